@@ -1,0 +1,27 @@
+"""When may two records be compared? When they were scored on the same examples, in the same way."""
+
+import hashlib
+import json
+
+from bench.data import Corpus
+from bench.record import Comparability
+from bench.recipe import Resolved
+
+
+def comparability(resolved: Resolved, corpus: Corpus, signatures: dict[str, str]) -> Comparability:
+    """Hashes of what two runs must share: scored data, prompt template, metrics, generation settings.
+
+    Model, method, training budget and precision may differ: they are what is compared.
+    """
+    scored = {name: corpus.splits[name].fingerprint for name in resolved.recipe.evaluation.splits}
+    parts = {
+        "data": _digest({"splits": scored, "labels": list(corpus.labels)}),
+        "template": None,
+        "metrics": _digest({**signatures, "threshold": str(resolved.recipe.evaluation.threshold)}),
+        "generation": None,
+    }
+    return Comparability(key=_digest(parts), parts=parts)
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]

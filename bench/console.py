@@ -1,0 +1,77 @@
+"""The one console. Progress is a live display on a terminal and plain lines elsewhere; rank zero only."""
+
+import os
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+# Between two plain lines: a log file of an hour's run stays readable.
+PLAIN_LINE_EVERY_S = 10.0
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def is_main_process() -> bool:
+    """Whether this process speaks: the launcher's RANK is read from the environment, before torch is loaded."""
+    return int(os.environ.get("RANK", "0") or 0) == 0
+
+
+def say(message: str) -> None:
+    """Prints a line to standard output, on rank zero only."""
+    if is_main_process():
+        out.print(message, markup=False)
+
+
+def complain(message: str) -> None:
+    """Prints a line to standard error, on rank zero only."""
+    if is_main_process():
+        err.print(message, markup=False)
+
+
+class Phase:
+    """Progress of one phase: `with Phase("train", total=100) as phase: phase.advance(loss=0.7, tokens=512)`."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name, self.total, self.done = name, total, 0
+        self._tokens, self._loss = 0, ""
+        self._started_s = self._printed_s = time.perf_counter()
+        self._live: Progress | None = None
+
+    def __enter__(self) -> "Phase":
+        if is_main_process() and out.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            self._live = Progress(*columns, TextColumn("{task.fields[note]}"), console=out, transient=True)
+            self._live.start()
+            self._live.add_task(self.name, total=self.total, note="")
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live is not None:
+            self._live.stop()
+        if self.done and kind is None:
+            say(self._line())
+
+    def advance(self, steps: int = 1, *, loss: float | None = None, tokens: int = 0) -> None:
+        """Counts steps done; `loss` is the newest one, `tokens` the real tokens of these steps."""
+        self.done += steps
+        self._tokens += tokens
+        if loss is not None:
+            self._loss = f" loss {loss:.4f}"
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], completed=self.done, note=self._note())
+        elif time.perf_counter() - self._printed_s > PLAIN_LINE_EVERY_S:
+            self._printed_s = time.perf_counter()
+            say(self._line())
+
+    def _note(self) -> str:
+        rate = self._tokens / max(time.perf_counter() - self._started_s, 1e-9)
+        return self._loss + (f" {rate:,.0f} tokens/s" if self._tokens else "")
+
+    def _line(self) -> str:
+        elapsed_s = time.perf_counter() - self._started_s
+        left_s = elapsed_s / max(self.done, 1) * max(self.total - self.done, 0)
+        eta = f", {left_s:.0f} s left" if self.done < self.total else ""
+        return f"{self.name} {self.done}/{self.total}{self._note()} after {elapsed_s:.0f} s{eta}"

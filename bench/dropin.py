@@ -1,0 +1,82 @@
+"""Finds drop-ins by file name: `bench/<kind>/<name>.py`. Adding one is adding a file; nothing else is edited.
+
+This is the only place of the package that imports by a computed name.
+"""
+
+import ast
+import importlib
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bench.errors import RecipeError, did_you_mean
+
+KINDS = ("tasks", "methods", "metrics")
+PACKAGE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadPlan:
+    """What a method needs to know before a model is loaded; plain data, no library's objects.
+
+    weights: None leaves the choice to the recipe and the model card.
+    quantization: keyword arguments of `transformers.BitsAndBytesConfig`, or None.
+    frozen_body: the body gets no gradients and may be held in the card's 16-bit type.
+    adapter: what is saved needs its base model beside it.
+    trains: "gradient" (a training loop), "features" (a classifier fitted on frozen features), "nothing".
+    """
+
+    weights: str | None = None
+    quantization: dict[str, Any] | None = None
+    trains: str = "gradient"
+    frozen_body: bool = False
+    adapter: bool = False
+    features: dict[str, Any] = field(default_factory=dict)
+
+
+def names(kind: str) -> list[str]:
+    """Sorted names of all drop-ins of a kind ("tasks", "methods", "metrics")."""
+    assert kind in KINDS, kind
+    return sorted(path.stem for path in (PACKAGE / kind).glob("*.py") if path.stem != "__init__")
+
+
+def path_of(kind: str, name: str) -> Path:
+    """The file of one drop-in. Raises RecipeError for a name without a file."""
+    if name not in names(kind):
+        raise RecipeError(f"there is no {kind[:-1]} {name!r}.{did_you_mean(name, names(kind))}")
+    return PACKAGE / kind / f"{name}.py"
+
+
+def load(kind: str, name: str) -> ModuleType:
+    """Imports one drop-in. Raises RecipeError for a name without a file."""
+    path_of(kind, name)
+    return importlib.import_module(f"bench.{kind}.{name}")
+
+
+@cache
+def literals(kind: str, name: str) -> dict[str, Any]:
+    """Literal assignments at the top of a drop-in and of its classes, read without importing it.
+
+    A metric imports `evaluate`, which costs seconds; `check` and `list` only want to know its value names.
+    """
+    tree = ast.parse(path_of(kind, name).read_text(encoding="utf-8"))
+    bodies = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef))]
+    found: dict[str, Any] = {"doc": (ast.get_docstring(tree) or "").split("\n")[0]}
+    for statement in (statement for body in bodies for statement in body):
+        target = _assigned_name(statement)
+        if target is not None:
+            try:
+                found[target] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+            except (ValueError, TypeError):
+                continue
+    return found
+
+
+def _assigned_name(statement: ast.stmt) -> str | None:
+    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+        return statement.targets[0].id
+    if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+        return statement.target.id
+    return None

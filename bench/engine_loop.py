@@ -1,0 +1,99 @@
+"""The plain engine: the whole of training in one readable loop on accelerate, to compare with and to prove the other."""
+
+import contextlib
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import Trainer, TrainingArguments, get_scheduler
+
+from bench.fitting import Fit, seed_step
+from bench.score import collate
+
+
+def run(fit: Fit, arguments: TrainingArguments) -> Any:
+    """Trains `fit.model` and returns it; `arguments` give optimiser settings by the same names as for the Trainer."""
+    accelerator = Accelerator()
+    settings, budget = fit.settings, fit.budget
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, fit.model)
+    groups = [group for group in _groups(fit.model, settings.weight_decay) if group["params"]]
+    model, optimizer = accelerator.prepare(fit.model, kind(groups, **options))
+    scheduler = get_scheduler(settings.schedule, optimizer.optimizer, budget.warmup_steps(settings), budget.steps)
+    order, best = budget.order(fit.seed), None
+    since_log = torch.zeros((), device=accelerator.device)
+    logged = 0
+    for step in range(1, budget.steps + 1):
+        fit.steps.start()
+        batches = [b.to(accelerator.device) for b in _micro_batches(fit, order, step, accelerator)]
+        items = accelerator.reduce(sum((b["labels"] != -100).sum() for b in batches), "sum")  # type: ignore[call-overload]
+        model.train()
+        for number, batch in enumerate(batches):
+            seed_step(fit.seed, step - 1, number, fit.rank)
+            last = number == len(batches) - 1
+            with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                labels = batch.pop("labels")
+                loss = fit.loss(model(**batch).logits, labels, items) * accelerator.num_processes
+                accelerator.backward(loss)
+            fit.steps.add({**batch, "labels": labels})
+            since_log += loss.detach()
+        fit.check_gradients(accelerator.unwrap_model(model))
+        norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm) if settings.clip_norm else None
+        rate = scheduler.get_last_lr()[0]
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        fit.steps.stop()
+        fit.step = step
+        if fit.due_for_log(step):
+            mean = accelerator.reduce(since_log, "mean").item() / (step - logged)
+            fit.log_step(step, mean, rate, None if norm is None else float(norm))
+            since_log.zero_()
+            logged = step
+        fit.progress.advance(loss=fit.log.losses[-1])
+        if fit.due_for_validation(step) and _is_better(fit, accelerator.unwrap_model(model)):
+            best = _snapshot(accelerator.unwrap_model(model))
+        if fit.out_of_time():
+            fit.stopped_by = "minutes"
+        elif fit.selection is not None and fit.selection.exhausted:
+            fit.stopped_by = "early_stopping"
+        if fit.stopped_by != "steps":
+            break
+    trained = accelerator.unwrap_model(model)
+    if best is not None:
+        trained.load_state_dict(best, strict=False)
+    return trained
+
+
+def _micro_batches(fit: Fit, order: list[int], step: int, accelerator: Accelerator) -> list[Any]:
+    """This process's micro-batches of one step: the same rows as accelerate's own sharding gives the Trainer."""
+    from transformers import BatchEncoding
+
+    size, first = fit.budget.per_device_batch, (step - 1) * fit.budget.global_batch
+    starts = range(first + accelerator.process_index * size, first + fit.budget.global_batch, size * accelerator.num_processes)
+    rows = [[fit.train.features[number] for number in order[start : start + size]] for start in starts]
+    return [BatchEncoding(collate(chosen, fit.scoring.tokenizer)) for chosen in rows]
+
+
+def _groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """No weight decay on biases and norms, as the Trainer does it."""
+    from transformers.trainer_pt_utils import get_parameter_names
+
+    forbidden = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+    decayed = set(get_parameter_names(model, [torch.nn.LayerNorm], forbidden))
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for name, p in named if name in decayed], "weight_decay": weight_decay},
+        {"params": [p for name, p in named if name not in decayed], "weight_decay": 0.0},
+    ]
+
+
+def _is_better(fit: Fit, model: Any) -> bool:
+    assert fit.validate is not None
+    values = fit.validate(model)
+    fit.log_validation(fit.step, values)
+    return fit.selection is not None and fit.selection.update(fit.step, values[fit.selection.metric])
+
+
+def _snapshot(model: Any) -> dict[str, torch.Tensor]:
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items() if name in trained}

@@ -1,0 +1,124 @@
+"""The default engine: transformers' Trainer, fed with the same batches, seeds and losses as the plain loop."""
+
+import shutil
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from bench.fitting import Fit, seed_step
+from bench.score import collate
+
+
+def run(fit: Fit, arguments: TrainingArguments) -> Any:
+    """Trains `fit.model` and returns it, without the wrappers of DDP or DeepSpeed."""
+    # Classifiers take **kwargs, from which the Trainer concludes that they normalise by the number of items; they
+    # do not, and their loss would grow with the number of processes. `compute_loss_func` does it here instead.
+    fit.model.accepts_loss_kwargs = False
+    trainer = _Trainer(
+        fit,
+        model=fit.model,
+        args=arguments,
+        data_collator=lambda features: collate(features, fit.scoring.tokenizer),
+        train_dataset=_InOrder(fit.train.features, fit.budget.order(fit.seed)),
+        compute_loss_func=lambda outputs, labels, num_items_in_batch: fit.loss(
+            outputs.logits, labels, num_items_in_batch
+        ),
+        callbacks=[_Watch(fit)],
+    )
+    trainer.remove_callback(_printer(trainer))
+    trainer.train()
+    shutil.rmtree(arguments.output_dir, ignore_errors=True)
+    return trainer.accelerator.unwrap_model(trainer.model)
+
+
+class _InOrder(Dataset):  # type: ignore[type-arg]
+    """Features in the run's order: one long epoch, read from front to back."""
+
+    def __init__(self, features: list[dict[str, Any]], order: list[int]) -> None:
+        self.features, self.order = features, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, place: int) -> dict[str, Any]:
+        return self.features[self.order[place]]
+
+
+class _Trainer(Trainer):
+    """Adds seeds per step, counters, and our own validation; the training step itself is the Trainer's."""
+
+    def __init__(self, fit: Fit, **options: Any) -> None:
+        super().__init__(**options)
+        self.fit = fit
+        self._micro_batch = 0
+
+    def get_batch_samples(self, *args: Any, **options: Any) -> Any:
+        self._micro_batch = 0
+        self.fit.steps.start()
+        return super().get_batch_samples(*args, **options)
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        seed_step(self.fit.seed, self.state.global_step, self._micro_batch, self.fit.rank)
+        self._micro_batch += 1
+        self.fit.steps.add(inputs)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
+        """Validation by the harness's own scorer: exact ids, own metrics. Names get the Trainer's prefix `eval_`."""
+        assert self.fit.validate is not None
+        values = self.fit.validate(self.accelerator.unwrap_model(self.model_wrapped))
+        self.fit.log_validation(self.state.global_step, values)
+        logs = {f"eval_{name}": value for name, value in values.items()}
+        self.log(dict(logs))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
+        return logs
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with self.fit.clock.phase("save"):
+            super()._save_checkpoint(model, trial)
+
+
+class _Watch(TrainerCallback):
+    """Carries the Trainer's events into the run's log, selection and progress."""
+
+    def __init__(self, fit: Fit) -> None:
+        self.fit = fit
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """The first gradients are looked at, once."""
+        self.fit.check_gradients(model)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        """Ends the step's measurement; decides what follows it."""
+        fit = self.fit
+        fit.steps.stop()
+        fit.step = state.global_step
+        control.should_log = fit.due_for_log(fit.step)
+        control.should_evaluate = fit.due_for_validation(fit.step)
+        if fit.out_of_time():
+            fit.stopped_by, control.should_training_stop = "minutes", True
+        losses = fit.log.losses
+        fit.progress.advance(loss=losses[-1] if losses else None)
+        return control
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        """Training losses go into the run's own log; the Trainer's summary at the end does not."""
+        if logs and "loss" in logs:
+            self.fit.log_step(state.global_step, logs["loss"], logs["learning_rate"], logs.get("grad_norm"))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> Any:
+        """Early stopping by the same rule as in the plain loop."""
+        fit = self.fit
+        if fit.selection is not None:
+            fit.selection.update(state.global_step, metrics[f"eval_{fit.selection.metric}"])
+            if fit.selection.exhausted:
+                fit.stopped_by, control.should_training_stop = "early_stopping", True
+        return control
+
+
+def _printer(trainer: Trainer) -> Any:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback

@@ -1,0 +1,44 @@
+"""Errors that a person can act on: each is shown as one sentence, without a traceback.
+
+An exception of another kind is a defect of the harness or of a library; a run files it as `crashed`.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BenchError(Exception):
+    """A problem that the person who started the command can mend. `str(error)` is the whole message."""
+
+
+class RecipeError(BenchError):
+    """A recipe, a card or an override is wrong."""
+
+
+class DataError(BenchError):
+    """The data are missing, malformed, or not what the card says."""
+
+
+class SetupError(BenchError):
+    """The machine, the launch or an installed package does not allow what the recipe asks for."""
+
+
+class ScoreError(BenchError):
+    """A result would not be valid: predictions missing, twice, or of the wrong shape."""
+
+
+class DivergedError(BenchError):
+    """The training loss or a gradient is not finite."""
+
+
+class StoppedError(BenchError):
+    """The run was asked to stop: Ctrl-C, or a scheduler's SIGTERM."""
+
+
+def did_you_mean(wrong: str, known: Iterable[str]) -> str:
+    """' Did you mean ...?' when a known name is near, else the known names; empty when none is known."""
+    names = sorted(known)
+    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
+    if near:
+        return f" Did you mean {near[0]!r}?"
+    return f" Known: {', '.join(names)}." if names else ""

@@ -1,0 +1,208 @@
+"""What both training engines share: the order of examples, the seeds of steps, the log, and best-model selection."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.console import Phase
+from bench.errors import DivergedError, SetupError
+from bench.measure import Clock, Steps
+from bench.score import Encoded, Scoring
+from bench.settings import EarlyStopping, Training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Sizes of a training run: the recipe's global batch spread over the processes that there really are."""
+
+    examples: int
+    steps: int
+    global_batch: int
+    per_device_batch: int
+    accumulation: int
+    evaluate_every: int | None
+
+    @classmethod
+    def plan(cls, training: Training, examples: int, world_size: int) -> "Budget":
+        """Raises SetupError when the global batch does not divide evenly; it is never changed silently."""
+        batch = training.global_batch
+        share = batch // world_size
+        per_device = min(training.per_device_batch or share, share)
+        if batch % world_size or per_device == 0 or share % per_device:
+            raise SetupError(
+                f"training.global_batch {batch} can't be split over {world_size} processes with "
+                f"per_device_batch {training.per_device_batch or share}; choose a multiple of their product"
+            )
+        per_epoch = examples / batch
+        steps = training.steps or math.ceil((training.epochs or 3.0) * per_epoch - 1e-9)
+        every = training.evaluate_every
+        return cls(
+            examples=examples,
+            steps=steps,
+            global_batch=batch,
+            per_device_batch=per_device,
+            accumulation=share // per_device,
+            evaluate_every=max(1, round(per_epoch)) if every == "epoch" else every,
+        )
+
+    def warmup_steps(self, training: Training) -> int:
+        """`warmup` below 1 is a share of all steps, from 1 on a number of them."""
+        return int(training.warmup) if training.warmup >= 1 else math.ceil(training.warmup * self.steps)
+
+    def epochs(self, steps: int) -> float:
+        """How often each example was seen after so many steps."""
+        return steps * self.global_batch / self.examples
+
+    def order(self, seed: int) -> list[int]:
+        """Row numbers of all steps: shuffled epochs one after another, so that no example is ever dropped.
+
+        Step s trains on order[s * global_batch : (s + 1) * global_batch], whatever the number of processes.
+        """
+        wanted, found = self.steps * self.global_batch, []
+        while len(found) < wanted:
+            epoch = len(found) // self.examples
+            found += np.random.default_rng([seed, epoch]).permutation(self.examples).tolist()
+        return found[:wanted]
+
+
+def seed_step(seed: int, step: int, micro_batch: int, rank: int) -> None:
+    """Seeds dropout by its place in the run: nothing that happens between steps can move it, nor can a resumption."""
+    state = np.random.SeedSequence([seed, step, micro_batch, rank]).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(state) >> 1)
+
+
+@dataclass
+class Selection:
+    """Follows one validation metric: best step so far, and whether patience has run out."""
+
+    metric: str
+    higher_is_better: bool
+    early_stopping: EarlyStopping | None = None
+    best_value: float | None = None
+    best_step: int | None = None
+    waited: int = 0
+
+    def update(self, step: int, value: float) -> bool:
+        """Takes a new value; True if it is the best so far."""
+        sign = 1 if self.higher_is_better else -1
+        gain = math.inf if self.best_value is None else sign * (value - self.best_value)
+        threshold = self.early_stopping.threshold if self.early_stopping else 0.0
+        self.waited = 0 if gain > threshold else self.waited + 1
+        if gain > 0:
+            self.best_value, self.best_step = value, step
+        return gain > 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether early stopping is due."""
+        return self.early_stopping is not None and self.waited >= self.early_stopping.patience
+
+
+class TrainLog:
+    """`train_log.jsonl`: one line per logged step, written as training proceeds. Rank zero writes, all remember."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._path = path
+        self._started_s = time.perf_counter()
+        if path is not None:
+            path.write_text("", encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        """Adds a line. Raises DivergedError when a loss or gradient norm in it is not finite."""
+        row = {**values, "seconds": round(time.perf_counter() - self._started_s, 3)}
+        self.rows.append(row)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(row).replace("NaN", "null").replace("Infinity", "null") + "\n")
+        for name in ("loss", "grad_norm"):
+            value = values.get(name)
+            if value is not None and not math.isfinite(value):
+                raise DivergedError(
+                    f"the {name} is {value} at step {values['step']}; lower training.learning_rate, "
+                    "use warmup or clip_norm, or check the data"
+                )
+
+    @property
+    def losses(self) -> list[float]:
+        """Training losses in order of steps."""
+        return [row["loss"] for row in self.rows if "loss" in row]
+
+
+@dataclass
+class Fit:
+    """One training run's inputs and, as it proceeds, its results. Both engines read and fill the same object."""
+
+    model: Any
+    train: Encoded
+    scoring: Scoring
+    settings: Training
+    budget: Budget
+    seed: int
+    rank: int
+    folder: Path
+    clock: Clock
+    log: TrainLog
+    progress: Phase
+    validate: Callable[[Any], dict[str, float]] | None
+    selection: Selection | None
+    trackers: tuple[str, ...] = ()
+    steps: Steps = field(default_factory=Steps)
+    step: int = 0
+    stopped_by: str = "steps"
+    learning_rate: float | None = None
+    without_gradient: list[str] | None = None
+    started_s: float = field(default_factory=time.perf_counter)
+
+    def out_of_time(self) -> bool:
+        """Whether the recipe's minutes are used up. Rank zero decides for all, so that nobody waits for the rest."""
+        if self.settings.minutes is None:
+            return False
+        from accelerate.utils import broadcast_object_list
+
+        return bool(broadcast_object_list([time.perf_counter() - self.started_s > self.settings.minutes * 60])[0])
+
+    def log_step(self, step: int, loss: float, learning_rate: float, grad_norm: float | None) -> None:
+        """One line of the log: the mean loss since the last one."""
+        self.learning_rate = learning_rate
+        self.log.write(
+            step=step,
+            epoch=round(self.budget.epochs(step), 6),
+            loss=loss,
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            tokens=self.steps.totals()[2],
+        )
+
+    def log_validation(self, step: int, values: dict[str, float]) -> None:
+        """Validation metrics of a step, under names that begin with `validation_`."""
+        self.log.write(step=step, **{f"validation_{name}": value for name, value in values.items()})
+
+    def due_for_validation(self, step: int) -> bool:
+        """Whether this step is followed by a validation; the last one always is, if there are any."""
+        every = self.budget.evaluate_every
+        return every is not None and self.validate is not None and (step % every == 0 or step == self.budget.steps)
+
+    def due_for_log(self, step: int) -> bool:
+        """The first step, every `log_every`-th, and the last."""
+        return step == 1 or step % self.settings.log_every == 0 or step == self.budget.steps
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, items: Any) -> torch.Tensor:
+        """Loss of a micro-batch: its sum over label items, over the items of the whole optimiser step."""
+        return self.scoring.task.loss_sum(logits, labels, self.settings.label_smoothing) / items
+
+    def check_gradients(self, model: Any) -> None:
+        """After the first backward: names of trainable parameters without a finite gradient."""
+        if self.without_gradient is None:
+            self.without_gradient = [
+                name
+                for name, parameter in model.named_parameters()
+                if parameter.requires_grad and (parameter.grad is None or not bool(parameter.grad.isfinite().all()))
+            ]

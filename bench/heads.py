@@ -1,0 +1,99 @@
+"""Task heads: which modules of a classifier are its head, the MLP head, and the probe's linear head."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def head_names(model: Any) -> list[str]:
+    """Children of a `...ForSequenceClassification` that lie outside of its base model and hold parameters."""
+    return [
+        name
+        for name, child in model.named_children()
+        if name != model.base_model_prefix and any(True for _ in child.parameters())
+    ]
+
+
+def transformer_blocks(model: Any) -> list[nn.Module]:
+    """The stack of transformer blocks whose output the head reads; the decoder's for an encoder-decoder."""
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    longest = max((len(stack) for stack in stacks), default=0)
+    outermost = [stack for stack in stacks if len(stack) == longest]
+    return list(outermost[-1]) if outermost else []
+
+
+class MlpHead(nn.Module):
+    """Linear, GELU, dropout, linear.
+
+    features: [..., inputs], or [batch, tokens, inputs] of which the first token is read when `first_token` is set,
+    as RoBERTa's own head does.
+    """
+
+    def __init__(self, inputs: int, hidden: int, labels: int, dropout: float, first_token: bool) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, hidden)
+        self.activation = nn.GELU()
+        self.dropout = nn.Dropout(dropout)
+        self.out_proj = nn.Linear(hidden, labels)
+        self.first_token = first_token
+
+    def forward(self, features: torch.Tensor, **_: Any) -> torch.Tensor:
+        """Returns logits [..., labels]."""
+        if self.first_token and features.dim() == 3:
+            features = features[:, 0]
+        return self.out_proj(self.dropout(self.activation(self.dense(features))))
+
+
+def attach_mlp(model: Any, hidden: int, dropout: float) -> None:
+    """Replaces the model's last head module by an MlpHead of the same inputs and outputs, in place."""
+    name = head_names(model)[-1]
+    old = getattr(model, name)
+    first_token = not isinstance(old, nn.Linear)
+    inputs = model.config.hidden_size if first_token else old.in_features
+    new = MlpHead(inputs, hidden, model.config.num_labels, dropout, first_token)
+    setattr(model, name, new.to(next(old.parameters()).device))
+
+
+class ProbeModel(nn.Module):
+    """A frozen base model and a linear layer on its features: the first token's, or the mean over real tokens.
+
+    The linear layer is fitted outside (by scikit-learn) and written in; nothing here has gradients.
+    """
+
+    def __init__(self, base: Any, pooling: str, num_labels: int) -> None:
+        super().__init__()
+        self.base, self.pooling, self.config = base.requires_grad_(False), pooling, base.config
+        self.linear = nn.Linear(base.config.hidden_size, num_labels).requires_grad_(False)
+
+    def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **extra: Any) -> torch.Tensor:
+        """[batch, tokens] -> [batch, hidden], in float32."""
+        encoder = self.base.get_encoder() if self.config.is_encoder_decoder else self.base
+        hidden = encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state.float()
+        if self.pooling == "first":
+            return hidden[:, 0]
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **extra: Any) -> Any:
+        """Logits [batch, labels], in an object with `.logits` as transformers' models give."""
+        from transformers.modeling_outputs import SequenceClassifierOutput
+
+        return SequenceClassifierOutput(logits=self.linear(self.features(input_ids, attention_mask, **extra)))
+
+
+def keep_in_float32(module: nn.Module) -> None:
+    """Puts a head that is trained into float32 and casts what it is given, when the body is held in 16 bits."""
+    module.float()
+    module.register_forward_pre_hook(_to_float32)
+
+
+def _to_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(arg.float() if torch.is_tensor(arg) and arg.is_floating_point() else arg for arg in args)
+
+
+def unwrapped_head_names(model: Any) -> list[str]:
+    """Head names of a model that may be wrapped by PEFT; [] for a probe."""
+    if isinstance(model, ProbeModel):
+        return []
+    return head_names(model.get_base_model() if hasattr(model, "get_base_model") else model)

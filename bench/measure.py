@@ -1,0 +1,186 @@
+"""Phase clock, memory peaks per phase, token counters, step times. Measures; does not decide."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+GIB = 2**30
+# Dropped from throughput: the first steps pay for allocation, kernel selection and page faults.
+WARMUP_STEPS = 3
+
+
+@dataclass
+class Peaks:
+    """Highest memory seen in a phase, in bytes; None for what this machine does not tell."""
+
+    allocated: int | None = None
+    reserved: int | None = None
+    device: int | None = None
+    rss: int | None = None
+
+    def merge(self, other: "Peaks") -> None:
+        """Takes the larger of each."""
+        for name in ("allocated", "reserved", "device", "rss"):
+            values = [value for value in (getattr(self, name), getattr(other, name)) if value is not None]
+            setattr(self, name, max(values) if values else None)
+
+    def gib(self) -> dict[str, float | None]:
+        """The same in GiB, under the record's names."""
+        names = ("allocated", "reserved", "device", "rss")
+        values = {name: getattr(self, name) for name in names}
+        return {f"{name}_gib": None if value is None else value / GIB for name, value in values.items()}
+
+
+class Clock:
+    """Seconds and memory peaks per phase. A phase inside another is not counted in the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.peaks: dict[str, Peaks] = {}
+        self.open: list[str] = []
+        self._mark_s = time.perf_counter()
+        _reset_peaks()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """`with clock.phase("load"):` The same name again adds to it."""
+        self._close_interval()
+        self.open.append(name)
+        try:
+            yield
+        finally:
+            self._close_interval()
+            self.open.pop()
+
+    def _close_interval(self) -> None:
+        synchronize()
+        now_s = time.perf_counter()
+        if self.open:
+            name = self.open[-1]
+            self.seconds[name] = self.seconds.get(name, 0.0) + now_s - self._mark_s
+            self.peaks.setdefault(name, Peaks()).merge(_read_peaks())
+        self._mark_s = now_s
+        _reset_peaks()
+
+
+def synchronize() -> None:
+    """Waits for the accelerator, so that the wall clock covers its work; nothing on a CPU."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def _reset_peaks() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    # Linux: 5 resets the high-water mark of resident memory, so that it can be read per phase.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _read_peaks() -> Peaks:
+    peaks = Peaks(rss=_peak_rss())
+    if torch.cuda.is_initialized():
+        free, total = torch.cuda.mem_get_info()
+        peaks.allocated = torch.cuda.max_memory_allocated()
+        peaks.reserved = torch.cuda.max_memory_reserved()
+        peaks.device = total - free
+    return peaks
+
+
+def _peak_rss() -> int | None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None
+
+
+@dataclass
+class Steps:
+    """What each optimiser step processed on this rank, and how long it took."""
+
+    seconds: list[float] = field(default_factory=list)
+    counts: list[torch.Tensor] = field(default_factory=list)  # [examples, processed, real, loss items] per step
+    _pending: torch.Tensor | None = None
+    _started_s: float = 0.0
+
+    def start(self) -> None:
+        """Marks the beginning of a step: before its batches are fetched."""
+        self._pending, self._started_s = None, time.perf_counter()
+
+    def add(self, inputs: dict[str, torch.Tensor]) -> None:
+        """Counts one micro-batch. Stays on the device: reading a number would wait for the accelerator."""
+        mask, labels = inputs["attention_mask"], inputs["labels"]
+        known = torch.tensor([mask.shape[0], mask.numel()], device=mask.device)
+        counts = torch.cat([known, mask.sum().view(1), (labels != -100).sum().view(1)])
+        self._pending = counts if self._pending is None else self._pending + counts
+
+    def stop(self) -> None:
+        """Marks the end of a step."""
+        assert self._pending is not None, "a step without a batch"
+        self.seconds.append(time.perf_counter() - self._started_s)
+        self.counts.append(self._pending)
+
+    def totals(self) -> list[int]:
+        """[examples, processed tokens, real tokens, loss items] over all steps of this rank."""
+        return _summed(self.counts)
+
+    def measured(self) -> tuple[list[int], list[float], int]:
+        """Totals and step seconds without the warm-up steps, and how many those were."""
+        warmup = WARMUP_STEPS if len(self.seconds) > 2 * WARMUP_STEPS else 0
+        return _summed(self.counts[warmup:]), self.seconds[warmup:], warmup
+
+
+def _summed(counts: list[torch.Tensor]) -> list[int]:
+    return torch.stack(counts).sum(0).tolist() if counts else [0, 0, 0, 0]
+
+
+def train_throughput(
+    totals: list[int], seconds: list[float], warmup_steps: int, step_flops: float | None, peak_flops: float | None
+) -> dict[str, Any]:
+    """Rates from all-rank totals [examples, processed, real, loss items] over the summed seconds of the steps.
+
+    step_flops: model FLOPs of one step over all ranks. peak_flops: of all devices together, or None if unknown.
+    Total units over total seconds, never a mean of rates.
+    """
+    examples, processed, real, loss_items = totals
+    total_s = sum(seconds)
+    if not seconds or total_s <= 0:
+        return {}
+    flops_per_s = step_flops * len(seconds) / total_s if step_flops is not None else None
+    return {
+        "examples_per_s": examples / total_s,
+        "real_tokens_per_s": real / total_s,
+        "processed_tokens_per_s": processed / total_s,
+        "loss_tokens_per_s": loss_items / total_s,
+        "padding_share": 1 - real / processed if processed else None,
+        "step_time_s": {f"p{share}": percentile(seconds, share) for share in (10, 50, 90)},
+        "model_flops_per_s": flops_per_s,
+        "mfu": flops_per_s / peak_flops if flops_per_s is not None and peak_flops is not None else None,
+        "warmup_steps": warmup_steps,
+    }
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Linear interpolation between order statistics (NumPy's default)."""
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * share / 100
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def merge_ranks(per_rank: list[dict[str, dict[str, float | None]]]) -> dict[str, dict[str, Any]]:
+    """Phase -> largest of each memory figure over the ranks, and the list of all ranks' figures."""
+    merged: dict[str, dict[str, Any]] = {}
+    for phase in per_rank[0]:
+        ranks = [rank.get(phase, {}) for rank in per_rank]
+        names = per_rank[0][phase]
+        largest = {name: max((r[name] for r in ranks if r.get(name) is not None), default=None) for name in names}
+        merged[phase] = {**largest, "per_rank": ranks}
+    return merged

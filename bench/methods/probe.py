@@ -1,0 +1,29 @@
+"""Frozen features, at the first token or as the mean over tokens, and scikit-learn's logistic regression on them."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from bench.dropin import LoadPlan
+from bench.settings import PositiveInt, Strict
+
+
+class Options(Strict):
+    """pooling: which features. C, max_iter: scikit-learn's LogisticRegression, on standardised features."""
+
+    pooling: Literal["first", "mean"] = "mean"
+    C: float = Field(default=1.0, gt=0)
+    max_iter: PositiveInt = 1000
+
+
+def load_plan(options: Options) -> LoadPlan:
+    """No gradients: the features are computed once and a classifier is fitted on them."""
+    fit = {"pooling": options.pooling, "C": options.C, "max_iter": options.max_iter}
+    return LoadPlan(trains="features", features=fit, frozen_body=True)
+
+
+def adapt(model: Any, options: Options) -> Any:
+    """Puts a linear layer on the frozen base model of a classifier."""
+    from bench.heads import ProbeModel
+
+    return ProbeModel(model.base_model, options.pooling, model.config.num_labels)

@@ -1,0 +1,48 @@
+"""LoRA on a body quantised to 4 bits by bitsandbytes: NF4 with double quantisation (Dettmers et al. 2023)."""
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from bench.adapters import check_config, wrap
+from bench.dropin import LoadPlan
+from bench.settings import Name, Strict
+
+
+class Options(Strict):
+    """quant_type, double_quant, compute_dtype, storage: bitsandbytes' settings. peft, config: as in method `lora`."""
+
+    quant_type: Literal["nf4", "fp4"] = "nf4"
+    double_quant: bool = True
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    storage: Literal["uint8", "bfloat16", "float16", "float32"] = "uint8"
+    peft: Name = "LoraConfig"
+    config: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> "Options":
+        check_config(self.peft, self.config)
+        return self
+
+
+def load_plan(options: Options) -> LoadPlan:
+    """The compute type is always explicit: without one, bitsandbytes computes in float32 and does not say so."""
+    return LoadPlan(
+        frozen_body=True,
+        adapter=True,
+        quantization={
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": options.quant_type,
+            "bnb_4bit_use_double_quant": options.double_quant,
+            "bnb_4bit_compute_dtype": options.compute_dtype,
+            "bnb_4bit_quant_storage": options.storage,
+        },
+    )
+
+
+def adapt(model: Any, options: Options) -> Any:
+    """Freezes the 4-bit body, puts its norms into float32, and adds adapters."""
+    from bench.adapters import norms_to_float32
+
+    norms_to_float32(model)
+    return wrap(model, options.peft, options.config)

@@ -1,0 +1,20 @@
+"""All weights are trained, from random initial values in the architecture of the model card."""
+
+from typing import Any
+
+from bench.dropin import LoadPlan
+from bench.settings import Strict
+
+
+class Options(Strict):
+    """No options."""
+
+
+def load_plan(options: Options) -> LoadPlan:
+    """Random weights, whatever the card says."""
+    return LoadPlan(weights="random")
+
+
+def adapt(model: Any, options: Options) -> Any:
+    """Leaves the model as it is."""
+    return model

@@ -1,0 +1,1 @@
+"""Drop-in metrics: one self-contained `evaluate.Metric` in each file."""

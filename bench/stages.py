@@ -1,0 +1,338 @@
+"""The stages of a run, in the order in which `run.execute` calls them. Each fills in its part of the record."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object, set_seed
+
+from bench import console, data, dropin, fitting, flops, hardware, heads, launch, measure as measuring, metricset
+from bench import model as models
+from bench import record, saved, tokenizer as tokenizers, train
+from bench import score as scores
+from bench.comparability import comparability
+from bench.errors import SetupError
+from bench.fitting import Budget, Fit
+from bench.score import Encoded, Scoring
+
+Run = Any  # bench.run.Run; run imports this module
+
+
+@dataclass
+class Material:
+    """What the stages hand on: data, tokenizer, model, and how it is scored."""
+
+    corpus: data.Corpus
+    plan: dropin.LoadPlan
+    method: Any
+    task: Any
+    tokenizer: Any
+    splits: dict[str, Encoded]
+    scoring: Scoring
+    model: Any = None
+    budget: Budget | None = None
+    fit: Fit | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def load_data(run: Run) -> Material:
+    """Splits, tokenizer, encoded examples and metrics; the data part of the record."""
+    recipe = run.resolved.recipe
+    method = dropin.load("methods", recipe.method.name)
+    task = dropin.load("tasks", recipe.dataset.task)
+    plan = method.load_plan(run.resolved.options)
+    wanted = {"train", *recipe.evaluation.splits}
+    if recipe.training.evaluate_every is not None and plan.trains == "gradient":
+        wanted.add(recipe.evaluation.validation)
+    with run.clock.phase("load"):
+        _confirm_remote_code(run)
+        corpus = data.load(recipe.dataset, recipe.limit, wanted)
+        if "train" not in corpus.splits and plan.trains != "nothing":
+            raise SetupError("the data set has no split 'train'")
+        texts = (row["text"] for row in corpus.splits["train"].rows)
+        tokenizer, notes = tokenizers.build(recipe.model, models.locate(recipe.model), texts)
+        metrics = metricset.MetricSet(
+            run.resolved.metric_names, multi_label=recipe.dataset.multi_label, num_labels=len(corpus.labels)
+        )
+    for note in [*corpus.notes, *notes]:
+        run.record.note(note)
+    with run.clock.phase("tokenise"):
+        splits = {name: _encode(split, task, tokenizer, recipe.max_length) for name, split in corpus.splits.items()}
+    scoring = Scoring(
+        task=task,
+        tokenizer=tokenizer,
+        metrics=metrics,
+        batch=recipe.evaluation.batch,
+        threshold=recipe.evaluation.threshold,
+        device=run.state.device,
+        precision=launch.precision(),
+    )
+    run.lengths = {name: split.lengths for name, split in splits.items()}
+    run.record.data = _describe_data(run, corpus, splits)
+    run.record.comparability = comparability(run.resolved, corpus, metrics.signatures())
+    for split in splits.values():
+        if split.truncated:
+            run.record.note(f"{split.name}: {split.truncated} texts cut to {recipe.max_length} tokens")
+    return Material(corpus, plan, method, task, tokenizer, splits, scoring)
+
+
+def _confirm_remote_code(run: Run) -> None:
+    if run.resolved.recipe.model.trust_remote_code and not run.trust_remote_code:
+        raise SetupError("the model card runs code from the model's repository; confirm with --trust-remote-code")
+
+
+def _encode(split: data.Split, task: Any, tokenizer: Any, max_length: int) -> Encoded:
+    features, truncated = task.encode(split.rows, tokenizer, max_length)
+    return Encoded(
+        name=split.name, ids=tuple(row["id"] for row in split.rows), features=features, truncated=truncated
+    )
+
+
+def _describe_data(run: Run, corpus: data.Corpus, splits: dict[str, Encoded]) -> record.Data:
+    card = run.resolved.recipe.dataset
+    parts = {}
+    for name, split in splits.items():
+        lengths = np.array(split.lengths)
+        tokens = {"mean": lengths.mean(), "p50": np.percentile(lengths, 50), "p99": np.percentile(lengths, 99)}
+        parts[name] = record.SplitPart(
+            examples=len(split.ids),
+            fingerprint=corpus.splits[name].fingerprint,
+            labels=corpus.splits[name].labels(corpus.labels),
+            tokens={**{key: round(float(value), 2) for key, value in tokens.items()}, "max": float(lengths.max())},
+            truncated=split.truncated,
+            dropped=corpus.splits[name].dropped,
+        )
+    identity = card.source.id or run.resolved.dataset_name
+    return record.Data(id=identity, revision=card.source.revision, labels=list(corpus.labels), splits=parts)
+
+
+def build_model(run: Run, material: Material) -> None:
+    """The adapted model, seeded; what it really is goes into the record."""
+    recipe, plan = run.resolved.recipe, material.plan
+    weights = plan.weights or recipe.model.weights
+    if recipe.training.steps or material.plan.trains == "gradient":
+        material.budget = Budget.plan(recipe.training, len(material.splits["train"].ids), run.state.num_processes)
+    run.record.launch = launch.describe(run.state, material.budget, recipe.training.global_batch)
+    with run.clock.phase("load"):
+        set_seed(recipe.seed)
+        model = models.build(
+            recipe.model,
+            plan,
+            auto_class=material.task.AUTO_CLASS,
+            head=recipe.head,
+            labels=material.corpus.labels,
+            multi_label=recipe.dataset.multi_label,
+            tokenizer=material.tokenizer,
+            weights=weights,
+            scratch_folder=run.folder / "model" / "base",
+            device=run.state.device,
+        )
+        fresh = [*getattr(model, models.MISSING)]
+        if plan.adapter and weights == "random" and plan.quantization is None and run.state.is_main_process:
+            # A random base model can't be had anywhere else, and the adapter is worth nothing without it.
+            model.save_pretrained(run.folder / "model" / "base")
+        material.model = material.method.adapt(model, run.resolved.options).to(run.state.device)
+    run.record.model = _describe_model(run, material.model, weights, fresh)
+    if fresh:
+        run.record.note(f"newly initialised, not in the checkpoint: {', '.join(fresh)}")
+    counts = run.record.model.parameters
+    console.say(
+        f"{run.record.model.class_}: {counts['total']:,} parameters, {counts['trainable']:,} trainable "
+        f"({counts['trainable'] / counts['total']:.2%})"
+    )
+
+
+def _describe_model(run: Run, model: Any, weights: str, fresh: list[str]) -> record.Model:
+    card = run.resolved.recipe.model
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "base", model)
+    return record.Model(
+        id=card.id or card.package or run.resolved.model_name,
+        revision=card.revision,
+        weights=weights,
+        class_=type(inner).__name__,
+        attention=getattr(inner.config, "_attn_implementation", None),
+        parameters=models.count_parameters(model),
+        dtypes=models.dtypes(model),
+        newly_initialized=fresh,
+        trainable_names=sum(parameter.requires_grad for parameter in model.parameters()),
+    )
+
+
+def score(run: Run, material: Material, stage: str) -> None:
+    """Scores every evaluated split, writes the predictions, and fills in scores, baselines and inference times."""
+    for name in run.resolved.recipe.evaluation.splits:
+        split = material.splits[name]
+        with run.clock.phase(f"score_{stage}"):
+            predictions, seconds = scores.run(material.model, split, material.scoring, f"{stage} {name}")
+        run.record.check("ids_complete", True, f"{stage} {name}: {len(predictions.ids)} of {len(split.ids)}")
+        slowest_s = max(gather_object([seconds]))
+        run.record.throughput[name] = {
+            "examples_per_s": len(split.ids) / slowest_s,
+            "seconds_per_100_examples": 100 * slowest_s / len(split.ids),
+            "batch": material.scoring.batch,
+        }
+        if not run.state.is_main_process:
+            continue
+        with run.clock.phase("metrics"):
+            run.record.scores.setdefault(stage, {})[name] = material.scoring.metrics.scores(predictions)
+            if name not in run.record.baselines:
+                references = material.splits["train"].references
+                found = metricset.baselines(material.scoring.metrics, references, predictions)
+                run.record.baselines[name] = {kind: dict(values) for kind, values in found.items()}
+            path = run.folder / "predictions" / f"{stage}-{name}.jsonl"
+            scores.write_predictions(path, predictions, material.scoring.metrics, material.corpus.labels)
+            run.record.artifacts[f"predictions_{stage}_{name}"] = str(path.relative_to(run.folder))
+
+
+def fit(run: Run, material: Material) -> None:
+    """Trains what the method trains; the training part of the record."""
+    if material.plan.trains == "features":
+        _fit_features(run, material)
+    elif material.plan.trains == "gradient":
+        _fit_gradient(run, material)
+
+
+def _fit_features(run: Run, material: Material) -> None:
+    with run.clock.phase("train"):
+        iterations = train.fit_probe(
+            material.model, material.splits["train"].features, material.scoring, material.plan.features
+        )
+    run.record.training = record.TrainingPart(engine="scikit-learn", steps=iterations, epochs=1, stopped_by="fitted")
+    limit = material.plan.features["max_iter"]
+    if iterations >= limit:
+        run.record.note(f"logistic regression stopped at max_iter {limit} before it had converged")
+
+
+def _fit_gradient(run: Run, material: Material) -> None:
+    recipe, budget = run.resolved.recipe, material.budget
+    assert budget is not None
+    log_path = run.folder / "train_log.jsonl" if run.state.is_main_process else None
+    with console.Phase("train", total=budget.steps) as progress, run.clock.phase("train"):
+        fit = Fit(
+            model=material.model,
+            train=material.splits["train"],
+            scoring=material.scoring,
+            settings=recipe.training,
+            budget=budget,
+            seed=recipe.seed,
+            rank=run.state.process_index,
+            folder=run.folder,
+            clock=run.clock,
+            log=fitting.TrainLog(log_path),
+            progress=progress,
+            validate=_validator(run, material),
+            selection=_selection(run, material),
+            trackers=recipe.trackers,
+        )
+        material.fit, run.log_rows = fit, fit.log.rows
+        material.model = train.fit(fit, recipe, run.state.device.type == "cpu")
+    best = fit.selection
+    run.record.training = record.TrainingPart(
+        engine=recipe.training.engine,
+        steps=fit.step,
+        epochs=round(budget.epochs(fit.step), 6),
+        stopped_by=fit.stopped_by,
+        best_step=best.best_step if best else None,
+        best_value=best.best_value if best else None,
+        first_loss=fit.log.losses[0],
+        final_loss=fit.log.losses[-1],
+        learning_rate_final=fit.learning_rate,
+    )
+    _check_training(run, fit)
+
+
+def _validator(run: Run, material: Material) -> Any:
+    recipe = run.resolved.recipe
+    if recipe.training.evaluate_every is None:
+        return None
+    split = material.splits[recipe.evaluation.validation]
+
+    def validate(model: Any) -> dict[str, float]:
+        with run.clock.phase("validate"):
+            predictions, _ = scores.run(model, split, material.scoring, f"validate {split.name}")
+            return material.scoring.metrics.values(predictions)
+
+    return validate
+
+
+def _selection(run: Run, material: Material) -> fitting.Selection | None:
+    training = run.resolved.recipe.training
+    if training.best is None:
+        return None
+    upward = material.scoring.metrics.higher_is_better(training.best)
+    return fitting.Selection(training.best, upward, training.early_stopping)
+
+
+def _check_training(run: Run, fit: Fit) -> None:
+    missing = fit.without_gradient or []
+    detail = f"without a finite gradient after the first backward: {', '.join(missing[:5])}" if missing else ""
+    run.record.check("gradients", not missing, detail)
+    rate, wanted = fit.learning_rate, expected_rate(fit)
+    agrees = rate is not None and abs(rate - wanted) <= 1e-6 * max(wanted, fit.settings.learning_rate)
+    run.record.check("learning_rate_final", agrees, f"{rate} at step {fit.step}, expected {wanted}")
+
+
+def expected_rate(fit: Fit) -> float:
+    """The schedule's rate at the last step, computed apart from the run: a schedule stepped too often shows here."""
+    from transformers import get_scheduler
+
+    settings, budget = fit.settings, fit.budget
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
+    scheduler = get_scheduler(settings.schedule, optimizer, budget.warmup_steps(settings), budget.steps)
+    for _ in range(fit.step - 1):
+        optimizer.step()
+        scheduler.step()
+    return float(scheduler.get_last_lr()[0])
+
+
+def save(run: Run, material: Material) -> None:
+    """Writes the model or adapter with its tokenizer, on rank zero."""
+    recipe = run.resolved.recipe
+    with run.clock.phase("save"):
+        if run.state.is_main_process:
+            description = {
+                "task": recipe.dataset.task,
+                "labels": list(material.corpus.labels),
+                "multi_label": recipe.dataset.multi_label,
+                "threshold": recipe.evaluation.threshold,
+                "max_length": recipe.max_length,
+                "method": recipe.method.name,
+                "pooling": material.plan.features.get("pooling"),
+                "head": recipe.head.model_dump(),
+                "quantization": material.plan.quantization,
+                "unquantized": heads.unwrapped_head_names(material.model),
+                "pad_token_id": material.tokenizer.pad_token_id,
+                "model_card": recipe.model.model_dump(),
+            }
+            saved.save(material.model, material.tokenizer, run.folder / "model", description)
+            run.record.artifacts["model"] = "model"
+        run.state.wait_for_everyone()
+
+
+def measure(run: Run, material: Material) -> None:
+    """Throughput of the training steps and memory of every phase, over all ranks."""
+    peaks = {name: peak.gib() for name, peak in run.clock.peaks.items() if name != "metrics"}
+    run.record.memory = measuring.merge_ranks(gather_object([peaks]))
+    if material.fit is None:
+        return
+    totals, seconds, warmup = material.fit.steps.measured()
+    all_totals = np.array(gather_object([totals])).sum(0).tolist()
+    device = run.record.environment.devices[0]
+    peak = hardware.peak_flops(device, launch.precision()) if run.state.device.type == "cuda" else None
+    run.record.throughput["train"] = measuring.train_throughput(
+        all_totals,
+        seconds,
+        warmup,
+        _step_flops(material),
+        None if peak is None else peak * run.state.num_processes,
+    )
+
+
+def _step_flops(material: Material) -> float:
+    """Mean model FLOPs of one step over all ranks, from the lengths of the examples that were trained on."""
+    assert material.fit is not None and material.budget is not None
+    lengths = material.splits["train"].lengths
+    order = material.budget.order(material.fit.seed)[: material.fit.step * material.budget.global_batch]
+    return flops.step_flops(material.model, [lengths[number] for number in order]) / material.fit.step

@@ -1,0 +1,150 @@
+"""Intervals for scores: Wilson's for proportions, the percentile bootstrap by example for everything else."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+# The drawn counts, their product with the statistics and what `values` makes of it live at once; 64 MB of the
+# first two keeps a bootstrap within a small share of any machine that can hold the model that is scored.
+CHUNK_BYTES = 64 * 2**20
+
+Interval = tuple[np.ndarray, np.ndarray]
+
+
+@overload
+def wilson(successes: float, trials: float, confidence: float = 0.95) -> tuple[float, float]: ...
+
+
+@overload
+def wilson(successes: np.ndarray, trials: ArrayLike, confidence: float = 0.95) -> Interval: ...
+
+
+def wilson(successes: Any, trials: Any, confidence: float = 0.95) -> tuple[Any, Any]:
+    """Wilson's score interval (low, high) of a proportion; two floats, or two arrays of the broadcast shape.
+
+    No trials give (nan, nan). Source: Wilson 1927, "Probable inference, the law of succession, and
+    statistical inference", Journal of the American Statistical Association 22. Raises ValueError
+    where successes are not between 0 and trials.
+    """
+    count, total = np.broadcast_arrays(np.asarray(successes, dtype=float), np.asarray(trials, dtype=float))
+    if ((count < 0) | (count > total)).any():
+        raise ValueError(f"successes must lie between 0 and trials, got {successes} of {trials}")
+    squared = NormalDist().inv_cdf(1 - _tail(confidence)) ** 2
+    defined = total > 0
+    number = np.where(defined, total, 1.0)
+    share = count / number
+    centre = share + squared / (2 * number)
+    half = np.sqrt(squared * (share * (1 - share) / number + squared / (4 * number**2)))
+    # At 0 and at all successes the formula gives exactly 0 and 1, but rounding leaves something like 1e-17.
+    low = np.where(count == 0, 0.0, (centre - half) / (1 + squared / number))
+    high = np.where(count == total, 1.0, (centre + half) / (1 + squared / number))
+    low, high = np.where(defined, low, np.nan), np.where(defined, high, np.nan)
+    return (float(low), float(high)) if low.ndim == 0 else (low, high)
+
+
+def bootstrap(
+    statistics: np.ndarray,
+    values: Callable[[np.ndarray], Mapping[str, np.ndarray]],
+    draws: int = 2000,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Interval]:
+    """Percentile bootstrap by example of scores that are functions of sums over examples.
+
+    `statistics` is [examples, columns]; `values` maps sums [..., columns] to arrays [...] or [..., labels] by
+    name. Returns name -> (low, high), each a NumPy scalar or [labels]. A draw in which a value is NaN
+    (undefined) is left out for that value; a value that is NaN in all draws, or has no examples, gets NaN.
+    What `values` returns is kept for all draws, so leave out names as large as a confusion matrix. The same
+    seed gives the same ends; NumPy's global generator is not touched. Source: Efron and Tibshirani 1993, "An
+    Introduction to the Bootstrap", chapter 13.
+    """
+    statistics = np.ascontiguousarray(statistics, dtype=float)
+    rows, counts = _distinct_rows(statistics)
+    if len(rows) == 0:
+        undefined = values(np.zeros((1, statistics.shape[1])))
+        return {name: _no_interval(np.shape(value)[1:]) for name, value in undefined.items()}
+    # How often each distinct row turns up among examples drawn with replacement is a multinomial draw.
+    shares = counts / counts.sum()
+    generator = np.random.default_rng(seed)
+    drawn: dict[str, list[np.ndarray]] = {}
+    for size in _chunks(draws, bytes_per_draw=8 * (2 * rows.shape[0] + rows.shape[1])):
+        sums = generator.multinomial(len(statistics), shares, size=size) @ rows  # [size, columns]
+        for name, value in values(sums).items():
+            drawn.setdefault(name, []).append(np.asarray(value, dtype=float))
+    return {name: _percentiles(np.concatenate(parts), confidence) for name, parts in drawn.items()}
+
+
+def bootstrap_examples(
+    compute: Callable[..., Mapping[str, Any] | None],
+    predictions: Sequence[Any],
+    references: Sequence[Any],
+    draws: int = 200,
+    seed: int = 0,
+    confidence: float = 0.95,
+) -> dict[str, Interval]:
+    """Percentile bootstrap by example of any metric, one call of `compute` for each draw: slow.
+
+    `compute` takes `predictions` and `references` by keyword, as `evaluate.Metric.compute` does, and returns
+    values by name. Values that are not single numbers are left out. No examples give {}. Source as for
+    `bootstrap`.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    generator = np.random.default_rng(seed)
+    drawn: dict[str, list[float]] = {}
+    for _ in range(draws if len(references) else 0):
+        indices = generator.integers(len(references), size=len(references))
+        computed = compute(
+            predictions=[predictions[index] for index in indices],
+            references=[references[index] for index in indices],
+        )
+        for name, value in (computed or {}).items():
+            if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+                drawn.setdefault(name, []).append(float(value))
+    return {name: _percentiles(np.array(value), confidence) for name, value in drawn.items()}
+
+
+def _tail(confidence: float) -> float:
+    """The share of draws left out at each end: 0.025 for 0.95."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    return (1 - confidence) / 2
+
+
+def _distinct_rows(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct rows, [distinct, columns], and how often each occurs, [distinct]."""
+    # Rows compared as bytes: 4 to 14 times as fast as np.unique(axis=0) on 10,000 rows of 450 and 60 columns.
+    as_bytes = statistics.view(np.dtype((np.void, statistics.itemsize * statistics.shape[1]))).reshape(-1)
+    _, first, counts = np.unique(as_bytes, return_index=True, return_counts=True)
+    return statistics[first], counts
+
+
+def _chunks(draws: int, bytes_per_draw: int) -> list[int]:
+    """Numbers of draws that add up to `draws`, each as many as fit into CHUNK_BYTES (at least one)."""
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    size = max(1, min(draws, CHUNK_BYTES // bytes_per_draw))
+    full, rest = divmod(draws, size)
+    return [size] * full + [rest] * (rest > 0)
+
+
+def _percentiles(drawn: np.ndarray, confidence: float) -> Interval:
+    """The ends of the central `confidence` of [draws, ...] along the first axis, NaN draws left out."""
+    ends = [100 * _tail(confidence), 100 * (1 - _tail(confidence))]
+    if not np.isnan(drawn).any():
+        low, high = np.percentile(drawn, ends, axis=0)
+        return low, high
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
+        low, high = np.nanpercentile(drawn, ends, axis=0)
+    return low, high
+
+
+def _no_interval(shape: tuple[int, ...]) -> Interval:
+    return np.full(shape, np.nan), np.full(shape, np.nan)

@@ -1,0 +1,125 @@
+"""Fits a model to the training split: by the Trainer, by the plain loop, or by logistic regression on features."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+
+from bench.errors import SetupError
+from bench.fitting import Fit
+from bench.score import Scoring, autocast, batches, collate, evaluating
+from bench.settings import Recipe
+
+
+def arguments(recipe: Recipe, fit: Fit, on_cpu: bool) -> Any:
+    """The recipe in transformers' own terms; both engines take their optimiser settings from it."""
+    from transformers import TrainingArguments
+
+    training, budget, selection = recipe.training, fit.budget, fit.selection
+    return TrainingArguments(
+        output_dir=str(fit.folder / "checkpoints"),
+        use_cpu=on_cpu,
+        ddp_backend="gloo" if on_cpu and PartialState().num_processes > 1 else None,
+        ddp_find_unused_parameters=False,
+        per_device_train_batch_size=budget.per_device_batch,
+        gradient_accumulation_steps=budget.accumulation,
+        num_train_epochs=1,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.schedule,
+        warmup_steps=budget.warmup_steps(training),
+        optim=training.optimizer,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.clip_norm,
+        seed=fit.seed,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        eval_strategy="no",
+        save_strategy="best" if selection else "no",
+        load_best_model_at_end=selection is not None,
+        metric_for_best_model=selection.metric if selection else None,
+        greater_is_better=selection.higher_is_better if selection else None,
+        save_total_limit=1,
+        save_only_model=True,
+        report_to=list(fit.trackers) or "none",
+        run_name=fit.folder.name,
+    )
+
+
+def fit(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
+    """Trains with the recipe's engine; returns the trained model, unwrapped."""
+    from bench import engine_loop, engine_trainer
+
+    engine = {"trainer": engine_trainer, "loop": engine_loop}[recipe.training.engine]
+    if recipe.training.gradient_checkpointing:
+        _checkpoint_activations(fit.model)
+    return engine.run(fit, arguments(recipe, fit, on_cpu))
+
+
+def _checkpoint_activations(model: Any) -> None:
+    # With a frozen embedding the first checkpointed block would see no input that needs a gradient, and pass none on.
+    if not model.supports_gradient_checkpointing:
+        raise SetupError(f"training.gradient_checkpointing: {type(model).__name__} does not support it")
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.enable_input_require_grads()
+
+
+def fit_probe(model: Any, features: list[dict[str, Any]], scoring: Scoring, options: dict[str, Any]) -> int:
+    """Fits scikit-learn's logistic regression on the frozen features and writes it into the probe's linear layer.
+
+    Every process computes its share of the features and all fit the same classifier. Returns the solver's iterations.
+    """
+    from accelerate.utils import gather_object
+
+    state = PartialState()
+    lengths = [len(feature["input_ids"]) for feature in features]
+    found: list[tuple[int, list[float]]] = []
+    with evaluating(model), autocast(scoring.device, scoring.precision):
+        for numbers in batches(lengths, scoring.batch)[state.process_index :: state.num_processes]:
+            batch = collate([features[number] for number in numbers], scoring.tokenizer)
+            inputs = {name: tensor.to(scoring.device) for name, tensor in batch.items() if name != "labels"}
+            found += zip(numbers, model.features(**inputs).float().cpu().tolist(), strict=True)
+    everything = sorted(gather_object(found) if state.num_processes > 1 else found)
+    matrix = np.array([row for _, row in everything])
+    labels = np.array([feature["labels"] for feature in features])
+    weight, bias, iterations = _regress(matrix, labels, scoring.metrics.num_labels, options)
+    model.linear.weight.copy_(torch.tensor(weight))
+    model.linear.bias.copy_(torch.tensor(bias))
+    return iterations
+
+
+def _regress(matrix: Any, labels: Any, num_labels: int, options: dict[str, Any]) -> tuple[Any, Any, int]:
+    """Logistic regression on standardised features, folded back into weights [labels, hidden] on the raw ones.
+
+    matrix: [examples, hidden]. labels: ids, or rows of 0 and 1, of which each column is fitted by itself.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = matrix.mean(0), matrix.std(0)
+    scale[scale == 0] = 1.0
+    standard = (matrix - mean) / scale
+    weight, bias, iterations = np.zeros((num_labels, matrix.shape[1])), np.full(num_labels, -30.0), 0
+    settings = {"C": options["C"], "max_iter": options["max_iter"]}
+    if labels.ndim == 2:
+        for column in range(num_labels):
+            if len(set(labels[:, column])) == 2:
+                model = LogisticRegression(**settings).fit(standard, labels[:, column])
+                weight[column], bias[column] = model.coef_[0], model.intercept_[0]
+                iterations = max(iterations, int(model.n_iter_.max()))
+            elif labels[0, column] == 1:
+                bias[column] = 30.0  # a label that every training text has
+    else:
+        model = LogisticRegression(**settings).fit(standard, labels)
+        iterations = int(model.n_iter_.max())
+        if len(model.classes_) == 2:
+            # One row of weights for the second class; the first one's logit is 0.
+            first, second = model.classes_
+            weight[second], bias[second], bias[first] = model.coef_[0], model.intercept_[0], 0.0
+        else:
+            weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
+    weight = weight / scale
+    return weight, bias - weight @ mean, iterations
+
