@@ -4,8 +4,8 @@ import hashlib
 import json
 
 from bench.data import Corpus
-from bench.record import Comparability
 from bench.recipe import Resolved
+from bench.record import Comparability
 
 
 def comparability(resolved: Resolved, corpus: Corpus, signatures: dict[str, str]) -> Comparability:

@@ -19,7 +19,7 @@ LOADERS = {"jsonl": "json", "csv": "csv", "tsv": "csv", "parquet": "parquet"}
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Rows of one split: dicts with `id`, `text`, `text_pair` (None for one text), `label` (id, or a row of 0 and 1)."""
+    """Rows of one split: dicts with `id`, `text`, `text_pair` (or None), `label` (an id, or a row of 0 and 1)."""
 
     name: str
     rows: Rows
@@ -76,7 +76,8 @@ def _read_source(source: Source) -> dict[str, Rows]:
         raise
     except Exception as error:
         cause = error.__cause__ or error
-        raise DataError(f"the data of {source.id or source.folder} can't be read: {str(cause).splitlines()[0]}") from error
+        text = (str(cause).splitlines() or [type(cause).__name__])[0]
+        raise DataError(f"the data of {source.id or source.folder} can't be read: {text}") from error
 
 
 def _load_dataset(source: Source) -> Mapping[str, Any]:
@@ -135,7 +136,9 @@ def _labels_in(sources: dict[str, Rows], card: DatasetCard) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _parse(rows: Rows, split: str, card: DatasetCard, labels: tuple[str, ...], clean: list[Callable[[str], str]]) -> Split:
+def _parse(
+    rows: Rows, split: str, card: DatasetCard, labels: tuple[str, ...], clean: list[Callable[[str], str]]
+) -> Split:
     _check_columns(rows, split, card, labels)
     index = {name: number for number, name in enumerate(labels)}
     columns, dropped, kept = card.columns, Counter[str](), []

@@ -1,4 +1,4 @@
-"""The plain engine: the whole of training in one readable loop on accelerate, to compare with and to prove the other."""
+"""The plain engine: all of training in one readable loop on accelerate, to compare with and to prove the other."""
 
 import contextlib
 from typing import Any
@@ -69,7 +69,9 @@ def _micro_batches(fit: Fit, order: list[int], step: int, accelerator: Accelerat
     from transformers import BatchEncoding
 
     size, first = fit.budget.per_device_batch, (step - 1) * fit.budget.global_batch
-    starts = range(first + accelerator.process_index * size, first + fit.budget.global_batch, size * accelerator.num_processes)
+    starts = range(
+        first + accelerator.process_index * size, first + fit.budget.global_batch, size * accelerator.num_processes
+    )
     rows = [[fit.train.features[number] for number in order[start : start + size]] for start in starts]
     return [BatchEncoding(collate(chosen, fit.scoring.tokenizer)) for chosen in rows]
 

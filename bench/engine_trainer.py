@@ -65,6 +65,8 @@ class _Trainer(Trainer):
         self.fit.steps.add(inputs)
         return super().training_step(model, inputs, num_items_in_batch)
 
+    control: Any
+
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Validation by the harness's own scorer: exact ids, own metrics. Names get the Trainer's prefix `eval_`."""
         assert self.fit.validate is not None

@@ -26,7 +26,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """torch.OutOfMemoryError, MemoryError, or a RuntimeError that says so."""
     text = str(error).lower()
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or isinstance(error, RuntimeError) and any(part in text for part in NO_MEMORY)
+    return named or (isinstance(error, RuntimeError) and any(part in text for part in NO_MEMORY))
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -65,7 +65,8 @@ class Budget:
 
         Step s trains on order[s * global_batch : (s + 1) * global_batch], whatever the number of processes.
         """
-        wanted, found = self.steps * self.global_batch, []
+        wanted = self.steps * self.global_batch
+        found: list[int] = []
         while len(found) < wanted:
             epoch = len(found) // self.examples
             found += np.random.default_rng([seed, epoch]).permutation(self.examples).tolist()

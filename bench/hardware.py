@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Dense peak rates (no sparsity; `half` is bf16 or fp16 with fp32 accumulation) in FLOP/s, memory bandwidth in bytes/s, memory in GiB as sold."""
+    """Dense peak rates in FLOP/s (`half`: bf16 or fp16, accumulated in fp32), bandwidth in bytes/s, memory as sold."""
 
     half_flops: float
     tf32_flops: float
@@ -17,26 +17,86 @@ class Device:
 
 # Matched against the start of the device name that CUDA reports; longer names first.
 DEVICES = {
-    "NVIDIA H200": Device(half_flops=989e12, tf32_flops=494e12, fp32_flops=67e12, bandwidth=4.8e12, memory_gib=141,
-                          source="NVIDIA H200 data sheet, 2023"),
-    "NVIDIA H100 80GB HBM3": Device(half_flops=989e12, tf32_flops=494e12, fp32_flops=67e12, bandwidth=3.35e12,
-                                    memory_gib=80, source="NVIDIA H100 data sheet (SXM), 2023"),
-    "NVIDIA H100 PCIe": Device(half_flops=756e12, tf32_flops=378e12, fp32_flops=51e12, bandwidth=2.0e12,
-                               memory_gib=80, source="NVIDIA H100 data sheet (PCIe), 2023"),
-    "NVIDIA A100-SXM4-80GB": Device(half_flops=312e12, tf32_flops=156e12, fp32_flops=19.5e12, bandwidth=2.039e12,
-                                    memory_gib=80, source="NVIDIA A100 data sheet, 2021"),
-    "NVIDIA A100-SXM4-40GB": Device(half_flops=312e12, tf32_flops=156e12, fp32_flops=19.5e12, bandwidth=1.555e12,
-                                    memory_gib=40, source="NVIDIA A100 data sheet, 2021"),
-    "NVIDIA L4": Device(half_flops=121e12, tf32_flops=60e12, fp32_flops=30.3e12, bandwidth=300e9,
-                        memory_gib=24, source="NVIDIA L4 data sheet, 2023 (dense: half of the sparse figures)"),
-    "NVIDIA A10G": Device(half_flops=70e12, tf32_flops=35e12, fp32_flops=35e12, bandwidth=600e9,
-                          memory_gib=24, source="AWS EC2 G5 / NVIDIA A10G product brief, 2021"),
-    "NVIDIA GeForce RTX 4090": Device(half_flops=165.2e12, tf32_flops=82.6e12, fp32_flops=82.6e12, bandwidth=1.008e12,
-                                      memory_gib=24, source="NVIDIA Ada GPU architecture whitepaper, 2022"),
-    "NVIDIA GeForce RTX 3090": Device(half_flops=71e12, tf32_flops=35.6e12, fp32_flops=35.6e12, bandwidth=936e9,
-                                      memory_gib=24, source="NVIDIA GA102 whitepaper, 2020"),
-    "Tesla T4": Device(half_flops=65e12, tf32_flops=8.1e12, fp32_flops=8.1e12, bandwidth=320e9,
-                       memory_gib=16, source="NVIDIA T4 data sheet, 2019 (65e12 is fp16; T4 has no bf16 units)"),
+    "NVIDIA H200": Device(
+        half_flops=989e12,
+        tf32_flops=494e12,
+        fp32_flops=67e12,
+        bandwidth=4.8e12,
+        memory_gib=141,
+        source="NVIDIA H200 data sheet, 2023",
+    ),
+    "NVIDIA H100 80GB HBM3": Device(
+        half_flops=989e12,
+        tf32_flops=494e12,
+        fp32_flops=67e12,
+        bandwidth=3.35e12,
+        memory_gib=80,
+        source="NVIDIA H100 data sheet (SXM), 2023",
+    ),
+    "NVIDIA H100 PCIe": Device(
+        half_flops=756e12,
+        tf32_flops=378e12,
+        fp32_flops=51e12,
+        bandwidth=2.0e12,
+        memory_gib=80,
+        source="NVIDIA H100 data sheet (PCIe), 2023",
+    ),
+    "NVIDIA A100-SXM4-80GB": Device(
+        half_flops=312e12,
+        tf32_flops=156e12,
+        fp32_flops=19.5e12,
+        bandwidth=2.039e12,
+        memory_gib=80,
+        source="NVIDIA A100 data sheet, 2021",
+    ),
+    "NVIDIA A100-SXM4-40GB": Device(
+        half_flops=312e12,
+        tf32_flops=156e12,
+        fp32_flops=19.5e12,
+        bandwidth=1.555e12,
+        memory_gib=40,
+        source="NVIDIA A100 data sheet, 2021",
+    ),
+    "NVIDIA L4": Device(
+        half_flops=121e12,
+        tf32_flops=60e12,
+        fp32_flops=30.3e12,
+        bandwidth=300e9,
+        memory_gib=24,
+        source="NVIDIA L4 data sheet, 2023 (dense: half of the sparse figures)",
+    ),
+    "NVIDIA A10G": Device(
+        half_flops=70e12,
+        tf32_flops=35e12,
+        fp32_flops=35e12,
+        bandwidth=600e9,
+        memory_gib=24,
+        source="AWS EC2 G5 / NVIDIA A10G product brief, 2021",
+    ),
+    "NVIDIA GeForce RTX 4090": Device(
+        half_flops=165.2e12,
+        tf32_flops=82.6e12,
+        fp32_flops=82.6e12,
+        bandwidth=1.008e12,
+        memory_gib=24,
+        source="NVIDIA Ada GPU architecture whitepaper, 2022",
+    ),
+    "NVIDIA GeForce RTX 3090": Device(
+        half_flops=71e12,
+        tf32_flops=35.6e12,
+        fp32_flops=35.6e12,
+        bandwidth=936e9,
+        memory_gib=24,
+        source="NVIDIA GA102 whitepaper, 2020",
+    ),
+    "Tesla T4": Device(
+        half_flops=65e12,
+        tf32_flops=8.1e12,
+        fp32_flops=8.1e12,
+        bandwidth=320e9,
+        memory_gib=16,
+        source="NVIDIA T4 data sheet, 2019 (65e12 is fp16; T4 has no bf16 units)",
+    ),
 }
 
 

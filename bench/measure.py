@@ -181,6 +181,10 @@ def merge_ranks(per_rank: list[dict[str, dict[str, float | None]]]) -> dict[str,
     for phase in per_rank[0]:
         ranks = [rank.get(phase, {}) for rank in per_rank]
         names = per_rank[0][phase]
-        largest = {name: max((r[name] for r in ranks if r.get(name) is not None), default=None) for name in names}
+        largest = {name: _largest([rank.get(name) for rank in ranks]) for name in names}
         merged[phase] = {**largest, "per_rank": ranks}
     return merged
+
+
+def _largest(values: list[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)

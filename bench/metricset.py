@@ -98,8 +98,7 @@ class MetricSet:
         values = metric.values(sums, self.num_labels)
         proportions = metric.proportions(sums, self.num_labels)
         intervals: dict[str, tuple[Any, Any, str]] = {
-            name: (*stats.wilson(successes, trials), "wilson 95 %")
-            for name, (successes, trials) in proportions.items()
+            name: (*stats.wilson(successes, trials), "wilson 95 %") for name, (successes, trials) in proportions.items()
         }
         rest = [name for name in values if name not in intervals and name != "confusion_matrix"]
         if rest:
@@ -127,8 +126,8 @@ class MetricSet:
         values = self._foreign_values(metric, predictions.predictions, predictions.references)
         drawn = stats.bootstrap_examples(
             lambda p, r: self._foreign_values(metric, p, r),
-            predictions.predictions,
-            predictions.references,
+            list(predictions.predictions),
+            list(predictions.references),
             draws=FOREIGN_DRAWS,
         )
         stated = f"bootstrap 95 %, {FOREIGN_DRAWS} draws by example"
@@ -150,7 +149,8 @@ def _own_metric(name: str, config: str) -> Any:
     import evaluate
 
     module = dropin.load("metrics", name)
-    classes = [item for item in vars(module).values() if inspect.isclass(item) and issubclass(item, evaluate.Metric)]
+    classes: list[Any] = [item for item in vars(module).values() if inspect.isclass(item)]
+    classes = [item for item in classes if issubclass(item, evaluate.Metric)]
     # evaluate makes a cache folder even for a metric that is kept in memory; this one goes with the process.
     return classes[0](config_name=config, keep_in_memory=True, cache_dir=_cache_folder())
 

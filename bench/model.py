@@ -84,6 +84,8 @@ def make_config(card: ModelCard, labels: tuple[str, ...], multi_label: bool, tok
     if weights == "random":
         for name in ("bos_token_id", "eos_token_id"):
             setattr(config, name, getattr(tokenizer, name))
+        if config.is_encoder_decoder:
+            config.decoder_start_token_id = tokenizer.pad_token_id
         if len(tokenizer) > config.vocab_size:
             raise SetupError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}")
     return config

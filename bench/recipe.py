@@ -132,6 +132,8 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
         layers.lay(value, (key,), document, (key,))
     changed = _lay_card_overrides(layers, document)
     for (key, value), text in zip(extra, overrides, strict=True):
+        if len(key) == 1 and key[0] in CARD_FOLDERS:
+            continue  # another card was chosen; it is already laid
         layers.lay(value, key, strictyaml.Document("{}", f"{COMMAND_LINE}: {text.split('=')[0]}"))
         if key[0] in CARD_FOLDERS and len(key) > 1:
             changed[".".join(str(part) for part in key)] = value
@@ -273,7 +275,7 @@ def _real_path(location: tuple[str | int, ...], data: Any, *, keep_last: bool) -
     # pydantic adds the names of union members to the path; they are not keys of the file.
     path: list[str | int] = []
     for part in location:
-        inside = isinstance(data, dict) and part in data or isinstance(data, tuple) and isinstance(part, int)
+        inside = (isinstance(data, dict) and part in data) or (isinstance(data, tuple) and isinstance(part, int))
         if not inside:
             return (*path, part) if keep_last and part == location[-1] else tuple(path)
         path.append(part)
@@ -307,7 +309,7 @@ def _check_meaning(resolved: Resolved, layers: _Layers) -> None:
     if best is not None and best not in known and not open_ended:
         raise RecipeError(f"{layers.place(('training', 'best'))}: no metric gives {best!r}.{did_you_mean(best, known)}")
     splits = {*recipe.dataset.splits, *(name for part in recipe.dataset.divide for name in part.into)}
-    asked = [(("evaluation", "splits"), name) for name in recipe.evaluation.splits]
+    asked: list[tuple[Path_, str]] = [(("evaluation", "splits"), name) for name in recipe.evaluation.splits]
     asked += [(("limit",), name) for name in recipe.limit]
     if recipe.training.evaluate_every is not None:
         asked.append((("evaluation", "validation"), recipe.evaluation.validation))

@@ -115,8 +115,9 @@ class Model(Part):
     newly_initialized: list[str] = []
     trainable_names: int | None = None
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), alias_generator=lambda n: n.rstrip("_"),
-                              populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", protected_namespaces=(), alias_generator=lambda n: n.rstrip("_"), populate_by_name=True
+    )
 
 
 class TrainingPart(Part):
@@ -178,8 +179,13 @@ class Record(Part):
     notes: list[str] = []
     artifacts: dict[str, str] = {}
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=(), alias_generator=lambda n: n.rstrip("_"),
-                              populate_by_name=True, ser_json_inf_nan="null")
+    model_config = ConfigDict(
+        extra="forbid",
+        protected_namespaces=(),
+        alias_generator=lambda n: n.rstrip("_"),
+        populate_by_name=True,
+        ser_json_inf_nan="null",
+    )
 
     def check(self, name: str, ok: bool, detail: str = "") -> None:
         """Adds one of the run's own checks."""

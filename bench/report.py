@@ -1,11 +1,10 @@
-"""Pages made from run records: one run (`report.md`), and tables of many. Loads neither torch nor matplotlib."""
+"""Pages made from run records: one run (`report.md`), and tables of many. Loads no torch, no matplotlib."""
 
 import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from bench import markdown as md
 from bench import record as run_record
@@ -14,20 +13,20 @@ from bench.record import Record, Score
 
 # The metric that ranks runs is the first of these that was measured.
 MAIN_METRICS = ("accuracy", "f1_macro", "jaccard_samples")
-OTHERS_FIRST = ("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc")
+OTHERS = ("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc")
 # Columns of a table of runs beside the ranking metric.
 TABLE_METRICS = ("f1_macro", "jaccard_samples", "mcc", "loss")
 PER_LABEL = ("f1", "precision", "recall", "accuracy")
 STAGES = {"before": "before training", "after": "after training"}
 TEXT_COLUMNS = ("study / model / method", "overrides", "machine", "status")
-REASON_LIMIT = 2000
+# Characters of a reason or a note; what fails inside a library can be pages long.
+LONG = 2000
 TABLE_NOTES = (
     "An interval tells how far a score would move with other test examples; it does not cover other seeds.",
     "Scores are fractions. Of a failed run none is shown.",
     "Tokens are counted without padding, all processes together.",
     "GPU memory is what PyTorch allocated, RAM what was resident, of the process with the highest peak.",
 )
-
 Runs = list[tuple[Path, Record]]
 
 
@@ -38,7 +37,7 @@ def write_run_report(record: Record, folder: Path) -> Path:
 
 
 def write_table_report(paths: Sequence[Path], output: Path) -> Path:
-    """Writes the tables of all records at or below `paths`; returns `output`. Files that can't be read are listed.
+    """Writes the tables of all records at or below `paths`; returns `output`. Unreadable ones are listed.
 
     Raises DataError for a path that does not exist, and when there is no record at all.
     """
@@ -47,7 +46,7 @@ def write_table_report(paths: Sequence[Path], output: Path) -> Path:
             raise DataError(f"{path}: there is no such file or folder")
     found = run_record.find(list(paths))
     if not found:
-        raise DataError(f"there is no {run_record.FILE} in or below {', '.join(map(str, paths)) or 'no path at all'}")
+        raise DataError(f"no {run_record.FILE} in or below {', '.join(map(str, paths)) or 'nothing'}")
     records, unreadable = [], []
     for path in found:
         try:
@@ -64,7 +63,7 @@ def _name(record: Record) -> str:
 
 
 def _metric_order(name: str) -> tuple[bool, int, str]:
-    order = (*MAIN_METRICS, *OTHERS_FIRST)
+    order = (*MAIN_METRICS, *OTHERS)
     return name == "loss", order.index(name) if name in order else len(order), name
 
 
@@ -79,7 +78,7 @@ def _all_scores(record: Record) -> list[tuple[str, Score]]:
 
 def _splits(record: Record) -> list[str]:
     """Scored splits: test first, the others in the order in which they were scored."""
-    found = dict.fromkeys([*(split for stage in record.scores.values() for split in stage), *record.baselines])
+    found = dict.fromkeys([*(name for stage in record.scores.values() for name in stage), *record.baselines])
     return sorted(found, key=lambda split: split != "test")
 
 
@@ -108,33 +107,33 @@ def _trainable_share(record: Record) -> str:
 
 
 def _overridden(record: Record) -> list[tuple[str, str, str]]:
-    """(key, value, who set it) of card values that were replaced, and of everything set on the command line."""
+    """(key, value, who set it) of card values that were replaced, and of what the command line set."""
     typed = dict(text.partition("=")[::2] for text in record.recipe.overrides)
-    cards = record.recipe.card_overrides
-    rows = [(key, json.dumps(cards[key], ensure_ascii=False), "recipe") for key in sorted(cards) if key not in typed]
-    return rows + [(key, typed[key], "command line") for key in sorted(typed)]
+    cards = [pair for pair in sorted(record.recipe.card_overrides.items()) if pair[0] not in typed]
+    rows = [(key, json.dumps(value, ensure_ascii=False, default=str), "recipe") for key, value in cards]
+    return rows + [(key, value, "command line") for key, value in sorted(typed.items())]
 
 
 def run_report(record: Record, folder: Path) -> str:
-    """One run on one page. Links the figures in `folder`/figures; a part of which nothing is known is left out."""
+    """One run on one page. Links the figures in `folder`/figures; leaves out what is not known."""
     parts = {
         "Scores": md.joined(_scores(record, split) for split in _splits(record)),
         "Scores by label": md.joined(_scores_by_label(record, split) for split in _splits(record)),
-        "Figures": _figures(folder),
+        "Figures": md.images("figures", sorted(path.name for path in folder.glob("figures/*.png"))),
         "Training": md.fields("training", record.training.model_dump()) if record.training else "",
         "Speed": _speed(record),
         "Memory": md.grid("peak of a phase, largest of all processes", record.memory, skip=["per_rank"]),
         "Memory predicted": md.fields("phase", record.memory_predicted or {}),
-        "Time": _time(record),
+        "Time": md.durations("phase", [(phase.name, phase.seconds) for phase in record.phases]),
         "Data": _data(record),
         "Model": _model(record),
         "Overrides": _override_table(record),
-        "Notes": md.bullets([md.escape(note, REASON_LIMIT) for note in record.notes]),
+        "Notes": md.bullets([md.escape(note, LONG) for note in record.notes]),
         "Checks": _checks(record),
         "Environment and launch": _environment(record),
         "How the scores were made": _signatures(record),
     }
-    title = f"# {_name(record)}, seed {md.count(record.seed)}"
+    title = f"# {_name(record)}, seed {md.escape(record.seed)}"
     return md.joined([title, _verdict(record), _summary(record), md.sections(parts)]) + "\n"
 
 
@@ -142,7 +141,7 @@ def _verdict(record: Record) -> str:
     if record.status == "ok":
         return "Status: **ok**"
     place = f" in {md.code(record.failed_in)}" if record.failed_in else ""
-    lines = [f"**Status: {record.status}**{place}", md.escape(record.reason or "no reason is known", REASON_LIMIT)]
+    lines = [f"**Status: {record.status}**{place}", md.escape(record.reason or "no reason is known", LONG)]
     failed = dict.fromkeys(check.name for check in record.checks if not check.ok)
     lines += [f"Failed checks: {', '.join(map(md.escape, failed))}"] if failed else []
     lines += ["The scores on this page must not be used."] if record.scores else []
@@ -168,17 +167,18 @@ def _result(record: Record) -> str:
     name = _ranking_metric([*found["after"], *found["before"]])
     if name is None or split is None:
         return md.DASH
-    values = [f"{_shown(found[stage][name])} {title}" for stage, title in STAGES.items() if name in found[stage]]
+    shown = [f"{_shown(found[stage][name])} {when}" for stage, when in STAGES.items() if name in found[stage]]
     floor = record.baselines.get(split, {}).get("majority", {}).get(name)
-    values += [f"{md.fixed(floor)} for the majority baseline"] if floor is not None else []
-    return f"{md.escape(name)} on {md.escape(split)}: {', '.join(values)}"
+    shown += [f"{md.fixed(floor)} for the majority baseline"] if floor is not None else []
+    return f"{md.escape(name)} on {md.escape(split)}: {', '.join(shown)}"
 
 
 def _scores(record: Record, split: str) -> str:
-    stages = {stage: _scalars(record, stage, split) for stage in dict.fromkeys((*STAGES, *record.scores))}
-    stages = {stage: found for stage, found in stages.items() if found}
+    kinds = dict.fromkeys((*STAGES, *record.scores))
+    stages = {stage: found for stage in kinds if (found := _scalars(record, stage, split))}
     baselines = record.baselines.get(split, {})
-    names = sorted({name for part in (*stages.values(), *baselines.values()) for name in part}, key=_metric_order)
+    scored = {name for found in stages.values() for name in found}
+    names = sorted(scored | {name for found in baselines.values() for name in found}, key=_metric_order)
     lines = [
         {"metric": md.escape(name)}
         | {f"{md.escape(kind)} baseline": md.fixed(found.get(name)) for kind, found in baselines.items()}
@@ -186,16 +186,17 @@ def _scores(record: Record, split: str) -> str:
         for name in names
     ]
     examples = sorted({item.examples for found in stages.values() for item in found.values()})
-    heading = f"### {md.escape(split)}" + (f", {' or '.join(map(md.count, examples))} examples" if examples else "")
-    return md.joined([heading, md.rows(lines, ["metric"])])
+    heading = f"### {md.escape(split)}, {' or '.join(map(md.count, examples)) or 'no'} examples"
+    return md.joined([heading, md.table_of(lines, ["metric"])])
 
 
 def _scores_by_label(record: Record, split: str) -> str:
-    columns: dict[str, Score] = {}
-    for metric in PER_LABEL:
-        for stage in STAGES:
-            item = record.scores.get(stage, {}).get(split, {}).get(f"{metric}_per_label")
-            columns |= {f"{metric} {stage}": item} if item and isinstance(item.value, list) else {}
+    found = {
+        f"{metric} {stage}": record.scores.get(stage, {}).get(split, {}).get(f"{metric}_per_label")
+        for metric in PER_LABEL
+        for stage in STAGES
+    }
+    columns = {name: item for name, item in found.items() if item and isinstance(item.value, list)}
     if not columns:
         return ""
     labels = list(record.data.labels) if record.data else []
@@ -211,23 +212,10 @@ def _scores_by_label(record: Record, split: str) -> str:
     return md.joined([f"### {md.escape(split)}, by label", md.folded("Scores by label", shown, len(rows))])
 
 
-def _figures(folder: Path) -> str:
-    paths = sorted((folder / "figures").glob("*.png"), key=lambda path: (path.stem != "learning_curves", path.name))
-    titles = [md.escape(path.stem.replace("_", " ").replace("-", ", ")) for path in paths]
-    return md.joined(f"![{title}](figures/{quote(path.name)})" for title, path in zip(titles, paths, strict=True))
-
-
 def _speed(record: Record) -> str:
     scored = {split: found for split, found in record.throughput.items() if split != "train"}
     trained = md.fields("training, all processes together", record.throughput.get("train", {}))
     return md.joined([trained, md.grid("scoring", scored)])
-
-
-def _time(record: Record) -> str:
-    total_s = sum(phase.seconds for phase in record.phases)
-    rows = [(phase.name, phase.seconds) for phase in record.phases] + [("all phases", total_s)]
-    cells = [[md.escape(name), md.seconds(s), md.percent(s / total_s if total_s else None)] for name, s in rows]
-    return md.table(["phase", "seconds", "share"], cells, "lrr") if record.phases else ""
 
 
 def _data(record: Record) -> str:
@@ -240,14 +228,10 @@ def _data(record: Record) -> str:
         | {"truncated": md.count_of(part.truncated, part.examples), "dropped": part.dropped or None}
         for name, part in parts.items()
     }
-    labels = list(dict.fromkeys([*record.data.labels, *(label for part in parts.values() for label in part.labels)]))
-    rows = [
-        [md.escape(label), *(md.count_of(part.labels.get(label), part.examples) for part in parts.values())]
-        for label in labels
-    ]
-    shown = md.table(["label", *map(md.escape, parts)], rows, "l" + "r" * len(parts)) if labels and parts else ""
-    source = md.fields("data set", {"id": record.data.id, "revision": record.data.revision})
-    return md.joined([source, md.grid("split", splits), md.folded("Labels", shown, len(rows))])
+    totals = {name: part.examples for name, part in parts.items()}
+    labels = md.distribution("label", {name: part.labels for name, part in parts.items()}, totals)
+    source = md.fields("data set", record.data.model_dump(include={"id", "revision"}))
+    return md.joined([source, md.grid("split", splits), labels])
 
 
 def _model(record: Record) -> str:
@@ -261,22 +245,20 @@ def _model(record: Record) -> str:
 
 def _override_table(record: Record) -> str:
     rows = [[md.code(key), md.code(value), by] for key, value, by in _overridden(record)]
-    return md.table(["setting", "value", "set in"], rows, "lll") if rows else ""
+    return md.table(["setting", "value", "set in"], rows, "lll")
 
 
 def _checks(record: Record) -> str:
     checks = sorted(record.checks, key=lambda check: check.ok)
-    rows = [[md.escape(c.name), "passed" if c.ok else "**failed**", md.escape(c.detail, REASON_LIMIT)] for c in checks]
-    return md.table(["check", "result", "detail"], rows, "lll") if rows else ""
+    rows = [[md.escape(c.name), "ok" if c.ok else "**failed**", md.escape(c.detail, LONG)] for c in checks]
+    return md.table(["check", "result", "detail"], rows, "lll")
 
 
 def _environment(record: Record) -> str:
+    environment = record.environment.model_dump() if record.environment else {}
+    packages = md.details("Package versions", md.fields("package", environment.pop("packages", {})))
     launch = md.fields("launch", record.launch.model_dump()) if record.launch else ""
-    if record.environment is None:
-        return launch
-    packages = md.fields("package", record.environment.packages)
-    versions = md.details("Package versions", packages) if packages else ""
-    return md.joined([launch, md.fields("environment", record.environment.model_dump(), ["packages"]), versions])
+    return md.joined([launch, md.fields("environment", environment), packages])
 
 
 def _signatures(record: Record) -> str:
@@ -285,44 +267,36 @@ def _signatures(record: Record) -> str:
         [md.escape(name), md.code(found[name].signature), md.escape(found[name].interval)]
         for name in sorted(found, key=_metric_order)
     ]
-    shown = md.table(["metric", "signature", "interval"], rows, "lll") if rows else ""
-    comparable = record.comparability
-    keys = {"recipe_hash": record.recipe.hash, "comparability_key": comparable and comparable.key}
-    keys |= {f"comparability of {name}": part for name, part in (comparable.parts if comparable else {}).items()}
-    return md.joined([md.details("Metric signatures and intervals", shown) if shown else "", md.fields("key", keys)])
-
-
-# ---------------------------------------------------------------- tables of many runs
+    shown = md.table(["metric", "signature", "interval"], rows, "lll")
+    same = record.comparability
+    keys = {"recipe_hash": record.recipe.hash, "comparability_key": same and same.key}
+    keys |= {f"comparability of {name}": part for name, part in same.parts.items()} if same else {}
+    return md.joined([md.details("Metric signatures and intervals", shown), md.fields("key", keys)])
 
 
 def table_report(records: Runs, unreadable: Sequence[str] = ()) -> str:
-    """Tables of runs by data set and comparability key, the best first; failed runs stand at the end of their table.
+    """Tables of runs by data set and comparability key, the best first and failed runs last.
 
-    The same records give the same text, in whatever order they come. `unreadable`: sentences about other files.
+    The same records give the same text, in any order. `unreadable`: sentences about other files.
     """
     tables = [_data_set(name, tables) for name, tables in sorted(_grouped(records).items())]
-    broken = md.bullets([md.escape(sentence, REASON_LIMIT) for sentence in unreadable])
+    broken = md.bullets([md.escape(sentence, LONG) for sentence in unreadable])
     rest = {"Records that could not be read": broken, "Notes": _notes(records, len(unreadable))}
     return md.joined(["# Runs", *tables, md.sections(rest)]) + "\n"
 
 
 def _identity(pair: tuple[Path, Record]) -> tuple[str, int, str, str, str]:
     path, record = pair
-    return record.name, _seed(record), record.recipe.hash or "", record.started_at, str(path)
+    return record.name, record.seed or 0, record.recipe.hash or "", record.started_at, str(path)
 
 
-def _seed(record: Record) -> int:
-    return -1 if record.seed is None else record.seed
-
-
-def _card(record: Record) -> str | None:
+def _card(record: Record) -> str:
     chosen = record.recipe.as_written.get("dataset")
-    name = chosen.get("card") if isinstance(chosen, dict) else chosen
-    return name if isinstance(name, str) else None
+    return str(chosen.get("card", "") if isinstance(chosen, dict) else chosen or "")
 
 
 def _grouped(records: Runs) -> dict[str, dict[str, list[Record]]]:
-    """Data set -> comparability key -> runs. A run that failed before it had either joins those of its card."""
+    """Data set -> comparability key -> runs. A run that failed before it had them joins those of its card."""
     ordered = [record for _, record in sorted(records, key=_identity)]
     by_card = {_card(record): record.data.id for record in ordered if record.data and _card(record)}
     groups: dict[str, dict[str, list[Record]]] = {}
@@ -332,9 +306,8 @@ def _grouped(records: Runs) -> dict[str, dict[str, list[Record]]]:
         key = record.comparability.key if record.comparability else ""
         groups.setdefault(name, {}).setdefault(key, []).append(record)
     for tables in groups.values():
-        keyed = [key for key in tables if key]
-        if len(keyed) == 1 and "" in tables and all(record.status != "ok" for record in tables[""]):
-            tables[keyed[0]] += tables.pop("")
+        if len(tables) == 2 and all(record.status != "ok" for record in tables.get("", ordered)):
+            tables[max(tables)] += tables.pop("")
     return groups
 
 
@@ -348,8 +321,8 @@ def _data_set(name: str, tables: dict[str, list[Record]]) -> str:
             "These runs were not all scored on the same examples in the same way, so they stand in "
             f"{len(tables)} tables: do not compare scores across them. What differs: {differ or 'not known'}."
         )
-    for key, runs in sorted(tables.items()):
-        shown = f"comparability key {md.code(key)}" if key else "without a comparability key"
+    for key, runs in sorted(tables.items(), key=lambda item: (not item[0], item[0])):
+        shown = f"with comparability key {md.code(key)}" if key else "without a comparability key"
         parts += [f"### Runs {shown}" if len(tables) > 1 else "", _runs_table(runs)]
     return md.joined(parts)
 
@@ -364,7 +337,7 @@ def _runs_table(runs: list[Record]) -> str:
     lines = [_line(record, split, shown) for record in ordered]
     if len({line["machine"] for line in lines} - {md.DASH}) < 2:
         lines = [{name: cell for name, cell in line.items() if name != "machine"} for line in lines]
-    return md.joined([_caption(valid, split, main), md.rows(lines, TEXT_COLUMNS)])
+    return md.joined([_caption(valid, split, main), md.table_of(lines, TEXT_COLUMNS)])
 
 
 def _caption(valid: list[Record], split: str | None, main: str | None) -> str:
@@ -380,7 +353,7 @@ def _rank(record: Record, split: str | None, main: str | None) -> tuple[bool, fl
     item = _scalars(record, "after", split).get(main or "") if record.status == "ok" else None
     value = md.finite(item.value) if item else None
     height = math.inf if value is None else value if main == "loss" else -value
-    return record.status != "ok", height, record.name, _seed(record)
+    return record.status != "ok", height, record.name, record.seed or 0
 
 
 def _line(record: Record, split: str | None, metrics: list[str]) -> dict[str, str]:
@@ -393,7 +366,7 @@ def _line(record: Record, split: str | None, metrics: list[str]) -> dict[str, st
     overrides = "; ".join(f"{key}={value}" for key, value, _ in _overridden(record))
     return {
         "study / model / method": _name(record),
-        "seed": md.count(record.seed),
+        "seed": md.escape(record.seed),
         f"{md.escape(metrics[0])} before": _shown(before.get(metrics[0])),
         f"{md.escape(metrics[0])} after": _shown(after.get(metrics[0])),
         **{md.escape(name): md.fixed(after[name].value if name in after else None) for name in metrics[1:]},
@@ -411,7 +384,7 @@ def _line(record: Record, split: str | None, metrics: list[str]) -> dict[str, st
 
 def _notes(records: Runs, unreadable: int) -> str:
     statuses = Counter(record.status for _, record in records)
-    failures = "".join(f", {number} {status}" for status, number in sorted(statuses.items()) if status != "ok")
+    failures = "".join(f", {n} {status}" for status, n in sorted(statuses.items()) if status != "ok")
     more = f"; {unreadable} more could not be read" if unreadable else ""
     intervals: dict[str, set[str]] = {}
     for name, item in (pair for _, record in records for pair in _all_scores(record)):

@@ -20,10 +20,10 @@ import traceback  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from typing import Any  # noqa: E402
 
-from bench import console, dropin, failures, record  # noqa: E402
+from bench import console, failures, record  # noqa: E402
 from bench.errors import BenchError, RecipeError, ScoreError, SetupError, StoppedError  # noqa: E402
-from bench.record import Record  # noqa: E402
 from bench.recipe import Resolved, load  # noqa: E402
+from bench.record import Record  # noqa: E402
 
 EXIT_CODES = {"ok": 0, "invalid": 2, "oom": 3, "diverged": 4, "crashed": 1, "interrupted": 130}
 
@@ -114,9 +114,9 @@ def _clear(folder: Path, *, overwrite: bool) -> None:
         finished = False
     if finished and not overwrite:
         raise SetupError(f"{folder} holds a finished run; give --overwrite to replace it, or another --out")
-    if folder.exists() and not (folder / record.FILE).exists() and any(folder.iterdir()):
-        if not (folder / ".ballast").exists():
-            raise SetupError(f"{folder} is not empty and holds no record; give another --out")
+    ours = (folder / record.FILE).exists() or (folder / ".ballast").exists()
+    if folder.exists() and not ours and any(folder.iterdir()):
+        raise SetupError(f"{folder} is not empty and holds no record; give another --out")
     for name in ("record.json", "report.md", "train_log.jsonl", "traceback.txt"):
         (folder / name).unlink(missing_ok=True)
     for name in ("predictions", "figures", "model", "checkpoints"):
@@ -180,7 +180,8 @@ def _finish(run: Run) -> int:
         else:
             console.say(f"report: {run.folder / 'report.md'}")
         console.say(f"record: {path}")
-    _leave(run)
+    if run.state is not None and run.record.status == "ok":
+        run.state.wait_for_everyone()
     return EXIT_CODES[run.record.status]
 
 
@@ -196,17 +197,6 @@ def _draw(run: Run) -> None:
     except Exception as error:
         run.record.note(f"no report could be written: {type(error).__name__}: {error}")
         console.complain(f"warning: {run.record.notes[-1]}")
-
-
-def _leave(run: Run) -> None:
-    """An orderly end: nobody leaves a process group while another still writes."""
-    if run.state is None or run.record.status != "ok":
-        return
-    import torch
-
-    run.state.wait_for_everyone()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 def _refused(options: argparse.Namespace, error: BaseException) -> int:
@@ -240,8 +230,18 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def leave() -> None:
+    """An orderly end of this process: its group is taken apart before the interpreter is."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 if __name__ == "__main__":
     # Quiet libraries: their advice is for people who call them; what matters is in the record.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    sys.exit(main())
+    code = main()
+    if code == 0:
+        leave()
+    sys.exit(code)

@@ -21,7 +21,8 @@ def save(model: Any, tokenizer: Any, folder: Path, description: dict[str, Any]) 
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, heads.ProbeModel):
         model.base.save_pretrained(folder)
-        save_file({"weight": model.linear.weight.detach().cpu(), "bias": model.linear.bias.detach().cpu()}, folder / PROBE)
+        weights = {name: tensor.detach().cpu() for name, tensor in model.linear.state_dict().items()}
+        save_file(weights, folder / PROBE)
     else:
         model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -67,7 +68,8 @@ def _load_probe(folder: Path, description: dict[str, Any]) -> Any:
 
 
 def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
-    model = _auto_class(description).from_pretrained(folder, use_safetensors=True, attn_implementation=description["model_card"]["attention"])
+    attention = description["model_card"]["attention"]
+    model = _auto_class(description).from_pretrained(folder, use_safetensors=True, attn_implementation=attention)
     head = Head.model_validate(description["head"])
     if head.kind == "mlp":
         heads.attach_mlp(model, head.hidden, head.dropout)
@@ -75,8 +77,8 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
         for path in sorted(folder.glob("model*.safetensors")):
             weights.update(load_file(path))
         name = heads.head_names(model)[-1]
-        prefix = f"{name}."
-        getattr(model, name).load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+        own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+        getattr(model, name).load_state_dict(own)
     return model
 
 

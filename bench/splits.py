@@ -65,7 +65,7 @@ def _quotas(count: int, available: Mapping[Hashable, int], *, balanced: bool, sp
         for label, quota in quotas.items():
             if quota > available[label]:
                 raise DataError(
-                    f"the balanced split {split!r} needs {quota} rows of label {label!r}, but {available[label]} are left"
+                    f"the balanced split {split!r} needs {quota} rows of label {label!r}, {available[label]} are left"
                 )
         return quotas
     total = sum(available.values())

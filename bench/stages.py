@@ -1,17 +1,17 @@
 """The stages of a run, in the order in which `run.execute` calls them. Each fills in its part of the record."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object, set_seed
 
-from bench import console, data, dropin, fitting, flops, hardware, heads, launch, measure as measuring, metricset
+from bench import console, data, dropin, fitting, flops, hardware, heads, launch, metricset, record, saved, train
+from bench import measure as measuring
 from bench import model as models
-from bench import record, saved, tokenizer as tokenizers, train
 from bench import score as scores
+from bench import tokenizer as tokenizers
 from bench.comparability import comparability
 from bench.errors import SetupError
 from bench.fitting import Budget, Fit
@@ -85,9 +85,7 @@ def _confirm_remote_code(run: Run) -> None:
 
 def _encode(split: data.Split, task: Any, tokenizer: Any, max_length: int) -> Encoded:
     features, truncated = task.encode(split.rows, tokenizer, max_length)
-    return Encoded(
-        name=split.name, ids=tuple(row["id"] for row in split.rows), features=features, truncated=truncated
-    )
+    return Encoded(name=split.name, ids=tuple(row["id"] for row in split.rows), features=features, truncated=truncated)
 
 
 def _describe_data(run: Run, corpus: data.Corpus, splits: dict[str, Encoded]) -> record.Data:
@@ -332,7 +330,8 @@ def measure(run: Run, material: Material) -> None:
 
 def _step_flops(material: Material) -> float:
     """Mean model FLOPs of one step over all ranks, from the lengths of the examples that were trained on."""
-    assert material.fit is not None and material.budget is not None
+    assert material.fit is not None
+    assert material.budget is not None
     lengths = material.splits["train"].lengths
     order = material.budget.order(material.fit.seed)[: material.fit.step * material.budget.global_batch]
     return flops.step_flops(material.model, [lengths[number] for number in order]) / material.fit.step

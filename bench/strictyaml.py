@@ -61,7 +61,7 @@ class Document:
             return
         for event in yaml.parse(text, Loader=_Loader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else 1
                 raise RecipeError(f"{self.name}:{line}: anchors and aliases are not supported; write the value out")
 
     def _value(self, loader: Any, node: Any, path: Path_) -> Any:

@@ -65,9 +65,7 @@ def train(card: TokenizerCard, family: str, texts: Iterable[str]) -> Any:
     if card.train == "bpe":
         tokenizer = _train_bpe(kept, normalizer, splitter, card.vocab_size)
     else:
-        words = Counter(
-            word for text in kept for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
-        )
+        words = Counter(word for text in kept for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
         tokenizer = Tokenizer((_wordpiece if card.train == "wordpiece" else _unigram)(words, card.vocab_size))
         tokenizer.add_special_tokens(list(SPECIAL.values()))
     tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.decoder = normalizer, splitter, decoder
@@ -126,7 +124,7 @@ def _unigram(words: Counter[str], vocab_size: int) -> Any:
     total = sum(words.values())
     # A character is dearer than any word, so that a known word is never spelt out.
     spelt = math.log(1 / total) - 1.0
-    scores = {piece: 0.0 for piece in SPECIAL.values()} | {piece: spelt for piece in characters}
+    scores = dict.fromkeys(SPECIAL.values(), 0.0) | dict.fromkeys(characters, spelt)
     scores |= {word: math.log(words[word] / total) for word in chosen}
     return models.Unigram(list(scores.items()), unk_id=list(SPECIAL).index("unk_token"))
 

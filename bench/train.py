@@ -122,4 +122,3 @@ def _regress(matrix: Any, labels: Any, num_labels: int, options: dict[str, Any])
             weight[model.classes_], bias[model.classes_] = model.coef_, model.intercept_
     weight = weight / scale
     return weight, bias - weight @ mean, iterations
-

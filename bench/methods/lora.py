@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from bench.adapters import check_config, wrap
 from bench.dropin import LoadPlan
@@ -13,7 +13,7 @@ class Options(Strict):
     """peft: name of a PEFT configuration class. config: its fields, e.g. r, lora_alpha, target_modules, use_dora."""
 
     peft: Name = "LoraConfig"
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _known(self) -> "Options":

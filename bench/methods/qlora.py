@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from bench.adapters import check_config, wrap
 from bench.dropin import LoadPlan
@@ -17,7 +17,7 @@ class Options(Strict):
     compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     storage: Literal["uint8", "bfloat16", "float16", "float32"] = "uint8"
     peft: Name = "LoraConfig"
-    config: dict[str, Any] = {}
+    config: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _known(self) -> "Options":

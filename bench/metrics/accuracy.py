@@ -24,9 +24,7 @@ class Accuracy(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in self.configs:
-            raise ValueError(
-                f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}"
-            )
+            raise ValueError(f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}")
         inputs = datasets.Value("int64")
         return evaluate.MetricInfo(
             description=DESCRIPTION,
@@ -48,9 +46,7 @@ class Accuracy(evaluate.Metric):
         """Accuracy as (correct, examples)."""
         return {"accuracy": (sums[..., 0], sums[..., 1])}
 
-    def per_example(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int
-    ) -> dict[str, np.ndarray]:
+    def per_example(self, predictions: ArrayLike, references: ArrayLike, num_labels: int) -> dict[str, np.ndarray]:
         """1 for a correct example, 0 for a wrong one, [examples]."""
         return {"accuracy": self.statistics(predictions, references, num_labels)[:, 0]}
 
@@ -58,9 +54,7 @@ class Accuracy(evaluate.Metric):
         """The settings behind each value."""
         return dict(SIGNATURES)
 
-    def _compute(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None
-    ) -> dict[str, Any]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None) -> dict[str, Any]:
         if num_labels is None:
             num_labels = _num_labels(predictions, references, multilabel=False)
         sums = self.statistics(predictions, references, num_labels).sum(axis=0)

@@ -32,9 +32,7 @@ class ConfusionMatrix(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in self.configs:
-            raise ValueError(
-                f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}"
-            )
+            raise ValueError(f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}")
         label_ids = datasets.Value("int64")
         inputs = label_ids if self.config_name == "default" else datasets.Sequence(label_ids)
         return evaluate.MetricInfo(
@@ -61,9 +59,7 @@ class ConfusionMatrix(evaluate.Metric):
         """None: counts."""
         return {}
 
-    def per_example(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int
-    ) -> dict[str, np.ndarray]:
+    def per_example(self, predictions: ArrayLike, references: ArrayLike, num_labels: int) -> dict[str, np.ndarray]:
         """None: counts."""
         return {}
 
@@ -71,9 +67,7 @@ class ConfusionMatrix(evaluate.Metric):
         """The settings behind each value."""
         return dict(SIGNATURES)
 
-    def _compute(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None
-    ) -> dict[str, Any]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None) -> dict[str, Any]:
         if num_labels is None:
             num_labels = _num_labels(predictions, references, self.config_name == "multilabel")
         predicted, reference = _arrays(predictions, references, num_labels, self.config_name == "multilabel")

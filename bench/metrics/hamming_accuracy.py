@@ -27,9 +27,7 @@ class HammingAccuracy(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in self.configs:
-            raise ValueError(
-                f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}"
-            )
+            raise ValueError(f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}")
         inputs = datasets.Sequence(datasets.Value("int64"))
         return evaluate.MetricInfo(
             description=DESCRIPTION,
@@ -52,22 +50,15 @@ class HammingAccuracy(evaluate.Metric):
         """None: the entries of one example are not independent trials."""
         return {}
 
-    def per_example(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int
-    ) -> dict[str, np.ndarray]:
+    def per_example(self, predictions: ArrayLike, references: ArrayLike, num_labels: int) -> dict[str, np.ndarray]:
         """The share of right entries of each example, [examples]."""
-        return {
-            "hamming_accuracy": self.statistics(predictions, references, num_labels)[:, 0]
-            / max(num_labels, 1)
-        }
+        return {"hamming_accuracy": self.statistics(predictions, references, num_labels)[:, 0] / max(num_labels, 1)}
 
     def signatures(self) -> dict[str, str]:
         """The settings behind each value."""
         return dict(SIGNATURES)
 
-    def _compute(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None
-    ) -> dict[str, Any]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None) -> dict[str, Any]:
         if num_labels is None:
             num_labels = _num_labels(predictions, references, multilabel=True)
         sums = self.statistics(predictions, references, num_labels).sum(axis=0)

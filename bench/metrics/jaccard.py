@@ -30,9 +30,7 @@ class Jaccard(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in self.configs:
-            raise ValueError(
-                f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}"
-            )
+            raise ValueError(f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}")
         inputs = datasets.Sequence(datasets.Value("int64"))
         return evaluate.MetricInfo(
             description=DESCRIPTION,
@@ -59,9 +57,7 @@ class Jaccard(evaluate.Metric):
         """None: the index of an example lies anywhere between 0 and 1."""
         return {}
 
-    def per_example(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int
-    ) -> dict[str, np.ndarray]:
+    def per_example(self, predictions: ArrayLike, references: ArrayLike, num_labels: int) -> dict[str, np.ndarray]:
         """The index of each example, [examples], with 1 and with 0 for two empty sets."""
         statistics = self.statistics(predictions, references, num_labels)
         return {"jaccard_samples": statistics[:, 0], "jaccard_samples_empty0": statistics[:, 1]}
@@ -70,9 +66,7 @@ class Jaccard(evaluate.Metric):
         """The settings behind each value."""
         return dict(SIGNATURES)
 
-    def _compute(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None
-    ) -> dict[str, Any]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None) -> dict[str, Any]:
         if num_labels is None:
             num_labels = _num_labels(predictions, references, multilabel=True)
         sums = self.statistics(predictions, references, num_labels).sum(axis=0)

@@ -33,17 +33,13 @@ class Loss(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in self.configs:
-            raise ValueError(
-                f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}"
-            )
+            raise ValueError(f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}")
         label_ids = datasets.Value("int64")
         inputs = {
             "predictions": datasets.Sequence(datasets.Value("float64")),
             "references": label_ids if self.config_name == "default" else datasets.Sequence(label_ids),
         }
-        return evaluate.MetricInfo(
-            description=DESCRIPTION, citation=CITATION, features=datasets.Features(inputs)
-        )
+        return evaluate.MetricInfo(description=DESCRIPTION, citation=CITATION, features=datasets.Features(inputs))
 
     def statistics(self, predictions: ArrayLike, references: ArrayLike, num_labels: int) -> np.ndarray:
         """[examples, 2]: summed loss in nats, number of terms; `predictions` is [examples, labels]."""
@@ -59,9 +55,7 @@ class Loss(evaluate.Metric):
         """None: a loss is not a share."""
         return {}
 
-    def per_example(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int
-    ) -> dict[str, np.ndarray]:
+    def per_example(self, predictions: ArrayLike, references: ArrayLike, num_labels: int) -> dict[str, np.ndarray]:
         """The loss of each example, [examples]; multi-label: its mean over labels."""
         losses = self._losses(predictions, references, num_labels)
         return {"loss": losses.sum(axis=1) / max(losses.shape[1], 1)}
@@ -70,9 +64,7 @@ class Loss(evaluate.Metric):
         """The settings behind each value."""
         return dict(SIGNATURES_MULTILABEL if self.config_name == "multilabel" else SIGNATURES)
 
-    def _compute(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None
-    ) -> dict[str, Any]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None) -> dict[str, Any]:
         if num_labels is None:
             num_labels = np.shape(predictions)[-1]
         sums = self.statistics(predictions, references, num_labels).sum(axis=0)
@@ -114,9 +106,7 @@ def _references(references: ArrayLike, num_labels: int, multilabel: bool) -> np.
     if array.size == 0 and len(array) == 0:
         array = np.zeros(shape, dtype=np.int64)
     if array.shape != shape or array.dtype.kind not in "biu":
-        raise ValueError(
-            f"references must be integers of shape {shape}, got {array.dtype} of shape {array.shape}"
-        )
+        raise ValueError(f"references must be integers of shape {shape}, got {array.dtype} of shape {array.shape}")
     highest = 1 if multilabel else num_labels - 1
     outside = array[(array < 0) | (array > highest)]
     if outside.size:

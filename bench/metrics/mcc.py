@@ -30,9 +30,7 @@ class Mcc(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in self.configs:
-            raise ValueError(
-                f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}"
-            )
+            raise ValueError(f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}")
         inputs = datasets.Value("int64")
         return evaluate.MetricInfo(
             description=DESCRIPTION,
@@ -63,9 +61,7 @@ class Mcc(evaluate.Metric):
         """None: a correlation is not a share."""
         return {}
 
-    def per_example(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int
-    ) -> dict[str, np.ndarray]:
+    def per_example(self, predictions: ArrayLike, references: ArrayLike, num_labels: int) -> dict[str, np.ndarray]:
         """None: not a mean over examples."""
         return {}
 
@@ -73,9 +69,7 @@ class Mcc(evaluate.Metric):
         """The settings behind each value."""
         return dict(SIGNATURES)
 
-    def _compute(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None
-    ) -> dict[str, Any]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None) -> dict[str, Any]:
         if num_labels is None:
             num_labels = _num_labels(predictions, references, multilabel=False)
         sums = self.statistics(predictions, references, num_labels).sum(axis=0)

@@ -27,9 +27,7 @@ class PerLabelAccuracy(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in self.configs:
-            raise ValueError(
-                f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}"
-            )
+            raise ValueError(f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}")
         label_ids = datasets.Value("int64")
         inputs = label_ids if self.config_name == "default" else datasets.Sequence(label_ids)
         return evaluate.MetricInfo(
@@ -59,9 +57,7 @@ class PerLabelAccuracy(evaluate.Metric):
         right, trials = np.split(sums, 2, axis=-1)
         return {"accuracy_per_label": (right, trials)}
 
-    def per_example(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int
-    ) -> dict[str, np.ndarray]:
+    def per_example(self, predictions: ArrayLike, references: ArrayLike, num_labels: int) -> dict[str, np.ndarray]:
         """None: a value per label, not a mean over all examples."""
         return {}
 
@@ -69,9 +65,7 @@ class PerLabelAccuracy(evaluate.Metric):
         """The settings behind each value."""
         return dict(SIGNATURES_MULTILABEL if self.config_name == "multilabel" else SIGNATURES)
 
-    def _compute(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None
-    ) -> dict[str, Any]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None) -> dict[str, Any]:
         if num_labels is None:
             num_labels = _num_labels(predictions, references, self.config_name == "multilabel")
         sums = self.statistics(predictions, references, num_labels).sum(axis=0)

@@ -24,9 +24,7 @@ class SubsetAccuracy(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in self.configs:
-            raise ValueError(
-                f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}"
-            )
+            raise ValueError(f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}")
         inputs = datasets.Sequence(datasets.Value("int64"))
         return evaluate.MetricInfo(
             description=DESCRIPTION,
@@ -49,9 +47,7 @@ class SubsetAccuracy(evaluate.Metric):
         """Subset accuracy as (right, examples)."""
         return {"subset_accuracy": (sums[..., 0], sums[..., 1])}
 
-    def per_example(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int
-    ) -> dict[str, np.ndarray]:
+    def per_example(self, predictions: ArrayLike, references: ArrayLike, num_labels: int) -> dict[str, np.ndarray]:
         """1 for an example whose whole row is right, else 0, [examples]."""
         return {"subset_accuracy": self.statistics(predictions, references, num_labels)[:, 0]}
 
@@ -59,9 +55,7 @@ class SubsetAccuracy(evaluate.Metric):
         """The settings behind each value."""
         return dict(SIGNATURES)
 
-    def _compute(
-        self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None
-    ) -> dict[str, Any]:
+    def _compute(self, predictions: ArrayLike, references: ArrayLike, num_labels: int | None = None) -> dict[str, Any]:
         if num_labels is None:
             num_labels = _num_labels(predictions, references, multilabel=True)
         sums = self.statistics(predictions, references, num_labels).sum(axis=0)

@@ -1,0 +1,179 @@
+"""`python -m bench <command>`: everything but the runs themselves, which `accelerate launch bench/run.py` starts."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench import console, dropin, recipe
+from bench.errors import BenchError, RecipeError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit code. A problem is one sentence on standard error and code 2."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except BenchError as error:
+        if options.traceback:
+            raise
+        console.complain(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        console.complain("interrupted")
+        return 130
+    except OSError as error:
+        if options.traceback:
+            raise
+        console.complain(f"error: {error.filename or ''}: {error.strerror or error}".replace("error: :", "error:"))
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    check = _add(commands, "check", check_command, "validate recipes and cards without loading torch")
+    check.add_argument("recipes", nargs="*", type=Path, help="recipe files or folders (default: all shipped)")
+    check.add_argument("--set", action="append", default=[], metavar="key=value", help="an override, as for a run")
+    listing = _add(commands, "list", list_command, "show studies, models, datasets, methods, tasks and metrics")
+    listing.add_argument("kind", nargs="?", choices=[*KINDS], help="only this kind")
+    schema = _add(commands, "schema", schema_command, "print the JSON Schema of recipes or cards, for editors")
+    schema.add_argument("kind", nargs="?", choices=["recipe", "dataset", "model"], default="recipe")
+    report = _add(commands, "report", report_command, "make one table of many records")
+    report.add_argument("runs", nargs="+", type=Path, help="run folders, or folders that hold them")
+    report.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.md")
+    predict = _add(commands, "predict", predict_command, "label new text with a run's saved model")
+    predict.add_argument("run_folder", type=Path)
+    predict.add_argument("--text", action="append", default=[], help="a text; may be given several times")
+    predict.add_argument("--file", type=Path, help="texts, one a line, or JSON lines with `text`")
+    predict.add_argument("--json", action="store_true", help="one JSON object a line, instead of a table")
+    return parser
+
+
+def _add(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
+    command.set_defaults(run=run)
+    # After the command too; SUPPRESS keeps a flag that was given before it.
+    command.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return command
+
+
+def check_command(options: argparse.Namespace) -> int:
+    """Validates recipes (and, without arguments, every card); prints each problem, and how many were looked at."""
+    problems: list[str] = []
+    paths = [path for given in options.recipes for path in _expand(given)] or recipe.find_recipes()
+    for path in paths:
+        try:
+            recipe.load(path, tuple(options.set))
+        except RecipeError as error:
+            problems.append(str(error))
+    cards = [] if options.recipes else [(k, p) for k in recipe.CARD_FOLDERS for p in recipe.find_cards(k)]
+    for kind, path in cards:
+        try:
+            recipe.load_card(kind, path)
+        except RecipeError as error:
+            problems.append(str(error))
+    for problem in problems:
+        console.complain(problem)
+    console.say(f"{len(paths)} recipes and {len(cards)} cards checked, {len(problems)} problems")
+    return 2 if problems else 0
+
+
+def _expand(given: Path) -> list[Path]:
+    if not given.is_dir():
+        return [given]
+    found = sorted(path for path in given.rglob("*.yaml") if path.parent.name not in recipe.CARD_FOLDERS.values())
+    if not found:
+        raise RecipeError(f"{given}: there are no recipes in this folder")
+    return found
+
+
+def _studies() -> list[tuple[str, str]]:
+    found: dict[str, list[str]] = {}
+    for path in recipe.find_recipes():
+        found.setdefault(path.parent.name, []).append(path.stem)
+    return [(study, ", ".join(stems)) for study, stems in found.items()]
+
+
+def _cards(kind: str) -> list[tuple[str, str]]:
+    return [(path.stem, _first_comment(path)) for path in recipe.find_cards(kind)]
+
+
+def _first_comment(path: Path) -> str:
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def _dropins(kind: str) -> list[tuple[str, str]]:
+    return [(name, dropin.literals(kind, name)["doc"]) for name in dropin.names(kind)]
+
+
+KINDS: dict[str, Any] = {
+    "studies": _studies,
+    "datasets": lambda: _cards("dataset"),
+    "models": lambda: _cards("model"),
+    "methods": lambda: _dropins("methods"),
+    "tasks": lambda: _dropins("tasks"),
+    "metrics": lambda: _dropins("metrics"),
+}
+
+
+def list_command(options: argparse.Namespace) -> int:
+    """Shows what there is, from the folders themselves."""
+    from rich.table import Table
+
+    for kind in [options.kind] if options.kind else KINDS:
+        table = Table(title=kind, title_justify="left", show_header=False, box=None, pad_edge=False)
+        for name, description in KINDS[kind]():
+            table.add_row(name, description)
+        console.out.print(table)
+        console.out.print()
+    return 0
+
+
+def schema_command(options: argparse.Namespace) -> int:
+    """Prints a JSON Schema."""
+    from bench import schema
+
+    print(json.dumps(schema.of(options.kind), indent=1))
+    return 0
+
+
+def report_command(options: argparse.Namespace) -> int:
+    """Writes a table of all records found."""
+    from bench import report
+
+    report.write_table_report(options.runs, options.output)
+    console.say(f"report: {options.output}")
+    return 0
+
+
+def predict_command(options: argparse.Namespace) -> int:
+    """Prints a label and its probability for each text."""
+    from bench import saved
+
+    saved_folder = options.run_folder / "model"
+    if not (saved_folder / saved.DESCRIPTION).is_file():
+        raise BenchError(f"{saved_folder} holds no saved model; the recipe needs `save: true`")
+    from bench.predict import predict, read_texts
+
+    rows = [{"text": text, "text_pair": None} for text in options.text]
+    rows += read_texts(options.file) if options.file else []
+    if not rows:
+        raise BenchError("give a text with --text, or a file with --file")
+    for answer in predict(options.run_folder, rows):
+        if options.json:
+            print(json.dumps(answer, ensure_ascii=False))
+        else:
+            label = ", ".join(answer["label"]) or "(none)" if isinstance(answer["label"], list) else answer["label"]
+            best = max(answer["scores"].values())
+            cut = "  (text was cut)" if answer["cut"] else ""
+            console.say(f"{label:<20} {best:.3f}  {answer['text'][:80]}{cut}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Labels new texts with the model that a run saved: `python -m bench predict RUN_DIR --text "..."`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import dropin, saved
+from bench.errors import DataError
+from bench.score import batches, collate
+
+# On a CPU larger batches gain nothing; on a GPU a few texts typed by hand do not fill it anyway.
+BATCH = 32
+
+
+def read_texts(path: Path) -> list[dict[str, Any]]:
+    """One text a line, or JSON lines with `text` (and `text_pair`). Raises DataError with the line's number."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: can't be read as UTF-8 text: {error}") from error
+    if path.suffix not in (".jsonl", ".json"):
+        return [{"text": line, "text_pair": None} for line in lines if line.strip()]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            rows.append({"text": row["text"], "text_pair": row.get("text_pair")})
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}:{number}: expected a JSON object with `text`") from error
+    return rows
+
+
+def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each row of texts {"text", "label" (a list of labels where several are allowed), "scores", "cut"}.
+
+    scores: probability per label name. cut: whether the text was longer than the model was trained for.
+    """
+    model, tokenizer, description = saved.load(run_folder / "model")
+    task = dropin.load("tasks", description["task"])
+    empty = [number for number, row in enumerate(rows) if not row["text"].strip()]
+    if not rows or empty:
+        raise DataError("there is no text to label" if not rows else f"text {empty[0] + 1} is empty")
+    labels, limit = description["labels"], description["max_length"]
+    marked = [{**row, "label": 0} for row in rows]
+    features, _ = task.encode(marked, tokenizer, limit)
+    whole = tokenizer([row["text"] for row in rows], verbose=False)["input_ids"]
+    found: list[dict[str, Any]] = [{} for _ in rows]
+    for numbers in batches([len(feature["input_ids"]) for feature in features], BATCH):
+        batch = collate([features[number] for number in numbers], tokenizer)
+        with torch.no_grad():
+            logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+        predicted, scores = task.predict(logits, description["multi_label"], description["threshold"])
+        for number, answer, row_scores in zip(numbers, predicted.tolist(), scores.tolist(), strict=True):
+            named = dict(zip(labels, row_scores, strict=True))
+            answers = [labels[i] for i, on in enumerate(answer) if on] if isinstance(answer, list) else labels[answer]
+            text = rows[number]["text"]
+            found[number] = {"text": text, "label": answers, "scores": named, "cut": len(whole[number]) > limit}
+    return found

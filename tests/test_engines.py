@@ -1,0 +1,164 @@
+"""The two engines, any accumulation and any number of processes: the same losses, for every head and loss type."""
+
+import json
+
+import pytest
+
+from bench import run
+from tests.launching import ROOT, launch, losses, read_lines
+
+# Every kind of head in the library: Linear on a pooled token, on every token, RoBERTa's and T5's own, and the MLP.
+CASES = {
+    "bert": ["model=tiny_bert"],
+    "bert-multilabel": ["model=tiny_bert", "dataset=posts"],
+    "distilbert": ["model=tiny_distilbert"],
+    "roberta": ["model=tiny_roberta"],
+    "albert": ["model=tiny_albert"],
+    "t5": ["model=tiny_t5"],
+    "gpt2": ["model=tiny_gpt2"],
+    "llama": ["model=tiny_llama"],
+    "gemma": ["model=tiny_gemma"],
+    "mistral-multilabel": ["model=tiny_mistral", "dataset=posts"],
+    "gpt2-mlp": ["model=tiny_gpt2", "head.kind=mlp"],
+    "roberta-mlp": ["model=tiny_roberta", "head.kind=mlp"],
+    "bert-smoothed": ["model=tiny_bert", "training.label_smoothing=0.1"],
+    "bert-lora": ["model=tiny_bert", "method=lora"],
+}
+COMMON = [
+    "training.epochs=null", "training.steps=4", "training.log_every=1", "training.global_batch=8",
+    "training.weight_decay=0.1", "limit={train: 24, test: 16}", "evaluation.before=false", "save=false",
+]  # fmt: skip
+# Dropout draws depend on how a batch is cut; with it off, every way of cutting must give the same loss.
+NO_DROPOUT = {
+    "bert": ["hidden_dropout_prob", "attention_probs_dropout_prob"],
+    "roberta": ["hidden_dropout_prob", "attention_probs_dropout_prob"],
+    "albert": ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"],
+    "distilbert": ["dropout", "attention_dropout", "seq_classif_dropout"],
+    "gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"],
+    "t5": ["dropout_rate", "classifier_dropout"],
+}
+
+
+def arguments(case, folder, *extra, dropout=False):
+    family = case.split("-")[0]
+    off = [] if dropout else [f"model.architecture.{name}=0.0" for name in NO_DROPOUT.get(family, [])]
+    off += [] if dropout or "mlp" not in case else ["head.dropout=0.0"]
+    recipe = str(ROOT / "recipes" / "tiny" / "bert-full.yaml")
+    return [recipe, *CASES[case], *COMMON, *off, *extra, "--out", str(folder), "--overwrite"]
+
+
+def run_here(case, folder, *extra, dropout=False):
+    assert run.main(arguments(case, folder, *extra, dropout=dropout)) == 0
+    return losses(folder)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """One process, one batch of eight, the Trainer: what all else is held against."""
+    folder = tmp_path_factory.mktemp("plain")
+    return {case: run_here(case, folder / case) for case in CASES}, folder
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """Both engines on two processes, all cases in one launch each way of cutting."""
+    folder = tmp_path_factory.mktemp("two")
+    jobs = [
+        arguments(case, folder / f"{case}-{engine}-{size}", f"training.engine={engine}", f"training.per_device_batch={size}")
+        for case in CASES
+        for engine, size in (("trainer", 4), ("trainer", 2), ("loop", 4))
+    ]
+    (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
+    done = launch(folder / "jobs.json", config="ddp_cpu2", script=ROOT / "tests" / "run_many.py", timeout_s=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_losses_are_sensible(plain, case):
+    values = plain[0][case]
+    assert len(values) == 4
+    assert all(0.1 < value < 2.0 for value in values), values
+    assert len(set(values)) == 4
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_loop_equals_trainer_with_dropout(tmp_path, case):
+    by_trainer = run_here(case, tmp_path / "trainer", dropout=True)
+    by_loop = run_here(case, tmp_path / "loop", "training.engine=loop", dropout=True)
+    assert by_loop == pytest.approx(by_trainer, abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["trainer", "loop"])
+@pytest.mark.parametrize("case", CASES)
+def test_eight_micro_batches_of_one_equal_one_of_eight(plain, tmp_path, case, engine):
+    cut = run_here(case, tmp_path / "cut", "training.per_device_batch=1", f"training.engine={engine}")
+    assert cut == pytest.approx(plain[0][case], abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["trainer-4", "trainer-2", "loop-4"])
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one(plain, two_processes, case, way):
+    folder = two_processes / f"{case}-{way}"
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    assert record["launch"]["world_size"] == 2
+    assert record["launch"]["accumulation"] == (2 if way == "trainer-2" else 1)
+    assert losses(folder) == pytest.approx(plain[0][case], abs=1e-5)
+    ours = read_lines(folder / "predictions" / "after-test.jsonl")
+    theirs = read_lines(plain[1] / case / "predictions" / "after-test.jsonl")
+    assert [row["id"] for row in ours] == [row["id"] for row in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        assert one["scores"] == pytest.approx(other["scores"], abs=1e-4)
+
+
+def test_the_same_seed_twice_is_identical_and_another_differs(tmp_path):
+    first = run_here("gpt2-mlp", tmp_path / "first", dropout=True)
+    second = run_here("gpt2-mlp", tmp_path / "second", dropout=True)
+    other = run_here("gpt2-mlp", tmp_path / "other", "--seed", "14", dropout=True)
+    assert first == second
+    same = [(tmp_path / name / "predictions" / "after-test.jsonl").read_bytes() for name in ("first", "second")]
+    assert same[0] == same[1]
+    assert first != other
+
+
+def test_adapter_initialisation_follows_the_seed(tmp_path):
+    """A seed set too late leaves LoRA's matrices to chance: two seeds must differ at the second step, one must not."""
+    runs = [run_here("bert-lora", tmp_path / str(n), "--seed", str(seed)) for n, seed in enumerate((1, 1, 2))]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+@pytest.mark.parametrize("engine", ["trainer", "loop"])
+def test_best_checkpoint_and_early_stopping(tmp_path, engine):
+    extra = [
+        "training.evaluate_every=1", "training.best=loss", "training.steps=12", "training.learning_rate=0.3",
+        "training.warmup=0", "training.early_stopping={patience: 3, threshold: 0.0}", "limit={train: 24, validation: 16}",
+        "evaluation.splits=[validation]",
+    ]  # fmt: skip
+    assert run.main(arguments("bert", tmp_path, f"training.engine={engine}", *extra)) == 0
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    rows = [row for row in read_lines(tmp_path / "train_log.jsonl") if "validation_loss" in row]
+    values = [row["validation_loss"] for row in rows]
+    assert record["training"]["stopped_by"] == "early_stopping"
+    assert record["training"]["best_step"] == rows[values.index(min(values))]["step"]
+    assert len(values) == values.index(min(values)) + 1 + 3
+    # The model that is scored at the end is the best one, not the last one.
+    assert record["scores"]["after"]["validation"]["loss"]["value"] == pytest.approx(min(values), abs=1e-6)
+    assert values[-1] > min(values) + 1e-4
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("engine", ["trainer", "loop"])
+def test_budget_in_minutes_ends_a_run(tmp_path, engine):
+    assert run.main(arguments("bert", tmp_path, f"training.engine={engine}", "training.minutes=1e-4")) == 0
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert record["training"]["stopped_by"] == "minutes"
+    assert record["training"]["steps"] == 1
+    assert [check["ok"] for check in record["checks"]] == [True] * len(record["checks"])
+
+
+def test_gradient_checkpointing_changes_no_loss(plain, tmp_path):
+    for case in ("bert", "gpt2", "bert-lora"):
+        cut = run_here(case, tmp_path / case, "training.gradient_checkpointing=true")
+        assert cut == pytest.approx(plain[0][case], abs=1e-5)
