@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.complain("interrupted")
         return 130
+    except BrokenPipeError:
+        # The reader, like `head`, had enough. Python would complain once more when it closes the output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if options.traceback:
             raise
@@ -36,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="command")
     check = _add(commands, "check", check_command, "validate recipes and cards without loading torch")
-    check.add_argument("recipes", nargs="*", type=Path, help="recipe files or folders (default: all shipped)")
+    check.add_argument(
+        "recipes", nargs="*", type=Path, help="recipes, cards, or folders of them (default: all shipped)"
+    )
     check.add_argument("--set", action="append", default=[], metavar="key=value", help="an override, as for a run")
     listing = _add(commands, "list", list_command, "show studies, models, datasets, methods, tasks and metrics")
     listing.add_argument("kind", nargs="?", choices=[*KINDS], help="only this kind")
@@ -62,30 +69,29 @@ def _add(commands: Any, name: str, run: Any, help_text: str) -> argparse.Argumen
 
 
 def check_command(options: argparse.Namespace) -> int:
-    """Validates recipes (and, without arguments, every card); prints each problem, and how many were looked at."""
+    """Validates recipes and cards; prints each problem, and how many were looked at."""
+    kinds = {folder: kind for kind, folder in recipe.CARD_FOLDERS.items()}
     problems: list[str] = []
-    paths = [path for given in options.recipes for path in _expand(given)] or recipe.find_recipes()
+    num_cards = 0
+    paths = [path for given in options.recipes or [recipe.SHIPPED] for path in _expand(given)]
     for path in paths:
+        kind = kinds.get(path.absolute().parent.name)
+        num_cards += kind is not None
         try:
-            recipe.load(path, tuple(options.set))
-        except RecipeError as error:
-            problems.append(str(error))
-    cards = [] if options.recipes else [(k, p) for k in recipe.CARD_FOLDERS for p in recipe.find_cards(k)]
-    for kind, path in cards:
-        try:
-            recipe.load_card(kind, path)
+            if kind is not None:
+                recipe.load_card(kind, path)
+            else:
+                recipe.load(path, tuple(options.set))
         except RecipeError as error:
             problems.append(str(error))
     for problem in problems:
         console.complain(problem)
-    console.say(f"{len(paths)} recipes and {len(cards)} cards checked, {len(problems)} problems")
+    console.say(f"{len(paths) - num_cards} recipes and {num_cards} cards checked, {len(problems)} problems")
     return 2 if problems else 0
 
 
 def _expand(given: Path) -> list[Path]:
-    if not given.is_dir():
-        return [given]
-    found = sorted(path for path in given.rglob("*.yaml") if path.parent.name not in recipe.CARD_FOLDERS.values())
+    found = sorted(given.rglob("*.yaml")) if given.is_dir() else [given]
     if not found:
         raise RecipeError(f"{given}: there are no recipes in this folder")
     return found
@@ -103,7 +109,8 @@ def _cards(kind: str) -> list[tuple[str, str]]:
 
 
 def _first_comment(path: Path) -> str:
-    first = path.read_text(encoding="utf-8").splitlines()[0]
+    # A card that can't be read is listed too; `check` says what is wrong with it.
+    first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 

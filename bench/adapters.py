@@ -6,7 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.errors import did_you_mean
+from bench.errors import SetupError, did_you_mean
+from bench.tokenizer import reason
+
+# Would run, and not be what its name says.
+REFUSED = {"AdaLoraConfig": "its ranks are pruned by a call after every step, which neither engine makes"}
 
 
 def check_config(name: str, config: dict[str, Any]) -> None:
@@ -14,16 +18,25 @@ def check_config(name: str, config: dict[str, Any]) -> None:
 
     PEFT's sources are read, not imported: importing it costs seconds, and `check` must answer at once.
     """
-    classes = _config_classes()
-    if name not in classes or not name.endswith("Config"):
-        raise ValueError(f"peft has no configuration {name!r}.{did_you_mean(name, classes)}")
+    methods = [known for known in _config_classes() if _is_method(known)]
+    if name not in methods:
+        raise ValueError(f"peft has no configuration {name!r} of a method.{did_you_mean(name, methods)}")
+    if name in REFUSED:
+        raise ValueError(f"{name} is not supported: {REFUSED[name]}")
     fields = _fields(name)
+    if "modules_to_save" not in fields:
+        raise ValueError(f"{name} is not supported: it can't train a task head (no field 'modules_to_save')")
     for key in config:
         if key not in fields:
             raise ValueError(f"{name} has no field {key!r}.{did_you_mean(key, fields)}")
     for key in ("task_type", "inference_mode", "base_model_name_or_path"):
         if key in config:
             raise ValueError(f"{key!r} is set by the harness")
+
+
+def _is_method(name: str) -> bool:
+    """Whether a class is the configuration of a method: not a part of another one, nor a common base."""
+    return bool(_config_classes()[name][0]) and name not in ("PeftConfig", "PromptLearningConfig", "LycorisConfig")
 
 
 def _fields(name: str) -> set[str]:
@@ -51,43 +64,63 @@ def _config_files() -> list[Path]:
     if spec is None or not spec.submodule_search_locations:
         return []
     root = Path(spec.submodule_search_locations[0])
-    return [root / "config.py", *sorted(root.glob("tuners/*/config.py"))]
+    # The common base of LoHa and LoKr stands beside its helpers.
+    return [root / "config.py", root / "tuners" / "lycoris_utils.py", *sorted(root.glob("tuners/*/config.py"))]
 
 
 def wrap(model: Any, name: str, config: dict[str, Any]) -> Any:
-    """A PeftModel for sequence classification.
+    """A PeftModel for sequence classification. Raises SetupError with what PEFT says when it refuses.
 
     Head modules, and modules that the checkpoint did not contain, are trained in full and saved with the adapter:
     PEFT by itself knows only heads called `classifier` or `score`, and would lose the others.
     """
     import peft
 
-    from bench.heads import head_names, keep_in_float32
+    from bench.heads import head_names, keep_in_float32, reads_last_token
     from bench.model import newly_initialized_modules
 
-    heads = head_names(model)
-    fresh = sorted({*heads, *newly_initialized_modules(model)})
+    fresh = sorted({*head_names(model), *newly_initialized_modules(model)})
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
     fields = _fields(name)
-    if "modules_to_save" in fields:
-        options["modules_to_save"] = sorted({*fresh, *options.get("modules_to_save", [])})
+    options["modules_to_save"] = sorted({*fresh, *options.get("modules_to_save", [])})
     if "target_modules" in fields and name == "LoraConfig":
         options.setdefault("target_modules", "all-linear")
     if "exclude_modules" in fields and options.get("target_modules") == "all-linear":
         # "all-linear" means the body's: a head is trained in full, not adapted.
         options.setdefault("exclude_modules", rf"(.*\.)?({'|'.join(fresh)})(\..*)?")
-    for head in heads:
-        keep_in_float32(getattr(model, head))
-    settings = getattr(peft, name)(task_type="SEQ_CLS", **options)
-    return peft.get_peft_model(model, settings)
+    kind = getattr(peft, name)
+    if issubclass(kind, peft.PromptLearningConfig):
+        _refuse_prompts(model, name, reads_last_token(model) and kind is not peft.PrefixTuningConfig)
+    for module in fresh:
+        keep_in_float32(model.get_submodule(module))
+    try:
+        return peft.get_peft_model(model, kind(task_type="SEQ_CLS", **options))
+    except (ValueError, TypeError, KeyError, NotImplementedError, ImportError) as error:
+        raise SetupError(f"method.config: {name} can't be applied to this model: {reason(error)}") from error
 
 
-def norms_to_float32(model: Any) -> None:
-    """Freezes a quantised body and puts normalisation layers into float32.
+def _refuse_prompts(model: Any, name: str, reads_padding: bool) -> None:
+    if reads_padding:
+        # With embeddings as its input, transformers' head reads the last position, which may be padding.
+        raise SetupError(f"method.peft: {name} would make a decoder's head read padding; PrefixTuningConfig does not")
+    if model.config.is_encoder_decoder:
+        raise SetupError(f"method.peft: an encoder-decoder classifier can't take the virtual tokens of {name}")
 
-    PEFT's `prepare_model_for_kbit_training` casts embeddings too, which costs 1.6 GB on a 256k vocabulary.
+
+def prepare_quantized(model: Any) -> None:
+    """Freezes a 4-bit body, puts its normalisation layers and what they are given into float32, and keeps it trainable.
+
+    PEFT's `prepare_model_for_kbit_training` casts embeddings too, which costs 1.6 GB on a 256k vocabulary. And on a CPU
+    with AVX512-BF16, bitsandbytes 0.50 packs the weights for good in the first evaluation; from then on no gradient
+    passes through them, and nothing says so.
     """
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(False)
-        if parameter.dim() == 1 and "norm" in name.lower():
-            parameter.data = parameter.data.float()
+    from torch import nn
+
+    from bench.heads import keep_in_float32
+
+    model.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm) or "norm" in type(module).__name__.lower():
+            keep_in_float32(module)
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

@@ -2,6 +2,7 @@
 
 import html
 import re
+import unicodedata
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,7 +11,8 @@ from bench.errors import SetupError, did_you_mean
 
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _HANDLE = re.compile(r"(?<!\w)@\w+")
-_URL = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
+# "awww..." is no address; what stands before one must not be a part of a word.
+_URL = re.compile(r"(?<!\w)(?:https?://|www\.\w)\S+", re.IGNORECASE)
 
 
 def strip(text: str) -> str:
@@ -41,18 +43,24 @@ def whitespace(text: str) -> str:
 STEPS: dict[str, Callable[[str], str]] = {
     function.__name__: function for function in (strip, html_breaks, handles, urls, whitespace)
 }
+NAMES = (*STEPS, "lemmas:MODEL")
+
+
+def is_known(name: str) -> bool:
+    """Whether `steps` understands a name; a spaCy model must be named, and may still be missing."""
+    return name in STEPS or (name.startswith("lemmas:") and name != "lemmas:")
 
 
 def steps(names: tuple[str, ...]) -> list[Callable[[str], str]]:
     """The named steps in order; `lemmas:MODEL` uses an installed spaCy pipeline. Raises SetupError for any other."""
     found: list[Callable[[str], str]] = []
     for name in names:
+        if not is_known(name):
+            raise SetupError(f"there is no clean-up step {name!r}.{did_you_mean(name, NAMES)}")
         if name.startswith("lemmas:"):
             found.append(partial(_lemmatize, _spacy_pipeline(name.partition(":")[2])))
-        elif name in STEPS:
-            found.append(STEPS[name])
         else:
-            raise SetupError(f"there is no clean-up step {name!r}.{did_you_mean(name, [*STEPS, 'lemmas:MODEL'])}")
+            found.append(STEPS[name])
     return found
 
 
@@ -72,5 +80,5 @@ def _lemmatize(pipeline: Any, text: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """Lower case with single spaces: two texts that agree in this are the same text for the leakage check."""
-    return " ".join(text.lower().split())
+    """Case folded, composed (NFC), with single spaces: texts that agree in this are one for the leakage check."""
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())

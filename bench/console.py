@@ -31,6 +31,11 @@ def complain(message: str) -> None:
         err.print(message, markup=False)
 
 
+def _is_live() -> bool:
+    # FORCE_COLOR, which CI services set, makes rich take a log file for a terminal.
+    return out.is_interactive and out.file.isatty()
+
+
 class Phase:
     """Progress of one phase: `with Phase("train", total=100) as phase: phase.advance(loss=0.7, tokens=512)`."""
 
@@ -41,7 +46,7 @@ class Phase:
         self._live: Progress | None = None
 
     def __enter__(self) -> "Phase":
-        if is_main_process() and out.is_terminal:
+        if is_main_process() and _is_live():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._live = Progress(*columns, TextColumn("{task.fields[note]}"), console=out, transient=True)
             self._live.start()

@@ -39,7 +39,9 @@ class LoadPlan:
 def names(kind: str) -> list[str]:
     """Sorted names of all drop-ins of a kind ("tasks", "methods", "metrics")."""
     assert kind in KINDS, kind
-    return sorted(path.stem for path in (PACKAGE / kind).glob("*.py") if path.stem != "__init__")
+    # What can't be imported by its name is no drop-in: an editor's backup, a file that begins with an underscore.
+    stems = (path.stem for path in (PACKAGE / kind).glob("*.py"))
+    return sorted(stem for stem in stems if stem.isidentifier() and not stem.startswith("_"))
 
 
 def path_of(kind: str, name: str) -> Path:

@@ -6,7 +6,15 @@ from bench import errors
 from bench.record import Status
 
 # Failures of allocation have no type of their own on a CPU.
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "defaultcpuallocator", "bad_alloc")
+NO_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "defaultcpuallocator",
+    "bad_alloc",
+    "status_alloc_failed",  # cuBLAS and cuDNN, when they can't have their work space
+)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_SPACE_TEXTS = ("no space left", "file too large", "disk quota exceeded")
 
@@ -23,7 +31,9 @@ def status_of(error: BaseException) -> Status:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch.OutOfMemoryError, MemoryError, or a RuntimeError that says so."""
+    """torch.OutOfMemoryError, MemoryError, an OSError with that number, or a RuntimeError that says so."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     text = str(error).lower()
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or (isinstance(error, RuntimeError) and any(part in text for part in NO_MEMORY))

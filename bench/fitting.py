@@ -91,9 +91,11 @@ class Selection:
     waited: int = 0
 
     def update(self, step: int, value: float) -> bool:
-        """Takes a new value; True if it is the best so far."""
+        """Takes a new value; True if it is the best so far. NaN, a value that is not defined, never is."""
         sign = 1 if self.higher_is_better else -1
         gain = math.inf if self.best_value is None else sign * (value - self.best_value)
+        if math.isnan(value):
+            gain = -math.inf
         threshold = self.early_stopping.threshold if self.early_stopping else 0.0
         self.waited = 0 if gain > threshold else self.waited + 1
         if gain > 0:
@@ -122,10 +124,11 @@ class TrainLog:
         self.rows.append(row)
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(row).replace("NaN", "null").replace("Infinity", "null") + "\n")
+                finite = {name: None if _is_undefined(item) else item for name, item in row.items()}
+                stream.write(json.dumps(finite) + "\n")
         for name in ("loss", "grad_norm"):
             value = values.get(name)
-            if value is not None and not math.isfinite(value):
+            if _is_undefined(value):
                 raise DivergedError(
                     f"the {name} is {value} at step {values['step']}; lower training.learning_rate, "
                     "use warmup or clip_norm, or check the data"
@@ -135,6 +138,10 @@ class TrainLog:
     def losses(self) -> list[float]:
         """Training losses in order of steps."""
         return [row["loss"] for row in self.rows if "loss" in row]
+
+
+def _is_undefined(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 @dataclass

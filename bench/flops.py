@@ -1,8 +1,15 @@
 """Model FLOPs of a training step: frozen weights, adapters and a partly trained stack are charged for what they need.
 
-A multiply-add counts as two operations. Forward: 2 per weight and token (Kaplan et al. 2020, section 2.1) plus
-attention scores. Backward: 2 per weight and token for the gradient of the input, where anything trainable lies before
-it, and 2 for the gradient of the weight, where that is trained. Recomputation is not model work and is not counted.
+A multiply-add counts as two operations. Forward: 2 per weight and token (Kaplan et al. 2020, section 2.1), and per
+layer of attention 4 per pair of tokens and unit of its heads' width (scores, weighted values), half of that where a
+token attends only to earlier ones. Backward: as much again for the gradient of the input, where anything trainable
+lies before it, and as much again for the gradient of the weight, where that is trained; both for attention whose
+queries, keys or values depend on anything trainable.
+
+Left out: recomputation (it is no model work), norms, activations, softmax, look-ups of embeddings, positional terms,
+sliding windows, quantising and dequantising, the virtual tokens of prompt methods, adapters that are no linear layers
+(DoRA's norms, IA3's and VeRA's vectors), and experts of a mixture that are not linear layers of their own. An
+encoder-decoder is charged for its input in both stacks, as transformers' classifiers feed it.
 """
 
 import math
@@ -11,57 +18,64 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from bench.heads import transformer_blocks
+from bench.heads import head_names, transformer_blocks
 
-# Families whose tokens attend only to earlier ones: half of the score matrix is work.
-CAUSAL = {"gpt2", "llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "qwen3", "phi3"}
+# Layers that read the same input as the one before them, in the naming of the families: what is trained in that one
+# does not make their input depend on anything trained.
+PARALLEL = {"key", "value", "k_lin", "v_lin", "k_proj", "v_proj", "k", "v", "up_proj", "wi_1"}
 
 
 def step_flops(model: Any, lengths: list[int]) -> float:
     """FLOPs of forward and backward for sequences of the given real lengths (one entry per example)."""
-    tokens, squares = sum(lengths), sum(length * length for length in lengths)
-    total = 0.0
-    trains_before = False
-    for name, module in _weighted_modules(model):
-        trained = module.weight.requires_grad
-        if not isinstance(module, nn.Embedding):
-            forward = 2.0 * _weight_size(module.weight) * (len(lengths) if _is_pooled(name) else tokens)
-            total += forward * (1 + trains_before + trained)
-        trains_before |= trained
-    return total + _attention(model, squares)
+    walk = _Walk(model, lengths)
+    walk.through(walk.inner, "", trains=False)
+    return walk.total
 
 
-def _weighted_modules(model: Any) -> list[tuple[str, Any]]:
-    kinds = (nn.Linear, Conv1D, nn.Embedding)
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, kinds)]
+class _Walk:
+    """Goes through a model's layers in the order in which they run, and adds up what each costs."""
+
+    def __init__(self, model: Any, lengths: list[int]) -> None:
+        self.inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.total = 0.0
+        self.texts, self.tokens = len(lengths), sum(lengths)
+        self.pairs = sum(length * length for length in lengths)
+        config = self.inner.config
+        heads = config.num_attention_heads
+        self.width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+        # Encoder heads and poolers run on one token of each text; a decoder's `score` on every token.
+        self.pooled = {name for name in head_names(self.inner) if name != "score"} | {"pooler"}
+        blocks = transformer_blocks(self.inner)
+        # ALBERT runs its shared blocks several times.
+        shared = blocks and not config.is_encoder_decoder and len(blocks) < config.num_hidden_layers
+        self.repeats = {id(block): config.num_hidden_layers / len(blocks) for block in blocks} if shared else {}
+        self.unmarked = [id(block) for block in blocks if not any(hasattr(m, "is_causal") for m in block.modules())]
+
+    def through(self, module: nn.Module, name: str, *, trains: bool, times: float = 1.0, once: bool = False) -> bool:
+        """Whether what `module` gives depends on anything trained; `trains`: whether what it is given does.
+
+        times: how often it runs. once: on one token of each text, not on all.
+        """
+        once = once or name in self.pooled
+        times *= self.repeats.get(id(module), 1.0)
+        if hasattr(module, "is_causal") or id(module) in self.unmarked:
+            trained = any(parameter.requires_grad for parameter in module.parameters())
+            share = 0.5 if getattr(module, "is_causal", False) else 1.0
+            self.total += 4.0 * share * self.width * self.pairs * times * (1 + 2 * (trains or trained))
+        if isinstance(module, nn.Linear | Conv1D):
+            forward = 2.0 * _weight_size(module.weight) * (self.texts if once else self.tokens) * times
+            self.total += forward * (1 + trains + module.weight.requires_grad)
+        own = trains or any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+        given = trains
+        # Llama and its kin name their first norm last.
+        for child_name, child in sorted(module.named_children(), key=lambda item: item[0] != "input_layernorm"):
+            if child_name == "original_module":  # what PEFT keeps of a module that is trained in full; it does not run
+                continue
+            given = given if child_name in PARALLEL else own
+            own |= self.through(child, child_name, trains=given, times=times, once=once)
+        return own
 
 
 def _weight_size(weight: Any) -> int:
     state = getattr(weight, "quant_state", None)
     return math.prod(state.shape) if state is not None else weight.numel()
-
-
-def _is_pooled(name: str) -> bool:
-    # Encoder heads and poolers run on one token of each text; a decoder's `score` on every token.
-    parts = name.removeprefix("base_model.model.").split(".")
-    return parts[0] in ("classifier", "pre_classifier", "classification_head", "linear") or "pooler" in parts
-
-
-def _attention(model: Any, squares: int) -> float:
-    """Scores and weighted values: 4 operations per pair of tokens, hidden unit and layer; twice that backward."""
-    config = model.config
-    heads = config.num_attention_heads
-    width = heads * (getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or config.hidden_size // heads)
-    # An encoder-decoder has self-attention in both stacks and cross-attention in the second.
-    layers = config.num_hidden_layers + 2 * (getattr(config, "num_decoder_layers", None) or 0)
-    forward = 4.0 * width * squares * layers * (0.5 if config.model_type in CAUSAL else 1.0)
-    return forward * (1 + 2 * _share_of_blocks_with_gradients(model))
-
-
-def _share_of_blocks_with_gradients(model: Any) -> float:
-    """Share of blocks that a gradient passes: from the first trained one on; all when an embedding is trained."""
-    blocks = transformer_blocks(model)
-    if any(part.weight.requires_grad for _, part in _weighted_modules(model) if isinstance(part, nn.Embedding)):
-        return 1.0
-    trained = [index for index, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters())]
-    return (len(blocks) - trained[0]) / len(blocks) if trained else 0.0

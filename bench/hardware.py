@@ -5,7 +5,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Dense peak rates in FLOP/s (`half`: bf16 or fp16, accumulated in fp32), bandwidth in bytes/s, memory as sold."""
+    """Dense peak rates in FLOP/s (`half`: bf16 or fp16, accumulated in fp32), bandwidth in bytes/s, memory as sold.
+
+    bf16: whether the device has units for bf16 too.
+    """
 
     half_flops: float
     tf32_flops: float
@@ -13,9 +16,11 @@ class Device:
     bandwidth: float
     memory_gib: float
     source: str
+    bf16: bool = True
 
 
-# Matched against the start of the device name that CUDA reports; longer names first.
+# By the whole name that CUDA reports: an L40S is no L4, and a laptop's RTX 4090, a MIG slice or an H200 NVL has other
+# rates than the device whose name theirs begins with.
 DEVICES = {
     "NVIDIA H200": Device(
         half_flops=989e12,
@@ -96,19 +101,19 @@ DEVICES = {
         bandwidth=320e9,
         memory_gib=16,
         source="NVIDIA T4 data sheet, 2019 (65e12 is fp16; T4 has no bf16 units)",
+        bf16=False,
     ),
 }
 
 
 def find(name: str) -> Device | None:
-    """The device whose listed name begins the reported one; None where none does."""
-    matches = [known for known in DEVICES if name.startswith(known)]
-    return DEVICES[max(matches, key=len)] if matches else None
+    """The device of that name, as CUDA reports it; None for any other."""
+    return DEVICES.get(name.strip())
 
 
 def peak_flops(name: str, precision: str) -> float | None:
     """Peak FLOP/s of a device at the precision that matrix products run in ("bf16", "fp16", "no"), or None."""
     device = find(name)
-    if device is None:
+    if device is None or (precision == "bf16" and not device.bf16):
         return None
-    return device.fp32_flops if precision == "no" else device.half_flops
+    return {"no": device.fp32_flops, "bf16": device.half_flops, "fp16": device.half_flops}.get(precision)

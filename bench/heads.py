@@ -16,33 +16,46 @@ def head_names(model: Any) -> list[str]:
 
 
 def transformer_blocks(model: Any) -> list[nn.Module]:
-    """The stack of transformer blocks whose output the head reads; the decoder's for an encoder-decoder."""
+    """The stack of transformer blocks whose output the head reads; the decoder's for an encoder-decoder.
+
+    Lists inside a list are parts of a block: T5's layers of a block, ALBERT's layers of a group, a mixture's experts.
+    """
     stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    longest = max((len(stack) for stack in stacks), default=0)
-    outermost = [stack for stack in stacks if len(stack) == longest]
-    return list(outermost[-1]) if outermost else []
+    inner = {id(part) for stack in stacks for part in stack.modules() if part is not stack}
+    outermost = [stack for stack in stacks if id(stack) not in inner]
+    if not outermost:
+        return []
+    return list(outermost[-1] if model.config.is_encoder_decoder else max(outermost, key=len))
+
+
+def reads_last_token(model: Any) -> bool:
+    """Whether tokens of the body see only earlier ones, so that the head must read the last one."""
+    if model.config.is_encoder_decoder:
+        return False
+    return any(getattr(module, "is_causal", False) for module in model.modules())
 
 
 class MlpHead(nn.Module):
     """Linear, GELU, dropout, linear.
 
     features: [..., inputs], or [batch, tokens, inputs] of which the first token is read when `first_token` is set,
-    as RoBERTa's own head does.
+    as RoBERTa's own head does. The layers' names are no other head's: RoBERTa's and T5's own `dense` and `out_proj`
+    must not take these weights for theirs.
     """
 
     def __init__(self, inputs: int, hidden: int, labels: int, dropout: float, first_token: bool) -> None:
         super().__init__()
-        self.dense = nn.Linear(inputs, hidden)
+        self.mlp_in = nn.Linear(inputs, hidden)
         self.activation = nn.GELU()
         self.dropout = nn.Dropout(dropout)
-        self.out_proj = nn.Linear(hidden, labels)
+        self.mlp_out = nn.Linear(hidden, labels)
         self.first_token = first_token
 
     def forward(self, features: torch.Tensor, **_: Any) -> torch.Tensor:
         """Returns logits [..., labels]."""
         if self.first_token and features.dim() == 3:
             features = features[:, 0]
-        return self.out_proj(self.dropout(self.activation(self.dense(features))))
+        return self.mlp_out(self.dropout(self.activation(self.mlp_in(features))))
 
 
 def attach_mlp(model: Any, hidden: int, dropout: float) -> None:
@@ -52,6 +65,7 @@ def attach_mlp(model: Any, hidden: int, dropout: float) -> None:
     first_token = not isinstance(old, nn.Linear)
     inputs = model.config.hidden_size if first_token else old.in_features
     new = MlpHead(inputs, hidden, model.config.num_labels, dropout, first_token)
+    keep_in_float32(new)
     setattr(model, name, new.to(next(old.parameters()).device))
 
 
@@ -93,7 +107,10 @@ def _to_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def unwrapped_head_names(model: Any) -> list[str]:
-    """Head names of a model that may be wrapped by PEFT; [] for a probe."""
+    """What stays out of quantisation: head and newly initialised modules, also of a wrapped model; [] for a probe."""
+    from bench.model import newly_initialized_modules
+
     if isinstance(model, ProbeModel):
         return []
-    return head_names(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return [*head_names(inner), *newly_initialized_modules(inner)]

@@ -99,7 +99,7 @@ def _driver() -> str | None:
     if not torch.cuda.is_available():
         return None
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return _output(command, Path.cwd()).splitlines()[0] or None
+    return next(iter(_output(command, Path.cwd()).splitlines()), None)
 
 
 def _git() -> dict[str, Any] | None:

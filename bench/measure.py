@@ -16,7 +16,10 @@ WARMUP_STEPS = 3
 
 @dataclass
 class Peaks:
-    """Highest memory seen in a phase, in bytes; None for what this machine does not tell."""
+    """Highest memory seen in a phase, in bytes; None for what this machine does not tell.
+
+    `device` is what all processes hold on the device at the phase's end: no driver tells its peak.
+    """
 
     allocated: int | None = None
     reserved: int | None = None
@@ -43,6 +46,7 @@ class Clock:
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, Peaks] = {}
         self.open: list[str] = []
+        self.failed_in: str | None = None
         self._mark_s = time.perf_counter()
         _reset_peaks()
 
@@ -53,6 +57,9 @@ class Clock:
         self.open.append(name)
         try:
             yield
+        except BaseException:
+            self.failed_in = self.failed_in or name  # the innermost one sees it first
+            raise
         finally:
             self._close_interval()
             self.open.pop()
@@ -121,8 +128,10 @@ class Steps:
         self._pending = counts if self._pending is None else self._pending + counts
 
     def stop(self) -> None:
-        """Marks the end of a step."""
+        """Marks the end of a step, once the accelerator has done its work."""
         assert self._pending is not None, "a step without a batch"
+        # Else a step lasts as long as it takes to queue it, and the last steps' work is in nobody's time.
+        synchronize()
         self.seconds.append(time.perf_counter() - self._started_s)
         self.counts.append(self._pending)
 

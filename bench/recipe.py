@@ -5,22 +5,39 @@ Order of precedence: default < card < recipe < command line. There is no inherit
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bench import dropin, strictyaml
+from bench import cleaning, dropin, strictyaml
 from bench.errors import RecipeError, did_you_mean
-from bench.settings import DatasetCard, ModelCard, Recipe
-from bench.strictyaml import Path_
+from bench.settings import DatasetCard, ModelCard, Presets, Recipe
+from bench.strictyaml import Document, Layers, Path_, items
 
 SHIPPED = Path(__file__).resolve().parent.parent / "recipes"
 CARD_FOLDERS = {"dataset": "datasets", "model": "models"}
-# What a dataset card may preset: its usual budget, not the method or the model.
-DEFAULTABLE = ("training", "evaluation", "max_length")
 COMMAND_LINE = "command line"
+# What describes a card, or is already laid into the recipe, and decides no result.
+_DESCRIPTIVE = {"dataset": {"licence": True, "homepage": True, "defaults": True}, "model": {"licence": True}}
+# pydantic's kinds of problems -> what was expected, in words of YAML.
+_EXPECTED = {
+    "model_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+    "tuple_type": "a list, as in [a, b]",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_too_short": "a text that is not empty",
+    "string_pattern_mismatch": "a name of letters, digits, '.', '_' and '-'",
+    "too_short": "at least one item",
+}
+_BOUNDS = dict.fromkeys(("greater_than", "greater_than_equal", "less_than", "less_than_equal"), "a number ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +62,10 @@ class Resolved:
     @property
     def hash(self) -> str:
         """SHA-256 of what decides the result: the seed and the place of the files are not part of it."""
-        content = json.loads(self.recipe.model_dump_json(exclude={"seed": True, "save": True, "trackers": True}))
+        left_out: dict[str, Any] = {"seed": True, "save": True, "trackers": True, **_DESCRIPTIVE}
+        content = json.loads(self.recipe.model_dump_json(exclude=left_out))
         content["dataset"]["source"].pop("folder")
+        content["method"] = {"name": self.recipe.method.name, **self.options.model_dump(mode="json")}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -57,88 +76,18 @@ class Resolved:
         return self.recipe.evaluation.metrics or self.recipe.dataset.metrics or tuple(default[kind])
 
 
-@dataclass
-class _Layers:
-    """Nested settings laid over one another, with the place (file, line, key) that each value came from."""
-
-    data: dict[str, Any] = field(default_factory=dict)
-    places: dict[Path_, str] = field(default_factory=dict)
-
-    def lay(self, value: Any, prefix: Path_, document: strictyaml.Document, inside: Path_ = ()) -> None:
-        """Puts `value`, which stands at `inside` of the document, at `prefix`; mappings merge, the rest replaces."""
-        self.places[prefix] = document.where(inside)
-        if isinstance(value, dict) and prefix:
-            self._drop_rival(prefix, value)
-        if not isinstance(value, dict):
-            self._put(prefix, value)
-            return
-        if not isinstance(self._get(prefix), dict):
-            self._put(prefix, {})
-        for key, child in value.items():
-            self.lay(child, (*prefix, key), document, (*inside, key))
-
-    def _drop_rival(self, prefix: Path_, value: dict[str, Any]) -> None:
-        # A recipe that sets `steps` replaces a card's `epochs`; setting both in one place stays an error.
-        here = self._get(prefix)
-        if prefix == ("training",) and isinstance(here, dict):
-            for key, rival in (("steps", "epochs"), ("epochs", "steps")):
-                if key in value and rival not in value:
-                    here.pop(rival, None)
-
-    def _get(self, path: Path_) -> Any:
-        here: Any = self.data
-        for key in path:
-            here = here.get(key) if isinstance(here, dict) else None
-        return here
-
-    def _put(self, path: Path_, value: Any) -> None:
-        if not path:
-            self.data = value
-            return
-        here = self.data
-        for key in path[:-1]:
-            if not isinstance(here.get(key), dict):
-                here[key] = {}  # type: ignore[index]
-            here = here[key]  # type: ignore[index]
-        here[path[-1]] = value  # type: ignore[index]
-
-    def place(self, path: Path_) -> str:
-        """'file:line: a.b', from the nearest known parent of a key path."""
-        known = path
-        while known and known not in self.places:
-            known = known[:-1]
-        place = self.places.get(known, "")
-        rest = ".".join(str(part) for part in path[len(known) :])
-        if not rest:
-            return place
-        return f"{place}.{rest}" if known else f"{place}: {rest}"
-
-
 def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Resolved:
     """Reads, resolves and checks a recipe. Raises RecipeError whose text holds file, line, key and what to do."""
     document = strictyaml.read(path, _shown(path))
-    extra = _parse_overrides(overrides)
-    names = {kind: _card_name(kind, document, extra) for kind in CARD_FOLDERS}
-    cards = {kind: _read_card(kind, names[kind], path, document) for kind in CARD_FOLDERS}
-    layers = _Layers()
-    for kind, card in cards.items():
-        layers.lay(card.data, (kind,), card)
-    _lay_defaults(layers, cards)
-    written = {key: value for key, value in document.data.items() if key not in CARD_FOLDERS}
-    layers.places[()] = document.where(())
-    if isinstance(written.get("method"), str):
-        written["method"] = {"name": written["method"]}
-    for key, value in written.items():
-        layers.lay(value, (key,), document, (key,))
-    changed = _lay_card_overrides(layers, document)
-    for (key, value), text in zip(extra, overrides, strict=True):
-        if len(key) == 1 and key[0] in CARD_FOLDERS:
-            continue  # another card was chosen; it is already laid
-        layers.lay(value, key, strictyaml.Document("{}", f"{COMMAND_LINE}: {text.split('=')[0]}"))
-        if key[0] in CARD_FOLDERS and len(key) > 1:
-            changed[".".join(str(part) for part in key)] = value
+    given = _parse_overrides(overrides)
+    layers = Layers(places={(): (document.head(()), ())})
+    names = {kind: _lay_card(kind, path, document, given, layers) for kind in CARD_FOLDERS}
+    changed = _lay_card_overrides(document, given, layers)
+    _lay_defaults(layers)
+    _lay_recipe(document, layers)
+    _lay_overrides(given, layers)
     if seed is not None:
-        layers.lay(seed, ("seed",), strictyaml.Document("{}", f"{COMMAND_LINE}: --seed"))
+        layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))
     recipe = _validate(Recipe, layers.data, layers, ())
     resolved = Resolved(
         recipe=recipe,
@@ -158,10 +107,13 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
 def load_card(kind: str, path: Path) -> DatasetCard | ModelCard:
     """Reads and checks one dataset or model card by itself."""
     document = strictyaml.read(path, _shown(path))
-    layers = _Layers()
-    layers.lay(document.data, (), document)
-    model = DatasetCard if kind == "dataset" else ModelCard
-    return _validate(model, layers.data, layers, ())
+    layers = Layers()
+    layers.lay(document.data, (kind,), document)
+    card = _validate(DatasetCard if kind == "dataset" else ModelCard, document.data, layers, (kind,))
+    if isinstance(card, DatasetCard):
+        _validate(Presets, card.defaults, layers, (kind, "defaults"))
+        _check_card(card, layers)
+    return card
 
 
 def find_recipes(folder: Path = SHIPPED) -> list[Path]:
@@ -183,104 +135,166 @@ def _shown(path: Path) -> str:
         return str(path)
 
 
-def _parse_overrides(overrides: tuple[str, ...]) -> list[tuple[Path_, Any]]:
-    parsed: list[tuple[Path_, Any]] = []
+def _parse_overrides(overrides: tuple[str, ...]) -> list[Document]:
+    parsed: list[Document] = []
     for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals or not all(key.split(".")):
+        dotted, equals, value = text.partition("=")
+        key: Path_ = tuple(dotted.split("."))
+        if not equals or not all(key):
             raise RecipeError(f"{COMMAND_LINE}: {text!r} is not of the form key.path=value")
-        data = strictyaml.scalar(value, f"{COMMAND_LINE}: {key}")
-        path: Path_ = tuple(key.split("."))
-        parsed.append((("method", "name") if path == ("method",) and isinstance(data, str) else path, data))
+        if any(other.inside == key for other in parsed):
+            raise RecipeError(f"{strictyaml.joined(COMMAND_LINE, key)}: this key is given twice")
+        parsed.append(strictyaml.override(key, value, COMMAND_LINE))
     return parsed
 
 
-def _card_name(kind: str, document: strictyaml.Document, extra: list[tuple[Path_, Any]]) -> str:
-    chosen = document.data.get(kind)
-    for key, value in extra:
-        chosen = value if key == (kind,) else chosen
+def _lay_card(kind: str, path: Path, document: Document, given: list[Document], layers: Layers) -> str:
+    """Finds the card that the recipe or the command line names, and lays it. Returns its name."""
+    chosen, place = document.data.get(kind), document.where((kind,))
+    for override in given:
+        if override.inside in ((kind,), (kind, "card")):
+            chosen, place = override.data, override.where(())
     if chosen is None:
-        raise RecipeError(f"{document.where(())}: {kind}: this key is required: the name of a {kind} card")
+        raise RecipeError(f"{place}: this key is required: the name of a {kind} card")
     name = chosen.get("card") if isinstance(chosen, dict) else chosen
-    if not isinstance(name, str) or "/" in name or name.startswith("."):
-        raise RecipeError(f"{document.where((kind,))}: expected the name of a {kind} card, got {name!r}")
+    if not isinstance(name, str):
+        raise RecipeError(
+            f"{place}: expected the name of a {kind} card, or a mapping with `card`, got {_short(chosen)}"
+        )
+    # Cards beside the recipe's own study come first, so that a folder of one's own needs no copy of the shipped ones.
+    known = {card.stem: card for root in (SHIPPED, path.resolve().parent.parent) for card in find_cards(kind, root)}
+    # Looked up among the files that are there, so a name can't lead out of the folder.
+    if name not in known:
+        raise RecipeError(f"{place}: there is no {kind} card {name!r:.100}.{did_you_mean(name, known)}")
+    card = strictyaml.read(known[name], _shown(known[name]))
+    layers.lay(card.data, (kind,), card)
     return name
 
 
-def _read_card(kind: str, name: str, recipe_path: Path, document: strictyaml.Document) -> strictyaml.Document:
-    # Cards beside the recipe's own study come first, so that a folder of one's own needs no copy of the shipped ones.
-    roots = [recipe_path.resolve().parent.parent, SHIPPED]
-    for root in roots:
-        path = root / CARD_FOLDERS[kind] / f"{name}.yaml"
-        if path.is_file():
-            return strictyaml.read(path, _shown(path))
-    known = {path.stem for root in roots for path in find_cards(kind, root)}
-    raise RecipeError(f"{document.where((kind,))}: there is no {kind} card {name!r}.{did_you_mean(name, known)}")
-
-
-def _lay_defaults(layers: _Layers, cards: dict[str, strictyaml.Document]) -> None:
-    limit = cards["model"].data.get("max_length")
-    if isinstance(limit, int):
-        default = Recipe.model_fields["max_length"].default
-        layers.lay(min(limit, default), ("max_length",), cards["model"], ("max_length",))
-    defaults = cards["dataset"].data.get("defaults", {})
-    for key, value in defaults.items() if isinstance(defaults, dict) else ():
-        if key not in DEFAULTABLE:
-            place = cards["dataset"].where(("defaults", key))
-            raise RecipeError(f"{place}: a card may preset only {', '.join(DEFAULTABLE)}")
-        if key == "max_length" and isinstance(limit, int) and isinstance(value, int):
-            value = min(value, limit)
-        layers.lay(value, (key,), cards["dataset"], ("defaults", key))
-
-
-def _lay_card_overrides(layers: _Layers, document: strictyaml.Document) -> dict[str, Any]:
+def _lay_card_overrides(document: Document, given: list[Document], layers: Layers) -> dict[str, Any]:
+    """Lays what the recipe and the command line replace of the cards. Returns it by dotted key."""
     changed: dict[str, Any] = {}
-    for kind in CARD_FOLDERS:
-        chosen = document.data.get(kind)
-        for key, value in chosen.items() if isinstance(chosen, dict) else ():
-            if key != "card":
-                layers.lay(value, (kind, key), document, (kind, key))
-                changed[f"{kind}.{key}"] = value
+    for source, inside, target, value in _card_overrides(document, given):
+        if target[1] == "defaults":
+            raise RecipeError(f"{source.where(inside)}: these are the card's own; write the value into the recipe")
+        layers.lay(value, target, source, inside)
+        changed[".".join(str(part) for part in target)] = value
     return changed
 
 
-def _validate(model: type[BaseModel], data: Any, layers: _Layers, prefix: Path_) -> Any:
+def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple[Document, Path_, Path_, Any]]:
+    """(source, key path in it, key path in the recipe, value) of each."""
+    whole = {override.inside: override for override in given if len(override.inside) == 1}
+    for kind in CARD_FOLDERS:
+        # Another card named on the command line takes back what the recipe replaced of its own.
+        source, inside = (whole[(kind,)], ()) if (kind,) in whole else (document, (kind,))
+        for key, value in items(source.data if (kind,) in whole else source.data.get(kind)):
+            if key != "card":
+                yield source, (*inside, key), (kind, key), value
+    for override in given:
+        if override.inside[0] in CARD_FOLDERS and len(override.inside) > 1 and override.inside[1:] != ("card",):
+            yield override, (), override.inside, override.data
+
+
+def _lay_defaults(layers: Layers) -> None:
+    defaults = layers.get(("dataset", "defaults")) or {}
+    _validate(Presets, defaults, layers, ("dataset", "defaults"))
+    for key in defaults:
+        layers.repeat(("dataset", "defaults", key), key)
+    limit = layers.get(("model", "max_length"))
+    if isinstance(limit, int) and limit < (defaults.get("max_length") or Recipe.model_fields["max_length"].default):
+        layers.repeat(("model", "max_length"), "max_length")
+
+
+def _lay_recipe(document: Document, layers: Layers) -> None:
+    layers.make_room(document.data.get("training"))
+    for key, value in document.data.items():
+        if key == "method":
+            _lay_method(value, document, (key,), layers)
+        elif key not in CARD_FOLDERS:
+            layers.lay(value, (key,), document, (key,))
+
+
+def _lay_overrides(given: list[Document], layers: Layers) -> None:
+    training: dict[Any, Any] = {}
+    for override in given:
+        if override.inside[0] == "training":
+            training |= dict(items(override.data)) if len(override.inside) == 1 else {override.inside[1]: override.data}
+    layers.make_room(training)
+    for override in given:
+        if override.inside == ("method",):
+            _lay_method(override.data, override, (), layers)
+        elif override.inside[0] not in CARD_FOLDERS:
+            layers.lay(override.data, override.inside, override)
+
+
+def _lay_method(value: Any, document: Document, inside: Path_, layers: Layers) -> None:
+    """Lays a method. Its bare name is a mapping in short; naming a method replaces another one with its options."""
+    if isinstance(value, str):
+        layers.data.pop("method", None)
+        layers.lay({}, ("method",), document, inside)
+        layers.lay(value, ("method", "name"), document, inside)
+    else:
+        if isinstance(value, dict) and "name" in value:
+            layers.data.pop("method", None)
+        layers.lay(value, ("method",), document, inside)
+
+
+def _validate(model: type[BaseModel], data: Any, layers: Layers, prefix: Path_) -> Any:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        sentences = list(dict.fromkeys(_sentence(problem, model, data, layers, prefix) for problem in error.errors()))
-        more = f" (and {len(sentences) - 1} more like it)" if len(sentences) > 1 else ""
-        raise RecipeError(sentences[0] + more) from error
+        # A misspelt key is also a missing one, so unknown keys come first. A union gives a problem for each member.
+        found: dict[str, list[Any]] = {}
+        for problem in sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"):
+            found.setdefault(layers.place((*prefix, *_location(problem, data))), []).append(problem)
+        place, problems = next(iter(found.items()))
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise RecipeError(f"{place}: {_sentence(problems, model, data)}{more}") from error
 
 
-def _sentence(problem: Any, model: type[BaseModel], data: Any, layers: _Layers, prefix: Path_) -> str:
-    location = _real_path(problem["loc"], data, keep_last=problem["type"] == "missing")
-    place = layers.place((*prefix, *location))
-    if problem["type"] == "extra_forbidden":
-        return f"{place}: unknown key.{did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))}"
-    if problem["type"] == "missing":
-        return f"{place}: this key is required"
-    if problem["type"] == "value_error":
-        return f"{place}: {problem['ctx']['error']}"
-    value = problem["input"]
-    expected = problem["msg"].replace("Input should be ", "expected ")
-    hint = ""
-    if problem["type"] == "literal_error" and isinstance(value, str):
-        hint = did_you_mean(value, problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
-        hint = hint if "mean" in hint else ""
-    return f"{place}: {expected}, got {value!r}.{hint}".replace("..", ".")
-
-
-def _real_path(location: tuple[str | int, ...], data: Any, *, keep_last: bool) -> Path_:
-    # pydantic adds the names of union members to the path; they are not keys of the file.
+def _location(problem: Any, data: Any) -> Path_:
+    """The key path of a problem, without the names of union members, which pydantic adds."""
     path: list[str | int] = []
-    for part in location:
+    for part in problem["loc"]:
         inside = (isinstance(data, dict) and part in data) or (isinstance(data, tuple) and isinstance(part, int))
         if not inside:
-            return (*path, part) if keep_last and part == location[-1] else tuple(path)
+            return (*path, part) if problem["type"] == "missing" and part == problem["loc"][-1] else tuple(path)
         path.append(part)
         data = data[part]
+    if problem["type"] == "value_error":
+        path += getattr(problem["ctx"]["error"], "key", ())
     return tuple(path)
+
+
+def _sentence(problems: list[Any], model: type[BaseModel], data: Any) -> str:
+    first, value = problems[0], problems[0]["input"]
+    kinds = {problem["type"] for problem in problems}
+    if first["type"] == "extra_forbidden":
+        location = _location(first, data)
+        hint = did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))
+        return f"unknown key.{hint or ' None is known here.'}"
+    if first["type"] == "missing":
+        return "this key is required"
+    if first["type"] == "value_error":
+        return str(first["ctx"]["error"])
+    phrases = (
+        _EXPECTED.get(item["type"], item["msg"].replace("Input should be ", _BOUNDS.get(item["type"], "")))
+        for item in problems
+    )
+    hint = " Quote it to make it text." if kinds == {"string_type"} and isinstance(value, int | float) else ""
+    literals = [item["ctx"]["expected"] for item in problems if item["type"] == "literal_error"]
+    if literals and isinstance(value, str):
+        near = did_you_mean(value, ", ".join(literals).replace("'", "").replace(" or ", ", ").split(", "))
+        hint = near if "mean" in near else ""
+    return f"expected {' or '.join(dict.fromkeys(phrases))}, got {_short(value)}.{hint}"
+
+
+def _short(value: Any) -> str:
+    """A value as YAML would show it, cut after 60 characters."""
+    shown = repr(list(value) if isinstance(value, tuple) else value)
+    shown = {"None": "nothing", "True": "true", "False": "false"}.get(shown, shown)
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
 
 def _fields_at(model: Any, path: Path_) -> list[str]:
@@ -292,7 +306,7 @@ def _fields_at(model: Any, path: Path_) -> list[str]:
     return list(getattr(model, "model_fields", {}))
 
 
-def _validate_method(recipe: Recipe, layers: _Layers) -> Any:
+def _validate_method(recipe: Recipe, layers: Layers) -> Any:
     try:
         module = dropin.load("methods", recipe.method.name)
     except RecipeError as error:
@@ -300,22 +314,18 @@ def _validate_method(recipe: Recipe, layers: _Layers) -> Any:
     return _validate(module.Options, dict(recipe.method.model_extra or {}), layers, ("method",))
 
 
-def _check_meaning(resolved: Resolved, layers: _Layers) -> None:
+def _check_meaning(resolved: Resolved, layers: Layers) -> None:
     """Rules that span several keys and need no data."""
     recipe = resolved.recipe
-    _check_task(recipe, layers)
-    known = {name for metric in resolved.metric_names for name in metric_values(metric, resolved, layers)}
-    best, open_ended = recipe.training.best, any(name.startswith("evaluate:") for name in resolved.metric_names)
-    if best is not None and best not in known and not open_ended:
-        raise RecipeError(f"{layers.place(('training', 'best'))}: no metric gives {best!r}.{did_you_mean(best, known)}")
-    splits = {*recipe.dataset.splits, *(name for part in recipe.dataset.divide for name in part.into)}
-    asked: list[tuple[Path_, str]] = [(("evaluation", "splits"), name) for name in recipe.evaluation.splits]
-    asked += [(("limit",), name) for name in recipe.limit]
-    if recipe.training.evaluate_every is not None:
-        asked.append((("evaluation", "validation"), recipe.evaluation.validation))
-    for path, name in asked:
-        if name not in splits:
-            raise RecipeError(f"{layers.place(path)}: the data set has no split {name!r}.{did_you_mean(name, splits)}")
+    _check_card(recipe.dataset, layers)
+    objectives = dropin.literals("tasks", recipe.dataset.task)["OBJECTIVES"]
+    if recipe.objective not in objectives:
+        raise RecipeError(
+            f"{layers.place(('objective',))}: task {recipe.dataset.task!r} has no objective {recipe.objective!r}; "
+            f"it has {', '.join(objectives)}"
+        )
+    _check_metrics(resolved, layers)
+    _check_splits(resolved, layers)
     limit = recipe.model.max_length
     if limit is not None and recipe.max_length > limit:
         place = layers.place(("max_length",))
@@ -328,30 +338,54 @@ def _check_meaning(resolved: Resolved, layers: _Layers) -> None:
         )
 
 
-def _check_task(recipe: Recipe, layers: _Layers) -> None:
-    task = recipe.dataset.task
-    if task not in dropin.names("tasks"):
-        hint = did_you_mean(task, dropin.names("tasks"))
-        raise RecipeError(f"{layers.place(('dataset', 'task'))}: there is no task {task!r}.{hint}")
-    objectives = dropin.literals("tasks", task)["OBJECTIVES"]
-    if recipe.objective not in objectives:
-        raise RecipeError(
-            f"{layers.place(('objective',))}: task {task!r} has no objective {recipe.objective!r}; "
-            f"it has {', '.join(objectives)}"
-        )
+def _check_card(card: DatasetCard, layers: Layers) -> None:
+    if card.task not in dropin.names("tasks"):
+        hint = did_you_mean(card.task, dropin.names("tasks"))
+        raise RecipeError(f"{layers.place(('dataset', 'task'))}: there is no task {card.task!r}.{hint}")
+    for number, name in enumerate(card.clean):
+        if not cleaning.is_known(name):
+            place = layers.place(("dataset", "clean", number))
+            raise RecipeError(f"{place}: there is no clean-up step {name!r}.{did_you_mean(name, cleaning.NAMES)}")
+    for number, name in enumerate(card.metrics):
+        _metric_values(name, card.multi_label, layers.place(("dataset", "metrics", number)))
 
 
-def metric_values(name: str, resolved: Resolved, layers: _Layers | None = None) -> list[str]:
+def _check_metrics(resolved: Resolved, layers: Layers) -> None:
+    recipe = resolved.recipe
+    known: set[str] = set()
+    for number, name in enumerate(resolved.metric_names):
+        path: Path_ = ("evaluation", "metrics", number) if recipe.evaluation.metrics else ("dataset", "metrics", number)
+        known.update(_metric_values(name, recipe.dataset.multi_label, layers.place(path)))
+    best, open_ended = recipe.training.best, any(name.startswith("evaluate:") for name in resolved.metric_names)
+    if best is not None and best not in known and not open_ended:
+        raise RecipeError(f"{layers.place(('training', 'best'))}: no metric gives {best!r}.{did_you_mean(best, known)}")
+
+
+def _check_splits(resolved: Resolved, layers: Layers) -> None:
+    recipe = resolved.recipe
+    splits = recipe.dataset.split_names
+    asked: list[tuple[Path_, str]] = [
+        (("evaluation", "splits", number), name) for number, name in enumerate(recipe.evaluation.splits)
+    ]
+    asked += [(("limit", name), name) for name in recipe.limit]
+    if recipe.training.evaluate_every is not None:
+        asked.append((("evaluation", "validation"), recipe.evaluation.validation))
+    if dropin.load("methods", recipe.method.name).load_plan(resolved.options).trains != "nothing":
+        asked.append((("dataset", "splits"), "train"))
+    for path, name in asked:
+        if name not in splits:
+            raise RecipeError(f"{layers.place(path)}: the data set has no split {name!r}.{did_you_mean(name, splits)}")
+
+
+def _metric_values(name: str, multi_label: bool, place: str) -> list[str]:
     """Names of the scalar values that a metric gives; [] for a metric of the evaluate library."""
     if name.startswith("evaluate:"):
         return []
     try:
         found = dropin.literals("metrics", name)
     except RecipeError as error:
-        place = (layers or _Layers()).place(("evaluation", "metrics"))
         raise RecipeError(f"{place}: {error}") from error
-    wanted = "multilabel" if resolved.recipe.dataset.multi_label else "default"
-    if wanted not in found["configs"]:
-        kind = "several labels" if wanted == "multilabel" else "one label"
-        raise RecipeError(f"metric {name!r} is not defined for data with {kind} per example")
+    if ("multilabel" if multi_label else "default") not in found["configs"]:
+        kind = "several labels" if multi_label else "one label"
+        raise RecipeError(f"{place}: metric {name!r} is not defined for data with {kind} per example")
     return list(found["higher_is_better"])

@@ -230,22 +230,27 @@ def read(path: Path) -> Record:
     """Reads a record file, or the one inside a run's folder. Raises DataError with what is wrong with it."""
     path = path / FILE if path.is_dir() else path
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no record here") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: not a whole record (half-written or edited?): {error}") from error
     version = content.get("schema") if isinstance(content, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise DataError(f"{path}: not a run record: it has no `schema` number")
     if version > SCHEMA:
         raise DataError(f"{path}: schema {version} is newer than this version reads ({SCHEMA}); update the harness")
     try:
-        return Record.model_validate(content)
+        # Strict, since a run writes numbers as numbers; text in their place was put there by hand.
+        return Record.model_validate(content, strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{path}: not a valid record: {where}: {first['msg']}") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value; a run writes null")
 
 
 def find(paths: list[Path]) -> list[Path]:

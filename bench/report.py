@@ -391,7 +391,7 @@ def _notes(records: Runs, unreadable: int) -> str:
         if item.interval:
             intervals.setdefault(item.interval, set()).add(name)
     lines = [
-        f"{md.count(len(records))} records: {statuses['ok']} ok{failures}{more}.",
+        f"Records: {md.count(len(records))} ({statuses['ok']} ok{failures}){more}.",
         *(f"Interval {md.escape(kind)}: {', '.join(map(md.escape, sorted(names, key=_metric_order)))}."
           for kind, names in sorted(intervals.items())),
         *TABLE_NOTES,

@@ -55,9 +55,9 @@ class Run:
     log_rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def phase(self) -> str:
-        """The innermost phase now open."""
-        return self.clock.open[-1] if self.clock is not None and self.clock.open else "set-up"
+    def failed_in(self) -> str:
+        """The innermost phase that an exception left."""
+        return (self.clock.failed_in if self.clock is not None else None) or "set-up"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,8 +151,8 @@ def execute(run: Run) -> None:
 def _file(run: Run, error: BaseException, *, show: bool) -> None:
     """Writes an error into the record, and its traceback beside it."""
     run.record.status = failures.status_of(error)
-    run.record.failed_in = run.phase
-    run.record.reason = failures.sentence(error, run.phase)
+    run.record.failed_in = run.failed_in
+    run.record.reason = failures.sentence(error, run.failed_in)
     if console.is_main_process() and run.record.status in ("crashed", "oom"):
         try:
             (run.folder / "traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
@@ -167,6 +167,8 @@ def _finish(run: Run) -> int:
     run.record.finished_at = _now()
     if run.clock is not None:
         run.record.phases = [record.PhaseTime(name=n, seconds=s) for n, s in run.clock.seconds.items()]
+        if not run.record.memory:  # a run that failed: this rank's figures are better than none
+            run.record.memory = {name: peaks.gib() for name, peaks in run.clock.peaks.items()}
     if console.is_main_process():
         try:
             path = record.write(run.record, run.folder)

@@ -5,15 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bench import dropin, heads, record
-from bench.errors import DataError
+from bench import adapters, dropin, heads, record
+from bench.errors import DataError, SetupError
 from bench.model import locate
 from bench.settings import Head, ModelCard
+from bench.tokenizer import reason, shown
 
 DESCRIPTION = "bench.json"
 PROBE = "probe.safetensors"
+# Plain transformers and peft would put a random head of their own in the place of our MLP, and only warn of it. Under
+# a type that they do not know they refuse, and name it.
+MLP_TYPE = "_with_bench_mlp_head"
+TYPES = {"config.json": "model_type", "adapter_config.json": "peft_type"}
 
 
 def save(model: Any, tokenizer: Any, folder: Path, description: dict[str, Any]) -> None:
@@ -25,8 +31,28 @@ def save(model: Any, tokenizer: Any, folder: Path, description: dict[str, Any]) 
         save_file(weights, folder / PROBE)
     else:
         model.save_pretrained(folder)
+        if description["head"]["kind"] == "mlp":
+            _mark_types(folder)
     tokenizer.save_pretrained(folder)
     record.write_text(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+
+
+def _mark_types(folder: Path) -> None:
+    for name, key in TYPES.items():
+        if (folder / name).is_file():
+            config = _read(folder / name)
+            config[key] += MLP_TYPE
+            record.write_text(folder / name, json.dumps(config, indent=2) + "\n")
+
+
+def _unmarked(path: Path) -> dict[str, Any]:
+    config = _read(path)
+    key = TYPES[path.name]
+    return {**config, key: config[key].removesuffix(MLP_TYPE)}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def describe(folder: Path) -> dict[str, Any]:
@@ -34,15 +60,16 @@ def describe(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not path.is_file():
         raise DataError(f"{folder} holds no saved model; the recipe needs `save: true`")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return _read(path)
 
 
 def load(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
-    """(model in evaluation mode, tokenizer, description) from what `save` wrote, on the CPU."""
-    import transformers
+    """(model in evaluation mode, tokenizer, description) from what `save` wrote, on the CPU.
 
+    Raises DataError or SetupError for what is missing in the folder, or for a base model that can't be had.
+    """
     description = describe(folder)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer = _load_tokenizer(folder)
     if description["pooling"] is not None:
         model = _load_probe(folder, description)
     elif (folder / "adapter_config.json").is_file():
@@ -50,6 +77,14 @@ def load(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     else:
         model = _load_whole(folder, description)
     return model.eval(), tokenizer, description
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    import transformers
+
+    # AutoTokenizer takes a Qwen2 model's tokenizer for a Qwen2Tokenizer, whatever its own file says.
+    kind = getattr(transformers, _read(folder / "tokenizer_config.json").get("tokenizer_class") or "", None)
+    return (kind or transformers.AutoTokenizer).from_pretrained(folder)
 
 
 def _auto_class(description: dict[str, Any]) -> Any:
@@ -61,25 +96,45 @@ def _auto_class(description: dict[str, Any]) -> Any:
 def _load_probe(folder: Path, description: dict[str, Any]) -> Any:
     import transformers
 
-    base = transformers.AutoModel.from_pretrained(folder, use_safetensors=True)
+    attention = description["model_card"]["attention"]
+    base = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, attn_implementation=attention)
     model = heads.ProbeModel(base, description["pooling"], len(description["labels"]))
     model.linear.load_state_dict(load_file(folder / PROBE))
     return model
 
 
 def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
-    attention = description["model_card"]["attention"]
-    model = _auto_class(description).from_pretrained(folder, use_safetensors=True, attn_implementation=attention)
+    import transformers
+
+    content = _unmarked(folder / "config.json")
+    config = type(transformers.AutoConfig.for_model(content["model_type"])).from_dict(content)
+    model = _auto_class(description).from_pretrained(
+        folder, config=config, use_safetensors=True, attn_implementation=description["model_card"]["attention"]
+    )
     head = Head.model_validate(description["head"])
     if head.kind == "mlp":
         heads.attach_mlp(model, head.hidden, head.dropout)
-        weights: dict[str, torch.Tensor] = {}
-        for path in sorted(folder.glob("model*.safetensors")):
-            weights.update(load_file(path))
-        name = heads.head_names(model)[-1]
-        own = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-        getattr(model, name).load_state_dict(own)
+    _restore(model, folder)
     return model
+
+
+def _restore(model: Any, folder: Path) -> None:
+    """Puts back what plain loading loses: an MLP head's weights, and the float32 of a head on a 16-bit body."""
+    parameters = dict(model.named_parameters())
+    narrow = {name for name, parameter in parameters.items() if parameter.dtype.itemsize < 4}
+    own = tuple(f"{name}." for name in heads.head_names(model))
+    wanted = {name for name in parameters if name.startswith(own)}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (no mapping)
+                widened = name in narrow and weights.get_slice(name).get_dtype() == "F32"
+                if widened:
+                    heads.keep_in_float32(model.get_submodule(name.rpartition(".")[0]))
+                if widened or name in wanted:
+                    parameters[name].data.copy_(weights.get_tensor(name))
+                    wanted.discard(name)
+    if wanted:
+        raise DataError(f"{folder} lacks weights of the head, e.g. {min(wanted)}")
 
 
 def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
@@ -93,21 +148,28 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
     card = ModelCard.model_validate(description["model_card"], strict=False)
     base = str(folder / "base") if (folder / "base").is_dir() else str(locate(card))
     names = dict(enumerate(description["labels"]))
-    model = _auto_class(description).from_pretrained(
-        base,
-        revision=card.revision,
-        id2label=names,
-        label2id={name: index for index, name in names.items()},
-        pad_token_id=description["pad_token_id"],
-        problem_type="multi_label_classification" if description["multi_label"] else "single_label_classification",
-        use_safetensors=True,
-        attn_implementation=card.attention,
-        dtype=getattr(torch, card.dtype),
-        **extra,
-    )
+    try:
+        model = _auto_class(description).from_pretrained(
+            base,
+            revision=card.revision,
+            id2label=names,
+            label2id={name: index for index, name in names.items()},
+            pad_token_id=description["pad_token_id"],
+            problem_type="multi_label_classification" if description["multi_label"] else "single_label_classification",
+            use_safetensors=True,
+            attn_implementation=card.attention,
+            dtype=getattr(torch, card.dtype),
+            ignore_mismatched_sizes=True,
+            **extra,
+        )
+    except (OSError, ValueError) as error:
+        raise SetupError(f"the base model {shown(base)!r} can't be loaded: {reason(error, base)}") from error
     head = Head.model_validate(description["head"])
     if head.kind == "mlp":
         heads.attach_mlp(model, head.hidden, head.dropout)
-    for name in heads.head_names(model):
-        heads.keep_in_float32(getattr(model, name))
-    return peft.PeftModel.from_pretrained(model, folder)
+    if description["quantization"] is not None:
+        adapters.prepare_quantized(model)
+    for name in description["unquantized"]:
+        heads.keep_in_float32(model.get_submodule(name))
+    config = peft.PeftConfig.from_peft_type(**_unmarked(folder / "adapter_config.json"))
+    return peft.PeftModel.from_pretrained(model, folder, config=config)

@@ -4,7 +4,7 @@ from typing import Any
 
 from bench import dropin
 from bench.recipe import find_cards
-from bench.settings import DatasetCard, ModelCard, RecipeFile
+from bench.settings import DatasetCard, ModelCard, Presets, RecipeFile
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -13,7 +13,16 @@ def of(kind: str) -> dict[str, Any]:
     """The schema of a "recipe", or of a "dataset" or "model" card."""
     if kind == "recipe":
         return {"$schema": DIALECT, **_recipe()}
-    return {"$schema": DIALECT, **(DatasetCard if kind == "dataset" else ModelCard).model_json_schema()}
+    schema = (DatasetCard if kind == "dataset" else ModelCard).model_json_schema()
+    if kind == "dataset":
+        _embed(schema, "defaults", Presets.model_json_schema())
+    return {"$schema": DIALECT, **schema}
+
+
+def _embed(schema: dict[str, Any], key: str, part: dict[str, Any]) -> None:
+    """Puts a schema in for a property; its definitions go to the root, where its references look for them."""
+    schema.setdefault("$defs", {}).update(part.pop("$defs", {}))
+    schema["properties"][key] = part
 
 
 def _recipe() -> dict[str, Any]:
@@ -22,7 +31,10 @@ def _recipe() -> dict[str, Any]:
     for kind in ("dataset", "model"):
         cards = [path.stem for path in find_cards(kind)]
         properties[kind] = {"anyOf": [{"type": "string", "examples": cards}, {"$ref": "#/$defs/CardChoice"}]}
-    properties["method"] = {"anyOf": [{"enum": dropin.names("methods")}, *map(_method, dropin.names("methods"))]}
+    methods = [_method(name) for name in dropin.names("methods")]
+    definitions = {name: part for method in methods for name, part in method.pop("$defs", {}).items()}
+    named = {"anyOf": [{"enum": dropin.names("methods")}, *methods]}
+    _embed(schema, "method", {**named, "$defs": definitions})
     tasks = sorted({o for name in dropin.names("tasks") for o in dropin.literals("tasks", name)["OBJECTIVES"]})
     properties["objective"]["enum"] = tasks
     return schema

@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 
 from bench import record
 from bench.console import Phase
-from bench.errors import ScoreError
+from bench.errors import DivergedError, ScoreError
 from bench.metricset import MetricSet, Predictions
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -81,7 +81,7 @@ def batches(lengths: Sequence[int], size: int) -> list[list[int]]:
 def run(model: Any, split: Encoded, scoring: Scoring, title: str) -> tuple[Predictions, float]:
     """Predictions of a whole split (the same on every process), and the seconds that the batches took here.
 
-    Raises ScoreError when an example is missing or comes twice.
+    Raises ScoreError when an example is missing or comes twice, DivergedError for probabilities that are not finite.
     """
     state = PartialState()
     mine = batches(split.lengths, scoring.batch)[state.process_index :: state.num_processes]
@@ -124,12 +124,19 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def _assembled(found: list[tuple[int, Any, list[float]]], split: Encoded) -> Predictions:
-    """Sorted by id; the set of examples must be the one that was asked for."""
+    """Sorted by id; the set of examples must be the one that was asked for, and every probability a number."""
     numbers = [number for number, _, _ in found]
     if len(numbers) != len(split.ids) or set(numbers) != set(range(len(split.ids))):
         raise ScoreError(
             f"{split.name}: {len(split.ids)} examples asked, {len(numbers)} predictions of {len(set(numbers))} "
             "examples came back; the scores would not be valid"
+        )
+    undefined = sum(not np.isfinite(scores).all() for _, _, scores in found)
+    if undefined:
+        # Else each of them would count as a prediction of the first label.
+        raise DivergedError(
+            f"{split.name}: the probabilities of {undefined} of {len(found)} examples are not finite; the weights are "
+            "not, or the precision (fp16?) is too narrow for this model"
         )
     found = sorted(found, key=lambda item: split.ids[item[0]])
     order = [number for number, _, _ in found]

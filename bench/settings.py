@@ -1,61 +1,111 @@
 """The types of cards and recipes: frozen, strict, unknown keys refused. Also the source of the JSON Schema."""
 
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-PositiveInt = Annotated[int, Field(gt=0)]
+from bench.errors import did_you_mean
+
+FILE_KINDS = ("jsonl", "csv", "tsv", "parquet")
+
+
+class Misfit(ValueError):
+    """Keys that do not go together. key: the one to show, below the settings that are checked."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+
+
+def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [item for number, item in enumerate(items) if item in items[:number]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands twice")
+    return items
+
+
+def _inside(path: str) -> str:
+    if PurePath(path).is_absolute() or ".." in PurePath(path).parts or "\0" in path:
+        raise ValueError(f"{path!r} must lie inside the folder: neither absolute, nor with '..'")
+    return path
+
+
+# At most 100 characters: names become names of files.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+Text = Annotated[str, Field(min_length=1)]
+# What fits into 32 bits, as libraries expect of sizes.
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 Share = Annotated[float, Field(ge=0, le=1)]
+# A path below a folder that is named elsewhere.
+Inside = Annotated[str, AfterValidator(_inside)]
+Distinct = AfterValidator(_distinct)
 
 
 class Strict(BaseModel):
     """Base of every settings type. Booleans, numbers and text are never converted into one another."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Source(Strict):
-    """Where rows come from. `folder` and `files` are for local files, `id` for the Hub and the built-in sets."""
+    """Where rows come from. `folder` and `files` are for local files, `id` for the Hub and the built-in sets.
+
+    CSV follows RFC 4180; TSV has no quoting, as in GLUE's files. `seed` and `sizes` are the built-in sets' own.
+    """
 
     kind: Literal["hub", "jsonl", "csv", "tsv", "parquet", "saved", "builtin"]
-    id: str | None = None
+    id: Text | None = None
     config: str | None = None
     revision: str | None = None
-    folder: str | None = None
-    files: dict[str, str] = {}
+    folder: Text | None = None
+    files: dict[Name, Inside] = {}
     seed: int = 0
     sizes: dict[str, PositiveInt] = {}
 
     @model_validator(mode="after")
     def _complete(self) -> "Source":
-        if self.kind in ("hub", "builtin") and self.id is None:
-            raise ValueError(f"a source of kind {self.kind!r} needs `id`")
-        if self.kind not in ("hub", "builtin") and self.folder is None:
-            raise ValueError(f"a source of kind {self.kind!r} needs `folder`")
-        if self.kind in ("jsonl", "csv", "tsv", "parquet") and not self.files:
-            raise ValueError(f"a source of kind {self.kind!r} needs `files`, as `split: file name`")
+        remote, local = self.kind in ("hub", "builtin"), self.kind in FILE_KINDS
+        if remote and self.id is None:
+            raise Misfit("kind", f"a source of kind {self.kind!r} needs `id`")
+        if not remote and self.folder is None:
+            raise Misfit("kind", f"a source of kind {self.kind!r} needs `folder`")
+        if local and not self.files:
+            raise Misfit("kind", f"a source of kind {self.kind!r} needs `files`, as `split: file name`")
+        # A key that would be ignored is refused, so that nobody believes in it.
+        foreign = {"id": not remote, "config": self.kind != "hub", "folder": remote, "files": not local}
+        foreign |= {"seed": self.kind != "builtin", "sizes": self.kind != "builtin"}
+        for key, wrong in foreign.items():
+            if wrong and getattr(self, key):
+                raise Misfit(key, f"a source of kind {self.kind!r} has no `{key}`")
         return self
 
 
 class Columns(Strict):
     """Names of the source's columns. `label_flags: true` means one true/false column per label, named as the label."""
 
-    id: str | None = None
-    text: str = "text"
-    text_pair: str | None = None
-    label: str = "label"
+    id: Text | None = None
+    text: Text = "text"
+    text_pair: Text | None = None
+    label: Text = "label"
     label_flags: bool = False
 
 
 class Divide(Strict):
     """Divides source splits into new ones, by share (0.7) or by count (300); `balanced` draws equally per label."""
 
-    of: tuple[str, ...]
-    into: dict[Name, Annotated[float, Field(gt=0)] | PositiveInt]
+    of: Annotated[tuple[Text, ...], Field(min_length=1), Distinct]
+    into: Annotated[dict[Name, Annotated[float, Field(gt=0)] | PositiveInt], Field(min_length=1)]
     stratified: bool = True
     balanced: bool = False
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Divide":
+        # The sum of shares like 0.7, 0.2 and 0.1 is not exactly 1.
+        if sum(amount for amount in self.into.values() if isinstance(amount, float)) > 1 + 1e-9:
+            raise Misfit("into", "shares must not exceed 1 together; a number of rows is written without a point")
+        return self
 
 
 class Filters(Strict):
@@ -63,9 +113,15 @@ class Filters(Strict):
 
     min_words: PositiveInt | None = None
     max_words: PositiveInt | None = None
-    labels: tuple[str, ...] | None = None
+    labels: Annotated[tuple[Text, ...], Field(min_length=1), Distinct] | None = None
     drop_duplicates: bool = False
     drop_empty: bool = False
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Filters":
+        if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
+            raise Misfit("min_words", f"{self.min_words} is more than `max_words`, {self.max_words}")
+        return self
 
 
 class DatasetCard(Strict):
@@ -73,32 +129,58 @@ class DatasetCard(Strict):
 
     task: Name
     source: Source
-    licence: str
+    licence: Text
     homepage: str | None = None
     columns: Columns = Columns()
-    labels: tuple[str, ...] = ()
+    labels: Annotated[tuple[Text, ...], Distinct] = ()
     multi_label: bool = False
-    splits: dict[Name, str] = {}
+    splits: dict[Name, Text] = {}
     divide: tuple[Divide, ...] = ()
     filters: Filters = Filters()
     clean: tuple[str, ...] = ()
     leakage: Literal["error", "drop", "allow"] = "error"
-    metrics: tuple[str, ...] = ()
+    metrics: Annotated[tuple[Text, ...], Distinct] = ()
     defaults: dict[str, Any] = {}
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Names of all splits that the card makes."""
+        return (*self.splits, *(name for part in self.divide for name in part.into))
 
     @model_validator(mode="after")
     def _complete(self) -> "DatasetCard":
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("`labels` names a label twice")
-        if not self.splits and not self.divide:
+        if not self.split_names:
             raise ValueError("needs `splits` (name: source split) or `divide`, or both")
+        for number, name in enumerate(self.split_names):
+            if name in self.split_names[:number]:
+                raise Misfit("divide", f"the split {name!r} is made twice")
+        asked = [(f"splits.{name}", source) for name, source in self.splits.items()]
+        asked += [(f"divide.{number}.of", source) for number, part in enumerate(self.divide) for source in part.of]
+        for key, source in asked:
+            if self.source.kind in FILE_KINDS and source not in self.source.files:
+                hint = did_you_mean(source, self.source.files)
+                raise Misfit(key, f"`source.files` has no split {source!r}.{hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> "DatasetCard":
+        if self.columns.label_flags and not (self.labels and self.multi_label):
+            raise Misfit("columns.label_flags", "one column per label needs `labels`, and `multi_label: true`")
+        if len(self.labels) == 1 and not self.multi_label:
+            raise Misfit("labels", "one label is no choice; name at least two")
+        for name in self.filters.labels or ():
+            if self.labels and name not in self.labels:
+                raise Misfit("filters.labels", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
+        for number, part in enumerate(self.divide):
+            if part.balanced and self.multi_label:
+                raise Misfit(f"divide.{number}.balanced", "texts with several labels can't be balanced by label")
         return self
 
 
 class TokenizerCard(Strict):
     """`id` of a pretrained tokenizer, or `train`: one trained on the training split, for tests without a download."""
 
-    id: str | None = None
+    id: Text | None = None
     revision: str | None = None
     train: Literal["wordpiece", "bpe", "unigram"] | None = None
     vocab_size: PositiveInt = 1024
@@ -110,12 +192,12 @@ class ModelCard(Strict):
     id: a Hub id or a local folder. package: an installed Python package that carries the model in `subfolder`.
     """
 
-    id: str | None = None
+    id: Text | None = None
     package: Name | None = None
-    subfolder: str = ""
+    subfolder: Inside = ""
     revision: str | None = None
     family: Literal["encoder", "decoder", "encoder_decoder"]
-    licence: str
+    licence: Text
     weights: Literal["pretrained", "random"] = "pretrained"
     architecture: dict[str, Any] = {}
     tokenizer: TokenizerCard = TokenizerCard()
@@ -127,9 +209,9 @@ class ModelCard(Strict):
     @model_validator(mode="after")
     def _complete(self) -> "ModelCard":
         if self.weights == "pretrained" and self.id is None and self.package is None:
-            raise ValueError("pretrained weights need `id` or `package`")
+            raise Misfit("weights", "pretrained weights need `id` or `package`")
         if self.weights == "random" and "model_type" not in self.architecture and self.id is None:
-            raise ValueError("random weights need `architecture` with a `model_type`")
+            raise Misfit("weights", "random weights need `architecture` with a `model_type`")
         return self
 
 
@@ -138,7 +220,7 @@ class Head(Strict):
 
     kind: Literal["own", "mlp"] = "own"
     hidden: PositiveInt = 128
-    dropout: Share = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
 class EarlyStopping(Strict):
@@ -181,11 +263,11 @@ class Training(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
         if self.epochs is not None and self.steps is not None:
-            raise ValueError("`epochs` and `steps` exclude one another")
+            raise Misfit("steps", "`epochs` and `steps` exclude one another")
         if self.early_stopping is not None and self.best is None:
-            raise ValueError("`early_stopping` needs `best`, the metric that it watches")
+            raise Misfit("early_stopping", "`early_stopping` needs `best`, the metric that it watches")
         if self.best is not None and self.evaluate_every is None:
-            raise ValueError("`best` needs `evaluate_every`, in steps or `epoch`")
+            raise Misfit("best", "`best` needs `evaluate_every`, in steps or `epoch`")
         return self
 
 
@@ -193,11 +275,19 @@ class Evaluation(Strict):
     """Which splits are scored, and when. `threshold` is the probability from which a label of several is set."""
 
     before: bool = True
-    splits: tuple[Name, ...] = ("test",)
+    splits: Annotated[tuple[Name, ...], Field(min_length=1), Distinct] = ("test",)
     validation: Name = "validation"
     batch: PositiveInt = 32
     threshold: Share = 0.5
-    metrics: tuple[str, ...] = ()
+    metrics: Annotated[tuple[Text, ...], Distinct] = ()
+
+
+class Presets(Strict):
+    """What a dataset card's `defaults` may hold: its usual budget, not the method or the model."""
+
+    training: Training | None = None
+    evaluation: Evaluation | None = None
+    max_length: PositiveInt | None = None
 
 
 class MethodChoice(BaseModel):
@@ -209,7 +299,11 @@ class MethodChoice(BaseModel):
 
 
 class Recipe(Strict):
-    """A resolved recipe: the two cards are in it whole."""
+    """A resolved recipe: the two cards are in it whole.
+
+    limit: at most so many rows of a split, drawn with the split's own seed in proportion to the labels, so that a
+    file sorted by label is not cut to one of them, and that the draw depends on nothing else in the recipe.
+    """
 
     dataset: DatasetCard
     model: ModelCard
@@ -222,7 +316,7 @@ class Recipe(Strict):
     evaluation: Evaluation = Evaluation()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
     save: bool = True
-    trackers: tuple[Literal["wandb", "tensorboard", "mlflow", "trackio"], ...] = ()
+    trackers: Annotated[tuple[Literal["wandb", "tensorboard", "mlflow", "trackio"], ...], Distinct] = ()
 
 
 class CardChoice(BaseModel):

@@ -13,15 +13,16 @@ def divide(
     *,
     stratified: bool = True,
     balanced: bool = False,
-    seed: int = 0,
+    seed: int | str = 0,
 ) -> dict[str, list[int]]:
-    """Row numbers of each new split, disjoint, each sorted.
+    """Row numbers of each new split, disjoint, each sorted; the order of `into` does not matter.
 
-    labels: one hashable per row. into: name -> share (float up to 1) or count (int).
-    Shares together must not exceed 1; where they make 1, every row is used. `balanced` draws the same number of
-    every label (the remainder of an uneven count goes to the first labels). Raises DataError when rows do not suffice.
+    labels: one hashable per row. into: name -> share of all rows (float up to 1) or count (int).
+    Shares together must not exceed 1; where they make 1, every row is used. `stratified` draws each label in proportion
+    to what is left of it, to within one row. `balanced` draws the same number of every label (the remainder of an
+    uneven count goes to the first labels). Raises DataError when rows do not suffice.
     """
-    counts = _counts(len(labels), into)
+    counts = _counts(len(labels), {name: into[name] for name in sorted(into)})
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index, label in enumerate(labels):
         groups[label if stratified or balanced else None].append(index)
@@ -33,13 +34,13 @@ def divide(
     for name, count in counts.items():
         quotas = _quotas(count, {label: len(groups[label]) for label in ordered}, balanced=balanced, split=name)
         result[name] = sorted(groups[label].pop() for label in ordered for _ in range(quotas[label]))
-    return result
+    return {name: result[name] for name in into}
 
 
 def _counts(total: int, into: Mapping[str, float | int]) -> dict[str, int]:
     shares = {name: amount for name, amount in into.items() if isinstance(amount, float)}
-    if any(share > 1 for share in shares.values()) or sum(shares.values()) > 1 + 1e-9:
-        raise DataError(f"shares of a division must not exceed 1 together: {dict(into)}")
+    if not all(0 < share <= 1 for share in shares.values()) or sum(shares.values()) > 1 + 1e-9:
+        raise DataError(f"shares of a division must be above 0, and must not exceed 1 together: {dict(into)}")
     # Rounded at the running sum, so that shares that make 1 use every row.
     result, running, used = {}, 0.0, 0
     for name, amount in into.items():
@@ -52,7 +53,7 @@ def _counts(total: int, into: Mapping[str, float | int]) -> dict[str, int]:
     if sum(result.values()) > total:
         raise DataError(f"a division asks for {sum(result.values())} rows, but there are {total}")
     for name, count in result.items():
-        if count == 0:
+        if count <= 0:
             raise DataError(f"the split {name!r} would be empty: {into[name]} of {total} rows")
     return result
 

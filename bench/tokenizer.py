@@ -44,10 +44,37 @@ def load(place: str | None, revision: str | None, card: ModelCard) -> Any:
 
     if place is None:
         raise SetupError("the model card has neither an id, a package, nor a tokenizer to train")
+    if is_missing_folder(place):
+        raise SetupError(f"the tokenizer {shown(place)!r} can't be loaded: there is no such folder")
     try:
-        return AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=card.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise SetupError(f"the tokenizer {shown(place)!r} can't be loaded: {first_line(error)}") from error
+        return AutoTokenizer.from_pretrained(
+            place, revision=revision, trust_remote_code=card.trust_remote_code, split_special_tokens=True
+        )
+    except Exception as error:  # the tokenizers library raises a bare Exception for a file that it can't read
+        raise SetupError(f"the tokenizer {shown(place)!r} can't be loaded: {reason(error, place)}") from error
+
+
+def encode(
+    tokenizer: Any, texts: list[str], pairs: list[str] | None = None, **options: Any
+) -> list[dict[str, list[int]]]:
+    """For each text, or pair of texts, {"input_ids"}, and {"token_type_ids"} where the model tells a pair's parts apart.
+
+    A special token that stands spelt out in a text is text. Unigram models (T5, ALBERT, XLM-R) have `</s>` among their
+    pieces and find it all the same, so that T5 counts one end too many; such a piece becomes the unknown token.
+    options: truncation, max_length, as the tokenizer takes them.
+    """
+    encoded = tokenizer(texts, pairs, return_special_tokens_mask=True, verbose=False, **options)
+    unknown = tokenizer.unk_token_id
+    special = set(tokenizer.all_special_ids) - {unknown} if unknown is not None else set()
+    ids = [
+        [unknown if token in special and not added else token for token, added in zip(row, mask, strict=True)]
+        for row, mask in zip(encoded["input_ids"], encoded["special_tokens_mask"], strict=True)
+    ]
+    features = [{"input_ids": row} for row in ids]
+    if pairs is not None and "token_type_ids" in encoded:
+        for feature, types in zip(features, encoded["token_type_ids"], strict=True):
+            feature["token_type_ids"] = types
+    return features
 
 
 def train(card: TokenizerCard, family: str, texts: Iterable[str]) -> Any:
@@ -74,7 +101,9 @@ def train(card: TokenizerCard, family: str, texts: Iterable[str]) -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=tokens)
     names = {**SPECIAL, "cls_token": "<s>", "sep_token": "</s>"} if family == "encoder" else SPECIAL
     inputs = ["input_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **names)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_input_names=inputs, split_special_tokens=True, **names
+    )
 
 
 def _pieces(kind: str) -> tuple[Any, Any]:
@@ -135,6 +164,16 @@ def shown(place: str) -> str:
     return "/".join(path.parts[-2:]) if path.is_absolute() else place
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type's name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def is_missing_folder(place: str) -> bool:
+    """Whether a place can't be a Hub id (`name` or `owner/name`), and is no folder either."""
+    path_like = Path(place).is_absolute() or place.startswith((".", "~")) or place.count("/") > 1
+    return path_like and not Path(place).is_dir()
+
+
+def reason(error: BaseException, place: str | None = None) -> str:
+    """An error's first sentence in one line, or its type's name; `place` is shown without the machine's folders."""
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    text = " ".join(lines) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    if isinstance(error, KeyError) or not text:
+        text = f"{type(error).__name__} {text}".strip()
+    return text.replace(place, shown(place)) if place else text

@@ -44,12 +44,38 @@ ATTACKS = [
     ":--",
     "| :-- | --: |",
 ]
-ALPHABET = ["|", "\\", "`", "*", "_", "~", "<", ">", "&", "#", "-", "+", "=", "1.", " ", "\n", "[", "]", "(", ")", "!", "a", "é", "$"]
+ALPHABET = [
+    "|",
+    "\\",
+    "`",
+    "*",
+    "_",
+    "~",
+    "<",
+    ">",
+    "&",
+    "#",
+    "-",
+    "+",
+    "=",
+    "1.",
+    " ",
+    "\n",
+    "[",
+    "]",
+    "(",
+    ")",
+    "!",
+    "a",
+    "é",
+    "$",
+]
 
 
 def split_cells(line: str) -> list[str]:
     """What is between pipes that have no backslash before them."""
-    assert line.startswith("|") and line.endswith("|")
+    assert line.startswith("|")
+    assert line.endswith("|")
     return [cell.strip() for cell in re.split(r"(?<!\\)\|", line[1:-1])]
 
 
@@ -68,7 +94,8 @@ def test_a_cell_keeps_its_table_whole(text):
     rows = parse(table)
     assert [len(row) for row in rows] == [2, 2, 2, 2]
     assert rows[1] == [":--", "--:"]
-    assert rows[2][1] == "1" and rows[3][0] == "next"
+    assert rows[2][1] == "1"
+    assert rows[3][0] == "next"
     assert len(table.splitlines()) == 4
 
 
@@ -103,7 +130,9 @@ def test_control_characters_are_shown_as_such_and_not_dropped():
 
 
 def test_long_text_is_cut_at_the_limit_and_what_is_missing_is_counted():
-    assert md.escape("x" * 100_000) == "x" * md.CELL_LIMIT + f"… ({100_000 - md.CELL_LIMIT:,} more characters)"
+    assert (
+        md.escape("x" * 100_000) == "x" * md.CELL_LIMIT + f"… ({100_000 - md.CELL_LIMIT:,} more characters)"
+    )
     assert md.escape("y" * md.CELL_LIMIT) == "y" * md.CELL_LIMIT
     assert md.escape("abcdef", limit=2) == "ab… (4 more characters)"
     # Cut before it is escaped, so that no entity is cut in two.
@@ -117,7 +146,14 @@ def test_none_is_a_dash_and_other_values_are_their_text():
 
 
 def test_plain_words_stay_readable_in_the_source():
-    for text in ("f1_macro", "out of memory: 3.2 GiB (of 4)", "stanfordnlp/sst2", "-0.5", "3.11.9", "Überdruß 情感 🙂"):
+    for text in (
+        "f1_macro",
+        "out of memory: 3.2 GiB (of 4)",
+        "stanfordnlp/sst2",
+        "-0.5",
+        "3.11.9",
+        "Überdruß 情感 🙂",
+    ):
         assert md.escape(text) == text
 
 
@@ -236,7 +272,11 @@ def test_long_tables_are_folded():
 
 def test_durations_add_up():
     rows = parse(md.durations("phase", [("load", 1.0), ("train", 3.0)]))
-    assert rows[2:] == [["load", "1.00", "25.0 %"], ["train", "3.00", "75.0 %"], ["together", "4.00", "100.0 %"]]
+    assert rows[2:] == [
+        ["load", "1.00", "25.0 %"],
+        ["train", "3.00", "75.0 %"],
+        ["together", "4.00", "100.0 %"],
+    ]
 
 
 def test_images_have_readable_titles_and_quoted_addresses():

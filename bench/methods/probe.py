@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from bench.dropin import LoadPlan
+from bench.errors import SetupError
 from bench.settings import PositiveInt, Strict
 
 
@@ -23,7 +24,9 @@ def load_plan(options: Options) -> LoadPlan:
 
 
 def adapt(model: Any, options: Options) -> Any:
-    """Puts a linear layer on the frozen base model of a classifier."""
-    from bench.heads import ProbeModel
+    """Puts a linear layer on the frozen base model of a classifier. Raises SetupError for features without content."""
+    from bench.heads import ProbeModel, reads_last_token
 
+    if options.pooling == "first" and reads_last_token(model):
+        raise SetupError("method.pooling is 'first', but a decoder's first token sees no other one; choose 'mean'")
     return ProbeModel(model.base_model, options.pooling, model.config.num_labels)

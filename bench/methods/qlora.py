@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from bench.adapters import check_config, wrap
+from bench.adapters import check_config, prepare_quantized, wrap
 from bench.dropin import LoadPlan
 from bench.settings import Name, Strict
 
@@ -42,7 +42,5 @@ def load_plan(options: Options) -> LoadPlan:
 
 def adapt(model: Any, options: Options) -> Any:
     """Freezes the 4-bit body, puts its norms into float32, and adds adapters."""
-    from bench.adapters import norms_to_float32
-
-    norms_to_float32(model)
+    prepare_quantized(model)
     return wrap(model, options.peft, options.config)

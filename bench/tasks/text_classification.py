@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from bench.errors import SetupError
+from bench.tokenizer import encode as encode_texts
+
 OBJECTIVES = ("head",)
 METRICS = {
     "single_label": ("accuracy", "f1", "mcc", "loss", "confusion_matrix", "per_label_accuracy"),
@@ -14,24 +17,35 @@ AUTO_CLASS = "AutoModelForSequenceClassification"
 def encode(rows: Sequence[dict[str, Any]], tokenizer: Any, max_length: int) -> tuple[list[dict[str, Any]], int]:
     """Rows ({"text", "text_pair"?, "label"}) -> features ({"input_ids", "labels"}), and how many texts were cut.
 
-    Only the first text is shortened where there are two, unless the second alone is too long.
+    Of two texts the longer one is shortened first; which token is of which text ("token_type_ids") is kept for models
+    that know it, like BERT. Raises SetupError when `max_length` leaves no room for a token of each text.
     """
     first = [row["text"] for row in rows]
     second = [row["text_pair"] for row in rows] if rows and rows[0].get("text_pair") is not None else None
     # Encoded once without a limit: the true lengths are needed to count what is cut.
-    ids = tokenizer(first, second, verbose=False)["input_ids"]
-    too_long = [index for index, sequence in enumerate(ids) if len(sequence) > max_length]
+    features: list[dict[str, Any]] = [*encode_texts(tokenizer, first, second)]
+    too_long = [index for index, feature in enumerate(features) if len(feature["input_ids"]) > max_length]
     if too_long:
-        short = tokenizer(
+        _check_room(tokenizer, max_length, num_texts=2 if second else 1)
+        short = encode_texts(
+            tokenizer,
             [first[index] for index in too_long],
             [second[index] for index in too_long] if second else None,
             truncation="longest_first" if second else True,
             max_length=max_length,
-        )["input_ids"]
-        for index, sequence in zip(too_long, short, strict=True):
-            ids[index] = sequence
-    features = [{"input_ids": sequence, "labels": row["label"]} for sequence, row in zip(ids, rows, strict=True)]
+        )
+        for index, feature in zip(too_long, short, strict=True):
+            features[index] = feature
+    for feature, row in zip(features, rows, strict=True):
+        feature["labels"] = row["label"]
     return features, len(too_long)
+
+
+def _check_room(tokenizer: Any, max_length: int, *, num_texts: int) -> None:
+    # With less room than this, tokenizers cut nothing, or leave nothing of a text, and say neither.
+    own = tokenizer.num_special_tokens_to_add(pair=num_texts == 2)
+    if max_length < own + num_texts:
+        raise SetupError(f"max_length {max_length} leaves no room for text: the tokenizer adds {own} tokens of its own")
 
 
 def loss_sum(logits: Any, labels: Any, smoothing: float) -> Any:

@@ -1,0 +1,21 @@
+"""Shared fixtures: recipes, cards and data of one's own in a temporary folder."""
+
+import os
+
+import pytest
+
+# Read when a library is first imported: no test may reach for the network.
+os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_EVALUATE_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+
+@pytest.fixture
+def write(tmp_path):
+    """write("study/own.yaml", text or bytes) -> the path of that file below tmp_path."""
+
+    def write_file(name, content):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write_file

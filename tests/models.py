@@ -1,0 +1,159 @@
+"""Tiny random models of every shipped family and what surrounds them: shared by the tests of models and methods."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers.utils import logging
+
+from bench import dropin, strictyaml
+from bench import model as models
+from bench import tokenizer as tokenizers
+from bench.metricset import MetricSet
+from bench.score import Encoded, Scoring, collate
+from bench.settings import Head, ModelCard, TokenizerCard
+
+CARDS = Path(__file__).resolve().parent.parent / "recipes" / "models"
+FAMILIES = sorted(path.stem.removeprefix("tiny_") for path in CARDS.glob("tiny_*.yaml"))
+DECODERS = ["gemma", "gpt2", "llama", "mistral", "qwen2"]
+LABELS = ("bad", "good", "mixed")
+TEXTS = [
+    "The room was clean and the staff were friendly.",
+    "Never again.",
+    "Noise all night, a cold breakfast, and nobody at the desk when we left for the early train to the north.",
+    "It was fine; neither good nor bad.",
+    "We loved the pool, the garden and the small library on the second floor.",
+    "Dirty.",
+]
+CPU = torch.device("cpu")
+
+logging.disable_progress_bar()
+logging.set_verbosity_error()
+
+
+def card(name: str, **changes: Any) -> ModelCard:
+    """The shipped card `tiny_<name>`, with keys replaced."""
+    data = strictyaml.read(CARDS / f"tiny_{name}.yaml", name).data
+    return ModelCard.model_validate({**data, **changes})
+
+
+def narrow(name: str, **changes: Any) -> ModelCard:
+    """The same with other fields of its architecture."""
+    known = card(name)
+    return card(name, architecture={**known.architecture, **changes})
+
+
+@functools.cache
+def _trained(kind: str, size: int, family: str) -> Any:
+    return tokenizers.train(TokenizerCard(train=kind, vocab_size=size), family, TEXTS)
+
+
+def tokenizer(known: ModelCard) -> Any:
+    """The tokenizer that this card's model would get, trained on TEXTS."""
+    return _trained(known.tokenizer.train, known.tokenizer.vocab_size, known.family)
+
+
+def options(method: str, settings: dict[str, Any] | None = None) -> tuple[Any, Any]:
+    """(the method's module, its checked options)."""
+    module = dropin.load("methods", method)
+    return module, module.Options.model_validate(settings or {})
+
+
+def build(
+    known: ModelCard,
+    folder: Path,
+    plan: Any = None,
+    head: Head | None = None,
+    weights: str | None = None,
+    **changes: Any,
+) -> Any:
+    """A model of a card, seeded, without a method's changes unless `plan` says so."""
+    torch.manual_seed(13)
+    settings: dict[str, Any] = {
+        "auto_class": "AutoModelForSequenceClassification",
+        "head": head or Head(),
+        "labels": LABELS,
+        "multi_label": False,
+        "tokenizer": changes.pop("tokenizer", None) or tokenizer(known),
+        "weights": weights or known.weights,
+        "scratch_folder": folder / "base",
+        "device": CPU,
+        **changes,
+    }
+    return models.build(known, plan or dropin.LoadPlan(), **settings)
+
+
+def adapted(known: ModelCard, folder: Path, method: str, settings: dict[str, Any] | None = None, **changes: Any) -> Any:
+    """The same with a method applied, as `stages.build_model` does it."""
+    module, checked = options(method, settings)
+    plan = module.load_plan(checked)
+    model = build(known, folder, plan, weights=plan.weights or known.weights, **changes)
+    return module.adapt(model, checked)
+
+
+def features(tokens: Any, texts: list[str] = TEXTS) -> list[dict[str, Any]]:
+    """Encoded texts with labels 0, 1, 2, 0 ..."""
+    rows = tokenizers.encode(tokens, texts)
+    return [{**row, "labels": number % len(LABELS)} for number, row in enumerate(rows)]
+
+
+def batch(tokens: Any, texts: list[str] = TEXTS) -> dict[str, torch.Tensor]:
+    """`features` padded on the right."""
+    return collate(features(tokens, texts), tokens)
+
+
+def logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """[batch, labels], in evaluation mode and without gradients."""
+    model.eval()
+    with torch.no_grad():
+        return model(**{name: value for name, value in inputs.items() if name != "labels"}).logits.float()
+
+
+def backward(model: Any, inputs: dict[str, torch.Tensor]) -> None:
+    """One forward and backward pass in training mode."""
+    model.train()
+    answer = model(**{name: value for name, value in inputs.items() if name != "labels"})
+    torch.nn.functional.cross_entropy(answer.logits.float(), inputs["labels"]).backward()
+
+
+def without_gradient(model: Any) -> list[str]:
+    """Names of trainable parameters whose gradient is missing or not finite, as the engines look for them."""
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.isfinite().all())
+    ]
+
+
+def trainable(model: Any) -> list[str]:
+    """Names of trainable parameters."""
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def train_a_little(model: Any, inputs: dict[str, torch.Tensor], steps: int = 2) -> None:
+    """Moves every trainable parameter, so that a saved model differs from a fresh one."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(steps):
+        backward(model, inputs)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def scoring(tokens: Any, *, multi_label: bool = False, batch_size: int = 4) -> Scoring:
+    """What a run hands to the scorer."""
+    return Scoring(
+        task=dropin.load("tasks", "text_classification"),
+        tokenizer=tokens,
+        metrics=MetricSet(("accuracy" if not multi_label else "jaccard",), multi_label=multi_label, num_labels=3),
+        batch=batch_size,
+        threshold=0.5,
+        device=CPU,
+        precision="no",
+    )
+
+
+def encoded(rows: list[dict[str, Any]], name: str = "test") -> Encoded:
+    """A split whose ids are not in the order of their rows."""
+    ids = tuple(f"{name}/{(7 * number + 3) % len(rows):03}" for number in range(len(rows)))
+    return Encoded(name=name, ids=ids, features=rows, truncated=0)

