@@ -47,17 +47,17 @@ def pretrained(place, **changes):
 def test_a_padded_batch_equals_batches_of_one(name, head, tmp_path):
     known = tiny.card(name)
     tokens = tiny.tokenizer(known)
-    model = tiny.build(known, tmp_path, head=head)
+    model = tiny.liven(tiny.build(known, tmp_path, head=head))
     together = tiny.logits(model, tiny.batch(tokens))
     alone = torch.cat([tiny.logits(model, tiny.batch(tokens, [text])) for text in tiny.TEXTS])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
-    assert together.std(0).min() > 1e-4  # the texts are told apart at all
+    assert together.std(0).min() > 0.05  # the texts are told apart
 
 
 @pytest.mark.parametrize("name", tiny.DECODERS)
 def test_padding_on_the_left_changes_nothing_for_decoders(name, tmp_path):
     known = tiny.card(name)
-    model = tiny.build(known, tmp_path)
+    model = tiny.liven(tiny.build(known, tmp_path))
     right = tiny.batch(tiny.tokenizer(known))
     longest, lengths = right["input_ids"].shape[1], right["attention_mask"].sum(1)
     left = {
@@ -71,7 +71,7 @@ def test_padding_on_the_left_changes_nothing_for_decoders(name, tmp_path):
 
 def test_what_pads_hold_does_not_matter(tmp_path):
     known = tiny.card("bert")
-    model = tiny.build(known, tmp_path)
+    model = tiny.liven(tiny.build(known, tmp_path))
     inputs = tiny.batch(tiny.tokenizer(known))
     expected = tiny.logits(model, inputs)
     inputs["input_ids"][inputs["attention_mask"] == 0] = 77
@@ -248,7 +248,7 @@ def test_code_of_a_repository_is_not_run(classifier, tmp_path):
     config.update(model_type="unheard_of", auto_map={"AutoConfig": "evil.Config"})
     path.write_text(json.dumps(config))
     (classifier / "evil.py").write_text("raise RuntimeError('this code ran')")
-    with pytest.raises(SetupError, match="trust_remote_code"):
+    with pytest.raises(SetupError, match="contains custom code"):
         tiny.build(pretrained(classifier), tmp_path)
 
 

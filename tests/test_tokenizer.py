@@ -189,7 +189,7 @@ def test_real_bert_tokenizer_and_the_types_of_a_pair():
 def test_t5_classifies_texts_with_forged_ends(tmp_path):
     known = tiny.card("t5")
     tokens = tiny.tokenizer(known)
-    model = tiny.build(known, tmp_path)
+    model = tiny.liven(tiny.build(known, tmp_path))
     rows = [{"text": text, "label": 0} for text in FORGED]
     features, _ = encode_rows(rows, tokens, 64)
     together = tiny.logits(model, tiny.collate(features, tokens))
@@ -201,7 +201,7 @@ def test_t5_classifies_texts_with_forged_ends(tmp_path):
 def test_decoders_read_the_last_token_of_texts_with_forged_pads(name, tmp_path):
     known = tiny.card(name)
     tokens = tiny.tokenizer(known)
-    model = tiny.build(known, tmp_path)
+    model = tiny.liven(tiny.build(known, tmp_path))
     features, _ = encode_rows([{"text": text, "label": 0} for text in FORGED], tokens, 64)
     together = tiny.logits(model, tiny.collate(features, tokens))
     for feature, row in zip(features, together, strict=True):
