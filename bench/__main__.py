@@ -151,9 +151,9 @@ def schema_command(options: argparse.Namespace) -> int:
 
 def report_command(options: argparse.Namespace) -> int:
     """Writes a table of all records found."""
-    from bench import report
+    from bench import tables
 
-    report.write_table_report(options.runs, options.output)
+    tables.write_table_report(options.runs, options.output)
     console.say(f"report: {options.output}")
     return 0
 

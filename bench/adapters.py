@@ -76,8 +76,7 @@ def wrap(model: Any, name: str, config: dict[str, Any]) -> Any:
     """
     import peft
 
-    from bench.heads import head_names, keep_in_float32, reads_last_token
-    from bench.model import newly_initialized_modules
+    from bench.heads import head_names, keep_in_float32, newly_initialized_modules, reads_last_token
 
     fresh = sorted({*head_names(model), *newly_initialized_modules(model)})
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}

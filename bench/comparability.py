@@ -13,11 +13,14 @@ def comparability(resolved: Resolved, corpus: Corpus, signatures: dict[str, str]
 
     Model, method, training budget and precision may differ: they are what is compared.
     """
-    scored = {name: corpus.splits[name].fingerprint for name in resolved.recipe.evaluation.splits}
+    recipe = resolved.recipe
+    scored = {name: corpus.splits[name].fingerprint for name in recipe.evaluation.splits}
+    # One label of several is the most probable one, whatever the threshold.
+    threshold = {"threshold": str(recipe.evaluation.threshold)} if recipe.dataset.multi_label else {}
     parts = {
         "data": _digest({"splits": scored, "labels": list(corpus.labels)}),
         "template": None,
-        "metrics": _digest({**signatures, "threshold": str(resolved.recipe.evaluation.threshold)}),
+        "metrics": _digest({**signatures, **threshold}),
         "generation": None,
     }
     return Comparability(key=_digest(parts), parts=parts)

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 # Between two plain lines: a log file of an hour's run stays readable.
 PLAIN_LINE_EVERY_S = 10.0
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def is_main_process() -> bool:
@@ -41,7 +41,7 @@ class Phase:
 
     def __init__(self, name: str, total: int) -> None:
         self.name, self.total, self.done = name, total, 0
-        self._tokens, self._loss = 0, ""
+        self.tokens, self._loss = 0, ""
         self._started_s = self._printed_s = time.perf_counter()
         self._live: Progress | None = None
 
@@ -62,7 +62,7 @@ class Phase:
     def advance(self, steps: int = 1, *, loss: float | None = None, tokens: int = 0) -> None:
         """Counts steps done; `loss` is the newest one, `tokens` the real tokens of these steps."""
         self.done += steps
-        self._tokens += tokens
+        self.tokens += tokens
         if loss is not None:
             self._loss = f" loss {loss:.4f}"
         if self._live is not None:
@@ -72,8 +72,8 @@ class Phase:
             say(self._line())
 
     def _note(self) -> str:
-        rate = self._tokens / max(time.perf_counter() - self._started_s, 1e-9)
-        return self._loss + (f" {rate:,.0f} tokens/s" if self._tokens else "")
+        rate = self.tokens / max(time.perf_counter() - self._started_s, 1e-9)
+        return self._loss + (f" {rate:,.0f} tokens/s" if self.tokens else "")
 
     def _line(self) -> str:
         elapsed_s = time.perf_counter() - self._started_s

@@ -52,11 +52,7 @@ def run(fit: Fit, arguments: TrainingArguments) -> Any:
         fit.progress.advance(loss=fit.log.losses[-1])
         if fit.due_for_validation(step) and _is_better(fit, accelerator.unwrap_model(model)):
             best = _snapshot(accelerator.unwrap_model(model))
-        if fit.out_of_time():
-            fit.stopped_by = "minutes"
-        elif fit.selection is not None and fit.selection.exhausted:
-            fit.stopped_by = "early_stopping"
-        if fit.stopped_by != "steps":
+        if fit.should_stop():
             break
     trained = accelerator.unwrap_model(model)
     if best is not None:

@@ -99,8 +99,8 @@ class _Watch(TrainerCallback):
         fit.step = state.global_step
         control.should_log = fit.due_for_log(fit.step)
         control.should_evaluate = fit.due_for_validation(fit.step)
-        if fit.out_of_time():
-            fit.stopped_by, control.should_training_stop = "minutes", True
+        if not control.should_evaluate and fit.should_stop():
+            control.should_training_stop = True
         losses = fit.log.losses
         fit.progress.advance(loss=losses[-1] if losses else None)
         return control
@@ -111,12 +111,12 @@ class _Watch(TrainerCallback):
             self.fit.log_step(state.global_step, logs["loss"], logs["learning_rate"], logs.get("grad_norm"))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> Any:
-        """Early stopping by the same rule as in the plain loop."""
+        """Stops after a validation by the same rules as the plain loop."""
         fit = self.fit
         if fit.selection is not None:
             fit.selection.update(state.global_step, metrics[f"eval_{fit.selection.metric}"])
-            if fit.selection.exhausted:
-                fit.stopped_by, control.should_training_stop = "early_stopping", True
+        if fit.should_stop():
+            control.should_training_stop = True
         return control
 
 

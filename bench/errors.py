@@ -5,6 +5,10 @@ An exception of another kind is a defect of the harness or of a library; a run f
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal
+
+# How a run ended, as its record says.
+Status = Literal["ok", "oom", "diverged", "interrupted", "invalid", "crashed"]
 
 
 class BenchError(Exception):

@@ -3,7 +3,7 @@
 import errno
 
 from bench import errors
-from bench.record import Status
+from bench.errors import Status
 
 # Failures of allocation have no type of their own on a CPU.
 NO_MEMORY = (

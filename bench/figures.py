@@ -367,9 +367,7 @@ def _numbers(values: Any) -> list[float]:
     return [_number(value) for value in values] if isinstance(values, list | tuple) else []
 
 
-def length_histogram(
-    lengths_by_split: Mapping[str, Sequence[int]], max_length: int | None, path: Path
-) -> None:
+def length_histogram(lengths_by_split: Mapping[str, Sequence[int]], max_length: int | None, path: Path) -> None:
     """Tokens per text, as a share of each split's texts, with the line at which texts are cut.
 
     Raises ValueError without a text. Lengths beyond the axis are counted in the last bar.

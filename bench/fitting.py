@@ -140,6 +140,14 @@ class TrainLog:
         return [row["loss"] for row in self.rows if "loss" in row]
 
 
+def _over_all_ranks(count: int, device: torch.device) -> int:
+    if not torch.distributed.is_initialized():
+        return count
+    total = torch.tensor(count, device=device)
+    torch.distributed.all_reduce(total)
+    return int(total)
+
+
 def _is_undefined(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
@@ -164,6 +172,7 @@ class Fit:
     trackers: tuple[str, ...] = ()
     steps: Steps = field(default_factory=Steps)
     step: int = 0
+    logged_step: int = 0
     stopped_by: str = "steps"
     learning_rate: float | None = None
     without_gradient: list[str] | None = None
@@ -177,16 +186,26 @@ class Fit:
 
         return bool(broadcast_object_list([time.perf_counter() - self.started_s > self.settings.minutes * 60])[0])
 
+    def should_stop(self) -> bool:
+        """Whether training ends before its last step; `stopped_by` then says why."""
+        if self.out_of_time():
+            self.stopped_by = "minutes"
+        elif self.selection is not None and self.selection.exhausted:
+            self.stopped_by = "early_stopping"
+        return self.stopped_by != "steps"
+
     def log_step(self, step: int, loss: float, learning_rate: float, grad_norm: float | None) -> None:
         """One line of the log: the mean loss since the last one."""
-        self.learning_rate = learning_rate
+        self.learning_rate, self.logged_step = learning_rate, step
+        tokens = _over_all_ranks(self.steps.totals()[2], self.scoring.device)
+        self.progress.tokens = tokens
         self.log.write(
             step=step,
             epoch=round(self.budget.epochs(step), 6),
             loss=loss,
             learning_rate=learning_rate,
             grad_norm=grad_norm,
-            tokens=self.steps.totals()[2],
+            tokens=tokens,
         )
 
     def log_validation(self, step: int, values: dict[str, float]) -> None:

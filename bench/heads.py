@@ -5,6 +5,9 @@ from typing import Any
 import torch
 from torch import nn
 
+# Set on a built model: names of parameters that its checkpoint did not contain.
+MISSING = "bench_missing_keys"
+
 
 def head_names(model: Any) -> list[str]:
     """Children of a `...ForSequenceClassification` that lie outside of its base model and hold parameters."""
@@ -25,7 +28,11 @@ def transformer_blocks(model: Any) -> list[nn.Module]:
     outermost = [stack for stack in stacks if id(stack) not in inner]
     if not outermost:
         return []
-    return list(outermost[-1] if model.config.is_encoder_decoder else max(outermost, key=len))
+    return list(outermost[-1] if model.config.is_encoder_decoder else max(outermost, key=_depth))
+
+
+def _depth(stack: nn.ModuleList) -> int:
+    return len(stack)
 
 
 def reads_last_token(model: Any) -> bool:
@@ -108,9 +115,23 @@ def _to_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def unwrapped_head_names(model: Any) -> list[str]:
     """What stays out of quantisation: head and newly initialised modules, also of a wrapped model; [] for a probe."""
-    from bench.model import newly_initialized_modules
-
     if isinstance(model, ProbeModel):
         return []
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return [*head_names(inner), *newly_initialized_modules(inner)]
+
+
+def newly_initialized_modules(model: Any) -> list[str]:
+    """Modules of the body with parameters that the checkpoint did not contain, e.g. a pooler."""
+    parents = {key.rpartition(".")[0] for key in getattr(model, MISSING, [])}
+    outside = head_names(model)
+    return sorted(name for name in parents if name.split(".")[0] not in outside)
+
+
+def freeze_body(model: Any) -> None:
+    """Freezes all but the head and newly initialised modules, in place; what is trained is held in float32."""
+    model.requires_grad_(False)
+    for name in [*head_names(model), *newly_initialized_modules(model)]:
+        module = model.get_submodule(name)
+        keep_in_float32(module)
+        module.requires_grad_(True)

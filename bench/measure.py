@@ -64,6 +64,11 @@ class Clock:
             self._close_interval()
             self.open.pop()
 
+    def divide(self, name: str, parts: dict[str, float]) -> None:
+        """Replaces a phase by parts that were measured apart, and `<name>_other` for what is left of it."""
+        rest = self.seconds.pop(name) - sum(parts.values())
+        self.seconds.update({**parts, f"{name}_other": max(0.0, rest)})
+
     def _close_interval(self) -> None:
         synchronize()
         now_s = time.perf_counter()
@@ -107,18 +112,32 @@ def _peak_rss() -> int | None:
     return None
 
 
+def _mark() -> Any:
+    """A moment: the wall clock's on a CPU, one in the accelerator's own queue on a GPU, where nobody waits for it."""
+    if not torch.cuda.is_initialized():
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _between_s(start: Any, end: Any) -> float:
+    return end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
+
+
 @dataclass
 class Steps:
     """What each optimiser step processed on this rank, and how long it took."""
 
-    seconds: list[float] = field(default_factory=list)
     counts: list[torch.Tensor] = field(default_factory=list)  # [examples, processed, real, loss items] per step
+    _marks: list[tuple[Any, Any]] = field(default_factory=list)
+    _total: torch.Tensor | None = None
     _pending: torch.Tensor | None = None
-    _started_s: float = 0.0
+    _started: Any = None
 
     def start(self) -> None:
         """Marks the beginning of a step: before its batches are fetched."""
-        self._pending, self._started_s = None, time.perf_counter()
+        self._pending, self._started = None, _mark()
 
     def add(self, inputs: dict[str, torch.Tensor]) -> None:
         """Counts one micro-batch. Stays on the device: reading a number would wait for the accelerator."""
@@ -128,21 +147,30 @@ class Steps:
         self._pending = counts if self._pending is None else self._pending + counts
 
     def stop(self) -> None:
-        """Marks the end of a step, once the accelerator has done its work."""
+        """Marks the end of a step."""
         assert self._pending is not None, "a step without a batch"
-        # Else a step lasts as long as it takes to queue it, and the last steps' work is in nobody's time.
-        synchronize()
-        self.seconds.append(time.perf_counter() - self._started_s)
+        self._marks.append((self._started, _mark()))
         self.counts.append(self._pending)
+        self._total = self._pending if self._total is None else self._total + self._pending
+
+    @property
+    def seconds(self) -> list[float]:
+        """Duration of each step. On a GPU this waits for the last one."""
+        synchronize()
+        return [_between_s(start, end) for start, end in self._marks]
 
     def totals(self) -> list[int]:
         """[examples, processed tokens, real tokens, loss items] over all steps of this rank."""
-        return _summed(self.counts)
+        return [0, 0, 0, 0] if self._total is None else self._total.tolist()
+
+    @property
+    def warmup(self) -> int:
+        """How many of the first steps are left out of rates; none where there are too few to spare."""
+        return WARMUP_STEPS if len(self.counts) > 2 * WARMUP_STEPS else 0
 
     def measured(self) -> tuple[list[int], list[float], int]:
         """Totals and step seconds without the warm-up steps, and how many those were."""
-        warmup = WARMUP_STEPS if len(self.seconds) > 2 * WARMUP_STEPS else 0
-        return _summed(self.counts[warmup:]), self.seconds[warmup:], warmup
+        return _summed(self.counts[self.warmup :]), self.seconds[self.warmup :], self.warmup
 
 
 def _summed(counts: list[torch.Tensor]) -> list[int]:

@@ -15,11 +15,9 @@ from torch import nn
 from bench import heads
 from bench.dropin import LoadPlan
 from bench.errors import SetupError
+from bench.heads import MISSING, newly_initialized_modules
 from bench.settings import Head, ModelCard
 from bench.tokenizer import is_missing_folder, reason, shown
-
-# Set on a built model: names of parameters that its checkpoint did not contain.
-MISSING = "bench_missing_keys"
 
 
 def locate(card: ModelCard) -> str | None:
@@ -199,22 +197,6 @@ def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception) -
         text = f"{text.rstrip('.')} (only safetensors are read, never pickled weights such as pytorch_model.bin)"
     name = shown(card.id) if card.id else card.package or config.model_type
     return SetupError(f"the model {name!r} can't be loaded: {text}")
-
-
-def newly_initialized_modules(model: Any) -> list[str]:
-    """Modules of the body with parameters that the checkpoint did not contain, e.g. a pooler."""
-    parents = {key.rpartition(".")[0] for key in getattr(model, MISSING, [])}
-    outside = heads.head_names(model)
-    return sorted(name for name in parents if name.split(".")[0] not in outside)
-
-
-def freeze_body(model: Any) -> None:
-    """Freezes all but the head and newly initialised modules, in place; what is trained is held in float32."""
-    model.requires_grad_(False)
-    for name in [*heads.head_names(model), *newly_initialized_modules(model)]:
-        module = model.get_submodule(name)
-        heads.keep_in_float32(module)
-        module.requires_grad_(True)
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

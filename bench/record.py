@@ -4,18 +4,17 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.errors import DataError
+from bench.errors import DataError, Status
 
 SCHEMA = 1
 FILE = "record.json"
 # Kept free while a run writes, so that the record of a run that filled the disk still finds room.
 BALLAST_BYTES = 256 * 1024
 
-Status = Literal["ok", "oom", "diverged", "interrupted", "invalid", "crashed"]
 Number = float | int | None
 Values = Number | list[Any]
 

@@ -227,6 +227,8 @@ def _fit_gradient(run: Run, material: Material) -> None:
         )
         material.fit, run.log_rows = fit, fit.log.rows
         material.model = train.fit(fit, recipe, run.state.device.type == "cpu")
+    seconds, warmup = fit.steps.seconds, fit.steps.warmup
+    run.clock.divide("train", {"warm_up": sum(seconds[:warmup]), "train_steps": sum(seconds[warmup:])})
     best = fit.selection
     run.record.training = record.TrainingPart(
         engine=recipe.training.engine,
@@ -270,17 +272,17 @@ def _check_training(run: Run, fit: Fit) -> None:
     run.record.check("gradients", not missing, detail)
     rate, wanted = fit.learning_rate, expected_rate(fit)
     agrees = rate is not None and abs(rate - wanted) <= 1e-6 * max(wanted, fit.settings.learning_rate)
-    run.record.check("learning_rate_final", agrees, f"{rate} at step {fit.step}, expected {wanted}")
+    run.record.check("learning_rate_final", agrees, f"{rate} at step {fit.logged_step}, expected {wanted}")
 
 
 def expected_rate(fit: Fit) -> float:
-    """The schedule's rate at the last step, computed apart from the run: a schedule stepped too often shows here."""
+    """The schedule's rate at the last logged step, computed apart: a schedule that is stepped too often shows here."""
     from transformers import get_scheduler
 
     settings, budget = fit.settings, fit.budget
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
     scheduler = get_scheduler(settings.schedule, optimizer, budget.warmup_steps(settings), budget.steps)
-    for _ in range(fit.step - 1):
+    for _ in range(fit.logged_step - 1):
         optimizer.step()
         scheduler.step()
     return float(scheduler.get_last_lr()[0])

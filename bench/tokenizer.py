@@ -57,7 +57,7 @@ def load(place: str | None, revision: str | None, card: ModelCard) -> Any:
 def encode(
     tokenizer: Any, texts: list[str], pairs: list[str] | None = None, **options: Any
 ) -> list[dict[str, list[int]]]:
-    """For each text, or pair of texts, {"input_ids"}, and {"token_type_ids"} where the model tells a pair's parts apart.
+    """For each text, or pair of texts, {"input_ids"}, and {"token_type_ids"} where the model reads them.
 
     A special token that stands spelt out in a text is text. Unigram models (T5, ALBERT, XLM-R) have `</s>` among their
     pieces and find it all the same, so that T5 counts one end too many; such a piece becomes the unknown token.

@@ -88,7 +88,9 @@ def test_missing_data_folder(tmp_path, capsys):
 
 def test_misspelt_key_by_a_real_launch(tmp_path):
     recipe = tmp_path / "wrong.yaml"
-    recipe.write_text("dataset: reviews\nmodel: tiny_bert\nmethod: full\ntraining: {lerning_rate: 1e-3}\n", encoding="utf-8")
+    recipe.write_text(
+        "dataset: reviews\nmodel: tiny_bert\nmethod: full\ntraining: {lerning_rate: 1e-3}\n", encoding="utf-8"
+    )
     done = launch(recipe, "--out", tmp_path / "out")
     assert done.returncode != 0
     assert one_sentence(done.stderr) == [
@@ -255,7 +257,9 @@ def wait_for_record(folder):
 def small_disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(folder)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
     if mounted.returncode != 0:
         pytest.skip("a small file system can't be mounted here")
     yield folder

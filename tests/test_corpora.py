@@ -79,9 +79,7 @@ def test_sizes_and_ids(generated, name):
         "train": 1600, "validation": 200, "test": 400
     }  # fmt: skip
     for split, rows in generated[name].items():
-        assert [row["id"] for row in rows] == [
-            f"{name}-{split}-{number:05d}" for number in range(1, len(rows) + 1)
-        ]
+        assert [row["id"] for row in rows] == [f"{name}-{split}-{number:05d}" for number in range(1, len(rows) + 1)]
 
 
 @pytest.mark.parametrize("name", corpora.NAMES)
@@ -139,12 +137,7 @@ def test_more_rows_than_the_grammar_can_give_are_refused():
 
 def words_of(grammar):
     """The adjectives and verbs of one polarity."""
-    return [
-        option
-        for key in ("same", "did_same")
-        for option in re.split(r"[|\n]", grammar[key])
-        if option.strip()
-    ]
+    return [option for key in ("same", "did_same") for option in re.split(r"[|\n]", grammar[key]) if option.strip()]
 
 
 def ruling_part(sentence):
@@ -192,9 +185,7 @@ def test_a_reader_of_the_structure_gets_every_review_right(reviews):
         assert set(found) == {1 if row["label"] == "positive" else -1}, row
 
 
-@pytest.mark.parametrize(
-    "cue", [r"\b(not|never)\b", r", (but|yet) ", r"(?i)\b(although|while) ", r", though "]
-)
+@pytest.mark.parametrize("cue", [r"\b(not|never)\b", r", (but|yet) ", r"(?i)\b(although|while) ", r", though "])
 def test_every_structure_occurs_with_both_labels(reviews, cue):
     labels = Counter(row["label"] for row in reviews["train"] if re.search(cue, row["text"]))
     assert min(labels.values()) > 10
@@ -233,9 +224,7 @@ def test_posts_have_several_labels_at_once_and_some_none(posts):
 
 def test_emotions_are_unequal_but_each_is_there(posts):
     for rows in posts.values():
-        shares = {
-            emotion: sum(emotion in row["labels"] for row in rows) / len(rows) for emotion in corpora.EMOTIONS
-        }
+        shares = {emotion: sum(emotion in row["labels"] for row in rows) / len(rows) for emotion in corpora.EMOTIONS}
         assert min(shares.values()) >= 0.01
         assert max(shares.values()) < 0.5
         assert max(shares.values()) > 4 * min(shares.values())
@@ -350,16 +339,12 @@ def sentence_around(context, position):
 def test_a_paragraph_does_not_state_what_its_question_without_an_answer_wants(passages):
     for rows in passages.values():
         stated = {
-            (row["title"], row["question"]): sentence_around(
-                row["context"], row["answers"]["answer_start"][0]
-            )
+            (row["title"], row["question"]): sentence_around(row["context"], row["answers"]["answer_start"][0])
             for row in rows
             if row["answers"]["text"]
         }
         unanswered = [row for row in rows if not row["answers"]["text"]]
-        assert not [
-            row for row in unanswered if stated.get((row["title"], row["question"]), "?") in row["context"]
-        ]
+        assert not [row for row in unanswered if stated.get((row["title"], row["question"]), "?") in row["context"]]
 
 
 def test_several_right_answers_outside_training_only(passages):

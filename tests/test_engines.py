@@ -64,7 +64,9 @@ def two_processes(tmp_path_factory):
     """Both engines on two processes, all cases in one launch each way of cutting."""
     folder = tmp_path_factory.mktemp("two")
     jobs = [
-        arguments(case, folder / f"{case}-{engine}-{size}", f"training.engine={engine}", f"training.per_device_batch={size}")
+        arguments(
+            case, folder / f"{case}-{engine}-{size}", f"training.engine={engine}", f"training.per_device_batch={size}"
+        )
         for case in CASES
         for engine, size in (("trainer", 4), ("trainer", 2), ("loop", 4))
     ]
@@ -133,7 +135,8 @@ def test_adapter_initialisation_follows_the_seed(tmp_path):
 def test_best_checkpoint_and_early_stopping(tmp_path, engine):
     extra = [
         "training.evaluate_every=1", "training.best=loss", "training.steps=12", "training.learning_rate=0.3",
-        "training.warmup=0", "training.early_stopping={patience: 3, threshold: 0.0}", "limit={train: 24, validation: 16}",
+        "training.warmup=0", "training.early_stopping={patience: 3, threshold: 0.0}",
+        "limit={train: 24, validation: 16}",
         "evaluation.splits=[validation]",
     ]  # fmt: skip
     assert run.main(arguments("bert", tmp_path, f"training.engine={engine}", *extra)) == 0

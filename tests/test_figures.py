@@ -179,16 +179,12 @@ def test_a_log_without_losses_is_refused(tmp_path, rows):
 @pytest.mark.parametrize("number", [1, 2, 5, 13, 30, 31, 150])
 def test_a_matrix_of_any_number_of_labels_is_drawn(tmp_path, number):
     counts = np.eye(number, dtype=int) * 12_345 + 1
-    figures.confusion_matrix(
-        counts.tolist(), [f"label {index}" for index in range(number)], tmp_path / "x.png"
-    )
+    figures.confusion_matrix(counts.tolist(), [f"label {index}" for index in range(number)], tmp_path / "x.png")
     drawn(tmp_path / "x.png")
 
 
 def test_cells_stay_large_enough_for_their_numbers():
-    assert all(figures.CELLS_IN[most] * 72 >= 2 * 9 * 1.2 for most in figures.CELLS_IN), (
-        "two lines of 9 points"
-    )
+    assert all(figures.CELLS_IN[most] * 72 >= 2 * 9 * 1.2 for most in figures.CELLS_IN), "two lines of 9 points"
     assert max(figures.CELLS_IN) == 30
     assert [figures._short_count(count) for count in (7, 9_999, 12_345, 999_499, 1_234_567)] == [
         "7", "9999", "12k", "999k", "1M",
@@ -199,9 +195,7 @@ def test_cells_stay_large_enough_for_their_numbers():
 def test_a_label_without_a_text_is_grey_and_divides_nothing_by_zero(tmp_path):
     with np.errstate(all="raise"):
         figures.confusion_matrix([[5, 1], [0, 0]], ["seen", "unseen"], tmp_path / "x.png")
-        figures.confusion_matrix(
-            [[[9, 0], [0, 0]], [[0, 0], [3, 1]]], ["never", "always"], tmp_path / "y.png"
-        )
+        figures.confusion_matrix([[[9, 0], [0, 0]], [[0, 0], [3, 1]]], ["never", "always"], tmp_path / "y.png")
     assert has_colour(drawn(tmp_path / "x.png"), "#DDDDDD", least=10_000)
     drawn(tmp_path / "y.png")
 
@@ -253,9 +247,7 @@ def test_of_many_labels_the_lowest_are_shown(tmp_path):
     number = 150
     values = [index / number for index in range(number)]
     figures.per_label_bars({"f1": values}, [str(index) for index in range(number)], tmp_path / "up.png", "t")
-    figures.per_label_bars(
-        {"f1": values[:30]}, [str(index) for index in range(30)], tmp_path / "few.png", "t"
-    )
+    figures.per_label_bars({"f1": values[:30]}, [str(index) for index in range(30)], tmp_path / "few.png", "t")
     high, few = imread(tmp_path / "up.png"), imread(tmp_path / "few.png")
     assert high.shape == few.shape
     # The same bars below the title, which says that others are left out.
@@ -279,9 +271,7 @@ def test_the_length_limit_is_drawn_where_there_is_one(tmp_path):
     assert upright_lines == [2, 1], "the axis, and the line at the limit"
 
 
-@pytest.mark.parametrize(
-    "lengths", [{"a": [1]}, {"a": [0, 0]}, {"a": [5] * 9999 + [10**6]}, {"a": [3], "b": []}]
-)
+@pytest.mark.parametrize("lengths", [{"a": [1]}, {"a": [0, 0]}, {"a": [5] * 9999 + [10**6]}, {"a": [3], "b": []}])
 def test_lengths_of_any_spread_are_drawn(tmp_path, lengths):
     figures.length_histogram(lengths, 128, tmp_path / "x.png")
     drawn(tmp_path / "x.png")
@@ -305,9 +295,7 @@ def test_draw_all_draws_what_there_is_and_says_where(tmp_path):
     for path in found.values():
         drawn(tmp_path / path)
     assert record.notes == []
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(
-        f"{name}.png" for name in found
-    )
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(f"{name}.png" for name in found)
     assert has_colour(imread(tmp_path / found["per_label-test"]), figures.GREY, least=500)
 
 
@@ -329,9 +317,7 @@ def test_a_figure_that_can_not_be_drawn_is_noted_and_the_others_are_there(tmp_pa
     record = a_record({"after": {"test": broken}})
     assert set(figures.draw_all(tmp_path, record, [], LENGTHS)) == {"length_histogram", "per_label-test"}
     (note,) = record.notes
-    assert note.startswith(
-        "the figure confusion_matrix-test could not be drawn: ValueError: expected counts of shape"
-    )
+    assert note.startswith("the figure confusion_matrix-test could not be drawn: ValueError: expected counts of shape")
 
 
 def test_a_folder_that_can_not_be_written_is_noted(tmp_path):
@@ -351,7 +337,5 @@ def test_a_split_name_never_leaves_the_folder(tmp_path):
 def test_importing_figures_loads_no_heavy_library():
     code = "import sys, bench.figures; print(sorted({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == "[]"

@@ -130,9 +130,7 @@ def test_control_characters_are_shown_as_such_and_not_dropped():
 
 
 def test_long_text_is_cut_at_the_limit_and_what_is_missing_is_counted():
-    assert (
-        md.escape("x" * 100_000) == "x" * md.CELL_LIMIT + f"… ({100_000 - md.CELL_LIMIT:,} more characters)"
-    )
+    assert md.escape("x" * 100_000) == "x" * md.CELL_LIMIT + f"… ({100_000 - md.CELL_LIMIT:,} more characters)"
     assert md.escape("y" * md.CELL_LIMIT) == "y" * md.CELL_LIMIT
     assert md.escape("abcdef", limit=2) == "ab… (4 more characters)"
     # Cut before it is escaped, so that no entity is cut in two.

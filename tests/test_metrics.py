@@ -23,11 +23,7 @@ CONFIGS = ("default", "multilabel")
 def metric_class(name):
     """The one `evaluate.Metric` of bench/metrics/<name>.py."""
     module = importlib.import_module(f"bench.metrics.{name}")
-    found = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, evaluate.Metric)
-    ]
+    found = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, evaluate.Metric)]
     assert len(found) == 1, f"{name} must hold exactly one evaluate.Metric, found {found}"
     return found[0]
 
@@ -125,10 +121,7 @@ def test_declarations(name, config, make):
     assert metric.name == name
     assert metric.description.strip()
     assert metric.citation.strip()
-    assert all(
-        inspect.getdoc(getattr(metric, part))
-        for part in ("statistics", "values", "proportions", "per_example")
-    )
+    assert all(inspect.getdoc(getattr(metric, part)) for part in ("statistics", "values", "proportions", "per_example"))
     for value, signature in metric.signatures().items():
         fields = signature.split("|")
         assert fields[0] == value
@@ -182,9 +175,7 @@ def test_vectorised_values_equal_a_loop(name, config, make):
     predictions, references, num_labels = random_data(metric.reads, config, 0)
     statistics = metric.statistics(predictions, references, num_labels)
     # Zero examples stand among the sums, as a draw may leave labels out.
-    counts = np.random.default_rng(0).multinomial(
-        9, np.full(len(statistics), 1 / len(statistics)), size=(2, 3)
-    )
+    counts = np.random.default_rng(0).multinomial(9, np.full(len(statistics), 1 / len(statistics)), size=(2, 3))
     counts[0, 0] = 0
     sums = counts @ statistics  # [2, 3, columns]
     together = metric.values(sums, num_labels)
@@ -205,10 +196,7 @@ def test_statistics_are_additive_over_parts(name, config, make):
     metric = make(name, config)
     predictions, references, num_labels = random_data(metric.reads, config, 5)
     whole = metric.statistics(predictions, references, num_labels)
-    parts = [
-        metric.statistics(predictions[half], references[half], num_labels)
-        for half in (slice(9), slice(9, None))
-    ]
+    parts = [metric.statistics(predictions[half], references[half], num_labels) for half in (slice(9), slice(9, None))]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
 
 
@@ -358,14 +346,10 @@ def test_single_label_metrics_equal_sklearn(seed, make):
         got |= make(name).compute(predictions=predictions, references=references, num_labels=num_labels)
     labels = range(num_labels)
     matrix = sklearn.metrics.confusion_matrix(references, predictions, labels=labels)
-    assert got["accuracy"] == pytest.approx(
-        sklearn.metrics.accuracy_score(references, predictions), abs=1e-12
-    )
+    assert got["accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(references, predictions), abs=1e-12)
     assert got["mcc"] == pytest.approx(sklearn.metrics.matthews_corrcoef(references, predictions), abs=1e-12)
     assert got["confusion_matrix"] == matrix.tolist()
-    recall = sklearn.metrics.recall_score(
-        references, predictions, labels=labels, average=None, zero_division=np.nan
-    )
+    recall = sklearn.metrics.recall_score(references, predictions, labels=labels, average=None, zero_division=np.nan)
     np.testing.assert_allclose(got["accuracy_per_label"], recall)
 
 
@@ -379,19 +363,12 @@ def test_multilabel_metrics_equal_sklearn(seed, make):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for value, empty in (("jaccard_samples", 1), ("jaccard_samples_empty0", 0)):
-            theirs = sklearn.metrics.jaccard_score(
-                references, predictions, average="samples", zero_division=empty
-            )
+            theirs = sklearn.metrics.jaccard_score(references, predictions, average="samples", zero_division=empty)
             assert got[value] == pytest.approx(theirs, abs=1e-12)
     hamming = sklearn.metrics.hamming_loss(references, predictions)
     assert got["hamming_accuracy"] == pytest.approx(1 - hamming, abs=1e-12)
-    assert got["subset_accuracy"] == pytest.approx(
-        sklearn.metrics.accuracy_score(references, predictions), abs=1e-12
-    )
-    assert (
-        got["confusion_matrix"]
-        == sklearn.metrics.multilabel_confusion_matrix(references, predictions).tolist()
-    )
+    assert got["subset_accuracy"] == pytest.approx(sklearn.metrics.accuracy_score(references, predictions), abs=1e-12)
+    assert got["confusion_matrix"] == sklearn.metrics.multilabel_confusion_matrix(references, predictions).tolist()
     np.testing.assert_allclose(got["accuracy_per_label"], (predictions == references).mean(axis=0))
 
 

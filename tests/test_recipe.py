@@ -588,9 +588,10 @@ def test_hash_depends_on_what_moves_a_result_only(load_text):
     )
     assert load_text(reordered).hash == hash_
     other = [
-        ("training.epochs=3",), ("training.learning_rate=1e-3",), ("max_length=16",), ("method=head",), 
-        ("head.kind=mlp",), ("limit.train=6",), ("dataset.source.files.all=other.jsonl",), ("dataset.labels=[good, bad]",),
-        ("dataset.clean=[strip]",), ("dataset.columns.text=sentence",), ("dataset.leakage=allow",),
+        ("training.epochs=3",), ("training.learning_rate=1e-3",), ("max_length=16",), ("method=head",),
+        ("head.kind=mlp",), ("limit.train=6",), ("dataset.source.files.all=other.jsonl",),
+        ("dataset.labels=[good, bad]",), ("dataset.clean=[strip]",), ("dataset.columns.text=sentence",),
+        ("dataset.leakage=allow",),
         ("dataset.splits={train: rest, test: all}",), ("model=tiny_roberta",), ("model.architecture.hidden_size=32",),
         ("model.revision=abc",), ("model.dtype=bfloat16",), ("evaluation.metrics=[f1]",), ("evaluation.threshold=0.4",),
         ("training.engine=loop",),

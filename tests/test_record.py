@@ -10,7 +10,7 @@ import pytest
 
 from bench import record
 from bench.errors import DataError
-from bench.record import Record, RecipePart, Score
+from bench.record import RecipePart, Record, Score
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from bench import record, report
+from bench import record, report, tables
 from bench.errors import DataError
 from bench.record import (
     Check,
@@ -130,7 +130,7 @@ def bare(**changes):
     return Record(**{"name": "refused", "started_at": "t", "recipe": RecipePart(path="r.yaml"), **changes})
 
 
-def tables(page):
+def tables_of(page):
     """Every table of a page as rows of cells; all rows of a table must be as wide as its header."""
     found, current = [], []
     for line in [*page.split("\n"), ""]:
@@ -147,12 +147,12 @@ def tables(page):
 
 def cells(page, first_header):
     """{first cell: {header: cell}} of the table whose first column has this title."""
-    (table,) = [table for table in tables(page) if table[0][0] == first_header]
+    (table,) = [table for table in tables_of(page) if table[0][0] == first_header]
     return {row[0]: dict(zip(table[0], row, strict=True)) for row in table[1:]}
 
 
 def runs_of(page):
-    return [row for table in tables(page) if table[0][0].startswith("study") for row in table[1:]]
+    return [row for table in tables_of(page) if table[0][0].startswith("study") for row in table[1:]]
 
 
 # ---------------------------------------------------------------- one run
@@ -160,7 +160,7 @@ def runs_of(page):
 
 def test_scores_stand_beside_their_baselines_with_intervals(tmp_path):
     page = report.run_report(full(), tmp_path)
-    scores = next(table for table in tables(page) if "before training" in table[0])
+    scores = next(table for table in tables_of(page) if "before training" in table[0])
     assert scores[0] == [
         "metric",
         "majority baseline",
@@ -175,7 +175,7 @@ def test_scores_stand_beside_their_baselines_with_intervals(tmp_path):
 
 
 def test_scores_by_label_follow_the_labels_of_the_data(tmp_path):
-    rows = next(table for table in tables(report.run_report(full(), tmp_path)) if "f1 before" in table[0])
+    rows = next(table for table in tables_of(report.run_report(full(), tmp_path)) if "f1 before" in table[0])
     assert rows[0] == ["label", "examples", "f1 before", "f1 after"]
     assert rows[1] == ["negative", "428", "0.500 (0.480–0.520)", "0.880 (0.860–0.900)"]
     assert rows[2] == ["positive", "444", "0.530 (0.510–0.550)", "0.910 (0.890–0.930)"]
@@ -184,7 +184,7 @@ def test_scores_by_label_follow_the_labels_of_the_data(tmp_path):
 def test_a_label_that_is_not_defined_is_a_dash_and_unnamed_labels_get_numbers(tmp_path):
     item = Score(value=[None, 0.5, 0.25], low=[None, 0.4], high=None, examples=3, signature="s")
     page = report.run_report(full(scores={"after": {"test": {"f1_per_label": item}}}), tmp_path)
-    rows = next(table for table in tables(page) if "f1 after" in table[0])
+    rows = next(table for table in tables_of(page) if "f1 after" in table[0])
     assert [row[0] for row in rows[1:]] == ["negative", "positive", "label 2"]
     assert [row[2] for row in rows[1:]] == ["–", "0.500", "0.250"]
 
@@ -222,7 +222,7 @@ def test_what_replaced_a_cards_value_is_shown_with_its_origin(tmp_path):
     record_ = full()
     record_.recipe.overrides.append("model.max_length=64")
     record_.recipe.card_overrides["model.max_length"] = 64
-    table = next(table for table in tables(report.run_report(record_, tmp_path)) if table[0][0] == "setting")
+    table = next(table for table in tables_of(report.run_report(record_, tmp_path)) if table[0][0] == "setting")
     assert table[1:] == [
         ["<code>dataset.filters</code>", '<code>{"min_words": 2}</code>', "recipe"],
         ["<code>model.max_length</code>", "<code>64</code>", "command line"],
@@ -266,21 +266,17 @@ def test_failed_checks_come_first_and_are_named_at_the_top(tmp_path):
 
 def test_a_run_that_failed_at_once_gives_a_short_whole_page(tmp_path):
     page = report.run_report(bare(status="invalid", reason="recipe: unknown key"), tmp_path)
-    assert page.startswith(
-        "# refused, seed –\n\n> [!CAUTION]\n> **Status: invalid**\n>\n> recipe: unknown key\n"
-    )
+    assert page.startswith("# refused, seed –\n\n> [!CAUTION]\n> **Status: invalid**\n>\n> recipe: unknown key\n")
     assert "## Scores" not in page
     assert "## Data" not in page
     assert "must not be used" not in page
-    assert len(tables(page)) == 1
+    assert len(tables_of(page)) == 1
     assert "None" not in page
     assert "nan" not in page
 
 
 PARTS = [
-    name
-    for name, field in Record.model_fields.items()
-    if not field.is_required() and name not in ("schema_", "status")
+    name for name, field in Record.model_fields.items() if not field.is_required() and name not in ("schema_", "status")
 ]
 
 
@@ -290,9 +286,9 @@ def test_any_part_may_be_missing(tmp_path, name):
     del content[name]
     changed = Record.model_validate(content)
     page = report.run_report(changed, tmp_path)
-    assert tables(page)
+    assert tables_of(page)
     assert "None" not in page
-    assert len(runs_of(report.table_report([(tmp_path, changed)]))) == 1
+    assert len(runs_of(tables.table_report([(tmp_path, changed)]))) == 1
 
 
 def test_values_that_are_not_finite_or_empty_are_dashes_or_left_out(tmp_path):
@@ -312,17 +308,15 @@ def test_values_that_are_not_finite_or_empty_are_dashes_or_left_out(tmp_path):
     )
     page = report.run_report(changed, tmp_path)
     assert "nan" not in page
-    assert next(table for table in tables(page) if "after training" in table[0])[1][-1] == "–"
-    assert runs_of(report.table_report([(tmp_path, changed)]))[0][3] == "–"
+    assert next(table for table in tables_of(page) if "after training" in table[0])[1][-1] == "–"
+    assert runs_of(tables.table_report([(tmp_path, changed)]))[0][3] == "–"
 
 
 def nasty():
     """A record that holds hostile text wherever text can stand."""
     item = Score(value=0.5, low=0.4, high=0.6, interval=NASTY, examples=1, signature=NASTY)
     labels = Score(value=[0.5], examples=1, signature=NASTY)
-    part = SplitPart(
-        examples=1, fingerprint="", labels={NASTY: 1}, tokens={"mean": 1}, truncated=0, dropped={NASTY: 1}
-    )
+    part = SplitPart(examples=1, fingerprint="", labels={NASTY: 1}, tokens={"mean": 1}, truncated=0, dropped={NASTY: 1})
     return full(
         name=f"{NASTY}--b--c".replace("/", ""),
         status="crashed",
@@ -353,10 +347,10 @@ def test_hostile_text_breaks_no_part_of_a_page(tmp_path):
     finished = failed.model_copy(update={"status": "ok", "reason": None})
     pages = [
         report.run_report(failed, tmp_path),
-        report.table_report([(tmp_path, failed), (tmp_path / "b", finished)], [NASTY]),
+        tables.table_report([(tmp_path, failed), (tmp_path / "b", finished)], [NASTY]),
     ]
     for page in pages:
-        tables(page)
+        tables_of(page)
         assert "<script" not in page
         assert "\x00" not in page
         assert "\u202e" not in page
@@ -395,8 +389,8 @@ def paired(*records):
 
 
 def test_a_line_holds_what_was_measured():
-    page = report.table_report(paired(full()))
-    (table,) = tables(page)
+    page = tables.table_report(paired(full()))
+    (table,) = tables_of(page)
     line = dict(zip(*table, strict=True))
     assert line == {
         "study / model / method": "sst2 / minilm / lora",
@@ -429,7 +423,7 @@ def test_the_best_run_is_first_ties_go_by_name_then_seed_and_failures_are_last()
         full("s--z--full", accuracy=0.95),
         full("s--y--full", scores={}),
     )
-    rows = runs_of(report.table_report(records))
+    rows = runs_of(tables.table_report(records))
     assert [row[:2] for row in rows] == [
         ["s / z / full", "13"],
         ["s / a / full", "13"],
@@ -446,17 +440,15 @@ def test_a_loss_ranks_upwards_when_there_is_nothing_else():
     def with_loss(name, loss):
         return full(name, scores={"after": {"test": {"loss": score(loss)}}})
 
-    rows = runs_of(report.table_report(paired(with_loss("s--a--x", 0.9), with_loss("s--b--x", 0.2))))
+    rows = runs_of(tables.table_report(paired(with_loss("s--a--x", 0.9), with_loss("s--b--x", 0.2))))
     assert [row[0] for row in rows] == ["s / b / x", "s / a / x"]
 
 
 def test_multi_label_runs_rank_by_macro_f1_and_show_the_jaccard_index():
     scores = {
-        "after": {
-            "test": {"jaccard_samples": score(0.6), "f1_macro": score(0.5), "hamming_accuracy": score(0.9)}
-        }
+        "after": {"test": {"jaccard_samples": score(0.6), "f1_macro": score(0.5), "hamming_accuracy": score(0.9)}}
     }
-    (table,) = tables(report.table_report(paired(full(scores=scores))))
+    (table,) = tables_of(tables.table_report(paired(full(scores=scores))))
     assert table[0][2:5] == ["f1_macro before", "f1_macro after", "jaccard_samples"]
 
 
@@ -465,17 +457,15 @@ def test_the_same_records_give_the_same_bytes_in_any_order():
     twins = [full(recipe=RecipePart(path="r", overrides=[f"x={name}"], hash=name * 64)) for name in "ab"]
     others = [full(seed=14), full("s--b--c", accuracy=0.7), bare(), full(seed=15, status="oom", data=None)]
     records = paired(*twins, *others)
-    first = report.table_report(records)
-    assert report.table_report(records[::-1]) == first
-    assert report.table_report(records[2:] + records[:2]) == first
+    first = tables.table_report(records)
+    assert tables.table_report(records[::-1]) == first
+    assert tables.table_report(records[2:] + records[:2]) == first
     assert first.index("x=a") < first.index("x=b")
 
 
 def test_data_sets_stand_apart():
-    other = full(
-        "emo--m--full", data=Data(id="dair-ai/emotion"), comparability=Comparability(key="f", parts={})
-    )
-    page = report.table_report(paired(full(), other))
+    other = full("emo--m--full", data=Data(id="dair-ai/emotion"), comparability=Comparability(key="f", parts={}))
+    page = tables.table_report(paired(full(), other))
     assert re.findall(r"^## (.*)$", page, re.MULTILINE) == [
         "Data set dair-ai/emotion",
         "Data set stanfordnlp/sst2",
@@ -487,8 +477,8 @@ def test_data_sets_stand_apart():
 def test_runs_that_can_not_be_compared_stand_in_tables_of_their_own_and_it_is_said():
     other = full(seed=14, comparability=Comparability(key="ffff", parts={"data": "d2", "metrics": "m1"}))
     unknown = full(seed=15, comparability=None)
-    page = report.table_report(paired(full(), other, unknown))
-    assert len(tables(page)) == 3
+    page = tables.table_report(paired(full(), other, unknown))
+    assert len(tables_of(page)) == 3
     assert "do not compare scores across them. What differs: data." in page
     assert re.findall(r"^### Runs (.*)$", page, re.MULTILINE) == [
         "with comparability key <code>0123456789ab</code>",
@@ -505,15 +495,15 @@ def test_a_run_that_failed_before_it_had_data_joins_the_others_of_its_card():
         reason="no memory",
         recipe=RecipePart(path="r", as_written={"dataset": {"card": "sst2"}}),
     )
-    page = report.table_report(paired(early, full()))
-    (table,) = tables(page)
+    page = tables.table_report(paired(early, full()))
+    (table,) = tables_of(page)
     assert [row[0] for row in table[1:]] == ["sst2 / minilm / lora", "sst2 / big / full"]
     assert "- Records: 2 (1 ok, 1 oom)." in page
 
 
 def test_failed_runs_alone_give_a_table_too():
-    page = report.table_report(paired(bare(), bare(status="invalid", reason="a | b")))
-    (table,) = tables(page)
+    page = tables.table_report(paired(bare(), bare(status="invalid", reason="a | b")))
+    (table,) = tables_of(page)
     assert {row[-1] for row in table[1:]} == {
         "**crashed**: the run did not come to its end",
         "**invalid**: a &#124; b",
@@ -524,13 +514,11 @@ def test_failed_runs_alone_give_a_table_too():
 
 def test_machines_are_named_only_where_they_differ():
     fast = full(seed=14)
-    fast.launch = fast.launch.model_copy(
-        update={"device": "cuda", "world_size": 2, "mixed_precision": "bf16"}
-    )
+    fast.launch = fast.launch.model_copy(update={"device": "cuda", "world_size": 2, "mixed_precision": "bf16"})
     fast.environment = fast.environment.model_copy(update={"devices": ["NVIDIA H200"] * 2})
     fast.memory["train"] |= {"allocated_gib": 3.5}
-    assert "machine" not in tables(report.table_report(paired(full(), full(seed=15))))[0][0]
-    (table,) = tables(report.table_report(paired(full(), fast)))
+    assert "machine" not in tables_of(tables.table_report(paired(full(), full(seed=15))))[0][0]
+    (table,) = tables_of(tables.table_report(paired(full(), fast)))
     found = {row[1]: dict(zip(table[0], row, strict=True)) for row in table[1:]}
     assert found["14"]["machine"] == "2 processes on cuda (2 × NVIDIA H200), bf16"
     assert found["13"]["machine"] == "1 process on cpu (Some CPU (2 cores)), full precision"
@@ -550,7 +538,7 @@ def test_write_table_report_finds_records_and_lists_the_unreadable(tmp_path):
     (tmp_path / "runs" / "newer").mkdir()
     (tmp_path / "runs" / "newer" / "record.json").write_text(json.dumps({"schema": 99}))
     output = tmp_path / "reports" / "new" / "runs.md"
-    assert report.write_table_report([tmp_path / "runs"], output) == output
+    assert tables.write_table_report([tmp_path / "runs"], output) == output
     page = output.read_text()
     assert len(runs_of(page)) == 2
     broken = page[page.index("## Records that could not be read") : page.index("## Notes")]
@@ -559,32 +547,30 @@ def test_write_table_report_finds_records_and_lists_the_unreadable(tmp_path):
     assert "schema 99 is newer" in broken
     assert "- Records: 2 (2 ok); 2 more could not be read." in page
     first = output.read_bytes()
-    report.write_table_report([tmp_path / "runs" / "1", tmp_path / "runs"], output)
+    tables.write_table_report([tmp_path / "runs" / "1", tmp_path / "runs"], output)
     assert output.read_bytes() == first, "a record that is named twice counts once"
 
 
 def test_write_table_report_refuses_to_report_on_nothing(tmp_path):
     output = tmp_path / "runs.md"
     with pytest.raises(DataError, match=r"no record\.json in or below"):
-        report.write_table_report([tmp_path], output)
+        tables.write_table_report([tmp_path], output)
     with pytest.raises(DataError, match="no such file or folder"):
-        report.write_table_report([tmp_path / "mistyped"], output)
+        tables.write_table_report([tmp_path / "mistyped"], output)
     with pytest.raises(DataError, match="nothing"):
-        report.write_table_report([], output)
+        tables.write_table_report([], output)
     assert not output.exists()
 
 
 def test_reporting_loads_no_heavy_library_and_answers_at_once():
     code = (
-        "import sys, bench.report;"
+        "import sys, bench.report, bench.tables;"
         "heavy = {'torch', 'numpy', 'matplotlib', 'transformers', 'datasets', 'pandas'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     started_s = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip() == "[]"
     # Half a second is the aim; a busy machine gets four times that.
     assert time.perf_counter() - started_s < 2.0

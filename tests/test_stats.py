@@ -169,9 +169,7 @@ def test_undefined_draws_are_left_out_and_all_undefined_is_nan():
     statistics[0] = 1
 
     def values(sums):
-        share = np.divide(
-            sums[..., 0], sums[..., 1], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 1] > 0
-        )
+        share = np.divide(sums[..., 0], sums[..., 1], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 1] > 0)
         return {"share": share, "pair": np.stack([share, np.full_like(share, np.nan)], axis=-1)}
 
     ends = stats.bootstrap(statistics, values, draws=200)

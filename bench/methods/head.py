@@ -17,7 +17,7 @@ def load_plan(options: Options) -> LoadPlan:
 
 def adapt(model: Any, options: Options) -> Any:
     """Freezes everything but the head and what the checkpoint did not contain."""
-    from bench.model import freeze_body
+    from bench.heads import freeze_body
 
     freeze_body(model)
     return model

@@ -20,8 +20,7 @@ def load_plan(options: Options) -> LoadPlan:
 
 def adapt(model: Any, options: Options) -> Any:
     """Freezes all but the last blocks and the head. Raises SetupError when the model has fewer blocks."""
-    from bench.heads import transformer_blocks
-    from bench.model import freeze_body
+    from bench.heads import freeze_body, transformer_blocks
 
     blocks = transformer_blocks(model)
     if options.blocks > len(blocks):

@@ -20,8 +20,10 @@ def encode(rows: Sequence[dict[str, Any]], tokenizer: Any, max_length: int) -> t
     Of two texts the longer one is shortened first; which token is of which text ("token_type_ids") is kept for models
     that know it, like BERT. Raises SetupError when `max_length` leaves no room for a token of each text.
     """
+    if not rows:
+        return [], 0
     first = [row["text"] for row in rows]
-    second = [row["text_pair"] for row in rows] if rows and rows[0].get("text_pair") is not None else None
+    second = [row["text_pair"] for row in rows] if rows[0].get("text_pair") is not None else None
     # Encoded once without a limit: the true lengths are needed to count what is cut.
     features: list[dict[str, Any]] = [*encode_texts(tokenizer, first, second)]
     too_long = [index for index, feature in enumerate(features) if len(feature["input_ids"]) > max_length]

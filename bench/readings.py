@@ -1,0 +1,77 @@
+"""What pages read from a record: names, scores, machine, overrides. Shared by the page of a run and tables of many."""
+
+import json
+from collections.abc import Iterable
+
+from bench import markdown as md
+from bench.record import Record, Score
+
+# The metric that ranks runs is the first of these that was measured.
+MAIN_METRICS = ("accuracy", "f1_macro", "jaccard_samples")
+OTHERS = ("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc")
+STAGES = {"before": "before training", "after": "after training"}
+# Characters of a reason or a note; what fails inside a library can be pages long.
+LONG = 2000
+
+
+def title(record: Record) -> str:
+    """Study, model and method, for a heading."""
+    return md.escape(record.name.replace("--", " / "))
+
+
+def metric_order(name: str) -> tuple[bool, int, str]:
+    """Sorts metrics: those that rank runs first, the loss last."""
+    order = (*MAIN_METRICS, *OTHERS)
+    return name == "loss", order.index(name) if name in order else len(order), name
+
+
+def scalars(record: Record, stage: str, split: str | None) -> dict[str, Score]:
+    """Single-valued scores of one stage and split."""
+    found = record.scores.get(stage, {}).get(split or "", {})
+    return {name: item for name, item in found.items() if not isinstance(item.value, list)}
+
+
+def all_scores(record: Record) -> list[tuple[str, Score]]:
+    """All (metric, score) pairs of a record."""
+    return [pair for stage in record.scores.values() for split in stage.values() for pair in split.items()]
+
+
+def splits(record: Record) -> list[str]:
+    """Scored splits: test first, the others in the order in which they were scored."""
+    found = dict.fromkeys([*(name for stage in record.scores.values() for name in stage), *record.baselines])
+    return sorted(found, key=lambda split: split != "test")
+
+
+def ranking_metric(names: Iterable[str]) -> str | None:
+    """The first of MAIN_METRICS, else of all others; the loss only where there is nothing else."""
+    return min(names, key=metric_order, default=None)
+
+
+def shown_score(item: Score | None) -> str:
+    """A score with its interval."""
+    return md.DASH if item is None else md.score(item.value, item.low, item.high)
+
+
+def machine(record: Record) -> str:
+    """Processes, devices and precision."""
+    launch = record.launch
+    if launch is None:
+        return md.DASH
+    devices = f" ({md.counted(record.environment.devices)})" if record.environment else ""
+    processes = "1 process" if launch.world_size == 1 else f"{launch.world_size} processes"
+    precision = "full precision" if launch.mixed_precision == "no" else md.escape(launch.mixed_precision)
+    return f"{processes} on {md.escape(launch.device)}{devices}, {precision}"
+
+
+def trainable_share(record: Record) -> str:
+    """Trainable parameters over all."""
+    found = record.model.parameters if record.model else {}
+    return md.percent_of(found.get("trainable"), found.get("total"))
+
+
+def overridden(record: Record) -> list[tuple[str, str, str]]:
+    """(key, value, who set it) of card values that were replaced, and of what the command line set."""
+    typed = dict(text.partition("=")[::2] for text in record.recipe.overrides)
+    cards = [pair for pair in sorted(record.recipe.card_overrides.items()) if pair[0] not in typed]
+    rows = [(key, json.dumps(value, ensure_ascii=False, default=str), "recipe") for key, value in cards]
+    return rows + [(key, value, "command line") for key, value in sorted(typed.items())]
