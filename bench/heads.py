@@ -39,7 +39,8 @@ def reads_last_token(model: Any) -> bool:
     """Whether tokens of the body see only earlier ones, so that the head must read the last one."""
     if model.config.is_encoder_decoder:
         return False
-    return any(getattr(module, "is_causal", False) for module in model.modules())
+    # All decoders' heads are called `score`; not all of their attention layers are marked.
+    return "score" in head_names(model) or any(getattr(module, "is_causal", False) for module in model.modules())
 
 
 class MlpHead(nn.Module):

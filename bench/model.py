@@ -201,16 +201,21 @@ def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception) -
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
     """{"total", "trainable"}; a 4-bit parameter counts by its true shape, not by its packed bytes."""
-    sizes = [(_size(parameter), parameter.requires_grad) for parameter in model.parameters()]
+    sizes = [(_size(parameter), parameter.requires_grad) for parameter in _in_use(model)]
     return {"total": sum(size for size, _ in sizes), "trainable": sum(size for size, trains in sizes if trains)}
 
 
 def dtypes(model: nn.Module) -> dict[str, int]:
     """Number of parameters by the type that they are stored in."""
     found: Counter[str] = Counter()
-    for parameter in model.parameters():
+    for parameter in _in_use(model):
         found[_stored_type(parameter)] += _size(parameter)
     return dict(sorted(found.items()))
+
+
+def _in_use(model: nn.Module) -> list[Any]:
+    # PEFT keeps the untrained original of a module that is trained in full; it does not run.
+    return [parameter for name, parameter in model.named_parameters() if ".original_module." not in name]
 
 
 def _size(parameter: Any) -> int:

@@ -28,7 +28,12 @@ def load(folder, description):
     if description["quantization"]:
         settings = {**description["quantization"], "llm_int8_skip_modules": description["unquantized"]}
         extra = {"quantization_config": transformers.BitsAndBytesConfig(**settings)}
-    return peft.PeftModel.from_pretrained(family.from_pretrained(folder / "base", **names, **extra), folder)
+    model = peft.PeftModel.from_pretrained(family.from_pretrained(folder / "base", **names, **extra), folder)
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # bitsandbytes computes in bfloat16 on such a processor, whatever compute type was asked for.
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def probabilities(folder, texts):

@@ -353,7 +353,7 @@ def test_every_methods_fields_are_pefts(name):
     ],
 )
 def test_options_that_are_refused(name, config, sentence):
-    with pytest.raises(ValueError, match="peft|LoraConfig|harness|supported") as error:
+    with pytest.raises(ValueError, match=r"peft|LoraConfig|harness|supported") as error:
         adapters.check_config(name, config)
     assert sentence in str(error.value)
 

@@ -57,7 +57,7 @@ def test_good_data_of_one_s_own_run(tmp_path):
     [
         ([{"sentence": "a", "label": "yes"}], {}, ["no column 'text'", "Known: label, sentence"]),
         ([*ROWS, {"text": "odd one", "label": "maybe"}], {}, ["all-000040", "unknown label 'maybe'", "Known: no, yes"]),
-        ([*ROWS, {"text": "hidden", "label": -1}], {"labels": ["no", "yes"]}, ["can't be read"]),
+        ([*ROWS, {"text": "hidden", "label": -1}], {"labels": ["no", "yes"]}, ["all-000040", "unknown label -1"]),
         ([*ROWS, {"text": "  ", "label": "yes"}], {}, ["all-000040", "empty text", "filters.drop_empty"]),
         (ROWS, {"filters": {"min_words": 9}}, ["split", "empty", "min_words"]),
         (ROWS, {"divide": [{"of": ["all"], "into": {"train": 30, "test": 30}}]}, ["60 rows", "there are 40"]),

@@ -19,8 +19,16 @@ def plan(examples=100, world=1, **training):
 
 def fit(budget, **settings):
     """A Fit with nothing to train, for the questions that need none."""
-    empty = dict.fromkeys(("model", "train", "scoring", "folder", "clock", "progress", "selection"))
-    known = {"settings": Training(), "seed": 0, "rank": 0, "log": TrainLog(None), "validate": lambda model: {}}
+    empty = dict.fromkeys(("model", "train", "folder", "clock", "selection"))
+    known = {
+        "settings": Training(),
+        "scoring": SimpleNamespace(device=torch.device("cpu")),
+        "seed": 0,
+        "rank": 0,
+        "log": TrainLog(None),
+        "progress": SimpleNamespace(tokens=0),
+        "validate": lambda model: {},
+    }
     return Fit(**{**empty, **known, "budget": budget, **settings})
 
 
@@ -37,7 +45,7 @@ def fit(budget, **settings):
         (2, 2, (2, 2)),
         (8, None, (1, 1)),
         (1, 32, (8, 1)),  # a micro-batch larger than the batch is the batch
-        (4, 3, None),
+        (2, 3, None),
         (3, None, None),
         (16, None, None),
         (1, 5, None),
@@ -214,6 +222,19 @@ def test_minutes_end_a_run():
     assert not fit(plan()).out_of_time()
     assert not fit(plan(), settings=Training(minutes=60.0)).out_of_time()
     assert fit(plan(), settings=Training(minutes=0.001), started_s=-1e9).out_of_time()
+
+
+def test_why_a_run_stops():
+    run = fit(plan(), selection=Selection("f1", True, EarlyStopping(patience=1)))
+    assert not run.should_stop()
+    assert run.stopped_by == "steps"
+    run.selection.update(1, 0.5)
+    run.selection.update(2, 0.4)
+    assert run.should_stop()
+    assert run.stopped_by == "early_stopping"
+    late = fit(plan(), settings=Training(minutes=0.001), started_s=-1e9)
+    assert late.should_stop()
+    assert late.stopped_by == "minutes"
 
 
 def test_parameters_without_a_finite_gradient_are_named_once():

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench import flops
 
+pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 SOME = ["query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "q", "v", "c_attn"]
 METHODS = {
     "full": ("full", {}),

@@ -276,6 +276,14 @@ def test_counts_of_parameters(tmp_path):
     assert models.count_parameters(model) == {"total": total, "trainable": 64 * 3 + 3}
 
 
+def test_the_original_of_a_trained_head_does_not_count(tmp_path):
+    total = models.count_parameters(tiny.build(tiny.card("bert"), tmp_path))["total"]
+    counts = models.count_parameters(tiny.adapted(tiny.card("bert"), tmp_path, "lora", {"config": {"r": 4}}))
+    # Per block four layers of 64 x 64 and two of 64 x 128, and the pooler.
+    adapters = 4 * (2 * (4 * (64 + 64) + 2 * (64 + 128)) + 64 + 64)
+    assert counts == {"total": total + adapters, "trainable": adapters + 64 * 3 + 3}
+
+
 def test_four_bit_parameters_count_by_their_shape(tmp_path):
     plain = models.count_parameters(tiny.build(tiny.card("llama"), tmp_path))
     packed = tiny.build(tiny.card("llama"), tmp_path, LoadPlan(quantization=FOUR_BITS))
