@@ -1,5 +1,6 @@
 """The stages of a run, in the order in which `run.execute` calls them. Each fills in its part of the record."""
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from bench.comparability import comparability
 from bench.errors import SetupError
 from bench.fitting import Budget, Fit
 from bench.score import Encoded, Scoring
+from bench.settings import Recipe
 
 Run = Any  # bench.run.Run; run imports this module
 
@@ -48,6 +50,7 @@ def load_data(run: Run) -> Material:
         wanted.add(recipe.evaluation.validation)
     with run.clock.phase("load"):
         _confirm_remote_code(run)
+        _check_trackers(recipe, plan)
         corpus = data.load(recipe.dataset, recipe.limit, wanted)
         if "train" not in corpus.splits and plan.trains != "nothing":
             raise SetupError("the data set has no split 'train'")
@@ -81,6 +84,15 @@ def load_data(run: Run) -> Material:
 def _confirm_remote_code(run: Run) -> None:
     if run.resolved.recipe.model.trust_remote_code and not run.trust_remote_code:
         raise SetupError("the model card runs code from the model's repository; confirm with --trust-remote-code")
+
+
+def _check_trackers(recipe: Recipe, plan: dropin.LoadPlan) -> None:
+    """A tracker that would stay silent, or fail after the first score, is refused now."""
+    if recipe.trackers and (recipe.training.engine != "trainer" or plan.trains != "gradient"):
+        raise SetupError(f"trackers {list(recipe.trackers)} need engine: trainer and a method that trains by gradients")
+    for name in recipe.trackers:
+        if importlib.util.find_spec(name) is None:
+            raise SetupError(f"the tracker {name!r} is not installed: pip install {name}")
 
 
 def _encode(split: data.Split, task: Any, tokenizer: Any, max_length: int) -> Encoded:

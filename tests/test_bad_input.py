@@ -117,6 +117,8 @@ def test_traceback_on_request(tmp_path, capsys):
         ("method=last_layers method.blocks=9", ["9", "2 block"]),
         ("evaluation.metrics=[evaluate:no_such_metric]", ["evaluate:no_such_metric"]),
         ("dataset.clean=['lemmas:xx_no_model']", ["spaCy"]),
+        ("trackers=[mlflow]", ["mlflow", "not installed", "pip install"]),
+        ("trackers=[tensorboard] training.engine=loop", ["tensorboard", "engine: trainer"]),
         ("evaluation.splits=[tset]", ["no split 'tset'", "Did you mean 'test'"]),
         ("method=fulll", ["no method 'fulll'", "Did you mean 'full'"]),
         ("evaluation.metrics=[acuracy]", ["acuracy", "Did you mean 'accuracy'"]),
@@ -125,7 +127,7 @@ def test_traceback_on_request(tmp_path, capsys):
 def test_what_the_recipe_asks_for_cannot_be_had(tmp_path, capsys, change, words):
     import shlex
 
-    arguments = [change] if "{" in change or "[" in change else shlex.split(change)
+    arguments = [change] if "{" in change or "['" in change else shlex.split(change)
     assert run_here(*arguments, out=tmp_path / "out") == 2
     shown = one_sentence(capsys.readouterr().err)
     assert len(shown) == 1

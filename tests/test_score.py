@@ -8,13 +8,10 @@ import models as tiny
 import numpy as np
 import pytest
 import torch
-from accelerate import PartialState
 
 from bench import score
 from bench.errors import DivergedError, ScoreError
 from bench.metricset import MetricSet, Predictions
-
-PartialState(cpu=True)
 
 
 def split(tokens, copies=3, multi_label=False):
