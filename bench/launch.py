@@ -24,6 +24,8 @@ PACKAGES = (
 def start() -> PartialState:
     """Joins the processes that the launcher started. Raises SetupError when the world is not the one asked for."""
     on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU, and complains
     asked = int(os.environ.get("WORLD_SIZE", "1") or 1)
     # Without an explicit backend each of several CPU processes would believe itself alone.
     state = PartialState(cpu=True, backend="gloo" if asked > 1 else None) if on_cpu else PartialState()

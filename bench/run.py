@@ -125,11 +125,9 @@ def _clear(folder: Path, *, overwrite: bool) -> None:
 
 def execute(run: Run) -> None:
     """The stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
-    from transformers.utils import logging
-
+    _quiet_libraries()
     from bench import launch, measure, stages
 
-    logging.disable_progress_bar()
     run.clock = measure.Clock()
     with run.clock.phase("load"):
         run.state = launch.start()
@@ -146,6 +144,17 @@ def execute(run: Run) -> None:
     failed = [check for check in run.record.checks if not check.ok]
     if failed:
         raise ScoreError(f"check {failed[0].name!r} failed: {failed[0].detail}")
+
+
+def _quiet_libraries() -> None:
+    """No progress bars of their own, and no advice about optional kernels that have nothing to do with this run."""
+    import logging
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    for name in ("bitsandbytes", "DeepSpeed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _file(run: Run, error: BaseException, *, show: bool) -> None:
