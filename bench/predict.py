@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from bench import dropin, saved
 from bench.errors import DataError
@@ -37,6 +38,8 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
 
     scores: probability per label name. cut: whether the text was longer than the model was trained for.
     """
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     model, tokenizer, description = saved.load(run_folder / "model")
     task = dropin.load("tasks", description["task"])
     empty = [number for number, row in enumerate(rows) if not row["text"].strip()]

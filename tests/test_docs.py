@@ -57,7 +57,9 @@ def test_the_recipe_in_the_readme_is_the_shipped_one():
 
 
 def test_no_recipe_key_is_an_accelerate_key():
-    keys = set(Recipe.model_fields) | {key for part in Recipe.model_fields.values() for key in fields_of(part.annotation)}
+    keys = set(Recipe.model_fields) | {
+        key for part in Recipe.model_fields.values() for key in fields_of(part.annotation)
+    }
     configs = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
     assert configs
     for config in configs:

@@ -44,7 +44,9 @@ def arguments(case, folder, *extra, dropout=False):
     off = [] if dropout else [f"model.architecture.{name}=0.0" for name in NO_DROPOUT.get(family, [])]
     off += [] if dropout or "mlp" not in case else ["head.dropout=0.0"]
     recipe = str(ROOT / "recipes" / "tiny" / "bert-full.yaml")
-    return [recipe, *CASES[case], *COMMON, *off, *extra, "--out", str(folder), "--overwrite"]
+    settings = dict(text.split("=", 1) for text in [*CASES[case], *COMMON, *off, *extra] if "=" in text)
+    flags = [text for text in extra if "=" not in text]
+    return [recipe, *(f"{key}={value}" for key, value in settings.items()), *flags, "--out", str(folder), "--overwrite"]
 
 
 def run_here(case, folder, *extra, dropout=False):
