@@ -1,11 +1,13 @@
 """The default engine: transformers' Trainer, fed with the same batches, seeds and losses as the plain loop."""
 
+import os
 import shutil
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from bench.fitting import Fit, seed_step
 from bench.score import collate
@@ -16,6 +18,9 @@ def run(fit: Fit, arguments: TrainingArguments) -> Any:
     # Classifiers take **kwargs, from which the Trainer concludes that they normalise by the number of items; they
     # do not, and their loss would grow with the number of processes. `compute_loss_func` does it here instead.
     fit.model.accepts_loss_kwargs = False
+    if "tensorboard" in fit.trackers:
+        # By default the events would lie among the checkpoints, and go with them.
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(fit.folder / "tensorboard"))
     trainer = _Trainer(
         fit,
         model=fit.model,
@@ -27,9 +32,12 @@ def run(fit: Fit, arguments: TrainingArguments) -> Any:
         ),
         callbacks=[_Watch(fit)],
     )
-    trainer.remove_callback(_printer(trainer))
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
-    shutil.rmtree(arguments.output_dir, ignore_errors=True)
+    # Not before the slowest process has read the best checkpoint back.
+    trainer.accelerator.wait_for_everyone()
+    if trainer.accelerator.is_main_process:
+        shutil.rmtree(arguments.output_dir, ignore_errors=True)
     return trainer.accelerator.unwrap_model(trainer.model)
 
 
@@ -118,9 +126,3 @@ class _Watch(TrainerCallback):
         if fit.should_stop():
             control.should_training_stop = True
         return control
-
-
-def _printer(trainer: Trainer) -> Any:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback

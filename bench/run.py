@@ -119,7 +119,7 @@ def _clear(folder: Path, *, overwrite: bool) -> None:
         raise SetupError(f"{folder} is not empty and holds no record; give another --out")
     for name in ("record.json", "report.md", "train_log.jsonl", "traceback.txt"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("predictions", "figures", "model", "checkpoints"):
+    for name in ("predictions", "figures", "model", "checkpoints", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

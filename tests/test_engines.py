@@ -167,3 +167,16 @@ def test_gradient_checkpointing_changes_no_loss(plain, tmp_path):
     for case in ("bert", "gpt2", "bert-lora"):
         cut = run_here(case, tmp_path / case, "training.gradient_checkpointing=true")
         assert cut == pytest.approx(plain[0][case], abs=1e-5)
+
+
+def test_a_tracker_gets_the_losses(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")
+    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR")  # set and deleted, so that what the run sets is undone afterwards
+    values = run_here("bert", tmp_path, "trackers=[tensorboard]")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(values)
