@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate import PartialState
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
@@ -60,7 +61,9 @@ def build(
     if weights == "random":
         model = _from_config(family, config, card, plan)
         if plan.quantization is not None:
-            model.save_pretrained(scratch_folder)
+            if PartialState().is_main_process:
+                model.save_pretrained(scratch_folder)
+            PartialState().wait_for_everyone()
             del model
             model = _from_pretrained(family, str(scratch_folder), config, card, plan, device)
             setattr(model, MISSING, [])

@@ -149,10 +149,12 @@ def execute(run: Run) -> None:
 def _quiet_libraries() -> None:
     """No progress bars of their own, and no advice about optional kernels that have nothing to do with this run."""
     import logging
+    import warnings
 
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # between libraries: not for who runs a recipe
     for name in ("bitsandbytes", "DeepSpeed"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

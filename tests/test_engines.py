@@ -23,6 +23,7 @@ CASES = {
     "roberta-mlp": ["model=tiny_roberta", "head.kind=mlp"],
     "bert-smoothed": ["model=tiny_bert", "training.label_smoothing=0.1"],
     "bert-lora": ["model=tiny_bert", "method=lora"],
+    "llama-qlora": ["model=tiny_llama", "method=qlora", "method.compute_dtype=float32"],
 }
 COMMON = [
     "training.epochs=null", "training.steps=4", "training.log_every=1", "training.global_batch=8",
