@@ -6,11 +6,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field, model_validator
+
 from bench.errors import SetupError, did_you_mean
+from bench.settings import Name, Strict
 from bench.tokenizer import reason
 
 # Would run, and not be what its name says.
 REFUSED = {"AdaLoraConfig": "its ranks are pruned by a call after every step, which neither engine makes"}
+
+
+class AdapterOptions(Strict):
+    """peft: name of a PEFT configuration class. config: its fields, e.g. r, lora_alpha, target_modules, use_dora."""
+
+    peft: Name = "LoraConfig"
+    config: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _known(self) -> "AdapterOptions":
+        check_config(self.peft, self.config)
+        return self
 
 
 def check_config(name: str, config: dict[str, Any]) -> None:

@@ -2,23 +2,12 @@
 
 from typing import Any
 
-from pydantic import Field, model_validator
-
-from bench.adapters import check_config, wrap
+from bench.adapters import AdapterOptions, wrap
 from bench.dropin import LoadPlan
-from bench.settings import Name, Strict
 
 
-class Options(Strict):
-    """peft: name of a PEFT configuration class. config: its fields, e.g. r, lora_alpha, target_modules, use_dora."""
-
-    peft: Name = "LoraConfig"
-    config: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _known(self) -> "Options":
-        check_config(self.peft, self.config)
-        return self
+class Options(AdapterOptions):
+    """Those of any adapter."""
 
 
 def load_plan(options: Options) -> LoadPlan:

@@ -2,27 +2,17 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
-
-from bench.adapters import check_config, prepare_quantized, wrap
+from bench.adapters import AdapterOptions, prepare_quantized, wrap
 from bench.dropin import LoadPlan
-from bench.settings import Name, Strict
 
 
-class Options(Strict):
+class Options(AdapterOptions):
     """quant_type, double_quant, compute_dtype, storage: bitsandbytes' settings. peft, config: as in method `lora`."""
 
     quant_type: Literal["nf4", "fp4"] = "nf4"
     double_quant: bool = True
     compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     storage: Literal["uint8", "bfloat16", "float16", "float32"] = "uint8"
-    peft: Name = "LoraConfig"
-    config: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _known(self) -> "Options":
-        check_config(self.peft, self.config)
-        return self
 
 
 def load_plan(options: Options) -> LoadPlan:
