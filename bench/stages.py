@@ -122,7 +122,7 @@ def build_model(run: Run, material: Material) -> None:
     """The adapted model, seeded; what it really is goes into the record."""
     recipe, plan = run.resolved.recipe, material.plan
     weights = plan.weights or recipe.model.weights
-    if recipe.training.steps or material.plan.trains == "gradient":
+    if plan.trains == "gradient":
         material.budget = Budget.plan(recipe.training, len(material.splits["train"].ids), run.state.num_processes)
     run.record.launch = launch.describe(run.state, material.budget, recipe.training.global_batch)
     with run.clock.phase("load"):
