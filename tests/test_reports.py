@@ -1,0 +1,39 @@
+"""Reports in the repository are those that the records beside them give; the README quotes them."""
+
+import re
+
+import pytest
+
+from bench import record, tables
+from tests.launching import ROOT
+
+FOLDERS = sorted(path for path in (ROOT / "reports").iterdir() if path.is_dir())
+
+
+def test_there_are_reports():
+    assert FOLDERS
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
+def test_table_is_up_to_date(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    tables.write_table_report([folder.relative_to(ROOT)], tmp_path / "table.md")
+    shipped = folder.with_suffix(".md").read_text(encoding="utf-8")
+    assert (tmp_path / "table.md").read_text(encoding="utf-8") == shipped
+
+
+def test_readme_quotes_the_records():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (full|lora|qlora|probe|head) \| (\S+ \S+) \| (\S+ \S+) \|", text, re.MULTILINE)
+    found = {
+        item.method: item for item in map(record.read, record.find([ROOT / "reports" / "minilm"])) if is_sst2(item)
+    }
+    assert {row[0] for row in rows} == set(found) == {"full", "lora", "qlora", "probe", "head"}
+    for method, before, after in rows:
+        for shown, stage in ((before, "before"), (after, "after")):
+            score = found[method].scores[stage]["test"]["accuracy"]
+            assert shown == f"{score.value:.3f} ({score.low:.3f}–{score.high:.3f})"
+
+
+def is_sst2(item):
+    return item.recipe.path.startswith("recipes/minilm/sst2")
