@@ -9,7 +9,9 @@ from tests.launching import ROOT, launch_all
 
 DATA = ROOT.parent / "shared" / "data" / "sst2"
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes" / "minilm").glob("sst2-*.yaml"))}
-SHORT = ["limit={train: 320, test: 128}", "training.epochs=1", f"dataset.source.folder={DATA}", "save=false"]
+SHORT = ["limit={train: 640, test: 128}", "training.epochs=1", f"dataset.source.folder={DATA}", "save=false"]
+# Twenty steps at the recipe's own rate hardly move all 22 million weights.
+FASTER = {"sst2-full": ["training.learning_rate=5e-4"]}
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,7 +26,9 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("minilm")
-    done = launch_all({name: [path, "--out", folder / name, *SHORT] for name, path in RECIPES.items()})
+    done = launch_all(
+        {name: [path, "--out", folder / name, *SHORT, *FASTER.get(name, [])] for name, path in RECIPES.items()}
+    )
     assert {name: item.returncode for name, item in done.items()} == dict.fromkeys(RECIPES, 0), done
     return {name: record.read(folder / name) for name in RECIPES}
 
@@ -46,10 +50,11 @@ def test_it_is_the_real_model(runs):
 
 def test_a_few_steps_teach_it_something(runs):
     before = runs["sst2-full"].scores["before"]["test"]["accuracy"].value
-    after = {name: run.scores["after"]["test"]["accuracy"].value for name, run in runs.items()}
     assert before < 0.65
-    assert after["sst2-full"] > 0.62
-    assert after["sst2-probe"] > 0.65
+    for name in ("sst2-full", "sst2-probe"):
+        # Better than the majority by more than chance, on 128 sentences.
+        majority = runs[name].baselines["test"]["majority"]["accuracy"]
+        assert runs[name].scores["after"]["test"]["accuracy"].low > majority
     assert runs["sst2-lora"].training.final_loss < runs["sst2-lora"].training.first_loss
 
 
