@@ -114,11 +114,16 @@ def _to_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(arg.float() if torch.is_tensor(arg) and arg.is_floating_point() else arg for arg in args)
 
 
+def unwrapped(model: Any) -> Any:
+    """The transformers model inside of a PEFT model or a probe; any other model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "base", model)
+
+
 def unwrapped_head_names(model: Any) -> list[str]:
     """What stays out of quantisation: head and newly initialised modules, also of a wrapped model; [] for a probe."""
     if isinstance(model, ProbeModel):
         return []
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = unwrapped(model)
     return [*head_names(inner), *newly_initialized_modules(inner)]
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import math
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,7 @@ def build(
 
 def make_config(card: ModelCard, labels: tuple[str, ...], multi_label: bool, tokenizer: Any, weights: str) -> Any:
     """The transformers config, with label names and the tokenizer's special tokens."""
-    names = dict(enumerate(labels))
-    task = {
-        "num_labels": len(labels),
-        "id2label": names,
-        "label2id": {name: index for index, name in names.items()},
-        "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
-    }
+    task = task_settings(labels, multi_label)
     place = locate(card)
     if weights == "random" and card.architecture:
         config = _config_from_architecture(card, task)
@@ -100,6 +95,16 @@ def make_config(card: ModelCard, labels: tuple[str, ...], multi_label: bool, tok
         if len(tokenizer) > config.vocab_size:
             raise SetupError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}")
     return config
+
+
+def task_settings(labels: Sequence[str], multi_label: bool) -> dict[str, Any]:
+    """What a transformers config says of the task: label names, and whether several may be set at once."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: index for index, name in enumerate(labels)},
+        "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
+    }
 
 
 def _config_from_architecture(card: ModelCard, task: dict[str, Any]) -> Any:

@@ -9,7 +9,7 @@ from transformers.utils import logging as transformers_logging
 
 from bench import dropin, saved
 from bench.errors import DataError
-from bench.score import batches, collate
+from bench.score import batches, collate, label_names
 
 # On a CPU larger batches gain nothing; on a GPU a few texts typed by hand do not fill it anyway.
 BATCH = 32
@@ -57,7 +57,7 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
         predicted, scores = task.predict(logits, description["multi_label"], description["threshold"])
         for number, answer, row_scores in zip(numbers, predicted.tolist(), scores.tolist(), strict=True):
             named = dict(zip(labels, row_scores, strict=True))
-            answers = [labels[i] for i, on in enumerate(answer) if on] if isinstance(answer, list) else labels[answer]
+            answers = label_names(answer, labels)
             text = rows[number]["text"]
             found[number] = {"text": text, "label": answers, "scores": named, "cut": len(whole[number]) > limit}
     return found

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from bench import adapters, dropin, heads, record
 from bench.errors import DataError, SetupError
-from bench.model import locate
+from bench.model import locate, task_settings
 from bench.settings import Head, ModelCard
 from bench.tokenizer import reason, shown
 
@@ -147,15 +147,12 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
         extra = {"quantization_config": transformers.BitsAndBytesConfig(**settings), "device_map": {"": "cpu"}}
     card = ModelCard.model_validate(description["model_card"], strict=False)
     base = str(folder / "base") if (folder / "base").is_dir() else str(locate(card))
-    names = dict(enumerate(description["labels"]))
     try:
         model = _auto_class(description).from_pretrained(
             base,
             revision=card.revision,
-            id2label=names,
-            label2id={name: index for index, name in names.items()},
+            **task_settings(description["labels"], description["multi_label"]),
             pad_token_id=description["pad_token_id"],
-            problem_type="multi_label_classification" if description["multi_label"] else "single_label_classification",
             use_safetensors=True,
             attn_implementation=card.attention,
             dtype=getattr(torch, card.dtype),

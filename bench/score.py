@@ -155,8 +155,8 @@ def write_predictions(path: Path, predictions: Predictions, metrics: MetricSet, 
     for row, identity in enumerate(predictions.ids):
         line = {
             "id": identity,
-            "prediction": _names(predictions.predictions[row], labels),
-            "reference": _names(predictions.references[row], labels),
+            "prediction": label_names(predictions.predictions[row], labels),
+            "reference": label_names(predictions.references[row], labels),
             "scores": {name: float(score) for name, score in zip(labels, predictions.scores[row], strict=True)},
             "metrics": {name: float(values[row]) for name, values in per_example.items()},
         }
@@ -165,7 +165,7 @@ def write_predictions(path: Path, predictions: Predictions, metrics: MetricSet, 
     record.write_text(path, "\n".join(lines) + "\n")
 
 
-def _names(value: Any, labels: tuple[str, ...]) -> str | list[str] | None:
+def label_names(value: Any, labels: tuple[str, ...]) -> str | list[str] | None:
     """Label name or names; None for -1, which stands for no answer."""
     if np.ndim(value) == 0:
         return labels[int(value)] if value >= 0 else None

@@ -156,7 +156,7 @@ def build_model(run: Run, material: Material) -> None:
 
 def _describe_model(run: Run, model: Any, weights: str, fresh: list[str]) -> record.Model:
     card = run.resolved.recipe.model
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "base", model)
+    inner = heads.unwrapped(model)
     return record.Model(
         id=card.id or card.package or run.resolved.model_name,
         revision=card.revision,

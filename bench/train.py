@@ -8,6 +8,7 @@ from accelerate import PartialState
 
 from bench.errors import SetupError
 from bench.fitting import Fit
+from bench.heads import unwrapped
 from bench.score import Scoring, autocast, batches, collate, evaluating
 from bench.settings import Recipe
 
@@ -62,13 +63,9 @@ def fit(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
 def _checkpoint_activations(model: Any) -> None:
     # With a frozen embedding the first checkpointed block would see no input that needs a gradient, and pass none on.
     if not model.supports_gradient_checkpointing:
-        raise SetupError(f"training.gradient_checkpointing: {type(_inner(model)).__name__} does not support it")
+        raise SetupError(f"training.gradient_checkpointing: {type(unwrapped(model)).__name__} does not support it")
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.enable_input_require_grads()
-
-
-def _inner(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def fit_probe(model: Any, features: list[dict[str, Any]], scoring: Scoring, options: dict[str, Any]) -> int:

@@ -217,8 +217,8 @@ def test_lines_of_several_labels(tmp_path):
 
 
 def test_no_answer_has_no_name():
-    assert score._names(np.int64(-1), tiny.LABELS) is None
-    assert score._names(np.int64(2), tiny.LABELS) == "mixed"
+    assert score.label_names(np.int64(-1), tiny.LABELS) is None
+    assert score.label_names(np.int64(2), tiny.LABELS) == "mixed"
 
 
 def test_what_a_split_tells_of_itself():
