@@ -1,0 +1,123 @@
+"""Scaled dot-product attention that also tells the log-sum-exp of its scores, so that parts of it can be merged."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# Scores held at once by the plain kernel: 64 MiB in float32.
+SCORES = 2**24
+
+
+def merge(left: torch.Tensor, left_lse: torch.Tensor, right: torch.Tensor, right_lse: torch.Tensor) -> torch.Tensor:
+    """Attention to two sets of keys together, from the attention to each.
+
+    left, right: [..., queries, width]; their log-sum-exp of scores: [..., queries], -inf where no key is seen. Each
+    side's share of the softmax's denominator is exp(lse), so the sides' weights are a sigmoid of the difference.
+    """
+    lowest = torch.finfo(left_lse.dtype).min  # -inf - -inf would be NaN
+    share = torch.sigmoid(left_lse.clamp(min=lowest) - right_lse.clamp(min=lowest)).unsqueeze(-1).to(left.dtype)
+    return torch.lerp(right, left, share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """Attention that also returns the log-sum-exp of scores. Everything is exact up to rounding."""
+
+    scale: float
+    softcap: float | None = None
+
+    def __call__(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        *,
+        seen: torch.Tensor | None = None,
+        causal: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """query: [rows, heads, queries, width]; key, value: [rows, key heads, keys, width]; heads divide by key heads.
+
+        seen: bool, broadcast to [rows, 1, queries, keys]. causal: as many queries as keys, and none sees a later key,
+        nor may `seen` show it one.
+        Returns [rows, heads, queries, width] and float32 [rows, heads, queries]: 0 and -inf where no key is seen.
+        """
+        fused = self.softcap is None and query.shape[-1] == value.shape[-1] and query.shape[-1] % 8 == 0
+        if fused and query.device.type == "cpu":
+            return self._cpu(query, key, value, seen, causal and seen is None)
+        if fused and query.device.type == "cuda" and seen is None:
+            return self._cuda(query, key, value, causal)
+        return self.plain(query, key, value, seen=seen, causal=causal)
+
+    def _cpu(self, query: Any, key: Any, value: Any, seen: Any, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        groups = query.shape[1] // key.shape[1]
+        num_rows, _, num_queries, _ = query.shape
+        key, value = _repeated(key, groups), _repeated(value, groups)
+        bias = None
+        if seen is not None:
+            bias = torch.zeros(seen.shape, dtype=query.dtype).masked_fill_(~seen, -torch.inf)
+            bias = bias.expand(num_rows, 1, num_queries, key.shape[2])
+        # The public function gives no log-sum-exp. It takes this kernel itself wherever it takes no plain path.
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, causal, attn_mask=bias, scale=self.scale
+        )
+        return out, _without_key(lse, seen)
+
+    def _cuda(self, query: Any, key: Any, value: Any, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        groups, num_queries = query.shape[1] // key.shape[1], query.shape[2]
+        key, value = _repeated(key, groups), _repeated(value, groups)
+        if query.dtype == torch.float32 or query.shape[-1] > 256:
+            out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+                query, key, value, None, True, 0.0, causal, scale=self.scale
+            )
+        else:
+            out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+                query, key, value, 0.0, causal, False, scale=self.scale
+            )
+        return out, lse[:, :, :num_queries]  # one of the two pads it
+
+    def plain(
+        self, query: Any, key: Any, value: Any, *, seen: torch.Tensor | None = None, causal: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same by matrix products, a part of the queries at a time: for caps, odd widths, masks on GPUs."""
+        groups = query.shape[1] // key.shape[1]
+        key, value = _repeated(key, groups), _repeated(value, groups)
+        num_rows, num_heads, num_queries, _ = query.shape
+        step = max(1, SCORES // (num_rows * num_heads * key.shape[2]))
+        parts = []
+        for start in range(0, num_queries, step):
+            end = min(start + step, num_queries)
+            # A causal part sees no key behind its own last query.
+            last = end if causal else key.shape[2]
+            visible = seen[:, :, start:end, :last] if seen is not None and seen.shape[2] > 1 else seen
+            if causal and seen is None:
+                visible = torch.ones(end - start, last, dtype=torch.bool, device=query.device).tril_(start)[None, None]
+            parts.append(self._part(query[:, :, start:end], key[:, :, :last], value[:, :, :last], visible))
+        return torch.cat([out for out, _ in parts], 2), torch.cat([lse for _, lse in parts], 2)
+
+    def _part(self, query: Any, key: Any, value: Any, seen: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        scores = torch.matmul(query, key.transpose(-1, -2)).float().mul_(self.scale)
+        if self.softcap is not None:
+            scores = scores.div_(self.softcap).tanh_().mul_(self.softcap)
+        if seen is not None:
+            scores.masked_fill_(~seen, -torch.inf)
+        # A query that sees nothing has no highest score to subtract.
+        highest = scores.amax(-1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)
+        weights = scores.sub_(highest).exp_()
+        total = weights.sum(-1, keepdim=True)
+        out = torch.matmul(weights.to(value.dtype), value) / total.clamp(min=1e-30).to(value.dtype)
+        return out, (highest + total.log())[..., 0]
+
+
+def _repeated(heads: torch.Tensor, groups: int) -> torch.Tensor:
+    """[rows, key heads, keys, width] -> as many heads as queries have."""
+    if groups == 1:
+        return heads
+    num_rows, num_heads, num_keys, width = heads.shape
+    wide = heads[:, :, None].expand(num_rows, num_heads, groups, num_keys, width)
+    return wide.reshape(num_rows, num_heads * groups, num_keys, width)
+
+
+def _without_key(lse: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
+    """The CPU kernel says 0 for a query that sees no key."""
+    return lse if seen is None else lse.masked_fill(~seen.any(-1), -torch.inf)
