@@ -2,8 +2,10 @@
 
 from typing import Any
 
-from bench.adapters import AdapterOptions, wrap
+from bench.adapters import AdapterOptions, prepare_quantized, wrap
 from bench.dropin import LoadPlan
+
+OBJECTIVES = ("head", "text")
 
 
 class Options(AdapterOptions):
@@ -16,5 +18,7 @@ def load_plan(options: Options) -> LoadPlan:
 
 
 def adapt(model: Any, options: Options) -> Any:
-    """Wraps the model; head and newly initialised modules are trained and saved beside the adapter."""
+    """Wraps the model; task head and newly initialised modules are trained and saved beside the adapter."""
+    if getattr(model, "is_quantized", False):  # as its checkpoint has it, not by this method
+        prepare_quantized(model)
     return wrap(model, options.peft, options.config)

@@ -8,6 +8,8 @@ from bench.dropin import LoadPlan
 from bench.errors import SetupError
 from bench.settings import PositiveInt, Strict
 
+OBJECTIVES = ("head",)
+
 
 class Options(Strict):
     """pooling: which features. C, max_iter: scikit-learn's LogisticRegression, on standardised features."""

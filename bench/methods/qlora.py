@@ -5,6 +5,8 @@ from typing import Any, Literal
 from bench.adapters import AdapterOptions, prepare_quantized, wrap
 from bench.dropin import LoadPlan
 
+OBJECTIVES = ("head", "text")
+
 
 class Options(AdapterOptions):
     """quant_type, double_quant, compute_dtype, storage: bitsandbytes' settings. peft, config: as in method `lora`."""

@@ -5,6 +5,8 @@ from typing import Any
 from bench.dropin import LoadPlan
 from bench.settings import Strict
 
+OBJECTIVES = ("head", "text")
+
 
 class Options(Strict):
     """No options."""
