@@ -1,4 +1,4 @@
-"""What methods on top of the PEFT library share: strict checking of its options, and wrapping a classifier."""
+"""What methods on top of the PEFT library share: strict checking of its options, and wrapping a model."""
 
 import ast
 import importlib.util
@@ -84,41 +84,63 @@ def _config_files() -> list[Path]:
 
 
 def wrap(model: Any, name: str, config: dict[str, Any]) -> Any:
-    """A PeftModel for sequence classification. Raises SetupError with what PEFT says when it refuses.
+    """A PeftModel of a classifier or a language model. Raises SetupError with what PEFT says when it refuses.
 
-    Head modules, and modules that the checkpoint did not contain, are trained in full and saved with the adapter:
-    PEFT by itself knows only heads called `classifier` or `score`, and would lose the others.
+    Task head modules, and modules that the checkpoint did not contain, are trained in full and saved with the adapter:
+    PEFT by itself knows only heads called `classifier` or `score`, and would lose the others. A language model's
+    output head is left as it is.
     """
     import peft
 
-    from bench.heads import head_names, keep_in_float32, newly_initialized_modules, reads_last_token
+    from bench.heads import head_names, keep_in_float32, newly_initialized_modules, writes
 
     fresh = sorted({*head_names(model), *newly_initialized_modules(model)})
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
     fields = _fields(name)
-    options["modules_to_save"] = sorted({*fresh, *options.get("modules_to_save", [])})
+    options["modules_to_save"] = sorted({*fresh, *options.get("modules_to_save", [])}) or None
     if "target_modules" in fields and name == "LoraConfig":
         options.setdefault("target_modules", "all-linear")
-    if "exclude_modules" in fields and options.get("target_modules") == "all-linear":
+    if fresh and "exclude_modules" in fields and options.get("target_modules") == "all-linear":
         # "all-linear" means the body's: a head is trained in full, not adapted.
         options.setdefault("exclude_modules", rf"(.*\.)?({'|'.join(fresh)})(\..*)?")
     kind = getattr(peft, name)
     if issubclass(kind, peft.PromptLearningConfig):
-        _refuse_prompts(model, name, reads_last_token(model) and kind is not peft.PrefixTuningConfig)
+        _refuse_prompts(model, kind)
     for module in fresh:
         keep_in_float32(model.get_submodule(module))
+    text_task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     try:
-        return peft.get_peft_model(model, kind(task_type="SEQ_CLS", **options))
+        wrapped = peft.get_peft_model(model, kind(task_type=text_task if writes(model) else "SEQ_CLS", **options))
     except (ValueError, TypeError, KeyError, NotImplementedError, ImportError) as error:
         raise SetupError(f"method.config: {name} can't be applied to this model: {reason(error)}") from error
+    _check_output_head(wrapped, name)
+    return wrapped
 
 
-def _refuse_prompts(model: Any, name: str, reads_padding: bool) -> None:
-    if reads_padding:
+def _refuse_prompts(model: Any, kind: Any) -> None:
+    import peft
+
+    from bench.heads import reads_last_token, writes
+
+    name = kind.__name__
+    if writes(model):
+        # Answers are scored by the base model, with prompts shared between them; it would not see virtual tokens.
+        raise SetupError(f"method.peft: {name} is not for objective: text; the scorers do not see its virtual tokens")
+    if reads_last_token(model) and kind is not peft.PrefixTuningConfig:
         # With embeddings as its input, transformers' head reads the last position, which may be padding.
         raise SetupError(f"method.peft: {name} would make a decoder's head read padding; PrefixTuningConfig does not")
     if model.config.is_encoder_decoder:
         raise SetupError(f"method.peft: an encoder-decoder classifier can't take the virtual tokens of {name}")
+
+
+def _check_output_head(wrapped: Any, name: str) -> None:
+    """TRL multiplies by the output head's weight itself: what an adapter puts around it would never be trained."""
+    from bench.heads import output_head_names, unwrapped
+
+    for head in output_head_names(wrapped):
+        # Whatever PEFT wraps, in an adapter or to train it in full, gets layers of its own inside.
+        if any(True for _ in unwrapped(wrapped).get_submodule(head).children()):
+            raise SetupError(f"method.config: {name} must leave the output head {head!r} of a language model alone")
 
 
 def prepare_quantized(model: Any) -> None:
@@ -126,15 +148,14 @@ def prepare_quantized(model: Any) -> None:
 
     PEFT's `prepare_model_for_kbit_training` casts embeddings too, which costs 1.6 GB on a 256k vocabulary. And on a CPU
     with AVX512-BF16, bitsandbytes 0.50 packs the weights for good in the first evaluation; from then on no gradient
-    passes through them, and nothing says so.
+    passes through them, and nothing says so. A language model's output head keeps its type.
     """
-    from torch import nn
-
-    from bench.heads import keep_in_float32
+    from bench.heads import fit_output_head, is_norm, keep_in_float32
 
     model.requires_grad_(False)
     for module in model.modules():
-        if isinstance(module, nn.LayerNorm) or "norm" in type(module).__name__.lower():
+        if is_norm(module):
             keep_in_float32(module)
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    fit_output_head(model)

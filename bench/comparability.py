@@ -5,13 +5,16 @@ import json
 
 from bench.data import Corpus
 from bench.recipe import Resolved
-from bench.record import Comparability
+from bench.record import Comparability, Prompts
 
 
-def comparability(resolved: Resolved, corpus: Corpus, signatures: dict[str, str]) -> Comparability:
-    """Hashes of what two runs must share: scored data, prompt template, metrics, generation settings.
+def comparability(
+    resolved: Resolved, corpus: Corpus, signatures: dict[str, str], prompts: Prompts | None = None
+) -> Comparability:
+    """Hashes of what two runs must share: scored data and metrics make the key.
 
-    Model, method, training budget and precision may differ: they are what is compared.
+    Model, method, training budget and precision may differ: they are what is compared. So may the way to ask: a task
+    head is compared with a prompt on the same examples. The parts tell which prompts were the same ones.
     """
     recipe = resolved.recipe
     scored = {name: corpus.splits[name].fingerprint for name in recipe.evaluation.splits}
@@ -19,11 +22,12 @@ def comparability(resolved: Resolved, corpus: Corpus, signatures: dict[str, str]
     threshold = {"threshold": str(recipe.evaluation.threshold)} if recipe.dataset.multi_label else {}
     parts = {
         "data": _digest({"splits": scored, "labels": list(corpus.labels)}),
-        "template": None,
+        "template": None if prompts is None else prompts.template_hash,
         "metrics": _digest({**signatures, **threshold}),
-        "generation": None,
+        "generation": None if prompts is None else _digest(prompts.signature),
     }
-    return Comparability(key=_digest(parts), parts=parts)
+    shared = {**parts, "template": None, "generation": None}
+    return Comparability(key=_digest(shared), parts=parts)
 
 
 def _digest(content: object) -> str:

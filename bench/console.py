@@ -36,6 +36,20 @@ def _is_live() -> bool:
     return out.is_interactive and out.file.isatty()
 
 
+def quiet_libraries() -> None:
+    """No progress bars of their own, and no advice about optional kernels that have nothing to do with this run."""
+    import logging
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # between libraries: not for who runs a recipe
+    for name in ("bitsandbytes", "DeepSpeed"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 class Phase:
     """Progress of one phase: `with Phase("train", total=100) as phase: phase.advance(loss=0.7, tokens=512)`."""
 

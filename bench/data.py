@@ -288,6 +288,9 @@ def _label(row: dict[str, Any], card: DatasetCard, labels: tuple[str, ...], ids:
             f"{place}: expected a list of labels, got {value!r:.60}{hint if isinstance(value, str) else ''}"
         )
     on = {_label_id(item, labels, ids, place) for item in value}
+    if len(value) == len(labels) > len(on) and all(item in (0, 1) for item in value):
+        # Read as ids, [0, 1, 0] would be the first two labels.
+        raise DataError(f"{place}: {value!r:.60} looks like a flag per label, which needs columns.label_flags: true")
     return [int(number in on) for number in range(len(labels))]
 
 

@@ -14,6 +14,8 @@ from typing import Any
 from bench.errors import RecipeError, did_you_mean
 
 KINDS = ("tasks", "methods", "metrics")
+# Keyword arguments of `transformers.BitsAndBytesConfig`: NF4 with double quantisation (Dettmers et al. 2023).
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -25,6 +27,7 @@ class LoadPlan:
     quantization: keyword arguments of `transformers.BitsAndBytesConfig`, or None.
     frozen_body: the body gets no gradients and may be held in the card's 16-bit type.
     adapter: what is saved needs its base model beside it.
+    shots: solved examples before each question; draw: "fixed" (the same for all) or "per_example".
     trains: "gradient" (a training loop), "features" (a classifier fitted on frozen features), "nothing".
     """
 
@@ -34,6 +37,8 @@ class LoadPlan:
     frozen_body: bool = False
     adapter: bool = False
     features: dict[str, Any] = field(default_factory=dict)
+    shots: int = 0
+    draw: str = "fixed"
 
 
 def names(kind: str) -> list[str]:

@@ -8,7 +8,6 @@ from accelerate import Accelerator
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from bench.fitting import Fit, seed_step
-from bench.score import collate
 
 
 def run(fit: Fit, arguments: TrainingArguments) -> Any:
@@ -69,7 +68,7 @@ def _micro_batches(fit: Fit, order: list[int], step: int, accelerator: Accelerat
         first + accelerator.process_index * size, first + fit.budget.global_batch, size * accelerator.num_processes
     )
     rows = [[fit.train.features[number] for number in order[start : start + size]] for start in starts]
-    return [BatchEncoding(collate(chosen, fit.scoring.tokenizer)) for chosen in rows]
+    return [BatchEncoding(fit.collate(chosen)) for chosen in rows]
 
 
 def _groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:

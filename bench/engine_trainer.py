@@ -1,4 +1,7 @@
-"""The default engine: transformers' Trainer, fed with the same batches, seeds and losses as the plain loop."""
+"""The default engine: transformers' Trainer, fed with the same batches, seeds and losses as the plain loop.
+
+It trains classifiers and encoder-decoders; decoders that learn to write are trained by its child in `engine_sft`.
+"""
 
 import os
 import shutil
@@ -10,34 +13,35 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from bench.fitting import Fit, seed_step
-from bench.score import collate
+from bench.heads import unwrapped
 
 
 def run(fit: Fit, arguments: TrainingArguments) -> Any:
     """Trains `fit.model` and returns it, without the wrappers of DDP or DeepSpeed."""
-    # Classifiers take **kwargs, from which the Trainer concludes that they normalise by the number of items; they
+    # Models take **kwargs, from which the Trainer concludes that they normalise by the number of items; classifiers
     # do not, and their loss would grow with the number of processes. `compute_loss_func` does it here instead.
-    fit.model.accepts_loss_kwargs = False
-    if "tensorboard" in fit.trackers:
-        # By default the events would lie among the checkpoints, and go with them.
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(fit.folder / "tensorboard"))
-    trainer = _Trainer(
+    unwrapped(fit.model).accepts_loss_kwargs = False
+    trainer = WatchedTrainer(
         fit,
         model=fit.model,
         args=arguments,
-        data_collator=lambda features: collate(features, fit.scoring.tokenizer),
+        data_collator=fit.collate,
         train_dataset=_InOrder(fit.train.features, fit.budget.order(fit.seed)),
         compute_loss_func=lambda outputs, labels, num_items_in_batch: fit.loss(
             outputs.logits, labels, num_items_in_batch
         ),
-        callbacks=[_Watch(fit)],
     )
+    return train(trainer)
+
+
+def train(trainer: Any) -> Any:
+    """Runs a WatchedTrainer to its end, removes its checkpoints, and returns the plain model."""
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     # Not before the slowest process has read the best checkpoint back.
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
-        shutil.rmtree(arguments.output_dir, ignore_errors=True)
+        shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
     return trainer.accelerator.unwrap_model(trainer.model)
 
 
@@ -54,11 +58,14 @@ class _InOrder(Dataset):  # type: ignore[type-arg]
         return self.features[self.order[place]]
 
 
-class _Trainer(Trainer):
+class WatchedTrainer(Trainer):
     """Adds seeds per step, counters, and our own validation; the training step itself is the Trainer's."""
 
     def __init__(self, fit: Fit, **options: Any) -> None:
-        super().__init__(**options)
+        if "tensorboard" in fit.trackers:
+            # By default the events would lie among the checkpoints, and go with them.
+            os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(fit.folder / "tensorboard"))
+        super().__init__(callbacks=[_Watch(fit)], **options)
         self.fit = fit
         self._micro_batch = 0
 

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.collating import answer_loss_sum, collate_answers
 from bench.console import Phase
 from bench.errors import DivergedError, SetupError
+from bench.heads import unwrapped
 from bench.measure import Clock, Steps
-from bench.score import Encoded, Scoring
+from bench.score import Encoded, Scoring, collate
 from bench.settings import EarlyStopping, Training
 
 
@@ -154,7 +156,10 @@ def _is_undefined(value: Any) -> bool:
 
 @dataclass
 class Fit:
-    """One training run's inputs and, as it proceeds, its results. Both engines read and fill the same object."""
+    """One training run's inputs and, as it proceeds, its results. Both engines read and fill the same object.
+
+    objective: "head" for a classifier, "text" for a language model that learns to write the answers.
+    """
 
     model: Any
     train: Encoded
@@ -170,6 +175,7 @@ class Fit:
     validate: Callable[[Any], dict[str, float]] | None
     selection: Selection | None
     trackers: tuple[str, ...] = ()
+    objective: str = "head"
     steps: Steps = field(default_factory=Steps)
     step: int = 0
     logged_step: int = 0
@@ -221,8 +227,25 @@ class Fit:
         """The first step, every `log_every`-th, and the last."""
         return step == 1 or step % self.settings.log_every == 0 or step == self.budget.steps
 
+    @property
+    def by_encoder_decoder(self) -> bool:
+        """Whether answers are written by an encoder-decoder."""
+        return self.objective == "text" and unwrapped(self.model).config.is_encoder_decoder
+
+    def collate(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """A micro-batch of training examples, padded on the right."""
+        if self.objective == "head":
+            return collate(features, self.scoring.tokenizer)
+        start = unwrapped(self.model).config.decoder_start_token_id if self.by_encoder_decoder else None
+        return collate_answers(features, self.scoring.tokenizer.pad_token_id, start)
+
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, items: Any) -> torch.Tensor:
-        """Loss of a micro-batch: its sum over label items, over the items of the whole optimiser step."""
+        """Loss of a micro-batch: its sum over label items, over the items of the whole optimiser step.
+
+        A label item is an example, a label of it where several are allowed, or a token of an answer.
+        """
+        if self.objective == "text":
+            return answer_loss_sum(logits, labels, shifted=not self.by_encoder_decoder) / items
         return self.scoring.task.loss_sum(logits, labels, self.settings.label_smoothing) / items
 
     def check_gradients(self, model: Any) -> None:

@@ -1,4 +1,4 @@
-"""Task heads: which modules of a classifier are its head, the MLP head, and the probe's linear head."""
+"""Heads: a classifier's task head, the MLP head, the probe's linear head, and the output head of a language model."""
 
 from typing import Any
 
@@ -9,8 +9,18 @@ from torch import nn
 MISSING = "bench_missing_keys"
 
 
+def writes(model: Any) -> bool:
+    """Whether a model, wrapped or not, is a language model: it writes text, and has no task head."""
+    return bool(getattr(unwrapped(model), "can_generate", bool)())
+
+
 def head_names(model: Any) -> list[str]:
-    """Children of a `...ForSequenceClassification` that lie outside of its base model and hold parameters."""
+    """Children of a `...ForSequenceClassification` that lie outside of its base model and hold parameters.
+
+    None for a language model: its output head is part of what was pretrained, and often the embedding itself.
+    """
+    if writes(model):
+        return []
     return [
         name
         for name, child in model.named_children()
@@ -33,6 +43,29 @@ def transformer_blocks(model: Any) -> list[nn.Module]:
 
 def _depth(stack: nn.ModuleList) -> int:
     return len(stack)
+
+
+def output_head_names(model: Any) -> list[str]:
+    """The layer of a language model that gives the logits over its vocabulary; [] for a classifier."""
+    inner = unwrapped(model)
+    layer = inner.get_output_embeddings() if writes(inner) else None
+    return [name for name, module in inner.named_modules() if module is layer]
+
+
+def is_norm(module: nn.Module) -> bool:
+    """LayerNorm, and what transformers' models call RMSNorm, each by a class of its own."""
+    return isinstance(module, nn.LayerNorm) or "norm" in type(module).__name__.lower()
+
+
+def final_norms(model: Any) -> list[nn.Module]:
+    """The norm between the last block and the output head; none where each block ends with one, as in BART."""
+    blocks = {id(block) for block in transformer_blocks(model)}
+    for parent in model.modules():
+        stacks = [child for child in parent.children() if isinstance(child, nn.ModuleList)]
+        if any(id(block) in blocks for stack in stacks for block in stack):
+            # Norms of the embeddings stand beside the blocks too (BLOOM, BART), in an order that means nothing (OPT).
+            return [child for name, child in parent.named_children() if is_norm(child) and "emb" not in name]
+    return []
 
 
 def reads_last_token(model: Any) -> bool:
@@ -114,17 +147,27 @@ def _to_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(arg.float() if torch.is_tensor(arg) and arg.is_floating_point() else arg for arg in args)
 
 
+def fit_output_head(model: Any) -> None:
+    """Casts what a language model's output head is given to the head's own type, which nothing trains."""
+    for name in output_head_names(model):
+        unwrapped(model).get_submodule(name).register_forward_pre_hook(_to_weight_type)
+
+
+def _to_weight_type(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(arg.to(module.weight.dtype) for arg in args)
+
+
 def unwrapped(model: Any) -> Any:
     """The transformers model inside of a PEFT model or a probe; any other model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "base", model)
 
 
 def unwrapped_head_names(model: Any) -> list[str]:
-    """What stays out of quantisation: head and newly initialised modules, also of a wrapped model; [] for a probe."""
+    """What stays out of quantisation: heads and newly initialised modules, also of a wrapped model; [] for a probe."""
     if isinstance(model, ProbeModel):
         return []
     inner = unwrapped(model)
-    return [*head_names(inner), *newly_initialized_modules(inner)]
+    return [*head_names(inner), *output_head_names(inner), *newly_initialized_modules(inner)]
 
 
 def newly_initialized_modules(model: Any) -> list[str]:
@@ -135,7 +178,7 @@ def newly_initialized_modules(model: Any) -> list[str]:
 
 
 def freeze_body(model: Any) -> None:
-    """Freezes all but the head and newly initialised modules, in place; what is trained is held in float32."""
+    """Freezes all but the task head and newly initialised modules, in place; what is trained is held in float32."""
     model.requires_grad_(False)
     for name in [*head_names(model), *newly_initialized_modules(model)]:
         module = model.get_submodule(name)

@@ -101,6 +101,13 @@ def alert(lines: Sequence[str]) -> str:
     return "> [!CAUTION]\n" + "\n>\n".join(f"> {line}" for line in lines)
 
 
+def verbatim(text: str, limit: int = 4000) -> str:
+    """Text as it is, line by line, in a fixed-width font; cut after `limit` characters, which it says."""
+    lines = "\n".join(clean(line) if line.strip() else "" for line in text[:limit].split("\n"))
+    more = f"\n... ({len(text) - limit:,} more characters)" if len(text) > limit else ""
+    return f"<pre>\n{(lines + more).translate(_ENTITIES)}\n</pre>" if text else ""
+
+
 def bullets(lines: Sequence[str]) -> str:
     """A list of ready lines."""
     return "\n".join(f"- {line}" for line in lines)

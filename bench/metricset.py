@@ -28,13 +28,14 @@ class Predictions:
     """All predictions of one split, sorted by id.
 
     predictions, references: [examples] label ids, or [examples, labels] of 0 and 1. scores: [examples, labels]
-    probabilities.
+    probabilities. extra: per example, what is only written down, e.g. a generated text.
     """
 
     ids: tuple[str, ...]
     predictions: np.ndarray
     references: np.ndarray
     scores: np.ndarray
+    extra: tuple[dict[str, Any], ...] = ()
 
 
 class MetricSet:

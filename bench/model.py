@@ -21,6 +21,9 @@ from bench.heads import MISSING, newly_initialized_modules
 from bench.settings import Head, ModelCard
 from bench.tokenizer import is_missing_folder, reason, shown
 
+# Family -> the class that writes text, for `objective: text`.
+WRITERS = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
+
 
 def locate(card: ModelCard) -> str | None:
     """Where the model lies: a Hub id, or a folder. Raises SetupError for a package or folder of it that is missing."""
@@ -44,21 +47,24 @@ def build(
     plan: LoadPlan,
     *,
     auto_class: str,
-    head: Head,
-    labels: tuple[str, ...],
-    multi_label: bool,
+    head: Head | None = None,
+    labels: tuple[str, ...] = (),
+    multi_label: bool = False,
     tokenizer: Any,
     weights: str,
     scratch_folder: Path,
     device: torch.device,
+    keep_head: bool = False,
 ) -> Any:
-    """A model with its task head, on `device`, in evaluation mode, nothing frozen yet.
+    """A classifier with its task head, or a language model, on `device`, in evaluation mode, nothing frozen yet.
 
-    weights: "pretrained" or "random". scratch_folder: where a random model's weights go when it must be quantised,
-    since that is done while loading. Raises SetupError with what can't be had.
+    auto_class: "AutoModelForSequenceClassification", or one of WRITERS, which have no labels. weights: "pretrained" or
+    "random". scratch_folder: where a random model's weights go when it must be quantised, since that is done while
+    loading. keep_head: the classifier as it is, with its own labels. Raises SetupError with what can't be had.
     """
-    config = make_config(card, labels, multi_label, tokenizer, weights)
+    config = make_config(card, labels, multi_label, tokenizer, weights, auto_class=auto_class, keep_head=keep_head)
     family = getattr(transformers, auto_class)
+    quantized = _check_quantization(config, card, plan, weights)
     if weights == "random":
         model = _from_config(family, config, card, plan)
         if plan.quantization is not None:
@@ -70,22 +76,40 @@ def build(
             setattr(model, MISSING, [])
     else:
         model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
-    if head.kind == "mlp":
+        _check_heads(model, card, keep_head)
+    if head is not None and head.kind == "mlp":
         heads.attach_mlp(model, head.hidden, head.dropout)
+    if heads.writes(model):
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
-    return (model if plan.quantization is not None else model.to(device)).eval()
+    return (model if quantized else model.to(device)).eval()
 
 
-def make_config(card: ModelCard, labels: tuple[str, ...], multi_label: bool, tokenizer: Any, weights: str) -> Any:
-    """The transformers config, with label names and the tokenizer's special tokens."""
-    task = task_settings(labels, multi_label)
+def make_config(
+    card: ModelCard,
+    labels: tuple[str, ...],
+    multi_label: bool,
+    tokenizer: Any,
+    weights: str,
+    *,
+    auto_class: str = "",
+    keep_head: bool = False,
+) -> Any:
+    """The transformers config, with label names (a classifier's whose head is not kept) and special tokens."""
+    text = auto_class in WRITERS.values()
+    task = {} if text or keep_head else task_settings(labels, multi_label)
     place = locate(card)
     if weights == "random" and card.architecture:
         config = _config_from_architecture(card, task)
     else:
         config = _config_from_pretrained(str(place), card, task)
     if not hasattr(config, "vocab_size"):
-        raise SetupError(f"a model of type {config.model_type!r} is no text classifier: it has no vocabulary")
+        kind = "language model" if text else "text classifier"
+        raise SetupError(f"a model of type {config.model_type!r} is no {kind}: it has no vocabulary")
+    if text:
+        _check_writer(config, card, auto_class)
+    if keep_head and not config.label2id:  # a config may name its labels in one direction only
+        config.label2id = {name: number for number, name in config.id2label.items()}
     config.pad_token_id = tokenizer.pad_token_id
     if weights == "random":
         for name in ("bos_token_id", "eos_token_id"):
@@ -94,7 +118,58 @@ def make_config(card: ModelCard, labels: tuple[str, ...], multi_label: bool, tok
             config.decoder_start_token_id = tokenizer.pad_token_id
         if len(tokenizer) > config.vocab_size:
             raise SetupError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}")
+    if text and config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        raise SetupError(f"the config of {_name(card, config)!r} has no decoder_start_token_id to begin an answer with")
     return config
+
+
+def _check_writer(config: Any, card: ModelCard, auto_class: str) -> None:
+    """transformers would load an encoder as a language model, whose tokens see the ones that they should predict."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    name = _name(card, config)
+    both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_encoder_decoder
+    if card.family == "encoder" or (both_ways and not getattr(config, "is_decoder", False)):
+        raise SetupError(f"the model {name!r} is an encoder, which can't write text; use objective: head, or a decoder")
+    if auto_class != WRITERS["encoder_decoder" if config.is_encoder_decoder else "decoder"]:
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
+        raise SetupError(f"model.family is {card.family!r}, but the model {name!r} is {kind}")
+
+
+def _check_quantization(config: Any, card: ModelCard, plan: LoadPlan, weights: str) -> bool:
+    """Whether the weights will be quantised. Raises SetupError for what can't be done with a quantised checkpoint."""
+    if weights == "random":
+        # Random weights in a checkpoint's architecture are plain ones.
+        config.__dict__.pop("quantization_config", None)
+    own = getattr(config, "quantization_config", None)
+    if own is None:
+        return plan.quantization is not None
+    kind = own.get("quant_method", "quantised") if isinstance(own, dict) else "quantised"
+    name = _name(card, config)
+    if plan.quantization is not None:
+        raise SetupError(
+            f"the checkpoint of {name!r} is quantised already ({kind}): method: lora trains adapters on it as it is; "
+            "for qlora, or to quantise it otherwise, name a checkpoint in 16 or 32 bits"
+        )
+    if plan.trains == "gradient" and not plan.adapter:
+        raise SetupError(
+            f"the checkpoint of {name!r} is quantised ({kind}), so its weights can't be trained: take method: lora, or "
+            "qlora with a checkpoint in 16 or 32 bits"
+        )
+    return True
+
+
+def _check_heads(model: Any, card: ModelCard, keep_head: bool) -> None:
+    """Heads that must be the checkpoint's own: a language model's, and a classifier's that is used as it is."""
+    needed = [*heads.output_head_names(model), *(heads.head_names(model) if keep_head else [])]
+    fresh = [key for key in getattr(model, MISSING) if key.startswith(tuple(f"{name}." for name in needed))]
+    if fresh:
+        what = "classifier" if keep_head else "language model"
+        raise SetupError(f"the model {_name(card, model.config)!r} is no {what}: its checkpoint has no {fresh[0]}")
+
+
+def _name(card: ModelCard, config: Any) -> str:
+    return shown(card.id) if card.id else card.package or config.model_type
 
 
 def task_settings(labels: Sequence[str], multi_label: bool) -> dict[str, Any]:
@@ -148,8 +223,9 @@ def _from_config(family: Any, config: Any, card: ModelCard, plan: LoadPlan) -> A
 
 def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, device: Any) -> Any:
     if plan.quantization is None:
-        return _loaded(family, place, config, card, plan, {})
-    skipped = _head_names_of(family, config, card)
+        own = getattr(config, "quantization_config", None) is not None
+        return _loaded(family, place, config, card, plan, {"device_map": {"": device}} if own else {})
+    skipped = _heads_of(family, config, card)
     while True:
         settings = transformers.BitsAndBytesConfig(**plan.quantization, llm_int8_skip_modules=skipped)
         extra = {"quantization_config": settings, "device_map": {"": device}}
@@ -187,24 +263,28 @@ def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPla
     return model
 
 
-def _head_names_of(family: Any, config: Any, card: ModelCard) -> list[str]:
+def _heads_of(family: Any, config: Any, card: ModelCard) -> list[str]:
     try:
         with torch.device("meta"):
-            return heads.head_names(family.from_config(config, attn_implementation=card.attention))
+            model = family.from_config(config, attn_implementation=card.attention)
     except (ValueError, ImportError) as error:
         raise _not_suitable(family, config, card, error) from error
+    return [*heads.head_names(model), *heads.output_head_names(model)]
 
 
 def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception) -> SetupError:
     text = reason(error, card.id)
     if "Unrecognized configuration class" in text:
-        return SetupError(f"a model of type {config.model_type!r} is no text classifier ({family.__name__} refuses it)")
-    if any(sign in str(error) for sign in ("attention implementation", "FlashAttention", "flash_attn")):
+        kind = "language model" if family.__name__ in WRITERS.values() else "text classifier"
+        return SetupError(f"a model of type {config.model_type!r} is no {kind} ({family.__name__} refuses it)")
+    if any(
+        sign in str(error) for sign in ("attention implementation", "FlashAttention", "Flash Attention", "flash_attn")
+    ):
+        text = text.split(" Please request")[0]
         return SetupError(f"model.attention is {card.attention!r}, which this model or machine can't use: {text}")
     if "safetensors" in text:
         text = f"{text.rstrip('.')} (only safetensors are read, never pickled weights such as pytorch_model.bin)"
-    name = shown(card.id) if card.id else card.package or config.model_type
-    return SetupError(f"the model {name!r} can't be loaded: {text}")
+    return SetupError(f"the model {_name(card, config)!r} can't be loaded: {text}")
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

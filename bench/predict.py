@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.utils import logging as transformers_logging
 
-from bench import dropin, saved
+from bench import console, dropin, questions, saved
+from bench.asking import Asker
 from bench.errors import DataError
-from bench.score import batches, collate, label_names
+from bench.metricset import MetricSet
+from bench.prompts import Renderer
+from bench.score import Scoring, batches, collate, label_names
+from bench.settings import Prompt, Prompting
 
 # On a CPU larger batches gain nothing; on a GPU a few texts typed by hand do not fill it anyway.
 BATCH = 32
@@ -36,15 +39,20 @@ def read_texts(path: Path) -> list[dict[str, Any]]:
 def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """For each row of texts {"text", "label" (a list of labels where several are allowed), "scores", "cut"}.
 
-    scores: probability per label name. cut: whether the text was longer than the model was trained for.
+    scores: probability per label name. cut: whether the text was longer than the model was trained for. A model that
+    writes its answers gives what it wrote as "written" instead of scores; an answer that can't be read has label None.
     """
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    console.quiet_libraries()
     model, tokenizer, description = saved.load(run_folder / "model")
-    task = dropin.load("tasks", description["task"])
     empty = [number for number, row in enumerate(rows) if not row["text"].strip()]
     if not rows or empty:
         raise DataError("there is no text to label" if not rows else f"text {empty[0] + 1} is empty")
+    by_objective = {"head": _by_head, "text": _by_text}[description.get("objective", "head")]
+    return by_objective(model, tokenizer, description, rows)
+
+
+def _by_head(model: Any, tokenizer: Any, description: dict[str, Any], rows: list[dict[str, Any]]) -> list[Any]:
+    task = dropin.load("tasks", description["task"])
     labels, limit = description["labels"], description["max_length"]
     marked = [{**row, "label": 0} for row in rows]
     features, _ = task.encode(marked, tokenizer, limit)
@@ -60,4 +68,43 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
             answers = label_names(answer, labels)
             text = rows[number]["text"]
             found[number] = {"text": text, "label": answers, "scores": named, "cut": len(whole[number]) > limit}
+    return found
+
+
+def _by_text(model: Any, tokenizer: Any, description: dict[str, Any], rows: list[dict[str, Any]]) -> list[Any]:
+    """Asked in the way in which the model was trained and scored."""
+    task, labels, several = dropin.load("tasks", description["task"]), description["labels"], description["multi_label"]
+    prompt = Prompt.model_validate(description["prompt"], strict=False)
+    prompting = Prompting.model_validate(description["prompting"], strict=False)
+    asker = Asker(
+        tokenizer=tokenizer,
+        renderer=Renderer(prompt, tokenizer, chat=prompting.format == "chat", trained=True),
+        wording=task.wording(prompt, labels, several),
+        family=description["model_card"]["family"],
+        max_length=description["max_length"],
+        room=prompting.max_new_tokens if prompting.answer == "generate" else None,
+    )
+    named = [{**row, "id": f"text {number + 1}", "label": 0} for number, row in enumerate(rows)]
+    split = questions.encode(asker, "texts", named, prompting, prompt)
+    scoring = Scoring(
+        task=task,
+        tokenizer=tokenizer,
+        metrics=MetricSet((), multi_label=several, num_labels=len(labels)),
+        batch=BATCH,
+        threshold=description["threshold"],
+        device=torch.device("cpu"),
+        precision="no",
+    )
+    reader = questions.reader_of(prompting, prompt, task, labels, several, asker)(model, split, scoring)
+    found: list[dict[str, Any]] = [{} for _ in rows]
+    for numbers in reader.batches:
+        for number, answer in zip(numbers, reader.read(numbers), strict=True):
+            written = answer.extra.get("text")
+            found[number] = {
+                "text": rows[number]["text"],
+                "label": label_names(answer.prediction, labels),
+                "scores": None if written is not None else dict(zip(labels, answer.scores, strict=True)),
+                "cut": split.features[number]["cut"],
+                **({"written": written} if written is not None else {}),
+            }
     return found

@@ -14,6 +14,12 @@ STAGES = {"before": "before training", "after": "after training"}
 LONG = 2000
 
 
+def stages(record: Record) -> dict[str, str]:
+    """What the stages are called; a model of which nothing is trained has one, as it is."""
+    untrained = record.status == "ok" and record.training is None and record.prompts is not None
+    return {"after": "as it is"} if untrained else STAGES
+
+
 def title(record: Record) -> str:
     """Study, model and method, for a heading."""
     return md.escape(record.name.replace("--", " / "))

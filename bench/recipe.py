@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bench import cleaning, dropin, strictyaml
+from bench import dropin, meaning, strictyaml
 from bench.errors import RecipeError, did_you_mean
 from bench.settings import DatasetCard, ModelCard, Presets, Recipe
 from bench.strictyaml import Document, Layers, Path_, items
@@ -73,7 +73,15 @@ class Resolved:
         """Metrics to compute: the recipe's, else the card's, else the task's own."""
         default = dropin.literals("tasks", self.recipe.dataset.task)["METRICS"]
         kind = "multi_label" if self.recipe.dataset.multi_label else "single_label"
-        return self.recipe.evaluation.metrics or self.recipe.dataset.metrics or tuple(default[kind])
+        names = self.recipe.evaluation.metrics or self.recipe.dataset.metrics or tuple(default[kind])
+        return tuple(name for name in names if meaning.is_defined(name, self.recipe) or self.recipe.evaluation.metrics)
+
+    @property
+    def metrics_left_out(self) -> tuple[str, ...]:
+        """Metrics of the card or the task that this way of answering can't give: they need probabilities."""
+        default = dropin.literals("tasks", self.recipe.dataset.task)["METRICS"]
+        kind = "multi_label" if self.recipe.dataset.multi_label else "single_label"
+        return tuple(set(self.recipe.dataset.metrics or default[kind]) - set(self.metric_names))
 
 
 def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Resolved:
@@ -100,7 +108,10 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
         overrides=overrides,
         card_overrides=changed,
     )
-    _check_meaning(resolved, layers)
+    meaning.check_card(recipe.dataset, layers)
+    meaning.check(recipe, resolved.options, resolved.metric_names, layers)
+    if document.data.get("training") is not None or any(item.inside[0] == "training" for item in given):
+        meaning.check_training_is_used(recipe, resolved.options, layers)
     return resolved
 
 
@@ -112,7 +123,7 @@ def load_card(kind: str, path: Path) -> DatasetCard | ModelCard:
     card = _validate(DatasetCard if kind == "dataset" else ModelCard, document.data, layers, (kind,))
     if isinstance(card, DatasetCard):
         _validate(Presets, card.defaults, layers, (kind, "defaults"))
-        _check_card(card, layers)
+        meaning.check_card(card, layers)
     return card
 
 
@@ -312,80 +323,3 @@ def _validate_method(recipe: Recipe, layers: Layers) -> Any:
     except RecipeError as error:
         raise RecipeError(f"{layers.place(('method', 'name'))}: {error}") from error
     return _validate(module.Options, dict(recipe.method.model_extra or {}), layers, ("method",))
-
-
-def _check_meaning(resolved: Resolved, layers: Layers) -> None:
-    """Rules that span several keys and need no data."""
-    recipe = resolved.recipe
-    _check_card(recipe.dataset, layers)
-    objectives = dropin.literals("tasks", recipe.dataset.task)["OBJECTIVES"]
-    if recipe.objective not in objectives:
-        raise RecipeError(
-            f"{layers.place(('objective',))}: task {recipe.dataset.task!r} has no objective {recipe.objective!r}; "
-            f"it has {', '.join(objectives)}"
-        )
-    _check_metrics(resolved, layers)
-    _check_splits(resolved, layers)
-    limit = recipe.model.max_length
-    if limit is not None and recipe.max_length > limit:
-        place = layers.place(("max_length",))
-        raise RecipeError(f"{place}: {recipe.max_length} is more than the model's context of {limit} tokens")
-    per_device = recipe.training.per_device_batch
-    if per_device is not None and recipe.training.global_batch % per_device:
-        raise RecipeError(
-            f"{layers.place(('training', 'global_batch'))}: {recipe.training.global_batch} is not a multiple of "
-            f"per_device_batch {per_device}"
-        )
-
-
-def _check_card(card: DatasetCard, layers: Layers) -> None:
-    if card.task not in dropin.names("tasks"):
-        hint = did_you_mean(card.task, dropin.names("tasks"))
-        raise RecipeError(f"{layers.place(('dataset', 'task'))}: there is no task {card.task!r}.{hint}")
-    for number, name in enumerate(card.clean):
-        if not cleaning.is_known(name):
-            place = layers.place(("dataset", "clean", number))
-            raise RecipeError(f"{place}: there is no clean-up step {name!r}.{did_you_mean(name, cleaning.NAMES)}")
-    for number, name in enumerate(card.metrics):
-        _metric_values(name, card.multi_label, layers.place(("dataset", "metrics", number)))
-
-
-def _check_metrics(resolved: Resolved, layers: Layers) -> None:
-    recipe = resolved.recipe
-    known: set[str] = set()
-    for number, name in enumerate(resolved.metric_names):
-        path: Path_ = ("evaluation", "metrics", number) if recipe.evaluation.metrics else ("dataset", "metrics", number)
-        known.update(_metric_values(name, recipe.dataset.multi_label, layers.place(path)))
-    best, open_ended = recipe.training.best, any(name.startswith("evaluate:") for name in resolved.metric_names)
-    if best is not None and best not in known and not open_ended:
-        raise RecipeError(f"{layers.place(('training', 'best'))}: no metric gives {best!r}.{did_you_mean(best, known)}")
-
-
-def _check_splits(resolved: Resolved, layers: Layers) -> None:
-    recipe = resolved.recipe
-    splits = recipe.dataset.split_names
-    asked: list[tuple[Path_, str]] = [
-        (("evaluation", "splits", number), name) for number, name in enumerate(recipe.evaluation.splits)
-    ]
-    asked += [(("limit", name), name) for name in recipe.limit]
-    if recipe.training.evaluate_every is not None:
-        asked.append((("evaluation", "validation"), recipe.evaluation.validation))
-    if dropin.load("methods", recipe.method.name).load_plan(resolved.options).trains != "nothing":
-        asked.append((("dataset", "splits"), "train"))
-    for path, name in asked:
-        if name not in splits:
-            raise RecipeError(f"{layers.place(path)}: the data set has no split {name!r}.{did_you_mean(name, splits)}")
-
-
-def _metric_values(name: str, multi_label: bool, place: str) -> list[str]:
-    """Names of the scalar values that a metric gives; [] for a metric of the evaluate library."""
-    if name.startswith("evaluate:"):
-        return []
-    try:
-        found = dropin.literals("metrics", name)
-    except RecipeError as error:
-        raise RecipeError(f"{place}: {error}") from error
-    if ("multilabel" if multi_label else "default") not in found["configs"]:
-        kind = "several labels" if multi_label else "one label"
-        raise RecipeError(f"{place}: metric {name!r} is not defined for data with {kind} per example")
-    return list(found["higher_is_better"])

@@ -119,6 +119,25 @@ class Model(Part):
     )
 
 
+class Prompts(Part):
+    """How a language model was asked. manifests: split -> SHA-256 over (id, hash of its prompt's tokens), by id.
+
+    signature: what stands in the signature of every score. example: the first prompt, as the model reads it.
+    answers: stage -> split -> counts of written answers.
+    """
+
+    format: str
+    answer: str
+    signature: str
+    template_hash: str
+    shots: int = 0
+    draw: str | None = None
+    shot_ids: list[str] = []
+    example: str = ""
+    manifests: dict[str, str] = {}
+    answers: dict[str, dict[str, dict[str, Number]]] = {}
+
+
 class TrainingPart(Part):
     """How the training went."""
 
@@ -167,6 +186,7 @@ class Record(Part):
     environment: Environment | None = None
     data: Data | None = None
     model: Model | None = None
+    prompts: Prompts | None = None
     scores: dict[str, dict[str, dict[str, Score]]] = {}
     baselines: dict[str, dict[str, dict[str, Number]]] = {}
     training: TrainingPart | None = None

@@ -22,6 +22,7 @@ def run_report(record: Record, folder: Path) -> str:
     parts = {
         "Scores": md.joined(_scores(record, split) for split in readings.splits(record)),
         "Scores by label": md.joined(_scores_by_label(record, split) for split in readings.splits(record)),
+        "Prompt": _prompt(record),
         "Figures": md.images("figures", sorted(path.name for path in folder.glob("figures/*.png"))),
         "Training": md.fields("training", record.training.model_dump()) if record.training else "",
         "Speed": _speed(record),
@@ -66,13 +67,14 @@ def _summary(record: Record) -> str:
 
 def _result(record: Record) -> str:
     split = next(iter(readings.splits(record)), None)
+    stages = readings.stages(record)
     found = {stage: readings.scalars(record, stage, split) for stage in readings.STAGES}
     name = readings.ranking_metric([*found["after"], *found["before"]])
     if name is None or split is None:
         return md.DASH
     shown = [
         f"{readings.shown_score(found[stage][name])} {when}"
-        for stage, when in readings.STAGES.items()
+        for stage, when in stages.items()
         if name in found[stage]
     ]
     floor = record.baselines.get(split, {}).get("majority", {}).get(name)
@@ -90,7 +92,7 @@ def _scores(record: Record, split: str) -> str:
         {"metric": md.escape(name)}
         | {f"{md.escape(kind)} baseline": md.fixed(found.get(name)) for kind, found in baselines.items()}
         | {
-            readings.STAGES.get(stage, md.escape(stage)): readings.shown_score(found.get(name))
+            readings.stages(record).get(stage, md.escape(stage)): readings.shown_score(found.get(name))
             for stage, found in stages.items()
         }
         for name in names
@@ -120,6 +122,16 @@ def _scores_by_label(record: Record, split: str) -> str:
     ]
     shown = md.table(["label", "examples", *columns], rows, "lr" + "r" * len(columns))
     return md.joined([f"### {md.escape(split)}, by label", md.folded("Scores by label", shown, len(rows))])
+
+
+def _prompt(record: Record) -> str:
+    asked = record.prompts
+    if asked is None:
+        return ""
+    fields = md.fields("way to ask and to answer", asked.model_dump(exclude={"example", "answers"}))
+    written = {f"{stage}, {split}": counts for stage, found in asked.answers.items() for split, counts in found.items()}
+    shown = md.details("The first prompt, as the model reads it", md.verbatim(asked.example))
+    return md.joined([fields, md.grid("written answers", written), shown])
 
 
 def _speed(record: Record) -> str:

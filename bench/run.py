@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<name>--seed<N>--<hash>)")
     parser.add_argument("--overwrite", action="store_true", help="replace a finished run in that folder")
+    parser.add_argument("--check", action="store_true", help="score a sample of examples by the plain path too")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     parser.add_argument("--trust-remote-code", action="store_true", help="confirm a card's trust_remote_code: true")
     return parser
@@ -49,6 +50,7 @@ class Run:
     record: Record
     folder: Path
     trust_remote_code: bool = False
+    check: bool = False
     clock: Any = None
     state: Any = None
     lengths: dict[str, list[int]] = field(default_factory=dict)
@@ -103,7 +105,7 @@ def _prepare(options: argparse.Namespace) -> Run:
             hash=resolved.hash,
         ),
     )
-    return Run(resolved, started, folder, trust_remote_code=options.trust_remote_code)
+    return Run(resolved, started, folder, trust_remote_code=options.trust_remote_code, check=options.check)
 
 
 def _clear(folder: Path, *, overwrite: bool) -> None:
@@ -125,8 +127,8 @@ def _clear(folder: Path, *, overwrite: bool) -> None:
 
 def execute(run: Run) -> None:
     """The stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
-    _quiet_libraries()
-    from bench import launch, measure, stages
+    console.quiet_libraries()
+    from bench import launch, measure, results, stages
 
     run.clock = measure.Clock()
     with run.clock.phase("load"):
@@ -134,29 +136,18 @@ def execute(run: Run) -> None:
         run.record.environment = launch.environment()
     material = stages.load_data(run)
     stages.build_model(run, material)
-    if run.resolved.recipe.evaluation.before:
-        stages.score(run, material, "before")
+    if run.resolved.recipe.evaluation.before and material.plan.trains != "nothing":
+        results.score(run, material, "before")
     stages.fit(run, material)
-    stages.score(run, material, "after")
+    results.score(run, material, "after")
+    if run.check:
+        results.check_answers(run, material)
     if run.resolved.recipe.save:
         stages.save(run, material)
     stages.measure(run, material)
     failed = [check for check in run.record.checks if not check.ok]
     if failed:
         raise ScoreError(f"check {failed[0].name!r} failed: {failed[0].detail}")
-
-
-def _quiet_libraries() -> None:
-    """No progress bars of their own, and no advice about optional kernels that have nothing to do with this run."""
-    import logging
-    import warnings
-
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # between libraries: not for who runs a recipe
-    for name in ("bitsandbytes", "DeepSpeed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _file(run: Run, error: BaseException, *, show: bool) -> None:

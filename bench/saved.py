@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from bench import adapters, dropin, heads, record
 from bench.errors import DataError, SetupError
-from bench.model import locate, task_settings
+from bench.model import WRITERS, locate, task_settings
 from bench.settings import Head, ModelCard
 from bench.tokenizer import reason, shown
 
@@ -23,7 +23,7 @@ TYPES = {"config.json": "model_type", "adapter_config.json": "peft_type"}
 
 
 def save(model: Any, tokenizer: Any, folder: Path, description: dict[str, Any]) -> None:
-    """Writes model or adapter, tokenizer and `bench.json` (labels, task, head ...) into a folder."""
+    """Writes model or adapter, tokenizer and `bench.json` (labels, task, objective, head ...) into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, heads.ProbeModel):
         model.base.save_pretrained(folder)
@@ -87,9 +87,15 @@ def _load_tokenizer(folder: Path) -> Any:
     return (kind or transformers.AutoTokenizer).from_pretrained(folder)
 
 
+def _is_text(description: dict[str, Any]) -> bool:
+    return description.get("objective", "head") == "text"
+
+
 def _auto_class(description: dict[str, Any]) -> Any:
     import transformers
 
+    if _is_text(description):
+        return getattr(transformers, WRITERS[description["model_card"]["family"]])
     return getattr(transformers, dropin.load("tasks", description["task"]).AUTO_CLASS)
 
 
@@ -147,11 +153,12 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
         extra = {"quantization_config": transformers.BitsAndBytesConfig(**settings), "device_map": {"": "cpu"}}
     card = ModelCard.model_validate(description["model_card"], strict=False)
     base = str(folder / "base") if (folder / "base").is_dir() else str(locate(card))
+    task = {} if _is_text(description) else task_settings(description["labels"], description["multi_label"])
     try:
         model = _auto_class(description).from_pretrained(
             base,
             revision=card.revision,
-            **task_settings(description["labels"], description["multi_label"]),
+            **task,
             pad_token_id=description["pad_token_id"],
             use_safetensors=True,
             attn_implementation=card.attention,
@@ -164,9 +171,10 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
     head = Head.model_validate(description["head"])
     if head.kind == "mlp":
         heads.attach_mlp(model, head.hidden, head.dropout)
-    if description["quantization"] is not None:
+    if getattr(model, "is_quantized", False):
         adapters.prepare_quantized(model)
-    for name in description["unquantized"]:
+    # A language model's output head is not trained, and has the base model's own type.
+    for name in set(description["unquantized"]) - set(heads.output_head_names(model)):
         heads.keep_in_float32(model.get_submodule(name))
     config = peft.PeftConfig.from_peft_type(**_unmarked(folder / "adapter_config.json"))
     return peft.PeftModel.from_pretrained(model, folder, config=config)

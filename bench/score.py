@@ -3,10 +3,10 @@
 import contextlib
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -42,6 +42,31 @@ class Encoded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a model says of one example: a label id (-1: none), or 0 and 1 per label; a probability per label.
+
+    extra: what else is written beside the prediction, e.g. the text that it was read from.
+    """
+
+    prediction: Any
+    scores: list[float]
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Reader(Protocol):
+    """Reads a model's answers to one split. `batches` must not depend on the number of processes."""
+
+    batches: list[list[int]]
+
+    @property
+    def notes(self) -> list[str]:
+        """Fallbacks, with their reasons; complete when all was read."""
+
+    def read(self, numbers: list[int]) -> list[Answer]:
+        """Answers to the examples of one batch, in its order."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scoring:
     """How a run scores: fixed for all its stages, so that before and after differ in the model only."""
 
@@ -52,6 +77,7 @@ class Scoring:
     threshold: float
     device: torch.device
     precision: str
+    reader: Callable[[Any, "Encoded", "Scoring"], Reader] | None = None
 
 
 def collate(features: Sequence[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
@@ -78,25 +104,55 @@ def batches(lengths: Sequence[int], size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def run(model: Any, split: Encoded, scoring: Scoring, title: str) -> tuple[Predictions, float]:
-    """Predictions of a whole split (the same on every process), and the seconds that the batches took here.
+class HeadReader:
+    """The answers of a task head, in batches of a fixed size."""
+
+    def __init__(self, model: Any, split: Encoded, scoring: Scoring) -> None:
+        self.model, self.split, self.scoring = model, split, scoring
+        self.batches = batches(split.lengths, scoring.batch)
+        self.notes: list[str] = []
+
+    def read(self, numbers: list[int]) -> list[Answer]:
+        """One forward."""
+        batch = collate([self.split.features[number] for number in numbers], self.scoring.tokenizer)
+        logits = forward(self.model, batch, self.scoring)
+        predicted, scores = self.scoring.task.predict(logits, self.scoring.metrics.multi_label, self.scoring.threshold)
+        return [
+            Answer(prediction=answer, scores=row)
+            for answer, row in zip(predicted.tolist(), scores.tolist(), strict=True)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Predictions of a whole split, the same on every process; the seconds that they took here; fallbacks."""
+
+    predictions: Predictions
+    seconds: float
+    notes: list[str]
+
+
+def run(model: Any, split: Encoded, scoring: Scoring, title: str) -> Scored:
+    """Scores a whole split, each example exactly once.
 
     Raises ScoreError when an example is missing or comes twice, DivergedError for probabilities that are not finite.
     """
     state = PartialState()
-    mine = batches(split.lengths, scoring.batch)[state.process_index :: state.num_processes]
-    found: list[tuple[int, Any, list[float]]] = []
+    found: list[tuple[int, Answer]] = []
+    lengths = split.lengths
     started_s = time.perf_counter()
-    with evaluating(model), Phase(title, total=len(mine)) as progress:
-        for numbers in mine:
-            batch = collate([split.features[number] for number in numbers], scoring.tokenizer)
-            logits = forward(model, batch, scoring)
-            predicted, scores = scoring.task.predict(logits, scoring.metrics.multi_label, scoring.threshold)
-            found += zip(numbers, predicted.tolist(), scores.tolist(), strict=True)
-            progress.advance(tokens=int(batch["attention_mask"].sum()))
+    with evaluating(model):
+        reader = (scoring.reader or HeadReader)(model, split, scoring)
+        mine = reader.batches[state.process_index :: state.num_processes]
+        with Phase(title, total=len(mine)) as progress:
+            for numbers in mine:
+                found += zip(numbers, reader.read(numbers), strict=True)
+                progress.advance(tokens=sum(lengths[number] for number in numbers))
     seconds = time.perf_counter() - started_s
-    everything = gather_object(found) if state.num_processes > 1 else found
-    return _assembled(everything, split), seconds
+    notes = reader.notes
+    if state.num_processes > 1:
+        found, notes = gather_object(found), gather_object(notes)
+    return Scored(predictions=_assembled(found, split), seconds=seconds, notes=list(dict.fromkeys(notes)))
 
 
 def forward(model: Any, batch: dict[str, torch.Tensor], scoring: Scoring) -> torch.Tensor:
@@ -123,15 +179,15 @@ def evaluating(model: Any) -> Iterator[None]:
     model.train(was_training)
 
 
-def _assembled(found: list[tuple[int, Any, list[float]]], split: Encoded) -> Predictions:
+def _assembled(found: list[tuple[int, Answer]], split: Encoded) -> Predictions:
     """Sorted by id; the set of examples must be the one that was asked for, and every probability a number."""
-    numbers = [number for number, _, _ in found]
+    numbers = [number for number, _ in found]
     if len(numbers) != len(split.ids) or set(numbers) != set(range(len(split.ids))):
         raise ScoreError(
             f"{split.name}: {len(split.ids)} examples asked, {len(numbers)} predictions of {len(set(numbers))} "
             "examples came back; the scores would not be valid"
         )
-    undefined = sum(not np.isfinite(scores).all() for _, _, scores in found)
+    undefined = sum(not np.isfinite(answer.scores).all() for _, answer in found)
     if undefined:
         # Else each of them would count as a prediction of the first label.
         raise DivergedError(
@@ -139,34 +195,44 @@ def _assembled(found: list[tuple[int, Any, list[float]]], split: Encoded) -> Pre
             "not, or the precision (fp16?) is too narrow for this model"
         )
     found = sorted(found, key=lambda item: split.ids[item[0]])
-    order = [number for number, _, _ in found]
+    order = [number for number, _ in found]
     return Predictions(
         ids=tuple(split.ids[number] for number in order),
-        predictions=np.array([predicted for _, predicted, _ in found]),
+        predictions=np.array([answer.prediction for _, answer in found]),
         references=split.references[order],
-        scores=np.array([scores for _, _, scores in found]),
+        scores=np.array([answer.scores for _, answer in found]),
+        extra=tuple(answer.extra for _, answer in found),
     )
 
 
 def write_predictions(path: Path, predictions: Predictions, metrics: MetricSet, labels: tuple[str, ...]) -> None:
-    """One JSON line per example, sorted by id: label names, probabilities, per-example metric values."""
+    """One JSON line per example, sorted by id: label names, probabilities, per-example metric values, and the rest."""
     per_example = metrics.per_example(predictions)
     lines = []
     for row, identity in enumerate(predictions.ids):
+        # What was written has no probabilities.
+        extra = predictions.extra[row] if predictions.extra else {}
         line = {
             "id": identity,
             "prediction": label_names(predictions.predictions[row], labels),
             "reference": label_names(predictions.references[row], labels),
-            "scores": {name: float(score) for name, score in zip(labels, predictions.scores[row], strict=True)},
+            "scores": None if "text" in extra else _named(labels, predictions.scores[row]),
             "metrics": {name: float(values[row]) for name, values in per_example.items()},
+            **extra,
         }
         lines.append(json.dumps(line, ensure_ascii=False))
     path.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(path, "\n".join(lines) + "\n")
 
 
+def _named(labels: tuple[str, ...], scores: Any) -> dict[str, float]:
+    return {name: float(score) for name, score in zip(labels, scores, strict=True)}
+
+
 def label_names(value: Any, labels: tuple[str, ...]) -> str | list[str] | None:
     """Label name or names; None for -1, which stands for no answer."""
     if np.ndim(value) == 0:
         return labels[int(value)] if value >= 0 else None
+    if min(value) < 0:
+        return None
     return [name for name, on in zip(labels, value, strict=True) if on]

@@ -1,5 +1,6 @@
 """The types of cards and recipes: frozen, strict, unknown keys refused. Also the source of the JSON Schema."""
 
+import re
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
@@ -7,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from bench.errors import did_you_mean
 
+PLACEHOLDERS = ("{text}", "{text_pair}", "{labels}")
 FILE_KINDS = ("jsonl", "csv", "tsv", "parquet")
 
 
@@ -124,6 +126,37 @@ class Filters(Strict):
         return self
 
 
+class Prompt(Strict):
+    """How an example is put to a language model. `template` holds {text} once, {text_pair}, {labels} (all answers).
+
+    instruction: stands once, before everything else; may hold {labels}. joint: between question and answer, separator:
+    after each shot; both only without a chat template. answers: label -> the words for it; else the label's own name.
+    none: the answer for no label at all, where several are allowed. hypothesis: the sentence with {label} that an
+    entailment model judges. content_free: texts without content, for calibration (Zhao et al. 2021).
+    """
+
+    template: Text
+    instruction: str = ""
+    joint: str = " "
+    separator: Text = "\n\n"
+    answers: dict[str, Text] = {}
+    none: Text = "none"
+    hypothesis: Text = "This example is {label}."
+    content_free: Annotated[tuple[Text, ...], Field(min_length=1), Distinct] = ("N/A", "[MASK]", "...")
+
+    @model_validator(mode="after")
+    def _fillable(self) -> "Prompt":
+        fillable = {"template": PLACEHOLDERS, "hypothesis": ("{label}",), "instruction": ("{labels}",)}
+        for key, known in fillable.items():
+            written, needed = getattr(self, key), known[0]
+            if key != "instruction" and written.count(needed) != 1:
+                raise Misfit(key, f"must hold {needed} exactly once")
+            for name in re.findall(r"\{\w*\}", written):
+                if name not in known:
+                    raise Misfit(key, f"there is no field {name} to fill in.{did_you_mean(name, known)}")
+        return self
+
+
 class DatasetCard(Strict):
     """What must not vary inside a comparison. `defaults` is the data set's usual budget, beneath the recipe's own."""
 
@@ -140,6 +173,7 @@ class DatasetCard(Strict):
     clean: tuple[str, ...] = ()
     leakage: Literal["error", "drop", "allow"] = "error"
     metrics: Annotated[tuple[Text, ...], Distinct] = ()
+    prompt: Prompt | None = None
     defaults: dict[str, Any] = {}
 
     @property
@@ -171,10 +205,24 @@ class DatasetCard(Strict):
         for name in self.filters.labels or ():
             if self.labels and name not in self.labels:
                 raise Misfit("filters.labels", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
+        for name in self.prompt.answers if self.prompt else ():
+            if self.labels and name not in self.labels:
+                raise Misfit("prompt.answers", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
+        self._answers_fit()
+        if self.prompt and ("{text_pair}" in self.prompt.template) != (self.columns.text_pair is not None):
+            raise Misfit("prompt.template", "must hold {text_pair} where `columns.text_pair` is set, and only there")
         for number, part in enumerate(self.divide):
             if part.balanced and self.multi_label:
                 raise Misfit(f"divide.{number}.balanced", "texts with several labels can't be balanced by label")
         return self
+
+    def _answers_fit(self) -> None:
+        words = [self.prompt.answers.get(name, name) for name in self.labels] if self.prompt else []
+        for number, word in enumerate(words):
+            if not word.strip() or "\n" in word:
+                raise Misfit("prompt.answers", f"the answer {word!r} must be one line that is not empty")
+            if word in words[:number]:
+                raise Misfit("prompt.answers", f"two labels have the same answer, {word!r}")
 
 
 class TokenizerCard(Strict):
@@ -282,6 +330,22 @@ class Evaluation(Strict):
     metrics: Annotated[tuple[Text, ...], Distinct] = ()
 
 
+class Prompting(Strict):
+    """How a model's answer is had, for `objective: text`.
+
+    format: the dataset card's prompt as plain text, or inside the tokenizer's chat template. answer: the most likely
+    label; what the model writes (greedily, then parsed); or the label whose hypothesis an NLI model finds entailed.
+    normalization: a label's log-likelihood over its number of tokens or characters. calibration: over the label's
+    likelihood for texts without content.
+    """
+
+    format: Literal["plain", "chat"] = "plain"
+    answer: Literal["label_likelihood", "generate", "entailment"] = "label_likelihood"
+    normalization: Literal["none", "tokens", "characters"] = "none"
+    calibration: Literal["none", "content_free"] = "none"
+    max_new_tokens: PositiveInt = 16
+
+
 class Presets(Strict):
     """What a dataset card's `defaults` may hold: its usual budget, not the method or the model."""
 
@@ -310,6 +374,7 @@ class Recipe(Strict):
     method: MethodChoice
     objective: Literal["head", "text"] = "head"
     head: Head = Head()
+    prompting: Prompting = Prompting()
     max_length: PositiveInt = 256
     limit: dict[Name, PositiveInt] = {}
     training: Training = Training()

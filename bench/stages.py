@@ -8,7 +8,21 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object, set_seed
 
-from bench import console, data, dropin, fitting, flops, hardware, heads, launch, metricset, record, saved, train
+from bench import (
+    console,
+    data,
+    dropin,
+    fitting,
+    flops,
+    hardware,
+    heads,
+    launch,
+    metricset,
+    questions,
+    record,
+    saved,
+    train,
+)
 from bench import measure as measuring
 from bench import model as models
 from bench import score as scores
@@ -32,6 +46,7 @@ class Material:
     task: Any
     tokenizer: Any
     splits: dict[str, Encoded]
+    train_set: Encoded | None
     scoring: Scoring
     model: Any = None
     budget: Budget | None = None
@@ -45,24 +60,22 @@ def load_data(run: Run) -> Material:
     method = dropin.load("methods", recipe.method.name)
     task = dropin.load("tasks", recipe.dataset.task)
     plan = method.load_plan(run.resolved.options)
-    wanted = {"train", *recipe.evaluation.splits}
-    if recipe.training.evaluate_every is not None and plan.trains == "gradient":
-        wanted.add(recipe.evaluation.validation)
     with run.clock.phase("load"):
         _confirm_remote_code(run)
         _check_trackers(recipe, plan)
-        corpus = data.load(recipe.dataset, recipe.limit, wanted)
-        if "train" not in corpus.splits and plan.trains != "nothing":
-            raise SetupError("the data set has no split 'train'")
-        texts = (row["text"] for row in corpus.splits["train"].rows)
+        corpus = _load_corpus(run, plan)
+        texts = (row["text"] for row in corpus.splits["train"].rows) if "train" in corpus.splits else iter(())
         tokenizer, notes = tokenizers.build(recipe.model, models.locate(recipe.model), texts)
-        metrics = metricset.MetricSet(
-            run.resolved.metric_names, multi_label=recipe.dataset.multi_label, num_labels=len(corpus.labels)
-        )
+        kinds = {"multi_label": recipe.dataset.multi_label, "num_labels": len(corpus.labels)}
+        metrics = metricset.MetricSet(run.resolved.metric_names, **kinds)
+        # A metric that written answers can't have keeps nobody from comparing them by the others.
+        signatures = metrics.signatures() | metricset.MetricSet(run.resolved.metrics_left_out, **kinds).signatures()
+    for name in run.resolved.metrics_left_out:
+        run.record.note(f"{name} is left out: it needs probabilities, which generated answers do not have")
     for note in [*corpus.notes, *notes]:
         run.record.note(note)
     with run.clock.phase("tokenise"):
-        splits = {name: _encode(split, task, tokenizer, recipe.max_length) for name, split in corpus.splits.items()}
+        splits, train_set, reader = _encode(run, corpus, plan, task, tokenizer)
     scoring = Scoring(
         task=task,
         tokenizer=tokenizer,
@@ -71,14 +84,44 @@ def load_data(run: Run) -> Material:
         threshold=recipe.evaluation.threshold,
         device=run.state.device,
         precision=launch.precision(),
+        reader=reader,
     )
-    run.lengths = {name: split.lengths for name, split in splits.items()}
-    run.record.data = _describe_data(run, corpus, splits)
-    run.record.comparability = comparability(run.resolved, corpus, metrics.signatures())
-    for split in splits.values():
+    described = {**({"train": train_set} if train_set else {}), **splits}
+    run.lengths = {name: split.lengths for name, split in described.items()}
+    run.record.data = _describe_data(run, corpus, described)
+    run.record.comparability = comparability(run.resolved, corpus, signatures, run.record.prompts)
+    for split in described.values():
         if split.truncated:
             run.record.note(f"{split.name}: {split.truncated} texts cut to {recipe.max_length} tokens")
-    return Material(corpus, plan, method, task, tokenizer, splits, scoring)
+    return Material(corpus, plan, method, task, tokenizer, splits, train_set, scoring)
+
+
+def _load_corpus(run: Run, plan: dropin.LoadPlan) -> data.Corpus:
+    recipe = run.resolved.recipe
+    wanted = {"train", *recipe.evaluation.splits}
+    if recipe.training.evaluate_every is not None and plan.trains == "gradient":
+        wanted.add(recipe.evaluation.validation)
+    limit = dict(recipe.limit)
+    if plan.trains == "nothing" and limit.pop("train", None):
+        # The same shots, whatever part of the data a run looks at.
+        run.record.note("limit.train is not used: nothing is trained, and shots are drawn from the whole split")
+    corpus = data.load(recipe.dataset, limit, wanted)
+    if "train" not in corpus.splits and (plan.trains != "nothing" or recipe.model.tokenizer.train):
+        raise SetupError("the data set has no split 'train'")
+    return corpus
+
+
+def _encode(run: Run, corpus: data.Corpus, plan: dropin.LoadPlan, task: Any, tokenizer: Any) -> Any:
+    """(scored splits, the split to learn from, how answers are read) for a task head or for text."""
+    recipe = run.resolved.recipe
+    if recipe.objective == "head":
+        found = {name: _features(split, task, tokenizer, recipe.max_length) for name, split in corpus.splits.items()}
+        return found, found["train"], None
+    asked = questions.ask(recipe, plan, corpus, task, tokenizer)
+    run.record.prompts = asked.part
+    for note in asked.notes:
+        run.record.note(note)
+    return asked.splits, asked.lessons, asked.reader
 
 
 def _confirm_remote_code(run: Run) -> None:
@@ -95,7 +138,7 @@ def _check_trackers(recipe: Recipe, plan: dropin.LoadPlan) -> None:
             raise SetupError(f"the tracker {name!r} is not installed: pip install {name}")
 
 
-def _encode(split: data.Split, task: Any, tokenizer: Any, max_length: int) -> Encoded:
+def _features(split: data.Split, task: Any, tokenizer: Any, max_length: int) -> Encoded:
     features, truncated = task.encode(split.rows, tokenizer, max_length)
     return Encoded(name=split.name, ids=tuple(row["id"] for row in split.rows), features=features, truncated=truncated)
 
@@ -123,16 +166,18 @@ def build_model(run: Run, material: Material) -> None:
     recipe, plan = run.resolved.recipe, material.plan
     weights = plan.weights or recipe.model.weights
     if plan.trains == "gradient":
-        material.budget = Budget.plan(recipe.training, len(material.splits["train"].ids), run.state.num_processes)
+        assert material.train_set is not None
+        material.budget = Budget.plan(recipe.training, len(material.train_set.ids), run.state.num_processes)
     run.record.launch = launch.describe(run.state, material.budget, recipe.training.global_batch)
     with run.clock.phase("load"):
         set_seed(recipe.seed)
         model = models.build(
             recipe.model,
             plan,
-            auto_class=material.task.AUTO_CLASS,
+            auto_class=questions.auto_class(recipe) if recipe.objective == "text" else material.task.AUTO_CLASS,
             head=recipe.head,
-            labels=material.corpus.labels,
+            labels=material.corpus.labels if recipe.objective == "head" else (),
+            keep_head=recipe.prompting.answer == "entailment",
             multi_label=recipe.dataset.multi_label,
             tokenizer=material.tokenizer,
             weights=weights,
@@ -170,33 +215,6 @@ def _describe_model(run: Run, model: Any, weights: str, fresh: list[str]) -> rec
     )
 
 
-def score(run: Run, material: Material, stage: str) -> None:
-    """Scores every evaluated split, writes the predictions, and fills in scores, baselines and inference times."""
-    for name in run.resolved.recipe.evaluation.splits:
-        split = material.splits[name]
-        with run.clock.phase(f"score_{stage}"):
-            predictions, seconds = scores.run(material.model, split, material.scoring, f"{stage} {name}")
-        run.record.check("ids_complete", True, f"{stage} {name}: {len(predictions.ids)} of {len(split.ids)}")
-        slowest_s = max(gather_object([seconds]))
-        # "train" holds the training steps' own rates, also where that split is scored.
-        run.record.throughput["score_train" if name == "train" else name] = {
-            "examples_per_s": len(split.ids) / slowest_s,
-            "seconds_per_100_examples": 100 * slowest_s / len(split.ids),
-            "batch": material.scoring.batch,
-        }
-        if not run.state.is_main_process:
-            continue
-        with run.clock.phase("metrics"):
-            run.record.scores.setdefault(stage, {})[name] = material.scoring.metrics.scores(predictions)
-            if name not in run.record.baselines:
-                references = material.splits["train"].references
-                found = metricset.baselines(material.scoring.metrics, references, predictions)
-                run.record.baselines[name] = {kind: dict(values) for kind, values in found.items()}
-            path = run.folder / "predictions" / f"{stage}-{name}.jsonl"
-            scores.write_predictions(path, predictions, material.scoring.metrics, material.corpus.labels)
-            run.record.artifacts[f"predictions_{stage}_{name}"] = str(path.relative_to(run.folder))
-
-
 def fit(run: Run, material: Material) -> None:
     """Trains what the method trains; the training part of the record."""
     if material.plan.trains == "features":
@@ -206,9 +224,10 @@ def fit(run: Run, material: Material) -> None:
 
 
 def _fit_features(run: Run, material: Material) -> None:
+    assert material.train_set is not None
     with run.clock.phase("train"):
         iterations = train.fit_probe(
-            material.model, material.splits["train"].features, material.scoring, material.plan.features
+            material.model, material.train_set.features, material.scoring, material.plan.features
         )
     run.record.training = record.TrainingPart(engine="scikit-learn", steps=iterations, epochs=1, stopped_by="fitted")
     limit = material.plan.features["max_iter"]
@@ -219,11 +238,13 @@ def _fit_features(run: Run, material: Material) -> None:
 def _fit_gradient(run: Run, material: Material) -> None:
     recipe, budget = run.resolved.recipe, material.budget
     assert budget is not None
+    assert material.train_set is not None
     log_path = run.folder / "train_log.jsonl" if run.state.is_main_process else None
     with console.Phase("train", total=budget.steps) as progress, run.clock.phase("train"):
         fit = Fit(
             model=material.model,
-            train=material.splits["train"],
+            train=material.train_set,
+            objective=recipe.objective,
             scoring=material.scoring,
             settings=recipe.training,
             budget=budget,
@@ -250,9 +271,13 @@ def _fit_gradient(run: Run, material: Material) -> None:
         best_step=best.best_step if best else None,
         best_value=best.best_value if best else None,
         first_loss=fit.log.losses[0],
-        final_loss=fit.log.losses[-1],
+        final_loss=fit.log.losses[-1] if fit.logged_step == fit.step else None,
         learning_rate_final=fit.learning_rate,
     )
+    if fit.logged_step != fit.step:
+        run.record.note(
+            f"training stopped at step {fit.step}, whose loss was not logged: the last one is of step {fit.logged_step}"
+        )
     _check_training(run, fit)
 
 
@@ -264,8 +289,8 @@ def _validator(run: Run, material: Material) -> Any:
 
     def validate(model: Any) -> dict[str, float]:
         with run.clock.phase("validate"):
-            predictions, _ = scores.run(model, split, material.scoring, f"validate {split.name}")
-            return material.scoring.metrics.values(predictions)
+            scored = scores.run(model, split, material.scoring, f"validate {split.name}")
+            return material.scoring.metrics.values(scored.predictions)
 
     return validate
 
@@ -301,12 +326,18 @@ def expected_rate(fit: Fit) -> float:
 
 
 def save(run: Run, material: Material) -> None:
-    """Writes the model or adapter with its tokenizer, on rank zero."""
+    """Writes the model or adapter with its tokenizer, on rank zero; nothing where nothing was trained."""
     recipe = run.resolved.recipe
+    if material.plan.trains == "nothing":
+        run.record.note("no model is saved: nothing was trained")
+        return
     with run.clock.phase("save"):
         if run.state.is_main_process:
             description = {
                 "task": recipe.dataset.task,
+                "objective": recipe.objective,
+                "prompt": recipe.dataset.prompt.model_dump(mode="json") if recipe.objective == "text" else None,
+                "prompting": recipe.prompting.model_dump(mode="json"),
                 "labels": list(material.corpus.labels),
                 "multi_label": recipe.dataset.multi_label,
                 "threshold": recipe.evaluation.threshold,
@@ -347,6 +378,10 @@ def _step_flops(material: Material) -> float:
     """Mean model FLOPs of one step over all ranks, from the lengths of the examples that were trained on."""
     assert material.fit is not None
     assert material.budget is not None
-    lengths = material.splits["train"].lengths
+    assert material.train_set is not None
+    lengths = material.train_set.lengths
     order = material.budget.order(material.fit.seed)[: material.fit.step * material.budget.global_batch]
-    return flops.step_flops(material.model, [lengths[number] for number in order]) / material.fit.step
+    answers = None
+    if material.fit.by_encoder_decoder:
+        answers = [len(material.train_set.features[number]["token_labels"]) for number in order]
+    return flops.step_flops(material.model, [lengths[number] for number in order], answers) / material.fit.step

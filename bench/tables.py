@@ -1,6 +1,7 @@
 """Tables of many runs, made from their records: one per data set and way of scoring. Loads no torch."""
 
 import math
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from bench.record import Record
 
 # Columns of a table of runs beside the ranking metric.
 TABLE_METRICS = ("f1_macro", "jaccard_samples", "mcc", "loss")
-TEXT_COLUMNS = ("study / model / method", "overrides", "machine", "status")
+TEXT_COLUMNS = ("study / model / method", "overrides", "prompt", "machine", "status")
 # A probe has the first only.
 TRAINING_PHASES = ("train", "warm_up", "train_steps")
 TABLE_NOTES = (
@@ -108,9 +109,38 @@ def _runs_table(runs: list[Record]) -> str:
     shown = [main or "score", *(name for name in TABLE_METRICS if name in names and name != main)]
     ordered = sorted(runs, key=lambda record: _rank(record, split, main))
     lines = [_line(record, split, shown) for record in ordered]
+    if len({line["prompt"] for line in lines} - {md.DASH}) < 2:
+        lines = [{name: cell for name, cell in line.items() if name != "prompt"} for line in lines]
     if len({line["machine"] for line in lines} - {md.DASH}) < 2:
         lines = [{name: cell for name, cell in line.items() if name != "machine"} for line in lines]
-    return md.joined([_caption(valid, split, main), md.table_of(lines, TEXT_COLUMNS)])
+    return md.joined(
+        [_caption(valid, split, main), md.table_of(lines, TEXT_COLUMNS), _seeds_table(valid, split, main)]
+    )
+
+
+def _seeds_table(runs: list[Record], split: str | None, main: str | None) -> str:
+    """Runs of one recipe with several seeds, summed up: mean, sample standard deviation, lowest and highest score."""
+    groups: dict[tuple[str, str], dict[int, Record]] = {}
+    for record in runs:
+        # Of several runs with one seed the last counts: they say the same.
+        groups.setdefault((record.name, record.recipe.hash or ""), {})[record.seed or 0] = record
+    lines = []
+    for seeds in groups.values():
+        found = [readings.scalars(record, "after", split).get(main or "") for record in seeds.values()]
+        values = [value for item in found if item and (value := md.finite(item.value)) is not None]
+        if len(values) < 2:
+            continue
+        lines.append(
+            {
+                "all seeds of": readings.title(next(iter(seeds.values()))),
+                "seeds": md.count(len(values)),
+                f"mean {md.escape(main)}": md.fixed(statistics.mean(values)),
+                "standard deviation": md.fixed(statistics.stdev(values)),
+                "lowest": md.fixed(min(values)),
+                "highest": md.fixed(max(values)),
+            }
+        )
+    return md.table_of(sorted(lines, key=str), ("all seeds of",))
 
 
 def _caption(valid: list[Record], split: str | None, main: str | None) -> str:
@@ -152,6 +182,7 @@ def _line(record: Record, split: str | None, metrics: list[str]) -> dict[str, st
         "training, s": md.seconds(sum(seconds) if seconds else None),
         "s per 100 examples": md.seconds(scored.get("seconds_per_100_examples")) + batch,
         "overrides": md.escape(overrides or None),
+        "prompt": md.DASH if record.prompts is None else md.code(record.prompts.template_hash[:6]),
         "machine": readings.machine(record),
         "status": "ok" if record.status == "ok" else f"**{record.status}**: {md.escape(record.reason)}",
     }

@@ -1,6 +1,7 @@
 """The tokenizer of a model card: a pretrained one, or one trained on the training texts where nothing is to be had."""
 
 import math
+import string
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -81,7 +82,8 @@ def train(card: TokenizerCard, family: str, texts: Iterable[str]) -> Any:
     """Makes a tokenizer from texts. The same texts give the same tokenizer; the pad token's id is 0.
 
     The tokenizers library trains word pieces in the order of a hash map, which differs from process to process.
-    So the vocabularies of word pieces and unigrams are counted here: the most frequent words, and every character.
+    So the vocabularies of word pieces and unigrams are counted here: the most frequent words, and every character,
+    those of ASCII among them whether or not the texts have them: a prompt has a colon where no text has one.
     """
     from tokenizers import Tokenizer, normalizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -136,10 +138,15 @@ def _most_frequent(words: Counter[str], room: int) -> list[str]:
     return sorted(words, key=lambda word: (-words[word], word))[: max(room, 0)]
 
 
+def _alphabet(words: Counter[str]) -> list[str]:
+    printable = string.digits + string.ascii_lowercase + string.punctuation + "\n"
+    return sorted({*printable, *(character for word in words for character in word)})
+
+
 def _wordpiece(words: Counter[str], vocab_size: int) -> Any:
     from tokenizers import models
 
-    characters = sorted({character for word in words for character in word})
+    characters = _alphabet(words)
     pieces = [*SPECIAL.values(), *characters, *(f"##{character}" for character in characters)]
     pieces = list(dict.fromkeys([*pieces, *_most_frequent(words, vocab_size - len(pieces))]))
     return models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="<unk>")
@@ -148,7 +155,7 @@ def _wordpiece(words: Counter[str], vocab_size: int) -> Any:
 def _unigram(words: Counter[str], vocab_size: int) -> Any:
     from tokenizers import models
 
-    characters = sorted({character for word in words for character in word})
+    characters = _alphabet(words)
     chosen = _most_frequent(words, vocab_size - len(SPECIAL) - len(characters))
     total = sum(words.values())
     # A character is dearer than any word, so that a known word is never spelt out.

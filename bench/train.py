@@ -13,51 +13,57 @@ from bench.score import Scoring, autocast, batches, collate, evaluating
 from bench.settings import Recipe
 
 
-def arguments(recipe: Recipe, fit: Fit, on_cpu: bool) -> Any:
-    """The recipe in transformers' own terms; both engines take their optimiser settings from it."""
-    from transformers import TrainingArguments
-
+def arguments(recipe: Recipe, fit: Fit, on_cpu: bool) -> dict[str, Any]:
+    """The recipe as fields of TrainingArguments; every engine takes its optimiser settings from them."""
     training, budget, selection = recipe.training, fit.budget, fit.selection
-    return TrainingArguments(
-        output_dir=str(fit.folder / "checkpoints"),
-        use_cpu=on_cpu,
-        ddp_backend="gloo" if on_cpu and PartialState().num_processes > 1 else None,
-        ddp_find_unused_parameters=False,
-        per_device_train_batch_size=budget.per_device_batch,
-        gradient_accumulation_steps=budget.accumulation,
-        num_train_epochs=1,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=training.schedule,
-        warmup_steps=budget.warmup_steps(training),
-        optim=training.optimizer,
-        weight_decay=training.weight_decay,
-        max_grad_norm=training.clip_norm,
-        seed=fit.seed,
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        logging_strategy="no",
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        eval_strategy="no",
-        save_strategy="best" if selection else "no",
-        load_best_model_at_end=selection is not None,
-        metric_for_best_model=selection.metric if selection else None,
-        greater_is_better=selection.higher_is_better if selection else None,
-        save_total_limit=1,
-        save_only_model=True,
-        report_to=list(fit.trackers) or "none",
-        run_name=fit.folder.name,
-    )
+    return {
+        "output_dir": str(fit.folder / "checkpoints"),
+        "use_cpu": on_cpu,
+        "ddp_backend": "gloo" if on_cpu and PartialState().num_processes > 1 else None,
+        "ddp_find_unused_parameters": False,
+        "per_device_train_batch_size": budget.per_device_batch,
+        "gradient_accumulation_steps": budget.accumulation,
+        "num_train_epochs": 1,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": training.schedule,
+        "warmup_steps": budget.warmup_steps(training),
+        "optim": training.optimizer,
+        "weight_decay": training.weight_decay,
+        "max_grad_norm": training.clip_norm,
+        "seed": fit.seed,
+        "train_sampling_strategy": "sequential",
+        "remove_unused_columns": False,
+        "logging_strategy": "no",
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "eval_strategy": "no",
+        "save_strategy": "best" if selection else "no",
+        "load_best_model_at_end": selection is not None,
+        "metric_for_best_model": selection.metric if selection else None,
+        "greater_is_better": selection.higher_is_better if selection else None,
+        "save_total_limit": 1,
+        "save_only_model": True,
+        "report_to": list(fit.trackers) or "none",
+        "run_name": fit.folder.name,
+    }
 
 
 def fit(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
     """Trains with the recipe's engine; returns the trained model, unwrapped."""
+    from transformers import TrainingArguments
+
     from bench import engine_loop, engine_trainer
 
-    engine = {"trainer": engine_trainer, "loop": engine_loop}[recipe.training.engine]
     if recipe.training.gradient_checkpointing:
         _checkpoint_activations(fit.model)
-    return engine.run(fit, arguments(recipe, fit, on_cpu))
+    values = arguments(recipe, fit, on_cpu)
+    if recipe.training.engine == "loop":
+        return engine_loop.run(fit, TrainingArguments(**values))
+    if fit.objective == "text" and not fit.by_encoder_decoder:
+        from bench import engine_sft  # TRL takes seconds to import
+
+        return engine_sft.run(fit, engine_sft.config(values, fit.scoring.precision))
+    return engine_trainer.run(fit, TrainingArguments(**values))
 
 
 def _checkpoint_activations(model: Any) -> None:

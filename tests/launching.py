@@ -17,6 +17,9 @@ QUIET = {
     "HF_DATASETS_OFFLINE": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "ACCELERATE_USE_CPU": "true",
+    # Large tensors are given back to the system and asked for again in every step: half the time of a tiny run.
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }
 
 
@@ -46,10 +49,10 @@ def launch(*arguments: Any, config: str = "cpu", timeout_s: float = 300, script:
     )
 
 
-def launch_all(jobs: dict[str, list[Any]]) -> dict[str, Any]:
-    """Several launches, two at a time."""
+def launch_all(jobs: dict[str, list[Any]], timeout_s: float = 1200) -> dict[str, Any]:
+    """Several launches, two at a time. The limit is for what hangs, not for what is slow."""
     with ThreadPoolExecutor(max_workers=2) as pool:
-        futures = {name: pool.submit(launch, *arguments) for name, arguments in jobs.items()}
+        futures = {name: pool.submit(launch, *arguments, timeout_s=timeout_s) for name, arguments in jobs.items()}
         return {name: future.result() for name, future in futures.items()}
 
 

@@ -10,13 +10,15 @@ from transformers.utils import logging
 from bench import dropin, strictyaml
 from bench import model as models
 from bench import tokenizer as tokenizers
+from bench.collating import answer_loss_sum, collate_answers
 from bench.metricset import MetricSet
 from bench.score import Encoded, Scoring, collate
 from bench.settings import Head, ModelCard, TokenizerCard
 
 CARDS = Path(__file__).resolve().parent.parent / "recipes" / "models"
 FAMILIES = sorted(path.stem.removeprefix("tiny_") for path in CARDS.glob("tiny_*.yaml"))
-DECODERS = ["gemma", "gpt2", "llama", "mistral", "qwen2"]
+DECODERS = ["gemma", "gemma2", "gpt2", "llama", "mistral", "qwen2"]
+WRITERS = [*DECODERS, "t5"]
 LABELS = ("bad", "good", "mixed")
 TEXTS = [
     "The room was clean and the staff were friendly.",
@@ -103,6 +105,40 @@ def adapted(known: ModelCard, folder: Path, method: str, settings: dict[str, Any
     return module.adapt(model, checked)
 
 
+def text_build(known: ModelCard, folder: Path, plan: Any = None, weights: str | None = None, **changes: Any) -> Any:
+    """The same as a language model."""
+    kind = models.WRITERS.get(known.family, "AutoModelForCausalLM")
+    changes = {"auto_class": kind, "labels": (), "head": None, **changes}
+    return build(known, folder, plan, weights=weights, **changes)
+
+
+def text_adapted(known: ModelCard, folder: Path, method: str, settings: dict[str, Any] | None = None) -> Any:
+    """A language model with a method applied."""
+    module, checked = options(method, settings)
+    plan = module.load_plan(checked)
+    return module.adapt(text_build(known, folder, plan, weights=plan.weights or known.weights), checked)
+
+
+def lessons(known: ModelCard, texts: list[str] = TEXTS) -> list[dict[str, Any]]:
+    """Texts with an answer to learn, of one to three tokens and the end."""
+    tokens = tokenizer(known)
+    rows = []
+    for number, row in enumerate(tokenizers.encode(tokens, texts)):
+        prompt = [token for token in row["input_ids"] if token != tokens.eos_token_id]
+        answer = [*range(7 + number % 4, 8 + number % 4 + number % 3), tokens.eos_token_id]
+        if known.family == "encoder_decoder":
+            rows.append({"input_ids": prompt, "token_labels": answer, "labels": number % 3})
+        else:
+            marked = [-100] * len(prompt) + answer
+            rows.append({"input_ids": prompt + answer, "token_labels": marked, "labels": number % 3})
+    return rows
+
+
+def text_batch(known: ModelCard, texts: list[str] = TEXTS) -> dict[str, torch.Tensor]:
+    """`lessons` padded on the right, as the engines get them."""
+    return collate_answers(lessons(known, texts), 0, 0 if known.family == "encoder_decoder" else None)
+
+
 def features(tokens: Any, texts: list[str] = TEXTS) -> list[dict[str, Any]]:
     """Encoded texts with labels 0, 1, 2, 0 ..."""
     rows = tokenizers.encode(tokens, texts)
@@ -115,7 +151,7 @@ def batch(tokens: Any, texts: list[str] = TEXTS) -> dict[str, torch.Tensor]:
 
 
 def logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """[batch, labels], in evaluation mode and without gradients."""
+    """[batch, labels] or [batch, tokens, vocabulary], in evaluation mode and without gradients."""
     model.eval()
     with torch.no_grad():
         return model(**{name: value for name, value in inputs.items() if name != "labels"}).logits.float()
@@ -125,7 +161,10 @@ def backward(model: Any, inputs: dict[str, torch.Tensor]) -> None:
     """One forward and backward pass in training mode."""
     model.train()
     answer = model(**{name: value for name, value in inputs.items() if name != "labels"})
-    torch.nn.functional.cross_entropy(answer.logits.float(), inputs["labels"]).backward()
+    if answer.logits.dim() == 3:
+        answer_loss_sum(answer.logits, inputs["labels"], shifted="decoder_input_ids" not in inputs).backward()
+    else:
+        torch.nn.functional.cross_entropy(answer.logits.float(), inputs["labels"]).backward()
 
 
 def without_gradient(model: Any) -> list[str]:

@@ -18,6 +18,10 @@ def load(folder, description):
         "label2id": {name: index for index, name in enumerate(description["labels"])},
     }
     family = transformers.AutoModelForSequenceClassification
+    if description["objective"] == "text":
+        written = description["model_card"]["family"]
+        classes = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
+        names, family = {}, getattr(transformers, classes[written])
     if description["pooling"] is not None:
         return transformers.AutoModel.from_pretrained(folder)
     if not (folder / "adapter_config.json").exists():
@@ -36,12 +40,36 @@ def load(folder, description):
     return model
 
 
+def answer_probabilities(model, tokenizer, description, text):
+    """The prompt by hand, and each answer behind it by one plain forward."""
+    prompt = description["prompt"]
+    asked = f"{prompt['instruction']}\n\n{prompt['template'].replace('{text}', text)}"
+    context = tokenizer(asked)["input_ids"]
+    found = []
+    for label in description["labels"]:
+        if description["model_card"]["family"] == "encoder_decoder":
+            ids = tokenizer(label, add_special_tokens=False)["input_ids"]
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([context]), labels=torch.tensor([ids])).logits[0]
+            found.append(logits.float().log_softmax(-1)[range(len(ids)), ids].sum())
+            continue
+        ids = tokenizer(f"{asked} {label}")["input_ids"]
+        assert ids[: len(context)] == context
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)
+        found.append(sum(logits[place - 1, ids[place]] for place in range(len(context), len(ids))))
+    return torch.stack(found).softmax(-1).tolist()
+
+
 def probabilities(folder, texts):
     description = json.loads((folder / "bench.json").read_text(encoding="utf-8"))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = load(folder, description).eval()
     rows = []
     for text in texts:
+        if description["objective"] == "text":
+            rows.append(answer_probabilities(model, tokenizer, description, text))
+            continue
         inputs = tokenizer(text, truncation=True, max_length=description["max_length"], return_tensors="pt")
         with torch.no_grad():
             output = model(**inputs)

@@ -323,6 +323,98 @@ def test_virtual_tokens_where_they_would_be_wrong(name, peft, sentence, tmp_path
         tiny.adapted(tiny.card(name), tmp_path, "lora", {"peft": peft, "config": {"num_virtual_tokens": 4}})
 
 
+# ---------------------------------------------------------------- language models
+
+TEXT_BLOCK = {**LAST_BLOCK, "t5": "decoder.block.1."}
+FINAL_NORM = dict.fromkeys(tiny.DECODERS, "model.norm.") | {
+    "gpt2": "transformer.ln_f.",
+    "t5": "decoder.final_layer_norm.",
+}
+
+
+@pytest.mark.parametrize("name", tiny.WRITERS)
+def test_full_trains_a_whole_language_model(name, tmp_path):
+    known = tiny.card(name)
+    model = tiny.text_adapted(known, tmp_path, "full")
+    assert len(tiny.trainable(model)) == len(list(model.parameters()))
+    tiny.backward(model, tiny.text_batch(known))
+    assert tiny.without_gradient(model) == []
+
+
+@pytest.mark.parametrize("name", tiny.WRITERS)
+def test_last_layers_of_a_language_model(name, tmp_path):
+    known = tiny.card(name)
+    model = tiny.text_adapted(known, tmp_path, "last_layers", {"blocks": 1})
+    expected = [key for key, _ in model.named_parameters() if key.startswith((TEXT_BLOCK[name], FINAL_NORM[name]))]
+    assert len(expected) > 6
+    assert tiny.trainable(model) == expected
+    assert not model.get_output_embeddings().weight.requires_grad
+    tiny.backward(model, tiny.text_batch(known))
+    assert tiny.without_gradient(model) == []
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("name", tiny.WRITERS)
+def test_adapters_leave_the_output_head_alone(name, method, tmp_path):
+    known = tiny.card(name, dtype="bfloat16")
+    layers = [
+        key
+        for key, module in tiny.text_build(tiny.card(name), tmp_path).named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and key != "lm_head"
+    ]
+    model = tiny.text_adapted(known, tmp_path, method)
+    expected = [f"{layer}.{part}.default.weight" for layer in layers for part in ("lora_A", "lora_B")]
+    assert sorted(bare(tiny.trainable(model))) == sorted(expected)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+    inner = model.get_base_model()
+    head, embedding = inner.get_output_embeddings(), inner.get_input_embeddings()
+    assert type(head) is nn.Linear
+    assert {head.weight.dtype, embedding.weight.dtype} == {torch.bfloat16}
+    assert (head.weight is embedding.weight) == bool(inner.config.tie_word_embeddings)
+    assert not any("modules_to_save" in key for key, _ in model.named_modules())
+    tiny.backward(model, tiny.text_batch(known))
+    assert tiny.without_gradient(model) == []
+
+
+@pytest.mark.parametrize(("name", "kind"), [("gpt2", "CAUSAL_LM"), ("gemma2", "CAUSAL_LM"), ("t5", "SEQ_2_SEQ_LM")])
+def test_peft_knows_the_task(name, kind, tmp_path):
+    model = tiny.text_adapted(tiny.card(name), tmp_path, "lora")
+    assert model.peft_config["default"].task_type == kind
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"config": {"target_modules": ["lm_head", "q_proj"]}},
+        {"config": {"modules_to_save": ["lm_head"]}},
+        {"peft": "LoHaConfig", "config": {"target_modules": ["lm_head"]}},
+    ],
+)
+def test_an_adapter_on_the_output_head_is_refused(settings, tmp_path):
+    with pytest.raises(SetupError, match="must leave the output head 'lm_head' of a language model alone"):
+        tiny.text_adapted(tiny.card("llama"), tmp_path, "lora", settings)
+
+
+@pytest.mark.parametrize("peft", ["PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig"])
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_virtual_tokens_are_not_for_language_models(name, peft, tmp_path):
+    with pytest.raises(
+        SetupError, match=f"{peft} is not for objective: text; the scorers do not see its virtual tokens"
+    ):
+        tiny.text_adapted(tiny.card(name), tmp_path, "lora", {"peft": peft, "config": {"num_virtual_tokens": 4}})
+
+
+def test_other_adapters_of_a_language_model(tmp_path):
+    for settings in ({"peft": "IA3Config"}, {"config": {"use_dora": True, "r": 4}}, {"peft": "VeraConfig"}):
+        known = tiny.card("llama")
+        if settings.get("peft") == "VeraConfig":
+            settings = {**settings, "config": {"target_modules": "all-linear", "r": 8}}
+        model = tiny.text_adapted(known, tmp_path, "lora", settings)
+        assert not any("lm_head" in key for key in tiny.trainable(model))
+        tiny.backward(model, tiny.text_batch(known))
+        assert tiny.without_gradient(model) == []
+
+
 # ---------------------------------------------------------------- options
 
 

@@ -385,7 +385,12 @@ def test_a_missing_flag(card, write):
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [("joy", "expected a list of labels, got 'joy'"), (["jy"], "Did you mean 'joy'")]
+    ("value", "message"),
+    [
+        ("joy", "expected a list of labels, got 'joy'"),
+        (["jy"], "Did you mean 'joy'"),
+        ([0, 0], "[0, 0] looks like a flag per label, which needs columns.label_flags: true"),
+    ],
 )
 def test_several_labels_refused(card, write, value, message):
     write("all.jsonl", json_lines([{"id": 1, "text": "a", "label": value}]))

@@ -50,10 +50,10 @@ def test_readme_commands_are_real():
 
 
 def test_the_recipe_in_the_readme_is_the_shipped_one():
-    block = re.search(r"```yaml\n# (\S+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    shown = yaml.safe_load(block.group(2))
-    shipped = yaml.safe_load((ROOT / block.group(1)).read_text(encoding="utf-8"))
-    assert shown == shipped
+    blocks = re.findall(r"```yaml\n# (\S+)\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) >= 2
+    for path, block in blocks:
+        assert yaml.safe_load(block) == yaml.safe_load((ROOT / path).read_text(encoding="utf-8")), path
 
 
 def test_no_recipe_key_is_an_accelerate_key():

@@ -111,3 +111,55 @@ def test_four_bits_cost_as_much_as_lora(tmp_path):
 def test_vectors_without_a_matrix_still_pass_gradients(tmp_path):
     ia3 = tiny.adapted(tiny.card("bert", attention="eager"), tmp_path, "lora", {"peft": "IA3Config"})
     assert charged_in_full(ia3) == pytest.approx(measured(ia3), rel=0.05)
+
+
+# ---------------------------------------------------------------- language models
+
+TEXT_METHODS = {name: chosen for name, chosen in METHODS.items() if name != "head"}
+ANSWER = 40
+
+
+def measured_text(model):
+    """As `measured`, of a language model; an encoder-decoder writes an answer of another length."""
+    ids = torch.randint(5, 90, (1, LENGTH), generator=torch.Generator().manual_seed(0))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids[:, :ANSWER]
+    with FlopCounterMode(display=False) as counter:
+        model.train()(**inputs).logits.sum().backward()
+    return counter.get_total_flops()
+
+
+def charged_text_in_full(model):
+    marked = [module for module in model.modules() if getattr(module, "is_causal", False)]
+    for module in marked:
+        module.is_causal = False
+    return flops.step_flops(model, [LENGTH], [ANSWER] if model.config.is_encoder_decoder else None)
+
+
+@pytest.mark.parametrize("method", TEXT_METHODS)
+@pytest.mark.parametrize("name", tiny.WRITERS)
+def test_formula_equals_torchs_count_for_language_models(name, method, tmp_path):
+    model = tiny.text_adapted(tiny.card(name, attention="eager"), tmp_path, *TEXT_METHODS[method])
+    # T5's first block is charged for gradients of its frozen input where only adapters are trained, and attention for
+    # both operands, of which the keys may be frozen.
+    tolerance = 0.05 if name == "t5" else 0.02 if method == "lora of some" else 2e-3
+    assert charged_text_in_full(model) == pytest.approx(measured_text(model), rel=tolerance)
+
+
+def test_an_output_head_runs_on_every_token(tmp_path):
+    model = tiny.text_adapted(tiny.card("llama"), tmp_path, "last_layers")
+    frozen, trained = (64 * 64 + 2 * 64 * 32 + 64 * 64 + 3 * 64 * 128,) * 2
+    tokens, pairs = 5 + 9, 25 + 81
+    # The head is frozen: forward, and backward to what it is given. Attention: 4 per pair and unit, half of the pairs.
+    weights = 2 * tokens * (frozen + 3 * trained + 2 * 64 * 2048)
+    assert flops.step_flops(model, [5, 9]) == weights + 4 * 64 * pairs / 2 * (1 + 3)
+
+
+def test_prompts_cost_in_the_encoder_and_answers_in_the_decoder(tmp_path):
+    model = tiny.text_adapted(tiny.card("t5"), tmp_path, "full")
+    base, prompt, answer = (flops.step_flops(model, *lengths) for lengths in (([9], [3]), ([10], [3]), ([9], [4])))
+    # An answer's token also pays for the output head.
+    assert answer - base > prompt - base > 0
+    assert flops.step_flops(model, [9, 4], [3, 2]) == base + flops.step_flops(model, [4], [2])
+    assert flops.step_flops(model, [9]) == flops.step_flops(model, [9], [9])

@@ -3,6 +3,7 @@
 import models as tiny
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from bench import heads
@@ -21,6 +22,7 @@ BLOCKS = {
     "bert": ("BertLayer", 3),
     "distilbert": ("TransformerBlock", 3),
     "gemma": ("GemmaDecoderLayer", 3),
+    "gemma2": ("Gemma2DecoderLayer", 3),
     "gpt2": ("GPT2Block", 3),
     "llama": ("LlamaDecoderLayer", 3),
     "mistral": ("MistralDecoderLayer", 3),
@@ -55,6 +57,80 @@ def test_blocks_of_a_wrapped_model(method, tmp_path):
 
 def test_a_probe_has_no_head_to_spare(tmp_path):
     assert heads.unwrapped_head_names(tiny.adapted(tiny.card("bert"), tmp_path, "probe")) == []
+
+
+# ---------------------------------------------------------------- language models
+
+FINAL_NORMS = dict.fromkeys(tiny.DECODERS, "model.norm") | {
+    "gpt2": "transformer.ln_f",
+    "t5": "decoder.final_layer_norm",
+}
+
+
+@pytest.mark.parametrize("name", tiny.WRITERS)
+def test_an_output_head_is_no_task_head(name, tmp_path):
+    depth = DEPTH.get(name, "num_hidden_layers")
+    model = tiny.text_build(tiny.narrow(name, **{depth: 3}), tmp_path)
+    assert heads.writes(model)
+    assert heads.head_names(model) == []
+    assert heads.output_head_names(model) == ["lm_head"]
+    assert heads.unwrapped_head_names(model) == ["lm_head"]
+    blocks = heads.transformer_blocks(model)
+    assert (type(blocks[0]).__name__, len(blocks)) == BLOCKS[name]
+    assert heads.final_norms(model) == [model.get_submodule(FINAL_NORMS[name])]
+
+
+@pytest.mark.parametrize("name", tiny.FAMILIES)
+def test_classifiers_do_not_write(name, tmp_path):
+    model = tiny.build(tiny.card(name), tmp_path)
+    assert not heads.writes(model)
+    assert heads.output_head_names(model) == []
+    assert not heads.writes(tiny.adapted(tiny.card(name), tmp_path, "probe"))
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_the_output_head_of_a_wrapped_model(method, tmp_path):
+    for name in ("gemma2", "t5"):
+        model = tiny.text_adapted(tiny.card(name), tmp_path, method)
+        assert heads.writes(model)
+        assert heads.unwrapped_head_names(model) == ["lm_head"]
+        assert len(heads.transformer_blocks(model)) == 2
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [
+        ({"model_type": "opt", "ffn_dim": 64, "word_embed_proj_dim": 32}, ["model.decoder.final_layer_norm"]),
+        ({"model_type": "bloom"}, ["transformer.ln_f"]),
+        ({"model_type": "gpt_neox", "intermediate_size": 64}, ["gpt_neox.final_layer_norm"]),
+        ({"model_type": "phi", "intermediate_size": 64}, ["model.final_layernorm"]),
+        ({"model_type": "falcon"}, ["transformer.ln_f"]),
+        ({"model_type": "bart", "encoder_layers": 2, "decoder_layers": 2, "d_model": 32}, []),
+        (
+            {"model_type": "mbart", "encoder_layers": 2, "decoder_layers": 2, "d_model": 32},
+            ["model.decoder.layer_norm"],
+        ),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+def test_final_norms_of_other_families(architecture, expected):
+    """Their order beside the blocks means nothing, and norms of embeddings stand there too."""
+    sizes = {} if "d_model" in architecture else {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.AutoConfig.for_model(**architecture, **sizes, vocab_size=64)
+    seq2seq = config.is_encoder_decoder
+    kind = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
+    with torch.device("meta"):
+        model = kind.from_config(config)
+    assert heads.final_norms(model) == [model.get_submodule(name) for name in expected]
+    assert len(heads.output_head_names(model)) == 1
+
+
+def test_an_output_head_takes_what_it_is_given_in_its_own_type(tmp_path):
+    model = tiny.text_adapted(tiny.card("llama", dtype="bfloat16"), tmp_path, "qlora", {"compute_dtype": "float32"})
+    inner = heads.unwrapped(model)
+    assert {inner.lm_head.weight.dtype, inner.model.embed_tokens.weight.dtype} == {torch.bfloat16}
+    assert inner.model.norm.weight.dtype == torch.float32
+    assert inner.lm_head(torch.randn(2, 64)).dtype == torch.bfloat16
 
 
 # ---------------------------------------------------------------- MLP head

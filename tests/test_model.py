@@ -8,9 +8,11 @@ import models as tiny
 import pytest
 import torch
 from transformers import BertModel
+from transformers.pytorch_utils import Conv1D
 
 from bench import heads
 from bench import model as models
+from bench.collating import collate_answers
 from bench.dropin import LoadPlan
 from bench.errors import SetupError
 from bench.settings import Head
@@ -264,6 +266,170 @@ def test_a_package_without_the_folder():
     with pytest.raises(SetupError, match="the model package 'transformers' holds no folder 'no_such_folder'"):
         models.locate(known)
     assert models.locate(tiny.card("bert", package="transformers", subfolder="models")).endswith("transformers/models")
+
+
+# ---------------------------------------------------------------- language models
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """writer("llama") -> a folder with a tiny language model."""
+
+    def make(name, **changes):
+        model = tiny.liven(tiny.text_build(tiny.narrow(name, **changes), tmp_path))
+        model.save_pretrained(tmp_path / name)
+        return model, tmp_path / name
+
+    return make
+
+
+def text_card(name, place, **changes):
+    return tiny.card(name, id=str(place), weights="pretrained", **changes)
+
+
+@pytest.mark.parametrize("name", tiny.WRITERS)
+def test_a_language_model_has_no_labels_and_knows_its_special_tokens(name, tmp_path):
+    model = tiny.text_build(tiny.card(name), tmp_path)
+    plain = type(model.config)()
+    assert (model.config.num_labels, model.config.problem_type) == (plain.num_labels, None)
+    for config in (model.config, model.generation_config):
+        assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 2, 3)
+    assert model.generation_config.decoder_start_token_id == (0 if name == "t5" else None)
+    assert not model.config.use_cache
+    assert not model.training
+    assert getattr(model, models.MISSING) == []
+
+
+@pytest.mark.parametrize("name", tiny.WRITERS)
+def test_a_padded_batch_of_answers_equals_batches_of_one(name, tmp_path):
+    known = tiny.card(name)
+    model = tiny.liven(tiny.text_build(known, tmp_path))
+    together = tiny.logits(model, tiny.text_batch(known))
+    for row, lesson in enumerate(tiny.lessons(known)):
+        alone = tiny.logits(model, collate_answers([lesson], 0, 0 if name == "t5" else None))[0]
+        torch.testing.assert_close(together[row, : len(alone)], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "llama", "t5"])
+def test_a_pretrained_language_model_is_loaded_whole(name, writer, tmp_path):
+    model, place = writer(name)
+    known = text_card(name, place)
+    found = tiny.text_build(known, tmp_path)
+    assert getattr(found, models.MISSING) == []
+    assert torch.equal(tiny.logits(found, tiny.text_batch(known)), tiny.logits(model, tiny.text_batch(known)))
+
+
+@pytest.mark.parametrize("name", tiny.WRITERS)
+def test_four_bits_spare_the_output_head(name, tmp_path):
+    known = tiny.card(name)
+    packed = tiny.text_build(known, tmp_path, LoadPlan(frozen_body=True, quantization=FOUR_BITS))
+    assert type(packed.lm_head) is torch.nn.Linear
+    whole = tiny.text_build(known, tmp_path)
+    # transformers holds T5's `wo` in float32: it overflows in fewer bits.
+    spared = ("lm_head", ".wo")
+    inside = [key for key, part in whole.named_modules() if isinstance(part, torch.nn.Linear | Conv1D)]
+    assert [key for key, part in packed.named_modules() if is_packed(part)] == [
+        key for key in inside if not key.endswith(spared)
+    ]
+    tied = packed.get_input_embeddings().weight is packed.lm_head.weight
+    assert tied == bool(packed.config.tie_word_embeddings)
+    assert models.count_parameters(packed)["total"] == models.count_parameters(whole)["total"]
+
+
+def test_a_body_without_an_output_head_is_no_language_model(writer, tmp_path):
+    model, place = writer("llama")
+    model.model.save_pretrained(place)
+    with pytest.raises(
+        SetupError, match=r"the model '.*/llama' is no language model: its checkpoint has no lm_head\.weight"
+    ):
+        tiny.text_build(text_card("llama", place), tmp_path)
+    model, place = writer("gpt2")
+    model.transformer.save_pretrained(place)  # its head is the embedding
+    assert getattr(tiny.text_build(text_card("gpt2", place), tmp_path), models.MISSING) == []
+
+
+@pytest.mark.parametrize("family", ["encoder", "decoder"])
+@pytest.mark.parametrize("weights", ["random", "pretrained"])
+def test_an_encoder_does_not_write(family, weights, classifier, tmp_path):
+    known = tiny.card("bert", id=str(classifier), weights=weights, family=family)
+    with pytest.raises(SetupError, match="is an encoder, which can't write text; use objective: head, or a decoder"):
+        tiny.text_build(known, tmp_path)
+
+
+def test_a_card_of_the_wrong_family(tmp_path):
+    for name, family, kind in (
+        ("t5", "decoder", "an encoder-decoder"),
+        ("llama", "encoder_decoder", "no encoder-decoder"),
+    ):
+        with pytest.raises(SetupError, match=f"model.family is '{family}', but the model '{name}' is {kind}"):
+            tiny.text_build(tiny.card(name, family=family), tmp_path)
+
+
+def test_a_type_that_transformers_has_no_language_model_of(tmp_path):
+    architecture = {"model_type": "deberta-v2", "vocab_size": 2048, "hidden_size": 64}
+    with pytest.raises(SetupError, match="'deberta-v2' is an encoder, which can't write text"):
+        tiny.text_build(tiny.card("llama", architecture=architecture), tmp_path)
+    architecture = {"model_type": "esm", "vocab_size": 2048}
+    with pytest.raises(SetupError, match="'esm' is an encoder, which can't write text"):
+        tiny.text_build(tiny.card("llama", architecture=architecture), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
+@pytest.mark.parametrize(
+    "plan", [LoadPlan(), LoadPlan(frozen_body=True, quantization=FOUR_BITS)], ids=["plain", "4-bit"]
+)
+def test_flash_attention_that_is_not_installed(name, plan, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("flash attention may be there")
+    with pytest.raises(SetupError, match=r"model\.attention is 'flash_attention_2', which this model or machine"):
+        tiny.text_build(tiny.card(name, attention="flash_attention_2"), tmp_path, plan)
+
+
+def test_an_encoder_decoder_needs_a_token_to_begin_with(writer, tmp_path):
+    _, place = writer("t5")
+    path = place / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "decoder_start_token_id": None}))
+    with pytest.raises(SetupError, match="has no decoder_start_token_id to begin an answer with"):
+        tiny.text_build(text_card("t5", place), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["text", "head"])
+def test_a_quantised_checkpoint(kind, tmp_path):
+    build = tiny.text_build if kind == "text" else tiny.build
+    build(tiny.card("llama"), tmp_path, LoadPlan(quantization=FOUR_BITS)).save_pretrained(tmp_path / "packed")
+    known = text_card("llama", tmp_path / "packed")
+    with pytest.raises(
+        SetupError, match=r"quantised \(bitsandbytes\), so its weights can't be trained: take method: lora"
+    ):
+        build(known, tmp_path)
+    with pytest.raises(SetupError, match=r"quantised already \(bitsandbytes\): method: lora trains adapters on it"):
+        build(known, tmp_path, LoadPlan(frozen_body=True, adapter=True, quantization=FOUR_BITS))
+    for plan in (LoadPlan(frozen_body=True, adapter=True), LoadPlan(frozen_body=True, trains="nothing")):
+        model = build(known, tmp_path, plan)
+        assert sum(is_packed(module) for module in model.modules()) == 14
+    assert not any(is_packed(module) for module in build(known, tmp_path, weights="random").modules())
+
+
+# ---------------------------------------------------------------- a classifier as it is
+
+
+def test_a_classifier_keeps_its_own_head_and_labels(tmp_path):
+    names = {0: "contradiction", 1: "neutral", 2: "entailment", 3: "other"}
+    known = tiny.narrow("bert", id2label=names)
+    model = tiny.build(known, tmp_path, labels=(), keep_head=True)
+    assert (model.config.num_labels, model.config.id2label) == (4, names)
+    assert model.config.label2id == {name: number for number, name in names.items()}
+    model.save_pretrained(tmp_path / "nli")
+    again = tiny.build(pretrained(tmp_path / "nli"), tmp_path, labels=(), keep_head=True)
+    inputs = tiny.batch(tiny.tokenizer(known))
+    assert again.config.id2label == names
+    assert tiny.logits(again, inputs).shape == (len(tiny.TEXTS), 4)
+    assert torch.equal(tiny.logits(again, inputs), tiny.logits(model, inputs))
+
+
+def test_a_kept_head_must_be_in_the_checkpoint(headless, tmp_path):
+    with pytest.raises(SetupError, match=r"'.*/headless' is no classifier: its checkpoint has no classifier\.bias"):
+        tiny.build(pretrained(headless), tmp_path, labels=(), keep_head=True)
 
 
 # ---------------------------------------------------------------- counts

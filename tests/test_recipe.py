@@ -151,7 +151,9 @@ def test_no_recipe_key_is_an_accelerate_key():
         ("save: yes", "4: save: expected true or false, got 'yes'."),
         ("save: 1", "4: save: expected true or false, got 1."),
         ("objective: hed", "4: objective: expected 'head' or 'text', got 'hed'. Did you mean 'head'?"),
-        ("objective: text", "4: objective: task 'text_classification' has no objective 'text'; it has head"),
+        ("objective: text", "an encoder can't write or score text; take a decoder, or objective: head"),
+        ("prompting: {answer: generate}", "4: prompting: only a recipe with `objective: text` has a prompt"),
+        ("prompting: {answer: likely}", "4: prompting.answer: expected 'label_likelihood', 'generate' or 'entailment'"),
         ("trackers: wandb", "4: trackers: expected a list, as in [a, b], got 'wandb'."),
         ("trackers: [wndb]", "4: trackers.0: expected 'wandb', 'tensorboard', 'mlflow' or 'trackio', got 'wndb'. Did"),
         (
@@ -193,6 +195,100 @@ def test_refused_with_file_line_key_and_what_was_expected(refused, text, message
     found = refused(BASE + text)
     assert found.startswith("study/own.yaml:")
     assert message in found
+
+
+@pytest.mark.parametrize(
+    ("method", "text", "message"),
+    [
+        ("head", "objective: text", "4: objective: method 'head' has no objective 'text'; set objective: head"),
+        ("probe", "objective: text", "4: objective: method 'probe' has no objective 'text'; set objective: head"),
+        ("zero_shot", "", "objective: method 'zero_shot' has no objective 'head'; set objective: text"),
+        ("zero_shot", "objective: text\ntraining: {steps: 3}", "5: training: method 'zero_shot' trains nothing"),
+        ("zero_shot", "objective: text\nhead: {kind: mlp}", "5: head: only a recipe with `objective: head` has a task"),
+        (
+            "full",
+            "objective: text\ntraining: {label_smoothing: 0.1}",
+            "5: training.label_smoothing: label smoothing is for `objective: head`",
+        ),
+        (
+            "zero_shot",
+            "objective: text\nprompting: {answer: generate, calibration: content_free}",
+            "5: prompting.calibration: only `answer: label_likelihood` has this",
+        ),
+        (
+            "zero_shot",
+            "objective: text\nprompting: {answer: generate, normalization: tokens}",
+            "5: prompting.normalization: only `answer: label_likelihood` has this",
+        ),
+        (
+            "zero_shot",
+            "objective: text\nprompting: {max_new_tokens: 3}",
+            "5: prompting.max_new_tokens: only `answer: generate` has this",
+        ),
+        (
+            "full",
+            "objective: text\nprompting: {answer: entailment}",
+            "5: prompting.answer: an NLI model judges one text by itself: entailment needs method: zero_shot",
+        ),
+        (
+            "zero_shot",
+            "objective: text\nprompting: {answer: entailment, format: chat}",
+            "5: prompting.format: an NLI model has no chat template",
+        ),
+        (
+            "zero_shot",
+            "objective: text\nprompting: {answer: generate}\nevaluation: {metrics: [loss]}",
+            "6: evaluation.metrics.0: 'loss' needs probabilities, which generated answers do not have",
+        ),
+        (
+            "few_shot",
+            "objective: text\nevaluation: {splits: [train]}",
+            "5: evaluation.splits: the shots are drawn from 'train', so that split can't be scored too",
+        ),
+        ("{name: few_shot, shots: 0}", "objective: text", "method.shots: expected a number greater than 0, got 0."),
+        ("{name: few_shot, draw: each}", "objective: text", "expected 'fixed' or 'per_example', got 'each'"),
+    ],
+)
+def test_ways_to_ask_that_do_not_go_together(refused, method, text, message):
+    found = refused(BASE.replace("tiny_bert", "tiny_gpt2").replace("method: full", f"method: {method}") + text)
+    assert found.startswith("study/own.yaml:")
+    assert message in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("dataset.prompt={template: no field}", "prompt.template: must hold {text} exactly once"),
+        ("dataset.prompt={template: '{text} {text}'}", "prompt.template: must hold {text} exactly once"),
+        ("dataset.prompt={template: '{txt} {text}'}", "there is no field {txt} to fill in. Did you mean '{text}'?"),
+        ("dataset.prompt={template: '{text} {text_pair}'}", "where `columns.text_pair` is set, and only there"),
+        ("dataset.prompt.hypothesis=It is so.", "prompt.hypothesis: must hold {label} exactly once"),
+        ("dataset.prompt.answers={positive: negative}", "prompt.answers: two labels have the same answer, 'negative'"),
+        ('dataset.prompt.answers={positive: "so\\ngood"}', "must be one line that is not empty"),
+        ('dataset.prompt.answers={positive: " "}', "the answer ' ' must be one line that is not empty"),
+        ("dataset.prompt.answers={postive: good}", "there is no label 'postive'. Did you mean 'positive'?"),
+        ("dataset.prompt.instruction=Read {text}.", "there is no field {text} to fill in. Known: {labels}"),
+    ],
+)
+def test_prompts_that_can_not_be_filled(refused, changes, message):
+    base = BASE.replace("tiny_bert", "tiny_gpt2").replace("method: full", "method: zero_shot")
+    assert message in refused(base + "objective: text", changes)
+
+
+def test_generated_answers_leave_the_loss_out_and_say_so(load_text):
+    base = BASE.replace("tiny_bert", "tiny_gpt2").replace("method: full", "method: zero_shot") + "objective: text\n"
+    written = load_text(base + "prompting: {answer: generate}")
+    assert "loss" not in written.metric_names
+    assert written.metrics_left_out == ("loss",)
+    likely = load_text(base)
+    assert "loss" in likely.metric_names
+    assert likely.metrics_left_out == ()
+
+
+def test_a_decoder_without_a_prompt(refused):
+    base = BASE.replace("tiny_bert", "tiny_gpt2").replace("method: full", "method: zero_shot")
+    changes = ("dataset={card: reviews, prompt: null}",)
+    assert "needs a `prompt` in the dataset card" in refused(base + "objective: text", *changes)
 
 
 @pytest.mark.parametrize(

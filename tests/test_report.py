@@ -22,6 +22,7 @@ from bench.record import (
     Launch,
     Model,
     PhaseTime,
+    Prompts,
     RecipePart,
     Record,
     Score,
@@ -99,6 +100,12 @@ def full(name="sst2--minilm--lora", seed=13, accuracy=0.9, **changes):
             id="org/minilm", weights="pretrained", class_="BertForSequenceClassification", attention="sdpa",
             parameters={"total": 22_000_000, "trainable": 220_000}, dtypes={"float32": 22_000_000},
             newly_initialized=["classifier.weight"],
+        ),
+        "prompts": Prompts(
+            format="plain", answer="generate", signature="answer:generate|shots:2,fixed", template_hash="ab12",
+            shots=2, draw="fixed", shot_ids=["r1", "r2"], example="Say it.\n\nReview: <b>Fine</b>\nSentiment:",
+            manifests={"test": "cd34"},
+            answers={"after": {"test": {"unparsable": 3, "stopped_share": 0.75, "mean_new_tokens": 1.5}}},
         ),
         "scores": {"before": stage(0.52), "after": stage(accuracy)},
         "baselines": {"test": {"majority": {"accuracy": 0.509, "loss": 0.693}, "random": {"accuracy": 0.5}}},
@@ -216,6 +223,25 @@ def test_everything_that_was_measured_is_on_the_page(tmp_path):
     assert "- train: 3 rows left out (leakage)" in page
     assert cells(page, "package")["torch"][""] == "2.9.0"
     assert "<code>s&#124;v1</code>" in page
+
+
+def test_the_prompt_stands_as_the_model_reads_it(tmp_path):
+    page = report.run_report(full(), tmp_path)
+    assert "Say it.\n\nReview: &lt;b&gt;Fine&lt;/b&gt;\nSentiment:\n</pre>" in page
+    assert cells(page, "written answers")["after, test"] == {
+        "written answers": "after, test",
+        "unparsable": "3",
+        "stopped share": "75.0 %",
+        "mean new tokens": "1.50",
+    }
+    assert cells(page, "way to ask and to answer")["manifests"]
+    assert "written answers" not in report.run_report(full(prompts=None), tmp_path)
+
+
+def test_a_model_that_was_only_asked_was_not_trained(tmp_path):
+    page = report.run_report(full(training=None), tmp_path)
+    assert "(0.880–0.920) as it is" in page
+    assert "after training" not in page
 
 
 def test_what_replaced_a_cards_value_is_shown_with_its_origin(tmp_path):
@@ -436,6 +462,26 @@ def test_the_best_run_is_first_ties_go_by_name_then_seed_and_failures_are_last()
     assert rows[-1][2:4] == ["–", "–"], "the scores of a failed run would be read as a result"
 
 
+def test_seeds_of_one_recipe_are_summed_up():
+    values = {13: 0.8, 14: 0.85, 15: 0.9}
+    records = [full("s--a--full", seed=seed, accuracy=value) for seed, value in values.items()]
+    records += [full("s--a--full", seed=13, accuracy=0.8), full("s--b--full", accuracy=0.7)]
+    records += [full("s--a--full", seed=16, accuracy=0.1, status="crashed", reason="x")]
+    page = tables.table_report(paired(*records))
+    found = cells(page, "all seeds of")
+    assert found == {
+        "s / a / full": {
+            "all seeds of": "s / a / full",
+            "seeds": "3",
+            "mean accuracy": "0.850",
+            "standard deviation": "0.050",
+            "lowest": "0.800",
+            "highest": "0.900",
+        }
+    }
+    assert "all seeds of" not in tables.table_report(paired(full(), full("s--b--full")))
+
+
 def test_a_loss_ranks_upwards_when_there_is_nothing_else():
     def with_loss(name, loss):
         return full(name, scores={"after": {"test": {"loss": score(loss)}}})
@@ -512,13 +558,22 @@ def test_failed_runs_alone_give_a_table_too():
     assert "No run has a score." in page
 
 
+def test_prompts_are_told_apart_only_where_they_differ():
+    other = full("s--b--lora")
+    other.prompts = other.prompts.model_copy(update={"template_hash": "ffff99998888"})
+    assert "prompt" not in tables_of(tables.table_report(paired(full(), full("s--b--lora"))))[0][0]
+    table, *_ = tables_of(tables.table_report(paired(full(), other, full("s--c--lora", prompts=None))))
+    place = table[0].index("prompt")
+    assert {row[place] for row in table[1:]} == {"<code>ab12</code>", "<code>ffff99</code>", "–"}
+
+
 def test_machines_are_named_only_where_they_differ():
     fast = full(seed=14)
     fast.launch = fast.launch.model_copy(update={"device": "cuda", "world_size": 2, "mixed_precision": "bf16"})
     fast.environment = fast.environment.model_copy(update={"devices": ["NVIDIA H200"] * 2})
     fast.memory["train"] |= {"allocated_gib": 3.5}
     assert "machine" not in tables_of(tables.table_report(paired(full(), full(seed=15))))[0][0]
-    (table,) = tables_of(tables.table_report(paired(full(), fast)))
+    table, *_ = tables_of(tables.table_report(paired(full(), fast)))
     found = {row[1]: dict(zip(table[0], row, strict=True)) for row in table[1:]}
     assert found["14"]["machine"] == "2 processes on cuda (2 × NVIDIA H200), bf16"
     assert found["13"]["machine"] == "1 process on cpu (Some CPU (2 cores)), full precision"

@@ -11,6 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from bench import heads, saved
+from bench.dropin import LoadPlan
 from bench.errors import DataError, SetupError
 from bench.settings import Head
 
@@ -22,6 +23,7 @@ METHODS = {
     "dora": ("lora", {"config": {"use_dora": True}}),
     "qlora": ("qlora", {"compute_dtype": "float32"}),
 }
+FEW = ["gpt2", "gemma2", "llama", "t5"]
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 OWN, MLP = Head(), Head(kind="mlp", hidden=64, dropout=0.1)
 TEXTS = [*tiny.TEXTS, "</s> 猫 <pad>"]
@@ -70,9 +72,9 @@ def loaded_logits(folder):
     return tiny.logits(model, tiny.batch(tokens, TEXTS))
 
 
-def plain(folder, plan):
+def plain(folder, plan, kind=None):
     """The same by transformers and peft alone."""
-    kind = transformers.AutoModelForSequenceClassification
+    kind = kind or transformers.AutoModelForSequenceClassification
     if not plan.adapter:
         return kind.from_pretrained(folder)
     extra = {}
@@ -176,6 +178,90 @@ def test_weights_in_several_files(tmp_path, monkeypatch):
 def in_shards():
     whole = transformers.PreTrainedModel.save_pretrained
     return lambda self, folder, **options: whole(self, folder, **{**options, "max_shard_size": "200KB"})
+
+
+# ---------------------------------------------------------------- language models
+
+
+def train_and_save_text(known, folder, method):
+    """Logits of the trained language model after it was saved into a folder, and how it was loaded."""
+    name, settings = METHODS[method]
+    module, options = tiny.options(name, settings)
+    plan = module.load_plan(options)
+    model = tiny.text_build(known, folder, plan)
+    if plan.adapter and plan.quantization is None and known.weights == "random":
+        model.save_pretrained(folder / "base")
+    model = module.adapt(model, options)
+    tiny.train_a_little(model, tiny.text_batch(known))
+    description = {**describe(model, known, name, plan, OWN), "objective": "text"}
+    saved.save(model, tiny.tokenizer(known), folder, description)
+    return tiny.logits(model, tiny.text_batch(known)), plan
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *((name, method) for name in tiny.WRITERS for method in ("full", "qlora")),
+        *((name, method) for name in FEW for method in ("lora", "last_layers")),
+    ],
+)
+def test_language_models_are_loaded_by_anyone(name, method, tmp_path):
+    known = tiny.card(name)
+    expected, plan = train_and_save_text(known, tmp_path, method)
+    model, _, description = saved.load(tmp_path)
+    assert (model.training, description["objective"]) == (False, "text")
+    assert heads.writes(model)
+    torch.testing.assert_close(tiny.logits(model, tiny.text_batch(known)), expected, atol=1e-6, rtol=0)
+    kind = getattr(transformers, "AutoModelForSeq2SeqLM" if name == "t5" else "AutoModelForCausalLM")
+    found = tiny.logits(plain(tmp_path, plan, kind), tiny.text_batch(known))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)  # T5's attention is another kernel there
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("name", FEW)
+def test_a_saved_language_model_writes(name, method, tmp_path):
+    known = tiny.card(name)
+    train_and_save_text(known, tmp_path, method)
+    model, _, _ = saved.load(tmp_path)
+    batch = tiny.text_batch(known, tiny.TEXTS[:1])
+    written = model.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], max_new_tokens=5)
+    assert written.shape[1] > 1
+    if name != "t5":
+        step = tiny.logits(model, {"input_ids": batch["input_ids"]})[0, -1].argmax()
+        assert written[0, batch["input_ids"].shape[1]] == step
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+@pytest.mark.parametrize("name", FEW)
+def test_a_16_bit_language_model_keeps_its_output_head(name, method, tmp_path):
+    known = tiny.card(name, dtype="bfloat16")
+    expected, _ = train_and_save_text(known, tmp_path, method)
+    model, _, _ = saved.load(tmp_path)
+    assert heads.unwrapped(model).get_output_embeddings().weight.dtype == torch.bfloat16
+    assert torch.equal(tiny.logits(model, tiny.text_batch(known)), expected)
+    kept = load_file(tmp_path / "adapter_model.safetensors")
+    assert not any("lm_head" in key or "embed" in key or "shared" in key for key in kept)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_an_adapter_on_a_pretrained_language_model(method, tmp_path):
+    tiny.liven(tiny.text_build(tiny.card("llama"), tmp_path)).save_pretrained(tmp_path / "origin")
+    known = tiny.card("llama", id=str(tmp_path / "origin"), weights="pretrained")
+    expected, _ = train_and_save_text(known, tmp_path / "run", method)
+    model, _, _ = saved.load(tmp_path / "run")
+    torch.testing.assert_close(tiny.logits(model, tiny.text_batch(known)), expected, atol=1e-6, rtol=0)
+    assert not (tmp_path / "run" / "base").exists()
+
+
+def test_an_adapter_on_a_quantised_checkpoint(tmp_path):
+    settings = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": "float32"}
+    tiny.text_build(tiny.card("llama"), tmp_path, LoadPlan(quantization=settings)).save_pretrained(tmp_path / "origin")
+    known = tiny.card("llama", id=str(tmp_path / "origin"), weights="pretrained")
+    expected, plan = train_and_save_text(known, tmp_path / "run", "lora")
+    assert plan.quantization is None
+    model, _, _ = saved.load(tmp_path / "run")
+    assert any(hasattr(module, "compute_dtype") for module in model.modules())
+    torch.testing.assert_close(tiny.logits(model, tiny.text_batch(known)), expected, atol=1e-6, rtol=0)
 
 
 # ---------------------------------------------------------------- what is missing

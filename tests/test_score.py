@@ -24,7 +24,7 @@ def split(tokens, copies=3, multi_label=False):
 
 
 def scored(model, tokens, examples, **settings):
-    return score.run(model, examples, tiny.scoring(tokens, **settings), "test")[0]
+    return score.run(model, examples, tiny.scoring(tokens, **settings), "test").predictions
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,13 @@ def test_any_number_of_processes_gives_the_same_predictions(world, bert, monkeyp
     examples = split(tokens)
     alone = scored(model, tokens, examples)
     everything = []
+
+    def gather(mine):
+        everything.extend(item for item in mine if isinstance(item, tuple))
+        return mine
+
     with monkeypatch.context() as patch:
-        patch.setattr(score, "gather_object", everything.extend)
+        patch.setattr(score, "gather_object", gather)
         patch.setattr(score, "_assembled", lambda found, split: None)
         for rank in range(world):
             state = SimpleNamespace(process_index=rank, num_processes=world)
@@ -143,7 +148,7 @@ def test_several_labels_are_decided_by_the_threshold(bert):
 def test_missing_and_double_examples_are_refused(numbers, sentence):
     examples = tiny.encoded([{"input_ids": [1], "labels": 0}] * 3, "validation")
     with pytest.raises(ScoreError, match=f"validation: {sentence} came back; the scores would not be valid"):
-        score._assembled([(number, 0, [1.0, 0.0]) for number in numbers], examples)
+        score._assembled([(number, score.Answer(prediction=0, scores=[1.0, 0.0])) for number in numbers], examples)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

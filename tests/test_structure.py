@@ -15,14 +15,17 @@ from tests.launching import ROOT
 PACKAGE = ROOT / "bench"
 # A module may import only from the lines above its own.
 LAYERS = [
-    ["errors", "stats", "hardware", "console"],
+    ["errors", "stats", "hardware", "console", "splicing", "attention_kernel", "continuations"],
     ["strictyaml", "settings", "dropin", "record", "cleaning", "splits", "corpora", "markdown", "measure", "heads"],
-    ["recipe", "data", "readings", "figures", "failures", "tokenizer", "flops"],
-    ["schema", "report", "tables", "comparability", "metricset", "model", "adapters"],
-    ["score", "saved"],
-    ["fitting"],
+    ["data", "readings", "figures", "failures", "tokenizer", "flops", "meaning", "prompts", "shots", "collating"],
+    ["recipe", "asking", "shared_attention"],
+    ["schema", "report", "tables", "comparability", "metricset", "model", "adapters", "likelihood", "generation"],
+    ["score", "saved", "lm_eval_model"],
+    ["fitting", "answers"],
+    ["questions"],
     ["tasks", "methods", "metrics", "engine_loop", "engine_trainer", "launch", "predict"],
-    ["train"],
+    ["engine_sft"],
+    ["train", "results"],
     ["stages"],
     ["run"],
     ["__main__"],

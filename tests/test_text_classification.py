@@ -9,7 +9,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 from bench import tokenizer as tokenizers
 from bench.errors import SetupError
 from bench.score import collate
-from bench.settings import TokenizerCard
+from bench.settings import Prompt, TokenizerCard
 from bench.tasks import text_classification as task
 
 TEXTS = ["the quick brown fox jumps over the lazy dog", "a good film", "never again", "good"]
@@ -196,3 +196,65 @@ def test_large_logits_stay_finite():
     for several in (True, False):
         _, scores = task.predict(torch.tensor([[1e4, -1e4]]), several, 0.5)
         assert scores.tolist() == [[1.0, 0.0]]
+
+
+# Answers in words
+
+
+WORDS = ("positive", "negative", "very negative", "neither")
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("positive", 0),
+        ("  Positive.", 0),
+        ('"negative"', 1),
+        ("NEGATIVE, because it is long", 1),
+        ("very negative", 2),
+        ("Very  negative!", 2),
+        ("The sentiment is positive.", 0),
+        ("neither", 3),
+        ("positively", -1),
+        ("positive or negative", 0),
+        ("It is positive or negative", -1),
+        ("nonpositive", -1),
+        ("", -1),
+        ("...", -1),
+        ("1", -1),
+    ],
+)
+def test_a_written_answer(text, label):
+    assert task.parse(text, WORDS, "none", False) == label
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("joy", [1, 0, 0]),
+        ("joy, love", [1, 1, 0]),
+        ("Joy; love and  no hope.", [1, 1, 1]),
+        ("love,joy,", [1, 1, 0]),
+        ("joy, joy", [1, 0, 0]),
+        ("none", [0, 0, 0]),
+        ("None.", [0, 0, 0]),
+        ("joy, hatred", [-1, -1, -1]),
+        ("none, joy", [-1, -1, -1]),
+        ("", [-1, -1, -1]),
+        (",;", [-1, -1, -1]),
+    ],
+)
+def test_a_written_list(text, flags):
+    assert task.parse(text, ("joy", "love", "no hope"), "none", True) == flags
+
+
+def test_what_is_asked_can_be_read_back():
+    prompt = Prompt(template="{text}?", answers={"bad": "so bad", "good": "very good"})
+    wording = task.wording(prompt, ("bad", "good"), False)
+    assert wording.choices == ("so bad", "very good")
+    for label in (0, 1):
+        assert task.parse(wording.answer({"label": label}), wording.choices, prompt.none, False) == label
+    several = task.wording(prompt, ("bad", "good"), True)
+    for flags in ([0, 0], [1, 0], [0, 1], [1, 1]):
+        assert task.parse(several.answer({"label": flags}), wording.choices, prompt.none, True) == flags
+    assert several.choices == ()

@@ -111,6 +111,13 @@ def test_vocabulary_holds_every_character_and_the_frequent_words(kind):
     assert tokens.convert_ids_to_tokens(tokens("the", add_special_tokens=False)["input_ids"]) == [f"{mark}the"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompts_punctuation_is_known_though_no_text_has_it(kind):
+    tokens = trained(kind, "decoder", texts=["no marks at all"])
+    asked = "review: (7) marks?\nanswer {x} = 100%"
+    assert tokens.unk_token_id not in tokens(asked)["input_ids"]
+
+
 def test_words_are_counted_after_lower_casing_and_the_rest_is_spelt():
     tokens = trained("wordpiece", size=10_000)
     assert tokens.tokenize("THE Room roomy") == ["the", "room", "room", "##y"]

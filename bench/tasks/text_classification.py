@@ -1,12 +1,15 @@
 """Text classification: one label of several, or any number of labels per text."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from bench.asking import Wording
 from bench.errors import SetupError
+from bench.settings import Prompt
 from bench.tokenizer import encode as encode_texts
 
-OBJECTIVES = ("head",)
+OBJECTIVES = ("head", "text")
 METRICS = {
     "single_label": ("accuracy", "f1", "mcc", "loss", "confusion_matrix", "per_label_accuracy"),
     "multi_label": ("jaccard", "f1", "hamming_accuracy", "subset_accuracy", "loss", "per_label_accuracy"),
@@ -77,3 +80,52 @@ def predict(logits: Any, multi_label: bool, threshold: float) -> tuple[Any, Any]
         return (scores >= threshold).long(), scores
     scores = logits.softmax(-1)
     return scores.argmax(-1), scores
+
+
+def wording(prompt: Prompt, labels: Sequence[str], multi_label: bool) -> Wording:
+    """How a row is put to a language model, and its label in words; several labels are joined by commas."""
+    words = tuple(prompt.answers.get(name, name) for name in labels)
+
+    def fields_of(row: Any) -> dict[str, str]:
+        """What fills the template."""
+        return {"text": row["text"], "text_pair": row["text_pair"] or "", "labels": ", ".join(words)}
+
+    def answer_of(row: Any) -> str:
+        """The label or labels in words."""
+        if not multi_label:
+            return words[row["label"]]
+        return ", ".join(word for word, on in zip(words, row["label"], strict=True) if on) or prompt.none
+
+    return Wording(fields=fields_of, answer=answer_of, choices=() if multi_label else words)
+
+
+def parse(text: str, words: Sequence[str], none: str, multi_label: bool) -> int | list[int]:
+    """A written answer -> a label id, or 0 and 1 per label; -1 (for each label) when it can't be read.
+
+    Case, quotes and punctuation around words do not matter. One label: the answer that the text begins with (the
+    longest of them), else the only one that it mentions. Several: a list, split at commas, semicolons and "and"; every
+    part must be an answer, or the whole text must say that there is none.
+    """
+    known = {_plain(word): number for number, word in enumerate(words)}
+    if multi_label:
+        return _parse_list(text, known, _plain(none))
+    said = _plain(text)
+    leading = [word for word in known if re.match(rf"{re.escape(word)}(?!\w)", said)]
+    if leading:
+        return known[max(leading, key=len)]
+    mentioned = [word for word in known if re.search(rf"(?<!\w){re.escape(word)}(?!\w)", said)]
+    return known[mentioned[0]] if len(mentioned) == 1 else -1
+
+
+def _parse_list(text: str, known: dict[str, int], none: str) -> list[int]:
+    if _plain(text) == none:
+        return [0] * len(known)
+    parts = [_plain(part) for part in re.split(r"[,;]|\band\b", text)]
+    found = {known.get(part) for part in parts if part}
+    if not found or None in found:
+        return [-1] * len(known)
+    return [int(number in found) for number in range(len(known))]
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"^\W+|\W+$", "", " ".join(text.split())).casefold()
