@@ -17,7 +17,7 @@ from bench.errors import DivergedError, SetupError
 from bench.heads import unwrapped
 from bench.measure import Clock, Steps
 from bench.score import Encoded, Scoring, collate
-from bench.settings import EarlyStopping, Training
+from bench.training_settings import EarlyStopping, Training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -73,9 +73,7 @@ def _result(record: Record) -> str:
     if name is None or split is None:
         return md.DASH
     shown = [
-        f"{readings.shown_score(found[stage][name])} {when}"
-        for stage, when in stages.items()
-        if name in found[stage]
+        f"{readings.shown_score(found[stage][name])} {when}" for stage, when in stages.items() if name in found[stage]
     ]
     floor = record.baselines.get(split, {}).get("majority", {}).get(name)
     shown += [f"{md.fixed(floor)} for the majority baseline"] if floor is not None else []

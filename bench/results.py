@@ -10,7 +10,7 @@ from bench import score as scores
 from bench.errors import ScoreError
 
 Run = Any  # bench.run.Run
-Material = Any  # bench.stages.Material
+Material = Any  # bench.material.Material
 
 
 def score(run: Run, material: Material, stage: str) -> None:

@@ -129,12 +129,13 @@ def execute(run: Run) -> None:
     """The stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
     console.quiet_libraries()
     from bench import launch, measure, results, stages
+    from bench.material import load_data
 
     run.clock = measure.Clock()
     with run.clock.phase("load"):
         run.state = launch.start()
         run.record.environment = launch.environment()
-    material = stages.load_data(run)
+    material = load_data(run)
     stages.build_model(run, material)
     if run.resolved.recipe.evaluation.before and material.plan.trains != "nothing":
         results.score(run, material, "before")

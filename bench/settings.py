@@ -1,53 +1,16 @@
 """The types of cards and recipes: frozen, strict, unknown keys refused. Also the source of the JSON Schema."""
 
 import re
-from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.errors import did_you_mean
+from bench.fieldtypes import Distinct, Inside, Misfit, Name, PositiveInt, Strict, Text
+from bench.training_settings import Evaluation, Speed, Training
 
 PLACEHOLDERS = ("{text}", "{text_pair}", "{labels}")
 FILE_KINDS = ("jsonl", "csv", "tsv", "parquet")
-
-
-class Misfit(ValueError):
-    """Keys that do not go together. key: the one to show, below the settings that are checked."""
-
-    def __init__(self, key: str, message: str) -> None:
-        super().__init__(message)
-        self.key = tuple(int(part) if part.isdigit() else part for part in key.split("."))
-
-
-def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    twice = [item for number, item in enumerate(items) if item in items[:number]]
-    if twice:
-        raise ValueError(f"{twice[0]!r} stands twice")
-    return items
-
-
-def _inside(path: str) -> str:
-    if PurePath(path).is_absolute() or ".." in PurePath(path).parts or "\0" in path:
-        raise ValueError(f"{path!r} must lie inside the folder: neither absolute, nor with '..'")
-    return path
-
-
-# At most 100 characters: names become names of files.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
-Text = Annotated[str, Field(min_length=1)]
-# What fits into 32 bits, as libraries expect of sizes.
-PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
-Share = Annotated[float, Field(ge=0, le=1)]
-# A path below a folder that is named elsewhere.
-Inside = Annotated[str, AfterValidator(_inside)]
-Distinct = AfterValidator(_distinct)
-
-
-class Strict(BaseModel):
-    """Base of every settings type. Booleans, numbers and text are never converted into one another."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class Source(Strict):
@@ -271,65 +234,6 @@ class Head(Strict):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
 
-class EarlyStopping(Strict):
-    """Stops after `patience` evaluations without an improvement of at least `threshold`."""
-
-    patience: PositiveInt = 3
-    threshold: Annotated[float, Field(ge=0)] = 0.0
-
-
-class Training(Strict):
-    """What is learned, not how it is spread over devices: that is the accelerate config's part."""
-
-    engine: Literal["trainer", "loop"] = "trainer"
-    global_batch: PositiveInt = 32
-    per_device_batch: PositiveInt | None = None
-    epochs: Annotated[float, Field(gt=0)] | None = None
-    steps: PositiveInt | None = None
-    minutes: Annotated[float, Field(gt=0)] | None = None
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
-    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = "linear"
-    warmup: Annotated[float, Field(ge=0)] = 0.0
-    optimizer: Literal[
-        "adamw_torch",
-        "adamw_torch_fused",
-        "adamw_bnb_8bit",
-        "paged_adamw_32bit",
-        "paged_adamw_8bit",
-        "adafactor",
-        "sgd",
-    ] = "adamw_torch"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip_norm: Annotated[float, Field(ge=0)] = 1.0
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    gradient_checkpointing: bool = False
-    log_every: PositiveInt = 10
-    evaluate_every: PositiveInt | Literal["epoch"] | None = None
-    best: Name | None = None
-    early_stopping: EarlyStopping | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "Training":
-        if self.epochs is not None and self.steps is not None:
-            raise Misfit("steps", "`epochs` and `steps` exclude one another")
-        if self.early_stopping is not None and self.best is None:
-            raise Misfit("early_stopping", "`early_stopping` needs `best`, the metric that it watches")
-        if self.best is not None and self.evaluate_every is None:
-            raise Misfit("best", "`best` needs `evaluate_every`, in steps or `epoch`")
-        return self
-
-
-class Evaluation(Strict):
-    """Which splits are scored, and when. `threshold` is the probability from which a label of several is set."""
-
-    before: bool = True
-    splits: Annotated[tuple[Name, ...], Field(min_length=1), Distinct] = ("test",)
-    validation: Name = "validation"
-    batch: PositiveInt = 32
-    threshold: Share = 0.5
-    metrics: Annotated[tuple[Text, ...], Distinct] = ()
-
-
 class Prompting(Strict):
     """How a model's answer is had, for `objective: text`.
 
@@ -379,6 +283,7 @@ class Recipe(Strict):
     limit: dict[Name, PositiveInt] = {}
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    speed: Speed = Speed()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
     save: bool = True
     trackers: Annotated[tuple[Literal["wandb", "tensorboard", "mlflow", "trackio"], ...], Distinct] = ()

@@ -1,7 +1,5 @@
 """The stages of a run, in the order in which `run.execute` calls them. Each fills in its part of the record."""
 
-import importlib.util
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,14 +8,11 @@ from accelerate.utils import gather_object, set_seed
 
 from bench import (
     console,
-    data,
-    dropin,
     fitting,
     flops,
     hardware,
     heads,
     launch,
-    metricset,
     questions,
     record,
     saved,
@@ -26,139 +21,10 @@ from bench import (
 from bench import measure as measuring
 from bench import model as models
 from bench import score as scores
-from bench import tokenizer as tokenizers
-from bench.comparability import comparability
-from bench.errors import SetupError
 from bench.fitting import Budget, Fit
-from bench.score import Encoded, Scoring
-from bench.settings import Recipe
+from bench.material import Material
 
 Run = Any  # bench.run.Run; run imports this module
-
-
-@dataclass
-class Material:
-    """What the stages hand on: data, tokenizer, model, and how it is scored."""
-
-    corpus: data.Corpus
-    plan: dropin.LoadPlan
-    method: Any
-    task: Any
-    tokenizer: Any
-    splits: dict[str, Encoded]
-    train_set: Encoded | None
-    scoring: Scoring
-    model: Any = None
-    budget: Budget | None = None
-    fit: Fit | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-
-def load_data(run: Run) -> Material:
-    """Splits, tokenizer, encoded examples and metrics; the data part of the record."""
-    recipe = run.resolved.recipe
-    method = dropin.load("methods", recipe.method.name)
-    task = dropin.load("tasks", recipe.dataset.task)
-    plan = method.load_plan(run.resolved.options)
-    with run.clock.phase("load"):
-        _confirm_remote_code(run)
-        _check_trackers(recipe, plan)
-        corpus = _load_corpus(run, plan)
-        texts = (row["text"] for row in corpus.splits["train"].rows) if "train" in corpus.splits else iter(())
-        tokenizer, notes = tokenizers.build(recipe.model, models.locate(recipe.model), texts)
-        kinds = {"multi_label": recipe.dataset.multi_label, "num_labels": len(corpus.labels)}
-        metrics = metricset.MetricSet(run.resolved.metric_names, **kinds)
-        # A metric that written answers can't have keeps nobody from comparing them by the others.
-        signatures = metrics.signatures() | metricset.MetricSet(run.resolved.metrics_left_out, **kinds).signatures()
-    for name in run.resolved.metrics_left_out:
-        run.record.note(f"{name} is left out: it needs probabilities, which generated answers do not have")
-    for note in [*corpus.notes, *notes]:
-        run.record.note(note)
-    with run.clock.phase("tokenise"):
-        splits, train_set, reader = _encode(run, corpus, plan, task, tokenizer)
-    scoring = Scoring(
-        task=task,
-        tokenizer=tokenizer,
-        metrics=metrics,
-        batch=recipe.evaluation.batch,
-        threshold=recipe.evaluation.threshold,
-        device=run.state.device,
-        precision=launch.precision(),
-        reader=reader,
-    )
-    described = {**({"train": train_set} if train_set else {}), **splits}
-    run.lengths = {name: split.lengths for name, split in described.items()}
-    run.record.data = _describe_data(run, corpus, described)
-    run.record.comparability = comparability(run.resolved, corpus, signatures, run.record.prompts)
-    for split in described.values():
-        if split.truncated:
-            run.record.note(f"{split.name}: {split.truncated} texts cut to {recipe.max_length} tokens")
-    return Material(corpus, plan, method, task, tokenizer, splits, train_set, scoring)
-
-
-def _load_corpus(run: Run, plan: dropin.LoadPlan) -> data.Corpus:
-    recipe = run.resolved.recipe
-    wanted = {"train", *recipe.evaluation.splits}
-    if recipe.training.evaluate_every is not None and plan.trains == "gradient":
-        wanted.add(recipe.evaluation.validation)
-    limit = dict(recipe.limit)
-    if plan.trains == "nothing" and limit.pop("train", None):
-        # The same shots, whatever part of the data a run looks at.
-        run.record.note("limit.train is not used: nothing is trained, and shots are drawn from the whole split")
-    corpus = data.load(recipe.dataset, limit, wanted)
-    if "train" not in corpus.splits and (plan.trains != "nothing" or recipe.model.tokenizer.train):
-        raise SetupError("the data set has no split 'train'")
-    return corpus
-
-
-def _encode(run: Run, corpus: data.Corpus, plan: dropin.LoadPlan, task: Any, tokenizer: Any) -> Any:
-    """(scored splits, the split to learn from, how answers are read) for a task head or for text."""
-    recipe = run.resolved.recipe
-    if recipe.objective == "head":
-        found = {name: _features(split, task, tokenizer, recipe.max_length) for name, split in corpus.splits.items()}
-        return found, found["train"], None
-    asked = questions.ask(recipe, plan, corpus, task, tokenizer)
-    run.record.prompts = asked.part
-    for note in asked.notes:
-        run.record.note(note)
-    return asked.splits, asked.lessons, asked.reader
-
-
-def _confirm_remote_code(run: Run) -> None:
-    if run.resolved.recipe.model.trust_remote_code and not run.trust_remote_code:
-        raise SetupError("the model card runs code from the model's repository; confirm with --trust-remote-code")
-
-
-def _check_trackers(recipe: Recipe, plan: dropin.LoadPlan) -> None:
-    """A tracker that would stay silent, or fail after the first score, is refused now."""
-    if recipe.trackers and (recipe.training.engine != "trainer" or plan.trains != "gradient"):
-        raise SetupError(f"trackers {list(recipe.trackers)} need engine: trainer and a method that trains by gradients")
-    for name in recipe.trackers:
-        if importlib.util.find_spec(name) is None:
-            raise SetupError(f"the tracker {name!r} is not installed: pip install {name}")
-
-
-def _features(split: data.Split, task: Any, tokenizer: Any, max_length: int) -> Encoded:
-    features, truncated = task.encode(split.rows, tokenizer, max_length)
-    return Encoded(name=split.name, ids=tuple(row["id"] for row in split.rows), features=features, truncated=truncated)
-
-
-def _describe_data(run: Run, corpus: data.Corpus, splits: dict[str, Encoded]) -> record.Data:
-    card = run.resolved.recipe.dataset
-    parts = {}
-    for name, split in splits.items():
-        lengths = np.array(split.lengths)
-        tokens = {"mean": lengths.mean(), "p50": np.percentile(lengths, 50), "p99": np.percentile(lengths, 99)}
-        parts[name] = record.SplitPart(
-            examples=len(split.ids),
-            fingerprint=corpus.splits[name].fingerprint,
-            labels=corpus.splits[name].labels(corpus.labels),
-            tokens={**{key: round(float(value), 2) for key, value in tokens.items()}, "max": float(lengths.max())},
-            truncated=split.truncated,
-            dropped=corpus.splits[name].dropped,
-        )
-    identity = card.source.id or run.resolved.dataset_name
-    return record.Data(id=identity, revision=card.source.revision, labels=list(corpus.labels), splits=parts)
 
 
 def build_model(run: Run, material: Material) -> None:

@@ -113,9 +113,7 @@ def _runs_table(runs: list[Record]) -> str:
         lines = [{name: cell for name, cell in line.items() if name != "prompt"} for line in lines]
     if len({line["machine"] for line in lines} - {md.DASH}) < 2:
         lines = [{name: cell for name, cell in line.items() if name != "machine"} for line in lines]
-    return md.joined(
-        [_caption(valid, split, main), md.table_of(lines, TEXT_COLUMNS), _seeds_table(valid, split, main)]
-    )
+    return md.joined([_caption(valid, split, main), md.table_of(lines, TEXT_COLUMNS), _seeds_table(valid, split, main)])
 
 
 def _seeds_table(runs: list[Record], split: str | None, main: str | None) -> str:

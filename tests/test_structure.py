@@ -16,6 +16,8 @@ PACKAGE = ROOT / "bench"
 # A module may import only from the lines above its own.
 LAYERS = [
     ["errors", "stats", "hardware", "console", "splicing", "attention_kernel", "continuations"],
+    ["fieldtypes"],
+    ["training_settings"],
     ["strictyaml", "settings", "dropin", "record", "cleaning", "splits", "corpora", "markdown", "measure", "heads"],
     ["data", "readings", "figures", "failures", "tokenizer", "flops", "meaning", "prompts", "shots", "collating"],
     ["recipe", "asking", "shared_attention"],
@@ -25,6 +27,7 @@ LAYERS = [
     ["questions"],
     ["tasks", "methods", "metrics", "engine_loop", "engine_trainer", "launch", "predict"],
     ["engine_sft"],
+    ["material"],
     ["train", "results"],
     ["stages"],
     ["run"],

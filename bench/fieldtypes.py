@@ -1,0 +1,44 @@
+"""The strict base of every settings type, and the types of their fields. Nothing is ever converted silently."""
+
+from pathlib import PurePath
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+class Misfit(ValueError):
+    """Keys that do not go together. key: the one to show, below the settings that are checked."""
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(message)
+        self.key = tuple(int(part) if part.isdigit() else part for part in key.split("."))
+
+
+def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [item for number, item in enumerate(items) if item in items[:number]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands twice")
+    return items
+
+
+def _inside(path: str) -> str:
+    if PurePath(path).is_absolute() or ".." in PurePath(path).parts or "\0" in path:
+        raise ValueError(f"{path!r} must lie inside the folder: neither absolute, nor with '..'")
+    return path
+
+
+# At most 100 characters: names become names of files.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+Text = Annotated[str, Field(min_length=1)]
+# What fits into 32 bits, as libraries expect of sizes.
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+Share = Annotated[float, Field(ge=0, le=1)]
+# A path below a folder that is named elsewhere.
+Inside = Annotated[str, AfterValidator(_inside)]
+Distinct = AfterValidator(_distinct)
+
+
+class Strict(BaseModel):
+    """Base of every settings type. Booleans, numbers and text are never converted into one another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=(), allow_inf_nan=False)

@@ -1,0 +1,80 @@
+"""The settings of training, of evaluation, and of their fast paths."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from bench.fieldtypes import Distinct, Misfit, Name, PositiveInt, Share, Strict, Text
+
+
+class EarlyStopping(Strict):
+    """Stops after `patience` evaluations without an improvement of at least `threshold`."""
+
+    patience: PositiveInt = 3
+    threshold: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Training(Strict):
+    """What is learned, not how it is spread over devices: that is the accelerate config's part."""
+
+    engine: Literal["trainer", "loop"] = "trainer"
+    global_batch: PositiveInt = 32
+    per_device_batch: PositiveInt | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    steps: PositiveInt | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = "linear"
+    warmup: Annotated[float, Field(ge=0)] = 0.0
+    optimizer: Literal[
+        "adamw_torch",
+        "adamw_torch_fused",
+        "adamw_bnb_8bit",
+        "paged_adamw_32bit",
+        "paged_adamw_8bit",
+        "adafactor",
+        "sgd",
+    ] = "adamw_torch"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gradient_checkpointing: bool = False
+    log_every: PositiveInt = 10
+    evaluate_every: PositiveInt | Literal["epoch"] | None = None
+    best: Name | None = None
+    early_stopping: EarlyStopping | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        if self.epochs is not None and self.steps is not None:
+            raise Misfit("steps", "`epochs` and `steps` exclude one another")
+        if self.early_stopping is not None and self.best is None:
+            raise Misfit("early_stopping", "`early_stopping` needs `best`, the metric that it watches")
+        if self.best is not None and self.evaluate_every is None:
+            raise Misfit("best", "`best` needs `evaluate_every`, in steps or `epoch`")
+        return self
+
+
+class Evaluation(Strict):
+    """Which splits are scored, and when. `threshold` is the probability from which a label of several is set."""
+
+    before: bool = True
+    splits: Annotated[tuple[Name, ...], Field(min_length=1), Distinct] = ("test",)
+    validation: Name = "validation"
+    batch: PositiveInt = 32
+    threshold: Share = 0.5
+    metrics: Annotated[tuple[Text, ...], Distinct] = ()
+
+
+class Speed(Strict):
+    """Ways to the same losses and scores in less time and memory; each can be switched off to compare.
+
+    padding_free: no pad is ever computed. answer_logits: logits only of the tokens that an answer's loss reads.
+    token_cache: tokens of a split are kept between runs, by content. precision: "launcher" is what accelerate was
+    launched with; "measured" tries bf16 autocast at start, and takes it where steps are faster.
+    """
+
+    padding_free: bool = True
+    answer_logits: bool = True
+    token_cache: bool = True
+    precision: Literal["launcher", "measured"] = "launcher"
