@@ -125,7 +125,7 @@ def test_aliases_of_fields_are_known(tmp_path):
     [
         ({"hiden_size": 64}, "model.architecture.hiden_size: a 'bert' config has no such field"),
         ({"num_labels": 5}, "model.architecture.num_labels: a 'bert' config has no such field"),
-        ({"vocab_size": 20}, "the tokenizer has 94 tokens, the model's vocabulary 20"),
+        ({"vocab_size": 20}, "the tokenizer has 184 tokens, the model's vocabulary 20"),
         ({"hidden_size": 65}, "The hidden size (65) is not a multiple of the number of attention heads (4)"),
         ({"hidden_size": "64"}, "model.architecture: Validation error for field 'hidden_size'"),
         ({"hidden_act": "gulu"}, "the model 'bert' can't be loaded: KeyError 'gulu'"),
