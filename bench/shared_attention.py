@@ -103,21 +103,29 @@ def attending(
 @contextlib.contextmanager
 def _active(model: Any, rows: Rows) -> Iterator[None]:
     AttentionInterface.register(NAME, _attention)
-    configs = _configs(unwrapped(model))
-    before = [config._attn_implementation for config in configs]
     token = _ACTIVE.set(rows)
     try:
-        for config in configs:
-            config._attn_implementation = NAME
-        yield
+        with implementation(configs_of(unwrapped(model)), NAME):
+            yield
     finally:
         _ACTIVE.reset(token)
-        # Outer configs come first: setting one also sets those inside of it.
-        for config, name in zip(configs, before, strict=True):
+
+
+@contextlib.contextmanager
+def implementation(configs: Sequence[Any], name: str) -> Iterator[None]:
+    """The attention function of that name in all of a model's configs; their own comes back at the end."""
+    before = [config._attn_implementation for config in configs]
+    try:
+        for config in configs:
             config._attn_implementation = name
+        yield
+    finally:
+        # Outer configs come first: setting one also sets those inside of it.
+        for config, own in zip(configs, before, strict=True):
+            config._attn_implementation = own
 
 
-def _configs(model: Any) -> list[Any]:
+def configs_of(model: Any) -> list[Any]:
     """All configs that the model's modules read, each once, outer ones first."""
     found = {}
     waiting = [module.config for module in model.modules() if hasattr(getattr(module, "config", None), "sub_configs")]
@@ -221,7 +229,7 @@ def _attention(
     if rows is None:
         raise RuntimeError(f"attention {NAME!r} is used outside of `attending`")
     layer = _checked(module, attention_mask, is_causal, others)
-    query, key, value = _same_type(query, key, value)
+    query, key, value = same_type(query, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if rows._recorded is not None:
         rows._recorded.layers[layer] = key.contiguous(), value.contiguous()
@@ -253,7 +261,7 @@ def _checked(module: Any, attention_mask: Any, is_causal: bool | None, others: d
     return int(layer)
 
 
-def _same_type(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def same_type(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """Under autocast, rotated queries may be float32 beside values in 16 bits; the ordinary function casts them too."""
     kind = tensors[0].device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensors[-1].dtype
