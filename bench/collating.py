@@ -46,4 +46,9 @@ def answer_loss_sum(logits: torch.Tensor, labels: torch.Tensor, *, shifted: bool
         logits, labels = logits[:, :-1], labels[:, 1:]
     # Only where there is a label: a vocabulary is wide, and most tokens belong to the prompt.
     wanted = labels != IGNORED
-    return torch.nn.functional.cross_entropy(logits[wanted].float(), labels[wanted], reduction="sum")
+    return summed_loss(logits[wanted], labels[wanted])
+
+
+def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of labels [items] under logits [items, vocabulary], summed, in float32."""
+    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")

@@ -7,9 +7,11 @@ import torch
 from accelerate import Accelerator
 from transformers import Trainer, TrainingArguments, get_scheduler
 
+from bench.answer_logits import while_training
 from bench.fitting import Fit, seed_step
 
 
+@while_training
 def run(fit: Fit, arguments: TrainingArguments) -> Any:
     """Trains `fit.model` and returns it; `arguments` give optimiser settings by the same names as for the Trainer."""
     accelerator = Accelerator()
@@ -18,7 +20,7 @@ def run(fit: Fit, arguments: TrainingArguments) -> Any:
     groups = [group for group in _groups(fit.model, settings.weight_decay) if group["params"]]
     model, optimizer = accelerator.prepare(fit.model, kind(groups, **options))
     scheduler = get_scheduler(settings.schedule, optimizer.optimizer, budget.warmup_steps(settings), budget.steps)
-    order, best = budget.order(fit.seed), None
+    order, best = fit.order, None
     since_log = torch.zeros((), device=accelerator.device)
     logged = 0
     for step in range(1, budget.steps + 1):
@@ -30,10 +32,9 @@ def run(fit: Fit, arguments: TrainingArguments) -> Any:
             seed_step(fit.seed, step - 1, number, fit.rank)
             last = number == len(batches) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(model):
-                labels = batch.pop("labels")
-                loss = fit.loss(model(**batch).logits, labels, items) * accelerator.num_processes
+                loss = fit.batch_loss(model, batch, items) * accelerator.num_processes
                 accelerator.backward(loss)
-            fit.steps.add({**batch, "labels": labels})
+            fit.steps.add(batch)
             since_log += loss.detach()
         fit.check_gradients(accelerator.unwrap_model(model))
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm) if settings.clip_norm else None

@@ -1,7 +1,8 @@
 """The default engine for decoders that learn to write: TRL's SFTTrainer, with the order, seeds and log of the others.
 
-TRL computes the loss from the output head's weight, without a tensor of logits over the whole vocabulary; see
-`WatchedTrainer` for what the harness adds, and `engine_loop` for the same training step in plain sight.
+TRL computes the loss from the output head's weight, in slices of the vocabulary; the harness asks the model itself for
+the loss on answers (`answer_logits`), unless that is switched off or the model can't. See `WatchedTrainer` for what
+else it adds, and `engine_loop` for the same training step in plain sight.
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
+from bench.answer_logits import while_training
 from bench.engine_trainer import WatchedTrainer, train
 from bench.fitting import Fit
 from bench.heads import unwrapped
@@ -31,6 +33,7 @@ def config(values: dict[str, Any], precision: str) -> SFTConfig:
     )
 
 
+@while_training
 def run(fit: Fit, arguments: SFTConfig) -> Any:
     """Trains `fit.model` and returns it as it was given: without TRL's forward, its tags, or the wrappers of DDP."""
     inner = unwrapped(fit.model)
@@ -59,7 +62,7 @@ def run(fit: Fit, arguments: SFTConfig) -> Any:
 
 def _in_order(fit: Fit) -> Dataset:
     columns = {name: [feature[name] for feature in fit.train.features] for name in ("input_ids", "token_labels")}
-    return Dataset.from_dict(columns).select(fit.budget.order(fit.seed))
+    return Dataset.from_dict(columns).select(fit.order)
 
 
 class _Trainer(WatchedTrainer, SFTTrainer):

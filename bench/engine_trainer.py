@@ -12,10 +12,12 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from bench.answer_logits import while_training
 from bench.fitting import Fit, seed_step
 from bench.heads import unwrapped
 
 
+@while_training
 def run(fit: Fit, arguments: TrainingArguments) -> Any:
     """Trains `fit.model` and returns it, without the wrappers of DDP or DeepSpeed."""
     # Models take **kwargs, from which the Trainer concludes that they normalise by the number of items; classifiers
@@ -26,7 +28,7 @@ def run(fit: Fit, arguments: TrainingArguments) -> Any:
         model=fit.model,
         args=arguments,
         data_collator=fit.collate,
-        train_dataset=_InOrder(fit.train.features, fit.budget.order(fit.seed)),
+        train_dataset=_InOrder(fit.train.features, fit.order),
         compute_loss_func=lambda outputs, labels, num_items_in_batch: fit.loss(
             outputs.logits, labels, num_items_in_batch
         ),
@@ -79,6 +81,17 @@ class WatchedTrainer(Trainer):
         self._micro_batch += 1
         self.fit.steps.add(inputs)
         return super().training_step(model, inputs, num_items_in_batch)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The Trainer's own, or TRL's, but where the model gives the loss on its answers alone."""
+        if not self.fit.on_answers_alone:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        loss = self.fit.batch_loss(model, inputs, num_items_in_batch)
+        # As in the Trainer: the items are those of all processes, and DDP averages what each of them gives.
+        averaged = self.args.average_tokens_across_devices
+        return loss * (self.accelerator.num_processes // self.get_tp_size()) if averaged else loss
 
     control: Any
 
