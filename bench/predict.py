@@ -9,13 +9,11 @@ import torch
 from bench import console, dropin, questions, saved
 from bench.asking import Asker
 from bench.errors import DataError
+from bench.likelihood import default_budget, grouped
 from bench.metricset import MetricSet
 from bench.prompts import Renderer
-from bench.score import Scoring, batches, collate, label_names
+from bench.score import Scoring, collate, label_names
 from bench.settings import Prompt, Prompting
-
-# On a CPU larger batches gain nothing; on a GPU a few texts typed by hand do not fill it anyway.
-BATCH = 32
 
 
 def read_texts(path: Path) -> list[dict[str, Any]]:
@@ -55,10 +53,9 @@ def _by_head(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
     task = dropin.load("tasks", description["task"])
     labels, limit = description["labels"], description["max_length"]
     marked = [{**row, "label": 0} for row in rows]
-    features, _ = task.encode(marked, tokenizer, limit)
-    whole = tokenizer([row["text"] for row in rows], verbose=False)["input_ids"]
+    features, cut = task.encode(marked, tokenizer, limit)
     found: list[dict[str, Any]] = [{} for _ in rows]
-    for numbers in batches([len(feature["input_ids"]) for feature in features], BATCH):
+    for numbers in grouped([len(feature["input_ids"]) for feature in features], default_budget(model)):
         batch = collate([features[number] for number in numbers], tokenizer)
         with torch.no_grad():
             logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
@@ -66,8 +63,7 @@ def _by_head(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
         for number, answer, row_scores in zip(numbers, predicted.tolist(), scores.tolist(), strict=True):
             named = dict(zip(labels, row_scores, strict=True))
             answers = label_names(answer, labels)
-            text = rows[number]["text"]
-            found[number] = {"text": text, "label": answers, "scores": named, "cut": len(whole[number]) > limit}
+            found[number] = {"text": rows[number]["text"], "label": answers, "scores": named, "cut": number in cut}
     return found
 
 
@@ -90,7 +86,6 @@ def _by_text(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
         task=task,
         tokenizer=tokenizer,
         metrics=MetricSet((), multi_label=several, num_labels=len(labels)),
-        batch=BATCH,
         threshold=description["threshold"],
         device=torch.device("cpu"),
         precision="no",

@@ -17,17 +17,19 @@ METRICS = {
 AUTO_CLASS = "AutoModelForSequenceClassification"
 
 
-def encode(rows: Sequence[dict[str, Any]], tokenizer: Any, max_length: int) -> tuple[list[dict[str, Any]], int]:
-    """Rows ({"text", "text_pair"?, "label"}) -> features ({"input_ids", "labels"}), and how many texts were cut.
+def encode(
+    rows: Sequence[dict[str, Any]], tokenizer: Any, max_length: int
+) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
+    """Rows ({"text", "text_pair"?, "label"}) -> features ({"input_ids", "labels"}), and the numbers of the rows cut.
 
     Of two texts the longer one is shortened first; which token is of which text ("token_type_ids") is kept for models
     that know it, like BERT. Raises SetupError when `max_length` leaves no room for a token of each text.
     """
     if not rows:
-        return [], 0
+        return [], ()
     first = [row["text"] for row in rows]
     second = [row["text_pair"] for row in rows] if rows[0].get("text_pair") is not None else None
-    # Encoded once without a limit: the true lengths are needed to count what is cut.
+    # Encoded once without a limit: the true lengths are needed to know what is cut.
     features: list[dict[str, Any]] = [*encode_texts(tokenizer, first, second)]
     too_long = [index for index, feature in enumerate(features) if len(feature["input_ids"]) > max_length]
     if too_long:
@@ -43,7 +45,7 @@ def encode(rows: Sequence[dict[str, Any]], tokenizer: Any, max_length: int) -> t
             features[index] = feature
     for feature, row in zip(features, rows, strict=True):
         feature["labels"] = row["label"]
-    return features, len(too_long)
+    return features, tuple(too_long)
 
 
 def _check_room(tokenizer: Any, max_length: int, *, num_texts: int) -> None:
