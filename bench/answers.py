@@ -14,7 +14,7 @@ from bench.asking import digest
 from bench.errors import SetupError
 from bench.generation import Generator
 from bench.generation import plain as generate_alone
-from bench.score import Answer, Encoded, Scoring, autocast, batches, collate, evaluating, forward
+from bench.score import Answer, Encoded, Scoring, autocast, batch_tokens, collate, evaluating, forward
 from bench.settings import Prompting
 
 # Examples that `--check` scores again by the plain path.
@@ -48,6 +48,7 @@ class LikelihoodReader:
         self.split, self.prompting = split, prompting
         self.autocast = partial(autocast, scoring.device, scoring.precision)
         options = {"pad_token_id": scoring.tokenizer.pad_token_id, "autocast": self.autocast}
+        options["budget"] = scoring.batch_tokens
         self.items = [_item(feature) for feature in split.features]
         self.scorer = likelihood.Scorer(model, self.items, **options)
         self.batches = self.scorer.batches
@@ -131,7 +132,9 @@ class GenerationReader:
         }
         self.prompts = [feature["input_ids"] for feature in split.features]
         self.autocast = partial(autocast, scoring.device, scoring.precision)
-        self.generator = Generator(model, self.prompts, **self.options, autocast=self.autocast)
+        self.generator = Generator(
+            model, self.prompts, **self.options, autocast=self.autocast, budget=scoring.batch_tokens
+        )
         self.batches = self.generator.batches
 
     @property
@@ -186,15 +189,18 @@ class EntailmentReader:
     def __init__(self, model: Any, split: Encoded, scoring: Scoring):
         self.model, self.split, self.scoring = model, split, scoring
         self.entails, self.contradicts = _nli_labels(model)
-        self.batches = batches(split.lengths, scoring.batch)
+        self.budget = batch_tokens(model, scoring)
+        # As if all pairs of an example were as long as its longest, so that a batch of examples is one of pairs.
+        self.batches = likelihood.grouped([_tokens_of(feature["pairs"]) for feature in split.features], self.budget)
         self.notes: list[str] = []
 
     def read(self, numbers: list[int]) -> list[Answer]:
-        """All (text, hypothesis) pairs of some examples, in batches of the same size."""
+        """All (text, hypothesis) pairs of some examples; in several batches where one example's pairs are too many."""
         pairs = [pair for number in numbers for pair in self.split.features[number]["pairs"]]
-        size = self.scoring.batch
-        logits = torch.cat([self._logits(pairs[start : start + size]) for start in range(0, len(pairs), size)])
-        rows = logits.double().view(len(numbers), -1, logits.shape[-1])  # [examples, labels, NLI labels]
+        groups = likelihood.grouped([len(pair["input_ids"]) for pair in pairs], self.budget)
+        logits = torch.cat([self._logits([pairs[place] for place in group]) for group in groups])
+        back = torch.tensor([place for group in groups for place in group]).argsort()
+        rows = logits[back].double().view(len(numbers), -1, logits.shape[-1])  # [examples, labels, NLI labels]
         answers = []
         for number, row in zip(numbers, rows, strict=True):
             extra = {"prompt_hash": self.split.features[number]["prompt_hash"]}
@@ -211,6 +217,10 @@ class EntailmentReader:
         return forward(
             self.model, collate([{**pair, "labels": 0} for pair in pairs], self.scoring.tokenizer), self.scoring
         )
+
+
+def _tokens_of(pairs: Sequence[dict[str, Any]]) -> int:
+    return len(pairs) * max(len(pair["input_ids"]) for pair in pairs)
 
 
 def _nli_labels(model: Any) -> tuple[int, int]:

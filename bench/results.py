@@ -28,8 +28,7 @@ def score(run: Run, material: Material, stage: str) -> None:
         run.record.throughput["score_train" if name == "train" else name] = {
             "examples_per_s": len(split.ids) / slowest_s,
             "seconds_per_100_examples": 100 * slowest_s / len(split.ids),
-            # Questions are batched by their tokens, not by their number.
-            "batch": material.scoring.batch if run.record.prompts is None else None,
+            "batch_tokens": None if run.record.prompts else scores.batch_tokens(material.model, material.scoring),
         }
         if run.state.is_main_process:
             with run.clock.phase("metrics"):

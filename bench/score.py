@@ -16,6 +16,7 @@ from accelerate.utils import gather_object
 from bench import record
 from bench.console import Phase
 from bench.errors import DivergedError, ScoreError
+from bench.likelihood import default_budget, grouped
 from bench.metricset import MetricSet, Predictions
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -23,7 +24,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One split ready for the model: `features[i]` belongs to `ids[i]`."""
+    """One split ready for the model: `features[i]` belongs to `ids[i]`. truncated: how many texts were cut."""
 
     name: str
     ids: tuple[str, ...]
@@ -68,48 +69,57 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """How a run scores: fixed for all its stages, so that before and after differ in the model only."""
+    """How a run scores: fixed for all its stages, so that before and after differ in the model only.
+
+    batch_tokens: tokens that are scored at once, pads included; None leaves it to the reader.
+    """
 
     task: Any
     tokenizer: Any
     metrics: MetricSet
-    batch: int
     threshold: float
     device: torch.device
     precision: str
+    batch_tokens: int | None = None
     reader: Callable[[Any, "Encoded", "Scoring"], Reader] | None = None
+
+
+def batch_tokens(model: Any, scoring: Scoring) -> int:
+    """Tokens of a batch, pads included: what the recipe says, else what suits the device that the model is on."""
+    return scoring.batch_tokens or default_budget(model)
 
 
 def collate(features: Sequence[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
     """Pads to the longest on the right; the mask comes from lengths, so a pad token inside a text stays real."""
-    longest = max(len(feature["input_ids"]) for feature in features)
-    ids = torch.full((len(features), longest), tokenizer.pad_token_id)
-    mask = torch.zeros((len(features), longest), dtype=torch.long)
-    for row, feature in enumerate(features):
-        length = len(feature["input_ids"])
-        ids[row, :length] = torch.tensor(feature["input_ids"])
-        mask[row, :length] = 1
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([f["labels"] for f in features])}
+    lengths = np.array([len(feature["input_ids"]) for feature in features])
+    mask = np.arange(lengths.max()) < lengths[:, None]
+    batch = {
+        "input_ids": _padded([feature["input_ids"] for feature in features], mask, tokenizer.pad_token_id),
+        "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+        "labels": torch.tensor([feature["labels"] for feature in features]),
+    }
     if "token_type_ids" in features[0]:
-        types = torch.zeros((len(features), longest), dtype=torch.long)
-        for row, feature in enumerate(features):
-            types[row, : len(feature["token_type_ids"])] = torch.tensor(feature["token_type_ids"])
-        batch["token_type_ids"] = types
+        batch["token_type_ids"] = _padded([feature["token_type_ids"] for feature in features], mask, 0)
     return batch
 
 
-def batches(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Row numbers in batches of like length, longest first. Depends on nothing but the lengths and the size."""
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    return [order[start : start + size] for start in range(0, len(order), size)]
+def _padded(rows: Sequence[Sequence[int]], mask: np.ndarray, value: int) -> torch.Tensor:
+    # Filled by NumPy: a tensor per row takes eight times as long, in each step of training.
+    filled = np.full(mask.shape, value, dtype=np.int64)
+    for place, row in enumerate(rows):
+        filled[place, : len(row)] = row
+    return torch.from_numpy(filled)
 
 
 class HeadReader:
-    """The answers of a task head, in batches of a fixed size."""
+    """The answers of a task head, in batches of like length, longest first.
+
+    batches: they depend on nothing but the lengths and the number of tokens.
+    """
 
     def __init__(self, model: Any, split: Encoded, scoring: Scoring) -> None:
         self.model, self.split, self.scoring = model, split, scoring
-        self.batches = batches(split.lengths, scoring.batch)
+        self.batches = grouped(split.lengths, batch_tokens(model, scoring))
         self.notes: list[str] = []
 
     def read(self, numbers: list[int]) -> list[Answer]:

@@ -165,7 +165,9 @@ def _line(record: Record, split: str | None, metrics: list[str]) -> dict[str, st
     scored, trained = record.throughput.get(split or "", {}), record.throughput.get("train", {})
     trained_in = record.memory.get("train", {})
     seconds = [phase.seconds for phase in record.phases if phase.name in TRAINING_PHASES]
-    batch = f" (batch {md.count(scored['batch'])})" if scored.get("batch") is not None else ""
+    # Until batches were counted in tokens, a record held their rows.
+    sizes = {"batch": scored.get("batch"), "batch tokens": scored.get("batch_tokens")}
+    batch = "".join(f" ({name} {md.count(size)})" for name, size in sizes.items() if size is not None)
     overrides = "; ".join(f"{key}={value}" for key, value, _ in readings.overridden(record))
     return {
         "study / model / method": readings.title(record),

@@ -34,7 +34,7 @@ class Training(Strict):
         "paged_adamw_8bit",
         "adafactor",
         "sgd",
-    ] = "adamw_torch"
+    ] = "adamw_torch_fused"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -56,12 +56,15 @@ class Training(Strict):
 
 
 class Evaluation(Strict):
-    """Which splits are scored, and when. `threshold` is the probability from which a label of several is set."""
+    """Which splits are scored, and when. `threshold` is the probability from which a label of several is set.
+
+    batch_tokens: tokens that are scored at once, pads included; null is what suits the device. No score depends on it.
+    """
 
     before: bool = True
     splits: Annotated[tuple[Name, ...], Field(min_length=1), Distinct] = ("test",)
     validation: Name = "validation"
-    batch: PositiveInt = 32
+    batch_tokens: PositiveInt | None = None
     threshold: Share = 0.5
     metrics: Annotated[tuple[Text, ...], Distinct] = ()
 
@@ -70,11 +73,12 @@ class Speed(Strict):
     """Ways to the same losses and scores in less time and memory; each can be switched off to compare.
 
     padding_free: no pad is ever computed. answer_logits: logits only of the tokens that an answer's loss reads.
-    token_cache: tokens of a split are kept between runs, by content. precision: "launcher" is what accelerate was
-    launched with; "measured" tries bf16 autocast at start, and takes it where steps are faster.
+    token_cache: a task head's tokens of a split are kept between runs, by content. precision: "launcher" is what
+    accelerate was launched with; "measured" tries bf16 autocast at start, and takes it where steps are faster.
     """
 
     padding_free: bool = True
     answer_logits: bool = True
     token_cache: bool = True
     precision: Literal["launcher", "measured"] = "launcher"
+    keep_memory: bool = True
