@@ -168,7 +168,10 @@ class PhaseTime(Part):
 
 
 class Record(Part):
-    """Everything that a run leaves for reports. Fields are filled in as the run proceeds."""
+    """Everything that a run leaves for reports. Fields are filled in as the run proceeds.
+
+    speed: which fast paths were really taken, by their keys in the recipe.
+    """
 
     schema_: int = SCHEMA
     status: Status = "crashed"
@@ -190,6 +193,7 @@ class Record(Part):
     scores: dict[str, dict[str, dict[str, Score]]] = {}
     baselines: dict[str, dict[str, dict[str, Number]]] = {}
     training: TrainingPart | None = None
+    speed: dict[str, Any] = {}
     throughput: dict[str, dict[str, Any]] = {}
     memory: dict[str, dict[str, Any]] = {}
     memory_predicted: dict[str, Any] | None = None

@@ -135,7 +135,7 @@ def _prompt(record: Record) -> str:
 def _speed(record: Record) -> str:
     scored = {split: found for split, found in record.throughput.items() if split != "train"}
     trained = md.fields("training, all processes together", record.throughput.get("train", {}))
-    return md.joined([trained, md.grid("scoring", scored)])
+    return md.joined([trained, md.grid("scoring", scored), md.fields("fast path", record.speed)])
 
 
 def _data(record: Record) -> str:
