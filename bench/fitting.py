@@ -1,5 +1,6 @@
 """What both training engines share: the order of examples, the seeds of steps, the log, and best-model selection."""
 
+import functools
 import json
 import math
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.collating import answer_loss_sum, collate_answers
+from bench.collating import IGNORED, answer_loss_sum, collate_answers
 from bench.console import Phase
 from bench.errors import DivergedError, SetupError
 from bench.heads import unwrapped
@@ -32,11 +33,16 @@ class Budget:
     evaluate_every: int | None
 
     @classmethod
-    def plan(cls, training: Training, examples: int, world_size: int) -> "Budget":
-        """Raises SetupError when the global batch does not divide evenly; it is never changed silently."""
+    def plan(cls, training: Training, examples: int, world_size: int, most: int | None = None) -> "Budget":
+        """Raises SetupError when the global batch does not divide evenly; it is never changed silently.
+
+        most: rows of a micro-batch, at most, where the recipe leaves it open and they divide evenly.
+        """
         batch = training.global_batch
         share = batch // world_size
         per_device = min(training.per_device_batch or share, share)
+        if training.per_device_batch is None and most is not None and share:
+            per_device = max(rows for rows in range(1, min(most, share) + 1) if share % rows == 0)
         if batch % world_size or per_device == 0 or share % per_device:
             raise SetupError(
                 f"training.global_batch {batch} can't be split over {world_size} processes with "
@@ -159,6 +165,8 @@ class Fit:
     """One training run's inputs and, as it proceeds, its results. Both engines read and fill the same object.
 
     objective: "head" for a classifier, "text" for a language model that learns to write the answers.
+    answer_logits: whether such a model is to compute logits for its answers only; while it trains, on_answers_alone
+    is set where it does, and needs_all_logits says why where it can't.
     """
 
     model: Any
@@ -176,6 +184,10 @@ class Fit:
     selection: Selection | None
     trackers: tuple[str, ...] = ()
     objective: str = "head"
+    by_length: bool = False
+    answer_logits: bool = True
+    on_answers_alone: bool = False
+    needs_all_logits: str | None = None
     steps: Steps = field(default_factory=Steps)
     step: int = 0
     logged_step: int = 0
@@ -183,6 +195,19 @@ class Fit:
     learning_rate: float | None = None
     without_gradient: list[str] | None = None
     started_s: float = field(default_factory=time.perf_counter)
+
+    @functools.cached_property
+    def order(self) -> list[int]:
+        """Row numbers of all steps, see Budget.order; which rows are in a global batch does not depend on `by_length`.
+
+        Sorted rows are dealt out in turns, so that all processes get the same lengths at the same time.
+        """
+        rows = self.budget.order(self.seed)
+        if not self.by_length:
+            return rows
+        lengths, size = self.train.lengths, self.budget.global_batch
+        steps = (rows[start : start + size] for start in range(0, len(rows), size))
+        return [row for step in steps for row in sorted(step, key=lambda row: -lengths[row])]
 
     def out_of_time(self) -> bool:
         """Whether the recipe's minutes are used up. Rank zero decides for all, so that nobody waits for the rest."""
@@ -232,12 +257,24 @@ class Fit:
         """Whether answers are written by an encoder-decoder."""
         return self.objective == "text" and unwrapped(self.model).config.is_encoder_decoder
 
-    def collate(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """A micro-batch of training examples, padded on the right."""
+    def collate(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        """A micro-batch of training examples, padded on the right; with num_answers where only their loss is asked."""
         if self.objective == "head":
             return collate(features, self.scoring.tokenizer)
         start = unwrapped(self.model).config.decoder_start_token_id if self.by_encoder_decoder else None
-        return collate_answers(features, self.scoring.tokenizer.pad_token_id, start)
+        batch = collate_answers(features, self.scoring.tokenizer.pad_token_id, start)
+        if self.on_answers_alone:
+            # Counted here, before the labels are on a device that would have to be waited for.
+            batch["num_answers"] = int((batch["labels"] != IGNORED).sum())
+        return batch
+
+    def batch_loss(self, model: Any, batch: Any, items: Any) -> torch.Tensor:
+        """Loss of a micro-batch of `collate`, from the model as the engine wrapped it; scaled as `loss` is."""
+        if self.on_answers_alone:
+            # No label in any batch of the step: a sum of nothing, not 0 / 0.
+            return model(**batch).loss / torch.as_tensor(items).clamp(min=1)
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        return self.loss(model(**inputs).logits, batch["labels"], items)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, items: Any) -> torch.Tensor:
         """Loss of a micro-batch: its sum over label items, over the items of the whole optimiser step.

@@ -2,6 +2,8 @@
 
 import importlib.util
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from bench.errors import SetupError
 from bench.fitting import Budget, Fit
 from bench.score import Encoded, Scoring
 from bench.settings import Recipe
+from bench.token_cache import TokenCache
 
 Run = Any  # bench.run.Run; run imports this module
 
@@ -62,7 +65,7 @@ def load_data(run: Run) -> Material:
         task=task,
         tokenizer=tokenizer,
         metrics=metrics,
-        batch=recipe.evaluation.batch,
+        batch_tokens=recipe.evaluation.batch_tokens,
         threshold=recipe.evaluation.threshold,
         device=run.state.device,
         precision=launch.precision(),
@@ -97,8 +100,9 @@ def _encode(run: Run, corpus: data.Corpus, plan: dropin.LoadPlan, task: Any, tok
     """(scored splits, the split to learn from, how answers are read) for a task head or for text."""
     recipe = run.resolved.recipe
     if recipe.objective == "head":
-        found = {name: _features(split, task, tokenizer, recipe.max_length) for name, split in corpus.splits.items()}
+        found = _encode_heads(run, corpus, task, tokenizer)
         return found, found["train"], None
+    run.record.speed["token_cache"] = False  # a prompt is made of more than its row
     asked = questions.ask(recipe, plan, corpus, task, tokenizer)
     run.record.prompts = asked.part
     for note in asked.notes:
@@ -120,9 +124,25 @@ def _check_trackers(recipe: Recipe, plan: dropin.LoadPlan) -> None:
             raise SetupError(f"the tracker {name!r} is not installed: pip install {name}")
 
 
-def _features(split: data.Split, task: Any, tokenizer: Any, max_length: int) -> Encoded:
-    features, truncated = task.encode(split.rows, tokenizer, max_length)
-    return Encoded(name=split.name, ids=tuple(row["id"] for row in split.rows), features=features, truncated=truncated)
+def _encode_heads(run: Run, corpus: data.Corpus, task: Any, tokenizer: Any) -> dict[str, Encoded]:
+    """Every split for a task head; which of them were tokenised in an earlier run goes into the record."""
+    recipe, splits = run.resolved.recipe, corpus.splits
+    encode = {name: partial(task.encode, split.rows, tokenizer, recipe.max_length) for name, split in splits.items()}
+    run.record.speed["token_cache"] = False
+    if not recipe.speed.token_cache:
+        return {name: _encoded(split, *encode[name]()) for name, split in splits.items()}
+    cache = TokenCache(tokenizer, recipe.max_length, [Path(task.__file__), Path(tokenizers.__file__)])
+    with cache.first(run.state):
+        found = {name: cache.tokens(split.fingerprint, len(split.rows), encode[name]) for name, split in splits.items()}
+    for note in cache.notes:
+        run.record.note(note)
+    if cache.in_use:
+        run.record.speed["token_cache"] = {name: item.hit for name, item in found.items()}
+    return {name: _encoded(splits[name], item.features, item.cut) for name, item in found.items()}
+
+
+def _encoded(split: data.Split, features: list[dict[str, Any]], cut: tuple[int, ...]) -> Encoded:
+    return Encoded(name=split.name, ids=tuple(row["id"] for row in split.rows), features=features, truncated=len(cut))
 
 
 def _describe_data(run: Run, corpus: data.Corpus, splits: dict[str, Encoded]) -> record.Data:

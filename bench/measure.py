@@ -125,14 +125,31 @@ def _between_s(start: Any, end: Any) -> float:
     return end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What was processed. on_device: [real tokens, loss items], which nobody has waited for yet."""
+
+    examples: int
+    processed: int
+    on_device: torch.Tensor
+
+    def __add__(self, other: "Counts") -> "Counts":
+        examples, processed = self.examples + other.examples, self.processed + other.processed
+        return Counts(examples, processed, self.on_device + other.on_device)
+
+    def read(self) -> list[int]:
+        """[examples, processed tokens, real tokens, loss items]. Waits for the device."""
+        return [self.examples, self.processed, *self.on_device.tolist()]
+
+
 @dataclass
 class Steps:
     """What each optimiser step processed on this rank, and how long it took."""
 
-    counts: list[torch.Tensor] = field(default_factory=list)  # [examples, processed, real, loss items] per step
+    counts: list[Counts] = field(default_factory=list)
     _marks: list[tuple[Any, Any]] = field(default_factory=list)
-    _total: torch.Tensor | None = None
-    _pending: torch.Tensor | None = None
+    _total: Counts | None = None
+    _pending: Counts | None = None
     _started: Any = None
 
     def start(self) -> None:
@@ -140,10 +157,9 @@ class Steps:
         self._pending, self._started = None, _mark()
 
     def add(self, inputs: dict[str, torch.Tensor]) -> None:
-        """Counts one micro-batch. Stays on the device: reading a number would wait for the accelerator."""
+        """Counts one micro-batch. No number goes to the device or comes from it: both would wait for it."""
         mask, labels = inputs["attention_mask"], inputs["labels"]
-        known = torch.tensor([mask.shape[0], mask.numel()], device=mask.device)
-        counts = torch.cat([known, mask.sum().view(1), (labels != -100).sum().view(1)])
+        counts = Counts(mask.shape[0], mask.numel(), torch.stack([mask.sum(), (labels != -100).sum()]))
         self._pending = counts if self._pending is None else self._pending + counts
 
     def stop(self) -> None:
@@ -161,7 +177,7 @@ class Steps:
 
     def totals(self) -> list[int]:
         """[examples, processed tokens, real tokens, loss items] over all steps of this rank."""
-        return [0, 0, 0, 0] if self._total is None else self._total.tolist()
+        return [0, 0, 0, 0] if self._total is None else self._total.read()
 
     @property
     def warmup(self) -> int:
@@ -173,8 +189,11 @@ class Steps:
         return _summed(self.counts[self.warmup :]), self.seconds[self.warmup :], self.warmup
 
 
-def _summed(counts: list[torch.Tensor]) -> list[int]:
-    return torch.stack(counts).sum(0).tolist() if counts else [0, 0, 0, 0]
+def _summed(counts: list[Counts]) -> list[int]:
+    if not counts:
+        return [0, 0, 0, 0]
+    on_device = torch.stack([step.on_device for step in counts]).sum(0)
+    return Counts(sum(step.examples for step in counts), sum(step.processed for step in counts), on_device).read()
 
 
 def train_throughput(

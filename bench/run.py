@@ -128,12 +128,14 @@ def _clear(folder: Path, *, overwrite: bool) -> None:
 def execute(run: Run) -> None:
     """The stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
     console.quiet_libraries()
-    from bench import launch, measure, results, stages
+    from bench import allocator, launch, measure, results, stages
     from bench.material import load_data
 
     run.clock = measure.Clock()
     with run.clock.phase("load"):
         run.state = launch.start()
+        if run.resolved.recipe.speed.keep_memory and run.state.device.type == "cpu":
+            run.record.speed["keep_memory"] = allocator.keep_freed_memory()
         run.record.environment = launch.environment()
     material = load_data(run)
     stages.build_model(run, material)
@@ -244,7 +246,6 @@ def leave() -> None:
 
 if __name__ == "__main__":
     # Quiet libraries: their advice is for people who call them; what matters is in the record.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     code = main()
     if code == 0:

@@ -1,5 +1,6 @@
 """The stages of a run, in the order in which `run.execute` calls them. Each fills in its part of the record."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,21 @@ from bench import (
     hardware,
     heads,
     launch,
+    precision,
     questions,
     record,
     saved,
     train,
+    unpad,
 )
 from bench import measure as measuring
 from bench import model as models
 from bench import score as scores
 from bench.fitting import Budget, Fit
 from bench.material import Material
+
+# Rows of a micro-batch of like lengths, for models that run padded on a CPU.
+SORTED_ROWS = 8
 
 Run = Any  # bench.run.Run; run imports this module
 
@@ -31,10 +37,7 @@ def build_model(run: Run, material: Material) -> None:
     """The adapted model, seeded; what it really is goes into the record."""
     recipe, plan = run.resolved.recipe, material.plan
     weights = plan.weights or recipe.model.weights
-    if plan.trains == "gradient":
-        assert material.train_set is not None
-        material.budget = Budget.plan(recipe.training, len(material.train_set.ids), run.state.num_processes)
-    run.record.launch = launch.describe(run.state, material.budget, recipe.training.global_batch)
+    _plan_budget(run, material)  # before a large model is loaded in vain
     with run.clock.phase("load"):
         set_seed(recipe.seed)
         model = models.build(
@@ -55,6 +58,8 @@ def build_model(run: Run, material: Material) -> None:
             # A random base model can't be had anywhere else, and the adapter is worth nothing without it.
             model.save_pretrained(run.folder / "model" / "base")
         material.model = material.method.adapt(model, run.resolved.options).to(run.state.device)
+        _leave_out_pads(run, material)
+        _choose_precision(run, material)
     run.record.model = _describe_model(run, material.model, weights, fresh)
     if fresh:
         run.record.note(f"newly initialised, not in the checkpoint: {', '.join(fresh)}")
@@ -63,6 +68,41 @@ def build_model(run: Run, material: Material) -> None:
         f"{run.record.model.class_}: {counts['total']:,} parameters, {counts['trainable']:,} trainable "
         f"({counts['trainable'] / counts['total']:.2%})"
     )
+
+
+def _plan_budget(run: Run, material: Material, most: int | None = None) -> None:
+    recipe = run.resolved.recipe
+    if material.plan.trains == "gradient":
+        assert material.train_set is not None
+        material.budget = Budget.plan(recipe.training, len(material.train_set.ids), run.state.num_processes, most)
+    run.record.launch = launch.describe(run.state, material.budget, recipe.training.global_batch)
+
+
+def _leave_out_pads(run: Run, material: Material) -> None:
+    """Where the model's family allows it; otherwise micro-batches of like length, inside the same global batches."""
+    if not run.resolved.recipe.speed.padding_free:
+        run.record.speed["padding_free"] = False
+        return
+    reason = unpad.attach(material.model)
+    run.record.speed["padding_free"] = reason is None
+    if reason is not None:
+        run.record.note(f"pads are computed: the model {reason}")
+        if run.state.device.type == "cpu":  # a GPU would be left idle by so few rows
+            _plan_budget(run, material, SORTED_ROWS)
+
+
+def _choose_precision(run: Run, material: Material) -> None:
+    if run.resolved.recipe.speed.precision == "launcher":
+        run.record.speed["precision"] = {"chosen": material.scoring.precision, "by": "launcher"}
+        return
+    split = material.train_set or next(iter(material.splits.values()))
+    found = precision.measured(
+        material.model, split.features, material.scoring, learns=material.plan.trains == "gradient"
+    )
+    run.record.speed["precision"] = {**found, "by": "measured"}
+    material.scoring = dataclasses.replace(material.scoring, precision=found["chosen"])
+    assert run.record.launch is not None
+    run.record.launch.mixed_precision = found["chosen"]
 
 
 def _describe_model(run: Run, model: Any, weights: str, fresh: list[str]) -> record.Model:
@@ -111,6 +151,7 @@ def _fit_gradient(run: Run, material: Material) -> None:
             model=material.model,
             train=material.train_set,
             objective=recipe.objective,
+            by_length=recipe.speed.padding_free and not unpad.is_attached(material.model),
             scoring=material.scoring,
             settings=recipe.training,
             budget=budget,
@@ -123,9 +164,14 @@ def _fit_gradient(run: Run, material: Material) -> None:
             validate=_validator(run, material),
             selection=_selection(run, material),
             trackers=recipe.trackers,
+            answer_logits=recipe.speed.answer_logits,
         )
         material.fit, run.log_rows = fit, fit.log.rows
         material.model = train.fit(fit, recipe, run.state.device.type == "cpu")
+    if recipe.objective == "text":
+        run.record.speed["answer_logits"] = fit.answer_logits and fit.needs_all_logits is None
+    if fit.needs_all_logits is not None:
+        run.record.note(f"speed.answer_logits: all logits were computed, for the model {fit.needs_all_logits}")
     seconds, warmup = fit.steps.seconds, fit.steps.warmup
     run.clock.divide("train", {"warm_up": sum(seconds[:warmup]), "train_steps": sum(seconds[warmup:])})
     best = fit.selection
@@ -228,6 +274,8 @@ def measure(run: Run, material: Material) -> None:
     if material.fit is None:
         return
     totals, seconds, warmup = material.fit.steps.measured()
+    if unpad.is_attached(material.model):
+        totals[1] = totals[2]  # what was processed are the real tokens
     all_totals = np.array(gather_object([totals])).sum(0).tolist()
     device = run.record.environment.devices[0]
     peak = hardware.peak_flops(device, launch.precision()) if run.state.device.type == "cuda" else None
@@ -246,7 +294,7 @@ def _step_flops(material: Material) -> float:
     assert material.budget is not None
     assert material.train_set is not None
     lengths = material.train_set.lengths
-    order = material.budget.order(material.fit.seed)[: material.fit.step * material.budget.global_batch]
+    order = material.fit.order[: material.fit.step * material.budget.global_batch]
     answers = None
     if material.fit.by_encoder_decoder:
         answers = [len(material.train_set.features[number]["token_labels"]) for number in order]

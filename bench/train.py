@@ -9,7 +9,9 @@ from accelerate import PartialState
 from bench.errors import SetupError
 from bench.fitting import Fit
 from bench.heads import unwrapped
-from bench.score import Scoring, autocast, batches, collate, evaluating
+from bench.likelihood import grouped
+from bench.packed_attention import recomputing
+from bench.score import Scoring, autocast, batch_tokens, collate, evaluating
 from bench.settings import Recipe
 
 
@@ -32,6 +34,7 @@ def arguments(recipe: Recipe, fit: Fit, on_cpu: bool) -> dict[str, Any]:
         "max_grad_norm": training.clip_norm,
         "seed": fit.seed,
         "train_sampling_strategy": "sequential",
+        **loading(on_cpu),
         "remove_unused_columns": False,
         "logging_strategy": "no",
         "logging_nan_inf_filter": False,
@@ -48,6 +51,20 @@ def arguments(recipe: Recipe, fit: Fit, on_cpu: bool) -> dict[str, Any]:
     }
 
 
+def loading(on_cpu: bool) -> dict[str, Any]:
+    """How the Trainer gets its batches to the device, as fields of TrainingArguments.
+
+    On an accelerator from pinned memory, without waiting for the copy: an ordinary one waits for all work queued before
+    it, in every step. No worker processes: to receive a batch from one takes longer than to collate it, and a worker
+    would be the fork of a process with threads and a CUDA context.
+    """
+    return {
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": not on_cpu,
+        "accelerator_config": {"non_blocking": not on_cpu},
+    }
+
+
 def fit(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
     """Trains with the recipe's engine; returns the trained model, unwrapped."""
     from transformers import TrainingArguments
@@ -55,7 +72,7 @@ def fit(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
     from bench import engine_loop, engine_trainer
 
     if recipe.training.gradient_checkpointing:
-        _checkpoint_activations(fit.model)
+        checkpoint_activations(fit.model)
     values = arguments(recipe, fit, on_cpu)
     if recipe.training.engine == "loop":
         return engine_loop.run(fit, TrainingArguments(**values))
@@ -66,11 +83,16 @@ def fit(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
     return engine_trainer.run(fit, TrainingArguments(**values))
 
 
-def _checkpoint_activations(model: Any) -> None:
+def checkpoint_activations(model: Any) -> None:
+    """Recomputes activations in the backward pass, also of a model that leaves out pads.
+
+    Raises SetupError for a model that does not support it.
+    """
     # With a frozen embedding the first checkpointed block would see no input that needs a gradient, and pass none on.
     if not model.supports_gradient_checkpointing:
         raise SetupError(f"training.gradient_checkpointing: {type(unwrapped(model)).__name__} does not support it")
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    settings = {"use_reentrant": False, "context_fn": recomputing}
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
     model.enable_input_require_grads()
 
 
@@ -85,7 +107,7 @@ def fit_probe(model: Any, features: list[dict[str, Any]], scoring: Scoring, opti
     lengths = [len(feature["input_ids"]) for feature in features]
     found: list[tuple[int, list[float]]] = []
     with evaluating(model), autocast(scoring.device, scoring.precision):
-        for numbers in batches(lengths, scoring.batch)[state.process_index :: state.num_processes]:
+        for numbers in grouped(lengths, batch_tokens(model, scoring))[state.process_index :: state.num_processes]:
             batch = collate([features[number] for number in numbers], scoring.tokenizer)
             inputs = {name: tensor.to(scoring.device) for name, tensor in batch.items() if name != "labels"}
             found += zip(numbers, model.features(**inputs).float().cpu().tolist(), strict=True)

@@ -190,13 +190,13 @@ def train_a_little(model: Any, inputs: dict[str, torch.Tensor], steps: int = 2) 
         optimizer.zero_grad()
 
 
-def scoring(tokens: Any, *, multi_label: bool = False, batch_size: int = 4) -> Scoring:
+def scoring(tokens: Any, *, multi_label: bool = False, batch_tokens: int | None = 64) -> Scoring:
     """What a run hands to the scorer."""
     return Scoring(
         task=dropin.load("tasks", "text_classification"),
         tokenizer=tokens,
         metrics=MetricSet(("accuracy" if not multi_label else "jaccard",), multi_label=multi_label, num_labels=3),
-        batch=batch_size,
+        batch_tokens=batch_tokens,
         threshold=0.5,
         device=CPU,
         precision="no",

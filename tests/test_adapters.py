@@ -212,7 +212,7 @@ def test_gradients_with_checkpointing_are_the_same(name, method, tmp_path):
         else:
             model = tiny.adapted(tiny.card(name), tmp_path, method)
         if checkpointing:
-            train._checkpoint_activations(model)
+            train.checkpoint_activations(model)
         torch.manual_seed(0)
         tiny.backward(model, tiny.batch(tiny.tokenizer(tiny.card(name))))
         assert tiny.without_gradient(model) == []
@@ -223,7 +223,7 @@ def test_gradients_with_checkpointing_are_the_same(name, method, tmp_path):
 
 def test_checkpointing_is_refused_where_a_model_can_not(tmp_path):
     with pytest.raises(SetupError, match=r"training\.gradient_checkpointing: .* does not support it"):
-        train._checkpoint_activations(tiny.adapted(tiny.card("albert"), tmp_path, "full"))
+        train.checkpoint_activations(tiny.adapted(tiny.card("albert"), tmp_path, "full"))
 
 
 @pytest.mark.parametrize("method", ["head", "lora", "ia3", "qlora"])

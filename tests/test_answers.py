@@ -40,13 +40,13 @@ def language_model(known):
     return tiny.liven(AutoModelForCausalLM.from_config(config)).eval()
 
 
-def scoring(tokenizer, multi_label=False):
+def scoring(tokenizer, multi_label=False, batch_tokens=64):
     metrics = MetricSet(("jaccard",) if multi_label else ("accuracy",), multi_label=multi_label, num_labels=3)
     return Scoring(
         task=task,
         tokenizer=tokenizer,
         metrics=metrics,
-        batch=4,
+        batch_tokens=batch_tokens,
         threshold=0.5,
         device=torch.device("cpu"),
         precision="no",
@@ -249,13 +249,16 @@ def nli_tokenizer():
 
 @pytest.mark.parametrize("names", NAMES)
 @pytest.mark.parametrize("multi_label", [False, True])
-def test_entailment_is_that_of_transformers(names, multi_label, nli_tokenizer):
+# Each pair by itself, the pairs of some examples, and all of them at once.
+@pytest.mark.parametrize("batch_tokens", [1, 200, 10_000])
+def test_entailment_is_that_of_transformers(names, multi_label, batch_tokens, nli_tokenizer):
     model = nli(names)
     hypotheses = [f"This example is {label}." for label in LABELS]
     features, cut = answers.encode_pairs(ROWS, hypotheses, nli_tokenizer, 200)
     split = Encoded(name="test", ids=tuple(row["id"] for row in ROWS), features=features, truncated=cut)
     with score.evaluating(model):
-        reader = answers.EntailmentReader(model, split, scoring(nli_tokenizer, multi_label))
+        reader = answers.EntailmentReader(model, split, scoring(nli_tokenizer, multi_label, batch_tokens))
+        assert len(reader.batches) == {1: len(ROWS), 200: 4, 10_000: 1}[batch_tokens]
         found = {n: a for numbers in reader.batches for n, a in zip(numbers, reader.read(numbers), strict=True)}
     judge = pipeline("zero-shot-classification", model=model, tokenizer=nli_tokenizer, device="cpu")
     for number, row in enumerate(ROWS):

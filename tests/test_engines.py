@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import run
+from bench import run, train
 from tests.launching import ROOT, launch, losses, read_lines
 
 # Every kind of head in the library: Linear on a pooled token, on every token, RoBERTa's and T5's own, and the MLP.
@@ -184,6 +184,30 @@ def test_gradient_checkpointing_changes_no_loss(plain, tmp_path):
     for case in ("bert", "gpt2", "bert-lora"):
         cut = run_here(case, tmp_path / case, "training.gradient_checkpointing=true")
         assert cut == pytest.approx(plain[0][case], abs=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["trainer", "loop"])
+@pytest.mark.parametrize("case", ["bert", "t5", "llama-qlora", "gpt2-text"])
+def test_the_fused_optimiser_is_the_default_and_changes_no_loss(plain, tmp_path, case, engine):
+    record = json.loads((plain[1] / case / "record.json").read_text(encoding="utf-8"))
+    assert record["recipe"]["resolved"]["training"]["optimizer"] == "adamw_torch_fused"
+    unfused = run_here(case, tmp_path, "training.optimizer=adamw_torch", f"training.engine={engine}")
+    assert unfused == pytest.approx(plain[0][case], abs=2e-6)
+    assert unfused != run_here(case, tmp_path, "training.optimizer=sgd", f"training.engine={engine}")
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory.*")
+@pytest.mark.parametrize("case", ["bert", "gpt2-text", "t5-text"])
+def test_batches_are_loaded_for_an_accelerator_as_for_a_cpu(plain, tmp_path, monkeypatch, case):
+    taken, real = [], train.loading
+    monkeypatch.setattr(train, "loading", lambda on_cpu: taken.append(real(False)) or taken[-1])
+    assert run_here(case, tmp_path) == plain[0][case]
+    assert taken == [
+        {"dataloader_num_workers": 0, "dataloader_pin_memory": True, "accelerator_config": {"non_blocking": True}}
+    ]
+    assert real(True) == {
+        "dataloader_num_workers": 0, "dataloader_pin_memory": False, "accelerator_config": {"non_blocking": False},
+    }  # fmt: skip
 
 
 def test_a_tracker_gets_the_losses(tmp_path, monkeypatch):

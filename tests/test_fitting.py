@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.errors import DivergedError, SetupError
 from bench.fitting import Budget, Fit, Selection, TrainLog, seed_step
-from bench.settings import EarlyStopping, Training
+from bench.training_settings import EarlyStopping, Training
 
 
 def plan(examples=100, world=1, **training):

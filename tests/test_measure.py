@@ -1,6 +1,7 @@
 """bench/measure.py: phases that exclude one another, rates from totals, and peaks that belong to their phase."""
 
 import math
+import mmap
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -104,9 +105,10 @@ def test_resident_memory_belongs_to_its_phase():
         pass
     with clock.phase("outer"):
         with clock.phase("large"):
-            held = np.ones(200 * 2**20, dtype=np.uint8)
-            assert held.any()
-            del held
+            # Pages of its own: an allocator may keep what it is given back.
+            with mmap.mmap(-1, 200 * 2**20) as held:
+                for page in range(0, len(held), mmap.PAGESIZE):
+                    held[page] = 1
         with clock.phase("after"):
             pass
     peaks = {name: peak.rss / 2**20 for name, peak in clock.peaks.items()}
@@ -159,6 +161,37 @@ def test_counts_of_a_step():
     steps.stop()
     # Four texts; 2 x 5 and 2 x 2 positions, of which 8 and 4 are real; three labels to learn from.
     assert steps.totals() == [4, 14, 12, 3]
+
+
+def test_counting_moves_nothing_between_host_and_device():
+    """On a device without numbers: whoever reads one, or sends one there, fails."""
+    steps = Steps()
+    steps.start()
+    for lengths in ([3, 5], [2, 2]):
+        steps.add({name: value.to("meta") for name, value in micro_batch(lengths).items()})
+    steps.stop()
+    (counted,) = steps.counts
+    assert (counted.examples, counted.processed) == (4, 14)
+    assert counted.on_device.device.type == "meta"
+    with pytest.raises(RuntimeError, match="meta"):
+        steps.totals()
+
+
+def test_totals_are_those_of_all_micro_batches():
+    generator, steps, expected = np.random.default_rng(1), Steps(), np.zeros((9, 4), dtype=int)
+    for step in range(9):
+        steps.start()
+        for _ in range(3):
+            batch = micro_batch(generator.integers(1, 9, 4).tolist(), generator.choice([-100, 0, 2], 4).tolist())
+            steps.add(batch)
+            mask, labels = batch["attention_mask"].tolist(), batch["labels"].tolist()
+            real, items = sum(map(sum, mask)), sum(label != -100 for label in labels)
+            expected[step] += [len(mask), len(mask) * len(mask[0]), real, items]
+        steps.stop()
+    assert steps.totals() == expected.sum(0).tolist()
+    totals, seconds, warmup = steps.measured()
+    assert (len(seconds), warmup) == (6, 3)
+    assert totals == expected[3:].sum(0).tolist()
 
 
 def test_every_label_of_several_is_an_item():

@@ -440,6 +440,13 @@ def test_a_line_holds_what_was_measured():
     assert "- Interval wilson 95 %: accuracy." in page
 
 
+def test_the_size_of_batches_is_in_tokens_since_they_are_counted_so(tmp_path):
+    throughput = {"test": {"seconds_per_100_examples": 0.1562, "batch_tokens": 2048}}
+    (table,) = tables_of(tables.table_report(paired(full(throughput=throughput))))
+    assert dict(zip(*table, strict=True))["s per 100 examples"] == "0.156 (batch tokens 2,048)"
+    assert cells(report.run_report(full(throughput=throughput), tmp_path), "scoring")["test"]["batch tokens"] == "2,048"
+
+
 def test_the_best_run_is_first_ties_go_by_name_then_seed_and_failures_are_last():
     records = paired(
         full("s--b--full", seed=14, accuracy=0.8),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import score
+from bench import likelihood, score
 from bench.errors import DivergedError, ScoreError
 from bench.metricset import MetricSet, Predictions
 
@@ -36,20 +36,29 @@ def bert(tmp_path_factory):
 # ---------------------------------------------------------------- batches
 
 
-@pytest.mark.parametrize(("rows", "size"), [(1, 1), (7, 3), (32, 8), (33, 8), (5, 100)])
-def test_batches_hold_every_row_once_longest_first(rows, size):
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 1), (7, 3), (32, 24), (33, 24), (5, 1000), (300, 64)])
+def test_batches_hold_every_row_once_longest_first_and_no_more_than_their_tokens(rows, tokens, bert):
     lengths = np.random.default_rng(rows).integers(1, 9, rows).tolist()
-    found = score.batches(lengths, size)
+    examples = tiny.encoded([{"input_ids": [5] * length, "labels": 0} for length in lengths])
+    found = score.HeadReader(bert[0], examples, tiny.scoring(bert[1], batch_tokens=tokens)).batches
     flat = [row for batch in found for row in batch]
-    assert sorted(flat) == list(range(rows))
-    assert [lengths[row] for row in flat] == sorted(lengths, reverse=True)
-    assert all(len(batch) == size for batch in found[:-1])
-    # Rows of one length stay in their order, so that nothing but lengths and size decides.
-    assert flat == sorted(flat, key=lambda row: (-lengths[row], row))
+    # Rows of one length stay in their order, so that nothing but lengths and tokens decides.
+    assert flat == sorted(range(rows), key=lambda row: (-lengths[row], row))
+    for number, batch in enumerate(found):
+        # A row that is longer than all tokens of a batch stands alone.
+        assert len(batch) * lengths[batch[0]] <= tokens or len(batch) == 1
+        if number + 1 < len(found):
+            assert (len(batch) + 1) * lengths[batch[0]] > tokens
 
 
-def test_batches_of_nothing():
-    assert score.batches([], 8) == []
+def test_no_batches_of_nothing(bert):
+    assert score.HeadReader(bert[0], tiny.encoded([]), tiny.scoring(bert[1])).batches == []
+
+
+def test_the_device_decides_how_much_is_scored_at_once_unless_the_recipe_does(bert):
+    model, tokens = bert
+    assert score.batch_tokens(model, tiny.scoring(tokens, batch_tokens=7)) == 7
+    assert score.batch_tokens(model, tiny.scoring(tokens, batch_tokens=None)) == likelihood.CPU_BUDGET
 
 
 @pytest.mark.parametrize("world", [2, 3, 5])
@@ -104,10 +113,13 @@ def test_batches_of_one_and_of_many_score_alike(name, multi_label, tmp_path):
     tokens = tiny.tokenizer(known)
     model = tiny.liven(tiny.build(known, tmp_path, multi_label=multi_label))
     examples = split(tokens, multi_label=multi_label)
-    one, many = (scored(model, tokens, examples, multi_label=multi_label, batch_size=size) for size in (1, 32))
-    assert one.ids == many.ids
-    assert np.array_equal(one.predictions, many.predictions)
-    np.testing.assert_allclose(one.scores, many.scores, atol=2e-6 if name == "t5" else 1e-6, rtol=0)
+    one, *others = (
+        scored(model, tokens, examples, multi_label=multi_label, batch_tokens=size) for size in (1, 50, 300, None)
+    )
+    for many in others:
+        assert one.ids == many.ids
+        assert np.array_equal(one.predictions, many.predictions)
+        np.testing.assert_allclose(one.scores, many.scores, atol=2e-6 if name == "t5" else 1e-6, rtol=0)
 
 
 # ---------------------------------------------------------------- the whole split
