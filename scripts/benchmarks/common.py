@@ -1,0 +1,276 @@
+"""What the benchmarks of training and of evaluation share: texts, random models, times, and an engine's run."""
+
+import os
+import random
+import statistics
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from bench import console, dropin, launch, recipe, tokenizer, train
+from bench.fitting import Budget, Fit, TrainLog
+from bench.measure import Clock, synchronize
+from bench.metricset import MetricSet
+from bench.score import Encoded, Scoring
+from bench.settings import TokenizerCard
+from bench.training_settings import Training
+
+LABELS = ("bad", "good", "mixed")
+# Every engine needs a whole recipe; what it says of data, model and method is not used here.
+RECIPE = recipe.SHIPPED / "tiny" / "bert-full.yaml"
+# glibc gives large tensors back to the system, and asks for them again, in every step, unless these say otherwise.
+MALLOC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
+
+BERT: dict[str, Any] = {
+    "model_type": "bert",
+    "vocab_size": 30_000,
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 1024,
+    # With dropout no two ways of computing a batch could have the same losses.
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 30_000,
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 1024,
+}
+SMALL: dict[str, Any] = {"vocab_size": 1500, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Lengths in tokens are log-normal, as those of reviews and sentences are, cut at `longest`."""
+
+    mean: float
+    longest: int
+    # Standard deviation of the lengths' logarithm; by default that of film reviews: a mean of 1.32 medians.
+    spread: float = 0.75
+
+    def lengths(self, count: int, draw: random.Random) -> list[int]:
+        """So many lengths, whose mean after cutting is `mean`."""
+        drawn = [draw.lognormvariate(0.0, self.spread) for _ in range(count)]
+        low, high = 0.0, 4.0 * self.mean
+        for _ in range(50):
+            scale = (low + high) / 2
+            found = [min(max(round(scale * item), 4), self.longest) for item in drawn]
+            low, high = (scale, high) if statistics.fmean(found) < self.mean else (low, scale)
+        return found
+
+
+class Language:
+    """Made-up words, frequent ones and rare ones, the same in every run; each is one token of its tokenizer."""
+
+    def __init__(self, num_words: int) -> None:
+        self.draw = random.Random(13)
+        syllables = [start + vowel for start in "bdfgklmnprstvz" for vowel in "aeiou"]
+        self.words = sorted(
+            {"".join(self.draw.choices(syllables, k=self.draw.randint(2, 5))) for _ in range(num_words)}
+        )
+        self.weights = [1 / (rank + 10) for rank in range(len(self.words))]
+
+    def tokenizer(self, family: str, vocab_size: int) -> Any:
+        """Of word pieces."""
+        card = TokenizerCard(train="wordpiece", vocab_size=vocab_size)
+        tokens = tokenizer.train(card, family, [" ".join(self.words)])
+        tokens.padding_side, tokens.model_max_length = "right", 1024
+        return tokens
+
+    def rows(self, texts: Texts, count: int, tokens: Any) -> list[dict[str, Any]]:
+        """Texts with labels, as a task gets them. Their lengths count the tokens that the tokenizer adds."""
+        added = tokens.num_special_tokens_to_add()
+        lengths = [length - added for length in texts.lengths(count, self.draw)]
+        return [
+            {
+                "id": f"{number:06}",
+                "text": " ".join(self.draw.choices(self.words, self.weights, k=length)),
+                "label": self.draw.randrange(len(LABELS)),
+            }
+            for number, length in enumerate(lengths)
+        ]
+
+
+def encoded(rows: Sequence[dict[str, Any]], tokens: Any, max_length: int) -> Encoded:
+    """A split as a run makes it from rows."""
+    features, cut = dropin.load("tasks", "text_classification").encode(rows, tokens, max_length)
+    return Encoded(name="train", ids=tuple(row["id"] for row in rows), features=features, truncated=len(cut))
+
+
+def build_model(architecture: dict[str, Any], tokens: Any, device: torch.device, small: bool) -> Any:
+    """A classifier in single precision. Its random weights are large enough for the texts to get different answers."""
+    torch.manual_seed(13)
+    config = transformers.AutoConfig.for_model(
+        **{**architecture, **(SMALL if small else {})},
+        initializer_range=0.05,
+        num_labels=len(LABELS),
+        pad_token_id=tokens.pad_token_id,
+        bos_token_id=tokens.bos_token_id,
+        eos_token_id=tokens.eos_token_id,
+    )
+    model = transformers.AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    model.config.use_cache = False
+    return model.to(device).eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Seconds of two clocks: the wall's, and this process's own on all of its threads."""
+
+    wall_s: float
+    cpu_s: float
+
+    def __sub__(self, earlier: "Moment") -> "Moment":
+        return Moment(wall_s=self.wall_s - earlier.wall_s, cpu_s=self.cpu_s - earlier.cpu_s)
+
+    def busy_s(self, device: torch.device) -> float:
+        """What a ratio is made of. On a CPU that others use too, time in which this process waited does not count."""
+        return self.cpu_s if device.type == "cpu" else self.wall_s
+
+
+def now() -> Moment:
+    """When all work given to the device so far is done."""
+    synchronize()
+    return Moment(wall_s=time.perf_counter(), cpu_s=time.process_time())
+
+
+class Ticks(console.Phase):
+    """Takes the place of a run's progress, and notes when each step ends."""
+
+    def __init__(self) -> None:
+        super().__init__("train", total=0)
+        self.moments: list[Moment] = []
+
+    def advance(self, steps: int = 1, *, loss: float | None = None, tokens: int = 0) -> None:
+        """The end of a step."""
+        self.moments.append(now())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Logged losses, and the moments at which steps ended."""
+
+    losses: list[float]
+    moments: list[Moment]
+
+
+def settings(engine: Any, batch: int, steps: int, **others: Any) -> Training:
+    """The harness's own defaults but for these."""
+    return Training(engine=engine, global_batch=batch, steps=steps, **others)
+
+
+def scoring(tokens: Any, device: torch.device) -> Scoring:
+    """How the harness scores a classifier."""
+    return Scoring(
+        task=dropin.load("tasks", "text_classification"),
+        tokenizer=tokens,
+        metrics=MetricSet(("accuracy",), multi_label=False, num_labels=len(LABELS)),
+        threshold=0.5,
+        device=device,
+        precision=launch.precision(),
+    )
+
+
+def run_engine(model: Any, split: Encoded, tokens: Any, training: Training, folder: Path, ticks: Ticks) -> Trained:
+    """Trains by the harness: the call that `accelerate launch bench/run.py` comes to.
+
+    Mixed precision is the launcher's, which is to say that of the environment variable.
+    """
+    device = model.device
+    plain = recipe.load(RECIPE).recipe
+    budget = Budget.plan(training, len(split.ids), 1)
+    fit = Fit(
+        model=model,
+        train=split,
+        scoring=scoring(tokens, device),
+        settings=training,
+        budget=budget,
+        seed=plain.seed,
+        rank=0,
+        folder=folder,
+        clock=Clock(),
+        log=TrainLog(None),
+        progress=ticks,
+        validate=None,
+        selection=None,
+    )
+    train.fit(fit, plain.model_copy(update={"training": training}), device.type == "cpu")
+    return Trained(losses=fit.log.losses, moments=ticks.moments)
+
+
+def in_order(split: Encoded, training: Training) -> list[dict[str, Any]]:
+    """Features in the order in which the harness trains on them."""
+    order = Budget.plan(training, len(split.ids), 1).order(recipe.load(RECIPE).recipe.seed)
+    return [split.features[number] for number in order]
+
+
+def quiet() -> None:
+    """Nothing but the results on standard output, and no warnings of libraries about one another."""
+    console.quiet_libraries()
+    console.out.quiet = True
+    warnings.filterwarnings("ignore", message=".*pin_memory.*")
+
+
+def pick_device() -> torch.device:
+    """A GPU where there is one. The CPU is used with one thread: more are slower for small models on few cores."""
+    torch.set_num_threads(1)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU, and complains
+    return torch.device("cpu")
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """What a time depends on, for the line of JSON."""
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "malloc": {name: os.environ[name] for name in MALLOC if name in os.environ},
+        **{module.__name__: module.__version__ for module in (torch, transformers)},
+    }
+
+
+def described(device: torch.device) -> str:
+    """The same in one sentence."""
+    found = surroundings(device)
+    malloc = ", ".join(f"{name}={value}" for name, value in found["malloc"].items()) or "glibc's own settings"
+    return (
+        f"{found['device']}, {found['threads']} thread(s), memory: {malloc}, "
+        f"torch {found['torch']}, transformers {found['transformers']}"
+    )
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, and both ends."""
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def shown(values: dict[str, float], digits: int = 2) -> str:
+    """`median (min–max)`."""
+    return f"{values['median']:.{digits}f} ({values['min']:.{digits}f}–{values['max']:.{digits}f})"
+
+
+def table(header: dict[str, str], rows: Sequence[Sequence[str]]) -> str:
+    """Markdown. header: title of a column -> its alignment, `---` or `--:`."""
+    lines = [list(header), list(header.values()), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def reached(value: float, target: float | None, *, upward: bool = True) -> str:
+    """Whether a target, where there is one, is met."""
+    if target is None:
+        return ""
+    return "yes" if (value >= target if upward else value <= target) else "no"
