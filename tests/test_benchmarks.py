@@ -45,6 +45,7 @@ def test_training():
     assert [(case["case"], case["precision"]) for case in found["cases"]] == [
         ("encoder-reviews", "no"),
         ("encoder-reviews-bf16", "bf16"),
+        ("encoder-reviews-cut", "no"),
         ("encoder-sentences", "no"),
         ("decoder-head-reviews", "no"),
     ]
