@@ -109,8 +109,9 @@ def wrap(model: Any, name: str, config: dict[str, Any]) -> Any:
     for module in fresh:
         keep_in_float32(model.get_submodule(module))
     text_task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    head_task = "QUESTION_ANS" if "ForQuestionAnswering" in type(model).__name__ else "SEQ_CLS"
     try:
-        wrapped = peft.get_peft_model(model, kind(task_type=text_task if writes(model) else "SEQ_CLS", **options))
+        wrapped = peft.get_peft_model(model, kind(task_type=text_task if writes(model) else head_task, **options))
     except (ValueError, TypeError, KeyError, NotImplementedError, ImportError) as error:
         raise SetupError(f"method.config: {name} can't be applied to this model: {reason(error)}") from error
     _check_output_head(wrapped, name)

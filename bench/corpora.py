@@ -1,4 +1,4 @@
-"""The built-in data sets: reviews, posts and passages, from grammars of our own; deterministic and offline.
+"""The built-in data sets: reviews and posts here, passages from bench/passages.py; deterministic and offline.
 
 Each stands in for a well-known task (sentiment, several emotions at once, question answering). Labels and
 answers follow from the text without noise, so a low score is the model's or the harness's.
@@ -8,21 +8,27 @@ A grammar maps a symbol to alternatives, parted by "|" or a line break; `{symbol
 import hashlib
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench import passages
 from bench.errors import DataError, did_you_mean
 
 Row = dict[str, Any]
 Grammar = Mapping[str, str]
 
-NAMES: tuple[str, ...] = ("reviews", "posts", "passages")
+NAMES: tuple[str, ...] = ("reviews", "posts", *passages.NAMES)
 _SIZES: Mapping[str, int] = {"train": 1600, "validation": 200, "test": 400}
+_PASSAGES_SIZES: Mapping[str, int] = {"train": 800, "validation": 80, "test": 80}
 # Which split may use a text is decided by the text's digest modulo 4: half of all texts are for training.
 _BUCKETS: Mapping[str, tuple[int, ...]] = {"train": (0, 1), "validation": (2,), "test": (3,)}
 # How many words the key of an item may have; the key is the text or, for passages, the article's title.
-_WORDS: Mapping[str, range] = {"reviews": range(6, 61), "posts": range(5, 31), "passages": range(1, 4)}
+_WORDS: Mapping[str, range] = {
+    "reviews": range(6, 61),
+    "posts": range(5, 31),
+    **dict.fromkeys(passages.NAMES, range(3, 4)),
+}
 # Ids have five digits.
 _MOST_ROWS = 99_999
 # Three draws in four are refused at worst (a text of another split), so 500 in a row mean that none is left.
@@ -32,11 +38,10 @@ _SYMBOL = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
-    """Whose turn it is: the split, the caller's seed, and how many items and rows the split has so far."""
+    """Whose turn it is: the split, the caller's seed, and how many rows the split has so far."""
 
     split: str
     seed: int
-    num_items: int
     num_rows: int
 
 
@@ -50,7 +55,8 @@ def generate(name: str, seed: int = 0, sizes: Mapping[str, int] | None = None) -
     Args:
         name: one of NAMES.
         seed: another seed gives other rows.
-        sizes: rows per split; a split left out keeps its default: train 1600, validation 200, test 400.
+        sizes: rows per split; a split left out keeps its default: train 1600, validation 200, test 400 for reviews
+            and posts, 800, 80 and 80 for passages.
 
     Raises:
         DataError: an unknown name or split, a size that is no count, or more rows than the grammar can give.
@@ -62,7 +68,8 @@ def generate(name: str, seed: int = 0, sizes: Mapping[str, int] | None = None) -
             raise DataError(f"corpus {name!r} has no split {split!r}.{did_you_mean(split, _SIZES)}")
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= _MOST_ROWS:
             raise DataError(f"corpus {name!r}: size {size!r} of {split!r} is not in 0 to {_MOST_ROWS}.")
-    return {split: _rows(name, split, seed, size) for split, size in {**_SIZES, **(sizes or {})}.items()}
+    usual = _PASSAGES_SIZES if name in passages.NAMES else _SIZES
+    return {split: _rows(name, split, seed, size) for split, size in {**usual, **(sizes or {})}.items()}
 
 
 def _rows(name: str, split: str, seed: int, size: int) -> list[Row]:
@@ -70,14 +77,14 @@ def _rows(name: str, split: str, seed: int, size: int) -> list[Row]:
     seen: set[str] = set()
     rows: list[Row] = []
     while len(rows) < size:
-        turn = _Turn(split=split, seed=seed, num_items=len(seen), num_rows=len(rows))
+        turn = _Turn(split=split, seed=seed, num_rows=len(rows))
         rows += _unseen_item(name, rng, turn, seen)
     return [{"id": f"{name}-{split}-{number:05d}", **row} for number, row in enumerate(rows[:size], start=1)]
 
 
 def _unseen_item(name: str, rng: random.Random, turn: _Turn, seen: set[str]) -> list[Row]:
     """Draws until the key is new, of this split and of a length that the corpus allows; notes it as seen."""
-    draw = {"reviews": _draw_review, "posts": _draw_post, "passages": _draw_article}[name]
+    draw = _DRAW[name]
     for _ in range(_MOST_TRIES):
         text, rows = draw(rng, turn)
         key = " ".join(text.lower().split())
@@ -266,134 +273,17 @@ def _post_part(alternatives: str, emotion: str, rng: random.Random) -> str:
     return _expand("{part}", {**_POST, "part": alternatives, "feeling": _FEELINGS[emotion]}, rng)
 
 
-# Passages. A paragraph states five of the ten facts of its article. A question asks for one of them, or for
-# another one, which has no answer here but wants one of a kind that stands here.
-
-# kind of answer | statement | question. Inner brackets mark the answer, outer ones one that is just as right.
-_FACTS: Mapping[str, str] = {
-    "town": """
-        year | {it} was founded in [{year0}] | {When} was {name} founded?
-        year | the market hall opened in [{year1}] | {When} did the market hall of {name} open?
-        person | the first mayor was [{role} [{person}]] | {Who} was the first mayor of {name}?
-        person | the bridge was designed by [{role} [{person}]] | {Who} designed the bridge of {name}?
-        number | {it} has [[{large}] inhabitants] | How many people live in {name}?
-        number | {it} lies [[{medium}] metres] above the sea | How far above the sea does {name} lie?
-        place | the river on which it stands is [the [River {stem}a]] | On which river does {name} stand?
-        place | its twin town is [the town of [{town}]] | What is the twin town of {name}?
-        thing | the best known product is [{craft}] | What is the best known product of {name}?
-        thing | the coat of arms shows [a [{colour} {beast}]] | What does the coat of arms of {name} show?""",
-    "person": """
-        year | {it} was born in [{year0}] | {When} was {name} born?
-        year | {it} died in [{year1}] | {When} did {name} die?
-        person | the most important teacher was [{role} [{person}]] | {Who} taught {name}?
-        person | {it} married [{role} [{person}]] | Whom did {name} marry?
-        number | {it} left a collection of [[{large}] specimens] | How many specimens did {name} leave?
-        number | {it} raised [[{small}] children] | How many children did {name} raise?
-        place | {it} came from [the village of [{town}]] | Where did {name} come from?
-        place | {it} spent the last years in [the town of [{town}]] | Where did {name} spend the last years?
-        thing | the first book dealt with [{craft}] | What was the first book by {name} about?
-        thing | the gravestone shows [a [{colour} {beast}]] | What does the gravestone of {name} show?""",
-    "river": """
-        year | the first map of it is from [{year0}] | {When} was the first map of {name} made?
-        year | a dam was completed in [{year1}] | {When} was the dam on {name} completed?
-        person | the first map was drawn by [{role} [{person}]] | {Who} drew the first map of {name}?
-        person | the dam was planned by [{role} [{person}]] | {Who} planned the dam on {name}?
-        number | {it} is [[{medium}] kilometres] long | How long is {name}?
-        number | [[{small}] ferries] cross it | How many ferries cross {name}?
-        place | {it} rises near [the village of [{town}]] | Where does {name} rise?
-        place | {it} flows into [the [River {stem}o]] | Into which river does {name} flow?
-        thing | the workshops in its valley make [{craft}] | What do workshops by {name} make?
-        thing | boatmen call it [the [{colour} {beast}]] | What do boatmen call {name}?""",
-    "invention": """
-        year | {it} was first shown in [{year0}] | {When} was {name} first shown?
-        year | the last one stopped in [{year1}] | {When} did the last {title} stop?
-        person | {it} was paid for by [{role} [{person}]] | {Who} paid for {name}?
-        person | the improved form was due to [{role} [{person}]] | {Who} improved {name}?
-        number | the first one weighed [[{medium}] kilograms] | How heavy was the first {title}?
-        number | [[{large}] copies] were built | How many copies of {name} were built?
-        place | the first showing took place in [the town of [{town}]] | Where was {name} first shown?
-        place | the factory stood in [the town of [{town}]] | Where did the factory of {name} stand?
-        thing | {it} was used for making [{craft}] | What was {name} used for making?
-        thing | the maker's mark was [a [{colour} {beast}]] | What was the maker's mark of {name}?""",
-}
-# How an article's subject is called in its title, by its name in a sentence, and once it has been named.
-_CALLED: Mapping[str, Grammar] = {
-    "town": {"title": "{town}", "name": "{title}", "it": "it|the town"},
-    "person": {"title": "{person}", "name": "{title}", "it": "the author|the scholar"},
-    "river": {"title": "River {stem}{river_end}", "name": "the {title}", "it": "it|the river"},
-    "invention": {"title": "{surname} {device}", "name": "the {title}", "it": "it|the machine"},
-}
-_PASSAGE: Grammar = {
-    "opener": """{name} is described in several local chronicles|a small museum is devoted to {name}
-        little was written about {name} before the last century|school books of the region mention {name}""",
-    "When": "When|In which year|In what year",
-    "Who": "Who|Which person",
-    "person": "{first} {surname}",
-    "first": "Ada|Bruno|Celia|Dorian|Elke|Fabian|Greta|Hanno|Ines|Jorun|Kasper|Leonie|Nora|Oskar|Petra|Tilda",
-    "surname": "{stem}ick|{stem}ander|{stem}oway|{stem}erly|{stem}ell|{stem}ister|{stem}ock|{stem}ard",
-    "town": "{stem}mouth|{stem}stead|{stem}bury|{stem}holm|{stem}wick|{stem}haven|{stem}combe|{stem}dale",
-    "stem": """Bran|Carr|Dell|Ferr|Garr|Harl|Jarl|Kell|Lorr|Marr|Nell|Orl|Pell|Quarl|Rann|Sell|Tarr|Ull|Varr
-        Wenn|Yarr|Zell|Brack|Creth|Drum|Fenn|Glarr|Hobb|Kest|Larch|Morv|Nesk|Osk|Prenn|Rusk|Skell""",
-    "river_end": "ane|ine|une|esk|ome|iss",
-    "device": "loom|lamp|press|pump|kiln|crane|clock|mill|furnace|lathe",
-    "role": "the engineer|the merchant|the physician|the teacher|the carpenter|the lawyer|the miller",
-    "craft": "blue glass|clay pipes|fine linen|copper bells|plum brandy|pine soap|wax candles|oak barrels",
-    "colour": "silver|golden|red|black|white|green",
-    "beast": "heron|fox|stag|otter|owl|bear|hare|raven",
-    "digit": "0|1|2|3|4|5|6|7|8|9",
-    "large": "1,{medium}|3,{medium}|7,{medium}|12,{medium}|25,{medium}",
-    "medium": "1{digit}{digit}|2{digit}{digit}|4{digit}{digit}|6{digit}{digit}",
-    "small": "three|four|five|seven|eight|nine|eleven|twelve|fourteen",
-}
-
-
 def _draw_article(rng: random.Random, turn: _Turn) -> tuple[str, list[Row]]:
-    """Three paragraphs about one subject; the kinds of subjects take turns."""
-    subject = list(_FACTS)[turn.num_items % len(_FACTS)]
-    title = _expand(_CALLED[subject]["title"], _PASSAGE, rng)
-    year = rng.randrange(1650, 1850)
-    years = {"year0": str(year), "year1": str(year + rng.randrange(20, 80))}
-    grammar = {**_PASSAGE, **_CALLED[subject], **years, "title": title}
-    facts = [_expand(line.strip(), grammar, rng) for line in _FACTS[subject].strip().splitlines()]
-    rng.shuffle(facts)
-    rows: list[Row] = []
-    for first in (0, 3, 5):
-        stated, unstated = facts[first : first + 5], facts[:first] + facts[first + 5 :]
-        context = _sentence(_expand("{opener}", grammar, rng))
-        rows += _paragraph_rows(context, stated, unstated, turn.split == "train", rng)
-    return title, [{"title": title, **row} for row in rows]
+    return passages.draw(rng, answerable=True, is_train=turn.split == "train")
 
 
-def _paragraph_rows(
-    context: str, stated: list[str], unstated: list[str], is_train: bool, rng: random.Random
-) -> list[Row]:
-    """A question for each stated fact, and for up to three others that want a kind of answer offered here."""
-    rows: list[Row] = []
-    for _, statement, question in (fact.split(" | ") for fact in stated):
-        context, spans = _with_statement(context, _sentence(statement))
-        # As in SQuAD, several right answers are given only where they are scored.
-        golds = list(spans)[:1] if is_train else list(spans)
-        answers = {"text": golds, "answer_start": [spans[gold] for gold in golds]}
-        rows.append({"question": question, "answers": answers})
-    kinds = {fact.split(" | ")[0] for fact in stated}
-    tempting = [fact for fact in unstated if fact.split(" | ")[0] in kinds]
-    for fact in rng.sample(tempting, min(3, len(tempting))):
-        rows.append({"question": fact.split(" | ")[2], "answers": {"text": [], "answer_start": []}})
-    rng.shuffle(rows)
-    return [{"context": context, **row} for row in rows]
+def _draw_article_v2(rng: random.Random, turn: _Turn) -> tuple[str, list[Row]]:
+    return passages.draw(rng, answerable=False, is_train=turn.split == "train")
 
 
-def _with_statement(context: str, statement: str) -> tuple[str, dict[str, int]]:
-    """The context with the statement, without brackets; what they held -> its start, innermost first."""
-    context += " "
-    opened: list[int] = []
-    spans: dict[str, int] = {}
-    for character in statement:
-        if character == "[":
-            opened.append(len(context))
-        elif character == "]":
-            start = opened.pop()
-            spans[context[start:]] = start
-        else:
-            context += character
-    return context, spans
+_DRAW: Mapping[str, Callable[[random.Random, _Turn], tuple[str, list[Row]]]] = {
+    "reviews": _draw_review,
+    "posts": _draw_post,
+    "passages": _draw_article,
+    "passages_v2": _draw_article_v2,
+}

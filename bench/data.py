@@ -1,25 +1,28 @@
 """Dataset card -> splits of clean, labelled rows, checked for leakage. Nothing is dropped without being counted."""
 
-import csv
 import hashlib
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-from bench import cleaning, corpora
+from bench import cleaning, sources, squad
 from bench.errors import DataError, did_you_mean
-from bench.settings import DatasetCard, Divide, Source
-from bench.splits import divide, label_counts
-
-Rows = list[dict[str, Any]]
+from bench.settings import DatasetCard, Divide
+from bench.sources import Rows
+from bench.splits import divide, divide_groups, label_counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Rows of one split: dicts with `id`, `text`, `text_pair` (or None), `label` (an id, or a row of 0 and 1)."""
+    """Rows of one split: dicts with `id`, `text`, `text_pair` (or None), `label` (an id, or a row of 0 and 1).
+
+    Questions with gold answers (`columns.answers`) have these too: `text` is the passage, `text_pair` the question,
+    `label` 1 where there is an answer, `answers` their texts, `answer_starts` their offsets in characters of `text`.
+    `title` is what the row belongs to (`columns.group`): "" for a question without, no key for other rows without.
+    """
 
     name: str
     rows: Rows
@@ -27,10 +30,11 @@ class Split:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over ids, texts and labels, in order."""
+        """SHA-256 over ids, texts, labels and gold answers, in order."""
         digest = hashlib.sha256()
         for row in self.rows:
-            digest.update(json.dumps([row["id"], row["text"], row["text_pair"], row["label"]]).encode())
+            golds = [row["answers"], row["answer_starts"]] if "answers" in row else []
+            digest.update(json.dumps([row["id"], row["text"], row["text_pair"], row["label"], *golds]).encode())
         return digest.hexdigest()[:16]
 
     def labels(self, names: tuple[str, ...]) -> dict[str, int]:
@@ -40,128 +44,48 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """All splits of a data set, the names of its labels, and sentences about what was left out."""
+    """All splits of a data set, the names of its labels, and sentences about what was left out.
+
+    version: which rules of SQuAD the data need, "1.1" or "2.0", found in all splits of the card; None without answers.
+    """
 
     splits: dict[str, Split]
     labels: tuple[str, ...]
     notes: tuple[str, ...]
+    version: str | None = None
 
 
 def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpus:
     """Loads what the card describes; `needed` names the splits to keep, `limit` draws so many rows of a split.
 
-    Raises DataError for a missing file or column, an unknown label, an empty text or split, and for leakage.
+    Raises DataError for a missing file or column, an unknown label, an empty text or split, an answer that does not
+    stand where its offset says, and for leakage.
     """
-    sources = _used(_read_source(card.source), card)
-    labels = card.labels or _labels_in(sources, card)
+    found, column = _used(sources.read(card.source), card), card.columns.answers
+    version = column and squad.version_of(itertools.chain(*found.values()), column, card.filters.labels)
+    labels = card.labels or (squad.LABELS if column else _labels_in(found, card))
     for name in card.filters.labels or ():
         if name not in labels:
             raise DataError(f"filters.labels names {name!r}, which no row has.{did_you_mean(name, labels)}")
     clean = cleaning.steps(card.clean)
-    parsed = {name: _parse(sources[name], name, card, labels, clean) for name in _sources_of(card, needed)}
-    splits = _divide(parsed, card, needed)
-    splits = {name: _limited(split, limit.get(name)) for name, split in splits.items() if name in needed}
-    splits, notes = _without_leaks(splits, card.leakage)
+    parsed = {name: _parse(found[name], name, card, labels, clean) for name in _sources_of(card, needed)}
+    notes = [note for name in parsed if column for note in squad.plausible_note(name, found[name])]
+    splits, inexact = _divide(parsed, card, needed)
+    splits = {name: _aligned(split, card) for name, split in splits.items() if name in needed}
+    splits = {name: _limited(split, limit.get(name)) for name, split in splits.items()}
+    splits, leaks = _without_leaks(splits, card)
+    notes += inexact + leaks
     for split in splits.values():
         notes += [f"{split.name}: {count} rows left out ({why})" for why, count in split.dropped.items()]
-    return Corpus(splits=splits, labels=tuple(labels), notes=tuple(notes))
+    return Corpus(splits=splits, labels=tuple(labels), notes=tuple(notes), version=version)
 
 
-def _read_source(source: Source) -> Mapping[str, Any]:
-    """Source split -> its rows, or a table that gives them."""
-    if source.kind == "builtin":
-        return corpora.generate(str(source.id), source.seed, source.sizes or None)
-    try:
-        if source.kind in ("hub", "saved"):
-            return _load_dataset(source)
-        return {split: _read_file(source, name) for split, name in source.files.items()}
-    except DataError:
-        raise
-    except Exception as error:
-        cause = error.__cause__ or error
-        text = (str(cause).splitlines() or [type(cause).__name__])[0]
-        raise DataError(f"the data of {source.id or source.folder} can't be read: {text}") from error
-
-
-def _load_dataset(source: Source) -> Mapping[str, Any]:
-    import datasets
-
-    datasets.disable_progress_bars()
-    if source.kind == "hub":
-        return datasets.load_dataset(source.id, source.config, revision=source.revision)
-    loaded = datasets.load_from_disk(str(_folder(source)))
-    return loaded if isinstance(loaded, dict) else {"train": loaded}
-
-
-def _folder(source: Source) -> Path:
-    folder = Path(str(source.folder)).expanduser()
-    if not folder.is_dir():
-        advice = "put the files there, or name another with dataset.source.folder=PATH"
-        raise DataError(f"the data folder {source.folder!r} does not exist; {advice}")
-    return folder
-
-
-def _read_file(source: Source, name: str) -> Rows:
-    """Rows of a file. Text is read here, since pandas and Arrow guess: `NA` becomes no text, `007` a number."""
-    path = _folder(source) / name
-    if not path.is_file():
-        raise DataError(f"the data file {name!r} is missing in {source.folder}")
-    if source.kind == "parquet":
-        import pyarrow.parquet
-
-        return pyarrow.parquet.read_table(path).to_pylist()
-    # Excel begins its files with a byte order mark.
-    with path.open(encoding="utf-8-sig", newline="" if source.kind == "csv" else "\n") as stream:
-        try:
-            return _json_rows(stream, path) if source.kind == "jsonl" else _table_rows(stream, path, source.kind)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}: not UTF-8 text: {error}") from error
-
-
-def _json_rows(lines: Iterable[str], path: Path) -> Rows:
-    rows: Rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: not a line of JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}:{number}: expected a JSON object, got {line.strip():.60}")
-        rows.append(row)
-    return rows
-
-
-def _table_rows(lines: Iterable[str], path: Path, kind: str) -> Rows:
-    # Texts are often longer than csv's own limit of 131,072 characters.
-    csv.field_size_limit(2**31 - 1)
-    if kind == "csv":
-        reader = csv.reader(lines, strict=True)
-    else:
-        reader = csv.reader((line.rstrip("\r\n") for line in lines), delimiter="\t", quoting=csv.QUOTE_NONE)
-    rows: Rows = []
-    try:
-        header = next(reader, [])
-        if len(set(header)) != len(header):
-            raise DataError(f"{path}:1: a column stands twice in the header: {', '.join(header)}")
-        for fields in reader:
-            if len(fields) not in (0, len(header)):
-                place = f"{path}:{reader.line_num}"
-                raise DataError(f"{place}: {len(fields)} fields, but the header names {len(header)} columns")
-            if fields:
-                rows.append(dict(zip(header, fields, strict=True)))
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not valid {kind.upper()}: {error}") from error
-    return rows
-
-
-def _used(sources: Mapping[str, Any], card: DatasetCard) -> dict[str, Rows]:
+def _used(found: Mapping[str, Any], card: DatasetCard) -> dict[str, Rows]:
     asked = _sources_of(card, set(card.split_names))
     for name in asked:
-        if name not in sources:
-            raise DataError(f"the source has no split {name!r}.{did_you_mean(name, sources)}")
-    return {name: list(sources[name]) for name in asked}
+        if name not in found:
+            raise DataError(f"the source has no split {name!r}.{did_you_mean(name, found)}")
+    return {name: list(found[name]) for name in asked}
 
 
 def _sources_of(card: DatasetCard, needed: set[str]) -> list[str]:
@@ -171,10 +95,10 @@ def _sources_of(card: DatasetCard, needed: set[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _labels_in(sources: dict[str, Rows], card: DatasetCard) -> tuple[str, ...]:
+def _labels_in(tables: dict[str, Rows], card: DatasetCard) -> tuple[str, ...]:
     """Label names found in the data, sorted (numbers by value): for cards that do not list them."""
     found: set[str] = set()
-    for split, rows in sources.items():
+    for split, rows in tables.items():
         _check_columns(rows, split, card, ())
         for row in rows:
             value = row.get(card.columns.label)
@@ -223,8 +147,14 @@ def _parse(
         seen_ids.add(identity)
         place = f"row {identity} of the split {split!r}"
         text, pair = (_text(row, column, place, clean) for column in (columns.text, columns.text_pair))
-        label = _label(row, card, labels, label_ids, place)
-        parsed = {"id": identity, "text": text, "text_pair": pair, "label": label}
+        parsed = {"id": identity, "text": text, "text_pair": pair}
+        if columns.answers is None:
+            parsed["label"] = _label(row, card, labels, label_ids, place)
+        else:
+            _field(row, columns.answers, place)
+            parsed |= {**squad.answers_of(row, columns.answers, place), "title": ""}
+        if columns.group is not None:
+            parsed["title"] = _text(row, columns.group, place, [])
         why = _reason_to_drop(parsed, card, labels, seen_texts)
         if why:
             dropped[why] += 1
@@ -250,7 +180,8 @@ def _check_columns(rows: Rows, split: str, card: DatasetCard, labels: tuple[str,
     if not rows:
         raise DataError(f"the split {split!r} is empty: the source holds no rows for it")
     columns = card.columns
-    wanted = [columns.text, columns.text_pair, columns.id, *(labels if columns.label_flags else [columns.label])]
+    wanted = [columns.text, columns.text_pair, columns.id, columns.group, columns.answers]
+    wanted += labels if columns.label_flags else [] if columns.answers else [columns.label]
     for name in wanted:
         if name is not None and name not in rows[0]:
             raise DataError(f"the split {split!r} has no column {name!r}.{did_you_mean(name, rows[0])}")
@@ -332,21 +263,48 @@ def _reason_to_drop(row: dict[str, Any], card: DatasetCard, labels: tuple[str, .
     return None
 
 
-def _divide(parsed: dict[str, Split], card: DatasetCard, needed: set[str]) -> dict[str, Split]:
+def _divide(parsed: dict[str, Split], card: DatasetCard, needed: set[str]) -> tuple[dict[str, Split], list[str]]:
     splits = {name: replace(parsed[source], name=name) for name, source in card.splits.items() if name in needed}
+    notes: list[str] = []
     for part in (part for part in card.divide if not needed.isdisjoint(part.into)):
         rows = [{**row, "id": _joined_id(row, name, card, part)} for name in part.of for row in parsed[name].rows]
         dropped = sum((Counter(parsed[name].dropped) for name in part.of), Counter[str]())
-        numbers = divide(
-            [str(row["label"]) for row in rows],
-            part.into,
-            stratified=part.stratified,
-            balanced=part.balanced,
-            seed=part.seed,
-        )
-        for name, chosen in numbers.items():
+        for name, chosen in _divided(rows, part).items():
             splits[name] = Split(name=name, rows=[rows[number] for number in chosen], dropped=dict(dropped))
-    return splits
+            asked = part.into[name]
+            if part.by_group and name in needed:
+                share = f", {len(chosen) / len(rows):.3g} of all," if isinstance(asked, float) else ""
+                notes.append(f"{name}: {len(chosen)} rows{share} for {asked} asked: groups stay together")
+    return splits, notes
+
+
+def _divided(rows: Rows, part: Divide) -> dict[str, list[int]]:
+    labels = [str(row["label"]) for row in rows]
+    if not part.by_group:
+        return divide(labels, part.into, stratified=part.stratified, balanced=part.balanced, seed=part.seed)
+    for row in rows:
+        if not row["title"]:
+            raise DataError(f"row {row['id']} belongs to no group, so divide.by_group can't place it")
+    return divide_groups(labels, [row["title"] for row in rows], part.into, stratified=part.stratified, seed=part.seed)
+
+
+def _aligned(split: Split, card: DatasetCard) -> Split:
+    """The split without the rows whose answers are elsewhere, if the card says so; what is scored is never left out."""
+    if card.columns.answers is None:
+        return split
+    wrong = {row["id"]: why for row in split.rows if (why := squad.misaligned(row))}
+    if not wrong:
+        return split
+    identity, why = next(iter(wrong.items()))
+    if not (card.filters.drop_misaligned and split.name == "train"):
+        place = f"row {identity} of the split {split.name!r}: {why}; {len(wrong)} such rows"
+        if split.name == "train":
+            raise DataError(f"{place}; mend them, or set filters.drop_misaligned: true")
+        raise DataError(f"{place}; mend them: nothing is left out of a split that is scored")
+    kept = [row for row in split.rows if row["id"] not in wrong]
+    if not kept:
+        raise DataError(f"the split {split.name!r} is empty: left out {len(wrong)} rows by drop_misaligned")
+    return replace(split, rows=kept, dropped={**split.dropped, "drop_misaligned": len(wrong)})
 
 
 def _joined_id(row: dict[str, Any], split: str, card: DatasetCard, part: Divide) -> str:
@@ -364,8 +322,8 @@ def _limited(split: Split, limit: int | None) -> Split:
     return replace(split, rows=[split.rows[number] for number in drawn], dropped=dropped)
 
 
-def _without_leaks(splits: dict[str, Split], policy: str) -> tuple[dict[str, Split], list[str]]:
-    """Texts (with their pair) of train or validation that stand in a scored split too: refused, dropped or allowed."""
+def _without_leaks(splits: dict[str, Split], card: DatasetCard) -> tuple[dict[str, Split], list[str]]:
+    """Rows of train or validation that share a text or a group with a scored split: refused, dropped or allowed."""
     order = [*(name for name in splits if name not in ("validation", "train")), "validation", "train"]
     seen: dict[str, str] = {}
     result, notes = dict(splits), []
@@ -373,25 +331,35 @@ def _without_leaks(splits: dict[str, Split], policy: str) -> tuple[dict[str, Spl
         split = splits.get(name)
         if split is None:
             continue
-        leaks = [row for row in split.rows if _key(row) in seen] if name in ("validation", "train") else []
-        if leaks:
-            sentence = _leak_sentence(name, leaks, seen)
-            kept = [row for row in split.rows if _key(row) not in seen]
-            if policy == "error":
+        keys = {row["id"]: _leak_keys(row) for row in split.rows}
+        leaks = {identity: seen[key] for identity, each in keys.items() for key in each if key in seen}
+        if leaks and name in ("validation", "train"):
+            sentence = _leak_sentence(name, leaks, "passages or articles" if card.columns.answers else "texts")
+            kept = [row for row in split.rows if row["id"] not in leaks]
+            if card.leakage == "error":
                 raise DataError(f"leakage: {sentence}; set leakage: drop in the dataset card to leave them out")
-            if policy == "drop" and not kept:
+            if card.leakage == "drop" and not kept:
                 raise DataError(f"leakage: {sentence}, and the split would be empty without them")
-            if policy == "drop":
+            if card.leakage == "drop":
                 result[name] = replace(split, rows=kept, dropped={**split.dropped, "leakage": len(leaks)})
             else:
                 notes.append(f"leakage allowed by the card: {sentence}")
-        seen.update({_key(row): row["id"] for row in result[name].rows})
+        seen.update({key: row["id"] for row in result[name].rows for key in keys[row["id"]]})
     return result, notes
 
 
-def _leak_sentence(name: str, leaks: Rows, seen: dict[str, str]) -> str:
-    shown = ", ".join(f"{row['id']} = {seen[_key(row)]}" for row in leaks[:3])
-    return f"{len(leaks)} texts of {name!r} stand in another split too ({shown}{', ...' if len(leaks) > 3 else ''})"
+def _leak_sentence(name: str, leaks: dict[str, str], what: str) -> str:
+    shown = ", ".join(f"{identity} = {other}" for identity, other in list(leaks.items())[:3])
+    more = ", ..." if len(leaks) > 3 else ""
+    if what == "texts":
+        return f"{len(leaks)} texts of {name!r} stand in another split too ({shown}{more})"
+    return f"the {what} of {len(leaks)} rows of {name!r} stand in another split too ({shown}{more})"
+
+
+def _leak_keys(row: dict[str, Any]) -> list[str]:
+    # Whoever has read a passage in training knows it, whatever was asked: the question does not count.
+    text = cleaning.normalized(row["text"]) if "answers" in row else _key(row)
+    return [f"text {text}", *([f"group {row['title']}"] if row.get("title") else [])]
 
 
 def _key(row: dict[str, Any]) -> str:

@@ -85,8 +85,8 @@ class WatchedTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The Trainer's own, or TRL's, but where the model gives the loss on its answers alone."""
-        if not self.fit.on_answers_alone:
+        """The Trainer's own, or TRL's, but where the model gives the loss on its answers alone, or the task its own."""
+        if not (self.fit.on_answers_alone or self.fit.by_task):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         loss = self.fit.batch_loss(model, inputs, num_items_in_batch)
         # As in the Trainer: the items are those of all processes, and DDP averages what each of them gives.

@@ -253,6 +253,11 @@ class Fit:
         return step == 1 or step % self.settings.log_every == 0 or step == self.budget.steps
 
     @property
+    def by_task(self) -> bool:
+        """Whether the head's outputs are the task's own, so that only the task can read a loss from them."""
+        return self.objective == "head" and hasattr(self.scoring.task, "loss_of")
+
+    @property
     def by_encoder_decoder(self) -> bool:
         """Whether answers are written by an encoder-decoder."""
         return self.objective == "text" and unwrapped(self.model).config.is_encoder_decoder
@@ -274,7 +279,10 @@ class Fit:
             # No label in any batch of the step: a sum of nothing, not 0 / 0.
             return model(**batch).loss / torch.as_tensor(items).clamp(min=1)
         inputs = {name: value for name, value in batch.items() if name != "labels"}
-        return self.loss(model(**inputs).logits, batch["labels"], items)
+        outputs = model(**inputs)
+        if self.by_task:
+            return self.scoring.task.loss_of(outputs, batch) / items
+        return self.loss(outputs.logits, batch["labels"], items)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, items: Any) -> torch.Tensor:
         """Loss of a micro-batch: its sum over label items, over the items of the whole optimiser step.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import data, dropin, launch, metricset, questions, record
+from bench import data, dropin, launch, metricset, questions, record, squad
 from bench import model as models
 from bench import tokenizer as tokenizers
 from bench.comparability import comparability
@@ -49,8 +49,10 @@ def load_data(run: Run) -> Material:
         _confirm_remote_code(run)
         _check_trackers(recipe, plan)
         corpus = _load_corpus(run, plan)
-        texts = (row["text"] for row in corpus.splits["train"].rows) if "train" in corpus.splits else iter(())
+        rows = corpus.splits["train"].rows if "train" in corpus.splits else []
+        texts = (text for row in rows for text in (row["text"], row["text_pair"]) if text)
         tokenizer, notes = tokenizers.build(recipe.model, models.locate(recipe.model), texts)
+        squad.check_version(corpus.version, run.resolved.metric_names)
         kinds = {"multi_label": recipe.dataset.multi_label, "num_labels": len(corpus.labels)}
         metrics = metricset.MetricSet(run.resolved.metric_names, **kinds)
         # A metric that written answers can't have keeps nobody from comparing them by the others.
@@ -99,6 +101,12 @@ def _load_corpus(run: Run, plan: dropin.LoadPlan) -> data.Corpus:
 def _encode(run: Run, corpus: data.Corpus, plan: dropin.LoadPlan, task: Any, tokenizer: Any) -> Any:
     """(scored splits, the split to learn from, how answers are read) for a task head or for text."""
     recipe = run.resolved.recipe
+    if recipe.objective == "head" and hasattr(task, "encode_splits"):
+        run.record.speed["token_cache"] = False  # windows hold more than tokens
+        windows = task.encode_splits(corpus, tokenizer, recipe)
+        for note in windows.notes:
+            run.record.note(note)
+        return windows.splits, windows.train, windows.reader
     if recipe.objective == "head":
         found = _encode_heads(run, corpus, task, tokenizer)
         return found, found["train"], None

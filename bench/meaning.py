@@ -6,6 +6,7 @@ from bench import cleaning, dropin
 from bench.errors import RecipeError, did_you_mean
 from bench.settings import DatasetCard, Head, Prompting, Recipe
 from bench.strictyaml import Layers, Path_
+from bench.training_settings import Spans
 
 
 def check(recipe: Recipe, options: Any, metric_names: tuple[str, ...], layers: Layers) -> None:
@@ -101,6 +102,11 @@ def _check_objective(recipe: Recipe, layers: Layers) -> None:
     if objective not in objectives:
         place = layers.place(("objective",))
         raise RecipeError(f"{place}: method {method!r} has no objective {objective!r}; set objective: {objectives[0]}")
+    if recipe.spans != Spans() and recipe.dataset.task != "question_answering":
+        raise RecipeError(f"{layers.place(('spans',))}: only the task question_answering looks for spans")
+    if recipe.training.label_smoothing and recipe.dataset.task == "question_answering":
+        place = layers.place(("training", "label_smoothing"))
+        raise RecipeError(f"{place}: the two ends of an answer are learned as they are, without label smoothing")
     if objective == "head":
         if recipe.prompting != Prompting():
             raise RecipeError(f"{layers.place(('prompting',))}: only a recipe with `objective: text` has a prompt")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,10 @@ class Predictions:
 
     predictions, references: [examples] label ids, or [examples, labels] of 0 and 1. scores: [examples, labels]
     probabilities. extra: per example, what is only written down, e.g. a generated text.
+
+    Of answers in words: predictions [examples] texts ("" for "there is no answer", None for a missing one),
+    references [examples] lists of gold texts (empty where there is no answer), an array of objects: `per_row`.
+    scores: [examples, 1] probabilities that there is no answer, or [examples, 0] where nothing gives them.
     """
 
     ids: tuple[str, ...]
@@ -38,14 +43,24 @@ class Predictions:
     extra: tuple[dict[str, Any], ...] = ()
 
 
+def per_row(items: Iterable[Any]) -> np.ndarray:
+    """[examples] Python objects; `np.array` would make a table of lists of equal length."""
+    return np.fromiter(items, dtype=object)
+
+
 class MetricSet:
-    """Loads metrics once; `scores` gives values with intervals, `values` the bare numbers."""
+    """Loads metrics once; `scores` gives values with intervals, `values` the bare numbers.
+
+    Raises SetupError for metrics of answers in words beside metrics of labels.
+    """
 
     def __init__(self, names: tuple[str, ...], *, multi_label: bool, num_labels: int) -> None:
         self.num_labels = num_labels
         self.multi_label = multi_label
         config = "multilabel" if multi_label else "default"
         self.own = [_own_metric(name, config) for name in names if not name.startswith("evaluate:")]
+        if len({metric.reads == "answers" for metric in self.own}) > 1:
+            raise SetupError(f"metrics of answers in words don't go with metrics of labels: {', '.join(names)}")
         foreign = [name.removeprefix("evaluate:") for name in names if name.startswith("evaluate:")]
         self.foreign = {name: _foreign_metric(name, config) for name in foreign}
 
@@ -72,6 +87,7 @@ class MetricSet:
             for name, value in metric.values(sums, self.num_labels).items():
                 if np.ndim(value) == 0:
                     found[name] = float(value)
+            found.update(_swept(metric, predictions))
         for metric in self.foreign.values():
             found.update(self._foreign_values(metric, predictions.predictions, predictions.references))
         return found
@@ -103,7 +119,8 @@ class MetricSet:
         intervals: dict[str, tuple[Any, Any, str]] = {
             name: (*stats.wilson(successes, trials), "wilson 95 %") for name, (successes, trials) in proportions.items()
         }
-        rest = [name for name in values if name not in intervals and name != "confusion_matrix"]
+        bare = ("confusion_matrix", *getattr(metric, "counts", ()))
+        rest = [name for name in values if name not in intervals and name not in bare]
         if rest:
             drawn = stats.bootstrap(
                 statistics, lambda sums: metric.values(sums, self.num_labels), draws=BOOTSTRAP_DRAWS
@@ -113,12 +130,12 @@ class MetricSet:
         signatures = metric.signatures()
         return {
             name: _score(value, intervals.get(name), len(predictions.ids), signatures[name])
-            for name, value in values.items()
+            for name, value in {**values, **_swept(metric, predictions)}.items()
         }
 
     def _foreign_values(self, metric: Any, predictions: Any, references: Any) -> dict[str, float]:
         extra = {"average": "macro"} if "average" in inspect.signature(metric._compute).parameters else {}
-        computed = metric.compute(predictions=np.asarray(predictions), references=np.asarray(references), **extra)
+        computed = metric.compute(predictions=_column(predictions), references=_column(references), **extra)
         found = {
             f"evaluate:{name}": float(value)
             for name, value in computed.items()
@@ -174,6 +191,11 @@ def _foreign_metric(name: str, config: str) -> Any:
         raise SetupError(f"the metric 'evaluate:{name}' can't be loaded{hint}: {text}") from error
 
 
+def _column(rows: Any) -> Any:
+    """An array of labels; texts, and lists of texts of any length, stay a list."""
+    return list(rows) if len(rows) and isinstance(rows[0], str | list | tuple | None) else np.asarray(rows)
+
+
 def _foreign_signature(metric: Any) -> str:
     import evaluate
 
@@ -189,6 +211,13 @@ def _foreign_signature(metric: Any) -> str:
 
 def _read_by(metric: Any, predictions: Predictions) -> np.ndarray:
     return predictions.scores if metric.reads == "scores" else predictions.predictions
+
+
+def _swept(metric: Any, predictions: Predictions) -> dict[str, float]:
+    """Values that are tuned over thresholds of a probability and so are no function of sums; {} without one."""
+    if not hasattr(metric, "sweep") or not predictions.scores.size:
+        return {}
+    return metric.sweep(predictions.predictions, predictions.references, predictions.scores[:, 0])
 
 
 def _score(value: Any, interval: tuple[Any, Any, str] | None, examples: int, signature: str) -> Score:
@@ -213,8 +242,11 @@ def _plain(value: Any) -> Any:
 def baselines(metrics: MetricSet, train_references: np.ndarray, split: Predictions) -> dict[str, dict[str, float]]:
     """What needs no model: the training split's majority label, and labels drawn by their training shares.
 
-    `random` is the mean over 100 seeded draws. For several labels, each label is decided by itself.
+    `random` is the mean over 100 seeded draws. For several labels, each label is decided by itself. Of answers in
+    words: `no_answer`, which says of every question that it has none, if that is true of any; else {}.
     """
+    if split.references.dtype == object:
+        return _answer_baselines(metrics, split)
     labels, rows = metrics.num_labels, len(split.ids)
     if metrics.multi_label:
         shares = train_references.mean(0)
@@ -241,3 +273,12 @@ def _constant_scores(metrics: MetricSet, split: Predictions, drawn: np.ndarray, 
         raise ScoreError(f"a baseline has the shape {drawn.shape}, the references {split.references.shape}")
     guess = Predictions(ids=split.ids, predictions=drawn, references=split.references, scores=scores)
     return metrics.values(guess)
+
+
+def _answer_baselines(metrics: MetricSet, split: Predictions) -> dict[str, dict[str, float]]:
+    rows = len(split.ids)
+    if all(len(golds) for golds in split.references):
+        return {}  # the empty answer would score 0
+    silent = per_row([""] * rows)
+    guess = Predictions(ids=split.ids, predictions=silent, references=split.references, scores=np.empty((rows, 0)))
+    return {"no_answer": metrics.values(guess)}

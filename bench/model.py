@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from bench import heads
+from bench import heads, span_heads
 from bench.dropin import LoadPlan
 from bench.errors import SetupError
 from bench.heads import MISSING, newly_initialized_modules
@@ -64,6 +64,8 @@ def build(
     """
     config = make_config(card, labels, multi_label, tokenizer, weights, auto_class=auto_class, keep_head=keep_head)
     family = getattr(transformers, auto_class)
+    if auto_class == span_heads.AUTO_CLASS:
+        span_heads.register(config)
     quantized = _check_quantization(config, card, plan, weights)
     if weights == "random":
         model = _from_config(family, config, card, plan)
@@ -249,11 +251,14 @@ def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPla
             attn_implementation=card.attention,
             dtype=_body_type(card, plan),
             output_loading_info=True,
+            key_mapping=span_heads.key_mapping(config) if family.__name__ == span_heads.AUTO_CLASS else None,
             ignore_mismatched_sizes=True,
             **extra,
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _not_suitable(family, config, card, error) from error
+    if family.__name__ == span_heads.AUTO_CLASS and span_heads.key_mapping(config):
+        span_heads.keep_names(model)
     # A head for other labels than ours is replaced by a new one; any other misfit means a broken checkpoint.
     unfit = {key for key, *_ in loading["mismatched_keys"]}
     wrong = sorted(key for key in unfit if key.split(".")[0] not in heads.head_names(model))

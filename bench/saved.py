@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bench import adapters, dropin, heads, record
+from bench import adapters, dropin, heads, record, span_heads
 from bench.errors import DataError, SetupError
 from bench.model import WRITERS, locate, task_settings
 from bench.settings import Head, ModelCard
@@ -114,6 +114,7 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
 
     content = _unmarked(folder / "config.json")
     config = type(transformers.AutoConfig.for_model(content["model_type"])).from_dict(content)
+    span_heads.register(config)
     model = _auto_class(description).from_pretrained(
         folder, config=config, use_safetensors=True, attn_implementation=description["model_card"]["attention"]
     )
@@ -155,8 +156,13 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
     base = str(folder / "base") if (folder / "base").is_dir() else str(locate(card))
     task = {} if _is_text(description) else task_settings(description["labels"], description["multi_label"])
     try:
-        model = _auto_class(description).from_pretrained(
+        config = transformers.AutoConfig.from_pretrained(base, revision=card.revision)
+        span_heads.register(config)
+        family = _auto_class(description)
+        renamed = span_heads.key_mapping(config) if family.__name__ == span_heads.AUTO_CLASS else None
+        model = family.from_pretrained(
             base,
+            key_mapping=renamed,
             revision=card.revision,
             **task,
             pad_token_id=description["pad_token_id"],

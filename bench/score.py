@@ -17,29 +17,35 @@ from bench import record
 from bench.console import Phase
 from bench.errors import DivergedError, ScoreError
 from bench.likelihood import default_budget, grouped
-from bench.metricset import MetricSet, Predictions
+from bench.metricset import MetricSet, Predictions, per_row
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One split ready for the model: `features[i]` belongs to `ids[i]`. truncated: how many texts were cut."""
+    """One split ready for the model: `features[i]` belongs to `ids[i]`. truncated: how many texts were cut.
+
+    sizes: tokens per example, where a feature is not one row of `input_ids`.
+    """
 
     name: str
     ids: tuple[str, ...]
     features: list[dict[str, Any]]
     truncated: int
+    sizes: tuple[int, ...] | None = None
 
     @property
     def lengths(self) -> list[int]:
         """Tokens per example."""
+        if self.sizes is not None:
+            return list(self.sizes)
         return [len(feature["input_ids"]) for feature in self.features]
 
     @property
     def references(self) -> np.ndarray:
-        """[examples] label ids, or [examples, labels] of 0 and 1."""
-        return np.array([feature["labels"] for feature in self.features])
+        """[examples] label ids, or [examples, labels] of 0 and 1; lists of gold texts where answers are spans."""
+        return _rows([feature["labels"] for feature in self.features], texts=self.sizes is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +214,7 @@ def _assembled(found: list[tuple[int, Answer]], split: Encoded) -> Predictions:
     order = [number for number, _ in found]
     return Predictions(
         ids=tuple(split.ids[number] for number in order),
-        predictions=np.array([answer.prediction for _, answer in found]),
+        predictions=_rows([answer.prediction for _, answer in found], texts=split.sizes is not None),
         references=split.references[order],
         scores=np.array([answer.scores for _, answer in found]),
         extra=tuple(answer.extra for _, answer in found),
@@ -222,11 +228,12 @@ def write_predictions(path: Path, predictions: Predictions, metrics: MetricSet, 
     for row, identity in enumerate(predictions.ids):
         # What was written has no probabilities.
         extra = predictions.extra[row] if predictions.extra else {}
+        names = ("no_answer",) if isinstance(predictions.predictions[row], str) else labels
         line = {
             "id": identity,
             "prediction": label_names(predictions.predictions[row], labels),
             "reference": label_names(predictions.references[row], labels),
-            "scores": None if "text" in extra else _named(labels, predictions.scores[row]),
+            "scores": None if "text" in extra else _named(names, predictions.scores[row]),
             "metrics": {name: float(values[row]) for name, values in per_example.items()},
             **extra,
         }
@@ -235,12 +242,18 @@ def write_predictions(path: Path, predictions: Predictions, metrics: MetricSet, 
     record.write_text(path, "\n".join(lines) + "\n")
 
 
+def _rows(items: list[Any], *, texts: bool) -> np.ndarray:
+    return per_row(items) if texts else np.array(items)
+
+
 def _named(labels: tuple[str, ...], scores: Any) -> dict[str, float]:
     return {name: float(score) for name, score in zip(labels, scores, strict=True)}
 
 
 def label_names(value: Any, labels: tuple[str, ...]) -> str | list[str] | None:
-    """Label name or names; None for -1, which stands for no answer."""
+    """Label name or names; None for -1, which stands for no answer. Texts are what they are."""
+    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+        return value
     if np.ndim(value) == 0:
         return labels[int(value)] if value >= 0 else None
     if min(value) < 0:

@@ -7,19 +7,23 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.errors import did_you_mean
 from bench.fieldtypes import Distinct, Inside, Misfit, Name, PositiveInt, Strict, Text
-from bench.training_settings import Evaluation, Speed, Training
+from bench.training_settings import Evaluation, Spans, Speed, Training
 
 PLACEHOLDERS = ("{text}", "{text_pair}", "{labels}")
-FILE_KINDS = ("jsonl", "csv", "tsv", "parquet")
+FILE_KINDS = ("jsonl", "csv", "tsv", "parquet", "squad")
+# The task whose rows have gold answers, and what their labels say of a question.
+ANSWERS_TASK = "question_answering"
+ANSWER_LABELS = ("unanswerable", "answerable")
 
 
 class Source(Strict):
     """Where rows come from. `folder` and `files` are for local files, `id` for the Hub and the built-in sets.
 
-    CSV follows RFC 4180; TSV has no quoting, as in GLUE's files. `seed` and `sizes` are the built-in sets' own.
+    CSV follows RFC 4180; TSV has no quoting, as in GLUE's files. `squad`: the official JSON of SQuAD v1.1 or v2.0, a
+    question a row. `seed` and `sizes` are the built-in sets' own.
     """
 
-    kind: Literal["hub", "jsonl", "csv", "tsv", "parquet", "saved", "builtin"]
+    kind: Literal["hub", "jsonl", "csv", "tsv", "parquet", "squad", "saved", "builtin"]
     id: Text | None = None
     config: str | None = None
     revision: str | None = None
@@ -47,22 +51,32 @@ class Source(Strict):
 
 
 class Columns(Strict):
-    """Names of the source's columns. `label_flags: true` means one true/false column per label, named as the label."""
+    """Names of the source's columns. `label_flags: true` means one true/false column per label, named as the label.
+
+    answers: gold answers with their offsets in `text`, for question answering; `text_pair` is then the question.
+    group: what a row belongs to, as a passage to its article; rows of one group should not be on both sides.
+    """
 
     id: Text | None = None
     text: Text = "text"
     text_pair: Text | None = None
     label: Text = "label"
     label_flags: bool = False
+    answers: Text | None = None
+    group: Text | None = None
 
 
 class Divide(Strict):
-    """Divides source splits into new ones, by share (0.7) or by count (300); `balanced` draws equally per label."""
+    """Divides source splits into new ones, by share (0.7) or by count (300); `balanced` draws equally per label.
+
+    by_group: rows that are alike in `columns.group` stay together, so that sizes and shares are only near those asked.
+    """
 
     of: Annotated[tuple[Text, ...], Field(min_length=1), Distinct]
     into: Annotated[dict[Name, Annotated[float, Field(gt=0)] | PositiveInt], Field(min_length=1)]
     stratified: bool = True
     balanced: bool = False
+    by_group: bool = False
     seed: int = 0
 
     @model_validator(mode="after")
@@ -70,17 +84,23 @@ class Divide(Strict):
         # The sum of shares like 0.7, 0.2 and 0.1 is not exactly 1.
         if sum(amount for amount in self.into.values() if isinstance(amount, float)) > 1 + 1e-9:
             raise Misfit("into", "shares must not exceed 1 together; a number of rows is written without a point")
+        if self.by_group and self.balanced:
+            raise Misfit("by_group", "whole groups can't be `balanced` too: that asks for an exact number per label")
         return self
 
 
 class Filters(Strict):
-    """Rows that are left out, each kind counted in the record."""
+    """Rows that are left out, each kind counted in the record.
+
+    drop_misaligned: rows of the training split (of no other) with an answer that does not stand where its offset says.
+    """
 
     min_words: PositiveInt | None = None
     max_words: PositiveInt | None = None
     labels: Annotated[tuple[Text, ...], Field(min_length=1), Distinct] | None = None
     drop_duplicates: bool = False
     drop_empty: bool = False
+    drop_misaligned: bool = False
 
     @model_validator(mode="after")
     def _possible(self) -> "Filters":
@@ -160,6 +180,34 @@ class DatasetCard(Strict):
         return self
 
     @model_validator(mode="after")
+    def _answers_fit(self) -> "DatasetCard":
+        columns = self.columns
+        if columns.answers is None:
+            wrong = {"task": self.task == ANSWERS_TASK, "source.kind": self.source.kind == "squad"}
+            wrong["filters.drop_misaligned"] = self.filters.drop_misaligned
+            reasons = dict.fromkeys(wrong, "needs `columns.answers`: where the gold answers are")
+        else:
+            labels = "a question is answerable or not: leave `labels` out, or write [unanswerable, answerable]"
+            wrong = {"columns.answers": self.task != ANSWERS_TASK, "columns.text_pair": columns.text_pair is None}
+            wrong |= {"columns.label": columns.label != "label", "multi_label": self.multi_label}
+            wrong |= {"labels": self.labels not in ((), ANSWER_LABELS), "clean": bool(self.clean)}
+            reasons = {
+                "columns.answers": f"only task {ANSWERS_TASK!r} has gold answers",
+                "columns.text_pair": "`columns.answers` needs the column of the question, as `text_pair`",
+                "columns.label": "with `columns.answers` the label is whether there is an answer; no column says so",
+                "multi_label": labels,
+                "labels": labels,
+                "clean": "no clean-up of passages: it would move the answers' offsets",
+            }
+        for key, is_wrong in wrong.items():
+            if is_wrong:
+                raise Misfit(key, reasons[key])
+        for number, part in enumerate(self.divide):
+            if part.by_group and columns.group is None:
+                raise Misfit(f"divide.{number}.by_group", "needs `columns.group`: what the rows belong to")
+        return self
+
+    @model_validator(mode="after")
     def _labels_fit(self) -> "DatasetCard":
         if self.columns.label_flags and not (self.labels and self.multi_label):
             raise Misfit("columns.label_flags", "one column per label needs `labels`, and `multi_label: true`")
@@ -171,7 +219,7 @@ class DatasetCard(Strict):
         for name in self.prompt.answers if self.prompt else ():
             if self.labels and name not in self.labels:
                 raise Misfit("prompt.answers", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
-        self._answers_fit()
+        self._words_fit()
         if self.prompt and ("{text_pair}" in self.prompt.template) != (self.columns.text_pair is not None):
             raise Misfit("prompt.template", "must hold {text_pair} where `columns.text_pair` is set, and only there")
         for number, part in enumerate(self.divide):
@@ -179,7 +227,7 @@ class DatasetCard(Strict):
                 raise Misfit(f"divide.{number}.balanced", "texts with several labels can't be balanced by label")
         return self
 
-    def _answers_fit(self) -> None:
+    def _words_fit(self) -> None:
         words = [self.prompt.answers.get(name, name) for name in self.labels] if self.prompt else []
         for number, word in enumerate(words):
             if not word.strip() or "\n" in word:
@@ -284,6 +332,7 @@ class Recipe(Strict):
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     speed: Speed = Speed()
+    spans: Spans = Spans()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
     save: bool = True
     trackers: Annotated[tuple[Literal["wandb", "tensorboard", "mlflow", "trackio"], ...], Distinct] = ()

@@ -45,7 +45,7 @@ def build_model(run: Run, material: Material) -> None:
             plan,
             auto_class=questions.auto_class(recipe) if recipe.objective == "text" else material.task.AUTO_CLASS,
             head=recipe.head,
-            labels=material.corpus.labels if recipe.objective == "head" else (),
+            labels=_head_outputs(material) if recipe.objective == "head" else (),
             keep_head=recipe.prompting.answer == "entailment",
             multi_label=recipe.dataset.multi_label,
             tokenizer=material.tokenizer,
@@ -68,6 +68,11 @@ def build_model(run: Run, material: Material) -> None:
         f"{run.record.model.class_}: {counts['total']:,} parameters, {counts['trainable']:,} trainable "
         f"({counts['trainable'] / counts['total']:.2%})"
     )
+
+
+def _head_outputs(material: Material) -> tuple[str, ...]:
+    """A task whose head does not tell labels apart says what it does tell."""
+    return getattr(material.task, "HEAD_OUTPUTS", material.corpus.labels)
 
 
 def _plan_budget(run: Run, material: Material, most: int | None = None) -> None:
@@ -254,6 +259,8 @@ def save(run: Run, material: Material) -> None:
                 "multi_label": recipe.dataset.multi_label,
                 "threshold": recipe.evaluation.threshold,
                 "max_length": recipe.max_length,
+                "spans": recipe.spans.model_dump(),
+                "version": material.corpus.version,
                 "method": recipe.method.name,
                 "pooling": material.plan.features.get("pooling"),
                 "head": recipe.head.model_dump(),

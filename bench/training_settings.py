@@ -69,6 +69,20 @@ class Evaluation(Strict):
     metrics: Annotated[tuple[Text, ...], Distinct] = ()
 
 
+class Spans(Strict):
+    """How answers that are spans of a passage are found.
+
+    doc_stride: tokens of the passage that two neighbouring windows share. n_best: spans that are kept of a window.
+    max_answer_length: in tokens. null_score_diff_threshold: there is no answer where that score is beaten by more than
+    this (SQuAD v2.0 only).
+    """
+
+    doc_stride: Annotated[int, Field(ge=0, lt=2**31)] = 64
+    n_best: PositiveInt = 20
+    max_answer_length: PositiveInt = 30
+    null_score_diff_threshold: float = 0.0
+
+
 class Speed(Strict):
     """Ways to the same losses and scores in less time and memory; each can be switched off to compare.
 

@@ -8,10 +8,29 @@ import pytest
 from sklearn import metrics as sklearn
 
 from bench.errors import ScoreError, SetupError
-from bench.metricset import MetricSet, Predictions, baselines
+from bench.metricset import MetricSet, Predictions, baselines, per_row
 
 SINGLE = ("accuracy", "f1", "precision", "recall", "mcc", "loss", "confusion_matrix", "per_label_accuracy")
 SEVERAL = ("jaccard", "f1", "hamming_accuracy", "subset_accuracy", "loss", "per_label_accuracy")
+OF_ANSWERS = ("squad_v2", "bleu", "rouge", "meteor")
+TUNED = {f"squad_v2_best_{name}" for name in ("exact", "exact_thresh", "f1", "f1_thresh")}
+COUNTED = {"squad_v2_HasAns_total", "squad_v2_NoAns_total", "squad_v2_missing", "bleu_left_out"}
+SAME = """
+import datasets
+import evaluate
+
+
+class Same(evaluate.Metric):
+    def _info(self):
+        text = datasets.Value("string")
+        features = datasets.Features({"predictions": text, "references": datasets.Sequence(text)})
+        return evaluate.MetricInfo(description="d", citation="c", inputs_description="i", features=features)
+
+    def _compute(self, predictions, references):
+        assert {type(item) for item in references} == {list}
+        same = [text in (golds or [""]) for text, golds in zip(predictions, references, strict=True)]
+        return {"same": sum(same) / len(same)}
+"""
 SHARE = """
 import datasets
 import evaluate
@@ -55,6 +74,24 @@ def several(examples=60, seed=0):
         predictions=(scores >= 0.5).astype(int),
         references=references,
         scores=scores,
+    )
+
+
+def in_words(examples=60, seed=0, unanswerable=0.3, probabilities=True):
+    """Answers of one to six words, a good part of them right; two golds each, or none."""
+    generator = np.random.default_rng(seed)
+
+    def text():
+        return " ".join(generator.choice(["cat", "sat", "on", "mat", "Zürich", "well-known"], generator.integers(1, 7)))
+
+    references = [[] if generator.random() < unanswerable else [text(), text()] for _ in range(examples)]
+    kinds = generator.choice(3, examples, p=[0.6, 0.3, 0.1])
+    answers = [((golds or [""])[-1], text(), "")[kind] for kind, golds in zip(kinds, references, strict=True)]
+    return Predictions(
+        ids=tuple(f"{number:03}" for number in range(examples)),
+        predictions=per_row(answers),
+        references=per_row(references),
+        scores=generator.random((examples, int(probabilities))),
     )
 
 
@@ -275,3 +312,85 @@ def test_references_of_another_shape_are_refused():
     wrong = Predictions(ids=("a",), predictions=np.array([0]), references=np.array([[0, 1, 0]]), scores=np.ones((1, 3)))
     with pytest.raises(ScoreError, match="a baseline has the shape"):
         baselines(metrics, np.array([0, 1]), wrong)
+
+
+# ---------------------------------------------------------------- answers in words
+
+
+def test_a_row_for_each_list_of_golds():
+    rows = per_row([["a", "b"], ["c", "d"]])
+    assert rows.shape == (2,)
+    assert rows[np.array([1, 0])].tolist() == [["c", "d"], ["a", "b"]]
+    assert per_row([]).shape == (0,)
+
+
+def test_scores_of_answers_have_intervals_and_signatures():
+    metrics = MetricSet(OF_ANSWERS, multi_label=False, num_labels=2)
+    found = in_words()
+    scores, signatures = metrics.scores(found), metrics.signatures()
+    assert set(signatures) == set(scores)
+    assert len(set(signatures.values())) == len(signatures)
+    assert metrics.scores(found) == scores
+    for name, score in scores.items():
+        assert score.signature == signatures[name]
+        assert score.examples == 60
+        # A number of questions is not estimated, and the best threshold is tuned on the very examples.
+        if name in COUNTED | TUNED:
+            assert (score.interval, score.low, score.high) == (None, None, None)
+        else:
+            exact = name.endswith("_exact") or name == "squad_v2_NoAns_f1"
+            assert score.interval == ("wilson 95 %" if exact else "bootstrap 95 %, 2000 draws by example")
+            assert score.low < score.value < score.high
+    assert scores["squad_v2_HasAns_total"].value == sum(bool(golds) for golds in found.references)
+    assert scores["squad_v2_NoAns_total"].value == scores["bleu_left_out"].value
+    assert metrics.values(found) == pytest.approx({name: score.value for name, score in scores.items()})
+
+
+def test_tuned_values_need_probabilities():
+    metrics = MetricSet(("squad_v2",), multi_label=False, num_labels=2)
+    with_them, without = (metrics.scores(in_words(probabilities=yes)) for yes in (True, False))
+    assert set(with_them) - set(without) == TUNED
+    assert set(metrics.values(in_words(probabilities=False))) == set(without)
+    assert with_them["squad_v2_best_exact"].value >= with_them["squad_v2_exact"].value
+    assert metrics.higher_is_better("squad_v2_f1")
+
+
+def test_answers_to_questions_that_all_have_one():
+    metrics = MetricSet(("squad",), multi_label=False, num_labels=2)
+    found = in_words(unanswerable=0)
+    scores = metrics.scores(found)
+    assert set(scores) == {"squad_exact_match", "squad_f1", "squad_missing"}
+    per_example = metrics.per_example(found)
+    assert per_example["squad_f1"].mean() == pytest.approx(scores["squad_f1"].value)
+    assert per_example["squad_exact_match"].sum() == sum(
+        answer in golds for answer, golds in zip(found.predictions, found.references, strict=True)
+    )
+    # Nothing that needs no model scores above 0.
+    assert baselines(metrics, np.array([1, 1]), found) == {}
+
+
+def test_the_baseline_that_never_answers():
+    metrics = MetricSet(("squad_v2", "rouge", "bleu"), multi_label=False, num_labels=2)
+    found = in_words()
+    (line,) = baselines(metrics, np.array([0, 1]), found).items()
+    name, values = line
+    share = np.mean([not golds for golds in found.references])
+    assert name == "no_answer"
+    assert 0 < share < 1
+    assert values["squad_v2_exact"] == values["squad_v2_f1"] == values["rougeL"] == pytest.approx(share)
+    assert (values["squad_v2_NoAns_f1"], values["squad_v2_HasAns_f1"], values["bleu"]) == (1, 0, 0)
+    assert not TUNED & set(values)
+
+
+def test_a_metric_of_other_people_reads_answers(tmp_path):
+    (tmp_path / "same.py").write_text(SAME)
+    found = in_words()
+    scores = MetricSet((f"evaluate:{tmp_path}/same.py",), multi_label=False, num_labels=2).scores(found)
+    expected = np.mean([a in (golds or [""]) for a, golds in zip(found.predictions, found.references, strict=True)])
+    assert scores["evaluate:same"].value == pytest.approx(expected)
+    assert scores["evaluate:same"].low < expected < scores["evaluate:same"].high
+
+
+def test_metrics_of_answers_and_of_labels_do_not_mix():
+    with pytest.raises(SetupError, match="don't go with metrics of labels: squad, accuracy"):
+        MetricSet(("squad", "accuracy"), multi_label=False, num_labels=2)

@@ -17,6 +17,22 @@ MODELS = [path.stem for path in find_cards("model") if not path.stem.startswith(
 DATASETS = {path.stem: path for path in find_cards("dataset")}
 HUB = {name: path for name, path in DATASETS.items() if load_card("dataset", path).source.kind == "hub"}
 LARGE = [name for name in MODELS if "_7b" in name]
+
+
+def questions(article, answers):
+    """Rows of SQuAD in the Hub's flat form: passages of one article, each with a question."""
+    return [
+        {
+            "id": f"{article}-{number}",
+            "title": article,
+            "context": f"Passage {number} of {article}.",
+            "question": f"What is it, {number}?",
+            "answers": {"text": [f"Passage {number}"][:answers], "answer_start": [0][:answers]},
+        }
+        for number in range(10)
+    ]
+
+
 # The columns of the Hub's data sets as they are published; the test labels of GLUE are secret.
 EMOTIONS = ("anger", "anticipation", "disgust", "fear", "joy", "love", "optimism", "pessimism", "sadness", "surprise")
 ROWS = {
@@ -42,6 +58,14 @@ ROWS = {
             },
         ]
         for split in ("train", "test", "validation")
+    },
+    "squad": {
+        "train": [row for number in range(10) for row in questions(f"article {number}", 1)],
+        "validation": questions("another article", 1),
+    },
+    "squad_v2": {
+        "train": [row for number in range(10) for row in questions(f"article {number}", number % 2)],
+        "validation": [*questions("one more", 1), *questions("and another", 0)],
     },
 }
 
@@ -197,6 +221,16 @@ def test_emotions_are_read_from_their_columns(hub):
     assert corpus.labels == (*EMOTIONS, "trust")
     for split in corpus.splits.values():
         assert [row["label"] for row in split.rows] == [[0] * 10 + [1], [0] * 11]
+
+
+@pytest.mark.parametrize(("name", "version", "answerable"), [("squad", "1.1", [10, 0]), ("squad_v2", "2.0", [10, 10])])
+def test_squad_holds_whole_articles_out_of_the_training(hub, name, version, answerable):
+    corpus = hub(name)
+    counts = corpus.splits["test"].labels(corpus.labels)
+    assert (corpus.version, [counts["answerable"], counts["unanswerable"]]) == (version, answerable)
+    titles = {split: {row["title"] for row in found.rows} for split, found in corpus.splits.items()}
+    assert [len(titles["train"]), len(titles["validation"])] == [9, 1]
+    assert not titles["train"] & titles["validation"]
 
 
 def test_the_files_of_the_task_itself_are_read(tmp_path):

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from bench.errors import DataError
-from bench.splits import divide, label_counts
+from bench.splits import divide, divide_groups, label_counts
 
 LABELS = ["a"] * 60 + ["b"] * 30 + ["c"] * 10
 
@@ -135,3 +135,125 @@ def test_label_counts():
     assert label_counts([0, 1, 1], ("no", "yes", "maybe")) == {"no": 1, "yes": 2, "maybe": 0}
     assert label_counts([[1, 0], [1, 1], [0, 0]], ("x", "y")) == {"x": 2, "y": 1}
     assert label_counts([], ("x",)) == {"x": 0}
+
+
+# ---------------------------------------------------------------- groups that stay together
+
+
+def grouped(sizes, seed=0, rare=0.3):
+    """(labels, groups): groups of these sizes, each with its own share of the label "no"."""
+    chooser = random.Random(seed)
+    labels, groups = [], []
+    for number, size in enumerate(sizes):
+        share = chooser.random() * 2 * rare
+        labels += ["no" if chooser.random() < share else "yes" for _ in range(size)]
+        groups += [f"group {number}"] * size
+    rows = list(zip(labels, groups, strict=True))
+    chooser.shuffle(rows)
+    return [label for label, _ in rows], [group for _, group in rows]
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("into", [{"train": 0.8, "test": 0.2}, {"a": 0.7, "b": 0.2, "c": 0.1}, {"a": 500, "b": 0.3}])
+def test_groups_stay_together_near_the_sizes_and_shares_asked(into, seed):
+    chooser = random.Random(seed)
+    labels, groups = grouped([chooser.randrange(5, 60) for _ in range(60)], seed)
+    found = divide_groups(labels, groups, into, seed=seed)
+    assert list(found) == list(into)
+    sides = [{groups[row] for row in rows} for rows in found.values()]
+    assert sum(map(len, sides)) == len(set().union(*sides)), "a group is in two splits"
+    assert all(rows == sorted(set(rows)) for rows in found.values())
+    share = labels.count("no") / len(labels)
+    for name, rows in found.items():
+        asked = into[name] * len(labels) if isinstance(into[name], float) else into[name]
+        assert abs(len(rows) - asked) <= 0.02 * asked + 1, name
+        assert abs(sum(labels[row] == "no" for row in rows) / len(rows) - share) < 0.02, name
+        # A group is in a split whole.
+        assert {row for row, group in enumerate(groups) if group in {groups[row] for row in rows}} == set(rows)
+    if all(isinstance(amount, float) for amount in into.values()):
+        assert sum(len(rows) for rows in found.values()) == len(labels)
+
+
+def test_as_many_articles_as_squad_has():
+    """442 articles of unequal length, and as many answerable questions as in SQuAD v2.0."""
+    chooser = random.Random(4)
+    labels, groups = grouped([int(chooser.lognormvariate(5.5, 0.5)) for _ in range(442)], rare=1 / 3)
+    found = divide_groups(labels, groups, {"train": 0.95, "validation": 0.05})
+    share = labels.count("no") / len(labels)
+    for name, asked in (("train", 0.95), ("validation", 0.05)):
+        assert len(found[name]) / len(labels) == pytest.approx(asked, abs=0.0005)
+        assert sum(labels[row] == "no" for row in found[name]) / len(found[name]) == pytest.approx(share, abs=0.002)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_of_few_groups_the_best_division_is_found(seed):
+    chooser = random.Random(seed)
+    sizes = [chooser.randrange(1, 40) for _ in range(7)]
+    labels, groups = grouped(sizes, seed)
+    found = divide_groups(labels, groups, {"train": 0.75, "test": 0.25}, stratified=False, seed=seed)
+    best = min(
+        abs(sum(size for number, size in enumerate(sizes) if ways >> number & 1) - len(labels) * 0.25)
+        for ways in range(1, 2**7 - 1)
+    )
+    asked = len(labels) - round(0.75 * len(labels))
+    assert abs(len(found["test"]) - asked) <= best + 1
+
+
+def test_equal_arguments_give_equal_groups_and_another_seed_others():
+    labels, groups = grouped([10 + number % 7 for number in range(50)])
+    into = {"train": 0.8, "test": 0.2}
+    first = divide_groups(labels, groups, into, seed=1)
+    assert divide_groups(labels, groups, into, seed=1) == first
+    assert divide_groups(labels, groups, {"test": 0.2, "train": 0.8}, seed=1) == first
+    assert divide_groups(labels, groups, into, seed=2) != first
+    # Pinned, as above.
+    pinned = divide_groups(
+        "aabbaabbab", [f"g{n}" for n in (1, 1, 2, 2, 3, 3, 4, 4, 5, 5)], {"x": 0.6, "y": 0.4}, seed=7
+    )
+    assert pinned == {"x": [0, 1, 2, 3, 8, 9], "y": [4, 5, 6, 7]}
+    groups = [f"g{row // 7}" for row in range(140)]
+    rows = divide_groups(["aab"[row % 3] for row in range(140)], groups, {"x": 0.7, "y": 0.3}, seed=7)["y"]
+    assert {groups[row] for row in rows} == {"g13", "g12", "g2", "g1", "g14", "g19"}
+
+
+def test_stratified_groups_have_more_equal_shares_than_others():
+    labels, groups = grouped([10] * 40, seed=3)
+
+    def distance(**options):
+        rows = divide_groups(labels, groups, {"a": 0.5, "b": 0.5}, **options)["a"]
+        return abs(sum(labels[row] == "no" for row in rows) - labels.count("no") / 2)
+
+    assert distance() <= 1
+    assert max(distance(stratified=False, seed=seed) for seed in range(5)) > 5
+
+
+def test_many_small_groups_are_dealt_out_fast():
+    labels, groups = grouped([2] * 3000)
+    found = divide_groups(labels, groups, {"train": 0.9, "test": 0.1})
+    assert len(found["test"]) == pytest.approx(600, abs=4)
+
+
+@pytest.mark.parametrize(
+    ("into", "message"),
+    [
+        ({"a": 0.5, "b": 0.25, "c": 0.25}, "3 splits can't be made of 2 groups that stay together"),
+        ({"a": 0.9, "b": 0.2}, "must not exceed 1 together"),
+        ({"a": 11}, "asks for 11 rows, but there are 10"),
+    ],
+)
+def test_impossible_groups(into, message):
+    with pytest.raises(DataError) as caught:
+        divide_groups(["x"] * 10, ["one"] * 4 + ["two"] * 6, into)
+    assert message in str(caught.value)
+
+
+def test_no_split_is_left_without_a_group():
+    # The nearest sizes to 270 and 30 would be 300 and none.
+    found = divide_groups(["x"] * 300, [f"g{row // 100}" for row in range(300)], {"train": 0.9, "test": 0.1})
+    assert {name: len(rows) for name, rows in found.items()} == {"train": 200, "test": 100}
+
+
+def test_what_is_not_asked_for_is_left_over():
+    labels, groups = grouped([10] * 30)
+    found = divide_groups(labels, groups, {"a": 50, "b": 100})
+    assert {name: len(rows) for name, rows in found.items()} == {"a": 50, "b": 100}

@@ -1,0 +1,123 @@
+"""Reads answers that are spans of a passage: splits as windows, and a model's best span in them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import SetupError
+from bench.likelihood import grouped
+from bench.score import Answer, Encoded, Scoring, autocast, batch_tokens, collate
+from bench.settings import Recipe
+from bench.spans import BestAnswer, Candidates, best_answers, candidates, joined
+from bench.training_settings import Spans
+from bench.windows import windows
+
+# Written down beside an answer.
+SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedCorpus:
+    """Splits to score, a feature per question; the training split, a feature per window; how answers are read."""
+
+    splits: dict[str, Encoded]
+    train: Encoded | None
+    reader: Callable[[Any, Encoded, Scoring], "SpanReader"]
+    notes: list[str]
+
+
+def encode(corpus: Any, tokenizer: Any, recipe: Recipe) -> EncodedCorpus:
+    """All splits of a corpus of questions; only questions that an own reader will score have their passages beside.
+
+    Raises SetupError for a method that learns from features of whole texts, and as `windows` does.
+    """
+    if recipe.method.name == "probe":
+        raise SetupError("method: probe learns from one feature of a whole text, which tells no answer's place in it")
+    spans, version = recipe.spans, corpus.version
+    splits, notes = {}, []
+    for name, split in corpus.splits.items():
+        found = windows(split.rows, tokenizer, recipe.max_length, spans.doc_stride)
+        splits[name] = _questions(name, split.rows, found.features, len(found.cut))
+        if len(found.features) > len(split.rows):
+            notes.append(f"{name}: {len(split.rows)} questions were read in {len(found.features)} windows")
+    train = None
+    if "train" in corpus.splits:
+        rows = corpus.splits["train"].rows
+        found = windows(rows, tokenizer, recipe.max_length, spans.doc_stride, positions=True)
+        train = _lessons(rows, found.features, len(found.cut))
+        if found.missed:
+            notes.append(f"train: the answers of {len(found.missed)} questions lie wholly in no window")
+    return EncodedCorpus(splits=splits, train=train, reader=_reader_of(spans, version), notes=notes)
+
+
+def _questions(name: str, rows: Any, features: list[dict[str, Any]], cut: int) -> Encoded:
+    owned: list[list[dict[str, Any]]] = [[] for _ in rows]
+    for feature in features:
+        owned[feature["example"]].append(feature)
+    return Encoded(
+        name=name,
+        ids=tuple(row["id"] for row in rows),
+        features=[
+            {"windows": mine, "text": row["text"], "labels": row["answers"]}
+            for row, mine in zip(rows, owned, strict=True)
+        ],
+        truncated=cut,
+        sizes=tuple(sum(len(window["input_ids"]) for window in mine) for mine in owned),
+    )
+
+
+def _lessons(rows: Any, features: list[dict[str, Any]], cut: int) -> Encoded:
+    counts: dict[int, int] = {}
+    ids, lessons = [], []
+    for feature in features:
+        number = feature["example"]
+        counts[number] = counts.get(number, 0) + 1
+        ids.append(f"{rows[number]['id']}#{counts[number]}")
+        read: dict[str, Any] = {key: feature[key] for key in ("input_ids", "token_type_ids") if key in feature}
+        lessons.append({**read, "labels": [feature["start_positions"], feature["end_positions"]]})
+    return Encoded(name="train", ids=tuple(ids), features=lessons, truncated=cut)
+
+
+def _reader_of(spans: Spans, version: str | None) -> Callable[[Any, Encoded, Scoring], "SpanReader"]:
+    threshold = spans.null_score_diff_threshold if version == "2.0" else None
+    return lambda model, split, scoring: SpanReader(model, split, scoring, spans, threshold)
+
+
+class SpanReader:
+    """The best span of each question's windows; batches are of questions, whose windows are run together."""
+
+    def __init__(self, model: Any, split: Encoded, scoring: Scoring, spans: Spans, threshold: float | None) -> None:
+        self.model, self.split, self.scoring, self.spans, self.threshold = model, split, scoring, spans, threshold
+        self.budget = batch_tokens(model, scoring)
+        self.batches = grouped(split.lengths, self.budget)
+        self.notes: list[str] = []
+
+    def read(self, numbers: list[int]) -> list[Answer]:
+        """Answers to some questions. scores: the probability of there being no answer."""
+        rows = [self.split.features[number] for number in numbers]
+        features = [{**window, "example": place} for place, row in enumerate(rows) for window in row["windows"]]
+        parts = grouped([len(feature["input_ids"]) for feature in features], self.budget)
+        found = joined(((part, self._candidates([features[place] for place in part])) for part in parts), len(features))
+        best = best_answers(found, features, rows, null_score_diff_threshold=self.threshold)
+        return [_answer(item) for item in best]
+
+    def _candidates(self, features: list[dict[str, Any]]) -> Candidates:
+        batch = collate([{**feature, "labels": 0} for feature in features], self.scoring.tokenizer)
+        inputs = {name: tensor.to(self.scoring.device) for name, tensor in batch.items() if name != "labels"}
+        with autocast(self.scoring.device, self.scoring.precision):
+            outputs = self.model(**inputs)
+        return candidates(
+            outputs.start_logits,
+            outputs.end_logits,
+            context_starts=[feature["context_start"] for feature in features],
+            context_ends=[feature["context_end"] for feature in features],
+            nulls=[feature["null"] for feature in features],
+            n_best=self.spans.n_best,
+            max_answer_length=self.spans.max_answer_length,
+        )
+
+
+def _answer(best: BestAnswer) -> Answer:
+    shown = [{"text": span.text, "start": span.start, "score": span.score} for span in best.nbest[:SHOWN]]
+    extra = {"score": best.score, "null_score": best.null_score, "nbest": shown}
+    return Answer(prediction=best.text, scores=[best.no_answer_probability], extra=extra)
