@@ -176,7 +176,7 @@ def predict_command(options: argparse.Namespace) -> int:
             print(json.dumps(answer, ensure_ascii=False))
         else:
             label = ", ".join(answer["label"]) or "(none)" if isinstance(answer["label"], list) else answer["label"]
-            label = "(could not be read)" if label is None else label
+            label = "(could not be read)" if label is None else label or "(no answer)"
             shown = repr(answer["written"]) if "written" in answer else f"{max(answer['scores'].values()):.3f}"
             cut = "  (text was cut)" if answer["cut"] else ""
             console.say(f"{label:<20} {shown}  {answer['text'][:80]}{cut}")

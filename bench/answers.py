@@ -159,8 +159,10 @@ class GenerationReader:
         for number, found in zip(numbers, self.generator.run(numbers), strict=True):
             text = self._text(found.tokens)
             prediction = self.parse(text)
-            scores = np.zeros(self.num_labels)
-            if np.ndim(prediction):
+            scores = np.zeros(0 if isinstance(prediction, str) else self.num_labels)
+            if isinstance(prediction, str):
+                pass  # an answer in words has no probabilities
+            elif np.ndim(prediction):
                 scores = np.maximum(np.array(prediction), 0).astype(float)
             elif prediction >= 0:
                 scores[prediction] = 1.0

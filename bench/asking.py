@@ -120,7 +120,8 @@ class Asker:
                     "input_ids": self._framed(prompt),
                     "trunk": self._framed(trunk),
                     "rests": rests,
-                    "labels": row["label"],
+                    # Gold answers, where an answer is free.
+                    "labels": row.get("answers", row["label"]),
                     "cut": number in cut,
                     "prompt_hash": digest(prompt, rests),
                 }

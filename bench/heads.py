@@ -28,6 +28,11 @@ def head_names(model: Any) -> list[str]:
     ]
 
 
+def count_in_heads(model: Any) -> int:
+    """Parameters of the task head; 0 for a language model."""
+    return sum(parameter.numel() for name in head_names(model) for parameter in getattr(model, name).parameters())
+
+
 def transformer_blocks(model: Any) -> list[nn.Module]:
     """The stack of transformer blocks whose output the head reads; the decoder's for an encoder-decoder.
 

@@ -130,6 +130,8 @@ def _check_answering(recipe: Recipe, layers: Layers) -> None:
         return
     asked, plain = recipe.prompting, Prompting()
     place = layers.place(("prompting", "answer"))
+    if asked.answer != "generate" and recipe.dataset.task == "question_answering":
+        raise RecipeError(f"{place}: the answers to questions are free: they must be written, by `generate`")
     if asked.answer == "label_likelihood" and recipe.dataset.multi_label:
         raise RecipeError(
             f"{place}: texts with several labels need `generate` or `entailment`, not the likeliest label"

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bench import console, dropin, questions, saved
+from bench import console, dropin, questions, saved, span_reading
 from bench.asking import Asker
 from bench.errors import DataError
 from bench.likelihood import default_budget, grouped
@@ -14,6 +14,7 @@ from bench.metricset import MetricSet
 from bench.prompts import Renderer
 from bench.score import Scoring, collate, label_names
 from bench.settings import Prompt, Prompting
+from bench.training_settings import Spans
 
 
 def read_texts(path: Path) -> list[dict[str, Any]]:
@@ -39,14 +40,49 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
 
     scores: probability per label name. cut: whether the text was longer than the model was trained for. A model that
     writes its answers gives what it wrote as "written" instead of scores; an answer that can't be read has label None.
+    Of a model that answers questions, `text_pair` is the question and the label its answer in the text.
     """
     console.quiet_libraries()
     model, tokenizer, description = saved.load(run_folder / "model")
     empty = [number for number, row in enumerate(rows) if not row["text"].strip()]
     if not rows or empty:
         raise DataError("there is no text to label" if not rows else f"text {empty[0] + 1} is empty")
-    by_objective = {"head": _by_head, "text": _by_text}[description.get("objective", "head")]
+    objective = description.get("objective", "head")
+    if description["task"] == "question_answering":
+        _check_questions(rows)
+        objective = "span" if objective == "head" else objective
+    by_objective = {"head": _by_head, "span": _by_span, "text": _by_text}[objective]
     return by_objective(model, tokenizer, description, rows)
+
+
+def _check_questions(rows: list[dict[str, Any]]) -> None:
+    for number, row in enumerate(rows, start=1):
+        if not (row["text_pair"] or "").strip():
+            raise DataError(f"text {number} has no question: give JSON lines with `text` and, for it, `text_pair`")
+
+
+def _by_span(model: Any, tokenizer: Any, description: dict[str, Any], rows: list[dict[str, Any]]) -> list[Any]:
+    """The label is the answer, "" for none; the text that is shown is the question."""
+    spans = Spans.model_validate(description["spans"], strict=False)
+    named = [{**row, "id": f"text {number + 1}", "answers": []} for number, row in enumerate(rows)]
+    split = span_reading.questions("texts", named, tokenizer, description["max_length"], spans)
+    scoring = Scoring(
+        task=None,
+        tokenizer=tokenizer,
+        metrics=MetricSet((), multi_label=False, num_labels=2),
+        threshold=description["threshold"],
+        device=torch.device("cpu"),
+        precision="no",
+    )
+    reader = span_reading.reader_of(spans, description["version"])(model, split, scoring)
+    found: list[dict[str, Any]] = [{} for _ in rows]
+    with torch.no_grad():
+        for numbers in reader.batches:
+            for number, answer in zip(numbers, reader.read(numbers), strict=True):
+                none = answer.scores[0]
+                said = {"label": answer.prediction, "scores": {"no_answer": none, "answer": 1 - none}, "cut": False}
+                found[number] = {"text": rows[number]["text_pair"], **said}
+    return found
 
 
 def _by_head(model: Any, tokenizer: Any, description: dict[str, Any], rows: list[dict[str, Any]]) -> list[Any]:

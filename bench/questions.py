@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from bench import answers, data, record
 from bench.asking import Asker
 from bench.dropin import LoadPlan
@@ -56,7 +58,10 @@ def ask(recipe: Recipe, plan: LoadPlan, corpus: data.Corpus, task: Any, tokenize
         room=recipe.prompting.max_new_tokens if recipe.prompting.answer == "generate" else None,
     )
     scored = [name for name in corpus.splits if name != "train" or name in recipe.evaluation.splits]
-    if recipe.prompting.answer == "generate":
+    golds = [row for name in scored for row in corpus.splits[name].rows if "answers" in row]
+    if golds:
+        _note_long(recipe, golds, asker)
+    elif recipe.prompting.answer == "generate":
         _check_readable(recipe, prompt, task, corpus.labels, asker)
     splits = {name: encode(asker, name, corpus.splits[name].rows, recipe.prompting, prompt) for name in scored}
     lessons = _lessons(asker, corpus.splits["train"]) if trained else None
@@ -80,6 +85,17 @@ def _check_readable(recipe: Recipe, prompt: Prompt, task: Any, labels: Sequence[
         raise SetupError(f"prompting.max_new_tokens is {limit}, but the answer {longest!r} has {needed} tokens")
 
 
+def _note_long(recipe: Recipe, rows: Sequence[dict[str, Any]], asker: Asker) -> None:
+    """Free answers may be of any length; those that can't be written to their end are counted."""
+    shortest = [min(row["answers"], key=len) for row in rows if row["answers"]]
+    limit = recipe.prompting.max_new_tokens
+    long = sum(asker.tokens_of_answer(answer) > limit for answer in shortest)
+    if long:
+        asker.notes.append(
+            f"{long} of {len(rows)} gold answers have more tokens than prompting.max_new_tokens, {limit}"
+        )
+
+
 def _prompt(recipe: Recipe) -> Prompt:
     assert recipe.dataset.prompt is not None, "the recipe's check asks for one"
     return recipe.dataset.prompt
@@ -88,7 +104,7 @@ def _prompt(recipe: Recipe) -> Prompt:
 def _shots(recipe: Recipe, plan: LoadPlan, corpus: data.Corpus) -> Shots | None:
     if not plan.shots:
         return None
-    balanced = not recipe.dataset.multi_label
+    balanced = not recipe.dataset.multi_label and corpus.version != "1.1"  # where every question has an answer
     return Shots(corpus.splits["train"].rows, corpus.labels, plan.shots, recipe.seed, balanced=balanced)
 
 
@@ -101,7 +117,13 @@ def encode(asker: Asker, name: str, rows: Sequence[dict[str, Any]], prompting: P
             if shared is None or asker.per_example:
                 shared = asker.contentless(row, prompt.content_free)
             feature["contentless"] = shared
-    return Encoded(name=name, ids=tuple(row["id"] for row in rows), features=features, truncated=cut)
+    # Answers in words, as sizes say, are no rows of a table.
+    sizes = tuple(len(feature["input_ids"]) for feature in features) if _has_golds(rows) else None
+    return Encoded(name=name, ids=tuple(row["id"] for row in rows), features=features, truncated=cut, sizes=sizes)
+
+
+def _has_golds(rows: Sequence[dict[str, Any]]) -> bool:
+    return bool(rows) and "answers" in rows[0]
 
 
 def _lessons(asker: Asker, split: data.Split) -> Encoded:
@@ -177,7 +199,9 @@ def _signature(recipe: Recipe, plan: LoadPlan, asker: Asker) -> str:
         parts += [f"normalization:{asked.normalization}", f"calibration:{asked.calibration}"]
         parts.append(f"end:{'scored' if asker.ended else 'not_scored'}")
     else:
-        parts += [f"greedy,max_new_tokens:{asked.max_new_tokens}", "parse:leading_or_only_mention"]
+        free = not asker.wording.choices and not recipe.dataset.multi_label
+        parse = "first_line" if free else "leading_or_only_mention"
+        parts += [f"greedy,max_new_tokens:{asked.max_new_tokens}", f"parse:{parse}"]
     return "|".join([*parts, f"shots:{plan.shots}" + (f",{plan.draw}" if plan.shots else "")])
 
 
@@ -199,8 +223,12 @@ def summary(predictions: Predictions) -> dict[str, float | int | None]:
     written = [extra for extra in predictions.extra if "new_tokens" in extra]
     if not written:
         return {}
-    unread = predictions.predictions < 0
+    if predictions.predictions.dtype == object:
+        unread: Any = np.array([not extra["text"] for extra in written])
+    else:
+        unread = predictions.predictions < 0
     return {
+        # Of answers in words, which are what they are: those without a word.
         "unparsable": int((unread if unread.ndim == 1 else unread.any(axis=1)).sum()),
         "stopped_share": sum(extra["stopped"] for extra in written) / len(written),
         "mean_new_tokens": sum(extra["new_tokens"] for extra in written) / len(written),

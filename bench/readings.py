@@ -7,8 +7,11 @@ from bench import markdown as md
 from bench.record import Record, Score
 
 # The metric that ranks runs is the first of these that was measured.
-MAIN_METRICS = ("accuracy", "f1_macro", "jaccard_samples")
-OTHERS = ("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc")
+MAIN_METRICS = ("accuracy", "f1_macro", "jaccard_samples", "squad_f1", "squad_v2_f1")
+OTHERS = (
+    *("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc"),
+    *("squad_exact_match", "squad_v2_exact"),
+)
 STAGES = {"before": "before training", "after": "after training"}
 # Characters of a reason or a note; what fails inside a library can be pages long.
 LONG = 2000

@@ -36,7 +36,7 @@ def keep_names(model: Any) -> None:
 def key_mapping(config: Any) -> dict[str, str]:
     """How a language model's checkpoint calls its body, and how the class with the head does, as regular expressions.
 
-    In transformers 5.23 Llama, Mistral and Qwen call it `model` there and `transformer` here; without this, every
+    In transformers 5.23 Llama and Qwen, say, call it `model` there and `transformer` here; without this, every
     weight of the body would be missing, and be drawn at random. {} where both have one name.
     """
     kind = type(config)

@@ -36,10 +36,10 @@ def encode(corpus: Any, tokenizer: Any, recipe: Recipe) -> EncodedCorpus:
     spans, version = recipe.spans, corpus.version
     splits, notes = {}, []
     for name, split in corpus.splits.items():
-        found = windows(split.rows, tokenizer, recipe.max_length, spans.doc_stride)
-        splits[name] = _questions(name, split.rows, found.features, len(found.cut))
-        if len(found.features) > len(split.rows):
-            notes.append(f"{name}: {len(split.rows)} questions were read in {len(found.features)} windows")
+        splits[name] = questions(name, split.rows, tokenizer, recipe.max_length, spans)
+        num_windows = sum(len(feature["windows"]) for feature in splits[name].features)
+        if num_windows > len(split.rows):
+            notes.append(f"{name}: {len(split.rows)} questions were read in {num_windows} windows")
     train = None
     if "train" in corpus.splits:
         rows = corpus.splits["train"].rows
@@ -47,12 +47,14 @@ def encode(corpus: Any, tokenizer: Any, recipe: Recipe) -> EncodedCorpus:
         train = _lessons(rows, found.features, len(found.cut))
         if found.missed:
             notes.append(f"train: the answers of {len(found.missed)} questions lie wholly in no window")
-    return EncodedCorpus(splits=splits, train=train, reader=_reader_of(spans, version), notes=notes)
+    return EncodedCorpus(splits=splits, train=train, reader=reader_of(spans, version), notes=notes)
 
 
-def _questions(name: str, rows: Any, features: list[dict[str, Any]], cut: int) -> Encoded:
+def questions(name: str, rows: Any, tokenizer: Any, max_length: int, spans: Spans) -> Encoded:
+    """Rows ({"id", "text": passage, "text_pair": question, "answers"}) with a feature, of several windows, for each."""
+    found = windows(rows, tokenizer, max_length, spans.doc_stride)
     owned: list[list[dict[str, Any]]] = [[] for _ in rows]
-    for feature in features:
+    for feature in found.features:
         owned[feature["example"]].append(feature)
     return Encoded(
         name=name,
@@ -61,7 +63,7 @@ def _questions(name: str, rows: Any, features: list[dict[str, Any]], cut: int) -
             {"windows": mine, "text": row["text"], "labels": row["answers"]}
             for row, mine in zip(rows, owned, strict=True)
         ],
-        truncated=cut,
+        truncated=len(found.cut),
         sizes=tuple(sum(len(window["input_ids"]) for window in mine) for mine in owned),
     )
 
@@ -78,7 +80,8 @@ def _lessons(rows: Any, features: list[dict[str, Any]], cut: int) -> Encoded:
     return Encoded(name="train", ids=tuple(ids), features=lessons, truncated=cut)
 
 
-def _reader_of(spans: Spans, version: str | None) -> Callable[[Any, Encoded, Scoring], "SpanReader"]:
+def reader_of(spans: Spans, version: str | None) -> Callable[[Any, Encoded, Scoring], "SpanReader"]:
+    """How answers are read; only where the data have questions without one (version "2.0") may there be none."""
     threshold = spans.null_score_diff_threshold if version == "2.0" else None
     return lambda model, split, scoring: SpanReader(model, split, scoring, spans, threshold)
 

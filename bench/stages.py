@@ -54,13 +54,14 @@ def build_model(run: Run, material: Material) -> None:
             device=run.state.device,
         )
         fresh = [*getattr(model, models.MISSING)]
+        bare = models.count_parameters(model)["total"] - heads.count_in_heads(model)
         if plan.adapter and weights == "random" and plan.quantization is None and run.state.is_main_process:
             # A random base model can't be had anywhere else, and the adapter is worth nothing without it.
             model.save_pretrained(run.folder / "model" / "base")
         material.model = material.method.adapt(model, run.resolved.options).to(run.state.device)
         _leave_out_pads(run, material)
         _choose_precision(run, material)
-    run.record.model = _describe_model(run, material.model, weights, fresh)
+    run.record.model = _describe_model(run, material.model, weights, fresh, bare)
     if fresh:
         run.record.note(f"newly initialised, not in the checkpoint: {', '.join(fresh)}")
     counts = run.record.model.parameters
@@ -110,7 +111,7 @@ def _choose_precision(run: Run, material: Material) -> None:
     run.record.launch.mixed_precision = found["chosen"]
 
 
-def _describe_model(run: Run, model: Any, weights: str, fresh: list[str]) -> record.Model:
+def _describe_model(run: Run, model: Any, weights: str, fresh: list[str], bare: int) -> record.Model:
     card = run.resolved.recipe.model
     inner = heads.unwrapped(model)
     return record.Model(
@@ -119,7 +120,7 @@ def _describe_model(run: Run, model: Any, weights: str, fresh: list[str]) -> rec
         weights=weights,
         class_=type(inner).__name__,
         attention=getattr(inner.config, "_attn_implementation", None),
-        parameters=models.count_parameters(model),
+        parameters={**models.count_parameters(model), "before_head": bare},
         dtypes=models.dtypes(model),
         newly_initialized=fresh,
         trainable_names=sum(parameter.requires_grad for parameter in model.parameters()),

@@ -13,7 +13,7 @@ from bench.errors import DataError
 from bench.record import Record
 
 # Columns of a table of runs beside the ranking metric.
-TABLE_METRICS = ("f1_macro", "jaccard_samples", "mcc", "loss")
+TABLE_METRICS = ("f1_macro", "jaccard_samples", "mcc", "squad_exact_match", "squad_v2_exact", "loss")
 TEXT_COLUMNS = ("study / model / method", "overrides", "prompt", "machine", "status")
 # A probe has the first only.
 TRAINING_PHASES = ("train", "warm_up", "train_steps")

@@ -10,7 +10,7 @@ from bench.recipe import SHIPPED, find_cards, find_recipes, load, load_card
 PATHS = {
     f"{path.parent.name}/{path.stem}": path
     for path in find_recipes()
-    if path.parent.name not in ("tiny", "minilm") and path.is_relative_to(SHIPPED)
+    if path.parent.name not in ("tiny", "minilm", "passages") and path.is_relative_to(SHIPPED)
 }
 STUDIES = sorted({path.parent.name for path in PATHS.values()})
 MODELS = [path.stem for path in find_cards("model") if not path.stem.startswith(("tiny_", "minilm"))]

@@ -1,12 +1,15 @@
 """Question answering: the answer to a question is a span of a passage, or, in SQuAD v2.0, there is none."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 from bench import span_reading
-from bench.settings import Recipe
+from bench.asking import Wording
+from bench.settings import Prompt, Recipe
 from bench.spans import span_loss_sum
 
-OBJECTIVES = ("head",)
+OBJECTIVES = ("head", "text")
 METRICS = {"single_label": ("squad_v2",)}
 AUTO_CLASS = "AutoModelForQuestionAnswering"
 # What the head says of each token.
@@ -26,3 +29,26 @@ def loss_of(outputs: Any, batch: Any) -> Any:
     """
     starts, ends = batch["labels"].unbind(-1)
     return 2 * span_loss_sum(outputs.start_logits, outputs.end_logits, starts, ends, batch["attention_mask"])
+
+
+def wording(prompt: Prompt, labels: Sequence[str], multi_label: bool) -> Wording:
+    """How a question is put to a language model, and its first gold answer; `prompt.none` where there is none."""
+
+    def fields_of(row: Any) -> dict[str, str]:
+        """What fills the template."""
+        return {"text": row["text"], "text_pair": row["text_pair"], "labels": prompt.none}
+
+    def answer_of(row: Any) -> str:
+        """In the passage's words, on one line, as an answer is read."""
+        return " ".join(row["answers"][0].split()) if row["answers"] else prompt.none
+
+    return Wording(fields=fields_of, answer=answer_of)
+
+
+def parse(text: str, words: Sequence[str], none: str, multi_label: bool) -> str:
+    """A written answer -> the answer, "" where it says that there is none; case and outer punctuation do not matter."""
+    return "" if _plain(text) in ("", _plain(none)) else text
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"^\W+|\W+$", "", " ".join(text.split())).casefold()
