@@ -106,8 +106,7 @@ def make_config(
     else:
         config = _config_from_pretrained(str(place), card, task)
     if not hasattr(config, "vocab_size"):
-        kind = "language model" if text else "text classifier"
-        raise SetupError(f"a model of type {config.model_type!r} is no {kind}: it has no vocabulary")
+        raise SetupError(f"a model of type {config.model_type!r} is no {_kind(auto_class)}: it has no vocabulary")
     if text:
         _check_writer(config, card, auto_class)
     if keep_head and not config.label2id:  # a config may name its labels in one direction only
@@ -280,7 +279,7 @@ def _heads_of(family: Any, config: Any, card: ModelCard) -> list[str]:
 def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception) -> SetupError:
     text = reason(error, card.id)
     if "Unrecognized configuration class" in text:
-        kind = "language model" if family.__name__ in WRITERS.values() else "text classifier"
+        kind = _kind(family.__name__)
         return SetupError(f"a model of type {config.model_type!r} is no {kind} ({family.__name__} refuses it)")
     if any(
         sign in str(error) for sign in ("attention implementation", "FlashAttention", "Flash Attention", "flash_attn")
@@ -290,6 +289,13 @@ def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception) -
     if "safetensors" in text:
         text = f"{text.rstrip('.')} (only safetensors are read, never pickled weights such as pytorch_model.bin)"
     return SetupError(f"the model {_name(card, config)!r} can't be loaded: {text}")
+
+
+def _kind(auto_class: str) -> str:
+    """What a model of this class is called in a sentence."""
+    if auto_class == span_heads.AUTO_CLASS:
+        return "model for answers that are spans"
+    return "language model" if auto_class in WRITERS.values() else "text classifier"
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_
 from bench import model as models
 from bench import span_heads
 from bench.dropin import LoadPlan
+from bench.errors import SetupError
 from tests.launching import ROOT, environment
 
 # Those with a class of transformers' own; Gemma and Gemma 2 get theirs from us.
@@ -201,3 +202,9 @@ def test_only_bodies_of_two_names_are_renamed():
         found[name] = span_heads.key_mapping(config)
     renamed = {r"^model\.": "transformer."}
     assert found == {name: renamed if name in ("llama", "qwen2") else {} for name in [*KNOWN, *MADE]}
+
+
+def test_an_encoder_without_such_a_class_is_refused(tmp_path):
+    architecture = {"model_type": "esm", "vocab_size": 2048, "hidden_size": 64, "num_attention_heads": 2}
+    with pytest.raises(SetupError, match="'esm' is no model for answers that are spans"):
+        reader(tiny.card("bert", architecture=architecture), tmp_path)
