@@ -40,7 +40,8 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
 
     scores: probability per label name. cut: whether the text was longer than the model was trained for. A model that
     writes its answers gives what it wrote as "written" instead of scores; an answer that can't be read has label None.
-    Of a model that answers questions, `text_pair` is the question and the label its answer in the text.
+    For a model that answers questions, `text_pair` is the question, which comes back as "text", and the label is its
+    answer: words of the passage, "" for none.
     """
     console.quiet_libraries()
     model, tokenizer, description = saved.load(run_folder / "model")
@@ -132,7 +133,7 @@ def _by_text(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
         for number, answer in zip(numbers, reader.read(numbers), strict=True):
             written = answer.extra.get("text")
             found[number] = {
-                "text": rows[number]["text"],
+                "text": rows[number]["text_pair" if description["task"] == "question_answering" else "text"],
                 "label": label_names(answer.prediction, labels),
                 "scores": None if written is not None else dict(zip(labels, answer.scores, strict=True)),
                 "cut": split.features[number]["cut"],
