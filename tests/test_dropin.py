@@ -29,7 +29,7 @@ def test_a_name_without_a_file_leads_nowhere(name):
 def test_the_nearest_name_is_offered():
     with pytest.raises(RecipeError, match=r"^there is no method 'lroa'\. Did you mean 'lora'\?$"):
         dropin.load("methods", "lroa")
-    with pytest.raises(RecipeError, match=r"^there is no task 'zzz'\. Known: text_classification"):
+    with pytest.raises(RecipeError, match=r"^there is no task 'zzz'\. Known: question_answering, text_classification"):
         dropin.load("tasks", "zzz")
 
 
