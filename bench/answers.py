@@ -159,8 +159,9 @@ class GenerationReader:
         for number, found in zip(numbers, self.generator.run(numbers), strict=True):
             text = self._text(found.tokens)
             prediction = self.parse(text)
-            scores = np.zeros(0 if isinstance(prediction, str) else self.num_labels)
-            if isinstance(prediction, str):
+            in_words = prediction is None or isinstance(prediction, str)
+            scores = np.zeros(0 if in_words else self.num_labels)
+            if in_words:
                 pass  # an answer in words has no probabilities
             elif np.ndim(prediction):
                 scores = np.maximum(np.array(prediction), 0).astype(float)

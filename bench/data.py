@@ -202,6 +202,8 @@ def _text(row: dict[str, Any], column: str | None, place: str, clean: list[Calla
         return ""
     if not isinstance(value, str):
         raise DataError(f"{place}: the column {column!r} should be text, got {value!r}")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise DataError(f"{place}: the column {column!r} is no valid Unicode: it holds half of a surrogate pair")
     for step in clean:
         value = step(value)
     return value if value.strip() else ""

@@ -79,7 +79,8 @@ def load_data(run: Run) -> Material:
     run.record.comparability = comparability(run.resolved, corpus, signatures, run.record.prompts)
     for split in described.values():
         if split.truncated:
-            run.record.note(f"{split.name}: {split.truncated} texts cut to {recipe.max_length} tokens")
+            what = "questions" if hasattr(task, "encode_splits") and recipe.objective == "head" else "texts"
+            run.record.note(f"{split.name}: {split.truncated} {what} cut to {recipe.max_length} tokens")
     return Material(corpus, plan, method, task, tokenizer, splits, train_set, scoring)
 
 

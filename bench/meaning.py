@@ -57,6 +57,7 @@ def _check_metrics(recipe: Recipe, metric_names: tuple[str, ...], layers: Layers
     for number, name in enumerate(metric_names):
         path: Path_ = ("evaluation", "metrics", number) if recipe.evaluation.metrics else ("dataset", "metrics", number)
         known.update(_metric_values(name, recipe.dataset.multi_label, layers.place(path)))
+        _check_what_is_read(name, recipe.dataset.task, layers.place(path))
         if not is_defined(name, recipe):
             raise RecipeError(
                 f"{layers.place(path)}: {name!r} needs probabilities, which generated answers do not have"
@@ -64,6 +65,15 @@ def _check_metrics(recipe: Recipe, metric_names: tuple[str, ...], layers: Layers
     best, open_ended = recipe.training.best, any(name.startswith("evaluate:") for name in metric_names)
     if best is not None and best not in known and not open_ended:
         raise RecipeError(f"{layers.place(('training', 'best'))}: no metric gives {best!r}.{did_you_mean(best, known)}")
+
+
+def _check_what_is_read(name: str, task: str, place: str) -> None:
+    if name.startswith("evaluate:"):
+        return
+    in_words = task == "question_answering"
+    if (dropin.literals("metrics", name)["reads"] == "answers") != in_words:
+        kinds = ("labels", "answers in words")
+        raise RecipeError(f"{place}: metric {name!r} is for {kinds[not in_words]}; task {task!r} has {kinds[in_words]}")
 
 
 def _check_splits(recipe: Recipe, plan: dropin.LoadPlan, layers: Layers) -> None:
@@ -102,8 +112,10 @@ def _check_objective(recipe: Recipe, layers: Layers) -> None:
     if objective not in objectives:
         place = layers.place(("objective",))
         raise RecipeError(f"{place}: method {method!r} has no objective {objective!r}; set objective: {objectives[0]}")
-    if recipe.spans != Spans() and recipe.dataset.task != "question_answering":
-        raise RecipeError(f"{layers.place(('spans',))}: only the task question_answering looks for spans")
+    spanned = recipe.dataset.task == "question_answering" and objective == "head"
+    if recipe.spans != Spans() and not spanned:
+        place = layers.place(("spans",))
+        raise RecipeError(f"{place}: only the task question_answering with `objective: head` looks for spans")
     if recipe.training.label_smoothing and recipe.dataset.task == "question_answering":
         place = layers.place(("training", "label_smoothing"))
         raise RecipeError(f"{place}: the two ends of an answer are learned as they are, without label smoothing")

@@ -128,8 +128,11 @@ class MetricSet:
             for name in rest:
                 intervals[name] = (*drawn[name], f"bootstrap 95 %, {BOOTSTRAP_DRAWS} draws by example")
         signatures = metric.signatures()
+        counted = {name: int(trials) for name, (_, trials) in proportions.items() if np.ndim(trials) == 0}
+        # Of a part of the examples, like the questions with an answer, F1 counts those that exact match does.
+        counted |= {name.replace("_exact", "_f1"): count for name, count in counted.items()}
         return {
-            name: _score(value, intervals.get(name), len(predictions.ids), signatures[name])
+            name: _score(value, intervals.get(name), counted.get(name, len(predictions.ids)), signatures[name])
             for name, value in {**values, **_swept(metric, predictions)}.items()
         }
 

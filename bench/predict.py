@@ -20,18 +20,26 @@ from bench.training_settings import Spans
 def read_texts(path: Path) -> list[dict[str, Any]]:
     """One text a line, or JSON lines with `text` (and `text_pair`). Raises DataError with the line's number."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # Not `splitlines`, which also cuts at characters inside of a text.
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: can't be read as UTF-8 text: {error}") from error
     if path.suffix not in (".jsonl", ".json"):
         return [{"text": line, "text_pair": None} for line in lines if line.strip()]
     rows = []
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
-            rows.append({"text": row["text"], "text_pair": row.get("text_pair")})
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path}:{number}: expected a JSON object with `text`") from error
+            row = {"text": row["text"], "text_pair": row.get("text_pair")}
+            for text in (row["text"], row["text_pair"] or ""):
+                text.encode("utf-8")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path}:{number}: expected a JSON object with `text` (and `text_pair`), as text"
+            ) from error
+        rows.append(row)
     return rows
 
 

@@ -60,7 +60,7 @@ def ask(recipe: Recipe, plan: LoadPlan, corpus: data.Corpus, task: Any, tokenize
     scored = [name for name in corpus.splits if name != "train" or name in recipe.evaluation.splits]
     golds = [row for name in scored for row in corpus.splits[name].rows if "answers" in row]
     if golds:
-        _note_long(recipe, golds, asker)
+        _check_golds(recipe, golds, task, asker)
     elif recipe.prompting.answer == "generate":
         _check_readable(recipe, prompt, task, corpus.labels, asker)
     splits = {name: encode(asker, name, corpus.splits[name].rows, recipe.prompting, prompt) for name in scored}
@@ -85,8 +85,16 @@ def _check_readable(recipe: Recipe, prompt: Prompt, task: Any, labels: Sequence[
         raise SetupError(f"prompting.max_new_tokens is {limit}, but the answer {longest!r} has {needed} tokens")
 
 
-def _note_long(recipe: Recipe, rows: Sequence[dict[str, Any]], asker: Asker) -> None:
-    """Free answers may be of any length; those that can't be written to their end are counted."""
+def _check_golds(recipe: Recipe, rows: Sequence[dict[str, Any]], task: Any, asker: Asker) -> None:
+    """Raises SetupError for a gold answer that would be read as none; counts those too long to be written whole."""
+    prompt = _prompt(recipe)
+    for row in rows:
+        lost = [answer for answer in row["answers"] if not task.parse(answer, (), prompt.none, False)]
+        if lost:
+            raise SetupError(
+                f"the answer {lost[0]!r} of {row['id']!r} would be read as there being none; change prompt.none, "
+                f"{prompt.none!r}"
+            )
     shortest = [min(row["answers"], key=len) for row in rows if row["answers"]]
     limit = recipe.prompting.max_new_tokens
     long = sum(asker.tokens_of_answer(answer) > limit for answer in shortest)

@@ -81,7 +81,8 @@ class Resolved:
         """Metrics of the card or the task that this way of answering can't give: they need probabilities."""
         default = dropin.literals("tasks", self.recipe.dataset.task)["METRICS"]
         kind = "multi_label" if self.recipe.dataset.multi_label else "single_label"
-        return tuple(set(self.recipe.dataset.metrics or default[kind]) - set(self.metric_names))
+        names = self.recipe.dataset.metrics or tuple(default[kind])
+        return tuple(name for name in names if not meaning.is_defined(name, self.recipe))
 
 
 def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Resolved:

@@ -252,7 +252,11 @@ def _named(labels: tuple[str, ...], scores: Any) -> dict[str, float]:
 
 def label_names(value: Any, labels: tuple[str, ...]) -> str | list[str] | None:
     """Label name or names; None for -1, which stands for no answer. Texts are what they are."""
-    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value)):
+    if (
+        value is None
+        or isinstance(value, str)
+        or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+    ):
         return value
     if np.ndim(value) == 0:
         return labels[int(value)] if value >= 0 else None

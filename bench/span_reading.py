@@ -40,6 +40,8 @@ def encode(corpus: Any, tokenizer: Any, recipe: Recipe) -> EncodedCorpus:
         num_windows = sum(len(feature["windows"]) for feature in splits[name].features)
         if num_windows > len(split.rows):
             notes.append(f"{name}: {len(split.rows)} questions were read in {num_windows} windows")
+    if version == "1.1" and spans.null_score_diff_threshold != Spans().null_score_diff_threshold:
+        notes.append("spans.null_score_diff_threshold is not used: in these data every question has an answer")
     train = None
     if "train" in corpus.splits:
         rows = corpus.splits["train"].rows
@@ -64,8 +66,14 @@ def questions(name: str, rows: Any, tokenizer: Any, max_length: int, spans: Span
             for row, mine in zip(rows, owned, strict=True)
         ],
         truncated=len(found.cut),
-        sizes=tuple(sum(len(window["input_ids"]) for window in mine) for mine in owned),
+        sizes=tuple(_tokens(mine, spans.doc_stride) for mine in owned),
     )
+
+
+def _tokens(mine: list[dict[str, Any]], doc_stride: int) -> int:
+    """Of a question with its passage; what two windows share counts once."""
+    more = sum(window["context_end"] - window["context_start"] - doc_stride for window in mine[1:])
+    return len(mine[0]["input_ids"]) + more
 
 
 def _lessons(rows: Any, features: list[dict[str, Any]], cut: int) -> Encoded:

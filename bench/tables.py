@@ -1,6 +1,7 @@
 """Tables of many runs, made from their records: one per data set and way of scoring. Loads no torch."""
 
 import math
+import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -65,6 +66,10 @@ def _identity(pair: tuple[Path, Record]) -> tuple[str, int, str, str, str]:
 
 
 def _card(record: Record) -> str:
+    for text in reversed(record.recipe.overrides):
+        named = re.match(r"dataset(?:\.card)?=(?:\{\s*card:\s*)?([\w.-]+)", text)
+        if named:
+            return named[1]
     chosen = record.recipe.as_written.get("dataset")
     return str(chosen.get("card", "") if isinstance(chosen, dict) else chosen or "")
 

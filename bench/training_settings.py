@@ -78,7 +78,7 @@ class Spans(Strict):
     """
 
     doc_stride: Annotated[int, Field(ge=0, lt=2**31)] = 64
-    n_best: PositiveInt = 20
+    n_best: Annotated[int, Field(gt=0, le=1000)] = 20
     max_answer_length: PositiveInt = 30
     null_score_diff_threshold: float = 0.0
 
@@ -87,7 +87,7 @@ class Speed(Strict):
     """Ways to the same losses and scores in less time and memory; each can be switched off to compare.
 
     padding_free: no pad is ever computed. answer_logits: logits only of the tokens that an answer's loss reads.
-    token_cache: a task head's tokens of a split are kept between runs, by content. precision: "launcher" is what
+    token_cache: a classifier's tokens of a split are kept between runs, by content. precision: "launcher" is what
     accelerate was launched with; "measured" tries bf16 autocast at start, and takes it where steps are faster.
     """
 

@@ -28,8 +28,9 @@ def predictions(folder, stage="after"):
         ("Greta Berg", "Greta Berg"),
         ("unanswerable", ""),
         (" Unanswerable. ", ""),
-        ("", ""),
-        ("...", ""),
+        ("", None),
+        ("...", "..."),
+        ("\N{INFINITY}", "\N{INFINITY}"),
         ("unanswerable questions", "unanswerable questions"),
         ("the 5th of May, 1901", "the 5th of May, 1901"),
     ],
@@ -97,3 +98,32 @@ def test_the_likeliest_label_is_no_answer_to_a_question(tmp_path, capfd):
     assert "the answers to questions are free" in capfd.readouterr().err
     assert found.status != "ok"
     assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["scores"] == {}
+
+
+def test_an_answer_that_means_none_is_refused_and_nothing_written_is_missing(tmp_path, capfd):
+    found = run_recipe(
+        "llama-text_full",
+        tmp_path / "none",
+        "dataset={card: passages, prompt: {template: '{text} {text_pair}', none: Sunday}}",
+        code=2,
+    )
+    assert "would be read as there being none; change prompt.none" in capfd.readouterr().err
+    assert found.status == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("evaluation.metrics=[accuracy]", "metric 'accuracy' is for labels; task 'question_answering' has answers"),
+        ("spans.n_best=3", "only the task question_answering with `objective: head` looks for spans"),
+    ],
+)
+def test_what_does_not_go_with_written_answers(override, sentence, tmp_path, capfd):
+    run_recipe("llama-text_full", tmp_path, override, code=2)
+    assert sentence in capfd.readouterr().err
+
+
+def test_metrics_of_words_are_not_for_labels(tmp_path, capfd):
+    arguments = [str(ROOT / "recipes" / "tiny" / "bert-full.yaml"), "evaluation.metrics=[squad]"]
+    assert run.main([*arguments, "--out", str(tmp_path)]) == 2
+    assert "metric 'squad' is for answers in words; task 'text_classification' has labels" in capfd.readouterr().err

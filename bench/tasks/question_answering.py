@@ -45,9 +45,14 @@ def wording(prompt: Prompt, labels: Sequence[str], multi_label: bool) -> Wording
     return Wording(fields=fields_of, answer=answer_of)
 
 
-def parse(text: str, words: Sequence[str], none: str, multi_label: bool) -> str:
-    """A written answer -> the answer, "" where it says that there is none; case and outer punctuation do not matter."""
-    return "" if _plain(text) in ("", _plain(none)) else text
+def parse(text: str, words: Sequence[str], none: str, multi_label: bool) -> str | None:
+    """A written answer -> the answer, "" where it says that there is none, None where nothing was written.
+
+    For saying that there is none, case and outer punctuation do not matter.
+    """
+    if not text.strip():
+        return None
+    return "" if _plain(text) and _plain(text) == _plain(none) else text
 
 
 def _plain(text: str) -> str:
