@@ -42,7 +42,8 @@ def test_it_is_the_real_model(runs):
     assert full.class_ == "BertForSequenceClassification"
     assert full.weights == "pretrained"
     # 22.7 million of the encoder and 2 x 384 + 2 of the new classifier.
-    assert full.parameters == {"total": 22_713_216 + 770, "trainable": 22_713_216 + 770}
+    sizes = {"total": 22_713_216 + 770, "trainable": 22_713_216 + 770, "before_head": 22_713_216}
+    assert full.parameters == sizes
     assert full.newly_initialized == ["classifier.bias", "classifier.weight"]
     assert runs["sst2-head"].model.parameters["trainable"] == 770
     assert runs["sst2-qlora"].model.dtypes["nf4"] > 10_000_000
