@@ -10,7 +10,7 @@ from bench.score import Answer, Encoded, Scoring, autocast, batch_tokens, collat
 from bench.settings import Recipe
 from bench.spans import BestAnswer, Candidates, best_answers, candidates, joined
 from bench.training_settings import Spans
-from bench.windows import windows
+from bench.windows import Windows, windows
 
 # Written down beside an answer.
 SHOWN = 3
@@ -35,26 +35,31 @@ def encode(corpus: Any, tokenizer: Any, recipe: Recipe) -> EncodedCorpus:
         raise SetupError("method: probe learns from one feature of a whole text, which tells no answer's place in it")
     spans, version = recipe.spans, corpus.version
     splits, notes = {}, []
+    found = {
+        name: windows(split.rows, tokenizer, recipe.max_length, spans.doc_stride, positions=name == "train")
+        for name, split in corpus.splits.items()
+    }
     for name, split in corpus.splits.items():
-        splits[name] = questions(name, split.rows, tokenizer, recipe.max_length, spans)
-        num_windows = sum(len(feature["windows"]) for feature in splits[name].features)
+        splits[name] = _questions(name, split.rows, found[name], spans)
+        num_windows = len(found[name].features)
         if num_windows > len(split.rows):
             notes.append(f"{name}: {len(split.rows)} questions were read in {num_windows} windows")
     if version == "1.1" and spans.null_score_diff_threshold != Spans().null_score_diff_threshold:
         notes.append("spans.null_score_diff_threshold is not used: in these data every question has an answer")
     train = None
     if "train" in corpus.splits:
-        rows = corpus.splits["train"].rows
-        found = windows(rows, tokenizer, recipe.max_length, spans.doc_stride, positions=True)
-        train = _lessons(rows, found.features, len(found.cut))
-        if found.missed:
-            notes.append(f"train: the answers of {len(found.missed)} questions lie wholly in no window")
+        train = _lessons(corpus.splits["train"].rows, found["train"])
+        if found["train"].missed:
+            notes.append(f"train: the answers of {len(found['train'].missed)} questions lie wholly in no window")
     return EncodedCorpus(splits=splits, train=train, reader=reader_of(spans, version), notes=notes)
 
 
 def questions(name: str, rows: Any, tokenizer: Any, max_length: int, spans: Spans) -> Encoded:
     """Rows ({"id", "text": passage, "text_pair": question, "answers"}) with a feature, of several windows, for each."""
-    found = windows(rows, tokenizer, max_length, spans.doc_stride)
+    return _questions(name, rows, windows(rows, tokenizer, max_length, spans.doc_stride), spans)
+
+
+def _questions(name: str, rows: Any, found: Windows, spans: Spans) -> Encoded:
     owned: list[list[dict[str, Any]]] = [[] for _ in rows]
     for feature in found.features:
         owned[feature["example"]].append(feature)
@@ -66,6 +71,7 @@ def questions(name: str, rows: Any, tokenizer: Any, max_length: int, spans: Span
             for row, mine in zip(rows, owned, strict=True)
         ],
         truncated=len(found.cut),
+        in_words=True,
         sizes=tuple(_tokens(mine, spans.doc_stride) for mine in owned),
     )
 
@@ -76,16 +82,16 @@ def _tokens(mine: list[dict[str, Any]], doc_stride: int) -> int:
     return len(mine[0]["input_ids"]) + more
 
 
-def _lessons(rows: Any, features: list[dict[str, Any]], cut: int) -> Encoded:
+def _lessons(rows: Any, found: Windows) -> Encoded:
     counts: dict[int, int] = {}
     ids, lessons = [], []
-    for feature in features:
+    for feature in found.features:
         number = feature["example"]
         counts[number] = counts.get(number, 0) + 1
         ids.append(f"{rows[number]['id']}#{counts[number]}")
         read: dict[str, Any] = {key: feature[key] for key in ("input_ids", "token_type_ids") if key in feature}
         lessons.append({**read, "labels": [feature["start_positions"], feature["end_positions"]]})
-    return Encoded(name="train", ids=tuple(ids), features=lessons, truncated=cut)
+    return Encoded(name="train", ids=tuple(ids), features=lessons, truncated=len(found.cut))
 
 
 def reader_of(spans: Spans, version: str | None) -> Callable[[Any, Encoded, Scoring], "SpanReader"]:
