@@ -56,8 +56,12 @@ def attach(model: Any) -> str | None:
     reason = _undeclared(model, body)
     if reason is not None:
         return reason
+    expected = _probed(model, body)
     _install(model, body)
-    reason = _differs(model, body)
+    try:
+        reason = _differs(body, expected, _probed(model, body))
+    except UnsupportedError as error:
+        reason = str(error)
     if reason is not None:
         detach(model)
     return reason
@@ -184,36 +188,27 @@ def _positions(body: Any, given: dict[str, Any], packing: Packing) -> torch.Tens
     return torch.arange(packing.shape[1], device=packing.places.device)[None]
 
 
-def _differs(model: Any, body: Any) -> str | None:
-    """A few tokens, in rows of two lengths, must get the same hidden states with and without pads."""
+def _probed(model: Any, body: Any) -> list[torch.Tensor]:
+    """Hidden states of a few tokens, in rows of two lengths, and what a pooler makes of them."""
     embedding = unwrapped(model).get_input_embeddings().weight
     pad = getattr(body.config.get_text_config(), "pad_token_id", None) or 0
     ids = (torch.arange(15, device=embedding.device).view(3, 5) * 7 + pad + 1) % embedding.shape[0]
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], device=embedding.device)
-    ids = ids.masked_fill(mask == 0, pad)
-    state, training = getattr(body, STATE), model.training
+    training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            found = body(input_ids=ids, attention_mask=mask)
-            delattr(body, STATE)
-            installed = body.__dict__.pop("forward")
-            if state.own is not None:
-                body.forward = state.own
-            expected = body(input_ids=ids, attention_mask=mask)
-            body.forward = installed
-    except UnsupportedError as error:
-        return str(error)
+            found = body(input_ids=ids.masked_fill(mask == 0, pad), attention_mask=mask)
     finally:
-        setattr(body, STATE, state)
         model.train(training)
-    real = mask.bool()
-    pairs = [(expected.last_hidden_state[real], found.last_hidden_state[real])]
-    if getattr(expected, "pooler_output", None) is not None:
-        pairs.append((expected.pooler_output, found.pooler_output))
+    pooled = getattr(found, "pooler_output", None)
+    return [found.last_hidden_state[mask.bool()], *([] if pooled is None else [pooled])]
+
+
+def _differs(body: Any, expected: list[torch.Tensor], found: list[torch.Tensor]) -> str | None:
     # Rounding only, but for 16 and 4 bits; a wrong attention moves hidden states by their own size.
     exact = all(parameter.dtype == torch.float32 for parameter in body.parameters())
-    for one, other in pairs:
+    for one, other in zip(expected, found, strict=True):
         far = float((one.float() - other.float()).abs().max())
         if not far <= (1e-3 if exact else 0.1) * float(one.float().std()):
             return f"gets other hidden states without pads (by {far:.2g})"
