@@ -70,10 +70,14 @@ def _check_metrics(recipe: Recipe, metric_names: tuple[str, ...], layers: Layers
 def _check_what_is_read(name: str, task: str, place: str) -> None:
     if name.startswith("evaluate:"):
         return
-    in_words = task == "question_answering"
+    in_words = _in_words(task)
     if (dropin.literals("metrics", name)["reads"] == "answers") != in_words:
         kinds = ("labels", "answers in words")
         raise RecipeError(f"{place}: metric {name!r} is for {kinds[not in_words]}; task {task!r} has {kinds[in_words]}")
+
+
+def _in_words(task: str) -> bool:
+    return dropin.literals("tasks", task)["READS"] == "answers"
 
 
 def _check_splits(recipe: Recipe, plan: dropin.LoadPlan, layers: Layers) -> None:
@@ -112,11 +116,11 @@ def _check_objective(recipe: Recipe, layers: Layers) -> None:
     if objective not in objectives:
         place = layers.place(("objective",))
         raise RecipeError(f"{place}: method {method!r} has no objective {objective!r}; set objective: {objectives[0]}")
-    spanned = recipe.dataset.task == "question_answering" and objective == "head"
-    if recipe.spans != Spans() and not spanned:
+    in_words = _in_words(recipe.dataset.task)
+    if recipe.spans != Spans() and not (in_words and objective == "head"):
         place = layers.place(("spans",))
         raise RecipeError(f"{place}: only the task question_answering with `objective: head` looks for spans")
-    if recipe.training.label_smoothing and recipe.dataset.task == "question_answering":
+    if recipe.training.label_smoothing and in_words:
         place = layers.place(("training", "label_smoothing"))
         raise RecipeError(f"{place}: the two ends of an answer are learned as they are, without label smoothing")
     if objective == "head":
@@ -142,7 +146,7 @@ def _check_answering(recipe: Recipe, layers: Layers) -> None:
         return
     asked, plain = recipe.prompting, Prompting()
     place = layers.place(("prompting", "answer"))
-    if asked.answer != "generate" and recipe.dataset.task == "question_answering":
+    if asked.answer != "generate" and _in_words(recipe.dataset.task):
         raise RecipeError(f"{place}: the answers to questions are free: they must be written, by `generate`")
     if asked.answer == "label_likelihood" and recipe.dataset.multi_label:
         raise RecipeError(

@@ -57,7 +57,7 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
     if not rows or empty:
         raise DataError("there is no text to label" if not rows else f"text {empty[0] + 1} is empty")
     objective = description.get("objective", "head")
-    if description["task"] == "question_answering":
+    if dropin.load("tasks", description["task"]).READS == "answers":
         _check_questions(rows)
         objective = "span" if objective == "head" else objective
     by_objective = {"head": _by_head, "span": _by_span, "text": _by_text}[objective]
@@ -141,7 +141,7 @@ def _by_text(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
         for number, answer in zip(numbers, reader.read(numbers), strict=True):
             written = answer.extra.get("text")
             found[number] = {
-                "text": rows[number]["text_pair" if description["task"] == "question_answering" else "text"],
+                "text": rows[number]["text_pair" if task.READS == "answers" else "text"],
                 "label": label_names(answer.prediction, labels),
                 "scores": None if written is not None else dict(zip(labels, answer.scores, strict=True)),
                 "cut": split.features[number]["cut"],

@@ -10,6 +10,8 @@ from bench.settings import Prompt, Recipe
 from bench.spans import span_loss_sum
 
 OBJECTIVES = ("head", "text")
+# What metrics read: answers in words, or labels.
+READS = "answers"
 METRICS = {"single_label": ("squad_v2",)}
 AUTO_CLASS = "AutoModelForQuestionAnswering"
 # What the head says of each token.

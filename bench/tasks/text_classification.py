@@ -10,6 +10,7 @@ from bench.settings import Prompt
 from bench.tokenizer import encode as encode_texts
 
 OBJECTIVES = ("head", "text")
+READS = "labels"
 METRICS = {
     "single_label": ("accuracy", "f1", "mcc", "loss", "confusion_matrix", "per_label_accuracy"),
     "multi_label": ("jaccard", "f1", "hamming_accuracy", "subset_accuracy", "loss", "per_label_accuracy"),
