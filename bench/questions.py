@@ -125,13 +125,8 @@ def encode(asker: Asker, name: str, rows: Sequence[dict[str, Any]], prompting: P
             if shared is None or asker.per_example:
                 shared = asker.contentless(row, prompt.content_free)
             feature["contentless"] = shared
-    # Answers in words, as sizes say, are no rows of a table.
-    sizes = tuple(len(feature["input_ids"]) for feature in features) if _has_golds(rows) else None
-    return Encoded(name=name, ids=tuple(row["id"] for row in rows), features=features, truncated=cut, sizes=sizes)
-
-
-def _has_golds(rows: Sequence[dict[str, Any]]) -> bool:
-    return bool(rows) and "answers" in rows[0]
+    ids, in_words = tuple(row["id"] for row in rows), any("answers" in row for row in rows)
+    return Encoded(name=name, ids=ids, features=features, truncated=cut, in_words=in_words)
 
 
 def _lessons(asker: Asker, split: data.Split) -> Encoded:

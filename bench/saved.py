@@ -114,8 +114,10 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
 
     content = _unmarked(folder / "config.json")
     config = type(transformers.AutoConfig.for_model(content["model_type"])).from_dict(content)
-    span_heads.register(config)
-    model = _auto_class(description).from_pretrained(
+    family = _auto_class(description)
+    if family.__name__ == span_heads.AUTO_CLASS:
+        span_heads.register(config)
+    model = family.from_pretrained(
         folder, config=config, use_safetensors=True, attn_implementation=description["model_card"]["attention"]
     )
     head = Head.model_validate(description["head"])
@@ -156,10 +158,11 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
     base = str(folder / "base") if (folder / "base").is_dir() else str(locate(card))
     task = {} if _is_text(description) else task_settings(description["labels"], description["multi_label"])
     try:
-        config = transformers.AutoConfig.from_pretrained(base, revision=card.revision)
-        span_heads.register(config)
-        family = _auto_class(description)
-        renamed = span_heads.key_mapping(config) if family.__name__ == span_heads.AUTO_CLASS else None
+        family, renamed = _auto_class(description), None
+        if family.__name__ == span_heads.AUTO_CLASS:
+            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision)
+            span_heads.register(config)
+            renamed = span_heads.key_mapping(config)
         model = family.from_pretrained(
             base,
             key_mapping=renamed,

@@ -26,7 +26,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Encoded:
     """One split ready for the model: `features[i]` belongs to `ids[i]`. truncated: how many texts were cut.
 
-    sizes: tokens per example, where a feature is not one row of `input_ids`.
+    sizes: tokens per example, where a feature is not one row of `input_ids`. in_words: labels are gold texts.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Encoded:
     features: list[dict[str, Any]]
     truncated: int
     sizes: tuple[int, ...] | None = None
+    in_words: bool = False
 
     @property
     def lengths(self) -> list[int]:
@@ -44,8 +45,8 @@ class Encoded:
 
     @property
     def references(self) -> np.ndarray:
-        """[examples] label ids, or [examples, labels] of 0 and 1; lists of gold texts where answers are spans."""
-        return _rows([feature["labels"] for feature in self.features], texts=self.sizes is not None)
+        """[examples] label ids, or [examples, labels] of 0 and 1; or lists of gold texts."""
+        return _rows([feature["labels"] for feature in self.features], texts=self.in_words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +215,7 @@ def _assembled(found: list[tuple[int, Answer]], split: Encoded) -> Predictions:
     order = [number for number, _ in found]
     return Predictions(
         ids=tuple(split.ids[number] for number in order),
-        predictions=_rows([answer.prediction for _, answer in found], texts=split.sizes is not None),
+        predictions=_rows([answer.prediction for _, answer in found], texts=split.in_words),
         references=split.references[order],
         scores=np.array([answer.scores for _, answer in found]),
         extra=tuple(answer.extra for _, answer in found),
