@@ -147,26 +147,9 @@ class LogitsMemory(TorchDispatchMode):
             self.peak = max(self.peak, sum(self.alive.values()))
 
 
-class Watch(transformers.TrainerCallback):
-    """Notes TRL's losses, and when its steps end."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.ticks = common.Ticks()
-
-    def on_step_end(self, *args: Any, **options: Any) -> None:
-        """Before the loss is logged, as on our side."""
-        self.ticks.advance()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """The summary at the end has no loss."""
-        if logs and "loss" in logs:
-            self.losses.append(logs["loss"])
-
-
 def run_trl(model: Any, work: Work, folder: Path) -> common.Trained:
     """Trains by SFTTrainer, and makes sure that it made the tokens that the harness is given."""
-    watch, training = Watch(), work.training
+    watch, training = common.Watch(), work.training
     options = trl.SFTConfig(
         output_dir=str(folder),
         use_cpu=model.device.type == "cpu",

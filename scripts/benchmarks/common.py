@@ -211,6 +211,23 @@ def run_engine(model: Any, split: Encoded, tokens: Any, training: Training, fold
     return Trained(losses=fit.log.losses, moments=ticks.moments)
 
 
+class Watch(transformers.TrainerCallback):
+    """Notes the losses of transformers' Trainer, or of its child, and when its steps end."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.ticks = Ticks()
+
+    def on_step_end(self, *args: Any, **options: Any) -> None:
+        """Before the loss is logged, as on our side."""
+        self.ticks.advance()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """The summary at the end has no loss."""
+        if logs and "loss" in logs:
+            self.losses.append(logs["loss"])
+
+
 def in_order(split: Encoded, training: Training) -> list[dict[str, Any]]:
     """Features in the order in which the harness trains on them."""
     order = Budget.plan(training, len(split.ids), 1).order(recipe.load(RECIPE).recipe.seed)

@@ -34,7 +34,7 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import torch  # noqa: E402
-from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments  # noqa: E402
+from transformers import DataCollatorWithPadding, Trainer, TrainingArguments  # noqa: E402
 from transformers.trainer_callback import PrinterCallback  # noqa: E402
 
 from bench import unpad  # noqa: E402
@@ -109,27 +109,10 @@ class Result:
     same_losses: bool
 
 
-class Watch(TrainerCallback):
-    """Notes the Trainer's losses, and when its steps end."""
-
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.ticks = common.Ticks()
-
-    def on_step_end(self, *args: Any, **options: Any) -> None:
-        """Before the loss is logged, as on our side."""
-        self.ticks.advance()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """The summary at the end has no loss."""
-        if logs and "loss" in logs:
-            self.losses.append(logs["loss"])
-
-
 def by_trainer(model: Any, split: Encoded, tokens: Any, case: Case, folder: Path) -> common.Trained:
     """transformers' Trainer."""
     training = common.settings("trainer", case.batch, case.steps + WARMUP_STEPS, log_every=1)
-    watch = Watch()
+    watch = common.Watch()
     arguments = TrainingArguments(
         output_dir=str(folder / "trainer"),
         per_device_train_batch_size=case.batch,
