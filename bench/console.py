@@ -85,6 +85,12 @@ class Phase:
             self._printed_s = time.perf_counter()
             say(self._line())
 
+    def leave_out(self, steps: int) -> None:
+        """Steps that were done before this phase began: what is left is shown, at the rate of what is left."""
+        self.total -= steps
+        if self._live is not None:
+            self._live.update(self._live.task_ids[0], total=self.total)
+
     def _note(self) -> str:
         rate = self.tokens / max(time.perf_counter() - self._started_s, 1e-9)
         return self._loss + (f" {rate:,.0f} tokens/s" if self.tokens else "")

@@ -9,6 +9,8 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 
 from bench.answer_logits import while_training
 from bench.fitting import Fit, seed_step
+from bench.resuming import Live, restore, save
+from bench.sharding import in_force
 
 
 @while_training
@@ -20,10 +22,12 @@ def run(fit: Fit, arguments: TrainingArguments) -> Any:
     groups = [group for group in _groups(fit.model, settings.weight_decay) if group["params"]]
     model, optimizer = accelerator.prepare(fit.model, kind(groups, **options))
     scheduler = get_scheduler(settings.schedule, optimizer.optimizer, budget.warmup_steps(settings), budget.steps)
-    order, best = fit.order, None
-    since_log = torch.zeros((), device=accelerator.device)
-    logged = 0
-    for step in range(1, budget.steps + 1):
+    order = fit.order
+    live = Live(accelerator, model, optimizer, scheduler)
+    since_log = restore(fit, live)
+    if fit.on_start is not None:
+        fit.on_start(in_force(accelerator, model))
+    for step in range(fit.step + 1, budget.steps + 1):
         fit.steps.start()
         batches = [b.to(accelerator.device) for b in _micro_batches(fit, order, step, accelerator)]
         items = accelerator.reduce(sum((b["labels"] != -100).sum() for b in batches), "sum")  # type: ignore[call-overload]
@@ -45,19 +49,18 @@ def run(fit: Fit, arguments: TrainingArguments) -> Any:
         fit.steps.stop()
         fit.step = step
         if fit.due_for_log(step):
-            mean = accelerator.reduce(since_log, "mean").item() / (step - logged)
+            mean = accelerator.reduce(since_log, "mean").item() / (step - fit.logged_step)
             fit.log_step(step, mean, rate, None if norm is None else float(norm))
             since_log.zero_()
-            logged = step
         fit.progress.advance(loss=fit.log.losses[-1])
-        if fit.due_for_validation(step) and _is_better(fit, accelerator.unwrap_model(model)):
-            best = _snapshot(accelerator.unwrap_model(model))
-        if fit.should_stop():
+        if fit.due_for_validation(step):
+            fit.run_validation(accelerator.unwrap_model(model))
+        fit.decide()
+        if fit.saves:
+            save(fit, live, since_log)
+        if fit.ends:
             break
-    trained = accelerator.unwrap_model(model)
-    if best is not None:
-        trained.load_state_dict(best, strict=False)
-    return trained
+    return accelerator.unwrap_model(model)
 
 
 def _micro_batches(fit: Fit, order: list[int], step: int, accelerator: Accelerator) -> list[Any]:
@@ -83,15 +86,3 @@ def _groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
         {"params": [p for name, p in named if name in decayed], "weight_decay": weight_decay},
         {"params": [p for name, p in named if name not in decayed], "weight_decay": 0.0},
     ]
-
-
-def _is_better(fit: Fit, model: Any) -> bool:
-    assert fit.validate is not None
-    values = fit.validate(model)
-    fit.log_validation(fit.step, values)
-    return fit.selection is not None and fit.selection.update(fit.step, values[fit.selection.metric])
-
-
-def _snapshot(model: Any) -> dict[str, torch.Tensor]:
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items() if name in trained}

@@ -78,6 +78,3 @@ class _Trainer(WatchedTrainer, SFTTrainer):
 
     def _send_telemetry(self) -> None:
         """Nothing about a run leaves the machine."""
-
-    def create_model_card(self, *args: Any, **options: Any) -> None:
-        """A checkpoint here is read back by the same run, and by nobody else."""

@@ -4,7 +4,6 @@ It trains classifiers and encoder-decoders; decoders that learn to write are tra
 """
 
 import os
-import shutil
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from bench import resuming, sharding
 from bench.answer_logits import while_training
 from bench.fitting import Fit, seed_step
 from bench.heads import unwrapped
@@ -37,14 +37,11 @@ def run(fit: Fit, arguments: TrainingArguments) -> Any:
 
 
 def train(trainer: Any) -> Any:
-    """Runs a WatchedTrainer to its end, removes its checkpoints, and returns the plain model."""
+    """Runs a WatchedTrainer to its end, from a checkpoint where there is one, and returns the plain model."""
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    # Not before the slowest process has read the best checkpoint back.
-    trainer.accelerator.wait_for_everyone()
-    if trainer.accelerator.is_main_process:
-        shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
-    return trainer.accelerator.unwrap_model(trainer.model)
+    sharding.choose_units(trainer)
+    trainer.train(resume_from_checkpoint=resuming.folder_for_trainer(trainer.fit))
+    return sharding.undivided(trainer, trainer.fit.twin)
 
 
 class _InOrder(Dataset):  # type: ignore[type-arg]
@@ -70,13 +67,21 @@ class WatchedTrainer(Trainer):
         super().__init__(callbacks=[_Watch(fit)], **options)
         self.fit = fit
         self._micro_batch = 0
+        self._since_log: torch.Tensor | None = None
 
     def get_batch_samples(self, *args: Any, **options: Any) -> Any:
         self._micro_batch = 0
+        if self._since_log is not None:
+            # Taken up only now: at its start, the Trainer sets both to those of a run that has logged its last step.
+            self._tr_loss += self._since_log
+            self._since_log, self._globalstep_last_logged = None, self.fit.logged_step
         self.fit.steps.start()
         return super().get_batch_samples(*args, **options)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        if self.fit.on_start is not None:
+            self.fit.on_start(sharding.in_force(self.accelerator, self.model_wrapped))
+            self.fit.on_start = None
         seed_step(self.fit.seed, self.state.global_step, self._micro_batch, self.fit.rank)
         self._micro_batch += 1
         self.fit.steps.add(inputs)
@@ -86,9 +91,10 @@ class WatchedTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The Trainer's own, or TRL's, but where the model gives the loss on its answers alone, or the task its own."""
-        if not (self.fit.on_answers_alone or self.fit.by_task):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        loss = self.fit.batch_loss(model, inputs, num_items_in_batch)
+        with sharding.autocast(self.fit.scoring):
+            if not (self.fit.on_answers_alone or self.fit.by_task):
+                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+            loss = self.fit.batch_loss(model, inputs, num_items_in_batch)
         # As in the Trainer: the items are those of all processes, and DDP averages what each of them gives.
         averaged = self.args.average_tokens_across_devices
         return loss * (self.accelerator.num_processes // self.get_tp_size()) if averaged else loss
@@ -97,17 +103,31 @@ class WatchedTrainer(Trainer):
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Validation by the harness's own scorer: exact ids, own metrics. Names get the Trainer's prefix `eval_`."""
-        assert self.fit.validate is not None
-        values = self.fit.validate(self.accelerator.unwrap_model(self.model_wrapped))
-        self.fit.log_validation(self.state.global_step, values)
+        values = self.fit.run_validation(self.accelerator.unwrap_model(self.model_wrapped))
         logs = {f"eval_{name}": value for name, value in values.items()}
         self.log(dict(logs))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
 
+    def _live(self) -> resuming.Live:
+        return resuming.Live(self.accelerator, self.model_wrapped, self.optimizer, self.lr_scheduler)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        with self.fit.clock.phase("save"):
-            super()._save_checkpoint(model, trial)
+        resuming.save(self.fit, self._live(), self._tr_loss)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The weights too: the Trainer calls this when everything is prepared, and has read what DeepSpeed wrote."""
+        if checkpoint is not None:
+            self._since_log = resuming.restore(self.fit, self._live(), loaded=True)
+
+    def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
+        """See `_load_optimizer_and_scheduler`."""
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """See `_load_optimizer_and_scheduler`."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing to do: what is drawn follows from the step (seed_step)."""
 
 
 class _Watch(TrainerCallback):
@@ -127,10 +147,14 @@ class _Watch(TrainerCallback):
         fit.step = state.global_step
         control.should_log = fit.due_for_log(fit.step)
         control.should_evaluate = fit.due_for_validation(fit.step)
-        if not control.should_evaluate and fit.should_stop():
-            control.should_training_stop = True
         losses = fit.log.losses
         fit.progress.advance(loss=losses[-1] if losses else None)
+        return control if control.should_evaluate else self._decide(control)
+
+    def _decide(self, control: Any) -> Any:
+        self.fit.decide()
+        control.should_training_stop = self.fit.ends
+        control.should_save = self.fit.saves
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
@@ -139,10 +163,5 @@ class _Watch(TrainerCallback):
             self.fit.log_step(state.global_step, logs["loss"], logs["learning_rate"], logs.get("grad_norm"))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> Any:
-        """Stops after a validation by the same rules as the plain loop."""
-        fit = self.fit
-        if fit.selection is not None:
-            fit.selection.update(state.global_step, metrics[f"eval_{fit.selection.metric}"])
-        if fit.should_stop():
-            control.should_training_stop = True
-        return control
+        """Decides after a validation, by the same rules as the plain loop."""
+        return self._decide(control)

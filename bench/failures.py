@@ -1,6 +1,11 @@
 """An exception that ended a run -> the record's status and one sentence for a person."""
 
+import dataclasses
 import errno
+import json
+import traceback
+from dataclasses import dataclass
+from typing import Literal
 
 from bench import errors
 from bench.errors import Status
@@ -17,6 +22,67 @@ NO_MEMORY = (
 )
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_SPACE_TEXTS = ("no space left", "file too large", "disk quota exceeded")
+# What gloo, NCCL and the store say when the process at the other end is gone, or does not answer.
+NO_CONNECTION = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "gloo/transport",
+    "timed out waiting",
+    "nccl error",
+    "nccl communicator",
+    "watchdog caught collective operation timeout",
+)
+# The end of a traceback is what tells; it travels to rank zero.
+TRACE_CHARACTERS = 6000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why a process of a run ended.
+
+    kind: "own" is a failure in that process; "told", a signal; "echo", an error of communication, which tells of
+    another's failure; "lost", that the process is gone and can't speak; "done", that all went well.
+    """
+
+    rank: int
+    kind: Literal["own", "told", "echo", "lost", "done"]
+    status: Status
+    sentence: str
+    phase: str
+    trace: str = ""
+
+    def packed(self) -> str:
+        """As one line of text."""
+        return json.dumps(dataclasses.asdict(self))
+
+
+def unpacked(text: bytes) -> Failure:
+    """The failure that `Failure.packed` made a text of."""
+    return Failure(**json.loads(text))
+
+
+def of(error: BaseException, phase: str, rank: int = 0, where: str = "") -> Failure:
+    """The failure of this process, from the exception that ended its work."""
+    status = status_of(error)
+    if status == "interrupted":
+        kind: Literal["told", "echo", "own"] = "told"
+    else:
+        kind = "echo" if status == "crashed" and is_communication(error) else "own"
+    trace = "".join(traceback.format_exception(error)) if status in ("crashed", "oom") else ""
+    shown = sentence(error, phase, where)
+    if where and rank and isinstance(error, errors.BenchError) and kind == "own":
+        shown = f"{where.strip()}: {shown}"
+    return Failure(rank=rank, kind=kind, status=status, sentence=shown, phase=phase, trace=trace[-TRACE_CHARACTERS:])
+
+
+def is_communication(error: BaseException) -> bool:
+    """Whether an error only says that another process did not answer."""
+    if any(kind.__name__ == "DistError" for kind in type(error).__mro__):  # of torch, which is not loaded here
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError | ConnectionError) and any(part in text for part in NO_CONNECTION)
 
 
 def status_of(error: BaseException) -> Status:
@@ -46,20 +112,21 @@ def is_disk_full(error: BaseException) -> bool:
     return any(part in str(error).lower() for part in NO_SPACE_TEXTS)
 
 
-def sentence(error: BaseException, phase: str) -> str:
-    """What happened, where, and what to do."""
+def sentence(error: BaseException, phase: str, where: str = "") -> str:
+    """What happened, where, and what to do. where: " on rank 1 (host b)", or nothing for a run of one process."""
     if isinstance(error, KeyboardInterrupt):
         return f"stopped by Ctrl-C during {phase}; what was written so far is kept"
     if isinstance(error, errors.BenchError):
         return str(error)
+    during = f"{where} during {phase}"
     text = (str(error).strip().splitlines() or [""])[0]
     if is_out_of_memory(error):
         return (
-            f"out of memory during {phase} ({text}); lower training.per_device_batch or max_length, set "
+            f"out of memory{during}{f' ({text})' if text else ''}; lower training.per_device_batch or max_length, set "
             "training.gradient_checkpointing: true, or use method lora or qlora"
         )
     if is_disk_full(error):
-        return f"the disk is full, or a quota is reached, during {phase} ({text}); free some room and start again"
+        return f"the disk is full, or a quota is reached,{during} ({text}); free some room and start again"
     if isinstance(error, PermissionError):
-        return f"no permission during {phase}: {text}"
-    return f"{type(error).__name__} during {phase}: {text}"
+        return f"no permission{during}: {text}"
+    return f"{type(error).__name__}{during}: {text}"

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench import resuming, sharding
+from bench.ballot import Ballot
 from bench.collating import IGNORED, answer_loss_sum, collate_answers
 from bench.console import Phase
 from bench.errors import DivergedError, SetupError
 from bench.heads import unwrapped
 from bench.measure import Clock, Steps
 from bench.score import Encoded, Scoring, collate
-from bench.training_settings import EarlyStopping, Training
+from bench.training_settings import Checkpoints, EarlyStopping, Training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,9 +124,13 @@ class TrainLog:
     def __init__(self, path: Path | None) -> None:
         self.rows: list[dict[str, Any]] = []
         self._path = path
-        self._started_s = time.perf_counter()
-        if path is not None:
-            path.write_text("", encoding="utf-8")
+        self.restore([], 0.0)
+
+    def restore(self, rows: list[dict[str, Any]], seconds: float) -> None:
+        """Begins with these rows, after so many seconds; whatever else the file held is gone."""
+        self.rows[:], self._started_s = rows, time.perf_counter() - seconds
+        if self._path is not None:
+            self._path.write_text("".join(map(_line, self.rows)), encoding="utf-8")
 
     def write(self, **values: Any) -> None:
         """Adds a line. Raises DivergedError when a loss or gradient norm in it is not finite."""
@@ -132,8 +138,7 @@ class TrainLog:
         self.rows.append(row)
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as stream:
-                finite = {name: None if _is_undefined(item) else item for name, item in row.items()}
-                stream.write(json.dumps(finite) + "\n")
+                stream.write(_line(row))
         for name in ("loss", "grad_norm"):
             value = values.get(name)
             if _is_undefined(value):
@@ -156,6 +161,10 @@ def _over_all_ranks(count: int, device: torch.device) -> int:
     return int(total)
 
 
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps({name: None if _is_undefined(item) else item for name, item in row.items()}) + "\n"
+
+
 def _is_undefined(value: Any) -> bool:
     return isinstance(value, float) and not math.isfinite(value)
 
@@ -167,6 +176,12 @@ class Fit:
     objective: "head" for a classifier, "text" for a language model that learns to write the answers.
     answer_logits: whether such a model is to compute logits for its answers only; while it trains, on_answers_alone
     is set where it does, and needs_all_logits says why where it can't.
+    twin: the plain model's shape (sharding.Twin), where its parameters are divided over processes while it trains.
+    on_start: is told how the model is really spread, once it is.
+    identity: {"hash", "seed", "data"}, by which a checkpoint is known as this run's.
+    asked_to_stop: whether this process was sent a SIGTERM.
+    notes: fallbacks, for the record. resumed_state, resumes_from: the checkpoint that training goes on from, if any.
+    ends, saves: what `decide` found. saved_step: the last one of which there is a checkpoint.
     """
 
     model: Any
@@ -194,7 +209,20 @@ class Fit:
     stopped_by: str = "steps"
     learning_rate: float | None = None
     without_gradient: list[str] | None = None
+    twin: Any = None
+    first_gradients: Any = None
+    on_start: Callable[[dict[str, Any]], None] | None = None
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    identity: dict[str, Any] = field(default_factory=lambda: {"hash": "", "seed": 0, "data": ""})
+    asked_to_stop: Callable[[], bool] = bool
+    notes: list[str] = field(default_factory=list)
+    resumed_state: dict[str, Any] | None = None
+    resumes_from: Path | None = None
+    saved_step: int = 0
+    ends: bool = False
+    saves: bool = False
     started_s: float = field(default_factory=time.perf_counter)
+    due_since_s: float = field(default_factory=time.perf_counter)
 
     @functools.cached_property
     def order(self) -> list[int]:
@@ -209,27 +237,55 @@ class Fit:
         steps = (rows[start : start + size] for start in range(0, len(rows), size))
         return [row for step in steps for row in sorted(step, key=lambda row: -lengths[row])]
 
-    def out_of_time(self) -> bool:
-        """Whether the recipe's minutes are used up. Rank zero decides for all, so that nobody waits for the rest."""
-        if self.settings.minutes is None:
-            return False
-        from accelerate.utils import broadcast_object_list
+    @functools.cached_property
+    def ballot(self) -> Ballot:
+        """Of all processes; made when every one of them has done its first step."""
+        return Ballot()
 
-        return bool(broadcast_object_list([time.perf_counter() - self.started_s > self.settings.minutes * 60])[0])
+    def decide(self) -> None:
+        """After a step and its validation: whether training `ends` here, and whether it `saves` a checkpoint.
 
-    def should_stop(self) -> bool:
-        """Whether training ends before its last step; `stopped_by` then says why."""
-        if self.out_of_time():
-            self.stopped_by = "minutes"
-        elif self.selection is not None and self.selection.exhausted:
+        Alike on every process: rank zero's clock counts for all, and so does a signal that any of them was sent.
+        """
+        last, every = self.step == self.budget.steps, self.checkpoints.every_steps
+        flags = [self.asked_to_stop(), self._is_out_of_time(), self._is_due()]
+        stop, late, due = self.ballot.vote(flags, last=last)
+        if self.selection is not None and self.selection.exhausted:
             self.stopped_by = "early_stopping"
-        return self.stopped_by != "steps"
+        elif stop or late:
+            self.stopped_by = "interrupted" if stop else "minutes"
+        self.ends = last or self.stopped_by != "steps"
+        due = due or (every is not None and self.step % every == 0)
+        self.saves = self.stopped_by == "interrupted" or (due and not self.ends)
+
+    def _is_out_of_time(self) -> bool:
+        minutes = self.settings.minutes
+        return self.rank == 0 and minutes is not None and time.perf_counter() - self.started_s > minutes * 60
+
+    def _is_due(self) -> bool:
+        minutes, now_s = self.checkpoints.every_minutes, time.perf_counter()
+        due = self.rank == 0 and minutes is not None and now_s - self.due_since_s > minutes * 60
+        if due:
+            self.due_since_s = now_s  # asked for once, though the answer comes a step later
+        return due
+
+    def saved(self) -> None:
+        """A checkpoint was written, or could not be: the next one has time."""
+        self.due_since_s = time.perf_counter()
+
+    @property
+    def interruption(self) -> str:
+        """The sentence for a run that was asked to stop, and did so between two steps."""
+        done = f"stopped by SIGTERM after step {self.step} of {self.budget.steps}"
+        if self.saved_step != self.step:
+            return f"{done}; no checkpoint could be written"
+        return f"{done}; a checkpoint was written, and the same command goes on from there"
 
     def log_step(self, step: int, loss: float, learning_rate: float, grad_norm: float | None) -> None:
         """One line of the log: the mean loss since the last one."""
         self.learning_rate, self.logged_step = learning_rate, step
         tokens = _over_all_ranks(self.steps.totals()[2], self.scoring.device)
-        self.progress.tokens = tokens
+        self.progress.tokens = tokens - self.steps.earlier.totals[2]
         self.log.write(
             step=step,
             epoch=round(self.budget.epochs(step), 6),
@@ -242,6 +298,19 @@ class Fit:
     def log_validation(self, step: int, values: dict[str, float]) -> None:
         """Validation metrics of a step, under names that begin with `validation_`."""
         self.log.write(step=step, **{f"validation_{name}": value for name, value in values.items()})
+
+    def run_validation(self, model: Any) -> dict[str, float]:
+        """Scores the validation split by the harness's own scorer; the best weights so far are kept.
+
+        model: without the engine's wrappers.
+        """
+        assert self.validate is not None
+        with sharding.whole(model, self.twin) as plain:
+            values = self.validate(plain)
+        self.log_validation(self.step, values)
+        if self.selection is not None and self.selection.update(self.step, values[self.selection.metric]):
+            resuming.keep_best(self, model)
+        return values
 
     def due_for_validation(self, step: int) -> bool:
         """Whether this step is followed by a validation; the last one always is, if there are any."""
@@ -295,7 +364,9 @@ class Fit:
 
     def check_gradients(self, model: Any) -> None:
         """After the first backward: names of trainable parameters without a finite gradient."""
-        if self.without_gradient is None:
+        if self.without_gradient is None and self.first_gradients is not None:
+            self.without_gradient = self.first_gradients.missing()
+        elif self.without_gradient is None:
             self.without_gradient = [
                 name
                 for name, parameter in model.named_parameters()

@@ -4,13 +4,16 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, broadcast_object_list
 
+from bench import launcher, peers, sharding
 from bench.errors import SetupError
 from bench.fitting import Budget
 from bench.record import Environment, Launch
@@ -21,16 +24,38 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def start() -> PartialState:
-    """Joins the processes that the launcher started. Raises SetupError when the world is not the one asked for."""
-    on_cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+def start(timeout_s: float = 600.0) -> PartialState:
+    """Joins the processes that the launcher started. Raises SetupError when the world is not the one asked for.
+
+    timeout_s: how long a process waits for the others, less what the watch over them needs to say whose fault it is.
+    """
+    wanted = launcher.asked()
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+    # Of a launch of several, the environment does not tell that its config says use_cpu.
+    on_cpu = not torch.cuda.is_available() or use_cpu or (wanted is not None and wanted.use_cpu)
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU, and complains
     asked = int(os.environ.get("WORLD_SIZE", "1") or 1)
-    # Without an explicit backend each of several CPU processes would believe itself alone.
-    state = PartialState(cpu=True, backend="gloo" if asked > 1 else None) if on_cpu else PartialState()
+    launcher.check(asked, gpus=torch.cuda.device_count(), on_cpu=use_cpu)
+    state = _join(asked, on_cpu, timedelta(seconds=timeout_s + peers.COLLECTIVES_WAIT_LONGER_S))
     if state.num_processes != asked:
         raise SetupError(f"{asked} processes were asked for, but {state.num_processes} came about")
+    return state
+
+
+def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:
+    # Another run of this process may have left its own.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if not on_cpu:
+        return PartialState(timeout=timeout)
+    if sharding.asked() is None:
+        # Without an explicit backend each of several CPU processes would believe itself alone.
+        return PartialState(cpu=True, backend="gloo" if asked > 1 else None, timeout=timeout)
+    # Told of a CPU, accelerate would leave DeepSpeed and FSDP out, and say nothing of it.
+    os.environ.pop("ACCELERATE_USE_CPU", None)
+    state = PartialState(backend="gloo", timeout=timeout)
+    if sharding.asked() == "fsdp":
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     return state
 
 
@@ -45,19 +70,25 @@ def precision() -> str:
 def describe(state: PartialState, budget: Budget | None, global_batch: int) -> Launch:
     """What is really in force."""
     backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
-    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes) or state.num_processes)
+    per_machine = int(os.environ.get("LOCAL_WORLD_SIZE") or state.num_processes)
     return Launch(
         world_size=state.num_processes,
-        num_machines=max(1, state.num_processes // per_machine),
-        distributed_type=state.distributed_type.value,
+        num_machines=int(os.environ.get("GROUP_WORLD_SIZE") or max(1, state.num_processes // per_machine)),
+        distributed_type=_distributed_type(state),
         backend=backend,
-        zero_stage=None,
         mixed_precision=precision(),
         device=state.device.type,
         global_batch=global_batch,
         per_device_batch=budget.per_device_batch if budget else global_batch,
         accumulation=budget.accumulation if budget else 1,
     )
+
+
+def _distributed_type(state: PartialState) -> str:
+    """Before a model is divided, the processes alone count: on a CPU they stand in for GPUs where FSDP is asked for."""
+    if sharding.asked() is None or state.device.type != "cpu":
+        return state.distributed_type.value
+    return DistributedType.MULTI_CPU.value
 
 
 def same_everywhere(value: Any) -> Any:

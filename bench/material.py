@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import data, dropin, launch, metricset, questions, record, squad
+from bench import data, dropin, launch, metricset, questions, record, sharding, squad
 from bench import model as models
 from bench import tokenizer as tokenizers
 from bench.comparability import comparability
@@ -45,6 +45,7 @@ def load_data(run: Run) -> Material:
     method = dropin.load("methods", recipe.method.name)
     task = dropin.load("tasks", recipe.dataset.task)
     plan = method.load_plan(run.resolved.options)
+    _note_sharding(run, plan)
     with run.clock.phase("load"):
         _confirm_remote_code(run)
         _check_trackers(recipe, plan)
@@ -82,6 +83,12 @@ def load_data(run: Run) -> Material:
             what = "questions" if hasattr(task, "encode_splits") and recipe.objective == "head" else "texts"
             run.record.note(f"{split.name}: {split.truncated} {what} cut to {recipe.max_length} tokens")
     return Material(corpus, plan, method, task, tokenizer, splits, train_set, scoring)
+
+
+def _note_sharding(run: Run, plan: dropin.LoadPlan) -> None:
+    note = sharding.check(run.resolved.recipe, plan)
+    if note is not None:
+        run.record.note(note)
 
 
 def _load_corpus(run: Run, plan: dropin.LoadPlan) -> data.Corpus:

@@ -69,6 +69,13 @@ class Clock:
         rest = self.seconds.pop(name) - sum(parts.values())
         self.seconds.update({**parts, f"{name}_other": max(0.0, rest)})
 
+    def set_apart(self, name: str) -> None:
+        """Files what the open phase has taken so far, time and memory, under a name of its own."""
+        self._close_interval()
+        opened = self.open[-1]
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.seconds.pop(opened)
+        self.peaks.setdefault(name, Peaks()).merge(self.peaks.pop(opened))
+
     def _close_interval(self) -> None:
         synchronize()
         now_s = time.perf_counter()
@@ -142,11 +149,29 @@ class Counts:
         return [self.examples, self.processed, *self.on_device.tolist()]
 
 
+@dataclass(kw_only=True)
+class Earlier:
+    """Steps of before an interruption, over all ranks: as `Steps` gave them, each of its runs without its own warm-up.
+
+    totals, measured: [examples, processed tokens, real tokens, loss items] of all steps, and of those in `seconds`.
+    """
+
+    totals: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    measured: list[int] = field(default_factory=lambda: [0, 0, 0, 0])
+    seconds: list[float] = field(default_factory=list)
+    warmup: int = 0
+    warmup_s: float = 0.0
+
+
 @dataclass
 class Steps:
-    """What each optimiser step processed on this rank, and how long it took."""
+    """What each optimiser step processed on this rank, and how long it took.
+
+    earlier: what was done before an interruption, on rank zero only; the totals hold it too.
+    """
 
     counts: list[Counts] = field(default_factory=list)
+    earlier: Earlier = field(default_factory=Earlier)
     _marks: list[tuple[Any, Any]] = field(default_factory=list)
     _total: Counts | None = None
     _pending: Counts | None = None
@@ -171,22 +196,38 @@ class Steps:
 
     @property
     def seconds(self) -> list[float]:
-        """Duration of each step. On a GPU this waits for the last one."""
+        """Duration of each step of this process. On a GPU this waits for the last one."""
         synchronize()
         return [_between_s(start, end) for start, end in self._marks]
 
     def totals(self) -> list[int]:
         """[examples, processed tokens, real tokens, loss items] over all steps of this rank."""
-        return [0, 0, 0, 0] if self._total is None else self._total.read()
+        return _plus(self.earlier.totals, [0, 0, 0, 0] if self._total is None else self._total.read())
 
     @property
     def warmup(self) -> int:
-        """How many of the first steps are left out of rates; none where there are too few to spare."""
+        """How many of this process's first steps are left out of rates; none where there are too few to spare."""
         return WARMUP_STEPS if len(self.counts) > 2 * WARMUP_STEPS else 0
 
     def measured(self) -> tuple[list[int], list[float], int]:
         """Totals and step seconds without the warm-up steps, and how many those were."""
-        return _summed(self.counts[self.warmup :]), self.seconds[self.warmup :], self.warmup
+        found = self.until_now()
+        return found.measured, found.seconds, found.warmup
+
+    def until_now(self) -> Earlier:
+        """All of it, as those will need it who go on from here."""
+        seconds, warmup, before = self.seconds, self.warmup, self.earlier
+        return Earlier(
+            totals=self.totals(),
+            measured=_plus(before.measured, _summed(self.counts[warmup:])),
+            seconds=before.seconds + seconds[warmup:],
+            warmup=before.warmup + warmup,
+            warmup_s=before.warmup_s + sum(seconds[:warmup]),
+        )
+
+
+def _plus(one: list[int], other: list[int]) -> list[int]:
+    return [first + second for first, second in zip(one, other, strict=True)]
 
 
 def _summed(counts: list[Counts]) -> list[int]:

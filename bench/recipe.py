@@ -62,7 +62,7 @@ class Resolved:
     @property
     def hash(self) -> str:
         """SHA-256 of what decides the result: the seed and the place of the files are not part of it."""
-        left_out: dict[str, Any] = {"seed": True, "save": True, "trackers": True, **_DESCRIPTIVE}
+        left_out: dict[str, Any] = dict.fromkeys(("seed", "save", "trackers", "checkpoints"), True) | _DESCRIPTIVE
         content = json.loads(self.recipe.model_dump_json(exclude=left_out))
         content["dataset"]["source"].pop("folder")
         content["method"] = {"name": self.recipe.method.name, **self.options.model_dump(mode="json")}

@@ -62,6 +62,8 @@ class Launch(Part):
     distributed_type: str
     backend: str | None = None
     zero_stage: int | None = None
+    offload_optimizer: str | None = None
+    offload_parameters: str | None = None
     mixed_precision: str
     device: str
     global_batch: int
@@ -152,6 +154,15 @@ class TrainingPart(Part):
     learning_rate_final: Number = None
 
 
+class Resumed(Part):
+    """That training went on from a checkpoint. status, reason: how the run before ended, as far as its record knew."""
+
+    at: str
+    from_step: int
+    status: Status | None = None
+    reason: str | None = None
+
+
 class Check(Part):
     """One of the run's own checks; a failed one makes the run `invalid`."""
 
@@ -193,6 +204,7 @@ class Record(Part):
     scores: dict[str, dict[str, dict[str, Score]]] = {}
     baselines: dict[str, dict[str, dict[str, Number]]] = {}
     training: TrainingPart | None = None
+    resumed: list[Resumed] = []
     speed: dict[str, Any] = {}
     throughput: dict[str, dict[str, Any]] = {}
     memory: dict[str, dict[str, Any]] = {}
@@ -235,9 +247,10 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def write(record: Record, folder: Path) -> Path:
-    """Writes `record.json` into the folder, atomically, and gives up the ballast file first. Returns its path."""
-    (folder / ".ballast").unlink(missing_ok=True)
+def write(record: Record, folder: Path, *, last: bool = True) -> Path:
+    """Writes `record.json` into the folder, atomically; the last time gives up the ballast file. Returns its path."""
+    if last:
+        (folder / ".ballast").unlink(missing_ok=True)
     path = folder / FILE
     write_text(path, record.model_dump_json(by_alias=True, indent=1) + "\n")
     return path

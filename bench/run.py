@@ -16,14 +16,18 @@ import argparse  # noqa: E402
 import datetime  # noqa: E402
 import shutil  # noqa: E402
 import signal  # noqa: E402
+import socket  # noqa: E402
 import traceback  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from typing import Any  # noqa: E402
 
-from bench import console, failures, record  # noqa: E402
-from bench.errors import BenchError, RecipeError, ScoreError, SetupError, StoppedError  # noqa: E402
+from bench import checkpoints, console, failures, record, unfinished  # noqa: E402
+from bench.errors import BenchError, RecipeError, ScoreError, SetupError  # noqa: E402
+from bench.failures import Failure  # noqa: E402
+from bench.peers import Peers, leave_at_once, several  # noqa: E402
 from bench.recipe import Resolved, load  # noqa: E402
 from bench.record import Record  # noqa: E402
+from bench.stopping import Stopper  # noqa: E402
 
 EXIT_CODES = {"ok": 0, "invalid": 2, "oom": 3, "diverged": 4, "crashed": 1, "interrupted": 130}
 
@@ -35,11 +39,23 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. training.steps=10 model.max_length=64")
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<name>--seed<N>--<hash>)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a finished run in that folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run in that folder, and start anew")
+    parser.add_argument("--resume", action="store_true", help="say so where there is no checkpoint to go on from")
     parser.add_argument("--check", action="store_true", help="score a sample of examples by the plain path too")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    parser.add_argument(
+        "--timeout-s", type=_limit_s, default=600.0, help="silence after which another process counts as lost (600)"
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="confirm a card's trust_remote_code: true")
     return parser
+
+
+def _limit_s(text: str) -> float:
+    # Below, a busy process would be taken for a dead one; above, nobody waits.
+    least, most = 10, 7 * 24 * 3600
+    if not least <= float(text) <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most} seconds")
+    return float(text)
 
 
 @dataclass
@@ -51,8 +67,12 @@ class Run:
     folder: Path
     trust_remote_code: bool = False
     check: bool = False
+    timeout_s: float = 600.0
     clock: Any = None
     state: Any = None
+    peers: Peers | None = None
+    stopper: Stopper = field(default_factory=Stopper)
+    past: unfinished.Past = field(default_factory=unfinished.Past)
     lengths: dict[str, list[int]] = field(default_factory=dict)
     log_rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -61,34 +81,47 @@ class Run:
         """The innermost phase that an exception left."""
         return (self.clock.failed_in if self.clock is not None else None) or "set-up"
 
+    @property
+    def phase(self) -> str:
+        """What this process is doing; asked by another thread."""
+        opened = list(self.clock.open) if self.clock is not None else []
+        return opened[-1] if opened else "set-up"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a recipe; returns the exit code. Every way out leaves a record, unless its folder can't be written."""
     options = parser().parse_intermixed_args(arguments)
-    signal.signal(signal.SIGTERM, _stop)
+    stopper = Stopper()
+    signal.signal(signal.SIGTERM, stopper)
     run: Run | None = None
     try:
-        run = _prepare(options)
+        run = _prepare(options, stopper)
         execute(run)
+        if run.peers is not None and not console.is_main_process():
+            run.state.wait_for_everyone()  # for rank zero, that writes the record; it may still be lost
         run.record.status, run.record.reason = "ok", None
     except (Exception, KeyboardInterrupt) as error:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not tear the record
+        # A second Ctrl-C must not tear the record, nor the launcher's SIGTERM because another process has died.
+        signal.signal(signal.SIGINT, _nothing)
+        signal.signal(signal.SIGTERM, _nothing)
         if run is None:
             return _refused(options, error)
         _file(run, error, show=options.traceback)
     return _finish(run)
 
 
-def _stop(*_: Any) -> None:
-    raise StoppedError("stopped by SIGTERM; what was written so far is kept")
+def _nothing(*_: Any) -> None:
+    """A handler of one's own, since an ignored signal would be handed on to the processes started later."""
 
 
-def _prepare(options: argparse.Namespace) -> Run:
+def _prepare(options: argparse.Namespace, stopper: Stopper) -> Run:
     resolved = load(options.recipe, tuple(options.overrides), options.seed)
     seed = resolved.recipe.seed
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"
+    past = unfinished.Past()
     if console.is_main_process():
-        _clear(folder, overwrite=options.overwrite)
+        past = unfinished.look(folder, resolved.hash, seed, overwrite=options.overwrite, resume=options.resume)
+        _clear(folder, past)
         record.reserve(folder)
     started = Record(
         name=resolved.name,
@@ -105,70 +138,127 @@ def _prepare(options: argparse.Namespace) -> Run:
             hash=resolved.hash,
         ),
     )
-    return Run(resolved, started, folder, trust_remote_code=options.trust_remote_code, check=options.check)
+    run = Run(
+        resolved,
+        started,
+        folder,
+        trust_remote_code=options.trust_remote_code,
+        check=options.check,
+        timeout_s=options.timeout_s,
+        stopper=stopper,
+        past=past,
+    )
+    run.record.notes += past.notes
+    _keep(run)
+    return run
 
 
-def _clear(folder: Path, *, overwrite: bool) -> None:
-    """Makes room for a run. A finished one is only removed when that was asked for."""
-    try:
-        finished = (folder / record.FILE).exists() and record.read(folder).status == "ok"
-    except BenchError:
-        finished = False
-    if finished and not overwrite:
-        raise SetupError(f"{folder} holds a finished run; give --overwrite to replace it, or another --out")
+def _keep(run: Run) -> None:
+    """Writes down what is known so far: this is what a run leaves that is killed."""
+    if run.clock is not None:
+        run.record.phases = [record.PhaseTime(name=n, seconds=s) for n, s in run.clock.seconds.items()]
+    if console.is_main_process() and (run.past.record is None or run.past.settled):
+        record.write(run.record, run.folder, last=False)
+
+
+def _clear(folder: Path, past: unfinished.Past) -> None:
+    """Makes room for a run; what it goes on from is left there."""
     ours = (folder / record.FILE).exists() or (folder / ".ballast").exists()
     if folder.exists() and not ours and any(folder.iterdir()):
         raise SetupError(f"{folder} is not empty and holds no record; give another --out")
-    for name in ("record.json", "report.md", "train_log.jsonl", "traceback.txt"):
+    files = ["report.md", "train_log.jsonl", "traceback.txt"]
+    for name in files if past.record is not None else [record.FILE, *files]:
         (folder / name).unlink(missing_ok=True)
-    for name in ("predictions", "figures", "model", "checkpoints", "tensorboard"):
+    folders = ["figures", "model"]
+    folders += ["tensorboard", checkpoints.FOLDER] if past.found is None else []
+    folders += ["predictions"] if past.record is None else []
+    for name in folders:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def execute(run: Run) -> None:
     """The stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
     console.quiet_libraries()
-    from bench import allocator, launch, measure, results, stages
+    from bench import allocator, launch, launcher, measure, results, stages
     from bench.material import load_data
 
     run.clock = measure.Clock()
     with run.clock.phase("load"):
-        run.state = launch.start()
+        if several():
+            run.peers = Peers(lambda: run.phase, lambda failure: _end(run, failure), run.timeout_s).start()
+        run.state = launch.start(run.timeout_s)
+        if (fallback := launcher.fallback(run.state.device.type)) is not None:
+            run.record.note(fallback)
         if run.resolved.recipe.speed.keep_memory and run.state.device.type == "cpu":
             run.record.speed["keep_memory"] = allocator.keep_freed_memory()
         run.record.environment = launch.environment()
     material = load_data(run)
     stages.build_model(run, material)
+    _keep(run)
     if run.resolved.recipe.evaluation.before and material.plan.trains != "nothing":
-        results.score(run, material, "before")
+        if not unfinished.take_over_before(run):
+            results.score(run, material, "before")
+        _keep(run)
+    run.past.settled = True
     stages.fit(run, material)
+    _keep(run)
     results.score(run, material, "after")
+    _keep(run)
     if run.check:
         results.check_answers(run, material)
     if run.resolved.recipe.save:
         stages.save(run, material)
     stages.measure(run, material)
+    if run.state.is_local_main_process:
+        shutil.rmtree(run.folder / checkpoints.FOLDER, ignore_errors=True)
     failed = [check for check in run.record.checks if not check.ok]
     if failed:
         raise ScoreError(f"check {failed[0].name!r} failed: {failed[0].detail}")
 
 
 def _file(run: Run, error: BaseException, *, show: bool) -> None:
-    """Writes an error into the record, and its traceback beside it."""
-    run.record.status = failures.status_of(error)
-    run.record.failed_in = run.failed_in
-    run.record.reason = failures.sentence(error, run.failed_in)
-    if console.is_main_process() and run.record.status in ("crashed", "oom"):
-        try:
-            (run.folder / "traceback.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-        except OSError:
-            pass  # a full disk must not hide the error that filled it
+    """Writes an error into the record, or another process's that caused it, and its traceback beside it."""
+    failure = failures.of(error, run.failed_in, *(_whereabouts() if run.peers is not None else ()))
     if show:
         traceback.print_exception(error)
+    _blame(run, failure if run.peers is None else run.peers.verdict(failure))
+
+
+def _blame(run: Run, failure: Failure) -> None:
+    run.record.status, run.record.failed_in, run.record.reason = failure.status, failure.phase, failure.sentence
+    if console.is_main_process() and failure.trace:
+        try:
+            (run.folder / "traceback.txt").write_text(failure.trace, encoding="utf-8")
+        except OSError:
+            pass  # a full disk must not hide the error that filled it
+    if failure.kind == "lost" and failure.rank == 0 and not console.is_main_process():
+        _stand_in(run, failure)
+
+
+def _stand_in(run: Run, failure: Failure) -> None:
+    """Rank zero is gone: what it wrote last gets its end from another process, if that one can see the folder."""
+    try:
+        left = record.read(run.folder)
+        if left.finished_at is None and left.recipe.hash == run.record.recipe.hash:
+            left.status, left.failed_in, left.reason = failure.status, failure.phase, failure.sentence
+            left.finished_at = _now()
+            record.write(left, run.folder)
+            console.err.print(f"{left.status}: {left.reason}\nrecord: {run.folder / record.FILE}", markup=False)
+    except (BenchError, OSError):
+        pass  # on another machine; rank zero's own record says that the run did not come to its end
+
+
+def _end(run: Run, failure: Failure) -> int:
+    """Files a failure from the watch's own thread, because the main one waits for a process that is gone."""
+    run.record.note("this process still waited for the others when the record was written")
+    _blame(run, failure)
+    return _finish(run)
 
 
 def _finish(run: Run) -> int:
     """Writes record, figures and report; says where they are. The record comes first: it is what must not be lost."""
+    if run.peers is not None and run.record.status == "ok":
+        run.peers.claim()
     run.record.finished_at = _now()
     if run.clock is not None:
         run.record.phases = [record.PhaseTime(name=n, seconds=s) for n, s in run.clock.seconds.items()]
@@ -187,9 +277,20 @@ def _finish(run: Run) -> int:
         else:
             console.say(f"report: {run.folder / 'report.md'}")
         console.say(f"record: {path}")
-    if run.state is not None and run.record.status == "ok":
-        run.state.wait_for_everyone()
+    if run.peers is not None:
+        _part(run)
     return EXIT_CODES[run.record.status]
+
+
+def _part(run: Run) -> None:
+    """Lets the other processes go, which waited for the record."""
+    assert run.peers is not None
+    if console.is_main_process() and run.record.status == "ok":
+        try:
+            run.state.wait_for_everyone()
+        except RuntimeError as error:
+            console.complain(f"warning: a process was lost after the record was written: {error}")
+    run.peers.stop()
 
 
 def _draw(run: Run) -> None:
@@ -230,7 +331,24 @@ def _refused(options: argparse.Namespace, error: BaseException) -> int:
             console.say(f"record: {record.write(refused, folder)}")
         except OSError as problem:
             console.complain(f"error: the record can't be written: {problem}")
+    if several() and not console.is_main_process():
+        _tell_rank_zero(error, options.timeout_s)
     return EXIT_CODES[status]
+
+
+def _tell_rank_zero(error: BaseException, timeout_s: float) -> None:
+    """What only this machine lacks must not leave rank zero waiting; if it was refused too, the launcher ends this."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    failure = failures.of(error, "set-up", *_whereabouts())
+    watch = Peers(lambda: "set-up", lambda failure: EXIT_CODES[failure.status], timeout_s).start()
+    watch.verdict(failure)
+    watch.stop()
+
+
+def _whereabouts() -> tuple[int, str]:
+    """This process for a sentence: its rank, and " on rank 1 (host b)"."""
+    rank = int(os.environ.get("RANK") or 0)
+    return rank, f" on rank {rank} (host {socket.gethostname()})"
 
 
 def _now() -> str:
@@ -250,4 +368,6 @@ if __name__ == "__main__":
     code = main()
     if code == 0:
         leave()
+    elif several():
+        leave_at_once(code)
     sys.exit(code)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.errors import did_you_mean
 from bench.fieldtypes import Distinct, Inside, Misfit, Name, PositiveInt, Strict, Text
-from bench.training_settings import Evaluation, Spans, Speed, Training
+from bench.training_settings import Checkpoints, Evaluation, Spans, Speed, Training
 
 PLACEHOLDERS = ("{text}", "{text_pair}", "{labels}")
 FILE_KINDS = ("jsonl", "csv", "tsv", "parquet", "squad")
@@ -333,6 +333,7 @@ class Recipe(Strict):
     evaluation: Evaluation = Evaluation()
     speed: Speed = Speed()
     spans: Spans = Spans()
+    checkpoints: Checkpoints = Checkpoints()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
     save: bool = True
     trackers: Annotated[tuple[Literal["wandb", "tensorboard", "mlflow", "trackio"], ...], Distinct] = ()

@@ -1,6 +1,7 @@
 """The stages of a run, in the order in which `run.execute` calls them. Each fills in its part of the record."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,9 @@ from bench import (
     questions,
     record,
     saved,
+    sharding,
     train,
+    unfinished,
     unpad,
 )
 from bench import measure as measuring
@@ -102,7 +105,7 @@ def _choose_precision(run: Run, material: Material) -> None:
         run.record.speed["precision"] = {"chosen": material.scoring.precision, "by": "launcher"}
         return
     split = material.train_set or next(iter(material.splits.values()))
-    found = precision.measured(
+    found = unfinished.precision(run) or precision.measured(
         material.model, split.features, material.scoring, learns=material.plan.trains == "gradient"
     )
     run.record.speed["precision"] = {**found, "by": "measured"}
@@ -152,7 +155,7 @@ def _fit_gradient(run: Run, material: Material) -> None:
     assert budget is not None
     assert material.train_set is not None
     log_path = run.folder / "train_log.jsonl" if run.state.is_main_process else None
-    with console.Phase("train", total=budget.steps) as progress, run.clock.phase("train"):
+    with console.Phase("train", total=budget.steps) as progress, run.clock.phase("train"), run.stopper.waiting():
         fit = Fit(
             model=material.model,
             train=material.train_set,
@@ -171,15 +174,20 @@ def _fit_gradient(run: Run, material: Material) -> None:
             selection=_selection(run, material),
             trackers=recipe.trackers,
             answer_logits=recipe.speed.answer_logits,
+            on_start=partial(_spread, run),
+            checkpoints=recipe.checkpoints,
+            identity=_identity(run, material),
+            asked_to_stop=lambda: run.stopper.asked,
+            notes=run.record.notes,
         )
         material.fit, run.log_rows = fit, fit.log.rows
+        unfinished.resume(run, fit, divided=sharding.asked() is not None)
         material.model = train.fit(fit, recipe, run.state.device.type == "cpu")
     if recipe.objective == "text":
         run.record.speed["answer_logits"] = fit.answer_logits and fit.needs_all_logits is None
     if fit.needs_all_logits is not None:
         run.record.note(f"speed.answer_logits: all logits were computed, for the model {fit.needs_all_logits}")
-    seconds, warmup = fit.steps.seconds, fit.steps.warmup
-    run.clock.divide("train", {"warm_up": sum(seconds[:warmup]), "train_steps": sum(seconds[warmup:])})
+    _time_steps(run, fit)
     best = fit.selection
     run.record.training = record.TrainingPart(
         engine=recipe.training.engine,
@@ -197,6 +205,26 @@ def _fit_gradient(run: Run, material: Material) -> None:
             f"training stopped at step {fit.step}, whose loss was not logged: the last one is of step {fit.logged_step}"
         )
     _check_training(run, fit)
+
+
+def _identity(run: Run, material: Material) -> dict[str, Any]:
+    """By what a checkpoint is known as this run's."""
+    resolved, train_split = run.resolved, material.corpus.splits["train"]
+    return {"hash": resolved.hash, "seed": resolved.recipe.seed, "data": train_split.fingerprint}
+
+
+def _time_steps(run: Run, fit: Fit) -> None:
+    """The steps' seconds in the phases: those of this process, and of those that it went on from."""
+    seconds, warmup, earlier = fit.steps.seconds, fit.steps.warmup, fit.steps.earlier
+    run.clock.divide("train", {"warm_up": sum(seconds[:warmup]), "train_steps": sum(seconds[warmup:])})
+    run.clock.seconds["warm_up"] += earlier.warmup_s
+    run.clock.seconds["train_steps"] += sum(earlier.seconds)
+
+
+def _spread(run: Run, found: dict[str, Any]) -> None:
+    """Now that the model is wrapped, what the steps alone need is measured: dividing a model takes it whole first."""
+    run.clock.set_apart("train_setup")
+    run.record.launch = run.record.launch.model_copy(update=found)
 
 
 def _validator(run: Run, material: Material) -> Any:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from accelerate import PartialState
 
-from bench.errors import SetupError
+from bench import checkpoints, resuming, sharding
+from bench.errors import SetupError, StoppedError
 from bench.fitting import Fit
 from bench.heads import unwrapped
 from bench.likelihood import grouped
@@ -17,9 +18,9 @@ from bench.settings import Recipe
 
 def arguments(recipe: Recipe, fit: Fit, on_cpu: bool) -> dict[str, Any]:
     """The recipe as fields of TrainingArguments; every engine takes its optimiser settings from them."""
-    training, budget, selection = recipe.training, fit.budget, fit.selection
+    training, budget = recipe.training, fit.budget
     return {
-        "output_dir": str(fit.folder / "checkpoints"),
+        "output_dir": str(fit.folder / checkpoints.FOLDER),
         "use_cpu": on_cpu,
         "ddp_backend": "gloo" if on_cpu and PartialState().num_processes > 1 else None,
         "ddp_find_unused_parameters": False,
@@ -40,12 +41,7 @@ def arguments(recipe: Recipe, fit: Fit, on_cpu: bool) -> dict[str, Any]:
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
         "eval_strategy": "no",
-        "save_strategy": "best" if selection else "no",
-        "load_best_model_at_end": selection is not None,
-        "metric_for_best_model": selection.metric if selection else None,
-        "greater_is_better": selection.higher_is_better if selection else None,
-        "save_total_limit": 1,
-        "save_only_model": True,
+        "save_strategy": "no",
         "report_to": list(fit.trackers) or "none",
         "run_name": fit.folder.name,
     }
@@ -61,26 +57,46 @@ def loading(on_cpu: bool) -> dict[str, Any]:
     return {
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": not on_cpu,
-        "accelerator_config": {"non_blocking": not on_cpu},
+        # The processes joined at the run's start; the Trainer's own way to join them knows of no FSDP on a CPU.
+        "accelerator_config": {"non_blocking": not on_cpu, "use_configured_state": True},
     }
 
 
 def fit(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
-    """Trains with the recipe's engine; returns the trained model, unwrapped."""
+    """Trains with the recipe's engine; returns the model unwrapped, with its best weights where a recipe asks.
+
+    Raises StoppedError where training was asked to stop, after a checkpoint was written.
+    """
+    if sharding.divides_parameters():
+        fit.twin = sharding.Twin(fit.model)
+    if sharding.asked() == "deepspeed":
+        fit.first_gradients = sharding.FirstGradients(fit.model)
+    if recipe.training.gradient_checkpointing:
+        checkpoint_activations(fit.model)
+    model = _train(fit, recipe, on_cpu)
+    fit.ballot.close()
+    if fit.stopped_by == "interrupted":
+        raise StoppedError(fit.interruption)
+    resuming.load_best(fit, model)
+    if fit.rank == 0:
+        checkpoints.forget_best(fit.folder / checkpoints.FOLDER)
+    return model
+
+
+def _train(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
     from transformers import TrainingArguments
 
     from bench import engine_loop, engine_trainer
 
-    if recipe.training.gradient_checkpointing:
-        checkpoint_activations(fit.model)
     values = arguments(recipe, fit, on_cpu)
     if recipe.training.engine == "loop":
         return engine_loop.run(fit, TrainingArguments(**values))
     if fit.objective == "text" and not fit.by_encoder_decoder:
         from bench import engine_sft  # TRL takes seconds to import
 
-        return engine_sft.run(fit, engine_sft.config(values, fit.scoring.precision))
-    return engine_trainer.run(fit, TrainingArguments(**values))
+        told = "no" if sharding.asked() == "deepspeed" else fit.scoring.precision
+        return engine_sft.run(fit, sharding.keep_float32(engine_sft.config(values, told)))
+    return engine_trainer.run(fit, sharding.keep_float32(TrainingArguments(**values)))
 
 
 def checkpoint_activations(model: Any) -> None:

@@ -55,6 +55,17 @@ class Training(Strict):
         return self
 
 
+class Checkpoints(Strict):
+    """When the state of training is written, so that a run that was killed goes on from there; null is never.
+
+    keep: how many are kept, the newest; an older one is for when the newest is damaged. No result depends on these.
+    """
+
+    every_steps: PositiveInt | None = None
+    every_minutes: Annotated[float, Field(gt=0)] | None = 10.0
+    keep: PositiveInt = 2
+
+
 class Evaluation(Strict):
     """Which splits are scored, and when. `threshold` is the probability from which a label of several is set.
 

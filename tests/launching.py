@@ -23,10 +23,10 @@ QUIET = {
 }
 
 
-def command(*arguments: Any, config: str = "cpu", script: Path = RUN) -> list[str]:
-    """The command line of a launch with one of the shipped accelerate configs."""
+def command(*arguments: Any, config: str = "cpu", script: Path = RUN, options: tuple[str, ...] = ()) -> list[str]:
+    """The command line of a launch with one of the shipped accelerate configs. options: the launcher's own."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
-    configured = ["--config_file", str(ROOT / "accelerate_configs" / f"{config}.yaml")]
+    configured = ["--config_file", str(ROOT / "accelerate_configs" / f"{config}.yaml"), *options]
     return [*launcher, *configured, str(script), *map(str, arguments)]
 
 
@@ -36,10 +36,16 @@ def environment() -> dict[str, str]:
     return {**kept, **QUIET}
 
 
-def launch(*arguments: Any, config: str = "cpu", timeout_s: float = 300, script: Path = RUN) -> Any:
+def launch(
+    *arguments: Any,
+    config: str = "cpu",
+    timeout_s: float = 300,
+    script: Path = RUN,
+    options: tuple[str, ...] = (),
+) -> Any:
     """Runs to the end; returns a CompletedProcess with text output."""
     return subprocess.run(
-        command(*arguments, config=config, script=script),
+        command(*arguments, config=config, script=script, options=options),
         cwd=ROOT,
         env=environment(),
         capture_output=True,

@@ -203,10 +203,15 @@ def test_batches_are_loaded_for_an_accelerator_as_for_a_cpu(plain, tmp_path, mon
     monkeypatch.setattr(train, "loading", lambda on_cpu: taken.append(real(False)) or taken[-1])
     assert run_here(case, tmp_path) == plain[0][case]
     assert taken == [
-        {"dataloader_num_workers": 0, "dataloader_pin_memory": True, "accelerator_config": {"non_blocking": True}}
+        {
+            "dataloader_num_workers": 0,
+            "dataloader_pin_memory": True,
+            "accelerator_config": {"non_blocking": True, "use_configured_state": True},
+        }
     ]
     assert real(True) == {
-        "dataloader_num_workers": 0, "dataloader_pin_memory": False, "accelerator_config": {"non_blocking": False},
+        "dataloader_num_workers": 0, "dataloader_pin_memory": False,
+        "accelerator_config": {"non_blocking": False, "use_configured_state": True},
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.errors import DivergedError, SetupError
 from bench.fitting import Budget, Fit, Selection, TrainLog, seed_step
-from bench.training_settings import EarlyStopping, Training
+from bench.training_settings import Checkpoints, EarlyStopping, Training
 
 
 def plan(examples=100, world=1, **training):
@@ -196,6 +196,17 @@ def test_divergence_is_logged_before_it_ends_the_run(name, value, tmp_path):
     assert len(log.rows) == 1
 
 
+def test_a_log_is_gone_on_with(tmp_path):
+    path = tmp_path / "log.jsonl"
+    TrainLog(path).write(step=9, loss=0.1)
+    log = TrainLog(path)
+    log.restore([{"step": 1, "loss": 0.7, "seconds": 50.0}, {"step": 1, "validation_mcc": math.nan}], 60.0)
+    log.write(step=2, loss=0.6)
+    assert [(row["step"], row.get("loss")) for row in lines(path)] == [(1, 0.7), (1, None), (2, 0.6)]
+    assert lines(path)[2]["seconds"] >= 60
+    assert log.losses == [0.7, 0.6]
+
+
 def test_an_undefined_metric_is_null_and_no_divergence(tmp_path):
     TrainLog(tmp_path / "log.jsonl").write(step=4, validation_mcc=math.nan)
     assert lines(tmp_path / "log.jsonl")[0]["validation_mcc"] is None
@@ -218,23 +229,57 @@ def test_when_a_step_is_logged_and_validated():
     assert not fit(plan(steps=25, evaluate_every=10), validate=None).due_for_validation(10)
 
 
-def test_minutes_end_a_run():
-    assert not fit(plan()).out_of_time()
-    assert not fit(plan(), settings=Training(minutes=60.0)).out_of_time()
-    assert fit(plan(), settings=Training(minutes=0.001), started_s=-1e9).out_of_time()
+def decided(step=3, steps=10, **settings):
+    """(whether training ends, whether it saves, why it stops) after a step."""
+    run = fit(plan(steps=steps), step=step, **settings)
+    run.decide()
+    return run.ends, run.saves, run.stopped_by
 
 
-def test_why_a_run_stops():
-    run = fit(plan(), selection=Selection("f1", True, EarlyStopping(patience=1)))
-    assert not run.should_stop()
-    assert run.stopped_by == "steps"
-    run.selection.update(1, 0.5)
-    run.selection.update(2, 0.4)
-    assert run.should_stop()
-    assert run.stopped_by == "early_stopping"
-    late = fit(plan(), settings=Training(minutes=0.001), started_s=-1e9)
-    assert late.should_stop()
-    assert late.stopped_by == "minutes"
+def exhausted():
+    selection = Selection("f1", True, EarlyStopping(patience=1))
+    selection.update(1, 0.5)
+    selection.update(2, 0.4)
+    return selection
+
+
+LATE = {"settings": Training(minutes=0.001), "started_s": -1e9}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (False, False, "steps")),
+        ({"step": 10}, (True, False, "steps")),
+        ({"settings": Training(minutes=60.0)}, (False, False, "steps")),
+        (LATE, (True, False, "minutes")),
+        ({**LATE, "rank": 1}, (False, False, "steps")),  # rank zero's clock counts
+        ({"selection": Selection("f1", True, EarlyStopping(patience=1))}, (False, False, "steps")),
+        ({"selection": exhausted()}, (True, False, "early_stopping")),
+        ({"asked_to_stop": lambda: True}, (True, True, "interrupted")),
+        ({"asked_to_stop": lambda: True, "step": 10}, (True, True, "interrupted")),
+        ({"asked_to_stop": lambda: True, **LATE}, (True, True, "interrupted")),
+        # It is over anyway, and the signal is heeded right after.
+        ({"asked_to_stop": lambda: True, "selection": exhausted()}, (True, False, "early_stopping")),
+        ({"checkpoints": Checkpoints(every_steps=3)}, (False, True, "steps")),
+        ({"checkpoints": Checkpoints(every_steps=2)}, (False, False, "steps")),
+        ({"checkpoints": Checkpoints(every_steps=5), "step": 10}, (True, False, "steps")),
+        ({"due_since_s": -1e9}, (False, True, "steps")),
+        ({"due_since_s": -1e9, "rank": 1}, (False, False, "steps")),
+        ({"due_since_s": -1e9, "checkpoints": Checkpoints(every_minutes=None)}, (False, False, "steps")),
+    ],
+)
+def test_what_follows_a_step(settings, expected):
+    assert decided(**settings) == expected
+
+
+def test_a_checkpoint_is_due_once_in_so_many_minutes():
+    run = fit(plan(steps=10), due_since_s=-1e9)
+    due = []
+    for run.step in range(1, 4):
+        run.decide()
+        due.append(run.saves)
+    assert due == [True, False, False]
 
 
 def test_parameters_without_a_finite_gradient_are_named_once():

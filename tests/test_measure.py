@@ -274,6 +274,23 @@ def test_no_share_of_an_unknown_peak():
     assert found["mfu"] is None
 
 
+def test_steps_of_before_an_interruption_count_without_their_own_warm_up(hand):
+    def do(steps, lengths):
+        for length in lengths:
+            steps.start()
+            hand.now_s += length
+            steps.add(micro_batch([length]))
+            steps.stop()
+        return steps
+
+    first = do(Steps(), [1, 2, 3, 4, 5, 6, 7]).until_now()
+    both = do(Steps(earlier=first), [10, 20])
+    assert both.totals() == [9, 58, 58, 9]
+    totals, seconds, warmup = both.measured()
+    assert (totals, seconds, warmup) == ([6, 52, 52, 6], [4.0, 5.0, 6.0, 7.0, 10.0, 20.0], 3)
+    assert (both.until_now().warmup_s, both.seconds) == (6.0, [10.0, 20.0])
+
+
 def test_no_rates_without_steps():
     assert measure.train_throughput([0, 0, 0, 0], [], 0, 1.0, 1.0) == {}
     assert Steps().measured() == ([0, 0, 0, 0], [], 0)
@@ -285,3 +302,16 @@ def test_percentiles_are_numpys():
         values = generator.exponential(size=size).tolist()
         for share in (0, 10, 37.5, 50, 90, 99, 100):
             assert math.isclose(measure.percentile(values, share), np.percentile(values, share), rel_tol=1e-12)
+
+
+def test_what_a_phase_took_so_far_is_set_apart():
+    clock = measure.Clock()
+    with clock.phase("train"):
+        large = torch.ones(30 * 2**20)  # 120 MiB
+        del large
+        clock.set_apart("train_setup")
+        with clock.phase("validate"):
+            pass
+    assert set(clock.seconds) == {"train", "train_setup", "validate"}
+    assert set(clock.peaks) == {"train", "train_setup", "validate"}
+    assert clock.peaks["train_setup"].rss > clock.peaks["train"].rss + 60 * 2**20

@@ -118,7 +118,7 @@ def test_no_recipe_key_is_an_accelerate_key():
             "training:\n  steps: 3\n  early_stopping: {patienc: 1}",
             "6: training.early_stopping.patienc: unknown key. Did",
         ),
-        ("a.b: 1", "4: a.b: unknown key. Known: dataset, evaluation"),
+        ("a.b: 1", "4: a.b: unknown key. Known: checkpoints, dataset"),
         ("ключ: 1", "4: ключ: unknown key."),
         ("__class__: 1", "4: __class__: unknown key."),
         ("<<: {seed: 1}", "4: <<: unknown key."),
@@ -675,7 +675,7 @@ def test_hash_depends_on_what_moves_a_result_only(load_text):
     same = [
         ("seed=5",), ("save=false",), ("trackers=[wandb]",), ("dataset.source.folder=/elsewhere",),
         ("dataset.licence=other",), ("dataset.homepage=x",), ("limit={test: 6, train: 5}",), ("training.epochs=2.0",),
-        ("method={name: full}",),
+        ("method={name: full}",), ("checkpoints={every_steps: 5, keep: 1}",),
     ]  # fmt: skip
     for overrides in same:
         assert load_text(text, *overrides).hash == hash_, overrides

@@ -15,8 +15,8 @@ from tests.launching import ROOT
 PACKAGE = ROOT / "bench"
 # A module may import only from the lines above its own.
 LAYERS = [
-    ["errors", "stats", "hardware", "allocator", "console", "splicing", "attention_kernel", "continuations"],
-    ["fieldtypes", "passages"],
+    ["errors", "ballot", "stats", "hardware", "allocator", "console", "splicing", "attention_kernel", "continuations"],
+    ["fieldtypes", "passages", "launcher", "stopping"],
     ["training_settings"],
     [
         "strictyaml",
@@ -31,10 +31,10 @@ LAYERS = [
         "heads",
         "span_heads",
     ],
-    ["squad"],
+    ["squad", "checkpoints"],
     ["sources"],
     ["data", "readings", "figures", "failures", "tokenizer", "flops", "meaning", "prompts", "shots", "collating"],
-    ["recipe", "asking", "shared_attention", "token_cache", "windows", "spans"],
+    ["recipe", "asking", "shared_attention", "token_cache", "windows", "spans", "peers"],
     ["packed_attention"],
     [
         "schema",
@@ -49,6 +49,9 @@ LAYERS = [
         "unpad",
     ],
     ["score", "saved", "lm_eval_model"],
+    ["sharding"],
+    ["resuming"],
+    ["unfinished"],
     ["fitting", "answers", "answer_logits", "span_reading"],
     ["questions"],
     ["tasks", "methods", "metrics", "engine_loop", "engine_trainer", "launch", "predict"],

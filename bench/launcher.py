@@ -1,0 +1,98 @@
+"""What `accelerate launch` was asked for, read from its own command line: its environment does not tell all of it.
+
+`use_cpu` does not reach the processes of a launch of several, and of `MULTI_CPU` just one process comes about.
+"""
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import SetupError
+
+# Between the launcher and its processes there may be a profiler, or a program that binds processors.
+GENERATIONS = 3
+WITH_GPUS = ("MULTI_GPU", "DEEPSPEED", "FSDP")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A launch as it was asked for: by a config file, and by options that go before it. processes: None if not told."""
+
+    processes: int | None
+    distributed_type: str
+    use_cpu: bool
+
+
+@functools.cache
+def asked() -> Asked | None:
+    """What the launcher above this process was asked for; None where there is none, or the system does not tell."""
+    process = os.getppid()
+    for _ in range(GENERATIONS):
+        try:
+            words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            status = Path(f"/proc/{process}/stat").read_text()
+        except OSError:
+            return None
+        arguments = launch_arguments(words)
+        if arguments is not None:
+            return _understood(arguments)
+        process = int(status.rpartition(")")[2].split()[1])  # its parent
+    return None
+
+
+def check(world_size: int, *, gpus: int, on_cpu: bool) -> None:
+    """Raises SetupError where the launch can't give what it was asked for, and would not say so.
+
+    gpus: of this machine. on_cpu: whether the environment says that they are not to be used.
+    """
+    wanted, local = asked(), int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    on_cpu = on_cpu or (wanted is not None and wanted.use_cpu)
+    if wanted is not None and wanted.distributed_type in WITH_GPUS and not gpus and not on_cpu:
+        raise SetupError(
+            f"the accelerate config asks for GPUs (distributed_type {wanted.distributed_type}), and this machine has "
+            "none; use accelerate_configs/cpu.yaml, or ddp_cpu2.yaml for two processes"
+        )
+    if gpus and not on_cpu and local > gpus:
+        raise SetupError(f"{local} processes were started on a machine of {gpus} GPUs; give --num_processes {gpus}")
+    processes = None if wanted is None else wanted.processes
+    if processes is not None and processes > 0 and processes != world_size:
+        why = " (MULTI_CPU starts just one; MULTI_GPU with use_cpu: true starts all)" if world_size == 1 else ""
+        raise SetupError(f"{processes} processes were asked for, but {world_size} came about{why}")
+
+
+def fallback(device: str) -> str | None:
+    """A sentence for the record where a launch that did not ask for a CPU has got one."""
+    wanted = asked()
+    if wanted is None or wanted.use_cpu or device != "cpu":
+        return None
+    return "no GPU was found, and the accelerate config does not say use_cpu: everything ran on the CPU"
+
+
+def launch_arguments(words: list[str]) -> list[str] | None:
+    """What follows `accelerate launch`, in any of the ways to write it; None where a command line is another's."""
+    for place, word in enumerate(words):
+        name = Path(word).name
+        if name in ("accelerate-launch", "accelerate.commands.launch"):
+            return words[place + 1 :]
+        if name in ("accelerate", "accelerate.commands.accelerate_cli") and words[place + 1 : place + 2] == ["launch"]:
+            return words[place + 2 :]
+    return None
+
+
+def _understood(arguments: list[str]) -> Asked:
+    from accelerate.commands.config import default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    given = launch_command_parser().parse_args(arguments)
+    config = None
+    if given.config_file is not None or (Path(default_config_file).is_file() and not given.cpu):
+        config = load_config_from_file(given.config_file)
+    kind = "NO" if config is None else str(getattr(config.distributed_type, "value", config.distributed_type))
+    for flag, meant in (("multi_gpu", "MULTI_GPU"), ("use_deepspeed", "DEEPSPEED"), ("use_fsdp", "FSDP")):
+        kind = meant if getattr(given, flag) else kind
+    return Asked(
+        processes=given.num_processes or (None if config is None else config.num_processes),
+        distributed_type=kind,
+        use_cpu=bool(given.cpu or getattr(given, "use_cpu", False) or (config is not None and config.use_cpu)),
+    )

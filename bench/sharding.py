@@ -1,0 +1,282 @@
+"""Models whose state is divided over processes, by DeepSpeed's ZeRO or by FSDP2: whole again, and described.
+
+A model is scored and saved whole. Under ZeRO-3 and FSDP2 each process holds a part of every parameter only; `Twin`
+keeps the plain model's shape, without its weights, and is filled with whole parameters where they are needed: no
+collective call is hidden in its forward, so that processes may score different batches, and generate answers of
+different lengths.
+"""
+
+import contextlib
+import copy
+import json
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.integrations import deepspeed
+
+from bench import score, unpad
+from bench.dropin import LoadPlan
+from bench.errors import SetupError
+from bench.heads import unwrapped
+from bench.score import Scoring
+from bench.settings import Recipe
+
+# Optimisers that compute the same on a part of a parameter as on the whole of it.
+DIVISIBLE = ("adamw_torch", "adamw_torch_fused", "sgd")
+
+
+def asked() -> str | None:
+    """What the launcher asked to divide the model's state by: "deepspeed", "fsdp", or None."""
+    for name in ("deepspeed", "fsdp"):
+        if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() == "true":
+            return name
+    return None
+
+
+def asked_stage() -> int | None:
+    """The ZeRO stage that the launcher asked for; None without DeepSpeed."""
+    if asked() != "deepspeed":
+        return None
+    path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if path != "none":
+        return int(json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0))
+    return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+
+
+def divides_parameters() -> bool:
+    """Whether no process will hold the whole model while it trains."""
+    return asked() == "fsdp" or asked_stage() == 3
+
+
+def check(recipe: Recipe, plan: LoadPlan) -> str | None:
+    """What the record must say of a recipe under DeepSpeed or FSDP, if anything; to be asked before a model is loaded.
+
+    Raises SetupError for what the libraries can't do together, or would do with another result, and says what can be
+    done instead.
+    """
+    kind = {"fsdp": "FSDP", "deepspeed": f"ZeRO-{asked_stage()}"}.get(asked() or "")
+    if kind is None:
+        return None
+    if plan.trains != "gradient":
+        return f"{kind} was asked for, and is not used: nothing is trained by gradients"
+    training = recipe.training
+    if training.engine == "loop":
+        raise SetupError(f"training.engine: loop trains whole models only, not under {kind}; take engine: trainer")
+    if recipe.speed.precision == "measured":
+        raise SetupError(f"speed.precision: measured is not for {kind}; set mixed_precision in the accelerate config")
+    if training.optimizer not in DIVISIBLE:
+        raise SetupError(
+            f"training.optimizer: {training.optimizer} would compute something else on parts of parameters, as {kind} "
+            f"makes them; take {' or '.join(DIVISIBLE)}, whose state is divided over the processes, or launch with DDP"
+        )
+    if plan.quantization is not None and divides_parameters():
+        _check_storage(plan.quantization, kind)
+    if asked() == "fsdp" and recipe.model.family == "encoder_decoder":
+        raise SetupError(
+            "accelerate can't divide an encoder-decoder by FSDP2, for encoder and decoder share their embedding; "
+            "launch with zero3.yaml or ddp.yaml"
+        )
+    if not divides_parameters():
+        return None
+    return f"{kind} divides the weights while the model trains; to be scored and saved it is whole on each process"
+
+
+def _check_storage(quantization: dict[str, Any], kind: str) -> None:
+    storage, computed = (quantization[f"bnb_4bit_{name}"] for name in ("quant_storage", "compute_dtype"))
+    if storage != computed:
+        raise SetupError(
+            f"method: qlora under {kind} needs 4-bit weights that are stored as what they are computed in; set "
+            f"method.storage={computed}, or launch with zero2.yaml or ddp.yaml"
+        )
+
+
+class Twin:
+    """The shape of a plain model, to be filled with the whole parameters of the same model after it was divided."""
+
+    def __init__(self, model: nn.Module) -> None:
+        without_pads = unpad.is_attached(model)
+        unpad.detach(model)  # what it put in place of the body's forward belongs to that body
+        memo: dict[int, Any] = {}
+        for parameter in model.parameters():
+            empty = torch.empty_like(parameter, device="meta")
+            memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+        self.model = copy.deepcopy(model, memo)
+        self._without_pads = without_pads
+        if without_pads:
+            unpad.attach(model)
+
+    def filled(self, divided: nn.Module) -> nn.Module:
+        """The plain model with the whole parameters of `divided`, on this process. Every process must call it."""
+        self._fill(dict(_whole_parameters(divided)))
+        for name, buffer in divided.named_buffers():
+            self.model.get_buffer(name).copy_(buffer)
+        if self._without_pads:
+            unpad.attach(self.model)
+        return self.model
+
+    def emptied(self) -> None:
+        """Gives up the whole parameters."""
+        unpad.detach(self.model)
+        self._fill({name: parameter.to("meta") for name, parameter in self.model.named_parameters()})
+
+    def _fill(self, values: dict[str, torch.Tensor]) -> None:
+        places: dict[int, nn.Parameter] = {}  # a parameter that stands in two places stays one
+        for name, parameter in list(self.model.named_parameters(remove_duplicate=False)):
+            if id(parameter) not in places:
+                places[id(parameter)] = nn.Parameter(values[name].detach(), requires_grad=parameter.requires_grad)
+            owner, _, last = name.rpartition(".")
+            self.model.get_submodule(owner)._parameters[last] = places[id(parameter)]
+
+
+@contextlib.contextmanager
+def whole(model: nn.Module, twin: Twin | None) -> Iterator[nn.Module]:
+    """The plain model with whole parameters, inside: `model` itself, freed of its wrappers, but for a divided one.
+
+    Every process must enter. model: unwrapped.
+    """
+    if twin is None:
+        yield model
+        return
+    plain = twin.filled(model)
+    try:
+        with _alone():
+            yield plain
+    finally:
+        twin.emptied()
+
+
+def undivided(trainer: Any, twin: Twin | None) -> nn.Module:
+    """The plain model of a Trainer that has come to its end, with whole parameters; the engine around it is taken down.
+
+    Every process must call it.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if asked() is None:
+        return model
+    plain = model if twin is None else twin.filled(model)
+    deepspeed.unset_hf_deepspeed_config()
+    engine = trainer.model_wrapped
+    trainer.accelerator.free_memory()
+    if hasattr(engine, "zero_optimization_stage"):
+        engine.destroy()
+    return plain
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Inside, transformers does not take each forward for a collective call of all processes, as under ZeRO-3."""
+    config = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
+
+
+def _whole_parameters(divided: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and value of each parameter, gathered one at a time."""
+    from torch.distributed.tensor import DTensor
+
+    for name, parameter in divided.named_parameters():
+        if isinstance(parameter, DTensor):
+            yield name, parameter.detach().full_tensor().clone()
+        elif hasattr(parameter, "ds_id"):
+            from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
+            with GatheredParameters([parameter]):
+                yield name, parameter.detach().clone()
+        else:
+            yield name, parameter.detach().clone()
+
+
+def keep_float32(arguments: Any) -> Any:
+    """Lets DeepSpeed compute in 16 bits by autocast, as all other ways to spread a run do; returns the arguments.
+
+    By itself it would put every weight into 16 bits, heads and norms that must stay in float32 among them.
+    """
+    if asked() == "deepspeed":
+        config = arguments.deepspeed_plugin.deepspeed_config
+        chosen = [kind for kind in ("bf16", "fp16") if config.get(kind, {}).get("enabled") is True]
+        for kind in chosen:
+            config[kind] = {"enabled": False}
+            config["torch_autocast"] = {"enabled": True, "dtype": {"bf16": "bfloat16", "fp16": "float16"}[kind]}
+    return arguments
+
+
+def choose_units(trainer: Any) -> None:
+    """Names the classes of layers that FSDP divides one by one, unless the accelerate config names them.
+
+    Models name the module that holds their input embedding among them, which accelerate divides again by itself.
+    Raises SetupError for a model that names none.
+    """
+    if asked() != "fsdp":
+        return
+    plugin = trainer.accelerator.state.fsdp_plugin
+    # Autocast computes in 16 bits, as it does without FSDP; weights that FSDP cast itself would leave none in float32.
+    plugin.mixed_precision_policy = None
+    if plugin.transformer_cls_names_to_wrap:
+        return
+    inner = unwrapped(trainer.model)
+    embedding = inner.get_input_embeddings()
+    holders = {type(module).__name__ for module in inner.modules() if any(m is embedding for m in module.modules())}
+    names = sorted(set(inner._no_split_modules or []) - holders)
+    if not names:
+        raise SetupError(f"FSDP can't divide a {type(inner).__name__}: it names no layers that could be divided")
+    plugin.transformer_cls_names_to_wrap = names
+
+
+def autocast(scoring: Scoring) -> contextlib.AbstractContextManager[Any]:
+    """Mixed precision of a training step under FSDP, for which accelerate has none; nothing elsewhere."""
+    return score.autocast(scoring.device, scoring.precision if asked() == "fsdp" else "no")
+
+
+class FirstGradients:
+    """Whether every trained parameter gets a finite gradient, seen as autograd makes them.
+
+    Needed under DeepSpeed, which takes gradients away before anybody else can look at them. `missing` ends the watch.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._finite: dict[str, bool] = {}
+        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self._names = [name for name, _ in trained]
+        self._hooks = [parameter.register_hook(partial(self._see, name)) for name, parameter in trained]
+
+    def _see(self, name: str, gradient: torch.Tensor) -> None:
+        self._finite[name] = self._finite.get(name, True) and bool(gradient.isfinite().all())
+
+    def missing(self) -> list[str]:
+        """Names of parameters without a finite gradient so far."""
+        for hook in self._hooks:
+            hook.remove()
+        return [name for name in self._names if not self._finite.get(name, False)]
+
+
+def in_force(accelerator: Any, wrapped: nn.Module) -> dict[str, Any]:
+    """How a model that is being trained is really spread, read from the wrapped model: fields of record.Launch.
+
+    Raises SetupError where that is not what the launcher was asked for.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    found: dict[str, Any] = {"distributed_type": accelerator.distributed_type.value}
+    if hasattr(wrapped, "zero_optimization_stage"):
+        found["zero_stage"] = wrapped.zero_optimization_stage()
+        found["offload_optimizer"] = _place(wrapped.zero_offload_optimizer())
+        found["offload_parameters"] = _place(wrapped.zero_offload_param())
+    divided = isinstance(wrapped, FSDPModule)
+    if asked_stage() != found.get("zero_stage") or (asked() == "fsdp") != divided:
+        what = "FSDP2" if asked() == "fsdp" else f"ZeRO stage {asked_stage()}"
+        raise SetupError(f"{what} was asked for, but the model is a {type(wrapped).__name__} ({found})")
+    return found
+
+
+def _place(offload: Any) -> str | None:
+    """ "cpu" or "nvme" of DeepSpeed's setting, which holds names or members of an enumeration."""
+    device = getattr(getattr(offload, "device", None), "value", getattr(offload, "device", None))
+    return None if device in (None, "none") else str(device)

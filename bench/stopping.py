@@ -1,0 +1,41 @@
+"""What SIGTERM does to a run: it ends at once, but for training, which first ends its step and writes a checkpoint."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from bench.errors import StoppedError
+
+
+class Stopper:
+    """SIGTERM's handler, `signal.signal(signal.SIGTERM, stopper)`. asked: whether the signal came.
+
+    A scheduler sends it to launcher and run alike, and the launcher hands it on, so that it may come twice.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._waits = False
+
+    def __call__(self, *_: Any) -> None:
+        """Raises StoppedError, unless somebody has promised to look at `asked`."""
+        self.asked = True
+        if not self._waits:
+            raise _stopped()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Inside of it nothing is torn: who is inside looks at `asked`. What was not heeded is raised at its end."""
+        if self.asked:
+            raise _stopped()
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
+        if self.asked:
+            raise _stopped()
+
+
+def _stopped() -> StoppedError:
+    return StoppedError("stopped by SIGTERM; what was written so far is kept")
