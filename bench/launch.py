@@ -51,6 +51,10 @@ def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:
     if sharding.asked() is None:
         # Without an explicit backend each of several CPU processes would believe itself alone.
         return PartialState(cpu=True, backend="gloo" if asked > 1 else None, timeout=timeout)
+    if torch.cuda.is_available():
+        raise SetupError(
+            "DeepSpeed and FSDP take the GPUs that there are; to run on the CPU, hide them: CUDA_VISIBLE_DEVICES="
+        )
     # Told of a CPU, accelerate would leave DeepSpeed and FSDP out, and say nothing of it.
     os.environ.pop("ACCELERATE_USE_CPU", None)
     state = PartialState(backend="gloo", timeout=timeout)

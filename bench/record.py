@@ -1,17 +1,20 @@
 """The run record: its types, atomic writing, reading. Reports read nothing else; importing it loads no torch."""
 
+import fcntl
 import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.errors import DataError, Status
+from bench.errors import DataError, SetupError, Status
 
 SCHEMA = 1
 FILE = "record.json"
+LOCK = ".lock"
+BALLAST = ".ballast"
 # Kept free while a run writes, so that the record of a run that filled the disk still finds room.
 BALLAST_BYTES = 256 * 1024
 
@@ -250,7 +253,7 @@ def write_text(path: Path, text: str) -> None:
 def write(record: Record, folder: Path, *, last: bool = True) -> Path:
     """Writes `record.json` into the folder, atomically; the last time gives up the ballast file. Returns its path."""
     if last:
-        (folder / ".ballast").unlink(missing_ok=True)
+        (folder / BALLAST).unlink(missing_ok=True)
     path = folder / FILE
     write_text(path, record.model_dump_json(by_alias=True, indent=1) + "\n")
     return path
@@ -259,7 +262,30 @@ def write(record: Record, folder: Path, *, last: bool = True) -> Path:
 def reserve(folder: Path) -> None:
     """Takes the room that a failed run's record will need. Raises OSError when even that much is not free."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / ".ballast").write_bytes(b"\0" * BALLAST_BYTES)
+    (folder / BALLAST).write_bytes(b"\0" * BALLAST_BYTES)
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a run has written into this folder."""
+    return any((folder / name).exists() for name in (FILE, BALLAST, LOCK))
+
+
+def lock(folder: Path) -> IO[bytes]:
+    """Keeps a second run out of a folder until the returned file is closed, or its process is gone.
+
+    Raises SetupError while another process has it. Where a file system knows no locks, nobody is kept out.
+    """
+    stream = (folder / LOCK).open("wb")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        stream.close()
+        raise SetupError(
+            f"{folder} is being written by another run; wait for its end, or give another --out"
+        ) from error
+    except OSError:
+        pass
+    return stream
 
 
 def read(path: Path) -> Record:

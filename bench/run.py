@@ -73,6 +73,7 @@ class Run:
     peers: Peers | None = None
     stopper: Stopper = field(default_factory=Stopper)
     past: unfinished.Past = field(default_factory=unfinished.Past)
+    taken: Any = None
     lengths: dict[str, list[int]] = field(default_factory=dict)
     log_rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -118,11 +119,14 @@ def _prepare(options: argparse.Namespace, stopper: Stopper) -> Run:
     resolved = load(options.recipe, tuple(options.overrides), options.seed)
     seed = resolved.recipe.seed
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"
-    past = unfinished.Past()
+    past, taken = unfinished.Past(), None
     if console.is_main_process():
+        if record.is_ours(folder):
+            taken = record.lock(folder)  # before anything of a run that is still going on is touched
         past = unfinished.look(folder, resolved.hash, seed, overwrite=options.overwrite, resume=options.resume)
         _clear(folder, past)
         record.reserve(folder)
+        taken = taken or record.lock(folder)
     started = Record(
         name=resolved.name,
         study=resolved.study,
@@ -147,6 +151,7 @@ def _prepare(options: argparse.Namespace, stopper: Stopper) -> Run:
         timeout_s=options.timeout_s,
         stopper=stopper,
         past=past,
+        taken=taken,
     )
     run.record.notes += past.notes
     _keep(run)
@@ -163,8 +168,7 @@ def _keep(run: Run) -> None:
 
 def _clear(folder: Path, past: unfinished.Past) -> None:
     """Makes room for a run; what it goes on from is left there."""
-    ours = (folder / record.FILE).exists() or (folder / ".ballast").exists()
-    if folder.exists() and not ours and any(folder.iterdir()):
+    if folder.exists() and not record.is_ours(folder) and any(folder.iterdir()):
         raise SetupError(f"{folder} is not empty and holds no record; give another --out")
     files = ["report.md", "train_log.jsonl", "traceback.txt"]
     for name in files if past.record is not None else [record.FILE, *files]:
@@ -279,6 +283,9 @@ def _finish(run: Run) -> int:
         console.say(f"record: {path}")
     if run.peers is not None:
         _part(run)
+    if run.taken is not None:
+        (run.folder / record.LOCK).unlink(missing_ok=True)
+        run.taken.close()
     return EXIT_CODES[run.record.status]
 
 

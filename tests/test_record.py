@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import record
-from bench.errors import DataError
+from bench.errors import DataError, SetupError
 from bench.record import RecipePart, Record, Score
 
 
@@ -214,3 +214,11 @@ def test_find_walks_down_sorts_and_repeats_nothing(example, tmp_path):
     expected = [Path("a/deep/er/record.json"), Path("a/record.json"), Path("b/record.json")]
     assert [path.relative_to(tmp_path) for path in record.find([tmp_path, tmp_path / "a"])] == expected
     assert record.find([tmp_path / "b" / "record.json", tmp_path / "b"]) == [tmp_path / "b" / "record.json"]
+
+
+def test_a_folder_is_for_one_run_at_a_time(tmp_path):
+    taken = record.lock(tmp_path)
+    with pytest.raises(SetupError, match="is being written by another run; wait for its end"):
+        record.lock(tmp_path)
+    taken.close()
+    record.lock(tmp_path).close()

@@ -28,6 +28,7 @@ JOBS = {
     "qlora": ["llama-qlora", "method.storage=float32"],
     "head": [*STILL_BERT, "method=head"],
     "text": ["mistral-text_lora", "training.gradient_checkpointing=true"],
+    "generate": ["mistral-text_lora", "prompting={answer: generate, max_new_tokens: 4}"],
     "best": [*STILL_BERT, "training.evaluate_every=1", "training.best=loss", "training.learning_rate=0.3"],
 }
 # Way to spread -> (accelerate config, options of the launcher, what the record must say of it).
@@ -108,8 +109,10 @@ def test_losses_and_predictions_are_those_of_one_process(alone, spread, way, job
     assert [row["id"] for row in ours] == [row["id"] for row in theirs]
     assert len(ours) == 14
     for one, other in zip(ours, theirs, strict=True):
-        assert one["scores"] == pytest.approx(other["scores"], abs=TOLERANCE)
         assert one["prediction"] == other["prediction"]
+        assert one.get("text") == other.get("text")
+        if job != "generate":
+            assert one["scores"] == pytest.approx(other["scores"], abs=TOLERANCE)
 
 
 @pytest.mark.slow
@@ -188,33 +191,6 @@ def test_a_fresh_process_scores_with_the_saved_model(spread, reloaded, way, job)
             assert probabilities == pytest.approx([scores[label] for label in labels], abs=1e-4)
         else:
             assert labels[probabilities.index(max(probabilities))] == rows[text["id"]]["prediction"]
-
-
-@pytest.mark.slow
-def test_fewer_test_examples_than_processes_are_scored_once_each(tmp_path):
-    few = [
-        "recipes/tiny/t5-head.yaml",
-        *COMMON[:-2],
-        "evaluation.before=false",
-        "limit={train: 24, test: 2}",
-        "save=false",
-    ]
-    done = launch(*few, "--out", tmp_path, config="ddp_cpu2", options=("--num_processes", "3"))
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert record.read(tmp_path).launch.world_size == 3
-    assert len({row["id"] for row in read_lines(tmp_path / "predictions" / "after-test.jsonl")}) == 2
-
-
-@pytest.mark.slow
-def test_a_global_batch_that_can_t_be_divided_is_refused_in_a_sentence(tmp_path):
-    uneven = ["recipes/tiny/bert-full.yaml", "training.global_batch=7"]
-    done = launch(*uneven, "--out", tmp_path, config="zero2_cpu2")
-    assert done.returncode != 0
-    found = record.read(tmp_path)
-    assert found.status == "invalid"
-    assert "global_batch 7 can't be split over 2 processes" in found.reason
-    assert done.stderr.count("can't be split") == 1
-    assert found.launch is None or found.launch.zero_stage is None
 
 
 def test_the_readme_says_what_these_tests_run():
