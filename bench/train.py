@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.state import AcceleratorState
 
 from bench import checkpoints, resuming, sharding
 from bench.errors import SetupError, StoppedError
@@ -88,6 +89,8 @@ def _train(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
 
     from bench import engine_loop, engine_trainer
 
+    # An earlier training of this process has left its precision there.
+    AcceleratorState._reset_state()
     values = arguments(recipe, fit, on_cpu)
     if recipe.training.engine == "loop":
         return engine_loop.run(fit, TrainingArguments(**values))

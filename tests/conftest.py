@@ -27,3 +27,9 @@ def write(tmp_path):
         return path
 
     return write_file
+
+
+def pytest_collection_modifyitems(items):
+    """Files that launch runs go first: two workers share the rest, and neither waits for the other's last launch."""
+    launching = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in launching)
