@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import console, dropin, recipe
+from bench import console, dropin, recipe, record
 from bench.errors import BenchError, RecipeError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit code. A problem is one sentence on standard error and code 2."""
-    options = parser().parse_args(arguments)
+    options = _parsed(arguments)
     try:
         return int(options.run(options))
     except BenchError as error:
@@ -33,6 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         console.complain(f"error: {error.filename or ''}: {error.strerror or error}".replace("error: :", "error:"))
         return 2
+
+
+def _parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """Overrides may also stand behind an option, which argparse does not see in a command of its own."""
+    options, rest = parser().parse_known_args(arguments)
+    if not hasattr(options, "overrides") or any("=" not in item or item.startswith("-") for item in rest):
+        return parser().parse_args(arguments)
+    options.overrides += rest
+    return options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,7 +66,23 @@ def parser() -> argparse.ArgumentParser:
     predict.add_argument("--text", action="append", default=[], help="a text; may be given several times")
     predict.add_argument("--file", type=Path, help="texts, one a line, or JSON lines with `text`")
     predict.add_argument("--json", action="store_true", help="one JSON object a line, instead of a table")
+    _add_plan(commands)
     return parser
+
+
+def _add_plan(commands: Any) -> None:
+    plan = _add(commands, "plan", plan_command, "predict the memory that a training needs, before any download")
+    plan.add_argument("recipe", nargs="?", type=Path)
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as for a run")
+    plan.add_argument("--gpu", metavar="SIZE|NAME", help="what it is to fit, as 12GiB or A10G")
+    plan.add_argument("--world", type=int, default=1, metavar="N", help="how many GPUs")
+    plan.add_argument("--zero", type=int, default=0, metavar="0-3", help="DeepSpeed's stage; FSDP2 is much like 3")
+    plan.add_argument("--offload", default="none", metavar="none|cpu", help="what ZeRO lets wait in the host's memory")
+    plan.add_argument("--precision", choices=["bf16", "fp16", "no"], help="mixed precision (default: the device's)")
+    plan.add_argument("--per-device-batch", type=int, metavar="B", help="rows of a micro-batch")
+    plan.add_argument("--length", type=int, metavar="L", help="tokens of a text")
+    plan.add_argument("--table", action="store_true", help="predictions for shipped recipes, in Markdown")
+    plan.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="where the table goes")
 
 
 def _add(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
@@ -155,6 +180,34 @@ def report_command(options: argparse.Namespace) -> int:
 
     tables.write_table_report(options.runs, options.output)
     console.say(f"report: {options.output}")
+    return 0
+
+
+def plan_command(options: argparse.Namespace) -> int:
+    """Prints what a training is predicted to need, or the table of all that is shipped."""
+    from bench import plan, plan_report
+
+    console.quiet_libraries()
+    if options.table:
+        text = plan_report.report()
+        if options.output is None:
+            print(text, end="")
+        else:
+            record.write_text(options.output, text)
+        return 0
+    if options.recipe is None:
+        raise BenchError("name a recipe, or ask for the --table of those that are shipped")
+    asked = plan_report.Asked(
+        path=options.recipe,
+        overrides=tuple(options.overrides),
+        gpu=options.gpu,
+        spread=plan.Spread(world=options.world, zero=options.zero, offload=options.offload),
+        precision=options.precision,
+        rows=options.per_device_batch,
+        length=options.length,
+    )
+    for line in plan_report.lines(asked):
+        console.say(line)
     return 0
 
 

@@ -1,13 +1,22 @@
 """Peak arithmetic rates of devices, from the makers' data sheets. An unknown device is None, never a guess."""
 
+import re
 from dataclasses import dataclass
+
+from bench.errors import SetupError
+
+GIB = 2**30
+# What people write of memory, in bytes. A card that is sold with 24 GB has about 24 GiB, less what the driver takes.
+UNITS = {"mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": GIB, "tb": 10**12, "tib": 2**40}
+# In-line error correction keeps a sixteenth of GDDR memory; HBM has room of its own for it.
+ECC_SHARE = 1 / 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """Dense peak rates in FLOP/s (`half`: bf16 or fp16, accumulated in fp32), bandwidth in bytes/s, memory as sold.
 
-    bf16: whether the device has units for bf16 too.
+    bf16: whether the device has units for bf16 too. inline_ecc: whether error correction is kept in its memory.
     """
 
     half_flops: float
@@ -17,6 +26,12 @@ class Device:
     memory_gib: float
     source: str
     bf16: bool = True
+    inline_ecc: bool = False
+
+    @property
+    def usable_bytes(self) -> int:
+        """Memory that is left for programs."""
+        return round(self.memory_gib * GIB * (1 - ECC_SHARE * self.inline_ecc))
 
 
 # By the whole name that CUDA reports: an L40S is no L4, and a laptop's RTX 4090, a MIG slice or an H200 NVL has other
@@ -69,6 +84,7 @@ DEVICES = {
         bandwidth=300e9,
         memory_gib=24,
         source="NVIDIA L4 data sheet, 2023 (dense: half of the sparse figures)",
+        inline_ecc=True,
     ),
     "NVIDIA A10G": Device(
         half_flops=70e12,
@@ -77,6 +93,7 @@ DEVICES = {
         bandwidth=600e9,
         memory_gib=24,
         source="AWS EC2 G5 / NVIDIA A10G product brief, 2021",
+        inline_ecc=True,
     ),
     "NVIDIA GeForce RTX 4090": Device(
         half_flops=165.2e12,
@@ -101,6 +118,7 @@ DEVICES = {
         bandwidth=320e9,
         memory_gib=16,
         source="NVIDIA T4 data sheet, 2019 (65e12 is fp16; T4 has no bf16 units)",
+        inline_ecc=True,
         bf16=False,
     ),
 }
@@ -117,3 +135,35 @@ def peak_flops(name: str, precision: str) -> float | None:
     if device is None or (precision == "bf16" and not device.bf16):
         return None
     return {"no": device.fp32_flops, "bf16": device.half_flops, "fp16": device.half_flops}.get(precision)
+
+
+def named(nickname: str) -> tuple[str, Device]:
+    """(whole name, device) of the one device whose name has these words: "A10G", "rtx 4090", "A100 40GB".
+
+    Raises SetupError for none, or several.
+    """
+    wanted = _words(nickname)
+    found = [name for name in DEVICES if wanted and wanted <= _words(name)]
+    if len(found) == 1:
+        return found[0], DEVICES[found[0]]
+    what = f"could be {' or '.join(found)}; say more of its name" if found else "is not known here"
+    hint = "" if found else f". Known: {', '.join(DEVICES)}; or give its memory, as in 24GiB"
+    raise SetupError(f"the device {nickname!r} {what}{hint}")
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[\s-]+", name.strip().lower())) - {""}
+
+
+def memory(text: str) -> int:
+    """Bytes of a size such as "12GiB" or "24 GB", or those of a device that are usable.
+
+    Raises SetupError for what is neither a size above nothing nor a device.
+    """
+    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*([a-z]*)", text.strip(), re.IGNORECASE)
+    if found is None or any(_words(text) <= _words(name) for name in DEVICES):
+        return named(text)[1].usable_bytes
+    size = round(float(found[1]) * UNITS.get(found[2].lower(), 0))
+    if size <= 0:
+        raise SetupError(f"{text!r} is no size of memory; write a number above 0 and a unit, as in 24GiB or 12 GB")
+    return size

@@ -26,6 +26,15 @@ from bench.heads import unwrapped
 from bench.score import Scoring
 from bench.settings import Recipe
 
+# Elements. By default DeepSpeed sums gradients in buffers of 500 million, 2 GB in float32, and ZeRO-3 keeps up to a
+# billion weights gathered: all of a small model, and more than a 12 GB GPU can spare of a large one.
+BUFFERS = {
+    "reduce_bucket_size": 2**24,
+    "allgather_bucket_size": 2**24,
+    "stage3_prefetch_bucket_size": 2**24,
+    "stage3_max_live_parameters": 2**26,
+    "stage3_max_reuse_distance": 2**24,
+}
 # Optimisers that compute the same on a part of a parameter as on the whole of it.
 DIVISIBLE = ("adamw_torch", "adamw_torch_fused", "sgd")
 
@@ -75,7 +84,7 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
             f"makes them; take {' or '.join(DIVISIBLE)}, whose state is divided over the processes, or launch with DDP"
         )
     if plan.quantization is not None and divides_parameters():
-        _check_storage(plan.quantization, kind)
+        check_storage(plan.quantization, kind)
     if asked() == "fsdp" and recipe.model.family == "encoder_decoder":
         raise SetupError(
             "accelerate can't divide an encoder-decoder by FSDP2, for encoder and decoder share their embedding; "
@@ -86,7 +95,8 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
     return f"{kind} divides the weights while the model trains; to be scored and saved it is whole on each process"
 
 
-def _check_storage(quantization: dict[str, Any], kind: str) -> None:
+def check_storage(quantization: dict[str, Any], kind: str) -> None:
+    """Raises SetupError for 4-bit weights that can't be divided. kind: by what, for the sentence."""
     storage, computed = (quantization[f"bnb_4bit_{name}"] for name in ("quant_storage", "compute_dtype"))
     if storage != computed:
         raise SetupError(
@@ -194,13 +204,16 @@ def _whole_parameters(divided: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, parameter.detach().clone()
 
 
-def keep_float32(arguments: Any) -> Any:
-    """Lets DeepSpeed compute in 16 bits by autocast, as all other ways to spread a run do; returns the arguments.
+def settle(arguments: Any) -> Any:
+    """Replaces defaults of DeepSpeed that change results or waste memory; returns the TrainingArguments.
 
-    By itself it would put every weight into 16 bits, heads and norms that must stay in float32 among them.
+    It computes in 16 bits by autocast, as all other ways to spread a run do: by itself it would put every weight into
+    16 bits, heads and norms that must stay in float32 among them. And its buffers are for models of this size.
     """
     if asked() == "deepspeed":
         config = arguments.deepspeed_plugin.deepspeed_config
+        for name, elements in BUFFERS.items():
+            config["zero_optimization"].setdefault(name, elements)
         chosen = [kind for kind in ("bf16", "fp16") if config.get(kind, {}).get("enabled") is True]
         for kind in chosen:
             config[kind] = {"enabled": False}

@@ -98,8 +98,8 @@ def _train(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
         from bench import engine_sft  # TRL takes seconds to import
 
         told = "no" if sharding.asked() == "deepspeed" else fit.scoring.precision
-        return engine_sft.run(fit, sharding.keep_float32(engine_sft.config(values, told)))
-    return engine_trainer.run(fit, sharding.keep_float32(TrainingArguments(**values)))
+        return engine_sft.run(fit, sharding.settle(engine_sft.config(values, told)))
+    return engine_trainer.run(fit, sharding.settle(TrainingArguments(**values)))
 
 
 def checkpoint_activations(model: Any) -> None:

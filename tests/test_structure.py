@@ -15,8 +15,8 @@ from tests.launching import ROOT
 PACKAGE = ROOT / "bench"
 # A module may import only from the lines above its own.
 LAYERS = [
-    ["errors", "ballot", "stats", "hardware", "allocator", "console", "splicing", "attention_kernel", "continuations"],
-    ["fieldtypes", "passages", "launcher", "stopping"],
+    ["errors", "ballot", "stats", "allocator", "console", "splicing", "attention_kernel", "continuations"],
+    ["fieldtypes", "passages", "launcher", "stopping", "hardware"],
     ["training_settings"],
     [
         "strictyaml",
@@ -54,12 +54,13 @@ LAYERS = [
     ["unfinished"],
     ["fitting", "answers", "answer_logits", "span_reading"],
     ["questions"],
-    ["tasks", "methods", "metrics", "engine_loop", "engine_trainer", "launch", "predict"],
-    ["engine_sft"],
+    ["tasks", "methods", "metrics", "engine_loop", "engine_trainer", "launch", "predict", "footprint"],
+    ["engine_sft", "activations"],
     ["material", "precision"],
     ["train", "results"],
-    ["stages"],
-    ["run"],
+    ["stages", "plan"],
+    ["run", "plan_search"],
+    ["plan_report"],
     ["__main__"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
