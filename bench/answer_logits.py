@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import CausalLMOutput
 
+from bench import sharding
 from bench.collating import IGNORED, summed_loss
 from bench.heads import unwrapped
 from bench.score import autocast
@@ -73,7 +74,7 @@ def while_training(engine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], An
         if not (fit.answer_logits and fit.objective == "text"):
             return engine(fit, arguments)
         with autocast(fit.scoring.device, fit.scoring.precision):
-            fit.needs_all_logits = attach(fit.model)
+            fit.needs_all_logits = _divided(fit.model) or attach(fit.model)
         fit.on_answers_alone = fit.needs_all_logits is None
         try:
             return engine(fit, arguments)
@@ -82,6 +83,14 @@ def while_training(engine: Callable[[Any, Any], Any]) -> Callable[[Any, Any], An
             detach(fit.model)
 
     return run
+
+
+def _divided(model: Any) -> str | None:
+    """The head is called apart from the model's forward; to train it so ends FSDP's backward in a fault of memory."""
+    head = unwrapped(model).get_output_embeddings()
+    if sharding.asked() == "fsdp" and head is not None and any(part.requires_grad for part in head.parameters()):
+        return "has an output head that is trained, and that FSDP divides"
+    return None
 
 
 def _undeclared(inner: Any) -> str | None:

@@ -109,6 +109,8 @@ def damage(path: Path) -> str | None:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
             return f"its format is {manifest['format']}, and this version reads {FORMAT}"
+        if STATE not in manifest["files"]:
+            return f"its manifest does not list {STATE}"
         for name, expected in manifest["files"].items():
             with (path / name).open("rb") as stream:
                 if _checksum(stream) != expected:

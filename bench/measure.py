@@ -47,6 +47,7 @@ class Clock:
         self.peaks: dict[str, Peaks] = {}
         self.open: list[str] = []
         self.failed_in: str | None = None
+        self.last: str | None = None
         self._mark_s = time.perf_counter()
         _reset_peaks()
 
@@ -62,7 +63,7 @@ class Clock:
             raise
         finally:
             self._close_interval()
-            self.open.pop()
+            self.last = self.open.pop()
 
     def divide(self, name: str, parts: dict[str, float]) -> None:
         """Replaces a phase by parts that were measured apart, and `<name>_other` for what is left of it."""

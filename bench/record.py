@@ -288,6 +288,13 @@ def lock(folder: Path) -> IO[bytes]:
     return stream
 
 
+def unlock(folder: Path, taken: IO[bytes] | None) -> None:
+    """Lets the next run into the folder; nothing where it was not taken."""
+    if taken is not None:
+        (folder / LOCK).unlink(missing_ok=True)
+        taken.close()
+
+
 def read(path: Path) -> Record:
     """Reads a record file, or the one inside a run's folder. Raises DataError with what is wrong with it."""
     path = path / FILE if path.is_dir() else path

@@ -12,6 +12,7 @@ written by these libraries, in their own formats.
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -130,10 +131,19 @@ def _write_divided(fit: Fit, live: Live, folder: Path, state: dict[str, Any]) ->
     if first_here:
         partial.mkdir(parents=True, exist_ok=True)
     wait()
-    _save_divided(live, partial)
-    if fit.rank == 0:
-        _write_state(fit, partial, state)
-    wait()
+    problem = None
+    try:
+        _save_divided(live, partial)
+        if fit.rank == 0:
+            _write_state(fit, partial, state)
+    except (OSError, RuntimeError) as error:  # torch's writer says a full disk in an error of its own
+        problem = str(error).splitlines()[0]
+    problems = [text for text in gather_object([problem]) if text]
+    if problems:
+        fit.notes.append(f"the checkpoint of step {fit.step} could not be written: {problems[0]}")
+        if first_here:
+            shutil.rmtree(partial, ignore_errors=True)
+        return
     if fit.rank == 0:
         checkpoints.seal(partial)
     wait()
@@ -184,6 +194,7 @@ def _state(fit: Fit, live: Live, since_log: torch.Tensor) -> dict[str, Any]:
         "scheduler": take_apart(live.scheduler.state_dict(), "", {}),
         "scaler": scaler.state_dict() if scaler is not None else None,
         "rows": fit.log.rows,
+        "without_gradient": fit.without_gradient,
     }
 
 
@@ -324,8 +335,13 @@ def take_up(fit: Fit, state: dict[str, Any]) -> None:
     fit.step, fit.logged_step, fit.learning_rate = state["step"], state["logged_step"], state["learning_rate"]
     fit.started_s = time.perf_counter() - state["seconds"]
     fit.log.restore(state["rows"], state["seconds"])
+    fit.without_gradient = state["without_gradient"]
     if fit.rank == 0:
-        fit.steps.earlier = Earlier(**state["steps"])
+        earlier, then, now = Earlier(**state["steps"]), state["world_size"], PartialState().num_processes
+        if then != now:  # rates of the two can't be joined
+            fit.notes.append(f"training went on with {now} processes, after {then}: its rates are of the steps since")
+            earlier = Earlier(totals=earlier.totals, warmup_s=earlier.warmup_s + sum(earlier.seconds))
+        fit.steps.earlier = earlier
     if fit.selection is not None:
         fit.selection.best_value, fit.selection.best_step, fit.selection.waited = state["selection"]
 

@@ -53,9 +53,13 @@ def parser() -> argparse.ArgumentParser:
 def _limit_s(text: str) -> float:
     # Below, a busy process would be taken for a dead one; above, nobody waits.
     least, most = 10, 7 * 24 * 3600
-    if not least <= float(text) <= most:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not least <= found <= most:
         raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most} seconds")
-    return float(text)
+    return found
 
 
 @dataclass
@@ -80,13 +84,15 @@ class Run:
     @property
     def failed_in(self) -> str:
         """The innermost phase that an exception left."""
-        return (self.clock.failed_in if self.clock is not None else None) or "set-up"
+        return (self.clock.failed_in if self.clock is not None else None) or self.phase
 
     @property
     def phase(self) -> str:
         """What this process is doing; asked by another thread."""
-        opened = list(self.clock.open) if self.clock is not None else []
-        return opened[-1] if opened else "set-up"
+        if self.clock is None:
+            return "set-up"
+        between = f"the step after {self.clock.last}" if self.clock.last else "set-up"
+        return (list(self.clock.open) or [between])[-1]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -103,12 +109,17 @@ def main(arguments: list[str] | None = None) -> int:
         run.record.status, run.record.reason = "ok", None
     except (Exception, KeyboardInterrupt) as error:
         # A second Ctrl-C must not tear the record, nor the launcher's SIGTERM because another process has died.
-        signal.signal(signal.SIGINT, _nothing)
-        signal.signal(signal.SIGTERM, _nothing)
+        _deafen()
         if run is None:
             return _refused(options, error)
         _file(run, error, show=options.traceback)
+    _deafen()  # a run that has come to its end is not torn any more
     return _finish(run)
+
+
+def _deafen() -> None:
+    signal.signal(signal.SIGINT, _nothing)
+    signal.signal(signal.SIGTERM, _nothing)
 
 
 def _nothing(*_: Any) -> None:
@@ -123,9 +134,13 @@ def _prepare(options: argparse.Namespace, stopper: Stopper) -> Run:
     if console.is_main_process():
         if record.is_ours(folder):
             taken = record.lock(folder)  # before anything of a run that is still going on is touched
-        past = unfinished.look(folder, resolved.hash, seed, overwrite=options.overwrite, resume=options.resume)
-        _clear(folder, past)
-        record.reserve(folder)
+        try:
+            past = unfinished.look(folder, resolved.hash, seed, overwrite=options.overwrite, resume=options.resume)
+            _clear(folder, past)
+            record.reserve(folder)
+        except BaseException:
+            record.unlock(folder, taken)
+            raise
         taken = taken or record.lock(folder)
     started = Record(
         name=resolved.name,
@@ -178,6 +193,8 @@ def _clear(folder: Path, past: unfinished.Past) -> None:
     folders += ["predictions"] if past.record is None else []
     for name in folders:
         shutil.rmtree(folder / name, ignore_errors=True)
+        if (folder / name).is_file():
+            (folder / name).unlink()
 
 
 def execute(run: Run) -> None:
@@ -213,8 +230,6 @@ def execute(run: Run) -> None:
     if run.resolved.recipe.save:
         stages.save(run, material)
     stages.measure(run, material)
-    if run.state.is_local_main_process:
-        shutil.rmtree(run.folder / checkpoints.FOLDER, ignore_errors=True)
     failed = [check for check in run.record.checks if not check.ok]
     if failed:
         raise ScoreError(f"check {failed[0].name!r} failed: {failed[0].detail}")
@@ -278,14 +293,15 @@ def _finish(run: Run) -> int:
             return EXIT_CODES["crashed"]
         if run.record.status != "ok":
             console.complain(f"{run.record.status}: {run.record.reason}")
-        else:
+        elif "report" in run.record.artifacts:
             console.say(f"report: {run.folder / 'report.md'}")
         console.say(f"record: {path}")
+    if run.record.status == "ok" and run.state.is_local_main_process:
+        # Not before the record is there: until then they are what is left of the run.
+        shutil.rmtree(run.folder / checkpoints.FOLDER, ignore_errors=True)
     if run.peers is not None:
         _part(run)
-    if run.taken is not None:
-        (run.folder / record.LOCK).unlink(missing_ok=True)
-        run.taken.close()
+    record.unlock(run.folder, run.taken)
     return EXIT_CODES[run.record.status]
 
 

@@ -171,7 +171,10 @@ def test_a_defect_is_filed_as_crashed_with_its_traceback_beside_the_record(tmp_p
     monkeypatch.setattr(stages, "save", broken)
     assert run_here(out=tmp_path) == 1
     left = record.read(tmp_path)
-    assert (left.status, left.reason) == ("crashed", "ZeroDivisionError during set-up: division by zero")
+    assert (left.status, left.reason) == (
+        "crashed",
+        "ZeroDivisionError during the step after metrics: division by zero",
+    )
     assert "ZeroDivisionError" in (tmp_path / "traceback.txt").read_text(encoding="utf-8")
     assert "Traceback" not in capsys.readouterr().err
     assert left.scores["after"]["test"]["accuracy"].value is not None  # what was done is kept

@@ -131,3 +131,14 @@ def test_a_wrong_answer_ends_with_1(tmp_path):
     )
     assert done.returncode == 1, done.stderr[-3000:]
     assert "the answers are not the same" in done.stderr
+
+
+@pytest.mark.slow
+def test_spread_memory():
+    shown, found = run("spread_memory")
+    assert [(case["way"], case["processes"]) for case in found["cases"]] == [("ddp", 2), ("zero3", 2)]
+    one, other = found["cases"]
+    assert other["zero_stage"] == 3
+    assert other["losses"] == pytest.approx(one["losses"], rel=1e-4)
+    assert all(case["measured_gib"] > case["states_gib"] for case in found["cases"])
+    assert "parameters; memory of each process" in shown[0]

@@ -220,5 +220,6 @@ def test_a_folder_is_for_one_run_at_a_time(tmp_path):
     taken = record.lock(tmp_path)
     with pytest.raises(SetupError, match="is being written by another run; wait for its end"):
         record.lock(tmp_path)
-    taken.close()
+    record.unlock(tmp_path, taken)
+    assert list(tmp_path.iterdir()) == []
     record.lock(tmp_path).close()

@@ -15,6 +15,7 @@ does not fall from stage to stage and from one process to two as it must.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -53,7 +54,10 @@ def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]
         str(ROOT / "bench" / "run.py"), str(ROOT / "recipes" / "tiny" / "llama-text_qlora.yaml"), "method=full",
         *settings(size), "--out", str(folder), "--overwrite",
     ]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    # Else glibc would keep what was freed, for a time that depends on the order in which tensors come and go.
+    given_back = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
+    environment = {**os.environ, **given_back}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{way} on {processes} processes failed:\n{done.stderr[-2000:]}")
     found = record.read(folder)
