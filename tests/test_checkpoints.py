@@ -67,6 +67,10 @@ def another_format(path):
         (lambda path: (path / checkpoints.MANIFEST).unlink(), "manifest.json is missing"),
         (lambda path: (path / checkpoints.MANIFEST).write_text('{"format": 1, "fil'), "can't be read"),
         (lambda path: (path / checkpoints.MANIFEST).write_text("[]"), "can't be read"),
+        (
+            lambda path: (path / checkpoints.MANIFEST).write_text('{"format": 1, "files": {}}'),
+            "does not list state.json",
+        ),
         (another_format, "its format is 99"),
     ],
 )

@@ -257,6 +257,7 @@ def test_on_another_number_of_processes(whole, stopped):
     assert done.returncode == 0, done.stderr[-3000:]
     record = record_of(stopped)
     assert (record["launch"]["world_size"], record["resumed"][0]["from_step"]) == (2, 5)
+    assert "training went on with 2 processes, after 1: its rates are of the steps since" in record["notes"]
     # Two processes draw other dropout masks; the log up to the checkpoint is the same.
     rows = logged(stopped)
     assert [row["step"] for row in rows] == [row["step"] for row in logged(whole("trainer"))]

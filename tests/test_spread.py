@@ -28,7 +28,8 @@ JOBS = {
     "qlora": ["llama-qlora", "method.storage=float32"],
     "head": [*STILL_BERT, "method=head"],
     "text": ["mistral-text_lora", "training.gradient_checkpointing=true"],
-    "generate": ["mistral-text_lora", "prompting={answer: generate, max_new_tokens: 4}"],
+    "text_full": ["mistral-text_lora", "method=full"],
+    "generate": ["mistral-text_lora", "prompting={answer: generate, max_new_tokens: 8}"],
     "best": [*STILL_BERT, "training.evaluate_every=1", "training.best=loss", "training.learning_rate=0.3"],
 }
 # Way to spread -> (accelerate config, options of the launcher, what the record must say of it).
@@ -125,6 +126,15 @@ def test_the_best_step_is_that_of_one_process(alone, spread, way):
     one, other = (record.read(folder / "best").training for folder in (alone, spread[way]))
     assert other.best_step == one.best_step
     assert other.best_value == pytest.approx(min(values[alone]), abs=1e-3)
+
+
+@pytest.mark.slow
+def test_an_output_head_that_fsdp_divides_computes_all_logits(spread):
+    for way, reason in {"fsdp2": "has an output head that is trained, and that FSDP divides", "zero3": None}.items():
+        found = record.read(spread[way] / "text_full")
+        assert found.speed["answer_logits"] == (reason is None)
+        assert any(reason in note for note in found.notes) if reason else True
+        assert record.read(spread[way] / "text").speed["answer_logits"]
 
 
 @pytest.mark.slow
