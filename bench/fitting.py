@@ -307,9 +307,9 @@ class Fit:
         assert self.validate is not None
         with sharding.whole(model, self.twin) as plain:
             values = self.validate(plain)
-        self.log_validation(self.step, values)
-        if self.selection is not None and self.selection.update(self.step, values[self.selection.metric]):
-            resuming.keep_best(self, model)
+            self.log_validation(self.step, values)
+            if self.selection is not None and self.selection.update(self.step, values[self.selection.metric]):
+                resuming.keep_best(self, plain)
         return values
 
     def due_for_validation(self, step: int) -> bool:

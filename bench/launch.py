@@ -30,9 +30,9 @@ def start(timeout_s: float = 600.0) -> PartialState:
     timeout_s: how long a process waits for the others, less what the watch over them needs to say whose fault it is.
     """
     wanted = launcher.asked()
-    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
     # Of a launch of several, the environment does not tell that its config says use_cpu.
-    on_cpu = not torch.cuda.is_available() or use_cpu or (wanted is not None and wanted.use_cpu)
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or bool(wanted and wanted.use_cpu)
+    on_cpu = not torch.cuda.is_available() or use_cpu
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU, and complains
     asked = int(os.environ.get("WORLD_SIZE", "1") or 1)

@@ -44,10 +44,9 @@ def asked() -> Asked | None:
 def check(world_size: int, *, gpus: int, on_cpu: bool) -> None:
     """Raises SetupError where the launch can't give what it was asked for, and would not say so.
 
-    gpus: of this machine. on_cpu: whether the environment says that they are not to be used.
+    gpus: of this machine. on_cpu: whether environment or config say that they are not to be used.
     """
     wanted, local = asked(), int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    on_cpu = on_cpu or (wanted is not None and wanted.use_cpu)
     if wanted is not None and wanted.distributed_type in WITH_GPUS and not gpus and not on_cpu:
         raise SetupError(
             f"the accelerate config asks for GPUs (distributed_type {wanted.distributed_type}), and this machine has "

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-GIB = 2**30
+from bench.hardware import GIB
+
 # Dropped from throughput: the first steps pay for allocation, kernel selection and page faults.
 WARMUP_STEPS = 3
 

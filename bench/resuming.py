@@ -25,7 +25,7 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bench import checkpoints, sharding
+from bench import checkpoints
 from bench.errors import SetupError
 from bench.measure import Earlier
 
@@ -52,14 +52,10 @@ class Live:
         return "FSDP" if kind == DistributedType.FSDP else "whole"
 
 
-def trained_state(fit: Fit, model: Any) -> dict[str, torch.Tensor]:
-    """Rank zero's: trained parameters by name, whole, on the CPU. model: without the engine's wrappers.
-
-    Where parameters are divided, every process must call it.
-    """
-    with sharding.whole(model, fit.twin) as plain:
-        trained = [(name, parameter) for name, parameter in plain.named_parameters() if parameter.requires_grad]
-        return {name: parameter.detach().cpu().contiguous() for name, parameter in trained} if fit.rank == 0 else {}
+def trained_state(model: Any) -> dict[str, torch.Tensor]:
+    """Trained parameters of a plain and whole model by name, on the CPU."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return {name: parameter.detach().cpu().contiguous() for name, parameter in trained}
 
 
 # ---------------------------------------------------------------- writing
@@ -97,7 +93,7 @@ def _write_whole(fit: Fit, live: Live, partial: Path, state: dict[str, Any]) -> 
     tensors: dict[str, torch.Tensor] = {}
     state["optimizer"] = take_apart(live.optimizer.state_dict(), "", tensors)
     save_file(tensors, partial / checkpoints.OPTIMIZER)
-    save_file(trained_state(fit, live.accelerator.unwrap_model(live.model)), partial / checkpoints.TRAINED)
+    save_file(trained_state(live.accelerator.unwrap_model(live.model)), partial / checkpoints.TRAINED)
     _write_state(fit, partial, state)
 
 
@@ -350,10 +346,10 @@ def take_up(fit: Fit, state: dict[str, Any]) -> None:
 
 
 def keep_best(fit: Fit, model: Any) -> None:
-    """Writes the trained parameters as the best so far; every process must call it."""
+    """Rank zero writes the trained parameters of a plain and whole model as the best so far."""
     with fit.clock.phase("save"):
-        weights = trained_state(fit, model)
         if fit.rank == 0:
+            weights = trained_state(model)
             checkpoints.keep_best(fit.folder / checkpoints.FOLDER, lambda path: save_file(weights, path))
 
 

@@ -175,10 +175,14 @@ def _prepare(options: argparse.Namespace, stopper: Stopper) -> Run:
 
 def _keep(run: Run) -> None:
     """Writes down what is known so far: this is what a run leaves that is killed."""
-    if run.clock is not None:
-        run.record.phases = [record.PhaseTime(name=n, seconds=s) for n, s in run.clock.seconds.items()]
+    _take_times(run)
     if console.is_main_process() and (run.past.record is None or run.past.settled):
         record.write(run.record, run.folder, last=False)
+
+
+def _take_times(run: Run) -> None:
+    if run.clock is not None:
+        run.record.phases = [record.PhaseTime(name=n, seconds=s) for n, s in run.clock.seconds.items()]
 
 
 def _clear(folder: Path, past: unfinished.Past) -> None:
@@ -279,10 +283,9 @@ def _finish(run: Run) -> int:
     if run.peers is not None and run.record.status == "ok":
         run.peers.claim()
     run.record.finished_at = _now()
-    if run.clock is not None:
-        run.record.phases = [record.PhaseTime(name=n, seconds=s) for n, s in run.clock.seconds.items()]
-        if not run.record.memory:  # a run that failed: this rank's figures are better than none
-            run.record.memory = {name: peaks.gib() for name, peaks in run.clock.peaks.items()}
+    _take_times(run)
+    if run.clock is not None and not run.record.memory:  # a run that failed: this rank's figures are better than none
+        run.record.memory = {name: peaks.gib() for name, peaks in run.clock.peaks.items()}
     if console.is_main_process():
         try:
             path = record.write(run.record, run.folder)

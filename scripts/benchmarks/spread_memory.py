@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from bench import record  # noqa: E402
+from bench.hardware import GIB  # noqa: E402
 
-GIB = 2**30
 # Bytes of a parameter that are not divided, and that are.
 BYTES = {"ddp": (16, 0), "zero1": (8, 8), "zero2": (4, 12), "zero3": (0, 16)}
 CONFIGS = {"ddp": "ddp_cpu2", "zero1": "zero1_cpu2", "zero2": "zero2_cpu2", "zero3": "zero3_cpu2"}
