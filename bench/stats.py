@@ -63,7 +63,7 @@ def bootstrap(
     Introduction to the Bootstrap", chapter 13.
     """
     statistics = np.ascontiguousarray(statistics, dtype=float)
-    rows, counts = _distinct_rows(statistics)
+    rows, counts = distinct_rows(statistics)
     if len(rows) == 0:
         undefined = values(np.zeros((1, statistics.shape[1])))
         return {name: _no_interval(np.shape(value)[1:]) for name, value in undefined.items()}
@@ -117,8 +117,8 @@ def _tail(confidence: float) -> float:
     return (1 - confidence) / 2
 
 
-def _distinct_rows(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The distinct rows, [distinct, columns], and how often each occurs, [distinct]."""
+def distinct_rows(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct rows, [distinct, columns], of a contiguous table, and how often each occurs, [distinct]."""
     # Rows compared as bytes: 4 to 14 times as fast as np.unique(axis=0) on 10,000 rows of 450 and 60 columns.
     as_bytes = statistics.view(np.dtype((np.void, statistics.itemsize * statistics.shape[1]))).reshape(-1)
     _, first, counts = np.unique(as_bytes, return_index=True, return_counts=True)

@@ -1,0 +1,320 @@
+"""The runs that are to be compared: read, checked against their records, put together by system. Loads no torch."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import dropin, readings
+from bench import record as run_record
+from bench.errors import DataError
+from bench.record import Record
+from bench.tallies import Line, tally
+
+# A recomputed score may differ from the record's in the last bits, as sums are taken in another order.
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is compared. None takes the test split, and the metric that ranks runs in reports.
+
+    common: runs that scored different examples are compared on those that all of them scored.
+    """
+
+    stage: str = "after"
+    split: str | None = None
+    metric: str | None = None
+    common: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run, with its lines by example id."""
+
+    path: Path
+    record: Record
+    lines: dict[str, Line]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A record that is not compared, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """Runs by system, in the order of names; the ids that all have in common, sorted, and how many others there are."""
+
+    systems: dict[str, list[Run]]
+    split: str
+    metric: str
+    higher_is_better: bool
+    ids: list[str]
+    others: int
+    left_out: list[LeftOut]
+    notes: list[str] = field(default_factory=list)
+
+
+def gather(paths: Sequence[Path], asked: Asked) -> Field:
+    """Reads all records at or below `paths`. Raises DataError where fewer than two systems can be compared."""
+    found, left_out = _records(paths)
+    found = _one_per_seed(found, left_out)
+    _require_two(found, left_out)
+    _require_same_key(found, common=asked.common)
+    split, metric = _chosen(found, asked)
+    runs = []
+    for path, record in found:
+        try:
+            runs.append(Run(path=path, record=record, lines=_lines(path, record, asked.stage, split, metric)))
+        except DataError as error:
+            left_out.append(LeftOut(path=path, reason=str(error)))
+    _require_two([(run.path, run.record) for run in runs], left_out)
+    ids, others = _common_ids(runs)
+    return Field(
+        systems=_by_system(runs),
+        split=split,
+        metric=metric,
+        higher_is_better=directions().get(metric, True),
+        ids=ids,
+        others=others,
+        left_out=sorted(left_out, key=lambda item: (str(item.path), item.reason)),
+        notes=_notes([run.record for run in runs]),
+    )
+
+
+def directions() -> dict[str, bool]:
+    """Metric value -> whether more of it is better, read from the drop-ins without importing them."""
+    names = dropin.names("metrics")
+    return {key: up for name in names for key, up in dropin.literals("metrics", name)["higher_is_better"].items()}
+
+
+def _records(paths: Sequence[Path]) -> tuple[list[tuple[Path, Record]], list[LeftOut]]:
+    """Records of runs that ended well and can be compared, in the order of their paths; the others with the reason."""
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file or folder")
+        if not run_record.find([path]):
+            raise DataError(f"{path}: there is no {run_record.FILE} in or below this folder")
+    found, left_out = [], []
+    # By its real place, so that a run that is named twice, in two ways, is one run.
+    for path in sorted({path.resolve(): path for path in reversed(run_record.find(list(paths)))}.values()):
+        try:
+            record = run_record.read(path)
+        except DataError as error:
+            left_out.append(LeftOut(path=path, reason=str(error)))
+            continue
+        if record.status != "ok":
+            reason = f"the run ended as {record.status}: {record.reason or 'no reason is known'}"
+            left_out.append(LeftOut(path=path, reason=reason))
+        elif record.comparability is None or record.data is None:
+            left_out.append(LeftOut(path=path, reason="the record doesn't say which examples were scored"))
+        else:
+            found.append((path, record))
+    return found, left_out
+
+
+def _one_per_seed(found: list[tuple[Path, Record]], left_out: list[LeftOut]) -> list[tuple[Path, Record]]:
+    """Of several runs of one system with one seed the last counts: they are no independent samples."""
+    kept: dict[Any, tuple[Path, Record]] = {}
+    for path, record in sorted(found, key=lambda item: (item[1].started_at, str(item[0]))):
+        key = (_system(record), record.seed)
+        if key in kept:
+            older, _ = kept[key]
+            reason = f"the same system and seed as {path}, which started later or is a copy"
+            left_out.append(LeftOut(path=older, reason=reason))
+        kept[key] = (path, record)
+    return sorted(kept.values(), key=lambda item: str(item[0]))
+
+
+def _system(record: Record) -> tuple[str, str]:
+    """What runs of one system share: the recipe's hash covers all that decides the result but the seed."""
+    return record.name, record.recipe.hash or ""
+
+
+def _require_two(found: Iterable[tuple[Path, Record]], left_out: list[LeftOut]) -> None:
+    systems = {_system(record) for _, record in found}
+    if len(systems) < 2:
+        only = f" ({next(iter(systems))[0]!r} is the only one)" if systems else ""
+        why = "".join(f"; {item.path}: {item.reason}" for item in left_out)
+        raise DataError(f"a comparison needs runs of two systems that ended well{only}{why}")
+
+
+def _require_same_key(found: list[tuple[Path, Record]], *, common: bool) -> None:
+    """Raises DataError where two were not scored on the same examples, in the same way."""
+    first_path, first = found[0]
+    for path, record in found[1:]:
+        one, other = first.comparability, record.comparability
+        if one is None or other is None or one.key == other.key:
+            continue
+        differ = [name for name in ("data", "metrics") if one.parts.get(name) != other.parts.get(name)]
+        ids = [item.data.id if item.data else "" for item in (first, record)]
+        labels = [item.data.labels if item.data else [] for item in (first, record)]
+        if common and differ == ["data"] and ids[0] == ids[1] and labels[0] == labels[1]:
+            continue
+        sets = f" (data sets {ids[0]!r} and {ids[1]!r})" if ids[0] != ids[1] else ""
+        parts = [f"{name} {one.parts.get(name)} against {other.parts.get(name)}" for name in differ] or ["the key"]
+        hint = "" if differ != ["data"] or sets or labels[0] != labels[1] else (
+            "; --common compares them on the examples that both have scored"
+        )  # fmt: skip
+        raise DataError(
+            f"{first_path} and {path} were not scored on the same examples in the same way, so they can't be "
+            f"compared: their comparability differs in {' and '.join(parts)}{sets}{hint}"
+        )
+
+
+def _chosen(found: list[tuple[Path, Record]], asked: Asked) -> tuple[str, str]:
+    """Split and metric, as asked or by default. Raises DataError for one that not every run has."""
+    scored = [record.scores.get(asked.stage, {}) for _, record in found]
+    splits = [name for name in readings.splits(found[0][1]) if all(name in stage for stage in scored)]
+    if not splits or asked.split not in (None, *splits):
+        what = f"the split {asked.split!r}" if asked.split else "a split"
+        known = f": {', '.join(splits)}" if splits else ""
+        raise DataError(f"not all of these runs have scores of {what} at the stage {asked.stage!r}{known}")
+    split = asked.split or splits[0]
+    names = [{name for name, item in stage[split].items() if isinstance(item.value, int | float)} for stage in scored]
+    common = set.intersection(*names)
+    metric = asked.metric or readings.ranking_metric(common)
+    if metric is None or metric not in common:
+        what = f"the metric {asked.metric!r}" if asked.metric else "a metric"
+        raise DataError(f"not all of these runs have {what} on {split}; known: {', '.join(sorted(common)) or 'none'}")
+    return split, metric
+
+
+def _lines(path: Path, record: Record, stage: str, split: str, metric: str) -> dict[str, Line]:
+    """A run's predictions by id. Raises DataError for a file that is missing, broken, or not what was scored."""
+    file = path.parent / "predictions" / f"{stage}-{split}.jsonl"
+    lines: dict[str, Line] = {}
+    hashes: dict[str, str] = {}
+    for number, row in _rows(file):
+        identity = row["id"]
+        if identity in lines:
+            raise DataError(f"{file}:{number}: the example {identity!r} comes twice")
+        value = row["metrics"].get(metric)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise DataError(f"{file}:{number}: {metric} is no number: {value!r}")
+        lines[identity] = Line(prediction=row["prediction"], reference=row["reference"], value=value)
+        if isinstance(row.get("prompt_hash"), str):
+            hashes[identity] = row["prompt_hash"]
+    _check_lines(file, record, (stage, split, metric), lines)
+    _check_prompts(file, record, split, hashes, len(lines))
+    return lines
+
+
+def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"there is no {file}; without its predictions a run can't be compared") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: can't be read: {error}") from error
+    # Not splitlines, which also divides at separators that JSON leaves as they are.
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{file}:{number}: no JSON (half-written or edited?): {error}") from error
+        sound = isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("metrics"), dict)
+        if not sound or not {"prediction", "reference"} <= set(row):
+            raise DataError(f"{file}:{number}: expected an object with id, prediction, reference and metrics")
+        yield number, row
+
+
+def _check_lines(file: Path, record: Record, what: tuple[str, str, str], lines: dict[str, Line]) -> None:
+    """The predictions must give the very score that the record states."""
+    stage, split, metric = what
+    assert record.data is not None
+    stated = record.scores[stage][split][metric]
+    part = record.data.splits.get(split)
+    if part is not None and len(lines) != part.examples:
+        raise DataError(f"{file}: {len(lines)} predictions, and the record tells of {part.examples} examples")
+    for identity, line in lines.items():
+        right = _RIGHT.get(metric)
+        if right is not None and line.value != right(line.prediction, line.reference):
+            raise DataError(f"{file}: {identity!r} is not what its {metric} of {line.value} says; was the file edited?")
+    found = tally(metric, list(lines.values()), record.data.labels, multi_label=_multi_label(record)).score
+    # Written so that NaN is refused.
+    if not (isinstance(stated.value, int | float) and abs(found - stated.value) <= ROUNDING * max(1, abs(found))):
+        raise DataError(
+            f"{file}: gives {metric} {found!r}, and the record says {stated.value!r}; one of the two was changed"
+        )
+
+
+def _check_prompts(file: Path, record: Record, split: str, hashes: dict[str, str], examples: int) -> None:
+    """The manifest is `bench.questions.manifest`'s: SHA-256 over ids and hashes of the prompts, by id."""
+    stated = record.prompts.manifests.get(split) if record.prompts else None
+    if stated is None or len(hashes) != examples:
+        return
+    text = "".join(f"{identity} {hashes[identity]}\n" for identity in sorted(hashes))
+    if hashlib.sha256(text.encode()).hexdigest()[:16] != stated:
+        raise DataError(f"{file}: its prompts are not those of the record's manifest; one of the two was changed")
+
+
+def _same_set(prediction: Any, reference: Any) -> bool:
+    return isinstance(prediction, list) and sorted(map(str, prediction)) == sorted(map(str, reference or []))
+
+
+# Values of an example that follow from its labels alone.
+_RIGHT: dict[str, Callable[[Any, Any], bool]] = {
+    "accuracy": lambda prediction, reference: prediction == reference,
+    "subset_accuracy": _same_set,
+}
+
+
+def _multi_label(record: Record) -> bool:
+    data = record.recipe.resolved.get("dataset")
+    return isinstance(data, dict) and bool(data.get("multi_label"))
+
+
+def multi_label(runs: Field) -> bool:
+    """Whether examples have several labels."""
+    return any(_multi_label(run.record) for group in runs.systems.values() for run in group)
+
+
+def _common_ids(runs: list[Run]) -> tuple[list[str], int]:
+    """Ids that all runs scored, sorted, and how many others there are. Raises DataError without any."""
+    sets = [set(run.lines) for run in runs]
+    common = sorted(set.intersection(*sets))
+    if not common:
+        raise DataError(f"these {len(runs)} runs have no example in common, so they can't be compared")
+    first = runs[0]
+    for run in runs[1:]:
+        for identity in common:
+            if run.lines[identity].reference != first.lines[identity].reference:
+                raise DataError(
+                    f"{first.path} and {run.path} have different references for the example {identity!r}, so they "
+                    "can't be compared"
+                )
+    return common, len(set.union(*sets)) - len(common)
+
+
+def _by_system(runs: list[Run]) -> dict[str, list[Run]]:
+    """Systems by a name that tells them apart: the run's, with what only it overrides or its recipe's hash."""
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(_system(run.record), []).append(run)
+    named: dict[str, list[Run]] = {}
+    for (name, recipe_hash), group in sorted(groups.items()):
+        twins = [set(readings.overridden(other[0].record)) for key, other in groups.items() if key[0] == name]
+        own = [item for item in readings.overridden(group[0].record) if item not in set.intersection(*twins)]
+        overrides = "; ".join(f"{key}={value}" for key, value, _ in own)
+        shown = name if len(twins) == 1 else f"{name} ({overrides})" if overrides else f"{name} [{recipe_hash[:8]}]"
+        shown = f"{shown} [{recipe_hash[:8]}]" if shown in named else shown
+        named[shown] = sorted(group, key=lambda run: run.record.seed or 0)
+    return named
+
+
+def _notes(records: list[Record]) -> list[str]:
+    """What differs between the runs and is no reason to refuse, but to know."""
+    notes = []
+    for part, what in (("template", "prompts"), ("generation", "ways to answer")):
+        if len({record.comparability.parts.get(part) for record in records if record.comparability}) > 1:
+            notes.append(f"The runs were asked with different {what}, which is a part of what is compared.")
+    if len({readings.machine(record) for record in records}) > 1:
+        notes.append("The runs differ in processes, devices or precision, see their records.")
+    return notes

@@ -1,0 +1,166 @@
+"""Scores as functions of sums over examples, from a run's file of predictions, without the evaluate library.
+
+A metric of `bench/metrics` needs that library, which takes seconds to import; comparing runs needs of a metric only
+what is added up for each example, and the formula over these sums. Tests hold both to the same numbers, and a
+comparison starts with recomputing the score that the run's record states.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from bench.errors import DataError
+
+Value = Callable[[np.ndarray], np.ndarray]
+
+AVERAGES = ("macro", "micro", "weighted")
+BY_LABEL = tuple(f"{kind}_{average}" for kind in ("f1", "precision", "recall") for average in AVERAGES)
+TOKENIZERS = {"bleu": "13a", "bleu_tokenize_none": "none"}
+# Of a BLEU row: length, reference length, matching n-grams of 1 to 4 words, n-grams of 1 to 4 words.
+MATCHES, NGRAMS = slice(2, 6), slice(6, 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One example of a file of predictions. value: the metric's own value for it, if it has one."""
+
+    prediction: Any
+    reference: Any
+    value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally:
+    """Statistics [examples, columns] of one run, and how their sums [..., columns] become scores [...]."""
+
+    rows: np.ndarray
+    value: Value
+
+    @property
+    def score(self) -> float:
+        """The score of all examples."""
+        return float(self.value(self.rows.sum(0, dtype=float)))
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether each example is right or wrong, and the score the share of right ones."""
+        return self.value is mean_value and bool(np.isin(self.rows[:, 0], (0, 1)).all())
+
+
+def tally(metric: str, lines: Sequence[Line], labels: Sequence[str], *, multi_label: bool) -> Tally:
+    """The statistics that this metric adds up. Raises DataError for a metric that they don't give."""
+    if metric in BY_LABEL or metric == "mcc":
+        known = {name: number for number, name in enumerate(labels)}
+        predicted, reference = (_label_table([getattr(line, side) for line in lines], known, multi_label)
+                                for side in ("prediction", "reference"))  # fmt: skip
+        if metric == "mcc":
+            return Tally(rows=_mcc_rows(predicted, reference), value=mcc_value)
+        rows = np.concatenate([predicted & reference, predicted, reference], axis=1)
+        return Tally(rows=rows, value=label_value(metric))
+    if metric in TOKENIZERS:
+        return Tally(rows=_bleu_rows(lines, TOKENIZERS[metric]), value=bleu_value)
+    if any(line.value is None for line in lines):
+        raise DataError(
+            f"{metric} can't be compared: its value on a part of the examples does not follow from what is written "
+            f"beside the predictions; means over examples can, and mcc, bleu, {', '.join(BY_LABEL)}"
+        )
+    values = np.array([line.value for line in lines], dtype=float)
+    # Small whole numbers where all are: they are added exactly, and fast.
+    short = values.astype(np.uint8) if np.isin(values, (0, 1)).all() else values
+    return Tally(rows=np.stack([short, np.ones_like(short)], axis=1), value=mean_value)
+
+
+def mean_value(sums: np.ndarray) -> np.ndarray:
+    """Mean [...] from sums [..., 2] of values and of 1."""
+    return sums[..., 0] / sums[..., 1]
+
+
+def _label_table(names: list[Any], known: dict[str, int], multi_label: bool) -> np.ndarray:
+    """[examples, labels] of 0 and 1; no answer is a row of 0. Raises DataError for an unknown label."""
+    table = np.zeros((len(names), len(known)), dtype=np.uint8)
+    for row, given in zip(table, names, strict=True):
+        several = given if multi_label and isinstance(given, list) else [given]
+        for name in several if given is not None else []:
+            if not isinstance(name, str) or name not in known:
+                raise DataError(f"the label {name!r} is none of the record's: {', '.join(known)}")
+            row[known[name]] = 1
+    return table
+
+
+@cache
+def label_value(metric: str) -> Value:
+    """The formula of F1, precision or recall of sums [..., 3 x labels]: in both, in predictions, in references."""
+    kind, _, average = metric.partition("_")
+
+    def _quotient(both: np.ndarray, predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        if kind == "f1":
+            return _ratio(2 * both, predicted + reference)
+        return _ratio(both, predicted if kind == "precision" else reference)
+
+    def _value(sums: np.ndarray) -> np.ndarray:
+        counts = np.split(sums, 3, axis=-1)
+        if average == "micro":
+            return _quotient(*(count.sum(-1) for count in counts))
+        per_label = _quotient(*counts)
+        weights = counts[2] if average == "weighted" else np.ones_like(counts[2])
+        return _ratio((per_label * weights).sum(-1), weights.sum(-1))
+
+    return _value
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """A quotient, 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros(np.shape(numerator)), where=denominator > 0)
+
+
+def _mcc_rows(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """[examples, 2 + 2 x labels]: correct, no answer, one-hot prediction, one-hot reference."""
+    correct, answered = ((predicted & reference).max(1, keepdims=True), predicted.max(1, keepdims=True))
+    return np.concatenate([correct, 1 - answered, predicted, reference], axis=1, dtype=np.uint8)
+
+
+def mcc_value(sums: np.ndarray) -> np.ndarray:
+    """Matthews correlation for any number of labels (Gorodkin 2004), 0 where it is not defined."""
+    correct, unanswered = sums[..., 0], sums[..., 1]
+    predicted, reference = np.split(sums[..., 2:], 2, axis=-1)
+    number = reference.sum(-1)
+    covariance = correct * number - (predicted * reference).sum(-1)
+    predicted_variance = number**2 - (predicted**2).sum(-1) - unanswered**2
+    product = predicted_variance * (number**2 - (reference**2).sum(-1))
+    return _ratio(covariance, np.sqrt(np.maximum(product, 0)))
+
+
+def _bleu_rows(lines: Sequence[Line], tokenizer: str) -> np.ndarray:
+    """[examples, 10]: what corpus BLEU adds up; 0 for a question without an answer, which is left out."""
+    from sacrebleu.metrics import BLEU
+
+    scorer = BLEU(tokenize=tokenizer, effective_order=True)
+    rows = np.zeros((len(lines), 10), dtype=np.int64)
+    for row, line in zip(rows, lines, strict=True):
+        golds: list[Any] = line.reference if isinstance(line.reference, list) else [None]
+        if not all(isinstance(text, str) for text in [line.prediction or "", *golds]):
+            raise DataError(f"BLEU compares texts, and a prediction is {line.prediction!r} for {line.reference!r}")
+        if golds:
+            found = scorer.sentence_score(line.prediction or "", golds)
+            row[:] = [found.sys_len, found.ref_len, *found.counts, *found.totals]
+    return rows
+
+
+def bleu_value(sums: np.ndarray) -> np.ndarray:
+    """Corpus BLEU, 0 to 100, from sums [..., 10], smoothed as sacrebleu does by default ("exp").
+
+    Without any word, or any that matches, it is 0. Source: Papineni et al. 2002, P02-1040; sacrebleu's compute_bleu.
+    """
+    length, reference_length = sums[..., 0], sums[..., 1]
+    matches, ngrams = sums[..., MATCHES], sums[..., NGRAMS]
+    # The precision of an order without a match is that of half a match, then of a quarter, and so on.
+    missing = np.cumsum((matches == 0) & (ngrams > 0), axis=-1)
+    raised = np.where(matches == 0, 0.5**missing, matches)
+    share = _ratio(raised, ngrams)
+    logarithms = np.log(np.where(share > 0, share, 1.0)).mean(-1)
+    brevity = np.exp(np.minimum(0.0, 1 - _ratio(reference_length, length)))
+    possible = (matches.max(-1) > 0) & (share > 0).all(-1) & (length > 0)
+    return np.where(possible, 100 * brevity * np.exp(logarithms), 0.0)
