@@ -1,48 +1,21 @@
 """The pictures of a run: the same input gives the same bytes. matplotlib is loaded by the first one drawn."""
 
-import contextlib
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench import canvas
 from bench.markdown import clean
 from bench.record import Record, Score
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
 
-# Okabe and Ito 2008, "Color Universal Design": told apart with every common kind of colour blindness.
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C8C8C"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#56B4E9", "#E69F00", "#000000")
-SHADES = "Blues"
-# Twice the usual density of a screen: figures 7 inches wide are 1,008 pixels, the width of a page on GitHub.
-DPI = 144
-WIDTH_IN = 7.0
-FONT = "DejaVu Sans"  # comes with matplotlib, so that no machine draws another
-STYLE: Any = {
-    "font.family": FONT,
-    "font.size": 9.0,
-    "axes.titlesize": 10.0,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#E3E3E3",
-    "grid.linewidth": 0.8,
-    "legend.fontsize": 9.0,
-    "legend.frameon": False,
-    "text.usetex": False,
-    "text.parse_math": False,  # a label may hold dollar signs
-}
-LABEL_CHARACTERS = 26
 Points = tuple[list[float], list[float]]  # steps, values
 # Ends the name of a score of the untrained model, which is drawn in grey.
 BEFORE = " before training"
@@ -53,8 +26,6 @@ ROOMY_LABELS = 12
 CELLS_IN = {4: 1.0, ROOMY_LABELS: 0.66, READABLE_LABELS: 0.46}
 # Of a label, in the texts that have it and in those that have not.
 OUTCOMES = ("has it,\nfound", "has it,\nmissed", "has it not,\nset all the same", "has it not,\nnot set")
-# More logged losses than this are drawn with their running mean, over a twentieth of them.
-SMOOTHED_FROM = 60
 
 
 def draw_all(
@@ -116,51 +87,6 @@ def _bar_scores(record: Record, stage: str, split: str) -> dict[str, Score]:
     return bars
 
 
-@contextlib.contextmanager
-def _figure(path: Path, width_in: float, height_in: float, *, arranged: bool = True) -> Iterator["Figure"]:
-    """A figure that is written to `path` when the block ends. Neither pyplot nor a screen is touched.
-
-    arranged: panels and legends are fitted into the size; without it they stand where they are put.
-    """
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's own matplotlibrc would make other pictures
-        matplotlib.rcParams.update(STYLE)
-        figure = Figure(figsize=(width_in, height_in), layout="constrained" if arranged else None)
-        FigureCanvasAgg(figure)
-        yield figure
-        # "Software" would be matplotlib's version; there is no date in its PNGs. Tight: no label is cut off.
-        metadata: Any = {"Software": None}
-        figure.savefig(path, format="png", dpi=DPI, metadata=metadata, bbox_inches="tight", pad_inches=0.08)
-
-
-def _label_names(labels: Sequence[str], number: int) -> list[str]:
-    """One line of limited length each; one that the font can't write, or that is missing, gets its number."""
-    from matplotlib import font_manager, ft2font
-
-    glyphs = ft2font.FT2Font(font_manager.findfont(FONT)).get_charmap()
-    names = [clean(label) for label in labels[:number]] + [""] * (number - len(labels))
-    return [
-        _shortened(name) if name and all(ord(sign) in glyphs for sign in name) else f"label {index}"
-        for index, name in enumerate(names)
-    ]
-
-
-def _shortened(name: str) -> str:
-    """Cut in the middle: long labels often share their beginning."""
-    half = (LABEL_CHARACTERS - 1) // 2
-    return name if len(name) <= LABEL_CHARACTERS else f"{name[:half]}…{name[-half:]}"
-
-
-def _number(value: Any) -> float:
-    """NaN, which matplotlib leaves out, for anything that is not a finite number."""
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known else math.nan
-
-
 def learning_curves(log_rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Training and validation loss by step; validation metrics, where there are any, in a panel below.
 
@@ -172,10 +98,10 @@ def learning_curves(log_rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     metrics = {name: points for name, points in metrics.items() if points[0] and name != "loss"}
     if not metrics and not any(steps for steps, _ in losses):
         raise ValueError("the log holds neither a loss nor a validation metric")
-    with _figure(path, WIDTH_IN, 5.6 if metrics else 3.2) as figure:
+    with canvas.figure(path, canvas.WIDTH_IN, 5.6 if metrics else 3.2) as figure:
         panels = figure.subplots(2 if metrics else 1, 1, sharex=True, squeeze=False)[:, 0]
         _draw_losses(panels[0], *losses)
-        for (name, points), colour in zip(metrics.items(), itertools.cycle(SERIES)):
+        for (name, points), colour in zip(metrics.items(), itertools.cycle(canvas.SERIES)):
             panels[-1].plot(*points, color=colour, marker="o", markersize=4, label=name)
         if metrics:
             panels[-1].set(title="Validation", ylabel="score")
@@ -185,36 +111,27 @@ def learning_curves(log_rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 def _points(log_rows: Sequence[Mapping[str, Any]], key: str) -> Points:
     """Steps and values of the rows that have this key; a value that is no finite number is NaN."""
-    rows = [row for row in log_rows if key in row and math.isfinite(_number(row.get("step")))]
-    return [float(row["step"]) for row in rows], [_number(row[key]) for row in rows]
+    rows = [row for row in log_rows if key in row and math.isfinite(canvas.plottable(row.get("step")))]
+    return [float(row["step"]) for row in rows], [canvas.plottable(row[key]) for row in rows]
 
 
 def _draw_losses(panel: "Axes", training: Points, validation: Points) -> None:
     steps, values = training
-    smoothed = len(steps) > SMOOTHED_FROM
+    smoothed = len(steps) > canvas.SMOOTHED_FROM
     if smoothed:
         window = len(steps) // 20
-        panel.plot(steps, values, color=BLUE, alpha=0.3, label="training, as logged")
-        mean = _running_mean(values, window)
-        panel.plot(steps, mean, color=BLUE, linewidth=1.8, label=f"training, mean of {window} logged")
+        panel.plot(steps, values, color=canvas.BLUE, alpha=0.3, label="training, as logged")
+        mean = canvas.running_mean(values, window)
+        panel.plot(steps, mean, color=canvas.BLUE, linewidth=1.8, label=f"training, mean of {window} logged")
     elif steps:
-        panel.plot(steps, values, color=BLUE, marker=".", markersize=5, label="training")
+        panel.plot(steps, values, color=canvas.BLUE, marker=".", markersize=5, label="training")
     if validation[0]:
-        panel.plot(*validation, color=ORANGE, marker="o", markersize=4, label="validation")
+        panel.plot(*validation, color=canvas.ORANGE, marker="o", markersize=4, label="validation")
     broken = [step for step, value in zip(steps, values, strict=True) if math.isnan(value)]
     if broken:
         panel.axvline(broken[0], color="black", linestyle=":", label=f"not finite at step {broken[0]:,.0f}")
     panel.set(title="Loss", ylabel="nats")
     panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _running_mean(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and those before it, `window` at most; values that are NaN are left out."""
-    means = []
-    for end in range(1, len(values) + 1):
-        known = [value for value in values[max(0, end - window) : end] if not math.isnan(value)]
-        means.append(sum(known) / len(known) if known else math.nan)
-    return means
 
 
 def confusion_matrix(counts: Any, labels: Sequence[str], path: Path, title: str = "") -> None:
@@ -227,9 +144,9 @@ def confusion_matrix(counts: Any, labels: Sequence[str], path: Path, title: str 
 
     array = np.asarray(counts, dtype=float)
     if array.ndim == 3 and array.shape[1:] == (2, 2):
-        _draw_outcomes(array, _label_names(labels, len(array)), path, title)
+        _draw_outcomes(array, canvas.label_names(labels, len(array)), path, title)
     elif array.ndim == 2 and 0 < array.shape[0] == array.shape[1]:
-        _draw_matrix(array, _label_names(labels, len(array)), path, title)
+        _draw_matrix(array, canvas.label_names(labels, len(array)), path, title)
     else:
         raise ValueError(f"expected counts of shape [labels][labels] or [labels][2][2], got {array.shape}")
 
@@ -246,15 +163,15 @@ def _draw_matrix(counts: "np.ndarray", names: list[str], path: Path, title: str)
     side_in = number * cell_in
     # By the square root: the few texts that go astray are looked for, and would all be white otherwise.
     shades = PowerNorm(0.5, vmin=0, vmax=1)
-    with _figure(path, side_in, side_in, arranged=False) as figure:
+    with canvas.figure(path, side_in, side_in, arranged=False) as figure:
         panel = figure.add_axes((0, 0, 1, 1))
-        colours = matplotlib.colormaps[SHADES].with_extremes(bad="#DDDDDD")
+        colours = matplotlib.colormaps[canvas.SHADES].with_extremes(bad="#DDDDDD")
         image = panel.imshow(shares, cmap=colours, norm=shades)
         if number <= READABLE_LABELS:
             _write_cells(panel, counts, shares)
-        _name_ticks(panel.yaxis, names, cell_in)
-        _name_ticks(panel.xaxis, names, cell_in, upright=max(map(len, names)) * 0.085 > cell_in)
-        _bare(panel)
+        canvas.name_ticks(panel.yaxis, names, cell_in)
+        canvas.name_ticks(panel.xaxis, names, cell_in, upright=max(map(len, names)) * 0.085 > cell_in)
+        canvas.bare(panel)
         unknown = " (grey: no such text)" if np.isnan(shares).any() else ""
         panel.set(title=title, xlabel="predicted", ylabel=f"reference{unknown}")
         scale = figure.add_axes((1 + 0.15 / side_in, 0, 0.15 / side_in, min(1, 2.5 / side_in)))
@@ -267,7 +184,7 @@ def _write_cells(panel: "Axes", counts: "np.ndarray", shares: "np.ndarray") -> N
     for row, column in zip(*counts.nonzero(), strict=True):
         count, share = counts[row, column], shares[row, column]
         shown = f"{count:,.0f}" if len(counts) <= ROOMY_LABELS else _short_count(count)
-        text = shown + (f"\n{_percent(share)}" if share >= 0.01 else "")
+        text = shown + (f"\n{canvas.percent(share)}" if share >= 0.01 else "")
         panel.text(column, row, text, ha="center", va="center", color="white" if share > 0.35 else "black")
 
 
@@ -278,43 +195,27 @@ def _short_count(count: float) -> str:
     return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.0f}M"
 
 
-def _percent(share: float) -> str:
-    return "<1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
-
-
-def _name_ticks(axis: "Axis", names: list[str], cell_in: float, *, upright: bool = False) -> None:
-    """Label names, as many as there is room for: a line of text takes 0.17 inches."""
-    places = range(0, len(names), max(1, math.ceil(0.17 / cell_in)))
-    axis.set_ticks(places, [names[place] for place in places], rotation=90 if upright else 0)
-
-
-def _bare(panel: "Axes") -> None:
-    panel.tick_params(length=0)
-    panel.grid(visible=False)
-    panel.spines[:].set_visible(False)
-
-
 def _draw_outcomes(counts: "np.ndarray", names: list[str], path: Path, title: str) -> None:
     """One line for each label: how the texts that have it and those that have it not came out."""
     import matplotlib
     import numpy as np
 
-    right, wrong = matplotlib.colormaps[SHADES], matplotlib.colormaps["Oranges"]
+    right, wrong = matplotlib.colormaps[canvas.SHADES], matplotlib.colormaps["Oranges"]
     cells = counts[:, [1, 1, 0, 0], [1, 0, 1, 0]]  # [labels, outcomes]
     totals = np.repeat(cells.reshape(-1, 2, 2).sum(2), 2, axis=1)
     shares = np.divide(cells, totals, out=np.zeros_like(cells), where=totals > 0)
     colours = np.where(np.array([True, False, False, True])[:, None], right(shares), wrong(shares))
-    with _figure(path, WIDTH_IN - 1.6, 0.3 * len(names), arranged=False) as figure:
+    with canvas.figure(path, canvas.WIDTH_IN - 1.6, 0.3 * len(names), arranged=False) as figure:
         panel = figure.add_axes((0, 0, 1, 1))
         panel.imshow(colours, aspect="auto")
         for row, column in np.ndindex(cells.shape):
-            share = f" ({_percent(shares[row, column])})" if totals[row, column] else ""
+            share = f" ({canvas.percent(shares[row, column])})" if totals[row, column] else ""
             ink = "white" if shares[row, column] > 0.6 else "black"
             panel.text(column, row, f"{cells[row, column]:,.0f}{share}", ha="center", va="center", color=ink)
-        _name_ticks(panel.yaxis, names, 0.3)
-        _name_ticks(panel.xaxis, list(OUTCOMES), 1)
+        canvas.name_ticks(panel.yaxis, names, 0.3)
+        canvas.name_ticks(panel.xaxis, list(OUTCOMES), 1)
         panel.xaxis.tick_top()
-        _bare(panel)
+        canvas.bare(panel)
         panel.axvline(1.5, color="white", linewidth=4)
         panel.set_title(title, pad=8)
 
@@ -333,20 +234,20 @@ def per_label_bars(
     number = max((len(found) for found in values.values()), default=0)
     if number == 0:
         raise ValueError("there is no score by label")
-    names, shown = _label_names(labels, number), list(range(number))
+    names, shown = canvas.label_names(labels, number), list(range(number))
     if number > READABLE_LABELS:
         ranking = next((found for name, found in values.items() if not name.endswith(BEFORE)), [])
         shown = sorted(shown, key=lambda index: ranking[index] if index < len(ranking) else math.nan)
         shown = shown[:READABLE_LABELS]
         title = f"{title} (the lowest {len(shown)} of {number} labels)"
     thickness = 0.8 / len(values)
-    with _figure(path, WIDTH_IN, len(shown) * (0.13 * len(values) + 0.12) + 1.2) as figure:
+    with canvas.figure(path, canvas.WIDTH_IN, len(shown) * (0.13 * len(values) + 0.12) + 1.2) as figure:
         panel = figure.subplots()
-        colours = iter(SERIES)
+        colours = iter(canvas.SERIES)
         for place, (name, found) in enumerate(values.items()):
             heights = [line + (place - (len(values) - 1) / 2) * thickness for line in range(len(shown))]
             lengths = [found[index] if index < len(found) else math.nan for index in shown]
-            colour = GREY if name.endswith(BEFORE) else next(colours)
+            colour = canvas.GREY if name.endswith(BEFORE) else next(colours)
             panel.barh(heights, lengths, height=thickness * 0.9, color=colour, label=name)
             _draw_intervals(panel, score_by_metric[name], shown, heights)
         panel.set_yticks(range(len(shown)), [names[index] for index in shown])
@@ -364,7 +265,7 @@ def _draw_intervals(panel: "Axes", item: Any, shown: Sequence[int], heights: Seq
 
 
 def _numbers(values: Any) -> list[float]:
-    return [_number(value) for value in values] if isinstance(values, list | tuple) else []
+    return [canvas.plottable(value) for value in values] if isinstance(values, list | tuple) else []
 
 
 def length_histogram(lengths_by_split: Mapping[str, Sequence[int]], max_length: int | None, path: Path) -> None:
@@ -382,14 +283,14 @@ def length_histogram(lengths_by_split: Mapping[str, Sequence[int]], max_length: 
     end = max(float(np.percentile(together, 99.9)), 8.0)
     bins = np.arange(0, end + 1, max(1, math.ceil(end / 60)))
     bins = np.append(bins, bins[-1] + (bins[1] - bins[0]))
-    with _figure(path, WIDTH_IN, 3.4) as figure:
+    with canvas.figure(path, canvas.WIDTH_IN, 3.4) as figure:
         panel = figure.subplots()
-        for (name, lengths), colour in zip(known.items(), itertools.cycle(SERIES)):
+        for (name, lengths), colour in zip(known.items(), itertools.cycle(canvas.SERIES)):
             shares, _ = np.histogram(np.minimum(lengths, bins[-1]), bins)
             label = f"{clean(name)} ({len(lengths):,} texts)"
             panel.stairs(shares / len(lengths), bins, color=colour, linewidth=1.5, label=label)
         if max_length is not None:
-            reaching = _percent(float((together >= max_length).mean()))
+            reaching = canvas.percent(float((together >= max_length).mean()))
             label = f"max_length {max_length:,} ({reaching} reach it)"
             panel.axvline(max_length, color="black", linestyle="--", label=label)
         more = " (last bar: or more)" if together.max() > bins[-1] else ""

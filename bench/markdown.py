@@ -227,6 +227,9 @@ def quantity(name: str, value: Any) -> str:
         return ", ".join(f"{escape(key)} {text}" for key, text in shown.items()) or DASH
     if isinstance(value, list):
         more = f" and {len(value) - LIST_LIMIT:,} more" if len(value) > LIST_LIMIT else ""
+        parts = [item for item in value[:LIST_LIMIT] if isinstance(item, dict)]
+        if parts:
+            return "; ".join(quantity(name, item) for item in parts) + more
         return (counted([str(item) for item in value[:LIST_LIMIT]]) or DASH) + more
     if isinstance(value, bool):
         return "yes" if value else "no"

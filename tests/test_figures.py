@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from bench import figures
+from bench import canvas, figures
 from bench.record import Data, RecipePart, Record, Score
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -125,7 +125,7 @@ def test_drawing_changes_no_setting_of_matplotlib(tmp_path):
 
 
 def test_no_text_is_smaller_than_nine_points():
-    sizes = [value for key, value in figures.STYLE.items() if key.endswith("size")]
+    sizes = [value for key, value in canvas.STYLE.items() if key.endswith("size")]
     assert len(sizes) >= 3
     assert min(sizes) >= 9
 
@@ -137,8 +137,8 @@ def test_validation_metrics_get_a_panel_of_their_own(tmp_path):
     figures.learning_curves(train_log(validation=False), tmp_path / "one.png")
     figures.learning_curves(train_log(), tmp_path / "two.png")
     assert size_of(tmp_path / "two.png")[1] > 1.5 * size_of(tmp_path / "one.png")[1]
-    assert not has_colour(drawn(tmp_path / "one.png"), figures.ORANGE)
-    assert has_colour(drawn(tmp_path / "two.png"), figures.ORANGE)
+    assert not has_colour(drawn(tmp_path / "one.png"), canvas.ORANGE)
+    assert has_colour(drawn(tmp_path / "two.png"), canvas.ORANGE)
 
 
 def test_a_validation_loss_alone_needs_no_second_panel(tmp_path):
@@ -150,10 +150,10 @@ def test_a_validation_loss_alone_needs_no_second_panel(tmp_path):
 
 def test_many_losses_are_smoothed_by_a_mean_of_what_went_before(tmp_path):
     figures.learning_curves(train_log(400, validation=False), tmp_path / "x.png")
-    assert has_colour(drawn(tmp_path / "x.png"), figures.BLUE)
-    assert figures._running_mean([1, 2, 3, 4], 2) == [1, 1.5, 2.5, 3.5]
-    assert figures._running_mean([1, math.nan, 3], 2) == [1, 1, 3]
-    assert math.isnan(figures._running_mean([math.nan], 3)[0])
+    assert has_colour(drawn(tmp_path / "x.png"), canvas.BLUE)
+    assert canvas.running_mean([1, 2, 3, 4], 2) == [1, 1.5, 2.5, 3.5]
+    assert canvas.running_mean([1, math.nan, 3], 2) == [1, 1, 3]
+    assert math.isnan(canvas.running_mean([math.nan], 3)[0])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
@@ -189,7 +189,7 @@ def test_cells_stay_large_enough_for_their_numbers():
     assert [figures._short_count(count) for count in (7, 9_999, 12_345, 999_499, 1_234_567)] == [
         "7", "9999", "12k", "999k", "1M",
     ]  # fmt: skip
-    assert [figures._percent(share) for share in (0, 0.004, 0.014, 1)] == ["0 %", "<1 %", "1 %", "100 %"]
+    assert [canvas.percent(share) for share in (0, 0.004, 0.014, 1)] == ["0 %", "<1 %", "1 %", "100 %"]
 
 
 def test_a_label_without_a_text_is_grey_and_divides_nothing_by_zero(tmp_path):
@@ -204,7 +204,7 @@ def test_outcomes_of_several_labels_take_a_line_each(tmp_path):
     for number in (2, 30):
         figures.confusion_matrix([[[900, 9], [2, 80]]] * number, ["x"] * number, tmp_path / f"{number}.png")
     short, tall = size_of(tmp_path / "2.png"), size_of(tmp_path / "30.png")
-    line_px = 0.3 * figures.DPI
+    line_px = 0.3 * canvas.DPI
     assert tall[1] - short[1] == pytest.approx(28 * line_px, abs=3)
     assert 600 < short[0] < 1100
 
@@ -218,9 +218,9 @@ def test_counts_of_another_shape_are_refused(tmp_path, counts):
 
 def test_strange_labels_are_drawn_or_numbered(tmp_path, recwarn):
     number = len(STRANGE)
-    names = figures._label_names(STRANGE, number + 1)
+    names = canvas.label_names(STRANGE, number + 1)
     assert names[:4] == ["a$b$c", "$\\frac{$", "label 2", "line break"]
-    assert len(names[4]) <= figures.LABEL_CHARACTERS
+    assert len(names[4]) <= canvas.LABEL_CHARACTERS
     assert names[5:] == ["label 5", names[6], "a_b^c", "naïve", f"label {number}"]
     figures.confusion_matrix(np.eye(number).tolist(), STRANGE, tmp_path / "x.png", "test $x$")
     figures.per_label_bars({"f1": [0.5] * number}, STRANGE, tmp_path / "y.png")
@@ -237,8 +237,8 @@ def test_bars_grow_with_labels_and_grey_stands_for_before(tmp_path):
     bars = {before: per_label([0.2, 0.3]), "f1": per_label([0.8, None])}
     figures.per_label_bars(bars, ["a", "b"], tmp_path / "x.png")
     pixels = drawn(tmp_path / "x.png")
-    assert has_colour(pixels, figures.GREY, least=1000)
-    assert has_colour(pixels, figures.BLUE, least=1000)
+    assert has_colour(pixels, canvas.GREY, least=1000)
+    assert has_colour(pixels, canvas.BLUE, least=1000)
     figures.per_label_bars({"f1": per_label([0.5] * 20)}, ["a"] * 20, tmp_path / "y.png")
     assert size_of(tmp_path / "y.png")[1] > size_of(tmp_path / "x.png")[1]
 
@@ -296,7 +296,7 @@ def test_draw_all_draws_what_there_is_and_says_where(tmp_path):
         drawn(tmp_path / path)
     assert record.notes == []
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(f"{name}.png" for name in found)
-    assert has_colour(imread(tmp_path / found["per_label-test"]), figures.GREY, least=500)
+    assert has_colour(imread(tmp_path / found["per_label-test"]), canvas.GREY, least=500)
 
 
 def test_draw_all_of_a_run_that_got_nowhere_draws_nothing_and_notes_nothing(tmp_path):

@@ -1,0 +1,158 @@
+"""What a system costs, from its runs' records: memory and what it fits, time, speed, device-minutes per point.
+
+Means are over seeds, memory is the highest of any seed. What was not measured is None, never 0.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench import markdown as md
+from bench import readings
+from bench.record import Record
+from bench.tables import TRAINING_PHASES
+from bench.tallies import TOKENIZERS
+
+# What many have, in GiB of GPU memory.
+CARDS_GIB = (12, 16, 24)
+FORMULAS = (
+    "Training, s: the seconds of the training steps and their warm-up, without loading, scoring and saving. A run that "
+    "went on from a checkpoint has none, since its record holds the last launch only.",
+    "Device-minutes: training, s × processes / 60; GPU-minutes or CPU-minutes (of one process) by the device.",
+    "Minutes per point: device-minutes / (points after − points before training, of the untouched model, its new head "
+    "included). A point is 0.01 of a score that is a share, 1 of BLEU. None is given where the intervals of before "
+    "and after overlap in any seed, or for a loss.",
+    "Memory, measured: GPU, the highest peak that PyTorch allocated in any phase, of the process with the most; RAM, "
+    "the highest resident memory. Predicted: the plan's need of the heaviest training step, with CUDA's context.",
+    f"Fits a card of {', '.join(map(str, CARDS_GIB))} GiB. Measured: yes, where all that was reserved or held on the "
+    "device fits; no, where what PyTorch allocated does not; unclear between the two, since the allocator takes what "
+    "is free. Predicted: by the plan's need. A run on a CPU tells nothing of a GPU.",
+    "Tokens/s: real tokens, without pads, of all processes together, warm-up steps left out. Padding share: of all "
+    "tokens that were computed in training.",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Of one device, in GiB. least: what is surely needed; most: what surely suffices; kind: how that is known."""
+
+    least: float
+    most: float
+    kind: str
+
+    def fits(self) -> str:
+        """12 no, 16 unclear, 24 yes (measured)."""
+        said = {size: "yes" if self.most <= size else "no" if self.least > size else "unclear" for size in CARDS_GIB}
+        return f"{', '.join(f'{size} {answer}' for size, answer in said.items())} ({self.kind})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Of one system. gpu: None without a GPU and a prediction for one. minutes_of: GPU or CPU."""
+
+    gpu: Memory | None
+    ram_gib: float | None
+    training_s: float | None
+    tokens_per_s: float | None
+    padding_share: float | None
+    seconds_per_100: float | None
+    minutes: float | None
+    minutes_of: str
+    minutes_per_point: float | None
+    trainable_share: float | None
+    machine: str
+
+
+def of(records: Sequence[Record], split: str | None, metric: str | None, *, higher_is_better: bool) -> Costs:
+    """The costs of one system, from the records of its seeds. Times of seeds on different machines are not averaged."""
+    machines = sorted({readings.machine(record) for record in records})
+    timed = records if len(machines) == 1 else []
+    minutes, points = _mean(timed, _device_minutes), _mean(records, lambda one: _points(one, split, metric))
+    known = minutes is not None and points is not None and higher_is_better
+    devices = {record.launch.device for record in records if record.launch}
+    return Costs(
+        gpu=_highest([memory for record in records if (memory := gpu_memory(record)) is not None]),
+        ram_gib=max((value for one in records if (value := _peak(one, "rss_gib")) is not None), default=None),
+        training_s=_mean(timed, training_s),
+        tokens_per_s=_mean(timed, lambda one: one.throughput.get("train", {}).get("real_tokens_per_s")),
+        padding_share=_mean(records, lambda one: one.throughput.get("train", {}).get("padding_share")),
+        seconds_per_100=_mean(timed, lambda one: one.throughput.get(split or "", {}).get("seconds_per_100_examples")),
+        minutes=minutes,
+        minutes_of="CPU" if devices == {"cpu"} else "GPU",
+        minutes_per_point=minutes / points if known and minutes is not None and points else None,
+        trainable_share=_mean(records, _trainable_share),
+        machine="; ".join(machines),
+    )
+
+
+def _mean(records: Sequence[Record], of_one: Callable[[Record], Any]) -> float | None:
+    """Over all seeds; None where one of them does not know it."""
+    found = [md.finite(of_one(record)) for record in records]
+    known = [value for value in found if value is not None]
+    return statistics.mean(known) if known and len(known) == len(found) else None
+
+
+def _peak(record: Record, name: str) -> float | None:
+    """The highest of all phases but probes."""
+    # A probe looks for the largest micro-batch, and may fill the device.
+    found = [md.finite(phase.get(name)) for key, phase in record.memory.items() if key != "probe"]
+    return max((value for value in found if value is not None), default=None)
+
+
+def gpu_memory(record: Record) -> Memory | None:
+    """Measured where there was a GPU, else predicted for one; None for what is known of neither."""
+    allocated = _peak(record, "allocated_gib")
+    if allocated is not None:
+        held = [value for name in ("reserved_gib", "device_gib") if (value := _peak(record, name)) is not None]
+        return Memory(least=allocated, most=max([allocated, *held]) if held else float("inf"), kind="measured")
+    return predicted(record)
+
+
+def predicted(record: Record) -> Memory | None:
+    """The plan's need on a GPU, or None."""
+    planned = (record.memory_predicted or {}).get("train")
+    parts = planned.get("parts") if isinstance(planned, dict) else None
+    total = md.finite(planned.get("total_gib")) if isinstance(planned, dict) else None
+    # The plan of a training on a CPU has no context of CUDA, and other number formats than a GPU would use.
+    if total is None or not isinstance(parts, dict) or "CUDA" not in parts:
+        return None
+    return Memory(least=total, most=total, kind="predicted")
+
+
+def _highest(found: list[Memory]) -> Memory | None:
+    """Of several seeds; a prediction counts only where nothing was measured."""
+    measured = [memory for memory in found if memory.kind == "measured"] or found
+    if not measured:
+        return None
+    least, most = max(memory.least for memory in measured), max(memory.most for memory in measured)
+    return Memory(least=least, most=most, kind=measured[0].kind)
+
+
+def training_s(record: Record) -> float | None:
+    """Seconds of training; None for a model that was not trained, or whose earlier launches are not in the record."""
+    found = [phase.seconds for phase in record.phases if phase.name in TRAINING_PHASES]
+    return sum(found) if found and not record.resumed else None
+
+
+def _device_minutes(record: Record) -> float | None:
+    seconds = training_s(record)
+    return None if seconds is None or record.launch is None else seconds * record.launch.world_size / 60
+
+
+def _points(record: Record, split: str | None, metric: str | None) -> float | None:
+    """Points gained by training; None where that may be chance: the intervals of before and after overlap."""
+    before, after = (readings.scalars(record, stage, split).get(metric or "") for stage in readings.STAGES)
+    if before is None or after is None:
+        return None
+    high, low = md.finite(before.high), md.finite(after.low)
+    first, last = md.finite(before.value), md.finite(after.value)
+    if high is None or low is None or first is None or last is None or low <= high:
+        return None
+    return (last - first) * (1 if metric in TOKENIZERS else 100)
+
+
+def _trainable_share(record: Record) -> float | None:
+    found = record.model.parameters if record.model else {}
+    trainable, total = md.finite(found.get("trainable")), md.finite(found.get("total"))
+    return trainable / total if trainable is not None and total else None

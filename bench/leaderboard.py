@@ -1,0 +1,279 @@
+"""Tables of one group of systems: who is best, at what price, which differences are real, what failed, who disagrees.
+
+All text from outside goes through `bench.markdown.escape`. Loads no torch.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from bench import compare_report, costs, disagreements, readings
+from bench import markdown as md
+from bench.compare import Pair
+from bench.costs import Costs
+from bench.hardware import GIB
+from bench.record import Record
+from bench.standings import Group, Standing
+from bench.tables import TABLE_METRICS
+
+# Columns of words, which stand to the left; the others hold numbers.
+TEXT = (
+    *("system", "fits a card of, GiB", "machine", "status", "what happened", "better score", "other", "verdict"),
+    *compare_report.OFTEN_SAME,
+)
+# Other metrics of a table, so that it can be read without scrolling.
+MOST_METRICS = 3
+# Characters of a text, a prediction and a reference in the table of disagreements.
+TEXT_CHARACTERS, ANSWER_CHARACTERS = 240, 60
+# Of a system's name in cells and headings; overrides can be long, and the letter tells systems apart too.
+NAME_CHARACTERS = 80
+# Systems of that table.
+MOST_SYSTEMS = 6
+Shown = Callable[[str], str]
+"""Makes a sentence about files fit for the page: paths as they are told from the folder that holds all records."""
+
+
+def leaderboard(group: Group) -> str:
+    """Tiers, scores with intervals, seeds, before and after; a caption with the baselines."""
+    if group.metric is None or not group.standings:
+        return "No run has a score."
+    metric = md.escape(group.metric)
+    lines = [_place(group, standing, metric) for standing in group.standings]
+    empty = [name for name in ("", "deviation of seeds") if all(line[name] == md.DASH for line in lines)]
+    lines = [{name: cell for name, cell in line.items() if name not in empty} for line in lines]
+    order = "highest" if group.higher_is_better else "lowest"
+    floors = _baselines(group)
+    shown = f" Baselines: {md.quantity('baselines', floors)}." if floors else ""
+    caption = f"{metric} on {md.escape(group.split)}, {_examples(group)} examples; {order} first.{shown}"
+    return md.joined([caption, _table(lines), _reading(group)])
+
+
+def _place(group: Group, standing: Standing, metric: str) -> dict[str, str]:
+    before, after = (_mean(standing, stage, group, group.metric or "") for stage in readings.STAGES)
+    others = [name for name in TABLE_METRICS if name != group.metric and _known(group, name)][:MOST_METRICS]
+    return {
+        "tier": md.count(standing.tier),
+        "": md.escape(standing.letter),
+        "system": md.escape(standing.name, 2 * NAME_CHARACTERS),
+        f"{metric} (95 % interval)": md.score(standing.score, standing.low, standing.high),
+        "seeds": md.count(len(standing.runs)),
+        "deviation of seeds": md.fixed(standing.deviation, 4),
+        "before → after": md.DASH if before is None else f"{md.fixed(before)} → {md.fixed(after)}",
+        **{md.escape(name): md.fixed(_mean(standing, "after", group, name)) for name in others},
+        "trainable share": readings.trainable_share(standing.records[0]),
+    }
+
+
+def _known(group: Group, name: str) -> bool:
+    return any(_mean(standing, "after", group, name) is not None for standing in group.standings)
+
+
+def _mean(standing: Standing, stage: str, group: Group, name: str) -> float | None:
+    """Over all seeds; None where one of them does not know it."""
+    found = [readings.scalars(record, stage, group.split).get(name) for record in standing.records]
+    values = [value for item in found if item and (value := md.finite(item.value)) is not None]
+    return statistics.mean(values) if len(values) == len(found) else None
+
+
+def _examples(group: Group) -> str:
+    """As many as were tested on, else as the records say."""
+    if group.comparison:
+        return md.count(group.comparison.examples)
+    records = [record for standing in group.standings for record in standing.records]
+    found = [readings.scalars(record, "after", group.split).get(group.metric or "") for record in records]
+    return " or ".join(map(md.count, sorted({item.examples for item in found if item}))) or "no"
+
+
+def _baselines(group: Group) -> dict[str, float | int | None]:
+    records = [record for standing in group.standings for record in standing.records]
+    found = next((record.baselines[group.split or ""] for record in records if group.split in record.baselines), {})
+    return {kind: values.get(group.metric or "") for kind, values in found.items()}
+
+
+def _reading(group: Group) -> str:
+    """How to read the tiers and intervals of this very table."""
+    lines = []
+    if group.comparison:
+        lines.append(
+            "Tier: systems that are not shown to differ from the best of their tier; see the paired tests. "
+            "Overlapping intervals do not mean that two systems tie, since both were scored on the same examples."
+        )
+    several = any(len(standing.runs) > 1 for standing in group.standings)
+    single = any(len(standing.runs) == 1 for standing in group.standings)
+    if several:
+        lines.append(
+            "Of several seeds, score and other values are means; the interval covers other seeds and other examples "
+            "(Student's, from the variances of both), and is left out where the predictions were not at hand."
+        )
+    if single:
+        lines.append("Of one seed, the interval covers other examples only; other seeds would move the score too.")
+    return md.bullets(lines)
+
+
+def price(group: Group, found: Sequence[Costs]) -> str:
+    """What each system costs; columns of which nothing is known are left out, which is said."""
+    lines = [
+        {
+            "system": md.escape(standing.label, NAME_CHARACTERS),
+            "training, s": _training(standing, cost),
+            "device-minutes": _of_device(cost.minutes, cost),
+            "minutes per point": _of_device(cost.minutes_per_point, cost),
+            "real tokens/s": md.significant(cost.tokens_per_s),
+            "padding share": md.percent(cost.padding_share),
+            "s per 100 examples": md.seconds(cost.seconds_per_100),
+            "GPU peak, GiB": _gpu(cost),
+            "fits a card of, GiB": md.escape(cost.gpu.fits() if cost.gpu else None),
+            "RAM peak, GiB": md.gib(cost.ram_gib),
+            "machine": cost.machine,
+        }
+        for standing, cost in zip(group.standings, found, strict=True)
+    ]
+    unknown = [name for name in lines[0] if all(line[name] == md.DASH for line in lines)] if lines else []
+    machines = {cost.machine for cost in found}
+    left_out = [*unknown, *(["machine"] if len(machines) == 1 else [])]
+    shown = _table([{name: cell for name, cell in line.items() if name not in left_out} for line in lines])
+    notes = [f"Known of no system: {', '.join(unknown)}."] if unknown else []
+    notes += [f"Machine: {next(iter(machines))}."] if len(machines) == 1 else []
+    notes += ["The systems ran on different machines: their times and speeds do not compare."] * (len(machines) > 1)
+    return md.joined([shown, md.bullets(notes)])
+
+
+def _training(standing: Standing, cost: Costs) -> str:
+    return "none" if is_untrained(standing.records) else md.seconds(cost.training_s)
+
+
+def is_untrained(records: Sequence[Record]) -> bool:
+    """Whether nothing of the model is trained: it is scored as it is."""
+    return all(readings.stages(record) != readings.STAGES for record in records)
+
+
+def _of_device(minutes: float | None, cost: Costs) -> str:
+    return md.DASH if minutes is None else f"{md.significant(minutes)} {cost.minutes_of}"
+
+
+def _gpu(cost: Costs) -> str:
+    return md.DASH if cost.gpu is None else f"{md.gib(cost.gpu.least)} ({cost.gpu.kind})"
+
+
+def tests(group: Group, shown: Shown) -> str:
+    """All pairs with their verdicts, or why there are none; which runs were not tested."""
+    names = {standing.letter: standing.label for standing in group.standings if standing.letter}
+    if group.comparison is None:
+        return f"There are no paired tests: {md.escape(shown(group.untested or ''), readings.LONG)}."
+    pairs = group.comparison.pairs
+    # The comparison's notes say what all pairs have in common.
+    differ = [name for name in compare_report.OFTEN_SAME if len({getattr(pair, name) for pair in pairs}) > 1]
+    lines = [_pair(pair, names, differ) for pair in pairs]
+    notes = [md.escape(shown(note), readings.LONG) for note in compare_report.notes(group.comparison)]
+    table = md.folded("All pairs", _table(lines), len(lines))
+    left_out = [f"Not tested: {md.code(shown(str(item.path)))}: {md.escape(shown(item.reason), readings.LONG)}"
+                for item in group.comparison.left_out]  # fmt: skip
+    return md.joined([table, md.bullets([*left_out, *notes])])
+
+
+def _pair(pair: Pair, names: Mapping[str, str], also: Sequence[str]) -> dict[str, str]:
+    return {
+        "better score": md.escape(names[pair.first], NAME_CHARACTERS),
+        "other": md.escape(names[pair.second], NAME_CHARACTERS),
+        "difference": _signed(pair.difference),
+        "detectable": md.fixed(pair.detectable, 4),
+        "95 % interval": f"{_signed(pair.low)} to {_signed(pair.high)}",
+        "p, Holm": md.escape(compare_report.probability(pair.p_holm)),
+        **{name: md.escape(getattr(pair, name)) for name in also},
+        "verdict": md.escape(pair.verdict),
+    }
+
+
+def _signed(value: float) -> str:
+    shown = md.fixed(value, 4)
+    return f"+{shown}" if round(value, 4) > 0 else shown.replace("-", "−")
+
+
+def failures(group: Group) -> str:
+    """Runs that did not end well, one a line, with what happened; of memory, what they do not fit."""
+    lines = [
+        {
+            "system": readings.title(record),
+            "seed": md.escape(record.seed),
+            "status": f"**{record.status}**",
+            "what happened": md.joined([_misfit(record), md.escape(record.reason)]).replace("\n\n", " "),
+            "machine": readings.machine(record),
+        }
+        for _, record in group.failed
+    ]
+    return _table(lines)
+
+
+def _misfit(record: Record) -> str:
+    """Does not fit 12.0 GiB (NVIDIA A2), with the plan's need; empty for other failures."""
+    if record.status != "oom":
+        return ""
+    oom, planned = record.oom, costs.predicted(record)
+    size = oom.capacity_bytes if oom else None
+    need = f"; predicted need: {md.gib(planned.least)} GiB" if planned else ""
+    if size is None or oom is None:
+        return f"Does not fit{need}."
+    whose = md.escape(oom.device or "GPU") if oom.memory == "gpu" else "the host's memory"
+    return f"Does not fit {md.gib(size / GIB)} GiB ({whose}){need}."
+
+
+def repeated(group: Group, shown: Shown) -> str:
+    """Runs that do not count, since the same system and seed was run again."""
+    lines = [
+        f"Not counted: {md.code(shown(str(item.path)))}: {md.escape(shown(item.reason))}." for item in group.repeated
+    ]
+    return md.bullets(lines)
+
+
+def disagreement(group: Group, *, from_hub: bool) -> str:
+    """On how many examples the systems differ, and those on which they differ most, with their texts."""
+    if group.field is None or group.split is None:
+        return ""
+    best = [standing for standing in group.standings if standing.compared_as][:MOST_SYSTEMS]
+    names = {str(standing.compared_as): standing.label for standing in best}
+    found = disagreements.find(group.field, list(names))
+    counts = (
+        f"Of {found.examples:,} examples, {found.all_right:,} were answered rightly by all systems and seeds and "
+        f"{found.all_wrong:,} by none; on {found.differing:,} the systems differ. Compared: {md.escape(found.value)}, "
+        "the mean over seeds."
+    )
+    number = sum(standing.compared_as is not None for standing in group.standings)
+    others = f"The {len(best)} best of {number} systems." if number > len(best) else ""
+    if not found.shown:
+        return md.joined([counts, others, "All systems did equally well on every example."])
+    texts, why_not = disagreements.texts(best[0].records[0], group.split, from_hub=from_hub)
+    lines = [
+        {
+            "example": md.code(example.identity, ANSWER_CHARACTERS),
+            **({"text": md.escape(texts.get(example.identity), TEXT_CHARACTERS)} if texts else {}),
+            "right": md.escape(disagreements.as_text(example.reference), ANSWER_CHARACTERS),
+            **{md.escape(label, NAME_CHARACTERS): _said(example, name) for name, label in names.items()},
+        }
+        for example in found.shown
+    ]
+    note = "" if why_not is None else f"The texts are not shown: {md.escape(why_not, readings.LONG)}."
+    table = md.table(list(lines[0]), [list(line.values()) for line in lines], "l" * len(lines[0]))
+    order = f"The {len(lines)} on which they differ most (variance between systems); wrong answers are bold."
+    return md.joined([counts, others, order, table, note])
+
+
+def _said(example: disagreements.Example, name: str) -> str:
+    said = md.escape(example.said[name], ANSWER_CHARACTERS)
+    # Not by asterisks, which mean nothing beside some signs.
+    return said if example.values[name] > 0.5 else f"<b>{said}</b>"
+
+
+def _table(lines: Sequence[Mapping[str, str]]) -> str:
+    return md.table_of(lines, TEXT)
+
+
+def told_from(root: Path) -> Shown:
+    """Paths in sentences without what all of them begin with, so that copies of a study give the same page."""
+    prefixes = sorted({f"{path}/" for path in (root, root.resolve()) if path.name}, key=len, reverse=True)
+
+    def _shown(sentence: str) -> str:
+        for prefix in prefixes:
+            sentence = sentence.replace(prefix, "")
+        return sentence
+
+    return _shown

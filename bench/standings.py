@@ -1,0 +1,290 @@
+"""Records put in order for a leaderboard: by what was scored, by system, with seeds, scores and paired tests. No torch.
+
+A system is what runs of one recipe with several seeds have in common; `bench.compare` says which of them differ.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench import compare, contenders, paired, readings, seeds
+from bench import markdown as md
+from bench import record as run_record
+from bench.compare import Comparison
+from bench.contenders import Asked, Field, LeftOut
+from bench.errors import DataError
+from bench.record import Record
+from bench.tallies import TOKENIZERS, tally
+
+Located = tuple[Path, Record]
+Key = tuple[str, str]  # a system: name of its runs, hash of its recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One system, its runs in the order of their seeds, and its mean score over them.
+
+    short: the name without what all systems of the group share. low, high: 95 %, of one seed over other examples, of
+    several over other seeds and examples; None where that is not known. tier, letter, compared_as: its place, sign and
+    name in the comparison, None without paired tests.
+    """
+
+    name: str
+    short: str
+    runs: list[Located]
+    score: float | None
+    low: float | None
+    high: float | None
+    deviation: float | None
+    tier: int | None
+    letter: str | None
+    compared_as: str | None
+
+    @property
+    def records(self) -> list[Record]:
+        """The runs' records."""
+        return [record for _, record in self.runs]
+
+    @property
+    def label(self) -> str:
+        """The short name with the letter, by which notes and verdicts name it."""
+        return f"{self.letter}: {self.short}" if self.letter else self.short
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Runs that were scored on the same examples in the same way; standings: the best first.
+
+    differs: in what the other groups of the data set were scored differently. comparison, field: None without paired
+    tests, and `untested` says why. repeated: older runs of a system and seed that was run again.
+    """
+
+    data_set: str
+    key: str
+    differs: str
+    split: str | None
+    metric: str | None
+    higher_is_better: bool
+    standings: list[Standing]
+    failed: list[Located]
+    repeated: list[LeftOut]
+    comparison: Comparison | None
+    field: Field | None
+    untested: str | None
+
+    def is_better(self, first: Standing, second: Standing) -> bool:
+        """Whether the first is shown to be better, by a paired test corrected over all pairs."""
+        pairs = self.comparison.pairs if self.comparison else []
+        letters = (first.letter, second.letter)
+        return any((pair.first, pair.second) == letters and pair.p_holm <= compare.ALPHA for pair in pairs)
+
+
+def read(paths: Sequence[Path]) -> tuple[list[Located], list[LeftOut]]:
+    """All records at or below `paths`, and those that can't be read. A run that is named twice is one run.
+
+    Raises DataError for a path that does not exist, and when there is no record at all.
+    """
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file or folder")
+    found = run_record.find(list(paths))
+    if not found:
+        raise DataError(f"no {run_record.FILE} in or below {', '.join(map(str, paths)) or 'nothing'}")
+    records: list[Located] = []
+    broken: list[LeftOut] = []
+    for path in sorted({path.resolve(): path for path in reversed(found)}.values()):
+        try:
+            records.append((path, run_record.read(path)))
+        except DataError as error:
+            broken.append(LeftOut(path=path, reason=str(error).removeprefix(f"{path}: ")))
+    return records, broken
+
+
+def groups(records: Sequence[Located]) -> Iterator[Group]:
+    """Groups by data set and comparability key, one by one, since each holds the predictions of all its runs.
+
+    The order of the records does not matter.
+    """
+    by_key = _by_key(sorted(records, key=_identity))
+    for data_set, tables in sorted(by_key.items()):
+        for key, runs in sorted(tables.items(), key=lambda item: (not item[0], item[0])):
+            yield _group(data_set, key, runs, _difference(tables))
+
+
+def _identity(pair: Located) -> tuple[str, int, str, str, str]:
+    path, record = pair
+    return record.name, record.seed or 0, record.recipe.hash or "", record.started_at, str(path)
+
+
+def _card(record: Record) -> str:
+    for text in reversed(record.recipe.overrides):
+        named = re.match(r"dataset(?:\.card)?=(?:\{\s*card:\s*)?([\w.-]+)", text)
+        if named:
+            return named[1]
+    chosen = record.recipe.as_written.get("dataset")
+    return str(chosen.get("card", "") if isinstance(chosen, dict) else chosen or "")
+
+
+def _by_key(ordered: list[Located]) -> dict[str, dict[str, list[Located]]]:
+    """Data set -> key -> runs. A run that failed before it had them joins those of its card, if they have one key."""
+    by_card = {_card(record): record.data.id for _, record in ordered if record.data and _card(record)}
+    found: dict[str, dict[str, list[Located]]] = {}
+    for path, record in ordered:
+        card = _card(record)
+        name = record.data.id if record.data else by_card.get(card, card) or "not known"
+        key = record.comparability.key if record.comparability else ""
+        found.setdefault(name, {}).setdefault(key, []).append((path, record))
+    for tables in found.values():
+        if len(tables) == 2 and all(record.status != "ok" for _, record in tables.get("", ordered)):
+            tables[max(tables)] += tables.pop("")
+    return found
+
+
+def _difference(tables: dict[str, list[Located]]) -> str:
+    """What the keys of one data set differ in; empty where there is one."""
+    if len(tables) < 2:
+        return ""
+    keys = [record.comparability for runs in tables.values() for _, record in runs if record.comparability]
+    hashes = Counter(name for name, _ in {part for key in keys for part in key.parts.items()})
+    # How a model is asked is no part of the key, see `bench.comparability`.
+    differing = {name for name, number in hashes.items() if number > 1} - {"template", "generation"}
+    return ", ".join(sorted(differing)) or "not known"
+
+
+def _group(data_set: str, key: str, runs: list[Located], differs: str) -> Group:
+    failed = [pair for pair in runs if pair[1].status != "ok"]
+    systems, repeated = _systems(pair for pair in runs if pair[1].status == "ok")
+    field, comparison, untested = _tested([path for group in systems.values() for path, _ in group])
+    valid = [record for group in systems.values() for _, record in group]
+    split = comparison.split if comparison else next((name for one in valid for name in readings.splits(one)), None)
+    names = {name for one in valid for stage in readings.STAGES for name in readings.scalars(one, stage, split)}
+    metric = comparison.metric if comparison else readings.ranking_metric(names)
+    higher = contenders.directions().get(metric or "", True)
+    shown = _names({one: group[0][1] for one, group in systems.items()})
+    compared = {_key(group[0].record): name for name, group in field.systems.items()} if field else {}
+    standings = []
+    for one, group in systems.items():
+        compared_as = compared.get(one)
+        name, short = shown[one]
+        place = next((item for item in comparison.systems if item.name == compared_as), None) if comparison else None
+        standings.append(
+            Standing(
+                name=name, short=short, runs=group, compared_as=compared_as, tier=place.tier if place else None,
+                letter=place.letter if place else None,
+                **_score(group, split, metric, field, compared_as),
+            )
+        )  # fmt: skip
+    return Group(
+        data_set=data_set, key=key, differs=differs, split=split, metric=metric, higher_is_better=higher,
+        standings=sorted(standings, key=lambda standing: _rank(standing, higher)),
+        failed=failed, repeated=repeated, comparison=comparison, field=field, untested=untested,
+    )  # fmt: skip
+
+
+def _rank(standing: Standing, higher: bool) -> tuple[bool, float, str]:
+    score = standing.score or 0.0
+    return standing.score is None, -score if higher else score, standing.name
+
+
+def _key(record: Record) -> Key:
+    return record.name, record.recipe.hash or ""
+
+
+def _systems(runs: Iterable[Located]) -> tuple[dict[Key, list[Located]], list[LeftOut]]:
+    """Runs by system. Of several with one seed the last counts: they are no independent samples."""
+    kept: dict[tuple[Key, int | None], Located] = {}
+    repeated = []
+    for path, record in sorted(runs, key=lambda pair: (pair[1].started_at, str(pair[0]))):
+        place = (_key(record), record.seed)
+        if place in kept:
+            reason = f"the same system and seed as {path}, which started later or is a copy"
+            repeated.append(LeftOut(path=kept[place][0], reason=reason))
+        kept[place] = (path, record)
+    systems: dict[Key, list[Located]] = {}
+    for (key, _), pair in sorted(kept.items(), key=lambda item: (item[0][0], item[0][1] or 0)):
+        systems.setdefault(key, []).append(pair)
+    return systems, repeated
+
+
+def _tested(paths: list[Path]) -> tuple[Field | None, Comparison | None, str | None]:
+    """The runs' predictions and the paired tests on them, or why there are none."""
+    if not paths:
+        return None, None, "no run ended well"
+    try:
+        # In this order, so that the predictions are not in memory twice.
+        comparison = compare.compare(paths, Asked())
+        return contenders.gather(paths, Asked()), comparison, None
+    except DataError as error:
+        return None, None, str(error)
+
+
+def _score(
+    group: list[Located], split: str | None, metric: str | None, field: Field | None, compared_as: str | None
+) -> dict[str, float | None]:
+    """Mean over seeds, their sample standard deviation, and the interval."""
+    found = [readings.scalars(record, "after", split).get(metric or "") for _, record in group]
+    values = [value for item in found if item and (value := md.finite(item.value)) is not None]
+    if not values or len(values) < len(group):
+        return dict.fromkeys(("score", "low", "high", "deviation"))
+    score = float(np.mean(values))
+    if len(values) == 1:
+        low, high = (md.finite(getattr(found[0], side)) for side in ("low", "high"))
+        return {"score": score, "low": low, "high": high, "deviation": None}
+    interval = _seed_interval(field, compared_as) if field and compared_as else (None, None)
+    return {"score": score, "low": interval[0], "high": interval[1], "deviation": float(np.std(values, ddof=1))}
+
+
+def _seed_interval(field: Field, name: str) -> tuple[float, float]:
+    """Of the mean over several seeds: its difference from 0, which has no spread, over other seeds and examples."""
+    tallies = []
+    for run in field.systems[name]:
+        labels = run.record.data.labels if run.record.data else []
+        lines = [run.lines[identity] for identity in field.ids]
+        tallies.append(tally(field.metric, lines, labels, multi_label=contenders.multi_label(field)))
+    jackknife = np.stack([paired.jackknife_values(item.rows, item.value) for item in tallies], axis=1)
+    system = seeds.System(scores=np.array([item.score for item in tallies]), jackknife=jackknife)
+    zero = seeds.System(scores=np.zeros(2), jackknife=np.zeros((len(field.ids), 2)))
+    low, high = seeds.over_seeds_and_examples(system, zero).interval()
+    least, most = _range(field.metric)
+    return max(low, least), min(high, most)
+
+
+def _range(metric: str) -> tuple[float, float]:
+    """What values a metric can take. Of two seeds, Student's interval can be wider than that."""
+    known = {"mcc": (-1.0, 1.0), "loss": (0.0, math.inf), **dict.fromkeys(TOKENIZERS, (0.0, 100.0))}
+    shares = dict.fromkeys((*readings.MAIN_METRICS, *readings.OTHERS), (0.0, 1.0))
+    return (shares | known).get(metric, (-math.inf, math.inf))
+
+
+def _names(firsts: dict[Key, Record]) -> dict[Key, tuple[str, str]]:
+    """Full and short names that tell systems apart: with overrides or the recipe's hash where they are needed."""
+    parts = {key: key[0].split("--") for key in firsts}
+    number = max(map(len, parts.values()), default=0)
+    alike = {
+        place for place in range(number) if len({tuple(found[place : place + 1]) for found in parts.values()}) == 1
+    }
+    endings = _endings(firsts)
+    named: dict[Key, tuple[str, str]] = {}
+    for key, found in parts.items():
+        short = [part for place, part in enumerate(found) if place not in alike] or found
+        named[key] = " / ".join(found) + endings[key], " / ".join(short) + endings[key]
+    return named
+
+
+def _endings(firsts: dict[Key, Record]) -> dict[Key, str]:
+    """What tells systems of one name apart: the overrides in which they differ, else their recipes' hashes."""
+    found = dict.fromkeys(firsts, "")
+    for name in {name for name, _ in firsts}:
+        twins = {key: readings.overridden(record) for key, record in firsts.items() if key[0] == name}
+        pairs = {key: {f"{setting}={value}" for setting, value, _ in rows} for key, rows in twins.items()}
+        common = set.intersection(*pairs.values())
+        shown = {key: "; ".join(sorted(each - common)) for key, each in pairs.items()}
+        for key, text in shown.items() if len(twins) > 1 else ():
+            alone = text and list(shown.values()).count(text) == 1
+            found[key] = f" ({text})" if alone else f" [{key[1][:8]}]"
+    return found
