@@ -19,17 +19,16 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.graph import _engine_run_backward
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 
-from bench import answer_logits
+from bench import answer_logits, diet
 from bench.collating import IGNORED, summed_loss
 from bench.errors import SetupError
 from bench.footprint import held_by
 from bench.heads import head_names, reads_last_token, transformer_blocks, unwrapped, writes
+from bench.outline_modes import TYPES, Autocast, attention
 from bench.shared_attention import configs_of, implementation
 
 ATTENTION = "bench_outline"
@@ -38,18 +37,6 @@ ALLOCATED = 512
 # Parts of a step, in their order: the pass forward; the head, with its loss, there and back; the last block's way
 # back, and the first one's; what lies before the blocks. All others lie between the last and the first.
 SECTIONS = ("forward", "head", "last", "first", "tail")
-# What autocast casts on CUDA, down and up (aten/src/ATen/autocast_mode.h); what models call, of these lists.
-LOWERED = {
-    functional.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm, torch.Tensor.bmm,
-    torch.baddbmm, torch.Tensor.baddbmm, torch.addmm, torch.mm, torch.einsum, functional.conv1d,
-}  # fmt: skip
-RAISED = {
-    functional.layer_norm, functional.softmax, torch.softmax, torch.Tensor.softmax, functional.log_softmax,
-    functional.cross_entropy, functional.nll_loss, torch.pow, torch.Tensor.pow, torch.rsqrt, torch.exp, torch.log,
-    torch.sum, torch.Tensor.sum, torch.Tensor.cumsum, torch.cumsum, functional.mse_loss,
-    functional.binary_cross_entropy_with_logits,
-}  # fmt: skip
-TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +45,8 @@ class Batch:
 
     on_answers_alone: whether only these get logits. An encoder-decoder's answers are as long as each other.
     precision: "no", "bf16" or "fp16", as of autocast on CUDA. divided: whether weights are gathered for each layer, as
-    under ZeRO-3, and no 16-bit copy of them is kept.
+    under ZeRO-3, and no 16-bit copy of them is kept. keeps_copies: whether autocast keeps its 16-bit copies of trained
+    weights until the forward pass is over.
     """
 
     rows: int
@@ -67,6 +55,7 @@ class Batch:
     on_answers_alone: bool = True
     precision: str = "no"
     divided: bool = False
+    keeps_copies: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +63,13 @@ class Usage:
     """Bytes of a step, without weights, gradients and optimiser. kept: alive between forward and backward pass.
 
     copies: of weights, in 16 bits, that autocast keeps until the forward pass is over, whatever is recomputed.
+    on_host: of what is kept, moved there until the backward pass.
     peaks: section -> the most that was alive. with_gradients: the same with the gradients that there were by then.
     """
 
     kept: float
     copies: float
+    on_host: float
     peaks: dict[str, float]
     with_gradients: dict[str, float]
 
@@ -93,6 +84,7 @@ class Usage:
         return cls(
             kept=_added(one.kept for one in usages),
             copies=_added(one.copies for one in usages),
+            on_host=_added(one.on_host for one in usages),
             peaks={name: _added([one.peaks[name] for one in usages]) for name in SECTIONS},
             with_gradients={name: _added([one.with_gradients[name] for one in usages]) for name in SECTIONS},
         )
@@ -166,8 +158,10 @@ def _shortened(model: Any, runs: list[list[nn.Module]], counts: Sequence[int]) -
 def _step(model: Any, batch: Batch) -> Usage:
     """One forward and backward pass under the ledger."""
     ledger = _Ledger(model)
-    casts = _Autocast(TYPES[batch.precision], ledger, batch.divided) if batch.precision in TYPES else None
-    with ledger.watching(model), ledger, casts or nullcontext():
+    casts = None
+    if batch.precision in TYPES:
+        casts = Autocast(TYPES[batch.precision], ledger.leave_out if batch.divided else None, batch.keeps_copies)
+    with diet.counting() as moved, ledger.watching(model), ledger, casts or nullcontext():
         loss = _loss(model, batch)
         # Accelerate leaves autocast at the end of the model's forward.
         copies = 0 if casts is None else casts.forget()
@@ -179,7 +173,13 @@ def _step(model: Any, batch: Batch) -> Usage:
         _engine_run_backward(
             (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
         )
-    return Usage(kept=kept, copies=copies, peaks=dict(ledger.peaks), with_gradients=dict(ledger.with_gradients))
+    return Usage(
+        kept=kept,
+        copies=copies,
+        on_host=sum(moved),
+        peaks=dict(ledger.peaks),
+        with_gradients=dict(ledger.with_gradients),
+    )
 
 
 def _loss(model: Any, batch: Batch) -> torch.Tensor:
@@ -208,9 +208,13 @@ def _text_loss(model: Any, inner: Any, ids: torch.Tensor, mask: Any, batch: Batc
         labels = torch.empty(batch.rows, math.ceil(batch.answers / batch.rows), dtype=torch.long, device="meta")
         inputs["decoder_input_ids"] = labels
     if not batch.on_answers_alone:
-        logits = model(**inputs).logits.flatten(0, 1)
+        logits = model(**inputs).logits
+        if batch.precision in TYPES:
+            logits = logits.float()  # as accelerate gives whatever a model returns
+        if not inner.config.is_encoder_decoder:
+            logits = logits[:, :-1]
         chosen = torch.empty(batch.answers, dtype=torch.long, device="meta")
-        return summed_loss(logits.index_select(0, chosen), chosen)
+        return summed_loss(logits[chosen, chosen], chosen)
     inner.forward = answer_logits._forward(inner, inner.forward, answer_logits.CHUNK_ROWS)
     try:
         return model(**inputs, labels=labels.fill_(IGNORED), num_answers=batch.answers).loss
@@ -311,90 +315,3 @@ class _Ledger(TorchDispatchMode):
 
 def _rounded(storage: Any) -> int:
     return math.ceil(storage.nbytes() / ALLOCATED) * ALLOCATED
-
-
-class _Autocast(TorchFunctionMode):
-    """Mixed precision as on CUDA; torch has none for the meta device. divided: see `Batch`."""
-
-    def __init__(self, lower: torch.dtype, ledger: _Ledger, divided: bool) -> None:
-        super().__init__()
-        self.lower, self._ledger, self._divided = lower, ledger, divided
-        self._copies: dict[int, torch.Tensor] = {}
-
-    def forget(self) -> int:
-        """Gives up the copies of weights; returns their bytes."""
-        size = sum(copy.numel() * copy.element_size() for copy in self._copies.values())
-        self._copies.clear()
-        return size
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs a function on inputs of the type that autocast gives it."""
-        kwargs = kwargs or {}
-        # The backward pass is not under autocast, but for what is recomputed in it.
-        if func in LOWERED and torch.is_grad_enabled():
-            args, kwargs = tree_map(self._lowered, (args, kwargs))
-        elif func in RAISED and torch.is_grad_enabled():
-            args, kwargs = tree_map(self._raised, (args, kwargs))
-        return func(*args, **kwargs)
-
-    def _lowered(self, item: Any) -> Any:
-        if not torch.is_tensor(item) or item.dtype not in (torch.float32, *TYPES.values()) or item.dtype == self.lower:
-            return item
-        if not (item.is_leaf and item.requires_grad and item.dtype == torch.float32):
-            return item.to(self.lower)
-        if self._divided:
-            copy = item.to(self.lower)
-            self._ledger.leave_out(copy)
-            return copy
-        if torch._C._current_graph_task_id() != -1:
-            return item.to(self.lower)  # autocast is left after each block that is recomputed
-        if id(item) not in self._copies:
-            self._copies[id(item)] = item.to(self.lower)
-        return self._copies[id(item)]
-
-    def _raised(self, item: Any) -> Any:
-        return item.float() if torch.is_tensor(item) and item.dtype in TYPES.values() else item
-
-
-class _Fused(torch.autograd.Function):
-    """Attention as fused kernels keep it. query: [rows, heads, tokens, width]."""
-
-    @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Keeps its inputs, its output, and the log-sum-exp of each query."""
-        rows, heads, tokens, _ = query.shape
-        out = query.new_empty(rows, tokens, heads, value.shape[-1])
-        ctx.save_for_backward(query, key, value, out, query.new_empty(rows, heads, tokens, dtype=torch.float32))
-        return out.transpose(1, 2)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """Gradients, and while they are made the float32 sum for queries, and keys and values for each query's head."""
-        query, key, value, *_ = ctx.saved_tensors
-        needed = [torch.empty_like(query, dtype=torch.float32)]
-        needed += [torch.empty_like(query) for _ in range(2) if key.shape[1] != query.shape[1]]
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
-
-
-def attention(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    dropout: float = 0.0,
-    softcap: float | None = None,
-    **others: Any,
-) -> tuple[torch.Tensor, None]:
-    """The registered function; returns [rows, tokens, heads, width]. With a soft cap there is no fused kernel."""
-    casts = next((mode for mode in _get_current_function_mode_stack() if isinstance(mode, _Autocast)), None)
-    kind = casts.lower if casts is not None else value.dtype
-    query, key, value = query.to(kind), key.to(kind), value.to(kind)
-    if softcap is None:
-        return _Fused.apply(query, key, value).transpose(1, 2), None
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = torch.tanh(torch.matmul(query, key.transpose(-1, -2)) * query.shape[-1] ** -0.5 / softcap) * softcap
-    seen = torch.empty(scores.shape[-2:], dtype=torch.bool, device="meta")
-    weights = functional.softmax(scores.masked_fill(seen, -torch.inf), -1, dtype=torch.float32).to(kind)
-    return torch.matmul(functional.dropout(weights, dropout), value).transpose(1, 2), None

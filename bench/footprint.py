@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
+from transformers.initialization import no_init_weights
 
 from bench import dropin, heads, questions, span_heads
 from bench import model as models
@@ -35,7 +36,7 @@ class States:
     """Bytes that are held between steps. frozen, trained: weights (with buffers, and constants of 4-bit weights).
 
     optimizer: on the device. paged: of the optimiser's, in memory that moves to the host when the device is full.
-    trained_numbers: how many numbers are trained. largest: bytes of the largest trained tensor.
+    trained_numbers: how many numbers are trained. largest: numbers of the largest trained tensor.
     """
 
     frozen: int
@@ -90,11 +91,14 @@ def outline(resolved: Resolved, num_labels: int = 2) -> Any:
     with META:
         model = _bare(recipe.model, plan, auto_class, () if text else names)
     if plan.quantization is not None:
-        model = _quantized(model, recipe.model, plan)
+        with no_init_weights():
+            model = _quantized(model, recipe.model, plan)
     with META:
         if not text and recipe.head.kind == "mlp":
             heads.attach_mlp(model, recipe.head.hidden, recipe.head.dropout)
-        model = method.adapt(model, resolved.options)
+        # Numbers that are not there need not be drawn, which would take as long as all else.
+        with no_init_weights():
+            model = method.adapt(model, resolved.options)
     return model.train()
 
 
@@ -121,7 +125,8 @@ def _config(card: ModelCard, auto_class: str, labels: tuple[str, ...]) -> Any:
     except SetupError as error:
         if weights == "random":
             raise
-        raise SetupError(f"{error}; to plan without it, write the model's `architecture` into its card") from error
+        found = str(error).rstrip(".")
+        raise SetupError(f"{found}; to plan without it, write the model's `architecture` into its card") from error
 
 
 def _quantized(model: Any, card: ModelCard, plan: LoadPlan) -> Any:
@@ -185,7 +190,7 @@ def states(model: nn.Module, optimizer: str, engine: str) -> States:
         optimizer=sum(size for size, _ in held),
         paged=sum(size for _, size in held),
         trained_numbers=sum(parameter.numel() for parameter in trained),
-        largest=max(map(_bytes, trained), default=0),
+        largest=max((parameter.numel() for parameter in trained), default=0),
         weights_by_type=dict(sorted(by_type.items())),
     )
 
@@ -240,4 +245,4 @@ def step_bytes(held: States, recipe: Recipe) -> int:
     name = recipe.training.optimizer
     if name == "adamw_torch" or (name == "sgd" and recipe.training.weight_decay):
         return held.gradients
-    return 3 * held.largest if name == "adafactor" else 0
+    return 3 * 4 * held.largest if name == "adafactor" else 0

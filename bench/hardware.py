@@ -10,6 +10,9 @@ GIB = 2**30
 UNITS = {"mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": GIB, "tb": 10**12, "tib": 2**40}
 # In-line error correction keeps a sixteenth of GDDR memory; HBM has room of its own for it.
 ECC_SHARE = 1 / 16
+# The context of CUDA, with its kernels and cuBLAS's workspace: 0.3 to 0.6 GiB by device and driver. Not counted by
+# torch's allocator.
+CONTEXT = GIB // 2
 
 
 @dataclass(frozen=True, kw_only=True)

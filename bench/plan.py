@@ -15,15 +15,14 @@ from bench import activations, flops, footprint, sharding
 from bench.activations import Batch, Usage
 from bench.errors import SetupError
 from bench.fitting import Budget
-from bench.hardware import GIB, Device
+from bench.hardware import CONTEXT, GIB, Device
 from bench.recipe import Resolved
 from bench.settings import Recipe
 from bench.sharding import DIVISIBLE
 from bench.train import checkpoint_activations
 
-# The context of CUDA, with its kernels and cuBLAS's workspace: 0.3 to 0.6 GiB by device and driver. Not counted by
-# torch's allocator. NCCL's channels come on top where there are several GPUs.
-CONTEXT, CHANNELS = GIB // 2, GIB // 4
+# NCCL's channels, which come on top of CUDA's context where there are several GPUs.
+CHANNELS = GIB // 4
 # Of what comes and goes: blocks that are free, but of no size that is asked for. An allowance, not a measurement.
 FRAGMENTED_SHARE = 0.05
 FLOAT32 = 4
@@ -91,13 +90,25 @@ class Prediction:
 
     def as_record(self) -> dict[str, Any]:
         """The record's `memory_predicted`, but for its error, which is known afterwards."""
-        parts = {name: round(size / GIB, 4) for name, size in self.parts.items()}
-        return {"train": {"total_gib": round(self.total / GIB, 4), "parts": parts}}
+        found: dict[str, Any] = {
+            "total_gib": self.total / GIB,
+            "parts": {name: size / GIB for name, size in self.parts.items()},
+            "moment": self.moment,
+            "rows": self.rows,
+            "length": self.length,
+            "accumulation": self.accumulation,
+        }
+        if self.host:
+            found["host_parts"] = {name: size / GIB for name, size in self.host.items()}
+        return {"train": found}
 
 
 @dataclass(kw_only=True)
 class Job:
-    """A recipe's training, spread in one way, of which several sizes can be predicted."""
+    """A recipe's training, spread in one way, of which several sizes can be predicted.
+
+    on_cpu: whether it takes the host's memory in place of GPUs', with no context of CUDA, and blocks of any size.
+    """
 
     resolved: Resolved
     spread: Spread
@@ -105,24 +116,34 @@ class Job:
     lengths: Lengths
     model: Any
     states: footprint.States
+    on_cpu: bool = False
     _usages: dict[tuple[int, int, bool], Usage] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, resolved: Resolved, spread: Spread, *, precision: str = "bf16", lengths: Lengths | None = None
+        cls,
+        resolved: Resolved,
+        spread: Spread,
+        *,
+        precision: str = "bf16",
+        lengths: Lengths | None = None,
+        on_cpu: bool = False,
+        num_labels: int = 2,
     ) -> "Job":
-        """Outlines the model. Raises SetupError for what can't be trained so."""
+        """Outlines the model. num_labels: of a card that names none. Raises SetupError for what can't be trained so."""
         training = resolved.recipe.training
         if spread.zero and training.optimizer not in DIVISIBLE:
             raise SetupError(
                 f"training.optimizer: {training.optimizer} can't be divided by ZeRO; take {' or '.join(DIVISIBLE)}"
             )
-        quantization = footprint.load_plan(resolved)[1].quantization
-        if quantization is not None and spread.zero == 3:
-            sharding.check_storage(quantization, "ZeRO-3")
-        model = footprint.outline(resolved)
+        plan = footprint.load_plan(resolved)[1]
+        if spread.zero:
+            sharding.check_adapters(plan, f"ZeRO-{spread.zero}")
+        if plan.quantization is not None and spread.zero == 3:
+            sharding.check_storage(plan.quantization, "ZeRO-3")
+        model = footprint.outline(resolved, num_labels)
         if training.gradient_checkpointing:
-            checkpoint_activations(model)
+            checkpoint_activations(model, offload=training.activation_offload)
         return cls(
             resolved=resolved,
             spread=spread,
@@ -130,6 +151,7 @@ class Job:
             lengths=lengths or assumed(resolved.recipe),
             model=model,
             states=footprint.states(model, training.optimizer, training.engine),
+            on_cpu=on_cpu,
         )
 
     @property
@@ -149,6 +171,8 @@ class Job:
                 on_answers_alone=recipe.speed.answer_logits,
                 precision=self.precision,
                 divided=divided,
+                keeps_copies=not (recipe.speed.drop_copies and recipe.training.gradient_checkpointing)
+                or self.spread.zero > 0,
             )
             self._usages[rows, length, divided] = activations.probe(self.model, batch)
         return self._usages[rows, length, divided]
@@ -157,18 +181,20 @@ class Job:
         """Memory with micro-batches of `rows` texts of `length` tokens. usage: where it is known already."""
         usage = usage or self.usage(rows, length)
         held, host = self._held()
+        host["activations"] = round(usage.on_host) * self.spread.world
         share = self.resolved.recipe.training.global_batch // self.spread.world
-        accumulation = max(1, share // rows)
+        accumulation = max(1, math.ceil(share / rows))
         gradients = held.pop("gradients")
         moment, parts = self._fullest(usage, gradients, accumulation)
         parts = {name: size for name, size in {**held, **parts}.items() if size}
         comes_and_goes = parts.get("activations", 0) + parts.get("working memory", 0)
-        parts["CUDA"] = CONTEXT + (CHANNELS if self.spread.world > 1 else 0)
-        parts["fragmentation"] = round(FRAGMENTED_SHARE * comes_and_goes)
+        if not self.on_cpu:
+            parts["CUDA"] = CONTEXT + (CHANNELS if self.spread.world > 1 else 0)
+            parts["fragmentation"] = round(FRAGMENTED_SHARE * comes_and_goes)
         return Prediction(
             parts=parts,
             host={name: size for name, size in host.items() if size},
-            whole=self.states.weights + CONTEXT,
+            whole=self.states.weights + (0 if self.on_cpu else CONTEXT),
             moment=moment,
             rows=rows,
             length=length,
@@ -223,7 +249,7 @@ class Job:
         gpu["communication"] = self._buckets()
         if zero == 3:
             # As many as are alive at once, and one that is larger than all of them, such as an embedding.
-            live = sharding.BUFFERS["stage3_max_live_parameters"] * FLOAT32 + states.largest
+            live = (sharding.BUFFERS["stage3_max_live_parameters"] + states.largest) * FLOAT32
             gpu["gathered weights"] = min(states.weights, live)
         return gpu, host
 

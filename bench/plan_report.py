@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import data, dropin, footprint, hardware, plan_search, questions, recipe
+from bench import data, dropin, footprint, hardware, microbatch, plan_search, questions, recipe
 from bench import model as models
 from bench import tokenizer as tokenizers
 from bench.errors import BenchError, SetupError
@@ -40,9 +40,10 @@ def lines(asked: Asked) -> list[str]:
     resolved = load(())
     precision = asked.precision or ("fp16" if device is not None and not device.bf16 else "bf16")
     job = Job.of(resolved, asked.spread, precision=precision, lengths=lengths_of(resolved))
-    rows, length = job.budget.per_device_batch, _length(asked, job)
+    length = _length(asked, job)
+    rows, said = microbatch.planned(job, length, room)
     found = job.predict(rows, length)
-    shown = [*_head(job, found), *_parts(found)]
+    shown = [*_head(job, found), *said, *_parts(found)]
     if room is None:
         fitting = [size for size in SIZES if found.needed <= hardware.memory(size)]
         return [*shown, f"fits {fitting[0]} and more" if fitting else f"does not fit {SIZES[-1]}"]
@@ -57,15 +58,7 @@ def lines(asked: Asked) -> list[str]:
 
 def _loader(asked: Asked) -> Callable[[tuple[str, ...]], Resolved]:
     own = asked.overrides + (() if asked.rows is None else (f"training.per_device_batch={asked.rows}",))
-
-    def _load(overrides: tuple[str, ...]) -> Resolved:
-        replaced = {item.partition("=")[0] for item in overrides}
-        kept = [item for item in own if item.partition("=")[0].partition(".method")[0] not in replaced]
-        if "method" in replaced:
-            kept = [item for item in kept if not item.startswith("method.")]
-        return recipe.load(asked.path, (*kept, *overrides))
-
-    return _load
+    return plan_search.loader(asked.path, own)
 
 
 def _gpu(text: str | None) -> tuple[int | None, str, hardware.Device | None]:
@@ -83,8 +76,8 @@ def _gpu(text: str | None) -> tuple[int | None, str, hardware.Device | None]:
 def _length(asked: Asked, job: Job) -> int:
     if asked.length is None:
         return job.lengths.longest
-    most = job.resolved.recipe.model.max_length
-    if asked.length < 1 or (most is not None and asked.length > most):
+    most = plan_search.longest_read(job) or plan_search.LONGEST
+    if not 1 <= asked.length <= most:
         raise SetupError(f"--length {asked.length} is outside of what the model reads: 1 to {most} tokens")
     return asked.length
 
@@ -206,11 +199,15 @@ _FULL = ("method=full", "training.optimizer=adamw_torch_fused")
 # (recipe, overrides, GPU, spread): what people ask first.
 COMBINATIONS: tuple[tuple[str, tuple[str, ...], str, Spread], ...] = (
     ("sst2/mistral_7b_v03-text_qlora", (), "12GiB", Spread()),
-    ("sst2/mistral_7b_v03-text_qlora", (), "24GiB", Spread()),
+    ("imdb/mistral_7b_v03-text_qlora_12gib", (), "12GiB", Spread()),
+    ("imdb/mistral_7b_v03-text_qlora_24gib", (), "24GiB", Spread()),
     ("sst2/gemma_7b-text_qlora", (), "12GiB", Spread()),
-    ("sst2/gemma_7b-text_qlora", (), "24GiB", Spread()),
+    ("imdb/gemma_7b-text_qlora_12gib", (), "12GiB", Spread()),
+    ("squad/gemma_7b-text_qlora_24gib", (), "24GiB", Spread()),
     ("imdb/gemma_2b-text_qlora", (), "12GiB", Spread()),
+    ("imdb/gemma_2b-text_lora_12gib", (), "12GiB", Spread()),
     ("sst2/llama32_1b-full", (), "24GiB", Spread()),
+    ("squad/llama32_1b-full_24gib", (), "24GiB", Spread()),
     ("sst2/bert_base_uncased-full", (), "12GiB", Spread()),
     ("squad/roberta_base-full", (), "12GiB", Spread()),
     ("imdb/distilbert_base_uncased-full", (), "12GiB", Spread()),

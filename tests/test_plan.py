@@ -254,7 +254,15 @@ def test_the_command_says_what_fits(write, capsys):
         (["--gpu", "A100"], "the device 'A100' could be NVIDIA A100-SXM4-80GB or NVIDIA A100-SXM4-40GB; say more"),
         (["--gpu", "12 apples"], "'12 apples' is no size of memory; write a number above 0 and a unit"),
         (["--gpu=-3GiB"], "'-3GiB' is no size of memory"),
+        (["--gpu", "0"], "'0' is no size of memory; write a number above 0 and a unit"),
+        (["--gpu", "12"], "'12' is no size of memory; write a number above 0 and a unit"),
+        (["--gpu", "RTX 5090"], "the device 'RTX 5090' is not known here. Known: NVIDIA H200"),
         (["--world", "0"], "a run needs at least one GPU, not 0"),
+        (["--world=-5"], "a run needs at least one GPU, not -5"),
+        (["--per-device-batch", "0"], "command line: training.per_device_batch: expected a number greater than 0"),
+        (["--length", "0"], "--length 0 is outside of what the model reads: 1 to 128 tokens"),
+        (["--length", "999", "model.max_length=null"], "--length 999 is outside of what the model reads: 1 to 128"),
+        (["method={name: last_layers, blocks: 9}"], "method.blocks is 9, but the model has 2 block(s)"),
         (["--zero", "4"], "there is no ZeRO stage 4"),
         (["--offload", "cpu"], "offload to the host is ZeRO's"),
         (["--offload", "moon"], "offload is 'moon'; take none or cpu"),
@@ -273,6 +281,14 @@ def test_what_can_not_be_planned_is_one_sentence(write, capsys, arguments, messa
     assert (code, out) == (2, "")
     assert err.startswith(f"error: {message}")
     assert len(err.splitlines()) == 1
+
+
+def test_a_model_of_unknown_architecture_is_one_sentence(write, capsys):
+    write("models/unknown.yaml", "id: someone/unknown\nfamily: decoder\nlicence: MIT\n")
+    code, out, err = lines(capsys, own(write, "unknown"))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: the model 'someone/unknown' can't be loaded: ")
+    assert err.endswith("cached files; to plan without it, write the model's `architecture` into its card\n")
 
 
 def test_a_recipe_or_the_table_must_be_asked_for(capsys):
