@@ -1,13 +1,14 @@
 """`python -m bench <command>`: everything but the runs themselves, which `accelerate launch bench/run.py` starts."""
 
 import argparse
+import gc
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from bench import console, dropin, recipe, record
+from bench import console, dropin, recipe, record, run_commands
 from bench.errors import BenchError, RecipeError
 
 
@@ -58,15 +59,13 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("kind", nargs="?", choices=[*KINDS], help="only this kind")
     schema = _add(commands, "schema", schema_command, "print the JSON Schema of recipes or cards, for editors")
     schema.add_argument("kind", nargs="?", choices=["recipe", "dataset", "model"], default="recipe")
-    report = _add(commands, "report", report_command, "make one table of many records")
-    report.add_argument("runs", nargs="+", type=Path, help="run folders, or folders that hold them")
-    report.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.md")
     predict = _add(commands, "predict", predict_command, "label new text with a run's saved model")
     predict.add_argument("run_folder", type=Path)
     predict.add_argument("--text", action="append", default=[], help="a text; may be given several times")
     predict.add_argument("--file", type=Path, help="texts, one a line, or JSON lines with `text`")
     predict.add_argument("--json", action="store_true", help="one JSON object a line, instead of a table")
     _add_plan(commands)
+    run_commands.add(commands, _add)
     return parser
 
 
@@ -83,6 +82,8 @@ def _add_plan(commands: Any) -> None:
     plan.add_argument("--length", type=int, metavar="L", help="tokens of a text")
     plan.add_argument("--table", action="store_true", help="predictions for shipped recipes, in Markdown")
     plan.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="where the table goes")
+    quote = "write the plan into the recipe's head comment (no recipe: into all shipped ones that have it)"
+    plan.add_argument("--quote", action="store_true", help=quote)
 
 
 def _add(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
@@ -94,24 +95,31 @@ def _add(commands: Any, name: str, run: Any, help_text: str) -> argparse.Argumen
 
 
 def check_command(options: argparse.Namespace) -> int:
-    """Validates recipes and cards; prints each problem, and how many were looked at."""
+    """Validates recipes, cards and studies; prints each problem, and how many were looked at."""
+    from bench import study
+
     kinds = {folder: kind for kind, folder in recipe.CARD_FOLDERS.items()}
     problems: list[str] = []
-    num_cards = 0
+    num_cards = num_studies = 0
     paths = [path for given in options.recipes or [recipe.SHIPPED] for path in _expand(given)]
     for path in paths:
         kind = kinds.get(path.absolute().parent.name)
-        num_cards += kind is not None
+        is_study = kind is None and study.is_study(path)
+        num_cards, num_studies = num_cards + (kind is not None), num_studies + is_study
         try:
             if kind is not None:
                 recipe.load_card(kind, path)
+            elif is_study:
+                study.check(path, tuple(options.set))
             else:
                 recipe.load(path, tuple(options.set))
         except RecipeError as error:
             problems.append(str(error))
     for problem in problems:
         console.complain(problem)
-    console.say(f"{len(paths) - num_cards} recipes and {num_cards} cards checked, {len(problems)} problems")
+    studies = f", {num_studies} studies" if num_studies else ""
+    num_recipes = len(paths) - num_cards - num_studies
+    console.say(f"{num_recipes} recipes{studies} and {num_cards} cards checked, {len(problems)} problems")
     return 2 if problems else 0
 
 
@@ -126,7 +134,10 @@ def _studies() -> list[tuple[str, str]]:
     found: dict[str, list[str]] = {}
     for path in recipe.find_recipes():
         found.setdefault(path.parent.name, []).append(path.stem)
-    return [(study, ", ".join(stems)) for study, stems in found.items()]
+    from bench import study
+
+    known = [(f"studies/{path.parent.name}", _first_comment(path)) for path in study.find_studies()]
+    return [(name, ", ".join(stems)) for name, stems in found.items()] + known
 
 
 def _cards(kind: str) -> list[tuple[str, str]]:
@@ -174,20 +185,16 @@ def schema_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def report_command(options: argparse.Namespace) -> int:
-    """Writes a table of all records found."""
-    from bench import tables
-
-    tables.write_table_report(options.runs, options.output)
-    console.say(f"report: {options.output}")
-    return 0
-
-
 def plan_command(options: argparse.Namespace) -> int:
-    """Prints what a training is predicted to need, or the table of all that is shipped."""
-    from bench import plan, plan_report
+    """Prints what a training is predicted to need, or the table of all that is shipped; or writes quotes of plans."""
+    _import_without_garbage()
+    from bench import plan, plan_quotes, plan_report
 
     console.quiet_libraries()
+    if options.quote:
+        for path in plan_quotes.refresh(options.recipe, options.gpu):
+            console.say(f"{plan_quotes.shown(path)}: quotes its plan anew")
+        return 0
     if options.table:
         text = plan_report.report()
         if options.output is None:
@@ -209,6 +216,20 @@ def plan_command(options: argparse.Namespace) -> int:
     for line in plan_report.lines(asked):
         console.say(line)
     return 0
+
+
+def _import_without_garbage() -> None:
+    """Most of a plan's time is imports, and a fifth of theirs would go into looking for garbage among what stays."""
+    if "torch" in sys.modules:
+        return
+    # What is not on the card or in the cache is not fetched, nor asked for again and again without a network.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    gc.disable()
+    try:
+        import bench.plan_report  # noqa: F401
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def predict_command(options: argparse.Namespace) -> int:

@@ -4,11 +4,12 @@ import ast
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from bench.errors import SetupError, did_you_mean
+from bench.fieldtypes import Misfit
 from bench.settings import Name, Strict
 from bench.tokenizer import reason
 
@@ -17,14 +18,21 @@ REFUSED = {"AdaLoraConfig": "its ranks are pruned by a call after every step, wh
 
 
 class AdapterOptions(Strict):
-    """peft: name of a PEFT configuration class. config: its fields, e.g. r, lora_alpha, target_modules, use_dora."""
+    """peft: name of a PEFT configuration class. config: its fields, e.g. r, lora_alpha, target_modules, use_dora.
+
+    dtype: in which adapters are held and trained; heads stay in float32. bfloat16 halves their weights, gradients and
+    AdamW's state; it keeps 8 bits of a number, so that a change below a 256th of a weight is lost.
+    """
 
     peft: Name = "LoraConfig"
     config: dict[str, Any] = Field(default_factory=dict)
+    dtype: Literal["float32", "bfloat16"] = "float32"
 
     @model_validator(mode="after")
     def _known(self) -> "AdapterOptions":
         check_config(self.peft, self.config)
+        if self.dtype != "float32" and self.peft != "LoraConfig":
+            raise Misfit("dtype", f"{self.dtype} is for LoraConfig; {self.peft} is trained in float32")
         return self
 
 
@@ -83,9 +91,10 @@ def _config_files() -> list[Path]:
     return [root / "config.py", root / "tuners" / "lycoris_utils.py", *sorted(root.glob("tuners/*/config.py"))]
 
 
-def wrap(model: Any, name: str, config: dict[str, Any]) -> Any:
+def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") -> Any:
     """A PeftModel of a classifier or a language model. Raises SetupError with what PEFT says when it refuses.
 
+    dtype: of the adapters, "float32" or "bfloat16".
     Task head modules, and modules that the checkpoint did not contain, are trained in full and saved with the adapter:
     PEFT by itself knows only heads called `classifier` or `score`, and would lose the others. A language model's
     output head is left as it is.
@@ -115,7 +124,28 @@ def wrap(model: Any, name: str, config: dict[str, Any]) -> Any:
     except (ValueError, TypeError, KeyError, NotImplementedError, ImportError) as error:
         raise SetupError(f"method.config: {name} can't be applied to this model: {reason(error)}") from error
     _check_output_head(wrapped, name)
+    if dtype != "float32":
+        _cast(wrapped, dtype)
     return wrapped
+
+
+def _cast(wrapped: Any, dtype: str) -> None:
+    """LoRA's own weights, DoRA's among them: what is trained in full stays as it is."""
+    import torch
+
+    for name, parameter in wrapped.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+
+
+def restore_type(wrapped: Any, folder: Path) -> None:
+    """Puts adapters that were saved in bfloat16 into it again: PEFT loads all in float32, and would compute in that."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+        types = {weights.get_slice(name).get_dtype() for name in weights.keys() if ".lora_" in name}  # noqa: SIM118
+    if types == {"BF16"}:
+        _cast(wrapped, "bfloat16")
 
 
 def _refuse_prompts(model: Any, kind: Any) -> None:

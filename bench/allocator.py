@@ -1,11 +1,16 @@
-"""How the C library's allocator treats freed memory: given back at once, or kept for the next step."""
+"""What allocators do with memory: the C library's with what is freed, CUDA's with the segments that it has."""
 
 import ctypes
+import os
+from typing import Any
 
 # glibc's mallopt(3), <malloc.h>: from which size blocks are mapped on their own, and how much free memory the heap
 # may end with before it is trimmed.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_INT = 2**31 - 1
+# Where torch reads the settings of CUDA's allocator, the first that is set (c10/cuda/CUDAAllocatorConfig.h).
+CUDA_SETTINGS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+EXPANDABLE = "expandable_segments:True"
 
 
 def keep_freed_memory() -> bool:
@@ -20,3 +25,23 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError, TypeError):  # no such function; no way to look into the process
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_INT) and mallopt(M_TRIM_THRESHOLD, LARGEST_INT))
+
+
+def prepare(speed: Any) -> None:
+    """Lets CUDA's allocator grow the segments that it has, where the recipe's `speed` says so.
+
+    To be called before torch is imported. Otherwise batches of ever other lengths leave free pieces of sizes that
+    nothing asks for again. Settings that a person has put into the environment stay as they are.
+    """
+    if speed.expandable_segments and not any(name in os.environ for name in CUDA_SETTINGS):
+        os.environ[CUDA_SETTINGS[0]] = EXPANDABLE
+
+
+def in_force(speed: Any, device: str) -> dict[str, bool]:
+    """What is so from now on, by its key in `speed`; what CUDA's allocator does, it says itself. device: its kind."""
+    if device == "cpu":
+        return {"keep_memory": keep_freed_memory()} if speed.keep_memory else {}
+    import torch
+
+    settings = torch.cuda.memory._snapshot()["allocator_settings"]
+    return {"expandable_segments": bool(settings.get("expandable_segments", False))}

@@ -31,7 +31,8 @@ def complain(message: str) -> None:
         err.print(message, markup=False)
 
 
-def _is_live() -> bool:
+def is_live() -> bool:
+    """Whether a display that is drawn again and again can be shown."""
     # FORCE_COLOR, which CI services set, makes rich take a log file for a terminal.
     return out.is_interactive and out.file.isatty()
 
@@ -60,7 +61,7 @@ class Phase:
         self._live: Progress | None = None
 
     def __enter__(self) -> "Phase":
-        if is_main_process() and _is_live():
+        if is_main_process() and is_live():
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
             self._live = Progress(*columns, TextColumn("{task.fields[note]}"), console=out, transient=True)
             self._live.start()

@@ -5,6 +5,7 @@ answers follow from the text without noise, so a low score is the model's or the
 A grammar maps a symbol to alternatives, parted by "|" or a line break; `{symbol}` becomes one of them.
 """
 
+import functools
 import hashlib
 import random
 import re
@@ -98,8 +99,9 @@ def _unseen_item(name: str, rng: random.Random, turn: _Turn, seen: set[str]) -> 
     )
 
 
-def _options(alternatives: str) -> list[str]:
-    return [option.strip() for option in re.split(r"[|\n]", alternatives) if option.strip()]
+@functools.cache
+def _options(alternatives: str) -> tuple[str, ...]:
+    return tuple(option.strip() for option in re.split(r"[|\n]", alternatives) if option.strip())
 
 
 def _expand(text: str, grammar: Grammar, rng: random.Random) -> str:
@@ -182,7 +184,7 @@ def _draw_review(rng: random.Random, turn: _Turn) -> tuple[str, list[Row]]:
     subject = {**_REVIEW, **rng.choice(_REVIEWED)}
     grammar = {**subject, **words, "other": opposite["same"], "did_other": opposite["did_same"]}
     contrary = {**subject, **opposite, "other": words["same"], "did_other": words["did_same"]}
-    sentences = _options(_weighted(_ASIDES, rng))
+    sentences = list(_options(_weighted(_ASIDES, rng)))
     # One review in five states its opinion twice.
     for _ in range(rng.choice((1, 1, 1, 1, 2))):
         opinion = _weighted(_OPINIONS, rng).replace("{contrary}", _expand("{clause}", contrary, rng))

@@ -26,7 +26,7 @@ class LoadPlan:
     weights: None leaves the choice to the recipe and the model card.
     quantization: keyword arguments of `transformers.BitsAndBytesConfig`, or None.
     frozen_body: the body gets no gradients and may be held in the card's 16-bit type.
-    adapter: what is saved needs its base model beside it.
+    adapter: what is saved needs its base model beside it. adapter_dtype: in which its adapters are trained.
     shots: solved examples before each question; draw: "fixed" (the same for all) or "per_example".
     trains: "gradient" (a training loop), "features" (a classifier fitted on frozen features), "nothing".
     """
@@ -36,6 +36,7 @@ class LoadPlan:
     trains: str = "gradient"
     frozen_body: bool = False
     adapter: bool = False
+    adapter_dtype: str = "float32"
     features: dict[str, Any] = field(default_factory=dict)
     shots: int = 0
     draw: str = "fixed"

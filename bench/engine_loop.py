@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from bench.answer_logits import while_training
+from bench.diet import drop_copies
 from bench.fitting import Fit, seed_step
 from bench.resuming import Live, restore, save
 from bench.sharding import in_force
@@ -17,6 +18,8 @@ from bench.sharding import in_force
 def run(fit: Fit, arguments: TrainingArguments) -> Any:
     """Trains `fit.model` and returns it; `arguments` give optimiser settings by the same names as for the Trainer."""
     accelerator = Accelerator()
+    if fit.drops_copies:
+        drop_copies(accelerator)
     settings, budget = fit.settings, fit.budget
     kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, fit.model)
     groups = [group for group in _groups(fit.model, settings.weight_decay) if group["params"]]
@@ -34,11 +37,11 @@ def run(fit: Fit, arguments: TrainingArguments) -> Any:
         model.train()
         for number, batch in enumerate(batches):
             seed_step(fit.seed, step - 1, number, fit.rank)
+            fit.steps.add(batch)
             last = number == len(batches) - 1
             with contextlib.nullcontext() if last else accelerator.no_sync(model):
                 loss = fit.batch_loss(model, batch, items) * accelerator.num_processes
                 accelerator.backward(loss)
-            fit.steps.add(batch)
             since_log += loss.detach()
         fit.check_gradients(accelerator.unwrap_model(model))
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm) if settings.clip_norm else None

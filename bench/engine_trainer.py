@@ -13,6 +13,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from bench import resuming, sharding
 from bench.answer_logits import while_training
+from bench.diet import drop_copies
 from bench.fitting import Fit, seed_step
 from bench.heads import unwrapped
 
@@ -39,6 +40,8 @@ def run(fit: Fit, arguments: TrainingArguments) -> Any:
 def train(trainer: Any) -> Any:
     """Runs a WatchedTrainer to its end, from a checkpoint where there is one, and returns the plain model."""
     trainer.remove_callback(PrinterCallback)
+    if trainer.fit.drops_copies:
+        drop_copies(trainer.accelerator)
     sharding.choose_units(trainer)
     trainer.train(resume_from_checkpoint=resuming.folder_for_trainer(trainer.fit))
     return sharding.undivided(trainer, trainer.fit.twin)

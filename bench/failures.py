@@ -3,9 +3,10 @@
 import dataclasses
 import errno
 import json
+import re
 import traceback
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from bench import errors
 from bench.errors import Status
@@ -36,6 +37,21 @@ NO_CONNECTION = (
 )
 # The end of a traceback is what tells; it travels to rank zero.
 TRACE_CHARACTERS = 6000
+# What helps most runs that need too much memory, where nothing is known of this one.
+GENERAL_ADVICE = (
+    "lower training.per_device_batch or max_length, set training.gradient_checkpointing: true, or use method lora or "
+    "qlora"
+)
+_SIZE = r"(\d+\.?\d*) ?(bytes|[KMGTPE]iB)\b"
+# What allocators say: torch's on GPUs (CUDACachingAllocator.cpp) and on the host (alloc_cpu.cpp), and NumPy's.
+_SIZES = {
+    "asked": re.compile(rf"(?:tried to allocate|unable to allocate|unable to mmap) {_SIZE}", re.IGNORECASE),
+    "capacity": re.compile(rf"total capacity of {_SIZE}"),
+    "free": re.compile(rf"of which {_SIZE} is free"),
+    "process": re.compile(rf"this process has {_SIZE} memory in use"),
+    "allowed": re.compile(rf"{_SIZE} allowed;"),
+    "allocated": re.compile(rf"{_SIZE} is allocated by PyTorch"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +60,7 @@ class Failure:
 
     kind: "own" is a failure in that process; "told", a signal; "echo", an error of communication, which tells of
     another's failure; "lost", that the process is gone and can't speak; "done", that all went well.
+    shortage: of one that ran out of memory, fields of record.OutOfMemory.
     """
 
     rank: int
@@ -52,6 +69,7 @@ class Failure:
     sentence: str
     phase: str
     trace: str = ""
+    shortage: dict[str, Any] | None = None
 
     def packed(self) -> str:
         """As one line of text."""
@@ -105,6 +123,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return named or (isinstance(error, RuntimeError) and any(part in text for part in NO_MEMORY))
 
 
+def sizes_in(text: str) -> dict[str, int]:
+    """Bytes that an allocator's error names, as far as it does: "asked" for; on a GPU also its "capacity", and of that
+    what was "free", what this "process" had, what it was "allowed", and what torch had "allocated"."""
+    found = {name: pattern.search(text) for name, pattern in _SIZES.items()}
+    return {name: _bytes(match[1], match[2]) for name, match in found.items() if match is not None}
+
+
+def _bytes(number: str, unit: str) -> int:
+    return round(float(number) * 1024 ** (1 + "KMGTPE".index(unit[0]))) if unit != "bytes" else round(float(number))
+
+
 def is_disk_full(error: BaseException) -> bool:
     """An OSError with such a number, or a library's error with such a text."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:
@@ -121,10 +150,7 @@ def sentence(error: BaseException, phase: str, where: str = "") -> str:
     during = f"{where} during {phase}"
     text = (str(error).strip().splitlines() or [""])[0]
     if is_out_of_memory(error):
-        return (
-            f"out of memory{during}{f' ({text})' if text else ''}; lower training.per_device_batch or max_length, set "
-            "training.gradient_checkpointing: true, or use method lora or qlora"
-        )
+        return f"out of memory{during}{f' ({text})' if text else ''}; {GENERAL_ADVICE}"
     if is_disk_full(error):
         return f"the disk is full, or a quota is reached,{during} ({text}); free some room and start again"
     if isinstance(error, PermissionError):

@@ -35,20 +35,29 @@ class Budget:
     evaluate_every: int | None
 
     @classmethod
-    def plan(cls, training: Training, examples: int, world_size: int, most: int | None = None) -> "Budget":
+    def plan(
+        cls,
+        training: Training,
+        examples: int,
+        world_size: int,
+        most: int | None = None,
+        found: int | None = None,
+    ) -> "Budget":
         """Raises SetupError when the global batch does not divide evenly; it is never changed silently.
 
-        most: rows of a micro-batch, at most, where the recipe leaves it open and they divide evenly.
+        most: rows of a micro-batch, at most, where the recipe leaves it open and they divide evenly. found: rows that
+        were found for a recipe that says `auto`; until then they are the whole share of a process.
         """
         batch = training.global_batch
         share = batch // world_size
-        per_device = min(training.per_device_batch or share, share)
+        asked = found if training.per_device_batch == "auto" else training.per_device_batch
+        per_device = min(asked or share, share)
         if training.per_device_batch is None and most is not None and share:
             per_device = max(rows for rows in range(1, min(most, share) + 1) if share % rows == 0)
         if batch % world_size or per_device == 0 or share % per_device:
             raise SetupError(
                 f"training.global_batch {batch} can't be split over {world_size} processes with "
-                f"per_device_batch {training.per_device_batch or share}; choose a multiple of their product"
+                f"per_device_batch {asked or share}; choose a multiple of their product"
             )
         per_epoch = examples / batch
         steps = training.steps or math.ceil((training.epochs or 3.0) * per_epoch - 1e-9)
@@ -81,6 +90,12 @@ class Budget:
             epoch = len(found) // self.examples
             found += np.random.default_rng([seed, epoch]).permutation(self.examples).tolist()
         return found[:wanted]
+
+
+def sorted_in_steps(rows: list[int], lengths: list[int], size: int) -> list[int]:
+    """The order of a run whose steps are `size` rows each, the longest first in every step."""
+    steps = (rows[start : start + size] for start in range(0, len(rows), size))
+    return [row for step in steps for row in sorted(step, key=lambda row: -lengths[row])]
 
 
 def seed_step(seed: int, step: int, micro_batch: int, rank: int) -> None:
@@ -180,6 +195,7 @@ class Fit:
     on_start: is told how the model is really spread, once it is.
     identity: {"hash", "seed", "data"}, by which a checkpoint is known as this run's.
     asked_to_stop: whether this process was sent a SIGTERM.
+    drops_copies: whether autocast keeps no 16-bit copies of weights. in_force: for the record's `speed`.
     notes: fallbacks, for the record. resumed_state, resumes_from: the checkpoint that training goes on from, if any.
     ends, saves: what `decide` found. saved_step: the last one of which there is a checkpoint.
     """
@@ -216,6 +232,8 @@ class Fit:
     identity: dict[str, Any] = field(default_factory=lambda: {"hash": "", "seed": 0, "data": ""})
     asked_to_stop: Callable[[], bool] = bool
     notes: list[str] = field(default_factory=list)
+    drops_copies: bool = False
+    in_force: dict[str, Any] = field(default_factory=dict)
     resumed_state: dict[str, Any] | None = None
     resumes_from: Path | None = None
     saved_step: int = 0
@@ -231,11 +249,7 @@ class Fit:
         Sorted rows are dealt out in turns, so that all processes get the same lengths at the same time.
         """
         rows = self.budget.order(self.seed)
-        if not self.by_length:
-            return rows
-        lengths, size = self.train.lengths, self.budget.global_batch
-        steps = (rows[start : start + size] for start in range(0, len(rows), size))
-        return [row for step in steps for row in sorted(step, key=lambda row: -lengths[row])]
+        return sorted_in_steps(rows, self.train.lengths, self.budget.global_batch) if self.by_length else rows
 
     @functools.cached_property
     def ballot(self) -> Ballot:

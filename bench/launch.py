@@ -1,5 +1,7 @@
 """The processes of a run and the machine they run on: started, then read back; versions and hardware."""
 
+import functools
+import gc
 import importlib.metadata
 import os
 import platform
@@ -13,11 +15,13 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list
 
-from bench import launcher, peers, sharding
+from bench import hardware, launcher, peers, sharding
 from bench.errors import SetupError
 from bench.fitting import Budget
 from bench.record import Environment, Launch
 
+# A size such as 12GiB: a run is held to what a GPU of that size has, on whatever GPU it runs.
+MEMORY_CAP = "BENCH_MEMORY_CAP"
 PACKAGES = (
     "torch", "transformers", "accelerate", "deepspeed", "trl", "peft", "bitsandbytes", "datasets", "evaluate",
     "tokenizers", "safetensors", "numpy", "scikit-learn", "pydantic", "matplotlib",
@@ -29,6 +33,7 @@ def start(timeout_s: float = 600.0) -> PartialState:
 
     timeout_s: how long a process waits for the others, less what the watch over them needs to say whose fault it is.
     """
+    set_libraries_apart()
     wanted = launcher.asked()
     # Of a launch of several, the environment does not tell that its config says use_cpu.
     use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or bool(wanted and wanted.use_cpu)
@@ -40,7 +45,46 @@ def start(timeout_s: float = 600.0) -> PartialState:
     state = _join(asked, on_cpu, timedelta(seconds=timeout_s + peers.COLLECTIVES_WAIT_LONGER_S))
     if state.num_processes != asked:
         raise SetupError(f"{asked} processes were asked for, but {state.num_processes} came about")
+    cap_memory(state.device)
     return state
+
+
+@functools.cache
+def set_libraries_apart() -> None:
+    """Takes all that was imported from the garbage collector's sight: it stays, and is half a million objects.
+
+    Each full collection would look through them, a third of a second; the Trainer alone asks for one. Once a process.
+    """
+    gc.freeze()
+
+
+def memory_cap() -> int | None:
+    """Bytes that BENCH_MEMORY_CAP asks for; None where it is not set. Raises SetupError for what is no size."""
+    asked = os.environ.get(MEMORY_CAP, "").strip()
+    try:
+        return hardware.memory(asked) if asked else None
+    except SetupError as error:
+        raise SetupError(f"{MEMORY_CAP}: {error}") from error
+
+
+def cap_memory(device: torch.device) -> None:
+    """Holds this process to BENCH_MEMORY_CAP: torch gets that size, less what CUDA takes for itself on any GPU.
+
+    More is out of memory, as on a GPU of that size. bitsandbytes' paged memory is not torch's, and not held back.
+    Raises SetupError on a CPU, whose memory is not torch's to count, and for a size that the GPU does not have.
+    """
+    size = memory_cap()
+    if size is None:
+        return
+    if device.type != "cuda":
+        raise SetupError(f"{MEMORY_CAP} holds runs on a GPU to a size; this one is on the CPU: unset it")
+    total = torch.cuda.mem_get_info(device)[1]
+    if not hardware.CONTEXT < size <= total:
+        least, most = hardware.CONTEXT / hardware.GIB, total / hardware.GIB
+        raise SetupError(
+            f"{MEMORY_CAP} is {os.environ[MEMORY_CAP]}; take more than {least:g} and at most {most:.2f} GiB"
+        )
+    torch.cuda.set_per_process_memory_fraction((size - hardware.CONTEXT) / total, device)
 
 
 def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:
@@ -85,6 +129,7 @@ def describe(state: PartialState, budget: Budget | None, global_batch: int) -> L
         global_batch=global_batch,
         per_device_batch=budget.per_device_batch if budget else global_batch,
         accumulation=budget.accumulation if budget else 1,
+        memory_cap_gib=None if (cap := memory_cap()) is None else cap / hardware.GIB,
     )
 
 

@@ -26,7 +26,7 @@ def check(recipe: Recipe, options: Any, metric_names: tuple[str, ...], layers: L
         place = layers.place(("max_length",))
         raise RecipeError(f"{place}: {recipe.max_length} is more than the model's context of {limit} tokens")
     per_device = recipe.training.per_device_batch
-    if per_device is not None and recipe.training.global_batch % per_device:
+    if isinstance(per_device, int) and recipe.training.global_batch % per_device:
         raise RecipeError(
             f"{layers.place(('training', 'global_batch'))}: {recipe.training.global_batch} is not a multiple of "
             f"per_device_batch {per_device}"
@@ -65,6 +65,10 @@ def _check_metrics(recipe: Recipe, metric_names: tuple[str, ...], layers: Layers
     best, open_ended = recipe.training.best, any(name.startswith("evaluate:") for name in metric_names)
     if best is not None and best not in known and not open_ended:
         raise RecipeError(f"{layers.place(('training', 'best'))}: no metric gives {best!r}.{did_you_mean(best, known)}")
+    for name in recipe.published:
+        if name not in known and not open_ended:
+            place = layers.place(("published", name))
+            raise RecipeError(f"{place}: no metric gives {name!r}.{did_you_mean(name, known)}")
 
 
 def _check_what_is_read(name: str, task: str, place: str) -> None:

@@ -170,10 +170,12 @@ class Steps:
     """What each optimiser step processed on this rank, and how long it took.
 
     earlier: what was done before an interruption, on rank zero only; the totals hold it too.
+    in_hand: shape of the last micro-batch [rows, tokens].
     """
 
     counts: list[Counts] = field(default_factory=list)
     earlier: Earlier = field(default_factory=Earlier)
+    in_hand: tuple[int, int] | None = None
     _marks: list[tuple[Any, Any]] = field(default_factory=list)
     _total: Counts | None = None
     _pending: Counts | None = None
@@ -184,8 +186,9 @@ class Steps:
         self._pending, self._started = None, _mark()
 
     def add(self, inputs: dict[str, torch.Tensor]) -> None:
-        """Counts one micro-batch. No number goes to the device or comes from it: both would wait for it."""
+        """Counts one micro-batch, before it is run. No number goes to the device or comes from it: both would wait."""
         mask, labels = inputs["attention_mask"], inputs["labels"]
+        self.in_hand = (mask.shape[0], mask.shape[1])
         counts = Counts(mask.shape[0], mask.numel(), torch.stack([mask.sum(), (labels != -100).sum()]))
         self._pending = counts if self._pending is None else self._pending + counts
 

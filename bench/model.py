@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from bench import heads, span_heads
+from bench import heads, random_weights, span_heads
 from bench.dropin import LoadPlan
 from bench.errors import SetupError
 from bench.heads import MISSING, newly_initialized_modules
@@ -52,30 +52,33 @@ def build(
     multi_label: bool = False,
     tokenizer: Any,
     weights: str,
-    scratch_folder: Path,
+    base_folder: Path | None = None,
     device: torch.device,
     keep_head: bool = False,
 ) -> Any:
     """A classifier with its task head, or a language model, on `device`, in evaluation mode, nothing frozen yet.
 
     auto_class: "AutoModelForSequenceClassification", or one of WRITERS, which have no labels. weights: "pretrained" or
-    "random". scratch_folder: where a random model's weights go when it must be quantised, since that is done while
-    loading. keep_head: the classifier as it is, with its own labels. Raises SetupError with what can't be had.
+    "random". base_folder: where random 4-bit weights are kept, for an adapter's sake; None for nowhere. keep_head: the
+    classifier as it is, with its own labels.
+
+    4-bit weights are quantised on the device, one by one as they are read from the checkpoint's shards, or block by
+    block as they are drawn there: neither host nor device ever holds the model in 16 bits. Raises SetupError with what
+    can't be had.
     """
     config = make_config(card, labels, multi_label, tokenizer, weights, auto_class=auto_class, keep_head=keep_head)
     family = getattr(transformers, auto_class)
     if auto_class == span_heads.AUTO_CLASS:
         span_heads.register(config)
     quantized = _check_quantization(config, card, plan, weights)
-    if weights == "random":
-        model = _from_config(family, config, card, plan)
-        if plan.quantization is not None:
+    if weights == "random" and plan.quantization is not None:
+        model = _random_quantized(family, config, card, plan, device)
+        if base_folder is not None:
             if PartialState().is_main_process:
-                model.save_pretrained(scratch_folder)
+                model.save_pretrained(base_folder)
             PartialState().wait_for_everyone()
-            del model
-            model = _from_pretrained(family, str(scratch_folder), config, card, plan, device)
-            setattr(model, MISSING, [])
+    elif weights == "random":
+        model = _from_config(family, config, card, plan)
     else:
         model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
         _check_heads(model, card, keep_head)
@@ -220,6 +223,14 @@ def _from_config(family: Any, config: Any, card: ModelCard, plan: LoadPlan) -> A
         raise _not_suitable(family, config, card, error) from error
     setattr(model, MISSING, [])
     return model
+
+
+def _random_quantized(family: Any, config: Any, card: ModelCard, plan: LoadPlan, device: torch.device) -> Any:
+    with torch.device("meta"):
+        skeleton = _from_config(family, config, card, plan)
+    skipped = [*heads.head_names(skeleton), *heads.output_head_names(skeleton)]
+    settings = transformers.BitsAndBytesConfig(**(plan.quantization or {}), llm_int8_skip_modules=skipped)
+    return random_weights.quantized(skeleton, settings, device)
 
 
 def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, device: Any) -> Any:

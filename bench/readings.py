@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Iterable
+from typing import Any
 
 from bench import markdown as md
+from bench.hardware import GIB
 from bench.record import Record, Score
 
 # The metric that ranks runs is the first of these that was measured.
@@ -70,6 +72,37 @@ def machine(record: Record) -> str:
     processes = "1 process" if launch.world_size == 1 else f"{launch.world_size} processes"
     precision = "full precision" if launch.mixed_precision == "no" else md.escape(launch.mixed_precision)
     return f"{processes} on {md.escape(launch.device)}{devices}, {precision}"
+
+
+def predicted(record: Record) -> dict[str, Any]:
+    """What was predicted of training's memory: {"parts", "total_gib", "rows", ...}; {} where there is nothing."""
+    return _table((record.memory_predicted or {}).get("train"))
+
+
+def predicted_gib(record: Record) -> float | None:
+    """The predicted peak: what the measured one is compared with, else all of it."""
+    compared = _table((record.memory_predicted or {}).get("compared"))
+    return md.finite(compared.get("gib", predicted(record).get("total_gib")))
+
+
+def measured(record: Record) -> dict[str, Any]:
+    """What was measured for comparison: {"gib", "reserved_gib", "of"}; {} where there is nothing."""
+    return _table((record.memory_predicted or {}).get("measured"))
+
+
+def _table(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def does_not_fit(record: Record) -> str:
+    """What stands in the place of a score where a run was out of memory; a dash for any other."""
+    if record.status != "oom":
+        return md.DASH
+    oom = record.oom
+    if oom is None or oom.capacity_bytes is None:
+        return "does not fit"
+    size = f"{oom.capacity_bytes / GIB:,.2f}".rstrip("0").rstrip(".")
+    return f"does not fit {size} GiB ({md.escape(oom.device or oom.limit)})"
 
 
 def trainable_share(record: Record) -> str:

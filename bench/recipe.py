@@ -22,6 +22,9 @@ CARD_FOLDERS = {"dataset": "datasets", "model": "models"}
 COMMAND_LINE = "command line"
 # What describes a card, or is already laid into the recipe, and decides no result.
 _DESCRIPTIVE = {"dataset": {"licence": True, "homepage": True, "defaults": True}, "model": {"licence": True}}
+_WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published")
+# What a published result was found with; where the command line names another, there is nothing to hold a run against.
+_PUBLISHED_WITH = ("dataset", "model", "method", "objective", "head", "prompting", "limit", "evaluation")
 # pydantic's kinds of problems -> what was expected, in words of YAML.
 _EXPECTED = {
     "model_type": "a mapping of keys to values",
@@ -62,7 +65,7 @@ class Resolved:
     @property
     def hash(self) -> str:
         """SHA-256 of what decides the result: the seed and the place of the files are not part of it."""
-        left_out: dict[str, Any] = dict.fromkeys(("seed", "save", "trackers", "checkpoints"), True) | _DESCRIPTIVE
+        left_out: dict[str, Any] = dict.fromkeys(_WITHOUT_EFFECT, True) | _DESCRIPTIVE
         content = json.loads(self.recipe.model_dump_json(exclude=left_out))
         content["dataset"]["source"].pop("folder")
         content["method"] = {"name": self.recipe.method.name, **self.options.model_dump(mode="json")}
@@ -94,10 +97,12 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     changed = _lay_card_overrides(document, given, layers)
     _lay_defaults(layers)
     _lay_recipe(document, layers)
+    if any(parts_from_published(".".join(map(str, override.inside))) for override in given):
+        layers.data.pop("published", None)
     _lay_overrides(given, layers)
     if seed is not None:
         layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))
-    recipe = _validate(Recipe, layers.data, layers, ())
+    recipe = validate(Recipe, layers.data, layers, ())
     resolved = Resolved(
         recipe=recipe,
         options=_validate_method(recipe, layers),
@@ -116,14 +121,19 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     return resolved
 
 
+def parts_from_published(key: str) -> bool:
+    """Whether a run with another value at this dotted key is another one than that whose results were published."""
+    return key.partition(".")[0] in _PUBLISHED_WITH
+
+
 def load_card(kind: str, path: Path) -> DatasetCard | ModelCard:
     """Reads and checks one dataset or model card by itself."""
     document = strictyaml.read(path, _shown(path))
     layers = Layers()
     layers.lay(document.data, (kind,), document)
-    card = _validate(DatasetCard if kind == "dataset" else ModelCard, document.data, layers, (kind,))
+    card = validate(DatasetCard if kind == "dataset" else ModelCard, document.data, layers, (kind,))
     if isinstance(card, DatasetCard):
-        _validate(Presets, card.defaults, layers, (kind, "defaults"))
+        validate(Presets, card.defaults, layers, (kind, "defaults"))
         meaning.check_card(card, layers)
     return card
 
@@ -210,7 +220,7 @@ def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple
 
 def _lay_defaults(layers: Layers) -> None:
     defaults = layers.get(("dataset", "defaults")) or {}
-    _validate(Presets, defaults, layers, ("dataset", "defaults"))
+    validate(Presets, defaults, layers, ("dataset", "defaults"))
     for key in defaults:
         layers.repeat(("dataset", "defaults", key), key)
     limit = layers.get(("model", "max_length"))
@@ -252,7 +262,8 @@ def _lay_method(value: Any, document: Document, inside: Path_, layers: Layers) -
         layers.lay(value, ("method",), document, inside)
 
 
-def _validate(model: type[BaseModel], data: Any, layers: Layers, prefix: Path_) -> Any:
+def validate(model: type[BaseModel], data: Any, layers: Layers, prefix: Path_) -> Any:
+    """Data as a settings type. Raises RecipeError with the place of what is wrong. prefix: their own key path."""
     try:
         return model.model_validate(data)
     except ValidationError as error:
@@ -323,4 +334,4 @@ def _validate_method(recipe: Recipe, layers: Layers) -> Any:
         module = dropin.load("methods", recipe.method.name)
     except RecipeError as error:
         raise RecipeError(f"{layers.place(('method', 'name'))}: {error}") from error
-    return _validate(module.Options, dict(recipe.method.model_extra or {}), layers, ("method",))
+    return validate(module.Options, dict(recipe.method.model_extra or {}), layers, ("method",))

@@ -5,7 +5,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -58,7 +58,7 @@ class Comparability(Part):
 
 
 class Launch(Part):
-    """How the run was really spread, read back from the live objects."""
+    """How the run was really spread, read back from the live objects. memory_cap_gib: of each GPU, if it was held."""
 
     world_size: int
     num_machines: int
@@ -72,6 +72,7 @@ class Launch(Part):
     global_batch: int
     per_device_batch: int
     accumulation: int
+    memory_cap_gib: Number = None
 
 
 class Environment(Part):
@@ -166,6 +167,56 @@ class Resumed(Part):
     reason: str | None = None
 
 
+class Advice(Part):
+    """What would make a run fit: an override of the recipe, or an option of the launch, as it is typed; its price."""
+
+    change: str
+    costs: str
+
+
+class OutOfMemory(Part):
+    """How a run ran out of memory, and what would fit. In bytes; null for what is not known.
+
+    memory: whose, a GPU's or the host's. device: the GPU's name. limit: what sets the capacity. step: the one that was
+    being done. rows, length: shape of the micro-batch in hand, pads included. asked: the allocation that failed.
+    allocated: what torch held on the GPU; on the host, what counted against the limit. before: the same before the
+    model was built. sharers: processes of the machine that share the limit. others: what other processes held on the
+    GPU. text: the error's, where it names no sizes. predicted_gib: the plan's need of the heaviest micro-batch.
+    largest_rows: of a micro-batch that fits, by the plan. unadvised: why there is no advice, or what is odd about it.
+    """
+
+    rank: int = 0
+    host: str | None = None
+    phase: str
+    step: int | None = None
+    rows: int | None = None
+    length: int | None = None
+    memory: Literal["gpu", "host"] = "host"
+    device: str | None = None
+    limit: str | None = None
+    asked_bytes: int | None = None
+    capacity_bytes: int | None = None
+    allocated_bytes: int | None = None
+    before_bytes: int | None = None
+    sharers: int = 1
+    others_bytes: int | None = None
+    text: str | None = None
+    predicted_gib: Number = None
+    largest_rows: int | None = None
+    advice: list[Advice] = []
+    unadvised: str | None = None
+
+
+class Published(Part):
+    """A published result, and the run's own beside it. inside: whether that lies in the band; null without one."""
+
+    low: float
+    high: float
+    source: str
+    value: Number = None
+    inside: bool | None = None
+
+
 class Check(Part):
     """One of the run's own checks; a failed one makes the run `invalid`."""
 
@@ -184,7 +235,8 @@ class PhaseTime(Part):
 class Record(Part):
     """Everything that a run leaves for reports. Fields are filled in as the run proceeds.
 
-    speed: which fast paths were really taken, by their keys in the recipe.
+    speed: which fast paths were really taken, by their keys in the recipe. memory_predicted: see `foretell`.
+    published: split -> metric -> what others found there, from the recipe.
     """
 
     schema_: int = SCHEMA
@@ -206,12 +258,14 @@ class Record(Part):
     prompts: Prompts | None = None
     scores: dict[str, dict[str, dict[str, Score]]] = {}
     baselines: dict[str, dict[str, dict[str, Number]]] = {}
+    published: dict[str, dict[str, Published]] = {}
     training: TrainingPart | None = None
     resumed: list[Resumed] = []
     speed: dict[str, Any] = {}
     throughput: dict[str, dict[str, Any]] = {}
     memory: dict[str, dict[str, Any]] = {}
     memory_predicted: dict[str, Any] | None = None
+    oom: OutOfMemory | None = None
     phases: list[PhaseTime] = []
     checks: list[Check] = []
     notes: list[str] = []

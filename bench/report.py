@@ -1,10 +1,12 @@
 """The page of one run, `report.md`, made from its record. Loads no torch, no matplotlib."""
 
 from pathlib import Path
+from typing import Any
 
 from bench import markdown as md
-from bench import readings
+from bench import readings, shortage
 from bench import record as run_record
+from bench.hardware import GIB
 from bench.record import Record
 
 PER_LABEL = ("f1", "precision", "recall", "accuracy")
@@ -20,14 +22,16 @@ def write_run_report(record: Record, folder: Path) -> Path:
 def run_report(record: Record, folder: Path) -> str:
     """One run on one page. Links the figures in `folder`/figures; leaves out what is not known."""
     parts = {
+        "Out of memory": _out_of_memory(record),
         "Scores": md.joined(_scores(record, split) for split in readings.splits(record)),
         "Scores by label": md.joined(_scores_by_label(record, split) for split in readings.splits(record)),
+        "Published results": md.joined(_published(found, split) for split, found in record.published.items()),
         "Prompt": _prompt(record),
         "Figures": md.images("figures", sorted(path.name for path in folder.glob("figures/*.png"))),
         "Training": md.fields("training", record.training.model_dump()) if record.training else "",
         "Speed": _speed(record),
         "Memory": md.grid("peak of a phase, largest of all processes", record.memory, skip=["per_rank"]),
-        "Memory predicted": md.fields("phase", record.memory_predicted or {}),
+        "Memory predicted": _memory_predicted(record),
         "Time": md.durations("phase", [(phase.name, phase.seconds) for phase in record.phases]),
         "Data": _data(record),
         "Model": _model(record),
@@ -100,6 +104,27 @@ def _scores(record: Record, split: str) -> str:
     return md.joined([heading, md.table_of(lines, ["metric"])])
 
 
+def _published(found: dict[str, run_record.Published], split: str) -> str:
+    """Whether the scores after training lie where others found them."""
+    rows = [
+        [
+            md.escape(metric),
+            md.fixed(item.value),
+            f"{md.fixed(item.low)} to {md.fixed(item.high)}",
+            _place(item),
+            md.escape(item.source),
+        ]
+        for metric, item in found.items()
+    ]
+    return md.table([md.escape(split), "this run", "published", "this run is", "source"], rows, "lrrll")
+
+
+def _place(item: run_record.Published) -> str:
+    if item.inside is None or item.value is None:
+        return md.DASH
+    return "inside" if item.inside else "**below**" if item.value < item.low else "**above**"
+
+
 def _scores_by_label(record: Record, split: str) -> str:
     found = {
         f"{metric} {stage}": record.scores.get(stage, {}).get(split, {}).get(f"{metric}_per_label")
@@ -136,6 +161,54 @@ def _speed(record: Record) -> str:
     scored = {split: found for split, found in record.throughput.items() if split != "train"}
     trained = md.fields("training, all processes together", record.throughput.get("train", {}))
     return md.joined([trained, md.grid("scoring", scored), md.fields("fast path", record.speed)])
+
+
+def _memory_predicted(record: Record) -> str:
+    """Predicted against measured in a sentence, and the prediction's parts."""
+    found, told = readings.predicted(record), record.memory_predicted or {}
+    if not found:
+        reason = told.get("reason")
+        return f"memory: not predicted: {md.escape(reason, readings.LONG)}" if reason else ""
+    said, measured = f"memory: predicted {_size(readings.predicted_gib(record))}", readings.measured(record)
+    basis = md.escape(measured.get("of"), readings.LONG)
+    if md.finite(measured.get("gib")) is not None:
+        error = md.percent(told.get("error"))
+        said += f", measured {_size(measured['gib'])} (error {error}). Measured is the {basis}"
+    elif told.get("no_error"):
+        said += f"; nothing that compares was measured: {md.escape(told['no_error'], readings.LONG)}"
+    if md.finite(measured.get("grown_gib")) is not None:
+        said += f". The process grew by {_size(measured['grown_gib'])}: {basis}"
+    parts = found.get("parts")
+    rows = [[md.escape(name), _size(size)] for name, size in (parts if isinstance(parts, dict) else {}).items()]
+    shape = {name: found.get(name) for name in ("rows", "length", "accumulation", "moment", "host_parts")}
+    return md.joined([f"{said}.", md.table(["part", "size"], rows, "lr"), md.fields("predicted for", shape)])
+
+
+def _size(gib: Any) -> str:
+    """GiB in the unit that shows some digits of it; a dash for what is no number."""
+    number = md.finite(gib)
+    return md.DASH if number is None else shortage.shown(round(number * GIB))
+
+
+def _out_of_memory(record: Record) -> str:
+    oom = record.oom
+    if oom is None:
+        return ""
+    sizes = {"asked for": oom.asked_bytes, "capacity": oom.capacity_bytes, "in use": oom.allocated_bytes}
+    sizes |= {"in use before the model was built": oom.before_bytes, "held by other processes": oom.others_bytes}
+    rows = [("phase", md.escape(oom.phase)), ("step", md.count(oom.step)), ("process", md.count(oom.rank))]
+    if oom.rows is not None:
+        rows.append(("micro-batch", f"{md.count(oom.rows)} × {md.count(oom.length)} tokens"))
+    rows += [(name, md.DASH if size is None else shortage.shown(size)) for name, size in sizes.items()]
+    rows += [
+        ("device", md.escape(oom.device)),
+        ("limit", md.escape(oom.limit)),
+        ("predicted for training", _size(oom.predicted_gib)),
+        ("rows of the largest micro-batch that fits", md.count(oom.largest_rows)),
+        ("remark", md.escape(oom.unadvised, readings.LONG)),
+    ]
+    advice = [[md.code(one.change), md.escape(one.costs, readings.LONG)] for one in oom.advice]
+    return md.joined([md.pairs("out of memory", rows), md.table(["to make it fit", "costs"], advice, "ll")])
 
 
 def _data(record: Record) -> str:

@@ -33,6 +33,24 @@ def score(run: Run, material: Material, stage: str) -> None:
         if run.state.is_main_process:
             with run.clock.phase("metrics"):
                 _file_scores(run, material, stage, name, predictions)
+    if stage == "after":
+        run.record.published = _beside_published(run)
+
+
+def _beside_published(run: Run) -> dict[str, dict[str, record.Published]]:
+    """Split -> metric -> the published band of the recipe, with the run's own value."""
+    recipe = run.resolved.recipe
+    split = recipe.evaluation.splits[0]
+    scores_after = run.record.scores.get("after", {}).get(split, {})
+    if not recipe.published or not scores_after:
+        return {}
+    found = {}
+    for metric, band in recipe.published.items():
+        item = scores_after.get(metric)
+        value = item.value if item is not None and isinstance(item.value, int | float) else None
+        inside = None if value is None else band.low <= value <= band.high
+        found[metric] = record.Published(**band.model_dump(), value=value, inside=inside)
+    return {split: found}
 
 
 def _file_scores(run: Run, material: Material, stage: str, name: str, predictions: metricset.Predictions) -> None:

@@ -13,6 +13,7 @@ if sys.path and Path(sys.path[0] or ".").resolve() == ROOT / "bench":
     sys.path[0] = str(ROOT)
 
 import argparse  # noqa: E402
+import contextlib  # noqa: E402
 import datetime  # noqa: E402
 import shutil  # noqa: E402
 import signal  # noqa: E402
@@ -21,9 +22,8 @@ import traceback  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from typing import Any  # noqa: E402
 
-from bench import checkpoints, console, failures, record, unfinished  # noqa: E402
-from bench.errors import BenchError, RecipeError, ScoreError, SetupError  # noqa: E402
-from bench.failures import Failure  # noqa: E402
+from bench import allocator, checkpoints, console, failures, record, shortage, unfinished  # noqa: E402
+from bench.errors import BenchError, RecipeError, ScoreError  # noqa: E402
 from bench.peers import Peers, leave_at_once, several  # noqa: E402
 from bench.recipe import Resolved, load  # noqa: E402
 from bench.record import Record  # noqa: E402
@@ -78,6 +78,9 @@ class Run:
     stopper: Stopper = field(default_factory=Stopper)
     past: unfinished.Past = field(default_factory=unfinished.Past)
     taken: Any = None
+    material: Any = None
+    before: shortage.Before | None = None
+    foretold: Any = None
     lengths: dict[str, list[int]] = field(default_factory=dict)
     log_rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -136,7 +139,7 @@ def _prepare(options: argparse.Namespace, stopper: Stopper) -> Run:
             taken = record.lock(folder)  # before anything of a run that is still going on is touched
         try:
             past = unfinished.look(folder, resolved.hash, seed, overwrite=options.overwrite, resume=options.resume)
-            _clear(folder, past)
+            unfinished.clear(folder, past)
             record.reserve(folder)
         except BaseException:
             record.unlock(folder, taken)
@@ -185,26 +188,11 @@ def _take_times(run: Run) -> None:
         run.record.phases = [record.PhaseTime(name=n, seconds=s) for n, s in run.clock.seconds.items()]
 
 
-def _clear(folder: Path, past: unfinished.Past) -> None:
-    """Makes room for a run; what it goes on from is left there."""
-    if folder.exists() and not record.is_ours(folder) and any(folder.iterdir()):
-        raise SetupError(f"{folder} is not empty and holds no record; give another --out")
-    files = ["report.md", "train_log.jsonl", "traceback.txt"]
-    for name in files if past.record is not None else [record.FILE, *files]:
-        (folder / name).unlink(missing_ok=True)
-    folders = ["figures", "model"]
-    folders += ["tensorboard", checkpoints.FOLDER] if past.found is None else []
-    folders += ["predictions"] if past.record is None else []
-    for name in folders:
-        shutil.rmtree(folder / name, ignore_errors=True)
-        if (folder / name).is_file():
-            (folder / name).unlink()
-
-
 def execute(run: Run) -> None:
     """The stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
     console.quiet_libraries()
-    from bench import allocator, launch, launcher, measure, results, stages
+    allocator.prepare(run.resolved.recipe.speed)
+    from bench import foretell, launch, launcher, measure, results, stages
     from bench.material import load_data
 
     run.clock = measure.Clock()
@@ -214,11 +202,12 @@ def execute(run: Run) -> None:
         run.state = launch.start(run.timeout_s)
         if (fallback := launcher.fallback(run.state.device.type)) is not None:
             run.record.note(fallback)
-        if run.resolved.recipe.speed.keep_memory and run.state.device.type == "cpu":
-            run.record.speed["keep_memory"] = allocator.keep_freed_memory()
+        run.record.speed |= allocator.in_force(run.resolved.recipe.speed, run.state.device.type)
         run.record.environment = launch.environment()
-    material = load_data(run)
+    material = run.material = load_data(run)
+    run.before = shortage.Before.now()
     stages.build_model(run, material)
+    foretell.predict(run, material)
     _keep(run)
     if run.resolved.recipe.evaluation.before and material.plan.trains != "nothing":
         if not unfinished.take_over_before(run):
@@ -234,6 +223,7 @@ def execute(run: Run) -> None:
     if run.resolved.recipe.save:
         stages.save(run, material)
     stages.measure(run, material)
+    foretell.compare(run, material)
     failed = [check for check in run.record.checks if not check.ok]
     if failed:
         raise ScoreError(f"check {failed[0].name!r} failed: {failed[0].detail}")
@@ -242,23 +232,23 @@ def execute(run: Run) -> None:
 def _file(run: Run, error: BaseException, *, show: bool) -> None:
     """Writes an error into the record, or another process's that caused it, and its traceback beside it."""
     failure = failures.of(error, run.failed_in, *(_whereabouts() if run.peers is not None else ()))
+    failure = shortage.told(failure, error, run)
     if show:
         traceback.print_exception(error)
     _blame(run, failure if run.peers is None else run.peers.verdict(failure))
 
 
-def _blame(run: Run, failure: Failure) -> None:
+def _blame(run: Run, failure: failures.Failure) -> None:
     run.record.status, run.record.failed_in, run.record.reason = failure.status, failure.phase, failure.sentence
+    run.record.oom = record.OutOfMemory(**failure.shortage) if failure.shortage else None
     if console.is_main_process() and failure.trace:
-        try:
+        with contextlib.suppress(OSError):  # a full disk must not hide the error that filled it
             (run.folder / "traceback.txt").write_text(failure.trace, encoding="utf-8")
-        except OSError:
-            pass  # a full disk must not hide the error that filled it
     if failure.kind == "lost" and failure.rank == 0 and not console.is_main_process():
         _stand_in(run, failure)
 
 
-def _stand_in(run: Run, failure: Failure) -> None:
+def _stand_in(run: Run, failure: failures.Failure) -> None:
     """Rank zero is gone: what it wrote last gets its end from another process, if that one can see the folder."""
     try:
         left = record.read(run.folder)
@@ -271,7 +261,7 @@ def _stand_in(run: Run, failure: Failure) -> None:
         pass  # on another machine; rank zero's own record says that the run did not come to its end
 
 
-def _end(run: Run, failure: Failure) -> int:
+def _end(run: Run, failure: failures.Failure) -> int:
     """Files a failure from the watch's own thread, because the main one waits for a process that is gone."""
     run.record.note("this process still waited for the others when the record was written")
     _blame(run, failure)
@@ -289,6 +279,8 @@ def _finish(run: Run) -> int:
     if console.is_main_process():
         try:
             path = record.write(run.record, run.folder)
+            if run.record.oom is not None:
+                _explain(run)
             _draw(run)
             path = record.write(run.record, run.folder)
         except OSError as error:
@@ -319,13 +311,22 @@ def _part(run: Run) -> None:
     run.peers.stop()
 
 
+def _explain(run: Run) -> None:
+    """Adds to a run that was out of memory what the plan advises."""
+    try:
+        from bench.foretell import advise
+
+        run.record.reason = advise(run)
+    except Exception as error:  # e.g. not enough memory to load it
+        run.record.note(f"no advice could be given: {type(error).__name__}: {error}")
+
+
 def _draw(run: Run) -> None:
     """Figures and the one-page report. A picture that can't be drawn is noted, and fails no run."""
     try:
         from bench import figures, report
 
-        drawn = figures.draw_all(run.folder, run.record, run.log_rows, run.lengths)
-        run.record.artifacts.update(drawn)
+        run.record.artifacts |= figures.draw_all(run.folder, run.record, run.log_rows, run.lengths)
         report.write_run_report(run.record, run.folder)
         run.record.artifacts["report"] = "report.md"
     except Exception as error:

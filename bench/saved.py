@@ -150,12 +150,13 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
     import peft
     import transformers
 
-    extra: dict[str, Any] = {}
-    if description["quantization"] is not None:
-        settings = {**description["quantization"], "llm_int8_skip_modules": description["unquantized"]}
-        extra = {"quantization_config": transformers.BitsAndBytesConfig(**settings), "device_map": {"": "cpu"}}
     card = ModelCard.model_validate(description["model_card"], strict=False)
-    base = str(folder / "base") if (folder / "base").is_dir() else str(locate(card))
+    beside = (folder / "base").is_dir()
+    base = str(folder / "base") if beside else str(locate(card))
+    extra: dict[str, Any] = {} if description["quantization"] is None else {"device_map": {"": "cpu"}}
+    if extra and not beside:  # what lies beside the adapter is in 4 bits already
+        settings = {**description["quantization"], "llm_int8_skip_modules": description["unquantized"]}
+        extra["quantization_config"] = transformers.BitsAndBytesConfig(**settings)
     task = {} if _is_text(description) else task_settings(description["labels"], description["multi_label"])
     try:
         family, renamed = _auto_class(description), None
@@ -186,4 +187,6 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
     for name in set(description["unquantized"]) - set(heads.output_head_names(model)):
         heads.keep_in_float32(model.get_submodule(name))
     config = peft.PeftConfig.from_peft_type(**_unmarked(folder / "adapter_config.json"))
-    return peft.PeftModel.from_pretrained(model, folder, config=config)
+    wrapped = peft.PeftModel.from_pretrained(model, folder, config=config)
+    adapters.restore_type(wrapped, folder)
+    return wrapped

@@ -314,11 +314,26 @@ class MethodChoice(BaseModel):
     name: Name
 
 
+class Band(Strict):
+    """Where a published result lies, both ends included. source: whose it is, and where it stands."""
+
+    low: float
+    high: float
+    source: Text
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Band":
+        if self.low > self.high:
+            raise Misfit("low", f"{self.low} is more than `high`, {self.high}")
+        return self
+
+
 class Recipe(Strict):
     """A resolved recipe: the two cards are in it whole.
 
     limit: at most so many rows of a split, drawn with the split's own seed in proportion to the labels, so that a
     file sorted by label is not cut to one of them, and that the draw depends on nothing else in the recipe.
+    published: metric -> where others found it, for the scores after training on the first of `evaluation.splits`.
     """
 
     dataset: DatasetCard
@@ -337,6 +352,7 @@ class Recipe(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
     save: bool = True
     trackers: Annotated[tuple[Literal["wandb", "tensorboard", "mlflow", "trackio"], ...], Distinct] = ()
+    published: dict[Name, Band] = {}
 
 
 class CardChoice(BaseModel):

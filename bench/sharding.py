@@ -34,6 +34,8 @@ BUFFERS = {
     "stage3_prefetch_bucket_size": 2**24,
     "stage3_max_live_parameters": 2**26,
     "stage3_max_reuse_distance": 2**24,
+    # ZeRO-3 copies the gradients of so many weights at a time for the optimiser's step; by default of a billion.
+    "sub_group_size": 2**26,
 }
 # Optimisers that compute the same on a part of a parameter as on the whole of it.
 DIVISIBLE = ("adamw_torch", "adamw_torch_fused", "sgd")
@@ -83,6 +85,7 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
             f"training.optimizer: {training.optimizer} would compute something else on parts of parameters, as {kind} "
             f"makes them; take {' or '.join(DIVISIBLE)}, whose state is divided over the processes, or launch with DDP"
         )
+    check_adapters(plan, kind)
     if plan.quantization is not None and divides_parameters():
         check_storage(plan.quantization, kind)
     if asked() == "fsdp" and recipe.model.family == "encoder_decoder":
@@ -93,6 +96,14 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
     if not divides_parameters():
         return None
     return f"{kind} divides the weights while the model trains; to be scored and saved it is whole on each process"
+
+
+def check_adapters(plan: LoadPlan, kind: str) -> None:
+    """Raises SetupError for adapters in 16 bits: ZeRO would keep a float32 copy of each, and FSDP wants one type."""
+    if plan.adapter_dtype != "float32":
+        raise SetupError(
+            f"method.dtype: {plan.adapter_dtype} saves nothing under {kind}; take float32, or launch with ddp.yaml"
+        )
 
 
 def check_storage(quantization: dict[str, Any], kind: str) -> None:
@@ -163,18 +174,28 @@ def whole(model: nn.Module, twin: Twin | None) -> Iterator[nn.Module]:
 def undivided(trainer: Any, twin: Twin | None) -> nn.Module:
     """The plain model of a Trainer that has come to its end, with whole parameters; the engine around it is taken down.
 
-    Every process must call it.
+    Every process must call it. A phase of its own: what the steps need in memory is not what whole weights need.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     if asked() is None:
         return model
-    plain = model if twin is None else twin.filled(model)
-    deepspeed.unset_hf_deepspeed_config()
-    engine = trainer.model_wrapped
-    trainer.accelerator.free_memory()
+    with trainer.fit.clock.phase("gather"):
+        deepspeed.unset_hf_deepspeed_config()
+        _take_down(trainer)
+        return model if twin is None else twin.filled(model)
+
+
+def _take_down(trainer: Any) -> None:
+    """Gives up gradients and the optimiser's states, which would lie beside the whole weights, and their engine."""
+    engine, handler = trainer.model_wrapped, trainer.callback_handler
+    trainer.model_wrapped, trainer.optimizer, trainer.lr_scheduler = trainer.model, None, None
+    handler.optimizer, handler.lr_scheduler = None, None
     if hasattr(engine, "zero_optimization_stage"):
+        trainer.deepspeed = None
         engine.destroy()
-    return plain
+        engine.optimizer, engine.basic_optimizer, engine.lr_scheduler = None, None, None
+    del engine
+    trainer.accelerator.free_memory()  # collects what refers to itself, too
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from bench import (
     hardware,
     heads,
     launch,
+    microbatch,
     precision,
     questions,
     record,
@@ -53,12 +54,13 @@ def build_model(run: Run, material: Material) -> None:
             multi_label=recipe.dataset.multi_label,
             tokenizer=material.tokenizer,
             weights=weights,
-            scratch_folder=run.folder / "model" / "base",
+            base_folder=run.folder / "model" / "base" if plan.adapter and recipe.save else None,
             device=run.state.device,
         )
         fresh = [*getattr(model, models.MISSING)]
         bare = models.count_parameters(model)["total"] - heads.count_in_heads(model)
-        if plan.adapter and weights == "random" and plan.quantization is None and run.state.is_main_process:
+        random_base = plan.adapter and weights == "random" and recipe.save
+        if random_base and plan.quantization is None and run.state.is_main_process:
             # A random base model can't be had anywhere else, and the adapter is worth nothing without it.
             model.save_pretrained(run.folder / "model" / "base")
         material.model = material.method.adapt(model, run.resolved.options).to(run.state.device)
@@ -81,9 +83,11 @@ def _head_outputs(material: Material) -> tuple[str, ...]:
 
 def _plan_budget(run: Run, material: Material, most: int | None = None) -> None:
     recipe = run.resolved.recipe
+    found = microbatch.settle(run, material)
     if material.plan.trains == "gradient":
         assert material.train_set is not None
-        material.budget = Budget.plan(recipe.training, len(material.train_set.ids), run.state.num_processes, most)
+        examples, processes = len(material.train_set.ids), run.state.num_processes
+        material.budget = Budget.plan(recipe.training, examples, processes, most, found)
     run.record.launch = launch.describe(run.state, material.budget, recipe.training.global_batch)
 
 
@@ -179,6 +183,7 @@ def _fit_gradient(run: Run, material: Material) -> None:
             identity=_identity(run, material),
             asked_to_stop=lambda: run.stopper.asked,
             notes=run.record.notes,
+            in_force=run.record.speed,
         )
         material.fit, run.log_rows = fit, fit.log.rows
         unfinished.resume(run, fit, divided=sharding.asked() is not None)

@@ -24,6 +24,11 @@ TABLE_NOTES = (
     "Tokens are counted without padding, all processes together.",
     "GPU memory is what PyTorch allocated, RAM what was resident, of the process with the highest peak.",
 )
+PREDICTED = "predicted peak in training, GiB"
+PREDICTED_NOTE = (
+    "The predicted peak is the plan's, made before training, of the tensors of the heaviest micro-batch. RAM holds the "
+    "program and its libraries as well."
+)
 Runs = list[tuple[Path, Record]]
 
 
@@ -114,6 +119,8 @@ def _runs_table(runs: list[Record]) -> str:
     shown = [main or "score", *(name for name in TABLE_METRICS if name in names and name != main)]
     ordered = sorted(runs, key=lambda record: _rank(record, split, main))
     lines = [_line(record, split, shown) for record in ordered]
+    if {line[PREDICTED] for line in lines} == {md.DASH}:
+        lines = [{name: cell for name, cell in line.items() if name != PREDICTED} for line in lines]
     if len({line["prompt"] for line in lines} - {md.DASH}) < 2:
         lines = [{name: cell for name, cell in line.items() if name != "prompt"} for line in lines]
     if len({line["machine"] for line in lines} - {md.DASH}) < 2:
@@ -174,14 +181,18 @@ def _line(record: Record, split: str | None, metrics: list[str]) -> dict[str, st
     sizes = {"batch": scored.get("batch"), "batch tokens": scored.get("batch_tokens")}
     batch = "".join(f" ({name} {md.count(size)})" for name, size in sizes.items() if size is not None)
     overrides = "; ".join(f"{key}={value}" for key, value, _ in readings.overridden(record))
+    shown = [readings.shown_score(found.get(metrics[0])) for found in (before, after)]
+    if record.status == "oom":
+        shown = [readings.does_not_fit(record)] * 2
     return {
         "study / model / method": readings.title(record),
         "seed": md.escape(record.seed),
-        f"{md.escape(metrics[0])} before": readings.shown_score(before.get(metrics[0])),
-        f"{md.escape(metrics[0])} after": readings.shown_score(after.get(metrics[0])),
+        f"{md.escape(metrics[0])} before": shown[0],
+        f"{md.escape(metrics[0])} after": shown[1],
         **{md.escape(name): md.fixed(after[name].value if name in after else None) for name in metrics[1:]},
         "trainable share": readings.trainable_share(record),
         "real tokens/s": md.significant(trained.get("real_tokens_per_s")),
+        PREDICTED: md.gib(readings.predicted_gib(record)),
         "GPU peak in training, GiB": md.gib(trained_in.get("allocated_gib")),
         "RAM peak in training, GiB": md.gib(trained_in.get("rss_gib")),
         "training, s": md.seconds(sum(seconds) if seconds else None),
@@ -206,5 +217,6 @@ def _notes(records: Runs, unreadable: int) -> str:
         *(f"Interval {md.escape(kind)}: {', '.join(map(md.escape, sorted(names, key=readings.metric_order)))}."
           for kind, names in sorted(intervals.items())),
         *TABLE_NOTES,
+        *([PREDICTED_NOTE] if any(readings.predicted_gib(record) is not None for _, record in records) else []),
     ]  # fmt: skip
     return md.bullets(lines)

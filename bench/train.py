@@ -7,7 +7,7 @@ import torch
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
 
-from bench import checkpoints, resuming, sharding
+from bench import checkpoints, diet, resuming, sharding
 from bench.errors import SetupError, StoppedError
 from bench.fitting import Fit
 from bench.heads import unwrapped
@@ -72,8 +72,7 @@ def fit(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
         fit.twin = sharding.Twin(fit.model)
     if sharding.asked() == "deepspeed":
         fit.first_gradients = sharding.FirstGradients(fit.model)
-    if recipe.training.gradient_checkpointing:
-        checkpoint_activations(fit.model)
+    _recompute(fit, recipe)
     model = _train(fit, recipe, on_cpu)
     fit.ballot.close()
     if fit.stopped_by == "interrupted":
@@ -102,10 +101,25 @@ def _train(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
     return engine_trainer.run(fit, sharding.settle(TrainingArguments(**values)))
 
 
-def checkpoint_activations(model: Any) -> None:
+def _recompute(fit: Fit, recipe: Recipe) -> None:
+    """Checkpoints activations where a recipe asks, and what goes with it; what is in force is written down."""
+    training = recipe.training
+    if not training.gradient_checkpointing:
+        return
+    checkpoint_activations(fit.model, offload=training.activation_offload)
+    if training.activation_offload:
+        fit.in_force["activation_offload"] = fit.scoring.device.type == "cuda"
+        if not fit.in_force["activation_offload"]:
+            fit.notes.append("training.activation_offload: activations are on the host already; nothing was moved")
+    # DeepSpeed and FSDP enter autocast in their own ways, and gather weights that are used for one layer only.
+    fit.drops_copies = recipe.speed.drop_copies and fit.scoring.precision != "no" and sharding.asked() is None
+    fit.in_force["drop_copies"] = fit.drops_copies
+
+
+def checkpoint_activations(model: Any, *, offload: bool = False) -> None:
     """Recomputes activations in the backward pass, also of a model that leaves out pads.
 
-    Raises SetupError for a model that does not support it.
+    offload: what is kept for it waits on the host. Raises SetupError for a model that does not support it.
     """
     # With a frozen embedding the first checkpointed block would see no input that needs a gradient, and pass none on.
     if not model.supports_gradient_checkpointing:
@@ -113,6 +127,8 @@ def checkpoint_activations(model: Any) -> None:
     settings = {"use_reentrant": False, "context_fn": recomputing}
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
     model.enable_input_require_grads()
+    if offload:
+        diet.move_to_host(model)
 
 
 def fit_probe(model: Any, features: list[dict[str, Any]], scoring: Scoring, options: dict[str, Any]) -> int:

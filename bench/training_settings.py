@@ -15,11 +15,16 @@ class EarlyStopping(Strict):
 
 
 class Training(Strict):
-    """What is learned, not how it is spread over devices: that is the accelerate config's part."""
+    """What is learned, not how it is spread over devices: that is the accelerate config's part.
+
+    per_device_batch: examples of a micro-batch; null is a process's whole share of the global batch, "auto" the largest
+    part of it that is found to fit. The global batch, and so what is learned, is the same with any of them.
+    activation_offload: what gradient checkpointing keeps waits on the host for the backward pass.
+    """
 
     engine: Literal["trainer", "loop"] = "trainer"
     global_batch: PositiveInt = 32
-    per_device_batch: PositiveInt | None = None
+    per_device_batch: PositiveInt | Literal["auto"] | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
     steps: PositiveInt | None = None
     minutes: Annotated[float, Field(gt=0)] | None = None
@@ -39,6 +44,7 @@ class Training(Strict):
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     gradient_checkpointing: bool = False
+    activation_offload: bool = False
     log_every: PositiveInt = 10
     evaluate_every: PositiveInt | Literal["epoch"] | None = None
     best: Name | None = None
@@ -52,6 +58,8 @@ class Training(Strict):
             raise Misfit("early_stopping", "`early_stopping` needs `best`, the metric that it watches")
         if self.best is not None and self.evaluate_every is None:
             raise Misfit("best", "`best` needs `evaluate_every`, in steps or `epoch`")
+        if self.activation_offload and not self.gradient_checkpointing:
+            raise Misfit("activation_offload", "needs `gradient_checkpointing: true`: what that keeps is moved")
         return self
 
 
@@ -100,6 +108,9 @@ class Speed(Strict):
     padding_free: no pad is ever computed. answer_logits: logits only of the tokens that an answer's loss reads.
     token_cache: a classifier's tokens of a split are kept between runs, by content. precision: "launcher" is what
     accelerate was launched with; "measured" tries bf16 autocast at start, and takes it where steps are faster.
+    keep_memory: on a CPU, freed memory stays with the process. expandable_segments: on a GPU, torch's allocator grows
+    what it has instead of asking for pieces that then don't fit. drop_copies: where activations are recomputed,
+    autocast keeps no 16-bit copy of each trained weight until the forward pass is over.
     """
 
     padding_free: bool = True
@@ -107,3 +118,5 @@ class Speed(Strict):
     token_cache: bool = True
     precision: Literal["launcher", "measured"] = "launcher"
     keep_memory: bool = True
+    expandable_segments: bool = True
+    drop_copies: bool = True

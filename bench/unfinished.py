@@ -4,6 +4,7 @@ Loads no torch by itself: rank zero looks before anything else is done.
 """
 
 import datetime
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,22 @@ def look(folder: Path, recipe_hash: str, seed: int, *, overwrite: bool, resume: 
     if left is not None and (left.recipe.hash, left.seed) != (recipe_hash, seed):
         left = None
     return Past(found, left if found is not None or resume else None, notes)
+
+
+def clear(folder: Path, past: Past) -> None:
+    """Makes room for a run; what it goes on from is left there. Raises SetupError for what is no run's folder."""
+    if folder.exists() and not record.is_ours(folder) and any(folder.iterdir()):
+        raise SetupError(f"{folder} is not empty and holds no record; give another --out")
+    files = ["report.md", "train_log.jsonl", "traceback.txt"]
+    for name in files if past.record is not None else [record.FILE, *files]:
+        (folder / name).unlink(missing_ok=True)
+    folders = ["figures", "model"]
+    folders += ["tensorboard", checkpoints.FOLDER] if past.found is None else []
+    folders += ["predictions"] if past.record is None else []
+    for name in folders:
+        shutil.rmtree(folder / name, ignore_errors=True)
+        if (folder / name).is_file():
+            (folder / name).unlink()
 
 
 def take_over_before(run: Run) -> bool:

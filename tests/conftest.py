@@ -1,8 +1,14 @@
-"""Shared fixtures: recipes, cards and data of one's own in a temporary folder."""
+"""Shared fixtures: recipes, cards and data of one's own in a temporary folder; what keeps many tiny runs short."""
 
+import gc
 import os
+import pickle
+import sys
 
 import pytest
+
+# So many more modules than at the last look mean that libraries were imported.
+MANY_MODULES = 300
 
 # Read when a library is first imported: no test may reach for the network.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_EVALUATE_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
@@ -27,6 +33,48 @@ def write(tmp_path):
         return path
 
     return write_file
+
+
+@pytest.fixture(scope="module")
+def bare_runs():
+    """Runs in this process draw no figures and make the same data set once: both have tests of their own.
+
+    They take more than half of the time of a run of four steps.
+    """
+    from bench import corpora, figures
+
+    generate, known = corpora.generate, {}
+
+    def made_once(name, seed=0, sizes=None):
+        key = name, seed, tuple(sorted((sizes or {}).items()))
+        if key not in known:
+            known[key] = pickle.dumps(generate(name, seed, sizes))
+        return pickle.loads(known[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "draw_all", lambda *_: {})
+        patch.setattr(corpora, "generate", made_once)
+        yield
+
+
+class LibraryObjects:
+    """Takes what libraries have made from the garbage collector's sight, at each import of several.
+
+    The Trainer collects by hand, and would look through half a million objects for every run: a third of a second.
+    """
+
+    def __init__(self):
+        self.modules = len(sys.modules)
+
+    def pytest_runtest_setup(self):
+        if len(sys.modules) > self.modules + MANY_MODULES:
+            self.modules = len(sys.modules)
+            gc.collect()
+            gc.freeze()
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(LibraryObjects())
 
 
 def pytest_collection_modifyitems(items):

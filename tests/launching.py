@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -55,11 +56,30 @@ def launch(
     )
 
 
-def launch_all(jobs: dict[str, list[Any]], timeout_s: float = 1200) -> dict[str, Any]:
-    """Several launches, two at a time. The limit is for what hangs, not for what is slow."""
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        futures = {name: pool.submit(launch, *arguments, timeout_s=timeout_s) for name, arguments in jobs.items()}
-        return {name: future.result() for name, future in futures.items()}
+def launch_all(jobs: dict[str, list[Any]], folder: Path, alone: Collection[str] = ()) -> Any:
+    """Runs jobs by name to the end, each in a process of its own; returns a CompletedProcess of each.
+
+    alone: names of those that are launched by themselves, from nothing, as a user does. All others are forked from the
+    process of one launch that has imported the libraries. folder: an empty one, for what those print. The limit of five
+    minutes for each is for what hangs, not for what is slow.
+    """
+    together = {name: list(map(str, words)) for name, words in jobs.items() if name not in alone}
+    file = folder / "jobs.json"
+    file.write_text(json.dumps(together), encoding="utf-8")
+    limit_s = 300 * len(jobs)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        rest = pool.submit(launch, file, script=ROOT / "tests" / "run_many.py", timeout_s=limit_s)
+        done = {name: launch(*jobs[name], timeout_s=limit_s) for name in alone}
+        launched = rest.result()
+        assert launched.returncode == 0, launched.stderr[-3000:]
+    return {name: done[name] if name in done else _printed(folder, name, jobs[name]) for name in jobs}
+
+
+def _printed(folder: Path, name: str, arguments: list[Any]) -> Any:
+    code, out, error = (
+        f.read_text(encoding="utf-8") for f in (folder / f"{name}.{end}" for end in ("code", "out", "err"))
+    )
+    return subprocess.CompletedProcess(arguments, int(code), out, error)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

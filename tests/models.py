@@ -90,7 +90,7 @@ def build(
         "multi_label": False,
         "tokenizer": changes.pop("tokenizer", None) or tokenizer(known),
         "weights": weights or known.weights,
-        "scratch_folder": folder / "base",
+        "base_folder": folder / "base",
         "device": CPU,
         **changes,
     }

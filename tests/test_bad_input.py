@@ -157,7 +157,13 @@ def test_out_of_memory_is_a_result(tmp_path, capsys):
     assert left.status == "oom"
     assert left.failed_in == "load"
     assert "out of memory during load" in left.reason
-    assert "method lora or qlora" in left.reason
+    assert left.reason.endswith("makes it fit: take a smaller model, shorter texts or more memory")
+    assert left.oom.predicted_gib > left.oom.capacity_bytes / 2**30 > 0
+    assert left.oom.asked_bytes > left.oom.capacity_bytes
+    assert (left.oom.largest_rows, left.oom.advice) == (0, [])
+    page = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "## Out of memory" in page
+    assert "| phase | load |" in page
     assert left.memory["load"]["rss_gib"] > 0
     assert len(one_sentence(capsys.readouterr().err)) == 1
 

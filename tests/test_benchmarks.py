@@ -1,11 +1,14 @@
 """scripts/benchmarks: each runs in small, says what it compared, and what both sides computed is the same."""
 
+import importlib
 import json
 import subprocess
 import sys
 
 import pytest
 
+from bench import sharding
+from bench.hardware import GIB
 from tests.launching import ROOT, environment
 
 FOLDER = ROOT / "scripts" / "benchmarks"
@@ -140,5 +143,51 @@ def test_spread_memory():
     one, other = found["cases"]
     assert other["zero_stage"] == 3
     assert other["losses"] == pytest.approx(one["losses"], rel=1e-4)
-    assert all(case["measured_gib"] > case["states_gib"] for case in found["cases"])
+    for case in found["cases"]:
+        assert case["peak_gib"] > case["held_gib"] > case["held_by_sources_gib"] > 0.05
+        assert case["peak_by_sources_gib"] >= case["held_by_sources_gib"]
     assert "parameters; memory of each process" in shown[0]
+
+
+@pytest.mark.slow
+def test_memory_diet():
+    _, found = run("memory_diet")
+    by_name = {case["case"]: case for case in found["cases"]}
+    full = by_name["the whole diet"]
+    for name, case in by_name.items():
+        if name.startswith("loading"):
+            # A model this small has little else than its embedding, which is not quantised.
+            assert case["planned"] <= case["measured"] < case["planned"] + 300_000
+        elif name != "without answer logits":  # which come in the padded shape
+            assert case["measured"] == pytest.approx(case["planned"], rel=0.15), name
+    for part in ("adapters in bfloat16", "gradient checkpointing", "answer logits", "padding-free"):
+        assert by_name[f"without {part}"]["measured"] > full["measured"], part
+    kept, dropped = (by_name[f"all weights, copies {name}"] for name in ("kept", "dropped"))
+    assert kept["measured"] - dropped["measured"] == pytest.approx(kept["planned"] - dropped["planned"], rel=0.2)
+    assert kept["losses"] == dropped["losses"]
+
+
+def measured(spread_memory, way, processes):
+    parameters = 128_000_000
+    found = {"way": way, "processes": processes, "losses": [0.7, 0.6]}
+    for kind, size in (
+        ("held", spread_memory.held_bytes(way, processes, parameters, 2**24)),
+        ("peak", spread_memory.peak_bytes(way, processes, parameters, sharding.BUFFERS)),
+    ):
+        found |= {f"{kind}_gib": 1.05 * size / GIB, f"{kind}_by_sources_gib": size / GIB}
+    return found
+
+
+def test_memory_that_is_not_as_it_must_be_is_told(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spread_memory = importlib.import_module("spread_memory")
+    rows = [measured(spread_memory, way, count) for way in spread_memory.CONFIGS for count in (1, 2)]
+    assert spread_memory.problems(rows) == []
+    second, third = ([row for row in rows if row["way"] == way][1] for way in ("zero2", "zero3"))
+    third["losses"] = [0.7, 0.61]
+    # A stage that saves nothing.
+    second["held_gib"] = next(row["held_gib"] for row in rows if (row["way"], row["processes"]) == ("zero1", 2))
+    told = "\n".join(spread_memory.problems(rows))
+    assert "zero3 on 2: losses [0.7, 0.61], expected [0.7, 0.6]" in told
+    assert "zero2 on 2: held 1.75 GiB, by the sources 1.43" in told
+    assert "from ('zero1', 2) to ('zero2', 2), what is held falls by 0.00 GiB, expected 0.24" in told

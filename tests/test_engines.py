@@ -1,9 +1,11 @@
 """The two engines, any accumulation and any number of processes: the same losses, for every head and loss type."""
 
+import gc
 import json
 
 import pytest
 
+from bench import launch as launch_module
 from bench import run, train
 from tests.launching import ROOT, launch, losses, read_lines
 
@@ -46,6 +48,8 @@ NO_DROPOUT = {
     "t5": ["dropout_rate", "classifier_dropout"],
 }
 
+pytestmark = pytest.mark.usefixtures("bare_runs")
+
 
 def arguments(case, folder, *extra, dropout=False):
     family = case.split("-")[0]
@@ -63,7 +67,7 @@ def run_here(case, folder, *extra, dropout=False):
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
+def plain(bare_runs, tmp_path_factory):
     """One process, one batch of eight, the Trainer: what all else is held against."""
     folder = tmp_path_factory.mktemp("plain")
     return {case: run_here(case, folder / case) for case in ALL_CASES}, folder
@@ -81,7 +85,8 @@ def two_processes(tmp_path_factory):
         for engine, size in (("trainer", 4), ("trainer", 2), ("loop", 4))
     ]
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    done = launch(folder / "jobs.json", config="ddp_cpu2", script=ROOT / "tests" / "run_many.py", timeout_s=600)
+    many = ROOT / "tests" / "run_many.py"
+    done = launch(folder / "jobs.json", "--undrawn", config="ddp_cpu2", script=many, timeout_s=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -226,3 +231,14 @@ def test_a_tracker_gets_the_losses(tmp_path, monkeypatch):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(values)
+
+
+def test_libraries_are_out_of_the_collector_s_sight_and_what_comes_later_is_not(bare_runs):
+    launch_module.set_libraries_apart.cache_clear()
+    launch_module.set_libraries_apart()
+    kept = gc.get_freeze_count()
+    assert kept > 100_000
+    later = [[] for _ in range(1000)]
+    launch_module.set_libraries_apart()  # a second run of the process
+    assert gc.get_freeze_count() <= kept
+    assert all(gc.is_tracked(item) for item in later)

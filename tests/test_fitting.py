@@ -62,6 +62,13 @@ def test_the_global_batch_is_spread_and_never_changed(world, per_device, expecte
     assert budget.steps == math.ceil(3 * 100 / 8)
 
 
+@pytest.mark.parametrize(("most", "found", "expected"), [(None, None, 16), (8, None, 16), (None, 2, 2), (8, 16, 16)])
+def test_auto_is_what_was_found_and_until_then_the_whole_share(most, found, expected):
+    training = Training(global_batch=32, per_device_batch="auto")
+    budget = Budget.plan(training, 100, 2, most, found)
+    assert (budget.per_device_batch, budget.per_device_batch * budget.accumulation * 2) == (expected, 32)
+
+
 @pytest.mark.parametrize(
     ("training", "steps"),
     [

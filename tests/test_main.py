@@ -9,6 +9,7 @@ import pytest
 
 from bench import dropin
 from bench.recipe import SHIPPED, find_cards, find_recipes
+from bench.study import find_studies
 
 ROOT = SHIPPED.parent
 GOOD = "dataset: reviews\nmodel: tiny_bert\nmethod: full\n"
@@ -22,9 +23,14 @@ def bench(*arguments, cwd=ROOT, **options):
 
 def test_check_without_arguments_checks_everything_shipped():
     done = bench("check")
-    num_cards = len(find_cards("dataset")) + len(find_cards("model"))
+    beside = set((SHIPPED / "studies").glob("*/*.yaml"))
+    own_cards = {path for path in beside if path.parent.name == "datasets"}
+    num_cards = len(find_cards("dataset")) + len(find_cards("model")) + len(own_cards)
+    studies = find_studies()
+    num_recipes = len(find_recipes()) + len(beside - own_cards - set(studies))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{len(find_recipes())} recipes and {num_cards} cards checked, 0 problems\n"
+    counted = f"{num_recipes} recipes, {len(studies)} studies and {num_cards} cards checked, 0 problems\n"
+    assert done.stdout == counted
 
 
 def test_check_names_each_problem_and_exits_with_2(write):

@@ -26,9 +26,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("minilm")
-    done = launch_all(
-        {name: [path, "--out", folder / name, *SHORT, *FASTER.get(name, [])] for name, path in RECIPES.items()}
-    )
+    jobs = {name: [path, "--out", folder / name, *SHORT, *FASTER.get(name, [])] for name, path in RECIPES.items()}
+    done = launch_all(jobs, tmp_path_factory.mktemp("printed"))
     assert {name: item.returncode for name, item in done.items()} == dict.fromkeys(RECIPES, 0), done
     return {name: record.read(folder / name) for name in RECIPES}
 

@@ -9,8 +9,9 @@ from datetime import timedelta
 
 import pytest
 
-from bench import failures, launcher, record
+from bench import failures, launcher, record, shortage
 from bench.failures import Failure
+from bench.hardware import GIB
 from bench.peers import LOST_AFTER_S, Watch
 from tests import hosts
 from tests.launching import ROOT
@@ -220,7 +221,16 @@ def test_a_process_that_runs_out_of_memory(tmp_path):
     assert code != 0
     assert left.status == "oom"
     assert left.reason.startswith(f"out of memory on rank 1 (host {socket.gethostname()}) during {left.failed_in}")
-    assert "lower training.per_device_batch" in left.reason
+    oom = left.oom
+    assert (oom.rank, oom.phase, oom.memory) == (1, left.failed_in, "host")
+    assert (oom.step, oom.rows) in [(None, None), (1, 16)]
+    assert oom.limit == "address space (ulimit -v)"
+    assert oom.asked_bytes > 0
+    assert 0 < oom.before_bytes < oom.capacity_bytes - 2**28
+    assert shortage.room(oom) < oom.predicted_gib * GIB
+    assert oom.advice
+    assert left.reason == shortage.sentence(oom)
+    assert left.memory_predicted["train"]["total_gib"] == oom.predicted_gib
     assert shown == [f"oom: {left.reason}"]
     assert "Traceback" in (tmp_path / "out" / "traceback.txt").read_text(encoding="utf-8")
 

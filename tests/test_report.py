@@ -15,12 +15,14 @@ from markdown_it import MarkdownIt
 from bench import record, report, tables
 from bench.errors import DataError
 from bench.record import (
+    Advice,
     Check,
     Comparability,
     Data,
     Environment,
     Launch,
     Model,
+    OutOfMemory,
     PhaseTime,
     Prompts,
     RecipePart,
@@ -466,7 +468,80 @@ def test_the_best_run_is_first_ties_go_by_name_then_seed_and_failures_are_last()
         ["s / x / full", "13"],
     ]
     assert rows[-1][-1] == "**oom**: no memory"
-    assert rows[-1][2:4] == ["–", "–"], "the scores of a failed run would be read as a result"
+    assert rows[-1][2:4] == ["does not fit"] * 2, "the scores of a failed run would be read as a result"
+
+
+def oom(**changes):
+    """What a run knows that ran out of a GPU's memory in its third step."""
+    fields = {
+        "phase": "train", "step": 3, "rows": 4, "length": 512, "memory": "gpu", "device": "NVIDIA | X",
+        "asked_bytes": 20 * 2**20, "capacity_bytes": 12 * 2**30, "allocated_bytes": 11 * 2**30, "predicted_gib": 14.126,
+        "largest_rows": 2, "advice": [Advice(change="training.per_device_batch=2", costs="less speed")],
+    }  # fmt: skip
+    return OutOfMemory(**{**fields, **changes})
+
+
+def test_a_run_that_did_not_fit_is_a_row_that_says_so():
+    failed = full("s--x--full", status="oom", reason="no memory", oom=oom())
+    host = full("s--y--full", status="oom", reason="no memory", oom=oom(device=None, limit="physical memory"))
+    others = [full("s--z--full", status=status, reason="why") for status in ("crashed", "diverged", "interrupted")]
+    rows = {row[0]: row for row in runs_of(tables.table_report(paired(full(), failed, host, *others)))}
+    assert rows["s / x / full"][2:4] == ["does not fit 12 GiB (NVIDIA &#124; X)"] * 2
+    assert rows["s / y / full"][2:4] == ["does not fit 12 GiB (physical memory)"] * 2
+    assert rows["s / z / full"][2:4] == ["–", "–"]
+    assert len(runs_of(tables.table_report(paired(failed, *others)))) == 4
+
+
+def test_the_page_of_a_run_that_did_not_fit_shows_numbers_and_advice(tmp_path):
+    page = report.run_report(full(status="oom", reason="no memory", failed_in="train", oom=oom()), tmp_path)
+    found = {name: line[""] for name, line in cells(page, "out of memory").items()}
+    assert found == {
+        "phase": "train", "step": "3", "process": "0", "micro-batch": "4 × 512 tokens", "asked for": "20 MiB",
+        "capacity": "12 GiB", "in use": "11 GiB", "device": "NVIDIA &#124; X", "predicted for training": "14.13 GiB",
+        "rows of the largest micro-batch that fits": "2",
+    }  # fmt: skip
+    typed = "<code>training.per_device_batch=2</code>"
+    assert cells(page, "to make it fit") == {typed: {"to make it fit": typed, "costs": "less speed"}}
+
+
+MEASURED = {
+    "train": {"total_gib": 5.5, "parts": {"weights": 4.5, "CUDA": 0.5, "activations": 0.5}, "rows": 4, "length": 512},
+    "compared": {"gib": 5.0, "rows": 4, "length": 512},
+    "measured": {"gib": 4.0, "reserved_gib": 4.5, "of": "peak of X"},
+    "error": 0.25,
+}
+
+
+def test_predicted_stands_beside_measured(tmp_path):
+    page = report.run_report(full(memory_predicted=MEASURED), tmp_path)
+    assert "memory: predicted 5 GiB, measured 4 GiB (error 25.0 %). Measured is the peak of X.\n" in page
+    assert next(table for table in tables_of(page) if table[0] == ["part", "size"])[1:] == [
+        ["weights", "4.5 GiB"],
+        ["CUDA", "512 MiB"],
+        ["activations", "512 MiB"],
+    ]
+    table, *_ = tables_of(tables.table_report(paired(full(memory_predicted=MEASURED), full(seed=14))))
+    place = table[0].index(tables.PREDICTED)
+    assert table[0][place + 1] == "GPU peak in training, GiB"
+    assert [row[place] for row in table[1:]] == ["5.00", "–"]
+    assert tables.PREDICTED_NOTE not in tables.table_report(paired(full()))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None, {}, {"train": None}, {"train": NASTY, "error": NASTY, "measured": NASTY, "compared": NASTY},
+        {"train": {"total_gib": NASTY, "parts": NASTY}}, {"train": {"parts": {NASTY: NASTY}}, "no_error": NASTY},
+        {"train": {"parts": [1], "rows": {}}, "measured": {"gib": float("nan"), "grown_gib": True, "of": 3}},
+        {"train": {"total_gib": 0.5, "parts": {"weights": 0.5}}, "error": 0.1}, {"train": None, "reason": NASTY},
+    ],
+)  # fmt: skip
+def test_predictions_of_older_records_and_edited_ones_break_no_page(tmp_path, found):
+    page = report.run_report(full(memory_predicted=found), tmp_path)
+    tables_of(page)
+    assert "<script" not in page
+    assert "nan" not in page
+    assert len(runs_of(tables.table_report(paired(full(memory_predicted=found))))) == 1
 
 
 def test_seeds_of_one_recipe_are_summed_up():

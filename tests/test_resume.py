@@ -32,6 +32,8 @@ CASES = {
     "text-loop": ["model=tiny_t5", "objective=text", "training.engine=loop"],
 }
 
+pytestmark = pytest.mark.usefixtures("bare_runs")
+
 
 def arguments(folder, *extra):
     flags = [text for text in extra if "=" not in text]
@@ -79,7 +81,7 @@ def stop_after(monkeypatch, step, number=signal.SIGTERM):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(bare_runs, tmp_path_factory):
     """Uninterrupted runs of the cases, made when they are asked for."""
     found = {}
 

@@ -35,7 +35,7 @@ METHODS = {
 # Windows of one passage, and questions that are read in several of them.
 NARROW = ["max_length=48", "spans.doc_stride=16"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_runs")]
 
 
 def arguments(family, folder, *extra):
@@ -79,7 +79,7 @@ def assert_same_answers(folder, other, within=1e-4):
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory):
+def plain(bare_runs, tmp_path_factory):
     """One process, one batch of sixteen windows, the Trainer: what all else is held against."""
     folder = tmp_path_factory.mktemp("plain")
     for family in FAMILIES:
@@ -98,7 +98,8 @@ def two_processes(tmp_path_factory):
         for engine, size in (("trainer", 8), ("loop", 2))
     ]  # fmt: skip
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    done = launch(folder / "jobs.json", config="ddp_cpu2", script=ROOT / "tests" / "run_many.py", timeout_s=600)
+    many = ROOT / "tests" / "run_many.py"
+    done = launch(folder / "jobs.json", "--undrawn", config="ddp_cpu2", script=many, timeout_s=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

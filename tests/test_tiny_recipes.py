@@ -1,4 +1,4 @@
-"""Every recipe of recipes/tiny as a user launches it: it learns, leaves a whole record, and its model can be used."""
+"""Every recipe of recipes/tiny, run as it is: it learns, leaves a whole record, and its model can be used."""
 
 import hashlib
 import json
@@ -8,12 +8,18 @@ import sys
 import pytest
 
 from bench import corpora, record, report
+from bench.__main__ import main
 from tests.launching import ROOT, environment, launch_all, read_lines
 
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes" / "tiny").glob("*.yaml"))}
 # Nothing is trained in these, so nothing is saved and there is no stage before.
 ASKED = {"llama-zero_shot", "gpt2-few_shot", "bert-entailment"}
 LEARNED = sorted(set(RECIPES) - ASKED)
+# Launched by a command of their own, one of each kind: trained by gradients on labels and on 4-bit weights' answers, by
+# a probe, and asked. The others run in processes of their own too, without the launcher before each.
+LAUNCHED = ("bert-full", "llama-text_qlora", "albert-probe", "gpt2-few_shot")
+# Asked by `python -m bench predict`: an encoder's head, an adapter's answers, a probe.
+COMMANDED = ("bert-full", "llama-text_qlora", "albert-probe")
 # Plain transformers have no such head; the run's own loader puts it on.
 MLP_HEADS = {"gpt2-scratch"}
 
@@ -23,7 +29,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    done = launch_all({name: [path, "--out", folder / name] for name, path in RECIPES.items()})
+    jobs = {name: [path, "--out", folder / name] for name, path in RECIPES.items()}
+    done = launch_all(jobs, tmp_path_factory.mktemp("printed"), alone=LAUNCHED)
     return {name: (done[name], folder / name) for name in RECIPES}
 
 
@@ -182,16 +189,22 @@ def test_saved_model_predicts_the_same_with_plain_libraries(runs, reloaded, name
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_predict_command_gives_the_run_s_probabilities(runs, tmp_path, name):
+def test_predict_command_gives_the_run_s_probabilities(runs, tmp_path, capsys, name):
     folder = runs[name][1]
     texts = some_texts(folder)[:5]
     file = tmp_path / "texts.jsonl"
     file.write_text("\n".join(json.dumps({"text": row["text"]}) for row in texts), encoding="utf-8")
-    script = [sys.executable, "-m", "bench", "predict", str(folder), "--file", str(file), "--json"]
-    done = subprocess.run(script, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    asked = ["predict", str(folder), "--file", str(file), "--json"]
+    if name in COMMANDED:
+        command = [sys.executable, "-m", "bench", *asked]
+        done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        shown = done.stdout
+    else:
+        assert main(asked) == 0
+        shown = capsys.readouterr().out
     rows = {row["id"]: row for row in read_lines(folder / "predictions" / "after-test.jsonl")}
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    answers = [json.loads(line) for line in shown.splitlines()]
     for text, answer in zip(texts, answers, strict=True):
         assert answer["label"] == rows[text["id"]]["prediction"]
         assert answer["scores"] == pytest.approx(rows[text["id"]]["scores"], abs=1e-4)

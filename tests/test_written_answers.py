@@ -12,6 +12,8 @@ from tests.launching import ROOT, read_lines
 FOLDER = ROOT / "recipes" / "passages"
 PROMPT = Prompt(template="Passage: {text}\nQuestion: {text_pair}\nAnswer:", none="unanswerable")
 
+pytestmark = pytest.mark.usefixtures("bare_runs")
+
 
 def run_recipe(name, folder, *extra, code=0):
     assert run.main([str(FOLDER / f"{name}.yaml"), *extra, "--out", str(folder), "--overwrite"]) == code

@@ -9,7 +9,7 @@ OBJECTIVES = ("head", "text")
 
 
 class Options(AdapterOptions):
-    """quant_type, double_quant, compute_dtype, storage: bitsandbytes' settings. peft, config: as in method `lora`."""
+    """quant_type, double_quant, compute_dtype, storage: bitsandbytes' settings. The others: as in method `lora`."""
 
     quant_type: Literal["nf4", "fp4"] = "nf4"
     double_quant: bool = True
@@ -22,6 +22,7 @@ def load_plan(options: Options) -> LoadPlan:
     return LoadPlan(
         frozen_body=True,
         adapter=True,
+        adapter_dtype=options.dtype,
         quantization={
             "load_in_4bit": True,
             "bnb_4bit_quant_type": options.quant_type,
@@ -35,4 +36,4 @@ def load_plan(options: Options) -> LoadPlan:
 def adapt(model: Any, options: Options) -> Any:
     """Freezes the 4-bit body, puts its norms into float32, and adds adapters."""
     prepare_quantized(model)
-    return wrap(model, options.peft, options.config)
+    return wrap(model, options.peft, options.config, options.dtype)

@@ -1,0 +1,180 @@
+"""The commands over many runs: sweep, report, compare and gate, with their options."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import console, record
+from bench.errors import BenchError
+
+Add = Callable[[Any, str, Any, str], argparse.ArgumentParser]
+
+
+def add(commands: Any, add_one: Add) -> None:
+    """Adds them to the command line. add_one: as `bench.__main__` adds its own."""
+    _add_sweep(commands, add_one)
+    _add_report(commands, add_one)
+    _add_compare(commands, add_one)
+    _add_gate(commands, add_one)
+
+
+def _add_sweep(commands: Any, add_one: Add) -> None:
+    sweep = add_one(commands, "sweep", sweep_command, "run studies, or recipes over seeds and settings")
+    sweep.add_argument("paths", nargs="+", type=Path, metavar="STUDY|RECIPE|FOLDER")
+    sweep.add_argument("--seeds", type=_seeds, metavar="N|A,B,...", help="how many, from the recipe's on, or which")
+    sweep.add_argument("--set", action="append", default=[], metavar="key=v1,v2", help="overrides: all combinations")
+    sweep.add_argument("--mini", action="store_true", help="a study's small variant, for two CPU cores")
+    sweep.add_argument("--out", type=Path, default=Path("runs"), help="where the runs' folders go (default: runs)")
+    sweep.add_argument("--config", help="an accelerate config, by name or path (default: gpu1, or cpu without a GPU)")
+    sweep.add_argument("--jobs", type=_at_least_one, metavar="N", help="runs at once (default: as many as GPUs allow)")
+    sweep.add_argument("--gpus-per-run", type=_at_least_one, metavar="N", help="default: what the config asks for")
+    sweep.add_argument("--slurm", action="store_true", help="submit the runs as a job array")
+    sweep.add_argument("--retry", action="store_true", help="run again what failed in a way that would come again")
+    sweep.add_argument("--dry-run", action="store_true", help="only print the commands of the runs")
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    return int(text)
+
+
+def _seeds(text: str) -> int | tuple[int, ...]:
+    numbers = [part.strip() for part in text.split(",") if part.strip()]
+    if not numbers or not all(part.isdecimal() and int(part) < 2**31 for part in numbers):
+        raise argparse.ArgumentTypeError(f"{text} is neither a number of seeds nor a list of them")
+    if "," not in text:
+        return _at_least_one(text)
+    if len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{text}: a seed stands twice")
+    return tuple(map(int, numbers))
+
+
+def _add_report(commands: Any, add_one: Add) -> None:
+    report = add_one(commands, "report", report_command, "make a report of many records, or one short table")
+    report.add_argument("runs", nargs="+", type=Path, help="run folders, or folders that hold them")
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER|FILE.md", help="for the report with figures, or a short table"
+    )
+    report.add_argument("--html", type=Path, metavar="FILE", help="the report as one page, with figures inside")
+    report.add_argument("--hub-texts", action="store_true", help="may ask the Hub for texts on which systems differ")
+
+
+def _add_compare(commands: Any, add_one: Add) -> None:
+    compare = add_one(commands, "compare", compare_command, "test which system is better, on the same examples")
+    compare.add_argument("runs", nargs="+", type=Path, help="run folders, record files, or folders that hold many")
+    compare.add_argument("--stage", choices=["after", "before"], default="after", help="of the training")
+    compare.add_argument("--split", help="default: test, else the first")
+    compare.add_argument("--metric", metavar="NAME", help="default: the one that ranks runs in reports")
+    compare.add_argument("--margin", type=float, metavar="M", help="differences below it count as none")
+    compare.add_argument("--common", action="store_true", help="compare runs that scored other examples too")
+    compare.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="the page, in Markdown")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="everything, in full precision")
+
+
+def _add_gate(commands: Any, add_one: Add) -> None:
+    gate = add_one(commands, "gate", gate_command, "fail where scores, losses or speed are worse than a baseline's")
+    gate.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE|FOLDER")
+    gate.add_argument("--baseline", type=Path, required=True, help="folder of the baselines, a file for each recipe")
+    gate.add_argument("--write", action="store_true", help="make the baselines, instead of judging by them")
+    gate.add_argument("--seeds", type=_at_least_one, default=5, metavar="N", help="of a baseline that is made (5)")
+    gate.add_argument("--against", metavar="COMMIT", help="compare speed with this commit's, in turns on this machine")
+    gate.add_argument("--speed", action="append", default=[], type=Path, metavar="RECIPE", help="what is timed")
+    gate.add_argument("--rounds", type=_at_least_one, metavar="N", help="timed runs of each commit")
+    gate.add_argument("--alpha", type=_share, default=0.01, help="chance of a false alarm of the whole gate (0.01)")
+    gate.add_argument("--set", action="append", default=[], metavar="key=value", help="an override for every run")
+    gate.add_argument("--out", type=Path, help="where the runs go (default: a temporary folder)")
+    gate.add_argument("--config", help="an accelerate config, by name or path")
+    gate.add_argument("--jobs", type=_at_least_one, metavar="N", help="runs at once; timed runs are alone")
+    gate.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="the comment, as a file too")
+
+
+def _share(text: str) -> float:
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return found
+
+
+def sweep_command(options: argparse.Namespace) -> int:
+    """Runs what has no finished record; returns 1 where a run failed."""
+    from bench import jobs, study, sweep
+
+    plans = [
+        study.plan(options.paths, study.Asked(seeds=options.seeds, sets=sets, mini=options.mini))
+        for sets in study.products(options.set)
+    ]
+    if options.slurm or options.dry_run:
+        machine = sweep.Machine(config=sweep.find_config(options.config or ("gpu1" if options.slurm else "cpu")))
+    else:
+        machine = sweep.Machine.of(options.config, options.jobs, options.gpus_per_run)
+    order = jobs.Order(
+        out=options.out,
+        machine=machine,
+        retry=options.retry,
+        slurm=options.slurm,
+        dry_run=options.dry_run,
+        at_once=options.jobs,
+    )
+    return jobs.conduct(plans, order)
+
+
+def report_command(options: argparse.Namespace) -> int:
+    """Writes a report of all records found: a folder, an HTML page, or a short table."""
+    from bench import tables
+
+    if options.output is None and options.html is None:
+        raise BenchError("say where the report goes: -o FOLDER, -o FILE.md for a short table, or --html FILE")
+    short = options.output is not None and options.output.suffix == ".md" and not options.output.is_dir()
+    written = [tables.write_table_report(options.runs, options.output)] if short else []
+    folder = None if short else options.output
+    if folder is not None or options.html is not None:
+        from bench import overview
+
+        written += overview.write(options.runs, folder, options.html, from_hub=options.hub_texts)
+    for path in written:
+        console.say(f"report: {path}")
+    return 0
+
+
+def compare_command(options: argparse.Namespace) -> int:
+    """Prints scores, tiers and paired tests of the systems; writes them where asked."""
+    from bench import compare, compare_report, contenders
+
+    asked = contenders.Asked(stage=options.stage, split=options.split, metric=options.metric, common=options.common)
+    found = compare.compare(options.runs, asked, options.margin)
+    for path, text in ((options.output, compare_report.as_markdown), (options.json, compare_report.as_json)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(path, text(found))
+    console.say(compare_report.headline(found))
+    for table in compare_report.as_tables(found):
+        console.out.print(table)
+    for note in compare_report.notes(found):
+        console.say(note)
+    return 0
+
+
+def gate_command(options: argparse.Namespace) -> int:
+    """Judges the code as it is by a baseline; returns 1 where a check failed."""
+    import tempfile
+
+    from bench import gate_runs, sweep
+
+    with tempfile.TemporaryDirectory() as scratch:
+        asked = gate_runs.Asked(
+            recipes=gate_runs.recipes(options.recipes),
+            baseline=options.baseline,
+            out=options.out or Path(scratch),
+            machine=sweep.Machine.of(options.config, options.jobs, None),
+            overrides=tuple(options.set),
+            against=options.against,
+            speed=tuple(options.speed),
+            rounds=options.rounds,
+            alpha=options.alpha,
+        )
+        return gate_runs.conduct(asked, renew=options.write, seeds=options.seeds, output=options.output)

@@ -1,0 +1,379 @@
+"""A study: which runs are compared with one another, over which seeds, and how each method's settings are chosen.
+
+    title: Full fine-tuning against LoRA
+    metric: accuracy
+    seeds: 5
+    matrix: {recipe: sst2/bert_base_uncased-full, models: [bert_base_uncased, roberta_base], methods: [full, lora]}
+    tune: {full: {training.learning_rate: [2e-5, 5e-5]}, lora: {training.learning_rate: [1e-4, 3e-4]}}
+
+A study is a file of YAML that names recipes; it holds no results. Every run of it is a recipe with overrides and a
+seed, and can be launched by hand. Does not import torch.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from bench import dropin, recipe, strictyaml
+from bench.errors import RecipeError, did_you_mean
+from bench.fieldtypes import Distinct, Name, PositiveInt, Strict, Text
+from bench.recipe import Resolved
+from bench.settings import Band
+from bench.strictyaml import Layers
+
+Settings = dict[str, Any]
+# How many seeds, counted from the recipe's own, or which ones.
+Seeds = PositiveInt | Annotated[tuple[int, ...], Field(min_length=1), Distinct]
+FILE = "study.yaml"
+# How long training lasts is said by one of these; the command line's goes before the study's.
+_RIVALS = {"training.steps": "training.epochs", "training.epochs": "training.steps"}
+
+
+class Entry(Strict):
+    """One system of the comparison. recipe: below `recipes/`, without its ending, or a file beside the study's.
+
+    set: overrides. mini: overrides of the small variant, on top of the study's own. published: where others found it,
+    with these very models and data; not for the small variant.
+    """
+
+    recipe: Text
+    set: Settings = Field(default_factory=dict)
+    seeds: Seeds | None = None
+    mini: Settings = Field(default_factory=dict)
+    published: dict[Name, Band] = Field(default_factory=dict)
+
+
+class Matrix(Strict):
+    """Every model with every method, on one recipe. methods: names, or mappings with a method's options."""
+
+    recipe: Text
+    models: Annotated[tuple[Name, ...], Distinct] = ()
+    methods: tuple[Name | Settings, ...] = ()
+    set: Settings = Field(default_factory=dict)
+
+
+class Mini(Strict):
+    """What makes a study small enough for two CPU cores: other models, other data, less of everything.
+
+    models, datasets: a card of the study -> the card in its place. set: overrides of every run. settings: those of each
+    method's runs.
+    """
+
+    models: dict[str, Name] = Field(default_factory=dict)
+    datasets: dict[str, Name] = Field(default_factory=dict)
+    set: Settings = Field(default_factory=dict)
+    settings: dict[Name, Settings] = Field(default_factory=dict)
+    seeds: Seeds = 2
+
+
+class Study(Strict):
+    """A study as it is written. metric: by which systems are ranked, and by which settings are chosen.
+
+    settings: method -> overrides of its runs. tune: method -> key -> values to choose among, on validation data.
+    """
+
+    title: Text
+    metric: Text
+    seeds: Seeds = 1
+    runs: tuple[Entry, ...] = ()
+    matrix: Matrix | None = None
+    settings: dict[Name, Settings] = Field(default_factory=dict)
+    tune: dict[Name, dict[str, Annotated[tuple[Any, ...], Field(min_length=2)]]] = Field(default_factory=dict)
+    mini: Mini | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One run: what is given to bench/run.py, and what comes of it."""
+
+    path: Path
+    overrides: tuple[str, ...]
+    seed: int
+    resolved: Resolved
+
+    @property
+    def folder_name(self) -> str:
+        """As bench/run.py would call it."""
+        return f"{self.resolved.name}--seed{self.seed}--{self.resolved.hash[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """What is compared: a recipe with its overrides, over seeds. candidates: overrides among which one is chosen."""
+
+    path: Path
+    overrides: tuple[str, ...]
+    seeds: tuple[int, ...]
+    resolved: Resolved
+    candidates: tuple[tuple[str, ...], ...] = ()
+
+    def runs(self, chosen: tuple[str, ...] = ()) -> list[Planned]:
+        """A run for each seed, with the settings that were chosen."""
+        return [self._planned(merged(self.overrides, chosen), seed) for seed in self.seeds]
+
+    def trials(self) -> dict[tuple[str, ...], Planned]:
+        """A run for each candidate, on the first seed: it is scored on validation data alone, and not saved."""
+        only = f"evaluation.splits={as_yaml([self.resolved.recipe.evaluation.validation])}"
+        apart = (only, "evaluation.before=false", "save=false")
+        own = (text for text in self.overrides if not text.startswith("published="))
+        given = merged(tuple(own), apart)
+        return {one: self._planned(merged(given, one), self.seeds[0]) for one in self.candidates}
+
+    def _planned(self, overrides: tuple[str, ...], seed: int) -> Planned:
+        resolved = recipe.load(self.path, overrides, seed)
+        return Planned(path=self.path, overrides=overrides, seed=seed, resolved=resolved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line adds. seeds: instead of the study's. sets: overrides for every run."""
+
+    seeds: int | tuple[int, ...] | None = None
+    sets: tuple[str, ...] = ()
+    mini: bool = False
+
+
+@dataclass(kw_only=True)
+class Plan:
+    """All systems of a sweep. metric: None for plain recipes."""
+
+    systems: list[System] = field(default_factory=list)
+    title: str | None = None
+    metric: str | None = None
+
+
+def load(path: Path) -> Study:
+    """Reads and checks a study's file, or the one in a folder. Raises RecipeError with file, line and key."""
+    path = path / FILE if path.is_dir() else path
+    document = strictyaml.read(path)
+    layers = Layers()
+    for key, value in document.data.items():
+        layers.lay(value, (key,), document, (key,))
+    found: Study = recipe.validate(Study, document.data, layers, ())
+    if not found.runs and found.matrix is None:
+        raise RecipeError(f"{path}: a study needs `runs` or a `matrix`")
+    return found
+
+
+def find_studies(folder: Path = recipe.SHIPPED) -> list[Path]:
+    """The files of all studies that are shipped, sorted."""
+    return sorted(folder.glob(f"studies/*/{FILE}"))
+
+
+def is_study(path: Path) -> bool:
+    """Whether a path is a study's file or its folder; else it is a recipe, or a folder of recipes."""
+    if path.is_dir():
+        return (path / FILE).is_file()
+    return path.name == FILE or (path.suffix == ".yaml" and _has_title(path))
+
+
+def _has_title(path: Path) -> bool:
+    # Whatever is wrong with the file is told by whoever reads it as a recipe.
+    try:
+        return "title" in strictyaml.read(path).data
+    except RecipeError:
+        return False
+
+
+def plan(paths: list[Path], asked: Asked) -> Plan:
+    """The systems of studies and recipes. Raises RecipeError for what can't run: nothing is started before that."""
+    found = Plan()
+    for path in paths:
+        if is_study(path):
+            study = load(path)
+            found.title, found.metric = found.title or study.title, found.metric or study.metric
+            found.systems += _systems(study, path, asked)
+        elif asked.mini:
+            raise RecipeError(f"{path}: --mini is for studies, which say what is put in place of their models")
+        else:
+            found.systems += [
+                _system(one, (), asked, asked.seeds or 1) for one in (_recipes(path) if path.is_dir() else [path])
+            ]
+    if not found.systems:
+        raise RecipeError("there is nothing to run: give a study, recipes, or folders of recipes")
+    return found
+
+
+def check(path: Path, sets: tuple[str, ...] = ()) -> None:
+    """Resolves every run of a study, and of its small variant. Raises RecipeError for one that can't run."""
+    small = [True] if load(path).mini is not None else []
+    for mini in (False, *small):
+        for system in plan([path], Asked(sets=sets, mini=mini)).systems:
+            system.trials()
+
+
+def as_yaml(value: Any) -> str:
+    """A value as it is written behind `key=`; JSON is YAML too."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def merged(earlier: tuple[str, ...], later: tuple[str, ...]) -> tuple[str, ...]:
+    """Overrides of which the later ones replace earlier ones of the same key, and of a key that excludes it."""
+    given = {text.partition("=")[0] for text in later}
+    given |= {rival for key, rival in _RIVALS.items() if key in given}
+    return (*(text for text in earlier if text.partition("=")[0] not in given), *later)
+
+
+def products(sets: list[str]) -> list[tuple[str, ...]]:
+    """`key=v1,v2` of several keys -> one tuple of overrides for each combination of values."""
+    choices = []
+    for text in sets:
+        key, equals, values = text.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"--set {text!r} is not of the form key=value or key=value,value")
+        choices.append([f"{key}={value}" for value in _split(values)])
+    return list(itertools.product(*choices))
+
+
+def _split(text: str) -> list[str]:
+    """At commas that stand neither in brackets nor in quotes."""
+    parts, depth, quote = [""], 0, ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'":
+            quote = sign
+        else:
+            depth += (sign in "[{") - (sign in "]}")
+        if sign == "," and depth == 0 and not quote:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts
+
+
+def _recipes(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("*.yaml"))
+    if not found:
+        raise RecipeError(f"{folder}: there are no recipes in this folder")
+    return found
+
+
+def _systems(study: Study, path: Path, asked: Asked) -> Iterator[System]:
+    shown, folder = str(path), path if path.is_dir() else path.parent
+    _check_budgets(study, shown)
+    if asked.mini and study.mini is None:
+        raise RecipeError(f"{shown}: this study has no `mini` variant")
+    used: set[str] = set()
+    for entry in [*study.runs, *_cells(study.matrix)]:
+        at = _find(entry.recipe, folder, shown)
+        overrides = _overrides(entry.set)
+        first = recipe.load(at, overrides)
+        method = first.recipe.method.name
+        used.add(method)
+        overrides += _overrides(_without(study.settings.get(method, {}), entry.set))
+        if asked.mini:
+            overrides = _in_small(study, shown, first, overrides, entry)
+        elif not any(recipe.parts_from_published(text.partition("=")[0]) for text in asked.sets):
+            overrides += _bands(entry)
+        seeds = asked.seeds or (study.mini.seeds if asked.mini and study.mini else entry.seeds or study.seeds)
+        system = _system(at, overrides, asked, seeds)
+        yield _tuned(system, study, shown, asked)
+    unknown = sorted({*study.settings, *study.tune} - used)
+    if unknown:
+        raise RecipeError(f"{shown}: settings are given for {unknown[0]!r}, which no run of this study uses")
+
+
+def _check_budgets(study: Study, shown: str) -> None:
+    """A method that may choose among more settings has an unfair advantage."""
+    sizes = {method: len(_candidates(grid)) for method, grid in study.tune.items()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{method} has {size}" for method, size in sizes.items())
+        raise RecipeError(f"{shown}: tune: each method must choose among equally many settings, but {told}")
+
+
+def _candidates(grid: dict[str, tuple[Any, ...]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(products([f"{key}={','.join(map(as_yaml, values))}" for key, values in grid.items()]))
+
+
+def _cells(matrix: Matrix | None) -> Iterator[Entry]:
+    if matrix is None:
+        return
+    for model in matrix.models or (None,):
+        for method in matrix.methods or (None,):
+            named = {"model": model, "method": method}
+            yield Entry(recipe=matrix.recipe, set={k: v for k, v in named.items() if v is not None} | matrix.set)
+
+
+def _find(name: str, folder: Path, shown: str) -> Path:
+    """A recipe beside the study's file, or below `recipes/`."""
+    known = {f"{path.parent.name}/{path.stem}": path for path in recipe.find_recipes()}
+    known |= {path.stem: path for path in folder.glob("*.yaml") if path.name != FILE}
+    if name not in known:
+        raise RecipeError(f"{shown}: there is no recipe {name!r:.100}.{_near(name, known)}")
+    return known[name]
+
+
+def _near(name: str, known: Any) -> str:
+    hint = did_you_mean(name, known)
+    return hint if "mean" in hint else " Name it as <folder>/<file>, without .yaml."
+
+
+def _overrides(settings: Settings) -> tuple[str, ...]:
+    return tuple(f"{key}={as_yaml(value)}" for key, value in settings.items())
+
+
+def _bands(entry: Entry) -> tuple[str, ...]:
+    found = {name: band.model_dump() for name, band in entry.published.items()}
+    return _overrides({"published": found} if found else {})
+
+
+def _without(settings: Settings, given: Settings) -> Settings:
+    return {key: value for key, value in settings.items() if key not in given}
+
+
+def _in_small(study: Study, shown: str, first: Resolved, overrides: tuple[str, ...], entry: Entry) -> tuple[str, ...]:
+    """The overrides of a run's small variant: another model and other data first, then what is smaller about them."""
+    mini = study.mini
+    assert mini is not None
+    swapped: Settings = {}
+    for kind, name, known in (
+        ("model", first.model_name, mini.models),
+        ("dataset", first.dataset_name, mini.datasets),
+    ):
+        if name not in known:
+            raise RecipeError(f"{shown}: mini: there is no {kind} in place of {name!r}")
+        swapped[kind] = known[name]
+    last = swapped | mini.set | mini.settings.get(first.recipe.method.name, {}) | entry.mini
+    taken = set(last) | {f"{kind}." for kind in swapped}
+    kept = [text for text in overrides if not _is_replaced(text.partition("=")[0], taken)]
+    return (*kept, *_overrides(last))
+
+
+def _is_replaced(key: str, taken: set[str]) -> bool:
+    return key in taken or f"{key.partition('.')[0]}." in taken
+
+
+def _system(path: Path, overrides: tuple[str, ...], asked: Asked, seeds: int | tuple[int, ...]) -> System:
+    overrides = merged(overrides, asked.sets)
+    resolved = recipe.load(path, overrides)
+    start = resolved.recipe.seed
+    numbers = tuple(range(start, start + seeds)) if isinstance(seeds, int) else seeds
+    return System(path=path, overrides=overrides, seeds=numbers, resolved=resolved)
+
+
+def _tuned(system: System, study: Study, shown: str, asked: Asked) -> System:
+    """With the candidates among which its settings are chosen; what learns must have some where others do."""
+    method = system.resolved.recipe.method.name
+    if not study.tune:
+        return system
+    if method not in study.tune:
+        module = dropin.load("methods", method)
+        if module.load_plan(system.resolved.options).trains == "gradient":
+            raise RecipeError(
+                f"{shown}: tune: settings are chosen for {', '.join(study.tune)}, but not for {method}; give each "
+                "method that learns equally many"
+            )
+        return system
+    if system.resolved.recipe.evaluation.validation in system.resolved.recipe.evaluation.splits:
+        raise RecipeError(f"{shown}: tune: settings are chosen on validation data, which must not be scored as well")
+    twice = sorted({text.partition("=")[0] for text in asked.sets} & set(study.tune[method]))
+    if twice:
+        raise RecipeError(f"--set {twice[0]}: the study chooses this setting itself, on validation data")
+    fields = {name: getattr(system, name) for name in ("path", "overrides", "seeds", "resolved")}
+    return System(**fields, candidates=_candidates(study.tune[method]))

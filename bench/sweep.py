@@ -1,0 +1,335 @@
+"""Many runs, each a launch of its own: what is finished is left out, what fails is written down, and the rest goes on.
+
+    python -m bench sweep recipes/sst2 --seeds 3 --jobs 2
+    python -m bench sweep recipes/studies/imdb --mini
+
+Holds what a run is to a sweep: its folder, its command, how it ended. `jobs` starts and watches them.
+"""
+
+import contextlib
+import datetime
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bench import dropin, record, strictyaml
+from bench.errors import BenchError, RecipeError, SetupError
+from bench.record import Record
+from bench.study import Plan, Planned, System
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS, SLURM = ROOT / "accelerate_configs", ROOT / "scripts" / "slurm" / "study.sbatch"
+LOGS, TRIALS, CHOICES = "logs", "trials", "choices.json"
+# How a run ended that would end so again.
+SETTLED = ("ok", "oom", "diverged", "invalid")
+State = Literal["waiting", "running", "ok", "oom", "diverged", "interrupted", "invalid", "crashed"]
+
+
+@dataclass
+class Job:
+    """A run of a sweep. left_out: whether it was finished before the sweep began."""
+
+    planned: Planned
+    folder: Path
+    log: Path
+    state: State = "waiting"
+    reason: str | None = None
+    left_out: bool = False
+    seconds: float | None = None
+    value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What runs are given. gpus: identifiers of the devices, to be shared out. per_run: how many each run gets."""
+
+    config: Path
+    jobs: int = 1
+    gpus: tuple[str, ...] = ()
+    per_run: int = 0
+    processes: int = 1
+    options: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def of(cls, config: str | None, jobs: int | None, per_run: int | None) -> "Machine":
+        """Reads the accelerate config. Raises SetupError for one that is not there, or asks for more GPUs than are."""
+        gpus = visible_gpus()
+        path = find_config(config or ("gpu1" if gpus else "cpu"))
+        content = strictyaml.read(path).data
+        processes = int(content.get("num_processes") or 1)
+        on_cpu = bool(content.get("use_cpu")) or str(content.get("distributed_type")) == "MULTI_CPU"
+        if on_cpu:
+            if per_run:
+                raise SetupError(f"--gpus-per-run: {path.name} uses no GPU")
+            return cls(config=path, jobs=jobs or 1, processes=processes)
+        options: tuple[str, ...] = ()
+        if per_run is not None:
+            processes, options = per_run, ("--num_processes", str(per_run))
+        if processes > len(gpus):
+            raise SetupError(
+                f"{path.name} asks for {processes} GPUs for each run, and there are {len(gpus)} here; give another "
+                "--config, or --gpus-per-run"
+            )
+        most = len(gpus) // processes
+        if jobs is not None and jobs > most:
+            raise SetupError(f"--jobs {jobs}: {len(gpus)} GPUs are enough for {most} runs of {processes} at once")
+        return cls(config=path, jobs=jobs or most, gpus=gpus, per_run=processes, processes=processes, options=options)
+
+    def command(self, job: Job, port: int | None = None) -> list[str]:
+        """The command line of a run, as it would be typed."""
+        spread = [*self.options, *(() if port is None else ("--main_process_port", str(port)))]
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(self.config)]
+        return [*launcher, *spread, str(ROOT / "bench" / "run.py"), *arguments(job)]
+
+    def environment(self, gpus: Sequence[str]) -> dict[str, str]:
+        """This process's, less what a launcher above it may have set; the devices and the cores are shared out."""
+        kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        threads = max(1, (os.cpu_count() or 1) // (self.jobs * self.processes))
+        given = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+        # The launcher of several processes kills what it told to stop: not in the middle of a checkpoint.
+        given["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "240")
+        if gpus:
+            given["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        return kept | given
+
+
+def arguments(job: Job) -> list[str]:
+    """What follows `bench/run.py` on the command line of a run."""
+    planned = job.planned
+    return [str(planned.path), "--seed", str(planned.seed), "--out", str(job.folder), *planned.overrides]
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """The CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them; asks the driver, not torch."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return tuple(name.strip() for name in given.split(",") if name.strip() not in ("", "-1"))
+    if shutil.which("nvidia-smi") is None:
+        return ()
+    asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return tuple(done.stdout.split()) if done.returncode == 0 else ()
+
+
+def find_config(name: str) -> Path:
+    """An accelerate config by its name in `accelerate_configs/`, or by its path."""
+    for path in (CONFIGS / f"{name}.yaml", Path(name)):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+    raise SetupError(f"--config: there is no accelerate config {name!r}. Known: {known}.")
+
+
+def jobs_of(runs: list[Planned], out: Path) -> list[Job]:
+    """A job for each run, each folder once: two ways to write the same run are one run."""
+    found: dict[str, Job] = {}
+    for planned in runs:
+        name = planned.folder_name
+        found.setdefault(name, Job(planned, out / name, out / LOGS / f"{name}.txt"))
+    return list(found.values())
+
+
+def leave_out_finished(jobs: list[Job], *, retry: bool, metric: str | None) -> None:
+    """Marks what has a finished record. retry: failures that would come again are tried again too."""
+    for job in jobs:
+        found = read(job)
+        if found is None or found.finished_at is None:
+            continue
+        if found.status == "ok" or (found.status in SETTLED and not retry):
+            job.left_out = True
+            take_result(job, found, metric)
+
+
+def read(job: Job) -> Record | None:
+    """The record of this very run in its folder, if there is a readable one."""
+    try:
+        found = record.read(job.folder)
+    except BenchError:
+        return None
+    same = (found.recipe.hash, found.seed) == (job.planned.resolved.hash, job.planned.seed)
+    return found if same else None
+
+
+def take_result(job: Job, found: Record, metric: str | None) -> None:
+    """What a record says of a run: how it ended, in what time, and the score of the first split."""
+    job.state, job.reason = found.status, found.reason
+    job.seconds = sum(phase.seconds for phase in found.phases)
+    job.value = score_of(found, metric or job.planned.resolved.metric_names[0])
+
+
+def score_of(found: Record, metric: str, split: str | None = None) -> float | None:
+    """A metric's value after the run, on the first split that was scored."""
+    splits = found.scores.get("after", {})
+    scores = splits.get(split, {}) if split else next(iter(splits.values()), {})
+    value = scores[metric].value if metric in scores else None
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def settle(job: Job, returncode: int, seconds: float, metric: str | None) -> None:
+    """How a run that has ended did end; one that could not say so itself is filed here."""
+    found = read(job)
+    if found is None or found.finished_at is None:
+        found = _file_death(job, found, _why(job, returncode))
+    take_result(job, found, metric)
+    job.seconds = seconds
+
+
+def _why(job: Job, returncode: int) -> str:
+    """Why there is no whole record of this run, in words."""
+    said = last_line(job.log)
+    try:
+        left = record.read(job.folder)
+    except BenchError as error:
+        if (job.folder / record.FILE).exists():
+            return str(error)
+    else:
+        if left.recipe.hash != job.planned.resolved.hash or left.seed != job.planned.seed:
+            return f"{job.folder} holds the record of another run"
+    if returncode < 0:
+        return f"its launcher was ended by signal {-returncode}" + (f"; last it said: {said}" if said else "")
+    return said or f"it ended with code {returncode} and said nothing"
+
+
+def _file_death(job: Job, found: Record | None, why: str) -> Record:
+    """A record of a run whose processes left none, or one without an end. One of another run is not touched."""
+    free = found is not None or not (job.folder / record.FILE).exists()
+    found = found or _first_record(job.planned)
+    found.status, found.reason, found.failed_in = "crashed", f"there is no record of the run's end: {why}", "set-up"
+    found.finished_at = _now()
+    if free:
+        job.folder.mkdir(parents=True, exist_ok=True)
+        record.write(found, job.folder)
+    return found
+
+
+def _first_record(planned: Planned) -> Record:
+    resolved = planned.resolved
+    part = record.RecipePart(
+        path=resolved.path,
+        as_written=resolved.as_written,
+        resolved=resolved.recipe.model_dump(mode="json"),
+        overrides=list(planned.overrides),
+        card_overrides=resolved.card_overrides,
+        hash=resolved.hash,
+    )
+    return Record(
+        name=resolved.name,
+        study=resolved.study,
+        method=resolved.recipe.method.name,
+        seed=planned.seed,
+        started_at=_now(),
+        recipe=part,
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def last_line(log: Path) -> str:
+    """The last line that says something in a run's output; empty for none."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, stream.tell() - 4096))
+            lines = stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The settings that were chosen for a system, and the scores of all that there were to choose among."""
+
+    system: System
+    chosen: tuple[str, ...] | None
+    scores: dict[tuple[str, ...], float | None]
+
+
+def choose(system: System, trials: dict[tuple[str, ...], Job], metric: str) -> Choice:
+    """The candidate with the best validation score; among equals the first as written. None where all failed."""
+    scores = {candidate: _validation(job, metric) for candidate, job in trials.items()}
+    known = {candidate: value for candidate, value in scores.items() if value is not None}
+    best = (max if higher_is_better(metric) else min)(known, key=lambda one: known[one], default=None)
+    return Choice(system=system, chosen=best, scores=scores)
+
+
+def _validation(job: Job, metric: str) -> float | None:
+    found = read(job)
+    if found is None or found.status != "ok":
+        return None
+    value = score_of(found, metric, job.planned.resolved.recipe.evaluation.validation)
+    if value is None:
+        known = ", ".join(next(iter(found.scores.get("after", {}).values()), {}))
+        raise RecipeError(f"the study's metric {metric!r} is not among those of {job.planned.path}: {known}")
+    return value
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether more is better, as the metric's own file says. Raises RecipeError for one that none of them defines."""
+    for name in dropin.names("metrics"):
+        ways = dropin.literals("metrics", name).get("higher_is_better", {})
+        if metric in ways:
+            return bool(ways[metric])
+    raise RecipeError(f"metric {metric!r}: it is not known whether more of it is better; take one of the harness's own")
+
+
+def write_choices(choices: list[Choice], out: Path, metric: str) -> Path:
+    """Writes down how settings were chosen: among what, with which scores on validation data."""
+    rows: list[dict[str, Any]] = []
+    for choice in choices:
+        scores = [{"settings": list(one), "validation": value} for one, value in choice.scores.items()]
+        chosen = None if choice.chosen is None else list(choice.chosen)
+        rows.append(
+            {
+                "recipe": choice.system.resolved.path,
+                "system": choice.system.resolved.name,
+                "overrides": list(choice.system.overrides),
+                "seed": choice.system.seeds[0],
+                "metric": metric,
+                "candidates": scores,
+                "chosen": chosen,
+            }
+        )
+    path = out / CHOICES
+    record.write_text(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def trials_of(plan: Plan, out: Path) -> list[tuple[System, dict[tuple[str, ...], Job]]]:
+    """For each system whose settings are to be chosen, a job for each candidate."""
+    found = []
+    for system in plan.systems:
+        if system.candidates:
+            folder = out / TRIALS
+            trials = {one: jobs_of([planned], folder)[0] for one, planned in system.trials().items()}
+            found.append((system, trials))
+    return found
+
+
+def submit(jobs: list[Job], machine_config: Path, out: Path, at_once: int | None) -> str:
+    """Gives jobs to Slurm as one array; returns what sbatch said. Raises SetupError where there is no Slurm."""
+    if shutil.which("sbatch") is None:
+        raise SetupError("--slurm: there is no sbatch on this machine")
+    import shlex
+
+    out.mkdir(parents=True, exist_ok=True)
+    listing = out / f"array-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{os.getpid()}.txt"
+    record.write_text(listing, "".join(f"{shlex.join(arguments(job))}\n" for job in jobs))
+    limit = "" if at_once is None else f"%{at_once}"
+    command = ["sbatch", f"--array=1-{len(jobs)}{limit}", str(SLURM), str(listing)]
+    environment = {**os.environ, "CONFIG": machine_config.stem}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        with contextlib.suppress(OSError):
+            listing.unlink()
+        raise SetupError(f"sbatch refused: {(done.stderr or done.stdout).strip()}")
+    return f"{done.stdout.strip()}: {len(jobs)} runs, listed in {listing}"

@@ -1,0 +1,227 @@
+"""The regression gate: what is planted is caught, what is clean passes, and both as often as is said."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bench import gate
+from bench.errors import DataError
+from tests.launching import ROOT, environment
+
+SEEDS = range(13, 18)
+
+
+def baseline(**changes):
+    given = {
+        "recipe": "tiny",
+        "hash": "x",
+        "metric": "accuracy",
+        "higher_is_better": True,
+        "scores": {seed: 0.90 + 0.01 * (seed % 3) for seed in SEEDS},
+        "losses": [0.7, 0.6, 0.5, 0.45],
+        "arithmetic": {"torch": "2.13.0", "processor": "this one"},
+    }
+    return gate.Baseline(**given | changes)
+
+
+def moved(by, noise=0.0, seed=0):
+    """New scores: the old ones, moved by so much, give or take."""
+    generator = np.random.default_rng(seed)
+    return {number: value + by + noise * generator.standard_normal() for number, value in baseline().scores.items()}
+
+
+def test_equal_scores_pass():
+    found = gate.quality(baseline(), moved(0.0), 0.01)
+    assert (found.ok, found.p) == (True, 1.0)
+    assert "no fall" in found.sentence
+
+
+def test_a_loss_of_two_points_is_caught():
+    for noise in (0.0, 0.003):
+        found = gate.quality(baseline(), moved(-0.02, noise), 0.01)
+        assert not found.ok
+        assert "accuracy fell by 0.02" in found.sentence or "accuracy fell by 0.01" in found.sentence
+
+
+def test_less_than_the_margin_is_no_regression_however_sure():
+    found = gate.quality(baseline(), moved(-0.004), 0.01)
+    assert found.ok
+    assert found.p == 0.0
+    assert "below the 0.005 that count" in found.sentence
+
+
+def test_a_fall_within_the_seeds_noise_passes():
+    found = gate.quality(baseline(), moved(-0.01, 0.05, seed=3), 0.01)
+    assert found.ok
+    assert found.p > 0.01
+
+
+def test_of_a_loss_less_is_better():
+    down = gate.quality(baseline(higher_is_better=False), moved(-0.02), 0.01)
+    up = gate.quality(baseline(higher_is_better=False), moved(0.02), 0.01)
+    assert (down.ok, up.ok) == (True, False)
+
+
+def test_seeds_that_both_have_are_compared_and_three_are_needed():
+    new = moved(-0.02)
+    found = gate.quality(baseline(), {13: new[13], 14: new[14], 15: new[15], 99: 1.0}, 0.01)
+    assert "over 3 seeds" in found.sentence
+    with pytest.raises(DataError, match="2 seeds are the baseline's and the new runs'"):
+        gate.quality(baseline(), {13: 0.9, 14: 0.9}, 0.01)
+
+
+def test_the_t_test_is_scipys():
+    from scipy import stats
+
+    gains = np.array([-0.02, -0.01, 0.005, -0.03, -0.01])
+    assert gate.fall_probability(gains) == stats.ttest_1samp(gains, 0, alternative="less").pvalue
+    assert gate.fall_probability(np.full(5, -0.02)) == 0.0
+    assert gate.fall_probability(np.zeros(5)) == 1.0
+
+
+@pytest.mark.parametrize("level", [0.01, 0.05])
+def test_clean_repetitions_give_no_more_false_alarms_than_stated(level):
+    """Fifty clean repetitions, 40 times over; without a margin, which would make alarms rarer still."""
+    generator = np.random.default_rng(7)
+    alarms = 0
+    repetitions = 50 * 40
+    for _ in range(repetitions):
+        old, new = (dict(zip(SEEDS, 0.9 + 0.02 * generator.standard_normal(5), strict=True)) for _ in range(2))
+        alarms += not gate.quality(baseline(scores=old), new, level, margin=0.0).ok
+    # Above this, a binomial count with that rate would lie once in a thousand tries.
+    assert alarms <= repetitions * level + 3.1 * np.sqrt(repetitions * level * (1 - level))
+
+
+def test_clean_timings_give_no_more_false_alarms_than_stated():
+    generator = np.random.default_rng(8)
+    times = 0.01 * np.exp(0.15 * generator.standard_normal((2000, 2, 6)))
+    alarms = sum(not gate.speed("tiny", "a step", old, new, 0.05, factor=1.0).ok for old, new in times)
+    assert alarms <= 2000 * 0.05 + 3.1 * np.sqrt(2000 * 0.05 * 0.95)
+
+
+def test_a_slowdown_of_thirty_percent_is_caught():
+    generator = np.random.default_rng(9)
+    caught = 0
+    for _ in range(100):
+        old, new = 0.01 * np.exp(0.05 * generator.standard_normal((2, 6)))
+        caught += not gate.speed("tiny", "a step", old, 1.3 * new, 0.01).ok
+    assert caught >= 95
+
+
+def test_a_sure_slowdown_below_the_factor_passes():
+    old = [1.0, 1.001, 1.002, 1.003, 1.004, 1.005]
+    found = gate.speed("tiny", "a step", old, [1.1 * one for one in old], 0.01)
+    assert found.ok
+    assert found.p < 0.01
+
+
+def test_too_few_runs_are_refused_instead_of_passed():
+    with pytest.raises(DataError, match=r"3 and 3 runs can't show a slowdown at 0\.01"):
+        gate.speed("tiny", "a step", [1, 1, 1], [2, 2, 2], 0.01)
+    assert gate.rounds_needed(0.01) == 5
+    assert gate.smallest_p(5, 5) == pytest.approx(1 / 252)
+
+
+def test_a_trajectory_is_compared_digit_by_digit():
+    found = gate.trajectory(baseline(), [0.7, 0.6, 0.5, 0.45], baseline().arithmetic)
+    assert found.ok
+    assert "first 4 losses agree to 0.0001" in found.sentence
+    wrong = gate.trajectory(baseline(), [0.7, 0.6, 0.5002, 0.45], baseline().arithmetic)
+    assert not wrong.ok
+    assert wrong.sentence.startswith("the loss of step 3 is 0.500200, it was 0.500000")
+    assert not gate.trajectory(baseline(), [0.7, 0.6, float("nan"), 0.45], baseline().arithmetic).ok
+    assert not gate.trajectory(baseline(), [0.7, 0.6, 0.5], baseline().arithmetic).ok
+
+
+def test_other_versions_are_compared_loosely_and_that_is_said():
+    other = baseline().arithmetic | {"torch": "2.14.0"}
+    found = gate.trajectory(baseline(), [0.7, 0.601, 0.501, 0.451], other)
+    assert found.ok
+    assert "to 0.01, since torch changed" in found.sentence
+    assert not gate.trajectory(baseline(), [0.7, 0.65, 0.5, 0.45], other).ok
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content | {"scores": {"13": 0.5}},
+        lambda content: content | {"scores": {"13": 0.5, "14": 0.5, "15": None}},
+        lambda content: content | {"surprise": 1},
+        lambda content: {},
+    ],
+)
+def test_an_edited_baseline_is_refused(tmp_path, change):
+    path = tmp_path / "tiny.json"
+    gate.write_baseline(baseline(), path)
+    assert gate.read_baseline(path) == baseline()
+    path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
+    with pytest.raises(DataError, match="not a baseline"):
+        gate.read_baseline(path)
+
+
+def test_the_comment_shows_failures_first_and_breaks_on_no_text():
+    verdicts = [gate.quality(baseline(), moved(0.0), 0.01), gate.quality(baseline(recipe="a|b"), moved(-0.02), 0.01)]
+    text = gate.as_markdown(verdicts, ["a note"])
+    rows = [line for line in text.splitlines() if line.startswith("|")][2:]
+    assert "**1 of 2 checks failed**" in text
+    assert rows[0].startswith("| **failed** | a")
+    assert all(row.replace("\\|", "").count("|") == 5 for row in rows)
+    assert text.endswith("- a note\n")
+
+
+RECIPE = "recipes/tiny/bert-full.yaml"
+SHORT = ["--set", "training.epochs=null", "--set", "training.steps=6", "--set", "evaluation.before=false"]
+SHORT += ["--set", "limit={train: 192, validation: 16, test: 400}", "--config", "cpu"]
+
+
+def run_gate(tree, *arguments):
+    words = [sys.executable, "-m", "bench", "gate", *map(str, arguments), *SHORT]
+    given = environment() | {"PYTHONPATH": str(tree)}
+    return subprocess.run(words, cwd=tree, env=given, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """A copy of the project with a baseline, in which something can be planted."""
+    copy = tmp_path_factory.mktemp("copy") / "tree"
+    for name in ("bench", "recipes", "accelerate_configs"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "base"]):
+        subprocess.run([*git, *words], cwd=copy, check=True)
+    done = run_gate(copy, RECIPE, "--baseline", "baseline", "--write", "--seeds", 3, "--jobs", 2)
+    assert done.returncode == 0, done.stderr + done.stdout
+    return copy
+
+
+def plant(tree, name, old, new):
+    """Changes one place of a module."""
+    path = tree / "bench" / name
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_a_clean_change_passes(tree):
+    done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "-o", "comment.md")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "**All 2 checks passed**" in done.stdout
+    assert "losses agree to 0.0001" in done.stdout
+    assert done.stdout.endswith((tree / "comment.md").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_a_wrong_gradient_and_a_slower_step_are_caught(tree):
+    """Slower by far more than what the timings of a busy machine differ by; 30 % are left to the test above."""
+    wrong = "    next(model.parameters()).register_hook(lambda gradient: -gradient)\n"
+    slow = '    model.register_forward_pre_hook(lambda *_: __import__("time").sleep(0.3))\n'
+    plant(tree, "methods/full.py", "    return model", f"{wrong}{slow}    return model")
+    done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "--against", "HEAD", "--alpha", "0.6")
+    assert done.returncode == 1, done.stderr + done.stdout
+    assert "| **failed** | bert-full | losses | the loss of step " in done.stdout
+    assert "| **failed** | bert-full | speed | slower, a training step: x " in done.stdout

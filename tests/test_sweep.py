@@ -1,0 +1,294 @@
+"""Sweeps: many runs as processes of their own, what is finished is left out, what fails is filed, stops are clean."""
+
+import contextlib
+import itertools
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from bench import jobs, record, study, sweep
+from bench.errors import RecipeError, SetupError
+from tests.launching import ROOT, environment
+
+RECIPE = ROOT / "recipes" / "tiny" / "bert-full.yaml"
+SMALL = ("training.steps=2", "limit={train: 24, validation: 16, test: 16}", "save=false")
+
+
+def planned(seeds=1, sets=SMALL):
+    return [
+        run for system in study.plan([RECIPE], study.Asked(seeds=seeds, sets=sets)).systems for run in system.runs()
+    ]
+
+
+def written(job, status="ok", **changes):
+    """A record of that job's run, as if it had ended."""
+    resolved = job.planned.resolved
+    part = record.RecipePart(path=str(RECIPE), hash=resolved.hash)
+    found = record.Record(name=resolved.name, seed=job.planned.seed, started_at="x", finished_at="y", recipe=part)
+    found.status, found.reason = status, None if status == "ok" else "a reason"
+    for name, value in changes.items():
+        setattr(found, name, value)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    record.write(found, job.folder)
+    return found
+
+
+def scores(split, value):
+    return {"after": {split: {"accuracy": record.Score(value=value, examples=16, signature="x")}}}
+
+
+def bench(*arguments, **options):
+    words = [sys.executable, "-m", "bench", *map(str, arguments)]
+    return subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, **options)
+
+
+def test_a_job_is_a_run_as_run_py_would_name_it(tmp_path):
+    found = sweep.jobs_of([*planned(seeds=2), *planned(seeds=2)], tmp_path)
+    assert [job.planned.seed for job in found] == [13, 14]
+    for job in found:
+        assert job.folder.name == f"tiny--tiny_bert--full--seed{job.planned.seed}--{job.planned.resolved.hash[:8]}"
+        assert sweep.arguments(job) == [str(RECIPE), "--seed", str(job.planned.seed), "--out", str(job.folder), *SMALL]
+
+
+@pytest.mark.parametrize(
+    ("status", "changes", "retry", "left_out"),
+    [
+        ("ok", {}, False, True),
+        ("ok", {}, True, True),
+        ("oom", {}, False, True),
+        ("oom", {}, True, False),
+        ("diverged", {}, False, True),
+        ("crashed", {}, False, False),
+        ("interrupted", {}, False, False),
+        ("ok", {"finished_at": None}, False, False),
+        ("ok", {"seed": 99}, False, False),
+    ],
+)
+def test_what_is_finished_is_left_out(tmp_path, status, changes, retry, left_out):
+    (job,) = sweep.jobs_of(planned(), tmp_path)
+    written(job, status, **changes)
+    sweep.leave_out_finished([job], retry=retry, metric=None)
+    assert job.left_out == left_out
+    assert job.state == (status if left_out else "waiting")
+
+
+def test_a_record_that_is_not_whole_is_no_reason_to_leave_a_run_out(tmp_path):
+    (job,) = sweep.jobs_of(planned(), tmp_path)
+    job.folder.mkdir()
+    (job.folder / "record.json").write_text('{"schema": 1, "sta', encoding="utf-8")
+    sweep.leave_out_finished([job], retry=False, metric=None)
+    assert not job.left_out
+
+
+def test_gpus_are_counted_and_shared_out(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,GPU-1a")
+    one = sweep.Machine.of(None, None, None)
+    assert (one.config.stem, one.jobs, one.per_run, one.gpus) == ("gpu1", 3, 1, ("3", "5", "GPU-1a"))
+    two = sweep.Machine.of("ddp", None, 2)
+    assert (two.jobs, two.per_run, two.options) == (1, 2, ("--num_processes", "2"))
+    assert two.environment(("3", "5"))["CUDA_VISIBLE_DEVICES"] == "3,5"
+    with pytest.raises(SetupError, match="asks for 8 GPUs for each run, and there are 3 here"):
+        sweep.Machine.of("ddp", None, None)
+    with pytest.raises(SetupError, match="--jobs 4: 3 GPUs are enough for 3 runs of 1 at once"):
+        sweep.Machine.of("gpu1", 4, None)
+
+
+def test_without_gpus_runs_go_to_the_cpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = sweep.Machine.of(None, 2, None)
+    assert (found.config.stem, found.jobs, found.per_run) == ("cpu", 2, 0)
+    assert int(found.environment(())["OMP_NUM_THREADS"]) == max(1, (os.cpu_count() or 1) // 2)
+    with pytest.raises(SetupError, match=r"cpu\.yaml uses no GPU"):
+        sweep.Machine.of("cpu", None, 1)
+    with pytest.raises(SetupError, match="there is no accelerate config 'gpu9'"):
+        sweep.Machine.of("gpu9", None, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clockwork(sweep.Machine):
+    """A machine whose runs only say which device they have, and when."""
+
+    def command(self, job, port=None):
+        script = "import os, time; print('from', time.time(), os.environ['CUDA_VISIBLE_DEVICES'], flush=True); "
+        script += "time.sleep(0.5); print('to', time.time(), 0)"
+        return [sys.executable, "-c", script]
+
+
+def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path):
+    found = sweep.jobs_of(planned(seeds=4), tmp_path)
+    jobs.run_all(found, Clockwork(config=Path("x"), jobs=2, gpus=("4", "7"), per_run=1))
+    spans = {}
+    for job in found:
+        lines = [line.split() for line in job.log.read_text(encoding="utf-8").splitlines() if line[0] != "$"]
+        (_, start, device), (_, end, _) = lines
+        spans.setdefault(device, []).append((float(start), float(end)))
+        left = record.read(job.folder)
+        assert (left.status, left.seed, job.state) == ("crashed", job.planned.seed, "crashed")
+        assert left.reason.startswith("there is no record of the run's end: to ")
+        assert left.finished_at is not None
+    assert set(spans) == {"4", "7"}
+    for used in spans.values():
+        used.sort()
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(used))
+
+
+def test_the_best_settings_on_validation_data_are_chosen(tmp_path):
+    (system,) = study.plan([RECIPE], study.Asked(sets=SMALL)).systems
+    rates = tuple((f"training.learning_rate={rate}",) for rate in ("1e-3", "1e-4", "1e-5"))
+    system = replace(system, candidates=rates)
+    plan = study.Plan(systems=[system], metric="accuracy")
+    ((_, trials),) = sweep.trials_of(plan, tmp_path)
+    assert list(trials) == list(rates)
+    for job in trials.values():
+        assert job.planned.resolved.recipe.evaluation.splits == ("validation",)
+    assert sweep.choose(system, trials, "accuracy").chosen is None
+    for value, job in zip((0.5, 0.75, 0.75), trials.values(), strict=True):
+        written(job, scores=scores("validation", value))
+    chosen = sweep.choose(system, trials, "accuracy")
+    assert chosen.chosen == rates[1]  # of two equals the first
+    (row,) = json.loads(sweep.write_choices([chosen], tmp_path, "accuracy").read_text(encoding="utf-8"))
+    assert [one["validation"] for one in row["candidates"]] == [0.5, 0.75, 0.75]
+    assert row["chosen"] == list(rates[1])
+    written(trials[rates[1]], "diverged")
+    assert sweep.choose(system, trials, "accuracy").chosen == rates[2]
+
+
+def test_less_of_a_loss_is_better():
+    assert sweep.higher_is_better("accuracy")
+    assert not sweep.higher_is_better("loss")
+    with pytest.raises(RecipeError, match="not known whether more of it is better"):
+        sweep.higher_is_better("beauty")
+
+
+def test_slurm_gets_the_same_words_through_its_list(tmp_path, monkeypatch):
+    stand_in = tmp_path / "sbatch"
+    stand_in.write_text('#!/bin/sh\necho "Submitted $CONFIG $*"\n', encoding="utf-8")
+    stand_in.chmod(0o755)
+    (job,) = sweep.jobs_of(planned(sets=(*SMALL, "training.best=null", 'evaluation.splits=["test"]')), tmp_path / "a b")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SetupError, match="there is no sbatch"):
+        sweep.submit([job], sweep.CONFIGS / "gpu1.yaml", tmp_path, None)
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    said = sweep.submit([job], sweep.CONFIGS / "gpu1.yaml", tmp_path, 4)
+    assert said.startswith("Submitted gpu1 --array=1-1%4 ")
+    listing = Path(shlex.split(said)[-1])
+    reading = next(line for line in sweep.SLURM.read_text(encoding="utf-8").splitlines() if "mapfile" in line)
+    script = f"line=$(sed -n 1p {shlex.quote(str(listing))}); {reading}; printf '%s\\n' \"${{words[@]}}\""
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == sweep.arguments(job)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "there is no such file"),
+        ([RECIPE, "--set", "training.steps"], "is not of the form key=value"),
+        ([RECIPE, "--set", "training.stepz=1"], "unknown key"),
+        ([RECIPE, "--mini"], "--mini is for studies"),
+        ([RECIPE, "--seeds", "none"], "neither a number of seeds nor a list"),
+        ([RECIPE, "--seeds", "3,3"], "a seed stands twice"),
+        ([RECIPE, "--jobs", "0"], "not a whole number from 1 on"),
+    ],
+)
+def test_wrong_input_starts_nothing(tmp_path, arguments, message):
+    done = bench("sweep", *arguments, "--out", tmp_path / "runs")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+STUDY = """
+title: Which rate?
+metric: accuracy
+runs:
+  - recipe: tiny/bert-full
+  - recipe: broken
+settings: {full: {training.steps: 2, save: false, evaluation.before: false}}
+tune: {full: {training.learning_rate: [1e-3, 1e-4]}, lora: {training.learning_rate: [1e-3, 1e-4]}}
+"""
+# Its data are not there, which only the run itself can tell.
+BROKEN = "{dataset: {card: sst2_local, source: {folder: nowhere}}, model: tiny_bert, method: lora}"
+
+
+@pytest.mark.slow
+def test_a_study_is_run_once_and_a_failure_is_a_result(write, tmp_path):
+    write("own/study.yaml", STUDY)
+    write("own/broken.yaml", BROKEN)
+    out = tmp_path / "runs"
+    command = ["sweep", tmp_path / "own", "--out", out, "--jobs", 2, "--config", "cpu"]
+    command += ["--set", "limit={train: 24, validation: 16, test: 16}"]
+    done = bench(*command)
+    assert done.returncode == 1, done.stderr
+    assert "none of its settings could be tried, so it is left out" in done.stderr
+    (folder,) = out.glob("tiny--*")
+    chosen = {row["system"]: row["chosen"] for row in json.loads((out / "choices.json").read_text(encoding="utf-8"))}
+    found = record.read(folder)
+    assert (found.status, list(found.scores), list(found.scores["after"])) == ("ok", ["after"], ["test"])
+    assert found.recipe.overrides[-1:] == chosen["tiny--tiny_bert--full"]
+    trials = {path.parent.name: record.read(path) for path in record.find([out / "trials"])}
+    assert sorted(one.status for one in trials.values()) == ["invalid", "invalid", "ok", "ok"]
+    assert all(list(one.scores.get("after", {"validation": 0})) == ["validation"] for one in trials.values())
+    stamps = {path: path.stat().st_mtime_ns for path in record.find([out])}
+    again = bench(*command)
+    assert again.returncode == 1
+    assert "4 trials of settings, on validation data, 4 of them finished before" in again.stdout
+    assert "1 runs, 1 of them finished before" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in record.find([out])} == stamps
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_filed_and_a_stop_leaves_a_checkpoint_and_no_process(tmp_path):
+    long = ["training.steps=100000", "training.log_every=1", "limit={train: 24, test: 16}", "evaluation.before=false"]
+    words = [sys.executable, "-m", "bench", "sweep", RECIPE, "--seeds", "3", "--jobs", "2", "--config", "cpu"]
+    words += ["--out", tmp_path, *(f"--set={text}" for text in long)]
+    with (tmp_path / "said").open("wb") as said:
+        sweeping = subprocess.Popen(
+            list(map(str, words)), cwd=ROOT, env=environment(), stdout=said, stderr=subprocess.STDOUT
+        )
+    try:
+        # The third is started when the first is killed, so two of them are under way at the end.
+        first = wait_for(lambda: [path.parent for path in tmp_path.glob("*seed13*/train_log.jsonl")])[0]
+        os.kill(process_of(first), signal.SIGKILL)
+        wait_for(
+            lambda: list(tmp_path.glob("*seed15*/train_log.jsonl")) and list(tmp_path.glob("*seed14*/train_log.jsonl"))
+        )
+        sweeping.send_signal(signal.SIGINT)
+        assert sweeping.wait(timeout=120) == 130
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            sweeping.kill()
+    left = {found.seed: found for found in map(record.read, record.find([tmp_path]))}
+    assert {seed: found.status for seed, found in left.items()} == {13: "crashed", 14: "interrupted", 15: "interrupted"}
+    assert "there is no record of the run's end" in left[13].reason
+    assert len(list(tmp_path.glob("*/checkpoints/step-*"))) >= 2
+    assert not [folder for folder in tmp_path.glob("tiny*") if process_of(folder)]
+
+
+def wait_for(condition, limit_s=240):
+    """What becomes of a condition; the limit is for what hangs."""
+    end = time.monotonic() + limit_s
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
+
+
+def process_of(folder):
+    """The process of the run that writes into a folder, which is not its launcher; None where there is none."""
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = status.read_bytes().split(b"\0")
+            if str(folder).encode() in words and b"accelerate.commands.launch" not in words:
+                return int(status.parent.name)
+    return None
