@@ -294,17 +294,14 @@ def _common_ids(runs: list[Run]) -> tuple[list[str], int]:
 
 
 def _by_system(runs: list[Run]) -> dict[str, list[Run]]:
-    """Systems by a name that tells them apart: the run's, with what only it overrides or its recipe's hash."""
+    """Systems by a name that tells them apart: the run's, with what only it overrides, its recipe's file, or hash."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault(_system(run.record), []).append(run)
     named: dict[str, list[Run]] = {}
     for (name, recipe_hash), group in sorted(groups.items()):
-        twins = [set(readings.overridden(other[0].record)) for key, other in groups.items() if key[0] == name]
-        own = [item for item in readings.overridden(group[0].record) if item not in set.intersection(*twins)]
-        overrides = "; ".join(f"{key}={value}" for key, value, _ in own)
-        shown = name if len(twins) == 1 else f"{name} ({overrides})" if overrides else f"{name} [{recipe_hash[:8]}]"
-        shown = f"{shown} [{recipe_hash[:8]}]" if shown in named else shown
+        alike = {key: other[0].record for key, other in groups.items() if key[0] == name}
+        shown = name + readings.told_apart(alike)[name, recipe_hash]
         named[shown] = sorted(group, key=lambda run: run.record.seed or 0)
     return named
 

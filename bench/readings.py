@@ -1,7 +1,8 @@
 """What pages read from a record: names, scores, machine, overrides. Shared by the page of a run and tables of many."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from bench import markdown as md
@@ -117,3 +118,23 @@ def overridden(record: Record) -> list[tuple[str, str, str]]:
     cards = [pair for pair in sorted(record.recipe.card_overrides.items()) if pair[0] not in typed]
     rows = [(key, json.dumps(value, ensure_ascii=False, default=str), "recipe") for key, value in cards]
     return rows + [(key, value, "command line") for key, value in sorted(typed.items())]
+
+
+def told_apart(records: Mapping[Any, Record]) -> dict[Any, str]:
+    """What tells systems of one name apart, by their keys: the overrides in which they differ, else their recipes'
+    files, else the hashes. records: key -> a system's first record, all of one name. Empty for a system alone.
+    """
+    if len(records) == 1:
+        return dict.fromkeys(records, "")
+    rows = {key: [f"{setting}={value}" for setting, value, _ in overridden(found)] for key, found in records.items()}
+    common = set.intersection(*(set(each) for each in rows.values()))
+    shown = {key: "; ".join(item for item in each if item not in common) for key, each in rows.items()}
+    files = {key: Path(found.recipe.path).stem for key, found in records.items()}
+    endings = {}
+    for key, text in shown.items():
+        alone = text and list(shown.values()).count(text) == 1
+        own_file = list(files.values()).count(files[key]) == 1
+        endings[key] = (
+            f" ({text})" if alone else f" [{files[key] if own_file else (records[key].recipe.hash or '')[:8]}]"
+        )
+    return endings

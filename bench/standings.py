@@ -268,23 +268,11 @@ def _names(firsts: dict[Key, Record]) -> dict[Key, tuple[str, str]]:
     alike = {
         place for place in range(number) if len({tuple(found[place : place + 1]) for found in parts.values()}) == 1
     }
-    endings = _endings(firsts)
+    endings: dict[Key, str] = {}
+    for name in {name for name, _ in firsts}:
+        endings |= readings.told_apart({key: found for key, found in firsts.items() if key[0] == name})
     named: dict[Key, tuple[str, str]] = {}
     for key, found in parts.items():
         short = [part for place, part in enumerate(found) if place not in alike] or found
         named[key] = " / ".join(found) + endings[key], " / ".join(short) + endings[key]
     return named
-
-
-def _endings(firsts: dict[Key, Record]) -> dict[Key, str]:
-    """What tells systems of one name apart: the overrides in which they differ, else their recipes' hashes."""
-    found = dict.fromkeys(firsts, "")
-    for name in {name for name, _ in firsts}:
-        twins = {key: readings.overridden(record) for key, record in firsts.items() if key[0] == name}
-        pairs = {key: {f"{setting}={value}" for setting, value, _ in rows} for key, rows in twins.items()}
-        common = set.intersection(*pairs.values())
-        shown = {key: "; ".join(sorted(each - common)) for key, each in pairs.items()}
-        for key, text in shown.items() if len(twins) > 1 else ():
-            alone = text and list(shown.values()).count(text) == 1
-            found[key] = f" ({text})" if alone else f" [{key[1][:8]}]"
-    return found

@@ -144,7 +144,8 @@ def test_spread_memory():
     assert other["zero_stage"] == 3
     assert other["losses"] == pytest.approx(one["losses"], rel=1e-4)
     for case in found["cases"]:
-        assert case["peak_gib"] > case["held_gib"] > case["held_by_sources_gib"] > 0.05
+        # Buckets are larger than this model, and never filled; its states are there.
+        assert case["peak_gib"] > case["held_gib"] > 16 * case["parameters"] / case["processes"] / GIB
         assert case["peak_by_sources_gib"] >= case["held_by_sources_gib"]
     assert "parameters; memory of each process" in shown[0]
 
