@@ -51,11 +51,13 @@ def start(timeout_s: float = 600.0) -> PartialState:
 
 @functools.cache
 def set_libraries_apart() -> None:
-    """Takes all that was imported from the garbage collector's sight: it stays, and is half a million objects.
+    """Takes all that was imported from the garbage collector's sight, and lets it go on, if imports had stopped it.
 
-    Each full collection would look through them, a third of a second; the Trainer alone asks for one. Once a process.
+    Half a million objects stay. Each full collection would look through them, a third of a second; the Trainer alone
+    asks for one. Once a process.
     """
     gc.freeze()
+    gc.enable()
 
 
 def memory_cap() -> int | None:

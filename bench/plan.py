@@ -210,7 +210,7 @@ class Job:
             moments[MOMENTS[section]] = (alive, min(there, gradients))
         stepped = footprint.step_bytes(self.states, self.resolved.recipe)
         stepped = 0 if self.spread.offload == "cpu" else stepped // (self.spread.world if self.spread.zero else 1)
-        moments["the optimiser's step"] = (stepped, gradients)
+        moments["the optimiser's step"] = (stepped + self._copied_to_step(accumulation), gradients)
         moment = max(moments, key=lambda name: sum(moments[name]))
         alive, there = moments[moment]
         kept = min(usage.kept, alive) if moment in (MOMENTS["forward"], MOMENTS["head"], MOMENTS["last"]) else 0.0
@@ -222,6 +222,18 @@ class Job:
             "weights in 16 bits": round(copies),
             "working memory": round(alive - kept - copies),
         }
+
+    def _copied_to_step(self, accumulation: int) -> int:
+        """Bytes of gradients that DeepSpeed copies for the step, on top of those that are there all the time.
+
+        `scripts/benchmarks/spread_memory.py` names the places in its sources, and measures them.
+        """
+        zero, part = self.spread.zero, math.ceil(self.states.gradients / self.spread.world)
+        if zero == 0 or self.spread.offload == "cpu":
+            return 0
+        if zero == 3:
+            return min(part, sharding.BUFFERS["sub_group_size"] * FLOAT32)
+        return part * (2 if zero == 1 else 3 if accumulation > 1 else 1)
 
     def _held(self) -> tuple[dict[str, int], dict[str, int]]:
         """(bytes on each GPU, bytes on the host over all processes) of what is there during the whole step."""

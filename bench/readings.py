@@ -121,20 +121,19 @@ def overridden(record: Record) -> list[tuple[str, str, str]]:
 
 
 def told_apart(records: Mapping[Any, Record]) -> dict[Any, str]:
-    """What tells systems of one name apart, by their keys: the overrides in which they differ, else their recipes'
-    files, else the hashes. records: key -> a system's first record, all of one name. Empty for a system alone.
+    """What tells systems of one name apart, by their keys: their recipes' files where each has its own, else the
+    overrides in which they differ, else the hashes. records: key -> a system's first record. Empty for a system alone.
     """
     if len(records) == 1:
         return dict.fromkeys(records, "")
+    files = {key: Path(found.recipe.path).stem for key, found in records.items()}
+    if len(set(files.values())) == len(files):
+        return {key: f" [{file}]" for key, file in files.items()}
     rows = {key: [f"{setting}={value}" for setting, value, _ in overridden(found)] for key, found in records.items()}
     common = set.intersection(*(set(each) for each in rows.values()))
     shown = {key: "; ".join(item for item in each if item not in common) for key, each in rows.items()}
-    files = {key: Path(found.recipe.path).stem for key, found in records.items()}
-    endings = {}
-    for key, text in shown.items():
-        alone = text and list(shown.values()).count(text) == 1
-        own_file = list(files.values()).count(files[key]) == 1
-        endings[key] = (
-            f" ({text})" if alone else f" [{files[key] if own_file else (records[key].recipe.hash or '')[:8]}]"
-        )
-    return endings
+    alone = {key for key, text in shown.items() if text and list(shown.values()).count(text) == 1}
+    return {
+        key: f" ({text})" if key in alone else f" [{(records[key].recipe.hash or '')[:8]}]"
+        for key, text in shown.items()
+    }

@@ -3,6 +3,7 @@
 Order of precedence: default < card < recipe < command line. There is no inheritance between recipes.
 """
 
+import datetime
 import hashlib
 import json
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from bench import dropin, meaning, strictyaml
 from bench.errors import RecipeError, did_you_mean
+from bench.record import RecipePart, Record
 from bench.settings import DatasetCard, ModelCard, Presets, Recipe
 from bench.strictyaml import Document, Layers, Path_, items
 
@@ -124,6 +126,25 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
 def parts_from_published(key: str) -> bool:
     """Whether a run with another value at this dotted key is another one than that whose results were published."""
     return key.partition(".")[0] in _PUBLISHED_WITH
+
+
+def first_record(resolved: Resolved) -> Record:
+    """The record of a run that begins now: what is known of it before anything is loaded."""
+    return Record(
+        name=resolved.name,
+        study=resolved.study,
+        method=resolved.recipe.method.name,
+        seed=resolved.recipe.seed,
+        started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        recipe=RecipePart(
+            path=resolved.path,
+            as_written=resolved.as_written,
+            resolved=resolved.recipe.model_dump(mode="json"),
+            overrides=list(resolved.overrides),
+            card_overrides=resolved.card_overrides,
+            hash=resolved.hash,
+        ),
+    )
 
 
 def load_card(kind: str, path: Path) -> DatasetCard | ModelCard:

@@ -15,6 +15,7 @@ if sys.path and Path(sys.path[0] or ".").resolve() == ROOT / "bench":
 import argparse  # noqa: E402
 import contextlib  # noqa: E402
 import datetime  # noqa: E402
+import gc  # noqa: E402
 import shutil  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
@@ -25,7 +26,7 @@ from typing import Any  # noqa: E402
 from bench import allocator, checkpoints, console, failures, record, shortage, unfinished  # noqa: E402
 from bench.errors import BenchError, RecipeError, ScoreError  # noqa: E402
 from bench.peers import Peers, leave_at_once, several  # noqa: E402
-from bench.recipe import Resolved, load  # noqa: E402
+from bench.recipe import Resolved, first_record, load  # noqa: E402
 from bench.record import Record  # noqa: E402
 from bench.stopping import Stopper  # noqa: E402
 
@@ -145,24 +146,9 @@ def _prepare(options: argparse.Namespace, stopper: Stopper) -> Run:
             record.unlock(folder, taken)
             raise
         taken = taken or record.lock(folder)
-    started = Record(
-        name=resolved.name,
-        study=resolved.study,
-        method=resolved.recipe.method.name,
-        seed=seed,
-        started_at=_now(),
-        recipe=record.RecipePart(
-            path=resolved.path,
-            as_written=resolved.as_written,
-            resolved=resolved.recipe.model_dump(mode="json"),
-            overrides=list(resolved.overrides),
-            card_overrides=resolved.card_overrides,
-            hash=resolved.hash,
-        ),
-    )
     run = Run(
         resolved,
-        started,
+        first_record(resolved),
         folder,
         trust_remote_code=options.trust_remote_code,
         check=options.check,
@@ -190,8 +176,10 @@ def _take_times(run: Run) -> None:
 
 def execute(run: Run) -> None:
     """The stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
-    console.quiet_libraries()
+    # A fifth of the imports' time would go into looking for garbage among what stays; `launch.start` ends this.
+    gc.disable()
     allocator.prepare(run.resolved.recipe.speed)
+    console.quiet_libraries()
     from bench import foretell, launch, launcher, measure, results, stages
     from bench.material import load_data
 

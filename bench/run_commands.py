@@ -1,4 +1,4 @@
-"""The commands over many runs: sweep, report, compare and gate, with their options."""
+"""The commands over runs that are there or to come: sweep, report, compare, gate and push, with their options."""
 
 import argparse
 from collections.abc import Callable
@@ -17,6 +17,7 @@ def add(commands: Any, add_one: Add) -> None:
     _add_report(commands, add_one)
     _add_compare(commands, add_one)
     _add_gate(commands, add_one)
+    _add_push(commands, add_one)
 
 
 def _add_sweep(commands: Any, add_one: Add) -> None:
@@ -88,6 +89,17 @@ def _add_gate(commands: Any, add_one: Add) -> None:
     gate.add_argument("--config", help="an accelerate config, by name or path")
     gate.add_argument("--jobs", type=_at_least_one, metavar="N", help="runs at once; timed runs are alone")
     gate.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="the comment, as a file too")
+
+
+def _add_push(commands: Any, add_one: Add) -> None:
+    push = add_one(commands, "push", push_command, "push a run's model, or records of runs, to the Hugging Face Hub")
+    push.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders; a single one for --to")
+    push.add_argument("--to", metavar="OWNER/NAME", help="repository for the saved model, with its card")
+    push.add_argument("--records-to", metavar="OWNER/DATASET", help="data set for records, reports, figures and logs")
+    push.add_argument("--with-predictions", action="store_true", help="with texts, which may be licensed")
+    push.add_argument("--private", action="store_true", help="make the repositories private")
+    push.add_argument("--dry-run", action="store_true", help="upload nothing: write what would be into a folder")
+    push.add_argument("--out", type=Path, metavar="FOLDER", help="that folder (default: hub)")
 
 
 def _share(text: str) -> float:
@@ -178,3 +190,25 @@ def gate_command(options: argparse.Namespace) -> int:
             alpha=options.alpha,
         )
         return gate_runs.conduct(asked, renew=options.write, seeds=options.seeds, output=options.output)
+
+
+def push_command(options: argparse.Namespace) -> int:
+    """Pushes to the Hub, or writes into a folder what would be pushed; prints where it is."""
+    from bench import hub
+
+    asked = hub.Asked(
+        runs=options.runs,
+        to=options.to,
+        records_to=options.records_to,
+        private=options.private,
+        with_predictions=options.with_predictions,
+    )
+    if options.out is not None and not options.dry_run:
+        raise BenchError("--out goes with --dry-run")
+    if options.dry_run:
+        for place in hub.write(hub.gather(asked), options.out or Path("hub")):
+            console.say(f"would be pushed: {place}")
+        return 0
+    for address in hub.push(asked):
+        console.say(f"pushed: {address}")
+    return 0

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import dropin, record, strictyaml
+from bench import dropin, readings, record, strictyaml
 from bench.errors import BenchError, RecipeError, SetupError
+from bench.recipe import first_record
 from bench.record import Record
 from bench.study import Plan, Planned, System
 
@@ -161,7 +162,9 @@ def take_result(job: Job, found: Record, metric: str | None) -> None:
     """What a record says of a run: how it ended, in what time, and the score of the first split."""
     job.state, job.reason = found.status, found.reason
     job.seconds = sum(phase.seconds for phase in found.phases)
-    job.value = score_of(found, metric or job.planned.resolved.metric_names[0])
+    scores: dict[str, Any] = next(iter(found.scores.get("after", {}).values()), {})
+    metric = metric or next((name for name in readings.MAIN_METRICS if name in scores), None)
+    job.value = score_of(found, metric) if metric else None
 
 
 def score_of(found: Record, metric: str, split: str | None = None) -> float | None:
@@ -200,33 +203,13 @@ def _why(job: Job, returncode: int) -> str:
 def _file_death(job: Job, found: Record | None, why: str) -> Record:
     """A record of a run whose processes left none, or one without an end. One of another run is not touched."""
     free = found is not None or not (job.folder / record.FILE).exists()
-    found = found or _first_record(job.planned)
+    found = found or first_record(job.planned.resolved)
     found.status, found.reason, found.failed_in = "crashed", f"there is no record of the run's end: {why}", "set-up"
     found.finished_at = _now()
     if free:
         job.folder.mkdir(parents=True, exist_ok=True)
         record.write(found, job.folder)
     return found
-
-
-def _first_record(planned: Planned) -> Record:
-    resolved = planned.resolved
-    part = record.RecipePart(
-        path=resolved.path,
-        as_written=resolved.as_written,
-        resolved=resolved.recipe.model_dump(mode="json"),
-        overrides=list(planned.overrides),
-        card_overrides=resolved.card_overrides,
-        hash=resolved.hash,
-    )
-    return Record(
-        name=resolved.name,
-        study=resolved.study,
-        method=resolved.recipe.method.name,
-        seed=planned.seed,
-        started_at=_now(),
-        recipe=part,
-    )
 
 
 def _now() -> str:

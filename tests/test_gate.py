@@ -219,7 +219,7 @@ def test_a_clean_change_passes(tree):
 def test_a_wrong_gradient_and_a_slower_step_are_caught(tree):
     """Slower by far more than what the timings of a busy machine differ by; 30 % are left to the test above."""
     wrong = "    next(model.parameters()).register_hook(lambda gradient: -gradient)\n"
-    slow = '    model.register_forward_pre_hook(lambda *_: __import__("time").sleep(0.3))\n'
+    slow = '    model.register_forward_pre_hook(lambda *_: __import__("time").sleep(0.1))\n'
     plant(tree, "methods/full.py", "    return model", f"{wrong}{slow}    return model")
     done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "--against", "HEAD", "--alpha", "0.6")
     assert done.returncode == 1, done.stderr + done.stdout

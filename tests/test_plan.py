@@ -186,7 +186,10 @@ def test_zero_divides_what_it_says(seventy):
         assert first.parts["gradients"] == 4 * numbers
         assert second.parts["gradients"] == pytest.approx(4 * numbers / world, rel=0.001)
         assert third.parts["weights"] == pytest.approx(4 * numbers / world, rel=0.001)
-        assert found[0].total > first.total > second.total > third.total
+        assert found[0].total > first.total
+        assert second.total > third.total
+        # On two, what ZeRO-2 copies for the step is more than what it divides; so it was measured, too.
+        assert (first.total > second.total) == (world > 2)
         assert {one.whole for one in found} == {first.whole}
     waiting = dataclasses.replace(seventy, spread=Spread(world=8, zero=3, offload="cpu")).predict(1, 2048)
     assert sum(waiting.host.values()) == pytest.approx((4 + 4 + 4 + 8) * numbers, rel=0.001)

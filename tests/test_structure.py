@@ -15,7 +15,7 @@ from tests.launching import ROOT
 PACKAGE = ROOT / "bench"
 # A module may import only from the lines above its own.
 LAYERS = [
-    ["errors", "ballot", "stats", "allocator", "console", "splicing", "attention_kernel", "continuations"],
+    ["errors", "ballot", "scrub", "stats", "allocator", "console", "splicing", "attention_kernel", "continuations"],
     ["fieldtypes", "passages", "launcher", "stopping", "hardware"],
     ["paired", "seeds", "families", "tallies"],
     ["training_settings", "random_weights", "diet", "outline_modes"],
@@ -68,6 +68,8 @@ LAYERS = [
     ["trial"],
     ["contenders"],
     ["compare"],
+    ["hub_cards"],
+    ["hub"],
     ["compare_report", "standings", "costs", "disagreements", "study_figures", "html_page"],
     ["leaderboard"],
     ["gallery", "appendix"],
@@ -94,6 +96,7 @@ WITHOUT_TORCH = [
     "study",
     "sweep",
     "jobs",
+    "hub",
     "__main__",
     "run",
 ]

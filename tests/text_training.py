@@ -22,7 +22,7 @@ from bench import launch
 from bench import train as training
 from bench.fitting import Budget, Fit, Selection, TrainLog
 from bench.measure import Clock
-from bench.settings import Training
+from bench.settings import Speed, Training
 
 # Families as the harness ships them, and every method that trains a language model. Dropout is off in these.
 NO_DROPOUT = {"gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"], "t5": ["dropout_rate"]}
@@ -83,7 +83,7 @@ def fit_of(
 
 def train(fit: Fit) -> tuple[Any, dict[str, Any]]:
     """(trained model, {"losses", "norms"})."""
-    model = training.fit(fit, SimpleNamespace(training=fit.settings), on_cpu=True)
+    model = training.fit(fit, SimpleNamespace(training=fit.settings, speed=Speed()), on_cpu=True)
     rows = [row for row in fit.log.rows if "loss" in row]
     return model, {"losses": [row["loss"] for row in rows], "norms": [row["grad_norm"] for row in rows]}
 

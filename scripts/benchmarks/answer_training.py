@@ -48,7 +48,7 @@ from bench.fitting import Budget, Fit, TrainLog  # noqa: E402
 from bench.measure import Clock  # noqa: E402
 from bench.score import Encoded  # noqa: E402
 from bench.settings import TokenizerCard  # noqa: E402
-from bench.training_settings import Training  # noqa: E402
+from bench.training_settings import Speed, Training  # noqa: E402
 from scripts.benchmarks import common  # noqa: E402
 
 # The first step pays for allocation; it is compared, but not measured.
@@ -196,7 +196,7 @@ def run_bench(model: Any, work: Work, folder: Path) -> common.Trained:
         validate=None,
         selection=None,
     )
-    train.fit(fit, SimpleNamespace(training=work.training), model.device.type == "cpu")
+    train.fit(fit, SimpleNamespace(training=work.training, speed=Speed()), model.device.type == "cpu")
     assert fit.needs_all_logits is None, fit.needs_all_logits
     return common.Trained(losses=fit.log.losses, moments=ticks.moments)
 
