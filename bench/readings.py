@@ -1,6 +1,7 @@
 """What pages read from a record: names, scores, machine, overrides. Shared by the page of a run and tables of many."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,22 @@ def trainable_share(record: Record) -> str:
     """Trainable parameters over all."""
     found = record.model.parameters if record.model else {}
     return md.percent_of(found.get("trainable"), found.get("total"))
+
+
+def identity(pair: tuple[Path, Record]) -> tuple[str, int, str, str, str]:
+    """By what runs are put in order, wherever they were found first."""
+    path, record = pair
+    return record.name, record.seed or 0, record.recipe.hash or "", record.started_at, str(path)
+
+
+def dataset_card(record: Record) -> str:
+    """The name of the data set's card, as the recipe or the command line gives it; empty where neither tells."""
+    for text in reversed(record.recipe.overrides):
+        named = re.match(r"dataset(?:\.card)?=(?:\{\s*card:\s*)?([\w.-]+)", text)
+        if named:
+            return named[1]
+    chosen = record.recipe.as_written.get("dataset")
+    return str(chosen.get("card", "") if isinstance(chosen, dict) else chosen or "")
 
 
 def overridden(record: Record) -> list[tuple[str, str, str]]:

@@ -4,7 +4,6 @@ A system is what runs of one recipe with several seeds have in common; `bench.co
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -110,32 +109,22 @@ def groups(records: Sequence[Located]) -> Iterator[Group]:
 
     The order of the records does not matter.
     """
-    by_key = _by_key(sorted(records, key=_identity))
+    by_key = _by_key(sorted(records, key=readings.identity))
     for data_set, tables in sorted(by_key.items()):
         for key, runs in sorted(tables.items(), key=lambda item: (not item[0], item[0])):
             yield _group(data_set, key, runs, _difference(tables))
 
 
-def _identity(pair: Located) -> tuple[str, int, str, str, str]:
-    path, record = pair
-    return record.name, record.seed or 0, record.recipe.hash or "", record.started_at, str(path)
-
-
-def _card(record: Record) -> str:
-    for text in reversed(record.recipe.overrides):
-        named = re.match(r"dataset(?:\.card)?=(?:\{\s*card:\s*)?([\w.-]+)", text)
-        if named:
-            return named[1]
-    chosen = record.recipe.as_written.get("dataset")
-    return str(chosen.get("card", "") if isinstance(chosen, dict) else chosen or "")
-
-
 def _by_key(ordered: list[Located]) -> dict[str, dict[str, list[Located]]]:
     """Data set -> key -> runs. A run that failed before it had them joins those of its card, if they have one key."""
-    by_card = {_card(record): record.data.id for _, record in ordered if record.data and _card(record)}
+    by_card = {
+        readings.dataset_card(record): record.data.id
+        for _, record in ordered
+        if record.data and readings.dataset_card(record)
+    }
     found: dict[str, dict[str, list[Located]]] = {}
     for path, record in ordered:
-        card = _card(record)
+        card = readings.dataset_card(record)
         name = record.data.id if record.data else by_card.get(card, card) or "not known"
         key = record.comparability.key if record.comparability else ""
         found.setdefault(name, {}).setdefault(key, []).append((path, record))

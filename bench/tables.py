@@ -1,7 +1,6 @@
 """Tables of many runs, made from their records: one per data set and way of scoring. Loads no torch."""
 
 import math
-import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
@@ -65,27 +64,17 @@ def table_report(records: Runs, unreadable: Sequence[str] = ()) -> str:
     return md.joined(["# Runs", *tables, md.sections(rest)]) + "\n"
 
 
-def _identity(pair: tuple[Path, Record]) -> tuple[str, int, str, str, str]:
-    path, record = pair
-    return record.name, record.seed or 0, record.recipe.hash or "", record.started_at, str(path)
-
-
-def _card(record: Record) -> str:
-    for text in reversed(record.recipe.overrides):
-        named = re.match(r"dataset(?:\.card)?=(?:\{\s*card:\s*)?([\w.-]+)", text)
-        if named:
-            return named[1]
-    chosen = record.recipe.as_written.get("dataset")
-    return str(chosen.get("card", "") if isinstance(chosen, dict) else chosen or "")
-
-
 def _grouped(records: Runs) -> dict[str, dict[str, list[Record]]]:
     """Data set -> comparability key -> runs. A run that failed before it had them joins those of its card."""
-    ordered = [record for _, record in sorted(records, key=_identity)]
-    by_card = {_card(record): record.data.id for record in ordered if record.data and _card(record)}
+    ordered = [record for _, record in sorted(records, key=readings.identity)]
+    by_card = {
+        readings.dataset_card(record): record.data.id
+        for record in ordered
+        if record.data and readings.dataset_card(record)
+    }
     groups: dict[str, dict[str, list[Record]]] = {}
     for record in ordered:
-        card = _card(record)
+        card = readings.dataset_card(record)
         name = record.data.id if record.data else by_card.get(card, card) or "not known"
         key = record.comparability.key if record.comparability else ""
         groups.setdefault(name, {}).setdefault(key, []).append(record)
