@@ -153,18 +153,18 @@ def _run(asked: Asked, seeds: dict[Path, Any]) -> dict[Path, list[Done]]:
     """Each recipe's runs, seeds in order, with every loss logged. Raises DataError where one failed."""
     found: dict[Path, list[Job]] = {}
     for path, given in seeds.items():
-        plan = study.plan([path], study.Asked(seeds=given, sets=_overrides(path, asked)))
+        plan = study.plan([path], study.Asked(seeds=given, sets=overrides_of(path, asked.overrides)))
         found[path] = sweep.jobs_of([run for system in plan.systems for run in system.runs()], asked.out)
     jobs.run_all([job for each in found.values() for job in each], asked.machine)
     return {path: [_done(job) for job in each] for path, each in found.items()}
 
 
-def _overrides(path: Path, asked: Asked) -> tuple[str, ...]:
-    """What a gate changes of a recipe: nothing is saved, and every loss is logged."""
-    resolved = recipe.load(path, asked.overrides)
+def overrides_of(path: Path, given: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """What a gate changes of a recipe, beside what is given: nothing is saved, and every loss is logged."""
+    resolved = recipe.load(path, given)
     trains = dropin.load("methods", resolved.recipe.method.name).load_plan(resolved.options).trains
     own = ("save=false", *(("training.log_every=1",) if trains == "gradient" else ()))
-    return study.merged(own, asked.overrides)
+    return study.merged(own, given)
 
 
 def _done(job: Job) -> Done:

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench import gate
+from bench import gate, gate_runs, recipe
 from bench.errors import DataError
 from tests.launching import ROOT, environment
 
@@ -171,6 +171,13 @@ def test_the_comment_shows_failures_first_and_breaks_on_no_text():
     assert rows[0].startswith("| **failed** | a")
     assert all(row.replace("\\|", "").count("|") == 5 for row in rows)
     assert text.endswith("- a note\n")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "tiny").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_baselines_are_of_the_shipped_recipes(path):
+    found = gate.read_baseline(ROOT / "reports" / "baseline" / f"{path.stem}.json")
+    assert found.hash == recipe.load(path, gate_runs.overrides_of(path)).hash
+    assert len(found.scores) == 5
 
 
 RECIPE = "recipes/tiny/bert-full.yaml"
