@@ -1,14 +1,13 @@
 """`python -m bench <command>`: everything but the runs themselves, which `accelerate launch bench/run.py` starts."""
 
 import argparse
-import gc
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from bench import console, dropin, recipe, record, run_commands
+from bench import allocator, console, dropin, recipe, record, run_commands
 from bench.errors import BenchError, RecipeError
 
 
@@ -187,7 +186,7 @@ def schema_command(options: argparse.Namespace) -> int:
 
 def plan_command(options: argparse.Namespace) -> int:
     """Prints what a training is predicted to need, or the table of all that is shipped; or writes quotes of plans."""
-    _import_without_garbage()
+    _import_for_plans()
     from bench import plan, plan_quotes, plan_report
 
     console.quiet_libraries()
@@ -218,18 +217,14 @@ def plan_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _import_without_garbage() -> None:
-    """Most of a plan's time is imports, and a fifth of theirs would go into looking for garbage among what stays."""
+def _import_for_plans() -> None:
+    """Most of a plan's time is imports."""
     if "torch" in sys.modules:
         return
     # What is not on the card or in the cache is not fetched, nor asked for again and again without a network.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    gc.disable()
-    try:
+    with allocator.libraries_apart():
         import bench.plan_report  # noqa: F401
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def predict_command(options: argparse.Namespace) -> int:

@@ -108,7 +108,11 @@ def compare(paths: Sequence[Path], asked: Asked, margin: float | None = None) ->
     """Compares all systems at or below `paths`. Raises DataError for what can't be compared, or a wrong margin."""
     if margin is not None and not (math.isfinite(margin) and margin > 0):
         raise DataError(f"a margin is a positive number in the metric's own unit, got {margin:g}")
-    runs = contenders.gather(paths, asked)
+    return of_field(contenders.gather(paths, asked), margin)
+
+
+def of_field(runs: Field, margin: float | None = None) -> Comparison:
+    """Compares the systems of runs that were read."""
     entries = _entries(runs)
     pairs = list(itertools.combinations(range(len(entries)), 2))
     draws = max(DRAWS, DRAWS_PER_PAIR * len(pairs))
@@ -119,7 +123,7 @@ def compare(paths: Sequence[Path], asked: Asked, margin: float | None = None) ->
     return Comparison(
         metric=runs.metric,
         higher_is_better=runs.higher_is_better,
-        stage=asked.stage,
+        stage=runs.stage,
         split=runs.split,
         examples=len(runs.ids),
         others=runs.others,

@@ -10,9 +10,11 @@ from typing import Any
 from bench import dropin, readings
 from bench import record as run_record
 from bench.errors import DataError
+from bench.readings import Located
 from bench.record import Record
 from bench.tallies import Line, tally
 
+Key = tuple[str, str]
 # A recomputed score may differ from the record's in the last bits, as sums are taken in another order.
 ROUNDING = 1e-9
 
@@ -52,6 +54,7 @@ class Field:
     """Runs by system, in the order of names; the ids that all have in common, sorted, and how many others there are."""
 
     systems: dict[str, list[Run]]
+    stage: str
     split: str
     metric: str
     higher_is_better: bool
@@ -64,7 +67,8 @@ class Field:
 def gather(paths: Sequence[Path], asked: Asked) -> Field:
     """Reads all records at or below `paths`. Raises DataError where fewer than two systems can be compared."""
     found, left_out = _records(paths)
-    found = _one_per_seed(found, left_out)
+    found, repeated = one_per_seed(found)
+    left_out += repeated
     _require_two(found, left_out)
     _require_same_key(found, common=asked.common)
     split, metric = _chosen(found, asked)
@@ -78,9 +82,10 @@ def gather(paths: Sequence[Path], asked: Asked) -> Field:
     ids, others = _common_ids(runs)
     return Field(
         systems=_by_system(runs),
+        stage=asked.stage,
         split=split,
         metric=metric,
-        higher_is_better=directions().get(metric, True),
+        higher_is_better=dropin.directions().get(metric, True),
         ids=ids,
         others=others,
         left_out=sorted(left_out, key=lambda item: (str(item.path), item.reason)),
@@ -88,22 +93,12 @@ def gather(paths: Sequence[Path], asked: Asked) -> Field:
     )
 
 
-def directions() -> dict[str, bool]:
-    """Metric value -> whether more of it is better, read from the drop-ins without importing them."""
-    names = dropin.names("metrics")
-    return {key: up for name in names for key, up in dropin.literals("metrics", name)["higher_is_better"].items()}
-
-
-def _records(paths: Sequence[Path]) -> tuple[list[tuple[Path, Record]], list[LeftOut]]:
+def _records(paths: Sequence[Path]) -> tuple[list[Located], list[LeftOut]]:
     """Records of runs that ended well and can be compared, in the order of their paths; the others with the reason."""
     for path in paths:
-        if not path.exists():
-            raise DataError(f"{path}: there is no such file or folder")
-        if not run_record.find([path]):
-            raise DataError(f"{path}: there is no {run_record.FILE} in or below this folder")
+        run_record.locate([path])  # each must hold one at least
     found, left_out = [], []
-    # By its real place, so that a run that is named twice, in two ways, is one run.
-    for path in sorted({path.resolve(): path for path in reversed(run_record.find(list(paths)))}.values()):
+    for path in run_record.locate(paths):
         try:
             record = run_record.read(path)
         except DataError as error:
@@ -119,33 +114,33 @@ def _records(paths: Sequence[Path]) -> tuple[list[tuple[Path, Record]], list[Lef
     return found, left_out
 
 
-def _one_per_seed(found: list[tuple[Path, Record]], left_out: list[LeftOut]) -> list[tuple[Path, Record]]:
-    """Of several runs of one system with one seed the last counts: they are no independent samples."""
-    kept: dict[Any, tuple[Path, Record]] = {}
-    for path, record in sorted(found, key=lambda item: (item[1].started_at, str(item[0]))):
-        key = (_system(record), record.seed)
-        if key in kept:
-            older, _ = kept[key]
+def one_per_seed(found: Iterable[Located]) -> tuple[list[Located], list[LeftOut]]:
+    """Of several runs of one system with one seed the last counts: they are no independent samples. Also the others."""
+    kept: dict[tuple[Key, int | None], Located] = {}
+    repeated = []
+    for path, record in sorted(found, key=lambda pair: (pair[1].started_at, str(pair[0]))):
+        place = (key_of(record), record.seed)
+        if place in kept:
             reason = f"the same system and seed as {path}, which started later or is a copy"
-            left_out.append(LeftOut(path=older, reason=reason))
-        kept[key] = (path, record)
-    return sorted(kept.values(), key=lambda item: str(item[0]))
+            repeated.append(LeftOut(path=kept[place][0], reason=reason))
+        kept[place] = (path, record)
+    return sorted(kept.values(), key=lambda pair: str(pair[0])), repeated
 
 
-def _system(record: Record) -> tuple[str, str]:
-    """What runs of one system share: the recipe's hash covers all that decides the result but the seed."""
+def key_of(record: Record) -> Key:
+    """What runs of one system share: name, and the recipe's hash, of all that decides the result but the seed."""
     return record.name, record.recipe.hash or ""
 
 
 def _require_two(found: Iterable[tuple[Path, Record]], left_out: list[LeftOut]) -> None:
-    systems = {_system(record) for _, record in found}
+    systems = {key_of(record) for _, record in found}
     if len(systems) < 2:
         only = f" ({next(iter(systems))[0]!r} is the only one)" if systems else ""
         why = "".join(f"; {item.path}: {item.reason}" for item in left_out)
         raise DataError(f"a comparison needs runs of two systems that ended well{only}{why}")
 
 
-def _require_same_key(found: list[tuple[Path, Record]], *, common: bool) -> None:
+def _require_same_key(found: list[Located], *, common: bool) -> None:
     """Raises DataError where two were not scored on the same examples, in the same way."""
     first_path, first = found[0]
     for path, record in found[1:]:
@@ -168,7 +163,7 @@ def _require_same_key(found: list[tuple[Path, Record]], *, common: bool) -> None
         )
 
 
-def _chosen(found: list[tuple[Path, Record]], asked: Asked) -> tuple[str, str]:
+def _chosen(found: list[Located], asked: Asked) -> tuple[str, str]:
     """Split and metric, as asked or by default. Raises DataError for one that not every run has."""
     scored = [record.scores.get(asked.stage, {}) for _, record in found]
     splits = [name for name in readings.splits(found[0][1]) if all(name in stage for stage in scored)]
@@ -294,10 +289,10 @@ def _common_ids(runs: list[Run]) -> tuple[list[str], int]:
 
 
 def _by_system(runs: list[Run]) -> dict[str, list[Run]]:
-    """Systems by a name that tells them apart: the run's, with what only it overrides, its recipe's file, or hash."""
-    groups: dict[tuple[str, str], list[Run]] = {}
+    """Systems by a name that tells them apart, see `readings.told_apart`; the runs of each in the order of seeds."""
+    groups: dict[Key, list[Run]] = {}
     for run in runs:
-        groups.setdefault(_system(run.record), []).append(run)
+        groups.setdefault(key_of(run.record), []).append(run)
     named: dict[str, list[Run]] = {}
     for (name, recipe_hash), group in sorted(groups.items()):
         alike = {key: other[0].record for key, other in groups.items() if key[0] == name}

@@ -82,6 +82,12 @@ def literals(kind: str, name: str) -> dict[str, Any]:
     return found
 
 
+def directions() -> dict[str, bool]:
+    """Metric value -> whether more of it is better, read from the metrics' files without importing them."""
+    found = (literals("metrics", name).get("higher_is_better", {}) for name in names("metrics"))
+    return {key: bool(up) for ways in found for key, up in ways.items()}
+
+
 def _assigned_name(statement: ast.stmt) -> str | None:
     if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
         return statement.targets[0].id

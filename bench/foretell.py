@@ -230,7 +230,7 @@ def advise(run: Run) -> str:
     gc.collect()
     try:
         # Else the plan's own model would be built divided, as DeepSpeed has it done while a run trains.
-        with sharding._alone():
+        with sharding.alone():
             oom.unadvised = _why_not(run) or _advised(run)
     except BenchError as error:
         oom.unadvised = f"no advice by the plan: {error}; {GENERAL_ADVICE}"

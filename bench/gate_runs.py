@@ -10,7 +10,6 @@ import contextlib
 import json
 import platform
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import console, dropin, gate, jobs, recipe, record, study, sweep
-from bench.errors import DataError, RecipeError, SetupError
+from bench.errors import DataError, SetupError
 from bench.gate import Baseline, Verdict
 from bench.record import Record
 from bench.sweep import Job, Machine
@@ -176,7 +175,7 @@ def _done(job: Job) -> Done:
 
 def _baseline(path: Path, found: list[Done]) -> Baseline:
     resolved, after = found[0].job.planned.resolved, next(iter(found[0].record.scores["after"].values()))
-    metric = next(name for name in (*resolved.metric_names, *after) if name in after and _has_direction(name))
+    metric = next(name for name in (*resolved.metric_names, *after) if name in after and name in dropin.directions())
     return Baseline(
         recipe=path.stem,
         hash=resolved.hash,
@@ -186,14 +185,6 @@ def _baseline(path: Path, found: list[Done]) -> Baseline:
         losses=found[0].losses,
         arithmetic=found[0].arithmetic,
     )
-
-
-def _has_direction(metric: str) -> bool:
-    try:
-        sweep.higher_is_better(metric)
-    except RecipeError:
-        return False
-    return True
 
 
 def _judged(baseline: Baseline, found: list[Done], level: float, margin: float) -> list[Verdict]:
@@ -227,10 +218,10 @@ def _timed(path: Path, asked: Asked, level: float) -> list[Verdict]:
 
 def _time_once(path: Path, tree: Path, asked: Asked, folder: Path) -> dict[str, float]:
     recipe_path = tree / path.resolve().relative_to(ROOT) if path.resolve().is_relative_to(ROOT) else path
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", asked.machine.config]
-    words = [*launcher, tree / "bench" / "run.py", recipe_path, "--out", folder, "--overwrite", *asked.overrides]
+    arguments = [str(recipe_path), "--out", str(folder), "--overwrite", *asked.overrides]
+    port = jobs.free_port() if asked.machine.processes > 1 else None
     done = subprocess.run(
-        list(map(str, words)),
+        asked.machine.words(tree / "bench" / "run.py", arguments, port),
         cwd=tree,
         env=asked.machine.environment(asked.machine.gpus[: asked.machine.per_run]),
         capture_output=True,

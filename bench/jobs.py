@@ -29,7 +29,7 @@ SHOWN_ROWS = 30
 
 @dataclass
 class Running:
-    """A job and its process. gpus, port: what it was given."""
+    """A job and its process. gpus: what it was given."""
 
     job: Job
     process: subprocess.Popen[bytes]
@@ -52,14 +52,14 @@ class Order:
 def conduct(plans: list[Plan], order: Order) -> int:
     """Chooses settings where a study asks for it, then runs everything; returns the exit code, 1 where a run failed."""
     metric = next((plan.metric for plan in plans if plan.metric), None)
-    jobs, without_settings = list[Job](), 0
+    runs, without_settings = list[Planned](), 0
     for plan in plans:
         chosen = _tune(plan, order)
         if chosen is None:
             return 0 if order.slurm or order.dry_run else 1
-        jobs += sweep.jobs_of([run for runs in chosen for run in runs], order.out)
+        runs += [run for each in chosen for run in each]
         without_settings += len(plan.systems) - len(chosen)
-    jobs = list({job.folder: job for job in jobs}.values())
+    jobs = sweep.jobs_of(runs, order.out)
     _do(jobs, order, metric, "runs")
     if order.slurm or order.dry_run:
         return 0
@@ -148,7 +148,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> Running:
-    port = _free_port() if machine.processes > 1 else None
+    port = free_port() if machine.processes > 1 else None
     command = machine.command(job, port)
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("wb") as log:
@@ -168,7 +168,8 @@ def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> Running:
     return Running(job, process, gpus)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -235,11 +236,11 @@ def _display(jobs: list[Job]) -> Iterator[Callable[[list[Job]], None]]:
         yield lambda jobs: live.update(table(jobs))
 
 
-def table(jobs: list[Job], title: str | None = None) -> Table:
+def table(jobs: list[Job]) -> Table:
     """What runs, what has ended and how, what waits; the middle of a long sweep is counted instead of shown."""
     count = {state: sum(job.state == state for job in jobs) for state in dict.fromkeys(job.state for job in jobs)}
     summary = ", ".join(f"{number} {state}" for state, number in count.items())
-    shown = Table(title=title or f"{len(jobs)} runs: {summary}", title_justify="left", box=None, pad_edge=False)
+    shown = Table(title=f"{len(jobs)} runs: {summary}", title_justify="left", box=None, pad_edge=False)
     for heading in ("run", "seed", "state", "score", "seconds", ""):
         shown.add_column(heading, justify="right" if heading in ("seed", "score", "seconds") else "left", no_wrap=True)
     order = {"running": 0, "waiting": 2}

@@ -1,7 +1,5 @@
 """The processes of a run and the machine they run on: started, then read back; versions and hardware."""
 
-import functools
-import gc
 import importlib.metadata
 import os
 import platform
@@ -33,7 +31,6 @@ def start(timeout_s: float = 600.0) -> PartialState:
 
     timeout_s: how long a process waits for the others, less what the watch over them needs to say whose fault it is.
     """
-    set_libraries_apart()
     wanted = launcher.asked()
     # Of a launch of several, the environment does not tell that its config says use_cpu.
     use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or bool(wanted and wanted.use_cpu)
@@ -47,17 +44,6 @@ def start(timeout_s: float = 600.0) -> PartialState:
         raise SetupError(f"{asked} processes were asked for, but {state.num_processes} came about")
     cap_memory(state.device)
     return state
-
-
-@functools.cache
-def set_libraries_apart() -> None:
-    """Takes all that was imported from the garbage collector's sight, and lets it go on, if imports had stopped it.
-
-    Half a million objects stay. Each full collection would look through them, a third of a second; the Trainer alone
-    asks for one. Once a process.
-    """
-    gc.freeze()
-    gc.enable()
 
 
 def memory_cap() -> int | None:

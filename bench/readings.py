@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ OTHERS = (
     *("squad_exact_match", "squad_v2_exact"),
 )
 STAGES = {"before": "before training", "after": "after training"}
+Located = tuple[Path, Record]
 # Characters of a reason or a note; what fails inside a library can be pages long.
 LONG = 2000
 
@@ -117,6 +119,33 @@ def identity(pair: tuple[Path, Record]) -> tuple[str, int, str, str, str]:
     """By what runs are put in order, wherever they were found first."""
     path, record = pair
     return record.name, record.seed or 0, record.recipe.hash or "", record.started_at, str(path)
+
+
+def by_key(records: Sequence[Located]) -> dict[str, dict[str, list[Located]]]:
+    """Data set -> comparability key -> runs, in the order of `identity`.
+
+    A run that failed before it had them joins those of its card, if these have one key.
+    """
+    ordered = sorted(records, key=identity)
+    by_card = {dataset_card(record): record.data.id for _, record in ordered if record.data and dataset_card(record)}
+    found: dict[str, dict[str, list[Located]]] = {}
+    for path, record in ordered:
+        card = dataset_card(record)
+        name = record.data.id if record.data else by_card.get(card, card) or "not known"
+        key = record.comparability.key if record.comparability else ""
+        found.setdefault(name, {}).setdefault(key, []).append((path, record))
+    for tables in found.values():
+        if len(tables) == 2 and all(record.status != "ok" for _, record in tables.get("", ordered)):
+            tables[max(tables)] += tables.pop("")
+    return found
+
+
+def differing_parts(tables: Mapping[str, Sequence[Located]]) -> list[str]:
+    """The parts of comparability in which the runs of one data set differ, sorted. tables: key -> runs."""
+    keys = [record.comparability for runs in tables.values() for _, record in runs if record.comparability]
+    hashes = Counter(name for name, _ in {part for key in keys for part in key.parts.items()})
+    # How a model is asked is no part of the key, see `bench.comparability`.
+    return sorted({name for name, number in hashes.items() if number > 1} - {"template", "generation"})
 
 
 def dataset_card(record: Record) -> str:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -376,12 +377,20 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value; a run writes null")
 
 
+def locate(paths: Sequence[Path]) -> list[Path]:
+    """Record files at or below `paths`, sorted; one that is named twice, in two ways, is one.
+
+    Raises DataError for a path that does not exist, and when there is no record at all.
+    """
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file or folder")
+    found = find(list(paths))
+    if not found:
+        raise DataError(f"no {FILE} in or below {', '.join(map(str, paths)) or 'nothing'}")
+    return sorted({path.resolve(): path for path in reversed(found)}.values())
+
+
 def find(paths: list[Path]) -> list[Path]:
     """Record files at or below the given paths, sorted and without repetition."""
-    found: set[Path] = set()
-    for path in paths:
-        if path.is_file():
-            found.add(path)
-        else:
-            found.update(path.rglob(FILE))
-    return sorted(found)
+    return sorted({one for path in paths for one in ([path] if path.is_file() else path.rglob(FILE))})

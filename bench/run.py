@@ -15,7 +15,6 @@ if sys.path and Path(sys.path[0] or ".").resolve() == ROOT / "bench":
 import argparse  # noqa: E402
 import contextlib  # noqa: E402
 import datetime  # noqa: E402
-import gc  # noqa: E402
 import shutil  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
@@ -176,12 +175,11 @@ def _take_times(run: Run) -> None:
 
 def execute(run: Run) -> None:
     """The stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
-    # A fifth of the imports' time would go into looking for garbage among what stays; `launch.start` ends this.
-    gc.disable()
     allocator.prepare(run.resolved.recipe.speed)
     console.quiet_libraries()
-    from bench import foretell, launch, launcher, measure, results, stages
-    from bench.material import load_data
+    with allocator.libraries_apart():
+        from bench import foretell, launch, launcher, measure, results, stages
+        from bench.material import load_data
 
     run.clock = measure.Clock()
     with run.clock.phase("load"):

@@ -165,7 +165,7 @@ def whole(model: nn.Module, twin: Twin | None) -> Iterator[nn.Module]:
         return
     plain = twin.filled(model)
     try:
-        with _alone():
+        with alone():
             yield plain
     finally:
         twin.emptied()
@@ -199,7 +199,7 @@ def _take_down(trainer: Any) -> None:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """Inside, transformers does not take each forward for a collective call of all processes, as under ZeRO-3."""
     config = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()

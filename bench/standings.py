@@ -4,24 +4,21 @@ A system is what runs of one recipe with several seeds have in common; `bench.co
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from bench import compare, contenders, paired, readings, seeds
+from bench import compare, contenders, dropin, paired, readings, seeds
 from bench import markdown as md
 from bench import record as run_record
 from bench.compare import Comparison
-from bench.contenders import Asked, Field, LeftOut
+from bench.contenders import Asked, Field, Key, LeftOut
 from bench.errors import DataError
+from bench.readings import Located
 from bench.record import Record
 from bench.tallies import TOKENIZERS, tally
-
-Located = tuple[Path, Record]
-Key = tuple[str, str]  # a system: name of its runs, hash of its recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +85,9 @@ def read(paths: Sequence[Path]) -> tuple[list[Located], list[LeftOut]]:
 
     Raises DataError for a path that does not exist, and when there is no record at all.
     """
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"{path}: there is no such file or folder")
-    found = run_record.find(list(paths))
-    if not found:
-        raise DataError(f"no {run_record.FILE} in or below {', '.join(map(str, paths)) or 'nothing'}")
     records: list[Located] = []
     broken: list[LeftOut] = []
-    for path in sorted({path.resolve(): path for path in reversed(found)}.values()):
+    for path in run_record.locate(paths):
         try:
             records.append((path, run_record.read(path)))
         except DataError as error:
@@ -109,40 +100,10 @@ def groups(records: Sequence[Located]) -> Iterator[Group]:
 
     The order of the records does not matter.
     """
-    by_key = _by_key(sorted(records, key=readings.identity))
-    for data_set, tables in sorted(by_key.items()):
+    for data_set, tables in sorted(readings.by_key(records).items()):
+        differs = "" if len(tables) < 2 else ", ".join(readings.differing_parts(tables)) or "not known"
         for key, runs in sorted(tables.items(), key=lambda item: (not item[0], item[0])):
-            yield _group(data_set, key, runs, _difference(tables))
-
-
-def _by_key(ordered: list[Located]) -> dict[str, dict[str, list[Located]]]:
-    """Data set -> key -> runs. A run that failed before it had them joins those of its card, if they have one key."""
-    by_card = {
-        readings.dataset_card(record): record.data.id
-        for _, record in ordered
-        if record.data and readings.dataset_card(record)
-    }
-    found: dict[str, dict[str, list[Located]]] = {}
-    for path, record in ordered:
-        card = readings.dataset_card(record)
-        name = record.data.id if record.data else by_card.get(card, card) or "not known"
-        key = record.comparability.key if record.comparability else ""
-        found.setdefault(name, {}).setdefault(key, []).append((path, record))
-    for tables in found.values():
-        if len(tables) == 2 and all(record.status != "ok" for _, record in tables.get("", ordered)):
-            tables[max(tables)] += tables.pop("")
-    return found
-
-
-def _difference(tables: dict[str, list[Located]]) -> str:
-    """What the keys of one data set differ in; empty where there is one."""
-    if len(tables) < 2:
-        return ""
-    keys = [record.comparability for runs in tables.values() for _, record in runs if record.comparability]
-    hashes = Counter(name for name, _ in {part for key in keys for part in key.parts.items()})
-    # How a model is asked is no part of the key, see `bench.comparability`.
-    differing = {name for name, number in hashes.items() if number > 1} - {"template", "generation"}
-    return ", ".join(sorted(differing)) or "not known"
+            yield _group(data_set, key, runs, differs)
 
 
 def _group(data_set: str, key: str, runs: list[Located], differs: str) -> Group:
@@ -153,9 +114,9 @@ def _group(data_set: str, key: str, runs: list[Located], differs: str) -> Group:
     split = comparison.split if comparison else next((name for one in valid for name in readings.splits(one)), None)
     names = {name for one in valid for stage in readings.STAGES for name in readings.scalars(one, stage, split)}
     metric = comparison.metric if comparison else readings.ranking_metric(names)
-    higher = contenders.directions().get(metric or "", True)
+    higher = dropin.directions().get(metric or "", True)
     shown = _names({one: group[0][1] for one, group in systems.items()})
-    compared = {_key(group[0].record): name for name, group in field.systems.items()} if field else {}
+    compared = {contenders.key_of(group[0].record): name for name, group in field.systems.items()} if field else {}
     standings = []
     for one, group in systems.items():
         compared_as = compared.get(one)
@@ -180,23 +141,12 @@ def _rank(standing: Standing, higher: bool) -> tuple[bool, float, str]:
     return standing.score is None, -score if higher else score, standing.name
 
 
-def _key(record: Record) -> Key:
-    return record.name, record.recipe.hash or ""
-
-
 def _systems(runs: Iterable[Located]) -> tuple[dict[Key, list[Located]], list[LeftOut]]:
-    """Runs by system. Of several with one seed the last counts: they are no independent samples."""
-    kept: dict[tuple[Key, int | None], Located] = {}
-    repeated = []
-    for path, record in sorted(runs, key=lambda pair: (pair[1].started_at, str(pair[0]))):
-        place = (_key(record), record.seed)
-        if place in kept:
-            reason = f"the same system and seed as {path}, which started later or is a copy"
-            repeated.append(LeftOut(path=kept[place][0], reason=reason))
-        kept[place] = (path, record)
+    """Runs by system, in the order of their seeds; and older runs of a system and seed that was run again."""
+    kept, repeated = contenders.one_per_seed(runs)
     systems: dict[Key, list[Located]] = {}
-    for (key, _), pair in sorted(kept.items(), key=lambda item: (item[0][0], item[0][1] or 0)):
-        systems.setdefault(key, []).append(pair)
+    for pair in sorted(kept, key=lambda pair: (contenders.key_of(pair[1]), pair[1].seed or 0)):
+        systems.setdefault(contenders.key_of(pair[1]), []).append(pair)
     return systems, repeated
 
 
@@ -205,9 +155,8 @@ def _tested(paths: list[Path]) -> tuple[Field | None, Comparison | None, str | N
     if not paths:
         return None, None, "no run ended well"
     try:
-        # In this order, so that the predictions are not in memory twice.
-        comparison = compare.compare(paths, Asked())
-        return contenders.gather(paths, Asked()), comparison, None
+        field = contenders.gather(paths, Asked())
+        return field, compare.of_field(field), None
     except DataError as error:
         return None, None, str(error)
 
@@ -251,7 +200,7 @@ def _range(metric: str) -> tuple[float, float]:
 
 
 def _names(firsts: dict[Key, Record]) -> dict[Key, tuple[str, str]]:
-    """Full and short names that tell systems apart: with overrides or the recipe's hash where they are needed."""
+    """Full and short names that tell systems apart, where needed as `readings.told_apart` says."""
     parts = {key: key[0].split("--") for key in firsts}
     number = max(map(len, parts.values()), default=0)
     alike = {

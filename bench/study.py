@@ -143,7 +143,6 @@ class Plan:
     """All systems of a sweep. metric: None for plain recipes."""
 
     systems: list[System] = field(default_factory=list)
-    title: str | None = None
     metric: str | None = None
 
 
@@ -186,7 +185,7 @@ def plan(paths: list[Path], asked: Asked) -> Plan:
     for path in paths:
         if is_study(path):
             study = load(path)
-            found.title, found.metric = found.title or study.title, found.metric or study.metric
+            found.metric = found.metric or study.metric
             found.systems += _systems(study, path, asked)
         elif asked.mini:
             raise RecipeError(f"{path}: --mini is for studies, which say what is put in place of their models")

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +56,7 @@ class Machine:
     gpus: tuple[str, ...] = ()
     per_run: int = 0
     processes: int = 1
-    options: tuple[str, ...] = field(default=())
+    options: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: str | None, jobs: int | None, per_run: int | None) -> "Machine":
@@ -85,9 +85,13 @@ class Machine:
 
     def command(self, job: Job, port: int | None = None) -> list[str]:
         """The command line of a run, as it would be typed."""
+        return self.words(ROOT / "bench" / "run.py", arguments(job), port)
+
+    def words(self, program: Path, arguments: Sequence[str], port: int | None = None) -> list[str]:
+        """The command line that launches a `bench/run.py` with its arguments."""
         spread = [*self.options, *(() if port is None else ("--main_process_port", str(port)))]
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(self.config)]
-        return [*launcher, *spread, str(ROOT / "bench" / "run.py"), *arguments(job)]
+        return [*launcher, *spread, str(program), *arguments]
 
     def environment(self, gpus: Sequence[str]) -> dict[str, str]:
         """This process's, less what a launcher above it may have set; the devices and the cores are shared out."""
@@ -258,11 +262,12 @@ def _validation(job: Job, metric: str) -> float | None:
 
 def higher_is_better(metric: str) -> bool:
     """Whether more is better, as the metric's own file says. Raises RecipeError for one that none of them defines."""
-    for name in dropin.names("metrics"):
-        ways = dropin.literals("metrics", name).get("higher_is_better", {})
-        if metric in ways:
-            return bool(ways[metric])
-    raise RecipeError(f"metric {metric!r}: it is not known whether more of it is better; take one of the harness's own")
+    known = dropin.directions()
+    if metric not in known:
+        raise RecipeError(
+            f"metric {metric!r}: it is not known whether more of it is better; take one of the harness's own"
+        )
+    return known[metric]
 
 
 def write_choices(choices: list[Choice], out: Path, metric: str) -> Path:

@@ -36,14 +36,8 @@ def write_table_report(paths: Sequence[Path], output: Path) -> Path:
 
     Raises DataError for a path that does not exist, and when there is no record at all.
     """
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"{path}: there is no such file or folder")
-    found = run_record.find(list(paths))
-    if not found:
-        raise DataError(f"no {run_record.FILE} in or below {', '.join(map(str, paths)) or 'nothing'}")
     records, unreadable = [], []
-    for path in found:
+    for path in run_record.locate(paths):
         try:
             records.append((path, run_record.read(path)))
         except DataError as error:
@@ -58,45 +52,23 @@ def table_report(records: Runs, unreadable: Sequence[str] = ()) -> str:
 
     The same records give the same text, in any order. `unreadable`: sentences about other files.
     """
-    tables = [_data_set(name, tables) for name, tables in sorted(_grouped(records).items())]
+    tables = [_data_set(name, tables) for name, tables in sorted(readings.by_key(records).items())]
     broken = md.bullets([md.escape(sentence, readings.LONG) for sentence in unreadable])
     rest = {"Records that could not be read": broken, "Notes": _notes(records, len(unreadable))}
     return md.joined(["# Runs", *tables, md.sections(rest)]) + "\n"
 
 
-def _grouped(records: Runs) -> dict[str, dict[str, list[Record]]]:
-    """Data set -> comparability key -> runs. A run that failed before it had them joins those of its card."""
-    ordered = [record for _, record in sorted(records, key=readings.identity)]
-    by_card = {
-        readings.dataset_card(record): record.data.id
-        for record in ordered
-        if record.data and readings.dataset_card(record)
-    }
-    groups: dict[str, dict[str, list[Record]]] = {}
-    for record in ordered:
-        card = readings.dataset_card(record)
-        name = record.data.id if record.data else by_card.get(card, card) or "not known"
-        key = record.comparability.key if record.comparability else ""
-        groups.setdefault(name, {}).setdefault(key, []).append(record)
-    for tables in groups.values():
-        if len(tables) == 2 and all(record.status != "ok" for record in tables.get("", ordered)):
-            tables[max(tables)] += tables.pop("")
-    return groups
-
-
-def _data_set(name: str, tables: dict[str, list[Record]]) -> str:
+def _data_set(name: str, tables: dict[str, Runs]) -> str:
     parts = [f"## Data set {md.escape(name)}"]
     if len(tables) > 1:
-        keys = [record.comparability for runs in tables.values() for record in runs if record.comparability]
-        hashes = Counter(name for name, _ in {part for key in keys for part in key.parts.items()})
-        differ = ", ".join(sorted(md.escape(name) for name, number in hashes.items() if number > 1))
+        differ = ", ".join(map(md.escape, readings.differing_parts(tables)))
         parts.append(
             "These runs were not all scored on the same examples in the same way, so they stand in "
             f"{len(tables)} tables: do not compare scores across them. What differs: {differ or 'not known'}."
         )
     for key, runs in sorted(tables.items(), key=lambda item: (not item[0], item[0])):
         shown = f"with comparability key {md.code(key)}" if key else "without a comparability key"
-        parts += [f"### Runs {shown}" if len(tables) > 1 else "", _runs_table(runs)]
+        parts += [f"### Runs {shown}" if len(tables) > 1 else "", _runs_table([record for _, record in runs])]
     return md.joined(parts)
 
 

@@ -7,7 +7,6 @@ and forks. What such a run prints, and its exit code, stand beside the file: NAM
 With `--undrawn` behind it, no figures are drawn: half of the time of a run of four steps.
 """
 
-import gc
 import importlib
 import json
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import console, figures, run
+from bench import allocator, console, figures, run
 
 LIBRARIES = (
     "bench.stages",
@@ -59,12 +58,10 @@ def import_libraries():
     """Those that a run imports; nothing is done with them. The collector does not look at their objects again."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    gc.disable()
     console.quiet_libraries()
-    for name in LIBRARIES:
-        importlib.import_module(name)
-    gc.freeze()
-    gc.enable()
+    with allocator.libraries_apart():
+        for name in LIBRARIES:
+            importlib.import_module(name)
 
 
 if __name__ == "__main__":

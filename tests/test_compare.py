@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench import compare, compare_report, contenders, record, score, tallies
+from bench import compare, compare_report, dropin, record, score, tallies
 from bench.__main__ import main
 from bench.contenders import Asked
 from bench.errors import DataError
@@ -496,7 +496,7 @@ def test_loss_that_is_no_number(two, tmp_path):
 
 
 def test_directions_are_known():
-    known = contenders.directions()
+    known = dropin.directions()
     assert known["loss"] is False
     assert {"accuracy", "bleu", "mcc", "rougeLsum", "squad_v2_f1", "f1_macro"} <= {
         key for key, up in known.items() if up

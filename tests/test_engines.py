@@ -5,8 +5,7 @@ import json
 
 import pytest
 
-from bench import launch as launch_module
-from bench import run, train
+from bench import allocator, run, train
 from tests.launching import ROOT, launch, losses, read_lines
 
 # Every kind of head in the library: Linear on a pooled token, on every token, RoBERTa's and T5's own, and the MLP.
@@ -234,11 +233,14 @@ def test_a_tracker_gets_the_losses(tmp_path, monkeypatch):
 
 
 def test_libraries_are_out_of_the_collector_s_sight_and_what_comes_later_is_not(bare_runs):
-    launch_module.set_libraries_apart.cache_clear()
-    launch_module.set_libraries_apart()
+    gc.unfreeze()
+    with allocator.libraries_apart():
+        assert not gc.isenabled()
+    assert gc.isenabled()
     kept = gc.get_freeze_count()
     assert kept > 100_000
     later = [[] for _ in range(1000)]
-    launch_module.set_libraries_apart()  # a second run of the process
+    with allocator.libraries_apart():  # a second run of the process
+        assert gc.isenabled()
     assert gc.get_freeze_count() <= kept
     assert all(gc.is_tracked(item) for item in later)
