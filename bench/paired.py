@@ -4,7 +4,9 @@ A score is a function of sums over examples. All runs share each draw: one produ
 statistics of all runs gives the sums of every run, so that many systems cost little more than two.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -18,6 +20,7 @@ Value = Callable[[np.ndarray], np.ndarray]
 
 # Weights of one block of draws; what is made of them is smaller for all but a few wide tables.
 BLOCK_BYTES = 16 * 2**20
+MOST_THREADS = 8
 # A binomial draw costs as much as about 40 drawn indices, so repeated rows are drawn by their number below this share.
 DISTINCT_SHARE = 1 / 40
 # Single precision adds whole numbers exactly up to here.
@@ -126,8 +129,29 @@ def bootstrap_values(runs: Stack, value: Value, draws: int, seed: int) -> np.nda
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 8 (paired data).
     """
-    generator = np.random.default_rng(seed)
-    return np.concatenate([value(runs.sums(_drawn(runs, size, generator))) for size in runs.blocks(draws)])
+
+    def _values(size: int, generator: np.random.Generator) -> np.ndarray:
+        return value(runs.sums(_drawn(runs, size, generator)))
+
+    return np.concatenate(_of_blocks(runs, draws, seed, _values))
+
+
+def _of_blocks(
+    runs: Stack, draws: int, seed: int, work: Callable[[int, np.random.Generator], np.ndarray]
+) -> list[np.ndarray]:
+    """What `work` makes of each block of draws, in order; each with a stream of its own, so on any number of cores."""
+    from threadpoolctl import threadpool_limits
+
+    sizes = list(runs.blocks(draws))
+    streams = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(len(sizes)))
+    # NumPy and SciPy let go of the interpreter where they take long; the products' own threads would be in the way.
+    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_threads()) as pool:
+        return list(pool.map(work, sizes, streams))
+
+
+def _threads() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_THREADS, cores)
 
 
 def _drawn(runs: Stack, size: int, generator: np.random.Generator) -> np.ndarray:
@@ -150,17 +174,19 @@ def randomisation_test(
     "Computer-Intensive Methods for Testing Hypotheses", chapter 2; Yeh 2000, "More accurate tests for the
     statistical significance of result differences", C00-2137.
     """
-    generator = np.random.default_rng(seed)
     middles = [(runs.totals[first] + runs.totals[second]) / 2 for first, second in pairs]
     observed = [abs(float(value(runs.totals[first]) - value(runs.totals[second]))) for first, second in pairs]
-    reached = np.zeros(len(pairs), dtype=np.int64)
-    for size in runs.blocks(draws):
+
+    def _reached(size: int, generator: np.random.Generator) -> np.ndarray:
         signed = runs.sums(_signs(runs, size, generator))
+        found: np.ndarray = np.zeros(len(pairs), dtype=np.int64)
         for number, (first, second) in enumerate(pairs):
             half = (signed[:, first] - signed[:, second]) / 2
             differences = value(middles[number] + half) - value(middles[number] - half)
-            reached[number] += np.count_nonzero(np.abs(differences) >= observed[number] - TIE)
-    return (1 + reached) / (1 + draws)
+            found[number] = np.count_nonzero(np.abs(differences) >= observed[number] - TIE)
+        return found
+
+    return (1 + np.sum(_of_blocks(runs, draws, seed, _reached), axis=0)) / (1 + draws)
 
 
 def _signs(runs: Stack, size: int, generator: np.random.Generator) -> np.ndarray:

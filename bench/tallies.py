@@ -80,13 +80,16 @@ def mean_value(sums: np.ndarray) -> np.ndarray:
 
 def _label_table(names: list[Any], known: dict[str, int], multi_label: bool) -> np.ndarray:
     """[examples, labels] of 0 and 1; no answer is a row of 0. Raises DataError for an unknown label."""
-    table = np.zeros((len(names), len(known)), dtype=np.uint8)
-    for row, given in zip(table, names, strict=True):
+    rows, columns = [], []
+    for row, given in enumerate(names):
         several = given if multi_label and isinstance(given, list) else [given]
         for name in several if given is not None else []:
             if not isinstance(name, str) or name not in known:
                 raise DataError(f"the label {name!r} is none of the record's: {', '.join(known)}")
-            row[known[name]] = 1
+            rows.append(row)
+            columns.append(known[name])
+    table = np.zeros((len(names), len(known)), dtype=np.uint8)
+    table[rows, columns] = 1
     return table
 
 
@@ -117,17 +120,21 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def _mcc_rows(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """[examples, 2 + 2 x labels]: correct, no answer, one-hot prediction, one-hot reference."""
-    correct, answered = ((predicted & reference).max(1, keepdims=True), predicted.max(1, keepdims=True))
-    return np.concatenate([correct, 1 - answered, predicted, reference], axis=1, dtype=np.uint8)
+    """[examples, 2 + 2 x labels]: wrong, no answer, one-hot prediction less one-hot reference, one-hot reference.
+
+    Of a right answer all but the last are 0, so that a product with the rows of many systems has little to add up.
+    """
+    wrong, unanswered = (1 - table.max(1, keepdims=True) for table in (predicted & reference, predicted))
+    reference = reference.astype(np.int8)
+    return np.concatenate([wrong, unanswered, predicted - reference, reference], axis=1, dtype=np.int8)
 
 
 def mcc_value(sums: np.ndarray) -> np.ndarray:
     """Matthews correlation for any number of labels (Gorodkin 2004), 0 where it is not defined."""
-    correct, unanswered = sums[..., 0], sums[..., 1]
-    predicted, reference = np.split(sums[..., 2:], 2, axis=-1)
-    number = reference.sum(-1)
-    covariance = correct * number - (predicted * reference).sum(-1)
+    wrong, unanswered = sums[..., 0], sums[..., 1]
+    surplus, reference = np.split(sums[..., 2:], 2, axis=-1)
+    predicted, number = reference + surplus, reference.sum(-1)
+    covariance = (number - wrong) * number - (predicted * reference).sum(-1)
     predicted_variance = number**2 - (predicted**2).sum(-1) - unanswered**2
     product = predicted_variance * (number**2 - (reference**2).sum(-1))
     return _ratio(covariance, np.sqrt(np.maximum(product, 0)))
