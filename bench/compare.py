@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import contenders, families, paired, seeds
+from bench import contenders, families, paired, readings, seeds
 from bench.contenders import Asked, Field, LeftOut
 from bench.errors import DataError
 from bench.tallies import Tally, tally
@@ -53,16 +53,17 @@ class System:
 class Pair:
     """Two systems by their letters, the better score first. difference: first - second, in the metric's own unit.
 
-    low, high: 95 %, of this pair alone, by the method `interval`. bca, percentile: the bootstrap's, None where none was
-    drawn. p_holm: over all pairs. detectable: the smallest difference that such data show with a power of 80 %, None
-    where nothing varies. covers: what interval and test generalise to. equivalent: None without a margin.
+    low, high: 95 %, of this pair alone, by the method `interval`; None where nothing varies. bca, percentile: the
+    bootstrap's, None where none was drawn. p_holm: over all pairs. detectable: the smallest difference that such data
+    show with a power of 80 % at 5 % divided by the number of pairs, None where there is none that the metric can have,
+    or nothing varies. covers: what interval and test generalise to. equivalent: None without a margin.
     """
 
     first: str
     second: str
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     bca: tuple[float, float] | None
     percentile: tuple[float, float] | None
     p: float
@@ -117,8 +118,11 @@ def of_field(runs: Field, margin: float | None = None) -> Comparison:
     pairs = list(itertools.combinations(range(len(entries)), 2))
     draws = max(DRAWS, DRAWS_PER_PAIR * len(pairs))
     drawn, randomised = _resampled(entries, pairs, draws)
-    found = [_tested(entries[first], entries[second], drawn, randomised, (first, second), margin, len(pairs))
-             for first, second in pairs]  # fmt: skip
+    family = _Family(
+        drawn=drawn, randomised=randomised, common=seeds.common_variance([entry.scores for entry in entries]),
+        pairs=len(pairs), margin=margin, widest=_widest(runs.metric),
+    )  # fmt: skip
+    found = [_tested(entries[first], entries[second], (first, second), family) for first, second in pairs]
     decided = _decided(found, margin)
     return Comparison(
         metric=runs.metric,
@@ -188,42 +192,57 @@ def _test(first: _Entry, second: _Entry) -> str:
     return MCNEMAR if binary else RANDOMISATION
 
 
-def _tested(
-    first: _Entry,
-    second: _Entry,
-    drawn: np.ndarray,
-    randomised: dict[tuple[int, int], float],
-    pair: tuple[int, int],
-    margin: float | None,
-    pairs: int,
-) -> Pair:
+@dataclass(frozen=True, kw_only=True)
+class _Family:
+    """What the tests of all pairs share. drawn, randomised: see `_resampled`. widest: the largest difference."""
+
+    drawn: np.ndarray
+    randomised: dict[tuple[int, int], float]
+    common: tuple[float, float]
+    pairs: int
+    margin: float | None
+    widest: float
+
+
+def _widest(metric: str) -> float:
+    least, most = readings.bounds(metric)
+    return most - least
+
+
+def _tested(first: _Entry, second: _Entry, pair: tuple[int, int], family: _Family) -> Pair:
     """One pair, with p-value and interval; Holm's correction and the verdict need all of them."""
     test = _test(first, second)
     both_seeded = first.place is None and second.place is None
-    estimate = (seeds.over_seeds_and_examples if both_seeded else seeds.over_examples)(first.scores, second.scores)
-    strict = families.equivalence_confidence(pairs, ALPHA)
-    bca = percentile = None
+    estimate = seeds.over_examples(first.scores, second.scores)
+    if both_seeded:
+        estimate = seeds.over_seeds_and_examples(first.scores, second.scores, family.common)
+    strict = families.equivalence_confidence(family.pairs, ALPHA)
+    bca = percentile = equivalent = None
     if test == STUDENT:
         p, plain, inner = estimate.p_value(), estimate.interval(), estimate.interval(strict)
     else:
-        differences = drawn[:, first.place] - drawn[:, second.place]
+        differences = family.drawn[:, first.place] - family.drawn[:, second.place]
         left_out = (first.scores.jackknife - second.scores.jackknife)[:, 0]
         bca = paired.bca_interval(differences, estimate.difference, left_out)
         percentile = paired.percentile_interval(differences)
         if test == RANDOMISATION:
-            p, plain = randomised[pair], bca
+            p, plain = family.randomised[pair], bca
             inner = paired.bca_interval(differences, estimate.difference, left_out, strict)
         else:
-            only = _only(first.tallies[0], second.tallies[0])
+            only = discordant(first.tallies[0], second.tallies[0])
             p, plain = paired.mcnemar(*only), paired.matched_interval(*only, len(left_out))
-            inner = paired.matched_interval(*only, len(left_out), strict)
-    detectable = seeds.minimal_detectable(estimate.standard_error, estimate.freedom)
+            if family.margin is not None:
+                equivalent = paired.matched_equivalent(*only, len(left_out), family.margin, strict)
+    if family.margin is not None and test != MCNEMAR:
+        equivalent = families.is_equivalent(*inner, family.margin)
+    detectable = estimate.detectable(alpha=ALPHA / family.pairs)
+    varies = plain[0] < plain[1]
     return Pair(
         first=first.letter,
         second=second.letter,
         difference=estimate.difference,
-        low=plain[0],
-        high=plain[1],
+        low=max(plain[0], -family.widest) if varies else None,
+        high=min(plain[1], family.widest) if varies else None,
         bca=bca,
         percentile=percentile,
         p=p,
@@ -231,13 +250,13 @@ def _tested(
         test=test,
         interval=INTERVALS[test],
         covers=SEEDS_AND_EXAMPLES if both_seeded else EXAMPLES,
-        detectable=None if math.isnan(detectable) else detectable,
-        equivalent=None if margin is None else families.is_equivalent(*inner, margin),
+        detectable=detectable if detectable <= family.widest else None,
+        equivalent=equivalent,
         verdict="",
     )
 
 
-def _only(first: Tally, second: Tally) -> tuple[int, int]:
+def discordant(first: Tally, second: Tally) -> tuple[int, int]:
     """How many examples only the first has right, and only the second."""
     right, other = first.rows[:, 0] == 1, second.rows[:, 0] == 1
     return int((right & ~other).sum()), int((other & ~right).sum())

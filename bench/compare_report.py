@@ -14,6 +14,10 @@ SCHEMA = 1
 TEXT = ("system", "seeds", "pair", "test", "interval", "covers", "verdict", "record", "reason")
 # Columns that are left out, and said in a note, where all pairs have the same.
 OFTEN_SAME = ("test", "interval", "covers")
+TIER_NOTE = (
+    "Tier 1: the best system and all that are not shown to differ from it, wherever they stand; the best of the others "
+    "begins the next tier in the same way. Two of one tier may be shown to differ, and two of different tiers not."
+)
 # Below, a bootstrap interval of a skewed difference is too short: see scripts/benchmarks/coverage.py.
 FEW_EXAMPLES = 50
 
@@ -74,18 +78,29 @@ def notes(found: Comparison) -> list[str]:
         lines += [f"{_SAID[name]} of every pair: {said.pop()}."] if len(said) == 1 else []
     if found.examples < FEW_EXAMPLES and any(pair.interval == INTERVALS[RANDOMISATION] for pair in found.pairs):
         lines.append(f"With fewer than {FEW_EXAMPLES} examples bootstrap intervals are rough, and mostly too short.")
+    drawn = any(pair.test == RANDOMISATION for pair in found.pairs)
+    number = len(found.pairs)
+    family = f", corrected by Holm over the {number} pairs," if number > 1 else ""
+    unvaried = [f"{pair.first} − {pair.second}" for pair in found.pairs if pair.low is None]
+    if unvaried:
+        lines.append(
+            f"Nothing varies between the answers of {', '.join(unvaried)}, so there is no interval and no equivalence: "
+            "on other examples they may differ."
+        )
     lines += [
-        f"Better: the p-value, corrected by Holm over the {len(found.pairs)} pairs, is at most {ALPHA:g}. "
+        f"Better: the p-value{family} is at most {ALPHA:g}. "
         "No difference shown does not mean that there is none: see the detectable difference.",
-        "Intervals are of 95 %, each of its pair alone; bootstrap and randomisation take "
-        f"{found.draws:,} draws by example.",
-        "Detectable: the smallest true difference that such data show with a power of 80 %, at 5 % two-sided.",
-        "Tier: systems that are not shown to differ from the best of their tier; two of one tier may differ.",
+        "Intervals are of 95 %, each of its pair alone"
+        + (f"; bootstrap and randomisation take {found.draws:,} draws by example." if drawn else "."),
+        "Detectable: the smallest true difference that such data show with a power of 80 %, two-sided at 5 % divided "
+        "by the number of pairs; a dash where not even the largest would be shown.",
+        TIER_NOTE,
     ]
     if any(pair.covers == SEEDS_AND_EXAMPLES for pair in found.pairs):
         lines.append(
             "Between systems of several seeds, test and interval are Student's, from the variances of seeds and of "
-            "examples; they hold for other seeds too."
+            "examples; they hold for other seeds too. Seeds can be alike by luck, so a difference must also show with "
+            "the spread that seeds have in all systems on average, and, of these very runs, over examples."
         )
     if found.margin is not None:
         lines.append(
@@ -116,7 +131,7 @@ def _pair_cells(pair: Pair) -> dict[str, str]:
     return {
         "pair": f"{pair.first} − {pair.second}",
         "difference": _signed(pair.difference),
-        "95 % interval": f"{_signed(pair.low)} to {_signed(pair.high)}",
+        "95 % interval": interval(pair),
         "p": probability(pair.p),
         "p, Holm": probability(pair.p_holm),
         "detectable": md.fixed(pair.detectable, 4),
@@ -125,6 +140,12 @@ def _pair_cells(pair: Pair) -> dict[str, str]:
         "covers": pair.covers,
         "verdict": pair.verdict,
     }
+
+
+def interval(pair: Pair) -> str:
+    """Of the difference; a dash where nothing varies."""
+    ends = [_signed(end) for end in (pair.low, pair.high) if end is not None]
+    return " to ".join(ends) or md.DASH
 
 
 def _signed(value: float) -> str:

@@ -19,6 +19,10 @@ Key = tuple[str, str]
 ROUNDING = 1e-9
 
 
+class Unsound(DataError):
+    """Predictions that are broken, or not those of which the record's score was made."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     """What is compared. None takes the test split, and the metric that ranks runs in reports.
@@ -43,10 +47,11 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A record that is not compared, and why."""
+    """A record that is not compared, and why. is_unsound: its predictions don't bear out what it says."""
 
     path: Path
     reason: str
+    is_unsound: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +80,9 @@ def gather(paths: Sequence[Path], asked: Asked) -> Field:
     runs = []
     for path, record in found:
         try:
-            runs.append(Run(path=path, record=record, lines=_lines(path, record, asked.stage, split, metric)))
+            runs.append(Run(path=path, record=record, lines=lines_of(path, record, asked.stage, split, metric)))
         except DataError as error:
-            left_out.append(LeftOut(path=path, reason=str(error)))
+            left_out.append(LeftOut(path=path, reason=str(error), is_unsound=isinstance(error, Unsound)))
     _require_two([(run.path, run.record) for run in runs], left_out)
     ids, others = _common_ids(runs)
     return Field(
@@ -91,6 +96,20 @@ def gather(paths: Sequence[Path], asked: Asked) -> Field:
         left_out=sorted(left_out, key=lambda item: (str(item.path), item.reason)),
         notes=_notes([run.record for run in runs]),
     )
+
+
+def contradiction(path: Path, record: Record) -> str | None:
+    """How the predictions beside a record deny the score that ranks it; None where they don't, or there are none."""
+    if record.data is None:
+        return None
+    try:
+        split, metric = _chosen([(path, record)], Asked())
+        lines_of(path, record, "after", split, metric)
+    except Unsound as error:
+        return str(error)
+    except DataError:
+        return None
+    return None
 
 
 def _records(paths: Sequence[Path]) -> tuple[list[Located], list[LeftOut]]:
@@ -181,18 +200,18 @@ def _chosen(found: list[Located], asked: Asked) -> tuple[str, str]:
     return split, metric
 
 
-def _lines(path: Path, record: Record, stage: str, split: str, metric: str) -> dict[str, Line]:
-    """A run's predictions by id. Raises DataError for a file that is missing, broken, or not what was scored."""
+def lines_of(path: Path, record: Record, stage: str, split: str, metric: str) -> dict[str, Line]:
+    """A run's predictions by id. Raises Unsound, or DataError where there are none."""
     file = path.parent / "predictions" / f"{stage}-{split}.jsonl"
     lines: dict[str, Line] = {}
     hashes: dict[str, str] = {}
     for number, row in _rows(file):
         identity = row["id"]
         if identity in lines:
-            raise DataError(f"{file}:{number}: the example {identity!r} comes twice")
+            raise Unsound(f"{file}:{number}: the example {identity!r} comes twice")
         value = row["metrics"].get(metric)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise DataError(f"{file}:{number}: {metric} is no number: {value!r}")
+            raise Unsound(f"{file}:{number}: {metric} is no number: {value!r}")
         lines[identity] = Line(prediction=row["prediction"], reference=row["reference"], value=value)
         if isinstance(row.get("prompt_hash"), str):
             hashes[identity] = row["prompt_hash"]
@@ -207,17 +226,17 @@ def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     except FileNotFoundError as error:
         raise DataError(f"there is no {file}; without its predictions a run can't be compared") from error
     except (OSError, ValueError) as error:
-        raise DataError(f"{file}: can't be read: {error}") from error
+        raise Unsound(f"{file}: can't be read: {error}") from error
     # Not splitlines, which also divides at separators that JSON leaves as they are.
     for number, row in enumerate(_parsed(file, text.removesuffix("\n").split("\n")), 1):
         sound = isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("metrics"), dict)
         if not sound or not {"prediction", "reference"} <= set(row):
-            raise DataError(f"{file}:{number}: expected an object with id, prediction, reference and metrics")
+            raise Unsound(f"{file}:{number}: expected an object with id, prediction, reference and metrics")
         yield number, row
 
 
 def _parsed(file: Path, lines: list[str]) -> Iterable[Any]:
-    """The value of each line. Raises DataError for a line that is no JSON."""
+    """The value of each line. Raises Unsound for a line that is no JSON."""
     try:
         # As one list they are read in half of the time.
         rows = json.loads(f"[{','.join(lines)}]")
@@ -232,7 +251,7 @@ def _value(file: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{file}:{number}: no JSON (half-written or edited?): {error}") from error
+        raise Unsound(f"{file}:{number}: no JSON (half-written or edited?): {error}") from error
 
 
 def _check_lines(file: Path, record: Record, what: tuple[str, str, str], lines: dict[str, Line]) -> None:
@@ -242,15 +261,15 @@ def _check_lines(file: Path, record: Record, what: tuple[str, str, str], lines: 
     stated = record.scores[stage][split][metric]
     part = record.data.splits.get(split)
     if part is not None and len(lines) != part.examples:
-        raise DataError(f"{file}: {len(lines)} predictions, and the record tells of {part.examples} examples")
+        raise Unsound(f"{file}: {len(lines)} predictions, and the record tells of {part.examples} examples")
     for identity, line in lines.items():
         right = _RIGHT.get(metric)
         if right is not None and line.value != right(line.prediction, line.reference):
-            raise DataError(f"{file}: {identity!r} is not what its {metric} of {line.value} says; was the file edited?")
-    found = tally(metric, list(lines.values()), record.data.labels, multi_label=_multi_label(record)).score
+            raise Unsound(f"{file}: {identity!r} is not what its {metric} of {line.value} says; was the file edited?")
+    found = tally(metric, list(lines.values()), record.data.labels, multi_label=has_several_labels(record)).score
     # Written so that NaN is refused.
     if not (isinstance(stated.value, int | float) and abs(found - stated.value) <= ROUNDING * max(1, abs(found))):
-        raise DataError(
+        raise Unsound(
             f"{file}: gives {metric} {found!r}, and the record says {stated.value!r}; one of the two was changed"
         )
 
@@ -262,7 +281,7 @@ def _check_prompts(file: Path, record: Record, split: str, hashes: dict[str, str
         return
     text = "".join(f"{identity} {hashes[identity]}\n" for identity in sorted(hashes))
     if hashlib.sha256(text.encode()).hexdigest()[:16] != stated:
-        raise DataError(f"{file}: its prompts are not those of the record's manifest; one of the two was changed")
+        raise Unsound(f"{file}: its prompts are not those of the record's manifest; one of the two was changed")
 
 
 def _same_set(prediction: Any, reference: Any) -> bool:
@@ -276,22 +295,25 @@ _RIGHT: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def _multi_label(record: Record) -> bool:
+def has_several_labels(record: Record) -> bool:
+    """Whether an example of the record's data set has several labels."""
     data = record.recipe.resolved.get("dataset")
     return isinstance(data, dict) and bool(data.get("multi_label"))
 
 
 def multi_label(runs: Field) -> bool:
     """Whether examples have several labels."""
-    return any(_multi_label(run.record) for group in runs.systems.values() for run in group)
+    return any(has_several_labels(run.record) for group in runs.systems.values() for run in group)
 
 
 def _common_ids(runs: list[Run]) -> tuple[list[str], int]:
-    """Ids that all runs scored, sorted, and how many others there are. Raises DataError without any."""
+    """Ids that all runs scored, sorted, and how many others there are. Raises DataError for fewer than two."""
     sets = [set(run.lines) for run in runs]
     common = sorted(set.intersection(*sets))
     if not common:
         raise DataError(f"these {len(runs)} runs have no example in common, so they can't be compared")
+    if len(common) == 1:
+        raise DataError(f"these {len(runs)} runs have one example in common, which tells nothing of others")
     first = runs[0]
     for run in runs[1:]:
         for identity in common:

@@ -32,8 +32,11 @@ def equivalence_confidence(comparisons: int, alpha: float = 0.05) -> float:
 
 
 def is_equivalent(low: float, high: float, margin: float) -> bool:
-    """Whether the whole interval lies within the margin: the difference is smaller, in either direction."""
-    return -margin < low <= high < margin
+    """Whether the whole interval lies within the margin: the difference is smaller, in either direction.
+
+    An interval without a width shows nothing: where nothing varied, nobody knows what other examples would do.
+    """
+    return -margin < low < high < margin
 
 
 def tiers(ranked: Sequence[str], differ: Callable[[str, str], bool]) -> list[list[str]]:

@@ -62,6 +62,34 @@ def matched_interval(only_first: int, only_second: int, examples: int, confidenc
     return max(-1.0, middle - half), min(1.0, middle + half)
 
 
+def matched_score(only_first: int, only_second: int, examples: int, difference: float) -> float:
+    """The score statistic, normal for many examples, of two shares on the same examples that differ by `difference`.
+
+    Above 0 where they are seen to differ by more. difference: between -1 and 1, not 0. Source: Tango 1998, "Equivalence
+    test and confidence interval for the difference in proportions for the paired-sample design", Statistics in
+    Medicine 17.
+    """
+    one = -only_first - only_second + (2 * examples - only_first + only_second) * difference
+    # The likeliest share that only the second has right, if the shares differ by so much.
+    root = (one**2 + 8 * examples * only_second * difference * (1 - difference)) ** 0.5
+    share = max(0.0, root - one) / (4 * examples)
+    variance = examples * (2 * share + difference * (1 - difference))
+    return float((only_first - only_second - examples * difference) / variance**0.5)
+
+
+def matched_equivalent(only_first: int, only_second: int, examples: int, margin: float, confidence: float) -> bool:
+    """Whether two shares of right examples are shown to differ by less than the margin, by two one-sided score tests.
+
+    Agresti and Min's interval is drawn towards 0, and would find too many equivalent. confidence: of the interval that
+    such tests amount to, see `families.equivalence_confidence`.
+    """
+    if margin >= 1:
+        return True
+    least = NormalDist().inv_cdf((1 + confidence) / 2)
+    above, below = (matched_score(only_first, only_second, examples, side * margin) for side in (-1, 1))
+    return above > least and below < -least
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stack:
     """Statistics of several runs side by side: rows [distinct, different], each as often as `counts` says.

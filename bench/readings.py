@@ -1,6 +1,7 @@
 """What pages read from a record: names, scores, machine, overrides. Shared by the page of a run and tables of many."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +39,15 @@ def metric_order(name: str) -> tuple[bool, int, str]:
     """Sorts metrics: those that rank runs first, the loss last."""
     order = (*MAIN_METRICS, *OTHERS)
     return name == "loss", order.index(name) if name in order else len(order), name
+
+
+def bounds(metric: str) -> tuple[float, float]:
+    """The least and the largest value that a metric can take, as far as that is known."""
+    from bench.tallies import TOKENIZERS  # NumPy, which a page of one run does without
+
+    known = {"mcc": (-1.0, 1.0), "loss": (0.0, math.inf), **dict.fromkeys(TOKENIZERS, (0.0, 100.0))}
+    shares = dict.fromkeys((*MAIN_METRICS, *OTHERS), (0.0, 1.0))
+    return (shares | known).get(metric, (-math.inf, math.inf))
 
 
 def scalars(record: Record, stage: str, split: str | None) -> dict[str, Score]:

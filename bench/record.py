@@ -1,20 +1,20 @@
 """The run record: its types, atomic writing, reading. Reports read nothing else; importing it loads no torch."""
 
-import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bench.errors import DataError, SetupError, Status
+from bench.errors import DataError, Status
 
 SCHEMA = 1
 FILE = "record.json"
-LOCK = ".lock"
+# Of a sweep, the folder of runs by which settings are chosen.
+TRIALS = "trials"
 BALLAST = ".ballast"
 # Kept free while a run writes, so that the record of a run that filled the disk still finds room.
 BALLAST_BYTES = 256 * 1024
@@ -320,36 +320,6 @@ def reserve(folder: Path) -> None:
     (folder / BALLAST).write_bytes(b"\0" * BALLAST_BYTES)
 
 
-def is_ours(folder: Path) -> bool:
-    """Whether a run has written into this folder."""
-    return any((folder / name).exists() for name in (FILE, BALLAST, LOCK))
-
-
-def lock(folder: Path) -> IO[bytes]:
-    """Keeps a second run out of a folder until the returned file is closed, or its process is gone.
-
-    Raises SetupError while another process has it. Where a file system knows no locks, nobody is kept out.
-    """
-    stream = (folder / LOCK).open("wb")
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        stream.close()
-        raise SetupError(
-            f"{folder} is being written by another run; wait for its end, or give another --out"
-        ) from error
-    except OSError:
-        pass
-    return stream
-
-
-def unlock(folder: Path, taken: IO[bytes] | None) -> None:
-    """Lets the next run into the folder; nothing where it was not taken."""
-    if taken is not None:
-        (folder / LOCK).unlink(missing_ok=True)
-        taken.close()
-
-
 def read(path: Path) -> Record:
     """Reads a record file, or the one inside a run's folder. Raises DataError with what is wrong with it."""
     path = path / FILE if path.is_dir() else path
@@ -392,5 +362,18 @@ def locate(paths: Sequence[Path]) -> list[Path]:
 
 
 def find(paths: list[Path]) -> list[Path]:
-    """Record files at or below the given paths, sorted and without repetition."""
-    return sorted({one for path in paths for one in ([path] if path.is_file() else path.rglob(FILE))})
+    """Record files at or below the given paths, sorted and without repetition; links to folders are followed.
+
+    A sweep's trials of settings are no results: they are found only where their folder itself is given.
+    """
+    return sorted({one for path in paths for one in ([path] if path.is_file() else _below(path))})
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    seen: set[str] = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(name)
+        folders[:] = [] if real in seen else sorted(one for one in folders if one != TRIALS)
+        if real not in seen and FILE in files:
+            yield Path(name, FILE)
+        seen.add(real)

@@ -22,7 +22,7 @@ import traceback  # noqa: E402
 from dataclasses import dataclass, field  # noqa: E402
 from typing import Any  # noqa: E402
 
-from bench import allocator, checkpoints, console, failures, record, shortage, unfinished  # noqa: E402
+from bench import allocator, checkpoints, console, failures, folders, record, shortage, unfinished  # noqa: E402
 from bench.errors import BenchError, RecipeError, ScoreError  # noqa: E402
 from bench.peers import Peers, leave_at_once, several  # noqa: E402
 from bench.recipe import Resolved, first_record, load  # noqa: E402
@@ -135,16 +135,16 @@ def _prepare(options: argparse.Namespace, stopper: Stopper) -> Run:
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"
     past, taken = unfinished.Past(), None
     if console.is_main_process():
-        if record.is_ours(folder):
-            taken = record.lock(folder)  # before anything of a run that is still going on is touched
+        if folders.is_ours(folder):
+            taken = folders.lock(folder)  # before anything of a run that is still going on is touched
         try:
             past = unfinished.look(folder, resolved.hash, seed, overwrite=options.overwrite, resume=options.resume)
             unfinished.clear(folder, past)
             record.reserve(folder)
         except BaseException:
-            record.unlock(folder, taken)
+            folders.unlock(folder, taken)
             raise
-        taken = taken or record.lock(folder)
+        taken = taken or folders.lock(folder)
     run = Run(
         resolved,
         first_record(resolved),
@@ -282,7 +282,7 @@ def _finish(run: Run) -> int:
         shutil.rmtree(run.folder / checkpoints.FOLDER, ignore_errors=True)
     if run.peers is not None:
         _part(run)
-    record.unlock(run.folder, run.taken)
+    folders.unlock(run.folder, run.taken)
     return EXIT_CODES[run.record.status]
 
 

@@ -3,9 +3,8 @@
 A system is what runs of one recipe with several seeds have in common; `bench.compare` says which of them differ.
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from bench.contenders import Asked, Field, Key, LeftOut
 from bench.errors import DataError
 from bench.readings import Located
 from bench.record import Record
-from bench.tallies import TOKENIZERS, tally
+from bench.tallies import tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,9 @@ class Group:
     """Runs that were scored on the same examples in the same way; standings: the best first.
 
     differs: in what the other groups of the data set were scored differently. comparison, field: None without paired
-    tests, and `untested` says why. repeated: older runs of a system and seed that was run again.
+    tests, and `untested` says why. asked: the metric that was asked for; no run has it where `metric` is None.
+    uncounted: older runs of a system and seed that was run again, and those whose predictions are not there or deny
+    their record, so that score, interval and tests are of the same runs.
     """
 
     data_set: str
@@ -68,10 +69,11 @@ class Group:
     higher_is_better: bool
     standings: list[Standing]
     failed: list[Located]
-    repeated: list[LeftOut]
+    uncounted: list[LeftOut]
     comparison: Comparison | None
     field: Field | None
     untested: str | None
+    asked: str | None = None
 
     def is_better(self, first: Standing, second: Standing) -> bool:
         """Whether the first is shown to be better, by a paired test corrected over all pairs."""
@@ -95,25 +97,27 @@ def read(paths: Sequence[Path]) -> tuple[list[Located], list[LeftOut]]:
     return records, broken
 
 
-def groups(records: Sequence[Located]) -> Iterator[Group]:
+def groups(records: Sequence[Located], metric: str | None = None) -> Iterator[Group]:
     """Groups by data set and comparability key, one by one, since each holds the predictions of all its runs.
 
-    The order of the records does not matter.
+    metric: what ranks and compares systems; None takes the one that ranks runs in reports. The order of the records
+    does not matter.
     """
     for data_set, tables in sorted(readings.by_key(records).items()):
         differs = "" if len(tables) < 2 else ", ".join(readings.differing_parts(tables)) or "not known"
         for key, runs in sorted(tables.items(), key=lambda item: (not item[0], item[0])):
-            yield _group(data_set, key, runs, differs)
+            yield _group(data_set, key, runs, differs, metric)
 
 
-def _group(data_set: str, key: str, runs: list[Located], differs: str) -> Group:
+def _group(data_set: str, key: str, runs: list[Located], differs: str, asked: str | None) -> Group:
     failed = [pair for pair in runs if pair[1].status != "ok"]
-    systems, repeated = _systems(pair for pair in runs if pair[1].status == "ok")
-    field, comparison, untested = _tested([path for group in systems.values() for path, _ in group])
+    systems, uncounted = _systems(pair for pair in runs if pair[1].status == "ok")
+    field, comparison, untested = _tested([pair for group in systems.values() for pair in group], asked)
+    systems = _borne_out(systems, field, uncounted)
     valid = [record for group in systems.values() for _, record in group]
     split = comparison.split if comparison else next((name for one in valid for name in readings.splits(one)), None)
     names = {name for one in valid for stage in readings.STAGES for name in readings.scalars(one, stage, split)}
-    metric = comparison.metric if comparison else readings.ranking_metric(names)
+    metric = comparison.metric if comparison else readings.ranking_metric(names & {asked} if asked else names)
     higher = dropin.directions().get(metric or "", True)
     shown = _names({one: group[0][1] for one, group in systems.items()})
     compared = {contenders.key_of(group[0].record): name for name, group in field.systems.items()} if field else {}
@@ -132,7 +136,8 @@ def _group(data_set: str, key: str, runs: list[Located], differs: str) -> Group:
     return Group(
         data_set=data_set, key=key, differs=differs, split=split, metric=metric, higher_is_better=higher,
         standings=sorted(standings, key=lambda standing: _rank(standing, higher)),
-        failed=failed, repeated=repeated, comparison=comparison, field=field, untested=untested,
+        failed=failed, uncounted=uncounted, comparison=comparison, field=field, untested=untested,
+        asked=asked,
     )  # fmt: skip
 
 
@@ -150,15 +155,46 @@ def _systems(runs: Iterable[Located]) -> tuple[dict[Key, list[Located]], list[Le
     return systems, repeated
 
 
-def _tested(paths: list[Path]) -> tuple[Field | None, Comparison | None, str | None]:
+def _borne_out(
+    systems: dict[Key, list[Located]], field: Field | None, uncounted: list[LeftOut]
+) -> dict[Key, list[Located]]:
+    """Without runs that their predictions deny, and those of a tested system that have none; these join `uncounted`.
+
+    Of a system of which no run was tested, what its records say stands, without a tier.
+    """
+    if field is None:
+        reasons = {path: contenders.contradiction(path, record) for group in systems.values() for path, record in group}
+        uncounted += [LeftOut(path=path, reason=why, is_unsound=True) for path, why in reasons.items() if why]
+        denied, missing = {path for path, why in reasons.items() if why}, set[Path]()
+    else:
+        tested = {contenders.key_of(group[0].record) for group in field.systems.values()}
+        missing = {path for key in tested & set(systems) for path, _ in systems[key]}
+        missing -= {run.path for group in field.systems.values() for run in group}
+        denied = {item.path for item in field.left_out if item.is_unsound}
+        uncounted += [item for item in field.left_out if item.path in missing | denied]
+    kept = {key: [pair for pair in group if pair[0] not in missing | denied] for key, group in systems.items()}
+    return {key: group for key, group in kept.items() if group}
+
+
+def _tested(runs: list[Located], metric: str | None) -> tuple[Field | None, Comparison | None, str | None]:
     """The runs' predictions and the paired tests on them, or why there are none."""
-    if not paths:
+    if not runs:
         return None, None, "no run ended well"
+    paths = [path for path, record in runs if _has(record, metric)]
+    lacking = [LeftOut(path=path, reason=f"the run has no {metric}") for path, _ in runs if path not in paths]
+    if not paths:
+        return None, None, f"no run has the metric {metric}"
     try:
-        field = contenders.gather(paths, Asked())
+        field = contenders.gather(paths, Asked(metric=metric))
+        field = replace(field, left_out=[*field.left_out, *lacking])
         return field, compare.of_field(field), None
     except DataError as error:
         return None, None, str(error)
+
+
+def _has(record: Record, metric: str | None) -> bool:
+    splits = record.scores.get("after", {})
+    return metric is None or any(metric in readings.scalars(record, "after", split) for split in splits)
 
 
 def _score(
@@ -188,15 +224,8 @@ def _seed_interval(field: Field, name: str) -> tuple[float, float]:
     system = seeds.System(scores=np.array([item.score for item in tallies]), jackknife=jackknife)
     zero = seeds.System(scores=np.zeros(2), jackknife=np.zeros((len(field.ids), 2)))
     low, high = seeds.over_seeds_and_examples(system, zero).interval()
-    least, most = _range(field.metric)
+    least, most = readings.bounds(field.metric)
     return max(low, least), min(high, most)
-
-
-def _range(metric: str) -> tuple[float, float]:
-    """What values a metric can take. Of two seeds, Student's interval can be wider than that."""
-    known = {"mcc": (-1.0, 1.0), "loss": (0.0, math.inf), **dict.fromkeys(TOKENIZERS, (0.0, 100.0))}
-    shares = dict.fromkeys((*readings.MAIN_METRICS, *readings.OTHERS), (0.0, 1.0))
-    return (shares | known).get(metric, (-math.inf, math.inf))
 
 
 def _names(firsts: dict[Key, Record]) -> dict[Key, tuple[str, str]]:

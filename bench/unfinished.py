@@ -12,6 +12,7 @@ from typing import Any
 from bench import checkpoints, console, record
 from bench.checkpoints import Found
 from bench.errors import BenchError, SetupError
+from bench.folders import is_ours
 from bench.record import Record
 
 Run = Any  # bench.run.Run, which lies above
@@ -54,7 +55,7 @@ def look(folder: Path, recipe_hash: str, seed: int, *, overwrite: bool, resume: 
 
 def clear(folder: Path, past: Past) -> None:
     """Makes room for a run; what it goes on from is left there. Raises SetupError for what is no run's folder."""
-    if folder.exists() and not record.is_ours(folder) and any(folder.iterdir()):
+    if folder.exists() and not is_ours(folder) and any(folder.iterdir()):
         raise SetupError(f"{folder} is not empty and holds no record; give another --out")
     files = ["report.md", "train_log.jsonl", "traceback.txt"]
     for name in files if past.record is not None else [record.FILE, *files]:

@@ -252,6 +252,50 @@ def test_bleu_is_tested_as_by_sacrebleu(monkeypatch):
         assert (high - low) / 2 == pytest.approx(tests["bs"][place].ci, rel=0.06)
 
 
+def likeliest(only_first, only_second, examples, difference):
+    """The score statistic with the nuisance share found by a general optimiser."""
+    from scipy.optimize import minimize_scalar
+
+    def loss(share):
+        rest = 1 - 2 * share - difference
+        return -(only_first * np.log(share + difference) + only_second * np.log(share)
+                 + (examples - only_first - only_second) * np.log(rest))  # fmt: skip
+
+    low, high = max(0.0, -difference) + 1e-9, (1 - difference) / 2 - 1e-9
+    share = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-12}).x
+    variance = examples * (2 * share + difference - difference**2)
+    return (only_first - only_second - examples * difference) / math.sqrt(variance)
+
+
+def test_the_score_statistic_is_that_of_the_likeliest_shares():
+    for counts in ((30, 12, 200), (5, 9, 60), (3, 1, 400)):
+        for difference in (-0.2, -0.05, 0.03, 0.3):
+            found = paired.matched_score(*counts, difference)
+            assert found == pytest.approx(likeliest(*counts, difference), rel=1e-3)
+
+
+def test_equivalence_of_shares_errs_as_seldom_as_it_says():
+    """Exactly, over all outcomes, where the difference is just the margin."""
+    for examples, first, second in ((300, 0.05, 0.01), (200, 0.15, 0.05), (100, 0.2, 0.1)):
+        wrong = wrong_by_interval = 0.0
+        margin, confidence = first - second, families.equivalence_confidence(1)
+        for one in range(examples + 1):
+            chance = scipy_stats.binom.pmf(one, examples, first)
+            if chance < 1e-9:
+                continue
+            others = scipy_stats.binom.pmf(np.arange(examples - one + 1), examples - one, second / (1 - first))
+            for other in np.flatnonzero(others > 1e-9).tolist():
+                given = one, other, examples
+                wrong += chance * others[other] * paired.matched_equivalent(*given, margin, confidence)
+                ends = paired.matched_interval(*given, confidence)
+                wrong_by_interval += chance * others[other] * families.is_equivalent(*ends, margin)
+        assert wrong <= 0.05
+        assert wrong <= wrong_by_interval
+    assert paired.matched_equivalent(0, 0, 400, 0.02, 0.9)
+    assert not paired.matched_equivalent(0, 0, 10, 0.02, 0.9)
+    assert paired.matched_equivalent(5, 0, 10, 1.0, 0.9)
+
+
 # ---------------------------------------------------------------- several seeds
 
 
@@ -265,7 +309,7 @@ def test_examples_alone_are_the_paired_t_test():
     first, second = two_means(30)
     expected = scipy_stats.ttest_rel(first, second)
     found = seeds.over_examples(system(first[:, None]), system(second[:, None]))
-    assert found.freedom == expected.df
+    assert found.spreads[0].freedom == expected.df
     assert found.p_value() == pytest.approx(expected.pvalue, rel=1e-9)
     assert found.interval() == pytest.approx(tuple(expected.confidence_interval()), abs=1e-12)
 
@@ -275,7 +319,7 @@ def test_without_a_spread_of_examples_it_is_welchs_t_test():
     scores = draw.normal(size=4), draw.normal(loc=0.5, size=3)
     groups = [system(np.tile(part, (50, 1))) for part in scores]
     found, expected = seeds.over_seeds_and_examples(*groups), scipy_stats.ttest_ind(*scores, equal_var=False)
-    assert found.freedom == pytest.approx(expected.df, rel=1e-6)
+    assert found.spreads[0].freedom == pytest.approx(expected.df, rel=1e-6)
     assert found.p_value() == pytest.approx(expected.pvalue, rel=1e-6)
     assert found.interval(0.9) == pytest.approx(tuple(expected.confidence_interval(0.9)), rel=1e-6)
 
@@ -285,7 +329,7 @@ def test_seeds_that_are_all_alike_leave_the_examples():
     groups = [system(np.tile(part[:, None], (1, 3))) for part in (first, second)]
     found, expected = seeds.over_seeds_and_examples(*groups), scipy_stats.ttest_rel(first, second)
     assert found.p_value() == pytest.approx(expected.pvalue, rel=1e-6)
-    assert found.freedom == pytest.approx(79, rel=1e-6)
+    assert found.spreads[0].freedom == pytest.approx(79, rel=1e-6)
 
 
 def test_what_never_varies_divides_by_nothing():
@@ -300,6 +344,62 @@ def test_what_never_varies_divides_by_nothing():
         seeds.over_seeds_and_examples(one, one)
 
 
+def seeded(draw, examples=100, systems=2, count=2):
+    """Answers [examples, seeds] of systems that are equally good."""
+    difficulty = draw.normal(size=(examples, 1))
+    noise = draw.normal(scale=0.5, size=(systems, examples, count))
+    return [system((1.0 + difficulty + own > 0).astype(float)) for own in noise]
+
+
+def test_nothing_is_surer_over_seeds_than_for_these_very_runs():
+    draw, narrower = np.random.default_rng(0), 0
+    for _ in range(200):
+        first, second = seeded(draw)
+        found, plain = seeds.over_seeds_and_examples(first, second), seeds.over_examples(first, second)
+        assert found.p_value() >= plain.p_value()
+        (low, high), (inner_low, inner_high) = found.interval(), plain.interval()
+        assert low <= inner_low <= inner_high <= high
+        narrower += found.spreads[0].standard_error < 0.8 * plain.spreads[0].standard_error
+    assert narrower > 5  # what one estimate alone would have made of seeds that are alike by luck
+
+
+def test_seeds_that_are_alike_by_luck_borrow_the_spread_of_the_others():
+    draw = np.random.default_rng(0)
+    steady, other = (system(np.tile([[level, level]], (50, 1))) for level in (0.5, 0.6))
+    wild = system(np.tile(draw.normal(size=4), (50, 1)))
+    variance, freedom = seeds.common_variance([steady, other, wild, system(np.ones((50, 1)))])
+    expected = 3 * wild.scores.var(ddof=1) / 5
+    assert (variance, freedom) == (pytest.approx(expected), 5)
+    found = seeds.over_seeds_and_examples(steady, other, (variance, freedom))
+    assert found.spreads[1].standard_error == pytest.approx(math.sqrt(expected))
+    assert found.spreads[1].freedom == pytest.approx(5)
+    assert found.interval() == pytest.approx(tuple(
+        scipy_stats.t.interval(0.95, 5, loc=-0.1, scale=math.sqrt(expected))))  # fmt: skip
+    assert seeds.common_variance([system(np.ones((50, 1)))]) == (0.0, 1.0)
+
+
+def test_seeds_that_contradict_one_another_leave_a_width():
+    """Classifiers that answer all examples alike, each seed with another of two labels, of which each is half right."""
+    right = np.tile([1.0, 0.0], 20)
+    collapsed = system(np.stack([right, 1 - right], axis=1))
+    zero = seeds.System(scores=np.zeros(2), jackknife=np.zeros((40, 2)))
+    low, high = seeds.over_seeds_and_examples(collapsed, zero).interval()
+    assert low < 0.4 < 0.6 < high
+
+
+def test_a_family_of_seeded_systems_errs_as_seldom_as_it_says():
+    draw, wrong, alone = np.random.default_rng(1), 0, 0
+    for _ in range(150):
+        group = seeded(draw, systems=6)
+        common = seeds.common_variance(group)
+        found = [seeds.over_seeds_and_examples(*pair, common) for pair in itertools.combinations(group, 2)]
+        wrong += families.holm([one.p_value() for one in found]).min() <= 0.05
+        single = [seeds.Estimate(difference=one.difference, spreads=one.spreads[:1], examples=100) for one in found]
+        alone += families.holm([one.p_value() for one in single]).min() <= 0.05
+    assert wrong <= 7  # of 150: 5 %
+    assert alone > wrong
+
+
 def test_student_quantile_equals_scipy():
     for share, freedom in itertools.product((0.8, 0.95, 0.975), (1.7, 4, 200)):
         assert seeds.student_quantile(share, freedom) == pytest.approx(scipy_stats.t.ppf(share, freedom), rel=1e-9)
@@ -310,7 +410,10 @@ def test_the_detectable_difference_has_that_power():
     found = seeds.minimal_detectable(0.01)
     assert found == pytest.approx(0.0280, abs=1e-4)
     assert normal_power(found, nobs=1, alpha=0.05, sigma=0.01) == pytest.approx(0.8, abs=1e-4)
-    assert seeds.minimal_detectable(0.01, freedom=4) > found
+    for freedom, alpha in ((1.0, 0.05), (4.0, 0.05), (4.0, 0.005), (500.0, 0.05)):
+        shift = seeds.minimal_detectable(1.0, freedom, alpha=alpha)
+        least = scipy_stats.t.ppf(1 - alpha / 2, freedom)
+        assert scipy_stats.nct.sf(least, freedom, shift) == pytest.approx(0.8, abs=1e-6)
     assert math.isnan(seeds.minimal_detectable(0.0))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import record
+from bench import folders, record
 from bench.errors import DataError, SetupError
 from bench.record import RecipePart, Record, Score
 
@@ -217,9 +217,9 @@ def test_find_walks_down_sorts_and_repeats_nothing(example, tmp_path):
 
 
 def test_a_folder_is_for_one_run_at_a_time(tmp_path):
-    taken = record.lock(tmp_path)
+    taken = folders.lock(tmp_path)
     with pytest.raises(SetupError, match="is being written by another run; wait for its end"):
-        record.lock(tmp_path)
-    record.unlock(tmp_path, taken)
+        folders.lock(tmp_path)
+    folders.unlock(tmp_path, taken)
     assert list(tmp_path.iterdir()) == []
-    record.lock(tmp_path).close()
+    folders.lock(tmp_path).close()

@@ -15,10 +15,10 @@ from tests.launching import ROOT
 PACKAGE = ROOT / "bench"
 # A module may import only from the lines above its own.
 LAYERS = [
-    ["errors", "ballot", "scrub", "stats", "allocator", "console", "splicing", "attention_kernel", "continuations"],
+    ["errors", "ballot", "stats", "allocator", "console", "splicing", "attention_kernel", "continuations"],
     ["fieldtypes", "passages", "launcher", "stopping", "hardware"],
     ["paired", "seeds", "families", "tallies"],
-    ["training_settings", "random_weights", "diet", "outline_modes"],
+    ["training_settings", "random_weights", "four_bits", "diet", "outline_modes"],
     [
         "strictyaml",
         "settings",
@@ -32,7 +32,7 @@ LAYERS = [
         "heads",
         "span_heads",
     ],
-    ["squad", "checkpoints", "canvas"],
+    ["squad", "checkpoints", "canvas", "folders", "scrub"],
     ["sources"],
     ["data", "readings", "figures", "failures", "tokenizer", "flops", "meaning", "prompts", "shots", "collating"],
     ["recipe", "asking", "shared_attention", "token_cache", "windows", "spans", "peers", "shortage"],
@@ -74,6 +74,7 @@ LAYERS = [
     ["leaderboard"],
     ["gallery", "appendix"],
     ["overview"],
+    ["gate_speed"],
     ["gate_runs"],
     ["run_commands"],
     ["__main__"],
