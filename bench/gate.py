@@ -19,6 +19,8 @@ from bench.record import Part
 
 # Chance of an alarm at a change that makes nothing worse, over all quality and speed verdicts of a gate together.
 ALPHA = 0.01
+# Of fewer seeds no test can tell a fall from chance.
+FEWEST_SEEDS = 3
 # Less of a fall, in the metric's own unit, is no regression, however sure it is; nor is less of a slowdown.
 MARGIN, FACTOR = 0.005, 1.15
 # Losses of equal arithmetic agree to rounding; after many steps rounding grows, so only so many are compared.
@@ -63,8 +65,8 @@ def read_baseline(path: Path) -> Baseline:
         raise DataError(f"{path}: there is no such baseline; make it with --write") from error
     except (OSError, ValueError, ValidationError) as error:
         raise DataError(f"{path}: not a baseline: {str(error).splitlines()[0]}") from error
-    if len(found.scores) < 3:
-        raise DataError(f"{path}: not a baseline: it needs the scores of three seeds or more")
+    if len(found.scores) < FEWEST_SEEDS:
+        raise DataError(f"{path}: not a baseline: it needs the scores of {FEWEST_SEEDS} seeds or more")
     if not all(map(math.isfinite, [*found.scores.values(), *found.losses])):
         raise DataError(f"{path}: not a baseline: a score or a loss in it is not a number")
     return found
@@ -77,26 +79,31 @@ def write_baseline(found: Baseline, path: Path) -> None:
 
 
 def quality(baseline: Baseline, new: dict[int, float], level: float, margin: float = MARGIN) -> Verdict:
-    """Whether the scores fell: a one-sided t-test of the differences at equal seeds.
+    """Whether the scores fell, by two one-sided tests: of the differences at equal seeds, and against the spread of the
+    baseline's seeds.
 
     A run with the same seed and the same code gives the same score, so that any difference is the change's, and what a
-    change of rounding does to a training is as often up as down. level: chance of a false alarm of this verdict alone.
-    A fall below `margin` is none. new: by seed; only seeds that both have are compared.
+    change of rounding does to a training is as often up as down. The first test sees a small fall that all seeds share,
+    the second a large one of some. level: chance of a false alarm of this verdict alone, halved between the two. A fall
+    below `margin` is none. new: by seed; only seeds that both have are compared.
     """
     seeds = sorted(set(baseline.scores) & set(new))
-    if len(seeds) < 3:
-        raise DataError(f"{baseline.recipe}: {len(seeds)} seeds are the baseline's and the new runs', three are needed")
+    if len(seeds) < FEWEST_SEEDS:
+        told = f"{len(seeds)} seeds are the baseline's and the new runs', {FEWEST_SEEDS} are needed"
+        raise DataError(f"{baseline.recipe}: {told}")
     sign = 1 if baseline.higher_is_better else -1
     gains = sign * np.array([new[seed] - baseline.scores[seed] for seed in seeds])
     before, after = (float(np.mean([found[seed] for seed in seeds])) for found in (baseline.scores, new))
-    p = fall_probability(gains)
     fell = -float(gains.mean())
+    old = np.array([baseline.scores[seed] for seed in seeds])
+    p = min(1.0, 2 * min(fall_probability(gains), beyond_probability(old, fell, margin)))
     ok = p >= level or fell < margin
     change = f"{before:.4f} -> {after:.4f}"
     if fell <= 0:
         sentence = f"{baseline.metric} {change}: no fall"
     elif ok:
-        why = f"below the {margin:g} that count" if p < level else "within what seeds do"
+        seen = max(margin, visible_fall(old, level / 2, margin))
+        why = f"below the {margin:g} that count" if p < level else f"no more than seeds do, {seen:.4f} surely is"
         sentence = f"{baseline.metric} {change}: a fall of {fell:.4f}, {why} (p = {p:.3g})"
     else:
         sentence = f"{baseline.metric} fell by {fell:.4f}, {change} over {len(seeds)} seeds (p = {p:.2g} < {level:.2g})"
@@ -113,6 +120,32 @@ def fall_probability(gains: np.ndarray) -> float:
     if np.ptp(gains) < 1e-12:
         return 0.0 if gains.mean() < -1e-12 else 1.0
     return float(stats.ttest_1samp(gains, 0.0, alternative="less").pvalue)
+
+
+def _error(old: np.ndarray, margin: float) -> float:
+    """Standard error of the difference of two means over such seeds, which vary by the margin at least."""
+    return max(float(old.std(ddof=1)), margin) * (2 / len(old)) ** 0.5
+
+
+def beyond_probability(old: np.ndarray, fell: float, margin: float) -> float:
+    """One-sided p of a fall of the mean this large, if other seeds of the old code were run. old: scores, shape (n,).
+
+    Student's t with the old spread alone: that of the new runs may be what is wrong with them. Seeds that are alike to
+    less than the margin are taken to vary by it, since another order of sums can turn an example over.
+    """
+    from scipy import stats
+
+    error = _error(old, margin)
+    if error == 0:
+        return 0.0 if fell > 0 else 1.0
+    return float(stats.t.sf(fell / error, len(old) - 1))
+
+
+def visible_fall(old: np.ndarray, level: float, margin: float) -> float:
+    """From which fall of the mean on `beyond_probability` is below the level."""
+    from scipy import stats
+
+    return _error(old, margin) * float(stats.t.isf(level, len(old) - 1))
 
 
 def trajectory(baseline: Baseline, losses: Sequence[float], arithmetic: dict[str, str]) -> Verdict:

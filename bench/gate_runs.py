@@ -3,31 +3,26 @@
     python -m bench gate recipes/tiny --baseline reports/baseline
     python -m bench gate recipes/tiny --baseline reports/baseline --against origin/main
 
-Every run is a launch of its own, as a user's would be.
+Every run is a launch of its own, as a user's would be. Runs that were there before are never judged.
 """
 
 import contextlib
 import json
 import platform
-import subprocess
-import tempfile
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import console, dropin, gate, jobs, recipe, record, study, sweep
+from bench import console, dropin, gate, gate_speed, jobs, recipe, record, study, sweep
 from bench.errors import DataError, SetupError
 from bench.gate import Baseline, Verdict
+from bench.recipe import Resolved
 from bench.record import Record
 from bench.sweep import Job, Machine
 
-ROOT = Path(__file__).resolve().parent.parent
-# What is timed of a run; both are free of imports and of loading.
-TIMED = {
-    "a training step": ("train", "step_time_s", "p50"),
-    "100 scored examples": ("test", "seconds_per_100_examples"),
-}
+SPEED = "speed"
 
 
 @dataclass(frozen=True)
@@ -99,8 +94,15 @@ class Asked:
 
 
 def write(asked: Asked, seeds: int) -> list[Path]:
-    """Runs every recipe with several seeds, and writes what came of it as the new baseline."""
-    done = _run(asked, dict.fromkeys(asked.recipes, seeds))
+    """Runs every recipe with several seeds, and writes what came of it as the new baseline.
+
+    Raises SetupError for fewer seeds than a gate needs, and for options that only judging has.
+    """
+    if seeds < gate.FEWEST_SEEDS:
+        raise SetupError(f"--seeds {seeds}: a baseline needs {gate.FEWEST_SEEDS} seeds or more")
+    if asked.against is not None or asked.speed or asked.rounds is not None:
+        raise SetupError("--against, --speed and --rounds are for judging; --write only makes baselines")
+    done = _run(asked, _jobs(asked, dict.fromkeys(asked.recipes, seeds)))
     paths = []
     for path, found in done.items():
         baseline = _baseline(path, found)
@@ -110,24 +112,69 @@ def write(asked: Asked, seeds: int) -> list[Path]:
 
 
 def judge(asked: Asked) -> tuple[list[Verdict], list[str]]:
-    """(verdicts, notes). Raises DataError for a baseline that is missing, edited, or of another recipe."""
+    """(verdicts, notes). Raises DataError for a baseline that is missing, edited, or of another recipe.
+
+    What can be refused is refused before anything runs.
+    """
     baselines = {path: gate.read_baseline(asked.baseline / f"{path.stem}.json") for path in asked.recipes}
+    if asked.against is None and (asked.speed or asked.rounds is not None):
+        raise SetupError("--speed and --rounds go with --against, the commit to compare speed with")
     timed = (asked.speed or tuple(asked.recipes[:1])) if asked.against is not None else ()
-    tests = len(baselines) + len(timed) * len(TIMED)
+    tests = len(baselines) + len(timed) * len(gate_speed.TIMED)
     level = asked.alpha / tests  # Bonferroni: the alarms of all tests together stay below alpha
-    done = _run(asked, {path: tuple(found.scores) for path, found in baselines.items()})
+    for path in timed:
+        recipe.load(path, asked.overrides)
+    base = None if asked.against is None else gate_speed.commit(asked.against)
+    rounds = _rounds(asked, level)
+    planned = _jobs(asked, {path: tuple(found.scores) for path, found in baselines.items()})
+    for path, baseline in baselines.items():
+        refuse_edited(baseline, path, planned[path][0].planned.resolved)
+    done = _run(asked, planned, *([asked.out / SPEED] if timed else []))
     verdicts: list[Verdict] = []
     for path, baseline in baselines.items():
         verdicts += _judged(baseline, done[path], level, asked.margin)
-    if asked.against is not None:
-        for path in timed:
-            verdicts += _timed(path, asked, level)
+    if base is not None:
+        timing = gate_speed.Timing(
+            base=base, rounds=rounds, level=level, factor=asked.factor, machine=asked.machine,
+            overrides=asked.overrides, out=asked.out / SPEED,
+        )  # fmt: skip
+        verdicts += [verdict for path in timed for verdict in gate_speed.timed(path, timing)]
     notes = [
-        f"chance of a false alarm: at most {asked.alpha:g} for all {tests} tests of scores and times together; "
-        "losses are compared digit by digit",
+        f"chance of a false alarm: at most {asked.alpha:g} for all {tests} tests of scores and times together",
+        _compared(verdicts, baselines),
         *_unjudged(asked, baselines),
     ]
     return verdicts, notes
+
+
+def _rounds(asked: Asked, level: float) -> int:
+    needed = gate.rounds_needed(level)
+    if asked.rounds is not None and asked.rounds < needed:
+        raise SetupError(f"--rounds {asked.rounds}: a slowdown can't be shown at {level:.2g} by fewer than {needed}")
+    return asked.rounds or needed
+
+
+def _compared(verdicts: Sequence[Verdict], baselines: dict[Path, Baseline]) -> str:
+    number = sum(verdict.kind == "losses" for verdict in verdicts)
+    if number == 0:
+        return "no losses are compared: none of these recipes trains by gradient"
+    others = "" if number == len(baselines) else f" of {number} of {len(baselines)} recipes, which train by gradient,"
+    return f"losses{others} are compared digit by digit"
+
+
+def refuse_edited(baseline: Baseline, path: Path, resolved: Resolved) -> None:
+    """Raises DataError for a baseline that --write would not make of this recipe."""
+    if baseline.hash != resolved.hash:
+        raise DataError(f"{path.stem}: the recipe has changed since its baseline was made; make it anew: --write")
+    wrong = None
+    if baseline.recipe != path.stem:
+        wrong = f"it names the recipe {baseline.recipe!r:.100}"
+    elif dropin.directions().get(baseline.metric) != baseline.higher_is_better:
+        wrong = f"of {baseline.metric!r:.100} it is not true that higher_is_better is {baseline.higher_is_better}"
+    elif _has_losses(resolved) != bool(baseline.losses):
+        wrong = "it has losses" if baseline.losses else "it has no losses, though the recipe trains by gradient"
+    if wrong is not None:
+        raise DataError(f"{path.stem}: its baseline was edited: {wrong}; make it anew: --write")
 
 
 def _unjudged(asked: Asked, baselines: dict[Path, Baseline]) -> list[str]:
@@ -148,22 +195,61 @@ def recipes(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _run(asked: Asked, seeds: dict[Path, Any]) -> dict[Path, list[Done]]:
-    """Each recipe's runs, seeds in order, with every loss logged. Raises DataError where one failed."""
+def _jobs(asked: Asked, seeds: dict[Path, Any]) -> dict[Path, list[Job]]:
+    """Each recipe's runs that are to be made, seeds in order. Raises SetupError for two recipes that are one."""
     found: dict[Path, list[Job]] = {}
+    owners: dict[Path, Path] = {}
     for path, given in seeds.items():
         plan = study.plan([path], study.Asked(seeds=given, sets=overrides_of(path, asked.overrides)))
         found[path] = sweep.jobs_of([run for system in plan.systems for run in system.runs()], asked.out)
-    jobs.run_all([job for each in found.values() for job in each], asked.machine)
-    return {path: [_done(job) for job in each] for path, each in found.items()}
+        for job in found[path]:
+            if owners.setdefault(job.folder, path) != path:
+                raise SetupError(f"{owners[job.folder]} and {path} are the same run; leave one of them out")
+    return found
+
+
+def _run(asked: Asked, planned: dict[Path, list[Job]], *others: Path) -> dict[Path, list[Done]]:
+    """Each recipe's runs, with every loss logged. Raises DataError where one failed. others: more folders to claim."""
+    every = [job for each in planned.values() for job in each]
+    _claim(asked.out, [*(job.folder for job in every), *others])
+    jobs.run_all(every, asked.machine)
+    return {path: [_done(job) for job in each] for path, each in planned.items()}
+
+
+def _claim(out: Path, folders: Iterable[Path]) -> None:
+    """Makes the folders, so that all that is in them later is this gate's. Raises SetupError where one is there."""
+    folders = list(folders)
+    taken = next((folder for folder in folders if folder.exists()), None)
+    try:
+        for folder in folders if taken is None else []:
+            taken = folder
+            folder.mkdir(parents=True)
+            taken = None
+    except FileExistsError:
+        pass
+    if taken is not None:
+        raise SetupError(f"--out {out}: it must hold no runs of these recipes, since old runs say nothing of the code "
+                         f"as it is, but there is {taken}")  # fmt: skip
+
+
+def discard(folder: Path, *, failed: bool) -> None:
+    """Removes a temporary folder of runs; where something failed it is kept, and named."""
+    if failed and any(folder.iterdir()):
+        console.complain(f"the runs and their logs are kept in {folder}")
+    else:
+        shutil.rmtree(folder)
 
 
 def overrides_of(path: Path, given: tuple[str, ...] = ()) -> tuple[str, ...]:
     """What a gate changes of a recipe, beside what is given: nothing is saved, and every loss is logged."""
-    resolved = recipe.load(path, given)
-    trains = dropin.load("methods", resolved.recipe.method.name).load_plan(resolved.options).trains
-    own = ("save=false", *(("training.log_every=1",) if trains == "gradient" else ()))
+    own = ("save=false", *(("training.log_every=1",) if _has_losses(recipe.load(path, given)) else ()))
     return study.merged(own, given)
+
+
+def _has_losses(resolved: Resolved) -> bool:
+    """Whether the recipe trains by gradient."""
+    plan = dropin.load("methods", resolved.recipe.method.name).load_plan(resolved.options)
+    return bool(plan.trains == "gradient")
 
 
 def _done(job: Job) -> Done:
@@ -173,9 +259,20 @@ def _done(job: Job) -> Done:
     return Done(job, found)
 
 
+def _metric(found: Done) -> str:
+    """By which runs are judged: the first of the recipe's metrics of which it is known whether more is better."""
+    after: dict[str, Any] = next(iter(found.record.scores.get("after", {}).values()), {})
+    names = (*found.job.planned.resolved.metric_names, *after)
+    metric = next((name for name in names if name in after and name in dropin.directions()), None)
+    if metric is None:
+        raise DataError(f"{found.job.planned.path}: there is no score that can be judged: {', '.join(after) or 'none'}")
+    return metric
+
+
 def _baseline(path: Path, found: list[Done]) -> Baseline:
-    resolved, after = found[0].job.planned.resolved, next(iter(found[0].record.scores["after"].values()))
-    metric = next(name for name in (*resolved.metric_names, *after) if name in after and name in dropin.directions())
+    resolved, metric = found[0].job.planned.resolved, _metric(found[0])
+    if _has_losses(resolved) and not found[0].losses:
+        raise DataError(f"{path} trains by gradient, and its run logged no losses; see {found[0].job.log}")
     return Baseline(
         recipe=path.stem,
         hash=resolved.hash,
@@ -188,76 +285,14 @@ def _baseline(path: Path, found: list[Done]) -> Baseline:
 
 
 def _judged(baseline: Baseline, found: list[Done], level: float, margin: float) -> list[Verdict]:
-    first = found[0]
-    if first.job.planned.resolved.hash != baseline.hash:
-        raise DataError(f"{baseline.recipe}: the recipe has changed since its baseline was made; make it anew: --write")
+    first, metric = found[0], _metric(found[0])
+    if metric != baseline.metric:
+        told = f"it has scores of {baseline.metric!r}, and its recipe is judged by {metric!r}"
+        raise DataError(f"{baseline.recipe}: its baseline was edited: {told}; make it anew: --write")
     verdicts = [gate.quality(baseline, {one.seed: one.score(baseline.metric) for one in found}, level, margin)]
     if baseline.losses:
         verdicts.append(gate.trajectory(baseline, first.losses, first.arithmetic))
     return verdicts
-
-
-def _timed(path: Path, asked: Asked, level: float) -> list[Verdict]:
-    """Runs a recipe of both commits in turns: A B, B A, A B, so that a drift of the machine touches both alike."""
-    assert asked.against is not None
-    rounds = asked.rounds or gate.rounds_needed(level)
-    times: dict[str, dict[str, list[float]]] = {side: {what: [] for what in TIMED} for side in ("base", "new")}
-    with _worktree(asked.against) as base:
-        for number in range(rounds):
-            for side in ("base", "new") if number % 2 == 0 else ("new", "base"):
-                tree = base if side == "base" else ROOT
-                found = _time_once(path, tree, asked, asked.out / "speed" / f"{path.stem}-{side}-{number}")
-                for what, value in found.items():
-                    times[side][what].append(value)
-    return [
-        gate.speed(path.stem, what, times["base"][what], times["new"][what], level, asked.factor)
-        for what in TIMED
-        if times["base"][what] and times["new"][what]
-    ]
-
-
-def _time_once(path: Path, tree: Path, asked: Asked, folder: Path) -> dict[str, float]:
-    recipe_path = tree / path.resolve().relative_to(ROOT) if path.resolve().is_relative_to(ROOT) else path
-    arguments = [str(recipe_path), "--out", str(folder), "--overwrite", *asked.overrides]
-    port = jobs.free_port() if asked.machine.processes > 1 else None
-    done = subprocess.run(
-        asked.machine.words(tree / "bench" / "run.py", arguments, port),
-        cwd=tree,
-        env=asked.machine.environment(asked.machine.gpus[: asked.machine.per_run]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise DataError(f"{path} at {tree} failed: {said}")
-    # Read as plain JSON: the base commit may write records of another schema.
-    throughput = json.loads((folder / record.FILE).read_text(encoding="utf-8")).get("throughput", {})
-    return {what: value for what, keys in TIMED.items() if (value := _at(throughput, keys)) is not None}
-
-
-def _at(content: Any, keys: Sequence[str]) -> float | None:
-    for key in keys:
-        content = content.get(key) if isinstance(content, dict) else None
-    return float(content) if isinstance(content, int | float) and content > 0 else None
-
-
-@contextlib.contextmanager
-def _worktree(commit: str) -> Iterator[Path]:
-    """The files of a commit in a folder of their own, which is removed afterwards."""
-    with tempfile.TemporaryDirectory() as above:
-        tree = Path(above) / "base"
-        _git("worktree", "add", "--detach", str(tree), commit)
-        try:
-            yield tree
-        finally:
-            _git("worktree", "remove", "--force", str(tree))
-
-
-def _git(*words: str) -> None:
-    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SetupError(f"git {' '.join(words[:2])}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
 
 
 def conduct(asked: Asked, *, renew: bool, seeds: int, output: Path | None) -> int:

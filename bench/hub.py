@@ -23,7 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 from safetensors import SafetensorError, safe_open
 
-from bench import console, hub_cards, readings, report, scrub
+from bench import console, contenders, hub_cards, readings, report, scrub
 from bench import markdown as md
 from bench import record as run_record
 from bench.errors import BenchError, DataError, SetupError
@@ -109,14 +109,25 @@ def _check_name(name: str) -> None:
 
 
 def _clean(folder: Path, *, with_texts: bool) -> Record:
-    """A run's record without absolute paths, and without texts of the data set unless they are asked for."""
+    """A run's record without absolute paths, and without texts of the data set unless they are asked for.
+
+    Raises DataError where the run's predictions deny what it says, and for a secret.
+    """
+    _refuse_links(folder / run_record.FILE, folder)
     record, paths = run_record.read(folder), scrub.Paths()
+    if denied := contenders.contradiction(folder / run_record.FILE, record):
+        raise DataError(f"{denied}; nothing was uploaded")
+    had_texts = bool(record.prompts and record.prompts.example)
+    if record.prompts and not with_texts:
+        record.prompts.example = ""
+    # Now, since a secret with slashes in it would be shortened as if it were a path, and what is left be pushed.
+    if found := scrub.secret_in(_as_json(record)):
+        raise DataError(f"{folder / run_record.FILE} holds what looks like {found}; nothing was uploaded")
     content = paths.shorten_all(json.loads(record.model_dump_json(by_alias=True)))
     cleaned = Record.model_validate(content)
     if paths.found:
         cleaned.note(f"before it was pushed, {len(paths.found)} absolute paths in this record were shortened")
-    if cleaned.prompts and cleaned.prompts.example and not with_texts:
-        cleaned.prompts.example = ""
+    if had_texts and not with_texts:
         cleaned.note("before it was pushed, the example of a prompt was left out: it holds texts of the data set")
     return cleaned
 
@@ -131,6 +142,7 @@ def _model(run: Path, to: str) -> Upload:
     if record.status != "ok":
         raise DataError(f"{folder} ended as `{record.status}`, not `ok`; only a finished run's model is pushed")
     saved = folder / "model"
+    _refuse_links(saved, folder)
     if not (saved / "bench.json").is_file():
         raise DataError(f"{saved} holds no saved model; the recipe needs `save: true`")
     files = _model_files(saved)
@@ -149,8 +161,7 @@ def _model_files(saved: Path) -> dict[str, bytes | Path]:
     found: dict[str, bytes | Path] = {}
     for path in sorted(saved.rglob("*")):
         name = path.relative_to(saved).as_posix()
-        if path.is_symlink():
-            raise DataError(f"{path} is a link, which may lead anywhere; put the file itself there")
+        _refuse_links(path, saved)
         if path.is_dir() or name == "README.md":  # peft writes a card of its own, with the base model's local path
             continue
         with path.open("rb") as stream:
@@ -163,6 +174,15 @@ def _model_files(saved: Path) -> dict[str, bytes | Path]:
     if not any(name.endswith(WEIGHTS) for name in found):
         raise DataError(f"{saved} holds no {WEIGHTS} file, so there is no model to push")
     return found
+
+
+def _refuse_links(path: Path, folder: Path) -> None:
+    """Raises DataError for a file below a folder that is a link, or to which one leads."""
+    for part in (path, *path.parents):
+        if part == folder:
+            return
+        if part.is_symlink():
+            raise DataError(f"{part} is a link, which may lead anywhere; put there what it leads to")
 
 
 def _check_weights(path: Path) -> None:
@@ -235,8 +255,7 @@ def _run_files(folder: Path, record: Record, name: str, with_predictions: bool) 
         files["scores.jsonl"] = ("\n".join(lines) + "\n").encode()
     patterns = ["figures/*.png", "train_log.jsonl", *(["predictions/*.jsonl"] if with_predictions else [])]
     for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
-        if path.is_symlink():
-            raise DataError(f"{path} is a link, which may lead anywhere; put the file itself there")
+        _refuse_links(path, folder)
         files[path.relative_to(folder).as_posix()] = path.read_bytes()
     return files
 

@@ -23,8 +23,9 @@ def add(commands: Any, add_one: Add) -> None:
 def _add_sweep(commands: Any, add_one: Add) -> None:
     sweep = add_one(commands, "sweep", sweep_command, "run studies, or recipes over seeds and settings")
     sweep.add_argument("paths", nargs="+", type=Path, metavar="STUDY|RECIPE|FOLDER")
+    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of every run, as for a run")
     sweep.add_argument("--seeds", type=_seeds, metavar="N|A,B,...", help="how many, from the recipe's on, or which")
-    sweep.add_argument("--set", action="append", default=[], metavar="key=v1,v2", help="overrides: all combinations")
+    sweep.add_argument("--set", action="append", default=[], metavar="key=v1,v2", help="values: all combinations")
     sweep.add_argument("--mini", action="store_true", help="a study's small variant, for two CPU cores")
     sweep.add_argument("--out", type=Path, default=Path("runs"), help="where the runs' folders go (default: runs)")
     sweep.add_argument("--config", help="an accelerate config, by name or path (default: gpu1, or cpu without a GPU)")
@@ -58,6 +59,7 @@ def _add_report(commands: Any, add_one: Add) -> None:
     report.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER|FILE.md", help="for the report with figures, or a short table"
     )
+    report.add_argument("--metric", metavar="NAME", help="ranks and compares (default: the first of the usual ones)")
     report.add_argument("--html", type=Path, metavar="FILE", help="the report as one page, with figures inside")
     report.add_argument("--hub-texts", action="store_true", help="may ask the Hub for texts on which systems differ")
 
@@ -79,7 +81,7 @@ def _add_gate(commands: Any, add_one: Add) -> None:
     gate.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE|FOLDER")
     gate.add_argument("--baseline", type=Path, required=True, help="folder of the baselines, a file for each recipe")
     gate.add_argument("--write", action="store_true", help="make the baselines, instead of judging by them")
-    gate.add_argument("--seeds", type=_at_least_one, default=5, metavar="N", help="of a baseline that is made (5)")
+    gate.add_argument("--seeds", type=_at_least_one, metavar="N", help="of a baseline that is made (5)")
     gate.add_argument("--against", metavar="COMMIT", help="compare speed with this commit's, in turns on this machine")
     gate.add_argument("--speed", action="append", default=[], type=Path, metavar="RECIPE", help="what is timed")
     gate.add_argument("--rounds", type=_at_least_one, metavar="N", help="timed runs of each commit")
@@ -102,6 +104,13 @@ def _add_push(commands: Any, add_one: Add) -> None:
     push.add_argument("--out", type=Path, metavar="FOLDER", help="that folder (default: hub)")
 
 
+def _refuse_folders(*paths: Path | None) -> None:
+    """Raises BenchError where a file is to be written and a folder is there; before the work, not after it."""
+    for path in paths:
+        if path is not None and path.is_dir():
+            raise BenchError(f"{path} is a folder; give the name of a file")
+
+
 def _share(text: str) -> float:
     try:
         found = float(text)
@@ -116,10 +125,16 @@ def sweep_command(options: argparse.Namespace) -> int:
     """Runs what has no finished record; returns 1 where a run failed."""
     from bench import jobs, study, sweep
 
+    # argparse gives all words before an option to the paths.
+    words = [str(path) for path in options.paths if "=" in str(path) and not path.exists()]
+    paths = [path for path in options.paths if str(path) not in words]
+    given = (*words, *options.overrides)
     plans = [
-        study.plan(options.paths, study.Asked(seeds=options.seeds, sets=sets, mini=options.mini))
+        study.plan(paths, study.Asked(seeds=options.seeds, sets=(*given, *sets), mini=options.mini))
         for sets in study.products(options.set)
     ]
+    for sentence in dict.fromkeys(sentence for plan in plans for sentence in plan.left_out):
+        console.say(sentence)
     if options.slurm or options.dry_run:
         machine = sweep.Machine(config=sweep.find_config(options.config or ("gpu1" if options.slurm else "cpu")))
     else:
@@ -141,13 +156,14 @@ def report_command(options: argparse.Namespace) -> int:
 
     if options.output is None and options.html is None:
         raise BenchError("say where the report goes: -o FOLDER, -o FILE.md for a short table, or --html FILE")
+    _refuse_folders(options.html)
     short = options.output is not None and options.output.suffix == ".md" and not options.output.is_dir()
-    written = [tables.write_table_report(options.runs, options.output)] if short else []
+    written = [tables.write_table_report(options.runs, options.output, options.metric)] if short else []
     folder = None if short else options.output
     if folder is not None or options.html is not None:
         from bench import overview
 
-        written += overview.write(options.runs, folder, options.html, from_hub=options.hub_texts)
+        written += overview.write(options.runs, folder, options.html, metric=options.metric, from_hub=options.hub_texts)
     for path in written:
         console.say(f"report: {path}")
     return 0
@@ -157,6 +173,7 @@ def compare_command(options: argparse.Namespace) -> int:
     """Prints scores, tiers and paired tests of the systems; writes them where asked."""
     from bench import compare, compare_report, contenders
 
+    _refuse_folders(options.output, options.json)
     asked = contenders.Asked(stage=options.stage, split=options.split, metric=options.metric, common=options.common)
     found = compare.compare(options.runs, asked, options.margin)
     for path, text in ((options.output, compare_report.as_markdown), (options.json, compare_report.as_json)):
@@ -177,19 +194,30 @@ def gate_command(options: argparse.Namespace) -> int:
 
     from bench import gate_runs, sweep
 
-    with tempfile.TemporaryDirectory() as scratch:
+    _refuse_folders(options.output)
+    if options.seeds is not None and not options.write:
+        raise BenchError("--seeds goes with --write; a gate runs the seeds of its baselines")
+    if options.output is not None and options.write:
+        raise BenchError("-o is where the comment of a gate goes; --write writes into --baseline")
+    scratch = None if options.out is not None else Path(tempfile.mkdtemp(prefix="gate-"))
+    code = 1
+    try:
         asked = gate_runs.Asked(
             recipes=gate_runs.recipes(options.recipes),
             baseline=options.baseline,
-            out=options.out or Path(scratch),
+            out=scratch or options.out,
             machine=sweep.Machine.of(options.config, options.jobs, None),
             overrides=tuple(options.set),
             against=options.against,
-            speed=tuple(options.speed),
+            speed=tuple(gate_runs.recipes(options.speed) if options.speed else ()),
             rounds=options.rounds,
             alpha=options.alpha,
         )
-        return gate_runs.conduct(asked, renew=options.write, seeds=options.seeds, output=options.output)
+        code = gate_runs.conduct(asked, renew=options.write, seeds=options.seeds or 5, output=options.output)
+    finally:
+        if scratch is not None:
+            gate_runs.discard(scratch, failed=code != 0)
+    return code
 
 
 def push_command(options: argparse.Namespace) -> int:

@@ -1,10 +1,17 @@
 """What must not leave this machine with a record: secrets, which are refused; absolute paths, which are shortened."""
 
+import functools
+import html
+import itertools
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from bench import markdown as md
 
 REMOVED = "<removed>"
 # Forms of access tokens, as their givers describe them; the part behind the prefix is never shown.
@@ -29,14 +36,43 @@ _PATH = re.compile(r"(?:file://|(?<![\w./~]))((?:/[\w.@+%-]+){2,}/?)|(?<!\w)([A-
 def secret_in(content: bytes, token: str | None = None) -> str | None:
     """What kind of secret a file holds, in words that do not quote it; None where none is seen. token: the Hub's own.
 
-    Seen are the usual forms of access tokens, and the values of environment variables that are named like secrets.
+    Seen are the usual forms of access tokens, and the values of environment variables that are named like secrets, as
+    they are and as files hold them: escaped for JSON, HTML, Markdown or a URL.
     """
-    if token and token.encode() in content:
+    if token and _holds(content, token):
         return "the token of the Hugging Face Hub"
     for name, value in _secret_values():
-        if value.encode() in content:
+        if _holds(content, value):
             return f"the value of the environment variable {name}"
     return next((what for what, pattern in _PATTERNS.items() if pattern.search(content)), None)
+
+
+def _holds(content: bytes, secret: str) -> bool:
+    # The environment's bytes that are no UTF-8 stand in a text as lone surrogates.
+    return any(form.encode(errors="surrogateescape") in content for form in _forms(secret))
+
+
+@functools.cache
+def _forms(secret: str) -> frozenset[str]:
+    """A secret as it is and as it is escaped, once or twice over: a page may quote JSON."""
+    forms = {secret}
+    for _ in range(2):
+        forms |= {escaped for form in forms for escaped in _escaped(form)}
+    return frozenset(forms)
+
+
+def _escaped(text: str) -> Iterator[str]:
+    for ascii_only in (True, False):
+        yield json.dumps(text, ensure_ascii=ascii_only)[1:-1]
+    yield html.escape(text)
+    yield html.escape(text, quote=False)
+    # Underscores at the ends are escaped or not by what stands beside them.
+    for before, after in itertools.product("x.", repeat=2):
+        yield md.escape(f"{before}{text}{after}", len(text) + 2)[1:-1]
+    yield md.escape(text, len(text))
+    yield md.verbatim(text, len(text)).removeprefix("<pre>\n").removesuffix("\n</pre>")
+    for safe in ("", "/"):
+        yield quote(text, safe, errors="surrogateescape")
 
 
 def _secret_values() -> Iterator[tuple[str, str]]:
@@ -47,9 +83,9 @@ def _secret_values() -> Iterator[tuple[str, str]]:
 
 def hide(text: str, token: str | None) -> str:
     """The text without secrets: for an error that a library or a server has worded."""
-    hidden = [value for _, value in _secret_values()] + ([token] if token else [])
-    for value in sorted(hidden, key=len, reverse=True):
-        text = text.replace(value, REMOVED)
+    secrets = [value for _, value in _secret_values()] + ([token] if token else [])
+    for form in sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True):
+        text = text.replace(form, REMOVED)
     content = text.encode(errors="replace")
     for pattern in _PATTERNS.values():
         content = pattern.sub(REMOVED.encode(), content)

@@ -4,13 +4,16 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench import gate, gate_runs, recipe
+from bench import gate, gate_runs, recipe, study, sweep
+from bench.__main__ import main
 from bench.errors import DataError
 from tests.launching import ROOT, environment
+from tests.test_report import full
 
 SEEDS = range(13, 18)
 
@@ -45,6 +48,26 @@ def test_a_loss_of_two_points_is_caught():
         found = gate.quality(baseline(), moved(-0.02, noise), 0.01)
         assert not found.ok
         assert "accuracy fell by 0.02" in found.sentence or "accuracy fell by 0.01" in found.sentence
+
+
+def test_damage_to_some_seeds_is_caught_too():
+    """The new runs' own spread would hide it."""
+    old = dict(zip(SEEDS, (0.9, 0.91, 0.89, 0.9, 0.9), strict=True))
+    for new in ((0.88, 0.5, 0.6, 0.2, 0.85), (0.9, 0.9, 0.9, 0.5, 0.5), (0.9, 0.9, 0.9, 0.9, 0.0)):
+        scores = dict(zip(SEEDS, new, strict=True))
+        gains = np.array([scores[seed] - old[seed] for seed in SEEDS])
+        assert gate.fall_probability(gains) > 0.01
+        assert not gate.quality(baseline(scores=old), scores, 0.01 / 16).ok
+
+
+def test_what_is_said_to_be_seen_is_seen():
+    old = np.array([0.9, 0.91, 0.89, 0.905, 0.895])
+    seen = gate.visible_fall(old, 0.01, 0.005)
+    assert gate.beyond_probability(old, seen, 0.005) == pytest.approx(0.01)
+    equal = np.full(5, 0.9)
+    assert gate.beyond_probability(equal, 0.003, 0.005) > 0.1  # seeds are taken to vary by the margin
+    assert gate.beyond_probability(equal, 0.1, 0.005) < 1e-4
+    assert (gate.beyond_probability(equal, 0.1, 0.0), gate.beyond_probability(equal, 0.0, 0.0)) == (0.0, 1.0)
 
 
 def test_less_than_the_margin_is_no_regression_however_sure():
@@ -176,11 +199,79 @@ def test_the_comment_shows_failures_first_and_breaks_on_no_text():
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "tiny").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_shipped_baselines_are_of_the_shipped_recipes(path):
     found = gate.read_baseline(ROOT / "reports" / "baseline" / f"{path.stem}.json")
-    assert found.hash == recipe.load(path, gate_runs.overrides_of(path)).hash
+    gate_runs.refuse_edited(found, path, recipe.load(path, gate_runs.overrides_of(path)))
     assert len(found.scores) == 5
 
 
 RECIPE = "recipes/tiny/bert-full.yaml"
+BASELINE = ROOT / "reports" / "baseline" / "bert-full.json"
+
+
+def edited(**changes):
+    return lambda place: (place / "bert-full.json").write_text(
+        json.dumps(json.loads(BASELINE.read_text(encoding="utf-8")) | changes), encoding="utf-8"
+    )
+
+
+def with_a_run(place):
+    plan = study.plan([ROOT / RECIPE], study.Asked(seeds=(15,), sets=gate_runs.overrides_of(ROOT / RECIPE)))
+    (place / "out" / plan.systems[0].runs()[0].folder_name).mkdir(parents=True)
+
+
+def with_a_twin(place):
+    (place / "tiny").mkdir()
+    shutil.copy(ROOT / RECIPE, place / "tiny" / "twin.yaml")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "words", "message"),
+    [
+        (with_a_run, [], "out: it must hold no runs of these recipes, since old runs say nothing of the code as it is"),
+        (with_a_run, ["--write", "--seeds", "4"], "out: it must hold no runs of these recipes"),
+        (edited(losses=[]), [], "was edited: it has no losses, though the recipe trains by gradient; make it anew"),
+        (edited(recipe="gpt2"), [], "bert-full: its baseline was edited: it names the recipe 'gpt2'; make it anew"),
+        (edited(higher_is_better=False), [], "it is not true that higher_is_better is False"),
+        (edited(hash="x"), [], "the recipe has changed since its baseline was made; make it anew: --write"),
+        (None, ["--write", "--seeds", "2"], "--seeds 2: a baseline needs 3 seeds or more"),
+        (None, ["--write", "--against", "HEAD"], "are for judging; --write only makes baselines"),
+        (None, ["--seeds", "5"], "--seeds goes with --write"),
+        (None, ["--speed", RECIPE], "--speed and --rounds go with --against"),
+        (None, ["--against", "nosuchcommit"], "--against 'nosuchcommit': there is no such commit in "),
+        (None, ["--against", "HEAD", "--rounds", "2"], "--rounds 2: a slowdown can't be shown at 0.0033 by fewer than"),
+        (None, ["--against", "HEAD", "--speed", "none.yaml"], "none.yaml"),
+        (None, ["-o", "."], ". is a folder; give the name of a file"),
+        (with_a_twin, ["TWIN"], "are the same run; leave one of them out"),
+    ],
+)
+def test_refused_before_anything_runs(tmp_path, capsys, prepare, words, message):
+    shutil.copy(BASELINE, tmp_path)
+    shutil.copy(BASELINE, tmp_path / "twin.json")
+    if prepare is not None:
+        prepare(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    words = [str(tmp_path / "tiny" / "twin.yaml") if word == "TWIN" else word for word in words]
+    given = ["--baseline", str(tmp_path), "--out", str(tmp_path / "out"), "--config", "cpu"]
+    assert main(["gate", *given, *words, str(ROOT / RECIPE)]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert (said.out, len(said.err.splitlines())) == ("", 1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_baseline_is_of_the_metric_that_would_be_chosen():
+    plan = study.plan([ROOT / RECIPE], study.Asked(seeds=(13,)))
+    planned = plan.systems[0].runs()[0]
+    done = gate_runs.Done(sweep.Job(planned, ROOT / "none", ROOT / "none.txt"), full())
+    with pytest.raises(DataError, match="it has scores of 'mcc', and its recipe is judged by 'accuracy'; make it anew"):
+        gate_runs._judged(baseline(metric="mcc"), [done], 0.01, 0.005)
+
+
+@pytest.mark.parametrize("words", [["compare", "-o"], ["compare", "--json"], ["report", "--html"]])
+def test_a_folder_in_place_of_a_file_is_named(tmp_path, capsys, words):
+    assert main([words[0], str(tmp_path), words[1], str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path} is a folder; give the name of a file\n"
+
+
 SHORT = ["--set", "training.epochs=null", "--set", "training.steps=6", "--set", "evaluation.before=false"]
 SHORT += ["--set", "limit={train: 192, validation: 16, test: 400}", "--config", "cpu"]
 
@@ -219,6 +310,7 @@ def test_a_clean_change_passes(tree):
     assert done.returncode == 0, done.stderr + done.stdout
     assert "**All 2 checks passed**" in done.stdout
     assert "losses agree to 0.0001" in done.stdout
+    assert "- losses are compared digit by digit\n" in done.stdout
     assert done.stdout.endswith((tree / "comment.md").read_text(encoding="utf-8"))
 
 
@@ -231,4 +323,8 @@ def test_a_wrong_gradient_and_a_slower_step_are_caught(tree):
     done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "--against", "HEAD", "--alpha", "0.6")
     assert done.returncode == 1, done.stderr + done.stdout
     assert "| **failed** | bert-full | losses | the loss of step " in done.stdout
+    kept = Path(done.stderr.partition("the runs and their logs are kept in ")[2].strip())
+    assert len(list(kept.glob("tiny--*/record.json"))) == 3, "somebody wants to look at what failed"
+    assert list(kept.glob("speed/bert-full-base-*.txt"))
+    shutil.rmtree(kept)
     assert "| **failed** | bert-full | speed | slower, a training step: x " in done.stdout

@@ -1,12 +1,14 @@
 """bench/hub.py: what is pushed, to a server of the Hub's few endpoints on this machine; what is refused."""
 
 import dataclasses
+import html
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard
 from safetensors.numpy import save_file
 
+from bench import markdown as md
 from bench import recipe, record, scrub
 from bench.__main__ import main
 from bench.record import Data, RecipePart
@@ -53,7 +56,7 @@ def made_run(folder, **changes):
     (model / "bench.json").write_text(json.dumps({**about, "pooling": None, "head": {"kind": "own"}}))
     (folder / "train_log.jsonl").write_text('{"step": 1, "loss": 0.7}\n')
     (folder / "figures" / "learning_curves.png").write_bytes(b"\x89PNG\r\n")
-    (folder / "predictions" / "after-test.jsonl").write_text('{"id": "1", "text": "a fine film"}\n')
+    (folder / "predictions" / "before-test.jsonl").write_text('{"id": "1", "text": "a fine film"}\n')
     return folder
 
 
@@ -271,6 +274,16 @@ def broken(tmp_path, kind):
         (run / "train_log.jsonl").write_text(json.dumps({"key": "hf_" + "a1" * 17}))
     elif kind == "environment":
         (run / "train_log.jsonl").write_text("correct horse")
+    elif kind == "like a path":
+        found = record.read(run)
+        found.note("the key is +/correct/horse")
+        record.write(found, run)
+    elif kind == "linked folder":
+        (run / "predictions").rename(tmp_path / "elsewhere")
+        (run / "predictions").symlink_to(tmp_path / "elsewhere")
+    elif kind == "denied":
+        line = {"id": "1", "prediction": "positive", "reference": "positive", "metrics": {"accuracy": 1.0}}
+        (run / "predictions" / "after-test.jsonl").write_text(json.dumps(line))
     return run
 
 
@@ -296,10 +309,15 @@ def broken(tmp_path, kind):
         ("home", ["--to", "me/x"], "chat_template.jinja names a file below your home folder"),
         ("secret", ["--records-to", "me/x"], "what looks like a token of the Hugging Face Hub; nothing was uploaded"),
         ("environment", ["--records-to", "me/x"], "the value of the environment variable MY_API_KEY"),
+        ("like a path", ["--to", "me/x"], "the value of the environment variable MY_OTHER_KEY"),
+        ("linked folder", ["--records-to", "me/x", "--with-predictions"], "/predictions is a link, which may lead"),
+        ("denied", ["--records-to", "me/x"], "1 predictions, and the record tells of 872 examples; nothing"),
+        ("denied", ["--to", "me/x"], "1 predictions, and the record tells of 872 examples; nothing"),
     ],
 )
 def test_refused_with_one_sentence(tmp_path, capsys, monkeypatch, kind, words, message):
     monkeypatch.setenv("MY_API_KEY", "correct horse")
+    monkeypatch.setenv("MY_OTHER_KEY", "+/correct/horse")
     run = broken(tmp_path, kind)
     assert main(["push", str(run), *words, "--dry-run", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr()
@@ -331,7 +349,7 @@ def test_many_runs_with_predictions_and_a_failed_one(tmp_path, capsys):
     assert main(["push", str(tmp_path / "runs"), *words]) == 0
     files = files_below(place / "datasets" / "me" / "r")
     assert {name for name in files if name.endswith("scores.jsonl")} == {"good/scores.jsonl"}
-    assert json.loads(files["b-d/predictions/after-test.jsonl"])["text"] == "a fine film"
+    assert json.loads(files["b-d/predictions/before-test.jsonl"])["text"] == "a fine film"
     assert json.loads(files["good/record.json"])["prompts"]["example"].startswith("Say it.")
     assert "| [b-d](b-d/report.md) | oom | sst2 |" in files["README.md"].decode()
 
@@ -348,6 +366,18 @@ def test_many_runs_with_predictions_and_a_failed_one(tmp_path, capsys):
 )
 def test_absolute_paths_are_shortened_and_nothing_else(text, short):
     assert scrub.Paths().shorten(text) == (text if short is None else short)
+
+
+def test_a_secret_is_seen_however_a_file_escapes_it(monkeypatch):
+    secret = '_a"b\\c<d|é&/*'
+    monkeypatch.setenv("MY_PASSWORD", secret)
+    row = json.dumps({"key": f"it is {secret}!"})
+    held = [row, json.dumps({"key": secret}, ensure_ascii=False), json.dumps(row), html.escape(secret), quote(secret)]
+    held += [md.escape(row), md.escape(f"x{secret}y"), md.verbatim(f"see {secret}"), quote(secret, "")]
+    for text in held:
+        assert scrub.secret_in(text.encode()) == "the value of the environment variable MY_PASSWORD", text
+        assert scrub.REMOVED in scrub.hide(text, None)
+    assert scrub.secret_in(rb'_a"b') is None
 
 
 @pytest.mark.parametrize("text", ["risk-adjusted-performance-of-all-models-in-it", "hf_hub", "a" * 40, "x@y.z:80"])
