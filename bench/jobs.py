@@ -116,7 +116,7 @@ def run_all(jobs: list[Job], machine: Machine, metric: str | None = None) -> Non
     """
     waiting = [job for job in jobs if not job.left_out]
     free, running = list(machine.gpus), list[Running]()
-    with _terminable(), _display(jobs) as show:
+    with terminable(), _display(jobs) as show:
         try:
             while waiting or running:
                 while waiting and len(running) < machine.jobs:
@@ -134,17 +134,20 @@ def run_all(jobs: list[Job], machine: Machine, metric: str | None = None) -> Non
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM, as a scheduler sends it, stops a sweep as Ctrl-C does."""
+def terminable() -> Iterator[None]:
+    """SIGTERM, as a scheduler sends it, and SIGHUP of a terminal that is closed, stop a sweep as Ctrl-C does."""
 
     def _interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    # Under nohup SIGHUP is ignored, and stays so.
+    kinds = [kind for kind in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(kind) != signal.SIG_IGN]
+    before = {kind: signal.signal(kind, _interrupt) for kind in kinds}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
 
 
 def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> Running:
@@ -221,7 +224,7 @@ def describe(job: Job) -> str:
     """A finished job in a line."""
     name = f"{job.planned.resolved.name} seed {job.planned.seed}"
     time_taken = "" if job.seconds is None else f" in {job.seconds:.0f} s"
-    value = "" if job.value is None else f", {job.value:.4f}"
+    value = "" if job.value is None else f", {job.value:.4f} {job.scored}"
     reason = f": {job.reason}" if job.reason else ""
     return f"{job.state}{' (was finished)' if job.left_out else ''}: {name}{time_taken}{value}{reason}"
 
@@ -241,8 +244,10 @@ def table(jobs: list[Job]) -> Table:
     count = {state: sum(job.state == state for job in jobs) for state in dict.fromkeys(job.state for job in jobs)}
     summary = ", ".join(f"{number} {state}" for state, number in count.items())
     shown = Table(title=f"{len(jobs)} runs: {summary}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("run", "seed", "state", "score", "seconds", ""):
-        shown.add_column(heading, justify="right" if heading in ("seed", "score", "seconds") else "left", no_wrap=True)
+    scored = list(dict.fromkeys(job.scored for job in jobs if job.value is not None))
+    score = scored[0] if len(scored) == 1 else "score"
+    for heading in ("run", "seed", "state", score, "seconds", ""):
+        shown.add_column(heading, justify="right" if heading in ("seed", score, "seconds") else "left", no_wrap=True)
     order = {"running": 0, "waiting": 2}
     rows = sorted(jobs, key=lambda job: order.get(job.state, 1)) if len(jobs) > SHOWN_ROWS else jobs
     for job in rows[:SHOWN_ROWS]:
@@ -251,7 +256,7 @@ def table(jobs: list[Job]) -> Table:
             job.planned.resolved.name,
             str(job.planned.seed),
             job.state,
-            "" if job.value is None else f"{job.value:.4f}",
+            "" if job.value is None else f"{job.value:.4f}" if len(scored) == 1 else f"{job.scored} {job.value:.4f}",
             "" if job.seconds is None else f"{job.seconds:.0f}",
             note[:80],
         )

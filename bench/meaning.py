@@ -8,6 +8,9 @@ from bench.settings import DatasetCard, Head, Prompting, Recipe
 from bench.strictyaml import Layers, Path_
 from bench.training_settings import Spans
 
+# Top-level keys of a recipe that are for methods that train by gradients.
+BY_GRADIENTS = ("training", "checkpoints")
+
 
 def check(recipe: Recipe, options: Any, metric_names: tuple[str, ...], layers: Layers) -> None:
     """Raises RecipeError, with its place, for keys that do not go together."""
@@ -170,8 +173,16 @@ def _check_answering(recipe: Recipe, layers: Layers) -> None:
         raise RecipeError(f"{place}: the shots are drawn from 'train', so that split can't be scored too")
 
 
-def check_training_is_used(recipe: Recipe, options: Any, layers: Layers) -> None:
-    """Raises RecipeError when a recipe sets how to train, and its method trains nothing."""
-    if dropin.load("methods", recipe.method.name).load_plan(options).trains == "nothing":
-        place = layers.place(("training",))
-        raise RecipeError(f"{place}: method {recipe.method.name!r} trains nothing; remove `training`")
+def check_training_is_used(recipe: Recipe, options: Any, typed: list[Path_], layers: Layers) -> None:
+    """Raises RecipeError for what is said of a training or of its head, where the method can't use it.
+
+    typed: the key paths that the recipe's own file and the command line name; a card's defaults are for all methods.
+    """
+    trains = dropin.load("methods", recipe.method.name).load_plan(options).trains
+    if trains == "gradient":
+        return
+    for path in typed:
+        if path[0] in BY_GRADIENTS or (trains == "features" and path[0] == "head" and recipe.head != Head()):
+            instead = "trains nothing" if trains == "nothing" else "trains nothing by gradients"
+            place = layers.place(path)
+            raise RecipeError(f"{place}: method {recipe.method.name!r} {instead} and can't use this; remove it")

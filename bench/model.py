@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from bench import heads, random_weights, span_heads
+from bench import four_bits, heads, random_weights, span_heads
 from bench.dropin import LoadPlan
 from bench.errors import SetupError
 from bench.heads import MISSING, newly_initialized_modules
@@ -82,6 +82,8 @@ def build(
     else:
         model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
         _check_heads(model, card, keep_head)
+    if quantized:
+        four_bits.fit_cpu(model, _name(card, config))
     if head is not None and head.kind == "mlp":
         heads.attach_mlp(model, head.hidden, head.dropout)
     if heads.writes(model):
@@ -310,9 +312,22 @@ def _kind(auto_class: str) -> str:
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """{"total", "trainable"}; a 4-bit parameter counts by its true shape, not by its packed bytes."""
-    sizes = [(_size(parameter), parameter.requires_grad) for parameter in _in_use(model)]
+    """{"total", "trainable"}; a 4-bit parameter counts by its true shape, not by its packed bytes.
+
+    Trainable are those with gradients, and a probe's linear layer, (features + 1) x labels, which is fitted without.
+    """
+    fitted = {id(parameter) for parameter in _fitted(model)}
+    sizes = [(_size(item), item.requires_grad or id(item) in fitted) for item in _in_use(model)]
     return {"total": sum(size for size, _ in sizes), "trainable": sum(size for size, trains in sizes if trains)}
+
+
+def _fitted(model: nn.Module) -> list[Any]:
+    return [*model.linear.parameters()] if isinstance(model, heads.ProbeModel) else []
+
+
+def num_trainable_names(model: nn.Module) -> int:
+    """How many of the model's named parameters `count_parameters` calls trainable."""
+    return sum(parameter.requires_grad for parameter in model.parameters()) + len(_fitted(model))
 
 
 def dtypes(model: nn.Module) -> dict[str, int]:

@@ -3,6 +3,7 @@
 Order of precedence: default < card < recipe < command line. There is no inheritance between recipes.
 """
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -74,6 +75,12 @@ class Resolved:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
+    def by_gradients(self) -> bool:
+        """Whether its method trains by gradients."""
+        module = dropin.load("methods", self.recipe.method.name)
+        return bool(module.load_plan(self.options).trains == "gradient")
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
         """Metrics to compute: the recipe's, else the card's, else the task's own."""
         default = dropin.literals("tasks", self.recipe.dataset.task)["METRICS"]
@@ -118,9 +125,40 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     )
     meaning.check_card(recipe.dataset, layers)
     meaning.check(recipe, resolved.options, resolved.metric_names, layers)
-    if document.data.get("training") is not None or any(item.inside[0] == "training" for item in given):
-        meaning.check_training_is_used(recipe, resolved.options, layers)
+    meaning.check_training_is_used(recipe, resolved.options, _typed(document, given), layers)
     return resolved
+
+
+def _typed(document: Document, given: list[Document]) -> list[Path_]:
+    """The key paths that the command line and the recipe's own file name for the method that is taken.
+
+    Those of a file whose method the command line replaces were written for another one; a run notes what is not used.
+    """
+    found: list[Path_] = []
+    for override in given:
+        found += [(*override.inside, key) for key, _ in items(override.data)] or [override.inside]
+    if any(path in (("method",), ("method", "name")) for path in found):
+        return found
+    for key, value in document.data.items():
+        found += [(key, inner) for inner, _ in items(value)] or ([] if value is None else [(key,)])
+    return found
+
+
+def is_for_gradients(override: str) -> bool:
+    """Whether an override `key.path=value` is for methods that train by gradients alone."""
+    return override.partition("=")[0].partition(".")[0] in meaning.BY_GRADIENTS
+
+
+@contextlib.contextmanager
+def placing(path: str, given: tuple[str, ...]) -> Iterator[None]:
+    """What is wrong with an override is said of the file at `path`, which wrote it, unless it is one of those given."""
+    try:
+        yield
+    except RecipeError as error:
+        place, _, rest = str(error).partition(": ")
+        if place != COMMAND_LINE or any(rest.startswith(text.partition("=")[0]) for text in given):
+            raise
+        raise RecipeError(f"{path}: {rest}") from error
 
 
 def parts_from_published(key: str) -> bool:

@@ -15,12 +15,14 @@ from bench import (
     hardware,
     heads,
     launch,
+    meaning,
     microbatch,
     precision,
     questions,
     record,
     saved,
     sharding,
+    strictyaml,
     train,
     unfinished,
     unpad,
@@ -130,16 +132,27 @@ def _describe_model(run: Run, model: Any, weights: str, fresh: list[str], bare: 
         parameters={**models.count_parameters(model), "before_head": bare},
         dtypes=models.dtypes(model),
         newly_initialized=fresh,
-        trainable_names=sum(parameter.requires_grad for parameter in model.parameters()),
+        trainable_names=models.num_trainable_names(model),
     )
 
 
 def fit(run: Run, material: Material) -> None:
     """Trains what the method trains; the training part of the record."""
+    if material.plan.trains != "gradient":
+        _note_unused(run)
     if material.plan.trains == "features":
         _fit_features(run, material)
     elif material.plan.trains == "gradient":
         _fit_gradient(run, material)
+
+
+def _note_unused(run: Run) -> None:
+    """What the recipe's file says of another method, which the command line or a study replaced by this one."""
+    written, keys = run.resolved.as_written, [*meaning.BY_GRADIENTS, "head"]
+    unused = [f"{key}.{inner}" for key in keys for inner, _ in strictyaml.items(written.get(key))]
+    if unused:
+        name = run.resolved.recipe.method.name
+        run.record.note(f"{', '.join(unused)} of the recipe's file not used: method {name} trains nothing by gradients")
 
 
 def _fit_features(run: Run, material: Material) -> None:

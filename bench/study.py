@@ -13,13 +13,13 @@ seed, and can be launched by hand. Does not import torch.
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from bench import dropin, recipe, strictyaml
+from bench import recipe, strictyaml
 from bench.errors import RecipeError, did_you_mean
 from bench.fieldtypes import Distinct, Name, PositiveInt, Strict, Text
 from bench.recipe import Resolved
@@ -104,13 +104,17 @@ class Planned:
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """What is compared: a recipe with its overrides, over seeds. candidates: overrides among which one is chosen."""
+    """What is compared: a recipe with its overrides, over seeds. candidates: overrides among which one is chosen.
+
+    left_out: overrides for every run that this one's method can't use.
+    """
 
     path: Path
     overrides: tuple[str, ...]
     seeds: tuple[int, ...]
     resolved: Resolved
     candidates: tuple[tuple[str, ...], ...] = ()
+    left_out: tuple[str, ...] = ()
 
     def runs(self, chosen: tuple[str, ...] = ()) -> list[Planned]:
         """A run for each seed, with the settings that were chosen."""
@@ -140,10 +144,11 @@ class Asked:
 
 @dataclass(kw_only=True)
 class Plan:
-    """All systems of a sweep. metric: None for plain recipes."""
+    """All systems of a sweep. metric: None for plain recipes. left_out: sentences on overrides that some can't use."""
 
     systems: list[System] = field(default_factory=list)
     metric: str | None = None
+    left_out: list[str] = field(default_factory=list)
 
 
 def load(path: Path) -> Study:
@@ -195,7 +200,20 @@ def plan(paths: list[Path], asked: Asked) -> Plan:
             ]
     if not found.systems:
         raise RecipeError("there is nothing to run: give a study, recipes, or folders of recipes")
+    found.left_out = _left_out(found.systems, asked)
     return found
+
+
+def _left_out(systems: list[System], asked: Asked) -> list[str]:
+    """Which overrides for every run are not given to which methods. Raises RecipeError for one that none can use."""
+    methods = {
+        text: [one.resolved.recipe.method.name for one in systems if text in one.left_out] for text in asked.sets
+    }
+    for text, without in methods.items():
+        if len(without) == len(systems):
+            recipe.load(systems[0].path, merged(systems[0].overrides, (text,)))
+    pairs = ((text.partition("=")[0], name) for text, without in methods.items() for name in dict.fromkeys(without))
+    return [f"{key} is left out for method {name}, which does not train by gradients" for key, name in pairs]
 
 
 def check(path: Path, sets: tuple[str, ...] = ()) -> None:
@@ -262,16 +280,19 @@ def _systems(study: Study, path: Path, asked: Asked) -> Iterator[System]:
     for entry in [*study.runs, *_cells(study.matrix)]:
         at = _find(entry.recipe, folder, shown)
         overrides = _overrides(entry.set)
-        first = recipe.load(at, overrides)
+        with recipe.placing(shown, ()):
+            first = recipe.load(at, overrides)
         method = first.recipe.method.name
         used.add(method)
-        overrides += _overrides(_without(study.settings.get(method, {}), entry.set))
+        shared = study.settings.get(method, {})
+        overrides += _overrides({key: value for key, value in shared.items() if key not in entry.set})
         if asked.mini:
             overrides = _in_small(study, shown, first, overrides, entry)
         elif not any(recipe.parts_from_published(text.partition("=")[0]) for text in asked.sets):
             overrides += _bands(entry)
         seeds = asked.seeds or (study.mini.seeds if asked.mini and study.mini else entry.seeds or study.seeds)
-        system = _system(at, overrides, asked, seeds)
+        with recipe.placing(shown, asked.sets):
+            system = _system(at, overrides, asked, seeds)
         yield _tuned(system, study, shown, asked)
     unknown = sorted({*study.settings, *study.tune} - used)
     if unknown:
@@ -322,10 +343,6 @@ def _bands(entry: Entry) -> tuple[str, ...]:
     return _overrides({"published": found} if found else {})
 
 
-def _without(settings: Settings, given: Settings) -> Settings:
-    return {key: value for key, value in settings.items() if key not in given}
-
-
 def _in_small(study: Study, shown: str, first: Resolved, overrides: tuple[str, ...], entry: Entry) -> tuple[str, ...]:
     """The overrides of a run's small variant: another model and other data first, then what is smaller about them."""
     mini = study.mini
@@ -349,11 +366,15 @@ def _is_replaced(key: str, taken: set[str]) -> bool:
 
 
 def _system(path: Path, overrides: tuple[str, ...], asked: Asked, seeds: int | tuple[int, ...]) -> System:
-    overrides = merged(overrides, asked.sets)
+    others = tuple(text for text in asked.sets if not recipe.is_for_gradients(text))
+    left_out: tuple[str, ...] = ()
+    if others != asked.sets and not recipe.load(path, merged(overrides, others)).by_gradients:
+        left_out = tuple(text for text in asked.sets if text not in others)
+    overrides = merged(overrides, others if left_out else asked.sets)
     resolved = recipe.load(path, overrides)
     start = resolved.recipe.seed
     numbers = tuple(range(start, start + seeds)) if isinstance(seeds, int) else seeds
-    return System(path=path, overrides=overrides, seeds=numbers, resolved=resolved)
+    return System(path=path, overrides=overrides, seeds=numbers, resolved=resolved, left_out=left_out)
 
 
 def _tuned(system: System, study: Study, shown: str, asked: Asked) -> System:
@@ -362,8 +383,7 @@ def _tuned(system: System, study: Study, shown: str, asked: Asked) -> System:
     if not study.tune:
         return system
     if method not in study.tune:
-        module = dropin.load("methods", method)
-        if module.load_plan(system.resolved.options).trains == "gradient":
+        if system.resolved.by_gradients:
             raise RecipeError(
                 f"{shown}: tune: settings are chosen for {', '.join(study.tune)}, but not for {method}; give each "
                 "method that learns equally many"
@@ -374,5 +394,4 @@ def _tuned(system: System, study: Study, shown: str, asked: Asked) -> System:
     twice = sorted({text.partition("=")[0] for text in asked.sets} & set(study.tune[method]))
     if twice:
         raise RecipeError(f"--set {twice[0]}: the study chooses this setting itself, on validation data")
-    fields = {name: getattr(system, name) for name in ("path", "overrides", "seeds", "resolved")}
-    return System(**fields, candidates=_candidates(study.tune[method]))
+    return replace(system, candidates=_candidates(study.tune[method]))

@@ -35,7 +35,7 @@ State = Literal["waiting", "running", "ok", "oom", "diverged", "interrupted", "i
 
 @dataclass
 class Job:
-    """A run of a sweep. left_out: whether it was finished before the sweep began."""
+    """A run of a sweep. left_out: whether it was finished before the sweep began. scored: what value is, in words."""
 
     planned: Planned
     folder: Path
@@ -45,6 +45,7 @@ class Job:
     left_out: bool = False
     seconds: float | None = None
     value: float | None = None
+    scored: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,12 +164,17 @@ def read(job: Job) -> Record | None:
 
 
 def take_result(job: Job, found: Record, metric: str | None) -> None:
-    """What a record says of a run: how it ended, in what time, and the score of the first split."""
+    """What a record says of a run: how it ended, in what time, and the score of the first split.
+
+    metric: the sweep's; where the run has no such score, it is the metric that ranks its kind of runs.
+    """
     job.state, job.reason = found.status, found.reason
     job.seconds = sum(phase.seconds for phase in found.phases)
-    scores: dict[str, Any] = next(iter(found.scores.get("after", {}).values()), {})
-    metric = metric or next((name for name in readings.MAIN_METRICS if name in scores), None)
-    job.value = score_of(found, metric) if metric else None
+    split = next(iter(found.scores.get("after", {})), None)
+    names = readings.scalars(found, "after", split)
+    shown = metric if metric in names else readings.ranking_metric(names)
+    if shown is not None:
+        job.value, job.scored = score_of(found, shown, split), f"{shown}, {split}"
 
 
 def score_of(found: Record, metric: str, split: str | None = None) -> float | None:

@@ -55,7 +55,9 @@ def stored(known, folder, shard="10MB", make=tiny.text_build):
     [("bert", tiny.build), ("albert", tiny.build), *((name, tiny.text_build) for name in ("gemma", "gpt2", "t5"))],
 )
 def test_random_weights_in_4_bits_are_those_of_the_whole_model_that_is_quantised(family, make, tmp_path):
-    known = tiny.card(family, dtype="bfloat16")
+    # bitsandbytes can't compute the tiny ALBERT's layer of 32 inputs on every CPU.
+    sizes = {"embedding_size": 64} if family == "albert" else {}
+    known = tiny.narrow(family, **sizes).model_copy(update={"dtype": "bfloat16"})
     drawn = make(known, tmp_path, FOUR_BITS, base_folder=None)
     loaded = make(stored(known, tmp_path, make=make)[0], tmp_path, FOUR_BITS)
     assert not (tmp_path / "base").exists()

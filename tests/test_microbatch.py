@@ -235,10 +235,19 @@ def test_an_end_that_says_nothing_of_memory_ends_the_run(tmp_path, trials, targe
 
 
 @pytest.mark.slow
-def test_without_gradients_there_is_nothing_to_try(tmp_path, trials):
-    assert run.main([str(TINY / "albert-probe.yaml"), AUTO, "limit={train: 24, test: 16}", "--out", str(tmp_path)]) == 0
-    record = record_of(tmp_path)
+def test_without_gradients_there_is_nothing_to_try(write, tmp_path, trials):
+    # The recipe itself may not say so for a probe; a card says it for all methods.
+    card = (TINY.parent / "datasets" / "reviews.yaml").read_text(encoding="utf-8")
+    write("datasets/mine.yaml", card + "defaults: {training: {per_device_batch: auto}}\n")
+    recipe = (TINY / "albert-probe.yaml").read_text(encoding="utf-8").replace("dataset: reviews", "dataset: mine")
+    path = write("own/full.yaml", recipe.partition("method:")[0] + "method: full\ntraining: {steps: 3}\n")
+    assert run.main([str(path), "method=probe", "limit={train: 24, test: 16}", "--out", str(tmp_path / "run")]) == 0
+    record = record_of(tmp_path / "run")
     assert trials[0] == []
+    # What logistic regression fits counts as trained, in the record too: (features + 1) x labels.
+    assert record["model"]["parameters"]["trainable"] == (256 + 1) * 2
+    unused = "training.steps of the recipe's file not used: method probe trains nothing by gradients"
+    assert unused in record["notes"]
     assert "training.per_device_batch: auto is not used: method probe trains nothing by gradients" in record["notes"]
     assert "per_device_batch" not in record["speed"]
 

@@ -1,5 +1,6 @@
 """bench/model.py: every family classifies the same alone and in a batch; what can't be had is a sentence."""
 
+import contextlib
 import json
 import shutil
 
@@ -7,10 +8,11 @@ import huggingface_hub
 import models as tiny
 import pytest
 import torch
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from transformers import BertModel
 from transformers.pytorch_utils import Conv1D
 
-from bench import heads
+from bench import four_bits, heads
 from bench import model as models
 from bench.collating import collate_answers
 from bench.dropin import LoadPlan
@@ -408,6 +410,35 @@ def test_a_quantised_checkpoint(kind, tmp_path):
         model = build(known, tmp_path, plan)
         assert sum(is_packed(module) for module in model.modules()) == 14
     assert not any(is_packed(module) for module in build(known, tmp_path, weights="random").modules())
+
+
+def test_four_bit_layers_of_few_outputs_are_computed_on_a_cpu(tmp_path):
+    """Keys and values have 16 outputs here; a kernel that not every CPU has packs 32, and stops at fewer."""
+    plan = LoadPlan(frozen_body=True, trains="nothing", quantization=FOUR_BITS)
+    model = tiny.build(tiny.card("gemma"), tmp_path, plan)
+    narrow = [module for module in model.modules() if is_packed(module) and module.out_features == 16]
+    assert len(narrow) == 4
+    inputs = torch.randn(5, 64)
+    with torch.no_grad():
+        for module in narrow:
+            weight = dequantize_4bit(module.weight, module.weight.quant_state)
+            torch.testing.assert_close(module(inputs), inputs @ weight.T, atol=1e-5, rtol=1e-5)
+    assert torch.isfinite(tiny.logits(model, tiny.batch(tiny.tokenizer(tiny.card("gemma"))))).all()
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_four_bit_layers_that_a_cpu_computes_wrongly_are_refused(adapter, tmp_path):
+    plan = LoadPlan(frozen_body=True, adapter=adapter, quantization=FOUR_BITS)
+    # Whether it does depends on the CPU: told by the error of the numbers that come back, a tenth as it should be.
+    weight = torch.randn(64, 32, generator=torch.Generator().manual_seed(0))
+    wrong = (dequantize_4bit(*quantize_4bit(weight, quant_type="nf4")) - weight).norm() > 0.2 * weight.norm()
+    assert four_bits.unpacks_rows_of(32, 64) != wrong
+    refusal = (
+        "its layer albert.encoder.embedding_hidden_mapping_in has 32 inputs, and bitsandbytes computes that wrongly"
+    )
+    with pytest.raises(SetupError, match=refusal) if wrong else contextlib.nullcontext():
+        tiny.build(tiny.card("albert"), tmp_path, plan)
+    tiny.build(tiny.narrow("albert", embedding_size=64), tmp_path, plan)
 
 
 # ---------------------------------------------------------------- a classifier as it is

@@ -199,13 +199,28 @@ def test_refused_with_file_line_key_and_what_was_expected(refused, text, message
     assert message in found
 
 
+def test_what_a_file_says_for_its_own_method_does_not_forbid_another_one(write):
+    path = write("study/own.yaml", BASE + "training: {steps: 3}\n")
+    assert load(path, ("method=probe",)).recipe.training.steps == 3
+    for overrides in (("method=probe", "training.steps=4"), ("method={name: probe}", "training={steps: 4}")):
+        with pytest.raises(RecipeError, match=r"^command line: training\.steps: method 'probe' trains nothing"):
+            load(path, overrides)
+
+
 @pytest.mark.parametrize(
     ("method", "text", "message"),
     [
         ("head", "objective: text", "4: objective: method 'head' has no objective 'text'; set objective: head"),
         ("probe", "objective: text", "4: objective: method 'probe' has no objective 'text'; set objective: head"),
         ("zero_shot", "", "objective: method 'zero_shot' has no objective 'head'; set objective: text"),
-        ("zero_shot", "objective: text\ntraining: {steps: 3}", "5: training: method 'zero_shot' trains nothing"),
+        ("zero_shot", "objective: text\ntraining: {steps: 3}", "5: training.steps: method 'zero_shot' trains nothing"),
+        (
+            "probe",
+            "training: {steps: 3}",
+            "4: training.steps: method 'probe' trains nothing by gradients and can't use",
+        ),
+        ("probe", "checkpoints: {keep: 1}", "4: checkpoints.keep: method 'probe' trains nothing by gradients"),
+        ("probe", "head: {kind: mlp}", "4: head.kind: method 'probe' trains nothing by gradients and can't use this"),
         ("zero_shot", "objective: text\nhead: {kind: mlp}", "5: head: only a recipe with `objective: head` has a task"),
         (
             "full",

@@ -93,7 +93,9 @@ def plain(folder, plan, kind=None):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", [name for name in tiny.FAMILIES if name != "qwen2"])
 def test_own_heads_are_loaded_by_anyone(name, method, tmp_path):
-    expected, plan = train_and_save(tiny.card(name), tmp_path, method)
+    # bitsandbytes can't compute the tiny ALBERT's layer of 32 inputs on every CPU.
+    known = tiny.narrow(name, embedding_size=64) if (name, method) == ("albert", "qlora") else tiny.card(name)
+    expected, plan = train_and_save(known, tmp_path, method)
     torch.testing.assert_close(loaded_logits(tmp_path), expected, atol=1e-6, rtol=0)
     tokens = transformers.AutoTokenizer.from_pretrained(tmp_path)
     model = plain(tmp_path, plan)

@@ -1,5 +1,6 @@
 """The studies that are shipped: they resolve in full and in small, say what others found, and one of them is run."""
 
+import math
 import re
 import shlex
 import subprocess
@@ -212,6 +213,32 @@ def test_the_page_names_the_published_numbers(name):
         assert all(f"{number:,}" in text for number in (5_732_099, 5_728_003, 1_548_144_131, 141_244_931))
     if name == "sst2_squad_llama":
         assert "1,235,814,400" in text
+
+
+# Study, metric -> the ends' published accuracies, with how many examples each is of, and the ends of the metric itself.
+BETWEEN_DRAWS = {
+    ("imdb", "distilbert-loop", "accuracy"): ((0.9356, 10_000), (0.9382, 10_000), None),
+    ("imdb", "distilbert-trainer", "accuracy"): ((0.9356, 10_000), (0.9382, 10_000), None),
+    ("imdb", "mistral-qlora", "accuracy"): ((0.960, 2_500), (0.960, 2_500), None),
+    ("sst2_squad_llama", "sst2-zero_shot", "accuracy"): ((0.360, 13_470), (0.546, 13_470), None),
+    ("sst2_squad_llama", "sst2-tuned", "accuracy"): ((0.944, 13_470), (0.951, 13_470), None),
+    ("scratch_or_pretrained", "gpt2-scratch", "accuracy"): ((0.548, 542), (0.5488, 543), None),
+    ("scratch_or_pretrained", "bielik-last_layers", "accuracy"): ((0.6593, 543), (0.6593, 543), None),
+    ("scratch_or_pretrained", "gpt2-scratch", "f1_macro"): ((0.5488, 543), (0.548, 542), (0.4400, 0.491)),
+    ("scratch_or_pretrained", "bielik-last_layers", "f1_macro"): ((0.6593, 543), (0.6593, 543), (0.6296, 0.6296)),
+}
+
+
+@pytest.mark.parametrize(("study_name", "stem", "metric"), BETWEEN_DRAWS)
+def test_a_band_between_two_draws_is_as_wide_as_both_vary(study_name, stem, metric):
+    *accuracies, ends = BETWEEN_DRAWS[study_name, stem, metric]
+    low, high = ends or [accuracy for accuracy, _ in accuracies]
+    below, above = (1.96 * math.sqrt(2 * p * (1 - p) / count) for p, count in accuracies)
+    found = [one.resolved.recipe.published for one in systems(study_name) if one.path.stem == stem]
+    bands = [published[metric] for published in found if metric in published]
+    assert bands
+    for band in bands:
+        assert (band.low, band.high) == pytest.approx((low - below, high + above), abs=6e-4)
 
 
 def shell_lines(text):

@@ -108,6 +108,17 @@ def test_a_folder_is_its_study_and_other_files_are_recipes(write):
     assert not study.is_study(recipe.SHIPPED / "tiny" / "bert-full.yaml")
 
 
+def test_what_a_method_cannot_use_is_named_where_it_was_typed(planned, refused):
+    text = "runs: [{recipe: tiny/bert-full}, {recipe: tiny/albert-probe}]\n"
+    learns, probe = planned(text, sets=("training.steps=3", "save=false"))
+    assert (learns.left_out, probe.left_out) == ((), ("training.steps=3",))
+    assert (learns.overrides, probe.overrides) == (("training.steps=3", "save=false"), ("save=false",))
+    own = "runs: [{recipe: tiny/albert-probe, set: {training.steps: 3}}]\n"
+    assert refused(own).startswith("own/study.yaml: training.steps: method 'probe' trains nothing by gradients")
+    alone = "runs: [{recipe: tiny/albert-probe}]\n"
+    assert refused(alone, sets=("training.steps=3",)).startswith("command line: training.steps: method 'probe'")
+
+
 # The small variant
 
 

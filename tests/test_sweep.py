@@ -208,6 +208,40 @@ def test_wrong_input_starts_nothing(tmp_path, arguments, message):
     assert not (tmp_path / "runs").exists()
 
 
+PROBE = ROOT / "recipes" / "tiny" / "albert-probe.yaml"
+
+
+def test_words_behind_the_recipes_and_behind_options_are_overrides_of_every_run(tmp_path):
+    words = ["training.steps=4", "--set", "training.learning_rate=1e-3,1e-4", "save=false", "--dry-run"]
+    done = bench("sweep", RECIPE, PROBE, *words[:1], "--out", tmp_path, *words[1:])
+    assert done.returncode == 0, done.stderr
+    runs = [shlex.split(line) for line in done.stdout.splitlines() if "run.py" in line]
+    # A probe has no steps to take, and no rate: it is one run, and the sweep says so.
+    assert [[word for word in run if "=" in word] for run in runs] == [
+        ["training.steps=4", "save=false", "training.learning_rate=1e-3"],
+        ["save=false"],
+        ["training.steps=4", "save=false", "training.learning_rate=1e-4"],
+    ]
+    assert "training.steps is left out for method probe, which does not train by gradients" in done.stdout
+    alone = bench("sweep", PROBE, "training.steps=4", "--dry-run", "--out", tmp_path)
+    assert alone.returncode == 2
+    assert "command line: training.steps: method 'probe' trains nothing by gradients" in alone.stderr
+
+
+def test_the_table_names_metric_and_split(tmp_path):
+    (job,), (other,) = (sweep.jobs_of(planned(sets=(*SMALL, f"seed={seed}")), tmp_path) for seed in (1, 2))
+    for one, found in ((job, {"accuracy": 0.5}), (other, {"squad_f1": 0.25, "squad_exact_match": 0.125})):
+        known = {name: record.Score(value=value, examples=16, signature="x") for name, value in found.items()}
+        written(one, scores={"after": {"test": known}})
+        sweep.leave_out_finished([one], retry=False, metric="accuracy")
+    assert [column.header for column in jobs.table([job]).columns][3] == "accuracy, test"
+    # Where runs have different scores, each is shown with its own name.
+    both = jobs.table([job, other]).columns[3]
+    assert both.header == "score"
+    assert [str(cell) for cell in both.cells] == ["accuracy, test 0.5000", "squad_f1, test 0.2500"]
+    assert jobs.describe(other).endswith("0.2500 squad_f1, test")
+
+
 STUDY = """
 title: Which rate?
 metric: accuracy
