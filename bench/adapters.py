@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from bench import four_bits
 from bench.errors import SetupError, did_you_mean
 from bench.fieldtypes import Misfit
 from bench.settings import Name, Strict
@@ -179,10 +180,12 @@ def prepare_quantized(model: Any) -> None:
 
     PEFT's `prepare_model_for_kbit_training` casts embeddings too, which costs 1.6 GB on a 256k vocabulary. And on a CPU
     with AVX512-BF16, bitsandbytes 0.50 packs the weights for good in the first evaluation; from then on no gradient
-    passes through them, and nothing says so. A language model's output head keeps its type.
+    passes through them, and nothing says so. A language model's output head keeps its type. Raises SetupError for a
+    layer that the CPU would compute wrongly.
     """
     from bench.heads import fit_output_head, is_norm, keep_in_float32
 
+    four_bits.fit_cpu(model, model.config.model_type)
     model.requires_grad_(False)
     for module in model.modules():
         if is_norm(module):

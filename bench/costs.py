@@ -6,23 +6,32 @@ Means are over seeds, memory is the highest of any seed. What was not measured i
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from bench import compare, contenders, paired, readings
 from bench import markdown as md
-from bench import readings
+from bench.errors import DataError
+from bench.readings import Located
 from bench.record import Record
-from bench.tables import TRAINING_PHASES
-from bench.tallies import TOKENIZERS
+from bench.tables import training_s
+from bench.tallies import TOKENIZERS, Tally, tally
 
 # What many have, in GiB of GPU memory.
 CARDS_GIB = (12, 16, 24)
+# Of the interval of a gain; the same seed gives the same page.
+DRAWS, SEED = 2000, 0
 FORMULAS = (
     "Training, s: the seconds of the training steps and their warm-up, without loading, scoring and saving. A run that "
     "went on from a checkpoint has none, since its record holds the last launch only.",
     "Device-minutes: training, s × processes / 60; GPU-minutes or CPU-minutes (of one process) by the device.",
+    "Steps: of the optimiser; epochs: how often training read its examples. Methods may have had different budgets.",
     "Minutes per point: device-minutes / (points after − points before training, of the untouched model, its new head "
-    "included). A point is 0.01 of a score that is a share, 1 of BLEU. None is given where the intervals of before "
-    "and after overlap in any seed, or for a loss.",
+    "included). A point is 0.01 of a score that is a share, 1 of BLEU. None is given where a paired test of the "
+    "predictions before and after does not show a gain in every seed (McNemar's exact test at 5 % where each example "
+    "is right or wrong, else the 95 % interval of the bootstrap by example, BCa), or for a loss.",
     "Memory, measured: GPU, the highest peak that PyTorch allocated in any phase, of the process with the most; RAM, "
     "the highest resident memory. Predicted: the plan's need of the heaviest training step, with CUDA's context.",
     f"Fits a card of {', '.join(map(str, CARDS_GIB))} GiB. Measured: yes, where all that was reserved or held on the "
@@ -49,7 +58,10 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Of one system. gpu: None without a GPU and a prediction for one. minutes_of: GPU or CPU."""
+    """Of one system. gpu: None without a GPU and a prediction for one. minutes_of: GPU or CPU.
+
+    unpriced: why there are no minutes per point. steps, epochs: of each seed that was trained by steps.
+    """
 
     gpu: Memory | None
     ram_gib: float | None
@@ -60,16 +72,21 @@ class Costs:
     minutes: float | None
     minutes_of: str
     minutes_per_point: float | None
+    unpriced: str | None
+    steps: list[float]
+    epochs: list[float]
     trainable_share: float | None
     machine: str
 
 
-def of(records: Sequence[Record], split: str | None, metric: str | None, *, higher_is_better: bool) -> Costs:
-    """The costs of one system, from the records of its seeds. Times of seeds on different machines are not averaged."""
+def of(runs: Sequence[Located], split: str | None, metric: str | None, *, higher_is_better: bool) -> Costs:
+    """The costs of one system, from the runs of its seeds. Times of seeds on different machines are not averaged."""
+    records = [record for _, record in runs]
     machines = sorted({readings.machine(record) for record in records})
     timed = records if len(machines) == 1 else []
-    minutes, points = _mean(timed, _device_minutes), _mean(records, lambda one: _points(one, split, metric))
-    known = minutes is not None and points is not None and higher_is_better
+    minutes = _mean(timed, _device_minutes)
+    points = _points(runs, split or "", metric or "", higher_is_better=higher_is_better, timed=minutes is not None)
+    stepped = [record.training for record in records if record.training and is_trained_by_steps(record)]
     devices = {record.launch.device for record in records if record.launch}
     return Costs(
         gpu=_highest([memory for record in records if (memory := gpu_memory(record)) is not None]),
@@ -80,7 +97,10 @@ def of(records: Sequence[Record], split: str | None, metric: str | None, *, high
         seconds_per_100=_mean(timed, lambda one: one.throughput.get(split or "", {}).get("seconds_per_100_examples")),
         minutes=minutes,
         minutes_of="CPU" if devices == {"cpu"} else "GPU",
-        minutes_per_point=minutes / points if known and minutes is not None and points else None,
+        minutes_per_point=minutes / points if minutes is not None and not isinstance(points, str) else None,
+        unpriced=points if isinstance(points, str) else None,
+        steps=[training.steps for training in stepped],
+        epochs=[training.epochs for training in stepped],
         trainable_share=_mean(records, _trainable_share),
         machine="; ".join(machines),
     )
@@ -129,10 +149,9 @@ def _highest(found: list[Memory]) -> Memory | None:
     return Memory(least=least, most=most, kind=measured[0].kind)
 
 
-def training_s(record: Record) -> float | None:
-    """Seconds of training; None for a model that was not trained, or whose earlier launches are not in the record."""
-    found = [phase.seconds for phase in record.phases if phase.name in TRAINING_PHASES]
-    return sum(found) if found and not record.resumed else None
+def is_trained_by_steps(record: Record) -> bool:
+    """Whether an optimiser made steps, which a log tells of; a probe is fitted by scikit-learn."""
+    return record.training is not None and record.training.engine != "scikit-learn"
 
 
 def _device_minutes(record: Record) -> float | None:
@@ -140,16 +159,51 @@ def _device_minutes(record: Record) -> float | None:
     return None if seconds is None or record.launch is None else seconds * record.launch.world_size / 60
 
 
-def _points(record: Record, split: str | None, metric: str | None) -> float | None:
-    """Points gained by training; None where that may be chance: the intervals of before and after overlap."""
-    before, after = (readings.scalars(record, stage, split).get(metric or "") for stage in readings.STAGES)
-    if before is None or after is None:
-        return None
-    high, low = md.finite(before.high), md.finite(after.low)
-    first, last = md.finite(before.value), md.finite(after.value)
-    if high is None or low is None or first is None or last is None or low <= high:
-        return None
-    return (last - first) * (1 if metric in TOKENIZERS else 100)
+def _points(runs: Sequence[Located], split: str, metric: str, *, higher_is_better: bool, timed: bool) -> float | str:
+    """Points gained by training, the mean over seeds; where they are not known or may be chance, why."""
+    if not timed:
+        return "it is not known how long training took, of all seeds and on one machine; see the formulas"
+    if not higher_is_better:
+        return f"less of {metric} is better, so that nothing counts as a point"
+    gains = []
+    for path, record in runs:
+        try:
+            gains.append(_gain(path, record, split, metric))
+        except DataError as error:
+            return str(error)
+    if not all(is_shown for _, is_shown in gains):
+        return "a paired test of before and after does not show a gain in every seed"
+    return statistics.mean(gain for gain, _ in gains) * (1 if metric in TOKENIZERS else 100)
+
+
+def _gain(path: Path, record: Record, split: str, metric: str) -> tuple[float, bool]:
+    """How much one run gained by training, and whether that is shown on other examples too.
+
+    Raises DataError where its predictions before or after are not at hand or not those of the record.
+    """
+    scored = [readings.scalars(record, stage, split).get(metric) for stage in readings.STAGES]
+    if record.data is None or any(item is None or md.finite(item.value) is None for item in scored):
+        raise DataError("there is no score before and after training")
+    before, after = (contenders.lines_of(path, record, stage, split, metric) for stage in readings.STAGES)
+    if set(before) != set(after):
+        raise DataError(f"{path}: other examples were scored before training than after it")
+    several = contenders.has_several_labels(record)
+    first, last = (tally(metric, [lines[name] for name in sorted(before)], record.data.labels, multi_label=several)
+                   for lines in (before, after))  # fmt: skip
+    return last.score - first.score, last.score > first.score and _is_shown(first, last)
+
+
+def _is_shown(first: Tally, last: Tally) -> bool:
+    """Whether a gain between two sets of predictions of the same examples is more than chance, at 5 %."""
+    if first.is_binary and last.is_binary:
+        return paired.mcnemar(*compare.discordant(last, first)) <= compare.ALPHA
+    drawn = paired.bootstrap_values(paired.stack([first.rows, last.rows]), last.value, DRAWS, SEED)
+    differences = drawn[:, 1] - drawn[:, 0]
+    if np.ptp(differences) == 0:
+        # All examples agree: the sign test.
+        return 2.0 ** (1 - len(last.rows)) <= compare.ALPHA
+    left_out = [paired.jackknife_values(item.rows, item.value) for item in (last, first)]
+    return paired.bca_interval(differences, last.score - first.score, left_out[0] - left_out[1])[0] > 0
 
 
 def _trainable_share(record: Record) -> float | None:

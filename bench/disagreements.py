@@ -23,7 +23,10 @@ EXACT = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One example: what is right, and what each system said, by its name in the comparison."""
+    """One example: what is right, and what each system said, by its name in the comparison.
+
+    said: what most of its seeds said; values: what that very answer is worth, 1 where it is right.
+    """
 
     identity: str
     reference: Any
@@ -33,42 +36,55 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Disagreements:
-    """Numbers of examples of which all systems got all, none, or not the same; those that differ most come first.
+    """Numbers of examples that all runs of all `systems` got right, none did, or on which systems differ.
 
-    value: what is compared of each example, the metric's own value or whether the answer is right.
+    value: what is compared of each example, the metric's own value or whether the answer is right. is_graded: answers
+    can be right in part, which does not count as right. shown: those on which the named systems differ most.
     """
 
+    systems: int
     examples: int
     all_right: int
     all_wrong: int
     differing: int
     value: str
+    is_graded: bool
     shown: list[Example]
 
 
 def find(field: Field, names: Sequence[str], number: int = SHOWN) -> Disagreements:
-    """Of the systems with these names, the mean over seeds of each; by variance between systems, then by id."""
-    own = all(line.value is not None for name in names for run in field.systems[name] for line in run.lines.values())
-    table = np.stack(
-        [_values(field.systems[name], field.ids, own=own) for name in names], axis=1
-    )  # [examples, systems]
-    variance = table.var(axis=1)
-    order = sorted(range(len(field.ids)), key=lambda row: (-round(float(variance[row]), 9), field.ids[row]))
-    differing = int((np.ptp(table, axis=1) > EXACT).sum())
+    """Counts over all systems; examples by the variance between the named ones, means over seeds, then by id."""
+    own = field.higher_is_better and all(
+        line.value is not None and 0 <= line.value <= 1
+        for runs in field.systems.values() for run in runs for line in run.lines.values()
+    )  # fmt: skip
+    values = {name: _values(runs, field.ids, own=own) for name, runs in field.systems.items()}
+    right = np.concatenate(list(values.values())) >= 1 - EXACT  # [runs, examples]
+    means = np.stack([found.mean(axis=0) for found in values.values()])  # [systems, examples]
+    shown = np.stack([values[name].mean(axis=0) for name in names])
+    variance = shown.var(axis=0)
+    order = sorted(range(len(field.ids)), key=lambda place: (-round(float(variance[place]), 9), field.ids[place]))
+    rows = order[: min(number, _differing(shown))]
     return Disagreements(
+        systems=len(values),
         examples=len(field.ids),
-        all_right=int((table >= 1 - EXACT).all(axis=1).sum()),
-        all_wrong=int((np.abs(table) <= EXACT).all(axis=1).sum()),
-        differing=differing,
+        all_right=int(right.all(axis=0).sum()),
+        all_wrong=int((~right).all(axis=0).sum()),
+        differing=_differing(means),
         value=field.metric if own else "the answer is right",
-        shown=[_example(field, names, table[row], field.ids[row]) for row in order[: min(number, differing)]],
+        is_graded=any(not np.isin(found, (0, 1)).all() for found in values.values()),
+        shown=[_example(field, names, field.ids[row], own=own) for row in rows],
     )
 
 
+def _differing(means: np.ndarray) -> int:
+    """On how many examples systems differ, from [systems, examples]."""
+    return int((np.ptp(means, axis=0) > EXACT).sum())
+
+
 def _values(runs: list[Run], ids: list[str], *, own: bool) -> np.ndarray:
-    """[examples], the mean over a system's runs."""
-    found = [[_value(run.lines[identity], own=own) for identity in ids] for run in runs]
-    return np.mean(np.array(found, dtype=float), axis=0)
+    """[runs, examples]."""
+    return np.array([[_value(run.lines[identity], own=own) for identity in ids] for run in runs], dtype=float)
 
 
 def _value(line: Line, *, own: bool) -> float:
@@ -81,21 +97,23 @@ def _value(line: Line, *, own: bool) -> float:
     return float(line.prediction == line.reference)
 
 
-def _example(field: Field, names: Sequence[str], values: np.ndarray, identity: str) -> Example:
+def _example(field: Field, names: Sequence[str], identity: str, *, own: bool) -> Example:
     reference = field.systems[names[0]][0].lines[identity].reference
+    found = {name: _said([run.lines[identity] for run in field.systems[name]], own=own) for name in names}
     return Example(
         identity=identity,
         reference=reference,
-        said={name: _said([run.lines[identity].prediction for run in field.systems[name]]) for name in names},
-        values=dict(zip(names, values.tolist(), strict=True)),
+        said={name: said for name, (said, _) in found.items()},
+        values={name: value for name, (_, value) in found.items()},
     )
 
 
-def _said(predictions: Sequence[Any]) -> str:
-    """What most seeds said, and how many of them where they differ."""
-    counts = Counter(as_text(prediction) for prediction in predictions)
+def _said(lines: Sequence[Line], *, own: bool) -> tuple[str, float]:
+    """What most seeds said, with how many of them where they differ, and its value."""
+    counts = Counter(as_text(line.prediction) for line in lines)
     most, number = min(counts.items(), key=lambda item: (-item[1], item[0]))
-    return most if number == len(predictions) else f"{most} ({number} of {len(predictions)} seeds)"
+    value = next(_value(line, own=own) for line in lines if as_text(line.prediction) == most)
+    return most if number == len(lines) else f"{most} ({number} of {len(lines)} seeds)", value
 
 
 def as_text(answer: Any) -> str:

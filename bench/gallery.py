@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from bench import markdown as md
 from bench import study_figures
-from bench.costs import Costs
+from bench.costs import Costs, is_trained_by_steps
 from bench.leaderboard import is_untrained
 from bench.record import Record
 from bench.standings import Group, Standing
@@ -73,10 +73,14 @@ def score_against_cost(group: Group, found: Sequence[Costs], gallery: Gallery) -
     if group.comparison:
         notes.append(
             "Dashed: the front. It begins with the cheapest system; a dearer one is on it (filled) only where paired "
-            "tests show it to be better than all before it. Costs are taken as measured. Lines: 95 % intervals."
+            "tests show it to be better than all before it. Costs are taken as measured. Lines: 95 % intervals, "
+            "which may run out of the picture. Systems that hide one another are named beside their place."
         )
     else:
-        notes.append("No front is drawn, since there are no paired tests. Lines: 95 % intervals.")
+        notes.append(
+            "No front is drawn, since there are no paired tests. Lines: 95 % intervals, which may run out of the "
+            "picture. Systems that hide one another are named beside their place."
+        )
     if not any(point.cost is not None for points in panels.values() for point in points):
         return md.bullets(notes)
     standings = [one for one, _ in scored]
@@ -107,7 +111,7 @@ def learning_curves(group: Group, gallery: Gallery) -> str:
             try:
                 rows, unread = study_figures.read_log(path.parent / "train_log.jsonl")
             except OSError:
-                missing += record.training is not None
+                missing += is_trained_by_steps(record)
                 continue
             broken += unread
             runs.append(rows)
@@ -120,8 +124,19 @@ def learning_curves(group: Group, gallery: Gallery) -> str:
     if len(logs) > study_figures.MOST_CURVES:
         notes.append(f"The {study_figures.MOST_CURVES} best of {len(logs)} systems.")
     notes.append("A line for each seed. Losses of a task head and of written answers are not on one scale.")
-    draw = partial(study_figures.learning_curves, logs)
+    chosen = _chosen_by(group)
+    by = ", ".join(map(md.escape, chosen))
+    notes += [f"Weights were chosen, or training stopped, by this of the validation split: {by}."] if chosen else []
+    first = [*chosen, *([group.metric] if group.metric else [])]
+    draw = partial(study_figures.learning_curves, logs, first=first)
     return md.joined([gallery.show("curves", "Learning curves", draw), md.bullets(notes)])
+
+
+def _chosen_by(group: Group) -> list[str]:
+    """Metrics by which the best weights were kept, of all systems, each once."""
+    settings = [record.recipe.resolved.get("training") for one in group.standings for record in one.records]
+    found = [training.get("best") for training in settings if isinstance(training, dict)]
+    return sorted({name for name in found if isinstance(name, str)})
 
 
 def labels(group: Group, gallery: Gallery) -> str:

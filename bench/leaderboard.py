@@ -35,6 +35,8 @@ Shown = Callable[[str], str]
 
 def leaderboard(group: Group) -> str:
     """Tiers, scores with intervals, seeds, before and after; a caption with the baselines."""
+    if group.metric is None and group.asked is not None and group.standings:
+        return f"No run of this data set has a single score of the metric {md.escape(group.asked)}."
     if group.metric is None or not group.standings:
         return "No run has a score."
     metric = md.escape(group.metric)
@@ -95,7 +97,11 @@ def _reading(group: Group) -> str:
     lines = []
     if group.comparison:
         lines.append(
-            "Tier: systems that are not shown to differ from the best of their tier; see the paired tests. "
+            "Tier 1 holds the best score and all that the paired tests do not show to differ from it, so that one of "
+            "them may stand below one of tier 2; the best of the others begins the next tier in the same way. Two of "
+            "one tier may be shown to differ, and two of different tiers not; see the paired tests."
+        )
+        lines.append(
             "Overlapping intervals do not mean that two systems tie, since both were scored on the same examples."
         )
     several = any(len(standing.runs) > 1 for standing in group.standings)
@@ -110,11 +116,13 @@ def _reading(group: Group) -> str:
     return md.bullets(lines)
 
 
-def price(group: Group, found: Sequence[Costs]) -> str:
+def price(group: Group, found: Sequence[Costs], shown: Shown) -> str:
     """What each system costs; columns of which nothing is known are left out, which is said."""
     lines = [
         {
             "system": md.escape(standing.label, NAME_CHARACTERS),
+            "steps": _range(cost.steps, md.count),
+            "epochs": _range(cost.epochs, md.significant),
             "training, s": _training(standing, cost),
             "device-minutes": _of_device(cost.minutes, cost),
             "minutes per point": _of_device(cost.minutes_per_point, cost),
@@ -131,11 +139,27 @@ def price(group: Group, found: Sequence[Costs]) -> str:
     unknown = [name for name in lines[0] if all(line[name] == md.DASH for line in lines)] if lines else []
     machines = {cost.machine for cost in found}
     left_out = [*unknown, *(["machine"] if len(machines) == 1 else [])]
-    shown = _table([{name: cell for name, cell in line.items() if name not in left_out} for line in lines])
-    notes = [f"Known of no system: {', '.join(unknown)}."] if unknown else []
+    table = _table([{name: cell for name, cell in line.items() if name not in left_out} for line in lines])
+    notes = _unpriced(group, found, shown)
+    notes += [f"Known of no system: {', '.join(unknown)}."] if unknown else []
     notes += [f"Machine: {next(iter(machines))}."] if len(machines) == 1 else []
     notes += ["The systems ran on different machines: their times and speeds do not compare."] * (len(machines) > 1)
-    return md.joined([shown, md.bullets(notes)])
+    return md.joined([table, md.bullets(notes)])
+
+
+def _unpriced(group: Group, found: Sequence[Costs], shown: Shown) -> list[str]:
+    """Why systems have no minutes per point, a sentence for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for standing, cost in zip(group.standings, found, strict=True):
+        if cost.unpriced is not None and not is_untrained(standing.records):
+            reasons.setdefault(shown(cost.unpriced), []).append(md.escape(standing.label, NAME_CHARACTERS))
+    return [f"No minutes per point of {'; '.join(systems)}: {md.escape(reason, readings.LONG)}."
+            for reason, systems in reasons.items()]  # fmt: skip
+
+
+def _range(values: Sequence[float], shown: Callable[[float], str]) -> str:
+    """One number where all seeds have the same, else the least and the largest; a dash for none."""
+    return "–".join(dict.fromkeys(shown(end) for end in (min(values), max(values)))) if values else md.DASH
 
 
 def _training(standing: Standing, cost: Costs) -> str:
@@ -177,7 +201,7 @@ def _pair(pair: Pair, names: Mapping[str, str], also: Sequence[str]) -> dict[str
         "other": md.escape(names[pair.second], NAME_CHARACTERS),
         "difference": _signed(pair.difference),
         "detectable": md.fixed(pair.detectable, 4),
-        "95 % interval": f"{_signed(pair.low)} to {_signed(pair.high)}",
+        "95 % interval": compare_report.interval(pair),
         "p, Holm": md.escape(compare_report.probability(pair.p_holm)),
         **{name: md.escape(getattr(pair, name)) for name in also},
         "verdict": md.escape(pair.verdict),
@@ -217,10 +241,10 @@ def _misfit(record: Record) -> str:
     return f"Does not fit {md.gib(size / GIB)} GiB ({whose}){need}."
 
 
-def repeated(group: Group, shown: Shown) -> str:
+def uncounted(group: Group, shown: Shown) -> str:
     """Runs that do not count, since the same system and seed was run again."""
     lines = [
-        f"Not counted: {md.code(shown(str(item.path)))}: {md.escape(shown(item.reason))}." for item in group.repeated
+        f"Not counted: {md.code(shown(str(item.path)))}: {md.escape(shown(item.reason))}." for item in group.uncounted
     ]
     return md.bullets(lines)
 
@@ -233,14 +257,13 @@ def disagreement(group: Group, *, from_hub: bool) -> str:
     names = {str(standing.compared_as): standing.label for standing in best}
     found = disagreements.find(group.field, list(names))
     counts = (
-        f"Of {found.examples:,} examples, {found.all_right:,} were answered rightly by all systems and seeds and "
-        f"{found.all_wrong:,} by none; on {found.differing:,} the systems differ. Compared: {md.escape(found.value)}, "
-        "the mean over seeds."
+        f"Of {found.examples:,} examples, {found.all_right:,} were answered rightly by all {found.systems} systems in "
+        f"all seeds and {found.all_wrong:,} by none in any; on {found.differing:,} the systems differ. Compared: "
+        f"{md.escape(found.value)}, the mean over seeds."
     )
-    number = sum(standing.compared_as is not None for standing in group.standings)
-    others = f"The {len(best)} best of {number} systems." if number > len(best) else ""
+    whose = f"the {len(best)} best systems" if found.systems > len(best) else "all systems"
     if not found.shown:
-        return md.joined([counts, others, "All systems did equally well on every example."])
+        return md.joined([counts, f"{whose.capitalize()} did equally well on every example."])
     texts, why_not = disagreements.texts(best[0].records[0], group.split, from_hub=from_hub)
     lines = [
         {
@@ -253,14 +276,21 @@ def disagreement(group: Group, *, from_hub: bool) -> str:
     ]
     note = "" if why_not is None else f"The texts are not shown: {md.escape(why_not, readings.LONG)}."
     table = md.table(list(lines[0]), [list(line.values()) for line in lines], "l" * len(lines[0]))
-    order = f"The {len(lines)} on which they differ most (variance between systems); wrong answers are bold."
-    return md.joined([counts, others, order, table, note])
+    partly = f"; of those that are right in part, the {md.escape(found.value)} is shown" if found.is_graded else ""
+    order = (
+        f"The {len(lines)} on which {whose.removeprefix('all ')} differ most (variance between systems); wrong answers "
+        f"are bold{partly}."
+    )
+    return md.joined([counts, order, table, note])
 
 
 def _said(example: disagreements.Example, name: str) -> str:
     said = md.escape(example.said[name], ANSWER_CHARACTERS)
+    value = example.values[name]
+    if value >= 1 - disagreements.EXACT:
+        return said
     # Not by asterisks, which mean nothing beside some signs.
-    return said if example.values[name] > 0.5 else f"<b>{said}</b>"
+    return f"<b>{said}</b>" + (f" ({md.fixed(value, 2)})" if value > disagreements.EXACT else "")
 
 
 def _table(lines: Sequence[Mapping[str, str]]) -> str:

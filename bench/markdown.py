@@ -148,8 +148,8 @@ def fixed(value: Any, decimals: int = 3) -> str:
 
 
 def score(value: Any, low: Any = None, high: Any = None) -> str:
-    """0.843 (0.818–0.866); the score alone without an interval, a dash without a score."""
-    if finite(value) is None or finite(low) is None or finite(high) is None:
+    """0.843 (0.818–0.866); the score alone without an interval or a width of it, a dash without a score."""
+    if finite(value) is None or finite(low) is None or finite(high) is None or low == high:
         return fixed(value)
     return f"{fixed(value)} ({fixed(low)}–{fixed(high)})"
 

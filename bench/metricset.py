@@ -22,6 +22,12 @@ from bench.record import Score
 BOOTSTRAP_DRAWS = 2000
 # A metric of the evaluate library is recomputed as a whole for each draw, which costs milliseconds.
 FOREIGN_DRAWS = 200
+# Means over examples of values from 0 to 1. Where all are 0, or all 1, no draw of a bootstrap differs; Wilson's
+# interval holds then, since of all such means that of 0s and 1s alone spreads most.
+UNIT_MEANS = (
+    *("squad_f1", "squad_v2_f1", "squad_v2_HasAns_f1", "jaccard_samples", "jaccard_samples_empty0"),
+    *("hamming_accuracy", "rouge1", "rouge2", "rougeL", "rougeLsum", "meteor"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +99,10 @@ class MetricSet:
         return found
 
     def scores(self, predictions: Predictions) -> dict[str, Score]:
-        """Every value with its interval: Wilson's for proportions, the bootstrap by example for the rest."""
+        """Every value with its interval: Wilson's for proportions, the bootstrap by example for the rest.
+
+        A value that no draw changes has none, which `interval` says; a mean of 0s or of 1s alone has Wilson's.
+        """
         found: dict[str, Score] = {}
         for metric in self.own:
             found.update(self._own_scores(metric, predictions))
@@ -126,11 +135,16 @@ class MetricSet:
                 statistics, lambda sums: metric.values(sums, self.num_labels), draws=BOOTSTRAP_DRAWS
             )
             for name in rest:
-                intervals[name] = (*drawn[name], f"bootstrap 95 %, {BOOTSTRAP_DRAWS} draws by example")
+                intervals[name] = _drawn_interval(values[name], drawn[name], BOOTSTRAP_DRAWS)
         signatures = metric.signatures()
         counted = {name: int(trials) for name, (_, trials) in proportions.items() if np.ndim(trials) == 0}
         # Of a part of the examples, like the questions with an answer, F1 counts those that exact match does.
         counted |= {name.replace("_exact", "_f1"): count for name, count in counted.items()}
+        for name in set(rest).intersection(UNIT_MEANS):
+            if values[name] in (0, 1):
+                examples = counted.get(name, len(predictions.ids))
+                ends = stats.wilson(float(values[name]) * examples, examples)
+                intervals[name] = (*ends, f"wilson 95 %, as every example scores {values[name]:g}")
         return {
             name: _score(value, intervals.get(name), counted.get(name, len(predictions.ids)), signatures[name])
             for name, value in {**values, **_swept(metric, predictions)}.items()
@@ -156,10 +170,9 @@ class MetricSet:
             list(predictions.references),
             draws=FOREIGN_DRAWS,
         )
-        stated = f"bootstrap 95 %, {FOREIGN_DRAWS} draws by example"
         signature = _foreign_signature(metric)
         return {
-            name: _score(value, (*drawn[name], stated), len(predictions.ids), signature)
+            name: _score(value, _drawn_interval(value, drawn[name], FOREIGN_DRAWS), len(predictions.ids), signature)
             for name, value in values.items()
         }
 
@@ -221,6 +234,13 @@ def _swept(metric: Any, predictions: Predictions) -> dict[str, float]:
     if not hasattr(metric, "sweep") or not predictions.scores.size:
         return {}
     return metric.sweep(predictions.predictions, predictions.references, predictions.scores[:, 0])
+
+
+def _drawn_interval(value: Any, ends: stats.Interval, draws: int) -> tuple[Any, Any, str]:
+    """A bootstrap's interval with its name; of a defined value without one, that no draw differed."""
+    if not np.isnan(value).all() and np.isnan(ends).all():
+        return *ends, f"none: {draws} draws by example gave one value"
+    return *ends, f"bootstrap 95 %, {draws} draws by example"
 
 
 def _score(value: Any, interval: tuple[Any, Any, str] | None, examples: int, signature: str) -> Score:

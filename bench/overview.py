@@ -21,6 +21,7 @@ from bench.errors import DataError
 from bench.gallery import Gallery
 from bench.leaderboard import NAME_CHARACTERS, Shown
 from bench.standings import Group, Located
+from bench.tables import require_metric
 
 PAGE = "report.md"
 # Names in one cell of the first table.
@@ -28,23 +29,30 @@ MOST_BEST = 3
 
 
 def write(
-    paths: Sequence[Path], folder: Path | None, html: Path | None = None, *, from_hub: bool = False
+    paths: Sequence[Path],
+    folder: Path | None,
+    html: Path | None = None,
+    *,
+    metric: str | None = None,
+    from_hub: bool = False,
 ) -> list[Path]:
     """Writes `folder`/report.md with its figures, and the HTML page; returns what was written.
 
-    from_hub: texts of data sets on the Hub may be asked for. Raises DataError where there is no record, and for a
-    folder that belongs to a run.
+    metric: what ranks and compares systems; None leaves it to the records. from_hub: texts of data sets on the Hub may
+    be asked for. Raises DataError where there is no record, for a metric that none of them has, and for a folder that
+    belongs to a run.
     """
     if folder is not None and (folder / run_record.FILE).exists():
         raise DataError(f"{folder} is the folder of a run, whose own report would be lost; give another -o")
     if folder is not None and folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; give a folder, or a name that ends in .md for the short table")
     found = standings.read(paths)
+    require_metric(found[0], metric)
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
         gallery.clear(place)
-        text = page(*found, place, from_hub=from_hub)
+        text = page(*found, place, metric=metric, from_hub=from_hub)
         if folder is not None:
             run_record.write_text(folder / PAGE, text)
         if html is not None:
@@ -53,11 +61,18 @@ def write(
     return [*([folder / PAGE] if folder else []), *([html] if html else [])]
 
 
-def page(records: Sequence[Located], broken: Sequence[LeftOut], folder: Path, *, from_hub: bool = False) -> str:
+def page(
+    records: Sequence[Located],
+    broken: Sequence[LeftOut],
+    folder: Path,
+    *,
+    metric: str | None = None,
+    from_hub: bool = False,
+) -> str:
     """The whole page; its figures are drawn into `folder`/figures. The order of the records does not matter."""
     shown = leaderboard.told_from(_root([path for path, _ in records] + [item.path for item in broken]))
     groups, parts = [], []
-    for number, group in enumerate(standings.groups(records), 1):
+    for number, group in enumerate(standings.groups(records, metric), 1):
         pictures = Gallery(folder, gallery.prefix(number, group.data_set))
         parts.append(_section(group, pictures, shown, from_hub=from_hub))
         # The summary needs no predictions.
@@ -109,11 +124,11 @@ def _best(group: Group) -> str:
 
 
 def _section(group: Group, pictures: Gallery, shown: Shown, *, from_hub: bool) -> str:
-    found = [costs.of(one.records, group.split, group.metric, higher_is_better=group.higher_is_better)
+    found = [costs.of(one.runs, group.split, group.metric, higher_is_better=group.higher_is_better)
              for one in group.standings]  # fmt: skip
     parts = {
-        "Leaderboard": md.joined([leaderboard.leaderboard(group), leaderboard.repeated(group, shown)]),
-        "Cost": leaderboard.price(group, found) if found else "",
+        "Leaderboard": md.joined([leaderboard.leaderboard(group), leaderboard.uncounted(group, shown)]),
+        "Cost": leaderboard.price(group, found, shown) if found else "",
         "Score against cost": gallery.score_against_cost(group, found, pictures),
         "Paired tests": leaderboard.tests(group, shown) if len(group.standings) > 1 else "",
         "Failed runs": leaderboard.failures(group),

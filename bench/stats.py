@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike
 # The drawn counts, their product with the statistics and what `values` makes of it live at once; 64 MB of the
 # first two keeps a bootstrap within a small share of any machine that can hold the model that is scored.
 CHUNK_BYTES = 64 * 2**20
+# Ends that are equal in fractions may differ in their last bits.
+ROUNDING = 1e-9
 
 Interval = tuple[np.ndarray, np.ndarray]
 
@@ -57,7 +59,8 @@ def bootstrap(
 
     `statistics` is [examples, columns]; `values` maps sums [..., columns] to arrays [...] or [..., labels] by
     name. Returns name -> (low, high), each a NumPy scalar or [labels]. A draw in which a value is NaN
-    (undefined) is left out for that value; a value that is NaN in all draws, or has no examples, gets NaN.
+    (undefined) is left out for that value; a value that is NaN in all draws, or has no examples, gets NaN. So does one
+    whose ends are equal: draws that never vary know nothing of other examples, and a width of 0 would be a claim.
     What `values` returns is kept for all draws, so leave out names as large as a confusion matrix. The same
     seed gives the same ends; NumPy's global generator is not touched. Source: Efron and Tibshirani 1993, "An
     Introduction to the Bootstrap", chapter 13.
@@ -89,8 +92,8 @@ def bootstrap_examples(
     """Percentile bootstrap by example of any metric, one call of `compute` for each draw: slow.
 
     `compute` takes `predictions` and `references` by keyword, as `evaluate.Metric.compute` does, and returns
-    values by name. Values that are not single numbers are left out. No examples give {}. Source as for
-    `bootstrap`.
+    values by name. Values that are not single numbers are left out. No examples give {}; equal ends are NaN. Source as
+    for `bootstrap`.
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
@@ -135,15 +138,14 @@ def _chunks(draws: int, bytes_per_draw: int) -> list[int]:
 
 
 def _percentiles(drawn: np.ndarray, confidence: float) -> Interval:
-    """The ends of the central `confidence` of [draws, ...] along the first axis, NaN draws left out."""
+    """The ends of the central `confidence` of [draws, ...] along the first axis, NaN draws left out; NaN if equal."""
     ends = [100 * _tail(confidence), 100 * (1 - _tail(confidence))]
-    if not np.isnan(drawn).any():
-        low, high = np.percentile(drawn, ends, axis=0)
-        return low, high
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        low, high = np.nanpercentile(drawn, ends, axis=0)
-    return low, high
+        quantiles = np.nanpercentile if np.isnan(drawn).any() else np.percentile
+        low, high = quantiles(drawn, ends, axis=0)
+    varies = high - low > ROUNDING * np.maximum(np.abs(low), np.abs(high))
+    return np.where(varies, low, np.nan)[()], np.where(varies, high, np.nan)[()]
 
 
 def _no_interval(shape: tuple[int, ...]) -> Interval:

@@ -27,6 +27,10 @@ MOST_CURVES, MOST_BARS, MOST_LABELS, MOST_MATRICES = 12, 12, 30, 6
 # More labels than this, and a matrix has no numbers in its cells.
 NUMBERED_LABELS = 8
 LEGEND_COLUMNS = 2
+# Points that are nearer than these shares of the axes, x and y, hide one another: a sign is about so large.
+HIDDEN_BY = (0.03, 0.03)
+# Room above and below the scores, as a share of their range; longer intervals run out of the picture.
+ROOM = 0.5
 # One line of a legend, in inches.
 LINE_IN = 0.19
 
@@ -79,7 +83,7 @@ def score_against_cost(
     """A panel for each cost (its name with the unit), of the same systems in the same order, the best first.
 
     is_better: whether a system (by number) is shown to be better than another; None draws no front. Raises ValueError
-    where no point has a cost.
+    where no point has a cost. Points at one place get a label that names all of them.
     """
     shown = {title: points for title, points in panels.items() if any(point.cost is not None for point in points)}
     if not shown:
@@ -94,6 +98,9 @@ def score_against_cost(
             panel.set_xlabel(title)
             panel.tick_params(labelleft=True)
         axes[0].set_ylabel(score)
+        axes[0].set_ylim(score_limits(points))
+        for panel, found in zip(axes, shown.values(), strict=True):
+            _name_hidden(panel, found)
         handles = [_handle(sign, name) for sign, name in zip(signs(len(names)), names, strict=True)]
         handles += [_line_handle()] if is_better else []
         figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)
@@ -118,6 +125,62 @@ def _draw_points(panel: "Axes", points: Sequence[Point], best: list[int] | None)
         steps = [(points[number].cost, points[number].score) for number in best]
         steps.append((right, steps[-1][1]))
         panel.step(*zip(*steps, strict=True), where="post", color="#333333", linewidth=1.2, linestyle="--", zorder=1.5)
+
+
+def score_limits(points: Sequence[Point]) -> tuple[float, float]:
+    """Ends of the axis: all scores, and of their intervals what does not squeeze them together."""
+    scores = [point.score for point in points]
+    least, most = min(scores), max(scores)
+    room = max(ROOM * (most - least), 0.02 * max(abs(least), abs(most)), 1e-3)
+    low = max(least - room, min(least if point.low is None else point.low for point in points))
+    high = min(most + room, max(most if point.high is None else point.high for point in points))
+    # So that no sign is cut.
+    edge = 0.1 * (max(high, most) - min(low, least)) or room
+    return min(low, least) - edge, max(high, most) + edge
+
+
+def together(points: Sequence[Point], width: float, height: float) -> list[list[int]]:
+    """Numbers of points that are nearer than `width` and `height` to the first of their place, two at least."""
+    places: list[list[int]] = []
+    for number, point in enumerate(points):
+        if point.cost is None:
+            continue
+        for place in places:
+            first = points[place[0]]
+            assert first.cost is not None
+            if abs(first.cost - point.cost) <= width and abs(first.score - point.score) <= height:
+                place.append(number)
+                break
+        else:
+            places.append([number])
+    return [place for place in places if len(place) > 1]
+
+
+def _name_hidden(panel: "Axes", points: Sequence[Point]) -> None:
+    """Writes the letters of all points of a place beside it, since only the last one drawn is seen whole."""
+    (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
+    for place in together(points, HIDDEN_BY[0] * (right - left), HIDDEN_BY[1] * (high - low)):
+        first = points[place[0]]
+        assert first.cost is not None
+        at_right = first.cost > (left + right) / 2
+        panel.annotate(
+            ", ".join(_letter(points[number].name, number) for number in place),
+            (first.cost, first.score),
+            # Below, since signs of about the same score would lie beside it.
+            xytext=(-5 if at_right else 5, -11),
+            textcoords="offset points",
+            ha="right" if at_right else "left",
+            va="center",
+            fontsize=8,
+            # Bars and the front pass behind it.
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+        )
+
+
+def _letter(name: str, number: int) -> str:
+    """What stands before the colon, as in "AB: model / lora"; else the place in the legend."""
+    letter, colon, _ = name.partition(":")
+    return letter if colon and letter.isascii() and letter.isalpha() and letter.isupper() else str(number + 1)
 
 
 def _handle(sign: Sign, name: str) -> Any:
@@ -163,12 +226,13 @@ def has_curves(logs: Logs) -> bool:
     return bool(_curve_panels(logs))
 
 
-def learning_curves(logs: Logs, path: Path) -> None:
+def learning_curves(logs: Logs, path: Path, first: Sequence[str] = ()) -> None:
     """Training loss, and validation loss and metrics where there are any, by step; a line for each seed.
 
-    Many values are drawn by their running mean. Of the first MOST_CURVES systems. Raises ValueError without a loss.
+    first: metrics that are shown before others. Many values are drawn by their running mean. Of the first MOST_CURVES
+    systems. Raises ValueError without a loss.
     """
-    panels = _curve_panels(logs)
+    panels = _curve_panels(logs, first)
     if not panels:
         raise ValueError("the logs hold neither a loss nor a validation metric")
     shown = dict(list(logs.items())[:MOST_CURVES])
@@ -193,12 +257,14 @@ def _curve_handle(line: tuple[str, str], name: str) -> Any:
     return Line2D([], [], color=line[0], linestyle=line[1], linewidth=2, label=name)
 
 
-def _curve_panels(logs: Logs) -> list[str]:
-    """Keys that any log has a number of: losses first, then the first two validation metrics."""
+def _curve_panels(logs: Logs, first: Sequence[str] = ()) -> list[str]:
+    """Keys that any log has a number of: losses, the metrics of `first`, then others until there are two metrics."""
     rows = [row for runs in logs.values() for run in runs for row in run]
     keys = {key for row in rows for key, value in row.items() if math.isfinite(canvas.plottable(value))}
     metrics = sorted(key for key in keys if key.startswith("validation_") and key != "validation_loss")
-    return [key for key in ("loss", "validation_loss") if key in keys] + metrics[:2]
+    wanted = [key for name in dict.fromkeys(first) if (key := f"validation_{name}") in metrics]
+    others = [key for key in metrics if key not in wanted]
+    return [key for key in ("loss", "validation_loss") if key in keys] + wanted + others[: max(0, 2 - len(wanted))]
 
 
 def _draw_curve(panel: "Axes", rows: Sequence[Mapping[str, Any]], key: str, line: tuple[str, str]) -> None:

@@ -9,11 +9,23 @@ import subprocess
 import sys
 
 import pytest
+from sklearn.metrics import f1_score
 
-from bench import compare, contenders, costs, disagreements, overview, record, standings, study_figures
+from bench import (
+    compare,
+    contenders,
+    costs,
+    disagreements,
+    leaderboard,
+    overview,
+    paired,
+    record,
+    standings,
+    study_figures,
+)
 from bench.__main__ import main
 from bench.errors import DataError
-from bench.record import OutOfMemory, PhaseTime, Resumed
+from bench.record import OutOfMemory, PhaseTime, Resumed, Score
 from tests import studies
 from tests.studies import ROOT
 from tests.test_report import NASTY, cells, tables_of
@@ -129,7 +141,43 @@ def test_disagreements_show_the_texts_that_were_scored(runs, page):
     hits = [[studies.answers(skill, seed) for seed in (13, 14, 15)] for skill in SKILLS.values()]
     together = [[hit for system in hits for seed in system for hit in [seed[number]]] for number in range(200)]
     right, wrong = sum(map(all, together)), sum(not any(answers) for answers in together)
-    assert f"Of 200 examples, {right} were answered rightly by all systems and seeds and {wrong} by none" in body
+    said = f"Of 200 examples, {right} were answered rightly by all 3 systems in all seeds and {wrong} by none in any"
+    assert said in body
+
+
+def test_right_is_what_equals_the_reference_and_counts_are_of_all_systems(tmp_path, monkeypatch):
+    hits = {"tied": ([True, True, False], [False, True, False]), "other": ([False, True, False], [False, True, True])}
+    for name, (first, second) in hits.items():
+        for seed, right in ((13, first), (14, second)):
+            studies.write_run(tmp_path / f"{name}-{seed}", f"s--{name}--x", seed, right)
+    studies.write_run(tmp_path / "last", "s--last--x", 13, [False] * 3)
+    monkeypatch.setattr(leaderboard, "MOST_SYSTEMS", 2)
+    body = sections(report([tmp_path], tmp_path / "report"))["Disagreements"]
+    assert "Of 3 examples, 0 were answered rightly by all 3 systems in all seeds and 0 by none in any; on 3" in body
+    assert "on which the 2 best systems differ most" in body
+    (table,) = tables_of(body)
+    rows = {row[0]: row[table[0].index("right") :] for row in table[1:]}
+    assert sorted(rows["<code>t-00000</code>"]) == ["<b>positive</b>", "negative", "negative (1 of 2 seeds)"]
+    assert "<code>t-00001</code>" not in rows
+
+
+def test_an_answer_that_is_right_in_part_is_not_right(tmp_path):
+    for name, values in {"one": (1.0, 0.67, 0.0), "two": (0.5, 0.67, 0.25)}.items():
+        made = studies.write_run(tmp_path / name, f"s--{name}--x", 13, [True] * 3)
+        lines = [
+            {"id": f"t-{place}", "prediction": "a", "reference": ["b"], "scores": None, "metrics": {"squad_f1": value}}
+            for place, value in enumerate(values)
+        ]
+        text = "\n".join(map(json.dumps, lines))
+        (made / "predictions" / "after-test.jsonl").write_text(text, encoding="utf-8")
+        content = record.read(made)
+        content.scores = {"after": {"test": {"squad_f1": Score(value=sum(values) / 3, examples=3, signature="s")}}}
+        record.write(content, made)
+    body = sections(report([tmp_path], tmp_path / "report"))["Disagreements"]
+    assert "0 were answered rightly by all 2 systems in all seeds and 2 by none in any" in body
+    assert "wrong answers are bold; of those that are right in part, the squad_f1 is shown" in body
+    (table,) = tables_of(body)
+    assert [sorted(row[-2:]) for row in table[1:]] == [["<b>a</b> (0.50)", "a"], ["<b>a</b>", "<b>a</b> (0.25)"]]
 
 
 def test_the_same_records_give_the_same_bytes_without_torch(runs, page, tmp_path):
@@ -168,12 +216,12 @@ def test_figures_of_an_earlier_report_are_removed_and_other_files_stay(runs, tmp
 # ---------------------------------------------------------------- costs
 
 
-def priced(**changes):
+def priced(before=(True, False) * 100, after=(True,) * 200, **changes):
     made = studies.base()
-    made.scores = {
-        "before": {"test": studies.scores([True, False] * 100)},
-        "after": {"test": studies.scores([True] * 200)},
-    }
+    found = {"before": list(before), "after": list(after)}
+    made.__dict__["answers"] = found = {stage: right for stage, right in found.items() if right}
+    made.scores = {stage: {"test": studies.scores(right)} for stage, right in found.items()}
+    made.data.splits["test"].examples = len(after)
     made.phases = [PhaseTime(name="load", seconds=50), PhaseTime(name="train_steps", seconds=570),
                    PhaseTime(name="warm_up", seconds=30)]  # fmt: skip
     made.launch.world_size = 2
@@ -182,28 +230,82 @@ def priced(**changes):
     return made
 
 
-def of(*records, metric="accuracy"):
-    return costs.of(records, "test", metric, higher_is_better=metric != "loss")
+@pytest.fixture
+def of(tmp_path):
+    """Costs of runs of one system, with the predictions that their scores are made of."""
+
+    def _of(*records, metric="accuracy"):
+        runs = []
+        for number, made in enumerate(records):
+            folder = tmp_path / str(number)
+            shutil.rmtree(folder, ignore_errors=True)
+            (folder / "predictions").mkdir(parents=True)
+            for stage, right in made.answers.items():
+                lines = [json.dumps(studies.line(place, hit)) for place, hit in enumerate(right)]
+                (folder / "predictions" / f"{stage}-test.jsonl").write_text("\n".join(lines), encoding="utf-8")
+            runs.append((folder / "record.json", made))
+        return costs.of(runs, "test", metric, higher_is_better=metric != "loss")
+
+    return _of
 
 
-def test_minutes_per_point_by_hand():
+def test_minutes_per_point_by_hand(of):
     found = of(priced())
     # (570 + 30) s on 2 processes are 20 minutes; from 0.5 to 1 are 50 points.
     assert (found.training_s, found.minutes, found.minutes_of) == (600, 20, "CPU")
     assert found.minutes_per_point == pytest.approx(20 / 50)
 
 
-def test_a_gain_that_may_be_chance_has_no_price():
-    chance = {"before": {"test": studies.scores([True, False] * 100)},
-              "after": {"test": studies.scores([True, False] * 95 + [True] * 10)}}  # fmt: skip
-    assert of(priced(scores=chance)).minutes_per_point is None
-    assert of(priced(), priced(scores=chance)).minutes_per_point is None
-    worse = {"before": chance["after"], "after": {"test": studies.scores([False] * 200)}}
-    assert of(priced(scores=worse)).minutes_per_point is None
-    assert of(priced(scores={"after": chance["after"]})).minutes_per_point is None
+def test_a_gain_that_may_be_chance_has_no_price(of):
+    chance = priced(after=[True, False] * 95 + [True] * 10)
+    # 6 more right, none lost: McNemar's p is 2 / 2 ** 6 = 0.031, where the intervals of both scores overlap.
+    shown = priced(after=[True, False] * 94 + [True] * 12)
+    assert paired.mcnemar(5, 0) > 0.05 > paired.mcnemar(6, 0)
+    assert of(shown).minutes_per_point == pytest.approx(20 / 3)
+    why = "a paired test of before and after does not show a gain in every seed"
+    for runs in ([chance], [shown, chance], [priced(after=[False] * 200)]):
+        assert (of(*runs).minutes_per_point, of(*runs).unpriced) == (None, why)
+    assert of(priced(before=())).unpriced == "there is no score before and after training"
+    lost = priced()
+    del lost.answers["before"]
+    assert "before-test.jsonl; without its predictions" in of(lost).unpriced
+    assert of(priced(), metric="loss").unpriced.startswith("less of loss is better")
 
 
-def test_times_that_are_not_whole_or_not_comparable_are_not_averaged():
+def test_a_gain_of_another_metric_is_priced_by_its_paired_interval(of):
+    def by_f1(**answers):
+        made = priced(**answers)
+        for stage, right in made.answers.items():
+            f1 = f1_score([place % 2 for place in range(200)], [place % 2 if hit else 1 - place % 2
+                          for place, hit in enumerate(right)], average="macro")  # fmt: skip
+            made.scores[stage]["test"]["f1_macro"] = Score(value=f1, examples=200, signature="f")
+        return made, made.scores
+
+    gained, scores = by_f1()
+    points = 100 * (scores["after"]["test"]["f1_macro"].value - scores["before"]["test"]["f1_macro"].value)
+    assert of(gained, metric="f1_macro").minutes_per_point == pytest.approx(20 / points)
+    chance = [True] * 100 + [False] * 98 + [True] * 2
+    assert of(by_f1(before=[True] * 100 + [False] * 100, after=chance)[0], metric="f1_macro").minutes_per_point is None
+
+
+def test_steps_stand_beside_the_costs_and_a_probe_has_none(tmp_path):
+    part = studies.base().training
+    for number, (name, changes) in enumerate(
+        {"one": {"steps": 40}, "two": {"steps": 90, "epochs": 2.5}, "probe": {"engine": "scikit-learn"}}.items()
+    ):
+        made = studies.write_run(tmp_path / str(number), f"s--{name}--x", 13, studies.answers(0.6 + number / 10, 13),
+                                 training=part.model_copy(update=changes))  # fmt: skip
+        (made / "train_log.jsonl").unlink() if name == "probe" else None
+    page = report([tmp_path], tmp_path / "report")
+    table = next(table for table in tables_of(page) if "training, s" in table[0])
+    rows = {row[0].split(": ")[1]: dict(zip(table[0], row, strict=True)) for row in table[1:]}
+    assert [rows[name]["steps"] for name in ("one", "two", "probe")] == ["40", "90", "–"]
+    assert rows["two"]["epochs"] == "2.50"
+    assert "without a log" not in page
+    assert "No minutes per point of " in page
+
+
+def test_times_that_are_not_whole_or_not_comparable_are_not_averaged(of):
     resumed = priced(resumed=[Resumed(at="t", from_step=10)])
     assert of(resumed).training_s is None
     assert of(resumed, priced()).minutes is None
@@ -222,13 +324,13 @@ def test_times_that_are_not_whole_or_not_comparable_are_not_averaged():
         ({"allocated_gib": 11}, "12 unclear, 16 unclear, 24 unclear (measured)"),
     ],
 )
-def test_what_fits_follows_from_what_was_measured(memory, fits):
+def test_what_fits_follows_from_what_was_measured(of, memory, fits):
     found = of(priced(memory={"train": memory, "probe": {"allocated_gib": 70}}))
     assert found.gpu.fits() == fits
     assert found.gpu.least == memory["allocated_gib"]
 
 
-def test_what_fits_follows_from_the_prediction_for_a_gpu_where_nothing_was_measured():
+def test_what_fits_follows_from_the_prediction_for_a_gpu_where_nothing_was_measured(of):
     predicted = {"train": {"total_gib": 13.5, "parts": {"CUDA": 0.5, "weights": 13}}}
     assert of(priced(memory_predicted=predicted)).gpu.fits() == "12 no, 16 yes, 24 yes (predicted)"
     assert of(priced(memory_predicted={"train": {"total_gib": 1.5, "parts": {"weights": 1.5}}})).gpu is None
@@ -290,7 +392,38 @@ def test_predictions_that_were_edited_are_not_tested(tmp_path):
     assert "Not tested: <code>weak-13/record.json</code>" in page
     assert "one of the two was changed" in page
     rows = next(table for table in tables_of(page) if table[0][0] == "tier")[1:]
-    assert [row[:2] for row in rows] == [["1", "A"], ["2", "B"], ["–", "–"]]
+    assert [row[:2] for row in rows] == [["1", "A"], ["2", "B"]]
+    assert "Not counted: <code>weak-13/record.json</code>" in page
+
+
+def test_score_interval_and_tests_are_of_the_same_runs(tmp_path):
+    folder = studies.write_study(tmp_path, SKILLS, seeds=(13, 14, 15))
+    whole = record.read(folder / "good-13").scores["after"]["test"]["accuracy"].value
+    path = folder / "good-14" / "record.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["scores"]["after"]["test"]["accuracy"]["value"] = 0.999
+    path.write_text(json.dumps(content), encoding="utf-8")
+    (folder / "weak-13" / "predictions" / "after-test.jsonl").unlink()
+    (folder / "weak-14" / "predictions" / "after-test.jsonl").unlink()
+    (group,) = standings.groups(standings.read([folder])[0])
+    runs = {one.name.split(" / ")[1]: [found.seed for found in one.records] for one in group.standings}
+    assert runs["good"] == [13, 15]
+    assert runs["weak"] == [15]
+    good = next(one for one in group.standings if "good" in one.name)
+    assert good.low < good.score < good.high < 0.999
+    assert abs(good.score - whole) < 0.1
+    assert {item.path.parent.name: item.is_unsound for item in group.uncounted} == {
+        "good-14": True, "weak-13": False, "weak-14": False,
+    }  # fmt: skip
+
+
+def test_the_only_system_is_held_to_its_predictions_too(tmp_path):
+    studies.write_run(tmp_path / "one", "s--one--full", 13, studies.answers(0.8, 13))
+    path = tmp_path / "one" / "record.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"value": 0.', '"value": 0.9', 1), encoding="utf-8")
+    (group,) = standings.groups(standings.read([tmp_path])[0])
+    assert not group.standings
+    assert "one of the two was changed" in group.uncounted[0].reason
 
 
 def test_systems_without_a_common_example_are_not_tested(tmp_path):
@@ -383,6 +516,35 @@ def test_runs_that_were_scored_in_another_way_stand_apart(tmp_path):
         ("two", "data", 1),
     ]
     assert all("a comparison needs runs of two systems" in group.untested for group in found)
+
+
+def test_a_report_by_another_metric_ranks_and_tests_by_it(tmp_path, capsys):
+    folder = studies.write_study(tmp_path, {"one": 0.9, "two": 0.6}, seeds=(13,))
+    for place, loss in (("one-13", 0.7), ("two-13", 0.2)):
+        path = folder / place / "predictions" / "after-test.jsonl"
+        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+        for number, row in enumerate(lines):
+            row["metrics"]["loss"] = loss + 0.1 * (-1) ** number
+        path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+        content = record.read(folder / place)
+        content.scores["after"]["test"]["loss"] = Score(value=loss, examples=200, signature="l")
+        record.write(content, folder / place)
+    studies.write_run(folder / "three", "study--three--lora", 13, studies.answers(0.99, 13))
+    assert main(["report", str(folder), "-o", str(tmp_path / "r"), "--metric", "loss"]) == 0
+    page = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
+    table = next(table for table in tables_of(page) if table[0][0] == "tier")
+    assert table[0][3] == "loss (95 % interval)"
+    assert [row[2].split(" / ")[1] for row in table[1:]] == ["two", "one", "three"]
+    assert [row[0] for row in table[1:]] == ["1", "2", "–"]
+    assert "Not tested: <code>three/record.json</code>: the run has no loss" in page
+    assert "A better" in page
+    (group,) = standings.groups(standings.read([folder])[0], "mcc")
+    assert leaderboard.leaderboard(group) == "No run of this data set has a single score of the metric mcc."
+    capsys.readouterr()
+    for output in ("s", "s.md"):
+        assert main(["report", str(folder), "-o", str(tmp_path / output), "--metric", "mcc"]) == 2
+        assert "no run has a single score of the metric 'mcc'; known: accuracy, loss" in capsys.readouterr().err
+        assert not (tmp_path / output).exists()
 
 
 # ---------------------------------------------------------------- the command

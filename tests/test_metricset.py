@@ -1,5 +1,6 @@
 """bench/metricset.py: scores equal scikit-learn's, lie within their intervals, and say how they were made."""
 
+import dataclasses
 import math
 
 import evaluate
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sklearn
 
+from bench import metricset, stats
 from bench.errors import ScoreError, SetupError
 from bench.metricset import MetricSet, Predictions, baselines, per_row
 
@@ -180,6 +182,42 @@ def test_an_undefined_score_is_null():
     scores = MetricSet(SINGLE, multi_label=False, num_labels=3).scores(found)
     assert any(None in score.value for score in scores.values() if isinstance(score.value, list))
     assert not any("NaN" in score.model_dump_json() for score in scores.values())
+
+
+def test_a_score_that_no_draw_changes_has_wilsons_interval_or_none():
+    right = Predictions(
+        ids=tuple(map(str, range(80))), predictions=per_row(["Paris"] * 80), references=per_row([["Paris"]] * 80),
+        scores=np.zeros((80, 0)),
+    )  # fmt: skip
+    for answers, value, ends in (("Paris", 1, stats.wilson(80, 80)), ("Rome", 0, stats.wilson(0, 80))):
+        found = dataclasses.replace(right, predictions=per_row([answers] * 80))
+        scores = MetricSet(("squad", "rouge"), multi_label=False, num_labels=2).scores(found)
+        for name in ("squad_f1", "rougeL"):
+            assert (scores[name].value, scores[name].low, scores[name].high) == (value, *ends)
+            assert scores[name].interval == f"wilson 95 %, as every example scores {value}"
+    assert ends[1] == pytest.approx(0.0458, abs=1e-4)
+    labels = Predictions(
+        ids=tuple("abcd"),
+        predictions=np.ones(4, dtype=int),
+        references=np.ones(4, dtype=int),
+        scores=np.ones((4, 2)) / 2,
+    )
+    scores = MetricSet(("mcc", "f1", "loss", "accuracy"), multi_label=False, num_labels=2).scores(labels)
+    for name in ("mcc", "f1_macro", "loss"):
+        assert (scores[name].low, scores[name].high) == (None, None)
+        assert scores[name].interval == "none: 2000 draws by example gave one value"
+    assert scores["accuracy"].low == stats.wilson(4, 4)[0]
+    assert scores["f1_per_label"].low == [None, None]
+
+
+def test_means_that_have_wilsons_interval_are_means_over_examples_from_0_to_1():
+    answers = MetricSet(("squad_v2", "rouge", "meteor"), multi_label=False, num_labels=2)
+    found = {**answers.per_example(in_words()), "squad_v2_HasAns_f1": np.array([0, 1])}
+    found |= MetricSet(("squad",), multi_label=False, num_labels=2).per_example(in_words(unanswerable=0))
+    found |= MetricSet(("jaccard", "hamming_accuracy"), multi_label=True, num_labels=3).per_example(several())
+    for name in metricset.UNIT_MEANS:
+        assert found[name].min() >= 0
+        assert found[name].max() <= 1
 
 
 def test_which_way_is_better():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from bench import markdown as md
 from bench import record, report, tables
 from bench.errors import DataError
 from bench.record import (
@@ -27,6 +28,7 @@ from bench.record import (
     Prompts,
     RecipePart,
     Record,
+    Resumed,
     Score,
     SplitPart,
     TrainingPart,
@@ -434,9 +436,9 @@ def test_a_line_holds_what_was_measured():
         "RAM peak in training, GiB": "1.23",
         "training, s": "36.0",
         "s per 100 examples": "0.156 (batch 32)",
-        "overrides": 'dataset.filters={"min_words": 2}; training.steps=200',
         "status": "ok",
     }
+    assert 'Overrides of this run: dataset.filters={"min_words": 2}; training.steps=200.' in page
     assert "Baselines: majority 0.509, random 0.500." in page
     assert "- Records: 1 (1 ok)." in page
     assert "- Interval wilson 95 %: accuracy." in page
@@ -562,6 +564,59 @@ def test_seeds_of_one_recipe_are_summed_up():
         }
     }
     assert "all seeds of" not in tables.table_report(paired(full(), full("s--b--full")))
+
+
+def test_systems_of_one_name_are_told_apart_by_what_differs_and_no_more():
+    long = f"dataset.note={'x' * 300}"
+    systems = {"a": ["training.steps=4", long], "b": ["training.steps=8", long], "c": ["model=m", long + "y"]}
+    records = [
+        full(seed=seed, recipe=RecipePart(path="r", overrides=[f"seed={seed}", *overrides], hash=name * 64))
+        for name, overrides in systems.items() for seed in (13, 14)
+    ]  # fmt: skip
+    page = tables.table_report(paired(*records[:4]))
+    names = {f"sst2 / minilm / lora (training.steps={steps})" for steps in (4, 8)}
+    assert {row[0] for row in runs_of(page)} == set(cells(page, "all seeds of")) == names
+    table, *_ = tables_of(page)
+    assert {row[table[0].index("overrides")] for row in table[1:]} == {"training.steps=4", "training.steps=8"}
+    assert "Overrides of all these runs: dataset.note=xxx" in page
+    # Endings of the same beginning are cut, and told apart all the same.
+    twins = [item.model_copy(update={"recipe": item.recipe.model_copy(update={"overrides": [f"{long}{place}"]})})
+             for place, item in enumerate(records[::2])]  # fmt: skip
+    found = [row[0] for row in runs_of(tables.table_report(paired(*twins)))]
+    assert len(set(found)) == 3
+    assert {name[-10:] for name in found} == {"[aaaaaaaa]", "[bbbbbbbb]", "[cccccccc]"}
+
+
+def test_a_resumed_run_has_no_seconds_of_training():
+    resumed = full(resumed=[Resumed(at="t", from_step=10)])
+    table, *_ = tables_of(tables.table_report(paired(resumed, full(seed=14))))
+    assert [row[table[0].index("training, s")] for row in table[1:]] == ["–", "36.0"]
+    assert tables.RESUMED_NOTE in tables.table_report(paired(resumed))
+    assert tables.RESUMED_NOTE not in tables.table_report(paired(full()))
+
+
+def test_a_table_ranks_by_the_metric_that_is_asked(tmp_path):
+    def with_loss(name, accuracy, loss):
+        return full(name, scores={"after": {"test": {"accuracy": score(accuracy), "loss": score(loss)}}})
+
+    records = paired(with_loss("s--a--x", 0.9, 0.7), with_loss("s--b--x", 0.8, 0.2))
+    page = tables.table_report(records, metric="loss")
+    assert [row[0] for row in runs_of(page)] == ["s / b / x", "s / a / x"]
+    assert "lowest loss after training first" in page
+    other = full("t--c--x", scores={"after": {"test": {"mcc": score(0.5)}}}, data=Data(id="other"),
+                 comparability=Comparability(key="f", parts={}))  # fmt: skip
+    assert "No run has a single score of the metric loss on test." in tables.table_report(
+        [*records, *paired(other)], metric="loss"
+    )
+    write_records(tmp_path / "runs", full())
+    with pytest.raises(DataError, match="no run has a single score of the metric 'f1_per_label'; known: accuracy, f1_"):
+        tables.write_table_report([tmp_path / "runs"], tmp_path / "t.md", "f1_per_label")
+    assert not (tmp_path / "t.md").exists()
+
+
+def test_an_interval_without_a_width_is_none():
+    assert md.score(1.0, 1.0, 1.0) == "1.000"
+    assert md.score(1.0, 0.95, 1.0) == "1.000 (0.950–1.000)"
 
 
 def test_a_loss_ranks_upwards_when_there_is_nothing_else():

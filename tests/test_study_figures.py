@@ -124,6 +124,34 @@ def test_of_many_labels_the_lowest_are_shown(tmp_path):
     assert size_of(tmp_path / "x.png")[1] < 2200
 
 
+def test_points_at_one_place_are_named_together(tmp_path, texts):
+    places = {"A": (0.9, 5.0), "B": (0.9, 5.0), "C": (0.8, 1.0), "D": (0.9, 5.02)}
+    twins = [
+        Point(name=f"{letter}: x", score=score, low=score - 0.1, high=1.0, cost=cost)
+        for letter, (score, cost) in places.items()
+    ]
+    study_figures.score_against_cost({"s": twins}, None, tmp_path / "x.png", score="accuracy")
+    assert [text for text, _ in texts if ", " in text] == ["A, B, D"]
+    assert study_figures.together(twins, 0.0, 0.0) == [[0, 1]]
+    assert study_figures.together(twins[1:3], 0.1, 0.1) == []
+
+
+def test_a_long_interval_does_not_squeeze_the_scores():
+    near = [Point(name="a", score=score, low=score - 0.01, high=score + 0.01, cost=1) for score in (0.8, 0.82)]
+    wide = Point(name="b", score=0.81, low=0.0, high=1.0, cost=1)
+    low, high = study_figures.score_limits([*near, wide])
+    assert 0.75 < low < 0.79
+    assert 0.83 < high < 0.87
+    low, high = study_figures.score_limits([Point(name="a", score=0.0, low=None, high=None, cost=1)])
+    assert low < 0 < high
+
+
+def test_the_metric_that_training_was_chosen_by_is_among_the_curves():
+    rows = [{"step": 1, "loss": 1.0, **{f"validation_{name}": 0.5 for name in ("a", "b", "c", "loss")}}]
+    panels = study_figures._curve_panels({"x": [rows]}, ["c", "unknown"])
+    assert panels == ["loss", "validation_loss", "validation_c", "validation_a"]
+
+
 def test_systems_have_different_signs_and_lines():
     found = study_figures.signs(56)
     assert len(set(found)) == 56
