@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import console, dropin, gate, gate_speed, jobs, recipe, record, study, sweep
+from bench import console, dropin, gate, gate_speed, jobs, overrides, recipe, record, study, sweep
 from bench.errors import DataError, SetupError
 from bench.gate import Baseline, Verdict
 from bench.recipe import Resolved
@@ -243,7 +243,7 @@ def discard(folder: Path, *, failed: bool) -> None:
 def overrides_of(path: Path, given: tuple[str, ...] = ()) -> tuple[str, ...]:
     """What a gate changes of a recipe, beside what is given: nothing is saved, and every loss is logged."""
     own = ("save=false", *(("training.log_every=1",) if _has_losses(recipe.load(path, given)) else ()))
-    return study.merged(own, given)
+    return overrides.merged(own, given)
 
 
 def _has_losses(resolved: Resolved) -> bool:

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bench import console, sweep
+from bench import console, folders, sweep
 from bench.errors import RecipeError
 from bench.study import Plan, Planned
 from bench.sweep import Job, Machine
@@ -120,8 +120,11 @@ def run_all(jobs: list[Job], machine: Machine, metric: str | None = None) -> Non
         try:
             while waiting or running:
                 while waiting and len(running) < machine.jobs:
+                    job = waiting.pop(0)
+                    if _is_elsewhere(job):
+                        continue
                     taken, free = tuple(free[: machine.per_run]), free[machine.per_run :]
-                    running.append(_start(waiting.pop(0), machine, taken))
+                    running.append(_start(job, machine, taken))
                 time.sleep(POLL_S)
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
@@ -150,9 +153,18 @@ def terminable() -> Iterator[None]:
             signal.signal(kind, handler)
 
 
+def _is_elsewhere(job: Job) -> bool:
+    """Whether another process is at this run; then it is left alone, with its record and its log."""
+    if not folders.is_taken(job.folder):
+        return False
+    job.state, job.reason = "crashed", sweep.TAKEN.format(job.folder)
+    console.say(describe(job))
+    return True
+
+
 def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> Running:
     port = free_port() if machine.processes > 1 else None
-    command = machine.command(job, port)
+    command, before = machine.command(job, port), sweep.written_at(job)
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("wb") as log:
         log.write(f"$ {shlex.join(command)}\n".encode())
@@ -167,7 +179,7 @@ def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> Running:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    job.state = "running"
+    job.state, job.before = "running", before
     return Running(job, process, gpus)
 
 
@@ -180,8 +192,8 @@ def free_port() -> int:
 
 def _end(one: Running, metric: str | None) -> None:
     job = one.job
+    _kill(one)  # what a launcher left behind would keep its device, and the folder
     sweep.settle(job, one.process.returncode, time.monotonic() - one.started_s, metric)
-    _kill(one)  # what a launcher left behind would keep its device
     if not console.is_live():
         console.say(describe(job))
 
@@ -246,21 +258,21 @@ def table(jobs: list[Job]) -> Table:
     shown = Table(title=f"{len(jobs)} runs: {summary}", title_justify="left", box=None, pad_edge=False)
     scored = list(dict.fromkeys(job.scored for job in jobs if job.value is not None))
     score = scored[0] if len(scored) == 1 else "score"
-    for heading in ("run", "seed", "state", score, "seconds", ""):
-        shown.add_column(heading, justify="right" if heading in ("seed", score, "seconds") else "left", no_wrap=True)
     order = {"running": 0, "waiting": 2}
     rows = sorted(jobs, key=lambda job: order.get(job.state, 1)) if len(jobs) > SHOWN_ROWS else jobs
+    cells = [("run", "seed", "state", score, "seconds", "")]
     for job in rows[:SHOWN_ROWS]:
         note = sweep.last_line(job.log) if job.state == "running" else job.reason or ""
-        cells = (
-            job.planned.resolved.name,
-            str(job.planned.seed),
-            job.state,
-            "" if job.value is None else f"{job.value:.4f}" if len(scored) == 1 else f"{job.scored} {job.value:.4f}",
-            "" if job.seconds is None else f"{job.seconds:.0f}",
-            note[:80],
-        )
-        shown.add_row(*map(Text, cells))
+        value = "" if job.value is None else f"{job.value:.4f}" if len(scored) == 1 else f"{job.scored} {job.value:.4f}"
+        seconds = "" if job.seconds is None else f"{job.seconds:.0f}"
+        cells.append((job.planned.resolved.name, str(job.planned.seed), job.state, value, seconds, note[:80]))
+    for place, heading in enumerate(cells[0]):
+        # On a narrow terminal a long reason is cut, and nothing else.
+        width = max(len(row[place]) for row in cells) if heading else None
+        is_number = heading in ("seed", score, "seconds")
+        shown.add_column(heading, justify="right" if is_number else "left", no_wrap=True, min_width=width)
+    for row in cells[1:]:
+        shown.add_row(*map(Text, row))
     if len(rows) > SHOWN_ROWS:
         shown.add_row(f"... and {len(rows) - SHOWN_ROWS} more", "", "", "", "", "")
     return shown

@@ -48,7 +48,7 @@ def _seeds(text: str) -> int | tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text} is neither a number of seeds nor a list of them")
     if "," not in text:
         return _at_least_one(text)
-    if len(set(numbers)) < len(numbers):
+    if len(set(map(int, numbers))) < len(numbers):
         raise argparse.ArgumentTypeError(f"{text}: a seed stands twice")
     return tuple(map(int, numbers))
 
@@ -123,7 +123,7 @@ def _share(text: str) -> float:
 
 def sweep_command(options: argparse.Namespace) -> int:
     """Runs what has no finished record; returns 1 where a run failed."""
-    from bench import jobs, study, sweep
+    from bench import jobs, overrides, study, sweep
 
     # argparse gives all words before an option to the paths.
     words = [str(path) for path in options.paths if "=" in str(path) and not path.exists()]
@@ -131,14 +131,15 @@ def sweep_command(options: argparse.Namespace) -> int:
     given = (*words, *options.overrides)
     plans = [
         study.plan(paths, study.Asked(seeds=options.seeds, sets=(*given, *sets), mini=options.mini))
-        for sets in study.products(options.set)
+        for sets in overrides.products(options.set)
     ]
     for sentence in dict.fromkeys(sentence for plan in plans for sentence in plan.left_out):
         console.say(sentence)
-    if options.slurm or options.dry_run:
-        machine = sweep.Machine(config=sweep.find_config(options.config or ("gpu1" if options.slurm else "cpu")))
-    else:
-        machine = sweep.Machine.of(options.config, options.jobs, options.gpus_per_run)
+    if options.slurm and options.gpus_per_run is not None:
+        raise BenchError("--gpus-per-run: what a task of an array gets is said in scripts/slurm/study.sbatch")
+    config = options.config or ("gpu1" if options.slurm else None)
+    dry = options.slurm or options.dry_run
+    machine = sweep.Machine.of(config, options.jobs, options.gpus_per_run, dry=dry)
     order = jobs.Order(
         out=options.out,
         machine=machine,

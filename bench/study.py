@@ -10,8 +10,6 @@ A study is a file of YAML that names recipes; it holds no results. Every run of 
 seed, and can be launched by hand. Does not import torch.
 """
 
-import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,9 +17,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from bench import recipe, strictyaml
+from bench import dropin, recipe, strictyaml
 from bench.errors import RecipeError, did_you_mean
 from bench.fieldtypes import Distinct, Name, PositiveInt, Strict, Text
+from bench.overrides import as_yaml, merged, products
 from bench.recipe import Resolved
 from bench.settings import Band
 from bench.strictyaml import Layers
@@ -30,8 +29,8 @@ Settings = dict[str, Any]
 # How many seeds, counted from the recipe's own, or which ones.
 Seeds = PositiveInt | Annotated[tuple[int, ...], Field(min_length=1), Distinct]
 FILE = "study.yaml"
-# How long training lasts is said by one of these; the command line's goes before the study's.
-_RIVALS = {"training.steps": "training.epochs", "training.epochs": "training.steps"}
+# Settings that are no way to train.
+SCORED = ("seed", "limit", "dataset", "evaluation", "metrics", "published")
 
 
 class Entry(Strict):
@@ -83,7 +82,7 @@ class Study(Strict):
     runs: tuple[Entry, ...] = ()
     matrix: Matrix | None = None
     settings: dict[Name, Settings] = Field(default_factory=dict)
-    tune: dict[Name, dict[str, Annotated[tuple[Any, ...], Field(min_length=2)]]] = Field(default_factory=dict)
+    tune: dict[Name, dict[str, Annotated[tuple[Any, ...], Field(min_length=2), Distinct]]] = Field(default_factory=dict)
     mini: Mini | None = None
 
 
@@ -224,46 +223,6 @@ def check(path: Path, sets: tuple[str, ...] = ()) -> None:
             system.trials()
 
 
-def as_yaml(value: Any) -> str:
-    """A value as it is written behind `key=`; JSON is YAML too."""
-    return json.dumps(value, ensure_ascii=False)
-
-
-def merged(earlier: tuple[str, ...], later: tuple[str, ...]) -> tuple[str, ...]:
-    """Overrides of which the later ones replace earlier ones of the same key, and of a key that excludes it."""
-    given = {text.partition("=")[0] for text in later}
-    given |= {rival for key, rival in _RIVALS.items() if key in given}
-    return (*(text for text in earlier if text.partition("=")[0] not in given), *later)
-
-
-def products(sets: list[str]) -> list[tuple[str, ...]]:
-    """`key=v1,v2` of several keys -> one tuple of overrides for each combination of values."""
-    choices = []
-    for text in sets:
-        key, equals, values = text.partition("=")
-        if not equals or not key:
-            raise RecipeError(f"--set {text!r} is not of the form key=value or key=value,value")
-        choices.append([f"{key}={value}" for value in _split(values)])
-    return list(itertools.product(*choices))
-
-
-def _split(text: str) -> list[str]:
-    """At commas that stand neither in brackets nor in quotes."""
-    parts, depth, quote = [""], 0, ""
-    for sign in text:
-        if quote:
-            quote = "" if sign == quote else quote
-        elif sign in "\"'":
-            quote = sign
-        else:
-            depth += (sign in "[{") - (sign in "]}")
-        if sign == "," and depth == 0 and not quote:
-            parts.append("")
-        else:
-            parts[-1] += sign
-    return parts
-
-
 def _recipes(folder: Path) -> list[Path]:
     found = sorted(folder.glob("*.yaml"))
     if not found:
@@ -300,7 +259,12 @@ def _systems(study: Study, path: Path, asked: Asked) -> Iterator[System]:
 
 
 def _check_budgets(study: Study, shown: str) -> None:
-    """A method that may choose among more settings has an unfair advantage."""
+    """A method that may choose among more settings has an unfair advantage; what is scored is no setting."""
+    for key in {key for grid in study.tune.values() for key in grid if key.partition(".")[0] in SCORED}:
+        raise RecipeError(f"{shown}: tune: {key} decides what is scored or drawn, so its values can't be chosen among")
+    if study.metric not in dropin.directions():
+        hint = did_you_mean(study.metric, dropin.directions())
+        raise RecipeError(f"{shown}: metric: there is no {study.metric!r}.{hint}")
     sizes = {method: len(_candidates(grid)) for method, grid in study.tune.items()}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{method} has {size}" for method, size in sizes.items())

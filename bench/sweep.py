@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench import dropin, readings, record, strictyaml
+from bench import console, dropin, folders, readings, record, strictyaml
 from bench.errors import BenchError, RecipeError, SetupError
 from bench.recipe import first_record
 from bench.record import Record
@@ -28,6 +28,7 @@ from bench.study import Plan, Planned, System
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, SLURM = ROOT / "accelerate_configs", ROOT / "scripts" / "slurm" / "study.sbatch"
 LOGS, TRIALS, CHOICES = "logs", "trials", "choices.json"
+TAKEN = "{} is being written by another run, which goes on"
 # How a run ended that would end so again.
 SETTLED = ("ok", "oom", "diverged", "invalid")
 State = Literal["waiting", "running", "ok", "oom", "diverged", "interrupted", "invalid", "crashed"]
@@ -35,7 +36,10 @@ State = Literal["waiting", "running", "ok", "oom", "diverged", "interrupted", "i
 
 @dataclass
 class Job:
-    """A run of a sweep. left_out: whether it was finished before the sweep began. scored: what value is, in words."""
+    """A run of a sweep. left_out: whether it was finished before the sweep began. scored: what value is, in words.
+
+    before: when the record was written that lay there at the launch, in ns; None for none.
+    """
 
     planned: Planned
     folder: Path
@@ -46,6 +50,7 @@ class Job:
     seconds: float | None = None
     value: float | None = None
     scored: str = ""
+    before: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +65,11 @@ class Machine:
     options: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, config: str | None, jobs: int | None, per_run: int | None) -> "Machine":
-        """Reads the accelerate config. Raises SetupError for one that is not there, or asks for more GPUs than are."""
+    def of(cls, config: str | None, jobs: int | None, per_run: int | None, *, dry: bool = False) -> "Machine":
+        """Reads the accelerate config. dry: nothing will run here, so that GPUs need not be there.
+
+        Raises SetupError for a config that is not there, or asks for more GPUs than are.
+        """
         gpus = visible_gpus()
         path = find_config(config or ("gpu1" if gpus else "cpu"))
         content = strictyaml.read(path).data
@@ -74,6 +82,8 @@ class Machine:
         options: tuple[str, ...] = ()
         if per_run is not None:
             processes, options = per_run, ("--num_processes", str(per_run))
+        if dry:
+            return cls(config=path, jobs=jobs or 1, per_run=processes, processes=processes, options=options)
         if processes > len(gpus):
             raise SetupError(
                 f"{path.name} asks for {processes} GPUs for each run, and there are {len(gpus)} here; give another "
@@ -106,10 +116,11 @@ class Machine:
         return kept | given
 
 
-def arguments(job: Job) -> list[str]:
-    """What follows `bench/run.py` on the command line of a run."""
+def arguments(job: Job, *, absolute: bool = False) -> list[str]:
+    """What follows `bench/run.py` on the command line of a run. absolute: for another working directory."""
     planned = job.planned
-    return [str(planned.path), "--seed", str(planned.seed), "--out", str(job.folder), *planned.overrides]
+    path, folder = (one.absolute() if absolute else one for one in (planned.path, job.folder))
+    return [str(path), "--seed", str(planned.seed), "--out", str(folder), *planned.overrides]
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -126,7 +137,7 @@ def visible_gpus() -> tuple[str, ...]:
 
 def find_config(name: str) -> Path:
     """An accelerate config by its name in `accelerate_configs/`, or by its path."""
-    for path in (CONFIGS / f"{name}.yaml", Path(name)):
+    for path in (CONFIGS / f"{name}.yaml", Path(name).absolute()):
         if path.is_file():
             return path
     known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
@@ -186,12 +197,30 @@ def score_of(found: Record, metric: str, split: str | None = None) -> float | No
 
 
 def settle(job: Job, returncode: int, seconds: float, metric: str | None) -> None:
-    """How a run that has ended did end; one that could not say so itself is filed here."""
+    """How a run that has ended did end; one that could not say so itself is filed here.
+
+    A record that lay there before, and one that another process is writing, say nothing of this launch, and stay.
+    """
+    job.seconds = seconds
+    if folders.is_taken(job.folder):
+        job.state, job.reason = "crashed", TAKEN.format(job.folder)
+        return
     found = read(job)
     if found is None or found.finished_at is None:
         found = _file_death(job, found, _why(job, returncode))
+    elif job.before is not None and written_at(job) == job.before:
+        job.state, job.reason = "crashed", f"the launch left no record: {_why(job, returncode)}"
+        return
     take_result(job, found, metric)
     job.seconds = seconds
+
+
+def written_at(job: Job) -> int | None:
+    """When the record in the run's folder was written, in ns; None where there is none."""
+    try:
+        return (job.folder / record.FILE).stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _why(job: Job, returncode: int) -> str:
@@ -205,16 +234,22 @@ def _why(job: Job, returncode: int) -> str:
     else:
         if left.recipe.hash != job.planned.resolved.hash or left.seed != job.planned.seed:
             return f"{job.folder} holds the record of another run"
+    last = f"; last it said: {said}" if said else ""
     if returncode < 0:
-        return f"its launcher was ended by signal {-returncode}" + (f"; last it said: {said}" if said else "")
+        return f"its launcher was ended by signal {-returncode}{last}"
+    if written_at(job) != job.before and not said.startswith("error"):
+        # It had begun, and could not write down how it ended.
+        return f"its processes were ended from outside, as by SIGKILL or for want of memory (code {returncode}){last}"
     return said or f"it ended with code {returncode} and said nothing"
 
 
 def _file_death(job: Job, found: Record | None, why: str) -> Record:
     """A record of a run whose processes left none, or one without an end. One of another run is not touched."""
     free = found is not None or not (job.folder / record.FILE).exists()
-    found = found or first_record(job.planned.resolved)
-    found.status, found.reason, found.failed_in = "crashed", f"there is no record of the run's end: {why}", "set-up"
+    if found is None:
+        found = first_record(job.planned.resolved)
+        found.failed_in = "set-up"
+    found.status, found.reason = "crashed", f"there is no record of the run's end: {why}"
     found.finished_at = _now()
     if free:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -315,15 +350,29 @@ def submit(jobs: list[Job], machine_config: Path, out: Path, at_once: int | None
         raise SetupError("--slurm: there is no sbatch on this machine")
     import shlex
 
+    out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
+    lines = [shlex.join(arguments(job, absolute=True)) for job in jobs]
+    _tell_of_repetition(lines, out)
     listing = out / f"array-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{os.getpid()}.txt"
-    record.write_text(listing, "".join(f"{shlex.join(arguments(job))}\n" for job in jobs))
+    record.write_text(listing, "".join(f"{line}\n" for line in lines))
     limit = "" if at_once is None else f"%{at_once}"
     command = ["sbatch", f"--array=1-{len(jobs)}{limit}", str(SLURM), str(listing)]
-    environment = {**os.environ, "CONFIG": machine_config.stem}
+    shipped = machine_config.parent == CONFIGS
+    environment = {**os.environ, "CONFIG": machine_config.stem if shipped else str(machine_config)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         with contextlib.suppress(OSError):
             listing.unlink()
         raise SetupError(f"sbatch refused: {(done.stderr or done.stdout).strip()}")
     return f"{done.stdout.strip()}: {len(jobs)} runs, listed in {listing}"
+
+
+def _tell_of_repetition(lines: list[str], out: Path) -> None:
+    earlier = {line for path in out.glob("array-*.txt") for line in path.read_text(encoding="utf-8").splitlines()}
+    again = sum(line in earlier for line in lines)
+    if again:
+        console.complain(
+            f"{again} of these runs were submitted before, see {out}/array-*.txt: where they still wait or run, cancel "
+            "one of the two arrays"
+        )

@@ -216,8 +216,22 @@ def test_find_walks_down_sorts_and_repeats_nothing(example, tmp_path):
     assert record.find([tmp_path / "b" / "record.json", tmp_path / "b"]) == [tmp_path / "b" / "record.json"]
 
 
+def test_find_follows_links_once_and_leaves_a_sweep_s_trials_out(example, tmp_path):
+    for name in ("runs/a", "runs/trials/x", "elsewhere/b"):
+        (tmp_path / name).mkdir(parents=True)
+        record.write(example, tmp_path / name)
+    (tmp_path / "runs" / "b").symlink_to(tmp_path / "elsewhere" / "b")
+    (tmp_path / "runs" / "a" / "loop").symlink_to(tmp_path / "runs")
+    found = record.find([tmp_path / "runs"])
+    assert [path.relative_to(tmp_path / "runs").parts[0] for path in found] == ["a", "b"]
+    assert len(record.find([tmp_path / "runs" / "trials"])) == 1
+    assert len(record.locate([tmp_path / "runs", tmp_path / "elsewhere"])) == 2
+
+
 def test_a_folder_is_for_one_run_at_a_time(tmp_path):
+    assert not folders.is_taken(tmp_path)
     taken = folders.lock(tmp_path)
+    assert folders.is_taken(tmp_path)
     with pytest.raises(SetupError, match="is being written by another run; wait for its end"):
         folders.lock(tmp_path)
     folders.unlock(tmp_path, taken)

@@ -32,7 +32,7 @@ LAYERS = [
         "heads",
         "span_heads",
     ],
-    ["squad", "checkpoints", "canvas", "folders", "scrub"],
+    ["squad", "checkpoints", "canvas", "folders", "scrub", "overrides"],
     ["sources"],
     ["data", "readings", "figures", "failures", "tokenizer", "flops", "meaning", "prompts", "shots", "collating"],
     ["recipe", "asking", "shared_attention", "token_cache", "windows", "spans", "peers", "shortage"],

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from bench import recipe, study
+from bench import overrides, recipe, study
 from bench.errors import RecipeError
 from bench.study import Asked
 
@@ -210,6 +210,14 @@ def test_trials_see_validation_data_alone_and_no_published_number(planned):
             RUNS + "tune: {full: {training.learning_rate: [1e-3]}}\n",
             "own/study.yaml:4: tune.full.training.learning_rate: ",
         ),
+        (
+            RUNS + "tune: {full: {training.learning_rate: [1e-3, 1e-3]}}\n",
+            "own/study.yaml:4: tune.full.training.learning_rate: ",
+        ),
+        (
+            RUNS + "tune: {full: {limit.validation: [8, 16]}}\n",
+            "own/study.yaml: tune: limit.validation decides what is scored or drawn",
+        ),
     ],
 )
 def test_unfair_choices_are_refused(refused, text, message):
@@ -305,11 +313,11 @@ def test_check_looks_at_the_small_variant_too(write):
     ],
 )
 def test_values_are_parted_at_commas_outside_of_brackets_and_quotes(text, expected):
-    assert study.products([text]) == expected
+    assert overrides.products([text]) == expected
 
 
 def test_several_keys_give_all_combinations():
-    assert study.products(["a=1,2", "b=3,4"]) == [("a=1", "b=3"), ("a=1", "b=4"), ("a=2", "b=3"), ("a=2", "b=4")]
-    assert study.products([]) == [()]
+    assert overrides.products(["a=1,2", "b=3,4"]) == [("a=1", "b=3"), ("a=1", "b=4"), ("a=2", "b=3"), ("a=2", "b=4")]
+    assert overrides.products([]) == [()]
     with pytest.raises(RecipeError, match="not of the form key=value"):
-        study.products(["a"])
+        overrides.products(["a"])

@@ -1,6 +1,7 @@
 """Sweeps: many runs as processes of their own, what is finished is left out, what fails is filed, stops are clean."""
 
 import contextlib
+import io
 import itertools
 import json
 import os
@@ -13,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from bench import jobs, record, study, sweep
+from bench import folders, jobs, record, study, sweep
 from bench.errors import RecipeError, SetupError
 from tests.launching import ROOT, environment
 
@@ -88,6 +90,40 @@ def test_a_record_that_is_not_whole_is_no_reason_to_leave_a_run_out(tmp_path):
     assert not job.left_out
 
 
+@pytest.mark.parametrize("status", ["interrupted", "ok"])
+def test_an_old_record_is_not_the_result_of_a_launch_that_left_none(tmp_path, status):
+    (job,) = sweep.jobs_of(planned(), tmp_path)
+    written(job, status)
+    job.before, job.log = sweep.written_at(job), tmp_path / "log"
+    whole = (job.folder / "record.json").read_bytes()
+    job.log.write_text("$ launch\nerror: the launch is broken\n", encoding="utf-8")
+    sweep.settle(job, 1, 3.0, None)
+    assert (job.state, job.seconds) == ("crashed", 3.0)
+    assert job.reason == "the launch left no record: error: the launch is broken"
+    assert (job.folder / "record.json").read_bytes() == whole
+    job.before = None
+    sweep.settle(job, 0, 3.0, None)
+    assert job.state == status
+
+
+def test_a_run_of_another_sweep_is_left_alone(tmp_path):
+    (job,) = sweep.jobs_of(planned(), tmp_path)
+    written(job, "crashed", finished_at=None)
+    whole = (job.folder / "record.json").read_bytes()
+    taken = folders.lock(job.folder)
+    try:
+        jobs.run_all([job], sweep.Machine(config=sweep.CONFIGS / "cpu.yaml"))
+        assert (job.state, job.log.exists()) == ("crashed", False)
+        assert job.reason == f"{job.folder} is being written by another run, which goes on"
+        job.reason = None
+        sweep.settle(job, 2, 1.0, None)
+        assert "another run" in job.reason
+    finally:
+        folders.unlock(job.folder, taken)
+    assert (job.folder / "record.json").read_bytes() == whole
+    assert not folders.is_taken(job.folder)
+
+
 def test_gpus_are_counted_and_shared_out(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,GPU-1a")
     one = sweep.Machine.of(None, None, None)
@@ -95,6 +131,9 @@ def test_gpus_are_counted_and_shared_out(monkeypatch):
     two = sweep.Machine.of("ddp", None, 2)
     assert (two.jobs, two.per_run, two.options) == (1, 2, ("--num_processes", "2"))
     assert two.environment(("3", "5"))["CUDA_VISIBLE_DEVICES"] == "3,5"
+    # What is only to be printed, or runs elsewhere, needs no GPU here.
+    elsewhere = sweep.Machine.of("ddp", None, 16, dry=True)
+    assert elsewhere.words(Path("run.py"), [])[-3:] == ["--num_processes", "16", "run.py"]
     with pytest.raises(SetupError, match="asks for 8 GPUs for each run, and there are 3 here"):
         sweep.Machine.of("ddp", None, None)
     with pytest.raises(SetupError, match="--jobs 4: 3 GPUs are enough for 3 runs of 1 at once"):
@@ -188,6 +227,25 @@ def test_slurm_gets_the_same_words_through_its_list(tmp_path, monkeypatch):
     assert done.stdout.splitlines() == sweep.arguments(job)
 
 
+def test_what_slurm_gets_holds_in_any_folder_and_is_not_given_twice_in_silence(tmp_path, monkeypatch, capsys):
+    stand_in = tmp_path / "sbatch"
+    stand_in.write_text('#!/bin/sh\necho "Submitted $CONFIG $*"\n', encoding="utf-8")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("{}", encoding="utf-8")
+    (job,) = sweep.jobs_of(planned(), Path("runs"))
+    said = sweep.submit([job], sweep.find_config("mine.yaml"), Path("runs"), None)
+    assert said.startswith(f"Submitted {tmp_path / 'mine.yaml'} ")
+    listing = Path(shlex.split(said)[-1])
+    assert listing.is_absolute()
+    words = shlex.split(listing.read_text(encoding="utf-8"))
+    assert words[words.index("--out") + 1] == str(tmp_path / job.folder)
+    assert "submitted before" not in capsys.readouterr().err
+    sweep.submit([job], sweep.CONFIGS / "gpu1.yaml", Path("runs"), None)
+    assert "1 of these runs were submitted before" in capsys.readouterr().err.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -196,7 +254,9 @@ def test_slurm_gets_the_same_words_through_its_list(tmp_path, monkeypatch):
         ([RECIPE, "--set", "training.stepz=1"], "unknown key"),
         ([RECIPE, "--mini"], "--mini is for studies"),
         ([RECIPE, "--seeds", "none"], "neither a number of seeds nor a list"),
-        ([RECIPE, "--seeds", "3,3"], "a seed stands twice"),
+        ([RECIPE, "--seeds", "3,03"], "a seed stands twice"),
+        ([RECIPE, "--set", "training.steps=4,"], "a value between the commas is missing"),
+        ([RECIPE, "--slurm", "--gpus-per-run", "2"], "--gpus-per-run: what a task of an array gets"),
         ([RECIPE, "--jobs", "0"], "not a whole number from 1 on"),
     ],
 )
@@ -240,6 +300,17 @@ def test_the_table_names_metric_and_split(tmp_path):
     assert both.header == "score"
     assert [str(cell) for cell in both.cells] == ["accuracy, test 0.5000", "squad_f1, test 0.2500"]
     assert jobs.describe(other).endswith("0.2500 squad_f1, test")
+
+
+def test_a_long_reason_leaves_room_for_the_rest_of_the_table(tmp_path):
+    (job,) = sweep.jobs_of(planned(), tmp_path)
+    written(job, scores=scores("test", 0.8125))
+    sweep.leave_out_finished([job], retry=False, metric=None)
+    job.reason = "out of memory, and much more about it " * 5
+    page = Console(width=80, file=io.StringIO())
+    page.print(jobs.table([job]))
+    assert "0.8125" in page.file.getvalue()
+    assert "accuracy, test" in page.file.getvalue()
 
 
 STUDY = """
@@ -304,7 +375,8 @@ def test_a_killed_run_is_filed_and_a_stop_leaves_a_checkpoint_and_no_process(tmp
             sweeping.kill()
     left = {found.seed: found for found in map(record.read, record.find([tmp_path]))}
     assert {seed: found.status for seed, found in left.items()} == {13: "crashed", 14: "interrupted", 15: "interrupted"}
-    assert "there is no record of the run's end" in left[13].reason
+    assert "there is no record of the run's end: its processes were ended from outside" in left[13].reason
+    assert left[13].failed_in is None
     assert len(list(tmp_path.glob("*/checkpoints/step-*"))) >= 2
     assert not [folder for folder in tmp_path.glob("tiny*") if process_of(folder)]
 
