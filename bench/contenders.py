@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import dropin, readings
+from bench import allocator, dropin, readings
 from bench import record as run_record
 from bench.errors import DataError
 from bench.readings import Located
@@ -80,9 +80,12 @@ def gather(paths: Sequence[Path], asked: Asked) -> Field:
     runs = []
     for path, record in found:
         try:
-            runs.append(Run(path=path, record=record, lines=lines_of(path, record, asked.stage, split, metric)))
+            with allocator.no_collection():
+                lines = lines_of(path, record, asked.stage, split, metric)
         except DataError as error:
             left_out.append(LeftOut(path=path, reason=str(error), is_unsound=isinstance(error, Unsound)))
+            continue
+        runs.append(Run(path=path, record=record, lines=lines))
     _require_two([(run.path, run.record) for run in runs], left_out)
     ids, others = _common_ids(runs)
     return Field(

@@ -206,7 +206,7 @@ def randomisation_test(
     observed = [abs(float(value(runs.totals[first]) - value(runs.totals[second]))) for first, second in pairs]
 
     def _reached(size: int, generator: np.random.Generator) -> np.ndarray:
-        signed = runs.sums(_signs(runs, size, generator))
+        signed = 2 * runs.sums(_unswapped(runs, size, generator)) - runs.totals
         found: np.ndarray = np.zeros(len(pairs), dtype=np.int64)
         for number, (first, second) in enumerate(pairs):
             half = (signed[:, first] - signed[:, second]) / 2
@@ -217,14 +217,12 @@ def randomisation_test(
     return (1 + np.sum(_of_blocks(runs, draws, seed, _reached), axis=0)) / (1 + draws)
 
 
-def _signs(runs: Stack, size: int, generator: np.random.Generator) -> np.ndarray:
-    """Sums of +1 and -1 over the examples of each row, [size, distinct]."""
+def _unswapped(runs: Stack, size: int, generator: np.random.Generator) -> np.ndarray:
+    """How many of the examples of each row are not swapped, [size, distinct]."""
     if runs.examples > len(runs.counts):
-        ups = generator.binomial(runs.counts, 0.5, size=(size, len(runs.counts)))
-        return (2 * ups - runs.counts).astype(runs.dtype)
+        return generator.binomial(runs.counts, 0.5, size=(size, len(runs.counts))).astype(runs.dtype)
     drawn = np.frombuffer(generator.bytes((size * runs.examples + 7) // 8), dtype=np.uint8)
-    bits = np.unpackbits(drawn, count=size * runs.examples).reshape(size, runs.examples)
-    return bits.astype(runs.dtype) * 2 - 1
+    return np.unpackbits(drawn, count=size * runs.examples).reshape(size, runs.examples).astype(runs.dtype)
 
 
 def jackknife_values(run: np.ndarray, value: Value) -> np.ndarray:

@@ -8,7 +8,7 @@ comparison starts with recomputing the score that the run's record states.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,7 @@ TOKENIZERS = {"bleu": "13a", "bleu_tokenize_none": "none"}
 MATCHES, NGRAMS = slice(2, 6), slice(6, 10)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Line:
+class Line(NamedTuple):
     """One example of a file of predictions. value: the metric's own value for it, if it has one."""
 
     prediction: Any
@@ -54,8 +53,8 @@ def tally(metric: str, lines: Sequence[Line], labels: Sequence[str], *, multi_la
     """The statistics that this metric adds up. Raises DataError for a metric that they don't give."""
     if metric in BY_LABEL or metric == "mcc":
         known = {name: number for number, name in enumerate(labels)}
-        predicted, reference = (_label_table([getattr(line, side) for line in lines], known, multi_label)
-                                for side in ("prediction", "reference"))  # fmt: skip
+        predicted = _label_table([line.prediction for line in lines], known, multi_label)
+        reference = _label_table([line.reference for line in lines], known, multi_label)
         if metric == "mcc":
             return Tally(rows=_mcc_rows(predicted, reference), value=mcc_value)
         rows = np.concatenate([predicted & reference, predicted, reference], axis=1)
