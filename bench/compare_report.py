@@ -15,8 +15,9 @@ TEXT = ("system", "seeds", "pair", "test", "interval", "covers", "verdict", "rec
 # Columns that are left out, and said in a note, where all pairs have the same.
 OFTEN_SAME = ("test", "interval", "covers")
 TIER_NOTE = (
-    "Tier 1: the best system and all that are not shown to differ from it, wherever they stand; the best of the others "
-    "begins the next tier in the same way. Two of one tier may be shown to differ, and two of different tiers not."
+    "Tier 1 holds the best score and all that the paired tests do not show to differ from it, so that one of them may "
+    "stand below one of tier 2; the best of the others begins the next tier in the same way. Two of one tier may be "
+    "shown to differ, and two of different tiers not."
 )
 # Below, a bootstrap interval of a skewed difference is too short: see scripts/benchmarks/coverage.py.
 FEW_EXAMPLES = 50

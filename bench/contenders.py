@@ -10,11 +10,10 @@ from typing import Any
 from bench import allocator, dropin, readings
 from bench import record as run_record
 from bench.errors import DataError
-from bench.readings import Located
+from bench.readings import Key, Located, key_of
 from bench.record import Record
 from bench.tallies import Line, tally
 
-Key = tuple[str, str]
 # A recomputed score may differ from the record's in the last bits, as sums are taken in another order.
 ROUNDING = 1e-9
 
@@ -147,11 +146,6 @@ def one_per_seed(found: Iterable[Located]) -> tuple[list[Located], list[LeftOut]
             repeated.append(LeftOut(path=kept[place][0], reason=reason))
         kept[place] = (path, record)
     return sorted(kept.values(), key=lambda pair: str(pair[0])), repeated
-
-
-def key_of(record: Record) -> Key:
-    """What runs of one system share: name, and the recipe's hash, of all that decides the result but the seed."""
-    return record.name, record.recipe.hash or ""
 
 
 def _require_two(found: Iterable[tuple[Path, Record]], left_out: list[LeftOut]) -> None:

@@ -96,11 +96,7 @@ def _reading(group: Group) -> str:
     """How to read the tiers and intervals of this very table."""
     lines = []
     if group.comparison:
-        lines.append(
-            "Tier 1 holds the best score and all that the paired tests do not show to differ from it, so that one of "
-            "them may stand below one of tier 2; the best of the others begins the next tier in the same way. Two of "
-            "one tier may be shown to differ, and two of different tiers not; see the paired tests."
-        )
+        lines.append(compare_report.TIER_NOTE)
         lines.append(
             "Overlapping intervals do not mean that two systems tie, since both were scored on the same examples."
         )
@@ -188,7 +184,9 @@ def tests(group: Group, shown: Shown) -> str:
     # The comparison's notes say what all pairs have in common.
     differ = [name for name in compare_report.OFTEN_SAME if len({getattr(pair, name) for pair in pairs}) > 1]
     lines = [_pair(pair, names, differ) for pair in pairs]
-    notes = [md.escape(shown(note), readings.LONG) for note in compare_report.notes(group.comparison)]
+    # The leaderboard has said what a tier is.
+    said = [note for note in compare_report.notes(group.comparison) if note != compare_report.TIER_NOTE]
+    notes = [md.escape(shown(note), readings.LONG) for note in said]
     table = md.folded("All pairs", _table(lines), len(lines))
     left_out = [f"Not tested: {md.code(shown(str(item.path)))}: {md.escape(shown(item.reason), readings.LONG)}"
                 for item in group.comparison.left_out]  # fmt: skip

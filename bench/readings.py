@@ -20,6 +20,7 @@ OTHERS = (
 )
 STAGES = {"before": "before training", "after": "after training"}
 Located = tuple[Path, Record]
+Key = tuple[str, str]
 # Characters of a reason or a note; what fails inside a library can be pages long.
 LONG = 2000
 
@@ -129,6 +130,11 @@ def identity(pair: tuple[Path, Record]) -> tuple[str, int, str, str, str]:
     """By what runs are put in order, wherever they were found first."""
     path, record = pair
     return record.name, record.seed or 0, record.recipe.hash or "", record.started_at, str(path)
+
+
+def key_of(record: Record) -> Key:
+    """What runs of one system share: name, and the recipe's hash, of all that decides the result but the seed."""
+    return record.name, record.recipe.hash or ""
 
 
 def by_key(records: Sequence[Located]) -> dict[str, dict[str, list[Located]]]:

@@ -13,9 +13,9 @@ from bench import compare, contenders, dropin, paired, readings, seeds
 from bench import markdown as md
 from bench import record as run_record
 from bench.compare import Comparison
-from bench.contenders import Asked, Field, Key, LeftOut
+from bench.contenders import Asked, Field, LeftOut
 from bench.errors import DataError
-from bench.readings import Located
+from bench.readings import Key, Located
 from bench.record import Record
 from bench.tallies import tally
 
@@ -120,7 +120,7 @@ def _group(data_set: str, key: str, runs: list[Located], differs: str, asked: st
     metric = comparison.metric if comparison else readings.ranking_metric(names & {asked} if asked else names)
     higher = dropin.directions().get(metric or "", True)
     shown = _names({one: group[0][1] for one, group in systems.items()})
-    compared = {contenders.key_of(group[0].record): name for name, group in field.systems.items()} if field else {}
+    compared = {readings.key_of(group[0].record): name for name, group in field.systems.items()} if field else {}
     standings = []
     for one, group in systems.items():
         compared_as = compared.get(one)
@@ -150,8 +150,8 @@ def _systems(runs: Iterable[Located]) -> tuple[dict[Key, list[Located]], list[Le
     """Runs by system, in the order of their seeds; and older runs of a system and seed that was run again."""
     kept, repeated = contenders.one_per_seed(runs)
     systems: dict[Key, list[Located]] = {}
-    for pair in sorted(kept, key=lambda pair: (contenders.key_of(pair[1]), pair[1].seed or 0)):
-        systems.setdefault(contenders.key_of(pair[1]), []).append(pair)
+    for pair in sorted(kept, key=lambda pair: (readings.key_of(pair[1]), pair[1].seed or 0)):
+        systems.setdefault(readings.key_of(pair[1]), []).append(pair)
     return systems, repeated
 
 
@@ -167,7 +167,7 @@ def _borne_out(
         uncounted += [LeftOut(path=path, reason=why, is_unsound=True) for path, why in reasons.items() if why]
         denied, missing = {path for path, why in reasons.items() if why}, set[Path]()
     else:
-        tested = {contenders.key_of(group[0].record) for group in field.systems.values()}
+        tested = {readings.key_of(group[0].record) for group in field.systems.values()}
         missing = {path for key in tested & set(systems) for path, _ in systems[key]}
         missing -= {run.path for group in field.systems.values() for run in group}
         denied = {item.path for item in field.left_out if item.is_unsound}

@@ -96,7 +96,7 @@ def _runs_table(runs: list[Record], metric: str | None) -> str:
     shown = [main or "score", *(name for name in TABLE_METRICS if name in names and name != main)]
     ordered = sorted(runs, key=lambda record: _rank(record, split, main))
     titles, common = _titles(runs), _common_overrides(runs)
-    lines = [_line(record, split, shown, titles[_key(record)], common) for record in ordered]
+    lines = [_line(record, split, shown, titles[readings.key_of(record)], common) for record in ordered]
     alone = {name for name in (PREDICTED, "overrides") if {line[name] for line in lines} == {md.DASH}}
     alone |= {name for name in ("prompt", "machine") if len({line[name] for line in lines} - {md.DASH}) < 2}
     lines = [{name: cell for name, cell in line.items() if name not in alone} for line in lines]
@@ -112,14 +112,9 @@ def _runs_table(runs: list[Record], metric: str | None) -> str:
     )
 
 
-def _key(record: Record) -> tuple[str, str]:
-    """What runs of one system have in common; seeds differ."""
-    return record.name, record.recipe.hash or ""
-
-
 def _titles(runs: list[Record]) -> dict[tuple[str, str], str]:
-    """A heading for each system, by `_key`; with what tells it from others of its name."""
-    firsts = {_key(record): record for record in reversed(runs)}
+    """A heading for each system, by its key; with what tells it from others of its name."""
+    firsts = {readings.key_of(record): record for record in reversed(runs)}
     found = {}
     for name in {name for name, _ in firsts}:
         endings = readings.told_apart({key: record for key, record in firsts.items() if key[0] == name})
@@ -151,7 +146,7 @@ def _seeds_table(runs: list[Record], split: str | None, main: str | None, titles
     groups: dict[tuple[str, str], dict[int, Record]] = {}
     for record in runs:
         # Of several runs with one seed the last counts: they say the same.
-        groups.setdefault(_key(record), {})[record.seed or 0] = record
+        groups.setdefault(readings.key_of(record), {})[record.seed or 0] = record
     lines = []
     for key, seeds in groups.items():
         found = [readings.scalars(record, "after", split).get(main or "") for record in seeds.values()]
