@@ -92,7 +92,7 @@ def gather(paths: Sequence[Path], asked: Asked) -> Field:
         stage=asked.stage,
         split=split,
         metric=metric,
-        higher_is_better=dropin.directions().get(metric, True),
+        higher_is_better=dropin.higher_is_better(metric),
         ids=ids,
         others=others,
         left_out=sorted(left_out, key=lambda item: (str(item.path), item.reason)),
@@ -101,16 +101,20 @@ def gather(paths: Sequence[Path], asked: Asked) -> Field:
 
 
 def contradiction(path: Path, record: Record) -> str | None:
-    """How the predictions beside a record deny the score that ranks it; None where they don't, or there are none."""
-    if record.data is None:
-        return None
-    try:
-        split, metric = _chosen([(path, record)], Asked())
-        lines_of(path, record, "after", split, metric)
-    except Unsound as error:
-        return str(error)
-    except DataError:
-        return None
+    """How the predictions beside a record deny a score of it: of each stage and split the one that ranks runs.
+
+    None where they don't, or there are none.
+    """
+    for stage, splits in record.scores.items() if record.data else ():
+        for split in splits:
+            metric = readings.ranking_metric(readings.scalars(record, stage, split))
+            try:
+                if metric is not None:
+                    lines_of(path, record, stage, split, metric)
+            except Unsound as error:
+                return str(error)
+            except DataError:  # no predictions, or such as this metric can't be made of
+                continue
     return None
 
 

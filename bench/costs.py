@@ -199,7 +199,7 @@ def _is_shown(first: Tally, last: Tally) -> bool:
         return paired.mcnemar(*compare.discordant(last, first)) <= compare.ALPHA
     drawn = paired.bootstrap_values(paired.stack([first.rows, last.rows]), last.value, DRAWS, SEED)
     differences = drawn[:, 1] - drawn[:, 0]
-    if np.ptp(differences) == 0:
+    if np.ptp(differences) <= paired.TIE:
         # All examples agree: the sign test.
         return 2.0 ** (1 - len(last.rows)) <= compare.ALPHA
     left_out = [paired.jackknife_values(item.rows, item.value) for item in (last, first)]

@@ -5,6 +5,7 @@ This is the only place of the package that imports by a computed name.
 
 import ast
 import importlib
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -16,6 +17,8 @@ from bench.errors import RecipeError, did_you_mean
 KINDS = ("tasks", "methods", "metrics")
 # Keyword arguments of `transformers.BitsAndBytesConfig`: NF4 with double quantisation (Dettmers et al. 2023).
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+# What a foreign metric is called of which less is better.
+LOSSES, RATES = ("loss", "error", "mse", "mae", "perplexity"), {"wer", "cer", "ter"}
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -86,6 +89,12 @@ def directions() -> dict[str, bool]:
     """Metric value -> whether more of it is better, read from the metrics' files without importing them."""
     found = (literals("metrics", name).get("higher_is_better", {}) for name in names("metrics"))
     return {key: bool(up) for ways in found for key, up in ways.items()}
+
+
+def higher_is_better(value: str) -> bool:
+    """Whether more of a metric's value is better; of a foreign one that is not known, and taken so but for an error."""
+    words = re.split("[^a-z]+", value.lower())
+    return directions().get(value, not any(part in value for part in LOSSES) and not RATES.intersection(words))
 
 
 def _assigned_name(statement: ast.stmt) -> str | None:

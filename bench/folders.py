@@ -1,6 +1,5 @@
 """Whose a run's folder is: what tells that a run has written into it, and the lock that keeps a second one out."""
 
-import contextlib
 import fcntl
 from pathlib import Path
 from typing import IO
@@ -43,10 +42,12 @@ def unlock(folder: Path, taken: IO[bytes] | None) -> None:
 
 def is_taken(folder: Path) -> bool:
     """Whether another process is writing into it now."""
-    if not (folder / LOCK).exists():
-        return False
     try:
-        with contextlib.closing(lock(folder)):
-            return False
-    except SetupError:
+        with (folder / LOCK).open("rb") as stream:
+            # Shared, so that those who look don't keep one another out.
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    except OSError:  # no such file, or a file system without locks
+        return False
+    return False

@@ -159,7 +159,7 @@ def _compared(verdicts: Sequence[Verdict], baselines: dict[Path, Baseline]) -> s
     if number == 0:
         return "no losses are compared: none of these recipes trains by gradient"
     others = "" if number == len(baselines) else f" of {number} of {len(baselines)} recipes, which train by gradient,"
-    return f"losses{others} are compared digit by digit"
+    return f"losses{others} are compared step by step"
 
 
 def refuse_edited(baseline: Baseline, path: Path, resolved: Resolved) -> None:

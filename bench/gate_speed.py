@@ -79,7 +79,7 @@ def _time_once(path: Path, tree: Path, timing: Timing, folder: Path) -> dict[str
     recipe_path = _in(tree, path)
     arguments = [str(recipe_path), "--out", str(folder.resolve()), *timing.overrides]
     port = jobs.free_port() if timing.machine.processes > 1 else None
-    log = folder.with_suffix(".txt")
+    log = folder.parent / f"{folder.name}.txt"
     with log.open("wb") as stream:
         # A session of its own, so that nothing of a run is left where the gate is stopped.
         process = subprocess.Popen(

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bench import console, folders, sweep
+from bench import console, folders, record, sweep
 from bench.errors import RecipeError
 from bench.study import Plan, Planned
 from bench.sweep import Job, Machine
@@ -91,9 +91,14 @@ def _tune(plan: Plan, order: Order) -> list[list[Planned]] | None:
     assert plan.metric is not None
     sweep.higher_is_better(plan.metric)
     jobs = [job for _, tried in trials for job in tried.values()]
+    if not order.dry_run:
+        record.mark_trials(order.out / sweep.TRIALS)
     _do(jobs, order, plan.metric, "trials of settings, on validation data")
     if any(job.state == "waiting" for job in jobs):
         console.say("give the same command again when these are finished: then settings are chosen, and the rest runs")
+        return None
+    if any(job.elsewhere for job in jobs):
+        console.complain("another sweep is at some of the trials: give the same command again when they are finished")
         return None
     choices = {id(system): sweep.choose(system, tried, plan.metric) for system, tried in trials}
     console.say(f"chosen settings: {sweep.write_choices(list(choices.values()), order.out, plan.metric)}")
@@ -131,7 +136,7 @@ def run_all(jobs: list[Job], machine: Machine, metric: str | None = None) -> Non
                     free += one.gpus
                     _end(one, metric)
                 show(jobs)
-        except KeyboardInterrupt:
+        except BaseException:
             _stop(running, metric)
             raise
 
@@ -157,7 +162,7 @@ def _is_elsewhere(job: Job) -> bool:
     """Whether another process is at this run; then it is left alone, with its record and its log."""
     if not folders.is_taken(job.folder):
         return False
-    job.state, job.reason = "crashed", sweep.TAKEN.format(job.folder)
+    sweep.leave_elsewhere(job)
     console.say(describe(job))
     return True
 
@@ -193,7 +198,10 @@ def free_port() -> int:
 def _end(one: Running, metric: str | None) -> None:
     job = one.job
     _kill(one)  # what a launcher left behind would keep its device, and the folder
-    sweep.settle(job, one.process.returncode, time.monotonic() - one.started_s, metric)
+    try:
+        sweep.settle(job, one.process.returncode, time.monotonic() - one.started_s, metric)
+    except OSError as error:
+        job.state, job.reason = "crashed", f"{error.filename or job.folder}: {error.strerror or error}"
     if not console.is_live():
         console.say(describe(job))
 

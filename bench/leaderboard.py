@@ -240,7 +240,7 @@ def _misfit(record: Record) -> str:
 
 
 def uncounted(group: Group, shown: Shown) -> str:
-    """Runs that do not count, since the same system and seed was run again."""
+    """Runs that do not count: run again later, denied by their predictions, or without any beside runs with some."""
     lines = [
         f"Not counted: {md.code(shown(str(item.path)))}: {md.escape(shown(item.reason))}." for item in group.uncounted
     ]

@@ -83,7 +83,7 @@ class MetricSet:
         for metric in self.own:
             if value in metric.higher_is_better:
                 return bool(metric.higher_is_better[value])
-        return not any(word in value for word in ("loss", "error", "mse", "mae", "perplexity"))
+        return dropin.higher_is_better(value)
 
     def values(self, predictions: Predictions) -> dict[str, float]:
         """Scalar values only, without intervals: for validation during training and for baselines."""

@@ -247,7 +247,7 @@ def bca_interval(
     observed). Source: Efron 1987, "Better bootstrap confidence intervals", Journal of the American Statistical
     Association 82, equations 2.3 and 6.6; ties of drawn values with the observed one count half.
     """
-    if np.ptp(drawn) == 0:
+    if np.ptp(drawn) <= TIE:
         return observed, observed
     normal = NormalDist()
     below = (np.mean(drawn < observed - TIE) + np.mean(drawn <= observed + TIE)) / 2

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench import dropin
 from bench import markdown as md
 from bench.hardware import GIB
 from bench.record import Record, Score
@@ -43,12 +44,11 @@ def metric_order(name: str) -> tuple[bool, int, str]:
 
 
 def bounds(metric: str) -> tuple[float, float]:
-    """The least and the largest value that a metric can take, as far as that is known."""
+    """The least and the largest value that a metric can take; all of the harness's own but three kinds are shares."""
     from bench.tallies import TOKENIZERS  # NumPy, which a page of one run does without
 
     known = {"mcc": (-1.0, 1.0), "loss": (0.0, math.inf), **dict.fromkeys(TOKENIZERS, (0.0, 100.0))}
-    shares = dict.fromkeys((*MAIN_METRICS, *OTHERS), (0.0, 1.0))
-    return (shares | known).get(metric, (-math.inf, math.inf))
+    return known.get(metric, (0.0, 1.0) if metric in dropin.directions() else (-math.inf, math.inf))
 
 
 def scalars(record: Record, stage: str, split: str | None) -> dict[str, Score]:

@@ -13,8 +13,8 @@ from bench.errors import DataError, Status
 
 SCHEMA = 1
 FILE = "record.json"
-# Of a sweep, the folder of runs by which settings are chosen.
-TRIALS = "trials"
+# In a sweep's folder of runs by which settings are chosen.
+TRIALS_MARK = ".trials"
 BALLAST = ".ballast"
 # Kept free while a run writes, so that the record of a run that filled the disk still finds room.
 BALLAST_BYTES = 256 * 1024
@@ -369,11 +369,18 @@ def find(paths: list[Path]) -> list[Path]:
     return sorted({one for path in paths for one in ([path] if path.is_file() else _below(path))})
 
 
+def mark_trials(folder: Path) -> None:
+    """Says of a folder that its runs are trials of settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TRIALS_MARK).touch()
+
+
 def _below(folder: Path) -> Iterator[Path]:
     seen: set[str] = set()
     for name, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(name)
-        folders[:] = [] if real in seen else sorted(one for one in folders if one != TRIALS)
+        kept = (one for one in folders if not Path(name, one, TRIALS_MARK).exists())
+        folders[:] = [] if real in seen else sorted(kept)
         if real not in seen and FILE in files:
             yield Path(name, FILE)
         seen.add(real)

@@ -1,6 +1,7 @@
 """The commands over runs that are there or to come: sweep, report, compare, gate and push, with their options."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def add(commands: Any, add_one: Add) -> None:
 
 def _add_sweep(commands: Any, add_one: Add) -> None:
     sweep = add_one(commands, "sweep", sweep_command, "run studies, or recipes over seeds and settings")
-    sweep.add_argument("paths", nargs="+", type=Path, metavar="STUDY|RECIPE|FOLDER")
+    sweep.add_argument("paths", nargs="+", metavar="STUDY|RECIPE|FOLDER")
     sweep.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of every run, as for a run")
     sweep.add_argument("--seeds", type=_seeds, metavar="N|A,B,...", help="how many, from the recipe's on, or which")
     sweep.add_argument("--set", action="append", default=[], metavar="key=v1,v2", help="values: all combinations")
@@ -126,8 +127,8 @@ def sweep_command(options: argparse.Namespace) -> int:
     from bench import jobs, overrides, study, sweep
 
     # argparse gives all words before an option to the paths.
-    words = [str(path) for path in options.paths if "=" in str(path) and not path.exists()]
-    paths = [path for path in options.paths if str(path) not in words]
+    words = [word for word in options.paths if "=" in word and not os.path.exists(word)]
+    paths = [Path(word) for word in options.paths if word not in words]
     given = (*words, *options.overrides)
     plans = [
         study.plan(paths, study.Asked(seeds=options.seeds, sets=(*given, *sets), mini=options.mini))

@@ -24,6 +24,8 @@ import numpy as np
 
 # Degrees of freedom from which Student's distribution is the normal, to all digits that are shown.
 LARGE = 10_000
+# Sums of equal fractions differ in their last bits.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,8 @@ def over_examples(first: System, second: System) -> Estimate:
     pulls = first.influences().mean(1) - second.influences().mean(1)
     examples = len(pulls)
     variance = float((pulls**2).sum()) / (examples * max(examples - 1, 1))
+    if variance <= (ROUNDING * max(1.0, float(np.abs(first.scores).max()), float(np.abs(second.scores).max()))) ** 2:
+        variance = 0.0  # what rounding leaves where no example differs from another
     return Estimate(
         difference=float(first.scores.mean() - second.scores.mean()),
         spreads=(Spread(standard_error=math.sqrt(variance), freedom=max(examples - 1, 1)),),

@@ -118,7 +118,7 @@ def _group(data_set: str, key: str, runs: list[Located], differs: str, asked: st
     split = comparison.split if comparison else next((name for one in valid for name in readings.splits(one)), None)
     names = {name for one in valid for stage in readings.STAGES for name in readings.scalars(one, stage, split)}
     metric = comparison.metric if comparison else readings.ranking_metric(names & {asked} if asked else names)
-    higher = dropin.directions().get(metric or "", True)
+    higher = metric is None or dropin.higher_is_better(metric)
     shown = _names({one: group[0][1] for one, group in systems.items()})
     compared = {readings.key_of(group[0].record): name for name, group in field.systems.items()} if field else {}
     standings = []
@@ -213,8 +213,11 @@ def _score(
     return {"score": score, "low": interval[0], "high": interval[1], "deviation": float(np.std(values, ddof=1))}
 
 
-def _seed_interval(field: Field, name: str) -> tuple[float, float]:
-    """Of the mean over several seeds: its difference from 0, which has no spread, over other seeds and examples."""
+def _seed_interval(field: Field, name: str) -> tuple[float | None, float | None]:
+    """Of the mean over several seeds: its difference from 0, which has no spread, over other seeds and examples.
+
+    None where nothing varies.
+    """
     tallies = []
     for run in field.systems[name]:
         labels = run.record.data.labels if run.record.data else []
@@ -225,7 +228,7 @@ def _seed_interval(field: Field, name: str) -> tuple[float, float]:
     zero = seeds.System(scores=np.zeros(2), jackknife=np.zeros((len(field.ids), 2)))
     low, high = seeds.over_seeds_and_examples(system, zero).interval()
     least, most = readings.bounds(field.metric)
-    return max(low, least), min(high, most)
+    return (max(low, least), min(high, most)) if low < high else (None, None)
 
 
 def _names(firsts: dict[Key, Record]) -> dict[Key, tuple[str, str]]:

@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ from bench.study import Plan, Planned, System
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, SLURM = ROOT / "accelerate_configs", ROOT / "scripts" / "slurm" / "study.sbatch"
 LOGS, TRIALS, CHOICES = "logs", "trials", "choices.json"
-TAKEN = "{} is being written by another run, which goes on"
+# A killed process holds its locks until the system has cleared it away.
+RELEASE_S = 10.0
 # How a run ended that would end so again.
 SETTLED = ("ok", "oom", "diverged", "invalid")
 State = Literal["waiting", "running", "ok", "oom", "diverged", "interrupted", "invalid", "crashed"]
@@ -38,7 +40,8 @@ State = Literal["waiting", "running", "ok", "oom", "diverged", "interrupted", "i
 class Job:
     """A run of a sweep. left_out: whether it was finished before the sweep began. scored: what value is, in words.
 
-    before: when the record was written that lay there at the launch, in ns; None for none.
+    before: when the record was written that lay there at the launch, in ns; None for none. elsewhere: whether another
+    process is at this run.
     """
 
     planned: Planned
@@ -51,6 +54,7 @@ class Job:
     value: float | None = None
     scored: str = ""
     before: int | None = None
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,11 +203,12 @@ def score_of(found: Record, metric: str, split: str | None = None) -> float | No
 def settle(job: Job, returncode: int, seconds: float, metric: str | None) -> None:
     """How a run that has ended did end; one that could not say so itself is filed here.
 
-    A record that lay there before, and one that another process is writing, say nothing of this launch, and stay.
+    A finished record that lay there before, and one that another process is writing, say nothing of this launch, and
+    stay.
     """
     job.seconds = seconds
-    if folders.is_taken(job.folder):
-        job.state, job.reason = "crashed", TAKEN.format(job.folder)
+    if _stays_taken(job.folder):
+        leave_elsewhere(job)
         return
     found = read(job)
     if found is None or found.finished_at is None:
@@ -213,6 +218,22 @@ def settle(job: Job, returncode: int, seconds: float, metric: str | None) -> Non
         return
     take_result(job, found, metric)
     job.seconds = seconds
+
+
+def _stays_taken(folder: Path) -> bool:
+    """Whether another process has the folder; one that was killed just now takes a moment to let go of it."""
+    end = time.monotonic() + RELEASE_S
+    while folders.is_taken(folder):
+        if time.monotonic() > end:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def leave_elsewhere(job: Job) -> None:
+    """Another process is at this run; its record and its log are left alone."""
+    job.state, job.elsewhere = "crashed", True
+    job.reason = f"{job.folder} is being written by another run, which goes on"
 
 
 def written_at(job: Job) -> int | None:
@@ -270,7 +291,8 @@ def last_line(log: Path) -> str:
             lines = stream.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    # The first line of a log is the command, which the run did not say.
+    return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("$ ")), "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ TRAINING_PHASES = ("train", "warm_up", "train_steps")
 TABLE_NOTES = (
     "An interval tells how far a score would move with other test examples; it does not cover other seeds.",
     "Scores are fractions. Of a failed run none is shown.",
+    "Scores are the records'; predictions are not looked at here.",
     "Tokens are counted without padding, all processes together.",
     "GPU memory is what PyTorch allocated, RAM what was resident, of the process with the highest peak.",
 )
@@ -178,7 +179,7 @@ def _caption(valid: list[Record], split: str | None, main: str | None, metric: s
 
 
 def _higher_is_better(metric: str | None) -> bool:
-    return dropin.directions().get(metric or "", True)
+    return metric is None or dropin.higher_is_better(metric)
 
 
 def _rank(record: Record, split: str | None, main: str | None) -> tuple[bool, float, str, int]:

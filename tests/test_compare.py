@@ -1,6 +1,7 @@
 """`python -m bench compare`: what it says of runs as they lie on disk, and what it refuses."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from bench import compare, compare_report, dropin, record, score, tallies
+from bench import compare, compare_report, dropin, readings, record, score, tallies
 from bench.__main__ import main
 from bench.contenders import Asked
 from bench.errors import DataError
@@ -499,6 +500,12 @@ def test_loss_that_is_no_number(two, tmp_path):
 
 def test_directions_are_known():
     known = dropin.directions()
+    for metric in known:
+        least, most = readings.bounds(metric)
+        assert math.isfinite(least), metric
+        assert math.isfinite(most) or metric == "loss", metric
+    foreign = {"evaluate:mse": False, "evaluate:wer": False, "evaluate:wer/answer": False, "evaluate:answers": True}
+    assert {name: dropin.higher_is_better(name) for name in foreign} == foreign
     assert known["loss"] is False
     assert {"accuracy", "bleu", "mcc", "rougeLsum", "squad_v2_f1", "f1_macro"} <= {
         key for key, up in known.items() if up

@@ -56,7 +56,7 @@ def made_run(folder, **changes):
     (model / "bench.json").write_text(json.dumps({**about, "pooling": None, "head": {"kind": "own"}}))
     (folder / "train_log.jsonl").write_text('{"step": 1, "loss": 0.7}\n')
     (folder / "figures" / "learning_curves.png").write_bytes(b"\x89PNG\r\n")
-    (folder / "predictions" / "before-test.jsonl").write_text('{"id": "1", "text": "a fine film"}\n')
+    (folder / "predictions" / "before-other.jsonl").write_text('{"id": "1", "text": "a fine film"}\n')
     return folder
 
 
@@ -349,7 +349,7 @@ def test_many_runs_with_predictions_and_a_failed_one(tmp_path, capsys):
     assert main(["push", str(tmp_path / "runs"), *words]) == 0
     files = files_below(place / "datasets" / "me" / "r")
     assert {name for name in files if name.endswith("scores.jsonl")} == {"good/scores.jsonl"}
-    assert json.loads(files["b-d/predictions/before-test.jsonl"])["text"] == "a fine film"
+    assert json.loads(files["b-d/predictions/before-other.jsonl"])["text"] == "a fine film"
     assert json.loads(files["good/record.json"])["prompts"]["example"].startswith("Say it.")
     assert "| [b-d](b-d/report.md) | oom | sst2 |" in files["README.md"].decode()
 

@@ -220,6 +220,8 @@ def test_find_follows_links_once_and_leaves_a_sweep_s_trials_out(example, tmp_pa
     for name in ("runs/a", "runs/trials/x", "elsewhere/b"):
         (tmp_path / name).mkdir(parents=True)
         record.write(example, tmp_path / name)
+    assert len(record.find([tmp_path / "runs"])) == 2  # a folder of that name is nothing special
+    record.mark_trials(tmp_path / "runs" / "trials")
     (tmp_path / "runs" / "b").symlink_to(tmp_path / "elsewhere" / "b")
     (tmp_path / "runs" / "a" / "loop").symlink_to(tmp_path / "runs")
     found = record.find([tmp_path / "runs"])

@@ -106,7 +106,7 @@ def test_an_old_record_is_not_the_result_of_a_launch_that_left_none(tmp_path, st
     assert job.state == status
 
 
-def test_a_run_of_another_sweep_is_left_alone(tmp_path):
+def test_a_run_of_another_sweep_is_left_alone(tmp_path, monkeypatch):
     (job,) = sweep.jobs_of(planned(), tmp_path)
     written(job, "crashed", finished_at=None)
     whole = (job.folder / "record.json").read_bytes()
@@ -115,13 +115,71 @@ def test_a_run_of_another_sweep_is_left_alone(tmp_path):
         jobs.run_all([job], sweep.Machine(config=sweep.CONFIGS / "cpu.yaml"))
         assert (job.state, job.log.exists()) == ("crashed", False)
         assert job.reason == f"{job.folder} is being written by another run, which goes on"
-        job.reason = None
+        job.reason, job.elsewhere = None, False
+        monkeypatch.setattr(sweep, "RELEASE_S", 0.1)
         sweep.settle(job, 2, 1.0, None)
+        assert job.elsewhere
         assert "another run" in job.reason
     finally:
         folders.unlock(job.folder, taken)
     assert (job.folder / "record.json").read_bytes() == whole
     assert not folders.is_taken(job.folder)
+
+
+@pytest.mark.parametrize("what", ["killed", "no room"])
+def test_a_job_that_can_t_be_filed_or_is_killed_ends_nothing_else(tmp_path, what):
+    """Real processes: one that has the folder's lock and is killed, or whose record can't be written."""
+    (job,) = sweep.jobs_of(planned(), tmp_path)
+    script = "import pathlib, sys, time\nfrom bench import folders\n"
+    script += "taken = folders.lock(pathlib.Path(sys.argv[1]))\nprint('has it', flush=True)\ntime.sleep(600)\n"
+    job.folder.mkdir()
+    words = ["sh", "-c", '"$@" & wait', "launcher", sys.executable, "-c", script, str(job.folder)]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout.readline() == b"has it\n"
+    process.kill()  # the launcher alone; what it started has the lock still
+    process.wait()
+    if what == "no room":
+        os.killpg(process.pid, signal.SIGKILL)
+        (job.folder / ".lock").unlink()
+        job.folder.rmdir()
+        job.folder.write_text("a file in its place", encoding="utf-8")
+    jobs._end(jobs.Running(job, process, ()), None)
+    assert (job.state, job.elsewhere) == ("crashed", False)
+    if what == "killed":
+        assert "its launcher was ended by signal 9" in job.reason
+        assert record.read(job.folder).status == "crashed"
+    process.stdout.close()
+
+
+def test_words_of_a_sweep_stay_as_they_are_typed(tmp_path):
+    long = "dataset.prompt=" + "x" * 300
+    done = bench("sweep", RECIPE, "dataset.url=https://a.b//c/", long, "--out", tmp_path)
+    assert done.returncode == 2
+    assert "File name too long" not in done.stderr
+    assert "dataset.url" in done.stderr or "dataset.prompt" in done.stderr
+
+
+def test_the_command_in_a_log_is_not_what_a_run_said(tmp_path):
+    (tmp_path / "log").write_text("$ python -m accelerate.commands.launch\n", encoding="utf-8")
+    assert sweep.last_line(tmp_path / "log") == ""
+
+
+def test_settings_are_not_chosen_while_another_sweep_tries_some(write, tmp_path, capsys):
+    write(
+        "own/study.yaml",
+        STUDY.replace("  - recipe: broken\n", "").replace(", lora: {training.learning_rate: [1e-3, 1e-4]}", ""),
+    )
+    (plan,) = [study.plan([tmp_path / "own"], study.Asked())]
+    out = tmp_path / "runs"
+    trials = [job for _, tried in sweep.trials_of(plan, out) for job in tried.values()]
+    written(trials[0], scores=scores("validation", 0.4))
+    trials[1].folder.mkdir(parents=True)
+    taken = folders.lock(trials[1].folder)
+    order = jobs.Order(out=out, machine=sweep.Machine(config=sweep.CONFIGS / "cpu.yaml"))
+    assert jobs.conduct([plan], order) == 1
+    folders.unlock(trials[1].folder, taken)
+    assert "another sweep is at some of the trials" in capsys.readouterr().err.replace("\n", " ")
+    assert not (out / "choices.json").exists()
 
 
 def test_gpus_are_counted_and_shared_out(monkeypatch):
