@@ -201,6 +201,8 @@ def plan_command(options: argparse.Namespace) -> int:
         else:
             record.write_text(options.output, text)
         return 0
+    if options.output is not None:
+        raise BenchError("-o is where the --table goes; the plan of one recipe is printed")
     if options.recipe is None:
         raise BenchError("name a recipe, or ask for the --table of those that are shipped")
     asked = plan_report.Asked(

@@ -25,7 +25,9 @@ _TOKENS = {
 }
 _PATTERNS = {what: re.compile(pattern) for what, pattern in _TOKENS.items()}
 # TOKENIZERS_PARALLELISM holds no token, and SSH_KEY_PATH no key.
-_SECRET_NAME = re.compile(r"(?:^|_)(?:TOKEN|KEY|APIKEY|SECRET|PASSWORD|PASSWD|CREDENTIAL)S?(?:_|$)", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:TOKEN|KEY|APIKEY|PASS|CREDENTIAL)S?(?:_|$)|_PWD$|SECRET|PASSWORD|PASSWD|PASSPHRASE", re.IGNORECASE
+)
 _PLACE_NAME = re.compile(r"_(?:PATH|FILE|DIR|HOME|NAME|URL)$", re.IGNORECASE)
 # A shorter value is a word that stands anywhere.
 _SHORTEST_SECRET = 8

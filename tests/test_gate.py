@@ -310,7 +310,7 @@ def test_a_clean_change_passes(tree):
     assert done.returncode == 0, done.stderr + done.stdout
     assert "**All 2 checks passed**" in done.stdout
     assert "losses agree to 0.0001" in done.stdout
-    assert "- losses are compared digit by digit\n" in done.stdout
+    assert "- losses are compared step by step\n" in done.stdout
     assert done.stdout.endswith((tree / "comment.md").read_text(encoding="utf-8"))
 
 

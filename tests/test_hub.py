@@ -341,6 +341,16 @@ def test_a_dry_run_overwrites_nothing(pushed, capsys):
     assert "is not an empty folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "is_secret"),
+    [("PGPASSWORD", True), ("MYSQL_PWD", True), ("DB_PASS", True), ("MYSECRET_OF_A", True), ("HF_TOKEN", True),
+     ("PWD", False), ("OLDPWD", False), ("SSH_KEY_PATH", False), ("TOKENIZERS_PARALLELISM", False)],
+)  # fmt: skip
+def test_variables_that_are_named_like_secrets(monkeypatch, name, is_secret):
+    monkeypatch.setenv(name, "correct horse battery")
+    assert (scrub.secret_in(b"said: correct horse battery!") is not None) == is_secret
+
+
 def test_many_runs_with_predictions_and_a_failed_one(tmp_path, capsys):
     made_run(tmp_path / "runs" / "good")
     made_run(tmp_path / "runs" / "b d", status="oom", reason="no room")

@@ -266,10 +266,12 @@ def limited(out, mib, width):
     """A run that gets so many MiB of addresses for its model and all that follows."""
     settings = [*WIDE, f"model.architecture.intermediate_size={width}", AUTO]
     command = [sys.executable, ROOT / "tests" / "limited_memory.py", RECIPE, *settings, "--out", out]
+    # Else each thread that allocates takes 64 MiB of addresses for itself, and which threads do, is chance.
+    one_arena = {"MALLOC_ARENA_MAX": "1"}
     return subprocess.run(
         [str(part) for part in command],
         cwd=ROOT,
-        env={**environment(), "LIMIT_MIB": str(mib)},
+        env={**environment(), **one_arena, "LIMIT_MIB": str(mib)},
         capture_output=True,
         text=True,
         timeout=300,
