@@ -171,7 +171,7 @@ def refuse_edited(baseline: Baseline, path: Path, resolved: Resolved) -> None:
         wrong = f"it names the recipe {baseline.recipe!r:.100}"
     elif dropin.directions().get(baseline.metric) != baseline.higher_is_better:
         wrong = f"of {baseline.metric!r:.100} it is not true that higher_is_better is {baseline.higher_is_better}"
-    elif _has_losses(resolved) != bool(baseline.losses):
+    elif resolved.by_gradients != bool(baseline.losses):
         wrong = "it has losses" if baseline.losses else "it has no losses, though the recipe trains by gradient"
     if wrong is not None:
         raise DataError(f"{path.stem}: its baseline was edited: {wrong}; make it anew: --write")
@@ -242,14 +242,8 @@ def discard(folder: Path, *, failed: bool) -> None:
 
 def overrides_of(path: Path, given: tuple[str, ...] = ()) -> tuple[str, ...]:
     """What a gate changes of a recipe, beside what is given: nothing is saved, and every loss is logged."""
-    own = ("save=false", *(("training.log_every=1",) if _has_losses(recipe.load(path, given)) else ()))
+    own = ("save=false", *(("training.log_every=1",) if recipe.load(path, given).by_gradients else ()))
     return overrides.merged(own, given)
-
-
-def _has_losses(resolved: Resolved) -> bool:
-    """Whether the recipe trains by gradient."""
-    plan = dropin.load("methods", resolved.recipe.method.name).load_plan(resolved.options)
-    return bool(plan.trains == "gradient")
 
 
 def _done(job: Job) -> Done:
@@ -271,7 +265,7 @@ def _metric(found: Done) -> str:
 
 def _baseline(path: Path, found: list[Done]) -> Baseline:
     resolved, metric = found[0].job.planned.resolved, _metric(found[0])
-    if _has_losses(resolved) and not found[0].losses:
+    if resolved.by_gradients and not found[0].losses:
         raise DataError(f"{path} trains by gradient, and its run logged no losses; see {found[0].job.log}")
     return Baseline(
         recipe=path.stem,
