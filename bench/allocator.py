@@ -4,7 +4,7 @@ import contextlib
 import ctypes
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 # glibc's mallopt(3), <malloc.h>: from which size blocks are mapped on their own, and how much free memory the heap
@@ -68,10 +68,14 @@ def prepare(speed: Any) -> None:
         os.environ[CUDA_SETTINGS[0]] = EXPANDABLE
 
 
-def in_force(speed: Any, device: str) -> dict[str, bool]:
+def in_force(recipe: Any, device: str, note: Callable[[str], None]) -> dict[str, bool]:
     """What is so from now on, by its key in `speed`; what CUDA's allocator does, it says itself. device: its kind."""
     if device == "cpu":
-        return {"keep_memory": keep_freed_memory()} if speed.keep_memory else {}
+        if recipe.speed.keep_memory and recipe.training.per_device_batch == "auto":
+            # What is freed lies in pieces between other things, by chance: a peak may double, and differs run by run.
+            note("speed.keep_memory is not used with training.per_device_batch: auto: what is kept takes memory too")
+            return {}
+        return {"keep_memory": keep_freed_memory()} if recipe.speed.keep_memory else {}
     import torch
 
     settings = torch.cuda.memory._snapshot()["allocator_settings"]

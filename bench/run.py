@@ -188,7 +188,7 @@ def execute(run: Run) -> None:
         run.state = launch.start(run.timeout_s)
         if (fallback := launcher.fallback(run.state.device.type)) is not None:
             run.record.note(fallback)
-        run.record.speed |= allocator.in_force(run.resolved.recipe.speed, run.state.device.type)
+        run.record.speed |= allocator.in_force(run.resolved.recipe, run.state.device.type, run.record.note)
         run.record.environment = launch.environment()
     material = run.material = load_data(run)
     run.before = shortage.Before.now()

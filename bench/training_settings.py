@@ -108,9 +108,9 @@ class Speed(Strict):
     padding_free: no pad is ever computed. answer_logits: logits only of the tokens that an answer's loss reads.
     token_cache: a classifier's tokens of a split are kept between runs, by content. precision: "launcher" is what
     accelerate was launched with; "measured" tries bf16 autocast at start, and takes it where steps are faster.
-    keep_memory: on a CPU, freed memory stays with the process. expandable_segments: on a GPU, torch's allocator grows
-    what it has instead of asking for pieces that then don't fit. drop_copies: where activations are recomputed,
-    autocast keeps no 16-bit copy of each trained weight until the forward pass is over.
+    keep_memory: on a CPU, freed memory stays with the process, unless per_device_batch is auto. expandable_segments: on
+    a GPU, torch's allocator grows what it has instead of asking for pieces that then don't fit. drop_copies: where
+    activations are recomputed, autocast keeps no 16-bit copy of each trained weight until the forward pass is over.
     """
 
     padding_free: bool = True

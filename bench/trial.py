@@ -61,7 +61,7 @@ def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """{"status": "ok", "taken", "room"}: bytes by limit; the first on top of what a process has before its model."""
     state = PartialState(cpu=request["device"] == "cpu")
     run = _run(request, folder, state)
-    allocator.in_force(run.resolved.recipe.speed, state.device.type)
+    allocator.in_force(run.resolved.recipe, state.device.type, run.record.note)
     material = _material(run, request, folder)
     for name in request["libraries"]:  # what the run has loaded already is no part of what its training takes
         with contextlib.suppress(ImportError):

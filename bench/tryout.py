@@ -103,7 +103,8 @@ def _short(run: Run, trial: Trial) -> Any:
         }
     )
     never = recipe.checkpoints.model_copy(update={"every_steps": None, "every_minutes": None})
-    speed = recipe.speed.model_copy(update={"precision": "launcher"})
+    # The run keeps no freed memory either (bench.allocator).
+    speed = recipe.speed.model_copy(update={"precision": "launcher", "keep_memory": False})
     changes = {"training": training, "checkpoints": never, "speed": speed, "trackers": (), "save": False}
     return recipe.model_copy(update=changes)
 
