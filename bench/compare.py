@@ -19,7 +19,7 @@ import numpy as np
 from bench import contenders, families, paired, readings, seeds
 from bench.contenders import Asked, Field, LeftOut
 from bench.errors import DataError
-from bench.tallies import Tally, tally
+from bench.tallies import Tally
 
 ALPHA = 0.05
 # Of each, so that the smallest p-value that randomisation can give passes Holm's correction.
@@ -36,7 +36,8 @@ INTERVALS = {RANDOMISATION: "bootstrap, BCa", MCNEMAR: "Agresti and Min", STUDEN
 class System:
     """One system: its score, the mean over its seeds, and their sample standard deviation, None for one seed.
 
-    letter: A for the best score, B for the next, and so on; pairs and verdicts name systems by it.
+    letter: A for the best score, B for the next, and so on; pairs and verdicts name systems by it. low, high: 95 % of
+    the score over other seeds and other examples; None for one seed, or where nothing varies.
     """
 
     letter: str
@@ -45,6 +46,8 @@ class System:
     seeds: list[int | None]
     scores: list[float]
     score: float
+    low: float | None
+    high: float | None
     seed_deviation: float | None
     tier: int
 
@@ -142,15 +145,9 @@ def of_field(runs: Field, margin: float | None = None) -> Comparison:
 
 def _entries(runs: Field) -> list[_Entry]:
     """Systems, the best first; of equal ones by name."""
-    several = contenders.multi_label(runs)
     entries, place = [], itertools.count()
     for name, group in runs.systems.items():
-        data = group[0].record.data
-        labels = data.labels if data else []
-        tallies = [
-            tally(runs.metric, [run.lines[identity] for identity in runs.ids], labels, multi_label=several)
-            for run in group
-        ]
+        tallies = [run.scored.on(runs.ids) for run in group]
         jackknife = np.stack([paired.jackknife_values(item.rows, item.value) for item in tallies], axis=1)
         scores = seeds.System(scores=np.array([item.score for item in tallies]), jackknife=jackknife)
         entries.append(
@@ -285,6 +282,7 @@ def _systems(runs: Field, entries: list[_Entry], pairs: list[Pair]) -> list[Syst
     systems = []
     for entry in entries:
         group, scores = runs.systems[entry.name], entry.scores.scores
+        low, high = _score_interval(entry, runs.metric)
         systems.append(
             System(
                 letter=entry.letter,
@@ -293,11 +291,23 @@ def _systems(runs: Field, entries: list[_Entry], pairs: list[Pair]) -> list[Syst
                 seeds=[run.record.seed for run in group],
                 scores=scores.tolist(),
                 score=float(scores.mean()),
+                low=low,
+                high=high,
                 seed_deviation=float(scores.std(ddof=1)) if len(scores) > 1 else None,
                 tier=tier[entry.letter],
             )
         )
     return systems
+
+
+def _score_interval(entry: _Entry, metric: str) -> tuple[float | None, float | None]:
+    """Of the mean over several seeds: its difference from 0, which has no spread, over other seeds and examples."""
+    if entry.place is not None:
+        return None, None
+    zero = seeds.System(scores=np.zeros(2), jackknife=np.zeros((len(entry.scores.jackknife), 2)))
+    low, high = seeds.over_seeds_and_examples(entry.scores, zero).interval()
+    least, most = readings.bounds(metric)
+    return (max(low, least), min(high, most)) if low < high else (None, None)
 
 
 def _seed_notes(entries: list[_Entry]) -> list[str]:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from bench import record as run_record
 from bench.errors import DataError
 from bench.readings import Key, Located, key_of
 from bench.record import Record
-from bench.tallies import Line, tally
+from bench.tallies import Line, Tally, tally
 
 # A recomputed score may differ from the record's in the last bits, as sums are taken in another order.
 ROUNDING = 1e-9
@@ -36,12 +36,32 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A file of predictions: its lines by example id, and what the metric adds up, in the order of the file."""
+
+    lines: dict[str, Line]
+    tally: Tally
+
+    def on(self, ids: Sequence[str]) -> Tally:
+        """What the metric adds up on these examples, in their order."""
+        if list(self.lines) == ids:
+            return self.tally
+        places = {identity: place for place, identity in enumerate(self.lines)}
+        return replace(self.tally, rows=self.tally.rows[[places[identity] for identity in ids]])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run, with its lines by example id."""
+    """One run, with its predictions."""
 
     path: Path
     record: Record
-    lines: dict[str, Line]
+    scored: Scored
+
+    @property
+    def lines(self) -> dict[str, Line]:
+        """Its lines by example id."""
+        return self.scored.lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +100,11 @@ def gather(paths: Sequence[Path], asked: Asked) -> Field:
     for path, record in found:
         try:
             with allocator.no_collection():
-                lines = lines_of(path, record, asked.stage, split, metric)
+                scored = scored_by(path, record, asked.stage, split, metric)
         except DataError as error:
             left_out.append(LeftOut(path=path, reason=str(error), is_unsound=isinstance(error, Unsound)))
             continue
-        runs.append(Run(path=path, record=record, lines=lines))
+        runs.append(Run(path=path, record=record, scored=scored))
     _require_two([(run.path, run.record) for run in runs], left_out)
     ids, others = _common_ids(runs)
     return Field(
@@ -110,7 +130,7 @@ def contradiction(path: Path, record: Record) -> str | None:
             metric = readings.ranking_metric(readings.scalars(record, stage, split))
             try:
                 if metric is not None:
-                    lines_of(path, record, stage, split, metric)
+                    scored_by(path, record, stage, split, metric)
             except Unsound as error:
                 return str(error)
             except DataError:  # no predictions, or such as this metric can't be made of
@@ -201,8 +221,8 @@ def _chosen(found: list[Located], asked: Asked) -> tuple[str, str]:
     return split, metric
 
 
-def lines_of(path: Path, record: Record, stage: str, split: str, metric: str) -> dict[str, Line]:
-    """A run's predictions by id. Raises Unsound, or DataError where there are none."""
+def scored_by(path: Path, record: Record, stage: str, split: str, metric: str) -> Scored:
+    """A run's predictions, checked against its record. Raises Unsound, or DataError where there are none."""
     file = path.parent / "predictions" / f"{stage}-{split}.jsonl"
     lines: dict[str, Line] = {}
     hashes: dict[str, str] = {}
@@ -216,9 +236,9 @@ def lines_of(path: Path, record: Record, stage: str, split: str, metric: str) ->
         lines[identity] = Line(prediction=row["prediction"], reference=row["reference"], value=value)
         if isinstance(row.get("prompt_hash"), str):
             hashes[identity] = row["prompt_hash"]
-    _check_lines(file, record, (stage, split, metric), lines)
+    found = _checked(file, record, (stage, split, metric), lines)
     _check_prompts(file, record, split, hashes, len(lines))
-    return lines
+    return Scored(lines=lines, tally=found)
 
 
 def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -255,8 +275,8 @@ def _value(file: Path, number: int, line: str) -> Any:
         raise Unsound(f"{file}:{number}: no JSON (half-written or edited?): {error}") from error
 
 
-def _check_lines(file: Path, record: Record, what: tuple[str, str, str], lines: dict[str, Line]) -> None:
-    """The predictions must give the very score that the record states."""
+def _checked(file: Path, record: Record, what: tuple[str, str, str], lines: dict[str, Line]) -> Tally:
+    """What the metric adds up; the predictions must give the very score that the record states."""
     stage, split, metric = what
     assert record.data is not None
     stated = record.scores[stage][split][metric]
@@ -267,12 +287,14 @@ def _check_lines(file: Path, record: Record, what: tuple[str, str, str], lines: 
         right = _RIGHT.get(metric)
         if right is not None and line.value != right(line.prediction, line.reference):
             raise Unsound(f"{file}: {identity!r} is not what its {metric} of {line.value} says; was the file edited?")
-    found = tally(metric, list(lines.values()), record.data.labels, multi_label=has_several_labels(record)).score
+    counted = tally(metric, list(lines.values()), record.data.labels, multi_label=has_several_labels(record))
+    found = counted.score
     # Written so that NaN is refused.
     if not (isinstance(stated.value, int | float) and abs(found - stated.value) <= ROUNDING * max(1, abs(found))):
         raise Unsound(
             f"{file}: gives {metric} {found!r}, and the record says {stated.value!r}; one of the two was changed"
         )
+    return counted
 
 
 def _check_prompts(file: Path, record: Record, split: str, hashes: dict[str, str], examples: int) -> None:
@@ -300,11 +322,6 @@ def has_several_labels(record: Record) -> bool:
     """Whether an example of the record's data set has several labels."""
     data = record.recipe.resolved.get("dataset")
     return isinstance(data, dict) and bool(data.get("multi_label"))
-
-
-def multi_label(runs: Field) -> bool:
-    """Whether examples have several labels."""
-    return any(has_several_labels(run.record) for group in runs.systems.values() for run in group)
 
 
 def _common_ids(runs: list[Run]) -> tuple[list[str], int]:

@@ -17,7 +17,7 @@ from bench.errors import DataError
 from bench.readings import Located
 from bench.record import Record
 from bench.tables import training_s
-from bench.tallies import TOKENIZERS, Tally, tally
+from bench.tallies import TOKENIZERS, Tally
 
 # What many have, in GiB of GPU memory.
 CARDS_GIB = (12, 16, 24)
@@ -184,12 +184,10 @@ def _gain(path: Path, record: Record, split: str, metric: str) -> tuple[float, b
     scored = [readings.scalars(record, stage, split).get(metric) for stage in readings.STAGES]
     if record.data is None or any(item is None or md.finite(item.value) is None for item in scored):
         raise DataError("there is no score before and after training")
-    before, after = (contenders.lines_of(path, record, stage, split, metric) for stage in readings.STAGES)
-    if set(before) != set(after):
+    before, after = (contenders.scored_by(path, record, stage, split, metric) for stage in readings.STAGES)
+    if set(before.lines) != set(after.lines):
         raise DataError(f"{path}: other examples were scored before training than after it")
-    several = contenders.has_several_labels(record)
-    first, last = (tally(metric, [lines[name] for name in sorted(before)], record.data.labels, multi_label=several)
-                   for lines in (before, after))  # fmt: skip
+    first, last = (scored.on(sorted(before.lines)) for scored in (before, after))
     return last.score - first.score, last.score > first.score and _is_shown(first, last)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import compare, contenders, dropin, paired, readings, seeds
+from bench import compare, contenders, dropin, readings
 from bench import markdown as md
 from bench import record as run_record
 from bench.compare import Comparison
@@ -17,7 +17,6 @@ from bench.contenders import Asked, Field, LeftOut
 from bench.errors import DataError
 from bench.readings import Key, Located
 from bench.record import Record
-from bench.tallies import tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +129,7 @@ def _group(data_set: str, key: str, runs: list[Located], differs: str, asked: st
             Standing(
                 name=name, short=short, runs=group, compared_as=compared_as, tier=place.tier if place else None,
                 letter=place.letter if place else None,
-                **_score(group, split, metric, field, compared_as),
+                **_score(group, split, metric, place),
             )
         )  # fmt: skip
     return Group(
@@ -198,9 +197,9 @@ def _has(record: Record, metric: str | None) -> bool:
 
 
 def _score(
-    group: list[Located], split: str | None, metric: str | None, field: Field | None, compared_as: str | None
+    group: list[Located], split: str | None, metric: str | None, compared: compare.System | None
 ) -> dict[str, float | None]:
-    """Mean over seeds, their sample standard deviation, and the interval."""
+    """Mean over seeds, their sample standard deviation, and the interval. compared: the system in the paired tests."""
     found = [readings.scalars(record, "after", split).get(metric or "") for _, record in group]
     values = [value for item in found if item and (value := md.finite(item.value)) is not None]
     if not values or len(values) < len(group):
@@ -209,26 +208,8 @@ def _score(
     if len(values) == 1:
         low, high = (md.finite(getattr(found[0], side)) for side in ("low", "high"))
         return {"score": score, "low": low, "high": high, "deviation": None}
-    interval = _seed_interval(field, compared_as) if field and compared_as else (None, None)
-    return {"score": score, "low": interval[0], "high": interval[1], "deviation": float(np.std(values, ddof=1))}
-
-
-def _seed_interval(field: Field, name: str) -> tuple[float | None, float | None]:
-    """Of the mean over several seeds: its difference from 0, which has no spread, over other seeds and examples.
-
-    None where nothing varies.
-    """
-    tallies = []
-    for run in field.systems[name]:
-        labels = run.record.data.labels if run.record.data else []
-        lines = [run.lines[identity] for identity in field.ids]
-        tallies.append(tally(field.metric, lines, labels, multi_label=contenders.multi_label(field)))
-    jackknife = np.stack([paired.jackknife_values(item.rows, item.value) for item in tallies], axis=1)
-    system = seeds.System(scores=np.array([item.score for item in tallies]), jackknife=jackknife)
-    zero = seeds.System(scores=np.zeros(2), jackknife=np.zeros((len(field.ids), 2)))
-    low, high = seeds.over_seeds_and_examples(system, zero).interval()
-    least, most = readings.bounds(field.metric)
-    return (max(low, least), min(high, most)) if low < high else (None, None)
+    low, high = (compared.low, compared.high) if compared else (None, None)
+    return {"score": score, "low": low, "high": high, "deviation": float(np.std(values, ddof=1))}
 
 
 def _names(firsts: dict[Key, Record]) -> dict[Key, tuple[str, str]]:
