@@ -315,6 +315,26 @@ def test_a_clean_change_passes(tree):
 
 
 @pytest.mark.slow
+def test_two_points_of_accuracy_that_runs_lose_are_caught(tree):
+    """Eight right answers of 400 are told wrong, so that nothing but the scores can show it."""
+    module = tree / "bench" / "score.py"
+    kept = module.read_text(encoding="utf-8")
+    damage = """    is_right = [answer.prediction == split.references[number] for number, answer in found]
+    for row in [row for row, right in enumerate(is_right) if right][: len(found) // 50]:
+        number, answer = found[row]
+        found[row] = number, type(answer)(prediction=1 - answer.prediction, scores=answer.scores)
+"""
+    end = "    return Scored(predictions=_assembled(found, split), "
+    plant(tree, "score.py", end, damage + end)
+    done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "--out", "damaged")
+    module.write_text(kept, encoding="utf-8")
+    assert done.returncode == 1, done.stderr + done.stdout
+    assert "**1 of 2 checks failed**" in done.stdout
+    assert "| **failed** | bert-full | quality | accuracy fell by 0.0200, " in done.stdout
+    assert "losses agree to 0.0001" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_wrong_gradient_and_a_slower_step_are_caught(tree):
     """Slower by far more than what the timings of a busy machine differ by; 30 % are left to the test above."""
     wrong = "    next(model.parameters()).register_hook(lambda gradient: -gradient)\n"
