@@ -1,25 +1,18 @@
 """The runs that are to be compared: read, checked against their records, put together by system. Loads no torch."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench import allocator, dropin, readings
+from bench import allocator, dropin, readings, soundness
 from bench import record as run_record
 from bench.errors import DataError
 from bench.readings import Key, Located, key_of
 from bench.record import Record
-from bench.tallies import Line, Tally, tally
-
-# A recomputed score may differ from the record's in the last bits, as sums are taken in another order.
-ROUNDING = 1e-9
-
-
-class Unsound(DataError):
-    """Predictions that are broken, or not those of which the record's score was made."""
+from bench.soundness import Unsound
+from bench.tallies import Line, Tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +91,9 @@ def gather(paths: Sequence[Path], asked: Asked) -> Field:
     split, metric = _chosen(found, asked)
     runs = []
     for path, record in found:
+        if metric not in readings.scalars(record, asked.stage, split):
+            left_out.append(LeftOut(path=path, reason=f"the run has no {metric}"))
+            continue
         try:
             with allocator.no_collection():
                 scored = scored_by(path, record, asked.stage, split, metric)
@@ -120,13 +116,13 @@ def gather(paths: Sequence[Path], asked: Asked) -> Field:
     )
 
 
-def contradiction(path: Path, record: Record) -> str | None:
-    """How the predictions beside a record deny a score of it: of each stage and split the one that ranks runs.
+def contradiction(path: Path, record: Record, known: tuple[str, str] | None = None) -> str | None:
+    """How the predictions beside a record deny its scores, of any stage and split.
 
-    None where they don't, or there are none.
+    None where they don't, or there are none. known: a stage and split that were looked at before.
     """
     for stage, splits in record.scores.items() if record.data else ():
-        for split in splits:
+        for split in (name for name in splits if (stage, name) != known):
             metric = readings.ranking_metric(readings.scalars(record, stage, split))
             try:
                 if metric is not None:
@@ -154,6 +150,8 @@ def _records(paths: Sequence[Path]) -> tuple[list[Located], list[LeftOut]]:
             left_out.append(LeftOut(path=path, reason=reason))
         elif record.comparability is None or record.data is None:
             left_out.append(LeftOut(path=path, reason="the record doesn't say which examples were scored"))
+        elif not any(record.scores.values()):
+            left_out.append(LeftOut(path=path, reason="the record has no scores"))
         else:
             found.append((path, record))
     return found, left_out
@@ -204,41 +202,48 @@ def _require_same_key(found: list[Located], *, common: bool) -> None:
 
 
 def _chosen(found: list[Located], asked: Asked) -> tuple[str, str]:
-    """Split and metric, as asked or by default. Raises DataError for one that not every run has."""
+    """Split and metric, as asked or by default. Raises DataError for a split that not every run has, or a metric that
+    none has; one that only some have stays the metric, and the others are left out."""
     scored = [record.scores.get(asked.stage, {}) for _, record in found]
     splits = [name for name in readings.splits(found[0][1]) if all(name in stage for stage in scored)]
     if not splits or asked.split not in (None, *splits):
         what = f"the split {asked.split!r}" if asked.split else "a split"
-        known = f": {', '.join(splits)}" if splits else ""
-        raise DataError(f"not all of these runs have scores of {what} at the stage {asked.stage!r}{known}")
+        lacking = next((path for (path, _), stage in zip(found, scored, strict=True) if asked.split not in stage), None)
+        others = f": {', '.join(splits)}" if splits else f": {lacking} has none" if lacking else ""
+        raise DataError(f"not all of these runs have scores of {what} at the stage {asked.stage!r}{others}")
     split = asked.split or splits[0]
     names = [{name for name, item in stage[split].items() if isinstance(item.value, int | float)} for stage in scored]
-    common = set.intersection(*names)
-    metric = asked.metric or readings.ranking_metric(common)
-    if metric is None or metric not in common:
+    known = set.union(*names)
+    metric = asked.metric or readings.ranking_metric(known)
+    if metric is None or metric not in known:
         what = f"the metric {asked.metric!r}" if asked.metric else "a metric"
-        raise DataError(f"not all of these runs have {what} on {split}; known: {', '.join(sorted(common)) or 'none'}")
+        raise DataError(f"none of these runs has {what} on {split}; known: {', '.join(sorted(known)) or 'none'}")
     return split, metric
 
 
 def scored_by(path: Path, record: Record, stage: str, split: str, metric: str) -> Scored:
     """A run's predictions, checked against its record. Raises Unsound, or DataError where there are none."""
-    file = path.parent / "predictions" / f"{stage}-{split}.jsonl"
+    stated = soundness.Stated(file=path.parent / "predictions" / f"{stage}-{split}.jsonl", record=record, stage=stage,
+                              split=split, metric=metric)  # fmt: skip
+    soundness.check_seed(path, record)
     lines: dict[str, Line] = {}
     hashes: dict[str, str] = {}
-    for number, row in _rows(file):
+    values: list[dict[str, Any]] = []
+    for number, row in _rows(stated.file):
         identity = row["id"]
         if identity in lines:
-            raise Unsound(f"{file}:{number}: the example {identity!r} comes twice")
+            raise Unsound(f"{stated.file}:{number}: the example {identity!r} comes twice")
         value = row["metrics"].get(metric)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise Unsound(f"{file}:{number}: {metric} is no number: {value!r}")
+            raise Unsound(f"{stated.file}:{number}: {metric} is no number: {value!r}")
         lines[identity] = Line(prediction=row["prediction"], reference=row["reference"], value=value)
+        values.append(row["metrics"])
         if isinstance(row.get("prompt_hash"), str):
             hashes[identity] = row["prompt_hash"]
-    found = _checked(file, record, (stage, split, metric), lines)
-    _check_prompts(file, record, split, hashes, len(lines))
-    return Scored(lines=lines, tally=found)
+    counted = soundness.checked(stated, lines)
+    soundness.check_others(stated, list(lines.values()), values)
+    soundness.check_prompts(stated, hashes, len(lines))
+    return Scored(lines=lines, tally=counted)
 
 
 def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
@@ -260,7 +265,7 @@ def _parsed(file: Path, lines: list[str]) -> Iterable[Any]:
     """The value of each line. Raises Unsound for a line that is no JSON."""
     try:
         # As one list they are read in half of the time.
-        rows = json.loads(f"[{','.join(lines)}]")
+        rows = json.loads(f"[{','.join(lines)}]", parse_int=run_record.whole_number)
     except (ValueError, RecursionError):
         rows = []
     if len(rows) == len(lines):
@@ -270,58 +275,9 @@ def _parsed(file: Path, lines: list[str]) -> Iterable[Any]:
 
 def _value(file: Path, number: int, line: str) -> Any:
     try:
-        return json.loads(line)
+        return json.loads(line, parse_int=run_record.whole_number)
     except (ValueError, RecursionError) as error:
         raise Unsound(f"{file}:{number}: no JSON (half-written or edited?): {error}") from error
-
-
-def _checked(file: Path, record: Record, what: tuple[str, str, str], lines: dict[str, Line]) -> Tally:
-    """What the metric adds up; the predictions must give the very score that the record states."""
-    stage, split, metric = what
-    assert record.data is not None
-    stated = record.scores[stage][split][metric]
-    part = record.data.splits.get(split)
-    if part is not None and len(lines) != part.examples:
-        raise Unsound(f"{file}: {len(lines)} predictions, and the record tells of {part.examples} examples")
-    for identity, line in lines.items():
-        right = _RIGHT.get(metric)
-        if right is not None and line.value != right(line.prediction, line.reference):
-            raise Unsound(f"{file}: {identity!r} is not what its {metric} of {line.value} says; was the file edited?")
-    counted = tally(metric, list(lines.values()), record.data.labels, multi_label=has_several_labels(record))
-    found = counted.score
-    # Written so that NaN is refused.
-    if not (isinstance(stated.value, int | float) and abs(found - stated.value) <= ROUNDING * max(1, abs(found))):
-        raise Unsound(
-            f"{file}: gives {metric} {found!r}, and the record says {stated.value!r}; one of the two was changed"
-        )
-    return counted
-
-
-def _check_prompts(file: Path, record: Record, split: str, hashes: dict[str, str], examples: int) -> None:
-    """The manifest is `bench.questions.manifest`'s: SHA-256 over ids and hashes of the prompts, by id."""
-    stated = record.prompts.manifests.get(split) if record.prompts else None
-    if stated is None or len(hashes) != examples:
-        return
-    text = "".join(f"{identity} {hashes[identity]}\n" for identity in sorted(hashes))
-    if hashlib.sha256(text.encode()).hexdigest()[:16] != stated:
-        raise Unsound(f"{file}: its prompts are not those of the record's manifest; one of the two was changed")
-
-
-def _same_set(prediction: Any, reference: Any) -> bool:
-    return isinstance(prediction, list) and sorted(map(str, prediction)) == sorted(map(str, reference or []))
-
-
-# Values of an example that follow from its labels alone.
-_RIGHT: dict[str, Callable[[Any, Any], bool]] = {
-    "accuracy": lambda prediction, reference: prediction == reference,
-    "subset_accuracy": _same_set,
-}
-
-
-def has_several_labels(record: Record) -> bool:
-    """Whether an example of the record's data set has several labels."""
-    data = record.recipe.resolved.get("dataset")
-    return isinstance(data, dict) and bool(data.get("multi_label"))
 
 
 def _common_ids(runs: list[Run]) -> tuple[list[str], int]:

@@ -73,7 +73,7 @@ def score_against_cost(group: Group, found: Sequence[Costs], gallery: Gallery) -
     if group.comparison:
         notes.append(
             "Dashed: the front. It begins with the cheapest system; a dearer one is on it (filled) only where paired "
-            "tests show it to be better than all before it. Costs are taken as measured. Lines: 95 % intervals, "
+            "tests show it to be better than every cheaper one. Costs are taken as measured. Lines: 95 % intervals, "
             "which may run out of the picture. Systems that hide one another are named beside their place."
         )
     else:

@@ -60,11 +60,17 @@ class Verdict(Part):
 def read_baseline(path: Path) -> Baseline:
     """Raises DataError for a file that is none, or was edited."""
     try:
-        found = Baseline.model_validate(json.loads(path.read_text(encoding="utf-8")), strict=False)
+        found = Baseline.model_validate(
+            json.loads(path.read_text(encoding="utf-8"), parse_int=record.whole_number), strict=False
+        )
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such baseline; make it with --write") from error
-    except (OSError, ValueError, ValidationError) as error:
-        raise DataError(f"{path}: not a baseline: {str(error).splitlines()[0]}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: not a baseline: {where}: {first['msg']}; make it anew: --write") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a baseline: {str(error).splitlines()[0]}; make it anew: --write") from error
     if len(found.scores) < FEWEST_SEEDS:
         raise DataError(f"{path}: not a baseline: it needs the scores of {FEWEST_SEEDS} seeds or more")
     if not all(map(math.isfinite, [*found.scores.values(), *found.losses])):

@@ -21,6 +21,7 @@ from typing import Any, Literal
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
+from pydantic_core import PydanticSerializationError
 from safetensors import SafetensorError, safe_open
 
 from bench import console, contenders, hub_cards, readings, report, scrub
@@ -123,7 +124,7 @@ def _clean(folder: Path, *, with_texts: bool) -> Record:
     # Now, since a secret with slashes in it would be shortened as if it were a path, and what is left be pushed.
     if found := scrub.secret_in(_as_json(record)):
         raise DataError(f"{folder / run_record.FILE} holds what looks like {found}; nothing was uploaded")
-    content = paths.shorten_all(json.loads(record.model_dump_json(by_alias=True)))
+    content = paths.shorten_all(json.loads(_as_json(record)))
     cleaned = Record.model_validate(content)
     if paths.found:
         cleaned.note(f"before it was pushed, {len(paths.found)} absolute paths in this record were shortened")
@@ -133,7 +134,10 @@ def _clean(folder: Path, *, with_texts: bool) -> Record:
 
 
 def _as_json(record: Record) -> bytes:
-    return (record.model_dump_json(by_alias=True, indent=1) + "\n").encode()
+    try:
+        return (record.model_dump_json(by_alias=True, indent=1) + "\n").encode()
+    except PydanticSerializationError as error:
+        raise DataError(f"the record {record.name!r:.200} can't be written as JSON: {error}") from error
 
 
 def _model(run: Path, to: str) -> Upload:
@@ -207,13 +211,12 @@ def _without_places(path: Path) -> bytes:
     if path.suffix == ".model" or path.name in VOCABULARIES:
         return content
     if path.suffix == ".json":
-        try:
-            tree = json.loads(content)
-        except ValueError as error:
-            raise DataError(f"{path} is not whole JSON: {error}") from error
         paths = scrub.Paths()
-        cleaned = _shorten_places(tree, paths)
-        content = (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode() if paths.found else content
+        try:
+            cleaned = _shorten_places(json.loads(content), paths)
+            content = (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode() if paths.found else content
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path} is not whole JSON: {error}") from error
     home = str(Path.home()).rstrip("/")
     if home and re.search(rf"(?<![\w.]){re.escape(home)}/\w".encode(), content):
         raise DataError(f"{path} names a file below your home folder, {home}; take that out first")
@@ -230,9 +233,9 @@ def _shorten_places(tree: Any, paths: scrub.Paths) -> Any:
 
 
 def _records(runs: Sequence[Path], to: str, with_predictions: bool) -> Upload:
-    folders = sorted({path.parent.resolve() for path in run_record.find(list(runs))})
-    if not folders:
-        raise DataError(f"there is no record in {', '.join(map(str, runs))}")
+    for path in runs:
+        run_record.locate([path])  # each must hold one at least
+    folders = sorted({path.parent.resolve() for path in run_record.locate(runs)})
     records: dict[str, Record] = {}
     files: dict[str, bytes | Path] = {}
     for folder in folders:

@@ -287,13 +287,18 @@ def _folders(with_predictions: bool) -> str:
     )
 
 
+def _licence_of_data(record: Record) -> object:
+    data = record.recipe.resolved.get("dataset")
+    return data.get("licence") if isinstance(data, dict) else None
+
+
 def _runs(records: Mapping[str, Record]) -> str:
     rows: Sequence[Sequence[str]] = [
         [
             f"[{md.escape(run)}]({run}/report.md)",
             md.escape(record.status),
             md.escape(record.data.id if record.data else None),
-            md.escape(record.recipe.resolved.get("dataset", {}).get("licence")),
+            md.escape(_licence_of_data(record)),
             md.code(record.comparability.key if record.comparability else None),
         ]
         for run, record in records.items()

@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from bench import console, folders, record, sweep
+from bench import console, folders, record, sweep, tuning
 from bench.errors import RecipeError
 from bench.study import Plan, Planned
 from bench.sweep import Job, Machine
@@ -85,14 +85,14 @@ def _tune(plan: Plan, order: Order) -> list[list[Planned]] | None:
 
     A system whose trials all failed is left out. Raises RecipeError where none is left.
     """
-    trials = sweep.trials_of(plan, order.out)
+    trials = tuning.trials_of(plan, order.out)
     if not trials:
         return [system.runs() for system in plan.systems]
     assert plan.metric is not None
     sweep.higher_is_better(plan.metric)
     jobs = [job for _, tried in trials for job in tried.values()]
     if not order.dry_run:
-        record.mark_trials(order.out / sweep.TRIALS)
+        record.mark_trials(order.out / tuning.TRIALS)
     _do(jobs, order, plan.metric, "trials of settings, on validation data")
     if any(job.state == "waiting" for job in jobs):
         console.say("give the same command again when these are finished: then settings are chosen, and the rest runs")
@@ -100,8 +100,8 @@ def _tune(plan: Plan, order: Order) -> list[list[Planned]] | None:
     if any(job.elsewhere for job in jobs):
         console.complain("another sweep is at some of the trials: give the same command again when they are finished")
         return None
-    choices = {id(system): sweep.choose(system, tried, plan.metric) for system, tried in trials}
-    console.say(f"chosen settings: {sweep.write_choices(list(choices.values()), order.out, plan.metric)}")
+    choices = {id(system): tuning.choose(system, tried, plan.metric) for system, tried in trials}
+    console.say(f"chosen settings: {tuning.write_choices(list(choices.values()), order.out, plan.metric)}")
     runs = []
     for system in plan.systems:
         choice = choices.get(id(system))
@@ -195,11 +195,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _end(one: Running, metric: str | None) -> None:
+def _end(one: Running, metric: str | None, *, stopped: bool = False) -> None:
     job = one.job
     _kill(one)  # what a launcher left behind would keep its device, and the folder
     try:
-        sweep.settle(job, one.process.returncode, time.monotonic() - one.started_s, metric)
+        sweep.settle(job, one.process.returncode, time.monotonic() - one.started_s, metric, stopped=stopped)
     except OSError as error:
         job.state, job.reason = "crashed", f"{error.filename or job.folder}: {error.strerror or error}"
     if not console.is_live():
@@ -221,7 +221,7 @@ def _stop(running: list[Running], metric: str | None) -> None:
     for one in running:
         _kill(one)
         one.process.wait()
-        _end(one, metric)
+        _end(one, metric, stopped=True)
 
 
 def _tell(one: Running) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -138,7 +139,7 @@ def finite(value: Any) -> float | None:
     """The number, or None for anything that is none: None, NaN, infinity, a boolean, text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def fixed(value: Any, decimals: int = 3) -> str:

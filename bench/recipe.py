@@ -212,7 +212,7 @@ def _shown(path: Path) -> str:
     # Messages and records show short paths: relative to the working folder where that is possible.
     try:
         return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
+    except (ValueError, RuntimeError):  # elsewhere; a link that leads to itself
         return str(path)
 
 

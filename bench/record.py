@@ -18,6 +18,8 @@ TRIALS_MARK = ".trials"
 BALLAST = ".ballast"
 # Kept free while a run writes, so that the record of a run that filled the disk still finds room.
 BALLAST_BYTES = 256 * 1024
+# Of a whole number: what 64 bits hold, with a sign.
+MOST_DIGITS = 20
 
 Number = float | int | None
 Values = Number | list[Any]
@@ -324,7 +326,8 @@ def read(path: Path) -> Record:
     """Reads a record file, or the one inside a run's folder. Raises DataError with what is wrong with it."""
     path = path / FILE if path.is_dir() else path
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=_refuse_constant, parse_int=whole_number)
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no record here") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -347,6 +350,13 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value; a run writes null")
 
 
+def whole_number(digits: str) -> int:
+    """A whole number of JSON. Raises ValueError for one that no run writes, and no float can hold."""
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
+
+
 def locate(paths: Sequence[Path]) -> list[Path]:
     """Record files at or below `paths`, sorted; one that is named twice, in two ways, is one.
 
@@ -358,7 +368,7 @@ def locate(paths: Sequence[Path]) -> list[Path]:
     found = find(list(paths))
     if not found:
         raise DataError(f"no {FILE} in or below {', '.join(map(str, paths)) or 'nothing'}")
-    return sorted({path.resolve(): path for path in reversed(found)}.values())
+    return sorted({os.path.realpath(path): path for path in reversed(found)}.values())
 
 
 def find(paths: list[Path]) -> list[Path]:

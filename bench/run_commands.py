@@ -37,18 +37,26 @@ def _add_sweep(commands: Any, add_one: Add) -> None:
     sweep.add_argument("--dry-run", action="store_true", help="only print the commands of the runs")
 
 
+# A larger count is a seed that was meant; each run is looked at before the first one starts.
+MOST_SEEDS = 10_000
+# Of numbers below 2**31.
+DIGITS = 10
+
+
 def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) < 2**31:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 on")
+    if not text.isdecimal() or len(text) > DIGITS or not 1 <= int(text) < 2**31:
+        raise argparse.ArgumentTypeError(f"{text:.100} is not a whole number from 1 on, or too large")
     return int(text)
 
 
 def _seeds(text: str) -> int | tuple[int, ...]:
     numbers = [part.strip() for part in text.split(",") if part.strip()]
-    if not numbers or not all(part.isdecimal() and int(part) < 2**31 for part in numbers):
+    if not numbers or not all(part.isdecimal() and len(part) <= DIGITS and int(part) < 2**31 for part in numbers):
         raise argparse.ArgumentTypeError(f"{text} is neither a number of seeds nor a list of them")
     if "," not in text:
-        return _at_least_one(text)
+        if (count := _at_least_one(text)) > MOST_SEEDS:
+            raise argparse.ArgumentTypeError(f"{text} would be that many runs; for this one seed write {text},")
+        return count
     if len(set(map(int, numbers))) < len(numbers):
         raise argparse.ArgumentTypeError(f"{text}: a seed stands twice")
     return tuple(map(int, numbers))

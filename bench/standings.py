@@ -110,7 +110,9 @@ def groups(records: Sequence[Located], metric: str | None = None) -> Iterator[Gr
 
 def _group(data_set: str, key: str, runs: list[Located], differs: str, asked: str | None) -> Group:
     failed = [pair for pair in runs if pair[1].status != "ok"]
-    systems, uncounted = _systems(pair for pair in runs if pair[1].status == "ok")
+    sound, denied = _otherwise_sound(pair for pair in runs if pair[1].status == "ok")
+    systems, repeated = _systems(sound)
+    uncounted = [*denied, *repeated]
     field, comparison, untested = _tested([pair for group in systems.values() for pair in group], asked)
     systems = _borne_out(systems, field, uncounted)
     valid = [record for group in systems.values() for _, record in group]
@@ -152,6 +154,18 @@ def _systems(runs: Iterable[Located]) -> tuple[dict[Key, list[Located]], list[Le
     for pair in sorted(kept, key=lambda pair: (readings.key_of(pair[1]), pair[1].seed or 0)):
         systems.setdefault(readings.key_of(pair[1]), []).append(pair)
     return systems, repeated
+
+
+def _otherwise_sound(runs: Iterable[Located]) -> tuple[list[Located], list[LeftOut]]:
+    """Without runs of which scores are denied that no test looks at, like those before training; and these."""
+    kept, denied = [], []
+    for path, record in runs:
+        tested = next(iter(readings.splits(record)), "")
+        if why := contenders.contradiction(path, record, ("after", tested)):
+            denied.append(LeftOut(path=path, reason=why, is_unsound=True))
+        else:
+            kept.append((path, record))
+    return kept, denied
 
 
 def _borne_out(

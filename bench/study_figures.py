@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import canvas
+from bench.record import whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -61,16 +62,14 @@ def lines(number: int) -> list[tuple[str, str]]:
 
 
 def front(points: Sequence[Point], is_better: Callable[[int, int], bool]) -> list[int]:
-    """Numbers of the points of the front: the cheapest, then each that is shown to be better than all before it.
+    """Numbers of the points of the front: the cheapest, then each that is shown to be better than all cheaper ones.
 
-    A higher score alone does not bring a point onto the front. Of equal cost the first of `points` comes first.
+    A higher score alone does not bring a point onto the front, nor does being better than the front so far, where a
+    cheaper system beside it may be as good. Of equal cost the first of `points` counts as cheaper.
     """
     known = [number for number, point in enumerate(points) if point.cost is not None]
-    found: list[int] = []
-    for number in sorted(known, key=lambda place: (points[place].cost, place)):
-        if all(is_better(number, other) for other in found):
-            found.append(number)
-    return found
+    ordered = sorted(known, key=lambda place: (points[place].cost, place))
+    return [number for place, number in enumerate(ordered) if all(is_better(number, one) for one in ordered[:place])]
 
 
 def score_against_cost(
@@ -207,7 +206,7 @@ def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_int=whole_number)
         except (ValueError, RecursionError):
             row = None
         if isinstance(row, dict):

@@ -8,7 +8,6 @@ Holds what a run is to a sweep: its folder, its command, how it ended. `jobs` st
 
 import contextlib
 import datetime
-import json
 import math
 import os
 import shutil
@@ -18,17 +17,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from bench import console, dropin, folders, readings, record, strictyaml
 from bench.errors import BenchError, RecipeError, SetupError
 from bench.recipe import first_record
 from bench.record import Record
-from bench.study import Plan, Planned, System
+from bench.study import Planned
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS, SLURM = ROOT / "accelerate_configs", ROOT / "scripts" / "slurm" / "study.sbatch"
-LOGS, TRIALS, CHOICES = "logs", "trials", "choices.json"
+LOGS = "logs"
 # A killed process holds its locks until the system has cleared it away.
 RELEASE_S = 10.0
 # How a run ended that would end so again.
@@ -77,7 +76,10 @@ class Machine:
         gpus = visible_gpus()
         path = find_config(config or ("gpu1" if gpus else "cpu"))
         content = strictyaml.read(path).data
-        processes = int(content.get("num_processes") or 1)
+        processes = content.get("num_processes", 1)
+        if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
+            told = f"expected a whole number from 1 on, got {processes!r:.100}"
+            raise SetupError(f"{path}: num_processes: {told}")
         on_cpu = bool(content.get("use_cpu")) or str(content.get("distributed_type")) == "MULTI_CPU"
         if on_cpu:
             if per_run:
@@ -200,11 +202,11 @@ def score_of(found: Record, metric: str, split: str | None = None) -> float | No
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def settle(job: Job, returncode: int, seconds: float, metric: str | None) -> None:
+def settle(job: Job, returncode: int, seconds: float, metric: str | None, *, stopped: bool = False) -> None:
     """How a run that has ended did end; one that could not say so itself is filed here.
 
     A finished record that lay there before, and one that another process is writing, say nothing of this launch, and
-    stay.
+    stay. stopped: the sweep has told it to end.
     """
     job.seconds = seconds
     if _stays_taken(job.folder):
@@ -212,7 +214,8 @@ def settle(job: Job, returncode: int, seconds: float, metric: str | None) -> Non
         return
     found = read(job)
     if found is None or found.finished_at is None:
-        found = _file_death(job, found, _why(job, returncode))
+        is_told = stopped and returncode < 0
+        found = _file_death(job, found, _why(job, returncode), status="interrupted" if is_told else "crashed")
     elif job.before is not None and written_at(job) == job.before:
         job.state, job.reason = "crashed", f"the launch left no record: {_why(job, returncode)}"
         return
@@ -264,13 +267,13 @@ def _why(job: Job, returncode: int) -> str:
     return said or f"it ended with code {returncode} and said nothing"
 
 
-def _file_death(job: Job, found: Record | None, why: str) -> Record:
+def _file_death(job: Job, found: Record | None, why: str, status: Literal["crashed", "interrupted"]) -> Record:
     """A record of a run whose processes left none, or one without an end. One of another run is not touched."""
     free = found is not None or not (job.folder / record.FILE).exists()
     if found is None:
         found = first_record(job.planned.resolved)
         found.failed_in = "set-up"
-    found.status, found.reason = "crashed", f"there is no record of the run's end: {why}"
+    found.status, found.reason = status, f"there is no record of the run's end: {why}"
     found.finished_at = _now()
     if free:
         job.folder.mkdir(parents=True, exist_ok=True)
@@ -295,34 +298,6 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("$ ")), "")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The settings that were chosen for a system, and the scores of all that there were to choose among."""
-
-    system: System
-    chosen: tuple[str, ...] | None
-    scores: dict[tuple[str, ...], float | None]
-
-
-def choose(system: System, trials: dict[tuple[str, ...], Job], metric: str) -> Choice:
-    """The candidate with the best validation score; among equals the first as written. None where all failed."""
-    scores = {candidate: _validation(job, metric) for candidate, job in trials.items()}
-    known = {candidate: value for candidate, value in scores.items() if value is not None}
-    best = (max if higher_is_better(metric) else min)(known, key=lambda one: known[one], default=None)
-    return Choice(system=system, chosen=best, scores=scores)
-
-
-def _validation(job: Job, metric: str) -> float | None:
-    found = read(job)
-    if found is None or found.status != "ok":
-        return None
-    value = score_of(found, metric, job.planned.resolved.recipe.evaluation.validation)
-    if value is None:
-        known = ", ".join(next(iter(found.scores.get("after", {}).values()), {}))
-        raise RecipeError(f"the study's metric {metric!r} is not among those of {job.planned.path}: {known}")
-    return value
-
-
 def higher_is_better(metric: str) -> bool:
     """Whether more is better, as the metric's own file says. Raises RecipeError for one that none of them defines."""
     known = dropin.directions()
@@ -331,39 +306,6 @@ def higher_is_better(metric: str) -> bool:
             f"metric {metric!r}: it is not known whether more of it is better; take one of the harness's own"
         )
     return known[metric]
-
-
-def write_choices(choices: list[Choice], out: Path, metric: str) -> Path:
-    """Writes down how settings were chosen: among what, with which scores on validation data."""
-    rows: list[dict[str, Any]] = []
-    for choice in choices:
-        scores = [{"settings": list(one), "validation": value} for one, value in choice.scores.items()]
-        chosen = None if choice.chosen is None else list(choice.chosen)
-        rows.append(
-            {
-                "recipe": choice.system.resolved.path,
-                "system": choice.system.resolved.name,
-                "overrides": list(choice.system.overrides),
-                "seed": choice.system.seeds[0],
-                "metric": metric,
-                "candidates": scores,
-                "chosen": chosen,
-            }
-        )
-    path = out / CHOICES
-    record.write_text(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-    return path
-
-
-def trials_of(plan: Plan, out: Path) -> list[tuple[System, dict[tuple[str, ...], Job]]]:
-    """For each system whose settings are to be chosen, a job for each candidate."""
-    found = []
-    for system in plan.systems:
-        if system.candidates:
-            folder = out / TRIALS
-            trials = {one: jobs_of([planned], folder)[0] for one, planned in system.trials().items()}
-            found.append((system, trials))
-    return found
 
 
 def submit(jobs: list[Job], machine_config: Path, out: Path, at_once: int | None) -> str:

@@ -29,7 +29,7 @@ def write_texts(folder, examples, text="a fine film, number {number}"):
 def write_run(folder, name, seed, right, *, before=(), texts=None, **changes):
     """A run that answered the examples where `right` holds; changes: fields of the record. Returns its folder."""
     made = base()
-    made.name, made.seed = name, seed
+    made.name, made.seed, made.recipe.resolved["seed"] = name, seed, seed
     made.study, _, made.method = name.split("--")
     made.recipe.hash = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()
     made.scores = {"after": {"test": scores(right)}}

@@ -374,6 +374,53 @@ def test_records_that_are_none(two, tmp_path, capsys, change, reason):
     assert reason in message
 
 
+def with_score(name, **changes):
+    """A change of the text of a record: of one score after training."""
+
+    def change(text):
+        content = json.loads(text)
+        content["scores"]["after"]["test"][name] |= changes
+        return json.dumps(content)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (with_score("f1_macro", value=0.99), "gives f1_macro 0."),
+        (with_score("precision_weighted", value=0.5), "gives precision_weighted 0."),
+        (with_score("mcc", value=0.99), "gives mcc 0."),
+        (with_score("loss", value=0.1), "gives loss 0."),
+        (with_score("accuracy", value=None), "and the record says None"),
+        (with_score("accuracy", value=[1, 2]), "the run has no accuracy"),
+        (
+            with_score("accuracy", interval="wilson 95 %", low=0.01, high=0.02),
+            "gives accuracy, low end of the interval",
+        ),
+        (lambda text: text.replace('"resolved":{}', '"resolved":{"seed":14}'), "says seed 13, and its recipe 14"),
+        (lambda text: json.dumps(json.loads(text) | {"scores": {}}), "the record has no scores"),
+    ],
+)
+def test_records_that_their_predictions_deny(two, tmp_path, change, reason):
+    """Whatever else is in them, the others are compared by the metric that ranks them."""
+    broken = write_run(tmp_path / "broken", "s--m--lora", guesses(0.7), recipe="c")
+    edited(broken, lambda text: json.dumps(json.loads(text), separators=(",", ":")), "record.json")
+    assert not compare.compare([tmp_path], Asked()).left_out
+    edited(broken, change, "record.json")
+    found = compare.compare([tmp_path], Asked())
+    assert (found.metric, [item.name for item in found.systems]) == ("accuracy", ["s--m--full", "s--m--head"])
+    (left_out,) = found.left_out
+    assert reason in left_out.reason
+
+
+def test_a_huge_number_in_a_line_of_predictions_is_no_value(two, tmp_path):
+    broken = write_run(tmp_path / "broken", "s--m--lora", guesses(0.7), recipe="c")
+    edited(broken, lambda text: text.replace('"loss": ', '"loss": ' + "9" * 400 + ', "x": ', 1))
+    (left_out,) = compare.compare([tmp_path], Asked(metric="loss")).left_out
+    assert "a whole number of 400 digits" in left_out.reason
+
+
 def test_missing_predictions(two, capsys):
     (two[1] / "predictions" / "after-test.jsonl").unlink()
     assert "without its predictions a run can't be compared" in refused(*two, capsys=capsys)

@@ -182,8 +182,16 @@ def test_an_edited_baseline_is_refused(tmp_path, change):
     gate.write_baseline(baseline(), path)
     assert gate.read_baseline(path) == baseline()
     path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
-    with pytest.raises(DataError, match="not a baseline"):
+    with pytest.raises(
+        DataError, match=r"not a baseline: .*; make it anew: --write|not a baseline: it needs|a score or"
+    ):
         gate.read_baseline(path)
+
+
+def test_a_baseline_of_endless_brackets_is_refused(tmp_path):
+    (tmp_path / "deep.json").write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(DataError, match=r"deep\.json: not a baseline: .*; make it anew: --write"):
+        gate.read_baseline(tmp_path / "deep.json")
 
 
 def test_the_comment_shows_failures_first_and_breaks_on_no_text():

@@ -281,6 +281,11 @@ def broken(tmp_path, kind):
     elif kind == "linked folder":
         (run / "predictions").rename(tmp_path / "elsewhere")
         (run / "predictions").symlink_to(tmp_path / "elsewhere")
+    elif kind == "deep json":
+        (model / "config.json").write_text("[" * 100_000)
+    elif kind == "surrogate":
+        found = json.loads((run / "record.json").read_text(encoding="utf-8"))
+        (run / "record.json").write_text(json.dumps(found | {"notes": ["\ud800"]}), encoding="utf-8")
     elif kind == "denied":
         line = {"id": "1", "prediction": "positive", "reference": "positive", "metrics": {"accuracy": 1.0}}
         (run / "predictions" / "after-test.jsonl").write_text(json.dumps(line))
@@ -311,6 +316,9 @@ def broken(tmp_path, kind):
         ("environment", ["--records-to", "me/x"], "the value of the environment variable MY_API_KEY"),
         ("like a path", ["--to", "me/x"], "the value of the environment variable MY_OTHER_KEY"),
         ("linked folder", ["--records-to", "me/x", "--with-predictions"], "/predictions is a link, which may lead"),
+        ("deep json", ["--to", "me/x"], "config.json is not whole JSON"),
+        ("surrogate", ["--to", "me/x"], "can't be written as JSON"),
+        ("", ["typo", "--records-to", "me/x"], "typo: there is no such file or folder"),
         ("denied", ["--records-to", "me/x"], "1 predictions, and the record tells of 872 examples; nothing"),
         ("denied", ["--to", "me/x"], "1 predictions, and the record tells of 872 examples; nothing"),
     ],

@@ -346,10 +346,13 @@ def test_only_what_is_shown_to_be_better_is_on_the_front():
         return study_figures.Point(name="x", score=score, low=None, high=None, cost=cost)
 
     points = [point(9, 0.9), point(3, 0.89), point(2, 0.8), point(None, 0.99), point(1, 0.7), point(1, 0.6)]
-    better = {(2, 4), (1, 4), (1, 2), (0, 4), (0, 2)}
+    better = {(2, 4), (2, 5), (1, 4), (1, 5), (1, 2), (0, 4), (0, 5), (0, 2)}
     assert study_figures.front(points, lambda first, second: (first, second) in better) == [4, 2, 1]
     assert study_figures.front(points, lambda first, second: False) == [4]
     assert study_figures.front([point(None, 1.0)], lambda first, second: True) == []
+    # Better than the front so far, but not than a cheaper one that is not on it.
+    rising = [point(1, 0.5), point(2, 0.52), point(3, 0.53)]
+    assert study_figures.front(rising, lambda first, second: (first, second) == (2, 0)) == [0]
 
 
 # ---------------------------------------------------------------- little, wrong and hostile input
@@ -396,6 +399,24 @@ def test_predictions_that_were_edited_are_not_tested(tmp_path):
     rows = next(table for table in tables_of(page) if table[0][0] == "tier")[1:]
     assert [row[:2] for row in rows] == [["1", "A"], ["2", "B"]]
     assert "Not counted: <code>weak-13/record.json</code>" in page
+
+
+def test_a_run_whose_score_before_training_is_denied_does_not_count(tmp_path):
+    folder = studies.write_study(tmp_path, SKILLS, seeds=(13,))
+    before = folder / "weak-13" / "predictions" / "before-test.jsonl"
+    lines = [studies.line(number, hit) for number, hit in enumerate(studies.answers(0.5, 13))]
+    before.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    (group,) = standings.groups(standings.read([folder])[0])
+    assert len(group.standings) == len(group.comparison.systems) == 3
+    path = folder / "weak-13" / "record.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["scores"]["before"]["test"]["accuracy"]["value"] = 0.1
+    path.write_text(json.dumps(content), encoding="utf-8")
+    (group,) = standings.groups(standings.read([folder])[0])
+    assert len(group.standings) == len(group.comparison.systems) == 2
+    (left_out,) = group.uncounted
+    assert left_out.path == path
+    assert "before-test.jsonl: gives accuracy 0.5" in left_out.reason
 
 
 def test_score_interval_and_tests_are_of_the_same_runs(tmp_path):

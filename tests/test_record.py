@@ -155,6 +155,7 @@ def test_half_a_record(example, tmp_path):
         (b"\xff\xfe\x00", "not a whole record"),
         ("[" * 100_000, "not a whole record"),
         ('{"schema": 1, "seed": NaN}', "NaN is no JSON value"),
+        ('{"schema": 1, "seed": ' + "9" * 400 + "}", "a whole number of 400 digits"),
         ("[]", "not a run record: it has no `schema` number"),
         ("3", "not a run record"),
         ('{"loss": 1.5}', "not a run record"),
@@ -228,6 +229,11 @@ def test_find_follows_links_once_and_leaves_a_sweep_s_trials_out(example, tmp_pa
     assert [path.relative_to(tmp_path / "runs").parts[0] for path in found] == ["a", "b"]
     assert len(record.find([tmp_path / "runs" / "trials"])) == 1
     assert len(record.locate([tmp_path / "runs", tmp_path / "elsewhere"])) == 2
+    (tmp_path / "runs" / "itself").mkdir()
+    (tmp_path / "runs" / "itself" / "record.json").symlink_to("record.json")
+    *_, itself = record.locate([tmp_path / "runs"])
+    with pytest.raises(DataError, match="not a whole record"):
+        record.read(itself)
 
 
 def test_a_folder_is_for_one_run_at_a_time(tmp_path):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench import folders, jobs, record, study, sweep
+from bench import folders, jobs, record, study, sweep, tuning
 from bench.errors import RecipeError, SetupError
 from tests.launching import ROOT, environment
 
@@ -171,7 +171,7 @@ def test_settings_are_not_chosen_while_another_sweep_tries_some(write, tmp_path,
     )
     (plan,) = [study.plan([tmp_path / "own"], study.Asked())]
     out = tmp_path / "runs"
-    trials = [job for _, tried in sweep.trials_of(plan, out) for job in tried.values()]
+    trials = [job for _, tried in tuning.trials_of(plan, out) for job in tried.values()]
     written(trials[0], scores=scores("validation", 0.4))
     trials[1].folder.mkdir(parents=True)
     taken = folders.lock(trials[1].folder)
@@ -243,20 +243,20 @@ def test_the_best_settings_on_validation_data_are_chosen(tmp_path):
     rates = tuple((f"training.learning_rate={rate}",) for rate in ("1e-3", "1e-4", "1e-5"))
     system = replace(system, candidates=rates)
     plan = study.Plan(systems=[system], metric="accuracy")
-    ((_, trials),) = sweep.trials_of(plan, tmp_path)
+    ((_, trials),) = tuning.trials_of(plan, tmp_path)
     assert list(trials) == list(rates)
     for job in trials.values():
         assert job.planned.resolved.recipe.evaluation.splits == ("validation",)
-    assert sweep.choose(system, trials, "accuracy").chosen is None
+    assert tuning.choose(system, trials, "accuracy").chosen is None
     for value, job in zip((0.5, 0.75, 0.75), trials.values(), strict=True):
         written(job, scores=scores("validation", value))
-    chosen = sweep.choose(system, trials, "accuracy")
+    chosen = tuning.choose(system, trials, "accuracy")
     assert chosen.chosen == rates[1]  # of two equals the first
-    (row,) = json.loads(sweep.write_choices([chosen], tmp_path, "accuracy").read_text(encoding="utf-8"))
+    (row,) = json.loads(tuning.write_choices([chosen], tmp_path, "accuracy").read_text(encoding="utf-8"))
     assert [one["validation"] for one in row["candidates"]] == [0.5, 0.75, 0.75]
     assert row["chosen"] == list(rates[1])
     written(trials[rates[1]], "diverged")
-    assert sweep.choose(system, trials, "accuracy").chosen == rates[2]
+    assert tuning.choose(system, trials, "accuracy").chosen == rates[2]
 
 
 def test_less_of_a_loss_is_better():
@@ -313,6 +313,9 @@ def test_what_slurm_gets_holds_in_any_folder_and_is_not_given_twice_in_silence(t
         ([RECIPE, "--mini"], "--mini is for studies"),
         ([RECIPE, "--seeds", "none"], "neither a number of seeds nor a list"),
         ([RECIPE, "--seeds", "3,03"], "a seed stands twice"),
+        ([RECIPE, "--seeds", "20240101"], "20240101 would be that many runs; for this one seed write 20240101,"),
+        ([RECIPE, "--seeds", "9" * 5000], "neither a number of seeds nor a list"),
+        ([RECIPE, "--jobs", "9" * 5000], "or too large"),
         ([RECIPE, "--set", "training.steps=4,"], "a value between the commas is missing"),
         ([RECIPE, "--slurm", "--gpus-per-run", "2"], "--gpus-per-run: what a task of an array gets"),
         ([RECIPE, "--jobs", "0"], "not a whole number from 1 on"),
@@ -324,6 +327,30 @@ def test_wrong_input_starts_nothing(tmp_path, arguments, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("number", ["abc", "[1]", "-3", "0", "true"])
+def test_a_config_with_a_wrong_number_of_processes_is_refused(tmp_path, number):
+    config = tmp_path / "own.yaml"
+    config.write_text(f"num_processes: {number}\nuse_cpu: true\n", encoding="utf-8")
+    with pytest.raises(SetupError, match=r"own\.yaml: num_processes: expected a whole number from 1 on, got "):
+        sweep.Machine.of(str(config), None, None)
+
+
+def test_a_recipe_that_is_a_link_to_itself_is_named(tmp_path):
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    done = bench("sweep", tmp_path / "loop.yaml", "--dry-run")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "loop.yaml" in done.stderr
+
+
+def test_a_run_that_was_told_to_end_before_it_began_is_interrupted(tmp_path):
+    (job,) = sweep.jobs_of(study.plan([Path(RECIPE)], study.Asked(seeds=(13,))).systems[0].runs(), tmp_path)
+    sweep.settle(job, -signal.SIGTERM, 1.0, None, stopped=True)
+    assert (job.state, record.read(job.folder).status) == ("interrupted", "interrupted")
+    (other,) = sweep.jobs_of(study.plan([Path(RECIPE)], study.Asked(seeds=(14,))).systems[0].runs(), tmp_path)
+    sweep.settle(other, -signal.SIGTERM, 1.0, None)
+    assert (other.state, record.read(other.folder).status) == ("crashed", "crashed")
 
 
 PROBE = ROOT / "recipes" / "tiny" / "albert-probe.yaml"
