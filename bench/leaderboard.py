@@ -51,7 +51,7 @@ def leaderboard(group: Group) -> str:
 
 
 def _place(group: Group, standing: Standing, metric: str) -> dict[str, str]:
-    before, after = (_mean(standing, stage, group, group.metric or "") for stage in readings.STAGES)
+    before, after = (_mean(standing, stage, group.split, group.metric or "") for stage in readings.STAGES)
     others = [name for name in TABLE_METRICS if name != group.metric and _known(group, name)][:MOST_METRICS]
     return {
         "tier": md.count(standing.tier),
@@ -61,18 +61,18 @@ def _place(group: Group, standing: Standing, metric: str) -> dict[str, str]:
         "seeds": md.count(len(standing.runs)),
         "deviation of seeds": md.fixed(standing.deviation, 4),
         "before → after": md.DASH if before is None else f"{md.fixed(before)} → {md.fixed(after)}",
-        **{md.escape(name): md.fixed(_mean(standing, "after", group, name)) for name in others},
+        **{md.escape(name): md.fixed(_mean(standing, "after", group.split, name)) for name in others},
         "trainable share": readings.trainable_share(standing.records[0]),
     }
 
 
 def _known(group: Group, name: str) -> bool:
-    return any(_mean(standing, "after", group, name) is not None for standing in group.standings)
+    return any(_mean(standing, "after", group.split, name) is not None for standing in group.standings)
 
 
-def _mean(standing: Standing, stage: str, group: Group, name: str) -> float | None:
+def _mean(standing: Standing, stage: str, split: str | None, name: str) -> float | None:
     """Over all seeds; None where one of them does not know it."""
-    found = [readings.scalars(record, stage, group.split).get(name) for record in standing.records]
+    found = [readings.scalars(record, stage, split).get(name) for record in standing.records]
     values = [value for item in found if item and (value := md.finite(item.value)) is not None]
     return statistics.mean(values) if len(values) == len(found) else None
 
@@ -110,6 +110,48 @@ def _reading(group: Group) -> str:
     if single:
         lines.append("Of one seed, the interval covers other examples only; other seeds would move the score too.")
     return md.bullets(lines)
+
+
+def every_metric(group: Group) -> str:
+    """All metrics on all scored splits, before → after, a column for each system; and how large the models are."""
+    splits = dict.fromkeys(split for standing in group.standings for one in standing.records
+                           for split in readings.splits(one))  # fmt: skip
+    heading = {id(standing): md.escape(standing.letter or standing.short, NAME_CHARACTERS)
+               for standing in group.standings}  # fmt: skip
+    lines = [
+        {"split": md.escape(split), "metric": md.escape(name)}
+        | {heading[id(standing)]: _change(standing, split, name) for standing in group.standings}
+        for split in splits for name in _names_of(group, split)
+    ]  # fmt: skip
+    sizes = [{"system": md.escape(standing.label, NAME_CHARACTERS), **_parameters(standing.records[0])}
+             for standing in group.standings]  # fmt: skip
+    several = "; means over seeds" if any(len(standing.runs) > 1 for standing in group.standings) else ""
+    note = f"Before → after training, where both were scored{several}. Systems by their letters, as above."
+    table = md.details(f"All metrics ({len(lines)} rows)", md.joined([md.table_of(lines, ("split", "metric")), note]))
+    return md.joined([table, md.details("Parameters", _table(sizes))]) if lines else ""
+
+
+def _names_of(group: Group, split: str) -> list[str]:
+    found = {name for standing in group.standings for record in standing.records for stage in readings.STAGES
+             for name in readings.scalars(record, stage, split)}  # fmt: skip
+    return sorted(found, key=readings.metric_order)
+
+
+def _change(standing: Standing, split: str, name: str) -> str:
+    values = (_mean(standing, stage, split, name) for stage in readings.STAGES)
+    # Of numbers of examples there are no thousandths.
+    before, after = (md.count(value) if value and value > 1 and value == int(value) else md.fixed(value)
+                     for value in values)  # fmt: skip
+    return after if before == md.DASH else f"{before} → {after}"
+
+
+def _parameters(record: Record) -> dict[str, str]:
+    found = record.model.parameters if record.model else {}
+    return {
+        "without a head": md.count(found.get("before_head")),
+        "with head and adapters": md.count(found.get("total")),
+        "trained": md.count(found.get("trainable")),
+    }
 
 
 def price(group: Group, found: Sequence[Costs], shown: Shown) -> str:

@@ -128,6 +128,7 @@ def _section(group: Group, pictures: Gallery, shown: Shown, *, from_hub: bool) -
              for one in group.standings]  # fmt: skip
     parts = {
         "Leaderboard": md.joined([leaderboard.leaderboard(group), leaderboard.uncounted(group, shown)]),
+        "All metrics": leaderboard.every_metric(group),
         "Cost": leaderboard.price(group, found, shown) if found else "",
         "Score against cost": gallery.score_against_cost(group, found, pictures),
         "Paired tests": leaderboard.tests(group, shown) if len(group.standings) > 1 else "",

@@ -341,6 +341,32 @@ def test_what_fits_follows_from_the_prediction_for_a_gpu_where_nothing_was_measu
     assert of(measured, priced(memory_predicted=predicted)).gpu.fits().endswith("(measured)")
 
 
+def test_all_metrics_of_all_splits_and_the_sizes_stand_folded(tmp_path):
+    folder = studies.write_study(tmp_path, SKILLS, seeds=(13, 14))
+    for path in record.find([folder]):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        whole = content["scores"]["after"]["test"]["accuracy"]
+        content["scores"]["after"]["train"] = {
+            "accuracy": {**whole, "value": 0.25 if content["seed"] == 13 else 0.75},
+            "examples_total": {**whole, "value": 1234.0},
+        }
+        content["model"]["parameters"] = {"total": 22_713_986, "trainable": 770, "before_head": 22_713_216}
+        path.write_text(json.dumps(content), encoding="utf-8")
+    page = report([folder], tmp_path / "report")
+    table = next(table for table in tables_of(page) if table[0][:2] == ["split", "metric"])
+    rows = {tuple(row[:2]): row[2:] for row in table[1:]}
+    assert table[0][2:] == ["A", "B", "C"]
+    assert rows["train", "accuracy"] == ["0.500"] * 3
+    assert rows["train", "examples_total"] == ["1,234"] * 3
+    before, after = (
+        statistics.mean(studies.scores(studies.answers(skill, seed))["accuracy"].value for seed in (13, 14))
+        for skill in (0.5, SKILLS["weak"])
+    )
+    assert rows["test", "accuracy"][2] == f"{before:.3f} → {after:.3f}"
+    (sizes,) = [table for table in tables_of(page) if table[0][1:2] == ["without a head"]]
+    assert sizes[1][1:] == ["22,713,216", "22,713,986", "770"]
+
+
 def test_only_what_is_shown_to_be_better_is_on_the_front():
     def point(cost, score):
         return study_figures.Point(name="x", score=score, low=None, high=None, cost=cost)
