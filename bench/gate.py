@@ -154,9 +154,18 @@ def visible_fall(old: np.ndarray, level: float, margin: float) -> float:
     return _error(old, margin) * float(stats.t.isf(level, len(old) - 1))
 
 
+def changed_arithmetic(baseline: Baseline, arithmetic: dict[str, str]) -> list[str]:
+    """What the digits of the baseline were made with, and is another one now."""
+    names = sorted({*arithmetic, *baseline.arithmetic})
+    return [name for name in names if arithmetic.get(name) != baseline.arithmetic.get(name)]
+
+
 def trajectory(baseline: Baseline, losses: Sequence[float], arithmetic: dict[str, str]) -> Verdict:
-    """Whether a fixed seed's losses are the same ones: a wrong gradient shows in the second step, in every recipe."""
-    changed = [name for name in sorted({*arithmetic, *baseline.arithmetic}) if _differs(name, arithmetic, baseline)]
+    """Whether a fixed seed's losses are the same ones: a wrong gradient shows in the first steps, in every recipe.
+
+    With another arithmetic they are compared so loosely that little shows; then the base commit's losses tell more.
+    """
+    changed = changed_arithmetic(baseline, arithmetic)
     tolerance, steps = (NEAR_LOSS, NEAR_STEPS) if changed else (SAME_LOSS, COMPARED_STEPS)
     if len(losses) != len(baseline.losses):
         told = f"{len(losses)} steps were logged, {len(baseline.losses)} by the baseline"
@@ -172,8 +181,12 @@ def trajectory(baseline: Baseline, losses: Sequence[float], arithmetic: dict[str
     return Verdict(recipe=baseline.recipe, kind="losses", ok=off is None, sentence=sentence)
 
 
-def _differs(name: str, arithmetic: dict[str, str], baseline: Baseline) -> bool:
-    return arithmetic.get(name) != baseline.arithmetic.get(name)
+def same_as_base(
+    baseline: Baseline, base: Sequence[float], losses: Sequence[float], arithmetic: dict[str, str]
+) -> Verdict:
+    """Whether losses are those of the base commit, run on this very machine. base: its losses."""
+    there = baseline.model_copy(update={"losses": list(base), "arithmetic": arithmetic})
+    return trajectory(there, losses, arithmetic).model_copy(update={"kind": "losses of the base commit"})
 
 
 def speed(

@@ -7,11 +7,10 @@ Every run is a launch of its own, as a user's would be. Runs that were there bef
 """
 
 import contextlib
-import json
 import platform
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from bench.recipe import Resolved
 from bench.record import Record
 from bench.sweep import Job, Machine
 
-SPEED = "speed"
+SPEED, BASE = "speed", "base"
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,7 @@ class Done:
     @property
     def losses(self) -> list[float]:
         """Of all steps; none where nothing is trained by gradient."""
-        path = self.job.folder / "train_log.jsonl"
-        if not path.exists():
-            return []
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [row["loss"] for row in rows if row.get("loss") is not None]
+        return sweep.losses(self.job.folder)
 
     def score(self, metric: str) -> float:
         """On the first split. Raises DataError where the run has no such score."""
@@ -119,7 +114,7 @@ def judge(asked: Asked) -> tuple[list[Verdict], list[str]]:
     baselines = {path: gate.read_baseline(asked.baseline / f"{path.stem}.json") for path in asked.recipes}
     if asked.against is None and (asked.speed or asked.rounds is not None):
         raise SetupError("--speed and --rounds go with --against, the commit to compare speed with")
-    timed = (asked.speed or tuple(asked.recipes[:1])) if asked.against is not None else ()
+    timed = (asked.speed or _first_trained(baselines)) if asked.against is not None else ()
     tests = len(baselines) + len(timed) * len(gate_speed.TIMED)
     level = asked.alpha / tests  # Bonferroni: the alarms of all tests together stay below alpha
     for path in timed:
@@ -129,8 +124,8 @@ def judge(asked: Asked) -> tuple[list[Verdict], list[str]]:
     planned = _jobs(asked, {path: tuple(found.scores) for path, found in baselines.items()})
     for path, baseline in baselines.items():
         refuse_edited(baseline, path, planned[path][0].planned.resolved)
-    done = _run(asked, planned, *([asked.out / SPEED] if timed else []))
-    verdicts: list[Verdict] = []
+    done = _run(asked, planned, *([asked.out / SPEED, asked.out / BASE] if timed else []))
+    verdicts, others = list[Verdict](), list[str]()
     for path, baseline in baselines.items():
         verdicts += _judged(baseline, done[path], level, asked.margin)
     if base is not None:
@@ -138,13 +133,35 @@ def judge(asked: Asked) -> tuple[list[Verdict], list[str]]:
             base=base, rounds=rounds, level=level, factor=asked.factor, machine=asked.machine,
             overrides=asked.overrides, out=asked.out / SPEED,
         )  # fmt: skip
+        for path, baseline in baselines.items():
+            beside, said = _beside_base(path, baseline, done[path][0], timing, asked)
+            verdicts, others = [*verdicts, *beside], [*others, *said]
         verdicts += [verdict for path in timed for verdict in gate_speed.timed(path, timing)]
     notes = [
         f"chance of a false alarm: at most {asked.alpha:g} for all {tests} tests of scores and times together",
         _compared(verdicts, baselines),
+        *others,
         *_unjudged(asked, baselines),
     ]
     return verdicts, notes
+
+
+def _first_trained(baselines: dict[Path, Baseline]) -> tuple[Path, ...]:
+    """The first recipe that has training steps to time, else the first."""
+    return tuple([*(path for path, found in baselines.items() if found.losses), *baselines][:1])
+
+
+def _beside_base(
+    path: Path, baseline: Baseline, first: Done, timing: gate_speed.Timing, asked: Asked
+) -> tuple[list[Verdict], list[str]]:
+    """(verdicts, notes) of losses beside the base commit's, where this machine computes unlike the baseline's."""
+    if not baseline.losses or not gate.changed_arithmetic(baseline, first.arithmetic):
+        return [], []
+    own = replace(timing, overrides=overrides_of(path, asked.overrides), out=asked.out / BASE)
+    losses = gate_speed.base_losses(path, first.seed, own)
+    if losses is None:
+        return [], [f"{path.stem}: losses are compared loosely, and not with the base commit, which has another recipe"]
+    return [gate.same_as_base(baseline, losses, first.losses, first.arithmetic)], []
 
 
 def _rounds(asked: Asked, level: float) -> int:

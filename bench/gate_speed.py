@@ -1,4 +1,4 @@
-"""Times a recipe of two commits for a gate: the code as it is, and a base commit beside it, run in turns."""
+"""Runs recipes of a base commit for a gate: in turns with the code as it is, for speed; and once, for their losses."""
 
 import contextlib
 import json
@@ -61,6 +61,21 @@ def timed(path: Path, timing: Timing) -> list[Verdict]:
     ]
 
 
+def base_losses(path: Path, seed: int, timing: Timing) -> list[float] | None:
+    """Every loss of a recipe's run by the base commit on this machine; None where it has another recipe, or none.
+
+    Raises DataError where the run failed. timing: of rounds, level and factor nothing is used.
+    """
+    with jobs.terminable(), _worktree(timing.base) as base:
+        try:
+            _require_same(path, base)
+        except DataError:
+            return None
+        folder = timing.out / f"{path.stem}-base-losses"
+        _launch(path, base, timing, folder, ("--seed", str(seed)))
+        return sweep.losses(folder)
+
+
 def _in(tree: Path, path: Path) -> Path:
     """Where a recipe of this project lies in a copy of it; any other lies where it is."""
     return tree / path.resolve().relative_to(ROOT) if path.resolve().is_relative_to(ROOT) else path.resolve()
@@ -76,8 +91,19 @@ def _require_same(path: Path, base: Path) -> None:
 
 
 def _time_once(path: Path, tree: Path, timing: Timing, folder: Path) -> dict[str, float]:
+    log = _launch(path, tree, timing, folder)
+    try:
+        # Read as plain JSON: the base commit may write records of another schema.
+        content = json.loads((folder / record.FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} at {tree} left no record; see {log}") from error
+    return {what: value for what, keys in TIMED.items() if (value := _at(content, ("throughput", *keys))) is not None}
+
+
+def _launch(path: Path, tree: Path, timing: Timing, folder: Path, more: Sequence[str] = ()) -> Path:
+    """Runs a recipe of a copy of the project to its end; returns the log. Raises DataError where it fails."""
     recipe_path = _in(tree, path)
-    arguments = [str(recipe_path), "--out", str(folder.resolve()), *timing.overrides]
+    arguments = [str(recipe_path), "--out", str(folder.resolve()), *more, *timing.overrides]
     port = jobs.free_port() if timing.machine.processes > 1 else None
     log = folder.parent / f"{folder.name}.txt"
     with log.open("wb") as stream:
@@ -100,12 +126,7 @@ def _time_once(path: Path, tree: Path, timing: Timing, folder: Path) -> dict[str
             raise
     if process.returncode != 0:
         raise DataError(f"{path} at {tree} failed: {sweep.last_line(log) or 'it said nothing'}; see {log}")
-    try:
-        # Read as plain JSON: the base commit may write records of another schema.
-        content = json.loads((folder / record.FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} at {tree} left no record; see {log}") from error
-    return {what: value for what, keys in TIMED.items() if (value := _at(content, ("throughput", *keys))) is not None}
+    return log
 
 
 def _at(content: Any, keys: Sequence[str]) -> float | None:

@@ -8,6 +8,7 @@ Holds what a run is to a sweep: its folder, its command, how it ended. `jobs` st
 
 import contextlib
 import datetime
+import json
 import math
 import os
 import shutil
@@ -283,6 +284,15 @@ def _file_death(job: Job, found: Record | None, why: str, status: Literal["crash
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def losses(folder: Path) -> list[float]:
+    """Every loss that a run logged; none where nothing is trained by gradient."""
+    path = folder / "train_log.jsonl"
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [row["loss"] for row in rows if row.get("loss") is not None]
 
 
 def last_line(log: Path) -> str:

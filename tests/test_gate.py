@@ -160,6 +160,22 @@ def test_a_trajectory_is_compared_digit_by_digit():
     assert not gate.trajectory(baseline(), [0.7, 0.6, 0.5], baseline().arithmetic).ok
 
 
+def test_losses_of_the_base_commit_are_compared_closely_whatever_the_baseline_was_made_with():
+    old, here = baseline(), {"torch": "3.0", "processor": "another"}
+    base = [1.005 * loss for loss in old.losses]
+    assert gate.trajectory(old, base, here).ok
+    assert gate.same_as_base(old, base, base, here).ok
+    found = gate.same_as_base(old, base, old.losses, here)
+    assert (found.ok, found.kind) == (False, "losses of the base commit")
+    assert "they must agree to 0.0001" in found.sentence
+
+
+def test_what_is_timed_by_default_has_training_steps():
+    trained, untrained = baseline(), baseline(losses=[])
+    assert gate_runs._first_trained({Path("a"): untrained, Path("b"): trained}) == (Path("b"),)
+    assert gate_runs._first_trained({Path("a"): untrained}) == (Path("a"),)
+
+
 def test_other_versions_are_compared_loosely_and_that_is_said():
     other = baseline().arithmetic | {"torch": "2.14.0"}
     found = gate.trajectory(baseline(), [0.7, 0.601, 0.501, 0.451], other)
@@ -340,6 +356,28 @@ def test_two_points_of_accuracy_that_runs_lose_are_caught(tree):
     assert "**1 of 2 checks failed**" in done.stdout
     assert "| **failed** | bert-full | quality | accuracy fell by 0.0200, " in done.stdout
     assert "losses agree to 0.0001" in done.stdout
+
+
+@pytest.mark.slow
+def test_on_another_processor_a_wrong_gradient_shows_beside_the_base_commit(tree):
+    """Losses are compared with the baseline's so loosely there that this one does not show."""
+    module = tree / "bench" / "methods" / "full.py"
+    kept = module.read_text(encoding="utf-8")
+    wrong = "    next(model.parameters()).register_hook(lambda gradient: -gradient)\n"
+    plant(tree, "methods/full.py", "    return model", f"{wrong}    return model")
+    path = tree / "elsewhere" / "bert-full.json"
+    path.parent.mkdir()
+    made = json.loads((tree / "baseline" / "bert-full.json").read_text(encoding="utf-8"))
+    made["arithmetic"]["processor"] = "another"
+    path.write_text(json.dumps(made), encoding="utf-8")
+    done = run_gate(
+        tree, RECIPE, "--baseline", "elsewhere", "--jobs", 2, "--against", "HEAD", "--alpha", "0.6", "--out", "o"
+    )
+    module.write_text(kept, encoding="utf-8")
+    assert done.returncode == 1, done.stderr + done.stdout
+    assert "| ok | bert-full | losses | the first 5 losses agree to 0.01, since processor changed" in done.stdout
+    assert "| **failed** | bert-full | losses of the base commit | the loss of step " in done.stdout
+    assert "they must agree to 0.0001" in done.stdout
 
 
 @pytest.mark.slow
