@@ -36,8 +36,8 @@ SCORED = ("seed", "limit", "dataset", "evaluation", "metrics", "published")
 class Entry(Strict):
     """One system of the comparison. recipe: below `recipes/`, without its ending, or a file beside the study's.
 
-    set: overrides. mini: overrides of the small variant, on top of the study's own. published: where others found it,
-    with these very models and data; not for the small variant.
+    set: overrides. seeds: instead of the study's, in small too. mini: overrides of the small variant, on top of the
+    study's own. published: where others found it, with these very models and data; not for the small variant.
     """
 
     recipe: Text
@@ -249,7 +249,8 @@ def _systems(study: Study, path: Path, asked: Asked) -> Iterator[System]:
             overrides = _in_small(study, shown, first, overrides, entry)
         elif not any(recipe.parts_from_published(text.partition("=")[0]) for text in asked.sets):
             overrides += _bands(entry)
-        seeds = asked.seeds or (study.mini.seeds if asked.mini and study.mini else entry.seeds or study.seeds)
+        usual = study.mini.seeds if asked.mini and study.mini else study.seeds
+        seeds = asked.seeds or entry.seeds or usual
         with recipe.placing(shown, asked.sets):
             system = _system(at, overrides, asked, seeds)
         yield _tuned(system, study, shown, asked)

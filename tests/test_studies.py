@@ -197,6 +197,17 @@ def test_llama_before_and_after_a_head():
     assert full["trainable"] == full["total"] == 1_235_814_400 + 2 * 2048 + 2
 
 
+def test_what_is_asked_for_in_five_executions_is_run_five_times_in_small_too():
+    plan = study.plan([FOLDER / "imdb"], study.Asked(mini=True))
+    seeds = {one.path.stem: len(one.seeds) for one in plan.systems}
+    assert {name for name, number in seeds.items() if number == 5} == {
+        "distilbert-few",
+        "gemma-zero_shot",
+        "gemma-few_shot",
+    }
+    assert set(seeds.values()) == {1, 5}
+
+
 # What the pages say
 
 
@@ -222,6 +233,8 @@ BETWEEN_DRAWS = {
     ("imdb", "mistral-qlora", "accuracy"): ((0.960, 2_500), (0.960, 2_500), None),
     ("sst2_squad_llama", "sst2-zero_shot", "accuracy"): ((0.360, 13_470), (0.546, 13_470), None),
     ("sst2_squad_llama", "sst2-tuned", "accuracy"): ((0.944, 13_470), (0.951, 13_470), None),
+    ("sst2_squad_llama", "squad-zero_shot", "squad_v2_exact"): ((0.391, 26_064), (0.391, 26_064), None),
+    ("sst2_squad_llama", "squad-written", "squad_v2_exact"): ((0.456, 26_064), (0.456, 26_064), None),
     ("scratch_or_pretrained", "gpt2-scratch", "accuracy"): ((0.548, 542), (0.5488, 543), None),
     ("scratch_or_pretrained", "bielik-last_layers", "accuracy"): ((0.6593, 543), (0.6593, 543), None),
     ("scratch_or_pretrained", "gpt2-scratch", "f1_macro"): ((0.5488, 543), (0.548, 542), (0.4400, 0.491)),
