@@ -25,6 +25,8 @@ FEWEST_SEEDS = 3
 MARGIN, FACTOR = 0.005, 1.15
 # Losses of equal arithmetic agree to rounding; after many steps rounding grows, so only so many are compared.
 SAME_LOSS, COMPARED_STEPS = 1e-4, 20
+# A training whose losses agree to this at every step has ended with the same model.
+SAME_TRAINING = 1e-6
 # With other versions of libraries or another processor, sums are in another order from the first step on.
 NEAR_LOSS, NEAR_STEPS = 1e-2, 5
 # What decides about arithmetic; of versions, major, minor and patch.
@@ -179,6 +181,33 @@ def trajectory(baseline: Baseline, losses: Sequence[float], arithmetic: dict[str
         old, new = compared[off - 1]
         sentence = f"the loss of step {off} is {new:.6f}, it was {old:.6f}; they must agree{loosely}"
     return Verdict(recipe=baseline.recipe, kind="losses", ok=off is None, sentence=sentence)
+
+
+def scoring(
+    baseline: Baseline,
+    new: dict[int, float],
+    losses: Sequence[float],
+    arithmetic: dict[str, str],
+    margin: float = MARGIN,
+) -> Verdict | None:
+    """Whether the same trained model is scored worse, which no seed excuses: damage to scoring that `quality`, which
+    allows for seeds, may take for chance.
+
+    None where the model is not known to be the same: another arithmetic, or another loss at any step. A model that is
+    not trained is the same without losses.
+    """
+    alike = len(losses) == len(baseline.losses) and all(
+        abs(one - old) <= SAME_TRAINING * abs(old) for old, one in zip(baseline.losses, losses, strict=True)
+    )
+    seeds = sorted(set(baseline.scores) & set(new))
+    if not alike or not seeds or changed_arithmetic(baseline, arithmetic):
+        return None
+    sign = 1 if baseline.higher_is_better else -1
+    fell = float(np.mean([sign * (baseline.scores[seed] - new[seed]) for seed in seeds]))
+    what = f"{len(losses)} losses are the baseline's" if losses else "nothing is trained"
+    told = f"fell by {fell:.4f}" if fell >= margin else f"fell by less than {margin:g}"
+    sentence = f"{what}, and {baseline.metric} {told} over {len(seeds)} seeds"
+    return Verdict(recipe=baseline.recipe, kind="scoring", ok=fell < margin, sentence=sentence)
 
 
 def same_as_base(

@@ -300,10 +300,12 @@ def _judged(baseline: Baseline, found: list[Done], level: float, margin: float) 
     if metric != baseline.metric:
         told = f"it has scores of {baseline.metric!r}, and its recipe is judged by {metric!r}"
         raise DataError(f"{baseline.recipe}: its baseline was edited: {told}; make it anew: --write")
-    verdicts = [gate.quality(baseline, {one.seed: one.score(baseline.metric) for one in found}, level, margin)]
+    scores = {one.seed: one.score(baseline.metric) for one in found}
+    verdicts = [gate.quality(baseline, scores, level, margin)]
     if baseline.losses:
         verdicts.append(gate.trajectory(baseline, first.losses, first.arithmetic))
-    return verdicts
+    scored = gate.scoring(baseline, scores, first.losses, first.arithmetic, margin)
+    return verdicts if scored is None else [*verdicts, scored]
 
 
 def conduct(asked: Asked, *, renew: bool, seeds: int, output: Path | None) -> int:
