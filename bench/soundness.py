@@ -89,7 +89,7 @@ def check_others(stated: Stated, lines: Sequence[Line], values: Sequence[dict[st
         sums = stated.tally(by_label[0], lines).rows.sum(0, dtype=float)
         for name in by_label:
             stated.refuse_other(name, float(label_value(name)(sums)))
-    for name in set(others) - set(by_label) - set(TOKENIZERS):
+    for name in sorted(set(others) - set(by_label) - set(TOKENIZERS)):
         if name == "mcc":
             stated.refuse_other(name, stated.tally(name, lines).score)
             continue
