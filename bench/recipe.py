@@ -358,8 +358,9 @@ def _sentence(problems: list[Any], model: type[BaseModel], data: Any) -> str:
         return f"unknown key.{hint or ' None is known here.'}"
     if first["type"] == "missing":
         return "this key is required"
-    if first["type"] == "value_error":
-        return str(first["ctx"]["error"])
+    # Of a value that may be of several types, the one that came as far as to be looked at by its content.
+    if checked := [problem for problem in problems if problem["type"] == "value_error"]:
+        return str(checked[0]["ctx"]["error"])
     phrases = (
         _EXPECTED.get(item["type"], item["msg"].replace("Input should be ", _BOUNDS.get(item["type"], "")))
         for item in problems

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench import console, record
 from bench.errors import BenchError
+from bench.study import MOST_SEEDS
 
 Add = Callable[[Any, str, Any, str], argparse.ArgumentParser]
 
@@ -37,8 +38,6 @@ def _add_sweep(commands: Any, add_one: Add) -> None:
     sweep.add_argument("--dry-run", action="store_true", help="only print the commands of the runs")
 
 
-# A larger count is a seed that was meant; each run is looked at before the first one starts.
-MOST_SEEDS = 10_000
 # Of numbers below 2**31.
 DIGITS = 10
 

@@ -19,15 +19,20 @@ from pydantic import Field
 
 from bench import dropin, recipe, strictyaml
 from bench.errors import RecipeError, did_you_mean
-from bench.fieldtypes import Distinct, Name, PositiveInt, Strict, Text
+from bench.fieldtypes import Distinct, Name, Strict, Text
 from bench.overrides import as_yaml, merged, products
 from bench.recipe import Resolved
 from bench.settings import Band
 from bench.strictyaml import Layers
 
 Settings = dict[str, Any]
+# A larger number is a seed that was meant.
+MOST_SEEDS = 10_000
 # How many seeds, counted from the recipe's own, or which ones.
-Seeds = PositiveInt | Annotated[tuple[int, ...], Field(min_length=1), Distinct]
+Seeds = (
+    Annotated[int, Field(gt=0, le=MOST_SEEDS)]
+    | Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1), Distinct]
+)
 FILE = "study.yaml"
 # Settings that are no way to train.
 SCORED = ("seed", "limit", "dataset", "evaluation", "metrics", "published")

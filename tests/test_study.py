@@ -138,6 +138,22 @@ def test_the_small_variant_swaps_cards_first_and_then_what_is_about_them(planned
 
 
 @pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[1, 1]", "seeds: 1 stands twice"),
+        ("[-5]", "seeds: expected a whole number or a number greater than or equal to 0"),
+        ("[99999999999]", "a number less than 4294967296"),
+        ("20240101", "seeds: expected a number less than or equal to 10000 or a list, as in [a, b], got 20240101"),
+        ("0", "seeds: expected a number greater than 0 or a list"),
+    ],
+)
+def test_wrong_seeds_are_named_where_they_stand(refused, value, message):
+    said = refused(RUNS + f"seeds: {value}\n")
+    assert message in said
+    assert "own/study.yaml:" in said
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         (RUNS, "own/study.yaml: this study has no `mini` variant"),
