@@ -204,7 +204,7 @@ def scoring(
         return None
     sign = 1 if baseline.higher_is_better else -1
     fell = float(np.mean([sign * (baseline.scores[seed] - new[seed]) for seed in seeds]))
-    what = f"{len(losses)} losses are the baseline's" if losses else "nothing is trained"
+    what = f"{len(losses)} losses are the baseline's" if losses else "nothing is trained by gradients"
     told = f"fell by {fell:.4f}" if fell >= margin else f"fell by less than {margin:g}"
     sentence = f"{what}, and {baseline.metric} {told} over {len(seeds)} seeds"
     return Verdict(recipe=baseline.recipe, kind="scoring", ok=fell < margin, sentence=sentence)
