@@ -116,21 +116,25 @@ def gather(paths: Sequence[Path], asked: Asked) -> Field:
     )
 
 
-def contradiction(path: Path, record: Record, known: tuple[str, str] | None = None) -> str | None:
-    """How the predictions beside a record deny its scores, of any stage and split.
+def parts_of(record: Record) -> list[tuple[str, str]]:
+    """Every stage and split that was scored."""
+    return [(stage, split) for stage, splits in record.scores.items() for split in splits]
 
-    None where they don't, or there are none. known: a stage and split that were looked at before.
+
+def contradiction(path: Path, record: Record, parts: Iterable[tuple[str, str]] | None = None) -> str | None:
+    """How the predictions beside a record deny its scores; None where they don't, or there are none.
+
+    parts: stages and splits that are looked at; None for all.
     """
-    for stage, splits in record.scores.items() if record.data else ():
-        for split in (name for name in splits if (stage, name) != known):
-            metric = readings.ranking_metric(readings.scalars(record, stage, split))
-            try:
-                if metric is not None:
-                    scored_by(path, record, stage, split, metric)
-            except Unsound as error:
-                return str(error)
-            except DataError:  # no predictions, or such as this metric can't be made of
-                continue
+    for stage, split in (parts_of(record) if parts is None else parts) if record.data else ():
+        metric = readings.ranking_metric(readings.scalars(record, stage, split))
+        try:
+            if metric is not None:
+                scored_by(path, record, stage, split, metric)
+        except Unsound as error:
+            return str(error)
+        except DataError:  # no predictions, or such as this metric can't be made of
+            continue
     return None
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from bench import console, record
 from bench.errors import BenchError
-from bench.study import MOST_SEEDS
 
 Add = Callable[[Any, str, Any, str], argparse.ArgumentParser]
 
@@ -42,15 +41,21 @@ def _add_sweep(commands: Any, add_one: Add) -> None:
 DIGITS = 10
 
 
+def _fits(text: str) -> bool:
+    return text.isdecimal() and len(text) <= DIGITS and int(text) < 2**31
+
+
 def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or len(text) > DIGITS or not 1 <= int(text) < 2**31:
+    if not _fits(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text:.100} is not a whole number from 1 on, or too large")
     return int(text)
 
 
 def _seeds(text: str) -> int | tuple[int, ...]:
+    from bench.study import MOST_SEEDS
+
     numbers = [part.strip() for part in text.split(",") if part.strip()]
-    if not numbers or not all(part.isdecimal() and len(part) <= DIGITS and int(part) < 2**31 for part in numbers):
+    if not numbers or not all(map(_fits, numbers)):
         raise argparse.ArgumentTypeError(f"{text} is neither a number of seeds nor a list of them")
     if "," not in text:
         if (count := _at_least_one(text)) > MOST_SEEDS:

@@ -67,14 +67,14 @@ def checked(stated: Stated, lines: dict[str, Line]) -> Tally:
     part = stated.record.data.splits.get(stated.split)
     if part is not None and len(lines) != part.examples:
         raise Unsound(f"{stated.file}: {len(lines)} predictions, and the record tells of {part.examples} examples")
-    right = _RIGHT.get(stated.metric)
-    for identity, line in lines.items() if right is not None else ():
-        if right is not None and line.value != right(line.prediction, line.reference):
-            told = f"{identity!r} is not what its {stated.metric} of {line.value} says"
-            raise Unsound(f"{stated.file}: {told}; was the file edited?")
+    if (right := _RIGHT.get(stated.metric)) is not None:
+        for identity, line in lines.items():
+            if line.value != right(line.prediction, line.reference):
+                told = f"{identity!r} is not what its {stated.metric} of {line.value} says"
+                raise Unsound(f"{stated.file}: {told}; was the file edited?")
     counted = stated.tally(stated.metric, list(lines.values()))
     stated.refuse_other(stated.metric, counted.score)
-    _check_wilson(stated, stated.metric, counted)
+    _check_wilson(stated, counted)
     return counted
 
 
@@ -98,10 +98,10 @@ def check_others(stated: Stated, lines: Sequence[Line], values: Sequence[dict[st
             stated.refuse_other(name, sum(found) / len(found))
 
 
-def _check_wilson(stated: Stated, name: str, counted: Tally) -> None:
+def _check_wilson(stated: Stated, counted: Tally) -> None:
     """The interval of a share follows from it."""
-    item = stated.scores[name]
-    if item.interval != WILSON or not counted.is_binary:
+    name = stated.metric
+    if stated.scores[name].interval != WILSON or not counted.is_binary:
         return
     low, high = stats.wilson(float(counted.rows[:, 0].sum()), float(len(counted.rows)))
     stated.refuse_other(name, low, "low")

@@ -160,12 +160,17 @@ def _otherwise_sound(runs: Iterable[Located]) -> tuple[list[Located], list[LeftO
     """Without runs of which scores are denied that no test looks at, like those before training; and these."""
     kept, denied = [], []
     for path, record in runs:
-        tested = next(iter(readings.splits(record)), "")
-        if why := contenders.contradiction(path, record, ("after", tested)):
+        others = [part for part in contenders.parts_of(record) if part != _tested_part(record)]
+        if why := contenders.contradiction(path, record, others):
             denied.append(LeftOut(path=path, reason=why, is_unsound=True))
         else:
             kept.append((path, record))
     return kept, denied
+
+
+def _tested_part(record: Record) -> tuple[str, str]:
+    """The stage and split of whose predictions paired tests are made."""
+    return "after", next(iter(readings.splits(record)), "")
 
 
 def _borne_out(
@@ -176,7 +181,10 @@ def _borne_out(
     Of a system of which no run was tested, what its records say stands, without a tier.
     """
     if field is None:
-        reasons = {path: contenders.contradiction(path, record) for group in systems.values() for path, record in group}
+        reasons = {
+            path: contenders.contradiction(path, record, [_tested_part(record)])
+            for group in systems.values() for path, record in group
+        }  # fmt: skip
         uncounted += [LeftOut(path=path, reason=why, is_unsound=True) for path, why in reasons.items() if why]
         denied, missing = {path for path, why in reasons.items() if why}, set[Path]()
     else:
