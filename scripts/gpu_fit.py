@@ -28,10 +28,14 @@ if __name__ == "__main__":
     # Python put this file's folder first; what is run is the package of this checkout.
     sys.path[0] = str(ROOT)
 
-from bench import console, hardware, plan_quotes, recipe, record  # noqa: E402
-from bench import markdown as md  # noqa: E402
+from bench import console  # noqa: E402
+from bench.config import resolve  # noqa: E402
 from bench.errors import BenchError, SetupError  # noqa: E402
-from bench.record import Record  # noqa: E402
+from bench.memory import recipe_comments  # noqa: E402
+from bench.records import store  # noqa: E402
+from bench.records.record import Record  # noqa: E402
+from bench.reporting import markdown as md  # noqa: E402
+from bench.utils import files, hardware  # noqa: E402
 
 RUNS, REPORTS = Path("runs") / "gpu_fit", Path("reports") / "gpu_fit"
 # The first three steps are not timed.
@@ -66,17 +70,17 @@ class Case:
 def cases() -> list[Case]:
     """All that quote a plan, and the comparisons."""
     found = [
-        Case(name=f"{path.parent.name}-{path.stem}", path=path, gpu=gpu) for path, gpu in plan_quotes.find().items()
+        Case(name=f"{path.parent.name}-{path.stem}", path=path, gpu=gpu) for path, gpu in recipe_comments.find().items()
     ]
     small = ("max_length=512", "training.per_device_batch=1")
     for name, stem in COMPARED.items():
-        found.append(Case(name=name, path=recipe.SHIPPED / f"{stem}.yaml", gpu="12GiB", overrides=small))
+        found.append(Case(name=name, path=resolve.SHIPPED / f"{stem}.yaml", gpu="12GiB", overrides=small))
     return found
 
 
 def overrides(case: Case, data: Path, mini: bool) -> list[str]:
     """What replaces weights, tokenizer and data of a recipe by what is here."""
-    given = recipe.load(case.path, case.overrides)
+    given = resolve.load(case.path, case.overrides)
     found: dict[str, Any] = dict(item.split("=", 1) for item in case.overrides)
     found |= {
         "dataset": f"{given.dataset_name}_local", "dataset.source.folder": data, "model.weights": "random",
@@ -92,8 +96,8 @@ def overrides(case: Case, data: Path, mini: bool) -> list[str]:
 
 def write_texts(case: Case, folder: Path) -> None:
     """Made-up texts, the same in every run, in the files that the data set's local card names."""
-    given = recipe.load(case.path, case.overrides)
-    card: Any = recipe.load_card("dataset", recipe.SHIPPED / "datasets" / f"{given.dataset_name}_local.yaml")
+    given = resolve.load(case.path, case.overrides)
+    card: Any = resolve.load_card("dataset", resolve.SHIPPED / "datasets" / f"{given.dataset_name}_local.yaml")
     draw, most = random.Random(13), max(given.recipe.max_length, MINI["max_length"])
     words = ["".join(draw.choice("bdfgklmnprst") + draw.choice("aeiou") for _ in range(2)) for _ in range(600)]
 
@@ -135,12 +139,12 @@ def run(case: Case, out: Path, *, cap: str | None, mini: bool) -> Record:
     offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment = {**os.environ, **offline, **({"BENCH_MEMORY_CAP": cap} if cap else {})}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    left = folder / "run" / record.FILE
+    left = folder / "run" / store.FILE
     if not left.is_file():
         raise SetupError(f"{case.name} left no record: {done.stderr.strip()[-500:] or f'exit code {done.returncode}'}")
     (out / case.name).mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(left, out / case.name / record.FILE)
-    return record.read(left)
+    shutil.copyfile(left, out / case.name / store.FILE)
+    return store.read(left)
 
 
 def cap_for(case: Case, total: int) -> str | None:
@@ -162,7 +166,7 @@ COLUMNS = {
 
 def table(out: Path) -> str:
     """Markdown, of the records alone."""
-    found = {path.parent.name: record.read(path) for path in sorted(out.glob(f"*/{record.FILE}"))}
+    found = {path.parent.name: store.read(path) for path in sorted(out.glob(f"*/{store.FILE}"))}
     lines = [
         "# What recipes really need on a GPU",
         "",
@@ -208,7 +212,7 @@ def _number(value: Any, form: str) -> str:
 def write_table(out: Path) -> None:
     """Beside the folder of the records."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(out.with_name(f"{out.name}.md"), table(out))
+    files.write_text(out.with_name(f"{out.name}.md"), table(out))
     console.say(f"table: {out}.md")
 
 

@@ -41,7 +41,8 @@ def bare_runs():
 
     They take more than half of the time of a run of four steps.
     """
-    from bench import corpora, figures
+    from bench.data.builtin import corpora
+    from bench.reporting.figures import run
 
     generate, known = corpora.generate, {}
 
@@ -52,7 +53,7 @@ def bare_runs():
         return pickle.loads(known[key])
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "draw_all", lambda *_: {})
+        patch.setattr(run, "draw_all", lambda *_: {})
         patch.setattr(corpora, "generate", made_once)
         yield
 

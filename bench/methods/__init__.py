@@ -1,1 +1,1 @@
-"""Methods: one file each. See CONTRIBUTING.md."""
+"""Fine-tuning methods, one file each: which parameters are trained, and how they are loaded."""

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from bench.dropin import LoadPlan
-from bench.settings import Strict
+from bench.config.contracts import LoadPlan
+from bench.config.recipe import Strict
 
 OBJECTIVES = ("head",)
 
@@ -19,7 +19,7 @@ def load_plan(options: Options) -> LoadPlan:
 
 def adapt(model: Any, options: Options) -> Any:
     """Freezes everything but the head and what the checkpoint did not contain."""
-    from bench.heads import freeze_body
+    from bench.models.heads import freeze_body
 
     freeze_body(model)
     return model

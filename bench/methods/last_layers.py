@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from bench.dropin import LoadPlan
+from bench.config.contracts import LoadPlan
+from bench.config.recipe import PositiveInt, Strict
 from bench.errors import SetupError
-from bench.settings import PositiveInt, Strict
 
 OBJECTIVES = ("head", "text")
 
@@ -25,7 +25,7 @@ def adapt(model: Any, options: Options) -> Any:
 
     A language model's output head stays frozen: it is often the embedding itself, at the other end of the model.
     """
-    from bench.heads import final_norms, freeze_body, transformer_blocks, writes
+    from bench.models.heads import final_norms, freeze_body, transformer_blocks, writes
 
     blocks = transformer_blocks(model)
     if options.blocks > len(blocks):

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from bench.adapters import AdapterOptions, prepare_quantized, wrap
-from bench.dropin import LoadPlan
+from bench.config.contracts import LoadPlan
+from bench.models.adapters import AdapterOptions, prepare_quantized, wrap
 
 OBJECTIVES = ("head", "text")
 

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from bench.dropin import LoadPlan
+from bench.config.contracts import LoadPlan
+from bench.config.recipe import PositiveInt, Strict
 from bench.errors import SetupError
-from bench.settings import PositiveInt, Strict
 
 OBJECTIVES = ("head",)
 
@@ -27,7 +27,7 @@ def load_plan(options: Options) -> LoadPlan:
 
 def adapt(model: Any, options: Options) -> Any:
     """Puts a linear layer on the frozen base model of a classifier. Raises SetupError for features without content."""
-    from bench.heads import ProbeModel, reads_last_token
+    from bench.models.heads import ProbeModel, reads_last_token
 
     if options.pooling == "first" and reads_last_token(model):
         raise SetupError("method.pooling is 'first', but a decoder's first token sees no other one; choose 'mean'")

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from bench.dropin import LoadPlan
-from bench.settings import Strict
+from bench.config.contracts import LoadPlan
+from bench.config.recipe import Strict
 
 OBJECTIVES = ("head", "text")
 

@@ -2,8 +2,8 @@
 
 from typing import Any, Literal
 
-from bench.dropin import NF4, LoadPlan
-from bench.settings import Strict
+from bench.config.contracts import NF4, LoadPlan
+from bench.config.recipe import Strict
 
 OBJECTIVES = ("text",)
 

@@ -1,1 +1,1 @@
-"""Drop-in metrics: one self-contained `evaluate.Metric` in each file."""
+"""Metrics, one file each, usable with `evaluate.load(path)` as well."""

@@ -1,1 +1,1 @@
-"""Tasks: one file each. See CONTRIBUTING.md."""
+"""Tasks, one file each: how rows are encoded, what the loss is, how outputs become predictions."""

@@ -4,10 +4,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from bench import span_reading
-from bench.asking import Wording
-from bench.settings import Prompt, Recipe
-from bench.spans import span_loss_sum
+from bench.config.cards import Prompt
+from bench.config.recipe import Recipe
+from bench.data.prompts.encode import Wording
+from bench.evaluation.readers import span
+from bench.models.losses import span_loss_sum
 
 OBJECTIVES = ("head", "text")
 # What metrics read: answers in words, or labels.
@@ -18,9 +19,9 @@ AUTO_CLASS = "AutoModelForQuestionAnswering"
 HEAD_OUTPUTS = ("start", "end")
 
 
-def encode_splits(corpus: Any, tokenizer: Any, recipe: Recipe) -> span_reading.EncodedCorpus:
+def encode_splits(corpus: Any, tokenizer: Any, recipe: Recipe) -> span.EncodedCorpus:
     """Windows of every split, to learn from and to score."""
-    return span_reading.encode(corpus, tokenizer, recipe)
+    return span.encode(corpus, tokenizer, recipe)
 
 
 def loss_of(outputs: Any, batch: Any) -> Any:

@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from bench.asking import Wording
+from bench.config.cards import Prompt
+from bench.data.prompts.encode import Wording
+from bench.data.tokenizer import encode as encode_texts
 from bench.errors import SetupError
-from bench.settings import Prompt
-from bench.tokenizer import encode as encode_texts
 
 OBJECTIVES = ("head", "text")
 READS = "labels"

@@ -43,12 +43,16 @@ import trl  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from transformers.trainer_callback import PrinterCallback  # noqa: E402
 
-from bench import tokenizer, train, unpad  # noqa: E402
-from bench.fitting import Budget, Fit, TrainLog  # noqa: E402
-from bench.measure import Clock  # noqa: E402
-from bench.score import Encoded  # noqa: E402
-from bench.settings import TokenizerCard  # noqa: E402
-from bench.training_settings import Speed, Training  # noqa: E402
+from bench.config.cards import TokenizerCard  # noqa: E402
+from bench.config.training import Speed, Training  # noqa: E402
+from bench.data import tokenizer  # noqa: E402
+from bench.data.examples import Encoded  # noqa: E402
+from bench.models.kernels import padding_free  # noqa: E402
+from bench.records.clock import Clock  # noqa: E402
+from bench.training.fit import fit as train  # noqa: E402
+from bench.training.log import TrainLog  # noqa: E402
+from bench.training.schedule import Budget  # noqa: E402
+from bench.training.state import Fit  # noqa: E402
 from scripts.benchmarks import common  # noqa: E402
 
 # The first step pays for allocation; it is compared, but not measured.
@@ -196,14 +200,14 @@ def run_bench(model: Any, work: Work, folder: Path) -> common.Trained:
         validate=None,
         selection=None,
     )
-    train.fit(fit, SimpleNamespace(training=work.training, speed=Speed()), model.device.type == "cpu")
+    train(fit, SimpleNamespace(training=work.training, speed=Speed()), model.device.type == "cpu")
     assert fit.needs_all_logits is None, fit.needs_all_logits
     return common.Trained(losses=fit.log.losses, moments=ticks.moments)
 
 
 def switch_on(model: Any) -> None:
     """What of `speed` a run puts on a model before training; answer logits come on in training itself."""
-    reason = unpad.attach(model)
+    reason = padding_free.attach(model)
     assert reason is None, reason
 
 

@@ -13,17 +13,24 @@ from typing import Any
 import torch
 import transformers
 
-from bench import console, dropin, launch, recipe, tokenizer, train
-from bench.fitting import Budget, Fit, TrainLog
-from bench.measure import Clock, synchronize
-from bench.metricset import MetricSet
-from bench.score import Encoded, Scoring
-from bench.settings import TokenizerCard
-from bench.training_settings import Training
+from bench import console
+from bench.config import registry, resolve
+from bench.config.cards import TokenizerCard
+from bench.config.training import Training
+from bench.data.examples import Encoded
+from bench.data.tokenizer import train as train_tokenizer
+from bench.distributed import setup
+from bench.evaluation.metric_set import MetricSet
+from bench.evaluation.reader import Scoring
+from bench.records.clock import Clock, synchronize
+from bench.training.fit import fit as train
+from bench.training.log import TrainLog
+from bench.training.schedule import Budget
+from bench.training.state import Fit
 
 LABELS = ("bad", "good", "mixed")
 # Every engine needs a whole recipe; what it says of data, model and method is not used here.
-RECIPE = recipe.SHIPPED / "tiny" / "bert-full.yaml"
+RECIPE = resolve.SHIPPED / "tiny" / "bert-full.yaml"
 # glibc gives large tensors back to the system, and asks for them again, in every step, unless these say otherwise.
 MALLOC = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD")
 
@@ -86,7 +93,7 @@ class Language:
     def tokenizer(self, family: str, vocab_size: int) -> Any:
         """Of word pieces."""
         card = TokenizerCard(train="wordpiece", vocab_size=vocab_size)
-        tokens = tokenizer.train(card, family, [" ".join(self.words)])
+        tokens = train_tokenizer(card, family, [" ".join(self.words)])
         tokens.padding_side, tokens.model_max_length = "right", 1024
         return tokens
 
@@ -106,7 +113,7 @@ class Language:
 
 def encoded(rows: Sequence[dict[str, Any]], tokens: Any, max_length: int) -> Encoded:
     """A split as a run makes it from rows."""
-    features, cut = dropin.load("tasks", "text_classification").encode(rows, tokens, max_length)
+    features, cut = registry.load("tasks", "text_classification").encode(rows, tokens, max_length)
     return Encoded(name="train", ids=tuple(row["id"] for row in rows), features=features, truncated=len(cut))
 
 
@@ -175,12 +182,12 @@ def settings(engine: Any, batch: int, steps: int, **others: Any) -> Training:
 def scoring(tokens: Any, device: torch.device) -> Scoring:
     """How the harness scores a classifier."""
     return Scoring(
-        task=dropin.load("tasks", "text_classification"),
+        task=registry.load("tasks", "text_classification"),
         tokenizer=tokens,
         metrics=MetricSet(("accuracy",), multi_label=False, num_labels=len(LABELS)),
         threshold=0.5,
         device=device,
-        precision=launch.precision(),
+        precision=setup.precision(),
     )
 
 
@@ -190,7 +197,7 @@ def run_engine(model: Any, split: Encoded, tokens: Any, training: Training, fold
     Mixed precision is the launcher's, which is to say that of the environment variable.
     """
     device = model.device
-    plain = recipe.load(RECIPE).recipe
+    plain = resolve.load(RECIPE).recipe
     budget = Budget.plan(training, len(split.ids), 1)
     fit = Fit(
         model=model,
@@ -207,7 +214,7 @@ def run_engine(model: Any, split: Encoded, tokens: Any, training: Training, fold
         validate=None,
         selection=None,
     )
-    train.fit(fit, plain.model_copy(update={"training": training}), device.type == "cpu")
+    train(fit, plain.model_copy(update={"training": training}), device.type == "cpu")
     return Trained(losses=fit.log.losses, moments=ticks.moments)
 
 
@@ -230,7 +237,7 @@ class Watch(transformers.TrainerCallback):
 
 def in_order(split: Encoded, training: Training) -> list[dict[str, Any]]:
     """Features in the order in which the harness trains on them."""
-    order = Budget.plan(training, len(split.ids), 1).order(recipe.load(RECIPE).recipe.seed)
+    order = Budget.plan(training, len(split.ids), 1).order(resolve.load(RECIPE).recipe.seed)
     return [split.features[number] for number in order]
 
 

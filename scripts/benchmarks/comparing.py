@@ -25,9 +25,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import compare, compare_report, contenders, record
-from bench.record import Comparability, Data, RecipePart, Record, Score, SplitPart
-from bench.tallies import Line, tally
+from bench.analysis import compare, predictions
+from bench.analysis.stats.sums import Line, tally
+from bench.records import store
+from bench.records.record import Comparability, Data, RecipePart, Record, Score, SplitPart
+from bench.reporting import comparison_page
 
 # Metric -> labels; None for answers in words, whose F1 by example is a number between 0 and 1.
 CASES: dict[str, int | None] = {"accuracy": 2, "f1_macro": 3, "mcc": 20, "squad_f1": None}
@@ -59,7 +61,7 @@ def write_run(folder: Path, number: int, metric: str, labels: int | None, exampl
     (folder / "predictions").mkdir(parents=True)
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "predictions" / "after-test.jsonl").write_text(text, encoding="utf-8")
-    record.write(
+    store.write(
         Record(
             status="ok",
             reason=None,
@@ -78,10 +80,10 @@ def write_run(folder: Path, number: int, metric: str, labels: int | None, exampl
 def timed(folder: Path, metric: str) -> tuple[list[float], compare.Comparison]:
     """Seconds of reading and of the statistics with the page, then their processor time; and what was found."""
     times = [(time.perf_counter(), time.process_time())]
-    runs = contenders.gather([folder], contenders.Asked(metric=metric))
+    runs = predictions.gather([folder], predictions.Asked(metric=metric))
     times.append((time.perf_counter(), time.process_time()))
     found = compare.of_field(runs)
-    compare_report.as_markdown(found)
+    comparison_page.as_markdown(found)
     times.append((time.perf_counter(), time.process_time()))
     return [times[part + 1][kind] - times[part][kind] for kind in (0, 1) for part in (0, 1)], found
 

@@ -32,8 +32,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from bench import families, paired, seeds, tallies
-from bench.paired import Value
+from bench.analysis.stats import multiple, paired, seed_variance, sums
+from bench.analysis.stats.paired import Value
 
 SEED = 13
 DRAWS = 1000
@@ -88,7 +88,7 @@ def as_mean(values: np.ndarray) -> np.ndarray:
 
 
 def intervals(runs: list[np.ndarray], value: Value, seed: int) -> Iterator[tuple[float, float]]:
-    """BCa and percentile of the difference of two runs, as in `bench.compare`."""
+    """BCa and percentile of the difference of two runs, as in `bench.analysis.compare`."""
     drawn = paired.bootstrap_values(paired.stack(runs), value, DRAWS, seed)
     observed = float(value(runs[0].sum(0, dtype=float)) - value(runs[1].sum(0, dtype=float)))
     left_out = paired.jackknife_values(runs[0], value) - paired.jackknife_values(runs[1], value)
@@ -129,7 +129,7 @@ def _cells() -> np.ndarray:
 
 def f1_of_labels() -> tuple[Value, float]:
     """Macro F1, and its true difference."""
-    value = tallies.label_value("f1_macro")
+    value = sums.label_value("f1_macro")
     joint = _cells()
     found = []
     for table in (joint.sum(2), joint.sum(1)):  # [reference, prediction] of the first, of the second
@@ -140,7 +140,7 @@ def f1_of_labels() -> tuple[Value, float]:
 def interval_cases(studies: int) -> Iterator[Case]:
     """Two runs of one seed each."""
     f1, f1_difference = f1_of_labels()
-    mean = tallies.mean_value
+    mean = sums.mean_value
     known: list[tuple[str, Callable[[np.random.Generator, int], list[np.ndarray]], Value, float, int]] = [
         ("accuracy, 500 examples", of_accuracy, mean, accuracy(1.5, 0) - accuracy(1.2, 0), 500),
         ("macro F1, 3 labels, 500 examples", of_labels, f1, f1_difference, 500),
@@ -167,7 +167,7 @@ def matched_cases(studies: int) -> Iterator[Case]:
             first, second = (rows[:, 0] == 1 for rows in of_accuracy(draw, examples))
             only = int((first & ~second).sum()), int((second & ~first).sum())
             held += _holds(paired.matched_interval(*only, examples), truth)
-            equal += paired.matched_equivalent(*only, examples, truth, families.equivalence_confidence(1))
+            equal += paired.matched_equivalent(*only, examples, truth, multiple.equivalence_confidence(1))
         limits = CAREFUL_INTERVAL if examples == 20 else INTERVAL
         name = f"Agresti and Min: accuracy, {examples} examples, a tenth differs"
         yield Case(name=f"interval, {name}", rate=float(held / studies), studies=studies, limits=limits)
@@ -195,7 +195,7 @@ def test_cases(studies: int) -> Iterator[Case]:
         first, second = (answers[:, 0] for answers in right(draw, 500, [(1.2, 1), (1.2, 1)], 0.0))
         only = int((first > second).sum()), int((second > first).sum())
         stack = paired.stack([as_mean(first + draw.random(500)), as_mean(second + draw.random(500))])
-        p_values = paired.randomisation_test(stack, tallies.mean_value, [(0, 1)], DRAWS, study)
+        p_values = paired.randomisation_test(stack, sums.mean_value, [(0, 1)], DRAWS, study)
         found += [paired.mcnemar(*only) <= 0.05, p_values[0] <= 0.05]
     for name, rate, limits in zip(
         ("McNemar, exact: accuracy", "approximate randomisation: mean"), found / studies, (CAREFUL_TEST, TEST),
@@ -204,10 +204,10 @@ def test_cases(studies: int) -> Iterator[Case]:
         yield Case(name=f"test, {name}, 500 examples", rate=float(rate), studies=studies, limits=limits)
 
 
-def system(answers: np.ndarray) -> seeds.System:
+def system(answers: np.ndarray) -> seed_variance.System:
     """Of [examples, seeds] of 0 and 1."""
     total = answers.sum(0, dtype=float)
-    return seeds.System(scores=total / len(answers), jackknife=(total - answers) / (len(answers) - 1))
+    return seed_variance.System(scores=total / len(answers), jackknife=(total - answers) / (len(answers) - 1))
 
 
 def resampled(draw: np.random.Generator, groups: list[np.ndarray]) -> tuple[float, float]:
@@ -232,7 +232,7 @@ def seed_cases(studies: int) -> Iterator[Case]:
                 estimate = over_seeds(groups)
                 held += _holds(estimate.interval(), truth)
                 alone += _holds(replace(estimate, spreads=estimate.spreads[:1]).interval(), truth)
-                equal += families.is_equivalent(*estimate.interval(families.equivalence_confidence(1)), truth)
+                equal += multiple.is_equivalent(*estimate.interval(multiple.equivalence_confidence(1)), truth)
                 if compared:
                     plain += _holds(resampled(draw, groups), truth)
                 groups = right(draw, 500, [(1.2, counts[0]), (1.2, counts[1])], deviation)
@@ -248,10 +248,10 @@ def seed_cases(studies: int) -> Iterator[Case]:
                 yield Case(name=f"{name}: {what}", rate=float(count / studies), studies=studies, limits=limits)
 
 
-def over_seeds(groups: list[np.ndarray]) -> seeds.Estimate:
+def over_seeds(groups: list[np.ndarray]) -> seed_variance.Estimate:
     """Of two systems, as a family of their own."""
     first, second = map(system, groups)
-    return seeds.over_seeds_and_examples(first, second, seeds.common_variance([first, second]))
+    return seed_variance.over_seeds_and_examples(first, second, seed_variance.common_variance([first, second]))
 
 
 def family_cases(studies: int) -> Iterator[Case]:
@@ -266,11 +266,13 @@ def family_cases(studies: int) -> Iterator[Case]:
                 own = draw.normal(scale=OWN, size=(400, systems, count)) + draw.normal(size=(systems, count)) * scales
                 answers = ability + draw.normal(scale=SHARED, size=(400, 1, 1)) + own > 0
                 group = [system(answers[:, place].astype(np.uint8)) for place in range(systems)]
-                common = seeds.common_variance(group)
-                pairs = [seeds.over_seeds_and_examples(a, b, common) for a, b in itertools.combinations(group, 2)]
-                found += families.holm([pair.p_value() for pair in pairs]).min() <= 0.05
+                common = seed_variance.common_variance(group)
+                pairs = [
+                    seed_variance.over_seeds_and_examples(a, b, common) for a, b in itertools.combinations(group, 2)
+                ]
+                found += multiple.holm([pair.p_value() for pair in pairs]).min() <= 0.05
                 own_p = [replace(pair, spreads=pair.spreads[:1]).p_value() for pair in pairs]
-                alone += families.holm(own_p).min() <= 0.05
+                alone += multiple.holm(own_p).min() <= 0.05
             told = " and ".join(f"{deviation:g}" for deviation in deviations)
             what = f"{systems} systems of {count} seeds of deviation {told}, 400 examples"
             yield Case(name=f"family, Holm: {what}", rate=float(found / studies), studies=studies, limits=CAREFUL_TEST)

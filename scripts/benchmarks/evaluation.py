@@ -5,8 +5,8 @@
 Both begin with the same texts and end with a label and its score for each, so each tokenises in its own way. The
 pipeline is `pipeline("text-classification", model, tokenizer, batch_size=32)`, which takes the texts in their order,
 and once more with batches of one, its default, where there is no pad to leave out. The harness scores as after
-training, by `bench.score`, with `bench.unpad` attached. All take turns in one process, with copies of one model of
-random weights, in fp32: threads and memory allocation are the same.
+training, by `evaluation.scoring`, with `padding_free` attached. All take turns in one process, with copies of one
+model of random weights, in fp32: threads and memory allocation are the same.
 
 Prints a table and one line of JSON. The exit code is 1 where labels are not the same or scores differ by more than
 1e-5; a target that is missed is only said. A ratio is the pipeline's seconds over ours: processor seconds on a CPU,
@@ -29,7 +29,8 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 import torch  # noqa: E402
 from transformers import pipeline  # noqa: E402
 
-from bench import score, unpad  # noqa: E402
+from bench.evaluation.scoring import run  # noqa: E402
+from bench.models.kernels import padding_free  # noqa: E402
 from scripts.benchmarks import common  # noqa: E402
 
 TOLERANCE = 1e-5
@@ -79,14 +80,14 @@ def by_pipeline(model: Any, tokens: Any, batch: int) -> Callable[[Sequence[str]]
 
 def by_bench(model: Any, tokens: Any) -> Callable[[Sequence[str]], Answers]:
     """The harness."""
-    reason = unpad.attach(model)
+    reason = padding_free.attach(model)
     assert reason is None, reason
     scoring = common.scoring(tokens, model.device)
 
     def answer(texts: Sequence[str]) -> Answers:
         # Nobody knows the labels; the task's encoding wants some.
         rows = [{"id": f"{number:06}", "text": text, "label": 0} for number, text in enumerate(texts)]
-        scored = score.run(model, common.encoded(rows, tokens, MAX_LENGTH), scoring, "score").predictions
+        scored = run(model, common.encoded(rows, tokens, MAX_LENGTH), scoring, "score").predictions
         pairs = zip(scored.predictions.tolist(), scored.scores.tolist(), strict=True)
         return [(model.config.id2label[label], scores[label]) for label, scores in pairs]
 

@@ -1,4 +1,4 @@
-"""Greedy generation: `bench.generation` against transformers' `generate` in left-padded batches of 8, same texts.
+"""Greedy generation: `evaluation.generation` against transformers' `generate` in left-padded batches of 8, same texts.
 
     python scripts/benchmarks/generation.py [--small]
 
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
-from bench.generation import Generator  # noqa: E402
+from bench.evaluation.generation import Generator  # noqa: E402
 
 PEER_BATCH = 8
 PAD = 0

@@ -1,4 +1,4 @@
-"""How much faster labels are scored by bench.likelihood than by lm-evaluation-harness's own model class.
+"""How much faster labels are scored by bench.evaluation.likelihood than by lm-evaluation-harness's own model class.
 
     python scripts/benchmarks/label_scoring.py [--small] [--rows N] [--case NAME]
 
@@ -32,8 +32,9 @@ import transformers  # noqa: E402
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 
-from bench import lm_eval_model, tokenizer  # noqa: E402
-from bench.settings import TokenizerCard  # noqa: E402
+from bench.cli.lm_eval import register  # noqa: E402
+from bench.config.cards import TokenizerCard  # noqa: E402
+from bench.data.tokenizer import train  # noqa: E402
 
 TOLERANCE = 1e-4
 NUM_TURNS = 2
@@ -155,7 +156,7 @@ class Language:
         frequent = [word for word in (*EMOTIONS, *SENTIMENTS, *LENDERS) if word not in SPELT]
         lines = [self.words[start : start + 20] for start in range(0, len(self.words), 20)]
         texts = [f"Text: {' '.join([*line, *frequent])}.\n\nMood: {turn}" for line in lines for turn in "ab"]
-        return tokenizer.train(TokenizerCard(train="bpe", vocab_size=32_000), "decoder", texts)
+        return train(TokenizerCard(train="bpe", vocab_size=32_000), "decoder", texts)
 
 
 def prompts(case: Case, language: Language) -> list[str]:
@@ -225,7 +226,7 @@ def models_of(case: Case, tokens: Any, small: bool) -> tuple[Any, Any]:
     config = transformers.AutoConfig.for_model(**{**case.architecture, **changes}, initializer_range=0.05)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     options = {"pretrained": model, "tokenizer": tokens, "batch_size": 1}
-    return HFLM(**options), lm_eval_model.register()(**options)
+    return HFLM(**options), register()(**options)
 
 
 def choices(answers: list[tuple[float, bool]], num_labels: int) -> list[int]:

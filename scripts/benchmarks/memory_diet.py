@@ -38,16 +38,22 @@ from accelerate.utils import set_seed  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.autograd.graph import saved_tensors_hooks  # noqa: E402
 
-from bench import activations, allocator, diet, dropin, footprint, recipe, train, unpad  # noqa: E402
-from bench import model as models  # noqa: E402
-from bench.fitting import Fit, TrainLog  # noqa: E402
-from bench.measure import Clock  # noqa: E402
-from bench.plan import Job, Lengths, Spread  # noqa: E402
-from bench.score import Encoded  # noqa: E402
+from bench.config import contracts, resolve  # noqa: E402
+from bench.data.examples import Encoded  # noqa: E402
+from bench.memory import activations, state_sizes  # noqa: E402
+from bench.memory.planner import Job, Lengths, Spread  # noqa: E402
+from bench.models import build as models  # noqa: E402
+from bench.models.kernels import padding_free  # noqa: E402
+from bench.records.clock import Clock  # noqa: E402
+from bench.training import memory_saving  # noqa: E402
+from bench.training.fit import fit as train  # noqa: E402
+from bench.training.log import TrainLog  # noqa: E402
+from bench.training.state import Fit  # noqa: E402
+from bench.utils import process  # noqa: E402
 from scripts.benchmarks import common  # noqa: E402
 
 MIB = 2**20
-RECIPE = recipe.SHIPPED / "tiny" / "llama-text_qlora.yaml"
+RECIPE = resolve.SHIPPED / "tiny" / "llama-text_qlora.yaml"
 # Longest text, and texts of a step: half of them are half as long.
 SHAPES = {"small": (64, 4), "cpu": (128, 8), "cuda": (1024, 8)}
 SIZES: dict[str, dict[str, int]] = {
@@ -109,7 +115,7 @@ class Setting:
             overrides.append(f"training.per_device_batch={rows // MICRO_BATCHES}")
         if length > 128:
             overrides.append(f"model.max_length={length}")
-        return recipe.load(RECIPE, tuple(overrides))
+        return resolve.load(RECIPE, tuple(overrides))
 
 
 class Alive(activations._Ledger):
@@ -154,7 +160,7 @@ class Peak:
 def out_of_sight(device: str) -> Any:
     """Takes the place of the hooks that move activations, on a CPU: NumPy's memory is not counted."""
     if device == "meta":
-        return saved_tensors_hooks(diet._pack, diet._unpack)
+        return saved_tensors_hooks(memory_saving._pack, memory_saving._unpack)
     return saved_tensors_hooks(
         lambda tensor: (tensor.dtype, tensor.detach().float().numpy().copy()),
         lambda packed: torch.from_numpy(packed[1]).to(packed[0], copy=True),
@@ -167,7 +173,7 @@ def build(resolved: Any, tokens: Any, setting: Setting, *, place: Path | None = 
     card = resolved.recipe.model
     if place is not None:
         card = card.model_copy(update={"id": str(place), "weights": "pretrained"})
-    method, plan = footprint.load_plan(resolved)
+    method, plan = state_sizes.load_plan(resolved)
     model = models.build(
         card,
         plan,
@@ -200,7 +206,7 @@ def trained(resolved: Any, tokens: Any, setting: Setting) -> tuple[int, list[flo
     with peak.watching():
         model = build(resolved, tokens, setting)
         if chosen.speed.padding_free:
-            reason = unpad.attach(model)
+            reason = padding_free.attach(model)
             assert reason is None, reason
         peak.forget()
         fit = Fit(
@@ -220,7 +226,7 @@ def trained(resolved: Any, tokens: Any, setting: Setting) -> tuple[int, list[flo
             selection=None,
             answer_logits=chosen.speed.answer_logits,
         )
-        train.fit(fit, chosen, setting.device.type == "cpu")
+        train(fit, chosen, setting.device.type == "cpu")
     assert fit.needs_all_logits is None, fit.needs_all_logits
     return peak.size, fit.log.losses
 
@@ -248,7 +254,7 @@ def loading(tokens: Any, setting: Setting) -> list[dict[str, Any]]:
     size = sum(one.numel() * 2 for name, one in whole.named_parameters() if "lora_" not in name)
     plain = models.build(
         resolved.recipe.model,
-        dropin.LoadPlan(frozen_body=True),
+        contracts.LoadPlan(frozen_body=True),
         auto_class="AutoModelForCausalLM",
         tokenizer=tokens,
         weights="random",
@@ -259,7 +265,7 @@ def loading(tokens: Any, setting: Setting) -> list[dict[str, Any]]:
     plain.save_pretrained(place, max_shard_size=max(size // 8, 200_000))
     del plain
     shards = len(list(place.glob("*.safetensors")))
-    held = footprint.states(footprint.outline(resolved), "sgd", "trainer").weights
+    held = state_sizes.states(state_sizes.outline(resolved), "sgd", "trainer").weights
     rows = []
     for name, source in (("loading: drawn", None), (f"loading: {shards} shards", place)):
         peak = Peak(setting.device)
@@ -319,11 +325,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a trial run of a second's size")
     options = parser.parse_args()
-    allocator.prepare(recipe.load(RECIPE).recipe.speed)
+    process.prepare(resolve.load(RECIPE).recipe.speed)
     common.quiet()
     device = common.pick_device()
     if device.type == "cpu":
-        diet._hooks = out_of_sight
+        memory_saving._hooks = out_of_sight
     tokens = common.Language(500).tokenizer("decoder", 1000)
     with tempfile.TemporaryDirectory() as folder:
         rows = cases(

@@ -4,7 +4,7 @@
 
 Held against a bare loop on accelerate, written out below: prepare, forward, backward, clip, optimiser, schedule. It
 finds its batches padded already and logs nothing, so that collating, counting tokens, seeds, checks, the log and the
-progress of the harness, and all that the Trainer does around a step, count as overhead. `bench.unpad` is attached on
+progress of the harness, and all that the Trainer does around a step, count as overhead. `padding_free` is attached on
 all three sides; optimiser, learning rates, batches and their order are the same, and so are the losses that the
 engines log.
 
@@ -45,8 +45,9 @@ from torch.optim.optimizer import (  # noqa: E402
 )
 from transformers import Trainer, TrainingArguments, get_scheduler  # noqa: E402
 
-from bench import score, unpad  # noqa: E402
-from bench.score import Encoded  # noqa: E402
+from bench.data import batching  # noqa: E402
+from bench.data.examples import Encoded  # noqa: E402
+from bench.models.kernels import padding_free  # noqa: E402
 from scripts.benchmarks import common  # noqa: E402
 
 # Building, and the steps in which the allocator still grows.
@@ -188,7 +189,7 @@ def by_bare(model: Any, split: Encoded, tokens: Any, steps: int, turns: Turns) -
     """The plain loop's losses, averaged as the engines log them: over the steps since the last line of the log."""
     training = common.settings("loop", BATCH, steps)
     ordered = common.in_order(split, training)
-    batches = [score.collate(ordered[start : start + BATCH], tokens) for start in range(0, len(ordered), BATCH)]
+    batches = [batching.collate(ordered[start : start + BATCH], tokens) for start in range(0, len(ordered), BATCH)]
     arguments = TrainingArguments(output_dir="none", optim=training.optimizer, learning_rate=training.learning_rate)
     kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
     losses = bare(model, batches, kind(model.parameters(), **options, weight_decay=0.0), turns)
@@ -212,7 +213,7 @@ def one_round(model: Any, split: Encoded, tokens: Any, steps: int, first: int) -
         try:
             torch.set_num_threads(1)  # OpenMP keeps the number apart for each thread
             own = copy.deepcopy(model)
-            reason = unpad.attach(own)
+            reason = padding_free.attach(own)
             assert reason is None, reason
             if model.device.type == "cpu":
                 parts.watch(own)

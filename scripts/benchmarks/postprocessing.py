@@ -1,4 +1,4 @@
-"""How much faster logits become answers by bench.spans than by the usual loops over starts and ends.
+"""How much faster logits become answers by bench.evaluation.spans than by the usual loops over starts and ends.
 
     python scripts/benchmarks/postprocessing.py [--small] [--rounds N]
 
@@ -31,7 +31,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
-from bench import spans  # noqa: E402
+from bench.evaluation import spans  # noqa: E402
 from scripts.benchmarks import common  # noqa: E402
 
 TOKENS, BATCH = 384, 32

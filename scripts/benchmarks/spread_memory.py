@@ -29,8 +29,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
-from bench import record  # noqa: E402
-from bench.hardware import GIB  # noqa: E402
+from bench.records import store  # noqa: E402
+from bench.utils.hardware import GIB  # noqa: E402
 
 CONFIGS = {"ddp": "ddp_cpu2", "zero1": "zero1_cpu2", "zero2": "zero2_cpu2", "zero3": "zero3_cpu2"}
 SIZES = {"full": (1024, 8, 4096), "small": (256, 4, 1024)}
@@ -92,11 +92,12 @@ def settings(size: str) -> list[str]:
 
 def watched(folder: Path, arguments: list[str]) -> int:
     """In a process of a launch: one run of bench/run.py, that also writes down what it held; returns the exit code."""
-    from bench import engine_trainer, run  # all libraries, before the run's first measurement
+    from bench.runner import lifecycle  # all libraries, before the run's first measurement
+    from bench.training.engines import trainer
 
     held = [0]
 
-    class Watch(engine_trainer.TrainerCallback):
+    class Watch(trainer.TrainerCallback):
         """Looks between two micro-batches."""
 
         def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -107,9 +108,9 @@ def watched(folder: Path, arguments: list[str]) -> int:
     import transformers.trainer
 
     transformers.trainer.DEFAULT_CALLBACKS.append(Watch)
-    code = run.main(arguments)
+    code = lifecycle.main(arguments)
     (folder / f"held-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(held[0]))
-    run.leave()
+    lifecycle.leave()
     return code
 
 
@@ -123,7 +124,7 @@ def resident() -> int:
 
 def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]:
     """One launch."""
-    from bench import sharding
+    from bench.distributed import sharding
 
     folder.mkdir()
     command = [
@@ -138,7 +139,7 @@ def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         sys.exit(f"{way} on {processes} processes failed:\n{done.stderr[-2000:]}")
-    found = record.read(folder / "run")
+    found = store.read(folder / "run")
     assert found.model is not None
     assert found.launch is not None
     parameters = found.model.parameters["total"]

@@ -6,7 +6,7 @@ Both train the same random weights on the same batches, in the same order, for t
 process, so that threads, memory allocation and everything else around them are the same. The Trainer gets
 TrainingArguments' defaults and DataCollatorWithPadding; not its defaults are `train_sampling_strategy="sequential"`
 over examples in the harness's order, a loss logged at every step (as on our side), no checkpoints and no progress
-bars. The harness trains by its default engine with `bench.unpad` attached. Dropout is off on both sides: with it the
+bars. The harness trains by its default engine with `padding_free` attached. Dropout is off on both sides: with it the
 losses could not be the same. Time is that of the steps after the first, from its end to the end of the last; building
 does not count.
 
@@ -37,8 +37,8 @@ import torch  # noqa: E402
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments  # noqa: E402
 from transformers.trainer_callback import PrinterCallback  # noqa: E402
 
-from bench import unpad  # noqa: E402
-from bench.score import Encoded  # noqa: E402
+from bench.data.examples import Encoded  # noqa: E402
+from bench.models.kernels import padding_free  # noqa: E402
 from scripts.benchmarks import common  # noqa: E402
 
 # The first step pays for allocation; it is compared, but not measured.
@@ -137,7 +137,7 @@ def by_trainer(model: Any, split: Encoded, tokens: Any, case: Case, folder: Path
 
 def by_bench(model: Any, split: Encoded, tokens: Any, case: Case, folder: Path) -> common.Trained:
     """The harness."""
-    reason = unpad.attach(model)
+    reason = padding_free.attach(model)
     assert reason is None, reason
     training = common.settings("trainer", case.batch, case.steps + WARMUP_STEPS, log_every=1)
     with mixed_precision(case.precision):

@@ -1,0 +1,1 @@
+"""`python -m bench <command>`: one file per command; `main` puts them together, `options` is shared by several."""

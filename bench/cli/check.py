@@ -1,0 +1,55 @@
+"""`bench check`: validates recipes, cards and studies without torch."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bench import console
+from bench.cli.options import add_command
+from bench.config import resolve
+from bench.errors import RecipeError
+
+
+def add(commands: Any) -> None:
+    """Adds the command and its options."""
+    check = add_command(commands, "check", check_command, "validate recipes and cards without loading torch")
+    check.add_argument(
+        "recipes", nargs="*", type=Path, help="recipes, cards, or folders of them (default: all shipped)"
+    )
+    check.add_argument("--set", action="append", default=[], metavar="key=value", help="an override, as for a run")
+
+
+def check_command(options: argparse.Namespace) -> int:
+    """Validates recipes, cards and studies; prints each problem, and how many were looked at."""
+    from bench.sweeps import study
+
+    kinds = {folder: kind for kind, folder in resolve.CARD_FOLDERS.items()}
+    problems: list[str] = []
+    num_cards = num_studies = 0
+    paths = [path for given in options.recipes or [resolve.SHIPPED] for path in _expand(given)]
+    for path in paths:
+        kind = kinds.get(path.absolute().parent.name)
+        is_study = kind is None and study.is_study(path)
+        num_cards, num_studies = num_cards + (kind is not None), num_studies + is_study
+        try:
+            if kind is not None:
+                resolve.load_card(kind, path)
+            elif is_study:
+                study.check(path, tuple(options.set))
+            else:
+                resolve.load(path, tuple(options.set))
+        except RecipeError as error:
+            problems.append(str(error))
+    for problem in problems:
+        console.complain(problem)
+    studies = f", {num_studies} studies" if num_studies else ""
+    num_recipes = len(paths) - num_cards - num_studies
+    console.say(f"{num_recipes} recipes{studies} and {num_cards} cards checked, {len(problems)} problems")
+    return 2 if problems else 0
+
+
+def _expand(given: Path) -> list[Path]:
+    found = sorted(given.rglob("*.yaml")) if given.is_dir() else [given]
+    if not found:
+        raise RecipeError(f"{given}: there are no recipes in this folder")
+    return found

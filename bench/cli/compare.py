@@ -1,0 +1,43 @@
+"""`bench compare`: tests which systems differ on the same examples."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bench import console
+from bench.cli.options import add_command, refuse_folders
+from bench.utils import files
+
+
+def add(commands: Any) -> None:
+    """Adds the command and its options."""
+    compare = add_command(commands, "compare", compare_command, "test which system is better, on the same examples")
+    compare.add_argument("runs", nargs="+", type=Path, help="run folders, record files, or folders that hold many")
+    compare.add_argument("--stage", choices=["after", "before"], default="after", help="of the training")
+    compare.add_argument("--split", help="default: test, else the first")
+    compare.add_argument("--metric", metavar="NAME", help="default: the one that ranks runs in reports")
+    compare.add_argument("--margin", type=float, metavar="M", help="differences below it count as none")
+    compare.add_argument("--common", action="store_true", help="compare runs that scored other examples too")
+    compare.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="the page, in Markdown")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="everything, in full precision")
+
+
+def compare_command(options: argparse.Namespace) -> int:
+    """Prints scores, tiers and paired tests of the systems; writes them where asked."""
+    from bench.analysis import compare as analysis_compare
+    from bench.analysis import predictions
+    from bench.reporting import comparison_page
+
+    refuse_folders(options.output, options.json)
+    asked = predictions.Asked(stage=options.stage, split=options.split, metric=options.metric, common=options.common)
+    found = analysis_compare.compare(options.runs, asked, options.margin)
+    for path, text in ((options.output, comparison_page.as_markdown), (options.json, comparison_page.as_json)):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            files.write_text(path, text(found))
+    console.say(comparison_page.headline(found))
+    for table in comparison_page.as_tables(found):
+        console.out.print(table)
+    for note in comparison_page.notes(found):
+        console.say(note)
+    return 0

@@ -1,0 +1,59 @@
+"""`bench gate`: compares runs with a committed baseline."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bench.cli.options import add_command, at_least_one, refuse_folders, share
+from bench.errors import BenchError
+
+
+def add(commands: Any) -> None:
+    """Adds the command and its options."""
+    gate = add_command(commands, "gate", gate_command, "fail where scores, losses or speed are worse than a baseline's")
+    gate.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE|FOLDER")
+    gate.add_argument("--baseline", type=Path, required=True, help="folder of the baselines, a file for each recipe")
+    gate.add_argument("--write", action="store_true", help="make the baselines, instead of judging by them")
+    gate.add_argument("--seeds", type=at_least_one, metavar="N", help="of a baseline that is made (5)")
+    gate.add_argument("--against", metavar="COMMIT", help="compare speed with this commit's, in turns on this machine")
+    gate.add_argument("--speed", action="append", default=[], type=Path, metavar="RECIPE", help="what is timed")
+    gate.add_argument("--rounds", type=at_least_one, metavar="N", help="timed runs of each commit")
+    gate.add_argument("--alpha", type=share, default=0.01, help="chance of a false alarm of the whole gate (0.01)")
+    gate.add_argument("--set", action="append", default=[], metavar="key=value", help="an override for every run")
+    gate.add_argument("--out", type=Path, help="where the runs go (default: a temporary folder)")
+    gate.add_argument("--config", help="an accelerate config, by name or path")
+    gate.add_argument("--jobs", type=at_least_one, metavar="N", help="runs at once; timed runs are alone")
+    gate.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="the comment, as a file too")
+
+
+def gate_command(options: argparse.Namespace) -> int:
+    """Judges the code as it is by a baseline; returns 1 where a check failed."""
+    import tempfile
+
+    from bench.sweeps import jobs
+    from bench.sweeps.gate import runs
+
+    refuse_folders(options.output)
+    if options.seeds is not None and not options.write:
+        raise BenchError("--seeds goes with --write; a gate runs the seeds of its baselines")
+    if options.output is not None and options.write:
+        raise BenchError("-o is where the comment of a gate goes; --write writes into --baseline")
+    scratch = None if options.out is not None else Path(tempfile.mkdtemp(prefix="gate-"))
+    code = 1
+    try:
+        asked = runs.Asked(
+            recipes=runs.recipes(options.recipes),
+            baseline=options.baseline,
+            out=scratch or options.out,
+            machine=jobs.Machine.of(options.config, options.jobs, None),
+            overrides=tuple(options.set),
+            against=options.against,
+            speed=tuple(runs.recipes(options.speed) if options.speed else ()),
+            rounds=options.rounds,
+            alpha=options.alpha,
+        )
+        code = runs.conduct(asked, renew=options.write, seeds=options.seeds or 5, output=options.output)
+    finally:
+        if scratch is not None:
+            runs.discard(scratch, failed=code != 0)
+    return code

@@ -1,0 +1,62 @@
+"""`bench list`: shows studies, models, datasets, methods, tasks and metrics."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bench import console
+from bench.cli.options import add_command
+from bench.config import registry, resolve
+
+
+def add(commands: Any) -> None:
+    """Adds the command and its options."""
+    listing = add_command(commands, "list", list_command, "show studies, models, datasets, methods, tasks and metrics")
+    listing.add_argument("kind", nargs="?", choices=[*KINDS], help="only this kind")
+
+
+def _studies() -> list[tuple[str, str]]:
+    found: dict[str, list[str]] = {}
+    for path in resolve.find_recipes():
+        found.setdefault(path.parent.name, []).append(path.stem)
+    from bench.sweeps import study
+
+    known = [(f"studies/{path.parent.name}", _first_comment(path)) for path in study.find_studies()]
+    return [(name, ", ".join(stems)) for name, stems in found.items()] + known
+
+
+def _cards(kind: str) -> list[tuple[str, str]]:
+    return [(path.stem, _first_comment(path)) for path in resolve.find_cards(kind)]
+
+
+def _first_comment(path: Path) -> str:
+    # A card that can't be read is listed too; `check` says what is wrong with it.
+    first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def _dropins(kind: str) -> list[tuple[str, str]]:
+    return [(name, registry.literals(kind, name)["doc"]) for name in registry.names(kind)]
+
+
+KINDS: dict[str, Any] = {
+    "studies": _studies,
+    "datasets": lambda: _cards("dataset"),
+    "models": lambda: _cards("model"),
+    "methods": lambda: _dropins("methods"),
+    "tasks": lambda: _dropins("tasks"),
+    "metrics": lambda: _dropins("metrics"),
+}
+
+
+def list_command(options: argparse.Namespace) -> int:
+    """Shows what there is, from the folders themselves."""
+    from rich.table import Table
+
+    for kind in [options.kind] if options.kind else KINDS:
+        table = Table(title=kind, title_justify="left", show_header=False, box=None, pad_edge=False)
+        for name, description in KINDS[kind]():
+            table.add_row(name, description)
+        console.out.print(table)
+        console.out.print()
+    return 0

@@ -1,0 +1,55 @@
+"""`python -m bench <command>`: everything but the runs themselves, which `accelerate launch bench/run.py` starts."""
+
+import argparse
+import os
+import sys
+
+from bench import console
+from bench.cli import check, compare, gate, listing, plan, predict, push, report, schema, sweep
+from bench.errors import BenchError
+
+# In the order of the help.
+COMMANDS = (check, listing, schema, predict, plan, sweep, report, compare, gate, push)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a command; returns the exit code. A problem is one sentence on standard error and code 2."""
+    options = _parsed(arguments)
+    try:
+        return int(options.run(options))
+    except BenchError as error:
+        if options.traceback:
+            raise
+        console.complain(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        console.complain("interrupted")
+        return 130
+    except BrokenPipeError:
+        # The reader, like `head`, had enough. Python would complain once more when it closes the output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if options.traceback:
+            raise
+        console.complain(f"error: {error.filename or ''}: {error.strerror or error}".replace("error: :", "error:"))
+        return 2
+
+
+def _parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """Overrides may also stand behind an option, which argparse does not see in a command of its own."""
+    options, rest = parser().parse_known_args(arguments)
+    if not hasattr(options, "overrides") or any("=" not in item or item.startswith("-") for item in rest):
+        return parser().parse_args(arguments)
+    options.overrides += rest
+    return options
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for command in COMMANDS:
+        command.add(commands)
+    return parser

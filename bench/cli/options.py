@@ -1,0 +1,49 @@
+"""Option types and helpers that several commands share."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+
+# Of numbers below 2**31.
+DIGITS = 10
+
+
+def is_count(text: str) -> bool:
+    """Return whether a text is a whole number that fits into 31 bits."""
+    return text.isdecimal() and len(text) <= DIGITS and int(text) < 2**31
+
+
+def at_least_one(text: str) -> int:
+    """Return an option's whole number, at least 1; argparse shows the error."""
+    if not is_count(text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text:.100} is not a whole number from 1 on, or too large")
+    return int(text)
+
+
+def refuse_folders(*paths: Path | None) -> None:
+    """Raises BenchError where a file is to be written and a folder is there; before the work, not after it."""
+    for path in paths:
+        if path is not None and path.is_dir():
+            raise BenchError(f"{path} is a folder; give the name of a file")
+
+
+def share(text: str) -> float:
+    """Return an option's number between 0 and 1, both excluded; argparse shows the error."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return found
+
+
+def add_command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:
+    """Add a command that calls `run`; returns its parser, for its options."""
+    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
+    command.set_defaults(run=run)
+    # After the command too; SUPPRESS keeps a flag that was given before it.
+    command.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return command

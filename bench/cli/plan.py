@@ -1,0 +1,75 @@
+"""`bench plan`: predicts the memory of a training run before any download."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench import console
+from bench.cli.options import add_command
+from bench.errors import BenchError
+from bench.utils import files, process
+
+
+def add(commands: Any) -> None:
+    """Adds the command and its options."""
+    plan = add_command(commands, "plan", plan_command, "predict the memory that a training needs, before any download")
+    plan.add_argument("recipe", nargs="?", type=Path)
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as for a run")
+    plan.add_argument("--gpu", metavar="SIZE|NAME", help="what it is to fit, as 12GiB or A10G")
+    plan.add_argument("--world", type=int, default=1, metavar="N", help="how many GPUs")
+    plan.add_argument("--zero", type=int, default=0, metavar="0-3", help="DeepSpeed's stage; FSDP2 is much like 3")
+    plan.add_argument("--offload", default="none", metavar="none|cpu", help="what ZeRO lets wait in the host's memory")
+    plan.add_argument("--precision", choices=["bf16", "fp16", "no"], help="mixed precision (default: the device's)")
+    plan.add_argument("--per-device-batch", type=int, metavar="B", help="rows of a micro-batch")
+    plan.add_argument("--length", type=int, metavar="L", help="tokens of a text")
+    plan.add_argument("--table", action="store_true", help="predictions for shipped recipes, in Markdown")
+    plan.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="where the table goes")
+    quote = "write the plan into the recipe's head comment (no recipe: into all shipped ones that have it)"
+    plan.add_argument("--quote", action="store_true", help=quote)
+
+
+def plan_command(options: argparse.Namespace) -> int:
+    """Prints what a training is predicted to need, or the table of all that is shipped; or writes quotes of plans."""
+    _import_for_plans()
+    from bench.memory import planner, recipe_comments, report
+
+    console.quiet_libraries()
+    if options.quote:
+        for path in recipe_comments.refresh(options.recipe, options.gpu):
+            console.say(f"{recipe_comments.shown(path)}: quotes its plan anew")
+        return 0
+    if options.table:
+        text = report.report()
+        if options.output is None:
+            print(text, end="")
+        else:
+            files.write_text(options.output, text)
+        return 0
+    if options.output is not None:
+        raise BenchError("-o is where the --table goes; the plan of one recipe is printed")
+    if options.recipe is None:
+        raise BenchError("name a recipe, or ask for the --table of those that are shipped")
+    asked = report.Asked(
+        path=options.recipe,
+        overrides=tuple(options.overrides),
+        gpu=options.gpu,
+        spread=planner.Spread(world=options.world, zero=options.zero, offload=options.offload),
+        precision=options.precision,
+        rows=options.per_device_batch,
+        length=options.length,
+    )
+    for line in report.lines(asked):
+        console.say(line)
+    return 0
+
+
+def _import_for_plans() -> None:
+    """Most of a plan's time is imports."""
+    if "torch" in sys.modules:
+        return
+    # What is not on the card or in the cache is not fetched, nor asked for again and again without a network.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    with process.libraries_apart():
+        import bench.memory.report  # noqa: F401

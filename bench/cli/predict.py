@@ -1,0 +1,44 @@
+"""`bench predict`: labels new texts with a run's saved model."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from bench import console
+from bench.cli.options import add_command
+from bench.errors import BenchError
+
+
+def add(commands: Any) -> None:
+    """Adds the command and its options."""
+    predict = add_command(commands, "predict", predict_command, "label new text with a run's saved model")
+    predict.add_argument("run_folder", type=Path)
+    predict.add_argument("--text", action="append", default=[], help="a text; may be given several times")
+    predict.add_argument("--file", type=Path, help="texts, one a line, or JSON lines with `text`")
+    predict.add_argument("--json", action="store_true", help="one JSON object a line, instead of a table")
+
+
+def predict_command(options: argparse.Namespace) -> int:
+    """Prints a label and its probability for each text."""
+    from bench.models import saving
+
+    saved_folder = options.run_folder / "model"
+    if not (saved_folder / saving.DESCRIPTION).is_file():
+        raise BenchError(f"{saved_folder} holds no saved model; the recipe needs `save: true`")
+    from bench.evaluation.predict import predict, read_texts
+
+    rows = [{"text": text, "text_pair": None} for text in options.text]
+    rows += read_texts(options.file) if options.file else []
+    if not rows:
+        raise BenchError("give a text with --text, or a file with --file")
+    for answer in predict(options.run_folder, rows):
+        if options.json:
+            print(json.dumps(answer, ensure_ascii=False))
+        else:
+            label = ", ".join(answer["label"]) or "(none)" if isinstance(answer["label"], list) else answer["label"]
+            label = "(could not be read)" if label is None else label or "(no answer)"
+            shown = repr(answer["written"]) if "written" in answer else f"{max(answer['scores'].values()):.3f}"
+            cut = "  (text was cut)" if answer["cut"] else ""
+            console.say(f"{label:<20} {shown}  {answer['text'][:80]}{cut}")
+    return 0

@@ -1,0 +1,42 @@
+"""`bench report`: makes pages from records."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from bench import console
+from bench.cli.options import add_command, refuse_folders
+from bench.errors import BenchError
+
+
+def add(commands: Any) -> None:
+    """Adds the command and its options."""
+    report = add_command(commands, "report", report_command, "make a report of many records, or one short table")
+    report.add_argument("runs", nargs="+", type=Path, help="run folders, or folders that hold them")
+    report.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER|FILE.md", help="for the report with figures, or a short table"
+    )
+    report.add_argument("--metric", metavar="NAME", help="ranks and compares (default: the first of the usual ones)")
+    report.add_argument("--html", type=Path, metavar="FILE", help="the report as one page, with figures inside")
+    report.add_argument("--hub-texts", action="store_true", help="may ask the Hub for texts on which systems differ")
+
+
+def report_command(options: argparse.Namespace) -> int:
+    """Writes a report of all records found: a folder, an HTML page, or a short table."""
+    from bench.reporting import short_table
+
+    if options.output is None and options.html is None:
+        raise BenchError("say where the report goes: -o FOLDER, -o FILE.md for a short table, or --html FILE")
+    refuse_folders(options.html)
+    short = options.output is not None and options.output.suffix == ".md" and not options.output.is_dir()
+    written = [short_table.write_table_report(options.runs, options.output, options.metric)] if short else []
+    folder = None if short else options.output
+    if folder is not None or options.html is not None:
+        from bench.reporting import study_page
+
+        written += study_page.write(
+            options.runs, folder, options.html, metric=options.metric, from_hub=options.hub_texts
+        )
+    for path in written:
+        console.say(f"report: {path}")
+    return 0

@@ -1,0 +1,73 @@
+"""`bench sweep`: runs many recipes and seeds, each as a launch of its own."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from bench import console
+from bench.cli.options import add_command, at_least_one, is_count
+from bench.errors import BenchError
+
+
+def add(commands: Any) -> None:
+    """Adds the command and its options."""
+    sweep = add_command(commands, "sweep", sweep_command, "run studies, or recipes over seeds and settings")
+    sweep.add_argument("paths", nargs="+", metavar="STUDY|RECIPE|FOLDER")
+    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of every run, as for a run")
+    sweep.add_argument("--seeds", type=_seeds, metavar="N|A,B,...", help="how many, from the recipe's on, or which")
+    sweep.add_argument("--set", action="append", default=[], metavar="key=v1,v2", help="values: all combinations")
+    sweep.add_argument("--mini", action="store_true", help="a study's small variant, for two CPU cores")
+    sweep.add_argument("--out", type=Path, default=Path("runs"), help="where the runs' folders go (default: runs)")
+    sweep.add_argument("--config", help="an accelerate config, by name or path (default: gpu1, or cpu without a GPU)")
+    sweep.add_argument("--jobs", type=at_least_one, metavar="N", help="runs at once (default: as many as GPUs allow)")
+    sweep.add_argument("--gpus-per-run", type=at_least_one, metavar="N", help="default: what the config asks for")
+    sweep.add_argument("--slurm", action="store_true", help="submit the runs as a job array")
+    sweep.add_argument("--retry", action="store_true", help="run again what failed in a way that would come again")
+    sweep.add_argument("--dry-run", action="store_true", help="only print the commands of the runs")
+
+
+def _seeds(text: str) -> int | tuple[int, ...]:
+    from bench.sweeps.study import MOST_SEEDS
+
+    numbers = [part.strip() for part in text.split(",") if part.strip()]
+    if not numbers or not all(map(is_count, numbers)):
+        raise argparse.ArgumentTypeError(f"{text} is neither a number of seeds nor a list of them")
+    if "," not in text:
+        if (count := at_least_one(text)) > MOST_SEEDS:
+            raise argparse.ArgumentTypeError(f"{text} would be that many runs; for this one seed write {text},")
+        return count
+    if len(set(map(int, numbers))) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{text}: a seed stands twice")
+    return tuple(map(int, numbers))
+
+
+def sweep_command(options: argparse.Namespace) -> int:
+    """Runs what has no finished record; returns 1 where a run failed."""
+    from bench.config import overrides
+    from bench.sweeps import jobs, scheduler, study
+
+    # argparse gives all words before an option to the paths.
+    words = [word for word in options.paths if "=" in word and not os.path.exists(word)]
+    paths = [Path(word) for word in options.paths if word not in words]
+    given = (*words, *options.overrides)
+    plans = [
+        study.plan(paths, study.Asked(seeds=options.seeds, sets=(*given, *sets), mini=options.mini))
+        for sets in overrides.products(options.set)
+    ]
+    for sentence in dict.fromkeys(sentence for plan in plans for sentence in plan.left_out):
+        console.say(sentence)
+    if options.slurm and options.gpus_per_run is not None:
+        raise BenchError("--gpus-per-run: what a task of an array gets is said in scripts/slurm/study.sbatch")
+    config = options.config or ("gpu1" if options.slurm else None)
+    dry = options.slurm or options.dry_run
+    machine = jobs.Machine.of(config, options.jobs, options.gpus_per_run, dry=dry)
+    order = scheduler.Order(
+        out=options.out,
+        machine=machine,
+        retry=options.retry,
+        slurm=options.slurm,
+        dry_run=options.dry_run,
+        at_once=options.jobs,
+    )
+    return scheduler.conduct(plans, order)

@@ -1,0 +1,289 @@
+"""Types of dataset and model cards: frozen, strict, unknown keys refused. Also the source of the JSON Schema."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from bench.config.fields import Distinct, Inside, Misfit, Name, PositiveInt, Strict, Text
+from bench.config.training import Evaluation, Training
+from bench.errors import did_you_mean
+
+PLACEHOLDERS = ("{text}", "{text_pair}", "{labels}")
+FILE_KINDS = ("jsonl", "csv", "tsv", "parquet", "squad")
+# Clean-up steps of `data/cleaning.py`, which a test holds to this list.
+CLEANING_STEPS = ("strip", "html_breaks", "handles", "urls", "whitespace", "lemmas:MODEL")
+# The task whose rows have gold answers, and what their labels say of a question.
+ANSWERS_TASK = "question_answering"
+ANSWER_LABELS = ("unanswerable", "answerable")
+
+
+def is_cleaning_step(name: str) -> bool:
+    """Return whether a card may name this clean-up step; a spaCy model must be named, and may still be missing."""
+    return name in CLEANING_STEPS[:-1] or (name.startswith("lemmas:") and name != "lemmas:")
+
+
+class Source(Strict):
+    """Where rows come from. `folder` and `files` are for local files, `id` for the Hub and the built-in sets.
+
+    CSV follows RFC 4180; TSV has no quoting, as in GLUE's files. `squad`: the official JSON of SQuAD v1.1 or v2.0, a
+    question a row. `seed` and `sizes` are the built-in sets' own.
+    """
+
+    kind: Literal["hub", "jsonl", "csv", "tsv", "parquet", "squad", "saved", "builtin"]
+    id: Text | None = None
+    config: str | None = None
+    revision: str | None = None
+    folder: Text | None = None
+    files: dict[Name, Inside] = {}
+    seed: int = 0
+    sizes: dict[str, PositiveInt] = {}
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Source":
+        remote, local = self.kind in ("hub", "builtin"), self.kind in FILE_KINDS
+        if remote and self.id is None:
+            raise Misfit("kind", f"a source of kind {self.kind!r} needs `id`")
+        if not remote and self.folder is None:
+            raise Misfit("kind", f"a source of kind {self.kind!r} needs `folder`")
+        if local and not self.files:
+            raise Misfit("kind", f"a source of kind {self.kind!r} needs `files`, as `split: file name`")
+        # A key that would be ignored is refused, so that nobody believes in it.
+        foreign = {"id": not remote, "config": self.kind != "hub", "folder": remote, "files": not local}
+        foreign |= {"seed": self.kind != "builtin", "sizes": self.kind != "builtin"}
+        for key, wrong in foreign.items():
+            if wrong and getattr(self, key):
+                raise Misfit(key, f"a source of kind {self.kind!r} has no `{key}`")
+        return self
+
+
+class Columns(Strict):
+    """Names of the source's columns. `label_flags: true` means one true/false column per label, named as the label.
+
+    answers: gold answers with their offsets in `text`, for question answering; `text_pair` is then the question.
+    group: what a row belongs to, as a passage to its article; rows of one group should not be on both sides.
+    """
+
+    id: Text | None = None
+    text: Text = "text"
+    text_pair: Text | None = None
+    label: Text = "label"
+    label_flags: bool = False
+    answers: Text | None = None
+    group: Text | None = None
+
+
+class Divide(Strict):
+    """Divides source splits into new ones, by share (0.7) or by count (300); `balanced` draws equally per label.
+
+    by_group: rows that are alike in `columns.group` stay together, so that sizes and shares are only near those asked.
+    """
+
+    of: Annotated[tuple[Text, ...], Field(min_length=1), Distinct]
+    into: Annotated[dict[Name, Annotated[float, Field(gt=0)] | PositiveInt], Field(min_length=1)]
+    stratified: bool = True
+    balanced: bool = False
+    by_group: bool = False
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Divide":
+        # The sum of shares like 0.7, 0.2 and 0.1 is not exactly 1.
+        if sum(amount for amount in self.into.values() if isinstance(amount, float)) > 1 + 1e-9:
+            raise Misfit("into", "shares must not exceed 1 together; a number of rows is written without a point")
+        if self.by_group and self.balanced:
+            raise Misfit("by_group", "whole groups can't be `balanced` too: that asks for an exact number per label")
+        return self
+
+
+class Filters(Strict):
+    """Rows that are left out, each kind counted in the record.
+
+    drop_misaligned: rows of the training split (of no other) with an answer that does not stand where its offset says.
+    """
+
+    min_words: PositiveInt | None = None
+    max_words: PositiveInt | None = None
+    labels: Annotated[tuple[Text, ...], Field(min_length=1), Distinct] | None = None
+    drop_duplicates: bool = False
+    drop_empty: bool = False
+    drop_misaligned: bool = False
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Filters":
+        if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
+            raise Misfit("min_words", f"{self.min_words} is more than `max_words`, {self.max_words}")
+        return self
+
+
+class Prompt(Strict):
+    """How an example is put to a language model. `template` holds {text} once, {text_pair}, {labels} (all answers).
+
+    instruction: stands once, before everything else; may hold {labels}. joint: between question and answer, separator:
+    after each shot; both only without a chat template. answers: label -> the words for it; else the label's own name.
+    none: the answer for no label at all, where several are allowed. hypothesis: the sentence with {label} that an
+    entailment model judges. content_free: texts without content, for calibration (Zhao et al. 2021).
+    """
+
+    template: Text
+    instruction: str = ""
+    joint: str = " "
+    separator: Text = "\n\n"
+    answers: dict[str, Text] = {}
+    none: Text = "none"
+    hypothesis: Text = "This example is {label}."
+    content_free: Annotated[tuple[Text, ...], Field(min_length=1), Distinct] = ("N/A", "[MASK]", "...")
+
+    @model_validator(mode="after")
+    def _fillable(self) -> "Prompt":
+        fillable = {"template": PLACEHOLDERS, "hypothesis": ("{label}",), "instruction": ("{labels}",)}
+        for key, known in fillable.items():
+            written, needed = getattr(self, key), known[0]
+            if key != "instruction" and written.count(needed) != 1:
+                raise Misfit(key, f"must hold {needed} exactly once")
+            for name in re.findall(r"\{\w*\}", written):
+                if name not in known:
+                    raise Misfit(key, f"there is no field {name} to fill in.{did_you_mean(name, known)}")
+        return self
+
+
+class DatasetCard(Strict):
+    """What must not vary inside a comparison. `defaults` is the data set's usual budget, beneath the recipe's own."""
+
+    task: Name
+    source: Source
+    licence: Text
+    homepage: str | None = None
+    columns: Columns = Columns()
+    labels: Annotated[tuple[Text, ...], Distinct] = ()
+    multi_label: bool = False
+    splits: dict[Name, Text] = {}
+    divide: tuple[Divide, ...] = ()
+    filters: Filters = Filters()
+    clean: tuple[str, ...] = ()
+    leakage: Literal["error", "drop", "allow"] = "error"
+    metrics: Annotated[tuple[Text, ...], Distinct] = ()
+    prompt: Prompt | None = None
+    defaults: dict[str, Any] = {}
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """Names of all splits that the card makes."""
+        return (*self.splits, *(name for part in self.divide for name in part.into))
+
+    @model_validator(mode="after")
+    def _complete(self) -> "DatasetCard":
+        if not self.split_names:
+            raise ValueError("needs `splits` (name: source split) or `divide`, or both")
+        for number, name in enumerate(self.split_names):
+            if name in self.split_names[:number]:
+                raise Misfit("divide", f"the split {name!r} is made twice")
+        asked = [(f"splits.{name}", source) for name, source in self.splits.items()]
+        asked += [(f"divide.{number}.of", source) for number, part in enumerate(self.divide) for source in part.of]
+        for key, source in asked:
+            if self.source.kind in FILE_KINDS and source not in self.source.files:
+                hint = did_you_mean(source, self.source.files)
+                raise Misfit(key, f"`source.files` has no split {source!r}.{hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _answers_fit(self) -> "DatasetCard":
+        columns = self.columns
+        if columns.answers is None:
+            wrong = {"task": self.task == ANSWERS_TASK, "source.kind": self.source.kind == "squad"}
+            wrong["filters.drop_misaligned"] = self.filters.drop_misaligned
+            reasons = dict.fromkeys(wrong, "needs `columns.answers`: where the gold answers are")
+        else:
+            labels = "a question is answerable or not: leave `labels` out, or write [unanswerable, answerable]"
+            wrong = {"columns.answers": self.task != ANSWERS_TASK, "columns.text_pair": columns.text_pair is None}
+            wrong |= {"columns.label": columns.label != "label", "multi_label": self.multi_label}
+            wrong |= {"labels": self.labels not in ((), ANSWER_LABELS), "clean": bool(self.clean)}
+            reasons = {
+                "columns.answers": f"only task {ANSWERS_TASK!r} has gold answers",
+                "columns.text_pair": "`columns.answers` needs the column of the question, as `text_pair`",
+                "columns.label": "with `columns.answers` the label is whether there is an answer; no column says so",
+                "multi_label": labels,
+                "labels": labels,
+                "clean": "no clean-up of passages: it would move the answers' offsets",
+            }
+        for key, is_wrong in wrong.items():
+            if is_wrong:
+                raise Misfit(key, reasons[key])
+        for number, part in enumerate(self.divide):
+            if part.by_group and columns.group is None:
+                raise Misfit(f"divide.{number}.by_group", "needs `columns.group`: what the rows belong to")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_fit(self) -> "DatasetCard":
+        if self.columns.label_flags and not (self.labels and self.multi_label):
+            raise Misfit("columns.label_flags", "one column per label needs `labels`, and `multi_label: true`")
+        if len(self.labels) == 1 and not self.multi_label:
+            raise Misfit("labels", "one label is no choice; name at least two")
+        for name in self.filters.labels or ():
+            if self.labels and name not in self.labels:
+                raise Misfit("filters.labels", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
+        for name in self.prompt.answers if self.prompt else ():
+            if self.labels and name not in self.labels:
+                raise Misfit("prompt.answers", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
+        self._words_fit()
+        if self.prompt and ("{text_pair}" in self.prompt.template) != (self.columns.text_pair is not None):
+            raise Misfit("prompt.template", "must hold {text_pair} where `columns.text_pair` is set, and only there")
+        for number, part in enumerate(self.divide):
+            if part.balanced and self.multi_label:
+                raise Misfit(f"divide.{number}.balanced", "texts with several labels can't be balanced by label")
+        return self
+
+    def _words_fit(self) -> None:
+        words = [self.prompt.answers.get(name, name) for name in self.labels] if self.prompt else []
+        for number, word in enumerate(words):
+            if not word.strip() or "\n" in word:
+                raise Misfit("prompt.answers", f"the answer {word!r} must be one line that is not empty")
+            if word in words[:number]:
+                raise Misfit("prompt.answers", f"two labels have the same answer, {word!r}")
+
+
+class TokenizerCard(Strict):
+    """`id` of a pretrained tokenizer, or `train`: one trained on the training split, for tests without a download."""
+
+    id: Text | None = None
+    revision: str | None = None
+    train: Literal["wordpiece", "bpe", "unigram"] | None = None
+    vocab_size: PositiveInt = 1024
+
+
+class ModelCard(Strict):
+    """A model: where its weights are, and its architecture (a transformers config) for random weights.
+
+    id: a Hub id or a local folder. package: an installed Python package that carries the model in `subfolder`.
+    """
+
+    id: Text | None = None
+    package: Name | None = None
+    subfolder: Inside = ""
+    revision: str | None = None
+    family: Literal["encoder", "decoder", "encoder_decoder"]
+    licence: Text
+    weights: Literal["pretrained", "random"] = "pretrained"
+    architecture: dict[str, Any] = {}
+    tokenizer: TokenizerCard = TokenizerCard()
+    max_length: PositiveInt | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
+    trust_remote_code: bool = False
+
+    @model_validator(mode="after")
+    def _complete(self) -> "ModelCard":
+        if self.weights == "pretrained" and self.id is None and self.package is None:
+            raise Misfit("weights", "pretrained weights need `id` or `package`")
+        if self.weights == "random" and "model_type" not in self.architecture and self.id is None:
+            raise Misfit("weights", "random weights need `architecture` with a `model_type`")
+        return self
+
+
+class Presets(Strict):
+    """What a dataset card's `defaults` may hold: its usual budget, not the method or the model."""
+
+    training: Training | None = None
+    evaluation: Evaluation | None = None
+    max_length: PositiveInt | None = None

@@ -1,0 +1,50 @@
+"""JSON Schema of recipes and cards, for editors that complete and check YAML while it is written."""
+
+from typing import Any
+
+from bench.config import registry
+from bench.config.cards import DatasetCard, ModelCard, Presets
+from bench.config.recipe import RecipeFile
+from bench.config.resolve import find_cards
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def of(kind: str) -> dict[str, Any]:
+    """The schema of a "recipe", or of a "dataset" or "model" card."""
+    if kind == "recipe":
+        return {"$schema": DIALECT, **_recipe()}
+    schema = (DatasetCard if kind == "dataset" else ModelCard).model_json_schema()
+    if kind == "dataset":
+        _embed(schema, "defaults", Presets.model_json_schema())
+    return {"$schema": DIALECT, **schema}
+
+
+def _embed(schema: dict[str, Any], key: str, part: dict[str, Any]) -> None:
+    """Puts a schema in for a property; its definitions go to the root, where its references look for them."""
+    schema.setdefault("$defs", {}).update(part.pop("$defs", {}))
+    schema["properties"][key] = part
+
+
+def _recipe() -> dict[str, Any]:
+    schema = RecipeFile.model_json_schema()
+    properties = schema["properties"]
+    for kind in ("dataset", "model"):
+        cards = [path.stem for path in find_cards(kind)]
+        properties[kind] = {"anyOf": [{"type": "string", "examples": cards}, {"$ref": "#/$defs/CardChoice"}]}
+    methods = [_method(name) for name in registry.names("methods")]
+    definitions = {name: part for method in methods for name, part in method.pop("$defs", {}).items()}
+    named = {"anyOf": [{"enum": registry.names("methods")}, *methods]}
+    _embed(schema, "method", {**named, "$defs": definitions})
+    tasks = sorted({o for name in registry.names("tasks") for o in registry.literals("tasks", name)["OBJECTIVES"]})
+    properties["objective"]["enum"] = tasks
+    return schema
+
+
+def _method(name: str) -> dict[str, Any]:
+    """One method as a mapping: its name and its own options."""
+    options = registry.load("methods", name).Options.model_json_schema()
+    options["properties"] = {"name": {"const": name}, **options.get("properties", {})}
+    options["required"] = ["name", *options.get("required", [])]
+    options["title"] = f"method {name}"
+    return options

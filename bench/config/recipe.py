@@ -1,0 +1,97 @@
+"""Types of recipes: frozen, strict, unknown keys refused. Also the source of the JSON Schema."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bench.config.cards import DatasetCard, ModelCard
+from bench.config.fields import Distinct, Misfit, Name, PositiveInt, Strict, Text
+from bench.config.training import Checkpoints, Evaluation, Spans, Speed, Training
+
+
+class Head(Strict):
+    """The task head: the model's own, or an MLP of one hidden layer with GELU and dropout."""
+
+    kind: Literal["own", "mlp"] = "own"
+    hidden: PositiveInt = 128
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class Prompting(Strict):
+    """How a model's answer is had, for `objective: text`.
+
+    format: the dataset card's prompt as plain text, or inside the tokenizer's chat template. answer: the most likely
+    label; what the model writes (greedily, then parsed); or the label whose hypothesis an NLI model finds entailed.
+    normalization: a label's log-likelihood over its number of tokens or characters. calibration: over the label's
+    likelihood for texts without content.
+    """
+
+    format: Literal["plain", "chat"] = "plain"
+    answer: Literal["label_likelihood", "generate", "entailment"] = "label_likelihood"
+    normalization: Literal["none", "tokens", "characters"] = "none"
+    calibration: Literal["none", "content_free"] = "none"
+    max_new_tokens: PositiveInt = 16
+
+
+class MethodChoice(BaseModel):
+    """`name` of a method; every other key is one of that method's own options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    name: Name
+
+
+class Band(Strict):
+    """Where a published result lies, both ends included. source: whose it is, and where it stands."""
+
+    low: float
+    high: float
+    source: Text
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Band":
+        if self.low > self.high:
+            raise Misfit("low", f"{self.low} is more than `high`, {self.high}")
+        return self
+
+
+class Recipe(Strict):
+    """A resolved recipe: the two cards are in it whole.
+
+    limit: at most so many rows of a split, drawn with the split's own seed in proportion to the labels, so that a
+    file sorted by label is not cut to one of them, and that the draw depends on nothing else in the recipe.
+    published: metric -> where others found it, for the scores after training on the first of `evaluation.splits`.
+    """
+
+    dataset: DatasetCard
+    model: ModelCard
+    method: MethodChoice
+    objective: Literal["head", "text"] = "head"
+    head: Head = Head()
+    prompting: Prompting = Prompting()
+    max_length: PositiveInt = 256
+    limit: dict[Name, PositiveInt] = {}
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    speed: Speed = Speed()
+    spans: Spans = Spans()
+    checkpoints: Checkpoints = Checkpoints()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
+    save: bool = True
+    trackers: Annotated[tuple[Literal["wandb", "tensorboard", "mlflow", "trackio"], ...], Distinct] = ()
+    published: dict[Name, Band] = {}
+
+
+class CardChoice(BaseModel):
+    """`card` names a card; every other key replaces one of the card's, and is shown as an override in reports."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    card: Name
+
+
+class RecipeFile(Recipe):
+    """A recipe as a person writes it: cards by name, or by name with overrides. Only used for the JSON Schema."""
+
+    dataset: Name | CardChoice  # type: ignore[assignment]
+    model: Name | CardChoice  # type: ignore[assignment]

@@ -1,0 +1,315 @@
+"""YAML files and `key=value` overrides -> one frozen, fully validated `Resolved` recipe. Does not import torch.
+
+Order of precedence: default < card < recipe < command line. There is no inheritance between recipes.
+"""
+
+import contextlib
+import datetime
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.config import registry, rules, yaml_loader
+from bench.config.cards import DatasetCard, ModelCard, Presets
+from bench.config.layers import Layers
+from bench.config.recipe import Recipe
+from bench.config.validation import shortened, validate
+from bench.config.yaml_loader import Document, Path_, items
+from bench.errors import RecipeError, did_you_mean
+from bench.records.record import RecipePart, Record
+from bench.utils.files import ROOT
+
+SHIPPED = ROOT / "recipes"
+CARD_FOLDERS = {"dataset": "datasets", "model": "models"}
+COMMAND_LINE = "command line"
+# What describes a card, or is already laid into the recipe, and decides no result.
+_DESCRIPTIVE = {"dataset": {"licence": True, "homepage": True, "defaults": True}, "model": {"licence": True}}
+_WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published")
+# What a published result was found with; where the command line names another, there is nothing to hold a run against.
+_PUBLISHED_WITH = ("dataset", "model", "method", "objective", "head", "prompting", "limit", "evaluation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A recipe ready to run, and where it came from."""
+
+    recipe: Recipe
+    options: Any
+    path: str
+    study: str
+    dataset_name: str
+    model_name: str
+    as_written: dict[str, Any]
+    overrides: tuple[str, ...]
+    card_overrides: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """`<study>--<model>--<method>`, as in the default output folder."""
+        return f"{self.study}--{self.model_name}--{self.recipe.method.name}"
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of what decides the result: the seed and the place of the files are not part of it."""
+        left_out: dict[str, Any] = dict.fromkeys(_WITHOUT_EFFECT, True) | _DESCRIPTIVE
+        content = json.loads(self.recipe.model_dump_json(exclude=left_out))
+        content["dataset"]["source"].pop("folder")
+        content["method"] = {"name": self.recipe.method.name, **self.options.model_dump(mode="json")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def by_gradients(self) -> bool:
+        """Whether its method trains by gradients."""
+        module = registry.load("methods", self.recipe.method.name)
+        return bool(module.load_plan(self.options).trains == "gradient")
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Metrics to compute: the recipe's, else the card's, else the task's own."""
+        default = registry.literals("tasks", self.recipe.dataset.task)["METRICS"]
+        kind = "multi_label" if self.recipe.dataset.multi_label else "single_label"
+        names = self.recipe.evaluation.metrics or self.recipe.dataset.metrics or tuple(default[kind])
+        return tuple(name for name in names if rules.is_defined(name, self.recipe) or self.recipe.evaluation.metrics)
+
+    @property
+    def metrics_left_out(self) -> tuple[str, ...]:
+        """Metrics of the card or the task that this way of answering can't give: they need probabilities."""
+        default = registry.literals("tasks", self.recipe.dataset.task)["METRICS"]
+        kind = "multi_label" if self.recipe.dataset.multi_label else "single_label"
+        names = self.recipe.dataset.metrics or tuple(default[kind])
+        return tuple(name for name in names if not rules.is_defined(name, self.recipe))
+
+
+def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Resolved:
+    """Reads, resolves and checks a recipe. Raises RecipeError whose text holds file, line, key and what to do."""
+    document = yaml_loader.read(path, _shown(path))
+    given = _parse_overrides(overrides)
+    layers = Layers(places={(): (document.head(()), ())})
+    names = {kind: _lay_card(kind, path, document, given, layers) for kind in CARD_FOLDERS}
+    changed = _lay_card_overrides(document, given, layers)
+    _lay_defaults(layers)
+    _lay_recipe(document, layers)
+    if any(parts_from_published(".".join(map(str, override.inside))) for override in given):
+        layers.data.pop("published", None)
+    _lay_overrides(given, layers)
+    if seed is not None:
+        layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))
+    recipe = validate(Recipe, layers.data, layers, ())
+    resolved = Resolved(
+        recipe=recipe,
+        options=_validate_method(recipe, layers),
+        path=_shown(path),
+        study=path.resolve().parent.name,
+        dataset_name=names["dataset"],
+        model_name=names["model"],
+        as_written=document.data,
+        overrides=overrides,
+        card_overrides=changed,
+    )
+    rules.check_card(recipe.dataset, layers)
+    rules.check(recipe, resolved.options, resolved.metric_names, layers)
+    rules.check_training_is_used(recipe, resolved.options, _typed(document, given), layers)
+    return resolved
+
+
+def _typed(document: Document, given: list[Document]) -> list[Path_]:
+    """The key paths that the command line and the recipe's own file name for the method that is taken.
+
+    Those of a file whose method the command line replaces were written for another one; a run notes what is not used.
+    """
+    found: list[Path_] = []
+    for override in given:
+        found += [(*override.inside, key) for key, _ in items(override.data)] or [override.inside]
+    if any(path in (("method",), ("method", "name")) for path in found):
+        return found
+    for key, value in document.data.items():
+        found += [(key, inner) for inner, _ in items(value)] or ([] if value is None else [(key,)])
+    return found
+
+
+def is_for_gradients(override: str) -> bool:
+    """Whether an override `key.path=value` is for methods that train by gradients alone."""
+    return override.partition("=")[0].partition(".")[0] in rules.BY_GRADIENTS
+
+
+@contextlib.contextmanager
+def placing(path: str, given: tuple[str, ...]) -> Iterator[None]:
+    """What is wrong with an override is said of the file at `path`, which wrote it, unless it is one of those given."""
+    try:
+        yield
+    except RecipeError as error:
+        place, _, rest = str(error).partition(": ")
+        if place != COMMAND_LINE or any(rest.startswith(text.partition("=")[0]) for text in given):
+            raise
+        raise RecipeError(f"{path}: {rest}") from error
+
+
+def parts_from_published(key: str) -> bool:
+    """Whether a run with another value at this dotted key is another one than that whose results were published."""
+    return key.partition(".")[0] in _PUBLISHED_WITH
+
+
+def first_record(resolved: Resolved) -> Record:
+    """The record of a run that begins now: what is known of it before anything is loaded."""
+    return Record(
+        name=resolved.name,
+        study=resolved.study,
+        method=resolved.recipe.method.name,
+        seed=resolved.recipe.seed,
+        started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        recipe=RecipePart(
+            path=resolved.path,
+            as_written=resolved.as_written,
+            resolved=resolved.recipe.model_dump(mode="json"),
+            overrides=list(resolved.overrides),
+            card_overrides=resolved.card_overrides,
+            hash=resolved.hash,
+        ),
+    )
+
+
+def load_card(kind: str, path: Path) -> DatasetCard | ModelCard:
+    """Reads and checks one dataset or model card by itself."""
+    document = yaml_loader.read(path, _shown(path))
+    layers = Layers()
+    layers.lay(document.data, (kind,), document)
+    card = validate(DatasetCard if kind == "dataset" else ModelCard, document.data, layers, (kind,))
+    if isinstance(card, DatasetCard):
+        validate(Presets, card.defaults, layers, (kind, "defaults"))
+        rules.check_card(card, layers)
+    return card
+
+
+def find_recipes(folder: Path = SHIPPED) -> list[Path]:
+    """All runnable recipes below a folder, sorted; cards are not among them."""
+    cards = {folder / name for name in CARD_FOLDERS.values()}
+    return sorted(path for path in folder.glob("*/*.yaml") if path.parent not in cards)
+
+
+def find_cards(kind: str, folder: Path = SHIPPED) -> list[Path]:
+    """All cards of a kind ("dataset", "model"), sorted."""
+    return sorted((folder / CARD_FOLDERS[kind]).glob("*.yaml"))
+
+
+def _shown(path: Path) -> str:
+    # Messages and records show short paths: relative to the working folder where that is possible.
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except (ValueError, RuntimeError):  # elsewhere; a link that leads to itself
+        return str(path)
+
+
+def _parse_overrides(overrides: tuple[str, ...]) -> list[Document]:
+    parsed: list[Document] = []
+    for text in overrides:
+        dotted, equals, value = text.partition("=")
+        key: Path_ = tuple(dotted.split("."))
+        if not equals or not all(key):
+            raise RecipeError(f"{COMMAND_LINE}: {text!r} is not of the form key.path=value")
+        if any(other.inside == key for other in parsed):
+            raise RecipeError(f"{yaml_loader.joined(COMMAND_LINE, key)}: this key is given twice")
+        parsed.append(yaml_loader.override(key, value, COMMAND_LINE))
+    return parsed
+
+
+def _lay_card(kind: str, path: Path, document: Document, given: list[Document], layers: Layers) -> str:
+    """Finds the card that the recipe or the command line names, and lays it. Returns its name."""
+    chosen, place = document.data.get(kind), document.where((kind,))
+    for override in given:
+        if override.inside in ((kind,), (kind, "card")):
+            chosen, place = override.data, override.where(())
+    if chosen is None:
+        raise RecipeError(f"{place}: this key is required: the name of a {kind} card")
+    name = chosen.get("card") if isinstance(chosen, dict) else chosen
+    if not isinstance(name, str):
+        raise RecipeError(
+            f"{place}: expected the name of a {kind} card, or a mapping with `card`, got {shortened(chosen)}"
+        )
+    # Cards beside the recipe's own study come first, so that a folder of one's own needs no copy of the shipped ones.
+    known = {card.stem: card for root in (SHIPPED, path.resolve().parent.parent) for card in find_cards(kind, root)}
+    # Looked up among the files that are there, so a name can't lead out of the folder.
+    if name not in known:
+        raise RecipeError(f"{place}: there is no {kind} card {name!r:.100}.{did_you_mean(name, known)}")
+    card = yaml_loader.read(known[name], _shown(known[name]))
+    layers.lay(card.data, (kind,), card)
+    return name
+
+
+def _lay_card_overrides(document: Document, given: list[Document], layers: Layers) -> dict[str, Any]:
+    """Lays what the recipe and the command line replace of the cards. Returns it by dotted key."""
+    changed: dict[str, Any] = {}
+    for source, inside, target, value in _card_overrides(document, given):
+        if target[1] == "defaults":
+            raise RecipeError(f"{source.where(inside)}: these are the card's own; write the value into the recipe")
+        layers.lay(value, target, source, inside)
+        changed[".".join(str(part) for part in target)] = value
+    return changed
+
+
+def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple[Document, Path_, Path_, Any]]:
+    """(source, key path in it, key path in the recipe, value) of each."""
+    whole = {override.inside: override for override in given if len(override.inside) == 1}
+    for kind in CARD_FOLDERS:
+        # Another card named on the command line takes back what the recipe replaced of its own.
+        source, inside = (whole[(kind,)], ()) if (kind,) in whole else (document, (kind,))
+        for key, value in items(source.data if (kind,) in whole else source.data.get(kind)):
+            if key != "card":
+                yield source, (*inside, key), (kind, key), value
+    for override in given:
+        if override.inside[0] in CARD_FOLDERS and len(override.inside) > 1 and override.inside[1:] != ("card",):
+            yield override, (), override.inside, override.data
+
+
+def _lay_defaults(layers: Layers) -> None:
+    defaults = layers.get(("dataset", "defaults")) or {}
+    validate(Presets, defaults, layers, ("dataset", "defaults"))
+    for key in defaults:
+        layers.repeat(("dataset", "defaults", key), key)
+    limit = layers.get(("model", "max_length"))
+    if isinstance(limit, int) and limit < (defaults.get("max_length") or Recipe.model_fields["max_length"].default):
+        layers.repeat(("model", "max_length"), "max_length")
+
+
+def _lay_recipe(document: Document, layers: Layers) -> None:
+    layers.make_room(document.data.get("training"))
+    for key, value in document.data.items():
+        if key == "method":
+            _lay_method(value, document, (key,), layers)
+        elif key not in CARD_FOLDERS:
+            layers.lay(value, (key,), document, (key,))
+
+
+def _lay_overrides(given: list[Document], layers: Layers) -> None:
+    training: dict[Any, Any] = {}
+    for override in given:
+        if override.inside[0] == "training":
+            training |= dict(items(override.data)) if len(override.inside) == 1 else {override.inside[1]: override.data}
+    layers.make_room(training)
+    for override in given:
+        if override.inside == ("method",):
+            _lay_method(override.data, override, (), layers)
+        elif override.inside[0] not in CARD_FOLDERS:
+            layers.lay(override.data, override.inside, override)
+
+
+def _lay_method(value: Any, document: Document, inside: Path_, layers: Layers) -> None:
+    """Lays a method. Its bare name is a mapping in short; naming a method replaces another one with its options."""
+    if isinstance(value, str):
+        layers.data.pop("method", None)
+        layers.lay({}, ("method",), document, inside)
+        layers.lay(value, ("method", "name"), document, inside)
+    else:
+        if isinstance(value, dict) and "name" in value:
+            layers.data.pop("method", None)
+        layers.lay(value, ("method",), document, inside)
+
+
+def _validate_method(recipe: Recipe, layers: Layers) -> Any:
+    try:
+        module = registry.load("methods", recipe.method.name)
+    except RecipeError as error:
+        raise RecipeError(f"{layers.place(('method', 'name'))}: {error}") from error
+    return validate(module.Options, dict(recipe.method.model_extra or {}), layers, ("method",))

@@ -1,0 +1,122 @@
+"""The settings of training, of evaluation, and of their fast paths."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from bench.config.fields import Distinct, Misfit, Name, PositiveInt, Share, Strict, Text
+
+
+class EarlyStopping(Strict):
+    """Stops after `patience` evaluations without an improvement of at least `threshold`."""
+
+    patience: PositiveInt = 3
+    threshold: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Training(Strict):
+    """What is learned, not how it is spread over devices: that is the accelerate config's part.
+
+    per_device_batch: examples of a micro-batch; null is a process's whole share of the global batch, "auto" the largest
+    part of it that is found to fit. The global batch, and so what is learned, is the same with any of them.
+    activation_offload: what gradient checkpointing keeps waits on the host for the backward pass.
+    """
+
+    engine: Literal["trainer", "loop"] = "trainer"
+    global_batch: PositiveInt = 32
+    per_device_batch: PositiveInt | Literal["auto"] | None = None
+    epochs: Annotated[float, Field(gt=0)] | None = None
+    steps: PositiveInt | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = "linear"
+    warmup: Annotated[float, Field(ge=0)] = 0.0
+    optimizer: Literal[
+        "adamw_torch",
+        "adamw_torch_fused",
+        "adamw_bnb_8bit",
+        "paged_adamw_32bit",
+        "paged_adamw_8bit",
+        "adafactor",
+        "sgd",
+    ] = "adamw_torch_fused"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    gradient_checkpointing: bool = False
+    activation_offload: bool = False
+    log_every: PositiveInt = 10
+    evaluate_every: PositiveInt | Literal["epoch"] | None = None
+    best: Name | None = None
+    early_stopping: EarlyStopping | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Training":
+        if self.epochs is not None and self.steps is not None:
+            raise Misfit("steps", "`epochs` and `steps` exclude one another")
+        if self.early_stopping is not None and self.best is None:
+            raise Misfit("early_stopping", "`early_stopping` needs `best`, the metric that it watches")
+        if self.best is not None and self.evaluate_every is None:
+            raise Misfit("best", "`best` needs `evaluate_every`, in steps or `epoch`")
+        if self.activation_offload and not self.gradient_checkpointing:
+            raise Misfit("activation_offload", "needs `gradient_checkpointing: true`: what that keeps is moved")
+        return self
+
+
+class Checkpoints(Strict):
+    """When the state of training is written, so that a run that was killed goes on from there; null is never.
+
+    keep: how many are kept, the newest; an older one is for when the newest is damaged. No result depends on these.
+    """
+
+    every_steps: PositiveInt | None = None
+    every_minutes: Annotated[float, Field(gt=0)] | None = 10.0
+    keep: PositiveInt = 2
+
+
+class Evaluation(Strict):
+    """Which splits are scored, and when. `threshold` is the probability from which a label of several is set.
+
+    batch_tokens: tokens that are scored at once, pads included; null is what suits the device. No score depends on it.
+    """
+
+    before: bool = True
+    splits: Annotated[tuple[Name, ...], Field(min_length=1), Distinct] = ("test",)
+    validation: Name = "validation"
+    batch_tokens: PositiveInt | None = None
+    threshold: Share = 0.5
+    metrics: Annotated[tuple[Text, ...], Distinct] = ()
+
+
+class Spans(Strict):
+    """How answers that are spans of a passage are found.
+
+    doc_stride: tokens of the passage that two neighbouring windows share. n_best: spans that are kept of a window.
+    max_answer_length: in tokens. null_score_diff_threshold: there is no answer where that score is beaten by more than
+    this (SQuAD v2.0 only).
+    """
+
+    doc_stride: Annotated[int, Field(ge=0, lt=2**31)] = 64
+    n_best: Annotated[int, Field(gt=0, le=1000)] = 20
+    max_answer_length: PositiveInt = 30
+    null_score_diff_threshold: float = 0.0
+
+
+class Speed(Strict):
+    """Ways to the same losses and scores in less time and memory; each can be switched off to compare.
+
+    padding_free: no pad is ever computed. answer_logits: logits only of the tokens that an answer's loss reads.
+    token_cache: a classifier's tokens of a split are kept between runs, by content. precision: "launcher" is what
+    accelerate was launched with; "measured" tries bf16 autocast at start, and takes it where steps are faster.
+    keep_memory: on a CPU, freed memory stays with the process, unless per_device_batch is auto. expandable_segments: on
+    a GPU, torch's allocator grows what it has instead of asking for pieces that then don't fit. drop_copies: where
+    activations are recomputed, autocast keeps no 16-bit copy of each trained weight until the forward pass is over.
+    """
+
+    padding_free: bool = True
+    answer_logits: bool = True
+    token_cache: bool = True
+    precision: Literal["launcher", "measured"] = "launcher"
+    keep_memory: bool = True
+    expandable_segments: bool = True
+    drop_copies: bool = True

@@ -1,0 +1,94 @@
+"""Turns a validation error into one sentence with file, line, key path, what was expected, and the nearest name."""
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from bench.config.layers import Layers
+from bench.config.yaml_loader import Path_
+from bench.errors import RecipeError, did_you_mean
+
+# pydantic's kinds of problems -> what was expected, in words of YAML.
+_EXPECTED = {
+    "model_type": "a mapping of keys to values",
+    "dict_type": "a mapping of keys to values",
+    "tuple_type": "a list, as in [a, b]",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing_size": "a smaller number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_too_short": "a text that is not empty",
+    "string_pattern_mismatch": "a name of letters, digits, '.', '_' and '-'",
+    "too_short": "at least one item",
+}
+_BOUNDS = dict.fromkeys(("greater_than", "greater_than_equal", "less_than", "less_than_equal"), "a number ")
+
+
+def validate(model: type[BaseModel], data: Any, layers: Layers, prefix: Path_) -> Any:
+    """Data as a settings type. Raises RecipeError with the place of what is wrong. prefix: their own key path."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        # A misspelt key is also a missing one, so unknown keys come first. A union gives a problem for each member.
+        found: dict[str, list[Any]] = {}
+        for problem in sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"):
+            found.setdefault(layers.place((*prefix, *_location(problem, data))), []).append(problem)
+        place, problems = next(iter(found.items()))
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise RecipeError(f"{place}: {_sentence(problems, model, data)}{more}") from error
+
+
+def _location(problem: Any, data: Any) -> Path_:
+    """The key path of a problem, without the names of union members, which pydantic adds."""
+    path: list[str | int] = []
+    for part in problem["loc"]:
+        inside = (isinstance(data, dict) and part in data) or (isinstance(data, tuple) and isinstance(part, int))
+        if not inside:
+            return (*path, part) if problem["type"] == "missing" and part == problem["loc"][-1] else tuple(path)
+        path.append(part)
+        data = data[part]
+    if problem["type"] == "value_error":
+        path += getattr(problem["ctx"]["error"], "key", ())
+    return tuple(path)
+
+
+def _sentence(problems: list[Any], model: type[BaseModel], data: Any) -> str:
+    first, value = problems[0], problems[0]["input"]
+    kinds = {problem["type"] for problem in problems}
+    if first["type"] == "extra_forbidden":
+        location = _location(first, data)
+        hint = did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))
+        return f"unknown key.{hint or ' None is known here.'}"
+    if first["type"] == "missing":
+        return "this key is required"
+    # Of a value that may be of several types, the one that came as far as to be looked at by its content.
+    if checked := [problem for problem in problems if problem["type"] == "value_error"]:
+        return str(checked[0]["ctx"]["error"])
+    phrases = (
+        _EXPECTED.get(item["type"], item["msg"].replace("Input should be ", _BOUNDS.get(item["type"], "")))
+        for item in problems
+    )
+    hint = " Quote it to make it text." if kinds == {"string_type"} and isinstance(value, int | float) else ""
+    literals = [item["ctx"]["expected"] for item in problems if item["type"] == "literal_error"]
+    if literals and isinstance(value, str):
+        near = did_you_mean(value, ", ".join(literals).replace("'", "").replace(" or ", ", ").split(", "))
+        hint = near if "mean" in near else ""
+    return f"expected {' or '.join(dict.fromkeys(phrases))}, got {shortened(value)}.{hint}"
+
+
+def shortened(value: Any) -> str:
+    """A value as YAML would show it, cut after 60 characters."""
+    shown = repr(list(value) if isinstance(value, tuple) else value)
+    shown = {"None": "nothing", "True": "true", "False": "false"}.get(shown, shown)
+    return shown if len(shown) <= 60 else f"{shown[:60]}..."
+
+
+def _fields_at(model: Any, path: Path_) -> list[str]:
+    for part in path:
+        annotation = getattr(model, "model_fields", {}).get(part)
+        model = annotation.annotation if annotation is not None else None
+        args = [arg for arg in getattr(model, "__args__", ()) if hasattr(arg, "model_fields")]
+        model = args[0] if args else model
+    return list(getattr(model, "model_fields", {}))

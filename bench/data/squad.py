@@ -1,0 +1,122 @@
+"""Questions on passages, as SQuAD has them: official JSON and the Hub's flat form give the same rows.
+
+A question without gold answers is unanswerable (SQuAD v2.0, Rajpurkar et al. 2018); in v1.1 every one has an answer.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from bench.config.cards import ANSWER_LABELS
+from bench.errors import DataError, RecipeError
+
+Rows = list[dict[str, Any]]
+
+# A row's label tells whether its question can be answered: the id is 1 where there is a gold answer.
+LABELS: tuple[str, ...] = ANSWER_LABELS
+# Metric -> the version of the data for which its rules are written.
+VERSIONS: Mapping[str, str] = {"squad": "1.1", "squad_v2": "2.0"}
+
+
+def flatten(content: Any, place: str) -> Rows:
+    """The content of an official file -> a row per question, in the Hub's flat form and the file's order.
+
+    Rows have `title`, `context` and what the file says of the question (`id`, `question`, `answers`, and in v2.0
+    `is_impossible` and `plausible_answers`), as it stands there. Raises DataError, with `place`, for another shape.
+    """
+    rows: Rows = []
+    for article, where in _items(content, "data", place):
+        for paragraph, here in _items(article, "paragraphs", where):
+            around = {"title": article.get("title"), "context": paragraph.get("context")}
+            rows += [{**around, **question} for question, _ in _items(paragraph, "qas", here)]
+    return rows
+
+
+def _items(content: Any, key: str, place: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Each object of the list under a key, and where it stands."""
+    items = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(items, list):
+        raise DataError(f"{place}: not SQuAD's JSON: expected an object with a list {key!r}, got {content!r:.60}")
+    for number, item in enumerate(items):
+        where = f"{place}: {key}[{number}]" if key == "data" else f"{place}.{key}[{number}]"
+        if not isinstance(item, dict):
+            raise DataError(f"{where}: not SQuAD's JSON: expected an object, got {item!r:.60}")
+        yield item, where
+
+
+def answers_of(row: Mapping[str, Any], column: str, place: str) -> dict[str, Any]:
+    """{"label": 1 where there is an answer, else 0, "answers": texts, "answer_starts": their offsets in characters}.
+
+    The column holds {"text": [...], "answer_start": [...]} or a list of {"text", "answer_start"}. Raises DataError,
+    with `place`, for another shape, an answer of white space alone, and an `is_impossible` that contradicts it.
+    """
+    pairs = [_answer(text, start, place) for text, start in _pairs(row[column], column, place)]
+    impossible = row.get("is_impossible")
+    if impossible is not None and impossible is not (not pairs):
+        found = f"{len(pairs)} answers" if pairs else "no answer"
+        raise DataError(f"{place}: is_impossible is {impossible!r}, but there is {found}")
+    return {"label": int(bool(pairs)), "answers": [text for text, _ in pairs], "answer_starts": [at for _, at in pairs]}
+
+
+def _pairs(value: Any, column: str, place: str) -> list[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        texts, starts = value.get("text"), value.get("answer_start")
+        if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
+            return list(zip(texts, starts, strict=True))
+    elif isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
+        return [(item.get("text"), item.get("answer_start")) for item in value]
+    expected = "lists `text` and `answer_start` of equal length, or a list of such pairs"
+    raise DataError(f"{place}: {column!r} should hold {expected}; got {value!r:.80}")
+
+
+def _answer(text: Any, start: Any, place: str) -> tuple[str, int]:
+    if not isinstance(text, str) or not text.strip():
+        raise DataError(f"{place}: an answer must be text that is not empty, got {text!r:.60}")
+    if isinstance(start, bool) or not isinstance(start, int):
+        raise DataError(f"{place}: the start of the answer {text!r:.60} must be a whole number, got {start!r:.60}")
+    return text, start
+
+
+def misaligned(row: Mapping[str, Any]) -> str | None:
+    """What is wrong with the offsets of a row ({"text", "answers", "answer_starts"}); None when they fit."""
+    context = row["text"]
+    for text, start in zip(row["answers"], row["answer_starts"], strict=True):
+        # A negative offset would count from the end.
+        found = context[start : start + len(text)] if start >= 0 else ""
+        if found != text:
+            return f"the answer {text!r:.60} does not stand at character {start} of its context, but {found!r:.60}"
+    return None
+
+
+def version_of(rows: Iterable[Mapping[str, Any]], column: str, kept: Sequence[str] | None = None) -> str:
+    """ "2.0" when a question has no answer, or says whether it has (`is_impossible`); else "1.1".
+
+    kept: labels to which a filter restricts the rows; without the unanswerable ones, the rules of v1.1 apply.
+    """
+    if kept is not None and LABELS[0] not in kept:
+        return VERSIONS["squad"]
+    is_v2 = any("is_impossible" in row or not _has_answer(row.get(column)) for row in rows)
+    return VERSIONS["squad_v2" if is_v2 else "squad"]
+
+
+def _has_answer(value: Any) -> bool:
+    return bool(value.get("text") if isinstance(value, Mapping) else value)
+
+
+def check_version(version: str | None, metric_names: Iterable[str]) -> None:
+    """Raises RecipeError when a metric's rules are not those of the data; version: a Corpus's, None without answers."""
+    for name in metric_names:
+        if name not in VERSIONS or VERSIONS[name] == version:
+            continue
+        if version is None:
+            reason = "these data have no gold answers; a card names them with columns.answers"
+        elif name == "squad":
+            reason = "these data have questions without an answer (SQuAD v2.0); ask for squad_v2"
+        else:
+            reason = "in these data every question has an answer (SQuAD v1.1); ask for squad"
+        raise RecipeError(f"the metric {name!r} does not fit: {reason}")
+
+
+def plausible_note(split: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A sentence on the plausible answers of SQuAD v2.0, which are wrong ones and not used; [] when there are none."""
+    count = sum(bool(row.get("plausible_answers")) for row in rows)
+    return [f"{split}: {count} questions have plausible answers, which are not used"] if count else []

@@ -1,0 +1,99 @@
+"""The processes of a run and the machine they run on: started, then read back; versions and hardware."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, broadcast_object_list
+
+from bench.distributed import launcher, sharding, watchdog
+from bench.errors import SetupError
+from bench.utils import hardware
+
+# A size such as 12GiB: a run is held to what a GPU of that size has, on whatever GPU it runs.
+MEMORY_CAP = "BENCH_MEMORY_CAP"
+
+
+def start(timeout_s: float = 600.0) -> PartialState:
+    """Joins the processes that the launcher started. Raises SetupError when the world is not the one asked for.
+
+    timeout_s: how long a process waits for the others, less what the watch over them needs to say whose fault it is.
+    """
+    wanted = launcher.asked()
+    # Of a launch of several, the environment does not tell that its config says use_cpu.
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or bool(wanted and wanted.use_cpu)
+    on_cpu = not torch.cuda.is_available() or use_cpu
+    if on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU, and complains
+    asked = int(os.environ.get("WORLD_SIZE", "1") or 1)
+    launcher.check(asked, gpus=torch.cuda.device_count(), on_cpu=use_cpu)
+    state = _join(asked, on_cpu, timedelta(seconds=timeout_s + watchdog.COLLECTIVES_WAIT_LONGER_S))
+    if state.num_processes != asked:
+        raise SetupError(f"{asked} processes were asked for, but {state.num_processes} came about")
+    cap_memory(state.device)
+    return state
+
+
+def memory_cap() -> int | None:
+    """Bytes that BENCH_MEMORY_CAP asks for; None where it is not set. Raises SetupError for what is no size."""
+    asked = os.environ.get(MEMORY_CAP, "").strip()
+    try:
+        return hardware.memory(asked) if asked else None
+    except SetupError as error:
+        raise SetupError(f"{MEMORY_CAP}: {error}") from error
+
+
+def cap_memory(device: torch.device) -> None:
+    """Holds this process to BENCH_MEMORY_CAP: torch gets that size, less what CUDA takes for itself on any GPU.
+
+    More is out of memory, as on a GPU of that size. bitsandbytes' paged memory is not torch's, and not held back.
+    Raises SetupError on a CPU, whose memory is not torch's to count, and for a size that the GPU does not have.
+    """
+    size = memory_cap()
+    if size is None:
+        return
+    if device.type != "cuda":
+        raise SetupError(f"{MEMORY_CAP} holds runs on a GPU to a size; this one is on the CPU: unset it")
+    total = torch.cuda.mem_get_info(device)[1]
+    if not hardware.CONTEXT < size <= total:
+        least, most = hardware.CONTEXT / hardware.GIB, total / hardware.GIB
+        raise SetupError(
+            f"{MEMORY_CAP} is {os.environ[MEMORY_CAP]}; take more than {least:g} and at most {most:.2f} GiB"
+        )
+    torch.cuda.set_per_process_memory_fraction((size - hardware.CONTEXT) / total, device)
+
+
+def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:
+    # Another run of this process may have left its own.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    if not on_cpu:
+        return PartialState(timeout=timeout)
+    if sharding.asked() is None:
+        # Without an explicit backend each of several CPU processes would believe itself alone.
+        return PartialState(cpu=True, backend="gloo" if asked > 1 else None, timeout=timeout)
+    if torch.cuda.is_available():
+        raise SetupError(
+            "DeepSpeed and FSDP take the GPUs that there are; to run on the CPU, hide them: CUDA_VISIBLE_DEVICES="
+        )
+    # Told of a CPU, accelerate would leave DeepSpeed and FSDP out, and say nothing of it.
+    os.environ.pop("ACCELERATE_USE_CPU", None)
+    state = PartialState(backend="gloo", timeout=timeout)
+    if sharding.asked() == "fsdp":
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    return state
+
+
+def precision() -> str:
+    """Mixed precision as the launcher set it: "no", "bf16" or "fp16"."""
+    chosen = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") or "no"
+    if chosen not in ("no", "bf16", "fp16"):
+        raise SetupError(f"mixed_precision is {chosen!r}; this harness supports no, bf16 and fp16")
+    return chosen
+
+
+def same_everywhere(value: Any) -> Any:
+    """Rank zero's value, on every process."""
+    return broadcast_object_list([value])[0]

@@ -1,0 +1,310 @@
+"""Models whose state is divided over processes, by DeepSpeed's ZeRO or by FSDP2: whole again, and described.
+
+A model is scored and saved whole. Under ZeRO-3 and FSDP2 each process holds a part of every parameter only; `Twin`
+keeps the plain model's shape, without its weights, and is filled with whole parameters where they are needed: no
+collective call is hidden in its forward, so that processes may score different batches, and generate answers of
+different lengths.
+"""
+
+import contextlib
+import copy
+import json
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.integrations import deepspeed
+
+from bench.config.contracts import LoadPlan
+from bench.config.recipe import Recipe
+from bench.errors import SetupError
+from bench.models.heads import unwrapped
+from bench.models.kernels import padding_free
+
+# Elements. By default DeepSpeed sums gradients in buffers of 500 million, 2 GB in float32, and ZeRO-3 keeps up to a
+# billion weights gathered: all of a small model, and more than a 12 GB GPU can spare of a large one.
+BUFFERS = {
+    "reduce_bucket_size": 2**24,
+    "allgather_bucket_size": 2**24,
+    "stage3_prefetch_bucket_size": 2**24,
+    "stage3_max_live_parameters": 2**26,
+    "stage3_max_reuse_distance": 2**24,
+    # ZeRO-3 copies the gradients of so many weights at a time for the optimiser's step; by default of a billion.
+    "sub_group_size": 2**26,
+}
+# Optimisers that compute the same on a part of a parameter as on the whole of it.
+DIVISIBLE = ("adamw_torch", "adamw_torch_fused", "sgd")
+
+
+def asked() -> str | None:
+    """What the launcher asked to divide the model's state by: "deepspeed", "fsdp", or None."""
+    for name in ("deepspeed", "fsdp"):
+        if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() == "true":
+            return name
+    return None
+
+
+def asked_stage() -> int | None:
+    """The ZeRO stage that the launcher asked for; None without DeepSpeed."""
+    if asked() != "deepspeed":
+        return None
+    path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if path != "none":
+        return int(json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0))
+    return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+
+
+def divides_parameters() -> bool:
+    """Whether no process will hold the whole model while it trains."""
+    return asked() == "fsdp" or asked_stage() == 3
+
+
+def check(recipe: Recipe, plan: LoadPlan) -> str | None:
+    """What the record must say of a recipe under DeepSpeed or FSDP, if anything; to be asked before a model is loaded.
+
+    Raises SetupError for what the libraries can't do together, or would do with another result, and says what can be
+    done instead.
+    """
+    kind = {"fsdp": "FSDP", "deepspeed": f"ZeRO-{asked_stage()}"}.get(asked() or "")
+    if kind is None:
+        return None
+    if plan.trains != "gradient":
+        return f"{kind} was asked for, and is not used: nothing is trained by gradients"
+    training = recipe.training
+    if training.engine == "loop":
+        raise SetupError(f"training.engine: loop trains whole models only, not under {kind}; take engine: trainer")
+    if recipe.speed.precision == "measured":
+        raise SetupError(f"speed.precision: measured is not for {kind}; set mixed_precision in the accelerate config")
+    if training.optimizer not in DIVISIBLE:
+        raise SetupError(
+            f"training.optimizer: {training.optimizer} would compute something else on parts of parameters, as {kind} "
+            f"makes them; take {' or '.join(DIVISIBLE)}, whose state is divided over the processes, or launch with DDP"
+        )
+    check_adapters(plan, kind)
+    if plan.quantization is not None and divides_parameters():
+        check_storage(plan.quantization, kind)
+    if asked() == "fsdp" and recipe.model.family == "encoder_decoder":
+        raise SetupError(
+            "accelerate can't divide an encoder-decoder by FSDP2, for encoder and decoder share their embedding; "
+            "launch with zero3.yaml or ddp.yaml"
+        )
+    if not divides_parameters():
+        return None
+    return f"{kind} divides the weights while the model trains; to be scored and saved it is whole on each process"
+
+
+def check_adapters(plan: LoadPlan, kind: str) -> None:
+    """Raises SetupError for adapters in 16 bits: ZeRO would keep a float32 copy of each, and FSDP wants one type."""
+    if plan.adapter_dtype != "float32":
+        raise SetupError(
+            f"method.dtype: {plan.adapter_dtype} saves nothing under {kind}; take float32, or launch with ddp.yaml"
+        )
+
+
+def check_storage(quantization: dict[str, Any], kind: str) -> None:
+    """Raises SetupError for 4-bit weights that can't be divided. kind: by what, for the sentence."""
+    storage, computed = (quantization[f"bnb_4bit_{name}"] for name in ("quant_storage", "compute_dtype"))
+    if storage != computed:
+        raise SetupError(
+            f"method: qlora under {kind} needs 4-bit weights that are stored as what they are computed in; set "
+            f"method.storage={computed}, or launch with zero2.yaml or ddp.yaml"
+        )
+
+
+class Twin:
+    """The shape of a plain model, to be filled with the whole parameters of the same model after it was divided."""
+
+    def __init__(self, model: nn.Module) -> None:
+        without_pads = padding_free.is_attached(model)
+        padding_free.detach(model)  # what it put in place of the body's forward belongs to that body
+        memo: dict[int, Any] = {}
+        for parameter in model.parameters():
+            empty = torch.empty_like(parameter, device="meta")
+            memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+        self.model = copy.deepcopy(model, memo)
+        self._without_pads = without_pads
+        if without_pads:
+            padding_free.attach(model)
+
+    def filled(self, divided: nn.Module) -> nn.Module:
+        """The plain model with the whole parameters of `divided`, on this process. Every process must call it."""
+        self._fill(dict(_whole_parameters(divided)))
+        for name, buffer in divided.named_buffers():
+            self.model.get_buffer(name).copy_(buffer)
+        if self._without_pads:
+            padding_free.attach(self.model)
+        return self.model
+
+    def emptied(self) -> None:
+        """Gives up the whole parameters."""
+        padding_free.detach(self.model)
+        self._fill({name: parameter.to("meta") for name, parameter in self.model.named_parameters()})
+
+    def _fill(self, values: dict[str, torch.Tensor]) -> None:
+        places: dict[int, nn.Parameter] = {}  # a parameter that stands in two places stays one
+        for name, parameter in list(self.model.named_parameters(remove_duplicate=False)):
+            if id(parameter) not in places:
+                places[id(parameter)] = nn.Parameter(values[name].detach(), requires_grad=parameter.requires_grad)
+            owner, _, last = name.rpartition(".")
+            self.model.get_submodule(owner)._parameters[last] = places[id(parameter)]
+
+
+@contextlib.contextmanager
+def whole(model: nn.Module, twin: Twin | None) -> Iterator[nn.Module]:
+    """The plain model with whole parameters, inside: `model` itself, freed of its wrappers, but for a divided one.
+
+    Every process must enter. model: unwrapped.
+    """
+    if twin is None:
+        yield model
+        return
+    plain = twin.filled(model)
+    try:
+        with alone():
+            yield plain
+    finally:
+        twin.emptied()
+
+
+def undivided(trainer: Any, twin: Twin | None) -> nn.Module:
+    """The plain model of a Trainer that has come to its end, with whole parameters; the engine around it is taken down.
+
+    Every process must call it. A phase of its own: what the steps need in memory is not what whole weights need.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if asked() is None:
+        return model
+    with trainer.fit.clock.phase("gather"):
+        deepspeed.unset_hf_deepspeed_config()
+        _take_down(trainer)
+        return model if twin is None else twin.filled(model)
+
+
+def _take_down(trainer: Any) -> None:
+    """Gives up gradients and the optimiser's states, which would lie beside the whole weights, and their engine."""
+    engine, handler = trainer.model_wrapped, trainer.callback_handler
+    trainer.model_wrapped, trainer.optimizer, trainer.lr_scheduler = trainer.model, None, None
+    handler.optimizer, handler.lr_scheduler = None, None
+    if hasattr(engine, "zero_optimization_stage"):
+        trainer.deepspeed = None
+        engine.destroy()
+        engine.optimizer, engine.basic_optimizer, engine.lr_scheduler = None, None, None
+    del engine
+    trainer.accelerator.free_memory()  # collects what refers to itself, too
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Inside, transformers does not take each forward for a collective call of all processes, as under ZeRO-3."""
+    config = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
+
+
+def _whole_parameters(divided: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and value of each parameter, gathered one at a time."""
+    from torch.distributed.tensor import DTensor
+
+    for name, parameter in divided.named_parameters():
+        if isinstance(parameter, DTensor):
+            yield name, parameter.detach().full_tensor().clone()
+        elif hasattr(parameter, "ds_id"):
+            from deepspeed.runtime.zero.partition_parameters import GatheredParameters
+
+            with GatheredParameters([parameter]):
+                yield name, parameter.detach().clone()
+        else:
+            yield name, parameter.detach().clone()
+
+
+def settle(arguments: Any) -> Any:
+    """Replaces defaults of DeepSpeed that change results or waste memory; returns the TrainingArguments.
+
+    It computes in 16 bits by autocast, as all other ways to spread a run do: by itself it would put every weight into
+    16 bits, heads and norms that must stay in float32 among them. And its buffers are for models of this size.
+    """
+    if asked() == "deepspeed":
+        config = arguments.deepspeed_plugin.deepspeed_config
+        for name, elements in BUFFERS.items():
+            config["zero_optimization"].setdefault(name, elements)
+        chosen = [kind for kind in ("bf16", "fp16") if config.get(kind, {}).get("enabled") is True]
+        for kind in chosen:
+            config[kind] = {"enabled": False}
+            config["torch_autocast"] = {"enabled": True, "dtype": {"bf16": "bfloat16", "fp16": "float16"}[kind]}
+    return arguments
+
+
+def choose_units(trainer: Any) -> None:
+    """Names the classes of layers that FSDP divides one by one, unless the accelerate config names them.
+
+    Models name the module that holds their input embedding among them, which accelerate divides again by itself.
+    Raises SetupError for a model that names none.
+    """
+    if asked() != "fsdp":
+        return
+    plugin = trainer.accelerator.state.fsdp_plugin
+    # Autocast computes in 16 bits, as it does without FSDP; weights that FSDP cast itself would leave none in float32.
+    plugin.mixed_precision_policy = None
+    if plugin.transformer_cls_names_to_wrap:
+        return
+    inner = unwrapped(trainer.model)
+    embedding = inner.get_input_embeddings()
+    holders = {type(module).__name__ for module in inner.modules() if any(m is embedding for m in module.modules())}
+    names = sorted(set(inner._no_split_modules or []) - holders)
+    if not names:
+        raise SetupError(f"FSDP can't divide a {type(inner).__name__}: it names no layers that could be divided")
+    plugin.transformer_cls_names_to_wrap = names
+
+
+class FirstGradients:
+    """Whether every trained parameter gets a finite gradient, seen as autograd makes them.
+
+    Needed under DeepSpeed, which takes gradients away before anybody else can look at them. `missing` ends the watch.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._finite: dict[str, bool] = {}
+        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self._names = [name for name, _ in trained]
+        self._hooks = [parameter.register_hook(partial(self._see, name)) for name, parameter in trained]
+
+    def _see(self, name: str, gradient: torch.Tensor) -> None:
+        self._finite[name] = self._finite.get(name, True) and bool(gradient.isfinite().all())
+
+    def missing(self) -> list[str]:
+        """Names of parameters without a finite gradient so far."""
+        for hook in self._hooks:
+            hook.remove()
+        return [name for name in self._names if not self._finite.get(name, False)]
+
+
+def in_force(accelerator: Any, wrapped: nn.Module) -> dict[str, Any]:
+    """How a model that is being trained is really spread, read from the wrapped model: fields of record.Launch.
+
+    Raises SetupError where that is not what the launcher was asked for.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    found: dict[str, Any] = {"distributed_type": accelerator.distributed_type.value}
+    if hasattr(wrapped, "zero_optimization_stage"):
+        found["zero_stage"] = wrapped.zero_optimization_stage()
+        found["offload_optimizer"] = _place(wrapped.zero_offload_optimizer())
+        found["offload_parameters"] = _place(wrapped.zero_offload_param())
+    divided = isinstance(wrapped, FSDPModule)
+    if asked_stage() != found.get("zero_stage") or (asked() == "fsdp") != divided:
+        what = "FSDP2" if asked() == "fsdp" else f"ZeRO stage {asked_stage()}"
+        raise SetupError(f"{what} was asked for, but the model is a {type(wrapped).__name__} ({found})")
+    return found
+
+
+def _place(offload: Any) -> str | None:
+    """ "cpu" or "nvme" of DeepSpeed's setting, which holds names or members of an enumeration."""
+    device = getattr(getattr(offload, "device", None), "value", getattr(offload, "device", None))
+    return None if device in (None, "none") else str(device)

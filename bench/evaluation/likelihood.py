@@ -1,0 +1,356 @@
+"""Log-likelihoods of a few continuations (labels, say) of many contexts, at a part of the usual cost.
+
+    scorer = Scorer(model, items, pad_token_id=0)
+    for numbers in scorer.batches:
+        answers = scorer.run(numbers)
+
+An item is one row: its context, and behind it the tree of its continuations, in which shared first tokens stand once
+and last tokens not at all, for they are predicted and never read. Tokens that all contexts begin with are run once (see
+shared_attention). The output head is applied only where something is read. `plain` is the reference for all of it.
+"""
+
+import bisect
+import contextlib
+import functools
+import itertools
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+from bench.data.batching import grouped
+from bench.evaluation import continuation_tree
+from bench.models.batch_budget import default_budget, device_of
+from bench.models.heads import unwrapped
+from bench.models.kernels import shared_prefix
+from bench.records.failures import is_out_of_memory
+
+Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
+# Logits held at once, in elements: 64 MiB in float32.
+LOGITS = 2**24
+# A prefix costs each row's attention a merge; it pays off from this share of the rows' own tokens.
+PREFIX_SHARE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One example: the tokens of its context, and the continuations whose likelihood is asked; none of them empty."""
+
+    context: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+
+    def __post_init__(self) -> None:
+        if not self.context or not self.continuations or not all(self.continuations):
+            raise ValueError("an item needs a context and continuations of at least one token each")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """sums: the continuations' log-likelihoods given the context, in nats. greedy: each token is the likeliest one."""
+
+    sums: tuple[float, ...]
+    greedy: tuple[bool, ...]
+
+
+class Scorer:
+    """Answers items in batches. The model must be in evaluation mode; it may be wrapped by PEFT.
+
+    budget: tokens of a batch, pads included, if that is not less than one row; by default what suits the device.
+    autocast: makes the context in which the model runs; default: none.
+    batches: numbers of items, longest first; they depend on items and budget only.
+    notes: which fallback was used and why, in sentences.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        items: Sequence[Item],
+        *,
+        pad_token_id: int | None,
+        budget: int | None = None,
+        autocast: Autocast | None = None,
+    ) -> None:
+        self.autocast = autocast or contextlib.nullcontext
+        self.notes: list[str] = []
+        self._way = self._choose(model, list(items), pad_token_id or 0)
+        self._budget = self._way.most_tokens(default_budget(model) if budget is None else budget)
+        self.batches = grouped(self._way.lengths, self._budget)
+
+    def _choose(self, model: Any, items: list[Item], pad_token_id: int) -> "_Trees | _Rows":
+        if unwrapped(model).config.is_encoder_decoder:
+            self.notes.append("each label is scored in a row of its own: the model is an encoder-decoder")
+            return _DecoderRows(model, items, pad_token_id)
+        with torch.no_grad(), self.autocast():
+            reason = _why_not(model)
+        if reason is None:
+            return _Trees(model, items)
+        self.notes.append(f"each label is scored in a row of its own, without a shared prefix: the model {reason}")
+        return _Rows(model, items, pad_token_id)
+
+    def run(self, numbers: list[int]) -> list[Answer]:
+        """Answers to the items of these numbers, in their order. Out of memory, it goes on with smaller batches."""
+        found: dict[int, Answer] = {}
+        while left := [number for number in numbers if number not in found]:
+            places = grouped([self._way.lengths[number] for number in left], self._budget)[0]
+            part = [left[place] for place in places]
+            try:
+                with torch.no_grad(), self.autocast():
+                    answers = self._way.answers(part, self._budget)
+                found |= zip(part, answers, strict=True)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not (is_out_of_memory(error) and self._halve(part)):
+                    raise
+            # Only here the exception no longer holds the tensors.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return [found[number] for number in numbers]
+
+    def _halve(self, part: list[int]) -> bool:
+        """Whether there was something left to halve."""
+        used = min(self._budget, len(part) * max(self._way.lengths[number] for number in part))
+        if used <= max(self._way.widths[number] for number in part):
+            return False
+        self._budget = used // 2
+        self.notes.append(f"out of memory when scoring labels: batches of {self._budget} tokens from there on")
+        return True
+
+
+# What was found out about a model: a probe costs as much as a few short prompts, and a model is scored many times.
+_PROBED: weakref.WeakKeyDictionary[Any, dict[Any, str | None]] = weakref.WeakKeyDictionary()
+
+
+def _why_not(model: Any) -> str | None:
+    """Why a model can't be run by trees, or None; asked once for each precision and adapter."""
+    weight = unwrapped(model).get_input_embeddings().weight
+    kind = weight.device.type
+    autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+    key = (kind, weight.dtype, autocast, str(getattr(model, "active_adapter", None)))
+    known = _PROBED.setdefault(model, {})
+    if key not in known:
+        known[key] = shared_prefix.supports(model, functools.partial(_split_logits, model))
+    return known[key]
+
+
+class _Trees:
+    """One row per item: what follows the tokens that all contexts begin with, and the tree of its continuations."""
+
+    def __init__(self, model: Any, items: list[Item]) -> None:
+        self.model, self.items = model, items
+        self.trees = [continuation_tree.tree(item.continuations) for item in items]
+        self.prefix_length = prefix_length([item.context for item in items])
+        self.lengths = [
+            len(item.context) - self.prefix_length + len(each.tokens)
+            for item, each in zip(items, self.trees, strict=True)
+        ]
+        self.widths = self.lengths
+
+    def most_tokens(self, budget: int) -> int:
+        """All of the budget: the output head is applied in parts."""
+        return budget
+
+    @functools.cached_property
+    def prefix(self) -> shared_prefix.Prefix | None:
+        """Run when it is first needed, so at the precision that the rows are run at."""
+        if not self.prefix_length:
+            return None
+        return shared_prefix.run_prefix(self.model, self.items[0].context[: self.prefix_length])
+
+    def answers(self, numbers: list[int], budget: int) -> list[Answer]:
+        """One forward without the head, then the head where something is read."""
+        trees = [self.trees[number] for number in numbers]
+        contexts = [self.items[number].context[self.prefix_length :] for number in numbers]
+        rows = continuation_tree.batch(contexts, trees, self.prefix_length)
+        device = device_of(self.model)
+        positions, places = rows.positions.to(device), rows.places.to(device)
+        mask = None if rows.mask is None else rows.mask.to(device)
+        with shared_prefix.attending(self.model, self.prefix, mask=mask, positions=positions, places=places):
+            body = shared_prefix.body(self.model)
+            own_positions = positions.flatten()[places][None]
+            output = body(input_ids=rows.ids[None].to(device), position_ids=own_positions, use_cache=False)
+        hidden = output.last_hidden_state[0, rows.reads.to(device)]
+        found = iter(_asked(self.model, type(output), hidden, trees))
+        return [
+            _answer([[edges[place] for place in path] for path in each.paths])
+            for each, edges in zip(trees, found, strict=True)
+        ]
+
+
+def prefix_length(contexts: Sequence[tuple[int, ...]]) -> int:
+    """Tokens to run once for all contexts, of each of which at least the last one stays; 0 where it does not pay."""
+    shared = min(continuation_tree.num_shared(contexts), min(len(context) for context in contexts) - 1)
+    rest = sum(len(context) - shared for context in contexts) / len(contexts)
+    return shared if len(contexts) > 1 and shared > PREFIX_SHARE * rest else 0
+
+
+def _asked(
+    model: Any, kind: type, hidden: torch.Tensor, trees: list[continuation_tree.Tree]
+) -> list[list[tuple[float, bool]]]:
+    """For each tree's edges, the token's log-likelihood and whether it is the likeliest; hidden: [reads, hidden]."""
+    reads, tokens, first = [], [], 0
+    for each in trees:
+        reads += [first + parent + 1 for parent, _ in each.edges]
+        tokens += [token for _, token in each.edges]
+        first += 1 + len(each.tokens)
+    step = max(1, LOGITS // _vocabulary(model))
+    found: list[tuple[float, bool]] = []
+    for start in range(0, len(hidden), step):
+        begin, end = bisect.bisect_left(reads, start), bisect.bisect_left(reads, start + step)
+        logits = _logits(model, kind, hidden[start : start + step]).float()
+        rows = torch.tensor(reads[begin:end], device=logits.device) - start
+        wanted = torch.tensor(tokens[begin:end], device=logits.device)
+        found += _log_likelihoods(logits, rows, wanted)
+    left = iter(found)
+    return [list(itertools.islice(left, len(each.edges))) for each in trees]
+
+
+def _log_likelihoods(logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> list[tuple[float, bool]]:
+    """logits: float32 [positions, vocabulary], overwritten; rows, tokens: what is asked of them."""
+    asked = logits[rows, tokens]
+    highest, likeliest = logits.max(-1)
+    totals = logits.sub_(highest[:, None]).exp_().sum(-1).log_().add_(highest)
+    return list(zip((asked - totals[rows]).tolist(), (likeliest[rows] == tokens).tolist(), strict=True))
+
+
+def _logits(model: Any, kind: type, hidden: torch.Tensor) -> torch.Tensor:
+    """[positions, hidden] -> [positions, vocabulary], by the model's own forward with its body left out.
+
+    So whatever a family does to hidden states or logits, scaling or capping, is done. kind: what the body returns.
+    """
+    body = shared_prefix.body(model)
+    replaced = body.__dict__.get("forward")
+    body.forward = lambda *_, **__: kind(last_hidden_state=hidden[None])
+    try:
+        ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+        return unwrapped(model)(input_ids=ids, use_cache=False).logits[0]
+    finally:
+        del body.forward
+        if replaced is not None:
+            body.forward = replaced
+
+
+def _split_logits(model: Any, **rows: torch.Tensor) -> torch.Tensor:
+    """Logits [rows, tokens, vocabulary] from the body and then, at each position by itself, the head."""
+    output = shared_prefix.body(model)(**rows, use_cache=False)
+    flat = _logits(model, type(output), output.last_hidden_state.flatten(0, 1))
+    return flat.view(*rows["input_ids"].shape, -1)
+
+
+class _Rows:
+    """One row per item and run tokens, by an ordinary forward with all logits: right for any causal model."""
+
+    def __init__(self, model: Any, items: list[Item], pad_token_id: int) -> None:
+        self.model, self.items, self.pad_token_id = model, items, pad_token_id
+        # The last token of a continuation is predicted, not read: one row for all that differ in it only.
+        self.fed = [list(dict.fromkeys(each[:-1] for each in item.continuations)) for item in items]
+        self.widths = [len(item.context) + max(map(len, fed)) for item, fed in zip(items, self.fed, strict=True)]
+        self.lengths = [width * len(fed) for width, fed in zip(self.widths, self.fed, strict=True)]
+
+    def most_tokens(self, budget: int) -> int:
+        """Less, where the logits of all positions would be too many."""
+        return max(1, min(budget, 4 * LOGITS // _vocabulary(self.model)))
+
+    def answers(self, numbers: list[int], budget: int) -> list[Answer]:
+        """As many forwards as the budget asks for."""
+        pairs = [(number, fed) for number in numbers for fed in self.fed[number]]
+        step = max(1, budget // max(self.widths[number] for number in numbers))
+        found: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
+        for start in range(0, len(pairs), step):
+            part = pairs[start : start + step]
+            found |= zip(part, self.logits(part), strict=True)
+        return [
+            _answer([_steps(found[number, each[:-1]], each) for each in self.items[number].continuations])
+            for number in numbers
+        ]
+
+    def logits(self, pairs: list[tuple[int, tuple[int, ...]]]) -> list[torch.Tensor]:
+        """For each pair, logits [len(fed) + 1, vocabulary] of the tokens behind the context."""
+        rows = [[*self.items[number].context, *fed] for number, fed in pairs]
+        ids, mask = self.padded(rows)
+        # Padded on the right, tokens stand at their own places; a prompt adapter's tokens come before them.
+        logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, -ids.shape[1] :]
+        return [
+            row[len(self.items[number].context) - 1 :][: len(fed) + 1]
+            for row, (number, fed) in zip(logits, pairs, strict=True)
+        ]
+
+    def padded(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """ids and mask [rows, tokens]."""
+        longest = max(len(row) for row in rows)
+        ids = [row + [self.pad_token_id] * (longest - len(row)) for row in rows]
+        mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+        device = device_of(self.model)
+        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+class _DecoderRows(_Rows):
+    """The same for encoder-decoders: the context is the encoder's input and encoded once, continuations are decoded."""
+
+    def logits(self, pairs: list[tuple[int, tuple[int, ...]]]) -> list[torch.Tensor]:
+        """For each pair, logits [len(fed) + 1, vocabulary] of what the decoder writes."""
+        numbers = list(dict.fromkeys(number for number, _ in pairs))
+        ids, mask = self.padded([list(self.items[number].context) for number in numbers])
+        places = torch.tensor([numbers.index(number) for number, _ in pairs], device=ids.device)
+        start = decoder_start(self.model)
+        written, _ = self.padded([[start, *fed] for _, fed in pairs])
+        inputs: dict[str, Any] = {"attention_mask": mask[places], "decoder_input_ids": written}
+        if _adds_tokens(self.model):
+            inputs["input_ids"] = ids[places]
+        else:
+            encoded = unwrapped(self.model).get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+            inputs["encoder_outputs"] = BaseModelOutput(last_hidden_state=encoded[places])
+        logits = self.model(**inputs, use_cache=False).logits[:, -written.shape[1] :]
+        return [row[: len(fed) + 1] for row, (_, fed) in zip(logits, pairs, strict=True)]
+
+
+def plain(model: Any, item: Item) -> Answer:
+    """The reference: an ordinary forward for each continuation alone, all logits, the model's own attention."""
+    device = device_of(model)
+    context = torch.tensor([item.context], device=device)
+    found = []
+    for continuation in item.continuations:
+        written = torch.tensor([continuation], device=device)
+        with torch.no_grad():
+            if unwrapped(model).config.is_encoder_decoder:
+                start = torch.full_like(written[:, :1], decoder_start(model))
+                shifted = torch.cat([start, written[:, :-1]], 1)
+                logits = model(input_ids=context, decoder_input_ids=shifted, use_cache=False).logits[0]
+            else:
+                ids = torch.cat([context, written], 1)
+                logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
+        found.append(_steps(logits[-len(continuation) :], continuation))
+    return _answer(found)
+
+
+def _steps(logits: torch.Tensor, continuation: tuple[int, ...]) -> list[tuple[float, bool]]:
+    """Log-likelihood of each token, and whether it is the likeliest; logits: [tokens, vocabulary]."""
+    tokens = torch.tensor(continuation, device=logits.device)
+    asked = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+    return list(zip(asked.tolist(), (logits.argmax(-1) == tokens).tolist(), strict=True))
+
+
+def _answer(steps: list[list[tuple[float, bool]]]) -> Answer:
+    return Answer(
+        sums=tuple(math.fsum(value for value, _ in each) for each in steps),
+        greedy=tuple(all(likeliest for _, likeliest in each) for each in steps),
+    )
+
+
+def decoder_start(model: Any) -> int:
+    """The token that an encoder-decoder's decoder begins with."""
+    config = unwrapped(model).config
+    start = getattr(config, "decoder_start_token_id", None)
+    return int(config.pad_token_id if start is None else start)
+
+
+def _adds_tokens(model: Any) -> bool:
+    adapter = getattr(model, "active_peft_config", None)
+    return adapter is not None and adapter.is_prompt_learning
+
+
+def _vocabulary(model: Any) -> int:
+    return int(unwrapped(model).config.get_text_config().vocab_size)

@@ -1,0 +1,94 @@
+"""Reader of an NLI model: predicts the label whose hypothesis the text entails (Yin et al. 2019)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bench.data import batching
+from bench.data.batching import collate
+from bench.data.examples import Encoded
+from bench.data.prompts.encode import digest
+from bench.errors import SetupError
+from bench.evaluation.reader import Answer, Scoring, batch_tokens, forward
+from bench.models import heads
+
+
+class EntailmentReader:
+    """The label whose hypothesis an NLI model finds entailed by the text (Yin et al. 2019).
+
+    One label: the softmax over the labels' entailment logits. Several: for each label by itself the probability of
+    entailment against contradiction. As transformers' zero-shot pipeline does it.
+    """
+
+    def __init__(self, model: Any, split: Encoded, scoring: Scoring):
+        self.model, self.split, self.scoring = model, split, scoring
+        self.entails, self.contradicts = _nli_labels(model)
+        self.budget = batch_tokens(model, scoring)
+        # As if all pairs of an example were as long as its longest, so that a batch of examples is one of pairs.
+        self.batches = batching.grouped([_tokens_of(feature["pairs"]) for feature in split.features], self.budget)
+        self.notes: list[str] = []
+
+    def read(self, numbers: list[int]) -> list[Answer]:
+        """All (text, hypothesis) pairs of some examples; in several batches where one example's pairs are too many."""
+        pairs = [pair for number in numbers for pair in self.split.features[number]["pairs"]]
+        groups = batching.grouped([len(pair["input_ids"]) for pair in pairs], self.budget)
+        logits = torch.cat([self._logits([pairs[place] for place in group]) for group in groups])
+        back = torch.tensor([place for group in groups for place in group]).argsort()
+        rows = logits[back].double().view(len(numbers), -1, logits.shape[-1])  # [examples, labels, NLI labels]
+        answers = []
+        for number, row in zip(numbers, rows, strict=True):
+            extra = {"prompt_hash": self.split.features[number]["prompt_hash"]}
+            if self.scoring.metrics.multi_label:
+                scores = row[:, [self.contradicts, self.entails]].softmax(-1)[:, 1]
+                prediction: Any = (scores >= self.scoring.threshold).long().tolist()
+            else:
+                scores = row[:, self.entails].softmax(-1)
+                prediction = int(scores.argmax())
+            answers.append(Answer(prediction=prediction, scores=scores.tolist(), extra=extra))
+        return answers
+
+    def _logits(self, pairs: list[dict[str, Any]]) -> torch.Tensor:
+        return forward(
+            self.model, collate([{**pair, "labels": 0} for pair in pairs], self.scoring.tokenizer), self.scoring
+        )
+
+
+def _tokens_of(pairs: Sequence[dict[str, Any]]) -> int:
+    return len(pairs) * max(len(pair["input_ids"]) for pair in pairs)
+
+
+def _nli_labels(model: Any) -> tuple[int, int]:
+    names = {str(name).lower(): int(number) for name, number in heads.unwrapped(model).config.label2id.items()}
+    entails = [number for name, number in names.items() if name.startswith("entail")]
+    contradicts = [number for name, number in names.items() if name.startswith(("contra", "not_ent"))]
+    if not entails or not contradicts:
+        raise SetupError(
+            f"prompting.answer is entailment, but the model's labels are {', '.join(names)}; it needs one that begins "
+            "with 'entail' and one with 'contra'"
+        )
+    return entails[0], contradicts[0]
+
+
+def encode_pairs(
+    rows: Sequence[dict[str, Any]], hypotheses: Sequence[str], tokenizer: Any, max_length: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Features {"input_ids", "pairs", "labels"}: every text with every hypothesis; only texts are cut, and counted."""
+    from bench.data.tokenizer import encode
+
+    features, cut = [], 0
+    for row in rows:
+        premises = [row["text"]] * len(hypotheses)
+        whole = encode(tokenizer, premises, list(hypotheses))
+        longest = max(len(pair["input_ids"]) for pair in whole)
+        if longest > max_length:
+            least = min(len(pair["input_ids"]) for pair in encode(tokenizer, [""] * len(hypotheses), list(hypotheses)))
+            if least >= max_length:
+                raise SetupError(f"max_length {max_length} leaves no room for text beside the hypotheses")
+            whole = encode(tokenizer, premises, list(hypotheses), truncation="only_first", max_length=max_length)
+            cut += 1
+        pairs = [pair["input_ids"] for pair in whole]
+        features.append(
+            {"input_ids": pairs[0], "pairs": whole, "labels": row["label"], "prompt_hash": digest([], pairs)}
+        )
+    return features, cut

@@ -1,0 +1,82 @@
+"""Reader of generated answers: decodes greedily, then parses the text."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bench.config.recipe import Prompting
+from bench.data.examples import Encoded
+from bench.evaluation.generation import Generator
+from bench.evaluation.generation import plain as generate_alone
+from bench.evaluation.reader import Answer, Scoring
+from bench.evaluation.readers.base import Checked
+from bench.models.autocast import autocast
+
+
+class GenerationReader:
+    """What the model writes, greedily, up to its end, a line break, or the limit; then parsed."""
+
+    def __init__(
+        self, model: Any, split: Encoded, scoring: Scoring, prompting: Prompting, parse: Callable[[str], Any], end: int
+    ):
+        self.split, self.scoring, self.parse = split, scoring, parse
+        self.num_labels = scoring.metrics.num_labels
+        self.tokenizer, self._breaks = scoring.tokenizer, dict[int, bool]()
+        self.options = {
+            "end_token_ids": {end, scoring.tokenizer.eos_token_id} - {None, -1},
+            "max_new_tokens": prompting.max_new_tokens,
+            "pad_token_id": scoring.tokenizer.pad_token_id,
+            "stop": self._stops,
+        }
+        self.prompts = [feature["input_ids"] for feature in split.features]
+        self.autocast = partial(autocast, scoring.device, scoring.precision)
+        self.generator = Generator(
+            model, self.prompts, **self.options, autocast=self.autocast, budget=scoring.batch_tokens
+        )
+        self.batches = self.generator.batches
+
+    @property
+    def notes(self) -> list[str]:
+        """Fallbacks of the generator."""
+        return self.generator.notes
+
+    def _stops(self, tokens: list[int]) -> bool:
+        """Whether a line break was written behind anything else: an answer is one line."""
+        last = tokens[-1]
+        if last not in self._breaks:
+            self._breaks[last] = "\n" in self.tokenizer.decode([last])
+        return self._breaks[last] and "\n" in self.tokenizer.decode(tokens).lstrip()
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        text = self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        return text.split("\n")[0].strip()
+
+    def read(self, numbers: list[int]) -> list[Answer]:
+        """One group of prompts."""
+        answers = []
+        for number, found in zip(numbers, self.generator.run(numbers), strict=True):
+            text = self._text(found.tokens)
+            prediction = self.parse(text)
+            in_words = prediction is None or isinstance(prediction, str)
+            scores = np.zeros(0 if in_words else self.num_labels)
+            if in_words:
+                pass  # an answer in words has no probabilities
+            elif np.ndim(prediction):
+                scores = np.maximum(np.array(prediction), 0).astype(float)
+            elif prediction >= 0:
+                scores[prediction] = 1.0
+            extra = {"text": text, "stopped": found.stopped, "new_tokens": len(found.tokens)}
+            extra["prompt_hash"] = self.split.features[number]["prompt_hash"]
+            answers.append(Answer(prediction=prediction, scores=scores.tolist(), extra=extra))
+        return answers
+
+    def check(self, model: Any, numbers: list[int]) -> Checked:
+        """Writes some answers again by transformers' own `generate`, one by one."""
+        fast = [self._text(found.tokens) for found in self.generator.run(numbers)]
+        with self.autocast():
+            alone = [generate_alone(model, self.prompts[number], **self.options).tokens for number in numbers]
+        plain = [self._text(tokens) for tokens in alone]
+        changed = sum(left != right for left, right in zip(fast, plain, strict=True))
+        return Checked(examples=len(numbers), largest=None, changed=changed)

@@ -1,0 +1,118 @@
+"""Runs a split through a model: every example exactly once, on any number of processes, in the same batches."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from bench.console import Phase
+from bench.data.examples import Encoded, as_array
+from bench.errors import DivergedError, ScoreError
+from bench.evaluation.metric_set import MetricSet, Predictions
+from bench.evaluation.reader import Answer, Scoring
+from bench.evaluation.readers.head import HeadReader
+from bench.models.autocast import evaluating
+from bench.utils import files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Predictions of a whole split, the same on every process; the seconds that they took here; fallbacks."""
+
+    predictions: Predictions
+    seconds: float
+    notes: list[str]
+
+
+def run(model: Any, split: Encoded, scoring: Scoring, title: str) -> Scored:
+    """Scores a whole split, each example exactly once.
+
+    Raises ScoreError when an example is missing or comes twice, DivergedError for probabilities that are not finite.
+    """
+    state = PartialState()
+    found: list[tuple[int, Answer]] = []
+    lengths = split.lengths
+    started_s = time.perf_counter()
+    with evaluating(model):
+        reader = (scoring.reader or HeadReader)(model, split, scoring)
+        mine = reader.batches[state.process_index :: state.num_processes]
+        with Phase(title, total=len(mine)) as progress:
+            for numbers in mine:
+                found += zip(numbers, reader.read(numbers), strict=True)
+                progress.advance(tokens=sum(lengths[number] for number in numbers))
+    seconds = time.perf_counter() - started_s
+    notes = reader.notes
+    if state.num_processes > 1:
+        found, notes = gather_object(found), gather_object(notes)
+    return Scored(predictions=_assembled(found, split), seconds=seconds, notes=list(dict.fromkeys(notes)))
+
+
+def _assembled(found: list[tuple[int, Answer]], split: Encoded) -> Predictions:
+    """Sorted by id; the set of examples must be the one that was asked for, and every probability a number."""
+    numbers = [number for number, _ in found]
+    if len(numbers) != len(split.ids) or set(numbers) != set(range(len(split.ids))):
+        raise ScoreError(
+            f"{split.name}: {len(split.ids)} examples asked, {len(numbers)} predictions of {len(set(numbers))} "
+            "examples came back; the scores would not be valid"
+        )
+    undefined = sum(not np.isfinite(answer.scores).all() for _, answer in found)
+    if undefined:
+        # Else each of them would count as a prediction of the first label.
+        raise DivergedError(
+            f"{split.name}: the probabilities of {undefined} of {len(found)} examples are not finite; the weights are "
+            "not, or the precision (fp16?) is too narrow for this model"
+        )
+    found = sorted(found, key=lambda item: split.ids[item[0]])
+    order = [number for number, _ in found]
+    return Predictions(
+        ids=tuple(split.ids[number] for number in order),
+        predictions=as_array([answer.prediction for _, answer in found], texts=split.in_words),
+        references=split.references[order],
+        scores=np.array([answer.scores for _, answer in found]),
+        extra=tuple(answer.extra for _, answer in found),
+    )
+
+
+def write_predictions(path: Path, predictions: Predictions, metrics: MetricSet, labels: tuple[str, ...]) -> None:
+    """One JSON line per example, sorted by id: label names, probabilities, per-example metric values, and the rest."""
+    per_example = metrics.per_example(predictions)
+    lines = []
+    for row, identity in enumerate(predictions.ids):
+        # What was written has no probabilities.
+        extra = predictions.extra[row] if predictions.extra else {}
+        names = ("no_answer",) if isinstance(predictions.predictions[row], str) else labels
+        line = {
+            "id": identity,
+            "prediction": label_names(predictions.predictions[row], labels),
+            "reference": label_names(predictions.references[row], labels),
+            "scores": None if "text" in extra else _named(names, predictions.scores[row]),
+            "metrics": {name: float(values[row]) for name, values in per_example.items()},
+            **extra,
+        }
+        lines.append(json.dumps(line, ensure_ascii=False))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, "\n".join(lines) + "\n")
+
+
+def _named(labels: tuple[str, ...], scores: Any) -> dict[str, float]:
+    return {name: float(score) for name, score in zip(labels, scores, strict=True)}
+
+
+def label_names(value: Any, labels: tuple[str, ...]) -> str | list[str] | None:
+    """Label name or names; None for -1, which stands for no answer. Texts are what they are."""
+    if (
+        value is None
+        or isinstance(value, str)
+        or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+    ):
+        return value
+    if np.ndim(value) == 0:
+        return labels[int(value)] if value >= 0 else None
+    if min(value) < 0:
+        return None
+    return [name for name, on in zip(labels, value, strict=True) if on]

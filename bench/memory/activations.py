@@ -1,0 +1,319 @@
+"""What a training step holds beside weights and optimiser, found by running it on the meta device, which has no memory.
+
+    usage = probe(model, Batch(rows=4, length=512), precision="bf16")
+    usage.kept  # bytes that the forward pass leaves for the backward pass
+
+The model itself is run, forward and backward, and a ledger keeps account of every storage that is alive: so adapters,
+recomputation and 4-bit layers count as what they really do. A stack of like blocks is run with two and three of them
+and extended to all. Attention is run as the fused kernels hold it: no scores, one float32 number for each query.
+"""
+
+import itertools
+import math
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.graph import _engine_run_backward
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AttentionInterface
+
+from bench.data.batching import IGNORED
+from bench.errors import SetupError
+from bench.memory.meta_device import TYPES, Autocast, attention
+from bench.memory.state_sizes import held_by
+from bench.models.heads import head_names, reads_last_token, transformer_blocks, unwrapped, writes
+from bench.models.kernels import answer_only_loss
+from bench.models.kernels.shared_prefix import configs_of, implementation
+from bench.models.losses import summed_loss
+from bench.training import memory_saving
+
+ATTENTION = "bench_outline"
+# CUDA's allocator hands out multiples of this (c10/cuda/CUDACachingAllocator.h, kMinBlockSize).
+ALLOCATED = 512
+# Parts of a step, in their order: the pass forward; the head, with its loss, there and back; the last block's way
+# back, and the first one's; what lies before the blocks. All others lie between the last and the first.
+SECTIONS = ("forward", "head", "last", "first", "tail")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A micro-batch of full rows. answers: labels of all rows together, of a language model that learns to write.
+
+    on_answers_alone: whether only these get logits. An encoder-decoder's answers are as long as each other.
+    precision: "no", "bf16" or "fp16", as of autocast on CUDA. divided: whether weights are gathered for each layer, as
+    under ZeRO-3, and no 16-bit copy of them is kept. keeps_copies: whether autocast keeps its 16-bit copies of trained
+    weights until the forward pass is over.
+    """
+
+    rows: int
+    length: int
+    answers: int = 0
+    on_answers_alone: bool = True
+    precision: str = "no"
+    divided: bool = False
+    keeps_copies: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """Bytes of a step, without weights, gradients and optimiser. kept: alive between forward and backward pass.
+
+    copies: of weights, in 16 bits, that autocast keeps until the forward pass is over, whatever is recomputed.
+    on_host: of what is kept, moved there until the backward pass.
+    peaks: section -> the most that was alive. with_gradients: the same with the gradients that there were by then.
+    """
+
+    kept: float
+    copies: float
+    on_host: float
+    peaks: dict[str, float]
+    with_gradients: dict[str, float]
+
+    @classmethod
+    def combined(cls, parts: "Sequence[tuple[float, Usage]]") -> "Usage":
+        """The sum of factor * usage, number by number."""
+
+        def _added(values: Iterable[float]) -> float:
+            return sum(factor * value for (factor, _), value in zip(parts, values, strict=True))
+
+        usages = [one for _, one in parts]
+        return cls(
+            kept=_added(one.kept for one in usages),
+            copies=_added(one.copies for one in usages),
+            on_host=_added(one.on_host for one in usages),
+            peaks={name: _added([one.peaks[name] for one in usages]) for name in SECTIONS},
+            with_gradients={name: _added([one.with_gradients[name] for one in usages]) for name in SECTIONS},
+        )
+
+
+def probe(model: Any, batch: Batch) -> Usage:
+    """The usage of one step of `model`, wrapped or not, on the meta device and in training mode.
+
+    Raises SetupError for a model that can't be run on that device.
+    """
+    with ExitStack() as stack:
+        if unwrapped(model).config._attn_implementation != "eager":
+            AttentionInterface.register(ATTENTION, attention)
+            stack.enter_context(implementation(configs_of(unwrapped(model)), ATTENTION))
+        runs = _runs(model)
+        few = [min(len(run), 2) for run in runs]
+        base = _with_blocks(model, runs, few, batch)
+        parts = [(1.0, base)]
+        for place, run in enumerate(runs):
+            if len(run) > 2:
+                more = [count + (other == place) for other, count in enumerate(few)]
+                grown = _with_blocks(model, runs, more, batch)
+                parts += [(len(run) - 2.0, grown), (2.0 - len(run), base)]
+    return Usage.combined(parts)
+
+
+def _runs(model: Any) -> list[list[nn.Module]]:
+    """The stack of blocks, in runs of neighbours that hold, and train, parameters of the same shapes and types.
+
+    [] where it must be run whole: an encoder-decoder has two, and ALBERT runs one block again and again.
+    """
+    inner = unwrapped(model)
+    blocks = transformer_blocks(inner)
+    if inner.config.is_encoder_decoder or len(blocks) != inner.config.num_hidden_layers:
+        return []
+    return [list(run) for _, run in itertools.groupby(blocks, _signature)]
+
+
+def _signature(block: nn.Module) -> list[Any]:
+    return [(name, item.shape, item.dtype, item.requires_grad) for name, item in block.named_parameters()]
+
+
+def _with_blocks(model: Any, runs: list[list[nn.Module]], counts: Sequence[int], batch: Batch) -> Usage:
+    """The step with so many blocks of each run."""
+    with _shortened(model, runs, counts):
+        try:
+            return _step(model, batch)
+        except (NotImplementedError, RuntimeError, ValueError, IndexError) as error:
+            kind = type(unwrapped(model)).__name__
+            raise SetupError(f"the activations of {kind} can't be planned: {str(error).splitlines()[0]}") from error
+
+
+@contextmanager
+def _shortened(model: Any, runs: list[list[nn.Module]], counts: Sequence[int]) -> Iterator[None]:
+    config, stack = unwrapped(model).config.get_text_config(), None
+    if runs:
+        first = runs[0][0]
+        stack = next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) and m[0] is first)
+        whole, depth = list(stack), config.num_hidden_layers
+        kept = [block for run, count in zip(runs, counts, strict=True) for block in run[:count]]
+        stack._modules = {str(place): block for place, block in enumerate(kept)}
+        config.num_hidden_layers = len(kept)
+    try:
+        yield
+    finally:
+        if stack is not None:
+            stack._modules = {str(place): block for place, block in enumerate(whole)}
+            config.num_hidden_layers = depth
+
+
+def _step(model: Any, batch: Batch) -> Usage:
+    """One forward and backward pass under the ledger."""
+    ledger = _Ledger(model)
+    casts = None
+    if batch.precision in TYPES:
+        casts = Autocast(TYPES[batch.precision], ledger.leave_out if batch.divided else None, batch.keeps_copies)
+    with memory_saving.counting() as moved, ledger.watching(model), ledger, casts or nullcontext():
+        loss = _loss(model, batch)
+        # Accelerate leaves autocast at the end of the model's forward.
+        copies = 0 if casts is None else casts.forget()
+        kept = ledger.live
+        ledger.forward = False
+        if ledger.section == "forward":
+            ledger.enter("head")
+        # Tensor.backward is a function to the modes, which are off inside of one; what is recomputed needs them.
+        _engine_run_backward(
+            (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+        )
+    return Usage(
+        kept=kept,
+        copies=copies,
+        on_host=sum(moved),
+        peaks=dict(ledger.peaks),
+        with_gradients=dict(ledger.with_gradients),
+    )
+
+
+def _loss(model: Any, batch: Batch) -> torch.Tensor:
+    inner = unwrapped(model)
+    ids = torch.empty(batch.rows, batch.length, dtype=torch.long, device="meta")
+    # Where tokens see both ways, models look whether a mask hides anything, in numbers that are not there.
+    one_way = (writes(inner) or reads_last_token(inner)) and not inner.config.is_encoder_decoder
+    mask = torch.empty_like(ids) if one_way else None
+    if writes(inner):
+        return _text_loss(model, inner, ids, mask, batch)
+    if inner.config.is_encoder_decoder:
+        # Its own forward looks for the ends of texts, which have no place here.
+        hidden = inner.base_model(input_ids=ids, attention_mask=mask, decoder_input_ids=ids).last_hidden_state[:, -1]
+        for name in head_names(inner):
+            hidden = getattr(inner, name)(hidden)
+        return hidden.float().square().sum()
+    found = model(input_ids=ids, attention_mask=mask)
+    parts = [found[name] for name in ("logits", "start_logits", "end_logits") if name in found]
+    return torch.stack([part.float().square().sum() for part in parts]).sum()
+
+
+def _text_loss(model: Any, inner: Any, ids: torch.Tensor, mask: Any, batch: Batch) -> torch.Tensor:
+    inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    labels = torch.empty_like(ids)
+    if inner.config.is_encoder_decoder:
+        labels = torch.empty(batch.rows, math.ceil(batch.answers / batch.rows), dtype=torch.long, device="meta")
+        inputs["decoder_input_ids"] = labels
+    if not batch.on_answers_alone:
+        logits = model(**inputs).logits
+        if batch.precision in TYPES:
+            logits = logits.float()  # as accelerate gives whatever a model returns
+        if not inner.config.is_encoder_decoder:
+            logits = logits[:, :-1]
+        chosen = torch.empty(batch.answers, dtype=torch.long, device="meta")
+        return summed_loss(logits[chosen, chosen], chosen)
+    inner.forward = answer_only_loss.forward_on_answers(inner, inner.forward, answer_only_loss.CHUNK_ROWS)
+    try:
+        return model(**inputs, labels=labels.fill_(IGNORED), num_answers=batch.answers).loss
+    finally:
+        del inner.forward
+
+
+class _Ledger(TorchDispatchMode):
+    """Keeps account of the storages that are alive, but for parameters, buffers and finished gradients."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        held = [tensor for one in itertools.chain(model.parameters(), model.buffers()) for tensor in held_by(one)]
+        self._outside = [tensor.untyped_storage() for tensor in held]
+        self._known: dict[int, Any] = {storage._cdata: None for storage in self._outside}
+        self.section, self.forward = "forward", True
+        self.live = self.gradients = 0
+        self.peaks = dict.fromkeys(SECTIONS, 0)
+        self.with_gradients = dict.fromkeys(SECTIONS, 0)
+
+    def leave_out(self, tensor: torch.Tensor) -> None:
+        """Does not count this one; the caller does."""
+        storage = tensor.untyped_storage()
+        if self._known.get(storage._cdata) is not None:
+            self.live -= _rounded(storage)
+            self._known[storage._cdata] = None
+            self._outside.append(storage)  # so that no other one gets its address
+
+    def enter(self, section: str) -> None:
+        """What follows belongs to this section."""
+        self.section = section
+        self._note()
+
+    def _note(self) -> None:
+        for most, now in ((self.peaks, self.live), (self.with_gradients, self.live + self.gradients)):
+            most[self.section] = max(most[self.section], now)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs an operation, and writes down what it has made."""
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._see(tensor.untyped_storage())
+        return out
+
+    def _see(self, storage: Any) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = _rounded(storage)
+
+        def _gone(_: Any) -> None:
+            del self._known[key]
+            self.live -= size
+
+        self._known[key] = weakref.ref(storage, _gone)
+        self.live += size
+        self._note()
+
+    @contextmanager
+    def watching(self, model: Any) -> Iterator[None]:
+        """Inside, the sections follow the model's blocks, and gradients are counted and given up as they are made."""
+        blocks = transformer_blocks(unwrapped(model))
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        hooks: list[Any] = [parameter.register_post_accumulate_grad_hook(self._take) for parameter in trained]
+        for place, block in enumerate(blocks):
+            section = "last" if place == len(blocks) - 1 else "first" if place == 0 else None
+            hooks.append(block.register_forward_hook(self._mark(section, last=place == len(blocks) - 1)))
+        if blocks:
+            hooks.append(blocks[0].register_forward_pre_hook(self._mark_input, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _take(self, parameter: torch.Tensor) -> None:
+        assert parameter.grad is not None
+        self.gradients += parameter.grad.numel() * parameter.grad.element_size()
+        parameter.grad = None
+        self._note()
+
+    def _mark(self, section: str | None, *, last: bool) -> Any:
+        def _hook(module: nn.Module, args: Any, output: Any) -> None:
+            hidden = output[0] if isinstance(output, tuple) else output
+            if self.forward and last:
+                self.enter("head")
+            if self.forward and section is not None and hidden.requires_grad:
+                hidden.register_hook(lambda _: self.enter(section))
+
+        return _hook
+
+    def _mark_input(self, module: nn.Module, args: Any, options: Any) -> None:
+        hidden = args[0] if args else options.get("hidden_states")
+        if self.forward and hidden is not None and hidden.requires_grad:
+            hidden.register_hook(lambda _: self.enter("tail"))
+
+
+def _rounded(storage: Any) -> int:
+    return math.ceil(storage.nbytes() / ALLOCATED) * ALLOCATED

@@ -1,0 +1,174 @@
+"""Memory limits that are in force for this process (GPU, host, control group, ulimit), and what is left of each.
+
+A GPU has one: its memory, or the share of it that torch was told to keep to. A process on a CPU has two: what the
+machine or a control group still gives to all of its processes, and the addresses that its own limits (ulimit) leave it.
+"""
+
+import contextlib
+import resource
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.errors import SetupError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICE, MEMORY, ADDRESSES = "device memory", "memory", "address space"
+KIB = 1024
+
+
+def left(device: "torch.device", sharers: int = 1) -> dict[str, int]:
+    """Limit -> bytes that this process may still take. sharers: processes of this machine that take alike.
+
+    Raises SetupError where the system does not tell.
+    """
+    import torch
+
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        own = round(torch.cuda.get_per_process_memory_fraction(device) * total) - torch.cuda.memory_reserved(device)
+        return {DEVICE: max(0, min(free, own))}
+    found: dict[str, int] = {}
+    for limit in limits():
+        name, size = (MEMORY, sharers) if limit.shared else (ADDRESSES, 1)
+        size = max(0, limit.capacity - limit.used) // size
+        found[name] = min(size, found.get(name, size))
+    if MEMORY not in found:
+        raise SetupError("this system does not tell how much memory is left")
+    return found
+
+
+def held(device: "torch.device") -> dict[str, int]:
+    """Limit -> bytes that this process has now. Raises SetupError where the system does not tell."""
+    import torch
+
+    if device.type == "cuda":
+        return {DEVICE: torch.cuda.memory_reserved(device)}
+    status = _status()
+    return {MEMORY: status["VmRSS"], ADDRESSES: status["VmSize"]}
+
+
+def most_addresses() -> int:
+    """Bytes of addresses that this process had at once, at most."""
+    return _status()["VmPeak"]
+
+
+def keep_within(rooms: dict[str, int], device: "torch.device") -> None:
+    """From now on this process gets no more than that: to ask for more is an error, before the machine has none left.
+
+    rooms: limit -> bytes on top of what it has. Limits that hold already are never widened.
+    """
+    import torch
+
+    if device.type == "cuda":
+        total = torch.cuda.mem_get_info(device)[1]
+        share = (torch.cuda.memory_reserved(device) + rooms[DEVICE]) / total
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
+        return
+    status = _status()
+    # The kernel counts what a process may write to by itself: a tensor, but no library.
+    _lower(resource.RLIMIT_DATA, status["VmData"] + rooms[MEMORY])
+    if ADDRESSES in rooms:
+        _lower(resource.RLIMIT_AS, status["VmSize"] + rooms[ADDRESSES])
+
+
+def _lower(kind: int, size: int) -> None:
+    soft, hard = resource.getrlimit(kind)
+    if soft == resource.RLIM_INFINITY or size < soft:
+        resource.setrlimit(kind, (size, hard))
+
+
+def _status() -> dict[str, int]:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError as error:
+        raise SetupError("this system does not tell how much memory a process takes") from error
+    return {line.split(":")[0]: int(line.split()[1]) * KIB for line in lines if line.startswith("Vm")}
+
+
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# A control group without a limit says "max", or by an older kernel a number as large as can be.
+NO_LIMIT = 2**60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limit:
+    """A bound on the host's memory, in bytes. shared: whether all processes of a run have it together."""
+
+    name: str
+    capacity: int
+    used: int
+    shared: bool = True
+
+
+def limits() -> list[Limit]:
+    """The bounds that are in force for this process, the tightest first."""
+    found = [*_of_process(), *_of_groups(), *_of_machine()]
+    return sorted(found, key=lambda limit: limit.capacity - limit.used)
+
+
+def resident() -> int | None:
+    """Bytes of this process that are in memory now."""
+    with contextlib.suppress(OSError, ValueError):
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return None
+
+
+def _of_process() -> Iterator[Limit]:
+    with contextlib.suppress(OSError, ValueError):
+        pages = [int(number) for number in Path("/proc/self/statm").read_text().split()]
+        kinds = {"address space (ulimit -v)": resource.RLIMIT_AS, "data segment (ulimit -d)": resource.RLIMIT_DATA}
+        for (name, kind), place in zip(kinds.items(), (0, 5), strict=True):
+            most, used = resource.getrlimit(kind)[0], pages[place] * resource.getpagesize()
+            if most != resource.RLIM_INFINITY:
+                yield Limit(name=name, capacity=most, used=used, shared=False)
+
+
+def _of_groups() -> Iterator[Limit]:
+    """Of the control group that this process is in, and of those around it; of version 2, and of version 1."""
+    with contextlib.suppress(OSError):
+        for line in OWN_GROUPS.read_text().splitlines():
+            _, kinds, place = line.split(":", 2)
+            if kinds not in ("", "memory"):
+                continue
+            names = (
+                ("memory.max", "memory.current") if not kinds else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+            )
+            inner = (GROUPS / kinds / place.strip("/")).absolute()
+            for folder in (inner, *inner.parents):
+                if folder.is_relative_to(GROUPS):
+                    yield from _of_group(folder, *names)
+
+
+def _of_group(folder: Path, most: str, now: str) -> Iterator[Limit]:
+    with contextlib.suppress(OSError, ValueError):
+        capacity = int((folder / most).read_text())
+        counts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        # Files that were read lie in memory as long as nobody needs it.
+        used = int((folder / now).read_text()) - int(counts.get("total_inactive_file", counts.get("inactive_file", 0)))
+        if capacity < NO_LIMIT:
+            yield Limit(name="control group (container, or scheduler)", capacity=capacity, used=used)
+
+
+def _of_machine() -> Iterator[Limit]:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+        total, free = kib["MemTotal"] * 1024, kib["MemAvailable"] * 1024
+        yield Limit(name="physical memory", capacity=total, used=total - free)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    """What was in use before the model was built: bytes by limit, and the process's own that were in memory."""
+
+    used: dict[str, int]
+    resident: int | None
+
+    @classmethod
+    def now(cls) -> "Before":
+        """As it is at this moment."""
+        return cls(used={limit.name: limit.used for limit in limits()}, resident=resident())

@@ -1,0 +1,118 @@
+"""How a step computes on the meta device: mixed precision as on CUDA, and attention as fused kernels hold it.
+
+`bench.memory.activations` runs a model's step under these, and counts what is alive in it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils._pytree import tree_map
+
+# What autocast casts on CUDA, down and up (aten/src/ATen/autocast_mode.h); what models call, of these lists.
+LOWERED = {
+    functional.linear, torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm, torch.Tensor.bmm,
+    torch.baddbmm, torch.Tensor.baddbmm, torch.addmm, torch.mm, torch.einsum, functional.conv1d,
+}  # fmt: skip
+RAISED = {
+    functional.layer_norm, functional.softmax, torch.softmax, torch.Tensor.softmax, functional.log_softmax,
+    functional.cross_entropy, functional.nll_loss, torch.pow, torch.Tensor.pow, torch.rsqrt, torch.exp, torch.log,
+    torch.sum, torch.Tensor.sum, torch.Tensor.cumsum, torch.cumsum, functional.mse_loss,
+    functional.binary_cross_entropy_with_logits,
+}  # fmt: skip
+TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Autocast(TorchFunctionMode):
+    """Mixed precision as on CUDA; torch has none for the meta device.
+
+    lower: the type with 16 bits. leave_out: is given the 16-bit copies of weights that are gathered for each layer, as
+    under ZeRO-3, and counted by others; None elsewhere. keeps: whether copies of trained weights are kept until the
+    forward pass is over.
+    """
+
+    def __init__(self, lower: torch.dtype, leave_out: Callable[[torch.Tensor], None] | None, keeps: bool) -> None:
+        super().__init__()
+        self.lower, self._leave_out, self._keeps = lower, leave_out, keeps
+        self._copies: dict[int, torch.Tensor] = {}
+
+    def forget(self) -> int:
+        """Gives up the copies of weights; returns their bytes."""
+        size = sum(copy.numel() * copy.element_size() for copy in self._copies.values())
+        self._copies.clear()
+        return size
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs a function on inputs of the type that autocast gives it."""
+        kwargs = kwargs or {}
+        # The backward pass is not under autocast, but for what is recomputed in it.
+        if func in LOWERED and torch.is_grad_enabled():
+            args, kwargs = tree_map(self._lowered, (args, kwargs))
+        elif func in RAISED and torch.is_grad_enabled():
+            args, kwargs = tree_map(self._raised, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def _lowered(self, item: Any) -> Any:
+        if not torch.is_tensor(item) or item.dtype not in (torch.float32, *TYPES.values()) or item.dtype == self.lower:
+            return item
+        if not (item.is_leaf and item.requires_grad and item.dtype == torch.float32):
+            return item.to(self.lower)
+        if self._leave_out is not None:
+            copy = item.to(self.lower)
+            self._leave_out(copy)
+            return copy
+        if not self._keeps or torch._C._current_graph_task_id() != -1:
+            return item.to(self.lower)  # autocast is left after each block that is recomputed
+        if id(item) not in self._copies:
+            self._copies[id(item)] = item.to(self.lower)
+        return self._copies[id(item)]
+
+    def _raised(self, item: Any) -> Any:
+        return item.float() if torch.is_tensor(item) and item.dtype in TYPES.values() else item
+
+
+class Fused(torch.autograd.Function):
+    """Attention as fused kernels keep it. query: [rows, heads, tokens, width]."""
+
+    @staticmethod
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Keeps its inputs, its output, and the log-sum-exp of each query."""
+        rows, heads, tokens, _ = query.shape
+        out = query.new_empty(rows, tokens, heads, value.shape[-1])
+        ctx.save_for_backward(query, key, value, out, query.new_empty(rows, heads, tokens, dtype=torch.float32))
+        return out.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        """Gradients, and while they are made the float32 sum for queries, and keys and values for each query's head."""
+        query, key, value, *_ = ctx.saved_tensors
+        needed = [torch.empty_like(query, dtype=torch.float32)]
+        needed += [torch.empty_like(query) for _ in range(2) if key.shape[1] != query.shape[1]]
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+
+
+def attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """The registered function; returns [rows, tokens, heads, width]. With a soft cap there is no fused kernel."""
+    casts = next((mode for mode in _get_current_function_mode_stack() if isinstance(mode, Autocast)), None)
+    kind = casts.lower if casts is not None else value.dtype
+    query, key, value = query.to(kind), key.to(kind), value.to(kind)
+    if softcap is None:
+        return Fused.apply(query, key, value).transpose(1, 2), None
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    scores = torch.tanh(torch.matmul(query, key.transpose(-1, -2)) * query.shape[-1] ** -0.5 / softcap) * softcap
+    seen = torch.empty(scores.shape[-2:], dtype=torch.bool, device="meta")
+    weights = functional.softmax(scores.masked_fill(seen, -torch.inf), -1, dtype=torch.float32).to(kind)
+    return torch.matmul(functional.dropout(weights, dropout), value).transpose(1, 2), None

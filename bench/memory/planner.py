@@ -1,0 +1,312 @@
+"""Will it fit? The memory of a training step on each GPU, by part, before a model is downloaded.
+
+    job = Job.of(resolved, Spread(world=8, zero=2), precision="bf16")
+    job.predict(rows=4, length=512).total  # bytes at the step's fullest moment
+
+Weights, gradients and optimiser are exact (`footprint`), activations are a step's own (`activations`); what DeepSpeed
+adds is read from its sources, and from the sizes of buffers that the harness sets. `python -m bench plan` prints it.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.config.recipe import Recipe
+from bench.config.resolve import Resolved
+from bench.distributed import sharding
+from bench.distributed.sharding import DIVISIBLE
+from bench.errors import SetupError
+from bench.memory import activations, state_sizes
+from bench.memory.activations import Batch, Usage
+from bench.models import flops
+from bench.training.memory_saving import checkpoint_activations
+from bench.training.schedule import Budget
+from bench.utils.hardware import CONTEXT, GIB, Device
+
+# NCCL's channels, which come on top of CUDA's context where there are several GPUs.
+CHANNELS = GIB // 4
+# Of what comes and goes: blocks that are free, but of no size that is asked for. An allowance, not a measurement.
+FRAGMENTED_SHARE = 0.05
+FLOAT32 = 4
+# What well-tuned training reaches of a device's peak rate. An assumption.
+UTILISATION = 0.4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Over how many GPUs a run is spread, and how. offload: "none", or "cpu" for what ZeRO lets wait on the host."""
+
+    world: int = 1
+    zero: int = 0
+    offload: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.world < 1:
+            raise SetupError(f"a run needs at least one GPU, not {self.world}")
+        if self.zero not in (0, 1, 2, 3):
+            raise SetupError(f"there is no ZeRO stage {self.zero}; take 0 (none, DDP), 1, 2 or 3")
+        if self.offload not in ("none", "cpu"):
+            raise SetupError(f"offload is {self.offload!r}; take none or cpu")
+        if self.offload == "cpu" and self.zero == 0:
+            raise SetupError("offload to the host is ZeRO's: take --zero 1, 2 or 3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """How long texts are, in tokens. examples: None where the data were not read. answers: labels of a text.
+
+    source: where this is from, in words.
+    """
+
+    longest: int
+    mean: float
+    answers: int
+    source: str
+    examples: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Bytes by part. parts: on each GPU, at the fullest moment. host: over all processes. whole: to load and to score.
+
+    moment: of a step, in words.
+    """
+
+    parts: dict[str, int]
+    host: dict[str, int]
+    whole: int
+    moment: str
+    rows: int
+    length: int
+    accumulation: int
+
+    @property
+    def total(self) -> int:
+        """On each GPU while training."""
+        return sum(self.parts.values())
+
+    @property
+    def needed(self) -> int:
+        """What each GPU must have: for training, and before and after it for the whole model."""
+        return max(self.total, self.whole)
+
+    def as_record(self) -> dict[str, Any]:
+        """The record's `memory_predicted`, but for its error, which is known afterwards."""
+        found: dict[str, Any] = {
+            "total_gib": self.total / GIB,
+            "parts": {name: size / GIB for name, size in self.parts.items()},
+            "moment": self.moment,
+            "rows": self.rows,
+            "length": self.length,
+            "accumulation": self.accumulation,
+        }
+        if self.host:
+            found["host_parts"] = {name: size / GIB for name, size in self.host.items()}
+        return {"train": found}
+
+
+@dataclass(kw_only=True)
+class Job:
+    """A recipe's training, spread in one way, of which several sizes can be predicted.
+
+    on_cpu: whether it takes the host's memory in place of GPUs', with no context of CUDA, and blocks of any size.
+    """
+
+    resolved: Resolved
+    spread: Spread
+    precision: str
+    lengths: Lengths
+    model: Any
+    states: state_sizes.States
+    on_cpu: bool = False
+    _usages: dict[tuple[int, int, bool], Usage] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        resolved: Resolved,
+        spread: Spread,
+        *,
+        precision: str = "bf16",
+        lengths: Lengths | None = None,
+        on_cpu: bool = False,
+        num_labels: int = 2,
+    ) -> "Job":
+        """Outlines the model. num_labels: of a card that names none. Raises SetupError for what can't be trained so."""
+        training = resolved.recipe.training
+        if spread.zero and training.optimizer not in DIVISIBLE:
+            raise SetupError(
+                f"training.optimizer: {training.optimizer} can't be divided by ZeRO; take {' or '.join(DIVISIBLE)}"
+            )
+        plan = state_sizes.load_plan(resolved)[1]
+        if spread.zero:
+            sharding.check_adapters(plan, f"ZeRO-{spread.zero}")
+        if plan.quantization is not None and spread.zero == 3:
+            sharding.check_storage(plan.quantization, "ZeRO-3")
+        model = state_sizes.outline(resolved, num_labels)
+        if training.gradient_checkpointing:
+            checkpoint_activations(model, offload=training.activation_offload)
+        return cls(
+            resolved=resolved,
+            spread=spread,
+            precision=precision,
+            lengths=lengths or assumed(resolved.recipe),
+            model=model,
+            states=state_sizes.states(model, training.optimizer, training.engine),
+            on_cpu=on_cpu,
+        )
+
+    @property
+    def budget(self) -> Budget:
+        """Sizes of the run. Raises SetupError for a global batch that does not divide."""
+        return Budget.plan(self.resolved.recipe.training, self.lengths.examples or 10**6, self.spread.world)
+
+    def usage(self, rows: int, length: int) -> Usage:
+        """Bytes of a step's own; each size is run once."""
+        divided = self.spread.zero == 3
+        if (rows, length, divided) not in self._usages:
+            recipe = self.resolved.recipe
+            batch = Batch(
+                rows=rows,
+                length=length,
+                answers=rows * min(self.lengths.answers, length),
+                on_answers_alone=recipe.speed.answer_logits,
+                precision=self.precision,
+                divided=divided,
+                keeps_copies=not (recipe.speed.drop_copies and recipe.training.gradient_checkpointing)
+                or self.spread.zero > 0,
+            )
+            self._usages[rows, length, divided] = activations.probe(self.model, batch)
+        return self._usages[rows, length, divided]
+
+    def predict(self, rows: int, length: int, usage: Usage | None = None) -> Prediction:
+        """Memory with micro-batches of `rows` texts of `length` tokens. usage: where it is known already."""
+        usage = usage or self.usage(rows, length)
+        held, host = self._held()
+        host["activations"] = round(usage.on_host) * self.spread.world
+        share = self.resolved.recipe.training.global_batch // self.spread.world
+        accumulation = max(1, math.ceil(share / rows))
+        gradients = held.pop("gradients")
+        moment, parts = self._fullest(usage, gradients, accumulation)
+        parts = {name: size for name, size in {**held, **parts}.items() if size}
+        comes_and_goes = parts.get("activations", 0) + parts.get("working memory", 0)
+        if not self.on_cpu:
+            parts["CUDA"] = CONTEXT + (CHANNELS if self.spread.world > 1 else 0)
+            parts["fragmentation"] = round(FRAGMENTED_SHARE * comes_and_goes)
+        return Prediction(
+            parts=parts,
+            host={name: size for name, size in host.items() if size},
+            whole=self.states.weights + (0 if self.on_cpu else CONTEXT),
+            moment=moment,
+            rows=rows,
+            length=length,
+            accumulation=accumulation,
+        )
+
+    def _fullest(self, usage: Usage, gradients: int, accumulation: int) -> tuple[str, dict[str, int]]:
+        """(moment, parts of it). Gradients of one micro-batch only come as activations go; else all are there."""
+        growing = self.spread == Spread() and accumulation == 1
+        moments: dict[str, tuple[float, float]] = {}
+        for section, alive in usage.peaks.items():
+            there = usage.with_gradients[section] - alive if growing else gradients
+            moments[MOMENTS[section]] = (alive, min(there, gradients))
+        stepped = state_sizes.step_bytes(self.states, self.resolved.recipe)
+        stepped = 0 if self.spread.offload == "cpu" else stepped // (self.spread.world if self.spread.zero else 1)
+        moments["the optimiser's step"] = (stepped + self._copied_to_step(accumulation), gradients)
+        moment = max(moments, key=lambda name: sum(moments[name]))
+        alive, there = moments[moment]
+        kept = min(usage.kept, alive) if moment in (MOMENTS["forward"], MOMENTS["head"], MOMENTS["last"]) else 0.0
+        # Where activations are recomputed; else the copies are among what the forward pass leaves.
+        copies = min(usage.copies, alive - kept) if moment in (MOMENTS["forward"], MOMENTS["head"]) else 0.0
+        return moment, {
+            "gradients": round(there),
+            "activations": round(kept),
+            "weights in 16 bits": round(copies),
+            "working memory": round(alive - kept - copies),
+        }
+
+    def _copied_to_step(self, accumulation: int) -> int:
+        """Bytes of gradients that DeepSpeed copies for the step, on top of those that are there all the time.
+
+        `scripts/benchmarks/spread_memory.py` names the places in its sources, and measures them.
+        """
+        zero, part = self.spread.zero, math.ceil(self.states.gradients / self.spread.world)
+        if zero == 0 or self.spread.offload == "cpu":
+            return 0
+        if zero == 3:
+            return min(part, sharding.BUFFERS["sub_group_size"] * FLOAT32)
+        return part * (2 if zero == 1 else 3 if accumulation > 1 else 1)
+
+    def _held(self) -> tuple[dict[str, int], dict[str, int]]:
+        """(bytes on each GPU, bytes on the host over all processes) of what is there during the whole step."""
+        states, world, zero = self.states, self.spread.world, self.spread.zero
+        adapters = states.trained if state_sizes.load_plan(self.resolved)[1].adapter else 0
+        gpu = {
+            "weights": states.weights - adapters,
+            "adapters and head": adapters,
+            "gradients": states.gradients,
+            "optimizer": states.optimizer,
+        }
+        host = {"paged optimizer": states.paged * world}
+        if zero == 0:
+            # DDP sends gradients from buckets that it keeps beside them.
+            gpu["communication"] = states.gradients if world > 1 else 0
+            return gpu, host
+        offload = self.spread.offload == "cpu"
+        own = {"optimizer": states.optimizer, "master weights": states.trained}
+        if zero > 1:
+            own["gradients"] = states.gradients
+        if zero == 3:
+            own |= {"weights": gpu["weights"], "adapters and head": adapters}
+        for name, size in own.items():
+            gpu[name], host[name] = (0, size) if offload else (math.ceil(size / world), 0)
+        gpu["communication"] = self._buckets()
+        if zero == 3:
+            # As many as are alive at once, and one that is larger than all of them, such as an embedding.
+            live = (sharding.BUFFERS["stage3_max_live_parameters"] + states.largest) * FLOAT32
+            gpu["gathered weights"] = min(states.weights, live)
+        return gpu, host
+
+    def _buckets(self) -> int:
+        """DeepSpeed makes a bucket of gradients for each type that they are summed in; ZeRO-3's are of that type."""
+        numbers = sharding.BUFFERS["reduce_bucket_size"]
+        if self.precision == "no":
+            return numbers * FLOAT32
+        return numbers * (FLOAT32 + 2 if self.spread.zero == 3 else 2 * FLOAT32)
+
+
+MOMENTS = {
+    "forward": "the forward pass",
+    "head": "the head and its loss",
+    "last": "the last block's backward pass",
+    "first": "the first block's backward pass",
+    "tail": "the embedding's backward pass",
+}
+
+
+def assumed(recipe: Recipe) -> Lengths:
+    """Full texts, as long as the recipe lets them be; answers of a label's few tokens, or as long as may be written."""
+    prompting = recipe.prompting
+    answers = prompting.max_new_tokens if prompting.answer == "generate" else 8
+    return Lengths(
+        longest=recipe.max_length,
+        mean=float(recipe.max_length),
+        answers=answers if recipe.objective == "text" else 0,
+        source="max_length of the recipe; the data were not read",
+    )
+
+
+def seconds_per_thousand(job: Job, device: Device) -> float | None:
+    """Seconds for 1,000 texts of mean length at UTILISATION of the device's rate, on all GPUs; None without a rate.
+
+    Recomputation is added: the forward pass once more, half as much as the backward pass.
+    """
+    rate = {"bf16": device.half_flops if device.bf16 else None, "fp16": device.half_flops, "no": device.fp32_flops}
+    peak = rate[job.precision]
+    if peak is None:
+        return None
+    length = max(1, round(job.lengths.mean))
+    answers = [max(1, job.lengths.answers)] if job.model.config.is_encoder_decoder and job.lengths.answers else None
+    work = flops.step_flops(job.model, [length], answers) * 1000
+    recomputed = 4 / 3 if job.resolved.recipe.training.gradient_checkpointing else 1.0
+    return work * recomputed / (peak * UTILISATION * job.spread.world)

@@ -1,0 +1,314 @@
+"""What `python -m bench plan` prints of a plan, and the tables of `reports/plan.md`."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.config import registry, resolve
+from bench.config.resolve import SHIPPED, Resolved
+from bench.data import dataset
+from bench.data import tokenizer as tokenizers
+from bench.errors import BenchError, SetupError
+from bench.evaluation import text_examples
+from bench.memory import search, state_sizes
+from bench.memory.planner import UTILISATION, Job, Lengths, Prediction, Spread, assumed, seconds_per_thousand
+from bench.models import build
+from bench.utils import hardware
+from bench.utils.hardware import GIB
+
+# Texts that are tokenised to know their lengths; more would cost time and move the longest one but little.
+MOST_TEXTS = 2000
+# Sizes of memory that are asked where none is given.
+SIZES = ("12GiB", "16GiB", "24GiB", "48GiB", "80GiB", "141GiB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a person wants to know. gpu: a size or a device's name, None for all of SIZES. rows, length: to replace."""
+
+    path: Path
+    overrides: tuple[str, ...] = ()
+    gpu: str | None = None
+    spread: Spread = field(default_factory=Spread)
+    precision: str | None = None
+    rows: int | None = None
+    length: int | None = None
+
+
+def lines(asked: Asked) -> list[str]:
+    """The plan in plain text. Raises BenchError for what can't be planned."""
+    room, name, device = _gpu(asked.gpu)
+    load = _loader(asked)
+    resolved = load(())
+    precision = asked.precision or ("fp16" if device is not None and not device.bf16 else "bf16")
+    job = Job.of(resolved, asked.spread, precision=precision, lengths=lengths_of(resolved))
+    length = _length(asked, job)
+    rows, said = search.planned(job, length, room)
+    found = job.predict(rows, length)
+    shown = [*_head(job, found), *said, *_parts(found)]
+    if room is None:
+        fitting = [size for size in SIZES if found.needed <= hardware.memory(size)]
+        return [*shown, f"fits {fitting[0]} and more" if fitting else f"does not fit {SIZES[-1]}"]
+    shown += _verdict(job, found, room, name)
+    if found.needed > room:
+        chosen = search.cheapest_fit(job, length, room, load)
+        shown += [f"to make it fit: {change.what} ({change.costs})" for change in chosen]
+        if not chosen:
+            shown.append("nothing that is known here makes it fit: take a smaller model, shorter texts or more GPUs")
+    return [*shown, *_time(job, name, device)]
+
+
+def _loader(asked: Asked) -> Callable[[tuple[str, ...]], Resolved]:
+    own = asked.overrides + (() if asked.rows is None else (f"training.per_device_batch={asked.rows}",))
+    return search.loader(asked.path, own)
+
+
+def _gpu(text: str | None) -> tuple[int | None, str, hardware.Device | None]:
+    """(bytes, what it is called, the device where it is one)."""
+    if text is None:
+        return None, "", None
+    room = hardware.memory(text)
+    try:
+        name, device = hardware.named(text)
+    except SetupError:
+        return room, text, None
+    return room, name, device
+
+
+def _length(asked: Asked, job: Job) -> int:
+    if asked.length is None:
+        return job.lengths.longest
+    most = search.longest_read(job) or search.LONGEST
+    if not 1 <= asked.length <= most:
+        raise SetupError(f"--length {asked.length} is outside of what the model reads: 1 to {most} tokens")
+    return asked.length
+
+
+def lengths_of(resolved: Resolved) -> Lengths:
+    """From the data, where they and the tokenizer are at hand without a download; else what the recipe lets be."""
+    reason = _not_at_hand(resolved)
+    if reason is not None:
+        return dataclasses.replace(assumed(resolved.recipe), source=f"max_length of the recipe; {reason}")
+    try:
+        return _read(resolved)
+    except BenchError as error:
+        return dataclasses.replace(assumed(resolved.recipe), source=f"max_length of the recipe; {error}")
+
+
+def _not_at_hand(resolved: Resolved) -> str | None:
+    card, source = resolved.recipe.model, resolved.recipe.dataset.source
+    if source.kind == "hub":
+        return "the data are on the Hub"
+    place = card.tokenizer.id or card.id
+    if card.tokenizer.train is None and card.package is None and place is not None and not Path(place).is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        if not isinstance(try_to_load_from_cache(place, "tokenizer_config.json"), str):
+            return "the tokenizer is not in the local cache"
+    return None
+
+
+def _read(resolved: Resolved) -> Lengths:
+    given = resolved.recipe
+    needed = {"train", *given.evaluation.splits}
+    limits = {name: min(given.limit.get(name, MOST_TEXTS), MOST_TEXTS) for name in needed}
+    corpus, limit = dataset.load(given.dataset, limits, needed), limits["train"]
+    rows = corpus.splits["train"].rows
+    texts = (text for row in rows for text in (row["text"], row["text_pair"]) if text)
+    tokenizer, _ = tokenizers.build(given.model, build.locate(given.model), texts)
+    task, answers = registry.load("tasks", given.dataset.task), 0
+    if given.objective == "text":
+        asked = text_examples.ask(given, state_sizes.load_plan(resolved)[1], corpus, task, tokenizer)
+        features = asked.lessons.features if asked.lessons is not None else []
+        answers = max((sum(label != -100 for label in row["token_labels"]) for row in features), default=0)
+    elif hasattr(task, "encode_splits"):
+        features = task.encode_splits(corpus, tokenizer, given).train.features
+    else:
+        features = task.encode(rows, tokenizer, given.max_length)[0]
+    counts = [len(row["input_ids"]) for row in features]
+    whole = len(rows) < limit
+    return Lengths(
+        longest=max(counts),
+        mean=sum(counts) / len(counts),
+        answers=answers,
+        source=f"the longest of {len(rows)} texts{'' if whole else ' that were looked at'}, {max(counts)} tokens",
+        examples=len(rows) if whole else None,
+    )
+
+
+def gib(size: float) -> str:
+    """Bytes as people read them."""
+    return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.2f} MiB"
+
+
+def _head(job: Job, found: Prediction) -> list[str]:
+    spread, resolved = job.spread, job.resolved
+    how = "" if spread.world == 1 else f", {f'ZeRO-{spread.zero}' if spread.zero else 'DDP'}"
+    how += ", offload to the host" if spread.offload == "cpu" else ""
+    gpus = "1 GPU" if spread.world == 1 else f"{spread.world} GPUs"
+    optimizer = resolved.recipe.training.optimizer
+    checkpointed = ", activations recomputed" if resolved.recipe.training.gradient_checkpointing else ""
+    answers = f", of which {job.lengths.answers} learned" if job.lengths.answers else ""
+    return [
+        f"{resolved.path}: {resolved.recipe.method.name}, {optimizer}{checkpointed}; {gpus}{how}, {job.precision}",
+        f"micro-batch: {found.rows} x {found.length} tokens{answers} ({job.lengths.source})",
+        f"trained: {job.states.trained_numbers:,} numbers",
+    ]
+
+
+def _parts(found: Prediction) -> list[str]:
+    shown = [f"  {name:<20} {gib(size):>12}" for name, size in found.parts.items()]
+    shown.append(f"  {'each GPU':<20} {gib(found.total):>12}  at its fullest, in {found.moment}")
+    if found.whole > found.total:
+        shown.append(f"  {'whole model':<20} {gib(found.whole):>12}  on each GPU, to load, score and save it")
+    shown += [f"  {'host: ' + name:<20} {gib(size):>12}  over all processes" for name, size in found.host.items()]
+    shown.append(
+        "  CUDA: its context, kernels and workspaces take 0.3 to 0.6 GiB by device and driver; 0.5 are assumed"
+    )
+    shown.append("  fragmentation: an allowance of 5 % of what comes and goes, not measured")
+    return shown
+
+
+def _verdict(job: Job, found: Prediction, room: int, name: str) -> list[str]:
+    fits = found.needed <= room
+    gap = gib(abs(room - found.needed))
+    verdict = f"fits, with {gap} to spare" if fits else f"does not fit, by {gap}"
+    rows = search.largest_batch(job, found.length, room)
+    length = search.largest_length(job, found.rows, room)
+    most = " or more" if rows == search.MOST_ROWS else ""
+    return [
+        f"{name} ({gib(room)}): {verdict}",
+        f"largest micro-batch at {found.length} tokens: {rows or 'none'}{most}",
+        f"largest length at {found.rows} rows: {length or 'none'}",
+    ]
+
+
+def _time(job: Job, name: str, device: hardware.Device | None) -> list[str]:
+    seconds = None if device is None else seconds_per_thousand(job, device)
+    if seconds is None:
+        return []
+    done = "1,000 texts"
+    if job.lengths.examples is not None:
+        seconds, done = seconds * job.lengths.examples / 1000, f"an epoch of {job.lengths.examples} texts"
+    gpus = "" if job.spread.world == 1 else f" x {job.spread.world}"
+    return [
+        f"time: {done} of {job.lengths.mean:.0f} tokens in about {seconds:.0f} s on {name}{gpus}, "
+        f"if {UTILISATION:.0%} of its published rate is reached, which is an assumption"
+    ]
+
+
+_FULL = ("method=full", "training.optimizer=adamw_torch_fused")
+# (recipe, overrides, GPU, spread): what people ask first.
+COMBINATIONS: tuple[tuple[str, tuple[str, ...], str, Spread], ...] = (
+    ("sst2/mistral_7b_v03-text_qlora", (), "12GiB", Spread()),
+    ("imdb/mistral_7b_v03-text_qlora_12gib", (), "12GiB", Spread()),
+    ("imdb/mistral_7b_v03-text_qlora_24gib", (), "24GiB", Spread()),
+    ("sst2/gemma_7b-text_qlora", (), "12GiB", Spread()),
+    ("imdb/gemma_7b-text_qlora_12gib", (), "12GiB", Spread()),
+    ("squad/gemma_7b-text_qlora_24gib", (), "24GiB", Spread()),
+    ("imdb/gemma_2b-text_qlora", (), "12GiB", Spread()),
+    ("imdb/gemma_2b-text_lora_12gib", (), "12GiB", Spread()),
+    ("sst2/llama32_1b-full", (), "24GiB", Spread()),
+    ("squad/llama32_1b-full_24gib", (), "24GiB", Spread()),
+    ("sst2/bert_base_uncased-full", (), "12GiB", Spread()),
+    ("squad/roberta_base-full", (), "12GiB", Spread()),
+    ("imdb/distilbert_base_uncased-full", (), "12GiB", Spread()),
+    ("sst2/mistral_7b_v03-text_qlora", _FULL, "80GiB", Spread(world=8, zero=2)),
+    ("sst2/mistral_7b_v03-text_qlora", _FULL, "80GiB", Spread(world=8, zero=3)),
+)
+# Llama 2 and 3 of 70 billion parameters, as published.
+SEVENTY = {
+    "hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64,
+    "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": "false",
+}  # fmt: skip
+WORLDS = tuple(2**power for power in range(11))
+
+
+def report() -> str:
+    """`reports/plan.md`: predictions for shipped recipes, and on paper for a model of 70 billion parameters."""
+    return "\n".join([*_INTRODUCTION, *_combinations(), "", *_seventy()]) + "\n"
+
+
+_INTRODUCTION = (
+    "# What fits where, predicted",
+    "",
+    "Made by `python -m bench plan --table -o reports/plan.md`, from the recipes alone: nothing was downloaded or",
+    "measured. GiB on each GPU at the fullest moment of a training step, in bf16, with texts as long as the recipe",
+    "lets them be.",
+    "",
+)
+
+
+def _combinations() -> list[str]:
+    shown = [
+        "| recipe | GPUs | micro-batch | weights | gradients, optimizer | activations | other | total | fits "
+        "| largest batch | largest length | to make it fit |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
+    ]
+    jobs: dict[Any, Job] = {}
+    for name, overrides, gpu, spread in COMBINATIONS:
+        room, load = hardware.memory(gpu), _loader(Asked(path=SHIPPED / f"{name}.yaml", overrides=overrides))
+        # One recipe on two sizes of GPU is one job.
+        if (name, spread) not in jobs:
+            jobs[name, spread] = Job.of(load(()), spread)
+        job = jobs[name, spread]
+        found = job.predict(job.budget.per_device_batch, job.lengths.longest)
+        fits = found.needed <= room
+        chosen = [] if fits else search.cheapest_fit(job, found.length, room, load)
+        how = f"{spread.world} x {gpu}" + (f", ZeRO-{spread.zero}" if spread.zero else "")
+        cells = [
+            name + "".join(f", {item}" for item in overrides),
+            how,
+            f"{found.rows} x {found.length}",
+            *_grouped(found),
+            "yes" if fits else "no",
+            search.largest_batch(job, found.length, room) or "none",
+            search.largest_length(job, found.rows, room) or "none",
+            ", ".join(change.what for change in chosen) or ("" if fits else "nothing known"),
+        ]
+        shown.append("| " + " | ".join(map(str, cells)) + " |")
+    return shown
+
+
+GROUPS = {
+    "weights": ("weights", "adapters and head", "gathered weights", "weights in 16 bits"),
+    "trained": ("gradients", "optimizer", "master weights", "communication"),
+    "activations": ("activations", "working memory"),
+    "other": ("CUDA", "fragmentation"),
+}
+
+
+def _grouped(found: Prediction) -> list[str]:
+    sizes = [sum(found.parts.get(name, 0) for name in names) for names in GROUPS.values()]
+    return [f"{size / GIB:.2f}" for size in (*sizes, found.total)]
+
+
+def seventy_job() -> Job:
+    """All weights of a Llama of 70 billion parameters, micro-batches of one text of 2,048 tokens, recomputed."""
+    overrides = [f"model.architecture.{name}={value}" for name, value in SEVENTY.items()]
+    overrides += ["objective=text", "max_length=2048", "training.global_batch=1024", "training.per_device_batch=1"]
+    overrides += ["training.gradient_checkpointing=true"]
+    return Job.of(resolve.load(SHIPPED / "sst2" / "llama32_1b-full.yaml", tuple(overrides)), Spread())
+
+
+def _seventy() -> list[str]:
+    job: Any = seventy_job()
+    count = job.states.trained_numbers / 1e9
+    shown = [
+        f"## On paper: a Llama of {count:.1f} billion parameters over 1 to {WORLDS[-1]:,} GPUs",
+        "",
+        "All weights trained in float32 with bf16 autocast, AdamW, one text of 2,048 tokens on each GPU, activations",
+        "recomputed. GiB on each GPU while it trains; the last column is what each must hold to load, score and save.",
+        "",
+        "| GPUs | ZeRO-1 | ZeRO-2 | ZeRO-3 | whole |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for world in WORLDS:
+        found = [
+            dataclasses.replace(job, spread=Spread(world=world, zero=stage)).predict(1, 2048) for stage in (1, 2, 3)
+        ]
+        sizes = [f"{one.total / GIB:,.1f}" for one in found] + [f"{found[0].whole / GIB:,.1f}"]
+        shown.append(f"| {world} | {' | '.join(sizes)} |")
+    return shown

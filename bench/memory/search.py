@@ -1,0 +1,260 @@
+"""Searches what fits a GPU: the largest micro-batch or text length, and the cheapest changes that make a run fit."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.config import resolve as recipes
+from bench.config.resolve import Resolved
+from bench.distributed.sharding import DIVISIBLE
+from bench.errors import BenchError, SetupError
+from bench.memory.planner import Job
+
+AUTO, KEY = "auto", "per_device_batch"
+
+
+def largest(candidates: Sequence[int], start: int, fits: Callable[[int], bool]) -> int:
+    """The largest of some rising numbers that fits, 0 for none. start: the place of the one that is asked first.
+
+    From there in widening steps, then by halves. Where a larger one would fit though a smaller one does not, this may
+    miss it; what is returned did fit.
+    """
+    low, high, step, place = -1, len(candidates), 1, start
+    while high - low > 1:
+        if fits(candidates[place]):
+            low = place
+        else:
+            high = place
+        if low == -1 or high == len(candidates):
+            place = max(0, high - step) if low == -1 else min(high - 1, low + step)
+            step *= 2
+        else:
+            place = (low + high) // 2
+    return candidates[low] if low >= 0 else 0
+
+
+def candidates(share: int) -> list[int]:
+    """Rows that divide a process's share of the global batch, rising."""
+    return [rows for rows in range(1, share + 1) if share % rows == 0]
+
+
+def planned(job: Job, length: int, room_bytes: int | None) -> tuple[int, list[str]]:
+    """(rows of a micro-batch, sentences about them) for a plan, where nothing can be tried: `auto` is predicted.
+
+    room_bytes: of the GPU that is planned for; None where it is not known. Raises SetupError as `Budget.plan` does.
+    """
+    share, said = job.budget.per_device_batch, "training.per_device_batch: auto: "
+    if job.resolved.recipe.training.per_device_batch != AUTO:
+        return share, []
+    if room_bytes is None:
+        return share, [f"{said}assumed to be the whole share of the global batch, {share}; give --gpu for the largest"]
+    most = largest_batch(job, length, room_bytes)
+    if not most:
+        return 1, [f"{said}not even 1 is predicted to fit"]
+    rows = max(rows for rows in candidates(share) if rows <= most)
+    return rows, [f"{said}{rows} is the largest that is predicted to fit; a run tries it"]
+
+
+# Rows of a micro-batch and tokens of a text, beyond which no search goes.
+MOST_ROWS, LONGEST = 1024, 131_072
+# Bytes by which sums are not straight: each tensor is rounded to the allocator's blocks.
+ROUNDING = 2**19
+
+
+def largest_batch(job: Job, length: int, room: int) -> int:
+    """Rows of the largest micro-batch that fits; 0 for none, MOST_ROWS for at least so many."""
+    share = max(1, job.resolved.recipe.training.global_batch // job.spread.world)
+
+    def _over(rows: int) -> int:
+        return job.predict(rows, length).needed - room
+
+    # A micro-batch that is the whole share needs no gradients beside its activations, as those of several do.
+    if share == 1 or _over(share) <= 0:
+        return _largest(_over, share, MOST_ROWS, share, _rise_per_token(job) * length)
+    start = min(job.budget.per_device_batch, share - 1)
+    return _largest(_over, 1, share - 1, start, _rise_per_token(job) * length)
+
+
+def longest_read(job: Job) -> int | None:
+    """Tokens of the longest text that the model reads, by its card or its config; None where neither says."""
+    config = job.model.config.get_text_config()
+    return job.resolved.recipe.model.max_length or getattr(config, "max_position_embeddings", None)
+
+
+def largest_length(job: Job, rows: int, room: int) -> int:
+    """Tokens of the longest texts that fit, in steps of 16; 0 for none, and no more than the model reads."""
+    most = longest_read(job) or LONGEST
+    step = min(16, most)
+    start = max(1, min(job.lengths.longest, most) // step)
+    rise = _rise_per_token(job) * rows * step
+
+    def _over(steps: int) -> int:
+        return job.predict(rows, steps * step).needed - room
+
+    return step * _largest(_over, 1, min(most, LONGEST) // step, start, rise)
+
+
+def _rise_per_token(job: Job) -> float:
+    """Bytes that a token more needs, by the sizes that were run already; 0.0 where they don't tell.
+
+    By one size alone it is what all of its tokens need, which is a little too much: some does not grow with them.
+    """
+    found = sorted((rows * length, max(usage.peaks.values())) for (rows, length, _), usage in job._usages.items())
+    if not found:
+        return 0.0
+    (few, low), (many, high) = found[0], found[-1]
+    return high / many if few == many else max(0.0, (high - low) / (many - few))
+
+
+def _largest(over: Callable[[int], int], least: int, most: int, start: int, rise: float = 0.0) -> int:
+    """The largest whole number from `least` to `most` where `over`, which grows, is not above 0; 0 where none is.
+
+    rise: of `over` from one number to the next, as far as it is known; else 0.0. It is the largest of sums that grow in
+    proportion, or faster. So what a straight line through two known values says of a larger number is never too much,
+    and where the line is above 0 there, the number need not be tried.
+    """
+    known = {start: over(start)}
+    low, high = (start, most + 1) if known[start] <= 0 else (least - 1, start)
+    guess = math.floor(start - known[start] / rise) if rise > 0 else 2 * start if low == start else start // 2
+    while high - low > 1:
+        guess = min(max(guess, low + 1), high - 1)
+        known[guess] = over(guess)
+        low, high = (guess, high) if known[guess] <= 0 else (low, guess)
+        one, other = (low, high) if low in known and high in known else sorted(known)[-2:]
+        if low not in known:
+            one, other = sorted(known)[:2]
+        rise = (known[other] - known[one]) / (other - one)
+        if _is_last(known, low):
+            break
+        guess = math.floor(other - known[other] / rise) if rise > 0 else most
+        # From below, one step on decides; from above, one step back.
+        guess = guess + 1 if guess == low else guess
+    return low if low >= least else 0
+
+
+def _is_last(known: dict[int, int], low: int) -> bool:
+    """Whether the line through `low`, which fits, and the number known below it says that the next one does not."""
+    fitting = sorted(number for number in known if number <= low)[-2:]
+    if len(fitting) < 2:
+        return False
+    first, last = fitting
+    return known[last] + (known[last] - known[first]) / (last - first) > ROUNDING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What to change in a run, and what it costs, in words. overrides: of the recipe. spread: fields of Spread."""
+
+    what: str
+    costs: str
+    overrides: tuple[str, ...] = ()
+    spread: dict[str, Any] = field(default_factory=dict)
+
+
+def changes(job: Job) -> list[Change]:
+    """What may help, the cheapest first."""
+    recipe, world = job.resolved.recipe, job.spread.world
+    found = [
+        Change(
+            what="training.per_device_batch=1",
+            costs="no other result, for the global batch stays; less speed where the GPU is not full",
+            overrides=("training.per_device_batch=1",),
+        ),
+        Change(
+            what="training.gradient_checkpointing=true",
+            costs="about a third more computation; the same result",
+            overrides=("training.gradient_checkpointing=true",),
+        ),
+        Change(
+            what="training.optimizer=adamw_bnb_8bit",
+            costs="moments in 8 bits; losses move a little; not with ZeRO",
+            overrides=("training.optimizer=adamw_bnb_8bit",),
+        ),
+    ]
+    named = recipe.method.name
+    if named not in ("lora", "qlora"):
+        costs = "another method: adapters learn less than all weights; compare the scores"
+        found.append(Change(what="method=lora", costs=costs, overrides=("method=lora",)))
+    if named != "qlora":
+        costs = "another method: 4-bit weights below adapters; slower steps, slightly other scores"
+        found.append(Change(what="method=qlora", costs=costs, overrides=("method=qlora",)))
+    for stage, costs in enumerate(("hardly any time", "little time", "about half as much communication again"), 1):
+        if world > 1 and stage > job.spread.zero and not job.on_cpu:
+            found.append(Change(what=f"--zero {stage}", costs=costs, spread={"zero": stage}))
+    if world > 1 and not job.on_cpu:
+        costs = "several times the time of a step, and memory of the host"
+        found.append(Change(what="--zero 3 --offload cpu", costs=costs, spread={"zero": 3, "offload": "cpu"}))
+    return found
+
+
+def loader(path: Path, own: tuple[str, ...], seed: int | None = None) -> Callable[[tuple[str, ...]], Resolved]:
+    """Loads a recipe with its `own` overrides and more, which replace those of the same key; see `cheapest_fit`."""
+
+    def _load(overrides: tuple[str, ...]) -> Resolved:
+        replaced = {item.partition("=")[0] for item in overrides}
+        kept = [item for item in own if item.partition("=")[0].partition(".method")[0] not in replaced]
+        if "method" in replaced:
+            kept = [item for item in kept if not item.startswith("method.")]
+        return recipes.load(path, (*kept, *overrides), seed)
+
+    return _load
+
+
+def cheapest_fit(job: Job, length: int, room: int, again: Callable[[tuple[str, ...]], Resolved]) -> list[Change]:
+    """The changes that make a run fit, each of which is needed; [] where none does.
+
+    They are added one after another, in the order of `changes`, and then left out again where that still fits.
+    again: loads the recipe with overrides.
+    """
+    chosen: list[Change] = []
+    # Whether it fits, by what is trained and how it is spread: a change may change nothing, and none is tried twice.
+    known = {(job.resolved.hash, job.spread): job.predict(job.budget.per_device_batch, length).needed <= room}
+    for change in changes(job):
+        tried = [other for other in chosen if not _excludes(change, other)] + [change]
+        if not _possible(job, tried, again):
+            continue
+        chosen = tried
+        if _fits(job, chosen, length, room, again, known):
+            for one in chosen[:-1]:
+                without = [other for other in chosen if other is not one]
+                if _fits(job, without, length, room, again, known):
+                    chosen = without
+            return chosen
+    return []
+
+
+def _excludes(new: Change, old: Change) -> bool:
+    """Whether a change takes the place of an earlier one: of method, of stage, of an optimiser that ZeRO refuses."""
+    if any(item.startswith("method=") for item in new.overrides):
+        return any(item.startswith("method=") for item in old.overrides)
+    return bool(new.spread) and (bool(old.spread) or old.what.endswith("8bit"))
+
+
+def _possible(job: Job, chosen: list[Change], again: Callable[[tuple[str, ...]], Resolved]) -> bool:
+    try:
+        resolved = again(tuple(item for change in chosen for item in change.overrides))
+    except BenchError:
+        return False
+    zero = max([job.spread.zero, *(change.spread.get("zero", 0) for change in chosen)])
+    return zero == 0 or resolved.recipe.training.optimizer in DIVISIBLE
+
+
+def _fits(job: Job, chosen: list[Change], length: int, room: int, again: Any, known: dict[Any, bool]) -> bool:
+    """known: what was tried, by the recipe's hash and the spread; it is added to."""
+    resolved = again(tuple(item for change in chosen for item in change.overrides))
+    spread: dict[str, Any] = {}
+    for change in chosen:
+        spread |= change.spread
+    now = dataclasses.replace(job.spread, **spread)
+    if (resolved.hash, now) not in known:
+        options: Any = {"precision": job.precision, "lengths": job.lengths, "on_cpu": job.on_cpu}
+        options["num_labels"] = getattr(job.model.config, "num_labels", 2)
+        try:
+            varied = Job.of(resolved, now, **options)
+            known[resolved.hash, now] = varied.predict(varied.budget.per_device_batch, length).needed <= room
+        except SetupError:
+            known[resolved.hash, now] = False
+    return known[resolved.hash, now]

@@ -1,0 +1,250 @@
+"""What a recipe's model, its gradients and its optimiser hold in memory, exactly, before anything is downloaded.
+
+    model = outline(resolved)  # the adapted model of a run on torch's meta device: shapes and types, no numbers
+    states(model, "adamw_torch_fused", "trainer").gradients  # bytes
+
+The model is built by the same functions as in a run, from the architecture on its card, and quantised by bitsandbytes
+itself, whose functions know the meta device; so nothing here repeats how a layer is made.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers.initialization import no_init_weights
+
+from bench.config import registry
+from bench.config.cards import ModelCard
+from bench.config.contracts import LoadPlan
+from bench.config.recipe import Recipe
+from bench.config.resolve import Resolved
+from bench.errors import SetupError
+from bench.evaluation import text_examples
+from bench.models import build, heads, span_head
+
+META = torch.device("meta")
+# bitsandbytes keeps the state of smaller tensors in 32 bits, and pages only larger ones (optim/optimizer.py).
+LEAST_8BIT, LEAST_PAGED = 4096, 100_000
+# Weights or optimiser values that share one constant.
+BLOCK_8BIT = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class States:
+    """Bytes that are held between steps. frozen, trained: weights (with buffers, and constants of 4-bit weights).
+
+    optimizer: on the device. paged: of the optimiser's, in memory that moves to the host when the device is full.
+    trained_numbers: how many numbers are trained. largest: numbers of the largest trained tensor.
+    """
+
+    frozen: int
+    trained: int
+    gradients: int
+    optimizer: int
+    paged: int
+    trained_numbers: int
+    largest: int
+    weights_by_type: dict[str, int]
+
+    @property
+    def weights(self) -> int:
+        """All weights, trained or not."""
+        return self.frozen + self.trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tokens:
+    """What a config asks of a tokenizer, from the architecture on the card: none is at hand."""
+
+    pad_token_id: int
+    bos_token_id: int | None
+    eos_token_id: int | None
+
+    def __len__(self) -> int:
+        return 0
+
+
+def load_plan(resolved: Resolved) -> tuple[Any, LoadPlan]:
+    """(the recipe's method, how it wants the model). Raises SetupError for a method that trains nothing."""
+    name = resolved.recipe.method.name
+    method = registry.load("methods", name)
+    plan = method.load_plan(resolved.options)
+    if plan.trains != "gradient":
+        raise SetupError(f"method {name!r} trains nothing by gradients; a plan is of a training's memory")
+    return method, plan
+
+
+def outline(resolved: Resolved, num_labels: int = 2) -> Any:
+    """The recipe's model on the meta device, with its head, in 4 bits where asked, frozen and adapted by its method.
+
+    num_labels: of a task whose card does not name them. Raises SetupError for an architecture that is neither on the
+    card nor in the local cache, and for what the method refuses.
+    """
+    recipe = resolved.recipe
+    method, plan = load_plan(resolved)
+    task = registry.load("tasks", recipe.dataset.task)
+    text = recipe.objective == "text"
+    names = getattr(task, "HEAD_OUTPUTS", None) or recipe.dataset.labels or tuple(map(str, range(num_labels)))
+    auto_class = text_examples.auto_class(recipe) if text else task.AUTO_CLASS
+    with META:
+        model = _bare(recipe.model, plan, auto_class, () if text else names)
+    if plan.quantization is not None:
+        with no_init_weights():
+            model = _quantized(model, recipe.model, plan)
+    with META:
+        if not text and recipe.head.kind == "mlp":
+            heads.attach_mlp(model, recipe.head.hidden, recipe.head.dropout)
+        # Numbers that are not there need not be drawn, which would take as long as all else.
+        with no_init_weights():
+            model = method.adapt(model, resolved.options)
+    return model.train()
+
+
+def _bare(card: ModelCard, plan: LoadPlan, auto_class: str, labels: tuple[str, ...]) -> Any:
+    """The model as it is loaded. Flash attention, whose package may be missing here, holds what torch's own does."""
+    card = card.model_copy(update={"attention": "eager" if card.attention == "eager" else "sdpa"})
+    config = _config(card, auto_class, labels)
+    family = getattr(transformers, auto_class)
+    if auto_class == span_head.AUTO_CLASS:
+        span_head.register(config)
+    model = build.from_config(family, config, card, plan)
+    model.config.use_cache = False
+    return model
+
+
+def _config(card: ModelCard, auto_class: str, labels: tuple[str, ...]) -> Any:
+    ids = {name: card.architecture.get(name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    tokens = _Tokens(
+        pad_token_id=ids["pad_token_id"] or 0, bos_token_id=ids["bos_token_id"], eos_token_id=ids["eos_token_id"]
+    )
+    weights = "random" if "model_type" in card.architecture else "pretrained"
+    try:
+        return build.make_config(card, labels, False, tokens, weights, auto_class=auto_class)
+    except SetupError as error:
+        if weights == "random":
+            raise
+        found = str(error).rstrip(".")
+        raise SetupError(f"{found}; to plan without it, write the model's `architecture` into its card") from error
+
+
+def _quantized(model: Any, card: ModelCard, plan: LoadPlan) -> Any:
+    """The same with 4-bit weights, as transformers and bitsandbytes make them while loading."""
+    from bitsandbytes import functional
+    from bitsandbytes.nn import Linear4bit, Params4bit
+    from transformers.integrations.bitsandbytes import replace_with_bnb_linear
+
+    settings: Any = transformers.BitsAndBytesConfig(**(plan.quantization or {}))
+    # Some families name layers that are never quantised, and never held in float16, as T5 does.
+    precise = sorted(model._keep_in_fp32_modules or [])
+    kept = [*heads.head_names(model), *heads.output_head_names(model), *precise]
+    model = replace_with_bnb_linear(model, modules_to_not_convert=kept, quantization_config=settings)
+    loaded_type = getattr(torch, card.dtype)
+    # The library keeps the table of the first device that it is asked for, and copies it to others.
+    functional.name2qmap.setdefault("dynamic", functional.create_dynamic_map())
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            shape = (module.out_features, module.in_features)
+            weight: Any = Params4bit(
+                torch.empty(shape, dtype=loaded_type, device=META),
+                compress_statistics=settings.bnb_4bit_use_double_quant,
+                quant_type=settings.bnb_4bit_quant_type,
+                quant_storage=settings.bnb_4bit_quant_storage,
+                module=module,
+            )
+            module.weight = weight._quantize(META)
+            if module.bias is not None:
+                module.bias.data = module.bias.data.to(loaded_type)
+    for name, module in model.named_modules():
+        if name.rpartition(".")[2] in precise and loaded_type == torch.float16:
+            module.float()
+    # What PEFT asks to choose its own 4-bit layers.
+    model.is_loaded_in_4bit = model.is_quantized = True
+    return model
+
+
+def states(model: nn.Module, optimizer: str, engine: str) -> States:
+    """Bytes of a model, on whatever device, of its gradients, and of its optimiser's state after a step.
+
+    optimizer, engine: as the recipe names them.
+    """
+    frozen = sum(_bytes(buffer) for buffer in model.buffers())
+    trained: list[Any] = []
+    by_type: dict[str, int] = {}
+    for parameter in model.parameters():
+        name, size = _type_of(parameter), sum(map(_bytes, held_by(parameter)))
+        by_type[name] = by_type.get(name, 0) + size
+        if parameter.requires_grad:
+            trained.append(parameter)
+        else:
+            frozen += size
+    # The Trainer, unlike the plain loop, keeps embeddings out of 8 bits.
+    whole = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} if engine == "trainer" else set()
+    held = [_optimizer_bytes(parameter, optimizer, id(parameter) in whole) for parameter in trained]
+    total = sum(map(_bytes, trained))
+    return States(
+        frozen=frozen,
+        trained=total,
+        gradients=total,
+        optimizer=sum(size for size, _ in held),
+        paged=sum(size for _, size in held),
+        trained_numbers=sum(parameter.numel() for parameter in trained),
+        largest=max((parameter.numel() for parameter in trained), default=0),
+        weights_by_type=dict(sorted(by_type.items())),
+    )
+
+
+def held_by(parameter: Any) -> Iterator[torch.Tensor]:
+    """A parameter's tensors: itself and, in 4 bits, the constants of its blocks."""
+    yield parameter
+    state = getattr(parameter, "quant_state", None)
+    while state is not None:
+        yield from (item for item in (state.absmax, state.code, state.offset) if torch.is_tensor(item))
+        state = state.state2
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _type_of(parameter: Any) -> str:
+    state = getattr(parameter, "quant_state", None)
+    return str(state.quant_type) if state is not None else str(parameter.dtype).removeprefix("torch.")
+
+
+def _optimizer_bytes(parameter: torch.Tensor, optimizer: str, never_8bit: bool) -> tuple[int, int]:
+    """(bytes on the device, bytes in paged memory) of one tensor's state.
+
+    AdamW: two moments in the tensor's type and, in torch's own, the number of steps. In 8 bits: a byte for each value
+    and a float32 constant for 256 (Dettmers et al. 2022). Adafactor: a row and a column of the second moment (Shazeer
+    and Stern 2018), and the tensor's own scale, which is a number of float32.
+    """
+    numbers, shape = parameter.numel(), parameter.shape
+    if optimizer.startswith("adamw_torch"):
+        return 2 * _bytes(parameter) + 4, 0
+    if optimizer == "adafactor":
+        factored = len(shape) >= 2
+        second = numbers // shape[-1] + numbers // shape[-2] if factored else numbers
+        return 4 * second + 4, 0
+    if optimizer == "sgd":  # without momentum, as the Trainer sets it up
+        return 0, 0
+    in_8bit = "8bit" in optimizer and numbers >= LEAST_8BIT and not never_8bit
+    moments = 2 * numbers * (1 if in_8bit else 4)
+    constants = 2 * 4 * math.ceil(numbers / BLOCK_8BIT) if in_8bit else 0
+    is_paged = optimizer.startswith("paged") and numbers >= LEAST_PAGED
+    return (constants, moments) if is_paged else (constants + moments, 0)
+
+
+def step_bytes(held: States, recipe: Recipe) -> int:
+    """Bytes that the optimiser's own step needs for a moment, when activations are gone.
+
+    torch's AdamW, unless fused, takes the root of all second moments at once; Adafactor, about three copies of a tensor
+    in float32; the others work in place.
+    """
+    name = recipe.training.optimizer
+    if name == "adamw_torch" or (name == "sgd" and recipe.training.weight_decay):
+        return held.gradients
+    return 3 * 4 * held.largest if name == "adafactor" else 0

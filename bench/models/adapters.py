@@ -1,0 +1,195 @@
+"""What methods on top of the PEFT library share: strict checking of its options, and wrapping a model."""
+
+import ast
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from bench.config.fields import Misfit
+from bench.config.recipe import Name, Strict
+from bench.errors import SetupError, did_you_mean
+from bench.models import quantization
+from bench.utils.loading_errors import reason
+
+# Would run, and not be what its name says.
+REFUSED = {"AdaLoraConfig": "its ranks are pruned by a call after every step, which neither engine makes"}
+
+
+class AdapterOptions(Strict):
+    """peft: name of a PEFT configuration class. config: its fields, e.g. r, lora_alpha, target_modules, use_dora.
+
+    dtype: in which adapters are held and trained; heads stay in float32. bfloat16 halves their weights, gradients and
+    AdamW's state; it keeps 8 bits of a number, so that a change below a 256th of a weight is lost.
+    """
+
+    peft: Name = "LoraConfig"
+    config: dict[str, Any] = Field(default_factory=dict)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _known(self) -> "AdapterOptions":
+        check_config(self.peft, self.config)
+        if self.dtype != "float32" and self.peft != "LoraConfig":
+            raise Misfit("dtype", f"{self.dtype} is for LoraConfig; {self.peft} is trained in float32")
+        return self
+
+
+def check_config(name: str, config: dict[str, Any]) -> None:
+    """Raises ValueError for an unknown PEFT configuration class or a field that it does not have.
+
+    PEFT's sources are read, not imported: importing it costs seconds, and `check` must answer at once.
+    """
+    methods = [known for known in _config_classes() if _is_method(known)]
+    if name not in methods:
+        raise ValueError(f"peft has no configuration {name!r} of a method.{did_you_mean(name, methods)}")
+    if name in REFUSED:
+        raise ValueError(f"{name} is not supported: {REFUSED[name]}")
+    fields = _fields(name)
+    if "modules_to_save" not in fields:
+        raise ValueError(f"{name} is not supported: it can't train a task head (no field 'modules_to_save')")
+    for key in config:
+        if key not in fields:
+            raise ValueError(f"{name} has no field {key!r}.{did_you_mean(key, fields)}")
+    for key in ("task_type", "inference_mode", "base_model_name_or_path"):
+        if key in config:
+            raise ValueError(f"{key!r} is set by the harness")
+
+
+def _is_method(name: str) -> bool:
+    """Whether a class is the configuration of a method: not a part of another one, nor a common base."""
+    return bool(_config_classes()[name][0]) and name not in ("PeftConfig", "PromptLearningConfig", "LycorisConfig")
+
+
+def _fields(name: str) -> set[str]:
+    """Fields of a PEFT configuration class and of its bases."""
+    classes = _config_classes()
+    bases, fields = classes.get(name, ((), frozenset()))
+    return set(fields).union(*(_fields(base) for base in bases)) if bases else set(fields)
+
+
+@cache
+def _config_classes() -> dict[str, tuple[tuple[str, ...], frozenset[str]]]:
+    """Configuration class -> (names of its bases, its own annotated fields)."""
+    found: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {}
+    for path in _config_files():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and "Config" in node.name:
+                bases = tuple(base.id for base in node.bases if isinstance(base, ast.Name) and "Config" in base.id)
+                fields = (item.target for item in node.body if isinstance(item, ast.AnnAssign))
+                found[node.name] = (bases, frozenset(field.id for field in fields if isinstance(field, ast.Name)))
+    return found
+
+
+def _config_files() -> list[Path]:
+    spec = importlib.util.find_spec("peft")
+    if spec is None or not spec.submodule_search_locations:
+        return []
+    root = Path(spec.submodule_search_locations[0])
+    # The common base of LoHa and LoKr stands beside its helpers.
+    return [root / "config.py", root / "tuners" / "lycoris_utils.py", *sorted(root.glob("tuners/*/config.py"))]
+
+
+def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") -> Any:
+    """A PeftModel of a classifier or a language model. Raises SetupError with what PEFT says when it refuses.
+
+    dtype: of the adapters, "float32" or "bfloat16".
+    Task head modules, and modules that the checkpoint did not contain, are trained in full and saved with the adapter:
+    PEFT by itself knows only heads called `classifier` or `score`, and would lose the others. A language model's
+    output head is left as it is.
+    """
+    import peft
+
+    from bench.models.heads import head_names, keep_in_float32, newly_initialized_modules, writes
+
+    fresh = sorted({*head_names(model), *newly_initialized_modules(model)})
+    options = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
+    fields = _fields(name)
+    options["modules_to_save"] = sorted({*fresh, *options.get("modules_to_save", [])}) or None
+    if "target_modules" in fields and name == "LoraConfig":
+        options.setdefault("target_modules", "all-linear")
+    if fresh and "exclude_modules" in fields and options.get("target_modules") == "all-linear":
+        # "all-linear" means the body's: a head is trained in full, not adapted.
+        options.setdefault("exclude_modules", rf"(.*\.)?({'|'.join(fresh)})(\..*)?")
+    kind = getattr(peft, name)
+    if issubclass(kind, peft.PromptLearningConfig):
+        _refuse_prompts(model, kind)
+    for module in fresh:
+        keep_in_float32(model.get_submodule(module))
+    text_task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    head_task = "QUESTION_ANS" if "ForQuestionAnswering" in type(model).__name__ else "SEQ_CLS"
+    try:
+        wrapped = peft.get_peft_model(model, kind(task_type=text_task if writes(model) else head_task, **options))
+    except (ValueError, TypeError, KeyError, NotImplementedError, ImportError) as error:
+        raise SetupError(f"method.config: {name} can't be applied to this model: {reason(error)}") from error
+    _check_output_head(wrapped, name)
+    if dtype != "float32":
+        _cast(wrapped, dtype)
+    return wrapped
+
+
+def _cast(wrapped: Any, dtype: str) -> None:
+    """LoRA's own weights, DoRA's among them: what is trained in full stays as it is."""
+    import torch
+
+    for name, parameter in wrapped.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.to(getattr(torch, dtype))
+
+
+def restore_type(wrapped: Any, folder: Path) -> None:
+    """Puts adapters that were saved in bfloat16 into it again: PEFT loads all in float32, and would compute in that."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
+        types = {weights.get_slice(name).get_dtype() for name in weights.keys() if ".lora_" in name}  # noqa: SIM118
+    if types == {"BF16"}:
+        _cast(wrapped, "bfloat16")
+
+
+def _refuse_prompts(model: Any, kind: Any) -> None:
+    import peft
+
+    from bench.models.heads import reads_last_token, writes
+
+    name = kind.__name__
+    if writes(model):
+        # Answers are scored by the base model, with prompts shared between them; it would not see virtual tokens.
+        raise SetupError(f"method.peft: {name} is not for objective: text; the scorers do not see its virtual tokens")
+    if reads_last_token(model) and kind is not peft.PrefixTuningConfig:
+        # With embeddings as its input, transformers' head reads the last position, which may be padding.
+        raise SetupError(f"method.peft: {name} would make a decoder's head read padding; PrefixTuningConfig does not")
+    if model.config.is_encoder_decoder:
+        raise SetupError(f"method.peft: an encoder-decoder classifier can't take the virtual tokens of {name}")
+
+
+def _check_output_head(wrapped: Any, name: str) -> None:
+    """TRL multiplies by the output head's weight itself: what an adapter puts around it would never be trained."""
+    from bench.models.heads import output_head_names, unwrapped
+
+    for head in output_head_names(wrapped):
+        # Whatever PEFT wraps, in an adapter or to train it in full, gets layers of its own inside.
+        if any(True for _ in unwrapped(wrapped).get_submodule(head).children()):
+            raise SetupError(f"method.config: {name} must leave the output head {head!r} of a language model alone")
+
+
+def prepare_quantized(model: Any) -> None:
+    """Freezes a 4-bit body, puts its normalisation layers and what they are given into float32, and keeps it trainable.
+
+    PEFT's `prepare_model_for_kbit_training` casts embeddings too, which costs 1.6 GB on a 256k vocabulary. And on a CPU
+    with AVX512-BF16, bitsandbytes 0.50 packs the weights for good in the first evaluation; from then on no gradient
+    passes through them, and nothing says so. A language model's output head keeps its type. Raises SetupError for a
+    layer that the CPU would compute wrongly.
+    """
+    from bench.models.heads import fit_output_head, is_norm, keep_in_float32
+
+    quantization.fit_cpu(model, model.config.model_type)
+    model.requires_grad_(False)
+    for module in model.modules():
+        if is_norm(module):
+            keep_in_float32(module)
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    fit_output_head(model)

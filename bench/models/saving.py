@@ -1,0 +1,195 @@
+"""Saving a trained model so that plain transformers and peft load it, and loading it again for prediction."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from bench.config import registry
+from bench.config.cards import ModelCard
+from bench.config.recipe import Head
+from bench.errors import DataError, SetupError
+from bench.models import adapters, heads, span_head
+from bench.models.build import WRITERS, locate, task_settings
+from bench.utils import files
+from bench.utils.loading_errors import reason, shown
+
+DESCRIPTION = "bench.json"
+PROBE = "probe.safetensors"
+# Plain transformers and peft would put a random head of their own in the place of our MLP, and only warn of it. Under
+# a type that they do not know they refuse, and name it.
+MLP_TYPE = "_with_bench_mlp_head"
+TYPES = {"config.json": "model_type", "adapter_config.json": "peft_type"}
+
+
+def save(model: Any, tokenizer: Any, folder: Path, description: dict[str, Any]) -> None:
+    """Writes model or adapter, tokenizer and `bench.json` (labels, task, objective, head ...) into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, heads.ProbeModel):
+        model.base.save_pretrained(folder)
+        weights = {name: tensor.detach().cpu() for name, tensor in model.linear.state_dict().items()}
+        save_file(weights, folder / PROBE)
+    else:
+        model.save_pretrained(folder)
+        if description["head"]["kind"] == "mlp":
+            _mark_types(folder)
+    tokenizer.save_pretrained(folder)
+    files.write_text(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+
+
+def _mark_types(folder: Path) -> None:
+    for name, key in TYPES.items():
+        if (folder / name).is_file():
+            config = _read(folder / name)
+            config[key] += MLP_TYPE
+            files.write_text(folder / name, json.dumps(config, indent=2) + "\n")
+
+
+def _unmarked(path: Path) -> dict[str, Any]:
+    config = _read(path)
+    key = TYPES[path.name]
+    return {**config, key: config[key].removesuffix(MLP_TYPE)}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """What `save` wrote about the model. Raises DataError when the folder holds no saved model."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise DataError(f"{folder} holds no saved model; the recipe needs `save: true`")
+    return _read(path)
+
+
+def load(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
+    """(model in evaluation mode, tokenizer, description) from what `save` wrote, on the CPU.
+
+    Raises DataError or SetupError for what is missing in the folder, or for a base model that can't be had.
+    """
+    description = describe(folder)
+    tokenizer = _load_tokenizer(folder)
+    if description["pooling"] is not None:
+        model = _load_probe(folder, description)
+    elif (folder / "adapter_config.json").is_file():
+        model = _load_adapter(folder, description)
+    else:
+        model = _load_whole(folder, description)
+    return model.eval(), tokenizer, description
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    import transformers
+
+    # AutoTokenizer takes a Qwen2 model's tokenizer for a Qwen2Tokenizer, whatever its own file says.
+    kind = getattr(transformers, _read(folder / "tokenizer_config.json").get("tokenizer_class") or "", None)
+    return (kind or transformers.AutoTokenizer).from_pretrained(folder)
+
+
+def _is_text(description: dict[str, Any]) -> bool:
+    return description.get("objective", "head") == "text"
+
+
+def _auto_class(description: dict[str, Any]) -> Any:
+    import transformers
+
+    if _is_text(description):
+        return getattr(transformers, WRITERS[description["model_card"]["family"]])
+    return getattr(transformers, registry.load("tasks", description["task"]).AUTO_CLASS)
+
+
+def _load_probe(folder: Path, description: dict[str, Any]) -> Any:
+    import transformers
+
+    attention = description["model_card"]["attention"]
+    base = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, attn_implementation=attention)
+    model = heads.ProbeModel(base, description["pooling"], len(description["labels"]))
+    model.linear.load_state_dict(load_file(folder / PROBE))
+    return model
+
+
+def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
+    import transformers
+
+    content = _unmarked(folder / "config.json")
+    config = type(transformers.AutoConfig.for_model(content["model_type"])).from_dict(content)
+    family = _auto_class(description)
+    if family.__name__ == span_head.AUTO_CLASS:
+        span_head.register(config)
+    model = family.from_pretrained(
+        folder, config=config, use_safetensors=True, attn_implementation=description["model_card"]["attention"]
+    )
+    head = Head.model_validate(description["head"])
+    if head.kind == "mlp":
+        heads.attach_mlp(model, head.hidden, head.dropout)
+    _restore(model, folder)
+    return model
+
+
+def _restore(model: Any, folder: Path) -> None:
+    """Puts back what plain loading loses: an MLP head's weights, and the float32 of a head on a 16-bit body."""
+    parameters = dict(model.named_parameters())
+    narrow = {name for name, parameter in parameters.items() if parameter.dtype.itemsize < 4}
+    own = tuple(f"{name}." for name in heads.head_names(model))
+    wanted = {name for name in parameters if name.startswith(own)}
+    for path in sorted(folder.glob("model*.safetensors")):
+        with safe_open(path, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (no mapping)
+                widened = name in narrow and weights.get_slice(name).get_dtype() == "F32"
+                if widened:
+                    heads.keep_in_float32(model.get_submodule(name.rpartition(".")[0]))
+                if widened or name in wanted:
+                    parameters[name].data.copy_(weights.get_tensor(name))
+                    wanted.discard(name)
+    if wanted:
+        raise DataError(f"{folder} lacks weights of the head, e.g. {min(wanted)}")
+
+
+def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
+    import peft
+    import transformers
+
+    card = ModelCard.model_validate(description["model_card"], strict=False)
+    beside = (folder / "base").is_dir()
+    base = str(folder / "base") if beside else str(locate(card))
+    extra: dict[str, Any] = {} if description["quantization"] is None else {"device_map": {"": "cpu"}}
+    if extra and not beside:  # what lies beside the adapter is in 4 bits already
+        settings = {**description["quantization"], "llm_int8_skip_modules": description["unquantized"]}
+        extra["quantization_config"] = transformers.BitsAndBytesConfig(**settings)
+    task = {} if _is_text(description) else task_settings(description["labels"], description["multi_label"])
+    try:
+        family, renamed = _auto_class(description), None
+        if family.__name__ == span_head.AUTO_CLASS:
+            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision)
+            span_head.register(config)
+            renamed = span_head.key_mapping(config)
+        model = family.from_pretrained(
+            base,
+            key_mapping=renamed,
+            revision=card.revision,
+            **task,
+            pad_token_id=description["pad_token_id"],
+            use_safetensors=True,
+            attn_implementation=card.attention,
+            dtype=getattr(torch, card.dtype),
+            ignore_mismatched_sizes=True,
+            **extra,
+        )
+    except (OSError, ValueError) as error:
+        raise SetupError(f"the base model {shown(base)!r} can't be loaded: {reason(error, base)}") from error
+    head = Head.model_validate(description["head"])
+    if head.kind == "mlp":
+        heads.attach_mlp(model, head.hidden, head.dropout)
+    if getattr(model, "is_quantized", False):
+        adapters.prepare_quantized(model)
+    # A language model's output head is not trained, and has the base model's own type.
+    for name in set(description["unquantized"]) - set(heads.output_head_names(model)):
+        heads.keep_in_float32(model.get_submodule(name))
+    config = peft.PeftConfig.from_peft_type(**_unmarked(folder / "adapter_config.json"))
+    wrapped = peft.PeftModel.from_pretrained(model, folder, config=config)
+    adapters.restore_type(wrapped, folder)
+    return wrapped

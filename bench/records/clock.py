@@ -1,0 +1,117 @@
+"""Phase clock: seconds and memory peaks of each phase of a run."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench.utils.hardware import GIB
+
+
+@dataclass
+class Peaks:
+    """Highest memory seen in a phase, in bytes; None for what this machine does not tell.
+
+    `device` is what all processes hold on the device at the phase's end: no driver tells its peak.
+    """
+
+    allocated: int | None = None
+    reserved: int | None = None
+    device: int | None = None
+    rss: int | None = None
+
+    def merge(self, other: "Peaks") -> None:
+        """Takes the larger of each."""
+        for name in ("allocated", "reserved", "device", "rss"):
+            values = [value for value in (getattr(self, name), getattr(other, name)) if value is not None]
+            setattr(self, name, max(values) if values else None)
+
+    def gib(self) -> dict[str, float | None]:
+        """The same in GiB, under the record's names."""
+        names = ("allocated", "reserved", "device", "rss")
+        values = {name: getattr(self, name) for name in names}
+        return {f"{name}_gib": None if value is None else value / GIB for name, value in values.items()}
+
+
+class Clock:
+    """Seconds and memory peaks per phase. A phase inside another is not counted in the outer one."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.peaks: dict[str, Peaks] = {}
+        self.open: list[str] = []
+        self.failed_in: str | None = None
+        self.last: str | None = None
+        self._mark_s = time.perf_counter()
+        _reset_peaks()
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """`with clock.phase("load"):` The same name again adds to it."""
+        self._close_interval()
+        self.open.append(name)
+        try:
+            yield
+        except BaseException:
+            self.failed_in = self.failed_in or name  # the innermost one sees it first
+            raise
+        finally:
+            self._close_interval()
+            self.last = self.open.pop()
+
+    def divide(self, name: str, parts: dict[str, float]) -> None:
+        """Replaces a phase by parts that were measured apart, and `<name>_other` for what is left of it."""
+        rest = self.seconds.pop(name) - sum(parts.values())
+        self.seconds.update({**parts, f"{name}_other": max(0.0, rest)})
+
+    def set_apart(self, name: str) -> None:
+        """Files what the open phase has taken so far, time and memory, under a name of its own."""
+        self._close_interval()
+        opened = self.open[-1]
+        self.seconds[name] = self.seconds.get(name, 0.0) + self.seconds.pop(opened)
+        self.peaks.setdefault(name, Peaks()).merge(self.peaks.pop(opened))
+
+    def _close_interval(self) -> None:
+        synchronize()
+        now_s = time.perf_counter()
+        if self.open:
+            name = self.open[-1]
+            self.seconds[name] = self.seconds.get(name, 0.0) + now_s - self._mark_s
+            self.peaks.setdefault(name, Peaks()).merge(_read_peaks())
+        self._mark_s = now_s
+        _reset_peaks()
+
+
+def synchronize() -> None:
+    """Waits for the accelerator, so that the wall clock covers its work; nothing on a CPU."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def _reset_peaks() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    # Linux: 5 resets the high-water mark of resident memory, so that it can be read per phase.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _read_peaks() -> Peaks:
+    peaks = Peaks(rss=_peak_rss())
+    if torch.cuda.is_initialized():
+        free, total = torch.cuda.mem_get_info()
+        peaks.allocated = torch.cuda.max_memory_allocated()
+        peaks.reserved = torch.cuda.max_memory_reserved()
+        peaks.device = total - free
+    return peaks
+
+
+def _peak_rss() -> int | None:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None

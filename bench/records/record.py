@@ -1,0 +1,278 @@
+"""The run record: its types, atomic writing, reading. Reports read nothing else; importing it loads no torch."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from bench.errors import Status
+
+SCHEMA = 1
+Number = float | int | None
+Values = Number | list[Any]
+
+
+class Part(BaseModel):
+    """Base of the record's parts: unknown keys refused, so that a foreign file is not taken for a record."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), ser_json_inf_nan="null")
+
+
+class Score(Part):
+    """One metric value with its interval. Lists for values per label; low and high are null where none is defined."""
+
+    value: Values
+    low: Values = None
+    high: Values = None
+    interval: str | None = None
+    examples: int
+    signature: str
+
+
+class RecipePart(Part):
+    """The recipe as written, as resolved, and what replaced a card's or a file's values."""
+
+    path: str
+    as_written: dict[str, Any] = {}
+    resolved: dict[str, Any] = {}
+    overrides: list[str] = []
+    card_overrides: dict[str, Any] = {}
+    hash: str | None = None
+
+
+class Comparability(Part):
+    """Records with equal keys were scored on the same examples in the same way."""
+
+    key: str
+    parts: dict[str, str | None]
+
+
+class Launch(Part):
+    """How the run was really spread, read back from the live objects. memory_cap_gib: of each GPU, if it was held."""
+
+    world_size: int
+    num_machines: int
+    distributed_type: str
+    backend: str | None = None
+    zero_stage: int | None = None
+    offload_optimizer: str | None = None
+    offload_parameters: str | None = None
+    mixed_precision: str
+    device: str
+    global_batch: int
+    per_device_batch: int
+    accumulation: int
+    memory_cap_gib: Number = None
+
+
+class Environment(Part):
+    """Versions and hardware."""
+
+    python: str
+    platform: str
+    packages: dict[str, str]
+    devices: list[str]
+    cpu_threads: int | None = None
+    driver: str | None = None
+    git: dict[str, Any] | None = None
+
+
+class SplitPart(Part):
+    """One split as it was used."""
+
+    examples: int
+    fingerprint: str
+    labels: dict[str, int]
+    tokens: dict[str, float]
+    truncated: int
+    dropped: dict[str, int] = {}
+
+
+class Data(Part):
+    """The data set."""
+
+    id: str
+    revision: str | None = None
+    labels: list[str] = []
+    splits: dict[str, SplitPart] = {}
+
+
+class Model(Part):
+    """The model as built, read back from it."""
+
+    id: str
+    revision: str | None = None
+    weights: str
+    class_: str
+    attention: str | None
+    parameters: dict[str, int]
+    dtypes: dict[str, int]
+    newly_initialized: list[str] = []
+    trainable_names: int | None = None
+
+    model_config = ConfigDict(
+        extra="forbid", protected_namespaces=(), alias_generator=lambda n: n.rstrip("_"), populate_by_name=True
+    )
+
+
+class Prompts(Part):
+    """How a language model was asked. manifests: split -> SHA-256 over (id, hash of its prompt's tokens), by id.
+
+    signature: what stands in the signature of every score. example: the first prompt, as the model reads it.
+    answers: stage -> split -> counts of written answers.
+    """
+
+    format: str
+    answer: str
+    signature: str
+    template_hash: str
+    shots: int = 0
+    draw: str | None = None
+    shot_ids: list[str] = []
+    example: str = ""
+    manifests: dict[str, str] = {}
+    answers: dict[str, dict[str, dict[str, Number]]] = {}
+
+
+class TrainingPart(Part):
+    """How the training went."""
+
+    engine: str
+    steps: int
+    epochs: float
+    stopped_by: str
+    best_step: int | None = None
+    best_value: Number = None
+    first_loss: Number = None
+    final_loss: Number = None
+    learning_rate_final: Number = None
+
+
+class Resumed(Part):
+    """That training went on from a checkpoint. status, reason: how the run before ended, as far as its record knew."""
+
+    at: str
+    from_step: int
+    status: Status | None = None
+    reason: str | None = None
+
+
+class Advice(Part):
+    """What would make a run fit: an override of the recipe, or an option of the launch, as it is typed; its price."""
+
+    change: str
+    costs: str
+
+
+class OutOfMemory(Part):
+    """How a run ran out of memory, and what would fit. In bytes; null for what is not known.
+
+    memory: whose, a GPU's or the host's. device: the GPU's name. limit: what sets the capacity. step: the one that was
+    being done. rows, length: shape of the micro-batch in hand, pads included. asked: the allocation that failed.
+    allocated: what torch held on the GPU; on the host, what counted against the limit. before: the same before the
+    model was built. sharers: processes of the machine that share the limit. others: what other processes held on the
+    GPU. text: the error's, where it names no sizes. predicted_gib: the plan's need of the heaviest micro-batch.
+    largest_rows: of a micro-batch that fits, by the plan. unadvised: why there is no advice, or what is odd about it.
+    """
+
+    rank: int = 0
+    host: str | None = None
+    phase: str
+    step: int | None = None
+    rows: int | None = None
+    length: int | None = None
+    memory: Literal["gpu", "host"] = "host"
+    device: str | None = None
+    limit: str | None = None
+    asked_bytes: int | None = None
+    capacity_bytes: int | None = None
+    allocated_bytes: int | None = None
+    before_bytes: int | None = None
+    sharers: int = 1
+    others_bytes: int | None = None
+    text: str | None = None
+    predicted_gib: Number = None
+    largest_rows: int | None = None
+    advice: list[Advice] = []
+    unadvised: str | None = None
+
+
+class Published(Part):
+    """A published result, and the run's own beside it. inside: whether that lies in the band; null without one."""
+
+    low: float
+    high: float
+    source: str
+    value: Number = None
+    inside: bool | None = None
+
+
+class Check(Part):
+    """One of the run's own checks; a failed one makes the run `invalid`."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+class PhaseTime(Part):
+    """Seconds of one phase, without the phases inside it."""
+
+    name: str
+    seconds: float
+
+
+class Record(Part):
+    """Everything that a run leaves for reports. Fields are filled in as the run proceeds.
+
+    speed: which fast paths were really taken, by their keys in the recipe. memory_predicted: see `foretell`.
+    published: split -> metric -> what others found there, from the recipe.
+    """
+
+    schema_: int = SCHEMA
+    status: Status = "crashed"
+    reason: str | None = "the run did not come to its end"
+    failed_in: str | None = None
+    name: str
+    study: str = ""
+    method: str = ""
+    seed: int | None = None
+    started_at: str
+    finished_at: str | None = None
+    recipe: RecipePart
+    comparability: Comparability | None = None
+    launch: Launch | None = None
+    environment: Environment | None = None
+    data: Data | None = None
+    model: Model | None = None
+    prompts: Prompts | None = None
+    scores: dict[str, dict[str, dict[str, Score]]] = {}
+    baselines: dict[str, dict[str, dict[str, Number]]] = {}
+    published: dict[str, dict[str, Published]] = {}
+    training: TrainingPart | None = None
+    resumed: list[Resumed] = []
+    speed: dict[str, Any] = {}
+    throughput: dict[str, dict[str, Any]] = {}
+    memory: dict[str, dict[str, Any]] = {}
+    memory_predicted: dict[str, Any] | None = None
+    oom: OutOfMemory | None = None
+    phases: list[PhaseTime] = []
+    checks: list[Check] = []
+    notes: list[str] = []
+    artifacts: dict[str, str] = {}
+
+    model_config = ConfigDict(
+        extra="forbid",
+        protected_namespaces=(),
+        alias_generator=lambda n: n.rstrip("_"),
+        populate_by_name=True,
+        ser_json_inf_nan="null",
+    )
+
+    def check(self, name: str, ok: bool, detail: str = "") -> None:
+        """Adds one of the run's own checks."""
+        self.checks.append(Check(name=name, ok=ok, detail=detail))
+
+    def note(self, text: str) -> None:
+        """Writes down a fallback, a truncation, a dropped example: anything that must not be silent."""
+        if text not in self.notes:
+            self.notes.append(text)

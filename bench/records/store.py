@@ -1,0 +1,102 @@
+"""Writes, reads and finds record files."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bench.errors import DataError
+from bench.records.record import SCHEMA, Record
+from bench.utils.files import write_text
+from bench.utils.numbers import whole_number
+
+FILE = "record.json"
+# In a sweep's folder of runs by which settings are chosen.
+TRIALS_MARK = ".trials"
+BALLAST = ".ballast"
+# Kept free while a run writes, so that the record of a run that filled the disk still finds room.
+BALLAST_BYTES = 256 * 1024
+
+
+def write(record: Record, folder: Path, *, last: bool = True) -> Path:
+    """Writes `record.json` into the folder, atomically; the last time gives up the ballast file. Returns its path."""
+    if last:
+        (folder / BALLAST).unlink(missing_ok=True)
+    path = folder / FILE
+    write_text(path, record.model_dump_json(by_alias=True, indent=1) + "\n")
+    return path
+
+
+def reserve(folder: Path) -> None:
+    """Takes the room that a failed run's record will need. Raises OSError when even that much is not free."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / BALLAST).write_bytes(b"\0" * BALLAST_BYTES)
+
+
+def read(path: Path) -> Record:
+    """Reads a record file, or the one inside a run's folder. Raises DataError with what is wrong with it."""
+    path = path / FILE if path.is_dir() else path
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, parse_constant=_refuse_constant, parse_int=whole_number)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no record here") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not a whole record (half-written or edited?): {error}") from error
+    version = content.get("schema") if isinstance(content, dict) else None
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise DataError(f"{path}: not a run record: it has no `schema` number")
+    if version > SCHEMA:
+        raise DataError(f"{path}: schema {version} is newer than this version reads ({SCHEMA}); update the harness")
+    try:
+        # Strict, since a run writes numbers as numbers; text in their place was put there by hand.
+        return Record.model_validate(content, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DataError(f"{path}: not a valid record: {where}: {first['msg']}") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value; a run writes null")
+
+
+def locate(paths: Sequence[Path]) -> list[Path]:
+    """Record files at or below `paths`, sorted; one that is named twice, in two ways, is one.
+
+    Raises DataError for a path that does not exist, and when there is no record at all.
+    """
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: there is no such file or folder")
+    found = find(list(paths))
+    if not found:
+        raise DataError(f"no {FILE} in or below {', '.join(map(str, paths)) or 'nothing'}")
+    return sorted({os.path.realpath(path): path for path in reversed(found)}.values())
+
+
+def find(paths: list[Path]) -> list[Path]:
+    """Record files at or below the given paths, sorted and without repetition; links to folders are followed.
+
+    A sweep's trials of settings are no results: they are found only where their folder itself is given.
+    """
+    return sorted({one for path in paths for one in ([path] if path.is_file() else _below(path))})
+
+
+def mark_trials(folder: Path) -> None:
+    """Says of a folder that its runs are trials of settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / TRIALS_MARK).touch()
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    seen: set[str] = set()
+    for name, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(name)
+        kept = (one for one in folders if not Path(name, one, TRIALS_MARK).exists())
+        folders[:] = [] if real in seen else sorted(kept)
+        if real not in seen and FILE in files:
+            yield Path(name, FILE)
+        seen.add(real)

@@ -1,0 +1,376 @@
+"""Pictures of many runs: score against cost, learning curves over one another, labels and confusions side by side.
+
+Every system has one colour and sign in all pictures of its group. The same input gives the same bytes.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.reporting.figures import style
+from bench.utils.numbers import whole_number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Sign = tuple[str, str]  # colour, marker
+# Told apart in black and white too; 7 and 8 have no common divisor, so that 56 systems differ.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+NAME_CHARACTERS = 44
+# More than these would be a tangle or a poster; the page says how many are left out.
+MOST_CURVES, MOST_BARS, MOST_LABELS, MOST_MATRICES = 12, 12, 30, 6
+# More labels than this, and a matrix has no numbers in its cells.
+NUMBERED_LABELS = 8
+LEGEND_COLUMNS = 2
+# Points that are nearer than these shares of the axes, x and y, hide one another: a sign is about so large.
+HIDDEN_BY = (0.03, 0.03)
+# Room above and below the scores, as a share of their range; longer intervals run out of the picture.
+ROOM = 0.5
+# One line of a legend, in inches.
+LINE_IN = 0.19
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A system in a picture of score against cost. cost: None where it is not known."""
+
+    name: str
+    score: float
+    low: float | None
+    high: float | None
+    cost: float | None
+    note: str = ""
+
+
+def signs(number: int) -> list[Sign]:
+    """A colour and a marker for each of so many systems, in their order."""
+    pairs = zip(itertools.cycle(style.SERIES), itertools.cycle(MARKERS))
+    return list(itertools.islice(pairs, number))
+
+
+def lines(number: int) -> list[tuple[str, str]]:
+    """A colour, the same as in `signs`, and a style of line for each of so many systems."""
+    styles = ("-", "--", ":")
+    return [(style.SERIES[place % len(style.SERIES)], styles[place // len(style.SERIES) % len(styles)])
+            for place in range(number)]  # fmt: skip
+
+
+def front(points: Sequence[Point], is_better: Callable[[int, int], bool]) -> list[int]:
+    """Numbers of the points of the front: the cheapest, then each that is shown to be better than all cheaper ones.
+
+    A higher score alone does not bring a point onto the front, nor does being better than the front so far, where a
+    cheaper system beside it may be as good. Of equal cost the first of `points` counts as cheaper.
+    """
+    known = [number for number, point in enumerate(points) if point.cost is not None]
+    ordered = sorted(known, key=lambda place: (points[place].cost, place))
+    return [number for place, number in enumerate(ordered) if all(is_better(number, one) for one in ordered[:place])]
+
+
+def score_against_cost(
+    panels: Mapping[str, Sequence[Point]],
+    is_better: Callable[[int, int], bool] | None,
+    path: Path,
+    *,
+    score: str,
+) -> None:
+    """A panel for each cost (its name with the unit), of the same systems in the same order, the best first.
+
+    is_better: whether a system (by number) is shown to be better than another; None draws no front. Raises ValueError
+    where no point has a cost. Points at one place get a label that names all of them.
+    """
+    shown = {title: points for title, points in panels.items() if any(point.cost is not None for point in points)}
+    if not shown:
+        raise ValueError("no system has both a score and a cost")
+    points = next(iter(shown.values()))
+    names = legend_names([point.name for point in points])
+    legend_in = LINE_IN * math.ceil(len(names) / LEGEND_COLUMNS) + 0.3
+    with style.figure(path, style.WIDTH_IN, 3.3 + legend_in) as figure:
+        axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+        for panel, (title, found) in zip(axes, shown.items(), strict=True):
+            _draw_points(panel, found, front(found, is_better) if is_better else None)
+            panel.set_xlabel(title)
+            panel.tick_params(labelleft=True)
+        axes[0].set_ylabel(score)
+        axes[0].set_ylim(score_limits(points))
+        for panel, found in zip(axes, shown.values(), strict=True):
+            _name_hidden(panel, found)
+        handles = [_handle(sign, name) for sign, name in zip(signs(len(names)), names, strict=True)]
+        handles += [_line_handle()] if is_better else []
+        figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)
+
+
+def _draw_points(panel: "Axes", points: Sequence[Point], best: list[int] | None) -> None:
+    for number, (point, (colour, marker)) in enumerate(zip(points, signs(len(points)), strict=True)):
+        if point.cost is None:
+            continue
+        on_front = best is None or number in best
+        if point.low is not None and point.high is not None:
+            panel.vlines(point.cost, point.low, point.high, color=colour, linewidth=1.2, alpha=0.7)
+        face = colour if on_front else "white"
+        panel.plot(
+            point.cost, point.score, marker=marker, markersize=8, color=colour, markerfacecolor=face, linestyle="none"
+        )
+    # From 0, so that lengths tell ratios; a little wider than the points, so that none is cut.
+    dearest = max(point.cost for point in points if point.cost is not None) or 1.0
+    right = 1.06 * dearest
+    panel.set_xlim(-0.04 * dearest, right)
+    if best:
+        steps = [(points[number].cost, points[number].score) for number in best]
+        steps.append((right, steps[-1][1]))
+        panel.step(*zip(*steps, strict=True), where="post", color="#333333", linewidth=1.2, linestyle="--", zorder=1.5)
+
+
+def score_limits(points: Sequence[Point]) -> tuple[float, float]:
+    """Ends of the axis: all scores, and of their intervals what does not squeeze them together."""
+    scores = [point.score for point in points]
+    least, most = min(scores), max(scores)
+    room = max(ROOM * (most - least), 0.02 * max(abs(least), abs(most)), 1e-3)
+    low = max(least - room, min(least if point.low is None else point.low for point in points))
+    high = min(most + room, max(most if point.high is None else point.high for point in points))
+    # So that no sign is cut.
+    edge = 0.1 * (max(high, most) - min(low, least)) or room
+    return min(low, least) - edge, max(high, most) + edge
+
+
+def together(points: Sequence[Point], width: float, height: float) -> list[list[int]]:
+    """Numbers of points that are nearer than `width` and `height` to the first of their place, two at least."""
+    places: list[list[int]] = []
+    for number, point in enumerate(points):
+        if point.cost is None:
+            continue
+        for place in places:
+            first = points[place[0]]
+            assert first.cost is not None
+            if abs(first.cost - point.cost) <= width and abs(first.score - point.score) <= height:
+                place.append(number)
+                break
+        else:
+            places.append([number])
+    return [place for place in places if len(place) > 1]
+
+
+def _name_hidden(panel: "Axes", points: Sequence[Point]) -> None:
+    """Writes the letters of all points of a place beside it, since only the last one drawn is seen whole."""
+    (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
+    for place in together(points, HIDDEN_BY[0] * (right - left), HIDDEN_BY[1] * (high - low)):
+        first = points[place[0]]
+        assert first.cost is not None
+        at_right = first.cost > (left + right) / 2
+        panel.annotate(
+            ", ".join(_letter(points[number].name, number) for number in place),
+            (first.cost, first.score),
+            # Below, since signs of about the same score would lie beside it.
+            xytext=(-5 if at_right else 5, -11),
+            textcoords="offset points",
+            ha="right" if at_right else "left",
+            va="center",
+            fontsize=8,
+            # Bars and the front pass behind it.
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
+        )
+
+
+def _letter(name: str, number: int) -> str:
+    """What stands before the colon, as in "AB: model / lora"; else the place in the legend."""
+    letter, colon, _ = name.partition(":")
+    return letter if colon and letter.isascii() and letter.isalpha() and letter.isupper() else str(number + 1)
+
+
+def _handle(sign: Sign, name: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=sign[0], marker=sign[1], markersize=7, linestyle="none", label=name)
+
+
+def _line_handle() -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color="#333333", linestyle="--", linewidth=1.2, label="front: filled, shown to be better")
+
+
+def legend_names(names: Sequence[str]) -> list[str]:
+    """One line each; cut in the middle where they are long; one that the font can't write gets its number."""
+    return style.label_names(names, len(names), most=NAME_CHARACTERS, missing="system")
+
+
+def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """Lines of a `train_log.jsonl`, and how many of them can't be read. Raises OSError without the file."""
+    rows, broken = [], 0
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, parse_int=whole_number)
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            broken += 1
+    return rows, broken
+
+
+Logs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
+"""System -> a log of each of its runs, the best system first."""
+
+
+def has_curves(logs: Logs) -> bool:
+    """Whether there is anything to draw."""
+    return bool(_curve_panels(logs))
+
+
+def learning_curves(logs: Logs, path: Path, first: Sequence[str] = ()) -> None:
+    """Training loss, and validation loss and metrics where there are any, by step; a line for each seed.
+
+    first: metrics that are shown before others. Many values are drawn by their running mean. Of the first MOST_CURVES
+    systems. Raises ValueError without a loss.
+    """
+    panels = _curve_panels(logs, first)
+    if not panels:
+        raise ValueError("the logs hold neither a loss nor a validation metric")
+    shown = dict(list(logs.items())[:MOST_CURVES])
+    names = legend_names(list(shown))
+    legend_in = LINE_IN * math.ceil(len(names) / LEGEND_COLUMNS) + 0.2
+    with style.figure(path, style.WIDTH_IN, 2.4 * len(panels) + 0.4 + legend_in) as figure:
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for panel, key in zip(axes, panels, strict=True):
+            for runs, line in zip(shown.values(), lines(len(shown)), strict=True):
+                for rows in runs:
+                    _draw_curve(panel, rows, key, line)
+            title = "Training loss" if key == "loss" else f"Validation: {key.removeprefix('validation_')}"
+            panel.set(title=title, ylabel="nats" if key.endswith("loss") else "score")
+        axes[-1].set_xlabel("optimiser step")
+        handles = [_curve_handle(line, name) for line, name in zip(lines(len(names)), names, strict=True)]
+        figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)
+
+
+def _curve_handle(line: tuple[str, str], name: str) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=line[0], linestyle=line[1], linewidth=2, label=name)
+
+
+def _curve_panels(logs: Logs, first: Sequence[str] = ()) -> list[str]:
+    """Keys that any log has a number of: losses, the metrics of `first`, then others until there are two metrics."""
+    rows = [row for runs in logs.values() for run in runs for row in run]
+    keys = {key for row in rows for key, value in row.items() if math.isfinite(style.plottable(value))}
+    metrics = sorted(key for key in keys if key.startswith("validation_") and key != "validation_loss")
+    wanted = [key for name in dict.fromkeys(first) if (key := f"validation_{name}") in metrics]
+    others = [key for key in metrics if key not in wanted]
+    return [key for key in ("loss", "validation_loss") if key in keys] + wanted + others[: max(0, 2 - len(wanted))]
+
+
+def _draw_curve(panel: "Axes", rows: Sequence[Mapping[str, Any]], key: str, line: tuple[str, str]) -> None:
+    points = [(style.plottable(row.get("step")), style.plottable(row[key])) for row in rows if key in row]
+    known = sorted(point for point in points if not math.isnan(point[0]))
+    if known:
+        steps, values = (list(side) for side in zip(*known, strict=True))
+        if len(known) > style.SMOOTHED_FROM:
+            values = style.running_mean(values, len(known) // 20)
+        marker = "." if len(known) < 10 else None
+        panel.plot(steps, values, color=line[0], linestyle=line[1], linewidth=1.1, alpha=0.85, marker=marker)
+
+
+def label_scores(
+    by_system: Mapping[str, Sequence[float | None]], labels: Sequence[str], path: Path, *, score: str
+) -> None:
+    """A sign for each system in a line for each label; of many labels those with the lowest mean.
+
+    by_system: name -> values [labels], the best system first; those after the first MOST_BARS are left out. Raises
+    ValueError without a value.
+    """
+    shown = dict(list(by_system.items())[:MOST_BARS])
+    number = max((len(values) for values in shown.values()), default=0)
+    table = np.full((len(shown), number), np.nan)
+    for row, values in zip(table, shown.values(), strict=True):
+        row[: len(values)] = [style.plottable(value) for value in values]
+    if not np.isfinite(table).any():
+        raise ValueError("there is no score by label")
+    columns = [place for place in range(number) if np.isfinite(table[:, place]).any()]
+    chosen = sorted(columns, key=lambda place: (float(np.nanmean(table[:, place])), place))[:MOST_LABELS]
+    chosen = sorted(chosen) if len(columns) <= MOST_LABELS else chosen
+    title = f"{len(chosen)} of {number} labels, the lowest" if len(columns) > MOST_LABELS else ""
+    names, systems = style.label_names(labels, number), legend_names(list(shown))
+    legend_in = LINE_IN * math.ceil(len(systems) / LEGEND_COLUMNS) + 0.2
+    line_in = 0.12 * len(shown) + 0.2
+    with style.figure(path, style.WIDTH_IN, line_in * len(chosen) + 0.9 + legend_in) as figure:
+        panel = figure.subplots()
+        for place, (row, (colour, marker)) in enumerate(zip(table, signs(len(shown)), strict=True)):
+            shift = (place - (len(shown) - 1) / 2) * 0.8 / len(shown)
+            heights = [line + shift for line in range(len(chosen))]
+            panel.plot(row[chosen], heights, color=colour, marker=marker, markersize=6, linestyle="none")
+        panel.hlines([line + 0.5 for line in range(len(chosen) - 1)], 0, 1, color="#BBBBBB", linewidth=0.8)
+        panel.set_yticks(range(len(chosen)), [names[place] for place in chosen])
+        low = min(0.0, float(np.nanmin(table)))
+        panel.set(title=title, xlim=(low - 0.02, 1.02), ylim=(len(chosen) - 0.5, -0.5), xlabel=score)
+        panel.grid(axis="y", visible=False)
+        panel.tick_params(axis="y", length=0)
+        handles = [_handle(sign, name) for sign, name in zip(signs(len(systems)), systems, strict=True)]
+        figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)
+
+
+def confusion_matrices(by_system: Mapping[str, Any], labels: Sequence[str], path: Path) -> None:
+    """Shares of the rows of [labels][labels] counts, side by side, of the first MOST_MATRICES systems.
+
+    Raises ValueError for counts of another shape, and for none.
+    """
+    import matplotlib
+    from matplotlib.colors import PowerNorm
+
+    shown = {name: np.asarray(counts, dtype=float) for name, counts in list(by_system.items())[:MOST_MATRICES]}
+    shapes = {counts.shape for counts in shown.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2 or len(set(next(iter(shapes)))) != 1 or 0 in next(iter(shapes)):
+        raise ValueError(f"expected counts of shape [labels][labels] of all systems alike, got {sorted(shapes)}")
+    number = next(iter(shapes))[0]
+    side_in = min(5.0, max(1.8, (0.55 if number <= NUMBERED_LABELS else 0.2) * number))
+    columns = max(1, min(len(shown), int(9 / side_in), 3))
+    lines = math.ceil(len(shown) / columns)
+    names, systems = style.label_names(labels, number), legend_names(list(shown))
+    colours = matplotlib.colormaps[style.SHADES].with_extremes(bad="#DDDDDD")
+    with style.figure(path, columns * (side_in + 0.3) + 1.4, lines * (side_in + 0.9)) as figure:
+        axes = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+        for panel, counts, name in zip(axes.flat, shown.values(), systems, strict=False):
+            totals = counts.sum(axis=1, keepdims=True)
+            shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
+            panel.imshow(shares, cmap=colours, norm=PowerNorm(0.5, vmin=0, vmax=1))
+            style.bare(panel)
+            panel.set_title(_wrapped(name, side_in), fontsize=9)
+            if number <= NUMBERED_LABELS:
+                _write_shares(panel, shares)
+        _name_matrices(axes, len(shown), names, side_in / number)
+
+
+def _wrapped(name: str, width_in: float) -> str:
+    """In lines that fit into so many inches, at 0.08 inches a letter."""
+    import textwrap
+
+    return "\n".join(textwrap.wrap(name, max(12, int(width_in / 0.08)))) or name
+
+
+def _write_shares(panel: "Axes", shares: np.ndarray) -> None:
+    for (row, column), share in np.ndenumerate(shares):
+        if not math.isnan(share):
+            ink = "white" if share > 0.35 else "black"
+            panel.text(column, row, style.percent(float(share)), ha="center", va="center", color=ink)
+
+
+def _name_matrices(axes: np.ndarray, number: int, names: list[str], cell_in: float) -> None:
+    """Labels at the left of each line and below the lowest matrix of each column; places without one are empty."""
+    lines, columns = axes.shape
+    for line, column in np.ndindex(lines, columns):
+        panel: Axes = axes[line, column]
+        place = line * columns + column
+        if place >= number:
+            panel.set_visible(False)
+            continue
+        lowest = place + columns >= number
+        style.name_ticks(panel.yaxis, names, cell_in)
+        style.name_ticks(panel.xaxis, names, cell_in, upright=max(map(len, names)) * 0.085 > cell_in)
+        panel.tick_params(labelleft=column == 0, labelbottom=lowest)
+        panel.set(ylabel="reference" if column == 0 else "", xlabel="predicted" if lowest else "")

@@ -1,0 +1,117 @@
+"""What all pictures share: colours, fonts, size, and a canvas that writes the same bytes for the same drawing."""
+
+import contextlib
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.reporting.markdown import clean
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# Okabe and Ito 2008, "Color Universal Design": told apart with every common kind of colour blindness.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C8C8C"
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#56B4E9", "#E69F00", "#000000")
+SHADES = "Blues"
+# Twice the usual density of a screen: figures 7 inches wide are 1,008 pixels, the width of a page on GitHub.
+DPI = 144
+WIDTH_IN = 7.0
+FONT = "DejaVu Sans"  # comes with matplotlib, so that no machine draws another
+STYLE: Any = {
+    "font.family": FONT,
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.8,
+    "legend.fontsize": 9.0,
+    "legend.frameon": False,
+    "text.usetex": False,
+    "text.parse_math": False,  # a label may hold dollar signs
+}
+LABEL_CHARACTERS = 26
+# More logged losses than this are drawn with their running mean, over a twentieth of them.
+SMOOTHED_FROM = 60
+
+
+@contextlib.contextmanager
+def figure(path: Path, width_in: float, height_in: float, *, arranged: bool = True) -> Iterator["Figure"]:
+    """A figure that is written to `path` when the block ends. Neither pyplot nor a screen is touched.
+
+    arranged: panels and legends are fitted into the size; without it they stand where they are put.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # a user's own matplotlibrc would make other pictures
+        matplotlib.rcParams.update(STYLE)
+        made = Figure(figsize=(width_in, height_in), layout="constrained" if arranged else None)
+        FigureCanvasAgg(made)
+        yield made
+        # "Software" would be matplotlib's version; there is no date in its PNGs. Tight: no label is cut off.
+        metadata: Any = {"Software": None}
+        made.savefig(path, format="png", dpi=DPI, metadata=metadata, bbox_inches="tight", pad_inches=0.08)
+
+
+def label_names(
+    labels: Sequence[str], number: int, *, most: int = LABEL_CHARACTERS, missing: str = "label"
+) -> list[str]:
+    """One line of limited length each; one that the font can't write, or that is missing, gets its number."""
+    from matplotlib import font_manager, ft2font
+
+    glyphs = ft2font.FT2Font(font_manager.findfont(FONT)).get_charmap()
+    names = [clean(label) for label in labels[:number]] + [""] * (number - len(labels))
+    return [
+        _shortened(name, most) if name and all(ord(sign) in glyphs for sign in name) else f"{missing} {index}"
+        for index, name in enumerate(names)
+    ]
+
+
+def _shortened(name: str, most: int) -> str:
+    """Cut in the middle: long labels often share their beginning."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+
+
+def plottable(value: Any) -> float:
+    """NaN, which matplotlib leaves out, for anything that is not a finite number."""
+    known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return float(value) if known else math.nan
+
+
+def percent(share: float) -> str:
+    """A share as 12 %, or <1 % for a trace."""
+    return "<1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
+
+
+def name_ticks(axis: "Axis", names: list[str], cell_in: float, *, upright: bool = False) -> None:
+    """Label names, as many as there is room for: a line of text takes 0.17 inches."""
+    places = range(0, len(names), max(1, math.ceil(0.17 / cell_in)))
+    axis.set_ticks(places, [names[place] for place in places], rotation=90 if upright else 0)
+
+
+def bare(panel: "Axes") -> None:
+    """Without ticks, grid and frame."""
+    panel.tick_params(length=0)
+    panel.grid(visible=False)
+    panel.spines[:].set_visible(False)
+
+
+def running_mean(values: Sequence[float], window: int) -> list[float]:
+    """The mean of each value and those before it, `window` at most; values that are NaN are left out."""
+    means = []
+    for end in range(1, len(values) + 1):
+        known = [value for value in values[max(0, end - window) : end] if not math.isnan(value)]
+        means.append(sum(known) / len(known) if known else math.nan)
+    return means

@@ -1,0 +1,227 @@
+"""Short table of many runs, made from their records: one per data set and way of scoring. Loads no torch."""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.analysis import accessors
+from bench.analysis.accessors import require_metric, training_s
+from bench.config import registry
+from bench.errors import DataError
+from bench.records import store
+from bench.records.record import Record
+from bench.reporting import cells
+from bench.reporting import markdown as md
+from bench.utils import files, numbers
+
+# Columns of a table of runs beside the ranking metric.
+TABLE_METRICS = ("f1_macro", "jaccard_samples", "mcc", "squad_exact_match", "squad_v2_exact", "loss")
+TEXT_COLUMNS = ("study / model / method", "overrides", "prompt", "machine", "status")
+TABLE_NOTES = (
+    "An interval tells how far a score would move with other test examples; it does not cover other seeds.",
+    "Scores are fractions. Of a failed run none is shown.",
+    "Scores are the records'; predictions are not looked at here.",
+    "Tokens are counted without padding, all processes together.",
+    "GPU memory is what PyTorch allocated, RAM what was resident, of the process with the highest peak.",
+)
+RESUMED_NOTE = (
+    "Training, s: a run that went on from a checkpoint has none, since its record holds the last launch only."
+)
+PREDICTED = "predicted peak in training, GiB"
+PREDICTED_NOTE = (
+    "The predicted peak is the plan's, made before training, of the tensors of the heaviest micro-batch. RAM holds the "
+    "program and its libraries as well."
+)
+Runs = list[tuple[Path, Record]]
+
+
+def write_table_report(paths: Sequence[Path], output: Path, metric: str | None = None) -> Path:
+    """Writes the tables of all records at or below `paths`; returns `output`. Unreadable ones are listed.
+
+    metric: what ranks runs; None leaves it to the records. Raises DataError for a path that does not exist, when there
+    is no record at all, and for a metric that none of them has.
+    """
+    records, unreadable = [], []
+    for path in store.locate(paths):
+        try:
+            records.append((path, store.read(path)))
+        except DataError as error:
+            unreadable.append(str(error))
+    require_metric(records, metric)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(output, table_report(records, unreadable, metric))
+    return output
+
+
+def table_report(records: Runs, unreadable: Sequence[str] = (), metric: str | None = None) -> str:
+    """Tables of runs by data set and comparability key, the best first and failed runs last.
+
+    The same records give the same text, in any order. `unreadable`: sentences about other files.
+    """
+    tables = [_data_set(name, tables, metric) for name, tables in sorted(accessors.by_key(records).items())]
+    broken = md.bullets([md.escape(sentence, accessors.LONG) for sentence in unreadable])
+    rest = {"Records that could not be read": broken, "Notes": _notes(records, len(unreadable))}
+    return md.joined(["# Runs", *tables, md.sections(rest)]) + "\n"
+
+
+def _data_set(name: str, tables: dict[str, Runs], metric: str | None) -> str:
+    parts = [f"## Data set {md.escape(name)}"]
+    if len(tables) > 1:
+        differ = ", ".join(map(md.escape, accessors.differing_parts(tables)))
+        parts.append(
+            "These runs were not all scored on the same examples in the same way, so they stand in "
+            f"{len(tables)} tables: do not compare scores across them. What differs: {differ or 'not known'}."
+        )
+    for key, runs in sorted(tables.items(), key=lambda item: (not item[0], item[0])):
+        shown = f"with comparability key {md.code(key)}" if key else "without a comparability key"
+        parts += [f"### Runs {shown}" if len(tables) > 1 else "", _runs_table([record for _, record in runs], metric)]
+    return md.joined(parts)
+
+
+def _runs_table(runs: list[Record], metric: str | None) -> str:
+    valid = [record for record in runs if record.status == "ok"]
+    split = next((split for record in valid for split in accessors.splits(record)), None)
+    names = {name for record in valid for stage in accessors.STAGES for name in accessors.scalars(record, stage, split)}
+    main = accessors.ranking_metric(names) if metric is None else metric if metric in names else None
+    shown = [main or "score", *(name for name in TABLE_METRICS if name in names and name != main)]
+    ordered = sorted(runs, key=lambda record: _rank(record, split, main))
+    titles, common = _titles(runs), _common_overrides(runs)
+    lines = [_line(record, split, shown, titles[accessors.key_of(record)], common) for record in ordered]
+    alone = {name for name in (PREDICTED, "overrides") if {line[name] for line in lines} == {md.DASH}}
+    alone |= {name for name in ("prompt", "machine") if len({line[name] for line in lines} - {md.DASH}) < 2}
+    lines = [{name: cell for name, cell in line.items() if name not in alone} for line in lines]
+    whose = "all these runs" if len(runs) > 1 else "this run"
+    alike = f"Overrides of {whose}: {md.escape('; '.join(common), accessors.LONG)}."
+    return md.joined(
+        [
+            _caption(valid, split, main, metric),
+            md.table_of(lines, TEXT_COLUMNS),
+            alike if common else "",
+            _seeds_table(valid, split, main, titles),
+        ]
+    )
+
+
+def _titles(runs: list[Record]) -> dict[tuple[str, str], str]:
+    """A heading for each system, by its key; with what tells it from others of its name."""
+    firsts = {accessors.key_of(record): record for record in reversed(runs)}
+    found = {}
+    for name in {name for name, _ in firsts}:
+        endings = accessors.told_apart({key: record for key, record in firsts.items() if key[0] == name})
+        for key, ending in endings.items():
+            # Of a long ending the part that differs may be cut.
+            mark = f" [{key[1][:8]}]" if len(ending) > md.CELL_LIMIT else ""
+            found[key] = cells.title(firsts[key]) + (f" {md.escape(ending.strip())}" if ending else "") + mark
+    return found
+
+
+def _overrides(record: Record) -> list[str]:
+    """Without the seed, which has a column."""
+    return [f"{key}={value}" for key, value, _ in accessors.overridden(record) if key != "seed"]
+
+
+def _common_overrides(runs: list[Record]) -> list[str]:
+    """Those that all runs have, in their order; they tell no row from another."""
+    return [item for item in _overrides(runs[0]) if all(item in _overrides(record) for record in runs)]
+
+
+def _seeds_table(runs: list[Record], split: str | None, main: str | None, titles: dict[tuple[str, str], str]) -> str:
+    """Runs of one recipe with several seeds, summed up: mean, sample standard deviation, lowest and highest score."""
+    groups: dict[tuple[str, str], dict[int, Record]] = {}
+    for record in runs:
+        # Of several runs with one seed the last counts: they say the same.
+        groups.setdefault(accessors.key_of(record), {})[record.seed or 0] = record
+    lines = []
+    for key, seeds in groups.items():
+        found = [accessors.scalars(record, "after", split).get(main or "") for record in seeds.values()]
+        values = [value for item in found if item and (value := numbers.finite(item.value)) is not None]
+        if len(values) < 2:
+            continue
+        lines.append(
+            {
+                "all seeds of": titles[key],
+                "seeds": md.count(len(values)),
+                f"mean {md.escape(main)}": md.fixed(statistics.mean(values)),
+                "standard deviation": md.fixed(statistics.stdev(values)),
+                "lowest": md.fixed(min(values)),
+                "highest": md.fixed(max(values)),
+            }
+        )
+    return md.table_of(sorted(lines, key=str), ("all seeds of",))
+
+
+def _caption(valid: list[Record], split: str | None, main: str | None, metric: str | None) -> str:
+    if main is None and metric is not None and split is not None:
+        return f"No run has a single score of the metric {md.escape(metric)} on {md.escape(split)}."
+    if main is None or split is None:
+        return "No run has a score."
+    floors = {kind: found.get(main) for kind, found in valid[0].baselines.get(split, {}).items()}
+    baselines = f" Baselines: {md.quantity('baselines', floors)}." if floors else ""
+    order = "highest" if _higher_is_better(main) else "lowest"
+    return f"Scores on {md.escape(split)}; {order} {md.escape(main)} after training first.{baselines}"
+
+
+def _higher_is_better(metric: str | None) -> bool:
+    return metric is None or registry.higher_is_better(metric)
+
+
+def _rank(record: Record, split: str | None, main: str | None) -> tuple[bool, float, str, int]:
+    item = accessors.scalars(record, "after", split).get(main or "") if record.status == "ok" else None
+    value = numbers.finite(item.value) if item else None
+    height = math.inf if value is None else -value if _higher_is_better(main) else value
+    return record.status != "ok", height, record.name, record.seed or 0
+
+
+def _line(record: Record, split: str | None, metrics: list[str], title: str, common: Sequence[str]) -> dict[str, str]:
+    # Scores of a failed run would be read as results.
+    before, after = (
+        {} if record.status != "ok" else accessors.scalars(record, stage, split) for stage in accessors.STAGES
+    )
+    scored, trained = record.throughput.get(split or "", {}), record.throughput.get("train", {})
+    trained_in = record.memory.get("train", {})
+    # Until batches were counted in tokens, a record held their rows.
+    sizes = {"batch": scored.get("batch"), "batch tokens": scored.get("batch_tokens")}
+    batch = "".join(f" ({name} {md.count(size)})" for name, size in sizes.items() if size is not None)
+    overrides = "; ".join(item for item in _overrides(record) if item not in common)
+    shown = [cells.shown_score(found.get(metrics[0])) for found in (before, after)]
+    if record.status == "oom":
+        shown = [cells.does_not_fit(record)] * 2
+    return {
+        "study / model / method": title,
+        "seed": md.escape(record.seed),
+        f"{md.escape(metrics[0])} before": shown[0],
+        f"{md.escape(metrics[0])} after": shown[1],
+        **{md.escape(name): md.fixed(after[name].value if name in after else None) for name in metrics[1:]},
+        "trainable share": cells.trainable_share(record),
+        "real tokens/s": md.significant(trained.get("real_tokens_per_s")),
+        PREDICTED: md.gib(accessors.predicted_gib(record)),
+        "GPU peak in training, GiB": md.gib(trained_in.get("allocated_gib")),
+        "RAM peak in training, GiB": md.gib(trained_in.get("rss_gib")),
+        "training, s": md.seconds(training_s(record)),
+        "s per 100 examples": md.seconds(scored.get("seconds_per_100_examples")) + batch,
+        "overrides": md.escape(overrides or None),
+        "prompt": md.DASH if record.prompts is None else md.code(record.prompts.template_hash[:6]),
+        "machine": cells.machine(record),
+        "status": "ok" if record.status == "ok" else f"**{record.status}**: {md.escape(record.reason)}",
+    }
+
+
+def _notes(records: Runs, unreadable: int) -> str:
+    statuses = Counter(record.status for _, record in records)
+    failures = "".join(f", {n} {status}" for status, n in sorted(statuses.items()) if status != "ok")
+    more = f"; {unreadable} more could not be read" if unreadable else ""
+    intervals: dict[str, set[str]] = {}
+    for name, item in (pair for _, record in records for pair in accessors.all_scores(record)):
+        if item.interval:
+            intervals.setdefault(item.interval, set()).add(name)
+    lines = [
+        f"Records: {md.count(len(records))} ({statuses['ok']} ok{failures}){more}.",
+        *(f"Interval {md.escape(kind)}: {', '.join(map(md.escape, sorted(names, key=accessors.metric_order)))}."
+          for kind, names in sorted(intervals.items())),
+        *TABLE_NOTES,
+        *([RESUMED_NOTE] if any(record.resumed for _, record in records) else []),
+        *([PREDICTED_NOTE] if any(accessors.predicted_gib(record) is not None for _, record in records) else []),
+    ]  # fmt: skip
+    return md.bullets(lines)

@@ -1,0 +1,131 @@
+"""Describes how a process ran out of memory, for its record and the terminal.
+
+Loads no torch by itself; where a run has loaded it, its allocator is asked.
+"""
+
+import contextlib
+import dataclasses
+import os
+import socket
+import sys
+from typing import Any
+
+from bench.memory.limits import Before, limits
+from bench.records.failures import GENERAL_ADVICE, Failure, sizes_in
+from bench.records.record import OutOfMemory
+from bench.utils.hardware import CONTEXT, GIB
+from bench.utils.numbers import shown
+
+# Phases in which a split is scored: their memory hangs on the batches of scoring, not on those of training.
+SCORING = ("score_before", "score_after", "validate", "check")
+
+
+def told(failure: Failure, error: BaseException, run: Any) -> Failure:
+    """A failure with what its process knows of it, if it ran out of memory; any other as it is."""
+    if failure.status != "oom":
+        return failure
+    try:
+        found = look(error, failure.phase, fit=getattr(run.material, "fit", None), before=run.before)
+    except Exception:  # also for want of memory: the failure itself must be told
+        found = {"phase": failure.phase}
+    if run.peers is not None:
+        found |= {"rank": failure.rank, "host": socket.gethostname()}
+    return dataclasses.replace(failure, shortage=found)
+
+
+def look(error: BaseException, phase: str, *, fit: Any = None, before: Before | None = None) -> dict[str, Any]:
+    """Fields of OutOfMemory, of this process and as of now: to be asked before anything is given back.
+
+    fit: the training that was going on, if any.
+    """
+    found: dict[str, Any] = {"phase": phase}
+    # Without a batch in hand it was still being set up.
+    if fit is not None and phase == "train" and fit.steps.in_hand is not None:
+        found["step"] = fit.step + 1
+        found["rows"], found["length"] = fit.steps.in_hand
+    sizes = sizes_in(str(error))
+    found["asked_bytes"] = sizes.get("asked")
+    if not sizes:
+        found["text"] = next(iter(str(error).strip().splitlines()), None)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized() and _is_of_gpu(error):
+        return found | _of_gpu(torch, sizes)
+    limit = next(iter(limits()), None)
+    if limit is None:
+        return found
+    used = before.used.get(limit.name) if before is not None else None
+    return found | {
+        "limit": limit.name,
+        "capacity_bytes": limit.capacity,
+        "allocated_bytes": limit.used,
+        "before_bytes": used,
+        "sharers": int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if limit.shared else 1,
+    }
+
+
+def _is_of_gpu(error: BaseException) -> bool:
+    text = str(error).lower()
+    words = ("cuda", "hip", "cublas", "cudnn")
+    named = type(error).__name__ == "OutOfMemoryError" or any(word in text for word in words)
+    return named and not isinstance(error, MemoryError) and "defaultcpuallocator" not in text
+
+
+def _of_gpu(torch: Any, sizes: dict[str, int]) -> dict[str, Any]:
+    name = total = allocated = None
+    with contextlib.suppress(RuntimeError):  # a device that has failed may not even answer this
+        name, total = torch.cuda.get_device_name(), torch.cuda.mem_get_info()[1]
+        allocated = torch.cuda.memory_allocated()
+    return of_gpu(sizes, name, total, allocated)
+
+
+def of_gpu(sizes: dict[str, int], name: str | None, total: int | None, allocated: int | None) -> dict[str, Any]:
+    """Fields of OutOfMemory of a GPU: what the error says (see `sizes_in`), else what the device says now.
+
+    What torch is allowed is less than all that a process takes, by CUDA's own context.
+    """
+    found: dict[str, Any] = {
+        "memory": "gpu",
+        "device": name,
+        "limit": "memory of the GPU",
+        "capacity_bytes": sizes.get("capacity", total),
+        "allocated_bytes": sizes.get("allocated", allocated),
+    }
+    if "allowed" in sizes:
+        found["capacity_bytes"] = sizes["allowed"] + CONTEXT
+        found["limit"] = "share of the GPU that this process may take"
+        found["device"] = None if name is None else f"{name}, held to this size"
+    elif {"capacity", "free", "process"} <= set(sizes):
+        found["others_bytes"] = max(0, sizes["capacity"] - sizes["free"] - sizes["process"])
+    return found
+
+
+def room(oom: OutOfMemory) -> int | None:
+    """Bytes that a run's tensors may take where this one ran out; None where that is not known."""
+    if oom.capacity_bytes is None:
+        return None
+    return max(0, oom.capacity_bytes - (oom.before_bytes or 0) - (oom.others_bytes or 0)) // max(1, oom.sharers)
+
+
+def sentence(oom: OutOfMemory) -> str:
+    """What happened, where, on what; what the plan says; what to type."""
+    where = f" on rank {oom.rank} (host {oom.host})" if oom.host is not None else ""
+    told = f"out of memory{where} during {oom.phase}"
+    told += f", in step {oom.step}" if oom.step is not None else ""
+    told += f" with a micro-batch of {oom.rows} x {oom.length} tokens" if oom.rows is not None else ""
+    facts = [oom.text] if oom.text else []
+    facts += [f"{shown(oom.asked_bytes)} more were asked for"] if oom.asked_bytes is not None else []
+    if oom.capacity_bytes is not None:
+        used = f"{shown(oom.allocated_bytes)} in use of " if oom.allocated_bytes is not None else ""
+        facts.append(f"{used}{shown(oom.capacity_bytes)}, {oom.device or oom.limit}")
+    if oom.others_bytes:
+        facts.append(f"other processes held {shown(oom.others_bytes)} of it")
+    if oom.before_bytes:
+        facts.append(f"{shown(oom.before_bytes)} of it before the model was built")
+    if oom.predicted_gib is not None:
+        each = " of each process" if oom.sharers > 1 else ""
+        facts.append(f"predicted for training{each}: {shown(round(oom.predicted_gib * GIB))}")
+    told += f" ({'; '.join(facts)})" if facts else ""
+    told += f"; {oom.unadvised}" if oom.unadvised else ""
+    if not oom.advice:
+        return told if oom.unadvised else f"{told}; {GENERAL_ADVICE}"
+    return f"{told}; to make it fit: {', and '.join(f'{one.change} ({one.costs})' for one in oom.advice)}"

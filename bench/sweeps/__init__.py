@@ -1,0 +1,4 @@
+"""Many runs: studies, jobs, scheduling, tuning, and the regression gate. Loads no torch.
+
+Reading order: study (what is compared), jobs (one run as a job), scheduler, tuning; gate/ for the regression gate.
+"""

@@ -1,0 +1,1 @@
+"""Regression gate: runs held to a committed baseline. Reading order: criteria, runs, timing."""

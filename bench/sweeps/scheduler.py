@@ -1,0 +1,300 @@
+"""Runs the jobs of a sweep side by side: devices and ports handed out, a live table, and a clean end by Ctrl-C."""
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from bench import console
+from bench.errors import RecipeError
+from bench.records import store
+from bench.runner import run_folder
+from bench.sweeps import tuning
+from bench.sweeps.jobs import (
+    Job,
+    Machine,
+    higher_is_better,
+    jobs_of,
+    last_line,
+    leave_elsewhere,
+    leave_out_finished,
+    settle,
+    submit,
+    written_at,
+)
+from bench.sweeps.study import Plan, Planned
+
+POLL_S = 0.2
+# A run that was told to stop writes a checkpoint first.
+STOP_S = 300.0
+SHOWN_ROWS = 30
+
+
+@dataclass
+class Running:
+    """A job and its process. gpus: what it was given."""
+
+    job: Job
+    process: subprocess.Popen[bytes]
+    gpus: tuple[str, ...]
+    started_s: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """How a sweep is to go. slurm: give the runs to Slurm instead. dry_run: only say what would be run."""
+
+    out: Path
+    machine: Machine
+    retry: bool = False
+    slurm: bool = False
+    dry_run: bool = False
+    at_once: int | None = None
+
+
+def conduct(plans: list[Plan], order: Order) -> int:
+    """Chooses settings where a study asks for it, then runs everything; returns the exit code, 1 where a run failed."""
+    metric = next((plan.metric for plan in plans if plan.metric), None)
+    runs, without_settings = list[Planned](), 0
+    for plan in plans:
+        chosen = _tune(plan, order)
+        if chosen is None:
+            return 0 if order.slurm or order.dry_run else 1
+        runs += [run for each in chosen for run in each]
+        without_settings += len(plan.systems) - len(chosen)
+    jobs = jobs_of(runs, order.out)
+    _do(jobs, order, metric, "runs")
+    if order.slurm or order.dry_run:
+        return 0
+    console.out.print(table(jobs))
+    return 0 if not without_settings and all(job.state == "ok" for job in jobs) else 1
+
+
+def _do(jobs: list[Job], order: Order, metric: str | None, what: str) -> None:
+    leave_out_finished(jobs, retry=order.retry, metric=metric)
+    left = [job for job in jobs if not job.left_out]
+    console.say(f"{len(jobs)} {what}, {len(jobs) - len(left)} of them finished before; {order.out}")
+    if order.dry_run:
+        for job in left:
+            console.say(shlex.join(order.machine.command(job)))
+    elif order.slurm and left:
+        console.say(submit(left, order.machine.config, order.out, order.at_once))
+    elif left:
+        run_all(jobs, order.machine, metric)
+
+
+def _tune(plan: Plan, order: Order) -> list[list[Planned]] | None:
+    """The runs of each system with the settings that were chosen; None where the choice has to wait.
+
+    A system whose trials all failed is left out. Raises RecipeError where none is left.
+    """
+    trials = tuning.trials_of(plan, order.out)
+    if not trials:
+        return [system.runs() for system in plan.systems]
+    assert plan.metric is not None
+    higher_is_better(plan.metric)
+    jobs = [job for _, tried in trials for job in tried.values()]
+    if not order.dry_run:
+        store.mark_trials(order.out / tuning.TRIALS)
+    _do(jobs, order, plan.metric, "trials of settings, on validation data")
+    if any(job.state == "waiting" for job in jobs):
+        console.say("give the same command again when these are finished: then settings are chosen, and the rest runs")
+        return None
+    if any(job.elsewhere for job in jobs):
+        console.complain("another sweep is at some of the trials: give the same command again when they are finished")
+        return None
+    choices = {id(system): tuning.choose(system, tried, plan.metric) for system, tried in trials}
+    console.say(f"chosen settings: {tuning.write_choices(list(choices.values()), order.out, plan.metric)}")
+    runs = []
+    for system in plan.systems:
+        choice = choices.get(id(system))
+        if choice is not None and choice.chosen is None:
+            console.complain(f"{system.resolved.name}: none of its settings could be tried, so it is left out")
+            continue
+        runs.append(system.runs(choice.chosen or () if choice is not None else ()))
+    if not runs:
+        raise RecipeError("no system is left: the trials of all of them failed")
+    return runs
+
+
+def run_all(jobs: list[Job], machine: Machine, metric: str | None = None) -> None:
+    """Runs what is not left out; every job has its state and reason afterwards.
+
+    Raises KeyboardInterrupt when the sweep was stopped: by then its runs have written their checkpoints and ended.
+    """
+    waiting = [job for job in jobs if not job.left_out]
+    free, running = list(machine.gpus), list[Running]()
+    with terminable(), _display(jobs) as show:
+        try:
+            while waiting or running:
+                while waiting and len(running) < machine.jobs:
+                    job = waiting.pop(0)
+                    if _is_elsewhere(job):
+                        continue
+                    taken, free = tuple(free[: machine.per_run]), free[machine.per_run :]
+                    running.append(_start(job, machine, taken))
+                time.sleep(POLL_S)
+                for one in [one for one in running if one.process.poll() is not None]:
+                    running.remove(one)
+                    free += one.gpus
+                    _end(one, metric)
+                show(jobs)
+        except BaseException:
+            _stop(running, metric)
+            raise
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM, as a scheduler sends it, and SIGHUP of a terminal that is closed, stop a sweep as Ctrl-C does."""
+
+    def _interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    # Under nohup SIGHUP is ignored, and stays so.
+    kinds = [kind for kind in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(kind) != signal.SIG_IGN]
+    before = {kind: signal.signal(kind, _interrupt) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def _is_elsewhere(job: Job) -> bool:
+    """Whether another process is at this run; then it is left alone, with its record and its log."""
+    if not run_folder.is_taken(job.folder):
+        return False
+    leave_elsewhere(job)
+    console.say(describe(job))
+    return True
+
+
+def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> Running:
+    port = free_port() if machine.processes > 1 else None
+    command, before = machine.command(job, port), written_at(job)
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("wb") as log:
+        log.write(f"$ {shlex.join(command)}\n".encode())
+        log.flush()
+        # A session of its own: Ctrl-C is for the sweep, which then tells its runs.
+        process = subprocess.Popen(
+            command,
+            cwd=Path.cwd(),
+            env=machine.environment(gpus),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    job.state, job.before = "running", before
+    return Running(job, process, gpus)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _end(one: Running, metric: str | None, *, stopped: bool = False) -> None:
+    job = one.job
+    _kill(one)  # what a launcher left behind would keep its device, and the folder
+    try:
+        settle(job, one.process.returncode, time.monotonic() - one.started_s, metric, stopped=stopped)
+    except OSError as error:
+        job.state, job.reason = "crashed", f"{error.filename or job.folder}: {error.strerror or error}"
+    if not console.is_live():
+        console.say(describe(job))
+
+
+def _stop(running: list[Running], metric: str | None) -> None:
+    """Tells the runs to stop, and waits for their checkpoints; another Ctrl-C ends them at once."""
+    if running:
+        console.say(f"stopping {len(running)} runs after a checkpoint each; Ctrl-C again to end them at once")
+    try:
+        for one in running:
+            _tell(one)
+        limit = time.monotonic() + STOP_S
+        while any(one.process.poll() is None for one in running) and time.monotonic() < limit:
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        pass
+    for one in running:
+        _kill(one)
+        one.process.wait()
+        _end(one, metric, stopped=True)
+
+
+def _tell(one: Running) -> None:
+    """SIGTERM to the launcher's processes: told itself, a launcher of one would leave that one behind."""
+    children: list[int] = []
+    for listing in Path(f"/proc/{one.process.pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            children += [int(word) for word in listing.read_text().split()]
+    for process in children or [one.process.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGTERM)
+
+
+def _kill(one: Running) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(one.process.pid, signal.SIGKILL)
+
+
+def describe(job: Job) -> str:
+    """A finished job in a line."""
+    name = f"{job.planned.resolved.name} seed {job.planned.seed}"
+    time_taken = "" if job.seconds is None else f" in {job.seconds:.0f} s"
+    value = "" if job.value is None else f", {job.value:.4f} {job.scored}"
+    reason = f": {job.reason}" if job.reason else ""
+    return f"{job.state}{' (was finished)' if job.left_out else ''}: {name}{time_taken}{value}{reason}"
+
+
+@contextlib.contextmanager
+def _display(jobs: list[Job]) -> Iterator[Callable[[list[Job]], None]]:
+    """A table that is drawn again and again on a terminal; elsewhere each run's end is a line."""
+    if not console.is_live():
+        yield lambda jobs: None
+        return
+    with Live(table(jobs), console=console.out, refresh_per_second=4, transient=True) as live:
+        yield lambda jobs: live.update(table(jobs))
+
+
+def table(jobs: list[Job]) -> Table:
+    """What runs, what has ended and how, what waits; the middle of a long sweep is counted instead of shown."""
+    count = {state: sum(job.state == state for job in jobs) for state in dict.fromkeys(job.state for job in jobs)}
+    summary = ", ".join(f"{number} {state}" for state, number in count.items())
+    shown = Table(title=f"{len(jobs)} runs: {summary}", title_justify="left", box=None, pad_edge=False)
+    scored = list(dict.fromkeys(job.scored for job in jobs if job.value is not None))
+    score = scored[0] if len(scored) == 1 else "score"
+    order = {"running": 0, "waiting": 2}
+    rows = sorted(jobs, key=lambda job: order.get(job.state, 1)) if len(jobs) > SHOWN_ROWS else jobs
+    cells = [("run", "seed", "state", score, "seconds", "")]
+    for job in rows[:SHOWN_ROWS]:
+        note = last_line(job.log) if job.state == "running" else job.reason or ""
+        value = "" if job.value is None else f"{job.value:.4f}" if len(scored) == 1 else f"{job.scored} {job.value:.4f}"
+        seconds = "" if job.seconds is None else f"{job.seconds:.0f}"
+        cells.append((job.planned.resolved.name, str(job.planned.seed), job.state, value, seconds, note[:80]))
+    for place, heading in enumerate(cells[0]):
+        # On a narrow terminal a long reason is cut, and nothing else.
+        width = max(len(row[place]) for row in cells) if heading else None
+        is_number = heading in ("seed", score, "seconds")
+        shown.add_column(heading, justify="right" if is_number else "left", no_wrap=True, min_width=width)
+    for row in cells[1:]:
+        shown.add_row(*map(Text, row))
+    if len(rows) > SHOWN_ROWS:
+        shown.add_row(f"... and {len(rows) - SHOWN_ROWS} more", "", "", "", "", "")
+    return shown

@@ -1,0 +1,13 @@
+"""Autocast of the forward pass where the launcher's own does not reach."""
+
+import contextlib
+from typing import Any
+
+from bench.distributed.sharding import asked
+from bench.evaluation.reader import Scoring
+from bench.models import autocast as models_autocast
+
+
+def autocast(scoring: Scoring) -> contextlib.AbstractContextManager[Any]:
+    """Mixed precision of a training step under FSDP, for which accelerate has none; nothing elsewhere."""
+    return models_autocast.autocast(scoring.device, scoring.precision if asked() == "fsdp" else "no")

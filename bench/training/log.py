@@ -1,0 +1,52 @@
+"""The training log, `train_log.jsonl`: one line per logged step, written as training proceeds."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from bench.errors import DivergedError
+
+
+class TrainLog:
+    """`train_log.jsonl`: one line per logged step, written as training proceeds. Rank zero writes, all remember."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._path = path
+        self.restore([], 0.0)
+
+    def restore(self, rows: list[dict[str, Any]], seconds: float) -> None:
+        """Begins with these rows, after so many seconds; whatever else the file held is gone."""
+        self.rows[:], self._started_s = rows, time.perf_counter() - seconds
+        if self._path is not None:
+            self._path.write_text("".join(map(_line, self.rows)), encoding="utf-8")
+
+    def write(self, **values: Any) -> None:
+        """Adds a line. Raises DivergedError when a loss or gradient norm in it is not finite."""
+        row = {**values, "seconds": round(time.perf_counter() - self._started_s, 3)}
+        self.rows.append(row)
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(_line(row))
+        for name in ("loss", "grad_norm"):
+            value = values.get(name)
+            if _is_undefined(value):
+                raise DivergedError(
+                    f"the {name} is {value} at step {values['step']}; lower training.learning_rate, "
+                    "use warmup or clip_norm, or check the data"
+                )
+
+    @property
+    def losses(self) -> list[float]:
+        """Training losses in order of steps."""
+        return [row["loss"] for row in self.rows if "loss" in row]
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps({name: None if _is_undefined(item) else item for name, item in row.items()}) + "\n"
+
+
+def _is_undefined(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,94 @@
+"""Saves memory in training without changing the result: activation checkpointing and offload, no cached casts.
+
+move_to_host(model)  # of a model with gradient checkpointing: what each block was given waits on the host
+drop_copies(accelerator)  # autocast casts a weight again wherever it is used, and keeps no copy of it
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from accelerate.utils import AutocastKwargs
+from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
+
+from bench.errors import SetupError
+from bench.models.heads import unwrapped
+from bench.models.kernels.packed_attention import recomputing
+
+# Bytes of what was moved on the meta device, one after another.
+_MOVED: ContextVar[list[int] | None] = ContextVar("bench_moved", default=None)
+
+
+def move_to_host(model: Any) -> None:
+    """Lets what checkpointed blocks keep wait in the host's pinned memory for the backward pass.
+
+    The model's activations must be checkpointed already. On a CPU, whose memory that is, nothing is moved.
+    """
+    for module in model.modules():
+        checkpoint = module.__dict__.get("_gradient_checkpointing_func")
+        if checkpoint is not None:
+            # Its keywords stay in sight: a body that leaves out pads looks for its `context_fn` there.
+            module._gradient_checkpointing_func = functools.partial(_moved, checkpoint.func, **checkpoint.keywords)
+
+
+def _moved(checkpoint: Callable[..., Any], function: Any, *inputs: Any, **options: Any) -> Any:
+    """torch's checkpoint saves its inputs in sight of these hooks; inside of it, its own hooks save nothing."""
+    places = {item.device.type for item in inputs if torch.is_tensor(item)}
+    with _hooks(next(iter(places), "cpu")):
+        return checkpoint(function, *inputs, **options)
+
+
+def _hooks(device: str) -> AbstractContextManager[Any]:
+    if device == "cuda":
+        return save_on_cpu(pin_memory=True)
+    return saved_tensors_hooks(_pack, _unpack) if device == "meta" else nullcontext()
+
+
+def _pack(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+    moved = _MOVED.get()
+    if moved is not None:
+        moved.append(tensor.numel() * tensor.element_size())
+    return tensor.shape, tensor.dtype
+
+
+def _unpack(packed: tuple[torch.Size, torch.dtype]) -> torch.Tensor:
+    shape, dtype = packed
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+@contextmanager
+def counting() -> Iterator[list[int]]:
+    """Inside, the list gets the bytes of whatever is moved on the meta device."""
+    moved: list[int] = []
+    token = _MOVED.set(moved)
+    try:
+        yield moved
+    finally:
+        _MOVED.reset(token)
+
+
+def drop_copies(accelerator: Any) -> None:
+    """Before the model is prepared: autocast keeps no 16-bit copy of a weight until the forward pass is over.
+
+    It is cast again where it is used again. Where blocks are recomputed, each is used once in either pass, and autocast
+    would keep two bytes for each trained number until the last block is done.
+    """
+    accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
+
+
+def checkpoint_activations(model: Any, *, offload: bool = False) -> None:
+    """Recomputes activations in the backward pass, also of a model that leaves out pads.
+
+    offload: what is kept for it waits on the host. Raises SetupError for a model that does not support it.
+    """
+    # With a frozen embedding the first checkpointed block would see no input that needs a gradient, and pass none on.
+    if not model.supports_gradient_checkpointing:
+        raise SetupError(f"training.gradient_checkpointing: {type(unwrapped(model)).__name__} does not support it")
+    settings = {"use_reentrant": False, "context_fn": recomputing}
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+    model.enable_input_require_grads()
+    if offload:
+        move_to_host(model)

@@ -1,0 +1,262 @@
+"""The cards of real models: their architecture alone, without a download, gives the model that is published."""
+
+import dataclasses
+import re
+
+import pytest
+import torch
+import transformers
+
+from bench.config.resolve import find_cards, load_card
+from bench.models import build as builder
+from tests.helpers import models as tiny
+
+PATHS = {path.stem: path for path in find_cards("model") if not path.stem.startswith("tiny_") and path.stem != "minilm"}
+# Models that no architecture can be written down for, with the fields that transformers reads undeclared.
+UNDECLARED = {"deberta_v3_base_mnli": ("deberta-v2", {"position_buckets", "share_att_key", "norm_rel_ebd"})}
+GATED = {"gemma_2b", "gemma_7b", "gemma2_2b", "llama32_1b", "bielik_1_5b_v3"}
+LABELS = ("contradiction", "neutral", "entailment")
+# The number of parameters as published (the Hub's count of the checkpoint, where it has one), and what decides the
+# model's behaviour. For encoders it is the base model's; RoBERTa and BERT with their pooler.
+PUBLISHED = {
+    "mistral_7b_instruct_v02": (7_241_732_096, {
+        "model_type": "mistral", "sliding_window": None, "head_dim": 128, "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": False, "max_position_embeddings": 32768,
+    }),
+    "mistral_7b_v03": (7_248_023_552, {
+        "model_type": "mistral", "sliding_window": None, "vocab_size": 32768, "head_dim": 128,
+        "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": False, "max_position_embeddings": 32768,
+    }),
+    "gemma_2b": (2_506_172_416, {
+        "model_type": "gemma", "head_dim": 256, "num_key_value_heads": 1, "rms_norm_eps": 1e-6,
+        "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True, "max_position_embeddings": 8192,
+    }),
+    "gemma_7b": (8_537_680_896, {
+        "model_type": "gemma", "head_dim": 256, "num_key_value_heads": 16, "rms_norm_eps": 1e-6,
+        "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True, "max_position_embeddings": 8192,
+    }),
+    "gemma2_2b": (2_614_341_888, {
+        "model_type": "gemma2", "head_dim": 256, "num_key_value_heads": 4, "rms_norm_eps": 1e-6,
+        "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True, "sliding_window": 4096,
+        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256,
+        "layer_types": ["sliding_attention", "full_attention"] * 13,
+    }),
+    "llama32_1b": (1_235_814_400, {
+        "model_type": "llama", "head_dim": 64, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+        "tie_word_embeddings": True, "max_position_embeddings": 131072, "attention_bias": False, "mlp_bias": False,
+    }),
+    "bielik_1_5b_v3": (1_596_507_648, {
+        "model_type": "llama", "head_dim": 128, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "hidden_act": "silu",
+        "tie_word_embeddings": False, "max_position_embeddings": 8192, "attention_bias": True, "mlp_bias": True,
+    }),
+    "flan_t5_base": (247_577_856, {
+        "model_type": "t5", "dense_act_fn": "gelu_new", "is_gated_act": True, "layer_norm_epsilon": 1e-6,
+        "scale_decoder_outputs": False, "relative_attention_num_buckets": 32, "num_decoder_layers": 12,
+    }),
+    "gpt2": (124_439_808, {
+        "model_type": "gpt2", "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5, "n_inner": None,
+        "tie_word_embeddings": True, "max_position_embeddings": 1024, "attn_pdrop": 0.1,
+    }),
+    "bert_base_uncased": (109_482_240, {
+        "model_type": "bert", "hidden_act": "gelu", "layer_norm_eps": 1e-12, "type_vocab_size": 2, "vocab_size": 30522,
+    }),
+    "roberta_base": (124_645_632, {
+        "model_type": "roberta", "hidden_act": "gelu", "layer_norm_eps": 1e-5, "type_vocab_size": 1,
+        "max_position_embeddings": 514,
+    }),
+    "distilbert_base_uncased": (66_362_880, {
+        "model_type": "distilbert", "activation": "gelu", "seq_classif_dropout": 0.2, "num_hidden_layers": 6,
+    }),
+    "albert_base_v2": (11_683_584, {
+        "model_type": "albert", "hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "embedding_size": 128,
+        "attention_probs_dropout_prob": 0.0, "num_hidden_groups": 1, "num_hidden_layers": 12, "layer_norm_eps": 1e-12,
+    }),
+    "bart_large_mnli": (407_344_131, {
+        "model_type": "bart", "activation_function": "gelu", "scale_embedding": False, "is_encoder_decoder": True,
+        "encoder_layers": 12, "decoder_layers": 12, "attention_dropout": 0.0, "max_position_embeddings": 1024,
+    }),
+}  # fmt: skip
+# Rotary base, and how much the slowest frequency is stretched.
+ROTARY = {
+    "mistral_7b_instruct_v02": (1e6, 1.0),
+    "mistral_7b_v03": (1e6, 1.0),
+    "gemma_2b": (1e4, 1.0),
+    "gemma_7b": (1e4, 1.0),
+    "gemma2_2b": (1e4, 1.0),
+    "llama32_1b": (5e5, 32.0),
+    "bielik_1_5b_v3": (1e6, 1.0),
+}
+AUTO_CLASS = {"decoder": "AutoModelForCausalLM", "encoder": "AutoModel", "encoder_decoder": "AutoModelForSeq2SeqLM"}
+# Fields that a card may leave out: derived from others, about the cache, or of heads that no recipe uses.
+LEFT_OUT = {
+    "use_cache", "is_decoder", "is_encoder_decoder", "add_cross_attention", "pretraining_tp", "layer_types",
+    "use_bidirectional_attention", "dense_act_fn", "is_gated_act", "scale_decoder_outputs", "bos_token_id",
+    "eos_token_id", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
+    "summary_first_dropout",
+}  # fmt: skip
+
+
+@dataclasses.dataclass
+class Vocabulary:
+    """What the config takes from a tokenizer."""
+
+    size: int
+    pad_token_id: int = 0
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+
+    def __len__(self):
+        return self.size
+
+
+def make_config(card):
+    tokenizer = Vocabulary(card.architecture["vocab_size"])
+    return builder.make_config(card, LABELS, multi_label=False, tokenizer=tokenizer, weights="random")
+
+
+def auto_class(name, card):
+    # What is published of an entailment model is the model with its head of three labels.
+    return "AutoModelForSequenceClassification" if name == "bart_large_mnli" else AUTO_CLASS[card.family]
+
+
+def on_meta(name, card):
+    """The model without memory for its weights."""
+    family = getattr(transformers, auto_class(name, card))
+    with torch.device("meta"):
+        return family.from_config(
+            make_config(card), attn_implementation=card.attention, dtype=getattr(torch, card.dtype)
+        )
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refused(*_, **__):
+        raise AssertionError("a card must not need the network")
+
+    monkeypatch.setattr("socket.socket.connect", refused)
+
+
+def test_every_card_is_looked_at():
+    assert set(PATHS) == {*PUBLISHED, *UNDECLARED}
+    assert {name for name in PATHS if name.startswith(("mistral", "gemma", "llama", "bielik"))} == set(ROTARY)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_card_says_where_the_model_is_and_under_which_licence(name):
+    card = load_card("model", PATHS[name])
+    assert re.fullmatch(r"[\w-]+/[\w.-]+", card.id)
+    assert card.weights == "pretrained"
+    assert card.licence.strip()
+    assert card.max_length
+    assert not card.trust_remote_code
+    text = PATHS[name].read_text(encoding="utf-8")
+    # Without a revision the card says why.
+    assert re.fullmatch(r"[0-9a-f]{40}", card.revision) if card.revision else "# revision: not pinned" in text
+    assert ("Gated: " in text) == (name in GATED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_architecture_has_as_many_parameters_as_published(name):
+    card = load_card("model", PATHS[name])
+    model = on_meta(name, card)
+    total = builder.count_parameters(model)["total"]
+    if name == "flan_t5_base":
+        # The checkpoint's own output layer, which transformers makes only when it is loaded.
+        assert model.lm_head.weight is model.shared.weight
+        total += model.lm_head.weight.numel()
+    assert total == PUBLISHED[name][0]
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert model.config._attn_implementation == card.attention
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_fields_that_decide_behaviour_arrive_in_the_config(name):
+    card = load_card("model", PATHS[name])
+    config = make_config(card)
+    for field, value in PUBLISHED[name][1].items():
+        assert getattr(config, field) == value, field
+    # A model's context is what its positions allow; T5's are relative, and RoBERTa's begin after the pad token.
+    positions = getattr(config, "max_position_embeddings", 512)
+    assert card.max_length == (positions - 2 if config.model_type == "roberta" else positions)
+    assert card.dtype == ("bfloat16" if name in ROTARY else "float32")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_nothing_is_left_to_the_librarys_defaults(name):
+    architecture = load_card("model", PATHS[name]).architecture
+    default = transformers.AutoConfig.for_model(architecture["model_type"])
+    fields = {*default.to_dict()} - {*transformers.PreTrainedConfig().to_dict()} - LEFT_OUT
+    # `tie_word_embeddings` stands in every config's own fields or in the base class's.
+    assert fields - {*architecture, "tie_word_embeddings", "model_type"} == set()
+    assert "tie_word_embeddings" in architecture
+
+
+@pytest.mark.parametrize("name", ROTARY)
+def test_rotary_frequencies_are_the_models_own(name):
+    card = load_card("model", PATHS[name])
+    theta, stretch = ROTARY[name]
+    config = make_config(card)
+    assert config.rope_parameters["rope_theta"] == theta
+    kind = type(on_meta(name, card).model.rotary_emb)
+    found = kind(config=config).inv_freq.double()
+    width = config.head_dim
+    assert len(found) == width // 2
+    expected = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+    torch.testing.assert_close(found[0], expected[0])
+    torch.testing.assert_close(found[-1], expected[-1] / stretch)
+    if stretch == 1.0:
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", UNDECLARED)
+def test_a_card_without_architecture_could_have_none(name):
+    card = load_card("model", PATHS[name])
+    kind, fields = UNDECLARED[name]
+    assert card.architecture == {}
+    # Once transformers declares them, the architecture can and should be written into the card.
+    assert fields & {*transformers.AutoConfig.for_model(kind).to_dict()} == set()
+
+
+# ---------------------------------------------------------------- the small Gemma 2
+
+
+def gemma2(**changes):
+    """The tiny card's decoder, its weights large enough that scores reach the cap."""
+    card = tiny.card("gemma2")
+    card = tiny.card("gemma2", architecture={**card.architecture, **changes})
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(make_config(card), attn_implementation=card.attention)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.normal_(0.0, 0.5, generator=generator)
+    return model.eval()
+
+
+@torch.no_grad()
+def gemma2_logits(length, **changes):
+    ids = torch.randint(5, 2000, (1, length), generator=torch.Generator().manual_seed(length))
+    return gemma2(**changes)(input_ids=ids, use_cache=False).logits[0, -1]
+
+
+def test_the_small_gemma2_has_a_window_shorter_than_its_context():
+    card = tiny.card("gemma2")
+    window = card.architecture["sliding_window"]
+    assert window < card.max_length
+    wide = {"sliding_window": 4 * card.max_length}
+    torch.testing.assert_close(gemma2_logits(window - 1), gemma2_logits(window - 1, **wide))
+    assert (gemma2_logits(3 * window) - gemma2_logits(3 * window, **wide)).abs().max() > 1e-2
+
+
+def test_the_small_gemma2_caps_its_scores_and_its_logits():
+    found = gemma2_logits(24)
+    raw = gemma2_logits(24, final_logit_softcapping=None)
+    torch.testing.assert_close(found, 30 * torch.tanh(raw / 30))
+    assert (found - raw).abs().max() > 1e-2
+    assert (found - gemma2_logits(24, attn_logit_softcapping=None)).abs().max() > 1e-2
+
+
+def test_fused_attention_is_refused_for_what_it_can_not_cap():
+    card = tiny.card("gemma2")
+    with pytest.raises(ValueError, match=r"scaled_dot_product_attention|sdpa"):
+        transformers.AutoModelForCausalLM.from_config(make_config(card), attn_implementation="sdpa")

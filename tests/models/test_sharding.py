@@ -1,0 +1,160 @@
+"""Divided models: what is refused before anything is loaded, the plain twin, and the first gradients."""
+
+import json
+
+import pytest
+import torch
+from torch.distributed.fsdp import fully_shard
+
+from bench.config import registry, resolve
+from bench.distributed import sharding
+from bench.errors import SetupError
+from bench.models.kernels import padding_free
+from tests.helpers.launching import ROOT
+from tests.helpers.models import build, card
+
+BERT, QLORA = ROOT / "recipes/tiny/bert-full.yaml", ROOT / "recipes/tiny/llama-qlora.yaml"
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """launched("zero3"): the environment that accelerate's launcher leaves to its processes."""
+
+    def launch(kind):
+        if kind.startswith("zero"):
+            monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+            monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", kind.removeprefix("zero"))
+        elif kind == "fsdp2":
+            monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+
+    return launch
+
+
+def checked(path, *overrides):
+    resolved = resolve.load(path, overrides)
+    plan = registry.load("methods", resolved.recipe.method.name).load_plan(resolved.options)
+    return sharding.check(resolved.recipe, plan)
+
+
+def test_without_either_nothing_is_asked_and_nothing_refused():
+    assert (sharding.asked(), sharding.asked_stage(), sharding.divides_parameters()) == (None, None, False)
+    assert checked(BERT, "training.engine=loop", "training.optimizer=adafactor") is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "divides"), [("zero1", 1, False), ("zero2", 2, False), ("zero3", 3, True), ("fsdp2", None, True)]
+)
+def test_what_was_asked_for(launched, kind, stage, divides):
+    launched(kind)
+    assert sharding.asked_stage() == stage
+    assert sharding.divides_parameters() == divides
+    note = checked(BERT)
+    assert ("divides the weights" in note) if divides else (note is None)
+
+
+def test_the_stage_is_read_from_a_deepspeed_file_too(launched, monkeypatch, tmp_path):
+    launched("zero2")
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 3}}), encoding="utf-8")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
+    assert sharding.asked_stage() == 3
+
+
+REFUSED = {
+    "loop": ("zero1", BERT, ["training.engine=loop"], "whole models only, not under ZeRO-1; take engine: trainer"),
+    "measured": ("zero2", BERT, ["speed.precision=measured"], "set mixed_precision in the accelerate config"),
+    "8-bit": ("zero2", BERT, ["training.optimizer=adamw_bnb_8bit"], "take adamw_torch or adamw_torch_fused or sgd"),
+    "adafactor": ("fsdp2", BERT, ["training.optimizer=adafactor"], "something else on parts of parameters, as FSDP"),
+    "qlora-zero3": ("zero3", QLORA, [], "set method.storage=float32, or launch with zero2.yaml or ddp.yaml"),
+    "qlora-fsdp2": ("fsdp2", QLORA, [], "4-bit weights that are stored as what they are computed in"),
+    "t5-fsdp2": ("fsdp2", ROOT / "recipes/tiny/t5-full.yaml", [], "launch with zero3.yaml or ddp.yaml"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_can_t_be_is_refused_with_the_way_out(launched, case):
+    kind, path, overrides, sentence = REFUSED[case]
+    launched(kind)
+    with pytest.raises(SetupError, match=sentence):
+        checked(path, *overrides)
+
+
+def test_qlora_is_taken_by_zero2_and_with_the_right_storage_by_zero3(launched):
+    launched("zero2")
+    assert checked(QLORA) is None
+    launched("zero3")
+    assert "ZeRO-3 divides the weights" in checked(QLORA, "method.storage=float32")
+
+
+def test_nothing_to_train_is_noted(launched):
+    launched("zero3")
+    assert "is not used: nothing is trained" in checked(ROOT / "recipes/tiny/llama-zero_shot.yaml")
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    return lambda family: build(card(family), tmp_path)
+
+
+def batch(model):
+    ids = torch.arange(12).view(2, 6) + 5
+    mask = torch.tensor([[1] * 6, [1, 1, 1, 1, 0, 0]])
+    if model.config.is_encoder_decoder:  # its head reads the end of a text
+        ids[0, 5] = ids[1, 3] = model.config.eos_token_id
+    with torch.no_grad():
+        return model.eval()(input_ids=ids, attention_mask=mask).logits
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])
+@pytest.mark.parametrize("without_pads", [True, False])
+def test_a_filled_twin_gives_the_model_s_own_answers(classifier, family, without_pads):
+    model = classifier(family)
+    if without_pads:
+        padding_free.attach(model)
+    attached = padding_free.is_attached(model)
+    expected = batch(model)
+    twin = sharding.Twin(model)
+    assert padding_free.is_attached(model) == attached
+    assert all(parameter.is_meta for parameter in twin.model.parameters())
+    for _ in range(2):
+        with sharding.whole(model, twin) as plain:
+            assert plain is not model
+            assert padding_free.is_attached(plain) == attached
+            assert torch.equal(batch(plain), expected)
+            names = [name for name, _ in model.named_parameters()]
+            assert [name for name, _ in plain.named_parameters()] == names  # what is tied stays tied
+        assert all(parameter.is_meta for parameter in twin.model.parameters())
+    assert torch.equal(batch(model), expected)
+
+
+def test_a_twin_is_filled_from_a_divided_model_and_follows_it(classifier):
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = classifier("bert")
+        twin, expected = sharding.Twin(model), batch(model)
+        fully_shard(model)
+        filled = twin.filled(model)
+        assert torch.equal(batch(filled), expected)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.5)
+        with sharding.whole(model, twin) as plain:
+            assert not torch.allclose(batch(plain), expected, atol=1e-3)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_without_a_twin_the_model_itself_is_whole(classifier):
+    model = classifier("bert")
+    with sharding.whole(model, None) as plain:
+        assert plain is model
+
+
+def test_first_gradients_name_what_gets_none_or_an_infinite_one():
+    model = torch.nn.ModuleDict({name: torch.nn.Linear(2, 2, bias=False) for name in ("good", "unused", "broken")})
+    watch = sharding.FirstGradients(model)
+    given = torch.ones(1, 2)
+    (model["good"](given).sum() + (model["broken"](given) * float("inf")).sum()).backward()
+    assert watch.missing() == ["unused.weight", "broken.weight"]
+    model["unused"](given).sum().backward()  # no longer watched
+    assert watch.missing() == ["unused.weight", "broken.weight"]

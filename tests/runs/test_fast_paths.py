@@ -1,0 +1,143 @@
+"""The recipes of recipes/tiny with each fast path switched off: the same losses, answers and scores."""
+
+import json
+
+import pytest
+
+from bench.records import store
+from bench.runner import lifecycle
+from bench.utils import process
+from tests.helpers.launching import ROOT, losses, read_lines
+from tests.runs.test_engines import NO_DROPOUT
+
+RECIPES = {path.stem: path for path in sorted((ROOT / "recipes" / "tiny").glob("*.yaml"))}
+TEXT = {name for name in RECIPES if "text" in name}
+OFF = "speed={padding_free: false, answer_logits: false, token_cache: false, keep_memory: false}"
+# Paths that move no number but by rounding, each switched off by itself where all are in use.
+SINGLY = {
+    "padding_free": "mistral-text_lora",
+    "answer_logits": "mistral-text_lora",
+    "token_cache": "bert-full",
+    "keep_memory": "bert-full",
+}
+
+pytestmark = pytest.mark.slow
+
+
+def run_recipe(name, folder, *extra):
+    """A few steps of it, without dropout, whose draws depend on how a batch is cut. Returns its record."""
+    family = name.split("-")[0]
+    settings = [f"model.architecture.{part}=0.0" for part in NO_DROPOUT.get(family, [])]
+    trained = record_of(name).recipe.method.name
+    if trained not in ("zero_shot", "few_shot", "probe"):
+        settings += ["training.epochs=null", "training.steps=6", "training.log_every=1"]
+    if name == "gpt2-scratch":
+        settings.append("head.dropout=0.0")
+    limit = "limit={test: 60}" if trained == "probe" else "limit={train: 120, test: 60}"
+    arguments = [str(RECIPES[name]), *settings, limit, "save=false", *extra, "--out", str(folder), "--overwrite"]
+    assert lifecycle.main(arguments) == 0
+    return store.read(folder)
+
+
+def record_of(name):
+    from bench.config.resolve import load
+
+    return load(RECIPES[name])
+
+
+@pytest.fixture(scope="module")
+def fast(tmp_path_factory):
+    """Name -> (record, folder), run when first asked for."""
+    folder, known = tmp_path_factory.mktemp("fast"), {}
+
+    def found(name):
+        if name not in known:
+            known[name] = run_recipe(name, folder / name), folder / name
+        return known[name]
+
+    return found
+
+
+def assert_same(one, other):
+    (first, folder), (second, another) = one, other
+    if first.training is not None and first.training.engine != "scikit-learn":
+        assert losses(another) == pytest.approx(losses(folder), rel=1e-4)
+    rows, others = (read_lines(where / "predictions" / "after-test.jsonl") for where in (folder, another))
+    assert [row["id"] for row in rows] == [row["id"] for row in others]
+    far = [
+        abs(score - theirs["scores"][label])
+        for row, theirs in zip(rows, others, strict=True)
+        for label, score in (row["scores"] or {}).items()
+    ]
+    # Logistic regression goes on until it has converged, from features that are rounded elsewhere.
+    assert max(far, default=0.0) < (2e-2 if first.method == "probe" else 2e-4)
+    assert [row["prediction"] for row in rows] == [row["prediction"] for row in others]
+    assert first.comparability.key == second.comparability.key
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_all_paths_off(name, fast, tmp_path):
+    plain = run_recipe(name, tmp_path / "plain", OFF)
+    assert_same(fast(name), (plain, tmp_path / "plain"))
+    assert not plain.speed["padding_free"]
+    assert plain.speed.get("answer_logits", False) is False
+    assert plain.speed.get("token_cache", False) is False
+    assert "keep_memory" not in plain.speed
+    found = fast(name)[0]
+    padded = name.startswith("t5")
+    assert found.speed["padding_free"] is not padded
+    assert any("pads are computed: the model is an encoder-decoder" in note for note in found.notes) is padded
+    if name in TEXT:
+        assert found.speed["answer_logits"] is True
+    if padded and found.training is not None:
+        assert found.launch.per_device_batch == 8 < plain.launch.per_device_batch
+    if found.training is not None and "padding_share" in found.throughput.get("train", {}) and not padded:
+        assert found.throughput["train"]["padding_share"] == 0
+        assert plain.throughput["train"]["padding_share"] > 0
+
+
+@pytest.mark.parametrize("path", SINGLY)
+def test_one_path_off(path, fast, tmp_path):
+    name = SINGLY[path]
+    plain = run_recipe(name, tmp_path, f"speed.{path}=false")
+    assert_same(fast(name), (plain, tmp_path))
+    on = {"padding_free", "keep_memory"} - {path}
+    assert all(plain.speed[other] for other in on)
+
+
+def test_the_faster_precision_is_measured_and_written_down(tmp_path):
+    found = run_recipe("bert-full", tmp_path, "speed.precision=measured")
+    measured = found.speed["precision"]
+    assert measured["by"] == "measured"
+    assert measured["float32_s"] > 0 < measured["bf16_s"]
+    assert measured["chosen"] == ("bf16" if measured["bf16_s"] * 1.2 < measured["float32_s"] else "no")
+    assert found.launch.mixed_precision == measured["chosen"]
+
+
+@pytest.mark.parametrize(("bf16_s", "chosen"), [(0.5, "bf16"), (0.95, "no"), (2.0, "no")])
+def test_the_precision_that_was_chosen_is_the_one_of_training(bf16_s, chosen, tmp_path, monkeypatch):
+    from bench.training import precision
+
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # as it was comes back
+    monkeypatch.setattr(precision, "_seconds", lambda *_: {"no": 1.0, "bf16": bf16_s})
+    plain = run_recipe("llama-text_qlora", tmp_path / "plain", "method.compute_dtype=float32")
+    found = run_recipe(
+        "llama-text_qlora", tmp_path / "found", "speed.precision=measured", "method.compute_dtype=float32"
+    )
+    assert found.launch.mixed_precision == found.speed["precision"]["chosen"] == chosen
+    same = losses(tmp_path / "found") == losses(tmp_path / "plain")
+    assert same is (chosen == "no")
+    assert losses(tmp_path / "found") == pytest.approx(losses(tmp_path / "plain"), rel=0.05)
+    assert plain.speed["precision"] == {"chosen": "no", "by": "launcher"}
+
+
+def test_a_precision_is_chosen_once(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    arguments = [str(RECIPES["bert-full"]), "speed.precision=measured", "limit={train: 40, test: 20}"]
+    assert lifecycle.main([*arguments, "--out", str(tmp_path)]) != 0
+    assert "the launcher has set mixed_precision to 'bf16'" in capfd.readouterr().err
+    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["status"] != "ok"
+
+
+def test_freed_memory_is_kept_here():
+    assert process.keep_freed_memory() is True

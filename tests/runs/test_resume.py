@@ -1,0 +1,370 @@
+"""A run that was killed at any step and resumed equals one that never was: loss by loss, prediction by prediction."""
+
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bench.runner import lifecycle
+from bench.training import checkpoint_files
+from bench.training.state import Steps
+from tests.helpers.launching import ROOT, command, environment, launch, losses, read_lines
+
+RECIPE = ROOT / "recipes" / "tiny" / "bert-full.yaml"
+STEPS, STOPPED = 8, 5
+COMMON = [
+    "training.epochs=null", f"training.steps={STEPS}", "training.log_every=2", "training.global_batch=8",
+    "limit={train: 24, test: 16, validation: 16}", "save=false", "checkpoints.every_steps=2",
+]  # fmt: skip
+BEST = ["training.evaluate_every=3", "training.best=loss"]
+# Dropout is on. Each engine, each way to write a model's trained part, and a schedule that is no straight line.
+CASES = {
+    "trainer": [*BEST, "training.schedule=cosine", "training.warmup=2"],
+    "loop-lora": ["training.engine=loop", "method=lora", *BEST],
+    "trainer-mlp": ["model=tiny_gpt2", "head.kind=mlp", "training.per_device_batch=4"],
+    "text": ["model=tiny_gpt2", "objective=text", *BEST],
+    "text-qlora": ["model=tiny_llama", "objective=text", "method=qlora", "method.compute_dtype=float32"],
+    "text-loop": ["model=tiny_t5", "objective=text", "training.engine=loop"],
+}
+
+pytestmark = pytest.mark.usefixtures("bare_runs")
+
+
+def arguments(folder, *extra):
+    flags = [text for text in extra if "=" not in text]
+    settings = dict(text.split("=", 1) for text in [*COMMON, *extra] if "=" in text)
+    return [str(RECIPE), *(f"{key}={value}" for key, value in settings.items()), *flags, "--out", str(folder)]
+
+
+def record_of(folder):
+    return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+
+
+def logged(folder):
+    """Rows of the log without the clock's part of them."""
+    rows = read_lines(folder / "train_log.jsonl")
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def predictions(folder):
+    return {path.name: path.read_text(encoding="utf-8") for path in (folder / "predictions").iterdir()}
+
+
+def assert_equal(resumed, whole):
+    assert logged(resumed) == logged(whole)
+    assert predictions(resumed) == predictions(whole)
+    ours, theirs = record_of(resumed), record_of(whole)
+    for part in ("status", "scores", "baselines", "training", "prompts", "comparability", "artifacts"):
+        assert ours[part] == theirs[part], part
+    assert sorted(check["name"] for check in ours["checks"]) == sorted(check["name"] for check in theirs["checks"])
+    assert set(ours["throughput"]) == set(theirs["throughput"])
+    assert not (resumed / checkpoint_files.FOLDER).exists()
+
+
+def stop_after(monkeypatch, step, number=signal.SIGTERM):
+    """Sends this process a signal in the middle of a step, once."""
+    start = Steps.start
+    begun = []
+
+    def begin(steps):
+        begun.append(None)
+        if len(begun) == step:
+            os.kill(os.getpid(), number)
+        start(steps)
+
+    monkeypatch.setattr(Steps, "start", begin)
+
+
+@pytest.fixture(scope="module")
+def whole(bare_runs, tmp_path_factory):
+    """Uninterrupted runs of the cases, made when they are asked for."""
+    found = {}
+
+    def run_whole(case):
+        if case not in found:
+            folder = tmp_path_factory.mktemp("whole") / case
+            assert lifecycle.main(arguments(folder, *CASES[case])) == 0
+            assert record_of(folder)["resumed"] == []
+            found[case] = folder
+        return found[case]
+
+    return run_whole
+
+
+@pytest.fixture
+def stopped(tmp_path, monkeypatch):
+    """A run of the first case that was stopped after step 5; it has checkpoints of steps 4 and 5."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, STOPPED)
+        assert lifecycle.main(arguments(tmp_path, *CASES["trainer"])) == 130
+    return tmp_path
+
+
+def chosen(folder, step):
+    return checkpoint_files.path_of(folder / checkpoint_files.FOLDER, step)
+
+
+# ---------------------------------------------------------------- stopped between two steps
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(case, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, STOPPED)
+        assert lifecycle.main(arguments(tmp_path, *CASES[case])) == 130
+    left = record_of(tmp_path)
+    assert (left["status"], left["failed_in"]) == ("interrupted", "train")
+    assert left["reason"] == (
+        "stopped by SIGTERM after step 5 of 8; a checkpoint was written, and the same command goes on from there"
+    )
+    assert [path.name for path in sorted((tmp_path / "checkpoints").glob("step-*"))] == [
+        "step-00000004",
+        "step-00000005",
+    ]
+    scored = (tmp_path / "predictions" / "before-test.jsonl").stat().st_mtime_ns
+    assert lifecycle.main(arguments(tmp_path, *CASES[case])) == 0
+    assert_equal(tmp_path, whole(case))
+    assert (tmp_path / "predictions" / "before-test.jsonl").stat().st_mtime_ns == scored
+    record = record_of(tmp_path)
+    (resumed,) = record["resumed"]
+    assert (resumed["from_step"], resumed["status"], resumed["reason"]) == (5, "interrupted", left["reason"])
+    assert "before: taken over from the interrupted run" in record["notes"]
+    assert "save" in {phase["name"] for phase in record["phases"]}
+
+
+def test_it_may_be_stopped_again_and_again(whole, tmp_path, monkeypatch):
+    for step in (1, 2, 3):
+        with monkeypatch.context() as patch:
+            stop_after(patch, step)
+            assert lifecycle.main(arguments(tmp_path, *CASES["trainer"])) == 130
+    assert lifecycle.main(arguments(tmp_path, *CASES["trainer"])) == 0
+    assert_equal(tmp_path, whole("trainer"))
+    record = record_of(tmp_path)
+    assert [resumed["from_step"] for resumed in record["resumed"]] == [1, 3, 6]
+    rows = read_lines(tmp_path / "train_log.jsonl")
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+
+
+def test_stopped_in_the_last_step(whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, STEPS)
+        assert lifecycle.main(arguments(tmp_path, *CASES["trainer"])) == 130
+    assert lifecycle.main(arguments(tmp_path, *CASES["trainer"], "--resume")) == 0
+    assert_equal(tmp_path, whole("trainer"))
+    assert record_of(tmp_path)["resumed"][0]["from_step"] == STEPS
+
+
+def test_ctrl_c_ends_at_once_and_the_last_checkpoint_is_gone_on_from(whole, tmp_path, monkeypatch):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run that failed in this process left it deaf
+    with monkeypatch.context() as patch:
+        stop_after(patch, STOPPED + 1, signal.SIGINT)
+        assert lifecycle.main(arguments(tmp_path, *CASES["trainer"])) == 130
+    assert "Ctrl-C" in record_of(tmp_path)["reason"]
+    assert lifecycle.main(arguments(tmp_path, *CASES["trainer"])) == 0
+    assert_equal(tmp_path, whole("trainer"))
+    assert record_of(tmp_path)["resumed"][0]["from_step"] == 4
+
+
+# ---------------------------------------------------------------- what can't be gone on with
+
+
+def test_a_damaged_checkpoint_is_not_used_but_the_one_before(whole, stopped):
+    file = chosen(stopped, 5) / checkpoint_files.OPTIMIZER
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert lifecycle.main(arguments(stopped, *CASES["trainer"])) == 0
+    assert_equal(stopped, whole("trainer"))
+    record = record_of(stopped)
+    assert record["resumed"][0]["from_step"] == 4
+    assert (
+        "the checkpoint of step 5 is damaged and was not used: optimizer.safetensors is not as it was written"
+        in (record["notes"])
+    )
+
+
+def test_without_a_whole_checkpoint_training_begins_anew(whole, stopped):
+    os.truncate(chosen(stopped, 5) / checkpoint_files.TRAINED, 100)
+    (chosen(stopped, 4) / checkpoint_files.MANIFEST).unlink()
+    assert lifecycle.main(arguments(stopped, *CASES["trainer"], "--resume")) == 0
+    assert_equal(stopped, whole("trainer"))
+    record = record_of(stopped)
+    assert record["resumed"] == []
+    assert "--resume: there was no checkpoint to go on from, so training started from the beginning" in record["notes"]
+    assert [note for note in record["notes"] if "step 4 is damaged" in note]
+    # A finished run is not touched.
+    assert lifecycle.main(arguments(stopped, *CASES["trainer"], "--resume")) == 2
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [("--seed=99", "its seed is 13, this one's 99"), ("max_length=99", "its recipe's hash is ")],
+)
+def test_another_run_is_not_gone_on_with(extra, says, stopped, capsys):
+    for flags in ([], ["--resume"]):
+        capsys.readouterr()
+        assert lifecycle.main([*arguments(stopped, *CASES["trainer"]), extra, *flags]) == 2
+        shown = capsys.readouterr().err
+        assert says in shown
+        assert "give --overwrite to replace it" in shown
+    assert chosen(stopped, 5).is_dir()
+    assert record_of(stopped)["status"] == "interrupted"
+    assert lifecycle.main([*arguments(stopped, *CASES["trainer"]), extra, "--overwrite"]) == 0
+    assert record_of(stopped)["resumed"] == []
+
+
+def test_other_training_data_are_refused(stopped, capsys):
+    state = chosen(stopped, 5) / checkpoint_files.STATE
+    content = json.loads(state.read_text(encoding="utf-8"))
+    state.write_text(json.dumps({**content, "data": "of yesterday"}), encoding="utf-8")
+    partial = chosen(stopped, 5).rename(checkpoint_files.partial_of(stopped / checkpoint_files.FOLDER, 5))
+    (partial / checkpoint_files.MANIFEST).unlink()
+    checkpoint_files.seal(partial)
+    assert lifecycle.main(arguments(stopped, *CASES["trainer"])) == 2
+    assert "the training data have changed" in capsys.readouterr().err
+
+
+def test_another_precision_is_refused(stopped, monkeypatch, capsys):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert lifecycle.main(arguments(stopped, *CASES["trainer"])) == 2
+    assert "written with precision no, now bf16; launch it as before" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cant_be_written_ends_no_run(whole, tmp_path, monkeypatch):
+    seal = checkpoint_files.seal
+
+    def full(partial):
+        if partial.name == ".step-00000002.partial":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return seal(partial)
+
+    monkeypatch.setattr(checkpoint_files, "seal", full)
+    assert lifecycle.main(arguments(tmp_path, *CASES["trainer"])) == 0
+    assert_equal(tmp_path, whole("trainer"))
+    notes = [note for note in record_of(tmp_path)["notes"] if "checkpoint" in note]
+    assert notes == ["the checkpoint of step 2 could not be written: [Errno 28] No space left on device"]
+
+
+# ---------------------------------------------------------------- killed
+
+
+@pytest.mark.slow
+def test_on_another_number_of_processes(whole, stopped):
+    done = launch(*arguments(stopped, *CASES["trainer"]), config="ddp_cpu2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    record = record_of(stopped)
+    assert (record["launch"]["world_size"], record["resumed"][0]["from_step"]) == (2, 5)
+    assert "training went on with 2 processes, after 1: its rates are of the steps since" in record["notes"]
+    # Two processes draw other dropout masks; the log up to the checkpoint is the same.
+    rows = logged(stopped)
+    assert [row["step"] for row in rows] == [row["step"] for row in logged(whole("trainer"))]
+    assert rows[:4] == logged(whole("trainer"))[:4]
+    assert losses(stopped) == pytest.approx(losses(whole("trainer")), abs=0.05)
+
+
+# Killed in the middle of a step that is drawn at random, but the same whenever the tests are run.
+KILLED = {"cpu": random.Random(1), "ddp_cpu2": random.Random(2), "zero2_cpu2": random.Random(3)}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """config -> (uninterrupted, killed and resumed), of real launches; two at a time."""
+    folder = tmp_path_factory.mktemp("killed")
+
+    def both(config):
+        extra = [*BEST, "training.log_every=1", "training.steps=14"]
+        done = launch(*arguments(folder / f"{config}-whole", *extra), config=config)
+        assert done.returncode == 0, done.stderr[-3000:]
+        out = folder / config
+        kill_at(KILLED[config].randint(3, 10), command(*arguments(out, *extra), config=config), out)
+        left = record_of(out)
+        assert (left["status"], left["finished_at"]) == ("crashed", None)
+        assert "before" in left["scores"]
+        done = launch(*arguments(out, *extra), config=config)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return folder / f"{config}-whole", out
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return dict(zip(KILLED, pool.map(both, KILLED), strict=True))
+
+
+def kill_at(step, line, out):
+    """Starts a launch and, once a step's line is in its log, kills all of its processes at once."""
+    started = subprocess.Popen(
+        line, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    log, deadline = out / "train_log.jsonl", time.monotonic() + 200
+    while not (log.exists() and f'"step": {step},' in log.read_text(encoding="utf-8")):
+        assert time.monotonic() < deadline, "the run never came to this step"
+        assert started.poll() is None, "the run came to its end"
+        time.sleep(0.005)
+    for process in descendants(started.pid):
+        os.kill(process, signal.SIGKILL)
+    started.wait(timeout=60)
+
+
+def descendants(first):
+    """A process and all that came of it: the launcher gives each worker a session of its own."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue  # ended meanwhile
+    found = [first]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", KILLED)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(killed, config):
+    uninterrupted, resumed = killed[config]
+    assert record_of(resumed)["launch"]["world_size"] == (1 if config == "cpu" else 2)
+    assert [row["step"] for row in logged(resumed) if "loss" in row] == list(range(1, 15))
+    assert_equal(resumed, uninterrupted)
+    (known,) = record_of(resumed)["resumed"]
+    assert 2 <= known["from_step"] <= 12
+    assert (known["status"], known["reason"]) == ("crashed", "the run did not come to its end")
+
+
+@pytest.mark.slow
+def test_all_processes_stop_after_the_same_step(tmp_path):
+    """SIGTERM to one worker alone: the others learn of it by the vote."""
+    extra = ["training.log_every=1", "training.steps=400", "evaluation.before=false"]
+    started = subprocess.Popen(
+        command(*arguments(tmp_path, *extra), config="ddp_cpu2"), cwd=ROOT, env=environment(),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    log, deadline = tmp_path / "train_log.jsonl", time.monotonic() + 200
+    while not (log.exists() and log.stat().st_size > 500):
+        assert time.monotonic() < deadline, "the run never began to train"
+        assert started.poll() is None, "the run came to its end"
+        time.sleep(0.02)
+    workers = [pid for pid in descendants(started.pid) if rank_of(pid) == "1"]
+    assert len(workers) == 1
+    os.kill(workers[0], signal.SIGTERM)
+    started.wait(timeout=120)
+    left = record_of(tmp_path)
+    assert (left["status"], left["failed_in"]) == ("interrupted", "train")
+    found, damaged = checkpoint_files.newest(tmp_path / checkpoint_files.FOLDER)
+    assert damaged == []
+    assert f"after step {found.step} of 400; a checkpoint was written" in left["reason"]
+    assert logged(tmp_path)[-1]["step"] == found.step
+
+
+def rank_of(process):
+    """What the launcher told a worker."""
+    try:
+        told = Path(f"/proc/{process}/environ").read_bytes().decode().split("\0")
+    except OSError:
+        return None
+    return dict(item.split("=", 1) for item in told if "=" in item).get("RANK")

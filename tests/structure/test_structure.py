@@ -1,0 +1,236 @@
+"""The rules of the architecture: imports between packages point downhill, functions are small, names are unambiguous."""
+
+import ast
+import importlib.metadata
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.launching import ROOT
+
+PACKAGE = ROOT / "bench"
+# Lowest first: a package imports only packages above it in this list. Drop-ins of one line do not import each other.
+PACKAGES = [
+    ["errors", "console"],
+    ["utils"],
+    ["records"],
+    ["config"],
+    ["data"],
+    ["analysis"],
+    ["reporting"],
+    ["models"],
+    ["methods"],
+    ["distributed"],
+    ["evaluation"],
+    ["tasks", "metrics"],
+    ["training"],
+    ["memory"],
+    ["runner"],
+    ["sweeps"],
+    ["cli"],
+    ["run", "__main__", "lm_eval_model"],
+]
+LEVEL = {name: level for level, names in enumerate(PACKAGES) for name in names}
+DROPINS = ("tasks", "methods", "metrics")
+# These run where torch is not installed, or answer in half a second.
+WITHOUT_TORCH = ("errors", "console", "utils", "config", "analysis", "reporting", "sweeps", "run", "__main__")
+LONGEST_FUNCTION, LONGEST_MODULE, NINTH_DECILE = 60, 600, 40
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+IDS = [str(path.relative_to(PACKAGE)) for path in MODULES]
+
+
+def dotted(path):
+    """bench/data/rows.py -> bench.data.rows; a package's own file -> the package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {dotted(path): path for path in MODULES}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in NAMES.items()}
+
+
+def package_of(name):
+    return name.split(".")[1] if "." in name else ""
+
+
+def is_for_types_only(node):
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def statements(node):
+    """All nodes below, without what stands under `if TYPE_CHECKING:`."""
+    for child in ast.iter_child_nodes(node):
+        if not is_for_types_only(child):
+            yield child
+            yield from statements(child)
+
+
+def imports(name):
+    """(module, imported name or None) of the package that a module imports, anywhere in it."""
+    for node in statements(TREES[name]):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bench":
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield (whole, None) if whole in NAMES else (node.module, alias.name)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names if alias.name.startswith("bench."))
+
+
+def test_the_walk_finds_the_package():
+    assert len(MODULES) > 100
+    assert {package_of(name) for name in NAMES} - {""} == set(LEVEL)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_between_packages_point_downhill(name):
+    own = package_of(name)
+    for other, _ in imports(name):
+        if package_of(other) and package_of(other) != own:
+            assert LEVEL[package_of(other)] < LEVEL[own], f"{name} imports {other}, whose package does not lie below"
+
+
+def test_no_package_has_a_circle_of_imports():
+    below = {name: {other for other, _ in imports(name) if package_of(other) == package_of(name)} for name in NAMES}
+    done, open_ = set(), []
+
+    def visit(name):
+        assert name not in open_, f"a circle: {' -> '.join([*open_[open_.index(name) :], name])}"
+        if name not in done:
+            open_.append(name)
+            for other in sorted(below[name]):
+                visit(other)
+            done.add(open_.pop())
+
+    for name in NAMES:
+        visit(name)
+
+
+def test_dropins_do_not_import_one_another():
+    for kind in DROPINS:
+        names = [name for name in NAMES if package_of(name) == kind and name.count(".") == 2]
+        assert len(names) > 1
+        for name in names:
+            same = {other for other, _ in imports(name) if package_of(other) == kind}
+            assert same <= {f"bench.{kind}", f"bench.{kind}._base"}, name
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_private_names_are_used_in_their_own_file_only(name):
+    """Neither imported nor reached through an imported module of the package."""
+    modules = {}
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bench":
+            for alias in node.names:
+                assert not is_private(alias.name) or alias.name == "_base", f"{name} imports {alias.name}"
+                if f"{node.module}.{alias.name}" in NAMES:
+                    modules[alias.asname or alias.name] = alias.name
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            assert not is_private(node.attr), f"{name} uses {node.value.id}.{node.attr}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=IDS)
+def test_modules_say_what_they_are_for_and_are_one_concept(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= LONGEST_MODULE
+    assert ast.get_docstring(ast.parse(text)), "a module's first line says what it is for"
+
+
+def test_packages_list_their_files_and_import_nothing():
+    for path in (path for path in MODULES if path.name == "__init__.py"):
+        tree = TREES[dotted(path)]
+        assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(tree)), path
+        if package_of(dotted(path)) in (*DROPINS, "", "cli"):
+            continue
+        text = ast.get_docstring(tree)
+        for file in path.parent.glob("*.py"):
+            assert file.stem == "__init__" or re.search(rf"\b{file.stem}\b", text), f"{path} leaves out {file.stem}"
+
+
+def functions():
+    for path in [*MODULES, *sorted((ROOT / "scripts").rglob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef):
+                yield path, node, node.end_lineno - node.lineno + 1
+
+
+def test_functions_are_short():
+    lengths = [(length, f"{path.name}:{node.name}") for path, node, length in functions()]
+    assert max(lengths)[0] <= LONGEST_FUNCTION, max(lengths)
+    assert statistics.quantiles([length for length, _ in lengths], n=10)[-1] < NINTH_DECILE
+
+
+def test_public_functions_have_docstrings():
+    bare = []
+    for path, node, _ in functions():
+        shown = not node.name.startswith("_") and not any("overload" in ast.dump(item) for item in node.decorator_list)
+        if path.is_relative_to(PACKAGE) and shown and not ast.get_docstring(node):
+            bare.append(f"{path.name}:{node.name}")
+    overrides = {"get_batch_samples", "training_step", "forward", "update", "validate"}
+    assert [name for name in bare if name.split(":")[1] not in overrides] == []
+
+
+def test_the_plain_loop_is_short_enough_to_read_at_once():
+    assert len(NAMES["bench.training.engines.loop"].read_text(encoding="utf-8").splitlines()) <= 100
+
+
+# ---------------------------------------------------------------- names, imports, files
+
+
+def test_no_module_hides_a_library():
+    # `accelerate launch bench/run.py` puts bench/ first on the import path.
+    requirements = importlib.metadata.requires("finetune-bench") or []
+    libraries = {re.split(r"[^A-Za-z0-9_.-]", item)[0].lower().replace("-", "_") for item in requirements}
+    libraries |= {"yaml", "sklearn", "rouge_score", "google"}
+    own = {path.stem for path in PACKAGE.glob("*.py")} | {path.name for path in PACKAGE.iterdir() if path.is_dir()}
+    assert libraries
+    assert own & (set(sys.stdlib_module_names) - {"__main__"} | libraries) == set()
+
+
+def test_packages_that_need_no_torch_load_none():
+    """All of them, in a fresh interpreter in which importing torch, or what would pull it in, is an error."""
+    heavy = ("torch", "transformers", "datasets", "evaluate", "accelerate", "peft", "matplotlib", "sklearn")
+    names = [name for name in NAMES if package_of(name) in WITHOUT_TORCH and name != "bench.cli.lm_eval"]
+    assert len(names) > 50
+    code = f"import importlib, sys\nsys.modules.update(dict.fromkeys({heavy!r}))\nfor name in {names!r}:\n"
+    code += " try: importlib.import_module(name)\n except ImportError as error: sys.exit(f'{name}: {error}')\n"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+
+
+UNSAFE = ("yaml.load(", "pickle.", "import pickle", "torch.load(", "eval(", "exec(", "shell=True", "os.system")
+
+
+def test_nothing_unsafe_in_the_sources():
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        for forbidden in UNSAFE:
+            assert not re.search(rf"(?<![\w.]){re.escape(forbidden)}", text), f"{path.name} uses {forbidden}"
+
+
+def test_no_big_or_foreign_files_are_tracked():
+    assert TRACKED
+    for name in TRACKED:
+        path = ROOT / name
+        assert not path.is_symlink(), name
+        assert path.stat().st_size < 1_000_000, name
+
+
+def test_shipped_scripts_can_be_run():
+    import os
+
+    for path in [ROOT / "scripts" / "quickstart", ROOT / "scripts" / "test", ROOT / ".ci" / "run"]:
+        assert os.access(path, os.X_OK), path
+        assert Path(path).read_text(encoding="utf-8").startswith("#!/usr/bin/env bash")

@@ -1,0 +1,405 @@
+"""reporting/hub/push.py: what is pushed, to a server of the Hub's few endpoints on this machine; what is refused."""
+
+import dataclasses
+import html
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import DatasetCard, ModelCard
+from safetensors.numpy import save_file
+
+from bench.cli.main import main
+from bench.config import resolve
+from bench.records import store
+from bench.records.record import Data, RecipePart
+from bench.reporting import markdown as md
+from bench.reporting.hub import redact
+from tests.helpers.hub_server import ROLE, Hub
+from tests.helpers.launching import ROOT
+from tests.unit.reporting.test_run_page import NASTY, full
+
+# Put together here, so that no scanner takes it for a real one.
+TOKEN = "hf_" + "Zq7" * 11
+OTHER_HOME = "/home/alice/cache/bert"
+RECIPE = ROOT / "recipes" / "sst2" / "bert_base_uncased-lora.yaml"
+
+
+def resolved():
+    return resolve.load(RECIPE).recipe.model_dump(mode="json")
+
+
+def made_run(folder, **changes):
+    """A run's folder as a finished run leaves it, with paths of two machines and texts of the data set in it."""
+    fields = full()
+    found = full(
+        recipe=RecipePart(path=str(ROOT / "recipes/x.yaml"), resolved=resolved(), hash="ab" * 32),
+        data=Data(**{**fields.data.model_dump(), "id": "sst2", "revision": "bcdcba7"}),
+        notes=[f"loaded from {OTHER_HOME}/model", f"kept in {Path.home()}/kept, {NASTY[:40]}", "and/or is no path"],
+        **changes,
+    )
+    model = folder / "model"
+    model.mkdir(parents=True)
+    (folder / "figures").mkdir()
+    (folder / "predictions").mkdir()
+    store.write(found, folder)
+    save_file({"lora_A": np.arange(6, dtype=np.float32).reshape(2, 3)}, model / "adapter_model.safetensors")
+    (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": OTHER_HOME, "r": 4}))
+    (model / "tokenizer.json").write_text('{"vocab": ["/usr/share/x"]}')
+    (model / "README.md").write_text(f"base_model: {OTHER_HOME}")
+    about = {"task": "text_classification", "objective": "head", "method": "lora", "labels": ["negative", "positive"]}
+    (model / "bench.json").write_text(json.dumps({**about, "pooling": None, "head": {"kind": "own"}}))
+    (folder / "train_log.jsonl").write_text('{"step": 1, "loss": 0.7}\n')
+    (folder / "figures" / "learning_curves.png").write_bytes(b"\x89PNG\r\n")
+    (folder / "predictions" / "before-other.jsonl").write_text('{"id": "1", "text": "a fine film"}\n')
+    return folder
+
+
+def bench(*words, hub=None, **variables):
+    """`python -m bench push` in a process that knows only this server, and no login of this machine."""
+    dropped = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH")
+    kept = {key: value for key, value in os.environ.items() if key not in dropped}
+    own = {"HF_HUB_DISABLE_XET": "1", "HF_HOME": "/nonexistent", "NO_PROXY": "*", "HF_TOKEN": TOKEN}
+    own |= {"HF_ENDPOINT": hub.address} if hub else {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "bench", "push", *map(str, words)]
+    environment = {key: value for key, value in {**kept, **own, **variables}.items() if value is not None}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@dataclasses.dataclass
+class Pushed:
+    run: Path
+    hub: Hub
+    said: str
+    dry: Path
+
+    def model(self):
+        return self.hub.repos["models/me/sst2-lora"]["files"]
+
+    def records(self):
+        return self.hub.repos["datasets/me/records"]["files"]
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory):
+    place = tmp_path_factory.mktemp("hub")
+    run = made_run(place / "sst2--minilm--lora--seed13")
+    words = [run, "--to", "me/sst2-lora", "--records-to", "me/records"]
+    with Hub() as hub:
+        done = bench(*words, "--private", hub=hub, HF_DEBUG="1")
+        assert done.returncode == 0, done.stderr
+        asked = len(hub.seen)
+        dry = bench(*words, "--dry-run", "--out", place / "dry", hub=hub, HF_TOKEN=None, HF_HUB_OFFLINE="1")
+        assert (dry.returncode, dry.stderr) == (0, "")
+        assert len(hub.seen) == asked, "a dry run asks the Hub for nothing"
+        yield Pushed(run=run, hub=hub, said=done.stdout + done.stderr, dry=place / "dry")
+
+
+def files_below(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_server_got_what_a_dry_run_writes(pushed):
+    own = {".gitattributes": b""}
+    assert pushed.model() == own | files_below(pushed.dry / "models" / "me" / "sst2-lora")
+    assert pushed.records() == own | files_below(pushed.dry / "datasets" / "me" / "records")
+    names = {"README.md", "record.json", "bench.json", "adapter_config.json", "tokenizer.json"}
+    assert set(pushed.model()) == {*own, *names, "adapter_model.safetensors"}
+    saved = pushed.run / "model"
+    for name in ("adapter_model.safetensors", "tokenizer.json", "bench.json"):
+        assert pushed.model()[name] == (saved / name).read_bytes()
+    in_run = ("record.json", "report.md", "scores.jsonl", "train_log.jsonl", "figures/learning_curves.png")
+    assert set(pushed.records()) == {*own, "README.md", *(f"{pushed.run.name}/{name}" for name in in_run)}
+    assert [repo["private"] for repo in pushed.hub.repos.values()] == [True, True]
+    assert len(pushed.hub.commits) == 2, "one commit for each repository"
+    assert [line for line in pushed.said.splitlines() if line.startswith("pushed: ")]
+
+
+def test_the_token_is_only_in_the_authorization_header(pushed):
+    sent = 0
+    for _, path, headers, body in pushed.hub.seen:
+        sent += headers.pop("Authorization", headers.pop("authorization", None)) == f"Bearer {TOKEN}"
+        assert TOKEN not in f"{path} {headers}"
+        assert TOKEN.encode() not in body
+    assert sent >= 8
+    assert TOKEN not in pushed.said
+    for place in (pushed.run, pushed.dry):
+        assert not [name for name, content in files_below(place).items() if TOKEN.encode() in content]
+
+
+def test_the_card_carries_the_record(pushed):
+    card = ModelCard(pushed.model()["README.md"].decode())
+    data, scores = card.data, full().scores["after"]["test"]
+    measured = {item.metric_name: (item.metric_type, item.metric_value) for item in data.eval_results}
+    assert measured == {
+        "accuracy": ("accuracy", scores["accuracy"].value),
+        "f1_macro": ("f1", scores["f1_macro"].value),
+        "mcc": ("matthews_correlation", scores["mcc"].value),
+        "loss": ("loss", scores["loss"].value),
+    }
+    first = data.eval_results[0]
+    assert (first.dataset_type, first.dataset_config, first.dataset_revision) == ("nyu-mll/glue", "sst2", "bcdcba7")
+    # GLUE's own name of the split, and the page of the whole record.
+    assert (first.dataset_split, first.task_type) == ("validation", "text-classification")
+    assert first.source_url == f"{pushed.hub.address}/me/sst2-lora/blob/main/record.json"
+    assert (data.base_model, data.base_model_relation, data.datasets) == (
+        "google-bert/bert-base-uncased",
+        "adapter",
+        ["nyu-mll/glue"],
+    )
+    assert (data.license, data.library_name, data.pipeline_tag) == ("apache-2.0", "peft", "text-classification")
+    assert data.tags == ["finetune-bench", "lora"]
+    assert "| accuracy | 0.509 | 0.520 (0.500–0.540) | 0.900 (0.880–0.920) |" in card.text
+    for shown in ("s&#124;v1", "wilson 95 %", "0123456789ab", "Some CPU (2 cores)", "not stated by the owners"):
+        assert shown in card.text
+    assert yaml.safe_load(re.search(r"(?s)```yaml\n(.*?)```", card.text)[1]) == resolved()
+    assert "<script>" not in card.text
+
+
+def test_paths_and_texts_of_the_data_stay_at_home(pushed):
+    text = [content for content in {**pushed.model(), **pushed.records()}.values() if b"safetensors" not in content]
+    for content in text:
+        for private in (OTHER_HOME, str(Path.home()) + "/", str(ROOT), "Review: "):
+            assert private.encode() not in content
+    (pushed.dry / "record.json").write_bytes(pushed.model()["record.json"])
+    sent = store.read(pushed.dry / "record.json")
+    assert sent.recipe.path == "./recipes/x.yaml"
+    assert sent.notes[:3] == ["loaded from <removed>/model", sent.notes[1], "and/or is no path"]
+    assert sent.notes[1].startswith("kept in ~/kept, ")
+    assert sent.notes[3].startswith("before it was pushed, 3 absolute paths")
+    assert sent.prompts.example == ""
+    assert sent.scores == full().scores
+    assert json.loads(pushed.model()["adapter_config.json"]) == {"base_model_name_or_path": "<removed>/bert", "r": 4}
+
+
+def test_records_load_as_a_data_set(pushed, tmp_path):
+    import datasets
+
+    folder = pushed.dry / "datasets" / "me" / "records"
+    assert DatasetCard.load(folder / "README.md").data["configs"][0]["config_name"] == "scores"
+    rows = datasets.load_dataset(str(folder), "scores", split="train", cache_dir=str(tmp_path)).to_list()
+    assert len(rows) == 8
+    (row,) = [row for row in rows if (row["stage"], row["metric"]) == ("after", "accuracy")]
+    assert (row["run"], row["seed"], row["value"], row["examples"]) == (pushed.run.name, 13, 0.9, 872)
+
+
+def test_what_an_earlier_push_left_is_removed_and_nothing_else(pushed):
+    old = {"README.md": b"old", "model-00001-of-00002.safetensors": b"old", "config.json": b"{}", "notes.md": b"mine"}
+    pushed.hub.add("models/me/older", private=True, files=old)
+    done = bench(pushed.run, "--to", "me/older", "--private", hub=pushed.hub)
+    assert done.returncode == 0, done.stderr
+    files = pushed.hub.repos["models/me/older"]["files"]
+    assert set(files) == {*pushed.model(), "notes.md"} - {".gitattributes"}
+    assert "model-00001-of-00002.safetensors, config.json" in done.stdout
+
+
+def test_a_public_repository_is_not_taken_for_a_private_one(pushed):
+    pushed.hub.add("models/me/public", private=False, files={})
+    done = bench(pushed.run, "--to", "me/public", "--private", hub=pushed.hub)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: the model me/public is there already and is public; make it private first, or drop --private\n"
+    )
+    assert pushed.hub.repos["models/me/public"]["files"] == {}
+
+
+@pytest.mark.parametrize(
+    ("fails", "variables", "message"),
+    [
+        (None, {"HF_TOKEN": None}, "there is no token of the Hugging Face Hub: log in with `hf auth login`"),
+        (None, {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"),
+        (("/api/whoami", 401, "{sent}"), {}, "HTTP 401 Unauthorized; the token is not accepted; log in"),
+        (("/api/repos", 403, "you sent {sent}"), {}, "HTTP 403 Forbidden; the token may not write there"),
+        (("/api/repos", 500, "oops\nat line 3"), {}, "HTTP 500 Internal Server Error; the Hub has a problem"),
+        (("/me/x.git", 422, "{sent}"), {}, "HTTP 422"),
+        (("/api/models/me/x/commit", 412, "moved"), {}, "HTTP 412 Precondition Failed; it was changed meanwhile"),
+        (None, {"HF_ENDPOINT": "http://127.0.0.1:9"}, "asking the Hub whose token this is failed: http://127.0.0.1:9"),
+        ("read", {}, "the Hub's token may only read"),
+    ],
+)
+def test_a_push_that_fails_says_why_in_a_sentence_without_the_token(pushed, fails, variables, message):
+    with Hub() as hub:
+        hub.fails = None if fails == "read" else fails
+        hub.role = {"name": "me", "auth": {"accessToken": {"role": "read"}}} if fails == "read" else ROLE
+        done = bench(pushed.run, "--to", "me/x", hub=hub, **variables)
+    assert (done.returncode, done.stdout, hub.commits) == (2, "", [])
+    assert len(done.stderr.splitlines()) == 1
+    assert message in done.stderr
+    assert TOKEN not in done.stderr
+
+
+def test_what_was_pushed_before_a_failure_is_said(pushed):
+    with Hub() as hub:
+        hub.fails = ("/api/datasets/", 500, "x")
+        done = bench(pushed.run, "--to", "me/x", "--records-to", "me/y", hub=hub)
+    assert done.returncode == 2
+    assert done.stdout == f"pushed: {hub.address}/models/me/x/commit/1\n"
+    assert "making the data set me/y failed: HTTP 500" in done.stderr
+
+
+def test_the_traceback_that_was_asked_for_holds_no_token(pushed):
+    with Hub() as hub:
+        hub.fails = ("/api/repos", 403, "you sent {sent}")
+        done = bench(pushed.run, "--to", "me/x", "--traceback", hub=hub, HF_DEBUG="1")
+    assert "SetupError: making the model me/x failed" in done.stderr
+    assert "you sent Bearer <removed>" in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def broken(tmp_path, kind):
+    run = made_run(tmp_path / "run", **({"status": "oom", "reason": "x"} if kind == "oom" else {}))
+    model = run / "model"
+    if kind == "pickle":
+        (model / "adapter_model.bin").write_bytes(b"\x80\x04.")
+    elif kind == "named json":
+        (model / "special.json").write_bytes(b"PK\x03\x04")
+    elif kind == "half":
+        (model / "adapter_model.safetensors").write_bytes(b"\x80\x04half")
+    elif kind == "weightless":
+        (model / "adapter_model.safetensors").unlink()
+    elif kind == "unsaved":
+        (model / "bench.json").unlink()
+    elif kind == "foreign":
+        (model / "bench.json").write_text('{"method": "full", "labels": []}')
+    elif kind == "link":
+        (model / "vocab.txt").symlink_to("/etc/hostname")
+    elif kind == "home":
+        (model / "chat_template.jinja").write_text(f"{{% include '{Path.home()}/x' %}}")
+    elif kind == "secret":
+        (run / "train_log.jsonl").write_text(json.dumps({"key": "hf_" + "a1" * 17}))
+    elif kind == "environment":
+        (run / "train_log.jsonl").write_text("correct horse")
+    elif kind == "like a path":
+        found = store.read(run)
+        found.note("the key is +/correct/horse")
+        store.write(found, run)
+    elif kind == "linked folder":
+        (run / "predictions").rename(tmp_path / "elsewhere")
+        (run / "predictions").symlink_to(tmp_path / "elsewhere")
+    elif kind == "deep json":
+        (model / "config.json").write_text("[" * 100_000)
+    elif kind == "surrogate":
+        found = json.loads((run / "record.json").read_text(encoding="utf-8"))
+        (run / "record.json").write_text(json.dumps(found | {"notes": ["\ud800"]}), encoding="utf-8")
+    elif kind == "denied":
+        line = {"id": "1", "prediction": "positive", "reference": "positive", "metrics": {"accuracy": 1.0}}
+        (run / "predictions" / "after-test.jsonl").write_text(json.dumps(line))
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "message"),
+    [
+        ("", [], "say where to push: --to owner/name"),
+        ("", ["--to", "name"], "'name' is no name of a repository: write owner/name"),
+        ("", ["--to", "a/b/c"], "'a/b/c' is no name of a repository"),
+        ("", ["--to", "me/a b"], "'me/a b' is no name of a repository"),
+        ("", ["--to", "me/../x"], "'me/../x' is no name of a repository"),
+        ("", ["--records-to", "x"], "'x' is no name of a repository"),
+        ("", ["none", "--to", "me/x"], "--to takes a single run, not 2"),
+        ("", ["--to", "me/x", "--with-predictions"], "--with-predictions goes with --records-to"),
+        ("oom", ["--to", "me/x"], "ended as `oom`, not `ok`"),
+        ("unsaved", ["--to", "me/x"], "holds no saved model; the recipe needs `save: true`"),
+        ("pickle", ["--to", "me/x"], "adapter_model.bin is not pushed: "),
+        ("named json", ["--to", "me/x"], "special.json is not pushed: "),
+        ("half", ["--to", "me/x"], "adapter_model.safetensors is not a whole safetensors file"),
+        ("weightless", ["--to", "me/x"], "holds no .safetensors file"),
+        ("foreign", ["--to", "me/x"], "methods or labels differ"),
+        ("link", ["--to", "me/x"], "vocab.txt is a link"),
+        ("home", ["--to", "me/x"], "chat_template.jinja names a file below your home folder"),
+        ("secret", ["--records-to", "me/x"], "what looks like a token of the Hugging Face Hub; nothing was uploaded"),
+        ("environment", ["--records-to", "me/x"], "the value of the environment variable MY_API_KEY"),
+        ("like a path", ["--to", "me/x"], "the value of the environment variable MY_OTHER_KEY"),
+        ("linked folder", ["--records-to", "me/x", "--with-predictions"], "/predictions is a link, which may lead"),
+        ("deep json", ["--to", "me/x"], "config.json is not whole JSON"),
+        ("surrogate", ["--to", "me/x"], "can't be written as JSON"),
+        ("", ["typo", "--records-to", "me/x"], "typo: there is no such file or folder"),
+        ("denied", ["--records-to", "me/x"], "1 predictions, and the record tells of 872 examples; nothing"),
+        ("denied", ["--to", "me/x"], "1 predictions, and the record tells of 872 examples; nothing"),
+    ],
+)
+def test_refused_with_one_sentence(tmp_path, capsys, monkeypatch, kind, words, message):
+    monkeypatch.setenv("MY_API_KEY", "correct horse")
+    monkeypatch.setenv("MY_OTHER_KEY", "+/correct/horse")
+    run = broken(tmp_path, kind)
+    assert main(["push", str(run), *words, "--dry-run", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert (said.out, len(said.err.splitlines())) == ("", 1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_loads_no_torch(pushed, tmp_path):
+    heavy = ("torch", "transformers", "datasets", "accelerate", "peft", "matplotlib")
+    words = ["push", str(pushed.run), "--to", "me/x", "--records-to", "me/y", "--dry-run", "--out", str(tmp_path / "o")]
+    code = f"import sys\nsys.modules.update(dict.fromkeys({heavy!r}))\nfrom bench.cli.main import main\n"
+    command = [sys.executable, "-c", f"{code}sys.exit(main({words!r}))"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_dry_run_overwrites_nothing(pushed, capsys):
+    words = ["push", str(pushed.run), "--to", "me/x", "--dry-run", "--out"]
+    assert main([*words, str(pushed.dry)]) == 2
+    assert "is not an empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "is_secret"),
+    [("PGPASSWORD", True), ("MYSQL_PWD", True), ("DB_PASS", True), ("MYSECRET_OF_A", True), ("HF_TOKEN", True),
+     ("PWD", False), ("OLDPWD", False), ("SSH_KEY_PATH", False), ("TOKENIZERS_PARALLELISM", False)],
+)  # fmt: skip
+def test_variables_that_are_named_like_secrets(monkeypatch, name, is_secret):
+    monkeypatch.setenv(name, "correct horse battery")
+    assert (redact.secret_in(b"said: correct horse battery!") is not None) == is_secret
+
+
+def test_many_runs_with_predictions_and_a_failed_one(tmp_path, capsys):
+    made_run(tmp_path / "runs" / "good")
+    made_run(tmp_path / "runs" / "b d", status="oom", reason="no room")
+    place = tmp_path / "out"
+    words = ["--records-to", "me/r", "--with-predictions", "--dry-run", "--out", str(place)]
+    assert main(["push", str(tmp_path / "runs"), *words]) == 0
+    files = files_below(place / "datasets" / "me" / "r")
+    assert {name for name in files if name.endswith("scores.jsonl")} == {"good/scores.jsonl"}
+    assert json.loads(files["b-d/predictions/before-other.jsonl"])["text"] == "a fine film"
+    assert json.loads(files["good/record.json"])["prompts"]["example"].startswith("Say it.")
+    assert "| [b-d](b-d/report.md) | oom | sst2 |" in files["README.md"].decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("/data/me/x.json", "<removed>/x.json"),
+        ("see (/scratch/al/run-1), please", "see (<removed>/run-1), please"),
+        ("--cache=/mnt/a/b/ file:///home/al/c", "--cache=<removed>/b <removed>/c"),
+        (r"C:\Users\al\x.txt", "<removed>/x.txt"),
+        ("https://x.org/a/b and/or 1/2/3 org/name ../a/b ~/a/b </td></tr> /", None),
+    ],
+)
+def test_absolute_paths_are_shortened_and_nothing_else(text, short):
+    assert redact.Paths().shorten(text) == (text if short is None else short)
+
+
+def test_a_secret_is_seen_however_a_file_escapes_it(monkeypatch):
+    secret = '_a"b\\c<d|é&/*'
+    monkeypatch.setenv("MY_PASSWORD", secret)
+    row = json.dumps({"key": f"it is {secret}!"})
+    held = [row, json.dumps({"key": secret}, ensure_ascii=False), json.dumps(row), html.escape(secret), quote(secret)]
+    held += [md.escape(row), md.escape(f"x{secret}y"), md.verbatim(f"see {secret}"), quote(secret, "")]
+    for text in held:
+        assert redact.secret_in(text.encode()) == "the value of the environment variable MY_PASSWORD", text
+        assert redact.REMOVED in redact.hide(text, None)
+    assert redact.secret_in(rb'_a"b') is None
+
+
+@pytest.mark.parametrize("text", ["risk-adjusted-performance-of-all-models-in-it", "hf_hub", "a" * 40, "x@y.z:80"])
+def test_plain_words_are_no_secrets(text):
+    assert redact.secret_in(text.encode()) is None

@@ -1,0 +1,176 @@
+"""reporting/figures/study.py: pictures of many systems hold no text over another, and leave out nothing in silence."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from bench.reporting.figures import sections, study, style
+from bench.reporting.figures.study import Point
+from tests.unit.reporting.test_figures import drawn, size_of
+
+NAMES = [
+    f"{chr(ord('A') + number)}: a-model-with-a-long-name-{number} / lora (training.steps=400)" for number in range(10)
+]
+
+
+@pytest.fixture
+def texts(monkeypatch):
+    """Boxes of all texts of the figures drawn, in pixels: [(text, box)]."""
+    found = []
+    plain = style.figure
+
+    def watched(*arguments, **options):
+        import contextlib
+
+        @contextlib.contextmanager
+        def inner():
+            with plain(*arguments, **options) as figure:
+                yield figure
+                from matplotlib.text import Text
+
+                figure.draw_without_rendering()
+                kept, shown = (labels_of_ticks(figure, drawn_only=only) for only in (False, True))
+                for text in figure.findobj(Text):
+                    drawn_here = text.get_visible() and (text.axes is None or text.axes.get_visible())
+                    if text.get_text().strip() and drawn_here and (text not in kept or text in shown):
+                        found.append((text.get_text(), text.get_window_extent()))
+
+        return inner()
+
+    monkeypatch.setattr(style, "figure", watched)
+    return found
+
+
+def labels_of_ticks(figure, *, drawn_only):
+    """matplotlib keeps labels of ticks that lie outside of an axis, and does not draw them."""
+    axes = [
+        axis for panel in figure.axes for axis in (panel.xaxis, panel.yaxis) if panel.get_visible() or not drawn_only
+    ]
+    ticks = [tick for axis in axes for tick in (axis._update_ticks() if drawn_only else axis.majorTicks)]
+    return [label for tick in ticks for label in (tick.label1, tick.label2)]
+
+
+def assert_apart(texts):
+    assert len(texts) > 5
+    for (one, first), (other, second) in itertools.combinations(texts, 2):
+        width = min(first.x1, second.x1) - max(first.x0, second.x0)
+        height = min(first.y1, second.y1) - max(first.y0, second.y0)
+        assert width <= 1 or height <= 1, f"{one!r} lies over {other!r}"
+
+
+def points(costs):
+    return [Point(name=name, score=0.95 - 0.03 * number, low=0.9 - 0.03 * number, high=0.97 - 0.03 * number, cost=cost)
+            for number, (name, cost) in enumerate(zip(NAMES, costs, strict=False))]  # fmt: skip
+
+
+def logs(number=10):
+    rows = [{"step": step, "loss": math.exp(-step / 90)} for step in range(1, 300, 2)]
+    validation = [{"step": step, "validation_loss": 0.5, "validation_accuracy": step / 400} for step in (100, 200)]
+    return {name: [[*rows, *validation], rows] for name in NAMES[:number]}
+
+
+DRAWINGS = {
+    "cost": lambda path: study.score_against_cost(
+        {"GPU peak, GiB": points([5, 5.2, 30, 31, 12, 8, None, 9, 10, 11]), "training, s": points([3000.0] * 10)},
+        lambda first, second: first < second - 2, path, score="accuracy",
+    ),
+    "curves": lambda path: study.learning_curves(logs(), path),
+    "labels": lambda path: study.label_scores(
+        {name: [0.1 * place + 0.01 * number for place in range(9)] for number, name in enumerate(NAMES)},
+        ["a rather long name of a label"] * 9, path, score="f1 per label",
+    ),
+    "confusion": lambda path: study.confusion_matrices(
+        {name: np.eye(5) * 90 + 3 for name in NAMES[:5]}, [f"emotion number {place}" for place in range(5)], path
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_no_text_lies_over_another(tmp_path, texts, name, recwarn):
+    DRAWINGS[name](tmp_path / "x.png")
+    drawn(tmp_path / "x.png")
+    assert_apart(texts)
+    assert min(box.height for _, box in texts) > 8, "pixels"
+    assert not [warning for warning in recwarn if "constrained" in str(warning.message)]
+
+
+def test_names_of_any_kind_are_drawn(tmp_path):
+    strange = ["$x$ \\frac{", "情感", "line\nbreak", "x" * 100_000, "", "\x00"]
+    odd = [Point(name=name, score=0.5, low=None, high=None, cost=1.0) for name in strange]
+    study.score_against_cost({"s": odd}, None, tmp_path / "x.png", score="$y$")
+    drawn(tmp_path / "x.png")
+    assert all(len(name) <= study.NAME_CHARACTERS for name in study.legend_names(strange))
+
+
+def test_without_a_cost_there_is_no_picture(tmp_path):
+    with pytest.raises(ValueError, match="both a score and a cost"):
+        study.score_against_cost({"s": points([None] * 3)}, None, tmp_path / "x.png", score="y")
+    with pytest.raises(ValueError, match="neither a loss nor"):
+        study.learning_curves({"a": [[{"step": 1}]]}, tmp_path / "x.png")
+    with pytest.raises(ValueError, match="no score by label"):
+        study.label_scores({"a": [None, None]}, [], tmp_path / "x.png", score="f1")
+    for counts in ({"a": [[1, 2]]}, {"a": np.eye(2), "b": np.eye(3)}, {"a": np.zeros((3, 2, 2))}, {}):
+        with pytest.raises(ValueError, match="counts of shape"):
+            study.confusion_matrices(counts, [], tmp_path / "x.png")
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_many_labels_the_lowest_are_shown(tmp_path):
+    values = {"a": [index / 150 for index in range(150)], "b": [None] * 150}
+    study.label_scores(values, [str(index) for index in range(150)], tmp_path / "x.png", score="f1")
+    drawn(tmp_path / "x.png")
+    assert size_of(tmp_path / "x.png")[1] < 2200
+
+
+def test_points_at_one_place_are_named_together(tmp_path, texts):
+    places = {"A": (0.9, 5.0), "B": (0.9, 5.0), "C": (0.8, 1.0), "D": (0.9, 5.02)}
+    twins = [
+        Point(name=f"{letter}: x", score=score, low=score - 0.1, high=1.0, cost=cost)
+        for letter, (score, cost) in places.items()
+    ]
+    study.score_against_cost({"s": twins}, None, tmp_path / "x.png", score="accuracy")
+    assert [text for text, _ in texts if ", " in text] == ["A, B, D"]
+    assert study.together(twins, 0.0, 0.0) == [[0, 1]]
+    assert study.together(twins[1:3], 0.1, 0.1) == []
+
+
+def test_a_long_interval_does_not_squeeze_the_scores():
+    near = [Point(name="a", score=score, low=score - 0.01, high=score + 0.01, cost=1) for score in (0.8, 0.82)]
+    wide = Point(name="b", score=0.81, low=0.0, high=1.0, cost=1)
+    low, high = study.score_limits([*near, wide])
+    assert 0.75 < low < 0.79
+    assert 0.83 < high < 0.87
+    low, high = study.score_limits([Point(name="a", score=0.0, low=None, high=None, cost=1)])
+    assert low < 0 < high
+
+
+def test_the_metric_that_training_was_chosen_by_is_among_the_curves():
+    rows = [{"step": 1, "loss": 1.0, **{f"validation_{name}": 0.5 for name in ("a", "b", "c", "loss")}}]
+    panels = study._curve_panels({"x": [rows]}, ["c", "unknown"])
+    assert panels == ["loss", "validation_loss", "validation_c", "validation_a"]
+
+
+def test_systems_have_different_signs_and_lines():
+    found = study.signs(56)
+    assert len(set(found)) == 56
+    assert study.signs(3) == found[:3]
+    lines = study.lines(study.MOST_CURVES)
+    assert len(set(lines)) == study.MOST_CURVES
+    assert [colour for colour, _ in lines] == [colour for colour, _ in found[: len(lines)]]
+
+
+def test_a_log_is_read_as_far_as_it_can_be(tmp_path):
+    (tmp_path / "log").write_text('{"step": 1, "loss": 2}\n\n[1]\n{"step": 2, "lo', encoding="utf-8")
+    assert study.read_log(tmp_path / "log") == ([{"step": 1, "loss": 2}], 2)
+
+
+def test_a_figure_that_can_not_be_drawn_is_said_to_be_missing(tmp_path):
+    def broken(path):
+        raise ValueError("no | such <b>")
+
+    shown = sections.Gallery(tmp_path, "01-x").show("cost", "text", broken)
+    assert shown == "This figure could not be drawn: ValueError: no &#124; such &lt;b&gt;."
+    assert sections.prefix(3, "../org/data set|x") == "03-org_data_set_x"
+    assert sections.prefix(12, "情感") == "12-data"

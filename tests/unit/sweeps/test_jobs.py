@@ -1,0 +1,487 @@
+"""Sweeps: many runs as processes of their own, what is finished is left out, what fails is filed, stops are clean."""
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bench.errors import RecipeError, SetupError
+from bench.records import record, store
+from bench.runner import run_folder
+from bench.sweeps import jobs, scheduler, study, tuning
+from tests.helpers.launching import ROOT, environment
+
+RECIPE = ROOT / "recipes" / "tiny" / "bert-full.yaml"
+SMALL = ("training.steps=2", "limit={train: 24, validation: 16, test: 16}", "save=false")
+
+
+def planned(seeds=1, sets=SMALL):
+    return [
+        run for system in study.plan([RECIPE], study.Asked(seeds=seeds, sets=sets)).systems for run in system.runs()
+    ]
+
+
+def written(job, status="ok", **changes):
+    """A record of that job's run, as if it had ended."""
+    resolved = job.planned.resolved
+    part = record.RecipePart(path=str(RECIPE), hash=resolved.hash)
+    found = record.Record(name=resolved.name, seed=job.planned.seed, started_at="x", finished_at="y", recipe=part)
+    found.status, found.reason = status, None if status == "ok" else "a reason"
+    for name, value in changes.items():
+        setattr(found, name, value)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    store.write(found, job.folder)
+    return found
+
+
+def scores(split, value):
+    return {"after": {split: {"accuracy": record.Score(value=value, examples=16, signature="x")}}}
+
+
+def bench(*arguments, **options):
+    words = [sys.executable, "-m", "bench", *map(str, arguments)]
+    return subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, **options)
+
+
+def test_a_job_is_a_run_as_run_py_would_name_it(tmp_path):
+    found = jobs.jobs_of([*planned(seeds=2), *planned(seeds=2)], tmp_path)
+    assert [job.planned.seed for job in found] == [13, 14]
+    for job in found:
+        assert job.folder.name == f"tiny--tiny_bert--full--seed{job.planned.seed}--{job.planned.resolved.hash[:8]}"
+        assert jobs.arguments(job) == [str(RECIPE), "--seed", str(job.planned.seed), "--out", str(job.folder), *SMALL]
+
+
+@pytest.mark.parametrize(
+    ("status", "changes", "retry", "left_out"),
+    [
+        ("ok", {}, False, True),
+        ("ok", {}, True, True),
+        ("oom", {}, False, True),
+        ("oom", {}, True, False),
+        ("diverged", {}, False, True),
+        ("crashed", {}, False, False),
+        ("interrupted", {}, False, False),
+        ("ok", {"finished_at": None}, False, False),
+        ("ok", {"seed": 99}, False, False),
+    ],
+)
+def test_what_is_finished_is_left_out(tmp_path, status, changes, retry, left_out):
+    (job,) = jobs.jobs_of(planned(), tmp_path)
+    written(job, status, **changes)
+    jobs.leave_out_finished([job], retry=retry, metric=None)
+    assert job.left_out == left_out
+    assert job.state == (status if left_out else "waiting")
+
+
+def test_a_record_that_is_not_whole_is_no_reason_to_leave_a_run_out(tmp_path):
+    (job,) = jobs.jobs_of(planned(), tmp_path)
+    job.folder.mkdir()
+    (job.folder / "record.json").write_text('{"schema": 1, "sta', encoding="utf-8")
+    jobs.leave_out_finished([job], retry=False, metric=None)
+    assert not job.left_out
+
+
+@pytest.mark.parametrize("status", ["interrupted", "ok"])
+def test_an_old_record_is_not_the_result_of_a_launch_that_left_none(tmp_path, status):
+    (job,) = jobs.jobs_of(planned(), tmp_path)
+    written(job, status)
+    job.before, job.log = jobs.written_at(job), tmp_path / "log"
+    whole = (job.folder / "record.json").read_bytes()
+    job.log.write_text("$ launch\nerror: the launch is broken\n", encoding="utf-8")
+    jobs.settle(job, 1, 3.0, None)
+    assert (job.state, job.seconds) == ("crashed", 3.0)
+    assert job.reason == "the launch left no record: error: the launch is broken"
+    assert (job.folder / "record.json").read_bytes() == whole
+    job.before = None
+    jobs.settle(job, 0, 3.0, None)
+    assert job.state == status
+
+
+def test_a_run_of_another_sweep_is_left_alone(tmp_path, monkeypatch):
+    (job,) = jobs.jobs_of(planned(), tmp_path)
+    written(job, "crashed", finished_at=None)
+    whole = (job.folder / "record.json").read_bytes()
+    taken = run_folder.lock(job.folder)
+    try:
+        scheduler.run_all([job], jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
+        assert (job.state, job.log.exists()) == ("crashed", False)
+        assert job.reason == f"{job.folder} is being written by another run, which goes on"
+        job.reason, job.elsewhere = None, False
+        monkeypatch.setattr(jobs, "RELEASE_S", 0.1)
+        jobs.settle(job, 2, 1.0, None)
+        assert job.elsewhere
+        assert "another run" in job.reason
+    finally:
+        run_folder.unlock(job.folder, taken)
+    assert (job.folder / "record.json").read_bytes() == whole
+    assert not run_folder.is_taken(job.folder)
+
+
+@pytest.mark.parametrize("what", ["killed", "no room"])
+def test_a_job_that_can_t_be_filed_or_is_killed_ends_nothing_else(tmp_path, what):
+    """Real processes: one that has the folder's lock and is killed, or whose record can't be written."""
+    (job,) = jobs.jobs_of(planned(), tmp_path)
+    script = "import pathlib, sys, time\nfrom bench.runner import run_folder as folders\n"
+    script += "taken = folders.lock(pathlib.Path(sys.argv[1]))\nprint('has it', flush=True)\ntime.sleep(600)\n"
+    job.folder.mkdir()
+    words = ["sh", "-c", '"$@" & wait', "launcher", sys.executable, "-c", script, str(job.folder)]
+    process = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout.readline() == b"has it\n"
+    process.kill()  # the launcher alone; what it started has the lock still
+    process.wait()
+    if what == "no room":
+        os.killpg(process.pid, signal.SIGKILL)
+        (job.folder / ".lock").unlink()
+        job.folder.rmdir()
+        job.folder.write_text("a file in its place", encoding="utf-8")
+    scheduler._end(scheduler.Running(job, process, ()), None)
+    assert (job.state, job.elsewhere) == ("crashed", False)
+    if what == "killed":
+        assert "its launcher was ended by signal 9" in job.reason
+        assert store.read(job.folder).status == "crashed"
+    process.stdout.close()
+
+
+def test_words_of_a_sweep_stay_as_they_are_typed(tmp_path):
+    long = "dataset.prompt=" + "x" * 300
+    done = bench("sweep", RECIPE, "dataset.url=https://a.b//c/", long, "--out", tmp_path)
+    assert done.returncode == 2
+    assert "File name too long" not in done.stderr
+    assert "dataset.url" in done.stderr or "dataset.prompt" in done.stderr
+
+
+def test_the_command_in_a_log_is_not_what_a_run_said(tmp_path):
+    (tmp_path / "log").write_text("$ python -m accelerate.commands.launch\n", encoding="utf-8")
+    assert jobs.last_line(tmp_path / "log") == ""
+
+
+def test_settings_are_not_chosen_while_another_sweep_tries_some(write, tmp_path, capsys):
+    write(
+        "own/study.yaml",
+        STUDY.replace("  - recipe: broken\n", "").replace(", lora: {training.learning_rate: [1e-3, 1e-4]}", ""),
+    )
+    (plan,) = [study.plan([tmp_path / "own"], study.Asked())]
+    out = tmp_path / "runs"
+    trials = [job for _, tried in tuning.trials_of(plan, out) for job in tried.values()]
+    written(trials[0], scores=scores("validation", 0.4))
+    trials[1].folder.mkdir(parents=True)
+    taken = run_folder.lock(trials[1].folder)
+    order = scheduler.Order(out=out, machine=jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
+    assert scheduler.conduct([plan], order) == 1
+    run_folder.unlock(trials[1].folder, taken)
+    assert "another sweep is at some of the trials" in capsys.readouterr().err.replace("\n", " ")
+    assert not (out / "choices.json").exists()
+
+
+def test_gpus_are_counted_and_shared_out(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,GPU-1a")
+    one = jobs.Machine.of(None, None, None)
+    assert (one.config.stem, one.jobs, one.per_run, one.gpus) == ("gpu1", 3, 1, ("3", "5", "GPU-1a"))
+    two = jobs.Machine.of("ddp", None, 2)
+    assert (two.jobs, two.per_run, two.options) == (1, 2, ("--num_processes", "2"))
+    assert two.environment(("3", "5"))["CUDA_VISIBLE_DEVICES"] == "3,5"
+    # What is only to be printed, or runs elsewhere, needs no GPU here.
+    elsewhere = jobs.Machine.of("ddp", None, 16, dry=True)
+    assert elsewhere.words(Path("run.py"), [])[-3:] == ["--num_processes", "16", "run.py"]
+    with pytest.raises(SetupError, match="asks for 8 GPUs for each run, and there are 3 here"):
+        jobs.Machine.of("ddp", None, None)
+    with pytest.raises(SetupError, match="--jobs 4: 3 GPUs are enough for 3 runs of 1 at once"):
+        jobs.Machine.of("gpu1", 4, None)
+
+
+def test_without_gpus_runs_go_to_the_cpu(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = jobs.Machine.of(None, 2, None)
+    assert (found.config.stem, found.jobs, found.per_run) == ("cpu", 2, 0)
+    assert int(found.environment(())["OMP_NUM_THREADS"]) == max(1, (os.cpu_count() or 1) // 2)
+    with pytest.raises(SetupError, match=r"cpu\.yaml uses no GPU"):
+        jobs.Machine.of("cpu", None, 1)
+    with pytest.raises(SetupError, match="there is no accelerate config 'gpu9'"):
+        jobs.Machine.of("gpu9", None, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clockwork(jobs.Machine):
+    """A machine whose runs only say which device they have, and when."""
+
+    def command(self, job, port=None):
+        script = "import os, time; print('from', time.time(), os.environ['CUDA_VISIBLE_DEVICES'], flush=True); "
+        script += "time.sleep(0.5); print('to', time.time(), 0)"
+        return [sys.executable, "-c", script]
+
+
+def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path):
+    found = jobs.jobs_of(planned(seeds=4), tmp_path)
+    scheduler.run_all(found, Clockwork(config=Path("x"), jobs=2, gpus=("4", "7"), per_run=1))
+    spans = {}
+    for job in found:
+        lines = [line.split() for line in job.log.read_text(encoding="utf-8").splitlines() if line[0] != "$"]
+        (_, start, device), (_, end, _) = lines
+        spans.setdefault(device, []).append((float(start), float(end)))
+        left = store.read(job.folder)
+        assert (left.status, left.seed, job.state) == ("crashed", job.planned.seed, "crashed")
+        assert left.reason.startswith("there is no record of the run's end: to ")
+        assert left.finished_at is not None
+    assert set(spans) == {"4", "7"}
+    for used in spans.values():
+        used.sort()
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(used))
+
+
+def test_the_best_settings_on_validation_data_are_chosen(tmp_path):
+    (system,) = study.plan([RECIPE], study.Asked(sets=SMALL)).systems
+    rates = tuple((f"training.learning_rate={rate}",) for rate in ("1e-3", "1e-4", "1e-5"))
+    system = replace(system, candidates=rates)
+    plan = study.Plan(systems=[system], metric="accuracy")
+    ((_, trials),) = tuning.trials_of(plan, tmp_path)
+    assert list(trials) == list(rates)
+    for job in trials.values():
+        assert job.planned.resolved.recipe.evaluation.splits == ("validation",)
+    assert tuning.choose(system, trials, "accuracy").chosen is None
+    for value, job in zip((0.5, 0.75, 0.75), trials.values(), strict=True):
+        written(job, scores=scores("validation", value))
+    chosen = tuning.choose(system, trials, "accuracy")
+    assert chosen.chosen == rates[1]  # of two equals the first
+    (row,) = json.loads(tuning.write_choices([chosen], tmp_path, "accuracy").read_text(encoding="utf-8"))
+    assert [one["validation"] for one in row["candidates"]] == [0.5, 0.75, 0.75]
+    assert row["chosen"] == list(rates[1])
+    written(trials[rates[1]], "diverged")
+    assert tuning.choose(system, trials, "accuracy").chosen == rates[2]
+
+
+def test_less_of_a_loss_is_better():
+    assert jobs.higher_is_better("accuracy")
+    assert not jobs.higher_is_better("loss")
+    with pytest.raises(RecipeError, match="not known whether more of it is better"):
+        jobs.higher_is_better("beauty")
+
+
+def test_slurm_gets_the_same_words_through_its_list(tmp_path, monkeypatch):
+    stand_in = tmp_path / "sbatch"
+    stand_in.write_text('#!/bin/sh\necho "Submitted $CONFIG $*"\n', encoding="utf-8")
+    stand_in.chmod(0o755)
+    (job,) = jobs.jobs_of(planned(sets=(*SMALL, "training.best=null", 'evaluation.splits=["test"]')), tmp_path / "a b")
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SetupError, match="there is no sbatch"):
+        jobs.submit([job], jobs.CONFIGS / "gpu1.yaml", tmp_path, None)
+    monkeypatch.undo()
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    said = jobs.submit([job], jobs.CONFIGS / "gpu1.yaml", tmp_path, 4)
+    assert said.startswith("Submitted gpu1 --array=1-1%4 ")
+    listing = Path(shlex.split(said)[-1])
+    reading = next(line for line in jobs.SLURM.read_text(encoding="utf-8").splitlines() if "mapfile" in line)
+    script = f"line=$(sed -n 1p {shlex.quote(str(listing))}); {reading}; printf '%s\\n' \"${{words[@]}}\""
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == jobs.arguments(job)
+
+
+def test_what_slurm_gets_holds_in_any_folder_and_is_not_given_twice_in_silence(tmp_path, monkeypatch, capsys):
+    stand_in = tmp_path / "sbatch"
+    stand_in.write_text('#!/bin/sh\necho "Submitted $CONFIG $*"\n', encoding="utf-8")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("{}", encoding="utf-8")
+    (job,) = jobs.jobs_of(planned(), Path("runs"))
+    said = jobs.submit([job], jobs.find_config("mine.yaml"), Path("runs"), None)
+    assert said.startswith(f"Submitted {tmp_path / 'mine.yaml'} ")
+    listing = Path(shlex.split(said)[-1])
+    assert listing.is_absolute()
+    words = shlex.split(listing.read_text(encoding="utf-8"))
+    assert words[words.index("--out") + 1] == str(tmp_path / job.folder)
+    assert "submitted before" not in capsys.readouterr().err
+    jobs.submit([job], jobs.CONFIGS / "gpu1.yaml", Path("runs"), None)
+    assert "1 of these runs were submitted before" in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "there is no such file"),
+        ([RECIPE, "--set", "training.steps"], "is not of the form key=value"),
+        ([RECIPE, "--set", "training.stepz=1"], "unknown key"),
+        ([RECIPE, "--mini"], "--mini is for studies"),
+        ([RECIPE, "--seeds", "none"], "neither a number of seeds nor a list"),
+        ([RECIPE, "--seeds", "3,03"], "a seed stands twice"),
+        ([RECIPE, "--seeds", "20240101"], "20240101 would be that many runs; for this one seed write 20240101,"),
+        ([RECIPE, "--seeds", "9" * 5000], "neither a number of seeds nor a list"),
+        ([RECIPE, "--jobs", "9" * 5000], "or too large"),
+        ([RECIPE, "--set", "training.steps=4,"], "a value between the commas is missing"),
+        ([RECIPE, "--slurm", "--gpus-per-run", "2"], "--gpus-per-run: what a task of an array gets"),
+        ([RECIPE, "--jobs", "0"], "not a whole number from 1 on"),
+    ],
+)
+def test_wrong_input_starts_nothing(tmp_path, arguments, message):
+    done = bench("sweep", *arguments, "--out", tmp_path / "runs")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("number", ["abc", "[1]", "-3", "0", "true"])
+def test_a_config_with_a_wrong_number_of_processes_is_refused(tmp_path, number):
+    config = tmp_path / "own.yaml"
+    config.write_text(f"num_processes: {number}\nuse_cpu: true\n", encoding="utf-8")
+    with pytest.raises(SetupError, match=r"own\.yaml: num_processes: expected a whole number from 1 on, got "):
+        jobs.Machine.of(str(config), None, None)
+
+
+def test_a_recipe_that_is_a_link_to_itself_is_named(tmp_path):
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    done = bench("sweep", tmp_path / "loop.yaml", "--dry-run")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "loop.yaml" in done.stderr
+
+
+def test_a_run_that_was_told_to_end_before_it_began_is_interrupted(tmp_path):
+    (job,) = jobs.jobs_of(study.plan([Path(RECIPE)], study.Asked(seeds=(13,))).systems[0].runs(), tmp_path)
+    jobs.settle(job, -signal.SIGTERM, 1.0, None, stopped=True)
+    assert (job.state, store.read(job.folder).status) == ("interrupted", "interrupted")
+    (other,) = jobs.jobs_of(study.plan([Path(RECIPE)], study.Asked(seeds=(14,))).systems[0].runs(), tmp_path)
+    jobs.settle(other, -signal.SIGTERM, 1.0, None)
+    assert (other.state, store.read(other.folder).status) == ("crashed", "crashed")
+
+
+PROBE = ROOT / "recipes" / "tiny" / "albert-probe.yaml"
+
+
+def test_words_behind_the_recipes_and_behind_options_are_overrides_of_every_run(tmp_path):
+    words = ["training.steps=4", "--set", "training.learning_rate=1e-3,1e-4", "save=false", "--dry-run"]
+    done = bench("sweep", RECIPE, PROBE, *words[:1], "--out", tmp_path, *words[1:])
+    assert done.returncode == 0, done.stderr
+    runs = [shlex.split(line) for line in done.stdout.splitlines() if "run.py" in line]
+    # A probe has no steps to take, and no rate: it is one run, and the sweep says so.
+    assert [[word for word in run if "=" in word] for run in runs] == [
+        ["training.steps=4", "save=false", "training.learning_rate=1e-3"],
+        ["save=false"],
+        ["training.steps=4", "save=false", "training.learning_rate=1e-4"],
+    ]
+    assert "training.steps is left out for method probe, which does not train by gradients" in done.stdout
+    alone = bench("sweep", PROBE, "training.steps=4", "--dry-run", "--out", tmp_path)
+    assert alone.returncode == 2
+    assert "command line: training.steps: method 'probe' trains nothing by gradients" in alone.stderr
+
+
+def test_the_table_names_metric_and_split(tmp_path):
+    (job,), (other,) = (jobs.jobs_of(planned(sets=(*SMALL, f"seed={seed}")), tmp_path) for seed in (1, 2))
+    for one, found in ((job, {"accuracy": 0.5}), (other, {"squad_f1": 0.25, "squad_exact_match": 0.125})):
+        known = {name: record.Score(value=value, examples=16, signature="x") for name, value in found.items()}
+        written(one, scores={"after": {"test": known}})
+        jobs.leave_out_finished([one], retry=False, metric="accuracy")
+    assert [column.header for column in scheduler.table([job]).columns][3] == "accuracy, test"
+    # Where runs have different scores, each is shown with its own name.
+    both = scheduler.table([job, other]).columns[3]
+    assert both.header == "score"
+    assert [str(cell) for cell in both.cells] == ["accuracy, test 0.5000", "squad_f1, test 0.2500"]
+    assert scheduler.describe(other).endswith("0.2500 squad_f1, test")
+
+
+def test_a_long_reason_leaves_room_for_the_rest_of_the_table(tmp_path):
+    (job,) = jobs.jobs_of(planned(), tmp_path)
+    written(job, scores=scores("test", 0.8125))
+    jobs.leave_out_finished([job], retry=False, metric=None)
+    job.reason = "out of memory, and much more about it " * 5
+    page = Console(width=80, file=io.StringIO())
+    page.print(scheduler.table([job]))
+    assert "0.8125" in page.file.getvalue()
+    assert "accuracy, test" in page.file.getvalue()
+
+
+STUDY = """
+title: Which rate?
+metric: accuracy
+runs:
+  - recipe: tiny/bert-full
+  - recipe: broken
+settings: {full: {training.steps: 2, save: false, evaluation.before: false}}
+tune: {full: {training.learning_rate: [1e-3, 1e-4]}, lora: {training.learning_rate: [1e-3, 1e-4]}}
+"""
+# Its data are not there, which only the run itself can tell.
+BROKEN = "{dataset: {card: sst2_local, source: {folder: nowhere}}, model: tiny_bert, method: lora}"
+
+
+@pytest.mark.slow
+def test_a_study_is_run_once_and_a_failure_is_a_result(write, tmp_path):
+    write("own/study.yaml", STUDY)
+    write("own/broken.yaml", BROKEN)
+    out = tmp_path / "runs"
+    command = ["sweep", tmp_path / "own", "--out", out, "--jobs", 2, "--config", "cpu"]
+    command += ["--set", "limit={train: 24, validation: 16, test: 16}"]
+    done = bench(*command)
+    assert done.returncode == 1, done.stderr
+    assert "none of its settings could be tried, so it is left out" in done.stderr
+    (folder,) = out.glob("tiny--*")
+    chosen = {row["system"]: row["chosen"] for row in json.loads((out / "choices.json").read_text(encoding="utf-8"))}
+    found = store.read(folder)
+    assert (found.status, list(found.scores), list(found.scores["after"])) == ("ok", ["after"], ["test"])
+    assert found.recipe.overrides[-1:] == chosen["tiny--tiny_bert--full"]
+    trials = {path.parent.name: store.read(path) for path in store.find([out / "trials"])}
+    assert sorted(one.status for one in trials.values()) == ["invalid", "invalid", "ok", "ok"]
+    assert all(list(one.scores.get("after", {"validation": 0})) == ["validation"] for one in trials.values())
+    stamps = {path: path.stat().st_mtime_ns for path in store.find([out])}
+    again = bench(*command)
+    assert again.returncode == 1
+    assert "4 trials of settings, on validation data, 4 of them finished before" in again.stdout
+    assert "1 runs, 1 of them finished before" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in store.find([out])} == stamps
+
+
+@pytest.mark.slow
+def test_a_killed_run_is_filed_and_a_stop_leaves_a_checkpoint_and_no_process(tmp_path):
+    long = ["training.steps=100000", "training.log_every=1", "limit={train: 24, test: 16}", "evaluation.before=false"]
+    words = [sys.executable, "-m", "bench", "sweep", RECIPE, "--seeds", "3", "--jobs", "2", "--config", "cpu"]
+    words += ["--out", tmp_path, *(f"--set={text}" for text in long)]
+    with (tmp_path / "said").open("wb") as said:
+        sweeping = subprocess.Popen(
+            list(map(str, words)), cwd=ROOT, env=environment(), stdout=said, stderr=subprocess.STDOUT
+        )
+    try:
+        # The third is started when the first is killed, so two of them are under way at the end.
+        first = wait_for(lambda: [path.parent for path in tmp_path.glob("*seed13*/train_log.jsonl")])[0]
+        os.kill(process_of(first), signal.SIGKILL)
+        wait_for(
+            lambda: list(tmp_path.glob("*seed15*/train_log.jsonl")) and list(tmp_path.glob("*seed14*/train_log.jsonl"))
+        )
+        sweeping.send_signal(signal.SIGINT)
+        assert sweeping.wait(timeout=120) == 130
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            sweeping.kill()
+    left = {found.seed: found for found in map(store.read, store.find([tmp_path]))}
+    assert {seed: found.status for seed, found in left.items()} == {13: "crashed", 14: "interrupted", 15: "interrupted"}
+    assert "there is no record of the run's end: its processes were ended from outside" in left[13].reason
+    assert left[13].failed_in is None
+    assert len(list(tmp_path.glob("*/checkpoints/step-*"))) >= 2
+    assert not [folder for folder in tmp_path.glob("tiny*") if process_of(folder)]
+
+
+def wait_for(condition, limit_s=240):
+    """What becomes of a condition; the limit is for what hangs."""
+    end = time.monotonic() + limit_s
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    return found
+
+
+def process_of(folder):
+    """The process of the run that writes into a folder, which is not its launcher; None where there is none."""
+    for status in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = status.read_bytes().split(b"\0")
+            if str(folder).encode() in words and b"accelerate.commands.launch" not in words:
+                return int(status.parent.name)
+    return None

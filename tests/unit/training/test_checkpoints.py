@@ -1,0 +1,233 @@
+"""Checkpoints as files and as states, SIGTERM, and votes: checkpoint_files, checkpointing, signals, vote."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import Trainer, TrainingArguments, get_scheduler
+
+from bench.distributed.signals import Stopper
+from bench.distributed.vote import Ballot
+from bench.errors import SetupError, StoppedError
+from bench.training import checkpoint_files, checkpointing
+
+
+def written(folder, step, seed=13, files=()):
+    """A checkpoint with a state, a file of bytes in a folder of its own, and others."""
+    partial = checkpoint_files.begin(folder, step)
+    (partial / checkpoint_files.STATE).write_text(json.dumps({"hash": "abcdef0123456789", "seed": seed, "step": step}))
+    (partial / "part").mkdir()
+    (partial / "part" / "optimizer.bin").write_bytes(bytes(range(256)) * 10)
+    for name in files:
+        (partial / name).write_bytes(name.encode())
+    return checkpoint_files.seal(partial)
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_the_newest_whole_one_is_found(tmp_path):
+    assert checkpoint_files.newest(tmp_path / "none") == (None, [])
+    for step in (2, 10, 9):
+        written(tmp_path, step)
+    partial = checkpoint_files.begin(tmp_path, 12)
+    (partial / checkpoint_files.STATE).write_text("{}")
+    found, damaged = checkpoint_files.newest(tmp_path)
+    assert (found.step, found.hash, found.seed, damaged) == (10, "abcdef0123456789", 13, [])
+    assert checkpoint_files.newest(tmp_path, below=10)[0].step == 9
+    assert checkpoint_files.steps(tmp_path) == [10, 9, 2]
+
+
+def cut(path):
+    os.truncate(path / "part" / "optimizer.bin", 100)
+
+
+def flip(path):
+    file = path / "part" / "optimizer.bin"
+    content = bytearray(file.read_bytes())
+    content[1000] ^= 1
+    file.write_bytes(content)
+
+
+def another_format(path):
+    file = path / checkpoint_files.MANIFEST
+    file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (cut, "part/optimizer.bin is not as it was written"),
+        (flip, "part/optimizer.bin is not as it was written"),
+        (lambda path: (path / "part" / "optimizer.bin").unlink(), "optimizer.bin is missing"),
+        (lambda path: (path / checkpoint_files.STATE).unlink(), "state.json is missing"),
+        (lambda path: (path / checkpoint_files.MANIFEST).unlink(), "manifest.json is missing"),
+        (lambda path: (path / checkpoint_files.MANIFEST).write_text('{"format": 1, "fil'), "can't be read"),
+        (lambda path: (path / checkpoint_files.MANIFEST).write_text("[]"), "can't be read"),
+        (
+            lambda path: (path / checkpoint_files.MANIFEST).write_text('{"format": 1, "files": {}}'),
+            "does not list state.json",
+        ),
+        (another_format, "its format is 99"),
+    ],
+)
+def test_a_damaged_one_is_told_and_the_one_before_is_used(harm, says, tmp_path):
+    written(tmp_path, 4)
+    harm(written(tmp_path, 6))
+    found, (damaged,) = checkpoint_files.newest(tmp_path)
+    assert found.step == 4
+    assert damaged.startswith("the checkpoint of step 6 is damaged and was not used: ")
+    assert says in damaged
+    assert written(tmp_path, 6) == checkpoint_files.newest(tmp_path)[0].path  # written again, over the damaged one
+
+
+def test_few_are_kept(tmp_path):
+    for step in (2, 4, 6, 8, 10):
+        written(tmp_path, step)
+    checkpoint_files.begin(tmp_path, 12)
+    checkpoint_files.discard(tmp_path, newest_step=8, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000006", "step-00000008"]
+
+
+def test_best_weights_go_with_each_checkpoint(tmp_path):
+    checkpoint_files.keep_best(tmp_path, lambda path: path.write_text("of step 1"))
+    first = checkpoint_files.begin(tmp_path, 2)
+    checkpoint_files.carry_best(tmp_path, first)
+    assert (first / checkpoint_files.BEST).stat().st_ino == (tmp_path / checkpoint_files.BEST).stat().st_ino
+    checkpoint_files.keep_best(tmp_path, lambda path: path.write_text("of step 3"))
+    assert (first / checkpoint_files.BEST).read_text() == "of step 1"
+    checkpoint_files.carry_best(first, tmp_path)
+    assert (tmp_path / checkpoint_files.BEST).read_text() == "of step 1"
+    checkpoint_files.carry_best(checkpoint_files.begin(tmp_path, 1), tmp_path)
+    assert not (tmp_path / checkpoint_files.BEST).exists()
+
+
+def test_a_folder_with_nothing_but_best_weights_goes_with_them(tmp_path):
+    checkpoint_files.keep_best(tmp_path / "own", lambda path: path.write_text("x"))
+    checkpoint_files.forget_best(tmp_path / "own")
+    assert not (tmp_path / "own").exists()
+    checkpoint_files.forget_best(tmp_path / "own")
+
+
+def test_another_recipe_or_seed_is_refused(tmp_path):
+    written(tmp_path, 2)
+    found, _ = checkpoint_files.newest(tmp_path)
+    found.refuse_other("abcdef0123456789", 13, tmp_path)
+    with pytest.raises(SetupError, match="its recipe's hash is abcdef01, this one's 99999999; give --overwrite"):
+        found.refuse_other("99999999aaaa", 13, tmp_path)
+    with pytest.raises(SetupError, match="its seed is 13, this one's 14; give --overwrite"):
+        found.refuse_other("abcdef0123456789", 14, tmp_path)
+
+
+# ---------------------------------------------------------------- states
+
+
+def trained_further(model, optimizer, scheduler, steps):
+    for step in steps:
+        torch.manual_seed(step)
+        model(torch.randn(8, 64)).square().mean().backward()
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    return model.weight.detach().clone()
+
+
+def made(kind, schedule, folder):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(64, 128)
+    arguments = TrainingArguments(output_dir=str(folder), optim=kind, learning_rate=0.01, use_cpu=True)
+    optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    groups = [{"params": [model.weight], "weight_decay": 0.1}, {"params": [model.bias], "weight_decay": 0.0}]
+    optimizer = optimizer_class(groups, **options)
+    return model, optimizer, get_scheduler(schedule, optimizer, 2, 8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "schedule"),
+    [
+        *((kind, "linear") for kind in ("adamw_torch", "adamw_bnb_8bit", "adafactor", "sgd")),
+        *(("adamw_torch_fused", name) for name in ("linear", "cosine", "constant", "polynomial", "inverse_sqrt")),
+    ],
+)
+def test_an_optimiser_goes_on_as_if_nothing_had_happened(kind, schedule, tmp_path):
+    if "bnb" in kind:
+        pytest.importorskip("bitsandbytes")
+    expected = trained_further(*made(kind, schedule, tmp_path), range(6))
+    model, optimizer, scheduler = made(kind, schedule, tmp_path)
+    trained_further(model, optimizer, scheduler, range(3))
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors = {}
+    state = checkpointing.take_apart([optimizer.state_dict(), scheduler.state_dict()], "", tensors)
+    save_file(tensors, tmp_path / "tensors")
+    state = checkpointing.put_together(json.loads(json.dumps(state)), load_file(tmp_path / "tensors"))
+    model, optimizer, scheduler = made(kind, schedule, tmp_path)
+    model.load_state_dict(weights)
+    optimizer.load_state_dict(state[0])
+    scheduler.load_state_dict(state[1])
+    assert torch.equal(trained_further(model, optimizer, scheduler, range(3, 6)), expected)
+
+
+def test_a_state_keeps_its_types():
+    shared = torch.arange(3)
+    state = {0: (0.9, 0.999), "a": [None, True, {"b": shared}], 1: {"c": shared[:2], "d": 1e-8}, "e": float("inf")}
+    tensors = {}
+    back = checkpointing.put_together(json.loads(json.dumps(checkpointing.take_apart(state, "", tensors))), tensors)
+    assert list(back) == [0, "a", 1, "e"]
+    assert back[0] == (0.9, 0.999)
+    assert back["a"][:2] == [None, True]
+    assert back["a"][2]["b"].tolist() == [0, 1, 2]
+    assert (back[1]["c"].tolist(), back[1]["d"], back["e"]) == ([0, 1], 1e-8, float("inf"))
+    assert len({tensor.data_ptr() for tensor in tensors.values()}) == 2
+
+
+# ---------------------------------------------------------------- to be asked to stop
+
+
+@pytest.fixture
+def stopper():
+    before, found = signal.getsignal(signal.SIGTERM), Stopper()
+    signal.signal(signal.SIGTERM, found)
+    yield found
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_run_stops_at_once(stopper):
+    with pytest.raises(StoppedError, match="SIGTERM"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopper.asked
+
+
+def test_who_waits_is_not_torn(stopper):
+    done = []
+
+    def work():
+        with stopper.waiting():
+            done.append(stopper.asked)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append(stopper.asked)
+
+    for _ in range(2):  # who was stopped does not begin again
+        with pytest.raises(StoppedError, match="SIGTERM"):
+            work()
+    assert done == [False, True]
+
+
+def test_an_own_error_is_not_hidden_by_the_signal(stopper):
+    def work():
+        with stopper.waiting():
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise SetupError("mine")
+
+    with pytest.raises(SetupError, match="mine"):
+        work()
+
+
+def test_a_single_process_reads_its_own_vote_at_once():
+    ballot = Ballot()
+    assert ballot.vote([True, False], last=False) == [True, False]
+    assert ballot.vote([False, False], last=True) == [False, False]
+    ballot.close()

@@ -1,0 +1,330 @@
+"""training/state.py: sizes and order of a training run, seeds of its steps, best-model selection, and the log."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from bench.config.training import Checkpoints, EarlyStopping, Training
+from bench.errors import DivergedError, SetupError
+from bench.training.log import TrainLog
+from bench.training.schedule import Budget, seed_step
+from bench.training.selection import Selection
+from bench.training.state import Fit
+
+
+def plan(examples=100, world=1, **training):
+    return Budget.plan(Training(**training), examples, world)
+
+
+def fit(budget, **settings):
+    """A Fit with nothing to train, for the questions that need none."""
+    empty = dict.fromkeys(("model", "train", "folder", "clock", "selection"))
+    known = {
+        "settings": Training(),
+        "scoring": SimpleNamespace(device=torch.device("cpu")),
+        "seed": 0,
+        "rank": 0,
+        "log": TrainLog(None),
+        "progress": SimpleNamespace(tokens=0),
+        "validate": lambda model: {},
+    }
+    return Fit(**{**empty, **known, "budget": budget, **settings})
+
+
+# ---------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize(
+    ("world", "per_device", "expected"),
+    [
+        (1, None, (8, 1)),
+        (1, 8, (8, 1)),
+        (1, 1, (1, 8)),
+        (2, None, (4, 1)),
+        (2, 2, (2, 2)),
+        (8, None, (1, 1)),
+        (1, 32, (8, 1)),  # a micro-batch larger than the batch is the batch
+        (2, 3, None),
+        (3, None, None),
+        (16, None, None),
+        (1, 5, None),
+    ],
+)
+def test_the_global_batch_is_spread_and_never_changed(world, per_device, expected):
+    if expected is None:
+        with pytest.raises(SetupError, match=f"global_batch 8 can't be split over {world} processes"):
+            plan(world=world, global_batch=8, per_device_batch=per_device)
+        return
+    budget = plan(world=world, global_batch=8, per_device_batch=per_device)
+    assert (budget.per_device_batch, budget.accumulation) == expected
+    assert budget.per_device_batch * budget.accumulation * world == 8
+    assert budget.steps == math.ceil(3 * 100 / 8)
+
+
+@pytest.mark.parametrize(("most", "found", "expected"), [(None, None, 16), (8, None, 16), (None, 2, 2), (8, 16, 16)])
+def test_auto_is_what_was_found_and_until_then_the_whole_share(most, found, expected):
+    training = Training(global_batch=32, per_device_batch="auto")
+    budget = Budget.plan(training, 100, 2, most, found)
+    assert (budget.per_device_batch, budget.per_device_batch * budget.accumulation * 2) == (expected, 32)
+
+
+@pytest.mark.parametrize(
+    ("training", "steps"),
+    [
+        ({"epochs": 1.0, "global_batch": 10}, 10),
+        ({"epochs": 1.0, "global_batch": 32}, 4),
+        ({"epochs": 0.1, "global_batch": 10}, 1),
+        ({"epochs": 0.3, "global_batch": 10}, 3),  # 0.3 x 10 is not exactly 3
+        ({"epochs": 0.001, "global_batch": 10}, 1),
+        ({"steps": 7, "global_batch": 10}, 7),
+        ({"global_batch": 10}, 30),
+    ],
+)
+def test_steps(training, steps):
+    assert plan(**training).steps == steps
+
+
+def test_epochs_and_validation_steps():
+    budget = plan(epochs=2.0, global_batch=32, evaluate_every="epoch")
+    assert (budget.steps, budget.evaluate_every) == (7, 3)
+    assert budget.epochs(3) == 0.96
+    assert plan(examples=4, epochs=9.0, global_batch=32, evaluate_every="epoch").evaluate_every == 1
+    assert plan(evaluate_every=5).evaluate_every == 5
+    assert plan().evaluate_every is None
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0.0, 0), (0.1, 2), (0.5, 10), (1.0, 1), (7.0, 7), (0.01, 1)])
+def test_warmup_is_a_share_or_a_number(warmup, steps):
+    training = Training(steps=20, global_batch=8, warmup=warmup)
+    assert Budget.plan(training, 100, 1).warmup_steps(training) == steps
+
+
+# ---------------------------------------------------------------- order and seeds
+
+
+@pytest.mark.parametrize(("examples", "batch"), [(10, 4), (4, 10), (7, 7), (5, 1)])
+def test_every_epoch_is_a_permutation(examples, batch):
+    budget = plan(examples=examples, global_batch=batch, epochs=4.0)
+    order = budget.order(seed=3)
+    assert len(order) == budget.steps * batch
+    for start in range(0, len(order), examples):
+        epoch = order[start : start + examples]
+        assert len(set(epoch)) == len(epoch)
+    assert set(order[:examples]) == set(range(examples))
+    assert examples < 5 or order[:examples] != order[examples : 2 * examples]
+
+
+def test_the_order_depends_on_the_seed_only():
+    orders = [plan(world=world, global_batch=8, per_device_batch=1).order(5) for world in (1, 2, 8)]
+    assert orders[0] == orders[1] == orders[2]
+    assert plan(global_batch=8).order(6) != orders[0]
+    # A longer run begins as a shorter one does.
+    assert plan(global_batch=8, steps=90).order(5)[:80] == plan(global_batch=8, steps=10).order(5)
+
+
+def drawn(*place):
+    seed_step(*place)
+    return torch.rand(4).tolist()
+
+
+def test_a_steps_seed_is_its_place():
+    assert drawn(1, 2, 3, 0) == drawn(1, 2, 3, 0)
+    places = [(1, 2, 3, 0), (2, 2, 3, 0), (1, 3, 3, 0), (1, 2, 4, 0), (1, 2, 3, 1), (3, 2, 1, 0)]
+    assert len({tuple(drawn(*place)) for place in places}) == len(places)
+    seed_step(2**32 - 1, 10**6, 512, 4095)
+
+
+# ---------------------------------------------------------------- selection
+
+
+@pytest.mark.parametrize(("upward", "sign"), [(True, 1), (False, -1)])
+def test_the_best_is_the_first_of_the_best(upward, sign):
+    selection = Selection("metric", upward)
+    better = [selection.update(step, sign * value) for step, value in enumerate([0.5, 0.4, 0.6, 0.6, 0.55], start=1)]
+    assert better == [True, False, True, False, False]
+    assert (selection.best_step, selection.best_value) == (3, sign * 0.6)
+    assert not selection.exhausted
+
+
+def test_patience_counts_evaluations_without_enough_gain():
+    selection = Selection("f1", True, EarlyStopping(patience=2, threshold=0.1))
+    history = [(0.50, True, 0), (0.55, True, 1), (0.70, True, 0), (0.70, False, 1), (0.75, True, 2)]
+    for step, (value, better, waited) in enumerate(history, start=1):
+        assert not selection.exhausted
+        assert selection.update(step, value) == better
+        assert selection.waited == waited
+    assert selection.exhausted
+    assert selection.best_step == 5
+
+
+def test_a_value_that_is_not_defined_is_never_the_best():
+    selection = Selection("mcc", True, EarlyStopping(patience=2))
+    assert not selection.update(1, math.nan)
+    assert selection.update(2, -0.3)
+    assert not selection.update(3, math.nan)
+    assert selection.best_step == 2
+    assert not selection.update(4, math.nan)
+    assert selection.exhausted
+
+
+# ---------------------------------------------------------------- log
+
+
+def lines(path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+
+
+def test_the_log_is_written_line_by_line(tmp_path):
+    path = tmp_path / "train_log.jsonl"
+    path.write_text("of an earlier run\n")
+    log = TrainLog(path)
+    log.write(step=1, loss=0.7, grad_norm=1.5)
+    assert [row["loss"] for row in lines(path)] == [0.7]
+    log.write(step=1, validation_f1=0.5)
+    log.write(step=2, loss=0.6, grad_norm=None)
+    assert [row["step"] for row in lines(path)] == [1, 1, 2]
+    assert log.losses == [0.7, 0.6]
+    assert all(row["seconds"] >= 0 for row in lines(path))
+
+
+@pytest.mark.parametrize("name", ["loss", "grad_norm"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_divergence_is_logged_before_it_ends_the_run(name, value, tmp_path):
+    log = TrainLog(tmp_path / "log.jsonl")
+    with pytest.raises(DivergedError, match=f"the {name} is {value} at step 4; lower training.learning_rate"):
+        log.write(**{"step": 4, "loss": 1.0, name: value, "note": "NaN and Infinity are words here"})
+    (row,) = lines(tmp_path / "log.jsonl")
+    assert row[name] is None
+    assert row["note"] == "NaN and Infinity are words here"
+    assert len(log.rows) == 1
+
+
+def test_a_log_is_gone_on_with(tmp_path):
+    path = tmp_path / "log.jsonl"
+    TrainLog(path).write(step=9, loss=0.1)
+    log = TrainLog(path)
+    log.restore([{"step": 1, "loss": 0.7, "seconds": 50.0}, {"step": 1, "validation_mcc": math.nan}], 60.0)
+    log.write(step=2, loss=0.6)
+    assert [(row["step"], row.get("loss")) for row in lines(path)] == [(1, 0.7), (1, None), (2, 0.6)]
+    assert lines(path)[2]["seconds"] >= 60
+    assert log.losses == [0.7, 0.6]
+
+
+def test_an_undefined_metric_is_null_and_no_divergence(tmp_path):
+    TrainLog(tmp_path / "log.jsonl").write(step=4, validation_mcc=math.nan)
+    assert lines(tmp_path / "log.jsonl")[0]["validation_mcc"] is None
+
+
+def test_other_ranks_only_remember():
+    log = TrainLog(None)
+    log.write(step=1, loss=0.7)
+    assert log.losses == [0.7]
+
+
+# ---------------------------------------------------------------- what both engines ask
+
+
+def test_when_a_step_is_logged_and_validated():
+    run = fit(plan(steps=25, evaluate_every=10), settings=Training(log_every=7))
+    assert [step for step in range(1, 26) if run.due_for_log(step)] == [1, 7, 14, 21, 25]
+    assert [step for step in range(1, 26) if run.due_for_validation(step)] == [10, 20, 25]
+    assert not fit(plan(steps=25)).due_for_validation(25)
+    assert not fit(plan(steps=25, evaluate_every=10), validate=None).due_for_validation(10)
+
+
+def decided(step=3, steps=10, **settings):
+    """(whether training ends, whether it saves, why it stops) after a step."""
+    run = fit(plan(steps=steps), step=step, **settings)
+    run.decide()
+    return run.ends, run.saves, run.stopped_by
+
+
+def exhausted():
+    selection = Selection("f1", True, EarlyStopping(patience=1))
+    selection.update(1, 0.5)
+    selection.update(2, 0.4)
+    return selection
+
+
+LATE = {"settings": Training(minutes=0.001), "started_s": -1e9}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, (False, False, "steps")),
+        ({"step": 10}, (True, False, "steps")),
+        ({"settings": Training(minutes=60.0)}, (False, False, "steps")),
+        (LATE, (True, False, "minutes")),
+        ({**LATE, "rank": 1}, (False, False, "steps")),  # rank zero's clock counts
+        ({"selection": Selection("f1", True, EarlyStopping(patience=1))}, (False, False, "steps")),
+        ({"selection": exhausted()}, (True, False, "early_stopping")),
+        ({"asked_to_stop": lambda: True}, (True, True, "interrupted")),
+        ({"asked_to_stop": lambda: True, "step": 10}, (True, True, "interrupted")),
+        ({"asked_to_stop": lambda: True, **LATE}, (True, True, "interrupted")),
+        # It is over anyway, and the signal is heeded right after.
+        ({"asked_to_stop": lambda: True, "selection": exhausted()}, (True, False, "early_stopping")),
+        ({"checkpoints": Checkpoints(every_steps=3)}, (False, True, "steps")),
+        ({"checkpoints": Checkpoints(every_steps=2)}, (False, False, "steps")),
+        ({"checkpoints": Checkpoints(every_steps=5), "step": 10}, (True, False, "steps")),
+        ({"due_since_s": -1e9}, (False, True, "steps")),
+        ({"due_since_s": -1e9, "rank": 1}, (False, False, "steps")),
+        ({"due_since_s": -1e9, "checkpoints": Checkpoints(every_minutes=None)}, (False, False, "steps")),
+    ],
+)
+def test_what_follows_a_step(settings, expected):
+    assert decided(**settings) == expected
+
+
+def test_a_checkpoint_is_due_once_in_so_many_minutes():
+    run = fit(plan(steps=10), due_since_s=-1e9)
+    due = []
+    for run.step in range(1, 4):
+        run.decide()
+        due.append(run.saves)
+    assert due == [True, False, False]
+
+
+def test_parameters_without_a_finite_gradient_are_named_once():
+    model = nn.ModuleDict({name: nn.Linear(2, 2, bias=False) for name in ("well", "none", "nan", "frozen")})
+    model["frozen"].requires_grad_(False)
+    model["well"].weight.grad = torch.ones(2, 2)
+    model["nan"].weight.grad = torch.full((2, 2), math.nan)
+    run = fit(plan())
+    run.check_gradients(model)
+    assert run.without_gradient == ["none.weight", "nan.weight"]
+    model["none"].weight.grad = torch.ones(2, 2)
+    run.check_gradients(model)
+    assert run.without_gradient == ["none.weight", "nan.weight"]
+
+
+def test_the_loss_is_a_sum_over_the_items_of_the_whole_step():
+    def loss_sum(logits, labels, smoothing):
+        return logits.sum() * (1 - smoothing)
+
+    run = fit(plan(), scoring=SimpleNamespace(task=SimpleNamespace(loss_sum=loss_sum)))
+    assert run.loss(torch.ones(4, 3), None, torch.tensor(6)) == 2.0
+
+
+def test_log_step_notes_place_rate_and_tokens():
+    run = fit(plan(examples=100, global_batch=25))
+    run.log_step(3, loss=0.25, learning_rate=1e-3, grad_norm=None)
+    (row,) = run.log.rows
+    assert {key: row[key] for key in ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens")} == {
+        "step": 3,
+        "epoch": 0.75,
+        "loss": 0.25,
+        "learning_rate": 1e-3,
+        "grad_norm": None,
+        "tokens": 0,
+    }
+    assert run.learning_rate == 1e-3
+    run.log_validation(3, {"f1": 0.5})
+    assert run.log.rows[-1]["validation_f1"] == 0.5
