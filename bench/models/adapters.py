@@ -11,7 +11,6 @@ from pydantic import Field, model_validator
 from bench.config.fields import Misfit
 from bench.config.recipe import Name, Strict
 from bench.errors import SetupError, did_you_mean
-from bench.models import quantization
 from bench.utils.loading_errors import reason
 
 # Would run, and not be what its name says.
@@ -183,6 +182,7 @@ def prepare_quantized(model: Any) -> None:
     passes through them, and nothing says so. A language model's output head keeps its type. Raises SetupError for a
     layer that the CPU would compute wrongly.
     """
+    from bench.models import quantization  # it loads torch
     from bench.models.heads import fit_output_head, is_norm, keep_in_float32
 
     quantization.fit_cpu(model, model.config.model_type)

@@ -243,7 +243,7 @@ def test_mixed_precision_is_hflms(saved):
 
 def test_a_fallback_is_said(saved, monkeypatch, caplog):
     theirs, ours = both_of(saved)
-    monkeypatch.setattr(likelihood.shared_attention, "supports", lambda *_, **__: "is of another kind")
+    monkeypatch.setattr(likelihood.shared_prefix, "supports", lambda *_, **__: "is of another kind")
     requests = instances(REQUESTS["one label begins another"])
     assert_same(ours.loglikelihood(requests), theirs.loglikelihood(requests))
     assert "is of another kind" in caplog.text

@@ -26,7 +26,7 @@ FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_compute_dtype": "float32"}
 PLAIN = """
 import sys, torch, transformers
 if sys.argv[3] == "made":
-    from bench import span_heads
+    from bench.models import span_head as span_heads
     span_heads.register(transformers.AutoConfig.from_pretrained(sys.argv[1]))
 reader = transformers.AutoModelForQuestionAnswering.from_pretrained(sys.argv[1]).eval()
 inputs = torch.load(sys.argv[2])

@@ -24,6 +24,8 @@ CASES = [
 LAUNCHED = ["gpt2-full", "llama-qlora", "gemma-last_layers", "gemma2-full", "mistral-full", "t5-full", "t5-lora"]
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 
+SCRIPT = ROOT / "tests" / "helpers" / "text_training.py"
+
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
@@ -93,8 +95,7 @@ def two_processes(tmp_path_factory):
         for engine, size in (("trainer", 4), ("trainer", 1), ("loop", 2))
     }
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    script = ROOT / "tests" / "helpers" / "text_training.py"
-    done = launch(folder / "jobs.json", config="ddp_cpu2", script=script, timeout_s=600)
+    done = launch(folder / "jobs.json", config="ddp_cpu2", script=SCRIPT, timeout_s=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -116,9 +117,7 @@ def test_bf16_autocast_is_the_same_in_both_engines(plain, tmp_path):
         str(tmp_path / engine / case): [case, {"engine": engine}] for engine in ("trainer", "loop") for case in LAUNCHED
     }
     (tmp_path / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
-    done = launch(
-        tmp_path / "jobs.json", config="cpu_bf16", script=ROOT / "tests" / "helpers" / "text_training.py", timeout_s=600
-    )
+    done = launch(tmp_path / "jobs.json", config="cpu_bf16", script=SCRIPT, timeout_s=600)
     assert done.returncode == 0, done.stderr[-3000:]
     for case in LAUNCHED:
         by_trainer, by_loop = (

@@ -1,4 +1,4 @@
-"""The rules of the architecture: imports between packages point downhill, functions are small, names are unambiguous."""
+"""The rules of the architecture: imports between packages point downhill, functions are small, names are clear."""
 
 import ast
 import importlib.metadata

@@ -80,7 +80,7 @@ def field_names(model):
     """Names of all fields of a settings type and of the types inside it."""
     for name, field in model.model_fields.items():
         yield name
-        for found in re.findall(r"bench\.(\w*settings)\.(\w+)", repr(field.annotation)):
+        for found in re.findall(r"bench\.(config\.\w+)\.(\w+)", repr(field.annotation)):
             inner = getattr(importlib.import_module(f"bench.{found[0]}"), found[1])
             if isinstance(inner, type) and issubclass(inner, BaseModel):
                 yield from field_names(inner)

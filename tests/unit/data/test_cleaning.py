@@ -4,6 +4,7 @@ import importlib.util
 
 import pytest
 
+from bench.config import cards
 from bench.data import cleaning
 from bench.errors import SetupError
 
@@ -51,7 +52,7 @@ def test_steps_are_taken_in_order():
 
 @pytest.mark.parametrize("name", ["strp", "", "lemmas", "lemmas:", "__import__", "steps", "normalized"])
 def test_unknown_steps(name):
-    assert not cleaning.is_known(name)
+    assert not cards.is_cleaning_step(name)
     with pytest.raises(SetupError, match="there is no clean-up step"):
         cleaning.steps((name,))
 
@@ -64,8 +65,8 @@ def test_the_nearest_step_is_offered():
 def test_every_step_is_described():
     assert cleaning.STEPS
     assert all(function.__doc__ for function in cleaning.STEPS.values())
-    assert all(cleaning.is_known(name) for name in cleaning.STEPS)
-    assert cleaning.is_known("lemmas:en_core_web_sm")
+    assert (*cleaning.STEPS, "lemmas:MODEL") == cards.CLEANING_STEPS
+    assert cards.is_cleaning_step("lemmas:en_core_web_sm")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("spacy") is not None, reason="spaCy is installed")

@@ -409,7 +409,7 @@ TWO = """
 import json, sys
 sys.path.insert(0, {root!r})
 from accelerate import PartialState
-from bench import tokenizer as tokenizers
+from bench.data import tokenizer as tokenizers
 from bench.config.cards import TokenizerCard
 from bench.data.token_cache import TokenCache
 

@@ -28,7 +28,8 @@ class Hand:
 @pytest.fixture
 def hand(monkeypatch):
     moved = Hand()
-    monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=moved.perf_counter))
+    for module in (throughput, records_clock):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=moved.perf_counter))
     return moved
 
 
@@ -217,7 +218,7 @@ def test_a_step_lasts_from_its_start_to_its_stop(hand):
 
 def test_durations_wait_for_the_accelerators_last_step(monkeypatch):
     calls = []
-    monkeypatch.setattr(records_clock, "synchronize", lambda: calls.append("waited"))
+    monkeypatch.setattr(throughput, "synchronize", lambda: calls.append("waited"))
     steps = Steps()
     steps.start()
     steps.add(micro_batch([1]))
