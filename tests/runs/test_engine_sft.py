@@ -100,7 +100,6 @@ def two_processes(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["trainer-4", "trainer-1", "loop-2"])
 @pytest.mark.parametrize("case", LAUNCHED)
 def test_two_processes_equal_one(plain, two_processes, case, way, tmp_path):
@@ -111,7 +110,6 @@ def test_two_processes_equal_one(plain, two_processes, case, way, tmp_path):
     assert_same({**found, "weights": load_file(folder / "weights.safetensors")}, expected)
 
 
-@pytest.mark.slow
 def test_bf16_autocast_is_the_same_in_both_engines(plain, tmp_path):
     jobs = {
         str(tmp_path / engine / case): [case, {"engine": engine}] for engine in ("trainer", "loop") for case in LAUNCHED

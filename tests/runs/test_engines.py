@@ -8,7 +8,7 @@ import pytest
 from bench.runner import lifecycle
 from bench.training import fit
 from bench.utils import process
-from tests.helpers.launching import ROOT, launch, losses, read_lines
+from tests.helpers.launching import NO_DROPOUT, ROOT, launch, losses, read_lines
 
 # Every kind of head in the library: Linear on a pooled token, on every token, RoBERTa's and T5's own, and the MLP.
 CASES = {
@@ -39,16 +39,6 @@ COMMON = [
     "training.epochs=null", "training.steps=4", "training.log_every=1", "training.global_batch=8",
     "training.weight_decay=0.1", "limit={train: 24, test: 16}", "evaluation.before=false", "save=false",
 ]  # fmt: skip
-# Dropout draws depend on how a batch is cut; with it off, every way of cutting must give the same loss.
-NO_DROPOUT = {
-    "bert": ["hidden_dropout_prob", "attention_probs_dropout_prob"],
-    "roberta": ["hidden_dropout_prob", "attention_probs_dropout_prob"],
-    "albert": ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"],
-    "distilbert": ["dropout", "attention_dropout", "seq_classif_dropout"],
-    "gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"],
-    "t5": ["dropout_rate", "classifier_dropout"],
-}
-
 pytestmark = pytest.mark.usefixtures("bare_runs")
 
 
@@ -123,7 +113,6 @@ def test_eight_micro_batches_of_one_equal_one_of_eight(plain, tmp_path, case, en
     assert cut == pytest.approx(plain[0][case], abs=1e-5)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", ["trainer-4", "trainer-2", "loop-4"])
 @pytest.mark.parametrize("case", ALL_CASES)
 def test_two_processes_equal_one(plain, two_processes, case, way):
