@@ -12,6 +12,7 @@ from transformers.models.auto import CONFIG_MAPPING
 from bench.errors import SetupError
 from bench.evaluation import generation
 from bench.evaluation.generation import Generated, Generator, plain
+from tests.helpers.cases import cover
 
 # More threads than free cores make a tiny model a hundred times slower.
 torch.set_num_threads(1)
@@ -74,8 +75,9 @@ def expect_same(model, prompts, notes=0, budget=None, **changes):
 
 
 # Prefixes: none, one that the window reaches beyond, one in which it ends.
-@pytest.mark.parametrize("common", [0, 4, 25])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "common"), cover(FAMILIES, [0, 4, 25], ["gpt2", "mistral", "gemma2", "gemma3_text", "phi3"])
+)
 def test_each_family_writes_what_generate_writes(family, common):
     model = build(family)
     # A window of 9 is shorter than most suffixes; places for all prompts at once, for two, and for one.

@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from bench.models.kernels import shared_prefix
 from bench.models.kernels.attention import Kernel, merge
+from tests.helpers.cases import cover
 from tests.helpers.decoders import ALTERNATING, FAMILIES, REFUSED, SMALL, VOCABULARY, build
 
 
@@ -26,8 +27,11 @@ def logits(model: Any, ids: torch.Tensor, **more: Any) -> torch.Tensor:
     return model(input_ids=ids, **{"use_cache": False, **more}).logits
 
 
-@pytest.mark.parametrize("shared", [1, 12, 40])
-@pytest.mark.parametrize("family", FAMILIES)
+# How long the prefix is matters to those with a window, and to positions that are learned.
+@pytest.mark.parametrize(
+    ("family", "shared"),
+    cover(FAMILIES, [1, 12, 40], ["gpt2", "mistral-3", "mistral-20", "mistral-60", "gemma2-5", "gemma2-20", "gemma3"]),
+)
 def test_rows_behind_a_prefix_give_the_logits_of_whole_texts(family, shared):
     model = build(*FAMILIES[family])
     ids = texts(3, shared + 18, shared)

@@ -19,10 +19,13 @@ from bench.data.rows import Split
 from bench.data.token_cache import TokenCache
 from bench.tasks import text_classification as task
 from tests.helpers import models as tiny
+from tests.helpers.cases import cover
 from tests.helpers.launching import ROOT, environment
 
 SOURCES = [Path(task.__file__)]
 PAIRS = [f"{text} Or not?" for text in reversed(tiny.TEXTS)]
+# Cut or not, with a second text or not, several labels or one: any two of them meet.
+WAYS = [(6, False, False), (6, True, True), (200, False, True), (200, True, False)]
 
 
 @pytest.fixture(autouse=True)
@@ -74,10 +77,10 @@ def entries(place):
 # ---------------------------------------------------------------- the same tokens
 
 
-@pytest.mark.parametrize("several", [False, True])
-@pytest.mark.parametrize("pairs", [False, True])
-@pytest.mark.parametrize("max_length", [6, 200])
-@pytest.mark.parametrize("name", ["bert", "bert-pairs", "t5", "gpt2"])
+@pytest.mark.parametrize(
+    ("name", "max_length", "pairs", "several"),
+    [(name, *way) for name, way in cover(["bert", "bert-pairs", "t5", "gpt2"], WAYS, ["bert-pairs"])],
+)
 def test_what_is_read_is_what_was_made(name, max_length, pairs, several, place):
     tokens = bert_like() if name == "bert-pairs" else tiny.tokenizer(tiny.card(name))
     examples = split(pairs, several)

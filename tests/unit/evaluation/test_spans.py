@@ -11,6 +11,7 @@ import torch
 from bench.errors import DivergedError, ScoreError
 from bench.evaluation.spans import Candidates, best_answers, candidates, joined
 from bench.models.losses import span_loss_sum
+from tests.helpers.cases import together
 
 WORDS = ("In", "May", "2008", "an", "earthquake", "of", "magnitude", "8.0", "struck", "Sichuan", "69,197", "dead")
 
@@ -147,7 +148,7 @@ def row_of(found, number):
 
 
 @pytest.mark.parametrize("kind", ["smooth", "ties", "peaks"])
-@pytest.mark.parametrize(("n_best", "longest"), [(20, 30), (1, 30), (5, 1), (3, 7), (20, 2), (200, 500)])
+@together("n_best, longest", [(20, 30), (1, 30), (5, 1), (3, 7), (20, 2), (200, 500)])
 def test_candidates_are_those_of_a_search_through_all_pairs(kind, n_best, longest):
     for seed in range(8):
         _, features = examples(seed)
