@@ -4,11 +4,16 @@ import gc
 import os
 import pickle
 import sys
+from pathlib import Path
 
 import pytest
 
 # So many more modules than at the last look mean that libraries were imported.
 MANY_MODULES = 300
+RUNS = Path(__file__).resolve().parent / "runs"
+
+# An assert in a helper says what both sides were, as one in a test does.
+pytest.register_assert_rewrite("tests.helpers")
 
 # Read when a library is first imported: no test may reach for the network.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_EVALUATE_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
@@ -79,6 +84,5 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Files that launch runs go first: two workers share the rest, and neither waits for the other's last launch."""
-    launching = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in launching)
+    """Files of tests/runs go first: two workers share the rest, and neither waits for the other's last launch."""
+    items.sort(key=lambda item: RUNS not in item.path.parents)

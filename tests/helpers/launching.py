@@ -22,6 +22,15 @@ QUIET = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**32),
 }
+# Dropout draws depend on how a batch is cut; with it off, every way of cutting must give the same loss.
+NO_DROPOUT = {
+    "bert": ["hidden_dropout_prob", "attention_probs_dropout_prob"],
+    "roberta": ["hidden_dropout_prob", "attention_probs_dropout_prob"],
+    "albert": ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"],
+    "distilbert": ["dropout", "attention_dropout", "seq_classif_dropout"],
+    "gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"],
+    "t5": ["dropout_rate", "classifier_dropout"],
+}
 
 
 def command(*arguments: Any, config: str = "cpu", script: Path = RUN, options: tuple[str, ...] = ()) -> list[str]:
@@ -54,6 +63,12 @@ def launch(
         timeout=timeout_s,
         check=False,
     )
+
+
+def bench(*arguments: Any, **options: Any) -> Any:
+    """`python -m bench ARGUMENTS` to its end; returns a CompletedProcess with text output. options: of subprocess."""
+    words = [sys.executable, "-m", "bench", *map(str, arguments)]
+    return subprocess.run(words, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False, **options)
 
 
 def launch_all(jobs: dict[str, list[Any]], folder: Path, alone: Collection[str] = ()) -> Any:

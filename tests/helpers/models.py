@@ -22,6 +22,8 @@ CARDS = Path(__file__).resolve().parents[2] / "recipes" / "models"
 FAMILIES = sorted(path.stem.removeprefix("tiny_") for path in CARDS.glob("tiny_*.yaml"))
 DECODERS = ["gemma", "gemma2", "gpt2", "llama", "mistral", "qwen2"]
 WRITERS = [*DECODERS, "t5"]
+# One of each kind: an encoder, a decoder with Conv1D and learned positions, one with rotary ones, an encoder-decoder.
+KINDS = ["bert", "gpt2", "llama", "t5"]
 LABELS = ("bad", "good", "mixed")
 TEXTS = [
     "The room was clean and the staff were friendly.",

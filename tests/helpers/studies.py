@@ -11,6 +11,16 @@ from bench.records import store
 from bench.records.record import Score
 
 ROOT = Path(__file__).resolve().parents[2]
+# A study of two systems, one of which can not be run, with two settings to choose from for each.
+TWO_SYSTEMS = """
+title: Which rate?
+metric: accuracy
+runs:
+  - recipe: tiny/bert-full
+  - recipe: broken
+settings: {full: {training.steps: 2, save: false, evaluation.before: false}}
+tune: {full: {training.learning_rate: [1e-3, 1e-4]}, lora: {training.learning_rate: [1e-3, 1e-4]}}
+"""
 LABELS = ["negative", "positive"]
 
 

@@ -11,6 +11,7 @@ from bench.errors import SetupError
 from bench.models import adapters, build
 from bench.training import memory_saving
 from tests.helpers import models as tiny
+from tests.helpers.cases import cover, together
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 
@@ -84,8 +85,7 @@ def four_bit_card(name, **changes):
 # ---------------------------------------------------------------- what is trained
 
 
-@pytest.mark.parametrize("method", ["full", "scratch"])
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize(("name", "method"), cover(tiny.FAMILIES, ["full", "scratch"]))
 def test_full_trains_everything(name, method, tmp_path):
     model = tiny.adapted(tiny.card(name), tmp_path, method)
     assert len(tiny.trainable(model)) == len(list(model.parameters()))
@@ -146,8 +146,7 @@ def test_a_decoders_first_token_is_no_feature(name, tmp_path):
         tiny.adapted(tiny.card(name), tmp_path, "probe", {"pooling": "first"})
 
 
-@pytest.mark.parametrize("method", ["lora", "dora", "qlora"])
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize(("name", "method"), cover(tiny.FAMILIES, ["lora", "dora", "qlora"], ["gpt2", "t5"]))
 def test_lora_adapts_the_bodys_linear_layers_and_trains_the_head(name, method, tmp_path):
     layers = body_layers(tiny.build(tiny.card(name), tmp_path), name)
     parts = ["lora_A.default.weight", "lora_B.default.weight"]
@@ -203,8 +202,7 @@ def test_the_seed_decides_an_adapters_weights(tmp_path):
 # ---------------------------------------------------------------- gradients
 
 
-@pytest.mark.parametrize("method", PEFT_METHODS)
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize(("name", "method"), cover(tiny.FAMILIES, PEFT_METHODS, tiny.KINDS))
 def test_gradients_reach_every_adapter(name, method, tmp_path):
     model = adapt(name, tmp_path, method)
     inputs = tiny.batch(tiny.tokenizer(tiny.card(name)))
@@ -214,8 +212,14 @@ def test_gradients_reach_every_adapter(name, method, tmp_path):
     assert tiny.without_gradient(model) == []
 
 
-@pytest.mark.parametrize("method", ["full", "head", "last_layers", *PEFT_METHODS])
-@pytest.mark.parametrize("name", [name for name in tiny.FAMILIES if name != "albert"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    cover(
+        [name for name in tiny.FAMILIES if name != "albert"],
+        ["full", "head", "last_layers", *PEFT_METHODS],
+        ["gpt2", "t5"],
+    ),
+)
 def test_gradients_with_checkpointing_are_the_same(name, method, tmp_path):
     gradients = []
     for checkpointing in (False, True):
@@ -238,8 +242,7 @@ def test_checkpointing_is_refused_where_a_model_can_not(tmp_path):
         memory_saving.checkpoint_activations(tiny.adapted(tiny.card("albert"), tmp_path, "full"))
 
 
-@pytest.mark.parametrize("method", ["head", "lora", "ia3", "qlora"])
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize(("name", "method"), cover(tiny.FAMILIES, ["qlora", "head", "lora", "ia3"], ["gpt2", "t5"]))
 def test_a_16_bit_body_with_float32_adapters_and_head(name, method, tmp_path):
     if method == "head":
         model = tiny.adapted(tiny.card(name, dtype="bfloat16"), tmp_path, method)
@@ -365,8 +368,7 @@ def test_last_layers_of_a_language_model(name, tmp_path):
     assert tiny.without_gradient(model) == []
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
-@pytest.mark.parametrize("name", tiny.WRITERS)
+@pytest.mark.parametrize(("name", "method"), cover(tiny.WRITERS, ["lora", "qlora"], ["gpt2", "t5"]))
 def test_adapters_leave_the_output_head_alone(name, method, tmp_path):
     known = tiny.card(name, dtype="bfloat16")
     layers = [
@@ -437,7 +439,7 @@ def test_peft_is_read_without_importing_it():
     assert {"rank_pattern", "task_type"} <= adapters._fields("LoHaConfig")
 
 
-@pytest.mark.parametrize("name", [name for name in adapters._config_classes() if adapters._is_method(name)])
+@together("name", [name for name in adapters._config_classes() if adapters._is_method(name)])
 def test_every_methods_fields_are_pefts(name):
     import peft
 

@@ -6,7 +6,6 @@ As a script, in a launch of two processes: one step in which only rank zero has 
 import dataclasses
 import functools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,11 +23,10 @@ from bench.distributed import setup
 from bench.models import heads
 from bench.models.kernels import answer_only_loss, padding_free
 from bench.models.losses import answer_loss_sum
-from bench.records import store
-from bench.runner import lifecycle
 from tests.helpers import models as tiny
 from tests.helpers import text_training as texts
-from tests.helpers.launching import ROOT, environment, losses
+from tests.helpers.cases import cover
+from tests.helpers.launching import ROOT
 from tests.helpers.launching import launch as launched
 
 # A width that no count of tokens here is equal to.
@@ -119,8 +117,7 @@ class Logits(TorchDispatchMode):
 # ---------------------------------------------------------------- one step
 
 
-@pytest.mark.parametrize("chunk_rows", [1024, 4], ids=["one_chunk", "chunks"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "chunk_rows"), cover(CASES, [1024, 4], ["gpt2-full", "gemma2-lora", "t5-full"]))
 def test_loss_and_every_gradient(case, chunk_rows, tmp_path):
     known, model = model_of(case, tmp_path)
     batch = tiny.text_batch(known, texts.TEXTS)
@@ -179,8 +176,9 @@ def test_together_with_a_body_that_leaves_out_pads(case, tmp_path):
     assert_same_step(answers_step(model, batch), expected, model)
 
 
-@pytest.mark.parametrize("chunk_rows", [1024, 4])
-@pytest.mark.parametrize("case", ["gpt2-full", "gemma2-full", "llama-lora"])
+@pytest.mark.parametrize(
+    ("case", "chunk_rows"), cover(["gpt2-full", "gemma2-full", "llama-lora"], [1024, 4], ["gpt2-full"])
+)
 def test_under_autocast_the_head_works_in_16_bits_and_the_loss_in_32(case, chunk_rows, tmp_path):
     known, model = model_of(case, tmp_path)
     batch = tiny.text_batch(known)
@@ -207,8 +205,10 @@ def test_what_hooks_of_the_head_do_is_done(tmp_path):
     assert_same_step(answers_step(model, batch), expected, model)
 
 
-@pytest.mark.parametrize("chunk_rows", [1024, 4])
-@pytest.mark.parametrize("case", ["gpt2-full", "llama-full", "gemma2-lora", "llama-qlora"])
+@pytest.mark.parametrize(
+    ("case", "chunk_rows"),
+    cover(["gpt2-full", "llama-full", "gemma2-lora", "llama-qlora"], [1024, 4], ["gpt2-full"]),
+)
 def test_a_batch_without_a_label_is_zero_and_has_gradients(case, chunk_rows, tmp_path):
     known, model = model_of(case, tmp_path)
     batch = tiny.text_batch(known)
@@ -366,9 +366,13 @@ def plain(tmp_path_factory):
     return {case: trained(case, folder / case, wanted=False) for case in TRAINED}
 
 
-@pytest.mark.parametrize("size", [8, 1])
-@pytest.mark.parametrize("engine", ["trainer", "loop"])
-@pytest.mark.parametrize("case", TRAINED)
+@pytest.mark.parametrize(
+    ("case", "engine", "size"),
+    [
+        *((case, engine, size) for case in TRAINED for engine, size in (("trainer", 1), ("loop", 8))),
+        *((case, engine, size) for case in ("gpt2-full", "t5-full") for engine, size in (("trainer", 8), ("loop", 1))),
+    ],
+)
 def test_training_is_the_same(plain, case, engine, size, tmp_path):
     assert_same_training(trained(case, tmp_path, wanted=True, engine=engine, per_device_batch=size), plain[case])
 
@@ -406,7 +410,6 @@ def test_no_step_makes_other_logits(engine, checkpointing, tmp_path):
 # ---------------------------------------------------------------- processes and records
 
 
-@pytest.mark.slow
 def test_two_processes_are_the_same(plain, tmp_path):
     jobs = {
         str(tmp_path / f"{case}-{engine}"): [case, {"engine": engine, "per_device_batch": 2}]
@@ -431,7 +434,6 @@ def uneven(folder):
         yield case, model, tiny.text_batch(known)
 
 
-@pytest.mark.slow
 def test_a_process_without_an_answer_does_not_stop_the_others(tmp_path):
     done = launched(tmp_path, config="ddp_cpu2", script=Path(__file__), timeout_s=300)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -443,45 +445,6 @@ def test_a_process_without_an_answer_does_not_stop_the_others(tmp_path):
             size = max(float(gradient.abs().max()), 1e-3)
             # DDP takes the mean of the two.
             torch.testing.assert_close(2 * found[name], gradient, rtol=0, atol=1e-5 * size, msg=name)
-
-
-RUN = [
-    *("training={steps: 2, global_batch: 4, log_every: 1, learning_rate: 1e-3}", "evaluation.before=false"),
-    *("limit={train: 16, validation: 8, test: 8}", "save=false"),
-]
-
-
-@pytest.mark.slow
-def test_the_record_says_where_all_logits_were_needed(tmp_path):
-    recipe = str(ROOT / "recipes" / "tiny" / "mistral-text_lora.yaml")
-    experts = ["model.architecture.model_type=mixtral", "model.architecture.num_local_experts=2"]
-    notes = {}
-    for name, changes in {"experts": experts, "plain": [], "off": ["speed.answer_logits=false"]}.items():
-        assert lifecycle.main([recipe, "--out", str(tmp_path / name), *RUN, *changes]) == 0
-        found = store.read(tmp_path / name)
-        notes[name] = [note for note in found.notes if "answer_logits" in note]
-        assert found.speed["answer_logits"] is (name == "plain")
-    assert notes["plain"] == notes["off"] == []
-    assert len(notes["experts"]) == 1
-    assert "is a mixture of experts" in notes["experts"][0]
-    off, on = (losses(tmp_path / name) for name in ("off", "plain"))
-    assert len(on) == 2
-    assert on == pytest.approx(off, rel=1e-5)
-
-
-@pytest.mark.slow
-def test_the_benchmark_finds_the_same_losses():
-    script = ROOT / "scripts" / "benchmarks" / "answer_training.py"
-    command = [sys.executable, str(script), "--small", "--rounds", "1"]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    cases = json.loads(done.stdout.splitlines()[-1])["cases"]
-    assert [case["case"] for case in cases] == ["recomputed", "kept"]
-    for case in cases:
-        assert 0 < case["relative_difference"] <= 1e-4
-        assert 2 <= case["answer_tokens"] <= 3
-        # Ten rows of a vocabulary of 4000 in float32: the logits, their softmax, and the gradient.
-        assert case["bench_logits_mib"] * 2**20 <= 3 * 4 * 4000 * 12 < case["trl_logits_mib"] * 2**20
 
 
 if __name__ == "__main__":

@@ -47,8 +47,10 @@ def pretrained(place, **changes):
 # ---------------------------------------------------------------- batches
 
 
-@pytest.mark.parametrize("head", [Head(), Head(kind="mlp", hidden=32)], ids=["own", "mlp"])
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [*((name, Head()) for name in tiny.FAMILIES), *((name, Head(kind="mlp", hidden=32)) for name in tiny.KINDS)],
+)
 def test_a_padded_batch_equals_batches_of_one(name, head, tmp_path):
     known = tiny.card(name)
     tokens = tiny.tokenizer(known)

@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.models import flops
 from tests.helpers import models as tiny
+from tests.helpers.cases import cover
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 SOME = ["query", "value", "q_lin", "v_lin", "q_proj", "v_proj", "q", "v", "c_attn"]
@@ -39,8 +40,7 @@ def charged_in_full(model):
     return total
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize(("name", "method"), cover(tiny.FAMILIES, METHODS, tiny.KINDS))
 def test_formula_equals_torchs_count(name, method, tmp_path):
     model = tiny.adapted(tiny.card(name, attention="eager"), tmp_path, *METHODS[method])
     assert charged_in_full(model) == pytest.approx(measured(model), rel=0.05)
@@ -137,8 +137,7 @@ def charged_text_in_full(model):
     return flops.step_flops(model, [LENGTH], [ANSWER] if model.config.is_encoder_decoder else None)
 
 
-@pytest.mark.parametrize("method", TEXT_METHODS)
-@pytest.mark.parametrize("name", tiny.WRITERS)
+@pytest.mark.parametrize(("name", "method"), cover(tiny.WRITERS, TEXT_METHODS, ["gpt2", "t5"]))
 def test_formula_equals_torchs_count_for_language_models(name, method, tmp_path):
     model = tiny.text_adapted(tiny.card(name, attention="eager"), tmp_path, *TEXT_METHODS[method])
     # T5's first block is charged for gradients of its frozen input where only adapters are trained, and attention for

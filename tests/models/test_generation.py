@@ -1,10 +1,7 @@
 """Greedy generation of many prompts together gives the tokens that transformers' `generate` gives for each alone."""
 
 import contextlib
-import json
 import random
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,7 +12,7 @@ from transformers.models.auto import CONFIG_MAPPING
 from bench.errors import SetupError
 from bench.evaluation import generation
 from bench.evaluation.generation import Generated, Generator, plain
-from tests.helpers.launching import ROOT
+from tests.helpers.cases import cover
 
 # More threads than free cores make a tiny model a hundred times slower.
 torch.set_num_threads(1)
@@ -78,8 +75,9 @@ def expect_same(model, prompts, notes=0, budget=None, **changes):
 
 
 # Prefixes: none, one that the window reaches beyond, one in which it ends.
-@pytest.mark.parametrize("common", [0, 4, 25])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "common"), cover(FAMILIES, [0, 4, 25], ["gpt2", "mistral", "gemma2", "gemma3_text", "phi3"])
+)
 def test_each_family_writes_what_generate_writes(family, common):
     model = build(family)
     # A window of 9 is shorter than most suffixes; places for all prompts at once, for two, and for one.
@@ -319,12 +317,3 @@ def test_everything_is_put_back_after_an_error():
         assert (model.config._attn_implementation, model.generation_config) == before
         assert model.training
         assert torch.is_grad_enabled()
-
-
-@pytest.mark.slow
-def test_the_benchmark_runs():
-    command = [sys.executable, "scripts/benchmarks/generation.py", "--small"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert [case["case"] for case in found["cases"]] == ["4 shots", "no shots"]

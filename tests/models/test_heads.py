@@ -166,8 +166,10 @@ def test_mlp_heads_names_are_no_other_heads():
 # ---------------------------------------------------------------- float32 heads
 
 
-@pytest.mark.parametrize("head", [Head(), Head(kind="mlp", hidden=24)], ids=["own", "mlp"])
-@pytest.mark.parametrize("name", tiny.FAMILIES)
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [*((name, Head()) for name in tiny.FAMILIES), *((name, Head(kind="mlp", hidden=24)) for name in tiny.KINDS)],
+)
 def test_a_float32_head_on_a_16_bit_body(name, head, tmp_path):
     known = tiny.card(name, dtype="bfloat16")
     model = tiny.build(known, tmp_path, LoadPlan(frozen_body=True), head=head)

@@ -12,7 +12,7 @@ from bench.evaluation import continuation_tree, likelihood
 from bench.evaluation.likelihood import Answer, Item, Scorer, plain
 from bench.models import batch_budget
 from bench.models.kernels import shared_prefix
-from tests.models.test_shared_prefix import FAMILIES, REFUSED, SMALL, VOCABULARY, build
+from tests.helpers.decoders import FAMILIES, REFUSED, SMALL, VOCABULARY, build
 
 # Shared first tokens, one label the beginning of another, one token and several.
 BRANCHED = ((5,), (5, 6), (5, 6, 7), (5, 9, 8), (11,), (12, 13, 14), (12, 13, 15), (20, 21))

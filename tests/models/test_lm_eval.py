@@ -316,7 +316,6 @@ def test_without_lm_eval_a_sentence():
     assert done.stderr == 'error: lm-evaluation-harness is not installed: pip install "finetune-bench[lm_eval]"\n'
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("saved", ["llama"], indirect=True)
 def test_the_command(saved, tasks, manager, both, tmp_path):
     done = start(
@@ -331,22 +330,3 @@ def test_the_command(saved, tasks, manager, both, tmp_path):
     for task in SAMPLERS:
         assert results[task]["acc,none"] == expected[task]["acc,none"]
         assert results[task]["acc_norm,none"] == expected[task]["acc_norm,none"]
-
-
-@pytest.mark.slow
-def test_the_benchmark_finds_the_same_scores():
-    script = ROOT / "scripts" / "benchmarks" / "label_scoring.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--small"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    cases = json.loads(done.stdout.splitlines()[-1])["cases"]
-    assert len(cases) == 5
-    assert all(case["same_choices"] and case["largest_difference"] <= TOLERANCE for case in cases)
-    # Some labels are of several tokens, as in a real vocabulary.
-    assert {1, 2} < set(cases[0]["label_tokens"])

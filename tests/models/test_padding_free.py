@@ -10,6 +10,7 @@ from bench.models import heads
 from bench.models.kernels import packed_attention, padding_free
 from bench.training import memory_saving
 from tests.helpers import models as tiny
+from tests.helpers.cases import cover
 
 BASE = {
     "vocab_size": 300,
@@ -125,8 +126,10 @@ def test_every_family_is_compared():
 STEPS = [(name, recomputed) for name in sorted(ARCHITECTURES) for recomputed in (False, True)[: 1 + (name != "albert")]]
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize(("name", "checkpointing"), STEPS)
+@pytest.mark.parametrize(
+    ("name", "checkpointing", "lora"),
+    [(*way, lora) for way, lora in cover(STEPS, [False, True], [(name, True) for name in ("bert", "gpt2", "llama")])],
+)
 def test_losses_and_gradients_of_a_classifier(name, lora, checkpointing, ran):
     model = make(name)
     inputs, labels = batch(model), torch.arange(len(LENGTHS)) % 3

@@ -14,6 +14,7 @@ from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
 from bench.models import heads, saving
 from tests.helpers import models as tiny
+from tests.helpers.cases import cover
 
 METHODS = {
     "full": ("full", {}),
@@ -24,6 +25,7 @@ METHODS = {
     "qlora": ("qlora", {"compute_dtype": "float32"}),
 }
 FEW = ["gpt2", "gemma2", "llama", "t5"]
+KINDS = ["bert", "roberta", "t5", "llama"]
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 OWN, MLP = Head(), Head(kind="mlp", hidden=64, dropout=0.1)
 TEXTS = [*tiny.TEXTS, "</s> 猫 <pad>"]
@@ -90,8 +92,9 @@ def plain(folder, plan, kind=None):
 
 
 # AutoTokenizer takes a tiny Qwen2's tokenizer for another: see test_a_foreign_tokenizer_of_qwen2.
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", [name for name in tiny.FAMILIES if name != "qwen2"])
+@pytest.mark.parametrize(
+    ("name", "method"), cover([name for name in tiny.FAMILIES if name != "qwen2"], METHODS, tiny.KINDS)
+)
 def test_own_heads_are_loaded_by_anyone(name, method, tmp_path):
     # bitsandbytes can't compute the tiny ALBERT's layer of 32 inputs on every CPU.
     known = tiny.narrow(name, embedding_size=64) if (name, method) == ("albert", "qlora") else tiny.card(name)
@@ -104,8 +107,10 @@ def test_own_heads_are_loaded_by_anyone(name, method, tmp_path):
     assert expected.std(0).min() > 1e-5  # told apart, so that a lost weight shows
 
 
-@pytest.mark.parametrize("method", ["full", "head", "lora", "qlora"])
-@pytest.mark.parametrize("name", ["bert", "distilbert", "roberta", "t5", "gpt2", "llama"])
+@pytest.mark.parametrize(
+    ("name", "method"),
+    cover(["bert", "distilbert", "roberta", "t5", "gpt2", "llama"], ["full", "head", "lora", "qlora"], ["roberta"]),
+)
 def test_mlp_heads_are_loaded_here_and_refused_elsewhere(name, method, tmp_path):
     expected, plan = train_and_save(tiny.card(name), tmp_path, method, MLP)
     torch.testing.assert_close(loaded_logits(tmp_path), expected, atol=1e-6, rtol=0)
@@ -113,9 +118,13 @@ def test_mlp_heads_are_loaded_here_and_refused_elsewhere(name, method, tmp_path)
         plain(tmp_path, plan)
 
 
-@pytest.mark.parametrize("head", [OWN, MLP], ids=["own", "mlp"])
-@pytest.mark.parametrize("method", ["head", "lora", "qlora", "probe"])
-@pytest.mark.parametrize("name", ["bert", "roberta", "t5", "llama"])
+@pytest.mark.parametrize(
+    ("name", "method", "head"),
+    [
+        *((*pair, OWN) for pair in cover(KINDS, ["head", "lora", "qlora", "probe"], ["llama"])),
+        *((*pair, MLP) for pair in cover(KINDS, ["qlora", "probe", "head", "lora"])),
+    ],
+)
 def test_a_16_bit_body_keeps_its_float32_head(name, method, head, tmp_path):
     expected, _ = train_and_save(tiny.card(name, dtype="bfloat16"), tmp_path, method, head)
     assert torch.equal(loaded_logits(tmp_path), expected)
@@ -219,8 +228,7 @@ def test_language_models_are_loaded_by_anyone(name, method, tmp_path):
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)  # T5's attention is another kernel there
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize(("name", "method"), cover(FEW, ["full", "lora"]))
 def test_a_saved_language_model_writes(name, method, tmp_path):
     known = tiny.card(name)
     train_and_save_text(known, tmp_path, method)
@@ -233,8 +241,7 @@ def test_a_saved_language_model_writes(name, method, tmp_path):
         assert written[0, batch["input_ids"].shape[1]] == step
 
 
-@pytest.mark.parametrize("method", ["lora", "qlora"])
-@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize(("name", "method"), cover(FEW, ["lora", "qlora"]))
 def test_a_16_bit_language_model_keeps_its_output_head(name, method, tmp_path):
     known = tiny.card(name, dtype="bfloat16")
     expected, _ = train_and_save_text(known, tmp_path, method)

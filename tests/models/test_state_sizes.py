@@ -9,6 +9,7 @@ from bench.errors import SetupError
 from bench.memory import state_sizes
 from bench.utils.hardware import GIB
 from tests.helpers import models as tiny
+from tests.helpers.cases import cover
 
 METHODS = ["full", "head", "last_layers", "lora", "qlora"]
 OPTIMIZERS = [
@@ -64,8 +65,7 @@ def check_weights(found, model):
     assert found.trained == size(parameter for parameter in model.parameters() if parameter.requires_grad)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize(("family", "method"), cover(tiny.FAMILIES, METHODS, tiny.KINDS))
 def test_weights_and_gradients_are_those_of_a_trained_model(write, tmp_path, family, method):
     planned = resolved(write, family, method)
     outlined = state_sizes.outline(planned)
@@ -80,8 +80,7 @@ def test_weights_and_gradients_are_those_of_a_trained_model(write, tmp_path, fam
     assert found.optimizer == size(item for state in optimizer.state.values() for item in state.values())
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
-@pytest.mark.parametrize("family", ["gemma", "gpt2", "t5"])
+@pytest.mark.parametrize(("family", "method"), cover(["gemma", "gpt2", "t5"], ["full", "lora", "qlora"], ["t5"]))
 def test_weights_of_language_models(write, tmp_path, family, method):
     planned = resolved(write, family, method, "text")
     check_weights(state_sizes.states(state_sizes.outline(planned), "sgd", "loop"), built(planned, tmp_path))

@@ -228,7 +228,6 @@ def test_a_folder_that_is_not_a_run_is_left_alone(tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
 def test_interrupted_while_training(tmp_path, number, status):
     """As a terminal does it: the signal goes to the launcher and the run alike."""

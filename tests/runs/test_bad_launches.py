@@ -10,8 +10,6 @@ from bench.runner import lifecycle
 from tests.helpers import hosts
 from tests.helpers.launching import ROOT, RUN, launch, read_lines
 
-pytestmark = pytest.mark.slow
-
 RECIPE = ROOT / "recipes" / "tiny" / "bert-full.yaml"
 SHORT = ["training.epochs=null", "training.steps=2", "limit={train: 24, test: 16}"]
 

@@ -184,7 +184,6 @@ def logged(folder):
     return [{key: row[key] for key in row if key != "seconds"} for row in read_lines(folder / "train_log.jsonl")]
 
 
-@pytest.mark.slow
 def test_a_trial_that_the_system_kills_did_not_fit_and_the_number_holds_for_a_resumed_run(
     tmp_path, trials, monkeypatch
 ):
@@ -219,7 +218,6 @@ def test_a_trial_that_the_system_kills_did_not_fit_and_the_number_holds_for_a_re
     assert "per_device_batch" not in record_of(written)["speed"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "number", "code", "status"),
     [("trial", signal.SIGSEGV, 1, "crashed"), ("run", signal.SIGTERM, 130, "interrupted")],
@@ -237,7 +235,6 @@ def test_an_end_that_says_nothing_of_memory_ends_the_run(tmp_path, trials, targe
     assert not Path(f"/proc/{process}").exists()
 
 
-@pytest.mark.slow
 def test_without_gradients_there_is_nothing_to_try(write, tmp_path, trials):
     # The recipe itself may not say so for a probe; a card says it for all methods.
     card = (TINY.parent / "datasets" / "reviews.yaml").read_text(encoding="utf-8")
@@ -286,7 +283,6 @@ def limited(out, mib, width):
     )
 
 
-@pytest.mark.slow
 def test_a_run_finds_what_fits_its_limit_and_trains_within_it(tmp_path):
     done = limited(tmp_path, 900, 2**17)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -306,7 +302,6 @@ def test_a_run_finds_what_fits_its_limit_and_trains_within_it(tmp_path):
     assert any(note.startswith("speed.keep_memory is not used") for note in record["notes"])
 
 
-@pytest.mark.slow
 def test_not_even_one_example_fits(tmp_path):
     done = limited(tmp_path, 900, 2**22)
     assert done.returncode == lifecycle.EXIT_CODES["oom"], done.stderr[-3000:]
@@ -318,7 +313,6 @@ def test_not_even_one_example_fits(tmp_path):
     assert [one["rows"] for one in found["tried"]] == [1]
 
 
-@pytest.mark.slow
 def test_two_processes_take_the_same_number_and_wait_for_it(tmp_path):
     """The trial takes longer than the silence after which a process counts as lost."""
     settings = [*SHORT, "model=tiny_gpt2", "objective=text", AUTO, "--timeout-s", 10]

@@ -40,7 +40,6 @@ def assert_spread(values, *, least=0.0):
     assert least < values["min"] <= values["median"] <= values["max"]
 
 
-@pytest.mark.slow
 def test_training():
     shown, found = run("training")
     assert "1 thread(s)" in shown[0]
@@ -67,14 +66,12 @@ def test_training():
     assert found["cases"][1]["relative_difference"] > 1e-6
 
 
-@pytest.mark.slow
 def test_one_case_of_training_in_one_round():
     _, found = run("training", "--case", "encoder-sentences", "--rounds", "1")
     (case,) = found["cases"]
     assert (case["case"], found["rounds"]) == ("encoder-sentences", 1)
 
 
-@pytest.mark.slow
 def test_evaluation():
     _, found = run("evaluation")
     assert [case["case"] for case in found["cases"]] == ["pipeline, batch_size=32", "pipeline, batch_size=1"]
@@ -86,7 +83,6 @@ def test_evaluation():
             assert_spread(case[name])
 
 
-@pytest.mark.slow
 def test_overhead():
     _, found = run("overhead")
     assert [case["case"] for case in found["cases"]] == ["trainer", "loop"]
@@ -115,7 +111,6 @@ def test_commands():
         assert_spread(case["cpu_s"])
 
 
-@pytest.mark.slow
 def test_a_wrong_answer_ends_with_1(tmp_path):
     """The comparison itself: a harness whose scores are a little off must not pass."""
     code = (
@@ -136,7 +131,6 @@ def test_a_wrong_answer_ends_with_1(tmp_path):
     assert "the answers are not the same" in done.stderr
 
 
-@pytest.mark.slow
 def test_spread_memory():
     shown, found = run("spread_memory")
     assert [(case["way"], case["processes"]) for case in found["cases"]] == [("ddp", 2), ("zero3", 2)]
@@ -150,7 +144,6 @@ def test_spread_memory():
     assert "parameters; memory of each process" in shown[0]
 
 
-@pytest.mark.slow
 def test_memory_diet():
     _, found = run("memory_diet")
     by_name = {case["case"]: case for case in found["cases"]}
@@ -192,3 +185,76 @@ def test_memory_that_is_not_as_it_must_be_is_told(monkeypatch):
     assert "zero3 on 2: losses [0.7, 0.61], expected [0.7, 0.6]" in told
     assert "zero2 on 2: held 1.75 GiB, by the sources 1.43" in told
     assert "from ('zero1', 2) to ('zero2', 2), what is held falls by 0.00 GiB, expected 0.24" in told
+
+
+def test_answer_training_finds_the_same_losses():
+    script = ROOT / "scripts" / "benchmarks" / "answer_training.py"
+    command = [sys.executable, str(script), "--small", "--rounds", "1"]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    cases = json.loads(done.stdout.splitlines()[-1])["cases"]
+    assert [case["case"] for case in cases] == ["recomputed", "kept"]
+    for case in cases:
+        assert 0 < case["relative_difference"] <= 1e-4
+        assert 2 <= case["answer_tokens"] <= 3
+        # Ten rows of a vocabulary of 4000 in float32: the logits, their softmax, and the gradient.
+        assert case["bench_logits_mib"] * 2**20 <= 3 * 4 * 4000 * 12 < case["trl_logits_mib"] * 2**20
+
+
+def test_label_scoring_finds_the_same_scores():
+    script = ROOT / "scripts" / "benchmarks" / "label_scoring.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--small"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    cases = json.loads(done.stdout.splitlines()[-1])["cases"]
+    assert len(cases) == 5
+    assert all(case["same_choices"] and case["largest_difference"] <= 1e-4 for case in cases)
+    # Some labels are of several tokens, as in a real vocabulary.
+    assert {1, 2} < set(cases[0]["label_tokens"])
+
+
+def test_generation():
+    command = [sys.executable, "scripts/benchmarks/generation.py", "--small"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [case["case"] for case in found["cases"]] == ["4 shots", "no shots"]
+
+
+def test_postprocessing():
+    _, found = run("postprocessing")
+    assert [(case["num_questions"], case["num_windows"]) for case in found["cases"]] == [(60, 60), (30, 90)]
+    for case in found["cases"]:
+        assert case["answers_compared"] == case["num_questions"] * found["rounds"]
+        assert case["same_answers"]
+        assert case["largest_difference"] <= 1e-6
+        for name in ("loops_cpu_s", "bench_cpu_s", "cpu_ratio", "wall_ratio"):
+            assert_spread(case[name])
+    every, some = (case["no_answers"] for case in found["cases"])
+    assert every == 0
+    assert 0 < some < 30
+
+
+@pytest.mark.parametrize("change", ["text=said.text + '.'", "score=said.score + 1e-4"])
+def test_postprocessing_fails_where_answers_differ(tmp_path, change):
+    code = (
+        "import dataclasses, sys; sys.argv = ['postprocessing.py']\n"
+        f"sys.path.insert(0, {str(FOLDER)!r})\n"
+        "import postprocessing\n"
+        "plain = postprocessing.by_bench\n"
+        "def off(given):\n"
+        f"    return [dataclasses.replace(said, {change}) for said in plain(given)]\n"
+        "postprocessing.by_bench = off\n"
+        "sys.exit(postprocessing.main(['--small', '--rounds', '1']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "the answers are not the same" in done.stderr

@@ -8,7 +8,8 @@ import pytest
 from bench.runner import lifecycle
 from bench.training import fit
 from bench.utils import process
-from tests.helpers.launching import ROOT, launch, losses, read_lines
+from tests.helpers.cases import cover
+from tests.helpers.launching import NO_DROPOUT, ROOT, launch, losses, read_lines
 
 # Every kind of head in the library: Linear on a pooled token, on every token, RoBERTa's and T5's own, and the MLP.
 CASES = {
@@ -35,20 +36,18 @@ TEXT_CASES = {
     "t5-text": ["model=tiny_t5", "objective=text"],
 }
 ALL_CASES = CASES | TEXT_CASES
+# With every engine and every cutting, also on two processes; the others with those that can differ most.
+FULLY = ("bert", "t5", "llama-qlora", "gpt2-text", "t5-text")
+LAUNCHED = [
+    *((case, "trainer-2") for case in ALL_CASES),
+    *((case, way) for case in FULLY for way in ("trainer-4", "loop-4")),
+]
+# Each architecture that draws dropout, each head that does, and an adapter.
+DROPPING = ("bert", "distilbert", "albert", "t5", "gpt2-mlp", "roberta-mlp", "bert-lora", "gpt2-text", "t5-text")
 COMMON = [
     "training.epochs=null", "training.steps=4", "training.log_every=1", "training.global_batch=8",
     "training.weight_decay=0.1", "limit={train: 24, test: 16}", "evaluation.before=false", "save=false",
 ]  # fmt: skip
-# Dropout draws depend on how a batch is cut; with it off, every way of cutting must give the same loss.
-NO_DROPOUT = {
-    "bert": ["hidden_dropout_prob", "attention_probs_dropout_prob"],
-    "roberta": ["hidden_dropout_prob", "attention_probs_dropout_prob"],
-    "albert": ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout_prob"],
-    "distilbert": ["dropout", "attention_dropout", "seq_classif_dropout"],
-    "gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"],
-    "t5": ["dropout_rate", "classifier_dropout"],
-}
-
 pytestmark = pytest.mark.usefixtures("bare_runs")
 
 
@@ -79,11 +78,9 @@ def two_processes(tmp_path_factory):
     """Both engines on two processes, all cases in one launch each way of cutting."""
     folder = tmp_path_factory.mktemp("two")
     jobs = [
-        arguments(
-            case, folder / f"{case}-{engine}-{size}", f"training.engine={engine}", f"training.per_device_batch={size}"
-        )
-        for case in ALL_CASES
-        for engine, size in (("trainer", 4), ("trainer", 2), ("loop", 4))
+        arguments(case, folder / f"{case}-{way}", f"training.engine={engine}", f"training.per_device_batch={size}")
+        for case, way in LAUNCHED
+        for engine, _, size in (way.partition("-"),)
     ]
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
     many = ROOT / "tests" / "helpers" / "run_many.py"
@@ -109,23 +106,22 @@ def test_losses_of_answers_are_those_of_a_guess_at_first(plain, case):
     assert values[-1] < values[0]
 
 
-@pytest.mark.parametrize("case", ALL_CASES)
+@pytest.mark.parametrize("case", DROPPING)
 def test_loop_equals_trainer_with_dropout(tmp_path, case):
     by_trainer = run_here(case, tmp_path / "trainer", dropout=True)
     by_loop = run_here(case, tmp_path / "loop", "training.engine=loop", dropout=True)
     assert by_loop == pytest.approx(by_trainer, abs=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["trainer", "loop"])
-@pytest.mark.parametrize("case", ALL_CASES)
+@pytest.mark.parametrize(
+    ("case", "engine"), [*((case, "loop") for case in ALL_CASES), *((case, "trainer") for case in FULLY)]
+)
 def test_eight_micro_batches_of_one_equal_one_of_eight(plain, tmp_path, case, engine):
     cut = run_here(case, tmp_path / "cut", "training.per_device_batch=1", f"training.engine={engine}")
     assert cut == pytest.approx(plain[0][case], abs=1e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["trainer-4", "trainer-2", "loop-4"])
-@pytest.mark.parametrize("case", ALL_CASES)
+@pytest.mark.parametrize(("case", "way"), LAUNCHED)
 def test_two_processes_equal_one(plain, two_processes, case, way):
     folder = two_processes / f"{case}-{way}"
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
@@ -192,8 +188,7 @@ def test_gradient_checkpointing_changes_no_loss(plain, tmp_path):
         assert cut == pytest.approx(plain[0][case], abs=1e-5)
 
 
-@pytest.mark.parametrize("engine", ["trainer", "loop"])
-@pytest.mark.parametrize("case", ["bert", "t5", "llama-qlora", "gpt2-text"])
+@pytest.mark.parametrize(("case", "engine"), cover(["bert", "t5", "llama-qlora", "gpt2-text"], ["trainer", "loop"]))
 def test_the_fused_optimiser_is_the_default_and_changes_no_loss(plain, tmp_path, case, engine):
     record = json.loads((plain[1] / case / "record.json").read_text(encoding="utf-8"))
     assert record["recipe"]["resolved"]["training"]["optimizer"] == "adamw_torch_fused"

@@ -7,8 +7,7 @@ import pytest
 from bench.records import store
 from bench.runner import lifecycle
 from bench.utils import process
-from tests.helpers.launching import ROOT, losses, read_lines
-from tests.runs.test_engines import NO_DROPOUT
+from tests.helpers.launching import NO_DROPOUT, ROOT, losses, read_lines
 
 RECIPES = {path.stem: path for path in sorted((ROOT / "recipes" / "tiny").glob("*.yaml"))}
 TEXT = {name for name in RECIPES if "text" in name}
@@ -20,8 +19,6 @@ SINGLY = {
     "token_cache": "bert-full",
     "keep_memory": "bert-full",
 }
-
-pytestmark = pytest.mark.slow
 
 
 def run_recipe(name, folder, *extra):

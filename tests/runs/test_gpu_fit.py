@@ -32,7 +32,6 @@ def start(*arguments):
     )
 
 
-@pytest.mark.slow
 def test_a_recipe_runs_in_small_on_a_cpu(tmp_path):
     out = tmp_path / "fit"
     done = start("--mini", "--case", CASE, "--out", out)
@@ -51,7 +50,6 @@ def test_a_recipe_runs_in_small_on_a_cpu(tmp_path):
 
 
 @CPU_ONLY
-@pytest.mark.slow
 def test_without_a_gpu_it_says_so():
     done = start()
     assert (done.returncode, done.stdout) == (2, "")

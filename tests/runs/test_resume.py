@@ -255,7 +255,6 @@ def test_a_checkpoint_that_cant_be_written_ends_no_run(whole, tmp_path, monkeypa
 # ---------------------------------------------------------------- killed
 
 
-@pytest.mark.slow
 def test_on_another_number_of_processes(whole, stopped):
     done = launch(*arguments(stopped, *CASES["trainer"]), config="ddp_cpu2")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -324,7 +323,6 @@ def descendants(first):
     return found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("config", KILLED)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(killed, config):
     uninterrupted, resumed = killed[config]
@@ -336,7 +334,6 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(killed, config):
     assert (known["status"], known["reason"]) == ("crashed", "the run did not come to its end")
 
 
-@pytest.mark.slow
 def test_all_processes_stop_after_the_same_step(tmp_path):
     """SIGTERM to one worker alone: the others learn of it by the vote."""
     extra = ["training.log_every=1", "training.steps=400", "evaluation.before=false"]

@@ -12,8 +12,7 @@ from bench.evaluation.readers import span
 from bench.models import saving
 from bench.records import store
 from bench.runner import lifecycle
-from tests.helpers.launching import ROOT, launch, losses, read_lines
-from tests.runs.test_engines import NO_DROPOUT
+from tests.helpers.launching import NO_DROPOUT, ROOT, launch, losses, read_lines
 
 RECIPE = ROOT / "recipes" / "passages" / "bert-full.yaml"
 COMMON = [
@@ -39,7 +38,7 @@ METHODS = {
 # Windows of one passage, and questions that are read in several of them.
 NARROW = ["max_length=48", "spans.doc_stride=16"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bare_runs")]
+pytestmark = pytest.mark.usefixtures("bare_runs")
 
 
 def arguments(family, folder, *extra):

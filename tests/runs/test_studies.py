@@ -318,7 +318,6 @@ def test_the_page_of_a_run_says_where_it_lies(tmp_path, value, place):
     assert "## Published results" in page
 
 
-@pytest.mark.slow
 def test_a_sweep_of_the_smallest_study(tmp_path):
     """Two runs of the small variant, cut further; with a band of their own, which their records answer."""
     words = [

@@ -8,8 +8,6 @@ import pytest
 from bench.records import store
 from tests.helpers.launching import ROOT, launch, launch_all, losses, read_lines
 
-pytestmark = pytest.mark.slow
-
 TINY = ROOT / "recipes" / "tiny"
 SMALL = ["limit.test=45", "limit.validation=20", "save=false"]
 LONG = ["model.architecture.max_position_embeddings=512", "model.max_length=512", "max_length=512"]

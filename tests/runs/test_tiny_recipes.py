@@ -25,8 +25,6 @@ COMMANDED = ("bert-full", "llama-text_qlora", "albert-probe")
 # Plain transformers have no such head; the run's own loader puts it on.
 MLP_HEADS = {"gpt2-scratch"}
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):

@@ -183,7 +183,6 @@ def ended(launched):
     return code, store.read(launched.folder), shown
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process(tmp_path, rank):
     """Rank zero's record gets its end from the process that is left."""
@@ -204,7 +203,6 @@ def test_a_killed_process(tmp_path, rank):
     assert left.launch.world_size == 2
 
 
-@pytest.mark.slow
 def test_a_launcher_that_is_killed_takes_its_processes_along(tmp_path):
     with hosts.local(tmp_path / "out", RECIPE, *LONG) as launched:
         hosts.wait_for_steps(tmp_path / "out", launched)
@@ -214,7 +212,6 @@ def test_a_launcher_that_is_killed_takes_its_processes_along(tmp_path):
     assert "the launcher is gone" in left.reason
 
 
-@pytest.mark.slow
 def test_a_process_that_runs_out_of_memory(tmp_path):
     large = [f"model.architecture.{name}=2048" for name in ("hidden_size", "intermediate_size")]
     script = ROOT / "tests" / "helpers" / "little_memory.py"
@@ -243,7 +240,6 @@ def free_port():
         return found.getsockname()[1]
 
 
-@pytest.mark.slow
 def test_a_witness_tells_rank_zero_while_all_main_threads_hang(tmp_path):
     """Ranks 2 and 3 have process numbers of their own, as on another machine: rank zero can't look for them."""
     common = {**os.environ, "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}

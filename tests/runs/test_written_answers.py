@@ -51,7 +51,6 @@ def test_the_first_gold_answer_is_learned_on_one_line():
     assert task.parse(said.answer({**row, "answers": []}), (), PROMPT.none, False) == ""
 
 
-@pytest.mark.slow
 def test_fine_tuning_teaches_to_copy_the_answer(tmp_path):
     found = run_recipe("llama-text_full", tmp_path)
     before, after = (found.scores[stage]["test"]["squad_exact_match"] for stage in ("before", "after"))
@@ -69,7 +68,6 @@ def test_fine_tuning_teaches_to_copy_the_answer(tmp_path):
     assert [row["prompt_hash"] for row in rows] == [row["prompt_hash"] for row in predictions(tmp_path, "before")]
 
 
-@pytest.mark.slow
 def test_shots_show_a_question_without_an_answer_and_batches_change_nothing(tmp_path):
     limit = "limit={test: 12}"
     found = run_recipe("llama-few_shot", tmp_path / "one", limit, "--check")
@@ -83,7 +81,6 @@ def test_shots_show_a_question_without_an_answer_and_batches_change_nothing(tmp_
     assert predictions(tmp_path / "one") == predictions(tmp_path / "other")
 
 
-@pytest.mark.slow
 def test_all_metrics_of_words_and_long_answers(tmp_path):
     metrics = "evaluation.metrics=[squad, bleu, rouge, meteor]"
     short = "prompting={answer: generate, max_new_tokens: 1}"

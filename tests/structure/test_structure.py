@@ -8,8 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
+from tests.helpers.cases import together
 from tests.helpers.launching import ROOT
 
 PACKAGE = ROOT / "bench"
@@ -41,7 +40,6 @@ WITHOUT_TORCH = ("errors", "console", "utils", "config", "analysis", "reporting"
 LONGEST_FUNCTION, LONGEST_MODULE, NINTH_DECILE = 60, 600, 40
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-IDS = [str(path.relative_to(PACKAGE)) for path in MODULES]
 
 
 def dotted(path):
@@ -86,7 +84,7 @@ def test_the_walk_finds_the_package():
     assert {package_of(name) for name in NAMES} - {""} == set(LEVEL)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@together("name", NAMES)
 def test_imports_between_packages_point_downhill(name):
     own = package_of(name)
     for other, _ in imports(name):
@@ -123,7 +121,7 @@ def is_private(name):
     return name.startswith("_") and not name.startswith("__")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@together("name", NAMES)
 def test_private_names_are_used_in_their_own_file_only(name):
     """Neither imported nor reached through an imported module of the package."""
     modules = {}
@@ -138,7 +136,7 @@ def test_private_names_are_used_in_their_own_file_only(name):
             assert not is_private(node.attr), f"{name} uses {node.value.id}.{node.attr}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=IDS)
+@together("path", MODULES)
 def test_modules_say_what_they_are_for_and_are_one_concept(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= LONGEST_MODULE

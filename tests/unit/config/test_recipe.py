@@ -13,6 +13,7 @@ from bench.config import recipe, registry, resolve
 from bench.config.cards import Divide, Source
 from bench.config.resolve import SHIPPED, find_cards, find_recipes, load, load_card
 from bench.errors import RecipeError
+from tests.helpers.cases import together
 
 ROOT = SHIPPED.parent
 BASE = "dataset: reviews\nmodel: tiny_bert\nmethod: full\n"
@@ -71,7 +72,7 @@ def test_every_shipped_file_loads_and_none_is_missed():
             load_card(kind, path)
 
 
-@pytest.mark.parametrize("path", ALL_YAML, ids=lambda path: path.stem)
+@together("path", ALL_YAML)
 def test_shipped_files_say_what_they_are_for(path):
     assert path.read_text(encoding="utf-8").startswith("# ")
 

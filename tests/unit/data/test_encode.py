@@ -11,9 +11,9 @@ from bench.data.prompts.few_shot import Shots
 from bench.data.prompts.template import Renderer
 from bench.errors import SetupError
 from bench.tasks import text_classification as task
+from tests.helpers.chat_templates import INST, TURNS, tokenizer_with
 from tests.helpers.models import TEXTS
-from tests.unit.data.test_shared_affixes import SHARED, real
-from tests.unit.data.test_template import INST, TURNS, tokenizer_with
+from tests.helpers.real_tokenizers import SHARED, real
 
 LABELS = ("bad", "good", "mixed")
 PROMPT = Prompt(template="Review: {text}\nSentiment:", instruction="Judge each review.")

@@ -8,9 +8,8 @@ import pytest
 from bench.config.cards import TokenizerCard
 from bench.data import tokenizer as tokenizers
 from bench.data.prompts import shared_affixes
-from tests.helpers.launching import ROOT
+from tests.helpers.real_tokenizers import SHARED, real
 
-SHARED = ROOT.parent / "shared"
 ENDINGS = [" good", " bad", " goodness me", " ok\n\n"]
 WORDS = [
     "the",
@@ -48,17 +47,6 @@ def prompts_of(texts, shots=3, tail="\nSentiment:"):
 def trained(kind):
     family = {"bpe": "decoder", "unigram": "encoder_decoder", "wordpiece": "encoder"}[kind]
     return tokenizers.train(TokenizerCard(train=kind, vocab_size=800), family, texts_of(200, seed=1))
-
-
-def real(name, **options):
-    import transformers
-
-    folder = SHARED / "tokenizers" / name
-    if not folder.is_dir():
-        pytest.skip("the real tokenizers lie beside the project only where it is developed")
-    if name == "gpt2":
-        return transformers.GPT2Tokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
-    return transformers.LlamaTokenizer.from_pretrained(str(folder), **options)
 
 
 def encoder(tokenizer, log=None, spans=True):

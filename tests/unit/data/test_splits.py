@@ -7,6 +7,7 @@ import pytest
 
 from bench.data.splits import divide, divide_groups, label_counts
 from bench.errors import DataError
+from tests.helpers.cases import together
 
 LABELS = ["a"] * 60 + ["b"] * 30 + ["c"] * 10
 
@@ -23,7 +24,7 @@ LABELS = ["a"] * 60 + ["b"] * 30 + ["c"] * 10
         ({"a": 1 / 3, "b": 1 / 3, "c": 1 / 3}, [33, 34, 33]),
     ],
 )
-@pytest.mark.parametrize("stratified", [True, False])
+@together("stratified", [True, False])
 def test_sizes_are_exact_and_splits_disjoint(into, sizes, stratified):
     found = divide(LABELS, into, stratified=stratified)
     assert list(found) == list(into)
@@ -58,7 +59,7 @@ def test_the_order_of_the_names_does_not_matter():
     assert list(other) == ["test", "train", "dev"]
 
 
-@pytest.mark.parametrize("seed", range(200))
+@together("seed", range(200))
 def test_labels_in_proportion_to_within_a_row(seed):
     chooser = random.Random(seed)
     labels = [chooser.choice("aaaabbc") for _ in range(chooser.randrange(5, 80))]
@@ -117,7 +118,7 @@ def test_balanced_wants_enough_rows_of_every_label():
         ({"a": 0.001, "b": 0.9}, "the split 'a' would be empty: 0.001 of 100 rows"),
     ],
 )
-@pytest.mark.parametrize("balanced", [True, False])
+@together("balanced", [True, False])
 def test_impossible_sizes(into, message, balanced):
     with pytest.raises(DataError) as caught:
         divide(LABELS, into, balanced=balanced)
@@ -153,7 +154,7 @@ def grouped(sizes, seed=0, rare=0.3):
     return [label for label, _ in rows], [group for _, group in rows]
 
 
-@pytest.mark.parametrize("seed", range(10))
+@together("seed", range(5))
 @pytest.mark.parametrize("into", [{"train": 0.8, "test": 0.2}, {"a": 0.7, "b": 0.2, "c": 0.1}, {"a": 500, "b": 0.3}])
 def test_groups_stay_together_near_the_sizes_and_shares_asked(into, seed):
     chooser = random.Random(seed)
@@ -185,7 +186,7 @@ def test_as_many_articles_as_squad_has():
         assert sum(labels[row] == "no" for row in found[name]) / len(found[name]) == pytest.approx(share, abs=0.002)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@together("seed", range(10))
 def test_of_few_groups_the_best_division_is_found(seed):
     chooser = random.Random(seed)
     sizes = [chooser.randrange(1, 40) for _ in range(7)]

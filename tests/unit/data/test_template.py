@@ -2,31 +2,14 @@
 
 import pytest
 
-from bench.config.cards import Prompt, TokenizerCard
-from bench.data import tokenizer as tokenizers
+from bench.config.cards import Prompt
 from bench.data.prompts.template import Renderer, fill
 from bench.errors import SetupError
+from tests.helpers.chat_templates import INST, TURNS, tokenizer_with
 
-# Written after the two best-known shapes: one with an end token only, one with named turns.
-INST = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
-    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
-)
-TURNS = (
-    "{{ bos_token }}{% for m in messages %}<|turn|>{{ 'model' if m.role == 'assistant' else m.role }}\n"
-    "{{ m.content | trim }}<|end|>\n{% endfor %}{% if add_generation_prompt %}<|turn|>model\n{% endif %}"
-)
 PROMPT = Prompt(template="Review: {text}\nSentiment:", instruction="Say one of: {labels}.")
 ROW = {"text": "Fine.", "text_pair": "", "labels": "bad, good"}
 SHOTS = [({**ROW, "text": "Never."}, "bad"), ({**ROW, "text": "Great!"}, "good")]
-
-
-def tokenizer_with(template=None):
-    made = tokenizers.train(TokenizerCard(train="bpe", vocab_size=400), "decoder", ["a good film", "a bad film"])
-    if template == TURNS:
-        made.add_special_tokens({"additional_special_tokens": ["<|turn|>", "<|end|>"]})
-    made.chat_template = template
-    return made
 
 
 def renderer(template=None, trained=False, prompt=PROMPT):

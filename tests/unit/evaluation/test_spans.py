@@ -3,8 +3,6 @@
 import dataclasses
 import math
 import random
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,8 +11,7 @@ import torch
 from bench.errors import DivergedError, ScoreError
 from bench.evaluation.spans import Candidates, best_answers, candidates, joined
 from bench.models.losses import span_loss_sum
-from tests.helpers.launching import environment
-from tests.runs.test_benchmarks import FOLDER, assert_spread, run
+from tests.helpers.cases import together
 
 WORDS = ("In", "May", "2008", "an", "earthquake", "of", "magnitude", "8.0", "struck", "Sichuan", "69,197", "dead")
 
@@ -151,7 +148,7 @@ def row_of(found, number):
 
 
 @pytest.mark.parametrize("kind", ["smooth", "ties", "peaks"])
-@pytest.mark.parametrize(("n_best", "longest"), [(20, 30), (1, 30), (5, 1), (3, 7), (20, 2), (200, 500)])
+@together("n_best, longest", [(20, 30), (1, 30), (5, 1), (3, 7), (20, 2), (200, 500)])
 def test_candidates_are_those_of_a_search_through_all_pairs(kind, n_best, longest):
     for seed in range(8):
         _, features = examples(seed)
@@ -469,39 +466,3 @@ def test_pads_get_no_gradient_and_the_loss_is_taken_in_float32():
         assert logits.grad.isfinite().all()
         assert (logits.grad[~mask] == 0).all()
         assert (logits.grad[:2][mask[:2]] != 0).all()
-
-
-# ---------------------------------------------------------------- the benchmark
-
-
-def test_the_benchmark():
-    _, found = run("postprocessing")
-    assert [(case["num_questions"], case["num_windows"]) for case in found["cases"]] == [(60, 60), (30, 90)]
-    for case in found["cases"]:
-        assert case["answers_compared"] == case["num_questions"] * found["rounds"]
-        assert case["same_answers"]
-        assert case["largest_difference"] <= 1e-6
-        for name in ("loops_cpu_s", "bench_cpu_s", "cpu_ratio", "wall_ratio"):
-            assert_spread(case[name])
-    every, some = (case["no_answers"] for case in found["cases"])
-    assert every == 0
-    assert 0 < some < 30
-
-
-@pytest.mark.parametrize("change", ["text=said.text + '.'", "score=said.score + 1e-4"])
-def test_the_benchmark_fails_where_answers_differ(tmp_path, change):
-    code = (
-        "import dataclasses, sys; sys.argv = ['postprocessing.py']\n"
-        f"sys.path.insert(0, {str(FOLDER)!r})\n"
-        "import postprocessing\n"
-        "plain = postprocessing.by_bench\n"
-        "def off(given):\n"
-        f"    return [dataclasses.replace(said, {change}) for said in plain(given)]\n"
-        "postprocessing.by_bench = off\n"
-        "sys.exit(postprocessing.main(['--small', '--rounds', '1']))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1, done.stderr[-3000:]
-    assert "the answers are not the same" in done.stderr

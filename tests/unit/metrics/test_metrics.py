@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from tests.helpers.cases import together
+
 ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted(path for path in (ROOT / "bench" / "metrics").glob("*.py") if path.stem != "__init__")
 CONFIGS = ("default", "multilabel")
@@ -87,7 +89,8 @@ def random_data(reads, config, seed):
     return (scores if reads == "scores" else predictions), references, num_labels
 
 
-every_seed = pytest.mark.parametrize("seed", range(6))
+# Four kinds of data: see `random_data`.
+every_seed = together("seed", range(4))
 
 
 # ---------------------------------------------------------------- the contract
@@ -249,7 +252,7 @@ def test_no_examples_are_undefined_or_zero_without_a_warning(name, config, make)
 
 
 @every_label_pair
-@pytest.mark.parametrize("wrong", [-1, 77])
+@together("wrong", [-1, 77])
 def test_a_reference_out_of_range_is_named(name, config, wrong, make):
     metric = make(name, config)
     predictions, references, num_labels = random_data(metric.reads, config, 0)
@@ -347,7 +350,7 @@ def sklearn_averages(function, predictions, references, num_labels):
 
 @every_seed
 @pytest.mark.parametrize("config", CONFIGS)
-@pytest.mark.parametrize("missing", [False, True], ids=["all answered", "some missing"])
+@together("missing", [False, True])
 @pytest.mark.parametrize("name", ["precision", "recall", "f1"])
 def test_averages_equal_sklearn(name, config, missing, seed, make):
     predictions, references, num_labels = random_data("predictions", config, seed)

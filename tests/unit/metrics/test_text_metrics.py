@@ -17,6 +17,7 @@ import pytest
 from sacrebleu.metrics import BLEU
 
 from bench.analysis.stats import intervals
+from tests.helpers.cases import together
 
 ROOT = Path(__file__).resolve().parents[3]
 NAMES = ("squad", "squad_v2", "bleu", "rouge", "meteor")
@@ -220,7 +221,7 @@ def brute_force(answers, golds, probabilities):
     return found
 
 
-@pytest.mark.parametrize("seed", range(12))
+@together("seed", range(12))
 def test_best_values_equal_a_search_over_all_thresholds(seed, score):
     answers, golds, probabilities = random_answers(seed)
     if seed % 2:
@@ -562,7 +563,7 @@ def test_the_interval_by_sums_is_that_of_recomputed_texts(name, make):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("seed", range(3))
+@together("seed", range(3))
 def test_the_order_of_examples_and_golds_is_of_no_account(name, seed, score):
     answers, golds, probabilities = data_of(name, seed)
     order = np.random.default_rng(seed).permutation(len(answers))

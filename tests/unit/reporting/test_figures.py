@@ -2,7 +2,6 @@
 
 import math
 import os
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,27 +12,10 @@ from matplotlib.image import imread
 
 from bench.records.record import Data, RecipePart, Record, Score
 from bench.reporting.figures import run, style
+from tests.helpers.pictures import drawn, size_of
 
 ROOT = Path(__file__).resolve().parents[3]
 STRANGE = ["a$b$c", "$\\frac{$", "情感", "line\nbreak", "x" * 500, "", "\x00", "a_b^c", "naïve"]
-
-
-def size_of(path):
-    """Width and height in pixels, from the header of a PNG."""
-    head = path.read_bytes()[:24]
-    assert head[:8] == b"\x89PNG\r\n\x1a\n"
-    return struct.unpack(">II", head[16:24])
-
-
-def drawn(path, least_bytes=4000):
-    """The pixels of a picture that must hold something."""
-    assert path.stat().st_size > least_bytes
-    width, height = size_of(path)
-    assert 300 < width < 4000
-    assert 100 < height < 6000
-    pixels = imread(path)
-    assert pixels[..., :3].std() > 0.02, "an empty picture"
-    return pixels
 
 
 def has_colour(pixels, colour, least=20):

@@ -3,22 +3,16 @@
 import base64
 import html
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import pytest
 
-from bench.reporting import html_page, study_page
+from bench.reporting import html_page
 from bench.reporting import markdown as md
-from tests.helpers import studies
-from tests.unit.reporting.test_figures import size_of
-from tests.unit.reporting.test_run_page import NASTY
+from tests.helpers import pages
 
 VOID = {"meta", "br", "hr", "img", "link"}
 ADDRESSES = {"src", "href", "action", "data", "poster", "srcset", "background", "formaction", "cite"}
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 class Strict(HTMLParser):
@@ -59,13 +53,7 @@ def parsed(text):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     """The page of a study, with hostile texts in it, and the folder of its figures."""
-    folder = tmp_path_factory.mktemp("study")
-    texts = studies.write_texts(folder / "data", 60, "<img src=x onerror=alert(1)> | {number} </table>" + "z" * 100_000)
-    for number, name in enumerate(("s--one--full", f"s--{NASTY.replace('--', '')}--full")):
-        hits = [(place + number) % 3 > 0 for place in range(60)]
-        studies.write_run(folder / "runs" / str(number), name, 13, hits, texts=texts)
-    study_page.write([folder / "runs"], folder / "report", folder / "page.html")
-    return folder
+    return pages.write_hostile_study(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")
@@ -132,62 +120,3 @@ def test_the_title_is_the_first_heading(tmp_path):
     shown = html_page.page(f"# {md.escape('a <b> & c')}\n\n## Two\n", tmp_path)
     assert "<title>a &lt;b&gt; &amp; c</title>" in shown
     assert '<a href="#part-2">Two</a>' in shown
-
-
-# ---------------------------------------------------------------- in a real browser
-
-# A page that looks into the other one, at a telephone's width, and writes down what it finds.
-PROBE = """<!DOCTYPE html><iframe id="f" src="page.html" width="390" height="800"></iframe><pre id="out">nothing</pre>
-<script>
-document.getElementById("f").onload = () => {
-  const page = document.getElementById("f").contentDocument, root = page.documentElement;
-  const style = page.defaultView.getComputedStyle(page.body);
-  document.getElementById("out").textContent = JSON.stringify({
-    page: root.scrollWidth, screen: root.clientWidth,
-    tables: [...page.querySelectorAll(".scroll")].map((box) => box.scrollWidth > box.clientWidth),
-    images: [...page.images].map((image) => [image.naturalWidth, image.clientWidth]),
-    ink: style.color, paper: style.backgroundColor, scripts: page.scripts.length,
-  });
-};
-</script>"""
-
-
-def browse(folder, *options):
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
-               "--virtual-time-budget=5000", f"--user-data-dir={folder / 'profile'}", *options]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
-
-
-def seen(folder, *options):
-    import json
-
-    shown = browse(folder, *options, "--dump-dom", (folder / "probe.html").as_uri())
-    return json.loads(html.unescape(re.search(r'<pre id="out">(.*?)</pre>', shown, re.DOTALL)[1]))
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no headless Chromium is installed, e.g. chromium-headless-shell")
-def test_a_browser_shows_the_page_on_a_narrow_screen_in_both_schemes(report):
-    (report / "probe.html").write_text(PROBE, encoding="utf-8")
-    light = seen(report, "--blink-settings=preferredColorScheme=1")
-    assert light["page"] == light["screen"] <= 390
-    assert any(light["tables"])
-    assert len(light["images"]) == 4
-    for natural, shown in light["images"]:
-        assert natural > 600
-        assert 200 < shown <= 390
-    assert light["scripts"] == 0
-    dark = seen(report, "--blink-settings=preferredColorScheme=0")
-    assert (light["ink"], light["paper"]) == ("rgb(31, 35, 40)", "rgb(255, 255, 255)")
-    assert (dark["ink"], dark["paper"]) == ("rgb(230, 237, 243)", "rgb(13, 17, 23)")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no headless Chromium is installed, e.g. chromium-headless-shell")
-def test_a_browser_paints_it(report):
-    picture = report / "screen.png"
-    browse(report, "--window-size=1200,2400", f"--screenshot={picture}", (report / "page.html").as_uri())
-    from matplotlib.image import imread
-
-    assert size_of(picture) == (1200, 2400)
-    assert imread(picture)[..., :3].std() > 0.05

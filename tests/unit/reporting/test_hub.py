@@ -24,7 +24,7 @@ from bench.reporting import markdown as md
 from bench.reporting.hub import redact
 from tests.helpers.hub_server import ROLE, Hub
 from tests.helpers.launching import ROOT
-from tests.unit.reporting.test_run_page import NASTY, full
+from tests.helpers.pages import NASTY, full
 
 # Put together here, so that no scanner takes it for a real one.
 TOKEN = "hf_" + "Zq7" * 11

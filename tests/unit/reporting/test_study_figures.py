@@ -8,7 +8,7 @@ import pytest
 
 from bench.reporting.figures import sections, study, style
 from bench.reporting.figures.study import Point
-from tests.unit.reporting.test_figures import drawn, size_of
+from tests.helpers.pictures import drawn, size_of
 
 NAMES = [
     f"{chr(ord('A') + number)}: a-model-with-a-long-name-{number} / lora (training.steps=400)" for number in range(10)

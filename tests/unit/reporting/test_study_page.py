@@ -20,8 +20,8 @@ from bench.records.record import OutOfMemory, PhaseTime, Resumed, Score
 from bench.reporting import study_page, study_sections
 from bench.reporting.figures import study
 from tests.helpers import studies
+from tests.helpers.pages import NASTY, cells, tables_of
 from tests.helpers.studies import ROOT
-from tests.unit.reporting.test_run_page import NASTY, cells, tables_of
 
 SKILLS = {"weak": 0.55, "good": 0.8, "better": 0.97}
 

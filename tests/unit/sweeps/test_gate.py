@@ -1,10 +1,7 @@
 """The regression gate: what is planted is caught, what is clean passes, and both as often as is said."""
 
-import contextlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +12,8 @@ from bench.config import resolve
 from bench.errors import DataError
 from bench.sweeps import jobs, study
 from bench.sweeps.gate import criteria, runs
-from tests.helpers.launching import ROOT, environment
-from tests.unit.reporting.test_run_page import full
+from tests.helpers.launching import ROOT
+from tests.helpers.pages import full
 
 SEEDS = range(13, 18)
 
@@ -318,104 +315,3 @@ def test_a_baseline_is_of_the_metric_that_would_be_chosen():
 def test_a_folder_in_place_of_a_file_is_named(tmp_path, capsys, words):
     assert main([words[0], str(tmp_path), words[1], str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path} is a folder; give the name of a file\n"
-
-
-SHORT = ["--set", "training.epochs=null", "--set", "training.steps=6", "--set", "evaluation.before=false"]
-SHORT += ["--set", "limit={train: 192, validation: 16, test: 400}", "--config", "cpu"]
-
-
-def run_gate(tree, *arguments):
-    words = [sys.executable, "-m", "bench", "gate", *map(str, arguments), *SHORT]
-    given = environment() | {"PYTHONPATH": str(tree)}
-    return subprocess.run(words, cwd=tree, env=given, capture_output=True, text=True, check=False)
-
-
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory):
-    """A copy of the project with a baseline, in which something can be planted."""
-    copy = tmp_path_factory.mktemp("copy") / "tree"
-    for name in ("bench", "recipes", "accelerate_configs"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "base"]):
-        subprocess.run([*git, *words], cwd=copy, check=True)
-    done = run_gate(copy, RECIPE, "--baseline", "baseline", "--write", "--seeds", 3, "--jobs", 2)
-    assert done.returncode == 0, done.stderr + done.stdout
-    return copy
-
-
-@contextlib.contextmanager
-def planted(tree, name, old, new):
-    """Inside, one place of a module is another one."""
-    path = tree / "bench" / name
-    text = path.read_text(encoding="utf-8")
-    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {name}"
-    path.write_text(text.replace(old, new), encoding="utf-8")
-    try:
-        yield
-    finally:
-        path.write_text(text, encoding="utf-8")
-
-
-WRONG_GRADIENT = "    next(model.parameters()).register_hook(lambda gradient: -gradient)\n"
-
-
-@pytest.mark.slow
-def test_a_clean_change_passes(tree):
-    done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "-o", "comment.md")
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert "**All 3 checks passed**" in done.stdout
-    assert "6 losses are the baseline's, and accuracy fell by less than 0.005 over 3 seeds" in done.stdout
-    assert "losses agree to 0.0001" in done.stdout
-    assert "- losses are compared step by step\n" in done.stdout
-    assert done.stdout.endswith((tree / "comment.md").read_text(encoding="utf-8"))
-
-
-@pytest.mark.slow
-def test_two_points_of_accuracy_that_runs_lose_are_caught(tree):
-    """Of 400 right answers five to eleven are told wrong: for seeds that is chance, but the models are the same."""
-    damage = """    is_right = [answer.prediction == split.references[number] for number, answer in found]
-    for row in [row for row, right in enumerate(is_right) if right][: len(found) // 50 + sum(is_right) % 7 - 3]:
-        number, answer = found[row]
-        found[row] = number, type(answer)(prediction=1 - answer.prediction, scores=answer.scores)
-"""
-    end = "    return Scored(predictions=_assembled(found, split), "
-    with planted(tree, "score.py", end, damage + end):
-        done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "--out", "damaged")
-    assert done.returncode == 1, done.stderr + done.stdout
-    assert "of 3 checks failed**" in done.stdout
-    assert "| **failed** | bert-full | scoring | 6 losses are the baseline's, and accuracy fell by 0.0" in done.stdout
-    assert "losses agree to 0.0001" in done.stdout
-
-
-@pytest.mark.slow
-def test_on_another_processor_a_wrong_gradient_shows_beside_the_base_commit(tree):
-    """Losses are compared with the baseline's so loosely there that this one does not show."""
-    path = tree / "elsewhere" / "bert-full.json"
-    path.parent.mkdir()
-    made = json.loads((tree / "baseline" / "bert-full.json").read_text(encoding="utf-8"))
-    made["arithmetic"]["processor"] = "another"
-    path.write_text(json.dumps(made), encoding="utf-8")
-    words = ["--baseline", "elsewhere", "--jobs", 2, "--against", "HEAD", "--alpha", "0.6", "--out", "o"]
-    with planted(tree, "methods/full.py", "    return model", f"{WRONG_GRADIENT}    return model"):
-        done = run_gate(tree, RECIPE, *words)
-    assert done.returncode == 1, done.stderr + done.stdout
-    assert "| ok | bert-full | losses | the first 5 losses agree to 0.01, since processor changed" in done.stdout
-    assert "| **failed** | bert-full | losses of the base commit | the loss of step " in done.stdout
-    assert "they must agree to 0.0001" in done.stdout
-
-
-@pytest.mark.slow
-def test_a_wrong_gradient_and_a_slower_step_are_caught(tree):
-    """Slower by far more than what the timings of a busy machine differ by; 30 % are left to the test above."""
-    slow = '    model.register_forward_pre_hook(lambda *_: __import__("time").sleep(0.1))\n'
-    words = ["--baseline", "baseline", "--jobs", 2, "--against", "HEAD", "--alpha", "0.6"]
-    with planted(tree, "methods/full.py", "    return model", f"{WRONG_GRADIENT}{slow}    return model"):
-        done = run_gate(tree, RECIPE, *words)
-    assert done.returncode == 1, done.stderr + done.stdout
-    assert "| **failed** | bert-full | losses | the loss of step " in done.stdout
-    kept = Path(done.stderr.partition("the runs and their logs are kept in ")[2].strip())
-    assert len(list(kept.glob("tiny--*/record.json"))) == 3, "somebody wants to look at what failed"
-    assert list(kept.glob("speed/bert-full-base-*.txt"))
-    shutil.rmtree(kept)
-    assert "| **failed** | bert-full | speed | slower, a training step: x " in done.stdout

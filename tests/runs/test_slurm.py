@@ -66,7 +66,6 @@ def test_a_job_without_a_recipe_is_refused(slurm):
     assert "no recipe given" in done.stderr
 
 
-@pytest.mark.slow
 def test_a_job_over_two_nodes_that_is_stopped_is_queued_again(slurm, tmp_path):
     out = tmp_path / "out"
     words = ["bash", SCRIPTS / "run.sbatch", RECIPE, *ARGUMENTS, "training.steps=100000", "--out", out]
@@ -81,7 +80,6 @@ def test_a_job_over_two_nodes_that_is_stopped_is_queued_again(slurm, tmp_path):
     assert (tmp_path / "requeued").read_text(encoding="utf-8") == f"requeue {os.getpid()}\n"
 
 
-@pytest.mark.slow
 def test_a_task_of_a_study_runs_its_line(slurm, tmp_path):
     out, study = tmp_path / "out", tmp_path / "study.txt"
     settings = "training.epochs=null training.steps=2 limit.train=24 limit.test=16"
