@@ -77,8 +77,6 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
     training = recipe.training
     if training.engine == "loop":
         raise SetupError(f"training.engine: loop trains whole models only, not under {kind}; take engine: trainer")
-    if recipe.speed.precision == "measured":
-        raise SetupError(f"speed.precision: measured is not for {kind}; set mixed_precision in the accelerate config")
     if training.optimizer not in DIVISIBLE:
         raise SetupError(
             f"training.optimizer: {training.optimizer} would compute something else on parts of parameters, as {kind} "

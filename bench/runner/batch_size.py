@@ -11,6 +11,7 @@ Several processes: rank zero tries for all, within the least room of any. A tria
 which under ZeRO and FSDP is more than each of them will hold; what they send one another from is added.
 """
 
+import functools
 import itertools
 import json
 import math
@@ -148,14 +149,11 @@ class _Search:
     tried: list[dict[str, Any]] = field(default_factory=list)
     limit: str = ""
     capacity: int = 0
-    _jobs: dict[str, Job | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.limit = min(self.rooms, key=lambda name: self.rooms[name])
         self.capacity = self.rooms[self.limit]
-        measured = self.run.resolved.recipe.speed.precision == "measured"
-        # Which one is faster is known only when the model is there.
-        self.precisions = ("no", "bf16") if measured else (setup.precision(),)
+        self.precision = setup.precision()
         assert self.material.train_set is not None
         features = self.material.train_set.features
         self.longest = sorted(range(len(features)), key=lambda number: _size(features[number]), reverse=True)
@@ -183,15 +181,12 @@ class _Search:
 
     def _predicted_over(self, rows: int, times: float) -> bool:
         """Whether it is predicted to need more than so many times the room."""
-        sizes = [self._predicted(rows, precision) for precision in self.precisions]
-        return any(size is not None and size > times * min(self.rooms.values()) for size in sizes)
+        size = self._predicted(rows)
+        return size is not None and size > times * min(self.rooms.values())
 
-    def _predicted(self, rows: int, precision: str) -> int | None:
+    def _predicted(self, rows: int) -> int | None:
         """Bytes, less those of a context, which is there already; None where there is no prediction."""
-        features = self._features(rows)
-        if precision not in self._jobs:
-            self._jobs[precision] = self._job(precision, features)
-        job = self._jobs[precision]
+        job, features = self._job, self._features(rows)
         if job is None:
             return None
         lengths = [len(feature["input_ids"]) for feature in features]
@@ -199,7 +194,9 @@ class _Search:
         found = job.predict(rows, math.ceil(sum(lengths) / rows) if without_pads else max(lengths))
         return found.total - found.parts.get("CUDA", 0)
 
-    def _job(self, precision: str, features: list[dict[str, Any]]) -> Job | None:
+    @functools.cached_property
+    def _job(self) -> Job | None:
+        features = self._features(candidates(self.share)[0])
         answers = max(_answers(feature) for feature in features)
         longest = max(len(feature["input_ids"]) for feature in features)
         lengths = Lengths(longest=longest, mean=float(longest), answers=answers, source="the training split")
@@ -207,7 +204,7 @@ class _Search:
         labels = max(1, len(self.material.corpus.labels))
         try:
             job = Job.of(
-                self.run.resolved, spread, precision=precision, lengths=lengths, on_cpu=on_cpu, num_labels=labels
+                self.run.resolved, spread, precision=self.precision, lengths=lengths, on_cpu=on_cpu, num_labels=labels
             )
             job.predict(1, longest)
         except Exception as error:  # a prediction only saves trials: without one, the whole share is tried first
@@ -216,15 +213,12 @@ class _Search:
         return job
 
     def _fits(self, rows: int) -> bool:
-        return all(self._try(rows, precision) for precision in self.precisions)
-
-    def _try(self, rows: int, precision: str) -> bool:
-        features, predicted = self._features(rows), self._predicted(rows, precision)
+        features, predicted = self._features(rows), self._predicted(rows)
         entry: dict[str, Any] = {
             "rows": rows,
             "length": max(len(feature["input_ids"]) for feature in features),
             "tokens": sum(len(feature["input_ids"]) for feature in features),
-            "precision": precision,
+            "precision": self.precision,
             "predicted_gib": None if predicted is None else predicted / GIB,
             "fits": False,
             "peak_gib": None,
@@ -234,7 +228,9 @@ class _Search:
             entry["reason"] = "not tried: it is predicted to need far more than there is"
         else:
             accumulation = min(2, self.share // rows)
-            trial = Trial(rows=rows, accumulation=accumulation, precision=precision, features=features, room=self.rooms)
+            trial = Trial(
+                rows=rows, accumulation=accumulation, precision=self.precision, features=features, room=self.rooms
+            )
             self._judge(entry, outcome(self.run, self.material, trial, self.tick))
         self.tried.append(entry)
         return bool(entry["fits"])
@@ -351,7 +347,7 @@ def _short(run: Run, trial: Trial) -> Any:
     )
     never = recipe.checkpoints.model_copy(update={"every_steps": None, "every_minutes": None})
     # The run keeps no freed memory either (bench.utils.process).
-    speed = recipe.speed.model_copy(update={"precision": "launcher", "keep_memory": False})
+    speed = recipe.speed.model_copy(update={"keep_memory": False})
     changes = {"training": training, "checkpoints": never, "speed": speed, "trackers": (), "save": False}
     return recipe.model_copy(update=changes)
 

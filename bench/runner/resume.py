@@ -108,14 +108,6 @@ def _copy_before(new: Record, past: Record) -> None:
         new.note(note)
 
 
-def precision(run: Run) -> dict[str, Any] | None:
-    """The precision that the interrupted run had measured to be faster; training goes on with it."""
-    from accelerate.utils import broadcast_object_list
-
-    past = run.past.record if run.past.found is not None else None
-    return broadcast_object_list([past.speed.get("precision") if past is not None else None])[0]
-
-
 def resume(run: Run, fit: Any, *, divided: bool) -> None:
     """Puts a fit where the checkpoint is that all processes agree on, if there is one; see `resuming`."""
     from bench.training import checkpointing

@@ -1,6 +1,5 @@
 """The stages of a run, in the order in which `run.execute` calls them. Each fills in its part of the record."""
 
-import dataclasses
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from bench.records import record, throughput
 from bench.runner import batch_size, launch_record, resume
 from bench.runner.context import Material
 from bench.training import fit as train
-from bench.training import log, precision, probe, selection
+from bench.training import log, probe, selection
 from bench.training.schedule import Budget
 from bench.training.state import Fit
 from bench.utils import hardware
@@ -57,7 +56,7 @@ def build_model(run: Run, material: Material) -> None:
             model.save_pretrained(run.folder / "model" / "base")
         material.model = material.method.adapt(model, run.resolved.options).to(run.state.device)
         _leave_out_pads(run, material)
-        _choose_precision(run, material)
+        run.record.speed["precision"] = {"chosen": material.scoring.precision, "by": "launcher"}
     run.record.model = _describe_model(run, material.model, weights, fresh, bare)
     if fresh:
         run.record.note(f"newly initialised, not in the checkpoint: {', '.join(fresh)}")
@@ -94,20 +93,6 @@ def _leave_out_pads(run: Run, material: Material) -> None:
         run.record.note(f"pads are computed: the model {reason}")
         if run.state.device.type == "cpu":  # a GPU would be left idle by so few rows
             _plan_budget(run, material, SORTED_ROWS)
-
-
-def _choose_precision(run: Run, material: Material) -> None:
-    if run.resolved.recipe.speed.precision == "launcher":
-        run.record.speed["precision"] = {"chosen": material.scoring.precision, "by": "launcher"}
-        return
-    split = material.train_set or next(iter(material.splits.values()))
-    found = resume.precision(run) or precision.measured(
-        material.model, split.features, material.scoring, learns=material.plan.trains == "gradient"
-    )
-    run.record.speed["precision"] = {**found, "by": "measured"}
-    material.scoring = dataclasses.replace(material.scoring, precision=found["chosen"])
-    assert run.record.launch is not None
-    run.record.launch.mixed_precision = found["chosen"]
 
 
 def _describe_model(run: Run, model: Any, weights: str, fresh: list[str], bare: int) -> record.Model:
