@@ -1,7 +1,24 @@
-"""What drop-ins promise: the contracts of tasks, methods and metrics, and the load plan that a method returns."""
+"""The contracts of drop-ins: what the module of a task, of a method and of a metric must hold."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from bench.config.fields import Strict
+
+if TYPE_CHECKING:  # the contracts name types of packages above; importing those would load torch
+    import torch
+    from accelerate import PartialState
+    from torch import nn
+
+    from bench.config.cards import Prompt
+    from bench.config.recipe import Recipe
+    from bench.data.dataset import Corpus
+    from bench.data.examples import Encoded
+    from bench.data.prompts.encode import Wording
+    from bench.evaluation.reader import Reader, Scoring
 
 # Keyword arguments of `transformers.BitsAndBytesConfig`: NF4 with double quantisation (Dettmers et al. 2023).
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -28,3 +45,72 @@ class LoadPlan:
     features: dict[str, Any] = field(default_factory=dict)
     shots: int = 0
     draw: str = "fixed"
+
+
+class Method(Protocol):
+    """A file of `bench/methods`: which weights are trained, and how the model is loaded for it."""
+
+    @property
+    def OBJECTIVES(self) -> tuple[str, ...]:
+        """Return which objectives it trains: "head", "text", or both."""
+
+    @property
+    def Options(self) -> type[Strict]:
+        """Return the type of its settings under the recipe's `method`."""
+
+    def load_plan(self, options: Any) -> LoadPlan:
+        """Return what must be known before a model is loaded."""
+
+    def adapt(self, model: nn.Module, options: Any) -> nn.Module:
+        """Freeze and adapt a loaded model; return the one to train."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedData:
+    """A corpus as a task encodes it: splits to score, the split to train on, and what reads the model's answers.
+
+    unit: what is cut where an example is too long, for the record. token_cache: whether a split's tokens were found in
+    the cache, by its name; False where they are not kept.
+    """
+
+    splits: dict[str, Encoded]
+    train: Encoded | None
+    reader: Callable[[nn.Module, Encoded, Scoring], Reader]
+    notes: tuple[str, ...] = ()
+    unit: str = "texts"
+    token_cache: dict[str, bool] | bool = False
+
+
+class Task(Protocol):
+    """A file of `bench/tasks`: how examples become inputs of a task head or of a language model, and answers scores."""
+
+    @property
+    def OBJECTIVES(self) -> tuple[str, ...]:
+        """Return which objectives it has: "head", "text", or both."""
+
+    @property
+    def READS(self) -> str:
+        """Return what its metrics read: "labels", or "answers" in words."""
+
+    @property
+    def METRICS(self) -> dict[str, tuple[str, ...]]:
+        """Return its default metrics by "single_label" and, where it has several labels a text, "multi_label"."""
+
+    @property
+    def AUTO_CLASS(self) -> str:
+        """Return the name of transformers' Auto class that builds its model with a task head."""
+
+    def head_outputs(self, labels: tuple[str, ...]) -> tuple[str, ...]:
+        """Return what the outputs of the task head stand for, given the names of the labels."""
+
+    def encode(self, corpus: Corpus, tokenizer: Any, recipe: Recipe, state: PartialState | None = None) -> EncodedData:
+        """Encode all splits for a task head. state: the processes of a run, whose tokens may be kept between runs."""
+
+    def loss(self, outputs: Any, batch: dict[str, torch.Tensor], *, label_smoothing: float) -> torch.Tensor:
+        """Return the loss of a task head, summed over the label items of a batch."""
+
+    def wording(self, prompt: Prompt, labels: Sequence[str], multi_label: bool) -> Wording:
+        """Return how a row, and its answer, are put into words for a language model."""
+
+    def parse(self, text: str, words: Sequence[str], none: str, multi_label: bool) -> Any:
+        """Read a written answer."""

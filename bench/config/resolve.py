@@ -58,6 +58,8 @@ class Resolved:
         content = json.loads(self.recipe.model_dump_json(exclude=left_out))
         content["dataset"]["source"].pop("folder")
         content["method"] = {"name": self.recipe.method.name, **self.options.model_dump(mode="json")}
+        # Part of every hash so far: baselines and unfinished runs of before are found by it.
+        content["speed"]["precision"] = "launcher"
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property

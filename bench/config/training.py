@@ -106,8 +106,7 @@ class Speed(Strict):
     """Ways to the same losses and scores in less time and memory; each can be switched off to compare.
 
     padding_free: no pad is ever computed. answer_logits: logits only of the tokens that an answer's loss reads.
-    token_cache: a classifier's tokens of a split are kept between runs, by content. precision: "launcher" is what
-    accelerate was launched with; "measured" tries bf16 autocast at start, and takes it where steps are faster.
+    token_cache: a classifier's tokens of a split are kept between runs, by content.
     keep_memory: on a CPU, freed memory stays with the process, unless per_device_batch is auto. expandable_segments: on
     a GPU, torch's allocator grows what it has instead of asking for pieces that then don't fit. drop_copies: where
     activations are recomputed, autocast keeps no 16-bit copy of each trained weight until the forward pass is over.
@@ -116,7 +115,6 @@ class Speed(Strict):
     padding_free: bool = True
     answer_logits: bool = True
     token_cache: bool = True
-    precision: Literal["launcher", "measured"] = "launcher"
     keep_memory: bool = True
     expandable_segments: bool = True
     drop_copies: bool = True

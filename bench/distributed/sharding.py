@@ -77,8 +77,6 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
     training = recipe.training
     if training.engine == "loop":
         raise SetupError(f"training.engine: loop trains whole models only, not under {kind}; take engine: trainer")
-    if recipe.speed.precision == "measured":
-        raise SetupError(f"speed.precision: measured is not for {kind}; set mixed_precision in the accelerate config")
     if training.optimizer not in DIVISIBLE:
         raise SetupError(
             f"training.optimizer: {training.optimizer} would compute something else on parts of parameters, as {kind} "
@@ -173,15 +171,14 @@ def whole(model: nn.Module, twin: Twin | None) -> Iterator[nn.Module]:
 def undivided(trainer: Any, twin: Twin | None) -> nn.Module:
     """The plain model of a Trainer that has come to its end, with whole parameters; the engine around it is taken down.
 
-    Every process must call it. A phase of its own: what the steps need in memory is not what whole weights need.
+    Every process must call it.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     if asked() is None:
         return model
-    with trainer.fit.clock.phase("gather"):
-        deepspeed.unset_hf_deepspeed_config()
-        _take_down(trainer)
-        return model if twin is None else twin.filled(model)
+    deepspeed.unset_hf_deepspeed_config()
+    _take_down(trainer)
+    return model if twin is None else twin.filled(model)
 
 
 def _take_down(trainer: Any) -> None:

@@ -18,7 +18,7 @@ from bench.errors import DataError
 from bench.evaluation import text_examples
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
-from bench.evaluation.readers import span
+from bench.evaluation.readers import head, span
 from bench.evaluation.scoring import label_names
 from bench.models import saving
 from bench.models.batch_budget import default_budget
@@ -102,16 +102,15 @@ def _by_span(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
 
 
 def _by_head(model: Any, tokenizer: Any, description: dict[str, Any], rows: list[dict[str, Any]]) -> list[Any]:
-    task = registry.load("tasks", description["task"])
     labels, limit = description["labels"], description["max_length"]
     marked = [{**row, "label": 0} for row in rows]
-    features, cut = task.encode(marked, tokenizer, limit)
+    features, cut = head.encode_rows(marked, tokenizer, limit)
     found: list[dict[str, Any]] = [{} for _ in rows]
     for numbers in grouped([len(feature["input_ids"]) for feature in features], default_budget(model)):
         batch = collate([features[number] for number in numbers], tokenizer)
         with torch.no_grad():
             logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
-        predicted, scores = task.predict(logits, description["multi_label"], description["threshold"])
+        predicted, scores = head.predict(logits, description["multi_label"], description["threshold"])
         for number, answer, row_scores in zip(numbers, predicted.tolist(), scores.tolist(), strict=True):
             named = dict(zip(labels, row_scores, strict=True))
             answers = label_names(answer, labels)

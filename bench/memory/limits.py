@@ -162,13 +162,13 @@ def _of_machine() -> Iterator[Limit]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Before:
+class MemoryBaseline:
     """What was in use before the model was built: bytes by limit, and the process's own that were in memory."""
 
     used: dict[str, int]
     resident: int | None
 
     @classmethod
-    def now(cls) -> "Before":
+    def now(cls) -> "MemoryBaseline":
         """As it is at this moment."""
         return cls(used={limit.name: limit.used for limit in limits()}, resident=resident())

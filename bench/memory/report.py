@@ -123,10 +123,9 @@ def _read(resolved: Resolved) -> Lengths:
         asked = text_examples.ask(given, state_sizes.load_plan(resolved)[1], corpus, task, tokenizer)
         features = asked.lessons.features if asked.lessons is not None else []
         answers = max((sum(label != -100 for label in row["token_labels"]) for row in features), default=0)
-    elif hasattr(task, "encode_splits"):
-        features = task.encode_splits(corpus, tokenizer, given).train.features
     else:
-        features = task.encode(rows, tokenizer, given.max_length)[0]
+        train = dataclasses.replace(corpus, splits={"train": corpus.splits["train"]})
+        features = task.encode(train, tokenizer, given).train.features
     counts = [len(row["input_ids"]) for row in features]
     whole = len(rows) < limit
     return Lengths(

@@ -1,6 +1,6 @@
 """`training.per_device_batch: auto`: the largest micro-batch that fits, found by trials; the global batch stays.
 
-    rows = settle(run, material)  # the same on every process; what was tried is in run.record.speed
+    rows = resolve_batch_size(run)  # the same on every process; what was tried is in run.record.speed
 
 A trial is a process of its own (`trial_worker`) that takes two optimiser steps on as many of the longest training
 examples as a micro-batch holds: no real micro-batch has more tokens. One that takes more than the room there is, less
@@ -11,6 +11,7 @@ Several processes: rank zero tries for all, within the least room of any. A tria
 which under ZeRO and FSDP is more than each of them will hold; what they send one another from is added.
 """
 
+import functools
 import itertools
 import json
 import math
@@ -36,12 +37,11 @@ from bench.memory import limits
 from bench.memory.planner import Job, Lengths, Spread
 from bench.memory.search import AUTO, KEY, candidates, largest
 from bench.records import failures
-from bench.runner.context import Material
+from bench.runner.context import RunContext
 from bench.training.schedule import Budget
 from bench.utils.files import ROOT
 from bench.utils.hardware import GIB
 
-Run = Any  # bench.runner.context.Run, which lies above
 # Of the room: for what a run holds beside its training (data, predictions), and for steps unlike those of a trial.
 HEADROOM = 0.05
 # What is predicted to need so many times the room is not tried.
@@ -52,81 +52,81 @@ class NoRoomError(MemoryError):
     """Not even one example fits. A run files it as `oom`."""
 
 
-def settle(run: Run, material: Material) -> int | None:
-    """Rows of a micro-batch, where the recipe says `auto`; None where it does not. Every process must call it.
+def resolve_batch_size(run: RunContext) -> int | None:
+    """Return the rows of a micro-batch, where the recipe says `auto`; None elsewhere. Every process must call it.
 
     What a run found before it was interrupted holds for the one that goes on with it. Raises NoRoomError where nothing
-    fits, SetupError where the global batch can't be split, or nothing fits that ZeRO or FSDP would divide, and what a
+    fits, SetupError where the global batch can't be split, or nothing fits that ZeRO or FSDP would shard, and what a
     trial has failed with for another reason.
     """
     training = run.resolved.recipe.training
     if training.per_device_batch != AUTO:
         return None
-    if material.plan.trains != "gradient":
+    if run.inputs.plan.trains != "gradient":
         name = run.resolved.recipe.method.name
         run.record.note(f"training.per_device_batch: auto is not used: method {name} trains nothing by gradients")
         return None
-    found = run.record.speed.get(KEY)
-    if found is None:
-        assert material.train_set is not None
-        examples, processes = len(material.train_set.ids), run.state.num_processes
+    result = run.record.speed.get(KEY)
+    if result is None:
+        assert run.inputs.train is not None
+        examples, processes = len(run.inputs.train.ids), run.state.num_processes
         share = Budget.plan(training, examples, processes).per_device_batch
         with run.clock.phase("probe"):
-            found = _taken_over(run, share) or _searched(run, material, share)
-            run.record.speed[KEY] = found
-            _say(run, found)
-            if not found["chosen"]:
+            result = _taken_over(run, share) or _searched(run, share)
+            run.record.speed[KEY] = result
+            _say(run, result)
+            if not result["chosen"]:
                 # So that the plan can say what would fit.
-                material.budget = Budget.plan(training, examples, processes, found=1)
-                raise _nothing_fits(found)
-    return int(found["chosen"])
+                run.budget = Budget.plan(training, examples, processes, found=1)
+                raise _nothing_fits(result)
+    return int(result["chosen"])
 
 
-def _taken_over(run: Run, share: int) -> dict[str, Any] | None:
+def _taken_over(run: RunContext, share: int) -> dict[str, Any] | None:
     """What the interrupted run found, if training goes on from its checkpoint: with the same steps."""
-    past = run.past.record if run.past.found is not None else None
-    found = setup.same_everywhere(past.speed.get(KEY) if past is not None else None)
-    if not found or not found["chosen"] or share % found["chosen"]:
+    previous = run.previous.record if run.previous.checkpoint is not None else None
+    result = setup.same_everywhere(previous.speed.get(KEY) if previous is not None else None)
+    if not result or not result["chosen"] or share % result["chosen"]:
         return None
-    return {**found, "by": "the interrupted run"}
+    return {**result, "by": "the interrupted run"}
 
 
-def _searched(run: Run, material: Material, share: int) -> dict[str, Any]:
+def _searched(run: RunContext, share: int) -> dict[str, Any]:
     rooms = _least_rooms(run)
+    result: dict[str, Any] | None = None
     if run.state.is_main_process:
         tick = _still_searching if run.state.num_processes > 1 else int
-        return setup.same_everywhere(_Search(run, material, share, rooms, tick).result())
-    found = None
-    while found is None:
-        found = setup.same_everywhere(None)
-    return found
+        result = setup.same_everywhere(_Search(run, share, rooms, tick).result())
+    while result is None:
+        result = setup.same_everywhere(None)
+    return result
 
 
 def _still_searching() -> None:
     setup.same_everywhere(None)
 
 
-def _least_rooms(run: Run) -> dict[str, int]:
+def _least_rooms(run: RunContext) -> dict[str, int]:
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     rooms = gather_object([limits.left(run.state.device, sharers)])
     return {name: min(one.get(name, size) for one in rooms) for found in rooms for name, size in found.items()}
 
 
-def _say(run: Run, found: dict[str, Any]) -> None:
-    tried = ", ".join(f"{one['rows']} {'fits' if one['fits'] else 'does not fit'}" for one in found["tried"])
-    console.say(f"micro-batch of {found['chosen']} by {found['by']} ({tried})")
+def _say(run: RunContext, result: dict[str, Any]) -> None:
+    tried = ", ".join(f"{one['rows']} {'fits' if one['fits'] else 'does not fit'}" for one in result["tried"])
+    console.say(f"micro-batch of {result['chosen']} by {result['by']} ({tried})")
     if run.state.num_processes > 1 and sharding.asked() is not None:
         run.record.note(
             "training.per_device_batch: auto: tried in one process that holds all states; divided, they take less"
         )
 
 
-def _nothing_fits(found: dict[str, Any]) -> Exception:
-    last = found["tried"][-1]
+def _nothing_fits(result: dict[str, Any]) -> Exception:
+    last = result["tried"][-1]
     predicted = "" if last["predicted_gib"] is None else f"predicted {last['predicted_gib']:.2f} GiB, "
     why = (
         f"not even a micro-batch of 1 example of {last['length']} tokens fits: {predicted}{last['reason']}; "
-        f"{found['capacity_gib']:.2f} GiB of {found['limit']} are left, of which {HEADROOM:.0%} are kept free"
+        f"{result['capacity_gib']:.2f} GiB of {result['limit']} are left, of which {HEADROOM:.0%} are kept free"
     )
     if sharding.asked() is None:
         return NoRoomError(why)
@@ -140,24 +140,20 @@ def _nothing_fits(found: dict[str, Any]) -> Exception:
 class _Search:
     """Rank zero's: tries sizes, and keeps what came of it. tick: is called while a trial runs."""
 
-    run: Run
-    material: Material
+    run: RunContext
     share: int
     rooms: dict[str, int]
     tick: Callable[[], Any]
     tried: list[dict[str, Any]] = field(default_factory=list)
     limit: str = ""
     capacity: int = 0
-    _jobs: dict[str, Job | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.limit = min(self.rooms, key=lambda name: self.rooms[name])
         self.capacity = self.rooms[self.limit]
-        measured = self.run.resolved.recipe.speed.precision == "measured"
-        # Which one is faster is known only when the model is there.
-        self.precisions = ("no", "bf16") if measured else (setup.precision(),)
-        assert self.material.train_set is not None
-        features = self.material.train_set.features
+        self.precision = setup.precision()
+        assert self.run.inputs.train is not None
+        features = self.run.inputs.train.features
         self.longest = sorted(range(len(features)), key=lambda number: _size(features[number]), reverse=True)
 
     def result(self) -> dict[str, Any]:
@@ -177,21 +173,18 @@ class _Search:
 
     def _features(self, rows: int) -> list[dict[str, Any]]:
         """The longest examples, some of them again where there are not as many, as in a run's own batches."""
-        assert self.material.train_set is not None
+        assert self.run.inputs.train is not None
         numbers = itertools.islice(itertools.cycle(self.longest), rows)
-        return [self.material.train_set.features[number] for number in numbers]
+        return [self.run.inputs.train.features[number] for number in numbers]
 
     def _predicted_over(self, rows: int, times: float) -> bool:
         """Whether it is predicted to need more than so many times the room."""
-        sizes = [self._predicted(rows, precision) for precision in self.precisions]
-        return any(size is not None and size > times * min(self.rooms.values()) for size in sizes)
+        size = self._predicted(rows)
+        return size is not None and size > times * min(self.rooms.values())
 
-    def _predicted(self, rows: int, precision: str) -> int | None:
+    def _predicted(self, rows: int) -> int | None:
         """Bytes, less those of a context, which is there already; None where there is no prediction."""
-        features = self._features(rows)
-        if precision not in self._jobs:
-            self._jobs[precision] = self._job(precision, features)
-        job = self._jobs[precision]
+        job, features = self._job, self._features(rows)
         if job is None:
             return None
         lengths = [len(feature["input_ids"]) for feature in features]
@@ -199,15 +192,17 @@ class _Search:
         found = job.predict(rows, math.ceil(sum(lengths) / rows) if without_pads else max(lengths))
         return found.total - found.parts.get("CUDA", 0)
 
-    def _job(self, precision: str, features: list[dict[str, Any]]) -> Job | None:
+    @functools.cached_property
+    def _job(self) -> Job | None:
+        features = self._features(candidates(self.share)[0])
         answers = max(_answers(feature) for feature in features)
         longest = max(len(feature["input_ids"]) for feature in features)
         lengths = Lengths(longest=longest, mean=float(longest), answers=answers, source="the training split")
         spread, on_cpu = Spread(world=self.run.state.num_processes), self.run.state.device.type == "cpu"
-        labels = max(1, len(self.material.corpus.labels))
+        labels = max(1, len(self.run.inputs.corpus.labels))
         try:
             job = Job.of(
-                self.run.resolved, spread, precision=precision, lengths=lengths, on_cpu=on_cpu, num_labels=labels
+                self.run.resolved, spread, precision=self.precision, lengths=lengths, on_cpu=on_cpu, num_labels=labels
             )
             job.predict(1, longest)
         except Exception as error:  # a prediction only saves trials: without one, the whole share is tried first
@@ -216,15 +211,12 @@ class _Search:
         return job
 
     def _fits(self, rows: int) -> bool:
-        return all(self._try(rows, precision) for precision in self.precisions)
-
-    def _try(self, rows: int, precision: str) -> bool:
-        features, predicted = self._features(rows), self._predicted(rows, precision)
+        features, predicted = self._features(rows), self._predicted(rows)
         entry: dict[str, Any] = {
             "rows": rows,
             "length": max(len(feature["input_ids"]) for feature in features),
             "tokens": sum(len(feature["input_ids"]) for feature in features),
-            "precision": precision,
+            "precision": self.precision,
             "predicted_gib": None if predicted is None else predicted / GIB,
             "fits": False,
             "peak_gib": None,
@@ -234,8 +226,10 @@ class _Search:
             entry["reason"] = "not tried: it is predicted to need far more than there is"
         else:
             accumulation = min(2, self.share // rows)
-            trial = Trial(rows=rows, accumulation=accumulation, precision=precision, features=features, room=self.rooms)
-            self._judge(entry, outcome(self.run, self.material, trial, self.tick))
+            trial = Trial(
+                rows=rows, accumulation=accumulation, precision=self.precision, features=features, room=self.rooms
+            )
+            self._judge(entry, outcome(self.run, trial, self.tick))
         self.tried.append(entry)
         return bool(entry["fits"])
 
@@ -298,31 +292,31 @@ class Trial:
     room: dict[str, int]
 
 
-def outcome(run: Run, material: Material, trial: Trial, tick: Callable[[], Any]) -> dict[str, Any]:
+def outcome(run: RunContext, trial: Trial, tick: Callable[[], Any]) -> dict[str, Any]:
     """What the trial's process wrote, or what its end means: {"status", "reason"}, and where that is "ok" its "taken"
     and "room", bytes by limit. Killed by the system is "oom". tick: is called every BEAT_S while it runs."""
     device = run.state.device
     with tempfile.TemporaryDirectory(prefix="micro-batch-") as name:
         folder = Path(name)
-        material.tokenizer.save_pretrained(folder / TOKENIZER)
-        (folder / REQUEST).write_text(json.dumps(_request(run, material, trial)), encoding="utf-8")
+        run.inputs.tokenizer.save_pretrained(folder / TOKENIZER)
+        (folder / REQUEST).write_text(json.dumps(_request(run, trial)), encoding="utf-8")
         code = _ended(folder, _environment(device, trial.precision), tick)
         if (folder / ANSWER).is_file():
             return json.loads((folder / ANSWER).read_text(encoding="utf-8"))
-        told = (folder / ERRORS).read_text(encoding="utf-8", errors="replace")[-4000:]
+        message = (folder / ERRORS).read_text(encoding="utf-8", errors="replace")[-4000:]
     if code == -signal.SIGKILL:
         return {"status": "oom", "reason": "its process was killed, as the system does when memory runs out"}
-    last = (told.strip().splitlines() or [f"its process ended with {code}, and said nothing"])[-1]
-    scarce = failures.is_out_of_memory(RuntimeError(told)) or "MemoryError" in told
+    last = (message.strip().splitlines() or [f"its process ended with {code}, and said nothing"])[-1]
+    scarce = failures.is_out_of_memory(RuntimeError(message)) or "MemoryError" in message
     return {"status": "oom" if scarce else "crashed", "reason": last}
 
 
-def _request(run: Run, material: Material, trial: Trial) -> dict[str, Any]:
+def _request(run: RunContext, trial: Trial) -> dict[str, Any]:
     several, divided = run.state.num_processes > 1, sharding.asked()
     return {
         "recipe": _short(run, trial).model_dump(mode="json"),
         "model_name": run.resolved.model_name,
-        "labels": list(material.corpus.labels),
+        "labels": list(run.inputs.corpus.labels),
         "features": trial.features,
         "device": run.state.device.type,
         "precision": trial.precision,
@@ -334,7 +328,7 @@ def _request(run: Run, material: Material, trial: Trial) -> dict[str, Any]:
     }
 
 
-def _short(run: Run, trial: Trial) -> Any:
+def _short(run: RunContext, trial: Trial) -> Any:
     """The recipe with a few steps of that micro-batch, and nothing around them."""
     recipe = run.resolved.recipe
     training = recipe.training.model_copy(
@@ -351,7 +345,7 @@ def _short(run: Run, trial: Trial) -> Any:
     )
     never = recipe.checkpoints.model_copy(update={"every_steps": None, "every_minutes": None})
     # The run keeps no freed memory either (bench.utils.process).
-    speed = recipe.speed.model_copy(update={"precision": "launcher", "keep_memory": False})
+    speed = recipe.speed.model_copy(update={"keep_memory": False})
     changes = {"training": training, "checkpoints": never, "speed": speed, "trackers": (), "save": False}
     return recipe.model_copy(update=changes)
 

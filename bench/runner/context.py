@@ -1,48 +1,55 @@
-"""The typed context of a run, which its stages fill in and hand on."""
+"""The typed context of a run, which its stages fill in and hand on. Packages below `runner` never see it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from bench.config import contracts
+from bench.config.contracts import LoadPlan, Method, Task
 from bench.config.resolve import Resolved
 from bench.distributed.signals import Stopper
 from bench.distributed.watchdog import Peers
-from bench.memory import limits
+from bench.memory.limits import MemoryBaseline
 from bench.records.record import Record
-from bench.runner import resume
+from bench.runner.resume import PreviousRun
 
 if TYPE_CHECKING:  # they load torch, and a bad recipe is refused before that
-    from bench.data import dataset
+    from accelerate import PartialState
+    from torch import nn
+
+    from bench.data.dataset import Corpus
     from bench.data.examples import Encoded
     from bench.evaluation.reader import Scoring
+    from bench.records.clock import Clock
+    from bench.runner.memory_prediction import PredictedMemory
+    from bench.training.fit import FitResult
     from bench.training.schedule import Budget
-    from bench.training.state import Fit
+    from bench.training.state import FitInputs, Progress
 
 
-@dataclass
-class Material:
-    """What the stages hand on: data, tokenizer, model, and how it is scored."""
+@dataclass(frozen=True, kw_only=True)
+class RunInputs:
+    """What a run works on. splits: those to score; train: the one to learn from, None where nothing is trained."""
 
-    corpus: dataset.Corpus
-    plan: contracts.LoadPlan
-    method: Any
-    task: Any
+    corpus: Corpus
+    plan: LoadPlan
+    method: Method
+    task: Task
     tokenizer: Any
     splits: dict[str, Encoded]
-    train_set: Encoded | None
+    train: Encoded | None
     scoring: Scoring
-    model: Any = None
-    budget: Budget | None = None
-    fit: Fit | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def encoded(self) -> dict[str, Encoded]:
+        """Every encoded split by its name; "train" as it is learned from, where it is."""
+        return {**({"train": self.train} if self.train is not None else {}), **self.splits}
 
 
-@dataclass
-class Run:
-    """What the stages hand on to one another."""
+@dataclass(kw_only=True)
+class RunContext:
+    """One run. The second part is filled in by its stages, in this order; until then a part is None, or not there."""
 
     resolved: Resolved
     record: Record
@@ -50,27 +57,45 @@ class Run:
     trust_remote_code: bool = False
     check: bool = False
     timeout_s: float = 600.0
-    clock: Any = None
-    state: Any = None
-    peers: Peers | None = None
     stopper: Stopper = field(default_factory=Stopper)
-    past: resume.Past = field(default_factory=resume.Past)
-    taken: Any = None
-    material: Any = None
-    before: limits.Before | None = None
-    foretold: Any = None
-    lengths: dict[str, list[int]] = field(default_factory=dict)
-    log_rows: list[dict[str, Any]] = field(default_factory=list)
+    previous: PreviousRun = field(default_factory=PreviousRun)
+    lock: IO[bytes] | None = None
+
+    clock: Clock = field(init=False, repr=False)
+    watchdog: Peers | None = None
+    state: PartialState = field(init=False, repr=False)
+    inputs: RunInputs = field(init=False, repr=False)
+    memory_baseline: MemoryBaseline | None = None
+    budget: Budget | None = None
+    model: nn.Module | None = None
+    prediction: PredictedMemory | None = None
+    fit_inputs: FitInputs | None = None
+    progress: Progress | None = None
+    fit_result: FitResult | None = None
 
     @property
-    def failed_in(self) -> str:
-        """The innermost phase that an exception left."""
-        return (self.clock.failed_in if self.clock is not None else None) or self.phase
+    def has_clock(self) -> bool:
+        """Whether the libraries are loaded, and phases are timed."""
+        return "clock" in vars(self)
+
+    @property
+    def has_inputs(self) -> bool:
+        """Whether the data are loaded."""
+        return "inputs" in vars(self)
 
     @property
     def phase(self) -> str:
         """What this process is doing; asked by another thread."""
-        if self.clock is None:
+        if not self.has_clock:
             return "set-up"
         between = f"the step after {self.clock.last}" if self.clock.last else "set-up"
         return (list(self.clock.open) or [between])[-1]
+
+    @property
+    def failed_in(self) -> str:
+        """The innermost phase that an exception left."""
+        return (self.clock.failed_in if self.has_clock else None) or self.phase
+
+    def release_model(self) -> None:
+        """Give up the model, and whatever holds its tensors."""
+        self.model = self.fit_inputs = self.fit_result = None

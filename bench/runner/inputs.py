@@ -2,7 +2,6 @@
 
 import importlib.util
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,6 @@ from bench.config.recipe import Recipe
 from bench.data import dataset, squad
 from bench.data import tokenizer as tokenizers
 from bench.data.examples import Encoded
-from bench.data.rows import Split
-from bench.data.token_cache import TokenCache
 from bench.distributed import setup, sharding
 from bench.errors import SetupError
 from bench.evaluation import metric_set, text_examples
@@ -21,16 +18,13 @@ from bench.evaluation.reader import Scoring
 from bench.models import build
 from bench.records import record
 from bench.runner.comparability import comparability
-from bench.runner.context import Material
-
-Run = Any  # bench.runner.context.Run; run imports this module
+from bench.runner.context import RunContext, RunInputs
 
 
-def load_data(run: Run) -> Material:
-    """Splits, tokenizer, encoded examples and metrics; the data part of the record."""
+def load_data(run: RunContext) -> RunInputs:
+    """Load splits, tokenizer, encoded examples and metrics; fill in the data part of the record."""
     recipe = run.resolved.recipe
-    method = registry.load("methods", recipe.method.name)
-    task = registry.load("tasks", recipe.dataset.task)
+    method, task = registry.load_method(recipe.method.name), registry.load_task(recipe.dataset.task)
     plan = method.load_plan(run.resolved.options)
     _note_sharding(run, plan)
     with run.clock.phase("load"):
@@ -41,16 +35,18 @@ def load_data(run: Run) -> Material:
         texts = (text for row in rows for text in (row["text"], row["text_pair"]) if text)
         tokenizer, notes = tokenizers.build(recipe.model, build.locate(recipe.model), texts)
         squad.check_version(corpus.version, run.resolved.metric_names)
-        kinds = {"multi_label": recipe.dataset.multi_label, "num_labels": len(corpus.labels)}
-        metrics = metric_set.MetricSet(run.resolved.metric_names, **kinds)
+        build_metrics = partial(
+            metric_set.MetricSet, multi_label=recipe.dataset.multi_label, num_labels=len(corpus.labels)
+        )
+        metrics = build_metrics(run.resolved.metric_names)
         # A metric that written answers can't have keeps nobody from comparing them by the others.
-        signatures = metrics.signatures() | metric_set.MetricSet(run.resolved.metrics_left_out, **kinds).signatures()
+        signatures = metrics.signatures() | build_metrics(run.resolved.metrics_left_out).signatures()
     for name in run.resolved.metrics_left_out:
         run.record.note(f"{name} is left out: it needs probabilities, which generated answers do not have")
     for note in [*corpus.notes, *notes]:
         run.record.note(note)
     with run.clock.phase("tokenise"):
-        splits, train_set, reader = _encode(run, corpus, plan, task, tokenizer)
+        data = _encode(run, corpus, plan, task, tokenizer)
     scoring = Scoring(
         task=task,
         tokenizer=tokenizer,
@@ -59,32 +55,40 @@ def load_data(run: Run) -> Material:
         threshold=recipe.evaluation.threshold,
         device=run.state.device,
         precision=setup.precision(),
-        reader=reader,
+        reader=data.reader,
     )
-    described = {**({"train": train_set} if train_set else {}), **splits}
-    run.lengths = {name: split.lengths for name, split in described.items()}
-    run.record.data = _describe_data(run, corpus, described)
+    inputs = RunInputs(
+        corpus=corpus,
+        plan=plan,
+        method=method,
+        task=task,
+        tokenizer=tokenizer,
+        splits=data.splits,
+        train=data.train,
+        scoring=scoring,
+    )
+    run.record.data = _describe_data(run, corpus, inputs.encoded)
     run.record.comparability = comparability(run.resolved, corpus, signatures, run.record.prompts)
-    for split in described.values():
+    for split in inputs.encoded.values():
         if split.truncated:
-            what = "questions" if hasattr(task, "encode_splits") and recipe.objective == "head" else "texts"
-            run.record.note(f"{split.name}: {split.truncated} {what} cut to {recipe.max_length} tokens")
-    return Material(corpus, plan, method, task, tokenizer, splits, train_set, scoring)
+            run.record.note(f"{split.name}: {split.truncated} {data.unit} cut to {recipe.max_length} tokens")
+    return inputs
 
 
-def _note_sharding(run: Run, plan: contracts.LoadPlan) -> None:
+def _note_sharding(run: RunContext, plan: contracts.LoadPlan) -> None:
     note = sharding.check(run.resolved.recipe, plan)
     if note is not None:
         run.record.note(note)
 
 
-def _load_corpus(run: Run, plan: contracts.LoadPlan) -> dataset.Corpus:
+def _load_corpus(run: RunContext, plan: contracts.LoadPlan) -> dataset.Corpus:
     recipe = run.resolved.recipe
     wanted = {"train", *recipe.evaluation.splits}
     if recipe.training.evaluate_every is not None and plan.trains == "gradient":
         wanted.add(recipe.evaluation.validation)
     limit = dict(recipe.limit)
-    if plan.trains == "nothing" and limit.pop("train", None):
+    if plan.trains == "nothing" and "train" in limit:
+        del limit["train"]
         # The same shots, whatever part of the data a run looks at.
         run.record.note("limit.train is not used: nothing is trained, and shots are drawn from the whole split")
     corpus = dataset.load(recipe.dataset, limit, wanted)
@@ -93,27 +97,26 @@ def _load_corpus(run: Run, plan: contracts.LoadPlan) -> dataset.Corpus:
     return corpus
 
 
-def _encode(run: Run, corpus: dataset.Corpus, plan: contracts.LoadPlan, task: Any, tokenizer: Any) -> Any:
-    """(scored splits, the split to learn from, how answers are read) for a task head or for text."""
+def _encode(
+    run: RunContext, corpus: dataset.Corpus, plan: contracts.LoadPlan, task: contracts.Task, tokenizer: Any
+) -> contracts.EncodedData:
+    """Encode a corpus for a task head or as text; what was kept, asked or left out goes into the record."""
     recipe = run.resolved.recipe
-    if recipe.objective == "head" and hasattr(task, "encode_splits"):
-        run.record.speed["token_cache"] = False  # windows hold more than tokens
-        windows = task.encode_splits(corpus, tokenizer, recipe)
-        for note in windows.notes:
-            run.record.note(note)
-        return windows.splits, windows.train, windows.reader
     if recipe.objective == "head":
-        found = _encode_heads(run, corpus, task, tokenizer)
-        return found, found["train"], None
-    run.record.speed["token_cache"] = False  # a prompt is made of more than its row
-    asked = text_examples.ask(recipe, plan, corpus, task, tokenizer)
-    run.record.prompts = asked.part
-    for note in asked.notes:
+        data = task.encode(corpus, tokenizer, recipe, run.state)
+    else:  # a prompt is made of more than its row, so that no tokens are kept
+        asked = text_examples.ask(recipe, plan, corpus, task, tokenizer)
+        run.record.prompts = asked.part
+        data = contracts.EncodedData(
+            splits=asked.splits, train=asked.lessons, reader=asked.reader, notes=tuple(asked.notes)
+        )
+    run.record.speed["token_cache"] = data.token_cache
+    for note in data.notes:
         run.record.note(note)
-    return asked.splits, asked.lessons, asked.reader
+    return data
 
 
-def _confirm_remote_code(run: Run) -> None:
+def _confirm_remote_code(run: RunContext) -> None:
     if run.resolved.recipe.model.trust_remote_code and not run.trust_remote_code:
         raise SetupError("the model card runs code from the model's repository; confirm with --trust-remote-code")
 
@@ -127,28 +130,7 @@ def _check_trackers(recipe: Recipe, plan: contracts.LoadPlan) -> None:
             raise SetupError(f"the tracker {name!r} is not installed: pip install {name}")
 
 
-def _encode_heads(run: Run, corpus: dataset.Corpus, task: Any, tokenizer: Any) -> dict[str, Encoded]:
-    """Every split for a task head; which of them were tokenised in an earlier run goes into the record."""
-    recipe, splits = run.resolved.recipe, corpus.splits
-    encode = {name: partial(task.encode, split.rows, tokenizer, recipe.max_length) for name, split in splits.items()}
-    run.record.speed["token_cache"] = False
-    if not recipe.speed.token_cache:
-        return {name: _encoded(split, *encode[name]()) for name, split in splits.items()}
-    cache = TokenCache(tokenizer, recipe.max_length, [Path(task.__file__), Path(tokenizers.__file__)])
-    with cache.first(run.state):
-        found = {name: cache.tokens(split.fingerprint, len(split.rows), encode[name]) for name, split in splits.items()}
-    for note in cache.notes:
-        run.record.note(note)
-    if cache.in_use:
-        run.record.speed["token_cache"] = {name: item.hit for name, item in found.items()}
-    return {name: _encoded(splits[name], item.features, item.cut) for name, item in found.items()}
-
-
-def _encoded(split: Split, features: list[dict[str, Any]], cut: tuple[int, ...]) -> Encoded:
-    return Encoded(name=split.name, ids=tuple(row["id"] for row in split.rows), features=features, truncated=len(cut))
-
-
-def _describe_data(run: Run, corpus: dataset.Corpus, splits: dict[str, Encoded]) -> record.Data:
+def _describe_data(run: RunContext, corpus: dataset.Corpus, splits: dict[str, Encoded]) -> record.Data:
     card = run.resolved.recipe.dataset
     parts = {}
     for name, split in splits.items():

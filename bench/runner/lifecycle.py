@@ -24,7 +24,7 @@ from bench.memory import limits
 from bench.records import failures, record, store
 from bench.records.record import Record
 from bench.runner import out_of_memory, resume, run_folder
-from bench.runner.context import Run
+from bench.runner.context import RunContext
 from bench.training import checkpoint_files
 from bench.utils import process
 
@@ -53,12 +53,12 @@ def _limit_s(text: str) -> float:
     # Below, a busy process would be taken for a dead one; above, nobody waits.
     least, most = 10, 7 * 24 * 3600
     try:
-        found = float(text)
+        seconds = float(text)
     except ValueError:
-        found = 0.0
-    if not least <= found <= most:
+        seconds = 0.0
+    if not least <= seconds <= most:
         raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most} seconds")
-    return found
+    return seconds
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -66,24 +66,24 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_intermixed_args(arguments)
     stopper = Stopper()
     signal.signal(signal.SIGTERM, stopper)
-    run: Run | None = None
+    run: RunContext | None = None
     try:
         run = _prepare(options, stopper)
         execute(run)
-        if run.peers is not None and not console.is_main_process():
+        if run.watchdog is not None and not console.is_main_process():
             run.state.wait_for_everyone()  # for rank zero, that writes the record; it may still be lost
         run.record.status, run.record.reason = "ok", None
     except (Exception, KeyboardInterrupt) as error:
         # A second Ctrl-C must not tear the record, nor the launcher's SIGTERM because another process has died.
-        _deafen()
+        _ignore_signals()
         if run is None:
             return _refused(options, error)
         _file(run, error, show=options.traceback)
-    _deafen()  # a run that has come to its end is not torn any more
+    _ignore_signals()  # a run that has come to its end is not torn any more
     return _finish(run)
 
 
-def _deafen() -> None:
+def _ignore_signals() -> None:
     signal.signal(signal.SIGINT, _nothing)
     signal.signal(signal.SIGTERM, _nothing)
 
@@ -92,51 +92,53 @@ def _nothing(*_: Any) -> None:
     """A handler of one's own, since an ignored signal would be handed on to the processes started later."""
 
 
-def _prepare(options: argparse.Namespace, stopper: Stopper) -> Run:
+def _prepare(options: argparse.Namespace, stopper: Stopper) -> RunContext:
     resolved = load(options.recipe, tuple(options.overrides), options.seed)
     seed = resolved.recipe.seed
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"
-    past, taken = resume.Past(), None
+    previous, lock = resume.PreviousRun(), None
     if console.is_main_process():
         if run_folder.is_ours(folder):
-            taken = run_folder.lock(folder)  # before anything of a run that is still going on is touched
+            lock = run_folder.lock(folder)  # before anything of a run that is still going on is touched
         try:
-            past = resume.look(folder, resolved.hash, seed, overwrite=options.overwrite, resume=options.resume)
-            resume.clear(folder, past)
+            previous = resume.find_previous(
+                folder, resolved.hash, seed, overwrite=options.overwrite, resume=options.resume
+            )
+            resume.clear(folder, previous)
             store.reserve(folder)
         except BaseException:
-            run_folder.unlock(folder, taken)
+            run_folder.unlock(folder, lock)
             raise
-        taken = taken or run_folder.lock(folder)
-    run = Run(
-        resolved,
-        first_record(resolved),
-        folder,
+        lock = lock or run_folder.lock(folder)
+    run = RunContext(
+        resolved=resolved,
+        record=first_record(resolved),
+        folder=folder,
         trust_remote_code=options.trust_remote_code,
         check=options.check,
         timeout_s=options.timeout_s,
         stopper=stopper,
-        past=past,
-        taken=taken,
+        previous=previous,
+        lock=lock,
     )
-    run.record.notes += past.notes
+    run.record.notes += previous.notes
     _keep(run)
     return run
 
 
-def _keep(run: Run) -> None:
+def _keep(run: RunContext) -> None:
     """Writes down what is known so far: this is what a run leaves that is killed."""
     _take_times(run)
-    if console.is_main_process() and (run.past.record is None or run.past.settled):
+    if console.is_main_process() and (run.previous.record is None or run.previous.settled):
         store.write(run.record, run.folder, last=False)
 
 
-def _take_times(run: Run) -> None:
-    if run.clock is not None:
+def _take_times(run: RunContext) -> None:
+    if run.has_clock:
         run.record.phases = [record.PhaseTime(name=n, seconds=s) for n, s in run.clock.seconds.items()]
 
 
-def execute(run: Run) -> None:
+def execute(run: RunContext) -> None:
     """The stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
     process.prepare(run.resolved.recipe.speed)
     console.quiet_libraries()
@@ -149,47 +151,47 @@ def execute(run: Run) -> None:
     run.clock = clock.Clock()
     with run.clock.phase("load"):
         if several():
-            run.peers = Peers(lambda: run.phase, lambda failure: _end(run, failure), run.timeout_s).start()
+            run.watchdog = Peers(lambda: run.phase, lambda failure: _end(run, failure), run.timeout_s).start()
         run.state = setup.start(run.timeout_s)
         if (fallback := launcher.fallback(run.state.device.type)) is not None:
             run.record.note(fallback)
         run.record.speed |= process.in_force(run.resolved.recipe, run.state.device.type, run.record.note)
         run.record.environment = environment.environment()
-    material = run.material = load_data(run)
-    run.before = limits.Before.now()
-    stages.build_model(run, material)
-    memory_prediction.predict(run, material)
+    run.inputs = load_data(run)
+    run.memory_baseline = limits.MemoryBaseline.now()
+    stages.build_model(run)
+    memory_prediction.predict(run)
     _keep(run)
-    if run.resolved.recipe.evaluation.before and material.plan.trains != "nothing":
+    if run.resolved.recipe.evaluation.before and run.inputs.plan.trains != "nothing":
         if not resume.take_over_before(run):
-            results.score(run, material, "before")
+            results.score(run, "before")
         _keep(run)
-    run.past.settled = True
-    stages.fit(run, material)
+    run.previous.settled = True
+    stages.fit(run)
     _keep(run)
-    results.score(run, material, "after")
+    results.score(run, "after")
     _keep(run)
     if run.check:
-        results.check_answers(run, material)
+        results.check_answers(run)
     if run.resolved.recipe.save:
-        stages.save(run, material)
-    stages.measure(run, material)
-    memory_prediction.compare(run, material)
+        stages.save(run)
+    stages.measure(run)
+    memory_prediction.compare(run)
     failed = [check for check in run.record.checks if not check.ok]
     if failed:
         raise ScoreError(f"check {failed[0].name!r} failed: {failed[0].detail}")
 
 
-def _file(run: Run, error: BaseException, *, show: bool) -> None:
+def _file(run: RunContext, error: BaseException, *, show: bool) -> None:
     """Writes an error into the record, or another process's that caused it, and its traceback beside it."""
-    failure = failures.of(error, run.failed_in, *(_whereabouts() if run.peers is not None else ()))
-    failure = out_of_memory.told(failure, error, run)
+    failure = failures.of(error, run.failed_in, *(_whereabouts() if run.watchdog is not None else ()))
+    failure = out_of_memory.add_shortage(failure, error, run)
     if show:
         traceback.print_exception(error)
-    _blame(run, failure if run.peers is None else run.peers.verdict(failure))
+    _blame(run, failure if run.watchdog is None else run.watchdog.verdict(failure))
 
 
-def _blame(run: Run, failure: failures.Failure) -> None:
+def _blame(run: RunContext, failure: failures.Failure) -> None:
     run.record.status, run.record.failed_in, run.record.reason = failure.status, failure.phase, failure.sentence
     run.record.oom = record.OutOfMemory(**failure.shortage) if failure.shortage else None
     if console.is_main_process() and failure.trace:
@@ -199,7 +201,7 @@ def _blame(run: Run, failure: failures.Failure) -> None:
         _stand_in(run, failure)
 
 
-def _stand_in(run: Run, failure: failures.Failure) -> None:
+def _stand_in(run: RunContext, failure: failures.Failure) -> None:
     """Rank zero is gone: what it wrote last gets its end from another process, if that one can see the folder."""
     try:
         left = store.read(run.folder)
@@ -212,20 +214,20 @@ def _stand_in(run: Run, failure: failures.Failure) -> None:
         pass  # on another machine; rank zero's own record says that the run did not come to its end
 
 
-def _end(run: Run, failure: failures.Failure) -> int:
+def _end(run: RunContext, failure: failures.Failure) -> int:
     """Files a failure from the watch's own thread, because the main one waits for a process that is gone."""
     run.record.note("this process still waited for the others when the record was written")
     _blame(run, failure)
     return _finish(run)
 
 
-def _finish(run: Run) -> int:
+def _finish(run: RunContext) -> int:
     """Writes record, figures and report; says where they are. The record comes first: it is what must not be lost."""
-    if run.peers is not None and run.record.status == "ok":
-        run.peers.claim()
+    if run.watchdog is not None and run.record.status == "ok":
+        run.watchdog.claim()
     run.record.finished_at = _now()
     _take_times(run)
-    if run.clock is not None and not run.record.memory:  # a run that failed: this rank's figures are better than none
+    if run.has_clock and not run.record.memory:  # a run that failed: this rank's figures are better than none
         run.record.memory = {name: peaks.gib() for name, peaks in run.clock.peaks.items()}
     if console.is_main_process():
         try:
@@ -245,24 +247,24 @@ def _finish(run: Run) -> int:
     if run.record.status == "ok" and run.state.is_local_main_process:
         # Not before the record is there: until then they are what is left of the run.
         shutil.rmtree(run.folder / checkpoint_files.FOLDER, ignore_errors=True)
-    if run.peers is not None:
+    if run.watchdog is not None:
         _part(run)
-    run_folder.unlock(run.folder, run.taken)
+    run_folder.unlock(run.folder, run.lock)
     return EXIT_CODES[run.record.status]
 
 
-def _part(run: Run) -> None:
+def _part(run: RunContext) -> None:
     """Lets the other processes go, which waited for the record."""
-    assert run.peers is not None
+    assert run.watchdog is not None
     if console.is_main_process() and run.record.status == "ok":
         try:
             run.state.wait_for_everyone()
         except RuntimeError as error:
             console.complain(f"warning: a process was lost after the record was written: {error}")
-    run.peers.stop()
+    run.watchdog.stop()
 
 
-def _explain(run: Run) -> None:
+def _explain(run: RunContext) -> None:
     """Adds to a run that was out of memory what the plan advises."""
     try:
         from bench.runner.memory_prediction import advise
@@ -272,13 +274,16 @@ def _explain(run: Run) -> None:
         run.record.note(f"no advice could be given: {type(error).__name__}: {error}")
 
 
-def _draw(run: Run) -> None:
+def _draw(run: RunContext) -> None:
     """Figures and the one-page report. A picture that can't be drawn is noted, and fails no run."""
     try:
         from bench.reporting import run_page
         from bench.reporting.figures.run import draw_all
 
-        run.record.artifacts |= draw_all(run.folder, run.record, run.log_rows, run.lengths)
+        rows = run.progress.log.rows if run.progress is not None else []
+        encoded = run.inputs.encoded if run.has_inputs else {}
+        lengths = {name: split.lengths for name, split in encoded.items()}
+        run.record.artifacts |= draw_all(run.folder, run.record, rows, lengths)
         run_page.write_run_report(run.record, run.folder)
         run.record.artifacts["report"] = "report.md"
     except Exception as error:

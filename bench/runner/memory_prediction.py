@@ -1,8 +1,8 @@
 """Predicted before, measured after: a run's memory by the plan, how far that was off, and what would have fitted.
 
-    predict(run, material)  # before training: run.record.memory_predicted
-    compare(run, material)  # after it: the measured peak beside it, and the error where both count the same
-    advise(run)             # after a run ran out of memory: run.record.oom gets the plan's numbers and advice
+    predict(run)  # before training: run.record.memory_predicted
+    compare(run)  # after it: the measured peak beside it, and the error where both count the same
+    advise(run)   # after a run ran out of memory: run.record.oom gets the plan's numbers and advice
 
 All on torch's meta device, on rank zero only. A plan that fails never fails a run; the record says why there is none.
 """
@@ -27,14 +27,12 @@ from bench.memory.planner import Job, Lengths, Prediction, Spread
 from bench.memory.search import Change
 from bench.models.kernels import padding_free
 from bench.records.failures import GENERAL_ADVICE
-from bench.records.record import Advice
+from bench.records.record import Advice, OutOfMemory
 from bench.runner import out_of_memory
-from bench.runner.context import Material
+from bench.runner.context import RunContext
 from bench.training.schedule import Budget, sorted_in_steps
 from bench.utils.hardware import GIB
 from bench.utils.numbers import shown
-
-Run = Any  # bench.runner.context.Run, which lies above
 
 # What no allocator counts: the first is taken by the driver, the second is an allowance.
 UNCOUNTED = ("CUDA", "fragmentation")
@@ -58,7 +56,7 @@ class Heaviest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Foretold:
+class PredictedMemory:
     """What a run is planned as: its job, the row numbers of all steps, and whether pads are left out."""
 
     job: Job
@@ -67,7 +65,7 @@ class Foretold:
     prediction: Prediction
 
 
-def predict(run: Run, material: Material) -> None:
+def predict(run: RunContext) -> None:
     """Fills in `memory_predicted`, before training, on rank zero. "train" is null, with a "reason", without a plan.
 
     Its parts are in GiB, at the step's fullest moment; rows and length are those of the run's heaviest micro-batch.
@@ -75,7 +73,7 @@ def predict(run: Run, material: Material) -> None:
     if not run.state.is_main_process:
         return
     try:
-        run.foretold = foretold(run, material)
+        run.prediction = plan_memory(run)
     except StoppedError:
         raise
     except BenchError as error:
@@ -85,29 +83,29 @@ def predict(run: Run, material: Material) -> None:
         run.record.memory_predicted = {"train": None, "reason": reason}
         run.record.note(f"memory was not predicted: {reason}")
     else:
-        run.record.memory_predicted = {**run.foretold.prediction.as_record(), "error": None}
-        _check_outline(run)
+        run.record.memory_predicted = {**run.prediction.prediction.as_record(), "error": None}
+        _check_outline(run, run.prediction.job)
 
 
-def _check_outline(run: Run) -> None:
-    planned, model = run.foretold.job.states.trained_numbers, run.record.model
+def _check_outline(run: RunContext, job: Job) -> None:
+    planned, model = job.states.trained_numbers, run.record.model
     if model is not None and planned != model.parameters["trainable"]:
         run.record.note(
             f"memory was predicted for {planned:,} trained numbers, but the model has {model.parameters['trainable']:,}"
         )
 
 
-def foretold(run: Run, material: Material) -> Foretold:
+def plan_memory(run: RunContext) -> PredictedMemory:
     """The plan of a run, of its heaviest micro-batch. Raises SetupError for what can't be planned."""
-    recipe, budget, plan = run.resolved.recipe, material.budget, material.plan
+    recipe, budget, plan, train = run.resolved.recipe, run.budget, run.inputs.plan, run.inputs.train
     if plan.trains != "gradient":
         raise SetupError(f"method {recipe.method.name!r} trains nothing by gradients")
-    if budget is None or material.train_set is None:
+    if budget is None or train is None:
         raise SetupError("the sizes of training were not known yet")
-    order, features = budget.order(recipe.seed), material.train_set.features
-    without_pads = material.model is not None and padding_free.is_attached(material.model)
+    order, features = budget.order(recipe.seed), train.features
+    without_pads = run.model is not None and padding_free.is_attached(run.model)
     if recipe.speed.padding_free and not without_pads:
-        order = sorted_in_steps(order, material.train_set.lengths, budget.global_batch)
+        order = sorted_in_steps(order, train.lengths, budget.global_batch)
     batch = heaviest(features, order, budget.per_device_batch, without_pads)
     counts = [len(feature["input_ids"]) for feature in features]
     lengths = Lengths(
@@ -122,13 +120,13 @@ def foretold(run: Run, material: Material) -> Foretold:
         job = Job.of(
             run.resolved,
             spread_of(run.state.num_processes),
-            precision=material.scoring.precision,
+            precision=run.inputs.scoring.precision,
             lengths=lengths,
             on_cpu=run.state.device.type == "cpu",
-            num_labels=max(1, len(material.corpus.labels)),
+            num_labels=max(1, len(run.inputs.corpus.labels)),
         )
         prediction = job.predict(batch.rows, batch.length)
-    return Foretold(job=job, order=order, without_pads=without_pads, prediction=prediction)
+    return PredictedMemory(job=job, order=order, without_pads=without_pads, prediction=prediction)
 
 
 def heaviest(features: Sequence[dict[str, Any]], order: Sequence[int], rows: int, without_pads: bool) -> Heaviest:
@@ -178,76 +176,80 @@ def offloaded() -> tuple[str, str]:
     return places[0], places[1]
 
 
-def compare(run: Run, material: Material) -> None:
+def compare(run: RunContext) -> None:
     """Sets what was measured beside the prediction; the error, predicted / measured - 1, where both count the same.
 
     On a GPU this is what torch's allocator counts: without context and fragmentation. It must be called after the
     record's `memory` was filled in.
     """
-    if run.foretold is None or material.fit is None:
+    if run.prediction is None or run.fit_result is None:
         return
     try:
-        _compare(run, material, run.record.memory_predicted)
+        _compare(run)
     except StoppedError:
         raise
     except Exception as error:  # a plan must not fail a run that has come so far
         run.record.note(f"memory was not compared with its prediction: {type(error).__name__}: {error}")
 
 
-def _compare(run: Run, material: Material, found: dict[str, Any]) -> None:
-    trained = run.record.memory.get("train", {})
+def _compare(run: RunContext) -> None:
+    predicted, trained = run.record.memory_predicted, run.record.memory.get("train", {})
+    assert predicted is not None
     if run.state.device.type == "cpu":
-        before, peak = run.before.resident, (trained.get("per_rank") or [trained])[0].get("rss_gib")
+        before = run.memory_baseline.resident if run.memory_baseline is not None else None
+        peak = (trained.get("per_rank") or [trained])[0].get("rss_gib")
         grown = None if before is None or peak is None else max(0.0, peak - before / GIB)
-        found |= {"measured": {"gib": None, "grown_gib": grown, "of": GROWN}, "no_error": NOT_COMPARABLE}
+        predicted |= {"measured": {"gib": None, "grown_gib": grown, "of": GROWN}, "no_error": NOT_COMPARABLE}
         return
     measured = trained.get("allocated_gib")
     if not measured:
-        found["no_error"] = "this device does not tell what was allocated"
+        predicted["no_error"] = "this device does not tell what was allocated"
         return
-    done = _of_steps_done(run, material)
+    done = _of_steps_done(run)
     counted = sum(size for name, size in done.parts.items() if name not in UNCOUNTED) / GIB
-    found |= {
+    predicted |= {
         "measured": {"gib": measured, "reserved_gib": trained.get("reserved_gib"), "of": ALLOCATED},
         "compared": {"gib": counted, "rows": done.rows, "length": done.length},
         "error": counted / measured - 1,
     }
 
 
-def _of_steps_done(run: Run, material: Material) -> Prediction:
+def _of_steps_done(run: RunContext) -> Prediction:
     """The prediction for the steps that this process took: early stopping and resumption leave out others."""
-    fit, known, features = material.fit, run.foretold, material.train_set.features  # type: ignore[union-attr]
-    assert fit is not None
-    size = fit.budget.global_batch
-    rows = known.order[(fit.step - len(fit.steps.counts)) * size : fit.step * size]
-    batch = heaviest(features, rows, fit.budget.per_device_batch, known.without_pads)
-    if (batch.rows, batch.length) == (known.prediction.rows, known.prediction.length):
-        return known.prediction
-    return known.job.predict(batch.rows, batch.length)
+    budget, progress, planned, train = run.budget, run.progress, run.prediction, run.inputs.train
+    assert budget is not None
+    assert progress is not None
+    assert planned is not None
+    assert train is not None
+    size = budget.global_batch
+    rows = planned.order[(progress.step - len(progress.steps.counts)) * size : progress.step * size]
+    batch = heaviest(train.features, rows, budget.per_device_batch, planned.without_pads)
+    if (batch.rows, batch.length) == (planned.prediction.rows, planned.prediction.length):
+        return planned.prediction
+    return planned.job.predict(batch.rows, batch.length)
 
 
-def advise(run: Run) -> str:
+def advise(run: RunContext) -> str:
     """Fills `run.record.oom` in with what the plan says; returns the sentence. Gives the model up; never raises."""
     oom = run.record.oom
-    if run.material is not None:
-        run.material.model = run.material.fit = None
+    assert oom is not None
+    run.release_model()
     gc.collect()
     try:
         # Else the plan's own model would be built divided, as DeepSpeed has it done while a run trains.
         with sharding.alone():
-            oom.unadvised = _why_not(run) or _advised(run)
+            oom.unadvised = _why_not(run, oom) or _advised(run, oom)
     except BenchError as error:
         oom.unadvised = f"no advice by the plan: {error}; {GENERAL_ADVICE}"
-    except Exception as error:  # also for want of memory
-        told = f"no advice, for the plan failed: {type(error).__name__}: {error}".splitlines()[0]
-        oom.unadvised = f"{told}; {GENERAL_ADVICE}"
+    except Exception as error:  # the plan needs memory, too
+        message = f"no advice, for the plan failed: {type(error).__name__}: {error}".splitlines()[0]
+        oom.unadvised = f"{message}; {GENERAL_ADVICE}"
     return out_of_memory.sentence(oom)
 
 
-def _why_not(run: Run) -> str | None:
+def _why_not(run: RunContext, oom: OutOfMemory) -> str | None:
     """Why the plan has nothing to say, if so."""
-    oom = run.record.oom
-    if run.material is None:
+    if not run.has_inputs:
         return "this was before there were data to train on; give it more memory, or lower limit"
     if oom.memory == "host" and run.state.device.type != "cpu":
         return "it was the host's memory, not the GPU's; give the machine more, or lower limit"
@@ -256,21 +258,22 @@ def _why_not(run: Run) -> str | None:
     return f"the capacity is not known; {GENERAL_ADVICE}" if out_of_memory.room(oom) is None else None
 
 
-def _advised(run: Run) -> str | None:
-    """Fills in the plan's numbers and changes; returns why there is no change, if so."""
-    oom, material, room = run.record.oom, run.material, out_of_memory.room(run.record.oom) or 0
-    if material.budget is None and material.train_set is not None:
+def _advised(run: RunContext, oom: OutOfMemory) -> str | None:
+    """Fill in the plan's numbers and changes; return why there is no change, if so."""
+    room = out_of_memory.room(oom) or 0
+    if run.budget is None and run.inputs.train is not None:
         # A run that was to find its micro-batch by itself, and found none.
-        processes, examples = run.state.num_processes, len(material.train_set.ids)
-        material.budget = Budget.plan(run.resolved.recipe.training, examples, processes, found=1)
-    known = run.foretold or foretold(run, material)
-    rows, length = material.budget.per_device_batch, known.job.lengths.longest
+        processes, examples = run.state.num_processes, len(run.inputs.train.ids)
+        run.budget = Budget.plan(run.resolved.recipe.training, examples, processes, found=1)
+    known = run.prediction or plan_memory(run)
+    assert run.budget is not None
+    rows, length, job = run.budget.per_device_batch, known.job.lengths.longest, known.job
     oom.predicted_gib = known.prediction.total / GIB
-    asked, job = "training.per_device_batch=", known.job
-    own = [item for item in run.resolved.overrides if not item.startswith(asked)] + [f"{asked}{rows}"]
+    key = "training.per_device_batch="
+    own = [item for item in run.resolved.overrides if not item.startswith(key)] + [f"{key}{rows}"]
     load = search.loader(Path(run.resolved.path), tuple(own), run.resolved.recipe.seed)
     oom.largest_rows = search.largest_batch(job, length, room)
-    share = material.budget.global_batch // run.state.num_processes
+    share = run.budget.global_batch // run.state.num_processes
     fewer = [size for size in range(1, rows) if share % size == 0]
     if known.prediction.needed <= room:
         # Without pads, more texts fit than if all were as long as the longest.

@@ -8,41 +8,47 @@ import dataclasses
 import os
 import socket
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.memory.limits import Before, limits
+from bench.memory.limits import MemoryBaseline, limits
 from bench.records.failures import GENERAL_ADVICE, Failure, sizes_in
 from bench.records.record import OutOfMemory
 from bench.utils.hardware import CONTEXT, GIB
 from bench.utils.numbers import shown
 
+if TYPE_CHECKING:  # they load torch
+    from bench.runner.context import RunContext
+    from bench.training.state import Progress
+
 # Phases in which a split is scored: their memory hangs on the batches of scoring, not on those of training.
 SCORING = ("score_before", "score_after", "validate", "check")
 
 
-def told(failure: Failure, error: BaseException, run: Any) -> Failure:
-    """A failure with what its process knows of it, if it ran out of memory; any other as it is."""
+def add_shortage(failure: Failure, error: BaseException, run: "RunContext") -> Failure:
+    """Return a failure with what its process knows of it, if it ran out of memory; any other as it is."""
     if failure.status != "oom":
         return failure
     try:
-        found = look(error, failure.phase, fit=getattr(run.material, "fit", None), before=run.before)
-    except Exception:  # also for want of memory: the failure itself must be told
-        found = {"phase": failure.phase}
-    if run.peers is not None:
-        found |= {"rank": failure.rank, "host": socket.gethostname()}
-    return dataclasses.replace(failure, shortage=found)
+        shortage = describe(error, failure.phase, progress=run.progress, baseline=run.memory_baseline)
+    except Exception:  # even this may need more memory than there is; the failure itself must be told
+        shortage = {"phase": failure.phase}
+    if run.watchdog is not None:
+        shortage |= {"rank": failure.rank, "host": socket.gethostname()}
+    return dataclasses.replace(failure, shortage=shortage)
 
 
-def look(error: BaseException, phase: str, *, fit: Any = None, before: Before | None = None) -> dict[str, Any]:
-    """Fields of OutOfMemory, of this process and as of now: to be asked before anything is given back.
+def describe(
+    error: BaseException, phase: str, *, progress: "Progress | None" = None, baseline: MemoryBaseline | None = None
+) -> dict[str, Any]:
+    """Return fields of OutOfMemory, of this process and as of now: to be asked before anything is given back.
 
-    fit: the training that was going on, if any.
+    progress: of the training that was going on, if any.
     """
     found: dict[str, Any] = {"phase": phase}
-    # Without a batch in hand it was still being set up.
-    if fit is not None and phase == "train" and fit.steps.in_hand is not None:
-        found["step"] = fit.step + 1
-        found["rows"], found["length"] = fit.steps.in_hand
+    # Without a batch it was still being set up.
+    if progress is not None and phase == "train" and progress.steps.in_hand is not None:
+        found["step"] = progress.step + 1
+        found["rows"], found["length"] = progress.steps.in_hand
     sizes = sizes_in(str(error))
     found["asked_bytes"] = sizes.get("asked")
     if not sizes:
@@ -53,7 +59,7 @@ def look(error: BaseException, phase: str, *, fit: Any = None, before: Before | 
     limit = next(iter(limits()), None)
     if limit is None:
         return found
-    used = before.used.get(limit.name) if before is not None else None
+    used = baseline.used.get(limit.name) if baseline is not None else None
     return found | {
         "limit": limit.name,
         "capacity_bytes": limit.capacity,
@@ -109,9 +115,9 @@ def room(oom: OutOfMemory) -> int | None:
 def sentence(oom: OutOfMemory) -> str:
     """What happened, where, on what; what the plan says; what to type."""
     where = f" on rank {oom.rank} (host {oom.host})" if oom.host is not None else ""
-    told = f"out of memory{where} during {oom.phase}"
-    told += f", in step {oom.step}" if oom.step is not None else ""
-    told += f" with a micro-batch of {oom.rows} x {oom.length} tokens" if oom.rows is not None else ""
+    message = f"out of memory{where} during {oom.phase}"
+    message += f", in step {oom.step}" if oom.step is not None else ""
+    message += f" with a micro-batch of {oom.rows} x {oom.length} tokens" if oom.rows is not None else ""
     facts = [oom.text] if oom.text else []
     facts += [f"{shown(oom.asked_bytes)} more were asked for"] if oom.asked_bytes is not None else []
     if oom.capacity_bytes is not None:
@@ -124,8 +130,8 @@ def sentence(oom: OutOfMemory) -> str:
     if oom.predicted_gib is not None:
         each = " of each process" if oom.sharers > 1 else ""
         facts.append(f"predicted for training{each}: {shown(round(oom.predicted_gib * GIB))}")
-    told += f" ({'; '.join(facts)})" if facts else ""
-    told += f"; {oom.unadvised}" if oom.unadvised else ""
+    message += f" ({'; '.join(facts)})" if facts else ""
+    message += f"; {oom.unadvised}" if oom.unadvised else ""
     if not oom.advice:
-        return told if oom.unadvised else f"{told}; {GENERAL_ADVICE}"
-    return f"{told}; to make it fit: {', and '.join(f'{one.change} ({one.costs})' for one in oom.advice)}"
+        return message if oom.unadvised else f"{message}; {GENERAL_ADVICE}"
+    return f"{message}; to make it fit: {', and '.join(f'{one.change} ({one.costs})' for one in oom.advice)}"

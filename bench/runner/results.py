@@ -1,7 +1,5 @@
 """Scores of a stage: computed, filed into the record, written beside it, and checked by the plain path."""
 
-from typing import Any
-
 import numpy as np
 from accelerate.utils import gather_object
 
@@ -11,17 +9,15 @@ from bench.errors import ScoreError
 from bench.evaluation import baselines, metric_set, reader, scoring, text_examples
 from bench.evaluation.readers import base, check
 from bench.records import record
-
-Run = Any  # bench.runner.context.Run
-Material = Any  # bench.runner.context.Material
+from bench.runner.context import RunContext
 
 
-def score(run: Run, material: Material, stage: str) -> None:
-    """Scores every evaluated split, writes the predictions, and fills in scores, baselines and inference times."""
+def score(run: RunContext, stage: str) -> None:
+    """Score every evaluated split, write the predictions, and fill in scores, baselines and inference times."""
     for name in run.resolved.recipe.evaluation.splits:
-        split = material.splits[name]
+        split = run.inputs.splits[name]
         with run.clock.phase(f"score_{stage}"):
-            scored = scoring.run(material.model, split, material.scoring, f"{stage} {name}")
+            scored = scoring.run(run.model, split, run.inputs.scoring, f"{stage} {name}")
         for note in scored.notes:
             run.record.note(note)
         predictions = scored.predictions
@@ -31,16 +27,16 @@ def score(run: Run, material: Material, stage: str) -> None:
         run.record.throughput["score_train" if name == "train" else name] = {
             "examples_per_s": len(split.ids) / slowest_s,
             "seconds_per_100_examples": 100 * slowest_s / len(split.ids),
-            "batch_tokens": None if run.record.prompts else reader.batch_tokens(material.model, material.scoring),
+            "batch_tokens": None if run.record.prompts else reader.batch_tokens(run.model, run.inputs.scoring),
         }
         if run.state.is_main_process:
             with run.clock.phase("metrics"):
-                _file_scores(run, material, stage, name, predictions)
+                _file_scores(run, stage, name, predictions)
     if stage == "after":
         run.record.published = _beside_published(run)
 
 
-def _beside_published(run: Run) -> dict[str, dict[str, record.Published]]:
+def _beside_published(run: RunContext) -> dict[str, dict[str, record.Published]]:
     """Split -> metric -> the published band of the recipe, with the run's own value."""
     recipe = run.resolved.recipe
     split = recipe.evaluation.splits[0]
@@ -56,21 +52,21 @@ def _beside_published(run: Run) -> dict[str, dict[str, record.Published]]:
     return {split: found}
 
 
-def _file_scores(run: Run, material: Material, stage: str, name: str, predictions: metric_set.Predictions) -> None:
+def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set.Predictions) -> None:
     """Scores with intervals, baselines, what was asked and answered, and the file of predictions."""
-    found = material.scoring.metrics.scores(predictions)
+    found = run.inputs.scoring.metrics.scores(predictions)
     prompts = run.record.prompts
     if prompts is not None:
         for item in found.values():
             item.signature = f"{item.signature}|{prompts.signature}"
         _file_prompts(prompts, stage, name, predictions)
     run.record.scores.setdefault(stage, {})[name] = found
-    if name not in run.record.baselines and "train" in material.corpus.splits:
-        references = np.array([row["label"] for row in material.corpus.splits["train"].rows])
-        floors = baselines.baselines(material.scoring.metrics, references, predictions)
+    if name not in run.record.baselines and "train" in run.inputs.corpus.splits:
+        references = np.array([row["label"] for row in run.inputs.corpus.splits["train"].rows])
+        floors = baselines.baselines(run.inputs.scoring.metrics, references, predictions)
         run.record.baselines[name] = {kind: dict(values) for kind, values in floors.items()}
     path = run.folder / "predictions" / f"{stage}-{name}.jsonl"
-    scoring.write_predictions(path, predictions, material.scoring.metrics, material.corpus.labels)
+    scoring.write_predictions(path, predictions, run.inputs.scoring.metrics, run.inputs.corpus.labels)
     run.record.artifacts[f"predictions_{stage}_{name}"] = str(path.relative_to(run.folder))
 
 
@@ -83,18 +79,19 @@ def _file_prompts(prompts: record.Prompts, stage: str, name: str, predictions: m
         prompts.answers.setdefault(stage, {})[name] = counts
 
 
-def check_answers(run: Run, material: Material) -> None:
-    """Scores a sample of every split again by the plain path; a changed answer or a large difference fails the run."""
-    if material.scoring.reader is None:
+def check_answers(run: RunContext) -> None:
+    """Score a sample of every split again by the plain path; a changed answer or a large difference fails the run."""
+    if run.resolved.recipe.objective == "head":
         run.record.note("--check: a task head has no fast path to check")
         return
     for name in run.resolved.recipe.evaluation.splits:
         with run.clock.phase("check"):
-            found = check.check(material.model, material.splits[name], material.scoring)
+            found = check.check(run.model, run.inputs.splits[name], run.inputs.scoring)
         if found is None:
             run.record.note("--check: this way to answer has no fast path to check")
             continue
         # Rounding to 16 bits moves log-likelihoods by more than the fast path does.
+        assert run.record.model is not None
         exact = set(run.record.model.dtypes) == {"float32"} and setup.precision() == "no"
         wrong = found.changed > 0 or (found.largest or 0.0) > base.TOLERANCE
         run.record.check("fast_equals_plain", not (exact and wrong), f"{name}: {found.sentence}")

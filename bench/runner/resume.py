@@ -7,9 +7,8 @@ import datetime
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from bench import console
 from bench.errors import BenchError, SetupError
 from bench.records import store
 from bench.records.record import Record, Resumed
@@ -17,120 +16,105 @@ from bench.runner.run_folder import is_ours
 from bench.training import checkpoint_files
 from bench.training.checkpoint_files import Found
 
-Run = Any  # bench.runner.context.Run, which lies above
+if TYPE_CHECKING:  # it holds what this file finds
+    from bench.runner.context import RunContext
+
 TAKEN_OVER = "before: taken over from the interrupted run"
 
 
 @dataclass
-class Past:
-    """found: the checkpoint to go on from. record: of the run that is gone on with. notes: for this run's record.
+class PreviousRun:
+    """What an earlier run left: the checkpoint to go on from, its record, and notes for this run's record.
 
     settled: whether what this run takes over stands in its own record, which may then replace the other.
-    On every process but rank zero it is empty; what follows from it is told to the others.
+    It is empty on every process but rank zero, which tells the others what follows from it.
     """
 
-    found: Found | None = None
+    checkpoint: Found | None = None
     record: Record | None = None
     notes: list[str] = field(default_factory=list)
     settled: bool = False
 
 
-def look(folder: Path, recipe_hash: str, seed: int, *, overwrite: bool, resume: bool) -> Past:
-    """What there is to go on from. Raises SetupError where that would be lost, or is not this run's."""
+def find_previous(folder: Path, recipe_hash: str, seed: int, *, overwrite: bool, resume: bool) -> PreviousRun:
+    """Return what there is to go on from. Raises SetupError where that would be lost, or is not this run's."""
     try:
         left = store.read(folder) if (folder / store.FILE).exists() else None
     except BenchError:
         left = None
     if overwrite:
-        return Past()
+        return PreviousRun()
     if left is not None and left.status == "ok":
         raise SetupError(f"{folder} holds a finished run; give --overwrite to replace it, or another --out")
-    found, notes = checkpoint_files.newest(folder / checkpoint_files.FOLDER)
-    if found is not None:
-        found.refuse_other(recipe_hash, seed, folder)
+    checkpoint, notes = checkpoint_files.newest(folder / checkpoint_files.FOLDER)
+    if checkpoint is not None:
+        checkpoint.refuse_other(recipe_hash, seed, folder)
     elif resume:
         notes.append("--resume: there was no checkpoint to go on from, so training started from the beginning")
     if left is not None and (left.recipe.hash, left.seed) != (recipe_hash, seed):
         left = None
-    return Past(found, left if found is not None or resume else None, notes)
+    return PreviousRun(checkpoint, left if checkpoint is not None or resume else None, notes)
 
 
-def clear(folder: Path, past: Past) -> None:
-    """Makes room for a run; what it goes on from is left there. Raises SetupError for what is no run's folder."""
+def clear(folder: Path, previous: PreviousRun) -> None:
+    """Empty a folder for a run, but for what it goes on from. Raises SetupError for what is no run's folder."""
     if folder.exists() and not is_ours(folder) and any(folder.iterdir()):
         raise SetupError(f"{folder} is not empty and holds no record; give another --out")
     files = ["report.md", "train_log.jsonl", "traceback.txt"]
-    for name in files if past.record is not None else [store.FILE, *files]:
+    for name in files if previous.record is not None else [store.FILE, *files]:
         (folder / name).unlink(missing_ok=True)
     folders = ["figures", "model"]
-    folders += ["tensorboard", checkpoint_files.FOLDER] if past.found is None else []
-    folders += ["predictions"] if past.record is None else []
+    folders += ["tensorboard", checkpoint_files.FOLDER] if previous.checkpoint is None else []
+    folders += ["predictions"] if previous.record is None else []
     for name in folders:
         shutil.rmtree(folder / name, ignore_errors=True)
         if (folder / name).is_file():
             (folder / name).unlink()
 
 
-def take_over_before(run: Run) -> bool:
-    """Fills in the scores of stage "before" from the interrupted run's record, where they are there and are the same.
+def take_over_before(run: "RunContext") -> bool:
+    """Fill in the scores of stage "before" from the interrupted run's record, if it has them for the same key.
 
     Every process must call it.
     """
     from accelerate.utils import broadcast_object_list
 
-    past = run.past.record
-    if not broadcast_object_list([past is not None and _has_before(run, past)])[0]:
+    previous = run.previous.record
+    if not broadcast_object_list([previous is not None and _has_before(run, previous)])[0]:
         return False
-    if past is not None:
-        _copy_before(run.record, past)
-        run.clock.seconds["score_before"] = sum(item.seconds for item in past.phases if item.name == "score_before")
+    if previous is not None:
+        _copy_before(run.record, previous)
+        run.clock.seconds["score_before"] = sum(item.seconds for item in previous.phases if item.name == "score_before")
     run.record.note(TAKEN_OVER)
     return True
 
 
-def _has_before(run: Run, past: Record) -> bool:
+def _has_before(run: "RunContext", previous: Record) -> bool:
     splits = run.resolved.recipe.evaluation.splits
-    files = [run.folder / past.artifacts.get(f"predictions_before_{name}", "missing") for name in splits]
-    scored = all(name in past.scores.get("before", {}) for name in splits)
+    files = [run.folder / previous.artifacts.get(f"predictions_before_{name}", "missing") for name in splits]
+    scored = all(name in previous.scores.get("before", {}) for name in splits)
     # The key covers the examples, the metrics and the prompts.
-    return scored and past.comparability == run.record.comparability and all(path.is_file() for path in files)
+    return scored and previous.comparability == run.record.comparability and all(path.is_file() for path in files)
 
 
-def _copy_before(new: Record, past: Record) -> None:
-    new.scores["before"], new.baselines = past.scores["before"], past.baselines
-    new.throughput |= {name: past.throughput[name] for name in past.throughput if name != "train"}
-    new.checks += [check for check in past.checks if check.name == "ids_complete" and check.detail.startswith("before")]
-    new.artifacts |= {name: path for name, path in past.artifacts.items() if name.startswith("predictions_before_")}
-    if new.prompts is not None and past.prompts is not None:
-        new.prompts.manifests |= past.prompts.manifests
-        new.prompts.answers |= {stage: found for stage, found in past.prompts.answers.items() if stage == "before"}
-    for note in past.notes:
+def _copy_before(new: Record, previous: Record) -> None:
+    new.scores["before"], new.baselines = previous.scores["before"], previous.baselines
+    new.throughput |= {name: previous.throughput[name] for name in previous.throughput if name != "train"}
+    new.checks += [
+        check for check in previous.checks if check.name == "ids_complete" and check.detail.startswith("before")
+    ]
+    new.artifacts |= {name: path for name, path in previous.artifacts.items() if name.startswith("predictions_before_")}
+    if new.prompts is not None and previous.prompts is not None:
+        new.prompts.manifests |= previous.prompts.manifests
+        new.prompts.answers |= {
+            stage: counts for stage, counts in previous.prompts.answers.items() if stage == "before"
+        }
+    for note in previous.notes:
         new.note(note)
 
 
-def precision(run: Run) -> dict[str, Any] | None:
-    """The precision that the interrupted run had measured to be faster; training goes on with it."""
-    from accelerate.utils import broadcast_object_list
-
-    past = run.past.record if run.past.found is not None else None
-    return broadcast_object_list([past.speed.get("precision") if past is not None else None])[0]
-
-
-def resume(run: Run, fit: Any, *, divided: bool) -> None:
-    """Puts a fit where the checkpoint is that all processes agree on, if there is one; see `resuming`."""
-    from bench.training import checkpointing
-
-    state = checkpointing.agree(fit, run.past.found, divided=divided)
-    if state is None:
-        return
-    checkpointing.take_up(fit, state)
-    fit.progress.leave_out(fit.step)
-    past = run.past.record
-    run.record.resumed = [*(past.resumed if past is not None else []), _resumed(fit.step, past)]
-    console.say(f"training goes on from the checkpoint of step {fit.step}")
-
-
-def _resumed(step: int, past: Record | None) -> Resumed:
+def resumed(step: int, previous: Record | None) -> Resumed:
+    """Return what the record says of going on from the checkpoint of a step."""
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    status, reason = (past.status, past.reason) if past is not None else (None, None)
+    status, reason = (previous.status, previous.reason) if previous is not None else (None, None)
     return Resumed(at=now, from_step=step, status=status, reason=reason)

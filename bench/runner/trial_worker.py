@@ -13,7 +13,6 @@ import sys
 import threading
 import traceback
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,13 +22,16 @@ from transformers import AutoTokenizer
 from bench import console
 from bench.config import registry
 from bench.config.recipe import Recipe
-from bench.config.resolve import Resolved
 from bench.data.examples import Encoded
+from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from bench.memory import limits
-from bench.records import clock, failures, record
+from bench.models.kernels import padding_free
+from bench.records import clock, failures
 from bench.runner import batch_size, stages
-from bench.runner.context import Material, Run
+from bench.training import fit as training
+from bench.training.schedule import Budget
+from bench.training.state import Progress
 from bench.utils import files, numbers, process
 
 
@@ -64,10 +66,13 @@ def _end_with_parent() -> None:
 
 def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """{"status": "ok", "taken", "room"}: bytes by limit; the first on top of what a process has before its model."""
-    state = PartialState(cpu=request["device"] == "cpu")
-    run = _run(request, folder, state)
-    process.in_force(run.resolved.recipe, state.device.type, run.record.note)
-    material = _material(run, request, folder)
+    state, phases = PartialState(cpu=request["device"] == "cpu"), clock.Clock()
+    recipe = Recipe.model_validate_json(json.dumps(request["recipe"]))
+    process.in_force(recipe, state.device.type, _ignore)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder / batch_size.TOKENIZER, trust_remote_code=recipe.model.trust_remote_code
+    )
+    tokenizer.padding_side = "right"
     for name in request["libraries"]:  # what the run has loaded already is no part of what its training takes
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
@@ -76,74 +81,60 @@ def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     base = limits.held(state.device)
     limits.keep_within(rooms, state.device)
     try:
-        stages.build_model(run, material)
-        stages.fit(run, material)
+        model = _trained(recipe, request, tokenizer, state, phases, folder)
     except Exception as error:
         # Not every library says what it was that it could not have.
         scarce = min(limits.left(state.device).values()) < batch_size.HEADROOM * min(rooms.values())
         if failures.status_of(error) == "crashed" and scarce:
             raise MemoryError(f"{type(error).__name__} with hardly any memory left: {error}") from error
         raise
-    peaks = _peaks(run, base)
-    sent = request["constant"] + (_trained_bytes(material.model) if request["sends"] else 0)
+    peaks = _peaks(phases, base)
+    sent = request["constant"] + (_trained_bytes(model) if request["sends"] else 0)
     return {"status": "ok", "taken": {name: peaks[name] - base[name] + sent for name in rooms}, "room": rooms}
 
 
-def _peaks(run: Run, base: dict[str, int]) -> dict[str, int]:
+def _ignore(_: str) -> None:
+    """Notes are the run's own to write."""
+
+
+def _trained(
+    recipe: Recipe,
+    request: dict[str, Any],
+    tokenizer: Any,
+    state: PartialState,
+    phases: clock.Clock,
+    folder: Path,
+) -> torch.nn.Module:
+    """Build the run's model and train it for the request's steps, in the run's phases; return it."""
+    options = registry.load_method(recipe.method.name).Options.model_validate(recipe.method.model_extra or {})
+    labels, features = tuple(request["labels"]), request["features"]
+    budget = Budget.plan(recipe.training, len(features), state.num_processes)
+    with phases.phase("load"):
+        model = stages.adapted_model(recipe, options, tokenizer=tokenizer, labels=labels, device=state.device).model
+        if recipe.speed.padding_free:
+            padding_free.attach(model)
+    metrics = MetricSet((), multi_label=recipe.dataset.multi_label, num_labels=len(labels))
+    scoring = Scoring(
+        task=registry.load_task(recipe.dataset.task),
+        tokenizer=tokenizer,
+        metrics=metrics,
+        threshold=recipe.evaluation.threshold,
+        device=state.device,
+        precision=request["precision"],
+    )
+    train = Encoded(name="train", ids=tuple(map(str, range(len(features)))), features=features, truncated=0)
+    with console.Phase("train", total=budget.steps) as display, phases.phase("train"):
+        inputs = stages.fit_inputs(recipe, model, train, scoring, budget, folder=folder, clock=phases, display=display)
+        return training.fit(inputs, Progress()).model
+
+
+def _peaks(phases: clock.Clock, base: dict[str, int]) -> dict[str, int]:
     """Bytes by limit, at most; a phase's own peak begins anew with it."""
-    phases = list(run.clock.peaks.values())
+    peaks = phases.peaks.values()
     if limits.DEVICE in base:
-        return {limits.DEVICE: max(peak.reserved or 0 for peak in phases)}
-    return {limits.MEMORY: max(peak.rss or 0 for peak in phases), limits.ADDRESSES: limits.most_addresses()}
+        return {limits.DEVICE: max(peak.reserved or 0 for peak in peaks)}
+    return {limits.MEMORY: max(peak.rss or 0 for peak in peaks), limits.ADDRESSES: limits.most_addresses()}
 
 
 def _trained_bytes(model: torch.nn.Module) -> int:
     return sum(one.numel() * one.element_size() for one in model.parameters() if one.requires_grad)
-
-
-def _run(request: dict[str, Any], folder: Path, state: PartialState) -> Run:
-    recipe = Recipe.model_validate_json(json.dumps(request["recipe"]))
-    method = registry.load("methods", recipe.method.name)
-    resolved = Resolved(
-        recipe=recipe,
-        options=method.Options.model_validate(recipe.method.model_extra or {}),
-        path="",
-        study="",
-        dataset_name="",
-        model_name=request["model_name"],
-        as_written={},
-        overrides=(),
-        card_overrides={},
-    )
-    started = record.Record(name="", started_at="", recipe=record.RecipePart(path=""))
-    return Run(resolved, started, folder, clock=clock.Clock(), state=state)
-
-
-def _material(run: Run, request: dict[str, Any], folder: Path) -> Material:
-    """The run's own, as far as training needs it."""
-    recipe = run.resolved.recipe
-    method = registry.load("methods", recipe.method.name)
-    task = registry.load("tasks", recipe.dataset.task)
-    trusted = recipe.model.trust_remote_code
-    tokenizer = AutoTokenizer.from_pretrained(folder / batch_size.TOKENIZER, trust_remote_code=trusted)
-    tokenizer.padding_side = "right"
-    features = request["features"]
-    corpus: Any = SimpleNamespace(labels=tuple(request["labels"]), splits={"train": SimpleNamespace(fingerprint="")})
-    nothing: Any = None
-    return Material(
-        corpus=corpus,
-        plan=method.load_plan(run.resolved.options),
-        method=method,
-        task=task,
-        tokenizer=tokenizer,
-        splits={},
-        train_set=Encoded(name="train", ids=tuple(map(str, range(len(features)))), features=features, truncated=0),
-        scoring=Scoring(
-            task=task,
-            tokenizer=tokenizer,
-            metrics=nothing,
-            threshold=recipe.evaluation.threshold,
-            device=run.state.device,
-            precision=request["precision"],
-        ),
-    )

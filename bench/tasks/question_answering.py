@@ -4,8 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from bench.config.cards import Prompt
-from bench.config.recipe import Recipe
 from bench.data.prompts.encode import Wording
 from bench.evaluation.readers import span
 from bench.models.losses import span_loss_sum
@@ -15,20 +16,19 @@ OBJECTIVES = ("head", "text")
 READS = "answers"
 METRICS = {"single_label": ("squad_v2",)}
 AUTO_CLASS = "AutoModelForQuestionAnswering"
-# What the head says of each token.
-HEAD_OUTPUTS = ("start", "end")
+encode = span.encode
 
 
-def encode_splits(corpus: Any, tokenizer: Any, recipe: Recipe) -> span.EncodedCorpus:
-    """Windows of every split, to learn from and to score."""
-    return span.encode(corpus, tokenizer, recipe)
+def head_outputs(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what the head says of each token, whatever the labels are."""
+    return ("start", "end")
 
 
-def loss_of(outputs: Any, batch: Any) -> Any:
-    """Summed loss over label items, which are the two ends of each window's answer.
+def loss(outputs: Any, batch: dict[str, torch.Tensor], *, label_smoothing: float) -> torch.Tensor:
+    """Return the loss summed over label items, which are the two ends of each window's answer.
 
     outputs: start_logits and end_logits [windows, tokens]. batch: attention_mask [windows, tokens] and labels
-    [windows, 2].
+    [windows, 2]. label_smoothing: always 0, as the recipe's check says.
     """
     starts, ends = batch["labels"].unbind(-1)
     return 2 * span_loss_sum(outputs.start_logits, outputs.end_logits, starts, ends, batch["attention_mask"])

@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch.nn import functional
+
 from bench.config.cards import Prompt
 from bench.data.prompts.encode import Wording
-from bench.data.tokenizer import encode as encode_texts
-from bench.errors import SetupError
+from bench.evaluation.readers import head
 
 OBJECTIVES = ("head", "text")
 READS = "labels"
@@ -16,73 +18,26 @@ METRICS = {
     "multi_label": ("jaccard", "f1", "hamming_accuracy", "subset_accuracy", "loss", "per_label_accuracy"),
 }
 AUTO_CLASS = "AutoModelForSequenceClassification"
+encode = head.encode
 
 
-def encode(
-    rows: Sequence[dict[str, Any]], tokenizer: Any, max_length: int
-) -> tuple[list[dict[str, Any]], tuple[int, ...]]:
-    """Rows ({"text", "text_pair"?, "label"}) -> features ({"input_ids", "labels"}), and the numbers of the rows cut.
+def head_outputs(labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the labels themselves: one output each."""
+    return labels
 
-    Of two texts the longer one is shortened first; which token is of which text ("token_type_ids") is kept for models
-    that know it, like BERT. Raises SetupError when `max_length` leaves no room for a token of each text.
+
+def loss(outputs: Any, batch: dict[str, torch.Tensor], *, label_smoothing: float) -> torch.Tensor:
+    """Return the loss summed over label items, to be divided once by their number in the whole optimiser step.
+
+    outputs: logits [batch, labels]. batch: labels, [batch] ids of one label each (cross-entropy), or [batch, labels] of
+    0 and 1 for several (binary cross-entropy; every label of every text is an item). Smoothing moves that share of the
+    target to the uniform distribution (Szegedy et al. 2016), for several labels towards one half.
     """
-    if not rows:
-        return [], ()
-    first = [row["text"] for row in rows]
-    second = [row["text_pair"] for row in rows] if rows[0].get("text_pair") is not None else None
-    # Encoded once without a limit: the true lengths are needed to know what is cut.
-    features: list[dict[str, Any]] = [*encode_texts(tokenizer, first, second)]
-    too_long = [index for index, feature in enumerate(features) if len(feature["input_ids"]) > max_length]
-    if too_long:
-        _check_room(tokenizer, max_length, num_texts=2 if second else 1)
-        short = encode_texts(
-            tokenizer,
-            [first[index] for index in too_long],
-            [second[index] for index in too_long] if second else None,
-            truncation="longest_first" if second else True,
-            max_length=max_length,
-        )
-        for index, feature in zip(too_long, short, strict=True):
-            features[index] = feature
-    for feature, row in zip(features, rows, strict=True):
-        feature["labels"] = row["label"]
-    return features, tuple(too_long)
-
-
-def _check_room(tokenizer: Any, max_length: int, *, num_texts: int) -> None:
-    # With less room than this, tokenizers cut nothing, or leave nothing of a text, and say neither.
-    own = tokenizer.num_special_tokens_to_add(pair=num_texts == 2)
-    if max_length < own + num_texts:
-        raise SetupError(f"max_length {max_length} leaves no room for text: the tokenizer adds {own} tokens of its own")
-
-
-def loss_sum(logits: Any, labels: Any, smoothing: float) -> Any:
-    """Summed loss over label items, to be divided once by their number in the whole optimiser step.
-
-    logits: [batch, labels]. labels: [batch] of ids for one label (cross-entropy), [batch, labels] of 0 and 1 for
-    several (binary cross-entropy; every label of every text is an item). Smoothing moves that share of the target
-    to the uniform distribution (Szegedy et al. 2016), for several labels towards one half.
-    """
-    from torch.nn import functional
-
-    logits = logits.float()
+    logits, labels = outputs.logits.float(), batch["labels"]
     if labels.dim() == 1:
-        return functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
-    target = labels.float() * (1 - smoothing) + smoothing / 2
+        return functional.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
+    target = labels.float() * (1 - label_smoothing) + label_smoothing / 2
     return functional.binary_cross_entropy_with_logits(logits, target, reduction="sum")
-
-
-def predict(logits: Any, multi_label: bool, threshold: float) -> tuple[Any, Any]:
-    """logits [batch, labels] -> predictions ([batch] ids, or [batch, labels] of 0 and 1), probabilities.
-
-    Equal probabilities: the first label wins.
-    """
-    logits = logits.double()
-    if multi_label:
-        scores = logits.sigmoid()
-        return (scores >= threshold).long(), scores
-    scores = logits.softmax(-1)
-    return scores.argmax(-1), scores
 
 
 def wording(prompt: Prompt, labels: Sequence[str], multi_label: bool) -> Wording:

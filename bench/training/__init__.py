@@ -1,5 +1,5 @@
 """Fits a model: schedule, engines, checkpoints, selection.
 
-Reading order: fit (entry), engines/loop (the training step in plain sight), schedule, state, log, selection,
-checkpointing, checkpoint_files, memory_saving, answer_only, autocast, precision, probe.
+Reading order: fit (entry), engines/loop (the training step in plain sight), state, session, policy, loss, schedule,
+log, selection, checkpointing, checkpoint_files, memory_saving, autocast, probe.
 """

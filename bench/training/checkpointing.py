@@ -1,13 +1,13 @@
-"""The state of training, put into checkpoints and taken out of them, for every engine and way to spread a model.
+"""Saves the state of training as checkpoints and restores it, for every engine and every parallelism.
 
-    live = Live(accelerator, model, optimizer, scheduler)   # as accelerate prepared them
-    save(fit, live, since_log)
-    since_log = restore(fit, live)                          # zero, where there is nothing to go on from
+    engine = EngineState(accelerator, model, optimizer, scheduler)   # as accelerate prepared them
+    save(inputs, progress, engine, since_log)
+    since_log = restore(inputs, resumption, engine)                  # zero, where there is nothing to go on from
 
 Whatever an uninterrupted run would know at this place is in a checkpoint, or follows from the seed and the step alone:
 the order of examples (Budget.order) and the draws of dropout (seed_step). Weights, and the optimiser's tensors, are
-safetensors, written by rank zero and told to the others; only what DeepSpeed or FSDP divided over the processes is
-written by these libraries, in their own formats.
+safetensors, written by rank zero and broadcast to the others; only what DeepSpeed or FSDP sharded over the processes
+is written by these libraries, in their own formats.
 """
 
 import dataclasses
@@ -24,18 +24,19 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from bench.errors import SetupError
 from bench.records.throughput import Earlier
 from bench.training import checkpoint_files
+from bench.training.state import FitInputs, Progress
 
-Fit = Any  # bench.training.state.Fit, which lies above
 # The Trainer wants to read a checkpoint's step from a file of its own.
 _TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
-class Live:
+class EngineState:
     """What an engine trains with, as accelerate prepared it."""
 
     accelerator: Any
@@ -44,15 +45,23 @@ class Live:
     scheduler: Any
 
     @property
-    def spread(self) -> str:
-        """How the state is divided: "whole" on every process, "ZeRO-2", "FSDP" ..."""
+    def sharding(self) -> str:
+        """By what the state is sharded over the processes: "ZeRO-2", "FSDP" ..., or "whole" on each of them."""
         kind = self.accelerator.distributed_type
         if kind == DistributedType.DEEPSPEED:
             return f"ZeRO-{self.accelerator.state.deepspeed_plugin.zero_stage}"
         return "FSDP" if kind == DistributedType.FSDP else "whole"
 
 
-def trained_state(model: Any) -> dict[str, torch.Tensor]:
+@dataclass(frozen=True)
+class Resumption:
+    """A checkpoint that all processes go on from. state: as `checkpoint_files.read_state` read it on rank zero."""
+
+    path: Path
+    state: dict[str, Any]
+
+
+def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Trained parameters of a plain and whole model by name, on the CPU."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return {name: parameter.detach().cpu().contiguous() for name, parameter in trained}
@@ -61,136 +70,143 @@ def trained_state(model: Any) -> dict[str, torch.Tensor]:
 # ---------------------------------------------------------------- writing
 
 
-def save(fit: Fit, live: Live, since_log: torch.Tensor) -> None:
-    """Writes a checkpoint of this step; every process must call it. since_log: this process's loss since the last log.
+def save(inputs: FitInputs, progress: Progress, engine: EngineState, since_log: torch.Tensor) -> None:
+    """Write a checkpoint of this step; every process must call it. since_log: this process's loss since the last log.
 
-    A checkpoint that can't be written is no reason to lose the run: `fit.notes` says so, and training goes on.
+    A checkpoint that can't be written is no reason to lose the run: the observer hears of it, and training goes on.
     """
-    folder = fit.folder / checkpoint_files.FOLDER
-    with fit.clock.phase("save"):
-        state = _state(fit, live, since_log)
-        if live.spread == "whole":
-            if fit.rank == 0:
-                _write(fit, folder, lambda partial: _write_whole(fit, live, partial, state))
+    with inputs.clock.phase("save"):
+        state = _state(inputs, progress, engine, since_log)
+        if engine.sharding != "whole":
+            written = _write_sharded(inputs, engine, state)
         else:
-            _write_divided(fit, live, folder, state)
-    fit.saved()
+            written = inputs.rank == 0 and _write_whole(inputs, engine, state)
+    if written:
+        progress.saved()
+    progress.restart_checkpoint_timer()
 
 
-def _write(fit: Fit, folder: Path, write: Any) -> None:
+def _write_whole(inputs: FitInputs, engine: EngineState, state: dict[str, Any]) -> bool:
+    folder, step = inputs.checkpoint_folder, state["step"]
     try:
-        partial = checkpoint_files.begin(folder, fit.step)
-        write(partial)
+        partial = checkpoint_files.begin(folder, step)
+        _write_tensors(engine, partial, state)
+        _write_state(inputs, partial, state)
         checkpoint_files.seal(partial)
     except (OSError, SafetensorError) as error:
-        fit.notes.append(f"the checkpoint of step {fit.step} could not be written: {error}")
-    else:
-        fit.saved_step = fit.step
-        checkpoint_files.discard(folder, fit.step, fit.checkpoints.keep)
+        inputs.observer.on_note(f"the checkpoint of step {step} could not be written: {error}")
+        return False
+    checkpoint_files.discard(folder, step, inputs.checkpoints.keep)
+    return True
 
 
-def _write_whole(fit: Fit, live: Live, partial: Path, state: dict[str, Any]) -> None:
+def _write_tensors(engine: EngineState, partial: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
-    state["optimizer"] = take_apart(live.optimizer.state_dict(), "", tensors)
+    state["optimizer"] = take_apart(engine.optimizer.state_dict(), "", tensors)
     save_file(tensors, partial / checkpoint_files.OPTIMIZER)
-    save_file(trained_state(live.accelerator.unwrap_model(live.model)), partial / checkpoint_files.TRAINED)
-    _write_state(fit, partial, state)
+    save_file(trained_state(engine.accelerator.unwrap_model(engine.model)), partial / checkpoint_files.TRAINED)
 
 
-def _write_state(fit: Fit, partial: Path, state: dict[str, Any]) -> None:
+def _write_state(inputs: FitInputs, partial: Path, state: dict[str, Any]) -> None:
     (partial / checkpoint_files.STATE).write_text(json.dumps(state), encoding="utf-8")
-    _write_trainer_state(fit, partial)
+    _write_trainer_state(inputs, partial, state["step"])
     checkpoint_files.carry_best(partial.parent, partial)
 
 
-def _write_trainer_state(fit: Fit, folder: Path) -> None:
-    known = {"global_step": fit.step, "train_batch_size": fit.budget.per_device_batch}
+def _write_trainer_state(inputs: FitInputs, folder: Path, step: int) -> None:
+    known = {"global_step": step, "train_batch_size": inputs.budget.per_device_batch}
     (folder / _TRAINER_STATE).write_text(json.dumps(known), encoding="utf-8")
 
 
-def folder_for_trainer(fit: Fit) -> str | None:
-    """What the Trainer is to resume from. Where this machine has no part of the checkpoint, all that it asks for."""
-    path = fit.resumes_from
-    if path is not None and not (path / _TRAINER_STATE).is_file():
+def folder_for_trainer(inputs: FitInputs, resumption: Resumption | None) -> str | None:
+    """Return the folder that the Trainer resumes from, if any.
+
+    Where this machine has no part of the checkpoint, the one file that the Trainer reads itself is written there.
+    """
+    if resumption is None:
+        return None
+    path = resumption.path
+    if not (path / _TRAINER_STATE).is_file():
         path.mkdir(parents=True, exist_ok=True)
-        _write_trainer_state(fit, path)
-    return None if path is None else str(path)
+        _write_trainer_state(inputs, path, resumption.state["step"])
+    return str(path)
 
 
-def _write_divided(fit: Fit, live: Live, folder: Path, state: dict[str, Any]) -> None:
+def _write_sharded(inputs: FitInputs, engine: EngineState, state: dict[str, Any]) -> bool:
     """Each process writes its part. The first process of a machine seals its folder, which may be that of all."""
-    wait, first_here = live.accelerator.wait_for_everyone, live.accelerator.is_local_main_process
-    if fit.rank == 0:
-        checkpoint_files.begin(folder, fit.step)
+    wait, first_here = engine.accelerator.wait_for_everyone, engine.accelerator.is_local_main_process
+    folder, step = inputs.checkpoint_folder, state["step"]
+    if inputs.rank == 0:
+        checkpoint_files.begin(folder, step)
     wait()
-    partial = checkpoint_files.partial_of(folder, fit.step)
+    partial = checkpoint_files.partial_of(folder, step)
     if first_here:
         partial.mkdir(parents=True, exist_ok=True)
     wait()
     problem = None
     try:
-        _save_divided(live, partial)
-        if fit.rank == 0:
-            _write_state(fit, partial, state)
-    except (OSError, RuntimeError) as error:  # torch's writer says a full disk in an error of its own
+        _save_shards(engine, partial)
+        if inputs.rank == 0:
+            _write_state(inputs, partial, state)
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
         problem = str(error).splitlines()[0]
     problems = [text for text in gather_object([problem]) if text]
     if problems:
-        fit.notes.append(f"the checkpoint of step {fit.step} could not be written: {problems[0]}")
+        inputs.observer.on_note(f"the checkpoint of step {step} could not be written: {problems[0]}")
         if first_here:
             shutil.rmtree(partial, ignore_errors=True)
-        return
-    if fit.rank == 0:
+        return False
+    if inputs.rank == 0:
         checkpoint_files.seal(partial)
     wait()
-    if first_here and fit.rank != 0 and partial.is_dir():  # a disk of this machine's own
-        _write_state(fit, partial, state)
+    if first_here and inputs.rank != 0 and partial.is_dir():  # a disk of this machine's own
+        _write_state(inputs, partial, state)
         checkpoint_files.seal(partial)
-    fit.saved_step = fit.step
     if first_here:
-        checkpoint_files.discard(folder, fit.step, fit.checkpoints.keep)
+        checkpoint_files.discard(folder, step, inputs.checkpoints.keep)
+    return True
 
 
-def _save_divided(live: Live, partial: Path) -> None:
-    if live.spread == "FSDP":
+def _save_shards(engine: EngineState, partial: Path) -> None:
+    if engine.sharding == "FSDP":
         from accelerate.utils import save_fsdp_model, save_fsdp_optimizer
 
-        plugin = live.accelerator.state.fsdp_plugin
-        save_fsdp_model(plugin, live.accelerator, live.model, str(partial))
-        save_fsdp_optimizer(plugin, live.accelerator, live.optimizer, live.model, str(partial))
+        plugin = engine.accelerator.state.fsdp_plugin
+        save_fsdp_model(plugin, engine.accelerator, engine.model, str(partial))
+        save_fsdp_optimizer(plugin, engine.accelerator, engine.optimizer, engine.model, str(partial))
     else:
-        live.model.save_checkpoint(str(partial), exclude_frozen_parameters=_is_adapted(live))
+        engine.model.save_checkpoint(str(partial), exclude_frozen_parameters=_is_adapted(engine))
 
 
-def _is_adapted(live: Live) -> bool:
+def _is_adapted(engine: EngineState) -> bool:
     # As the Trainer asks when it reads such a checkpoint.
-    return hasattr(live.accelerator.unwrap_model(live.model), "peft_config")
+    return hasattr(engine.accelerator.unwrap_model(engine.model), "peft_config")
 
 
-def _state(fit: Fit, live: Live, since_log: torch.Tensor) -> dict[str, Any]:
-    """All but tensors; the same on every process but for what only rank zero has."""
-    steps = fit.steps.until_now()
+def _state(inputs: FitInputs, progress: Progress, engine: EngineState, since_log: torch.Tensor) -> dict[str, Any]:
+    """Return all but tensors; the same on every process but for what only rank zero has."""
+    steps = progress.steps.until_now()
     per_rank = gather_object([(float(since_log), steps.totals, steps.measured)])
     steps.totals, steps.measured = (
         [sum(column) for column in zip(*(row[n] for row in per_rank), strict=True)] for n in (1, 2)
     )
-    chosen, scaler = fit.selection, getattr(live.accelerator, "scaler", None)
+    chosen, scaler = progress.selection, getattr(engine.accelerator, "scaler", None)
     return {
-        **fit.identity,
-        "step": fit.step,
-        "spread": live.spread,
-        "world_size": live.accelerator.num_processes,
-        "precision": fit.scoring.precision,
-        "logged_step": fit.logged_step,
-        "learning_rate": fit.learning_rate,
-        "seconds": time.perf_counter() - fit.started_s,
+        **dataclasses.asdict(inputs.identity),
+        "step": progress.step,
+        "spread": engine.sharding,
+        "world_size": engine.accelerator.num_processes,
+        "precision": inputs.scoring.precision,
+        "logged_step": progress.logged_step,
+        "learning_rate": progress.learning_rate,
+        "seconds": time.perf_counter() - progress.started_s,
         "since_log": [row[0] for row in per_rank],
         "selection": None if chosen is None else [chosen.best_value, chosen.best_step, chosen.waited],
         "steps": dataclasses.asdict(steps),
-        "scheduler": take_apart(live.scheduler.state_dict(), "", {}),
+        "scheduler": take_apart(engine.scheduler.state_dict(), "", {}),
         "scaler": scaler.state_dict() if scaler is not None else None,
-        "rows": fit.log.rows,
-        "without_gradient": fit.without_gradient,
+        "rows": progress.log.rows,
+        "without_gradient": progress.without_gradient,
     }
 
 
@@ -223,61 +239,65 @@ def put_together(value: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> 
 # ---------------------------------------------------------------- reading
 
 
-def agree(fit: Fit, found: checkpoint_files.Found | None, *, divided: bool) -> dict[str, Any] | None:
-    """The state of the checkpoint that all processes go on from, or None; sets `fit.resumes_from`.
+def agree(inputs: FitInputs, *, sharded: bool) -> Resumption | None:
+    """Return the checkpoint that all processes go on from, or None; rank zero's decides. Every process must call it.
 
-    found: rank zero's, which decides. divided: whether each machine must have its own part whole, and checks it.
-    Raises SetupError where the training data are not those of the run before.
+    sharded: each machine must have its own part undamaged, and checks it. Raises SetupError where the training data
+    are not those of the run before.
     """
-    folder, first_here = fit.folder / checkpoint_files.FOLDER, PartialState().is_local_main_process
+    folder, checkpoint = inputs.checkpoint_folder, inputs.checkpoint
     while True:
-        step = broadcast_object_list([found.step if fit.rank == 0 and found else None])[0]
+        step = broadcast_object_list([checkpoint.step if inputs.rank == 0 and checkpoint else None])[0]
         if step is None:
             return None
         own = checkpoint_files.path_of(folder, step)
-        wrong = checkpoint_files.damage(own) if divided and fit.rank != 0 and first_here else None
-        everywhere = [item for item in gather_object([wrong]) if item]
-        if not everywhere:
+        checks = sharded and inputs.rank != 0 and PartialState().is_local_main_process
+        damages = [item for item in gather_object([checkpoint_files.damage(own) if checks else None]) if item]
+        if not damages:
             break
-        fit.notes.append(f"the checkpoint of step {step} was not used: on another machine, {everywhere[0]}")
-        found, damaged = checkpoint_files.newest(folder, below=step) if fit.rank == 0 else (None, [])
-        fit.notes += damaged
-    state = broadcast_object_list([checkpoint_files.read_state(own) if fit.rank == 0 else None])[0]
-    if state["data"] != fit.identity["data"]:
+        inputs.observer.on_note(f"the checkpoint of step {step} was not used: on another machine, {damages[0]}")
+        checkpoint, damaged = checkpoint_files.newest(folder, below=step) if inputs.rank == 0 else (None, [])
+        for note in damaged:
+            inputs.observer.on_note(note)
+    state = broadcast_object_list([checkpoint_files.read_state(own) if inputs.rank == 0 else None])[0]
+    if state["data"] != inputs.identity.data:
         raise SetupError(f"{folder}: the training data have changed since; give --overwrite to start anew")
-    fit.resumes_from = own
-    return state
+    return Resumption(own, state)
 
 
-def restore(fit: Fit, live: Live, *, loaded: bool = False) -> torch.Tensor:
-    """Takes up the state that was agreed on; every process must call it. Returns the loss since the last log.
+def restore(
+    inputs: FitInputs, resumption: Resumption | None, engine: EngineState, *, loaded: bool = False
+) -> torch.Tensor:
+    """Load weights, optimiser and scheduler of the checkpoint that was agreed on; every process must call it.
 
-    loaded: whether the engine has itself read what DeepSpeed divided. Raises SetupError where this launch can't go on.
+    Returns this process's loss since the last log, a scalar: zero without a checkpoint. loaded: the engine has itself
+    read what DeepSpeed sharded. Raises SetupError where this launch can't go on.
     """
-    device, state = live.accelerator.device, fit.resumed_state
-    if state is None:
+    device = engine.accelerator.device
+    if resumption is None:
         return torch.zeros((), device=device)
-    _refuse_another_launch(fit, live, state)
-    with fit.clock.phase("load"):
-        if live.spread == "whole":
-            _load_whole(fit, live, state)
-        elif not loaded or live.spread == "FSDP":
-            _load_divided(live, fit.resumes_from)
-        live.scheduler.load_state_dict(put_together(state["scheduler"], {}))
+    path, state = resumption.path, resumption.state
+    _refuse_another_launch(inputs, engine, state)
+    with inputs.clock.phase("load"):
+        if engine.sharding == "whole":
+            _load_whole(inputs, engine, resumption)
+        elif not loaded or engine.sharding == "FSDP":
+            _load_shards(engine, path)
+        engine.scheduler.load_state_dict(put_together(state["scheduler"], {}))
         if state["scaler"]:
-            live.accelerator.scaler.load_state_dict(state["scaler"])
-        if fit.rank == 0:
-            checkpoint_files.carry_best(fit.resumes_from, fit.resumes_from.parent)
+            engine.accelerator.scaler.load_state_dict(state["scaler"])
+        if inputs.rank == 0:
+            checkpoint_files.carry_best(path, path.parent)
     losses = state["since_log"]
-    same = len(losses) == live.accelerator.num_processes
-    return torch.tensor(losses[fit.rank] if same else sum(losses) / len(losses), device=device)
+    same = len(losses) == engine.accelerator.num_processes
+    return torch.tensor(losses[inputs.rank] if same else sum(losses) / len(losses), device=device)
 
 
-def _refuse_another_launch(fit: Fit, live: Live, state: dict[str, Any]) -> None:
+def _refuse_another_launch(inputs: FitInputs, engine: EngineState, state: dict[str, Any]) -> None:
     then = {"spread": state["spread"], "precision": state["precision"]}
-    now = {"spread": live.spread, "precision": fit.scoring.precision}
-    if live.spread != "whole":
-        then["processes"], now["processes"] = state["world_size"], live.accelerator.num_processes
+    now = {"spread": engine.sharding, "precision": inputs.scoring.precision}
+    if engine.sharding != "whole":
+        then["processes"], now["processes"] = state["world_size"], engine.accelerator.num_processes
     differing = [f"{name} {value}, now {now[name]}" for name, value in then.items() if value != now[name]]
     if differing:
         raise SetupError(
@@ -286,75 +306,71 @@ def _refuse_another_launch(fit: Fit, live: Live, state: dict[str, Any]) -> None:
         )
 
 
-def _load_whole(fit: Fit, live: Live, state: dict[str, Any]) -> None:
-    load_trained(fit, live.accelerator.unwrap_model(live.model), fit.resumes_from / checkpoint_files.TRAINED)
-    tensors = dict(_from_rank_zero(fit, fit.resumes_from / checkpoint_files.OPTIMIZER, live.accelerator.device))
-    live.optimizer.load_state_dict(put_together(state["optimizer"], tensors))
+def _load_whole(inputs: FitInputs, engine: EngineState, resumption: Resumption) -> None:
+    path, device = resumption.path, engine.accelerator.device
+    load_trained(inputs.rank, engine.accelerator.unwrap_model(engine.model), path / checkpoint_files.TRAINED)
+    tensors = dict(_from_rank_zero(inputs.rank, path / checkpoint_files.OPTIMIZER, device))
+    engine.optimizer.load_state_dict(put_together(resumption.state["optimizer"], tensors))
 
 
-def _load_divided(live: Live, path: Path) -> None:
-    if live.spread == "FSDP":
+def _load_shards(engine: EngineState, path: Path) -> None:
+    if engine.sharding == "FSDP":
         from accelerate.utils import load_fsdp_model, load_fsdp_optimizer
 
-        plugin = live.accelerator.state.fsdp_plugin
-        load_fsdp_model(plugin, live.accelerator, live.model, str(path))
-        load_fsdp_optimizer(plugin, live.accelerator, live.optimizer, live.model, str(path))
+        plugin = engine.accelerator.state.fsdp_plugin
+        load_fsdp_model(plugin, engine.accelerator, engine.model, str(path))
+        load_fsdp_optimizer(plugin, engine.accelerator, engine.optimizer, engine.model, str(path))
     else:
-        live.model.load_checkpoint(str(path), load_module_strict=not _is_adapted(live))
+        engine.model.load_checkpoint(str(path), load_module_strict=not _is_adapted(engine))
 
 
-def load_trained(fit: Fit, model: Any, path: Path) -> None:
+def load_trained(rank: int, model: nn.Module, path: Path) -> None:
     """Fills a plain model's trained parameters from rank zero's file; every process must call it."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
-        for name, tensor in _from_rank_zero(fit, path, next(iter(parameters.values())).device):
+        for name, tensor in _from_rank_zero(rank, path, next(iter(parameters.values())).device):
             parameters[name].copy_(tensor)
 
 
-def _from_rank_zero(fit: Fit, path: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
+def _from_rank_zero(rank: int, path: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and tensor of a file that only rank zero need have, one after another."""
-    tensors = load_file(path) if fit.rank == 0 else {}
+    tensors = load_file(path) if rank == 0 else {}
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         yield from tensors.items()
         return
     shapes = [(name, tensor.shape, tensor.dtype) for name, tensor in tensors.items()]
     for name, shape, dtype in broadcast_object_list([shapes])[0]:
-        tensor = tensors[name].to(device) if fit.rank == 0 else torch.empty(shape, dtype=dtype, device=device)
+        tensor = tensors[name].to(device) if rank == 0 else torch.empty(shape, dtype=dtype, device=device)
         # As bytes: not every backend sends every type.
         torch.distributed.broadcast(tensor.flatten().view(torch.uint8), src=0)
         yield name, tensor
 
 
-def take_up(fit: Fit, state: dict[str, Any]) -> None:
-    """Places, counters, log and selection of a checkpoint's state; `restore` does the rest, once there is a model."""
-    fit.resumed_state = state
-    fit.step, fit.logged_step, fit.learning_rate = state["step"], state["logged_step"], state["learning_rate"]
-    fit.started_s = time.perf_counter() - state["seconds"]
-    fit.log.restore(state["rows"], state["seconds"])
-    fit.without_gradient = state["without_gradient"]
-    if fit.rank == 0:
-        earlier, then, now = Earlier(**state["steps"]), state["world_size"], PartialState().num_processes
-        if then != now:  # rates of the two can't be joined
-            fit.notes.append(f"training went on with {now} processes, after {then}: its rates are of the steps since")
-            earlier = Earlier(totals=earlier.totals, warmup_s=earlier.warmup_s + sum(earlier.seconds))
-        fit.steps.earlier = earlier
-    if fit.selection is not None:
-        fit.selection.best_value, fit.selection.best_step, fit.selection.waited = state["selection"]
+def take_up(inputs: FitInputs, progress: Progress, resumption: Resumption) -> None:
+    """Take over place, counters, log and selection of a checkpoint; `restore` does the rest, once there is a model."""
+    state, steps = resumption.state, None
+    if inputs.rank == 0:
+        steps, before, now = Earlier(**state["steps"]), state["world_size"], PartialState().num_processes
+        if before != now:  # rates of the two can't be joined
+            inputs.observer.on_note(
+                f"training went on with {now} processes, after {before}: its rates are of the steps since"
+            )
+            steps = Earlier(totals=steps.totals, warmup_s=steps.warmup_s + sum(steps.seconds))
+    progress.restore(state, steps)
 
 
 # ---------------------------------------------------------------- the best weights
 
 
-def keep_best(fit: Fit, model: Any) -> None:
-    """Rank zero writes the trained parameters of a plain and whole model as the best so far."""
-    with fit.clock.phase("save"):
-        if fit.rank == 0:
+def keep_best(inputs: FitInputs, model: nn.Module) -> None:
+    """Write the trained parameters of a plain and whole model as the best so far, on rank zero."""
+    with inputs.clock.phase("save"):
+        if inputs.rank == 0:
             weights = trained_state(model)
-            checkpoint_files.keep_best(fit.folder / checkpoint_files.FOLDER, lambda path: save_file(weights, path))
+            checkpoint_files.keep_best(inputs.checkpoint_folder, lambda path: save_file(weights, path))
 
 
-def load_best(fit: Fit, model: Any) -> None:
-    """Fills a plain model with the best weights, where there are any; every process must call it."""
-    if fit.selection is None or fit.selection.best_step is None:
-        return
-    load_trained(fit, model, fit.folder / checkpoint_files.FOLDER / checkpoint_files.BEST)
+def load_best(inputs: FitInputs, progress: Progress, model: nn.Module) -> None:
+    """Fill a plain model with the best weights, where there are any; every process must call it."""
+    if progress.selection is not None and progress.selection.best_step is not None:
+        load_trained(inputs.rank, model, inputs.checkpoint_folder / checkpoint_files.BEST)

@@ -1,23 +1,134 @@
-"""Fits a model to the training split: by the Trainer, by the plain loop, or by logistic regression on features."""
+"""Fits a model to the training split by gradients: sets a training run up, hands it to its engine, and sums it up."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.state import AcceleratorState
+from torch import nn
 
-from bench.config.recipe import Recipe
 from bench.distributed import sharding
 from bench.errors import StoppedError
 from bench.training import checkpoint_files, checkpointing
 from bench.training.memory_saving import checkpoint_activations
-from bench.training.state import Fit
+from bench.training.policy import Policy
+from bench.training.session import Session
+from bench.training.state import FitInputs, Progress
 
 
-def arguments(recipe: Recipe, fit: Fit, on_cpu: bool) -> dict[str, Any]:
-    """The recipe as fields of TrainingArguments; every engine takes its optimiser settings from them."""
-    training, budget = recipe.training, fit.budget
+@dataclass(frozen=True, kw_only=True)
+class FitResult:
+    """What came of a training run.
+
+    model: unwrapped and whole, with its best weights where a recipe asks. final_loss: None where the last step was not
+    logged. learning_rate: of the last logged step. without_gradient: names of trainable parameters without a finite
+    gradient in the first step.
+    """
+
+    model: nn.Module
+    steps: int
+    stopped_by: str
+    logged_step: int
+    learning_rate: float | None
+    first_loss: float
+    final_loss: float | None
+    best_step: int | None
+    best_value: float | None
+    without_gradient: tuple[str, ...]
+
+
+def fit(inputs: FitInputs, progress: Progress) -> FitResult:
+    """Train with the recipe's engine, from a checkpoint where there is one. Every process must call it.
+
+    Raises StoppedError where training was asked to stop, after a checkpoint was written; DivergedError for a loss or a
+    gradient norm that is not finite; SetupError for a checkpoint that this launch can't go on from.
+    """
+    from transformers import TrainingArguments
+
+    from bench.training.engines import loop, trainer
+
+    resumption = checkpointing.agree(inputs, sharded=sharding.asked() is not None)
+    if resumption is not None:
+        checkpointing.take_up(inputs, progress, resumption)
+        inputs.display.leave_out(progress.step)
+        inputs.observer.on_resume(progress.step)
+    full_model = sharding.Twin(inputs.model) if sharding.divides_parameters() else None
+    gradients = sharding.FirstGradients(inputs.model) if sharding.asked() == "deepspeed" else None
+    policy = Policy(inputs, progress, full_model=full_model, gradients=gradients)
+    session = Session(
+        inputs=inputs,
+        progress=progress,
+        policy=policy,
+        full_model=full_model,
+        drops_copies=_recompute(inputs),
+        resumption=resumption,
+    )
+    AcceleratorState._reset_state()  # an earlier training of this process has left its precision there
+    values = arguments(inputs)
+    if inputs.settings.engine == "loop":
+        model = loop.run(session, TrainingArguments(**values))
+    elif inputs.objective == "text" and not inputs.writes_by_encoder_decoder:
+        from bench.training.engines import sft  # TRL takes seconds to import
+
+        precision = "no" if sharding.asked() == "deepspeed" else inputs.scoring.precision
+        model = sft.run(session, sharding.settle(sft.config(values, precision)))
+    else:
+        model = trainer.run(session, sharding.settle(TrainingArguments(**values)))
+    policy.close()
+    if progress.stopped_by == "interrupted":
+        raise StoppedError(_interruption(inputs, progress))
+    checkpointing.load_best(inputs, progress, model)
+    if inputs.rank == 0:
+        checkpoint_files.forget_best(inputs.checkpoint_folder)
+    return _result(model, progress)
+
+
+def _recompute(inputs: FitInputs) -> bool:
+    """Checkpoint activations where a recipe asks; return whether autocast is to keep no copies of weights."""
+    settings, on_cpu = inputs.settings, inputs.scoring.device.type == "cpu"
+    if not settings.gradient_checkpointing:
+        return False
+    checkpoint_activations(inputs.model, offload=settings.activation_offload)
+    if settings.activation_offload:
+        inputs.observer.on_setting("activation_offload", not on_cpu)
+        if on_cpu:
+            inputs.observer.on_note(
+                "training.activation_offload: activations are on the host already; nothing was moved"
+            )
+    # DeepSpeed and FSDP enter autocast in their own ways, and gather weights that are used for one layer only.
+    drops_copies = inputs.speed.drop_copies and inputs.scoring.precision != "no" and sharding.asked() is None
+    inputs.observer.on_setting("drop_copies", drops_copies)
+    return drops_copies
+
+
+def _interruption(inputs: FitInputs, progress: Progress) -> str:
+    done = f"stopped by SIGTERM after step {progress.step} of {inputs.budget.steps}"
+    if progress.saved_step != progress.step:
+        return f"{done}; no checkpoint could be written"
+    return f"{done}; a checkpoint was written, and the same command goes on from there"
+
+
+def _result(model: nn.Module, progress: Progress) -> FitResult:
+    losses, best = progress.log.losses, progress.selection
+    return FitResult(
+        model=model,
+        steps=progress.step,
+        stopped_by=progress.stopped_by,
+        logged_step=progress.logged_step,
+        learning_rate=progress.learning_rate,
+        first_loss=losses[0],
+        final_loss=losses[-1] if progress.logged_step == progress.step else None,
+        best_step=best.best_step if best is not None else None,
+        best_value=best.best_value if best is not None else None,
+        without_gradient=tuple(progress.without_gradient or ()),
+    )
+
+
+def arguments(inputs: FitInputs) -> dict[str, Any]:
+    """Return the recipe as fields of TrainingArguments; every engine takes its optimiser settings from them."""
+    training, budget, on_cpu = inputs.settings, inputs.budget, inputs.scoring.device.type == "cpu"
     return {
-        "output_dir": str(fit.folder / checkpoint_files.FOLDER),
+        "output_dir": str(inputs.checkpoint_folder),
         "use_cpu": on_cpu,
         "ddp_backend": "gloo" if on_cpu and PartialState().num_processes > 1 else None,
         "ddp_find_unused_parameters": False,
@@ -30,7 +141,7 @@ def arguments(recipe: Recipe, fit: Fit, on_cpu: bool) -> dict[str, Any]:
         "optim": training.optimizer,
         "weight_decay": training.weight_decay,
         "max_grad_norm": training.clip_norm,
-        "seed": fit.seed,
+        "seed": inputs.seed,
         "train_sampling_strategy": "sequential",
         **loading(on_cpu),
         "remove_unused_columns": False,
@@ -39,13 +150,13 @@ def arguments(recipe: Recipe, fit: Fit, on_cpu: bool) -> dict[str, Any]:
         "disable_tqdm": True,
         "eval_strategy": "no",
         "save_strategy": "no",
-        "report_to": list(fit.trackers) or "none",
-        "run_name": fit.folder.name,
+        "report_to": list(inputs.trackers) or "none",
+        "run_name": inputs.folder.name,
     }
 
 
 def loading(on_cpu: bool) -> dict[str, Any]:
-    """How the Trainer gets its batches to the device, as fields of TrainingArguments.
+    """Return how the Trainer gets its batches to the device, as fields of TrainingArguments.
 
     On an accelerator from pinned memory, without waiting for the copy: an ordinary one waits for all work queued before
     it, in every step. No worker processes: to receive a batch from one takes longer than to collate it, and a worker
@@ -57,56 +168,3 @@ def loading(on_cpu: bool) -> dict[str, Any]:
         # The processes joined at the run's start; the Trainer's own way to join them knows of no FSDP on a CPU.
         "accelerator_config": {"non_blocking": not on_cpu, "use_configured_state": True},
     }
-
-
-def fit(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
-    """Trains with the recipe's engine; returns the model unwrapped, with its best weights where a recipe asks.
-
-    Raises StoppedError where training was asked to stop, after a checkpoint was written.
-    """
-    if sharding.divides_parameters():
-        fit.twin = sharding.Twin(fit.model)
-    if sharding.asked() == "deepspeed":
-        fit.first_gradients = sharding.FirstGradients(fit.model)
-    _recompute(fit, recipe)
-    model = _train(fit, recipe, on_cpu)
-    fit.ballot.close()
-    if fit.stopped_by == "interrupted":
-        raise StoppedError(fit.interruption)
-    checkpointing.load_best(fit, model)
-    if fit.rank == 0:
-        checkpoint_files.forget_best(fit.folder / checkpoint_files.FOLDER)
-    return model
-
-
-def _train(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
-    from transformers import TrainingArguments
-
-    from bench.training.engines import loop, trainer
-
-    # An earlier training of this process has left its precision there.
-    AcceleratorState._reset_state()
-    values = arguments(recipe, fit, on_cpu)
-    if recipe.training.engine == "loop":
-        return loop.run(fit, TrainingArguments(**values))
-    if fit.objective == "text" and not fit.by_encoder_decoder:
-        from bench.training.engines import sft  # TRL takes seconds to import
-
-        told = "no" if sharding.asked() == "deepspeed" else fit.scoring.precision
-        return sft.run(fit, sharding.settle(sft.config(values, told)))
-    return trainer.run(fit, sharding.settle(TrainingArguments(**values)))
-
-
-def _recompute(fit: Fit, recipe: Recipe) -> None:
-    """Checkpoints activations where a recipe asks, and what goes with it; what is in force is written down."""
-    training = recipe.training
-    if not training.gradient_checkpointing:
-        return
-    checkpoint_activations(fit.model, offload=training.activation_offload)
-    if training.activation_offload:
-        fit.in_force["activation_offload"] = fit.scoring.device.type == "cuda"
-        if not fit.in_force["activation_offload"]:
-            fit.notes.append("training.activation_offload: activations are on the host already; nothing was moved")
-    # DeepSpeed and FSDP enter autocast in their own ways, and gather weights that are used for one layer only.
-    fit.drops_copies = recipe.speed.drop_copies and fit.scoring.precision != "no" and sharding.asked() is None
-    fit.in_force["drop_copies"] = fit.drops_copies

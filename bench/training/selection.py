@@ -29,6 +29,10 @@ class Selection:
             self.best_value, self.best_step = value, step
         return gain > 0
 
+    def restore(self, best_value: float | None, best_step: int | None, waited: int) -> None:
+        """Go on from what a checkpoint says."""
+        self.best_value, self.best_step, self.waited = best_value, best_step, waited
+
     @property
     def exhausted(self) -> bool:
         """Whether early stopping is due."""

@@ -1,4 +1,4 @@
-"""State of one training run, shared by the engines: inputs, progress, and what to do after a step."""
+"""State of one training run: what it is given, and what changes as it proceeds."""
 
 import functools
 import time
@@ -7,90 +7,75 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import nn
 
-from bench.config.training import Checkpoints, Training
+from bench.config.training import Checkpoints, Speed, Training
 from bench.console import Phase
-from bench.data.batching import IGNORED, collate, collate_answers
 from bench.data.examples import Encoded
-from bench.distributed import sharding
-from bench.distributed.vote import Ballot
 from bench.evaluation.reader import Scoring
 from bench.models.heads import unwrapped
-from bench.models.losses import answer_loss_sum
 from bench.records.clock import Clock
-from bench.records.throughput import Steps
-from bench.training import checkpointing
+from bench.records.throughput import Earlier, Steps
+from bench.training import checkpoint_files
 from bench.training.log import TrainLog
 from bench.training.schedule import Budget, sorted_in_steps
 from bench.training.selection import Selection
 
 
-def _over_all_ranks(count: int, device: torch.device) -> int:
-    if not torch.distributed.is_initialized():
-        return count
-    total = torch.tensor(count, device=device)
-    torch.distributed.all_reduce(total)
-    return int(total)
+class Observer:
+    """Receives what must stand in a run's record even if training fails later; this one keeps nothing."""
+
+    def on_note(self, sentence: str) -> None:
+        """Take a fallback, in words."""
+
+    def on_setting(self, name: str, value: Any) -> None:
+        """Take a fast path, and whether it is in force."""
+
+    def on_resume(self, step: int) -> None:
+        """Take the step of the checkpoint that training goes on from."""
+
+    def on_start(self, launch: dict[str, Any]) -> None:
+        """Take how the model is really parallelised, once it is wrapped: fields of `record.Launch`."""
 
 
-@dataclass
-class Fit:
-    """One training run's inputs and, as it proceeds, its results. Both engines read and fill the same object.
+@dataclass(frozen=True, kw_only=True)
+class RunIdentity:
+    """Recipe hash, seed and fingerprint of the training data, by which a checkpoint is known as this run's."""
 
-    objective: "head" for a classifier, "text" for a language model that learns to write the answers.
-    answer_logits: whether such a model is to compute logits for its answers only; while it trains, on_answers_alone
-    is set where it does, and needs_all_logits says why where it can't.
-    twin: the plain model's shape (sharding.Twin), where its parameters are divided over processes while it trains.
-    on_start: is told how the model is really spread, once it is.
-    identity: {"hash", "seed", "data"}, by which a checkpoint is known as this run's.
-    asked_to_stop: whether this process was sent a SIGTERM.
-    drops_copies: whether autocast keeps no 16-bit copies of weights. in_force: for the record's `speed`.
-    notes: fallbacks, for the record. resumed_state, resumes_from: the checkpoint that training goes on from, if any.
-    ends, saves: what `decide` found. saved_step: the last one of which there is a checkpoint.
+    hash: str = ""
+    seed: int = 0
+    data: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitInputs:
+    """What one training run is given.
+
+    objective: "head" for a task head, "text" for a language model that learns to write the answers.
+    by_length: sort the rows inside each global batch by length, for models that compute pads.
+    checkpoint: the one to go on from, as rank zero found it. asked_to_stop: whether this process was sent a SIGTERM.
     """
 
-    model: Any
+    model: nn.Module
     train: Encoded
     scoring: Scoring
     settings: Training
     budget: Budget
     seed: int
-    rank: int
     folder: Path
     clock: Clock
-    log: TrainLog
-    progress: Phase
-    validate: Callable[[Any], dict[str, float]] | None
-    selection: Selection | None
-    trackers: tuple[str, ...] = ()
+    display: Phase
+    rank: int = 0
     objective: str = "head"
     by_length: bool = False
-    answer_logits: bool = True
-    on_answers_alone: bool = False
-    needs_all_logits: str | None = None
-    steps: Steps = field(default_factory=Steps)
-    step: int = 0
-    logged_step: int = 0
-    stopped_by: str = "steps"
-    learning_rate: float | None = None
-    without_gradient: list[str] | None = None
-    twin: Any = None
-    first_gradients: Any = None
-    on_start: Callable[[dict[str, Any]], None] | None = None
+    speed: Speed = field(default_factory=Speed)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    identity: dict[str, Any] = field(default_factory=lambda: {"hash": "", "seed": 0, "data": ""})
+    trackers: tuple[str, ...] = ()
+    validate: Callable[[nn.Module], dict[str, float]] | None = None
+    identity: RunIdentity = field(default_factory=RunIdentity)
+    checkpoint: checkpoint_files.Found | None = None
     asked_to_stop: Callable[[], bool] = bool
-    notes: list[str] = field(default_factory=list)
-    drops_copies: bool = False
-    in_force: dict[str, Any] = field(default_factory=dict)
-    resumed_state: dict[str, Any] | None = None
-    resumes_from: Path | None = None
-    saved_step: int = 0
-    ends: bool = False
-    saves: bool = False
-    started_s: float = field(default_factory=time.perf_counter)
-    due_since_s: float = field(default_factory=time.perf_counter)
+    observer: Observer = field(default_factory=Observer)
 
     @functools.cached_property
     def order(self) -> list[int]:
@@ -101,138 +86,69 @@ class Fit:
         rows = self.budget.order(self.seed)
         return sorted_in_steps(rows, self.train.lengths, self.budget.global_batch) if self.by_length else rows
 
-    @functools.cached_property
-    def ballot(self) -> Ballot:
-        """Of all processes; made when every one of them has done its first step."""
-        return Ballot()
+    @property
+    def writes_by_encoder_decoder(self) -> bool:
+        """Whether the answers are written by an encoder-decoder."""
+        return self.objective == "text" and bool(unwrapped(self.model).config.is_encoder_decoder)
 
-    def decide(self) -> None:
-        """After a step and its validation: whether training `ends` here, and whether it `saves` a checkpoint.
+    @property
+    def checkpoint_folder(self) -> Path:
+        """Where this run's checkpoints lie."""
+        return self.folder / checkpoint_files.FOLDER
 
-        Alike on every process: rank zero's clock counts for all, and so does a signal that any of them was sent.
-        """
-        last, every = self.step == self.budget.steps, self.checkpoints.every_steps
-        flags = [self.asked_to_stop(), self._is_out_of_time(), self._is_due()]
-        stop, late, due = self.ballot.vote(flags, last=last)
-        if self.selection is not None and self.selection.exhausted:
-            self.stopped_by = "early_stopping"
-        elif stop or late:
-            self.stopped_by = "interrupted" if stop else "minutes"
-        self.ends = last or self.stopped_by != "steps"
-        due = due or (every is not None and self.step % every == 0)
-        self.saves = self.stopped_by == "interrupted" or (due and not self.ends)
 
-    def _is_out_of_time(self) -> bool:
-        minutes = self.settings.minutes
-        return self.rank == 0 and minutes is not None and time.perf_counter() - self.started_s > minutes * 60
+@dataclass(kw_only=True)
+class Progress:
+    """How far a training run has come; on an error it says where that was.
 
-    def _is_due(self) -> bool:
-        minutes, now_s = self.checkpoints.every_minutes, time.perf_counter()
-        due = self.rank == 0 and minutes is not None and now_s - self.due_since_s > minutes * 60
-        if due:
-            self.due_since_s = now_s  # asked for once, though the answer comes a step later
-        return due
+    logged_step, saved_step: the last ones that are in the log, or of which there is a checkpoint; 0 for none.
+    without_gradient: trainable parameters that got no finite gradient in the first step; None before it.
+    """
+
+    log: TrainLog = field(default_factory=lambda: TrainLog(None))
+    selection: Selection | None = None
+    steps: Steps = field(default_factory=Steps)
+    step: int = 0
+    logged_step: int = 0
+    saved_step: int = 0
+    learning_rate: float | None = None
+    stopped_by: str = "steps"
+    without_gradient: list[str] | None = None
+    started_s: float = field(default_factory=time.perf_counter)
+    last_checkpoint_s: float = field(default_factory=time.perf_counter)
+
+    def restore(self, state: dict[str, Any], steps: Earlier | None) -> None:
+        """Go on from a checkpoint's state. steps: what was counted before it, on rank zero; None elsewhere."""
+        self.step, self.logged_step, self.learning_rate = state["step"], state["logged_step"], state["learning_rate"]
+        self.started_s = time.perf_counter() - state["seconds"]
+        self.log.restore(state["rows"], state["seconds"])
+        self.without_gradient = state["without_gradient"]
+        if steps is not None:
+            self.steps.earlier = steps
+        if self.selection is not None:
+            self.selection.restore(*state["selection"])
+
+    def finish_step(self, step: int) -> None:
+        """End the measurement of a step, which is now done."""
+        self.steps.stop()
+        self.step = step
+
+    def logged(self, step: int, learning_rate: float) -> None:
+        """Remember the last step in the log, and its learning rate."""
+        self.logged_step, self.learning_rate = step, learning_rate
 
     def saved(self) -> None:
-        """A checkpoint was written, or could not be: the next one has time."""
-        self.due_since_s = time.perf_counter()
+        """Remember that there is a checkpoint of this step."""
+        self.saved_step = self.step
 
-    @property
-    def interruption(self) -> str:
-        """The sentence for a run that was asked to stop, and did so between two steps."""
-        done = f"stopped by SIGTERM after step {self.step} of {self.budget.steps}"
-        if self.saved_step != self.step:
-            return f"{done}; no checkpoint could be written"
-        return f"{done}; a checkpoint was written, and the same command goes on from there"
+    def stop(self, reason: str) -> None:
+        """End training for another reason than its last step: "early_stopping", "interrupted" or "minutes"."""
+        self.stopped_by = reason
 
-    def log_step(self, step: int, loss: float, learning_rate: float, grad_norm: float | None) -> None:
-        """One line of the log: the mean loss since the last one."""
-        self.learning_rate, self.logged_step = learning_rate, step
-        tokens = _over_all_ranks(self.steps.totals()[2], self.scoring.device)
-        self.progress.tokens = tokens - self.steps.earlier.totals[2]
-        self.log.write(
-            step=step,
-            epoch=round(self.budget.epochs(step), 6),
-            loss=loss,
-            learning_rate=learning_rate,
-            grad_norm=grad_norm,
-            tokens=tokens,
-        )
+    def gradients_checked(self, missing: list[str]) -> None:
+        """Remember the trainable parameters that got no finite gradient in the first step."""
+        self.without_gradient = missing
 
-    def log_validation(self, step: int, values: dict[str, float]) -> None:
-        """Validation metrics of a step, under names that begin with `validation_`."""
-        self.log.write(step=step, **{f"validation_{name}": value for name, value in values.items()})
-
-    def run_validation(self, model: Any) -> dict[str, float]:
-        """Scores the validation split by the harness's own scorer; the best weights so far are kept.
-
-        model: without the engine's wrappers.
-        """
-        assert self.validate is not None
-        with sharding.whole(model, self.twin) as plain:
-            values = self.validate(plain)
-            self.log_validation(self.step, values)
-            if self.selection is not None and self.selection.update(self.step, values[self.selection.metric]):
-                checkpointing.keep_best(self, plain)
-        return values
-
-    def due_for_validation(self, step: int) -> bool:
-        """Whether this step is followed by a validation; the last one always is, if there are any."""
-        every = self.budget.evaluate_every
-        return every is not None and self.validate is not None and (step % every == 0 or step == self.budget.steps)
-
-    def due_for_log(self, step: int) -> bool:
-        """The first step, every `log_every`-th, and the last."""
-        return step == 1 or step % self.settings.log_every == 0 or step == self.budget.steps
-
-    @property
-    def by_task(self) -> bool:
-        """Whether the head's outputs are the task's own, so that only the task can read a loss from them."""
-        return self.objective == "head" and hasattr(self.scoring.task, "loss_of")
-
-    @property
-    def by_encoder_decoder(self) -> bool:
-        """Whether answers are written by an encoder-decoder."""
-        return self.objective == "text" and unwrapped(self.model).config.is_encoder_decoder
-
-    def collate(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-        """A micro-batch of training examples, padded on the right; with num_answers where only their loss is asked."""
-        if self.objective == "head":
-            return collate(features, self.scoring.tokenizer)
-        start = unwrapped(self.model).config.decoder_start_token_id if self.by_encoder_decoder else None
-        batch = collate_answers(features, self.scoring.tokenizer.pad_token_id, start)
-        if self.on_answers_alone:
-            # Counted here, before the labels are on a device that would have to be waited for.
-            batch["num_answers"] = int((batch["labels"] != IGNORED).sum())
-        return batch
-
-    def batch_loss(self, model: Any, batch: Any, items: Any) -> torch.Tensor:
-        """Loss of a micro-batch of `collate`, from the model as the engine wrapped it; scaled as `loss` is."""
-        if self.on_answers_alone:
-            # No label in any batch of the step: a sum of nothing, not 0 / 0.
-            return model(**batch).loss / torch.as_tensor(items).clamp(min=1)
-        inputs = {name: value for name, value in batch.items() if name != "labels"}
-        outputs = model(**inputs)
-        if self.by_task:
-            return self.scoring.task.loss_of(outputs, batch) / items
-        return self.loss(outputs.logits, batch["labels"], items)
-
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor, items: Any) -> torch.Tensor:
-        """Loss of a micro-batch: its sum over label items, over the items of the whole optimiser step.
-
-        A label item is an example, a label of it where several are allowed, or a token of an answer.
-        """
-        if self.objective == "text":
-            return answer_loss_sum(logits, labels, shifted=not self.by_encoder_decoder) / items
-        return self.scoring.task.loss_sum(logits, labels, self.settings.label_smoothing) / items
-
-    def check_gradients(self, model: Any) -> None:
-        """After the first backward: names of trainable parameters without a finite gradient."""
-        if self.without_gradient is None and self.first_gradients is not None:
-            self.without_gradient = self.first_gradients.missing()
-        elif self.without_gradient is None:
-            self.without_gradient = [
-                name
-                for name, parameter in model.named_parameters()
-                if parameter.requires_grad and (parameter.grad is None or not bool(parameter.grad.isfinite().all()))
-            ]
+    def restart_checkpoint_timer(self) -> None:
+        """Count `checkpoints.every_minutes` from now on."""
+        self.last_checkpoint_s = time.perf_counter()

@@ -30,7 +30,6 @@ import warnings
 import weakref
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 # Python put this file's folder first; what is measured is the package of this checkout.
@@ -44,15 +43,14 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from transformers.trainer_callback import PrinterCallback  # noqa: E402
 
 from bench.config.cards import TokenizerCard  # noqa: E402
-from bench.config.training import Speed, Training  # noqa: E402
+from bench.config.training import Training  # noqa: E402
 from bench.data import tokenizer  # noqa: E402
 from bench.data.examples import Encoded  # noqa: E402
 from bench.models.kernels import padding_free  # noqa: E402
 from bench.records.clock import Clock  # noqa: E402
 from bench.training.fit import fit as train  # noqa: E402
-from bench.training.log import TrainLog  # noqa: E402
 from bench.training.schedule import Budget  # noqa: E402
-from bench.training.state import Fit  # noqa: E402
+from bench.training.state import FitInputs, Progress  # noqa: E402
 from scripts.benchmarks import common  # noqa: E402
 
 # The first step pays for allocation; it is compared, but not measured.
@@ -184,7 +182,8 @@ def run_bench(model: Any, work: Work, folder: Path) -> common.Trained:
     """Trains by the harness: the call that a run of `objective: text` comes to."""
     switch_on(model)
     ticks = common.Ticks()
-    fit = Fit(
+    observer, progress = common.NoteKeeper(), Progress()
+    inputs = FitInputs(
         model=model,
         train=work.split,
         objective="text",
@@ -192,17 +191,14 @@ def run_bench(model: Any, work: Work, folder: Path) -> common.Trained:
         settings=work.training,
         budget=Budget.plan(work.training, len(work.rows), 1),
         seed=SEED,
-        rank=0,
         folder=folder,
         clock=Clock(),
-        log=TrainLog(None),
-        progress=ticks,
-        validate=None,
-        selection=None,
+        display=ticks,
+        observer=observer,
     )
-    train(fit, SimpleNamespace(training=work.training, speed=Speed()), model.device.type == "cpu")
-    assert fit.needs_all_logits is None, fit.needs_all_logits
-    return common.Trained(losses=fit.log.losses, moments=ticks.moments)
+    train(inputs, progress)
+    assert not observer.notes, observer.notes
+    return common.Trained(losses=progress.log.losses, moments=ticks.moments)
 
 
 def switch_on(model: Any) -> None:

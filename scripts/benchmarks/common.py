@@ -22,11 +22,11 @@ from bench.data.tokenizer import train as train_tokenizer
 from bench.distributed import setup
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
+from bench.evaluation.readers import head
 from bench.records.clock import Clock, synchronize
 from bench.training.fit import fit as train
-from bench.training.log import TrainLog
 from bench.training.schedule import Budget
-from bench.training.state import Fit
+from bench.training.state import FitInputs, Observer, Progress
 
 LABELS = ("bad", "good", "mixed")
 # Every engine needs a whole recipe; what it says of data, model and method is not used here.
@@ -113,7 +113,7 @@ class Language:
 
 def encoded(rows: Sequence[dict[str, Any]], tokens: Any, max_length: int) -> Encoded:
     """A split as a run makes it from rows."""
-    features, cut = registry.load("tasks", "text_classification").encode(rows, tokens, max_length)
+    features, cut = head.encode_rows(rows, tokens, max_length)
     return Encoded(name="train", ids=tuple(row["id"] for row in rows), features=features, truncated=len(cut))
 
 
@@ -199,23 +199,32 @@ def run_engine(model: Any, split: Encoded, tokens: Any, training: Training, fold
     device = model.device
     plain = resolve.load(RECIPE).recipe
     budget = Budget.plan(training, len(split.ids), 1)
-    fit = Fit(
+    progress = Progress()
+    inputs = FitInputs(
         model=model,
         train=split,
         scoring=scoring(tokens, device),
         settings=training,
         budget=budget,
         seed=plain.seed,
-        rank=0,
         folder=folder,
         clock=Clock(),
-        log=TrainLog(None),
-        progress=ticks,
-        validate=None,
-        selection=None,
+        display=ticks,
+        speed=plain.speed,
     )
-    train(fit, plain.model_copy(update={"training": training}), device.type == "cpu")
-    return Trained(losses=fit.log.losses, moments=ticks.moments)
+    train(inputs, progress)
+    return Trained(losses=progress.log.losses, moments=ticks.moments)
+
+
+class NoteKeeper(Observer):
+    """Keeps the notes of a training: sentences about what was not in force."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def on_note(self, sentence: str) -> None:
+        """Keep it."""
+        self.notes.append(sentence)
 
 
 class Watch(transformers.TrainerCallback):

@@ -47,8 +47,7 @@ from bench.models.kernels import padding_free  # noqa: E402
 from bench.records.clock import Clock  # noqa: E402
 from bench.training import memory_saving  # noqa: E402
 from bench.training.fit import fit as train  # noqa: E402
-from bench.training.log import TrainLog  # noqa: E402
-from bench.training.state import Fit  # noqa: E402
+from bench.training.state import FitInputs, Progress  # noqa: E402
 from bench.utils import process  # noqa: E402
 from scripts.benchmarks import common  # noqa: E402
 
@@ -209,7 +208,8 @@ def trained(resolved: Any, tokens: Any, setting: Setting) -> tuple[int, list[flo
             reason = padding_free.attach(model)
             assert reason is None, reason
         peak.forget()
-        fit = Fit(
+        observer, progress = common.NoteKeeper(), Progress()
+        inputs = FitInputs(
             model=model,
             train=split,
             objective="text",
@@ -217,18 +217,17 @@ def trained(resolved: Any, tokens: Any, setting: Setting) -> tuple[int, list[flo
             settings=chosen.training,
             budget=common.Budget.plan(chosen.training, len(split.ids), 1),
             seed=chosen.seed,
-            rank=0,
             folder=setting.folder,
             clock=Clock(),
-            log=TrainLog(None),
-            progress=common.Ticks(),
-            validate=None,
-            selection=None,
-            answer_logits=chosen.speed.answer_logits,
+            display=common.Ticks(),
+            speed=chosen.speed,
+            observer=observer,
         )
-        train(fit, chosen, setting.device.type == "cpu")
-    assert fit.needs_all_logits is None, fit.needs_all_logits
-    return peak.size, fit.log.losses
+        train(inputs, progress)
+    # Offload is not possible on a CPU, and said there.
+    notes = [note for note in observer.notes if "activation_offload" not in note]
+    assert not notes, notes
+    return peak.size, progress.log.losses
 
 
 def planned(resolved: Any, setting: Setting) -> int:

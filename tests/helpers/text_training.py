@@ -8,7 +8,6 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -16,14 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from accelerate import PartialState
 from safetensors.torch import save_file
 
-from bench.config.recipe import Speed, Training
+from bench.config.training import Speed, Training
+from bench.console import Phase
 from bench.distributed import setup
 from bench.records.clock import Clock
 from bench.training import fit as training
-from bench.training.log import TrainLog
 from bench.training.schedule import Budget
 from bench.training.selection import Selection
-from bench.training.state import Fit
+from bench.training.state import FitInputs, Observer, Progress
 from tests.helpers import models as tiny
 
 # Families as the harness ships them, and every method that trains a language model. Dropout is off in these.
@@ -50,7 +49,21 @@ def model_of(case: str, folder: Path, *, dropout: bool = False) -> tuple[Any, An
     return known, tiny.text_adapted(known, folder, name, settings)
 
 
-def fit_of(
+class Heard(Observer):
+    """What training told: notes, and what is in force."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.settings: dict[str, Any] = {}
+
+    def on_note(self, sentence: str) -> None:
+        self.notes.append(sentence)
+
+    def on_setting(self, name: str, value: Any) -> None:
+        self.settings[name] = value
+
+
+def inputs_of(
     model: Any,
     known: Any,
     folder: Path,
@@ -58,43 +71,50 @@ def fit_of(
     lessons: Any = None,
     validate: Any = None,
     tokens: Any = None,
+    answer_logits: bool = True,
     **settings: Any,
-) -> Fit:
+) -> FitInputs:
     """What `stages.fit` would hand to the engines."""
     chosen = Training.model_validate({**STEPS, **settings})
     rows = lessons or tiny.lessons(known, TEXTS)
     state = PartialState()
-    best = chosen.best is not None
-    return Fit(
+    budget = Budget.plan(chosen, len(rows), state.num_processes)
+    return FitInputs(
         model=model,
         train=tiny.encoded(rows, "train"),
         scoring=dataclasses.replace(tiny.scoring(tokens or tiny.tokenizer(known)), precision=setup.precision()),
         settings=chosen,
-        budget=Budget.plan(chosen, len(rows), state.num_processes),
+        budget=budget,
         seed=5,
         rank=state.process_index,
         folder=folder,
         clock=Clock(),
-        log=TrainLog(None),
-        progress=SimpleNamespace(tokens=0, advance=lambda **_: None),
+        display=Phase("train", total=budget.steps),
         validate=validate,
-        selection=Selection(chosen.best, higher_is_better=False) if best else None,
         objective="text",
+        speed=Speed(answer_logits=answer_logits),
+        observer=Heard(),
     )
 
 
-def train(fit: Fit) -> tuple[Any, dict[str, Any]]:
+def train(inputs: FitInputs, progress: Progress | None = None) -> tuple[Any, dict[str, Any]]:
     """(trained model, {"losses", "norms"})."""
-    model = training.fit(fit, SimpleNamespace(training=fit.settings, speed=Speed()), on_cpu=True)
-    rows = [row for row in fit.log.rows if "loss" in row]
+    progress = progress or Progress()
+    model = training.fit(inputs, progress).model
+    rows = [row for row in progress.log.rows if "loss" in row]
     return model, {"losses": [row["loss"] for row in rows], "norms": [row["grad_norm"] for row in rows]}
+
+
+def watched_by(metric: str) -> Progress:
+    """Progress that keeps the best weights by a metric of which less is better."""
+    return Progress(selection=Selection(metric, higher_is_better=False))
 
 
 def run(case: str, folder: Path, *, dropout: bool = False, **settings: Any) -> dict[str, Any]:
     """{"losses", "norms", "weights"} of a case: all that was trained, by name."""
     known, model = model_of(case, folder, dropout=dropout)
     names = tiny.trainable(model)
-    model, found = train(fit_of(model, known, folder, **settings))
+    model, found = train(inputs_of(model, known, folder, **settings))
     parameters = dict(model.named_parameters())
     assert sorted(names) == sorted(tiny.trainable(model))
     return {**found, "weights": {name: parameters[name].detach().clone() for name in names}}

@@ -3,7 +3,6 @@
 As a script, in a launch of two processes: one step in which only rank zero has an answer. Its argument is a folder.
 """
 
-import dataclasses
 import functools
 import json
 import sys
@@ -23,6 +22,7 @@ from bench.distributed import setup
 from bench.models import heads
 from bench.models.kernels import answer_only_loss, padding_free
 from bench.models.losses import answer_loss_sum
+from bench.training.state import Progress
 from tests.helpers import models as tiny
 from tests.helpers import text_training as texts
 from tests.helpers.cases import cover
@@ -300,11 +300,12 @@ def test_a_refused_model_trains_the_plain_way(engine, tmp_path):
         known, model = texts.model_of("llama-full", tmp_path / str(wanted))
         model.__class__ = Squared
         # TRL takes the logits from the head's weight, and would not see them squared.
-        fit = texts.fit_of(model, known, tmp_path, engine=engine)
-        fit.answer_logits = wanted
-        outcomes.append(texts.train(fit)[1])
-        assert ("not known here" in (fit.needs_all_logits or "")) == wanted
-        assert not fit.on_answers_alone
+        inputs = texts.inputs_of(model, known, tmp_path, engine=engine, answer_logits=wanted)
+        outcomes.append(texts.train(inputs)[1])
+        assert inputs.observer.settings["answer_logits"] is False
+        told = [note for note in inputs.observer.notes if "speed.answer_logits: all logits were computed" in note]
+        assert len(told) == wanted
+        assert all("not known here" in note for note in told)
     assert outcomes[0] == outcomes[1]
 
 
@@ -342,11 +343,11 @@ def trained(case, folder, *, wanted, **settings):
     """As `texts.run`, with the switch."""
     known, model = texts.model_of(case, folder)
     names = tiny.trainable(model)
-    fit = texts.fit_of(model, known, folder, **settings)
-    fit = dataclasses.replace(fit, answer_logits=wanted)
-    model, found = texts.train(fit)
-    assert fit.needs_all_logits is None
-    assert not fit.on_answers_alone
+    inputs = texts.inputs_of(model, known, folder, answer_logits=wanted, **settings)
+    model, found = texts.train(inputs)
+    assert inputs.observer.settings["answer_logits"] is wanted
+    assert inputs.observer.notes == []
+    assert answer_only_loss.STATE not in heads.unwrapped(model).__dict__
     parameters = dict(model.named_parameters())
     return {**found, "weights": {name: parameters[name].detach().clone() for name in names}}
 
@@ -384,8 +385,8 @@ def test_dropout_is_drawn_the_same(case, tmp_path):
     outcomes = []
     for wanted in (False, True):
         known, model = texts.model_of(case, tmp_path / str(wanted), dropout=True)
-        fit = dataclasses.replace(texts.fit_of(model, known, tmp_path, **ways), answer_logits=wanted)
-        outcomes.append(texts.train(fit)[1]["losses"])
+        inputs = texts.inputs_of(model, known, tmp_path, answer_logits=wanted, **ways)
+        outcomes.append(texts.train(inputs)[1]["losses"])
     assert outcomes[0] == pytest.approx(outcomes[1], rel=1e-5)
 
 
@@ -395,13 +396,14 @@ def test_no_step_makes_other_logits(engine, checkpointing, tmp_path):
     rows = {}
     for wanted in (False, True):
         known, model = texts.model_of("llama-lora", tmp_path / str(wanted))
-        fit = texts.fit_of(model, known, tmp_path, engine=engine, gradient_checkpointing=checkpointing, steps=1)
-        fit.answer_logits = wanted
+        settings = {"engine": engine, "gradient_checkpointing": checkpointing, "steps": 1}
+        inputs = texts.inputs_of(model, known, tmp_path, answer_logits=wanted, **settings)
+        progress = Progress()
         with Logits() as made:
-            texts.train(fit)
+            texts.train(inputs, progress)
         # The few tokens that are compared beforehand are sixteen.
         rows[wanted] = max(made.rows)
-        answers = fit.steps.totals()[3]
+        answers = progress.steps.totals()[3]
         assert answers > 16
     assert rows[True] == answers
     assert rows[False] > 5 * answers

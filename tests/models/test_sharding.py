@@ -62,7 +62,6 @@ def test_the_stage_is_read_from_a_deepspeed_file_too(launched, monkeypatch, tmp_
 
 REFUSED = {
     "loop": ("zero1", BERT, ["training.engine=loop"], "whole models only, not under ZeRO-1; take engine: trainer"),
-    "measured": ("zero2", BERT, ["speed.precision=measured"], "set mixed_precision in the accelerate config"),
     "8-bit": ("zero2", BERT, ["training.optimizer=adamw_bnb_8bit"], "take adamw_torch or adamw_torch_fused or sgd"),
     "adafactor": ("fsdp2", BERT, ["training.optimizer=adafactor"], "something else on parts of parameters, as FSDP"),
     "qlora-zero3": ("zero3", QLORA, [], "set method.storage=float32, or launch with zero2.yaml or ddp.yaml"),

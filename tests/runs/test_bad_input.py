@@ -190,7 +190,7 @@ def test_a_defect_is_filed_as_crashed_with_its_traceback_beside_the_record(tmp_p
 def test_a_failed_check_makes_the_run_invalid(tmp_path, capsys, monkeypatch):
     from bench.runner import stages
 
-    monkeypatch.setattr(stages, "expected_rate", lambda fit: 0.5)
+    monkeypatch.setattr(stages, "expected_rate", lambda inputs, step: 0.5)
     assert run_here(out=tmp_path) == 2
     left = store.read(tmp_path)
     assert left.status == "invalid"

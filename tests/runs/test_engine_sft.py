@@ -12,6 +12,7 @@ from bench.data import batching
 from bench.models import heads
 from bench.models.losses import answer_loss_sum
 from bench.training import fit as training
+from bench.training.state import Progress
 from tests.helpers import models as tiny
 from tests.helpers import text_training as texts
 from tests.helpers.cases import cover
@@ -150,7 +151,7 @@ def test_the_loss_is_the_mean_over_the_answers_tokens(name, engine, tmp_path):
     rows = tiny.lessons(known, texts.TEXTS)
     by_hand = [likelihood_by_hand(model, known, row) for row in rows]
     assert len({count for _, count in by_hand}) == 3
-    _, found = texts.train(texts.fit_of(model, known, tmp_path, lessons=rows, engine=engine, steps=1))
+    _, found = texts.train(texts.inputs_of(model, known, tmp_path, lessons=rows, engine=engine, steps=1))
     expected = sum(loss for loss, _ in by_hand) / sum(count for _, count in by_hand)
     assert found["losses"] == [pytest.approx(expected, abs=1e-5)]
 
@@ -164,7 +165,7 @@ def test_the_end_is_learned_where_it_is_also_the_pad(name, engine, tmp_path):
         known, model = texts.model_of(f"{name}-full", tmp_path)
         rows = tiny.lessons(known, texts.TEXTS)
         assert all(row["token_labels"][-1] == tokens.eos_token_id for row in rows)
-        losses.append(texts.train(texts.fit_of(model, known, tmp_path, tokens=chosen, engine=engine))[1]["losses"])
+        losses.append(texts.train(texts.inputs_of(model, known, tmp_path, tokens=chosen, engine=engine))[1]["losses"])
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
@@ -232,18 +233,18 @@ def test_the_model_comes_back_plain(case, tmp_path, monkeypatch):
     monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", call_home)
     monkeypatch.delenv("CI", raising=False)
     known, model = texts.model_of(case, tmp_path / "model")
-    inner, fit = heads.unwrapped(model), texts.fit_of(model, known, tmp_path / "run")
-    config, tokens = inner.config.to_dict(), fit.scoring.tokenizer.init_kwargs.copy()
-    generation, special = inner.generation_config.to_dict(), fit.scoring.tokenizer.special_tokens_map
+    inner, inputs = heads.unwrapped(model), texts.inputs_of(model, known, tmp_path / "run")
+    config, tokens = inner.config.to_dict(), inputs.scoring.tokenizer.init_kwargs.copy()
+    generation, special = inner.generation_config.to_dict(), inputs.scoring.tokenizer.special_tokens_map
     types = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
-    trained, _ = texts.train(fit)
+    trained, _ = texts.train(inputs)
     assert trained is model
     assert "forward" not in inner.__dict__
     assert inner.forward.__func__ is type(inner).forward
     assert inner.model_tags is None
     assert inner.config.to_dict() == config
     assert inner.generation_config.to_dict() == generation
-    assert (fit.scoring.tokenizer.init_kwargs, fit.scoring.tokenizer.special_tokens_map) == (tokens, special)
+    assert (inputs.scoring.tokenizer.init_kwargs, inputs.scoring.tokenizer.special_tokens_map) == (tokens, special)
     assert types == {parameter.dtype for parameter in model.parameters() if parameter.requires_grad} == {torch.float32}
     assert not list((tmp_path / "run").iterdir())
 
@@ -268,12 +269,13 @@ def test_the_best_checkpoint_is_read_back(case, engine, tmp_path, monkeypatch):
     ways = {"engine": engine, "schedule": "constant"}
     known, model = texts.model_of(case, tmp_path / "model")
     (tmp_path / "run").mkdir()
-    fit = texts.fit_of(
+    progress = texts.watched_by("loss")
+    inputs = texts.inputs_of(
         model, known, tmp_path / "run", validate=lambda model: {"loss": next(values)}, steps=4, evaluate_every=1,
         best="loss", **ways
     )  # fmt: skip
-    trained, _ = texts.train(fit)
-    assert fit.selection.best_step == 2
+    trained, _ = texts.train(inputs, progress)
+    assert progress.selection.best_step == 2
     expected = texts.run(case, tmp_path / "short", steps=2, **ways)["weights"]
     parameters = dict(trained.named_parameters())
     for name, value in expected.items():
@@ -291,7 +293,7 @@ def test_a_validation_sees_the_plain_model(tmp_path):
             seen.append(model(input_ids=ids).logits.clone())
         return {"loss": 0.0}
 
-    trained, _ = texts.train(texts.fit_of(model, known, tmp_path, validate=validate, steps=1, evaluate_every=1))
+    trained, _ = texts.train(texts.inputs_of(model, known, tmp_path, validate=validate, steps=1, evaluate_every=1))
     with torch.no_grad():
         torch.testing.assert_close(seen[0], trained.train()(input_ids=ids).logits)
 
@@ -299,13 +301,13 @@ def test_a_validation_sees_the_plain_model(tmp_path):
 def test_checks_and_counts_of_a_text_run(tmp_path):
     for case in ("llama-lora", "t5-full"):
         known, model = texts.model_of(case, tmp_path)
-        fit = texts.fit_of(model, known, tmp_path, steps=2)
-        texts.train(fit)
-        rows = [fit.train.features[number] for number in fit.budget.order(fit.seed)]
-        examples, _, real, items = fit.steps.totals()
+        inputs, progress = texts.inputs_of(model, known, tmp_path, steps=2), Progress()
+        texts.train(inputs, progress)
+        rows = [inputs.train.features[number] for number in inputs.budget.order(inputs.seed)]
+        examples, _, real, items = progress.steps.totals()
         assert (examples, real) == (16, sum(len(row["input_ids"]) for row in rows))
         assert items == sum(label != -100 for row in rows for label in row["token_labels"])
-        assert fit.without_gradient == []
+        assert progress.without_gradient == []
 
 
 def test_arguments_of_the_two_trainers_agree(tmp_path):
@@ -314,8 +316,7 @@ def test_arguments_of_the_two_trainers_agree(tmp_path):
     from bench.training.engines import sft
 
     known, model = texts.model_of("gpt2-full", tmp_path)
-    fit = texts.fit_of(model, known, tmp_path)
-    values = training.arguments(type("Recipe", (), {"training": fit.settings}), fit, on_cpu=True)
+    values = training.arguments(texts.inputs_of(model, known, tmp_path))
     ours, theirs = sft.config(values, "no").to_dict(), TrainingArguments(**values).to_dict()
     changed = {name for name, value in theirs.items() if ours[name] != value}
     assert changed <= {"logging_steps"}, changed

@@ -1,7 +1,5 @@
 """The recipes of recipes/tiny with each fast path switched off: the same losses, answers and scores."""
 
-import json
-
 import pytest
 
 from bench.records import store
@@ -102,38 +100,14 @@ def test_one_path_off(path, fast, tmp_path):
     assert all(plain.speed[other] for other in on)
 
 
-def test_the_faster_precision_is_measured_and_written_down(tmp_path):
-    found = run_recipe("bert-full", tmp_path, "speed.precision=measured")
-    measured = found.speed["precision"]
-    assert measured["by"] == "measured"
-    assert measured["float32_s"] > 0 < measured["bf16_s"]
-    assert measured["chosen"] == ("bf16" if measured["bf16_s"] * 1.2 < measured["float32_s"] else "no")
-    assert found.launch.mixed_precision == measured["chosen"]
+def test_the_precision_of_the_launcher_is_written_down(fast):
+    assert fast("bert-full")[0].speed["precision"] == {"chosen": "no", "by": "launcher"}
 
 
-@pytest.mark.parametrize(("bf16_s", "chosen"), [(0.5, "bf16"), (0.95, "no"), (2.0, "no")])
-def test_the_precision_that_was_chosen_is_the_one_of_training(bf16_s, chosen, tmp_path, monkeypatch):
-    from bench.training import precision
-
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")  # as it was comes back
-    monkeypatch.setattr(precision, "_seconds", lambda *_: {"no": 1.0, "bf16": bf16_s})
-    plain = run_recipe("llama-text_qlora", tmp_path / "plain", "method.compute_dtype=float32")
-    found = run_recipe(
-        "llama-text_qlora", tmp_path / "found", "speed.precision=measured", "method.compute_dtype=float32"
-    )
-    assert found.launch.mixed_precision == found.speed["precision"]["chosen"] == chosen
-    same = losses(tmp_path / "found") == losses(tmp_path / "plain")
-    assert same is (chosen == "no")
-    assert losses(tmp_path / "found") == pytest.approx(losses(tmp_path / "plain"), rel=0.05)
-    assert plain.speed["precision"] == {"chosen": "no", "by": "launcher"}
-
-
-def test_a_precision_is_chosen_once(tmp_path, monkeypatch, capfd):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+def test_no_key_chooses_another_precision(tmp_path, capfd):
     arguments = [str(RECIPES["bert-full"]), "speed.precision=measured", "limit={train: 40, test: 20}"]
-    assert lifecycle.main([*arguments, "--out", str(tmp_path)]) != 0
-    assert "the launcher has set mixed_precision to 'bf16'" in capfd.readouterr().err
-    assert json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))["status"] != "ok"
+    assert lifecycle.main([*arguments, "--out", str(tmp_path)]) == 2
+    assert "unknown key" in capfd.readouterr().err
 
 
 def test_freed_memory_is_kept_here():

@@ -18,8 +18,10 @@ from bench.memory.search import Change
 from bench.records import record, store
 from bench.reporting import run_page
 from bench.runner import lifecycle, memory_prediction
+from bench.runner.context import RunContext
 from bench.runner.memory_prediction import Heaviest
-from bench.training.state import Fit
+from bench.training.loss import StepLoss
+from bench.training.policy import Policy
 from bench.utils.hardware import GIB
 from tests.helpers.launching import ROOT
 
@@ -38,24 +40,24 @@ def size(tensors):
 def done(tmp_path_factory):
     """A real run, its inputs, and the bytes of gradients and of the optimiser that were seen in it."""
     found = SimpleNamespace(folder=tmp_path_factory.mktemp("run"), accelerators=[], gradients=[])
-    compare, in_force, check = memory_prediction.compare, sharding.in_force, Fit.check_gradients
+    compare, in_force, check = memory_prediction.compare, sharding.in_force, Policy.check_gradients
 
-    def compared(one, material):
-        found.run, found.material = one, material
-        compare(one, material)
+    def compared(one):
+        found.run = one
+        compare(one)
 
     def seen(accelerator, wrapped):
         found.accelerators.append(accelerator)
         return in_force(accelerator, wrapped)
 
-    def checked(fit, model):
+    def checked(policy, model):
         found.gradients.append(size(item.grad for item in model.parameters() if item.grad is not None))
-        check(fit, model)
+        check(policy, model)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory_prediction, "compare", compared)
         patch.setattr("bench.training.engines.loop.in_force", seen)
-        patch.setattr(Fit, "check_gradients", checked)
+        patch.setattr(Policy, "check_gradients", checked)
         assert lifecycle.main([str(RECIPE), *SMALL, "--out", str(found.folder)]) == 0
     found.record = store.read(found.folder)
     return found
@@ -63,7 +65,7 @@ def done(tmp_path_factory):
 
 def test_what_is_held_is_exactly_that_of_the_run(done):
     parts = {name: share * GIB for name, share in done.record.memory_predicted["train"]["parts"].items()}
-    model = done.material.model
+    model = done.run.model
     trained = [item for item in model.parameters() if item.requires_grad]
     frozen = [*(item for item in model.parameters() if not item.requires_grad), *model.buffers()]
     assert parts["weights"] == size(frozen)
@@ -77,10 +79,10 @@ def test_what_is_held_is_exactly_that_of_the_run(done):
 
 
 def test_the_prediction_is_the_plan_s_for_the_heaviest_micro_batch(done):
-    lengths = done.material.train_set.lengths
-    order = done.material.fit.order
+    lengths = done.run.inputs.train.lengths
+    order = done.run.fit_inputs.order
     longest = max(max(lengths[row] for row in order[start : start + 8]) for start in range(0, len(order), 8))
-    job = Job.of(done.run.resolved, Spread(), precision="no", lengths=done.run.foretold.job.lengths, on_cpu=True)
+    job = Job.of(done.run.resolved, Spread(), precision="no", lengths=done.run.prediction.job.lengths, on_cpu=True)
     predicted = done.record.memory_predicted["train"]
     assert predicted == job.predict(8, longest).as_record()["train"]
     assert (predicted["rows"], predicted["length"], predicted["accumulation"]) == (8, longest, 4)
@@ -99,28 +101,29 @@ def test_on_a_cpu_no_error_is_given_and_it_is_said_why(done):
 
 def test_a_plan_draws_nothing_from_the_run_s_random_numbers(done):
     before = torch.get_rng_state()
-    again = memory_prediction.foretold(done.run, done.material)
+    again = memory_prediction.plan_memory(done.run)
     assert torch.equal(before, torch.get_rng_state())
-    assert again.prediction == done.run.foretold.prediction
+    assert again.prediction == done.run.prediction.prediction
 
 
 def on_gpu(done, **changes):
     """The same run, had it been on a GPU whose allocator had counted 2 GiB."""
-    job = Job.of(done.run.resolved, Spread(), precision="no", lengths=done.run.foretold.job.lengths)
-    length = done.run.foretold.prediction.length
-    known = memory_prediction.Foretold(
-        job=job, order=done.run.foretold.order, without_pads=False, prediction=job.predict(8, length)
+    job = Job.of(done.run.resolved, Spread(), precision="no", lengths=done.run.prediction.job.lengths)
+    length = done.run.prediction.prediction.length
+    known = memory_prediction.PredictedMemory(
+        job=job, order=done.run.prediction.order, without_pads=False, prediction=job.predict(8, length)
     )
     told = known.prediction.as_record()
     kept = done.record.model_copy(deep=True, update={"memory_predicted": told})
     kept.memory["train"] |= {"allocated_gib": 2.0, "reserved_gib": 2.5}
     state = SimpleNamespace(device=torch.device("cuda"), is_main_process=True)
-    return SimpleNamespace(record=kept, foretold=known, state=state, before=done.run.before, **changes)
+    known_to_all = {name: getattr(done.run, name) for name in ("inputs", "budget", "progress", "fit_result")}
+    return SimpleNamespace(record=kept, prediction=known, state=state, **{**known_to_all, **changes})
 
 
 def test_on_a_gpu_the_error_is_of_what_its_allocator_counts(done):
     one = on_gpu(done)
-    memory_prediction.compare(one, done.material)
+    memory_prediction.compare(one)
     told = one.record.memory_predicted
     counted = told["train"]["total_gib"] - sum(told["train"]["parts"][name] for name in memory_prediction.UNCOUNTED)
     assert told["compared"]["gib"] == pytest.approx(counted)
@@ -132,19 +135,18 @@ def test_on_a_gpu_the_error_is_of_what_its_allocator_counts(done):
 
 
 def test_the_error_is_of_the_steps_that_were_done(done):
-    one, fit = on_gpu(done), done.material.fit
-    features, size = done.material.train_set.features, fit.budget.global_batch
-    last = memory_prediction.heaviest(features, fit.order[2 * size :], 8, without_pads=False)
-    went_on = SimpleNamespace(step=3, steps=SimpleNamespace(counts=[None]), budget=fit.budget)
-    memory_prediction.compare(one, SimpleNamespace(fit=went_on, train_set=done.material.train_set))
+    one = on_gpu(done, progress=SimpleNamespace(step=3, steps=SimpleNamespace(counts=[None])))
+    features, size = done.run.inputs.train.features, done.run.budget.global_batch
+    last = memory_prediction.heaviest(features, done.run.fit_inputs.order[2 * size :], 8, without_pads=False)
+    memory_prediction.compare(one)
     assert one.record.memory_predicted["compared"]["length"] == last.length
-    assert one.foretold.job.predict(8, last.length).total <= one.foretold.prediction.total
+    assert one.prediction.job.predict(8, last.length).total <= one.prediction.prediction.total
 
 
 def test_what_was_not_measured_gives_no_error(done):
     one = on_gpu(done)
     one.record.memory["train"]["allocated_gib"] = None
-    memory_prediction.compare(one, done.material)
+    memory_prediction.compare(one)
     assert one.record.memory_predicted.get("error") is None
     assert "does not tell" in one.record.memory_predicted["no_error"]
 
@@ -216,14 +218,15 @@ def blank(done):
     """A run of which nothing is predicted yet."""
     return SimpleNamespace(
         record=done.record.model_copy(deep=True, update={"memory_predicted": None, "notes": []}),
-        state=done.run.state, resolved=done.run.resolved, foretold=None,
+        state=done.run.state, resolved=done.run.resolved, prediction=None,
+        inputs=done.run.inputs, budget=done.run.budget, model=done.run.model,
     )  # fmt: skip
 
 
 def test_a_plan_that_fails_is_noted_and_fails_no_run(done, monkeypatch):
     one = blank(done)
     monkeypatch.setattr(planner.Job, "of", lambda *_, **__: 1 // 0)
-    memory_prediction.predict(one, done.material)
+    memory_prediction.predict(one)
     assert one.record.memory_predicted["train"] is None
     assert one.record.memory_predicted["reason"].startswith("the plan failed: ZeroDivisionError")
     assert one.record.notes == [f"memory was not predicted: {one.record.memory_predicted['reason']}"]
@@ -232,8 +235,8 @@ def test_a_plan_that_fails_is_noted_and_fails_no_run(done, monkeypatch):
 
 def test_what_can_not_be_planned_says_why(done):
     one = blank(done)
-    untrained = SimpleNamespace(plan=SimpleNamespace(trains="features"), budget=None)
-    memory_prediction.predict(one, untrained)
+    one.inputs, one.budget = SimpleNamespace(plan=SimpleNamespace(trains="features"), train=None), None
+    memory_prediction.predict(one)
     assert one.record.memory_predicted == {"train": None, "reason": "method 'lora' trains nothing by gradients"}
     assert one.record.notes == []
 
@@ -241,7 +244,7 @@ def test_what_can_not_be_planned_says_why(done):
 def test_an_outline_that_is_not_the_model_is_noted(done):
     one = blank(done)
     one.record.model.parameters["trainable"] += 1
-    memory_prediction.predict(one, done.material)
+    memory_prediction.predict(one)
     assert one.record.memory_predicted["train"]
     assert one.record.notes[0].startswith("memory was predicted for ")
 
@@ -252,19 +255,21 @@ def test_a_signal_during_the_plan_ends_the_run(done, monkeypatch):
     signal.signal(signal.SIGTERM, Stopper())
     try:
         with pytest.raises(StoppedError):
-            memory_prediction.predict(one, done.material)
+            memory_prediction.predict(one)
     finally:
         signal.signal(signal.SIGTERM, kept)
 
 
 def test_out_of_memory_in_a_step_tells_the_batch_in_hand(tmp_path, monkeypatch, capsys):
     """A real allocation that fails, in the second step of a real run that would fit."""
-    batch_loss = Fit.batch_loss
+    batch_loss, batches = StepLoss.batch_loss, []
 
-    def needs_more(fit, model, batch, items):
-        return batch_loss(fit, model, batch, items) if fit.step == 0 else torch.empty(2**50)
+    def needs_more(loss_of, model, batch, items):
+        batches.append(batch)
+        in_first_step = len(batches) <= loss_of.inputs.budget.accumulation
+        return batch_loss(loss_of, model, batch, items) if in_first_step else torch.empty(2**50)
 
-    monkeypatch.setattr(Fit, "batch_loss", needs_more)
+    monkeypatch.setattr(StepLoss, "batch_loss", needs_more)
     assert lifecycle.main([str(RECIPE), *SMALL, "--out", str(tmp_path)]) == 3
     left = store.read(tmp_path)
     oom = left.oom
@@ -285,26 +290,27 @@ def short_of(done, size, **changes):
     """The same run, had it run out of so many bytes."""
     oom = record.OutOfMemory(phase="train", memory="host", limit="x", capacity_bytes=size, **changes)
     kept = done.record.model_copy(deep=True, update={"oom": oom})
-    material = SimpleNamespace(**{**vars(done.material), "model": object()})
-    return SimpleNamespace(
-        record=kept, state=done.run.state, resolved=done.run.resolved, foretold=done.run.foretold, material=material
-    )
+    one = RunContext(resolved=done.run.resolved, record=kept, folder=done.folder)
+    one.state, one.inputs, one.budget = done.run.state, done.run.inputs, done.run.budget
+    one.prediction, one.model, one.fit_inputs = done.run.prediction, torch.nn.Linear(1, 1), done.run.fit_inputs
+    one.fit_result = done.run.fit_result
+    return one
 
 
 def test_the_largest_micro_batch_that_fits_is_advised(done):
-    known = done.run.foretold
+    known = done.run.prediction
     need = known.job.predict(5, known.job.lengths.longest).needed
     one = short_of(done, need + 7, before_bytes=7)
     said = memory_prediction.advise(one)
     assert one.record.oom.largest_rows == 5
     # 4, for the share of 32 divides by it.
     assert "to make it fit: training.per_device_batch=4 (no other result" in said
-    assert one.material.model is one.material.fit is None
+    assert one.model is one.fit_inputs is one.fit_result is None
 
 
 def test_a_run_that_found_no_micro_batch_by_itself_is_advised_too(done):
     one = short_of(done, 1000)
-    one.foretold, one.material.budget = None, None
+    one.prediction, one.budget = None, None
     assert "take a smaller model" in memory_prediction.advise(one)
     assert one.record.oom.predicted_gib > 0
 
@@ -312,18 +318,18 @@ def test_a_run_that_found_no_micro_batch_by_itself_is_advised_too(done):
 def test_a_comparison_that_fails_is_noted_and_fails_no_run(done):
     one = on_gpu(done)
     one.record.memory["train"]["allocated_gib"] = "apples"
-    memory_prediction.compare(one, done.material)
+    memory_prediction.compare(one)
     assert one.record.notes[-1].startswith("memory was not compared with its prediction: TypeError")
 
 
 def test_other_changes_are_advised_where_no_micro_batch_fits(done):
     full = ["method=full" if item == "method=lora" else item for item in SMALL]
-    lengths = done.run.foretold.job.lengths
+    lengths = done.run.prediction.job.lengths
     job = Job.of(resolve.load(RECIPE, tuple(full)), Spread(), precision="no", lengths=lengths, on_cpu=True)
     room = job.predict(1, lengths.longest).needed - 1000
     one = short_of(done, room)
     # As of a run that ended before anything was predicted.
-    one.resolved, one.foretold = job.resolved, None
+    one.resolved, one.prediction = job.resolved, None
     said = memory_prediction.advise(one)
     changes = [change.change for change in one.record.oom.advice]
     assert one.record.oom.largest_rows == 0

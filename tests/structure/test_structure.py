@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import itertools
 import re
 import statistics
 import subprocess
@@ -179,6 +180,66 @@ def test_public_functions_have_docstrings():
 
 def test_the_plain_loop_is_short_enough_to_read_at_once():
     assert len(NAMES["bench.training.engines.loop"].read_text(encoding="utf-8").splitlines()) <= 100
+
+
+# ---------------------------------------------------------------- from the entry to the training step
+
+
+def function_in(module, name):
+    return next((n for n in TREES[module].body if isinstance(n, ast.FunctionDef) and n.name == name), None)
+
+
+def bindings(module, *nodes):
+    """Local name -> (module, function or None) for what a module, or a function of it, imports from the package."""
+    bound = {}
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bench":
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                bound[alias.asname or alias.name] = (whole, None) if whole in NAMES else (node.module, alias.name)
+    return bound
+
+
+def calls(module, name):
+    """(module, function) of the package that a function calls."""
+    function = function_in(module, name)
+    known = bindings(module, *TREES[module].body, *ast.walk(function))
+    for node in ast.walk(function):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name):
+            local = (module, node.func.id)
+            target = known.get(node.func.id, local)
+            if target[1] is not None and function_in(*target) is not None:
+                yield target
+        elif isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+            target = known.get(node.func.value.id)
+            if target is not None and target[1] is None and function_in(target[0], node.func.attr) is not None:
+                yield target[0], node.func.attr
+
+
+def test_four_calls_lead_from_the_entry_to_the_training_step():
+    path = [
+        ("bench.runner.lifecycle", "main"),
+        ("bench.runner.lifecycle", "execute"),
+        ("bench.runner.stages", "fit"),
+        ("bench.training.fit", "fit"),
+        ("bench.training.engines.loop", "run"),
+    ]
+    assert ("bench.runner.lifecycle", "main") in set(bindings("bench.run", *TREES["bench.run"].body).values())
+    for caller, called in itertools.pairwise(path):
+        assert called in set(calls(*caller)), f"{'.'.join(caller)} does not call {'.'.join(called)}"
+    step = [node for node in ast.walk(function_in(*path[-1])) if isinstance(node, ast.Call)]
+    names = {node.func.attr for node in step if isinstance(node.func, ast.Attribute)}
+    assert {"backward", "clip_grad_norm_", "step", "zero_grad"} <= names
+
+
+def test_no_context_is_untyped():
+    """`Run = Any` and its kin hide from mypy what flows through a run."""
+    for name, tree in TREES.items():
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id == "Any":
+                raise AssertionError(f"{name}: {ast.unparse(node)}")
 
 
 # ---------------------------------------------------------------- names, imports, files

@@ -1,12 +1,15 @@
 """Reads answers that are spans of a passage: splits as windows, and a model's best span in them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from accelerate import PartialState
+
+from bench.config.contracts import EncodedData
 from bench.config.recipe import Recipe
 from bench.config.training import Spans
 from bench.data.batching import collate, grouped
+from bench.data.dataset import Corpus
 from bench.data.examples import Encoded
 from bench.data.windows import Windows, windows
 from bench.errors import SetupError
@@ -18,18 +21,10 @@ from bench.models.autocast import autocast
 SHOWN = 3
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodedCorpus:
-    """Splits to score, a feature per question; the training split, a feature per window; how answers are read."""
+def encode(corpus: Corpus, tokenizer: Any, recipe: Recipe, state: PartialState | None = None) -> EncodedData:
+    """Encode all splits of a corpus of questions: to score, a feature per question; to train on, one per window.
 
-    splits: dict[str, Encoded]
-    train: Encoded | None
-    reader: Callable[[Any, Encoded, Scoring], "SpanReader"]
-    notes: list[str]
-
-
-def encode(corpus: Any, tokenizer: Any, recipe: Recipe) -> EncodedCorpus:
-    """All splits of a corpus of questions; only questions that an own reader will score have their passages beside.
+    Their tokens are not kept: windows hold more than these.
 
     Raises SetupError for a method that learns from features of whole texts, and as `windows` does.
     """
@@ -53,7 +48,8 @@ def encode(corpus: Any, tokenizer: Any, recipe: Recipe) -> EncodedCorpus:
         train = _lessons(corpus.splits["train"].rows, found["train"])
         if found["train"].missed:
             notes.append(f"train: the answers of {len(found['train'].missed)} questions lie wholly in no window")
-    return EncodedCorpus(splits=splits, train=train, reader=reader_of(spans, version), notes=notes)
+    reader = reader_of(spans, version)
+    return EncodedData(splits=splits, train=train, reader=reader, notes=tuple(notes), unit="questions")
 
 
 def questions(name: str, rows: Any, tokenizer: Any, max_length: int, spans: Spans) -> Encoded:

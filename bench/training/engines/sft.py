@@ -1,23 +1,26 @@
 """The default engine for decoders that learn to write: TRL's SFTTrainer, with the order, seeds and log of the others.
 
 TRL computes the loss from the output head's weight, in slices of the vocabulary; the harness asks the model itself for
-the loss on answers (`answer_logits`), unless that is switched off or the model can't. See `WatchedTrainer` for what
-else it adds, and `engine_loop` for the same training step in plain sight.
+the loss on answers (`speed.answer_logits`), unless that is switched off or the model can't. See `WatchedTrainer` for
+what else it adds, and `engines/loop` for the same training step in plain sight.
 """
 
 from typing import Any
 
 from datasets import Dataset
+from torch import nn
 from trl import SFTConfig, SFTTrainer
 
 from bench.models.heads import unwrapped
-from bench.training.answer_only import while_training
+from bench.training import autocast
 from bench.training.engines.trainer import WatchedTrainer, train
-from bench.training.state import Fit
+from bench.training.loss import StepLoss, step_loss
+from bench.training.session import Session
+from bench.training.state import FitInputs
 
 
 def config(values: dict[str, Any], precision: str) -> SFTConfig:
-    """The Trainer's arguments as TRL's. precision: as the launcher has it, "no", "bf16" or "fp16".
+    """Return the Trainer's arguments as TRL's. precision: as the launcher has it, "no", "bf16" or "fp16".
 
     TRL's own defaults would train in bf16, with recomputed activations, on texts cut to 1024 tokens.
     """
@@ -33,48 +36,58 @@ def config(values: dict[str, Any], precision: str) -> SFTConfig:
     )
 
 
-@while_training
-def run(fit: Fit, arguments: SFTConfig) -> Any:
-    """Trains `fit.model` and returns it as it was given: without TRL's forward, its tags, or the wrappers of DDP."""
-    inner = unwrapped(fit.model)
-    forward, tags = inner.__dict__.get("forward"), inner.model_tags
-    trainer = _Trainer(
-        fit,
-        model=fit.model,
-        args=arguments,
-        data_collator=fit.collate,
-        train_dataset=_in_order(fit),
-        processing_class=fit.scoring.tokenizer,
-    )
-    # TRL divides by the items of the whole step; whether they are counted must not hang on the model's signature.
-    trainer.model_accepts_loss_kwargs = True
-    # With a tokenizer, the Trainer would put its special tokens into the model's config.
-    trainer.processing_class = None
-    model = train(trainer)
-    # TRL's forward, and accelerate's autocast around it: the scorer has its own, before and after training.
-    for name in ("forward", "_original_forward"):
-        inner.__dict__.pop(name, None)
-    if forward is not None:
-        inner.forward = forward
-    inner.model_tags = tags
-    return model
+def run(session: Session, arguments: SFTConfig) -> nn.Module:
+    """Train the model and return it as it was given: without TRL's forward, its tags, or the wrappers of DDP."""
+    inputs = session.inputs
+    with step_loss(inputs) as loss_of:
+        inner = unwrapped(inputs.model)
+        forward, tags = inner.__dict__.get("forward"), inner.model_tags
+        trainer = _Trainer(
+            session,
+            loss_of,
+            model=inputs.model,
+            args=arguments,
+            data_collator=loss_of.collate,
+            train_dataset=_in_order(inputs),
+            processing_class=inputs.scoring.tokenizer,
+        )
+        # With a tokenizer, the Trainer would put its special tokens into the model's config.
+        trainer.processing_class = None
+        model = train(trainer)
+        # TRL's forward, and accelerate's autocast around it: the scorer has its own, before and after training.
+        for name in ("forward", "_original_forward"):
+            inner.__dict__.pop(name, None)
+        if forward is not None:
+            inner.forward = forward
+        inner.model_tags = tags
+        return model
 
 
-def _in_order(fit: Fit) -> Dataset:
-    columns = {name: [feature[name] for feature in fit.train.features] for name in ("input_ids", "token_labels")}
-    return Dataset.from_dict(columns).select(fit.order)
+def _in_order(inputs: FitInputs) -> Dataset:
+    columns = {name: [feature[name] for feature in inputs.train.features] for name in ("input_ids", "token_labels")}
+    return Dataset.from_dict(columns).select(inputs.order)
 
 
 class _Trainer(WatchedTrainer, SFTTrainer):
-    """SFTTrainer's loss inside of what the harness watches."""
+    """SFTTrainer's loss, where the model gives none on its answers alone, inside of what the harness watches."""
 
-    def __init__(self, fit: Fit, **options: Any) -> None:
-        trained = [(parameter, parameter.data) for parameter in fit.model.parameters() if parameter.requires_grad]
-        super().__init__(fit, **options)
+    def __init__(self, session: Session, loss_of: StepLoss, **options: Any) -> None:
+        parameters = session.inputs.model.parameters()
+        trained = [(parameter, parameter.data) for parameter in parameters if parameter.requires_grad]
+        super().__init__(session, loss_of, **options)
         # TRL puts adapters on a 4-bit model into bfloat16, in which a small step changes nothing.
         for parameter, data in trained:
             if parameter.dtype != data.dtype:
                 parameter.data = data
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The harness's own, or else TRL's, which must see the model's outputs."""
+        if self.loss_of.answers_only:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with autocast.autocast(self.session.inputs.scoring):
+            return SFTTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
     def _send_telemetry(self) -> None:
         """Nothing about a run leaves the machine."""

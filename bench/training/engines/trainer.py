@@ -1,52 +1,56 @@
 """The default engine: transformers' Trainer, fed with the same batches, seeds and losses as the plain loop.
 
-It trains classifiers and encoder-decoders; decoders that learn to write are trained by its child in `engine_sft`.
+It trains classifiers and encoder-decoders; decoders that learn to write are trained by its subclass in `engines/sft`.
 """
 
+import contextlib
 import os
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from bench.distributed import sharding
-from bench.models.heads import unwrapped
 from bench.training import autocast, checkpointing
-from bench.training.answer_only import while_training
+from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
 from bench.training.schedule import seed_step
-from bench.training.state import Fit
+from bench.training.session import Session
 
 
-@while_training
-def run(fit: Fit, arguments: TrainingArguments) -> Any:
-    """Trains `fit.model` and returns it, without the wrappers of DDP or DeepSpeed."""
-    # Models take **kwargs, from which the Trainer concludes that they normalise by the number of items; classifiers
-    # do not, and their loss would grow with the number of processes. `compute_loss_func` does it here instead.
-    unwrapped(fit.model).accepts_loss_kwargs = False
-    trainer = WatchedTrainer(
-        fit,
-        model=fit.model,
-        args=arguments,
-        data_collator=fit.collate,
-        train_dataset=_InOrder(fit.train.features, fit.order),
-        compute_loss_func=lambda outputs, labels, num_items_in_batch: fit.loss(
-            outputs.logits, labels, num_items_in_batch
-        ),
-    )
-    return train(trainer)
+def run(session: Session, arguments: TrainingArguments) -> nn.Module:
+    """Train the model and return it, without the wrappers of DDP or DeepSpeed."""
+    inputs = session.inputs
+    with step_loss(inputs) as loss_of:
+        trainer = WatchedTrainer(
+            session,
+            loss_of,
+            model=inputs.model,
+            args=arguments,
+            data_collator=loss_of.collate,
+            train_dataset=_InOrder(inputs.train.features, inputs.order),
+        )
+        return train(trainer)
 
 
-def train(trainer: Any) -> Any:
-    """Runs a WatchedTrainer to its end, from a checkpoint where there is one, and returns the plain model."""
+def train(trainer: "WatchedTrainer") -> nn.Module:
+    """Run a WatchedTrainer to its end, from a checkpoint where there is one, and return the plain model."""
+    session = trainer.session
+    inputs = session.inputs
+    # `compute_loss` divides by the items of the whole step; they are counted whatever the model's signature is.
+    trainer.model_accepts_loss_kwargs = True
     trainer.remove_callback(PrinterCallback)
-    if trainer.fit.drops_copies:
+    if session.drops_copies:
         drop_copies(trainer.accelerator)
     sharding.choose_units(trainer)
-    trainer.train(resume_from_checkpoint=checkpointing.folder_for_trainer(trainer.fit))
-    return sharding.undivided(trainer, trainer.fit.twin)
+    trainer.train(resume_from_checkpoint=checkpointing.folder_for_trainer(inputs, session.resumption))
+    # A phase of its own: what the steps need in memory is not what whole weights need.
+    with inputs.clock.phase("gather") if sharding.asked() is not None else contextlib.nullcontext():
+        plain: nn.Module = sharding.undivided(trainer, session.full_model)
+    return plain
 
 
 class _InOrder(Dataset):  # type: ignore[type-arg]
@@ -63,14 +67,15 @@ class _InOrder(Dataset):  # type: ignore[type-arg]
 
 
 class WatchedTrainer(Trainer):
-    """Adds seeds per step, counters, and our own validation; the training step itself is the Trainer's."""
+    """Adds seeds per step, counters, and our own loss and validation; the training step itself is the Trainer's."""
 
-    def __init__(self, fit: Fit, **options: Any) -> None:
-        if "tensorboard" in fit.trackers:
+    def __init__(self, session: Session, loss_of: StepLoss, **options: Any) -> None:
+        if "tensorboard" in session.inputs.trackers:
             # By default the events would lie among the checkpoints, and go with them.
-            os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(fit.folder / "tensorboard"))
-        super().__init__(callbacks=[_Watch(fit)], **options)
-        self.fit = fit
+            os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(session.inputs.folder / "tensorboard"))
+        super().__init__(callbacks=[_Watch(session)], **options)
+        self.session, self.loss_of = session, loss_of
+        self._started = False
         self._micro_batch = 0
         self._since_log: torch.Tensor | None = None
 
@@ -79,27 +84,26 @@ class WatchedTrainer(Trainer):
         if self._since_log is not None:
             # Taken up only now: at its start, the Trainer sets both to those of a run that has logged its last step.
             self._tr_loss += self._since_log
-            self._since_log, self._globalstep_last_logged = None, self.fit.logged_step
-        self.fit.steps.start()
+            self._since_log, self._globalstep_last_logged = None, self.session.progress.logged_step
+        self.session.progress.steps.start()
         return super().get_batch_samples(*args, **options)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        if self.fit.on_start is not None:
-            self.fit.on_start(sharding.in_force(self.accelerator, self.model_wrapped))
-            self.fit.on_start = None
-        seed_step(self.fit.seed, self.state.global_step, self._micro_batch, self.fit.rank)
+        given = self.session.inputs
+        if not self._started:
+            given.observer.on_start(sharding.in_force(self.accelerator, self.model_wrapped))
+            self._started = True
+        seed_step(given.seed, self.state.global_step, self._micro_batch, given.rank)
         self._micro_batch += 1
-        self.fit.steps.add(inputs)
+        self.session.progress.steps.add(inputs)
         return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The Trainer's own, or TRL's, but where the model gives the loss on its answers alone, or the task its own."""
-        with autocast.autocast(self.fit.scoring):
-            if not (self.fit.on_answers_alone or self.fit.by_task):
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            loss = self.fit.batch_loss(model, inputs, num_items_in_batch)
+        """The harness's own: the sum over label items, over those of the whole step."""
+        with autocast.autocast(self.session.inputs.scoring):
+            loss = self.loss_of.batch_loss(model, inputs, num_items_in_batch)
         # As in the Trainer: the items are those of all processes, and DDP averages what each of them gives.
         averaged = self.args.average_tokens_across_devices
         return loss * (self.accelerator.num_processes // self.get_tp_size()) if averaged else loss
@@ -108,22 +112,24 @@ class WatchedTrainer(Trainer):
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Validation by the harness's own scorer: exact ids, own metrics. Names get the Trainer's prefix `eval_`."""
-        values = self.fit.run_validation(self.accelerator.unwrap_model(self.model_wrapped))
+        values = self.session.policy.run_validation(self.accelerator.unwrap_model(self.model_wrapped))
         logs = {f"eval_{name}": value for name, value in values.items()}
         self.log(dict(logs))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
 
-    def _live(self) -> checkpointing.Live:
-        return checkpointing.Live(self.accelerator, self.model_wrapped, self.optimizer, self.lr_scheduler)
+    def _engine_state(self) -> checkpointing.EngineState:
+        return checkpointing.EngineState(self.accelerator, self.model_wrapped, self.optimizer, self.lr_scheduler)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        checkpointing.save(self.fit, self._live(), self._tr_loss)
+        checkpointing.save(self.session.inputs, self.session.progress, self._engine_state(), self._tr_loss)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The weights too: the Trainer calls this when everything is prepared, and has read what DeepSpeed wrote."""
         if checkpoint is not None:
-            self._since_log = checkpointing.restore(self.fit, self._live(), loaded=True)
+            self._since_log = checkpointing.restore(
+                self.session.inputs, self.session.resumption, self._engine_state(), loaded=True
+            )
 
     def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
         """See `_load_optimizer_and_scheduler`."""
@@ -138,35 +144,32 @@ class WatchedTrainer(Trainer):
 class _Watch(TrainerCallback):
     """Carries the Trainer's events into the run's log, selection and progress."""
 
-    def __init__(self, fit: Fit) -> None:
-        self.fit = fit
+    def __init__(self, session: Session) -> None:
+        self.inputs, self.progress, self.policy = session.inputs, session.progress, session.policy
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """The first gradients are looked at, once."""
-        self.fit.check_gradients(model)
+        """Look at the first gradients, once."""
+        self.policy.check_gradients(model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """Ends the step's measurement; decides what follows it."""
-        fit = self.fit
-        fit.steps.stop()
-        fit.step = state.global_step
-        control.should_log = fit.due_for_log(fit.step)
-        control.should_evaluate = fit.due_for_validation(fit.step)
-        losses = fit.log.losses
-        fit.progress.advance(loss=losses[-1] if losses else None)
+        """End the step's measurement; decide what follows it."""
+        step, losses = state.global_step, self.progress.log.losses
+        self.progress.finish_step(step)
+        control.should_log = self.policy.due_for_log(step)
+        control.should_evaluate = self.policy.due_for_validation(step)
+        self.inputs.display.advance(loss=losses[-1] if losses else None)
         return control if control.should_evaluate else self._decide(control)
 
     def _decide(self, control: Any) -> Any:
-        self.fit.decide()
-        control.should_training_stop = self.fit.ends
-        control.should_save = self.fit.saves
+        decision = self.policy.decide()
+        control.should_training_stop, control.should_save = decision.ends, decision.saves
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Training losses go into the run's own log; the Trainer's summary at the end does not."""
+        """Put training losses into the run's own log; the Trainer's summary at the end has none."""
         if logs and "loss" in logs:
-            self.fit.log_step(state.global_step, logs["loss"], logs["learning_rate"], logs.get("grad_norm"))
+            self.policy.log_step(state.global_step, logs["loss"], logs["learning_rate"], logs.get("grad_norm"))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **_: Any) -> Any:
-        """Decides after a validation, by the same rules as the plain loop."""
+        """Decide after a validation, by the same rules as the plain loop."""
         return self._decide(control)

@@ -17,12 +17,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from bench.data import token_cache
 from bench.data.rows import Split
 from bench.data.token_cache import TokenCache
-from bench.tasks import text_classification as task
+from bench.evaluation.readers import head
 from tests.helpers import models as tiny
 from tests.helpers.cases import cover
 from tests.helpers.launching import ROOT, environment
 
-SOURCES = [Path(task.__file__)]
+SOURCES = [Path(head.__file__)]
 PAIRS = [f"{text} Or not?" for text in reversed(tiny.TEXTS)]
 # Cut or not, with a second text or not, several labels or one: any two of them meet.
 WAYS = [(6, False, False), (6, True, True), (200, False, True), (200, True, False)]
@@ -62,7 +62,7 @@ def bert_like():
 def asked(tokens, examples, max_length=12, encode=None, **options):
     """(what a cache gives for these rows, its notes)."""
     cache = TokenCache(tokens, max_length, SOURCES, **options)
-    made = encode or (lambda: task.encode(examples.rows, tokens, max_length))
+    made = encode or (lambda: head.encode_rows(examples.rows, tokens, max_length))
     return cache.tokens(examples.fingerprint, len(examples.rows), made), cache.notes
 
 
@@ -84,7 +84,7 @@ def entries(place):
 def test_what_is_read_is_what_was_made(name, max_length, pairs, several, place):
     tokens = bert_like() if name == "bert-pairs" else tiny.tokenizer(tiny.card(name))
     examples = split(pairs, several)
-    plain, cut = task.encode(examples.rows, tokens, max_length)
+    plain, cut = head.encode_rows(examples.rows, tokens, max_length)
     first, notes = asked(tokens, examples, max_length)
     second, more = asked(tokens, examples, max_length, encode=never)
     assert (first.hit, second.hit) == (False, True)
@@ -105,7 +105,7 @@ def test_each_split_has_an_entry_of_its_own(place):
         assert not asked(tokens, examples)[0].hit
     for examples in splits:
         found, _ = asked(tokens, examples, encode=never)
-        assert found.features == task.encode(examples.rows, tokens, 12)[0]
+        assert found.features == head.encode_rows(examples.rows, tokens, 12)[0]
     assert len(entries(place)) == 4
 
 
@@ -196,7 +196,7 @@ def test_a_tokenizer_that_is_more_than_its_files_is_not_kept(place):
     for _ in range(2):
         found, notes = asked(tokens, split())
         assert not found.hit
-        assert found.features == task.encode(split().rows, tokens, 12)[0]
+        assert found.features == head.encode_rows(split().rows, tokens, 12)[0]
         assert notes == ["token cache: not used (OfItsOwn is not wholly described by its files)"]
     assert not place.exists()
 
@@ -233,7 +233,7 @@ def test_a_folder_that_can_not_be_written_is_noted(place):
     place.write_text("a file where a folder should be")
     tokens = tiny.tokenizer(tiny.card("bert"))
     found, notes = asked(tokens, split())
-    assert found.features == task.encode(split().rows, tokens, 12)[0]
+    assert found.features == head.encode_rows(split().rows, tokens, 12)[0]
     assert notes == ["token cache: tokens can't be kept (File exists)"]
 
 
@@ -295,7 +295,7 @@ def test_an_entry_that_holds_something_else_is_not_used(columns, place):
     found, notes = asked(tokens, split())
     assert not found.hit
     assert len(notes) == 1
-    assert found.features == task.encode(split().rows, tokens, 12)[0]
+    assert found.features == head.encode_rows(split().rows, tokens, 12)[0]
     assert asked(tokens, split(), encode=never)[0].hit
 
 
@@ -353,7 +353,7 @@ def test_the_least_recently_used_make_room(place):
 def test_what_is_too_large_for_all_of_it_is_not_kept(place):
     tokens = tiny.tokenizer(tiny.card("bert"))
     found, notes = asked(tokens, split(), limit_bytes=50)
-    assert found.features == task.encode(split().rows, tokens, 12)[0]
+    assert found.features == head.encode_rows(split().rows, tokens, 12)[0]
     assert notes == ["token cache: tokens can't be kept (0.0 GiB are more than all entries may have)"]
     assert not place.exists()
 

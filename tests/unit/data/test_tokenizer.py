@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 from bench.config.cards import TokenizerCard
 from bench.data import tokenizer as tokenizers
 from bench.errors import SetupError
-from bench.tasks.text_classification import encode as encode_rows
+from bench.evaluation.readers.head import encode_rows
 from bench.utils import loading_errors
 from tests.helpers import models as tiny
 

@@ -137,7 +137,7 @@ def test_sizes_in_what_allocators_say(text, sizes):
 def test_a_real_error_names_its_size():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
-    found = record.OutOfMemory(**out_of_memory.look(caught.value, "load"))
+    found = record.OutOfMemory(**out_of_memory.describe(caught.value, "load"))
     assert found.asked_bytes == 2**52
     assert found.memory == "host"
     assert 0 < found.allocated_bytes < found.capacity_bytes
@@ -234,9 +234,9 @@ def test_the_room_of_a_run_that_ran_out():
 
 def test_a_shortage_travels_to_rank_zero():
     failure = failures.of(MemoryError(), "train", 1, " on rank 1 (host b)")
-    run = SimpleNamespace(material=None, before=None, peers=object())
-    sent = failures.unpacked(out_of_memory.told(failure, MemoryError(), run).packed().encode())
+    run = SimpleNamespace(progress=None, memory_baseline=None, watchdog=object())
+    sent = failures.unpacked(out_of_memory.add_shortage(failure, MemoryError(), run).packed().encode())
     found = record.OutOfMemory(**sent.shortage)
     assert (found.rank, found.host, found.phase) == (1, socket.gethostname(), "train")
     crashed = failures.of(ValueError(), "train")
-    assert out_of_memory.told(crashed, ValueError(), run) is crashed
+    assert out_of_memory.add_shortage(crashed, ValueError(), run) is crashed

@@ -1,5 +1,7 @@
 """Text classification: the loss is the libraries' own, the cut is counted, the first of equal labels wins."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.nn import functional
@@ -10,6 +12,7 @@ from bench.config.cards import Prompt, TokenizerCard
 from bench.data import tokenizer as tokenizers
 from bench.data.batching import collate
 from bench.errors import SetupError
+from bench.evaluation.readers import head
 from bench.tasks import text_classification as task
 
 TEXTS = ["the quick brown fox jumps over the lazy dog", "a good film", "never again", "good"]
@@ -43,7 +46,7 @@ def rows(texts, pairs=None):
 
 
 def test_texts_that_fit_are_not_cut(tokenizer):
-    features, cut = task.encode(rows(TEXTS), tokenizer, 64)
+    features, cut = head.encode_rows(rows(TEXTS), tokenizer, 64)
     assert cut == ()
     assert [feature["input_ids"] for feature in features] == tokenizer(TEXTS)["input_ids"]
     assert [feature["labels"] for feature in features] == [0, 1, 2, 3]
@@ -53,7 +56,7 @@ def test_texts_that_fit_are_not_cut(tokenizer):
 @pytest.mark.parametrize("max_length", [4, 5, 7, 9])
 def test_cut_texts_are_named_and_have_the_full_length(tokenizer, max_length):
     lengths = [len(ids) for ids in tokenizer(TEXTS)["input_ids"]]
-    features, cut = task.encode(rows(TEXTS), tokenizer, max_length)
+    features, cut = head.encode_rows(rows(TEXTS), tokenizer, max_length)
     assert cut == tuple(number for number, length in enumerate(lengths) if length > max_length) != ()
     assert [len(feature["input_ids"]) for feature in features] == [min(length, max_length) for length in lengths]
     expected = tokenizer(TEXTS, truncation=True, max_length=max_length)["input_ids"]
@@ -64,7 +67,7 @@ def test_cut_texts_are_named_and_have_the_full_length(tokenizer, max_length):
 def test_pairs_lose_tokens_of_the_longer_text_first(encoder_tokenizer, max_length):
     pairs = ["good dog", TEXTS[0], "again", "a film"]
     lengths = [len(ids) for ids in encoder_tokenizer(TEXTS, pairs)["input_ids"]]
-    features, cut = task.encode(rows(TEXTS, pairs), encoder_tokenizer, max_length)
+    features, cut = head.encode_rows(rows(TEXTS, pairs), encoder_tokenizer, max_length)
     assert cut == tuple(number for number, length in enumerate(lengths) if length > max_length)
     assert [len(feature["input_ids"]) for feature in features] == [min(length, max_length) for length in lengths]
     end = encoder_tokenizer.sep_token_id
@@ -76,12 +79,12 @@ def test_pairs_lose_tokens_of_the_longer_text_first(encoder_tokenizer, max_lengt
 
 
 def test_a_pair_keeps_which_token_is_of_which_text(bert_tokenizer):
-    features, cut = task.encode(rows(["good dog", "fox"], ["the lazy fox", "a film"]), bert_tokenizer, 7)
+    features, cut = head.encode_rows(rows(["good dog", "fox"], ["the lazy fox", "a film"]), bert_tokenizer, 7)
     assert cut == (0,)
     assert [feature["token_type_ids"] for feature in features] == [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1]]
     batch = collate(features, bert_tokenizer)
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1, 0]]
-    alone, _ = task.encode(rows(["good dog"]), bert_tokenizer, 7)
+    alone, _ = head.encode_rows(rows(["good dog"]), bert_tokenizer, 7)
     assert set(alone[0]) == {"input_ids", "labels"}
 
 
@@ -90,21 +93,25 @@ def test_no_room_for_a_text(encoder_tokenizer, max_length):
     with pytest.raises(
         SetupError, match=f"max_length {max_length} leaves no room for text: the tokenizer adds 2 tokens"
     ):
-        task.encode(rows(TEXTS), encoder_tokenizer, max_length)
-    assert len(task.encode(rows(TEXTS), encoder_tokenizer, 3)[1]) > 0
+        head.encode_rows(rows(TEXTS), encoder_tokenizer, max_length)
+    assert len(head.encode_rows(rows(TEXTS), encoder_tokenizer, 3)[1]) > 0
 
 
 @pytest.mark.parametrize("max_length", [2, 3, 4])
 def test_no_room_for_two_texts(encoder_tokenizer, max_length):
     with pytest.raises(SetupError, match="the tokenizer adds 3 tokens of its own"):
-        task.encode(rows(TEXTS, TEXTS), encoder_tokenizer, max_length)
+        head.encode_rows(rows(TEXTS, TEXTS), encoder_tokenizer, max_length)
 
 
 def test_nothing_to_encode(encoder_tokenizer):
-    assert task.encode([], encoder_tokenizer, 8) == ([], ())
+    assert head.encode_rows([], encoder_tokenizer, 8) == ([], ())
 
 
 # Loss
+
+
+def loss_sum(logits, labels, smoothing):
+    return task.loss(SimpleNamespace(logits=logits), {"labels": labels}, label_smoothing=smoothing)
 
 
 @pytest.fixture
@@ -115,7 +122,7 @@ def logits():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
 def test_one_label(logits, smoothing):
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
-    loss = task.loss_sum(logits, labels, smoothing)
+    loss = loss_sum(logits, labels, smoothing)
     parts = [functional.cross_entropy(logits[i], labels[i], label_smoothing=smoothing) for i in range(7)]
     assert torch.allclose(loss, sum(parts))
     mean = LabelSmoother(epsilon=smoothing)({"logits": logits}, labels)
@@ -126,7 +133,7 @@ def test_smoothing_from_its_definition(logits):
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
     target = functional.one_hot(labels, 4) * 0.8 + 0.2 / 4
     expected = -(target * logits.double().log_softmax(-1)).sum()
-    assert torch.allclose(task.loss_sum(logits, labels, 0.2).double(), expected)
+    assert torch.allclose(loss_sum(logits, labels, 0.2).double(), expected)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
@@ -135,7 +142,7 @@ def test_several_labels(logits, smoothing):
     share = labels.double() * (1 - smoothing) + smoothing / 2
     chance = logits.double().sigmoid()
     expected = -(share * chance.log() + (1 - share) * (1 - chance).log()).sum()
-    assert torch.allclose(task.loss_sum(logits, labels, smoothing).double(), expected)
+    assert torch.allclose(loss_sum(logits, labels, smoothing).double(), expected)
 
 
 @pytest.mark.parametrize("kind", ["single_label_classification", "multi_label_classification"])
@@ -152,33 +159,33 @@ def test_equals_the_models_own_mean_loss(kind):
     labels = torch.tensor([2, 0]) if kind.startswith("single") else torch.tensor([[1, 0, 1], [0, 0, 0]])
     own = model.eval()(input_ids=torch.arange(10).view(2, 5), labels=labels if labels.dim() == 1 else labels.float())
     items = labels.numel()
-    assert torch.allclose(task.loss_sum(own.logits, labels, 0.0) / items, own.loss)
+    assert torch.allclose(loss_sum(own.logits, labels, 0.0) / items, own.loss)
 
 
 def test_half_precision_is_summed_in_float32():
     logits = torch.tensor([[10.0, -10.0]] * 5000, dtype=torch.bfloat16)
-    loss = task.loss_sum(logits, torch.ones(5000, dtype=torch.long), 0.0)
+    loss = loss_sum(logits, torch.ones(5000, dtype=torch.long), 0.0)
     assert loss.dtype == torch.float32
     assert torch.allclose(loss, torch.tensor(100_000.0))
 
 
 def test_parts_add_up_to_the_whole(logits):
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
-    parts = task.loss_sum(logits[:3], labels[:3], 0.1) + task.loss_sum(logits[3:], labels[3:], 0.1)
-    assert torch.allclose(parts, task.loss_sum(logits, labels, 0.1))
+    parts = loss_sum(logits[:3], labels[:3], 0.1) + loss_sum(logits[3:], labels[3:], 0.1)
+    assert torch.allclose(parts, loss_sum(logits, labels, 0.1))
 
 
 # Prediction
 
 
 def test_the_first_of_equal_labels_wins():
-    answers, scores = task.predict(torch.tensor([[1.0, 1.0, 1.0], [0.0, 2.0, 2.0], [3.0, 0.0, 3.0]]), False, 0.5)
+    answers, scores = head.predict(torch.tensor([[1.0, 1.0, 1.0], [0.0, 2.0, 2.0], [3.0, 0.0, 3.0]]), False, 0.5)
     assert answers.tolist() == [0, 1, 0]
     assert torch.allclose(scores.sum(-1), torch.ones(3, dtype=torch.double))
 
 
 def test_one_label_whatever_the_threshold():
-    answers, scores = task.predict(torch.tensor([[0.1, 0.2]]), False, 0.99)
+    answers, scores = head.predict(torch.tensor([[0.1, 0.2]]), False, 0.99)
     assert answers.tolist() == [1]
     assert scores.dtype == torch.double
 
@@ -187,14 +194,14 @@ def test_one_label_whatever_the_threshold():
     ("threshold", "expected"), [(0.5, [1, 0, 1]), (0.9, [0, 0, 1]), (0.0, [1, 1, 1]), (1.0, [0, 0, 0])]
 )
 def test_a_label_is_set_from_the_threshold_on(threshold, expected):
-    answers, scores = task.predict(torch.tensor([[0.0, -0.001, 5.0]]), True, threshold)
+    answers, scores = head.predict(torch.tensor([[0.0, -0.001, 5.0]]), True, threshold)
     assert answers.tolist() == [expected]
     assert scores[0, 0] == 0.5
 
 
 def test_large_logits_stay_finite():
     for several in (True, False):
-        _, scores = task.predict(torch.tensor([[1e4, -1e4]]), several, 0.5)
+        _, scores = head.predict(torch.tensor([[1e4, -1e4]]), several, 0.5)
         assert scores.tolist() == [[1.0, 0.0]]
 
 

@@ -1,4 +1,4 @@
-"""training/state.py: sizes and order of a training run, seeds of its steps, best-model selection, and the log."""
+"""training/{schedule,selection,log,policy,loss}.py: sizes and order of a run, seeds of steps, what follows a step."""
 
 import json
 import math
@@ -11,28 +11,37 @@ from torch import nn
 from bench.config.training import Checkpoints, EarlyStopping, Training
 from bench.errors import DivergedError, SetupError
 from bench.training.log import TrainLog
+from bench.training.loss import StepLoss
+from bench.training.policy import Policy
 from bench.training.schedule import Budget, seed_step
 from bench.training.selection import Selection
-from bench.training.state import Fit
+from bench.training.state import FitInputs, Progress
 
 
 def plan(examples=100, world=1, **training):
     return Budget.plan(Training(**training), examples, world)
 
 
-def fit(budget, **settings):
-    """A Fit with nothing to train, for the questions that need none."""
-    empty = dict.fromkeys(("model", "train", "folder", "clock", "selection"))
+PROGRESS = ("step", "selection", "started_s", "last_checkpoint_s")
+
+
+def inputs(budget, **settings):
+    """Inputs with nothing to train, for the questions that need none."""
     known = {
+        **dict.fromkeys(("model", "train", "folder", "clock")),
         "settings": Training(),
         "scoring": SimpleNamespace(device=torch.device("cpu")),
         "seed": 0,
-        "rank": 0,
-        "log": TrainLog(None),
-        "progress": SimpleNamespace(tokens=0),
+        "display": SimpleNamespace(tokens=0),
         "validate": lambda model: {},
     }
-    return Fit(**{**empty, **known, "budget": budget, **settings})
+    return FitInputs(**{**known, "budget": budget, **settings})
+
+
+def policy(budget, **settings):
+    """What decides in such a training run, at a place in it."""
+    progress = Progress(**{name: settings.pop(name) for name in PROGRESS if name in settings})
+    return Policy(inputs(budget, **settings), progress)
 
 
 # ---------------------------------------------------------------- sizes
@@ -232,18 +241,18 @@ def test_other_ranks_only_remember():
 
 
 def test_when_a_step_is_logged_and_validated():
-    run = fit(plan(steps=25, evaluate_every=10), settings=Training(log_every=7))
+    run = policy(plan(steps=25, evaluate_every=10), settings=Training(log_every=7))
     assert [step for step in range(1, 26) if run.due_for_log(step)] == [1, 7, 14, 21, 25]
     assert [step for step in range(1, 26) if run.due_for_validation(step)] == [10, 20, 25]
-    assert not fit(plan(steps=25)).due_for_validation(25)
-    assert not fit(plan(steps=25, evaluate_every=10), validate=None).due_for_validation(10)
+    assert not policy(plan(steps=25)).due_for_validation(25)
+    assert not policy(plan(steps=25, evaluate_every=10), validate=None).due_for_validation(10)
 
 
 def decided(step=3, steps=10, **settings):
     """(whether training ends, whether it saves, why it stops) after a step."""
-    run = fit(plan(steps=steps), step=step, **settings)
-    run.decide()
-    return run.ends, run.saves, run.stopped_by
+    run = policy(plan(steps=steps), step=step, **settings)
+    decision = run.decide()
+    return decision.ends, decision.saves, run.progress.stopped_by
 
 
 def exhausted():
@@ -274,9 +283,9 @@ LATE = {"settings": Training(minutes=0.001), "started_s": -1e9}
         ({"checkpoints": Checkpoints(every_steps=3)}, (False, True, "steps")),
         ({"checkpoints": Checkpoints(every_steps=2)}, (False, False, "steps")),
         ({"checkpoints": Checkpoints(every_steps=5), "step": 10}, (True, False, "steps")),
-        ({"due_since_s": -1e9}, (False, True, "steps")),
-        ({"due_since_s": -1e9, "rank": 1}, (False, False, "steps")),
-        ({"due_since_s": -1e9, "checkpoints": Checkpoints(every_minutes=None)}, (False, False, "steps")),
+        ({"last_checkpoint_s": -1e9}, (False, True, "steps")),
+        ({"last_checkpoint_s": -1e9, "rank": 1}, (False, False, "steps")),
+        ({"last_checkpoint_s": -1e9, "checkpoints": Checkpoints(every_minutes=None)}, (False, False, "steps")),
     ],
 )
 def test_what_follows_a_step(settings, expected):
@@ -284,11 +293,10 @@ def test_what_follows_a_step(settings, expected):
 
 
 def test_a_checkpoint_is_due_once_in_so_many_minutes():
-    run = fit(plan(steps=10), due_since_s=-1e9)
+    run = policy(plan(steps=10), last_checkpoint_s=-1e9)
     due = []
-    for run.step in range(1, 4):
-        run.decide()
-        due.append(run.saves)
+    for run.progress.step in range(1, 4):
+        due.append(run.decide().saves)
     assert due == [True, False, False]
 
 
@@ -297,26 +305,31 @@ def test_parameters_without_a_finite_gradient_are_named_once():
     model["frozen"].requires_grad_(False)
     model["well"].weight.grad = torch.ones(2, 2)
     model["nan"].weight.grad = torch.full((2, 2), math.nan)
-    run = fit(plan())
+    run = policy(plan())
     run.check_gradients(model)
-    assert run.without_gradient == ["none.weight", "nan.weight"]
+    assert run.progress.without_gradient == ["none.weight", "nan.weight"]
     model["none"].weight.grad = torch.ones(2, 2)
     run.check_gradients(model)
-    assert run.without_gradient == ["none.weight", "nan.weight"]
+    assert run.progress.without_gradient == ["none.weight", "nan.weight"]
 
 
 def test_the_loss_is_a_sum_over_the_items_of_the_whole_step():
-    def loss_sum(logits, labels, smoothing):
-        return logits.sum() * (1 - smoothing)
+    def loss(outputs, batch, *, label_smoothing):
+        return outputs.sum() * (1 - label_smoothing) + batch["labels"].sum()
 
-    run = fit(plan(), scoring=SimpleNamespace(task=SimpleNamespace(loss_sum=loss_sum)))
-    assert run.loss(torch.ones(4, 3), None, torch.tensor(6)) == 2.0
+    given = inputs(
+        plan(),
+        scoring=SimpleNamespace(task=SimpleNamespace(loss=loss)),
+        settings=Training(label_smoothing=0.5),
+    )
+    batch = {"rows": torch.ones(4, 3), "labels": torch.ones(6)}
+    assert StepLoss(inputs=given).batch_loss(lambda rows: rows, batch, torch.tensor(6)) == 2.0
 
 
 def test_log_step_notes_place_rate_and_tokens():
-    run = fit(plan(examples=100, global_batch=25))
+    run = policy(plan(examples=100, global_batch=25))
     run.log_step(3, loss=0.25, learning_rate=1e-3, grad_norm=None)
-    (row,) = run.log.rows
+    (row,) = run.progress.log.rows
     assert {key: row[key] for key in ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens")} == {
         "step": 3,
         "epoch": 0.75,
@@ -325,6 +338,6 @@ def test_log_step_notes_place_rate_and_tokens():
         "grad_norm": None,
         "tokens": 0,
     }
-    assert run.learning_rate == 1e-3
+    assert (run.progress.learning_rate, run.progress.logged_step) == (1e-3, 3)
     run.log_validation(3, {"f1": 0.5})
-    assert run.log.rows[-1]["validation_f1"] == 0.5
+    assert run.progress.log.rows[-1]["validation_f1"] == 0.5

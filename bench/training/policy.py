@@ -1,0 +1,142 @@
+"""Decides what follows a training step: a line in the log, a validation, a checkpoint, the end."""
+
+import functools
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bench.distributed import sharding
+from bench.distributed.vote import Ballot
+from bench.training import checkpointing
+from bench.training.state import FitInputs, Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What follows a step and its validation, alike on every process."""
+
+    ends: bool
+    saves: bool
+
+
+class Policy:
+    """Validates, logs and decides, by the same rules for every engine.
+
+    full_model: the shape of the plain model, where its parameters are sharded while it trains.
+    gradients: watches the first gradients, where the engine takes them away.
+    """
+
+    def __init__(
+        self,
+        inputs: FitInputs,
+        progress: Progress,
+        *,
+        full_model: sharding.Twin | None = None,
+        gradients: sharding.FirstGradients | None = None,
+    ) -> None:
+        self.inputs, self.progress = inputs, progress
+        self._full_model, self._gradients = full_model, gradients
+
+    @functools.cached_property
+    def _ballot(self) -> Ballot:
+        """Of all processes; made when every one of them has done its first step."""
+        return Ballot()
+
+    def due_for_log(self, step: int) -> bool:
+        """Whether a step is logged: the first, every `log_every`-th, and the last."""
+        return step == 1 or step % self.inputs.settings.log_every == 0 or step == self.inputs.budget.steps
+
+    def due_for_validation(self, step: int) -> bool:
+        """Whether a step is followed by a validation; the last one always is, if there are any."""
+        budget = self.inputs.budget
+        if budget.evaluate_every is None or self.inputs.validate is None:
+            return False
+        return step % budget.evaluate_every == 0 or step == budget.steps
+
+    def decide(self) -> Decision:
+        """Decide after a step and its validation whether training ends here, and whether a checkpoint is written.
+
+        Alike on every process: rank zero's clock counts for all, and so does a signal that any of them was sent.
+        """
+        inputs, progress = self.inputs, self.progress
+        last, every = progress.step == inputs.budget.steps, inputs.checkpoints.every_steps
+        flags = [inputs.asked_to_stop(), self._is_out_of_time(), self._is_checkpoint_due()]
+        stop, late, due = self._ballot.vote(flags, last=last)
+        if progress.selection is not None and progress.selection.exhausted:
+            progress.stop("early_stopping")
+        elif stop or late:
+            progress.stop("interrupted" if stop else "minutes")
+        ends = last or progress.stopped_by != "steps"
+        due = due or (every is not None and progress.step % every == 0)
+        return Decision(ends=ends, saves=progress.stopped_by == "interrupted" or (due and not ends))
+
+    def _is_out_of_time(self) -> bool:
+        minutes = self.inputs.settings.minutes
+        elapsed_s = time.perf_counter() - self.progress.started_s
+        return self.inputs.rank == 0 and minutes is not None and elapsed_s > minutes * 60
+
+    def _is_checkpoint_due(self) -> bool:
+        minutes = self.inputs.checkpoints.every_minutes
+        elapsed_s = time.perf_counter() - self.progress.last_checkpoint_s
+        due = self.inputs.rank == 0 and minutes is not None and elapsed_s > minutes * 60
+        if due:
+            self.progress.restart_checkpoint_timer()  # asked for once, though the answer comes a step later
+        return due
+
+    def log_step(self, step: int, loss: float, learning_rate: float, grad_norm: float | None) -> None:
+        """Write one line of the log. loss: the mean since the last one."""
+        inputs, progress = self.inputs, self.progress
+        progress.logged(step, learning_rate)
+        tokens = _over_all_ranks(progress.steps.totals()[2], inputs.scoring.device)
+        inputs.display.tokens = tokens - progress.steps.earlier.totals[2]
+        progress.log.write(
+            step=step,
+            epoch=round(inputs.budget.epochs(step), 6),
+            loss=loss,
+            learning_rate=learning_rate,
+            grad_norm=grad_norm,
+            tokens=tokens,
+        )
+
+    def log_validation(self, step: int, values: dict[str, float]) -> None:
+        """Write a step's validation metrics, under names that begin with `validation_`."""
+        self.progress.log.write(step=step, **{f"validation_{name}": value for name, value in values.items()})
+
+    def run_validation(self, model: nn.Module) -> dict[str, float]:
+        """Score the validation split by the harness's own scorer; the best weights so far are kept.
+
+        model: without the engine's wrappers. Every process must call it.
+        """
+        assert self.inputs.validate is not None
+        step, selection = self.progress.step, self.progress.selection
+        with sharding.whole(model, self._full_model) as plain:
+            values = self.inputs.validate(plain)
+            self.log_validation(step, values)
+            if selection is not None and selection.update(step, values[selection.metric]):
+                checkpointing.keep_best(self.inputs, plain)
+        return values
+
+    def check_gradients(self, model: nn.Module) -> None:
+        """Note after the first backward which trainable parameters have no finite gradient."""
+        if self.progress.without_gradient is not None:
+            return
+        if self._gradients is not None:
+            self.progress.gradients_checked(self._gradients.missing())
+            return
+        trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        missing = [name for name, one in trained if one.grad is None or not bool(one.grad.isfinite().all())]
+        self.progress.gradients_checked(missing)
+
+    def close(self) -> None:
+        """Leave the vote of the processes."""
+        self._ballot.close()
+
+
+def _over_all_ranks(count: int, device: torch.device) -> int:
+    if not torch.distributed.is_initialized():
+        return count
+    total = torch.tensor(count, device=device)
+    torch.distributed.all_reduce(total)
+    return int(total)
