@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from bench.config.fields import Strict
 
 if TYPE_CHECKING:  # the contracts name types of packages above; importing those would load torch
+    import numpy as np
     import torch
     from accelerate import PartialState
     from torch import nn
@@ -114,3 +115,56 @@ class Task(Protocol):
 
     def parse(self, text: str, words: Sequence[str], none: str, multi_label: bool) -> Any:
         """Read a written answer."""
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """A metric: values of a whole split, each with a signature. `bench/metrics/_base.py` has classes to derive from.
+
+    reads: what it scores: "predictions" (label ids), "scores" (probabilities) or "answers" (texts).
+    configs: "default" (one label an example), "multilabel" (rows of 0 and 1), or both.
+    higher_is_better: value name -> direction, of the single numbers that may be compared.
+    counts: value names that are plain numbers and get no interval.
+    unit_means: value names that are means over examples of numbers from 0 to 1.
+
+    The registry reads the first three from the file without importing it: they are literals.
+    """
+
+    reads: ClassVar[str]
+    configs: ClassVar[tuple[str, ...]]
+    higher_is_better: ClassVar[dict[str, bool]]
+    counts: ClassVar[tuple[str, ...]]
+    unit_means: ClassVar[tuple[str, ...]]
+
+    def signatures(self) -> dict[str, str]:
+        """Return value name -> name and every setting that moves the number."""
+        ...
+
+    def compute_values(self, predictions: Any, references: Any, num_labels: int) -> dict[str, np.ndarray]:
+        """Return the values of all examples. Its interval comes from recomputing it for every bootstrap draw."""
+        ...
+
+
+@runtime_checkable
+class AdditiveMetric(Metric, Protocol):
+    """A metric whose values follow from sums over examples, so that bootstrap draws cost a matrix product."""
+
+    def statistics(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+        """Return [examples, columns]: what is added up."""
+        ...
+
+    def values(self, sums: np.ndarray, num_labels: int) -> dict[str, np.ndarray]:
+        """Return the values [...] from sums [..., columns] of the statistics."""
+        ...
+
+    def proportions(self, sums: np.ndarray, num_labels: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return (successes, trials) of values that are shares of independent trials: they get Wilson's interval."""
+        ...
+
+    def per_example(self, predictions: Any, references: Any, num_labels: int) -> dict[str, np.ndarray]:
+        """Return [examples] of values that are means over examples, by which systems are compared in pairs."""
+        ...
+
+    def tuned_values(self, predictions: Any, references: Any, probabilities: np.ndarray) -> dict[str, float]:
+        """Return values tuned over thresholds of a probability [examples], which are no function of sums."""
+        ...

@@ -1,53 +1,50 @@
 """SQuAD v2.0: exact match and word F1 of answers, for questions that may have none, by the official script's rules."""
 
-import re
-import string
-from collections import Counter
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import datasets
-import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 
-DESCRIPTION = """Predictions are answer texts, "" where the question is held to have no answer; references are lists of
-gold texts, empty where it has none. Values lie in 0 ... 1, where the official script prints per cent.
+from bench.analysis.stats import sums as formulas
+from bench.metrics import _base
 
-Texts are compared in lower case, without ASCII punctuation (deleted) and without the words a, an and the. Golds
-of which nothing is left are left out; if no gold is left, the right answer is the empty one. Exact match and F1
-of words are the best over the golds; if nothing is left of the answer or the gold, F1 is 1 if they are equal,
-else 0. HasAns values are over questions with a gold answer, NoAns values over the others, NaN where there are
-none; the totals say how many.
-
-A missing answer (None) counts 0 with every question, also one without an answer, and is counted in
-squad_v2_missing: the official script leaves it out of the total.
-
-With no_answer_probabilities (one for each question, 0 ... 1; a difference d of log-odds is 1 / (1 + exp(-d))), an
-answer whose probability is above no_answer_threshold (default 1, which keeps them all) becomes the empty one,
-and best_exact and best_f1 are the best values that any threshold gives, found on these very examples, with the
-lowest threshold that gives each. As in the official script they start from the answers as given, and with a
-question without an answer any kept text is wrong, even "The". Other than there, questions with equal
-probabilities are kept together, so that a threshold exists for the value, and the order of examples is of no
-account. They are no sums over examples and have no intervals.
-"""
-CITATION = """Rajpurkar, Jia and Liang 2018, Know What You Don't Know: Unanswerable Questions for SQuAD,
-arXiv:1806.03822; rules as in the official script evaluate-v2.0.py.
-"""
 RULES = "squad_v2.0|0-1|text:lower,no_ascii_punctuation,no_articles|golds:max,not_empty|missing:0"
-SWEEP = f"{RULES}|ties:together|tuned_on:these_examples"
+TUNED = f"{RULES}|ties:together|tuned_on:these_examples"
 SCORES = ("exact", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1")
 COUNTS = ("HasAns_total", "NoAns_total", "missing")
-SWEPT = ("best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh")
+TUNED_VALUES = ("best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh")
 # Columns of the statistics: exact match, F1 and number of questions, with and without an answer, and missing ones.
 HAS, NO, MISSING = slice(0, 3), slice(3, 6), 6
-ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-class SquadV2(evaluate.Metric):
-    """Exact match and F1 of answers to questions of which some have none."""
+class SquadV2(_base.AdditiveMetric):
+    """Exact match and F1 of answers to questions of which some have none.
 
+    Predictions are answer texts, "" where the question is held to have no answer; references are lists of gold texts,
+    empty where it has none. Values lie in 0 ... 1, where the official script prints per cent.
+
+    Texts are compared in lower case, without ASCII punctuation (deleted) and without the words a, an and the. Golds of
+    which nothing is left are left out; if no gold is left, the right answer is the empty one. Exact match and F1 of
+    words are the best over the golds; if nothing is left of the answer or the gold, F1 is 1 if they are equal, else 0.
+    HasAns values are over questions with a gold answer, NoAns values over the others, NaN where there are none; the
+    totals say how many.
+
+    A missing answer (None) counts 0 with every question, also one without an answer, and is counted in
+    squad_v2_missing: the official script leaves it out of the total.
+
+    With no_answer_probabilities (one for each question, 0 ... 1; a difference d of log-odds is 1 / (1 + exp(-d))), an
+    answer whose probability is above no_answer_threshold (default 1, which keeps them all) becomes the empty one, and
+    best_exact and best_f1 are the best values that any threshold gives, found on these very examples, with the lowest
+    threshold that gives each. As in the official script they start from the answers as given, and with a question
+    without an answer any kept text is wrong, even "The". Other than there, questions with equal probabilities are kept
+    together, so that a threshold exists for the value, and the order of examples is of no account. They are no sums
+    over examples and have no intervals.
+    """
+
+    source = (
+        "Rajpurkar, Jia and Liang 2018, Know What You Don't Know: Unanswerable Questions for SQuAD, arXiv:1806.03822; "
+        "rules as in the official script evaluate-v2.0.py."
+    )
     reads = "answers"
     configs = ("default",)
     higher_is_better: ClassVar[dict[str, bool]] = {
@@ -58,41 +55,28 @@ class SquadV2(evaluate.Metric):
         "squad_v2_NoAns_exact": True,
         "squad_v2_NoAns_f1": True,
     }
+    unit_means = ("squad_v2_f1", "squad_v2_HasAns_f1")
     counts = ("squad_v2_HasAns_total", "squad_v2_NoAns_total", "squad_v2_missing")
 
-    def _info(self) -> evaluate.MetricInfo:
-        if self.config_name not in self.configs:
-            raise ValueError(f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}")
-        text = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description=DESCRIPTION,
-            citation=CITATION,
-            features=datasets.Features({"predictions": text, "references": datasets.Sequence(text)}),
-        )
-
-    def _enforce_nested_string_type(self, schema: Any, obj: Any) -> Any:
-        # evaluate refuses None in the first place of a batch, though not in the others; here it is a missing answer.
-        return None if obj is None else super()._enforce_nested_string_type(schema, obj)
-
-    def statistics(self, predictions: Sequence[Any], references: Sequence[Any], num_labels: int = 0) -> np.ndarray:
-        """[examples, 7]: exact match, F1, 1 if the question has an answer; the same if it has none; 1 if missing."""
+    def example_statistics(self, predictions: list[str | None], references: list[list[str]], _: int) -> np.ndarray:
+        """Return [examples, 7]: exact match, F1, 1 for questions with an answer, the same without one, 1 if missing."""
         rows = np.zeros((len(predictions), 7))
-        for row, answer, golds in zip(rows, *_texts(predictions, references), strict=True):
+        for row, answer, golds in zip(rows, predictions, references, strict=True):
             row[HAS if golds else NO] = (0, 0, 1) if answer is None else (*_scores(answer, golds), 1)
             row[MISSING] = answer is None
         return rows
 
     def values(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, np.ndarray]:
-        """All values but the best ones, [...], from sums [..., 7]."""
+        """Return all values but the tuned ones, [...], from sums [..., 7]."""
         has, no = np.moveaxis(sums[..., HAS], -1, 0), np.moveaxis(sums[..., NO], -1, 0)
         together = has + no
-        means = [_mean(part[column], part[2]) for part in (together, has, no) for column in (0, 1)]
+        means = [formulas.mean(part[column], part[2]) for part in (together, has, no) for column in (0, 1)]
         numbers = [has[2], no[2], sums[..., MISSING]]
         names = (f"squad_v2_{name}" for name in (*SCORES, *COUNTS))
         return dict(zip(names, [*means, *numbers], strict=True))
 
     def proportions(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Exact matches, and F1 where it is 0 or 1: of questions without an answer."""
+        """Return (right, questions) of exact match, and of F1 where it is 0 or 1: of questions without an answer."""
         has, no = sums[..., HAS], sums[..., NO]
         return {
             "squad_v2_exact": (has[..., 0] + no[..., 0], has[..., 2] + no[..., 2]),
@@ -101,45 +85,41 @@ class SquadV2(evaluate.Metric):
             "squad_v2_NoAns_f1": (no[..., 1], no[..., 2]),
         }
 
-    def per_example(
-        self, predictions: Sequence[Any], references: Sequence[Any], num_labels: int = 0
-    ) -> dict[str, np.ndarray]:
-        """Exact match and F1 of each question, [examples]."""
+    def per_example(self, predictions: Any, references: Any, num_labels: int = 0) -> dict[str, np.ndarray]:
+        """Return exact match and F1 of each question, [examples]."""
         rows = self.statistics(predictions, references)
         exact, f1, _ = (rows[:, HAS] + rows[:, NO]).T
         return {"squad_v2_exact": exact, "squad_v2_f1": f1}
 
-    def sweep(
-        self, predictions: Sequence[Any], references: Sequence[Any], no_answer_probabilities: ArrayLike
-    ) -> dict[str, float]:
-        """best_exact and best_f1 over all thresholds, each with the lowest threshold that gives it.
+    def tuned_values(self, predictions: Any, references: Any, probabilities: ArrayLike) -> dict[str, float]:
+        """Return best_exact and best_f1 over all thresholds, each with the lowest threshold that gives it.
 
         A threshold below every probability, which makes all answers empty, is written as 0, or as -1 where a
-        probability is 0. No examples give NaN. Raises ValueError for what is no probability of each example.
+        probability is 0. No examples give NaN. Raises ValueError unless each example has a probability.
         """
         rows = self.statistics(predictions, references)
-        probabilities = _probabilities(no_answer_probabilities, len(rows))
+        probabilities = _probabilities(probabilities, len(rows))
         no_gold = (rows[:, NO][:, 2] == 1) & (rows[:, MISSING] == 0)  # and an answer that may be kept or not
         # Kept, the answer to a question without one is right only if it says nothing: what normalising leaves does
         # not count here, as in the official script.
         harm = -np.array([bool(text) for text in predictions], dtype=float)
-        found: dict[str, float] = {}
+        tuned: dict[str, float] = {}
         for column, name in enumerate(("exact", "f1")):
             gains = np.where(no_gold, harm, rows[:, HAS][:, column])
             best, threshold = _best(gains, float(no_gold.sum()), probabilities)
-            found |= {f"squad_v2_best_{name}": best, f"squad_v2_best_{name}_thresh": threshold}
-        return found
+            tuned |= {f"squad_v2_best_{name}": best, f"squad_v2_best_{name}_thresh": threshold}
+        return tuned
 
     def signatures(self) -> dict[str, str]:
-        """The settings behind each value; those of the best values too, which need probabilities."""
-        found = {f"squad_v2_{name}": f"squad_v2_{name}|{RULES}|no_answer_threshold:1|v1" for name in SCORES}
-        found |= {f"squad_v2_{name}": f"squad_v2_{name}|questions|v1" for name in COUNTS}
-        return found | {f"squad_v2_{name}": f"squad_v2_{name}|{SWEEP}|v1" for name in SWEPT}
+        """Return the settings of each value; those of the tuned values too, which need probabilities."""
+        signatures = {f"squad_v2_{name}": f"squad_v2_{name}|{RULES}|no_answer_threshold:1|v1" for name in SCORES}
+        signatures |= {f"squad_v2_{name}": f"squad_v2_{name}|questions|v1" for name in COUNTS}
+        return signatures | {f"squad_v2_{name}": f"squad_v2_{name}|{TUNED}|v1" for name in TUNED_VALUES}
 
     def _compute(
         self,
-        predictions: Sequence[Any],
-        references: Sequence[Any],
+        predictions: Any,
+        references: Any,
         num_labels: int | None = None,
         no_answer_probabilities: ArrayLike | None = None,
         no_answer_threshold: float = 1.0,
@@ -147,7 +127,7 @@ class SquadV2(evaluate.Metric):
         rows = self.statistics(predictions, references)
         best: dict[str, float] = {}
         if no_answer_probabilities is not None:
-            best = self.sweep(predictions, references, no_answer_probabilities)
+            best = self.tuned_values(predictions, references, no_answer_probabilities)
             rows = _silenced(rows, _probabilities(no_answer_probabilities, len(rows)) > no_answer_threshold)
         elif no_answer_threshold != 1:
             raise ValueError(f"no_answer_threshold {no_answer_threshold} needs no_answer_probabilities")
@@ -155,17 +135,17 @@ class SquadV2(evaluate.Metric):
 
 
 def _scores(answer: str, golds: list[str]) -> tuple[float, float]:
-    """(exact match, F1), each the best over the golds."""
-    predicted = _normalised(answer)
-    normalised = [text for text in map(_normalised, golds) if text] or [""]
+    """Return (exact match, F1), each the best over the golds."""
+    predicted = _base.normalised_answer(answer)
+    normalised = [text for text in map(_base.normalised_answer, golds) if text] or [""]
     exact = float(predicted in normalised)
     if not predicted or normalised == [""]:
         return exact, exact
-    return exact, max(_f1(predicted.split(), gold.split()) for gold in normalised)
+    return exact, max(_base.word_f1(predicted.split(), gold.split()) for gold in normalised)
 
 
 def _silenced(rows: np.ndarray, silent: np.ndarray) -> np.ndarray:
-    """The statistics with the empty answer in place of those where `silent`: right if the question has no answer."""
+    """Return the statistics with the empty answer where `silent`: it is right if the question has no answer."""
     changed = rows.copy()
     right = rows[silent, NO.start + 2] * (1 - rows[silent, MISSING])
     changed[silent, HAS.start : HAS.start + 2] = 0
@@ -174,7 +154,10 @@ def _silenced(rows: np.ndarray, silent: np.ndarray) -> np.ndarray:
 
 
 def _best(gains: np.ndarray, start: float, probabilities: np.ndarray) -> tuple[float, float]:
-    """(the best mean score, its threshold): `start` with no answer kept, plus the gains [examples] of those kept."""
+    """Return (the best mean score, its threshold).
+
+    start: summed score with no answer kept. gains: [examples], what keeping an answer adds.
+    """
     if not len(gains):
         return np.nan, np.nan
     # Sorted by gain too, so that sums of fractions do not depend on the order of the examples.
@@ -189,45 +172,11 @@ def _best(gains: np.ndarray, start: float, probabilities: np.ndarray) -> tuple[f
 
 
 def _probabilities(given: ArrayLike, examples: int) -> np.ndarray:
-    """As float [examples]; ValueError for another shape or what does not lie in 0 ... 1."""
+    """Return float [examples]. Raises ValueError for another shape or what does not lie in 0 ... 1."""
     array = np.asarray(given, dtype=float)
     if array.shape != (examples,):
         raise ValueError(f"no_answer_probabilities must have the shape {(examples,)}, got {array.shape}")
     outside = array[~((array >= 0) & (array <= 1))]
     if outside.size:
-        raise ValueError(f"no_answer_probability {outside[0]} is no probability; log-odds d are 1 / (1 + exp(-d))")
+        raise ValueError(f"no_answer_probability {outside[0]} is not a probability; log-odds d are 1 / (1 + exp(-d))")
     return array
-
-
-def _normalised(text: str) -> str:
-    """Lower case, without ASCII punctuation and the words a, an, the; single spaces."""
-    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
-
-
-def _f1(predicted: list[str], gold: list[str]) -> float:
-    """F1 of two bags of words, 0 if they have none in common."""
-    shared = (Counter(predicted) & Counter(gold)).total()
-    return 2 * shared / (len(predicted) + len(gold)) if shared else 0.0
-
-
-def _mean(total: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """total / number, NaN where there is nothing to take the mean of."""
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
-
-
-def _texts(predictions: Sequence[Any], references: Sequence[Any]) -> tuple[list[str | None], list[list[str]]]:
-    """Both as lists, [examples]; ValueError for a wrong number or type, or for an empty gold text.
-
-    Every metric that reads answers holds this text, as each must load alone; a test compares the copies.
-    """
-    if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    for number, prediction in enumerate(predictions):
-        if prediction is not None and not isinstance(prediction, str):
-            raise ValueError(f"prediction {number} must be a text, or None where it is missing, got {prediction!r}")
-    for number, golds in enumerate(references):
-        if not isinstance(golds, list | tuple | np.ndarray) or not all(isinstance(gold, str) for gold in golds):
-            raise ValueError(f"reference {number} must be a list of texts, got {golds!r}")
-        if "" in list(golds):
-            raise ValueError(f"reference {number} holds an empty text; a question without an answer has an empty list")
-    return list(predictions), [list(golds) for golds in references]

@@ -280,9 +280,9 @@ def test_a_kept_article_is_wrong_in_the_search_as_in_the_official_script(score):
     ("wrong", "sentence"),
     [
         ([0.5], r"must have the shape \(2,\), got \(1,\)"),
-        ([0.5, 1.5], "1.5 is no probability; log-odds"),
-        ([-3.0, 0.5], "-3.0 is no probability"),
-        ([np.nan, 0.5], "nan is no probability"),
+        ([0.5, 1.5], "1.5 is not a probability; log-odds"),
+        ([-3.0, 0.5], "-3.0 is not a probability"),
+        ([np.nan, 0.5], "nan is not a probability"),
     ],
 )
 def test_what_is_no_probability_is_refused(wrong, sentence, score):

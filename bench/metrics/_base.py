@@ -1,0 +1,306 @@
+"""Base classes of the metrics: inputs are checked, statistics summed over examples, and the evaluate library served.
+
+Derive from the first that fits: `MeanMetric` (a number for each example, and the mean), `LabelCountsMetric` (F1 and its
+kin), `SklearnMetric` (a function of scikit-learn over the whole split), `AdditiveMetric` (any formula over sums),
+`Metric`. A file imports this module, `from bench.metrics import _base`. Formulas are in `bench/analysis/stats/sums.py`.
+"""
+
+import abc
+import inspect
+import re
+import string
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Any, ClassVar
+
+import datasets
+import evaluate
+import numpy as np
+from numpy.typing import ArrayLike
+
+from bench.analysis.stats import sums as formulas
+from bench.config import contracts
+
+# bfloat16 keeps 8 bits, so that the probabilities of one row may sum to 1 +- 0.004.
+ROW_SUM_TOLERANCE = 0.01
+ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
+    """A metric of the evaluate library that checks its inputs by `reads` and its config.
+
+    The class's docstring is the description. source: publication of the formula. settings: value name -> what moves
+    the number, and a version, e.g. "no_answer:wrong|v1".
+    """
+
+    counts: ClassVar[tuple[str, ...]] = ()
+    unit_means: ClassVar[tuple[str, ...]] = ()
+    source: ClassVar[str] = ""
+    settings: ClassVar[dict[str, str]] = {}
+
+    @property
+    def multi_label(self) -> bool:
+        """True where predictions and references are rows of 0 and 1."""
+        return bool(self.config_name == "multilabel")
+
+    def signatures(self) -> dict[str, str]:
+        """Return value name -> name and settings."""
+        return {name: f"{name}|{text}" for name, text in self.settings.items()}
+
+    def checked(self, predictions: Any, references: Any, num_labels: int) -> tuple[Any, Any]:
+        """Return both in the form that the metric reads. Raises ValueError for a wrong shape, type or range."""
+        if self.reads == "answers":
+            return checked_answers(predictions, references)
+        if self.reads == "scores":
+            labels = _checked_references(references, num_labels, self.multi_label)
+            shape = (len(labels), num_labels)
+            return checked_probabilities(predictions, shape, sums_to_one=not self.multi_label), labels
+        return checked_labels(predictions, references, num_labels, self.multi_label)
+
+    def _info(self) -> evaluate.MetricInfo:
+        if self.config_name not in self.configs:
+            raise ValueError(f"{self.__class__.__name__} has no config {self.config_name!r}, only {self.configs}")
+        unsigned = self.higher_is_better.keys() - self.signatures().keys()
+        if unsigned:
+            raise ValueError(
+                f"{self.__class__.__name__} has no signature of {', '.join(sorted(unsigned))}: add `settings`"
+            )
+        text, label_id = datasets.Value("string"), datasets.Value("int64")
+        label_ids = datasets.Sequence(label_id) if self.multi_label else label_id
+        predictions = {"answers": text, "scores": datasets.Sequence(datasets.Value("float64"))}
+        references = {"answers": datasets.Sequence(text)}
+        features = {
+            "predictions": predictions.get(self.reads, label_ids),
+            "references": references.get(self.reads, label_ids),
+        }
+        description = inspect.cleandoc(type(self).__doc__ or "")
+        return evaluate.MetricInfo(description=description, citation=self.source, features=datasets.Features(features))
+
+    def _enforce_nested_string_type(self, schema: Any, obj: Any) -> Any:
+        # evaluate refuses None in the first place of a batch, though not in the others; here it is a missing answer.
+        if obj is None and self.reads == "answers":
+            return None
+        return super()._enforce_nested_string_type(schema, obj)
+
+    def _compute(self, predictions: Any, references: Any, num_labels: int | None = None) -> dict[str, Any]:
+        if num_labels is None:
+            num_labels = self._num_labels(predictions, references)
+        return {
+            name: value.tolist() for name, value in self.compute_values(predictions, references, num_labels).items()
+        }
+
+    def _num_labels(self, predictions: Any, references: Any) -> int:
+        """Return the width of a row, or the highest label id + 1; 0 for answers in words."""
+        if self.reads == "answers":
+            return 0
+        if self.reads == "scores" or self.multi_label:
+            return int(np.shape(predictions if self.reads == "scores" else references)[-1])
+        return int(max(np.max(predictions, initial=-1), np.max(references, initial=-1))) + 1
+
+
+class AdditiveMetric(Metric, contracts.AdditiveMetric):
+    """A metric whose values are functions of sums over examples: `example_statistics` and `values`."""
+
+    @abc.abstractmethod
+    def example_statistics(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+        """Return [examples, columns] of checked predictions and references: what is added up."""
+
+    def statistics(self, predictions: Any, references: Any, num_labels: int = 0) -> np.ndarray:
+        """Return float64 [examples, columns]: what is added up. Raises ValueError for inputs of a wrong form."""
+        checked = self.checked(predictions, references, num_labels)
+        return self.example_statistics(*checked, num_labels).astype(float)
+
+    def compute_values(self, predictions: Any, references: Any, num_labels: int = 0) -> dict[str, np.ndarray]:
+        """Return the values of all examples."""
+        return self.values(self.statistics(predictions, references, num_labels).sum(axis=0), num_labels)
+
+    def proportions(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return (successes, trials) of shares of independent trials: none here."""
+        return {}
+
+    def per_example(self, predictions: Any, references: Any, num_labels: int = 0) -> dict[str, np.ndarray]:
+        """Return [examples] of values that are means over examples: none here."""
+        return {}
+
+    def label_tables(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> list[np.ndarray]:
+        """Return both as [examples, labels] of 0 and 1; no answer is a row of 0."""
+        if self.multi_label:
+            return [(rows == 1).astype(np.uint8) for rows in (predictions, references)]
+        return [
+            (label_ids[:, None] == np.arange(num_labels)).astype(np.uint8) for label_ids in (predictions, references)
+        ]
+
+    def tuned_values(self, predictions: Any, references: Any, probabilities: np.ndarray) -> dict[str, float]:
+        """Return values tuned over thresholds of a probability: none here."""
+        return {}
+
+
+class MeanMetric(AdditiveMetric):
+    """A mean over examples: one number each, or one for each value name of `settings`, in their order.
+
+    Write `example_score`, or `example_scores` for all examples at once. binary: the numbers are 0 or 1, and the values
+    get Wilson's interval. A value from 0 to 1 that is not binary belongs into `unit_means`.
+    """
+
+    binary: ClassVar[bool] = False
+
+    def example_score(self, prediction: Any, reference: Any) -> float | Sequence[float]:
+        """Return the number of one example, or one for each value name."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method example_score or example_scores")
+
+    def example_scores(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+        """Return [examples] or [examples, values] of checked predictions and references."""
+        return np.array([self.example_score(*pair) for pair in zip(predictions, references, strict=True)], dtype=float)
+
+    def terms(self, num_labels: int) -> int:
+        """Return how many terms the number of an example is the sum of; the mean is over all terms."""
+        return 1
+
+    def example_statistics(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+        """Return [examples, values + 1]: the numbers, and how many terms each sums."""
+        scores = self.example_scores(predictions, references, num_labels)
+        terms = np.full((len(references), 1), self.terms(num_labels))
+        return np.concatenate([scores.reshape(len(references), len(self.settings)), terms], axis=1)
+
+    def values(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, np.ndarray]:
+        """Return the means [...] from sums [..., values + 1]; no examples give NaN."""
+        return {name: formulas.mean(sums[..., column], sums[..., -1]) for column, name in enumerate(self.settings)}
+
+    def proportions(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return (right examples, examples) of a binary metric."""
+        return {name: (sums[..., i], sums[..., -1]) for i, name in enumerate(self.settings) if self.binary}
+
+    def per_example(self, predictions: Any, references: Any, num_labels: int = 0) -> dict[str, np.ndarray]:
+        """Return the number of each example, [examples], a mean where it has several terms."""
+        statistics = self.statistics(predictions, references, num_labels)
+        terms = max(self.terms(num_labels), 1)
+        return {name: statistics[:, column] / terms for column, name in enumerate(self.settings)}
+
+
+class LabelCountsMetric(AdditiveMetric):
+    """F1, precision or recall: per label, and averaged over labels in three ways.
+
+    The value names of `settings` are what `bench.analysis.stats.sums.label_value` knows.
+    """
+
+    def example_statistics(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+        """Return [examples, 3 x labels]: the label is in both, in the prediction, in the reference."""
+        return formulas.label_rows(*self.label_tables(predictions, references, num_labels))
+
+    def values(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, np.ndarray]:
+        """Return the value per label [..., labels] and its averages [...] from sums [..., 3 x labels]."""
+        return {name: formulas.label_value(name)(sums) for name in self.settings}
+
+
+class SklearnMetric(Metric):
+    """A function of scikit-learn, called as `function(references, predictions, **options)`, that gives one number.
+
+    Its interval comes from 200 bootstrap draws, as it is recomputed for each. A missing answer is the label -1.
+    """
+
+    function: ClassVar[Callable[..., Any]]
+    options: ClassVar[dict[str, Any]] = {}
+
+    def compute_values(self, predictions: Any, references: Any, num_labels: int = 0) -> dict[str, np.ndarray]:
+        """Return the one value; NaN for no examples."""
+        (name,) = self.higher_is_better
+        predicted, reference = self.checked(predictions, references, num_labels)
+        if not len(reference):
+            return {name: np.array(np.nan)}
+        with warnings.catch_warnings():
+            # Of labels that a bootstrap draw leaves out: what is not defined then is the function's own to say, by NaN.
+            warnings.simplefilter("ignore", UserWarning)
+            return {name: np.array(float(type(self).function(reference, predicted, **self.options)))}
+
+    def signatures(self) -> dict[str, str]:
+        """Return the function with its options, and the version of scikit-learn."""
+        (name,) = self.higher_is_better
+        options = "".join(f"|{key}:{self.options[key]}" for key in sorted(self.options))
+        function = type(self).function
+        origin = "sklearn" if function.__module__.startswith("sklearn.") else "function"
+        called = f"{origin}:{function.__name__}{options}|scikit-learn:{version('scikit-learn')}"
+        return {name: f"{name}|{called}|{self.settings.get(name, 'v1')}"}
+
+
+def checked_labels(
+    predictions: ArrayLike, references: ArrayLike, num_labels: int, multi_label: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as int64, [examples] or [examples, labels]. Raises ValueError for a wrong shape, type or range."""
+    shape = _label_shape(references, num_labels, multi_label)
+    highest = 1 if multi_label else num_labels - 1
+    # A negative prediction is "no answer"; a negative reference is an error in the data.
+    predicted = _checked_integers("prediction", predictions, shape, least=None, highest=highest)
+    return predicted, _checked_references(references, num_labels, multi_label)
+
+
+def _checked_references(references: ArrayLike, num_labels: int, multi_label: bool) -> np.ndarray:
+    shape = _label_shape(references, num_labels, multi_label)
+    return _checked_integers("reference", references, shape, least=0, highest=1 if multi_label else num_labels - 1)
+
+
+def _label_shape(references: ArrayLike, num_labels: int, multi_label: bool) -> tuple[int, ...]:
+    num_examples = len(np.asarray(references))
+    return (num_examples, num_labels) if multi_label else (num_examples,)
+
+
+def _checked_integers(
+    name: str, values: ArrayLike, shape: tuple[int, ...], *, least: int | None, highest: int
+) -> np.ndarray:
+    array = np.asarray(values)
+    if shape[0] == 0 and array.size == 0:
+        array = np.zeros(shape, dtype=np.int64)
+    if array.shape != shape or array.dtype.kind not in "biu":
+        raise ValueError(f"{name}s must be integers of shape {shape}, got {array.dtype} of shape {array.shape}")
+    outside = array[(array > highest) | ((array < least) if least is not None else False)]
+    if outside.size:
+        raise ValueError(f"{name} {outside[0]} is out of range: expected 0 to {highest}")
+    return array.astype(np.int64)
+
+
+def checked_probabilities(predictions: ArrayLike, shape: tuple[int, int], *, sums_to_one: bool) -> np.ndarray:
+    """Return float64 of `shape`. Raises ValueError for what is outside 0 ... 1, as a logit would be; NaN passes."""
+    scores = np.asarray(predictions, dtype=float)
+    if shape[0] == 0 and scores.size == 0:
+        return np.zeros(shape)
+    if scores.shape != shape:
+        raise ValueError(f"predictions must be probabilities of shape {shape}, got shape {scores.shape}")
+    outside = scores[(scores < 0) | (scores > 1 + ROW_SUM_TOLERANCE)]
+    if outside.size:
+        raise ValueError(f"prediction {outside[0]} is not a probability: expected 0 to 1")
+    row_sums = scores.sum(axis=1)
+    wrong = row_sums[np.abs(row_sums - 1) > ROW_SUM_TOLERANCE]
+    if sums_to_one and wrong.size:
+        raise ValueError(f"the probabilities of a prediction sum to {wrong[0]}, expected 1")
+    return scores
+
+
+def checked_answers(predictions: Sequence[Any], references: Sequence[Any]) -> tuple[list[str | None], list[list[str]]]:
+    """Return both as lists, [examples]. Raises ValueError for a wrong number or type, or for an empty gold text."""
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
+    for number, prediction in enumerate(predictions):
+        if prediction is not None and not isinstance(prediction, str):
+            raise ValueError(f"prediction {number} must be a text, or None where it is missing, got {prediction!r}")
+    for number, golds in enumerate(references):
+        if not isinstance(golds, list | tuple | np.ndarray) or not all(isinstance(gold, str) for gold in golds):
+            raise ValueError(f"reference {number} must be a list of texts, got {golds!r}")
+        if "" in list(golds):
+            raise ValueError(f"reference {number} holds an empty text; a question without an answer has an empty list")
+    return list(predictions), [list(golds) for golds in references]
+
+
+def normalised_answer(text: str) -> str:
+    """Return a text in lower case, without ASCII punctuation and the words a, an, the; single spaces.
+
+    Source: normalize_answer of the official scripts of SQuAD v1.1 and v2.0.
+    """
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+
+
+def word_f1(predicted: list[str], gold: list[str]) -> float:
+    """Return F1 of two bags of words, 0 if they have none in common. Source: the official scripts of SQuAD."""
+    shared = (Counter(predicted) & Counter(gold)).total()
+    return 2 * shared / (len(predicted) + len(gold)) if shared else 0.0
