@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.layers import Layers
 from bench.config.recipe import Recipe
 from bench.config.validation import shortened, validate
-from bench.config.yaml_loader import Document, Path_, items
+from bench.config.yaml_loader import Document, KeyPath, items
 from bench.errors import RecipeError, did_you_mean
 from bench.records.record import RecipePart, Record
 from bench.utils.files import ROOT
@@ -115,12 +116,12 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     return resolved
 
 
-def _typed(document: Document, given: list[Document]) -> list[Path_]:
+def _typed(document: Document, given: list[Document]) -> list[KeyPath]:
     """The key paths that the command line and the recipe's own file name for the method that is taken.
 
     Those of a file whose method the command line replaces were written for another one; a run notes what is not used.
     """
-    found: list[Path_] = []
+    found: list[KeyPath] = []
     for override in given:
         found += [(*override.inside, key) for key, _ in items(override.data)] or [override.inside]
     if any(path in (("method",), ("method", "name")) for path in found):
@@ -206,7 +207,7 @@ def _parse_overrides(overrides: tuple[str, ...]) -> list[Document]:
     parsed: list[Document] = []
     for text in overrides:
         dotted, equals, value = text.partition("=")
-        key: Path_ = tuple(dotted.split("."))
+        key: KeyPath = tuple(dotted.split("."))
         if not equals or not all(key):
             raise RecipeError(f"{COMMAND_LINE}: {text!r} is not of the form key.path=value")
         if any(other.inside == key for other in parsed):
@@ -228,14 +229,32 @@ def _lay_card(kind: str, path: Path, document: Document, given: list[Document], 
         raise RecipeError(
             f"{place}: expected the name of a {kind} card, or a mapping with `card`, got {shortened(chosen)}"
         )
-    # Cards beside the recipe's own study come first, so that a folder of one's own needs no copy of the shipped ones.
-    known = {card.stem: card for root in (SHIPPED, path.resolve().parent.parent) for card in find_cards(kind, root)}
-    # Looked up among the files that are there, so a name can't lead out of the folder.
-    if name not in known:
+    found = _find_card(kind, name, path)
+    if found is None:
+        known = {card.stem for root in _card_roots(path) for card in find_cards(kind, root)}
         raise RecipeError(f"{place}: there is no {kind} card {name!r:.100}.{did_you_mean(name, known)}")
-    card = yaml_loader.read(known[name], _shown(known[name]))
+    card = yaml_loader.read_shared(found, _shown(found))
     layers.lay(card.data, (kind,), card)
     return name
+
+
+def _card_roots(recipe: Path) -> tuple[Path, ...]:
+    """Return the folders that hold `datasets/` and `models/`, the first one to look into first.
+
+    Cards beside the recipe's own study come first, so that a folder of one's own needs no copy of the shipped ones.
+    """
+    own = recipe.resolve().parent.parent
+    return (SHIPPED,) if own == SHIPPED else (own, SHIPPED)
+
+
+def _find_card(kind: str, name: str, recipe: Path) -> Path | None:
+    """Return a card's file, or None. It is looked up among the files that are there: a name can't lead elsewhere."""
+    for root in _card_roots(recipe):
+        folder = root / CARD_FOLDERS[kind]
+        with contextlib.suppress(OSError):
+            if f"{name}.yaml" in os.listdir(folder):
+                return folder / f"{name}.yaml"
+    return None
 
 
 def _lay_card_overrides(document: Document, given: list[Document], layers: Layers) -> dict[str, Any]:
@@ -249,7 +268,7 @@ def _lay_card_overrides(document: Document, given: list[Document], layers: Layer
     return changed
 
 
-def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple[Document, Path_, Path_, Any]]:
+def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple[Document, KeyPath, KeyPath, Any]]:
     """(source, key path in it, key path in the recipe, value) of each."""
     whole = {override.inside: override for override in given if len(override.inside) == 1}
     for kind in CARD_FOLDERS:
@@ -295,7 +314,7 @@ def _lay_overrides(given: list[Document], layers: Layers) -> None:
             layers.lay(override.data, override.inside, override)
 
 
-def _lay_method(value: Any, document: Document, inside: Path_, layers: Layers) -> None:
+def _lay_method(value: Any, document: Document, inside: KeyPath, layers: Layers) -> None:
     """Lays a method. Its bare name is a mapping in short; naming a method replaces another one with its options."""
     if isinstance(value, str):
         layers.data.pop("method", None)

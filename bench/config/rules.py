@@ -7,7 +7,7 @@ from bench.config.cards import DatasetCard
 from bench.config.layers import Layers
 from bench.config.recipe import Head, Prompting, Recipe
 from bench.config.training import Spans
-from bench.config.yaml_loader import Path_
+from bench.config.yaml_loader import KeyPath
 from bench.errors import RecipeError, did_you_mean
 
 # Top-level keys of a recipe that are for methods that train by gradients.
@@ -60,7 +60,9 @@ def is_defined(metric: str, recipe: Recipe) -> bool:
 def _check_metrics(recipe: Recipe, metric_names: tuple[str, ...], layers: Layers) -> None:
     known: set[str] = set()
     for number, name in enumerate(metric_names):
-        path: Path_ = ("evaluation", "metrics", number) if recipe.evaluation.metrics else ("dataset", "metrics", number)
+        path: KeyPath = (
+            ("evaluation", "metrics", number) if recipe.evaluation.metrics else ("dataset", "metrics", number)
+        )
         known.update(_metric_values(name, recipe.dataset.multi_label, layers.place(path)))
         _check_what_is_read(name, recipe.dataset.task, layers.place(path))
         if not is_defined(name, recipe):
@@ -91,7 +93,7 @@ def _in_words(task: str) -> bool:
 
 def _check_splits(recipe: Recipe, plan: contracts.LoadPlan, layers: Layers) -> None:
     splits = recipe.dataset.split_names
-    asked: list[tuple[Path_, str]] = [
+    asked: list[tuple[KeyPath, str]] = [
         (("evaluation", "splits", number), name) for number, name in enumerate(recipe.evaluation.splits)
     ]
     asked += [(("limit", name), name) for name in recipe.limit]
@@ -175,7 +177,7 @@ def _check_answering(recipe: Recipe, layers: Layers) -> None:
         raise RecipeError(f"{place}: the shots are drawn from 'train', so that split can't be scored too")
 
 
-def check_training_is_used(recipe: Recipe, options: Any, typed: list[Path_], layers: Layers) -> None:
+def check_training_is_used(recipe: Recipe, options: Any, typed: list[KeyPath], layers: Layers) -> None:
     """Raises RecipeError for what is said of a training or of its head, where the method can't use it.
 
     typed: the key paths that the recipe's own file and the command line name; a card's defaults are for all methods.

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bench.config.layers import Layers
-from bench.config.yaml_loader import Path_
+from bench.config.yaml_loader import KeyPath
 from bench.errors import RecipeError, did_you_mean
 
 # pydantic's kinds of problems -> what was expected, in words of YAML.
@@ -26,7 +26,7 @@ _EXPECTED = {
 _BOUNDS = dict.fromkeys(("greater_than", "greater_than_equal", "less_than", "less_than_equal"), "a number ")
 
 
-def validate(model: type[BaseModel], data: Any, layers: Layers, prefix: Path_) -> Any:
+def validate(model: type[BaseModel], data: Any, layers: Layers, prefix: KeyPath) -> Any:
     """Data as a settings type. Raises RecipeError with the place of what is wrong. prefix: their own key path."""
     try:
         return model.model_validate(data)
@@ -40,7 +40,7 @@ def validate(model: type[BaseModel], data: Any, layers: Layers, prefix: Path_) -
         raise RecipeError(f"{place}: {_sentence(problems, model, data)}{more}") from error
 
 
-def _location(problem: Any, data: Any) -> Path_:
+def _location(problem: Any, data: Any) -> KeyPath:
     """The key path of a problem, without the names of union members, which pydantic adds."""
     path: list[str | int] = []
     for part in problem["loc"]:
@@ -85,7 +85,7 @@ def shortened(value: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
 
-def _fields_at(model: Any, path: Path_) -> list[str]:
+def _fields_at(model: Any, path: KeyPath) -> list[str]:
     for part in path:
         annotation = getattr(model, "model_fields", {}).get(part)
         model = annotation.annotation if annotation is not None else None
