@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench.config import registry, rules, yaml_loader
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.layers import Layers
-from bench.config.recipe import Recipe
-from bench.config.validation import shortened, validate
+from bench.config.recipe import MethodChoice, Recipe
+from bench.config.validation import Problems, shortened, validate
 from bench.config.yaml_loader import Document, KeyPath, items
 from bench.errors import RecipeError, did_you_mean
 from bench.records.record import RecipePart, Record
@@ -88,20 +90,25 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     """Reads, resolves and checks a recipe. Raises RecipeError whose text holds file, line, key and what to do."""
     document = yaml_loader.read(path, _shown(path))
     given = _parse_overrides(overrides)
-    layers = Layers(places={(): (document.head(()), ())})
-    names = {kind: _lay_card(kind, path, document, given, layers) for kind in CARD_FOLDERS}
+    layers, problems = Layers(places={(): (document.head(()), ())}), Problems()
+    names: dict[str, str] = {}
+    for kind in CARD_FOLDERS:
+        with problems.collect():
+            names[kind] = _lay_card(kind, path, document, given, layers)
+    problems.raise_any()
     changed = _lay_card_overrides(document, given, layers)
-    _lay_defaults(layers)
+    with problems.collect():
+        _lay_defaults(layers)
     _lay_recipe(document, layers)
     if any(parts_from_published(".".join(map(str, override.inside))) for override in given):
         layers.data.pop("published", None)
     _lay_overrides(given, layers)
     if seed is not None:
         layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))
-    recipe = validate(Recipe, layers.data, layers, ())
+    recipe, options = _validated(layers, problems)
     resolved = Resolved(
         recipe=recipe,
-        options=_validate_method(recipe, layers),
+        options=options,
         path=_shown(path),
         study=path.resolve().parent.name,
         dataset_name=names["dataset"],
@@ -110,10 +117,23 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
         overrides=overrides,
         card_overrides=changed,
     )
-    rules.check_card(recipe.dataset, layers)
-    rules.check(recipe, resolved.options, resolved.metric_names, layers)
-    rules.check_training_is_used(recipe, resolved.options, _typed(document, given), layers)
+    problems.add(rules.card_problems(recipe.dataset, layers))
+    problems.raise_any()
+    problems.add(rules.problems(recipe, options, resolved.metric_names, _typed(document, given), layers))
+    problems.raise_any()
     return resolved
+
+
+def _validated(layers: Layers, problems: Problems) -> tuple[Recipe, Any]:
+    """Return the recipe and its method's options. Raises RecipeError with these problems and all of both."""
+    recipe, options = None, None
+    with problems.collect():
+        recipe = validate(Recipe, layers.data, layers, ())
+    with problems.collect():
+        options = _validate_method(layers)
+    problems.raise_any()
+    assert recipe is not None
+    return recipe, options
 
 
 def _typed(document: Document, given: list[Document]) -> list[KeyPath]:
@@ -142,10 +162,12 @@ def placing(path: str, given: tuple[str, ...]) -> Iterator[None]:
     try:
         yield
     except RecipeError as error:
-        place, _, rest = str(error).partition(": ")
-        if place != COMMAND_LINE or any(rest.startswith(text.partition("=")[0]) for text in given):
-            raise
-        raise RecipeError(f"{path}: {rest}") from error
+        keys = tuple(text.partition("=")[0] for text in given)
+        lines = []
+        for line in str(error).splitlines():
+            place, _, rest = line.partition(": ")
+            lines.append(f"{path}: {rest}" if place == COMMAND_LINE and not rest.startswith(keys) else line)
+        raise RecipeError("\n".join(lines)) from error
 
 
 def parts_from_published(key: str) -> bool:
@@ -175,12 +197,19 @@ def first_record(resolved: Resolved) -> Record:
 def load_card(kind: str, path: Path) -> DatasetCard | ModelCard:
     """Reads and checks one dataset or model card by itself."""
     document = yaml_loader.read(path, _shown(path))
-    layers = Layers()
+    layers, problems = Layers(), Problems()
     layers.lay(document.data, (kind,), document)
-    card = validate(DatasetCard if kind == "dataset" else ModelCard, document.data, layers, (kind,))
-    if isinstance(card, DatasetCard):
-        validate(Presets, card.defaults, layers, (kind, "defaults"))
-        rules.check_card(card, layers)
+    if kind == "model":
+        return validate(ModelCard, document.data, layers, (kind,))
+    card = None
+    with problems.collect():
+        card = validate(DatasetCard, document.data, layers, (kind,))
+    with problems.collect():
+        validate(Presets, document.data.get("defaults", {}), layers, (kind, "defaults"))
+    if card is not None:
+        problems.add(rules.card_problems(card, layers))
+    problems.raise_any()
+    assert card is not None
     return card
 
 
@@ -326,9 +355,14 @@ def _lay_method(value: Any, document: Document, inside: KeyPath, layers: Layers)
         layers.lay(value, ("method",), document, inside)
 
 
-def _validate_method(recipe: Recipe, layers: Layers) -> Any:
+def _validate_method(layers: Layers) -> Any:
+    """Return the method's own options; None where not even its name is one, which the recipe's types say."""
     try:
-        module = registry.load("methods", recipe.method.name)
+        method = MethodChoice.model_validate(layers.data.get("method"))
+    except ValidationError:
+        return None
+    try:
+        module = registry.load("methods", method.name)
     except RecipeError as error:
         raise RecipeError(f"{layers.place(('method', 'name'))}: {error}") from error
-    return validate(module.Options, dict(recipe.method.model_extra or {}), layers, ("method",))
+    return validate(module.Options, dict(method.model_extra or {}), layers, ("method",))

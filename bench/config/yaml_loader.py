@@ -66,7 +66,7 @@ class Document:
         return f"{self.name}:{line}" if self.numbered and line is not None else self.name
 
     def _parse(self, text: str) -> Any:
-        events = yaml.parse(text, Loader=_Parser)
+        events: Any = yaml.parse(text, Loader=_Parser)
         try:
             next(events)  # start of the stream
             if isinstance(next(events), yaml.StreamEndEvent):
