@@ -16,7 +16,7 @@ class BenchError(Exception):
 
 
 class RecipeError(BenchError):
-    """A recipe, a card or an override is wrong."""
+    """A recipe, a card or an override is wrong. Several problems are the lines of one message."""
 
 
 class DataError(BenchError):
@@ -39,10 +39,15 @@ class StoppedError(BenchError):
     """The run was asked to stop: Ctrl-C, or a scheduler's SIGTERM."""
 
 
+def nearest(wrong: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a wrong one is most like, or None where none is near."""
+    return next(iter(difflib.get_close_matches(wrong, sorted(known), n=1, cutoff=0.6)), None)
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """' Did you mean ...?' when a known name is near, else the known names; empty when none is known."""
+    """Return ' Did you mean ...?' when a known name is near, else the known names; empty when none is known."""
     names = sorted(known)
-    near = difflib.get_close_matches(wrong, names, n=1, cutoff=0.6)
-    if near:
-        return f" Did you mean {near[0]!r}?"
+    near = nearest(wrong, names)
+    if near is not None:
+        return f" Did you mean {near!r}?"
     return f" Known: {', '.join(names)}." if names else ""

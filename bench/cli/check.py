@@ -24,7 +24,8 @@ def check_command(options: argparse.Namespace) -> int:
     from bench.sweeps import study
 
     kinds = {folder: kind for kind, folder in resolve.CARD_FOLDERS.items()}
-    problems: list[str] = []
+    # What is wrong with a card is told once, though every recipe that names it meets it.
+    problems: dict[str, None] = {}
     num_cards = num_studies = 0
     paths = [path for given in options.recipes or [resolve.SHIPPED] for path in _expand(given)]
     for path in paths:
@@ -39,7 +40,7 @@ def check_command(options: argparse.Namespace) -> int:
             else:
                 resolve.load(path, tuple(options.set))
         except RecipeError as error:
-            problems.append(str(error))
+            problems |= dict.fromkeys(str(error).splitlines())
     for problem in problems:
         console.complain(problem)
     studies = f", {num_studies} studies" if num_studies else ""

@@ -20,7 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BenchError as error:
         if options.traceback:
             raise
-        console.complain(f"error: {error}")
+        for line in str(error).splitlines():
+            console.complain(f"error: {line}")
         return 2
     except KeyboardInterrupt:
         console.complain("interrupted")

@@ -4,7 +4,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.config.yaml_loader import Document, Path_, items, joined
+from bench.config.yaml_loader import Document, KeyPath, items, joined
 
 
 @dataclass
@@ -15,18 +15,21 @@ class Layers:
     """
 
     data: dict[str, Any] = field(default_factory=dict)
-    places: dict[Path_, tuple[str, Path_]] = field(default_factory=dict)
+    places: dict[KeyPath, tuple[str, KeyPath]] = field(default_factory=dict)
 
-    def lay(self, value: Any, prefix: Path_, document: Document, inside: Path_ = ()) -> None:
+    def lay(self, value: Any, prefix: KeyPath, document: Document, inside: KeyPath = ()) -> None:
         """Puts `value`, which stands at `inside` of the document, at `prefix`; mappings merge, the rest replaces."""
-        merges = isinstance(value, dict) and isinstance(self.get(prefix), dict)
-        if not merges:
-            self._put(prefix, {} if isinstance(value, dict) else value, document)
+        if not isinstance(value, dict):
+            self._put(prefix, value, document)
             self._mark(value, prefix, document, inside)
-        for key, child in value.items() if isinstance(value, dict) else ():
+            return
+        if not isinstance(self.get(prefix), dict):
+            self._put(prefix, {}, document)
+            self.places[prefix] = (document.head(inside), (*document.inside, *inside))
+        for key, child in value.items():
             self.lay(child, (*prefix, key), document, (*inside, key))
 
-    def repeat(self, source: Path_, target: str) -> None:
+    def repeat(self, source: KeyPath, target: str) -> None:
         """Puts what stands at a key path at a top-level key too, place by place."""
         self.data[target] = copy.deepcopy(self.get(source))
         for path, place in list(self.places.items()):
@@ -41,14 +44,14 @@ class Layers:
                 if training.get(key) is not None and rival not in training:
                     here.pop(rival, None)
 
-    def get(self, path: Path_) -> Any:
+    def get(self, path: KeyPath) -> Any:
         """The value at a key path, or None."""
         here: Any = self.data
         for key in path:
             here = here.get(key) if isinstance(here, dict) else None
         return here
 
-    def place(self, path: Path_) -> str:
+    def place(self, path: KeyPath) -> str:
         """'file:line: a.b', from the nearest known parent of a key path."""
         known = path
         while known and known not in self.places:
@@ -56,7 +59,7 @@ class Layers:
         head, own = self.places.get(known, ("", ()))
         return joined(head, (*own, *path[len(known) :]))
 
-    def _put(self, path: Path_, value: Any, document: Document) -> None:
+    def _put(self, path: KeyPath, value: Any, document: Document) -> None:
         here: Any = self.data
         for depth, key in enumerate(path[:-1], start=1):
             if not isinstance(here.get(key), dict):
@@ -65,7 +68,7 @@ class Layers:
             here = here[key]
         here[path[-1]] = value
 
-    def _mark(self, value: Any, prefix: Path_, document: Document, inside: Path_) -> None:
+    def _mark(self, value: Any, prefix: KeyPath, document: Document, inside: KeyPath) -> None:
         self.places[prefix] = (document.head(inside), (*document.inside, *inside))
         for number, child in enumerate(value) if isinstance(value, tuple) else items(value):
             self._mark(child, (*prefix, number), document, (*inside, number))

@@ -7,17 +7,20 @@ import contextlib
 import datetime
 import hashlib
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench.config import registry, rules, yaml_loader
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.layers import Layers
-from bench.config.recipe import Recipe
-from bench.config.validation import shortened, validate
-from bench.config.yaml_loader import Document, Path_, items
+from bench.config.recipe import MethodChoice, Recipe
+from bench.config.validation import Problems, shortened, validate
+from bench.config.yaml_loader import Document, KeyPath, items
 from bench.errors import RecipeError, did_you_mean
 from bench.records.record import RecipePart, Record
 from bench.utils.files import ROOT
@@ -89,20 +92,25 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     """Reads, resolves and checks a recipe. Raises RecipeError whose text holds file, line, key and what to do."""
     document = yaml_loader.read(path, _shown(path))
     given = _parse_overrides(overrides)
-    layers = Layers(places={(): (document.head(()), ())})
-    names = {kind: _lay_card(kind, path, document, given, layers) for kind in CARD_FOLDERS}
+    layers, problems = Layers(places={(): (document.head(()), ())}), Problems()
+    names: dict[str, str] = {}
+    for kind in CARD_FOLDERS:
+        with problems.collect():
+            names[kind] = _lay_card(kind, path, document, given, layers)
+    problems.raise_any()
     changed = _lay_card_overrides(document, given, layers)
-    _lay_defaults(layers)
+    with problems.collect():
+        _lay_defaults(layers)
     _lay_recipe(document, layers)
     if any(parts_from_published(".".join(map(str, override.inside))) for override in given):
         layers.data.pop("published", None)
     _lay_overrides(given, layers)
     if seed is not None:
         layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))
-    recipe = validate(Recipe, layers.data, layers, ())
+    recipe, options = _validated(layers, problems)
     resolved = Resolved(
         recipe=recipe,
-        options=_validate_method(recipe, layers),
+        options=options,
         path=_shown(path),
         study=path.resolve().parent.name,
         dataset_name=names["dataset"],
@@ -111,18 +119,31 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
         overrides=overrides,
         card_overrides=changed,
     )
-    rules.check_card(recipe.dataset, layers)
-    rules.check(recipe, resolved.options, resolved.metric_names, layers)
-    rules.check_training_is_used(recipe, resolved.options, _typed(document, given), layers)
+    problems.add(rules.card_problems(recipe.dataset, layers))
+    problems.raise_any()
+    problems.add(rules.problems(recipe, options, resolved.metric_names, _typed(document, given), layers))
+    problems.raise_any()
     return resolved
 
 
-def _typed(document: Document, given: list[Document]) -> list[Path_]:
+def _validated(layers: Layers, problems: Problems) -> tuple[Recipe, Any]:
+    """Return the recipe and its method's options. Raises RecipeError with these problems and all of both."""
+    recipe, options = None, None
+    with problems.collect():
+        recipe = validate(Recipe, layers.data, layers, ())
+    with problems.collect():
+        options = _validate_method(layers)
+    problems.raise_any()
+    assert recipe is not None
+    return recipe, options
+
+
+def _typed(document: Document, given: list[Document]) -> list[KeyPath]:
     """The key paths that the command line and the recipe's own file name for the method that is taken.
 
     Those of a file whose method the command line replaces were written for another one; a run notes what is not used.
     """
-    found: list[Path_] = []
+    found: list[KeyPath] = []
     for override in given:
         found += [(*override.inside, key) for key, _ in items(override.data)] or [override.inside]
     if any(path in (("method",), ("method", "name")) for path in found):
@@ -143,10 +164,12 @@ def placing(path: str, given: tuple[str, ...]) -> Iterator[None]:
     try:
         yield
     except RecipeError as error:
-        place, _, rest = str(error).partition(": ")
-        if place != COMMAND_LINE or any(rest.startswith(text.partition("=")[0]) for text in given):
-            raise
-        raise RecipeError(f"{path}: {rest}") from error
+        keys = tuple(text.partition("=")[0] for text in given)
+        lines = []
+        for line in str(error).splitlines():
+            place, _, rest = line.partition(": ")
+            lines.append(f"{path}: {rest}" if place == COMMAND_LINE and not rest.startswith(keys) else line)
+        raise RecipeError("\n".join(lines)) from error
 
 
 def parts_from_published(key: str) -> bool:
@@ -176,12 +199,19 @@ def first_record(resolved: Resolved) -> Record:
 def load_card(kind: str, path: Path) -> DatasetCard | ModelCard:
     """Reads and checks one dataset or model card by itself."""
     document = yaml_loader.read(path, _shown(path))
-    layers = Layers()
+    layers, problems = Layers(), Problems()
     layers.lay(document.data, (kind,), document)
-    card = validate(DatasetCard if kind == "dataset" else ModelCard, document.data, layers, (kind,))
-    if isinstance(card, DatasetCard):
-        validate(Presets, card.defaults, layers, (kind, "defaults"))
-        rules.check_card(card, layers)
+    if kind == "model":
+        return validate(ModelCard, document.data, layers, (kind,))
+    card = None
+    with problems.collect():
+        card = validate(DatasetCard, document.data, layers, (kind,))
+    with problems.collect():
+        validate(Presets, document.data.get("defaults", {}), layers, (kind, "defaults"))
+    if card is not None:
+        problems.add(rules.card_problems(card, layers))
+    problems.raise_any()
+    assert card is not None
     return card
 
 
@@ -208,7 +238,7 @@ def _parse_overrides(overrides: tuple[str, ...]) -> list[Document]:
     parsed: list[Document] = []
     for text in overrides:
         dotted, equals, value = text.partition("=")
-        key: Path_ = tuple(dotted.split("."))
+        key: KeyPath = tuple(dotted.split("."))
         if not equals or not all(key):
             raise RecipeError(f"{COMMAND_LINE}: {text!r} is not of the form key.path=value")
         if any(other.inside == key for other in parsed):
@@ -230,14 +260,32 @@ def _lay_card(kind: str, path: Path, document: Document, given: list[Document], 
         raise RecipeError(
             f"{place}: expected the name of a {kind} card, or a mapping with `card`, got {shortened(chosen)}"
         )
-    # Cards beside the recipe's own study come first, so that a folder of one's own needs no copy of the shipped ones.
-    known = {card.stem: card for root in (SHIPPED, path.resolve().parent.parent) for card in find_cards(kind, root)}
-    # Looked up among the files that are there, so a name can't lead out of the folder.
-    if name not in known:
+    found = _find_card(kind, name, path)
+    if found is None:
+        known = {card.stem for root in _card_roots(path) for card in find_cards(kind, root)}
         raise RecipeError(f"{place}: there is no {kind} card {name!r:.100}.{did_you_mean(name, known)}")
-    card = yaml_loader.read(known[name], _shown(known[name]))
+    card = yaml_loader.read_shared(found, _shown(found))
     layers.lay(card.data, (kind,), card)
     return name
+
+
+def _card_roots(recipe: Path) -> tuple[Path, ...]:
+    """Return the folders that hold `datasets/` and `models/`, the first one to look into first.
+
+    Cards beside the recipe's own study come first, so that a folder of one's own needs no copy of the shipped ones.
+    """
+    own = recipe.resolve().parent.parent
+    return (SHIPPED,) if own == SHIPPED else (own, SHIPPED)
+
+
+def _find_card(kind: str, name: str, recipe: Path) -> Path | None:
+    """Return a card's file, or None. It is looked up among the files that are there: a name can't lead elsewhere."""
+    for root in _card_roots(recipe):
+        folder = root / CARD_FOLDERS[kind]
+        with contextlib.suppress(OSError):
+            if f"{name}.yaml" in os.listdir(folder):
+                return folder / f"{name}.yaml"
+    return None
 
 
 def _lay_card_overrides(document: Document, given: list[Document], layers: Layers) -> dict[str, Any]:
@@ -251,7 +299,7 @@ def _lay_card_overrides(document: Document, given: list[Document], layers: Layer
     return changed
 
 
-def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple[Document, Path_, Path_, Any]]:
+def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple[Document, KeyPath, KeyPath, Any]]:
     """(source, key path in it, key path in the recipe, value) of each."""
     whole = {override.inside: override for override in given if len(override.inside) == 1}
     for kind in CARD_FOLDERS:
@@ -297,7 +345,7 @@ def _lay_overrides(given: list[Document], layers: Layers) -> None:
             layers.lay(override.data, override.inside, override)
 
 
-def _lay_method(value: Any, document: Document, inside: Path_, layers: Layers) -> None:
+def _lay_method(value: Any, document: Document, inside: KeyPath, layers: Layers) -> None:
     """Lays a method. Its bare name is a mapping in short; naming a method replaces another one with its options."""
     if isinstance(value, str):
         layers.data.pop("method", None)
@@ -309,9 +357,14 @@ def _lay_method(value: Any, document: Document, inside: Path_, layers: Layers) -
         layers.lay(value, ("method",), document, inside)
 
 
-def _validate_method(recipe: Recipe, layers: Layers) -> Any:
+def _validate_method(layers: Layers) -> Any:
+    """Return the method's own options; None where not even its name is one, which the recipe's types say."""
     try:
-        module = registry.load("methods", recipe.method.name)
+        method = MethodChoice.model_validate(layers.data.get("method"))
+    except ValidationError:
+        return None
+    try:
+        module = registry.load("methods", method.name)
     except RecipeError as error:
         raise RecipeError(f"{layers.place(('method', 'name'))}: {error}") from error
-    return validate(module.Options, dict(recipe.method.model_extra or {}), layers, ("method",))
+    return validate(module.Options, dict(method.model_extra or {}), layers, ("method",))

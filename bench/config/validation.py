@@ -1,12 +1,16 @@
-"""Turns a validation error into one sentence with file, line, key path, what was expected, and the nearest name."""
+"""Checks settings against their types: a line for each problem, with file, line, key, and what was expected."""
 
-from typing import Any
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from bench.config.layers import Layers
-from bench.config.yaml_loader import Path_
-from bench.errors import RecipeError, did_you_mean
+from bench.config.yaml_loader import KeyPath
+from bench.errors import RecipeError, did_you_mean, nearest
+
+Settings = TypeVar("Settings", bound=BaseModel)
 
 # pydantic's kinds of problems -> what was expected, in words of YAML.
 _EXPECTED = {
@@ -26,21 +30,63 @@ _EXPECTED = {
 _BOUNDS = dict.fromkeys(("greater_than", "greater_than_equal", "less_than", "less_than_equal"), "a number ")
 
 
-def validate(model: type[BaseModel], data: Any, layers: Layers, prefix: Path_) -> Any:
-    """Data as a settings type. Raises RecipeError with the place of what is wrong. prefix: their own key path."""
+class Problems:
+    """Collects the problems of a recipe, so that a person sees all of them at once.
+
+    `with problems.collect(): ...` keeps what is raised inside; `raise_any` raises what was kept.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, None] = {}
+
+    @contextlib.contextmanager
+    def collect(self) -> Iterator[None]:
+        """Keep the problems of a RecipeError that is raised inside, and go on behind the block."""
+        try:
+            yield
+        except RecipeError as error:
+            self.add(str(error).splitlines())
+
+    def add(self, lines: Iterable[str]) -> None:
+        """Keep problems, each a line; one that is already known is kept once."""
+        self._lines |= dict.fromkeys(lines)
+
+    def raise_any(self) -> None:
+        """Raise one RecipeError with all problems, a line each; do nothing where there is none."""
+        if self._lines:
+            raise RecipeError("\n".join(self._lines))
+
+
+def validate(model: type[Settings], data: Any, layers: Layers, prefix: KeyPath) -> Settings:
+    """Return data as a settings type. prefix: the key path at which the data stand.
+
+    Raises RecipeError with a line for each key that is wrong: its place, what was expected, and what to write.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        # A misspelt key is also a missing one, so unknown keys come first. A union gives a problem for each member.
-        found: dict[str, list[Any]] = {}
-        for problem in sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden"):
-            found.setdefault(layers.place((*prefix, *_location(problem, data))), []).append(problem)
-        place, problems = next(iter(found.items()))
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise RecipeError(f"{place}: {_sentence(problems, model, data)}{more}") from error
+        raise RecipeError("\n".join(_sentences(error.errors(), model, data, layers, prefix))) from error
 
 
-def _location(problem: Any, data: Any) -> Path_:
+def _sentences(
+    errors: Sequence[Any], model: type[BaseModel], data: Any, layers: Layers, prefix: KeyPath
+) -> Iterator[str]:
+    """Yield a line for each place, unknown keys first. A union gives a problem for each of its members."""
+    by_path: dict[KeyPath, list[Any]] = {}
+    for problem in sorted(errors, key=lambda problem: problem["type"] != "extra_forbidden"):
+        by_path.setdefault(_location(problem, data), []).append(problem)
+    # A misspelt key is a missing one too; that is said once.
+    misspelt = {
+        (*path[:-1], nearest(str(path[-1]), _fields_at(model, path[:-1])))
+        for path, problems in by_path.items()
+        if problems[0]["type"] == "extra_forbidden"
+    }
+    for path, problems in by_path.items():
+        if problems[0]["type"] != "missing" or path not in misspelt:
+            yield f"{layers.place((*prefix, *path))}: {_sentence(problems, model, data)}"
+
+
+def _location(problem: Any, data: Any) -> KeyPath:
     """The key path of a problem, without the names of union members, which pydantic adds."""
     path: list[str | int] = []
     for part in problem["loc"]:
@@ -85,7 +131,7 @@ def shortened(value: Any) -> str:
     return shown if len(shown) <= 60 else f"{shown[:60]}..."
 
 
-def _fields_at(model: Any, path: Path_) -> list[str]:
+def _fields_at(model: Any, path: KeyPath) -> list[str]:
     for part in path:
         annotation = getattr(model, "model_fields", {}).get(part)
         model = annotation.annotation if annotation is not None else None

@@ -1,8 +1,9 @@
 """YAML as recipes need it: words and numbers as in YAML 1.2, no aliases or tags, and every value knows its place."""
 
+import functools
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,30 +11,34 @@ import yaml
 
 from bench.errors import RecipeError
 
-Path_ = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 # No recipe is nested half as deep; the parser's own recursion would end the process at some ten thousand.
 MAX_DEPTH = 32
-_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# Of PyYAML only the parser is used. Its 1.1 rules for words, and ruamel.yaml's for dates and `010`, are not ours.
+_Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_WORDS: dict[str, Any] = dict.fromkeys(("", "~", "null", "Null", "NULL"))
+_WORDS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("false", "False", "FALSE"), False)
+# Known here, so that they are refused as numbers that are not finite, and not as text.
+_WORDS |= dict.fromkeys((sign + word for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")), math.inf)
+_WORDS |= dict.fromkeys((".nan", ".NaN", ".NAN"), math.nan)
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9_]*)")
+_FLOAT = re.compile(r"[-+]?(?:[0-9][0-9_]*\.[0-9]*|\.[0-9]+|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?")
 
 
-class _Loader(_Base):
-    """SafeLoader with YAML 1.2's words and numbers: `1e-3` is a number; `no`, `1:30`, `010` and dates are text."""
+def plain_value(text: str) -> Any:
+    """Return what an unquoted scalar means: nothing, a truth value, a number, or the text itself.
 
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-
-for _kind, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?(?:0|[1-9][0-9_]*)", list("-+0123456789")),
-    (
-        "float",
-        r"[-+]?(?:[0-9][0-9_]*\.[0-9]*|\.[0-9]+|[0-9][0-9_]*(?=[eE]))(?:[eE][-+]?[0-9]+)?",
-        list("-+.0123456789"),
-    ),
-    ("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", list("-+.")),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), _first)
+    The words and numbers are those of YAML 1.2's core schema (https://yaml.org/spec/1.2.2, 10.3.2) without octal and
+    hexadecimal ones: `1e-3` is a number; `no`, `1:30`, `010` and dates are text. Raises ValueError for an integer that
+    is too long to convert.
+    """
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INT.fullmatch(text):
+        return int(text.replace("_", ""))
+    if _FLOAT.fullmatch(text):
+        return float(text.replace("_", ""))
+    return text
 
 
 class Document:
@@ -42,18 +47,18 @@ class Document:
     inside: the key path at which its content stands. numbered: whether line numbers mean anything to a reader.
     """
 
-    def __init__(self, text: str, name: str, *, inside: Path_ = (), numbered: bool = True) -> None:
+    def __init__(self, text: str, name: str, *, inside: KeyPath = (), numbered: bool = True) -> None:
         self.name, self.inside, self.numbered = name, inside, numbered
-        self.lines: dict[Path_, int] = {(): 1}
+        self.lines: dict[KeyPath, int] = {(): 1}
         self.data = self._parse(text)
 
-    def head(self, path: Path_) -> str:
+    def head(self, path: KeyPath) -> str:
         """'file:line' for a key path; a path without a value of its own takes its parent's line."""
         while path not in self.lines:
             path = path[:-1]
         return self._head(self.lines[path])
 
-    def where(self, path: Path_) -> str:
+    def where(self, path: KeyPath) -> str:
         """'file:line: a.b.0' for a key path."""
         return joined(self.head(path), (*self.inside, *path))
 
@@ -61,67 +66,76 @@ class Document:
         return f"{self.name}:{line}" if self.numbered and line is not None else self.name
 
     def _parse(self, text: str) -> Any:
-        loader = None
+        events: Any = yaml.parse(text, Loader=_Parser)
         try:
-            self._refuse_tricks(text)
-            loader = _Loader(text)
-            node = loader.get_single_node()
-            return None if node is None else self._value(loader, node, ())
-        except yaml.YAMLError as error:
+            next(events)  # start of the stream
+            if isinstance(next(events), yaml.StreamEndEvent):
+                return None
+            value = self._value(events, next(events), ())
+            next(events)  # end of the document
+            rest = next(events)
+            if not isinstance(rest, yaml.StreamEndEvent):
+                raise yaml.MarkedYAMLError(
+                    "expected a single document in the stream", None, "but found another document", rest.start_mark
+                )
+            return value
+        except (yaml.YAMLError, UnicodeError) as error:
             mark = getattr(error, "problem_mark", None)
             parts = [getattr(error, "context", None), getattr(error, "problem", None)]
             problem = ", ".join(filter(None, parts)) or str(error).split("\n")[0]
             head = joined(self._head(mark.line + 1 if mark else None), self.inside)
             raise RecipeError(f"{head}: not valid YAML: {problem}") from error
         finally:
-            if loader is not None:
-                loader.dispose()
+            events.close()
 
-    def _refuse_tricks(self, text: str) -> None:
-        """Refuses what hides a recipe's meaning (aliases, tags) or would overrun the parser (deep nesting)."""
-        depth = 0
-        for event in yaml.parse(text, Loader=_Loader):
-            line = event.start_mark.line + 1 if event.start_mark else None
-            head = joined(self._head(line), self.inside)
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise RecipeError(f"{head}: anchors and aliases are not supported; write the value out")
-            tag = getattr(event, "tag", None)
-            if tag is not None:
-                raise RecipeError(f"{head}: tags like {tag!r} are not supported; write a plain value")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise RecipeError(f"{head}: nested more than {MAX_DEPTH} levels deep")
-
-    def _value(self, loader: Any, node: Any, path: Path_) -> Any:
-        self.lines.setdefault(path, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(loader, node, path)
-        if isinstance(node, yaml.SequenceNode):
-            return tuple(self._value(loader, child, (*path, i)) for i, child in enumerate(node.value))
+    def _value(self, events: Iterator[Any], event: Any, path: KeyPath) -> Any:
+        """Return the value that begins with an event, and take the rest of its events."""
+        self._refuse_tricks(event, path)
+        self.lines.setdefault(path, event.start_mark.line + 1)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(events, path)
+        if isinstance(event, yaml.SequenceStartEvent):
+            children: list[Any] = []
+            while not isinstance(child := next(events), yaml.SequenceEndEvent):
+                children.append(self._value(events, child, (*path, len(children))))
+            return tuple(children)
         try:
-            value = loader.construct_object(node)
+            value = plain_value(event.value) if event.implicit[0] else event.value
         except ValueError as error:
             raise RecipeError(f"{self.where(path)}: {error}") from error
         if isinstance(value, float) and not math.isfinite(value):
-            raise RecipeError(f"{self.where(path)}: expected a finite number, got {node.value}")
+            raise RecipeError(f"{self.where(path)}: expected a finite number, got {event.value}")
         return value
 
-    def _mapping(self, loader: Any, node: Any, path: Path_) -> dict[str, Any]:
+    def _refuse_tricks(self, event: Any, path: KeyPath) -> None:
+        """Refuse what hides a recipe's meaning (aliases, tags) or would overrun the interpreter (deep nesting)."""
+        if isinstance(event, yaml.AliasEvent) or event.anchor:
+            problem = "anchors and aliases are not supported; write the value out"
+        elif event.tag is not None:
+            problem = f"tags like {event.tag!r} are not supported; write a plain value"
+        elif isinstance(event, yaml.CollectionStartEvent) and len(path) >= MAX_DEPTH:
+            problem = f"nested more than {MAX_DEPTH} levels deep"
+        else:
+            return
+        raise RecipeError(f"{joined(self._head(event.start_mark.line + 1), self.inside)}: {problem}")
+
+    def _mapping(self, events: Iterator[Any], path: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            self._refuse_tricks(event, path)
+            line = event.start_mark.line + 1
             head = joined(self._head(line), (*self.inside, *path))
-            if not isinstance(key_node, yaml.ScalarNode):
+            if not isinstance(event, yaml.ScalarEvent):
                 raise RecipeError(f"{head}: a list or a mapping can't be a key")
-            key = loader.construct_object(key_node)
-            if not isinstance(key, str):
-                raise RecipeError(f"{head}: the key {key_node.value!r:.60} is not text; quote it")
+            key = event.value
+            if event.implicit[0] and (key in _WORDS or _INT.fullmatch(key) or _FLOAT.fullmatch(key)):
+                raise RecipeError(f"{head}: the key {key!r:.60} is not text; quote it")
             if key in result:
                 first = f" (first on line {self.lines[(*path, key)]})" if self.numbered else ""
                 place = joined(self._head(line), (*self.inside, *path, key))
                 raise RecipeError(f"{place}: this key stands twice{first}")
             self.lines[(*path, key)] = line
-            result[key] = self._value(loader, value_node, (*path, key))
+            result[key] = self._value(events, next(events), (*path, key))
         return result
 
 
@@ -130,32 +144,51 @@ def items(value: Any) -> Iterable[tuple[Any, Any]]:
     return value.items() if isinstance(value, dict) else ()
 
 
-def joined(head: str, path: Path_) -> str:
+def joined(head: str, path: KeyPath) -> str:
     """'head: a.b.0'; a key with unprintable characters is shown escaped, so that it can't write to the terminal."""
     parts = [str(part) if str(part).isprintable() else repr(part) for part in path]
     return f"{head}: {'.'.join(parts)}" if parts else head
 
 
 def read(path: Path, name: str | None = None) -> Document:
-    """Parses a file that must hold a mapping; an empty one is an empty mapping. Raises RecipeError with the place."""
+    """Parse a file that must hold a mapping; an empty one is an empty mapping. Raises RecipeError with the place."""
     shown = name or str(path)
+    return _document(_text(path, shown), shown)
+
+
+def read_shared(path: Path, name: str | None = None) -> Document:
+    """Parse a file as `read` does, but the same text once in a process: for callers that change nothing in it.
+
+    `check` resolves all recipes, and some twenty of them name the same card.
+    """
+    shown = name or str(path)
+    return _shared_document(_text(path, shown), shown)
+
+
+def _text(path: Path, shown: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise RecipeError(f"{shown}: there is no such file") from error
     except IsADirectoryError as error:
         raise RecipeError(f"{shown}: this is a folder, not a file") from error
     except (OSError, ValueError) as error:
         raise RecipeError(f"{shown}: can't be read as UTF-8 text: {error}") from error
+
+
+def _document(text: str, shown: str) -> Document:
     document = Document(text, shown)
     if document.data is None:
         document.data = {}
     if not isinstance(document.data, dict):
-        found = "a list" if isinstance(document.data, tuple) else f"{document.data!r:.60}"
-        raise RecipeError(f"{shown}:1: expected a mapping of keys to values, got {found}")
+        kind = "a list" if isinstance(document.data, tuple) else f"{document.data!r:.60}"
+        raise RecipeError(f"{shown}:1: expected a mapping of keys to values, got {kind}")
     return document
 
 
-def override(key: Path_, text: str, name: str) -> Document:
+_shared_document = functools.lru_cache(maxsize=256)(_document)
+
+
+def override(key: KeyPath, text: str, name: str) -> Document:
     """One value as written behind `key=` on a command line, by the same rules as in a file."""
     return Document(text, name, inside=key, numbered=False)

@@ -40,10 +40,33 @@ def test_check_names_each_problem_and_exits_with_2(write):
     done = bench("check", bad.parent.parent)
     assert done.returncode == 2
     assert done.stderr.splitlines() == [
-        f"{card}:2: licens: unknown key. Did you mean 'licence'? (and 2 more)",
+        f"{card}:2: licens: unknown key. Did you mean 'licence'?",
+        f"{card}:1: source: this key is required",
         f"{bad}:4: training.learning_rat: unknown key. Did you mean 'learning_rate'?",
     ]
-    assert done.stdout == "2 recipes and 1 cards checked, 2 problems\n"
+    assert done.stdout == "2 recipes and 1 cards checked, 3 problems\n"
+
+
+def test_check_says_once_what_is_wrong_with_a_card_of_many_recipes(write):
+    card = write("datasets/mine.yaml", "task: text_classification\nlicens: x\n")
+    for name in ("one", "two"):
+        recipe = write(f"study/{name}.yaml", GOOD.replace("reviews", "mine"))
+    done = bench("check", recipe.parent.parent)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"{card}:2: licens: unknown key. Did you mean 'licence'?",
+        f"{card}:1: source: this key is required",
+    ]
+
+
+def test_every_problem_of_a_recipe_is_an_error_of_its_own(write):
+    path = write("study/bad.yaml", GOOD + "sed: 3\nsaves: true\n")
+    done = bench("plan", path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        f"error: {path}:4: sed: unknown key. Did you mean 'seed'?",
+        f"error: {path}:5: saves: unknown key. Did you mean 'save'?",
+    ]
 
 
 def test_check_of_single_files(write):

@@ -376,9 +376,44 @@ def test_one_e_minus_three_is_a_number(load_text):
     assert load_text(BASE + "training: {learning_rate: 1e-3}").recipe.training.learning_rate == 1e-3
 
 
-def test_several_problems_name_the_unknown_key_first(refused):
+def test_a_misspelt_key_is_not_said_to_be_missing_too(refused):
     found = refused("dataset: mine\nmodel: tiny_bert\nmethod: full", dataset=CARD.replace("licence", "licens"))
-    assert found == "datasets/mine.yaml:2: licens: unknown key. Did you mean 'licence'? (and 1 more)"
+    assert found == "datasets/mine.yaml:2: licens: unknown key. Did you mean 'licence'?"
+
+
+def test_all_problems_come_at_once(refused):
+    text = BASE.replace("full", "{name: probe, C: -1, pool: mean}") + "seed: -1\ntraining:\n  steps: 1.5\nsaves: true\n"
+    card = CARD.replace("licence: none", "licence: 3") + "defaults: {training: {step: 3}}\n"
+    assert refused(text.replace("reviews", "mine"), dataset=card).splitlines() == [
+        "datasets/mine.yaml:9: defaults.training.step: unknown key. Did you mean 'steps'?",
+        "study/own.yaml:7: saves: unknown key. Did you mean 'save'?",
+        "datasets/mine.yaml:2: licence: expected text, got 3. Quote it to make it text.",
+        "study/own.yaml:6: training.steps: expected a whole number, got 1.5.",
+        "study/own.yaml:4: seed: expected a number greater than or equal to 0, got -1.",
+        "study/own.yaml:3: method.pool: unknown key. Did you mean 'pooling'?",
+        "study/own.yaml:3: method.C: expected a number greater than 0, got -1.",
+    ]
+
+
+def test_all_broken_rules_come_at_once(refused):
+    text = (
+        BASE
+        + "max_length: 129\nlimit: {tran: 5}\nprompting: {answer: generate}\nevaluation: {metrics: [acuracy, jaccard]}"
+    )
+    assert refused(text).splitlines() == [
+        "study/own.yaml:6: prompting: only a recipe with `objective: text` has a prompt",
+        "study/own.yaml:7: evaluation.metrics.0: there is no metric 'acuracy'. Did you mean 'accuracy'?",
+        "study/own.yaml:7: evaluation.metrics.1: metric 'jaccard' is not defined for data with one label per example",
+        "study/own.yaml:5: limit.tran: the data set has no split 'tran'. Did you mean 'train'?",
+        "study/own.yaml:4: max_length: 129 is more than the model's context of 128 tokens",
+    ]
+
+
+def test_both_cards_that_do_not_exist_are_named(refused):
+    assert refused("dataset: reviws\nmodel: tiny_brt\nmethod: full").splitlines() == [
+        "study/own.yaml:1: dataset: there is no dataset card 'reviws'. Did you mean 'reviews'?",
+        "study/own.yaml:2: model: there is no model card 'tiny_brt'. Did you mean 'tiny_bert'?",
+    ]
 
 
 # Which file is at fault
