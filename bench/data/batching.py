@@ -1,27 +1,70 @@
-"""Builds batches: padding to the longest row, masks, answers and their labels, groups of rows of like length."""
+"""Builds batches: padding to the longest row, attention masks, labels, and batches of rows of similar length."""
 
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 IGNORED = -100  # torch's cross entropy leaves it out, as transformers' and TRL's losses do
 
+Mask = npt.NDArray[np.bool_]
+
+
+def length_mask(rows: Sequence[Sequence[int]], side: Literal["left", "right"] = "right") -> Mask:
+    """Return [rows, longest]: where a row has a token of its own when it is padded on that side."""
+    counts = np.array([len(row) for row in rows])[:, None]
+    columns = np.arange(counts.max())
+    return columns < counts if side == "right" else columns >= counts.max() - counts
+
+
+def pad(rows: Sequence[Sequence[int]], mask: Mask, value: int) -> torch.Tensor:
+    """Return int64 [rows, longest]: the rows where `mask`, their `length_mask`, is true, and `value` elsewhere."""
+    # Filled by NumPy: a tensor made of padded lists takes eight times as long, in each step of training.
+    filled = np.full(mask.shape, value, dtype=np.int64)
+    filled[mask] = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64, count=sum(map(len, rows)))
+    return torch.from_numpy(filled)
+
+
+def pad_inputs(
+    rows: Sequence[Sequence[int]], pad_token_id: int, side: Literal["left", "right"] = "right"
+) -> dict[str, torch.Tensor]:
+    """Return input_ids and attention_mask, int64 [rows, longest].
+
+    The mask comes from lengths, so a pad token inside a text is attended to.
+    """
+    return _inputs(rows, length_mask(rows, side), pad_token_id)
+
+
+def _inputs(rows: Sequence[Sequence[int]], mask: Mask, pad_token_id: int) -> dict[str, torch.Tensor]:
+    return {"input_ids": pad(rows, mask, pad_token_id), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+
+def collate(features: Sequence[Mapping[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
+    """Return a batch of {"input_ids", "labels"}, and "token_type_ids" where features have them, padded on the right."""
+    rows = [feature["input_ids"] for feature in features]
+    mask = length_mask(rows)
+    batch = _inputs(rows, mask, tokenizer.pad_token_id)
+    batch["labels"] = torch.tensor([feature["labels"] for feature in features])
+    if "token_type_ids" in features[0]:
+        batch["token_type_ids"] = pad([feature["token_type_ids"] for feature in features], mask, 0)
+    return batch
+
 
 def collate_answers(
-    features: Sequence[dict[str, Any]], pad_token_id: int, decoder_start_token_id: int | None = None
+    features: Sequence[Mapping[str, Any]], pad_token_id: int, decoder_start_token_id: int | None = None
 ) -> dict[str, torch.Tensor]:
-    """Pads {"input_ids", "token_labels"} on the right, into input_ids, attention_mask and labels [batch, tokens].
+    """Return a batch of {"input_ids", "token_labels"}, padded on the right: labels are int64 [batch, tokens].
 
-    With a start token, for an encoder-decoder, decoder_input_ids too: the labels, one place later. The mask comes from
-    lengths, and what is no label is no label whatever its token: where pad is the end token, the end is still learned.
+    With a start token, for an encoder-decoder, decoder_input_ids too: the labels, one place later. Labels are padded by
+    length, whatever their tokens: where the pad token is the end token, the end is still learned.
     """
-    ids = _filled([feature["input_ids"] for feature in features], pad_token_id)
-    lengths = torch.tensor([len(feature["input_ids"]) for feature in features])
-    labels = _filled([feature["token_labels"] for feature in features], IGNORED)
-    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    batch = pad_inputs([feature["input_ids"] for feature in features], pad_token_id)
+    answers = [feature["token_labels"] for feature in features]
+    labels = pad(answers, length_mask(answers), IGNORED)
+    batch["labels"] = labels
     if decoder_start_token_id is None:
         # Nothing stands before the first token to predict it, so it is no loss item in either engine's count.
         labels[:, 0] = IGNORED
@@ -32,40 +75,13 @@ def collate_answers(
     return batch
 
 
-def _filled(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
-    longest = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
-
-
 def grouped(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Row numbers, longest first, in groups whose number of rows times its longest row is within the budget."""
+    """Return row numbers, longest first, in batches whose number of rows times their longest row is within `budget`."""
     order = sorted(range(len(lengths)), key=lambda number: (-lengths[number], number))
-    found: list[list[int]] = []
+    batches: list[list[int]] = []
     for number in order:
-        if found and (len(found[-1]) + 1) * lengths[found[-1][0]] <= budget:
-            found[-1].append(number)
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(number)
         else:
-            found.append([number])
-    return found
-
-
-def collate(features: Sequence[dict[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
-    """Pads to the longest on the right; the mask comes from lengths, so a pad token inside a text stays real."""
-    lengths = np.array([len(feature["input_ids"]) for feature in features])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    batch = {
-        "input_ids": _padded([feature["input_ids"] for feature in features], mask, tokenizer.pad_token_id),
-        "attention_mask": torch.from_numpy(mask.astype(np.int64)),
-        "labels": torch.tensor([feature["labels"] for feature in features]),
-    }
-    if "token_type_ids" in features[0]:
-        batch["token_type_ids"] = _padded([feature["token_type_ids"] for feature in features], mask, 0)
-    return batch
-
-
-def _padded(rows: Sequence[Sequence[int]], mask: np.ndarray, value: int) -> torch.Tensor:
-    # Filled by NumPy: a tensor per row takes eight times as long, in each step of training.
-    filled = np.full(mask.shape, value, dtype=np.int64)
-    for place, row in enumerate(rows):
-        filled[place, : len(row)] = row
-    return torch.from_numpy(filled)
+            batches.append([number])
+    return batches

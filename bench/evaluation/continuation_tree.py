@@ -104,10 +104,3 @@ def batch(contexts: Sequence[Sequence[int]], trees: Sequence[Tree], offset: int)
         mask=None if chained else mask,
         reads=torch.tensor(reads),
     )
-
-
-def num_shared(rows: Sequence[tuple[int, ...]]) -> int:
-    """How many first tokens all rows have in common."""
-    # Of sorted rows the first and the last differ the earliest.
-    first, last = min(rows), max(rows)
-    return next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))

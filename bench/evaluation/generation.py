@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, GenerationConfig
 
+from bench.data.batching import pad_inputs
+from bench.data.prompts.shared_affixes import common_prefix_length
 from bench.errors import SetupError
 from bench.models.heads import unwrapped
 from bench.models.kernels.attention import Kernel, merge
@@ -310,18 +312,14 @@ class Generator:
     def _generate(self, prompts: list[Sequence[int]]) -> list[list[int]]:
         """New tokens of each prompt, and behind its end whatever `generate` puts there."""
         longest, encoder = max(map(len, prompts)), self._inner.config.is_encoder_decoder
-        ids = torch.full((len(prompts), longest), self._pad_token_id)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            real = slice(len(prompt)) if encoder else slice(longest - len(prompt), longest)
-            ids[row, real], mask[row, real] = torch.tensor(prompt), 1
+        batch = pad_inputs(prompts, self._pad_token_id, side="right" if encoder else "left")
         start = 1 if encoder else longest  # an encoder-decoder's answer begins with a start token
         settings = GenerationConfig(
             max_new_tokens=self._max_new_tokens, pad_token_id=self._pad_token_id, do_sample=False
         )
         settings.eos_token_id = sorted(self._end_token_ids) or None
         settings.decoder_start_token_id = getattr(self._inner.config, "decoder_start_token_id", None)
-        inputs = {"input_ids": ids.to(self._inner.device), "attention_mask": mask.to(self._inner.device)}
+        inputs = {name: tensor.to(self._inner.device) for name, tensor in batch.items()}
         stop = self._stop or (lambda _: False)
         criteria = [lambda found, _: found.new_tensor([stop(new) for new in found[:, start:].tolist()]).bool()]
         found = self._model.generate(**inputs, generation_config=settings, stopping_criteria=criteria)
@@ -370,10 +368,8 @@ def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Tokens that all prompts begin with; one token of each prompt is left, to ask for its successor."""
     if len(prompts) < 2:
         return 0
-    # What the first and the last in alphabetical order have in common, all between them have too.
-    first, last = min(map(list, prompts)), max(map(list, prompts))
-    same = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-    return min(same, *(len(prompt) - 1 for prompt in prompts))
+    shared = common_prefix_length([list(prompt) for prompt in prompts])
+    return min(shared, *(len(prompt) - 1 for prompt in prompts))
 
 
 def _taken(queue: deque[_Row], places: int) -> list[_Row]:

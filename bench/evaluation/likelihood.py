@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from bench.data.batching import grouped
+from bench.data.batching import grouped, pad_inputs
+from bench.data.prompts.shared_affixes import common_prefix_length
 from bench.evaluation import continuation_tree
 from bench.models.batch_budget import default_budget, device_of
 from bench.models.heads import unwrapped
@@ -182,7 +183,7 @@ class _Trees:
 
 def prefix_length(contexts: Sequence[tuple[int, ...]]) -> int:
     """Tokens to run once for all contexts, of each of which at least the last one stays; 0 where it does not pay."""
-    shared = min(continuation_tree.num_shared(contexts), min(len(context) for context in contexts) - 1)
+    shared = min(common_prefix_length(contexts), min(len(context) for context in contexts) - 1)
     rest = sum(len(context) - shared for context in contexts) / len(contexts)
     return shared if len(contexts) > 1 and shared > PREFIX_SHARE * rest else 0
 
@@ -278,13 +279,11 @@ class _Rows:
             for row, (number, fed) in zip(logits, pairs, strict=True)
         ]
 
-    def padded(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """ids and mask [rows, tokens]."""
-        longest = max(len(row) for row in rows)
-        ids = [row + [self.pad_token_id] * (longest - len(row)) for row in rows]
-        mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
+    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids and attention mask, [rows, tokens], on the model's device."""
         device = device_of(self.model)
-        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+        batch = pad_inputs(rows, self.pad_token_id)
+        return batch["input_ids"].to(device), batch["attention_mask"].to(device)
 
 
 class _DecoderRows(_Rows):

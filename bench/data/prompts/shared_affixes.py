@@ -7,7 +7,7 @@ the result is compared with the plain encoding on a sample; where that differs, 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 Tokens = list[int]
 # Texts -> for each its tokens, and the span of characters of each token (None where the tokenizer knows none).
@@ -15,6 +15,8 @@ Encode = Callable[[list[str]], list[tuple[Tokens, list[tuple[int, int]] | None]]
 # Characters of a neighbour that is encoded with a part; a whole word of it is enough for every known tokenizer.
 NEIGHBOUR = 64
 SAMPLE = 64
+# Rows of one type, so that they can be compared.
+_Row = TypeVar("_Row", list[int], tuple[int, ...], str)
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,13 @@ class Spliced:
     trunks: list[Tokens]
     rests: list[list[Tokens]]
     whole: bool
+
+
+def common_prefix_length(rows: Sequence[_Row]) -> int:
+    """Return how many first tokens, or characters, all rows share."""
+    # Of sorted rows the first and the last differ the earliest.
+    first, last = min(rows), max(rows)
+    return next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
 
 
 def encode(tokens_of: Encode, texts: Sequence[str], endings: Sequence[str]) -> Spliced:
@@ -45,23 +54,16 @@ def _plain(tokens_of: Encode, texts: list[str], endings: Sequence[str]) -> Splic
     ended = [[tokens for tokens, _ in tokens_of([text + ending for text in texts])] for ending in endings]
     trunks, rests = [], []
     for number, prompt in enumerate(prompts):
-        shared = _shared([prompt, *(column[number] for column in ended)])
+        shared = common_prefix_length([prompt, *(column[number] for column in ended)])
         trunks.append(prompt if shared == len(prompt) else prompt[:shared])
         rests.append([column[number][shared:] for column in ended])
     return Spliced(prompts, trunks, rests, whole=False)
 
 
-def _shared(rows: Sequence[Any]) -> int:
-    """How many first items all rows (of tokens, or of characters) have in common."""
-    # Of sorted rows the first and the last differ the earliest.
-    first, last = min(rows), max(rows)
-    return next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
-
-
 def _cuts(texts: list[str]) -> tuple[int, int] | None:
     """(characters of the common beginning, characters of the common end) to cut off; None where nothing is gained."""
-    before = _shared(texts)
-    after = _shared([text[::-1] for text in texts])
+    before = common_prefix_length(texts)
+    after = common_prefix_length([text[::-1] for text in texts])
     # A text must not belong to both.
     after = min(after, min(map(len, texts)) - before)
     head, tail = texts[0][:before], texts[0][len(texts[0]) - after :] if after else ""
@@ -90,7 +92,7 @@ def _spliced(tokens_of: Encode, texts: list[str], endings: Sequence[str], first:
     known_middles = [middle for middle in middles if middle is not None]
     if head is None or len(known_tails) < len(tails) or len(known_middles) < len(middles):
         return None
-    shared = _shared(known_tails)
+    shared = common_prefix_length(known_tails)
     alone, *ended = known_tails
     rests = [tail[shared:] for tail in ended]
     bodies = [head + middle for middle in known_middles]
