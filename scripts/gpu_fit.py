@@ -1,4 +1,4 @@
-"""Do the recipes that quote a plan fit what they say? Each runs for a few steps, held to that memory.
+"""Do the recipes that are made for a GPU of 12 or 24 GiB fit it? Each runs for a few steps, held to that memory.
 
     scripts/gpu_fit [--case NAME ...] [--list] [--mini] [--out FOLDER] [--table]
 
@@ -31,7 +31,7 @@ if __name__ == "__main__":
 from bench import console  # noqa: E402
 from bench.config import resolve  # noqa: E402
 from bench.errors import BenchError, SetupError  # noqa: E402
-from bench.memory import recipe_comments  # noqa: E402
+from bench.memory import report  # noqa: E402
 from bench.records import store  # noqa: E402
 from bench.records.record import Record  # noqa: E402
 from bench.reporting import markdown as md  # noqa: E402
@@ -68,9 +68,10 @@ class Case:
 
 
 def cases() -> list[Case]:
-    """All that quote a plan, and the comparisons."""
+    """Return the recipes that are made for a size of GPU, and the comparisons with published figures."""
     found = [
-        Case(name=f"{path.parent.name}-{path.stem}", path=path, gpu=gpu) for path, gpu in recipe_comments.find().items()
+        Case(name=name.replace("/", "-"), path=resolve.SHIPPED / f"{name}.yaml", gpu=gpu)
+        for name, gpu in sorted(report.MADE_FOR.items())
     ]
     small = ("max_length=512", "training.per_device_batch=1")
     for name, stem in COMPARED.items():

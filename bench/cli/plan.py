@@ -26,20 +26,14 @@ def add(commands: Any) -> None:
     plan.add_argument("--length", type=int, metavar="L", help="tokens of a text")
     plan.add_argument("--table", action="store_true", help="predictions for shipped recipes, in Markdown")
     plan.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="where the table goes")
-    quote = "write the plan into the recipe's head comment (no recipe: into all shipped ones that have it)"
-    plan.add_argument("--quote", action="store_true", help=quote)
 
 
 def plan_command(options: argparse.Namespace) -> int:
-    """Prints what a training is predicted to need, or the table of all that is shipped; or writes quotes of plans."""
+    """Print what a training is predicted to need, or the table of all that is shipped."""
     _import_for_plans()
-    from bench.memory import planner, recipe_comments, report
+    from bench.memory import planner, report
 
     console.quiet_libraries()
-    if options.quote:
-        for path in recipe_comments.refresh(options.recipe, options.gpu):
-            console.say(f"{recipe_comments.shown(path)}: quotes its plan anew")
-        return 0
     if options.table:
         text = report.report()
         if options.output is None:

@@ -28,8 +28,7 @@ from bench.errors import SetupError
 from bench.memory.meta_device import TYPES, Autocast, attention
 from bench.memory.state_sizes import held_by
 from bench.models.heads import head_names, reads_last_token, transformer_blocks, unwrapped, writes
-from bench.models.kernels import answer_only_loss
-from bench.models.kernels.shared_prefix import configs_of, implementation
+from bench.models.kernels import answer_only_loss, patch
 from bench.models.losses import summed_loss
 from bench.training import memory_saving
 
@@ -100,7 +99,7 @@ def probe(model: Any, batch: Batch) -> Usage:
     with ExitStack() as stack:
         if unwrapped(model).config._attn_implementation != "eager":
             AttentionInterface.register(ATTENTION, attention)
-            stack.enter_context(implementation(configs_of(unwrapped(model)), ATTENTION))
+            stack.enter_context(patch.attention_function(patch.configs_of(unwrapped(model)), ATTENTION))
         runs = _runs(model)
         few = [min(len(run), 2) for run in runs]
         base = _with_blocks(model, runs, few, batch)

@@ -56,17 +56,18 @@ def test_without_a_gpu_it_says_so():
     assert done.stderr == "error: no CUDA device is to be seen here; --mini takes the same way on a CPU, in small\n"
 
 
-def test_cases_are_the_recipes_that_quote_a_plan_and_the_comparisons():
+def test_cases_are_the_recipes_made_for_a_size_of_gpu_and_the_comparisons():
     names = [case.name for case in gpu_fit.cases()]
     assert len(set(names)) == len(names)
     assert {CASE, "imdb-mistral_7b_v03-text_qlora_12gib", *gpu_fit.COMPARED} <= set(names)
+    assert len(names) == 16 + len(gpu_fit.COMPARED)
 
 
 @pytest.mark.parametrize("mini", [False, True])
 @pytest.mark.parametrize("case", gpu_fit.cases(), ids=lambda case: case.name)
 def test_every_case_resolves_with_data_of_its_own(case, mini, tmp_path):
-    given = gpu_fit.recipe.load(case.path, case.overrides)
-    found = gpu_fit.recipe.load(case.path, tuple(gpu_fit.overrides(case, tmp_path, mini)))
+    given = gpu_fit.resolve.load(case.path, case.overrides)
+    found = gpu_fit.resolve.load(case.path, tuple(gpu_fit.overrides(case, tmp_path, mini)))
     assert found.recipe.model.weights == "random"
     assert found.recipe.dataset.source.kind in ("jsonl", "squad")
     assert found.recipe.training.steps == (4 if mini else gpu_fit.STEPS)

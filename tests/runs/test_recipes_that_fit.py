@@ -1,19 +1,16 @@
-"""Recipes that quote a plan: no quote is stale, names tell the truth, what is promised of 12 and 24 GiB is there."""
+"""Recipes for a size of GPU: names tell the truth, and what is promised of 12 and 24 GiB is there and fits."""
 
 import re
 
 import pytest
 
-from bench.cli import main
 from bench.config import resolve
-from bench.errors import RecipeError
-from bench.memory import recipe_comments, search
+from bench.memory import report, search
 from bench.memory.planner import Job, Spread
 from bench.utils import hardware
 from bench.utils.hardware import GIB
-from tests.helpers.launching import ROOT
 
-QUOTED = {f"{path.parent.name}/{path.stem}": (path, gpu) for path, gpu in recipe_comments.find().items()}
+PATHS = {name: resolve.SHIPPED / f"{name}.yaml" for name in report.MADE_FOR}
 # A plan is off by some; this much must be left.
 LEAST_TO_SPARE = 0.05
 ALL_LINEAR = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
@@ -26,41 +23,30 @@ PROMISED = [
 ]
 
 
-@pytest.mark.parametrize("name", QUOTED)
-def test_no_quote_is_stale(name):
-    path, gpu = QUOTED[name]
-    assert recipe_comments.quote(path, gpu) == recipe_comments.quoted(path)[0], (
-        "python -m bench plan --quote writes it anew"
-    )
-
-
-@pytest.mark.parametrize("name", QUOTED)
-def test_a_quote_leaves_some_memory_and_the_name_says_which_gpu(name):
-    path, gpu = QUOTED[name]
-    text = " ".join(line.removeprefix("# ") for line in recipe_comments.quoted(path)[0].splitlines())
-    total = re.match(r"Plan: (\d+\.\d\d) GiB on each GPU at (\d+) x (\d+) tokens", text)
-    assert float(total[1]) * GIB <= (1 - LEAST_TO_SPARE) * hardware.memory(gpu)
-    most = re.search(r"largest micro-batch (\d+) x (\d+) ", text)
-    assert int(most[1]) >= int(total[2])
-    assert most[2] == total[3]
-    size = re.search(r"_(\d+)gib$", path.stem)
+@pytest.mark.parametrize("name", PATHS)
+def test_some_memory_is_left_and_the_name_says_which_gpu(name):
+    gpu = report.MADE_FOR[name]
+    job = Job.of(resolve.load(PATHS[name]), Spread())
+    length = job.lengths.longest
+    rows, _ = search.planned(job, length, hardware.memory(gpu))
+    found = job.predict(rows, length)
+    assert found.needed <= hardware.memory(gpu)
+    assert found.total <= (1 - LEAST_TO_SPARE) * hardware.memory(gpu)
+    assert search.largest_batch(job, length, hardware.memory(gpu)) >= rows
+    size = re.search(r"_(\d+)gib$", name)
     assert size is None or gpu == f"{size[1]}GiB"
-    # The command at its end is real.
-    command = re.search(r"\(python -m bench (.*)\)$", text)[1].split()
-    options = main.parser().parse_args(command)
-    assert ROOT / options.recipe == path
 
 
-def test_every_recipe_with_a_size_in_its_name_quotes_a_plan():
+def test_every_recipe_with_a_size_in_its_name_is_among_them():
     sized = {path for path in resolve.find_recipes() if re.search(r"_\d+gib$", path.stem)}
     assert sized
-    assert sized <= {path for path, _ in QUOTED.values()}
+    assert sized <= set(PATHS.values())
 
 
 @pytest.mark.parametrize("study", STUDIES)
 @pytest.mark.parametrize(("model", "method", "size"), PROMISED)
 def test_what_is_promised_is_there(study, model, method, size):
-    found = [(resolve.load(path), gpu) for path, gpu in QUOTED.values() if path.parent.name == study]
+    found = [(resolve.load(path), report.MADE_FOR[name]) for name, path in PATHS.items() if path.parent.name == study]
     fitting = [
         item.options
         for item, gpu in found
@@ -78,38 +64,6 @@ def test_qlora_of_one_text_is_sparing(model, most):
     job = Job.of(resolve.load(path, ("training.per_device_batch=1",)), Spread())
     assert job.predict(1, 512).total < most * GIB
     assert job.predict(1, 1024).needed < 12 * GIB
-
-
-def test_a_quote_is_written_once_and_refreshed(write, capsys):
-    text = "# What it is for.\n\ndataset: reviews\nmodel: tiny_llama  # small\nmethod: lora\n"
-    path = write("study/own.yaml", text)
-    assert main.main(["plan", str(path), "--quote"]) == 2
-    assert "quotes no plan yet; say for which GPU" in capsys.readouterr().err
-    assert main.main(["plan", str(path), "--quote", "--gpu", "1GiB"]) == 0
-    assert capsys.readouterr().out == "own.yaml: quotes its plan anew\n"
-    quoted = path.read_text(encoding="utf-8")
-    assert quoted.startswith("# What it is for.\n# Plan: 0.5")
-    assert quoted.endswith(text.partition("\n")[2])
-    assert recipe_comments.quoted(path) == (recipe_comments.quote(path, "1GiB"), "1GiB")
-    path.write_text(re.sub(r"Plan: \S+", "Plan: 9.99", quoted), encoding="utf-8")
-    assert main.main(["plan", str(path), "--quote"]) == 0
-    assert path.read_text(encoding="utf-8") == quoted
-    capsys.readouterr()
-    assert main.main(["plan", str(path), "--quote"]) == 0
-    assert capsys.readouterr().out == ""
-
-
-def test_what_does_not_fit_is_not_quoted(write, capsys):
-    path = write("study/own.yaml", "dataset: reviews\nmodel: tiny_llama\nmethod: lora\n")
-    assert main.main(["plan", str(path), "--quote", "--gpu", "100 MB"]) == 2
-    assert "which does not fit 100 MB" in capsys.readouterr().err
-    assert path.read_text(encoding="utf-8").startswith("dataset")
-
-
-def test_a_torn_quote_is_told(write):
-    path = write("study/own.yaml", "# Plan: 1.00 GiB\ndataset: reviews\nmodel: tiny_llama\nmethod: lora\n")
-    with pytest.raises(RecipeError, match="does not end in its command"):
-        recipe_comments.quoted(path)
 
 
 def test_a_micro_batch_below_the_whole_share_keeps_its_gradients():

@@ -1,3 +1,5 @@
-"""Kernels that compute the same with less. Reading order: padding_free (no pads), packed_attention, attention,
+"""Kernels that compute the same with less.
+
+Reading order: patch (replace a forward, test it on a few tokens), padding_free, packed_attention, attention,
 shared_prefix (a common prefix once), answer_only_loss (logits for answer tokens only).
 """

@@ -20,10 +20,11 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from bench.data.batching import IGNORED
 from bench.models.heads import unwrapped
+from bench.models.kernels import patch
 from bench.models.losses import summed_loss
 
-# Attribute of a model that holds its own forward here: [] where the class's, which is no attribute, was in force.
-STATE = "bench_answer_logits"
+# Attribute of a model that remembers its own forward.
+STATE = "bench_answer_only_loss"
 # Rows of logits at a time: 1 GiB in float32 for a vocabulary of 256k. Fewer would be no faster.
 CHUNK_ROWS = 1024
 # Fields of transformers' configs by which models multiply their logits (Cohere, Falcon-H1), or divide them (Granite).
@@ -39,26 +40,17 @@ def attach(model: Any, chunk_rows: int = CHUNK_ROWS) -> str | None:
     logits of a few tokens are compared with those made here.
     """
     inner = unwrapped(model)
-    if hasattr(inner, STATE):
+    if patch.is_attached(inner, STATE):
         return None
     reason = _undeclared(inner) or _differs(inner)
     if reason is None:
-        setattr(inner, STATE, [inner.forward] if "forward" in inner.__dict__ else [])
-        inner.forward = forward_on_answers(inner, inner.forward, chunk_rows)
+        patch.attach(inner, STATE, forward_on_answers(inner, inner.forward, chunk_rows))
     return reason
 
 
 def detach(model: Any) -> None:
-    """The model's own forward again, without what was wrapped around it since; nothing where `attach` was not."""
-    inner = unwrapped(model)
-    own = inner.__dict__.pop(STATE, None)
-    if own is None:
-        return
-    # accelerate puts autocast around a forward, and keeps what was there as `_original_forward`.
-    for name in ("forward", "_original_forward"):
-        inner.__dict__.pop(name, None)
-    if own:
-        inner.forward = own[0]
+    """Give the model its own forward again, without what was wrapped around it since."""
+    patch.detach(unwrapped(model), STATE)
 
 
 def _undeclared(inner: Any) -> str | None:
@@ -142,30 +134,24 @@ def _logits(inner: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _differs(inner: Any) -> str | None:
-    """Logits of a few tokens, chosen as in training, must be the model's own."""
+    """Return why logits of a few tokens, chosen as in training, are not the model's own, or None."""
     weight = inner.get_input_embeddings().weight
     ids = (torch.arange(16, device=weight.device).view(2, 8) * 5 + 3) % weight.shape[0]
     labels = torch.cat([torch.full_like(ids[:, :4], IGNORED), ids[:, 4:]], dim=1)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if inner.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids
-    training = inner.training
-    inner.eval()
-    try:
-        with torch.no_grad():
-            expected = inner(**inputs, use_cache=False).logits
-            hidden = _head_input(inner, inner.forward, **inputs)
-            if hidden.shape[:2] != ids.shape:
-                return f"gives its output head hidden states of another shape ({[*hidden.shape]})"
-            rows, _ = _chosen(inner, hidden, labels, 8)
-            found = _logits(inner, rows)
-            expected, _ = _chosen(inner, expected, labels, 8)
-    finally:
-        inner.train(training)
-    # Rounding only, but for 16 and 4 bits; logits that are changed in another way differ by their own size.
-    mixed = torch.is_autocast_enabled(ids.device.type)
-    exact = not mixed and all(parameter.dtype == torch.float32 for parameter in inner.parameters())
-    far = float((found.float() - expected.float()).abs().max())
-    if not far <= (1e-4 if exact else 0.05) * float(expected.float().std()):
-        return f"changes its logits behind the output head in a way that is not known here (by {far:.2g})"
-    return None
+
+    def _plain() -> list[torch.Tensor]:
+        logits = inner(**inputs, use_cache=False).logits
+        hidden.append(_head_input(inner, inner.forward, **inputs))
+        if hidden[0].shape[:2] != ids.shape:
+            raise patch.UnsupportedError(f"gives its output head hidden states of another shape ({[*hidden[0].shape]})")
+        return [_chosen(inner, logits, labels, 8)[0]]
+
+    def _fast() -> list[torch.Tensor]:
+        return [_logits(inner, _chosen(inner, hidden[0], labels, 8)[0])]
+
+    hidden: list[torch.Tensor] = []
+    difference = "changes its logits behind the output head in a way that is not known here"
+    return patch.probe(inner, plain=_plain, fast=_fast, difference=difference, exact=1e-4, rounded=0.05)

@@ -20,6 +20,16 @@ def merge(left: torch.Tensor, left_lse: torch.Tensor, right: torch.Tensor, right
     return torch.lerp(right, left, share)
 
 
+def same_type(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return queries, keys and values in one type.
+
+    Under autocast, rotated queries may be float32 beside values in 16 bits; the ordinary function casts them too.
+    """
+    kind = tensors[0].device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensors[-1].dtype
+    return tuple(tensor.to(dtype) for tensor in tensors)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
     """Attention that also returns the log-sum-exp of scores. Everything is exact up to rounding."""

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from bench.models.kernels.shared_prefix import HARMLESS, UnsupportedError, implementation, same_type
+from bench.models.kernels import patch
+from bench.models.kernels.attention import same_type
 
 # Of the attention function in transformers' interface.
 NAME = "bench_unpadded"
@@ -50,7 +51,7 @@ class Packing:
         """Inside, the model's attention keeps these texts apart."""
         token = ACTIVE.set(self)
         try:
-            with implementation(self.configs, NAME):
+            with patch.attention_function(self.configs, NAME):
                 yield
         finally:
             ACTIVE.reset(token)
@@ -98,10 +99,8 @@ def attention(
     if packing is None:
         raise RuntimeError(f"attention {NAME!r} is used outside of a forward without pads")
     if attention_mask is not None:
-        raise UnsupportedError("makes an attention mask of its own")
-    unknown = [name for name, item in others.items() if torch.is_tensor(item) and name not in HARMLESS]
-    if unknown:
-        raise UnsupportedError(f"adds something to its attention ({unknown[0]})")
+        raise patch.UnsupportedError("makes an attention mask of its own")
+    patch.refuse_unknown(others)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     query, key, value = same_type(query, key, value)
     kernel = Kernel(

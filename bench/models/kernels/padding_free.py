@@ -12,15 +12,14 @@ DeepSpeed do not notice. Activations that are recomputed in the backward pass ne
 import functools
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import AttentionInterface
 
 from bench.models.heads import unwrapped
+from bench.models.kernels import patch
 from bench.models.kernels.packed_attention import ACTIVE, NAME, Packing, attention, recomputing
-from bench.models.kernels.shared_prefix import LAYER_KINDS, UnsupportedError, configs_of
 
 # Model types for which losses and gradients are tested to be those of the padded batch.
 FAMILIES = frozenset(
@@ -31,82 +30,55 @@ FAMILIES = frozenset(
 )
 # What a body may be given for its own row of tokens to stay the same tokens; with anything else it runs padded.
 TOKENS = ("input_ids", "inputs_embeds", "token_type_ids")
-# Attribute of a body that holds its state here.
-STATE = "bench_unpad"
-
-
-@dataclass(kw_only=True)
-class _State:
-    """What `attach` did to a body."""
-
-    configs: Sequence[Any]
-    own: Any
-    hook: Any = None
+# Attribute of a body that remembers its own forward.
+STATE = "bench_padding_free"
 
 
 def attach(model: Any) -> str | None:
-    """Lets the body of a model, wrapped or not, leave out pads from now on.
+    """Let the body of a model, wrapped or not, leave out pads from now on.
 
     Returns None, or why the model still runs padded: a sentence's part that follows "the model". What it declares is
     asked first; then a few tokens are run both ways and must get the same hidden states.
     """
     body = unwrapped(model).base_model
-    if hasattr(body, STATE):
+    if is_attached(model):
         return None
     reason = _undeclared(model, body)
     if reason is not None:
         return reason
-    expected = _probed(model, body)
-    _install(model, body)
-    try:
-        reason = _differs(body, expected, _probed(model, body))
-    except UnsupportedError as error:
-        reason = str(error)
+
+    def _fast() -> list[torch.Tensor]:
+        _install(model, body)
+        return _hidden_states(model, body)
+
+    difference = "gets other hidden states without pads"
+    reason = patch.probe(body, plain=lambda: _hidden_states(model, body), fast=_fast, difference=difference)
     if reason is not None:
         detach(model)
     return reason
 
 
 def detach(model: Any) -> None:
-    """The body's own forward again; nothing where `attach` was not in force."""
-    body = unwrapped(model).base_model
-    state = body.__dict__.pop(STATE, None)
-    if state is None:
-        return
-    body.__dict__.pop("forward", None)
-    if state.own is not None:
-        body.forward = state.own
-    if state.hook is not None:
-        state.hook.remove()
+    """Give the body its own forward again; nothing where `attach` was not in force."""
+    patch.detach(unwrapped(model).base_model, STATE)
 
 
 def is_attached(model: Any) -> bool:
-    """Whether pads are left out."""
-    return hasattr(unwrapped(model).base_model, STATE)
+    """Return whether pads are left out."""
+    return patch.is_attached(unwrapped(model).base_model, STATE)
 
 
 def _undeclared(model: Any, body: Any) -> str | None:
     config = body.config.get_text_config()
-    adapter = getattr(model, "active_peft_config", None)
-    if body.config.is_encoder_decoder:
-        return "is an encoder-decoder"
-    if adapter is not None and adapter.is_prompt_learning:
-        return "has an adapter that adds tokens of its own"
-    if not getattr(body, "_supports_attention_backend", False):
-        return "has an attention of its own that can't be replaced"
-    if config.model_type not in FAMILIES:
+    fixed = patch.attention_is_fixed(model, body)
+    if fixed is None and config.model_type not in FAMILIES:
         return f"is of a family ({config.model_type}) whose losses were not compared"
-    if "position_ids" not in inspect.signature(body.forward).parameters:
-        return "takes no position ids"
-    kinds = set(getattr(config, "layer_types", None) or []) - LAYER_KINDS
-    if kinds or getattr(config, "attention_chunk_size", None):
-        return f"has layers of another kind ({', '.join(sorted(kinds)) or 'chunked attention'})"
-    return None
+    return fixed or patch.places_are_fixed(body, config)
 
 
 def _install(model: Any, body: Any) -> None:
     AttentionInterface.register(NAME, attention)
-    state = _State(configs=configs_of(unwrapped(model)), own=body.__dict__.get("forward"))
+    configs = patch.configs_of(unwrapped(model))
     plain = body.forward
     signature = inspect.signature(plain)
 
@@ -114,7 +86,7 @@ def _install(model: Any, body: Any) -> None:
     def forward(*args: Any, **options: Any) -> Any:
         given = signature.bind(*args, **options).arguments
         given |= given.pop("kwargs", {})
-        packing = _packing(body, given, state.configs)
+        packing = _packing(body, given, configs)
         if packing is None:
             return plain(*args, **options)
         with packing.active():
@@ -124,11 +96,10 @@ def _install(model: Any, body: Any) -> None:
             outputs.last_hidden_state = packing.padded(outputs.last_hidden_state)
         return outputs
 
-    body.forward = forward
-    if getattr(body, "pooler", None) is not None:
-        # Poolers read the first token of each text.
-        state.hook = body.encoder.register_forward_hook(_pad_output)
-    setattr(body, STATE, state)
+    # Poolers read the first token of each text.
+    pools = getattr(body, "pooler", None) is not None
+    hooks = [body.encoder.register_forward_hook(_pad_output)] if pools else []
+    patch.attach(body, STATE, forward, hooks)
 
 
 def _pad_output(module: Any, args: Any, output: Any) -> Any:
@@ -188,28 +159,12 @@ def _positions(body: Any, given: dict[str, Any], packing: Packing) -> torch.Tens
     return torch.arange(packing.shape[1], device=packing.places.device)[None]
 
 
-def _probed(model: Any, body: Any) -> list[torch.Tensor]:
-    """Hidden states of a few tokens, in rows of two lengths, and what a pooler makes of them."""
+def _hidden_states(model: Any, body: Any) -> list[torch.Tensor]:
+    """Run a few tokens, in rows of two lengths; return their hidden states, and what a pooler makes of them."""
     embedding = unwrapped(model).get_input_embeddings().weight
     pad = getattr(body.config.get_text_config(), "pad_token_id", None) or 0
     ids = (torch.arange(15, device=embedding.device).view(3, 5) * 7 + pad + 1) % embedding.shape[0]
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], device=embedding.device)
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            found = body(input_ids=ids.masked_fill(mask == 0, pad), attention_mask=mask)
-    finally:
-        model.train(training)
-    pooled = getattr(found, "pooler_output", None)
-    return [found.last_hidden_state[mask.bool()], *([] if pooled is None else [pooled])]
-
-
-def _differs(body: Any, expected: list[torch.Tensor], found: list[torch.Tensor]) -> str | None:
-    # Rounding only, but for 16 and 4 bits; a wrong attention moves hidden states by their own size.
-    exact = all(parameter.dtype == torch.float32 for parameter in body.parameters())
-    for one, other in zip(expected, found, strict=True):
-        far = float((one.float() - other.float()).abs().max())
-        if not far <= (1e-3 if exact else 0.1) * float(one.float().std()):
-            return f"gets other hidden states without pads (by {far:.2g})"
-    return None
+    outputs = body(input_ids=ids.masked_fill(mask == 0, pad), attention_mask=mask)
+    pooled = getattr(outputs, "pooler_output", None)
+    return [outputs.last_hidden_state[mask.bool()], *([] if pooled is None else [pooled])]

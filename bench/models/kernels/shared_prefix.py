@@ -11,7 +11,6 @@ No dense causal mask is made, since transformers makes no mask for a function th
 """
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -21,17 +20,10 @@ import torch
 from transformers import AttentionInterface
 
 from bench.models.heads import unwrapped
-from bench.models.kernels.attention import Kernel, merge
+from bench.models.kernels import patch
+from bench.models.kernels.attention import Kernel, merge, same_type
 
 NAME = "bench_shared_prefix"
-# Layers of other kinds carry a state or see other tokens.
-LAYER_KINDS = {"full_attention", "sliding_attention"}
-# What models hand to every attention function, and what is in force already through keys, queries and positions.
-HARMLESS = {"position_ids", "position_embeddings", "cache_position", "past_key_values"}
-
-
-class UnsupportedError(Exception):
-    """The model asks something of its attention that is not known here. `str(error)` continues "the model ..."."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,36 +97,10 @@ def _active(model: Any, rows: Rows) -> Iterator[None]:
     AttentionInterface.register(NAME, _attention)
     token = _ACTIVE.set(rows)
     try:
-        with implementation(configs_of(unwrapped(model)), NAME):
+        with patch.attention_function(patch.configs_of(unwrapped(model)), NAME):
             yield
     finally:
         _ACTIVE.reset(token)
-
-
-@contextlib.contextmanager
-def implementation(configs: Sequence[Any], name: str) -> Iterator[None]:
-    """The attention function of that name in all of a model's configs; their own comes back at the end."""
-    before = [config._attn_implementation for config in configs]
-    try:
-        for config in configs:
-            config._attn_implementation = name
-        yield
-    finally:
-        # Outer configs come first: setting one also sets those inside of it.
-        for config, own in zip(configs, before, strict=True):
-            config._attn_implementation = own
-
-
-def configs_of(model: Any) -> list[Any]:
-    """All configs that the model's modules read, each once, outer ones first."""
-    found = {}
-    waiting = [module.config for module in model.modules() if hasattr(getattr(module, "config", None), "sub_configs")]
-    for config in waiting:
-        if id(config) not in found:
-            found[id(config)] = config
-            inner = [getattr(config, name, None) for name in config.sub_configs]
-            waiting += [each for each in inner if each is not None]
-    return list(found.values())
 
 
 def run_prefix(model: Any, token_ids: Sequence[int]) -> Prefix:
@@ -169,46 +135,31 @@ def supports(model: Any, run: Callable[..., torch.Tensor] | None = None) -> str 
 
 def _undeclared(model: Any) -> str | None:
     inner = unwrapped(model)
-    if inner.config.is_encoder_decoder:
-        return "is an encoder-decoder"
-    adapter = getattr(model, "active_peft_config", None)
-    if adapter is not None and adapter.is_prompt_learning:
-        return "has an adapter that adds tokens of its own"
-    if not getattr(inner, "_supports_attention_backend", False):
-        return "has an attention of its own that can't be replaced"
-    if "position_ids" not in inspect.signature(body(model).forward).parameters:
-        return "takes no position ids"
     config = inner.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or []) - LAYER_KINDS
-    if kinds or getattr(config, "attention_chunk_size", None):
-        return f"has layers of another kind ({', '.join(sorted(kinds)) or 'chunked attention'})"
-    return None
+    return patch.attention_is_fixed(model, inner) or patch.places_are_fixed(body(model), config)
 
 
 def _differs(model: Any, run: Callable[..., torch.Tensor]) -> str | None:
     inner = unwrapped(model)
-    embedding = inner.get_input_embeddings().weight
+    device, config = inner.get_input_embeddings().weight.device, inner.config.get_text_config()
     # Any eight tokens: three for the prefix, and twice the other five as rows.
-    ids = (torch.arange(8, device=embedding.device) * 7 + 3) % inner.config.get_text_config().vocab_size
-    positions = torch.arange(8, device=embedding.device)[None]
-    try:
-        with torch.no_grad():
-            expected = model(input_ids=ids[None], position_ids=positions, use_cache=False).logits[0, 3:].float()
-            prefix = run_prefix(model, ids[:3].tolist())
-            rows = {"input_ids": ids[None, 3:].repeat(2, 1), "position_ids": positions[:, 3:].repeat(2, 1)}
-            with attending(model, prefix):
-                found = run(**rows).float()
-    except UnsupportedError as error:
-        return str(error)
-    for number, kind in enumerate(getattr(inner.config.get_text_config(), "layer_types", None) or []):
-        if (kind == "sliding_attention") != (prefix.windows.get(number) is not None):
-            return "does not tell its attention about its sliding windows"
-    # Rounding only, but for 16 and 4 bits; a wrong attention moves logits by their own size.
-    exact = all(parameter.dtype == torch.float32 for parameter in inner.parameters())
-    exact = exact and not torch.is_autocast_enabled(embedding.device.type)
-    allowed = (1e-3 if exact else 0.1) * float(expected.std())
-    far = float((found - expected).abs().max())
-    return None if far <= allowed else f"gets other logits when its parts are run apart (by {far:.2g})"
+    ids = (torch.arange(8, device=device) * 7 + 3) % config.vocab_size
+    positions = torch.arange(8, device=device)[None]
+
+    def _plain() -> list[torch.Tensor]:
+        return [model(input_ids=ids[None], position_ids=positions, use_cache=False).logits[0, 3:]]
+
+    def _fast() -> list[torch.Tensor]:
+        prefix = run_prefix(model, ids[:3].tolist())
+        with attending(model, prefix):
+            logits = run(input_ids=ids[None, 3:].repeat(2, 1), position_ids=positions[:, 3:].repeat(2, 1))
+        for number, kind in enumerate(getattr(config, "layer_types", None) or []):
+            if (kind == "sliding_attention") != (prefix.windows.get(number) is not None):
+                raise patch.UnsupportedError("does not tell its attention about its sliding windows")
+        return [logits]
+
+    difference = "gets other logits when its parts are run apart"
+    return patch.probe(inner, plain=_plain, fast=_fast, difference=difference)
 
 
 def _attention(
@@ -250,22 +201,13 @@ def _attention(
 def _checked(module: Any, attention_mask: Any, is_causal: bool | None, others: dict[str, Any]) -> int:
     layer = getattr(module, "layer_idx", None)
     if layer is None:
-        raise UnsupportedError("does not number its attention layers")
+        raise patch.UnsupportedError("does not number its attention layers")
     if attention_mask is not None:
-        raise UnsupportedError("makes an attention mask of its own")
+        raise patch.UnsupportedError("makes an attention mask of its own")
     if not (getattr(module, "is_causal", True) if is_causal is None else is_causal):
-        raise UnsupportedError("has attention that looks ahead")
-    unknown = [name for name, value in others.items() if torch.is_tensor(value) and name not in HARMLESS]
-    if unknown:
-        raise UnsupportedError(f"adds something to its attention ({unknown[0]})")
+        raise patch.UnsupportedError("has attention that looks ahead")
+    patch.refuse_unknown(others)
     return int(layer)
-
-
-def same_type(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Under autocast, rotated queries may be float32 beside values in 16 bits; the ordinary function casts them too."""
-    kind = tensors[0].device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensors[-1].dtype
-    return tuple(tensor.to(dtype) for tensor in tensors)
 
 
 def _own(
