@@ -5,11 +5,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.config import registry
 from bench.errors import DataError
+from bench.records import store
 from bench.records.record import Record, Score
 from bench.utils import numbers
 
@@ -24,6 +26,30 @@ Located = tuple[Path, Record]
 Key = tuple[str, str]
 # Characters of a reason or a note; what fails inside a library can be pages long.
 LONG = 2000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A record that is not used, and why. is_unsound: its predictions contradict its scores."""
+
+    path: Path
+    reason: str
+    is_unsound: bool = False
+
+
+def read_all(paths: Sequence[Path]) -> tuple[list[Located], list[LeftOut]]:
+    """Read all records at or below `paths`, each once; return them, and the files that can't be read.
+
+    Raises DataError for a path that does not exist, and where there is no record at all.
+    """
+    records: list[Located] = []
+    unreadable: list[LeftOut] = []
+    for path in store.locate(paths):
+        try:
+            records.append((path, store.read(path)))
+        except DataError as error:
+            unreadable.append(LeftOut(path=path, reason=str(error).removeprefix(f"{path}: ")))
+    return records, unreadable
 
 
 def stages(record: Record) -> dict[str, str]:

@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from bench.analysis import accessors, predictions
-from bench.analysis.predictions import Asked, Field, LeftOut
+from bench.analysis.accessors import LeftOut
+from bench.analysis.predictions import Asked, Field
 from bench.analysis.stats import multiple, paired, seed_variance
 from bench.analysis.stats.sums import Tally
 from bench.errors import DataError

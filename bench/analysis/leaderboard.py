@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.analysis import accessors, compare, predictions
-from bench.analysis.accessors import Key, Located
+from bench.analysis.accessors import Key, LeftOut, Located
 from bench.analysis.compare import Comparison
-from bench.analysis.predictions import Asked, Field, LeftOut
+from bench.analysis.predictions import Asked, Field
 from bench.config import registry
 from bench.errors import DataError
-from bench.records import store
 from bench.records.record import Record
 from bench.utils import numbers
 
@@ -80,21 +79,6 @@ class Group:
         pairs = self.comparison.pairs if self.comparison else []
         letters = (first.letter, second.letter)
         return any((pair.first, pair.second) == letters and pair.p_holm <= compare.ALPHA for pair in pairs)
-
-
-def read(paths: Sequence[Path]) -> tuple[list[Located], list[LeftOut]]:
-    """All records at or below `paths`, and those that can't be read. A run that is named twice is one run.
-
-    Raises DataError for a path that does not exist, and when there is no record at all.
-    """
-    records: list[Located] = []
-    broken: list[LeftOut] = []
-    for path in store.locate(paths):
-        try:
-            records.append((path, store.read(path)))
-        except DataError as error:
-            broken.append(LeftOut(path=path, reason=str(error).removeprefix(f"{path}: ")))
-    return records, broken
 
 
 def groups(records: Sequence[Located], metric: str | None = None) -> Iterator[Group]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.analysis import accessors, verify
-from bench.analysis.accessors import Key, Located, key_of
+from bench.analysis.accessors import Key, LeftOut, Located, key_of
 from bench.analysis.stats.sums import Line, Tally
 from bench.analysis.verify import Unsound
 from bench.config import registry
@@ -57,15 +57,6 @@ class Run:
     def lines(self) -> dict[str, Line]:
         """Its lines by example id."""
         return self.scored.lines
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """A record that is not compared, and why. is_unsound: its predictions don't bear out what it says."""
-
-    path: Path
-    reason: str
-    is_unsound: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,13 +135,9 @@ def _records(paths: Sequence[Path]) -> tuple[list[Located], list[LeftOut]]:
     """Records of runs that ended well and can be compared, in the order of their paths; the others with the reason."""
     for path in paths:
         store.locate([path])  # each must hold one at least
-    found, left_out = [], []
-    for path in store.locate(paths):
-        try:
-            record = store.read(path)
-        except DataError as error:
-            left_out.append(LeftOut(path=path, reason=str(error)))
-            continue
+    records, left_out = accessors.read_all(paths)
+    found = []
+    for path, record in records:
         if record.status != "ok":
             reason = f"the run ended as {record.status}: {record.reason or 'no reason is known'}"
             left_out.append(LeftOut(path=path, reason=reason))
@@ -275,7 +262,7 @@ def _parsed(file: Path, lines: list[str]) -> Iterable[Any]:
     except (ValueError, RecursionError):
         rows = []
     if len(rows) == len(lines):
-        return rows
+        return list(rows)
     return (_value(file, number, line) for number, line in enumerate(lines, 1))
 
 

@@ -131,7 +131,7 @@ def _pair_rows(found: Comparison) -> list[dict[str, str]]:
 def _pair_cells(pair: Pair) -> dict[str, str]:
     return {
         "pair": f"{pair.first} − {pair.second}",
-        "difference": _signed(pair.difference),
+        "difference": md.signed(pair.difference),
         "95 % interval": interval(pair),
         "p": probability(pair.p),
         "p, Holm": probability(pair.p_holm),
@@ -145,13 +145,8 @@ def _pair_cells(pair: Pair) -> dict[str, str]:
 
 def interval(pair: Pair) -> str:
     """Of the difference; a dash where nothing varies."""
-    ends = [_signed(end) for end in (pair.low, pair.high) if end is not None]
+    ends = [md.signed(end) for end in (pair.low, pair.high) if end is not None]
     return " to ".join(ends) or md.DASH
-
-
-def _signed(value: float) -> str:
-    shown = md.fixed(value, 4)
-    return f"+{shown}" if round(value, 4) > 0 else shown.replace("-", "−")
 
 
 def probability(value: float) -> str:

@@ -142,6 +142,12 @@ def fixed(value: Any, decimals: int = 3) -> str:
     return DASH if number is None else f"{round(number, decimals) + 0.0:,.{decimals}f}"
 
 
+def signed(value: float, decimals: int = 4) -> str:
+    """Return a difference with its sign: +0.0123, −0.0123, 0.0000."""
+    shown = fixed(value, decimals)
+    return f"+{shown}" if round(value, decimals) > 0 else shown.replace("-", "−")
+
+
 def score(value: Any, low: Any = None, high: Any = None) -> str:
     """0.843 (0.818–0.866); the score alone without an interval or a width of it, a dash without a score."""
     if finite(value) is None or finite(low) is None or finite(high) is None or low == high:

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.analysis import accessors
-from bench.analysis.accessors import require_metric, training_s
+from bench.analysis.accessors import LeftOut, require_metric, training_s
 from bench.config import registry
-from bench.errors import DataError
-from bench.records import store
 from bench.records.record import Record
 from bench.reporting import cells
 from bench.reporting import markdown as md
@@ -43,25 +41,20 @@ def write_table_report(paths: Sequence[Path], output: Path, metric: str | None =
     metric: what ranks runs; None leaves it to the records. Raises DataError for a path that does not exist, when there
     is no record at all, and for a metric that none of them has.
     """
-    records, unreadable = [], []
-    for path in store.locate(paths):
-        try:
-            records.append((path, store.read(path)))
-        except DataError as error:
-            unreadable.append(str(error))
+    records, unreadable = accessors.read_all(paths)
     require_metric(records, metric)
     output.parent.mkdir(parents=True, exist_ok=True)
     files.write_text(output, table_report(records, unreadable, metric))
     return output
 
 
-def table_report(records: Runs, unreadable: Sequence[str] = (), metric: str | None = None) -> str:
+def table_report(records: Runs, unreadable: Sequence[LeftOut] = (), metric: str | None = None) -> str:
     """Tables of runs by data set and comparability key, the best first and failed runs last.
 
-    The same records give the same text, in any order. `unreadable`: sentences about other files.
+    The same records give the same text, in any order.
     """
     tables = [_data_set(name, tables, metric) for name, tables in sorted(accessors.by_key(records).items())]
-    broken = md.bullets([md.escape(sentence, accessors.LONG) for sentence in unreadable])
+    broken = md.bullets([f"{md.code(item.path)}: {md.escape(item.reason, accessors.LONG)}" for item in unreadable])
     rest = {"Records that could not be read": broken, "Notes": _notes(records, len(unreadable))}
     return md.joined(["# Runs", *tables, md.sections(rest)]) + "\n"
 

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.analysis import accessors, costs, leaderboard
-from bench.analysis.accessors import require_metric
-from bench.analysis.leaderboard import Group, Located
-from bench.analysis.predictions import LeftOut
+from bench.analysis.accessors import LeftOut, Located, require_metric
+from bench.analysis.leaderboard import Group
 from bench.errors import DataError
 from bench.records import store
 from bench.reporting import html_page, study_sections
@@ -48,7 +47,7 @@ def write(
         raise DataError(f"{folder} is the folder of a run, whose own report would be lost; give another -o")
     if folder is not None and folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file; give a folder, or a name that ends in .md for the short table")
-    found = leaderboard.read(paths)
+    found = accessors.read_all(paths)
     require_metric(found[0], metric)
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bench.analysis import accessors, costs, disagreements
+from bench.analysis.accessors import Located
 from bench.analysis.compare import Pair
 from bench.analysis.costs import Costs
-from bench.analysis.leaderboard import Group, Located, Standing
+from bench.analysis.leaderboard import Group, Standing
 from bench.records.record import Record
 from bench.reporting import cells, comparison_page
 from bench.reporting import markdown as md
@@ -246,18 +247,13 @@ def _pair(pair: Pair, names: Mapping[str, str], also: Sequence[str]) -> dict[str
     return {
         "better score": md.escape(names[pair.first], NAME_CHARACTERS),
         "other": md.escape(names[pair.second], NAME_CHARACTERS),
-        "difference": _signed(pair.difference),
+        "difference": md.signed(pair.difference),
         "detectable": md.fixed(pair.detectable, 4),
         "95 % interval": comparison_page.interval(pair),
         "p, Holm": md.escape(comparison_page.probability(pair.p_holm)),
         **{name: md.escape(getattr(pair, name)) for name in also},
         "verdict": md.escape(pair.verdict),
     }
-
-
-def _signed(value: float) -> str:
-    shown = md.fixed(value, 4)
-    return f"+{shown}" if round(value, 4) > 0 else shown.replace("-", "−")
 
 
 def failures(group: Group) -> str:

@@ -214,7 +214,8 @@ def randomisation_test(
             found[number] = np.count_nonzero(np.abs(differences) >= observed[number] - TIE)
         return found
 
-    return (1 + np.sum(_of_blocks(runs, draws, seed, _reached), axis=0)) / (1 + draws)
+    p_values: np.ndarray = (1 + np.sum(_of_blocks(runs, draws, seed, _reached), axis=0)) / (1 + draws)
+    return p_values
 
 
 def _unswapped(runs: Stack, size: int, generator: np.random.Generator) -> np.ndarray:

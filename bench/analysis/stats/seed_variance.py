@@ -37,7 +37,8 @@ class System:
 
     def influences(self) -> np.ndarray:
         """[examples, seeds]: how far each example moves each score; for a mean its distance from the mean."""
-        return (len(self.jackknife) - 1) * (self.jackknife.mean(0) - self.jackknife)
+        influences: np.ndarray = (len(self.jackknife) - 1) * (self.jackknife.mean(0) - self.jackknife)
+        return influences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +149,8 @@ def _interaction(influences: np.ndarray) -> float:
     """What belongs to one seed and one example together, as a part of the variance of the mean over both."""
     examples, seeds = influences.shape
     left = influences - influences.mean(1, keepdims=True)
-    return float((left**2).sum()) / ((seeds - 1) * max(examples - 1, 1)) / (seeds * examples)
+    variance: float = float((left**2).sum()) / ((seeds - 1) * max(examples - 1, 1)) / (seeds * examples)
+    return variance
 
 
 def student_quantile(share: float, freedom: float) -> float:

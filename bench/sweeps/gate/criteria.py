@@ -133,7 +133,8 @@ def fall_probability(gains: np.ndarray) -> float:
 
 def _error(old: np.ndarray, margin: float) -> float:
     """Standard error of the difference of two means over such seeds, which vary by the margin at least."""
-    return max(float(old.std(ddof=1)), margin) * (2 / len(old)) ** 0.5
+    error: float = max(float(old.std(ddof=1)), margin) * (2 / len(old)) ** 0.5
+    return error
 
 
 def beyond_probability(old: np.ndarray, fell: float, margin: float) -> float:

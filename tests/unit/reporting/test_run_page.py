@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from bench.analysis.accessors import LeftOut
 from bench.errors import DataError
 from bench.records import store
 from bench.records.record import (
@@ -254,7 +255,9 @@ def test_hostile_text_breaks_no_part_of_a_page(tmp_path):
     finished = failed.model_copy(update={"status": "ok", "reason": None})
     pages = [
         run_page.run_report(failed, tmp_path),
-        short_table.table_report([(tmp_path, failed), (tmp_path / "b", finished)], [NASTY]),
+        short_table.table_report(
+            [(tmp_path, failed), (tmp_path / "b", finished)], [LeftOut(path=Path(NASTY), reason=NASTY)]
+        ),
     ]
     for page in pages:
         tables_of(page)

@@ -11,7 +11,7 @@ import sys
 import pytest
 from sklearn.metrics import f1_score
 
-from bench.analysis import compare, costs, disagreements, leaderboard, predictions
+from bench.analysis import accessors, compare, costs, disagreements, leaderboard, predictions
 from bench.analysis.stats import paired
 from bench.cli.main import main
 from bench.errors import DataError
@@ -90,7 +90,7 @@ def test_the_interval_of_several_seeds_is_that_of_the_difference_from_a_system_t
     for seed in (13, 14):
         studies.write_run(folder / f"zero-{seed}", "study--zero--lora", seed, [False] * 200)
     found = compare.compare([folder], predictions.Asked())
-    (group,) = leaderboard.groups(leaderboard.read([folder])[0])
+    (group,) = leaderboard.groups(accessors.read_all([folder])[0])
     assert group.standings[0].low == pytest.approx(found.pairs[0].low, abs=1e-12)
     assert group.standings[0].high == pytest.approx(found.pairs[0].high, abs=1e-12)
     assert 0 < group.standings[0].low < group.standings[0].high < 1
@@ -100,7 +100,7 @@ def test_the_interval_of_seeds_that_differ_much_stays_within_what_an_accuracy_ca
     for seed, hits in ((13, [True] * 100), (14, [True, False] * 50)):
         studies.write_run(tmp_path / f"one-{seed}", "s--one--lora", seed, hits)
         studies.write_run(tmp_path / f"two-{seed}", "s--two--lora", seed, [False] * 100)
-    (group,) = leaderboard.groups(leaderboard.read([tmp_path])[0])
+    (group,) = leaderboard.groups(accessors.read_all([tmp_path])[0])
     assert [(standing.score, standing.low, standing.high) for standing in group.standings] == [
         (0.75, 0, 1), (0, None, None),
     ]  # fmt: skip
@@ -425,13 +425,13 @@ def test_a_run_whose_score_before_training_is_denied_does_not_count(tmp_path):
     before = folder / "weak-13" / "predictions" / "before-test.jsonl"
     lines = [studies.line(number, hit) for number, hit in enumerate(studies.answers(0.5, 13))]
     before.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    (group,) = leaderboard.groups(leaderboard.read([folder])[0])
+    (group,) = leaderboard.groups(accessors.read_all([folder])[0])
     assert len(group.standings) == len(group.comparison.systems) == 3
     path = folder / "weak-13" / "record.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content["scores"]["before"]["test"]["accuracy"]["value"] = 0.1
     path.write_text(json.dumps(content), encoding="utf-8")
-    (group,) = leaderboard.groups(leaderboard.read([folder])[0])
+    (group,) = leaderboard.groups(accessors.read_all([folder])[0])
     assert len(group.standings) == len(group.comparison.systems) == 2
     (left_out,) = group.uncounted
     assert left_out.path == path
@@ -447,7 +447,7 @@ def test_score_interval_and_tests_are_of_the_same_runs(tmp_path):
     path.write_text(json.dumps(content), encoding="utf-8")
     (folder / "weak-13" / "predictions" / "after-test.jsonl").unlink()
     (folder / "weak-14" / "predictions" / "after-test.jsonl").unlink()
-    (group,) = leaderboard.groups(leaderboard.read([folder])[0])
+    (group,) = leaderboard.groups(accessors.read_all([folder])[0])
     runs = {one.name.split(" / ")[1]: [found.seed for found in one.records] for one in group.standings}
     assert runs["good"] == [13, 15]
     assert runs["weak"] == [15]
@@ -463,7 +463,7 @@ def test_the_only_system_is_held_to_its_predictions_too(tmp_path):
     studies.write_run(tmp_path / "one", "s--one--full", 13, studies.answers(0.8, 13))
     path = tmp_path / "one" / "record.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"value": 0.', '"value": 0.9', 1), encoding="utf-8")
-    (group,) = leaderboard.groups(leaderboard.read([tmp_path])[0])
+    (group,) = leaderboard.groups(accessors.read_all([tmp_path])[0])
     assert not group.standings
     assert "one of the two was changed" in group.uncounted[0].reason
 
@@ -539,7 +539,7 @@ def test_names_hold_what_tells_systems_apart_and_no_more(tmp_path):
         content.recipe.hash = f"{number}abcdef0" * 8
         content.comparability.key = "k"
         store.write(content, made)
-    (group,) = leaderboard.groups(leaderboard.read([tmp_path])[0])
+    (group,) = leaderboard.groups(accessors.read_all([tmp_path])[0])
     assert {standing.short for standing in group.standings} == {
         "one (training.steps=4)", "one [1abcdef0]", "one [2abcdef0]", "two",
     }  # fmt: skip
@@ -552,7 +552,7 @@ def test_runs_that_were_scored_in_another_way_stand_apart(tmp_path):
         content = store.read(made)
         content.comparability = content.comparability.model_copy(update={"key": name, "parts": parts})
         store.write(content, made)
-    found = list(leaderboard.groups(leaderboard.read([tmp_path])[0]))
+    found = list(leaderboard.groups(accessors.read_all([tmp_path])[0]))
     assert [(group.key, group.differs, len(group.standings)) for group in found] == [
         ("one", "data", 1),
         ("two", "data", 1),
@@ -580,7 +580,7 @@ def test_a_report_by_another_metric_ranks_and_tests_by_it(tmp_path, capsys):
     assert [row[0] for row in table[1:]] == ["1", "2", "–"]
     assert "Not tested: <code>three/record.json</code>: the run has no loss" in page
     assert "A better" in page
-    (group,) = leaderboard.groups(leaderboard.read([folder])[0], "mcc")
+    (group,) = leaderboard.groups(accessors.read_all([folder])[0], "mcc")
     assert study_sections.leaderboard(group) == "No run of this data set has a single score of the metric mcc."
     capsys.readouterr()
     for output in ("s", "s.md"):
