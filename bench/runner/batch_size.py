@@ -302,7 +302,8 @@ def outcome(run: RunContext, trial: Trial, tick: Callable[[], Any]) -> dict[str,
         (folder / REQUEST).write_text(json.dumps(_request(run, trial)), encoding="utf-8")
         code = _ended(folder, _environment(device, trial.precision), tick)
         if (folder / ANSWER).is_file():
-            return json.loads((folder / ANSWER).read_text(encoding="utf-8"))
+            answer: dict[str, Any] = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
+            return answer
         message = (folder / ERRORS).read_text(encoding="utf-8", errors="replace")[-4000:]
     if code == -signal.SIGKILL:
         return {"status": "oom", "reason": "its process was killed, as the system does when memory runs out"}

@@ -34,5 +34,5 @@ def describe(state: PartialState, budget: Budget | None, global_batch: int) -> L
 def _distributed_type(state: PartialState) -> str:
     """Before a model is divided, the processes alone count: on a CPU they stand in for GPUs where FSDP is asked for."""
     if sharding.asked() is None or state.device.type != "cpu":
-        return state.distributed_type.value
-    return DistributedType.MULTI_CPU.value
+        return str(state.distributed_type.value)
+    return str(DistributedType.MULTI_CPU.value)

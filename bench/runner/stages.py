@@ -104,7 +104,7 @@ def adapted_model(
         base_folder=base_folder,
         device=device,
     )
-    fresh = [*getattr(model, build.MISSING)]
+    fresh = [*getattr(model, heads.MISSING)]
     before_head = build.count_parameters(model)["total"] - heads.count_in_heads(model)
     kept = base_folder is not None and weights == "random" and plan.quantization is None
     if kept and PartialState().is_main_process:

@@ -152,7 +152,8 @@ def newest(folder: Path, below: float = float("inf")) -> tuple[Found | None, lis
 
 def read_state(path: Path) -> dict[str, Any]:
     """What a checkpoint says of itself and of the run."""
-    return json.loads((path / STATE).read_text(encoding="utf-8"))
+    state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    return state
 
 
 def discard(folder: Path, newest_step: int, keep: int) -> None:

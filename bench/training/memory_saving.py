@@ -42,9 +42,12 @@ def _moved(checkpoint: Callable[..., Any], function: Any, *inputs: Any, **option
 
 
 def _hooks(device: str) -> AbstractContextManager[Any]:
+    hooks: AbstractContextManager[Any] = nullcontext()
     if device == "cuda":
-        return save_on_cpu(pin_memory=True)
-    return saved_tensors_hooks(_pack, _unpack) if device == "meta" else nullcontext()
+        hooks = save_on_cpu(pin_memory=True)
+    elif device == "meta":
+        hooks = saved_tensors_hooks(_pack, _unpack)
+    return hooks
 
 
 def _pack(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
