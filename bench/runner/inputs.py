@@ -48,7 +48,6 @@ def load_data(run: RunContext) -> RunInputs:
     with run.clock.phase("tokenise"):
         data = _encode(run, corpus, plan, task, tokenizer)
     scoring = Scoring(
-        task=task,
         tokenizer=tokenizer,
         metrics=metrics,
         batch_tokens=recipe.evaluation.batch_tokens,

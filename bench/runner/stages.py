@@ -180,6 +180,7 @@ def fit_inputs(
     """Return what a recipe's training is given. others: fields of FitInputs that its run knows."""
     return FitInputs(
         model=model,
+        task=registry.load_task(recipe.dataset.task),
         train=train,
         scoring=scoring,
         settings=recipe.training,

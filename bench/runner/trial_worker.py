@@ -115,7 +115,6 @@ def _trained(
             padding_free.attach(model)
     metrics = MetricSet((), multi_label=recipe.dataset.multi_label, num_labels=len(labels))
     scoring = Scoring(
-        task=registry.load_task(recipe.dataset.task),
         tokenizer=tokenizer,
         metrics=metrics,
         threshold=recipe.evaluation.threshold,

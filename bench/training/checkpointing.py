@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench.errors import SetupError
-from bench.records.throughput import Earlier
+from bench.records.throughput import PriorSteps
 from bench.training import checkpoint_files
 from bench.training.state import FitInputs, Progress
 
@@ -350,12 +350,12 @@ def take_up(inputs: FitInputs, progress: Progress, resumption: Resumption) -> No
     """Take over place, counters, log and selection of a checkpoint; `restore` does the rest, once there is a model."""
     state, steps = resumption.state, None
     if inputs.rank == 0:
-        steps, before, now = Earlier(**state["steps"]), state["world_size"], PartialState().num_processes
+        steps, before, now = PriorSteps(**state["steps"]), state["world_size"], PartialState().num_processes
         if before != now:  # rates of the two can't be joined
             inputs.observer.on_note(
                 f"training went on with {now} processes, after {before}: its rates are of the steps since"
             )
-            steps = Earlier(totals=steps.totals, warmup_s=steps.warmup_s + sum(steps.seconds))
+            steps = PriorSteps(totals=steps.totals, warmup_s=steps.warmup_s + sum(steps.seconds))
     progress.restore(state, steps)
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from bench.config.contracts import Task
 from bench.config.training import Checkpoints, Speed, Training
 from bench.console import Phase
 from bench.data.examples import Encoded
 from bench.evaluation.reader import Scoring
 from bench.models.heads import unwrapped
 from bench.records.clock import Clock
-from bench.records.throughput import Earlier, Steps
+from bench.records.throughput import PriorSteps, Steps
 from bench.training import checkpoint_files
 from bench.training.log import TrainLog
 from bench.training.schedule import Budget, sorted_in_steps
@@ -57,6 +58,7 @@ class FitInputs:
     """
 
     model: nn.Module
+    task: Task
     train: Encoded
     scoring: Scoring
     settings: Training
@@ -118,7 +120,7 @@ class Progress:
     started_s: float = field(default_factory=time.perf_counter)
     last_checkpoint_s: float = field(default_factory=time.perf_counter)
 
-    def restore(self, state: dict[str, Any], steps: Earlier | None) -> None:
+    def restore(self, state: dict[str, Any], steps: PriorSteps | None) -> None:
         """Go on from a checkpoint's state. steps: what was counted before it, on rank zero; None elsewhere."""
         self.step, self.logged_step, self.learning_rate = state["step"], state["logged_step"], state["learning_rate"]
         self.started_s = time.perf_counter() - state["seconds"]
