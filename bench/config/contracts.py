@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
@@ -94,7 +94,7 @@ class Task(Protocol):
         """Return what its metrics read: "labels", or "answers" in words."""
 
     @property
-    def METRICS(self) -> dict[str, tuple[str, ...]]:
+    def METRICS(self) -> Mapping[str, tuple[str, ...]]:
         """Return its default metrics by "single_label" and, where it has several labels a text, "multi_label"."""
 
     @property

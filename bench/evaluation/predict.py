@@ -83,7 +83,6 @@ def _by_span(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
     named = [{**row, "id": f"text {number + 1}", "answers": []} for number, row in enumerate(rows)]
     split = span.questions("texts", named, tokenizer, description["max_length"], spans)
     scoring = Scoring(
-        task=None,
         tokenizer=tokenizer,
         metrics=MetricSet((), multi_label=False, num_labels=2),
         threshold=description["threshold"],
@@ -138,7 +137,6 @@ def _by_text(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
     named = [{**row, "id": f"text {number + 1}", "label": 0} for number, row in enumerate(rows)]
     split = text_examples.encode(asker, "texts", named, prompting, prompt)
     scoring = Scoring(
-        task=task,
         tokenizer=tokenizer,
         metrics=MetricSet((), multi_label=several, num_labels=len(labels)),
         threshold=description["threshold"],

@@ -44,7 +44,6 @@ class Scoring:
     batch_tokens: tokens that are scored at once, pads included; None leaves it to the reader.
     """
 
-    task: Any
     tokenizer: Any
     metrics: MetricSet
     threshold: float

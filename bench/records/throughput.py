@@ -43,7 +43,7 @@ class Counts:
 
 
 @dataclass(kw_only=True)
-class Earlier:
+class PriorSteps:
     """Steps of before an interruption, over all ranks: as `Steps` gave them, each of its runs without its own warm-up.
 
     totals, measured: [examples, processed tokens, real tokens, loss items] of all steps, and of those in `seconds`.
@@ -65,7 +65,7 @@ class Steps:
     """
 
     counts: list[Counts] = field(default_factory=list)
-    earlier: Earlier = field(default_factory=Earlier)
+    earlier: PriorSteps = field(default_factory=PriorSteps)
     in_hand: tuple[int, int] | None = None
     _marks: list[tuple[Any, Any]] = field(default_factory=list)
     _total: Counts | None = None
@@ -110,10 +110,10 @@ class Steps:
         found = self.until_now()
         return found.measured, found.seconds, found.warmup
 
-    def until_now(self) -> Earlier:
+    def until_now(self) -> PriorSteps:
         """All of it, as those will need it who go on from here."""
         seconds, warmup, before = self.seconds, self.warmup, self.earlier
-        return Earlier(
+        return PriorSteps(
             totals=self.totals(),
             measured=_plus(before.measured, _summed(self.counts[warmup:])),
             seconds=before.seconds + seconds[warmup:],

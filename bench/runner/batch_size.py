@@ -1,14 +1,15 @@
-"""`training.per_device_batch: auto`: the largest micro-batch that fits, found by trials; the global batch stays.
+"""`training.per_device_batch: auto`: finds the largest micro-batch that fits, by trials; the global batch stays.
 
     rows = resolve_batch_size(run)  # the same on every process; what was tried is in run.record.speed
 
 A trial is a process of its own (`trial_worker`) that takes two optimiser steps on as many of the longest training
-examples as a micro-batch holds: no real micro-batch has more tokens. One that takes more than the room there is, less
-HEADROOM of it, does not fit, nor does one that the system kills. Candidates are the numbers of rows that divide a
+examples as a micro-batch holds: no real micro-batch has more tokens. One that takes more than the memory that is left,
+less HEADROOM of it, does not fit, nor does one that the system kills. Candidates are the numbers of rows that divide a
 process's share of the global batch, so that accumulation is whole; the plan's prediction says which one is tried first.
 
-Several processes: rank zero tries for all, within the least room of any. A trial is one process that holds all states,
-which under ZeRO and FSDP is more than each of them will hold; what they send one another from is added.
+With several processes, rank zero tries for all, within the least memory that any of them has left. A trial is one
+process that holds all states, which under ZeRO and FSDP is more than each of them will hold; buffers of their
+communication are added.
 """
 
 import functools
@@ -30,6 +31,7 @@ import torch
 from accelerate.utils import gather_object
 
 from bench import console
+from bench.config.recipe import Recipe
 from bench.data.batching import IGNORED
 from bench.distributed import setup, sharding
 from bench.errors import DivergedError, SetupError
@@ -42,9 +44,9 @@ from bench.training.schedule import Budget
 from bench.utils.files import ROOT
 from bench.utils.hardware import GIB
 
-# Of the room: for what a run holds beside its training (data, predictions), and for steps unlike those of a trial.
+# Share of the memory left: for what a run holds beside its training (data, predictions), and for unusual steps.
 HEADROOM = 0.05
-# What is predicted to need so many times the room is not tried.
+# What is predicted to need so many times the memory left is not tried.
 FAR_ABOVE = 3.0
 
 
@@ -77,13 +79,13 @@ def resolve_batch_size(run: RunContext) -> int | None:
             _say(run, result)
             if not result["chosen"]:
                 # So that the plan can say what would fit.
-                run.budget = Budget.plan(training, examples, processes, found=1)
+                run.budget = Budget.plan(training, examples, processes, auto_rows=1)
                 raise _nothing_fits(result)
     return int(result["chosen"])
 
 
 def _taken_over(run: RunContext, share: int) -> dict[str, Any] | None:
-    """What the interrupted run found, if training goes on from its checkpoint: with the same steps."""
+    """Return what the interrupted run found, if training goes on from its checkpoint: with the same steps."""
     previous = run.previous.record if run.previous.checkpoint is not None else None
     result = setup.same_everywhere(previous.speed.get(KEY) if previous is not None else None)
     if not result or not result["chosen"] or share % result["chosen"]:
@@ -109,7 +111,7 @@ def _still_searching() -> None:
 def _least_rooms(run: RunContext) -> dict[str, int]:
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     rooms = gather_object([limits.left(run.state.device, sharers)])
-    return {name: min(one.get(name, size) for one in rooms) for found in rooms for name, size in found.items()}
+    return {name: min(one.get(name, size) for one in rooms) for room in rooms for name, size in room.items()}
 
 
 def _say(run: RunContext, result: dict[str, Any]) -> None:
@@ -117,7 +119,7 @@ def _say(run: RunContext, result: dict[str, Any]) -> None:
     console.say(f"micro-batch of {result['chosen']} by {result['by']} ({tried})")
     if run.state.num_processes > 1 and sharding.asked() is not None:
         run.record.note(
-            "training.per_device_batch: auto: tried in one process that holds all states; divided, they take less"
+            "training.per_device_batch: auto: tried in one process that holds all states; sharded, they take less"
         )
 
 
@@ -131,19 +133,19 @@ def _nothing_fits(result: dict[str, Any]) -> Exception:
     if sharding.asked() is None:
         return NoRoomError(why)
     return SetupError(
-        f"training.per_device_batch: auto tries one process that holds all states, and so {why}. Divided over the "
+        f"training.per_device_batch: auto tries one process that holds all states, and so {why}. Sharded over the "
         "processes they may fit: write a number, as `python -m bench plan` predicts it"
     )
 
 
 @dataclass
 class _Search:
-    """Rank zero's: tries sizes, and keeps what came of it. tick: is called while a trial runs."""
+    """The search of rank zero: tries sizes, and keeps the outcomes. tick: is called while a trial runs."""
 
     run: RunContext
     share: int
     rooms: dict[str, int]
-    tick: Callable[[], Any]
+    tick: Callable[[], object]
     tried: list[dict[str, Any]] = field(default_factory=list)
     limit: str = ""
     capacity: int = 0
@@ -157,7 +159,7 @@ class _Search:
         self.longest = sorted(range(len(features)), key=lambda number: _size(features[number]), reverse=True)
 
     def result(self) -> dict[str, Any]:
-        """The record's part: the number, and how it was found."""
+        """Return the record's part: the number, and how it was found."""
         started_s, sizes = time.perf_counter(), candidates(self.share)
         fitting = [place for place, rows in enumerate(sizes) if not self._predicted_over(rows, 1 - HEADROOM)]
         chosen = largest(sizes, max(fitting, default=0), self._fits)
@@ -172,25 +174,25 @@ class _Search:
         }
 
     def _features(self, rows: int) -> list[dict[str, Any]]:
-        """The longest examples, some of them again where there are not as many, as in a run's own batches."""
+        """Return so many of the longest examples, repeated where there are fewer, as in a run's own batches."""
         assert self.run.inputs.train is not None
         numbers = itertools.islice(itertools.cycle(self.longest), rows)
         return [self.run.inputs.train.features[number] for number in numbers]
 
     def _predicted_over(self, rows: int, times: float) -> bool:
-        """Whether it is predicted to need more than so many times the room."""
+        """Return whether it is predicted to need more than so many times the memory left."""
         size = self._predicted(rows)
         return size is not None and size > times * min(self.rooms.values())
 
     def _predicted(self, rows: int) -> int | None:
-        """Bytes, less those of a context, which is there already; None where there is no prediction."""
+        """Return bytes, without CUDA's context, which is there already; None where there is no prediction."""
         job, features = self._job, self._features(rows)
         if job is None:
             return None
         lengths = [len(feature["input_ids"]) for feature in features]
         without_pads = self.run.resolved.recipe.speed.padding_free
-        found = job.predict(rows, math.ceil(sum(lengths) / rows) if without_pads else max(lengths))
-        return found.total - found.parts.get("CUDA", 0)
+        prediction = job.predict(rows, math.ceil(sum(lengths) / rows) if without_pads else max(lengths))
+        return prediction.total - prediction.parts.get("CUDA", 0)
 
     @functools.cached_property
     def _job(self) -> Job | None:
@@ -234,7 +236,7 @@ class _Search:
         return bool(entry["fits"])
 
     def _judge(self, entry: dict[str, Any], answer: dict[str, Any]) -> None:
-        """Whether it fits, by the limit that it comes nearest to. Raises what has nothing to do with memory."""
+        """Fill in whether it fits, by the limit that it comes nearest to. Raises errors unrelated to memory."""
         status, reason = answer["status"], answer.get("reason")
         if status == "oom":
             entry["reason"] = reason
@@ -254,7 +256,7 @@ class _Search:
 
 
 def _size(feature: dict[str, Any]) -> tuple[int, int]:
-    """Examples are compared by all their tokens, then by those that are to be written."""
+    """Return the key by which examples are compared: all their tokens, then those that are to be written."""
     own, answers = len(feature["input_ids"]), _answers(feature)
     apart = len(feature.get("token_labels", ())) != own  # an encoder-decoder's
     return own + (answers if apart else 0), answers
@@ -279,7 +281,7 @@ LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "pyarrow
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What is tried: so many rows of a micro-batch, at a precision, of those real examples.
+    """One micro-batch to try: so many rows of real examples, at a precision.
 
     accumulation: micro-batches of a step; two stand for any number, for the second one finds gradients. room: limit ->
     bytes that it may take.
@@ -292,9 +294,11 @@ class Trial:
     room: dict[str, int]
 
 
-def outcome(run: RunContext, trial: Trial, tick: Callable[[], Any]) -> dict[str, Any]:
-    """What the trial's process wrote, or what its end means: {"status", "reason"}, and where that is "ok" its "taken"
-    and "room", bytes by limit. Killed by the system is "oom". tick: is called every BEAT_S while it runs."""
+def outcome(run: RunContext, trial: Trial, tick: Callable[[], object]) -> dict[str, Any]:
+    """Run a trial in a process of its own; return {"status", "reason"}, and for "ok" its "taken" and "room".
+
+    These two are bytes by limit. A process that the system kills is "oom". tick: is called every BEAT_S while it runs.
+    """
     device = run.state.device
     with tempfile.TemporaryDirectory(prefix="micro-batch-") as name:
         folder = Path(name)
@@ -302,7 +306,8 @@ def outcome(run: RunContext, trial: Trial, tick: Callable[[], Any]) -> dict[str,
         (folder / REQUEST).write_text(json.dumps(_request(run, trial)), encoding="utf-8")
         code = _ended(folder, _environment(device, trial.precision), tick)
         if (folder / ANSWER).is_file():
-            return json.loads((folder / ANSWER).read_text(encoding="utf-8"))
+            answer: dict[str, Any] = json.loads((folder / ANSWER).read_text(encoding="utf-8"))
+            return answer
         message = (folder / ERRORS).read_text(encoding="utf-8", errors="replace")[-4000:]
     if code == -signal.SIGKILL:
         return {"status": "oom", "reason": "its process was killed, as the system does when memory runs out"}
@@ -312,7 +317,7 @@ def outcome(run: RunContext, trial: Trial, tick: Callable[[], Any]) -> dict[str,
 
 
 def _request(run: RunContext, trial: Trial) -> dict[str, Any]:
-    several, divided = run.state.num_processes > 1, sharding.asked()
+    several, sharded_by = run.state.num_processes > 1, sharding.asked()
     return {
         "recipe": _short(run, trial).model_dump(mode="json"),
         "model_name": run.resolved.model_name,
@@ -323,13 +328,13 @@ def _request(run: RunContext, trial: Trial) -> dict[str, Any]:
         "room": trial.room,
         "libraries": sorted(name for name in sys.modules if name.partition(".")[0] in LIBRARIES),
         # DDP sends gradients from copies; DeepSpeed keeps copies of weights, and two buckets of at most 4 bytes.
-        "sends": several or divided is not None,
-        "constant": sharding.BUFFERS["reduce_bucket_size"] * 8 if divided == "deepspeed" else 0,
+        "sends": several or sharded_by is not None,
+        "constant": sharding.BUFFERS["reduce_bucket_size"] * 8 if sharded_by == "deepspeed" else 0,
     }
 
 
-def _short(run: RunContext, trial: Trial) -> Any:
-    """The recipe with a few steps of that micro-batch, and nothing around them."""
+def _short(run: RunContext, trial: Trial) -> Recipe:
+    """Return the recipe with a few steps of that micro-batch, and nothing around them."""
     recipe = run.resolved.recipe
     training = recipe.training.model_copy(
         update={
@@ -359,8 +364,8 @@ def _environment(device: torch.device, precision: str) -> dict[str, str]:
     }
 
 
-def _ended(folder: Path, environment: dict[str, str], tick: Callable[[], Any]) -> int:
-    """Runs a trial to its end; returns the exit code, below 0 for a signal. It does not outlive this process."""
+def _ended(folder: Path, environment: dict[str, str], tick: Callable[[], object]) -> int:
+    """Run a trial to its end; return the exit code, below 0 for a signal. It does not outlive this process."""
     # The place of this package goes first: from another folder, another checkout might be found as `bench`.
     load = "import sys; sys.path[0] = sys.argv[1]; from bench.runner import trial_worker"
     code = f"{load}; sys.exit(trial_worker.main(sys.argv[2]))"

@@ -1,4 +1,4 @@
-"""When may two records be compared? When they were scored on the same examples, in the same way."""
+"""The key by which two records may be compared: they were scored on the same examples, in the same way."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from bench.records.record import Comparability, Prompts
 def comparability(
     resolved: Resolved, corpus: Corpus, signatures: dict[str, str], prompts: Prompts | None = None
 ) -> Comparability:
-    """Hashes of what two runs must share: scored data and metrics make the key.
+    """Return hashes of what two runs must share: scored data and metrics make the key.
 
     Model, method, training budget and precision may differ: they are what is compared. So may the way to ask: a task
     head is compared with a prompt on the same examples. The parts tell which prompts were the same ones.

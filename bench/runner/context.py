@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # they load torch, and a bad recipe is refused before that
 
 @dataclass(frozen=True, kw_only=True)
 class RunInputs:
-    """What a run works on. splits: those to score; train: the one to learn from, None where nothing is trained."""
+    """Data, tokenizer, method and task of a run. splits: to score. train: to learn from; None where nothing is."""
 
     corpus: Corpus
     plan: LoadPlan
@@ -43,7 +43,7 @@ class RunInputs:
 
     @property
     def encoded(self) -> dict[str, Encoded]:
-        """Every encoded split by its name; "train" as it is learned from, where it is."""
+        """Return every encoded split by its name; "train" as it is learned from, if it is."""
         return {**({"train": self.train} if self.train is not None else {}), **self.splits}
 
 
@@ -75,17 +75,17 @@ class RunContext:
 
     @property
     def has_clock(self) -> bool:
-        """Whether the libraries are loaded, and phases are timed."""
+        """Return whether the libraries are loaded, so that phases are timed."""
         return "clock" in vars(self)
 
     @property
     def has_inputs(self) -> bool:
-        """Whether the data are loaded."""
+        """Return whether the data are loaded."""
         return "inputs" in vars(self)
 
     @property
     def phase(self) -> str:
-        """What this process is doing; asked by another thread."""
+        """Return what this process is doing; the watchdog's thread asks."""
         if not self.has_clock:
             return "set-up"
         between = f"the step after {self.clock.last}" if self.clock.last else "set-up"
@@ -93,7 +93,7 @@ class RunContext:
 
     @property
     def failed_in(self) -> str:
-        """The innermost phase that an exception left."""
+        """Return the innermost phase that an exception left."""
         return (self.clock.failed_in if self.has_clock else None) or self.phase
 
     def release_model(self) -> None:

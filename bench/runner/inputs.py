@@ -1,4 +1,4 @@
-"""What a run's stages work on: data, tokenizer and metrics, loaded, encoded and described."""
+"""Loads, encodes and describes what a run's stages work on: data, tokenizer and metrics."""
 
 import importlib.util
 from functools import partial
@@ -48,7 +48,6 @@ def load_data(run: RunContext) -> RunInputs:
     with run.clock.phase("tokenise"):
         data = _encode(run, corpus, plan, task, tokenizer)
     scoring = Scoring(
-        task=task,
         tokenizer=tokenizer,
         metrics=metrics,
         batch_tokens=recipe.evaluation.batch_tokens,
@@ -122,7 +121,7 @@ def _confirm_remote_code(run: RunContext) -> None:
 
 
 def _check_trackers(recipe: Recipe, plan: contracts.LoadPlan) -> None:
-    """A tracker that would stay silent, or fail after the first score, is refused now."""
+    """Raise SetupError for a tracker that would log nothing, or fail only after the first score."""
     if recipe.trackers and (recipe.training.engine != "trainer" or plan.trains != "gradient"):
         raise SetupError(f"trackers {list(recipe.trackers)} need engine: trainer and a method that trains by gradients")
     for name in recipe.trackers:

@@ -14,7 +14,7 @@ from bench.utils import hardware
 
 
 def describe(state: PartialState, budget: Budget | None, global_batch: int) -> Launch:
-    """What is really in force."""
+    """Return what is really in force, read from the live processes."""
     backend = torch.distributed.get_backend() if torch.distributed.is_initialized() else None
     per_machine = int(os.environ.get("LOCAL_WORLD_SIZE") or state.num_processes)
     return Launch(
@@ -32,7 +32,7 @@ def describe(state: PartialState, budget: Budget | None, global_batch: int) -> L
 
 
 def _distributed_type(state: PartialState) -> str:
-    """Before a model is divided, the processes alone count: on a CPU they stand in for GPUs where FSDP is asked for."""
+    """Return the type before a model is sharded. For FSDP on a CPU, accelerate is told that its processes are GPUs."""
     if sharding.asked() is None or state.device.type != "cpu":
-        return state.distributed_type.value
-    return DistributedType.MULTI_CPU.value
+        return str(state.distributed_type.value)
+    return str(DistributedType.MULTI_CPU.value)

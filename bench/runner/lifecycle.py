@@ -32,18 +32,23 @@ EXIT_CODES = {"ok": 0, "invalid": 2, "oom": 3, "diverged": 4, "crashed": 1, "int
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of one run."""
+    """Return the command line of one run."""
     parser = argparse.ArgumentParser(prog="bench/run.py", description="Runs one recipe once and leaves a record.")
     parser.add_argument("recipe", type=Path)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. training.steps=10 model.max_length=64")
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<name>--seed<N>--<hash>)")
     parser.add_argument("--overwrite", action="store_true", help="replace a run in that folder, and start anew")
-    parser.add_argument("--resume", action="store_true", help="say so where there is no checkpoint to go on from")
+    parser.add_argument(
+        "--resume", action="store_true", help="note it in the record if there is no checkpoint to resume from"
+    )
     parser.add_argument("--check", action="store_true", help="score a sample of examples by the plain path too")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     parser.add_argument(
-        "--timeout-s", type=_limit_s, default=600.0, help="silence after which another process counts as lost (600)"
+        "--timeout-s",
+        type=_limit_s,
+        default=600.0,
+        help="seconds without a heartbeat before a process is considered dead (600)",
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="confirm a card's trust_remote_code: true")
     return parser
@@ -62,7 +67,7 @@ def _limit_s(text: str) -> float:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a recipe; returns the exit code. Every way out leaves a record, unless its folder can't be written."""
+    """Run a recipe; return the exit code. Every way out leaves a record, unless its folder can't be written."""
     options = parser().parse_intermixed_args(arguments)
     stopper = Stopper()
     signal.signal(signal.SIGTERM, stopper)
@@ -74,12 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
             run.state.wait_for_everyone()  # for rank zero, that writes the record; it may still be lost
         run.record.status, run.record.reason = "ok", None
     except (Exception, KeyboardInterrupt) as error:
-        # A second Ctrl-C must not tear the record, nor the launcher's SIGTERM because another process has died.
+        # Neither a second Ctrl-C nor the launcher's SIGTERM, when another process has died, may interrupt the record.
         _ignore_signals()
         if run is None:
-            return _refused(options, error)
-        _file(run, error, show=options.traceback)
-    _ignore_signals()  # a run that has come to its end is not torn any more
+            return _refuse(options, error)
+        _record_error(run, error, show=options.traceback)
+    _ignore_signals()  # from here on nothing interrupts the writing of the record
     return _finish(run)
 
 
@@ -89,7 +94,7 @@ def _ignore_signals() -> None:
 
 
 def _nothing(*_: Any) -> None:
-    """A handler of one's own, since an ignored signal would be handed on to the processes started later."""
+    """Handle a signal by doing nothing; SIG_IGN would be inherited by the processes started later."""
 
 
 def _prepare(options: argparse.Namespace, stopper: Stopper) -> RunContext:
@@ -122,24 +127,24 @@ def _prepare(options: argparse.Namespace, stopper: Stopper) -> RunContext:
         lock=lock,
     )
     run.record.notes += previous.notes
-    _keep(run)
+    _write_record(run)
     return run
 
 
-def _keep(run: RunContext) -> None:
-    """Writes down what is known so far: this is what a run leaves that is killed."""
-    _take_times(run)
+def _write_record(run: RunContext) -> None:
+    """Write the record as far as it is known: this is what a run leaves that is killed."""
+    _record_phases(run)
     if console.is_main_process() and (run.previous.record is None or run.previous.settled):
         store.write(run.record, run.folder, last=False)
 
 
-def _take_times(run: RunContext) -> None:
+def _record_phases(run: RunContext) -> None:
     if run.has_clock:
         run.record.phases = [record.PhaseTime(name=n, seconds=s) for n, s in run.clock.seconds.items()]
 
 
 def execute(run: RunContext) -> None:
-    """The stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
+    """Run the stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
     process.prepare(run.resolved.recipe.speed)
     console.quiet_libraries()
     with process.libraries_apart():
@@ -151,7 +156,9 @@ def execute(run: RunContext) -> None:
     run.clock = clock.Clock()
     with run.clock.phase("load"):
         if several():
-            run.watchdog = Peers(lambda: run.phase, lambda failure: _end(run, failure), run.timeout_s).start()
+            run.watchdog = Peers(
+                lambda: run.phase, lambda failure: _end_from_watchdog(run, failure), run.timeout_s
+            ).start()
         run.state = setup.start(run.timeout_s)
         if (fallback := launcher.fallback(run.state.device.type)) is not None:
             run.record.note(fallback)
@@ -161,16 +168,16 @@ def execute(run: RunContext) -> None:
     run.memory_baseline = limits.MemoryBaseline.now()
     stages.build_model(run)
     memory_prediction.predict(run)
-    _keep(run)
+    _write_record(run)
     if run.resolved.recipe.evaluation.before and run.inputs.plan.trains != "nothing":
         if not resume.take_over_before(run):
             results.score(run, "before")
-        _keep(run)
+        _write_record(run)
     run.previous.settled = True
     stages.fit(run)
-    _keep(run)
+    _write_record(run)
     results.score(run, "after")
-    _keep(run)
+    _write_record(run)
     if run.check:
         results.check_answers(run)
     if run.resolved.recipe.save:
@@ -182,27 +189,27 @@ def execute(run: RunContext) -> None:
         raise ScoreError(f"check {failed[0].name!r} failed: {failed[0].detail}")
 
 
-def _file(run: RunContext, error: BaseException, *, show: bool) -> None:
-    """Writes an error into the record, or another process's that caused it, and its traceback beside it."""
-    failure = failures.of(error, run.failed_in, *(_whereabouts() if run.watchdog is not None else ()))
+def _record_error(run: RunContext, error: BaseException, *, show: bool) -> None:
+    """Write an error, or another process's error that caused it, into the record, and its traceback beside it."""
+    failure = failures.of(error, run.failed_in, *(_rank_and_host() if run.watchdog is not None else ()))
     failure = out_of_memory.add_shortage(failure, error, run)
     if show:
         traceback.print_exception(error)
-    _blame(run, failure if run.watchdog is None else run.watchdog.verdict(failure))
+    _record_failure(run, failure if run.watchdog is None else run.watchdog.verdict(failure))
 
 
-def _blame(run: RunContext, failure: failures.Failure) -> None:
+def _record_failure(run: RunContext, failure: failures.Failure) -> None:
     run.record.status, run.record.failed_in, run.record.reason = failure.status, failure.phase, failure.sentence
     run.record.oom = record.OutOfMemory(**failure.shortage) if failure.shortage else None
     if console.is_main_process() and failure.trace:
         with contextlib.suppress(OSError):  # a full disk must not hide the error that filled it
             (run.folder / "traceback.txt").write_text(failure.trace, encoding="utf-8")
     if failure.kind == "lost" and failure.rank == 0 and not console.is_main_process():
-        _stand_in(run, failure)
+        _finish_for_rank_zero(run, failure)
 
 
-def _stand_in(run: RunContext, failure: failures.Failure) -> None:
-    """Rank zero is gone: what it wrote last gets its end from another process, if that one can see the folder."""
+def _finish_for_rank_zero(run: RunContext, failure: failures.Failure) -> None:
+    """Complete the record of a rank zero that died, from another process, if that one can see the folder."""
     try:
         left = store.read(run.folder)
         if left.finished_at is None and left.recipe.hash == run.record.recipe.hash:
@@ -211,30 +218,30 @@ def _stand_in(run: RunContext, failure: failures.Failure) -> None:
             store.write(left, run.folder)
             console.err.print(f"{left.status}: {left.reason}\nrecord: {run.folder / store.FILE}", markup=False)
     except (BenchError, OSError):
-        pass  # on another machine; rank zero's own record says that the run did not come to its end
+        pass  # on another machine; rank zero's own record says that the run did not finish
 
 
-def _end(run: RunContext, failure: failures.Failure) -> int:
-    """Files a failure from the watch's own thread, because the main one waits for a process that is gone."""
+def _end_from_watchdog(run: RunContext, failure: failures.Failure) -> int:
+    """Record a failure from the watchdog's thread, because the main one waits for a process that died."""
     run.record.note("this process still waited for the others when the record was written")
-    _blame(run, failure)
+    _record_failure(run, failure)
     return _finish(run)
 
 
 def _finish(run: RunContext) -> int:
-    """Writes record, figures and report; says where they are. The record comes first: it is what must not be lost."""
+    """Write record, figures and report; say where they are. The record comes first: it must not be lost."""
     if run.watchdog is not None and run.record.status == "ok":
         run.watchdog.claim()
     run.record.finished_at = _now()
-    _take_times(run)
+    _record_phases(run)
     if run.has_clock and not run.record.memory:  # a run that failed: this rank's figures are better than none
         run.record.memory = {name: peaks.gib() for name, peaks in run.clock.peaks.items()}
     if console.is_main_process():
         try:
             path = store.write(run.record, run.folder)
             if run.record.oom is not None:
-                _explain(run)
-            _draw(run)
+                _add_memory_advice(run)
+            _write_report(run)
             path = store.write(run.record, run.folder)
         except OSError as error:
             console.complain(f"error: the record can't be written: {error}")
@@ -245,16 +252,16 @@ def _finish(run: RunContext) -> int:
             console.say(f"report: {run.folder / 'report.md'}")
         console.say(f"record: {path}")
     if run.record.status == "ok" and run.state.is_local_main_process:
-        # Not before the record is there: until then they are what is left of the run.
+        # Only after the record is written: until then the checkpoints are all that is left of the run.
         shutil.rmtree(run.folder / checkpoint_files.FOLDER, ignore_errors=True)
     if run.watchdog is not None:
-        _part(run)
+        _release_processes(run)
     run_folder.unlock(run.folder, run.lock)
     return EXIT_CODES[run.record.status]
 
 
-def _part(run: RunContext) -> None:
-    """Lets the other processes go, which waited for the record."""
+def _release_processes(run: RunContext) -> None:
+    """Release the other processes, which waited for the record."""
     assert run.watchdog is not None
     if console.is_main_process() and run.record.status == "ok":
         try:
@@ -264,8 +271,8 @@ def _part(run: RunContext) -> None:
     run.watchdog.stop()
 
 
-def _explain(run: RunContext) -> None:
-    """Adds to a run that was out of memory what the plan advises."""
+def _add_memory_advice(run: RunContext) -> None:
+    """Add the memory planner's advice to the record of a run that ran out of memory."""
     try:
         from bench.runner.memory_prediction import advise
 
@@ -274,8 +281,8 @@ def _explain(run: RunContext) -> None:
         run.record.note(f"no advice could be given: {type(error).__name__}: {error}")
 
 
-def _draw(run: RunContext) -> None:
-    """Figures and the one-page report. A picture that can't be drawn is noted, and fails no run."""
+def _write_report(run: RunContext) -> None:
+    """Write the figures and the one-page report. A failure here is noted, and fails no run."""
     try:
         from bench.reporting import run_page
         from bench.reporting.figures.run import draw_all
@@ -291,8 +298,8 @@ def _draw(run: RunContext) -> None:
         console.complain(f"warning: {run.record.notes[-1]}")
 
 
-def _refused(options: argparse.Namespace, error: BaseException) -> int:
-    """A run that ended before it had a recipe or a folder: a record is left where no other one is touched."""
+def _refuse(options: argparse.Namespace, error: BaseException) -> int:
+    """End a run that has no recipe or no folder yet; leave a record where that replaces no other one."""
     status = failures.status_of(error)
     reason = failures.sentence(error, "set-up")
     if options.traceback:
@@ -316,21 +323,24 @@ def _refused(options: argparse.Namespace, error: BaseException) -> int:
         except OSError as problem:
             console.complain(f"error: the record can't be written: {problem}")
     if several() and not console.is_main_process():
-        _tell_rank_zero(error, options.timeout_s)
+        _report_to_rank_zero(error, options.timeout_s)
     return EXIT_CODES[status]
 
 
-def _tell_rank_zero(error: BaseException, timeout_s: float) -> None:
-    """What only this machine lacks must not leave rank zero waiting; if it was refused too, the launcher ends this."""
+def _report_to_rank_zero(error: BaseException, timeout_s: float) -> None:
+    """Report an error of this machine alone, so that rank zero does not wait for it.
+
+    If rank zero failed too, the launcher ends this process.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    failure = failures.of(error, "set-up", *_whereabouts())
+    failure = failures.of(error, "set-up", *_rank_and_host())
     watch = Peers(lambda: "set-up", lambda failure: EXIT_CODES[failure.status], timeout_s).start()
     watch.verdict(failure)
     watch.stop()
 
 
-def _whereabouts() -> tuple[int, str]:
-    """This process for a sentence: its rank, and " on rank 1 (host b)"."""
+def _rank_and_host() -> tuple[int, str]:
+    """Return this process's rank, and for a sentence " on rank 1 (host b)"."""
     rank = int(os.environ.get("RANK") or 0)
     return rank, f" on rank {rank} (host {socket.gethostname()})"
 
@@ -340,7 +350,7 @@ def _now() -> str:
 
 
 def leave() -> None:
-    """An orderly end of this process: its group is taken apart before the interpreter is."""
+    """Destroy the process group before the interpreter shuts down."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Predicted before, measured after: a run's memory by the plan, how far that was off, and what would have fitted.
+"""Predicts a run's peak memory, compares it with the measured peak, and advises after a run ran out of memory.
 
     predict(run)  # before training: run.record.memory_predicted
     compare(run)  # after it: the measured peak beside it, and the error where both count the same
@@ -34,7 +34,7 @@ from bench.training.schedule import Budget, sorted_in_steps
 from bench.utils.hardware import GIB
 from bench.utils.numbers import shown
 
-# What no allocator counts: the first is taken by the driver, the second is an allowance.
+# Not counted by any allocator: the first is taken by the driver, the second is an allowance.
 UNCOUNTED = ("CUDA", "fragmentation")
 ALLOCATED = "peak of torch's allocator in the training steps, of the process with the highest one"
 GROWN = (
@@ -48,7 +48,7 @@ NOT_COMPARABLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Heaviest:
-    """A micro-batch: rows, tokens of each (their mean, where pads are not computed), labels of each text's answer."""
+    """A micro-batch: rows, tokens of each (the mean for padding-free batches), labels of each text's answer."""
 
     rows: int
     length: int
@@ -57,7 +57,7 @@ class Heaviest:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedMemory:
-    """What a run is planned as: its job, the row numbers of all steps, and whether pads are left out."""
+    """A run's planned memory: its job, the row numbers of all steps, and whether its batches are padding-free."""
 
     job: Job
     order: list[int]
@@ -66,7 +66,7 @@ class PredictedMemory:
 
 
 def predict(run: RunContext) -> None:
-    """Fills in `memory_predicted`, before training, on rank zero. "train" is null, with a "reason", without a plan.
+    """Fill in `memory_predicted`, before training, on rank zero. "train" is null, with a "reason", without a plan.
 
     Its parts are in GiB, at the step's fullest moment; rows and length are those of the run's heaviest micro-batch.
     """
@@ -91,12 +91,13 @@ def _check_outline(run: RunContext, job: Job) -> None:
     planned, model = job.states.trained_numbers, run.record.model
     if model is not None and planned != model.parameters["trainable"]:
         run.record.note(
-            f"memory was predicted for {planned:,} trained numbers, but the model has {model.parameters['trainable']:,}"
+            f"memory was predicted for {planned:,} trainable parameters, but the model has "
+            f"{model.parameters['trainable']:,}"
         )
 
 
 def plan_memory(run: RunContext) -> PredictedMemory:
-    """The plan of a run, of its heaviest micro-batch. Raises SetupError for what can't be planned."""
+    """Return the plan of a run, for its heaviest micro-batch. Raises SetupError for what can't be planned."""
     recipe, budget, plan, train = run.resolved.recipe, run.budget, run.inputs.plan, run.inputs.train
     if plan.trains != "gradient":
         raise SetupError(f"method {recipe.method.name!r} trains nothing by gradients")
@@ -115,7 +116,7 @@ def plan_memory(run: RunContext) -> PredictedMemory:
         source="the training split",
         examples=len(counts),
     )
-    # Whatever is drawn here is not drawn from the run's own numbers.
+    # Random numbers that are drawn here must not advance the run's own generator.
     with torch.random.fork_rng(devices=[]):
         job = Job.of(
             run.resolved,
@@ -130,7 +131,7 @@ def plan_memory(run: RunContext) -> PredictedMemory:
 
 
 def heaviest(features: Sequence[dict[str, Any]], order: Sequence[int], rows: int, without_pads: bool) -> Heaviest:
-    """The micro-batch with the most tokens: in the order of a run they are `rows` after `rows`, over all processes.
+    """Return the micro-batch with the most tokens: in a run's order they are `rows` after `rows`, over all processes.
 
     An encoder-decoder's answers count as tokens too.
     """
@@ -146,9 +147,9 @@ def heaviest(features: Sequence[dict[str, Any]], order: Sequence[int], rows: int
 
 
 def spread_of(world: int) -> Spread:
-    """How the launcher asked for the run to be spread. Raises SetupError for a way that the plan does not know."""
+    """Return the parallelism that the launcher asked for. Raises SetupError for one that the plan does not know."""
     if sharding.asked() == "fsdp":
-        raise SetupError("the plan knows DDP and ZeRO, not how FSDP2 divides a model")
+        raise SetupError("the plan knows DDP and ZeRO, not how FSDP2 shards a model")
     stage = sharding.asked_stage()
     if stage is None:
         return Spread(world=world)
@@ -165,11 +166,11 @@ def spread_of(world: int) -> Spread:
 
 
 def offloaded() -> tuple[str, str]:
-    """Where DeepSpeed was asked to keep (the optimizer's state, the weights): "none", "cpu" or "nvme"."""
+    """Return where DeepSpeed was asked to keep the optimizer's state and the weights: "none", "cpu" or "nvme"."""
     path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     if path != "none":
-        asked = json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {})
-        places = [(asked.get(f"offload_{name}") or {}).get("device", "none") for name in ("optimizer", "param")]
+        zero = json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {})
+        places = [(zero.get(f"offload_{name}") or {}).get("device", "none") for name in ("optimizer", "param")]
     else:
         names = ("OPTIMIZER", "PARAM")
         places = [os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{name}_DEVICE", "none") for name in names]
@@ -177,7 +178,7 @@ def offloaded() -> tuple[str, str]:
 
 
 def compare(run: RunContext) -> None:
-    """Sets what was measured beside the prediction; the error, predicted / measured - 1, where both count the same.
+    """Write the measured peak beside the prediction; and the error, predicted / measured - 1, where they compare.
 
     On a GPU this is what torch's allocator counts: without context and fragmentation. It must be called after the
     record's `memory` was filled in.
@@ -215,7 +216,7 @@ def _compare(run: RunContext) -> None:
 
 
 def _of_steps_done(run: RunContext) -> Prediction:
-    """The prediction for the steps that this process took: early stopping and resumption leave out others."""
+    """Return the prediction for the steps that this process took: early stopping and resumption leave out others."""
     budget, progress, planned, train = run.budget, run.progress, run.prediction, run.inputs.train
     assert budget is not None
     assert progress is not None
@@ -230,13 +231,13 @@ def _of_steps_done(run: RunContext) -> Prediction:
 
 
 def advise(run: RunContext) -> str:
-    """Fills `run.record.oom` in with what the plan says; returns the sentence. Gives the model up; never raises."""
+    """Fill in `run.record.oom` with what the plan says; return the sentence. Releases the model; never raises."""
     oom = run.record.oom
     assert oom is not None
     run.release_model()
     gc.collect()
     try:
-        # Else the plan's own model would be built divided, as DeepSpeed has it done while a run trains.
+        # Otherwise the plan's own model would be built sharded, as DeepSpeed has it done while a run trains.
         with sharding.alone():
             oom.unadvised = _why_not(run, oom) or _advised(run, oom)
     except BenchError as error:
@@ -248,7 +249,7 @@ def advise(run: RunContext) -> str:
 
 
 def _why_not(run: RunContext, oom: OutOfMemory) -> str | None:
-    """Why the plan has nothing to say, if so."""
+    """Return why the plan has nothing to say, if so."""
     if not run.has_inputs:
         return "this was before there were data to train on; give it more memory, or lower limit"
     if oom.memory == "host" and run.state.device.type != "cpu":
@@ -264,7 +265,7 @@ def _advised(run: RunContext, oom: OutOfMemory) -> str | None:
     if run.budget is None and run.inputs.train is not None:
         # A run that was to find its micro-batch by itself, and found none.
         processes, examples = run.state.num_processes, len(run.inputs.train.ids)
-        run.budget = Budget.plan(run.resolved.recipe.training, examples, processes, found=1)
+        run.budget = Budget.plan(run.resolved.recipe.training, examples, processes, auto_rows=1)
     known = run.prediction or plan_memory(run)
     assert run.budget is not None
     rows, length, job = run.budget.per_device_batch, known.job.lengths.longest, known.job
@@ -296,7 +297,7 @@ def _fewer_rows(rows: int) -> Advice:
 
 
 def typed(change: Change) -> str:
-    """A change as it is typed for a run: overrides, or the launcher's option."""
+    """Return a change as it is typed for a run: overrides, or the launcher's option."""
     if not change.spread:
         return " ".join(change.overrides)
     name = "zero3_offload_cpu" if change.spread.get("offload") == "cpu" else f"zero{change.spread['zero']}"

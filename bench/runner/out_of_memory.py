@@ -44,23 +44,23 @@ def describe(
 
     progress: of the training that was going on, if any.
     """
-    found: dict[str, Any] = {"phase": phase}
+    fields: dict[str, Any] = {"phase": phase}
     # Without a batch it was still being set up.
     if progress is not None and phase == "train" and progress.steps.in_hand is not None:
-        found["step"] = progress.step + 1
-        found["rows"], found["length"] = progress.steps.in_hand
+        fields["step"] = progress.step + 1
+        fields["rows"], fields["length"] = progress.steps.in_hand
     sizes = sizes_in(str(error))
-    found["asked_bytes"] = sizes.get("asked")
+    fields["asked_bytes"] = sizes.get("asked")
     if not sizes:
-        found["text"] = next(iter(str(error).strip().splitlines()), None)
+        fields["text"] = next(iter(str(error).strip().splitlines()), None)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized() and _is_of_gpu(error):
-        return found | _of_gpu(torch, sizes)
+        return fields | _of_gpu(torch, sizes)
     limit = next(iter(limits()), None)
     if limit is None:
-        return found
+        return fields
     used = baseline.used.get(limit.name) if baseline is not None else None
-    return found | {
+    return fields | {
         "limit": limit.name,
         "capacity_bytes": limit.capacity,
         "allocated_bytes": limit.used,
@@ -85,11 +85,11 @@ def _of_gpu(torch: Any, sizes: dict[str, int]) -> dict[str, Any]:
 
 
 def of_gpu(sizes: dict[str, int], name: str | None, total: int | None, allocated: int | None) -> dict[str, Any]:
-    """Fields of OutOfMemory of a GPU: what the error says (see `sizes_in`), else what the device says now.
+    """Return fields of OutOfMemory of a GPU: what the error says (see `sizes_in`), else what the device says now.
 
     What torch is allowed is less than all that a process takes, by CUDA's own context.
     """
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "memory": "gpu",
         "device": name,
         "limit": "memory of the GPU",
@@ -97,23 +97,23 @@ def of_gpu(sizes: dict[str, int], name: str | None, total: int | None, allocated
         "allocated_bytes": sizes.get("allocated", allocated),
     }
     if "allowed" in sizes:
-        found["capacity_bytes"] = sizes["allowed"] + CONTEXT
-        found["limit"] = "share of the GPU that this process may take"
-        found["device"] = None if name is None else f"{name}, held to this size"
+        fields["capacity_bytes"] = sizes["allowed"] + CONTEXT
+        fields["limit"] = "share of the GPU that this process may take"
+        fields["device"] = None if name is None else f"{name}, held to this size"
     elif {"capacity", "free", "process"} <= set(sizes):
-        found["others_bytes"] = max(0, sizes["capacity"] - sizes["free"] - sizes["process"])
-    return found
+        fields["others_bytes"] = max(0, sizes["capacity"] - sizes["free"] - sizes["process"])
+    return fields
 
 
 def room(oom: OutOfMemory) -> int | None:
-    """Bytes that a run's tensors may take where this one ran out; None where that is not known."""
+    """Return the bytes that a run's tensors may take where this one ran out; None where that is not known."""
     if oom.capacity_bytes is None:
         return None
     return max(0, oom.capacity_bytes - (oom.before_bytes or 0) - (oom.others_bytes or 0)) // max(1, oom.sharers)
 
 
 def sentence(oom: OutOfMemory) -> str:
-    """What happened, where, on what; what the plan says; what to type."""
+    """Return a sentence on what happened, where, and on which device; what the plan says; and what to type."""
     where = f" on rank {oom.rank} (host {oom.host})" if oom.host is not None else ""
     message = f"out of memory{where} during {oom.phase}"
     message += f", in step {oom.step}" if oom.step is not None else ""

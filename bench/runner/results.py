@@ -1,4 +1,4 @@
-"""Scores of a stage: computed, filed into the record, written beside it, and checked by the plain path."""
+"""Scores a stage: fills in the record, writes the predictions beside it, and checks them by the plain path."""
 
 import numpy as np
 from accelerate.utils import gather_object
@@ -37,30 +37,30 @@ def score(run: RunContext, stage: str) -> None:
 
 
 def _beside_published(run: RunContext) -> dict[str, dict[str, record.Published]]:
-    """Split -> metric -> the published band of the recipe, with the run's own value."""
+    """Return split -> metric -> the published band of the recipe, with the run's own value."""
     recipe = run.resolved.recipe
     split = recipe.evaluation.splits[0]
     scores_after = run.record.scores.get("after", {}).get(split, {})
     if not recipe.published or not scores_after:
         return {}
-    found = {}
+    published = {}
     for metric, band in recipe.published.items():
         item = scores_after.get(metric)
         value = item.value if item is not None and isinstance(item.value, int | float) else None
         inside = None if value is None else band.low <= value <= band.high
-        found[metric] = record.Published(**band.model_dump(), value=value, inside=inside)
-    return {split: found}
+        published[metric] = record.Published(**band.model_dump(), value=value, inside=inside)
+    return {split: published}
 
 
 def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set.Predictions) -> None:
-    """Scores with intervals, baselines, what was asked and answered, and the file of predictions."""
-    found = run.inputs.scoring.metrics.scores(predictions)
+    """Fill in scores with intervals, baselines and prompts, and write the file of predictions."""
+    scores = run.inputs.scoring.metrics.scores(predictions)
     prompts = run.record.prompts
     if prompts is not None:
-        for item in found.values():
+        for item in scores.values():
             item.signature = f"{item.signature}|{prompts.signature}"
         _file_prompts(prompts, stage, name, predictions)
-    run.record.scores.setdefault(stage, {})[name] = found
+    run.record.scores.setdefault(stage, {})[name] = scores
     if name not in run.record.baselines and "train" in run.inputs.corpus.splits:
         references = np.array([row["label"] for row in run.inputs.corpus.splits["train"].rows])
         floors = baselines.baselines(run.inputs.scoring.metrics, references, predictions)
@@ -86,13 +86,13 @@ def check_answers(run: RunContext) -> None:
         return
     for name in run.resolved.recipe.evaluation.splits:
         with run.clock.phase("check"):
-            found = check.check(run.model, run.inputs.splits[name], run.inputs.scoring)
-        if found is None:
+            checked = check.check(run.model, run.inputs.splits[name], run.inputs.scoring)
+        if checked is None:
             run.record.note("--check: this way to answer has no fast path to check")
             continue
         # Rounding to 16 bits moves log-likelihoods by more than the fast path does.
         assert run.record.model is not None
         exact = set(run.record.model.dtypes) == {"float32"} and setup.precision() == "no"
-        wrong = found.changed > 0 or (found.largest or 0.0) > base.TOLERANCE
-        run.record.check("fast_equals_plain", not (exact and wrong), f"{name}: {found.sentence}")
-        console.say(f"check {name}: {found.sentence}")
+        wrong = checked.changed > 0 or (checked.largest or 0.0) > base.TOLERANCE
+        run.record.check("fast_equals_plain", not (exact and wrong), f"{name}: {checked.sentence}")
+        console.say(f"check {name}: {checked.sentence}")

@@ -1,4 +1,4 @@
-"""What an earlier run left in a folder when it did not come to its end, and what of it this run takes over.
+"""Finds an unfinished run in a folder, and takes over its checkpoint and its scores of stage "before".
 
 Loads no torch by itself: rank zero looks before anything else is done.
 """
@@ -14,7 +14,7 @@ from bench.records import store
 from bench.records.record import Record, Resumed
 from bench.runner.run_folder import is_ours
 from bench.training import checkpoint_files
-from bench.training.checkpoint_files import Found
+from bench.training.checkpoint_files import Checkpoint
 
 if TYPE_CHECKING:  # it holds what this file finds
     from bench.runner.context import RunContext
@@ -24,13 +24,13 @@ TAKEN_OVER = "before: taken over from the interrupted run"
 
 @dataclass
 class PreviousRun:
-    """What an earlier run left: the checkpoint to go on from, its record, and notes for this run's record.
+    """An unfinished run in the same folder: its newest checkpoint, its record, and notes for this run's record.
 
     settled: whether what this run takes over stands in its own record, which may then replace the other.
     It is empty on every process but rank zero, which tells the others what follows from it.
     """
 
-    checkpoint: Found | None = None
+    checkpoint: Checkpoint | None = None
     record: Record | None = None
     notes: list[str] = field(default_factory=list)
     settled: bool = False

@@ -1,4 +1,4 @@
-"""Whose a run's folder is: what tells that a run has written into it, and the lock that keeps a second one out."""
+"""A run's folder: recognised by its files, and locked against a second run."""
 
 import fcntl
 from pathlib import Path
@@ -11,14 +11,14 @@ LOCK = ".lock"
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether a run has written into this folder."""
+    """Return whether a run has written into this folder."""
     return any((folder / name).exists() for name in (store.FILE, store.BALLAST, LOCK))
 
 
 def lock(folder: Path) -> IO[bytes]:
-    """Keeps a second run out of a folder until the returned file is closed, or its process is gone.
+    """Lock a folder against a second run until the returned file is closed, or its process has ended.
 
-    Raises SetupError while another process has it. Where a file system knows no locks, nobody is kept out.
+    Raises SetupError while another process holds the lock. A file system without locks keeps nobody out.
     """
     stream = (folder / LOCK).open("wb")
     try:
@@ -33,18 +33,18 @@ def lock(folder: Path) -> IO[bytes]:
     return stream
 
 
-def unlock(folder: Path, taken: IO[bytes] | None) -> None:
-    """Lets the next run into the folder; nothing where it was not taken."""
-    if taken is not None:
+def unlock(folder: Path, held: IO[bytes] | None) -> None:
+    """Unlock the folder for the next run, if it was locked."""
+    if held is not None:
         (folder / LOCK).unlink(missing_ok=True)
-        taken.close()
+        held.close()
 
 
 def is_taken(folder: Path) -> bool:
-    """Whether another process is writing into it now."""
+    """Return whether another process holds the lock."""
     try:
         with (folder / LOCK).open("rb") as stream:
-            # Shared, so that those who look don't keep one another out.
+            # Shared, so that processes that only look don't block one another.
             fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

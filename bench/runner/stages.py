@@ -104,7 +104,7 @@ def adapted_model(
         base_folder=base_folder,
         device=device,
     )
-    fresh = [*getattr(model, build.MISSING)]
+    fresh = [*getattr(model, heads.MISSING)]
     before_head = build.count_parameters(model)["total"] - heads.count_in_heads(model)
     kept = base_folder is not None and weights == "random" and plan.quantization is None
     if kept and PartialState().is_main_process:
@@ -113,17 +113,17 @@ def adapted_model(
     return BuiltModel(model=method.adapt(model, options).to(device), fresh=fresh, before_head=before_head)
 
 
-def _plan_budget(run: RunContext, most: int | None = None) -> None:
+def _plan_budget(run: RunContext, max_rows: int | None = None) -> None:
     recipe = run.resolved.recipe
     rows = batch_size.resolve_batch_size(run)
     if run.inputs.plan.trains == "gradient":
         assert run.inputs.train is not None
-        run.budget = Budget.plan(recipe.training, len(run.inputs.train.ids), run.state.num_processes, most, rows)
+        run.budget = Budget.plan(recipe.training, len(run.inputs.train.ids), run.state.num_processes, max_rows, rows)
     run.record.launch = launch_record.describe(run.state, run.budget, recipe.training.global_batch)
 
 
 def _leave_out_pads(run: RunContext, model: nn.Module) -> None:
-    """Where the model's family allows it; otherwise micro-batches of like length, inside the same global batches."""
+    """Run padding-free where the model's family allows it; otherwise sort rows by length inside global batches."""
     if not run.resolved.recipe.speed.padding_free:
         run.record.speed["padding_free"] = False
         return
@@ -180,6 +180,7 @@ def fit_inputs(
     """Return what a recipe's training is given. others: fields of FitInputs that its run knows."""
     return FitInputs(
         model=model,
+        task=registry.load_task(recipe.dataset.task),
         train=train,
         scoring=scoring,
         settings=recipe.training,
@@ -222,7 +223,7 @@ def _fit_inputs(run: RunContext, display: console.Phase) -> FitInputs:
 
 
 class _Recorder(Observer):
-    """Writes what training tells into the run's record at once."""
+    """Writes what it hears from a training into the run's record at once."""
 
     def __init__(self, run: RunContext) -> None:
         self.run = run
@@ -250,7 +251,7 @@ class _Recorder(Observer):
 
 
 def _note_unused(run: RunContext) -> None:
-    """What the recipe's file says of another method, which the command line or a study replaced by this one."""
+    """Note keys of the recipe's file that only another method uses, which the command line or a study replaced."""
     written, keys = run.resolved.as_written, [*rules.BY_GRADIENTS, "head"]
     unused = [f"{key}.{inner}" for key in keys for inner, _ in yaml_loader.items(written.get(key))]
     if unused:
@@ -318,7 +319,7 @@ def _record_training(run: RunContext, inputs: FitInputs, progress: Progress, res
 
 
 def _time_steps(run: RunContext, progress: Progress) -> None:
-    """The steps' seconds in the phases: those of this process, and of those that it went on from."""
+    """Fill in the phases' seconds of the steps: those of this process, and of those that it went on from."""
     seconds, warmup, earlier = progress.steps.seconds, progress.steps.warmup, progress.steps.earlier
     run.clock.divide("train", {"warm_up": sum(seconds[:warmup]), "train_steps": sum(seconds[warmup:])})
     run.clock.seconds["warm_up"] += earlier.warmup_s
@@ -398,7 +399,7 @@ def measure(run: RunContext) -> None:
 
 
 def _step_flops(run: RunContext) -> float:
-    """Mean model FLOPs of one step over all ranks, from the lengths of the examples that were trained on."""
+    """Return the mean model FLOPs of one step over all ranks, from the lengths of the examples trained on."""
     inputs, result = run.fit_inputs, run.fit_result
     assert inputs is not None
     assert result is not None

@@ -36,7 +36,7 @@ from bench.utils import files, numbers, process
 
 
 def main(place: str) -> int:
-    """Reads the request in a folder, trains, and writes the answer there: what was taken, or the error's sentence."""
+    """Read the request in a folder, train, and write the answer there: the memory taken, or the error's sentence."""
     folder = Path(place)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     console.quiet_libraries()
@@ -52,20 +52,20 @@ def _attempt(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         return _measured(request, folder)
     except Exception as error:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        asked = failures.sizes_in(text).get("asked")
-        if asked is not None:
-            text = f"it ran out of memory when it asked for {numbers.shown(asked)} more"
+        requested = failures.sizes_in(text).get("asked")
+        if requested is not None:
+            text = f"it ran out of memory when it asked for {numbers.shown(requested)} more"
         return {"status": failures.status_of(error), "reason": text, "trace": traceback.format_exc()}
 
 
 def _end_with_parent() -> None:
-    """The pipe on standard input closes when the run is gone, however it went."""
+    """End this process with its run: the pipe on standard input closes then, however the run ended."""
     sys.stdin.buffer.read()
     os._exit(1)
 
 
 def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """{"status": "ok", "taken", "room"}: bytes by limit; the first on top of what a process has before its model."""
+    """Return {"status": "ok", "taken", "room"}: bytes by limit; "taken" beyond what there was before the model."""
     state, phases = PartialState(cpu=request["device"] == "cpu"), clock.Clock()
     recipe = Recipe.model_validate_json(json.dumps(request["recipe"]))
     process.in_force(recipe, state.device.type, _ignore)
@@ -83,7 +83,7 @@ def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     try:
         model = _trained(recipe, request, tokenizer, state, phases, folder)
     except Exception as error:
-        # Not every library says what it was that it could not have.
+        # Not every library reports that it ran out of memory.
         scarce = min(limits.left(state.device).values()) < batch_size.HEADROOM * min(rooms.values())
         if failures.status_of(error) == "crashed" and scarce:
             raise MemoryError(f"{type(error).__name__} with hardly any memory left: {error}") from error
@@ -94,7 +94,7 @@ def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _ignore(_: str) -> None:
-    """Notes are the run's own to write."""
+    """Drop a note: the run itself writes these down."""
 
 
 def _trained(
@@ -115,7 +115,6 @@ def _trained(
             padding_free.attach(model)
     metrics = MetricSet((), multi_label=recipe.dataset.multi_label, num_labels=len(labels))
     scoring = Scoring(
-        task=registry.load_task(recipe.dataset.task),
         tokenizer=tokenizer,
         metrics=metrics,
         threshold=recipe.evaluation.threshold,
@@ -129,7 +128,7 @@ def _trained(
 
 
 def _peaks(phases: clock.Clock, base: dict[str, int]) -> dict[str, int]:
-    """Bytes by limit, at most; a phase's own peak begins anew with it."""
+    """Return the peak bytes by limit; each phase measures its own."""
     peaks = phases.peaks.values()
     if limits.DEVICE in base:
         return {limits.DEVICE: max(peak.reserved or 0 for peak in peaks)}

@@ -35,23 +35,23 @@ def loss(outputs: Any, batch: dict[str, torch.Tensor], *, label_smoothing: float
 
 
 def wording(prompt: Prompt, labels: Sequence[str], multi_label: bool) -> Wording:
-    """How a question is put to a language model, and its first gold answer; `prompt.none` where there is none."""
+    """Return how a question is put to a language model, with its first gold answer, or `prompt.none` without one."""
 
     def fields_of(row: Any) -> dict[str, str]:
-        """What fills the template."""
+        """Return the values of the template's fields."""
         return {"text": row["text"], "text_pair": row["text_pair"], "labels": prompt.none}
 
     def answer_of(row: Any) -> str:
-        """In the passage's words, on one line, as an answer is read."""
+        """Return the answer in the passage's words, on one line, as a written answer is read."""
         return " ".join(row["answers"][0].split()) if row["answers"] else prompt.none
 
     return Wording(fields=fields_of, answer=answer_of)
 
 
 def parse(text: str, words: Sequence[str], none: str, multi_label: bool) -> str | None:
-    """A written answer -> the answer, "" where it says that there is none, None where nothing was written.
+    """Read a written answer: return it, "" where it says that there is none, None where nothing was written.
 
-    For saying that there is none, case and outer punctuation do not matter.
+    Case and outer punctuation do not matter for saying that there is none.
     """
     if not text.strip():
         return None

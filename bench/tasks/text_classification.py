@@ -41,15 +41,15 @@ def loss(outputs: Any, batch: dict[str, torch.Tensor], *, label_smoothing: float
 
 
 def wording(prompt: Prompt, labels: Sequence[str], multi_label: bool) -> Wording:
-    """How a row is put to a language model, and its label in words; several labels are joined by commas."""
+    """Return how a row is put to a language model, with its label in words; several are joined by commas."""
     words = tuple(prompt.answers.get(name, name) for name in labels)
 
     def fields_of(row: Any) -> dict[str, str]:
-        """What fills the template."""
+        """Return the values of the template's fields."""
         return {"text": row["text"], "text_pair": row["text_pair"] or "", "labels": ", ".join(words)}
 
     def answer_of(row: Any) -> str:
-        """The label or labels in words."""
+        """Return the label or labels in words."""
         if not multi_label:
             return words[row["label"]]
         return ", ".join(word for word, on in zip(words, row["label"], strict=True) if on) or prompt.none
@@ -58,7 +58,7 @@ def wording(prompt: Prompt, labels: Sequence[str], multi_label: bool) -> Wording
 
 
 def parse(text: str, words: Sequence[str], none: str, multi_label: bool) -> int | list[int]:
-    """A written answer -> a label id, or 0 and 1 per label; -1 (for each label) when it can't be read.
+    """Read a written answer as a label id, or as 0 and 1 per label; -1 (for each label) when it can't be read.
 
     Case, quotes and punctuation around words do not matter. One label: the answer that the text begins with (the
     longest of them), else the only one that it mentions. Several: a list, split at commas, semicolons and "and"; every
@@ -79,10 +79,10 @@ def _parse_list(text: str, known: dict[str, int], none: str) -> list[int]:
     if _plain(text) == none:
         return [0] * len(known)
     parts = [_plain(part) for part in re.split(r"[,;]|\band\b", text)]
-    found = {known.get(part) for part in parts if part}
-    if not found or None in found:
+    numbers = {known.get(part) for part in parts if part}
+    if not numbers or None in numbers:
         return [-1] * len(known)
-    return [int(number in found) for number in range(len(known))]
+    return [int(number in numbers) for number in range(len(known))]
 
 
 def _plain(text: str) -> str:

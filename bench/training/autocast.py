@@ -9,5 +9,5 @@ from bench.models import autocast as models_autocast
 
 
 def autocast(scoring: Scoring) -> contextlib.AbstractContextManager[Any]:
-    """Mixed precision of a training step under FSDP, for which accelerate has none; nothing elsewhere."""
+    """Return mixed precision for a training step under FSDP, for which accelerate has none; nothing elsewhere."""
     return models_autocast.autocast(scoring.device, scoring.precision if asked() == "fsdp" else "no")

@@ -1,8 +1,8 @@
-"""Checkpoints as files: written whole or not at all, told from damaged ones, and few of them kept. Loads no torch.
+"""Checkpoints as files: written whole or not at all, checked for damage, and only the newest kept. Loads no torch.
 
     partial = begin(folder, step)   # then files are written into it
     seal(partial)                   # sizes and checksums, to disk, then its final name
-    found, damaged = newest(folder)
+    checkpoint, damaged = newest(folder)
 
 A checkpoint is a folder `step-00000012`. Its manifest is written last; a folder without one is not a checkpoint.
 """
@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.errors import SetupError
 from bench.utils.files import write_text
@@ -31,8 +31,8 @@ _CHUNK_BYTES = 2**22
 
 
 @dataclass(frozen=True)
-class Found:
-    """A whole checkpoint. hash, seed: of the recipe that it belongs to."""
+class Checkpoint:
+    """An undamaged checkpoint. hash, seed: of the recipe that it belongs to."""
 
     path: Path
     step: int
@@ -40,7 +40,7 @@ class Found:
     seed: int
 
     def refuse_other(self, wanted_hash: str, wanted_seed: int, run_folder: Path) -> None:
-        """Raises SetupError where it is another recipe's, or another seed's."""
+        """Raise SetupError where it is another recipe's, or another seed's."""
         differing = []
         if self.hash != wanted_hash:
             differing.append(f"its recipe's hash is {self.hash[:8]}, this one's {wanted_hash[:8]}")
@@ -54,7 +54,7 @@ class Found:
 
 
 def begin(folder: Path, step: int) -> Path:
-    """An empty folder to write a checkpoint's files into; it does not count as one yet."""
+    """Return an empty folder to write a checkpoint's files into; it does not count as one yet."""
     partial = partial_of(folder, step)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -62,12 +62,12 @@ def begin(folder: Path, step: int) -> Path:
 
 
 def partial_of(folder: Path, step: int) -> Path:
-    """Where a checkpoint is while it is written."""
+    """Return where a checkpoint is while it is written."""
     return folder / f".step-{step:08d}.partial"
 
 
 def seal(partial: Path) -> Path:
-    """Makes a checkpoint of what was written: everything on disk, the manifest last, then the final name."""
+    """Make a checkpoint of what was written: everything synced to disk, the manifest last, then the final name."""
     files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
     listed = {str(path.relative_to(partial)): _to_disk(path) for path in files}
     write_text(partial / MANIFEST, json.dumps({"format": FORMAT, "files": listed}) + "\n")
@@ -83,12 +83,12 @@ def seal(partial: Path) -> Path:
 def _to_disk(path: Path) -> list[int]:
     """[size, CRC-32] of a file that is on disk when this returns."""
     with path.open("rb+") as stream:
-        found = _checksum(stream)
+        size_and_checksum = _checksum(stream)
         os.fsync(stream.fileno())
-    return found
+    return size_and_checksum
 
 
-def _checksum(stream: Any) -> list[int]:
+def _checksum(stream: IO[bytes]) -> list[int]:
     size = crc = 0
     while chunk := stream.read(_CHUNK_BYTES):
         size, crc = size + len(chunk), zlib.crc32(chunk, crc)
@@ -104,7 +104,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint; None for a whole one."""
+    """Return what is wrong with a checkpoint, or None for an undamaged one."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest["format"] != FORMAT:
@@ -123,7 +123,7 @@ def damage(path: Path) -> str | None:
 
 
 def steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in a folder, whole or not, the newest first."""
+    """Return the steps of the checkpoints in a folder, damaged ones too, the newest first."""
     if not folder.is_dir():
         return []
     matches = (_NAME.fullmatch(path.name) for path in folder.iterdir())
@@ -131,12 +131,12 @@ def steps(folder: Path) -> list[int]:
 
 
 def path_of(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is."""
+    """Return where the checkpoint of a step is."""
     return folder / f"step-{step:08d}"
 
 
-def newest(folder: Path, below: float = float("inf")) -> tuple[Found | None, list[str]]:
-    """(the newest whole checkpoint below a step, sentences about the damaged ones that are newer)."""
+def newest(folder: Path, below: float = float("inf")) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest undamaged checkpoint below a step, and sentences about the damaged ones that are newer."""
     damaged: list[str] = []
     for step in steps(folder):
         path = path_of(folder, step)
@@ -145,18 +145,19 @@ def newest(folder: Path, below: float = float("inf")) -> tuple[Found | None, lis
         wrong = damage(path)
         if wrong is None:
             state = read_state(path)
-            return Found(path, step, state["hash"], state["seed"]), damaged
+            return Checkpoint(path, step, state["hash"], state["seed"]), damaged
         damaged.append(f"the checkpoint of step {step} is damaged and was not used: {wrong}")
     return None, damaged
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself and of the run."""
-    return json.loads((path / STATE).read_text(encoding="utf-8"))
+    """Return what a checkpoint says of itself and of the run."""
+    state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    return state
 
 
 def discard(folder: Path, newest_step: int, keep: int) -> None:
-    """Leaves the `keep` newest checkpoints up to a step; later ones were damaged, and partial ones never ended."""
+    """Keep only the `keep` newest checkpoints up to a step; later ones were damaged, partial ones never finished."""
     known = steps(folder)
     kept = [step for step in known if step <= newest_step][:keep]
     for step in set(known) - set(kept):
@@ -166,7 +167,7 @@ def discard(folder: Path, newest_step: int, keep: int) -> None:
 
 
 def keep_best(folder: Path, write: Callable[[Path], None]) -> None:
-    """Replaces the best weights, by a function that writes them into a file; whole or not at all."""
+    """Replace the best weights, by a function that writes them into a file; whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{BEST}.partial"
     write(temporary)
@@ -175,9 +176,9 @@ def keep_best(folder: Path, write: Callable[[Path], None]) -> None:
 
 
 def carry_best(source: Path, target: Path) -> None:
-    """The best weights of one folder also in the other; where there are none, none there either.
+    """Copy the best weights of one folder into the other; where there are none, remove those of the other.
 
-    They are the same file under two names, which costs no room; later best weights are another file.
+    They are the same file under two names, which takes no space; later best weights are another file.
     """
     (target / BEST).unlink(missing_ok=True)
     if (source / BEST).exists():
@@ -188,7 +189,7 @@ def carry_best(source: Path, target: Path) -> None:
 
 
 def forget_best(folder: Path) -> None:
-    """Removes the best weights, and the folder where nothing else is in it."""
+    """Remove the best weights, and the folder if nothing else is in it."""
     (folder / BEST).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()

@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench.errors import SetupError
-from bench.records.throughput import Earlier
+from bench.records.throughput import PriorSteps
 from bench.training import checkpoint_files
 from bench.training.state import FitInputs, Progress
 
@@ -37,16 +37,16 @@ _TRAINER_STATE = "trainer_state.json"
 
 @dataclass(frozen=True)
 class EngineState:
-    """What an engine trains with, as accelerate prepared it."""
+    """The objects that an engine trains with, as accelerate prepared them."""
 
-    accelerator: Any
-    model: Any
-    optimizer: Any
-    scheduler: Any
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
 
     @property
     def sharding(self) -> str:
-        """By what the state is sharded over the processes: "ZeRO-2", "FSDP" ..., or "whole" on each of them."""
+        """Return what shards the state over the processes: "ZeRO-2", "FSDP" ..., or "whole" where nothing does."""
         kind = self.accelerator.distributed_type
         if kind == DistributedType.DEEPSPEED:
             return f"ZeRO-{self.accelerator.state.deepspeed_plugin.zero_stage}"
@@ -62,7 +62,7 @@ class Resumption:
 
 
 def trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Trained parameters of a plain and whole model by name, on the CPU."""
+    """Return the trained parameters of a plain and whole model by name, on the CPU."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return {name: parameter.detach().cpu().contiguous() for name, parameter in trained}
 
@@ -211,7 +211,7 @@ def _state(inputs: FitInputs, progress: Progress, engine: EngineState, since_log
 
 
 def take_apart(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """A state dict as JSON that keeps its types; its tensors are added to `tensors`, each under a name."""
+    """Return a state dict as JSON that keeps its types; its tensors are added to `tensors`, each under a name."""
     if isinstance(value, torch.Tensor):
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": name}
@@ -224,7 +224,7 @@ def take_apart(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
 
 
 def put_together(value: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
-    """What `take_apart` took apart."""
+    """Return the state dict that `take_apart` took apart."""
     ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content]
@@ -325,7 +325,7 @@ def _load_shards(engine: EngineState, path: Path) -> None:
 
 
 def load_trained(rank: int, model: nn.Module, path: Path) -> None:
-    """Fills a plain model's trained parameters from rank zero's file; every process must call it."""
+    """Fill a plain model's trained parameters from rank zero's file; every process must call it."""
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, tensor in _from_rank_zero(rank, path, next(iter(parameters.values())).device):
@@ -350,12 +350,12 @@ def take_up(inputs: FitInputs, progress: Progress, resumption: Resumption) -> No
     """Take over place, counters, log and selection of a checkpoint; `restore` does the rest, once there is a model."""
     state, steps = resumption.state, None
     if inputs.rank == 0:
-        steps, before, now = Earlier(**state["steps"]), state["world_size"], PartialState().num_processes
+        steps, before, now = PriorSteps(**state["steps"]), state["world_size"], PartialState().num_processes
         if before != now:  # rates of the two can't be joined
             inputs.observer.on_note(
                 f"training went on with {now} processes, after {before}: its rates are of the steps since"
             )
-            steps = Earlier(totals=steps.totals, warmup_s=steps.warmup_s + sum(steps.seconds))
+            steps = PriorSteps(totals=steps.totals, warmup_s=steps.warmup_s + sum(steps.seconds))
     progress.restore(state, steps)
 
 

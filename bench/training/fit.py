@@ -18,7 +18,7 @@ from bench.training.state import FitInputs, Progress
 
 @dataclass(frozen=True, kw_only=True)
 class FitResult:
-    """What came of a training run.
+    """The outcome of a training run.
 
     model: unwrapped and whole, with its best weights where a recipe asks. final_loss: None where the last step was not
     logged. learning_rate: of the last logged step. without_gradient: names of trainable parameters without a finite

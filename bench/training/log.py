@@ -18,13 +18,13 @@ class TrainLog:
         self.restore([], 0.0)
 
     def restore(self, rows: list[dict[str, Any]], seconds: float) -> None:
-        """Begins with these rows, after so many seconds; whatever else the file held is gone."""
+        """Begin with these rows, after so many seconds; whatever else the file held is gone."""
         self.rows[:], self._started_s = rows, time.perf_counter() - seconds
         if self._path is not None:
             self._path.write_text("".join(map(_line, self.rows)), encoding="utf-8")
 
     def write(self, **values: Any) -> None:
-        """Adds a line. Raises DivergedError when a loss or gradient norm in it is not finite."""
+        """Add a line. Raises DivergedError when a loss or gradient norm in it is not finite."""
         row = {**values, "seconds": round(time.perf_counter() - self._started_s, 3)}
         self.rows.append(row)
         if self._path is not None:
@@ -40,7 +40,7 @@ class TrainLog:
 
     @property
     def losses(self) -> list[float]:
-        """Training losses in order of steps."""
+        """Return the training losses in order of steps."""
         return [row["loss"] for row in self.rows if "loss" in row]
 
 

@@ -56,8 +56,7 @@ class StepLoss:
         inputs = self.inputs
         if inputs.objective == "head":
             smoothing = inputs.settings.label_smoothing
-            loss: torch.Tensor = inputs.scoring.task.loss(outputs, batch, label_smoothing=smoothing)
-            return loss
+            return inputs.task.loss(outputs, batch, label_smoothing=smoothing)
         return answer_loss_sum(outputs.logits, batch["labels"], shifted=not inputs.writes_by_encoder_decoder)
 
 

@@ -1,6 +1,6 @@
 """Saves memory in training without changing the result: activation checkpointing and offload, no cached casts.
 
-move_to_host(model)  # of a model with gradient checkpointing: what each block was given waits on the host
+move_to_host(model)  # of a model with gradient checkpointing: the inputs of each block are kept on the host
 drop_copies(accelerator)  # autocast casts a weight again wherever it is used, and keeps no copy of it
 """
 
@@ -11,7 +11,9 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import AutocastKwargs
+from torch import nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 
 from bench.errors import SetupError
@@ -22,8 +24,8 @@ from bench.models.kernels.packed_attention import recomputing
 _MOVED: ContextVar[list[int] | None] = ContextVar("bench_moved", default=None)
 
 
-def move_to_host(model: Any) -> None:
-    """Lets what checkpointed blocks keep wait in the host's pinned memory for the backward pass.
+def move_to_host(model: nn.Module) -> None:
+    """Keep the inputs of checkpointed blocks in the host's pinned memory until the backward pass.
 
     The model's activations must be checkpointed already. On a CPU, whose memory that is, nothing is moved.
     """
@@ -42,9 +44,12 @@ def _moved(checkpoint: Callable[..., Any], function: Any, *inputs: Any, **option
 
 
 def _hooks(device: str) -> AbstractContextManager[Any]:
+    hooks: AbstractContextManager[Any] = nullcontext()
     if device == "cuda":
-        return save_on_cpu(pin_memory=True)
-    return saved_tensors_hooks(_pack, _unpack) if device == "meta" else nullcontext()
+        hooks = save_on_cpu(pin_memory=True)
+    elif device == "meta":
+        hooks = saved_tensors_hooks(_pack, _unpack)
+    return hooks
 
 
 def _pack(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
@@ -61,7 +66,7 @@ def _unpack(packed: tuple[torch.Size, torch.dtype]) -> torch.Tensor:
 
 @contextmanager
 def counting() -> Iterator[list[int]]:
-    """Inside, the list gets the bytes of whatever is moved on the meta device."""
+    """Yield a list that gets the bytes of whatever is moved on the meta device."""
     moved: list[int] = []
     token = _MOVED.set(moved)
     try:
@@ -70,19 +75,19 @@ def counting() -> Iterator[list[int]]:
         _MOVED.reset(token)
 
 
-def drop_copies(accelerator: Any) -> None:
-    """Before the model is prepared: autocast keeps no 16-bit copy of a weight until the forward pass is over.
+def drop_copies(accelerator: Accelerator) -> None:
+    """Let autocast keep no 16-bit copy of a weight until the forward pass is over; call it before `prepare`.
 
-    It is cast again where it is used again. Where blocks are recomputed, each is used once in either pass, and autocast
-    would keep two bytes for each trained number until the last block is done.
+    A weight is cast again where it is used again. Where blocks are recomputed, each is used once in either pass, and
+    autocast would keep two bytes for each trainable parameter until the last block is done.
     """
     accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
 
 
-def checkpoint_activations(model: Any, *, offload: bool = False) -> None:
-    """Recomputes activations in the backward pass, also of a model that leaves out pads.
+def checkpoint_activations(model: nn.Module, *, offload: bool = False) -> None:
+    """Recompute activations in the backward pass, also of a padding-free model.
 
-    offload: what is kept for it waits on the host. Raises SetupError for a model that does not support it.
+    offload: keep what that needs on the host. Raises SetupError for a model that does not support it.
     """
     # With a frozen embedding the first checkpointed block would see no input that needs a gradient, and pass none on.
     if not model.supports_gradient_checkpointing:

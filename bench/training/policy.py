@@ -15,7 +15,7 @@ from bench.training.state import FitInputs, Progress
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What follows a step and its validation, alike on every process."""
+    """Whether training ends after a step, and whether a checkpoint is saved; the same on every process."""
 
     ends: bool
     saves: bool
@@ -41,15 +41,15 @@ class Policy:
 
     @functools.cached_property
     def _ballot(self) -> Ballot:
-        """Of all processes; made when every one of them has done its first step."""
+        """Return the vote of all processes; made when every one of them has done its first step."""
         return Ballot()
 
     def due_for_log(self, step: int) -> bool:
-        """Whether a step is logged: the first, every `log_every`-th, and the last."""
+        """Return whether a step is logged: the first, every `log_every`-th, and the last."""
         return step == 1 or step % self.inputs.settings.log_every == 0 or step == self.inputs.budget.steps
 
     def due_for_validation(self, step: int) -> bool:
-        """Whether a step is followed by a validation; the last one always is, if there are any."""
+        """Return whether a step is followed by a validation; the last one always is, if there are any."""
         budget = self.inputs.budget
         if budget.evaluate_every is None or self.inputs.validate is None:
             return False
@@ -58,7 +58,7 @@ class Policy:
     def decide(self) -> Decision:
         """Decide after a step and its validation whether training ends here, and whether a checkpoint is written.
 
-        Alike on every process: rank zero's clock counts for all, and so does a signal that any of them was sent.
+        Every process decides the same: rank zero's clock counts for all, and so does a signal to any of them.
         """
         inputs, progress = self.inputs, self.progress
         last, every = progress.step == inputs.budget.steps, inputs.checkpoints.every_steps

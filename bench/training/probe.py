@@ -5,14 +5,15 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
+from torch import nn
 
 from bench.data.batching import collate, grouped
 from bench.evaluation.reader import Scoring, batch_tokens
 from bench.models.autocast import autocast, evaluating
 
 
-def fit_probe(model: Any, features: list[dict[str, Any]], scoring: Scoring, options: dict[str, Any]) -> int:
-    """Fits scikit-learn's logistic regression on the frozen features and writes it into the probe's linear layer.
+def fit_probe(model: nn.Module, features: list[dict[str, Any]], scoring: Scoring, options: dict[str, Any]) -> int:
+    """Fit scikit-learn's logistic regression on the frozen features and write it into the probe's linear layer.
 
     Every process computes its share of the features and all fit the same classifier. Returns the solver's iterations.
     """
@@ -20,13 +21,13 @@ def fit_probe(model: Any, features: list[dict[str, Any]], scoring: Scoring, opti
 
     state = PartialState()
     lengths = [len(feature["input_ids"]) for feature in features]
-    found: list[tuple[int, list[float]]] = []
+    numbered: list[tuple[int, list[float]]] = []
     with evaluating(model), autocast(scoring.device, scoring.precision):
         for numbers in grouped(lengths, batch_tokens(model, scoring))[state.process_index :: state.num_processes]:
             batch = collate([features[number] for number in numbers], scoring.tokenizer)
             inputs = {name: tensor.to(scoring.device) for name, tensor in batch.items() if name != "labels"}
-            found += zip(numbers, model.features(**inputs).float().cpu().tolist(), strict=True)
-    everything = sorted(gather_object(found) if state.num_processes > 1 else found)
+            numbered += zip(numbers, model.features(**inputs).float().cpu().tolist(), strict=True)
+    everything = sorted(gather_object(numbered) if state.num_processes > 1 else numbered)
     matrix = np.array([row for _, row in everything])
     labels = np.array([feature["labels"] for feature in features])
     weight, bias, iterations = _regress(matrix, labels, scoring.metrics.num_labels, options)
@@ -35,7 +36,9 @@ def fit_probe(model: Any, features: list[dict[str, Any]], scoring: Scoring, opti
     return iterations
 
 
-def _regress(matrix: Any, labels: Any, num_labels: int, options: dict[str, Any]) -> tuple[Any, Any, int]:
+def _regress(
+    matrix: np.ndarray, labels: np.ndarray, num_labels: int, options: dict[str, Any]
+) -> tuple[np.ndarray, np.ndarray, int]:
     """Logistic regression on standardised features, folded back into weights [labels, hidden] on the raw ones.
 
     matrix: [examples, hidden]. labels: ids, or rows of 0 and 1, of which each column is fitted by itself.

@@ -12,7 +12,7 @@ from bench.errors import SetupError
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Sizes of a training run: the recipe's global batch spread over the processes that there really are."""
+    """Sizes of a training run: the recipe's global batch split over the processes that there really are."""
 
     examples: int
     steps: int
@@ -27,24 +27,24 @@ class Budget:
         training: Training,
         examples: int,
         world_size: int,
-        most: int | None = None,
-        found: int | None = None,
+        max_rows: int | None = None,
+        auto_rows: int | None = None,
     ) -> "Budget":
-        """Raises SetupError when the global batch does not divide evenly; it is never changed silently.
+        """Split the global batch over processes and micro-batches. Raises SetupError when that leaves a remainder.
 
-        most: rows of a micro-batch, at most, where the recipe leaves it open and they divide evenly. found: rows that
-        were found for a recipe that says `auto`; until then they are the whole share of a process.
+        max_rows: the most rows of a micro-batch, where the recipe leaves its size open. auto_rows: the rows of one that
+        were found to fit, for a recipe that says `auto`; until then they are the whole share of a process.
         """
         batch = training.global_batch
         share = batch // world_size
-        asked = found if training.per_device_batch == "auto" else training.per_device_batch
-        per_device = min(asked or share, share)
-        if training.per_device_batch is None and most is not None and share:
-            per_device = max(rows for rows in range(1, min(most, share) + 1) if share % rows == 0)
+        rows = auto_rows if training.per_device_batch == "auto" else training.per_device_batch
+        per_device = min(rows or share, share)
+        if training.per_device_batch is None and max_rows is not None and share:
+            per_device = max(size for size in range(1, min(max_rows, share) + 1) if share % size == 0)
         if batch % world_size or per_device == 0 or share % per_device:
             raise SetupError(
                 f"training.global_batch {batch} can't be split over {world_size} processes with "
-                f"per_device_batch {asked or share}; choose a multiple of their product"
+                f"per_device_batch {rows or share}; choose a multiple of their product"
             )
         per_epoch = examples / batch
         steps = training.steps or math.ceil((training.epochs or 3.0) * per_epoch - 1e-9)
@@ -59,33 +59,33 @@ class Budget:
         )
 
     def warmup_steps(self, training: Training) -> int:
-        """`warmup` below 1 is a share of all steps, from 1 on a number of them."""
+        """Return the number of warmup steps: `warmup` below 1 is a share of all steps, from 1 on a number of them."""
         return int(training.warmup) if training.warmup >= 1 else math.ceil(training.warmup * self.steps)
 
     def epochs(self, steps: int) -> float:
-        """How often each example was seen after so many steps."""
+        """Return how often each example was seen after so many steps."""
         return steps * self.global_batch / self.examples
 
     def order(self, seed: int) -> list[int]:
-        """Row numbers of all steps: shuffled epochs one after another, so that no example is ever dropped.
+        """Return the row numbers of all steps: shuffled epochs one after another, so that no example is ever dropped.
 
         Step s trains on order[s * global_batch : (s + 1) * global_batch], whatever the number of processes.
         """
-        wanted = self.steps * self.global_batch
-        found: list[int] = []
-        while len(found) < wanted:
-            epoch = len(found) // self.examples
-            found += np.random.default_rng([seed, epoch]).permutation(self.examples).tolist()
-        return found[:wanted]
+        num_rows = self.steps * self.global_batch
+        order: list[int] = []
+        while len(order) < num_rows:
+            epoch = len(order) // self.examples
+            order += np.random.default_rng([seed, epoch]).permutation(self.examples).tolist()
+        return order[:num_rows]
 
 
 def sorted_in_steps(rows: list[int], lengths: list[int], size: int) -> list[int]:
-    """The order of a run whose steps are `size` rows each, the longest first in every step."""
+    """Return the order of a run whose steps are `size` rows each, with the longest first in every step."""
     steps = (rows[start : start + size] for start in range(0, len(rows), size))
     return [row for step in steps for row in sorted(step, key=lambda row: -lengths[row])]
 
 
 def seed_step(seed: int, step: int, micro_batch: int, rank: int) -> None:
-    """Seeds dropout by its place in the run: nothing that happens between steps can move it, nor can a resumption."""
+    """Seed dropout by its place in the run: neither what happens between steps nor a resumption changes it."""
     state = np.random.SeedSequence([seed, step, micro_batch, rank]).generate_state(1, np.uint64)[0]
     torch.manual_seed(int(state) >> 1)

@@ -18,7 +18,7 @@ class Selection:
     waited: int = 0
 
     def update(self, step: int, value: float) -> bool:
-        """Takes a new value; True if it is the best so far. NaN, a value that is not defined, never is."""
+        """Take a new value; return whether it is the best so far. NaN, a value that is not defined, never is."""
         sign = 1 if self.higher_is_better else -1
         gain = math.inf if self.best_value is None else sign * (value - self.best_value)
         if math.isnan(value):
@@ -35,5 +35,5 @@ class Selection:
 
     @property
     def exhausted(self) -> bool:
-        """Whether early stopping is due."""
+        """Return whether early stopping is due."""
         return self.early_stopping is not None and self.waited >= self.early_stopping.patience

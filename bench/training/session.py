@@ -1,4 +1,4 @@
-"""What an engine is given: a training run's inputs, its progress, and how it is to be run."""
+"""The one argument of an engine: a training run's inputs, its progress, and the policy that it follows."""
 
 from dataclasses import dataclass
 

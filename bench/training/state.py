@@ -9,13 +9,14 @@ from typing import Any
 
 from torch import nn
 
+from bench.config.contracts import Task
 from bench.config.training import Checkpoints, Speed, Training
 from bench.console import Phase
 from bench.data.examples import Encoded
 from bench.evaluation.reader import Scoring
 from bench.models.heads import unwrapped
 from bench.records.clock import Clock
-from bench.records.throughput import Earlier, Steps
+from bench.records.throughput import PriorSteps, Steps
 from bench.training import checkpoint_files
 from bench.training.log import TrainLog
 from bench.training.schedule import Budget, sorted_in_steps
@@ -23,7 +24,7 @@ from bench.training.selection import Selection
 
 
 class Observer:
-    """Receives what must stand in a run's record even if training fails later; this one keeps nothing."""
+    """Receives what must be in a run's record even if training fails later. This base class keeps nothing."""
 
     def on_note(self, sentence: str) -> None:
         """Take a fallback, in words."""
@@ -49,7 +50,7 @@ class RunIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class FitInputs:
-    """What one training run is given.
+    """Everything that one training run is given; nothing of it changes.
 
     objective: "head" for a task head, "text" for a language model that learns to write the answers.
     by_length: sort the rows inside each global batch by length, for models that compute pads.
@@ -57,6 +58,7 @@ class FitInputs:
     """
 
     model: nn.Module
+    task: Task
     train: Encoded
     scoring: Scoring
     settings: Training
@@ -73,33 +75,34 @@ class FitInputs:
     trackers: tuple[str, ...] = ()
     validate: Callable[[nn.Module], dict[str, float]] | None = None
     identity: RunIdentity = field(default_factory=RunIdentity)
-    checkpoint: checkpoint_files.Found | None = None
+    checkpoint: checkpoint_files.Checkpoint | None = None
     asked_to_stop: Callable[[], bool] = bool
     observer: Observer = field(default_factory=Observer)
 
     @functools.cached_property
     def order(self) -> list[int]:
-        """Row numbers of all steps, see Budget.order; which rows are in a global batch does not depend on `by_length`.
+        """Return the row numbers of all steps (Budget.order), in each global batch sorted by length where asked for.
 
-        Sorted rows are dealt out in turns, so that all processes get the same lengths at the same time.
+        Which rows are in a global batch does not depend on that. Sorted rows are dealt out in turns, so that all
+        processes get the same lengths at the same time.
         """
         rows = self.budget.order(self.seed)
         return sorted_in_steps(rows, self.train.lengths, self.budget.global_batch) if self.by_length else rows
 
     @property
     def writes_by_encoder_decoder(self) -> bool:
-        """Whether the answers are written by an encoder-decoder."""
+        """Return whether the answers are written by an encoder-decoder."""
         return self.objective == "text" and bool(unwrapped(self.model).config.is_encoder_decoder)
 
     @property
     def checkpoint_folder(self) -> Path:
-        """Where this run's checkpoints lie."""
+        """Return the folder of this run's checkpoints."""
         return self.folder / checkpoint_files.FOLDER
 
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a training run has come; on an error it says where that was.
+    """The state that changes while a model is trained; after an error it says how far training came.
 
     logged_step, saved_step: the last ones that are in the log, or of which there is a checkpoint; 0 for none.
     without_gradient: trainable parameters that got no finite gradient in the first step; None before it.
@@ -117,7 +120,7 @@ class Progress:
     started_s: float = field(default_factory=time.perf_counter)
     last_checkpoint_s: float = field(default_factory=time.perf_counter)
 
-    def restore(self, state: dict[str, Any], steps: Earlier | None) -> None:
+    def restore(self, state: dict[str, Any], steps: PriorSteps | None) -> None:
         """Go on from a checkpoint's state. steps: what was counted before it, on rank zero; None elsewhere."""
         self.step, self.logged_step, self.learning_rate = state["step"], state["logged_step"], state["learning_rate"]
         self.started_s = time.perf_counter() - state["seconds"]

@@ -42,6 +42,7 @@ import trl  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from transformers.trainer_callback import PrinterCallback  # noqa: E402
 
+from bench.config import registry  # noqa: E402
 from bench.config.cards import TokenizerCard  # noqa: E402
 from bench.config.training import Training  # noqa: E402
 from bench.data import tokenizer  # noqa: E402
@@ -185,6 +186,7 @@ def run_bench(model: Any, work: Work, folder: Path) -> common.Trained:
     observer, progress = common.NoteKeeper(), Progress()
     inputs = FitInputs(
         model=model,
+        task=registry.load_task("text_classification"),
         train=work.split,
         objective="text",
         scoring=common.scoring(work.tokens, model.device),

@@ -182,7 +182,6 @@ def settings(engine: Any, batch: int, steps: int, **others: Any) -> Training:
 def scoring(tokens: Any, device: torch.device) -> Scoring:
     """How the harness scores a classifier."""
     return Scoring(
-        task=registry.load("tasks", "text_classification"),
         tokenizer=tokens,
         metrics=MetricSet(("accuracy",), multi_label=False, num_labels=len(LABELS)),
         threshold=0.5,
@@ -202,6 +201,7 @@ def run_engine(model: Any, split: Encoded, tokens: Any, training: Training, fold
     progress = Progress()
     inputs = FitInputs(
         model=model,
+        task=registry.load_task("text_classification"),
         train=split,
         scoring=scoring(tokens, device),
         settings=training,

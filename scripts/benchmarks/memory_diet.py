@@ -38,7 +38,7 @@ from accelerate.utils import set_seed  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.autograd.graph import saved_tensors_hooks  # noqa: E402
 
-from bench.config import contracts, resolve  # noqa: E402
+from bench.config import contracts, registry, resolve  # noqa: E402
 from bench.data.examples import Encoded  # noqa: E402
 from bench.memory import activations, state_sizes  # noqa: E402
 from bench.memory.planner import Job, Lengths, Spread  # noqa: E402
@@ -211,6 +211,7 @@ def trained(resolved: Any, tokens: Any, setting: Setting) -> tuple[int, list[flo
         observer, progress = common.NoteKeeper(), Progress()
         inputs = FitInputs(
             model=model,
+            task=registry.load_task("text_classification"),
             train=split,
             objective="text",
             scoring=common.scoring(tokens, setting.device),

@@ -198,7 +198,6 @@ def train_a_little(model: Any, inputs: dict[str, torch.Tensor], steps: int = 2) 
 def scoring(tokens: Any, *, multi_label: bool = False, batch_tokens: int | None = 64) -> Scoring:
     """What a run hands to the scorer."""
     return Scoring(
-        task=registry.load("tasks", "text_classification"),
         tokenizer=tokens,
         metrics=MetricSet(("accuracy" if not multi_label else "jaccard",), multi_label=multi_label, num_labels=3),
         batch_tokens=batch_tokens,

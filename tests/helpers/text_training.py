@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from accelerate import PartialState
 from safetensors.torch import save_file
 
+from bench.config import registry
 from bench.config.training import Speed, Training
 from bench.console import Phase
 from bench.distributed import setup
@@ -81,6 +82,7 @@ def inputs_of(
     budget = Budget.plan(chosen, len(rows), state.num_processes)
     return FitInputs(
         model=model,
+        task=registry.load_task("text_classification"),
         train=tiny.encoded(rows, "train"),
         scoring=dataclasses.replace(tiny.scoring(tokens or tiny.tokenizer(known)), precision=setup.precision()),
         settings=chosen,

@@ -49,7 +49,6 @@ def language_model(known):
 def scoring(tokenizer, multi_label=False, batch_tokens=64):
     metrics = MetricSet(("jaccard",) if multi_label else ("accuracy",), multi_label=multi_label, num_labels=3)
     return Scoring(
-        task=task,
         tokenizer=tokenizer,
         metrics=metrics,
         batch_tokens=batch_tokens,

@@ -192,7 +192,7 @@ def test_the_heaviest_micro_batch_by_hand(features, without_pads, expected):
             "optimizer's state on nvme",
         ),
         ({"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "0"}, "DeepSpeed without ZeRO"),
-        ({"USE_FSDP": "true"}, "not how FSDP2 divides"),
+        ({"USE_FSDP": "true"}, "not how FSDP2 shards"),
         (
             {"USE_DEEPSPEED": "true", "DEEPSPEED_CONFIG_FILE": {"stage": 1, "offload_optimizer": {"device": "cpu"}}},
             Spread(world=4, zero=1, offload="cpu"),

@@ -118,6 +118,26 @@ def test_dropins_do_not_import_one_another():
             assert same <= {f"bench.{kind}", f"bench.{kind}._base"}, name
 
 
+def test_dropins_keep_their_contracts(tmp_path):
+    """By mypy, of every task and method in their folders; a module that keeps none is found."""
+    kinds = {"tasks": "Task", "methods": "Method"}
+    names = {kind: [n.split(".")[2] for n in NAMES if package_of(n) == kind and n.count(".") == 2] for kind in kinds}
+    lines = ["from bench import errors", "from bench.config.contracts import Method, Task"]
+    lines += [f"from bench.{kind} import {name} as {kind}_{name}" for kind in kinds for name in names[kind]]
+    for kind, contract in kinds.items():
+        assert len(names[kind]) > 1
+        members = ", ".join(f"{kind}_{name}" for name in names[kind] if not name.startswith("_"))
+        lines.append(f"{kind}: list[{contract}] = [{members}]")
+        lines.append(f"no_{contract.lower()}: {contract} = errors")
+    program = tmp_path / "dropins.py"
+    program.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--no-error-summary", str(program)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    problems = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert len(problems) == len(kinds), done.stdout + done.stderr
+    assert all("(expression has type Module, variable has type" in line for line in problems), problems
+
+
 def is_private(name):
     return name.startswith("_") and not name.startswith("__")
 

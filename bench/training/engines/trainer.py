@@ -53,7 +53,7 @@ def train(trainer: "WatchedTrainer") -> nn.Module:
     return plain
 
 
-class _InOrder(Dataset):  # type: ignore[type-arg]
+class _InOrder(Dataset):
     """Features in the run's order: one long epoch, read from front to back."""
 
     def __init__(self, features: list[dict[str, Any]], order: list[int]) -> None:

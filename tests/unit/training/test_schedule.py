@@ -28,7 +28,7 @@ PROGRESS = ("step", "selection", "started_s", "last_checkpoint_s")
 def inputs(budget, **settings):
     """Inputs with nothing to train, for the questions that need none."""
     known = {
-        **dict.fromkeys(("model", "train", "folder", "clock")),
+        **dict.fromkeys(("model", "task", "train", "folder", "clock")),
         "settings": Training(),
         "scoring": SimpleNamespace(device=torch.device("cpu")),
         "seed": 0,
@@ -317,11 +317,7 @@ def test_the_loss_is_a_sum_over_the_items_of_the_whole_step():
     def loss(outputs, batch, *, label_smoothing):
         return outputs.sum() * (1 - label_smoothing) + batch["labels"].sum()
 
-    given = inputs(
-        plan(),
-        scoring=SimpleNamespace(task=SimpleNamespace(loss=loss)),
-        settings=Training(label_smoothing=0.5),
-    )
+    given = inputs(plan(), task=SimpleNamespace(loss=loss), settings=Training(label_smoothing=0.5))
     batch = {"rows": torch.ones(4, 3), "labels": torch.ones(6)}
     assert StepLoss(inputs=given).batch_loss(lambda rows: rows, batch, torch.tensor(6)) == 2.0
 
