@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list
 
 from bench.distributed import launcher, sharding, watchdog
 from bench.errors import SetupError
+from bench.models.library_internals import accelerate_internals
 from bench.utils import hardware
 
 # A size such as 12GiB: a run is held to what a GPU of that size has, on whatever GPU it runs.
@@ -68,7 +68,7 @@ def cap_memory(device: torch.device) -> None:
 
 def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:
     # Another run of this process may have left its own.
-    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate_internals.reset_state(processes=True)
     if not on_cpu:
         return PartialState(timeout=timeout)
     if sharding.asked() is None:
@@ -82,7 +82,8 @@ def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:
     os.environ.pop("ACCELERATE_USE_CPU", None)
     state = PartialState(backend="gloo", timeout=timeout)
     if sharding.asked() == "fsdp":
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        # All objects of this class have the same attributes.
+        state.distributed_type = DistributedType.MULTI_GPU
     return state
 
 

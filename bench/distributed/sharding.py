@@ -24,6 +24,7 @@ from bench.config.recipe import Recipe
 from bench.errors import SetupError
 from bench.models.heads import unwrapped
 from bench.models.kernels import padding_free
+from bench.models.library_internals import transformers_internals
 
 # Elements. By default DeepSpeed sums gradients in buffers of 500 million, 2 GB in float32, and ZeRO-3 keeps up to a
 # billion weights gathered: all of a small model, and more than a 12 GB GPU can spare of a large one.
@@ -36,6 +37,8 @@ BUFFERS = {
     # ZeRO-3 copies the gradients of so many weights at a time for the optimiser's step; by default of a billion.
     "sub_group_size": 2**26,
 }
+# Inside, each process runs a model by itself.
+alone = transformers_internals.without_deepspeed
 # Optimisers that compute the same on a part of a parameter as on the whole of it.
 DIVISIBLE = ("adamw_torch", "adamw_torch_fused", "sgd")
 
@@ -150,7 +153,7 @@ class Twin:
             if id(parameter) not in places:
                 places[id(parameter)] = nn.Parameter(values[name].detach(), requires_grad=parameter.requires_grad)
             owner, _, last = name.rpartition(".")
-            self.model.get_submodule(owner)._parameters[last] = places[id(parameter)]
+            self.model.get_submodule(owner).register_parameter(last, places[id(parameter)])
 
 
 @contextlib.contextmanager
@@ -195,17 +198,6 @@ def _take_down(trainer: Any) -> None:
         engine.optimizer, engine.basic_optimizer, engine.lr_scheduler = None, None, None
     del engine
     trainer.accelerator.free_memory()  # collects what refers to itself, too
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Inside, transformers does not take each forward for a collective call of all processes, as under ZeRO-3."""
-    config = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 def _whole_parameters(divided: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -257,7 +249,7 @@ def choose_units(trainer: Any) -> None:
     inner = unwrapped(trainer.model)
     embedding = inner.get_input_embeddings()
     holders = {type(module).__name__ for module in inner.modules() if any(m is embedding for m in module.modules())}
-    names = sorted(set(inner._no_split_modules or []) - holders)
+    names = sorted(set(transformers_internals.unsplit_layers(inner)) - holders)
     if not names:
         raise SetupError(f"FSDP can't divide a {type(inner).__name__}: it names no layers that could be divided")
     plugin.transformer_cls_names_to_wrap = names

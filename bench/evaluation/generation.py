@@ -25,6 +25,7 @@ from bench.errors import SetupError
 from bench.models.heads import unwrapped
 from bench.models.kernels.attention import Kernel, merge
 from bench.models.kernels.shared_prefix import Prefix, attending, run_prefix, supports
+from bench.models.library_internals import transformers_internals
 from bench.records.failures import is_out_of_memory
 
 NAME = "bench_generation"
@@ -266,7 +267,7 @@ class Generator:
         with attending(self._model, None):
             AttentionInterface.register(NAME, _attention)
             # `attending` remembers the model's own attention, and puts it back.
-            self._inner.config._attn_implementation = NAME
+            transformers_internals.set_attention(self._inner.config, NAME)
             while queue or rows:
                 entering = _taken(queue, places - len(rows))
                 next_tokens = self._forward(_Step(rows, entering, store, self._prefix, self._inner.device))

@@ -17,6 +17,7 @@ import numpy as np
 from bench.analysis.stats.intervals import Interval, bootstrap, bootstrap_examples, wilson
 from bench.config import registry
 from bench.errors import ScoreError, SetupError
+from bench.models.library_internals import evaluate_internals
 from bench.records.record import Score
 
 BOOTSTRAP_DRAWS = 2000
@@ -144,7 +145,7 @@ class MetricSet:
         }
 
     def _foreign_values(self, metric: Any, predictions: Any, references: Any) -> dict[str, float]:
-        extra = {"average": "macro"} if "average" in inspect.signature(metric._compute).parameters else {}
+        extra = {"average": "macro"} if "average" in evaluate_internals.parameters(metric) else {}
         computed = metric.compute(predictions=_column(predictions), references=_column(references), **extra)
         found = {
             f"evaluate:{name}": float(value)
@@ -208,7 +209,7 @@ def _column(rows: Any) -> Any:
 def _foreign_signature(metric: Any) -> str:
     import evaluate
 
-    parameters = inspect.signature(metric._compute).parameters
+    parameters = evaluate_internals.parameters(metric)
     settings = {key: item.default for key, item in parameters.items() if item.default is not inspect.Parameter.empty}
     if "average" in settings:
         settings["average"] = "macro"

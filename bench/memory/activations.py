@@ -18,9 +18,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import _engine_run_backward
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 
 from bench.data.batching import IGNORED
@@ -29,6 +26,7 @@ from bench.memory.meta_device import TYPES, Autocast, attention
 from bench.memory.state_sizes import held_by
 from bench.models.heads import head_names, reads_last_token, transformer_blocks, unwrapped, writes
 from bench.models.kernels import answer_only_loss, patch
+from bench.models.library_internals import torch_internals, transformers_internals
 from bench.models.losses import summed_loss
 from bench.training import memory_saving
 
@@ -97,7 +95,7 @@ def probe(model: Any, batch: Batch) -> Usage:
     Raises SetupError for a model that can't be run on that device.
     """
     with ExitStack() as stack:
-        if unwrapped(model).config._attn_implementation != "eager":
+        if transformers_internals.attention_name(unwrapped(model).config) != "eager":
             AttentionInterface.register(ATTENTION, attention)
             stack.enter_context(patch.attention_function(patch.configs_of(unwrapped(model)), ATTENTION))
         runs = _runs(model)
@@ -146,14 +144,19 @@ def _shortened(model: Any, runs: list[list[nn.Module]], counts: Sequence[int]) -
         stack = next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) and m[0] is first)
         whole, depth = list(stack), config.num_hidden_layers
         kept = [block for run, count in zip(runs, counts, strict=True) for block in run[:count]]
-        stack._modules = {str(place): block for place, block in enumerate(kept)}
+        _refill(stack, kept)
         config.num_hidden_layers = len(kept)
     try:
         yield
     finally:
         if stack is not None:
-            stack._modules = {str(place): block for place, block in enumerate(whole)}
+            _refill(stack, whole)
             config.num_hidden_layers = depth
+
+
+def _refill(stack: nn.ModuleList, blocks: Sequence[nn.Module]) -> None:
+    del stack[:]
+    stack.extend(blocks)
 
 
 def _step(model: Any, batch: Batch) -> Usage:
@@ -170,10 +173,7 @@ def _step(model: Any, batch: Batch) -> Usage:
         ledger.forward = False
         if ledger.section == "forward":
             ledger.enter("head")
-        # Tensor.backward is a function to the modes, which are off inside of one; what is recomputed needs them.
-        _engine_run_backward(
-            (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
-        )
+        torch_internals.backward(loss)
     return Usage(
         kept=kept,
         copies=copies,
@@ -223,14 +223,14 @@ def _text_loss(model: Any, inner: Any, ids: torch.Tensor, mask: Any, batch: Batc
         del inner.forward
 
 
-class _Ledger(TorchDispatchMode):
+class _Ledger(torch_internals.TorchDispatchMode):
     """Keeps account of the storages that are alive, but for parameters, buffers and finished gradients."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         held = [tensor for one in itertools.chain(model.parameters(), model.buffers()) for tensor in held_by(one)]
         self._outside = [tensor.untyped_storage() for tensor in held]
-        self._known: dict[int, Any] = {storage._cdata: None for storage in self._outside}
+        self._known: dict[int, Any] = {id(storage): None for storage in self._outside}
         self.section, self.forward = "forward", True
         self.live = self.gradients = 0
         self.peaks = dict.fromkeys(SECTIONS, 0)
@@ -239,9 +239,9 @@ class _Ledger(TorchDispatchMode):
     def leave_out(self, tensor: torch.Tensor) -> None:
         """Does not count this one; the caller does."""
         storage = tensor.untyped_storage()
-        if self._known.get(storage._cdata) is not None:
+        if self._known.get(id(storage)) is not None:
             self.live -= _rounded(storage)
-            self._known[storage._cdata] = None
+            self._known[id(storage)] = None
             self._outside.append(storage)  # so that no other one gets its address
 
     def enter(self, section: str) -> None:
@@ -256,13 +256,13 @@ class _Ledger(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs an operation, and writes down what it has made."""
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
+        for tensor in torch_internals.tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
                 self._see(tensor.untyped_storage())
         return out
 
     def _see(self, storage: Any) -> None:
-        key = storage._cdata
+        key = id(storage)
         if key in self._known:
             return
         size = _rounded(storage)

@@ -4,13 +4,15 @@
 """
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
-from torch.utils._pytree import tree_map
+from torch.overrides import TorchFunctionMode
+
+from bench.models.library_internals import torch_internals
 
 # What autocast casts on CUDA, down and up (aten/src/ATen/autocast_mode.h); what models call, of these lists.
 LOWERED = {
@@ -38,9 +40,22 @@ class Autocast(TorchFunctionMode):
         super().__init__()
         self.lower, self._leave_out, self._keeps = lower, leave_out, keeps
         self._copies: dict[int, torch.Tensor] = {}
+        self._recomputes = False
+
+    def __enter__(self) -> "Autocast":
+        """Enter the mode; attention functions find its type."""
+        super().__enter__()
+        self._token = _ACTIVE.set(self)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave the mode."""
+        _ACTIVE.reset(self._token)
+        super().__exit__(*error)
 
     def forget(self) -> int:
-        """Gives up the copies of weights; returns their bytes."""
+        """Give up the copies of weights at the end of the forward pass; return their bytes."""
+        self._recomputes = True
         size = sum(copy.numel() * copy.element_size() for copy in self._copies.values())
         self._copies.clear()
         return size
@@ -50,9 +65,9 @@ class Autocast(TorchFunctionMode):
         kwargs = kwargs or {}
         # The backward pass is not under autocast, but for what is recomputed in it.
         if func in LOWERED and torch.is_grad_enabled():
-            args, kwargs = tree_map(self._lowered, (args, kwargs))
+            args, kwargs = torch_internals.tree_map(self._lowered, (args, kwargs))
         elif func in RAISED and torch.is_grad_enabled():
-            args, kwargs = tree_map(self._raised, (args, kwargs))
+            args, kwargs = torch_internals.tree_map(self._raised, (args, kwargs))
         return func(*args, **kwargs)
 
     def _lowered(self, item: Any) -> Any:
@@ -64,7 +79,7 @@ class Autocast(TorchFunctionMode):
             copy = item.to(self.lower)
             self._leave_out(copy)
             return copy
-        if not self._keeps or torch._C._current_graph_task_id() != -1:
+        if not self._keeps or self._recomputes:
             return item.to(self.lower)  # autocast is left after each block that is recomputed
         if id(item) not in self._copies:
             self._copies[id(item)] = item.to(self.lower)
@@ -72,6 +87,10 @@ class Autocast(TorchFunctionMode):
 
     def _raised(self, item: Any) -> Any:
         return item.float() if torch.is_tensor(item) and item.dtype in TYPES.values() else item
+
+
+# The mode that a step is run in.
+_ACTIVE: ContextVar[Autocast | None] = ContextVar("bench_meta_autocast", default=None)
 
 
 class Fused(torch.autograd.Function):
@@ -105,7 +124,7 @@ def attention(
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """The registered function; returns [rows, tokens, heads, width]. With a soft cap there is no fused kernel."""
-    casts = next((mode for mode in _get_current_function_mode_stack() if isinstance(mode, Autocast)), None)
+    casts = _ACTIVE.get()
     kind = casts.lower if casts is not None else value.dtype
     query, key, value = query.to(kind), key.to(kind), value.to(kind)
     if softcap is None:

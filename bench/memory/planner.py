@@ -110,6 +110,7 @@ class Job:
     """A recipe's training, spread in one way, of which several sizes can be predicted.
 
     on_cpu: whether it takes the host's memory in place of GPUs', with no context of CUDA, and blocks of any size.
+    usages: what was run already, by (rows, length, whether weights are gathered for each layer).
     """
 
     resolved: Resolved
@@ -119,7 +120,7 @@ class Job:
     model: Any
     states: state_sizes.States
     on_cpu: bool = False
-    _usages: dict[tuple[int, int, bool], Usage] = field(default_factory=dict)
+    usages: dict[tuple[int, int, bool], Usage] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -164,7 +165,7 @@ class Job:
     def usage(self, rows: int, length: int) -> Usage:
         """Bytes of a step's own; each size is run once."""
         divided = self.spread.zero == 3
-        if (rows, length, divided) not in self._usages:
+        if (rows, length, divided) not in self.usages:
             recipe = self.resolved.recipe
             batch = Batch(
                 rows=rows,
@@ -176,8 +177,8 @@ class Job:
                 keeps_copies=not (recipe.speed.drop_copies and recipe.training.gradient_checkpointing)
                 or self.spread.zero > 0,
             )
-            self._usages[rows, length, divided] = activations.probe(self.model, batch)
-        return self._usages[rows, length, divided]
+            self.usages[rows, length, divided] = activations.probe(self.model, batch)
+        return self.usages[rows, length, divided]
 
     def predict(self, rows: int, length: int, usage: Usage | None = None) -> Prediction:
         """Memory with micro-batches of `rows` texts of `length` tokens. usage: where it is known already."""

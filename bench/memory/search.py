@@ -102,7 +102,7 @@ def _rise_per_token(job: Job) -> float:
 
     By one size alone it is what all of its tokens need, which is a little too much: some does not grow with them.
     """
-    found = sorted((rows * length, max(usage.peaks.values())) for (rows, length, _), usage in job._usages.items())
+    found = sorted((rows * length, max(usage.peaks.values())) for (rows, length, _), usage in job.usages.items())
     if not found:
         return 0.0
     (few, low), (many, high) = found[0], found[-1]

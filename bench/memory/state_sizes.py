@@ -25,6 +25,7 @@ from bench.config.resolve import Resolved
 from bench.errors import SetupError
 from bench.evaluation import text_examples
 from bench.models import build, heads, span_head
+from bench.models.library_internals import bitsandbytes_internals, transformers_internals
 
 META = torch.device("meta")
 # bitsandbytes keeps the state of smaller tensors in 32 bits, and pages only larger ones (optim/optimizer.py).
@@ -139,7 +140,7 @@ def _quantized(model: Any, card: ModelCard, plan: LoadPlan) -> Any:
 
     settings: Any = transformers.BitsAndBytesConfig(**(plan.quantization or {}))
     # Some families name layers that are never quantised, and never held in float16, as T5 does.
-    precise = sorted(model._keep_in_fp32_modules or [])
+    precise = transformers_internals.float32_layers(model)
     kept = [*heads.head_names(model), *heads.output_head_names(model), *precise]
     model = replace_with_bnb_linear(model, modules_to_not_convert=kept, quantization_config=settings)
     loaded_type = getattr(torch, card.dtype)
@@ -155,7 +156,7 @@ def _quantized(model: Any, card: ModelCard, plan: LoadPlan) -> Any:
                 quant_storage=settings.bnb_4bit_quant_storage,
                 module=module,
             )
-            module.weight = weight._quantize(META)
+            module.weight = bitsandbytes_internals.quantize_on_meta(weight)
             if module.bias is not None:
                 module.bias.data = module.bias.data.to(loaded_type)
     for name, module in model.named_modules():

@@ -20,6 +20,7 @@ from bench.config.recipe import Head
 from bench.errors import SetupError
 from bench.models import heads, quantization, span_head
 from bench.models.heads import MISSING, newly_initialized_modules
+from bench.models.library_internals import transformers_internals
 from bench.utils.loading_errors import is_missing_folder, reason, shown
 
 # Family -> the class that writes text, for `objective: text`.
@@ -272,7 +273,7 @@ def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPla
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _not_suitable(family, config, card, error) from error
     if family.__name__ == span_head.AUTO_CLASS and span_head.key_mapping(config):
-        span_head.keep_names(model)
+        transformers_internals.keep_names(model)
     # A head for other labels than ours is replaced by a new one; any other misfit means a broken checkpoint.
     unfit = {key for key, *_ in loading["mismatched_keys"]}
     wrong = sorted(key for key in unfit if key.split(".")[0] not in heads.head_names(model))

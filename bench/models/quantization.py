@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
 
 from bench.errors import SetupError
+from bench.models.library_internals import transformers_internals
 
 # Outputs that the kernel for CPUs with AVX512-BF16 packs together.
 PACKED_ROWS = 32
@@ -77,7 +78,7 @@ class _Builder:
         self.model, self.quantizer, self.device, self.dtype = model, quantizer, device, dtype
         self._made: dict[int, nn.Parameter] = {}
         self._emptied: list[nn.Parameter] = []  # kept, so that no other one gets the address of one of them
-        self._precise = model._get_dtype_plan(dtype)
+        self._precise = transformers_internals.dtype_plan(model, dtype)
         self._packed: dict[str, Any] = {}
 
     @torch.no_grad()
@@ -95,16 +96,17 @@ class _Builder:
             if isinstance(module, nn.ModuleList):
                 self._quantize(f"{path}.")
         self._materialize(name, module)
-        owner._initialize_weights(module)
+        transformers_internals.initialize_weights(owner, module)
 
     def _materialize(self, name: str, module: Any) -> None:
         """Numbers for what the module holds itself, not yet drawn."""
-        for part, parameter in list(module._parameters.items()):
-            if parameter is not None and parameter.is_meta:
-                module._parameters[part] = self._real(f"{name}.{part}" if name else part, parameter, module)
-        for part, buffer in list(module._buffers.items()):
-            if buffer is not None and buffer.is_meta:
-                module._buffers[part] = torch.empty_like(buffer, device=self.device)
+        for part, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if parameter.is_meta:
+                real = self._real(f"{name}.{part}" if name else part, parameter, module)
+                module.register_parameter(part, real)
+        for part, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
+            if buffer.is_meta:
+                setattr(module, part, torch.empty_like(buffer, device=self.device))
 
     def _real(self, name: str, empty: nn.Parameter, module: Any) -> nn.Parameter:
         if id(empty) in self._made:
@@ -130,10 +132,10 @@ class _Builder:
         """Whatever below this path is still waiting for it."""
         for name in [name for name in self._packed if name.startswith(prefix)]:
             empty, owner = self._packed.pop(name), self.model.get_submodule(name.rpartition(".")[0])
-            value = owner._parameters["weight"].data
+            value = owner.get_parameter("weight").data
             # The library asks the parameter in place what its successor is to be like.
-            owner._parameters["weight"] = empty
+            owner.register_parameter("weight", empty)
             self._made.pop(id(empty), None)
             found = self.quantizer.get_quantize_ops().convert({name: value}, full_layer_name=name, model=self.model)
-            owner._parameters["weight"] = found[name]
-            found[name]._is_hf_initialized = True
+            owner.register_parameter("weight", found[name])
+            transformers_internals.mark_as_initialized(found[name])

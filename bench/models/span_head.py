@@ -28,11 +28,6 @@ def register(config: Any) -> bool:
     return True
 
 
-def keep_names(model: Any) -> None:
-    """Lets a model that was loaded with a `key_mapping` be saved under its own names, which its class can load."""
-    model.__dict__.pop("_weight_conversions", None)
-
-
 def key_mapping(config: Any) -> dict[str, str]:
     """How a language model's checkpoint calls its body, and how the class with the head does, as regular expressions.
 

@@ -117,7 +117,7 @@ def test_mixed_precision_keeps_16_bits(write, tmp_path, family):
 def test_a_few_blocks_tell_of_all(write, monkeypatch, rest):
     job = Job.of(resolve.load(own(write, "{card: tiny_llama, architecture: {num_hidden_layers: 9}}", rest)), Spread())
     few = job.usage(4, 96)
-    job._usages.clear()
+    job.usages.clear()
     monkeypatch.setattr(activations, "_runs", lambda model: [])
     whole = job.usage(4, 96)
     assert few.kept == pytest.approx(whole.kept, rel=0.02)

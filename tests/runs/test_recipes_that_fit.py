@@ -79,4 +79,4 @@ def test_a_search_tries_few_sizes():
     job = Job.of(resolve.load(resolve.SHIPPED / "tiny" / "mistral-lora.yaml"), Spread())
     room = job.predict(77, 128).needed + 10_000
     assert search.largest_batch(job, 128, room) == 77
-    assert len(job._usages) <= 6
+    assert len(job.usages) <= 6

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from bench.models.library_internals import torch_internals
+
 # Scores held at once by the plain kernel: 64 MiB in float32.
 SCORES = 2**24
 
@@ -67,23 +69,13 @@ class Kernel:
         if seen is not None:
             bias = torch.zeros(seen.shape, dtype=query.dtype).masked_fill_(~seen, -torch.inf)
             bias = bias.expand(num_rows, 1, num_queries, key.shape[2])
-        # The public function gives no log-sum-exp. It takes this kernel itself wherever it takes no plain path.
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, attn_mask=bias, scale=self.scale
-        )
+        out, lse = torch_internals.attention_on_cpu(query, key, value, bias=bias, causal=causal, scale=self.scale)
         return out, _without_key(lse, seen)
 
     def _cuda(self, query: Any, key: Any, value: Any, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
         groups, num_queries = query.shape[1] // key.shape[1], query.shape[2]
         key, value = _repeated(key, groups), _repeated(value, groups)
-        if query.dtype == torch.float32 or query.shape[-1] > 256:
-            out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-                query, key, value, None, True, 0.0, causal, scale=self.scale
-            )
-        else:
-            out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-                query, key, value, 0.0, causal, False, scale=self.scale
-            )
+        out, lse = torch_internals.attention_on_gpu(query, key, value, causal=causal, scale=self.scale)
         return out, lse[:, :, :num_queries]  # one of the two pads it
 
     def plain(

@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from bench.models.heads import unwrapped
 from bench.models.kernels import patch
 from bench.models.kernels.packed_attention import ACTIVE, NAME, Packing, attention, recomputing
+from bench.models.library_internals import transformers_internals
 
 # Model types for which losses and gradients are tested to be those of the padded batch.
 FAMILIES = frozenset(
@@ -130,7 +131,7 @@ def _recomputes_alike(body: Any) -> bool:
     """Whether layers that are recomputed in the backward pass will find the packing of their forward."""
     for module in body.modules():
         if getattr(module, "gradient_checkpointing", False):
-            function = getattr(module, "_gradient_checkpointing_func", None)
+            function = transformers_internals.checkpoint_function(module)
             if function is not None and getattr(function, "keywords", {}).get("context_fn") is not recomputing:
                 return False
     return True
