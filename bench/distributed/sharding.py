@@ -37,8 +37,6 @@ BUFFERS = {
     # ZeRO-3 copies the gradients of so many weights at a time for the optimiser's step; by default of a billion.
     "sub_group_size": 2**26,
 }
-# Inside, each process runs a model by itself.
-alone = transformers_internals.without_deepspeed
 # Optimisers that compute the same on a part of a parameter as on the whole of it.
 DIVISIBLE = ("adamw_torch", "adamw_torch_fused", "sgd")
 
@@ -167,7 +165,7 @@ def whole(model: nn.Module, twin: Twin | None) -> Iterator[nn.Module]:
         return
     plain = twin.filled(model)
     try:
-        with alone():
+        with transformers_internals.without_deepspeed():
             yield plain
     finally:
         twin.emptied()

@@ -26,6 +26,7 @@ from bench.memory import search
 from bench.memory.planner import Job, Lengths, Prediction, Spread
 from bench.memory.search import Change
 from bench.models.kernels import padding_free
+from bench.models.library_internals import transformers_internals
 from bench.records.failures import GENERAL_ADVICE
 from bench.records.record import Advice
 from bench.runner import out_of_memory
@@ -234,7 +235,7 @@ def advise(run: Run) -> str:
     gc.collect()
     try:
         # Else the plan's own model would be built divided, as DeepSpeed has it done while a run trains.
-        with sharding.alone():
+        with transformers_internals.without_deepspeed():
             oom.unadvised = _why_not(run) or _advised(run)
     except BenchError as error:
         oom.unadvised = f"no advice by the plan: {error}; {GENERAL_ADVICE}"

@@ -14,6 +14,7 @@ from bench.distributed import setup, sharding
 from bench.evaluation import scoring, text_examples
 from bench.models import build, flops, heads, saving
 from bench.models.kernels import padding_free
+from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
 from bench.runner import batch_size, launch_record, resume
 from bench.runner.context import Material
@@ -118,7 +119,7 @@ def _describe_model(run: Run, model: Any, weights: str, fresh: list[str], bare: 
         revision=card.revision,
         weights=weights,
         class_=type(inner).__name__,
-        attention=getattr(inner.config, "_attn_implementation", None),
+        attention=transformers_internals.attention_name(inner.config),
         parameters={**build.count_parameters(model), "before_head": bare},
         dtypes=build.dtypes(model),
         newly_initialized=fresh,

@@ -3,11 +3,11 @@
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 
 from bench.config.recipe import Recipe
 from bench.distributed import sharding
 from bench.errors import StoppedError
+from bench.models.library_internals import accelerate_internals
 from bench.training import checkpoint_files, checkpointing
 from bench.training.memory_saving import checkpoint_activations
 from bench.training.state import Fit
@@ -85,7 +85,7 @@ def _train(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
     from bench.training.engines import loop, trainer
 
     # An earlier training of this process has left its precision there.
-    AcceleratorState._reset_state()
+    accelerate_internals.reset_state()
     values = arguments(recipe, fit, on_cpu)
     if recipe.training.engine == "loop":
         return loop.run(fit, TrainingArguments(**values))

@@ -11,6 +11,7 @@ from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from bench.models.heads import unwrapped
+from bench.models.library_internals import accelerate_internals
 from bench.training.answer_only import while_training
 from bench.training.engines.trainer import WatchedTrainer, train
 from bench.training.state import Fit
@@ -52,8 +53,7 @@ def run(fit: Fit, arguments: SFTConfig) -> Any:
     trainer.processing_class = None
     model = train(trainer)
     # TRL's forward, and accelerate's autocast around it: the scorer has its own, before and after training.
-    for name in ("forward", "_original_forward"):
-        inner.__dict__.pop(name, None)
+    accelerate_internals.drop_forward(inner)
     if forward is not None:
         inner.forward = forward
     inner.model_tags = tags
