@@ -22,7 +22,7 @@ def start(timeout_s: float = 600.0) -> PartialState:
 
     timeout_s: how long a process waits for the others, less what the watch over them needs to say whose fault it is.
     """
-    wanted = launcher.asked()
+    wanted = launcher.launch_config()
     # Of a launch of several, the environment does not tell that its config says use_cpu.
     use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or bool(wanted and wanted.use_cpu)
     on_cpu = not torch.cuda.is_available() or use_cpu

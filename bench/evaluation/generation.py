@@ -23,7 +23,7 @@ from transformers import AttentionInterface, GenerationConfig
 
 from bench.errors import SetupError
 from bench.models.heads import unwrapped
-from bench.models.kernels.attention import Kernel, merge
+from bench.models.kernels.attention import AttentionWithLse, merge
 from bench.models.kernels.shared_prefix import Prefix, attending, run_prefix, supports
 from bench.models.library_internals import transformers_internals
 from bench.records.failures import is_out_of_memory
@@ -126,7 +126,7 @@ _STEP: ContextVar[_Step] = ContextVar("bench_generation_step")
 def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, _: Any, **options: Any) -> tuple[Tensor, None]:
     """The registered function, for one packed row: [1, heads, tokens, width] -> [1, tokens, heads, width]."""
     step, window = _STEP.get(), options.get("sliding_window")
-    kernel = Kernel(scale=options.get("scaling") or query.shape[-1] ** -0.5, softcap=options.get("softcap"))
+    kernel = AttentionWithLse(scale=options.get("scaling") or query.shape[-1] ** -0.5, softcap=options.get("softcap"))
     # Under autocast, rotated queries and keys may be float32 beside values in 16 bits.
     query, key, value = (part[0].to(value.dtype) for part in (query, key, value))
     buffers = step.store.layer(module.layer_idx, key, value)
@@ -141,7 +141,7 @@ def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, _: Any, *
     return out[None], None
 
 
-def _writing(step: _Step, kernel: Kernel, buffers: Pair, heads: Heads, window: int | None) -> Pair:
+def _writing(step: _Step, kernel: AttentionWithLse, buffers: Pair, heads: Heads, window: int | None) -> Pair:
     """Stores each row's newest key and value, and attends to all of the row."""
     query, key, value = (part[:, : step.num_writing].transpose(0, 1) for part in heads)
     positions = step.positions[: step.num_writing]
@@ -154,7 +154,7 @@ def _writing(step: _Step, kernel: Kernel, buffers: Pair, heads: Heads, window: i
     return out.flatten(1, 2), lse.flatten(1, 2)
 
 
-def _entering(step: _Step, kernel: Kernel, buffers: Pair, heads: Heads, window: int | None) -> Pair:
+def _entering(step: _Step, kernel: AttentionWithLse, buffers: Pair, heads: Heads, window: int | None) -> Pair:
     """Stores whole rows, and attends inside of them."""
     query, key, value = (part[:, step.rectangle].transpose(0, 1) for part in heads)
     for buffer, new in zip(buffers, (key, value), strict=True):
@@ -168,7 +168,9 @@ def _entering(step: _Step, kernel: Kernel, buffers: Pair, heads: Heads, window: 
     return out.transpose(1, 2)[step.real], lse.transpose(1, 2)[step.real]
 
 
-def _before(step: _Step, kernel: Kernel, prefix: Prefix, layer: int, query: Tensor, window: int | None) -> Pair:
+def _before(
+    step: _Step, kernel: AttentionWithLse, prefix: Prefix, layer: int, query: Tensor, window: int | None
+) -> Pair:
     """What all tokens see of the prefix, with the heads that share a key as queries of one head."""
     key, value = prefix.layers[layer]
     (num_heads, num_tokens, _), num_keys = query.shape, key.shape[1]

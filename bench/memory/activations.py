@@ -24,7 +24,7 @@ from bench.data.batching import IGNORED
 from bench.errors import SetupError
 from bench.memory.meta_device import TYPES, Autocast, attention
 from bench.memory.state_sizes import held_by
-from bench.models.heads import head_names, reads_last_token, transformer_blocks, unwrapped, writes
+from bench.models.heads import head_names, is_generative, reads_last_token, transformer_blocks, unwrapped
 from bench.models.kernels import answer_only_loss, patch
 from bench.models.library_internals import torch_internals, transformers_internals
 from bench.models.losses import summed_loss
@@ -43,7 +43,7 @@ class Batch:
     """A micro-batch of full rows. answers: labels of all rows together, of a language model that learns to write.
 
     on_answers_alone: whether only these get logits. An encoder-decoder's answers are as long as each other.
-    precision: "no", "bf16" or "fp16", as of autocast on CUDA. divided: whether weights are gathered for each layer, as
+    precision: "no", "bf16" or "fp16", as of autocast on CUDA. sharded: whether weights are gathered for each layer, as
     under ZeRO-3, and no 16-bit copy of them is kept. keeps_copies: whether autocast keeps its 16-bit copies of trained
     weights until the forward pass is over.
     """
@@ -53,7 +53,7 @@ class Batch:
     answers: int = 0
     on_answers_alone: bool = True
     precision: str = "no"
-    divided: bool = False
+    sharded: bool = False
     keeps_copies: bool = True
 
 
@@ -164,7 +164,7 @@ def _step(model: Any, batch: Batch) -> Usage:
     ledger = _Ledger(model)
     casts = None
     if batch.precision in TYPES:
-        casts = Autocast(TYPES[batch.precision], ledger.leave_out if batch.divided else None, batch.keeps_copies)
+        casts = Autocast(TYPES[batch.precision], ledger.leave_out if batch.sharded else None, batch.keeps_copies)
     with memory_saving.counting() as moved, ledger.watching(model), ledger, casts or nullcontext():
         loss = _loss(model, batch)
         # Accelerate leaves autocast at the end of the model's forward.
@@ -187,9 +187,9 @@ def _loss(model: Any, batch: Batch) -> torch.Tensor:
     inner = unwrapped(model)
     ids = torch.empty(batch.rows, batch.length, dtype=torch.long, device="meta")
     # Where tokens see both ways, models look whether a mask hides anything, in numbers that are not there.
-    one_way = (writes(inner) or reads_last_token(inner)) and not inner.config.is_encoder_decoder
+    one_way = (is_generative(inner) or reads_last_token(inner)) and not inner.config.is_encoder_decoder
     mask = torch.empty_like(ids) if one_way else None
-    if writes(inner):
+    if is_generative(inner):
         return _text_loss(model, inner, ids, mask, batch)
     if inner.config.is_encoder_decoder:
         # Its own forward looks for the ends of texts, which have no place here.

@@ -20,7 +20,7 @@ DEVICE, MEMORY, ADDRESSES = "device memory", "memory", "address space"
 KIB = 1024
 
 
-def left(device: "torch.device", sharers: int = 1) -> dict[str, int]:
+def available_bytes(device: "torch.device", sharers: int = 1) -> dict[str, int]:
     """Limit -> bytes that this process may still take. sharers: processes of this machine that take alike.
 
     Raises SetupError where the system does not tell.
@@ -41,7 +41,7 @@ def left(device: "torch.device", sharers: int = 1) -> dict[str, int]:
     return found
 
 
-def held(device: "torch.device") -> dict[str, int]:
+def held_bytes(device: "torch.device") -> dict[str, int]:
     """Limit -> bytes that this process has now. Raises SetupError where the system does not tell."""
     import torch
 
@@ -56,23 +56,23 @@ def most_addresses() -> int:
     return _status()["VmPeak"]
 
 
-def keep_within(rooms: dict[str, int], device: "torch.device") -> None:
+def keep_within(more_bytes: dict[str, int], device: "torch.device") -> None:
     """From now on this process gets no more than that: to ask for more is an error, before the machine has none left.
 
-    rooms: limit -> bytes on top of what it has. Limits that hold already are never widened.
+    more_bytes: limit -> bytes on top of what it has. Limits that hold already are never widened.
     """
     import torch
 
     if device.type == "cuda":
         total = torch.cuda.mem_get_info(device)[1]
-        share = (torch.cuda.memory_reserved(device) + rooms[DEVICE]) / total
+        share = (torch.cuda.memory_reserved(device) + more_bytes[DEVICE]) / total
         torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
         return
     status = _status()
     # The kernel counts what a process may write to by itself: a tensor, but no library.
-    _lower(resource.RLIMIT_DATA, status["VmData"] + rooms[MEMORY])
-    if ADDRESSES in rooms:
-        _lower(resource.RLIMIT_AS, status["VmSize"] + rooms[ADDRESSES])
+    _lower(resource.RLIMIT_DATA, status["VmData"] + more_bytes[MEMORY])
+    if ADDRESSES in more_bytes:
+        _lower(resource.RLIMIT_AS, status["VmSize"] + more_bytes[ADDRESSES])
 
 
 def _lower(kind: int, size: int) -> None:
@@ -162,13 +162,13 @@ def _of_machine() -> Iterator[Limit]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Before:
+class MemoryBaseline:
     """What was in use before the model was built: bytes by limit, and the process's own that were in memory."""
 
     used: dict[str, int]
     resident: int | None
 
     @classmethod
-    def now(cls) -> "Before":
+    def now(cls) -> "MemoryBaseline":
         """As it is at this moment."""
         return cls(used={limit.name: limit.used for limit in limits()}, resident=resident())

@@ -25,13 +25,13 @@ def adapt(model: Any, options: Options) -> Any:
 
     A language model's output head stays frozen: it is often the embedding itself, at the other end of the model.
     """
-    from bench.models.heads import final_norms, freeze_body, transformer_blocks, writes
+    from bench.models.heads import final_norms, freeze_body, is_generative, transformer_blocks
 
     blocks = transformer_blocks(model)
     if options.blocks > len(blocks):
         shared = " (ALBERT's layers share one block)" if model.config.model_type == "albert" else ""
         raise SetupError(f"method.blocks is {options.blocks}, but the model has {len(blocks)} block(s){shared}")
     freeze_body(model)
-    for part in [*blocks[-options.blocks :], *(final_norms(model) if writes(model) else [])]:
+    for part in [*blocks[-options.blocks :], *(final_norms(model) if is_generative(model) else [])]:
         part.requires_grad_(True)
     return model

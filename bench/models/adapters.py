@@ -101,7 +101,7 @@ def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") 
     """
     import peft
 
-    from bench.models.heads import head_names, keep_in_float32, newly_initialized_modules, writes
+    from bench.models.heads import head_names, is_generative, keep_in_float32, newly_initialized_modules
 
     fresh = sorted({*head_names(model), *newly_initialized_modules(model)})
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
@@ -120,7 +120,9 @@ def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") 
     text_task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     head_task = "QUESTION_ANS" if "ForQuestionAnswering" in type(model).__name__ else "SEQ_CLS"
     try:
-        wrapped = peft.get_peft_model(model, kind(task_type=text_task if writes(model) else head_task, **options))
+        wrapped = peft.get_peft_model(
+            model, kind(task_type=text_task if is_generative(model) else head_task, **options)
+        )
     except (ValueError, TypeError, KeyError, NotImplementedError, ImportError) as error:
         raise SetupError(f"method.config: {name} can't be applied to this model: {reason(error)}") from error
     _check_output_head(wrapped, name)
@@ -151,10 +153,10 @@ def restore_type(wrapped: Any, folder: Path) -> None:
 def _refuse_prompts(model: Any, kind: Any) -> None:
     import peft
 
-    from bench.models.heads import reads_last_token, writes
+    from bench.models.heads import is_generative, reads_last_token
 
     name = kind.__name__
-    if writes(model):
+    if is_generative(model):
         # Answers are scored by the base model, with prompts shared between them; it would not see virtual tokens.
         raise SetupError(f"method.peft: {name} is not for objective: text; the scorers do not see its virtual tokens")
     if reads_last_token(model) and kind is not peft.PrefixTuningConfig:

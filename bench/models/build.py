@@ -88,7 +88,7 @@ def build(
         quantization.fit_cpu(model, _name(card, config))
     if head is not None and head.kind == "mlp":
         heads.attach_mlp(model, head.hidden, head.dropout)
-    if heads.writes(model):
+    if heads.is_generative(model):
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
     return (model if quantized else model.to(device)).eval()

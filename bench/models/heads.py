@@ -9,7 +9,7 @@ from torch import nn
 MISSING = "bench_missing_keys"
 
 
-def writes(model: Any) -> bool:
+def is_generative(model: Any) -> bool:
     """Whether a model, wrapped or not, is a language model: it writes text, and has no task head."""
     return bool(getattr(unwrapped(model), "can_generate", bool)())
 
@@ -19,7 +19,7 @@ def head_names(model: Any) -> list[str]:
 
     None for a language model: its output head is part of what was pretrained, and often the embedding itself.
     """
-    if writes(model):
+    if is_generative(model):
         return []
     return [
         name
@@ -53,7 +53,7 @@ def _depth(stack: nn.ModuleList) -> int:
 def output_head_names(model: Any) -> list[str]:
     """The layer of a language model that gives the logits over its vocabulary; [] for a classifier."""
     inner = unwrapped(model)
-    layer = inner.get_output_embeddings() if writes(inner) else None
+    layer = inner.get_output_embeddings() if is_generative(inner) else None
     return [name for name, module in inner.named_modules() if module is layer]
 
 

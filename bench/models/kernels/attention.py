@@ -33,7 +33,7 @@ def same_type(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kernel:
+class AttentionWithLse:
     """Attention that also returns the log-sum-exp of scores. Everything is exact up to rounding."""
 
     scale: float

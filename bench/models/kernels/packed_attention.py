@@ -103,7 +103,7 @@ def attention(
     patch.refuse_unknown(others)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     query, key, value = same_type(query, key, value)
-    kernel = Kernel(
+    kernel = PackedAttention(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         dropout=dropout,
         window=sliding_window,
@@ -121,7 +121,7 @@ def attention(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kernel:
+class PackedAttention:
     """Attention inside of each text. window: how far a token sees, itself included; back only where causal."""
 
     scale: float

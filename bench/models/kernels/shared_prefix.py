@@ -21,7 +21,7 @@ from transformers import AttentionInterface
 
 from bench.models.heads import unwrapped
 from bench.models.kernels import patch
-from bench.models.kernels.attention import Kernel, merge, same_type
+from bench.models.kernels.attention import AttentionWithLse, merge, same_type
 
 NAME = "bench_shared_prefix"
 
@@ -185,7 +185,7 @@ def _attention(
     if rows._recorded is not None:
         rows._recorded.layers[layer] = key.contiguous(), value.contiguous()
         rows._recorded.windows[layer] = sliding_window
-    kernel = Kernel(scale=scale, softcap=softcap)
+    kernel = AttentionWithLse(scale=scale, softcap=softcap)
     if rows.places is None:
         out, lse = _own(rows, kernel, query, key, value, sliding_window)
     else:
@@ -211,7 +211,12 @@ def _checked(module: Any, attention_mask: Any, is_causal: bool | None, others: d
 
 
 def _own(
-    rows: Rows, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None
+    rows: Rows,
+    kernel: AttentionWithLse,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention to tokens of the same row."""
     num_queries, num_keys = query.shape[2], key.shape[2]
@@ -272,7 +277,7 @@ def _positions(rows: Rows) -> torch.Tensor:
 
 def _before(
     rows: Rows,
-    kernel: Kernel,
+    kernel: AttentionWithLse,
     query: torch.Tensor,
     layer: tuple[torch.Tensor, torch.Tensor],
     window: int | None,
