@@ -33,7 +33,7 @@ from bench.data.batching import IGNORED
 from bench.distributed import setup, sharding
 from bench.errors import DivergedError, SetupError
 from bench.memory import limits
-from bench.memory.planner import Job, Lengths, Spread
+from bench.memory.planner import Lengths, MemoryPlan, Parallelism
 from bench.memory.search import AUTO, KEY, candidates, largest
 from bench.records import failures
 from bench.runner.context import Material
@@ -108,7 +108,7 @@ def _still_searching() -> None:
 
 def _least_rooms(run: Run) -> dict[str, int]:
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    rooms = gather_object([limits.left(run.state.device, sharers)])
+    rooms = gather_object([limits.available_bytes(run.state.device, sharers)])
     return {name: min(one.get(name, size) for one in rooms) for found in rooms for name, size in found.items()}
 
 
@@ -148,7 +148,7 @@ class _Search:
     tried: list[dict[str, Any]] = field(default_factory=list)
     limit: str = ""
     capacity: int = 0
-    _jobs: dict[str, Job | None] = field(default_factory=dict)
+    _jobs: dict[str, MemoryPlan | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.limit = min(self.rooms, key=lambda name: self.rooms[name])
@@ -199,14 +199,14 @@ class _Search:
         found = job.predict(rows, math.ceil(sum(lengths) / rows) if without_pads else max(lengths))
         return found.total - found.parts.get("CUDA", 0)
 
-    def _job(self, precision: str, features: list[dict[str, Any]]) -> Job | None:
+    def _job(self, precision: str, features: list[dict[str, Any]]) -> MemoryPlan | None:
         answers = max(_answers(feature) for feature in features)
         longest = max(len(feature["input_ids"]) for feature in features)
         lengths = Lengths(longest=longest, mean=float(longest), answers=answers, source="the training split")
-        spread, on_cpu = Spread(world=self.run.state.num_processes), self.run.state.device.type == "cpu"
+        spread, on_cpu = Parallelism(world=self.run.state.num_processes), self.run.state.device.type == "cpu"
         labels = max(1, len(self.material.corpus.labels))
         try:
-            job = Job.of(
+            job = MemoryPlan.of(
                 self.run.resolved, spread, precision=precision, lengths=lengths, on_cpu=on_cpu, num_labels=labels
             )
             job.predict(1, longest)

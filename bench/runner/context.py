@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bench.config import contracts
 from bench.config.resolve import Resolved
 from bench.distributed.signals import Stopper
-from bench.distributed.watchdog import Peers
+from bench.distributed.watchdog import ProcessWatchdog
 from bench.memory import limits
 from bench.records.record import Record
 from bench.runner import resume
@@ -52,12 +52,12 @@ class Run:
     timeout_s: float = 600.0
     clock: Any = None
     state: Any = None
-    peers: Peers | None = None
+    peers: ProcessWatchdog | None = None
     stopper: Stopper = field(default_factory=Stopper)
     past: resume.Past = field(default_factory=resume.Past)
     taken: Any = None
     material: Any = None
-    before: limits.Before | None = None
+    before: limits.MemoryBaseline | None = None
     foretold: Any = None
     lengths: dict[str, list[int]] = field(default_factory=dict)
     log_rows: list[dict[str, Any]] = field(default_factory=list)

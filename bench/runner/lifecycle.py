@@ -18,7 +18,7 @@ from typing import Any
 from bench import console
 from bench.config.resolve import first_record, load
 from bench.distributed.signals import Stopper
-from bench.distributed.watchdog import Peers, several
+from bench.distributed.watchdog import ProcessWatchdog, several
 from bench.errors import BenchError, RecipeError, ScoreError
 from bench.memory import limits
 from bench.records import failures, record, store
@@ -149,14 +149,14 @@ def execute(run: Run) -> None:
     run.clock = clock.Clock()
     with run.clock.phase("load"):
         if several():
-            run.peers = Peers(lambda: run.phase, lambda failure: _end(run, failure), run.timeout_s).start()
+            run.peers = ProcessWatchdog(lambda: run.phase, lambda failure: _end(run, failure), run.timeout_s).start()
         run.state = setup.start(run.timeout_s)
         if (fallback := launcher.fallback(run.state.device.type)) is not None:
             run.record.note(fallback)
         run.record.speed |= process.in_force(run.resolved.recipe, run.state.device.type, run.record.note)
         run.record.environment = environment.environment()
     material = run.material = load_data(run)
-    run.before = limits.Before.now()
+    run.before = limits.MemoryBaseline.now()
     stages.build_model(run, material)
     memory_prediction.predict(run, material)
     _keep(run)
@@ -319,7 +319,7 @@ def _tell_rank_zero(error: BaseException, timeout_s: float) -> None:
     """What only this machine lacks must not leave rank zero waiting; if it was refused too, the launcher ends this."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     failure = failures.of(error, "set-up", *_whereabouts())
-    watch = Peers(lambda: "set-up", lambda failure: EXIT_CODES[failure.status], timeout_s).start()
+    watch = ProcessWatchdog(lambda: "set-up", lambda failure: EXIT_CODES[failure.status], timeout_s).start()
     watch.verdict(failure)
     watch.stop()
 

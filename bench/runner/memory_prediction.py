@@ -23,7 +23,7 @@ from bench.data.batching import IGNORED
 from bench.distributed import sharding
 from bench.errors import BenchError, SetupError, StoppedError
 from bench.memory import search
-from bench.memory.planner import Job, Lengths, Prediction, Spread
+from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction
 from bench.memory.search import Change
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
@@ -62,7 +62,7 @@ class Heaviest:
 class Foretold:
     """What a run is planned as: its job, the row numbers of all steps, and whether pads are left out."""
 
-    job: Job
+    job: MemoryPlan
     order: list[int]
     without_pads: bool
     prediction: Prediction
@@ -120,7 +120,7 @@ def foretold(run: Run, material: Material) -> Foretold:
     )
     # Whatever is drawn here is not drawn from the run's own numbers.
     with torch.random.fork_rng(devices=[]):
-        job = Job.of(
+        job = MemoryPlan.of(
             run.resolved,
             spread_of(run.state.num_processes),
             precision=material.scoring.precision,
@@ -148,13 +148,13 @@ def heaviest(features: Sequence[dict[str, Any]], order: Sequence[int], rows: int
     return Heaviest(rows=rows, length=math.ceil(tokens[place] / rows), answers=answers)
 
 
-def spread_of(world: int) -> Spread:
+def spread_of(world: int) -> Parallelism:
     """How the launcher asked for the run to be spread. Raises SetupError for a way that the plan does not know."""
     if sharding.asked() == "fsdp":
         raise SetupError("the plan knows DDP and ZeRO, not how FSDP2 divides a model")
     stage = sharding.asked_stage()
     if stage is None:
-        return Spread(world=world)
+        return Parallelism(world=world)
     if stage == 0:
         raise SetupError("the plan does not know DeepSpeed without ZeRO")
     optimizer, parameters = offloaded()
@@ -164,7 +164,7 @@ def spread_of(world: int) -> Spread:
         raise SetupError(
             f"the plan does not know ZeRO-{stage} with the optimizer's state on {optimizer}, weights on {parameters}"
         )
-    return Spread(world=world, zero=stage, offload=places.pop())
+    return Parallelism(world=world, zero=stage, offload=places.pop())
 
 
 def offloaded() -> tuple[str, str]:
@@ -295,7 +295,7 @@ def _fewer_rows(rows: int) -> Advice:
 
 def typed(change: Change) -> str:
     """A change as it is typed for a run: overrides, or the launcher's option."""
-    if not change.spread:
+    if not change.parallelism:
         return " ".join(change.overrides)
-    name = "zero3_offload_cpu" if change.spread.get("offload") == "cpu" else f"zero{change.spread['zero']}"
+    name = "zero3_offload_cpu" if change.parallelism.get("offload") == "cpu" else f"zero{change.parallelism['zero']}"
     return f"--config_file accelerate_configs/{name}.yaml"

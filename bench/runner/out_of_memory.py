@@ -10,7 +10,7 @@ import socket
 import sys
 from typing import Any
 
-from bench.memory.limits import Before, limits
+from bench.memory.limits import MemoryBaseline, limits
 from bench.records.failures import GENERAL_ADVICE, Failure, sizes_in
 from bench.records.record import OutOfMemory
 from bench.utils.hardware import CONTEXT, GIB
@@ -33,7 +33,7 @@ def told(failure: Failure, error: BaseException, run: Any) -> Failure:
     return dataclasses.replace(failure, shortage=found)
 
 
-def look(error: BaseException, phase: str, *, fit: Any = None, before: Before | None = None) -> dict[str, Any]:
+def look(error: BaseException, phase: str, *, fit: Any = None, before: MemoryBaseline | None = None) -> dict[str, Any]:
     """Fields of OutOfMemory, of this process and as of now: to be asked before anything is given back.
 
     fit: the training that was going on, if any.

@@ -72,15 +72,17 @@ def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.collect()
-    rooms = {name: min(size, request["room"].get(name, size)) for name, size in limits.left(state.device).items()}
-    base = limits.held(state.device)
+    rooms = {
+        name: min(size, request["room"].get(name, size)) for name, size in limits.available_bytes(state.device).items()
+    }
+    base = limits.held_bytes(state.device)
     limits.keep_within(rooms, state.device)
     try:
         stages.build_model(run, material)
         stages.fit(run, material)
     except Exception as error:
         # Not every library says what it was that it could not have.
-        scarce = min(limits.left(state.device).values()) < batch_size.HEADROOM * min(rooms.values())
+        scarce = min(limits.available_bytes(state.device).values()) < batch_size.HEADROOM * min(rooms.values())
         if failures.status_of(error) == "crashed" and scarce:
             raise MemoryError(f"{type(error).__name__} with hardly any memory left: {error}") from error
         raise

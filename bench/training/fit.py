@@ -64,8 +64,8 @@ def fit(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
 
     Raises StoppedError where training was asked to stop, after a checkpoint was written.
     """
-    if sharding.divides_parameters():
-        fit.twin = sharding.Twin(fit.model)
+    if sharding.shards_parameters():
+        fit.twin = sharding.FullModelShell(fit.model)
     if sharding.asked() == "deepspeed":
         fit.first_gradients = sharding.FirstGradients(fit.model)
     _recompute(fit, recipe)
@@ -93,8 +93,8 @@ def _train(fit: Fit, recipe: Recipe, on_cpu: bool) -> Any:
         from bench.training.engines import sft  # TRL takes seconds to import
 
         told = "no" if sharding.asked() == "deepspeed" else fit.scoring.precision
-        return sft.run(fit, sharding.settle(sft.config(values, told)))
-    return trainer.run(fit, sharding.settle(TrainingArguments(**values)))
+        return sft.run(fit, sharding.apply_deepspeed_defaults(sft.config(values, told)))
+    return trainer.run(fit, sharding.apply_deepspeed_defaults(TrainingArguments(**values)))
 
 
 def _recompute(fit: Fit, recipe: Recipe) -> None:

@@ -14,7 +14,7 @@ from bench.console import Phase
 from bench.data.batching import IGNORED, collate, collate_answers
 from bench.data.examples import Encoded
 from bench.distributed import sharding
-from bench.distributed.vote import Ballot
+from bench.distributed.vote import AsyncFlagVote
 from bench.evaluation.reader import Scoring
 from bench.models.heads import unwrapped
 from bench.models.losses import answer_loss_sum
@@ -41,7 +41,7 @@ class Fit:
     objective: "head" for a classifier, "text" for a language model that learns to write the answers.
     answer_logits: whether such a model is to compute logits for its answers only; while it trains, on_answers_alone
     is set where it does, and needs_all_logits says why where it can't.
-    twin: the plain model's shape (sharding.Twin), where its parameters are divided over processes while it trains.
+    twin: the plain model's shape (sharding.FullModelShell), where its parameters are sharded while it trains.
     on_start: is told how the model is really spread, once it is.
     identity: {"hash", "seed", "data"}, by which a checkpoint is known as this run's.
     asked_to_stop: whether this process was sent a SIGTERM.
@@ -102,9 +102,9 @@ class Fit:
         return sorted_in_steps(rows, self.train.lengths, self.budget.global_batch) if self.by_length else rows
 
     @functools.cached_property
-    def ballot(self) -> Ballot:
+    def ballot(self) -> AsyncFlagVote:
         """Of all processes; made when every one of them has done its first step."""
-        return Ballot()
+        return AsyncFlagVote()
 
     def decide(self) -> None:
         """After a step and its validation: whether training `ends` here, and whether it `saves` a checkpoint.

@@ -46,7 +46,7 @@ def train(trainer: Any) -> Any:
         drop_copies(trainer.accelerator)
     sharding.choose_units(trainer)
     trainer.train(resume_from_checkpoint=checkpointing.folder_for_trainer(trainer.fit))
-    return sharding.undivided(trainer, trainer.fit.twin)
+    return sharding.gathered(trainer, trainer.fit.twin)
 
 
 class _InOrder(Dataset):  # type: ignore[type-arg]
