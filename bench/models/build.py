@@ -23,8 +23,8 @@ from bench.models.heads import MISSING, newly_initialized_modules
 from bench.models.library_internals import transformers_internals
 from bench.utils.loading_errors import is_missing_folder, reason, shown
 
-# Family -> the class that writes text, for `objective: text`.
-WRITERS = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
+# Family of a language model -> its transformers class, for `objective: text`.
+GENERATIVE_CLASSES = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
 
 
 def locate(card: ModelCard) -> str | None:
@@ -105,7 +105,7 @@ def make_config(
     keep_head: bool = False,
 ) -> Any:
     """The transformers config, with label names (a classifier's whose head is not kept) and special tokens."""
-    text = auto_class in WRITERS.values()
+    text = auto_class in GENERATIVE_CLASSES.values()
     task = {} if text or keep_head else task_settings(labels, multi_label)
     place = locate(card)
     if weights == "random" and card.architecture:
@@ -139,7 +139,7 @@ def _check_writer(config: Any, card: ModelCard, auto_class: str) -> None:
     both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_encoder_decoder
     if card.family == "encoder" or (both_ways and not getattr(config, "is_decoder", False)):
         raise SetupError(f"the model {name!r} is an encoder, which can't write text; use objective: head, or a decoder")
-    if auto_class != WRITERS["encoder_decoder" if config.is_encoder_decoder else "decoder"]:
+    if auto_class != GENERATIVE_CLASSES["encoder_decoder" if config.is_encoder_decoder else "decoder"]:
         kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
         raise SetupError(f"model.family is {card.family!r}, but the model {name!r} is {kind}")
 
@@ -311,7 +311,7 @@ def _kind(auto_class: str) -> str:
     """What a model of this class is called in a sentence."""
     if auto_class == span_head.AUTO_CLASS:
         return "model for answers that are spans"
-    return "language model" if auto_class in WRITERS.values() else "text classifier"
+    return "language model" if auto_class in GENERATIVE_CLASSES.values() else "text classifier"
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:

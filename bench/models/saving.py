@@ -13,7 +13,7 @@ from bench.config.cards import ModelCard
 from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
 from bench.models import adapters, heads, span_head
-from bench.models.build import WRITERS, locate, task_settings
+from bench.models.build import GENERATIVE_CLASSES, locate, task_settings
 from bench.utils import files
 from bench.utils.loading_errors import reason, shown
 
@@ -98,7 +98,7 @@ def _auto_class(description: dict[str, Any]) -> Any:
     import transformers
 
     if _is_text(description):
-        return getattr(transformers, WRITERS[description["model_card"]["family"]])
+        return getattr(transformers, GENERATIVE_CLASSES[description["model_card"]["family"]])
     return getattr(transformers, registry.load("tasks", description["task"]).AUTO_CLASS)
 
 
