@@ -26,7 +26,7 @@ class LaunchConfig:
 
 @functools.cache
 def launch_config() -> LaunchConfig | None:
-    """What the launcher above this process was asked for; None where there is none, or the system does not tell."""
+    """Return what the launcher above this process was asked for; None without one, or where the system does not say."""
     process = os.getppid()
     for _ in range(GENERATIONS):
         try:
@@ -42,7 +42,7 @@ def launch_config() -> LaunchConfig | None:
 
 
 def check(world_size: int, *, gpus: int, on_cpu: bool) -> None:
-    """Raises SetupError where the launch can't give what it was asked for, and would not say so.
+    """Raise SetupError where the launch can't give what it was asked for, and would not say so.
 
     gpus: of this machine. on_cpu: whether environment or config say that they are not to be used.
     """
@@ -61,7 +61,7 @@ def check(world_size: int, *, gpus: int, on_cpu: bool) -> None:
 
 
 def fallback(device: str) -> str | None:
-    """A sentence for the record where a launch that did not ask for a CPU has got one."""
+    """Return a sentence for the record where a launch that did not ask for a CPU has got one."""
     wanted = launch_config()
     if wanted is None or wanted.use_cpu or device != "cpu":
         return None
@@ -69,7 +69,7 @@ def fallback(device: str) -> str | None:
 
 
 def launch_arguments(words: list[str]) -> list[str] | None:
-    """What follows `accelerate launch`, in any of the ways to write it; None where a command line is another's."""
+    """Return what follows `accelerate launch`, in any of the ways to write it; None for another command line."""
     for place, word in enumerate(words):
         name = Path(word).name
         if name in ("accelerate-launch", "accelerate.commands.launch"):

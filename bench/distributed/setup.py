@@ -18,7 +18,7 @@ MEMORY_CAP = "BENCH_MEMORY_CAP"
 
 
 def start(timeout_s: float = 600.0) -> PartialState:
-    """Joins the processes that the launcher started. Raises SetupError when the world is not the one asked for.
+    """Join the processes that the launcher started. Raises SetupError when the world is not the one asked for.
 
     timeout_s: how long a process waits for the others, less what the watch over them needs to say whose fault it is.
     """
@@ -38,7 +38,7 @@ def start(timeout_s: float = 600.0) -> PartialState:
 
 
 def memory_cap() -> int | None:
-    """Bytes that BENCH_MEMORY_CAP asks for; None where it is not set. Raises SetupError for what is no size."""
+    """Return the bytes that BENCH_MEMORY_CAP asks for; None where it is not set. Raises SetupError for other text."""
     asked = os.environ.get(MEMORY_CAP, "").strip()
     try:
         return hardware.memory(asked) if asked else None
@@ -47,7 +47,7 @@ def memory_cap() -> int | None:
 
 
 def cap_memory(device: torch.device) -> None:
-    """Holds this process to BENCH_MEMORY_CAP: torch gets that size, less what CUDA takes for itself on any GPU.
+    """Hold this process to BENCH_MEMORY_CAP: torch gets that size, less what CUDA takes for itself on any GPU.
 
     More is out of memory, as on a GPU of that size. bitsandbytes' paged memory is not torch's, and not held back.
     Raises SetupError on a CPU, whose memory is not torch's to count, and for a size that the GPU does not have.
@@ -88,7 +88,7 @@ def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:
 
 
 def precision() -> str:
-    """Mixed precision as the launcher set it: "no", "bf16" or "fp16"."""
+    """Return mixed precision as the launcher set it: "no", "bf16" or "fp16"."""
     chosen = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") or "no"
     if chosen not in ("no", "bf16", "fp16"):
         raise SetupError(f"mixed_precision is {chosen!r}; this harness supports no, bf16 and fp16")
@@ -96,5 +96,5 @@ def precision() -> str:
 
 
 def same_everywhere(value: Any) -> Any:
-    """Rank zero's value, on every process."""
+    """Return rank zero's value, on every process."""
     return broadcast_object_list([value])[0]

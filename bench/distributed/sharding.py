@@ -65,7 +65,7 @@ def shards_parameters() -> bool:
 
 
 def check(recipe: Recipe, plan: LoadPlan) -> str | None:
-    """What the record must say of a recipe under DeepSpeed or FSDP, if anything; to be asked before a model is loaded.
+    """Return a note for the record of a recipe under DeepSpeed or FSDP, if any; to be asked before a model is loaded.
 
     Raises SetupError for what the libraries can't do together, or would do with another result, and says what can be
     done instead.
@@ -141,7 +141,7 @@ class FullModelShell:
         return self.model
 
     def emptied(self) -> None:
-        """Gives up the whole parameters."""
+        """Free the whole parameters."""
         padding_free.detach(self.model)
         self._fill({name: parameter.to("meta") for name, parameter in self.model.named_parameters()})
 
@@ -156,7 +156,7 @@ class FullModelShell:
 
 @contextlib.contextmanager
 def whole(model: nn.Module, shell: FullModelShell | None) -> Iterator[nn.Module]:
-    """The plain model with whole parameters, inside: `model` itself, freed of its wrappers, but for a sharded one.
+    """Give the plain model with whole parameters, inside: `model` without its wrappers, unless it is sharded.
 
     Every process must enter. model: unwrapped.
     """
@@ -172,7 +172,7 @@ def whole(model: nn.Module, shell: FullModelShell | None) -> Iterator[nn.Module]
 
 
 def gathered(trainer: Any, shell: FullModelShell | None) -> nn.Module:
-    """The plain model of a Trainer that has come to its end, with whole parameters; the engine around it is taken down.
+    """Return the plain model of a Trainer at its end, with whole parameters; the engine around it is taken down.
 
     Every process must call it. A phase of its own: what the steps need in memory is not what whole weights need.
     """
@@ -186,7 +186,7 @@ def gathered(trainer: Any, shell: FullModelShell | None) -> nn.Module:
 
 
 def _take_down(trainer: Any) -> None:
-    """Gives up gradients and the optimiser's states, which would lie beside the whole weights, and their engine."""
+    """Free gradients and the optimiser's states, which would lie beside the whole weights, and their engine."""
     engine, handler = trainer.model_wrapped, trainer.callback_handler
     trainer.model_wrapped, trainer.optimizer, trainer.lr_scheduler = trainer.model, None, None
     handler.optimizer, handler.lr_scheduler = None, None
@@ -215,7 +215,7 @@ def _whole_parameters(sharded: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def apply_deepspeed_defaults(arguments: Any) -> Any:
-    """Replaces defaults of DeepSpeed that change results or waste memory; returns the TrainingArguments.
+    """Replace defaults of DeepSpeed that change results or waste memory; return the TrainingArguments.
 
     It computes in 16 bits by autocast, as all other ways to spread a run do: by itself it would put every weight into
     16 bits, heads and norms that must stay in float32 among them. And its buffers are for models of this size.
@@ -232,7 +232,7 @@ def apply_deepspeed_defaults(arguments: Any) -> Any:
 
 
 def choose_units(trainer: Any) -> None:
-    """Names the classes of layers that FSDP shards one by one, unless the accelerate config names them.
+    """Name the classes of layers that FSDP shards one by one, unless the accelerate config names them.
 
     Models name the module that holds their input embedding among them, which accelerate shards again by itself.
     Raises SetupError for a model that names none.
@@ -269,14 +269,14 @@ class FirstGradients:
         self._finite[name] = self._finite.get(name, True) and bool(gradient.isfinite().all())
 
     def missing(self) -> list[str]:
-        """Names of parameters without a finite gradient so far."""
+        """Return names of parameters without a finite gradient so far."""
         for hook in self._hooks:
             hook.remove()
         return [name for name in self._names if not self._finite.get(name, False)]
 
 
 def in_force(accelerator: Any, wrapped: nn.Module) -> dict[str, Any]:
-    """How a model that is being trained is really spread, read from the wrapped model: fields of record.Launch.
+    """Return the parallelism really in force, read from the wrapped model in training: fields of record.Launch.
 
     Raises SetupError where that is not what the launcher was asked for.
     """
@@ -295,6 +295,6 @@ def in_force(accelerator: Any, wrapped: nn.Module) -> dict[str, Any]:
 
 
 def _place(offload: Any) -> str | None:
-    """ "cpu" or "nvme" of DeepSpeed's setting, which holds names or members of an enumeration."""
+    """Return "cpu" or "nvme" of DeepSpeed's setting, which holds names or members of an enumeration."""
     device = getattr(getattr(offload, "device", None), "value", getattr(offload, "device", None))
     return None if device in (None, "none") else str(device)

@@ -213,7 +213,7 @@ class ProcessWatchdog:
                 thread.join(2 * HEARTBEAT_S)
 
     def _decide(self, own: Failure | None) -> Failure:
-        """The verdict of rank zero holds for all; the others wait for it, as long as rank zero lives."""
+        """Return the verdict of rank zero, which holds for all; the others wait for it, as long as rank zero lives."""
         if own is not None and self.rank:
             self._send(own)
         begun_s, lost_s = time.monotonic(), None
@@ -378,7 +378,7 @@ def several() -> bool:
 
 
 def _place() -> str:
-    """Where a process id means something: this start of this machine, this namespace of processes."""
+    """Return where a process id means something: this start of this machine, this namespace of processes."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:

@@ -74,7 +74,7 @@ class Usage:
 
     @classmethod
     def combined(cls, parts: "Sequence[tuple[float, Usage]]") -> "Usage":
-        """The sum of factor * usage, number by number."""
+        """Return the sum of factor * usage, number by number."""
 
         def _added(values: Iterable[float]) -> float:
             return sum(factor * value for (factor, _), value in zip(parts, values, strict=True))
@@ -90,7 +90,7 @@ class Usage:
 
 
 def probe(model: Any, batch: Batch) -> Usage:
-    """The usage of one step of `model`, wrapped or not, on the meta device and in training mode.
+    """Return the usage of one step of `model`, wrapped or not, on the meta device and in training mode.
 
     Raises SetupError for a model that can't be run on that device.
     """
@@ -111,7 +111,7 @@ def probe(model: Any, batch: Batch) -> Usage:
 
 
 def _runs(model: Any) -> list[list[nn.Module]]:
-    """The stack of blocks, in runs of neighbours that hold, and train, parameters of the same shapes and types.
+    """Return the stack of blocks, in runs of neighbours whose parameters have the same shapes, types and training.
 
     [] where it must be run whole: an encoder-decoder has two, and ALBERT runs one block again and again.
     """
@@ -127,7 +127,7 @@ def _signature(block: nn.Module) -> list[Any]:
 
 
 def _with_blocks(model: Any, runs: list[list[nn.Module]], counts: Sequence[int], batch: Batch) -> Usage:
-    """The step with so many blocks of each run."""
+    """Run the step with so many blocks of each run."""
     with _shortened(model, runs, counts):
         try:
             return _step(model, batch)
@@ -160,7 +160,7 @@ def _refill(stack: nn.ModuleList, blocks: Sequence[nn.Module]) -> None:
 
 
 def _step(model: Any, batch: Batch) -> Usage:
-    """One forward and backward pass under the ledger."""
+    """Run one forward and backward pass under the ledger."""
     ledger = _Ledger(model)
     casts = None
     if batch.precision in TYPES:
@@ -237,7 +237,7 @@ class _Ledger(torch_internals.TorchDispatchMode):
         self.with_gradients = dict.fromkeys(SECTIONS, 0)
 
     def leave_out(self, tensor: torch.Tensor) -> None:
-        """Does not count this one; the caller does."""
+        """Leave a tensor out of the count; the caller counts it."""
         storage = tensor.untyped_storage()
         if self._known.get(id(storage)) is not None:
             self.live -= _rounded(storage)
@@ -245,7 +245,7 @@ class _Ledger(torch_internals.TorchDispatchMode):
             self._outside.append(storage)  # so that no other one gets its address
 
     def enter(self, section: str) -> None:
-        """What follows belongs to this section."""
+        """Begin a section of the step."""
         self.section = section
         self._note()
 
@@ -254,7 +254,7 @@ class _Ledger(torch_internals.TorchDispatchMode):
             most[self.section] = max(most[self.section], now)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operation, and writes down what it has made."""
+        """Run an operation, and count what it has made."""
         out = func(*args, **(kwargs or {}))
         for tensor in torch_internals.tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
@@ -277,7 +277,7 @@ class _Ledger(torch_internals.TorchDispatchMode):
 
     @contextmanager
     def watching(self, model: Any) -> Iterator[None]:
-        """Inside, the sections follow the model's blocks, and gradients are counted and given up as they are made."""
+        """Let the sections follow the model's blocks, inside; gradients are counted and given up as they are made."""
         blocks = transformer_blocks(unwrapped(model))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         hooks: list[Any] = [parameter.register_post_accumulate_grad_hook(self._take) for parameter in trained]

@@ -21,7 +21,7 @@ KIB = 1024
 
 
 def available_bytes(device: "torch.device", sharers: int = 1) -> dict[str, int]:
-    """Limit -> bytes that this process may still take. sharers: processes of this machine that take alike.
+    """Return limit -> bytes that this process may still take. sharers: processes of this machine that take alike.
 
     Raises SetupError where the system does not tell.
     """
@@ -42,7 +42,7 @@ def available_bytes(device: "torch.device", sharers: int = 1) -> dict[str, int]:
 
 
 def held_bytes(device: "torch.device") -> dict[str, int]:
-    """Limit -> bytes that this process has now. Raises SetupError where the system does not tell."""
+    """Return limit -> bytes that this process has now. Raises SetupError where the system does not tell."""
     import torch
 
     if device.type == "cuda":
@@ -52,12 +52,12 @@ def held_bytes(device: "torch.device") -> dict[str, int]:
 
 
 def most_addresses() -> int:
-    """Bytes of addresses that this process had at once, at most."""
+    """Return the most bytes of addresses that this process had at once."""
     return _status()["VmPeak"]
 
 
 def keep_within(more_bytes: dict[str, int], device: "torch.device") -> None:
-    """From now on this process gets no more than that: to ask for more is an error, before the machine has none left.
+    """Limit this process to so much more memory: to ask for more is an error, before the machine has none left.
 
     more_bytes: limit -> bytes on top of what it has. Limits that hold already are never widened.
     """
@@ -105,13 +105,13 @@ class Limit:
 
 
 def limits() -> list[Limit]:
-    """The bounds that are in force for this process, the tightest first."""
+    """Return the bounds that are in force for this process, the tightest first."""
     found = [*_of_process(), *_of_groups(), *_of_machine()]
     return sorted(found, key=lambda limit: limit.capacity - limit.used)
 
 
 def resident() -> int | None:
-    """Bytes of this process that are in memory now."""
+    """Return the bytes of this process that are in memory now."""
     with contextlib.suppress(OSError, ValueError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     return None
@@ -128,7 +128,7 @@ def _of_process() -> Iterator[Limit]:
 
 
 def _of_groups() -> Iterator[Limit]:
-    """Of the control group that this process is in, and of those around it; of version 2, and of version 1."""
+    """Yield the limits of this process's control group, and of those around it; of version 2, and of version 1."""
     with contextlib.suppress(OSError):
         for line in OWN_GROUPS.read_text().splitlines():
             _, kinds, place = line.split(":", 2)
@@ -170,5 +170,5 @@ class MemoryBaseline:
 
     @classmethod
     def now(cls) -> "MemoryBaseline":
-        """As it is at this moment."""
+        """Return the baseline of this moment."""
         return cls(used={limit.name: limit.used for limit in limits()}, resident=resident())

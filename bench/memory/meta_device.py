@@ -61,7 +61,7 @@ class Autocast(TorchFunctionMode):
         return size
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs a function on inputs of the type that autocast gives it."""
+        """Run a function on inputs of the type that autocast gives it."""
         kwargs = kwargs or {}
         # The backward pass is not under autocast, but for what is recomputed in it.
         if func in LOWERED and torch.is_grad_enabled():
@@ -98,7 +98,7 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Keeps its inputs, its output, and the log-sum-exp of each query."""
+        """Keep its inputs, its output, and the log-sum-exp of each query."""
         rows, heads, tokens, _ = query.shape
         out = query.new_empty(rows, tokens, heads, value.shape[-1])
         ctx.save_for_backward(query, key, value, out, query.new_empty(rows, heads, tokens, dtype=torch.float32))
@@ -106,7 +106,7 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """Gradients, and while they are made the float32 sum for queries, and keys and values for each query's head."""
+        """Make gradients, and beside them the float32 sum for queries, and keys and values for each query's head."""
         query, key, value, *_ = ctx.saved_tensors
         needed = [torch.empty_like(query, dtype=torch.float32)]
         needed += [torch.empty_like(query) for _ in range(2) if key.shape[1] != query.shape[1]]

@@ -82,16 +82,16 @@ class Prediction:
 
     @property
     def total(self) -> int:
-        """On each GPU while training."""
+        """Return the bytes on each GPU while training."""
         return sum(self.parts.values())
 
     @property
     def needed(self) -> int:
-        """What each GPU must have: for training, and before and after it for the whole model."""
+        """Return the bytes that each GPU must have: for training, and before and after it for the whole model."""
         return max(self.total, self.whole)
 
     def as_record(self) -> dict[str, Any]:
-        """The record's `memory_predicted`, but for its error, which is known afterwards."""
+        """Return the record's `memory_predicted`, but for its error, which is known afterwards."""
         found: dict[str, Any] = {
             "total_gib": self.total / GIB,
             "parts": {name: size / GIB for name, size in self.parts.items()},
@@ -133,7 +133,7 @@ class MemoryPlan:
         on_cpu: bool = False,
         num_labels: int = 2,
     ) -> "MemoryPlan":
-        """Outlines the model. num_labels: of a card that names none. Raises SetupError for what can't be trained so."""
+        """Build the model. num_labels: of a card that names none. Raises SetupError for what can't be trained so."""
         training = resolved.recipe.training
         if parallelism.zero and training.optimizer not in SHARDABLE_OPTIMIZERS:
             raise SetupError(
@@ -160,11 +160,11 @@ class MemoryPlan:
 
     @property
     def budget(self) -> Budget:
-        """Sizes of the run. Raises SetupError for a global batch that does not divide."""
+        """Return the sizes of the run. Raises SetupError for a global batch that the processes can't share evenly."""
         return Budget.plan(self.resolved.recipe.training, self.lengths.examples or 10**6, self.parallelism.world)
 
     def usage(self, rows: int, length: int) -> Usage:
-        """Bytes of a step's own; each size is run once."""
+        """Return the bytes of a step's own; each size is run once."""
         sharded = self.parallelism.zero == 3
         if (rows, length, sharded) not in self.usages:
             recipe = self.resolved.recipe
@@ -182,7 +182,7 @@ class MemoryPlan:
         return self.usages[rows, length, sharded]
 
     def predict(self, rows: int, length: int, usage: Usage | None = None) -> Prediction:
-        """Memory with micro-batches of `rows` texts of `length` tokens. usage: where it is known already."""
+        """Predict memory with micro-batches of `rows` texts of `length` tokens. usage: where it is known already."""
         usage = usage or self.usage(rows, length)
         held, host = self._held()
         host["activations"] = round(usage.on_host) * self.parallelism.world
@@ -206,7 +206,7 @@ class MemoryPlan:
         )
 
     def _fullest(self, usage: Usage, gradients: int, accumulation: int) -> tuple[str, dict[str, int]]:
-        """(moment, parts of it). Gradients of one micro-batch only come as activations go; else all are there."""
+        """Return (moment, its parts). Gradients of one micro-batch only come as activations go; else all are there."""
         growing = self.parallelism == Parallelism() and accumulation == 1
         moments: dict[str, tuple[float, float]] = {}
         for section, alive in usage.peaks.items():
@@ -232,7 +232,7 @@ class MemoryPlan:
         }
 
     def _copied_to_step(self, accumulation: int) -> int:
-        """Bytes of gradients that DeepSpeed copies for the step, on top of those that are there all the time.
+        """Return the bytes of gradients that DeepSpeed copies for the step, on top of those that are always there.
 
         `scripts/benchmarks/spread_memory.py` names the places in its sources, and measures them.
         """
@@ -244,7 +244,7 @@ class MemoryPlan:
         return part * (2 if zero == 1 else 3 if accumulation > 1 else 1)
 
     def _held(self) -> tuple[dict[str, int], dict[str, int]]:
-        """(bytes on each GPU, bytes on the host over all processes) of what is there during the whole step."""
+        """Return (bytes on each GPU, bytes on the host over all processes) of what is there during the whole step."""
         states, world, zero = self.states, self.parallelism.world, self.parallelism.zero
         adapters = states.trained if state_sizes.load_plan(self.resolved)[1].adapter else 0
         gpu = {
@@ -274,7 +274,7 @@ class MemoryPlan:
         return gpu, host
 
     def _buckets(self) -> int:
-        """DeepSpeed makes a bucket of gradients for each type that they are summed in; ZeRO-3's are of that type."""
+        """Return the bytes of DeepSpeed's gradient buckets: one for each type of sum; ZeRO-3's are of that type."""
         numbers = sharding.BUFFERS["reduce_bucket_size"]
         if self.precision == "no":
             return numbers * FLOAT32
@@ -291,7 +291,7 @@ MOMENTS = {
 
 
 def assumed(recipe: Recipe) -> Lengths:
-    """Full texts, as long as the recipe lets them be; answers of a label's few tokens, or as long as may be written."""
+    """Return full texts, as long as the recipe allows; answers of a label's few tokens, or of max_new_tokens."""
     prompting = recipe.prompting
     answers = prompting.max_new_tokens if prompting.answer == "generate" else 8
     return Lengths(
@@ -303,7 +303,7 @@ def assumed(recipe: Recipe) -> Lengths:
 
 
 def seconds_per_thousand(plan: MemoryPlan, device: Device) -> float | None:
-    """Seconds for 1,000 texts of mean length at UTILISATION of the device's rate, on all GPUs; None without a rate.
+    """Return seconds for 1,000 texts of mean length at UTILISATION of all GPUs' rate; None without a known rate.
 
     Recomputation is added: the forward pass once more, half as much as the backward pass.
     """

@@ -46,7 +46,7 @@ class PlanRequest:
 
 
 def lines(asked: PlanRequest) -> list[str]:
-    """The plan in plain text. Raises BenchError for what can't be planned."""
+    """Return the plan in plain text. Raises BenchError for what can't be planned."""
     available_bytes, name, device = _gpu(asked.gpu)
     load = _loader(asked)
     resolved = load(())
@@ -74,7 +74,7 @@ def _loader(asked: PlanRequest) -> Callable[[tuple[str, ...]], Resolved]:
 
 
 def _gpu(text: str | None) -> tuple[int | None, str, hardware.Device | None]:
-    """(bytes, what it is called, the device where it is one)."""
+    """Return (bytes, name for people, the device where it is a known one)."""
     if text is None:
         return None, "", None
     available_bytes = hardware.memory(text)
@@ -95,7 +95,7 @@ def _length(asked: PlanRequest, plan: MemoryPlan) -> int:
 
 
 def lengths_of(resolved: Resolved) -> Lengths:
-    """From the data, where they and the tokenizer are at hand without a download; else what the recipe lets be."""
+    """Read lengths from the data, if these and the tokenizer need no download; else what the recipe allows."""
     reason = _not_at_hand(resolved)
     if reason is not None:
         return dataclasses.replace(assumed(resolved.recipe), source=f"max_length of the recipe; {reason}")
@@ -147,7 +147,7 @@ def _read(resolved: Resolved) -> Lengths:
 
 
 def gib(size: float) -> str:
-    """Bytes as people read them."""
+    """Return bytes as people read them."""
     return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.2f} MiB"
 
 
@@ -247,7 +247,7 @@ WORLDS = tuple(2**power for power in range(11))
 
 
 def report() -> str:
-    """`reports/plan.md`: predictions for shipped recipes, and on paper for a model of 70 billion parameters."""
+    """Return `reports/plan.md`: predictions for shipped recipes, and on paper for 70 billion parameters."""
     return "\n".join([*_INTRODUCTION, *_combinations(), "", *_seventy()]) + "\n"
 
 
@@ -309,7 +309,7 @@ def _grouped(found: Prediction) -> list[str]:
 
 
 def seventy_plan() -> MemoryPlan:
-    """All weights of a Llama of 70 billion parameters, micro-batches of one text of 2,048 tokens, recomputed."""
+    """Plan all weights of a Llama of 70 billion parameters, micro-batches of one text of 2,048 tokens, recomputed."""
     overrides = [f"model.architecture.{name}={value}" for name, value in SEVENTY.items()]
     overrides += ["objective=text", "max_length=2048", "training.global_batch=1024", "training.per_device_batch=1"]
     overrides += ["training.gradient_checkpointing=true"]

@@ -17,7 +17,7 @@ AUTO, KEY = "auto", "per_device_batch"
 
 
 def largest(candidates: Sequence[int], start: int, fits: Callable[[int], bool]) -> int:
-    """The largest of some rising numbers that fits, 0 for none. start: the place of the one that is asked first.
+    """Return the largest of some rising numbers that fits, 0 for none. start: the index that is tried first.
 
     From there in widening steps, then by halves. Where a larger one would fit though a smaller one does not, this may
     miss it; what is returned did fit.
@@ -37,12 +37,12 @@ def largest(candidates: Sequence[int], start: int, fits: Callable[[int], bool]) 
 
 
 def candidates(share: int) -> list[int]:
-    """Rows that divide a process's share of the global batch, rising."""
+    """Return the micro-batches that divide a process's share of the global batch, rising."""
     return [rows for rows in range(1, share + 1) if share % rows == 0]
 
 
 def planned(plan: MemoryPlan, length: int, available_bytes: int | None) -> tuple[int, list[str]]:
-    """(rows of a micro-batch, sentences about them) for a plan, where nothing can be tried: `auto` is predicted.
+    """Return (rows of a micro-batch, sentences about them) for a plan, which can try nothing: `auto` is predicted.
 
     available_bytes: of the GPU that is planned for; None where it is not known. Raises SetupError as `Budget.plan`.
     """
@@ -65,7 +65,7 @@ ROUNDING = 2**19
 
 
 def largest_batch(plan: MemoryPlan, length: int, available_bytes: int) -> int:
-    """Rows of the largest micro-batch that fits; 0 for none, MOST_ROWS for at least so many."""
+    """Return the rows of the largest micro-batch that fits; 0 for none, MOST_ROWS for at least so many."""
     share = max(1, plan.resolved.recipe.training.global_batch // plan.parallelism.world)
 
     def _over(rows: int) -> int:
@@ -79,13 +79,13 @@ def largest_batch(plan: MemoryPlan, length: int, available_bytes: int) -> int:
 
 
 def longest_read(plan: MemoryPlan) -> int | None:
-    """Tokens of the longest text that the model reads, by its card or its config; None where neither says."""
+    """Return the tokens of the longest text that the model reads, by its card or its config; None if neither says."""
     config = plan.model.config.get_text_config()
     return plan.resolved.recipe.model.max_length or getattr(config, "max_position_embeddings", None)
 
 
 def largest_length(plan: MemoryPlan, rows: int, available_bytes: int) -> int:
-    """Tokens of the longest texts that fit, in steps of 16; 0 for none, and no more than the model reads."""
+    """Return the tokens of the longest texts that fit, in steps of 16; 0 for none, and no more than the model reads."""
     most = longest_read(plan) or LONGEST
     step = min(16, most)
     start = max(1, min(plan.lengths.longest, most) // step)
@@ -98,7 +98,7 @@ def largest_length(plan: MemoryPlan, rows: int, available_bytes: int) -> int:
 
 
 def _rise_per_token(plan: MemoryPlan) -> float:
-    """Bytes that a token more needs, by the sizes that were run already; 0.0 where they don't tell.
+    """Return the bytes that a token more needs, by the sizes that were run already; 0.0 where they don't tell.
 
     By one size alone it is what all of its tokens need, which is a little too much: some does not grow with them.
     """
@@ -110,7 +110,7 @@ def _rise_per_token(plan: MemoryPlan) -> float:
 
 
 def _largest(over: Callable[[int], int], least: int, most: int, start: int, rise: float = 0.0) -> int:
-    """The largest whole number from `least` to `most` where `over`, which grows, is not above 0; 0 where none is.
+    """Return the largest integer from `least` to `most` where `over`, which grows, is not above 0; 0 for none.
 
     rise: of `over` from one number to the next, as far as it is known; else 0.0. It is the largest of sums that grow in
     proportion, or faster. So what a straight line through two known values says of a larger number is never too much,
@@ -136,7 +136,7 @@ def _largest(over: Callable[[int], int], least: int, most: int, start: int, rise
 
 
 def _is_last(known: dict[int, int], low: int) -> bool:
-    """Whether the line through `low`, which fits, and the number known below it says that the next one does not."""
+    """Return whether the line through `low`, which fits, and the value below it says that the next does not fit."""
     fitting = sorted(number for number in known if number <= low)[-2:]
     if len(fitting) < 2:
         return False
@@ -155,7 +155,7 @@ class Change:
 
 
 def changes(plan: MemoryPlan) -> list[Change]:
-    """What may help, the cheapest first."""
+    """Return what may help, the cheapest first."""
     recipe, world = plan.resolved.recipe, plan.parallelism.world
     found = [
         Change(
@@ -191,7 +191,7 @@ def changes(plan: MemoryPlan) -> list[Change]:
 
 
 def loader(path: Path, own: tuple[str, ...], seed: int | None = None) -> Callable[[tuple[str, ...]], Resolved]:
-    """Loads a recipe with its `own` overrides and more, which replace those of the same key; see `cheapest_fit`."""
+    """Return a loader of a recipe with its `own` overrides and more, which replace those of the same key."""
 
     def _load(overrides: tuple[str, ...]) -> Resolved:
         replaced = {item.partition("=")[0] for item in overrides}
@@ -206,7 +206,7 @@ def loader(path: Path, own: tuple[str, ...], seed: int | None = None) -> Callabl
 def cheapest_fit(
     plan: MemoryPlan, length: int, available_bytes: int, again: Callable[[tuple[str, ...]], Resolved]
 ) -> list[Change]:
-    """The changes that make a run fit, each of which is needed; [] where none does.
+    """Return the changes that make a run fit, each of which is needed; [] where none does.
 
     They are added one after another, in the order of `changes`, and then left out again where that still fits.
     again: loads the recipe with overrides.
@@ -230,7 +230,7 @@ def cheapest_fit(
 
 
 def _excludes(new: Change, old: Change) -> bool:
-    """Whether a change takes the place of an earlier one: of method, of stage, of an optimiser that ZeRO refuses."""
+    """Return whether a change replaces an earlier one: of method, of stage, of an optimiser that ZeRO refuses."""
     if any(item.startswith("method=") for item in new.overrides):
         return any(item.startswith("method=") for item in old.overrides)
     return bool(new.parallelism) and (bool(old.parallelism) or old.what.endswith("8bit"))

@@ -16,12 +16,12 @@ class Options(Strict):
 
 
 def load_plan(options: Options) -> LoadPlan:
-    """Float32 weights: blocks of the body are trained."""
+    """Return a plan of float32 weights: blocks of the body are trained."""
     return LoadPlan()
 
 
 def adapt(model: Any, options: Options) -> Any:
-    """Freezes all but the last blocks and the task head. Raises SetupError when the model has fewer blocks.
+    """Freeze all but the last blocks and the task head. Raises SetupError when the model has fewer blocks.
 
     A language model's output head stays frozen: it is often the embedding itself, at the other end of the model.
     """

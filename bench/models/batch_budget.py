@@ -14,7 +14,7 @@ GPU_BUDGETS = (4096, 65_536)
 
 
 def default_budget(model: Any) -> int:
-    """Tokens of a batch for the device that the model is on: the same on all GPUs of a kind."""
+    """Return the tokens of a batch for the device that the model is on: the same on all GPUs of a kind."""
     device = device_of(model)
     if device.type != "cuda":
         return CPU_BUDGET

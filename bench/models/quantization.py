@@ -16,7 +16,7 @@ PACKED_ROWS = 32
 
 
 def fit_cpu(model: Any, name: str) -> None:
-    """Readies 4-bit layers that lie on a CPU. Raises SetupError for one that bitsandbytes computes wrongly there.
+    """Prepare 4-bit layers that lie on a CPU. Raises SetupError for one that bitsandbytes computes wrongly there.
 
     Its kernel for AVX512-BF16 refuses, in the middle of a run, layers whose outputs are no multiple of 32; these go
     without it (bitsandbytes 0.50, `_convert_weight_packed_for_cpu`).
@@ -39,7 +39,7 @@ def fit_cpu(model: Any, name: str) -> None:
 
 @cache
 def unpacks_rows_of(inputs: int, blocksize: int) -> bool:
-    """Whether bitsandbytes unpacks the same 4-bit numbers to the same values as rows and as one row, on this CPU.
+    """Return whether bitsandbytes unpacks 4-bit numbers to the same values as rows and as one row, on this CPU.
 
     Seen with AVX512 in bitsandbytes 0.50: a row of a multiple of 16 numbers that is none of the block of quantisation
     is taken for whole blocks, and multiplied by the scales of other ones, or by what lies behind the last.
@@ -56,7 +56,7 @@ def unpacks_rows_of(inputs: int, blocksize: int) -> bool:
 
 
 def quantized(skeleton: Any, settings: Any, device: torch.device) -> Any:
-    """The model on `device`, as `from_pretrained` gives it with `settings`, a `BitsAndBytesConfig`.
+    """Return the model on `device`, as `from_pretrained` gives it with `settings`, a `BitsAndBytesConfig`.
 
     skeleton: built on the meta device in the type that unquantised weights are to have; it becomes the result.
     """
@@ -83,7 +83,7 @@ class _Builder:
 
     @torch.no_grad()
     def fill(self) -> None:
-        """All of it; modules outside of blocks are quantised last, when rules for their parents have been followed."""
+        """Fill all of it; modules outside of blocks are quantised last, when rules for their parents were followed."""
         self._visit("", self.model, self.model)
         self._quantize("")
 
@@ -99,7 +99,7 @@ class _Builder:
         transformers_internals.initialize_weights(owner, module)
 
     def _materialize(self, name: str, module: Any) -> None:
-        """Numbers for what the module holds itself, not yet drawn."""
+        """Make numbers for what the module holds itself, not yet drawn."""
         for part, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             if parameter.is_meta:
                 real = self._real(f"{name}.{part}" if name else part, parameter, module)
@@ -124,12 +124,12 @@ class _Builder:
         return real
 
     def _type_of(self, name: str, empty: nn.Parameter) -> torch.dtype:
-        """As transformers keeps some layers out of 16 bits: by a part of their name."""
+        """Return the type as transformers keeps some layers out of 16 bits: by a part of their name."""
         wide = (kind for part, kind in self._precise.items() if part in name.split("."))
         return next(wide, empty.dtype)
 
     def _quantize(self, prefix: str) -> None:
-        """Whatever below this path is still waiting for it."""
+        """Quantise whatever below this path is still waiting for it."""
         for name in [name for name in self._packed if name.startswith(prefix)]:
             empty, owner = self._packed.pop(name), self.model.get_submodule(name.rpartition(".")[0])
             value = owner.get_parameter("weight").data

@@ -12,7 +12,7 @@ SCORES = 2**24
 
 
 def merge(left: torch.Tensor, left_lse: torch.Tensor, right: torch.Tensor, right_lse: torch.Tensor) -> torch.Tensor:
-    """Attention to two sets of keys together, from the attention to each.
+    """Return attention to two sets of keys together, from the attention to each.
 
     left, right: [..., queries, width]; their log-sum-exp of scores: [..., queries], -inf where no key is seen. Each
     side's share of the softmax's denominator is exp(lse), so the sides' weights are a sigmoid of the difference.
@@ -81,7 +81,7 @@ class AttentionWithLse:
     def plain(
         self, query: Any, key: Any, value: Any, *, seen: torch.Tensor | None = None, causal: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same by matrix products, a part of the queries at a time: for caps, odd widths, masks on GPUs."""
+        """Compute the same by matrix products, a part of the queries at a time: for caps, odd widths, masks on GPUs."""
         groups = query.shape[1] // key.shape[1]
         key, value = _repeated(key, groups), _repeated(value, groups)
         num_rows, num_heads, num_queries, _ = query.shape
@@ -112,7 +112,7 @@ class AttentionWithLse:
 
 
 def _repeated(heads: torch.Tensor, groups: int) -> torch.Tensor:
-    """[rows, key heads, keys, width] -> as many heads as queries have."""
+    """Return as many heads as queries have, of [rows, key heads, keys, width]."""
     if groups == 1:
         return heads
     num_rows, num_heads, num_keys, width = heads.shape
@@ -121,5 +121,5 @@ def _repeated(heads: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def _without_key(lse: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
-    """The CPU kernel says 0 for a query that sees no key."""
+    """Return -inf for a query that sees no key, where the CPU kernel says 0."""
     return lse if seen is None else lse.masked_fill(~seen.any(-1), -torch.inf)

@@ -64,7 +64,7 @@ def keep_names(model: Any) -> None:
 
 @contextmanager
 def without_deepspeed() -> Iterator[None]:
-    """Inside, transformers does not take each forward for a collective call of all processes, as under ZeRO-3.
+    """Keep transformers from taking each forward for a collective call of all processes, as under ZeRO-3.
 
     The public functions set such a config and give it up; none gives back the one that is set.
     """
