@@ -45,11 +45,11 @@ def plan_command(options: argparse.Namespace) -> int:
         raise BenchError("-o is where the --table goes; the plan of one recipe is printed")
     if options.recipe is None:
         raise BenchError("name a recipe, or ask for the --table of those that are shipped")
-    asked = report.Asked(
+    asked = report.PlanRequest(
         path=options.recipe,
         overrides=tuple(options.overrides),
         gpu=options.gpu,
-        spread=planner.Spread(world=options.world, zero=options.zero, offload=options.offload),
+        parallelism=planner.Parallelism(world=options.world, zero=options.zero, offload=options.offload),
         precision=options.precision,
         rows=options.per_device_batch,
         length=options.length,

@@ -16,7 +16,7 @@ WITH_GPUS = ("MULTI_GPU", "DEEPSPEED", "FSDP")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class LaunchConfig:
     """A launch as it was asked for: by a config file, and by options that go before it. processes: None if not told."""
 
     processes: int | None
@@ -25,8 +25,8 @@ class Asked:
 
 
 @functools.cache
-def asked() -> Asked | None:
-    """What the launcher above this process was asked for; None where there is none, or the system does not tell."""
+def launch_config() -> LaunchConfig | None:
+    """Return what the launcher above this process was asked for; None without one, or where the system does not say."""
     process = os.getppid()
     for _ in range(GENERATIONS):
         try:
@@ -42,11 +42,11 @@ def asked() -> Asked | None:
 
 
 def check(world_size: int, *, gpus: int, on_cpu: bool) -> None:
-    """Raises SetupError where the launch can't give what it was asked for, and would not say so.
+    """Raise SetupError where the launch can't give what it was asked for, and would not say so.
 
     gpus: of this machine. on_cpu: whether environment or config say that they are not to be used.
     """
-    wanted, local = asked(), int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    wanted, local = launch_config(), int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     if wanted is not None and wanted.distributed_type in WITH_GPUS and not gpus and not on_cpu:
         raise SetupError(
             f"the accelerate config asks for GPUs (distributed_type {wanted.distributed_type}), and this machine has "
@@ -61,15 +61,15 @@ def check(world_size: int, *, gpus: int, on_cpu: bool) -> None:
 
 
 def fallback(device: str) -> str | None:
-    """A sentence for the record where a launch that did not ask for a CPU has got one."""
-    wanted = asked()
+    """Return a sentence for the record where a launch that did not ask for a CPU has got one."""
+    wanted = launch_config()
     if wanted is None or wanted.use_cpu or device != "cpu":
         return None
     return "no GPU was found, and the accelerate config does not say use_cpu: everything ran on the CPU"
 
 
 def launch_arguments(words: list[str]) -> list[str] | None:
-    """What follows `accelerate launch`, in any of the ways to write it; None where a command line is another's."""
+    """Return what follows `accelerate launch`, in any of the ways to write it; None for another command line."""
     for place, word in enumerate(words):
         name = Path(word).name
         if name in ("accelerate-launch", "accelerate.commands.launch"):
@@ -79,7 +79,7 @@ def launch_arguments(words: list[str]) -> list[str] | None:
     return None
 
 
-def _understood(arguments: list[str]) -> Asked:
+def _understood(arguments: list[str]) -> LaunchConfig:
     from accelerate.commands.config import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
@@ -90,7 +90,7 @@ def _understood(arguments: list[str]) -> Asked:
     kind = "NO" if config is None else str(getattr(config.distributed_type, "value", config.distributed_type))
     for flag, meant in (("multi_gpu", "MULTI_GPU"), ("use_deepspeed", "DEEPSPEED"), ("use_fsdp", "FSDP")):
         kind = meant if getattr(given, flag) else kind
-    return Asked(
+    return LaunchConfig(
         processes=given.num_processes or (None if config is None else config.num_processes),
         distributed_type=kind,
         use_cpu=bool(given.cpu or getattr(given, "use_cpu", False) or (config is not None and config.use_cpu)),

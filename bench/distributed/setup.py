@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list
 
 from bench.distributed import launcher, sharding, watchdog
 from bench.errors import SetupError
+from bench.models.library_internals import accelerate_internals
 from bench.utils import hardware
 
 # A size such as 12GiB: a run is held to what a GPU of that size has, on whatever GPU it runs.
@@ -18,11 +18,11 @@ MEMORY_CAP = "BENCH_MEMORY_CAP"
 
 
 def start(timeout_s: float = 600.0) -> PartialState:
-    """Joins the processes that the launcher started. Raises SetupError when the world is not the one asked for.
+    """Join the processes that the launcher started. Raises SetupError when the world is not the one asked for.
 
     timeout_s: how long a process waits for the others, less what the watch over them needs to say whose fault it is.
     """
-    wanted = launcher.asked()
+    wanted = launcher.launch_config()
     # Of a launch of several, the environment does not tell that its config says use_cpu.
     use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true") or bool(wanted and wanted.use_cpu)
     on_cpu = not torch.cuda.is_available() or use_cpu
@@ -38,7 +38,7 @@ def start(timeout_s: float = 600.0) -> PartialState:
 
 
 def memory_cap() -> int | None:
-    """Bytes that BENCH_MEMORY_CAP asks for; None where it is not set. Raises SetupError for what is no size."""
+    """Return the bytes that BENCH_MEMORY_CAP asks for; None where it is not set. Raises SetupError for other text."""
     asked = os.environ.get(MEMORY_CAP, "").strip()
     try:
         return hardware.memory(asked) if asked else None
@@ -47,7 +47,7 @@ def memory_cap() -> int | None:
 
 
 def cap_memory(device: torch.device) -> None:
-    """Holds this process to BENCH_MEMORY_CAP: torch gets that size, less what CUDA takes for itself on any GPU.
+    """Hold this process to BENCH_MEMORY_CAP: torch gets that size, less what CUDA takes for itself on any GPU.
 
     More is out of memory, as on a GPU of that size. bitsandbytes' paged memory is not torch's, and not held back.
     Raises SetupError on a CPU, whose memory is not torch's to count, and for a size that the GPU does not have.
@@ -68,7 +68,7 @@ def cap_memory(device: torch.device) -> None:
 
 def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:
     # Another run of this process may have left its own.
-    AcceleratorState._reset_state(reset_partial_state=True)
+    accelerate_internals.reset_state(processes=True)
     if not on_cpu:
         return PartialState(timeout=timeout)
     if sharding.asked() is None:
@@ -82,12 +82,13 @@ def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:
     os.environ.pop("ACCELERATE_USE_CPU", None)
     state = PartialState(backend="gloo", timeout=timeout)
     if sharding.asked() == "fsdp":
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        # All objects of this class have the same attributes.
+        state.distributed_type = DistributedType.MULTI_GPU
     return state
 
 
 def precision() -> str:
-    """Mixed precision as the launcher set it: "no", "bf16" or "fp16"."""
+    """Return mixed precision as the launcher set it: "no", "bf16" or "fp16"."""
     chosen = os.environ.get("ACCELERATE_MIXED_PRECISION", "no") or "no"
     if chosen not in ("no", "bf16", "fp16"):
         raise SetupError(f"mixed_precision is {chosen!r}; this harness supports no, bf16 and fp16")
@@ -95,5 +96,5 @@ def precision() -> str:
 
 
 def same_everywhere(value: Any) -> Any:
-    """Rank zero's value, on every process."""
+    """Return rank zero's value, on every process."""
     return broadcast_object_list([value])[0]

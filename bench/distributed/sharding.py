@@ -1,9 +1,9 @@
-"""Models whose state is divided over processes, by DeepSpeed's ZeRO or by FSDP2: whole again, and described.
+"""Models whose state is sharded over processes, by DeepSpeed's ZeRO or by FSDP2: whole again, and described.
 
-A model is scored and saved whole. Under ZeRO-3 and FSDP2 each process holds a part of every parameter only; `Twin`
-keeps the plain model's shape, without its weights, and is filled with whole parameters where they are needed: no
-collective call is hidden in its forward, so that processes may score different batches, and generate answers of
-different lengths.
+A model is scored and saved whole. Under ZeRO-3 and FSDP2 each process holds a shard of every parameter only;
+`FullModelShell` keeps the plain model's shape, without its weights, and is filled with whole parameters where they are
+needed: no collective call is hidden in its forward, so that processes may score different batches, and generate
+answers of different lengths.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from bench.config.recipe import Recipe
 from bench.errors import SetupError
 from bench.models.heads import unwrapped
 from bench.models.kernels import padding_free
+from bench.models.library_internals import transformers_internals
 
 # Elements. By default DeepSpeed sums gradients in buffers of 500 million, 2 GB in float32, and ZeRO-3 keeps up to a
 # billion weights gathered: all of a small model, and more than a 12 GB GPU can spare of a large one.
@@ -37,11 +38,11 @@ BUFFERS = {
     "sub_group_size": 2**26,
 }
 # Optimisers that compute the same on a part of a parameter as on the whole of it.
-DIVISIBLE = ("adamw_torch", "adamw_torch_fused", "sgd")
+SHARDABLE_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
 
 
 def asked() -> str | None:
-    """What the launcher asked to divide the model's state by: "deepspeed", "fsdp", or None."""
+    """Return what the launcher asked to shard the model's state by: "deepspeed", "fsdp", or None."""
     for name in ("deepspeed", "fsdp"):
         if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() == "true":
             return name
@@ -49,7 +50,7 @@ def asked() -> str | None:
 
 
 def asked_stage() -> int | None:
-    """The ZeRO stage that the launcher asked for; None without DeepSpeed."""
+    """Return the ZeRO stage that the launcher asked for; None without DeepSpeed."""
     if asked() != "deepspeed":
         return None
     path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
@@ -58,13 +59,13 @@ def asked_stage() -> int | None:
     return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
 
 
-def divides_parameters() -> bool:
-    """Whether no process will hold the whole model while it trains."""
+def shards_parameters() -> bool:
+    """Return whether no process will hold the whole model while it trains."""
     return asked() == "fsdp" or asked_stage() == 3
 
 
 def check(recipe: Recipe, plan: LoadPlan) -> str | None:
-    """What the record must say of a recipe under DeepSpeed or FSDP, if anything; to be asked before a model is loaded.
+    """Return a note for the record of a recipe under DeepSpeed or FSDP, if any; to be asked before a model is loaded.
 
     Raises SetupError for what the libraries can't do together, or would do with another result, and says what can be
     done instead.
@@ -77,26 +78,26 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
     training = recipe.training
     if training.engine == "loop":
         raise SetupError(f"training.engine: loop trains whole models only, not under {kind}; take engine: trainer")
-    if training.optimizer not in DIVISIBLE:
+    if training.optimizer not in SHARDABLE_OPTIMIZERS:
         raise SetupError(
-            f"training.optimizer: {training.optimizer} would compute something else on parts of parameters, as {kind} "
-            f"makes them; take {' or '.join(DIVISIBLE)}, whose state is divided over the processes, or launch with DDP"
+            f"training.optimizer: {training.optimizer} would compute something else on shards of parameters, as {kind} "
+            f"makes them; take {' or '.join(SHARDABLE_OPTIMIZERS)}, whose state can be sharded, or launch with DDP"
         )
     check_adapters(plan, kind)
-    if plan.quantization is not None and divides_parameters():
+    if plan.quantization is not None and shards_parameters():
         check_storage(plan.quantization, kind)
     if asked() == "fsdp" and recipe.model.family == "encoder_decoder":
         raise SetupError(
-            "accelerate can't divide an encoder-decoder by FSDP2, for encoder and decoder share their embedding; "
+            "accelerate can't shard an encoder-decoder by FSDP2, since encoder and decoder share their embedding; "
             "launch with zero3.yaml or ddp.yaml"
         )
-    if not divides_parameters():
+    if not shards_parameters():
         return None
-    return f"{kind} divides the weights while the model trains; to be scored and saved it is whole on each process"
+    return f"{kind} shards the parameters during training; to score and to save, each process holds the whole model"
 
 
 def check_adapters(plan: LoadPlan, kind: str) -> None:
-    """Raises SetupError for adapters in 16 bits: ZeRO would keep a float32 copy of each, and FSDP wants one type."""
+    """Raise SetupError for adapters in 16 bits: ZeRO would keep a float32 copy of each, and FSDP wants one type."""
     if plan.adapter_dtype != "float32":
         raise SetupError(
             f"method.dtype: {plan.adapter_dtype} saves nothing under {kind}; take float32, or launch with ddp.yaml"
@@ -104,7 +105,7 @@ def check_adapters(plan: LoadPlan, kind: str) -> None:
 
 
 def check_storage(quantization: dict[str, Any], kind: str) -> None:
-    """Raises SetupError for 4-bit weights that can't be divided. kind: by what, for the sentence."""
+    """Raise SetupError for 4-bit weights that can't be sharded. kind: by what, for the sentence."""
     storage, computed = (quantization[f"bnb_4bit_{name}"] for name in ("quant_storage", "compute_dtype"))
     if storage != computed:
         raise SetupError(
@@ -113,8 +114,8 @@ def check_storage(quantization: dict[str, Any], kind: str) -> None:
         )
 
 
-class Twin:
-    """The shape of a plain model, to be filled with the whole parameters of the same model after it was divided."""
+class FullModelShell:
+    """The shape of a plain model, to be filled with the whole parameters of the same model after it was sharded."""
 
     def __init__(self, model: nn.Module) -> None:
         without_pads = padding_free.is_attached(model)
@@ -128,17 +129,17 @@ class Twin:
         if without_pads:
             padding_free.attach(model)
 
-    def filled(self, divided: nn.Module) -> nn.Module:
-        """The plain model with the whole parameters of `divided`, on this process. Every process must call it."""
-        self._fill(dict(_whole_parameters(divided)))
-        for name, buffer in divided.named_buffers():
+    def filled(self, sharded: nn.Module) -> nn.Module:
+        """Return the plain model with the whole parameters of `sharded`. Every process must call it."""
+        self._fill(dict(_whole_parameters(sharded)))
+        for name, buffer in sharded.named_buffers():
             self.model.get_buffer(name).copy_(buffer)
         if self._without_pads:
             padding_free.attach(self.model)
         return self.model
 
     def emptied(self) -> None:
-        """Gives up the whole parameters."""
+        """Free the whole parameters."""
         padding_free.detach(self.model)
         self._fill({name: parameter.to("meta") for name, parameter in self.model.named_parameters()})
 
@@ -148,28 +149,28 @@ class Twin:
             if id(parameter) not in places:
                 places[id(parameter)] = nn.Parameter(values[name].detach(), requires_grad=parameter.requires_grad)
             owner, _, last = name.rpartition(".")
-            self.model.get_submodule(owner)._parameters[last] = places[id(parameter)]
+            self.model.get_submodule(owner).register_parameter(last, places[id(parameter)])
 
 
 @contextlib.contextmanager
-def whole(model: nn.Module, twin: Twin | None) -> Iterator[nn.Module]:
-    """The plain model with whole parameters, inside: `model` itself, freed of its wrappers, but for a divided one.
+def whole(model: nn.Module, shell: FullModelShell | None) -> Iterator[nn.Module]:
+    """Give the plain model with whole parameters, inside: `model` without its wrappers, unless it is sharded.
 
     Every process must enter. model: unwrapped.
     """
-    if twin is None:
+    if shell is None:
         yield model
         return
-    plain = twin.filled(model)
+    plain = shell.filled(model)
     try:
-        with alone():
+        with transformers_internals.without_deepspeed():
             yield plain
     finally:
-        twin.emptied()
+        shell.emptied()
 
 
-def undivided(trainer: Any, twin: Twin | None) -> nn.Module:
-    """The plain model of a Trainer that has come to its end, with whole parameters; the engine around it is taken down.
+def gathered(trainer: Any, shell: FullModelShell | None) -> nn.Module:
+    """Return the plain model of a Trainer at its end, with whole parameters; the engine around it is taken down.
 
     Every process must call it.
     """
@@ -178,11 +179,11 @@ def undivided(trainer: Any, twin: Twin | None) -> nn.Module:
         return model
     deepspeed.unset_hf_deepspeed_config()
     _take_down(trainer)
-    return model if twin is None else twin.filled(model)
+    return model if shell is None else shell.filled(model)
 
 
 def _take_down(trainer: Any) -> None:
-    """Gives up gradients and the optimiser's states, which would lie beside the whole weights, and their engine."""
+    """Free gradients and the optimiser's states, which would lie beside the whole weights, and their engine."""
     engine, handler = trainer.model_wrapped, trainer.callback_handler
     trainer.model_wrapped, trainer.optimizer, trainer.lr_scheduler = trainer.model, None, None
     handler.optimizer, handler.lr_scheduler = None, None
@@ -194,22 +195,11 @@ def _take_down(trainer: Any) -> None:
     trainer.accelerator.free_memory()  # collects what refers to itself, too
 
 
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Inside, transformers does not take each forward for a collective call of all processes, as under ZeRO-3."""
-    config = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = config
-
-
-def _whole_parameters(divided: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+def _whole_parameters(sharded: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and value of each parameter, gathered one at a time."""
     from torch.distributed.tensor import DTensor
 
-    for name, parameter in divided.named_parameters():
+    for name, parameter in sharded.named_parameters():
         if isinstance(parameter, DTensor):
             yield name, parameter.detach().full_tensor().clone()
         elif hasattr(parameter, "ds_id"):
@@ -221,8 +211,8 @@ def _whole_parameters(divided: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, parameter.detach().clone()
 
 
-def settle(arguments: Any) -> Any:
-    """Replaces defaults of DeepSpeed that change results or waste memory; returns the TrainingArguments.
+def apply_deepspeed_defaults(arguments: Any) -> Any:
+    """Replace defaults of DeepSpeed that change results or waste memory; return the TrainingArguments.
 
     It computes in 16 bits by autocast, as all other ways to spread a run do: by itself it would put every weight into
     16 bits, heads and norms that must stay in float32 among them. And its buffers are for models of this size.
@@ -239,9 +229,9 @@ def settle(arguments: Any) -> Any:
 
 
 def choose_units(trainer: Any) -> None:
-    """Names the classes of layers that FSDP divides one by one, unless the accelerate config names them.
+    """Name the classes of layers that FSDP shards one by one, unless the accelerate config names them.
 
-    Models name the module that holds their input embedding among them, which accelerate divides again by itself.
+    Models name the module that holds their input embedding among them, which accelerate shards again by itself.
     Raises SetupError for a model that names none.
     """
     if asked() != "fsdp":
@@ -254,9 +244,9 @@ def choose_units(trainer: Any) -> None:
     inner = unwrapped(trainer.model)
     embedding = inner.get_input_embeddings()
     holders = {type(module).__name__ for module in inner.modules() if any(m is embedding for m in module.modules())}
-    names = sorted(set(inner._no_split_modules or []) - holders)
+    names = sorted(set(transformers_internals.unsplit_layers(inner)) - holders)
     if not names:
-        raise SetupError(f"FSDP can't divide a {type(inner).__name__}: it names no layers that could be divided")
+        raise SetupError(f"FSDP can't shard a {type(inner).__name__}: its class names no layers to shard")
     plugin.transformer_cls_names_to_wrap = names
 
 
@@ -276,14 +266,14 @@ class FirstGradients:
         self._finite[name] = self._finite.get(name, True) and bool(gradient.isfinite().all())
 
     def missing(self) -> list[str]:
-        """Names of parameters without a finite gradient so far."""
+        """Return names of parameters without a finite gradient so far."""
         for hook in self._hooks:
             hook.remove()
         return [name for name in self._names if not self._finite.get(name, False)]
 
 
 def in_force(accelerator: Any, wrapped: nn.Module) -> dict[str, Any]:
-    """How a model that is being trained is really spread, read from the wrapped model: fields of record.Launch.
+    """Return the parallelism really in force, read from the wrapped model in training: fields of record.Launch.
 
     Raises SetupError where that is not what the launcher was asked for.
     """
@@ -294,14 +284,14 @@ def in_force(accelerator: Any, wrapped: nn.Module) -> dict[str, Any]:
         found["zero_stage"] = wrapped.zero_optimization_stage()
         found["offload_optimizer"] = _place(wrapped.zero_offload_optimizer())
         found["offload_parameters"] = _place(wrapped.zero_offload_param())
-    divided = isinstance(wrapped, FSDPModule)
-    if asked_stage() != found.get("zero_stage") or (asked() == "fsdp") != divided:
+    by_fsdp = isinstance(wrapped, FSDPModule)
+    if asked_stage() != found.get("zero_stage") or (asked() == "fsdp") != by_fsdp:
         what = "FSDP2" if asked() == "fsdp" else f"ZeRO stage {asked_stage()}"
         raise SetupError(f"{what} was asked for, but the model is a {type(wrapped).__name__} ({found})")
     return found
 
 
 def _place(offload: Any) -> str | None:
-    """ "cpu" or "nvme" of DeepSpeed's setting, which holds names or members of an enumeration."""
+    """Return "cpu" or "nvme" of DeepSpeed's setting, which holds names or members of an enumeration."""
     device = getattr(getattr(offload, "device", None), "value", getattr(offload, "device", None))
     return None if device in (None, "none") else str(device)

@@ -18,14 +18,14 @@ class Stopper:
         self._waits = False
 
     def __call__(self, *_: Any) -> None:
-        """Raises StoppedError, unless somebody has promised to look at `asked`."""
+        """Raise StoppedError, unless somebody has promised to look at `asked`."""
         self.asked = True
         if not self._waits:
             raise _stopped()
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Inside of it nothing is torn: who is inside looks at `asked`. What was not heeded is raised at its end."""
+        """Interrupt nothing inside: the caller looks at `asked`. A signal that it did not heed is raised at the end."""
         if self.asked:
             raise _stopped()
         self._waits = True

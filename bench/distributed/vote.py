@@ -1,4 +1,4 @@
-"""What all processes of a run must do alike, though only one of them knows of it: a vote that no device waits for."""
+"""Non-blocking consensus on stop and save flags: an asynchronous all-reduce, read one step later."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import torch
 from torch import distributed
 
 
-class Ballot:
-    """After each step every process casts the same number of flags; one that is raised anywhere counts for all.
+class AsyncFlagVote:
+    """After each step every process gives the same number of flags; one that is set anywhere is set for all.
 
-    The votes travel beside training, through a group of their own on the CPU, and are read one step later, when they
-    have long arrived. A single process reads its own at once.
+    The flags are reduced by their own process group on the CPU while the next step runs, so that no device waits for
+    them. A single process reads its own at once.
     """
 
     def __init__(self) -> None:
@@ -19,7 +19,7 @@ class Ballot:
         self._cast: tuple[Any, torch.Tensor] | None = None
 
     def vote(self, flags: list[bool], *, last: bool) -> list[bool]:
-        """Flags that were raised anywhere after the step before; after the last step, also those of now."""
+        """Return the flags that were set anywhere after the step before; after the last step, also those of now."""
         if self._group is None:
             return flags
         before = self._read()
@@ -39,7 +39,7 @@ class Ballot:
         return [bool(flag) for flag in votes.tolist()]
 
     def close(self) -> None:
-        """Waits for a vote that nobody asked for, and leaves the group."""
+        """Wait for flags that were not read, and leave the process group."""
         if self._group is not None:
             self._read()
             distributed.destroy_process_group(self._group)

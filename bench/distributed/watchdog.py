@@ -1,9 +1,9 @@
-"""Watches over the processes of a run: when one dies, the others end, and the record says which one it was.
+"""A watchdog over the processes of a run: when one dies, the others end, and the record says which one it was.
 
-Two threads in every process. The pulse speaks to the launcher's key-value store once a second: it shows that this
-process lives, and reads who else does. The guard speaks to nobody; it ends this process when another one is lost and
-the main thread does not come back by itself, as from a collective that waits for the dead. Rank zero reads all
-beats; the others read only rank zero's, and look after the processes of their own machine.
+Two threads in every process. The heartbeat thread writes to the launcher's key-value store once a second that this
+process is alive, and reads who else is. The guard thread uses no network; it ends this process when another one is
+dead and the main thread does not return by itself, as from a collective that waits for the dead process. Rank zero
+reads all heartbeats; the others read only rank zero's, and check the processes of their own machine.
 """
 
 import os
@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 
 from bench.records.failures import Failure, unpacked
 
-BEAT_S = 1.0
-# After an error was seen, a process that did not beat for so long is taken for dead. Longer than a library usually
+HEARTBEAT_S = 1.0
+# After an error was seen, a process without a heartbeat for so long is considered dead. Longer than a library usually
 # keeps the interpreter's lock, shorter than the 30 s that the launcher gives before it kills.
 LOST_AFTER_S = 8.0
 # Processes of one machine die together, but are not missed in the same second.
@@ -29,7 +29,7 @@ SETTLE_S = 2.0
 WAIT_ZERO_S, WAIT_OTHERS_S, WAIT_FOR_ZERO_TO_JOIN_S = 13.0, 18.0, 60.0
 # After an alarm, how long the main thread may take to come back by itself, and then to write the record.
 GRACE_S, FILING_S = 8.0, 120.0
-# How much longer a collective waits than this watch: the watch can say who is lost, and so speaks first.
+# How much longer a collective waits than this watchdog, which can say who is lost, and so must speak first.
 COLLECTIVES_WAIT_LONGER_S = 60.0
 # The launcher's store is there before its processes are; those of another machine may come up later.
 CONNECT_S, JOIN_S = 30.0, 120.0
@@ -38,12 +38,13 @@ DECISIVE = ("oom", "invalid", "diverged")
 
 
 @dataclass
-class Watch:
-    """What one process knows of the others, and what follows from it. No clock, no input or output.
+class HeartbeatMonitor:
+    """State of the heartbeats that one process reads, and what follows from it. It reads no clock and does no I/O.
 
-    watched: whose beats are read; a beat is "number|host|phase". silent_s: seconds without a new beat, as far as this
-    process was itself awake. vanished: processes of this machine that are gone. left: processes that said why they go.
-    unheard_s: seconds without an answer of the store.
+    watched: ranks whose heartbeats are read; a heartbeat is "number|host|phase". limit_s: seconds without a heartbeat
+    before a process is considered dead. silent_s: seconds without a new heartbeat, as far as this process was itself
+    awake. vanished: ranks of this machine whose process is gone. left: ranks that said why they end. unheard_s:
+    seconds without an answer of the store.
     """
 
     rank: int
@@ -51,40 +52,40 @@ class Watch:
     limit_s: float
     failures: list[Failure] = field(default_factory=list)
     left: set[int] = field(default_factory=set)
-    beats: dict[int, str] = field(default_factory=dict)
+    heartbeats: dict[int, str] = field(default_factory=dict)
     silent_s: dict[int, float] = field(default_factory=dict)
     vanished: set[int] = field(default_factory=set)
     unheard_s: float = 0.0
     store_gone: bool = False
 
-    def see(self, rank: int, beat: str | None, elapsed_s: float) -> None:
-        """Takes note of a beat: its text changes as long as its process lives."""
-        if beat is not None and beat != self.beats.get(rank):
-            self.beats[rank], self.silent_s[rank] = beat, 0.0
+    def note_heartbeat(self, rank: int, beat: str | None, elapsed_s: float) -> None:
+        """Note a heartbeat: its text changes as long as its process lives."""
+        if beat is not None and beat != self.heartbeats.get(rank):
+            self.heartbeats[rank], self.silent_s[rank] = beat, 0.0
         else:
             # A process that was itself held up for a minute has no right to call the others silent.
-            self.silent_s[rank] = self.silent_s.get(rank, 0.0) + min(elapsed_s, 2 * BEAT_S)
+            self.silent_s[rank] = self.silent_s.get(rank, 0.0) + min(elapsed_s, 2 * HEARTBEAT_S)
 
-    def hear(self, failure: Failure) -> None:
-        """Takes note of what a process says when it leaves, or of what a witness says about a lost one."""
+    def note_message(self, failure: Failure) -> None:
+        """Note what a process says when it ends, or what a witness says about a lost one."""
         if failure.kind != "lost":
             self.left.add(failure.rank)
         if failure.kind != "done":
             self.failures.append(failure)
 
     def lost(self, *, error_seen: bool) -> list[int]:
-        """Ranks that are gone without a word. Without an error, only silence for the whole limit counts."""
-        found = {failure.rank for failure in self.failures if failure.kind == "lost"} | (self.vanished - self.left)
+        """Return the ranks considered dead. Without an error, only `limit_s` without a heartbeat counts."""
+        lost = {failure.rank for failure in self.failures if failure.kind == "lost"} | (self.vanished - self.left)
         for rank in self.watched:
             limit_s = LOST_AFTER_S if error_seen else self.limit_s
-            if rank not in self.beats:
+            if rank not in self.heartbeats:
                 limit_s = max(JOIN_S, self.limit_s)
             if rank not in self.left and self.silent_s.get(rank, 0.0) > limit_s:
-                found.add(rank)
-        return sorted(found)
+                lost.add(rank)
+        return sorted(lost)
 
     def alarmed(self) -> bool:
-        """Whether this run is over, even if this process has seen no error yet.
+        """Return whether this run is over, even if this process has seen no error yet.
 
         A process that was told to stop is no alarm: a scheduler tells all, and one may be a little quicker.
         """
@@ -92,17 +93,17 @@ class Watch:
         return failed or self.cut_off() or bool(self.lost(error_seen=False))
 
     def cut_off(self) -> bool:
-        """Whether the store can't be reached any more."""
+        """Return whether the store can't be reached any more."""
         return self.store_gone or self.unheard_s > self.limit_s
 
     def verdict(self, *, final: bool) -> Failure | None:
-        """The failure that ended the run; None while it is not yet clear and some time is left (not `final`).
+        """Return the failure that ended the run; None while it is not yet clear and some time is left (not `final`).
 
         First a failure that explains itself, then a loss, then any other error, a signal, and an error of
         communication last: it only says that somebody else has failed.
         """
         # As soon as a process ends, the launcher stops the others: rank zero must be there to hear why.
-        if self.rank and not final and not self.left and not self.cut_off() and 0 not in self.beats:
+        if self.rank and not final and not self.left and not self.cut_off() and 0 not in self.heartbeats:
             return None
         # What all of them found wrong is said by this one.
         for failure in sorted(self.failures, key=lambda failure: failure.rank != self.rank):
@@ -118,9 +119,9 @@ class Watch:
         return firsts.get("own") or firsts.get("told") or self._without_a_store() or firsts.get("echo")
 
     def loss(self, ranks: list[int]) -> Failure:
-        """The sentence about processes that are gone."""
+        """Return the failure that says which processes are lost."""
         first, witnessed = ranks[0], {failure.rank: failure for failure in self.failures if failure.kind == "lost"}
-        if len(ranks) == 1 and first in witnessed and first not in self.beats:
+        if len(ranks) == 1 and first in witnessed and first not in self.heartbeats:
             return witnessed[first]
         phase = self.phase_of(first)
         was, gone = ("was", "its process is gone") if len(ranks) == 1 else ("were", "their processes are gone")
@@ -133,12 +134,12 @@ class Watch:
         return Failure(rank=first, kind="lost", status="crashed", sentence=sentence, phase=phase)
 
     def phase_of(self, rank: int) -> str:
-        """What a process was doing when it was last seen."""
-        return self.beats.get(rank, "0||set-up").split("|", 2)[2]
+        """Return what a process was doing at its last heartbeat."""
+        return self.heartbeats.get(rank, "0||set-up").split("|", 2)[2]
 
     def named(self, ranks: list[int]) -> str:
-        """For sentences: rank 1 (host b); ranks 1, 2 (host b)."""
-        hosts = sorted({self.beats[rank].split("|", 2)[1] for rank in ranks if rank in self.beats})
+        """Return ranks as they stand in a sentence: rank 1 (host b); ranks 1, 2 (host b)."""
+        hosts = sorted({self.heartbeats[rank].split("|", 2)[1] for rank in ranks if rank in self.heartbeats})
         shown = ", ".join(str(rank) for rank in ranks[:8]) + (", ..." if len(ranks) > 8 else "")
         where = f" (host {', '.join(hosts[:8])})" if hosts else ""
         return f"rank{'s' if len(ranks) > 1 else ''} {shown}{where}"
@@ -155,62 +156,64 @@ class Watch:
         return Failure(rank=0, kind="lost", status="crashed", sentence=why, phase=self.phase_of(0))
 
 
-class Peers:
-    """The watch of one process. After `start`: `verdict` on a failure, `claim` when all went well, `stop` at the end.
+class ProcessWatchdog:
+    """The watchdog of one process. After `start`: `verdict` on a failure, `claim` on success, `stop` at the end.
 
     phase: what this process is doing. file: writes the record where the main thread can't; returns the exit code.
-    limit_s: silence that counts as a loss even when nobody saw an error.
+    limit_s: seconds without a heartbeat before a process is considered dead, even when nobody saw an error.
     """
 
     _started = 0  # runs of this process: each has its own keys in the store
 
     def __init__(self, phase: Callable[[], str], file: Callable[[Failure], int], limit_s: float) -> None:
-        Peers._started += 1
+        ProcessWatchdog._started += 1
         self.rank, self.world_size = _number("RANK", 0), _number("WORLD_SIZE", 1)
         watched = tuple(range(1, self.world_size)) if self.rank == 0 else (0,)
-        self.watch = Watch(rank=self.rank, watched=watched, limit_s=limit_s)
+        self.monitor = HeartbeatMonitor(rank=self.rank, watched=watched, limit_s=limit_s)
         self._phase, self._file = phase, file
-        self._lock = threading.Lock()  # over the watch
+        self._lock = threading.Lock()  # over the monitor
         self._filing = threading.Lock()  # who holds it writes the record
         self._claimed = self._spoke = False
         self._news, self._ended = threading.Event(), threading.Event()
         self._outbox: list[Failure] = []
         self._rounds = self._read = 0
         self._processes: dict[int, int] = {}  # rank -> process id, on this machine
-        self._prefix = f"bench_peers/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{Peers._started}"
-        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._pulse, self._guard)]
+        self._prefix = f"bench_peers/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{ProcessWatchdog._started}"
+        self._threads = [
+            threading.Thread(target=work, daemon=True) for work in (self._exchange_heartbeats, self._guard)
+        ]
 
-    def start(self) -> "Peers":
-        """Begins to beat and to watch."""
+    def start(self) -> "ProcessWatchdog":
+        """Start the heartbeat and the guard."""
         for thread in self._threads:
             thread.start()
         return self
 
     def claim(self) -> None:
-        """From here on the main thread writes the record. Does not return where the guard is writing it already."""
+        """Let the main thread write the record. Does not return where the guard is writing it already."""
         if not self._claimed:
             self._filing.acquire()
             self._claimed = True
 
     def verdict(self, failure: Failure) -> Failure:
-        """Takes this process's failure; returns the one that ended the run, which may be another process's."""
+        """Note this process's failure; return the one that ended the run, which may be another process's."""
         self.claim()
         with self._lock:
-            self.watch.failures.append(failure)
+            self.monitor.failures.append(failure)
         return self._decide(failure)
 
     def stop(self) -> None:
-        """The end of the watch. The others hear that this process did not die, unless they heard of its failure."""
+        """End the watchdog. The others hear that this process did not die, unless they heard of its failure."""
         if not self._spoke:
             self._send(Failure(rank=self.rank, kind="done", status="ok", sentence="", phase=""))
         self._ended.set()
         self._news.set()
         for thread in self._threads:
             if thread is not threading.current_thread():
-                thread.join(2 * BEAT_S)
+                thread.join(2 * HEARTBEAT_S)
 
     def _decide(self, own: Failure | None) -> Failure:
-        """The verdict of rank zero holds for all; the others wait for it, as long as rank zero lives."""
+        """Return the verdict of rank zero, which holds for all; the others wait for it, as long as rank zero lives."""
         if own is not None and self.rank:
             self._send(own)
         begun_s, lost_s = time.monotonic(), None
@@ -218,40 +221,42 @@ class Peers:
             now_s = time.monotonic()
             with self._lock:
                 wait_s = WAIT_OTHERS_S if self.rank else WAIT_ZERO_S
-                if self.rank and 0 not in self.watch.beats:
+                if self.rank and 0 not in self.monitor.heartbeats:
                     wait_s = WAIT_FOR_ZERO_TO_JOIN_S
-                if lost_s is None and self.watch.lost(error_seen=True):
+                if lost_s is None and self.monitor.lost(error_seen=True):
                     lost_s = now_s
                 final = now_s - begun_s > wait_s or (lost_s is not None and now_s - lost_s > SETTLE_S)
-                found = self.watch.verdict(final=final) or (own if final else None)
-            if found is not None or final:
+                decided = self.monitor.verdict(final=final) or (own if final else None)
+            if decided is not None or final:
                 break
-            time.sleep(BEAT_S / 5)
-        found = found or Failure(rank=self.rank, kind="echo", status="crashed", sentence="lost", phase=self._phase())
+            time.sleep(HEARTBEAT_S / 5)
+        decided = decided or Failure(
+            rank=self.rank, kind="echo", status="crashed", sentence="lost", phase=self._phase()
+        )
         if self.rank == 0:
-            self._send(found)
-        return found
+            self._send(decided)
+        return decided
 
     def _send(self, failure: Failure) -> None:
-        """Hands a message to the pulse, and waits a moment for it to go out."""
+        """Hand a message to the heartbeat thread, and wait a moment for it to go out."""
         self._spoke = True
         with self._lock:
             self._outbox.append(failure)
         self._news.set()
-        until_s = time.monotonic() + 3 * BEAT_S
-        while self._outbox and not self.watch.store_gone and time.monotonic() < until_s:
-            time.sleep(BEAT_S / 20)
+        until_s = time.monotonic() + 3 * HEARTBEAT_S
+        while self._outbox and not self.monitor.store_gone and time.monotonic() < until_s:
+            time.sleep(HEARTBEAT_S / 20)
 
     def _guard(self) -> None:
-        """Ends this process when the run is over and the main thread does not notice."""
+        """End this process when the run is over and the main thread does not notice."""
         rounds, last_s, alarmed_s = 0, time.monotonic(), 0.0
-        while not self._ended.wait(BEAT_S / 2):
+        while not self._ended.wait(HEARTBEAT_S / 2):
             now_s = time.monotonic()
-            elapsed_s, last_s = min(now_s - last_s, 2 * BEAT_S), now_s
+            elapsed_s, last_s = min(now_s - last_s, 2 * HEARTBEAT_S), now_s
             with self._lock:
-                self.watch.unheard_s = 0.0 if self._rounds != rounds else self.watch.unheard_s + elapsed_s
+                self.monitor.unheard_s = 0.0 if self._rounds != rounds else self.monitor.unheard_s + elapsed_s
                 rounds = self._rounds
-                alarmed_s = alarmed_s + elapsed_s if self.watch.alarmed() else 0.0
+                alarmed_s = alarmed_s + elapsed_s if self.monitor.alarmed() else 0.0
             if alarmed_s > GRACE_S + FILING_S:
                 leave_at_once(1)
             if alarmed_s > GRACE_S and not self._claimed and self._filing.acquire(blocking=False):
@@ -264,8 +269,8 @@ class Peers:
         finally:
             leave_at_once(code)
 
-    def _pulse(self) -> None:
-        """Speaks to the store; where it is gone, still looks after the processes of this machine."""
+    def _exchange_heartbeats(self) -> None:
+        """Exchange heartbeats over the store; where it is gone, still check the processes of this machine."""
         try:
             store = self._connect()
             store.set(f"{self._prefix}/who/{self.rank}", f"{_place()} {os.getpid()}")
@@ -274,24 +279,24 @@ class Peers:
                 now_s = time.monotonic()
                 self._round(store, now_s - last_s)
                 last_s = now_s
-                self._news.wait(BEAT_S)
+                self._news.wait(HEARTBEAT_S)
                 self._news.clear()
         except Exception:  # whatever a store's client raises: it is gone
-            self.watch.store_gone = not self._ended.is_set()
-        while not self._ended.wait(BEAT_S):
+            self.monitor.store_gone = not self._ended.is_set()
+        while not self._ended.wait(HEARTBEAT_S):
             with self._lock:
-                self.watch.vanished |= self._missing()
+                self.monitor.vanished |= self._missing()
 
     def _connect(self) -> Any:
         from torch.distributed import TCPStore
 
         # Without an agent, rank zero opens the store when it joins the others, and may come late.
         by_agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-        wait_s = CONNECT_S if by_agent else max(CONNECT_S, self.watch.limit_s)
+        wait_s = CONNECT_S if by_agent else max(CONNECT_S, self.monitor.limit_s)
         host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=wait_s), wait_for_workers=False)
         # A host that is short of breath is not gone.
-        store.set_timeout(timedelta(seconds=max(CONNECT_S, self.watch.limit_s)))
+        store.set_timeout(timedelta(seconds=max(CONNECT_S, self.monitor.limit_s)))
         return store
 
     def _round(self, store: Any, elapsed_s: float) -> None:
@@ -303,20 +308,20 @@ class Peers:
         with self._lock:
             del self._outbox[: len(outbox)]
         store.set(self._key("beat", self.rank), f"{self._rounds}|{socket.gethostname()}|{self._phase()}")
-        heard = self._messages(store, missing)
-        beats = self._beats(store)
+        heard = self._read_messages(store, missing)
+        beats = self._read_heartbeats(store)
         with self._lock:
             for failure in heard:
-                self.watch.hear(failure)
-            for rank in self.watch.watched:
-                self.watch.see(rank, beats.get(rank), elapsed_s)
-            new = missing - self.watch.left - self.watch.vanished
-            self.watch.vanished |= new
+                self.monitor.note_message(failure)
+            for rank in self.monitor.watched:
+                self.monitor.note_heartbeat(rank, beats.get(rank), elapsed_s)
+            new = missing - self.monitor.left - self.monitor.vanished
+            self.monitor.vanished |= new
         self._find_neighbours(store)
         self._rounds += 1
         if self.rank:
             for rank in new - {0}:
-                self._log(store, self.watch.loss([rank]))
+                self._log(store, self.monitor.loss([rank]))
 
     def _publish(self, store: Any, failure: Failure) -> None:
         store.set(self._key("left", self.rank), failure.packed())
@@ -326,23 +331,23 @@ class Peers:
     def _log(self, store: Any, failure: Failure) -> None:
         store.append(f"{self._prefix}/log", failure.packed() + "\n")
 
-    def _messages(self, store: Any, missing: set[int]) -> list[Failure]:
-        """What others said when they left: rank zero reads all, the others rank zero's word and their neighbours'."""
+    def _read_messages(self, store: Any, missing: set[int]) -> list[Failure]:
+        """Return what others said at their end: rank zero reads all, the others rank zero's and their neighbours'."""
         if self.rank == 0:
             log = f"{self._prefix}/log"
             lines = store.get(log).splitlines()[self._read :] if store.check([log]) else []
             self._read += len(lines)
             return [unpacked(line) for line in lines]
-        found = []
-        for rank in {0, *missing} - self.watch.left:
+        heard = []
+        for rank in {0, *missing} - self.monitor.left:
             if store.check([self._key("left", rank)]):
-                found.append(unpacked(store.get(self._key("left", rank))))
-                self.watch.left.add(rank)  # rank zero's word may be about another
-        return found
+                heard.append(unpacked(store.get(self._key("left", rank))))
+                self.monitor.left.add(rank)  # rank zero's word may be about another
+        return heard
 
-    def _beats(self, store: Any) -> dict[int, str]:
-        keys = {rank: self._key("beat", rank) for rank in self.watch.watched}
-        known = [rank for rank, key in keys.items() if rank in self.watch.beats or store.check([key])]
+    def _read_heartbeats(self, store: Any) -> dict[int, str]:
+        keys = {rank: self._key("beat", rank) for rank in self.monitor.watched}
+        known = [rank for rank, key in keys.items() if rank in self.monitor.heartbeats or store.check([key])]
         values = store.multi_get([keys[rank] for rank in known]) if known else []
         return {rank: value.decode() for rank, value in zip(known, values, strict=True)}
 
@@ -361,19 +366,19 @@ class Peers:
 
 
 def leave_at_once(code: int) -> NoReturn:
-    """Ends the process without taking anything apart: a group with a dead member may wait for it for ever."""
+    """End the process without any clean-up: a process group with a dead member may wait for it for ever."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def several() -> bool:
-    """Whether the launcher started more than one process."""
+    """Return whether the launcher started more than one process."""
     return _number("WORLD_SIZE", 1) > 1
 
 
 def _place() -> str:
-    """Where a process id means something: this start of this machine, this namespace of processes."""
+    """Return where a process id means something: this start of this machine, this namespace of processes."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:

@@ -25,8 +25,9 @@ from bench.data.batching import pad_inputs
 from bench.data.prompts.shared_affixes import common_prefix_length
 from bench.errors import SetupError
 from bench.models.heads import unwrapped
-from bench.models.kernels.attention import Kernel, merge
+from bench.models.kernels.attention import AttentionWithLse, merge
 from bench.models.kernels.shared_prefix import Prefix, attending, run_prefix, supports
+from bench.models.library_internals import transformers_internals
 from bench.records.failures import is_out_of_memory
 
 NAME = "bench_generation"
@@ -127,7 +128,7 @@ _STEP: ContextVar[_Step] = ContextVar("bench_generation_step")
 def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, _: Any, **options: Any) -> tuple[Tensor, None]:
     """The registered function, for one packed row: [1, heads, tokens, width] -> [1, tokens, heads, width]."""
     step, window = _STEP.get(), options.get("sliding_window")
-    kernel = Kernel(scale=options.get("scaling") or query.shape[-1] ** -0.5, softcap=options.get("softcap"))
+    kernel = AttentionWithLse(scale=options.get("scaling") or query.shape[-1] ** -0.5, softcap=options.get("softcap"))
     # Under autocast, rotated queries and keys may be float32 beside values in 16 bits.
     query, key, value = (part[0].to(value.dtype) for part in (query, key, value))
     buffers = step.store.layer(module.layer_idx, key, value)
@@ -142,7 +143,7 @@ def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, _: Any, *
     return out[None], None
 
 
-def _writing(step: _Step, kernel: Kernel, buffers: Pair, heads: Heads, window: int | None) -> Pair:
+def _writing(step: _Step, kernel: AttentionWithLse, buffers: Pair, heads: Heads, window: int | None) -> Pair:
     """Stores each row's newest key and value, and attends to all of the row."""
     query, key, value = (part[:, : step.num_writing].transpose(0, 1) for part in heads)
     positions = step.positions[: step.num_writing]
@@ -155,7 +156,7 @@ def _writing(step: _Step, kernel: Kernel, buffers: Pair, heads: Heads, window: i
     return out.flatten(1, 2), lse.flatten(1, 2)
 
 
-def _entering(step: _Step, kernel: Kernel, buffers: Pair, heads: Heads, window: int | None) -> Pair:
+def _entering(step: _Step, kernel: AttentionWithLse, buffers: Pair, heads: Heads, window: int | None) -> Pair:
     """Stores whole rows, and attends inside of them."""
     query, key, value = (part[:, step.rectangle].transpose(0, 1) for part in heads)
     for buffer, new in zip(buffers, (key, value), strict=True):
@@ -169,7 +170,9 @@ def _entering(step: _Step, kernel: Kernel, buffers: Pair, heads: Heads, window: 
     return out.transpose(1, 2)[step.real], lse.transpose(1, 2)[step.real]
 
 
-def _before(step: _Step, kernel: Kernel, prefix: Prefix, layer: int, query: Tensor, window: int | None) -> Pair:
+def _before(
+    step: _Step, kernel: AttentionWithLse, prefix: Prefix, layer: int, query: Tensor, window: int | None
+) -> Pair:
     """What all tokens see of the prefix, with the heads that share a key as queries of one head."""
     key, value = prefix.layers[layer]
     (num_heads, num_tokens, _), num_keys = query.shape, key.shape[1]
@@ -268,7 +271,7 @@ class Generator:
         with attending(self._model, None):
             AttentionInterface.register(NAME, _attention)
             # `attending` remembers the model's own attention, and puts it back.
-            self._inner.config._attn_implementation = NAME
+            transformers_internals.set_attention(self._inner.config, NAME)
             while queue or rows:
                 entering = _taken(queue, places - len(rows))
                 next_tokens = self._forward(_Step(rows, entering, store, self._prefix, self._inner.device))

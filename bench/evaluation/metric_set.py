@@ -18,6 +18,7 @@ from bench.analysis.stats.intervals import Interval, bootstrap, bootstrap_exampl
 from bench.config import registry
 from bench.config.contracts import AdditiveMetric, Metric
 from bench.errors import ScoreError, SetupError
+from bench.models.library_internals import evaluate_internals
 from bench.records.record import Score
 
 BOOTSTRAP_DRAWS = 2000
@@ -175,7 +176,7 @@ class LibraryMetric:
             hint = " (offline: give the path of its file instead)" if offline and not name.endswith(".py") else ""
             text = (str(error).splitlines() or [type(error).__name__])[0]
             raise SetupError(f"the metric '{LIBRARY}{name}' can't be loaded{hint}: {text}") from error
-        parameters = inspect.signature(self._metric._compute).parameters
+        parameters = evaluate_internals.parameters(self._metric)
         self._settings = {key: item.default for key, item in parameters.items() if item.default is not item.empty}
         self._options: dict[str, Any] = {"average": "macro"} if "average" in parameters else {}
 

@@ -22,9 +22,8 @@ from bench.errors import SetupError
 from bench.evaluation.metric_set import Predictions
 from bench.evaluation.reader import Reader, Scoring
 from bench.evaluation.readers import entailment, generation, likelihood
+from bench.models.build import GENERATIVE_CLASSES
 from bench.records import record
-
-AUTO_CLASSES = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +38,10 @@ class Questions:
 
 
 def auto_class(recipe: Recipe) -> str:
-    """The transformers class of a model that answers in this recipe's way."""
+    """Return the transformers class of a model that answers in this recipe's way."""
     if recipe.prompting.answer == "entailment":
         return "AutoModelForSequenceClassification"
-    return AUTO_CLASSES[recipe.model.family]
+    return GENERATIVE_CLASSES[recipe.model.family]
 
 
 def ask(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, task: Any, tokenizer: Any) -> Questions:

@@ -18,17 +18,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.autograd.graph import _engine_run_backward
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 
 from bench.data.batching import IGNORED
 from bench.errors import SetupError
 from bench.memory.meta_device import TYPES, Autocast, attention
 from bench.memory.state_sizes import held_by
-from bench.models.heads import head_names, reads_last_token, transformer_blocks, unwrapped, writes
+from bench.models.heads import head_names, is_generative, reads_last_token, transformer_blocks, unwrapped
 from bench.models.kernels import answer_only_loss, patch
+from bench.models.library_internals import torch_internals, transformers_internals
 from bench.models.losses import summed_loss
 from bench.training import memory_saving
 
@@ -45,7 +43,7 @@ class Batch:
     """A micro-batch of full rows. answers: labels of all rows together, of a language model that learns to write.
 
     on_answers_alone: whether only these get logits. An encoder-decoder's answers are as long as each other.
-    precision: "no", "bf16" or "fp16", as of autocast on CUDA. divided: whether weights are gathered for each layer, as
+    precision: "no", "bf16" or "fp16", as of autocast on CUDA. sharded: whether weights are gathered for each layer, as
     under ZeRO-3, and no 16-bit copy of them is kept. keeps_copies: whether autocast keeps its 16-bit copies of trained
     weights until the forward pass is over.
     """
@@ -55,7 +53,7 @@ class Batch:
     answers: int = 0
     on_answers_alone: bool = True
     precision: str = "no"
-    divided: bool = False
+    sharded: bool = False
     keeps_copies: bool = True
 
 
@@ -76,7 +74,7 @@ class Usage:
 
     @classmethod
     def combined(cls, parts: "Sequence[tuple[float, Usage]]") -> "Usage":
-        """The sum of factor * usage, number by number."""
+        """Return the sum of factor * usage, number by number."""
 
         def _added(values: Iterable[float]) -> float:
             return sum(factor * value for (factor, _), value in zip(parts, values, strict=True))
@@ -92,12 +90,12 @@ class Usage:
 
 
 def probe(model: Any, batch: Batch) -> Usage:
-    """The usage of one step of `model`, wrapped or not, on the meta device and in training mode.
+    """Return the usage of one step of `model`, wrapped or not, on the meta device and in training mode.
 
     Raises SetupError for a model that can't be run on that device.
     """
     with ExitStack() as stack:
-        if unwrapped(model).config._attn_implementation != "eager":
+        if transformers_internals.attention_name(unwrapped(model).config) != "eager":
             AttentionInterface.register(ATTENTION, attention)
             stack.enter_context(patch.attention_function(patch.configs_of(unwrapped(model)), ATTENTION))
         runs = _runs(model)
@@ -113,7 +111,7 @@ def probe(model: Any, batch: Batch) -> Usage:
 
 
 def _runs(model: Any) -> list[list[nn.Module]]:
-    """The stack of blocks, in runs of neighbours that hold, and train, parameters of the same shapes and types.
+    """Return the stack of blocks, in runs of neighbours whose parameters have the same shapes, types and training.
 
     [] where it must be run whole: an encoder-decoder has two, and ALBERT runs one block again and again.
     """
@@ -129,7 +127,7 @@ def _signature(block: nn.Module) -> list[Any]:
 
 
 def _with_blocks(model: Any, runs: list[list[nn.Module]], counts: Sequence[int], batch: Batch) -> Usage:
-    """The step with so many blocks of each run."""
+    """Run the step with so many blocks of each run."""
     with _shortened(model, runs, counts):
         try:
             return _step(model, batch)
@@ -146,22 +144,27 @@ def _shortened(model: Any, runs: list[list[nn.Module]], counts: Sequence[int]) -
         stack = next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) and m[0] is first)
         whole, depth = list(stack), config.num_hidden_layers
         kept = [block for run, count in zip(runs, counts, strict=True) for block in run[:count]]
-        stack._modules = {str(place): block for place, block in enumerate(kept)}
+        _refill(stack, kept)
         config.num_hidden_layers = len(kept)
     try:
         yield
     finally:
         if stack is not None:
-            stack._modules = {str(place): block for place, block in enumerate(whole)}
+            _refill(stack, whole)
             config.num_hidden_layers = depth
 
 
+def _refill(stack: nn.ModuleList, blocks: Sequence[nn.Module]) -> None:
+    del stack[:]
+    stack.extend(blocks)
+
+
 def _step(model: Any, batch: Batch) -> Usage:
-    """One forward and backward pass under the ledger."""
+    """Run one forward and backward pass under the ledger."""
     ledger = _Ledger(model)
     casts = None
     if batch.precision in TYPES:
-        casts = Autocast(TYPES[batch.precision], ledger.leave_out if batch.divided else None, batch.keeps_copies)
+        casts = Autocast(TYPES[batch.precision], ledger.leave_out if batch.sharded else None, batch.keeps_copies)
     with memory_saving.counting() as moved, ledger.watching(model), ledger, casts or nullcontext():
         loss = _loss(model, batch)
         # Accelerate leaves autocast at the end of the model's forward.
@@ -170,10 +173,7 @@ def _step(model: Any, batch: Batch) -> Usage:
         ledger.forward = False
         if ledger.section == "forward":
             ledger.enter("head")
-        # Tensor.backward is a function to the modes, which are off inside of one; what is recomputed needs them.
-        _engine_run_backward(
-            (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
-        )
+        torch_internals.backward(loss)
     return Usage(
         kept=kept,
         copies=copies,
@@ -187,9 +187,9 @@ def _loss(model: Any, batch: Batch) -> torch.Tensor:
     inner = unwrapped(model)
     ids = torch.empty(batch.rows, batch.length, dtype=torch.long, device="meta")
     # Where tokens see both ways, models look whether a mask hides anything, in numbers that are not there.
-    one_way = (writes(inner) or reads_last_token(inner)) and not inner.config.is_encoder_decoder
+    one_way = (is_generative(inner) or reads_last_token(inner)) and not inner.config.is_encoder_decoder
     mask = torch.empty_like(ids) if one_way else None
-    if writes(inner):
+    if is_generative(inner):
         return _text_loss(model, inner, ids, mask, batch)
     if inner.config.is_encoder_decoder:
         # Its own forward looks for the ends of texts, which have no place here.
@@ -223,29 +223,29 @@ def _text_loss(model: Any, inner: Any, ids: torch.Tensor, mask: Any, batch: Batc
         del inner.forward
 
 
-class _Ledger(TorchDispatchMode):
+class _Ledger(torch_internals.TorchDispatchMode):
     """Keeps account of the storages that are alive, but for parameters, buffers and finished gradients."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         held = [tensor for one in itertools.chain(model.parameters(), model.buffers()) for tensor in held_by(one)]
         self._outside = [tensor.untyped_storage() for tensor in held]
-        self._known: dict[int, Any] = {storage._cdata: None for storage in self._outside}
+        self._known: dict[int, Any] = {id(storage): None for storage in self._outside}
         self.section, self.forward = "forward", True
         self.live = self.gradients = 0
         self.peaks = dict.fromkeys(SECTIONS, 0)
         self.with_gradients = dict.fromkeys(SECTIONS, 0)
 
     def leave_out(self, tensor: torch.Tensor) -> None:
-        """Does not count this one; the caller does."""
+        """Leave a tensor out of the count; the caller counts it."""
         storage = tensor.untyped_storage()
-        if self._known.get(storage._cdata) is not None:
+        if self._known.get(id(storage)) is not None:
             self.live -= _rounded(storage)
-            self._known[storage._cdata] = None
+            self._known[id(storage)] = None
             self._outside.append(storage)  # so that no other one gets its address
 
     def enter(self, section: str) -> None:
-        """What follows belongs to this section."""
+        """Begin a section of the step."""
         self.section = section
         self._note()
 
@@ -254,15 +254,15 @@ class _Ledger(TorchDispatchMode):
             most[self.section] = max(most[self.section], now)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operation, and writes down what it has made."""
+        """Run an operation, and count what it has made."""
         out = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(out):
+        for tensor in torch_internals.tree_leaves(out):
             if isinstance(tensor, torch.Tensor):
                 self._see(tensor.untyped_storage())
         return out
 
     def _see(self, storage: Any) -> None:
-        key = storage._cdata
+        key = id(storage)
         if key in self._known:
             return
         size = _rounded(storage)
@@ -277,7 +277,7 @@ class _Ledger(TorchDispatchMode):
 
     @contextmanager
     def watching(self, model: Any) -> Iterator[None]:
-        """Inside, the sections follow the model's blocks, and gradients are counted and given up as they are made."""
+        """Let the sections follow the model's blocks, inside; gradients are counted and given up as they are made."""
         blocks = transformer_blocks(unwrapped(model))
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         hooks: list[Any] = [parameter.register_post_accumulate_grad_hook(self._take) for parameter in trained]

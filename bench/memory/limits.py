@@ -20,8 +20,8 @@ DEVICE, MEMORY, ADDRESSES = "device memory", "memory", "address space"
 KIB = 1024
 
 
-def left(device: "torch.device", sharers: int = 1) -> dict[str, int]:
-    """Limit -> bytes that this process may still take. sharers: processes of this machine that take alike.
+def available_bytes(device: "torch.device", sharers: int = 1) -> dict[str, int]:
+    """Return limit -> bytes that this process may still take. sharers: processes of this machine that take alike.
 
     Raises SetupError where the system does not tell.
     """
@@ -41,8 +41,8 @@ def left(device: "torch.device", sharers: int = 1) -> dict[str, int]:
     return found
 
 
-def held(device: "torch.device") -> dict[str, int]:
-    """Limit -> bytes that this process has now. Raises SetupError where the system does not tell."""
+def held_bytes(device: "torch.device") -> dict[str, int]:
+    """Return limit -> bytes that this process has now. Raises SetupError where the system does not tell."""
     import torch
 
     if device.type == "cuda":
@@ -52,27 +52,27 @@ def held(device: "torch.device") -> dict[str, int]:
 
 
 def most_addresses() -> int:
-    """Bytes of addresses that this process had at once, at most."""
+    """Return the most bytes of addresses that this process had at once."""
     return _status()["VmPeak"]
 
 
-def keep_within(rooms: dict[str, int], device: "torch.device") -> None:
-    """From now on this process gets no more than that: to ask for more is an error, before the machine has none left.
+def keep_within(more_bytes: dict[str, int], device: "torch.device") -> None:
+    """Limit this process to so much more memory: to ask for more is an error, before the machine has none left.
 
-    rooms: limit -> bytes on top of what it has. Limits that hold already are never widened.
+    more_bytes: limit -> bytes on top of what it has. Limits that hold already are never widened.
     """
     import torch
 
     if device.type == "cuda":
         total = torch.cuda.mem_get_info(device)[1]
-        share = (torch.cuda.memory_reserved(device) + rooms[DEVICE]) / total
+        share = (torch.cuda.memory_reserved(device) + more_bytes[DEVICE]) / total
         torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
         return
     status = _status()
     # The kernel counts what a process may write to by itself: a tensor, but no library.
-    _lower(resource.RLIMIT_DATA, status["VmData"] + rooms[MEMORY])
-    if ADDRESSES in rooms:
-        _lower(resource.RLIMIT_AS, status["VmSize"] + rooms[ADDRESSES])
+    _lower(resource.RLIMIT_DATA, status["VmData"] + more_bytes[MEMORY])
+    if ADDRESSES in more_bytes:
+        _lower(resource.RLIMIT_AS, status["VmSize"] + more_bytes[ADDRESSES])
 
 
 def _lower(kind: int, size: int) -> None:
@@ -105,13 +105,13 @@ class Limit:
 
 
 def limits() -> list[Limit]:
-    """The bounds that are in force for this process, the tightest first."""
+    """Return the bounds that are in force for this process, the tightest first."""
     found = [*_of_process(), *_of_groups(), *_of_machine()]
     return sorted(found, key=lambda limit: limit.capacity - limit.used)
 
 
 def resident() -> int | None:
-    """Bytes of this process that are in memory now."""
+    """Return the bytes of this process that are in memory now."""
     with contextlib.suppress(OSError, ValueError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     return None
@@ -128,7 +128,7 @@ def _of_process() -> Iterator[Limit]:
 
 
 def _of_groups() -> Iterator[Limit]:
-    """Of the control group that this process is in, and of those around it; of version 2, and of version 1."""
+    """Yield the limits of this process's control group, and of those around it; of version 2, and of version 1."""
     with contextlib.suppress(OSError):
         for line in OWN_GROUPS.read_text().splitlines():
             _, kinds, place = line.split(":", 2)
@@ -170,5 +170,5 @@ class MemoryBaseline:
 
     @classmethod
     def now(cls) -> "MemoryBaseline":
-        """As it is at this moment."""
+        """Return the baseline of this moment."""
         return cls(used={limit.name: limit.used for limit in limits()}, resident=resident())

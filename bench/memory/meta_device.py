@@ -4,13 +4,15 @@
 """
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
-from torch.utils._pytree import tree_map
+from torch.overrides import TorchFunctionMode
+
+from bench.models.library_internals import torch_internals
 
 # What autocast casts on CUDA, down and up (aten/src/ATen/autocast_mode.h); what models call, of these lists.
 LOWERED = {
@@ -38,21 +40,34 @@ class Autocast(TorchFunctionMode):
         super().__init__()
         self.lower, self._leave_out, self._keeps = lower, leave_out, keeps
         self._copies: dict[int, torch.Tensor] = {}
+        self._recomputes = False
+
+    def __enter__(self) -> "Autocast":
+        """Enter the mode; attention functions find its type."""
+        super().__enter__()
+        self._token = _ACTIVE.set(self)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave the mode."""
+        _ACTIVE.reset(self._token)
+        super().__exit__(*error)
 
     def forget(self) -> int:
-        """Gives up the copies of weights; returns their bytes."""
+        """Give up the copies of weights at the end of the forward pass; return their bytes."""
+        self._recomputes = True
         size = sum(copy.numel() * copy.element_size() for copy in self._copies.values())
         self._copies.clear()
         return size
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs a function on inputs of the type that autocast gives it."""
+        """Run a function on inputs of the type that autocast gives it."""
         kwargs = kwargs or {}
         # The backward pass is not under autocast, but for what is recomputed in it.
         if func in LOWERED and torch.is_grad_enabled():
-            args, kwargs = tree_map(self._lowered, (args, kwargs))
+            args, kwargs = torch_internals.tree_map(self._lowered, (args, kwargs))
         elif func in RAISED and torch.is_grad_enabled():
-            args, kwargs = tree_map(self._raised, (args, kwargs))
+            args, kwargs = torch_internals.tree_map(self._raised, (args, kwargs))
         return func(*args, **kwargs)
 
     def _lowered(self, item: Any) -> Any:
@@ -64,7 +79,7 @@ class Autocast(TorchFunctionMode):
             copy = item.to(self.lower)
             self._leave_out(copy)
             return copy
-        if not self._keeps or torch._C._current_graph_task_id() != -1:
+        if not self._keeps or self._recomputes:
             return item.to(self.lower)  # autocast is left after each block that is recomputed
         if id(item) not in self._copies:
             self._copies[id(item)] = item.to(self.lower)
@@ -74,12 +89,16 @@ class Autocast(TorchFunctionMode):
         return item.float() if torch.is_tensor(item) and item.dtype in TYPES.values() else item
 
 
+# The mode that a step is run in.
+_ACTIVE: ContextVar[Autocast | None] = ContextVar("bench_meta_autocast", default=None)
+
+
 class Fused(torch.autograd.Function):
     """Attention as fused kernels keep it. query: [rows, heads, tokens, width]."""
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Keeps its inputs, its output, and the log-sum-exp of each query."""
+        """Keep its inputs, its output, and the log-sum-exp of each query."""
         rows, heads, tokens, _ = query.shape
         out = query.new_empty(rows, tokens, heads, value.shape[-1])
         ctx.save_for_backward(query, key, value, out, query.new_empty(rows, heads, tokens, dtype=torch.float32))
@@ -87,7 +106,7 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
-        """Gradients, and while they are made the float32 sum for queries, and keys and values for each query's head."""
+        """Make gradients, and beside them the float32 sum for queries, and keys and values for each query's head."""
         query, key, value, *_ = ctx.saved_tensors
         needed = [torch.empty_like(query, dtype=torch.float32)]
         needed += [torch.empty_like(query) for _ in range(2) if key.shape[1] != query.shape[1]]
@@ -105,7 +124,7 @@ def attention(
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """The registered function; returns [rows, tokens, heads, width]. With a soft cap there is no fused kernel."""
-    casts = next((mode for mode in _get_current_function_mode_stack() if isinstance(mode, Autocast)), None)
+    casts = _ACTIVE.get()
     kind = casts.lower if casts is not None else value.dtype
     query, key, value = query.to(kind), key.to(kind), value.to(kind)
     if softcap is None:

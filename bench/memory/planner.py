@@ -1,7 +1,7 @@
 """Will it fit? The memory of a training step on each GPU, by part, before a model is downloaded.
 
-    job = Job.of(resolved, Spread(world=8, zero=2), precision="bf16")
-    job.predict(rows=4, length=512).total  # bytes at the step's fullest moment
+    plan = MemoryPlan.of(resolved, Parallelism(world=8, zero=2), precision="bf16")
+    plan.predict(rows=4, length=512).total  # bytes at the step's fullest moment
 
 Weights, gradients and optimiser are exact (`footprint`), activations are a step's own (`activations`); what DeepSpeed
 adds is read from its sources, and from the sizes of buffers that the harness sets. `python -m bench plan` prints it.
@@ -14,7 +14,7 @@ from typing import Any
 from bench.config.recipe import Recipe
 from bench.config.resolve import Resolved
 from bench.distributed import sharding
-from bench.distributed.sharding import DIVISIBLE
+from bench.distributed.sharding import SHARDABLE_OPTIMIZERS
 from bench.errors import SetupError
 from bench.memory import activations, state_sizes
 from bench.memory.activations import Batch, Usage
@@ -33,8 +33,8 @@ UTILISATION = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Over how many GPUs a run is spread, and how. offload: "none", or "cpu" for what ZeRO lets wait on the host."""
+class Parallelism:
+    """World size, ZeRO stage (0: DDP), and offload: "none", or "cpu" for what ZeRO lets wait on the host."""
 
     world: int = 1
     zero: int = 0
@@ -82,16 +82,16 @@ class Prediction:
 
     @property
     def total(self) -> int:
-        """On each GPU while training."""
+        """Return the bytes on each GPU while training."""
         return sum(self.parts.values())
 
     @property
     def needed(self) -> int:
-        """What each GPU must have: for training, and before and after it for the whole model."""
+        """Return the bytes that each GPU must have: for training, and before and after it for the whole model."""
         return max(self.total, self.whole)
 
     def as_record(self) -> dict[str, Any]:
-        """The record's `memory_predicted`, but for its error, which is known afterwards."""
+        """Return the record's `memory_predicted`, but for its error, which is known afterwards."""
         found: dict[str, Any] = {
             "total_gib": self.total / GIB,
             "parts": {name: size / GIB for name, size in self.parts.items()},
@@ -106,49 +106,51 @@ class Prediction:
 
 
 @dataclass(kw_only=True)
-class Job:
-    """A recipe's training, spread in one way, of which several sizes can be predicted.
+class MemoryPlan:
+    """A recipe's training with one parallelism, of which several sizes can be predicted.
 
     on_cpu: whether it takes the host's memory in place of GPUs', with no context of CUDA, and blocks of any size.
+    usages: what was run already, by (rows, length, whether weights are gathered for each layer).
     """
 
     resolved: Resolved
-    spread: Spread
+    parallelism: Parallelism
     precision: str
     lengths: Lengths
     model: Any
     states: state_sizes.States
     on_cpu: bool = False
-    _usages: dict[tuple[int, int, bool], Usage] = field(default_factory=dict)
+    usages: dict[tuple[int, int, bool], Usage] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         resolved: Resolved,
-        spread: Spread,
+        parallelism: Parallelism,
         *,
         precision: str = "bf16",
         lengths: Lengths | None = None,
         on_cpu: bool = False,
         num_labels: int = 2,
-    ) -> "Job":
-        """Outlines the model. num_labels: of a card that names none. Raises SetupError for what can't be trained so."""
+    ) -> "MemoryPlan":
+        """Build the model. num_labels: of a card that names none. Raises SetupError for what can't be trained so."""
         training = resolved.recipe.training
-        if spread.zero and training.optimizer not in DIVISIBLE:
+        if parallelism.zero and training.optimizer not in SHARDABLE_OPTIMIZERS:
             raise SetupError(
-                f"training.optimizer: {training.optimizer} can't be divided by ZeRO; take {' or '.join(DIVISIBLE)}"
+                f"training.optimizer: {training.optimizer} can't be sharded by ZeRO; "
+                f"take {' or '.join(SHARDABLE_OPTIMIZERS)}"
             )
-        plan = state_sizes.load_plan(resolved)[1]
-        if spread.zero:
-            sharding.check_adapters(plan, f"ZeRO-{spread.zero}")
-        if plan.quantization is not None and spread.zero == 3:
-            sharding.check_storage(plan.quantization, "ZeRO-3")
+        load_plan = state_sizes.load_plan(resolved)[1]
+        if parallelism.zero:
+            sharding.check_adapters(load_plan, f"ZeRO-{parallelism.zero}")
+        if load_plan.quantization is not None and parallelism.zero == 3:
+            sharding.check_storage(load_plan.quantization, "ZeRO-3")
         model = state_sizes.outline(resolved, num_labels)
         if training.gradient_checkpointing:
             checkpoint_activations(model, offload=training.activation_offload)
         return cls(
             resolved=resolved,
-            spread=spread,
+            parallelism=parallelism,
             precision=precision,
             lengths=lengths or assumed(resolved.recipe),
             model=model,
@@ -158,13 +160,13 @@ class Job:
 
     @property
     def budget(self) -> Budget:
-        """Sizes of the run. Raises SetupError for a global batch that does not divide."""
-        return Budget.plan(self.resolved.recipe.training, self.lengths.examples or 10**6, self.spread.world)
+        """Return the sizes of the run. Raises SetupError for a global batch that the processes can't share evenly."""
+        return Budget.plan(self.resolved.recipe.training, self.lengths.examples or 10**6, self.parallelism.world)
 
     def usage(self, rows: int, length: int) -> Usage:
-        """Bytes of a step's own; each size is run once."""
-        divided = self.spread.zero == 3
-        if (rows, length, divided) not in self._usages:
+        """Return the bytes of a step's own; each size is run once."""
+        sharded = self.parallelism.zero == 3
+        if (rows, length, sharded) not in self.usages:
             recipe = self.resolved.recipe
             batch = Batch(
                 rows=rows,
@@ -172,26 +174,26 @@ class Job:
                 answers=rows * min(self.lengths.answers, length),
                 on_answers_alone=recipe.speed.answer_logits,
                 precision=self.precision,
-                divided=divided,
+                sharded=sharded,
                 keeps_copies=not (recipe.speed.drop_copies and recipe.training.gradient_checkpointing)
-                or self.spread.zero > 0,
+                or self.parallelism.zero > 0,
             )
-            self._usages[rows, length, divided] = activations.probe(self.model, batch)
-        return self._usages[rows, length, divided]
+            self.usages[rows, length, sharded] = activations.probe(self.model, batch)
+        return self.usages[rows, length, sharded]
 
     def predict(self, rows: int, length: int, usage: Usage | None = None) -> Prediction:
-        """Memory with micro-batches of `rows` texts of `length` tokens. usage: where it is known already."""
+        """Predict memory with micro-batches of `rows` texts of `length` tokens. usage: where it is known already."""
         usage = usage or self.usage(rows, length)
         held, host = self._held()
-        host["activations"] = round(usage.on_host) * self.spread.world
-        share = self.resolved.recipe.training.global_batch // self.spread.world
+        host["activations"] = round(usage.on_host) * self.parallelism.world
+        share = self.resolved.recipe.training.global_batch // self.parallelism.world
         accumulation = max(1, math.ceil(share / rows))
         gradients = held.pop("gradients")
         moment, parts = self._fullest(usage, gradients, accumulation)
         parts = {name: size for name, size in {**held, **parts}.items() if size}
         comes_and_goes = parts.get("activations", 0) + parts.get("working memory", 0)
         if not self.on_cpu:
-            parts["CUDA"] = CONTEXT + (CHANNELS if self.spread.world > 1 else 0)
+            parts["CUDA"] = CONTEXT + (CHANNELS if self.parallelism.world > 1 else 0)
             parts["fragmentation"] = round(FRAGMENTED_SHARE * comes_and_goes)
         return Prediction(
             parts=parts,
@@ -204,14 +206,18 @@ class Job:
         )
 
     def _fullest(self, usage: Usage, gradients: int, accumulation: int) -> tuple[str, dict[str, int]]:
-        """(moment, parts of it). Gradients of one micro-batch only come as activations go; else all are there."""
-        growing = self.spread == Spread() and accumulation == 1
+        """Return (moment, its parts). Gradients of one micro-batch only come as activations go; else all are there."""
+        growing = self.parallelism == Parallelism() and accumulation == 1
         moments: dict[str, tuple[float, float]] = {}
         for section, alive in usage.peaks.items():
             there = usage.with_gradients[section] - alive if growing else gradients
             moments[MOMENTS[section]] = (alive, min(there, gradients))
         stepped = state_sizes.step_bytes(self.states, self.resolved.recipe)
-        stepped = 0 if self.spread.offload == "cpu" else stepped // (self.spread.world if self.spread.zero else 1)
+        stepped = (
+            0
+            if self.parallelism.offload == "cpu"
+            else stepped // (self.parallelism.world if self.parallelism.zero else 1)
+        )
         moments["the optimiser's step"] = (stepped + self._copied_to_step(accumulation), gradients)
         moment = max(moments, key=lambda name: sum(moments[name]))
         alive, there = moments[moment]
@@ -226,20 +232,20 @@ class Job:
         }
 
     def _copied_to_step(self, accumulation: int) -> int:
-        """Bytes of gradients that DeepSpeed copies for the step, on top of those that are there all the time.
+        """Return the bytes of gradients that DeepSpeed copies for the step, on top of those that are always there.
 
         `scripts/benchmarks/spread_memory.py` names the places in its sources, and measures them.
         """
-        zero, part = self.spread.zero, math.ceil(self.states.gradients / self.spread.world)
-        if zero == 0 or self.spread.offload == "cpu":
+        zero, part = self.parallelism.zero, math.ceil(self.states.gradients / self.parallelism.world)
+        if zero == 0 or self.parallelism.offload == "cpu":
             return 0
         if zero == 3:
             return min(part, sharding.BUFFERS["sub_group_size"] * FLOAT32)
         return part * (2 if zero == 1 else 3 if accumulation > 1 else 1)
 
     def _held(self) -> tuple[dict[str, int], dict[str, int]]:
-        """(bytes on each GPU, bytes on the host over all processes) of what is there during the whole step."""
-        states, world, zero = self.states, self.spread.world, self.spread.zero
+        """Return (bytes on each GPU, bytes on the host over all processes) of what is there during the whole step."""
+        states, world, zero = self.states, self.parallelism.world, self.parallelism.zero
         adapters = states.trained if state_sizes.load_plan(self.resolved)[1].adapter else 0
         gpu = {
             "weights": states.weights - adapters,
@@ -252,7 +258,7 @@ class Job:
             # DDP sends gradients from buckets that it keeps beside them.
             gpu["communication"] = states.gradients if world > 1 else 0
             return gpu, host
-        offload = self.spread.offload == "cpu"
+        offload = self.parallelism.offload == "cpu"
         own = {"optimizer": states.optimizer, "master weights": states.trained}
         if zero > 1:
             own["gradients"] = states.gradients
@@ -268,11 +274,11 @@ class Job:
         return gpu, host
 
     def _buckets(self) -> int:
-        """DeepSpeed makes a bucket of gradients for each type that they are summed in; ZeRO-3's are of that type."""
+        """Return the bytes of DeepSpeed's gradient buckets: one for each type of sum; ZeRO-3's are of that type."""
         numbers = sharding.BUFFERS["reduce_bucket_size"]
         if self.precision == "no":
             return numbers * FLOAT32
-        return numbers * (FLOAT32 + 2 if self.spread.zero == 3 else 2 * FLOAT32)
+        return numbers * (FLOAT32 + 2 if self.parallelism.zero == 3 else 2 * FLOAT32)
 
 
 MOMENTS = {
@@ -285,7 +291,7 @@ MOMENTS = {
 
 
 def assumed(recipe: Recipe) -> Lengths:
-    """Full texts, as long as the recipe lets them be; answers of a label's few tokens, or as long as may be written."""
+    """Return full texts, as long as the recipe allows; answers of a label's few tokens, or of max_new_tokens."""
     prompting = recipe.prompting
     answers = prompting.max_new_tokens if prompting.answer == "generate" else 8
     return Lengths(
@@ -296,17 +302,17 @@ def assumed(recipe: Recipe) -> Lengths:
     )
 
 
-def seconds_per_thousand(job: Job, device: Device) -> float | None:
-    """Seconds for 1,000 texts of mean length at UTILISATION of the device's rate, on all GPUs; None without a rate.
+def seconds_per_thousand(plan: MemoryPlan, device: Device) -> float | None:
+    """Return seconds for 1,000 texts of mean length at UTILISATION of all GPUs' rate; None without a known rate.
 
     Recomputation is added: the forward pass once more, half as much as the backward pass.
     """
     rate = {"bf16": device.half_flops if device.bf16 else None, "fp16": device.half_flops, "no": device.fp32_flops}
-    peak = rate[job.precision]
+    peak = rate[plan.precision]
     if peak is None:
         return None
-    length = max(1, round(job.lengths.mean))
-    answers = [max(1, job.lengths.answers)] if job.model.config.is_encoder_decoder and job.lengths.answers else None
-    work = flops.step_flops(job.model, [length], answers) * 1000
-    recomputed = 4 / 3 if job.resolved.recipe.training.gradient_checkpointing else 1.0
-    return work * recomputed / (peak * UTILISATION * job.spread.world)
+    length = max(1, round(plan.lengths.mean))
+    answers = [max(1, plan.lengths.answers)] if plan.model.config.is_encoder_decoder and plan.lengths.answers else None
+    work = flops.step_flops(plan.model, [length], answers) * 1000
+    recomputed = 4 / 3 if plan.resolved.recipe.training.gradient_checkpointing else 1.0
+    return work * recomputed / (peak * UTILISATION * plan.parallelism.world)

@@ -13,7 +13,15 @@ from bench.data import tokenizer as tokenizers
 from bench.errors import BenchError, SetupError
 from bench.evaluation import text_examples
 from bench.memory import search, state_sizes
-from bench.memory.planner import UTILISATION, Job, Lengths, Prediction, Spread, assumed, seconds_per_thousand
+from bench.memory.planner import (
+    UTILISATION,
+    Lengths,
+    MemoryPlan,
+    Parallelism,
+    Prediction,
+    assumed,
+    seconds_per_thousand,
+)
 from bench.models import build
 from bench.utils import hardware
 from bench.utils.hardware import GIB
@@ -25,69 +33,69 @@ SIZES = ("12GiB", "16GiB", "24GiB", "48GiB", "80GiB", "141GiB")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PlanRequest:
     """What a person wants to know. gpu: a size or a device's name, None for all of SIZES. rows, length: to replace."""
 
     path: Path
     overrides: tuple[str, ...] = ()
     gpu: str | None = None
-    spread: Spread = field(default_factory=Spread)
+    parallelism: Parallelism = field(default_factory=Parallelism)
     precision: str | None = None
     rows: int | None = None
     length: int | None = None
 
 
-def lines(asked: Asked) -> list[str]:
-    """The plan in plain text. Raises BenchError for what can't be planned."""
-    room, name, device = _gpu(asked.gpu)
+def lines(asked: PlanRequest) -> list[str]:
+    """Return the plan in plain text. Raises BenchError for what can't be planned."""
+    available_bytes, name, device = _gpu(asked.gpu)
     load = _loader(asked)
     resolved = load(())
     precision = asked.precision or ("fp16" if device is not None and not device.bf16 else "bf16")
-    job = Job.of(resolved, asked.spread, precision=precision, lengths=lengths_of(resolved))
-    length = _length(asked, job)
-    rows, said = search.planned(job, length, room)
-    found = job.predict(rows, length)
-    shown = [*_head(job, found), *said, *_parts(found)]
-    if room is None:
+    plan = MemoryPlan.of(resolved, asked.parallelism, precision=precision, lengths=lengths_of(resolved))
+    length = _length(asked, plan)
+    rows, said = search.planned(plan, length, available_bytes)
+    found = plan.predict(rows, length)
+    shown = [*_head(plan, found), *said, *_parts(found)]
+    if available_bytes is None:
         fitting = [size for size in SIZES if found.needed <= hardware.memory(size)]
         return [*shown, f"fits {fitting[0]} and more" if fitting else f"does not fit {SIZES[-1]}"]
-    shown += _verdict(job, found, room, name)
-    if found.needed > room:
-        chosen = search.cheapest_fit(job, length, room, load)
+    shown += _verdict(plan, found, available_bytes, name)
+    if found.needed > available_bytes:
+        chosen = search.cheapest_fit(plan, length, available_bytes, load)
         shown += [f"to make it fit: {change.what} ({change.costs})" for change in chosen]
         if not chosen:
             shown.append("nothing that is known here makes it fit: take a smaller model, shorter texts or more GPUs")
-    return [*shown, *_time(job, name, device)]
+    return [*shown, *_time(plan, name, device)]
 
 
-def _loader(asked: Asked) -> Callable[[tuple[str, ...]], Resolved]:
+def _loader(asked: PlanRequest) -> Callable[[tuple[str, ...]], Resolved]:
     own = asked.overrides + (() if asked.rows is None else (f"training.per_device_batch={asked.rows}",))
     return search.loader(asked.path, own)
 
 
 def _gpu(text: str | None) -> tuple[int | None, str, hardware.Device | None]:
-    """(bytes, what it is called, the device where it is one)."""
+    """Return (bytes, name for people, the device where it is a known one)."""
     if text is None:
         return None, "", None
-    room = hardware.memory(text)
+    available_bytes = hardware.memory(text)
     try:
         name, device = hardware.named(text)
     except SetupError:
-        return room, text, None
-    return room, name, device
+        return available_bytes, text, None
+    return available_bytes, name, device
 
 
-def _length(asked: Asked, job: Job) -> int:
+def _length(asked: PlanRequest, plan: MemoryPlan) -> int:
     if asked.length is None:
-        return job.lengths.longest
-    most = search.longest_read(job) or search.LONGEST
+        return plan.lengths.longest
+    most = search.longest_read(plan) or search.LONGEST
     if not 1 <= asked.length <= most:
         raise SetupError(f"--length {asked.length} is outside of what the model reads: 1 to {most} tokens")
     return asked.length
 
 
 def lengths_of(resolved: Resolved) -> Lengths:
-    """From the data, where they and the tokenizer are at hand without a download; else what the recipe lets be."""
+    """Read lengths from the data, if these and the tokenizer need no download; else what the recipe allows."""
     reason = _not_at_hand(resolved)
     if reason is not None:
         return dataclasses.replace(assumed(resolved.recipe), source=f"max_length of the recipe; {reason}")
@@ -138,22 +146,22 @@ def _read(resolved: Resolved) -> Lengths:
 
 
 def gib(size: float) -> str:
-    """Bytes as people read them."""
+    """Return bytes as people read them."""
     return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.2f} MiB"
 
 
-def _head(job: Job, found: Prediction) -> list[str]:
-    spread, resolved = job.spread, job.resolved
-    how = "" if spread.world == 1 else f", {f'ZeRO-{spread.zero}' if spread.zero else 'DDP'}"
-    how += ", offload to the host" if spread.offload == "cpu" else ""
-    gpus = "1 GPU" if spread.world == 1 else f"{spread.world} GPUs"
+def _head(plan: MemoryPlan, found: Prediction) -> list[str]:
+    parallelism, resolved = plan.parallelism, plan.resolved
+    how = "" if parallelism.world == 1 else f", {f'ZeRO-{parallelism.zero}' if parallelism.zero else 'DDP'}"
+    how += ", offload to the host" if parallelism.offload == "cpu" else ""
+    gpus = "1 GPU" if parallelism.world == 1 else f"{parallelism.world} GPUs"
     optimizer = resolved.recipe.training.optimizer
     checkpointed = ", activations recomputed" if resolved.recipe.training.gradient_checkpointing else ""
-    answers = f", of which {job.lengths.answers} learned" if job.lengths.answers else ""
+    answers = f", of which {plan.lengths.answers} learned" if plan.lengths.answers else ""
     return [
-        f"{resolved.path}: {resolved.recipe.method.name}, {optimizer}{checkpointed}; {gpus}{how}, {job.precision}",
-        f"micro-batch: {found.rows} x {found.length} tokens{answers} ({job.lengths.source})",
-        f"trained: {job.states.trained_numbers:,} numbers",
+        f"{resolved.path}: {resolved.recipe.method.name}, {optimizer}{checkpointed}; {gpus}{how}, {plan.precision}",
+        f"micro-batch: {found.rows} x {found.length} tokens{answers} ({plan.lengths.source})",
+        f"trained: {plan.states.trained_numbers:,} numbers",
     ]
 
 
@@ -170,30 +178,30 @@ def _parts(found: Prediction) -> list[str]:
     return shown
 
 
-def _verdict(job: Job, found: Prediction, room: int, name: str) -> list[str]:
-    fits = found.needed <= room
-    gap = gib(abs(room - found.needed))
+def _verdict(plan: MemoryPlan, found: Prediction, available_bytes: int, name: str) -> list[str]:
+    fits = found.needed <= available_bytes
+    gap = gib(abs(available_bytes - found.needed))
     verdict = f"fits, with {gap} to spare" if fits else f"does not fit, by {gap}"
-    rows = search.largest_batch(job, found.length, room)
-    length = search.largest_length(job, found.rows, room)
+    rows = search.largest_batch(plan, found.length, available_bytes)
+    length = search.largest_length(plan, found.rows, available_bytes)
     most = " or more" if rows == search.MOST_ROWS else ""
     return [
-        f"{name} ({gib(room)}): {verdict}",
+        f"{name} ({gib(available_bytes)}): {verdict}",
         f"largest micro-batch at {found.length} tokens: {rows or 'none'}{most}",
         f"largest length at {found.rows} rows: {length or 'none'}",
     ]
 
 
-def _time(job: Job, name: str, device: hardware.Device | None) -> list[str]:
-    seconds = None if device is None else seconds_per_thousand(job, device)
+def _time(plan: MemoryPlan, name: str, device: hardware.Device | None) -> list[str]:
+    seconds = None if device is None else seconds_per_thousand(plan, device)
     if seconds is None:
         return []
     done = "1,000 texts"
-    if job.lengths.examples is not None:
-        seconds, done = seconds * job.lengths.examples / 1000, f"an epoch of {job.lengths.examples} texts"
-    gpus = "" if job.spread.world == 1 else f" x {job.spread.world}"
+    if plan.lengths.examples is not None:
+        seconds, done = seconds * plan.lengths.examples / 1000, f"an epoch of {plan.lengths.examples} texts"
+    gpus = "" if plan.parallelism.world == 1 else f" x {plan.parallelism.world}"
     return [
-        f"time: {done} of {job.lengths.mean:.0f} tokens in about {seconds:.0f} s on {name}{gpus}, "
+        f"time: {done} of {plan.lengths.mean:.0f} tokens in about {seconds:.0f} s on {name}{gpus}, "
         f"if {UTILISATION:.0%} of its published rate is reached, which is an assumption"
     ]
 
@@ -218,16 +226,16 @@ MADE_FOR = {
     "squad/llama32_1b-full_24gib": "24GiB",
 }
 _FULL = ("method=full", "training.optimizer=adamw_torch_fused")
-# (recipe, overrides, GPU, spread): what people ask first.
-COMBINATIONS: tuple[tuple[str, tuple[str, ...], str, Spread], ...] = (
-    *((name, (), gpu, Spread()) for name, gpu in MADE_FOR.items()),
-    ("imdb/gemma_2b-text_qlora", (), "12GiB", Spread()),
-    ("sst2/llama32_1b-full", (), "24GiB", Spread()),
-    ("sst2/bert_base_uncased-full", (), "12GiB", Spread()),
-    ("squad/roberta_base-full", (), "12GiB", Spread()),
-    ("imdb/distilbert_base_uncased-full", (), "12GiB", Spread()),
-    ("sst2/mistral_7b_v03-text_qlora", _FULL, "80GiB", Spread(world=8, zero=2)),
-    ("sst2/mistral_7b_v03-text_qlora", _FULL, "80GiB", Spread(world=8, zero=3)),
+# (recipe, overrides, GPU, parallelism): what people ask first.
+COMBINATIONS: tuple[tuple[str, tuple[str, ...], str, Parallelism], ...] = (
+    *((name, (), gpu, Parallelism()) for name, gpu in MADE_FOR.items()),
+    ("imdb/gemma_2b-text_qlora", (), "12GiB", Parallelism()),
+    ("sst2/llama32_1b-full", (), "24GiB", Parallelism()),
+    ("sst2/bert_base_uncased-full", (), "12GiB", Parallelism()),
+    ("squad/roberta_base-full", (), "12GiB", Parallelism()),
+    ("imdb/distilbert_base_uncased-full", (), "12GiB", Parallelism()),
+    ("sst2/mistral_7b_v03-text_qlora", _FULL, "80GiB", Parallelism(world=8, zero=2)),
+    ("sst2/mistral_7b_v03-text_qlora", _FULL, "80GiB", Parallelism(world=8, zero=3)),
 )
 # Llama 2 and 3 of 70 billion parameters, as published.
 SEVENTY = {
@@ -238,7 +246,7 @@ WORLDS = tuple(2**power for power in range(11))
 
 
 def report() -> str:
-    """`reports/plan.md`: predictions for shipped recipes, and on paper for a model of 70 billion parameters."""
+    """Return `reports/plan.md`: predictions for shipped recipes, and on paper for 70 billion parameters."""
     return "\n".join([*_INTRODUCTION, *_combinations(), "", *_seventy()]) + "\n"
 
 
@@ -258,25 +266,28 @@ def _combinations() -> list[str]:
         "| largest batch | largest length | to make it fit |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | ---: | --- |",
     ]
-    jobs: dict[Any, Job] = {}
-    for name, overrides, gpu, spread in COMBINATIONS:
-        room, load = hardware.memory(gpu), _loader(Asked(path=SHIPPED / f"{name}.yaml", overrides=overrides))
-        # One recipe on two sizes of GPU is one job.
-        if (name, spread) not in jobs:
-            jobs[name, spread] = Job.of(load(()), spread)
-        job = jobs[name, spread]
-        found = job.predict(job.budget.per_device_batch, job.lengths.longest)
-        fits = found.needed <= room
-        chosen = [] if fits else search.cheapest_fit(job, found.length, room, load)
-        how = f"{spread.world} x {gpu}" + (f", ZeRO-{spread.zero}" if spread.zero else "")
+    plans: dict[Any, MemoryPlan] = {}
+    for name, overrides, gpu, parallelism in COMBINATIONS:
+        available_bytes, load = (
+            hardware.memory(gpu),
+            _loader(PlanRequest(path=SHIPPED / f"{name}.yaml", overrides=overrides)),
+        )
+        # One recipe on two sizes of GPU is one plan.
+        if (name, parallelism) not in plans:
+            plans[name, parallelism] = MemoryPlan.of(load(()), parallelism)
+        plan = plans[name, parallelism]
+        found = plan.predict(plan.budget.per_device_batch, plan.lengths.longest)
+        fits = found.needed <= available_bytes
+        chosen = [] if fits else search.cheapest_fit(plan, found.length, available_bytes, load)
+        how = f"{parallelism.world} x {gpu}" + (f", ZeRO-{parallelism.zero}" if parallelism.zero else "")
         cells = [
             name + "".join(f", {item}" for item in overrides),
             how,
             f"{found.rows} x {found.length}",
             *_grouped(found),
             "yes" if fits else "no",
-            search.largest_batch(job, found.length, room) or "none",
-            search.largest_length(job, found.rows, room) or "none",
+            search.largest_batch(plan, found.length, available_bytes) or "none",
+            search.largest_length(plan, found.rows, available_bytes) or "none",
             ", ".join(change.what for change in chosen) or ("" if fits else "nothing known"),
         ]
         shown.append("| " + " | ".join(map(str, cells)) + " |")
@@ -296,17 +307,17 @@ def _grouped(found: Prediction) -> list[str]:
     return [f"{size / GIB:.2f}" for size in (*sizes, found.total)]
 
 
-def seventy_job() -> Job:
-    """All weights of a Llama of 70 billion parameters, micro-batches of one text of 2,048 tokens, recomputed."""
+def seventy_plan() -> MemoryPlan:
+    """Plan all weights of a Llama of 70 billion parameters, micro-batches of one text of 2,048 tokens, recomputed."""
     overrides = [f"model.architecture.{name}={value}" for name, value in SEVENTY.items()]
     overrides += ["objective=text", "max_length=2048", "training.global_batch=1024", "training.per_device_batch=1"]
     overrides += ["training.gradient_checkpointing=true"]
-    return Job.of(resolve.load(SHIPPED / "sst2" / "llama32_1b-full.yaml", tuple(overrides)), Spread())
+    return MemoryPlan.of(resolve.load(SHIPPED / "sst2" / "llama32_1b-full.yaml", tuple(overrides)), Parallelism())
 
 
 def _seventy() -> list[str]:
-    job: Any = seventy_job()
-    count = job.states.trained_numbers / 1e9
+    plan: Any = seventy_plan()
+    count = plan.states.trained_numbers / 1e9
     shown = [
         f"## On paper: a Llama of {count:.1f} billion parameters over 1 to {WORLDS[-1]:,} GPUs",
         "",
@@ -318,7 +329,8 @@ def _seventy() -> list[str]:
     ]
     for world in WORLDS:
         found = [
-            dataclasses.replace(job, spread=Spread(world=world, zero=stage)).predict(1, 2048) for stage in (1, 2, 3)
+            dataclasses.replace(plan, parallelism=Parallelism(world=world, zero=stage)).predict(1, 2048)
+            for stage in (1, 2, 3)
         ]
         sizes = [f"{one.total / GIB:,.1f}" for one in found] + [f"{found[0].whole / GIB:,.1f}"]
         shown.append(f"| {world} | {' | '.join(sizes)} |")

@@ -9,15 +9,15 @@ from typing import Any
 
 from bench.config import resolve as recipes
 from bench.config.resolve import Resolved
-from bench.distributed.sharding import DIVISIBLE
+from bench.distributed.sharding import SHARDABLE_OPTIMIZERS
 from bench.errors import BenchError, SetupError
-from bench.memory.planner import Job
+from bench.memory.planner import MemoryPlan
 
 AUTO, KEY = "auto", "per_device_batch"
 
 
 def largest(candidates: Sequence[int], start: int, fits: Callable[[int], bool]) -> int:
-    """The largest of some rising numbers that fits, 0 for none. start: the place of the one that is asked first.
+    """Return the largest of some rising numbers that fits, 0 for none. start: the index that is tried first.
 
     From there in widening steps, then by halves. Where a larger one would fit though a smaller one does not, this may
     miss it; what is returned did fit.
@@ -37,21 +37,21 @@ def largest(candidates: Sequence[int], start: int, fits: Callable[[int], bool]) 
 
 
 def candidates(share: int) -> list[int]:
-    """Rows that divide a process's share of the global batch, rising."""
+    """Return the micro-batches that divide a process's share of the global batch, rising."""
     return [rows for rows in range(1, share + 1) if share % rows == 0]
 
 
-def planned(job: Job, length: int, room_bytes: int | None) -> tuple[int, list[str]]:
-    """(rows of a micro-batch, sentences about them) for a plan, where nothing can be tried: `auto` is predicted.
+def planned(plan: MemoryPlan, length: int, available_bytes: int | None) -> tuple[int, list[str]]:
+    """Return (rows of a micro-batch, sentences about them) for a plan, which can try nothing: `auto` is predicted.
 
-    room_bytes: of the GPU that is planned for; None where it is not known. Raises SetupError as `Budget.plan` does.
+    available_bytes: of the GPU that is planned for; None where it is not known. Raises SetupError as `Budget.plan`.
     """
-    share, said = job.budget.per_device_batch, "training.per_device_batch: auto: "
-    if job.resolved.recipe.training.per_device_batch != AUTO:
+    share, said = plan.budget.per_device_batch, "training.per_device_batch: auto: "
+    if plan.resolved.recipe.training.per_device_batch != AUTO:
         return share, []
-    if room_bytes is None:
+    if available_bytes is None:
         return share, [f"{said}assumed to be the whole share of the global batch, {share}; give --gpu for the largest"]
-    most = largest_batch(job, length, room_bytes)
+    most = largest_batch(plan, length, available_bytes)
     if not most:
         return 1, [f"{said}not even 1 is predicted to fit"]
     rows = max(rows for rows in candidates(share) if rows <= most)
@@ -64,45 +64,45 @@ MOST_ROWS, LONGEST = 1024, 131_072
 ROUNDING = 2**19
 
 
-def largest_batch(job: Job, length: int, room: int) -> int:
-    """Rows of the largest micro-batch that fits; 0 for none, MOST_ROWS for at least so many."""
-    share = max(1, job.resolved.recipe.training.global_batch // job.spread.world)
+def largest_batch(plan: MemoryPlan, length: int, available_bytes: int) -> int:
+    """Return the rows of the largest micro-batch that fits; 0 for none, MOST_ROWS for at least so many."""
+    share = max(1, plan.resolved.recipe.training.global_batch // plan.parallelism.world)
 
     def _over(rows: int) -> int:
-        return job.predict(rows, length).needed - room
+        return plan.predict(rows, length).needed - available_bytes
 
     # A micro-batch that is the whole share needs no gradients beside its activations, as those of several do.
     if share == 1 or _over(share) <= 0:
-        return _largest(_over, share, MOST_ROWS, share, _rise_per_token(job) * length)
-    start = min(job.budget.per_device_batch, share - 1)
-    return _largest(_over, 1, share - 1, start, _rise_per_token(job) * length)
+        return _largest(_over, share, MOST_ROWS, share, _rise_per_token(plan) * length)
+    start = min(plan.budget.per_device_batch, share - 1)
+    return _largest(_over, 1, share - 1, start, _rise_per_token(plan) * length)
 
 
-def longest_read(job: Job) -> int | None:
-    """Tokens of the longest text that the model reads, by its card or its config; None where neither says."""
-    config = job.model.config.get_text_config()
-    return job.resolved.recipe.model.max_length or getattr(config, "max_position_embeddings", None)
+def longest_read(plan: MemoryPlan) -> int | None:
+    """Return the tokens of the longest text that the model reads, by its card or its config; None if neither says."""
+    config = plan.model.config.get_text_config()
+    return plan.resolved.recipe.model.max_length or getattr(config, "max_position_embeddings", None)
 
 
-def largest_length(job: Job, rows: int, room: int) -> int:
-    """Tokens of the longest texts that fit, in steps of 16; 0 for none, and no more than the model reads."""
-    most = longest_read(job) or LONGEST
+def largest_length(plan: MemoryPlan, rows: int, available_bytes: int) -> int:
+    """Return the tokens of the longest texts that fit, in steps of 16; 0 for none, and no more than the model reads."""
+    most = longest_read(plan) or LONGEST
     step = min(16, most)
-    start = max(1, min(job.lengths.longest, most) // step)
-    rise = _rise_per_token(job) * rows * step
+    start = max(1, min(plan.lengths.longest, most) // step)
+    rise = _rise_per_token(plan) * rows * step
 
     def _over(steps: int) -> int:
-        return job.predict(rows, steps * step).needed - room
+        return plan.predict(rows, steps * step).needed - available_bytes
 
     return step * _largest(_over, 1, min(most, LONGEST) // step, start, rise)
 
 
-def _rise_per_token(job: Job) -> float:
-    """Bytes that a token more needs, by the sizes that were run already; 0.0 where they don't tell.
+def _rise_per_token(plan: MemoryPlan) -> float:
+    """Return the bytes that a token more needs, by the sizes that were run already; 0.0 where they don't tell.
 
     By one size alone it is what all of its tokens need, which is a little too much: some does not grow with them.
     """
-    found = sorted((rows * length, max(usage.peaks.values())) for (rows, length, _), usage in job._usages.items())
+    found = sorted((rows * length, max(usage.peaks.values())) for (rows, length, _), usage in plan.usages.items())
     if not found:
         return 0.0
     (few, low), (many, high) = found[0], found[-1]
@@ -110,7 +110,7 @@ def _rise_per_token(job: Job) -> float:
 
 
 def _largest(over: Callable[[int], int], least: int, most: int, start: int, rise: float = 0.0) -> int:
-    """The largest whole number from `least` to `most` where `over`, which grows, is not above 0; 0 where none is.
+    """Return the largest integer from `least` to `most` where `over`, which grows, is not above 0; 0 for none.
 
     rise: of `over` from one number to the next, as far as it is known; else 0.0. It is the largest of sums that grow in
     proportion, or faster. So what a straight line through two known values says of a larger number is never too much,
@@ -136,7 +136,7 @@ def _largest(over: Callable[[int], int], least: int, most: int, start: int, rise
 
 
 def _is_last(known: dict[int, int], low: int) -> bool:
-    """Whether the line through `low`, which fits, and the number known below it says that the next one does not."""
+    """Return whether the line through `low`, which fits, and the value below it says that the next does not fit."""
     fitting = sorted(number for number in known if number <= low)[-2:]
     if len(fitting) < 2:
         return False
@@ -146,17 +146,17 @@ def _is_last(known: dict[int, int], low: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What to change in a run, and what it costs, in words. overrides: of the recipe. spread: fields of Spread."""
+    """A change of a run, and what it costs, in words. overrides: of the recipe. parallelism: fields of Parallelism."""
 
     what: str
     costs: str
     overrides: tuple[str, ...] = ()
-    spread: dict[str, Any] = field(default_factory=dict)
+    parallelism: dict[str, Any] = field(default_factory=dict)
 
 
-def changes(job: Job) -> list[Change]:
-    """What may help, the cheapest first."""
-    recipe, world = job.resolved.recipe, job.spread.world
+def changes(plan: MemoryPlan) -> list[Change]:
+    """Return what may help, the cheapest first."""
+    recipe, world = plan.resolved.recipe, plan.parallelism.world
     found = [
         Change(
             what="training.per_device_batch=1",
@@ -182,16 +182,16 @@ def changes(job: Job) -> list[Change]:
         costs = "another method: 4-bit weights below adapters; slower steps, slightly other scores"
         found.append(Change(what="method=qlora", costs=costs, overrides=("method=qlora",)))
     for stage, costs in enumerate(("hardly any time", "little time", "about half as much communication again"), 1):
-        if world > 1 and stage > job.spread.zero and not job.on_cpu:
-            found.append(Change(what=f"--zero {stage}", costs=costs, spread={"zero": stage}))
-    if world > 1 and not job.on_cpu:
+        if world > 1 and stage > plan.parallelism.zero and not plan.on_cpu:
+            found.append(Change(what=f"--zero {stage}", costs=costs, parallelism={"zero": stage}))
+    if world > 1 and not plan.on_cpu:
         costs = "several times the time of a step, and memory of the host"
-        found.append(Change(what="--zero 3 --offload cpu", costs=costs, spread={"zero": 3, "offload": "cpu"}))
+        found.append(Change(what="--zero 3 --offload cpu", costs=costs, parallelism={"zero": 3, "offload": "cpu"}))
     return found
 
 
 def loader(path: Path, own: tuple[str, ...], seed: int | None = None) -> Callable[[tuple[str, ...]], Resolved]:
-    """Loads a recipe with its `own` overrides and more, which replace those of the same key; see `cheapest_fit`."""
+    """Return a loader of a recipe with its `own` overrides and more, which replace those of the same key."""
 
     def _load(overrides: tuple[str, ...]) -> Resolved:
         replaced = {item.partition("=")[0] for item in overrides}
@@ -203,58 +203,63 @@ def loader(path: Path, own: tuple[str, ...], seed: int | None = None) -> Callabl
     return _load
 
 
-def cheapest_fit(job: Job, length: int, room: int, again: Callable[[tuple[str, ...]], Resolved]) -> list[Change]:
-    """The changes that make a run fit, each of which is needed; [] where none does.
+def cheapest_fit(
+    plan: MemoryPlan, length: int, available_bytes: int, again: Callable[[tuple[str, ...]], Resolved]
+) -> list[Change]:
+    """Return the changes that make a run fit, each of which is needed; [] where none does.
 
     They are added one after another, in the order of `changes`, and then left out again where that still fits.
     again: loads the recipe with overrides.
     """
     chosen: list[Change] = []
-    # Whether it fits, by what is trained and how it is spread: a change may change nothing, and none is tried twice.
-    known = {(job.resolved.hash, job.spread): job.predict(job.budget.per_device_batch, length).needed <= room}
-    for change in changes(job):
+    # Whether it fits, by the recipe and its parallelism: a change may change nothing, and none is tried twice.
+    needed = plan.predict(plan.budget.per_device_batch, length).needed
+    known = {(plan.resolved.hash, plan.parallelism): needed <= available_bytes}
+    for change in changes(plan):
         tried = [other for other in chosen if not _excludes(change, other)] + [change]
-        if not _possible(job, tried, again):
+        if not _possible(plan, tried, again):
             continue
         chosen = tried
-        if _fits(job, chosen, length, room, again, known):
+        if _fits(plan, chosen, length, available_bytes, again, known):
             for one in chosen[:-1]:
                 without = [other for other in chosen if other is not one]
-                if _fits(job, without, length, room, again, known):
+                if _fits(plan, without, length, available_bytes, again, known):
                     chosen = without
             return chosen
     return []
 
 
 def _excludes(new: Change, old: Change) -> bool:
-    """Whether a change takes the place of an earlier one: of method, of stage, of an optimiser that ZeRO refuses."""
+    """Return whether a change replaces an earlier one: of method, of stage, of an optimiser that ZeRO refuses."""
     if any(item.startswith("method=") for item in new.overrides):
         return any(item.startswith("method=") for item in old.overrides)
-    return bool(new.spread) and (bool(old.spread) or old.what.endswith("8bit"))
+    return bool(new.parallelism) and (bool(old.parallelism) or old.what.endswith("8bit"))
 
 
-def _possible(job: Job, chosen: list[Change], again: Callable[[tuple[str, ...]], Resolved]) -> bool:
+def _possible(plan: MemoryPlan, chosen: list[Change], again: Callable[[tuple[str, ...]], Resolved]) -> bool:
     try:
         resolved = again(tuple(item for change in chosen for item in change.overrides))
     except BenchError:
         return False
-    zero = max([job.spread.zero, *(change.spread.get("zero", 0) for change in chosen)])
-    return zero == 0 or resolved.recipe.training.optimizer in DIVISIBLE
+    zero = max([plan.parallelism.zero, *(change.parallelism.get("zero", 0) for change in chosen)])
+    return zero == 0 or resolved.recipe.training.optimizer in SHARDABLE_OPTIMIZERS
 
 
-def _fits(job: Job, chosen: list[Change], length: int, room: int, again: Any, known: dict[Any, bool]) -> bool:
-    """known: what was tried, by the recipe's hash and the spread; it is added to."""
+def _fits(
+    plan: MemoryPlan, chosen: list[Change], length: int, available_bytes: int, again: Any, known: dict[Any, bool]
+) -> bool:
+    """known: what was tried, by the recipe's hash and the parallelism; it is added to."""
     resolved = again(tuple(item for change in chosen for item in change.overrides))
-    spread: dict[str, Any] = {}
+    parallelism: dict[str, Any] = {}
     for change in chosen:
-        spread |= change.spread
-    now = dataclasses.replace(job.spread, **spread)
+        parallelism |= change.parallelism
+    now = dataclasses.replace(plan.parallelism, **parallelism)
     if (resolved.hash, now) not in known:
-        options: Any = {"precision": job.precision, "lengths": job.lengths, "on_cpu": job.on_cpu}
-        options["num_labels"] = getattr(job.model.config, "num_labels", 2)
+        options: Any = {"precision": plan.precision, "lengths": plan.lengths, "on_cpu": plan.on_cpu}
+        options["num_labels"] = getattr(plan.model.config, "num_labels", 2)
         try:
-            varied = Job.of(resolved, now, **options)
-            known[resolved.hash, now] = varied.predict(varied.budget.per_device_batch, length).needed <= room
+            varied = MemoryPlan.of(resolved, now, **options)
+            known[resolved.hash, now] = varied.predict(varied.budget.per_device_batch, length).needed <= available_bytes
         except SetupError:
             known[resolved.hash, now] = False
     return known[resolved.hash, now]

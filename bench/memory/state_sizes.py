@@ -25,6 +25,7 @@ from bench.config.resolve import Resolved
 from bench.errors import SetupError
 from bench.evaluation import text_examples
 from bench.models import build, heads, span_head
+from bench.models.library_internals import bitsandbytes_internals, transformers_internals
 
 META = torch.device("meta")
 # bitsandbytes keeps the state of smaller tensors in 32 bits, and pages only larger ones (optim/optimizer.py).
@@ -52,7 +53,7 @@ class States:
 
     @property
     def weights(self) -> int:
-        """All weights, trained or not."""
+        """Return the bytes of all weights, trained or not."""
         return self.frozen + self.trained
 
 
@@ -69,7 +70,7 @@ class _Tokens:
 
 
 def load_plan(resolved: Resolved) -> tuple[Any, LoadPlan]:
-    """(the recipe's method, how it wants the model). Raises SetupError for a method that trains nothing."""
+    """Return (the recipe's method, its load plan). Raises SetupError for a method that trains nothing."""
     name = resolved.recipe.method.name
     method = registry.load("methods", name)
     plan = method.load_plan(resolved.options)
@@ -79,7 +80,7 @@ def load_plan(resolved: Resolved) -> tuple[Any, LoadPlan]:
 
 
 def outline(resolved: Resolved, num_labels: int = 2) -> Any:
-    """The recipe's model on the meta device, with its head, in 4 bits where asked, frozen and adapted by its method.
+    """Build the recipe's model on the meta device, with its head, in 4 bits where asked, adapted by its method.
 
     num_labels: of a task whose card does not name them. Raises SetupError for an architecture that is neither on the
     card nor in the local cache, and for what the method refuses.
@@ -105,7 +106,7 @@ def outline(resolved: Resolved, num_labels: int = 2) -> Any:
 
 
 def _bare(card: ModelCard, plan: LoadPlan, auto_class: str, labels: tuple[str, ...]) -> Any:
-    """The model as it is loaded. Flash attention, whose package may be missing here, holds what torch's own does."""
+    """Build the model as it is loaded. Flash attention may not be installed, and holds what torch's own does."""
     card = card.model_copy(update={"attention": "eager" if card.attention == "eager" else "sdpa"})
     config = _config(card, auto_class, labels)
     family = getattr(transformers, auto_class)
@@ -132,14 +133,14 @@ def _config(card: ModelCard, auto_class: str, labels: tuple[str, ...]) -> Any:
 
 
 def _quantized(model: Any, card: ModelCard, plan: LoadPlan) -> Any:
-    """The same with 4-bit weights, as transformers and bitsandbytes make them while loading."""
+    """Replace linear layers by 4-bit ones, as transformers and bitsandbytes make them while loading."""
     from bitsandbytes import functional
     from bitsandbytes.nn import Linear4bit, Params4bit
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
     settings: Any = transformers.BitsAndBytesConfig(**(plan.quantization or {}))
     # Some families name layers that are never quantised, and never held in float16, as T5 does.
-    precise = sorted(model._keep_in_fp32_modules or [])
+    precise = transformers_internals.float32_layers(model)
     kept = [*heads.head_names(model), *heads.output_head_names(model), *precise]
     model = replace_with_bnb_linear(model, modules_to_not_convert=kept, quantization_config=settings)
     loaded_type = getattr(torch, card.dtype)
@@ -155,7 +156,7 @@ def _quantized(model: Any, card: ModelCard, plan: LoadPlan) -> Any:
                 quant_storage=settings.bnb_4bit_quant_storage,
                 module=module,
             )
-            module.weight = weight._quantize(META)
+            module.weight = bitsandbytes_internals.quantize_on_meta(weight)
             if module.bias is not None:
                 module.bias.data = module.bias.data.to(loaded_type)
     for name, module in model.named_modules():
@@ -167,7 +168,7 @@ def _quantized(model: Any, card: ModelCard, plan: LoadPlan) -> Any:
 
 
 def states(model: nn.Module, optimizer: str, engine: str) -> States:
-    """Bytes of a model, on whatever device, of its gradients, and of its optimiser's state after a step.
+    """Return the bytes of a model, on whatever device, of its gradients, and of its optimiser's state after a step.
 
     optimizer, engine: as the recipe names them.
     """
@@ -198,7 +199,7 @@ def states(model: nn.Module, optimizer: str, engine: str) -> States:
 
 
 def held_by(parameter: Any) -> Iterator[torch.Tensor]:
-    """A parameter's tensors: itself and, in 4 bits, the constants of its blocks."""
+    """Yield a parameter's tensors: itself and, in 4 bits, the constants of its blocks."""
     yield parameter
     state = getattr(parameter, "quant_state", None)
     while state is not None:
@@ -216,7 +217,7 @@ def _type_of(parameter: Any) -> str:
 
 
 def _optimizer_bytes(parameter: torch.Tensor, optimizer: str, never_8bit: bool) -> tuple[int, int]:
-    """(bytes on the device, bytes in paged memory) of one tensor's state.
+    """Return (bytes on the device, bytes in paged memory) of one tensor's state.
 
     AdamW: two moments in the tensor's type and, in torch's own, the number of steps. In 8 bits: a byte for each value
     and a float32 constant for 256 (Dettmers et al. 2022). Adafactor: a row and a column of the second moment (Shazeer
@@ -239,7 +240,7 @@ def _optimizer_bytes(parameter: torch.Tensor, optimizer: str, never_8bit: bool) 
 
 
 def step_bytes(held: States, recipe: Recipe) -> int:
-    """Bytes that the optimiser's own step needs for a moment, when activations are gone.
+    """Return the bytes that the optimiser's own step needs for a moment, when activations are gone.
 
     torch's AdamW, unless fused, takes the root of all second moments at once; Adafactor, about three copies of a tensor
     in float32; the others work in place.

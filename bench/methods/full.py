@@ -13,10 +13,10 @@ class Options(Strict):
 
 
 def load_plan(options: Options) -> LoadPlan:
-    """Float32 master weights; mixed precision is the accelerate config's part."""
+    """Return a plan of float32 master weights; mixed precision is the accelerate config's part."""
     return LoadPlan()
 
 
 def adapt(model: Any, options: Options) -> Any:
-    """Leaves the model as it is."""
+    """Leave the model as it is."""
     return model

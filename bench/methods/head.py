@@ -13,12 +13,12 @@ class Options(Strict):
 
 
 def load_plan(options: Options) -> LoadPlan:
-    """The body may be held in 16 bits: it gets no gradients."""
+    """Return a plan whose body may be held in 16 bits: it gets no gradients."""
     return LoadPlan(frozen_body=True)
 
 
 def adapt(model: Any, options: Options) -> Any:
-    """Freezes everything but the head and what the checkpoint did not contain."""
+    """Freeze everything but the head and what the checkpoint did not contain."""
     from bench.models.heads import freeze_body
 
     freeze_body(model)

@@ -13,12 +13,12 @@ class Options(AdapterOptions):
 
 
 def load_plan(options: Options) -> LoadPlan:
-    """The body may be held in 16 bits: only adapters and head get gradients."""
+    """Return a plan whose body may be held in 16 bits: only adapters and head get gradients."""
     return LoadPlan(frozen_body=True, adapter=True, adapter_dtype=options.dtype)
 
 
 def adapt(model: Any, options: Options) -> Any:
-    """Wraps the model; task head and newly initialised modules are trained and saved beside the adapter."""
+    """Wrap the model; task head and newly initialised modules are trained and saved beside the adapter."""
     if getattr(model, "is_quantized", False):  # as its checkpoint has it, not by this method
         prepare_quantized(model)
     return wrap(model, options.peft, options.config, options.dtype)

@@ -20,13 +20,13 @@ class Options(Strict):
 
 
 def load_plan(options: Options) -> LoadPlan:
-    """No gradients: the features are computed once and a classifier is fitted on them."""
+    """Return a plan without gradients: the features are computed once and a classifier is fitted on them."""
     fit = {"pooling": options.pooling, "C": options.C, "max_iter": options.max_iter}
     return LoadPlan(trains="features", features=fit, frozen_body=True)
 
 
 def adapt(model: Any, options: Options) -> Any:
-    """Puts a linear layer on the frozen base model of a classifier. Raises SetupError for features without content."""
+    """Put a linear layer on the frozen base model of a classifier. Raises SetupError for features without content."""
     from bench.models.heads import ProbeModel, reads_last_token
 
     if options.pooling == "first" and reads_last_token(model):

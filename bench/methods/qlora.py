@@ -18,7 +18,7 @@ class Options(AdapterOptions):
 
 
 def load_plan(options: Options) -> LoadPlan:
-    """The compute type is always explicit: without one, bitsandbytes computes in float32 and does not say so."""
+    """Return a plan with an explicit compute type: by default bitsandbytes computes in float32, and does not say so."""
     return LoadPlan(
         frozen_body=True,
         adapter=True,
@@ -34,6 +34,6 @@ def load_plan(options: Options) -> LoadPlan:
 
 
 def adapt(model: Any, options: Options) -> Any:
-    """Freezes the 4-bit body, puts its norms into float32, and adds adapters."""
+    """Freeze the 4-bit body, put its norms into float32, and add adapters."""
     prepare_quantized(model)
     return wrap(model, options.peft, options.config, options.dtype)

@@ -13,10 +13,10 @@ class Options(Strict):
 
 
 def load_plan(options: Options) -> LoadPlan:
-    """Random weights, whatever the card says."""
+    """Return a plan of random weights, whatever the card says."""
     return LoadPlan(weights="random")
 
 
 def adapt(model: Any, options: Options) -> Any:
-    """Leaves the model as it is."""
+    """Leave the model as it is."""
     return model

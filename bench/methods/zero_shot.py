@@ -16,11 +16,11 @@ class Options(Strict):
 
 
 def load_plan(options: Options) -> LoadPlan:
-    """Nothing gets gradients, so the weights may be held in the card's type, or in 4 bits."""
+    """Return a plan without gradients: the weights may be held in the card's type, or in 4 bits."""
     quantization = {**NF4, "bnb_4bit_compute_dtype": options.compute_dtype} if options.quantized else None
     return LoadPlan(trains="nothing", frozen_body=True, quantization=quantization)
 
 
 def adapt(model: Any, options: Options) -> Any:
-    """Freezes the model."""
+    """Freeze the model."""
     return model.requires_grad_(False)

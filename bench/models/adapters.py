@@ -37,7 +37,7 @@ class AdapterOptions(Strict):
 
 
 def check_config(name: str, config: dict[str, Any]) -> None:
-    """Raises ValueError for an unknown PEFT configuration class or a field that it does not have.
+    """Raise ValueError for an unknown PEFT configuration class or a field that it does not have.
 
     PEFT's sources are read, not imported: importing it costs seconds, and `check` must answer at once.
     """
@@ -58,12 +58,12 @@ def check_config(name: str, config: dict[str, Any]) -> None:
 
 
 def _is_method(name: str) -> bool:
-    """Whether a class is the configuration of a method: not a part of another one, nor a common base."""
+    """Return whether a class is the configuration of a method: not a part of another one, nor a common base."""
     return bool(_config_classes()[name][0]) and name not in ("PeftConfig", "PromptLearningConfig", "LycorisConfig")
 
 
 def _fields(name: str) -> set[str]:
-    """Fields of a PEFT configuration class and of its bases."""
+    """Return the fields of a PEFT configuration class and of its bases."""
     classes = _config_classes()
     bases, fields = classes.get(name, ((), frozenset()))
     return set(fields).union(*(_fields(base) for base in bases)) if bases else set(fields)
@@ -71,7 +71,7 @@ def _fields(name: str) -> set[str]:
 
 @cache
 def _config_classes() -> dict[str, tuple[tuple[str, ...], frozenset[str]]]:
-    """Configuration class -> (names of its bases, its own annotated fields)."""
+    """Return configuration class -> (names of its bases, its own annotated fields)."""
     found: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {}
     for path in _config_files():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
@@ -92,7 +92,7 @@ def _config_files() -> list[Path]:
 
 
 def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") -> Any:
-    """A PeftModel of a classifier or a language model. Raises SetupError with what PEFT says when it refuses.
+    """Return a PeftModel of a classifier or a language model. Raises SetupError with what PEFT says when it refuses.
 
     dtype: of the adapters, "float32" or "bfloat16".
     Task head modules, and modules that the checkpoint did not contain, are trained in full and saved with the adapter:
@@ -101,7 +101,7 @@ def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") 
     """
     import peft
 
-    from bench.models.heads import head_names, keep_in_float32, newly_initialized_modules, writes
+    from bench.models.heads import head_names, is_generative, keep_in_float32, newly_initialized_modules
 
     fresh = sorted({*head_names(model), *newly_initialized_modules(model)})
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
@@ -120,7 +120,9 @@ def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") 
     text_task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     head_task = "QUESTION_ANS" if "ForQuestionAnswering" in type(model).__name__ else "SEQ_CLS"
     try:
-        wrapped = peft.get_peft_model(model, kind(task_type=text_task if writes(model) else head_task, **options))
+        wrapped = peft.get_peft_model(
+            model, kind(task_type=text_task if is_generative(model) else head_task, **options)
+        )
     except (ValueError, TypeError, KeyError, NotImplementedError, ImportError) as error:
         raise SetupError(f"method.config: {name} can't be applied to this model: {reason(error)}") from error
     _check_output_head(wrapped, name)
@@ -130,7 +132,7 @@ def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") 
 
 
 def _cast(wrapped: Any, dtype: str) -> None:
-    """LoRA's own weights, DoRA's among them: what is trained in full stays as it is."""
+    """Cast LoRA's own weights, DoRA's among them: what is trained in full stays as it is."""
     import torch
 
     for name, parameter in wrapped.named_parameters():
@@ -139,7 +141,7 @@ def _cast(wrapped: Any, dtype: str) -> None:
 
 
 def restore_type(wrapped: Any, folder: Path) -> None:
-    """Puts adapters that were saved in bfloat16 into it again: PEFT loads all in float32, and would compute in that."""
+    """Cast adapters that were saved in bfloat16 back to it: PEFT loads all in float32, and would compute in that."""
     from safetensors import safe_open
 
     with safe_open(folder / "adapter_model.safetensors", "pt") as weights:
@@ -151,10 +153,10 @@ def restore_type(wrapped: Any, folder: Path) -> None:
 def _refuse_prompts(model: Any, kind: Any) -> None:
     import peft
 
-    from bench.models.heads import reads_last_token, writes
+    from bench.models.heads import is_generative, reads_last_token
 
     name = kind.__name__
-    if writes(model):
+    if is_generative(model):
         # Answers are scored by the base model, with prompts shared between them; it would not see virtual tokens.
         raise SetupError(f"method.peft: {name} is not for objective: text; the scorers do not see its virtual tokens")
     if reads_last_token(model) and kind is not peft.PrefixTuningConfig:
@@ -165,7 +167,7 @@ def _refuse_prompts(model: Any, kind: Any) -> None:
 
 
 def _check_output_head(wrapped: Any, name: str) -> None:
-    """TRL multiplies by the output head's weight itself: what an adapter puts around it would never be trained."""
+    """Raise SetupError for an adapted output head: TRL multiplies by its weight itself, and would never train it."""
     from bench.models.heads import output_head_names, unwrapped
 
     for head in output_head_names(wrapped):
@@ -175,7 +177,7 @@ def _check_output_head(wrapped: Any, name: str) -> None:
 
 
 def prepare_quantized(model: Any) -> None:
-    """Freezes a 4-bit body, puts its normalisation layers and what they are given into float32, and keeps it trainable.
+    """Freeze a 4-bit body, put its normalisation layers and their inputs into float32, and keep it trainable.
 
     PEFT's `prepare_model_for_kbit_training` casts embeddings too, which costs 1.6 GB on a 256k vocabulary. And on a CPU
     with AVX512-BF16, bitsandbytes 0.50 packs the weights for good in the first evaluation; from then on no gradient

@@ -10,7 +10,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Mixed precision as accelerate sets it up for training; nothing for "no"."""
+    """Return mixed precision as accelerate sets it up for training; a null context for "no"."""
     if precision in AUTOCAST:
         return torch.autocast(device.type, dtype=AUTOCAST[precision])
     return contextlib.nullcontext()

@@ -14,7 +14,7 @@ GPU_BUDGETS = (4096, 65_536)
 
 
 def default_budget(model: Any) -> int:
-    """Tokens of a batch for the device that the model is on: the same on all GPUs of a kind."""
+    """Return the tokens of a batch for the device that the model is on: the same on all GPUs of a kind."""
     device = device_of(model)
     if device.type != "cuda":
         return CPU_BUDGET
@@ -22,9 +22,9 @@ def default_budget(model: Any) -> int:
     config = inner.config.get_text_config()
     # What a layer holds at once, in float32: the two halves of its MLP, and some vectors of the hidden size.
     token_bytes = 4 * (4 * getattr(config, "intermediate_size", 4 * config.hidden_size) + 16 * config.hidden_size)
-    room = torch.cuda.get_device_properties(device).total_memory / 2 - inner.get_memory_footprint()
+    available_bytes = torch.cuda.get_device_properties(device).total_memory / 2 - inner.get_memory_footprint()
     low, high = GPU_BUDGETS
-    return max(low, min(high, 2 ** int(math.log2(max(room / token_bytes, 1)))))
+    return max(low, min(high, 2 ** int(math.log2(max(available_bytes / token_bytes, 1)))))
 
 
 def device_of(model: Any) -> torch.device:

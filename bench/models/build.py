@@ -20,14 +20,15 @@ from bench.config.recipe import Head
 from bench.errors import SetupError
 from bench.models import heads, quantization, span_head
 from bench.models.heads import MISSING, newly_initialized_modules
+from bench.models.library_internals import transformers_internals
 from bench.utils.loading_errors import is_missing_folder, reason, shown
 
-# Family -> the class that writes text, for `objective: text`.
-WRITERS = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
+# Family of a language model -> its transformers class, for `objective: text`.
+GENERATIVE_CLASSES = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
 
 
 def locate(card: ModelCard) -> str | None:
-    """Where the model lies: a Hub id, or a folder. Raises SetupError for a package or folder of it that is missing."""
+    """Return a Hub id, or the model's folder. Raises SetupError for a package or folder of it that is missing."""
     if card.package is None:
         return card.id
     try:
@@ -57,7 +58,7 @@ def build(
     device: torch.device,
     keep_head: bool = False,
 ) -> Any:
-    """A classifier with its task head, or a language model, on `device`, in evaluation mode, nothing frozen yet.
+    """Build a classifier with its task head, or a language model, on `device`, in evaluation mode, nothing frozen yet.
 
     auto_class: "AutoModelForSequenceClassification", or one of WRITERS, which have no labels. weights: "pretrained" or
     "random". base_folder: where random 4-bit weights are kept, for an adapter's sake; None for nowhere. keep_head: the
@@ -87,7 +88,7 @@ def build(
         quantization.fit_cpu(model, _name(card, config))
     if head is not None and head.kind == "mlp":
         heads.attach_mlp(model, head.hidden, head.dropout)
-    if heads.writes(model):
+    if heads.is_generative(model):
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
     return (model if quantized else model.to(device)).eval()
@@ -103,8 +104,8 @@ def make_config(
     auto_class: str = "",
     keep_head: bool = False,
 ) -> Any:
-    """The transformers config, with label names (a classifier's whose head is not kept) and special tokens."""
-    text = auto_class in WRITERS.values()
+    """Return the transformers config, with label names (unless a classifier's head is kept) and special tokens."""
+    text = auto_class in GENERATIVE_CLASSES.values()
     task = {} if text or keep_head else task_settings(labels, multi_label)
     place = locate(card)
     if weights == "random" and card.architecture:
@@ -131,20 +132,20 @@ def make_config(
 
 
 def _check_writer(config: Any, card: ModelCard, auto_class: str) -> None:
-    """transformers would load an encoder as a language model, whose tokens see the ones that they should predict."""
+    """Raise SetupError for an encoder: as a language model its tokens would see those that they should predict."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     name = _name(card, config)
     both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not config.is_encoder_decoder
     if card.family == "encoder" or (both_ways and not getattr(config, "is_decoder", False)):
         raise SetupError(f"the model {name!r} is an encoder, which can't write text; use objective: head, or a decoder")
-    if auto_class != WRITERS["encoder_decoder" if config.is_encoder_decoder else "decoder"]:
+    if auto_class != GENERATIVE_CLASSES["encoder_decoder" if config.is_encoder_decoder else "decoder"]:
         kind = "an encoder-decoder" if config.is_encoder_decoder else "no encoder-decoder"
         raise SetupError(f"model.family is {card.family!r}, but the model {name!r} is {kind}")
 
 
 def _check_quantization(config: Any, card: ModelCard, plan: LoadPlan, weights: str) -> bool:
-    """Whether the weights will be quantised. Raises SetupError for what can't be done with a quantised checkpoint."""
+    """Return whether the weights will be quantised. Raises SetupError for what a quantised checkpoint can't do."""
     if weights == "random":
         # Random weights in a checkpoint's architecture are plain ones.
         config.__dict__.pop("quantization_config", None)
@@ -167,7 +168,7 @@ def _check_quantization(config: Any, card: ModelCard, plan: LoadPlan, weights: s
 
 
 def _check_heads(model: Any, card: ModelCard, keep_head: bool) -> None:
-    """Heads that must be the checkpoint's own: a language model's, and a classifier's that is used as it is."""
+    """Raise SetupError unless a language model's head, or a classifier's that is kept, is the checkpoint's own."""
     needed = [*heads.output_head_names(model), *(heads.head_names(model) if keep_head else [])]
     fresh = [key for key in getattr(model, MISSING) if key.startswith(tuple(f"{name}." for name in needed))]
     if fresh:
@@ -180,7 +181,7 @@ def _name(card: ModelCard, config: Any) -> str:
 
 
 def task_settings(labels: Sequence[str], multi_label: bool) -> dict[str, Any]:
-    """What a transformers config says of the task: label names, and whether several may be set at once."""
+    """Return a transformers config's fields of the task: label names, and whether several may be set at once."""
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
@@ -272,7 +273,7 @@ def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPla
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _not_suitable(family, config, card, error) from error
     if family.__name__ == span_head.AUTO_CLASS and span_head.key_mapping(config):
-        span_head.keep_names(model)
+        transformers_internals.keep_names(model)
     # A head for other labels than ours is replaced by a new one; any other misfit means a broken checkpoint.
     unfit = {key for key, *_ in loading["mismatched_keys"]}
     wrong = sorted(key for key in unfit if key.split(".")[0] not in heads.head_names(model))
@@ -307,14 +308,14 @@ def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception) -
 
 
 def _kind(auto_class: str) -> str:
-    """What a model of this class is called in a sentence."""
+    """Return what a model of this class is called in a sentence."""
     if auto_class == span_head.AUTO_CLASS:
         return "model for answers that are spans"
-    return "language model" if auto_class in WRITERS.values() else "text classifier"
+    return "language model" if auto_class in GENERATIVE_CLASSES.values() else "text classifier"
 
 
 def count_parameters(model: nn.Module) -> dict[str, int]:
-    """{"total", "trainable"}; a 4-bit parameter counts by its true shape, not by its packed bytes.
+    """Return {"total", "trainable"}; a 4-bit parameter counts by its true shape, not by its packed bytes.
 
     Trainable are those with gradients, and a probe's linear layer, (features + 1) x labels, which is fitted without.
     """
@@ -328,12 +329,12 @@ def _fitted(model: nn.Module) -> list[Any]:
 
 
 def num_trainable_names(model: nn.Module) -> int:
-    """How many of the model's named parameters `count_parameters` calls trainable."""
+    """Return how many of the model's named parameters `count_parameters` calls trainable."""
     return sum(parameter.requires_grad for parameter in model.parameters()) + len(_fitted(model))
 
 
 def dtypes(model: nn.Module) -> dict[str, int]:
-    """Number of parameters by the type that they are stored in."""
+    """Return the number of parameters by the type that they are stored in."""
     found: Counter[str] = Counter()
     for parameter in _in_use(model):
         found[_stored_type(parameter)] += _size(parameter)

@@ -31,7 +31,7 @@ CROSS = {"EncDecAttention", "encoder_attn", "crossattention"}
 
 
 def step_flops(model: Any, lengths: list[int], answers: list[int] | None = None) -> float:
-    """FLOPs of forward and backward for sequences of the given real lengths (one entry per example).
+    """Return the FLOPs of forward and backward for sequences of the given real lengths (one entry per example).
 
     answers: for an encoder-decoder that writes, the lengths of the answers, and `lengths` are those of the prompts; a
     decoder's lengths are those of prompt and answer together.
@@ -85,7 +85,7 @@ class _Walk:
         self.unmarked = [id(block) for block in blocks if not any(hasattr(m, "is_causal") for m in block.modules())]
 
     def through(self, module: nn.Module, place: _Place, *, trains: bool) -> bool:
-        """Whether what `module` gives depends on anything trained; `trains`: whether what it is given does."""
+        """Return whether what `module` gives depends on anything trained; `trains`: whether what it is given does."""
         sizes = place.sizes
         if hasattr(module, "is_causal") or id(module) in self.unmarked:
             trained = any(parameter.requires_grad for parameter in module.parameters())

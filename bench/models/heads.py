@@ -9,17 +9,17 @@ from torch import nn
 MISSING = "bench_missing_keys"
 
 
-def writes(model: Any) -> bool:
-    """Whether a model, wrapped or not, is a language model: it writes text, and has no task head."""
+def is_generative(model: Any) -> bool:
+    """Return whether a model, wrapped or not, is a language model: it writes text, and has no task head."""
     return bool(getattr(unwrapped(model), "can_generate", bool)())
 
 
 def head_names(model: Any) -> list[str]:
-    """Children of a `...ForSequenceClassification` that lie outside of its base model and hold parameters.
+    """Return the children of a `...ForSequenceClassification` outside of its base model that hold parameters.
 
     None for a language model: its output head is part of what was pretrained, and often the embedding itself.
     """
-    if writes(model):
+    if is_generative(model):
         return []
     return [
         name
@@ -29,12 +29,12 @@ def head_names(model: Any) -> list[str]:
 
 
 def count_in_heads(model: Any) -> int:
-    """Parameters of the task head; 0 for a language model."""
+    """Return the number of parameters of the task head; 0 for a language model."""
     return sum(parameter.numel() for name in head_names(model) for parameter in getattr(model, name).parameters())
 
 
 def transformer_blocks(model: Any) -> list[nn.Module]:
-    """The stack of transformer blocks whose output the head reads; the decoder's for an encoder-decoder.
+    """Return the stack of blocks whose output the head reads; the decoder's for an encoder-decoder.
 
     Lists inside a list are parts of a block: T5's layers of a block, ALBERT's layers of a group, a mixture's experts.
     """
@@ -51,19 +51,19 @@ def _depth(stack: nn.ModuleList) -> int:
 
 
 def output_head_names(model: Any) -> list[str]:
-    """The layer of a language model that gives the logits over its vocabulary; [] for a classifier."""
+    """Return the layer of a language model that gives its logits over the vocabulary; [] for a classifier."""
     inner = unwrapped(model)
-    layer = inner.get_output_embeddings() if writes(inner) else None
+    layer = inner.get_output_embeddings() if is_generative(inner) else None
     return [name for name, module in inner.named_modules() if module is layer]
 
 
 def is_norm(module: nn.Module) -> bool:
-    """LayerNorm, and what transformers' models call RMSNorm, each by a class of its own."""
+    """Return whether a module is a LayerNorm, or an RMSNorm, which each model has as a class of its own."""
     return isinstance(module, nn.LayerNorm) or "norm" in type(module).__name__.lower()
 
 
 def final_norms(model: Any) -> list[nn.Module]:
-    """The norm between the last block and the output head; none where each block ends with one, as in BART."""
+    """Return the norm between the last block and the output head; none where each block ends with one, as in BART."""
     blocks = {id(block) for block in transformer_blocks(model)}
     for parent in model.modules():
         stacks = [child for child in parent.children() if isinstance(child, nn.ModuleList)]
@@ -74,7 +74,7 @@ def final_norms(model: Any) -> list[nn.Module]:
 
 
 def reads_last_token(model: Any) -> bool:
-    """Whether tokens of the body see only earlier ones, so that the head must read the last one."""
+    """Return whether tokens of the body see only earlier ones, so that the head must read the last one."""
     if model.config.is_encoder_decoder:
         return False
     # All decoders' heads are called `score`; not all of their attention layers are marked.
@@ -98,14 +98,14 @@ class MlpHead(nn.Module):
         self.first_token = first_token
 
     def forward(self, features: torch.Tensor, **_: Any) -> torch.Tensor:
-        """Returns logits [..., labels]."""
+        """Return logits [..., labels]."""
         if self.first_token and features.dim() == 3:
             features = features[:, 0]
         return self.mlp_out(self.dropout(self.activation(self.mlp_in(features))))
 
 
 def attach_mlp(model: Any, hidden: int, dropout: float) -> None:
-    """Replaces the model's last head module by an MlpHead of the same inputs and outputs, in place."""
+    """Replace the model's last head module by an MlpHead of the same inputs and outputs, in place."""
     name = head_names(model)[-1]
     old = getattr(model, name)
     first_token = not isinstance(old, nn.Linear)
@@ -127,7 +127,7 @@ class ProbeModel(nn.Module):
         self.linear = nn.Linear(base.config.hidden_size, num_labels).requires_grad_(False)
 
     def features(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **extra: Any) -> torch.Tensor:
-        """[batch, tokens] -> [batch, hidden], in float32."""
+        """Return features [batch, hidden] of ids [batch, tokens], in float32."""
         encoder = self.base.get_encoder() if self.config.is_encoder_decoder else self.base
         hidden = encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state.float()
         if self.pooling == "first":
@@ -136,14 +136,14 @@ class ProbeModel(nn.Module):
         return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **extra: Any) -> Any:
-        """Logits [batch, labels], in an object with `.logits` as transformers' models give."""
+        """Return logits [batch, labels], in an object with `.logits` as transformers' models give."""
         from transformers.modeling_outputs import SequenceClassifierOutput
 
         return SequenceClassifierOutput(logits=self.linear(self.features(input_ids, attention_mask, **extra)))
 
 
 def keep_in_float32(module: nn.Module) -> None:
-    """Puts a head that is trained into float32 and casts what it is given, when the body is held in 16 bits."""
+    """Put a head that is trained into float32 and cast its inputs, when the body is held in 16 bits."""
     module.float()
     module.register_forward_pre_hook(_to_float32)
 
@@ -153,7 +153,7 @@ def _to_float32(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def fit_output_head(model: Any) -> None:
-    """Casts what a language model's output head is given to the head's own type, which nothing trains."""
+    """Cast the inputs of a language model's output head to the head's own type, which nothing trains."""
     for name in output_head_names(model):
         unwrapped(model).get_submodule(name).register_forward_pre_hook(_to_weight_type)
 
@@ -163,12 +163,12 @@ def _to_weight_type(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 def unwrapped(model: Any) -> Any:
-    """The transformers model inside of a PEFT model or a probe; any other model itself."""
+    """Return the transformers model inside of a PEFT model or a probe; any other model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else getattr(model, "base", model)
 
 
 def unwrapped_head_names(model: Any) -> list[str]:
-    """What stays out of quantisation: heads and newly initialised modules, also of a wrapped model; [] for a probe."""
+    """Return what is not quantised: heads and newly initialised modules, also of a wrapped model; [] for a probe."""
     if isinstance(model, ProbeModel):
         return []
     inner = unwrapped(model)
@@ -176,14 +176,14 @@ def unwrapped_head_names(model: Any) -> list[str]:
 
 
 def newly_initialized_modules(model: Any) -> list[str]:
-    """Modules of the body with parameters that the checkpoint did not contain, e.g. a pooler."""
+    """Return modules of the body with parameters that the checkpoint did not contain, e.g. a pooler."""
     parents = {key.rpartition(".")[0] for key in getattr(model, MISSING, [])}
     outside = head_names(model)
     return sorted(name for name in parents if name.split(".")[0] not in outside)
 
 
 def freeze_body(model: Any) -> None:
-    """Freezes all but the task head and newly initialised modules, in place; what is trained is held in float32."""
+    """Freeze all but the task head and newly initialised modules, in place; what is trained is held in float32."""
     model.requires_grad_(False)
     for name in [*head_names(model), *newly_initialized_modules(model)]:
         module = model.get_submodule(name)

@@ -6,7 +6,7 @@ from bench.data.batching import IGNORED
 
 
 def answer_loss_sum(logits: torch.Tensor, labels: torch.Tensor, *, shifted: bool) -> torch.Tensor:
-    """Negative log-likelihood of the labels [batch, tokens], summed, in float32.
+    """Return the negative log-likelihood of the labels [batch, tokens], summed, in float32.
 
     logits: [batch, tokens, vocabulary]. shifted: a decoder's logits at a place are those of the next token; an
     encoder-decoder's are those of the label at the same place.
@@ -19,7 +19,7 @@ def answer_loss_sum(logits: torch.Tensor, labels: torch.Tensor, *, shifted: bool
 
 
 def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Negative log-likelihood of labels [items] under logits [items, vocabulary], summed, in float32."""
+    """Return the negative log-likelihood of labels [items] under logits [items, vocabulary], summed, in float32."""
     return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
 
 
@@ -33,7 +33,7 @@ def span_loss_sum(
     end_positions: torch.Tensor,
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """(cross-entropy of the start + that of the end) / 2, as in BERT's run_squad.py; summed over features, in float32.
+    """Return (cross-entropy of start + of end) / 2, as in BERT's run_squad.py; summed over features, in float32.
 
     logits: [features, tokens]. positions: [features]. mask: [features, tokens], true for real tokens: the softmax is
     over these alone, so that pads change nothing.

@@ -9,13 +9,14 @@ from transformers import PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
 
 from bench.errors import SetupError
+from bench.models.library_internals import transformers_internals
 
 # Outputs that the kernel for CPUs with AVX512-BF16 packs together.
 PACKED_ROWS = 32
 
 
 def fit_cpu(model: Any, name: str) -> None:
-    """Readies 4-bit layers that lie on a CPU. Raises SetupError for one that bitsandbytes computes wrongly there.
+    """Prepare 4-bit layers that lie on a CPU. Raises SetupError for one that bitsandbytes computes wrongly there.
 
     Its kernel for AVX512-BF16 refuses, in the middle of a run, layers whose outputs are no multiple of 32; these go
     without it (bitsandbytes 0.50, `_convert_weight_packed_for_cpu`).
@@ -38,7 +39,7 @@ def fit_cpu(model: Any, name: str) -> None:
 
 @cache
 def unpacks_rows_of(inputs: int, blocksize: int) -> bool:
-    """Whether bitsandbytes unpacks the same 4-bit numbers to the same values as rows and as one row, on this CPU.
+    """Return whether bitsandbytes unpacks 4-bit numbers to the same values as rows and as one row, on this CPU.
 
     Seen with AVX512 in bitsandbytes 0.50: a row of a multiple of 16 numbers that is none of the block of quantisation
     is taken for whole blocks, and multiplied by the scales of other ones, or by what lies behind the last.
@@ -55,7 +56,7 @@ def unpacks_rows_of(inputs: int, blocksize: int) -> bool:
 
 
 def quantized(skeleton: Any, settings: Any, device: torch.device) -> Any:
-    """The model on `device`, as `from_pretrained` gives it with `settings`, a `BitsAndBytesConfig`.
+    """Return the model on `device`, as `from_pretrained` gives it with `settings`, a `BitsAndBytesConfig`.
 
     skeleton: built on the meta device in the type that unquantised weights are to have; it becomes the result.
     """
@@ -77,12 +78,12 @@ class _Builder:
         self.model, self.quantizer, self.device, self.dtype = model, quantizer, device, dtype
         self._made: dict[int, nn.Parameter] = {}
         self._emptied: list[nn.Parameter] = []  # kept, so that no other one gets the address of one of them
-        self._precise = model._get_dtype_plan(dtype)
+        self._precise = transformers_internals.dtype_plan(model, dtype)
         self._packed: dict[str, Any] = {}
 
     @torch.no_grad()
     def fill(self) -> None:
-        """All of it; modules outside of blocks are quantised last, when rules for their parents have been followed."""
+        """Fill all of it; modules outside of blocks are quantised last, when rules for their parents were followed."""
         self._visit("", self.model, self.model)
         self._quantize("")
 
@@ -95,16 +96,17 @@ class _Builder:
             if isinstance(module, nn.ModuleList):
                 self._quantize(f"{path}.")
         self._materialize(name, module)
-        owner._initialize_weights(module)
+        transformers_internals.initialize_weights(owner, module)
 
     def _materialize(self, name: str, module: Any) -> None:
-        """Numbers for what the module holds itself, not yet drawn."""
-        for part, parameter in list(module._parameters.items()):
-            if parameter is not None and parameter.is_meta:
-                module._parameters[part] = self._real(f"{name}.{part}" if name else part, parameter, module)
-        for part, buffer in list(module._buffers.items()):
-            if buffer is not None and buffer.is_meta:
-                module._buffers[part] = torch.empty_like(buffer, device=self.device)
+        """Make numbers for what the module holds itself, not yet drawn."""
+        for part, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if parameter.is_meta:
+                real = self._real(f"{name}.{part}" if name else part, parameter, module)
+                module.register_parameter(part, real)
+        for part, buffer in list(module.named_buffers(recurse=False, remove_duplicate=False)):
+            if buffer.is_meta:
+                setattr(module, part, torch.empty_like(buffer, device=self.device))
 
     def _real(self, name: str, empty: nn.Parameter, module: Any) -> nn.Parameter:
         if id(empty) in self._made:
@@ -122,18 +124,18 @@ class _Builder:
         return real
 
     def _type_of(self, name: str, empty: nn.Parameter) -> torch.dtype:
-        """As transformers keeps some layers out of 16 bits: by a part of their name."""
+        """Return the type as transformers keeps some layers out of 16 bits: by a part of their name."""
         wide = (kind for part, kind in self._precise.items() if part in name.split("."))
         return next(wide, empty.dtype)
 
     def _quantize(self, prefix: str) -> None:
-        """Whatever below this path is still waiting for it."""
+        """Quantise whatever below this path is still waiting for it."""
         for name in [name for name in self._packed if name.startswith(prefix)]:
             empty, owner = self._packed.pop(name), self.model.get_submodule(name.rpartition(".")[0])
-            value = owner._parameters["weight"].data
+            value = owner.get_parameter("weight").data
             # The library asks the parameter in place what its successor is to be like.
-            owner._parameters["weight"] = empty
+            owner.register_parameter("weight", empty)
             self._made.pop(id(empty), None)
             found = self.quantizer.get_quantize_ops().convert({name: value}, full_layer_name=name, model=self.model)
-            owner._parameters["weight"] = found[name]
-            found[name]._is_hf_initialized = True
+            owner.register_parameter("weight", found[name])
+            transformers_internals.mark_as_initialized(found[name])

@@ -13,7 +13,7 @@ from bench.config.cards import ModelCard
 from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
 from bench.models import adapters, heads, span_head
-from bench.models.build import WRITERS, locate, task_settings
+from bench.models.build import GENERATIVE_CLASSES, locate, task_settings
 from bench.utils import files
 from bench.utils.loading_errors import reason, shown
 
@@ -26,7 +26,7 @@ TYPES = {"config.json": "model_type", "adapter_config.json": "peft_type"}
 
 
 def save(model: Any, tokenizer: Any, folder: Path, description: dict[str, Any]) -> None:
-    """Writes model or adapter, tokenizer and `bench.json` (labels, task, objective, head ...) into a folder."""
+    """Write model or adapter, tokenizer and `bench.json` (labels, task, objective, head ...) into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, heads.ProbeModel):
         model.base.save_pretrained(folder)
@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """What `save` wrote about the model. Raises DataError when the folder holds no saved model."""
+    """Return what `save` wrote about the model. Raises DataError when the folder holds no saved model."""
     path = folder / DESCRIPTION
     if not path.is_file():
         raise DataError(f"{folder} holds no saved model; the recipe needs `save: true`")
@@ -67,7 +67,7 @@ def describe(folder: Path) -> dict[str, Any]:
 
 
 def load(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
-    """(model in evaluation mode, tokenizer, description) from what `save` wrote, on the CPU.
+    """Return (model in evaluation mode, tokenizer, description) from what `save` wrote, on the CPU.
 
     Raises DataError or SetupError for what is missing in the folder, or for a base model that can't be had.
     """
@@ -98,7 +98,7 @@ def _auto_class(description: dict[str, Any]) -> Any:
     import transformers
 
     if _is_text(description):
-        return getattr(transformers, WRITERS[description["model_card"]["family"]])
+        return getattr(transformers, GENERATIVE_CLASSES[description["model_card"]["family"]])
     return getattr(transformers, registry.load("tasks", description["task"]).AUTO_CLASS)
 
 
@@ -131,7 +131,7 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
 
 
 def _restore(model: Any, folder: Path) -> None:
-    """Puts back what plain loading loses: an MLP head's weights, and the float32 of a head on a 16-bit body."""
+    """Put back what plain loading loses: an MLP head's weights, and the float32 of a head on a 16-bit body."""
     parameters = dict(model.named_parameters())
     narrow = {name for name, parameter in parameters.items() if parameter.dtype.itemsize < 4}
     own = tuple(f"{name}." for name in heads.head_names(model))

@@ -10,7 +10,7 @@ AUTO_CLASS = "AutoModelForQuestionAnswering"
 
 
 def register(config: Any) -> bool:
-    """Gives a decoder without such a class one, made of transformers' own parts; True if it did, now or before.
+    """Give a decoder without such a class one, made of transformers' own parts; return whether it did, now or before.
 
     The class is known to AutoModelForQuestionAnswering from then on, in this process.
     """
@@ -28,13 +28,8 @@ def register(config: Any) -> bool:
     return True
 
 
-def keep_names(model: Any) -> None:
-    """Lets a model that was loaded with a `key_mapping` be saved under its own names, which its class can load."""
-    model.__dict__.pop("_weight_conversions", None)
-
-
 def key_mapping(config: Any) -> dict[str, str]:
-    """How a language model's checkpoint calls its body, and how the class with the head does, as regular expressions.
+    """Return the body's names in a language model's checkpoint -> in the class with the head, as regular expressions.
 
     In transformers 5.23 Llama and Qwen, say, call it `model` there and `transformer` here; without this, every
     weight of the body would be missing, and be drawn at random. {} where both have one name.

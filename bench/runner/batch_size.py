@@ -36,7 +36,7 @@ from bench.data.batching import IGNORED
 from bench.distributed import setup, sharding
 from bench.errors import DivergedError, SetupError
 from bench.memory import limits
-from bench.memory.planner import Job, Lengths, Spread
+from bench.memory.planner import Lengths, MemoryPlan, Parallelism
 from bench.memory.search import AUTO, KEY, candidates, largest
 from bench.records import failures
 from bench.runner.context import RunContext
@@ -110,7 +110,7 @@ def _still_searching() -> None:
 
 def _least_rooms(run: RunContext) -> dict[str, int]:
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    rooms = gather_object([limits.left(run.state.device, sharers)])
+    rooms = gather_object([limits.available_bytes(run.state.device, sharers)])
     return {name: min(one.get(name, size) for one in rooms) for room in rooms for name, size in room.items()}
 
 
@@ -195,15 +195,15 @@ class _Search:
         return prediction.total - prediction.parts.get("CUDA", 0)
 
     @functools.cached_property
-    def _job(self) -> Job | None:
+    def _job(self) -> MemoryPlan | None:
         features = self._features(candidates(self.share)[0])
         answers = max(_answers(feature) for feature in features)
         longest = max(len(feature["input_ids"]) for feature in features)
         lengths = Lengths(longest=longest, mean=float(longest), answers=answers, source="the training split")
-        spread, on_cpu = Spread(world=self.run.state.num_processes), self.run.state.device.type == "cpu"
+        spread, on_cpu = Parallelism(world=self.run.state.num_processes), self.run.state.device.type == "cpu"
         labels = max(1, len(self.run.inputs.corpus.labels))
         try:
-            job = Job.of(
+            job = MemoryPlan.of(
                 self.run.resolved, spread, precision=self.precision, lengths=lengths, on_cpu=on_cpu, num_labels=labels
             )
             job.predict(1, longest)

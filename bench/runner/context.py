@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any
 from bench.config.contracts import LoadPlan, Method, Task
 from bench.config.resolve import Resolved
 from bench.distributed.signals import Stopper
-from bench.distributed.watchdog import Peers
+from bench.distributed.watchdog import ProcessWatchdog
 from bench.memory.limits import MemoryBaseline
 from bench.records.record import Record
 from bench.runner.resume import PreviousRun
@@ -62,7 +62,7 @@ class RunContext:
     lock: IO[bytes] | None = None
 
     clock: Clock = field(init=False, repr=False)
-    watchdog: Peers | None = None
+    watchdog: ProcessWatchdog | None = None
     state: PartialState = field(init=False, repr=False)
     inputs: RunInputs = field(init=False, repr=False)
     memory_baseline: MemoryBaseline | None = None

@@ -18,7 +18,7 @@ from typing import Any
 from bench import console
 from bench.config.resolve import first_record, load
 from bench.distributed.signals import Stopper
-from bench.distributed.watchdog import Peers, several
+from bench.distributed.watchdog import ProcessWatchdog, several
 from bench.errors import BenchError, RecipeError, ScoreError
 from bench.memory import limits
 from bench.records import failures, record, store
@@ -156,7 +156,7 @@ def execute(run: RunContext) -> None:
     run.clock = clock.Clock()
     with run.clock.phase("load"):
         if several():
-            run.watchdog = Peers(
+            run.watchdog = ProcessWatchdog(
                 lambda: run.phase, lambda failure: _end_from_watchdog(run, failure), run.timeout_s
             ).start()
         run.state = setup.start(run.timeout_s)
@@ -334,7 +334,7 @@ def _report_to_rank_zero(error: BaseException, timeout_s: float) -> None:
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     failure = failures.of(error, "set-up", *_rank_and_host())
-    watch = Peers(lambda: "set-up", lambda failure: EXIT_CODES[failure.status], timeout_s).start()
+    watch = ProcessWatchdog(lambda: "set-up", lambda failure: EXIT_CODES[failure.status], timeout_s).start()
     watch.verdict(failure)
     watch.stop()
 

@@ -23,9 +23,10 @@ from bench.data.batching import IGNORED
 from bench.distributed import sharding
 from bench.errors import BenchError, SetupError, StoppedError
 from bench.memory import search
-from bench.memory.planner import Job, Lengths, Prediction, Spread
+from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction
 from bench.memory.search import Change
 from bench.models.kernels import padding_free
+from bench.models.library_internals import transformers_internals
 from bench.records.failures import GENERAL_ADVICE
 from bench.records.record import Advice, OutOfMemory
 from bench.runner import out_of_memory
@@ -59,7 +60,7 @@ class Heaviest:
 class PredictedMemory:
     """A run's planned memory: its job, the row numbers of all steps, and whether its batches are padding-free."""
 
-    job: Job
+    job: MemoryPlan
     order: list[int]
     without_pads: bool
     prediction: Prediction
@@ -87,7 +88,7 @@ def predict(run: RunContext) -> None:
         _check_outline(run, run.prediction.job)
 
 
-def _check_outline(run: RunContext, job: Job) -> None:
+def _check_outline(run: RunContext, job: MemoryPlan) -> None:
     planned, model = job.states.trained_numbers, run.record.model
     if model is not None and planned != model.parameters["trainable"]:
         run.record.note(
@@ -118,7 +119,7 @@ def plan_memory(run: RunContext) -> PredictedMemory:
     )
     # Random numbers that are drawn here must not advance the run's own generator.
     with torch.random.fork_rng(devices=[]):
-        job = Job.of(
+        job = MemoryPlan.of(
             run.resolved,
             spread_of(run.state.num_processes),
             precision=run.inputs.scoring.precision,
@@ -146,13 +147,13 @@ def heaviest(features: Sequence[dict[str, Any]], order: Sequence[int], rows: int
     return Heaviest(rows=rows, length=math.ceil(tokens[place] / rows), answers=answers)
 
 
-def spread_of(world: int) -> Spread:
+def spread_of(world: int) -> Parallelism:
     """Return the parallelism that the launcher asked for. Raises SetupError for one that the plan does not know."""
     if sharding.asked() == "fsdp":
         raise SetupError("the plan knows DDP and ZeRO, not how FSDP2 shards a model")
     stage = sharding.asked_stage()
     if stage is None:
-        return Spread(world=world)
+        return Parallelism(world=world)
     if stage == 0:
         raise SetupError("the plan does not know DeepSpeed without ZeRO")
     optimizer, parameters = offloaded()
@@ -162,7 +163,7 @@ def spread_of(world: int) -> Spread:
         raise SetupError(
             f"the plan does not know ZeRO-{stage} with the optimizer's state on {optimizer}, weights on {parameters}"
         )
-    return Spread(world=world, zero=stage, offload=places.pop())
+    return Parallelism(world=world, zero=stage, offload=places.pop())
 
 
 def offloaded() -> tuple[str, str]:
@@ -238,7 +239,7 @@ def advise(run: RunContext) -> str:
     gc.collect()
     try:
         # Otherwise the plan's own model would be built sharded, as DeepSpeed has it done while a run trains.
-        with sharding.alone():
+        with transformers_internals.without_deepspeed():
             oom.unadvised = _why_not(run, oom) or _advised(run, oom)
     except BenchError as error:
         oom.unadvised = f"no advice by the plan: {error}; {GENERAL_ADVICE}"
@@ -298,7 +299,7 @@ def _fewer_rows(rows: int) -> Advice:
 
 def typed(change: Change) -> str:
     """Return a change as it is typed for a run: overrides, or the launcher's option."""
-    if not change.spread:
+    if not change.parallelism:
         return " ".join(change.overrides)
-    name = "zero3_offload_cpu" if change.spread.get("offload") == "cpu" else f"zero{change.spread['zero']}"
+    name = "zero3_offload_cpu" if change.parallelism.get("offload") == "cpu" else f"zero{change.parallelism['zero']}"
     return f"--config_file accelerate_configs/{name}.yaml"

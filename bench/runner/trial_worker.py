@@ -77,14 +77,16 @@ def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.collect()
-    rooms = {name: min(size, request["room"].get(name, size)) for name, size in limits.left(state.device).items()}
-    base = limits.held(state.device)
+    rooms = {
+        name: min(size, request["room"].get(name, size)) for name, size in limits.available_bytes(state.device).items()
+    }
+    base = limits.held_bytes(state.device)
     limits.keep_within(rooms, state.device)
     try:
         model = _trained(recipe, request, tokenizer, state, phases, folder)
     except Exception as error:
         # Not every library reports that it ran out of memory.
-        scarce = min(limits.left(state.device).values()) < batch_size.HEADROOM * min(rooms.values())
+        scarce = min(limits.available_bytes(state.device).values()) < batch_size.HEADROOM * min(rooms.values())
         if failures.status_of(error) == "crashed" and scarce:
             raise MemoryError(f"{type(error).__name__} with hardly any memory left: {error}") from error
         raise

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
 from torch import nn
 
 from bench.distributed import sharding
 from bench.errors import StoppedError
+from bench.models.library_internals import accelerate_internals
 from bench.training import checkpoint_files, checkpointing
 from bench.training.memory_saving import checkpoint_activations
 from bench.training.policy import Policy
@@ -52,7 +52,7 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
         checkpointing.take_up(inputs, progress, resumption)
         inputs.display.leave_out(progress.step)
         inputs.observer.on_resume(progress.step)
-    full_model = sharding.Twin(inputs.model) if sharding.divides_parameters() else None
+    full_model = sharding.FullModelShell(inputs.model) if sharding.shards_parameters() else None
     gradients = sharding.FirstGradients(inputs.model) if sharding.asked() == "deepspeed" else None
     policy = Policy(inputs, progress, full_model=full_model, gradients=gradients)
     session = Session(
@@ -63,7 +63,7 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
         drops_copies=_recompute(inputs),
         resumption=resumption,
     )
-    AcceleratorState._reset_state()  # an earlier training of this process has left its precision there
+    accelerate_internals.reset_state()  # an earlier training of this process has left its precision there
     values = arguments(inputs)
     if inputs.settings.engine == "loop":
         model = loop.run(session, TrainingArguments(**values))
@@ -71,9 +71,9 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
         from bench.training.engines import sft  # TRL takes seconds to import
 
         precision = "no" if sharding.asked() == "deepspeed" else inputs.scoring.precision
-        model = sft.run(session, sharding.settle(sft.config(values, precision)))
+        model = sft.run(session, sharding.apply_deepspeed_defaults(sft.config(values, precision)))
     else:
-        model = trainer.run(session, sharding.settle(TrainingArguments(**values)))
+        model = trainer.run(session, sharding.apply_deepspeed_defaults(TrainingArguments(**values)))
     policy.close()
     if progress.stopped_by == "interrupted":
         raise StoppedError(_interruption(inputs, progress))

@@ -19,6 +19,7 @@ from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from bench.errors import SetupError
 from bench.models.heads import unwrapped
 from bench.models.kernels.packed_attention import recomputing
+from bench.models.library_internals import transformers_internals
 
 # Bytes of what was moved on the meta device, one after another.
 _MOVED: ContextVar[list[int] | None] = ContextVar("bench_moved", default=None)
@@ -30,10 +31,11 @@ def move_to_host(model: nn.Module) -> None:
     The model's activations must be checkpointed already. On a CPU, whose memory that is, nothing is moved.
     """
     for module in model.modules():
-        checkpoint = module.__dict__.get("_gradient_checkpointing_func")
+        checkpoint = transformers_internals.checkpoint_function(module)
         if checkpoint is not None:
             # Its keywords stay in sight: a body that leaves out pads looks for its `context_fn` there.
-            module._gradient_checkpointing_func = functools.partial(_moved, checkpoint.func, **checkpoint.keywords)
+            moved = functools.partial(_moved, checkpoint.func, **checkpoint.keywords)
+            transformers_internals.set_checkpoint_function(module, moved)
 
 
 def _moved(checkpoint: Callable[..., Any], function: Any, *inputs: Any, **options: Any) -> Any:

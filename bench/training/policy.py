@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bench.distributed import sharding
-from bench.distributed.vote import Ballot
+from bench.distributed.vote import AsyncFlagVote
 from bench.training import checkpointing
 from bench.training.state import FitInputs, Progress
 
@@ -33,16 +33,16 @@ class Policy:
         inputs: FitInputs,
         progress: Progress,
         *,
-        full_model: sharding.Twin | None = None,
+        full_model: sharding.FullModelShell | None = None,
         gradients: sharding.FirstGradients | None = None,
     ) -> None:
         self.inputs, self.progress = inputs, progress
         self._full_model, self._gradients = full_model, gradients
 
     @functools.cached_property
-    def _ballot(self) -> Ballot:
+    def _ballot(self) -> AsyncFlagVote:
         """Return the vote of all processes; made when every one of them has done its first step."""
-        return Ballot()
+        return AsyncFlagVote()
 
     def due_for_log(self, step: int) -> bool:
         """Return whether a step is logged: the first, every `log_every`-th, and the last."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bench.distributed.sharding import Twin
+from bench.distributed.sharding import FullModelShell
 from bench.training.checkpointing import Resumption
 from bench.training.policy import Policy
 from bench.training.state import FitInputs, Progress
@@ -19,6 +19,6 @@ class Session:
     inputs: FitInputs
     progress: Progress
     policy: Policy
-    full_model: Twin | None = None
+    full_model: FullModelShell | None = None
     drops_copies: bool = False
     resumption: Resumption | None = None

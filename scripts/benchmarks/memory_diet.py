@@ -41,7 +41,7 @@ from torch.autograd.graph import saved_tensors_hooks  # noqa: E402
 from bench.config import contracts, registry, resolve  # noqa: E402
 from bench.data.examples import Encoded  # noqa: E402
 from bench.memory import activations, state_sizes  # noqa: E402
-from bench.memory.planner import Job, Lengths, Spread  # noqa: E402
+from bench.memory.planner import Lengths, MemoryPlan, Parallelism  # noqa: E402
 from bench.models import build as models  # noqa: E402
 from bench.models.kernels import padding_free  # noqa: E402
 from bench.records.clock import Clock  # noqa: E402
@@ -239,7 +239,7 @@ def planned(resolved: Any, setting: Setting) -> int:
     elif resolved.recipe.speed.padding_free:
         rows = rows * 3 // 4
     lengths = Lengths(longest=length, mean=length, answers=ANSWER, source="made up")
-    job = Job.of(resolved, Spread(), precision="bf16", lengths=lengths)
+    job = MemoryPlan.of(resolved, Parallelism(), precision="bf16", lengths=lengths)
     found = job.predict(rows, length)
     paged = sum(found.host.values()) - round(job.usage(rows, length).on_host)
     # What CUDA itself takes, and what its allocator can't use, are no tensors. A CPU does not page.

@@ -1,6 +1,6 @@
-"""Not a test: one process of a watch. Its main thread never comes back, as from a collective that waits for the dead.
+"""Not a test: one process under a watchdog. Its main thread never returns, as from a collective of a dead process.
 
-What the watch decides is printed as a line of JSON. Rank zero opens the store, as where no launcher's agent does.
+What the watchdog decides is printed as a line of JSON. Rank zero opens the store, as where no launcher's agent does.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from torch.distributed import TCPStore
 
-from bench.distributed.watchdog import Peers
+from bench.distributed.watchdog import ProcessWatchdog
 
 if __name__ == "__main__":
     if os.environ["RANK"] == "0":
@@ -24,8 +24,10 @@ if __name__ == "__main__":
         print(json.dumps(dataclasses.asdict(failure)), flush=True)
         return 7
 
-    watch = Peers(lambda: "train", file, limit_s=float(sys.argv[1])).start()
-    while not (watch.watch.beats and all(rank in watch.watch.beats for rank in watch.watch.watched)):
+    watchdog = ProcessWatchdog(lambda: "train", file, limit_s=float(sys.argv[1])).start()
+    while not (
+        watchdog.monitor.heartbeats and all(rank in watchdog.monitor.heartbeats for rank in watchdog.monitor.watched)
+    ):
         time.sleep(0.1)
     print("joined", flush=True)
     time.sleep(600)

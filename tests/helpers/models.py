@@ -112,7 +112,7 @@ def adapted(known: ModelCard, folder: Path, method: str, settings: dict[str, Any
 
 def text_build(known: ModelCard, folder: Path, plan: Any = None, weights: str | None = None, **changes: Any) -> Any:
     """The same as a language model."""
-    kind = models.WRITERS.get(known.family, "AutoModelForCausalLM")
+    kind = models.GENERATIVE_CLASSES.get(known.family, "AutoModelForCausalLM")
     changes = {"auto_class": kind, "labels": (), "head": None, **changes}
     return build(known, folder, plan, weights=weights, **changes)
 

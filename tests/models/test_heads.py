@@ -71,7 +71,7 @@ FINAL_NORMS = dict.fromkeys(tiny.DECODERS, "model.norm") | {
 def test_an_output_head_is_no_task_head(name, tmp_path):
     depth = DEPTH.get(name, "num_hidden_layers")
     model = tiny.text_build(tiny.narrow(name, **{depth: 3}), tmp_path)
-    assert heads.writes(model)
+    assert heads.is_generative(model)
     assert heads.head_names(model) == []
     assert heads.output_head_names(model) == ["lm_head"]
     assert heads.unwrapped_head_names(model) == ["lm_head"]
@@ -83,16 +83,16 @@ def test_an_output_head_is_no_task_head(name, tmp_path):
 @pytest.mark.parametrize("name", tiny.FAMILIES)
 def test_classifiers_do_not_write(name, tmp_path):
     model = tiny.build(tiny.card(name), tmp_path)
-    assert not heads.writes(model)
+    assert not heads.is_generative(model)
     assert heads.output_head_names(model) == []
-    assert not heads.writes(tiny.adapted(tiny.card(name), tmp_path, "probe"))
+    assert not heads.is_generative(tiny.adapted(tiny.card(name), tmp_path, "probe"))
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_the_output_head_of_a_wrapped_model(method, tmp_path):
     for name in ("gemma2", "t5"):
         model = tiny.text_adapted(tiny.card(name), tmp_path, method)
-        assert heads.writes(model)
+        assert heads.is_generative(model)
         assert heads.unwrapped_head_names(model) == ["lm_head"]
         assert len(heads.transformer_blocks(model)) == 2
 

@@ -13,7 +13,7 @@ from bench.config.training import Speed
 from bench.errors import RecipeError, SetupError
 from bench.memory import activations, state_sizes
 from bench.memory.activations import Batch
-from bench.memory.planner import Job, Spread
+from bench.memory.planner import MemoryPlan, Parallelism
 from bench.models import build, saving
 from bench.training import fit, memory_saving
 from bench.utils import process
@@ -171,7 +171,7 @@ def test_what_can_not_be_in_bfloat16_is_refused(write, monkeypatch):
         planned(write, "method: {name: lora, peft: IA3Config, dtype: bfloat16}\n")
     chosen = planned(write, "method: {name: lora, dtype: bfloat16}\n")
     with pytest.raises(SetupError, match=r"method\.dtype: bfloat16 saves nothing under ZeRO-2; take float32"):
-        Job.of(chosen, Spread(world=2, zero=2))
+        MemoryPlan.of(chosen, Parallelism(world=2, zero=2))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(SetupError, match=r"method\.dtype: bfloat16 saves nothing under FSDP"):
         fit.sharding.check(chosen.recipe, state_sizes.load_plan(chosen)[1])
@@ -210,7 +210,7 @@ def test_activations_that_waited_elsewhere_give_the_same_gradients(family, tmp_p
 
 def test_the_plan_moves_activations_to_the_host(write):
     rest = "method: lora\nobjective: text\ntraining: {gradient_checkpointing: true, activation_offload: %s}\n"
-    here, there = (Job.of(planned(write, rest % on, blocks=9), Spread()) for on in ("false", "true"))
+    here, there = (MemoryPlan.of(planned(write, rest % on, blocks=9), Parallelism()) for on in ("false", "true"))
     hidden = 9 * 4 * 128 * here.model.config.hidden_size * 4
     assert there.usage(4, 128).on_host == hidden
     assert here.usage(4, 128).on_host == 0

@@ -108,13 +108,13 @@ def assert_same(one, other):
 def ran(monkeypatch):
     """Shapes of what the packed attention was given."""
     shapes = []
-    kernel = packed_attention.Kernel.by_runs
+    kernel = packed_attention.PackedAttention.by_runs
 
     def by_runs(self, query, key, value, packing):
         shapes.append(tuple(query.shape))
         return kernel(self, query, key, value, packing)
 
-    monkeypatch.setattr(packed_attention.Kernel, "by_runs", by_runs)
+    monkeypatch.setattr(packed_attention.PackedAttention, "by_runs", by_runs)
     return shapes
 
 
@@ -350,7 +350,7 @@ def test_a_body_that_gets_other_hidden_states_stays_padded(monkeypatch):
     def careless(self, query, key, value, packing):
         return functional.scaled_dot_product_attention(query, key, value, scale=self.scale).transpose(1, 2)
 
-    monkeypatch.setattr(packed_attention.Kernel, "by_runs", careless)
+    monkeypatch.setattr(packed_attention.PackedAttention, "by_runs", careless)
     model = make("bert")
     inputs = batch(model)
     assert "gets other hidden states without pads" in padding_free.attach(model)
@@ -389,7 +389,7 @@ def test_what_the_kernel_for_any_lengths_is_asked(causal, window, monkeypatch):
     packing = packed_attention.Packing(shape=(4, 6), places=torch.arange(16), runs=((1, 2), (2, 4), (1, 6)), configs=[])
     torch.manual_seed(0)
     query, key, value = torch.randn(1, 4, 16, 8), torch.randn(1, 2, 16, 8), torch.randn(1, 2, 16, 8)
-    kernel = packed_attention.Kernel(scale=0.3, window=window, causal=causal)
+    kernel = packed_attention.PackedAttention(scale=0.3, window=window, causal=causal)
     found = kernel.varlen(query, key, value, packing)
     torch.testing.assert_close(found, kernel.by_runs(query, key, value, packing))
     assert not kernel.takes_any_lengths(query)

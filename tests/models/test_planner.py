@@ -11,7 +11,7 @@ from bench.config import registry, resolve
 from bench.errors import SetupError
 from bench.memory import activations, planner, report, search, state_sizes
 from bench.memory.activations import Batch
-from bench.memory.planner import Job, Spread
+from bench.memory.planner import MemoryPlan, Parallelism
 from bench.training import memory_saving
 from bench.utils import hardware
 from bench.utils.hardware import GIB
@@ -115,9 +115,11 @@ def test_mixed_precision_keeps_16_bits(write, tmp_path, family):
     ],
 )
 def test_a_few_blocks_tell_of_all(write, monkeypatch, rest):
-    job = Job.of(resolve.load(own(write, "{card: tiny_llama, architecture: {num_hidden_layers: 9}}", rest)), Spread())
+    job = MemoryPlan.of(
+        resolve.load(own(write, "{card: tiny_llama, architecture: {num_hidden_layers: 9}}", rest)), Parallelism()
+    )
     few = job.usage(4, 96)
-    job._usages.clear()
+    job.usages.clear()
     monkeypatch.setattr(activations, "_runs", lambda model: [])
     whole = job.usage(4, 96)
     assert few.kept == pytest.approx(whole.kept, rel=0.02)
@@ -129,7 +131,9 @@ def test_a_few_blocks_tell_of_all(write, monkeypatch, rest):
     ("family", "objective"), [*((name, "head") for name in tiny.FAMILIES), *((name, "text") for name in tiny.WRITERS)]
 )
 def test_every_family_can_be_planned(write, family, objective):
-    job = Job.of(resolve.load(own(write, f"tiny_{family}", f"method: lora\nobjective: {objective}\n")), Spread())
+    job = MemoryPlan.of(
+        resolve.load(own(write, f"tiny_{family}", f"method: lora\nobjective: {objective}\n")), Parallelism()
+    )
     few, many = job.usage(2, 32), job.usage(8, 64)
     assert 0 < 3 * few.kept < many.kept
     assert max(many.peaks.values()) >= many.kept
@@ -137,7 +141,7 @@ def test_every_family_can_be_planned(write, family, objective):
 
 def test_scores_are_kept_by_eager_attention_only(write):
     eager, fused = (
-        Job.of(resolve.load(own(write, f"{{card: tiny_llama, attention: {kind}}}")), Spread()).usage(2, 128)
+        MemoryPlan.of(resolve.load(own(write, f"{{card: tiny_llama, attention: {kind}}}")), Parallelism()).usage(2, 128)
         for kind in ("eager", "sdpa")
     )
     # Of two blocks: at least the weights [rows, heads, tokens, tokens] in 16 bits.
@@ -146,13 +150,15 @@ def test_scores_are_kept_by_eager_attention_only(write):
 
 def test_logits_are_counted_where_they_are_made(write):
     rest = "method: full\nobjective: text\nspeed: {answer_logits: %s}\n"
-    few, full = (Job.of(resolve.load(own(write, "tiny_llama", rest % on)), Spread()) for on in ("true", "false"))
+    few, full = (
+        MemoryPlan.of(resolve.load(own(write, "tiny_llama", rest % on)), Parallelism()) for on in ("true", "false")
+    )
     more = full.usage(4, 100).peaks["head"] - few.usage(4, 100).peaks["head"]
     assert more > 0.9 * 4 * 100 * 2048 * 2
 
 
 def test_mistral_in_4_bits():
-    job = Job.of(resolve.load(MISTRAL, ("training.per_device_batch=1",)), Spread())
+    job = MemoryPlan.of(resolve.load(MISTRAL, ("training.per_device_batch=1",)), Parallelism())
     found = job.predict(1, 512)
     assert 3.8 < found.parts["weights"] / GIB < 4.0
     assert found.parts["adapters and head"] == found.parts["gradients"] == job.states.gradients
@@ -167,15 +173,18 @@ def test_mistral_in_4_bits():
 
 
 def test_autocast_copies_weights_that_are_trained_though_activations_are_recomputed(seventy):
-    two = dataclasses.replace(seventy, spread=Spread(world=8, zero=2)).predict(1, 2048)
+    two = dataclasses.replace(seventy, parallelism=Parallelism(world=8, zero=2)).predict(1, 2048)
     # Of linear layers' weights: not the embedding's, and the output head's is kept for the backward pass anyway.
     assert two.parts["weights in 16 bits"] == pytest.approx(2 * seventy.states.trained_numbers, rel=0.06)
-    assert "weights in 16 bits" not in dataclasses.replace(seventy, spread=Spread(world=8, zero=3)).predict(1, 64).parts
+    assert (
+        "weights in 16 bits"
+        not in dataclasses.replace(seventy, parallelism=Parallelism(world=8, zero=3)).predict(1, 64).parts
+    )
 
 
 @pytest.fixture(scope="module")
 def seventy():
-    return report.seventy_job()
+    return report.seventy_plan()
 
 
 def test_zero_divides_what_it_says(seventy):
@@ -183,7 +192,8 @@ def test_zero_divides_what_it_says(seventy):
     assert 70e9 < numbers < 71e9
     for world in (2, 64, 1024):
         found = [
-            dataclasses.replace(seventy, spread=Spread(world=world, zero=zero)).predict(1, 2048) for zero in range(4)
+            dataclasses.replace(seventy, parallelism=Parallelism(world=world, zero=zero)).predict(1, 2048)
+            for zero in range(4)
         ]
         first, second, third = found[1:]
         assert found[0].parts["communication"] == found[0].parts["gradients"] == 4 * numbers
@@ -197,14 +207,14 @@ def test_zero_divides_what_it_says(seventy):
         # On two, what ZeRO-2 copies for the step is more than what it divides; so it was measured, too.
         assert (first.total > second.total) == (world > 2)
         assert {one.whole for one in found} == {first.whole}
-    waiting = dataclasses.replace(seventy, spread=Spread(world=8, zero=3, offload="cpu")).predict(1, 2048)
+    waiting = dataclasses.replace(seventy, parallelism=Parallelism(world=8, zero=3, offload="cpu")).predict(1, 2048)
     assert sum(waiting.host.values()) == pytest.approx((4 + 4 + 4 + 8) * numbers, rel=0.001)
     assert not {"optimizer", "weights", "gradients", "master weights"} & set(waiting.parts)
 
 
 @pytest.mark.parametrize("rest", ["method: lora\n", "method: full\ntraining: {per_device_batch: 4}\n"])
 def test_searches_end_at_the_border(write, rest):
-    job = Job.of(resolve.load(own(write, "tiny_bert", rest)), Spread())
+    job = MemoryPlan.of(resolve.load(own(write, "tiny_bert", rest)), Parallelism())
     room = job.predict(5, 64).needed + 70_000
     rows = search.largest_batch(job, 64, room)
     assert job.predict(rows, 64).needed <= room < job.predict(rows + 1, 64).needed
@@ -216,16 +226,16 @@ def test_searches_end_at_the_border(write, rest):
     assert search.largest_batch(job, 4, 10**15) == search.MOST_ROWS
 
 
-def changed(path, room, spread=None):
+def changed(path, room, parallelism=None):
     resolved = resolve.load(path)
-    job = Job.of(resolved, spread or Spread())
+    job = MemoryPlan.of(resolved, parallelism or Parallelism())
     chosen = search.cheapest_fit(job, 128, room, lambda overrides: resolve.load(path, overrides))
     return [change.what for change in chosen]
 
 
 def test_the_cheapest_change_comes_first(write):
     path = resolve.SHIPPED / "sst2" / "llama32_1b-full.yaml"
-    job = Job.of(resolve.load(path), Spread())
+    job = MemoryPlan.of(resolve.load(path), Parallelism())
     least = job.predict(1, 128).needed
     assert changed(path, least) == ["training.per_device_batch=1"]
     assert changed(path, least - 2 * GIB)[-1] == "training.optimizer=adamw_bnb_8bit"
@@ -280,7 +290,7 @@ def test_the_command_says_what_fits(write, capsys):
             ["--per-device-batch", "7"],
             "command line: training.global_batch: 32 is not a multiple of per_device_batch 7",
         ),
-        (["--zero", "1", "training.optimizer=adafactor"], "training.optimizer: adafactor can't be divided by ZeRO"),
+        (["--zero", "1", "training.optimizer=adafactor"], "training.optimizer: adafactor can't be sharded by ZeRO"),
         (["method=zero_shot", "objective=text", "model=tiny_llama"], "method 'zero_shot' trains nothing by gradients"),
         (["method=qlora", "--zero", "3"], "method: qlora under ZeRO-3 needs 4-bit weights that are stored as"),
     ],
@@ -319,7 +329,7 @@ def test_every_device_can_be_named():
 
 
 def test_time_is_only_for_known_rates():
-    job = Job.of(resolve.load(resolve.SHIPPED / "sst2" / "bert_base_uncased-full.yaml"), Spread())
+    job = MemoryPlan.of(resolve.load(resolve.SHIPPED / "sst2" / "bert_base_uncased-full.yaml"), Parallelism())
     device = hardware.DEVICES["NVIDIA H200"]
     seconds = planner.seconds_per_thousand(job, device)
     # Six operations for each weight outside of the embeddings and each token, and attention's.

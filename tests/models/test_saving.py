@@ -221,7 +221,7 @@ def test_language_models_are_loaded_by_anyone(name, method, tmp_path):
     expected, plan = train_and_save_text(known, tmp_path, method)
     model, _, description = saving.load(tmp_path)
     assert (model.training, description["objective"]) == (False, "text")
-    assert heads.writes(model)
+    assert heads.is_generative(model)
     torch.testing.assert_close(tiny.logits(model, tiny.text_batch(known)), expected, atol=1e-6, rtol=0)
     kind = getattr(transformers, "AutoModelForSeq2SeqLM" if name == "t5" else "AutoModelForCausalLM")
     found = tiny.logits(plain(tmp_path, plan, kind), tiny.text_batch(known))

@@ -37,7 +37,7 @@ def checked(path, *overrides):
 
 
 def test_without_either_nothing_is_asked_and_nothing_refused():
-    assert (sharding.asked(), sharding.asked_stage(), sharding.divides_parameters()) == (None, None, False)
+    assert (sharding.asked(), sharding.asked_stage(), sharding.shards_parameters()) == (None, None, False)
     assert checked(BERT, "training.engine=loop", "training.optimizer=adafactor") is None
 
 
@@ -47,9 +47,9 @@ def test_without_either_nothing_is_asked_and_nothing_refused():
 def test_what_was_asked_for(launched, kind, stage, divides):
     launched(kind)
     assert sharding.asked_stage() == stage
-    assert sharding.divides_parameters() == divides
+    assert sharding.shards_parameters() == divides
     note = checked(BERT)
-    assert ("divides the weights" in note) if divides else (note is None)
+    assert ("shards the parameters during training" in note) if divides else (note is None)
 
 
 def test_the_stage_is_read_from_a_deepspeed_file_too(launched, monkeypatch, tmp_path):
@@ -82,7 +82,7 @@ def test_qlora_is_taken_by_zero2_and_with_the_right_storage_by_zero3(launched):
     launched("zero2")
     assert checked(QLORA) is None
     launched("zero3")
-    assert "ZeRO-3 divides the weights" in checked(QLORA, "method.storage=float32")
+    assert "ZeRO-3 shards the parameters during training" in checked(QLORA, "method.storage=float32")
 
 
 def test_nothing_to_train_is_noted(launched):
@@ -112,7 +112,7 @@ def test_a_filled_twin_gives_the_model_s_own_answers(classifier, family, without
         padding_free.attach(model)
     attached = padding_free.is_attached(model)
     expected = batch(model)
-    twin = sharding.Twin(model)
+    twin = sharding.FullModelShell(model)
     assert padding_free.is_attached(model) == attached
     assert all(parameter.is_meta for parameter in twin.model.parameters())
     for _ in range(2):
@@ -130,7 +130,7 @@ def test_a_twin_is_filled_from_a_divided_model_and_follows_it(classifier):
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         model = classifier("bert")
-        twin, expected = sharding.Twin(model), batch(model)
+        twin, expected = sharding.FullModelShell(model), batch(model)
         fully_shard(model)
         filled = twin.filled(model)
         assert torch.equal(batch(filled), expected)

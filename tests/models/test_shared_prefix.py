@@ -9,7 +9,7 @@ import transformers
 from transformers import DynamicCache
 
 from bench.models.kernels import shared_prefix
-from bench.models.kernels.attention import Kernel, merge
+from bench.models.kernels.attention import AttentionWithLse, merge
 from tests.helpers.cases import cover
 from tests.helpers.decoders import ALTERNATING, FAMILIES, REFUSED, SMALL, VOCABULARY, build
 
@@ -130,13 +130,13 @@ def test_keys_and_values_of_the_prefix_are_never_copied(monkeypatch):
     ids = texts(5, 30, 20)
     prefix = shared_prefix.run_prefix(model, ids[0, :20].tolist())
     used = []
-    called = Kernel.__call__
+    called = AttentionWithLse.__call__
 
-    def spy(self: Kernel, query: Any, key: Any, value: Any, **more: Any) -> Any:
+    def spy(self: AttentionWithLse, query: Any, key: Any, value: Any, **more: Any) -> Any:
         used.append((key, value))
         return called(self, query, key, value, **more)
 
-    monkeypatch.setattr(Kernel, "__call__", spy)
+    monkeypatch.setattr(AttentionWithLse, "__call__", spy)
     with shared_prefix.attending(model, prefix):
         logits(model, ids[:, 20:], position_ids=torch.arange(20, 30)[None])
     for number, (keys, values) in prefix.layers.items():
@@ -159,7 +159,7 @@ def test_rows_with_a_cache_need_a_mask_and_windows_need_positions():
             logits(model, texts(1, 1, 0), past_key_values=cache, use_cache=True)
 
 
-def reference(query: Any, key: Any, value: Any, kernel: Kernel, seen: Any) -> Any:
+def reference(query: Any, key: Any, value: Any, kernel: AttentionWithLse, seen: Any) -> Any:
     """Attention in float64, by the formula."""
     groups = query.shape[1] // key.shape[1]
     key, value = (heads.double().repeat_interleave(groups, 1) for heads in (key, value))
@@ -189,7 +189,7 @@ def test_kernels_against_the_formula(softcap, width, monkeypatch):
         seen = None
         if rng.random() < 0.5:
             seen = visible = visible & (torch.rand(visible.shape) < 0.6)
-        kernel = Kernel(scale=0.3, softcap=softcap)
+        kernel = AttentionWithLse(scale=0.3, softcap=softcap)
         out, lse = reference(query, key, value, kernel, visible)
         options = {"causal": causal, "seen": seen}
         for found, found_lse in (kernel(query, key, value, **options), kernel.plain(query, key, value, **options)):
@@ -200,7 +200,7 @@ def test_kernels_against_the_formula(softcap, width, monkeypatch):
 
 def test_merged_parts_are_the_whole():
     torch.manual_seed(0)
-    query, kernel = torch.randn(2, 3, 5, 8), Kernel(scale=0.5)
+    query, kernel = torch.randn(2, 3, 5, 8), AttentionWithLse(scale=0.5)
     key, value = torch.randn(2, 3, 9, 8), torch.randn(2, 3, 9, 8)
     whole, _ = kernel(query, key, value)
     for cut in range(1, 9):

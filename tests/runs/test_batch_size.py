@@ -13,7 +13,7 @@ import torch
 from bench.config import json_schema, resolve
 from bench.errors import RecipeError
 from bench.memory import limits, report, search
-from bench.memory.planner import Job, Spread
+from bench.memory.planner import MemoryPlan, Parallelism
 from bench.runner import batch_size, lifecycle
 from bench.training import state
 from tests.helpers.launching import ROOT, environment, launch, read_lines
@@ -81,11 +81,11 @@ def test_room_on_a_cpu_is_bounded_by_each_limit():
     """In a process with a limit of its own: what is left there is the limit, less what the process has."""
     code = (
         "import resource, torch; from bench.memory import limits as room\n"
-        "cpu = torch.device('cpu'); free = room.left(cpu)\n"
+        "cpu = torch.device('cpu'); free = room.available_bytes(cpu)\n"
         "assert set(free) == {room.MEMORY}, free\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (room.held(cpu)[room.ADDRESSES] + 2**30,) * 2)\n"
-        "left = room.left(cpu); assert abs(left[room.ADDRESSES] - 2**30) < 2**24, left\n"
-        "assert room.left(cpu, 2)[room.MEMORY] < 0.6 * free[room.MEMORY]\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (room.held_bytes(cpu)[room.ADDRESSES] + 2**30,) * 2)\n"
+        "left = room.available_bytes(cpu); assert abs(left[room.ADDRESSES] - 2**30) < 2**24, left\n"
+        "assert room.available_bytes(cpu, 2)[room.MEMORY] < 0.6 * free[room.MEMORY]\n"
         "room.keep_within({room.MEMORY: 2**28, room.ADDRESSES: 2**29}, cpu)\n"
         "kept = torch.ones(2**24)\n"
         "try: more = torch.ones(2**26)\n"
@@ -97,7 +97,7 @@ def test_room_on_a_cpu_is_bounded_by_each_limit():
 
 
 def test_no_control_group_makes_this_machine_smaller_than_nothing():
-    left = limits.left(torch.device("cpu"))
+    left = limits.available_bytes(torch.device("cpu"))
     assert 0 < left[limits.MEMORY] < 2**50
 
 
@@ -115,15 +115,15 @@ def test_auto_is_a_value_and_other_words_are_none():
 
 
 def test_a_plan_takes_what_is_predicted_to_fit():
-    job = Job.of(resolve.load(RECIPE, (AUTO, "training.global_batch=24")), Spread(world=2))
+    job = MemoryPlan.of(resolve.load(RECIPE, (AUTO, "training.global_batch=24")), Parallelism(world=2))
     assert search.planned(job, 128, None)[0] == 12
     sizes = [job.predict(rows, 128).needed for rows in (1, 4)]
     assert search.planned(job, 128, sizes[1])[0] == 4
     rows, (said,) = search.planned(job, 128, sizes[0] - 1)
     assert (rows, said) == (1, "training.per_device_batch: auto: not even 1 is predicted to fit")
-    plain = Job.of(resolve.load(RECIPE), Spread())
+    plain = MemoryPlan.of(resolve.load(RECIPE), Parallelism())
     assert search.planned(plain, 128, 1) == (32, [])
-    lines = report.lines(report.Asked(path=RECIPE, overrides=(AUTO,), gpu="24GiB"))
+    lines = report.lines(report.PlanRequest(path=RECIPE, overrides=(AUTO,), gpu="24GiB"))
     assert "training.per_device_batch: auto: 32 is the largest that is predicted to fit; a run tries it" in lines
 
 

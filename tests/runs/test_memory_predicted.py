@@ -13,7 +13,7 @@ from bench.distributed import sharding
 from bench.distributed.signals import Stopper
 from bench.errors import SetupError, StoppedError
 from bench.memory import planner, search
-from bench.memory.planner import Job, Spread
+from bench.memory.planner import MemoryPlan, Parallelism
 from bench.memory.search import Change
 from bench.records import record, store
 from bench.reporting import run_page
@@ -82,7 +82,9 @@ def test_the_prediction_is_the_plan_s_for_the_heaviest_micro_batch(done):
     lengths = done.run.inputs.train.lengths
     order = done.run.fit_inputs.order
     longest = max(max(lengths[row] for row in order[start : start + 8]) for start in range(0, len(order), 8))
-    job = Job.of(done.run.resolved, Spread(), precision="no", lengths=done.run.prediction.job.lengths, on_cpu=True)
+    job = MemoryPlan.of(
+        done.run.resolved, Parallelism(), precision="no", lengths=done.run.prediction.job.lengths, on_cpu=True
+    )
     predicted = done.record.memory_predicted["train"]
     assert predicted == job.predict(8, longest).as_record()["train"]
     assert (predicted["rows"], predicted["length"], predicted["accumulation"]) == (8, longest, 4)
@@ -108,7 +110,7 @@ def test_a_plan_draws_nothing_from_the_run_s_random_numbers(done):
 
 def on_gpu(done, **changes):
     """The same run, had it been on a GPU whose allocator had counted 2 GiB."""
-    job = Job.of(done.run.resolved, Spread(), precision="no", lengths=done.run.prediction.job.lengths)
+    job = MemoryPlan.of(done.run.resolved, Parallelism(), precision="no", lengths=done.run.prediction.job.lengths)
     length = done.run.prediction.prediction.length
     known = memory_prediction.PredictedMemory(
         job=job, order=done.run.prediction.order, without_pads=False, prediction=job.predict(8, length)
@@ -176,12 +178,12 @@ def test_the_heaviest_micro_batch_by_hand(features, without_pads, expected):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, Spread(world=4)),
-        ({"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "2"}, Spread(world=4, zero=2)),
+        ({}, Parallelism(world=4)),
+        ({"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "2"}, Parallelism(world=4, zero=2)),
         (
             {"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "3", "DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu",
              "DEEPSPEED_OFFLOAD_PARAM_DEVICE": "cpu"},
-            Spread(world=4, zero=3, offload="cpu"),
+            Parallelism(world=4, zero=3, offload="cpu"),
         ),
         (
             {"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "3", "DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"},
@@ -195,7 +197,7 @@ def test_the_heaviest_micro_batch_by_hand(features, without_pads, expected):
         ({"USE_FSDP": "true"}, "not how FSDP2 shards"),
         (
             {"USE_DEEPSPEED": "true", "DEEPSPEED_CONFIG_FILE": {"stage": 1, "offload_optimizer": {"device": "cpu"}}},
-            Spread(world=4, zero=1, offload="cpu"),
+            Parallelism(world=4, zero=1, offload="cpu"),
         ),
     ],
 )  # fmt: skip
@@ -207,7 +209,7 @@ def test_the_launcher_s_way_to_spread_a_run(monkeypatch, tmp_path, changes, expe
             (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": value}), encoding="utf-8")
             value = str(tmp_path / "ds.json")
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
-    if isinstance(expected, Spread):
+    if isinstance(expected, Parallelism):
         assert memory_prediction.spread_of(4) == expected
     else:
         with pytest.raises(SetupError, match=expected):
@@ -225,7 +227,7 @@ def blank(done):
 
 def test_a_plan_that_fails_is_noted_and_fails_no_run(done, monkeypatch):
     one = blank(done)
-    monkeypatch.setattr(planner.Job, "of", lambda *_, **__: 1 // 0)
+    monkeypatch.setattr(planner.MemoryPlan, "of", lambda *_, **__: 1 // 0)
     memory_prediction.predict(one)
     assert one.record.memory_predicted["train"] is None
     assert one.record.memory_predicted["reason"].startswith("the plan failed: ZeroDivisionError")
@@ -251,7 +253,7 @@ def test_an_outline_that_is_not_the_model_is_noted(done):
 
 def test_a_signal_during_the_plan_ends_the_run(done, monkeypatch):
     one, kept = blank(done), signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(planner.Job, "of", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(planner.MemoryPlan, "of", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
     signal.signal(signal.SIGTERM, Stopper())
     try:
         with pytest.raises(StoppedError):
@@ -325,7 +327,7 @@ def test_a_comparison_that_fails_is_noted_and_fails_no_run(done):
 def test_other_changes_are_advised_where_no_micro_batch_fits(done):
     full = ["method=full" if item == "method=lora" else item for item in SMALL]
     lengths = done.run.prediction.job.lengths
-    job = Job.of(resolve.load(RECIPE, tuple(full)), Spread(), precision="no", lengths=lengths, on_cpu=True)
+    job = MemoryPlan.of(resolve.load(RECIPE, tuple(full)), Parallelism(), precision="no", lengths=lengths, on_cpu=True)
     room = job.predict(1, lengths.longest).needed - 1000
     one = short_of(done, room)
     # As of a run that ended before anything was predicted.
@@ -336,7 +338,7 @@ def test_other_changes_are_advised_where_no_micro_batch_fits(done):
     assert changes
     assert all(change in said for change in changes)
     load = search.loader(RECIPE, tuple(full))
-    found = Job.of(load(tuple(changes)), Spread(), precision="no", lengths=lengths, on_cpu=True)
+    found = MemoryPlan.of(load(tuple(changes)), Parallelism(), precision="no", lengths=lengths, on_cpu=True)
     assert found.predict(found.budget.per_device_batch, lengths.longest).needed <= room
     assert memory_prediction.advise(short_of(done, 1000)).endswith("take a smaller model, shorter texts or more memory")
 
@@ -363,8 +365,8 @@ def test_advice_that_fails_is_told(done, monkeypatch):
 
 
 def test_a_spread_is_typed_as_a_config_that_is_shipped():
-    found = [Change(what="", costs="", spread={"zero": stage}) for stage in (1, 2, 3)]
-    found.append(Change(what="", costs="", spread={"zero": 3, "offload": "cpu"}))
+    found = [Change(what="", costs="", parallelism={"zero": stage}) for stage in (1, 2, 3)]
+    found.append(Change(what="", costs="", parallelism={"zero": 3, "offload": "cpu"}))
     for change in found:
         option, path = memory_prediction.typed(change).split(" ")
         assert option == "--config_file"

@@ -6,7 +6,7 @@ import pytest
 
 from bench.config import resolve
 from bench.memory import report, search
-from bench.memory.planner import Job, Spread
+from bench.memory.planner import MemoryPlan, Parallelism
 from bench.utils import hardware
 from bench.utils.hardware import GIB
 
@@ -26,7 +26,7 @@ PROMISED = [
 @pytest.mark.parametrize("name", PATHS)
 def test_some_memory_is_left_and_the_name_says_which_gpu(name):
     gpu = report.MADE_FOR[name]
-    job = Job.of(resolve.load(PATHS[name]), Spread())
+    job = MemoryPlan.of(resolve.load(PATHS[name]), Parallelism())
     length = job.lengths.longest
     rows, _ = search.planned(job, length, hardware.memory(gpu))
     found = job.predict(rows, length)
@@ -61,14 +61,14 @@ def test_what_is_promised_is_there(study, model, method, size):
 @pytest.mark.parametrize(("model", "most"), [("mistral_7b_v03", 5.5), ("gemma_7b", 7.5)])
 def test_qlora_of_one_text_is_sparing(model, most):
     path = resolve.SHIPPED / "imdb" / f"{model}-text_qlora_12gib.yaml"
-    job = Job.of(resolve.load(path, ("training.per_device_batch=1",)), Spread())
+    job = MemoryPlan.of(resolve.load(path, ("training.per_device_batch=1",)), Parallelism())
     assert job.predict(1, 512).total < most * GIB
     assert job.predict(1, 1024).needed < 12 * GIB
 
 
 def test_a_micro_batch_below_the_whole_share_keeps_its_gradients():
     """Else one that is nearly the share would seem to need less than one of half its rows."""
-    job = Job.of(resolve.load(resolve.SHIPPED / "sst2" / "llama32_1b-full.yaml"), Spread())
+    job = MemoryPlan.of(resolve.load(resolve.SHIPPED / "sst2" / "llama32_1b-full.yaml"), Parallelism())
     needs = [job.predict(rows, 128).needed for rows in (8, 16, 17, 31)]
     assert needs == sorted(needs)
     assert [job.predict(rows, 128).accumulation for rows in (8, 31, 32)] == [4, 2, 1]
@@ -76,7 +76,7 @@ def test_a_micro_batch_below_the_whole_share_keeps_its_gradients():
 
 def test_a_search_tries_few_sizes():
     """It proves its border by what it knows already, where it can."""
-    job = Job.of(resolve.load(resolve.SHIPPED / "tiny" / "mistral-lora.yaml"), Spread())
+    job = MemoryPlan.of(resolve.load(resolve.SHIPPED / "tiny" / "mistral-lora.yaml"), Parallelism())
     room = job.predict(77, 128).needed + 10_000
     assert search.largest_batch(job, 128, room) == 77
-    assert len(job._usages) <= 6
+    assert len(job.usages) <= 6

@@ -10,7 +10,7 @@ from datetime import timedelta
 import pytest
 
 from bench.distributed import launcher
-from bench.distributed.watchdog import LOST_AFTER_S, Watch
+from bench.distributed.watchdog import LOST_AFTER_S, HeartbeatMonitor
 from bench.records import failures, store
 from bench.records.failures import Failure
 from bench.runner import out_of_memory
@@ -26,9 +26,9 @@ LONG = [*SHORT[:1], "training.steps=100000", "training.log_every=1", SHORT[2]]
 
 def watch(rank=0, world_size=4, **known):
     watched = tuple(range(1, world_size)) if rank == 0 else (0,)
-    found = Watch(rank=rank, watched=watched, limit_s=60.0, **known)
+    found = HeartbeatMonitor(rank=rank, watched=watched, limit_s=60.0, **known)
     for other in watched:
-        found.see(other, f"1|{'ab'[other // 2]}|train", 1.0)
+        found.note_heartbeat(other, f"1|{'ab'[other // 2]}|train", 1.0)
     return found
 
 
@@ -38,15 +38,15 @@ def failure(rank, kind, status="crashed", sentence="x"):
 
 def silence(found, rank, seconds):
     for _ in range(seconds):
-        found.see(rank, found.beats.get(rank), 1.0)
+        found.note_heartbeat(rank, found.heartbeats.get(rank), 1.0)
 
 
 def all_alive_but(found, *lost, seconds=20):
     for second in range(seconds):
         for rank in set(found.watched) - set(lost):
-            found.see(rank, f"{second + 2}|{'ab'[rank // 2]}|train", 1.0)
+            found.note_heartbeat(rank, f"{second + 2}|{'ab'[rank // 2]}|train", 1.0)
         for rank in lost:
-            found.see(rank, found.beats.get(rank), 1.0)
+            found.note_heartbeat(rank, found.heartbeats.get(rank), 1.0)
 
 
 def test_without_an_error_a_short_silence_is_no_loss():
@@ -61,12 +61,12 @@ def test_without_an_error_a_short_silence_is_no_loss():
 
 def test_a_process_that_was_held_up_itself_calls_nobody_silent():
     found = watch()
-    found.see(2, found.beats[2], 3600.0)
+    found.note_heartbeat(2, found.heartbeats[2], 3600.0)
     assert found.lost(error_seen=True) == []
 
 
 def test_a_process_that_never_came_is_not_lost_before_the_limit():
-    found = Watch(rank=0, watched=(1,), limit_s=60.0)
+    found = HeartbeatMonitor(rank=0, watched=(1,), limit_s=60.0)
     silence(found, 1, 100)
     assert found.lost(error_seen=True) == []
     silence(found, 1, 30)
@@ -75,7 +75,7 @@ def test_a_process_that_never_came_is_not_lost_before_the_limit():
 
 def test_an_error_of_communication_is_the_loss_of_who_is_silent():
     found = watch()
-    found.hear(failure(0, "echo"))
+    found.note_message(failure(0, "echo"))
     assert found.verdict(final=False) is None
     all_alive_but(found, 2, 3, seconds=int(LOST_AFTER_S) + 1)
     verdict = found.verdict(final=True)
@@ -86,7 +86,7 @@ def test_an_error_of_communication_is_the_loss_of_who_is_silent():
 def test_who_left_with_a_word_is_not_lost():
     found = watch()
     for rank in (1, 2, 3):
-        found.hear(failure(rank, "told", "interrupted", f"stopped {rank}"))
+        found.note_message(failure(rank, "told", "interrupted", f"stopped {rank}"))
     assert not found.alarmed()
     found.vanished |= {1, 2, 3}
     silence(found, 2, 99)
@@ -115,7 +115,7 @@ def test_who_left_with_a_word_is_not_lost():
 def test_whose_failure_ended_the_run(heard, vanished, told):
     found = watch()
     for item in heard:
-        found.hear(item)
+        found.note_message(item)
     found.vanished |= vanished
     assert found.verdict(final=True).sentence.startswith(told)
 
@@ -130,10 +130,10 @@ def test_without_a_store_the_launcher_is_gone():
 
 
 def test_a_failed_process_waits_until_rank_zero_is_there_to_hear_of_it():
-    found = Watch(rank=1, watched=(0,), limit_s=60.0)
+    found = HeartbeatMonitor(rank=1, watched=(0,), limit_s=60.0)
     found.failures.append(failure(1, "own", "oom"))
     assert found.verdict(final=False) is None
-    found.see(0, "1|a|load", 1.0)
+    found.note_heartbeat(0, "1|a|load", 1.0)
     assert found.verdict(final=False).status == "oom"
 
 

@@ -34,7 +34,7 @@ SOFTCAP = "final_logit_softcapping"
 
 
 def attach(model: Any, chunk_rows: int = CHUNK_ROWS) -> str | None:
-    """Lets a language model, wrapped or not, return the loss on its answers' tokens, where it is asked to.
+    """Let a language model, wrapped or not, return the loss on its answers' tokens, where it is asked to.
 
     Returns None, or why not: a sentence's part that follows "the model". What it declares is asked first; then its own
     logits of a few tokens are compared with those made here.
@@ -63,7 +63,7 @@ def _undeclared(inner: Any) -> str | None:
 
 
 def forward_on_answers(inner: Any, own: Callable[..., Any], chunk_rows: int) -> Callable[..., Any]:
-    """The model's forward with one more argument: num_answers, how many of the labels [batch, tokens] count.
+    """Return the model's forward with one more argument: num_answers, how many labels [batch, tokens] count.
 
     With it the result is only `.loss`: the negative log-likelihood of these labels, summed, in float32. The number is
     asked for because finding it out would make the host wait for the device.
@@ -88,7 +88,7 @@ def forward_on_answers(inner: Any, own: Callable[..., Any], chunk_rows: int) -> 
 
 
 def _head_input(inner: Any, own: Callable[..., Any], *args: Any, **options: Any) -> torch.Tensor:
-    """What the model's forward gives to its output head, [batch, tokens, hidden]; the head itself gets no token."""
+    """Return the input of the model's output head, [batch, tokens, hidden]; the head itself gets no token."""
     given: list[torch.Tensor] = []
 
     def _take(module: Any, values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -106,7 +106,7 @@ def _head_input(inner: Any, own: Callable[..., Any], *args: Any, **options: Any)
 
 
 def _chosen(inner: Any, hidden: torch.Tensor, labels: torch.Tensor, num_answers: int) -> tuple[Any, Any]:
-    """(hidden states that predict a label [num_answers, hidden], these labels [num_answers])."""
+    """Return (hidden states that predict a label [num_answers, hidden], these labels [num_answers])."""
     if not inner.config.is_encoder_decoder:
         # A decoder's place predicts the next one's label; nothing follows the last.
         labels = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
@@ -120,7 +120,7 @@ def _loss(inner: Any, hidden: torch.Tensor, labels: torch.Tensor) -> torch.Tenso
 
 
 def _logits(inner: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """[rows, hidden] -> [rows, vocabulary], as the model's own forward goes on from its output head."""
+    """Return logits [rows, vocabulary] of hidden states [rows, hidden], as the model's own forward makes them."""
     config = inner.config.get_text_config()
     logits = inner.get_output_embeddings()(hidden)
     for name in FACTORS:

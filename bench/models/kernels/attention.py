@@ -5,12 +5,14 @@ from typing import Any
 
 import torch
 
+from bench.models.library_internals import torch_internals
+
 # Scores held at once by the plain kernel: 64 MiB in float32.
 SCORES = 2**24
 
 
 def merge(left: torch.Tensor, left_lse: torch.Tensor, right: torch.Tensor, right_lse: torch.Tensor) -> torch.Tensor:
-    """Attention to two sets of keys together, from the attention to each.
+    """Return attention to two sets of keys together, from the attention to each.
 
     left, right: [..., queries, width]; their log-sum-exp of scores: [..., queries], -inf where no key is seen. Each
     side's share of the softmax's denominator is exp(lse), so the sides' weights are a sigmoid of the difference.
@@ -31,7 +33,7 @@ def same_type(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kernel:
+class AttentionWithLse:
     """Attention that also returns the log-sum-exp of scores. Everything is exact up to rounding."""
 
     scale: float
@@ -67,29 +69,19 @@ class Kernel:
         if seen is not None:
             bias = torch.zeros(seen.shape, dtype=query.dtype).masked_fill_(~seen, -torch.inf)
             bias = bias.expand(num_rows, 1, num_queries, key.shape[2])
-        # The public function gives no log-sum-exp. It takes this kernel itself wherever it takes no plain path.
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, causal, attn_mask=bias, scale=self.scale
-        )
+        out, lse = torch_internals.attention_on_cpu(query, key, value, bias=bias, causal=causal, scale=self.scale)
         return out, _without_key(lse, seen)
 
     def _cuda(self, query: Any, key: Any, value: Any, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
         groups, num_queries = query.shape[1] // key.shape[1], query.shape[2]
         key, value = _repeated(key, groups), _repeated(value, groups)
-        if query.dtype == torch.float32 or query.shape[-1] > 256:
-            out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-                query, key, value, None, True, 0.0, causal, scale=self.scale
-            )
-        else:
-            out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
-                query, key, value, 0.0, causal, False, scale=self.scale
-            )
+        out, lse = torch_internals.attention_on_gpu(query, key, value, causal=causal, scale=self.scale)
         return out, lse[:, :, :num_queries]  # one of the two pads it
 
     def plain(
         self, query: Any, key: Any, value: Any, *, seen: torch.Tensor | None = None, causal: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same by matrix products, a part of the queries at a time: for caps, odd widths, masks on GPUs."""
+        """Compute the same by matrix products, a part of the queries at a time: for caps, odd widths, masks on GPUs."""
         groups = query.shape[1] // key.shape[1]
         key, value = _repeated(key, groups), _repeated(value, groups)
         num_rows, num_heads, num_queries, _ = query.shape
@@ -120,7 +112,7 @@ class Kernel:
 
 
 def _repeated(heads: torch.Tensor, groups: int) -> torch.Tensor:
-    """[rows, key heads, keys, width] -> as many heads as queries have."""
+    """Return as many heads as queries have, of [rows, key heads, keys, width]."""
     if groups == 1:
         return heads
     num_rows, num_heads, num_keys, width = heads.shape
@@ -129,5 +121,5 @@ def _repeated(heads: torch.Tensor, groups: int) -> torch.Tensor:
 
 
 def _without_key(lse: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:
-    """The CPU kernel says 0 for a query that sees no key."""
+    """Return -inf for a query that sees no key, where the CPU kernel says 0."""
     return lse if seen is None else lse.masked_fill(~seen.any(-1), -torch.inf)

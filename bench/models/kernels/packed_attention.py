@@ -31,7 +31,7 @@ class Packing:
 
     @classmethod
     def of(cls, mask: torch.Tensor, configs: Sequence[Any]) -> "Packing | None":
-        """From an attention mask [rows, columns]; None where there is nothing to gain: no pad, or an empty row."""
+        """Pack by an attention mask [rows, columns]; None where there is nothing to gain: no pad, or an empty row."""
         host = mask.bool().cpu()  # the only time that the host waits for the device
         lengths = host.sum(1)
         if int(lengths.min()) == 0 or int(lengths.min()) == host.shape[1]:
@@ -48,7 +48,7 @@ class Packing:
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Inside, the model's attention keeps these texts apart."""
+        """Keep these texts apart in the model's attention, inside of the `with`."""
         token = ACTIVE.set(self)
         try:
             with patch.attention_function(self.configs, NAME):
@@ -57,16 +57,16 @@ class Packing:
             ACTIVE.reset(token)
 
     def packed(self, batch: torch.Tensor) -> torch.Tensor:
-        """[rows, columns, ...] -> [1, tokens, ...]."""
+        """Return [1, tokens, ...] of a padded batch [rows, columns, ...]."""
         return batch.flatten(0, 1).index_select(0, self.places)[None]
 
     def padded(self, row: torch.Tensor) -> torch.Tensor:
-        """[1, tokens, width] -> [rows, columns, width], with zeros for pads."""
+        """Return [rows, columns, width], with zeros for pads, of a row [1, tokens, width]."""
         grid = row.new_zeros(self.shape[0] * self.shape[1], row.shape[-1])
         return grid.index_copy(0, self.places, row[0]).view(*self.shape, row.shape[-1])
 
     def kept(self, name: Any, make: Callable[[], Any]) -> Any:
-        """The same for all layers of a forward."""
+        """Return what is the same for all layers of a forward, made once."""
         if name not in self._memo:
             self._memo[name] = make()
         return self._memo[name]
@@ -76,7 +76,7 @@ ACTIVE: ContextVar[Packing | None] = ContextVar("bench_unpad", default=None)
 
 
 def recomputing() -> tuple[contextlib.AbstractContextManager[Any], contextlib.AbstractContextManager[Any]]:
-    """`context_fn` of torch's checkpoint: the packing of a layer's forward is in force when it is recomputed."""
+    """Return `context_fn` of torch's checkpoint: the packing of a layer's forward holds when it is recomputed."""
     packing = ACTIVE.get()
     return contextlib.nullcontext(), contextlib.nullcontext() if packing is None else packing.active()
 
@@ -103,7 +103,7 @@ def attention(
     patch.refuse_unknown(others)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     query, key, value = same_type(query, key, value)
-    kernel = Kernel(
+    kernel = PackedAttention(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         dropout=dropout,
         window=sliding_window,
@@ -121,7 +121,7 @@ def attention(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kernel:
+class PackedAttention:
     """Attention inside of each text. window: how far a token sees, itself included; back only where causal."""
 
     scale: float
@@ -131,13 +131,13 @@ class Kernel:
     causal: bool = False
 
     def takes_any_lengths(self, query: torch.Tensor) -> bool:
-        """Whether torch's kernel for texts of any length can be used."""
+        """Return whether torch's kernel for texts of any length can be used."""
         sixteen = query.dtype in (torch.float16, torch.bfloat16)
         narrow = query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
         return query.device.type == "cuda" and sixteen and narrow and not self.dropout and self.softcap is None
 
     def varlen(self, query: Any, key: Any, value: Any, packing: Packing) -> torch.Tensor:
-        """All texts in one call, on a GPU."""
+        """Run all texts in one call, on a GPU."""
         from torch.nn.attention.varlen import varlen_attn
 
         ends, longest = packing.kept("ends", lambda: _ends(packing))
@@ -156,7 +156,7 @@ class Kernel:
         return out[None]
 
     def by_runs(self, query: Any, key: Any, value: Any, packing: Packing) -> torch.Tensor:
-        """One call for each run of texts of equal length."""
+        """Run one call for each run of texts of equal length."""
         sizes = [texts * length for texts, length in packing.runs]
         # The backward of `split` joins the parts' gradients; that of a slice would fill all the rest with zeros.
         parts = zip(*(heads.transpose(1, 2).split(sizes, 1) for heads in (query, key, value)), strict=True)
@@ -204,7 +204,7 @@ def _ends(packing: Packing) -> tuple[torch.Tensor, int]:
 
 
 def _seen(length: int, window: int, causal: bool, device: torch.device) -> torch.Tensor:
-    """[queries, keys] of one text: which keys lie inside of the window."""
+    """Return which keys of one text lie inside of the window, [queries, keys]."""
     places = torch.arange(length, device=device)
     far = places[:, None] - places
     return (far >= 0) & (far < window) if causal else far.abs() < window

@@ -20,6 +20,7 @@ from transformers import AttentionInterface
 from bench.models.heads import unwrapped
 from bench.models.kernels import patch
 from bench.models.kernels.packed_attention import ACTIVE, NAME, Packing, attention, recomputing
+from bench.models.library_internals import transformers_internals
 
 # Model types for which losses and gradients are tested to be those of the padded batch.
 FAMILIES = frozenset(
@@ -110,7 +111,7 @@ def _pad_output(module: Any, args: Any, output: Any) -> Any:
 
 
 def _packing(body: Any, given: dict[str, Any], configs: Sequence[Any]) -> Packing | None:
-    """None where the batch must run, or may as well run, as it is."""
+    """Return None where the batch must run, or may as well run, as it is."""
     mask: Any = given.get("attention_mask")
     if not torch.is_tensor(mask) or mask.dim() != 2 or ACTIVE.get() is not None:
         return None
@@ -127,17 +128,17 @@ def _packing(body: Any, given: dict[str, Any], configs: Sequence[Any]) -> Packin
 
 
 def _recomputes_alike(body: Any) -> bool:
-    """Whether layers that are recomputed in the backward pass will find the packing of their forward."""
+    """Return whether layers that are recomputed in the backward pass will find the packing of their forward."""
     for module in body.modules():
         if getattr(module, "gradient_checkpointing", False):
-            function = getattr(module, "_gradient_checkpointing_func", None)
+            function = transformers_internals.checkpoint_function(module)
             if function is not None and getattr(function, "keywords", {}).get("context_fn") is not recomputing:
                 return False
     return True
 
 
 def _row(body: Any, given: dict[str, Any], packing: Packing) -> dict[str, Any]:
-    """The body's arguments, with one row of real tokens at the positions that they have in the padded batch."""
+    """Return the body's arguments, with one row of real tokens at their positions in the padded batch."""
     row = {name: value for name, value in given.items() if name != "attention_mask"}
     for name in TOKENS:
         if row.get(name) is not None:
@@ -150,7 +151,7 @@ def _row(body: Any, given: dict[str, Any], packing: Packing) -> dict[str, Any]:
 
 
 def _positions(body: Any, given: dict[str, Any], packing: Packing) -> torch.Tensor:
-    """As the model itself would number the padded batch."""
+    """Return positions as the model itself would number the padded batch."""
     embeddings: Any = getattr(body, "embeddings", None)
     if hasattr(embeddings, "create_position_ids_from_input_ids"):  # RoBERTa counts from the pad's id on
         if given.get("input_ids") is not None:

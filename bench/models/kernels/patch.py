@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from bench.models.autocast import evaluating
+from bench.models.library_internals import accelerate_internals, transformers_internals
 
 # Layers of other kinds carry a state or see other tokens.
 LAYER_KINDS = {"full_attention", "sliding_attention"}
@@ -53,9 +54,7 @@ def detach(module: Any, key: str) -> None:
     patch = module.__dict__.pop(key, None)
     if patch is None:
         return
-    # accelerate puts autocast around a forward, and keeps what was there as `_original_forward`.
-    for name in ("forward", "_original_forward"):
-        module.__dict__.pop(name, None)
+    accelerate_internals.drop_forward(module)
     if patch.own_forward is not None:
         module.forward = patch.own_forward
     for hook in patch.hooks:
@@ -134,15 +133,15 @@ def configs_of(model: Any) -> list[Any]:
 @contextlib.contextmanager
 def attention_function(configs: Sequence[Any], name: str) -> Iterator[None]:
     """Put the attention function of that name into all of a model's configs; their own comes back at the end."""
-    before = [config._attn_implementation for config in configs]
+    before = [transformers_internals.attention_name(config) for config in configs]
     try:
         for config in configs:
-            config._attn_implementation = name
+            transformers_internals.set_attention(config, name)
         yield
     finally:
         # Outer configs come first: setting one also sets those inside of it.
         for config, own in zip(configs, before, strict=True):
-            config._attn_implementation = own
+            transformers_internals.set_attention(config, own)
 
 
 def refuse_unknown(arguments: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from transformers import AttentionInterface
 
 from bench.models.heads import unwrapped
 from bench.models.kernels import patch
-from bench.models.kernels.attention import Kernel, merge, same_type
+from bench.models.kernels.attention import AttentionWithLse, merge, same_type
 
 NAME = "bench_shared_prefix"
 
@@ -58,7 +58,7 @@ class Rows:
     _recorded: "_Recorded | None" = None
 
     def see(self, mask: torch.Tensor | None, positions: torch.Tensor | None = None) -> None:
-        """Sets both for the next forward, e.g. of the next token when generating."""
+        """Set both for the next forward, e.g. of the next token when generating."""
         self.mask, self.positions, self._memo = mask, positions, {}
 
 
@@ -80,7 +80,7 @@ def attending(
     positions: torch.Tensor | None = None,
     places: torch.Tensor | None = None,
 ) -> Iterator[Rows]:
-    """Lets every forward of the model, wrapped or not, inside of the `with` see the prefix before each of its rows.
+    """Let every forward of the model, wrapped or not, inside of the `with` see the prefix before each of its rows.
 
     mask, positions, places: see Rows; `rows.see(...)` changes the first two between forwards. The model needs explicit
     `position_ids` (they begin at `prefix.length`), and no attention mask. A cache may be used for the rows' own tokens,
@@ -104,7 +104,7 @@ def _active(model: Any, rows: Rows) -> Iterator[None]:
 
 
 def run_prefix(model: Any, token_ids: Sequence[int]) -> Prefix:
-    """One forward over the tokens, of which only the layers' keys and values are kept.
+    """Run one forward over the tokens, of which only the layers' keys and values are kept.
 
     Raises UnsupportedError where `supports` would say why.
     """
@@ -119,12 +119,12 @@ def run_prefix(model: Any, token_ids: Sequence[int]) -> Prefix:
 
 
 def body(model: Any) -> Any:
-    """The model without its output head. Its forward gives `.last_hidden_state` [rows, tokens, hidden]."""
+    """Return the model without its output head. Its forward gives `.last_hidden_state` [rows, tokens, hidden]."""
     return unwrapped(model).get_decoder()
 
 
 def supports(model: Any, run: Callable[..., torch.Tensor] | None = None) -> str | None:
-    """None, or why the model can't be run here: a sentence's part that follows "the model", e.g. "is an ...".
+    """Return None, or why the model can't be run here: a sentence's part that follows "the model", e.g. "is an ...".
 
     What the model declares is asked first; then a few tokens are run both ways and must get the same logits.
     run: how the caller gets logits of rows behind a prefix, from `input_ids` and `position_ids`; by default the model's
@@ -185,7 +185,7 @@ def _attention(
     if rows._recorded is not None:
         rows._recorded.layers[layer] = key.contiguous(), value.contiguous()
         rows._recorded.windows[layer] = sliding_window
-    kernel = Kernel(scale=scale, softcap=softcap)
+    kernel = AttentionWithLse(scale=scale, softcap=softcap)
     if rows.places is None:
         out, lse = _own(rows, kernel, query, key, value, sliding_window)
     else:
@@ -211,9 +211,14 @@ def _checked(module: Any, attention_mask: Any, is_causal: bool | None, others: d
 
 
 def _own(
-    rows: Rows, kernel: Kernel, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None
+    rows: Rows,
+    kernel: AttentionWithLse,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention to tokens of the same row."""
+    """Return attention to tokens of the same row."""
     num_queries, num_keys = query.shape[2], key.shape[2]
     num_masked = rows.mask.shape[1] if rows.mask is not None else 0
     num_causal = num_queries - num_masked
@@ -235,7 +240,7 @@ def _own(
 
 
 def _unpacked(heads: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """[1, heads, tokens, width] -> [rows, heads, keys, width], with zeros for pads."""
+    """Return [rows, heads, keys, width], with zeros for pads, of packed [1, heads, tokens, width]."""
     assert rows.places is not None
     num_rows, num_keys = _positions(rows).shape
     _, num_heads, _, width = heads.shape
@@ -245,7 +250,7 @@ def _unpacked(heads: torch.Tensor, rows: Rows) -> torch.Tensor:
 
 
 def _packed(part: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """[rows, heads, keys, ...] -> [1, heads, tokens, ...]."""
+    """Return [1, heads, tokens, ...] of [rows, heads, keys, ...]."""
     return part.transpose(1, 2).flatten(0, 1).index_select(0, places).transpose(0, 1)[None]
 
 
@@ -272,12 +277,12 @@ def _positions(rows: Rows) -> torch.Tensor:
 
 def _before(
     rows: Rows,
-    kernel: Kernel,
+    kernel: AttentionWithLse,
     query: torch.Tensor,
     layer: tuple[torch.Tensor, torch.Tensor],
     window: int | None,
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Attention to the prefix, with the queries of all rows in one row; None when its end is out of every window."""
+    """Return attention to the prefix, with the queries of all rows in one row; None when no window reaches it."""
     assert rows.prefix is not None
     num_rows, num_heads, num_queries, _ = query.shape
     key, value = layer
@@ -297,7 +302,7 @@ def _before(
 def _windowed(
     rows: Rows, num_rows: int, num_queries: int, window: int, device: torch.device
 ) -> tuple[int, torch.Tensor | None]:
-    """First token of the prefix that any query sees, and which of the queries [1, 1, rows x queries, tokens] see which.
+    """Return the first token of the prefix that any query sees, and which of [1, 1, rows x queries, tokens] see which.
 
     None: all see all of it.
     """
@@ -318,7 +323,7 @@ def _windowed(
 
 
 def _kept(rows: Rows, name: Any, make: Any) -> Any:
-    """The same for all layers of a forward."""
+    """Return what is the same for all layers of a forward, made once."""
     if name not in rows._memo:
         rows._memo[name] = make()
     return rows._memo[name]

@@ -49,7 +49,7 @@ def train(trainer: "WatchedTrainer") -> nn.Module:
     trainer.train(resume_from_checkpoint=checkpointing.folder_for_trainer(inputs, session.resumption))
     # A phase of its own: what the steps need in memory is not what whole weights need.
     with inputs.clock.phase("gather") if sharding.asked() is not None else contextlib.nullcontext():
-        plain: nn.Module = sharding.undivided(trainer, session.full_model)
+        plain: nn.Module = sharding.gathered(trainer, session.full_model)
     return plain
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments, get_scheduler
 
 from bench.distributed.signals import Stopper
-from bench.distributed.vote import Ballot
+from bench.distributed.vote import AsyncFlagVote
 from bench.errors import SetupError, StoppedError
 from bench.training import checkpoint_files, checkpointing
 
@@ -227,7 +227,7 @@ def test_an_own_error_is_not_hidden_by_the_signal(stopper):
 
 
 def test_a_single_process_reads_its_own_vote_at_once():
-    ballot = Ballot()
+    ballot = AsyncFlagVote()
     assert ballot.vote([True, False], last=False) == [True, False]
     assert ballot.vote([False, False], last=True) == [False, False]
     ballot.close()

@@ -1,0 +1,48 @@
+"""What is used of torch beyond its public interface."""
+
+from typing import Any
+
+import torch
+from torch.autograd.graph import _engine_run_backward
+
+# There is no public path to either: the one is the base of every dispatch mode, the other walks nested arguments.
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils._pytree import tree_leaves as tree_leaves
+from torch.utils._pytree import tree_map as tree_map
+
+
+def backward(loss: torch.Tensor) -> None:
+    """Run the backward pass with function modes in force.
+
+    `Tensor.backward` and `torch.autograd.backward` are functions to the modes, which are off inside of them; what is
+    recomputed in the backward pass needs them.
+    """
+    _engine_run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
+
+
+def attention_on_cpu(
+    query: Any, key: Any, value: Any, *, bias: torch.Tensor | None, causal: bool, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return attention and the log-sum-exp of its scores, by the kernel that the public function takes on a CPU.
+
+    The public function, `scaled_dot_product_attention`, gives no log-sum-exp.
+    """
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        query, key, value, 0.0, causal, attn_mask=bias, scale=scale
+    )
+    return out, lse
+
+
+def attention_on_gpu(query: Any, key: Any, value: Any, *, causal: bool, scale: float) -> Any:
+    """Return attention and the log-sum-exp of its scores, which may be padded, by the public function's GPU kernels."""
+    if query.dtype == torch.float32 or query.shape[-1] > 256:
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+            query, key, value, None, True, 0.0, causal, scale=scale
+        )
+    else:
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, 0.0, causal, False, scale=scale
+        )
+    return out, lse

@@ -1,0 +1,76 @@
+"""What is used of transformers beyond its public interface."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers.integrations import deepspeed
+
+
+def attention_name(config: Any) -> str | None:
+    """Return the name of the attention function in force; there is no public way to read it."""
+    return getattr(config, "_attn_implementation", None)
+
+
+def set_attention(config: Any, name: str | None) -> None:
+    """Put an attention function into a config, and the configs inside of it.
+
+    `PreTrainedModel.set_attn_implementation` walks all modules and checks what may be installed, in every forward.
+    """
+    config._attn_implementation = name
+
+
+def unsplit_layers(model: Any) -> list[str]:
+    """Return the classes of layers that FSDP shards as one, as the model names them for accelerate."""
+    return list(model._no_split_modules or [])
+
+
+def float32_layers(model: Any) -> list[str]:
+    """Return the names of layers that are never quantised, nor held in float16, as T5 has them."""
+    return sorted(model._keep_in_fp32_modules or [])
+
+
+def dtype_plan(model: Any, dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """Return part of a name -> the type of such layers in a model that is loaded in `dtype`."""
+    plan: dict[str, torch.dtype] = model._get_dtype_plan(dtype)
+    return plan
+
+
+def initialize_weights(model: Any, module: Any) -> None:
+    """Draw a module's weights by its model's own rules; `init_weights` draws those of the whole model at once."""
+    model._initialize_weights(module)
+
+
+def mark_as_initialized(parameter: Any) -> None:
+    """Keep transformers from drawing a parameter again."""
+    parameter._is_hf_initialized = True
+
+
+def checkpoint_function(module: Any) -> Any:
+    """Return the function by which a module's activations are recomputed; None where they are not."""
+    return module.__dict__.get("_gradient_checkpointing_func")
+
+
+def set_checkpoint_function(module: Any, function: Callable[..., Any]) -> None:
+    """Recompute a module's activations by another function; the public method takes only torch's, with options."""
+    module._gradient_checkpointing_func = function
+
+
+def keep_names(model: Any) -> None:
+    """Let a model that was loaded with a `key_mapping` be saved under its own names, which its class can load."""
+    model.__dict__.pop("_weight_conversions", None)
+
+
+@contextmanager
+def without_deepspeed() -> Iterator[None]:
+    """Keep transformers from taking each forward for a collective call of all processes, as under ZeRO-3.
+
+    The public functions set such a config and give it up; none gives back the one that is set.
+    """
+    config = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
