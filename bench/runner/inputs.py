@@ -106,11 +106,11 @@ def _encode(run: Run, corpus: dataset.Corpus, plan: contracts.LoadPlan, task: An
         found = _encode_heads(run, corpus, task, tokenizer)
         return found, found["train"], None
     run.record.speed["token_cache"] = False  # a prompt is made of more than its row
-    asked = text_examples.ask(recipe, plan, corpus, task, tokenizer)
-    run.record.prompts = asked.part
+    asked = text_examples.encode_corpus(recipe, plan, corpus, task, tokenizer)
+    run.record.prompts = asked.prompts
     for note in asked.notes:
         run.record.note(note)
-    return asked.splits, asked.lessons, asked.reader
+    return asked.splits, asked.train, asked.reader
 
 
 def _confirm_remote_code(run: Run) -> None:
