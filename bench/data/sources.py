@@ -36,9 +36,10 @@ def _load_dataset(source: Source) -> Mapping[str, Iterable[Row]]:
 
     datasets.disable_progress_bars()
     if source.kind == "hub":
-        return datasets.load_dataset(source.id, source.config, revision=source.revision)
-    loaded = datasets.load_from_disk(str(_folder(source)))
-    return loaded if isinstance(loaded, dict) else {"train": loaded}
+        splits: Mapping[str, Iterable[Row]] = datasets.load_dataset(source.id, source.config, revision=source.revision)
+        return splits
+    saved = datasets.load_from_disk(str(_folder(source)))
+    return saved if isinstance(saved, dict) else {"train": saved}
 
 
 def _folder(source: Source) -> Path:
@@ -57,7 +58,8 @@ def _read_file(source: Source, name: str) -> Rows:
     if source.kind == "parquet":
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_table(path).to_pylist()
+        table: Rows = pyarrow.parquet.read_table(path).to_pylist()
+        return table
     # Excel begins its files with a byte order mark.
     with path.open(encoding="utf-8-sig", newline="" if source.kind == "csv" else "\n") as stream:
         try:

@@ -144,7 +144,8 @@ def _deal(table: Counts, asked: Counts, orders: Indices, *, must_be_filled: npt.
         """Return [..., splits]: how far each split is from what was asked; sums: [..., splits, columns]."""
         off = ((sums - asked) ** 2 / np.maximum(asked, 1)).sum(axis=-1)
         # Rounded, so that ties are ties on every machine.
-        return np.round(off + _EMPTY * (must_be_filled & (sums[..., 0] == 0)), 9)
+        rounded: Counts = np.round(off + _EMPTY * (must_be_filled & (sums[..., 0] == 0)), 9)
+        return rounded
 
     tries = np.arange(len(orders))
     places = np.zeros(orders.shape, dtype=int)

@@ -4,10 +4,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bench.config.cards import Prompt
 from bench.errors import SetupError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # A solved example: the fields of the template, and the answer in words.
 Shot = tuple[Mapping[str, str], str]
@@ -22,11 +25,11 @@ def fill(template: str, fields: Mapping[str, str]) -> str:
 class Renderer:
     """Renders prompts as plain text, or through the tokenizer's chat template.
 
-    lead: what stands between a rendered prompt and the answer's words. end: what follows them: with a chat template its
-    own end of turn, else the tokenizer's end token when the model is trained, else the separator of the shots.
+    lead: text between a rendered prompt and the answer's words. end: text after them: with a chat template its own end
+    of turn, else the tokenizer's end token when the model is trained, else the separator of the shots.
     """
 
-    def __init__(self, prompt: Prompt, tokenizer: Any, *, chat: bool, trained: bool) -> None:
+    def __init__(self, prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", *, chat: bool, trained: bool) -> None:
         """Raise SetupError for a tokenizer without a chat template, or without an end to learn."""
         self.prompt, self.tokenizer, self.chat = prompt, tokenizer, chat
         self._template = ""
@@ -71,7 +74,7 @@ class Renderer:
 
     def _apply(self, turns: list[dict[str, str]], *, open_answer: bool) -> str:
         try:
-            return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=open_answer)
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=open_answer))
         except Exception as error:  # templates raise jinja2's errors, with a text of their own
             raise SetupError(f"prompting.format is chat, but the chat template fails: {error}") from error
 
@@ -89,7 +92,7 @@ class Renderer:
         return lead, end
 
 
-def _chat_template(tokenizer: Any) -> str:
+def _chat_template(tokenizer: "PreTrainedTokenizerBase") -> str:
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         raise SetupError("prompting.format is chat, but the tokenizer has no chat template; use format: plain")
