@@ -12,32 +12,32 @@ from bench.errors import SetupError, did_you_mean
 
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _HANDLE = re.compile(r"(?<!\w)@\w+")
-# "awww..." is no address; what stands before one must not be a part of a word.
+# "awww..." is not an address: what precedes one must not be a part of a word.
 _URL = re.compile(r"(?<!\w)(?:https?://|www\.\w)\S+", re.IGNORECASE)
 
 
 def strip(text: str) -> str:
-    """Removes white space at both ends."""
+    """Remove white space at both ends."""
     return text.strip()
 
 
 def html_breaks(text: str) -> str:
-    """`<br />` becomes a line break, `&amp;` and its like the character they stand for."""
+    """Replace `<br />` by a line break, and entities like `&amp;` by their characters."""
     return html.unescape(_BREAK.sub("\n", text))
 
 
 def handles(text: str) -> str:
-    """`@name` becomes `@user`, so that nobody is memorised."""
+    """Replace `@name` by `@user`, so that nobody is memorised."""
     return _HANDLE.sub("@user", text)
 
 
 def urls(text: str) -> str:
-    """Any web address becomes `http`."""
+    """Replace every web address by `http`."""
     return _URL.sub("http", text)
 
 
 def whitespace(text: str) -> str:
-    """Runs of white space become one space."""
+    """Replace runs of white space by one space."""
     return " ".join(text.split())
 
 
@@ -47,16 +47,16 @@ STEPS: dict[str, Callable[[str], str]] = {
 
 
 def steps(names: tuple[str, ...]) -> list[Callable[[str], str]]:
-    """The named steps in order; `lemmas:MODEL` uses an installed spaCy pipeline. Raises SetupError for any other."""
-    found: list[Callable[[str], str]] = []
+    """Return the named steps in order; `lemmas:MODEL` uses an installed spaCy pipeline. Raises SetupError."""
+    functions: list[Callable[[str], str]] = []
     for name in names:
         if not is_cleaning_step(name):
             raise SetupError(f"there is no clean-up step {name!r}.{did_you_mean(name, CLEANING_STEPS)}")
         if name.startswith("lemmas:"):
-            found.append(partial(_lemmatize, _spacy_pipeline(name.partition(":")[2])))
+            functions.append(partial(_lemmatize, _spacy_pipeline(name.partition(":")[2])))
         else:
-            found.append(STEPS[name])
-    return found
+            functions.append(STEPS[name])
+    return functions
 
 
 def _spacy_pipeline(model: str) -> Any:
@@ -75,5 +75,5 @@ def _lemmatize(pipeline: Any, text: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """Case folded, composed (NFC), with single spaces: texts that agree in this are one for the leakage check."""
+    """Return the text case-folded, composed (NFC) and with single spaces, to compare texts for leakage."""
     return " ".join(unicodedata.normalize("NFC", text.casefold()).split())

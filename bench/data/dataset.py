@@ -2,24 +2,23 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from bench.config.cards import DatasetCard, Divide
 from bench.data import cleaning, sources, squad
 from bench.data.leakage import without_leaks
 from bench.data.rows import Split, check_columns, is_number, label_name, parse
-from bench.data.sources import Rows
+from bench.data.sources import Row, Rows
 from bench.data.splits import divide, divide_groups
 from bench.errors import DataError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """All splits of a data set, the names of its labels, and sentences about what was left out.
+    """All splits of a data set, the names of its labels, and notes on the rows that were left out.
 
-    version: which rules of SQuAD the data need, "1.1" or "2.0", found in all splits of the card; None without answers.
+    version: whose rules of SQuAD the data need, "1.1" or "2.0", read off all splits of the card; None without answers.
     """
 
     splits: dict[str, Split]
@@ -29,20 +28,22 @@ class Corpus:
 
 
 def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpus:
-    """Loads what the card describes; `needed` names the splits to keep, `limit` draws so many rows of a split.
+    """Load what the card describes: the `needed` splits, of each at most `limit` rows, drawn by label.
 
-    Raises DataError for a missing file or column, an unknown label, an empty text or split, an answer that does not
-    stand where its offset says, and for leakage.
+    Raises DataError for a missing file or column, an unknown label, an empty text or split, an answer that is not at
+    its offset, and for leakage.
     """
-    found, column = _used(sources.read(card.source), card), card.columns.answers
-    version = column and squad.version_of(itertools.chain(*found.values()), column, card.filters.labels)
-    labels = card.labels or (squad.LABELS if column else _labels_in(found, card))
+    tables, column = _source_tables(sources.read(card.source), card), card.columns.answers
+    version = column and squad.version_of(itertools.chain(*tables.values()), column, card.filters.labels)
+    labels = card.labels or (squad.LABELS if column else _labels_in(tables, card))
     for name in card.filters.labels or ():
         if name not in labels:
-            raise DataError(f"filters.labels names {name!r}, which no row has.{did_you_mean(name, labels)}")
+            raise DataError(
+                f"filters.labels has {name!r}, which is not a label of the data.{did_you_mean(name, labels)}"
+            )
     clean = cleaning.steps(card.clean)
-    parsed = {name: parse(found[name], name, card, labels, clean) for name in _sources_of(card, needed)}
-    notes = [note for name in parsed if column for note in squad.plausible_note(name, found[name])]
+    parsed = {name: parse(tables[name], name, card, labels, clean) for name in _sources_of(card, needed)}
+    notes = [note for name in parsed if column for note in squad.plausible_note(name, tables[name])]
     splits, inexact = _divide(parsed, card, needed)
     splits = {name: _aligned(split, card) for name, split in splits.items() if name in needed}
     splits = {name: _limited(split, limit.get(name)) for name, split in splits.items()}
@@ -53,65 +54,71 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
     return Corpus(splits=splits, labels=tuple(labels), notes=tuple(notes), version=version)
 
 
-def _used(found: Mapping[str, Any], card: DatasetCard) -> dict[str, Rows]:
-    asked = _sources_of(card, set(card.split_names))
-    for name in asked:
-        if name not in found:
-            raise DataError(f"the source has no split {name!r}.{did_you_mean(name, found)}")
-    return {name: list(found[name]) for name in asked}
+def _source_tables(tables: Mapping[str, Iterable[Row]], card: DatasetCard) -> dict[str, Rows]:
+    """Return the rows of the source splits that the card uses."""
+    used = _sources_of(card, set(card.split_names))
+    for name in used:
+        if name not in tables:
+            raise DataError(f"the source has no split {name!r}.{did_you_mean(name, tables)}")
+    return {name: list(tables[name]) for name in used}
 
 
 def _sources_of(card: DatasetCard, needed: set[str]) -> list[str]:
-    """Source splits that some splits are made of, without repetition."""
-    found = [source for name, source in card.splits.items() if name in needed]
-    found += [source for part in card.divide if not needed.isdisjoint(part.into) for source in part.of]
-    return list(dict.fromkeys(found))
+    """Return the source splits that the needed splits are made of, each once."""
+    names = [source for name, source in card.splits.items() if name in needed]
+    names += [source for part in card.divide if not needed.isdisjoint(part.into) for source in part.of]
+    return list(dict.fromkeys(names))
 
 
 def _labels_in(tables: dict[str, Rows], card: DatasetCard) -> tuple[str, ...]:
-    """Label names found in the data, sorted (numbers by value): for cards that do not list them."""
-    found: set[str] = set()
+    """Return the label names in the data, sorted (numbers by value): for cards that do not list them."""
+    names: set[str] = set()
     for split, rows in tables.items():
         check_columns(rows, split, card, ())
         for row in rows:
             value = row.get(card.columns.label)
-            found.update(label_name(item) or "" for item in (value if isinstance(value, list) else [value]))
-    # What is no label, or a secret one, is refused with its row, when that is parsed.
-    found -= {"", "-1"}
-    if len(found) < 2:
-        raise DataError(f"the column {card.columns.label!r} holds {len(found)} labels; at least 2 are needed")
-    if len(found) > 1000:
-        raise DataError(f"the column {card.columns.label!r} holds {len(found)} different values; is it the label?")
-    return tuple(sorted(found, key=(lambda name: (int(name), name)) if all(map(is_number, found)) else None))
+            names.update(label_name(item) or "" for item in (value if isinstance(value, list) else [value]))
+    # An invalid or secret label is refused with its row, when that is parsed.
+    names -= {"", "-1"}
+    if len(names) < 2:
+        raise DataError(f"the column {card.columns.label!r} has {len(names)} labels; expected 2 or more")
+    if len(names) > 1000:
+        raise DataError(
+            f"the column {card.columns.label!r} has {len(names)} different values, too many for labels; "
+            "check columns.label"
+        )
+    return tuple(sorted(names, key=(lambda name: (int(name), name)) if all(map(is_number, names)) else None))
 
 
 def _divide(parsed: dict[str, Split], card: DatasetCard, needed: set[str]) -> tuple[dict[str, Split], list[str]]:
+    """Return the needed splits before any limit, and notes on those whose sizes are not exactly the ones asked."""
     splits = {name: replace(parsed[source], name=name) for name, source in card.splits.items() if name in needed}
     notes: list[str] = []
     for part in (part for part in card.divide if not needed.isdisjoint(part.into)):
         rows = [{**row, "id": _joined_id(row, name, card, part)} for name in part.of for row in parsed[name].rows]
         dropped = sum((Counter(parsed[name].dropped) for name in part.of), Counter[str]())
-        for name, chosen in _divided(rows, part).items():
+        for name, chosen in _row_numbers(rows, part).items():
             splits[name] = Split(name=name, rows=[rows[number] for number in chosen], dropped=dict(dropped))
-            asked = part.into[name]
+            size = part.into[name]
             if part.by_group and name in needed:
-                share = f", {len(chosen) / len(rows):.3g} of all," if isinstance(asked, float) else ""
-                notes.append(f"{name}: {len(chosen)} rows{share} for {asked} asked: groups stay together")
+                share = f", {len(chosen) / len(rows):.3g} of all," if isinstance(size, float) else ""
+                notes.append(f"{name}: {len(chosen)} rows{share} for {size} asked: groups stay together")
     return splits, notes
 
 
-def _divided(rows: Rows, part: Divide) -> dict[str, list[int]]:
+def _row_numbers(rows: Rows, part: Divide) -> dict[str, list[int]]:
+    """Return the numbers of the rows of each new split."""
     labels = [str(row["label"]) for row in rows]
     if not part.by_group:
         return divide(labels, part.into, stratified=part.stratified, balanced=part.balanced, seed=part.seed)
     for row in rows:
         if not row["title"]:
-            raise DataError(f"row {row['id']} belongs to no group, so divide.by_group can't place it")
+            raise DataError(f"row {row['id']} has an empty group; divide.by_group needs one for every row")
     return divide_groups(labels, [row["title"] for row in rows], part.into, stratified=part.stratified, seed=part.seed)
 
 
 def _aligned(split: Split, card: DatasetCard) -> Split:
-    """The split without the rows whose answers are elsewhere, if the card says so; what is scored is never left out."""
+    """Leave out rows whose answers are not at their offsets, where the card allows it and the split is not scored."""
     if card.columns.answers is None:
         return split
     wrong = {row["id"]: why for row in split.rows if (why := squad.misaligned(row))}
@@ -121,17 +128,17 @@ def _aligned(split: Split, card: DatasetCard) -> Split:
     if not (card.filters.drop_misaligned and split.name == "train"):
         place = f"row {identity} of the split {split.name!r}: {why}; {len(wrong)} such rows"
         if split.name == "train":
-            raise DataError(f"{place}; mend them, or set filters.drop_misaligned: true")
-        raise DataError(f"{place}; mend them: nothing is left out of a split that is scored")
+            raise DataError(f"{place}; correct them, or set filters.drop_misaligned: true")
+        raise DataError(f"{place}; correct them: nothing is left out of a split that is scored")
     kept = [row for row in split.rows if row["id"] not in wrong]
     if not kept:
         raise DataError(f"the split {split.name!r} is empty: left out {len(wrong)} rows by drop_misaligned")
     return replace(split, rows=kept, dropped={**split.dropped, "drop_misaligned": len(wrong)})
 
 
-def _joined_id(row: dict[str, Any], split: str, card: DatasetCard, part: Divide) -> str:
+def _joined_id(row: Row, split: str, card: DatasetCard, part: Divide) -> str:
     # Ids of one's own may repeat between source splits; numbered ones already carry the split's name.
-    return f"{split}/{row['id']}" if card.columns.id and len(part.of) > 1 else row["id"]
+    return f"{split}/{row['id']}" if card.columns.id and len(part.of) > 1 else str(row["id"])
 
 
 def _limited(split: Split, limit: int | None) -> Split:

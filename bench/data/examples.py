@@ -6,36 +6,39 @@ from typing import Any
 
 import numpy as np
 
+# Inputs of a model, and labels, of one example: lists of whole numbers by name, and what a reader needs beside them.
+Feature = dict[str, Any]
+
 
 def per_row(items: Iterable[Any]) -> np.ndarray:
-    """[examples] Python objects; `np.array` would make a table of lists of equal length."""
+    """Return [examples] Python objects; `np.array` would make a table of lists of equal length."""
     return np.fromiter(items, dtype=object)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """One split ready for the model: `features[i]` belongs to `ids[i]`. truncated: how many texts were cut.
+    """One split ready for the model: `features[i]` belongs to `ids[i]`. truncated: number of texts that were cut.
 
     sizes: tokens per example, where a feature is not one row of `input_ids`. in_words: labels are gold texts.
     """
 
     name: str
     ids: tuple[str, ...]
-    features: list[dict[str, Any]]
+    features: list[Feature]
     truncated: int
     sizes: tuple[int, ...] | None = None
     in_words: bool = False
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens per example."""
+        """Return the number of tokens of each example."""
         if self.sizes is not None:
             return list(self.sizes)
         return [len(feature["input_ids"]) for feature in self.features]
 
     @property
     def references(self) -> np.ndarray:
-        """[examples] label ids, or [examples, labels] of 0 and 1; or lists of gold texts."""
+        """Return [examples] label ids, or [examples, labels] of 0 and 1; or [examples] lists of gold texts."""
         return as_array([feature["labels"] for feature in self.features], texts=self.in_words)
 
 

@@ -10,7 +10,10 @@ from bench.errors import DataError
 
 
 def without_leaks(splits: dict[str, Split], card: DatasetCard) -> tuple[dict[str, Split], list[str]]:
-    """Rows of train or validation that share a text or a group with a scored split: refused, dropped or allowed."""
+    """Refuse, drop or allow rows of train or validation that share a text or a group with a scored split.
+
+    Returns the splits, and a note where leakage is allowed. Raises DataError by the card's `leakage`.
+    """
     order = [*(name for name in splits if name not in ("validation", "train")), "validation", "train"]
     seen: dict[str, str] = {}
     result, notes = dict(splits), []
@@ -24,7 +27,7 @@ def without_leaks(splits: dict[str, Split], card: DatasetCard) -> tuple[dict[str
             sentence = _leak_sentence(name, leaks, "passages or articles" if card.columns.answers else "texts")
             kept = [row for row in split.rows if row["id"] not in leaks]
             if card.leakage == "error":
-                raise DataError(f"leakage: {sentence}; set leakage: drop in the dataset card to leave them out")
+                raise DataError(f"leakage: {sentence}; set leakage: drop in the dataset card to leave these rows out")
             if card.leakage == "drop" and not kept:
                 raise DataError(f"leakage: {sentence}, and the split would be empty without them")
             if card.leakage == "drop":
@@ -36,11 +39,10 @@ def without_leaks(splits: dict[str, Split], card: DatasetCard) -> tuple[dict[str
 
 
 def _leak_sentence(name: str, leaks: dict[str, str], what: str) -> str:
-    shown = ", ".join(f"{identity} = {other}" for identity, other in list(leaks.items())[:3])
+    pairs = ", ".join(f"{identity} = {other}" for identity, other in list(leaks.items())[:3])
     more = ", ..." if len(leaks) > 3 else ""
-    if what == "texts":
-        return f"{len(leaks)} texts of {name!r} stand in another split too ({shown}{more})"
-    return f"the {what} of {len(leaks)} rows of {name!r} stand in another split too ({shown}{more})"
+    subject = f"{len(leaks)} texts" if what == "texts" else f"the {what} of {len(leaks)} rows"
+    return f"{subject} of {name!r} also occur in another split ({pairs}{more})"
 
 
 def _leak_keys(row: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Rows as written -> parsed rows of one split: id, texts, label or gold answers. Every dropped row is counted."""
+"""Parses the rows of one split: id, texts, label or gold answers. Every dropped row is counted."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ class Split:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over ids, texts, labels and gold answers, in order."""
+        """Return the SHA-256 of ids, texts, labels and gold answers, in order, shortened to 16 digits."""
         digest = hashlib.sha256()
         for row in self.rows:
             golds = [row["answers"], row["answer_starts"]] if "answers" in row else []
@@ -37,12 +37,12 @@ class Split:
         return digest.hexdigest()[:16]
 
     def labels(self, names: tuple[str, ...]) -> dict[str, int]:
-        """Label name -> number of rows."""
+        """Count the rows of each label name."""
         return label_counts([row["label"] for row in self.rows], names)
 
 
 def label_name(value: Any) -> str | None:
-    """How a label of the data is called (true and false in small letters); None for what can't be one."""
+    """Return a label of the data as text, true and false in lower case; None for a value that can't be a label."""
     name = str(value) if isinstance(value, int | str) else None
     return name.lower() if name is not None and name.lower() in ("true", "false") else name
 
@@ -53,9 +53,9 @@ def is_number(name: str) -> bool:
 
 
 def _label_ids(labels: tuple[str, ...]) -> dict[str, int]:
-    """What a label may be called in the data -> its id: its name, else (where no name is a number) the id itself.
+    """Map the values that a label may have in the data to its id: its name and, where no name is a number, the id.
 
-    Of two labels, false is the first and true the second, unless they are called so themselves.
+    Of two labels, false is the first and true the second, unless these are names of labels.
     """
     ids = {} if any(map(is_number, labels)) else {str(number): number for number in range(len(labels))}
     names = {label_name(name) or "": number for number, name in enumerate(labels)}
@@ -74,7 +74,7 @@ def parse(
     for number, row in enumerate(rows):
         identity = f"{split}-{number:06d}" if columns.id is None else _identity(row, columns.id, split, number)
         if identity in seen_ids:
-            raise DataError(f"the id {identity!r} stands twice in the split {split!r}")
+            raise DataError(f"duplicate id {identity!r} in the split {split!r}")
         seen_ids.add(identity)
         place = f"row {identity} of the split {split!r}"
         text, pair = (_text(row, column, place, clean) for column in (columns.text, columns.text_pair))
@@ -92,7 +92,7 @@ def parse(
             continue
         if not text or pair == "":
             empty = columns.text if not text else columns.text_pair
-            raise DataError(f"{place} has an empty text ({empty!r}); remove it, or set filters.drop_empty: true")
+            raise DataError(f"{place} has an empty text ({empty!r}); remove the row, or set filters.drop_empty: true")
         kept.append(parsed)
     if not kept:
         reasons = ", ".join(f"{count} rows by {why}" for why, count in dropped.items())
@@ -103,7 +103,7 @@ def parse(
 def _identity(row: dict[str, Any], column: str, split: str, number: int) -> str:
     value = row.get(column)
     if value is None or value == "":
-        raise DataError(f"row {number + 1} of the split {split!r} has no {column!r}, which is its id")
+        raise DataError(f"row {number + 1} of the split {split!r} has no value in the id column {column!r}")
     return str(value)
 
 
@@ -133,9 +133,9 @@ def _text(row: dict[str, Any], column: str | None, place: str, clean: list[Calla
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise DataError(f"{place}: the column {column!r} should be text, got {value!r}")
+        raise DataError(f"{place}: the column {column!r}: expected text, got {value!r}")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise DataError(f"{place}: the column {column!r} is no valid Unicode: it holds half of a surrogate pair")
+        raise DataError(f"{place}: the column {column!r} is not valid Unicode: it holds half of a surrogate pair")
     for step in clean:
         value = step(value)
     return value if value.strip() else ""
@@ -154,15 +154,18 @@ def _label(row: dict[str, Any], card: DatasetCard, labels: tuple[str, ...], ids:
         )
     on = {_label_id(item, labels, ids, place) for item in value}
     if len(value) == len(labels) > len(on) and all(item in (0, 1) for item in value):
-        # Read as ids, [0, 1, 0] would be the first two labels.
-        raise DataError(f"{place}: {value!r:.60} looks like a flag per label, which needs columns.label_flags: true")
+        # Read as label ids, [0, 1, 0] would be the first two labels.
+        raise DataError(
+            f"{place}: {value!r:.60} looks like one flag per label; expected label names or ids, or set "
+            "columns.label_flags: true"
+        )
     return [int(number in on) for number in range(len(labels))]
 
 
 def _flag(value: Any, column: str, place: str) -> int:
     flag = {"0": 0, "1": 1, "false": 0, "true": 1}.get(label_name(value) or "")
     if flag is None:
-        raise DataError(f"{place}: the column {column!r} should be true or false, or 1 or 0; got {value!r:.60}")
+        raise DataError(f"{place}: the column {column!r}: expected true or false, or 1 or 0, got {value!r:.60}")
     return flag
 
 
@@ -172,12 +175,12 @@ def _label_id(value: Any, labels: tuple[str, ...], ids: dict[str, int], place: s
         return ids[name]
     hint = did_you_mean(str(value), labels)
     if name == "-1":
-        hint = " -1 marks a label that is kept secret, as in GLUE's test splits; score another split."
+        hint = " -1 marks a hidden label, as in GLUE's test splits; score another split."
     raise DataError(f"{place} has the unknown label {value!r:.60}.{hint}")
 
 
 def _reason_to_drop(row: dict[str, Any], card: DatasetCard, labels: tuple[str, ...], seen: set[str]) -> str | None:
-    """The name of the filter that leaves this row out, or None."""
+    """Return the name of the filter that leaves this row out, or None."""
     text, label = row["text"], row["label"]
     filters, words = card.filters, len(text.split())
     if filters.drop_empty and (not words or row["text_pair"] == ""):
@@ -198,5 +201,5 @@ def _reason_to_drop(row: dict[str, Any], card: DatasetCard, labels: tuple[str, .
 
 
 def text_key(row: dict[str, Any]) -> str:
-    """Return what two rows share whose texts count as the same."""
+    """Return a key that rows share whose texts count as the same, whatever their case and white space."""
     return cleaning.normalized(row["text"]) + "\x00" + cleaning.normalized(row["text_pair"] or "")

@@ -1,4 +1,4 @@
-"""Where rows come from: the Hub, local files, saved data sets, the built-in ones. Values stay as they are written."""
+"""Reads rows from the Hub, local files, saved data sets or the built-in ones. Values stay as they are written."""
 
 import csv
 import json
@@ -11,11 +11,12 @@ from bench.data import squad
 from bench.data.builtin import corpora
 from bench.errors import DataError
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+Rows = list[Row]
 
 
-def read(source: Source) -> Mapping[str, Any]:
-    """Source split -> its rows, or a table that gives them. Raises DataError for what is missing or malformed."""
+def read(source: Source) -> Mapping[str, Iterable[Row]]:
+    """Return the rows of each source split. Raises DataError for a missing or malformed source."""
     if source.kind == "builtin":
         return corpora.generate(str(source.id), source.seed, source.sizes or None)
     try:
@@ -30,14 +31,15 @@ def read(source: Source) -> Mapping[str, Any]:
         raise DataError(f"the data of {source.id or source.folder} can't be read: {text}") from error
 
 
-def _load_dataset(source: Source) -> Mapping[str, Any]:
+def _load_dataset(source: Source) -> Mapping[str, Iterable[Row]]:
     import datasets
 
     datasets.disable_progress_bars()
     if source.kind == "hub":
-        return datasets.load_dataset(source.id, source.config, revision=source.revision)
-    loaded = datasets.load_from_disk(str(_folder(source)))
-    return loaded if isinstance(loaded, dict) else {"train": loaded}
+        splits: Mapping[str, Iterable[Row]] = datasets.load_dataset(source.id, source.config, revision=source.revision)
+        return splits
+    saved = datasets.load_from_disk(str(_folder(source)))
+    return saved if isinstance(saved, dict) else {"train": saved}
 
 
 def _folder(source: Source) -> Path:
@@ -49,14 +51,15 @@ def _folder(source: Source) -> Path:
 
 
 def _read_file(source: Source, name: str) -> Rows:
-    """Rows of a file. Text is read here, since pandas and Arrow guess: `NA` becomes no text, `007` a number."""
+    """Read a file. Text is parsed here, since pandas and Arrow guess types: `NA` becomes null, `007` a number."""
     path = _folder(source) / name
     if not path.is_file():
         raise DataError(f"the data file {name!r} is missing in {source.folder}")
     if source.kind == "parquet":
         import pyarrow.parquet
 
-        return pyarrow.parquet.read_table(path).to_pylist()
+        table: Rows = pyarrow.parquet.read_table(path).to_pylist()
+        return table
     # Excel begins its files with a byte order mark.
     with path.open(encoding="utf-8-sig", newline="" if source.kind == "csv" else "\n") as stream:
         try:
@@ -73,7 +76,7 @@ def _json(stream: TextIO, path: Path) -> Any:
     except UnicodeDecodeError:
         raise
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not JSON: {error}") from error
+        raise DataError(f"{path}: not valid JSON: {error}") from error
 
 
 def _json_rows(lines: Iterable[str], path: Path) -> Rows:
@@ -84,7 +87,7 @@ def _json_rows(lines: Iterable[str], path: Path) -> Rows:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}:{number}: not a line of JSON: {error}") from error
+            raise DataError(f"{path}:{number}: not valid JSON: {error}") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}:{number}: expected a JSON object, got {line.strip():.60}")
         rows.append(row)
@@ -102,7 +105,7 @@ def _table_rows(lines: Iterable[str], path: Path, kind: str) -> Rows:
     try:
         header = next(reader, [])
         if len(set(header)) != len(header):
-            raise DataError(f"{path}:1: a column stands twice in the header: {', '.join(header)}")
+            raise DataError(f"{path}:1: duplicate column in the header: {', '.join(header)}")
         for fields in reader:
             if len(fields) not in (0, len(header)):
                 place = f"{path}:{reader.line_num}"

@@ -1,4 +1,4 @@
-"""Dividing rows into splits: by share or by count, stratified or balanced by label, seeded. Pure functions."""
+"""Splits rows by share or by count, stratified or balanced by label, or by whole groups; seeded, pure functions."""
 
 import random
 from collections import Counter, defaultdict
@@ -29,12 +29,12 @@ def divide(
     balanced: bool = False,
     seed: int | str = 0,
 ) -> dict[str, list[int]]:
-    """Row numbers of each new split, disjoint, each sorted; the order of `into` does not matter.
+    """Return the row numbers of each new split, disjoint, each sorted; the order of `into` does not matter.
 
     labels: one hashable per row. into: name -> share of all rows (float up to 1) or count (int).
-    Shares together must not exceed 1; where they make 1, every row is used. `stratified` draws each label in proportion
-    to what is left of it, to within one row. `balanced` draws the same number of every label (the remainder of an
-    uneven count goes to the first labels). Raises DataError when rows do not suffice.
+    Shares together must not exceed 1; where they sum to 1, every row is used. `stratified` draws each label in
+    proportion to what is left of it, to within one row. `balanced` draws the same number of every label (the remainder
+    of an uneven count goes to the first labels). Raises DataError when there are too few rows.
     """
     counts = _counts(len(labels), {name: into[name] for name in sorted(into)})
     groups: dict[Hashable, list[int]] = defaultdict(list)
@@ -52,10 +52,11 @@ def divide(
 
 
 def _counts(total: int, into: Mapping[str, float | int]) -> dict[str, int]:
+    """Return the number of rows of each split. Raises DataError for sizes that are impossible."""
     shares = {name: amount for name, amount in into.items() if isinstance(amount, float)}
     if not all(0 < share <= 1 for share in shares.values()) or sum(shares.values()) > 1 + 1e-9:
-        raise DataError(f"shares of a division must be above 0, and must not exceed 1 together: {dict(into)}")
-    # Rounded at the running sum, so that shares that make 1 use every row.
+        raise DataError(f"shares of a split must be above 0, and must not exceed 1 together; got {dict(into)}")
+    # Rounded at the running sum, so that shares that sum to 1 use every row.
     result, running, used = {}, 0.0, 0
     for name, amount in into.items():
         if isinstance(amount, float):
@@ -65,7 +66,7 @@ def _counts(total: int, into: Mapping[str, float | int]) -> dict[str, int]:
         else:
             result[name] = amount
     if sum(result.values()) > total:
-        raise DataError(f"a division asks for {sum(result.values())} rows, but there are {total}")
+        raise DataError(f"the splits ask for {sum(result.values())} rows, but there are {total}")
     for name, count in result.items():
         if count <= 0:
             raise DataError(f"the split {name!r} would be empty: {into[name]} of {total} rows")
@@ -73,7 +74,7 @@ def _counts(total: int, into: Mapping[str, float | int]) -> dict[str, int]:
 
 
 def _quotas(count: int, available: Mapping[Hashable, int], *, balanced: bool, split: str) -> dict[Hashable, int]:
-    """How many rows of each label: equal, or in proportion to what is left (largest remainders)."""
+    """Return the number of rows of each label: equal, or in proportion to what is left (largest remainders)."""
     labels = list(available)
     if balanced:
         quotas = {label: count // len(labels) + (place < count % len(labels)) for place, label in enumerate(labels)}
@@ -100,7 +101,7 @@ def divide_groups(
     stratified: bool = True,
     seed: int | str = 0,
 ) -> dict[str, list[int]]:
-    """As `divide`, but the rows of a group stay together, so sizes and shares of labels are only near those asked for.
+    """Split as `divide` does, but keep groups whole, so that sizes and shares of labels are only near those asked.
 
     groups: one name per row. The sum over splits (and what is left over) and labels of (rows - asked)^2 / asked is
     made small: groups are dealt out one by one, each to the split where it lowers the sum most, in several seeded
@@ -143,7 +144,8 @@ def _deal(table: Counts, asked: Counts, orders: Indices, *, must_be_filled: npt.
         """Return [..., splits]: how far each split is from what was asked; sums: [..., splits, columns]."""
         off = ((sums - asked) ** 2 / np.maximum(asked, 1)).sum(axis=-1)
         # Rounded, so that ties are ties on every machine.
-        return np.round(off + _EMPTY * (must_be_filled & (sums[..., 0] == 0)), 9)
+        rounded: Counts = np.round(off + _EMPTY * (must_be_filled & (sums[..., 0] == 0)), 9)
+        return rounded
 
     tries = np.arange(len(orders))
     places = np.zeros(orders.shape, dtype=int)
@@ -157,8 +159,8 @@ def _deal(table: Counts, asked: Counts, orders: Indices, *, must_be_filled: npt.
 
 
 def label_counts(labels: Sequence[int | Sequence[int]], names: Sequence[str]) -> dict[str, int]:
-    """How often each label occurs; for rows of several labels each one counts."""
-    found: Counter[int] = Counter()
+    """Count the rows of each label name; a row of several labels counts for each of them."""
+    counts: Counter[int] = Counter()
     for label in labels:
-        found.update([label] if isinstance(label, int) else [i for i, on in enumerate(label) if on])
-    return {name: found.get(index, 0) for index, name in enumerate(names)}
+        counts.update([label] if isinstance(label, int) else [i for i, on in enumerate(label) if on])
+    return {name: counts.get(index, 0) for index, name in enumerate(names)}

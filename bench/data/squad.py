@@ -1,4 +1,4 @@
-"""Questions on passages, as SQuAD has them: official JSON and the Hub's flat form give the same rows.
+"""Questions on passages in SQuAD's formats: official JSON and the Hub's flat form give the same rows.
 
 A question without gold answers is unanswerable (SQuAD v2.0, Rajpurkar et al. 2018); in v1.1 every one has an answer.
 """
@@ -17,11 +17,11 @@ LABELS: tuple[str, ...] = ANSWER_LABELS
 VERSIONS: Mapping[str, str] = {"squad": "1.1", "squad_v2": "2.0"}
 
 
-def flatten(content: Any, place: str) -> Rows:
-    """The content of an official file -> a row per question, in the Hub's flat form and the file's order.
+def flatten(content: object, place: str) -> Rows:
+    """Flatten the content of an official file: a row per question, in the Hub's flat form and the file's order.
 
     Rows have `title`, `context` and what the file says of the question (`id`, `question`, `answers`, and in v2.0
-    `is_impossible` and `plausible_answers`), as it stands there. Raises DataError, with `place`, for another shape.
+    `is_impossible` and `plausible_answers`), unchanged. Raises DataError, with `place`, for another format.
     """
     rows: Rows = []
     for article, where in _items(content, "data", place):
@@ -31,29 +31,29 @@ def flatten(content: Any, place: str) -> Rows:
     return rows
 
 
-def _items(content: Any, key: str, place: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Each object of the list under a key, and where it stands."""
+def _items(content: object, key: str, place: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield each object of the list under a key, and its place in the file."""
     items = content.get(key) if isinstance(content, dict) else None
     if not isinstance(items, list):
-        raise DataError(f"{place}: not SQuAD's JSON: expected an object with a list {key!r}, got {content!r:.60}")
+        raise DataError(f"{place}: not in SQuAD's format: expected an object with a list {key!r}, got {content!r:.60}")
     for number, item in enumerate(items):
         where = f"{place}: {key}[{number}]" if key == "data" else f"{place}.{key}[{number}]"
         if not isinstance(item, dict):
-            raise DataError(f"{where}: not SQuAD's JSON: expected an object, got {item!r:.60}")
+            raise DataError(f"{where}: not in SQuAD's format: expected an object, got {item!r:.60}")
         yield item, where
 
 
 def answers_of(row: Mapping[str, Any], column: str, place: str) -> dict[str, Any]:
-    """{"label": 1 where there is an answer, else 0, "answers": texts, "answer_starts": their offsets in characters}.
+    """Return {"label": 1 where there is an answer, else 0, "answers": texts, "answer_starts": offsets in characters}.
 
     The column holds {"text": [...], "answer_start": [...]} or a list of {"text", "answer_start"}. Raises DataError,
-    with `place`, for another shape, an answer of white space alone, and an `is_impossible` that contradicts it.
+    with `place`, for another format, an answer of white space alone, and an `is_impossible` that contradicts it.
     """
     pairs = [_answer(text, start, place) for text, start in _pairs(row[column], column, place)]
     impossible = row.get("is_impossible")
     if impossible is not None and impossible is not (not pairs):
-        found = f"{len(pairs)} answers" if pairs else "no answer"
-        raise DataError(f"{place}: is_impossible is {impossible!r}, but there is {found}")
+        answers = f"{len(pairs)} answer{'s' if len(pairs) > 1 else ''}" if pairs else "no answer"
+        raise DataError(f"{place}: is_impossible is {impossible!r}, but the question has {answers}")
     return {"label": int(bool(pairs)), "answers": [text for text, _ in pairs], "answer_starts": [at for _, at in pairs]}
 
 
@@ -65,7 +65,7 @@ def _pairs(value: Any, column: str, place: str) -> list[tuple[Any, Any]]:
     elif isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
         return [(item.get("text"), item.get("answer_start")) for item in value]
     expected = "lists `text` and `answer_start` of equal length, or a list of such pairs"
-    raise DataError(f"{place}: {column!r} should hold {expected}; got {value!r:.80}")
+    raise DataError(f"{place}: {column!r} must hold {expected}; got {value!r:.80}")
 
 
 def _answer(text: Any, start: Any, place: str) -> tuple[str, int]:
@@ -77,18 +77,21 @@ def _answer(text: Any, start: Any, place: str) -> tuple[str, int]:
 
 
 def misaligned(row: Mapping[str, Any]) -> str | None:
-    """What is wrong with the offsets of a row ({"text", "answers", "answer_starts"}); None when they fit."""
+    """Return a sentence on the first answer of a row that is not at its offset; None when all are.
+
+    row: {"text", "answers", "answer_starts"}.
+    """
     context = row["text"]
     for text, start in zip(row["answers"], row["answer_starts"], strict=True):
         # A negative offset would count from the end.
-        found = context[start : start + len(text)] if start >= 0 else ""
-        if found != text:
-            return f"the answer {text!r:.60} does not stand at character {start} of its context, but {found!r:.60}"
+        characters = context[start : start + len(text)] if start >= 0 else ""
+        if characters != text:
+            return f"at character {start} of the context is {characters!r:.60}, not the answer {text!r:.60}"
     return None
 
 
 def version_of(rows: Iterable[Mapping[str, Any]], column: str, kept: Sequence[str] | None = None) -> str:
-    """ "2.0" when a question has no answer, or says whether it has (`is_impossible`); else "1.1".
+    """Return "2.0" when a question has no answer or a key `is_impossible`, else "1.1".
 
     kept: labels to which a filter restricts the rows; without the unanswerable ones, the rules of v1.1 apply.
     """
@@ -103,7 +106,7 @@ def _has_answer(value: Any) -> bool:
 
 
 def check_version(version: str | None, metric_names: Iterable[str]) -> None:
-    """Raises RecipeError when a metric's rules are not those of the data; version: a Corpus's, None without answers."""
+    """Raise RecipeError for a metric of the other version; version: that of a Corpus, None without answers."""
     for name in metric_names:
         if name not in VERSIONS or VERSIONS[name] == version:
             continue
@@ -117,6 +120,6 @@ def check_version(version: str | None, metric_names: Iterable[str]) -> None:
 
 
 def plausible_note(split: str, rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A sentence on the plausible answers of SQuAD v2.0, which are wrong ones and not used; [] when there are none."""
+    """Return a note on the plausible answers of SQuAD v2.0, which are wrong ones and not used; [] without any."""
     count = sum(bool(row.get("plausible_answers")) for row in rows)
     return [f"{split}: {count} questions have plausible answers, which are not used"] if count else []

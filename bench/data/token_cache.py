@@ -1,6 +1,8 @@
-"""Tokens of a split, kept between runs: found by content, checked when read, and dropped when there are too many.
+"""Cached tokenization: features of a split on disk, keyed by content, with a checksum and a limit of bytes.
 
-$BENCH_CACHE/tokens, else finetune-bench/tokens in the user's cache folder. Deleting it costs nothing but time.
+In $BENCH_CACHE/tokens, else finetune-bench/tokens in the user's cache folder. Deleting it costs nothing but time.
+The cache of `datasets.map` is as fast, but has no checksum and no limit, and its key does not change with the code of
+an imported function, so that it returns what older code made.
 """
 
 import contextlib
@@ -15,28 +17,35 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from accelerate import PartialState
 
-# Part of every key: what was written in another way is never read.
+from bench.data.examples import Feature
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Part of every key: entries in another format are never read.
 FORMAT = 1
 # Four bytes a token: the 25,000 reviews of IMDB, cut to 256 tokens, take some 20 MiB, so this holds a hundred of them.
 LIMIT_BYTES = 2 * 2**30
-# Nobody writes for a day; a file of that age was left by a process that was killed.
+# No write takes a day; a temporary file of that age was left by a process that was killed.
 ABANDONED_S = 24 * 3600
 SUFFIX, TEMPORARY = ".tokens", ".writing"
-# Bytes of the SHA-256 that an entry begins with; NumPy's npz follows.
-CHECKSUM = 32
+# Bytes of the SHA-256 at the start of an entry; NumPy's npz follows.
+CHECKSUM_BYTES = 32
 
-Features = list[dict[str, Any]]
+Features = list[Feature]
 Encode = Callable[[], tuple[Features, tuple[int, ...]]]
+Integers = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """Features of a split's rows, and the numbers of the rows that were cut. hit: whether they had been kept."""
+    """Features of a split's rows, and the numbers of the truncated rows. hit: they were read from the cache."""
 
     features: Features
     cut: tuple[int, ...]
@@ -44,7 +53,7 @@ class Tokens:
 
 
 def folder() -> Path:
-    """Where tokens are kept. Raises RuntimeError where the user has no home."""
+    """Return the folder of the cache. Raises RuntimeError where the user has no home."""
     if os.environ.get("BENCH_CACHE"):
         return Path(os.environ["BENCH_CACHE"]).expanduser() / "tokens"
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
@@ -53,17 +62,17 @@ def folder() -> Path:
     return base.expanduser() / "finetune-bench" / "tokens"
 
 
-def identity(tokenizer: Any) -> tuple[str | None, str]:
-    """(hash of all that decides which tokens a text gets, "") or (None, why this tokenizer can't be told by one)."""
+def identity(tokenizer: "PreTrainedTokenizerBase") -> tuple[str | None, str]:
+    """Return (hash of everything that decides a text's tokens, ""), or (None, why this tokenizer can't be hashed)."""
     from transformers import PreTrainedTokenizerFast
 
     kind = type(tokenizer)
     if not isinstance(tokenizer, PreTrainedTokenizerFast) or not kind.__module__.startswith("transformers."):
-        return None, f"{kind.__name__} is not wholly described by its files"
+        return None, f"{kind.__name__} is not fully described by its files"
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     if state["model"].get("dropout"):
-        return None, "its tokens are drawn anew each time"
-    # Left over from the call before; each call sets its own.
+        return None, "its tokens are random (BPE dropout)"
+    # State left by the previous call; each call sets its own.
     del state["truncation"], state["padding"]
     state["python"] = {
         "class": f"{kind.__module__}.{kind.__qualname__}",
@@ -77,7 +86,7 @@ def identity(tokenizer: Any) -> tuple[str | None, str]:
 
 
 def key(fingerprint: str, tokenizer: str, max_length: int, sources: Iterable[Path]) -> str:
-    """Name of an entry: all that decides what is in it. tokenizer: its `identity`."""
+    """Return the name of an entry, a hash of everything that decides its content. tokenizer: its `identity`."""
     return _digest(
         {
             "format": FORMAT,
@@ -90,13 +99,13 @@ def key(fingerprint: str, tokenizer: str, max_length: int, sources: Iterable[Pat
     )
 
 
-def _digest(content: Any) -> str:
+def _digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager
 def local_main_first(state: PartialState) -> Iterator[None]:
-    """One process of each machine goes first, and the others follow, also when it failed.
+    """Let one process of each machine go first, and the others follow, also when it failed.
 
     accelerate's own `local_main_process_first` leaves them waiting for a process that raised an error.
     """
@@ -113,13 +122,17 @@ def local_main_first(state: PartialState) -> Iterator[None]:
 
 
 class TokenCache:
-    """What one tokenizer made of texts, at one length. It never fails a run: `notes` say what was not kept or not read.
+    """Cached tokenization by one tokenizer at one length. It never fails a run: `notes` say what could not be cached.
 
-    sources: files whose code makes features of rows; a change in one of them is a change in all of its tokens.
+    sources: files whose code turns rows into features; a change in one of them changes the key of every entry.
     """
 
     def __init__(
-        self, tokenizer: Any, max_length: int, sources: Sequence[Path], limit_bytes: int = LIMIT_BYTES
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        max_length: int,
+        sources: Sequence[Path],
+        limit_bytes: int = LIMIT_BYTES,
     ) -> None:
         self.max_length, self.sources, self.limit_bytes = max_length, sources, limit_bytes
         self.notes: list[str] = []
@@ -133,15 +146,15 @@ class TokenCache:
 
     @property
     def in_use(self) -> bool:
-        """Whether anything is kept at all."""
+        """Return whether this tokenizer's tokens are cached."""
         return self.tokenizer is not None
 
     def first(self, state: PartialState) -> contextlib.AbstractContextManager[None]:
-        """`with cache.first(state):` One process of each machine makes the tokens, the others read them."""
+        """Return a context in which one process of each machine tokenizes first, and the others read its tokens."""
         return local_main_first(state) if self.in_use else contextlib.nullcontext()
 
     def tokens(self, fingerprint: str, num_rows: int, encode: Encode) -> Tokens:
-        """The features of so many rows, read, or else made by `encode` and kept.
+        """Return the features of so many rows, read from the cache, or else made by `encode` and written to it.
 
         fingerprint: of the rows' ids, texts and labels, in order.
         """
@@ -149,11 +162,11 @@ class TokenCache:
             features, cut = encode()
             return Tokens(features=features, cut=cut, hit=False)
         path = self.place / f"{key(fingerprint, self.tokenizer, self.max_length, self.sources)}{SUFFIX}"
-        found = self._read(path, num_rows)
-        if found is not None:
-            return found
+        cached = self._read(path, num_rows)
+        if cached is not None:
+            return cached
         features, cut = encode()
-        self._keep(path, features, cut)
+        self._write(path, features, cut)
         return Tokens(features=features, cut=cut, hit=False)
 
     def _read(self, path: Path, num_rows: int) -> Tokens | None:
@@ -162,29 +175,29 @@ class TokenCache:
                 return None
             features, cut = _load(path, num_rows)
         except (OSError, ValueError) as error:
-            self.notes.append(f"token cache: an entry can't be read ({_reason(error)}); its texts were tokenised again")
+            self.notes.append(f"token cache: an entry can't be read ({_reason(error)}); its texts were tokenized again")
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # the least recently used go first
         return Tokens(features=features, cut=cut, hit=True)
 
-    def _keep(self, path: Path, features: Features, cut: tuple[int, ...]) -> None:
+    def _write(self, path: Path, features: Features, cut: tuple[int, ...]) -> None:
         try:
             columns = _columns(features, cut)
             size = sum(column.nbytes for column in columns.values())
             if size > self.limit_bytes:
-                raise ValueError(f"{size / 2**30:.1f} GiB are more than all entries may have")
+                raise ValueError(f"{size / 2**30:.1f} GiB exceed the limit of the whole cache")
             self.place.mkdir(parents=True, exist_ok=True, mode=0o700)  # tokens are texts, perhaps private ones
-            _write(path, columns)
-            self._make_room(path)
+            _write_file(path, columns)
+            self._evict(path)
         except (OSError, ValueError) as error:
-            self.notes.append(f"token cache: tokens can't be kept ({_reason(error)})")
+            self.notes.append(f"token cache: tokens can't be written ({_reason(error)})")
 
-    def _make_room(self, newest: Path) -> None:
-        """Drops what was used longest ago until the rest is within the limit."""
+    def _evict(self, newest: Path) -> None:
+        """Delete the least recently used entries until the rest is within the limit."""
         sizes: dict[Path, tuple[float, int]] = {}
         for path in self.place.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another run makes room, too
+            with contextlib.suppress(FileNotFoundError):  # another run evicts, too
                 known = path.stat()
                 if path.suffix == TEMPORARY and time.time() - known.st_mtime > ABANDONED_S:
                     path.unlink()
@@ -205,16 +218,16 @@ class TokenCache:
 
 
 def _reason(error: BaseException) -> str:
-    """Without the path, which says more about the machine than about the error."""
+    """Return the message without the path, which says more about the machine than about the error."""
     return error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
 
 
-def _columns(features: Features, cut: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """Features as arrays: `feature/<name>` holds all values, `ends/<name>` where each row's end, if it has several.
+def _columns(features: Features, cut: tuple[int, ...]) -> dict[str, Integers]:
+    """Return features as arrays: all values as `feature/<name>`, where each row's end as `ends/<name>`, for lists.
 
     Raises ValueError for features that are not the same whole numbers, or rows of them, for each row.
     """
-    columns = {"cut": np.array(cut, dtype=np.int64)}
+    columns: dict[str, Integers] = {"cut": np.array(cut, dtype=np.int64)}
     if any(feature.keys() != features[0].keys() for feature in features):
         raise ValueError("not all rows have the same features")
     for name in features[0] if features else ():
@@ -223,18 +236,18 @@ def _columns(features: Features, cut: tuple[int, ...]) -> dict[str, np.ndarray]:
             columns[f"ends/{name}"] = np.cumsum([len(row) for row in values])
             values = list(itertools.chain.from_iterable(values))
         if not set(map(type, values)) <= {int}:
-            raise ValueError(f"the feature {name!r} is not made of whole numbers")
+            raise ValueError(f"the feature {name!r} has values that are not whole numbers")
         columns[f"feature/{name}"] = np.array(values, dtype=np.int64)
     return {name: _narrowed(column) for name, column in columns.items()}
 
 
-def _narrowed(column: np.ndarray) -> np.ndarray:
+def _narrowed(column: Integers) -> Integers:
     fits = column.size == 0 or np.abs(column).max() < 2**31
     return column.astype(np.int32 if fits else np.int64)
 
 
-def _write(path: Path, columns: dict[str, np.ndarray]) -> None:
-    """Whole or not at all: under another name first."""
+def _write_file(path: Path, columns: dict[str, Integers]) -> None:
+    """Write the whole file or none, under a temporary name first."""
     content = io.BytesIO()
     np.savez(content, **columns)  # type: ignore[arg-type]
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem[:16]}-", suffix=TEMPORARY)
@@ -249,12 +262,12 @@ def _write(path: Path, columns: dict[str, np.ndarray]) -> None:
 
 
 def _load(path: Path, num_rows: int) -> tuple[Features, tuple[int, ...]]:
-    """Raises ValueError or OSError for a file that is not what was written."""
+    """Read an entry. Raises ValueError or OSError for a file that is not what was written."""
     content = memoryview(path.read_bytes())
     # A bit that changed on the disk would be another token.
-    if hashlib.sha256(content[CHECKSUM:]).digest() != content[:CHECKSUM]:
-        raise ValueError("its checksum is another one")
-    with np.load(io.BytesIO(content[CHECKSUM:]), allow_pickle=False) as archive:
+    if hashlib.sha256(content[CHECKSUM_BYTES:]).digest() != content[:CHECKSUM_BYTES]:
+        raise ValueError("its checksum does not match")
+    with np.load(io.BytesIO(content[CHECKSUM_BYTES:]), allow_pickle=False) as archive:
         columns = {name: archive[name] for name in archive.files}
     names = [name.removeprefix("feature/") for name in columns if name.startswith("feature/")]
     rows = [_rows(columns[f"feature/{name}"], columns.get(f"ends/{name}"), num_rows) for name in names]
@@ -264,12 +277,12 @@ def _load(path: Path, num_rows: int) -> tuple[Features, tuple[int, ...]]:
     return [dict(zip(names, values, strict=True)) for values in zip(*rows, strict=True)], cut
 
 
-def _rows(column: np.ndarray, ends: np.ndarray | None, num_rows: int) -> list[Any]:
-    values = column.tolist()
+def _rows(column: Integers, ends: Integers | None, num_rows: int) -> list[Any]:
+    values: list[Any] = column.tolist()
     if ends is not None:
         starts = [0, *ends.tolist()]
         if starts[-1] != len(values) or (np.diff(starts) < 0).any():
-            raise ValueError("its rows do not fit its values")
+            raise ValueError("its row ends do not match its values")
         values = [values[start:end] for start, end in itertools.pairwise(starts)]
     if len(values) != num_rows:
         raise ValueError(f"it holds {len(values)} rows instead of {num_rows}")

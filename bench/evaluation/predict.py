@@ -12,7 +12,7 @@ from bench.config.cards import Prompt
 from bench.config.recipe import Prompting
 from bench.config.training import Spans
 from bench.data.batching import collate, grouped
-from bench.data.prompts.encode import Asker
+from bench.data.prompts.encode import PromptEncoder
 from bench.data.prompts.template import Renderer
 from bench.errors import DataError
 from bench.evaluation import text_examples
@@ -126,16 +126,16 @@ def _by_text(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
     )
     prompt = Prompt.model_validate(description["prompt"], strict=False)
     prompting = Prompting.model_validate(description["prompting"], strict=False)
-    asker = Asker(
+    prompt_encoder = PromptEncoder(
         tokenizer=tokenizer,
         renderer=Renderer(prompt, tokenizer, chat=prompting.format == "chat", trained=True),
         wording=task.wording(prompt, labels, several),
         family=description["model_card"]["family"],
         max_length=description["max_length"],
-        room=prompting.max_new_tokens if prompting.answer == "generate" else None,
+        max_new_tokens=prompting.max_new_tokens if prompting.answer == "generate" else None,
     )
     named = [{**row, "id": f"text {number + 1}", "label": 0} for number, row in enumerate(rows)]
-    split = text_examples.encode(asker, "texts", named, prompting, prompt)
+    split = text_examples.encode_split(prompt_encoder, "texts", named, prompting, prompt)
     scoring = Scoring(
         tokenizer=tokenizer,
         metrics=MetricSet((), multi_label=several, num_labels=len(labels)),
@@ -143,7 +143,7 @@ def _by_text(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
         device=torch.device("cpu"),
         precision="no",
     )
-    reader = text_examples.reader_of(prompting, prompt, task, labels, several, asker)(model, split, scoring)
+    reader = text_examples.reader_of(prompting, prompt, task, labels, several, prompt_encoder)(model, split, scoring)
     found: list[dict[str, Any]] = [{} for _ in rows]
     for numbers in reader.batches:
         for number, answer in zip(numbers, reader.read(numbers), strict=True):

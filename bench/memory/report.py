@@ -128,8 +128,8 @@ def _read(resolved: Resolved) -> Lengths:
     tokenizer, _ = tokenizers.build(given.model, build.locate(given.model), texts)
     task, answers = registry.load("tasks", given.dataset.task), 0
     if given.objective == "text":
-        asked = text_examples.ask(given, state_sizes.load_plan(resolved)[1], corpus, task, tokenizer)
-        features = asked.lessons.features if asked.lessons is not None else []
+        asked = text_examples.encode_corpus(given, state_sizes.load_plan(resolved)[1], corpus, task, tokenizer)
+        features = asked.train.features if asked.train is not None else []
         answers = max((sum(label != -100 for label in row["token_labels"]) for row in features), default=0)
     else:
         train = dataclasses.replace(corpus, splits={"train": corpus.splits["train"]})

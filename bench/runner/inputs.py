@@ -104,10 +104,10 @@ def _encode(
     if recipe.objective == "head":
         data = task.encode(corpus, tokenizer, recipe, run.state)
     else:  # a prompt is made of more than its row, so that no tokens are kept
-        asked = text_examples.ask(recipe, plan, corpus, task, tokenizer)
-        run.record.prompts = asked.part
+        asked = text_examples.encode_corpus(recipe, plan, corpus, task, tokenizer)
+        run.record.prompts = asked.prompts
         data = contracts.EncodedData(
-            splits=asked.splits, train=asked.lessons, reader=asked.reader, notes=tuple(asked.notes)
+            splits=asked.splits, train=asked.train, reader=asked.reader, notes=tuple(asked.notes)
         )
     run.record.speed["token_cache"] = data.token_cache
     for note in data.notes:

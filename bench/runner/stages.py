@@ -21,6 +21,7 @@ from bench.evaluation import scoring, text_examples
 from bench.evaluation.reader import Scoring
 from bench.models import build, flops, heads, saving
 from bench.models.kernels import padding_free
+from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
 from bench.runner import batch_size, launch_record, resume
 from bench.runner.context import RunContext
@@ -142,7 +143,7 @@ def _describe_model(run: RunContext, built: BuiltModel) -> record.Model:
         revision=card.revision,
         weights=run.inputs.plan.weights or card.weights,
         class_=type(inner).__name__,
-        attention=getattr(inner.config, "_attn_implementation", None),
+        attention=transformers_internals.attention_name(inner.config),
         parameters={**build.count_parameters(built.model), "before_head": built.before_head},
         dtypes=build.dtypes(built.model),
         newly_initialized=built.fresh,

@@ -1,4 +1,4 @@
-"""How answers are read: the likeliest label as the recipe says, written ones parsed, entailment as in transformers."""
+"""Readers of answers: the likeliest label as the recipe says, written ones parsed, entailment as in transformers."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from bench.config.cards import Prompt, TokenizerCard
 from bench.config.recipe import Prompting
 from bench.data import tokenizer as tokenizers
 from bench.data.examples import Encoded
-from bench.data.prompts.encode import Asker
-from bench.data.prompts.few_shot import Shots
+from bench.data.prompts.encode import PromptEncoder
+from bench.data.prompts.few_shot import ShotSampler
 from bench.data.prompts.template import Renderer
 from bench.errors import SetupError
 from bench.evaluation import likelihood
@@ -19,7 +19,7 @@ from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from bench.evaluation.readers import base, check, entailment
 from bench.evaluation.readers import likelihood as likelihood_reader
-from bench.evaluation.text_examples import encode, manifest, reader_of, summary
+from bench.evaluation.text_examples import encode_split, manifest, reader_of, summary
 from bench.models import autocast
 from bench.tasks import text_classification as task
 from tests.helpers import models as tiny
@@ -59,7 +59,7 @@ def scoring(tokenizer, multi_label=False, batch_tokens=64):
 
 
 def asked(tokenizer, prompting, *, rows=ROWS, shots=None, per_example=False, multi_label=False, labels=LABELS):
-    asker = Asker(
+    prompt_encoder = PromptEncoder(
         tokenizer=tokenizer,
         renderer=Renderer(PROMPT, tokenizer, chat=False, trained=False),
         wording=task.wording(PROMPT, labels, multi_label),
@@ -67,10 +67,10 @@ def asked(tokenizer, prompting, *, rows=ROWS, shots=None, per_example=False, mul
         max_length=400,
         shots=shots,
         per_example=per_example,
-        room=prompting.max_new_tokens if prompting.answer == "generate" else None,
+        max_new_tokens=prompting.max_new_tokens if prompting.answer == "generate" else None,
     )
-    split = encode(asker, "test", rows, prompting, PROMPT)
-    return split, reader_of(prompting, PROMPT, task, labels, multi_label, asker)
+    split = encode_split(prompt_encoder, "test", rows, prompting, PROMPT)
+    return split, reader_of(prompting, PROMPT, task, labels, multi_label, prompt_encoder)
 
 
 def read(model, tokenizer, prompting, **options):
@@ -108,7 +108,7 @@ def test_the_likeliest_label(llama):
 def test_normalization(llama, kind):
     model, tokenizer = llama
     split, found = read(model, tokenizer, Prompting(normalization=kind))
-    tokens = np.array([[len(rest) for rest in feature["rests"]] for feature in split.features])
+    tokens = np.array([[len(ids) for ids in feature["continuation_ids"]] for feature in split.features])
     lengths = tokens if kind == "tokens" else np.array([[3, 4, 12]])
     assert np.allclose([a.scores for a in found], softmax(log_likelihoods(model, split) / lengths), atol=1e-4)
 
@@ -117,23 +117,23 @@ def test_normalization(llama, kind):
 def test_calibration_by_texts_without_content(llama, per_example):
     """By the formula: probabilities over the mean of those of the content-free prompts, divided by their sum."""
     model, tokenizer = llama
-    shots = Shots(ROWS, LABELS, 3, seed=0)
+    shots = ShotSampler(ROWS, LABELS, 3, seed=0)
     options = {"shots": shots, "per_example": per_example, "rows": [{**row, "id": f"q{row['id']}"} for row in ROWS]}
     split, found = read(model, tokenizer, Prompting(calibration="content_free"), **options)
     plain = softmax(log_likelihoods(model, split))
     for feature, answer, row in zip(split.features, found, plain, strict=True):
-        empty = [likelihood.plain(model, likelihood_reader._item(item)).sums for item in feature["contentless"]]
+        empty = [likelihood.plain(model, likelihood_reader._item(item)).sums for item in feature["content_free"]]
         assert len(empty) == len(PROMPT.content_free)
         ratio = row / softmax(np.array(empty)).mean(0)
         assert np.allclose(answer.scores, ratio / ratio.sum(), atol=1e-4)
-    shared = {id(feature["contentless"]) for feature in split.features}
+    shared = {id(feature["content_free"]) for feature in split.features}
     assert len(shared) == (len(ROWS) if per_example else 1)
 
 
 def test_a_label_that_begins_another_is_not_always_likelier(llama):
     model, tokenizer = llama
     split, found = read(model, tokenizer, Prompting(), labels=("good", "good film", "bad"))
-    assert all(len(set(map(tuple, feature["rests"]))) == 3 for feature in split.features)
+    assert all(len(set(map(tuple, feature["continuation_ids"]))) == 3 for feature in split.features)
     sums = np.array([answer.extra["log_likelihoods"] for answer in found])
     assert np.allclose(sums, log_likelihoods(model, split), atol=1e-4)
 
@@ -174,7 +174,7 @@ def test_what_was_asked_is_the_same_on_any_number_of_processes(llama, monkeypatc
     from types import SimpleNamespace
 
     model, tokenizer = llama
-    split, reader = asked(tokenizer, Prompting(), shots=Shots(ROWS, LABELS, 3, seed=0), per_example=True)
+    split, reader = asked(tokenizer, Prompting(), shots=ShotSampler(ROWS, LABELS, 3, seed=0), per_example=True)
     settings = Scoring(**{**vars(scoring(tokenizer)), "reader": reader})
     alone = score.run(model, split, settings, "test").predictions
     gathered = []

@@ -170,7 +170,7 @@ def test_methods_train_what_they_say(method, family, tmp_path):
 
 
 REFUSED = {
-    "probe": (["method=probe"], "method: probe learns from one feature of a whole text"),
+    "probe": (["method=probe"], "method: probe learns from one feature per text"),
     "wrong version": (
         ["dataset=passages_v2", "evaluation.metrics=[squad]"],
         "the metric 'squad' does not fit: these data have questions without an answer (SQuAD v2.0); ask for squad_v2",

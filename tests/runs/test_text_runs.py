@@ -47,7 +47,7 @@ REFUSED = {
     "symbols": (
         "gpt2-few_shot",
         ["dataset.prompt.answers={negative: '!', positive: '?'}"],
-        "would be read as another one",
+        "would be parsed as another one",
     ),
     "short answer": ("gpt2-few_shot", ["prompting.max_new_tokens=2"], "prompting.max_new_tokens is 2, but the answer"),
     "flash attention": (

@@ -107,7 +107,7 @@ def test_an_answer_that_means_none_is_refused_and_nothing_written_is_missing(tmp
         "dataset={card: passages, prompt: {template: '{text} {text_pair}', none: Sunday}}",
         code=2,
     )
-    assert "would be read as there being none; change prompt.none" in capfd.readouterr().err
+    assert "would be parsed as no answer; change prompt.none" in capfd.readouterr().err
     assert found.status == "invalid"
 
 

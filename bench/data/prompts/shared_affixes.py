@@ -9,9 +9,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-Tokens = list[int]
-# Texts -> for each its tokens, and the span of characters of each token (None where the tokenizer knows none).
-Encode = Callable[[list[str]], list[tuple[Tokens, list[tuple[int, int]] | None]]]
+TokenIds = list[int]
+# Of each token the characters that it stands for, [start, end).
+CharSpans = list[tuple[int, int]]
+# Texts -> for each its tokens, and their spans (None where the tokenizer knows none).
+Tokenize = Callable[[list[str]], list[tuple[TokenIds, CharSpans | None]]]
 # Characters of a neighbour that is encoded with a part; a whole word of it is enough for every known tokenizer.
 NEIGHBOUR = 64
 SAMPLE = 64
@@ -20,16 +22,18 @@ _Row = TypeVar("_Row", list[int], tuple[int, ...], str)
 
 
 @dataclass(frozen=True)
-class Spliced:
-    """trunks[i]: what text i and text i with each ending begin with. rests[i][e]: the tokens of ending e behind it.
+class EncodedTexts:
+    """Tokens of texts, each alone and followed by each ending.
 
-    prompts[i]: the tokens of text i alone. whole: cuts would have changed tokens, so every text was encoded plainly.
+    text_ids[i]: text i alone. prompt_ids[i]: the first tokens that text i alone and text i with each ending share.
+    continuation_ids[i][e]: what follows them in text i with ending e. is_fallback: common parts could not be encoded
+    once without changing tokens, so every text was encoded plainly.
     """
 
-    prompts: list[Tokens]
-    trunks: list[Tokens]
-    rests: list[list[Tokens]]
-    whole: bool
+    text_ids: list[TokenIds]
+    prompt_ids: list[TokenIds]
+    continuation_ids: list[list[TokenIds]]
+    is_fallback: bool
 
 
 def common_prefix_length(rows: Sequence[_Row]) -> int:
@@ -39,29 +43,29 @@ def common_prefix_length(rows: Sequence[_Row]) -> int:
     return next((place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first))
 
 
-def encode(tokens_of: Encode, texts: Sequence[str], endings: Sequence[str]) -> Spliced:
-    """Encodes every text, alone and followed by each ending. No ending may be empty."""
+def encode(tokenize: Tokenize, texts: Sequence[str], endings: Sequence[str]) -> EncodedTexts:
+    """Encode every text, alone and followed by each ending. No ending may be empty."""
     texts = list(texts)
     cuts = _cuts(texts) if len(texts) > 1 else None
-    spliced = _spliced(tokens_of, texts, endings, *cuts) if cuts else None
-    if spliced is not None and _holds(tokens_of, texts, endings, spliced):
-        return spliced
-    return replace(_plain(tokens_of, texts, endings), whole=cuts is not None)
+    encoded = _encode_parts(tokenize, texts, endings, *cuts) if cuts else None
+    if encoded is not None and _equals_plain(tokenize, texts, endings, encoded):
+        return encoded
+    return replace(_encode_plainly(tokenize, texts, endings), is_fallback=cuts is not None)
 
 
-def _plain(tokens_of: Encode, texts: list[str], endings: Sequence[str]) -> Spliced:
-    prompts = [tokens for tokens, _ in tokens_of(texts)]
-    ended = [[tokens for tokens, _ in tokens_of([text + ending for text in texts])] for ending in endings]
-    trunks, rests = [], []
-    for number, prompt in enumerate(prompts):
-        shared = common_prefix_length([prompt, *(column[number] for column in ended)])
-        trunks.append(prompt if shared == len(prompt) else prompt[:shared])
-        rests.append([column[number][shared:] for column in ended])
-    return Spliced(prompts, trunks, rests, whole=False)
+def _encode_plainly(tokenize: Tokenize, texts: list[str], endings: Sequence[str]) -> EncodedTexts:
+    text_ids = [ids for ids, _ in tokenize(texts)]
+    with_ending = [[ids for ids, _ in tokenize([text + ending for text in texts])] for ending in endings]
+    prompt_ids, continuation_ids = [], []
+    for number, ids in enumerate(text_ids):
+        shared = common_prefix_length([ids, *(column[number] for column in with_ending)])
+        prompt_ids.append(ids if shared == len(ids) else ids[:shared])
+        continuation_ids.append([column[number][shared:] for column in with_ending])
+    return EncodedTexts(text_ids, prompt_ids, continuation_ids, is_fallback=False)
 
 
 def _cuts(texts: list[str]) -> tuple[int, int] | None:
-    """(characters of the common beginning, characters of the common end) to cut off; None where nothing is gained."""
+    """Return (characters of the common beginning, characters of the common end) to cut off; None where none can be."""
     before = common_prefix_length(texts)
     after = common_prefix_length([text[::-1] for text in texts])
     # A text must not belong to both.
@@ -73,41 +77,44 @@ def _cuts(texts: list[str]) -> tuple[int, int] | None:
 
 
 def _line_starts(text: str) -> list[int]:
-    """Places behind a line break where a word begins."""
+    """Return the places behind a line break where a word begins."""
     return [place + 1 for place, sign in enumerate(text[:-1]) if sign == "\n" and not text[place + 1].isspace()]
 
 
-def _spliced(tokens_of: Encode, texts: list[str], endings: Sequence[str], first: int, last: int) -> Spliced | None:
+def _encode_parts(
+    tokenize: Tokenize, texts: list[str], endings: Sequence[str], first: int, last: int
+) -> EncodedTexts | None:
+    """Encode the common first and last characters once; None where a token reaches across a cut."""
     sample = texts[0]
-    head = _between(tokens_of([sample[: first + NEIGHBOUR]])[0], 0, first)
+    head = _tokens_between(tokenize([sample[: first + NEIGHBOUR]])[0], 0, first)
     behind = max(len(sample) - last - NEIGHBOUR, 0)
     cut = len(sample) - last - behind
-    tails = [_between(found, cut, None) for found in tokens_of([sample[behind:] + end for end in ("", *endings)])]
+    tails = [_tokens_between(each, cut, None) for each in tokenize([sample[behind:] + end for end in ("", *endings)])]
     start = max(first - NEIGHBOUR, 0)
-    parts = tokens_of([text[start:] for text in texts])
     middles = [
-        _between(found, first - start, len(text) - last - start) for found, text in zip(parts, texts, strict=True)
+        _tokens_between(each, first - start, len(text) - last - start)
+        for each, text in zip(tokenize([text[start:] for text in texts]), texts, strict=True)
     ]
     known_tails = [tail for tail in tails if tail is not None]
     known_middles = [middle for middle in middles if middle is not None]
     if head is None or len(known_tails) < len(tails) or len(known_middles) < len(middles):
         return None
     shared = common_prefix_length(known_tails)
-    alone, *ended = known_tails
-    rests = [tail[shared:] for tail in ended]
+    alone, *with_ending = known_tails
+    continuation_ids = [tail[shared:] for tail in with_ending]
     bodies = [head + middle for middle in known_middles]
-    prompts = [body + alone for body in bodies]
-    trunks = prompts if shared == len(alone) else [body + alone[:shared] for body in bodies]
-    return Spliced(prompts, trunks, [rests] * len(texts), whole=False)
+    text_ids = [body + alone for body in bodies]
+    prompt_ids = text_ids if shared == len(alone) else [body + alone[:shared] for body in bodies]
+    return EncodedTexts(text_ids, prompt_ids, [continuation_ids] * len(texts), is_fallback=False)
 
 
-def _between(found: tuple[Tokens, list[tuple[int, int]] | None], start: int, stop: int | None) -> Tokens | None:
-    """Tokens of the characters from `start` to `stop`; None when a token reaches across, or spans are not known."""
-    tokens, spans = found
+def _tokens_between(encoded: tuple[TokenIds, CharSpans | None], start: int, stop: int | None) -> TokenIds | None:
+    """Return the tokens of the characters [start, stop); None where a token reaches across, or spans are not known."""
+    ids, spans = encoded
     if spans is None:
         return None
-    kept: Tokens = []
-    for token, (left, right) in zip(tokens, spans, strict=True):
+    kept: TokenIds = []
+    for token, (left, right) in zip(ids, spans, strict=True):
         if left < start < right or (stop is not None and left < stop < right):
             return None
         # A token without characters, like a space put before a word, belongs to what follows it.
@@ -116,17 +123,17 @@ def _between(found: tuple[Tokens, list[tuple[int, int]] | None], start: int, sto
     return kept
 
 
-def _holds(tokens_of: Encode, texts: list[str], endings: Sequence[str], spliced: Spliced) -> bool:
-    """Whether plain encoding gives the same, on the shortest and longest texts and on an even sample of the rest."""
+def _equals_plain(tokenize: Tokenize, texts: list[str], endings: Sequence[str], encoded: EncodedTexts) -> bool:
+    """Compare with plain encoding: the shortest and longest texts, and an even sample of the others."""
     order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
     step = max(1, len(order) // SAMPLE)
     chosen = [*order[::step], order[-1]]
     for place, ending in enumerate(("", *endings)):
         # Every ending on a few of them is as good: what stands before it does not depend on it.
         rows = chosen if place == 0 else chosen[:: max(1, len(chosen) // 4)]
-        plain = tokens_of([texts[number] + ending for number in rows])
-        for number, (tokens, _) in zip(rows, plain, strict=True):
-            rest = spliced.rests[number][place - 1] if place else []
-            if tokens != (spliced.trunks[number] + rest if place else spliced.prompts[number]):
+        plain = tokenize([texts[number] + ending for number in rows])
+        for number, (ids, _) in zip(rows, plain, strict=True):
+            continuation = encoded.continuation_ids[number][place - 1] if place else []
+            if ids != (encoded.prompt_ids[number] + continuation if place else encoded.text_ids[number]):
                 return False
     return True

@@ -1,33 +1,36 @@
-"""A dataset card's prompt filled in: one function renders the text for prompting, for training and for scoring."""
+"""Fills in a dataset card's prompt: the same text for prompting, for training and for scoring."""
 
 import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bench.config.cards import Prompt
 from bench.errors import SetupError
 
-# A solved example: what fills the template, and the answer in words.
-Solved = tuple[Mapping[str, str], str]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# A solved example: the fields of the template, and the answer in words.
+Shot = tuple[Mapping[str, str], str]
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
 def fill(template: str, fields: Mapping[str, str]) -> str:
-    """Puts fields into a template, in one pass: a text that spells out `{text}` itself is left alone."""
-    return _FIELD.sub(lambda found: fields.get(found[1], found[0]), template)
+    """Return the template with its fields filled in, in one pass: a text that spells out `{text}` is left alone."""
+    return _FIELD.sub(lambda match: fields.get(match[1], match[0]), template)
 
 
 class Renderer:
     """Renders prompts as plain text, or through the tokenizer's chat template.
 
-    lead: what stands between a rendered prompt and the answer's words. end: what follows them: with a chat template its
-    own end of turn, else the tokenizer's end token when the model is trained, else the separator of the shots.
+    lead: text between a rendered prompt and the answer's words. end: text after them: with a chat template its own end
+    of turn, else the tokenizer's end token when the model is trained, else the separator of the shots.
     """
 
-    def __init__(self, prompt: Prompt, tokenizer: Any, *, chat: bool, trained: bool) -> None:
-        """Raises SetupError for a tokenizer without a chat template, or without an end to learn."""
+    def __init__(self, prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", *, chat: bool, trained: bool) -> None:
+        """Raise SetupError for a tokenizer without a chat template, or without an end to learn."""
         self.prompt, self.tokenizer, self.chat = prompt, tokenizer, chat
         self._template = ""
         if chat:
@@ -41,28 +44,28 @@ class Renderer:
 
     @property
     def hash(self) -> str:
-        """Of everything that makes a prompt of a row: not of the shots, which a method chooses, nor of the end.
+        """Return the hash of everything that makes a prompt of a row, without the shots, which a method chooses.
 
-        So asking a model and asking it after it was trained have the same hash.
+        Without the end too, so that prompts of a model before and after training have the same hash.
         """
         parts = [self.prompt.model_dump(mode="json", exclude={"hypothesis", "content_free"}), self._template]
         return hashlib.sha256(json.dumps([*parts, self.lead], sort_keys=True).encode()).hexdigest()[:16]
 
-    def render(self, fields: Mapping[str, str], shots: Sequence[Solved] = ()) -> str:
-        """The whole prompt, up to where the answer begins (without `lead`)."""
+    def render(self, fields: Mapping[str, str], shots: Sequence[Shot] = ()) -> str:
+        """Return the whole prompt, up to where the answer begins (without `lead`)."""
         question = fill(self.prompt.template, fields)
         solved = [(fill(self.prompt.template, shot), answer) for shot, answer in shots]
         instruction = fill(self.prompt.instruction, {"labels": fields["labels"]})
         return (self._as_chat if self.chat else self._as_text)(instruction, question, solved)
 
     def _as_text(self, instruction: str, question: str, solved: Sequence[tuple[str, str]]) -> str:
-        told = [asked + self.prompt.joint + answer for asked, answer in solved]
-        return self.prompt.separator.join([*([instruction] if instruction else []), *told, question])
+        examples = [solved_question + self.prompt.joint + answer for solved_question, answer in solved]
+        return self.prompt.separator.join([*([instruction] if instruction else []), *examples, question])
 
     def _as_chat(self, instruction: str, question: str, solved: Sequence[tuple[str, str]]) -> str:
         turns: list[dict[str, str]] = []
-        for asked, told in solved:
-            turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": told}]
+        for solved_question, answer in solved:
+            turns += [{"role": "user", "content": solved_question}, {"role": "assistant", "content": answer}]
         turns.append({"role": "user", "content": question})
         if instruction:
             # Not every template knows a system role; each knows the user's.
@@ -71,25 +74,25 @@ class Renderer:
 
     def _apply(self, turns: list[dict[str, str]], *, open_answer: bool) -> str:
         try:
-            return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=open_answer)
+            return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=open_answer))
         except Exception as error:  # templates raise jinja2's errors, with a text of their own
             raise SetupError(f"prompting.format is chat, but the chat template fails: {error}") from error
 
     def _around_answer(self) -> tuple[str, str]:
-        """(lead, end) as the template itself writes them around an assistant's answer."""
+        """Return (lead, end) as the template itself writes them around an assistant's answer."""
         question = {"role": "user", "content": "question"}
-        asked = self._apply([question], open_answer=True)
-        whole = self._apply([question, {"role": "assistant", "content": "ANSWER"}], open_answer=False)
-        lead, found, end = whole.removeprefix(asked).partition("ANSWER")
-        if not whole.startswith(asked) or not found:
+        prompt = self._apply([question], open_answer=True)
+        conversation = self._apply([question, {"role": "assistant", "content": "ANSWER"}], open_answer=False)
+        lead, answer, end = conversation.removeprefix(prompt).partition("ANSWER")
+        if not conversation.startswith(prompt) or not answer:
             raise SetupError(
-                "prompting.format is chat, but the chat template writes a finished answer in another way than it opens "
-                "one; use format: plain"
+                "prompting.format is chat, but the chat template with add_generation_prompt does not begin a finished "
+                "answer as it writes one; use format: plain"
             )
         return lead, end
 
 
-def _chat_template(tokenizer: Any) -> str:
+def _chat_template(tokenizer: "PreTrainedTokenizerBase") -> str:
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         raise SetupError("prompting.format is chat, but the tokenizer has no chat template; use format: plain")

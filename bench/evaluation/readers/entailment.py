@@ -8,7 +8,7 @@ import torch
 from bench.data import batching
 from bench.data.batching import collate
 from bench.data.examples import Encoded
-from bench.data.prompts.encode import digest
+from bench.data.prompts.encode import prompt_hash
 from bench.errors import SetupError
 from bench.evaluation.reader import Answer, Scoring, batch_tokens, forward
 from bench.models import heads
@@ -89,6 +89,6 @@ def encode_pairs(
             cut += 1
         pairs = [pair["input_ids"] for pair in whole]
         features.append(
-            {"input_ids": pairs[0], "pairs": whole, "labels": row["label"], "prompt_hash": digest([], pairs)}
+            {"input_ids": pairs[0], "pairs": whole, "labels": row["label"], "prompt_hash": prompt_hash([], pairs)}
         )
     return features, cut

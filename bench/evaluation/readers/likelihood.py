@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bench.config.recipe import Prompting
-from bench.data.examples import Encoded
+from bench.data.examples import Encoded, Feature
 from bench.evaluation import likelihood
 from bench.evaluation.reader import Answer, Scoring
 from bench.evaluation.readers.base import Checked
@@ -15,9 +15,9 @@ from bench.models.autocast import autocast
 
 
 class LikelihoodReader:
-    """The answer whose tokens are the likeliest behind the prompt.
+    """Predicts the label whose tokens are the likeliest after the prompt.
 
-    scores: the softmax of the labels' log-likelihoods, after normalisation and calibration.
+    Scores are the softmax of the labels' log-likelihoods, after normalisation and calibration.
     """
 
     def __init__(self, model: Any, split: Encoded, scoring: Scoring, prompting: Prompting, words: Sequence[str]):
@@ -30,45 +30,45 @@ class LikelihoodReader:
         self.batches = self.scorer.batches
         self.characters = np.array([len(word) for word in words])
         places: dict[likelihood.Item, int] = {}
-        # Shots that are the same for all make the same few questions without content.
-        self.contentless = [
-            [places.setdefault(_item(empty), len(places)) for empty in feature.get("contentless", ())]
+        # With the same shots for all examples, these are the same few prompts.
+        self.content_free = [
+            [places.setdefault(_item(prompt), len(places)) for prompt in feature.get("content_free", ())]
             for feature in split.features
         ]
-        self.empty = likelihood.Scorer(model, list(places), **options) if places else None
-        self._empty_scores: dict[int, np.ndarray] = {}
+        self.content_free_scorer = likelihood.Scorer(model, list(places), **options) if places else None
+        self._content_free_sums: dict[int, np.ndarray] = {}
 
     @property
     def notes(self) -> list[str]:
-        """Fallbacks of the scorer."""
-        return [*self.scorer.notes, *(self.empty.notes if self.empty else [])]
+        """Return the fallbacks of the scorer."""
+        return [*self.scorer.notes, *(self.content_free_scorer.notes if self.content_free_scorer else [])]
 
     def read(self, numbers: list[int]) -> list[Answer]:
-        """One batch of the scorer."""
+        """Score one batch."""
         sums = [np.array(answer.sums) for answer in self.scorer.run(numbers)]
-        self._read_contentless(numbers)
-        return [self._answer(number, found) for number, found in zip(numbers, sums, strict=True)]
+        self._score_content_free(numbers)
+        return [self._answer(number, row_sums) for number, row_sums in zip(numbers, sums, strict=True)]
 
-    def _read_contentless(self, numbers: list[int]) -> None:
-        wanted = dict.fromkeys(place for number in numbers for place in self.contentless[number])
-        missing = [place for place in wanted if place not in self._empty_scores]
-        if missing and self.empty is not None:
-            found = self.empty.run(missing)
-            self._empty_scores |= {place: np.array(answer.sums) for place, answer in zip(missing, found, strict=True)}
+    def _score_content_free(self, numbers: list[int]) -> None:
+        wanted = dict.fromkeys(place for number in numbers for place in self.content_free[number])
+        missing = [place for place in wanted if place not in self._content_free_sums]
+        if missing and self.content_free_scorer is not None:
+            for place, answer in zip(missing, self.content_free_scorer.run(missing), strict=True):
+                self._content_free_sums[place] = np.array(answer.sums)
 
     def scores(self, number: int, sums: np.ndarray) -> np.ndarray:
-        """Log-likelihoods [labels] -> probabilities [labels]."""
+        """Turn log-likelihoods [labels] into probabilities [labels]."""
         logits = self._normalized(number, sums)
-        places = self.contentless[number]
+        places = self.content_free[number]
         if places:
             # The mean of the probabilities that each label gets without any content (Zhao et al. 2021).
-            empty = [_softmax(self._normalized(number, self._empty_scores[place])) for place in places]
-            logits = logits - np.log(np.maximum(np.mean(empty, axis=0), np.finfo(float).tiny))
+            biases = [_softmax(self._normalized(number, self._content_free_sums[place])) for place in places]
+            logits = logits - np.log(np.maximum(np.mean(biases, axis=0), np.finfo(float).tiny))
         return _softmax(logits)
 
     def _normalized(self, number: int, sums: np.ndarray) -> np.ndarray:
         if self.prompting.normalization == "tokens":
-            return sums / np.array([len(rest) for rest in self.split.features[number]["rests"]])
+            return sums / np.array([len(ids) for ids in self.split.features[number]["continuation_ids"]])
         return sums / self.characters if self.prompting.normalization == "characters" else sums
 
     def _answer(self, number: int, sums: np.ndarray) -> Answer:
@@ -78,11 +78,11 @@ class LikelihoodReader:
         return Answer(prediction=int(scores.argmax()), scores=scores.tolist(), extra=extra)
 
     def check(self, model: Any, numbers: list[int]) -> Checked:
-        """Scores examples again by one ordinary forward per answer."""
+        """Score examples again by one ordinary forward per answer, and compare."""
         fast = [np.array(answer.sums) for answer in self.scorer.run(numbers)]
         with self.autocast():
             plain = [np.array(likelihood.plain(model, self.items[number]).sums) for number in numbers]
-        self._read_contentless(numbers)
+        self._score_content_free(numbers)
         largest = max(float(np.abs(left - right).max()) for left, right in zip(fast, plain, strict=True))
         changed = sum(
             self.scores(number, left).argmax() != self.scores(number, right).argmax()
@@ -91,9 +91,9 @@ class LikelihoodReader:
         return Checked(examples=len(numbers), largest=largest, changed=int(changed))
 
 
-def _item(feature: dict[str, Any]) -> likelihood.Item:
+def _item(feature: Feature) -> likelihood.Item:
     return likelihood.Item(
-        context=tuple(feature["trunk"]), continuations=tuple(tuple(rest) for rest in feature["rests"])
+        context=tuple(feature["prompt_ids"]), continuations=tuple(tuple(ids) for ids in feature["continuation_ids"])
     )
 
 

@@ -1,4 +1,4 @@
-"""Reads answers that are spans of a passage: splits as windows, and a model's best span in them."""
+"""Reader of answers that are spans of a passage: encodes splits as windows, and predicts the best span in them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +10,15 @@ from bench.config.recipe import Recipe
 from bench.config.training import Spans
 from bench.data.batching import collate, grouped
 from bench.data.dataset import Corpus
-from bench.data.examples import Encoded
-from bench.data.windows import Windows, windows
+from bench.data.examples import Encoded, Feature
+from bench.data.sources import Rows
+from bench.data.windows import Windows, make_windows
 from bench.errors import SetupError
 from bench.evaluation.reader import Answer, Scoring, batch_tokens
 from bench.evaluation.spans import BestAnswer, Candidates, best_answers, candidates, joined
 from bench.models.autocast import autocast
 
-# Written down beside an answer.
+# Spans of the n-best list that are written beside a prediction.
 SHOWN = 3
 
 
@@ -26,80 +27,80 @@ def encode(corpus: Corpus, tokenizer: Any, recipe: Recipe, state: PartialState |
 
     Their tokens are not kept: windows hold more than these.
 
-    Raises SetupError for a method that learns from features of whole texts, and as `windows` does.
+    Raises SetupError for a method that learns from features of whole texts, and as `make_windows` does.
     """
     if recipe.method.name == "probe":
-        raise SetupError("method: probe learns from one feature of a whole text, which tells no answer's place in it")
+        raise SetupError("method: probe learns from one feature per text, which can't give an answer's position in it")
     spans, version = recipe.spans, corpus.version
     splits, notes = {}, []
-    found = {
-        name: windows(split.rows, tokenizer, recipe.max_length, spans.doc_stride, positions=name == "train")
+    windows = {
+        name: make_windows(split.rows, tokenizer, recipe.max_length, spans.doc_stride, positions=name == "train")
         for name, split in corpus.splits.items()
     }
     for name, split in corpus.splits.items():
-        splits[name] = _questions(name, split.rows, found[name], spans)
-        num_windows = len(found[name].features)
+        splits[name] = _questions(name, split.rows, windows[name], spans)
+        num_windows = len(windows[name].features)
         if num_windows > len(split.rows):
             notes.append(f"{name}: {len(split.rows)} questions were read in {num_windows} windows")
     if version == "1.1" and spans.null_score_diff_threshold != Spans().null_score_diff_threshold:
         notes.append("spans.null_score_diff_threshold is not used: in these data every question has an answer")
     train = None
     if "train" in corpus.splits:
-        train = _lessons(corpus.splits["train"].rows, found["train"])
-        if found["train"].missed:
-            notes.append(f"train: the answers of {len(found['train'].missed)} questions lie wholly in no window")
+        train = _train_examples(corpus.splits["train"].rows, windows["train"])
+        if windows["train"].missed:
+            notes.append(f"train: the answers of {len(windows['train'].missed)} questions lie wholly in no window")
     reader = reader_of(spans, version)
     return EncodedData(splits=splits, train=train, reader=reader, notes=tuple(notes), unit="questions")
 
 
-def questions(name: str, rows: Any, tokenizer: Any, max_length: int, spans: Spans) -> Encoded:
-    """Rows ({"id", "text": passage, "text_pair": question, "answers"}) with a feature, of several windows, for each."""
-    return _questions(name, rows, windows(rows, tokenizer, max_length, spans.doc_stride), spans)
+def questions(name: str, rows: Rows, tokenizer: Any, max_length: int, spans: Spans) -> Encoded:
+    """Encode rows ({"id", "text": passage, "text_pair": question, "answers"}): a feature for each, with its windows."""
+    return _questions(name, rows, make_windows(rows, tokenizer, max_length, spans.doc_stride), spans)
 
 
-def _questions(name: str, rows: Any, found: Windows, spans: Spans) -> Encoded:
-    owned: list[list[dict[str, Any]]] = [[] for _ in rows]
-    for feature in found.features:
-        owned[feature["example"]].append(feature)
+def _questions(name: str, rows: Rows, windows: Windows, spans: Spans) -> Encoded:
+    by_row: list[list[Feature]] = [[] for _ in rows]
+    for feature in windows.features:
+        by_row[feature["example"]].append(feature)
     return Encoded(
         name=name,
         ids=tuple(row["id"] for row in rows),
         features=[
-            {"windows": mine, "text": row["text"], "labels": row["answers"]}
-            for row, mine in zip(rows, owned, strict=True)
+            {"windows": own, "text": row["text"], "labels": row["answers"]}
+            for row, own in zip(rows, by_row, strict=True)
         ],
-        truncated=len(found.cut),
+        truncated=len(windows.cut),
         in_words=True,
-        sizes=tuple(_tokens(mine, spans.doc_stride) for mine in owned),
+        sizes=tuple(_num_tokens(own, spans.doc_stride) for own in by_row),
     )
 
 
-def _tokens(mine: list[dict[str, Any]], doc_stride: int) -> int:
-    """Of a question with its passage; what two windows share counts once."""
-    more = sum(window["context_end"] - window["context_start"] - doc_stride for window in mine[1:])
-    return len(mine[0]["input_ids"]) + more
+def _num_tokens(windows: list[Feature], doc_stride: int) -> int:
+    """Count the tokens of a question with its passage; those that two windows share count once."""
+    more = sum(window["context_end"] - window["context_start"] - doc_stride for window in windows[1:])
+    return len(windows[0]["input_ids"]) + more
 
 
-def _lessons(rows: Any, found: Windows) -> Encoded:
+def _train_examples(rows: Rows, windows: Windows) -> Encoded:
     counts: dict[int, int] = {}
-    ids, lessons = [], []
-    for feature in found.features:
+    ids, examples = [], []
+    for feature in windows.features:
         number = feature["example"]
         counts[number] = counts.get(number, 0) + 1
         ids.append(f"{rows[number]['id']}#{counts[number]}")
-        read: dict[str, Any] = {key: feature[key] for key in ("input_ids", "token_type_ids") if key in feature}
-        lessons.append({**read, "labels": [feature["start_positions"], feature["end_positions"]]})
-    return Encoded(name="train", ids=tuple(ids), features=lessons, truncated=len(found.cut))
+        inputs: Feature = {key: feature[key] for key in ("input_ids", "token_type_ids") if key in feature}
+        examples.append({**inputs, "labels": [feature["start_positions"], feature["end_positions"]]})
+    return Encoded(name="train", ids=tuple(ids), features=examples, truncated=len(windows.cut))
 
 
 def reader_of(spans: Spans, version: str | None) -> Callable[[Any, Encoded, Scoring], "SpanReader"]:
-    """How answers are read; only where the data have questions without one (version "2.0") may there be none."""
+    """Return the constructor of the reader; only data with unanswerable questions (version "2.0") allow no answer."""
     threshold = spans.null_score_diff_threshold if version == "2.0" else None
     return lambda model, split, scoring: SpanReader(model, split, scoring, spans, threshold)
 
 
 class SpanReader:
-    """The best span of each question's windows; batches are of questions, whose windows are run together."""
+    """Predicts the best span of each question's windows; batches are of questions, whose windows are run together."""
 
     def __init__(self, model: Any, split: Encoded, scoring: Scoring, spans: Spans, threshold: float | None) -> None:
         self.model, self.split, self.scoring, self.spans, self.threshold = model, split, scoring, spans, threshold
@@ -108,15 +109,17 @@ class SpanReader:
         self.notes: list[str] = []
 
     def read(self, numbers: list[int]) -> list[Answer]:
-        """Answers to some questions. scores: the probability of there being no answer."""
+        """Answer some questions. scores: the probability of there being no answer."""
         rows = [self.split.features[number] for number in numbers]
         features = [{**window, "example": place} for place, row in enumerate(rows) for window in row["windows"]]
         parts = grouped([len(feature["input_ids"]) for feature in features], self.budget)
-        found = joined(((part, self._candidates([features[place] for place in part])) for part in parts), len(features))
-        best = best_answers(found, features, rows, null_score_diff_threshold=self.threshold)
+        candidates_of = ((part, self._candidates([features[place] for place in part])) for part in parts)
+        best = best_answers(
+            joined(candidates_of, len(features)), features, rows, null_score_diff_threshold=self.threshold
+        )
         return [_answer(item) for item in best]
 
-    def _candidates(self, features: list[dict[str, Any]]) -> Candidates:
+    def _candidates(self, features: list[Feature]) -> Candidates:
         batch = collate([{**feature, "labels": 0} for feature in features], self.scoring.tokenizer)
         inputs = {name: tensor.to(self.scoring.device) for name, tensor in batch.items() if name != "labels"}
         with autocast(self.scoring.device, self.scoring.precision):

@@ -12,6 +12,7 @@ from torch import nn
 from trl import SFTConfig, SFTTrainer
 
 from bench.models.heads import unwrapped
+from bench.models.library_internals import accelerate_internals
 from bench.training import autocast
 from bench.training.engines.trainer import WatchedTrainer, train
 from bench.training.loss import StepLoss, step_loss
@@ -55,8 +56,7 @@ def run(session: Session, arguments: SFTConfig) -> nn.Module:
         trainer.processing_class = None
         model = train(trainer)
         # TRL's forward, and accelerate's autocast around it: the scorer has its own, before and after training.
-        for name in ("forward", "_original_forward"):
-            inner.__dict__.pop(name, None)
+        accelerate_internals.drop_forward(inner)
         if forward is not None:
             inner.forward = forward
         inner.model_tags = tags

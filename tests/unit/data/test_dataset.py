@@ -135,9 +135,9 @@ def test_a_field_longer_than_csv_allows_by_itself(card, write):
 @pytest.mark.parametrize(
     ("kind", "content", "message"),
     [
-        ("jsonl", '{"id": 1, "text": "a", "label": 0}\n{"id": 2, "text": "b\n', "all.jsonl:2: not a line of JSON"),
+        ("jsonl", '{"id": 1, "text": "a", "label": 0}\n{"id": 2, "text": "b\n', "all.jsonl:2: not valid JSON"),
         ("jsonl", '[{"id": 1}]', "all.jsonl:1: expected a JSON object, got [{"),
-        ("jsonl", "[" * 100_000, "all.jsonl:1: not a line of JSON"),
+        ("jsonl", "[" * 100_000, "all.jsonl:1: not valid JSON"),
         ("jsonl", b'{"id": 1, "text": "\xff"}', "all.jsonl: not UTF-8 text"),
         ("jsonl", "", "the split 'all' is empty: the source holds no rows for it"),
         ("csv", "", "the split 'all' is empty"),
@@ -146,7 +146,7 @@ def test_a_field_longer_than_csv_allows_by_itself(card, write):
         ("csv", "id,text,label\n1,a,bad\n2,b\n", "all.csv:3: 2 fields, but the header names 3 columns"),
         ("csv", 'id,text,label\n1,"a" b,bad\n', "all.csv:2: not valid CSV"),
         ("csv", 'id,text,label\n1,"a,bad\n', "not valid CSV: unexpected end of data"),
-        ("csv", "id,text,text\n1,a,b\n", "all.csv:1: a column stands twice in the header: id, text, text"),
+        ("csv", "id,text,text\n1,a,b\n", "all.csv:1: duplicate column in the header: id, text, text"),
         ("tsv", "id\ttext\tlabel\n1\ta\n", "all.tsv:2: 2 fields, but the header names 3 columns"),
         ("parquet", b"PAR1 but not really", "can't be read"),
     ],
@@ -198,14 +198,14 @@ def test_ids_given_or_numbered(card, write):
 @pytest.mark.parametrize("wrong", [None, ""])
 def test_no_id(card, write, wrong):
     write("all.jsonl", json_lines([*sentences(1), {"id": wrong, "text": "x", "label": 0}]))
-    assert refused(card()) == "row 2 of the split 'all' has no 'id', which is its id"
+    assert refused(card()) == "row 2 of the split 'all' has no value in the id column 'id'"
 
 
 @pytest.mark.parametrize("twin", ["r0", 5])
 def test_duplicate_ids(card, write, twin):
     rows = [*sentences(1), {"id": twin, "text": "x", "label": 0}, {"id": str(twin), "text": "y", "label": 0}]
     write("all.jsonl", json_lines(rows))
-    assert refused(card()) == f"the id '{twin}' stands twice in the split 'all'"
+    assert refused(card()) == f"duplicate id '{twin}' in the split 'all'"
 
 
 @pytest.mark.parametrize("empty", ["", "  \n\t", None, "\u00a0"])
@@ -213,7 +213,7 @@ def test_empty_texts_are_refused_or_dropped_and_counted(card, write, empty):
     write("all.jsonl", json_lines([*sentences(3), {"id": "e", "text": empty, "label": 0}]))
     assert (
         refused(card())
-        == "row e of the split 'all' has an empty text ('text'); remove it, or set filters.drop_empty: true"
+        == "row e of the split 'all' has an empty text ('text'); remove the row, or set filters.drop_empty: true"
     )
     corpus = load(card(filters={"drop_empty": True}))
     assert [row["id"] for row in corpus.splits["train"].rows] == ["r0", "r1", "r2"]
@@ -229,7 +229,7 @@ def test_a_text_that_cleaning_empties(card, write):
 @pytest.mark.parametrize("value", [3, 1.5, True, ["a"], {"a": 1}])
 def test_other_values_are_no_text(card, write, value):
     write("all.jsonl", json_lines([*sentences(2), {"id": "n", "text": value, "label": 0}]))
-    assert f"row n of the split 'all': the column 'text' should be text, got {value!r}" in refused(card())
+    assert f"row n of the split 'all': the column 'text': expected text, got {value!r}" in refused(card())
 
 
 def test_two_texts(card, write):
@@ -300,7 +300,7 @@ def test_labels_in_text_files(card, write, kind):
     ("value", "message"),
     [
         (2, "has the unknown label 2. Known: bad, good."),
-        (-1, "has the unknown label -1. -1 marks a label that is kept secret, as in GLUE's test splits; score another"),
+        (-1, "has the unknown label -1. -1 marks a hidden label, as in GLUE's test splits; score another"),
         ("goood", "has the unknown label 'goood'. Did you mean 'good'?"),
         ("", "has the unknown label ''."),
         (None, "has the unknown label None."),
@@ -321,7 +321,7 @@ def test_where_names_are_numbers_a_number_is_a_name(card, write):
 
 def test_secret_labels_are_no_labels_of_their_own(card, write):
     write("all.jsonl", json_lines([*sentences(4), {"id": "u", "text": "x", "label": -1}]))
-    assert "-1 marks a label that is kept secret" in refused(card(labels=()))
+    assert "-1 marks a hidden label" in refused(card(labels=()))
 
 
 def test_secret_labels_of_a_split_that_nobody_scores_do_no_harm(card, write, tmp_path):
@@ -330,16 +330,16 @@ def test_secret_labels_of_a_split_that_nobody_scores_do_no_harm(card, write, tmp
     source = {"kind": "jsonl", "folder": str(tmp_path), "files": {"all": "all.jsonl", "rest": "rest.jsonl"}}
     both = card(source=source, splits={"train": "all", "test": "rest"})
     assert set(load(both, needed={"train"}).splits) == {"train"}
-    assert "kept secret" in refused(both)
+    assert "hidden label" in refused(both)
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (["a", "a"], "the column 'label' holds 1 labels; at least 2 are needed"),
-        ([None, None], "holds 0 labels"),
-        ([1.5, 2.5], "holds 0 labels"),
-        ([f"text {n}" for n in range(1001)], "holds 1001 different values; is it the label?"),
+        (["a", "a"], "the column 'label' has 1 labels; expected 2 or more"),
+        ([None, None], "has 0 labels"),
+        ([1.5, 2.5], "has 0 labels"),
+        ([f"text {n}" for n in range(1001)], "has 1001 different values, too many for labels; check columns.label"),
     ],
 )
 def test_labels_that_cannot_be_found(card, write, values, message):
@@ -376,7 +376,7 @@ def test_columns_that_are_no_flags(card, write, value):
     write("all.jsonl", json_lines([{"id": 1, "text": "a", "joy": value, "fear": 0}]))
     flags = card(labels=("joy", "fear"), multi_label=True, columns={"id": "id", "label_flags": True})
     assert refused(flags).startswith(
-        "row 1 of the split 'all': the column 'joy' should be true or false, or 1 or 0; got"
+        "row 1 of the split 'all': the column 'joy': expected true or false, or 1 or 0, got"
     )
 
 
@@ -391,7 +391,7 @@ def test_a_missing_flag(card, write):
     [
         ("joy", "expected a list of labels, got 'joy'"),
         (["jy"], "Did you mean 'joy'"),
-        ([0, 0], "[0, 0] looks like a flag per label, which needs columns.label_flags: true"),
+        ([0, 0], "[0, 0] looks like one flag per label; expected label names or ids, or set columns.label_flags: true"),
     ],
 )
 def test_several_labels_refused(card, write, value, message):
@@ -425,7 +425,7 @@ def test_filters_that_leave_nothing(card, write):
     write("all.jsonl", json_lines(sentences(3)))
     assert refused(card(filters={"min_words": 50})) == "the split 'all' is empty: left out 3 rows by min_words"
     unknown = card(labels=(), filters={"labels": ("baad",)})
-    assert refused(unknown) == "filters.labels names 'baad', which no row has. Known: 0, 1."
+    assert refused(unknown) == "filters.labels has 'baad', which is not a label of the data. Known: 0, 1."
 
 
 @pytest.fixture
@@ -448,10 +448,10 @@ def leaking(card, write, tmp_path):
 def test_leakage_is_refused(leaking):
     found = refused(leaking("error"))
     assert found.startswith(
-        "leakage: 2 texts of 'validation' stand in another split too (r33 = r33, r34 = r34); set leak"
+        "leakage: 2 texts of 'validation' also occur in another split (r33 = r33, r34 = r34); set leak"
     )
     assert refused(leaking("error"), needed={"train", "test"}).startswith(
-        "leakage: 5 texts of 'train' stand in another split too (r25 = r25, r26 = r26, r27 = r27, ...);"
+        "leakage: 5 texts of 'train' also occur in another split (r25 = r25, r26 = r26, r27 = r27, ...);"
     )
 
 
@@ -535,7 +535,7 @@ def test_joined_saved_splits_keep_their_ids_apart(card, tmp_path):
 
 def test_too_few_rows_to_divide(card, write):
     write("all.jsonl", json_lines(sentences(10)))
-    assert "asks for 11 rows, but there are 10" in refused(
+    assert "ask for 11 rows, but there are 10" in refused(
         card(splits={}, divide=({"of": ("all",), "into": {"train": 10, "test": 1}},))
     )
 

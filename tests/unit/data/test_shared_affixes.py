@@ -1,4 +1,4 @@
-"""Splicing: the same tokens as plain encoding, for real and trained tokenizers, and far fewer characters encoded."""
+"""Texts with common parts: the tokens of plain encoding, for real and trained tokenizers, from far fewer characters."""
 
 import json
 import random
@@ -64,13 +64,15 @@ def encoder(tokenizer, log=None, spans=True):
 def assert_plain(tokenizer, texts, endings=ENDINGS):
     encode = encoder(tokenizer)
     found = shared_affixes.encode(encode, texts, endings)
-    assert found.prompts == [tokens for tokens, _ in encode(texts)]
+    assert found.text_ids == [tokens for tokens, _ in encode(texts)]
     for place, ending in enumerate(endings):
         whole = [tokens for tokens, _ in encode([text + ending for text in texts])]
-        assert [found.trunks[n] + found.rests[n][place] for n in range(len(texts))] == whole
-    for prompt, trunk, rests in zip(found.prompts, found.trunks, found.rests, strict=True):
-        assert prompt[: len(trunk)] == trunk
-        assert all(rests), "no ending may vanish"
+        assert [found.prompt_ids[n] + found.continuation_ids[n][place] for n in range(len(texts))] == whole
+    for text_ids, prompt_ids, continuation_ids in zip(
+        found.text_ids, found.prompt_ids, found.continuation_ids, strict=True
+    ):
+        assert text_ids[: len(prompt_ids)] == prompt_ids
+        assert all(continuation_ids), "no ending may vanish"
     return found
 
 
@@ -78,14 +80,14 @@ def assert_plain(tokenizer, texts, endings=ENDINGS):
 @pytest.mark.parametrize("shots", [0, 3])
 def test_trained_tokenizers(kind, shots):
     found = assert_plain(trained(kind), prompts_of(texts_of(40), shots))
-    assert not found.whole
+    assert not found.is_fallback
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mistral-v1"])
 @pytest.mark.parametrize("shots", [0, 3])
 def test_real_tokenizers_on_made_up_texts(name, shots):
     found = assert_plain(real(name), prompts_of(texts_of(60), shots))
-    assert not found.whole
+    assert not found.is_fallback
 
 
 @pytest.mark.parametrize("name", ["gpt2", "mistral-v1"])
@@ -94,7 +96,7 @@ def test_real_tokenizers_on_real_texts(name, path):
     tokenizer = real(name)
     with (SHARED / "data" / path).open(encoding="utf-8") as lines:
         rows = [json.loads(next(lines)) for _ in range(60)]
-    assert not assert_plain(tokenizer, prompts_of([row.get("text") or row["sentence"] for row in rows])).whole
+    assert not assert_plain(tokenizer, prompts_of([row.get("text") or row["sentence"] for row in rows])).is_fallback
 
 
 @pytest.mark.parametrize(
@@ -136,13 +138,13 @@ def test_a_tokenizer_that_reaches_across_is_noticed():
 
     texts = prompts_of(texts_of(30))
     found = shared_affixes.encode(pairs, texts, [" good", " bad"])
-    assert found.whole
-    assert found.prompts == [tokens for tokens, _ in pairs(texts)]
+    assert found.is_fallback
+    assert found.text_ids == [tokens for tokens, _ in pairs(texts)]
 
 
 def test_a_tokenizer_without_spans_is_encoded_plainly():
     tokenizer = trained("bpe")
     texts = prompts_of(texts_of(10))
     found = shared_affixes.encode(encoder(tokenizer, spans=False), texts, ENDINGS)
-    assert found.whole
-    assert found.prompts == shared_affixes.encode(encoder(tokenizer), texts, ENDINGS).prompts
+    assert found.is_fallback
+    assert found.text_ids == shared_affixes.encode(encoder(tokenizer), texts, ENDINGS).text_ids

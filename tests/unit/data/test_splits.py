@@ -105,9 +105,9 @@ def test_balanced_wants_enough_rows_of_every_label():
 @pytest.mark.parametrize(
     ("into", "message"),
     [
-        ({"a": 101}, "a division asks for 101 rows, but there are 100"),
-        ({"a": 60, "b": 41}, "asks for 101 rows"),
-        ({"a": 0.5, "b": 51}, "asks for 101 rows"),
+        ({"a": 101}, "the splits ask for 101 rows, but there are 100"),
+        ({"a": 60, "b": 41}, "ask for 101 rows"),
+        ({"a": 0.5, "b": 51}, "ask for 101 rows"),
         ({"a": 0.7, "b": 0.4}, "must not exceed 1 together"),
         ({"a": 1.5}, "must not exceed 1"),
         ({"a": -0.5}, "must be above 0"),
@@ -126,7 +126,7 @@ def test_impossible_sizes(into, message, balanced):
 
 
 def test_no_rows_at_all():
-    with pytest.raises(DataError, match="asks for 3 rows, but there are 0"):
+    with pytest.raises(DataError, match="ask for 3 rows, but there are 0"):
         divide([], {"a": 3})
     with pytest.raises(DataError, match="would be empty"):
         divide([], {"a": 0.5})
@@ -239,7 +239,7 @@ def test_many_small_groups_are_dealt_out_fast():
     [
         ({"a": 0.5, "b": 0.25, "c": 0.25}, "3 splits can't be made of 2 groups that stay together"),
         ({"a": 0.9, "b": 0.2}, "must not exceed 1 together"),
-        ({"a": 11}, "asks for 11 rows, but there are 10"),
+        ({"a": 11}, "ask for 11 rows, but there are 10"),
     ],
 )
 def test_impossible_groups(into, message):

@@ -263,15 +263,21 @@ def test_metrics_of_the_other_version_are_refused():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "all.json: not JSON: "),
-        ("[]", "all.json: not SQuAD's JSON: expected an object with a list 'data', got []"),
-        ('{"data": [3]}', "all.json: data[0]: not SQuAD's JSON: expected an object, got 3"),
+        ("{", "all.json: not valid JSON: "),
+        ("[]", "all.json: not in SQuAD's format: expected an object with a list 'data', got []"),
+        ('{"data": [3]}', "all.json: data[0]: not in SQuAD's format: expected an object, got 3"),
         (
             '{"data": [{"title": "x"}]}',
-            "all.json: data[0]: not SQuAD's JSON: expected an object with a list 'paragraphs'",
+            "all.json: data[0]: not in SQuAD's format: expected an object with a list 'paragraphs'",
         ),
-        ('{"data": [{"paragraphs": [{"context": "x"}]}]}', "data[0].paragraphs[0]: not SQuAD's JSON: expected an obj"),
-        ('{"data": [{"paragraphs": [{"qas": [[]]}]}]}', "data[0].paragraphs[0].qas[0]: not SQuAD's JSON: expected an"),
+        (
+            '{"data": [{"paragraphs": [{"context": "x"}]}]}',
+            "data[0].paragraphs[0]: not in SQuAD's format: expected an obj",
+        ),
+        (
+            '{"data": [{"paragraphs": [{"qas": [[]]}]}]}',
+            "data[0].paragraphs[0].qas[0]: not in SQuAD's format: expected an",
+        ),
         ('{"data": []}', "the split 'all' is empty: the source holds no rows for it"),
         (b'{"data": "\xff"}', "all.json: not UTF-8 text"),
     ],
@@ -284,23 +290,23 @@ def test_files_of_another_shape(card, write, content, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"answers": "1742"}, "'answers' should hold lists `text` and `answer_start` of equal length"),
-        ({"answers": {"text": ["1742"]}}, "'answers' should hold lists"),
-        ({"answers": {"text": ["1742"], "answer_start": []}}, "'answers' should hold lists"),
-        ({"answers": ["1742"]}, "'answers' should hold lists"),
-        ({"answers": None}, "'answers' should hold lists"),
+        ({"answers": "1742"}, "'answers' must hold lists `text` and `answer_start` of equal length"),
+        ({"answers": {"text": ["1742"]}}, "'answers' must hold lists"),
+        ({"answers": {"text": ["1742"], "answer_start": []}}, "'answers' must hold lists"),
+        ({"answers": ["1742"]}, "'answers' must hold lists"),
+        ({"answers": None}, "'answers' must hold lists"),
         ({"answers": [{"text": " \n", "answer_start": 3}]}, "an answer must be text that is not empty, got ' \\n'"),
         ({"answers": [{"text": "", "answer_start": 3}]}, "an answer must be text that is not empty, got ''"),
         ({"answers": [{"text": 1742, "answer_start": 30}]}, "an answer must be text that is not empty, got 1742"),
         ({"answers": [{"text": "1742"}]}, "the start of the answer '1742' must be a whole number, got None"),
         ({"answers": [{"text": "1742", "answer_start": 30.0}]}, "must be a whole number, got 30.0"),
         ({"answers": [{"text": "1742", "answer_start": True}]}, "must be a whole number, got True"),
-        ({"is_impossible": True}, "is_impossible is True, but there is 1 answers"),
-        ({"is_impossible": False, "answers": []}, "is_impossible is False, but there is no answer"),
-        ({"question": ""}, "has an empty text ('question'); remove it, or set filters.drop_empty: true"),
+        ({"is_impossible": True}, "is_impossible is True, but the question has 1 answer"),
+        ({"is_impossible": False, "answers": []}, "is_impossible is False, but the question has no answer"),
+        ({"question": ""}, "has an empty text ('question'); remove the row, or set filters.drop_empty: true"),
         ({"question": " \t"}, "has an empty text ('question')"),
         ({"question": None}, "has an empty text ('question')"),
-        ({"question": 7}, "the column 'question' should be text, got 7"),
+        ({"question": 7}, "the column 'question': expected text, got 7"),
     ],
 )
 def test_bad_questions_are_refused_with_their_id(card, write, changes, message):
@@ -318,7 +324,7 @@ def test_a_question_without_answers_id_or_context(card, write):
     bad = question("bad")
     del bad["id"]
     write("all.json", json.dumps(official(question("good"), bad)))
-    assert refused(card()) == "row 2 of the split 'all' has no 'id', which is its id"
+    assert refused(card()) == "row 2 of the split 'all' has no value in the id column 'id'"
     for context in (None, "", "  "):
         write("all.json", json.dumps(official(question("lost", None), context=context)))
         assert refused(card()).startswith("row lost of the split 'all' has an empty text ('context')")
@@ -331,15 +337,16 @@ def test_a_question_without_answers_id_or_context(card, write):
 
 def test_duplicate_ids(card, write):
     write("all.json", json.dumps(official(question("a"), question("b"), question("a"))))
-    assert refused(card()) == "the id 'a' stands twice in the split 'all'"
+    assert refused(card()) == "duplicate id 'a' in the split 'all'"
 
 
 @pytest.mark.parametrize("start", [29, 31, -len(CONTEXT) + 30, 10_000])
 def test_an_answer_elsewhere_is_refused(card, write, start):
     write("all.json", json.dumps(official(question("good"), question("bad", start=start))))
     message = refused(card())
-    assert message.startswith(f"row bad of the split 'train': the answer '1742' does not stand at character {start} of")
-    assert message.endswith("1 such rows; mend them, or set filters.drop_misaligned: true")
+    assert message.startswith(f"row bad of the split 'train': at character {start} of the context is ")
+    assert "not the answer '1742'; " in message
+    assert message.endswith("1 such rows; correct them, or set filters.drop_misaligned: true")
 
 
 def test_misaligned_rows_are_left_out_of_training_alone(card, write):
@@ -353,7 +360,7 @@ def test_misaligned_rows_are_left_out_of_training_alone(card, write):
     assert "train: 1 rows left out (drop_misaligned)" in corpus.notes
     for scored in ("test", "validation"):
         message = refused(card(**both, splits={"train": "other", scored: "all"}))
-        assert message.startswith(f"row bad of the split '{scored}': the answer '1742' does not stand at")
+        assert message.startswith(f"row bad of the split '{scored}': at character ")
         assert message.endswith("nothing is left out of a split that is scored")
     write("all.json", json.dumps(official(question("bad", start=29))))
     assert refused(card(**both)) == "the split 'train' is empty: left out 1 rows by drop_misaligned"
@@ -377,7 +384,7 @@ def test_nothing_is_done_to_a_context(card, write, context):
     in_bytes = len(context[:start].encode())
     if in_bytes != start:
         write("all.json", json.dumps(official(question("a", start=in_bytes), context=context)))
-        assert "does not stand at character" in refused(card())
+        assert "of the context is " in refused(card())
 
 
 def test_a_very_long_context(card, write):
@@ -413,7 +420,7 @@ def leaking(card, write):
 
 def test_contexts_and_articles_on_both_sides(leaking):
     message = refused(leaking("error"))
-    assert message.startswith("leakage: the passages or articles of 4 rows of 'train' stand in another split too")
+    assert message.startswith("leakage: the passages or articles of 4 rows of 'train' also occur in another split")
     assert "(c1 = x2, c2 = x2, t1 = x2, ...); set leakage: drop" in message
     corpus = load(leaking("drop"))
     assert [row["id"] for row in corpus.splits["train"].rows] == [f"own{number}" for number in range(6)]
@@ -468,7 +475,10 @@ def test_a_question_of_no_article_cannot_be_placed(card, write):
     content["data"][1]["title"] = " "
     write("all.json", json.dumps(content))
     part = {"of": ("all",), "into": {"train": 0.5, "test": 0.5}, "by_group": True}
-    assert refused(card(splits={}, divide=(part,))) == "row 1-0 belongs to no group, so divide.by_group can't place it"
+    assert (
+        refused(card(splits={}, divide=(part,)))
+        == "row 1-0 has an empty group; divide.by_group needs one for every row"
+    )
 
 
 def test_texts_with_labels_can_be_divided_by_group_too(write, tmp_path):

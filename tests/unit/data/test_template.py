@@ -64,7 +64,10 @@ def test_no_chat_template():
     ("template", "words"),
     [
         ("{{ raise_exception('roles must alternate') }}", "the chat template fails"),
-        ("{% if add_generation_prompt %}open{% else %}closed ANSWER{% endif %}", "in another way than it opens one"),
+        (
+            "{% if add_generation_prompt %}open{% else %}closed ANSWER{% endif %}",
+            "does not begin a finished answer as it writes one",
+        ),
     ],
 )
 def test_a_chat_template_that_does_not_work(template, words):

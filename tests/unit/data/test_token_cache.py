@@ -197,7 +197,7 @@ def test_a_tokenizer_that_is_more_than_its_files_is_not_kept(place):
         found, notes = asked(tokens, split())
         assert not found.hit
         assert found.features == head.encode_rows(split().rows, tokens, 12)[0]
-        assert notes == ["token cache: not used (OfItsOwn is not wholly described by its files)"]
+        assert notes == ["token cache: not used (OfItsOwn is not fully described by its files)"]
     assert not place.exists()
 
 
@@ -205,7 +205,7 @@ def test_tokens_that_are_drawn_are_not_kept():
     tokens = tiny._trained.__wrapped__("bpe", 400, "decoder")
     assert token_cache.identity(tokens)[0] is not None
     tokens.backend_tokenizer.model.dropout = 0.3
-    assert token_cache.identity(tokens) == (None, "its tokens are drawn anew each time")
+    assert token_cache.identity(tokens) == (None, "its tokens are random (BPE dropout)")
 
 
 # ---------------------------------------------------------------- where
@@ -234,7 +234,7 @@ def test_a_folder_that_can_not_be_written_is_noted(place):
     tokens = tiny.tokenizer(tiny.card("bert"))
     found, notes = asked(tokens, split())
     assert found.features == head.encode_rows(split().rows, tokens, 12)[0]
-    assert notes == ["token cache: tokens can't be kept (File exists)"]
+    assert notes == ["token cache: tokens can't be written (File exists)"]
 
 
 # ---------------------------------------------------------------- damage
@@ -254,7 +254,7 @@ def test_no_changed_byte_gives_other_tokens(place):
         assert found.cut == first.cut
         assert not found.hit
         assert notes == [
-            "token cache: an entry can't be read (its checksum is another one); its texts were tokenised again"
+            "token cache: an entry can't be read (its checksum does not match); its texts were tokenized again"
         ]
     assert entries(place) == [path]
 
@@ -302,10 +302,13 @@ def test_an_entry_that_holds_something_else_is_not_used(columns, place):
 @pytest.mark.parametrize(
     ("features", "reason"),
     [
-        ([{"input_ids": [1, 2]}, {"input_ids": [1, 2.5]}], "the feature 'input_ids' is not made of whole numbers"),
-        ([{"input_ids": [1], "on": True}] * 2, "the feature 'on' is not made of whole numbers"),
-        ([{"input_ids": [1], "said": "no"}] * 2, "the feature 'said' is not made of whole numbers"),
-        ([{"input_ids": [[1], [2]]}] * 2, "the feature 'input_ids' is not made of whole numbers"),
+        (
+            [{"input_ids": [1, 2]}, {"input_ids": [1, 2.5]}],
+            "the feature 'input_ids' has values that are not whole numbers",
+        ),
+        ([{"input_ids": [1], "on": True}] * 2, "the feature 'on' has values that are not whole numbers"),
+        ([{"input_ids": [1], "said": "no"}] * 2, "the feature 'said' has values that are not whole numbers"),
+        ([{"input_ids": [[1], [2]]}] * 2, "the feature 'input_ids' has values that are not whole numbers"),
         ([{"input_ids": [1]}, {"input_ids": [1], "labels": 0}], "not all rows have the same features"),
     ],
 )
@@ -313,7 +316,7 @@ def test_features_that_would_come_back_as_others_are_not_kept(features, reason, 
     tokens = tiny.tokenizer(tiny.card("bert"))
     found, notes = asked(tokens, split(texts=tiny.TEXTS[:2]), encode=lambda: (features, ()))
     assert found.features == features
-    assert notes == [f"token cache: tokens can't be kept ({reason})"]
+    assert notes == [f"token cache: tokens can't be written ({reason})"]
     assert entries(place) == []
 
 
@@ -354,7 +357,7 @@ def test_what_is_too_large_for_all_of_it_is_not_kept(place):
     tokens = tiny.tokenizer(tiny.card("bert"))
     found, notes = asked(tokens, split(), limit_bytes=50)
     assert found.features == head.encode_rows(split().rows, tokens, 12)[0]
-    assert notes == ["token cache: tokens can't be kept (0.0 GiB are more than all entries may have)"]
+    assert notes == ["token cache: tokens can't be written (0.0 GiB exceed the limit of the whole cache)"]
     assert not place.exists()
 
 

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, GPT2TokenizerFast, PreTrainedTokenizerFa
 
 from bench.config.cards import TokenizerCard
 from bench.data import tokenizer as tokenizers
-from bench.data.windows import covering, windows
+from bench.data.windows import covering, make_windows
 from bench.errors import DataError, SetupError
 from tests.helpers import models as tiny
 from tests.helpers.cases import cover, together
@@ -139,7 +139,7 @@ def made_up(seed, num_rows=40):
 @together("max_length, doc_stride", [(200, 70), (128, 0), (900, 64)])
 def test_windows_are_those_of_the_tokenizers_own_truncation(name, max_length, doc_stride):
     tokens, rows = tokenizer(name), made_up(max_length)
-    made = windows(rows, tokens, max_length, doc_stride)
+    made = make_windows(rows, tokens, max_length, doc_stride)
     theirs = tokens(
         [item["text_pair"] for item in rows],
         [item["text"] for item in rows],
@@ -172,8 +172,8 @@ def test_windows_are_those_of_the_tokenizers_own_truncation(name, max_length, do
 @pytest.mark.parametrize("name", [*BUILT, *REAL])
 def test_neighbours_share_doc_stride_tokens_and_the_last_ends_the_text(name):
     tokens, item = tokenizer(name), row(" ".join([CONTEXT] * 4))
-    (whole,) = windows([item], tokens, 9000, 0).features
-    parts = windows([item], tokens, 120, 9).features
+    (whole,) = make_windows([item], tokens, 9000, 0).features
+    parts = make_windows([item], tokens, 120, 9).features
     assert len(parts) > 1
     kept = [part["input_ids"][part["context_start"] : part["context_end"]] for part in parts]
     for one, two in pairwise(kept):
@@ -190,7 +190,7 @@ NULLS = {"cls-last": -1, "types": 0, "bare": 0, "gpt2": 0, "mistral-v1": 0, "min
 @pytest.mark.parametrize("name", [*BUILT, *REAL])
 def test_null_is_read_at_the_classification_or_begin_token(name):
     tokens = tokenizer(name)
-    for feature in windows([row(), row("May")], tokens, 150, 20).features:
+    for feature in make_windows([row(), row("May")], tokens, 150, 20).features:
         ids = feature["input_ids"]
         assert feature["null"] == NULLS.get(name, 0) % len(ids)
         if name in ("cls-last", "types", "minilm"):
@@ -203,7 +203,7 @@ def test_null_is_read_at_the_classification_or_begin_token(name):
 @pytest.mark.parametrize("name", ["wordpiece-encoder", "cls-last", "minilm", "bare"])
 def test_a_question_without_tokens(name):
     for rows in ([row(question=" ")], [row(question=""), row()], [row(), row(question="")]):
-        made = windows(rows, tokenizer(name), 900, 10)
+        made = make_windows(rows, tokenizer(name), 900, 10)
         assert [feature["example"] for feature in made.features] == list(range(len(rows)))
         number = next(number for number, item in enumerate(rows) if not item["text_pair"].strip())
         feature = made.features[number]
@@ -218,7 +218,7 @@ def test_a_special_token_spelt_out_is_text(name):
     tokens = tokenizer(name)
     text = "Tags like </s> and <s> or <unk> end it </s>"
     plain = tokens.num_special_tokens_to_add(pair=True)
-    (feature,) = windows([row(text, "What is </s>?", "</s> and <s>")], tokens, 900, 10, positions=True).features
+    (feature,) = make_windows([row(text, "What is </s>?", "</s> and <s>")], tokens, 900, 10, positions=True).features
     special = {tokens.bos_token_id, tokens.eos_token_id}
     assert sum(token in special for token in feature["input_ids"]) == plain
     assert answer_in(feature, text) == "</s> and <s>"
@@ -227,7 +227,7 @@ def test_a_special_token_spelt_out_is_text(name):
 
 
 def test_windows_of_a_text_share_one_array_of_offsets():
-    made = windows([row(), row(question="When?")], tokenizer("wordpiece-encoder"), 40, 5)
+    made = make_windows([row(), row(question="When?")], tokenizer("wordpiece-encoder"), 40, 5)
     assert len({id(feature["offsets"].base) for feature in made.features}) == 1
 
 
@@ -244,14 +244,14 @@ def test_the_tokenizer_is_called_once_for_all_texts():
             return tokens(texts, *arguments, **options)
 
     rows = [row(), row(question="When?"), row("Another text."), row()]
-    made = windows(rows, Watched(), 100, 10)
+    made = make_windows(rows, Watched(), 100, 10)
     # Each text once; the others are the one pair that shows the template.
     assert seen == [[CONTEXT, QUESTION, "When?", "Another text."], [QUESTION], [QUESTION]]
-    assert made.features[0]["input_ids"] == windows(rows, tokens, 100, 10).features[0]["input_ids"]
+    assert made.features[0]["input_ids"] == make_windows(rows, tokens, 100, 10).features[0]["input_ids"]
 
 
 def test_nothing_to_do():
-    made = windows([], tokenizer("bare"), 100, 10, positions=True)
+    made = make_windows([], tokenizer("bare"), 100, 10, positions=True)
     assert (made.features, made.cut, made.missed) == ([], (), ())
 
 
@@ -263,7 +263,7 @@ def test_a_question_that_leaves_no_room_is_cut_and_counted(name):
     tokens = tokenizer(name)
     long = " ".join(["people"] * 300)
     rows = [row(answer="Sichuan"), row(question=long, answer="Sichuan"), row("May", long, "May")]
-    made = windows(rows, tokens, 300, 100, positions=True)
+    made = make_windows(rows, tokens, 300, 100, positions=True)
     assert (made.cut, made.missed) == ((1, 2), ())
     left = 300 - tokens.num_special_tokens_to_add(pair=True) - 100
     whole = tokenizers.encode(tokens, [long], add_special_tokens=False)[0]["input_ids"]
@@ -277,7 +277,7 @@ def test_a_question_that_leaves_no_room_is_cut_and_counted(name):
 
 def test_a_long_question_with_a_short_text_is_not_cut():
     tokens = tokenizer("wordpiece-encoder")
-    made = windows([row("May", " ".join(["people"] * 95))], tokens, 100, 60)
+    made = make_windows([row("May", " ".join(["people"] * 95))], tokens, 100, 60)
     assert made.cut == ()
     assert len(made.features[0]["input_ids"]) == 99
 
@@ -285,11 +285,11 @@ def test_a_long_question_with_a_short_text_is_not_cut():
 @pytest.mark.parametrize(("max_length", "doc_stride"), [(64, 60), (3, 0), (4, 0), (384, -1), (128, 384)])
 def test_lengths_that_leave_no_room_are_refused(max_length, doc_stride):
     with pytest.raises(SetupError, match=f"max_length {max_length} with doc_stride {doc_stride} leaves no room"):
-        windows([row()], tokenizer("wordpiece-encoder"), max_length, doc_stride)
+        make_windows([row()], tokenizer("wordpiece-encoder"), max_length, doc_stride)
 
 
 def test_the_smallest_windows():
-    made = windows([row(answer="Sichuan")], tokenizer("wordpiece-encoder"), 5, 0, positions=True)
+    made = make_windows([row(answer="Sichuan")], tokenizer("wordpiece-encoder"), 5, 0, positions=True)
     assert {len(feature["input_ids"]) for feature in made.features} == {5}
     assert made.cut == (0,)
     assert [answer for answer in (answer_in(feature, CONTEXT) for feature in made.features) if answer] == ["Sichuan"]
@@ -298,15 +298,15 @@ def test_the_smallest_windows():
 @pytest.mark.parametrize("text", ["", " ", "\n"])
 def test_a_text_without_tokens_is_refused(text):
     with pytest.raises(DataError, match="the text of 'q7' has no tokens"):
-        windows([row(), row(text, identity="q7")], tokenizer("minilm"), 100, 10)
+        make_windows([row(), row(text, identity="q7")], tokenizer("minilm"), 100, 10)
 
 
 def test_a_tokenizer_without_offsets_is_refused():
     class Slow:
         is_fast = False
 
-    with pytest.raises(SetupError, match="Slow does not say which characters a token stands for"):
-        windows([row()], Slow(), 100, 10)
+    with pytest.raises(SetupError, match="Slow gives no offsets of tokens in a text"):
+        make_windows([row()], Slow(), 100, 10)
 
 
 def test_a_tokenizer_that_joins_texts_in_its_own_way_is_refused():
@@ -319,8 +319,8 @@ def test_a_tokenizer_that_joins_texts_in_its_own_way_is_refused():
         def __call__(self, texts, pairs=None, **options):
             return tokens(texts, pairs and [text.upper() + "!" for text in pairs], **options)
 
-    with pytest.raises(SetupError, match="makes other tokens of a question and a text side by side"):
-        windows([row()], Joining(), 100, 10)
+    with pytest.raises(SetupError, match="makes other tokens of a question and a text as a pair"):
+        make_windows([row()], Joining(), 100, 10)
 
 
 # ---------------------------------------------------------------- answers
@@ -328,14 +328,14 @@ def test_a_tokenizer_that_joins_texts_in_its_own_way_is_refused():
 
 @pytest.mark.parametrize("start", [-1, 1, 10_000])
 def test_an_answer_must_stand_where_the_row_says(start):
-    with pytest.raises(DataError, match=f"'Sichuan' of 'q' does not stand at character {start} of its text"):
-        windows([row(answer="Sichuan", start=start)], tokenizer("bare"), 900, 10, positions=True)
+    with pytest.raises(DataError, match=f"'Sichuan' of 'q' is not at character {start} of its text"):
+        make_windows([row(answer="Sichuan", start=start)], tokenizer("bare"), 900, 10, positions=True)
 
 
 @pytest.mark.parametrize("name", [*BUILT, *REAL])
 @together("answer", ["The", "The 2008", "Chengdu.", "struck Sichuan at", "69,197 people", CONTEXT])
 def test_positions_of_an_answer(name, answer):
-    made = windows([row(answer=answer)], tokenizer(name), 900, 10, positions=True)
+    made = make_windows([row(answer=answer)], tokenizer(name), 900, 10, positions=True)
     assert [answer_in(feature, CONTEXT) for feature in made.features] == [answer]
 
 
@@ -344,7 +344,7 @@ def test_windows_without_the_whole_answer_learn_null(name):
     answer = "the strongest came on the 25th of May"
     item = row(answer=answer)
     max_length = {"wordpiece-encoder": 40, "cls-last": 140, "bpe-decoder": 30}[name]
-    features = windows([item], tokenizer(name), max_length, max_length // 3, positions=True).features
+    features = make_windows([item], tokenizer(name), max_length, max_length // 3, positions=True).features
     told = [answer_in(feature, CONTEXT) for feature in features]
     start = CONTEXT.index(answer)
     for feature, said in zip(features, told, strict=True):
@@ -357,7 +357,7 @@ def test_windows_without_the_whole_answer_learn_null(name):
 
 def test_an_answer_too_long_for_a_window_is_counted():
     rows = [row(), row(answer=CONTEXT), row(answer="Sichuan")]
-    made = windows(rows, tokenizer("wordpiece-encoder"), 40, 10, positions=True)
+    made = make_windows(rows, tokenizer("wordpiece-encoder"), 40, 10, positions=True)
     assert made.missed == (1,)
     for feature in made.features:
         if feature["example"] < 2:
@@ -365,13 +365,13 @@ def test_an_answer_too_long_for_a_window_is_counted():
 
 
 def test_no_positions_unless_asked():
-    made = windows([row(answer="Sichuan", start=3)], tokenizer("bare"), 900, 10)
+    made = make_windows([row(answer="Sichuan", start=3)], tokenizer("bare"), 900, 10)
     assert set(made.features[0]) == {"input_ids", "example", "context_start", "context_end", "offsets", "null"}
 
 
 def test_the_first_gold_answer_is_learnt():
     item = {**row(), "answers": ["Sichuan", "Chengdu"], "answer_starts": [CONTEXT.index("Sichuan"), 0]}
-    (feature,) = windows([item], tokenizer("minilm"), 900, 10, positions=True).features
+    (feature,) = make_windows([item], tokenizer("minilm"), 900, 10, positions=True).features
     assert answer_in(feature, CONTEXT) == "Sichuan"
 
 
@@ -412,7 +412,7 @@ SCRIPTS = [
 @pytest.mark.parametrize("name", [*BUILT, *REAL])
 @together("text, answer", SCRIPTS)
 def test_answers_of_any_script_come_back_whole(name, text, answer):
-    (feature,) = windows([row(text, "What?", answer)], tokenizer(name), 900, 10, positions=True).features
+    (feature,) = make_windows([row(text, "What?", answer)], tokenizer(name), 900, 10, positions=True).features
     assert answer_in(feature, text) == answer
 
 
@@ -424,7 +424,7 @@ def test_characters_before_an_answer_count_as_characters(name):
         place = draw.randrange(len(words))
         start = sum(len(word) + 1 for word in words[:place])
         text = " ".join(words)
-        (feature,) = windows(
+        (feature,) = make_windows(
             [row(text, "What?", words[place], start)], tokenizer(name), 3000, 10, positions=True
         ).features
         shift = feature["context_start"]
@@ -435,7 +435,7 @@ def test_characters_before_an_answer_count_as_characters(name):
 @pytest.mark.parametrize("name", [*BUILT, *REAL])
 def test_offsets_hold_no_white_space_and_go_forward(name):
     text = "  two  spaces\tand\nlines \u3000 cafe\u0301  e\u0323\u0301 😀\u00a0end \n"
-    (feature,) = windows([row(text, "What?")], tokenizer(name), 900, 10).features
+    (feature,) = make_windows([row(text, "What?")], tokenizer(name), 900, 10).features
     starts, ends = feature["offsets"].T
     assert (np.diff(starts) >= 0).all()
     assert (np.diff(ends) >= 0).all()
@@ -450,7 +450,7 @@ def test_offsets_hold_no_white_space_and_go_forward(name):
 @pytest.mark.parametrize("name", ["bare", "gpt2", "mistral-v1"])
 def test_marks_with_tokens_of_their_own_stay_there(name):
     text = "cafe\u0301 e\u0323\u0301 हिन्दी"
-    (feature,) = windows([row(text, "What?", "cafe")], tokenizer(name), 900, 10, positions=True).features
+    (feature,) = make_windows([row(text, "What?", "cafe")], tokenizer(name), 900, 10, positions=True).features
     assert answer_in(feature, text) == "cafe"
     offsets = feature["offsets"].tolist()
     for one, two in pairwise(offsets):
@@ -475,7 +475,7 @@ def test_a_text_of_10_000_words(name, place):
     words = draw.choices(CONTEXT.split(), k=10_000)
     words[place] = "zebra"
     text = " ".join(words)
-    made = windows([row(text, "Which animal?", "zebra")], tokenizer(name), 384, 128, positions=True)
+    made = make_windows([row(text, "Which animal?", "zebra")], tokenizer(name), 384, 128, positions=True)
     told = [answer_in(feature, text) for feature in made.features]
     assert made.missed == ()
     assert len(told) > 30
@@ -492,7 +492,7 @@ def test_a_text_of_10_000_words(name, place):
 )
 def test_every_answer_of_squad_comes_back(name, version):
     rows, tokens = squad(version), tokenizer(name)
-    made = windows(rows, tokens, 4000, 10, positions=True)
+    made = make_windows(rows, tokens, 4000, 10, positions=True)
     assert (made.cut, made.missed) == ((), ())
     answerable = [item for item in rows if item["answers"]]
     assert len(made.features) == len(rows)
@@ -513,7 +513,7 @@ def test_every_answer_of_squad_comes_back(name, version):
 @pytest.mark.parametrize("name", REAL)
 def test_nearly_every_answer_of_squad_lies_in_one_window(name, max_length, doc_stride, share):
     rows, tokens = squad("1.1"), tokenizer(name)
-    made = windows(rows, tokens, max_length, doc_stride, positions=True)
+    made = make_windows(rows, tokens, max_length, doc_stride, positions=True)
     assert 1 - len(made.missed) / len(rows) >= share
     for number in made.missed:
         features = [feature for feature in made.features if feature["example"] == number]
