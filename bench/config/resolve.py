@@ -75,6 +75,20 @@ class Resolved:
         return tuple(name for name in names if rules.is_defined(name, self.recipe) or self.recipe.evaluation.metrics)
 
     @property
+    def included_notes(self) -> list[str]:
+        """A sentence for each drop-in or card that is from an included folder, with its SHA-256."""
+        metrics = (*self.metric_names, *self.metrics_left_out)
+        return registry.included_notes(
+            {
+                "datasets": [self.dataset_name],
+                "models": [self.model_name],
+                "methods": [self.recipe.method.name],
+                "tasks": [self.recipe.dataset.task],
+                "metrics": metrics,
+            }
+        )
+
+    @property
     def metrics_left_out(self) -> tuple[str, ...]:
         """Metrics of the card or the task that this way of answering can't give: they need probabilities."""
         default = registry.literals("tasks", self.recipe.dataset.task)["METRICS"]
@@ -189,8 +203,10 @@ def find_recipes(folder: Path = SHIPPED) -> list[Path]:
     return sorted(path for path in folder.glob("*/*.yaml") if path.parent not in cards)
 
 
-def find_cards(kind: str, folder: Path = SHIPPED) -> list[Path]:
-    """All cards of a kind ("dataset", "model"), sorted."""
+def find_cards(kind: str, folder: Path | None = None) -> list[Path]:
+    """Return all cards of a kind ("dataset", "model"), sorted: the shipped and included ones, or those of a folder."""
+    if folder is None:
+        return list(registry.files(CARD_FOLDERS[kind]).values())
     return sorted((folder / CARD_FOLDERS[kind]).glob("*.yaml"))
 
 
@@ -229,7 +245,11 @@ def _lay_card(kind: str, path: Path, document: Document, given: list[Document], 
             f"{place}: expected the name of a {kind} card, or a mapping with `card`, got {shortened(chosen)}"
         )
     # Cards beside the recipe's own study come first, so that a folder of one's own needs no copy of the shipped ones.
-    known = {card.stem: card for root in (SHIPPED, path.resolve().parent.parent) for card in find_cards(kind, root)}
+    known = {shipped.stem: shipped for shipped in find_cards(kind)}
+    for own in find_cards(kind, path.resolve().parent.parent):
+        if own.stem == name and registry.is_included(known.get(name, own)) and not own.samefile(known[name]):
+            raise RecipeError(f"{place}: the {kind} card {name!r} is there twice: {own} and {known[name]}; rename one")
+        known[own.stem] = own
     # Looked up among the files that are there, so a name can't lead out of the folder.
     if name not in known:
         raise RecipeError(f"{place}: there is no {kind} card {name!r:.100}.{did_you_mean(name, known)}")

@@ -47,7 +47,7 @@ def load_data(run: Run) -> Material:
         signatures = metrics.signatures() | metric_set.MetricSet(run.resolved.metrics_left_out, **kinds).signatures()
     for name in run.resolved.metrics_left_out:
         run.record.note(f"{name} is left out: it needs probabilities, which generated answers do not have")
-    for note in [*corpus.notes, *notes]:
+    for note in [*run.resolved.included_notes, *corpus.notes, *notes]:
         run.record.note(note)
     with run.clock.phase("tokenise"):
         splits, train_set, reader = _encode(run, corpus, plan, task, tokenizer)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import console
+from bench.config import registry
 from bench.config.resolve import first_record, load
 from bench.distributed.signals import Stopper
 from bench.distributed.watchdog import Peers, several
@@ -46,6 +47,9 @@ def parser() -> argparse.ArgumentParser:
         "--timeout-s", type=_limit_s, default=600.0, help="silence after which another process counts as lost (600)"
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="confirm a card's trust_remote_code: true")
+    parser.add_argument(
+        "--include", action="append", default=[], metavar="DIR", help="find drop-ins and cards there too"
+    )
     return parser
 
 
@@ -93,6 +97,7 @@ def _nothing(*_: Any) -> None:
 
 
 def _prepare(options: argparse.Namespace, stopper: Stopper) -> Run:
+    registry.include(options.include)
     resolved = load(options.recipe, tuple(options.overrides), options.seed)
     seed = resolved.recipe.seed
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"
