@@ -60,6 +60,18 @@ def include(folders: Iterable[str | Path] = ()) -> None:
                 missing = [key for key in LITERALS[kind] if key not in _literals(path)]
                 if missing:
                     raise RecipeError(f"{path}: a {kind[:-1]} must declare {', '.join(missing)}, as a literal")
+    if included():
+        _check_value_names()
+
+
+def _check_value_names() -> None:
+    """Raise RecipeError for two metrics that give a value of the same name: one would replace the other."""
+    owners: dict[str, Path] = {}
+    for path in files("metrics").values():
+        for value in _literals(path)["higher_is_better"]:
+            if value in owners:
+                raise RecipeError(f"two metrics give the value {value!r}: {owners[value]} and {path}; rename one")
+            owners[value] = path
 
 
 def included() -> list[Path]:
@@ -83,17 +95,17 @@ def files(kind: str) -> dict[str, Path]:
     """
     assert kind in (*KINDS, *CARDS), kind
     own = PACKAGE if kind in KINDS else ROOT / "recipes"
-    found: dict[str, Path] = {}
+    known: dict[str, Path] = {}
     for folder in (own, *included()):
         for path in sorted((folder / kind).glob("*.py" if kind in KINDS else "*.yaml")):
             # What can't be imported by its name is not a drop-in: an editor's backup, a file that begins with _.
             if kind in KINDS and (not path.stem.isidentifier() or path.stem.startswith("_")):
                 continue
-            if path.stem in found and not path.samefile(found[path.stem]):
+            if path.stem in known and not path.samefile(known[path.stem]):
                 what = f"the {kind[:-1]} {path.stem!r}" if kind in KINDS else f"the {kind[:-1]} card {path.stem!r}"
-                raise RecipeError(f"{what} is there twice: {found[path.stem]} and {path}; rename one of them")
-            found.setdefault(path.stem, path)
-    return dict(sorted(found.items()))
+                raise RecipeError(f"{what} is there twice: {known[path.stem]} and {path}; rename one of them")
+            known.setdefault(path.stem, path)
+    return dict(sorted(known.items()))
 
 
 def names(kind: str) -> list[str]:

@@ -222,6 +222,14 @@ def test_a_name_in_two_included_folders_is_refused(included, write, tmp_path):
     assert str(other) in str(error.value)
 
 
+def test_a_value_name_of_another_metric_is_refused(included, write):
+    path = write("own/metrics/mine.py", METRIC.replace('{"mine": False}', '{"accuracy": True}'))
+    with pytest.raises(RecipeError) as error:
+        registry.include([included])
+    shipped = registry.PACKAGE / "metrics" / "accuracy.py"
+    assert str(error.value) == f"two metrics give the value 'accuracy': {shipped} and {path}; rename one"
+
+
 def test_a_card_beside_the_recipe_and_in_an_included_folder(included, write):
     registry.include([included])
     own = included / "datasets" / "own_reviews.yaml"
