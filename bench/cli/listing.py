@@ -26,7 +26,7 @@ def _studies() -> list[tuple[str, str]]:
 
 
 def _cards(kind: str) -> list[tuple[str, str]]:
-    return [(path.stem, _first_comment(path)) for path in resolve.find_cards(kind)]
+    return [(path.stem, _with_place(_first_comment(path), path)) for path in resolve.find_cards(kind)]
 
 
 def _first_comment(path: Path) -> str:
@@ -36,7 +36,15 @@ def _first_comment(path: Path) -> str:
 
 
 def _dropins(kind: str) -> list[tuple[str, str]]:
-    return [(name, registry.literals(kind, name)["doc"]) for name in registry.names(kind)]
+    paths = registry.files(kind)
+    return [(name, _with_place(registry.literals(kind, name)["doc"], path)) for name, path in paths.items()]
+
+
+def _with_place(description: str, path: Path) -> str:
+    """Return a row's text, with the file where it is from an included folder; brackets are no markup."""
+    from rich.markup import escape
+
+    return escape(f"{description} ({path})".lstrip()) if registry.is_included(path) else description
 
 
 KINDS: dict[str, Any] = {
@@ -55,6 +63,8 @@ def list_command(options: argparse.Namespace) -> int:
 
     for kind in [options.kind] if options.kind else KINDS:
         table = Table(title=kind, title_justify="left", show_header=False, box=None, pad_edge=False)
+        table.add_column()
+        table.add_column(overflow="fold")  # a path stays whole
         for name, description in KINDS[kind]():
             table.add_row(name, description)
         console.out.print(table)

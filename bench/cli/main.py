@@ -6,6 +6,7 @@ import sys
 
 from bench import console
 from bench.cli import check, compare, gate, listing, plan, predict, push, report, schema, sweep
+from bench.config import registry
 from bench.errors import BenchError
 
 # In the order of the help.
@@ -16,6 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs a command; returns the exit code. A problem is one sentence on standard error and code 2."""
     options = _parsed(arguments)
     try:
+        registry.include(options.include)
         return int(options.run(options))
     except BenchError as error:
         if options.traceback:

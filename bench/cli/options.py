@@ -46,4 +46,7 @@ def add_command(commands: Any, name: str, run: Any, help_text: str) -> argparse.
     command.set_defaults(run=run)
     # After the command too; SUPPRESS keeps a flag that was given before it.
     command.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    command.add_argument(
+        "--include", action="append", default=[], metavar="DIR", help="find drop-ins and cards there too"
+    )
     return command

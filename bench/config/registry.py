@@ -1,11 +1,18 @@
-"""Finds drop-ins by file name: `bench/<kind>/<name>.py`. Adding one is adding a file; nothing else is edited.
+"""Finds drop-ins and cards by file name: `bench/<kind>/<name>.py`, `recipes/<kind>/<name>.yaml`, and the same names in
+folders that `--include` or the environment variable BENCH_INCLUDE names.
 
-This is the only place of the package that imports by a computed name.
+Adding one is adding a file; nothing else is edited. This is the only place of the package that imports by a computed
+name. Included folders are code that whoever starts a command names himself; no recipe or card can name one.
 """
 
 import ast
+import hashlib
 import importlib
+import importlib.util
+import os
 import re
+import sys
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -13,32 +20,112 @@ from typing import Any, cast
 
 from bench.config.contracts import Method, Task
 from bench.errors import RecipeError, did_you_mean
+from bench.utils.files import ROOT
 
 KINDS = ("tasks", "methods", "metrics")
-# What a foreign metric is called of which less is better.
+CARDS = ("datasets", "models")
+INCLUDE = "BENCH_INCLUDE"
+# What a file must declare as literals, which are read without importing it; and what a method must define.
+LITERALS = {
+    "tasks": ("OBJECTIVES", "READS", "METRICS", "AUTO_CLASS"),
+    "methods": ("OBJECTIVES",),
+    "metrics": ("reads", "configs", "higher_is_better"),
+}
+METHOD = ("Options", "load_plan", "adapt")
+# In the name of a metric of the evaluate library, these say that lower is better.
 LOSSES, RATES = ("loss", "error", "mse", "mae", "perplexity"), {"wer", "cer", "ter"}
-PACKAGE = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "bench"
+
+
+def include(folders: Iterable[str | Path] = ()) -> None:
+    """Search more folders, in this process and, by the environment variable, in all that it starts.
+
+    Raises RecipeError for a folder that is not there or holds nothing to include, for a name that is there twice, and
+    for a file that lacks a literal.
+    """
+    asked = [str(folder) for folder in folders]
+    for text in asked:
+        if os.pathsep in text:
+            raise RecipeError(f"--include {text}: the path of a folder can't hold {os.pathsep!r}")
+    given = [*os.environ.get(INCLUDE, "").split(os.pathsep), *asked]
+    absolute = dict.fromkeys(str(Path(folder).expanduser().absolute()) for folder in given if folder)
+    if absolute:
+        os.environ[INCLUDE] = os.pathsep.join(absolute)
+    for folder in included():
+        if not any((folder / kind).is_dir() for kind in (*KINDS, *CARDS)):
+            expected = ", ".join(f"{kind}/" for kind in (*KINDS, *CARDS))
+            raise RecipeError(f"the included folder {folder} has none of the subfolders {expected}")
+    for kind in (*KINDS, *CARDS):
+        for path in files(kind).values():
+            if kind in KINDS and is_included(path):
+                missing = [key for key in LITERALS[kind] if key not in _literals(path)]
+                if missing:
+                    raise RecipeError(f"{path}: a {kind[:-1]} must declare {', '.join(missing)}, as a literal")
+    if included():
+        _check_value_names()
+
+
+def _check_value_names() -> None:
+    """Raise RecipeError for two metrics that give a value of the same name: one would replace the other."""
+    owners: dict[str, Path] = {}
+    for path in files("metrics").values():
+        for value in _literals(path)["higher_is_better"]:
+            if value in owners:
+                raise RecipeError(f"two metrics give the value {value!r}: {owners[value]} and {path}; rename one")
+            owners[value] = path
+
+
+def included() -> list[Path]:
+    """Return the folders that are searched beside the package. Raises RecipeError for one that is not there."""
+    folders = [Path(folder) for folder in os.environ.get(INCLUDE, "").split(os.pathsep) if folder]
+    for folder in folders:
+        if not folder.is_dir():
+            raise RecipeError(f"there is no folder {folder} to include (--include or {INCLUDE})")
+    return folders
+
+
+def is_included(path: Path) -> bool:
+    """Return whether a file lies in an included folder."""
+    return path.parent.parent in included()
+
+
+def files(kind: str) -> dict[str, Path]:
+    """Return name -> file of a kind, sorted: "tasks", "methods", "metrics", or cards: "datasets", "models".
+
+    Raises RecipeError for a name that is there twice.
+    """
+    assert kind in (*KINDS, *CARDS), kind
+    own = PACKAGE if kind in KINDS else ROOT / "recipes"
+    known: dict[str, Path] = {}
+    for folder in (own, *included()):
+        for path in sorted((folder / kind).glob("*.py" if kind in KINDS else "*.yaml")):
+            # What can't be imported by its name is not a drop-in: an editor's backup, a file that begins with _.
+            if kind in KINDS and (not path.stem.isidentifier() or path.stem.startswith("_")):
+                continue
+            if path.stem in known and not path.samefile(known[path.stem]):
+                what = f"the {kind[:-1]} {path.stem!r}" if kind in KINDS else f"the {kind[:-1]} card {path.stem!r}"
+                raise RecipeError(f"{what} is there twice: {known[path.stem]} and {path}; rename one of them")
+            known.setdefault(path.stem, path)
+    return dict(sorted(known.items()))
 
 
 def names(kind: str) -> list[str]:
-    """Sorted names of all drop-ins of a kind ("tasks", "methods", "metrics")."""
-    assert kind in KINDS, kind
-    # What can't be imported by its name is no drop-in: an editor's backup, a file that begins with an underscore.
-    stems = (path.stem for path in (PACKAGE / kind).glob("*.py"))
-    return sorted(stem for stem in stems if stem.isidentifier() and not stem.startswith("_"))
+    """Return the sorted names of all drop-ins of a kind ("tasks", "methods", "metrics")."""
+    return list(files(kind))
 
 
 def path_of(kind: str, name: str) -> Path:
-    """The file of one drop-in. Raises RecipeError for a name without a file."""
-    if name not in names(kind):
-        raise RecipeError(f"there is no {kind[:-1]} {name!r}.{did_you_mean(name, names(kind))}")
-    return PACKAGE / kind / f"{name}.py"
+    """Return the file of one drop-in. Raises RecipeError for a name without a file."""
+    known = files(kind)
+    if name not in known:
+        raise RecipeError(f"there is no {kind[:-1]} {name!r}.{did_you_mean(name, known)}")
+    return known[name]
 
 
 def load(kind: str, name: str) -> ModuleType:
-    """Imports one drop-in. Raises RecipeError for a name without a file."""
-    path_of(kind, name)
-    return importlib.import_module(f"bench.{kind}.{name}")
+    """Import one drop-in. Raises RecipeError for a name without a file, or an included file that can't be imported."""
+    path = path_of(kind, name)
+    return _load_included(kind, path) if is_included(path) else importlib.import_module(f"bench.{kind}.{name}")
 
 
 def load_task(name: str) -> Task:
@@ -52,34 +139,76 @@ def load_method(name: str) -> Method:
 
 
 @cache
+def _load_included(kind: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"bench_included_{kind}_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        del sys.modules[spec.name]
+        raise RecipeError(f"{path} can't be imported: {type(error).__name__}: {error}") from error
+    missing = [attribute for attribute in METHOD if kind == "methods" and not hasattr(module, attribute)]
+    if missing:
+        raise RecipeError(f"{path}: a method must define {', '.join(missing)}")
+    return module
+
+
 def literals(kind: str, name: str) -> dict[str, Any]:
-    """Literal assignments at the top of a drop-in and of its classes, read without importing it.
+    """Return literal assignments at the top of a drop-in and of its classes, read without importing it.
 
     A metric imports `evaluate`, which costs seconds; `check` and `list` only want to know its value names.
     """
-    tree = ast.parse(path_of(kind, name).read_text(encoding="utf-8"))
+    return _literals(path_of(kind, name))
+
+
+@cache
+def _literals(path: Path) -> dict[str, Any]:
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise RecipeError(f"{path} can't be imported: {type(error).__name__}: {error}") from error
     bodies = [tree.body, *(node.body for node in tree.body if isinstance(node, ast.ClassDef))]
-    found: dict[str, Any] = {"doc": (ast.get_docstring(tree) or "").split("\n")[0]}
+    assigned: dict[str, Any] = {"doc": (ast.get_docstring(tree) or "").split("\n")[0]}
     for statement in (statement for body in bodies for statement in body):
         target = _assigned_name(statement)
         if target is not None:
             try:
-                found[target] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+                assigned[target] = ast.literal_eval(statement.value)  # type: ignore[attr-defined]
             except (ValueError, TypeError):
                 continue
-    return found
+    return assigned
 
 
 def directions() -> dict[str, bool]:
-    """Metric value -> whether more of it is better, read from the metrics' files without importing them."""
-    found = (literals("metrics", name).get("higher_is_better", {}) for name in names("metrics"))
-    return {key: bool(up) for ways in found for key, up in ways.items()}
+    """Return metric value -> whether higher is better, read from the metrics' files without importing them."""
+    declared = (_literals(path).get("higher_is_better", {}) for path in files("metrics").values())
+    return {key: bool(up) for values in declared for key, up in values.items()}
 
 
 def higher_is_better(value: str) -> bool:
-    """Whether more of a metric's value is better; of a foreign one that is not known, and taken so but for an error."""
+    """Return whether higher is better.
+
+    Unknown `evaluate:` metrics count as higher-is-better unless the name says loss, error, perplexity or an error rate.
+    """
     words = re.split("[^a-z]+", value.lower())
     return directions().get(value, not any(part in value for part in LOSSES) and not RATES.intersection(words))
+
+
+def included_notes(used: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return a sentence for each file of an included folder among those used, with its SHA-256.
+
+    used: kind -> names of drop-ins and cards.
+    """
+    paths = [files(kind).get(name) for kind, given in used.items() for name in given]
+    return [
+        f"{path.parent.name}/{path.name} is from the included folder {path.parent.parent}, "
+        f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
+        for path in paths
+        if path is not None and is_included(path)
+    ]
 
 
 def _assigned_name(statement: ast.stmt) -> str | None:

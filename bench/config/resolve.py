@@ -80,6 +80,20 @@ class Resolved:
         return tuple(name for name in names if rules.is_defined(name, self.recipe) or self.recipe.evaluation.metrics)
 
     @property
+    def included_notes(self) -> list[str]:
+        """A sentence for each drop-in or card that is from an included folder, with its SHA-256."""
+        metrics = (*self.metric_names, *self.metrics_left_out)
+        return registry.included_notes(
+            {
+                "datasets": [self.dataset_name],
+                "models": [self.model_name],
+                "methods": [self.recipe.method.name],
+                "tasks": [self.recipe.dataset.task],
+                "metrics": metrics,
+            }
+        )
+
+    @property
     def metrics_left_out(self) -> tuple[str, ...]:
         """Metrics of the card or the task that this way of answering can't give: they need probabilities."""
         default = registry.literals("tasks", self.recipe.dataset.task)["METRICS"]
@@ -221,8 +235,10 @@ def find_recipes(folder: Path = SHIPPED) -> list[Path]:
     return sorted(path for path in folder.glob("*/*.yaml") if path.parent not in cards)
 
 
-def find_cards(kind: str, folder: Path = SHIPPED) -> list[Path]:
-    """All cards of a kind ("dataset", "model"), sorted."""
+def find_cards(kind: str, folder: Path | None = None) -> list[Path]:
+    """Return all cards of a kind ("dataset", "model"), sorted: the shipped and included ones, or those of a folder."""
+    if folder is None:
+        return list(registry.files(CARD_FOLDERS[kind]).values())
     return sorted((folder / CARD_FOLDERS[kind]).glob("*.yaml"))
 
 
@@ -260,32 +276,30 @@ def _lay_card(kind: str, path: Path, document: Document, given: list[Document], 
         raise RecipeError(
             f"{place}: expected the name of a {kind} card, or a mapping with `card`, got {shortened(chosen)}"
         )
-    found = _find_card(kind, name, path)
+    found = _find_card(kind, name, path, place)
     if found is None:
-        known = {card.stem for root in _card_roots(path) for card in find_cards(kind, root)}
+        known = {card.stem for card in [*find_cards(kind), *find_cards(kind, path.resolve().parent.parent)]}
         raise RecipeError(f"{place}: there is no {kind} card {name!r:.100}.{did_you_mean(name, known)}")
     card = yaml_loader.read_shared(found, _shown(found))
     layers.lay(card.data, (kind,), card)
     return name
 
 
-def _card_roots(recipe: Path) -> tuple[Path, ...]:
-    """Return the folders that hold `datasets/` and `models/`, the first one to look into first.
+def _find_card(kind: str, name: str, recipe: Path, place: str) -> Path | None:
+    """Return a card's file, or None. It is looked up among the files that exist: a name can't lead elsewhere.
 
     Cards beside the recipe's own study come first, so that a folder of one's own needs no copy of the shipped ones.
+    Raises RecipeError for a card that is there and in an included folder.
     """
-    own = recipe.resolve().parent.parent
-    return (SHIPPED,) if own == SHIPPED else (own, SHIPPED)
-
-
-def _find_card(kind: str, name: str, recipe: Path) -> Path | None:
-    """Return a card's file, or None. It is looked up among the files that are there: a name can't lead elsewhere."""
-    for root in _card_roots(recipe):
-        folder = root / CARD_FOLDERS[kind]
-        with contextlib.suppress(OSError):
-            if f"{name}.yaml" in os.listdir(folder):
-                return folder / f"{name}.yaml"
-    return None
+    own = recipe.resolve().parent.parent / CARD_FOLDERS[kind]
+    with contextlib.suppress(OSError):
+        if f"{name}.yaml" in os.listdir(own):
+            beside = own / f"{name}.yaml"
+            known = registry.files(CARD_FOLDERS[kind]).get(name) if registry.included() else None
+            if known is not None and registry.is_included(known) and not beside.samefile(known):
+                raise RecipeError(f"{place}: the {kind} card {name!r} is there twice: {beside} and {known}; rename one")
+            return beside
+    return registry.files(CARD_FOLDERS[kind]).get(name)
 
 
 def _lay_card_overrides(document: Document, given: list[Document], layers: Layers) -> dict[str, Any]:

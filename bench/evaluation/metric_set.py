@@ -135,7 +135,7 @@ class MetricSet:
         read = _read_by(metric, predictions)
 
         def _computed(predictions: Any, references: Any) -> dict[str, float]:
-            values = metric.compute_values(_column(predictions), _column(references), self.num_labels)
+            values = metric.compute_values(predictions, references, self.num_labels)
             return {name: float(value) for name, value in values.items()}
 
         values = _computed(read, predictions.references)

@@ -43,7 +43,7 @@ def load_data(run: RunContext) -> RunInputs:
         signatures = metrics.signatures() | build_metrics(run.resolved.metrics_left_out).signatures()
     for name in run.resolved.metrics_left_out:
         run.record.note(f"{name} is left out: it needs probabilities, which generated answers do not have")
-    for note in [*corpus.notes, *notes]:
+    for note in [*run.resolved.included_notes, *corpus.notes, *notes]:
         run.record.note(note)
     with run.clock.phase("tokenise"):
         data = _encode(run, corpus, plan, task, tokenizer)

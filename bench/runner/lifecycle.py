@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import console
+from bench.config import registry
 from bench.config.resolve import first_record, load
 from bench.distributed.signals import Stopper
 from bench.distributed.watchdog import ProcessWatchdog, several
@@ -51,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
         help="seconds without a heartbeat before a process is considered dead (600)",
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="confirm a card's trust_remote_code: true")
+    parser.add_argument(
+        "--include", action="append", default=[], metavar="DIR", help="find drop-ins and cards there too"
+    )
     return parser
 
 
@@ -98,6 +102,7 @@ def _nothing(*_: Any) -> None:
 
 
 def _prepare(options: argparse.Namespace, stopper: Stopper) -> RunContext:
+    registry.include(options.include)
     resolved = load(options.recipe, tuple(options.overrides), options.seed)
     seed = resolved.recipe.seed
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"

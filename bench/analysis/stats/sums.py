@@ -113,9 +113,12 @@ def label_value(metric: str) -> Value:
 
     metric: `<f1|precision|recall>_<macro|micro|weighted|per_label>`; per label it gives [..., labels], else [...].
     Macro is the mean of the labels' values; weighted weighs them by reference examples; zero divided by zero is 0.
-    Source: Manning, Raghavan and Schütze 2008, Introduction to Information Retrieval, sections 8.3 and 13.6.
+    Raises ValueError for another name. Source: Manning, Raghavan and Schütze 2008, Introduction to Information
+    Retrieval, sections 8.3 and 13.6.
     """
     kind, _, average = metric.partition("_")
+    if kind not in ("f1", "precision", "recall") or average not in (*AVERAGES, "per_label"):
+        raise ValueError(f"{metric!r} is not f1, precision or recall with _macro, _micro, _weighted or _per_label")
 
     def _quotient(both: np.ndarray, predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
         if kind == "f1":

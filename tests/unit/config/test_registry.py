@@ -1,15 +1,21 @@
-"""Drop-ins are found by walking the folders, and by nothing else."""
+"""Drop-ins are found by walking the folders, those of the package and those that are included, and by nothing else."""
+
+import hashlib
+import os
+import subprocess
+import sys
 
 import pytest
 
-from bench.config import registry
+from bench.cli.main import main
+from bench.config import registry, resolve
 from bench.config.contracts import LoadPlan
 from bench.errors import RecipeError
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)
 def test_the_folder_is_the_registry(kind):
-    files = {path.stem for path in (registry.PACKAGE / kind).glob("*.py")} - {"__init__"}
+    files = {path.stem for path in (registry.PACKAGE / kind).glob("*.py")} - {"__init__", "_base"}
     assert files
     assert registry.names(kind) == sorted(files)
     for name in files:
@@ -77,3 +83,197 @@ def test_literals_are_read_without_running_the_file(tmp_path, monkeypatch):
     (tmp_path / "metrics" / "odd_one_for_this_test.py").write_text(source + "class M:\n    e = {'f': True}\n")
     found = registry.literals("metrics", "odd_one_for_this_test")
     assert found == {"doc": "First line.", "A": 1, "B": ("x",), "e": {"f": True}}
+
+
+# ---------------------------------------------------------------- included folders
+
+METRIC = '''"""Mine: always 1."""
+
+from bench.metrics import _base
+
+
+class Mine(_base.MeanMetric):
+    reads = "predictions"
+    configs = ("default",)
+    higher_is_better = {"mine": False}
+    settings = {"mine": "v1"}
+
+    def example_score(self, prediction, reference):
+        return 1.0
+'''
+METHOD = '''"""Trains everything, as full does."""
+
+from bench.config.contracts import LoadPlan
+from bench.config.recipe import Strict
+
+OBJECTIVES = ("head",)
+
+
+class Options(Strict):
+    rate: float = 0.5
+
+
+def load_plan(options):
+    return LoadPlan()
+
+
+def adapt(model, options):
+    return model
+'''
+RECIPE = "dataset: {dataset}\nmodel: tiny_bert\nmethod: {{name: own_method, rate: 0.25}}\n"
+RECIPE += "evaluation: {{metrics: [accuracy, mine]}}\n"
+
+
+@pytest.fixture
+def included(write, tmp_path, monkeypatch):
+    """A folder with one metric, one method and one card; the environment variable is as before after the test."""
+    monkeypatch.setenv(registry.INCLUDE, "")
+    write("own/metrics/mine.py", METRIC)
+    write("own/methods/own_method.py", METHOD)
+    write("own/datasets/own_reviews.yaml", (registry.ROOT / "recipes" / "datasets" / "reviews.yaml").read_bytes())
+    return tmp_path / "own"
+
+
+def test_drop_ins_and_cards_of_an_included_folder_are_found(included, write):
+    assert "mine" not in registry.names("metrics")
+    registry.include([included])
+    assert os.environ[registry.INCLUDE] == str(included)
+    assert "mine" in registry.names("metrics")
+    assert "accuracy" in registry.names("metrics")
+    assert registry.path_of("metrics", "mine") == included / "metrics" / "mine.py"
+    assert registry.literals("metrics", "mine")["doc"] == "Mine: always 1."
+    assert registry.load("metrics", "mine") is registry.load("metrics", "mine")
+    assert registry.directions()["mine"] is False
+    resolved = resolve.load(write("elsewhere/study/a.yaml", RECIPE.format(dataset="own_reviews")))
+    assert resolved.options.rate == 0.25
+    assert resolved.metric_names == ("accuracy", "mine")
+    places = [("datasets", "own_reviews.yaml"), ("methods", "own_method.py"), ("metrics", "mine.py")]
+    assert resolved.included_notes == [
+        f"{kind}/{name} is from the included folder {included}, "
+        f"sha256 {hashlib.sha256((included / kind / name).read_bytes()).hexdigest()}"
+        for kind, name in places
+    ]
+
+
+def test_a_recipe_cannot_name_a_folder(included, write):
+    with pytest.raises(RecipeError, match="there is no dataset card 'own_reviews'"):
+        resolve.load(write("elsewhere/study/a.yaml", RECIPE.format(dataset="own_reviews")))
+    with pytest.raises(RecipeError, match="there is no method 'own_method'"):
+        resolve.load(write("elsewhere/study/b.yaml", RECIPE.format(dataset="reviews")))
+    with pytest.raises(RecipeError, match="include"):
+        resolve.load(write("elsewhere/study/c.yaml", RECIPE.format(dataset="reviews") + f"include: {included}\n"))
+
+
+def test_several_folders_by_flag_and_by_variable_reach_child_processes(included, write, tmp_path, monkeypatch):
+    write("more/metrics/yours.py", METRIC.replace("mine", "yours"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(registry.INCLUDE, "more")
+    registry.include(["own", "own"])
+    # Absolute, since a child may work in another folder.
+    assert os.environ[registry.INCLUDE] == os.pathsep.join([str(tmp_path / "more"), str(included)])
+    code = "from bench.config import registry; print({'mine', 'yours'} <= set(registry.names('metrics')))"
+    child = [sys.executable, "-c", code]
+    assert subprocess.run(child, cwd=registry.ROOT, capture_output=True, text=True, check=True).stdout == "True\n"
+
+
+def test_list_shows_where_included_files_lie(included, capsys):
+    assert main(["list", "metrics", "--include", str(included)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Mine: always 1." in shown
+    assert str(included / "metrics" / "mine.py") in shown.replace(" ", "")
+    assert str(registry.PACKAGE) not in shown.replace(" ", "")
+
+
+def test_the_own_folder_may_be_included_without_effect(included):
+    before = registry.names("metrics")
+    registry.include([registry.PACKAGE])
+    assert registry.names("metrics") == before
+
+
+def test_folders_that_cannot_be_included(included, tmp_path, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    for folder, message in (
+        (tmp_path / "none", f"there is no folder {tmp_path}/none to include (--include or BENCH_INCLUDE)"),
+        (included / "metrics" / "mine.py", f"there is no folder {included}/metrics/mine.py to include"),
+        (tmp_path / "empty", f"the included folder {tmp_path}/empty has none of the subfolders tasks/, methods/"),
+        (f"{included}:{tmp_path}", f"--include {included}:{tmp_path}: the path of a folder can't hold ':'"),
+    ):
+        monkeypatch.setenv(registry.INCLUDE, "")
+        assert main(["list", "metrics", "--include", str(folder)]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize("kind", ["metrics", "methods", "tasks", "datasets", "models"])
+def test_a_name_that_is_there_twice_is_refused_with_both_places(kind, included, write):
+    name, end = next(iter(registry.files(kind))), "py" if kind in registry.KINDS else "yaml"
+    shipped, own = registry.files(kind)[name], write(f"own/{kind}/{name}.{end}", "x")
+    card = "" if kind in registry.KINDS else " card"
+    with pytest.raises(RecipeError) as error:
+        registry.include([included])
+    message = f"the {kind[:-1]}{card} {name!r} is there twice: {shipped} and {own}; rename one of them"
+    assert str(error.value) == message
+
+
+def test_a_name_in_two_included_folders_is_refused(included, write, tmp_path):
+    other = write("other/metrics/mine.py", METRIC)
+    with pytest.raises(RecipeError, match="the metric 'mine' is there twice") as error:
+        registry.include([included, tmp_path / "other"])
+    assert str(included / "metrics" / "mine.py") in str(error.value)
+    assert str(other) in str(error.value)
+
+
+def test_a_value_name_of_another_metric_is_refused(included, write):
+    path = write("own/metrics/mine.py", METRIC.replace('{"mine": False}', '{"accuracy": True}'))
+    with pytest.raises(RecipeError) as error:
+        registry.include([included])
+    shipped = registry.PACKAGE / "metrics" / "accuracy.py"
+    assert str(error.value) == f"two metrics give the value 'accuracy': {shipped} and {path}; rename one"
+
+
+def test_a_card_beside_the_recipe_and_in_an_included_folder(included, write):
+    registry.include([included])
+    own = included / "datasets" / "own_reviews.yaml"
+    # The folder of the recipe itself may be the included one.
+    resolve.load(write("own/study/a.yaml", RECIPE.format(dataset="own_reviews")))
+    beside = write("elsewhere/datasets/own_reviews.yaml", own.read_bytes())
+    with pytest.raises(
+        RecipeError, match=r"a\.yaml:1: dataset: the dataset card 'own_reviews' is there twice"
+    ) as error:
+        resolve.load(write("elsewhere/study/a.yaml", RECIPE.format(dataset="own_reviews")))
+    assert str(own) in str(error.value)
+    assert str(beside) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metrics/bad.py", "def broken(:\n", "bad.py can't be imported: SyntaxError: "),
+        ("metrics/bad.py", "x = 1\0", "bad.py can't be imported: "),
+        ("metrics/bad.py", '"""Bad."""\nreads = "predictions"\n', "bad.py: a metric must declare configs, "),
+        ("methods/bad.py", '"""Bad."""\nOBJECTIVES = tuple("head")\n', "bad.py: a method must declare OBJECTIVES"),
+        ("tasks/bad.py", '"""Bad."""\n', "bad.py: a task must declare OBJECTIVES, READS, METRICS, AUTO_CLASS"),
+    ],
+)  # fmt: skip
+def test_included_files_that_lack_something(name, text, message, included, write):
+    write(f"own/{name}", text)
+    with pytest.raises(RecipeError) as error:
+        registry.include([included])
+    assert str(error.value).startswith(f"{included}/{name.partition('/')[0]}/{message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import no_such_name", "can't be imported: ModuleNotFoundError: No module named 'no_such_name'"),
+        ("1 / 0", "can't be imported: ZeroDivisionError: division by zero"),
+        ("raise SystemExit(3)", "can't be imported: SystemExit: 3"),
+        ("Options = dict", ": a method must define load_plan, adapt"),
+    ],
+)  # fmt: skip
+def test_included_files_that_fail_at_import(text, message, included, write):
+    path = write("own/methods/bad.py", f'"""Bad."""\nOBJECTIVES = ("head",)\n{text}\n')
+    registry.include([included])
+    for _ in range(2):
+        with pytest.raises(RecipeError) as error:
+            registry.load("methods", "bad")
+        assert str(error.value) in (f"{path} {message}", f"{path}{message}")

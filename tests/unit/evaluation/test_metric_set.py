@@ -301,6 +301,61 @@ def test_a_hub_metric_without_a_network(monkeypatch, tmp_path):
     assert "\n" not in str(error.value)
 
 
+# ---------------------------------------------------------------- metrics of an included folder
+
+BALANCED = """
+from sklearn.metrics import balanced_accuracy_score
+
+from bench.metrics import _base
+
+
+class Balanced(_base.SklearnMetric):
+    reads = "predictions"
+    configs = ("default",)
+    higher_is_better = {"balanced_accuracy": True}
+    function = balanced_accuracy_score
+"""
+
+
+def include_metric(folder, monkeypatch, text):
+    (folder / "metrics").mkdir(exist_ok=True)
+    (folder / "metrics" / "balanced.py").write_text(text, encoding="utf-8")
+    monkeypatch.setenv(registry.INCLUDE, str(folder))
+
+
+def test_a_function_of_scikit_learn_is_recomputed_for_each_draw(tmp_path, monkeypatch):
+    include_metric(tmp_path, monkeypatch, BALANCED)
+    metrics = MetricSet(("balanced", "accuracy"), multi_label=False, num_labels=3)
+    scores = metrics.scores(single())
+    assert list(scores) == ["balanced_accuracy", "accuracy"]
+    score, found = scores["balanced_accuracy"], single()
+    assert score.value == sklearn.balanced_accuracy_score(found.references, found.predictions)
+    assert score.low < score.value < score.high
+    assert score.interval == "bootstrap 95 %, 200 draws by example"
+    assert score.signature == metrics.signatures()["balanced_accuracy"]
+    assert "balanced_accuracy" not in metrics.per_example(found)
+    assert metrics.values(found)["balanced_accuracy"] == score.value
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "class Balanced(_base.SklearnMetric)",
+            "class Balanced",
+            r"balanced\.py must hold a class derived from one of",
+        ),
+        ("_base.SklearnMetric", "_base.MeanMetric", r"balanced\.py: Balanced has no signature of balanced_accuracy"),
+        ("_base.SklearnMetric", "_base.AdditiveMetric", r"balanced\.py: Can't instantiate abstract class Balanced"),
+        ('("default",)', '("multilabel",)', r"balanced\.py: Balanced has no config 'default'"),
+    ],
+)
+def test_an_included_file_that_breaks_the_contract(old, new, message, tmp_path, monkeypatch):
+    include_metric(tmp_path, monkeypatch, BALANCED.replace(old, new))
+    with pytest.raises(SetupError, match=message):
+        MetricSet(("balanced",), multi_label=False, num_labels=3)
+
+
 # ---------------------------------------------------------------- baselines
 
 

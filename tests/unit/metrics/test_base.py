@@ -84,6 +84,13 @@ def test_what_a_subclass_lacks_is_named(tmp_path):
     with pytest.raises(NotImplementedError, match="Scoreless needs a method example_score or example_scores"):
         instance(Scoreless, tmp_path).compute(predictions=[0], references=[0])
 
+    class F2(_base.LabelCountsMetric):
+        reads, configs, higher_is_better = "predictions", ("default",), {"f2_macro": True}
+        settings = {"f2_macro": "v1"}  # noqa: RUF012
+
+    with pytest.raises(ValueError, match="'f2_macro' is not f1, precision or recall with _macro"):
+        instance(F2, tmp_path).compute(predictions=[0], references=[0])
+
     class Formula(_base.AdditiveMetric):
         reads, configs, higher_is_better = "predictions", ("default",), {}
 
