@@ -41,7 +41,7 @@ def gate_command(options: argparse.Namespace) -> int:
     scratch = None if options.out is not None else Path(tempfile.mkdtemp(prefix="gate-"))
     code = 1
     try:
-        asked = runs.Asked(
+        request = runs.GateRequest(
             recipes=runs.recipes(options.recipes),
             baseline=options.baseline,
             out=scratch or options.out,
@@ -52,7 +52,7 @@ def gate_command(options: argparse.Namespace) -> int:
             rounds=options.rounds,
             alpha=options.alpha,
         )
-        code = runs.conduct(asked, renew=options.write, seeds=options.seeds or 5, output=options.output)
+        code = runs.run_gate(request, write_baselines=options.write, seeds=options.seeds or 5, output=options.output)
     finally:
         if scratch is not None:
             runs.discard(scratch, failed=code != 0)

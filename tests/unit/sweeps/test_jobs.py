@@ -28,7 +28,9 @@ SMALL = ("training.steps=2", "limit={train: 24, validation: 16, test: 16}", "sav
 
 def planned(seeds=1, sets=SMALL):
     return [
-        run for system in study.plan([RECIPE], study.Asked(seeds=seeds, sets=sets)).systems for run in system.runs()
+        run
+        for system in study.plan([RECIPE], study.SweepRequest(seeds=seeds, sets=sets)).systems
+        for run in system.runs()
     ]
 
 
@@ -99,12 +101,12 @@ def test_an_old_record_is_not_the_result_of_a_launch_that_left_none(tmp_path, st
     job.before, job.log = jobs.written_at(job), tmp_path / "log"
     whole = (job.folder / "record.json").read_bytes()
     job.log.write_text("$ launch\nerror: the launch is broken\n", encoding="utf-8")
-    jobs.settle(job, 1, 3.0, None)
+    jobs.finish(job, 1, 3.0, None)
     assert (job.state, job.seconds) == ("crashed", 3.0)
-    assert job.reason == "the launch left no record: error: the launch is broken"
+    assert job.reason == "the launch wrote no record: error: the launch is broken"
     assert (job.folder / "record.json").read_bytes() == whole
     job.before = None
-    jobs.settle(job, 0, 3.0, None)
+    jobs.finish(job, 0, 3.0, None)
     assert job.state == status
 
 
@@ -116,12 +118,12 @@ def test_a_run_of_another_sweep_is_left_alone(tmp_path, monkeypatch):
     try:
         scheduler.run_all([job], jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
         assert (job.state, job.log.exists()) == ("crashed", False)
-        assert job.reason == f"{job.folder} is being written by another run, which goes on"
+        assert job.reason == f"another process is writing to {job.folder}; it continues"
         job.reason, job.elsewhere = None, False
         monkeypatch.setattr(jobs, "RELEASE_S", 0.1)
-        jobs.settle(job, 2, 1.0, None)
+        jobs.finish(job, 2, 1.0, None)
         assert job.elsewhere
-        assert "another run" in job.reason
+        assert "another process" in job.reason
     finally:
         run_folder.unlock(job.folder, taken)
     assert (job.folder / "record.json").read_bytes() == whole
@@ -145,10 +147,10 @@ def test_a_job_that_can_t_be_filed_or_is_killed_ends_nothing_else(tmp_path, what
         (job.folder / ".lock").unlink()
         job.folder.rmdir()
         job.folder.write_text("a file in its place", encoding="utf-8")
-    scheduler._end(scheduler.Running(job, process, ()), None)
+    scheduler._end(scheduler.RunningJob(job, process, ()), None)
     assert (job.state, job.elsewhere) == ("crashed", False)
     if what == "killed":
-        assert "its launcher was ended by signal 9" in job.reason
+        assert "its launcher was killed by signal 9" in job.reason
         assert store.read(job.folder).status == "crashed"
     process.stdout.close()
 
@@ -171,16 +173,16 @@ def test_settings_are_not_chosen_while_another_sweep_tries_some(write, tmp_path,
         "own/study.yaml",
         STUDY.replace("  - recipe: broken\n", "").replace(", lora: {training.learning_rate: [1e-3, 1e-4]}", ""),
     )
-    (plan,) = [study.plan([tmp_path / "own"], study.Asked())]
+    (plan,) = [study.plan([tmp_path / "own"], study.SweepRequest())]
     out = tmp_path / "runs"
     trials = [job for _, tried in tuning.trials_of(plan, out) for job in tried.values()]
     written(trials[0], scores=scores("validation", 0.4))
     trials[1].folder.mkdir(parents=True)
     taken = run_folder.lock(trials[1].folder)
-    order = scheduler.Order(out=out, machine=jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
-    assert scheduler.conduct([plan], order) == 1
+    order = scheduler.SweepOptions(out=out, machine=jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
+    assert scheduler.run_sweep([plan], order) == 1
     run_folder.unlock(trials[1].folder, taken)
-    assert "another sweep is at some of the trials" in capsys.readouterr().err.replace("\n", " ")
+    assert "another sweep is running some of the trials" in capsys.readouterr().err.replace("\n", " ")
     assert not (out / "choices.json").exists()
 
 
@@ -194,9 +196,9 @@ def test_gpus_are_counted_and_shared_out(monkeypatch):
     # What is only to be printed, or runs elsewhere, needs no GPU here.
     elsewhere = jobs.Machine.of("ddp", None, 16, dry=True)
     assert elsewhere.words(Path("run.py"), [])[-3:] == ["--num_processes", "16", "run.py"]
-    with pytest.raises(SetupError, match="asks for 8 GPUs for each run, and there are 3 here"):
+    with pytest.raises(SetupError, match="needs 8 GPUs per run, but 3 are available"):
         jobs.Machine.of("ddp", None, None)
-    with pytest.raises(SetupError, match="--jobs 4: 3 GPUs are enough for 3 runs of 1 at once"):
+    with pytest.raises(SetupError, match="--jobs 4: 3 GPUs suffice for 3 concurrent runs with 1 GPUs each"):
         jobs.Machine.of("gpu1", 4, None)
 
 
@@ -208,7 +210,7 @@ def test_without_gpus_runs_go_to_the_cpu(monkeypatch):
     assert int(found.environment(())["OMP_NUM_THREADS"]) == max(1, (os.cpu_count() or 1) // 2)
     with pytest.raises(SetupError, match=r"cpu\.yaml uses no GPU"):
         jobs.Machine.of("cpu", None, 1)
-    with pytest.raises(SetupError, match="there is no accelerate config 'gpu9'"):
+    with pytest.raises(SetupError, match="no accelerate config 'gpu9'"):
         jobs.Machine.of("gpu9", None, None)
 
 
@@ -232,7 +234,7 @@ def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path
         spans.setdefault(device, []).append((float(start), float(end)))
         left = store.read(job.folder)
         assert (left.status, left.seed, job.state) == ("crashed", job.planned.seed, "crashed")
-        assert left.reason.startswith("there is no record of the run's end: to ")
+        assert left.reason.startswith("the run did not record its end: to ")
         assert left.finished_at is not None
     assert set(spans) == {"4", "7"}
     for used in spans.values():
@@ -241,7 +243,7 @@ def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path
 
 
 def test_the_best_settings_on_validation_data_are_chosen(tmp_path):
-    (system,) = study.plan([RECIPE], study.Asked(sets=SMALL)).systems
+    (system,) = study.plan([RECIPE], study.SweepRequest(sets=SMALL)).systems
     rates = tuple((f"training.learning_rate={rate}",) for rate in ("1e-3", "1e-4", "1e-5"))
     system = replace(system, candidates=rates)
     plan = study.Plan(systems=[system], metric="accuracy")
@@ -264,7 +266,7 @@ def test_the_best_settings_on_validation_data_are_chosen(tmp_path):
 def test_less_of_a_loss_is_better():
     assert jobs.higher_is_better("accuracy")
     assert not jobs.higher_is_better("loss")
-    with pytest.raises(RecipeError, match="not known whether more of it is better"):
+    with pytest.raises(RecipeError, match="whether higher is better is unknown"):
         jobs.higher_is_better("beauty")
 
 
@@ -274,7 +276,7 @@ def test_slurm_gets_the_same_words_through_its_list(tmp_path, monkeypatch):
     stand_in.chmod(0o755)
     (job,) = jobs.jobs_of(planned(sets=(*SMALL, "training.best=null", 'evaluation.splits=["test"]')), tmp_path / "a b")
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(SetupError, match="there is no sbatch"):
+    with pytest.raises(SetupError, match="sbatch not found"):
         jobs.submit([job], jobs.CONFIGS / "gpu1.yaml", tmp_path, None)
     monkeypatch.undo()
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -312,7 +314,7 @@ def test_what_slurm_gets_holds_in_any_folder_and_is_not_given_twice_in_silence(t
         (["nowhere.yaml"], "there is no such file"),
         ([RECIPE, "--set", "training.steps"], "is not of the form key=value"),
         ([RECIPE, "--set", "training.stepz=1"], "unknown key"),
-        ([RECIPE, "--mini"], "--mini is for studies"),
+        ([RECIPE, "--mini"], "--mini needs a study"),
         ([RECIPE, "--seeds", "none"], "neither a number of seeds nor a list"),
         ([RECIPE, "--seeds", "3,03"], "a seed stands twice"),
         ([RECIPE, "--seeds", "20240101"], "20240101 would be that many runs; for this one seed write 20240101,"),
@@ -335,7 +337,7 @@ def test_wrong_input_starts_nothing(tmp_path, arguments, message):
 def test_a_config_with_a_wrong_number_of_processes_is_refused(tmp_path, number):
     config = tmp_path / "own.yaml"
     config.write_text(f"num_processes: {number}\nuse_cpu: true\n", encoding="utf-8")
-    with pytest.raises(SetupError, match=r"own\.yaml: num_processes: expected a whole number from 1 on, got "):
+    with pytest.raises(SetupError, match=r"own\.yaml: num_processes: expected a positive integer, got "):
         jobs.Machine.of(str(config), None, None)
 
 
@@ -347,11 +349,11 @@ def test_a_recipe_that_is_a_link_to_itself_is_named(tmp_path):
 
 
 def test_a_run_that_was_told_to_end_before_it_began_is_interrupted(tmp_path):
-    (job,) = jobs.jobs_of(study.plan([Path(RECIPE)], study.Asked(seeds=(13,))).systems[0].runs(), tmp_path)
-    jobs.settle(job, -signal.SIGTERM, 1.0, None, stopped=True)
+    (job,) = jobs.jobs_of(study.plan([Path(RECIPE)], study.SweepRequest(seeds=(13,))).systems[0].runs(), tmp_path)
+    jobs.finish(job, -signal.SIGTERM, 1.0, None, stopped=True)
     assert (job.state, store.read(job.folder).status) == ("interrupted", "interrupted")
-    (other,) = jobs.jobs_of(study.plan([Path(RECIPE)], study.Asked(seeds=(14,))).systems[0].runs(), tmp_path)
-    jobs.settle(other, -signal.SIGTERM, 1.0, None)
+    (other,) = jobs.jobs_of(study.plan([Path(RECIPE)], study.SweepRequest(seeds=(14,))).systems[0].runs(), tmp_path)
+    jobs.finish(other, -signal.SIGTERM, 1.0, None)
     assert (other.state, store.read(other.folder).status) == ("crashed", "crashed")
 
 
@@ -369,7 +371,7 @@ def test_words_behind_the_recipes_and_behind_options_are_overrides_of_every_run(
         ["save=false"],
         ["training.steps=4", "save=false", "training.learning_rate=1e-4"],
     ]
-    assert "training.steps is left out for method probe, which does not train by gradients" in done.stdout
+    assert "training.steps is ignored for method probe, which does not train by gradients" in done.stdout
     alone = bench("sweep", PROBE, "training.steps=4", "--dry-run", "--out", tmp_path)
     assert alone.returncode == 2
     assert "command line: training.steps: method 'probe' trains nothing by gradients" in alone.stderr
@@ -422,7 +424,7 @@ def test_a_study_is_run_once_and_a_failure_is_a_result(write, tmp_path):
     command += ["--set", "limit={train: 24, validation: 16, test: 16}"]
     done = bench(*command)
     assert done.returncode == 1, done.stderr
-    assert "none of its settings could be tried, so it is left out" in done.stderr
+    assert "is left out: all of its tuning trials failed" in done.stderr
     (folder,) = out.glob("tiny--*")
     chosen = {row["system"]: row["chosen"] for row in json.loads((out / "choices.json").read_text(encoding="utf-8"))}
     found = store.read(folder)
@@ -434,8 +436,8 @@ def test_a_study_is_run_once_and_a_failure_is_a_result(write, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in store.find([out])}
     again = bench(*command)
     assert again.returncode == 1
-    assert "4 trials of settings, on validation data, 4 of them finished before" in again.stdout
-    assert "1 runs, 1 of them finished before" in again.stdout
+    assert "4 tuning trials on validation data, 4 already finished" in again.stdout
+    assert "1 runs, 1 already finished" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in store.find([out])} == stamps
 
 
@@ -462,7 +464,7 @@ def test_a_killed_run_is_filed_and_a_stop_leaves_a_checkpoint_and_no_process(tmp
             sweeping.kill()
     left = {found.seed: found for found in map(store.read, store.find([tmp_path]))}
     assert {seed: found.status for seed, found in left.items()} == {13: "crashed", 14: "interrupted", 15: "interrupted"}
-    assert "there is no record of the run's end: its processes were ended from outside" in left[13].reason
+    assert "the run did not record its end: its processes were killed" in left[13].reason
     assert left[13].failed_in is None
     assert len(list(tmp_path.glob("*/checkpoints/step-*"))) >= 2
     assert not [folder for folder in tmp_path.glob("tiny*") if process_of(folder)]
