@@ -233,8 +233,8 @@ def paired_tests(group: Group, shorten: Shorten) -> str:
     differ = [name for name in comparison_page.OFTEN_SAME if len({getattr(pair, name) for pair in pairs}) > 1]
     lines = [_pair(pair, names, differ) for pair in pairs]
     # The leaderboard explains tiers.
-    said = [note for note in comparison_page.notes(group.comparison) if note != comparison_page.TIER_NOTE]
-    notes = [md.escape(shorten(note), accessors.MAX_CHARACTERS) for note in said]
+    unescaped = [note for note in comparison_page.notes(group.comparison) if note != comparison_page.TIER_NOTE]
+    notes = [md.escape(shorten(note), accessors.MAX_CHARACTERS) for note in unescaped]
     table = md.folded("All pairs", _table(lines), len(lines))
     left_out = [
         f"Not tested: {md.code(shorten(str(item.path)))}: {md.escape(shorten(item.reason), accessors.MAX_CHARACTERS)}"

@@ -331,7 +331,7 @@ def _commit(api: HfApi, upload: Upload, private: bool, token: str) -> str:
     changes += [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in upload.files.items()
     ]
-    with _as_setup_error(f"uploading {upload.shown}", token), warnings.catch_warnings(record=True) as said:
+    with _as_setup_error(f"uploading {upload.shown}", token), warnings.catch_warnings(record=True) as caught:
         done = api.create_commit(
             upload.repo,
             changes,
@@ -339,7 +339,7 @@ def _commit(api: HfApi, upload: Upload, private: bool, token: str) -> str:
             commit_message=upload.message,
             parent_commit=known.sha,
         )
-    for warning in said:
+    for warning in caught:
         console.complain(f"huggingface_hub: {_one_line(str(warning.message), token)}")
     if stale:
         console.say(f"removed files of an earlier push from {upload.shown}: {', '.join(stale)}")
@@ -374,8 +374,8 @@ def _describe_http_error(error: HfHubHTTPError) -> str:
     status = error.response.status_code
     phrase = next((one.phrase for one in http.HTTPStatus if one == status), "an unknown status")
     hint = HINTS.get(status, "try again later" if status >= 500 else "")
-    said = error.server_message and f"server message: {error.server_message}"
-    return f"HTTP {status} {phrase}" + "".join(f"; {text}" for text in (hint, said) if text)
+    message = error.server_message and f"server message: {error.server_message}"
+    return f"HTTP {status} {phrase}" + "".join(f"; {text}" for text in (hint, message) if text)
 
 
 def _one_line(text: str, token: str | None) -> str:
