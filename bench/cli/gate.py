@@ -45,7 +45,7 @@ def gate_command(options: argparse.Namespace) -> int:
             recipes=runs.recipes(options.recipes),
             baseline=options.baseline,
             out=scratch or options.out,
-            machine=jobs.Machine.of(options.config, options.jobs, None),
+            machine=jobs.Machine.from_config(options.config, options.jobs, None),
             overrides=tuple(options.set),
             against=options.against,
             speed=tuple(runs.recipes(options.speed) if options.speed else ()),

@@ -61,7 +61,7 @@ def sweep_command(options: argparse.Namespace) -> int:
         raise BenchError("--gpus-per-run: what a task of an array gets is said in scripts/slurm/study.sbatch")
     config = options.config or ("gpu1" if options.slurm else None)
     dry = options.slurm or options.dry_run
-    machine = jobs.Machine.of(config, options.jobs, options.gpus_per_run, dry=dry)
+    machine = jobs.Machine.from_config(config, options.jobs, options.gpus_per_run, dry=dry)
     order = scheduler.SweepOptions(
         out=options.out,
         machine=machine,

@@ -74,7 +74,7 @@ class Machine:
     options: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, config: str | None, jobs: int | None, per_run: int | None, *, dry: bool = False) -> "Machine":
+    def from_config(cls, config: str | None, jobs: int | None, per_run: int | None, *, dry: bool = False) -> "Machine":
         """Read an accelerate config. dry: nothing runs on this machine, so GPUs need not be present.
 
         Raises SetupError for a config that does not exist, or that needs more GPUs than available.
@@ -109,9 +109,9 @@ class Machine:
 
     def command(self, job: Job, port: int | None = None) -> list[str]:
         """Return the command line of a run."""
-        return self.words(ROOT / "bench" / "run.py", arguments(job), port)
+        return self.launch_command(ROOT / "bench" / "run.py", arguments(job), port)
 
-    def words(self, program: Path, arguments: Sequence[str], port: int | None = None) -> list[str]:
+    def launch_command(self, program: Path, arguments: Sequence[str], port: int | None = None) -> list[str]:
         """Return the command line that launches a `bench/run.py` with its arguments."""
         options = [*self.options, *(() if port is None else ("--main_process_port", str(port)))]
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(self.config)]

@@ -109,7 +109,7 @@ def _launch(path: Path, tree: Path, timing: TimingOptions, folder: Path, more: S
     with log.open("wb") as stream:
         # In a separate session, so that all its processes can be killed when the gate is stopped.
         process = subprocess.Popen(
-            timing.machine.words(tree / "bench" / "run.py", arguments, port),
+            timing.machine.launch_command(tree / "bench" / "run.py", arguments, port),
             cwd=tree,
             env=timing.machine.environment(timing.machine.gpus[: timing.machine.per_run]),
             stdin=subprocess.DEVNULL,

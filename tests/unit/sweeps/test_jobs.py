@@ -188,30 +188,30 @@ def test_settings_are_not_chosen_while_another_sweep_tries_some(write, tmp_path,
 
 def test_gpus_are_counted_and_shared_out(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,GPU-1a")
-    one = jobs.Machine.of(None, None, None)
+    one = jobs.Machine.from_config(None, None, None)
     assert (one.config.stem, one.jobs, one.per_run, one.gpus) == ("gpu1", 3, 1, ("3", "5", "GPU-1a"))
-    two = jobs.Machine.of("ddp", None, 2)
+    two = jobs.Machine.from_config("ddp", None, 2)
     assert (two.jobs, two.per_run, two.options) == (1, 2, ("--num_processes", "2"))
     assert two.environment(("3", "5"))["CUDA_VISIBLE_DEVICES"] == "3,5"
     # What is only to be printed, or runs elsewhere, needs no GPU here.
-    elsewhere = jobs.Machine.of("ddp", None, 16, dry=True)
-    assert elsewhere.words(Path("run.py"), [])[-3:] == ["--num_processes", "16", "run.py"]
+    elsewhere = jobs.Machine.from_config("ddp", None, 16, dry=True)
+    assert elsewhere.launch_command(Path("run.py"), [])[-3:] == ["--num_processes", "16", "run.py"]
     with pytest.raises(SetupError, match="needs 8 GPUs per run, but 3 are available"):
-        jobs.Machine.of("ddp", None, None)
+        jobs.Machine.from_config("ddp", None, None)
     with pytest.raises(SetupError, match="--jobs 4: 3 GPUs suffice for 3 concurrent runs with 1 GPUs each"):
-        jobs.Machine.of("gpu1", 4, None)
+        jobs.Machine.from_config("gpu1", 4, None)
 
 
 def test_without_gpus_runs_go_to_the_cpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    found = jobs.Machine.of(None, 2, None)
+    found = jobs.Machine.from_config(None, 2, None)
     assert (found.config.stem, found.jobs, found.per_run) == ("cpu", 2, 0)
     assert int(found.environment(())["OMP_NUM_THREADS"]) == max(1, (os.cpu_count() or 1) // 2)
     with pytest.raises(SetupError, match=r"cpu\.yaml uses no GPU"):
-        jobs.Machine.of("cpu", None, 1)
+        jobs.Machine.from_config("cpu", None, 1)
     with pytest.raises(SetupError, match="no accelerate config 'gpu9'"):
-        jobs.Machine.of("gpu9", None, None)
+        jobs.Machine.from_config("gpu9", None, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -338,7 +338,7 @@ def test_a_config_with_a_wrong_number_of_processes_is_refused(tmp_path, number):
     config = tmp_path / "own.yaml"
     config.write_text(f"num_processes: {number}\nuse_cpu: true\n", encoding="utf-8")
     with pytest.raises(SetupError, match=r"own\.yaml: num_processes: expected a positive integer, got "):
-        jobs.Machine.of(str(config), None, None)
+        jobs.Machine.from_config(str(config), None, None)
 
 
 def test_a_recipe_that_is_a_link_to_itself_is_named(tmp_path):
