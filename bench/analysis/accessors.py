@@ -1,4 +1,4 @@
-"""Accessors of records: stages, splits, ranking metric, system keys, predicted and measured memory."""
+"""Accessors of records: stages, splits, ranking metric, system keys, predicted and measured memory. Loads no NumPy."""
 
 import json
 import math
@@ -15,17 +15,17 @@ from bench.records import store
 from bench.records.record import Record, Score
 from bench.utils import numbers
 
-# The metric that ranks runs is the first of these that was measured.
+# Runs are ranked by the first of these metrics that was measured.
 MAIN_METRICS = ("accuracy", "f1_macro", "jaccard_samples", "squad_f1", "squad_v2_f1")
-OTHERS = (
+OTHER_METRICS = (
     *("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc"),
     *("squad_exact_match", "squad_v2_exact"),
 )
 STAGES = {"before": "before training", "after": "after training"}
 Located = tuple[Path, Record]
-Key = tuple[str, str]
-# Characters of a reason or a note; what fails inside a library can be pages long.
-LONG = 2000
+SystemKey = tuple[str, str]
+# Characters of a reason or a note that are shown; an error of a library can be pages long.
+MAX_CHARACTERS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,50 +52,50 @@ def read_all(paths: Sequence[Path]) -> tuple[list[Located], list[LeftOut]]:
     return records, unreadable
 
 
-def stages(record: Record) -> dict[str, str]:
-    """What the stages are called; a model of which nothing is trained has one, as it is."""
+def stage_names(record: Record) -> dict[str, str]:
+    """Return a display name for each stage; a model that was only prompted has one stage, "as it is"."""
     untrained = record.status == "ok" and record.training is None and record.prompts is not None
     return {"after": "as it is"} if untrained else STAGES
 
 
 def metric_order(name: str) -> tuple[bool, int, str]:
-    """Sorts metrics: those that rank runs first, the loss last."""
-    order = (*MAIN_METRICS, *OTHERS)
+    """Return a sort key for metric names: ranking metrics first, the loss last."""
+    order = (*MAIN_METRICS, *OTHER_METRICS)
     return name == "loss", order.index(name) if name in order else len(order), name
 
 
-def bounds(metric: str) -> tuple[float, float]:
-    """The least and the largest value that a metric can take; all of the harness's own but three kinds are shares."""
-    from bench.analysis.stats.sums import TOKENIZERS  # NumPy, which a page of one run does without
+def metric_bounds(metric: str) -> tuple[float, float]:
+    """Return the lowest and highest possible value of a metric; (-inf, inf) for a metric of another library."""
+    from bench.analysis.stats.sums import TOKENIZERS  # loads NumPy, which the page of one run does not need
 
     known = {"mcc": (-1.0, 1.0), "loss": (0.0, math.inf), **dict.fromkeys(TOKENIZERS, (0.0, 100.0))}
     return known.get(metric, (0.0, 1.0) if metric in registry.directions() else (-math.inf, math.inf))
 
 
 def scalars(record: Record, stage: str, split: str | None) -> dict[str, Score]:
-    """Single-valued scores of one stage and split."""
-    found = record.scores.get(stage, {}).get(split or "", {})
-    return {name: item for name, item in found.items() if not isinstance(item.value, list)}
+    """Return the single-valued scores of one stage and split, by metric."""
+    scores = record.scores.get(stage, {}).get(split or "", {})
+    return {name: item for name, item in scores.items() if not isinstance(item.value, list)}
 
 
 def all_scores(record: Record) -> list[tuple[str, Score]]:
-    """All (metric, score) pairs of a record."""
+    """Return all (metric, score) pairs of a record."""
     return [pair for stage in record.scores.values() for split in stage.values() for pair in split.items()]
 
 
 def splits(record: Record) -> list[str]:
-    """Scored splits: test first, the others in the order in which they were scored."""
-    found = dict.fromkeys([*(name for stage in record.scores.values() for name in stage), *record.baselines])
-    return sorted(found, key=lambda split: split != "test")
+    """Return the scored splits: test first, the others in the order in which they were scored."""
+    names = dict.fromkeys([*(name for stage in record.scores.values() for name in stage), *record.baselines])
+    return sorted(names, key=lambda split: split != "test")
 
 
 def ranking_metric(names: Iterable[str]) -> str | None:
-    """The first of MAIN_METRICS, else of all others; the loss only where there is nothing else."""
+    """Return the metric that ranks runs: the first of MAIN_METRICS, else of all others; the loss only if alone."""
     return min(names, key=metric_order, default=None)
 
 
 def machine(record: Record) -> str | None:
-    """Processes, devices and precision, in words; None where they are not known."""
+    """Describe processes, devices and precision in words; None where the record does not hold them."""
     launch = record.launch
     if launch is None:
         return None
@@ -107,18 +107,18 @@ def machine(record: Record) -> str | None:
 
 
 def predicted(record: Record) -> dict[str, Any]:
-    """What was predicted of training's memory: {"parts", "total_gib", "rows", ...}; {} where there is nothing."""
+    """Return the predicted memory of training: {"parts", "total_gib", "rows", ...}; {} without a prediction."""
     return _table((record.memory_predicted or {}).get("train"))
 
 
 def predicted_gib(record: Record) -> float | None:
-    """The predicted peak: what the measured one is compared with, else all of it."""
+    """Return the predicted peak, GiB: the part that the measured peak is compared with, else the total."""
     compared = _table((record.memory_predicted or {}).get("compared"))
     return numbers.finite(compared.get("gib", predicted(record).get("total_gib")))
 
 
 def measured(record: Record) -> dict[str, Any]:
-    """What was measured for comparison: {"gib", "reserved_gib", "of"}; {} where there is nothing."""
+    """Return the measured counterpart of the prediction: {"gib", "reserved_gib", "of"}; {} without a measurement."""
     return _table((record.memory_predicted or {}).get("measured"))
 
 
@@ -126,46 +126,46 @@ def _table(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def identity(pair: tuple[Path, Record]) -> tuple[str, int, str, str, str]:
-    """By what runs are put in order, wherever they were found first."""
+def sort_key(pair: tuple[Path, Record]) -> tuple[str, int, str, str, str]:
+    """Return a key that sorts runs in the same order wherever their files lie."""
     path, record = pair
     return record.name, record.seed or 0, record.recipe.hash or "", record.started_at, str(path)
 
 
-def key_of(record: Record) -> Key:
-    """What runs of one system share: name, and the recipe's hash, of all that decides the result but the seed."""
+def system_key(record: Record) -> SystemKey:
+    """Return what all runs of a system share: the name, and the hash of the recipe without its seed."""
     return record.name, record.recipe.hash or ""
 
 
-def by_key(records: Sequence[Located]) -> dict[str, dict[str, list[Located]]]:
-    """Data set -> comparability key -> runs, in the order of `identity`.
+def by_data_set(records: Sequence[Located]) -> dict[str, dict[str, list[Located]]]:
+    """Group runs: data set -> comparability key -> runs, in the order of `sort_key`.
 
-    A run that failed before it had them joins those of its card, if these have one key.
+    A run that failed before its data were loaded joins the runs of its dataset card if they share one key.
     """
-    ordered = sorted(records, key=identity)
+    ordered = sorted(records, key=sort_key)
     by_card = {dataset_card(record): record.data.id for _, record in ordered if record.data and dataset_card(record)}
-    found: dict[str, dict[str, list[Located]]] = {}
+    groups: dict[str, dict[str, list[Located]]] = {}
     for path, record in ordered:
         card = dataset_card(record)
         name = record.data.id if record.data else by_card.get(card, card) or "not known"
         key = record.comparability.key if record.comparability else ""
-        found.setdefault(name, {}).setdefault(key, []).append((path, record))
-    for tables in found.values():
+        groups.setdefault(name, {}).setdefault(key, []).append((path, record))
+    for tables in groups.values():
         if len(tables) == 2 and all(record.status != "ok" for _, record in tables.get("", ordered)):
             tables[max(tables)] += tables.pop("")
-    return found
+    return groups
 
 
 def differing_parts(tables: Mapping[str, Sequence[Located]]) -> list[str]:
-    """The parts of comparability in which the runs of one data set differ, sorted. tables: key -> runs."""
+    """Return the parts of comparability in which runs of one data set differ, sorted. tables: key -> runs."""
     keys = [record.comparability for runs in tables.values() for _, record in runs if record.comparability]
     hashes = Counter(name for name, _ in {part for key in keys for part in key.parts.items()})
-    # How a model is asked is no part of the key, see `bench.runner.comparability`.
+    # Prompt and generation are not part of the key, see `bench.runner.comparability`.
     return sorted({name for name, number in hashes.items() if number > 1} - {"template", "generation"})
 
 
 def dataset_card(record: Record) -> str:
-    """The name of the data set's card, as the recipe or the command line gives it; empty where neither tells."""
+    """Return the name of the dataset card, from the command line or the recipe; empty where neither names one."""
     for text in reversed(record.recipe.overrides):
         named = re.match(r"dataset(?:\.card)?=(?:\{\s*card:\s*)?([\w.-]+)", text)
         if named:
@@ -175,23 +175,25 @@ def dataset_card(record: Record) -> str:
 
 
 def overridden(record: Record) -> list[tuple[str, str, str]]:
-    """(key, value, who set it) of card values that were replaced, and of what the command line set."""
+    """Return (key, value, set by) of each overridden card value and each override of the command line."""
     typed = dict(text.partition("=")[::2] for text in record.recipe.overrides)
     cards = [pair for pair in sorted(record.recipe.card_overrides.items()) if pair[0] not in typed]
     rows = [(key, json.dumps(value, ensure_ascii=False, default=str), "recipe") for key, value in cards]
     return rows + [(key, value, "command line") for key, value in sorted(typed.items())]
 
 
-def told_apart(records: Mapping[Any, Record]) -> dict[Any, str]:
-    """What tells systems of one name apart, by their keys: their recipes' files where each has its own, else the
-    overrides in which they differ, else the hashes. records: key -> a system's first record. Empty for a system alone.
+def distinguishing_endings(records: Mapping[Any, Record]) -> dict[Any, str]:
+    """Return a suffix for each of several systems of one name, by key; empty for a single system.
+
+    The suffix is the recipe's file where each system has its own, else the overrides in which they differ, else the
+    hash. records: key -> first record of a system.
     """
     if len(records) == 1:
         return dict.fromkeys(records, "")
-    files = {key: Path(found.recipe.path).stem for key, found in records.items()}
+    files = {key: Path(record.recipe.path).stem for key, record in records.items()}
     if len(set(files.values())) == len(files):
         return {key: f" [{file}]" for key, file in files.items()}
-    rows = {key: [f"{setting}={value}" for setting, value, _ in overridden(found)] for key, found in records.items()}
+    rows = {key: [f"{setting}={value}" for setting, value, _ in overridden(record)] for key, record in records.items()}
     common = set.intersection(*(set(each) for each in rows.values()))
     shown = {key: "; ".join(item for item in each if item not in common) for key, each in rows.items()}
     alone = {key for key, text in shown.items() if text and list(shown.values()).count(text) == 1}
@@ -201,22 +203,22 @@ def told_apart(records: Mapping[Any, Record]) -> dict[Any, str]:
     }
 
 
-# A probe has the first only.
+# A probe has only the first.
 TRAINING_PHASES = ("train", "warm_up", "train_steps")
 
 
 def require_metric(records: Sequence[tuple[Path, Record]], metric: str | None) -> None:
-    """Raises DataError where a metric is asked for that is no single score of any run; nothing for None."""
+    """Raise DataError for a requested metric of which no run has a single-valued score. metric: None requests none."""
     known = {
         name for _, record in records for split in record.scores.get("after", {})
         for name in scalars(record, "after", split)
     }  # fmt: skip
     if metric is not None and metric not in known:
         names = ", ".join(sorted(known, key=metric_order)) or "none"
-        raise DataError(f"no run has a single score of the metric {metric!r}; known: {names}")
+        raise DataError(f"no run has a single-valued score of the metric {metric!r}; available: {names}")
 
 
 def training_s(record: Record) -> float | None:
-    """Seconds of training; None for a model that was not trained, or whose earlier launches are not in the record."""
-    found = [phase.seconds for phase in record.phases if phase.name in TRAINING_PHASES]
-    return sum(found) if found and not record.resumed else None
+    """Return seconds of training; None without training, and for a resumed run, whose record lacks earlier launches."""
+    seconds = [phase.seconds for phase in record.phases if phase.name in TRAINING_PHASES]
+    return sum(seconds) if seconds and not record.resumed else None

@@ -1,11 +1,12 @@
-"""Which system is better, and is the difference real? Paired statistics of runs on the same examples. No torch.
+"""Compare systems by paired tests on the same examples. Loads no torch.
 
     python -m bench compare runs/A runs/B [...] [--metric NAME] [--margin 0.01] [-o FILE.md] [--json FILE]
 
-Runs of one recipe with several seeds are one system. Two systems of one run each are compared as these two trained
-models, on other examples: McNemar's exact test and Agresti and Min's interval where each example is right or wrong,
-else approximate randomisation and a bootstrap interval. Two systems of several seeds are compared as methods, on other
-seeds and other examples: see `bench.analysis.stats.seed_variance`. p-values are corrected by Holm over all pairs.
+Runs of one recipe with several seeds are one system. Two systems of one run each are compared as trained models; the
+result generalises to other examples: McNemar's exact test with Agresti and Min's interval where each example is right
+or wrong, else approximate randomisation with a bootstrap interval. Two systems of several seeds are compared as
+methods; the result generalises to other seeds and examples: see `bench.analysis.stats.seed_variance`. p-values are
+corrected by Holm's procedure over all pairs.
 """
 
 import itertools
@@ -18,15 +19,15 @@ import numpy as np
 
 from bench.analysis import accessors, predictions
 from bench.analysis.accessors import LeftOut
-from bench.analysis.predictions import Asked, Field
+from bench.analysis.predictions import CompareRequest, MatchedRuns
 from bench.analysis.stats import multiple, paired, seed_variance
 from bench.analysis.stats.sums import Tally
 from bench.errors import DataError
 
 ALPHA = 0.05
-# Of each, so that the smallest p-value that randomisation can give passes Holm's correction.
+# Enough draws per pair that the smallest p-value of randomisation passes Holm's correction.
 DRAWS, DRAWS_PER_PAIR = 10_000, 100
-# Any numbers would do; the same ones give the same page.
+# Arbitrary, but fixed: the same runs give the same page.
 BOOTSTRAP_SEED, RANDOMISATION_SEED = 0, 1
 EXAMPLES, SEEDS_AND_EXAMPLES = "examples", "seeds and examples"
 RANDOMISATION, MCNEMAR, STUDENT = "approximate randomisation", "McNemar, exact", "Student's t"
@@ -36,10 +37,10 @@ INTERVALS = {RANDOMISATION: "bootstrap, BCa", MCNEMAR: "Agresti and Min", STUDEN
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """One system: its score, the mean over its seeds, and their sample standard deviation, None for one seed.
+    """One system. score: mean over seeds. seed_deviation: sample standard deviation over seeds, None for one seed.
 
-    letter: A for the best score, B for the next, and so on; pairs and verdicts name systems by it. low, high: 95 % of
-    the score over other seeds and other examples; None for one seed, or where nothing varies.
+    letter: A for the best score, B for the next, and so on; pairs and verdicts name systems by it. low, high: 95 %
+    interval of the score over other seeds and other examples; None for one seed, or without variance.
     """
 
     letter: str
@@ -56,12 +57,12 @@ class System:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two systems by their letters, the better score first. difference: first - second, in the metric's own unit.
+    """Two systems by letter, the better score first. difference: first - second, in the metric's unit.
 
-    low, high: 95 %, of this pair alone, by the method `interval`; None where nothing varies. bca, percentile: the
-    bootstrap's, None where none was drawn. p_holm: over all pairs. detectable: the smallest difference that such data
-    show with a power of 80 % at 5 % divided by the number of pairs, None where there is none that the metric can have,
-    or nothing varies. covers: what interval and test generalise to. equivalent: None without a margin.
+    low, high: 95 % interval of this pair alone, by the method `interval`; None without variance. bca, percentile:
+    bootstrap intervals, None where no bootstrap was drawn. p_holm: corrected over all pairs. detectable: minimum
+    detectable difference at 80 % power and 5 % divided by the number of pairs; None where it exceeds the metric's
+    range, or without variance. covers: what interval and test generalise to. equivalent: None without a margin.
     """
 
     first: str
@@ -83,7 +84,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All systems, the best first, and all their pairs. examples: how many all runs share; others: the rest."""
+    """All systems, best first, and all pairs. examples: number common to all runs. others: number of other examples."""
 
     metric: str
     higher_is_better: bool
@@ -101,34 +102,34 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """A system while it is compared. place: of a single run in the columns of `drawn`."""
+    """A system during the comparison. place: column of a single run in `_TestFamily.drawn`, None for several seeds."""
 
     name: str
     letter: str = ""
     tallies: list[Tally]
-    scores: seed_variance.System
+    scores: seed_variance.SeedScores
     place: int | None
 
 
-def compare(paths: Sequence[Path], asked: Asked, margin: float | None = None) -> Comparison:
-    """Compares all systems at or below `paths`. Raises DataError for what can't be compared, or a wrong margin."""
+def compare(paths: Sequence[Path], request: CompareRequest, margin: float | None = None) -> Comparison:
+    """Compare all systems at or below `paths`. Raises DataError where that is impossible, or for an invalid margin."""
     if margin is not None and not (math.isfinite(margin) and margin > 0):
-        raise DataError(f"a margin is a positive number in the metric's own unit, got {margin:g}")
-    return of_field(predictions.gather(paths, asked), margin)
+        raise DataError(f"the equivalence margin must be a positive number in the metric's unit, got {margin:g}")
+    return compare_runs(predictions.gather(paths, request), margin)
 
 
-def of_field(runs: Field, margin: float | None = None) -> Comparison:
-    """Compares the systems of runs that were read."""
+def compare_runs(runs: MatchedRuns, margin: float | None = None) -> Comparison:
+    """Compare the systems of runs that were gathered."""
     entries = _entries(runs)
     pairs = list(itertools.combinations(range(len(entries)), 2))
     draws = max(DRAWS, DRAWS_PER_PAIR * len(pairs))
     drawn, randomised = _resampled(entries, pairs, draws)
-    family = _Family(
+    family = _TestFamily(
         drawn=drawn, randomised=randomised, common=seed_variance.common_variance([entry.scores for entry in entries]),
-        pairs=len(pairs), margin=margin, widest=_widest(runs.metric),
+        pairs=len(pairs), margin=margin, widest=_widest_difference(runs.metric),
     )  # fmt: skip
-    found = [_tested(entries[first], entries[second], (first, second), family) for first, second in pairs]
-    decided = _decided(found, margin)
+    tested = [_test_pair(entries[first], entries[second], (first, second), family) for first, second in pairs]
+    decided = _with_verdicts(tested, margin)
     return Comparison(
         metric=runs.metric,
         higher_is_better=runs.higher_is_better,
@@ -145,13 +146,13 @@ def of_field(runs: Field, margin: float | None = None) -> Comparison:
     )
 
 
-def _entries(runs: Field) -> list[_Entry]:
-    """Systems, the best first; of equal ones by name."""
+def _entries(runs: MatchedRuns) -> list[_Entry]:
+    """Return the systems, best first, ties by name."""
     entries, place = [], itertools.count()
     for name, group in runs.systems.items():
         tallies = [run.scored.on(runs.ids) for run in group]
         jackknife = np.stack([paired.jackknife_values(item.rows, item.value) for item in tallies], axis=1)
-        scores = seed_variance.System(scores=np.array([item.score for item in tallies]), jackknife=jackknife)
+        scores = seed_variance.SeedScores(scores=np.array([item.score for item in tallies]), jackknife=jackknife)
         entries.append(
             _Entry(name=name, tallies=tallies, scores=scores, place=next(place) if len(group) == 1 else None)
         )
@@ -161,7 +162,7 @@ def _entries(runs: Field) -> list[_Entry]:
 
 
 def _letter(number: int) -> str:
-    """A to Z, then AA, AB and so on."""
+    """Return A to Z, then AA, AB and so on."""
     more, last = divmod(number, 26)
     return (_letter(more - 1) if more else "") + chr(ord("A") + last)
 
@@ -169,7 +170,7 @@ def _letter(number: int) -> str:
 def _resampled(
     entries: list[_Entry], pairs: list[tuple[int, int]], draws: int
 ) -> tuple[np.ndarray, dict[tuple[int, int], float]]:
-    """Bootstrap scores [draws, systems of one run], and p-values of those pairs that need randomisation."""
+    """Return bootstrap scores [draws, systems of one run], and randomisation p-values of the pairs that need them."""
     single = sorted((entry for entry in entries if entry.place is not None), key=lambda entry: entry.place or 0)
     if len(single) < 2:
         return np.empty((draws, 0)), {}
@@ -192,8 +193,11 @@ def _test(first: _Entry, second: _Entry) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Family:
-    """What the tests of all pairs share. drawn, randomised: see `_resampled`. widest: the largest difference."""
+class _TestFamily:
+    """Data shared by the tests of all pairs. drawn, randomised: see `_resampled`. widest: largest possible difference.
+
+    common: pooled seed variance and its degrees of freedom, see `seed_variance.common_variance`.
+    """
 
     drawn: np.ndarray
     randomised: dict[tuple[int, int], float]
@@ -203,13 +207,13 @@ class _Family:
     widest: float
 
 
-def _widest(metric: str) -> float:
-    least, most = accessors.bounds(metric)
+def _widest_difference(metric: str) -> float:
+    least, most = accessors.metric_bounds(metric)
     return most - least
 
 
-def _tested(first: _Entry, second: _Entry, pair: tuple[int, int], family: _Family) -> Pair:
-    """One pair, with p-value and interval; Holm's correction and the verdict need all of them."""
+def _test_pair(first: _Entry, second: _Entry, pair: tuple[int, int], family: _TestFamily) -> Pair:
+    """Return a pair with p-value and interval, but without Holm's correction and verdict, which need all pairs."""
     test = _test(first, second)
     both_seeded = first.place is None and second.place is None
     estimate = seed_variance.over_examples(first.scores, second.scores)
@@ -256,27 +260,27 @@ def _tested(first: _Entry, second: _Entry, pair: tuple[int, int], family: _Famil
 
 
 def discordant(first: Tally, second: Tally) -> tuple[int, int]:
-    """How many examples only the first has right, and only the second."""
+    """Return the numbers of examples that only the first, and only the second, answers correctly."""
     right, other = first.rows[:, 0] == 1, second.rows[:, 0] == 1
     return int((right & ~other).sum()), int((other & ~right).sum())
 
 
-def _decided(found: list[Pair], margin: float | None) -> list[Pair]:
-    """The pairs with corrected p-values and verdicts."""
-    corrected = multiple.holm([pair.p for pair in found]).tolist()
+def _with_verdicts(pairs: list[Pair], margin: float | None) -> list[Pair]:
+    """Return the pairs with corrected p-values and verdicts."""
+    corrected = multiple.holm([pair.p for pair in pairs]).tolist()
     return [
         replace(pair, p_holm=p_holm, verdict=_verdict(pair, p_holm, margin))
-        for pair, p_holm in zip(found, corrected, strict=True)
+        for pair, p_holm in zip(pairs, corrected, strict=True)
     ]
 
 
 def _verdict(pair: Pair, p_holm: float, margin: float | None) -> str:
-    said = [f"{pair.first} better"] if p_holm <= ALPHA else []
-    said += [f"equivalent within ±{margin:g}"] if pair.equivalent else []
-    return ", ".join(said) or "no difference shown"
+    verdicts = [f"{pair.first} better"] if p_holm <= ALPHA else []
+    verdicts += [f"equivalent within ±{margin:g}"] if pair.equivalent else []
+    return ", ".join(verdicts) or "no significant difference"
 
 
-def _systems(runs: Field, entries: list[_Entry], pairs: list[Pair]) -> list[System]:
+def _systems(runs: MatchedRuns, entries: list[_Entry], pairs: list[Pair]) -> list[System]:
     differ = {frozenset((pair.first, pair.second)) for pair in pairs if pair.p_holm <= ALPHA}
     ranked = [entry.letter for entry in entries]
     groups = multiple.tiers(ranked, lambda one, other: frozenset((one, other)) in differ)
@@ -303,12 +307,12 @@ def _systems(runs: Field, entries: list[_Entry], pairs: list[Pair]) -> list[Syst
 
 
 def _score_interval(entry: _Entry, metric: str) -> tuple[float | None, float | None]:
-    """Of the mean over several seeds: its difference from 0, which has no spread, over other seeds and examples."""
+    """Return the interval of the mean over seeds, as that of its difference from a constant 0."""
     if entry.place is not None:
         return None, None
-    zero = seed_variance.System(scores=np.zeros(2), jackknife=np.zeros((len(entry.scores.jackknife), 2)))
+    zero = seed_variance.SeedScores(scores=np.zeros(2), jackknife=np.zeros((len(entry.scores.jackknife), 2)))
     low, high = seed_variance.over_seeds_and_examples(entry.scores, zero).interval()
-    least, most = accessors.bounds(metric)
+    least, most = accessors.metric_bounds(metric)
     return (max(low, least), min(high, most)) if low < high else (None, None)
 
 
@@ -318,6 +322,6 @@ def _seed_notes(entries: list[_Entry]) -> list[str]:
         return []
     which = "every system" if len(single) == len(entries) else ", ".join(single)
     return [
-        f"One seed only of {which}: nothing is known of how far other seeds would move the score. What is said of a "
-        "pair with such a system holds for these trained models on other examples, not for the methods."
+        f"Only one seed of {which}: variance over seeds is unknown. Results for a pair with such a system generalise "
+        "to other examples for these trained models, not to the methods."
     ]

@@ -1,6 +1,6 @@
-"""Records put in order for a leaderboard: by what was scored, by system, with seeds, scores and paired tests. No torch.
+"""Rank systems: group records by data set, aggregate over seeds, attach paired tests. Loads no torch.
 
-A system is what runs of one recipe with several seeds have in common; `analysis.compare` says which of them differ.
+Runs of one recipe with several seeds are one system; `analysis.compare` tests which systems differ.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from bench.analysis import accessors, compare, predictions
-from bench.analysis.accessors import Key, LeftOut, Located
+from bench.analysis.accessors import LeftOut, Located, SystemKey
 from bench.analysis.compare import Comparison
-from bench.analysis.predictions import Asked, Field
+from bench.analysis.predictions import CompareRequest, MatchedRuns
 from bench.config import registry
 from bench.errors import DataError
 from bench.records.record import Record
@@ -20,12 +20,12 @@ from bench.utils import numbers
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """One system, its runs in the order of their seeds, and its mean score over them.
+class RankedSystem:
+    """One system with its runs, ordered by seed. score: mean over seeds.
 
-    short: the name without what all systems of the group share. low, high: 95 %, of one seed over other examples, of
-    several over other seeds and examples; None where that is not known. tier, letter, compared_as: its place, sign and
-    name in the comparison, None without paired tests.
+    short: the name without the parts that all systems of the group share. low, high: 95 % interval; of one seed over
+    other examples, of several over other seeds and examples; None if unknown. seed_std: sample standard deviation over
+    seeds. tier, letter, compared_as: rank, letter and name in the comparison, None without paired tests.
     """
 
     name: str
@@ -34,30 +34,30 @@ class Standing:
     score: float | None
     low: float | None
     high: float | None
-    deviation: float | None
+    seed_std: float | None
     tier: int | None
     letter: str | None
     compared_as: str | None
 
     @property
     def records(self) -> list[Record]:
-        """The runs' records."""
+        """The records of the runs."""
         return [record for _, record in self.runs]
 
     @property
     def label(self) -> str:
-        """The short name with the letter, by which notes and verdicts name it."""
+        """The short name with the letter that notes and verdicts use."""
         return f"{self.letter}: {self.short}" if self.letter else self.short
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Runs that were scored on the same examples in the same way; standings: the best first.
+    """Runs with the same comparability key. systems: best first.
 
-    differs: in what the other groups of the data set were scored differently. comparison, field: None without paired
-    tests, and `untested` says why. asked: the metric that was asked for; no run has it where `metric` is None.
-    uncounted: older runs of a system and seed that was run again, and those whose predictions are not there or deny
-    their record, so that score, interval and tests are of the same runs.
+    differs: parts of comparability in which the groups of this data set differ. comparison, matched: None without
+    paired tests; `why_untested` gives the reason. requested_metric: no run has it where `metric` is None. not_counted:
+    earlier repetitions of a system and seed, and runs whose predictions are missing or contradict the record, so that
+    score, interval and tests are of the same runs.
     """
 
     data_set: str
@@ -66,54 +66,56 @@ class Group:
     split: str | None
     metric: str | None
     higher_is_better: bool
-    standings: list[Standing]
+    systems: list[RankedSystem]
     failed: list[Located]
-    uncounted: list[LeftOut]
+    not_counted: list[LeftOut]
     comparison: Comparison | None
-    field: Field | None
-    untested: str | None
-    asked: str | None = None
+    matched: MatchedRuns | None
+    why_untested: str | None
+    requested_metric: str | None = None
 
-    def is_better(self, first: Standing, second: Standing) -> bool:
-        """Whether the first is shown to be better, by a paired test corrected over all pairs."""
+    def is_better(self, first: RankedSystem, second: RankedSystem) -> bool:
+        """Return whether the first is significantly better by a paired test corrected over all pairs."""
         pairs = self.comparison.pairs if self.comparison else []
         letters = (first.letter, second.letter)
         return any((pair.first, pair.second) == letters and pair.p_holm <= compare.ALPHA for pair in pairs)
 
 
 def groups(records: Sequence[Located], metric: str | None = None) -> Iterator[Group]:
-    """Groups by data set and comparability key, one by one, since each holds the predictions of all its runs.
+    """Yield groups by data set and comparability key, one at a time, since each holds the predictions of all its runs.
 
-    metric: what ranks and compares systems; None takes the one that ranks runs in reports. The order of the records
-    does not matter.
+    metric: ranks and compares systems; None selects the one that ranks runs in reports. The order of the records does
+    not matter.
     """
-    for data_set, tables in sorted(accessors.by_key(records).items()):
-        differs = "" if len(tables) < 2 else ", ".join(accessors.differing_parts(tables)) or "not known"
+    for data_set, tables in sorted(accessors.by_data_set(records).items()):
+        differs = "" if len(tables) < 2 else ", ".join(accessors.differing_parts(tables)) or "unknown"
         for key, runs in sorted(tables.items(), key=lambda item: (not item[0], item[0])):
             yield _group(data_set, key, runs, differs, metric)
 
 
-def _group(data_set: str, key: str, runs: list[Located], differs: str, asked: str | None) -> Group:
+def _group(data_set: str, key: str, runs: list[Located], differs: str, requested: str | None) -> Group:
     failed = [pair for pair in runs if pair[1].status != "ok"]
-    sound, denied = _otherwise_sound(pair for pair in runs if pair[1].status == "ok")
-    systems, repeated = _systems(sound)
-    uncounted = [*denied, *repeated]
-    field, comparison, untested = _tested([pair for group in systems.values() for pair in group], asked)
-    systems = _borne_out(systems, field, uncounted)
-    valid = [record for group in systems.values() for _, record in group]
+    sound, contradicted = _verified_elsewhere(pair for pair in runs if pair[1].status == "ok")
+    by_system, repeated = _by_system(sound)
+    not_counted = [*contradicted, *repeated]
+    matched, comparison, why_untested = _tested([pair for group in by_system.values() for pair in group], requested)
+    by_system = _verified(by_system, matched, not_counted)
+    valid = [record for group in by_system.values() for _, record in group]
     split = comparison.split if comparison else next((name for one in valid for name in accessors.splits(one)), None)
     names = {name for one in valid for stage in accessors.STAGES for name in accessors.scalars(one, stage, split)}
-    metric = comparison.metric if comparison else accessors.ranking_metric(names & {asked} if asked else names)
+    metric = comparison.metric if comparison else accessors.ranking_metric(names & {requested} if requested else names)
     higher = metric is None or registry.higher_is_better(metric)
-    shown = _names({one: group[0][1] for one, group in systems.items()})
-    compared = {accessors.key_of(group[0].record): name for name, group in field.systems.items()} if field else {}
-    standings = []
-    for one, group in systems.items():
+    shown = _names({one: group[0][1] for one, group in by_system.items()})
+    compared = (
+        {accessors.system_key(group[0].record): name for name, group in matched.systems.items()} if matched else {}
+    )
+    systems = []
+    for one, group in by_system.items():
         compared_as = compared.get(one)
         name, short = shown[one]
         place = next((item for item in comparison.systems if item.name == compared_as), None) if comparison else None
-        standings.append(
-            Standing(
+        systems.append(
+            RankedSystem(
                 name=name, short=short, runs=group, compared_as=compared_as, tier=place.tier if place else None,
                 letter=place.letter if place else None,
                 **_score(group, split, metric, place),
@@ -121,79 +123,79 @@ def _group(data_set: str, key: str, runs: list[Located], differs: str, asked: st
         )  # fmt: skip
     return Group(
         data_set=data_set, key=key, differs=differs, split=split, metric=metric, higher_is_better=higher,
-        standings=sorted(standings, key=lambda standing: _rank(standing, higher)),
-        failed=failed, uncounted=uncounted, comparison=comparison, field=field, untested=untested,
-        asked=asked,
+        systems=sorted(systems, key=lambda system: _rank(system, higher)),
+        failed=failed, not_counted=not_counted, comparison=comparison, matched=matched, why_untested=why_untested,
+        requested_metric=requested,
     )  # fmt: skip
 
 
-def _rank(standing: Standing, higher: bool) -> tuple[bool, float, str]:
-    score = standing.score or 0.0
-    return standing.score is None, -score if higher else score, standing.name
+def _rank(system: RankedSystem, higher: bool) -> tuple[bool, float, str]:
+    score = system.score or 0.0
+    return system.score is None, -score if higher else score, system.name
 
 
-def _systems(runs: Iterable[Located]) -> tuple[dict[Key, list[Located]], list[LeftOut]]:
-    """Runs by system, in the order of their seeds; and older runs of a system and seed that was run again."""
-    kept, repeated = predictions.one_per_seed(runs)
-    systems: dict[Key, list[Located]] = {}
-    for pair in sorted(kept, key=lambda pair: (accessors.key_of(pair[1]), pair[1].seed or 0)):
-        systems.setdefault(accessors.key_of(pair[1]), []).append(pair)
+def _by_system(runs: Iterable[Located]) -> tuple[dict[SystemKey, list[Located]], list[LeftOut]]:
+    """Return runs by system, ordered by seed, and earlier repetitions of a system and seed."""
+    kept, repeated = predictions.latest_per_seed(runs)
+    systems: dict[SystemKey, list[Located]] = {}
+    for pair in sorted(kept, key=lambda pair: (accessors.system_key(pair[1]), pair[1].seed or 0)):
+        systems.setdefault(accessors.system_key(pair[1]), []).append(pair)
     return systems, repeated
 
 
-def _otherwise_sound(runs: Iterable[Located]) -> tuple[list[Located], list[LeftOut]]:
-    """Without runs of which scores are denied that no test looks at, like those before training; and these."""
-    kept, denied = [], []
+def _verified_elsewhere(runs: Iterable[Located]) -> tuple[list[Located], list[LeftOut]]:
+    """Verify the scores that no paired test reads, e.g. those before training; return sound and contradicted runs."""
+    kept, contradicted = [], []
     for path, record in runs:
-        others = [part for part in predictions.parts_of(record) if part != _tested_part(record)]
-        if why := predictions.contradiction(path, record, others):
-            denied.append(LeftOut(path=path, reason=why, is_unsound=True))
+        others = [part for part in predictions.scored_parts(record) if part != _tested_part(record)]
+        if why := predictions.find_contradiction(path, record, others):
+            contradicted.append(LeftOut(path=path, reason=why, is_unsound=True))
         else:
             kept.append((path, record))
-    return kept, denied
+    return kept, contradicted
 
 
 def _tested_part(record: Record) -> tuple[str, str]:
-    """The stage and split of whose predictions paired tests are made."""
+    """Return the stage and split that paired tests read."""
     return "after", next(iter(accessors.splits(record)), "")
 
 
-def _borne_out(
-    systems: dict[Key, list[Located]], field: Field | None, uncounted: list[LeftOut]
-) -> dict[Key, list[Located]]:
-    """Without runs that their predictions deny, and those of a tested system that have none; these join `uncounted`.
+def _verified(
+    systems: dict[SystemKey, list[Located]], matched: MatchedRuns | None, not_counted: list[LeftOut]
+) -> dict[SystemKey, list[Located]]:
+    """Remove runs with contradicting predictions, and runs of a tested system without any; add them to `not_counted`.
 
-    Of a system of which no run was tested, what its records say stands, without a tier.
+    A system of which no run was tested keeps the scores of its records, without a tier.
     """
-    if field is None:
+    if matched is None:
         reasons = {
-            path: predictions.contradiction(path, record, [_tested_part(record)])
+            path: predictions.find_contradiction(path, record, [_tested_part(record)])
             for group in systems.values() for path, record in group
         }  # fmt: skip
-        uncounted += [LeftOut(path=path, reason=why, is_unsound=True) for path, why in reasons.items() if why]
-        denied, missing = {path for path, why in reasons.items() if why}, set[Path]()
+        not_counted += [LeftOut(path=path, reason=why, is_unsound=True) for path, why in reasons.items() if why]
+        contradicted, missing = {path for path, why in reasons.items() if why}, set[Path]()
     else:
-        tested = {accessors.key_of(group[0].record) for group in field.systems.values()}
+        tested = {accessors.system_key(group[0].record) for group in matched.systems.values()}
         missing = {path for key in tested & set(systems) for path, _ in systems[key]}
-        missing -= {run.path for group in field.systems.values() for run in group}
-        denied = {item.path for item in field.left_out if item.is_unsound}
-        uncounted += [item for item in field.left_out if item.path in missing | denied]
-    kept = {key: [pair for pair in group if pair[0] not in missing | denied] for key, group in systems.items()}
+        missing -= {run.path for group in matched.systems.values() for run in group}
+        contradicted = {item.path for item in matched.left_out if item.is_unsound}
+        not_counted += [item for item in matched.left_out if item.path in missing | contradicted]
+    kept = {key: [pair for pair in group if pair[0] not in missing | contradicted] for key, group in systems.items()}
     return {key: group for key, group in kept.items() if group}
 
 
-def _tested(runs: list[Located], metric: str | None) -> tuple[Field | None, Comparison | None, str | None]:
-    """The runs' predictions and the paired tests on them, or why there are none."""
+def _tested(runs: list[Located], metric: str | None) -> tuple[MatchedRuns | None, Comparison | None, str | None]:
+    """Return the matched runs and their paired tests, or the reason why there are none."""
     if not runs:
-        return None, None, "no run ended well"
+        return None, None, "no run completed"
     paths = [path for path, record in runs if _has(record, metric)]
     lacking = [LeftOut(path=path, reason=f"the run has no {metric}") for path, _ in runs if path not in paths]
     if not paths:
         return None, None, f"no run has the metric {metric}"
     try:
-        field = predictions.gather(paths, Asked(metric=metric))
-        field = replace(field, left_out=[*field.left_out, *lacking])
-        return field, compare.of_field(field), None
+        matched = predictions.gather(paths, CompareRequest(metric=metric))
+        matched = replace(matched, left_out=[*matched.left_out, *lacking])
+        return matched, compare.compare_runs(matched), None
     except DataError as error:
         return None, None, str(error)
 
@@ -206,31 +208,31 @@ def _has(record: Record, metric: str | None) -> bool:
 def _score(
     group: list[Located], split: str | None, metric: str | None, compared: compare.System | None
 ) -> dict[str, float | None]:
-    """Mean over seeds, their sample standard deviation, and the interval. compared: the system in the paired tests."""
-    found = [accessors.scalars(record, "after", split).get(metric or "") for _, record in group]
-    values = [value for item in found if item and (value := numbers.finite(item.value)) is not None]
+    """Return mean and standard deviation over seeds, and the interval. compared: the system in the paired tests."""
+    scores = [accessors.scalars(record, "after", split).get(metric or "") for _, record in group]
+    values = [value for item in scores if item and (value := numbers.finite(item.value)) is not None]
     if not values or len(values) < len(group):
-        return dict.fromkeys(("score", "low", "high", "deviation"))
+        return dict.fromkeys(("score", "low", "high", "seed_std"))
     score = float(np.mean(values))
     if len(values) == 1:
-        low, high = (numbers.finite(getattr(found[0], side)) for side in ("low", "high"))
-        return {"score": score, "low": low, "high": high, "deviation": None}
+        low, high = (numbers.finite(getattr(scores[0], side)) for side in ("low", "high"))
+        return {"score": score, "low": low, "high": high, "seed_std": None}
     low, high = (compared.low, compared.high) if compared else (None, None)
-    return {"score": score, "low": low, "high": high, "deviation": float(np.std(values, ddof=1))}
+    return {"score": score, "low": low, "high": high, "seed_std": float(np.std(values, ddof=1))}
 
 
-def _names(firsts: dict[Key, Record]) -> dict[Key, tuple[str, str]]:
-    """Full and short names that tell systems apart, where needed as `readings.told_apart` says."""
+def _names(firsts: dict[SystemKey, Record]) -> dict[SystemKey, tuple[str, str]]:
+    """Return unique full and short names of systems, with `accessors.distinguishing_endings` where needed."""
     parts = {key: key[0].split("--") for key in firsts}
     number = max(map(len, parts.values()), default=0)
     alike = {
-        place for place in range(number) if len({tuple(found[place : place + 1]) for found in parts.values()}) == 1
+        place for place in range(number) if len({tuple(words[place : place + 1]) for words in parts.values()}) == 1
     }
-    endings: dict[Key, str] = {}
+    endings: dict[SystemKey, str] = {}
     for name in {name for name, _ in firsts}:
-        endings |= accessors.told_apart({key: found for key, found in firsts.items() if key[0] == name})
-    named: dict[Key, tuple[str, str]] = {}
-    for key, found in parts.items():
-        short = [part for place, part in enumerate(found) if place not in alike] or found
-        named[key] = " / ".join(found) + endings[key], " / ".join(short) + endings[key]
+        endings |= accessors.distinguishing_endings({key: record for key, record in firsts.items() if key[0] == name})
+    named: dict[SystemKey, tuple[str, str]] = {}
+    for key, words in parts.items():
+        short = [part for place, part in enumerate(words) if place not in alike] or words
+        named[key] = " / ".join(words) + endings[key], " / ".join(short) + endings[key]
     return named

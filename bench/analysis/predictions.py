@@ -1,4 +1,4 @@
-"""The runs that are to be compared: read, checked against their records, put together by system. Loads no torch."""
+"""Gather the runs of a comparison: read, verified against their records, grouped by system. Loads no torch."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.analysis import accessors, verify
-from bench.analysis.accessors import Key, LeftOut, Located, key_of
+from bench.analysis.accessors import LeftOut, Located, SystemKey, system_key
 from bench.analysis.stats.sums import Line, Tally
-from bench.analysis.verify import Unsound
+from bench.analysis.verify import UnsoundPredictions
 from bench.config import registry
 from bench.errors import DataError
 from bench.records import store
@@ -18,10 +18,10 @@ from bench.utils import numbers, process
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is compared. None takes the test split, and the metric that ranks runs in reports.
+class CompareRequest:
+    """Options of a comparison. split, metric: None selects the test split, and the metric that ranks runs in reports.
 
-    common: runs that scored different examples are compared on those that all of them scored.
+    common: compare runs that scored different examples on their common examples.
     """
 
     stage: str = "after"
@@ -30,15 +30,19 @@ class Asked:
     common: bool = False
 
 
+class MissingPredictions(DataError):
+    """A run without the prediction file of a stage and split."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A file of predictions: its lines by example id, and what the metric adds up, in the order of the file."""
+class ScoredPredictions:
+    """A prediction file: its lines by example id, and the metric's statistics in the order of the file."""
 
     lines: dict[str, Line]
     tally: Tally
 
     def on(self, ids: Sequence[str]) -> Tally:
-        """What the metric adds up on these examples, in their order."""
+        """Return the metric's statistics for these examples, in this order."""
         if list(self.lines) == ids:
             return self.tally
         places = {identity: place for place, identity in enumerate(self.lines)}
@@ -46,24 +50,27 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run, with its predictions."""
+class ScoredRun:
+    """One run with its predictions."""
 
     path: Path
     record: Record
-    scored: Scored
+    scored: ScoredPredictions
 
     @property
     def lines(self) -> dict[str, Line]:
-        """Its lines by example id."""
+        """The prediction lines by example id."""
         return self.scored.lines
 
 
 @dataclass(frozen=True, kw_only=True)
-class Field:
-    """Runs by system, in the order of names; the ids that all have in common, sorted, and how many others there are."""
+class MatchedRuns:
+    """Runs by system, sorted by name, with the example ids common to all of them.
 
-    systems: dict[str, list[Run]]
+    ids: sorted. others: number of examples that only some runs scored.
+    """
+
+    systems: dict[str, list[ScoredRun]]
     stage: str
     split: str
     metric: str
@@ -74,31 +81,31 @@ class Field:
     notes: list[str] = field(default_factory=list)
 
 
-def gather(paths: Sequence[Path], asked: Asked) -> Field:
-    """Reads all records at or below `paths`. Raises DataError where fewer than two systems can be compared."""
-    found, left_out = _records(paths)
-    found, repeated = one_per_seed(found)
+def gather(paths: Sequence[Path], request: CompareRequest) -> MatchedRuns:
+    """Read and verify all runs at or below `paths`. Raises DataError where fewer than two systems can be compared."""
+    located, left_out = _records(paths)
+    located, repeated = latest_per_seed(located)
     left_out += repeated
-    _require_two(found, left_out)
-    _require_same_key(found, common=asked.common)
-    split, metric = _chosen(found, asked)
+    _require_two(located, left_out)
+    _require_same_key(located, common=request.common)
+    split, metric = _split_and_metric(located, request)
     runs = []
-    for path, record in found:
-        if metric not in accessors.scalars(record, asked.stage, split):
+    for path, record in located:
+        if metric not in accessors.scalars(record, request.stage, split):
             left_out.append(LeftOut(path=path, reason=f"the run has no {metric}"))
             continue
         try:
             with process.no_collection():
-                scored = scored_by(path, record, asked.stage, split, metric)
+                scored = read_predictions(path, record, request.stage, split, metric)
         except DataError as error:
-            left_out.append(LeftOut(path=path, reason=str(error), is_unsound=isinstance(error, Unsound)))
+            left_out.append(LeftOut(path=path, reason=str(error), is_unsound=isinstance(error, UnsoundPredictions)))
             continue
-        runs.append(Run(path=path, record=record, scored=scored))
+        runs.append(ScoredRun(path=path, record=record, scored=scored))
     _require_two([(run.path, run.record) for run in runs], left_out)
     ids, others = _common_ids(runs)
-    return Field(
+    return MatchedRuns(
         systems=_by_system(runs),
-        stage=asked.stage,
+        stage=request.stage,
         split=split,
         metric=metric,
         higher_is_better=registry.higher_is_better(metric),
@@ -109,72 +116,75 @@ def gather(paths: Sequence[Path], asked: Asked) -> Field:
     )
 
 
-def parts_of(record: Record) -> list[tuple[str, str]]:
-    """Every stage and split that was scored."""
+def scored_parts(record: Record) -> list[tuple[str, str]]:
+    """Return every (stage, split) that was scored."""
     return [(stage, split) for stage, splits in record.scores.items() for split in splits]
 
 
-def contradiction(path: Path, record: Record, parts: Iterable[tuple[str, str]] | None = None) -> str | None:
-    """How the predictions beside a record deny its scores; None where they don't, or there are none.
+def find_contradiction(path: Path, record: Record, parts: Iterable[tuple[str, str]] | None = None) -> str | None:
+    """Return how the predictions contradict the record's scores; None if they agree, or there are no predictions.
 
-    parts: stages and splits that are looked at; None for all.
+    parts: stages and splits to verify; None for all.
     """
-    for stage, split in (parts_of(record) if parts is None else parts) if record.data else ():
+    for stage, split in (scored_parts(record) if parts is None else parts) if record.data else ():
         metric = accessors.ranking_metric(accessors.scalars(record, stage, split))
         try:
             if metric is not None:
-                scored_by(path, record, stage, split, metric)
-        except Unsound as error:
+                read_predictions(path, record, stage, split, metric)
+        except UnsoundPredictions as error:
             return str(error)
-        except DataError:  # no predictions, or such as this metric can't be made of
+        except DataError:  # no predictions, or this metric can't be computed from them
             continue
     return None
 
 
 def _records(paths: Sequence[Path]) -> tuple[list[Located], list[LeftOut]]:
-    """Records of runs that ended well and can be compared, in the order of their paths; the others with the reason."""
+    """Return completed runs that can be compared, ordered by path, and the others with the reason."""
     for path in paths:
-        store.locate([path])  # each must hold one at least
+        store.locate([path])  # raises for a path without any record
     records, left_out = accessors.read_all(paths)
-    found = []
+    comparable = []
     for path, record in records:
         if record.status != "ok":
-            reason = f"the run ended as {record.status}: {record.reason or 'no reason is known'}"
+            reason = f"the run ended with status {record.status}: {record.reason or 'unknown reason'}"
             left_out.append(LeftOut(path=path, reason=reason))
         elif record.comparability is None or record.data is None:
-            left_out.append(LeftOut(path=path, reason="the record doesn't say which examples were scored"))
+            left_out.append(LeftOut(path=path, reason="the record does not say which examples were scored"))
         elif not any(record.scores.values()):
             left_out.append(LeftOut(path=path, reason="the record has no scores"))
         else:
-            found.append((path, record))
-    return found, left_out
+            comparable.append((path, record))
+    return comparable, left_out
 
 
-def one_per_seed(found: Iterable[Located]) -> tuple[list[Located], list[LeftOut]]:
-    """Of several runs of one system with one seed the last counts: they are no independent samples. Also the others."""
-    kept: dict[tuple[Key, int | None], Located] = {}
+def latest_per_seed(runs: Iterable[Located]) -> tuple[list[Located], list[LeftOut]]:
+    """Keep the latest of several runs with the same system and seed; return these, and the others with the reason.
+
+    Such repetitions are not independent samples.
+    """
+    kept: dict[tuple[SystemKey, int | None], Located] = {}
     repeated = []
-    for path, record in sorted(found, key=lambda pair: (pair[1].started_at, str(pair[0]))):
-        place = (key_of(record), record.seed)
+    for path, record in sorted(runs, key=lambda pair: (pair[1].started_at, str(pair[0]))):
+        place = (system_key(record), record.seed)
         if place in kept:
-            reason = f"the same system and seed as {path}, which started later or is a copy"
+            reason = f"same system and seed as {path}, which started later or is a copy"
             repeated.append(LeftOut(path=kept[place][0], reason=reason))
         kept[place] = (path, record)
     return sorted(kept.values(), key=lambda pair: str(pair[0])), repeated
 
 
-def _require_two(found: Iterable[tuple[Path, Record]], left_out: list[LeftOut]) -> None:
-    systems = {key_of(record) for _, record in found}
+def _require_two(runs: Iterable[Located], left_out: list[LeftOut]) -> None:
+    systems = {system_key(record) for _, record in runs}
     if len(systems) < 2:
-        only = f" ({next(iter(systems))[0]!r} is the only one)" if systems else ""
-        why = "".join(f"; {item.path}: {item.reason}" for item in left_out)
-        raise DataError(f"a comparison needs runs of two systems that ended well{only}{why}")
+        only = f" (found only {next(iter(systems))[0]!r})" if systems else ""
+        reasons = "".join(f"; {item.path}: {item.reason}" for item in left_out)
+        raise DataError(f"a comparison needs completed runs of at least two systems{only}{reasons}")
 
 
-def _require_same_key(found: list[Located], *, common: bool) -> None:
-    """Raises DataError where two were not scored on the same examples, in the same way."""
-    first_path, first = found[0]
-    for path, record in found[1:]:
+def _require_same_key(runs: list[Located], *, common: bool) -> None:
+    """Raise DataError where two runs were not scored on the same examples with the same metrics."""
+    first_path, first = runs[0]
+    for path, record in runs[1:]:
         one, other = first.comparability, record.comparability
         if one is None or other is None or one.key == other.key:
             continue
@@ -184,40 +194,47 @@ def _require_same_key(found: list[Located], *, common: bool) -> None:
         if common and differ == ["data"] and ids[0] == ids[1] and labels[0] == labels[1]:
             continue
         sets = f" (data sets {ids[0]!r} and {ids[1]!r})" if ids[0] != ids[1] else ""
-        parts = [f"{name} {one.parts.get(name)} against {other.parts.get(name)}" for name in differ] or ["the key"]
+        parts = [f"{name} {one.parts.get(name)} and {other.parts.get(name)}" for name in differ] or ["the key"]
         hint = "" if differ != ["data"] or sets or labels[0] != labels[1] else (
-            "; --common compares them on the examples that both have scored"
+            "; pass --common to compare them on their common examples"
         )  # fmt: skip
         raise DataError(
-            f"{first_path} and {path} were not scored on the same examples in the same way, so they can't be "
-            f"compared: their comparability differs in {' and '.join(parts)}{sets}{hint}"
+            f"{first_path} and {path} can't be compared: they were not scored on the same examples with the same "
+            f"metrics. Their comparability differs in {'; '.join(parts)}{sets}{hint}"
         )
 
 
-def _chosen(found: list[Located], asked: Asked) -> tuple[str, str]:
-    """Split and metric, as asked or by default. Raises DataError for a split that not every run has, or a metric that
-    none has; one that only some have stays the metric, and the others are left out."""
-    scored = [record.scores.get(asked.stage, {}) for _, record in found]
-    splits = [name for name in accessors.splits(found[0][1]) if all(name in stage for stage in scored)]
-    if not splits or asked.split not in (None, *splits):
-        what = f"the split {asked.split!r}" if asked.split else "a split"
-        lacking = next((path for (path, _), stage in zip(found, scored, strict=True) if asked.split not in stage), None)
-        others = f": {', '.join(splits)}" if splits else f": {lacking} has none" if lacking else ""
-        raise DataError(f"not all of these runs have scores of {what} at the stage {asked.stage!r}{others}")
-    split = asked.split or splits[0]
+def _split_and_metric(runs: list[Located], request: CompareRequest) -> tuple[str, str]:
+    """Return split and metric, as requested or by default. A run without the metric is excluded later.
+
+    Raises DataError for a split that not every run has, and for a metric that no run has.
+    """
+    scored = [record.scores.get(request.stage, {}) for _, record in runs]
+    splits = [name for name in accessors.splits(runs[0][1]) if all(name in stage for stage in scored)]
+    if not splits or request.split not in (None, *splits):
+        what = f"the split {request.split!r}" if request.split else "any common split"
+        lacking = next(
+            (path for (path, _), stage in zip(runs, scored, strict=True) if request.split not in stage), None
+        )
+        others = f"; common to all: {', '.join(splits)}" if splits else f"; {lacking} has none" if lacking else ""
+        raise DataError(f"not all of these runs have scores of {what} at stage {request.stage!r}{others}")
+    split = request.split or splits[0]
     names = [{name for name, item in stage[split].items() if isinstance(item.value, int | float)} for stage in scored]
     known = set.union(*names)
-    metric = asked.metric or accessors.ranking_metric(known)
+    metric = request.metric or accessors.ranking_metric(known)
     if metric is None or metric not in known:
-        what = f"the metric {asked.metric!r}" if asked.metric else "a metric"
-        raise DataError(f"none of these runs has {what} on {split}; known: {', '.join(sorted(known)) or 'none'}")
+        what = f"the metric {request.metric!r}" if request.metric else "a metric"
+        raise DataError(f"none of these runs has {what} on {split}; available: {', '.join(sorted(known)) or 'none'}")
     return split, metric
 
 
-def scored_by(path: Path, record: Record, stage: str, split: str, metric: str) -> Scored:
-    """A run's predictions, checked against its record. Raises Unsound, or DataError where there are none."""
-    stated = verify.Stated(file=path.parent / "predictions" / f"{stage}-{split}.jsonl", record=record, stage=stage,
-                              split=split, metric=metric)  # fmt: skip
+def read_predictions(path: Path, record: Record, stage: str, split: str, metric: str) -> ScoredPredictions:
+    """Read a run's predictions and verify them against its record.
+
+    Raises UnsoundPredictions for a contradiction, MissingPredictions without a file.
+    """
+    file = path.parent / "predictions" / f"{stage}-{split}.jsonl"
+    stated = verify.StatedScores(file=file, record=record, stage=stage, split=split, metric=metric)
     verify.check_seed(path, record)
     lines: dict[str, Line] = {}
     hashes: dict[str, str] = {}
@@ -225,39 +242,39 @@ def scored_by(path: Path, record: Record, stage: str, split: str, metric: str) -
     for number, row in _rows(stated.file):
         identity = row["id"]
         if identity in lines:
-            raise Unsound(f"{stated.file}:{number}: the example {identity!r} comes twice")
+            raise UnsoundPredictions(f"{stated.file}:{number}: duplicate example id {identity!r}")
         value = row["metrics"].get(metric)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise Unsound(f"{stated.file}:{number}: {metric} is no number: {value!r}")
+            raise UnsoundPredictions(f"{stated.file}:{number}: {metric} is not a number: {value!r}")
         lines[identity] = Line(prediction=row["prediction"], reference=row["reference"], value=value)
         values.append(row["metrics"])
         if isinstance(row.get("prompt_hash"), str):
             hashes[identity] = row["prompt_hash"]
-    counted = verify.checked(stated, lines)
-    verify.check_others(stated, list(lines.values()), values)
+    tally = verify.check_metric(stated, lines)
+    verify.check_other_metrics(stated, list(lines.values()), values)
     verify.check_prompts(stated, hashes, len(lines))
-    return Scored(lines=lines, tally=counted)
+    return ScoredPredictions(lines=lines, tally=tally)
 
 
 def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     try:
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise DataError(f"there is no {file}; without its predictions a run can't be compared") from error
+        raise MissingPredictions(f"{file} not found; a run can't be compared without its predictions") from error
     except (OSError, ValueError) as error:
-        raise Unsound(f"{file}: can't be read: {error}") from error
-    # Not splitlines, which also divides at separators that JSON leaves as they are.
+        raise UnsoundPredictions(f"{file}: can't be read: {error}") from error
+    # Not splitlines, which also splits at Unicode separators that JSON does not escape.
     for number, row in enumerate(_parsed(file, text.removesuffix("\n").split("\n")), 1):
         sound = isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("metrics"), dict)
         if not sound or not {"prediction", "reference"} <= set(row):
-            raise Unsound(f"{file}:{number}: expected an object with id, prediction, reference and metrics")
+            raise UnsoundPredictions(f"{file}:{number}: expected an object with id, prediction, reference and metrics")
         yield number, row
 
 
 def _parsed(file: Path, lines: list[str]) -> Iterable[Any]:
-    """The value of each line. Raises Unsound for a line that is no JSON."""
+    """Parse each line. Raises UnsoundPredictions for a line that is not valid JSON."""
     try:
-        # As one list they are read in half of the time.
+        # Parsing all lines as one list takes half the time.
         rows = json.loads(f"[{','.join(lines)}]", parse_int=numbers.whole_number)
     except (ValueError, RecursionError):
         rows = []
@@ -270,47 +287,47 @@ def _value(file: Path, number: int, line: str) -> Any:
     try:
         return json.loads(line, parse_int=numbers.whole_number)
     except (ValueError, RecursionError) as error:
-        raise Unsound(f"{file}:{number}: no JSON (half-written or edited?): {error}") from error
+        raise UnsoundPredictions(f"{file}:{number}: not valid JSON (truncated or edited?): {error}") from error
 
 
-def _common_ids(runs: list[Run]) -> tuple[list[str], int]:
-    """Ids that all runs scored, sorted, and how many others there are. Raises DataError for fewer than two."""
+def _common_ids(runs: list[ScoredRun]) -> tuple[list[str], int]:
+    """Return the ids that all runs scored, sorted, and the number of others. Raises DataError for fewer than two."""
     sets = [set(run.lines) for run in runs]
     common = sorted(set.intersection(*sets))
     if not common:
-        raise DataError(f"these {len(runs)} runs have no example in common, so they can't be compared")
+        raise DataError(f"these {len(runs)} runs can't be compared: they have no example in common")
     if len(common) == 1:
-        raise DataError(f"these {len(runs)} runs have one example in common, which tells nothing of others")
+        raise DataError(f"these {len(runs)} runs can't be compared: they have only one example in common")
     first = runs[0]
     for run in runs[1:]:
         for identity in common:
             if run.lines[identity].reference != first.lines[identity].reference:
                 raise DataError(
-                    f"{first.path} and {run.path} have different references for the example {identity!r}, so they "
-                    "can't be compared"
+                    f"{first.path} and {run.path} can't be compared: they have different references for the example "
+                    f"{identity!r}"
                 )
     return common, len(set.union(*sets)) - len(common)
 
 
-def _by_system(runs: list[Run]) -> dict[str, list[Run]]:
-    """Systems by a name that tells them apart, see `readings.told_apart`; the runs of each in the order of seeds."""
-    groups: dict[Key, list[Run]] = {}
+def _by_system(runs: list[ScoredRun]) -> dict[str, list[ScoredRun]]:
+    """Return the runs of each system, ordered by seed, by a name made unique by `accessors.distinguishing_endings`."""
+    groups: dict[SystemKey, list[ScoredRun]] = {}
     for run in runs:
-        groups.setdefault(key_of(run.record), []).append(run)
-    named: dict[str, list[Run]] = {}
+        groups.setdefault(system_key(run.record), []).append(run)
+    named: dict[str, list[ScoredRun]] = {}
     for (name, recipe_hash), group in sorted(groups.items()):
         alike = {key: other[0].record for key, other in groups.items() if key[0] == name}
-        shown = name + accessors.told_apart(alike)[name, recipe_hash]
+        shown = name + accessors.distinguishing_endings(alike)[name, recipe_hash]
         named[shown] = sorted(group, key=lambda run: run.record.seed or 0)
     return named
 
 
 def _notes(records: list[Record]) -> list[str]:
-    """What differs between the runs and is no reason to refuse, but to know."""
+    """Return notes on differences between the runs that do not prevent a comparison."""
     notes = []
-    for part, what in (("template", "prompts"), ("generation", "ways to answer")):
+    for part, what in (("template", "prompts"), ("generation", "generation settings")):
         if len({record.comparability.parts.get(part) for record in records if record.comparability}) > 1:
-            notes.append(f"The runs were asked with different {what}, which is a part of what is compared.")
+            notes.append(f"The runs used different {what}, so these are part of the comparison.")
     if len({accessors.machine(record) for record in records}) > 1:
-        notes.append("The runs differ in processes, devices or precision, see their records.")
+        notes.append("The runs differ in processes, devices or precision (see their records).")
     return notes

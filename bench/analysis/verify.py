@@ -1,4 +1,4 @@
-"""Do a run's predictions bear out what its record says? Scores are computed again from them. Loads no torch."""
+"""Verify a record's scores by recomputing them from the run's predictions. Loads no torch."""
 
 import hashlib
 import math
@@ -15,17 +15,17 @@ from bench.records.record import Record, Score
 
 # A recomputed score may differ from the record's in the last bits, as sums are taken in another order.
 ROUNDING = 1e-9
-# As `bench.evaluation.metric_set` calls the interval of a share; others are drawn, and not drawn again here.
+# The name that `bench.evaluation.metric_set` gives to this interval; bootstrap intervals are not recomputed here.
 WILSON = "wilson 95 %"
 
 
-class Unsound(DataError):
-    """Predictions that are broken, or not those of which the record's score was made."""
+class UnsoundPredictions(DataError):
+    """Predictions that can't be parsed, or that contradict the record's scores."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stated:
-    """What a record says of a file of predictions. metric: the one that is compared."""
+class StatedScores:
+    """The scores that a record states for a prediction file. metric: the compared one."""
 
     file: Path
     record: Record
@@ -35,103 +35,109 @@ class Stated:
 
     @property
     def scores(self) -> dict[str, Score]:
-        """Every single-valued score of the stage and split."""
+        """All single-valued scores of the stage and split."""
         return accessors.scalars(self.record, self.stage, self.split)
 
-    def refuse_other(self, name: str, found: float, what: str = "") -> None:
-        """Raises Unsound where the record says something else than what was found. what: a part of the score."""
-        item = self.scores[name]
-        said = getattr(item, what or "value")
+    def require_equal(self, name: str, recomputed: float, bound: str = "") -> None:
+        """Raise UnsoundPredictions where the record states another value. bound: "low" or "high", of the interval."""
+        stated = getattr(self.scores[name], bound or "value")
         # Written so that NaN is refused.
-        if not (isinstance(said, int | float) and abs(found - said) <= ROUNDING * max(1, abs(found))):
-            shown = f"{name}, {what} end of the interval," if what else name
-            raise Unsound(
-                f"{self.file}: gives {shown} {found!r}, and the record says {said!r}; one of the two was changed"
+        if not (isinstance(stated, int | float) and abs(recomputed - stated) <= ROUNDING * max(1, abs(recomputed))):
+            shown = f"{name} ({bound} end of the interval)" if bound else name
+            raise UnsoundPredictions(
+                f"{self.file}: {shown} recomputed from the predictions is {recomputed!r}, but the record states "
+                f"{stated!r}; one of the two files was modified"
             )
 
     def tally(self, name: str, lines: Sequence[Line]) -> Tally:
-        """What a metric adds up on these lines."""
+        """Return a metric's statistics for these lines."""
         labels = self.record.data.labels if self.record.data else []
-        return tally(name, lines, labels, multi_label=_has_several_labels(self.record))
+        return tally(name, lines, labels, multi_label=_is_multi_label(self.record))
 
 
 def check_seed(path: Path, record: Record) -> None:
-    """Raises Unsound for a seed that the run itself was not given: it would count as one more sample."""
+    """Raise UnsoundPredictions where record and recipe name different seeds: a copy would count as another sample."""
     given = record.recipe.resolved.get("seed", record.seed)
     if given != record.seed:
-        raise Unsound(f"{path}: the record says seed {record.seed}, and its recipe {given}; one of the two was changed")
+        raise UnsoundPredictions(
+            f"{path}: the record states seed {record.seed}, but its recipe {given}; one of the two was modified"
+        )
 
 
-def checked(stated: Stated, lines: dict[str, Line]) -> Tally:
-    """What the metric adds up; the predictions must give the very score that the record states."""
+def check_metric(stated: StatedScores, lines: dict[str, Line]) -> Tally:
+    """Return the compared metric's statistics; raise UnsoundPredictions unless they give the score in the record."""
     assert stated.record.data is not None
     part = stated.record.data.splits.get(stated.split)
     if part is not None and len(lines) != part.examples:
-        raise Unsound(f"{stated.file}: {len(lines)} predictions, and the record tells of {part.examples} examples")
-    if (right := _RIGHT.get(stated.metric)) is not None:
+        raise UnsoundPredictions(
+            f"{stated.file}: {len(lines)} predictions, but the record states {part.examples} examples"
+        )
+    if (expected := _EXPECTED_VALUES.get(stated.metric)) is not None:
         for identity, line in lines.items():
-            if line.value != right(line.prediction, line.reference):
-                told = f"{identity!r} is not what its {stated.metric} of {line.value} says"
-                raise Unsound(f"{stated.file}: {told}; was the file edited?")
-    counted = stated.tally(stated.metric, list(lines.values()))
-    stated.refuse_other(stated.metric, counted.score)
-    _check_wilson(stated, counted)
-    return counted
+            if line.value != expected(line.prediction, line.reference):
+                reason = f"prediction and reference of {identity!r} contradict its {stated.metric} of {line.value}"
+                raise UnsoundPredictions(f"{stated.file}: {reason}; was the file edited?")
+    statistics = stated.tally(stated.metric, list(lines.values()))
+    stated.require_equal(stated.metric, statistics.score)
+    _check_wilson(stated, statistics)
+    return statistics
 
 
-def check_others(stated: Stated, lines: Sequence[Line], values: Sequence[dict[str, Any]]) -> None:
-    """The metrics beside the one that is compared stand in the same tables. values: of each line, by metric.
+def check_other_metrics(stated: StatedScores, lines: Sequence[Line], values: Sequence[dict[str, Any]]) -> None:
+    """Recompute the other metrics, which reports show too. values: per-example values by metric, for each line.
 
-    BLEU is left out, which takes as long as all the rest; so is what lines don't hold a value of each. Raises Unsound.
+    Skips BLEU, which takes as long as all others together, and metrics without a value in every line. Raises
+    UnsoundPredictions.
     """
     others = [name for name, item in stated.scores.items() if name != stated.metric and item.value is not None]
     by_label = [name for name in others if name in BY_LABEL]
     if by_label:
         sums = stated.tally(by_label[0], lines).rows.sum(0, dtype=float)
         for name in by_label:
-            stated.refuse_other(name, float(label_value(name)(sums)))
+            stated.require_equal(name, float(label_value(name)(sums)))
     for name in sorted(set(others) - set(by_label) - set(TOKENIZERS)):
         if name == "mcc":
-            stated.refuse_other(name, stated.tally(name, lines).score)
+            stated.require_equal(name, stated.tally(name, lines).score)
             continue
-        found = [value for row in values if isinstance(value := row.get(name), int | float) and math.isfinite(value)]
-        if found and len(found) == len(values):
-            stated.refuse_other(name, sum(found) / len(found))
+        known = [value for row in values if isinstance(value := row.get(name), int | float) and math.isfinite(value)]
+        if known and len(known) == len(values):
+            stated.require_equal(name, sum(known) / len(known))
 
 
-def _check_wilson(stated: Stated, counted: Tally) -> None:
-    """The interval of a share follows from it."""
+def _check_wilson(stated: StatedScores, statistics: Tally) -> None:
+    """Recompute Wilson's interval of a proportion."""
     name = stated.metric
-    if stated.scores[name].interval != WILSON or not counted.is_binary:
+    if stated.scores[name].interval != WILSON or not statistics.is_binary:
         return
-    low, high = intervals.wilson(float(counted.rows[:, 0].sum()), float(len(counted.rows)))
-    stated.refuse_other(name, low, "low")
-    stated.refuse_other(name, high, "high")
+    low, high = intervals.wilson(float(statistics.rows[:, 0].sum()), float(len(statistics.rows)))
+    stated.require_equal(name, low, "low")
+    stated.require_equal(name, high, "high")
 
 
-def check_prompts(stated: Stated, hashes: dict[str, str], examples: int) -> None:
+def check_prompts(stated: StatedScores, hashes: dict[str, str], examples: int) -> None:
     """Check the manifest (`evaluation.text_examples.manifest`): SHA-256 over ids and hashes of the prompts, by id."""
-    asked = stated.record.prompts
-    manifest = asked.manifests.get(stated.split) if asked else None
+    prompts = stated.record.prompts
+    manifest = prompts.manifests.get(stated.split) if prompts else None
     if manifest is None or len(hashes) != examples:
         return
     text = "".join(f"{identity} {hashes[identity]}\n" for identity in sorted(hashes))
     if hashlib.sha256(text.encode()).hexdigest()[:16] != manifest:
-        raise Unsound(f"{stated.file}: its prompts are not those of the record's manifest; one of the two was changed")
+        raise UnsoundPredictions(
+            f"{stated.file}: its prompts differ from the record's manifest; one of the two files was modified"
+        )
 
 
 def _same_set(prediction: Any, reference: Any) -> bool:
     return isinstance(prediction, list) and sorted(map(str, prediction)) == sorted(map(str, reference or []))
 
 
-# Values of an example that follow from its labels alone.
-_RIGHT: dict[str, Callable[[Any, Any], bool]] = {
+# Per-example values that follow from prediction and reference alone.
+_EXPECTED_VALUES: dict[str, Callable[[Any, Any], bool]] = {
     "accuracy": lambda prediction, reference: prediction == reference,
     "subset_accuracy": _same_set,
 }
 
 
-def _has_several_labels(record: Record) -> bool:
-    """Whether an example of the record's data set has several labels."""
+def _is_multi_label(record: Record) -> bool:
     data = record.recipe.resolved.get("dataset")
     return isinstance(data, dict) and bool(data.get("multi_label"))

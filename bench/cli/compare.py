@@ -29,13 +29,16 @@ def compare_command(options: argparse.Namespace) -> int:
     from bench.reporting import comparison_page
 
     refuse_folders(options.output, options.json)
-    asked = predictions.Asked(stage=options.stage, split=options.split, metric=options.metric, common=options.common)
+    asked = predictions.CompareRequest(
+        stage=options.stage, split=options.split, metric=options.metric, common=options.common
+    )
     found = analysis_compare.compare(options.runs, asked, options.margin)
     for path, text in ((options.output, comparison_page.as_markdown), (options.json, comparison_page.as_json)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_text(path, text(found))
     console.say(comparison_page.headline(found))
+    console.say(comparison_page.finding(found))
     for table in comparison_page.as_tables(found):
         console.out.print(table)
     for note in comparison_page.notes(found):

@@ -41,18 +41,18 @@ def gate_command(options: argparse.Namespace) -> int:
     scratch = None if options.out is not None else Path(tempfile.mkdtemp(prefix="gate-"))
     code = 1
     try:
-        asked = runs.Asked(
+        request = runs.GateRequest(
             recipes=runs.recipes(options.recipes),
             baseline=options.baseline,
             out=scratch or options.out,
-            machine=jobs.Machine.of(options.config, options.jobs, None),
+            machine=jobs.Machine.from_config(options.config, options.jobs, None),
             overrides=tuple(options.set),
             against=options.against,
             speed=tuple(runs.recipes(options.speed) if options.speed else ()),
             rounds=options.rounds,
             alpha=options.alpha,
         )
-        code = runs.conduct(asked, renew=options.write, seeds=options.seeds or 5, output=options.output)
+        code = runs.run_gate(request, write_baselines=options.write, seeds=options.seeds or 5, output=options.output)
     finally:
         if scratch is not None:
             runs.discard(scratch, failed=code != 0)

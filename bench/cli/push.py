@@ -27,7 +27,7 @@ def push_command(options: argparse.Namespace) -> int:
     """Pushes to the Hub, or writes into a folder what would be pushed; prints where it is."""
     from bench.reporting.hub import push as hub
 
-    asked = hub.Asked(
+    request = hub.PushRequest(
         runs=options.runs,
         to=options.to,
         records_to=options.records_to,
@@ -37,9 +37,9 @@ def push_command(options: argparse.Namespace) -> int:
     if options.out is not None and not options.dry_run:
         raise BenchError("--out goes with --dry-run")
     if options.dry_run:
-        for place in hub.write(hub.gather(asked), options.out or Path("hub")):
+        for place in hub.write(hub.gather(request), options.out or Path("hub")):
             console.say(f"would be pushed: {place}")
         return 0
-    for address in hub.push(asked):
+    for address in hub.push(request):
         console.say(f"pushed: {address}")
     return 0

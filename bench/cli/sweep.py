@@ -52,7 +52,7 @@ def sweep_command(options: argparse.Namespace) -> int:
     paths = [Path(word) for word in options.paths if word not in words]
     given = (*words, *options.overrides)
     plans = [
-        study.plan(paths, study.Asked(seeds=options.seeds, sets=(*given, *sets), mini=options.mini))
+        study.plan(paths, study.SweepRequest(seeds=options.seeds, sets=(*given, *sets), mini=options.mini))
         for sets in overrides.products(options.set)
     ]
     for sentence in dict.fromkeys(sentence for plan in plans for sentence in plan.left_out):
@@ -61,8 +61,8 @@ def sweep_command(options: argparse.Namespace) -> int:
         raise BenchError("--gpus-per-run: what a task of an array gets is said in scripts/slurm/study.sbatch")
     config = options.config or ("gpu1" if options.slurm else None)
     dry = options.slurm or options.dry_run
-    machine = jobs.Machine.of(config, options.jobs, options.gpus_per_run, dry=dry)
-    order = scheduler.Order(
+    machine = jobs.Machine.from_config(config, options.jobs, options.gpus_per_run, dry=dry)
+    order = scheduler.SweepOptions(
         out=options.out,
         machine=machine,
         retry=options.retry,
@@ -70,4 +70,4 @@ def sweep_command(options: argparse.Namespace) -> int:
         dry_run=options.dry_run,
         at_once=options.jobs,
     )
-    return scheduler.conduct(plans, order)
+    return scheduler.run_sweep(plans, order)

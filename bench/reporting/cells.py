@@ -1,4 +1,4 @@
-"""Cells of report tables made from a record: name, score with interval, machine, memory."""
+"""Cells of report tables from a record: name, score with interval, machine, memory."""
 
 from bench.analysis import accessors
 from bench.records.record import Record, Score
@@ -7,22 +7,22 @@ from bench.utils.hardware import GIB
 
 
 def title(record: Record) -> str:
-    """Study, model and method, for a heading."""
+    """Return study, model and method for a heading."""
     return md.escape(record.name.replace("--", " / "))
 
 
 def shown_score(item: Score | None) -> str:
-    """A score with its interval."""
+    """Return a score with its interval."""
     return md.DASH if item is None else md.score(item.value, item.low, item.high)
 
 
 def machine(record: Record) -> str:
-    """Processes, devices and precision; a dash where they are not known."""
+    """Return processes, devices and precision; a dash if unknown."""
     return md.escape(accessors.machine(record))
 
 
 def does_not_fit(record: Record) -> str:
-    """What stands in the place of a score where a run was out of memory; a dash for any other."""
+    """Return the text shown instead of a score after an out-of-memory error; a dash for other runs."""
     if record.status != "oom":
         return md.DASH
     oom = record.oom
@@ -33,6 +33,6 @@ def does_not_fit(record: Record) -> str:
 
 
 def trainable_share(record: Record) -> str:
-    """Trainable parameters over all."""
-    found = record.model.parameters if record.model else {}
-    return md.percent_of(found.get("trainable"), found.get("total"))
+    """Return the share of trainable parameters."""
+    parameters = record.model.parameters if record.model else {}
+    return md.percent_of(parameters.get("trainable"), parameters.get("total"))

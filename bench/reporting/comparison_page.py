@@ -1,4 +1,4 @@
-"""A comparison as a page of Markdown, as JSON, and as tables for the terminal. Loads no torch."""
+"""Render a comparison as a Markdown page, as JSON, and as tables for the terminal. Loads no torch."""
 
 import dataclasses
 import json
@@ -12,101 +12,119 @@ from bench.reporting import markdown as md
 
 SCHEMA = 1
 TEXT = ("system", "seeds", "pair", "test", "interval", "covers", "verdict", "record", "reason")
-# Columns that are left out, and said in a note, where all pairs have the same.
+# Columns that become a note where all pairs have the same value.
 OFTEN_SAME = ("test", "interval", "covers")
 TIER_NOTE = (
-    "Tier 1 holds the best score and all that the paired tests do not show to differ from it, so that one of them may "
-    "stand below one of tier 2; the best of the others begins the next tier in the same way. Two of one tier may be "
-    "shown to differ, and two of different tiers not."
+    "Tier 1: the best system and all systems without a significant difference from it; the best of the others starts "
+    "the next tier. Two systems of one tier may differ significantly, and two of different tiers may not."
 )
-# Below, a bootstrap interval of a skewed difference is too short: see scripts/benchmarks/coverage.py.
+# With fewer examples, bootstrap intervals of a skewed difference are too short: see scripts/benchmarks/coverage.py.
 FEW_EXAMPLES = 50
 
 
-def as_markdown(found: Comparison) -> str:
-    """The page. The same comparison gives the same text."""
-    systems = [{key: md.escape(cell) for key, cell in _system_cells(system).items()} for system in found.systems]
-    pairs = [{key: md.escape(cell) for key, cell in cells.items()} for cells in _pair_rows(found)]
-    left_out = [[md.code(item.path), md.escape(item.reason, accessors.LONG)] for item in found.left_out]
+def as_markdown(comparison: Comparison) -> str:
+    """Return the Markdown page; the same comparison gives the same text."""
+    systems = [{key: md.escape(cell) for key, cell in _system_cells(system).items()} for system in comparison.systems]
+    pairs = [{key: md.escape(cell) for key, cell in cells.items()} for cells in _pair_rows(comparison)]
+    left_out = [[md.code(item.path), md.escape(item.reason, accessors.MAX_CHARACTERS)] for item in comparison.left_out]
     table = md.table_of(pairs, TEXT)
     parts = {
         "Systems": md.table_of(systems, TEXT),
         "Pairs": md.folded("All pairs", table, len(pairs)),
         "Not compared": md.table(["record", "reason"], left_out, "ll"),
-        "Notes": md.bullets([md.escape(note, accessors.LONG) for note in notes(found)]),
+        "Notes": md.bullets([md.escape(note, accessors.MAX_CHARACTERS) for note in notes(comparison)]),
     }
-    return (
-        md.joined([f"# Comparison by {md.escape(found.metric)}", md.escape(headline(found)), md.sections(parts)]) + "\n"
-    )
+    sentences = [md.escape(text, accessors.MAX_CHARACTERS) for text in (headline(comparison), finding(comparison))]
+    return md.joined([f"# Comparison by {md.escape(comparison.metric)}", *sentences, md.sections(parts)]) + "\n"
 
 
-def as_json(found: Comparison) -> str:
-    """Everything in full precision, with a schema number."""
-    content = {"schema": SCHEMA, "alpha": ALPHA, **dataclasses.asdict(found)}
+def as_json(comparison: Comparison) -> str:
+    """Return everything in full precision, with a schema number."""
+    content = {"schema": SCHEMA, "alpha": ALPHA, **dataclasses.asdict(comparison)}
     return json.dumps(content, indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
 
 
-def as_tables(found: Comparison) -> list[Table]:
-    """Systems, pairs, and what is not compared, for the terminal."""
+def as_tables(comparison: Comparison) -> list[Table]:
+    """Return the tables for the terminal: systems, pairs, and the records that were not compared."""
     tables = [
-        _table("systems", [_system_cells(system) for system in found.systems]),
-        _table("pairs", _pair_rows(found)),
+        _table("systems", [_system_cells(system) for system in comparison.systems]),
+        _table("pairs", _pair_rows(comparison)),
     ]
-    if found.left_out:
-        rows = [{"record": md.clean(str(item.path)), "reason": md.clean(item.reason)} for item in found.left_out]
+    if comparison.left_out:
+        rows = [{"record": md.clean(str(item.path)), "reason": md.clean(item.reason)} for item in comparison.left_out]
         tables.append(_table("not compared", rows))
     return tables
 
 
-_SAID = {"test": "Test", "interval": "Interval", "covers": "What may differ next time, in test and interval"}
+_NOTE_OF_COLUMN = {
+    "test": "Test of every pair: {}.",
+    "interval": "Interval of every pair: {}.",
+    "covers": "Tests and intervals of every pair generalise to other {}.",
+}
 
 
-def headline(found: Comparison) -> str:
-    """What was compared, and on how many examples."""
-    better = "higher" if found.higher_is_better else "lower"
-    others = f"; {found.others:,} others were not scored by all and are left out" if found.others else ""
+def headline(comparison: Comparison) -> str:
+    """Return a sentence with metric, split, stage and number of examples."""
+    better = "higher" if comparison.higher_is_better else "lower"
+    others = f"; {comparison.others:,} others are excluded, since not all runs scored them" if comparison.others else ""
     return (
-        f"{found.metric} ({better} is better) on {found.split}, stage {found.stage}, on {found.examples:,} examples "
-        f"that all runs scored{others}."
+        f"{comparison.metric} ({better} is better) on {comparison.split}, stage {comparison.stage}, on "
+        f"{comparison.examples:,} examples common to all runs{others}."
     )
 
 
-def notes(found: Comparison) -> list[str]:
-    """How to read the tables, and what is not known."""
-    lines = [*found.notes]
+def finding(comparison: Comparison) -> str:
+    """Return a sentence on the best system: better than all others, or from which it does not differ significantly."""
+    best, *others = comparison.systems
+    tied = [system for system in others if system.tier == 1]
+    if not tied:
+        return f"{best.name} is significantly better than all others (paired tests)."
+    letters = {system.letter for system in tied}
+    limits = [pair.detectable for pair in comparison.pairs if pair.first == best.letter and pair.second in letters]
+    known = [limit for limit in limits if limit is not None]
+    limit = f"; minimum detectable difference {md.fixed(max(known))}" if len(known) == len(limits) else ""
+    names = ", ".join(system.name for system in tied)
+    return f"No significant difference between the best system, {best.name}, and {names} (paired tests{limit})."
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return notes that explain the tables and their limits."""
+    pairs, number = comparison.pairs, len(comparison.pairs)
+    lines = [*comparison.notes]
     for name in OFTEN_SAME:
-        said = {getattr(pair, name) for pair in found.pairs}
-        lines += [f"{_SAID[name]} of every pair: {said.pop()}."] if len(said) == 1 else []
-    if found.examples < FEW_EXAMPLES and any(pair.interval == INTERVALS[RANDOMISATION] for pair in found.pairs):
-        lines.append(f"With fewer than {FEW_EXAMPLES} examples bootstrap intervals are rough, and mostly too short.")
-    drawn = any(pair.test == RANDOMISATION for pair in found.pairs)
-    number = len(found.pairs)
-    family = f", corrected by Holm over the {number} pairs," if number > 1 else ""
-    unvaried = [f"{pair.first} − {pair.second}" for pair in found.pairs if pair.low is None]
+        values = {getattr(pair, name) for pair in pairs}
+        lines += [_NOTE_OF_COLUMN[name].format(values.pop())] if len(values) == 1 else []
+    if comparison.examples < FEW_EXAMPLES and any(pair.interval == INTERVALS[RANDOMISATION] for pair in pairs):
+        lines.append(
+            f"With fewer than {FEW_EXAMPLES} examples, bootstrap intervals are approximate and often too short."
+        )
+    drawn = any(pair.test == RANDOMISATION for pair in pairs)
+    family = f" after Holm's correction over {number} pairs" if number > 1 else ""
+    unvaried = [f"{pair.first} − {pair.second}" for pair in pairs if pair.low is None]
     if unvaried:
         lines.append(
-            f"Nothing varies between the answers of {', '.join(unvaried)}, so there is no interval and no equivalence: "
-            "on other examples they may differ."
+            f"No interval and no equivalence for {', '.join(unvaried)}: their answers differ by the same amount on all "
+            "examples, but may differ otherwise on other examples."
         )
     lines += [
-        f"Better: the p-value{family} is at most {ALPHA:g}. "
-        "No difference shown does not mean that there is none: see the detectable difference.",
-        "Intervals are of 95 %, each of its pair alone"
-        + (f"; bootstrap and randomisation take {found.draws:,} draws by example." if drawn else "."),
-        "Detectable: the smallest true difference that such data show with a power of 80 %, two-sided at 5 % divided "
-        "by the number of pairs; a dash where not even the largest would be shown.",
+        f"Better: p ≤ {ALPHA:g}{family}. No significant difference does not mean no difference: see the minimum "
+        "detectable difference.",
+        "Intervals: 95 %, for each pair alone"
+        + (f"; bootstrap and randomisation use {comparison.draws:,} draws over examples." if drawn else "."),
+        "Min. detectable: the true difference that such data detect with 80 % power, two-sided at 5 % divided by the "
+        "number of pairs; a dash if larger than the metric's range.",
         TIER_NOTE,
     ]
-    if any(pair.covers == SEEDS_AND_EXAMPLES for pair in found.pairs):
+    if any(pair.covers == SEEDS_AND_EXAMPLES for pair in pairs):
         lines.append(
-            "Between systems of several seeds, test and interval are Student's, from the variances of seeds and of "
-            "examples; they hold for other seeds too. Seeds can be alike by luck, so a difference must also show with "
-            "the spread that seeds have in all systems on average, and, of these very runs, over examples."
+            "Between systems of several seeds, test and interval are Student's, from the variances over seeds and over "
+            "examples. Few seeds can agree by chance, so a difference must also be significant with the seed variance "
+            "pooled over all systems, and over examples alone."
         )
-    if found.margin is not None:
+    if comparison.margin is not None:
         lines.append(
-            f"Equivalent: the difference is shown to be smaller than {found.margin:g} in either direction, by two "
-            "one-sided tests at 5 % divided by the number of pairs."
+            f"Equivalent: the difference is smaller than {comparison.margin:g} in either direction, by two one-sided "
+            "tests at 5 % divided by the number of pairs."
         )
     return lines
 
@@ -118,12 +136,12 @@ def _system_cells(system: System) -> dict[str, str]:
         "system": system.name,
         "score": md.fixed(system.score, 4),
         "seeds": ", ".join("?" if seed is None else str(seed) for seed in system.seeds),
-        "deviation of seeds": md.fixed(system.seed_deviation, 4),
+        "std over seeds": md.fixed(system.seed_deviation, 4),
     }
 
 
-def _pair_rows(found: Comparison) -> list[dict[str, str]]:
-    rows = [_pair_cells(pair) for pair in found.pairs]
+def _pair_rows(comparison: Comparison) -> list[dict[str, str]]:
+    rows = [_pair_cells(pair) for pair in comparison.pairs]
     same = {name for name in OFTEN_SAME if len({row[name] for row in rows}) == 1}
     return [{name: cell for name, cell in row.items() if name not in same} for row in rows]
 
@@ -135,7 +153,7 @@ def _pair_cells(pair: Pair) -> dict[str, str]:
         "95 % interval": interval(pair),
         "p": probability(pair.p),
         "p, Holm": probability(pair.p_holm),
-        "detectable": md.fixed(pair.detectable, 4),
+        "min. detectable": md.fixed(pair.detectable, 4),
         "test": pair.test,
         "interval": pair.interval,
         "covers": pair.covers,
@@ -144,13 +162,13 @@ def _pair_cells(pair: Pair) -> dict[str, str]:
 
 
 def interval(pair: Pair) -> str:
-    """Of the difference; a dash where nothing varies."""
+    """Return the interval of the difference; a dash without variance."""
     ends = [md.signed(end) for end in (pair.low, pair.high) if end is not None]
     return " to ".join(ends) or md.DASH
 
 
 def probability(value: float) -> str:
-    """A p-value: <0.0001, 0.0123, 1."""
+    """Return a p-value as text: <0.0001, 0.0123, 1."""
     return "<0.0001" if value < 0.0001 else "1" if value == 1 else f"{value:.4f}"
 
 

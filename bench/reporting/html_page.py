@@ -1,7 +1,7 @@
-"""A page of our Markdown as one HTML file: figures inside it, no scripts, nothing that is loaded from elsewhere.
+"""Render a Markdown page as one self-contained HTML file: embedded figures, no scripts, no external resources.
 
-markdown-it-py renders it, by the rules of CommonMark with tables. Text from outside was escaped when the Markdown
-was made, see `bench.reporting.markdown.escape`; what it shows stays text here.
+markdown-it-py renders it as CommonMark with tables. Untrusted text was escaped when the Markdown was written, see
+`bench.reporting.markdown.escape`, and stays text here.
 """
 
 import base64
@@ -15,7 +15,7 @@ from urllib.parse import unquote
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-# No script can run and nothing is fetched, even if a text were to break out of its place.
+# No script can run and nothing is fetched, even if untrusted text escaped from its element.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 STYLE = """
 :root { color-scheme: light dark;
@@ -51,14 +51,14 @@ blockquote { margin: 0 0 1rem; padding: 0.25rem 1rem; border-left: 4px solid #d1
 
 
 def page(markdown: str, folder: Path) -> str:
-    """The HTML of a page whose figures lie in `folder`. The same input gives the same text.
+    """Return the HTML of a page whose figures lie in `folder`. The same input gives the same text.
 
-    Raises OSError for a figure that can't be read, and ValueError for one outside of the folder.
+    Raises OSError for a figure that can't be read, and ValueError for one outside the folder.
     """
     from markdown_it import MarkdownIt
 
     renderer = MarkdownIt("commonmark", {"html": True, "xhtmlOut": False}).enable("table")
-    # A wide table scrolls by itself; the page stays as wide as the screen.
+    # A wide table scrolls on its own; the page is never wider than the screen.
     renderer.add_render_rule("table_open", _table_open)
     renderer.add_render_rule("table_close", _table_close)
     tokens = renderer.parse(markdown)
@@ -85,7 +85,7 @@ def page(markdown: str, folder: Path) -> str:
 
 
 def _table_open(*_: Any) -> str:
-    # A focus, so that it can be scrolled by keys.
+    # Focusable, so that it can be scrolled with the keyboard.
     return '<div class="scroll" tabindex="0">\n<table>\n'
 
 
@@ -96,23 +96,23 @@ def _table_close(*_: Any) -> str:
 def _embedded(folder: Path, address: str) -> str:
     path = (folder / unquote(address)).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ValueError(f"the figure {address!r} does not lie in {folder}")
+        raise ValueError(f"the figure {address!r} is outside of {folder}")
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
 
 
 def _headings(tokens: Sequence["Token"]) -> list[tuple[str, str, str]]:
-    """(tag, anchor, text) of each heading, which gets its anchor: part-1, part-2, ..."""
-    found: list[tuple[str, str, str]] = []
+    """Return (tag, anchor, text) of each heading, after setting its anchor: part-1, part-2, ..."""
+    headings: list[tuple[str, str, str]] = []
     for opening, inline in itertools.pairwise(tokens):
         if opening.type == "heading_open":
-            anchor = f"part-{len(found) + 1}"
+            anchor = f"part-{len(headings) + 1}"
             opening.attrSet("id", anchor)
             text = "".join(child.content for child in inline.children or () if child.type != "html_inline")
-            found.append((opening.tag, anchor, text))
-    return found
+            headings.append((opening.tag, anchor, text))
+    return headings
 
 
 def _contents(headings: Sequence[tuple[str, str, str]]) -> str:
-    """Links to the second-level headings."""
+    """Return links to the second-level headings."""
     lines = [f'<li><a href="#{anchor}">{html.escape(text)}</a></li>' for tag, anchor, text in headings if tag == "h2"]
     return "<nav>\n<ul>\n" + "\n".join(lines) + "\n</ul>\n</nav>\n" if lines else ""

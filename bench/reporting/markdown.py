@@ -1,4 +1,4 @@
-"""Pieces of GitHub markdown that no text from outside can break, and numbers as reports print them."""
+"""GitHub Markdown that untrusted text can't break, and the number formats of reports."""
 
 import math
 import re
@@ -10,30 +10,30 @@ from urllib.parse import quote
 
 from bench.utils.numbers import finite
 
-# Stands for a value that was not measured or is not defined; such a value is never printed as 0.
+# Printed for a value that was not measured or is undefined, never 0.
 DASH = "–"
-# Characters of outside text that a cell shows; labels and reasons are shorter, a pasted document is not.
+# Characters of untrusted text in a cell; labels and reasons are shorter, a pasted document is not.
 CELL_LIMIT = 200
 # Items of a list that a cell shows.
 LIST_LIMIT = 20
 # A longer table is folded.
 FOLD_ROWS = 30
-# Entities rather than backslashes: renderers disagree on what a backslash before a pipe means inside a table.
+# Entities rather than backslashes: renderers disagree on a backslash before a pipe inside a table.
 _ENTITIES = {ord(sign): f"&#{ord(sign)};" for sign in "|\\`*~[]$"}
 _ENTITIES |= {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
-# `escape` marks with NUL, which `clean` leaves nowhere, the underscores that would begin or end emphasis.
+# `escape` replaces underscores that would begin or end emphasis by NUL, which `clean` never leaves in a text.
 _ENTITIES |= {0: "&#95;"}
-# Directional overrides and isolates: one that is not closed turns round the rest of the page.
+# Directional overrides and isolates: an unclosed one reverses the rest of the page.
 _DIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-# Headings, list items and rules are made by what a line begins with.
+# The beginnings of lines that make headings, list items and rules.
 _BLOCK_START = re.compile(r"(?:#{1,6}|[+-]+|=+|[0-9]{1,9}[.)])(?: |$)")
-# Underscores inside a word mean nothing in GitHub markdown and stay readable in the source.
+# Underscores inside a word have no effect in GitHub Markdown and stay readable in the source.
 _EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 _ALIGNMENTS = {"l": ":--", "r": "--:", "c": ":-:"}
 
 
 def clean(text: str) -> str:
-    """One line: runs of white space become a space, control characters and what can't be encoded U+FFFD."""
+    """Return a single line: whitespace collapsed; control and unencodable characters replaced by U+FFFD."""
     shown = (
         "\ufffd" if sign in _DIRECTIONAL or unicodedata.category(sign) in ("Cc", "Cs") else sign
         for sign in " ".join(text.split())
@@ -42,9 +42,9 @@ def clean(text: str) -> str:
 
 
 def escape(value: Any, limit: int = CELL_LIMIT) -> str:
-    """Text that renders as itself in a cell, a list item or a paragraph; None as a dash.
+    """Escape text so that it renders literally in a cell, a list item or a paragraph; None becomes a dash.
 
-    Longer text is cut after `limit` characters, and the number of characters left out is stated.
+    Text is cut after `limit` characters, followed by the number of omitted characters.
     """
     if value is None:
         return DASH
@@ -59,12 +59,12 @@ def escape(value: Any, limit: int = CELL_LIMIT) -> str:
 
 
 def code(value: Any, limit: int = CELL_LIMIT) -> str:
-    """Escaped text in a fixed-width font; a dash for None."""
+    """Return escaped text in a fixed-width font; a dash for None."""
     return DASH if value is None else f"<code>{escape(value, limit)}</code>"
 
 
 def table_of(lines: Sequence[Mapping[str, str]], left: Collection[str]) -> str:
-    """A table headed by the keys of its first line; columns named in `left` hold text, the others numbers."""
+    """Return a table headed by the keys of its first line; columns in `left` are aligned left, others right."""
     if not lines:
         return ""
     align = "".join("l" if name in left else "r" for name in lines[0])
@@ -72,9 +72,9 @@ def table_of(lines: Sequence[Mapping[str, str]], left: Collection[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], align: str) -> str:
-    """A table of ready markdown cells; empty without rows. align: one of l, r, c for each column.
+    """Return a table of Markdown cells; empty without rows. align: one of l, r, c for each column.
 
-    Outside text must have gone through `escape`; a pipe or a line break in a cell is replaced all the same.
+    Untrusted text must be escaped before; pipes and line breaks in cells are replaced in any case.
     """
     assert len(align) == len(header), f"{len(align)} alignments for {len(header)} columns"
     for row in rows:
@@ -89,55 +89,55 @@ def _one_cell(text: str) -> str:
 
 
 def pairs(heading: str, rows: Sequence[tuple[str, str]]) -> str:
-    """A table of names and ready values, without those whose value is a dash; empty when none is left."""
+    """Return a table of names and Markdown values, without those that are a dash; empty when none is left."""
     return table((heading, ""), [row for row in rows if row[1] != DASH], "ll")
 
 
 def sections(bodies: Mapping[str, str]) -> str:
-    """Second-level headings with what stands under them, without those under which there is nothing."""
+    """Return second-level headings with their bodies, without the empty ones."""
     return joined(f"## {heading}\n\n{body}" for heading, body in bodies.items() if body)
 
 
 def alert(lines: Sequence[str]) -> str:
-    """Ready lines, a paragraph each, in the red box that GitHub draws for a caution."""
+    """Return Markdown paragraphs as a GitHub caution alert."""
     return "> [!CAUTION]\n" + "\n>\n".join(f"> {line}" for line in lines)
 
 
 def verbatim(text: str, limit: int = 4000) -> str:
-    """Text as it is, line by line, in a fixed-width font; cut after `limit` characters, which it says."""
+    """Return preformatted text, cut after `limit` characters, followed by the number of omitted characters."""
     lines = "\n".join(clean(line) if line.strip() else "" for line in text[:limit].split("\n"))
     more = f"\n... ({len(text) - limit:,} more characters)" if len(text) > limit else ""
     return f"<pre>\n{(lines + more).translate(_ENTITIES)}\n</pre>" if text else ""
 
 
 def bullets(lines: Sequence[str]) -> str:
-    """A list of ready lines."""
+    """Return a bulleted list of Markdown lines."""
     return "\n".join(f"- {line}" for line in lines)
 
 
 def counted(items: Sequence[str]) -> str:
-    """Escaped, each once, with how often it occurs: '8 × NVIDIA H200, Tesla T4'."""
-    found = Counter(items).items()
-    return ", ".join(f"{number} × {escape(item)}" if number > 1 else escape(item) for item, number in found)
+    """Return distinct escaped items with their counts: '8 × NVIDIA H200, Tesla T4'."""
+    counts = Counter(items).items()
+    return ", ".join(f"{number} × {escape(item)}" if number > 1 else escape(item) for item, number in counts)
 
 
 def details(summary: str, body: str) -> str:
-    """A part that is folded until it is clicked, if there is one. Blank lines let markdown work inside."""
+    """Return a collapsed section; empty without a body. Blank lines let Markdown work inside."""
     return "" if not body else f"<details>\n<summary>{summary}</summary>\n\n{body}\n\n</details>"
 
 
 def folded(summary: str, body: str, rows: int) -> str:
-    """The body, folded when it has so many rows that the rest of the page would be lost below it."""
+    """Return the body, collapsed if it has more than FOLD_ROWS rows."""
     return details(f"{summary} ({rows} rows)", body) if rows > FOLD_ROWS else body
 
 
 def joined(parts: Iterable[str]) -> str:
-    """Blocks divided by blank lines, the empty ones left out."""
+    """Join blocks by blank lines, without the empty ones."""
     return "\n\n".join(part for part in parts if part)
 
 
 def fixed(value: Any, decimals: int = 3) -> str:
-    """0.843; a dash for what is no number. Never -0.000."""
+    """Return a number with fixed decimals: 0.843; a dash if it is not finite. Never -0.000."""
     number = finite(value)
     return DASH if number is None else f"{round(number, decimals) + 0.0:,.{decimals}f}"
 
@@ -149,51 +149,51 @@ def signed(value: float, decimals: int = 4) -> str:
 
 
 def score(value: Any, low: Any = None, high: Any = None) -> str:
-    """0.843 (0.818–0.866); the score alone without an interval or a width of it, a dash without a score."""
+    """Return 0.843 (0.818–0.866); the score alone without an interval or of width 0, a dash without a score."""
     if finite(value) is None or finite(low) is None or finite(high) is None or low == high:
         return fixed(value)
     return f"{fixed(value)} ({fixed(low)}–{fixed(high)})"
 
 
 def score_at(index: int, values: Any, low: Any, high: Any) -> str:
-    """The same for one place of lists, each of which may be None or too short."""
-    found = [one if isinstance(one, list) and index < len(one) else None for one in (values, low, high)]
-    return score(*(one[index] if one else None for one in found))
+    """Return `score` of one index of lists, each of which may be None or too short."""
+    lists = [one if isinstance(one, list) and index < len(one) else None for one in (values, low, high)]
+    return score(*(one[index] if one else None for one in lists))
 
 
 def count(value: Any) -> str:
-    """12,345; a dash for what is no number."""
+    """Return an integer with thousands separators: 12,345; a dash if it is not finite."""
     number = finite(value)
     return DASH if number is None else f"{number:,.0f}"
 
 
 def significant(value: Any) -> str:
-    """Three significant digits below 1,000, thousands separators above: 0.0123, 1.23, 12.3, 12,345."""
+    """Return three significant digits below 1,000, thousands separators above: 0.0123, 1.23, 12.3, 12,345."""
     number = finite(value)
     if number is None:
         return DASH
     if number == 0:
         return "0"
-    # Rounded first, so that 9.999 is seen to have two digits before the point.
+    # Rounded first, so that 9.999 counts as having two digits before the point.
     rounded = float(f"{number:.3g}")
     decimals = 2 - math.floor(math.log10(abs(rounded)))
-    # Six places are enough for every rate and duration here; a learning rate is shown as 5e-05.
+    # Five decimals suffice for rates and durations; a learning rate is shown as 5e-05.
     return f"{number:,.{max(decimals, 0)}f}" if decimals <= 5 else f"{number:.3g}"
 
 
 def seconds(value: Any) -> str:
-    """Seconds as 0.0123, 12.3 or 4,321, without the unit."""
+    """Return seconds as 0.0123, 12.3 or 4,321, without the unit."""
     return significant(value)
 
 
 def gib(value: Any) -> str:
-    """GiB with two decimals, without the unit; "<0.01" for a trace, so that it is not taken for none."""
+    """Return GiB with two decimals, without the unit; "<0.01" for a positive value that would round to 0.00."""
     number = finite(value)
     return "<0.01" if number is not None and 0 < number < 0.005 else fixed(value, 2)
 
 
 def percent(share: Any) -> str:
-    """A share (0 to 1) as 12.3 %."""
+    """Return a share (0 to 1) as 12.3 %."""
     number = finite(share)
     if number is None:
         return DASH
@@ -201,18 +201,18 @@ def percent(share: Any) -> str:
 
 
 def percent_of(number: Any, total: Any) -> str:
-    """A number's share of a total as 12.3 %; a dash where there is none."""
+    """Return a number's share of a total as 12.3 %; a dash if undefined."""
     return percent(number / total) if finite(number) is not None and finite(total) else DASH
 
 
 def count_of(number: Any, total: Any) -> str:
-    """1,234 (12.3 %): a number and its share of a total; a dash for what is no number."""
+    """Return a number with its share of a total: 1,234 (12.3 %); a dash if it is not finite."""
     share = percent_of(number, total)
     return count(number) if share == DASH else f"{count(number)} ({share})"
 
 
 def title(name: str) -> str:
-    """A field's name as a heading: real_tokens_per_s as "real tokens/s", rss_gib as "rss, GiB"."""
+    """Return a field's name as a heading: real_tokens_per_s as "real tokens/s", rss_gib as "rss, GiB"."""
     for ending, shown in (("_per_s", "/s"), ("_s", ", s"), ("_gib", ", GiB")):
         if name.endswith(ending):
             return escape(name.removesuffix(ending).replace("_", " ") + shown)
@@ -220,7 +220,7 @@ def title(name: str) -> str:
 
 
 def quantity(name: str, value: Any) -> str:
-    """A field's value in the form that the unit in its name asks for; a dash for None and what is empty."""
+    """Format a field's value by the unit in its name; a dash for None and empty values."""
     if isinstance(value, dict):
         known = {key: item for key, item in value.items() if item is not None}
         shown = {key: quantity(key, item) for key, item in known.items()}
@@ -248,13 +248,13 @@ def quantity(name: str, value: Any) -> str:
 
 
 def fields(heading: str, values: Mapping[str, Any], skip: Collection[str] = ()) -> str:
-    """A table of a mapping's names and quantities, without what is not known."""
+    """Return a table of a mapping's names and quantities, without unknown values."""
     known = [(name, item) for name, item in values.items() if name not in skip]
     return pairs(heading, [(title(name), quantity(name, item)) for name, item in known])
 
 
 def grid(heading: str, rows: Mapping[str, Mapping[str, Any]], skip: Collection[str] = ()) -> str:
-    """A table: a line for each name, a column for each quantity that is known of any; empty without one."""
+    """Return a table with a row per name and a column per quantity known for any of them; empty without one."""
     keys = dict.fromkeys(key for row in rows.values() for key, item in row.items() if item is not None)
     columns = [key for key in keys if key not in skip]
     lines = [[escape(name), *(quantity(key, row.get(key)) for key in columns)] for name, row in rows.items()]
@@ -262,25 +262,25 @@ def grid(heading: str, rows: Mapping[str, Mapping[str, Any]], skip: Collection[s
 
 
 def distribution(heading: str, counts: Mapping[str, Mapping[str, int]], totals: Mapping[str, int]) -> str:
-    """Counts with their shares: a column for each name in `counts`, a line for each key in any of them.
+    """Return counts with shares: a column for each name in `counts`, a row for each key. Collapsed when long.
 
-    totals: what the shares of each column are of. Folded when it is long.
+    totals: the total of each column, for its shares.
     """
     keys = list(dict.fromkeys(key for column in counts.values() for key in column))
-    columns = [(found, totals.get(name)) for name, found in counts.items()]
-    lines = [[escape(key), *(count_of(found.get(key), total) for found, total in columns)] for key in keys]
+    columns = [(column, totals.get(name)) for name, column in counts.items()]
+    lines = [[escape(key), *(count_of(column.get(key), total) for column, total in columns)] for key in keys]
     return folded(heading, table([heading, *map(escape, counts)], lines, "l" + "r" * len(counts)), len(lines))
 
 
 def durations(heading: str, parts: Sequence[tuple[str, float]]) -> str:
-    """A table of seconds and of the share that each part has of all, with the sum as its last line."""
+    """Return a table of seconds and shares of the total, with the total in the last row."""
     total_s = sum(part_s for _, part_s in parts)
-    lines = [*parts, ("together", total_s)] if parts else []
+    lines = [*parts, ("total", total_s)] if parts else []
     cells = [[escape(name), seconds(part_s), percent_of(part_s, total_s)] for name, part_s in lines]
     return table([heading, "seconds", "share"], cells, "lrr")
 
 
 def images(folder: str, names: Sequence[str]) -> str:
-    """The pictures of these file names in a folder, each under its name without underscores and ending."""
+    """Return the images with these file names in a folder, captioned by name without underscores and ending."""
     shown = {name: escape(name.rpartition(".")[0].replace("_", " ").replace("-", ", ")) for name in names}
     return joined(f"![{text}]({folder}/{quote(name)})" for name, text in shown.items())

@@ -1,4 +1,4 @@
-"""The page of one run, `report.md`, made from its record. Loads no torch, no matplotlib."""
+"""Render the report of one run, `report.md`, from its record. Loads no torch, no matplotlib."""
 
 from pathlib import Path
 from typing import Any
@@ -14,33 +14,33 @@ PER_LABEL = ("f1", "precision", "recall", "accuracy")
 
 
 def write_run_report(record: Record, folder: Path) -> Path:
-    """Writes `report.md` into a run's folder; returns its path."""
+    """Write `report.md` into a run's folder; return its path."""
     path = folder / "report.md"
     files.write_text(path, run_report(record, folder))
     return path
 
 
 def run_report(record: Record, folder: Path) -> str:
-    """One run on one page. Links the figures in `folder`/figures; leaves out what is not known."""
+    """Return the page of one run, with links to `folder`/figures; unknown values are omitted."""
     parts = {
         "Out of memory": _out_of_memory(record),
         "Scores": md.joined(_scores(record, split) for split in accessors.splits(record)),
         "Scores by label": md.joined(_scores_by_label(record, split) for split in accessors.splits(record)),
-        "Published results": md.joined(_published(found, split) for split, found in record.published.items()),
+        "Published results": md.joined(_published(results, split) for split, results in record.published.items()),
         "Prompt": _prompt(record),
         "Figures": md.images("figures", sorted(path.name for path in folder.glob("figures/*.png"))),
         "Training": md.fields("training", record.training.model_dump()) if record.training else "",
         "Speed": _speed(record),
-        "Memory": md.grid("peak of a phase, largest of all processes", record.memory, skip=["per_rank"]),
+        "Memory": md.grid("peak by phase, maximum over processes", record.memory, skip=["per_rank"]),
         "Memory predicted": _memory_predicted(record),
         "Time": md.durations("phase", [(phase.name, phase.seconds) for phase in record.phases]),
         "Data": _data(record),
         "Model": _model(record),
         "Overrides": _override_table(record),
-        "Notes": md.bullets([md.escape(note, accessors.LONG) for note in record.notes]),
+        "Notes": md.bullets([md.escape(note, accessors.MAX_CHARACTERS) for note in record.notes]),
         "Checks": _checks(record),
         "Environment and launch": _environment(record),
-        "How the scores were made": _signatures(record),
+        "Metric signatures": _signatures(record),
     }
     title = f"# {cells.title(record)}, seed {md.escape(record.seed)}"
     return md.joined([title, _verdict(record), _summary(record), md.sections(parts)]) + "\n"
@@ -50,10 +50,13 @@ def _verdict(record: Record) -> str:
     if record.status == "ok":
         return "Status: **ok**"
     place = f" in {md.code(record.failed_in)}" if record.failed_in else ""
-    lines = [f"**Status: {record.status}**{place}", md.escape(record.reason or "no reason is known", accessors.LONG)]
+    lines = [
+        f"**Status: {record.status}**{place}",
+        md.escape(record.reason or "unknown reason", accessors.MAX_CHARACTERS),
+    ]
     failed = dict.fromkeys(check.name for check in record.checks if not check.ok)
     lines += [f"Failed checks: {', '.join(map(md.escape, failed))}"] if failed else []
-    lines += ["The scores on this page must not be used."] if record.scores else []
+    lines += ["Do not use the scores on this page."] if record.scores else []
     return md.alert(lines)
 
 
@@ -72,13 +75,13 @@ def _summary(record: Record) -> str:
 
 def _result(record: Record) -> str:
     split = next(iter(accessors.splits(record)), None)
-    stages = accessors.stages(record)
-    found = {stage: accessors.scalars(record, stage, split) for stage in accessors.STAGES}
-    name = accessors.ranking_metric([*found["after"], *found["before"]])
+    stages = accessors.stage_names(record)
+    scores = {stage: accessors.scalars(record, stage, split) for stage in accessors.STAGES}
+    name = accessors.ranking_metric([*scores["after"], *scores["before"]])
     if name is None or split is None:
         return md.DASH
     shown = [
-        f"{cells.shown_score(found[stage][name])} {when}" for stage, when in stages.items() if name in found[stage]
+        f"{cells.shown_score(scores[stage][name])} {when}" for stage, when in stages.items() if name in scores[stage]
     ]
     floor = record.baselines.get(split, {}).get("majority", {}).get(name)
     shown += [f"{md.fixed(floor)} for the majority baseline"] if floor is not None else []
@@ -87,26 +90,26 @@ def _result(record: Record) -> str:
 
 def _scores(record: Record, split: str) -> str:
     kinds = dict.fromkeys((*accessors.STAGES, *record.scores))
-    stages = {stage: found for stage in kinds if (found := accessors.scalars(record, stage, split))}
+    stages = {stage: scores for stage in kinds if (scores := accessors.scalars(record, stage, split))}
     baselines = record.baselines.get(split, {})
-    scored = {name for found in stages.values() for name in found}
-    names = sorted(scored | {name for found in baselines.values() for name in found}, key=accessors.metric_order)
+    scored = {name for scores in stages.values() for name in scores}
+    names = sorted(scored | {name for values in baselines.values() for name in values}, key=accessors.metric_order)
     lines = [
         {"metric": md.escape(name)}
-        | {f"{md.escape(kind)} baseline": md.fixed(found.get(name)) for kind, found in baselines.items()}
+        | {f"{md.escape(kind)} baseline": md.fixed(values.get(name)) for kind, values in baselines.items()}
         | {
-            accessors.stages(record).get(stage, md.escape(stage)): cells.shown_score(found.get(name))
-            for stage, found in stages.items()
+            accessors.stage_names(record).get(stage, md.escape(stage)): cells.shown_score(scores.get(name))
+            for stage, scores in stages.items()
         }
         for name in names
     ]
-    examples = sorted({item.examples for found in stages.values() for item in found.values()})
+    examples = sorted({item.examples for scores in stages.values() for item in scores.values()})
     heading = f"### {md.escape(split)}, {' or '.join(map(md.count, examples)) or 'no'} examples"
     return md.joined([heading, md.table_of(lines, ["metric"])])
 
 
-def _published(found: dict[str, Published], split: str) -> str:
-    """Whether the scores after training lie where others found them."""
+def _published(results: dict[str, Published], split: str) -> str:
+    """Return a table of this run's scores beside published ones."""
     rows = [
         [
             md.escape(metric),
@@ -115,7 +118,7 @@ def _published(found: dict[str, Published], split: str) -> str:
             _place(item),
             md.escape(item.source),
         ]
-        for metric, item in found.items()
+        for metric, item in results.items()
     ]
     return md.table([md.escape(split), "this run", "published", "this run is", "source"], rows, "lrrll")
 
@@ -127,12 +130,12 @@ def _place(item: Published) -> str:
 
 
 def _scores_by_label(record: Record, split: str) -> str:
-    found = {
+    scores = {
         f"{metric} {stage}": record.scores.get(stage, {}).get(split, {}).get(f"{metric}_per_label")
         for metric in PER_LABEL
         for stage in accessors.STAGES
     }
-    columns = {name: item for name, item in found.items() if item and isinstance(item.value, list)}
+    columns = {name: item for name, item in scores.items() if item and isinstance(item.value, list)}
     if not columns:
         return ""
     labels = list(record.data.labels) if record.data else []
@@ -149,44 +152,46 @@ def _scores_by_label(record: Record, split: str) -> str:
 
 
 def _prompt(record: Record) -> str:
-    asked = record.prompts
-    if asked is None:
+    prompts = record.prompts
+    if prompts is None:
         return ""
-    fields = md.fields("way to ask and to answer", asked.model_dump(exclude={"example", "answers"}))
-    written = {f"{stage}, {split}": counts for stage, found in asked.answers.items() for split, counts in found.items()}
-    shown = md.details("The first prompt, as the model reads it", md.verbatim(asked.example))
-    return md.joined([fields, md.grid("written answers", written), shown])
+    fields = md.fields("prompt and answers", prompts.model_dump(exclude={"example", "answers"}))
+    generated = {
+        f"{stage}, {split}": counts for stage, splits in prompts.answers.items() for split, counts in splits.items()
+    }
+    example = md.details("The first prompt, as the model reads it", md.verbatim(prompts.example))
+    return md.joined([fields, md.grid("generated answers", generated), example])
 
 
 def _speed(record: Record) -> str:
-    scored = {split: found for split, found in record.throughput.items() if split != "train"}
+    scored = {split: throughput for split, throughput in record.throughput.items() if split != "train"}
     trained = md.fields("training, all processes together", record.throughput.get("train", {}))
     return md.joined([trained, md.grid("scoring", scored), md.fields("fast path", record.speed)])
 
 
 def _memory_predicted(record: Record) -> str:
-    """Predicted against measured in a sentence, and the prediction's parts."""
-    found, told = accessors.predicted(record), record.memory_predicted or {}
-    if not found:
-        reason = told.get("reason")
-        return f"memory: not predicted: {md.escape(reason, accessors.LONG)}" if reason else ""
-    said, measured = f"memory: predicted {_size(accessors.predicted_gib(record))}", accessors.measured(record)
-    basis = md.escape(measured.get("of"), accessors.LONG)
+    """Return predicted and measured peak memory in a sentence, and the parts of the prediction."""
+    prediction, recorded = accessors.predicted(record), record.memory_predicted or {}
+    if not prediction:
+        reason = recorded.get("reason")
+        return f"Peak memory was not predicted: {md.escape(reason, accessors.MAX_CHARACTERS)}" if reason else ""
+    sentence, measured = f"Peak memory: predicted {_size(accessors.predicted_gib(record))}", accessors.measured(record)
+    basis = md.escape(measured.get("of"), accessors.MAX_CHARACTERS)
     if numbers.finite(measured.get("gib")) is not None:
-        error = md.percent(told.get("error"))
-        said += f", measured {_size(measured['gib'])} (error {error}). Measured is the {basis}"
-    elif told.get("no_error"):
-        said += f"; nothing that compares was measured: {md.escape(told['no_error'], accessors.LONG)}"
+        error = md.percent(recorded.get("error"))
+        sentence += f", measured {_size(measured['gib'])} (error {error}). Measured: {basis}"
+    elif recorded.get("no_error"):
+        sentence += f"; no comparable measurement: {md.escape(recorded['no_error'], accessors.MAX_CHARACTERS)}"
     if numbers.finite(measured.get("grown_gib")) is not None:
-        said += f". The process grew by {_size(measured['grown_gib'])}: {basis}"
-    parts = found.get("parts")
+        sentence += f". The process grew by {_size(measured['grown_gib'])}: {basis}"
+    parts = prediction.get("parts")
     rows = [[md.escape(name), _size(size)] for name, size in (parts if isinstance(parts, dict) else {}).items()]
-    shape = {name: found.get(name) for name in ("rows", "length", "accumulation", "moment", "host_parts")}
-    return md.joined([f"{said}.", md.table(["part", "size"], rows, "lr"), md.fields("predicted for", shape)])
+    shape = {name: prediction.get(name) for name in ("rows", "length", "accumulation", "moment", "host_parts")}
+    return md.joined([f"{sentence}.", md.table(["part", "size"], rows, "lr"), md.fields("predicted for", shape)])
 
 
 def _size(gib: Any) -> str:
-    """GiB in the unit that shows some digits of it; a dash for what is no number."""
+    """Return a size in a readable unit; a dash if it is not finite."""
     number = numbers.finite(gib)
     return md.DASH if number is None else numbers.shown(round(number * GIB))
 
@@ -195,8 +200,8 @@ def _out_of_memory(record: Record) -> str:
     oom = record.oom
     if oom is None:
         return ""
-    sizes = {"asked for": oom.asked_bytes, "capacity": oom.capacity_bytes, "in use": oom.allocated_bytes}
-    sizes |= {"in use before the model was built": oom.before_bytes, "held by other processes": oom.others_bytes}
+    sizes = {"requested": oom.asked_bytes, "capacity": oom.capacity_bytes, "in use": oom.allocated_bytes}
+    sizes |= {"in use before model creation": oom.before_bytes, "in use by other processes": oom.others_bytes}
     rows = [("phase", md.escape(oom.phase)), ("step", md.count(oom.step)), ("process", md.count(oom.rank))]
     if oom.rows is not None:
         rows.append(("micro-batch", f"{md.count(oom.rows)} × {md.count(oom.length)} tokens"))
@@ -205,11 +210,11 @@ def _out_of_memory(record: Record) -> str:
         ("device", md.escape(oom.device)),
         ("limit", md.escape(oom.limit)),
         ("predicted for training", _size(oom.predicted_gib)),
-        ("rows of the largest micro-batch that fits", md.count(oom.largest_rows)),
-        ("remark", md.escape(oom.unadvised, accessors.LONG)),
+        ("largest micro-batch that fits, rows", md.count(oom.largest_rows)),
+        ("remark", md.escape(oom.unadvised, accessors.MAX_CHARACTERS)),
     ]
-    advice = [[md.code(one.change), md.escape(one.costs, accessors.LONG)] for one in oom.advice]
-    return md.joined([md.pairs("out of memory", rows), md.table(["to make it fit", "costs"], advice, "ll")])
+    advice = [[md.code(one.change), md.escape(one.costs, accessors.MAX_CHARACTERS)] for one in oom.advice]
+    return md.joined([md.pairs("out of memory", rows), md.table(["change that reduces memory", "cost"], advice, "ll")])
 
 
 def _data(record: Record) -> str:
@@ -244,7 +249,10 @@ def _override_table(record: Record) -> str:
 
 def _checks(record: Record) -> str:
     checks = sorted(record.checks, key=lambda check: check.ok)
-    rows = [[md.escape(c.name), "ok" if c.ok else "**failed**", md.escape(c.detail, accessors.LONG)] for c in checks]
+    rows = [
+        [md.escape(c.name), "ok" if c.ok else "**failed**", md.escape(c.detail, accessors.MAX_CHARACTERS)]
+        for c in checks
+    ]
     return md.table(["check", "result", "detail"], rows, "lll")
 
 
@@ -256,10 +264,10 @@ def _environment(record: Record) -> str:
 
 
 def _signatures(record: Record) -> str:
-    found = dict(accessors.all_scores(record))
+    scores = dict(accessors.all_scores(record))
     rows = [
-        [md.escape(name), md.code(found[name].signature), md.escape(found[name].interval)]
-        for name in sorted(found, key=accessors.metric_order)
+        [md.escape(name), md.code(scores[name].signature), md.escape(scores[name].interval)]
+        for name in sorted(scores, key=accessors.metric_order)
     ]
     shown = md.table(["metric", "signature", "interval"], rows, "lll")
     same = record.comparability

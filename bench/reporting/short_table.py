@@ -1,4 +1,4 @@
-"""Short table of many runs, made from their records: one per data set and way of scoring. Loads no torch."""
+"""Short table of many runs, one row per run, from records alone: one table per comparability key. Loads no NumPy."""
 
 import math
 import statistics
@@ -14,32 +14,30 @@ from bench.reporting import cells
 from bench.reporting import markdown as md
 from bench.utils import files, numbers
 
-# Columns of a table of runs beside the ranking metric.
+# Metric columns beside the ranking metric.
 TABLE_METRICS = ("f1_macro", "jaccard_samples", "mcc", "squad_exact_match", "squad_v2_exact", "loss")
 TEXT_COLUMNS = ("study / model / method", "overrides", "prompt", "machine", "status")
 TABLE_NOTES = (
-    "An interval tells how far a score would move with other test examples; it does not cover other seeds.",
-    "Scores are fractions. Of a failed run none is shown.",
-    "Scores are the records'; predictions are not looked at here.",
-    "Tokens are counted without padding, all processes together.",
-    "GPU memory is what PyTorch allocated, RAM what was resident, of the process with the highest peak.",
+    "Intervals cover other test examples, not other seeds.",
+    "Scores are fractions, not percentages; BLEU is on a scale of 0 to 100. Scores of failed runs are not shown.",
+    "Scores are those of the records; they are not recomputed from predictions here.",
+    "Tokens: without padding, all processes together.",
+    "Peak memory: maximum over processes of GPU memory allocated by PyTorch, and of resident memory (RAM).",
 )
-RESUMED_NOTE = (
-    "Training, s: a run that went on from a checkpoint has none, since its record holds the last launch only."
-)
+RESUMED_NOTE = "Training, s: not given for a resumed run, whose record covers only the last launch."
 PREDICTED = "predicted peak in training, GiB"
 PREDICTED_NOTE = (
-    "The predicted peak is the plan's, made before training, of the tensors of the heaviest micro-batch. RAM holds the "
-    "program and its libraries as well."
+    "Predicted peak: planned before training, tensors of the largest micro-batch only. RAM also holds the program and "
+    "its libraries."
 )
 Runs = list[tuple[Path, Record]]
 
 
 def write_table_report(paths: Sequence[Path], output: Path, metric: str | None = None) -> Path:
-    """Writes the tables of all records at or below `paths`; returns `output`. Unreadable ones are listed.
+    """Write the tables of all records at or below `paths`, and a list of unreadable ones; return `output`.
 
-    metric: what ranks runs; None leaves it to the records. Raises DataError for a path that does not exist, when there
-    is no record at all, and for a metric that none of them has.
+    metric: ranks runs; None selects the first of the usual ones. Raises DataError for a path that does not exist,
+    without any record, and for a metric that no run has.
     """
     records, unreadable = accessors.read_all(paths)
     require_metric(records, metric)
@@ -49,13 +47,15 @@ def write_table_report(paths: Sequence[Path], output: Path, metric: str | None =
 
 
 def table_report(records: Runs, unreadable: Sequence[LeftOut] = (), metric: str | None = None) -> str:
-    """Tables of runs by data set and comparability key, the best first and failed runs last.
+    """Return tables of runs by data set and comparability key, best runs first and failed ones last.
 
     The same records give the same text, in any order.
     """
-    tables = [_data_set(name, tables, metric) for name, tables in sorted(accessors.by_key(records).items())]
-    broken = md.bullets([f"{md.code(item.path)}: {md.escape(item.reason, accessors.LONG)}" for item in unreadable])
-    rest = {"Records that could not be read": broken, "Notes": _notes(records, len(unreadable))}
+    tables = [_data_set(name, tables, metric) for name, tables in sorted(accessors.by_data_set(records).items())]
+    broken = md.bullets(
+        [f"{md.code(item.path)}: {md.escape(item.reason, accessors.MAX_CHARACTERS)}" for item in unreadable]
+    )
+    rest = {"Unreadable records": broken, "Notes": _notes(records, len(unreadable))}
     return md.joined(["# Runs", *tables, md.sections(rest)]) + "\n"
 
 
@@ -64,8 +64,8 @@ def _data_set(name: str, tables: dict[str, Runs], metric: str | None) -> str:
     if len(tables) > 1:
         differ = ", ".join(map(md.escape, accessors.differing_parts(tables)))
         parts.append(
-            "These runs were not all scored on the same examples in the same way, so they stand in "
-            f"{len(tables)} tables: do not compare scores across them. What differs: {differ or 'not known'}."
+            "These runs were not all scored on the same examples with the same metrics, so they are reported in "
+            f"{len(tables)} tables. Do not compare scores across them. They differ in: {differ or 'unknown'}."
         )
     for key, runs in sorted(tables.items(), key=lambda item: (not item[0], item[0])):
         shown = f"with comparability key {md.code(key)}" if key else "without a comparability key"
@@ -81,12 +81,12 @@ def _runs_table(runs: list[Record], metric: str | None) -> str:
     shown = [main or "score", *(name for name in TABLE_METRICS if name in names and name != main)]
     ordered = sorted(runs, key=lambda record: _rank(record, split, main))
     titles, common = _titles(runs), _common_overrides(runs)
-    lines = [_line(record, split, shown, titles[accessors.key_of(record)], common) for record in ordered]
+    lines = [_line(record, split, shown, titles[accessors.system_key(record)], common) for record in ordered]
     alone = {name for name in (PREDICTED, "overrides") if {line[name] for line in lines} == {md.DASH}}
     alone |= {name for name in ("prompt", "machine") if len({line[name] for line in lines} - {md.DASH}) < 2}
     lines = [{name: cell for name, cell in line.items() if name not in alone} for line in lines]
     whose = "all these runs" if len(runs) > 1 else "this run"
-    alike = f"Overrides of {whose}: {md.escape('; '.join(common), accessors.LONG)}."
+    alike = f"Overrides of {whose}: {md.escape('; '.join(common), accessors.MAX_CHARACTERS)}."
     return md.joined(
         [
             _caption(valid, split, main, metric),
@@ -98,59 +98,59 @@ def _runs_table(runs: list[Record], metric: str | None) -> str:
 
 
 def _titles(runs: list[Record]) -> dict[tuple[str, str], str]:
-    """A heading for each system, by its key; with what tells it from others of its name."""
-    firsts = {accessors.key_of(record): record for record in reversed(runs)}
-    found = {}
+    """Return a unique name for each system, by its key."""
+    firsts = {accessors.system_key(record): record for record in reversed(runs)}
+    titles = {}
     for name in {name for name, _ in firsts}:
-        endings = accessors.told_apart({key: record for key, record in firsts.items() if key[0] == name})
+        endings = accessors.distinguishing_endings({key: record for key, record in firsts.items() if key[0] == name})
         for key, ending in endings.items():
-            # Of a long ending the part that differs may be cut.
+            # The part that differs may be cut from a long ending.
             mark = f" [{key[1][:8]}]" if len(ending) > md.CELL_LIMIT else ""
-            found[key] = cells.title(firsts[key]) + (f" {md.escape(ending.strip())}" if ending else "") + mark
-    return found
+            titles[key] = cells.title(firsts[key]) + (f" {md.escape(ending.strip())}" if ending else "") + mark
+    return titles
 
 
 def _overrides(record: Record) -> list[str]:
-    """Without the seed, which has a column."""
+    """Return overrides without the seed, which has its own column."""
     return [f"{key}={value}" for key, value, _ in accessors.overridden(record) if key != "seed"]
 
 
 def _common_overrides(runs: list[Record]) -> list[str]:
-    """Those that all runs have, in their order; they tell no row from another."""
+    """Return the overrides that all runs share, in their order."""
     return [item for item in _overrides(runs[0]) if all(item in _overrides(record) for record in runs)]
 
 
 def _seeds_table(runs: list[Record], split: str | None, main: str | None, titles: dict[tuple[str, str], str]) -> str:
-    """Runs of one recipe with several seeds, summed up: mean, sample standard deviation, lowest and highest score."""
+    """Return mean, sample standard deviation, minimum and maximum over the seeds of each recipe."""
     groups: dict[tuple[str, str], dict[int, Record]] = {}
     for record in runs:
-        # Of several runs with one seed the last counts: they say the same.
-        groups.setdefault(accessors.key_of(record), {})[record.seed or 0] = record
+        # Of several runs with the same seed the last counts: they are not independent.
+        groups.setdefault(accessors.system_key(record), {})[record.seed or 0] = record
     lines = []
     for key, seeds in groups.items():
-        found = [accessors.scalars(record, "after", split).get(main or "") for record in seeds.values()]
-        values = [value for item in found if item and (value := numbers.finite(item.value)) is not None]
+        scores = [accessors.scalars(record, "after", split).get(main or "") for record in seeds.values()]
+        values = [value for item in scores if item and (value := numbers.finite(item.value)) is not None]
         if len(values) < 2:
             continue
         lines.append(
             {
-                "all seeds of": titles[key],
+                "aggregated over seeds": titles[key],
                 "seeds": md.count(len(values)),
                 f"mean {md.escape(main)}": md.fixed(statistics.mean(values)),
-                "standard deviation": md.fixed(statistics.stdev(values)),
-                "lowest": md.fixed(min(values)),
-                "highest": md.fixed(max(values)),
+                "std over seeds": md.fixed(statistics.stdev(values)),
+                "min": md.fixed(min(values)),
+                "max": md.fixed(max(values)),
             }
         )
-    return md.table_of(sorted(lines, key=str), ("all seeds of",))
+    return md.table_of(sorted(lines, key=str), ("aggregated over seeds",))
 
 
 def _caption(valid: list[Record], split: str | None, main: str | None, metric: str | None) -> str:
     if main is None and metric is not None and split is not None:
-        return f"No run has a single score of the metric {md.escape(metric)} on {md.escape(split)}."
+        return f"No run has a single-valued score of the metric {md.escape(metric)} on {md.escape(split)}."
     if main is None or split is None:
         return "No run has a score."
-    floors = {kind: found.get(main) for kind, found in valid[0].baselines.get(split, {}).items()}
+    floors = {kind: values.get(main) for kind, values in valid[0].baselines.get(split, {}).items()}
     baselines = f" Baselines: {md.quantity('baselines', floors)}." if floors else ""
     order = "highest" if _higher_is_better(main) else "lowest"
     return f"Scores on {md.escape(split)}; {order} {md.escape(main)} after training first.{baselines}"
@@ -168,17 +168,17 @@ def _rank(record: Record, split: str | None, main: str | None) -> tuple[bool, fl
 
 
 def _line(record: Record, split: str | None, metrics: list[str], title: str, common: Sequence[str]) -> dict[str, str]:
-    # Scores of a failed run would be read as results.
+    # Scores of a failed run could be mistaken for results.
     before, after = (
         {} if record.status != "ok" else accessors.scalars(record, stage, split) for stage in accessors.STAGES
     )
     scored, trained = record.throughput.get(split or "", {}), record.throughput.get("train", {})
     trained_in = record.memory.get("train", {})
-    # Until batches were counted in tokens, a record held their rows.
+    # Older records hold the rows of a batch, not its tokens.
     sizes = {"batch": scored.get("batch"), "batch tokens": scored.get("batch_tokens")}
     batch = "".join(f" ({name} {md.count(size)})" for name, size in sizes.items() if size is not None)
     overrides = "; ".join(item for item in _overrides(record) if item not in common)
-    shown = [cells.shown_score(found.get(metrics[0])) for found in (before, after)]
+    shown = [cells.shown_score(scores.get(metrics[0])) for scores in (before, after)]
     if record.status == "oom":
         shown = [cells.does_not_fit(record)] * 2
     return {

@@ -1,9 +1,9 @@
-"""Many runs, each a launch of its own: what is finished is left out, what fails is written down, and the rest goes on.
+"""One run of a sweep: its folder, command and outcome. Each run is a separate launch, started by `scheduler`.
 
     python -m bench sweep recipes/sst2 --seeds 3 --jobs 2
     python -m bench sweep recipes/studies/imdb --mini
 
-Holds what a run is to a sweep: its folder, its command, how it ended. `jobs` starts and watches them.
+Finished runs are skipped; a failed run is recorded and does not stop the others.
 """
 
 import contextlib
@@ -28,28 +28,28 @@ from bench.errors import BenchError, RecipeError, SetupError
 from bench.records import store
 from bench.records.record import Record
 from bench.runner import run_folder
-from bench.sweeps.study import Planned
+from bench.sweeps.study import PlannedRun
 from bench.utils import files
 from bench.utils.files import ROOT
 
 CONFIGS, SLURM = ROOT / "accelerate_configs", ROOT / "scripts" / "slurm" / "study.sbatch"
 LOGS = "logs"
-# A killed process holds its locks until the system has cleared it away.
+# A killed process holds its locks until the system has cleaned it up.
 RELEASE_S = 10.0
-# How a run ended that would end so again.
-SETTLED = ("ok", "oom", "diverged", "invalid")
+# Statuses that a repetition would give again.
+FINAL_STATUSES = ("ok", "oom", "diverged", "invalid")
 State = Literal["waiting", "running", "ok", "oom", "diverged", "interrupted", "invalid", "crashed"]
 
 
 @dataclass
 class Job:
-    """A run of a sweep. left_out: whether it was finished before the sweep began. scored: what value is, in words.
+    """A run of a sweep. left_out: it was finished before the sweep began. scored: metric and split of `value`.
 
-    before: when the record was written that lay there at the launch, in ns; None for none. elsewhere: whether another
-    process is at this run.
+    before: modification time in ns of the record that existed at the launch; None without one. elsewhere: another
+    process executes this run.
     """
 
-    planned: Planned
+    planned: PlannedRun
     folder: Path
     log: Path
     state: State = "waiting"
@@ -64,7 +64,7 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What runs are given. gpus: identifiers of the devices, to be shared out. per_run: how many each run gets."""
+    """Resources for runs. gpus: identifiers of all devices. per_run: number of devices for each run."""
 
     config: Path
     jobs: int = 1
@@ -74,18 +74,17 @@ class Machine:
     options: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, config: str | None, jobs: int | None, per_run: int | None, *, dry: bool = False) -> "Machine":
-        """Reads the accelerate config. dry: nothing will run here, so that GPUs need not be there.
+    def from_config(cls, config: str | None, jobs: int | None, per_run: int | None, *, dry: bool = False) -> "Machine":
+        """Read an accelerate config. dry: nothing runs on this machine, so GPUs need not be present.
 
-        Raises SetupError for a config that is not there, or asks for more GPUs than are.
+        Raises SetupError for a config that does not exist, or that needs more GPUs than available.
         """
         gpus = visible_gpus()
         path = find_config(config or ("gpu1" if gpus else "cpu"))
         content = yaml_loader.read(path).data
         processes = content.get("num_processes", 1)
         if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
-            told = f"expected a whole number from 1 on, got {processes!r:.100}"
-            raise SetupError(f"{path}: num_processes: {told}")
+            raise SetupError(f"{path}: num_processes: expected a positive integer, got {processes!r:.100}")
         on_cpu = bool(content.get("use_cpu")) or str(content.get("distributed_type")) == "MULTI_CPU"
         if on_cpu:
             if per_run:
@@ -98,30 +97,32 @@ class Machine:
             return cls(config=path, jobs=jobs or 1, per_run=processes, processes=processes, options=options)
         if processes > len(gpus):
             raise SetupError(
-                f"{path.name} asks for {processes} GPUs for each run, and there are {len(gpus)} here; give another "
-                "--config, or --gpus-per-run"
+                f"{path.name} needs {processes} GPUs per run, but {len(gpus)} are available; pass another --config, or "
+                "--gpus-per-run"
             )
         most = len(gpus) // processes
         if jobs is not None and jobs > most:
-            raise SetupError(f"--jobs {jobs}: {len(gpus)} GPUs are enough for {most} runs of {processes} at once")
+            raise SetupError(
+                f"--jobs {jobs}: {len(gpus)} GPUs suffice for {most} concurrent runs with {processes} GPUs each"
+            )
         return cls(config=path, jobs=jobs or most, gpus=gpus, per_run=processes, processes=processes, options=options)
 
     def command(self, job: Job, port: int | None = None) -> list[str]:
-        """The command line of a run, as it would be typed."""
-        return self.words(ROOT / "bench" / "run.py", arguments(job), port)
+        """Return the command line of a run."""
+        return self.launch_command(ROOT / "bench" / "run.py", arguments(job), port)
 
-    def words(self, program: Path, arguments: Sequence[str], port: int | None = None) -> list[str]:
-        """The command line that launches a `bench/run.py` with its arguments."""
-        spread = [*self.options, *(() if port is None else ("--main_process_port", str(port)))]
+    def launch_command(self, program: Path, arguments: Sequence[str], port: int | None = None) -> list[str]:
+        """Return the command line that launches a `bench/run.py` with its arguments."""
+        options = [*self.options, *(() if port is None else ("--main_process_port", str(port)))]
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(self.config)]
-        return [*launcher, *spread, str(program), *arguments]
+        return [*launcher, *options, str(program), *arguments]
 
     def environment(self, gpus: Sequence[str]) -> dict[str, str]:
-        """This process's, less what a launcher above it may have set; the devices and the cores are shared out."""
+        """Return the environment of a run: without variables of an outer launcher, with its share of GPUs and cores."""
         kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
         threads = max(1, (os.cpu_count() or 1) // (self.jobs * self.processes))
         given = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-        # The launcher of several processes kills what it told to stop: not in the middle of a checkpoint.
+        # The launcher of several processes kills them after this time, which a checkpoint must not exceed.
         given["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "240")
         if gpus:
             given["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
@@ -129,108 +130,108 @@ class Machine:
 
 
 def arguments(job: Job, *, absolute: bool = False) -> list[str]:
-    """What follows `bench/run.py` on the command line of a run. absolute: for another working directory."""
+    """Return the arguments of `bench/run.py` for a run. absolute: for another working directory."""
     planned = job.planned
     path, folder = (one.absolute() if absolute else one for one in (planned.path, job.folder))
     return [str(path), "--seed", str(planned.seed), "--out", str(folder), *planned.overrides]
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """The CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them; asks the driver, not torch."""
+    """Return the CUDA devices of this process as in CUDA_VISIBLE_DEVICES, else from nvidia-smi; without torch."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return tuple(name.strip() for name in given.split(",") if name.strip() not in ("", "-1"))
     if shutil.which("nvidia-smi") is None:
         return ()
-    asked = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
     return tuple(done.stdout.split()) if done.returncode == 0 else ()
 
 
 def find_config(name: str) -> Path:
-    """An accelerate config by its name in `accelerate_configs/`, or by its path."""
+    """Return the path of an accelerate config, given its name in `accelerate_configs/` or its path."""
     for path in (CONFIGS / f"{name}.yaml", Path(name).absolute()):
         if path.is_file():
             return path
     known = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
-    raise SetupError(f"--config: there is no accelerate config {name!r}. Known: {known}.")
+    raise SetupError(f"--config: no accelerate config {name!r}. Available: {known}.")
 
 
-def jobs_of(runs: list[Planned], out: Path) -> list[Job]:
-    """A job for each run, each folder once: two ways to write the same run are one run."""
-    found: dict[str, Job] = {}
+def jobs_of(runs: list[PlannedRun], out: Path) -> list[Job]:
+    """Return a job for each distinct run folder: equal runs are one job."""
+    jobs: dict[str, Job] = {}
     for planned in runs:
         name = planned.folder_name
-        found.setdefault(name, Job(planned, out / name, out / LOGS / f"{name}.txt"))
-    return list(found.values())
+        jobs.setdefault(name, Job(planned, out / name, out / LOGS / f"{name}.txt"))
+    return list(jobs.values())
 
 
 def leave_out_finished(jobs: list[Job], *, retry: bool, metric: str | None) -> None:
-    """Marks what has a finished record. retry: failures that would come again are tried again too."""
+    """Mark jobs with a finished record as left out. retry: repeat reproducible failures too."""
     for job in jobs:
-        found = read(job)
-        if found is None or found.finished_at is None:
+        record = read(job)
+        if record is None or record.finished_at is None:
             continue
-        if found.status == "ok" or (found.status in SETTLED and not retry):
+        if record.status == "ok" or (record.status in FINAL_STATUSES and not retry):
             job.left_out = True
-            take_result(job, found, metric)
+            read_result(job, record, metric)
 
 
 def read(job: Job) -> Record | None:
-    """The record of this very run in its folder, if there is a readable one."""
+    """Return the record in the job's folder if it is readable and of this run, else None."""
     try:
-        found = store.read(job.folder)
+        record = store.read(job.folder)
     except BenchError:
         return None
-    same = (found.recipe.hash, found.seed) == (job.planned.resolved.hash, job.planned.seed)
-    return found if same else None
+    same = (record.recipe.hash, record.seed) == (job.planned.resolved.hash, job.planned.seed)
+    return record if same else None
 
 
-def take_result(job: Job, found: Record, metric: str | None) -> None:
-    """What a record says of a run: how it ended, in what time, and the score of the first split.
+def read_result(job: Job, record: Record, metric: str | None) -> None:
+    """Set the job's status, duration and score on the first split from its record.
 
-    metric: the sweep's; where the run has no such score, it is the metric that ranks its kind of runs.
+    metric: that of the sweep; for a run without it, the metric that ranks runs in reports.
     """
-    job.state, job.reason = found.status, found.reason
-    job.seconds = sum(phase.seconds for phase in found.phases)
-    split = next(iter(found.scores.get("after", {})), None)
-    names = accessors.scalars(found, "after", split)
+    job.state, job.reason = record.status, record.reason
+    job.seconds = sum(phase.seconds for phase in record.phases)
+    split = next(iter(record.scores.get("after", {})), None)
+    names = accessors.scalars(record, "after", split)
     shown = metric if metric in names else accessors.ranking_metric(names)
     if shown is not None:
-        job.value, job.scored = score_of(found, shown, split), f"{shown}, {split}"
+        job.value, job.scored = score_of(record, shown, split), f"{shown}, {split}"
 
 
-def score_of(found: Record, metric: str, split: str | None = None) -> float | None:
-    """A metric's value after the run, on the first split that was scored."""
-    splits = found.scores.get("after", {})
+def score_of(record: Record, metric: str, split: str | None = None) -> float | None:
+    """Return a metric's value after the run. split: None for the first that was scored."""
+    splits = record.scores.get("after", {})
     scores = splits.get(split, {}) if split else next(iter(splits.values()), {})
     value = scores[metric].value if metric in scores else None
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def settle(job: Job, returncode: int, seconds: float, metric: str | None, *, stopped: bool = False) -> None:
-    """How a run that has ended did end; one that could not say so itself is filed here.
+def finish(job: Job, returncode: int, seconds: float, metric: str | None, *, stopped: bool = False) -> None:
+    """Set the outcome of a run that has ended, and complete the record of one that was killed.
 
-    A finished record that lay there before, and one that another process is writing, say nothing of this launch, and
-    stay. stopped: the sweep has told it to end.
+    A finished record from before the launch, and one that another process is writing, are not this launch's and stay.
+    stopped: the sweep told the run to end.
     """
     job.seconds = seconds
     if _stays_taken(job.folder):
-        leave_elsewhere(job)
+        mark_taken(job)
         return
-    found = read(job)
-    if found is None or found.finished_at is None:
-        is_told = stopped and returncode < 0
-        found = _file_death(job, found, _why(job, returncode), status="interrupted" if is_told else "crashed")
+    record = read(job)
+    if record is None or record.finished_at is None:
+        status: Literal["crashed", "interrupted"] = "interrupted" if stopped and returncode < 0 else "crashed"
+        record = _record_crash(job, record, _crash_reason(job, returncode), status)
     elif job.before is not None and written_at(job) == job.before:
-        job.state, job.reason = "crashed", f"the launch left no record: {_why(job, returncode)}"
+        job.state, job.reason = "crashed", f"the launch wrote no record: {_crash_reason(job, returncode)}"
         return
-    take_result(job, found, metric)
+    read_result(job, record, metric)
     job.seconds = seconds
 
 
 def _stays_taken(folder: Path) -> bool:
-    """Whether another process has the folder; one that was killed just now takes a moment to let go of it."""
+    """Return whether another process holds the folder, after waiting for a killed one to release it."""
     end = time.monotonic() + RELEASE_S
     while run_folder.is_taken(folder):
         if time.monotonic() > end:
@@ -239,52 +240,52 @@ def _stays_taken(folder: Path) -> bool:
     return False
 
 
-def leave_elsewhere(job: Job) -> None:
-    """Another process is at this run; its record and its log are left alone."""
+def mark_taken(job: Job) -> None:
+    """Mark a run that another process executes; its record and log are not touched."""
     job.state, job.elsewhere = "crashed", True
-    job.reason = f"{job.folder} is being written by another run, which goes on"
+    job.reason = f"another process is writing to {job.folder}; it continues"
 
 
 def written_at(job: Job) -> int | None:
-    """When the record in the run's folder was written, in ns; None where there is none."""
+    """Return the modification time of the run's record in ns; None without a record."""
     try:
         return (job.folder / store.FILE).stat().st_mtime_ns
     except OSError:
         return None
 
 
-def _why(job: Job, returncode: int) -> str:
-    """Why there is no whole record of this run, in words."""
-    said = last_line(job.log)
+def _crash_reason(job: Job, returncode: int) -> str:
+    """Explain why the run has no complete record."""
+    output = last_line(job.log)
     try:
-        left = store.read(job.folder)
+        record = store.read(job.folder)
     except BenchError as error:
         if (job.folder / store.FILE).exists():
             return str(error)
     else:
-        if left.recipe.hash != job.planned.resolved.hash or left.seed != job.planned.seed:
-            return f"{job.folder} holds the record of another run"
-    last = f"; last it said: {said}" if said else ""
+        if record.recipe.hash != job.planned.resolved.hash or record.seed != job.planned.seed:
+            return f"{job.folder} contains the record of another run"
+    last = f"; last output: {output}" if output else ""
     if returncode < 0:
-        return f"its launcher was ended by signal {-returncode}{last}"
-    if written_at(job) != job.before and not said.startswith("error"):
-        # It had begun, and could not write down how it ended.
-        return f"its processes were ended from outside, as by SIGKILL or for want of memory (code {returncode}){last}"
-    return said or f"it ended with code {returncode} and said nothing"
+        return f"its launcher was killed by signal {-returncode}{last}"
+    if written_at(job) != job.before and not output.startswith("error"):
+        # It had started, but could not record its end.
+        return f"its processes were killed, e.g. by SIGKILL or out of memory (exit code {returncode}){last}"
+    return output or f"it ended with exit code {returncode} and no output"
 
 
-def _file_death(job: Job, found: Record | None, why: str, status: Literal["crashed", "interrupted"]) -> Record:
-    """A record of a run whose processes left none, or one without an end. One of another run is not touched."""
-    free = found is not None or not (job.folder / store.FILE).exists()
-    if found is None:
-        found = first_record(job.planned.resolved)
-        found.failed_in = "set-up"
-    found.status, found.reason = status, f"there is no record of the run's end: {why}"
-    found.finished_at = _now()
+def _record_crash(job: Job, record: Record | None, why: str, status: Literal["crashed", "interrupted"]) -> Record:
+    """Complete an unfinished record, or write one for a run that left none; a record of another run is kept."""
+    free = record is not None or not (job.folder / store.FILE).exists()
+    if record is None:
+        record = first_record(job.planned.resolved)
+        record.failed_in = "set-up"
+    record.status, record.reason = status, f"the run did not record its end: {why}"
+    record.finished_at = _now()
     if free:
         job.folder.mkdir(parents=True, exist_ok=True)
-        store.write(found, job.folder)
-    return found
+        store.write(record, job.folder)
+    return record
 
 
 def _now() -> str:
@@ -292,7 +293,7 @@ def _now() -> str:
 
 
 def losses(folder: Path) -> list[float]:
-    """Every loss that a run logged; none where nothing is trained by gradient."""
+    """Return every loss that a run logged; none without gradient training."""
     path = folder / "train_log.jsonl"
     if not path.exists():
         return []
@@ -301,7 +302,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def last_line(log: Path) -> str:
-    """The last line that says something in a run's output; empty for none."""
+    """Return the last non-empty line of a run's output; empty without one."""
     try:
         with log.open("rb") as stream:
             stream.seek(0, os.SEEK_END)
@@ -309,30 +310,28 @@ def last_line(log: Path) -> str:
             lines = stream.read().decode(errors="replace").splitlines()
     except OSError:
         return ""
-    # The first line of a log is the command, which the run did not say.
+    # The first line of a log is the command, not output.
     return next((line.strip() for line in reversed(lines) if line.strip() and not line.startswith("$ ")), "")
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether more is better, as the metric's own file says. Raises RecipeError for one that none of them defines."""
+    """Return whether a higher value of a metric is better. Raises RecipeError for a metric of another library."""
     known = registry.directions()
     if metric not in known:
-        raise RecipeError(
-            f"metric {metric!r}: it is not known whether more of it is better; take one of the harness's own"
-        )
+        raise RecipeError(f"metric {metric!r}: whether higher is better is unknown; use a metric of this harness")
     return known[metric]
 
 
 def submit(jobs: list[Job], machine_config: Path, out: Path, at_once: int | None) -> str:
-    """Gives jobs to Slurm as one array; returns what sbatch said. Raises SetupError where there is no Slurm."""
+    """Submit jobs to Slurm as one array; return sbatch's output. Raises SetupError without sbatch."""
     if shutil.which("sbatch") is None:
-        raise SetupError("--slurm: there is no sbatch on this machine")
+        raise SetupError("--slurm: sbatch not found on this machine")
     import shlex
 
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
     lines = [shlex.join(arguments(job, absolute=True)) for job in jobs]
-    _tell_of_repetition(lines, out)
+    _warn_of_repetition(lines, out)
     listing = out / f"array-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{os.getpid()}.txt"
     files.write_text(listing, "".join(f"{line}\n" for line in lines))
     limit = "" if at_once is None else f"%{at_once}"
@@ -343,15 +342,15 @@ def submit(jobs: list[Job], machine_config: Path, out: Path, at_once: int | None
     if done.returncode != 0:
         with contextlib.suppress(OSError):
             listing.unlink()
-        raise SetupError(f"sbatch refused: {(done.stderr or done.stdout).strip()}")
+        raise SetupError(f"sbatch failed: {(done.stderr or done.stdout).strip()}")
     return f"{done.stdout.strip()}: {len(jobs)} runs, listed in {listing}"
 
 
-def _tell_of_repetition(lines: list[str], out: Path) -> None:
+def _warn_of_repetition(lines: list[str], out: Path) -> None:
     earlier = {line for path in out.glob("array-*.txt") for line in path.read_text(encoding="utf-8").splitlines()}
     again = sum(line in earlier for line in lines)
     if again:
         console.complain(
-            f"{again} of these runs were submitted before, see {out}/array-*.txt: where they still wait or run, cancel "
-            "one of the two arrays"
+            f"{again} of these runs were submitted before (see {out}/array-*.txt): if they are still queued or "
+            "running, cancel one of the two arrays"
         )

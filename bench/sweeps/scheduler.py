@@ -1,4 +1,4 @@
-"""Runs the jobs of a sweep side by side: devices and ports handed out, a live table, and a clean end by Ctrl-C."""
+"""Run the jobs of a sweep concurrently: assign devices and ports, show a live table, stop cleanly on Ctrl-C."""
 
 import contextlib
 import os
@@ -24,26 +24,26 @@ from bench.sweeps import tuning
 from bench.sweeps.jobs import (
     Job,
     Machine,
+    finish,
     higher_is_better,
     jobs_of,
     last_line,
-    leave_elsewhere,
     leave_out_finished,
-    settle,
+    mark_taken,
     submit,
     written_at,
 )
-from bench.sweeps.study import Plan, Planned
+from bench.sweeps.study import Plan, PlannedRun
 
 POLL_S = 0.2
-# A run that was told to stop writes a checkpoint first.
+# A run that is told to stop first writes a checkpoint.
 STOP_S = 300.0
 SHOWN_ROWS = 30
 
 
 @dataclass
-class Running:
-    """A job and its process. gpus: what it was given."""
+class RunningJob:
+    """A job and its process. gpus: the devices assigned to it."""
 
     job: Job
     process: subprocess.Popen[bytes]
@@ -52,8 +52,8 @@ class Running:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """How a sweep is to go. slurm: give the runs to Slurm instead. dry_run: only say what would be run."""
+class SweepOptions:
+    """Options of a sweep. slurm: submit the runs to Slurm. dry_run: only print the commands. at_once: for Slurm."""
 
     out: Path
     machine: Machine
@@ -63,78 +63,78 @@ class Order:
     at_once: int | None = None
 
 
-def conduct(plans: list[Plan], order: Order) -> int:
-    """Chooses settings where a study asks for it, then runs everything; returns the exit code, 1 where a run failed."""
+def run_sweep(plans: list[Plan], options: SweepOptions) -> int:
+    """Tune settings where a study requests it, then run everything; return the exit code, 1 if a run failed."""
     metric = next((plan.metric for plan in plans if plan.metric), None)
-    runs, without_settings = list[Planned](), 0
+    runs, without_settings = list[PlannedRun](), 0
     for plan in plans:
-        chosen = _tune(plan, order)
+        chosen = _tune(plan, options)
         if chosen is None:
-            return 0 if order.slurm or order.dry_run else 1
+            return 0 if options.slurm or options.dry_run else 1
         runs += [run for each in chosen for run in each]
         without_settings += len(plan.systems) - len(chosen)
-    jobs = jobs_of(runs, order.out)
-    _do(jobs, order, metric, "runs")
-    if order.slurm or order.dry_run:
+    jobs = jobs_of(runs, options.out)
+    _execute(jobs, options, metric, "runs")
+    if options.slurm or options.dry_run:
         return 0
     console.out.print(table(jobs))
     return 0 if not without_settings and all(job.state == "ok" for job in jobs) else 1
 
 
-def _do(jobs: list[Job], order: Order, metric: str | None, what: str) -> None:
-    leave_out_finished(jobs, retry=order.retry, metric=metric)
+def _execute(jobs: list[Job], options: SweepOptions, metric: str | None, what: str) -> None:
+    leave_out_finished(jobs, retry=options.retry, metric=metric)
     left = [job for job in jobs if not job.left_out]
-    console.say(f"{len(jobs)} {what}, {len(jobs) - len(left)} of them finished before; {order.out}")
-    if order.dry_run:
+    console.say(f"{len(jobs)} {what}, {len(jobs) - len(left)} already finished; output folder: {options.out}")
+    if options.dry_run:
         for job in left:
-            console.say(shlex.join(order.machine.command(job)))
-    elif order.slurm and left:
-        console.say(submit(left, order.machine.config, order.out, order.at_once))
+            console.say(shlex.join(options.machine.command(job)))
+    elif options.slurm and left:
+        console.say(submit(left, options.machine.config, options.out, options.at_once))
     elif left:
-        run_all(jobs, order.machine, metric)
+        run_all(jobs, options.machine, metric)
 
 
-def _tune(plan: Plan, order: Order) -> list[list[Planned]] | None:
-    """The runs of each system with the settings that were chosen; None where the choice has to wait.
+def _tune(plan: Plan, options: SweepOptions) -> list[list[PlannedRun]] | None:
+    """Return the runs of each system with tuned settings; None while trials are unfinished.
 
-    A system whose trials all failed is left out. Raises RecipeError where none is left.
+    A system whose trials all failed is left out. Raises RecipeError if none is left.
     """
-    trials = tuning.trials_of(plan, order.out)
+    trials = tuning.trials_of(plan, options.out)
     if not trials:
         return [system.runs() for system in plan.systems]
     assert plan.metric is not None
     higher_is_better(plan.metric)
     jobs = [job for _, tried in trials for job in tried.values()]
-    if not order.dry_run:
-        store.mark_trials(order.out / tuning.TRIALS)
-    _do(jobs, order, plan.metric, "trials of settings, on validation data")
+    if not options.dry_run:
+        store.mark_trials(options.out / tuning.TRIALS)
+    _execute(jobs, options, plan.metric, "tuning trials on validation data")
     if any(job.state == "waiting" for job in jobs):
-        console.say("give the same command again when these are finished: then settings are chosen, and the rest runs")
+        console.say("repeat this command when the trials are finished: it then selects settings and runs the rest")
         return None
     if any(job.elsewhere for job in jobs):
-        console.complain("another sweep is at some of the trials: give the same command again when they are finished")
+        console.complain("another sweep is running some of the trials: repeat this command when they are finished")
         return None
     choices = {id(system): tuning.choose(system, tried, plan.metric) for system, tried in trials}
-    console.say(f"chosen settings: {tuning.write_choices(list(choices.values()), order.out, plan.metric)}")
+    console.say(f"tuned settings: {tuning.write_choices(list(choices.values()), options.out, plan.metric)}")
     runs = []
     for system in plan.systems:
         choice = choices.get(id(system))
         if choice is not None and choice.chosen is None:
-            console.complain(f"{system.resolved.name}: none of its settings could be tried, so it is left out")
+            console.complain(f"{system.resolved.name} is left out: all of its tuning trials failed")
             continue
         runs.append(system.runs(choice.chosen or () if choice is not None else ()))
     if not runs:
-        raise RecipeError("no system is left: the trials of all of them failed")
+        raise RecipeError("no system is left: all tuning trials failed")
     return runs
 
 
 def run_all(jobs: list[Job], machine: Machine, metric: str | None = None) -> None:
-    """Runs what is not left out; every job has its state and reason afterwards.
+    """Run all jobs that are not left out, and set their state and reason.
 
-    Raises KeyboardInterrupt when the sweep was stopped: by then its runs have written their checkpoints and ended.
+    Raises KeyboardInterrupt when the sweep is stopped, after its runs have written their checkpoints and ended.
     """
     waiting = [job for job in jobs if not job.left_out]
-    free, running = list(machine.gpus), list[Running]()
+    free, running = list(machine.gpus), list[RunningJob]()
     with terminable(), _display(jobs) as show:
         try:
             while waiting or running:
@@ -157,7 +157,7 @@ def run_all(jobs: list[Job], machine: Machine, metric: str | None = None) -> Non
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """SIGTERM, as a scheduler sends it, and SIGHUP of a terminal that is closed, stop a sweep as Ctrl-C does."""
+    """Handle SIGTERM (sent by schedulers) and SIGHUP (closed terminal) like Ctrl-C inside the block."""
 
     def _interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -173,22 +173,22 @@ def terminable() -> Iterator[None]:
 
 
 def _is_elsewhere(job: Job) -> bool:
-    """Whether another process is at this run; then it is left alone, with its record and its log."""
+    """Return whether another process executes this run, and mark it so; its record and log are not touched."""
     if not run_folder.is_taken(job.folder):
         return False
-    leave_elsewhere(job)
+    mark_taken(job)
     console.say(describe(job))
     return True
 
 
-def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> Running:
+def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> RunningJob:
     port = free_port() if machine.processes > 1 else None
     command, before = machine.command(job, port), written_at(job)
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("wb") as log:
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
-        # A session of its own: Ctrl-C is for the sweep, which then tells its runs.
+        # In a separate session: Ctrl-C reaches only the sweep, which then stops its runs.
         process = subprocess.Popen(
             command,
             cwd=Path.cwd(),
@@ -199,34 +199,34 @@ def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> Running:
             start_new_session=True,
         )
     job.state, job.before = "running", before
-    return Running(job, process, gpus)
+    return RunningJob(job, process, gpus)
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on now."""
+    """Return a free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _end(one: Running, metric: str | None, *, stopped: bool = False) -> None:
+def _end(one: RunningJob, metric: str | None, *, stopped: bool = False) -> None:
     job = one.job
-    _kill(one)  # what a launcher left behind would keep its device, and the folder
+    _kill(one)  # processes left behind by a launcher would hold the device and the folder
     try:
-        settle(job, one.process.returncode, time.monotonic() - one.started_s, metric, stopped=stopped)
+        finish(job, one.process.returncode, time.monotonic() - one.started_s, metric, stopped=stopped)
     except OSError as error:
         job.state, job.reason = "crashed", f"{error.filename or job.folder}: {error.strerror or error}"
     if not console.is_live():
         console.say(describe(job))
 
 
-def _stop(running: list[Running], metric: str | None) -> None:
-    """Tells the runs to stop, and waits for their checkpoints; another Ctrl-C ends them at once."""
+def _stop(running: list[RunningJob], metric: str | None) -> None:
+    """Tell the runs to stop and wait for their checkpoints; another Ctrl-C kills them."""
     if running:
-        console.say(f"stopping {len(running)} runs after a checkpoint each; Ctrl-C again to end them at once")
+        console.say(f"stopping {len(running)} runs, which write checkpoints first; press Ctrl-C again to kill them")
     try:
         for one in running:
-            _tell(one)
+            _send_sigterm(one)
         limit = time.monotonic() + STOP_S
         while any(one.process.poll() is None for one in running) and time.monotonic() < limit:
             time.sleep(POLL_S)
@@ -238,8 +238,8 @@ def _stop(running: list[Running], metric: str | None) -> None:
         _end(one, metric, stopped=True)
 
 
-def _tell(one: Running) -> None:
-    """SIGTERM to the launcher's processes: told itself, a launcher of one would leave that one behind."""
+def _send_sigterm(one: RunningJob) -> None:
+    """Send SIGTERM to the launcher's child processes: a launcher of one process would exit without stopping it."""
     children: list[int] = []
     for listing in Path(f"/proc/{one.process.pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -249,23 +249,23 @@ def _tell(one: Running) -> None:
             os.kill(process, signal.SIGTERM)
 
 
-def _kill(one: Running) -> None:
+def _kill(one: RunningJob) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(one.process.pid, signal.SIGKILL)
 
 
 def describe(job: Job) -> str:
-    """A finished job in a line."""
+    """Describe a finished job in one line."""
     name = f"{job.planned.resolved.name} seed {job.planned.seed}"
     time_taken = "" if job.seconds is None else f" in {job.seconds:.0f} s"
     value = "" if job.value is None else f", {job.value:.4f} {job.scored}"
     reason = f": {job.reason}" if job.reason else ""
-    return f"{job.state}{' (was finished)' if job.left_out else ''}: {name}{time_taken}{value}{reason}"
+    return f"{job.state}{' (already finished)' if job.left_out else ''}: {name}{time_taken}{value}{reason}"
 
 
 @contextlib.contextmanager
 def _display(jobs: list[Job]) -> Iterator[Callable[[list[Job]], None]]:
-    """A table that is drawn again and again on a terminal; elsewhere each run's end is a line."""
+    """Yield a function that updates a live table on a terminal; elsewhere each finished run prints a line."""
     if not console.is_live():
         yield lambda jobs: None
         return
@@ -274,7 +274,7 @@ def _display(jobs: list[Job]) -> Iterator[Callable[[list[Job]], None]]:
 
 
 def table(jobs: list[Job]) -> Table:
-    """What runs, what has ended and how, what waits; the middle of a long sweep is counted instead of shown."""
+    """Return a table of all jobs with their states; of a long sweep running jobs first, at most SHOWN_ROWS."""
     count = {state: sum(job.state == state for job in jobs) for state in dict.fromkeys(job.state for job in jobs)}
     summary = ", ".join(f"{number} {state}" for state, number in count.items())
     shown = Table(title=f"{len(jobs)} runs: {summary}", title_justify="left", box=None, pad_edge=False)
@@ -289,7 +289,7 @@ def table(jobs: list[Job]) -> Table:
         seconds = "" if job.seconds is None else f"{job.seconds:.0f}"
         cells.append((job.planned.resolved.name, str(job.planned.seed), job.state, value, seconds, note[:80]))
     for place, heading in enumerate(cells[0]):
-        # On a narrow terminal a long reason is cut, and nothing else.
+        # On a narrow terminal only the last column is cut.
         width = max(len(row[place]) for row in cells) if heading else None
         is_number = heading in ("seed", score, "seconds")
         shown.add_column(heading, justify="right" if is_number else "left", no_wrap=True, min_width=width)

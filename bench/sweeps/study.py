@@ -1,4 +1,4 @@
-"""A study: which runs are compared with one another, over which seeds, and how each method's settings are chosen.
+"""A study: which systems are compared, over which seeds, and how each method's settings are tuned.
 
     title: Full fine-tuning against LoRA
     metric: accuracy
@@ -6,8 +6,8 @@
     matrix: {recipe: sst2/bert_base_uncased-full, models: [bert_base_uncased, roberta_base], methods: [full, lora]}
     tune: {full: {training.learning_rate: [2e-5, 5e-5]}, lora: {training.learning_rate: [1e-4, 3e-4]}}
 
-A study is a file of YAML that names recipes; it holds no results. Every run of it is a recipe with overrides and a
-seed, and can be launched by hand. Does not import torch.
+A study is a YAML file that names recipes; it holds no results. Every run is a recipe with overrides and a seed, and can
+be launched by hand. Loads no torch.
 """
 
 from collections.abc import Iterator
@@ -26,23 +26,23 @@ from bench.config.resolve import Resolved
 from bench.errors import RecipeError, did_you_mean
 
 Settings = dict[str, Any]
-# A larger number is a seed that was meant.
+# A larger number is more likely meant as a seed.
 MOST_SEEDS = 10_000
-# How many seeds, counted from the recipe's own, or which ones.
+# Number of seeds, counting from the recipe's own, or a list of seeds.
 Seeds = (
     Annotated[int, Field(gt=0, le=MOST_SEEDS)]
     | Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1), Distinct]
 )
 FILE = "study.yaml"
-# Settings that are no way to train.
-SCORED = ("seed", "limit", "dataset", "evaluation", "metrics", "published")
+# Keys that define what is evaluated, so they can't be tuned.
+EVALUATION_KEYS = ("seed", "limit", "dataset", "evaluation", "metrics", "published")
 
 
-class Entry(Strict):
-    """One system of the comparison. recipe: below `recipes/`, without its ending, or a file beside the study's.
+class RunEntry(Strict):
+    """One system of the comparison. recipe: below `recipes/`, without suffix, or a file beside the study's.
 
-    set: overrides. seeds: instead of the study's, in small too. mini: overrides of the small variant, on top of the
-    study's own. published: where others found it, with these very models and data; not for the small variant.
+    set: overrides. seeds: instead of the study's, also in the mini variant. mini: overrides of the mini variant, on top
+    of the study's. published: published score ranges for this model and data; not for the mini variant.
     """
 
     recipe: Text
@@ -53,7 +53,7 @@ class Entry(Strict):
 
 
 class Matrix(Strict):
-    """Every model with every method, on one recipe. methods: names, or mappings with a method's options."""
+    """Every model with every method, for one recipe. methods: names, or mappings with a method's options."""
 
     recipe: Text
     models: Annotated[tuple[Name, ...], Distinct] = ()
@@ -62,10 +62,9 @@ class Matrix(Strict):
 
 
 class Mini(Strict):
-    """What makes a study small enough for two CPU cores: other models, other data, less of everything.
+    """The mini variant of a study, for two CPU cores: other models and data, smaller settings.
 
-    models, datasets: a card of the study -> the card in its place. set: overrides of every run. settings: those of each
-    method's runs.
+    models, datasets: card of the study -> replacement. set: overrides of every run. settings: overrides by method.
     """
 
     models: dict[str, Name] = Field(default_factory=dict)
@@ -76,15 +75,15 @@ class Mini(Strict):
 
 
 class Study(Strict):
-    """A study as it is written. metric: by which systems are ranked, and by which settings are chosen.
+    """A study file. metric: ranks systems, and selects settings in tuning.
 
-    settings: method -> overrides of its runs. tune: method -> key -> values to choose among, on validation data.
+    settings: method -> overrides of its runs. tune: method -> key -> candidate values, selected on validation data.
     """
 
     title: Text
     metric: Text
     seeds: Seeds = 1
-    runs: tuple[Entry, ...] = ()
+    runs: tuple[RunEntry, ...] = ()
     matrix: Matrix | None = None
     settings: dict[Name, Settings] = Field(default_factory=dict)
     tune: dict[Name, dict[str, Annotated[tuple[Any, ...], Field(min_length=2), Distinct]]] = Field(default_factory=dict)
@@ -92,8 +91,8 @@ class Study(Strict):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
-    """One run: what is given to bench/run.py, and what comes of it."""
+class PlannedRun:
+    """One run: the arguments of bench/run.py, and the resolved recipe."""
 
     path: Path
     overrides: tuple[str, ...]
@@ -102,15 +101,15 @@ class Planned:
 
     @property
     def folder_name(self) -> str:
-        """As bench/run.py would call it."""
+        """The name of the run's folder, as bench/run.py chooses it."""
         return f"{self.resolved.name}--seed{self.seed}--{self.resolved.hash[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """What is compared: a recipe with its overrides, over seeds. candidates: overrides among which one is chosen.
+    """A system: a recipe with overrides, over seeds. candidates: overrides to tune among.
 
-    left_out: overrides for every run that this one's method can't use.
+    left_out: overrides for every run that this system's method does not support.
     """
 
     path: Path
@@ -120,26 +119,26 @@ class System:
     candidates: tuple[tuple[str, ...], ...] = ()
     left_out: tuple[str, ...] = ()
 
-    def runs(self, chosen: tuple[str, ...] = ()) -> list[Planned]:
-        """A run for each seed, with the settings that were chosen."""
+    def runs(self, chosen: tuple[str, ...] = ()) -> list[PlannedRun]:
+        """Return a run for each seed, with the tuned settings."""
         return [self._planned(merged(self.overrides, chosen), seed) for seed in self.seeds]
 
-    def trials(self) -> dict[tuple[str, ...], Planned]:
-        """A run for each candidate, on the first seed: it is scored on validation data alone, and not saved."""
+    def trials(self) -> dict[tuple[str, ...], PlannedRun]:
+        """Return a run for each candidate, with the first seed, scored only on validation data and not saved."""
         only = f"evaluation.splits={as_yaml([self.resolved.recipe.evaluation.validation])}"
         apart = (only, "evaluation.before=false", "save=false")
         own = (text for text in self.overrides if not text.startswith("published="))
         given = merged(tuple(own), apart)
         return {one: self._planned(merged(given, one), self.seeds[0]) for one in self.candidates}
 
-    def _planned(self, overrides: tuple[str, ...], seed: int) -> Planned:
+    def _planned(self, overrides: tuple[str, ...], seed: int) -> PlannedRun:
         resolved = resolve.load(self.path, overrides, seed)
-        return Planned(path=self.path, overrides=overrides, seed=seed, resolved=resolved)
+        return PlannedRun(path=self.path, overrides=overrides, seed=seed, resolved=resolved)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What the command line adds. seeds: instead of the study's. sets: overrides for every run."""
+class SweepRequest:
+    """Options of a sweep from the command line. seeds: instead of the study's. sets: overrides for every run."""
 
     seeds: int | tuple[int, ...] | None = None
     sets: tuple[str, ...] = ()
@@ -148,7 +147,7 @@ class Asked:
 
 @dataclass(kw_only=True)
 class Plan:
-    """All systems of a sweep. metric: None for plain recipes. left_out: sentences on overrides that some can't use."""
+    """All systems of a sweep. metric: None for plain recipes. left_out: messages on overrides not given to some."""
 
     systems: list[System] = field(default_factory=list)
     metric: str | None = None
@@ -156,92 +155,92 @@ class Plan:
 
 
 def load(path: Path) -> Study:
-    """Reads and checks a study's file, or the one in a folder. Raises RecipeError with file, line and key."""
+    """Read and validate a study file, or the one in a folder. Raises RecipeError with file, line and key."""
     path = path / FILE if path.is_dir() else path
     document = yaml_loader.read(path)
     layers = Layers()
     for key, value in document.data.items():
         layers.lay(value, (key,), document, (key,))
-    found: Study = validation.validate(Study, document.data, layers, ())
-    if not found.runs and found.matrix is None:
+    study: Study = validation.validate(Study, document.data, layers, ())
+    if not study.runs and study.matrix is None:
         raise RecipeError(f"{path}: a study needs `runs` or a `matrix`")
-    return found
+    return study
 
 
 def find_studies(folder: Path = resolve.SHIPPED) -> list[Path]:
-    """The files of all studies that are shipped, sorted."""
+    """Return the files of all studies in a folder of recipes, sorted."""
     return sorted(folder.glob(f"studies/*/{FILE}"))
 
 
 def is_study(path: Path) -> bool:
-    """Whether a path is a study's file or its folder; else it is a recipe, or a folder of recipes."""
+    """Return whether a path is a study file or its folder, rather than a recipe or a folder of recipes."""
     if path.is_dir():
         return (path / FILE).is_file()
     return path.name == FILE or (path.suffix == ".yaml" and _has_title(path))
 
 
 def _has_title(path: Path) -> bool:
-    # Whatever is wrong with the file is told by whoever reads it as a recipe.
+    # Errors of the file are reported when it is read as a recipe.
     try:
         return "title" in yaml_loader.read(path).data
     except RecipeError:
         return False
 
 
-def plan(paths: list[Path], asked: Asked) -> Plan:
-    """The systems of studies and recipes. Raises RecipeError for what can't run: nothing is started before that."""
-    found = Plan()
+def plan(paths: list[Path], request: SweepRequest) -> Plan:
+    """Return the systems of studies and recipes. Raises RecipeError for any invalid run, before anything starts."""
+    sweep = Plan()
     for path in paths:
         if is_study(path):
             study = load(path)
-            found.metric = found.metric or study.metric
-            found.systems += _systems(study, path, asked)
-        elif asked.mini:
-            raise RecipeError(f"{path}: --mini is for studies, which say what is put in place of their models")
+            sweep.metric = sweep.metric or study.metric
+            sweep.systems += _systems(study, path, request)
+        elif request.mini:
+            raise RecipeError(f"{path}: --mini needs a study, which defines its mini variant; this is a recipe")
         else:
-            found.systems += [
-                _system(one, (), asked, asked.seeds or 1) for one in (_recipes(path) if path.is_dir() else [path])
+            sweep.systems += [
+                _system(one, (), request, request.seeds or 1) for one in (_recipes(path) if path.is_dir() else [path])
             ]
-    if not found.systems:
-        raise RecipeError("there is nothing to run: give a study, recipes, or folders of recipes")
-    found.left_out = _left_out(found.systems, asked)
-    return found
+    if not sweep.systems:
+        raise RecipeError("nothing to run: pass a study, recipes, or folders of recipes")
+    sweep.left_out = _left_out(sweep.systems, request)
+    return sweep
 
 
-def _left_out(systems: list[System], asked: Asked) -> list[str]:
-    """Which overrides for every run are not given to which methods. Raises RecipeError for one that none can use."""
+def _left_out(systems: list[System], request: SweepRequest) -> list[str]:
+    """Return messages on overrides not given to some methods. Raises RecipeError for one that no method supports."""
     methods = {
-        text: [one.resolved.recipe.method.name for one in systems if text in one.left_out] for text in asked.sets
+        text: [one.resolved.recipe.method.name for one in systems if text in one.left_out] for text in request.sets
     }
     for text, without in methods.items():
         if len(without) == len(systems):
             resolve.load(systems[0].path, merged(systems[0].overrides, (text,)))
     pairs = ((text.partition("=")[0], name) for text, without in methods.items() for name in dict.fromkeys(without))
-    return [f"{key} is left out for method {name}, which does not train by gradients" for key, name in pairs]
+    return [f"{key} is ignored for method {name}, which does not train by gradients" for key, name in pairs]
 
 
 def check(path: Path, sets: tuple[str, ...] = ()) -> None:
-    """Resolves every run of a study, and of its small variant. Raises RecipeError for one that can't run."""
+    """Resolve every run of a study and of its mini variant. Raises RecipeError for an invalid one."""
     small = [True] if load(path).mini is not None else []
     for mini in (False, *small):
-        for system in plan([path], Asked(sets=sets, mini=mini)).systems:
+        for system in plan([path], SweepRequest(sets=sets, mini=mini)).systems:
             system.trials()
 
 
 def _recipes(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("*.yaml"))
-    if not found:
-        raise RecipeError(f"{folder}: there are no recipes in this folder")
-    return found
+    paths = sorted(folder.glob("*.yaml"))
+    if not paths:
+        raise RecipeError(f"{folder}: no recipes in this folder")
+    return paths
 
 
-def _systems(study: Study, path: Path, asked: Asked) -> Iterator[System]:
+def _systems(study: Study, path: Path, request: SweepRequest) -> Iterator[System]:
     shown, folder = str(path), path if path.is_dir() else path.parent
     _check_budgets(study, shown)
-    if asked.mini and study.mini is None:
-        raise RecipeError(f"{shown}: this study has no `mini` variant")
+    if request.mini and study.mini is None:
+        raise RecipeError(f"{shown}: this study defines no `mini` variant")
     used: set[str] = set()
-    for entry in [*study.runs, *_cells(study.matrix)]:
+    for entry in [*study.runs, *_matrix_entries(study.matrix)]:
         at = _find(entry.recipe, folder, shown)
         overrides = _overrides(entry.set)
         with resolve.placing(shown, ()):
@@ -250,56 +249,56 @@ def _systems(study: Study, path: Path, asked: Asked) -> Iterator[System]:
         used.add(method)
         shared = study.settings.get(method, {})
         overrides += _overrides({key: value for key, value in shared.items() if key not in entry.set})
-        if asked.mini:
-            overrides = _in_small(study, shown, first, overrides, entry)
-        elif not any(resolve.parts_from_published(text.partition("=")[0]) for text in asked.sets):
-            overrides += _bands(entry)
-        usual = study.mini.seeds if asked.mini and study.mini else study.seeds
-        seeds = asked.seeds or entry.seeds or usual
-        with resolve.placing(shown, asked.sets):
-            system = _system(at, overrides, asked, seeds)
-        yield _tuned(system, study, shown, asked)
+        if request.mini:
+            overrides = _mini_overrides(study, shown, first, overrides, entry)
+        elif not any(resolve.parts_from_published(text.partition("=")[0]) for text in request.sets):
+            overrides += _published_overrides(entry)
+        usual = study.mini.seeds if request.mini and study.mini else study.seeds
+        seeds = request.seeds or entry.seeds or usual
+        with resolve.placing(shown, request.sets):
+            system = _system(at, overrides, request, seeds)
+        yield _tuned(system, study, shown, request)
     unknown = sorted({*study.settings, *study.tune} - used)
     if unknown:
-        raise RecipeError(f"{shown}: settings are given for {unknown[0]!r}, which no run of this study uses")
+        raise RecipeError(f"{shown}: settings for method {unknown[0]!r}, which no run of this study uses")
 
 
 def _check_budgets(study: Study, shown: str) -> None:
-    """A method that may choose among more settings has an unfair advantage; what is scored is no setting."""
-    for key in {key for grid in study.tune.values() for key in grid if key.partition(".")[0] in SCORED}:
-        raise RecipeError(f"{shown}: tune: {key} decides what is scored or drawn, so its values can't be chosen among")
+    """Raise RecipeError unless all methods have equally many candidates, and none changes what is evaluated."""
+    for key in {key for grid in study.tune.values() for key in grid if key.partition(".")[0] in EVALUATION_KEYS}:
+        raise RecipeError(f"{shown}: tune: {key} can't be tuned, since it changes what is evaluated or sampled")
     if study.metric not in registry.directions():
         hint = did_you_mean(study.metric, registry.directions())
-        raise RecipeError(f"{shown}: metric: there is no {study.metric!r}.{hint}")
+        raise RecipeError(f"{shown}: metric: unknown metric {study.metric!r}.{hint}")
     sizes = {method: len(_candidates(grid)) for method, grid in study.tune.items()}
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{method} has {size}" for method, size in sizes.items())
-        raise RecipeError(f"{shown}: tune: each method must choose among equally many settings, but {told}")
+        counts = ", ".join(f"{method} has {size}" for method, size in sizes.items())
+        raise RecipeError(f"{shown}: tune: all methods need the same number of candidate settings, but {counts}")
 
 
 def _candidates(grid: dict[str, tuple[Any, ...]]) -> tuple[tuple[str, ...], ...]:
     return tuple(products([f"{key}={','.join(map(as_yaml, values))}" for key, values in grid.items()]))
 
 
-def _cells(matrix: Matrix | None) -> Iterator[Entry]:
+def _matrix_entries(matrix: Matrix | None) -> Iterator[RunEntry]:
     if matrix is None:
         return
     for model in matrix.models or (None,):
         for method in matrix.methods or (None,):
             named = {"model": model, "method": method}
-            yield Entry(recipe=matrix.recipe, set={k: v for k, v in named.items() if v is not None} | matrix.set)
+            yield RunEntry(recipe=matrix.recipe, set={k: v for k, v in named.items() if v is not None} | matrix.set)
 
 
 def _find(name: str, folder: Path, shown: str) -> Path:
-    """A recipe beside the study's file, or below `recipes/`."""
+    """Return the path of a recipe beside the study file, or below `recipes/`."""
     known = {f"{path.parent.name}/{path.stem}": path for path in resolve.find_recipes()}
     known |= {path.stem: path for path in folder.glob("*.yaml") if path.name != FILE}
     if name not in known:
-        raise RecipeError(f"{shown}: there is no recipe {name!r:.100}.{_near(name, known)}")
+        raise RecipeError(f"{shown}: unknown recipe {name!r:.100}.{_hint(name, known)}")
     return known[name]
 
 
-def _near(name: str, known: Any) -> str:
+def _hint(name: str, known: Any) -> str:
     hint = did_you_mean(name, known)
     return hint if "mean" in hint else " Name it as <folder>/<file>, without .yaml."
 
@@ -308,13 +307,15 @@ def _overrides(settings: Settings) -> tuple[str, ...]:
     return tuple(f"{key}={as_yaml(value)}" for key, value in settings.items())
 
 
-def _bands(entry: Entry) -> tuple[str, ...]:
-    found = {name: band.model_dump() for name, band in entry.published.items()}
-    return _overrides({"published": found} if found else {})
+def _published_overrides(entry: RunEntry) -> tuple[str, ...]:
+    bands = {name: band.model_dump() for name, band in entry.published.items()}
+    return _overrides({"published": bands} if bands else {})
 
 
-def _in_small(study: Study, shown: str, first: Resolved, overrides: tuple[str, ...], entry: Entry) -> tuple[str, ...]:
-    """The overrides of a run's small variant: another model and other data first, then what is smaller about them."""
+def _mini_overrides(
+    study: Study, shown: str, first: Resolved, overrides: tuple[str, ...], entry: RunEntry
+) -> tuple[str, ...]:
+    """Return the overrides of a run's mini variant: first another model and other data, then smaller settings."""
     mini = study.mini
     assert mini is not None
     swapped: Settings = {}
@@ -323,7 +324,7 @@ def _in_small(study: Study, shown: str, first: Resolved, overrides: tuple[str, .
         ("dataset", first.dataset_name, mini.datasets),
     ):
         if name not in known:
-            raise RecipeError(f"{shown}: mini: there is no {kind} in place of {name!r}")
+            raise RecipeError(f"{shown}: mini: no replacement for the {kind} {name!r}")
         swapped[kind] = known[name]
     last = swapped | mini.set | mini.settings.get(first.recipe.method.name, {}) | entry.mini
     taken = set(last) | {f"{kind}." for kind in swapped}
@@ -335,33 +336,33 @@ def _is_replaced(key: str, taken: set[str]) -> bool:
     return key in taken or f"{key.partition('.')[0]}." in taken
 
 
-def _system(path: Path, overrides: tuple[str, ...], asked: Asked, seeds: int | tuple[int, ...]) -> System:
-    others = tuple(text for text in asked.sets if not resolve.is_for_gradients(text))
+def _system(path: Path, overrides: tuple[str, ...], request: SweepRequest, seeds: int | tuple[int, ...]) -> System:
+    others = tuple(text for text in request.sets if not resolve.is_for_gradients(text))
     left_out: tuple[str, ...] = ()
-    if others != asked.sets and not resolve.load(path, merged(overrides, others)).by_gradients:
-        left_out = tuple(text for text in asked.sets if text not in others)
-    overrides = merged(overrides, others if left_out else asked.sets)
+    if others != request.sets and not resolve.load(path, merged(overrides, others)).by_gradients:
+        left_out = tuple(text for text in request.sets if text not in others)
+    overrides = merged(overrides, others if left_out else request.sets)
     resolved = resolve.load(path, overrides)
     start = resolved.recipe.seed
     numbers = tuple(range(start, start + seeds)) if isinstance(seeds, int) else seeds
     return System(path=path, overrides=overrides, seeds=numbers, resolved=resolved, left_out=left_out)
 
 
-def _tuned(system: System, study: Study, shown: str, asked: Asked) -> System:
-    """With the candidates among which its settings are chosen; what learns must have some where others do."""
+def _tuned(system: System, study: Study, shown: str, request: SweepRequest) -> System:
+    """Return the system with its tuning candidates; if one method is tuned, all that learn must be."""
     method = system.resolved.recipe.method.name
     if not study.tune:
         return system
     if method not in study.tune:
         if system.resolved.by_gradients:
             raise RecipeError(
-                f"{shown}: tune: settings are chosen for {', '.join(study.tune)}, but not for {method}; give each "
-                "method that learns equally many"
+                f"{shown}: tune: candidates for {', '.join(study.tune)}, but none for {method}; give every method that "
+                "learns the same number of candidates"
             )
         return system
     if system.resolved.recipe.evaluation.validation in system.resolved.recipe.evaluation.splits:
-        raise RecipeError(f"{shown}: tune: settings are chosen on validation data, which must not be scored as well")
-    twice = sorted({text.partition("=")[0] for text in asked.sets} & set(study.tune[method]))
+        raise RecipeError(f"{shown}: tune: the validation split selects settings, so it must not be evaluated as well")
+    twice = sorted({text.partition("=")[0] for text in request.sets} & set(study.tune[method]))
     if twice:
-        raise RecipeError(f"--set {twice[0]}: the study chooses this setting itself, on validation data")
+        raise RecipeError(f"--set {twice[0]}: the study tunes this setting on validation data")
     return replace(system, candidates=_candidates(study.tune[method]))

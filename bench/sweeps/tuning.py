@@ -1,4 +1,4 @@
-"""Settings of a study's systems, chosen on validation data: what is tried, what was best, and the file that says so."""
+"""Tune the settings of a study's systems on validation data: trials, selection, and the file of choices."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ TRIALS, CHOICES = "trials", "choices.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The settings that were chosen for a system, and the scores of all that there were to choose among."""
+    """The selected settings of a system, and the scores of all candidates."""
 
     system: System
     chosen: tuple[str, ...] | None
@@ -24,7 +24,7 @@ class Choice:
 
 
 def choose(system: System, trials: dict[tuple[str, ...], Job], metric: str) -> Choice:
-    """The candidate with the best validation score; among equals the first as written. None where all failed."""
+    """Select the candidate with the best validation score, the first of equal ones; None if all trials failed."""
     scores = {candidate: _validation(job, metric) for candidate, job in trials.items()}
     known = {candidate: value for candidate, value in scores.items() if value is not None}
     best = (max if jobs.higher_is_better(metric) else min)(known, key=lambda one: known[one], default=None)
@@ -32,18 +32,18 @@ def choose(system: System, trials: dict[tuple[str, ...], Job], metric: str) -> C
 
 
 def _validation(job: Job, metric: str) -> float | None:
-    found = jobs.read(job)
-    if found is None or found.status != "ok":
+    record = jobs.read(job)
+    if record is None or record.status != "ok":
         return None
-    value = jobs.score_of(found, metric, job.planned.resolved.recipe.evaluation.validation)
+    value = jobs.score_of(record, metric, job.planned.resolved.recipe.evaluation.validation)
     if value is None:
-        known = ", ".join(next(iter(found.scores.get("after", {}).values()), {}))
-        raise RecipeError(f"the study's metric {metric!r} is not among those of {job.planned.path}: {known}")
+        known = ", ".join(next(iter(record.scores.get("after", {}).values()), {}))
+        raise RecipeError(f"{job.planned.path} does not compute the study's metric {metric!r}; it computes: {known}")
     return value
 
 
 def write_choices(choices: list[Choice], out: Path, metric: str) -> Path:
-    """Writes down how settings were chosen: among what, with which scores on validation data."""
+    """Write the candidates of each system with their validation scores and the selected one; return the file."""
     rows: list[dict[str, Any]] = []
     for choice in choices:
         scores = [{"settings": list(one), "validation": value} for one, value in choice.scores.items()]
@@ -65,11 +65,11 @@ def write_choices(choices: list[Choice], out: Path, metric: str) -> Path:
 
 
 def trials_of(plan: Plan, out: Path) -> list[tuple[System, dict[tuple[str, ...], Job]]]:
-    """For each system whose settings are to be chosen, a job for each candidate."""
-    found = []
+    """Return a job for each candidate of each system that is tuned."""
+    trials_by_system = []
     for system in plan.systems:
         if system.candidates:
             folder = out / TRIALS
             trials = {one: jobs.jobs_of([planned], folder)[0] for one, planned in system.trials().items()}
-            found.append((system, trials))
-    return found
+            trials_by_system.append((system, trials))
+    return trials_by_system

@@ -80,9 +80,9 @@ def write_run(folder: Path, number: int, metric: str, labels: int | None, exampl
 def timed(folder: Path, metric: str) -> tuple[list[float], compare.Comparison]:
     """Seconds of reading and of the statistics with the page, then their processor time; and what was found."""
     times = [(time.perf_counter(), time.process_time())]
-    runs = predictions.gather([folder], predictions.Asked(metric=metric))
+    runs = predictions.gather([folder], predictions.CompareRequest(metric=metric))
     times.append((time.perf_counter(), time.process_time()))
-    found = compare.of_field(runs)
+    found = compare.compare_runs(runs)
     comparison_page.as_markdown(found)
     times.append((time.perf_counter(), time.process_time()))
     return [times[part + 1][kind] - times[part][kind] for kind in (0, 1) for part in (0, 1)], found

@@ -204,10 +204,10 @@ def test_cases(studies: int) -> Iterator[Case]:
         yield Case(name=f"test, {name}, 500 examples", rate=float(rate), studies=studies, limits=limits)
 
 
-def system(answers: np.ndarray) -> seed_variance.System:
+def system(answers: np.ndarray) -> seed_variance.SeedScores:
     """Of [examples, seeds] of 0 and 1."""
     total = answers.sum(0, dtype=float)
-    return seed_variance.System(scores=total / len(answers), jackknife=(total - answers) / (len(answers) - 1))
+    return seed_variance.SeedScores(scores=total / len(answers), jackknife=(total - answers) / (len(answers) - 1))
 
 
 def resampled(draw: np.random.Generator, groups: list[np.ndarray]) -> tuple[float, float]:
@@ -231,7 +231,7 @@ def seed_cases(studies: int) -> Iterator[Case]:
                 groups = right(draw, 500, [(1.5, counts[0]), (1.2, counts[1])], deviation)
                 estimate = over_seeds(groups)
                 held += _holds(estimate.interval(), truth)
-                alone += _holds(replace(estimate, spreads=estimate.spreads[:1]).interval(), truth)
+                alone += _holds(replace(estimate, standard_errors=estimate.standard_errors[:1]).interval(), truth)
                 equal += multiple.is_equivalent(*estimate.interval(multiple.equivalence_confidence(1)), truth)
                 if compared:
                     plain += _holds(resampled(draw, groups), truth)
@@ -248,7 +248,7 @@ def seed_cases(studies: int) -> Iterator[Case]:
                 yield Case(name=f"{name}: {what}", rate=float(count / studies), studies=studies, limits=limits)
 
 
-def over_seeds(groups: list[np.ndarray]) -> seed_variance.Estimate:
+def over_seeds(groups: list[np.ndarray]) -> seed_variance.DifferenceEstimate:
     """Of two systems, as a family of their own."""
     first, second = map(system, groups)
     return seed_variance.over_seeds_and_examples(first, second, seed_variance.common_variance([first, second]))
@@ -271,7 +271,7 @@ def family_cases(studies: int) -> Iterator[Case]:
                     seed_variance.over_seeds_and_examples(a, b, common) for a, b in itertools.combinations(group, 2)
                 ]
                 found += multiple.holm([pair.p_value() for pair in pairs]).min() <= 0.05
-                own_p = [replace(pair, spreads=pair.spreads[:1]).p_value() for pair in pairs]
+                own_p = [replace(pair, standard_errors=pair.standard_errors[:1]).p_value() for pair in pairs]
                 alone += multiple.holm(own_p).min() <= 0.05
             told = " and ".join(f"{deviation:g}" for deviation in deviations)
             what = f"{systems} systems of {count} seeds of deviation {told}, 400 examples"

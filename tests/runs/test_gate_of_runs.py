@@ -56,8 +56,8 @@ def test_a_clean_change_passes(tree):
     done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "-o", "comment.md")
     assert done.returncode == 0, done.stderr + done.stdout
     assert "**All 3 checks passed**" in done.stdout
-    assert "6 losses are the baseline's, and accuracy fell by less than 0.005 over 3 seeds" in done.stdout
-    assert "losses agree to 0.0001" in done.stdout
+    assert "identical losses at all 6 steps, and accuracy dropped by less than 0.005 over 3 seeds" in done.stdout
+    assert "losses agree within 0.0001" in done.stdout
     assert "- losses are compared step by step\n" in done.stdout
     assert done.stdout.endswith((tree / "comment.md").read_text(encoding="utf-8"))
 
@@ -74,8 +74,11 @@ def test_two_points_of_accuracy_that_runs_lose_are_caught(tree):
         done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "--out", "damaged")
     assert done.returncode == 1, done.stderr + done.stdout
     assert "of 3 checks failed**" in done.stdout
-    assert "| **failed** | bert-full | scoring | 6 losses are the baseline's, and accuracy fell by 0.0" in done.stdout
-    assert "losses agree to 0.0001" in done.stdout
+    assert (
+        "| **failed** | bert-full | scoring | identical losses at all 6 steps, and accuracy dropped by 0.0"
+        in done.stdout
+    )
+    assert "losses agree within 0.0001" in done.stdout
 
 
 def test_on_another_processor_a_wrong_gradient_shows_beside_the_base_commit(tree):
@@ -89,9 +92,9 @@ def test_on_another_processor_a_wrong_gradient_shows_beside_the_base_commit(tree
     with planted(tree, "methods/full.py", "    return model", f"{WRONG_GRADIENT}    return model"):
         done = run_gate(tree, RECIPE, *words)
     assert done.returncode == 1, done.stderr + done.stdout
-    assert "| ok | bert-full | losses | the first 5 losses agree to 0.01, since processor changed" in done.stdout
-    assert "| **failed** | bert-full | losses of the base commit | the loss of step " in done.stdout
-    assert "they must agree to 0.0001" in done.stdout
+    assert "| ok | bert-full | losses | the first 5 losses agree within 0.01, since processor changed" in done.stdout
+    assert "| **failed** | bert-full | losses of the base commit | the loss at step " in done.stdout
+    assert "they must agree within 0.0001" in done.stdout
 
 
 def test_a_wrong_gradient_and_a_slower_step_are_caught(tree):
@@ -101,8 +104,8 @@ def test_a_wrong_gradient_and_a_slower_step_are_caught(tree):
     with planted(tree, "methods/full.py", "    return model", f"{WRONG_GRADIENT}{slow}    return model"):
         done = run_gate(tree, RECIPE, *words)
     assert done.returncode == 1, done.stderr + done.stdout
-    assert "| **failed** | bert-full | losses | the loss of step " in done.stdout
-    kept = Path(done.stderr.partition("the runs and their logs are kept in ")[2].strip())
+    assert "| **failed** | bert-full | losses | the loss at step " in done.stdout
+    kept = Path(done.stderr.partition("runs and logs are kept in ")[2].strip())
     assert len(list(kept.glob("tiny--*/record.json"))) == 3, "somebody wants to look at what failed"
     assert list(kept.glob("speed/bert-full-base-*.txt"))
     shutil.rmtree(kept)

@@ -17,7 +17,7 @@ from bench.models import heads
 from bench.records import record, store
 from bench.reporting import markdown, run_page
 from bench.sweeps import study
-from bench.sweeps.study import Asked
+from bench.sweeps.study import SweepRequest
 from tests.helpers.launching import ROOT, environment
 
 FOLDER = resolve.SHIPPED / "studies"
@@ -37,7 +37,7 @@ def no_network(monkeypatch):
 
 
 def systems(name, **asked):
-    return study.plan([STUDIES[name]], Asked(**asked)).systems
+    return study.plan([STUDIES[name]], SweepRequest(**asked)).systems
 
 
 def readme(name):
@@ -204,7 +204,7 @@ def test_llama_before_and_after_a_head():
 
 
 def test_what_is_asked_for_in_five_executions_is_run_five_times_in_small_too():
-    plan = study.plan([FOLDER / "imdb"], study.Asked(mini=True))
+    plan = study.plan([FOLDER / "imdb"], study.SweepRequest(mini=True))
     seeds = {one.path.stem: len(one.seeds) for one in plan.systems}
     assert {name for name, number in seeds.items() if number == 5} == {
         "distilbert-few",

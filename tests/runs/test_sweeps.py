@@ -26,7 +26,7 @@ def test_a_study_is_run_once_and_a_failure_is_a_result(write, tmp_path):
     command += ["--set", "limit={train: 24, validation: 16, test: 16}"]
     done = bench(*command)
     assert done.returncode == 1, done.stderr
-    assert "none of its settings could be tried, so it is left out" in done.stderr
+    assert "is left out: all of its tuning trials failed" in done.stderr
     (folder,) = out.glob("tiny--*")
     chosen = {row["system"]: row["chosen"] for row in json.loads((out / "choices.json").read_text(encoding="utf-8"))}
     found = store.read(folder)
@@ -38,8 +38,8 @@ def test_a_study_is_run_once_and_a_failure_is_a_result(write, tmp_path):
     stamps = {path: path.stat().st_mtime_ns for path in store.find([out])}
     again = bench(*command)
     assert again.returncode == 1
-    assert "4 trials of settings, on validation data, 4 of them finished before" in again.stdout
-    assert "1 runs, 1 of them finished before" in again.stdout
+    assert "4 tuning trials on validation data, 4 already finished" in again.stdout
+    assert "1 runs, 1 already finished" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in store.find([out])} == stamps
 
 
@@ -65,7 +65,7 @@ def test_a_killed_run_is_filed_and_a_stop_leaves_a_checkpoint_and_no_process(tmp
             sweeping.kill()
     left = {found.seed: found for found in map(store.read, store.find([tmp_path]))}
     assert {seed: found.status for seed, found in left.items()} == {13: "crashed", 14: "interrupted", 15: "interrupted"}
-    assert "there is no record of the run's end: its processes were ended from outside" in left[13].reason
+    assert "the run did not record its end: its processes were killed" in left[13].reason
     assert left[13].failed_in is None
     assert len(list(tmp_path.glob("*/checkpoints/step-*"))) >= 2
     assert not [folder for folder in tmp_path.glob("tiny*") if process_of(folder)]

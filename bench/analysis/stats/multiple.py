@@ -1,4 +1,4 @@
-"""Decisions over a family of comparisons: corrected p-values, equivalence, tiers of systems that tie."""
+"""Multiple comparisons: Holm's correction, equivalence tests, tiers of systems without significant differences."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Adjusted p-values, in the order given: those at or below 0.05 are shown with an error of 5 % for all together.
+    """Return adjusted p-values in the given order; rejecting at 0.05 keeps the family-wise error rate at 5 %.
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure", Scandinavian Journal of
-    Statistics 6. Raises ValueError for what is no probability.
+    Statistics 6. Raises ValueError for values outside [0, 1].
     """
     given = np.asarray(p_values, dtype=float)
     if given.size and not ((given >= 0) & (given <= 1)).all():
@@ -22,7 +22,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def equivalence_confidence(comparisons: int, alpha: float = 0.05) -> float:
-    """The confidence at which an interval inside the margin shows equivalence: 90 % for one comparison.
+    """Return the confidence level of the interval for an equivalence test: 90 % for one comparison.
 
     Two one-sided tests at level alpha, divided by the number of comparisons (Bonferroni). Source: Schuirmann 1987,
     "A comparison of the two one-sided tests procedure and the power approach for assessing the equivalence of
@@ -32,23 +32,22 @@ def equivalence_confidence(comparisons: int, alpha: float = 0.05) -> float:
 
 
 def is_equivalent(low: float, high: float, margin: float) -> bool:
-    """Whether the whole interval lies within the margin: the difference is smaller, in either direction.
+    """Return whether the whole interval lies within ±margin.
 
-    An interval without a width shows nothing: where nothing varied, nobody knows what other examples would do.
+    An interval of width 0 is not equivalent: without variance, nothing is known about other examples.
     """
     return -margin < low < high < margin
 
 
 def tiers(ranked: Sequence[str], differ: Callable[[str, str], bool]) -> list[list[str]]:
-    """Groups systems that can't be told from the best of their group; `ranked` is best first.
+    """Split systems into tiers; `ranked` is best first, `differ` tells whether two differ significantly.
 
-    The best system, and every one that is not shown to differ from it, make the first tier, wherever they stand;
-    of the others the best begins the next tier. Two systems of one tier may well differ from one another: that
-    each ties with the best does not make them equal.
+    The best system and all that do not differ significantly from it form the first tier; the best of the others starts
+    the next tier. Two systems of one tier may still differ from one another.
     """
-    left, found = list(ranked), []
+    left, groups = list(ranked), []
     while left:
         best = left[0]
-        found.append([name for name in left if name == best or not differ(best, name)])
-        left = [name for name in left if name not in found[-1]]
-    return found
+        groups.append([name for name in left if name == best or not differ(best, name)])
+        left = [name for name in left if name not in groups[-1]]
+    return groups

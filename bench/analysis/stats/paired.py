@@ -1,7 +1,7 @@
-"""Paired tests and intervals: runs that were scored on the same examples, resampled together.
+"""Paired tests and intervals for runs that were scored on the same examples.
 
 A score is a function of sums over examples. All runs share each draw: one product of the drawn weights with the
-statistics of all runs gives the sums of every run, so that many systems cost little more than two.
+statistics of all runs gives the sums of every run, so many systems cost little more than two.
 """
 
 import os
@@ -18,44 +18,44 @@ from bench.analysis.stats import intervals
 Value = Callable[[np.ndarray], np.ndarray]
 """Sums [..., columns] -> scores [...]."""
 
-# Weights of one block of draws; what is made of them is smaller for all but a few wide tables.
+# Size of the weights of one block of draws; results computed from them are smaller except for few wide tables.
 BLOCK_BYTES = 16 * 2**20
 MOST_THREADS = 8
-# A binomial draw costs as much as about 40 drawn indices, so repeated rows are drawn by their number below this share.
+# A binomial draw costs about as much as 40 drawn indices: below this share of distinct rows, draw counts instead.
 DISTINCT_SHARE = 1 / 40
-# Single precision adds whole numbers exactly up to here.
+# Single precision adds integers exactly up to here.
 EXACT_IN_SINGLE = 2**24
-# One-hot columns of many labels are nearly all 0; from here on a sparse product is faster.
+# One-hot columns of many labels are mostly 0; from here on a sparse product is faster.
 SPARSE_COLUMNS, SPARSE_SHARE = 100, 0.1
-# Swapped scores that are equal in fractions may differ in their last bits.
+# Scores that are equal in exact arithmetic may differ in their last bits.
 TIE = 1e-9
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p-value of McNemar's test: two systems are right equally often.
+    """Return the exact two-sided p-value of McNemar's test that two systems are equally accurate.
 
-    Examples that only the first, and only the second, has right. Under the null hypothesis each of these is as
-    likely to be either; without any p is 1. Source: McNemar 1947, "Note on the sampling error of the difference
+    only_first, only_second: numbers of examples that only this system answers correctly. Under the null hypothesis both
+    are equally likely; without any, p is 1. Source: McNemar 1947, "Note on the sampling error of the difference
     between correlated proportions or percentages", Psychometrika 12; exact by the binomial distribution.
     """
     from scipy.special import bdtr
 
     if min(only_first, only_second) < 0:
-        raise ValueError(f"numbers of examples can't be negative, got {only_first} and {only_second}")
+        raise ValueError(f"numbers of examples must not be negative, got {only_first} and {only_second}")
     discordant = only_first + only_second
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), discordant, 0.5))) if discordant else 1.0
 
 
 def matched_interval(only_first: int, only_second: int, examples: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The interval (low, high) of the difference of two shares of right examples, on the same examples.
+    """Return the interval (low, high) of the difference of two accuracies on the same examples.
 
-    Wald's with half an example added to each of the four kinds (both right, either, none), which covers where
-    resampling is too short: with few examples, or few that differ; where none differs it has a width too. Source:
-    Agresti and Min 2005, "Simple improved confidence intervals for comparing matched proportions", Statistics in
-    Medicine 24. Raises ValueError for more differing examples than there are.
+    Wald's interval with half an example added to each of the four cells (both right, only one, none). It keeps its
+    coverage where bootstrap intervals are too short: few examples, or few discordant ones. Source: Agresti and Min
+    2005, "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine 24. Raises
+    ValueError for more differing examples than there are.
     """
     if min(only_first, only_second) < 0 or only_first + only_second > examples:
-        raise ValueError(f"{only_first} and {only_second} examples differ, of {examples}")
+        raise ValueError(f"{only_first} and {only_second} discordant examples, but only {examples} in total")
     differ, number = only_first + only_second + 1, examples + 2
     middle = (only_first - only_second) / number
     half = NormalDist().inv_cdf((1 + confidence) / 2) * ((differ - number * middle**2) ** 0.5) / number
@@ -63,14 +63,14 @@ def matched_interval(only_first: int, only_second: int, examples: int, confidenc
 
 
 def matched_score(only_first: int, only_second: int, examples: int, difference: float) -> float:
-    """The score statistic, normal for many examples, of two shares on the same examples that differ by `difference`.
+    """Return the score statistic for a difference of two accuracies on the same examples; asymptotically normal.
 
-    Above 0 where they are seen to differ by more. difference: between -1 and 1, not 0. Source: Tango 1998, "Equivalence
-    test and confidence interval for the difference in proportions for the paired-sample design", Statistics in
-    Medicine 17.
+    Positive where the observed difference is larger than `difference`, which lies between -1 and 1 and is not 0.
+    Source: Tango 1998, "Equivalence test and confidence interval for the difference in proportions for the
+    paired-sample design", Statistics in Medicine 17.
     """
     one = -only_first - only_second + (2 * examples - only_first + only_second) * difference
-    # The likeliest share that only the second has right, if the shares differ by so much.
+    # Maximum likelihood estimate of the share that only the second has right, under this difference.
     root = (one**2 + 8 * examples * only_second * difference * (1 - difference)) ** 0.5
     share = max(0.0, root - one) / (4 * examples)
     variance = examples * (2 * share + difference * (1 - difference))
@@ -78,10 +78,10 @@ def matched_score(only_first: int, only_second: int, examples: int, difference: 
 
 
 def matched_equivalent(only_first: int, only_second: int, examples: int, margin: float, confidence: float) -> bool:
-    """Whether two shares of right examples are shown to differ by less than the margin, by two one-sided score tests.
+    """Test whether two accuracies differ by less than the margin, by two one-sided score tests.
 
-    Agresti and Min's interval is drawn towards 0, and would find too many equivalent. confidence: of the interval that
-    such tests amount to, see `families.equivalence_confidence`.
+    Agresti and Min's interval is shrunk towards 0 and would accept too often. confidence: of the interval equivalent to
+    these tests, see `multiple.equivalence_confidence`.
     """
     if margin >= 1:
         return True
@@ -92,10 +92,10 @@ def matched_equivalent(only_first: int, only_second: int, examples: int, margin:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """Statistics of several runs side by side: rows [distinct, different], each as often as `counts` says.
+    """Statistics of several runs side by side, each distinct row and column stored once.
 
-    places: [runs x columns], which of the different columns each one is; the references are the same for all runs.
-    totals: [runs, columns], sums over all examples.
+    rows: [distinct rows, distinct columns]. counts: how often each row occurs. places: [runs x columns], index of the
+    distinct column; reference columns are the same for all runs. totals: [runs, columns], sums over all examples.
     """
 
     rows: Any
@@ -106,31 +106,31 @@ class Stack:
 
     @property
     def examples(self) -> int:
-        """How many examples there are."""
+        """The number of examples."""
         return int(self.counts.sum())
 
     def sums(self, weights: np.ndarray) -> np.ndarray:
-        """[draws, runs, columns] in double precision, from weights [draws, distinct]."""
-        found = weights @ self.rows if isinstance(self.rows, np.ndarray) else (self.rows @ weights.T).T
-        return found[:, self.places].astype(float).reshape(len(weights), *self.totals.shape)
+        """Return sums [draws, runs, columns] in double precision, from weights [draws, distinct rows]."""
+        sums = weights @ self.rows if isinstance(self.rows, np.ndarray) else (self.rows @ weights.T).T
+        return sums[:, self.places].astype(float).reshape(len(weights), *self.totals.shape)
 
     def blocks(self, draws: int) -> Iterator[int]:
-        """Numbers of draws that add up to `draws`, each small enough for memory."""
+        """Yield block sizes that add up to `draws`, each within BLOCK_BYTES."""
         if draws < 1:
             raise ValueError(f"draws must be at least 1, got {draws}")
-        # Indices as they are drawn take 8 bytes.
+        # A drawn index takes 8 bytes.
         size = max(1, BLOCK_BYTES // (8 * (len(self.counts) + self.totals.size)))
         for start in range(0, draws, size):
             yield min(size, draws - start)
 
 
 def stack(runs: Sequence[np.ndarray]) -> Stack:
-    """Puts the statistics of runs, each [examples, columns] of the same examples, side by side.
+    """Stack the statistics of runs, each [examples, columns] for the same examples.
 
     Raises ValueError for different shapes or no examples.
     """
     if len({run.shape for run in runs}) != 1 or not len(runs[0]):
-        raise ValueError(f"runs must have the same examples and columns, and some, got {[run.shape for run in runs]}")
+        raise ValueError(f"expected non-empty statistics of equal shape, got {[run.shape for run in runs]}")
     together = np.concatenate(runs, axis=1)
     totals = together.sum(0, dtype=float).reshape(len(runs), -1)
     first_of: dict[bytes, int] = {}
@@ -153,7 +153,7 @@ def _packed(rows: np.ndarray, dtype: type) -> Any:
 
 
 def bootstrap_values(runs: Stack, value: Value, draws: int, seed: int) -> np.ndarray:
-    """Scores [draws, runs] on examples drawn with replacement, the same ones for all runs.
+    """Return bootstrap scores [draws, runs] on examples drawn with replacement, the same for all runs.
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 8 (paired data).
     """
@@ -167,12 +167,15 @@ def bootstrap_values(runs: Stack, value: Value, draws: int, seed: int) -> np.nda
 def _of_blocks(
     runs: Stack, draws: int, seed: int, work: Callable[[int, np.random.Generator], np.ndarray]
 ) -> list[np.ndarray]:
-    """What `work` makes of each block of draws, in order; each with a stream of its own, so on any number of cores."""
+    """Return the results of `work` for all blocks of draws, in order; the same on any number of cores.
+
+    Each block has its own random stream.
+    """
     from threadpoolctl import threadpool_limits
 
     sizes = list(runs.blocks(draws))
     streams = map(np.random.default_rng, np.random.SeedSequence(seed).spawn(len(sizes)))
-    # NumPy and SciPy let go of the interpreter where they take long; the products' own threads would be in the way.
+    # NumPy and SciPy release the GIL in long operations; BLAS threads would oversubscribe the cores.
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(_threads()) as pool:
         return list(pool.map(work, sizes, streams))
 
@@ -183,7 +186,7 @@ def _threads() -> int:
 
 
 def _drawn(runs: Stack, size: int, generator: np.random.Generator) -> np.ndarray:
-    """How often each row turns up in each draw, [size, distinct]."""
+    """Return how often each distinct row occurs in each draw, [size, distinct rows]."""
     examples = runs.examples
     if examples > len(runs.counts):
         return generator.multinomial(examples, runs.counts / examples, size=size).astype(runs.dtype)
@@ -196,9 +199,9 @@ def _drawn(runs: Stack, size: int, generator: np.random.Generator) -> np.ndarray
 def randomisation_test(
     runs: Stack, value: Value, pairs: Sequence[tuple[int, int]], draws: int, seed: int
 ) -> np.ndarray:
-    """Two-sided p-values [pairs] of approximate randomisation: outputs of two runs are swapped example by example.
+    """Return two-sided p-values [pairs] of approximate randomisation, which swaps outputs of two runs per example.
 
-    p = (1 + draws whose difference is at least as large) / (1 + draws), which is never 0. Source: Noreen 1989,
+    p = (1 + number of draws with at least the observed difference) / (1 + draws), never 0. Source: Noreen 1989,
     "Computer-Intensive Methods for Testing Hypotheses", chapter 2; Yeh 2000, "More accurate tests for the
     statistical significance of result differences", C00-2137.
     """
@@ -207,19 +210,19 @@ def randomisation_test(
 
     def _reached(size: int, generator: np.random.Generator) -> np.ndarray:
         signed = 2 * runs.sums(_unswapped(runs, size, generator)) - runs.totals
-        found: np.ndarray = np.zeros(len(pairs), dtype=np.int64)
+        reached: np.ndarray = np.zeros(len(pairs), dtype=np.int64)
         for number, (first, second) in enumerate(pairs):
             half = (signed[:, first] - signed[:, second]) / 2
             differences = value(middles[number] + half) - value(middles[number] - half)
-            found[number] = np.count_nonzero(np.abs(differences) >= observed[number] - TIE)
-        return found
+            reached[number] = np.count_nonzero(np.abs(differences) >= observed[number] - TIE)
+        return reached
 
     p_values: np.ndarray = (1 + np.sum(_of_blocks(runs, draws, seed, _reached), axis=0)) / (1 + draws)
     return p_values
 
 
 def _unswapped(runs: Stack, size: int, generator: np.random.Generator) -> np.ndarray:
-    """How many of the examples of each row are not swapped, [size, distinct]."""
+    """Return the number of examples of each distinct row that are not swapped, [size, distinct rows]."""
     if runs.examples > len(runs.counts):
         return generator.binomial(runs.counts, 0.5, size=(size, len(runs.counts))).astype(runs.dtype)
     drawn = np.frombuffer(generator.bytes((size * runs.examples + 7) // 8), dtype=np.uint8)
@@ -227,14 +230,14 @@ def _unswapped(runs: Stack, size: int, generator: np.random.Generator) -> np.nda
 
 
 def jackknife_values(run: np.ndarray, value: Value) -> np.ndarray:
-    """Scores [examples] of one run with each example left out in turn, from statistics [examples, columns]."""
+    """Return scores [examples] of one run with each example left out in turn. run: [examples, columns]."""
     total = run.sum(0, dtype=float)
     size = max(1, BLOCK_BYTES // (8 * run.shape[1]))
     return np.concatenate([value(total - run[start : start + size]) for start in range(0, len(run), size)])
 
 
 def percentile_interval(drawn: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """The ends of the central `confidence` of the drawn values [draws]. Source: Efron and Tibshirani, chapter 13."""
+    """Return the central `confidence` interval of drawn values [draws]. Source: Efron and Tibshirani, chapter 13."""
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
@@ -242,17 +245,17 @@ def percentile_interval(drawn: np.ndarray, confidence: float = 0.95) -> tuple[fl
 def bca_interval(
     drawn: np.ndarray, observed: float, jackknife: np.ndarray, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """The percentile interval, corrected for bias and for a spread that changes with the value.
+    """Return the BCa bootstrap interval: percentiles corrected for bias and acceleration.
 
-    drawn: [draws]; jackknife: [examples], the value without each. Values that never vary give (observed,
-    observed). Source: Efron 1987, "Better bootstrap confidence intervals", Journal of the American Statistical
-    Association 82, equations 2.3 and 6.6; ties of drawn values with the observed one count half.
+    drawn: [draws]; jackknife: [examples], the value without each example. Without variance, (observed, observed).
+    Source: Efron 1987, "Better bootstrap confidence intervals", Journal of the American Statistical
+    Association 82, equations 2.3 and 6.6; drawn values equal to the observed one count half.
     """
     if np.ptp(drawn) <= TIE:
         return observed, observed
     normal = NormalDist()
     below = (np.mean(drawn < observed - TIE) + np.mean(drawn <= observed + TIE)) / 2
-    # A value outside all draws would be infinitely biased; half a draw is the least that is known.
+    # An observed value outside all draws would give infinite bias; half a draw is the resolution.
     bias = normal.inv_cdf(float(np.clip(below, 0.5 / len(drawn), 1 - 0.5 / len(drawn))))
     pulls = jackknife.mean() - jackknife
     spread = float((pulls**2).sum())

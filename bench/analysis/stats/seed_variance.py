@@ -1,14 +1,14 @@
-"""Differences between systems of several seeds each: seeds and test examples are both samples of something larger.
+"""Differences between systems of several seeds each; seeds and test examples are both random samples.
 
 Resampling three to five seeds gives intervals that are too short: the variance of k drawn seeds is (k - 1) / k of
-what it should be, and a percentile knows nothing of degrees of freedom. So the variance is built from its components,
-as in studies of several readers and several cases in radiology, with seeds for readers and examples for cases; the
-seeds of one system are not those of another. The interval is Student's, with Satterthwaite's degrees of freedom.
+the true one, and percentiles ignore degrees of freedom. So the variance is estimated from its components, as in
+multi-reader multi-case studies in radiology, with seeds as readers and examples as cases; seeds are nested in systems.
+The interval is Student's, with Satterthwaite's degrees of freedom.
 
-Two or three seeds may be alike by luck: their variance is then taken for nothing, and in a family of many pairs such
-luck is common (scripts/benchmarks/coverage.py counts it). So nothing is shown by that estimate alone: a difference must
-also be one with the seeds at hand, over examples, and with the spread that seeds have in all systems on average. The
-widest of the three intervals holds, and the largest p-value.
+Two or three seeds may agree by chance, which makes their variance estimate too small; among many pairs this is common
+(scripts/benchmarks/coverage.py counts it). So a difference must be significant by three standard errors: from the seed
+variance of both systems, from the seed variance pooled over all systems, and over examples for these very runs. The
+widest interval and the largest p-value count.
 
 Sources: Obuchowski 1995, "Multireader receiver operating characteristic studies", Academic Radiology 2 (readers nested
 in tests, the same cases); Hillis 2007, "A comparison of denominator degrees of freedom methods for multiple observer
@@ -22,131 +22,141 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-# Degrees of freedom from which Student's distribution is the normal, to all digits that are shown.
+# Degrees of freedom from which Student's distribution equals the normal to all reported digits.
 LARGE = 10_000
 # Sums of equal fractions differ in their last bits.
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
-class System:
-    """Scores [seeds] of one system's runs, and [examples, seeds] with each example left out in turn."""
+class SeedScores:
+    """scores: [seeds] of one system. jackknife: [examples, seeds], with each example left out in turn."""
 
     scores: np.ndarray
     jackknife: np.ndarray
 
     def influences(self) -> np.ndarray:
-        """[examples, seeds]: how far each example moves each score; for a mean its distance from the mean."""
+        """Return the influence of each example on each score, [examples, seeds]; for a mean, value minus mean."""
         influences: np.ndarray = (len(self.jackknife) - 1) * (self.jackknife.mean(0) - self.jackknife)
         return influences
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """A standard error with its degrees of freedom; infinite ones stand for the normal."""
+class StandardError:
+    """A standard error with its degrees of freedom; infinite for the normal distribution."""
 
-    standard_error: float
-    freedom: float
+    value: float
+    degrees_of_freedom: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A difference, and how far it may be off, in all ways that must be allowed for."""
+class DifferenceEstimate:
+    """A difference between mean scores, with all standard errors by which it must be significant."""
 
     difference: float
-    spreads: tuple[Spread, ...]
+    standard_errors: tuple[StandardError, ...]
     examples: int
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Student's interval (low, high), the widest."""
-        halves = (student_quantile((1 + confidence) / 2, one.freedom) * one.standard_error for one in self.spreads)
+        """Return the widest Student's interval (low, high)."""
+        halves = (
+            student_quantile((1 + confidence) / 2, error.degrees_of_freedom) * error.value
+            for error in self.standard_errors
+        )
         half = max(halves)
         return self.difference - half, self.difference + half
 
     def p_value(self) -> float:
-        """Two-sided, the largest. Where nothing varies, by the sign test: all examples agree."""
+        """Return the largest two-sided p-value; without variance that of the sign test, as all examples agree."""
         from scipy.special import stdtr
 
         if self.difference == 0:
             return 1.0
-        known = [one for one in self.spreads if one.standard_error > 0]
-        found = (2 * float(stdtr(one.freedom, -abs(self.difference) / one.standard_error)) for one in known)
-        return min(1.0, max(found, default=2.0 ** (1 - self.examples)))
+        p_values = (
+            2 * float(stdtr(error.degrees_of_freedom, -abs(self.difference) / error.value))
+            for error in self.standard_errors
+            if error.value > 0
+        )
+        return min(1.0, max(p_values, default=2.0 ** (1 - self.examples)))
 
     def detectable(self, power: float = 0.8, alpha: float = 0.05) -> float:
-        """The smallest true difference that such data show with this power; NaN where nothing varies."""
-        found = [minimal_detectable(one.standard_error, one.freedom, power, alpha) for one in self.spreads]
-        return max((value for value in found if not math.isnan(value)), default=math.nan)
+        """Return the minimum detectable difference at this power; NaN without variance."""
+        differences = [
+            minimal_detectable(error.value, error.degrees_of_freedom, power, alpha) for error in self.standard_errors
+        ]
+        return max((value for value in differences if not math.isnan(value)), default=math.nan)
 
 
-def over_examples(first: System, second: System) -> Estimate:
-    """The difference of the mean scores of these very runs: other examples, the same seeds."""
+def over_examples(first: SeedScores, second: SeedScores) -> DifferenceEstimate:
+    """Estimate the difference of these runs' mean scores, with its standard error over examples, seeds fixed."""
     pulls = first.influences().mean(1) - second.influences().mean(1)
     examples = len(pulls)
     variance = float((pulls**2).sum()) / (examples * max(examples - 1, 1))
     if variance <= (ROUNDING * max(1.0, float(np.abs(first.scores).max()), float(np.abs(second.scores).max()))) ** 2:
-        variance = 0.0  # what rounding leaves where no example differs from another
-    return Estimate(
+        variance = 0.0  # rounding errors only: no example differs from another
+    return DifferenceEstimate(
         difference=float(first.scores.mean() - second.scores.mean()),
-        spreads=(Spread(standard_error=math.sqrt(variance), freedom=max(examples - 1, 1)),),
+        standard_errors=(StandardError(value=math.sqrt(variance), degrees_of_freedom=max(examples - 1, 1)),),
         examples=examples,
     )
 
 
-def common_variance(systems: Sequence[System]) -> tuple[float, float]:
-    """(variance, degrees of freedom) of one seed's score, without what examples add to it, as if all systems had one.
+def common_variance(systems: Sequence[SeedScores]) -> tuple[float, float]:
+    """Return (variance, degrees of freedom) of a score over seeds, pooled over systems, without the examples' part.
 
-    Those of one seed do not count; without any other the variance is 0.
+    Systems of one seed do not count; without any other the variance is 0.
     """
     several = [system for system in systems if len(system.scores) > 1]
     freedom = sum(len(system.scores) - 1 for system in several)
     if not freedom:
         return 0.0, 1.0
-    found = 0.0
+    pooled = 0.0
     for system in several:
         count = len(system.scores)
-        found += (count - 1) * (float(system.scores.var(ddof=1)) - count * _interaction(system.influences()))
-    return max(found / freedom, 0.0), float(freedom)
+        pooled += (count - 1) * (float(system.scores.var(ddof=1)) - count * _interaction(system.influences()))
+    return max(pooled / freedom, 0.0), float(freedom)
 
 
-def over_seeds_and_examples(first: System, second: System, common: tuple[float, float] = (0.0, 1.0)) -> Estimate:
-    """The difference that other seeds and other examples would show on average.
+def over_seeds_and_examples(
+    first: SeedScores, second: SeedScores, common: tuple[float, float] = (0.0, 1.0)
+) -> DifferenceEstimate:
+    """Estimate the difference of two methods over other seeds and other examples.
 
-    Variance = seeds of the first + seeds of the second + examples, where the part that one seed shares with one
-    example, which both of the former hold, is taken off the last. common: the family's `common_variance`. Raises
+    Variance = seeds of the first + seeds of the second + examples. The seed-example interaction is part of the seed
+    variances, so it is subtracted from the variance over examples. common: `common_variance` of all systems. Raises
     ValueError for a single seed.
     """
     if min(len(first.scores), len(second.scores)) < 2:
-        raise ValueError("the spread of seeds needs two of each system at least")
+        raise ValueError("variance over seeds needs at least two seeds of each system")
     plain = over_examples(first, second)
     shared = sum(_interaction(system.influences()) for system in (first, second))
-    (alone,) = plain.spreads
-    # Seeds that answer contrary to one another may make no example differ from the mean, which then proves nothing.
-    examples = replace(alone, standard_error=max(alone.standard_error, math.sqrt(shared)))
+    (alone,) = plain.standard_errors
+    # Seeds with opposite errors can cancel in the mean over seeds; the variance over examples is then too small.
+    examples = replace(alone, value=max(alone.value, math.sqrt(shared)))
     parts = [
         (float(first.scores.var(ddof=1)) / len(first.scores), len(first.scores) - 1),
         (float(second.scores.var(ddof=1)) / len(second.scores), len(second.scores) - 1),
-        (max(alone.standard_error**2 - shared, 0.0), alone.freedom),
+        (max(alone.value**2 - shared, 0.0), alone.degrees_of_freedom),
     ]
     by_all = common[0] * (1 / len(first.scores) + 1 / len(second.scores))
-    spreads = (
+    standard_errors = (
         _added(parts, examples),
-        _added([(by_all, common[1]), (examples.standard_error**2, examples.freedom)], examples),
+        _added([(by_all, common[1]), (examples.value**2, examples.degrees_of_freedom)], examples),
         examples,
     )
-    return Estimate(difference=plain.difference, spreads=spreads, examples=plain.examples)
+    return DifferenceEstimate(difference=plain.difference, standard_errors=standard_errors, examples=plain.examples)
 
 
-def _added(parts: list[tuple[float, float]], otherwise: Spread) -> Spread:
-    """Of (variance, degrees of freedom), by Satterthwaite. otherwise: has the degrees of freedom if all are 0."""
+def _added(parts: list[tuple[float, float]], otherwise: StandardError) -> StandardError:
+    """Add (variance, degrees of freedom) by Satterthwaite. otherwise: degrees of freedom if all are 0."""
     variance = sum(part for part, _ in parts)
-    spread = sum(part**2 / freedom for part, freedom in parts)
-    freedom = variance**2 / spread if spread > 0 else otherwise.freedom
-    return Spread(standard_error=math.sqrt(variance), freedom=freedom)
+    denominator = sum(part**2 / freedom for part, freedom in parts)
+    freedom = variance**2 / denominator if denominator > 0 else otherwise.degrees_of_freedom
+    return StandardError(value=math.sqrt(variance), degrees_of_freedom=freedom)
 
 
 def _interaction(influences: np.ndarray) -> float:
-    """What belongs to one seed and one example together, as a part of the variance of the mean over both."""
+    """Return the interaction part of the variance of the mean over both. influences: [examples, seeds]."""
     examples, seeds = influences.shape
     left = influences - influences.mean(1, keepdims=True)
     variance: float = float((left**2).sum()) / ((seeds - 1) * max(examples - 1, 1)) / (seeds * examples)
@@ -154,7 +164,7 @@ def _interaction(influences: np.ndarray) -> float:
 
 
 def student_quantile(share: float, freedom: float) -> float:
-    """The quantile of Student's distribution; of the normal for infinite degrees of freedom."""
+    """Return a quantile of Student's distribution; of the normal for infinite degrees of freedom."""
     from scipy.special import ndtri, stdtrit
 
     return float(ndtri(share) if math.isinf(freedom) else stdtrit(freedom, share))
@@ -163,12 +173,12 @@ def student_quantile(share: float, freedom: float) -> float:
 def minimal_detectable(
     standard_error: float, freedom: float = math.inf, power: float = 0.8, alpha: float = 0.05
 ) -> float:
-    """The smallest true difference that a study like this one shows with this power, two-sided at level alpha.
+    """Return the minimum detectable difference: detected with this power by a two-sided test at level alpha.
 
-    The standard error times that shift of Student's noncentral distribution which puts `power` of it above t at
-    1 - alpha / 2; 2.80 x standard error in large samples. NaN where nothing varies: such data don't tell. Source:
-    Bloom 1995, "Minimum detectable effects: a simple way to report the statistical power of experimental designs",
-    Evaluation Review 19; Cohen 1988, "Statistical power analysis for the behavioral sciences", chapter 2.
+    The standard error times the noncentrality at which Student's noncentral distribution exceeds t at 1 - alpha / 2
+    with probability `power`; 2.80 x standard error in large samples. NaN without variance. Source: Bloom 1995, "Minimum
+    detectable effects: a simple way to report the statistical power of experimental designs", Evaluation Review 19;
+    Cohen 1988, "Statistical power analysis for the behavioral sciences", chapter 2.
     """
     from scipy.special import nctdtrinc
 

@@ -1,3 +1,4 @@
-"""Figures; the same input gives the same bytes. Reading order: style, run (one run), study (many runs), sections (which
-figures a study's page gets).
+"""Figures; the same input gives the same bytes.
+
+Reading order: style, run (one run), study (many runs), sections (the figure sections of the report of many runs).
 """

@@ -1,4 +1,4 @@
-"""The pictures of a run: the same input gives the same bytes. matplotlib is loaded by the first one drawn."""
+"""Figures of one run; the same input gives the same bytes. matplotlib is imported when the first one is drawn."""
 
 import itertools
 import math
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Points = tuple[list[float], list[float]]  # steps, values
-# Ends the name of a score of the untrained model, which is drawn in grey.
+# Suffix of the name of a score before training, which is drawn in grey.
 BEFORE = " before training"
-# More labels than this: bars of the lowest only, and a matrix without numbers in its cells.
+# With more labels than this: bars for the lowest scores only, and a matrix without numbers in its cells.
 READABLE_LABELS = 30
 ROOMY_LABELS = 12
-# Inches of a cell by the most labels it is for: at first wide enough for a label's name, at last for "100 %".
+# Maximum number of labels -> cell size in inches: the largest fits a label's name, the smallest "100 %".
 CELLS_IN = {4: 1.0, ROOMY_LABELS: 0.66, READABLE_LABELS: 0.46}
-# Of a label, in the texts that have it and in those that have not.
-OUTCOMES = ("has it,\nfound", "has it,\nmissed", "has it not,\nset all the same", "has it not,\nnot set")
+# Outcomes of a binary label, in the order of the columns.
+OUTCOMES = ("true\npositive", "false\nnegative", "false\npositive", "true\nnegative")
 
 
 def draw_all(
@@ -34,9 +34,9 @@ def draw_all(
     log_rows: Sequence[Mapping[str, Any]],
     lengths_by_split: Mapping[str, Sequence[int]],
 ) -> dict[str, str]:
-    """Draws what there is to draw into `folder`/figures; returns name -> path relative to `folder`.
+    """Draw all available figures into `folder`/figures; return name -> path relative to `folder`.
 
-    A figure that can't be drawn becomes a note in the record and fails no run.
+    A figure that can't be drawn becomes a note in the record and does not fail the run.
     """
     drawn: dict[str, str] = {}
     for name, draw in _plan(record, log_rows, lengths_by_split).items():
@@ -45,7 +45,7 @@ def draw_all(
             (folder / "figures").mkdir(parents=True, exist_ok=True)
             draw(folder / relative)
             drawn[name] = relative
-        except Exception as error:  # a defect, a missing matplotlib, a full disk: no run fails by it
+        except Exception as error:  # a bug, a missing matplotlib, a full disk: must not fail the run
             reason = f"{type(error).__name__}: {clean(str(error))[:200]}"
             record.note(f"the figure {name} could not be drawn: {reason}")
     return drawn
@@ -54,7 +54,7 @@ def draw_all(
 def _plan(
     record: Record, log_rows: Sequence[Mapping[str, Any]], lengths_by_split: Mapping[str, Sequence[int]]
 ) -> dict[str, Callable[[Path], None]]:
-    """Figure name -> what draws it, for everything that has input."""
+    """Return figure name -> drawing function, for every figure with data."""
     plan: dict[str, Callable[[Path], None]] = {}
     if any(key == "loss" or key.startswith("validation_") for row in log_rows for key in row):
         plan["learning_curves"] = partial(learning_curves, log_rows)
@@ -63,12 +63,12 @@ def _plan(
         plan["length_histogram"] = partial(length_histogram, lengths_by_split, limit)
     labels = record.data.labels if record.data else []
     for split in dict.fromkeys(split for stage in record.scores.values() for split in stage):
-        # The trained model is what a run is about; an untrained one is shown when it got no further.
+        # Figures show the trained model, or the untrained one if the run got no further.
         stage = "after" if split in record.scores.get("after", {}) else "before"
-        found, ending = record.scores.get(stage, {}).get(split, {}), re.sub(r"[^A-Za-z0-9_.]", "_", split)
+        scores, ending = record.scores.get(stage, {}).get(split, {}), re.sub(r"[^A-Za-z0-9_.]", "_", split)
         title = f"{split}, {stage} training"
-        if "confusion_matrix" in found:
-            counts = found["confusion_matrix"].value
+        if "confusion_matrix" in scores:
+            counts = scores["confusion_matrix"].value
             plan[f"confusion_matrix-{ending}"] = partial(confusion_matrix, counts, labels, title=title)
         bars = _bar_scores(record, stage, split)
         if bars:
@@ -77,10 +77,10 @@ def _plan(
 
 
 def _bar_scores(record: Record, stage: str, split: str) -> dict[str, Score]:
-    """Per-label scores as bars; F1 from before the training beside those from after it."""
-    found = record.scores.get(stage, {}).get(split, {})
-    names = ("f1", "precision", "recall") if "f1_per_label" in found else ("accuracy",)
-    bars = {name: found[f"{name}_per_label"] for name in names if f"{name}_per_label" in found}
+    """Return per-label scores to draw as bars, with F1 before training beside those after it."""
+    scores = record.scores.get(stage, {}).get(split, {})
+    names = ("f1", "precision", "recall") if "f1_per_label" in scores else ("accuracy",)
+    bars = {name: scores[f"{name}_per_label"] for name in names if f"{name}_per_label" in scores}
     before = record.scores.get("before", {}).get(split, {}).get(f"{names[0]}_per_label")
     if bars and before is not None and stage == "after":
         bars = {f"{names[0]}{BEFORE}": before, **bars}
@@ -88,9 +88,9 @@ def _bar_scores(record: Record, stage: str, split: str) -> dict[str, Score]:
 
 
 def learning_curves(log_rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Training and validation loss by step; validation metrics, where there are any, in a panel below.
+    """Draw training and validation loss by step, and validation metrics, if any, in a panel below.
 
-    log_rows: the lines of `train_log.jsonl`. Raises ValueError when they hold nothing of either.
+    log_rows: the lines of `train_log.jsonl`. Raises ValueError if they hold neither.
     """
     validation = sorted({key for row in log_rows for key in row if key.startswith("validation_")})
     losses = _points(log_rows, "loss"), _points(log_rows, "validation_loss")
@@ -110,7 +110,7 @@ def learning_curves(log_rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _points(log_rows: Sequence[Mapping[str, Any]], key: str) -> Points:
-    """Steps and values of the rows that have this key; a value that is no finite number is NaN."""
+    """Return steps and values of the rows with this key; values that are not finite become NaN."""
     rows = [row for row in log_rows if key in row and math.isfinite(style.plottable(row.get("step")))]
     return [float(row["step"]) for row in rows], [style.plottable(row[key]) for row in rows]
 
@@ -135,10 +135,10 @@ def _draw_losses(panel: "Axes", training: Points, validation: Points) -> None:
 
 
 def confusion_matrix(counts: Any, labels: Sequence[str], path: Path, title: str = "") -> None:
-    """Counts and row shares of [labels][labels] (row: reference), or of [labels][2][2] for multi-label texts.
+    """Draw counts and row shares of [labels][labels] (row: reference), or of [labels][2][2] for multi-label data.
 
     The latter, [[true negatives, false positives], [false negatives, true positives]] as in scikit-learn, is
-    drawn as one line for each label. Raises ValueError for any other shape.
+    drawn as one row per label. Raises ValueError for any other shape.
     """
     import numpy as np
 
@@ -161,7 +161,7 @@ def _draw_matrix(counts: "np.ndarray", names: list[str], path: Path, title: str)
     shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
     cell_in = next((size for most, size in CELLS_IN.items() if number <= most), 12 / number)
     side_in = number * cell_in
-    # By the square root: the few texts that go astray are looked for, and would all be white otherwise.
+    # Square-root colour scale: rare errors matter most and would be white on a linear scale.
     shades = PowerNorm(0.5, vmin=0, vmax=1)
     with style.figure(path, side_in, side_in, arranged=False) as figure:
         panel = figure.add_axes((0, 0, 1, 1))
@@ -171,8 +171,8 @@ def _draw_matrix(counts: "np.ndarray", names: list[str], path: Path, title: str)
             _write_cells(panel, counts, shares)
         style.name_ticks(panel.yaxis, names, cell_in)
         style.name_ticks(panel.xaxis, names, cell_in, upright=max(map(len, names)) * 0.085 > cell_in)
-        style.bare(panel)
-        unknown = " (grey: no such text)" if np.isnan(shares).any() else ""
+        style.hide_frame(panel)
+        unknown = " (grey: no example)" if np.isnan(shares).any() else ""
         panel.set(title=title, xlabel="predicted", ylabel=f"reference{unknown}")
         scale = figure.add_axes((1 + 0.15 / side_in, 0, 0.15 / side_in, min(1, 2.5 / side_in)))
         ticks = [0, 0.01, 0.05, 0.2, 0.5, 1]
@@ -180,7 +180,7 @@ def _draw_matrix(counts: "np.ndarray", names: list[str], path: Path, title: str)
 
 
 def _write_cells(panel: "Axes", counts: "np.ndarray", shares: "np.ndarray") -> None:
-    """The counts that are not 0, and below each its share of the row from 1 % on."""
+    """Write nonzero counts and, from 1 % on, their shares of the row into the cells."""
     for row, column in zip(*counts.nonzero(), strict=True):
         count, share = counts[row, column], shares[row, column]
         shown = f"{count:,.0f}" if len(counts) <= ROOMY_LABELS else _short_count(count)
@@ -189,14 +189,14 @@ def _write_cells(panel: "Axes", counts: "np.ndarray", shares: "np.ndarray") -> N
 
 
 def _short_count(count: float) -> str:
-    """Four characters or less, as a small cell has room for."""
+    """Return a count in at most four characters, to fit a small cell."""
     if count < 10_000:
         return f"{count:.0f}"
     return f"{count / 1e3:.0f}k" if count < 999_500 else f"{count / 1e6:.0f}M"
 
 
 def _draw_outcomes(counts: "np.ndarray", names: list[str], path: Path, title: str) -> None:
-    """One line for each label: how the texts that have it and those that have it not came out."""
+    """Draw one row per label: true positives, false negatives, false positives, true negatives."""
     import matplotlib
     import numpy as np
 
@@ -215,7 +215,7 @@ def _draw_outcomes(counts: "np.ndarray", names: list[str], path: Path, title: st
         style.name_ticks(panel.yaxis, names, 0.3)
         style.name_ticks(panel.xaxis, list(OUTCOMES), 1)
         panel.xaxis.tick_top()
-        style.bare(panel)
+        style.hide_frame(panel)
         panel.axvline(1.5, color="white", linewidth=4)
         panel.set_title(title, pad=8)
 
@@ -226,32 +226,32 @@ def per_label_bars(
     path: Path,
     title: str = "",
 ) -> None:
-    """Bars with their intervals, a group for each label; of many labels those with the lowest first metric.
+    """Draw bars with intervals, a group per label; of many labels those with the lowest first metric.
 
-    Metrics whose name ends in " before training" are grey and do not decide which labels are the lowest.
+    Metrics whose name ends in " before training" are grey and not used to select labels.
     """
     values = {name: _numbers(getattr(item, "value", item)) for name, item in score_by_metric.items()}
-    number = max((len(found) for found in values.values()), default=0)
+    number = max((len(scores) for scores in values.values()), default=0)
     if number == 0:
-        raise ValueError("there is no score by label")
+        raise ValueError("no scores by label")
     names, shown = style.label_names(labels, number), list(range(number))
     if number > READABLE_LABELS:
-        ranking = next((found for name, found in values.items() if not name.endswith(BEFORE)), [])
+        ranking = next((scores for name, scores in values.items() if not name.endswith(BEFORE)), [])
         shown = sorted(shown, key=lambda index: ranking[index] if index < len(ranking) else math.nan)
         shown = shown[:READABLE_LABELS]
-        title = f"{title} (the lowest {len(shown)} of {number} labels)"
+        title = f"{title} ({len(shown)} of {number} labels with the lowest scores)"
     thickness = 0.8 / len(values)
     with style.figure(path, style.WIDTH_IN, len(shown) * (0.13 * len(values) + 0.12) + 1.2) as figure:
         panel = figure.subplots()
         colours = iter(style.SERIES)
-        for place, (name, found) in enumerate(values.items()):
+        for place, (name, scores) in enumerate(values.items()):
             heights = [line + (place - (len(values) - 1) / 2) * thickness for line in range(len(shown))]
-            lengths = [found[index] if index < len(found) else math.nan for index in shown]
+            lengths = [scores[index] if index < len(scores) else math.nan for index in shown]
             colour = style.GREY if name.endswith(BEFORE) else next(colours)
             panel.barh(heights, lengths, height=thickness * 0.9, color=colour, label=name)
             _draw_intervals(panel, score_by_metric[name], shown, heights)
         panel.set_yticks(range(len(shown)), [names[index] for index in shown])
-        panel.set(title=title, xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel="score, with its interval")
+        panel.set(title=title, xlim=(0, 1), ylim=(len(shown) - 0.4, -0.6), xlabel="score with interval")
         panel.grid(axis="y", visible=False)
         figure.legend(loc="outside lower center", ncols=len(values))
 
@@ -269,17 +269,17 @@ def _numbers(values: Any) -> list[float]:
 
 
 def length_histogram(lengths_by_split: Mapping[str, Sequence[int]], max_length: int | None, path: Path) -> None:
-    """Tokens per text, as a share of each split's texts, with the line at which texts are cut.
+    """Draw the distribution of tokens per example for each split, with a line at the truncation length.
 
-    Raises ValueError without a text. Lengths beyond the axis are counted in the last bar.
+    Raises ValueError without an example. Lengths beyond the axis are counted in the last bin.
     """
     import numpy as np
 
     known = {name: np.asarray(lengths) for name, lengths in lengths_by_split.items() if len(lengths)}
     if not known:
-        raise ValueError("there is no text")
+        raise ValueError("no examples")
     together = np.concatenate(list(known.values()))
-    # One text of a hundred times the usual length would press all others into one bar.
+    # A single extreme length would compress all others into one bin.
     end = max(float(np.percentile(together, 99.9)), 8.0)
     bins = np.arange(0, end + 1, max(1, math.ceil(end / 60)))
     bins = np.append(bins, bins[-1] + (bins[1] - bins[0]))
@@ -287,12 +287,12 @@ def length_histogram(lengths_by_split: Mapping[str, Sequence[int]], max_length: 
         panel = figure.subplots()
         for (name, lengths), colour in zip(known.items(), itertools.cycle(style.SERIES)):
             shares, _ = np.histogram(np.minimum(lengths, bins[-1]), bins)
-            label = f"{clean(name)} ({len(lengths):,} texts)"
+            label = f"{clean(name)} ({len(lengths):,} examples)"
             panel.stairs(shares / len(lengths), bins, color=colour, linewidth=1.5, label=label)
         if max_length is not None:
             reaching = style.percent(float((together >= max_length).mean()))
-            label = f"max_length {max_length:,} ({reaching} reach it)"
+            label = f"max_length {max_length:,} (reached by {reaching})"
             panel.axvline(max_length, color="black", linestyle="--", label=label)
-        more = " (last bar: or more)" if together.max() > bins[-1] else ""
-        panel.set(title="Tokens per text", xlabel=f"tokens{more}", ylabel="share of split", ylim=(0, None))
+        more = " (last bin: or more)" if together.max() > bins[-1] else ""
+        panel.set(title="Tokens per example", xlabel=f"tokens{more}", ylabel="share of split", ylim=(0, None))
         panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

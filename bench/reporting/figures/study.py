@@ -1,6 +1,6 @@
-"""Pictures of many runs: score against cost, learning curves over one another, labels and confusions side by side.
+"""Figures of many runs: score against cost, learning curves, scores by label, confusion matrices.
 
-Every system has one colour and sign in all pictures of its group. The same input gives the same bytes.
+Every system keeps its colour and marker in all figures of its group. The same input gives the same bytes.
 """
 
 import itertools
@@ -19,26 +19,26 @@ from bench.utils.numbers import whole_number
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Sign = tuple[str, str]  # colour, marker
-# Told apart in black and white too; 7 and 8 have no common divisor, so that 56 systems differ.
+MarkerStyle = tuple[str, str]  # colour, marker
+# Distinguishable in black and white; 7 colours and 8 markers have no common divisor, so 56 systems differ.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 NAME_CHARACTERS = 44
-# More than these would be a tangle or a poster; the page says how many are left out.
+# More than these would be unreadable; the page says how many are shown.
 MOST_CURVES, MOST_BARS, MOST_LABELS, MOST_MATRICES = 12, 12, 30, 6
-# More labels than this, and a matrix has no numbers in its cells.
+# With more labels than this, a matrix has no numbers in its cells.
 NUMBERED_LABELS = 8
 LEGEND_COLUMNS = 2
-# Points that are nearer than these shares of the axes, x and y, hide one another: a sign is about so large.
+# Points closer than these shares of the x and y axes overlap: about the size of a marker.
 HIDDEN_BY = (0.03, 0.03)
-# Room above and below the scores, as a share of their range; longer intervals run out of the picture.
+# Margin above and below the scores, as a share of their range; longer intervals exceed the axes.
 ROOM = 0.5
-# One line of a legend, in inches.
+# Height of a legend line, inches.
 LINE_IN = 0.19
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A system in a picture of score against cost. cost: None where it is not known."""
+    """A system in a plot of score against cost. cost: None if unknown."""
 
     name: str
     score: float
@@ -48,24 +48,25 @@ class Point:
     note: str = ""
 
 
-def signs(number: int) -> list[Sign]:
-    """A colour and a marker for each of so many systems, in their order."""
+def marker_styles(number: int) -> list[MarkerStyle]:
+    """Return a colour and a marker for each of `number` systems."""
     pairs = zip(itertools.cycle(style.SERIES), itertools.cycle(MARKERS))
     return list(itertools.islice(pairs, number))
 
 
 def lines(number: int) -> list[tuple[str, str]]:
-    """A colour, the same as in `signs`, and a style of line for each of so many systems."""
+    """Return a colour, the same as in `marker_styles`, and a line style for each of `number` systems."""
     styles = ("-", "--", ":")
     return [(style.SERIES[place % len(style.SERIES)], styles[place // len(style.SERIES) % len(styles)])
             for place in range(number)]  # fmt: skip
 
 
 def front(points: Sequence[Point], is_better: Callable[[int, int], bool]) -> list[int]:
-    """Numbers of the points of the front: the cheapest, then each that is shown to be better than all cheaper ones.
+    """Return the indices of the front: the cheapest point, then each that is significantly better than all cheaper
+    ones.
 
-    A higher score alone does not bring a point onto the front, nor does being better than the front so far, where a
-    cheaper system beside it may be as good. Of equal cost the first of `points` counts as cheaper.
+    Neither a higher score nor being better than the previous front suffices, since a cheaper system off the front may
+    be as good. Of points with equal cost the first counts as cheaper.
     """
     known = [number for number, point in enumerate(points) if point.cost is not None]
     ordered = sorted(known, key=lambda place: (points[place].cost, place))
@@ -79,10 +80,10 @@ def score_against_cost(
     *,
     score: str,
 ) -> None:
-    """A panel for each cost (its name with the unit), of the same systems in the same order, the best first.
+    """Draw a panel for each cost (its name with the unit), with the same systems in the same order, best first.
 
-    is_better: whether a system (by number) is shown to be better than another; None draws no front. Raises ValueError
-    where no point has a cost. Points at one place get a label that names all of them.
+    is_better: tells whether one system (by index) is significantly better than another; None draws no front.
+    Overlapping points get a label that names all of them. Raises ValueError where no point has a cost.
     """
     shown = {title: points for title, points in panels.items() if any(point.cost is not None for point in points)}
     if not shown:
@@ -92,21 +93,21 @@ def score_against_cost(
     legend_in = LINE_IN * math.ceil(len(names) / LEGEND_COLUMNS) + 0.3
     with style.figure(path, style.WIDTH_IN, 3.3 + legend_in) as figure:
         axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-        for panel, (title, found) in zip(axes, shown.items(), strict=True):
-            _draw_points(panel, found, front(found, is_better) if is_better else None)
+        for panel, (title, costed) in zip(axes, shown.items(), strict=True):
+            _draw_points(panel, costed, front(costed, is_better) if is_better else None)
             panel.set_xlabel(title)
             panel.tick_params(labelleft=True)
         axes[0].set_ylabel(score)
         axes[0].set_ylim(score_limits(points))
-        for panel, found in zip(axes, shown.values(), strict=True):
-            _name_hidden(panel, found)
-        handles = [_handle(sign, name) for sign, name in zip(signs(len(names)), names, strict=True)]
+        for panel, costed in zip(axes, shown.values(), strict=True):
+            _label_overlapping(panel, costed)
+        handles = [_handle(sign, name) for sign, name in zip(marker_styles(len(names)), names, strict=True)]
         handles += [_line_handle()] if is_better else []
         figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)
 
 
 def _draw_points(panel: "Axes", points: Sequence[Point], best: list[int] | None) -> None:
-    for number, (point, (colour, marker)) in enumerate(zip(points, signs(len(points)), strict=True)):
+    for number, (point, (colour, marker)) in enumerate(zip(points, marker_styles(len(points)), strict=True)):
         if point.cost is None:
             continue
         on_front = best is None or number in best
@@ -116,7 +117,7 @@ def _draw_points(panel: "Axes", points: Sequence[Point], best: list[int] | None)
         panel.plot(
             point.cost, point.score, marker=marker, markersize=8, color=colour, markerfacecolor=face, linestyle="none"
         )
-    # From 0, so that lengths tell ratios; a little wider than the points, so that none is cut.
+    # The axis starts at 0, so that distances show ratios, and is slightly wider than the points.
     dearest = max(point.cost for point in points if point.cost is not None) or 1.0
     right = 1.06 * dearest
     panel.set_xlim(-0.04 * dearest, right)
@@ -127,19 +128,19 @@ def _draw_points(panel: "Axes", points: Sequence[Point], best: list[int] | None)
 
 
 def score_limits(points: Sequence[Point]) -> tuple[float, float]:
-    """Ends of the axis: all scores, and of their intervals what does not squeeze them together."""
+    """Return axis limits that hold all scores, and their intervals as far as ROOM allows."""
     scores = [point.score for point in points]
     least, most = min(scores), max(scores)
     room = max(ROOM * (most - least), 0.02 * max(abs(least), abs(most)), 1e-3)
     low = max(least - room, min(least if point.low is None else point.low for point in points))
     high = min(most + room, max(most if point.high is None else point.high for point in points))
-    # So that no sign is cut.
+    # So that no marker is cut.
     edge = 0.1 * (max(high, most) - min(low, least)) or room
     return min(low, least) - edge, max(high, most) + edge
 
 
 def together(points: Sequence[Point], width: float, height: float) -> list[list[int]]:
-    """Numbers of points that are nearer than `width` and `height` to the first of their place, two at least."""
+    """Return groups of at least two indices of points within `width` and `height` of the first of their group."""
     places: list[list[int]] = []
     for number, point in enumerate(points):
         if point.cost is None:
@@ -155,8 +156,8 @@ def together(points: Sequence[Point], width: float, height: float) -> list[list[
     return [place for place in places if len(place) > 1]
 
 
-def _name_hidden(panel: "Axes", points: Sequence[Point]) -> None:
-    """Writes the letters of all points of a place beside it, since only the last one drawn is seen whole."""
+def _label_overlapping(panel: "Axes", points: Sequence[Point]) -> None:
+    """Label overlapping points with their letters, since only the last drawn one is fully visible."""
     (left, right), (low, high) = panel.get_xlim(), panel.get_ylim()
     for place in together(points, HIDDEN_BY[0] * (right - left), HIDDEN_BY[1] * (high - low)):
         first = points[place[0]]
@@ -165,24 +166,24 @@ def _name_hidden(panel: "Axes", points: Sequence[Point]) -> None:
         panel.annotate(
             ", ".join(_letter(points[number].name, number) for number in place),
             (first.cost, first.score),
-            # Below, since signs of about the same score would lie beside it.
+            # Below, since markers of similar scores would be beside it.
             xytext=(-5 if at_right else 5, -11),
             textcoords="offset points",
             ha="right" if at_right else "left",
             va="center",
             fontsize=8,
-            # Bars and the front pass behind it.
+            # In front of intervals and the dashed line.
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.5},
         )
 
 
 def _letter(name: str, number: int) -> str:
-    """What stands before the colon, as in "AB: model / lora"; else the place in the legend."""
+    """Return the letter before the colon, as in "AB: model / lora"; else the position in the legend."""
     letter, colon, _ = name.partition(":")
     return letter if colon and letter.isascii() and letter.isalpha() and letter.isupper() else str(number + 1)
 
 
-def _handle(sign: Sign, name: str) -> Any:
+def _handle(sign: MarkerStyle, name: str) -> Any:
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=sign[0], marker=sign[1], markersize=7, linestyle="none", label=name)
@@ -191,16 +192,16 @@ def _handle(sign: Sign, name: str) -> Any:
 def _line_handle() -> Any:
     from matplotlib.lines import Line2D
 
-    return Line2D([], [], color="#333333", linestyle="--", linewidth=1.2, label="front: filled, shown to be better")
+    return Line2D([], [], color="#333333", linestyle="--", linewidth=1.2, label="front (filled): significantly better")
 
 
 def legend_names(names: Sequence[str]) -> list[str]:
-    """One line each; cut in the middle where they are long; one that the font can't write gets its number."""
+    """Return one-line names, long ones cut in the middle; one that the font can't render gets its number."""
     return style.label_names(names, len(names), most=NAME_CHARACTERS, missing="system")
 
 
 def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Lines of a `train_log.jsonl`, and how many of them can't be read. Raises OSError without the file."""
+    """Return the rows of a `train_log.jsonl` and the number of unreadable lines. Raises OSError without the file."""
     rows, broken = [], 0
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         if not line.strip():
@@ -217,19 +218,19 @@ def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 Logs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
-"""System -> a log of each of its runs, the best system first."""
+"""System -> the logs of its runs, best system first."""
 
 
 def has_curves(logs: Logs) -> bool:
-    """Whether there is anything to draw."""
+    """Return whether the logs hold any loss or metric."""
     return bool(_curve_panels(logs))
 
 
 def learning_curves(logs: Logs, path: Path, first: Sequence[str] = ()) -> None:
-    """Training loss, and validation loss and metrics where there are any, by step; a line for each seed.
+    """Draw training loss, and validation loss and metrics if any, by step; one line per seed.
 
-    first: metrics that are shown before others. Many values are drawn by their running mean. Of the first MOST_CURVES
-    systems. Raises ValueError without a loss.
+    first: metrics shown before others. Long series are smoothed by a running mean. Only the first MOST_CURVES systems
+    are drawn. Raises ValueError without any loss or metric.
     """
     panels = _curve_panels(logs, first)
     if not panels:
@@ -257,7 +258,7 @@ def _curve_handle(line: tuple[str, str], name: str) -> Any:
 
 
 def _curve_panels(logs: Logs, first: Sequence[str] = ()) -> list[str]:
-    """Keys that any log has a number of: losses, the metrics of `first`, then others until there are two metrics."""
+    """Return the keys to draw: losses, the metrics of `first`, then others up to two metrics."""
     rows = [row for runs in logs.values() for run in runs for row in run]
     keys = {key for row in rows for key, value in row.items() if math.isfinite(style.plottable(value))}
     metrics = sorted(key for key in keys if key.startswith("validation_") and key != "validation_loss")
@@ -280,10 +281,10 @@ def _draw_curve(panel: "Axes", rows: Sequence[Mapping[str, Any]], key: str, line
 def label_scores(
     by_system: Mapping[str, Sequence[float | None]], labels: Sequence[str], path: Path, *, score: str
 ) -> None:
-    """A sign for each system in a line for each label; of many labels those with the lowest mean.
+    """Draw one row per label with a marker for each system; of many labels those with the lowest mean.
 
-    by_system: name -> values [labels], the best system first; those after the first MOST_BARS are left out. Raises
-    ValueError without a value.
+    by_system: name -> values [labels], best system first; only the first MOST_BARS are drawn. Raises ValueError without
+    any value.
     """
     shown = dict(list(by_system.items())[:MOST_BARS])
     number = max((len(values) for values in shown.values()), default=0)
@@ -291,17 +292,17 @@ def label_scores(
     for row, values in zip(table, shown.values(), strict=True):
         row[: len(values)] = [style.plottable(value) for value in values]
     if not np.isfinite(table).any():
-        raise ValueError("there is no score by label")
+        raise ValueError("no scores by label")
     columns = [place for place in range(number) if np.isfinite(table[:, place]).any()]
     chosen = sorted(columns, key=lambda place: (float(np.nanmean(table[:, place])), place))[:MOST_LABELS]
     chosen = sorted(chosen) if len(columns) <= MOST_LABELS else chosen
-    title = f"{len(chosen)} of {number} labels, the lowest" if len(columns) > MOST_LABELS else ""
+    title = f"{len(chosen)} of {number} labels with the lowest scores" if len(columns) > MOST_LABELS else ""
     names, systems = style.label_names(labels, number), legend_names(list(shown))
     legend_in = LINE_IN * math.ceil(len(systems) / LEGEND_COLUMNS) + 0.2
     line_in = 0.12 * len(shown) + 0.2
     with style.figure(path, style.WIDTH_IN, line_in * len(chosen) + 0.9 + legend_in) as figure:
         panel = figure.subplots()
-        for place, (row, (colour, marker)) in enumerate(zip(table, signs(len(shown)), strict=True)):
+        for place, (row, (colour, marker)) in enumerate(zip(table, marker_styles(len(shown)), strict=True)):
             shift = (place - (len(shown) - 1) / 2) * 0.8 / len(shown)
             heights = [line + shift for line in range(len(chosen))]
             panel.plot(row[chosen], heights, color=colour, marker=marker, markersize=6, linestyle="none")
@@ -311,14 +312,14 @@ def label_scores(
         panel.set(title=title, xlim=(low - 0.02, 1.02), ylim=(len(chosen) - 0.5, -0.5), xlabel=score)
         panel.grid(axis="y", visible=False)
         panel.tick_params(axis="y", length=0)
-        handles = [_handle(sign, name) for sign, name in zip(signs(len(systems)), systems, strict=True)]
+        handles = [_handle(sign, name) for sign, name in zip(marker_styles(len(systems)), systems, strict=True)]
         figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)
 
 
 def confusion_matrices(by_system: Mapping[str, Any], labels: Sequence[str], path: Path) -> None:
-    """Shares of the rows of [labels][labels] counts, side by side, of the first MOST_MATRICES systems.
+    """Draw row shares of [labels][labels] counts of the first MOST_MATRICES systems side by side.
 
-    Raises ValueError for counts of another shape, and for none.
+    Raises ValueError for counts of another shape, and without any.
     """
     import matplotlib
     from matplotlib.colors import PowerNorm
@@ -326,7 +327,7 @@ def confusion_matrices(by_system: Mapping[str, Any], labels: Sequence[str], path
     shown = {name: np.asarray(counts, dtype=float) for name, counts in list(by_system.items())[:MOST_MATRICES]}
     shapes = {counts.shape for counts in shown.values()}
     if len(shapes) != 1 or len(next(iter(shapes))) != 2 or len(set(next(iter(shapes)))) != 1 or 0 in next(iter(shapes)):
-        raise ValueError(f"expected counts of shape [labels][labels] of all systems alike, got {sorted(shapes)}")
+        raise ValueError(f"expected counts of one shape [labels][labels] for all systems, got {sorted(shapes)}")
     number = next(iter(shapes))[0]
     side_in = min(5.0, max(1.8, (0.55 if number <= NUMBERED_LABELS else 0.2) * number))
     columns = max(1, min(len(shown), int(9 / side_in), 3))
@@ -339,7 +340,7 @@ def confusion_matrices(by_system: Mapping[str, Any], labels: Sequence[str], path
             totals = counts.sum(axis=1, keepdims=True)
             shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
             panel.imshow(shares, cmap=colours, norm=PowerNorm(0.5, vmin=0, vmax=1))
-            style.bare(panel)
+            style.hide_frame(panel)
             panel.set_title(_wrapped(name, side_in), fontsize=9)
             if number <= NUMBERED_LABELS:
                 _write_shares(panel, shares)
@@ -347,7 +348,7 @@ def confusion_matrices(by_system: Mapping[str, Any], labels: Sequence[str], path
 
 
 def _wrapped(name: str, width_in: float) -> str:
-    """In lines that fit into so many inches, at 0.08 inches a letter."""
+    """Wrap a name to a width in inches, at 0.08 inches per letter."""
     import textwrap
 
     return "\n".join(textwrap.wrap(name, max(12, int(width_in / 0.08)))) or name
@@ -361,7 +362,7 @@ def _write_shares(panel: "Axes", shares: np.ndarray) -> None:
 
 
 def _name_matrices(axes: np.ndarray, number: int, names: list[str], cell_in: float) -> None:
-    """Labels at the left of each line and below the lowest matrix of each column; places without one are empty."""
+    """Label the left of each row and the bottom of each column; hide unused axes."""
     lines, columns = axes.shape
     for line, column in np.ndindex(lines, columns):
         panel: Axes = axes[line, column]

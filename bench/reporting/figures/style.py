@@ -1,4 +1,4 @@
-"""What all pictures share: colours, fonts, size, and a canvas that writes the same bytes for the same drawing."""
+"""Colours, fonts and sizes of all figures, and a canvas that writes the same bytes for the same drawing."""
 
 import contextlib
 import math
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008, "Color Universal Design": told apart with every common kind of colour blindness.
+# Okabe and Ito 2008, "Color Universal Design": distinguishable with all common colour vision deficiencies.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C8C8C"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#56B4E9", "#E69F00", "#000000")
 SHADES = "Blues"
-# Twice the usual density of a screen: figures 7 inches wide are 1,008 pixels, the width of a page on GitHub.
+# Twice the usual screen density: a figure 7 inches wide has 1,008 pixels, the width of a page on GitHub.
 DPI = 144
 WIDTH_IN = 7.0
-FONT = "DejaVu Sans"  # comes with matplotlib, so that no machine draws another
+FONT = "DejaVu Sans"  # comes with matplotlib, so it is the same on all machines
 STYLE: Any = {
     "font.family": FONT,
     "font.size": 9.0,
@@ -36,30 +36,30 @@ STYLE: Any = {
     "legend.fontsize": 9.0,
     "legend.frameon": False,
     "text.usetex": False,
-    "text.parse_math": False,  # a label may hold dollar signs
+    "text.parse_math": False,  # a label may contain dollar signs
 }
 LABEL_CHARACTERS = 26
-# More logged losses than this are drawn with their running mean, over a twentieth of them.
+# More logged losses than this are drawn with a running mean over 1/20 of them.
 SMOOTHED_FROM = 60
 
 
 @contextlib.contextmanager
 def figure(path: Path, width_in: float, height_in: float, *, arranged: bool = True) -> Iterator["Figure"]:
-    """A figure that is written to `path` when the block ends. Neither pyplot nor a screen is touched.
+    """Yield a figure that is written to `path` when the block ends. Uses neither pyplot nor a display.
 
-    arranged: panels and legends are fitted into the size; without it they stand where they are put.
+    arranged: use a constrained layout; else panels and legends stay where they are placed.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context():
-        matplotlib.rcdefaults()  # a user's own matplotlibrc would make other pictures
+        matplotlib.rcdefaults()  # a user's matplotlibrc would change the figures
         matplotlib.rcParams.update(STYLE)
         made = Figure(figsize=(width_in, height_in), layout="constrained" if arranged else None)
         FigureCanvasAgg(made)
         yield made
-        # "Software" would be matplotlib's version; there is no date in its PNGs. Tight: no label is cut off.
+        # "Software" would be matplotlib's version; its PNGs hold no date. Tight: no label is cut off.
         metadata: Any = {"Software": None}
         made.savefig(path, format="png", dpi=DPI, metadata=metadata, bbox_inches="tight", pad_inches=0.08)
 
@@ -67,7 +67,7 @@ def figure(path: Path, width_in: float, height_in: float, *, arranged: bool = Tr
 def label_names(
     labels: Sequence[str], number: int, *, most: int = LABEL_CHARACTERS, missing: str = "label"
 ) -> list[str]:
-    """One line of limited length each; one that the font can't write, or that is missing, gets its number."""
+    """Return one-line names of limited length; one that is missing or that the font can't render gets its number."""
     from matplotlib import font_manager, ft2font
 
     glyphs = ft2font.FT2Font(font_manager.findfont(FONT)).get_charmap()
@@ -79,37 +79,37 @@ def label_names(
 
 
 def _shortened(name: str, most: int) -> str:
-    """Cut in the middle: long labels often share their beginning."""
+    """Cut a name in the middle: long labels often share their beginning."""
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
 
 
 def plottable(value: Any) -> float:
-    """NaN, which matplotlib leaves out, for anything that is not a finite number."""
+    """Return a float; NaN, which matplotlib skips, for anything that is not a finite number."""
     known = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return float(value) if known else math.nan
 
 
 def percent(share: float) -> str:
-    """A share as 12 %, or <1 % for a trace."""
+    """Return a share as 12 %, or <1 % for a small positive one."""
     return "<1 %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
 
 
 def name_ticks(axis: "Axis", names: list[str], cell_in: float, *, upright: bool = False) -> None:
-    """Label names, as many as there is room for: a line of text takes 0.17 inches."""
+    """Label an axis with as many names as fit: a line of text takes 0.17 inches."""
     places = range(0, len(names), max(1, math.ceil(0.17 / cell_in)))
     axis.set_ticks(places, [names[place] for place in places], rotation=90 if upright else 0)
 
 
-def bare(panel: "Axes") -> None:
-    """Without ticks, grid and frame."""
+def hide_frame(panel: "Axes") -> None:
+    """Remove ticks, grid and frame."""
     panel.tick_params(length=0)
     panel.grid(visible=False)
     panel.spines[:].set_visible(False)
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:
-    """The mean of each value and those before it, `window` at most; values that are NaN are left out."""
+    """Return the trailing mean of at most `window` values at each position, ignoring NaN."""
     means = []
     for end in range(1, len(values) + 1):
         known = [value for value in values[max(0, end - window) : end] if not math.isnan(value)]

@@ -1,4 +1,4 @@
-"""The cards (README.md) of what is pushed to the Hub: of a model with its record, and of a data set of records."""
+"""Cards (README.md) for the Hub: of a model with its record, and of a data set of records."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,14 @@ from bench.utils import numbers
 
 HARNESS = "finetune-bench"
 TASKS = {"text_classification": "text-classification", "question_answering": "question-answering"}
-# The Hub's identifiers of licences, https://huggingface.co/docs/hub/repositories-licenses; all others are `other`.
+# Licence identifiers of the Hub, https://huggingface.co/docs/hub/repositories-licenses; all others are `other`.
 LICENCES = {
     "apache-2.0": "apache-2.0",
     "mit": "mit",
     "gemma terms of use": "gemma",
     "llama 3.2 community license": "llama3.2",
 }
-# The Hub's names of metrics, https://huggingface.co/metrics, where ours are cases of them.
+# Names of metrics on the Hub, https://huggingface.co/metrics, of which these are variants.
 METRICS = {"f1_macro": "f1", "f1_micro": "f1", "f1_weighted": "f1", "mcc": "matthews_correlation"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 SCORE_FIELDS = {
@@ -36,21 +36,21 @@ SCORE_FIELDS = {
     **dict.fromkeys(("interval", "signature"), "string"),
 }
 INTENDED = (
-    "Intended use: to look into, repeat and compare the run that made this model. The scores hold for the splits and "
-    "settings named here; test the model on data of your own before you rely on it."
+    "Intended use: to inspect, reproduce and compare the run that produced this model. The scores hold for the splits "
+    "and settings named here; evaluate the model on your own data before relying on it."
 )
 
 
 def model_card(record: Record, description: Mapping[str, Any], to: str, page: str, *, adapter: bool) -> str:
-    """README.md of a run's model. description: its bench.json; page: the repository's address.
+    """Return README.md of a run's model. description: its bench.json; page: the repository's URL.
 
-    Raises SetupError where the library reads other metadata from the card than went into it.
+    Raises SetupError where the metadata read back from the card differ from those written.
     """
     data = _metadata(record, description, to, page, adapter=adapter)
     text = _with_metadata(data, _model_page(record, description, to))
     read = ModelCard(text).data
     if read.to_dict() != data.to_dict() or read.get("eval_results") != data.eval_results:
-        raise SetupError("the model card's metadata do not survive being read again; please report the record")
+        raise SetupError("the model card's metadata change when they are read back; please report this with the record")
     return text
 
 
@@ -88,17 +88,17 @@ def _licence(words: str) -> dict[str, str]:
 
 
 def base_model(record: Record) -> str | None:
-    """The Hub id of the model whose weights were trained on; None for a local one, a package's, or random weights."""
+    """Return the Hub id of the pretrained model; None for a local one, one of a package, or random weights."""
     card = record.recipe.resolved["model"]
     known = card["weights"] == "pretrained" and card["id"] and HUB_ID.fullmatch(card["id"])
     return card["id"] if known else None
 
 
 def eval_results(record: Record, page: str) -> list[EvalResult]:
-    """One for every single number that was measured after training; values as in the record, fractions from 0 to 1."""
+    """Return a result for every single-valued score after training, with values as in the record (0 to 1)."""
     dataset = record.recipe.resolved["dataset"]
     source, on_hub = dataset["source"], dataset["source"]["kind"] == "hub"
-    found = []
+    results = []
     for split in accessors.splits(record):
         scalars = accessors.scalars(record, "after", split)
         for metric in sorted(scalars, key=accessors.metric_order):
@@ -106,7 +106,7 @@ def eval_results(record: Record, page: str) -> list[EvalResult]:
             if numbers.finite(score.value) is not None:
                 result = EvalResult(
                     task_type=TASKS.get(dataset["task"], dataset["task"].replace("_", "-")),
-                    # A local data set may be called like somebody else's on the Hub.
+                    # A local data set may share its name with another one on the Hub.
                     dataset_type=source["id"] if on_hub else "local-files",
                     dataset_name=record.data.id if record.data else source["kind"],
                     dataset_config=source["config"] if on_hub else None,
@@ -118,20 +118,20 @@ def eval_results(record: Record, page: str) -> list[EvalResult]:
                     source_name="run record",
                     source_url=f"{page}/blob/main/record.json",
                 )
-                found.append(result)
-    return found
+                results.append(result)
+    return results
 
 
 def source_split(record: Record, split: str, examples: int) -> str:
-    """The source's own name of a split; with what was taken of it, where that is not all."""
+    """Return the source's name of a split, with the number of examples if only a part was used."""
     resolved = record.recipe.resolved
     dataset = resolved["dataset"]
     part = record.data.splits.get(split) if record.data else None
     drawn = split in resolved.get("limit", {}) or bool(part and sum(part.dropped.values()))
     if split in dataset["splits"]:
-        return f"{dataset['splits'][split]} ({examples} examples of it)" if drawn else str(dataset["splits"][split])
+        return f"{dataset['splits'][split]} ({examples} examples)" if drawn else str(dataset["splits"][split])
     of: list[str] = next((divided["of"] for divided in dataset["divide"] if split in divided["into"]), [])
-    return f"{'+'.join(of)} ({split}: {examples} examples of it)" if of else split
+    return f"{'+'.join(of)} ({split}: {examples} examples)" if of else split
 
 
 def _model_page(record: Record, description: Mapping[str, Any], to: str) -> str:
@@ -139,7 +139,7 @@ def _model_page(record: Record, description: Mapping[str, Any], to: str) -> str:
     environment = record.environment
     parts = {
         "Scores": md.joined([*(_scores(record, split) for split in splits), _signatures(record)]),
-        "How it was trained": md.joined([_training(record), _recipe(record)]),
+        "Training": md.joined([_training(record), _recipe(record)]),
         "Licences": _licences(record),
         "Versions and hardware": md.joined(
             [
@@ -148,8 +148,8 @@ def _model_page(record: Record, description: Mapping[str, Any], to: str) -> str:
                 md.details("Package versions", md.fields("package", environment.packages if environment else {})),
             ]
         ),
-        "Notes of the run": md.bullets([md.escape(note, accessors.LONG) for note in record.notes]),
-        "Where this comes from": _origin(record),
+        "Notes of the run": md.bullets([md.escape(note, accessors.MAX_CHARACTERS) for note in record.notes]),
+        "Provenance": _origin(record),
     }
     head = [f"# {md.escape(to.partition('/')[2])}", _about(record), INTENDED, _loading(description)]
     return md.joined([*head, md.sections(parts)])
@@ -159,7 +159,7 @@ def _about(record: Record) -> str:
     card = record.recipe.resolved["model"]
     name = record.model.id if record.model else card["id"]
     origin = f" of the Python package {md.code(card['package'])}" if card["package"] else ""
-    weights = "pretrained weights" if card["weights"] == "pretrained" else "random weights, not pretrained ones"
+    weights = "pretrained weights" if card["weights"] == "pretrained" else "random weights, not pretrained"
     rows = [
         ("base model", f"{md.escape(name)}{origin}, {weights}"),
         ("method", md.escape(record.method)),
@@ -174,9 +174,7 @@ def _about(record: Record) -> str:
 def _loading(description: Mapping[str, Any]) -> str:
     if description["pooling"] is None and description["head"]["kind"] == "own":
         return ""
-    return (
-        "Its head is the harness's own: load it with `bench.models.saving.load`; plain transformers and peft refuse it."
-    )
+    return "This model has a custom head: load it with `bench.models.saving.load`; transformers and peft can't load it."
 
 
 def _scores(record: Record, split: str) -> str:
@@ -194,39 +192,39 @@ def _scores(record: Record, split: str) -> str:
     counts = sorted({item.examples for item in (*before.values(), *after.values())})
     sizes = " or ".join(source_split(record, split, count) for count in counts)
     heading = f"### {md.escape(split)}, {' or '.join(map(md.count, counts))} examples"
-    said = f"In the source: {md.escape(sizes)}. Intervals in parentheses; all but the loss are fractions."
-    return md.joined([heading, said, md.table_of(rows, ["metric"])]) if rows else ""
+    note = f"Split of the source: {md.escape(sizes)}. Intervals in parentheses; all scores but the loss are fractions."
+    return md.joined([heading, note, md.table_of(rows, ["metric"])]) if rows else ""
 
 
 def _signatures(record: Record) -> str:
-    found: dict[str, Score] = {}
+    scores: dict[str, Score] = {}
     for split in accessors.splits(record):
-        found |= accessors.scalars(record, "after", split)
+        scores |= accessors.scalars(record, "after", split)
     rows = [
-        [md.escape(name), md.code(found[name].signature, accessors.LONG), md.escape(found[name].interval)]
-        for name in sorted(found, key=accessors.metric_order)
+        [md.escape(name), md.code(scores[name].signature, accessors.MAX_CHARACTERS), md.escape(scores[name].interval)]
+        for name in sorted(scores, key=accessors.metric_order)
     ]
     return md.table(["metric", "signature", "interval"], rows, "lll")
 
 
 def _training(record: Record) -> str:
     if record.training is None:
-        return "Nothing was trained: this is the model as it was."
+        return "The model was not trained."
     return md.fields("training", record.training.model_dump())
 
 
 def _recipe(record: Record) -> str:
-    # Escapes whatever is not ASCII, so that no character of a prompt can act in the page.
+    # Escapes non-ASCII characters, so that none of a prompt can affect the page.
     text = yaml.safe_dump(record.recipe.resolved, sort_keys=False)
     fence = "`" * (max([2, *map(len, re.findall("`+", text))]) + 1)
-    return md.details("The recipe, resolved", f"{fence}yaml\n{text}{fence}")
+    return md.details("Resolved recipe", f"{fence}yaml\n{text}{fence}")
 
 
 def _licences(record: Record) -> str:
     cards = record.recipe.resolved
     rows = [("base model", md.escape(cards["model"]["licence"])), ("data set", md.escape(cards["dataset"]["licence"]))]
-    said = "The licence in this card's metadata is the base model's; the data set's may restrict uses further."
-    return md.joined([md.pairs("licence", rows), said])
+    note = "The metadata of this card state the base model's licence; that of the data set may add restrictions."
+    return md.joined([md.pairs("licence", rows), note])
 
 
 def _origin(record: Record) -> str:
@@ -235,15 +233,21 @@ def _origin(record: Record) -> str:
         ("comparability key", md.code(same.key if same else None)),
         ("recipe", md.code(record.recipe.path)),
         ("recipe hash", md.code(record.recipe.hash)),
-        ("commit of the harness", md.code(git.get("commit")) + (", with changes" if git.get("dirty") else "")),
+        (
+            "commit of the harness",
+            md.code(git.get("commit")) + (", with uncommitted changes" if git.get("dirty") else ""),
+        ),
         ("card written by", f"{HARNESS} {md.escape(__version__)}"),
     ]
-    said = "The whole record of the run is [record.json](record.json). Runs of equal keys were scored alike."
-    return md.joined([said, md.pairs("origin", rows)])
+    note = (
+        "The full record of the run is [record.json](record.json). Runs with the same comparability key were scored on "
+        "the same examples with the same metrics."
+    )
+    return md.joined([note, md.pairs("origin", rows)])
 
 
 def score_rows(record: Record, run: str) -> list[dict[str, Any]]:
-    """Flat rows, one for each single number of a finished run, with the fields SCORE_FIELDS; none of another run."""
+    """Return a flat row with SCORE_FIELDS for each single-valued score of a completed run; none for a failed run."""
     same = record.comparability
     about = {
         "run": run,
@@ -266,7 +270,7 @@ def score_rows(record: Record, run: str) -> list[dict[str, Any]]:
 
 
 def records_card(records: Mapping[str, Record], to: str, *, with_predictions: bool) -> str:
-    """README.md of a data set of runs. records: folder in the repository -> record."""
+    """Return README.md of a data set of runs. records: folder in the repository -> record."""
     configs: dict[str, Any] = {}
     if any(score_rows(record, run) for run, record in records.items()):
         fields = [{"name": name, "dtype": kind} for name, kind in SCORE_FIELDS.items()]
@@ -274,21 +278,23 @@ def records_card(records: Mapping[str, Record], to: str, *, with_predictions: bo
         configs["dataset_info"] = [{"config_name": "scores", "features": fields}]
     name = to.partition("/")[2]
     data = DatasetCardData(pretty_name=name, tags=[HARNESS, "benchmark-records"], **configs)
-    body = [f"# {md.escape(name)}", _folders(with_predictions), "## Runs of the newest push", _runs(records)]
+    body = [f"# {md.escape(name)}", _folders(with_predictions), "## Runs of the latest push", _runs(records)]
     text = _with_metadata(data, md.joined(body))
     if DatasetCard(text).data.to_dict() != data.to_dict():
-        raise SetupError("the data set card's metadata do not survive being read again; please report the records")
+        raise SetupError(
+            "the dataset card's metadata change when they are read back; please report this with the records"
+        )
     return text
 
 
 def _folders(with_predictions: bool) -> str:
-    texts = "`predictions` holds an answer for every example, with texts under the licence of the data set."
-    without = "Texts of the data sets are left out."
+    texts = "`predictions` holds the answer for every example, with texts under the licence of the data set."
+    without = "Texts of the data sets are not included."
     return (
-        "Records of fine-tuning runs, a folder for each: `record.json` (everything measured, and the recipe), "
-        "`report.md`, `figures`, `train_log.jsonl`; `scores.jsonl`, which the configuration `scores` reads, for runs "
-        f"that ended well. {texts if with_predictions else without} Absolute paths were shortened. Folders of earlier "
-        "pushes stay. Compare scores only where `comparability` is equal."
+        "Records of fine-tuning runs, one folder each: `record.json` (all measurements, and the recipe), `report.md`, "
+        "`figures`, `train_log.jsonl`, and for completed runs `scores.jsonl`, which the configuration `scores` loads. "
+        f"{texts if with_predictions else without} Absolute paths were shortened. Folders of earlier pushes are kept. "
+        "Compare scores only between runs with equal `comparability`."
     )
 
 

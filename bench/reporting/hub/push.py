@@ -1,10 +1,10 @@
-"""Pushes a run's saved model, and records of runs, to the Hugging Face Hub; only when asked, never by a run itself.
+"""Push a run's saved model, or records of runs, to the Hugging Face Hub; only by this command, never during a run.
 
     python -m bench push RUN --to owner/name [--private]
     python -m bench push RUN... --records-to owner/dataset [--with-predictions]
     python -m bench push RUN --to owner/name --dry-run --out FOLDER
 
-A repository's files are changed by one commit or not at all. Loads no torch.
+All files of a repository change in one commit. Loads no torch.
 """
 
 import dataclasses
@@ -34,30 +34,30 @@ from bench.reporting import markdown as md
 from bench.reporting.hub import cards, redact
 from bench.utils import numbers
 
-# What `save` and the tokenizers write. Anything else is refused, above all a pickle, which runs code when it is loaded.
+# Written by `save` and by tokenizers. Anything else is refused, above all pickles, which run code when loaded.
 WEIGHTS = ".safetensors"
 ALLOWED = (WEIGHTS, ".json", ".jinja", ".txt", ".model", ".md")
-# Beginnings of a pickle and of PyTorch's zipped one: a name says nothing about what is inside.
+# First bytes of a pickle and of PyTorch's zipped one: a file's name does not determine its content.
 PICKLES = (b"\x80", b"PK\x03\x04")
-# Other people's words, among which a path is no trace of this machine.
+# Vocabularies, in which a path is not one of this machine.
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
-# Where libraries keep the place that something was loaded from.
-PLACES = ("_name_or_path", "name_or_path", "base_model_name_or_path", "id")
+# Keys under which libraries store where something was loaded from.
+PATH_FIELDS = ("_name_or_path", "name_or_path", "base_model_name_or_path", "id")
 LOGIN = "log in with `hf auth login` (`huggingface-cli login` in older versions), or set HF_TOKEN"
 HINTS = {
-    401: f"the token is not accepted; {LOGIN}",
-    403: "the token may not write there; it needs the `write` permission for this owner",
-    404: "there is no such owner or repository, or the token can't see it",
-    409: "somebody else is changing it; try again",
-    412: "it was changed meanwhile; try again",
-    413: "it is too large",
-    429: "too many requests; wait, and try again",
+    401: f"the token was not accepted; {LOGIN}",
+    403: "the token lacks `write` permission for this owner",
+    404: "no such owner or repository, or the token can't access it",
+    409: "a concurrent change is in progress; try again",
+    412: "the repository changed meanwhile; try again",
+    413: "the upload is too large",
+    429: "too many requests; try again later",
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is to be pushed. to: the model's repository; records_to: the data set of records; each as owner/name."""
+class PushRequest:
+    """Options of a push. to: repository of the model; records_to: data set of records; each as owner/name."""
 
     runs: Sequence[Path]
     to: str | None = None
@@ -68,7 +68,7 @@ class Asked:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Upload:
-    """What one repository gets. files: path in the repository -> content, or the file that holds it."""
+    """The upload to one repository. files: path in the repository -> content, or the local file."""
 
     repo: str
     kind: Literal["model", "dataset"]
@@ -77,29 +77,31 @@ class Upload:
 
     @property
     def shown(self) -> str:
-        """As messages name it."""
+        """The repository as named in messages."""
         return f"the {'data set' if self.kind == 'dataset' else 'model'} {self.repo}"
 
 
-def gather(asked: Asked, token: str | None = None) -> list[Upload]:
-    """Everything that would be uploaded, checked: form of names, states of runs, kinds of files, secrets, paths.
+def gather(request: PushRequest, token: str | None = None) -> list[Upload]:
+    """Collect and check everything to upload: repository names, run status, file types, secrets, paths.
 
-    token: one more text that no file may hold. Raises BenchError for what can't or must not be pushed.
+    token: also refused inside files. Raises BenchError for anything that can't or must not be pushed.
     """
-    if asked.to is None and asked.records_to is None:
-        raise BenchError("say where to push: --to owner/name for the model, --records-to owner/dataset for records")
-    for name in filter(None, (asked.to, asked.records_to)):
+    if request.to is None and request.records_to is None:
+        raise BenchError(
+            "no repository given: pass --to owner/name for the model, --records-to owner/dataset for records"
+        )
+    for name in filter(None, (request.to, request.records_to)):
         _check_name(name)
-    if asked.to is not None and len(asked.runs) != 1:
-        raise BenchError(f"one model goes into one repository: --to takes a single run, not {len(asked.runs)}")
-    if asked.with_predictions and asked.records_to is None:
-        raise BenchError("--with-predictions goes with --records-to: a model's repository gets no predictions")
-    uploads = [_model(asked.runs[0], asked.to)] if asked.to else []
-    uploads += [_records(asked.runs, asked.records_to, asked.with_predictions)] if asked.records_to else []
+    if request.to is not None and len(request.runs) != 1:
+        raise BenchError(f"--to takes a single run, got {len(request.runs)}: a repository holds one model")
+    if request.with_predictions and request.records_to is None:
+        raise BenchError("--with-predictions needs --records-to: a model repository holds no predictions")
+    uploads = [_model(request.runs[0], request.to)] if request.to else []
+    uploads += [_records(request.runs, request.records_to, request.with_predictions)] if request.records_to else []
     for upload in uploads:
         for path, content in upload.files.items():
-            if isinstance(content, bytes) and (found := redact.secret_in(content, token)):
-                raise DataError(f"{path} for {upload.shown} holds what looks like {found}; nothing was uploaded")
+            if isinstance(content, bytes) and (secret := redact.find_secret(content, token)):
+                raise DataError(f"{path} for {upload.shown} contains what looks like {secret}; nothing was uploaded")
     return uploads
 
 
@@ -110,30 +112,30 @@ def _check_name(name: str) -> None:
     except HFValidationError:
         valid = False
     if not valid:
-        raise BenchError(f"{name!r} is no name of a repository: write owner/name, in letters, digits, - _ and .")
+        raise BenchError(f"invalid repository name {name!r}: expected owner/name of letters, digits, - _ and .")
 
 
-def _clean(folder: Path, *, with_texts: bool) -> Record:
-    """A run's record without absolute paths, and without texts of the data set unless they are asked for.
+def _shareable_record(folder: Path, *, with_texts: bool) -> Record:
+    """Return a run's record without absolute paths and, unless requested, without texts of the data set.
 
-    Raises DataError where the run's predictions deny what it says, and for a secret.
+    Raises DataError where the predictions contradict the record, and for a secret.
     """
     _refuse_links(folder / store.FILE, folder)
-    record, paths = store.read(folder), redact.Paths()
-    if denied := predictions.contradiction(folder / store.FILE, record):
-        raise DataError(f"{denied}; nothing was uploaded")
+    record, paths = store.read(folder), redact.PathShortener()
+    if contradiction := predictions.find_contradiction(folder / store.FILE, record):
+        raise DataError(f"{contradiction}; nothing was uploaded")
     had_texts = bool(record.prompts and record.prompts.example)
     if record.prompts and not with_texts:
         record.prompts.example = ""
-    # Now, since a secret with slashes in it would be shortened as if it were a path, and what is left be pushed.
-    if found := redact.secret_in(_as_json(record)):
-        raise DataError(f"{folder / store.FILE} holds what looks like {found}; nothing was uploaded")
+    # Before shortening: a secret that contains slashes would be shortened like a path, and its end be pushed.
+    if secret := redact.find_secret(_as_json(record)):
+        raise DataError(f"{folder / store.FILE} contains what looks like {secret}; nothing was uploaded")
     content = paths.shorten_all(json.loads(_as_json(record)))
     cleaned = Record.model_validate(content)
-    if paths.found:
-        cleaned.note(f"before it was pushed, {len(paths.found)} absolute paths in this record were shortened")
+    if paths.shortened:
+        cleaned.note(f"{len(paths.shortened)} absolute paths in this record were shortened before the push")
     if had_texts and not with_texts:
-        cleaned.note("before it was pushed, the example of a prompt was left out: it holds texts of the data set")
+        cleaned.note("the example prompt was removed before the push, since it contains texts of the data set")
     return cleaned
 
 
@@ -141,24 +143,24 @@ def _as_json(record: Record) -> bytes:
     try:
         return (record.model_dump_json(by_alias=True, indent=1) + "\n").encode()
     except PydanticSerializationError as error:
-        raise DataError(f"the record {record.name!r:.200} can't be written as JSON: {error}") from error
+        raise DataError(f"the record {record.name!r:.200} can't be serialised as JSON: {error}") from error
 
 
 def _model(run: Path, to: str) -> Upload:
     folder = run.parent if run.is_file() else run
-    record = _clean(folder, with_texts=False)
+    record = _shareable_record(folder, with_texts=False)
     if record.status != "ok":
-        raise DataError(f"{folder} ended as `{record.status}`, not `ok`; only a finished run's model is pushed")
+        raise DataError(f"{folder} has status `{record.status}`, not `ok`; only models of completed runs are pushed")
     saved = folder / "model"
     _refuse_links(saved, folder)
     if not (saved / "bench.json").is_file():
-        raise DataError(f"{saved} holds no saved model; the recipe needs `save: true`")
+        raise DataError(f"{saved} contains no saved model; set `save: true` in the recipe")
     files = _model_files(saved)
     description = json.loads((saved / "bench.json").read_text(encoding="utf-8"))
     labels = list(record.data.labels) if record.data else []
     own = isinstance(description, dict) and description.get("method") == record.method
     if not own or description.get("labels") != labels or not record.recipe.resolved:
-        raise DataError(f"{saved} is not the model of {folder / store.FILE}: methods or labels differ")
+        raise DataError(f"{saved} is not the model of {folder / store.FILE}: method or labels differ")
     page = f"{constants.ENDPOINT}/{to}"
     card = cards.model_card(record, description, to, page, adapter="adapter_config.json" in files)
     files |= {"README.md": card.encode(), store.FILE: _as_json(record)}
@@ -166,87 +168,92 @@ def _model(run: Path, to: str) -> Upload:
 
 
 def _model_files(saved: Path) -> dict[str, bytes | Path]:
-    found: dict[str, bytes | Path] = {}
+    files: dict[str, bytes | Path] = {}
     for path in sorted(saved.rglob("*")):
         name = path.relative_to(saved).as_posix()
         _refuse_links(path, saved)
-        if path.is_dir() or name == "README.md":  # peft writes a card of its own, with the base model's local path
+        if path.is_dir() or name == "README.md":  # peft's card, which names the base model's local path
             continue
         with path.open("rb") as stream:
             pickled = path.suffix != WEIGHTS and stream.read(4).startswith(PICKLES)
         if pickled or path.suffix not in ALLOWED:
-            raise DataError(f"{path} is not pushed: beside text files, a model may hold only safetensors, no pickles")
+            raise DataError(f"{path} can't be pushed: a model may contain only safetensors and text files, no pickles")
         if path.suffix == WEIGHTS:
             _check_weights(path)
-        found[name] = path if path.suffix == WEIGHTS else _without_places(path)
-    if not any(name.endswith(WEIGHTS) for name in found):
-        raise DataError(f"{saved} holds no {WEIGHTS} file, so there is no model to push")
-    return found
+        files[name] = path if path.suffix == WEIGHTS else _without_absolute_paths(path)
+    if not any(name.endswith(WEIGHTS) for name in files):
+        raise DataError(f"{saved} contains no {WEIGHTS} file, so there is no model to push")
+    return files
 
 
 def _refuse_links(path: Path, folder: Path) -> None:
-    """Raises DataError for a file below a folder that is a link, or to which one leads."""
+    """Raise DataError if a path or one of its parents below `folder` is a symbolic link."""
     for part in (path, *path.parents):
         if part == folder:
             return
         if part.is_symlink():
-            raise DataError(f"{part} is a link, which may lead anywhere; put there what it leads to")
+            raise DataError(f"{part} is a symbolic link, which may point anywhere; replace it by its target")
 
 
 def _check_weights(path: Path) -> None:
     try:
         with safe_open(path, "numpy") as weights:
             empty = not list(weights.keys())
-            said = json.dumps(weights.metadata() or {}).encode()
+            metadata = json.dumps(weights.metadata() or {}).encode()
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is not a whole safetensors file: {error}") from error
+        raise DataError(f"{path} is not a complete safetensors file: {error}") from error
     if empty:
-        raise DataError(f"{path} holds no tensors")
-    if found := redact.secret_in(said):
-        raise DataError(f"the metadata of {path} hold what looks like {found}; nothing was uploaded")
+        raise DataError(f"{path} contains no tensors")
+    if secret := redact.find_secret(metadata):
+        raise DataError(f"the metadata of {path} contain what looks like {secret}; nothing was uploaded")
 
 
-def _without_places(path: Path) -> bytes:
-    """A file's content, where the places that something was loaded from are shortened if they are absolute paths.
+def _without_absolute_paths(path: Path) -> bytes:
+    """Return a file's content with absolute paths under PATH_FIELDS shortened.
 
-    Nothing else is touched, for a template must stay as it is: a home folder there is refused.
+    Nothing else changes, since a template must stay intact. Raises DataError for a path below the home folder
+    elsewhere.
     """
     content = path.read_bytes()
     if path.suffix == ".model" or path.name in VOCABULARIES:
         return content
     if path.suffix == ".json":
-        paths = redact.Paths()
+        paths = redact.PathShortener()
         try:
-            cleaned = _shorten_places(json.loads(content), paths)
-            content = (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode() if paths.found else content
+            cleaned = _shorten_path_fields(json.loads(content), paths)
+            content = (
+                (json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n").encode() if paths.shortened else content
+            )
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path} is not whole JSON: {error}") from error
+            raise DataError(f"{path} is not valid JSON: {error}") from error
     home = str(Path.home()).rstrip("/")
     if home and re.search(rf"(?<![\w.]){re.escape(home)}/\w".encode(), content):
-        raise DataError(f"{path} names a file below your home folder, {home}; take that out first")
+        raise DataError(f"{path} names a file below your home folder {home}; remove it before pushing")
     return content
 
 
-def _shorten_places(tree: Any, paths: redact.Paths) -> Any:
+def _shorten_path_fields(tree: Any, paths: redact.PathShortener) -> Any:
     if isinstance(tree, dict):
         return {
-            key: paths.shorten(item) if key in PLACES and isinstance(item, str) else _shorten_places(item, paths)
+            key: paths.shorten(item)
+            if key in PATH_FIELDS and isinstance(item, str)
+            else _shorten_path_fields(item, paths)
             for key, item in tree.items()
         }
-    return [_shorten_places(item, paths) for item in tree] if isinstance(tree, list) else tree
+    return [_shorten_path_fields(item, paths) for item in tree] if isinstance(tree, list) else tree
 
 
 def _records(runs: Sequence[Path], to: str, with_predictions: bool) -> Upload:
     for path in runs:
-        store.locate([path])  # each must hold one at least
+        store.locate([path])  # raises for a path without any record
     folders = sorted({path.parent.resolve() for path in store.locate(runs)})
     records: dict[str, Record] = {}
     files: dict[str, bytes | Path] = {}
     for folder in folders:
         name = re.sub(r"[^\w.-]+", "-", folder.name, flags=re.ASCII).lstrip(".")
         if not name or name in records:
-            raise DataError(f"{folder}: two runs can't both be the folder {name!r} of a data set; rename one")
-        records[name] = _clean(folder, with_texts=with_predictions)
+            raise DataError(f"{folder}: another run already uses the folder name {name!r} in the data set; rename one")
+        records[name] = _shareable_record(folder, with_texts=with_predictions)
         own = _run_files(folder, records[name], name, with_predictions)
         files |= {f"{name}/{path}": content for path, content in own.items()}
     card = cards.records_card(records, to, with_predictions=with_predictions)
@@ -268,12 +275,12 @@ def _run_files(folder: Path, record: Record, name: str, with_predictions: bool) 
 
 
 def write(uploads: Sequence[Upload], out: Path) -> list[Path]:
-    """Writes what would be uploaded: `out`/models/owner/name, `out`/datasets/owner/name; returns these folders.
+    """Write the uploads to `out`/models/owner/name and `out`/datasets/owner/name; return these folders.
 
-    Raises BenchError where `out` already holds something.
+    Raises BenchError if `out` is not empty.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BenchError(f"{out} is not an empty folder; give another --out")
+        raise BenchError(f"{out} is not an empty folder; pass another --out")
     places = [out / f"{upload.kind}s" / upload.repo for upload in uploads]
     for upload, place in zip(uploads, places, strict=True):
         for name, content in upload.files.items():
@@ -286,45 +293,45 @@ def write(uploads: Sequence[Upload], out: Path) -> list[Path]:
     return places
 
 
-def push(asked: Asked) -> Iterator[str]:
-    """Uploads one repository after the other; yields each commit's address as soon as it is there.
+def push(request: PushRequest) -> Iterator[str]:
+    """Upload one repository after the other; yield each commit's URL.
 
-    Raises BenchError, whose text never holds the token.
+    Raises BenchError; its message never contains the token.
     """
     if constants.HF_HUB_OFFLINE:
-        raise SetupError("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set: take it away to push, or try --dry-run")
+        raise SetupError("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set: unset it to push, or pass --dry-run")
     token = None
-    with _in_words("reading the Hub's token", None):
+    with _as_setup_error("reading the Hub token", None):
         token = get_token()
     if token is None:
-        raise SetupError(f"there is no token of the Hugging Face Hub: {LOGIN}")
-    uploads = gather(asked, token)
+        raise SetupError(f"no Hugging Face Hub token found: {LOGIN}")
+    uploads = gather(request, token)
     if not console.is_live():
         disable_progress_bars()
     api = HfApi(token=token)
-    with _in_words("asking the Hub whose token this is", token):
+    with _as_setup_error("checking the Hub token", token):
         who = api.whoami()
     if ((who.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
-        raise SetupError(f"the Hub's token may only read; make one that may write, then {LOGIN}")
+        raise SetupError(f"the Hub token is read-only; create a token with `write` permission, then {LOGIN}")
     for upload in uploads:
-        yield _commit(api, upload, asked.private, token)
+        yield _commit(api, upload, request.private, token)
 
 
 def _commit(api: HfApi, upload: Upload, private: bool, token: str) -> str:
-    with _in_words(f"making {upload.shown}", token):
-        # None, not False: an organisation may have set that its new repositories are private.
+    with _as_setup_error(f"creating {upload.shown}", token):
+        # None, not False: an organisation's default may be private repositories.
         api.create_repo(upload.repo, repo_type=upload.kind, private=private or None, exist_ok=True)
         known = api.repo_info(upload.repo, repo_type=upload.kind)
     if private and not known.private:
-        # The Hub ignores the wish where a repository is there already.
-        raise SetupError(f"{upload.shown} is there already and is public; make it private first, or drop --private")
+        # The Hub ignores `private` for an existing repository.
+        raise SetupError(f"{upload.shown} already exists and is public; make it private first, or omit --private")
     present = [item.rfilename for item in getattr(known, "siblings", None) or []]
     stale = [name for name in present if name not in upload.files and _belongs(name, upload)]
     changes: list[Any] = [CommitOperationDelete(path_in_repo=name) for name in stale]
     changes += [
         CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in upload.files.items()
     ]
-    with _in_words(f"uploading {upload.shown}", token), warnings.catch_warnings(record=True) as said:
+    with _as_setup_error(f"uploading {upload.shown}", token), warnings.catch_warnings(record=True) as caught:
         done = api.create_commit(
             upload.repo,
             changes,
@@ -332,15 +339,15 @@ def _commit(api: HfApi, upload: Upload, private: bool, token: str) -> str:
             commit_message=upload.message,
             parent_commit=known.sha,
         )
-    for warning in said:
-        console.complain(f"the Hub's library: {_one_line(str(warning.message), token)}")
+    for warning in caught:
+        console.complain(f"huggingface_hub: {_one_line(str(warning.message), token)}")
     if stale:
-        console.say(f"removed from {upload.shown}, since they belong to an earlier push: {', '.join(stale)}")
+        console.say(f"removed files of an earlier push from {upload.shown}: {', '.join(stale)}")
     return str(done.commit_url)
 
 
 def _belongs(name: str, upload: Upload) -> bool:
-    """Whether a file that only the Hub has is left from an earlier push, and would be taken for a part of this one."""
+    """Return whether a file on the Hub is left from an earlier push and would look like part of this one."""
     if upload.kind == "model":
         weights = (WEIGHTS, ".bin", ".index.json")
         return name.endswith(weights) or name in ("config.json", "adapter_config.json", "bench.json")
@@ -348,29 +355,28 @@ def _belongs(name: str, upload: Upload) -> bool:
 
 
 @contextmanager
-def _in_words(what: str, token: str | None) -> Iterator[None]:
-    """Whatever goes wrong inside becomes one sentence without secrets.
+def _as_setup_error(what: str, token: str | None) -> Iterator[None]:
+    """Convert any exception into a SetupError of one sentence without secrets.
 
-    Errors of every kind, and without their causes: texts of the library and of servers may quote a request, and so
-    the token.
+    Of any type, and without its cause: messages of the library and of servers may quote a request and so the token.
     """
     try:
         yield
     except Exception as error:
-        # An upload of weights wraps the server's answer in an error of its own.
+        # An upload of weights wraps the server's response in another error.
         answer = next((one for one in (error, error.__cause__) if isinstance(one, HfHubHTTPError)), None)
         reason = f"{error}" or type(error).__name__
-        words = _answer_in_words(answer) if answer else f"{constants.ENDPOINT}: {reason}"
+        words = _describe_http_error(answer) if answer else f"{constants.ENDPOINT}: {reason}"
         raise SetupError(_one_line(f"{what} failed: {words}", token)) from None
 
 
-def _answer_in_words(error: HfHubHTTPError) -> str:
+def _describe_http_error(error: HfHubHTTPError) -> str:
     status = error.response.status_code
     phrase = next((one.phrase for one in http.HTTPStatus if one == status), "an unknown status")
-    hint = HINTS.get(status, "the Hub has a problem of its own; try again later" if status >= 500 else "")
-    said = error.server_message and f"the server says: {error.server_message}"
-    return f"HTTP {status} {phrase}" + "".join(f"; {text}" for text in (hint, said) if text)
+    hint = HINTS.get(status, "try again later" if status >= 500 else "")
+    message = error.server_message and f"server message: {error.server_message}"
+    return f"HTTP {status} {phrase}" + "".join(f"; {text}" for text in (hint, message) if text)
 
 
 def _one_line(text: str, token: str | None) -> str:
-    return md.clean(redact.hide(text, token))[: accessors.LONG]
+    return md.clean(redact.remove_secrets(text, token))[: accessors.MAX_CHARACTERS]

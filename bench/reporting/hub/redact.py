@@ -1,4 +1,4 @@
-"""What must not leave this machine with a record: secrets, which are refused; absolute paths, which are shortened."""
+"""Find secrets, with which a push is refused, and shorten absolute paths, which a push must not reveal."""
 
 import functools
 import html
@@ -14,35 +14,35 @@ from urllib.parse import quote
 from bench.reporting import markdown as md
 
 REMOVED = "<removed>"
-# Forms of access tokens, as their givers describe them; the part behind the prefix is never shown.
+# Formats of access tokens as documented by their issuers; the part after the prefix is never shown.
 _TOKENS = {
-    "a token of the Hugging Face Hub": rb"(?<![A-Za-z0-9])(?:hf_|api_org_)(?:oauth_|jwt_)?[A-Za-z0-9]{20,}",
-    "a token of GitHub": rb"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{40,})",
-    "a key of an AI service": rb"(?<![A-Za-z0-9])sk-(?:[A-Za-z0-9]{32,}|(?:proj|ant|or)-[\w-]{20,})",
-    "a key of Amazon Web Services": rb"(?<![A-Za-z0-9])AKIA[0-9A-Z]{16}(?![0-9A-Z])",
+    "a Hugging Face Hub token": rb"(?<![A-Za-z0-9])(?:hf_|api_org_)(?:oauth_|jwt_)?[A-Za-z0-9]{20,}",
+    "a GitHub token": rb"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{40,})",
+    "an API key of an AI service": rb"(?<![A-Za-z0-9])sk-(?:[A-Za-z0-9]{32,}|(?:proj|ant|or)-[\w-]{20,})",
+    "an AWS access key": rb"(?<![A-Za-z0-9])AKIA[0-9A-Z]{16}(?![0-9A-Z])",
     "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
     "a password inside a URL": rb"://[^\s/:@\"'<>]+:[^\s/:@\"'<>]+@",
 }
 _PATTERNS = {what: re.compile(pattern) for what, pattern in _TOKENS.items()}
-# TOKENIZERS_PARALLELISM holds no token, and SSH_KEY_PATH no key.
+# TOKENIZERS_PARALLELISM contains no token, and SSH_KEY_PATH no key.
 _SECRET_NAME = re.compile(
     r"(?:^|_)(?:TOKEN|KEY|APIKEY|PASS|CREDENTIAL)S?(?:_|$)|_PWD$|SECRET|PASSWORD|PASSWD|PASSPHRASE", re.IGNORECASE
 )
 _PLACE_NAME = re.compile(r"_(?:PATH|FILE|DIR|HOME|NAME|URL)$", re.IGNORECASE)
-# A shorter value is a word that stands anywhere.
+# A shorter value may be an ordinary word.
 _SHORTEST_SECRET = 8
-# Two parts at least, not inside a word, a relative path or a URL; or a path of Windows.
+# At least two parts, not inside a word, a relative path or a URL; or a Windows path.
 _PATH = re.compile(r"(?:file://|(?<![\w./~]))((?:/[\w.@+%-]+){2,}/?)|(?<!\w)([A-Za-z]:\\[^\s\"']+)")
 
 
-def secret_in(content: bytes, token: str | None = None) -> str | None:
-    """What kind of secret a file holds, in words that do not quote it; None where none is seen. token: the Hub's own.
+def find_secret(content: bytes, token: str | None = None) -> str | None:
+    """Return what kind of secret a file contains, without quoting it; None if none is found. token: the Hub token.
 
-    Seen are the usual forms of access tokens, and the values of environment variables that are named like secrets, as
-    they are and as files hold them: escaped for JSON, HTML, Markdown or a URL.
+    Detects common formats of access tokens, and values of environment variables with names of secrets, also escaped for
+    JSON, HTML, Markdown or a URL.
     """
     if token and _holds(content, token):
-        return "the token of the Hugging Face Hub"
+        return "the Hugging Face Hub token"
     for name, value in _secret_values():
         if _holds(content, value):
             return f"the value of the environment variable {name}"
@@ -50,13 +50,13 @@ def secret_in(content: bytes, token: str | None = None) -> str | None:
 
 
 def _holds(content: bytes, secret: str) -> bool:
-    # The environment's bytes that are no UTF-8 stand in a text as lone surrogates.
+    # Bytes of the environment that are not UTF-8 appear in str as lone surrogates.
     return any(form.encode(errors="surrogateescape") in content for form in _forms(secret))
 
 
 @functools.cache
 def _forms(secret: str) -> frozenset[str]:
-    """A secret as it is and as it is escaped, once or twice over: a page may quote JSON."""
+    """Return a secret unescaped, and escaped once or twice, since a page may quote JSON."""
     forms = {secret}
     for _ in range(2):
         forms |= {escaped for form in forms for escaped in _escaped(form)}
@@ -68,7 +68,7 @@ def _escaped(text: str) -> Iterator[str]:
         yield json.dumps(text, ensure_ascii=ascii_only)[1:-1]
     yield html.escape(text)
     yield html.escape(text, quote=False)
-    # Underscores at the ends are escaped or not by what stands beside them.
+    # Underscores at the ends are escaped depending on their neighbours.
     for before, after in itertools.product("x.", repeat=2):
         yield md.escape(f"{before}{text}{after}", len(text) + 2)[1:-1]
     yield md.escape(text, len(text))
@@ -83,8 +83,8 @@ def _secret_values() -> Iterator[tuple[str, str]]:
             yield name, value.strip()
 
 
-def hide(text: str, token: str | None) -> str:
-    """The text without secrets: for an error that a library or a server has worded."""
+def remove_secrets(text: str, token: str | None) -> str:
+    """Return a message of a library or a server without secrets."""
     secrets = [value for _, value in _secret_values()] + ([token] if token else [])
     for form in sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True):
         text = text.replace(form, REMOVED)
@@ -94,32 +94,32 @@ def hide(text: str, token: str | None) -> str:
     return content.decode(errors="replace")
 
 
-class Paths:
-    """Shortens absolute paths; `found` are those that it met.
+class PathShortener:
+    """Shortens absolute paths and collects them in `shortened`.
 
-    The working folder becomes `.`, the home folder `~`; of any other path only the last part stays, behind `<removed>`.
+    The working folder becomes `.`, the home folder `~`; any other path becomes `<removed>/` and its last part.
     """
 
     def __init__(self) -> None:
         roots = {str(Path.cwd()): ".", str(Path.home()): "~", os.path.realpath(Path.home()): "~"}
         known = sorted((root for root in roots if root != "/"), key=len, reverse=True)
         self._roots = [(re.compile(rf"(?:file://|(?<!\w)){re.escape(root)}(?![\w-])"), roots[root]) for root in known]
-        self.found: set[str] = set()
+        self.shortened: set[str] = set()
 
     def shorten(self, text: str) -> str:
-        """The text with shortened paths."""
+        """Return a text with shortened paths."""
         for pattern, short in self._roots:
-            self.found.update(pattern.findall(text))
+            self.shortened.update(pattern.findall(text))
             text = pattern.sub(short, text)
         return _PATH.sub(self._last_part, text)
 
     def _last_part(self, match: re.Match[str]) -> str:
         path = match[1] or match[2]
-        self.found.add(path)
+        self.shortened.add(path)
         return f"{REMOVED}/{path.replace(chr(92), '/').rstrip('/').rpartition('/')[2]}"
 
     def shorten_all(self, value: Any) -> Any:
-        """The same for all text in a tree of lists and mappings, keys included."""
+        """Shorten paths in all text of a tree of lists and mappings, including keys."""
         if isinstance(value, str):
             return self.shorten(value)
         if isinstance(value, Mapping):

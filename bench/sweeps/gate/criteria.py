@@ -1,7 +1,7 @@
-"""Is a change worse than what was there? Verdicts on quality, losses and speed, for continuous integration.
+"""Criteria of the regression gate: verdicts on quality, losses and speed, for continuous integration.
 
-A baseline holds, for each recipe, the scores of several seeds and the losses of the first one. A new set of runs with
-the same seeds is held against it. Pure functions and their types; `gate_runs` makes the runs. Does not import torch.
+A baseline holds, for each recipe, the scores of several seeds and the losses of the first one. New runs with the same
+seeds are compared with it. Pure functions; `runs` executes the gate. Loads no torch.
 """
 
 import itertools
@@ -18,26 +18,26 @@ from bench.records.record import Part
 from bench.reporting import markdown
 from bench.utils import files, numbers
 
-# Chance of an alarm at a change that makes nothing worse, over all quality and speed verdicts of a gate together.
+# False alarm rate over all quality and speed tests of a gate.
 ALPHA = 0.01
-# Of fewer seeds no test can tell a fall from chance.
+# With fewer seeds no drop can be significant.
 FEWEST_SEEDS = 3
-# Less of a fall, in the metric's own unit, is no regression, however sure it is; nor is less of a slowdown.
+# A smaller drop (in the metric's unit), or a smaller slowdown, is not a regression, however significant.
 MARGIN, FACTOR = 0.005, 1.15
-# Losses of equal arithmetic agree to rounding; after many steps rounding grows, so only so many are compared.
+# Relative tolerance of losses with the same arithmetic; rounding differences grow, so only the first steps count.
 SAME_LOSS, COMPARED_STEPS = 1e-4, 20
-# A training whose losses agree to this at every step has ended with the same model.
+# If losses agree to this at every step, both trainings gave the same model.
 SAME_TRAINING = 1e-6
-# With other versions of libraries or another processor, sums are in another order from the first step on.
+# Tolerance with other library versions or another processor, which change the order of summation.
 NEAR_LOSS, NEAR_STEPS = 1e-2, 5
-# What decides about arithmetic; of versions, major, minor and patch.
+# Packages whose versions determine the arithmetic; major, minor and patch.
 ARITHMETIC = ("torch", "transformers", "tokenizers", "peft", "accelerate", "bitsandbytes", "numpy")
 
 
 class Baseline(Part):
-    """What a recipe's runs gave when all was well. scores, losses: by seed; losses of every step, the first seed only.
+    """Reference results of a recipe. scores: by seed. losses: every step of the first seed.
 
-    arithmetic: versions and processor, on which digits depend.
+    arithmetic: versions and processor, which determine rounding.
     """
 
     recipe: str
@@ -50,7 +50,7 @@ class Baseline(Part):
 
 
 class Verdict(Part):
-    """One line of a gate. p: one-sided, of so much or more by chance; null for what is not a test of chance."""
+    """Result of one check. p: one-sided p-value, None if the check is not a statistical test."""
 
     recipe: str
     kind: str
@@ -61,68 +61,71 @@ class Verdict(Part):
 
 
 def read_baseline(path: Path) -> Baseline:
-    """Raises DataError for a file that is none, or was edited."""
+    """Read a baseline. Raises DataError for a missing, malformed or edited file."""
     try:
-        found = Baseline.model_validate(
+        baseline = Baseline.model_validate(
             json.loads(path.read_text(encoding="utf-8"), parse_int=numbers.whole_number), strict=False
         )
     except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such baseline; make it with --write") from error
+        raise DataError(f"{path}: baseline not found; write it with --write") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: not a baseline: {where}: {first['msg']}; make it anew: --write") from error
+        raise DataError(f"{path}: invalid baseline: {where}: {first['msg']}; write a new one with --write") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a baseline: {str(error).splitlines()[0]}; make it anew: --write") from error
-    if len(found.scores) < FEWEST_SEEDS:
-        raise DataError(f"{path}: not a baseline: it needs the scores of {FEWEST_SEEDS} seeds or more")
-    if not all(map(math.isfinite, [*found.scores.values(), *found.losses])):
-        raise DataError(f"{path}: not a baseline: a score or a loss in it is not a number")
-    return found
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: invalid baseline: {reason}; write a new one with --write") from error
+    if len(baseline.scores) < FEWEST_SEEDS:
+        raise DataError(f"{path}: invalid baseline: it needs scores of at least {FEWEST_SEEDS} seeds")
+    if not all(map(math.isfinite, [*baseline.scores.values(), *baseline.losses])):
+        raise DataError(f"{path}: invalid baseline: a score or a loss is not finite")
+    return baseline
 
 
-def write_baseline(found: Baseline, path: Path) -> None:
-    """Writes a baseline whole or not at all."""
+def write_baseline(baseline: Baseline, path: Path) -> None:
+    """Write a baseline atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, found.model_dump_json(indent=1) + "\n")
+    files.write_text(path, baseline.model_dump_json(indent=1) + "\n")
 
 
 def quality(baseline: Baseline, new: dict[int, float], level: float, margin: float = MARGIN) -> Verdict:
-    """Whether the scores fell, by two one-sided tests: of the differences at equal seeds, and against the spread of the
-    baseline's seeds.
+    """Test for a drop of the scores, by two one-sided tests.
 
-    A run with the same seed and the same code gives the same score, so that any difference is the change's, and what a
-    change of rounding does to a training is as often up as down. The first test sees a small fall that all seeds share,
-    the second a large one of some. level: chance of a false alarm of this verdict alone, halved between the two. A fall
-    below `margin` is none. new: by seed; only seeds that both have are compared.
+    The first tests the paired differences at equal seeds, the second compares the mean difference with the variance
+    over the baseline's seeds. The same seed and code give the same score, so any difference is due to the change;
+    changes of rounding go up as often as down. The first test detects a small drop common to all seeds, the second a
+    large drop of some. level: false alarm rate of this verdict, divided between both tests. A drop below `margin`
+    passes. new: scores by seed; only common seeds are compared.
     """
     seeds = sorted(set(baseline.scores) & set(new))
     if len(seeds) < FEWEST_SEEDS:
-        told = f"{len(seeds)} seeds are the baseline's and the new runs', {FEWEST_SEEDS} are needed"
-        raise DataError(f"{baseline.recipe}: {told}")
+        raise DataError(
+            f"{baseline.recipe}: {len(seeds)} seeds in common with the baseline, at least {FEWEST_SEEDS} are needed"
+        )
     sign = 1 if baseline.higher_is_better else -1
     gains = sign * np.array([new[seed] - baseline.scores[seed] for seed in seeds])
-    before, after = (float(np.mean([found[seed] for seed in seeds])) for found in (baseline.scores, new))
-    fell = -float(gains.mean())
+    before, after = (float(np.mean([scores[seed] for seed in seeds])) for scores in (baseline.scores, new))
+    drop = -float(gains.mean())
     old = np.array([baseline.scores[seed] for seed in seeds])
-    p = min(1.0, 2 * min(fall_probability(gains), beyond_probability(old, fell, margin)))
-    ok = p >= level or fell < margin
+    p = min(1.0, 2 * min(drop_p_value(gains), seed_spread_p_value(old, drop, margin)))
+    ok = p >= level or drop < margin
     change = f"{before:.4f} -> {after:.4f}"
-    if fell <= 0:
-        sentence = f"{baseline.metric} {change}: no fall"
+    if drop <= 0:
+        sentence = f"{baseline.metric} {change}: no drop"
     elif ok:
-        seen = max(margin, visible_fall(old, level / 2, margin))
-        why = f"below the {margin:g} that count" if p < level else f"no more than seeds do, {seen:.4f} surely is"
-        sentence = f"{baseline.metric} {change}: a fall of {fell:.4f}, {why} (p = {p:.3g})"
+        detectable = max(margin, detectable_drop(old, level / 2, margin))
+        why = f"below the margin of {margin:g}" if p < level else f"not significant, detectable is {detectable:.4f}"
+        sentence = f"{baseline.metric} {change}: dropped by {drop:.4f}, {why} (p = {p:.3g})"
     else:
-        sentence = f"{baseline.metric} fell by {fell:.4f}, {change} over {len(seeds)} seeds (p = {p:.2g} < {level:.2g})"
+        change += f" over {len(seeds)} seeds"
+        sentence = f"{baseline.metric} dropped by {drop:.4f}, {change} (p = {p:.2g} < {level:.2g})"
     return Verdict(recipe=baseline.recipe, kind="quality", ok=ok, sentence=sentence, p=p, limit=level)
 
 
-def fall_probability(gains: np.ndarray) -> float:
-    """One-sided p of Student's t-test that the mean gain is not below zero. gains: new minus old by seed, shape (n,).
+def drop_p_value(gains: np.ndarray) -> float:
+    """Return the one-sided p-value of Student's t-test for a mean gain below zero. gains: new minus old, shape (n,).
 
-    Equal gains leave no doubt: 0 for a fall that all seeds share, else 1.
+    Without variance: 0 for a drop common to all seeds, else 1.
     """
     from scipy import stats
 
@@ -132,56 +135,57 @@ def fall_probability(gains: np.ndarray) -> float:
 
 
 def _error(old: np.ndarray, margin: float) -> float:
-    """Standard error of the difference of two means over such seeds, which vary by the margin at least."""
+    """Return the standard error of the difference of two means over seeds; their std is at least the margin."""
     error: float = max(float(old.std(ddof=1)), margin) * (2 / len(old)) ** 0.5
     return error
 
 
-def beyond_probability(old: np.ndarray, fell: float, margin: float) -> float:
-    """One-sided p of a fall of the mean this large, if other seeds of the old code were run. old: scores, shape (n,).
+def seed_spread_p_value(old: np.ndarray, drop: float, margin: float) -> float:
+    """Return the one-sided p-value of this drop of the mean under the old code's variance over seeds.
 
-    Student's t with the old spread alone: that of the new runs may be what is wrong with them. Seeds that are alike to
-    less than the margin are taken to vary by it, since another order of sums can turn an example over.
+    Student's t with the old standard deviation only, since the change may affect that of the new runs. It is at least
+    the margin, since another order of summation can flip an example. old: scores, shape (n,).
     """
     from scipy import stats
 
     error = _error(old, margin)
     if error == 0:
-        return 0.0 if fell > 0 else 1.0
-    return float(stats.t.sf(fell / error, len(old) - 1))
+        return 0.0 if drop > 0 else 1.0
+    return float(stats.t.sf(drop / error, len(old) - 1))
 
 
-def visible_fall(old: np.ndarray, level: float, margin: float) -> float:
-    """From which fall of the mean on `beyond_probability` is below the level."""
+def detectable_drop(old: np.ndarray, level: float, margin: float) -> float:
+    """Return the smallest drop of the mean for which `seed_spread_p_value` is below the level."""
     from scipy import stats
 
     return _error(old, margin) * float(stats.t.isf(level, len(old) - 1))
 
 
 def changed_arithmetic(baseline: Baseline, arithmetic: dict[str, str]) -> list[str]:
-    """What the digits of the baseline were made with, and is another one now."""
+    """Return the names of versions, or "processor", that differ from the baseline's."""
     names = sorted({*arithmetic, *baseline.arithmetic})
     return [name for name in names if arithmetic.get(name) != baseline.arithmetic.get(name)]
 
 
 def trajectory(baseline: Baseline, losses: Sequence[float], arithmetic: dict[str, str]) -> Verdict:
-    """Whether a fixed seed's losses are the same ones: a wrong gradient shows in the first steps, in every recipe.
+    """Compare the losses of a fixed seed with the baseline's: a wrong gradient shows in the first steps.
 
-    With another arithmetic they are compared so loosely that little shows; then the base commit's losses tell more.
+    With different arithmetic the tolerance is so large that little is detected; the base commit's losses tell more
+    then.
     """
     changed = changed_arithmetic(baseline, arithmetic)
     tolerance, steps = (NEAR_LOSS, NEAR_STEPS) if changed else (SAME_LOSS, COMPARED_STEPS)
     if len(losses) != len(baseline.losses):
-        told = f"{len(losses)} steps were logged, {len(baseline.losses)} by the baseline"
-        return Verdict(recipe=baseline.recipe, kind="losses", ok=False, sentence=told)
+        sentence = f"{len(losses)} steps were logged, but {len(baseline.losses)} in the baseline"
+        return Verdict(recipe=baseline.recipe, kind="losses", ok=False, sentence=sentence)
     compared = list(zip(baseline.losses, losses, strict=True))[:steps]
     off = next((n for n, (old, new) in enumerate(compared, 1) if not abs(new - old) <= tolerance * abs(old)), None)
-    loosely = f" to {tolerance:g}, since {', '.join(changed)} changed" if changed else f" to {tolerance:g}"
+    within = f"within {tolerance:g}" + (f", since {', '.join(changed)} changed" if changed else "")
     if off is None:
-        sentence = f"the first {len(compared)} losses agree{loosely}"
+        sentence = f"the first {len(compared)} losses agree {within}"
     else:
         old, new = compared[off - 1]
-        sentence = f"the loss of step {off} is {new:.6f}, it was {old:.6f}; they must agree{loosely}"
+        sentence = f"the loss at step {off} is {new:.6f}, expected {old:.6f}; they must agree {within}"
     return Verdict(recipe=baseline.recipe, kind="losses", ok=off is None, sentence=sentence)
 
 
@@ -192,11 +196,10 @@ def scoring(
     arithmetic: dict[str, str],
     margin: float = MARGIN,
 ) -> Verdict | None:
-    """Whether the same trained model is scored worse, which no seed excuses: damage to scoring that `quality`, which
-    allows for seeds, may take for chance.
+    """Check whether an identical model gets a lower score: a bug in scoring that `quality` may attribute to seeds.
 
-    None where the model is not known to be the same: another arithmetic, or another loss at any step. A model that is
-    not trained is the same without losses.
+    None where the model may differ: different arithmetic, or a different loss at any step. A model without gradient
+    training is identical.
     """
     alike = len(losses) == len(baseline.losses) and all(
         abs(one - old) <= SAME_TRAINING * abs(old) for old, one in zip(baseline.losses, losses, strict=True)
@@ -205,17 +208,17 @@ def scoring(
     if not alike or not seeds or changed_arithmetic(baseline, arithmetic):
         return None
     sign = 1 if baseline.higher_is_better else -1
-    fell = float(np.mean([sign * (baseline.scores[seed] - new[seed]) for seed in seeds]))
-    what = f"{len(losses)} losses are the baseline's" if losses else "nothing is trained by gradients"
-    told = f"fell by {fell:.4f}" if fell >= margin else f"fell by less than {margin:g}"
-    sentence = f"{what}, and {baseline.metric} {told} over {len(seeds)} seeds"
-    return Verdict(recipe=baseline.recipe, kind="scoring", ok=fell < margin, sentence=sentence)
+    drop = float(np.mean([sign * (baseline.scores[seed] - new[seed]) for seed in seeds]))
+    model = f"identical losses at all {len(losses)} steps" if losses else "no gradient training"
+    change = f"{baseline.metric} dropped by " + (f"{drop:.4f}" if drop >= margin else f"less than {margin:g}")
+    sentence = f"{model}, and {change} over {len(seeds)} seeds"
+    return Verdict(recipe=baseline.recipe, kind="scoring", ok=drop < margin, sentence=sentence)
 
 
 def same_as_base(
     baseline: Baseline, base: Sequence[float], losses: Sequence[float], arithmetic: dict[str, str]
 ) -> Verdict:
-    """Whether losses are those of the base commit, run on this very machine. base: its losses."""
+    """Compare losses with those of the base commit on the same machine. base: its losses."""
     there = baseline.model_copy(update={"losses": list(base), "arithmetic": arithmetic})
     return trajectory(there, losses, arithmetic).model_copy(update={"kind": "losses of the base commit"})
 
@@ -223,16 +226,18 @@ def same_as_base(
 def speed(
     recipe: str, what: str, base: Sequence[float], new: Sequence[float], level: float, factor: float = FACTOR
 ) -> Verdict:
-    """Whether runs became slower: one-sided Mann-Whitney U test, and a ratio of medians above `factor`.
+    """Test for a slowdown: one-sided Mann-Whitney U test, and a ratio of medians above `factor`.
 
-    base, new: seconds of runs of both states of the code, interleaved in one job on one machine.
+    base, new: seconds of runs of both commits, interleaved on one machine.
     """
     from scipy import stats
 
     p = float(stats.mannwhitneyu(new, base, alternative="greater", method="exact").pvalue)
     least = smallest_p(len(base), len(new))
     if least >= level:
-        raise DataError(f"{len(base)} and {len(new)} runs can't show a slowdown at {level:.2g}; take more --rounds")
+        raise DataError(
+            f"{len(base)} and {len(new)} runs are too few for a test at level {level:.2g}; use more --rounds"
+        )
     ratio = float(np.median(new) / np.median(base))
     ok = p >= level or ratio <= factor
     times = f"{what}: x {ratio:.3f} ({np.median(base):.4g} s -> {np.median(new):.4g} s, p = {p:.2g})"
@@ -240,17 +245,17 @@ def speed(
 
 
 def smallest_p(base: int, new: int) -> float:
-    """The smallest p that so many runs of each can give: all new ones slower than all old ones."""
+    """Return the smallest p-value for these numbers of runs: all new ones slower than all old ones."""
     return 1 / math.comb(base + new, base)
 
 
 def rounds_needed(level: float) -> int:
-    """Runs of each state of the code from which on a slowdown can be shown at this level."""
+    """Return the minimum number of runs of each commit for a test at this level."""
     return next(count for count in itertools.count(2) if smallest_p(count, count) < level)
 
 
 def as_markdown(verdicts: Sequence[Verdict], notes: Sequence[str] = ()) -> str:
-    """A short comment for a pull request: failures first."""
+    """Return a short comment for a pull request, failures first."""
     failed = [verdict for verdict in verdicts if not verdict.ok]
     head = f"**{len(failed)} of {len(verdicts)} checks failed**" if failed else f"**All {len(verdicts)} checks passed**"
     lines = [f"### Regression gate\n\n{head}\n"]
@@ -258,6 +263,6 @@ def as_markdown(verdicts: Sequence[Verdict], notes: Sequence[str] = ()) -> str:
         ["ok" if one.ok else "**failed**", markdown.escape(one.recipe), one.kind, markdown.escape(one.sentence, 400)]
         for one in sorted(verdicts, key=lambda one: one.ok)
     ]
-    lines.append(markdown.table(["", "recipe", "check", "found"], rows, "llll") + "\n")
+    lines.append(markdown.table(["", "recipe", "check", "result"], rows, "llll") + "\n")
     lines += [f"- {note}" for note in notes]
     return "\n".join(lines) + "\n"

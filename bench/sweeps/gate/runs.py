@@ -1,9 +1,9 @@
-"""Makes the runs that a gate judges: of the code as it is, and, for speed, of a base commit beside it.
+"""Execute a regression gate: run recipes with the current code, compare them with a baseline and a base commit.
 
     python -m bench gate recipes/tiny --baseline reports/baseline
     python -m bench gate recipes/tiny --baseline reports/baseline --against origin/main
 
-Every run is a launch of its own, as a user's would be. Runs that were there before are never judged.
+Every run is a separate launch, as a user's would be. Runs that existed before are never used.
 """
 
 import contextlib
@@ -21,8 +21,7 @@ from bench.config.resolve import Resolved
 from bench.errors import DataError, SetupError
 from bench.records.record import Record
 from bench.sweeps import jobs, scheduler, study
-from bench.sweeps.gate import criteria
-from bench.sweeps.gate import timing as gate_speed
+from bench.sweeps.gate import criteria, timing
 from bench.sweeps.gate.criteria import Baseline, Verdict
 from bench.sweeps.jobs import Job, Machine
 from bench.utils import files
@@ -31,24 +30,24 @@ SPEED, BASE = "speed", "base"
 
 
 @dataclass(frozen=True)
-class Done:
-    """A run that has ended well."""
+class FinishedRun:
+    """A completed run."""
 
     job: Job
     record: Record
 
     @property
     def seed(self) -> int:
-        """As it was launched with."""
+        """The seed it was launched with."""
         return self.job.planned.seed
 
     @property
     def losses(self) -> list[float]:
-        """Of all steps; none where nothing is trained by gradient."""
+        """The losses of all steps; empty without gradient training."""
         return jobs.losses(self.job.folder)
 
     def score(self, metric: str) -> float:
-        """On the first split. Raises DataError where the run has no such score."""
+        """Return a score on the first split. Raises DataError if the run has no such score."""
         value = jobs.score_of(self.record, metric)
         if value is None:
             raise DataError(f"{self.record.name} with seed {self.seed} has no score {metric!r}")
@@ -56,7 +55,7 @@ class Done:
 
     @property
     def arithmetic(self) -> dict[str, str]:
-        """What the digits of a run depend on, beside its recipe."""
+        """The versions and the processor that determine rounding."""
         environment = self.record.environment
         assert environment is not None
         versions = {name: environment.packages.get(name, "").partition("+")[0] for name in criteria.ARITHMETIC}
@@ -66,7 +65,7 @@ class Done:
 
 
 def _processor() -> str:
-    """The CPU's model, which decides in what order numbers are summed."""
+    """Return the CPU model, which determines the order of summation."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -75,10 +74,10 @@ def _processor() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A gate as it is asked for. against: a commit to compare speed with. speed: recipes that are timed.
+class GateRequest:
+    """Options of a gate. against: base commit for speed and losses. speed: recipes to time.
 
-    alpha: chance of a false alarm of the whole gate. rounds: timed runs of each commit; None for as few as will do.
+    alpha: false alarm rate of the whole gate. rounds: timed runs of each commit; None for the minimum.
     """
 
     recipes: list[Path]
@@ -94,153 +93,160 @@ class Asked:
     factor: float = criteria.FACTOR
 
 
-def write(asked: Asked, seeds: int) -> list[Path]:
-    """Runs every recipe with several seeds, and writes what came of it as the new baseline.
+def make_baselines(request: GateRequest, seeds: int) -> list[Path]:
+    """Run every recipe with several seeds and write the results as new baselines; return their files.
 
-    Raises SetupError for fewer seeds than a gate needs, and for options that only judging has.
+    Raises SetupError for fewer seeds than a gate needs, and for options that do not apply.
     """
     if seeds < criteria.FEWEST_SEEDS:
-        raise SetupError(f"--seeds {seeds}: a baseline needs {criteria.FEWEST_SEEDS} seeds or more")
-    if asked.against is not None or asked.speed or asked.rounds is not None:
-        raise SetupError("--against, --speed and --rounds are for judging; --write only makes baselines")
-    done = _run(asked, _jobs(asked, dict.fromkeys(asked.recipes, seeds)))
+        raise SetupError(f"--seeds {seeds}: a baseline needs at least {criteria.FEWEST_SEEDS} seeds")
+    if request.against is not None or request.speed or request.rounds is not None:
+        raise SetupError("--against, --speed and --rounds can't be combined with --write")
+    done = _run(request, _jobs(request, dict.fromkeys(request.recipes, seeds)))
     paths = []
-    for path, found in done.items():
-        baseline = _baseline(path, found)
-        paths.append(asked.baseline / f"{path.stem}.json")
+    for path, finished in done.items():
+        baseline = _baseline(path, finished)
+        paths.append(request.baseline / f"{path.stem}.json")
         criteria.write_baseline(baseline, paths[-1])
     return paths
 
 
-def judge(asked: Asked) -> tuple[list[Verdict], list[str]]:
-    """(verdicts, notes). Raises DataError for a baseline that is missing, edited, or of another recipe.
+def judge(request: GateRequest) -> tuple[list[Verdict], list[str]]:
+    """Run all recipes and return (verdicts, notes).
 
-    What can be refused is refused before anything runs.
+    Raises DataError for a baseline that is missing, edited, or of another recipe, before anything runs.
     """
-    baselines = {path: criteria.read_baseline(asked.baseline / f"{path.stem}.json") for path in asked.recipes}
-    if asked.against is None and (asked.speed or asked.rounds is not None):
-        raise SetupError("--speed and --rounds go with --against, the commit to compare speed with")
-    timed = (asked.speed or _first_trained(baselines)) if asked.against is not None else ()
-    tests = len(baselines) + len(timed) * len(gate_speed.TIMED)
-    level = asked.alpha / tests  # Bonferroni: the alarms of all tests together stay below alpha
+    baselines = {path: criteria.read_baseline(request.baseline / f"{path.stem}.json") for path in request.recipes}
+    if request.against is None and (request.speed or request.rounds is not None):
+        raise SetupError("--speed and --rounds need --against, the commit to compare speed with")
+    timed = (request.speed or _first_trained(baselines)) if request.against is not None else ()
+    tests = len(baselines) + len(timed) * len(timing.TIMED)
+    level = request.alpha / tests  # Bonferroni: keeps the family-wise error rate at alpha
     for path in timed:
-        resolve.load(path, asked.overrides)
-    base = None if asked.against is None else gate_speed.commit(asked.against)
-    rounds = _rounds(asked, level)
-    planned = _jobs(asked, {path: tuple(found.scores) for path, found in baselines.items()})
+        resolve.load(path, request.overrides)
+    base = None if request.against is None else timing.resolve_commit(request.against)
+    rounds = _rounds(request, level)
+    planned = _jobs(request, {path: tuple(baseline.scores) for path, baseline in baselines.items()})
     for path, baseline in baselines.items():
         refuse_edited(baseline, path, planned[path][0].planned.resolved)
-    done = _run(asked, planned, *([asked.out / SPEED, asked.out / BASE] if timed else []))
+    done = _run(request, planned, *([request.out / SPEED, request.out / BASE] if timed else []))
     verdicts, others = list[Verdict](), list[str]()
     for path, baseline in baselines.items():
-        verdicts += _judged(baseline, done[path], level, asked.margin)
+        verdicts += _verdicts(baseline, done[path], level, request.margin)
     if base is not None:
-        timing = gate_speed.Timing(
-            base=base, rounds=rounds, level=level, factor=asked.factor, machine=asked.machine,
-            overrides=asked.overrides, out=asked.out / SPEED,
+        timed_runs = timing.TimingOptions(
+            base=base, rounds=rounds, level=level, factor=request.factor, machine=request.machine,
+            overrides=request.overrides, out=request.out / SPEED,
         )  # fmt: skip
         for path, baseline in baselines.items():
-            beside, said = _beside_base(path, baseline, done[path][0], timing, asked)
-            verdicts, others = [*verdicts, *beside], [*others, *said]
-        verdicts += [verdict for path in timed for verdict in gate_speed.timed(path, timing)]
+            more_verdicts, more_notes = _losses_of_base(path, baseline, done[path][0], timed_runs, request)
+            verdicts, others = [*verdicts, *more_verdicts], [*others, *more_notes]
+        verdicts += [verdict for path in timed for verdict in timing.time_recipe(path, timed_runs)]
     notes = [
-        f"chance of a false alarm: at most {asked.alpha:g} for all {tests} tests of scores and times together",
+        f"false alarm rate: at most {request.alpha:g} over all {tests} tests of scores and times",
         _compared(verdicts, baselines),
         *others,
-        *_unjudged(asked, baselines),
+        *_baselines_not_run(request, baselines),
     ]
     return verdicts, notes
 
 
 def _first_trained(baselines: dict[Path, Baseline]) -> tuple[Path, ...]:
-    """The first recipe that has training steps to time, else the first."""
-    return tuple([*(path for path, found in baselines.items() if found.losses), *baselines][:1])
+    """Return the first recipe with training steps to time, else the first."""
+    return tuple([*(path for path, baseline in baselines.items() if baseline.losses), *baselines][:1])
 
 
-def _beside_base(
-    path: Path, baseline: Baseline, first: Done, timing: gate_speed.Timing, asked: Asked
+def _losses_of_base(
+    path: Path, baseline: Baseline, first: FinishedRun, timed_runs: timing.TimingOptions, request: GateRequest
 ) -> tuple[list[Verdict], list[str]]:
-    """(verdicts, notes) of losses beside the base commit's, where this machine computes unlike the baseline's."""
+    """Compare losses with the base commit's where rounding differs from the baseline's; return (verdicts, notes)."""
     if not baseline.losses or not criteria.changed_arithmetic(baseline, first.arithmetic):
         return [], []
-    own = replace(timing, overrides=overrides_of(path, asked.overrides), out=asked.out / BASE)
-    losses = gate_speed.base_losses(path, first.seed, own)
+    own = replace(timed_runs, overrides=overrides_of(path, request.overrides), out=request.out / BASE)
+    losses = timing.base_losses(path, first.seed, own)
     if losses is None:
-        return [], [f"{path.stem}: losses are compared loosely, and not with the base commit, which has another recipe"]
+        return [], [
+            f"{path.stem}: losses are compared with a larger tolerance only, since the base commit has another recipe"
+        ]
     return [criteria.same_as_base(baseline, losses, first.losses, first.arithmetic)], []
 
 
-def _rounds(asked: Asked, level: float) -> int:
+def _rounds(request: GateRequest, level: float) -> int:
     needed = criteria.rounds_needed(level)
-    if asked.rounds is not None and asked.rounds < needed:
-        raise SetupError(f"--rounds {asked.rounds}: a slowdown can't be shown at {level:.2g} by fewer than {needed}")
-    return asked.rounds or needed
+    if request.rounds is not None and request.rounds < needed:
+        raise SetupError(f"--rounds {request.rounds}: a test at level {level:.2g} needs at least {needed} rounds")
+    return request.rounds or needed
 
 
 def _compared(verdicts: Sequence[Verdict], baselines: dict[Path, Baseline]) -> str:
     number = sum(verdict.kind == "losses" for verdict in verdicts)
     if number == 0:
-        return "no losses are compared: none of these recipes trains by gradient"
+        return "no losses were compared: none of these recipes trains by gradient"
     others = "" if number == len(baselines) else f" of {number} of {len(baselines)} recipes, which train by gradient,"
-    return f"losses{others} are compared step by step"
+    return f"losses{others} were compared step by step"
 
 
 def refuse_edited(baseline: Baseline, path: Path, resolved: Resolved) -> None:
-    """Raises DataError for a baseline that --write would not make of this recipe."""
+    """Raise DataError for a baseline that --write would not produce from this recipe."""
     if baseline.hash != resolved.hash:
-        raise DataError(f"{path.stem}: the recipe has changed since its baseline was made; make it anew: --write")
+        raise DataError(
+            f"{path.stem}: the recipe has changed since its baseline was written; write a new one with --write"
+        )
     wrong = None
     if baseline.recipe != path.stem:
         wrong = f"it names the recipe {baseline.recipe!r:.100}"
     elif registry.directions().get(baseline.metric) != baseline.higher_is_better:
-        wrong = f"of {baseline.metric!r:.100} it is not true that higher_is_better is {baseline.higher_is_better}"
+        wrong = f"higher_is_better={baseline.higher_is_better} is wrong for {baseline.metric!r:.100}"
     elif resolved.by_gradients != bool(baseline.losses):
         wrong = "it has losses" if baseline.losses else "it has no losses, though the recipe trains by gradient"
     if wrong is not None:
-        raise DataError(f"{path.stem}: its baseline was edited: {wrong}; make it anew: --write")
+        raise DataError(f"{path.stem}: its baseline was edited: {wrong}; write a new one with --write")
 
 
-def _unjudged(asked: Asked, baselines: dict[Path, Baseline]) -> list[str]:
-    known = {path.stem for path in asked.baseline.glob("*.json")}
+def _baselines_not_run(request: GateRequest, baselines: dict[Path, Baseline]) -> list[str]:
+    known = {path.stem for path in request.baseline.glob("*.json")}
     left = sorted(known - {path.stem for path in baselines})
-    return [f"not run, though there are baselines: {', '.join(left)}"] if left else []
+    return [f"baselines without a run: {', '.join(left)}"] if left else []
 
 
 def recipes(paths: Sequence[Path]) -> list[Path]:
-    """Recipes of files and folders, each once. Raises SetupError for two whose files have one name."""
-    found = [one for path in paths for one in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
-    names = [path.stem for path in found]
+    """Return the recipes of files and folders. Raises SetupError for two files with the same name."""
+    files = [one for path in paths for one in (sorted(path.glob("*.yaml")) if path.is_dir() else [path])]
+    names = [path.stem for path in files]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SetupError(f"two recipes are called {twice[0]}: a baseline is known by its recipe's name")
-    if not found:
-        raise SetupError(f"there are no recipes at {', '.join(map(str, paths))}")
-    return found
+        raise SetupError(f"two recipes are named {twice[0]}, but a baseline is identified by the name of its recipe")
+    if not files:
+        raise SetupError(f"no recipes found at {', '.join(map(str, paths))}")
+    return files
 
 
-def _jobs(asked: Asked, seeds: dict[Path, Any]) -> dict[Path, list[Job]]:
-    """Each recipe's runs that are to be made, seeds in order. Raises SetupError for two recipes that are one."""
-    found: dict[Path, list[Job]] = {}
+def _jobs(request: GateRequest, seeds: dict[Path, Any]) -> dict[Path, list[Job]]:
+    """Return the jobs of each recipe, ordered by seed. Raises SetupError for two identical recipes."""
+    planned: dict[Path, list[Job]] = {}
     owners: dict[Path, Path] = {}
     for path, given in seeds.items():
-        plan = study.plan([path], study.Asked(seeds=given, sets=overrides_of(path, asked.overrides)))
-        found[path] = jobs.jobs_of([run for system in plan.systems for run in system.runs()], asked.out)
-        for job in found[path]:
+        plan = study.plan([path], study.SweepRequest(seeds=given, sets=overrides_of(path, request.overrides)))
+        planned[path] = jobs.jobs_of([run for system in plan.systems for run in system.runs()], request.out)
+        for job in planned[path]:
             if owners.setdefault(job.folder, path) != path:
-                raise SetupError(f"{owners[job.folder]} and {path} are the same run; leave one of them out")
-    return found
+                raise SetupError(f"{owners[job.folder]} and {path} define the same run; leave one of them out")
+    return planned
 
 
-def _run(asked: Asked, planned: dict[Path, list[Job]], *others: Path) -> dict[Path, list[Done]]:
-    """Each recipe's runs, with every loss logged. Raises DataError where one failed. others: more folders to claim."""
+def _run(request: GateRequest, planned: dict[Path, list[Job]], *others: Path) -> dict[Path, list[FinishedRun]]:
+    """Run all jobs; return the finished runs of each recipe.
+
+    Raises DataError if one failed. others: folders to claim.
+    """
     every = [job for each in planned.values() for job in each]
-    _claim(asked.out, [*(job.folder for job in every), *others])
-    scheduler.run_all(every, asked.machine)
+    _claim(request.out, [*(job.folder for job in every), *others])
+    scheduler.run_all(every, request.machine)
     return {path: [_done(job) for job in each] for path, each in planned.items()}
 
 
 def _claim(out: Path, folders: Iterable[Path]) -> None:
-    """Makes the folders, so that all that is in them later is this gate's. Raises SetupError where one is there."""
+    """Create the folders, so that all their content is this gate's. Raises SetupError if one exists."""
     folders = list(folders)
     taken = next((folder for folder in folders if folder.exists()), None)
     try:
@@ -251,62 +257,64 @@ def _claim(out: Path, folders: Iterable[Path]) -> None:
     except FileExistsError:
         pass
     if taken is not None:
-        raise SetupError(f"--out {out}: it must hold no runs of these recipes, since old runs say nothing of the code "
-                         f"as it is, but there is {taken}")  # fmt: skip
+        raise SetupError(
+            f"--out {out}: {taken} exists, but earlier runs must not be mixed with those of the current code"
+        )
 
 
 def discard(folder: Path, *, failed: bool) -> None:
-    """Removes a temporary folder of runs; where something failed it is kept, and named."""
+    """Remove a temporary folder of runs, or after a failure keep it and print its path."""
     if failed and any(folder.iterdir()):
-        console.complain(f"the runs and their logs are kept in {folder}")
+        console.complain(f"runs and logs are kept in {folder}")
     else:
         shutil.rmtree(folder)
 
 
 def overrides_of(path: Path, given: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """What a gate changes of a recipe, beside what is given: nothing is saved, and every loss is logged."""
+    """Return the overrides of a gate's runs: the given ones, nothing saved, every loss logged."""
     own = ("save=false", *(("training.log_every=1",) if resolve.load(path, given).by_gradients else ()))
     return merged(own, given)
 
 
-def _done(job: Job) -> Done:
-    found = jobs.read(job)
-    if found is None or found.status != "ok":
+def _done(job: Job) -> FinishedRun:
+    record = jobs.read(job)
+    if record is None or record.status != "ok":
         raise DataError(f"{job.planned.path} with seed {job.planned.seed} failed: {job.reason}; see {job.log}")
-    return Done(job, found)
+    return FinishedRun(job, record)
 
 
-def _metric(found: Done) -> str:
-    """By which runs are judged: the first of the recipe's metrics of which it is known whether more is better."""
-    after: dict[str, Any] = next(iter(found.record.scores.get("after", {}).values()), {})
-    names = (*found.job.planned.resolved.metric_names, *after)
+def _metric(run: FinishedRun) -> str:
+    """Return the compared metric: the first of the recipe's metrics with a known direction."""
+    after: dict[str, Any] = next(iter(run.record.scores.get("after", {}).values()), {})
+    names = (*run.job.planned.resolved.metric_names, *after)
     metric = next((name for name in names if name in after and name in registry.directions()), None)
     if metric is None:
-        raise DataError(f"{found.job.planned.path}: there is no score that can be judged: {', '.join(after) or 'none'}")
+        scores = ", ".join(after) or "none"
+        raise DataError(f"{run.job.planned.path}: no score of a metric with a known direction; scores: {scores}")
     return metric
 
 
-def _baseline(path: Path, found: list[Done]) -> Baseline:
-    resolved, metric = found[0].job.planned.resolved, _metric(found[0])
-    if resolved.by_gradients and not found[0].losses:
-        raise DataError(f"{path} trains by gradient, and its run logged no losses; see {found[0].job.log}")
+def _baseline(path: Path, runs: list[FinishedRun]) -> Baseline:
+    resolved, metric = runs[0].job.planned.resolved, _metric(runs[0])
+    if resolved.by_gradients and not runs[0].losses:
+        raise DataError(f"{path} trains by gradient, but its run logged no losses; see {runs[0].job.log}")
     return Baseline(
         recipe=path.stem,
         hash=resolved.hash,
         metric=metric,
         higher_is_better=jobs.higher_is_better(metric),
-        scores={one.seed: one.score(metric) for one in found},
-        losses=found[0].losses,
-        arithmetic=found[0].arithmetic,
+        scores={one.seed: one.score(metric) for one in runs},
+        losses=runs[0].losses,
+        arithmetic=runs[0].arithmetic,
     )
 
 
-def _judged(baseline: Baseline, found: list[Done], level: float, margin: float) -> list[Verdict]:
-    first, metric = found[0], _metric(found[0])
+def _verdicts(baseline: Baseline, runs: list[FinishedRun], level: float, margin: float) -> list[Verdict]:
+    first, metric = runs[0], _metric(runs[0])
     if metric != baseline.metric:
-        told = f"it has scores of {baseline.metric!r}, and its recipe is judged by {metric!r}"
-        raise DataError(f"{baseline.recipe}: its baseline was edited: {told}; make it anew: --write")
-    scores = {one.seed: one.score(baseline.metric) for one in found}
+        reason = f"it has scores of {baseline.metric!r}, but its recipe is compared by {metric!r}"
+        raise DataError(f"{baseline.recipe}: its baseline was edited: {reason}; write a new one with --write")
+    scores = {one.seed: one.score(baseline.metric) for one in runs}
     verdicts = [criteria.quality(baseline, scores, level, margin)]
     if baseline.losses:
         verdicts.append(criteria.trajectory(baseline, first.losses, first.arithmetic))
@@ -314,13 +322,13 @@ def _judged(baseline: Baseline, found: list[Done], level: float, margin: float) 
     return verdicts if scored is None else [*verdicts, scored]
 
 
-def conduct(asked: Asked, *, renew: bool, seeds: int, output: Path | None) -> int:
-    """Writes a baseline, or judges against it and prints the comment; returns 1 where a check failed."""
-    if renew:
-        for path in write(asked, seeds):
+def run_gate(request: GateRequest, *, write_baselines: bool, seeds: int, output: Path | None) -> int:
+    """Write baselines, or compare with them and print the comment; return 1 if a check failed."""
+    if write_baselines:
+        for path in make_baselines(request, seeds):
             console.say(f"baseline: {path}")
         return 0
-    verdicts, notes = judge(asked)
+    verdicts, notes = judge(request)
     text = criteria.as_markdown(verdicts, notes)
     print(text, end="")
     if output is not None:

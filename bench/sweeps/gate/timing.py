@@ -1,4 +1,4 @@
-"""Runs recipes of a base commit for a gate: in turns with the code as it is, for speed; and once, for their losses."""
+"""Run recipes of a base commit: alternating with the current code to compare speed, and once for their losses."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from bench.sweeps.gate.criteria import Verdict
 from bench.sweeps.jobs import Machine
 from bench.utils.files import ROOT
 
-# What is timed of a run; both are free of imports and of loading.
+# Timed quantities of a run; neither includes imports or loading.
 TIMED = {
     "a training step": ("train", "step_time_s", "p50"),
     "100 scored examples": ("test", "seconds_per_100_examples"),
@@ -27,8 +27,8 @@ TIMED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Timing:
-    """How recipes are timed. base: the other commit. out: where the runs go. level, factor: see `gate.speed`."""
+class TimingOptions:
+    """Options of timing. base: the base commit. out: folder of the runs. level, factor: see `criteria.speed`."""
 
     base: str
     rounds: int
@@ -39,11 +39,10 @@ class Timing:
     out: Path
 
 
-def timed(path: Path, timing: Timing) -> list[Verdict]:
-    """Runs a recipe of both commits in turns: A B, B A, A B, so that a drift of the machine touches both alike.
+def time_recipe(path: Path, timing: TimingOptions) -> list[Verdict]:
+    """Run a recipe of both commits alternately (A B, B A, A B), so that machine drift affects both equally.
 
-    Raises DataError where a run failed, where the recipe is another one in the base commit, and where there is no time
-    to compare.
+    Raises DataError if a run failed, if the recipe differs in the base commit, or without times to compare.
     """
     times: dict[str, dict[str, list[float]]] = {side: {what: [] for what in TIMED} for side in ("base", "new")}
     with scheduler.terminable(), _worktree(timing.base) as base:
@@ -51,22 +50,22 @@ def timed(path: Path, timing: Timing) -> list[Verdict]:
         for number in range(timing.rounds):
             for side in ("base", "new") if number % 2 == 0 else ("new", "base"):
                 tree = base if side == "base" else ROOT
-                found = _time_once(path, tree, timing, timing.out / f"{path.stem}-{side}-{number}")
-                for what, value in found.items():
+                seconds = _time_once(path, tree, timing, timing.out / f"{path.stem}-{side}-{number}")
+                for what, value in seconds.items():
                     times[side][what].append(value)
     measured = [what for what in TIMED if times["base"][what] or times["new"][what]]
     if not measured or any(len(times[side][what]) < timing.rounds for side in times for what in measured):
-        raise DataError(f"{path}: not every run says how long it took, so speed can't be compared; see {timing.out}")
+        raise DataError(f"{path}: speed can't be compared, since some runs recorded no times; see {timing.out}")
     return [
         criteria.speed(path.stem, what, times["base"][what], times["new"][what], timing.level, timing.factor)
         for what in measured
     ]
 
 
-def base_losses(path: Path, seed: int, timing: Timing) -> list[float] | None:
-    """Every loss of a recipe's run by the base commit on this machine; None where it has another recipe, or none.
+def base_losses(path: Path, seed: int, timing: TimingOptions) -> list[float] | None:
+    """Run a recipe of the base commit and return its losses; None if the recipe differs or is missing there.
 
-    Raises DataError where the run failed. timing: of rounds, level and factor nothing is used.
+    Raises DataError if the run failed. timing: rounds, level and factor are not used.
     """
     with scheduler.terminable(), _worktree(timing.base) as base:
         try:
@@ -78,40 +77,39 @@ def base_losses(path: Path, seed: int, timing: Timing) -> list[float] | None:
         return jobs.losses(folder)
 
 
-def _in(tree: Path, path: Path) -> Path:
-    """Where a recipe of this project lies in a copy of it; any other lies where it is."""
+def _path_in(tree: Path, path: Path) -> Path:
+    """Return the path of a recipe in another tree of this project; the path itself for a recipe outside."""
     return tree / path.resolve().relative_to(ROOT) if path.resolve().is_relative_to(ROOT) else path.resolve()
 
 
 def _require_same(path: Path, base: Path) -> None:
-    there = _in(base, path)
+    there = _path_in(base, path)
     if not there.is_file():
-        raise DataError(f"{path} is not in the base commit, so its speed can't be compared; name another with --speed")
+        raise DataError(f"{path} does not exist in the base commit; pass another recipe with --speed")
     if there.read_bytes() != path.read_bytes():
-        raise DataError(f"{path} is another recipe in the base commit, so that its times say nothing of the code; name "
-                        "another with --speed")  # fmt: skip
+        raise DataError(f"{path} differs in the base commit, so times can't be compared; pass another with --speed")
 
 
-def _time_once(path: Path, tree: Path, timing: Timing, folder: Path) -> dict[str, float]:
+def _time_once(path: Path, tree: Path, timing: TimingOptions, folder: Path) -> dict[str, float]:
     log = _launch(path, tree, timing, folder)
     try:
-        # Read as plain JSON: the base commit may write records of another schema.
+        # Read as plain JSON: the base commit may use another record schema.
         content = json.loads((folder / store.FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} at {tree} left no record; see {log}") from error
+        raise DataError(f"{path} at {tree} wrote no record; see {log}") from error
     return {what: value for what, keys in TIMED.items() if (value := _at(content, ("throughput", *keys))) is not None}
 
 
-def _launch(path: Path, tree: Path, timing: Timing, folder: Path, more: Sequence[str] = ()) -> Path:
-    """Runs a recipe of a copy of the project to its end; returns the log. Raises DataError where it fails."""
-    recipe_path = _in(tree, path)
+def _launch(path: Path, tree: Path, timing: TimingOptions, folder: Path, more: Sequence[str] = ()) -> Path:
+    """Run a recipe of a tree to its end; return the log file. Raises DataError if it fails."""
+    recipe_path = _path_in(tree, path)
     arguments = [str(recipe_path), "--out", str(folder.resolve()), *more, *timing.overrides]
     port = scheduler.free_port() if timing.machine.processes > 1 else None
     log = folder.parent / f"{folder.name}.txt"
     with log.open("wb") as stream:
-        # A session of its own, so that nothing of a run is left where the gate is stopped.
+        # In a separate session, so that all its processes can be killed when the gate is stopped.
         process = subprocess.Popen(
-            timing.machine.words(tree / "bench" / "run.py", arguments, port),
+            timing.machine.launch_command(tree / "bench" / "run.py", arguments, port),
             cwd=tree,
             env=timing.machine.environment(timing.machine.gpus[: timing.machine.per_run]),
             stdin=subprocess.DEVNULL,
@@ -127,7 +125,7 @@ def _launch(path: Path, tree: Path, timing: Timing, folder: Path, more: Sequence
             process.wait()
             raise
     if process.returncode != 0:
-        raise DataError(f"{path} at {tree} failed: {jobs.last_line(log) or 'it said nothing'}; see {log}")
+        raise DataError(f"{path} at {tree} failed: {jobs.last_line(log) or 'no output'}; see {log}")
     return log
 
 
@@ -137,17 +135,17 @@ def _at(content: Any, keys: Sequence[str]) -> float | None:
     return float(content) if isinstance(content, int | float) and content > 0 else None
 
 
-def commit(name: str) -> str:
-    """The hash of a commit. Raises SetupError where there is none of that name."""
+def resolve_commit(name: str) -> str:
+    """Return the hash of a commit. Raises SetupError if it does not exist."""
     try:
         return _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
     except SetupError as error:
-        raise SetupError(f"--against {name!r}: there is no such commit in {ROOT}") from error
+        raise SetupError(f"--against {name!r}: no such commit in {ROOT}") from error
 
 
 @contextlib.contextmanager
 def _worktree(commit: str) -> Iterator[Path]:
-    """The files of a commit in a folder of their own, which is removed afterwards."""
+    """Yield a temporary git worktree of a commit."""
     with tempfile.TemporaryDirectory() as above:
         tree = Path(above) / "base"
         _git("worktree", "add", "--detach", str(tree), commit)

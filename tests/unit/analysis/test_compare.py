@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.analysis import accessors, compare
-from bench.analysis.predictions import Asked
+from bench.analysis.predictions import CompareRequest
 from bench.analysis.stats import sums
 from bench.cli.main import main
 from bench.config import registry
@@ -88,7 +88,7 @@ def refused(*arguments, capsys):
 
 
 def test_a_clear_difference(two):
-    found = compare.compare(two, Asked())
+    found = compare.compare(two, CompareRequest())
     assert (found.metric, found.split, found.examples, found.others) == ("accuracy", "test", EXAMPLES, 0)
     assert [(item.letter, item.name, item.tier) for item in found.systems] == [
         ("A", "s--m--full", 1),
@@ -102,12 +102,13 @@ def test_a_clear_difference(two):
     assert (pair.low, pair.high) == pytest.approx(pair.bca, abs=0.01)
     assert (pair.covers, pair.verdict) == ("examples", "A better")
     assert pair.p == pair.p_holm < 1e-6
-    assert any("One seed only of every system" in note for note in found.notes)
+    assert any("Only one seed of every system" in note for note in found.notes)
+    assert comparison_page.finding(found) == "s--m--full is significantly better than all others (paired tests)."
 
 
 @pytest.mark.parametrize("metric", ["f1_macro", "f1_micro", "precision_weighted", "recall_macro", "mcc", "loss"])
 def test_other_metrics_are_randomised(two, metric):
-    found = compare.compare(two, Asked(metric=metric))
+    found = compare.compare(two, CompareRequest(metric=metric))
     assert found.higher_is_better == (metric != "loss")
     assert [item.name for item in found.systems] == ["s--m--full", "s--m--head"]
     (pair,) = found.pairs
@@ -118,13 +119,18 @@ def test_other_metrics_are_randomised(two, metric):
 
 def test_three_systems_share_a_correction_and_a_tier(two, tmp_path):
     third = write_run(tmp_path / "third", "s--m--lora", guesses(0.79, 2), recipe="c")
-    found = compare.compare([tmp_path], Asked())
+    found = compare.compare([tmp_path], CompareRequest())
     assert [item.tier for item in found.systems] == [1, 1, 2]
     p_values = sorted(pair.p for pair in found.pairs)
     assert sorted(pair.p_holm for pair in found.pairs) == pytest.approx([3 * p_values[0], 2 * p_values[1], p_values[2]])
     tied = next(pair for pair in found.pairs if (pair.first, pair.second) == ("A", "B"))
-    assert tied.verdict == "no difference shown"
+    assert tied.verdict == "no significant difference"
     assert 0 < tied.detectable < 0.2
+    best, second, _ = [system.name for system in found.systems]
+    assert comparison_page.finding(found) == (
+        f"No significant difference between the best system, {best}, and {second} (paired tests; minimum detectable "
+        f"difference {tied.detectable:.3f})."
+    )
     assert third in {item.parent for item in store.find([tmp_path])}
 
 
@@ -132,7 +138,7 @@ def test_equal_predictions(tmp_path):
     for number, method in enumerate(("full", "lora")):
         write_run(tmp_path / method, f"s--m--{method}", guesses(0.8), recipe="ab"[number])
     for metric in ("accuracy", "f1_macro", "loss"):
-        (pair,) = compare.compare([tmp_path], Asked(metric=metric), margin=0.01).pairs
+        (pair,) = compare.compare([tmp_path], CompareRequest(metric=metric), margin=0.01).pairs
         assert (pair.difference, pair.bca, pair.percentile, pair.p) == (0, (0, 0), (0, 0), 1)
         # Of 300 examples none differs, which leaves room for a difference on others; resampling knows nothing of it.
         if metric == "accuracy":
@@ -140,13 +146,13 @@ def test_equal_predictions(tmp_path):
         else:
             assert (pair.low, pair.high, pair.equivalent) == (None, None, False)
         assert pair.detectable is None
-        assert pair.verdict == ("equivalent within ±0.01" if metric == "accuracy" else "no difference shown")
+        assert pair.verdict == ("equivalent within ±0.01" if metric == "accuracy" else "no significant difference")
 
 
 def test_equivalence_within_a_margin(two):
-    (pair,) = compare.compare(two, Asked(), margin=0.5).pairs
+    (pair,) = compare.compare(two, CompareRequest(), margin=0.5).pairs
     assert (pair.verdict, pair.equivalent) == ("A better, equivalent within ±0.5", True)
-    (pair,) = compare.compare(two, Asked(), margin=0.1).pairs
+    (pair,) = compare.compare(two, CompareRequest(), margin=0.1).pairs
     assert (pair.verdict, pair.equivalent) == ("A better", False)
 
 
@@ -155,7 +161,7 @@ def test_several_seeds_of_each_system(tmp_path):
         for seed in (1, 2, 3):
             folder = tmp_path / f"{method}{seed}"
             write_run(folder, f"s--m--{method}", guesses(share, 10 * seed + number), seed=seed, recipe="ab"[number])
-    found = compare.compare([tmp_path], Asked())
+    found = compare.compare([tmp_path], CompareRequest())
     best = found.systems[0]
     assert (best.name, best.seeds) == ("s--m--full", [1, 2, 3])
     assert best.score == pytest.approx(np.mean([np.mean(guesses(0.8, 10 * s) == REFERENCE) for s in (1, 2, 3)]))
@@ -166,9 +172,9 @@ def test_several_seeds_of_each_system(tmp_path):
     # With one seed left of one system, nothing can be said of its spread.
     for seed in (2, 3):
         shutil.rmtree(tmp_path / f"head{seed}")
-    found = compare.compare([tmp_path], Asked())
+    found = compare.compare([tmp_path], CompareRequest())
     assert (found.pairs[0].test, found.pairs[0].covers) == ("Student's t", "examples")
-    assert any("One seed only of B:" in note for note in found.notes)
+    assert any("Only one seed of B:" in note for note in found.notes)
 
 
 def test_seeds_that_spread_widely_show_no_difference(tmp_path):
@@ -177,9 +183,9 @@ def test_seeds_that_spread_widely_show_no_difference(tmp_path):
         for seed, share in enumerate(shares):
             folder = tmp_path / f"{method}{seed}"
             write_run(folder, f"s--m--{method}", guesses(share, seed), seed=seed, recipe="ab"[number])
-    (pair,) = compare.compare([tmp_path], Asked()).pairs
+    (pair,) = compare.compare([tmp_path], CompareRequest()).pairs
     assert pair.difference > 0.05
-    assert pair.verdict == "no difference shown"
+    assert pair.verdict == "no significant difference"
 
 
 def test_the_stage_before_training(tmp_path):
@@ -187,7 +193,7 @@ def test_the_stage_before_training(tmp_path):
         folder = write_run(tmp_path / method, f"s--m--{method}", guesses(0.5), recipe="ab"[number],
                            stages=("before", "after"))  # fmt: skip
         assert folder.exists()
-    (pair,) = compare.compare([tmp_path], Asked(stage="before")).pairs
+    (pair,) = compare.compare([tmp_path], CompareRequest(stage="before")).pairs
     assert (pair.difference, pair.p) == (0, 1)
 
 
@@ -196,7 +202,7 @@ def test_twins_are_told_apart(tmp_path):
         changed = [] if rate is None else [f"training.learning_rate={rate}", "training.steps=5"]
         folder = tmp_path / str(number)
         write_run(folder, "s--m--full", guesses(0.6, number), recipe="abc"[number], overrides=changed)
-    names = {item.name for item in compare.compare([tmp_path], Asked()).systems}
+    names = {item.name for item in compare.compare([tmp_path], CompareRequest()).systems}
     assert names == {
         "s--m--full (training.learning_rate=1e-3; training.steps=5)",
         "s--m--full (training.learning_rate=1e-4; training.steps=5)",
@@ -221,7 +227,7 @@ def test_names_from_outside_break_no_table(tmp_path):
     write_run(tmp_path / "a", nasty, guesses(0.6), recipe="a")
     write_run(tmp_path / "b", "s--m--full", guesses(0.8, 1), recipe="b")
     write_run(tmp_path / "c", "s--m--lora", guesses(0.8), status="oom", reason="no | room\nleft", recipe="c")
-    page = comparison_page.as_markdown(compare.compare([tmp_path], Asked()))
+    page = comparison_page.as_markdown(compare.compare([tmp_path], CompareRequest()))
     assert "<b>" not in page
     assert "no &#124; room left" in page
     tables = [line for line in page.splitlines() if line.startswith("|")]
@@ -250,11 +256,11 @@ def test_runs_of_other_examples_are_refused_or_compared_on_common_ones(two, tmp_
     fewer = write_run(tmp_path / "fewer", "s--m--lora", guesses(0.7)[kept], recipe="c", ids=ids,
                       references=REFERENCE[kept], comparability=other)  # fmt: skip
     message = refused(two[0], fewer, capsys=capsys)
-    assert "their comparability differs in data d" in message
+    assert "Their comparability differs in data d" in message
     assert "--common" in message
-    found = compare.compare([two[0], fewer], Asked(common=True))
+    found = compare.compare([two[0], fewer], CompareRequest(common=True))
     assert (found.examples, found.others) == (200, 100)
-    assert "100 others were not scored by all" in comparison_page.headline(found)
+    assert "100 others are excluded, since not all runs scored them" in comparison_page.headline(found)
     best = {item.name: item.score for item in found.systems}
     assert best["s--m--head"] == pytest.approx(np.mean((guesses(0.6) == REFERENCE)[kept]))
 
@@ -273,7 +279,7 @@ def test_one_id_with_two_references(two, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"comparability": Comparability(key="k2", parts={"data": "d1", "metrics": "m2"})}, "metrics m1 against m2"),
+        ({"comparability": Comparability(key="k2", parts={"data": "d1", "metrics": "m2"})}, "metrics m1 and m2"),
         (
             {
                 "comparability": Comparability(key="k3", parts={"data": "d3", "metrics": "m1"}),
@@ -292,7 +298,7 @@ def test_different_keys_are_refused_with_what_differs(two, tmp_path, capsys, cha
 def test_other_prompts_are_compared_and_told(two, tmp_path):
     other = Comparability(key="k", parts={"data": "d1", "metrics": "m1", "template": "t1"})
     asked = write_run(tmp_path / "asked", "s--llm--zero", guesses(0.7), recipe="c", comparability=other)
-    assert any("different prompts" in note for note in compare.compare([two[0], asked], Asked()).notes)
+    assert any("different prompts" in note for note in compare.compare([two[0], asked], CompareRequest()).notes)
 
 
 # ---------------------------------------------------------------- what can't be compared
@@ -322,21 +328,21 @@ def other_value(text):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda text: text[: len(text) // 2], "half-written or edited?"),
-        (lambda text: "\n".join(text.split("\n")[:100]) + "\n", "100 predictions, and the record tells of 300"),
-        (lambda text: text.replace("e0001", "e0000", 1), "the example 'e0000' comes twice"),
+        (lambda text: text[: len(text) // 2], "truncated or edited?"),
+        (lambda text: "\n".join(text.split("\n")[:100]) + "\n", "100 predictions, but the record states 300"),
+        (lambda text: text.replace("e0001", "e0000", 1), "duplicate example id 'e0000'"),
         (lambda text: "[]\n", "expected an object with id"),
-        (lambda text: text.replace('"accuracy": ', '"accuracy": "x", "y": ', 1), "accuracy is no number: 'x'"),
+        (lambda text: text.replace('"accuracy": ', '"accuracy": "x", "y": ', 1), "accuracy is not a number: 'x'"),
         (lambda text: text.replace('"accuracy": 1.0', '"accuracy": NaN', 1), "was the file edited?"),
         (other_prediction, "was the file edited?"),
-        (other_value, "one of the two was changed"),
-        (lambda text: "", "no JSON"),
+        (other_value, "one of the two files was modified"),
+        (lambda text: "", "not valid JSON"),
     ],
 )
 def test_predictions_that_are_not_the_records(two, tmp_path, capsys, change, reason):
     broken = write_run(tmp_path / "broken", "s--m--lora", guesses(0.7), recipe="c")
     edited(broken, change)
-    found = compare.compare([tmp_path], Asked())
+    found = compare.compare([tmp_path], CompareRequest())
     assert [item.letter for item in found.systems] == ["A", "B"]
     (left_out,) = found.left_out
     assert left_out.path == broken / "record.json"
@@ -347,7 +353,7 @@ def test_predictions_that_are_not_the_records(two, tmp_path, capsys, change, rea
 def test_unknown_labels(tmp_path, two):
     broken = write_run(tmp_path / "broken", "s--m--lora", guesses(0.7), recipe="c")
     edited(broken, lambda text: text.replace('"prediction": "bad"', '"prediction": "worse"'))
-    (left_out,) = compare.compare([tmp_path], Asked(metric="f1_macro")).left_out
+    (left_out,) = compare.compare([tmp_path], CompareRequest(metric="f1_macro")).left_out
     assert "the label 'worse' is none of the record's: bad, good" in left_out.reason
 
 
@@ -355,8 +361,8 @@ def test_prompts_that_are_not_the_manifests(two, tmp_path):
     asked = Prompts(format="plain", answer="likelihood", signature="s", template_hash="t", manifests={"test": "0" * 16})
     broken = write_run(tmp_path / "broken", "s--m--lora", guesses(0.7), recipe="c", prompts=asked)
     edited(broken, lambda text: text.replace('"metrics"', '"prompt_hash": "ab", "metrics"'))
-    (left_out,) = compare.compare([tmp_path], Asked()).left_out
-    assert "not those of the record's manifest" in left_out.reason
+    (left_out,) = compare.compare([tmp_path], CompareRequest()).left_out
+    assert "differ from the record's manifest" in left_out.reason
 
 
 @pytest.mark.parametrize(
@@ -366,17 +372,17 @@ def test_prompts_that_are_not_the_manifests(two, tmp_path):
         (lambda text: "{}", "not a run record"),
         (lambda text: text.replace('"schema": 1', '"schema": 99'), "is newer than this version reads"),
         (lambda text: text.replace('"status": "ok"', '"status": "fine"'), "not a valid record: status"),
-        (lambda text: text.replace('"status": "ok"', '"status": "oom"'), "the run ended as oom"),
+        (lambda text: text.replace('"status": "ok"', '"status": "oom"'), "the run ended with status oom"),
     ],
 )
 def test_records_that_are_none(two, tmp_path, capsys, change, reason):
     broken = write_run(tmp_path / "broken", "s--m--lora", guesses(0.7), recipe="c")
     edited(broken, change, "record.json")
-    found = compare.compare([tmp_path], Asked())
+    found = compare.compare([tmp_path], CompareRequest())
     assert [reason in item.reason for item in found.left_out] == [True]
     assert reason in comparison_page.as_markdown(found)
     message = refused(two[0], broken, capsys=capsys)
-    assert "needs runs of two systems that ended well ('s--m--head' is the only one)" in message
+    assert "needs completed runs of at least two systems (found only 's--m--head')" in message
     assert reason in message
 
 
@@ -394,17 +400,17 @@ def with_score(name, **changes):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (with_score("f1_macro", value=0.99), "gives f1_macro 0."),
-        (with_score("precision_weighted", value=0.5), "gives precision_weighted 0."),
-        (with_score("mcc", value=0.99), "gives mcc 0."),
-        (with_score("loss", value=0.1), "gives loss 0."),
-        (with_score("accuracy", value=None), "and the record says None"),
+        (with_score("f1_macro", value=0.99), "f1_macro recomputed from the predictions is 0."),
+        (with_score("precision_weighted", value=0.5), "precision_weighted recomputed from the predictions is 0."),
+        (with_score("mcc", value=0.99), "mcc recomputed from the predictions is 0."),
+        (with_score("loss", value=0.1), "loss recomputed from the predictions is 0."),
+        (with_score("accuracy", value=None), "but the record states None"),
         (with_score("accuracy", value=[1, 2]), "the run has no accuracy"),
         (
             with_score("accuracy", interval="wilson 95 %", low=0.01, high=0.02),
-            "gives accuracy, low end of the interval",
+            "accuracy (low end of the interval) recomputed",
         ),
-        (lambda text: text.replace('"resolved":{}', '"resolved":{"seed":14}'), "says seed 13, and its recipe 14"),
+        (lambda text: text.replace('"resolved":{}', '"resolved":{"seed":14}'), "states seed 13, but its recipe 14"),
         (lambda text: json.dumps(json.loads(text) | {"scores": {}}), "the record has no scores"),
     ],
 )
@@ -412,9 +418,9 @@ def test_records_that_their_predictions_deny(two, tmp_path, change, reason):
     """Whatever else is in them, the others are compared by the metric that ranks them."""
     broken = write_run(tmp_path / "broken", "s--m--lora", guesses(0.7), recipe="c")
     edited(broken, lambda text: json.dumps(json.loads(text), separators=(",", ":")), "record.json")
-    assert not compare.compare([tmp_path], Asked()).left_out
+    assert not compare.compare([tmp_path], CompareRequest()).left_out
     edited(broken, change, "record.json")
-    found = compare.compare([tmp_path], Asked())
+    found = compare.compare([tmp_path], CompareRequest())
     assert (found.metric, [item.name for item in found.systems]) == ("accuracy", ["s--m--full", "s--m--head"])
     (left_out,) = found.left_out
     assert reason in left_out.reason
@@ -423,31 +429,31 @@ def test_records_that_their_predictions_deny(two, tmp_path, change, reason):
 def test_a_huge_number_in_a_line_of_predictions_is_no_value(two, tmp_path):
     broken = write_run(tmp_path / "broken", "s--m--lora", guesses(0.7), recipe="c")
     edited(broken, lambda text: text.replace('"loss": ', '"loss": ' + "9" * 400 + ', "x": ', 1))
-    (left_out,) = compare.compare([tmp_path], Asked(metric="loss")).left_out
+    (left_out,) = compare.compare([tmp_path], CompareRequest(metric="loss")).left_out
     assert "a whole number of 400 digits" in left_out.reason
 
 
 def test_missing_predictions(two, capsys):
     (two[1] / "predictions" / "after-test.jsonl").unlink()
-    assert "without its predictions a run can't be compared" in refused(*two, capsys=capsys)
+    assert "a run can't be compared without its predictions" in refused(*two, capsys=capsys)
 
 
 def test_one_run_and_the_same_run_twice(two, tmp_path, capsys):
-    assert "needs runs of two systems" in refused(two[0], capsys=capsys)
-    assert "needs runs of two systems" in refused(two[0], two[0] / "record.json", capsys=capsys)
+    assert "needs completed runs of at least two systems" in refused(two[0], capsys=capsys)
+    assert "needs completed runs of at least two systems" in refused(two[0], two[0] / "record.json", capsys=capsys)
     copy = shutil.copytree(two[0], tmp_path / "copy")
-    assert "the same system and seed as" in refused(two[0], copy, capsys=capsys)
+    assert "same system and seed as" in refused(two[0], copy, capsys=capsys)
 
 
 def test_paths_and_names_that_are_not_there(two, tmp_path, capsys):
     assert "there is no such file or folder" in refused(two[0], tmp_path / "none", capsys=capsys)
     (tmp_path / "empty").mkdir()
     assert "no record.json in or below" in refused(two[0], tmp_path / "empty", capsys=capsys)
-    assert "known: accuracy," in refused(*two, "--metric", "bleu", capsys=capsys)
-    assert "the split 'dev' at the stage 'after': test" in refused(*two, "--split", "dev", capsys=capsys)
-    assert "at the stage 'before'" in refused(*two, "--stage", "before", capsys=capsys)
+    assert "available: accuracy," in refused(*two, "--metric", "bleu", capsys=capsys)
+    assert "the split 'dev' at stage 'after'; common to all: test" in refused(*two, "--split", "dev", capsys=capsys)
+    assert "at stage 'before'" in refused(*two, "--stage", "before", capsys=capsys)
     for margin in ("0", "-1", "nan", "inf"):
-        assert "a margin is a positive number" in refused(*two, f"--margin={margin}", capsys=capsys)
+        assert "the equivalence margin must be a positive number" in refused(*two, f"--margin={margin}", capsys=capsys)
 
 
 # ---------------------------------------------------------------- the formulas
@@ -545,14 +551,14 @@ def test_answers_of_a_wrong_kind_are_refused(metric, wrong):
 def test_loss_that_is_no_number(two, tmp_path):
     broken = write_run(tmp_path / "broken", "s--m--lora", guesses(0.7), recipe="c")
     edited(broken, lambda text: text.replace('"loss": 0', '"loss": NaN, "was": 0', 1))
-    (left_out,) = compare.compare([tmp_path], Asked(metric="loss")).left_out
-    assert "gives loss nan" in left_out.reason
+    (left_out,) = compare.compare([tmp_path], CompareRequest(metric="loss")).left_out
+    assert "loss recomputed from the predictions is nan" in left_out.reason
 
 
 def test_directions_are_known():
     known = registry.directions()
     for metric in known:
-        least, most = accessors.bounds(metric)
+        least, most = accessors.metric_bounds(metric)
         assert math.isfinite(least), metric
         assert math.isfinite(most) or metric == "loss", metric
     foreign = {"evaluate:mse": False, "evaluate:wer": False, "evaluate:wer/answer": False, "evaluate:answers": True}

@@ -67,7 +67,7 @@ def test_matched_interval_is_walds_with_half_an_example_in_each_cell():
     assert paired.matched_interval(*only, 200, 0.9) == pytest.approx(expected, abs=1e-12)
     assert paired.matched_interval(0, 0, 98) == pytest.approx((-0.0196, 0.0196), abs=1e-4)
     assert paired.matched_interval(3, 0, 3)[1] == 1.0
-    with pytest.raises(ValueError, match="3 and 2 examples differ, of 4"):
+    with pytest.raises(ValueError, match="3 and 2 discordant examples, but only 4 in total"):
         paired.matched_interval(3, 2, 4)
 
 
@@ -142,9 +142,9 @@ def test_blocks_are_small_and_add_up():
 
 
 def test_runs_must_have_the_same_examples():
-    with pytest.raises(ValueError, match="same examples"):
+    with pytest.raises(ValueError, match="statistics of equal shape"):
         paired.stack([np.ones((3, 2)), np.ones((4, 2))])
-    with pytest.raises(ValueError, match="same examples"):
+    with pytest.raises(ValueError, match="statistics of equal shape"):
         paired.stack([np.ones((0, 2)), np.ones((0, 2))])
 
 
@@ -302,14 +302,14 @@ def test_equivalence_of_shares_errs_as_seldom_as_it_says():
 def system(answers):
     """[examples, seeds] of values whose mean is the score."""
     total = answers.sum(0)
-    return seed_variance.System(scores=total / len(answers), jackknife=(total - answers) / (len(answers) - 1))
+    return seed_variance.SeedScores(scores=total / len(answers), jackknife=(total - answers) / (len(answers) - 1))
 
 
 def test_examples_alone_are_the_paired_t_test():
     first, second = two_means(30)
     expected = scipy_stats.ttest_rel(first, second)
     found = seed_variance.over_examples(system(first[:, None]), system(second[:, None]))
-    assert found.spreads[0].freedom == expected.df
+    assert found.standard_errors[0].degrees_of_freedom == expected.df
     assert found.p_value() == pytest.approx(expected.pvalue, rel=1e-9)
     assert found.interval() == pytest.approx(tuple(expected.confidence_interval()), abs=1e-12)
 
@@ -319,7 +319,7 @@ def test_without_a_spread_of_examples_it_is_welchs_t_test():
     scores = draw.normal(size=4), draw.normal(loc=0.5, size=3)
     groups = [system(np.tile(part, (50, 1))) for part in scores]
     found, expected = seed_variance.over_seeds_and_examples(*groups), scipy_stats.ttest_ind(*scores, equal_var=False)
-    assert found.spreads[0].freedom == pytest.approx(expected.df, rel=1e-6)
+    assert found.standard_errors[0].degrees_of_freedom == pytest.approx(expected.df, rel=1e-6)
     assert found.p_value() == pytest.approx(expected.pvalue, rel=1e-6)
     assert found.interval(0.9) == pytest.approx(tuple(expected.confidence_interval(0.9)), rel=1e-6)
 
@@ -329,7 +329,7 @@ def test_seeds_that_are_all_alike_leave_the_examples():
     groups = [system(np.tile(part[:, None], (1, 3))) for part in (first, second)]
     found, expected = seed_variance.over_seeds_and_examples(*groups), scipy_stats.ttest_rel(first, second)
     assert found.p_value() == pytest.approx(expected.pvalue, rel=1e-6)
-    assert found.spreads[0].freedom == pytest.approx(79, rel=1e-6)
+    assert found.standard_errors[0].degrees_of_freedom == pytest.approx(79, rel=1e-6)
 
 
 def test_what_never_varies_divides_by_nothing():
@@ -340,7 +340,7 @@ def test_what_never_varies_divides_by_nothing():
     # Six examples of six: the sign test's 2 / 2^6.
     assert seed_variance.over_seeds_and_examples(same, worse).p_value() == 2 / 64
     one = system(np.array([[1.0], [0.0]]))
-    with pytest.raises(ValueError, match="two of each"):
+    with pytest.raises(ValueError, match="at least two seeds of each system"):
         seed_variance.over_seeds_and_examples(one, one)
 
 
@@ -359,7 +359,7 @@ def test_nothing_is_surer_over_seeds_than_for_these_very_runs():
         assert found.p_value() >= plain.p_value()
         (low, high), (inner_low, inner_high) = found.interval(), plain.interval()
         assert low <= inner_low <= inner_high <= high
-        narrower += found.spreads[0].standard_error < 0.8 * plain.spreads[0].standard_error
+        narrower += found.standard_errors[0].value < 0.8 * plain.standard_errors[0].value
     assert narrower > 5  # what one estimate alone would have made of seeds that are alike by luck
 
 
@@ -371,8 +371,8 @@ def test_seeds_that_are_alike_by_luck_borrow_the_spread_of_the_others():
     expected = 3 * wild.scores.var(ddof=1) / 5
     assert (variance, freedom) == (pytest.approx(expected), 5)
     found = seed_variance.over_seeds_and_examples(steady, other, (variance, freedom))
-    assert found.spreads[1].standard_error == pytest.approx(math.sqrt(expected))
-    assert found.spreads[1].freedom == pytest.approx(5)
+    assert found.standard_errors[1].value == pytest.approx(math.sqrt(expected))
+    assert found.standard_errors[1].degrees_of_freedom == pytest.approx(5)
     assert found.interval() == pytest.approx(tuple(
         scipy_stats.t.interval(0.95, 5, loc=-0.1, scale=math.sqrt(expected))))  # fmt: skip
     assert seed_variance.common_variance([system(np.ones((50, 1)))]) == (0.0, 1.0)
@@ -382,7 +382,7 @@ def test_seeds_that_contradict_one_another_leave_a_width():
     """Classifiers that answer all examples alike, each seed with another of two labels, of which each is half right."""
     right = np.tile([1.0, 0.0], 20)
     collapsed = system(np.stack([right, 1 - right], axis=1))
-    zero = seed_variance.System(scores=np.zeros(2), jackknife=np.zeros((40, 2)))
+    zero = seed_variance.SeedScores(scores=np.zeros(2), jackknife=np.zeros((40, 2)))
     low, high = seed_variance.over_seeds_and_examples(collapsed, zero).interval()
     assert low < 0.4 < 0.6 < high
 
@@ -395,7 +395,10 @@ def test_a_family_of_seeded_systems_errs_as_seldom_as_it_says():
         found = [seed_variance.over_seeds_and_examples(*pair, common) for pair in itertools.combinations(group, 2)]
         wrong += multiple.holm([one.p_value() for one in found]).min() <= 0.05
         single = [
-            seed_variance.Estimate(difference=one.difference, spreads=one.spreads[:1], examples=100) for one in found
+            seed_variance.DifferenceEstimate(
+                difference=one.difference, standard_errors=one.standard_errors[:1], examples=100
+            )
+            for one in found
         ]
         alone += multiple.holm([one.p_value() for one in single]).min() <= 0.05
     assert wrong <= 7  # of 150: 5 %

@@ -173,7 +173,7 @@ def test_paths_and_texts_of_the_data_stay_at_home(pushed):
     assert sent.recipe.path == "./recipes/x.yaml"
     assert sent.notes[:3] == ["loaded from <removed>/model", sent.notes[1], "and/or is no path"]
     assert sent.notes[1].startswith("kept in ~/kept, ")
-    assert sent.notes[3].startswith("before it was pushed, 3 absolute paths")
+    assert sent.notes[3].startswith("3 absolute paths in this record were shortened before the push")
     assert sent.prompts.example == ""
     assert sent.scores == full().scores
     assert json.loads(pushed.model()["adapter_config.json"]) == {"base_model_name_or_path": "<removed>/bert", "r": 4}
@@ -205,7 +205,7 @@ def test_a_public_repository_is_not_taken_for_a_private_one(pushed):
     done = bench(pushed.run, "--to", "me/public", "--private", hub=pushed.hub)
     assert done.returncode == 2
     assert done.stderr == (
-        "error: the model me/public is there already and is public; make it private first, or drop --private\n"
+        "error: the model me/public already exists and is public; make it private first, or omit --private\n"
     )
     assert pushed.hub.repos["models/me/public"]["files"] == {}
 
@@ -213,15 +213,19 @@ def test_a_public_repository_is_not_taken_for_a_private_one(pushed):
 @pytest.mark.parametrize(
     ("fails", "variables", "message"),
     [
-        (None, {"HF_TOKEN": None}, "there is no token of the Hugging Face Hub: log in with `hf auth login`"),
+        (None, {"HF_TOKEN": None}, "no Hugging Face Hub token found: log in with `hf auth login`"),
         (None, {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set"),
-        (("/api/whoami", 401, "{sent}"), {}, "HTTP 401 Unauthorized; the token is not accepted; log in"),
-        (("/api/repos", 403, "you sent {sent}"), {}, "HTTP 403 Forbidden; the token may not write there"),
-        (("/api/repos", 500, "oops\nat line 3"), {}, "HTTP 500 Internal Server Error; the Hub has a problem"),
+        (("/api/whoami", 401, "{sent}"), {}, "HTTP 401 Unauthorized; the token was not accepted; log in"),
+        (("/api/repos", 403, "you sent {sent}"), {}, "HTTP 403 Forbidden; the token lacks `write` permission"),
+        (("/api/repos", 500, "oops\nat line 3"), {}, "HTTP 500 Internal Server Error; try again later"),
         (("/me/x.git", 422, "{sent}"), {}, "HTTP 422"),
-        (("/api/models/me/x/commit", 412, "moved"), {}, "HTTP 412 Precondition Failed; it was changed meanwhile"),
-        (None, {"HF_ENDPOINT": "http://127.0.0.1:9"}, "asking the Hub whose token this is failed: http://127.0.0.1:9"),
-        ("read", {}, "the Hub's token may only read"),
+        (
+            ("/api/models/me/x/commit", 412, "moved"),
+            {},
+            "HTTP 412 Precondition Failed; the repository changed meanwhile",
+        ),
+        (None, {"HF_ENDPOINT": "http://127.0.0.1:9"}, "checking the Hub token failed: http://127.0.0.1:9"),
+        ("read", {}, "the Hub token is read-only"),
     ],
 )
 def test_a_push_that_fails_says_why_in_a_sentence_without_the_token(pushed, fails, variables, message):
@@ -241,14 +245,14 @@ def test_what_was_pushed_before_a_failure_is_said(pushed):
         done = bench(pushed.run, "--to", "me/x", "--records-to", "me/y", hub=hub)
     assert done.returncode == 2
     assert done.stdout == f"pushed: {hub.address}/models/me/x/commit/1\n"
-    assert "making the data set me/y failed: HTTP 500" in done.stderr
+    assert "creating the data set me/y failed: HTTP 500" in done.stderr
 
 
 def test_the_traceback_that_was_asked_for_holds_no_token(pushed):
     with Hub() as hub:
         hub.fails = ("/api/repos", 403, "you sent {sent}")
         done = bench(pushed.run, "--to", "me/x", "--traceback", hub=hub, HF_DEBUG="1")
-    assert "SetupError: making the model me/x failed" in done.stderr
+    assert "SetupError: creating the model me/x failed" in done.stderr
     assert "you sent Bearer <removed>" in done.stderr
     assert TOKEN not in done.stdout + done.stderr
 
@@ -297,32 +301,36 @@ def broken(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "words", "message"),
     [
-        ("", [], "say where to push: --to owner/name"),
-        ("", ["--to", "name"], "'name' is no name of a repository: write owner/name"),
-        ("", ["--to", "a/b/c"], "'a/b/c' is no name of a repository"),
-        ("", ["--to", "me/a b"], "'me/a b' is no name of a repository"),
-        ("", ["--to", "me/../x"], "'me/../x' is no name of a repository"),
-        ("", ["--records-to", "x"], "'x' is no name of a repository"),
-        ("", ["none", "--to", "me/x"], "--to takes a single run, not 2"),
-        ("", ["--to", "me/x", "--with-predictions"], "--with-predictions goes with --records-to"),
-        ("oom", ["--to", "me/x"], "ended as `oom`, not `ok`"),
-        ("unsaved", ["--to", "me/x"], "holds no saved model; the recipe needs `save: true`"),
-        ("pickle", ["--to", "me/x"], "adapter_model.bin is not pushed: "),
-        ("named json", ["--to", "me/x"], "special.json is not pushed: "),
-        ("half", ["--to", "me/x"], "adapter_model.safetensors is not a whole safetensors file"),
-        ("weightless", ["--to", "me/x"], "holds no .safetensors file"),
-        ("foreign", ["--to", "me/x"], "methods or labels differ"),
-        ("link", ["--to", "me/x"], "vocab.txt is a link"),
+        ("", [], "no repository given: pass --to owner/name"),
+        ("", ["--to", "name"], "invalid repository name 'name': expected owner/name"),
+        ("", ["--to", "a/b/c"], "invalid repository name 'a/b/c'"),
+        ("", ["--to", "me/a b"], "invalid repository name 'me/a b'"),
+        ("", ["--to", "me/../x"], "invalid repository name 'me/../x'"),
+        ("", ["--records-to", "x"], "invalid repository name 'x'"),
+        ("", ["none", "--to", "me/x"], "--to takes a single run, got 2"),
+        ("", ["--to", "me/x", "--with-predictions"], "--with-predictions needs --records-to"),
+        ("oom", ["--to", "me/x"], "has status `oom`, not `ok`"),
+        ("unsaved", ["--to", "me/x"], "contains no saved model; set `save: true` in the recipe"),
+        ("pickle", ["--to", "me/x"], "adapter_model.bin can't be pushed: "),
+        ("named json", ["--to", "me/x"], "special.json can't be pushed: "),
+        ("half", ["--to", "me/x"], "adapter_model.safetensors is not a complete safetensors file"),
+        ("weightless", ["--to", "me/x"], "contains no .safetensors file"),
+        ("foreign", ["--to", "me/x"], "method or labels differ"),
+        ("link", ["--to", "me/x"], "vocab.txt is a symbolic link"),
         ("home", ["--to", "me/x"], "chat_template.jinja names a file below your home folder"),
-        ("secret", ["--records-to", "me/x"], "what looks like a token of the Hugging Face Hub; nothing was uploaded"),
+        ("secret", ["--records-to", "me/x"], "what looks like a Hugging Face Hub token; nothing was uploaded"),
         ("environment", ["--records-to", "me/x"], "the value of the environment variable MY_API_KEY"),
         ("like a path", ["--to", "me/x"], "the value of the environment variable MY_OTHER_KEY"),
-        ("linked folder", ["--records-to", "me/x", "--with-predictions"], "/predictions is a link, which may lead"),
-        ("deep json", ["--to", "me/x"], "config.json is not whole JSON"),
-        ("surrogate", ["--to", "me/x"], "can't be written as JSON"),
+        (
+            "linked folder",
+            ["--records-to", "me/x", "--with-predictions"],
+            "/predictions is a symbolic link, which may point",
+        ),
+        ("deep json", ["--to", "me/x"], "config.json is not valid JSON"),
+        ("surrogate", ["--to", "me/x"], "can't be serialised as JSON"),
         ("", ["typo", "--records-to", "me/x"], "typo: there is no such file or folder"),
-        ("denied", ["--records-to", "me/x"], "1 predictions, and the record tells of 872 examples; nothing"),
-        ("denied", ["--to", "me/x"], "1 predictions, and the record tells of 872 examples; nothing"),
+        ("denied", ["--records-to", "me/x"], "1 predictions, but the record states 872 examples; nothing"),
+        ("denied", ["--to", "me/x"], "1 predictions, but the record states 872 examples; nothing"),
     ],
 )
 def test_refused_with_one_sentence(tmp_path, capsys, monkeypatch, kind, words, message):
@@ -358,7 +366,7 @@ def test_a_dry_run_overwrites_nothing(pushed, capsys):
 )  # fmt: skip
 def test_variables_that_are_named_like_secrets(monkeypatch, name, is_secret):
     monkeypatch.setenv(name, "correct horse battery")
-    assert (redact.secret_in(b"said: correct horse battery!") is not None) == is_secret
+    assert (redact.find_secret(b"said: correct horse battery!") is not None) == is_secret
 
 
 def test_many_runs_with_predictions_and_a_failed_one(tmp_path, capsys):
@@ -385,7 +393,7 @@ def test_many_runs_with_predictions_and_a_failed_one(tmp_path, capsys):
     ],
 )
 def test_absolute_paths_are_shortened_and_nothing_else(text, short):
-    assert redact.Paths().shorten(text) == (text if short is None else short)
+    assert redact.PathShortener().shorten(text) == (text if short is None else short)
 
 
 def test_a_secret_is_seen_however_a_file_escapes_it(monkeypatch):
@@ -395,11 +403,11 @@ def test_a_secret_is_seen_however_a_file_escapes_it(monkeypatch):
     held = [row, json.dumps({"key": secret}, ensure_ascii=False), json.dumps(row), html.escape(secret), quote(secret)]
     held += [md.escape(row), md.escape(f"x{secret}y"), md.verbatim(f"see {secret}"), quote(secret, "")]
     for text in held:
-        assert redact.secret_in(text.encode()) == "the value of the environment variable MY_PASSWORD", text
-        assert redact.REMOVED in redact.hide(text, None)
-    assert redact.secret_in(rb'_a"b') is None
+        assert redact.find_secret(text.encode()) == "the value of the environment variable MY_PASSWORD", text
+        assert redact.REMOVED in redact.remove_secrets(text, None)
+    assert redact.find_secret(rb'_a"b') is None
 
 
 @pytest.mark.parametrize("text", ["risk-adjusted-performance-of-all-models-in-it", "hf_hub", "a" * 40, "x@y.z:80"])
 def test_plain_words_are_no_secrets(text):
-    assert redact.secret_in(text.encode()) is None
+    assert redact.find_secret(text.encode()) is None

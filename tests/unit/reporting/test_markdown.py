@@ -273,7 +273,7 @@ def test_durations_add_up():
     assert rows[2:] == [
         ["load", "1.00", "25.0 %"],
         ["train", "3.00", "75.0 %"],
-        ["together", "4.00", "100.0 %"],
+        ["total", "4.00", "100.0 %"],
     ]
 
 

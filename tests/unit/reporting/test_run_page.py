@@ -92,8 +92,8 @@ def test_everything_that_was_measured_is_on_the_page(tmp_path):
     assert cells(page, "scoring")["test"] == {
         "scoring": "test", "examples/s": "640", "seconds per 100 examples": "0.156", "batch": "32",
     }  # fmt: skip
-    memory = cells(page, "peak of a phase, largest of all processes")
-    assert memory["train"] == {"peak of a phase, largest of all processes": "train", "rss, GiB": "1.23"}
+    memory = cells(page, "peak by phase, maximum over processes")
+    assert memory["train"] == {"peak by phase, maximum over processes": "train", "rss, GiB": "1.23"}
     assert cells(page, "phase")["train"]["share"] == "90.0 %"
     splits = cells(page, "split")
     assert splits["train"]["truncated"] == "12 (1.2 %)"
@@ -110,14 +110,14 @@ def test_everything_that_was_measured_is_on_the_page(tmp_path):
 def test_the_prompt_stands_as_the_model_reads_it(tmp_path):
     page = run_page.run_report(full(), tmp_path)
     assert "Say it.\n\nReview: &lt;b&gt;Fine&lt;/b&gt;\nSentiment:\n</pre>" in page
-    assert cells(page, "written answers")["after, test"] == {
-        "written answers": "after, test",
+    assert cells(page, "generated answers")["after, test"] == {
+        "generated answers": "after, test",
         "unparsable": "3",
         "stopped share": "75.0 %",
         "mean new tokens": "1.50",
     }
-    assert cells(page, "way to ask and to answer")["manifests"]
-    assert "written answers" not in run_page.run_report(full(prompts=None), tmp_path)
+    assert cells(page, "prompt and answers")["manifests"]
+    assert "generated answers" not in run_page.run_report(full(prompts=None), tmp_path)
 
 
 def test_a_model_that_was_only_asked_was_not_trained(tmp_path):
@@ -157,7 +157,7 @@ def test_the_reason_of_a_failed_run_comes_first(tmp_path, status):
     assert lines[0] == "# sst2 / minilm / lora, seed 13"
     assert lines[1:3] == ["> [!CAUTION]", f"> **Status: {status}** in <code>train</code>"]
     assert "> the cause &#124; of it" in lines[3:5]
-    assert page.index("must not be used") < page.index("## Scores")
+    assert page.index("Do not use the scores") < page.index("## Scores")
 
 
 def test_failed_checks_come_first_and_are_named_at_the_top(tmp_path):
@@ -177,7 +177,7 @@ def test_a_run_that_failed_at_once_gives_a_short_whole_page(tmp_path):
     assert page.startswith("# refused, seed –\n\n> [!CAUTION]\n> **Status: invalid**\n>\n> recipe: unknown key\n")
     assert "## Scores" not in page
     assert "## Data" not in page
-    assert "must not be used" not in page
+    assert "Do not use the scores" not in page
     assert len(tables_of(page)) == 1
     assert "None" not in page
     assert "nan" not in page
@@ -380,12 +380,14 @@ def test_the_page_of_a_run_that_did_not_fit_shows_numbers_and_advice(tmp_path):
     page = run_page.run_report(full(status="oom", reason="no memory", failed_in="train", oom=oom()), tmp_path)
     found = {name: line[""] for name, line in cells(page, "out of memory").items()}
     assert found == {
-        "phase": "train", "step": "3", "process": "0", "micro-batch": "4 × 512 tokens", "asked for": "20 MiB",
+        "phase": "train", "step": "3", "process": "0", "micro-batch": "4 × 512 tokens", "requested": "20 MiB",
         "capacity": "12 GiB", "in use": "11 GiB", "device": "NVIDIA &#124; X", "predicted for training": "14.13 GiB",
-        "rows of the largest micro-batch that fits": "2",
+        "largest micro-batch that fits, rows": "2",
     }  # fmt: skip
     typed = "<code>training.per_device_batch=2</code>"
-    assert cells(page, "to make it fit") == {typed: {"to make it fit": typed, "costs": "less speed"}}
+    assert cells(page, "change that reduces memory") == {
+        typed: {"change that reduces memory": typed, "cost": "less speed"}
+    }
 
 
 MEASURED = {
@@ -398,7 +400,7 @@ MEASURED = {
 
 def test_predicted_stands_beside_measured(tmp_path):
     page = run_page.run_report(full(memory_predicted=MEASURED), tmp_path)
-    assert "memory: predicted 5 GiB, measured 4 GiB (error 25.0 %). Measured is the peak of X.\n" in page
+    assert "Peak memory: predicted 5 GiB, measured 4 GiB (error 25.0 %). Measured: peak of X.\n" in page
     assert next(table for table in tables_of(page) if table[0] == ["part", "size"])[1:] == [
         ["weights", "4.5 GiB"],
         ["CUDA", "512 MiB"],
@@ -434,18 +436,18 @@ def test_seeds_of_one_recipe_are_summed_up():
     records += [full("s--a--full", seed=13, accuracy=0.8), full("s--b--full", accuracy=0.7)]
     records += [full("s--a--full", seed=16, accuracy=0.1, status="crashed", reason="x")]
     page = short_table.table_report(paired(*records))
-    found = cells(page, "all seeds of")
+    found = cells(page, "aggregated over seeds")
     assert found == {
         "s / a / full": {
-            "all seeds of": "s / a / full",
+            "aggregated over seeds": "s / a / full",
             "seeds": "3",
             "mean accuracy": "0.850",
-            "standard deviation": "0.050",
-            "lowest": "0.800",
-            "highest": "0.900",
+            "std over seeds": "0.050",
+            "min": "0.800",
+            "max": "0.900",
         }
     }
-    assert "all seeds of" not in short_table.table_report(paired(full(), full("s--b--full")))
+    assert "aggregated over seeds" not in short_table.table_report(paired(full(), full("s--b--full")))
 
 
 def test_systems_of_one_name_are_told_apart_by_what_differs_and_no_more():
@@ -457,7 +459,7 @@ def test_systems_of_one_name_are_told_apart_by_what_differs_and_no_more():
     ]  # fmt: skip
     page = short_table.table_report(paired(*records[:4]))
     names = {f"sst2 / minilm / lora (training.steps={steps})" for steps in (4, 8)}
-    assert {row[0] for row in runs_of(page)} == set(cells(page, "all seeds of")) == names
+    assert {row[0] for row in runs_of(page)} == set(cells(page, "aggregated over seeds")) == names
     table, *_ = tables_of(page)
     assert {row[table[0].index("overrides")] for row in table[1:]} == {"training.steps=4", "training.steps=8"}
     assert "Overrides of all these runs: dataset.note=xxx" in page
@@ -487,11 +489,13 @@ def test_a_table_ranks_by_the_metric_that_is_asked(tmp_path):
     assert "lowest loss after training first" in page
     other = full("t--c--x", scores={"after": {"test": {"mcc": score(0.5)}}}, data=Data(id="other"),
                  comparability=Comparability(key="f", parts={}))  # fmt: skip
-    assert "No run has a single score of the metric loss on test." in short_table.table_report(
+    assert "No run has a single-valued score of the metric loss on test." in short_table.table_report(
         [*records, *paired(other)], metric="loss"
     )
     write_records(tmp_path / "runs", full())
-    with pytest.raises(DataError, match="no run has a single score of the metric 'f1_per_label'; known: accuracy, f1_"):
+    with pytest.raises(
+        DataError, match="no run has a single-valued score of the metric 'f1_per_label'; available: accuracy, f1_"
+    ):
         short_table.write_table_report([tmp_path / "runs"], tmp_path / "t.md", "f1_per_label")
     assert not (tmp_path / "t.md").exists()
 
@@ -536,7 +540,7 @@ def test_data_sets_stand_apart():
         "Data set stanfordnlp/sst2",
         "Notes",
     ]
-    assert "do not compare" not in page
+    assert "Do not compare" not in page
 
 
 def test_runs_that_can_not_be_compared_stand_in_tables_of_their_own_and_it_is_said():
@@ -544,7 +548,7 @@ def test_runs_that_can_not_be_compared_stand_in_tables_of_their_own_and_it_is_sa
     unknown = full(seed=15, comparability=None)
     page = short_table.table_report(paired(full(), other, unknown))
     assert len(tables_of(page)) == 3
-    assert "do not compare scores across them. What differs: data." in page
+    assert "Do not compare scores across them. They differ in: data." in page
     assert re.findall(r"^### Runs (.*)$", page, re.MULTILINE) == [
         "with comparability key <code>0123456789ab</code>",
         "with comparability key <code>ffff</code>",
@@ -615,7 +619,7 @@ def test_write_table_report_finds_records_and_lists_the_unreadable(tmp_path):
     assert short_table.write_table_report([tmp_path / "runs"], output) == output
     page = output.read_text()
     assert len(runs_of(page)) == 2
-    broken = page[page.index("## Records that could not be read") : page.index("## Notes")]
+    broken = page[page.index("## Unreadable records") : page.index("## Notes")]
     assert broken.count("\n- ") == 2
     assert "not a whole record" in broken
     assert "schema 99 is newer" in broken

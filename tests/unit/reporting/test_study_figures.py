@@ -153,9 +153,9 @@ def test_the_metric_that_training_was_chosen_by_is_among_the_curves():
 
 
 def test_systems_have_different_signs_and_lines():
-    found = study.signs(56)
+    found = study.marker_styles(56)
     assert len(set(found)) == 56
-    assert study.signs(3) == found[:3]
+    assert study.marker_styles(3) == found[:3]
     lines = study.lines(study.MOST_CURVES)
     assert len(set(lines)) == study.MOST_CURVES
     assert [colour for colour, _ in lines] == [colour for colour, _ in found[: len(lines)]]

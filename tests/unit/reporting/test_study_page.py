@@ -70,7 +70,7 @@ def page(runs, tmp_path_factory):
 
 
 def test_systems_stand_in_tiers_with_the_mean_of_their_seeds(runs, page):
-    expected = compare.compare([runs], predictions.Asked())
+    expected = compare.compare([runs], predictions.CompareRequest())
     table = cells(page, "tier") and next(table for table in tables_of(page) if table[0][0] == "tier")
     rows = [dict(zip(table[0], row, strict=True)) for row in table[1:]]
     assert [row["system"] for row in rows] == ["study / better / lora", "study / good / lora", "study / weak / lora"]
@@ -79,7 +79,7 @@ def test_systems_stand_in_tiers_with_the_mean_of_their_seeds(runs, page):
         values = [studies.scores(studies.answers(SKILLS[row["system"].split(" / ")[1]], seed))["accuracy"].value
                   for seed in (13, 14, 15)]  # fmt: skip
         assert row["accuracy (95 % interval)"].startswith(f"{statistics.mean(values):.3f} (")
-        assert row["deviation of seeds"] == f"{statistics.stdev(values):.4f}"
+        assert row["std over seeds"] == f"{statistics.stdev(values):.4f}"
         assert (row["seeds"], row[""]) == ("3", system.letter)
     verdicts = {tuple(row[:2]): row[-1] for row in next(t for t in tables_of(page) if t[0][0] == "better score")[1:]}
     assert verdicts[("A: better", "C: weak")] == "A better"
@@ -89,11 +89,11 @@ def test_the_interval_of_several_seeds_is_that_of_the_difference_from_a_system_t
     folder = studies.write_study(tmp_path, {"good": 0.8})
     for seed in (13, 14):
         studies.write_run(folder / f"zero-{seed}", "study--zero--lora", seed, [False] * 200)
-    found = compare.compare([folder], predictions.Asked())
+    found = compare.compare([folder], predictions.CompareRequest())
     (group,) = leaderboard.groups(accessors.read_all([folder])[0])
-    assert group.standings[0].low == pytest.approx(found.pairs[0].low, abs=1e-12)
-    assert group.standings[0].high == pytest.approx(found.pairs[0].high, abs=1e-12)
-    assert 0 < group.standings[0].low < group.standings[0].high < 1
+    assert group.systems[0].low == pytest.approx(found.pairs[0].low, abs=1e-12)
+    assert group.systems[0].high == pytest.approx(found.pairs[0].high, abs=1e-12)
+    assert 0 < group.systems[0].low < group.systems[0].high < 1
 
 
 def test_the_interval_of_seeds_that_differ_much_stays_within_what_an_accuracy_can_be(tmp_path):
@@ -101,25 +101,25 @@ def test_the_interval_of_seeds_that_differ_much_stays_within_what_an_accuracy_ca
         studies.write_run(tmp_path / f"one-{seed}", "s--one--lora", seed, hits)
         studies.write_run(tmp_path / f"two-{seed}", "s--two--lora", seed, [False] * 100)
     (group,) = leaderboard.groups(accessors.read_all([tmp_path])[0])
-    assert [(standing.score, standing.low, standing.high) for standing in group.standings] == [
+    assert [(system.score, system.low, system.high) for system in group.systems] == [
         (0.75, 0, 1), (0, None, None),
     ]  # fmt: skip
 
 
 def test_what_can_not_be_read_is_listed_with_the_reason(page):
-    found = {row[0]: row[1] for row in tables_of(sections(page, "## ")["Records that were not read"])[0][1:]}
+    found = {row[0]: row[1] for row in tables_of(sections(page, "## ")["Unreadable records"])[0][1:]}
     assert list(found) == [f"<code>{name}/record.json</code>" for name in ("edited", "foreign", "half", "newer")]
     reasons = ("seed", "no `schema` number", "not a whole record", "schema 99 is newer")
     for reason, shown in zip(reasons, found.values(), strict=True):
         assert reason in html.unescape(shown)
-    assert "10 records (9 ok, 1 oom); 4 more were not read." in page
+    assert "10 records (9 ok, 1 oom); 4 more could not be read." in page
 
 
 def test_a_run_that_did_not_fit_is_a_row(page):
     (table,) = tables_of(sections(page)["Failed runs"])
     row = dict(zip(*table, strict=True))
     assert row["status"] == "**oom**"
-    assert row["what happened"] == (
+    assert row["reason"] == (
         "Does not fit 15.00 GiB (NVIDIA A2); predicted need: 31.25 GiB. out of memory during train &#124; in step 1"
     )
 
@@ -127,7 +127,7 @@ def test_a_run_that_did_not_fit_is_a_row(page):
 def test_disagreements_show_the_texts_that_were_scored(runs, page):
     body = sections(page)["Disagreements"]
     (table,) = tables_of(body)
-    assert table[0] == ["example", "text", "right", "A: better", "B: good", "C: weak"]
+    assert table[0] == ["example", "text", "reference", "A: better", "B: good", "C: weak"]
     assert len(table) == 1 + disagreements.SHOWN
     for row in table[1:]:
         number = int(row[0].removeprefix("<code>t-").removesuffix("</code>"))
@@ -136,7 +136,7 @@ def test_disagreements_show_the_texts_that_were_scored(runs, page):
     hits = [[studies.answers(skill, seed) for seed in (13, 14, 15)] for skill in SKILLS.values()]
     together = [[hit for system in hits for seed in system for hit in [seed[number]]] for number in range(200)]
     right, wrong = sum(map(all, together)), sum(not any(answers) for answers in together)
-    said = f"Of 200 examples, {right} were answered rightly by all 3 systems in all seeds and {wrong} by none in any"
+    said = f"Of 200 examples, {right} were answered correctly by all 3 systems in all seeds and {wrong} by no system in"
     assert said in body
 
 
@@ -148,10 +148,11 @@ def test_right_is_what_equals_the_reference_and_counts_are_of_all_systems(tmp_pa
     studies.write_run(tmp_path / "last", "s--last--x", 13, [False] * 3)
     monkeypatch.setattr(study_sections, "MOST_SYSTEMS", 2)
     body = sections(report([tmp_path], tmp_path / "report"))["Disagreements"]
-    assert "Of 3 examples, 0 were answered rightly by all 3 systems in all seeds and 0 by none in any; on 3" in body
+    assert "Of 3 examples, 0 were answered correctly by all 3 systems in all seeds and 0 by no system in any" in body
+    assert "in any seed; the systems differ on 3." in body
     assert "on which the 2 best systems differ most" in body
     (table,) = tables_of(body)
-    rows = {row[0]: row[table[0].index("right") :] for row in table[1:]}
+    rows = {row[0]: row[table[0].index("reference") :] for row in table[1:]}
     assert sorted(rows["<code>t-00000</code>"]) == ["<b>positive</b>", "negative", "negative (1 of 2 seeds)"]
     assert "<code>t-00001</code>" not in rows
 
@@ -169,8 +170,8 @@ def test_an_answer_that_is_right_in_part_is_not_right(tmp_path):
         content.scores = {"after": {"test": {"squad_f1": Score(value=sum(values) / 3, examples=3, signature="s")}}}
         store.write(content, made)
     body = sections(report([tmp_path], tmp_path / "report"))["Disagreements"]
-    assert "0 were answered rightly by all 2 systems in all seeds and 2 by none in any" in body
-    assert "wrong answers are bold; of those that are right in part, the squad_f1 is shown" in body
+    assert "0 were answered correctly by all 2 systems in all seeds and 2 by no system in any seed" in body
+    assert "Wrong answers are bold; partly correct answers with their squad_f1" in body
     (table,) = tables_of(body)
     assert [sorted(row[-2:]) for row in table[1:]] == [["<b>a</b> (0.50)", "a"], ["<b>a</b>", "<b>a</b> (0.25)"]]
 
@@ -239,7 +240,7 @@ def of(tmp_path):
                 lines = [json.dumps(studies.line(place, hit)) for place, hit in enumerate(right)]
                 (folder / "predictions" / f"{stage}-test.jsonl").write_text("\n".join(lines), encoding="utf-8")
             runs.append((folder / "record.json", made))
-        return costs.of(runs, "test", metric, higher_is_better=metric != "loss")
+        return costs.system_costs(runs, "test", metric, higher_is_better=metric != "loss")
 
     return _of
 
@@ -247,7 +248,7 @@ def of(tmp_path):
 def test_minutes_per_point_by_hand(of):
     found = of(priced())
     # (570 + 30) s on 2 processes are 20 minutes; from 0.5 to 1 are 50 points.
-    assert (found.training_s, found.minutes, found.minutes_of) == (600, 20, "CPU")
+    assert (found.training_s, found.minutes, found.device_kind) == (600, 20, "CPU")
     assert found.minutes_per_point == pytest.approx(20 / 50)
 
 
@@ -257,14 +258,14 @@ def test_a_gain_that_may_be_chance_has_no_price(of):
     shown = priced(after=[True, False] * 94 + [True] * 12)
     assert paired.mcnemar(5, 0) > 0.05 > paired.mcnemar(6, 0)
     assert of(shown).minutes_per_point == pytest.approx(20 / 3)
-    why = "a paired test of before and after does not show a gain in every seed"
+    why = "the gain from before to after training is not significant in every seed"
     for runs in ([chance], [shown, chance], [priced(after=[False] * 200)]):
-        assert (of(*runs).minutes_per_point, of(*runs).unpriced) == (None, why)
-    assert of(priced(before=())).unpriced == "there is no score before and after training"
+        assert (of(*runs).minutes_per_point, of(*runs).why_no_price) == (None, why)
+    assert of(priced(before=())).why_no_price == "not scored both before and after training"
     lost = priced()
     del lost.answers["before"]
-    assert "before-test.jsonl; without its predictions" in of(lost).unpriced
-    assert of(priced(), metric="loss").unpriced.startswith("less of loss is better")
+    assert of(lost).why_no_price == "the predictions before and after training are not available"
+    assert of(priced(), metric="loss").why_no_price.startswith("lower loss is better")
 
 
 def test_a_gain_of_another_metric_is_priced_by_its_paired_interval(of):
@@ -297,7 +298,7 @@ def test_steps_stand_beside_the_costs_and_a_probe_has_none(tmp_path):
     assert [rows[name]["steps"] for name in ("one", "two", "probe")] == ["40", "90", "–"]
     assert rows["two"]["epochs"] == "2.50"
     assert "without a log" not in page
-    assert "No minutes per point of " in page
+    assert "No minutes per point for " in page
 
 
 def test_times_that_are_not_whole_or_not_comparable_are_not_averaged(of):
@@ -356,7 +357,7 @@ def test_all_metrics_of_all_splits_and_the_sizes_stand_folded(tmp_path):
         for skill in (0.5, SKILLS["weak"])
     )
     assert rows["test", "accuracy"][2] == f"{before:.3f} → {after:.3f}"
-    (sizes,) = [table for table in tables_of(page) if table[0][1:2] == ["without a head"]]
+    (sizes,) = [table for table in tables_of(page) if table[0][1:2] == ["without head"]]
     assert sizes[1][1:] == ["22,713,216", "22,713,986", "770"]
 
 
@@ -379,8 +380,8 @@ def test_only_what_is_shown_to_be_better_is_on_the_front():
 
 def test_one_seed_is_compared_and_said_to_be_one(tmp_path):
     page = report([studies.write_study(tmp_path, SKILLS, seeds=(13,))], tmp_path / "report")
-    assert "Of one seed, the interval covers other examples only" in page
-    assert "One seed only of" in page
+    assert "One seed: the interval covers other examples" in page
+    assert "Only one seed of" in page
     row = next(table for table in tables_of(page) if table[0][0] == "tier")[1]
     expected = studies.scores(studies.answers(SKILLS["better"], 13))["accuracy"]
     assert row[3] == f"{expected.value:.3f} ({expected.low:.3f}–{expected.high:.3f})"
@@ -390,8 +391,8 @@ def test_equal_predictions_are_no_difference(tmp_path):
     for name in ("one", "two"):
         studies.write_run(tmp_path / name, f"s--{name}--full", 13, studies.answers(0.8, 13))
     page = report([tmp_path], tmp_path / "report")
-    assert "All systems did equally well on every example." in page
-    assert "no difference shown" in page
+    assert "All systems have equal scores on every example." in page
+    assert "no significant difference" in page
     assert {row[0] for row in next(table for table in tables_of(page) if table[0][0] == "tier")[1:]} == {"1"}
 
 
@@ -400,8 +401,8 @@ def test_runs_without_predictions_have_scores_and_no_tiers(tmp_path):
     for path in folder.glob("*/predictions/*"):
         path.unlink()
     page = report([folder], tmp_path / "report")
-    assert "There are no paired tests: a comparison needs runs of two systems" in page
-    assert "without its predictions a run can't be compared" in page
+    assert "No paired tests: a comparison needs completed runs of at least two systems" in page
+    assert "a run can't be compared without its predictions" in page
     assert [row[0] for row in next(table for table in tables_of(page) if table[0][0] == "tier")[1:]] == ["–"] * 3
     assert "No front is drawn, since there are no paired tests." in page
     assert "(not tested)" in page
@@ -414,7 +415,7 @@ def test_predictions_that_were_edited_are_not_tested(tmp_path):
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     page = report([folder], tmp_path / "report")
     assert "Not tested: <code>weak-13/record.json</code>" in page
-    assert "one of the two was changed" in page
+    assert "one of the two files was modified" in page
     rows = next(table for table in tables_of(page) if table[0][0] == "tier")[1:]
     assert [row[:2] for row in rows] == [["1", "A"], ["2", "B"]]
     assert "Not counted: <code>weak-13/record.json</code>" in page
@@ -426,16 +427,16 @@ def test_a_run_whose_score_before_training_is_denied_does_not_count(tmp_path):
     lines = [studies.line(number, hit) for number, hit in enumerate(studies.answers(0.5, 13))]
     before.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (group,) = leaderboard.groups(accessors.read_all([folder])[0])
-    assert len(group.standings) == len(group.comparison.systems) == 3
+    assert len(group.systems) == len(group.comparison.systems) == 3
     path = folder / "weak-13" / "record.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     content["scores"]["before"]["test"]["accuracy"]["value"] = 0.1
     path.write_text(json.dumps(content), encoding="utf-8")
     (group,) = leaderboard.groups(accessors.read_all([folder])[0])
-    assert len(group.standings) == len(group.comparison.systems) == 2
-    (left_out,) = group.uncounted
+    assert len(group.systems) == len(group.comparison.systems) == 2
+    (left_out,) = group.not_counted
     assert left_out.path == path
-    assert "before-test.jsonl: gives accuracy 0.5" in left_out.reason
+    assert "before-test.jsonl: accuracy recomputed from the predictions is 0.5" in left_out.reason
 
 
 def test_score_interval_and_tests_are_of_the_same_runs(tmp_path):
@@ -448,13 +449,13 @@ def test_score_interval_and_tests_are_of_the_same_runs(tmp_path):
     (folder / "weak-13" / "predictions" / "after-test.jsonl").unlink()
     (folder / "weak-14" / "predictions" / "after-test.jsonl").unlink()
     (group,) = leaderboard.groups(accessors.read_all([folder])[0])
-    runs = {one.name.split(" / ")[1]: [found.seed for found in one.records] for one in group.standings}
+    runs = {one.name.split(" / ")[1]: [found.seed for found in one.records] for one in group.systems}
     assert runs["good"] == [13, 15]
     assert runs["weak"] == [15]
-    good = next(one for one in group.standings if "good" in one.name)
+    good = next(one for one in group.systems if "good" in one.name)
     assert good.low < good.score < good.high < 0.999
     assert abs(good.score - whole) < 0.1
-    assert {item.path.parent.name: item.is_unsound for item in group.uncounted} == {
+    assert {item.path.parent.name: item.is_unsound for item in group.not_counted} == {
         "good-14": True, "weak-13": False, "weak-14": False,
     }  # fmt: skip
 
@@ -464,8 +465,8 @@ def test_the_only_system_is_held_to_its_predictions_too(tmp_path):
     path = tmp_path / "one" / "record.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"value": 0.', '"value": 0.9', 1), encoding="utf-8")
     (group,) = leaderboard.groups(accessors.read_all([tmp_path])[0])
-    assert not group.standings
-    assert "one of the two was changed" in group.uncounted[0].reason
+    assert not group.systems
+    assert "one of the two files was modified" in group.not_counted[0].reason
 
 
 def test_systems_without_a_common_example_are_not_tested(tmp_path):
@@ -480,7 +481,7 @@ def test_a_run_that_was_repeated_counts_once(tmp_path):
     folder = studies.write_study(tmp_path, SKILLS, seeds=(13,))
     studies.write_run(folder / "again", "study--good--lora", 13, studies.answers(0.8, 13), started_at="2030")
     page = report([folder], tmp_path / "report")
-    assert "Not counted: <code>good-13/record.json</code>: the same system and seed as again/record.json" in page
+    assert "Not counted: <code>good-13/record.json</code>: same system and seed as again/record.json" in page
     assert {row[4] for row in next(table for table in tables_of(page) if table[0][0] == "tier")[1:]} == {"1"}
 
 
@@ -490,9 +491,9 @@ def test_other_data_are_not_shown_as_the_texts_and_the_hub_is_not_asked(tmp_path
     studies.write_texts(tmp_path / "data", 200, "another film, number {number}")
     page = report([folder], tmp_path / "report")
     assert "another film" not in page
-    assert "The texts are not shown: the data are not those that were scored" in page
+    assert "Texts are not shown: the data have changed since the run" in page
     first.recipe.resolved["dataset"]["source"] = {"kind": "hub", "id": "stanfordnlp/sst2"}
-    assert disagreements.texts(first, "test") == ({}, "they are on the Hub, which is asked only with --hub-texts")
+    assert disagreements.texts(first, "test") == ({}, "they are on the Hub; pass --hub-texts to load them")
 
 
 def test_failed_runs_alone_give_a_page(runs, tmp_path):
@@ -502,7 +503,7 @@ def test_failed_runs_alone_give_a_page(runs, tmp_path):
 
 
 def test_broken_files_alone_give_a_page_and_nothing_at_all_is_refused(runs, tmp_path):
-    assert "0 records (0 ok); 1 more were not read." in report([runs / "half"], tmp_path / "a")
+    assert "0 records (0 ok); 1 more could not be read." in report([runs / "half"], tmp_path / "a")
     with pytest.raises(DataError, match=r"no record\.json in or below"):
         study_page.write([tmp_path / "a"], tmp_path / "b")
     assert not (tmp_path / "b").exists()
@@ -540,7 +541,7 @@ def test_names_hold_what_tells_systems_apart_and_no_more(tmp_path):
         content.comparability.key = "k"
         store.write(content, made)
     (group,) = leaderboard.groups(accessors.read_all([tmp_path])[0])
-    assert {standing.short for standing in group.standings} == {
+    assert {system.short for system in group.systems} == {
         "one (training.steps=4)", "one [1abcdef0]", "one [2abcdef0]", "two",
     }  # fmt: skip
     assert group.differs == ""
@@ -553,11 +554,11 @@ def test_runs_that_were_scored_in_another_way_stand_apart(tmp_path):
         content.comparability = content.comparability.model_copy(update={"key": name, "parts": parts})
         store.write(content, made)
     found = list(leaderboard.groups(accessors.read_all([tmp_path])[0]))
-    assert [(group.key, group.differs, len(group.standings)) for group in found] == [
+    assert [(group.key, group.differs, len(group.systems)) for group in found] == [
         ("one", "data", 1),
         ("two", "data", 1),
     ]
-    assert all("a comparison needs runs of two systems" in group.untested for group in found)
+    assert all("a comparison needs completed runs of at least two systems" in group.why_untested for group in found)
 
 
 def test_a_report_by_another_metric_ranks_and_tests_by_it(tmp_path, capsys):
@@ -581,11 +582,13 @@ def test_a_report_by_another_metric_ranks_and_tests_by_it(tmp_path, capsys):
     assert "Not tested: <code>three/record.json</code>: the run has no loss" in page
     assert "A better" in page
     (group,) = leaderboard.groups(accessors.read_all([folder])[0], "mcc")
-    assert study_sections.leaderboard(group) == "No run of this data set has a single score of the metric mcc."
+    assert study_sections.leaderboard(group) == "No run on this data set has a single-valued score of the metric mcc."
     capsys.readouterr()
     for output in ("s", "s.md"):
         assert main(["report", str(folder), "-o", str(tmp_path / output), "--metric", "mcc"]) == 2
-        assert "no run has a single score of the metric 'mcc'; known: accuracy, loss" in capsys.readouterr().err
+        assert (
+            "no run has a single-valued score of the metric 'mcc'; available: accuracy, loss" in capsys.readouterr().err
+        )
         assert not (tmp_path / output).exists()
 
 

@@ -40,14 +40,14 @@ def moved(by, noise=0.0, seed=0):
 def test_equal_scores_pass():
     found = criteria.quality(baseline(), moved(0.0), 0.01)
     assert (found.ok, found.p) == (True, 1.0)
-    assert "no fall" in found.sentence
+    assert "no drop" in found.sentence
 
 
 def test_a_loss_of_two_points_is_caught():
     for noise in (0.0, 0.003):
         found = criteria.quality(baseline(), moved(-0.02, noise), 0.01)
         assert not found.ok
-        assert "accuracy fell by 0.02" in found.sentence or "accuracy fell by 0.01" in found.sentence
+        assert "accuracy dropped by 0.02" in found.sentence or "accuracy dropped by 0.01" in found.sentence
 
 
 def test_damage_to_some_seeds_is_caught_too():
@@ -56,25 +56,25 @@ def test_damage_to_some_seeds_is_caught_too():
     for new in ((0.88, 0.5, 0.6, 0.2, 0.85), (0.9, 0.9, 0.9, 0.5, 0.5), (0.9, 0.9, 0.9, 0.9, 0.0)):
         scores = dict(zip(SEEDS, new, strict=True))
         gains = np.array([scores[seed] - old[seed] for seed in SEEDS])
-        assert criteria.fall_probability(gains) > 0.01
+        assert criteria.drop_p_value(gains) > 0.01
         assert not criteria.quality(baseline(scores=old), scores, 0.01 / 16).ok
 
 
 def test_what_is_said_to_be_seen_is_seen():
     old = np.array([0.9, 0.91, 0.89, 0.905, 0.895])
-    seen = criteria.visible_fall(old, 0.01, 0.005)
-    assert criteria.beyond_probability(old, seen, 0.005) == pytest.approx(0.01)
+    seen = criteria.detectable_drop(old, 0.01, 0.005)
+    assert criteria.seed_spread_p_value(old, seen, 0.005) == pytest.approx(0.01)
     equal = np.full(5, 0.9)
-    assert criteria.beyond_probability(equal, 0.003, 0.005) > 0.1  # seeds are taken to vary by the margin
-    assert criteria.beyond_probability(equal, 0.1, 0.005) < 1e-4
-    assert (criteria.beyond_probability(equal, 0.1, 0.0), criteria.beyond_probability(equal, 0.0, 0.0)) == (0.0, 1.0)
+    assert criteria.seed_spread_p_value(equal, 0.003, 0.005) > 0.1  # seeds are taken to vary by the margin
+    assert criteria.seed_spread_p_value(equal, 0.1, 0.005) < 1e-4
+    assert (criteria.seed_spread_p_value(equal, 0.1, 0.0), criteria.seed_spread_p_value(equal, 0.0, 0.0)) == (0.0, 1.0)
 
 
 def test_less_than_the_margin_is_no_regression_however_sure():
     found = criteria.quality(baseline(), moved(-0.004), 0.01)
     assert found.ok
     assert found.p == 0.0
-    assert "below the 0.005 that count" in found.sentence
+    assert "below the margin of 0.005" in found.sentence
 
 
 def test_a_fall_within_the_seeds_noise_passes():
@@ -93,7 +93,7 @@ def test_seeds_that_both_have_are_compared_and_three_are_needed():
     new = moved(-0.02)
     found = criteria.quality(baseline(), {13: new[13], 14: new[14], 15: new[15], 99: 1.0}, 0.01)
     assert "over 3 seeds" in found.sentence
-    with pytest.raises(DataError, match="2 seeds are the baseline's and the new runs'"):
+    with pytest.raises(DataError, match="2 seeds in common with the baseline"):
         criteria.quality(baseline(), {13: 0.9, 14: 0.9}, 0.01)
 
 
@@ -101,9 +101,9 @@ def test_the_t_test_is_scipys():
     from scipy import stats
 
     gains = np.array([-0.02, -0.01, 0.005, -0.03, -0.01])
-    assert criteria.fall_probability(gains) == stats.ttest_1samp(gains, 0, alternative="less").pvalue
-    assert criteria.fall_probability(np.full(5, -0.02)) == 0.0
-    assert criteria.fall_probability(np.zeros(5)) == 1.0
+    assert criteria.drop_p_value(gains) == stats.ttest_1samp(gains, 0, alternative="less").pvalue
+    assert criteria.drop_p_value(np.full(5, -0.02)) == 0.0
+    assert criteria.drop_p_value(np.zeros(5)) == 1.0
 
 
 @pytest.mark.parametrize("level", [0.01, 0.05])
@@ -143,7 +143,7 @@ def test_a_sure_slowdown_below_the_factor_passes():
 
 
 def test_too_few_runs_are_refused_instead_of_passed():
-    with pytest.raises(DataError, match=r"3 and 3 runs can't show a slowdown at 0\.01"):
+    with pytest.raises(DataError, match=r"3 and 3 runs are too few for a test at level 0\.01"):
         criteria.speed("tiny", "a step", [1, 1, 1], [2, 2, 2], 0.01)
     assert criteria.rounds_needed(0.01) == 5
     assert criteria.smallest_p(5, 5) == pytest.approx(1 / 252)
@@ -152,10 +152,10 @@ def test_too_few_runs_are_refused_instead_of_passed():
 def test_a_trajectory_is_compared_digit_by_digit():
     found = criteria.trajectory(baseline(), [0.7, 0.6, 0.5, 0.45], baseline().arithmetic)
     assert found.ok
-    assert "first 4 losses agree to 0.0001" in found.sentence
+    assert "first 4 losses agree within 0.0001" in found.sentence
     wrong = criteria.trajectory(baseline(), [0.7, 0.6, 0.5002, 0.45], baseline().arithmetic)
     assert not wrong.ok
-    assert wrong.sentence.startswith("the loss of step 3 is 0.500200, it was 0.500000")
+    assert wrong.sentence.startswith("the loss at step 3 is 0.500200, expected 0.500000")
     assert not criteria.trajectory(baseline(), [0.7, 0.6, float("nan"), 0.45], baseline().arithmetic).ok
     assert not criteria.trajectory(baseline(), [0.7, 0.6, 0.5], baseline().arithmetic).ok
 
@@ -167,7 +167,7 @@ def test_losses_of_the_base_commit_are_compared_closely_whatever_the_baseline_wa
     assert criteria.same_as_base(old, base, base, here).ok
     found = criteria.same_as_base(old, base, old.losses, here)
     assert (found.ok, found.kind) == (False, "losses of the base commit")
-    assert "they must agree to 0.0001" in found.sentence
+    assert "they must agree within 0.0001" in found.sentence
 
 
 def test_the_same_model_scored_worse_is_no_chance():
@@ -180,14 +180,14 @@ def test_the_same_model_scored_worse_is_no_chance():
         missed += criteria.quality(old, new, level).ok
         found = criteria.scoring(old, new, old.losses, old.arithmetic)
         assert (found.ok, found.kind) == (False, "scoring")
-        assert "4 losses are the baseline's, and accuracy fell by 0.0" in found.sentence
+        assert "identical losses at all 4 steps, and accuracy dropped by 0.0" in found.sentence
     assert missed > 25
     assert criteria.scoring(old, old.scores, old.losses, old.arithmetic).ok
     other = [loss * 1.00001 for loss in old.losses]
     assert criteria.scoring(old, new, other, old.arithmetic) is None
     assert criteria.scoring(old, new, old.losses, {"torch": "3.0"}) is None
     untrained = baseline(losses=[], scores=old.scores)
-    assert "nothing is trained" in criteria.scoring(untrained, new, [], untrained.arithmetic).sentence
+    assert "no gradient training" in criteria.scoring(untrained, new, [], untrained.arithmetic).sentence
 
 
 def test_what_is_timed_by_default_has_training_steps():
@@ -200,7 +200,7 @@ def test_other_versions_are_compared_loosely_and_that_is_said():
     other = baseline().arithmetic | {"torch": "2.14.0"}
     found = criteria.trajectory(baseline(), [0.7, 0.601, 0.501, 0.451], other)
     assert found.ok
-    assert "to 0.01, since torch changed" in found.sentence
+    assert "within 0.01, since torch changed" in found.sentence
     assert not criteria.trajectory(baseline(), [0.7, 0.65, 0.5, 0.45], other).ok
 
 
@@ -218,13 +218,13 @@ def test_an_edited_baseline_is_refused(tmp_path, change):
     criteria.write_baseline(baseline(), path)
     assert criteria.read_baseline(path) == baseline()
     path.write_text(json.dumps(change(json.loads(path.read_text(encoding="utf-8")))), encoding="utf-8")
-    with pytest.raises(DataError, match=r"not a baseline: (.*; make it anew: --write|it needs|a score or)"):
+    with pytest.raises(DataError, match=r"invalid baseline: (.*; write a new one with --write|it needs|a score or)"):
         criteria.read_baseline(path)
 
 
 def test_a_baseline_of_endless_brackets_is_refused(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 100_000, encoding="utf-8")
-    with pytest.raises(DataError, match=r"deep\.json: not a baseline: .*; make it anew: --write"):
+    with pytest.raises(DataError, match=r"deep\.json: invalid baseline: .*; write a new one with --write"):
         criteria.read_baseline(tmp_path / "deep.json")
 
 
@@ -259,7 +259,7 @@ def edited(**changes):
 
 
 def with_a_run(place):
-    plan = study.plan([ROOT / RECIPE], study.Asked(seeds=(15,), sets=runs.overrides_of(ROOT / RECIPE)))
+    plan = study.plan([ROOT / RECIPE], study.SweepRequest(seeds=(15,), sets=runs.overrides_of(ROOT / RECIPE)))
     (place / "out" / plan.systems[0].runs()[0].folder_name).mkdir(parents=True)
 
 
@@ -271,21 +271,25 @@ def with_a_twin(place):
 @pytest.mark.parametrize(
     ("prepare", "words", "message"),
     [
-        (with_a_run, [], "out: it must hold no runs of these recipes, since old runs say nothing of the code as it is"),
-        (with_a_run, ["--write", "--seeds", "4"], "out: it must hold no runs of these recipes"),
-        (edited(losses=[]), [], "was edited: it has no losses, though the recipe trains by gradient; make it anew"),
-        (edited(recipe="gpt2"), [], "bert-full: its baseline was edited: it names the recipe 'gpt2'; make it anew"),
-        (edited(higher_is_better=False), [], "it is not true that higher_is_better is False"),
-        (edited(hash="x"), [], "the recipe has changed since its baseline was made; make it anew: --write"),
-        (None, ["--write", "--seeds", "2"], "--seeds 2: a baseline needs 3 seeds or more"),
-        (None, ["--write", "--against", "HEAD"], "are for judging; --write only makes baselines"),
+        (with_a_run, [], "exists, but earlier runs must not be mixed with those of the current code"),
+        (
+            with_a_run,
+            ["--write", "--seeds", "4"],
+            "exists, but earlier runs must not be mixed with those of the current code",
+        ),
+        (edited(losses=[]), [], "was edited: it has no losses, though the recipe trains by gradient; write a new one"),
+        (edited(recipe="gpt2"), [], "bert-full: its baseline was edited: it names the recipe 'gpt2'; write a new one"),
+        (edited(higher_is_better=False), [], "higher_is_better=False is wrong for 'accuracy'"),
+        (edited(hash="x"), [], "the recipe has changed since its baseline was written; write a new one with --write"),
+        (None, ["--write", "--seeds", "2"], "--seeds 2: a baseline needs at least 3 seeds"),
+        (None, ["--write", "--against", "HEAD"], "--against, --speed and --rounds can't be combined with --write"),
         (None, ["--seeds", "5"], "--seeds goes with --write"),
-        (None, ["--speed", RECIPE], "--speed and --rounds go with --against"),
-        (None, ["--against", "nosuchcommit"], "--against 'nosuchcommit': there is no such commit in "),
-        (None, ["--against", "HEAD", "--rounds", "2"], "--rounds 2: a slowdown can't be shown at 0.0033 by fewer than"),
+        (None, ["--speed", RECIPE], "--speed and --rounds need --against"),
+        (None, ["--against", "nosuchcommit"], "--against 'nosuchcommit': no such commit in "),
+        (None, ["--against", "HEAD", "--rounds", "2"], "--rounds 2: a test at level 0.0033 needs at least"),
         (None, ["--against", "HEAD", "--speed", "none.yaml"], "none.yaml"),
         (None, ["-o", "."], ". is a folder; give the name of a file"),
-        (with_a_twin, ["TWIN"], "are the same run; leave one of them out"),
+        (with_a_twin, ["TWIN"], "define the same run; leave one of them out"),
     ],
 )
 def test_refused_before_anything_runs(tmp_path, capsys, prepare, words, message):
@@ -304,11 +308,13 @@ def test_refused_before_anything_runs(tmp_path, capsys, prepare, words, message)
 
 
 def test_a_baseline_is_of_the_metric_that_would_be_chosen():
-    plan = study.plan([ROOT / RECIPE], study.Asked(seeds=(13,)))
+    plan = study.plan([ROOT / RECIPE], study.SweepRequest(seeds=(13,)))
     planned = plan.systems[0].runs()[0]
-    done = runs.Done(jobs.Job(planned, ROOT / "none", ROOT / "none.txt"), full())
-    with pytest.raises(DataError, match="it has scores of 'mcc', and its recipe is judged by 'accuracy'; make it anew"):
-        runs._judged(baseline(metric="mcc"), [done], 0.01, 0.005)
+    done = runs.FinishedRun(jobs.Job(planned, ROOT / "none", ROOT / "none.txt"), full())
+    with pytest.raises(
+        DataError, match="it has scores of 'mcc', but its recipe is compared by 'accuracy'; write a new one"
+    ):
+        runs._verdicts(baseline(metric="mcc"), [done], 0.01, 0.005)
 
 
 @pytest.mark.parametrize("words", [["compare", "-o"], ["compare", "--json"], ["report", "--html"]])

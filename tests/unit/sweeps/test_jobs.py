@@ -27,7 +27,9 @@ SMALL = ("training.steps=2", "limit={train: 24, validation: 16, test: 16}", "sav
 
 def planned(seeds=1, sets=SMALL):
     return [
-        run for system in study.plan([RECIPE], study.Asked(seeds=seeds, sets=sets)).systems for run in system.runs()
+        run
+        for system in study.plan([RECIPE], study.SweepRequest(seeds=seeds, sets=sets)).systems
+        for run in system.runs()
     ]
 
 
@@ -93,12 +95,12 @@ def test_an_old_record_is_not_the_result_of_a_launch_that_left_none(tmp_path, st
     job.before, job.log = jobs.written_at(job), tmp_path / "log"
     whole = (job.folder / "record.json").read_bytes()
     job.log.write_text("$ launch\nerror: the launch is broken\n", encoding="utf-8")
-    jobs.settle(job, 1, 3.0, None)
+    jobs.finish(job, 1, 3.0, None)
     assert (job.state, job.seconds) == ("crashed", 3.0)
-    assert job.reason == "the launch left no record: error: the launch is broken"
+    assert job.reason == "the launch wrote no record: error: the launch is broken"
     assert (job.folder / "record.json").read_bytes() == whole
     job.before = None
-    jobs.settle(job, 0, 3.0, None)
+    jobs.finish(job, 0, 3.0, None)
     assert job.state == status
 
 
@@ -110,12 +112,12 @@ def test_a_run_of_another_sweep_is_left_alone(tmp_path, monkeypatch):
     try:
         scheduler.run_all([job], jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
         assert (job.state, job.log.exists()) == ("crashed", False)
-        assert job.reason == f"{job.folder} is being written by another run, which goes on"
+        assert job.reason == f"another process is writing to {job.folder}; it continues"
         job.reason, job.elsewhere = None, False
         monkeypatch.setattr(jobs, "RELEASE_S", 0.1)
-        jobs.settle(job, 2, 1.0, None)
+        jobs.finish(job, 2, 1.0, None)
         assert job.elsewhere
-        assert "another run" in job.reason
+        assert "another process" in job.reason
     finally:
         run_folder.unlock(job.folder, taken)
     assert (job.folder / "record.json").read_bytes() == whole
@@ -139,10 +141,10 @@ def test_a_job_that_can_t_be_filed_or_is_killed_ends_nothing_else(tmp_path, what
         (job.folder / ".lock").unlink()
         job.folder.rmdir()
         job.folder.write_text("a file in its place", encoding="utf-8")
-    scheduler._end(scheduler.Running(job, process, ()), None)
+    scheduler._end(scheduler.RunningJob(job, process, ()), None)
     assert (job.state, job.elsewhere) == ("crashed", False)
     if what == "killed":
-        assert "its launcher was ended by signal 9" in job.reason
+        assert "its launcher was killed by signal 9" in job.reason
         assert store.read(job.folder).status == "crashed"
     process.stdout.close()
 
@@ -165,45 +167,45 @@ def test_settings_are_not_chosen_while_another_sweep_tries_some(write, tmp_path,
         "own/study.yaml",
         TWO_SYSTEMS.replace("  - recipe: broken\n", "").replace(", lora: {training.learning_rate: [1e-3, 1e-4]}", ""),
     )
-    (plan,) = [study.plan([tmp_path / "own"], study.Asked())]
+    (plan,) = [study.plan([tmp_path / "own"], study.SweepRequest())]
     out = tmp_path / "runs"
     trials = [job for _, tried in tuning.trials_of(plan, out) for job in tried.values()]
     written(trials[0], scores=scores("validation", 0.4))
     trials[1].folder.mkdir(parents=True)
     taken = run_folder.lock(trials[1].folder)
-    order = scheduler.Order(out=out, machine=jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
-    assert scheduler.conduct([plan], order) == 1
+    order = scheduler.SweepOptions(out=out, machine=jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
+    assert scheduler.run_sweep([plan], order) == 1
     run_folder.unlock(trials[1].folder, taken)
-    assert "another sweep is at some of the trials" in capsys.readouterr().err.replace("\n", " ")
+    assert "another sweep is running some of the trials" in capsys.readouterr().err.replace("\n", " ")
     assert not (out / "choices.json").exists()
 
 
 def test_gpus_are_counted_and_shared_out(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,GPU-1a")
-    one = jobs.Machine.of(None, None, None)
+    one = jobs.Machine.from_config(None, None, None)
     assert (one.config.stem, one.jobs, one.per_run, one.gpus) == ("gpu1", 3, 1, ("3", "5", "GPU-1a"))
-    two = jobs.Machine.of("ddp", None, 2)
+    two = jobs.Machine.from_config("ddp", None, 2)
     assert (two.jobs, two.per_run, two.options) == (1, 2, ("--num_processes", "2"))
     assert two.environment(("3", "5"))["CUDA_VISIBLE_DEVICES"] == "3,5"
     # What is only to be printed, or runs elsewhere, needs no GPU here.
-    elsewhere = jobs.Machine.of("ddp", None, 16, dry=True)
-    assert elsewhere.words(Path("run.py"), [])[-3:] == ["--num_processes", "16", "run.py"]
-    with pytest.raises(SetupError, match="asks for 8 GPUs for each run, and there are 3 here"):
-        jobs.Machine.of("ddp", None, None)
-    with pytest.raises(SetupError, match="--jobs 4: 3 GPUs are enough for 3 runs of 1 at once"):
-        jobs.Machine.of("gpu1", 4, None)
+    elsewhere = jobs.Machine.from_config("ddp", None, 16, dry=True)
+    assert elsewhere.launch_command(Path("run.py"), [])[-3:] == ["--num_processes", "16", "run.py"]
+    with pytest.raises(SetupError, match="needs 8 GPUs per run, but 3 are available"):
+        jobs.Machine.from_config("ddp", None, None)
+    with pytest.raises(SetupError, match="--jobs 4: 3 GPUs suffice for 3 concurrent runs with 1 GPUs each"):
+        jobs.Machine.from_config("gpu1", 4, None)
 
 
 def test_without_gpus_runs_go_to_the_cpu(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    found = jobs.Machine.of(None, 2, None)
+    found = jobs.Machine.from_config(None, 2, None)
     assert (found.config.stem, found.jobs, found.per_run) == ("cpu", 2, 0)
     assert int(found.environment(())["OMP_NUM_THREADS"]) == max(1, (os.cpu_count() or 1) // 2)
     with pytest.raises(SetupError, match=r"cpu\.yaml uses no GPU"):
-        jobs.Machine.of("cpu", None, 1)
-    with pytest.raises(SetupError, match="there is no accelerate config 'gpu9'"):
-        jobs.Machine.of("gpu9", None, None)
+        jobs.Machine.from_config("cpu", None, 1)
+    with pytest.raises(SetupError, match="no accelerate config 'gpu9'"):
+        jobs.Machine.from_config("gpu9", None, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +228,7 @@ def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path
         spans.setdefault(device, []).append((float(start), float(end)))
         left = store.read(job.folder)
         assert (left.status, left.seed, job.state) == ("crashed", job.planned.seed, "crashed")
-        assert left.reason.startswith("there is no record of the run's end: to ")
+        assert left.reason.startswith("the run did not record its end: to ")
         assert left.finished_at is not None
     assert set(spans) == {"4", "7"}
     for used in spans.values():
@@ -235,7 +237,7 @@ def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path
 
 
 def test_the_best_settings_on_validation_data_are_chosen(tmp_path):
-    (system,) = study.plan([RECIPE], study.Asked(sets=SMALL)).systems
+    (system,) = study.plan([RECIPE], study.SweepRequest(sets=SMALL)).systems
     rates = tuple((f"training.learning_rate={rate}",) for rate in ("1e-3", "1e-4", "1e-5"))
     system = replace(system, candidates=rates)
     plan = study.Plan(systems=[system], metric="accuracy")
@@ -258,7 +260,7 @@ def test_the_best_settings_on_validation_data_are_chosen(tmp_path):
 def test_less_of_a_loss_is_better():
     assert jobs.higher_is_better("accuracy")
     assert not jobs.higher_is_better("loss")
-    with pytest.raises(RecipeError, match="not known whether more of it is better"):
+    with pytest.raises(RecipeError, match="whether higher is better is unknown"):
         jobs.higher_is_better("beauty")
 
 
@@ -268,7 +270,7 @@ def test_slurm_gets_the_same_words_through_its_list(tmp_path, monkeypatch):
     stand_in.chmod(0o755)
     (job,) = jobs.jobs_of(planned(sets=(*SMALL, "training.best=null", 'evaluation.splits=["test"]')), tmp_path / "a b")
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(SetupError, match="there is no sbatch"):
+    with pytest.raises(SetupError, match="sbatch not found"):
         jobs.submit([job], jobs.CONFIGS / "gpu1.yaml", tmp_path, None)
     monkeypatch.undo()
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -306,7 +308,7 @@ def test_what_slurm_gets_holds_in_any_folder_and_is_not_given_twice_in_silence(t
         (["nowhere.yaml"], "there is no such file"),
         ([RECIPE, "--set", "training.steps"], "is not of the form key=value"),
         ([RECIPE, "--set", "training.stepz=1"], "unknown key"),
-        ([RECIPE, "--mini"], "--mini is for studies"),
+        ([RECIPE, "--mini"], "--mini needs a study"),
         ([RECIPE, "--seeds", "none"], "neither a number of seeds nor a list"),
         ([RECIPE, "--seeds", "3,03"], "a seed stands twice"),
         ([RECIPE, "--seeds", "20240101"], "20240101 would be that many runs; for this one seed write 20240101,"),
@@ -329,8 +331,8 @@ def test_wrong_input_starts_nothing(tmp_path, arguments, message):
 def test_a_config_with_a_wrong_number_of_processes_is_refused(tmp_path, number):
     config = tmp_path / "own.yaml"
     config.write_text(f"num_processes: {number}\nuse_cpu: true\n", encoding="utf-8")
-    with pytest.raises(SetupError, match=r"own\.yaml: num_processes: expected a whole number from 1 on, got "):
-        jobs.Machine.of(str(config), None, None)
+    with pytest.raises(SetupError, match=r"own\.yaml: num_processes: expected a positive integer, got "):
+        jobs.Machine.from_config(str(config), None, None)
 
 
 def test_a_recipe_that_is_a_link_to_itself_is_named(tmp_path):
@@ -341,11 +343,11 @@ def test_a_recipe_that_is_a_link_to_itself_is_named(tmp_path):
 
 
 def test_a_run_that_was_told_to_end_before_it_began_is_interrupted(tmp_path):
-    (job,) = jobs.jobs_of(study.plan([Path(RECIPE)], study.Asked(seeds=(13,))).systems[0].runs(), tmp_path)
-    jobs.settle(job, -signal.SIGTERM, 1.0, None, stopped=True)
+    (job,) = jobs.jobs_of(study.plan([Path(RECIPE)], study.SweepRequest(seeds=(13,))).systems[0].runs(), tmp_path)
+    jobs.finish(job, -signal.SIGTERM, 1.0, None, stopped=True)
     assert (job.state, store.read(job.folder).status) == ("interrupted", "interrupted")
-    (other,) = jobs.jobs_of(study.plan([Path(RECIPE)], study.Asked(seeds=(14,))).systems[0].runs(), tmp_path)
-    jobs.settle(other, -signal.SIGTERM, 1.0, None)
+    (other,) = jobs.jobs_of(study.plan([Path(RECIPE)], study.SweepRequest(seeds=(14,))).systems[0].runs(), tmp_path)
+    jobs.finish(other, -signal.SIGTERM, 1.0, None)
     assert (other.state, store.read(other.folder).status) == ("crashed", "crashed")
 
 
@@ -363,7 +365,7 @@ def test_words_behind_the_recipes_and_behind_options_are_overrides_of_every_run(
         ["save=false"],
         ["training.steps=4", "save=false", "training.learning_rate=1e-4"],
     ]
-    assert "training.steps is left out for method probe, which does not train by gradients" in done.stdout
+    assert "training.steps is ignored for method probe, which does not train by gradients" in done.stdout
     alone = bench("sweep", PROBE, "training.steps=4", "--dry-run", "--out", tmp_path)
     assert alone.returncode == 2
     assert "command line: training.steps: method 'probe' trains nothing by gradients" in alone.stderr

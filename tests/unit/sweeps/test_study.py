@@ -7,7 +7,7 @@ import pytest
 from bench.config import overrides, resolve
 from bench.errors import RecipeError
 from bench.sweeps import study
-from bench.sweeps.study import Asked
+from bench.sweeps.study import SweepRequest
 
 BASE = "title: T\nmetric: accuracy\n"
 RUNS = "runs: [{recipe: tiny/bert-full}]\n"
@@ -20,7 +20,7 @@ def planned(write):
     """planned(text, **what is asked) -> the systems of that study, in the folder `own`."""
 
     def plan(text, **asked):
-        return study.plan([write("own/study.yaml", BASE + text)], Asked(**asked)).systems
+        return study.plan([write("own/study.yaml", BASE + text)], SweepRequest(**asked)).systems
 
     return plan
 
@@ -157,9 +157,9 @@ def test_wrong_seeds_are_named_where_they_stand(refused, value, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (RUNS, "own/study.yaml: this study has no `mini` variant"),
-        (RUNS + "mini: {datasets: {reviews: reviews}}\n", "mini: there is no model in place of 'tiny_bert'"),
-        (RUNS + "mini: {models: {tiny_bert: tiny_bert}}\n", "mini: there is no dataset in place of 'reviews'"),
+        (RUNS, "own/study.yaml: this study defines no `mini` variant"),
+        (RUNS + "mini: {datasets: {reviews: reviews}}\n", "mini: no replacement for the model 'tiny_bert'"),
+        (RUNS + "mini: {models: {tiny_bert: tiny_bert}}\n", "mini: no replacement for the dataset 'reviews'"),
         (RUNS + MINI.replace("tiny_roberta", "tiny_robert"), "there is no model card 'tiny_robert'. Did you mean"),
     ],
 )
@@ -169,8 +169,8 @@ def test_a_small_variant_that_is_not_whole_is_refused(refused, text, message):
 
 def test_recipes_have_no_small_variant():
     path = resolve.SHIPPED / "tiny" / "bert-full.yaml"
-    with pytest.raises(RecipeError, match="--mini is for studies"):
-        study.plan([path], Asked(mini=True))
+    with pytest.raises(RecipeError, match="--mini needs a study"):
+        study.plan([path], SweepRequest(mini=True))
 
 
 # Settings that are chosen
@@ -211,17 +211,17 @@ def test_trials_see_validation_data_alone_and_no_published_number(planned):
     [
         (
             BOTH + TUNE.replace("[5e-3, 9e-3]", "[5e-3, 7e-3, 9e-3]"),
-            "own/study.yaml: tune: each method must choose among equally many settings, but full has 2, lora has 3",
+            "own/study.yaml: tune: all methods need the same number of candidate settings, but full has 2, lora has 3",
         ),
         (
             BOTH + "tune: {full: {training.learning_rate: [1e-3, 3e-3]}}\n",
-            "own/study.yaml: tune: settings are chosen for full, but not for lora; give each method",
+            "own/study.yaml: tune: candidates for full, but none for lora; give every method",
         ),
-        (RUNS + TUNE, "own/study.yaml: settings are given for 'lora', which no run of this study uses"),
+        (RUNS + TUNE, "own/study.yaml: settings for method 'lora', which no run of this study uses"),
         (
             "runs: [{recipe: tiny/bert-full, set: {evaluation.splits: [test, validation]}}]\n"
             "tune: {full: {training.learning_rate: [1e-3, 3e-3]}}\n",
-            "own/study.yaml: tune: settings are chosen on validation data, which must not be scored as well",
+            "own/study.yaml: tune: the validation split selects settings, so it must not be evaluated as well",
         ),
         (
             RUNS + "tune: {full: {training.learning_rate: [1e-3]}}\n",
@@ -233,7 +233,7 @@ def test_trials_see_validation_data_alone_and_no_published_number(planned):
         ),
         (
             RUNS + "tune: {full: {limit.validation: [8, 16]}}\n",
-            "own/study.yaml: tune: limit.validation decides what is scored or drawn",
+            "own/study.yaml: tune: limit.validation can't be tuned, since it changes what is evaluated or sampled",
         ),
     ],
 )
@@ -296,17 +296,17 @@ def test_bands_are_checked(refused, write, band, message):
         (BASE + RUNS + "seed: 3\n", "own/study.yaml:4: seed: unknown key. Did you mean 'seeds'?"),
         (BASE + RUNS + "seeds: 0\n", "own/study.yaml:4: seeds: "),
         (BASE + RUNS + "seeds: [1, 1]\n", "own/study.yaml:4: seeds: "),
-        (BASE + "runs: [{recipe: tiny/bert-ful}]\n", "no recipe 'tiny/bert-ful'. Did you mean 'tiny/bert-full'?"),
-        (BASE + "runs: [{recipe: qqq}]\n", "there is no recipe 'qqq'. Name it as <folder>/<file>, without .yaml."),
+        (BASE + "runs: [{recipe: tiny/bert-ful}]\n", "unknown recipe 'tiny/bert-ful'. Did you mean 'tiny/bert-full'?"),
+        (BASE + "runs: [{recipe: qqq}]\n", "unknown recipe 'qqq'. Name it as <folder>/<file>, without .yaml."),
         (BASE + "runs: [{recipe: tiny/bert-full, set: {training.epoch: 1}}]\n", "unknown key. Did you mean 'epochs'?"),
-        (BASE + RUNS + "settings: {lora: {training.epochs: 1}}\n", "settings are given for 'lora', which no run"),
+        (BASE + RUNS + "settings: {lora: {training.epochs: 1}}\n", "settings for method 'lora', which no run"),
         (BASE + "runs: tiny/bert-full\n", "own/study.yaml:3: runs: expected a list"),
     ],
 )
 def test_bad_studies_are_refused_with_one_sentence(write, tmp_path, text, message):
     path = write("own/study.yaml", text)
     with pytest.raises(RecipeError) as caught:
-        study.plan([path], Asked())
+        study.plan([path], SweepRequest())
     said = str(caught.value).replace(f"{tmp_path}/", "")
     assert message in said
     assert "\n" not in said
