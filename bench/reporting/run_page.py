@@ -188,7 +188,7 @@ def _memory_predicted(record: Record) -> str:
 def _size(gib: Any) -> str:
     """GiB in the unit that shows some digits of it; a dash for what is no number."""
     number = numbers.finite(gib)
-    return md.DASH if number is None else numbers.shown(round(number * GIB))
+    return md.DASH if number is None else numbers.format_bytes(round(number * GIB))
 
 
 def _out_of_memory(record: Record) -> str:
@@ -200,7 +200,7 @@ def _out_of_memory(record: Record) -> str:
     rows = [("phase", md.escape(oom.phase)), ("step", md.count(oom.step)), ("process", md.count(oom.rank))]
     if oom.rows is not None:
         rows.append(("micro-batch", f"{md.count(oom.rows)} × {md.count(oom.length)} tokens"))
-    rows += [(name, md.DASH if size is None else numbers.shown(size)) for name, size in sizes.items()]
+    rows += [(name, md.DASH if size is None else numbers.format_bytes(size)) for name, size in sizes.items()]
     rows += [
         ("device", md.escape(oom.device)),
         ("limit", md.escape(oom.limit)),

@@ -5,7 +5,6 @@ The only file that knows the order of the stages: data, model, score before, fit
 
 import argparse
 import contextlib
-import datetime
 import os
 import shutil
 import signal
@@ -27,6 +26,7 @@ from bench.runner import out_of_memory, resume, run_folder
 from bench.runner.context import Run
 from bench.training import checkpoint_files
 from bench.utils import process
+from bench.utils.system import utc_now
 
 EXIT_CODES = {"ok": 0, "invalid": 2, "oom": 3, "diverged": 4, "crashed": 1, "interrupted": 130}
 
@@ -138,7 +138,8 @@ def _take_times(run: Run) -> None:
 
 def execute(run: Run) -> None:
     """The stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
-    process.prepare(run.resolved.recipe.speed)
+    recipe = run.resolved.recipe
+    process.set_cuda_allocator(expandable_segments=recipe.speed.expandable_segments)
     console.quiet_libraries()
     with process.libraries_apart():
         from bench.distributed import launcher, setup
@@ -153,7 +154,12 @@ def execute(run: Run) -> None:
         run.state = setup.start(run.timeout_s)
         if (fallback := launcher.fallback(run.state.device.type)) is not None:
             run.record.note(fallback)
-        run.record.speed |= process.in_force(run.resolved.recipe, run.state.device.type, run.record.note)
+        run.record.speed |= process.allocator_in_force(
+            run.state.device.type,
+            keep_memory=recipe.speed.keep_memory,
+            searches_batch_size=recipe.training.per_device_batch == "auto",
+            note=run.record.note,
+        )
         run.record.environment = environment.environment()
     material = run.material = load_data(run)
     run.before = limits.Before.now()
@@ -205,7 +211,7 @@ def _stand_in(run: Run, failure: failures.Failure) -> None:
         left = store.read(run.folder)
         if left.finished_at is None and left.recipe.hash == run.record.recipe.hash:
             left.status, left.failed_in, left.reason = failure.status, failure.phase, failure.sentence
-            left.finished_at = _now()
+            left.finished_at = utc_now()
             store.write(left, run.folder)
             console.err.print(f"{left.status}: {left.reason}\nrecord: {run.folder / store.FILE}", markup=False)
     except (BenchError, OSError):
@@ -223,7 +229,7 @@ def _finish(run: Run) -> int:
     """Writes record, figures and report; says where they are. The record comes first: it is what must not be lost."""
     if run.peers is not None and run.record.status == "ok":
         run.peers.claim()
-    run.record.finished_at = _now()
+    run.record.finished_at = utc_now()
     _take_times(run)
     if run.clock is not None and not run.record.memory:  # a run that failed: this rank's figures are better than none
         run.record.memory = {name: peaks.gib() for name, peaks in run.clock.peaks.items()}
@@ -301,8 +307,8 @@ def _refused(options: argparse.Namespace, error: BaseException) -> int:
             reason=reason,
             failed_in="set-up",
             seed=options.seed,
-            started_at=_now(),
-            finished_at=_now(),
+            started_at=utc_now(),
+            finished_at=utc_now(),
             recipe=record.RecipePart(path=str(options.recipe), overrides=list(options.overrides)),
         )
         try:
@@ -328,10 +334,6 @@ def _whereabouts() -> tuple[int, str]:
     """This process for a sentence: its rank, and " on rank 1 (host b)"."""
     rank = int(os.environ.get("RANK") or 0)
     return rank, f" on rank {rank} (host {socket.gethostname()})"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def leave() -> None:

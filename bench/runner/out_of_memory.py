@@ -14,7 +14,7 @@ from bench.memory.limits import Before, limits
 from bench.records.failures import GENERAL_ADVICE, Failure, sizes_in
 from bench.records.record import OutOfMemory
 from bench.utils.hardware import CONTEXT, GIB
-from bench.utils.numbers import shown
+from bench.utils.numbers import format_bytes
 
 # Phases in which a split is scored: their memory hangs on the batches of scoring, not on those of training.
 SCORING = ("score_before", "score_after", "validate", "check")
@@ -113,17 +113,17 @@ def sentence(oom: OutOfMemory) -> str:
     told += f", in step {oom.step}" if oom.step is not None else ""
     told += f" with a micro-batch of {oom.rows} x {oom.length} tokens" if oom.rows is not None else ""
     facts = [oom.text] if oom.text else []
-    facts += [f"{shown(oom.asked_bytes)} more were asked for"] if oom.asked_bytes is not None else []
+    facts += [f"{format_bytes(oom.asked_bytes)} more were asked for"] if oom.asked_bytes is not None else []
     if oom.capacity_bytes is not None:
-        used = f"{shown(oom.allocated_bytes)} in use of " if oom.allocated_bytes is not None else ""
-        facts.append(f"{used}{shown(oom.capacity_bytes)}, {oom.device or oom.limit}")
+        used = f"{format_bytes(oom.allocated_bytes)} in use of " if oom.allocated_bytes is not None else ""
+        facts.append(f"{used}{format_bytes(oom.capacity_bytes)}, {oom.device or oom.limit}")
     if oom.others_bytes:
-        facts.append(f"other processes held {shown(oom.others_bytes)} of it")
+        facts.append(f"other processes held {format_bytes(oom.others_bytes)} of it")
     if oom.before_bytes:
-        facts.append(f"{shown(oom.before_bytes)} of it before the model was built")
+        facts.append(f"{format_bytes(oom.before_bytes)} of it before the model was built")
     if oom.predicted_gib is not None:
         each = " of each process" if oom.sharers > 1 else ""
-        facts.append(f"predicted for training{each}: {shown(round(oom.predicted_gib * GIB))}")
+        facts.append(f"predicted for training{each}: {format_bytes(round(oom.predicted_gib * GIB))}")
     told += f" ({'; '.join(facts)})" if facts else ""
     told += f"; {oom.unadvised}" if oom.unadvised else ""
     if not oom.advice:

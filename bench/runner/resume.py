@@ -3,7 +3,6 @@
 Loads no torch by itself: rank zero looks before anything else is done.
 """
 
-import datetime
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from bench.records.record import Record, Resumed
 from bench.runner.run_folder import is_ours
 from bench.training import checkpoint_files
 from bench.training.checkpoint_files import Found
+from bench.utils.system import utc_now
 
 Run = Any  # bench.runner.context.Run, which lies above
 TAKEN_OVER = "before: taken over from the interrupted run"
@@ -131,6 +131,6 @@ def resume(run: Run, fit: Any, *, divided: bool) -> None:
 
 
 def _resumed(step: int, past: Record | None) -> Resumed:
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    now = utc_now()
     status, reason = (past.status, past.reason) if past is not None else (None, None)
     return Resumed(at=now, from_step=step, status=status, reason=reason)

@@ -52,7 +52,7 @@ def _attempt(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         asked = failures.sizes_in(text).get("asked")
         if asked is not None:
-            text = f"it ran out of memory when it asked for {numbers.shown(asked)} more"
+            text = f"it ran out of memory when it asked for {numbers.format_bytes(asked)} more"
         return {"status": failures.status_of(error), "reason": text, "trace": traceback.format_exc()}
 
 
@@ -66,7 +66,13 @@ def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """{"status": "ok", "taken", "room"}: bytes by limit; the first on top of what a process has before its model."""
     state = PartialState(cpu=request["device"] == "cpu")
     run = _run(request, folder, state)
-    process.in_force(run.resolved.recipe, state.device.type, run.record.note)
+    recipe = run.resolved.recipe
+    process.allocator_in_force(
+        state.device.type,
+        keep_memory=recipe.speed.keep_memory,
+        searches_batch_size=recipe.training.per_device_batch == "auto",
+        note=run.record.note,
+    )
     material = _material(run, request, folder)
     for name in request["libraries"]:  # what the run has loaded already is no part of what its training takes
         with contextlib.suppress(ImportError):

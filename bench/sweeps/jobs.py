@@ -31,6 +31,7 @@ from bench.runner import run_folder
 from bench.sweeps.study import Planned
 from bench.utils import files
 from bench.utils.files import ROOT
+from bench.utils.system import utc_now
 
 CONFIGS, SLURM = ROOT / "accelerate_configs", ROOT / "scripts" / "slurm" / "study.sbatch"
 LOGS = "logs"
@@ -280,15 +281,11 @@ def _file_death(job: Job, found: Record | None, why: str, status: Literal["crash
         found = first_record(job.planned.resolved)
         found.failed_in = "set-up"
     found.status, found.reason = status, f"there is no record of the run's end: {why}"
-    found.finished_at = _now()
+    found.finished_at = utc_now()
     if free:
         job.folder.mkdir(parents=True, exist_ok=True)
         store.write(found, job.folder)
     return found
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def losses(folder: Path) -> list[float]:

@@ -18,6 +18,7 @@ from bench.sweeps.gate import criteria
 from bench.sweeps.gate.criteria import Verdict
 from bench.sweeps.jobs import Machine
 from bench.utils.files import ROOT
+from bench.utils.git import git
 
 # What is timed of a run; both are free of imports and of loading.
 TIMED = {
@@ -140,7 +141,7 @@ def _at(content: Any, keys: Sequence[str]) -> float | None:
 def commit(name: str) -> str:
     """The hash of a commit. Raises SetupError where there is none of that name."""
     try:
-        return _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
+        return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
     except SetupError as error:
         raise SetupError(f"--against {name!r}: there is no such commit in {ROOT}") from error
 
@@ -150,15 +151,8 @@ def _worktree(commit: str) -> Iterator[Path]:
     """The files of a commit in a folder of their own, which is removed afterwards."""
     with tempfile.TemporaryDirectory() as above:
         tree = Path(above) / "base"
-        _git("worktree", "add", "--detach", str(tree), commit)
+        git("worktree", "add", "--detach", str(tree), commit)
         try:
             yield tree
         finally:
-            _git("worktree", "remove", "--force", str(tree))
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SetupError(f"git {' '.join(words[:2])}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-    return done.stdout
+            git("worktree", "remove", "--force", str(tree))
