@@ -1,167 +1,29 @@
-"""The harness's label scorer as a model of lm-evaluation-harness, under the name `bench`.
+"""`bench lm-eval`: runs lm-evaluation-harness's own command with the harness's label scorer as the model `bench`.
 
-    python -m bench.cli.lm_eval --model bench --model_args pretrained=... --tasks ...
-
-takes every argument of lm_eval's own command. lm_eval knows models by its registry only, which no installed package can
-fill beforehand; hence a command of one's own. In Python: `register()`, then `lm_eval.simple_evaluate("bench", ...)`.
-
-Log-likelihoods of continuations come from bench.evaluation.likelihood; everything else is done by lm_eval's own HFLM.
+lm_eval knows models by a registry in memory, which no installed package can fill beforehand; hence this command.
 """
 
-import functools
-import importlib.util
-import logging
+import argparse
 import sys
 from typing import Any
 
-import torch
+from bench.cli.options import add_command
 
-from bench import console
-from bench.errors import BenchError, SetupError
-from bench.evaluation import likelihood
-
-NAME = "bench"
-# The texts by which lm_eval caches an answer (None for windows of a rolling log-likelihood), context, continuation.
-Request = tuple[tuple[str, str] | None, list[int], list[int]]
-
-logger = logging.getLogger(__name__)
+COMMAND = "lm-eval"
 
 
-class LabelScoring:
-    """What differs from HFLM: all continuations of a context are scored in one row. `model_class` joins the two."""
-
-    def __init__(self, *arguments: Any, budget: int | str | None = None, **options: Any) -> None:
-        """HFLM's arguments, and budget: how many tokens a batch of rows holds; None leaves it to the scorer."""
-        self.budget = None if budget is None else int(budget)
-        self._contexts: dict[str, list[int] | None] = {}
-        super().__init__(*arguments, **options)
-
-    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """For each request, the sum of log-probabilities and whether greedy decoding says the continuation."""
-        # HFLM moves spaces at a context's end to the continuation.
-        self._contexts = dict.fromkeys(request.args[0].rstrip() for request in requests)
-        try:
-            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)  # type: ignore[misc,no-any-return]
-        finally:
-            self._contexts = {}
-
-    def tok_encode(self, string: str, *arguments: Any, **options: Any) -> list[int]:
-        """As HFLM encodes it, but a context once, not once for each of its continuations."""
-        encode = super().tok_encode  # type: ignore[misc]
-        if arguments or options or string not in self._contexts:
-            return encode(string, *arguments, **options)  # type: ignore[no-any-return]
-        known = self._contexts[string]
-        if known is None:
-            known = self._contexts[string] = encode(string)
-        return known
-
-    def _loglikelihood_tokens(
-        self: Any, requests: list[Request], disable_tqdm: bool = False, **options: Any
-    ) -> list[tuple[float, bool]]:
-        if not is_ours(requests, self.backend, self.max_length):
-            plain = super()._loglikelihood_tokens  # type: ignore[misc]
-            return plain(requests, disable_tqdm=disable_tqdm, **options)  # type: ignore[no-any-return]
-        items, members = grouped(requests, self.max_length)
-        scorer = self._scorer(items)
-        answers: dict[int, tuple[float, bool]] = {}
-        with _progress(len(requests), hidden=disable_tqdm or self.rank != 0) as progress:
-            for numbers in scorer.batches:
-                for number, answer in zip(numbers, scorer.run(numbers), strict=True):
-                    found = {place: (answer.sums[label], answer.greedy[label]) for place, label in members[number]}
-                    # At once, so that an interrupted evaluation keeps what it has.
-                    for place, pair in found.items():
-                        self.cache_hook.add_partial("loglikelihood", requests[place][0], pair)
-                    answers |= found
-                    progress.update(len(found))
-        for note in scorer.notes:
-            logger.warning(note)
-        return [answers[place] for place in range(len(requests))]
-
-    def _scorer(self: Any, items: list[likelihood.Item]) -> likelihood.Scorer:
-        dtype = self.mixed_precision_dtype
-        return likelihood.Scorer(
-            self.model,
-            items,
-            pad_token_id=self.tokenizer.pad_token_id,
-            budget=self.budget,
-            autocast=None if dtype is None else functools.partial(torch.autocast, self.device.type, dtype=dtype),
-        )
+def add(commands: Any) -> None:
+    """Add the command. What follows it is lm_eval's: `main` hands it on, unparsed, as `rest`."""
+    add_command(commands, COMMAND, lm_eval_command, "run lm-evaluation-harness; `--model bench` is the label scorer")
 
 
-def is_ours(requests: list[Request], backend: str, max_length: int) -> bool:
-    """Whether the scorer answers these requests; HFLM itself answers, or refuses, the others.
+def lm_eval_command(options: argparse.Namespace) -> int:
+    """Run lm_eval's command on the arguments that followed. Raises SetupError where it is not installed."""
+    from bench.evaluation import lm_eval_model
 
-    Left to it are encoder-decoders, windows of a rolling log-likelihood, and what it does not allow: an empty context
-    or continuation, and a continuation that is longer than the model.
-    """
-    return (
-        bool(requests)
-        and backend == "causal"
-        and all(
-            key is not None and context and 0 < len(continuation) <= max_length
-            for key, context, continuation in requests
-        )
-    )
+    lm_eval_model.register()
+    from lm_eval.__main__ import cli_evaluate
 
-
-def grouped(requests: list[Request], max_length: int) -> tuple[list[likelihood.Item], list[list[tuple[int, int]]]]:
-    """One item for each context, and for each item its requests: (place among the requests, number of continuation).
-
-    As HFLM does it, what is too long for the model loses tokens of the context's beginning: the model reads
-    max_length tokens, and the last one of a continuation is never read.
-    """
-    contexts: dict[tuple[int, ...], dict[tuple[int, ...], int]] = {}
-    found: dict[tuple[int, ...], list[tuple[int, int]]] = {}
-    num_cut = 0
-    for place, (_, context, continuation) in enumerate(requests):
-        room = max_length + 1 - len(continuation)
-        num_cut += len(context) > room
-        kept = tuple(context[-room:])
-        labels = contexts.setdefault(kept, {})
-        label = labels.setdefault(tuple(continuation), len(labels))
-        found.setdefault(kept, []).append((place, label))
-    if num_cut:
-        logger.warning("%d of %d requests are cut at their beginning to %d tokens", num_cut, len(requests), max_length)
-    items = [likelihood.Item(context=context, continuations=tuple(labels)) for context, labels in contexts.items()]
-    return items, list(found.values())
-
-
-def _progress(total: int, hidden: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, disable=hidden, desc="Running loglikelihood requests")
-
-
-@functools.cache
-def model_class() -> type:
-    """The class that lm_eval makes the model from. Raises SetupError where lm_eval is not installed."""
-    if importlib.util.find_spec("lm_eval") is None:
-        raise SetupError('lm-evaluation-harness is not installed: pip install "finetune-bench[lm_eval]"')
-    from lm_eval.models.huggingface import HFLM
-
-    return type("BenchLM", (LabelScoring, HFLM), {"__doc__": LabelScoring.__doc__, "__module__": __name__})
-
-
-def register() -> type:
-    """Makes `bench` known to lm_eval in this process; returns the model's class. May be called again."""
-    made = model_class()
-    from lm_eval.api.registry import register_model
-
-    return register_model(NAME)(made)  # type: ignore[no-any-return]
-
-
-def main() -> int:
-    """lm_eval's own command on this process's arguments, with the model `bench`; returns the exit code."""
-    try:
-        register()
-        from lm_eval.__main__ import cli_evaluate
-
-        cli_evaluate()
-    except BenchError as error:
-        console.complain(f"error: {error}")
-        return 2
+    sys.argv = [f"python -m bench {COMMAND}", *options.rest]
+    cli_evaluate()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,12 +5,12 @@ import os
 import sys
 
 from bench import console
-from bench.cli import check, compare, gate, listing, plan, predict, push, report, schema, sweep
+from bench.cli import check, compare, gate, listing, lm_eval, plan, predict, push, report, schema, sweep
 from bench.config import registry
 from bench.errors import BenchError
 
 # In the order of the help.
-COMMANDS = (check, listing, schema, predict, plan, sweep, report, compare, gate, push)
+COMMANDS = (check, listing, schema, predict, plan, sweep, report, compare, gate, push, lm_eval)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,10 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:
-    """Overrides may also stand behind an option, which argparse does not see in a command of its own."""
-    options, rest = parser().parse_known_args(arguments)
+    """Return the options. Overrides may also follow an option, which argparse does not see in a command of its own."""
+    words = sys.argv[1:] if arguments is None else arguments
+    for own in ([lm_eval.COMMAND], ["--traceback", lm_eval.COMMAND]):
+        if words[: len(own)] == own:
+            return argparse.Namespace(**vars(parser().parse_args(own)), rest=words[len(own) :])
+    options, rest = parser().parse_known_args(words)
     if not hasattr(options, "overrides") or any("=" not in item or item.startswith("-") for item in rest):
-        return parser().parse_args(arguments)
+        return parser().parse_args(words)
     options.overrides += rest
     return options
 

@@ -43,7 +43,7 @@ def _recipe() -> dict[str, Any]:
 
 def _method(name: str) -> dict[str, Any]:
     """One method as a mapping: its name and its own options."""
-    options = registry.load("methods", name).Options.model_json_schema()
+    options: dict[str, Any] = registry.load("methods", name).Options.model_json_schema()
     options["properties"] = {"name": {"const": name}, **options.get("properties", {})}
     options["required"] = ["name", *options.get("required", [])]
     options["title"] = f"method {name}"

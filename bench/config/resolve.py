@@ -4,7 +4,6 @@ Order of precedence: default < card < recipe < command line. There is no inherit
 """
 
 import contextlib
-import datetime
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from bench.config.yaml_loader import Document, KeyPath, items
 from bench.errors import RecipeError, did_you_mean
 from bench.records.record import RecipePart, Record
 from bench.utils.files import ROOT
+from bench.utils.system import utc_now
 
 SHIPPED = ROOT / "recipes"
 CARD_FOLDERS = {"dataset": "datasets", "model": "models"}
@@ -198,7 +198,7 @@ def first_record(resolved: Resolved) -> Record:
         study=resolved.study,
         method=resolved.recipe.method.name,
         seed=resolved.recipe.seed,
-        started_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        started_at=utc_now(),
         recipe=RecipePart(
             path=resolved.path,
             as_written=resolved.as_written,

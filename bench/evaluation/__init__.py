@@ -2,5 +2,5 @@
 
 Reading order: scoring (every example exactly once), reader (the contract), readers/ (one for each way to answer),
 metric_set (scores with intervals), baselines, text_examples (rows -> prompts and readers), likelihood,
-continuation_tree, generation, spans, predict.
+continuation_tree, generation, spans, predict, lm_eval_model (the scorer for lm-evaluation-harness).
 """

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import SetupError
+from bench.utils.system import process_memory
 
 if TYPE_CHECKING:
     import torch
@@ -82,11 +83,10 @@ def _lower(kind: int, size: int) -> None:
 
 
 def _status() -> dict[str, int]:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError as error:
-        raise SetupError("this system does not tell how much memory a process takes") from error
-    return {line.split(":")[0]: int(line.split()[1]) * KIB for line in lines if line.startswith("Vm")}
+    status = process_memory()
+    if not status:
+        raise SetupError("this system does not tell how much memory a process takes")
+    return status
 
 
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -112,17 +112,18 @@ def limits() -> list[Limit]:
 
 def resident() -> int | None:
     """Return the bytes of this process that are in memory now."""
-    with contextlib.suppress(OSError, ValueError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    return None
+    return process_memory().get("VmRSS")
 
 
 def _of_process() -> Iterator[Limit]:
-    with contextlib.suppress(OSError, ValueError):
-        pages = [int(number) for number in Path("/proc/self/statm").read_text().split()]
-        kinds = {"address space (ulimit -v)": resource.RLIMIT_AS, "data segment (ulimit -d)": resource.RLIMIT_DATA}
-        for (name, kind), place in zip(kinds.items(), (0, 5), strict=True):
-            most, used = resource.getrlimit(kind)[0], pages[place] * resource.getpagesize()
+    with contextlib.suppress(KeyError):  # on a system that does not tell
+        status = process_memory()
+        address_space, data = status["VmSize"], status["VmData"] + status["VmStk"]
+        for name, kind, used in (
+            ("address space (ulimit -v)", resource.RLIMIT_AS, address_space),
+            ("data segment (ulimit -d)", resource.RLIMIT_DATA, data),
+        ):
+            most = resource.getrlimit(kind)[0]
             if most != resource.RLIM_INFINITY:
                 yield Limit(name=name, capacity=most, used=used, shared=False)
 

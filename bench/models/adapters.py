@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from bench.config.fields import Misfit
-from bench.config.recipe import Name, Strict
+from bench.config.fields import Misfit, Name, Strict
 from bench.errors import SetupError, did_you_mean
 from bench.utils.loading_errors import reason
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from bench.utils.hardware import GIB
+from bench.utils.system import process_memory
 
 
 @dataclass
@@ -100,18 +101,10 @@ def _reset_peaks() -> None:
 
 
 def _read_peaks() -> Peaks:
-    peaks = Peaks(rss=_peak_rss())
+    peaks = Peaks(rss=process_memory().get("VmHWM"))
     if torch.cuda.is_initialized():
         free, total = torch.cuda.mem_get_info()
         peaks.allocated = torch.cuda.max_memory_allocated()
         peaks.reserved = torch.cuda.max_memory_reserved()
         peaks.device = total - free
     return peaks
-
-
-def _peak_rss() -> int | None:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return None

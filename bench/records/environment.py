@@ -1,21 +1,25 @@
 """Reads the environment of a run: package versions, devices, driver, and the commit of the harness."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.errors import SetupError
 from bench.records.record import Environment
-from bench.utils.files import ROOT
+from bench.utils.git import git
+from bench.utils.system import processor_name
 
 PACKAGES = (
     "torch", "transformers", "accelerate", "deepspeed", "trl", "peft", "bitsandbytes", "datasets", "evaluate",
     "tokenizers", "safetensors", "numpy", "scikit-learn", "pydantic", "matplotlib",
 )  # fmt: skip
+# A run does not wait longer for a tool that hangs, as one on a lost network folder does.
+PATIENCE_S = 10
 
 
 def environment() -> Environment:
@@ -41,32 +45,28 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} cores)"
-    except OSError:
-        pass
-    return f"{platform.processor() or platform.machine()} ({os.cpu_count()} cores)"
+    return f"{processor_name()} ({os.cpu_count()} cores)"
 
 
 def _driver() -> str | None:
     if not torch.cuda.is_available():
         return None
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return next(iter(_output(command, Path.cwd()).splitlines()), None)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.split() if done.returncode == 0 else []
+    return lines[0] if lines else None
 
 
 def _git() -> dict[str, Any] | None:
-    commit = _output(["git", "rev-parse", "HEAD"], ROOT)
-    if not commit:
-        return None
-    return {"commit": commit, "dirty": bool(_output(["git", "status", "--porcelain", "--untracked-files=no"], ROOT))}
-
-
-def _output(command: list[str], folder: Path) -> str:
+    """Return the commit and whether tracked files differ from it; None where git or a checkout is missing."""
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        commit = git("rev-parse", "HEAD", timeout_s=PATIENCE_S).strip()
+    except SetupError:
+        return None
+    changed = ""
+    with contextlib.suppress(SetupError):
+        changed = git("status", "--porcelain", "--untracked-files=no", timeout_s=PATIENCE_S).strip()
+    return {"commit": commit, "dirty": bool(changed)}

@@ -22,7 +22,7 @@ def _mark() -> Any:
 
 
 def _between_s(start: Any, end: Any) -> float:
-    return end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
+    return float(end - start if isinstance(start, float) else start.elapsed_time(end) / 1000)
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def _memory_predicted(record: Record) -> str:
 def _size(gib: Any) -> str:
     """Return a size in a readable unit; a dash if it is not finite."""
     number = numbers.finite(gib)
-    return md.DASH if number is None else numbers.shown(round(number * GIB))
+    return md.DASH if number is None else numbers.format_bytes(round(number * GIB))
 
 
 def _out_of_memory(record: Record) -> str:
@@ -205,7 +205,7 @@ def _out_of_memory(record: Record) -> str:
     rows = [("phase", md.escape(oom.phase)), ("step", md.count(oom.step)), ("process", md.count(oom.rank))]
     if oom.rows is not None:
         rows.append(("micro-batch", f"{md.count(oom.rows)} × {md.count(oom.length)} tokens"))
-    rows += [(name, md.DASH if size is None else numbers.shown(size)) for name, size in sizes.items()]
+    rows += [(name, md.DASH if size is None else numbers.format_bytes(size)) for name, size in sizes.items()]
     rows += [
         ("device", md.escape(oom.device)),
         ("limit", md.escape(oom.limit)),

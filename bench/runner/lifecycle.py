@@ -5,7 +5,6 @@ The only file that knows the order of the stages: data, model, score before, fit
 
 import argparse
 import contextlib
-import datetime
 import os
 import shutil
 import signal
@@ -28,6 +27,7 @@ from bench.runner import out_of_memory, resume, run_folder
 from bench.runner.context import RunContext
 from bench.training import checkpoint_files
 from bench.utils import process
+from bench.utils.system import utc_now
 
 EXIT_CODES = {"ok": 0, "invalid": 2, "oom": 3, "diverged": 4, "crashed": 1, "interrupted": 130}
 
@@ -150,7 +150,8 @@ def _record_phases(run: RunContext) -> None:
 
 def execute(run: RunContext) -> None:
     """Run the stages in order. Heavy libraries are imported only now, so that a bad recipe is refused at once."""
-    process.prepare(run.resolved.recipe.speed)
+    recipe = run.resolved.recipe
+    process.set_cuda_allocator(expandable_segments=recipe.speed.expandable_segments)
     console.quiet_libraries()
     with process.libraries_apart():
         from bench.distributed import launcher, setup
@@ -167,7 +168,12 @@ def execute(run: RunContext) -> None:
         run.state = setup.start(run.timeout_s)
         if (fallback := launcher.fallback(run.state.device.type)) is not None:
             run.record.note(fallback)
-        run.record.speed |= process.in_force(run.resolved.recipe, run.state.device.type, run.record.note)
+        run.record.speed |= process.allocator_in_force(
+            run.state.device.type,
+            keep_memory=recipe.speed.keep_memory,
+            searches_batch_size=recipe.training.per_device_batch == "auto",
+            note=run.record.note,
+        )
         run.record.environment = environment.environment()
     run.inputs = load_data(run)
     run.memory_baseline = limits.MemoryBaseline.now()
@@ -219,7 +225,7 @@ def _finish_for_rank_zero(run: RunContext, failure: failures.Failure) -> None:
         left = store.read(run.folder)
         if left.finished_at is None and left.recipe.hash == run.record.recipe.hash:
             left.status, left.failed_in, left.reason = failure.status, failure.phase, failure.sentence
-            left.finished_at = _now()
+            left.finished_at = utc_now()
             store.write(left, run.folder)
             console.err.print(f"{left.status}: {left.reason}\nrecord: {run.folder / store.FILE}", markup=False)
     except (BenchError, OSError):
@@ -237,7 +243,7 @@ def _finish(run: RunContext) -> int:
     """Write record, figures and report; say where they are. The record comes first: it must not be lost."""
     if run.watchdog is not None and run.record.status == "ok":
         run.watchdog.claim()
-    run.record.finished_at = _now()
+    run.record.finished_at = utc_now()
     _record_phases(run)
     if run.has_clock and not run.record.memory:  # a run that failed: this rank's figures are better than none
         run.record.memory = {name: peaks.gib() for name, peaks in run.clock.peaks.items()}
@@ -318,8 +324,8 @@ def _refuse(options: argparse.Namespace, error: BaseException) -> int:
             reason=reason,
             failed_in="set-up",
             seed=options.seed,
-            started_at=_now(),
-            finished_at=_now(),
+            started_at=utc_now(),
+            finished_at=utc_now(),
             recipe=record.RecipePart(path=str(options.recipe), overrides=list(options.overrides)),
         )
         try:
@@ -348,10 +354,6 @@ def _rank_and_host() -> tuple[int, str]:
     """Return this process's rank, and for a sentence " on rank 1 (host b)"."""
     rank = int(os.environ.get("RANK") or 0)
     return rank, f" on rank {rank} (host {socket.gethostname()})"
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def leave() -> None:

@@ -33,7 +33,7 @@ from bench.runner import out_of_memory
 from bench.runner.context import RunContext
 from bench.training.schedule import Budget, sorted_in_steps
 from bench.utils.hardware import GIB
-from bench.utils.numbers import shown
+from bench.utils.numbers import format_bytes
 
 # Not counted by any allocator: the first is taken by the driver, the second is an allowance.
 UNCOUNTED = ("CUDA", "fragmentation")
@@ -281,7 +281,7 @@ def _advised(run: RunContext, oom: OutOfMemory) -> str | None:
         # Without pads, more texts fit than if all were as long as the longest.
         oom.largest_rows = max(rows, oom.largest_rows)
         oom.advice = [_fewer_rows(fewer[-1])] if fewer else []
-        return f"by the plan {shown(room)} are enough, so that it is wrong, or something else takes memory"
+        return f"by the plan {format_bytes(room)} are enough, so that it is wrong, or something else takes memory"
     if any(size <= oom.largest_rows for size in fewer):
         oom.advice = [_fewer_rows(max(size for size in fewer if size <= oom.largest_rows))]
         return None

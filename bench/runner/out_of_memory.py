@@ -14,7 +14,7 @@ from bench.memory.limits import MemoryBaseline, limits
 from bench.records.failures import GENERAL_ADVICE, Failure, sizes_in
 from bench.records.record import OutOfMemory
 from bench.utils.hardware import CONTEXT, GIB
-from bench.utils.numbers import shown
+from bench.utils.numbers import format_bytes
 
 if TYPE_CHECKING:  # they load torch
     from bench.runner.context import RunContext
@@ -119,17 +119,17 @@ def sentence(oom: OutOfMemory) -> str:
     message += f", in step {oom.step}" if oom.step is not None else ""
     message += f" with a micro-batch of {oom.rows} x {oom.length} tokens" if oom.rows is not None else ""
     facts = [oom.text] if oom.text else []
-    facts += [f"{shown(oom.asked_bytes)} more were asked for"] if oom.asked_bytes is not None else []
+    facts += [f"{format_bytes(oom.asked_bytes)} more were asked for"] if oom.asked_bytes is not None else []
     if oom.capacity_bytes is not None:
-        used = f"{shown(oom.allocated_bytes)} in use of " if oom.allocated_bytes is not None else ""
-        facts.append(f"{used}{shown(oom.capacity_bytes)}, {oom.device or oom.limit}")
+        used = f"{format_bytes(oom.allocated_bytes)} in use of " if oom.allocated_bytes is not None else ""
+        facts.append(f"{used}{format_bytes(oom.capacity_bytes)}, {oom.device or oom.limit}")
     if oom.others_bytes:
-        facts.append(f"other processes held {shown(oom.others_bytes)} of it")
+        facts.append(f"other processes held {format_bytes(oom.others_bytes)} of it")
     if oom.before_bytes:
-        facts.append(f"{shown(oom.before_bytes)} of it before the model was built")
+        facts.append(f"{format_bytes(oom.before_bytes)} of it before the model was built")
     if oom.predicted_gib is not None:
         each = " of each process" if oom.sharers > 1 else ""
-        facts.append(f"predicted for training{each}: {shown(round(oom.predicted_gib * GIB))}")
+        facts.append(f"predicted for training{each}: {format_bytes(round(oom.predicted_gib * GIB))}")
     message += f" ({'; '.join(facts)})" if facts else ""
     message += f"; {oom.unadvised}" if oom.unadvised else ""
     if not oom.advice:

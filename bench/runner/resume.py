@@ -3,7 +3,6 @@
 Loads no torch by itself: rank zero looks before anything else is done.
 """
 
-import datetime
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,8 @@ from bench.training.checkpoint_files import Checkpoint
 
 if TYPE_CHECKING:  # it holds what this file finds
     from bench.runner.context import RunContext
+
+from bench.utils.system import utc_now
 
 TAKEN_OVER = "before: taken over from the interrupted run"
 
@@ -115,6 +116,5 @@ def _copy_before(new: Record, previous: Record) -> None:
 
 def resumed(step: int, previous: Record | None) -> Resumed:
     """Return what the record says of going on from the checkpoint of a step."""
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     status, reason = (previous.status, previous.reason) if previous is not None else (None, None)
-    return Resumed(at=now, from_step=step, status=status, reason=reason)
+    return Resumed(at=utc_now(), from_step=step, status=status, reason=reason)

@@ -54,7 +54,7 @@ def _attempt(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         text = (str(error).strip().splitlines() or [type(error).__name__])[0]
         requested = failures.sizes_in(text).get("asked")
         if requested is not None:
-            text = f"it ran out of memory when it asked for {numbers.shown(requested)} more"
+            text = f"it ran out of memory when it asked for {numbers.format_bytes(requested)} more"
         return {"status": failures.status_of(error), "reason": text, "trace": traceback.format_exc()}
 
 
@@ -68,7 +68,12 @@ def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Return {"status": "ok", "taken", "room"}: bytes by limit; "taken" beyond what there was before the model."""
     state, phases = PartialState(cpu=request["device"] == "cpu"), clock.Clock()
     recipe = Recipe.model_validate_json(json.dumps(request["recipe"]))
-    process.in_force(recipe, state.device.type, _ignore)
+    process.allocator_in_force(
+        state.device.type,
+        keep_memory=recipe.speed.keep_memory,
+        searches_batch_size=recipe.training.per_device_batch == "auto",
+        note=_ignore,
+    )
     tokenizer = AutoTokenizer.from_pretrained(
         folder / batch_size.TOKENIZER, trust_remote_code=recipe.model.trust_remote_code
     )

@@ -31,6 +31,7 @@ from bench.runner import run_folder
 from bench.sweeps.study import PlannedRun
 from bench.utils import files
 from bench.utils.files import ROOT
+from bench.utils.system import utc_now
 
 CONFIGS, SLURM = ROOT / "accelerate_configs", ROOT / "scripts" / "slurm" / "study.sbatch"
 LOGS = "logs"
@@ -281,15 +282,11 @@ def _record_crash(job: Job, record: Record | None, why: str, status: Literal["cr
         record = first_record(job.planned.resolved)
         record.failed_in = "set-up"
     record.status, record.reason = status, f"the run did not record its end: {why}"
-    record.finished_at = _now()
+    record.finished_at = utc_now()
     if free:
         job.folder.mkdir(parents=True, exist_ok=True)
         store.write(record, job.folder)
     return record
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def losses(folder: Path) -> list[float]:

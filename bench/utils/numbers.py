@@ -1,4 +1,4 @@
-"""Numbers: finite or none, sizes for people, whole numbers of JSON."""
+"""Numbers: finite ones, sizes as people read them, integers of JSON."""
 
 import sys
 from typing import Any
@@ -7,7 +7,7 @@ from bench.utils.hardware import GIB
 
 
 def finite(value: Any) -> float | None:
-    """The number, or None for anything that is none: None, NaN, infinity, a boolean, text."""
+    """Return the number, or None for what is not a finite number: None, NaN, infinity, a boolean, text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if abs(value) <= sys.float_info.max else None
@@ -18,13 +18,13 @@ MOST_DIGITS = 20
 
 
 def whole_number(digits: str) -> int:
-    """A whole number of JSON. Raises ValueError for one that no run writes, and no float can hold."""
+    """Return an integer of JSON. Raises ValueError for one of more digits than any run writes."""
     if len(digits) > MOST_DIGITS:
         raise ValueError(f"a whole number of {len(digits)} digits")
     return int(digits)
 
 
-def shown(size: int) -> str:
-    """Bytes for people: 20.00 MiB, 12 GiB."""
+def format_bytes(size: int) -> str:
+    """Return a size in bytes as people read it: 20 MiB, 12.5 GiB."""
     unit, name = (GIB, "GiB") if size >= GIB else (2**20, "MiB")
     return f"{size / unit:,.2f}".rstrip("0").rstrip(".") + f" {name}"

@@ -32,9 +32,9 @@ import transformers  # noqa: E402
 from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 
-from bench.cli.lm_eval import register  # noqa: E402
 from bench.config.cards import TokenizerCard  # noqa: E402
 from bench.data.tokenizer import train  # noqa: E402
+from bench.evaluation.lm_eval_model import register  # noqa: E402
 
 TOLERANCE = 1e-4
 NUM_TURNS = 2

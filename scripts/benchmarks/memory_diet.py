@@ -325,7 +325,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a trial run of a second's size")
     options = parser.parse_args()
-    process.prepare(resolve.load(RECIPE).recipe.speed)
+    process.set_cuda_allocator(expandable_segments=resolve.load(RECIPE).recipe.speed.expandable_segments)
     common.quiet()
     device = common.pick_device()
     if device.type == "cpu":

@@ -1,4 +1,4 @@
-"""cli/lm_eval.py: lm_eval's own tasks give the same scores with the model `bench` as with its model `hf`."""
+"""lm_eval gives its own tasks the same scores with the model `bench` as with its model `hf`."""
 
 import json
 import os
@@ -14,10 +14,10 @@ from lm_eval.tasks import TaskManager
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from bench.cli import lm_eval
 from bench.config.cards import TokenizerCard
 from bench.data import tokenizer as tokenizers
 from bench.evaluation import likelihood
+from bench.evaluation import lm_eval_model as lm_eval
 from tests.helpers import models as tiny
 from tests.helpers.launching import ROOT, environment
 
@@ -302,15 +302,13 @@ def test_registering_twice_is_no_error():
 
 
 def start(*arguments, code=None):
-    command = [sys.executable, *(["-c", code] if code else ["-m", "bench.cli.lm_eval", *arguments])]
+    command = [sys.executable, *(["-c", code] if code else ["-m", "bench", "lm-eval", *arguments])]
     changed = {**environment(), "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(command, cwd=ROOT, env=changed, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_without_lm_eval_a_sentence():
-    hidden = (
-        "import runpy, sys; sys.modules['lm_eval'] = None; runpy.run_module('bench.cli.lm_eval', run_name='__main__')"
-    )
+    hidden = "import sys; sys.modules['lm_eval'] = None; from bench.cli.main import main; sys.exit(main(['lm-eval']))"
     done = start(code=hidden)
     assert done.returncode == 2
     assert done.stderr == 'error: lm-evaluation-harness is not installed: pip install "finetune-bench[lm_eval]"\n'

@@ -264,11 +264,11 @@ def test_the_allocator_of_cuda_is_told_before_torch_starts(on, monkeypatch):
     for name in process.CUDA_SETTINGS:
         monkeypatch.setenv(name, "")  # as it was comes back
         monkeypatch.delenv(name)
-    process.prepare(Speed(expandable_segments=on))
+    process.set_cuda_allocator(expandable_segments=on)
     assert os.environ.get("PYTORCH_CUDA_ALLOC_CONF") == ("expandable_segments:True" if on else None)
     monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
-    process.prepare(Speed())
+    process.set_cuda_allocator(expandable_segments=Speed().expandable_segments)
     assert "PYTORCH_CUDA_ALLOC_CONF" not in os.environ
 
 

@@ -278,7 +278,7 @@ def test_no_module_hides_a_library():
 def test_packages_that_need_no_torch_load_none():
     """All of them, in a fresh interpreter in which importing torch, or what would pull it in, is an error."""
     heavy = ("torch", "transformers", "datasets", "evaluate", "accelerate", "peft", "matplotlib", "sklearn")
-    names = [name for name in NAMES if package_of(name) in WITHOUT_TORCH and name != "bench.cli.lm_eval"]
+    names = [name for name in NAMES if package_of(name) in WITHOUT_TORCH]
     assert len(names) > 50
     code = f"import importlib, sys\nsys.modules.update(dict.fromkeys({heavy!r}))\nfor name in {names!r}:\n"
     code += " try: importlib.import_module(name)\n except ImportError as error: sys.exit(f'{name}: {error}')\n"

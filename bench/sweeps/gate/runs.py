@@ -6,8 +6,6 @@
 Every run is a separate launch, as a user's would be. Runs that existed before are never used.
 """
 
-import contextlib
-import platform
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +23,7 @@ from bench.sweeps.gate import criteria, timing
 from bench.sweeps.gate.criteria import Baseline, Verdict
 from bench.sweeps.jobs import Job, Machine
 from bench.utils import files
+from bench.utils.system import processor_name
 
 SPEED, BASE = "speed", "base"
 
@@ -60,17 +59,9 @@ class FinishedRun:
         assert environment is not None
         versions = {name: environment.packages.get(name, "").partition("+")[0] for name in criteria.ARITHMETIC}
         on_cpu = self.record.launch is not None and self.record.launch.device == "cpu"
-        processor = _processor() if on_cpu else ", ".join(environment.devices)
+        # The CPU's model decides in what order numbers are summed.
+        processor = processor_name() if on_cpu else ", ".join(environment.devices)
         return {**{name: version for name, version in versions.items() if version}, "processor": processor}
-
-
-def _processor() -> str:
-    """Return the CPU model, which determines the order of summation."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True, kw_only=True)

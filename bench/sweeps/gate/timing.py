@@ -18,6 +18,7 @@ from bench.sweeps.gate import criteria
 from bench.sweeps.gate.criteria import Verdict
 from bench.sweeps.jobs import Machine
 from bench.utils.files import ROOT
+from bench.utils.git import git
 
 # Timed quantities of a run; neither includes imports or loading.
 TIMED = {
@@ -138,7 +139,7 @@ def _at(content: Any, keys: Sequence[str]) -> float | None:
 def resolve_commit(name: str) -> str:
     """Return the hash of a commit. Raises SetupError if it does not exist."""
     try:
-        return _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
+        return git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
     except SetupError as error:
         raise SetupError(f"--against {name!r}: no such commit in {ROOT}") from error
 
@@ -148,15 +149,8 @@ def _worktree(commit: str) -> Iterator[Path]:
     """Yield a temporary git worktree of a commit."""
     with tempfile.TemporaryDirectory() as above:
         tree = Path(above) / "base"
-        _git("worktree", "add", "--detach", str(tree), commit)
+        git("worktree", "add", "--detach", str(tree), commit)
         try:
             yield tree
         finally:
-            _git("worktree", "remove", "--force", str(tree))
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise SetupError(f"git {' '.join(words[:2])}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
-    return done.stdout
+            git("worktree", "remove", "--force", str(tree))

@@ -81,16 +81,20 @@ def test_check_of_single_files(write):
     ("arguments", "message"),
     [
         (["none.yaml"], "none.yaml: there is no such file"),
-        (["accelerate_configs/cpu.yaml"], "accelerate_configs/cpu.yaml:1: dataset: this key is required"),
+        (
+            ["accelerate_configs/cpu.yaml"],
+            "accelerate_configs/cpu.yaml:1: dataset: this key is required: the name of a dataset card\n"
+            "accelerate_configs/cpu.yaml:1: model: this key is required",
+        ),
         (["recipes/tiny/bert-full.yaml", "--set", "x"], "command line: 'x' is not of the form key.path=value"),
         (["recipes/tiny/bert-full.yaml", "--set", "seed=x"], "command line: seed: expected a whole number, got 'x'."),
         (["scripts"], "error: scripts: there are no recipes in this folder"),
     ],
 )
-def test_check_refuses_with_one_sentence(arguments, message):
+def test_check_refuses_with_a_sentence_for_each_problem(arguments, message):
     done = bench("check", *arguments)
     assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
+    assert len(done.stderr.splitlines()) == len(message.splitlines())
     assert done.stderr.startswith(message)
     assert "Traceback" not in done.stderr
 
@@ -176,3 +180,14 @@ def test_a_card_that_cannot_be_read_does_not_stop_the_list(tmp_path, monkeypatch
     assert main.main(["list", "datasets"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("empty", "binary", "good  ", "bare", "Says so."))
+
+
+@pytest.mark.parametrize("before", [[], ["--traceback"]])
+def test_lm_eval_is_given_its_words_as_they_are(before, monkeypatch):
+    from bench.cli import lm_eval, main
+
+    words = ["run", "--model", "bench", "--tasks=a,b", "--help", "--traceback", "--", "x"]
+    given = []
+    monkeypatch.setattr(lm_eval, "lm_eval_command", lambda options: given.append(options) or 3)
+    assert main.main([*before, "lm-eval", *words]) == 3
+    assert (given[0].rest, given[0].traceback) == (words, bool(before))
