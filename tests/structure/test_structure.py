@@ -1,6 +1,7 @@
 """The rules of the architecture: imports between packages point downhill, functions are small, names are clear."""
 
 import ast
+import functools
 import importlib.metadata
 import re
 import statistics
@@ -49,7 +50,12 @@ def dotted(path):
 
 
 NAMES = {dotted(path): path for path in MODULES}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in NAMES.items()}
+
+
+@functools.cache
+def tree(name):
+    """The syntax tree of a module; nothing changes it."""
+    return ast.parse(NAMES[name].read_text(encoding="utf-8"))
 
 
 def package_of(name):
@@ -70,7 +76,7 @@ def statements(node):
 
 def imports(name):
     """(module, imported name or None) of the package that a module imports, anywhere in it."""
-    for node in statements(TREES[name]):
+    for node in statements(tree(name)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bench":
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
@@ -125,13 +131,13 @@ def is_private(name):
 def test_private_names_are_used_in_their_own_file_only(name):
     """Neither imported nor reached through an imported module of the package."""
     modules = {}
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bench":
             for alias in node.names:
                 assert not is_private(alias.name) or alias.name == "_base", f"{name} imports {alias.name}"
                 if f"{node.module}.{alias.name}" in NAMES:
                     modules[alias.asname or alias.name] = alias.name
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
             assert not is_private(node.attr), f"{name} uses {node.value.id}.{node.attr}"
 
@@ -145,11 +151,11 @@ def test_modules_say_what_they_are_for_and_are_one_concept(path):
 
 def test_packages_list_their_files_and_import_nothing():
     for path in (path for path in MODULES if path.name == "__init__.py"):
-        tree = TREES[dotted(path)]
-        assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(tree)), path
+        whole = tree(dotted(path))
+        assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(whole)), path
         if package_of(dotted(path)) in (*DROPINS, "", "cli"):
             continue
-        text = ast.get_docstring(tree)
+        text = ast.get_docstring(whole)
         for file in path.parent.glob("*.py"):
             assert file.stem == "__init__" or re.search(rf"\b{file.stem}\b", text), f"{path} leaves out {file.stem}"
 
