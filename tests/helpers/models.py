@@ -1,14 +1,13 @@
 """Tiny random models of every shipped family and what surrounds them: shared by the tests of models and methods."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils import logging
 
-from bench.config import contracts, registry, yaml_loader
-from bench.config.cards import ModelCard, TokenizerCard
+from bench.config import contracts, registry
+from bench.config.cards import ModelCard
 from bench.config.recipe import Head
 from bench.data import tokenizer as tokenizers
 from bench.data.batching import collate, collate_answers
@@ -17,50 +16,25 @@ from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from bench.models import build as models
 from bench.models.losses import answer_loss_sum
+from tests.helpers.tiny_cards import (  # noqa: F401 (for the tests of models, which use both)
+    CARDS,
+    DECODERS,
+    FAMILIES,
+    KINDS,
+    LABELS,
+    TEXTS,
+    WRITERS,
+    card,
+    narrow,
+    tokenizer,
+)
 
-CARDS = Path(__file__).resolve().parents[2] / "recipes" / "models"
-FAMILIES = sorted(path.stem.removeprefix("tiny_") for path in CARDS.glob("tiny_*.yaml"))
-DECODERS = ["gemma", "gemma2", "gpt2", "llama", "mistral", "qwen2"]
-WRITERS = [*DECODERS, "t5"]
-# One of each kind: an encoder, a decoder with Conv1D and learned positions, one with rotary ones, an encoder-decoder.
-KINDS = ["bert", "gpt2", "llama", "t5"]
-LABELS = ("bad", "good", "mixed")
-TEXTS = [
-    "The room was clean and the staff were friendly.",
-    "Never again.",
-    "Noise all night, a cold breakfast, and nobody at the desk when we left for the early train to the north.",
-    "It was fine; neither good nor bad.",
-    "We loved the pool, the garden and the small library on the second floor.",
-    "Dirty.",
-]
 CPU = torch.device("cpu")
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()
 # More threads than free cores make a tiny model a hundred times slower.
 torch.set_num_threads(1)
-
-
-def card(name: str, **changes: Any) -> ModelCard:
-    """The shipped card `tiny_<name>`, with keys replaced."""
-    data = yaml_loader.read(CARDS / f"tiny_{name}.yaml", name).data
-    return ModelCard.model_validate({**data, **changes})
-
-
-def narrow(name: str, **changes: Any) -> ModelCard:
-    """The same with other fields of its architecture."""
-    known = card(name)
-    return card(name, architecture={**known.architecture, **changes})
-
-
-@functools.cache
-def _trained(kind: str, size: int, family: str) -> Any:
-    return tokenizers.train(TokenizerCard(train=kind, vocab_size=size), family, TEXTS)
-
-
-def tokenizer(known: ModelCard) -> Any:
-    """The tokenizer that this card's model would get, trained on TEXTS."""
-    return _trained(known.tokenizer.train, known.tokenizer.vocab_size, known.family)
 
 
 def liven(model: Any) -> Any:

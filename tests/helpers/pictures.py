@@ -2,7 +2,9 @@
 
 import struct
 
-from matplotlib.image import imread
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.image import imread, imsave
 
 
 def size_of(path):
@@ -21,3 +23,15 @@ def drawn(path, least_bytes=4000):
     pixels = imread(path)
     assert pixels[..., :3].std() > 0.02, "an empty picture"
     return pixels
+
+
+def leave_unrendered(patch):
+    """Have figures made, and saved as one grey pixel: for tests of the pages around them. Rendering takes most time.
+
+    patch: a pytest.MonkeyPatch.
+    """
+
+    def save(figure, path, **options):
+        imsave(path, np.full((1, 1, 3), 0.5))
+
+    patch.setattr(Figure, "savefig", save)

@@ -12,6 +12,7 @@ from bench.evaluation.readers import span
 from bench.models import saving
 from bench.records import store
 from bench.runner import lifecycle
+from tests.helpers.cases import cover
 from tests.helpers.launching import NO_DROPOUT, ROOT, launch, losses, read_lines
 
 RECIPE = ROOT / "recipes" / "passages" / "bert-full.yaml"
@@ -37,6 +38,8 @@ METHODS = {
 }
 # Windows of one passage, and questions that are read in several of them.
 NARROW = ["max_length=48", "spans.doc_stride=16"]
+
+LAUNCHED = cover(FAMILIES, ["trainer-8", "loop-2"], ["bert"])
 
 pytestmark = pytest.mark.usefixtures("bare_runs")
 
@@ -95,10 +98,10 @@ def two_processes(tmp_path_factory):
     """Both engines on two processes, all of them in one launch."""
     folder = tmp_path_factory.mktemp("two")
     jobs = [
-        arguments(family, folder / f"{family}-{engine}-{size}", *NARROW, f"training.engine={engine}",
+        arguments(family, folder / f"{family}-{way}", *NARROW, f"training.engine={engine}",
                   f"training.per_device_batch={size}")
-        for family in FAMILIES
-        for engine, size in (("trainer", 8), ("loop", 2))
+        for family, way in LAUNCHED
+        for engine, _, size in (way.partition("-"),)
     ]  # fmt: skip
     (folder / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
     many = ROOT / "tests" / "helpers" / "run_many.py"
@@ -118,8 +121,7 @@ def test_losses_at_first_are_those_of_a_guess(plain, family):
     assert 3 < found[0] < 4.5
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "way"), cover(FAMILIES, WAYS, ["bert", "llama"]))
 def test_engines_and_micro_batches_change_no_loss(plain, tmp_path, family, way):
     found = run_here(family, tmp_path, *NARROW, *WAYS[way])
     assert losses(tmp_path) == pytest.approx(losses(plain / family), rel=1e-5)
@@ -128,8 +130,7 @@ def test_engines_and_micro_batches_change_no_loss(plain, tmp_path, family, way):
     assert_same_answers(tmp_path, plain / family)
 
 
-@pytest.mark.parametrize("way", ["trainer-8", "loop-2"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "way"), LAUNCHED)
 def test_two_processes_equal_one(plain, two_processes, family, way):
     folder = two_processes / f"{family}-{way}"
     found = store.read(folder)
@@ -140,8 +141,7 @@ def test_two_processes_equal_one(plain, two_processes, family, way):
     assert found.data.splits == store.read(plain / family).data.splits
 
 
-@pytest.mark.parametrize("tokens", [1, 300])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "tokens"), cover(FAMILIES, [1, 300], ["llama"]))
 def test_the_size_of_batches_that_are_scored_changes_no_answer(plain, tmp_path, family, tokens):
     run_here(family, tmp_path, *NARROW, f"evaluation.batch_tokens={tokens}")
     assert losses(tmp_path) == losses(plain / family)
@@ -155,8 +155,7 @@ def test_the_size_of_batches_that_are_scored_changes_no_answer(plain, tmp_path, 
 # ---------------------------------------------------------------- methods
 
 
-@pytest.mark.parametrize("family", ["bert", "llama"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "family"), cover(METHODS, ["bert", "llama"], ["qlora"]))
 def test_methods_train_what_they_say(method, family, tmp_path):
     found = run_here(family, tmp_path, *METHODS[method], "training.engine=loop")
     counts = found.model.parameters

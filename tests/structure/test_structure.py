@@ -1,6 +1,7 @@
 """The rules of the architecture: imports between packages point downhill, functions are small, names are clear."""
 
 import ast
+import functools
 import importlib.metadata
 import itertools
 import re
@@ -50,7 +51,12 @@ def dotted(path):
 
 
 NAMES = {dotted(path): path for path in MODULES}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in NAMES.items()}
+
+
+@functools.cache
+def tree(name):
+    """The syntax tree of a module; nothing changes it."""
+    return ast.parse(NAMES[name].read_text(encoding="utf-8"))
 
 
 def package_of(name):
@@ -71,7 +77,7 @@ def statements(node):
 
 def imports(name):
     """(module, imported name or None) of the package that a module imports, anywhere in it."""
-    for node in statements(TREES[name]):
+    for node in statements(tree(name)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bench":
             for alias in node.names:
                 whole = f"{node.module}.{alias.name}"
@@ -146,13 +152,13 @@ def is_private(name):
 def test_private_names_are_used_in_their_own_file_only(name):
     """Neither imported nor reached through an imported module of the package."""
     modules = {}
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bench":
             for alias in node.names:
                 assert not is_private(alias.name) or alias.name == "_base", f"{name} imports {alias.name}"
                 if f"{node.module}.{alias.name}" in NAMES:
                     modules[alias.asname or alias.name] = alias.name
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(tree(name)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
             assert not is_private(node.attr), f"{name} uses {node.value.id}.{node.attr}"
 
@@ -166,11 +172,11 @@ def test_modules_say_what_they_are_for_and_are_one_concept(path):
 
 def test_packages_list_their_files_and_import_nothing():
     for path in (path for path in MODULES if path.name == "__init__.py"):
-        tree = TREES[dotted(path)]
-        assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(tree)), path
+        whole = tree(dotted(path))
+        assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(whole)), path
         if package_of(dotted(path)) in (*DROPINS, "", "cli"):
             continue
-        text = ast.get_docstring(tree)
+        text = ast.get_docstring(whole)
         for file in path.parent.glob("*.py"):
             assert file.stem == "__init__" or re.search(rf"\b{file.stem}\b", text), f"{path} leaves out {file.stem}"
 
@@ -206,7 +212,7 @@ def test_the_plain_loop_is_short_enough_to_read_at_once():
 
 
 def function_in(module, name):
-    return next((n for n in TREES[module].body if isinstance(n, ast.FunctionDef) and n.name == name), None)
+    return next((n for n in tree(module).body if isinstance(n, ast.FunctionDef) and n.name == name), None)
 
 
 def bindings(module, *nodes):
@@ -223,7 +229,7 @@ def bindings(module, *nodes):
 def calls(module, name):
     """(module, function) of the package that a function calls."""
     function = function_in(module, name)
-    known = bindings(module, *TREES[module].body, *ast.walk(function))
+    known = bindings(module, *tree(module).body, *ast.walk(function))
     for node in ast.walk(function):
         if not isinstance(node, ast.Call):
             continue
@@ -246,7 +252,7 @@ def test_four_calls_lead_from_the_entry_to_the_training_step():
         ("bench.training.fit", "fit"),
         ("bench.training.engines.loop", "run"),
     ]
-    assert ("bench.runner.lifecycle", "main") in set(bindings("bench.run", *TREES["bench.run"].body).values())
+    assert ("bench.runner.lifecycle", "main") in set(bindings("bench.run", *tree("bench.run").body).values())
     for caller, called in itertools.pairwise(path):
         assert called in set(calls(*caller)), f"{'.'.join(caller)} does not call {'.'.join(called)}"
     step = [node for node in ast.walk(function_in(*path[-1])) if isinstance(node, ast.Call)]
@@ -256,8 +262,8 @@ def test_four_calls_lead_from_the_entry_to_the_training_step():
 
 def test_no_context_is_untyped():
     """`Run = Any` and its kin hide from mypy what flows through a run."""
-    for name, tree in TREES.items():
-        for node in tree.body:
+    for name in NAMES:
+        for node in tree(name).body:
             if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id == "Any":
                 raise AssertionError(f"{name}: {ast.unparse(node)}")
 

@@ -1,6 +1,7 @@
 """The rules of the tests: what lies in which folder, and that a test file needs no other test file."""
 
 import ast
+import functools
 
 import pytest
 
@@ -9,10 +10,15 @@ from tests.helpers.launching import ROOT
 TESTS = ROOT / "tests"
 FOLDERS = {"unit", "models", "runs", "structure", "helpers"}
 FILES = sorted(TESTS.rglob("test_*.py"))
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 # What starts runs. Tests of one module do without: they are what a developer runs while working.
 LAUNCHERS = {"launch", "launch_all", "command", "hosts"}
 TRAINS = {"lifecycle.main", "hosts.Launched"}
+
+
+@functools.cache
+def trees():
+    """Test file -> its syntax tree."""
+    return {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
 
 def imported(tree):
@@ -35,7 +41,7 @@ def test_every_test_file_lies_in_a_folder_that_says_what_it_takes():
 
 def test_no_test_file_imports_from_another():
     """What several need lies in tests/helpers, which holds no tests."""
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for module, name in imported(tree):
             words = f"{module}.{name or ''}".split(".")
             assert not any(word.startswith("test_") for word in words), f"{path.relative_to(ROOT)} imports {module}"
@@ -46,7 +52,7 @@ def test_no_test_file_imports_from_another():
 
 @pytest.mark.parametrize("folder", ["unit", "structure"])
 def test_tests_of_one_module_launch_nothing_and_train_nothing(folder):
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         if TESTS / folder not in path.parents:
             continue
         for module, name in imported(tree):

@@ -1,5 +1,6 @@
 """`python -m bench compare`: what it says of runs as they lie on disk, and what it refuses."""
 
+import functools
 import json
 import math
 import shutil
@@ -26,10 +27,15 @@ from tests.helpers.launching import ROOT
 LABELS = ("bad", "good")
 EXAMPLES = 300
 HEAVY = ("torch", "transformers", "datasets", "evaluate", "accelerate", "peft", "matplotlib", "sklearn", "pandas")
-SINGLE = MetricSet(("accuracy", "f1", "precision", "recall", "mcc", "loss"), multi_label=False, num_labels=2)
 DRAW = np.random.default_rng(0)
 REFERENCE = DRAW.integers(2, size=EXAMPLES)
 DIFFICULTY = DRAW.random(EXAMPLES)
+
+
+@functools.cache
+def single():
+    """Made when it is first needed: it loads evaluate, which takes seconds."""
+    return MetricSet(("accuracy", "f1", "precision", "recall", "mcc", "loss"), multi_label=False, num_labels=2)
 
 
 def guesses(share, seed=0):
@@ -47,7 +53,7 @@ def write_run(
     names = ids or tuple(f"e{number:04}" for number in range(len(reference)))
     found = Predictions(ids=names, predictions=guess, references=reference, scores=np.eye(2)[guess] * 0.8 + 0.1)
     values = {
-        key: Score(value=value, examples=len(names), signature=key) for key, value in SINGLE.values(found).items()
+        key: Score(value=value, examples=len(names), signature=key) for key, value in single().values(found).items()
     }
     part = SplitPart(examples=len(names), fingerprint="f", labels={}, tokens={}, truncated=0)
     fields = {
@@ -62,7 +68,7 @@ def write_run(
         "scores": {stage: {"test": values} for stage in stages},
     }
     for stage in stages:
-        scoring.write_predictions(folder / "predictions" / f"{stage}-test.jsonl", found, SINGLE, LABELS)
+        scoring.write_predictions(folder / "predictions" / f"{stage}-test.jsonl", found, single(), LABELS)
     store.write(Record(**{**fields, **changes}), folder)
     return folder
 

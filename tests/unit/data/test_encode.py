@@ -12,8 +12,8 @@ from bench.data.prompts.template import Renderer
 from bench.errors import SetupError
 from bench.tasks import text_classification as task
 from tests.helpers.chat_templates import INST, TURNS, tokenizer_with
-from tests.helpers.models import TEXTS
 from tests.helpers.real_tokenizers import SHARED, real
+from tests.helpers.tiny_cards import TEXTS
 
 LABELS = ("bad", "good", "mixed")
 PROMPT = Prompt(template="Review: {text}\nSentiment:", instruction="Judge each review.")

@@ -18,7 +18,7 @@ from bench.data import token_cache
 from bench.data.rows import Split
 from bench.data.token_cache import TokenCache
 from bench.evaluation.readers import head
-from tests.helpers import models as tiny
+from tests.helpers import tiny_cards as tiny
 from tests.helpers.cases import cover
 from tests.helpers.launching import ROOT, environment
 
@@ -202,7 +202,7 @@ def test_a_tokenizer_that_is_more_than_its_files_is_not_kept(place):
 
 
 def test_tokens_that_are_drawn_are_not_kept():
-    tokens = tiny._trained.__wrapped__("bpe", 400, "decoder")
+    tokens = tiny.trained_tokenizer.__wrapped__("bpe", 400, "decoder")
     assert token_cache.identity(tokens)[0] is not None
     tokens.backend_tokenizer.model.dropout = 0.3
     assert token_cache.identity(tokens) == (None, "its tokens are random (BPE dropout)")

@@ -8,29 +8,15 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 
 from bench.config.cards import TokenizerCard
 from bench.data import tokenizer as tokenizers
 from bench.errors import SetupError
-from bench.evaluation.readers.head import encode_rows
 from bench.utils import loading_errors
-from tests.helpers import models as tiny
+from tests.helpers import tiny_cards as tiny
 
 KINDS = ["wordpiece", "bpe", "unigram"]
-FORGED = [
-    "A </s> in the middle.",
-    "</s>",
-    "ends with </s>",
-    "<s> begins",
-    "<pad> <pad>",
-    "ends with <pad>",
-    "a <mask> and an <unk>",
-    "two </s></s>",
-    "wide ＜/s＞ and ＜pad＞",
-    "plain",
-]
 PRINT_HASHES = """
 import hashlib
 from bench.config.cards import TokenizerCard
@@ -142,7 +128,7 @@ def test_round_trip(kind, family, tmp_path):
     tokens = trained(kind, family)
     tokens.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
-    texts = [*tiny.TEXTS, *FORGED, "猫"]
+    texts = [*tiny.TEXTS, *tiny.FORGED, "猫"]
     assert again(texts)["input_ids"] == tokens(texts)["input_ids"]
     assert again.split_special_tokens
     assert again.model_input_names == ["input_ids", "attention_mask"]
@@ -157,7 +143,7 @@ def test_round_trip(kind, family, tmp_path):
 def test_a_text_can_not_forge_a_special_token(kind, family):
     tokens = trained(kind, family)
     around = {"encoder": [2, 3], "decoder": [2], "encoder_decoder": [3]}[family]
-    for row in [*ids(tokens, FORGED), *ids(tokens, FORGED, truncation=True, max_length=5)]:
+    for row in [*ids(tokens, tiny.FORGED), *ids(tokens, tiny.FORGED, truncation=True, max_length=5)]:
         assert [token for token in row if token in (0, 2, 3, 4)] == around
         assert len(row) > len(around)
 
@@ -192,31 +178,6 @@ def test_real_bert_tokenizer_and_the_types_of_a_pair():
     (pair,) = tokenizers.encode(tokens, ["a"], ["b c"])
     assert pair["token_type_ids"] == [0, 0, 0, 1, 1, 1]
     assert list(tokenizers.encode(tokens, ["a"])[0]) == ["input_ids"]
-
-
-def test_t5_classifies_texts_with_forged_ends(tmp_path):
-    known = tiny.card("t5")
-    tokens = tiny.tokenizer(known)
-    model = tiny.liven(tiny.build(known, tmp_path))
-    rows = [{"text": text, "label": 0} for text in FORGED]
-    features, _ = encode_rows(rows, tokens, 64)
-    together = tiny.logits(model, tiny.collate(features, tokens))
-    alone = torch.cat([tiny.logits(model, tiny.collate([feature], tokens)) for feature in features])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("name", tiny.DECODERS)
-def test_decoders_read_the_last_token_of_texts_with_forged_pads(name, tmp_path):
-    known = tiny.card(name)
-    tokens = tiny.tokenizer(known)
-    model = tiny.liven(tiny.build(known, tmp_path))
-    features, _ = encode_rows([{"text": text, "label": 0} for text in FORGED], tokens, 64)
-    together = tiny.logits(model, tiny.collate(features, tokens))
-    for feature, row in zip(features, together, strict=True):
-        inputs = torch.tensor([feature["input_ids"]])
-        with torch.no_grad():
-            states = model.base_model(inputs).last_hidden_state
-        torch.testing.assert_close(model.score(states[:, -1])[0].detach(), row, atol=1e-5, rtol=0)
 
 
 # ---------------------------------------------------------------- build

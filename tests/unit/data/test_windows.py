@@ -19,7 +19,7 @@ from bench.config.cards import TokenizerCard
 from bench.data import tokenizer as tokenizers
 from bench.data.windows import covering, make_windows
 from bench.errors import DataError, SetupError
-from tests.helpers import models as tiny
+from tests.helpers import tiny_cards as tiny
 from tests.helpers.cases import cover, together
 from tests.helpers.launching import ROOT
 

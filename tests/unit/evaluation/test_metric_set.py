@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import evaluate
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn
@@ -265,6 +264,8 @@ def test_a_local_metric_of_several_labels(tmp_path):
 
 
 def test_the_signature_holds_settings_and_code_but_no_folder(tmp_path):
+    import evaluate
+
     places = [tmp_path / "here", tmp_path / "there", tmp_path / "changed"]
     signatures = []
     for place, scale in zip(places, (2, 2, 3), strict=True):
@@ -294,6 +295,8 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_hub_metric_without_a_network(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import evaluate
+
     monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
     sentence = r"the metric 'evaluate:nobodys_metric' can't be loaded \(offline: give the path of its file instead\): "
     with pytest.raises(SetupError, match=sentence) as error:

@@ -10,12 +10,11 @@ import sys
 import warnings
 from pathlib import Path
 
-import evaluate
 import numpy as np
 import pytest
 import sklearn.metrics
 
-from bench.config import contracts
+from bench.config import contracts, registry
 from tests.helpers.cases import together
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -28,14 +27,17 @@ WORDS = ("The", "the", "a", "10 a.m.", "10 am", "well-known", "Zürich", "“quo
 
 def metric_class(name):
     """The one `evaluate.Metric` of bench/metrics/<name>.py."""
+    import evaluate  # it takes seconds, which collecting does without
+
     module = importlib.import_module(f"bench.metrics.{name}")
     found = [value for value in vars(module).values() if inspect.isclass(value) and issubclass(value, evaluate.Metric)]
     assert len(found) == 1, f"{name} must hold exactly one evaluate.Metric, found {found}"
     return found[0]
 
 
-PAIRS = [(path.stem, config) for path in FILES for config in metric_class(path.stem).configs]
-LABEL_PAIRS = [(name, config) for name, config in PAIRS if metric_class(name).reads != "answers"]
+FACTS = {name: registry.literals("metrics", name) for name in registry.names("metrics")}
+PAIRS = [(name, config) for name, facts in FACTS.items() for config in facts["configs"]]
+LABEL_PAIRS = [(name, config) for name, config in PAIRS if FACTS[name]["reads"] != "answers"]
 every_pair = pytest.mark.parametrize(("name", "config"), PAIRS)
 every_label_pair = pytest.mark.parametrize(("name", "config"), LABEL_PAIRS)
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from matplotlib.figure import Figure
 from sklearn.metrics import f1_score
 
 from bench.analysis import accessors, compare, costs, disagreements, leaderboard, predictions
@@ -19,10 +20,11 @@ from bench.records import store
 from bench.records.record import OutOfMemory, PhaseTime, Resumed, Score
 from bench.reporting import study_page, study_sections
 from bench.reporting.figures import study
-from tests.helpers import studies
+from tests.helpers import pictures, studies
 from tests.helpers.pages import NASTY, cells, tables_of
 from tests.helpers.studies import ROOT
 
+RENDERED = Figure.savefig
 SKILLS = {"weak": 0.55, "good": 0.8, "better": 0.97}
 
 
@@ -38,6 +40,13 @@ def sections(page, level="### "):
 def report(paths, folder):
     study_page.write(paths, folder)
     return (folder / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unrendered():
+    with pytest.MonkeyPatch.context() as patch:
+        pictures.leave_unrendered(patch)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +185,7 @@ def test_an_answer_that_is_right_in_part_is_not_right(tmp_path):
     assert [sorted(row[-2:]) for row in table[1:]] == [["<b>a</b> (0.50)", "a"], ["<b>a</b>", "<b>a</b> (0.25)"]]
 
 
-def test_the_same_records_give_the_same_bytes_without_torch(runs, page, tmp_path):
+def test_the_same_records_give_the_same_bytes_without_torch(runs, page, tmp_path, monkeypatch):
     """In another process, from a copy at another place, named in another order."""
     copy = shutil.copytree(runs, tmp_path / "elsewhere")
     code = (
@@ -191,6 +200,7 @@ def test_the_same_records_give_the_same_bytes_without_torch(runs, page, tmp_path
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "[]"
+    monkeypatch.setattr(Figure, "savefig", RENDERED)
     study_page.write([runs], tmp_path / "a", tmp_path / "a" / "page.html")
     assert page == (tmp_path / "a" / "report.md").read_text(encoding="utf-8")
     names = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())

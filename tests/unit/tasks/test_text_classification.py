@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.nn import functional
-from transformers import AlbertConfig, AlbertForSequenceClassification, BertTokenizer
-from transformers.trainer_pt_utils import LabelSmoother
+from transformers import BertTokenizer
 
 from bench.config.cards import Prompt, TokenizerCard
 from bench.data import tokenizer as tokenizers
@@ -121,6 +120,8 @@ def logits():
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
 def test_one_label(logits, smoothing):
+    from transformers.trainer_pt_utils import LabelSmoother
+
     labels = torch.tensor([0, 1, 2, 3, 0, 1, 2])
     loss = loss_sum(logits, labels, smoothing)
     parts = [functional.cross_entropy(logits[i], labels[i], label_smoothing=smoothing) for i in range(7)]
@@ -147,6 +148,8 @@ def test_several_labels(logits, smoothing):
 
 @pytest.mark.parametrize("kind", ["single_label_classification", "multi_label_classification"])
 def test_equals_the_models_own_mean_loss(kind):
+    from transformers import AlbertConfig, AlbertForSequenceClassification
+
     torch.manual_seed(0)
     sizes = {
         "hidden_size": 16,

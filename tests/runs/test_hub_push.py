@@ -1,14 +1,12 @@
 """reporting/hub/push.py: what is pushed, to a server of the Hub's few endpoints on this machine; what is refused."""
 
 import dataclasses
-import html
 import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -20,8 +18,6 @@ from bench.cli.main import main
 from bench.config import resolve
 from bench.records import store
 from bench.records.record import Data, RecipePart
-from bench.reporting import markdown as md
-from bench.reporting.hub import redact
 from tests.helpers.hub_server import ROLE, Hub
 from tests.helpers.launching import ROOT
 from tests.helpers.pages import NASTY, full
@@ -359,16 +355,6 @@ def test_a_dry_run_overwrites_nothing(pushed, capsys):
     assert "is not an empty folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("name", "is_secret"),
-    [("PGPASSWORD", True), ("MYSQL_PWD", True), ("DB_PASS", True), ("MYSECRET_OF_A", True), ("HF_TOKEN", True),
-     ("PWD", False), ("OLDPWD", False), ("SSH_KEY_PATH", False), ("TOKENIZERS_PARALLELISM", False)],
-)  # fmt: skip
-def test_variables_that_are_named_like_secrets(monkeypatch, name, is_secret):
-    monkeypatch.setenv(name, "correct horse battery")
-    assert (redact.find_secret(b"said: correct horse battery!") is not None) == is_secret
-
-
 def test_many_runs_with_predictions_and_a_failed_one(tmp_path, capsys):
     made_run(tmp_path / "runs" / "good")
     made_run(tmp_path / "runs" / "b d", status="oom", reason="no room")
@@ -380,34 +366,3 @@ def test_many_runs_with_predictions_and_a_failed_one(tmp_path, capsys):
     assert json.loads(files["b-d/predictions/before-other.jsonl"])["text"] == "a fine film"
     assert json.loads(files["good/record.json"])["prompts"]["example"].startswith("Say it.")
     assert "| [b-d](b-d/report.md) | oom | sst2 |" in files["README.md"].decode()
-
-
-@pytest.mark.parametrize(
-    ("text", "short"),
-    [
-        ("/data/me/x.json", "<removed>/x.json"),
-        ("see (/scratch/al/run-1), please", "see (<removed>/run-1), please"),
-        ("--cache=/mnt/a/b/ file:///home/al/c", "--cache=<removed>/b <removed>/c"),
-        (r"C:\Users\al\x.txt", "<removed>/x.txt"),
-        ("https://x.org/a/b and/or 1/2/3 org/name ../a/b ~/a/b </td></tr> /", None),
-    ],
-)
-def test_absolute_paths_are_shortened_and_nothing_else(text, short):
-    assert redact.PathShortener().shorten(text) == (text if short is None else short)
-
-
-def test_a_secret_is_seen_however_a_file_escapes_it(monkeypatch):
-    secret = '_a"b\\c<d|é&/*'
-    monkeypatch.setenv("MY_PASSWORD", secret)
-    row = json.dumps({"key": f"it is {secret}!"})
-    held = [row, json.dumps({"key": secret}, ensure_ascii=False), json.dumps(row), html.escape(secret), quote(secret)]
-    held += [md.escape(row), md.escape(f"x{secret}y"), md.verbatim(f"see {secret}"), quote(secret, "")]
-    for text in held:
-        assert redact.find_secret(text.encode()) == "the value of the environment variable MY_PASSWORD", text
-        assert redact.REMOVED in redact.remove_secrets(text, None)
-    assert redact.find_secret(rb'_a"b') is None
-
-
-@pytest.mark.parametrize("text", ["risk-adjusted-performance-of-all-models-in-it", "hf_hub", "a" * 40, "x@y.z:80"])
-def test_plain_words_are_no_secrets(text):
-    assert redact.find_secret(text.encode()) is None
