@@ -4,8 +4,6 @@ import hashlib
 import json
 import re
 
-import pytest
-
 from tests.helpers.launching import ROOT, launch
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -41,7 +39,6 @@ def adapt(model, options):
 '''
 
 
-@pytest.mark.slow
 def test_a_run_with_an_included_method_metrics_and_card(write, tmp_path):
     """The metrics are the examples of CONTRIBUTING.md, as they stand there."""
     card = (ROOT / "recipes" / "datasets" / "reviews.yaml").read_bytes()

@@ -201,6 +201,6 @@ USES = (
         owner="lm_eval.models.huggingface:HFLM",
         name="_loglikelihood_tokens",
         needed_for="scoring labels by the harness's scorer in lm-evaluation-harness",
-        where="bench/cli/lm_eval.py",
+        where="bench/evaluation/lm_eval_model.py",
     ),
 )
