@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, set_seed
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from bench import console
 from bench.config import registry, rules, yaml_loader
@@ -78,7 +79,7 @@ def adapted_model(
     recipe: Recipe,
     options: Strict,
     *,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     labels: tuple[str, ...],
     device: torch.device,
     base_folder: Path | None = None,
@@ -232,7 +233,7 @@ class _Recorder(Observer):
         """Write it among the notes."""
         self.run.record.note(sentence)
 
-    def on_setting(self, name: str, value: Any) -> None:
+    def on_setting(self, name: str, value: bool) -> None:
         """Write it among the fast paths."""
         self.run.record.speed[name] = value
 
