@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # the contracts name types of packages above; importing those
     import torch
     from accelerate import PartialState
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
     from bench.config.cards import Prompt
     from bench.config.recipe import Recipe
@@ -104,7 +105,9 @@ class Task(Protocol):
     def head_outputs(self, labels: tuple[str, ...]) -> tuple[str, ...]:
         """Return what the outputs of the task head stand for, given the names of the labels."""
 
-    def encode(self, corpus: Corpus, tokenizer: Any, recipe: Recipe, state: PartialState | None = None) -> EncodedData:
+    def encode(
+        self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase, recipe: Recipe, state: PartialState | None = None
+    ) -> EncodedData:
         """Encode all splits for a task head. state: the processes of a run, whose tokens may be kept between runs."""
 
     def loss(self, outputs: Any, batch: dict[str, torch.Tensor], *, label_smoothing: float) -> torch.Tensor:

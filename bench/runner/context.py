@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from bench.config.contracts import LoadPlan, Method, Task
 from bench.config.resolve import Resolved
@@ -17,6 +17,7 @@ from bench.runner.resume import PreviousRun
 if TYPE_CHECKING:  # they load torch, and a bad recipe is refused before that
     from accelerate import PartialState
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
     from bench.data.dataset import Corpus
     from bench.data.examples import Encoded
@@ -36,7 +37,7 @@ class RunInputs:
     plan: LoadPlan
     method: Method
     task: Task
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     splits: dict[str, Encoded]
     train: Encoded | None
     scoring: Scoring

@@ -2,9 +2,9 @@
 
 import importlib.util
 from functools import partial
-from typing import Any
 
 import numpy as np
+from transformers import PreTrainedTokenizerBase
 
 from bench.config import contracts, registry
 from bench.config.recipe import Recipe
@@ -97,7 +97,11 @@ def _load_corpus(run: RunContext, plan: contracts.LoadPlan) -> dataset.Corpus:
 
 
 def _encode(
-    run: RunContext, corpus: dataset.Corpus, plan: contracts.LoadPlan, task: contracts.Task, tokenizer: Any
+    run: RunContext,
+    corpus: dataset.Corpus,
+    plan: contracts.LoadPlan,
+    task: contracts.Task,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> contracts.EncodedData:
     """Encode a corpus for a task head or as text; what was kept, asked or left out goes into the record."""
     recipe = run.resolved.recipe

@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object, set_seed
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from bench import console
 from bench.config import registry, rules, yaml_loader
@@ -79,7 +80,7 @@ def adapted_model(
     recipe: Recipe,
     options: Strict,
     *,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     labels: tuple[str, ...],
     device: torch.device,
     base_folder: Path | None = None,
@@ -233,7 +234,7 @@ class _Recorder(Observer):
         """Write it among the notes."""
         self.run.record.note(sentence)
 
-    def on_setting(self, name: str, value: Any) -> None:
+    def on_setting(self, name: str, value: bool) -> None:
         """Write it among the fast paths."""
         self.run.record.speed[name] = value
 
@@ -345,36 +346,39 @@ def expected_rate(inputs: FitInputs, step: int) -> float:
 
 def save(run: RunContext) -> None:
     """Write the model or adapter with its tokenizer, on rank zero; nothing where nothing was trained."""
-    recipe, inputs = run.resolved.recipe, run.inputs
-    if inputs.plan.trains == "nothing":
+    if run.inputs.plan.trains == "nothing":
         run.record.note("no model is saved: nothing was trained")
         return
     with run.clock.phase("save"):
         if run.state.is_main_process:
-            description = {
-                "task": recipe.dataset.task,
-                "objective": recipe.objective,
-                "prompt": recipe.dataset.prompt.model_dump(mode="json")
-                if recipe.objective == "text" and recipe.dataset.prompt is not None
-                else None,
-                "prompting": recipe.prompting.model_dump(mode="json"),
-                "labels": list(inputs.corpus.labels),
-                "multi_label": recipe.dataset.multi_label,
-                "threshold": recipe.evaluation.threshold,
-                "max_length": recipe.max_length,
-                "spans": recipe.spans.model_dump(),
-                "version": inputs.corpus.version,
-                "method": recipe.method.name,
-                "pooling": inputs.plan.features.get("pooling"),
-                "head": recipe.head.model_dump(),
-                "quantization": inputs.plan.quantization,
-                "unquantized": heads.unwrapped_head_names(run.model),
-                "pad_token_id": inputs.tokenizer.pad_token_id,
-                "model_card": recipe.model.model_dump(),
-            }
-            saving.save(run.model, inputs.tokenizer, run.folder / "model", description)
+            saving.save(run.model, run.inputs.tokenizer, run.folder / "model", _saved_description(run))
             run.record.artifacts["model"] = "model"
         run.state.wait_for_everyone()
+
+
+def _saved_description(run: RunContext) -> dict[str, Any]:
+    """Return what must be known to load a saved model and to read its answers."""
+    recipe, inputs = run.resolved.recipe, run.inputs
+    prompt = recipe.dataset.prompt if recipe.objective == "text" else None
+    return {
+        "task": recipe.dataset.task,
+        "objective": recipe.objective,
+        "prompt": prompt.model_dump(mode="json") if prompt is not None else None,
+        "prompting": recipe.prompting.model_dump(mode="json"),
+        "labels": list(inputs.corpus.labels),
+        "multi_label": recipe.dataset.multi_label,
+        "threshold": recipe.evaluation.threshold,
+        "max_length": recipe.max_length,
+        "spans": recipe.spans.model_dump(),
+        "version": inputs.corpus.version,
+        "method": recipe.method.name,
+        "pooling": inputs.plan.features.get("pooling"),
+        "head": recipe.head.model_dump(),
+        "quantization": inputs.plan.quantization,
+        "unquantized": heads.unwrapped_head_names(run.model),
+        "pad_token_id": inputs.tokenizer.pad_token_id,
+        "model_card": recipe.model.model_dump(),
+    }
 
 
 def measure(run: RunContext) -> None:

@@ -1,7 +1,7 @@
 """One trial of a micro-batch: the process that `bench.runner.batch_size` starts.
 
-It runs a run's own stages on a few real examples, so that the model, what is adapted and left out of it, the engine and
-the optimiser are the same ones, and writes down how much memory that took.
+It builds and trains a model by the run's own functions, on a few real examples, so that the adapted model, the
+engine and the optimiser are the same ones, and writes down how much memory that took.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bench import console
 from bench.config import registry
@@ -107,7 +107,7 @@ def _ignore(_: str) -> None:
 def _trained(
     recipe: Recipe,
     request: dict[str, Any],
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
     state: PartialState,
     phases: clock.Clock,
     folder: Path,

@@ -23,7 +23,7 @@ class TrainLog:
         if self._path is not None:
             self._path.write_text("".join(map(_line, self.rows)), encoding="utf-8")
 
-    def write(self, **values: Any) -> None:
+    def write(self, **values: float | None) -> None:
         """Add a line. Raises DivergedError when a loss or gradient norm in it is not finite."""
         row = {**values, "seconds": round(time.perf_counter() - self._started_s, 3)}
         self.rows.append(row)
@@ -48,5 +48,5 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps({name: None if _is_undefined(item) else item for name, item in row.items()}) + "\n"
 
 
-def _is_undefined(value: Any) -> bool:
+def _is_undefined(value: object) -> bool:
     return isinstance(value, float) and not math.isfinite(value)

@@ -29,7 +29,7 @@ class Observer:
     def on_note(self, sentence: str) -> None:
         """Take a fallback, in words."""
 
-    def on_setting(self, name: str, value: Any) -> None:
+    def on_setting(self, name: str, value: bool) -> None:
         """Take a fast path, and whether it is in force."""
 
     def on_resume(self, step: int) -> None:

@@ -135,7 +135,7 @@ def test_the_best_step_is_that_of_one_process(alone, spread, way):
 
 
 def test_an_output_head_that_fsdp_divides_computes_all_logits(spread):
-    for way, reason in {"fsdp2": "has an output head that is trained, and that FSDP divides", "zero3": None}.items():
+    for way, reason in {"fsdp2": "has an output head that is trained, and that FSDP shards", "zero3": None}.items():
         found = store.read(spread[way] / "text_full")
         assert found.speed["answer_logits"] == (reason is None)
         assert any(reason in note for note in found.notes) if reason else True

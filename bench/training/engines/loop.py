@@ -67,7 +67,7 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
         return accelerator.unwrap_model(model)
 
 
-def _micro_batches(loss_of: StepLoss, step: int, accelerator: Accelerator) -> list[Any]:
+def _micro_batches(loss_of: StepLoss, step: int, accelerator: Accelerator) -> list[BatchEncoding]:
     """This process's micro-batches of one step: the same rows as accelerate's own sharding gives the Trainer."""
     inputs, budget = loss_of.inputs, loss_of.inputs.budget
     size, first = budget.per_device_batch, (step - 1) * budget.global_batch

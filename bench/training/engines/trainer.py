@@ -89,11 +89,11 @@ class WatchedTrainer(Trainer):
         return super().get_batch_samples(*args, **options)
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        given = self.session.inputs
+        fit_inputs = self.session.inputs
         if not self._started:
-            given.observer.on_start(sharding.in_force(self.accelerator, self.model_wrapped))
+            fit_inputs.observer.on_start(sharding.in_force(self.accelerator, self.model_wrapped))
             self._started = True
-        seed_step(given.seed, self.state.global_step, self._micro_batch, given.rank)
+        seed_step(fit_inputs.seed, self.state.global_step, self._micro_batch, fit_inputs.rank)
         self._micro_batch += 1
         self.session.progress.steps.add(inputs)
         return super().training_step(model, inputs, num_items_in_batch)

@@ -1,0 +1,63 @@
+"""The contract of tasks, kept by each of them: a corpus becomes splits to score, one to learn from, and a reader."""
+
+import pytest
+from accelerate import PartialState
+
+from bench.config import registry, resolve
+from bench.data import dataset, tokenizer
+from bench.evaluation.readers.head import HeadReader
+from bench.models import build
+from tests.helpers.launching import ROOT
+
+LIMIT = {"train": 16, "test": 8}
+RECIPES = {
+    "text_classification": ("tiny/bert-full", "texts"),
+    "question_answering": ("passages/bert-full", "questions"),
+}
+
+
+def encoded(task, state=None, *overrides):
+    name, _ = RECIPES[task]
+    recipe = resolve.load(ROOT / "recipes" / f"{name}.yaml", overrides).recipe
+    assert recipe.dataset.task == task
+    corpus = dataset.load(recipe.dataset, LIMIT, {"train", "test"})
+    rows = corpus.splits["train"].rows
+    tokens, _ = tokenizer.build(recipe.model, build.locate(recipe.model), (row["text"] for row in rows))
+    return corpus, registry.load_task(task).encode(corpus, tokens, recipe, state)
+
+
+def test_every_task_is_tried():
+    assert set(RECIPES) == set(registry.names("tasks"))
+
+
+@pytest.mark.parametrize("task", RECIPES)
+def test_splits_to_score_have_a_feature_for_each_row(task):
+    corpus, data = encoded(task)
+    assert set(data.splits) == {"train", "test"}
+    for name, split in data.splits.items():
+        assert split.ids == tuple(row["id"] for row in corpus.splits[name].rows)
+        assert len(split.features) == len(split.ids) == LIMIT[name]
+    assert data.train is not None
+    assert len(data.train.features) >= LIMIT["train"]
+    assert all(len(feature["input_ids"]) for feature in data.train.features)
+    assert data.unit == RECIPES[task][1]
+    assert (data.reader is HeadReader) == (task == "text_classification")
+
+
+@pytest.mark.parametrize("task", RECIPES)
+def test_tokens_are_kept_for_a_run_only(task, tmp_path, monkeypatch):
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path))
+    _, data = encoded(task)
+    assert data.token_cache is False
+    assert not list(tmp_path.rglob("*.tokens"))
+    hits = [encoded(task, PartialState(cpu=True))[1].token_cache for _ in range(2)]
+    if task == "question_answering":
+        assert hits == [False, False]  # windows hold more than tokens
+        return
+    assert hits == [{"train": False, "test": False}, {"train": True, "test": True}]
+    assert encoded(task, PartialState(cpu=True), "speed.token_cache=false")[1].token_cache is False
+
+
+def test_what_the_outputs_of_a_head_stand_for():
+    assert registry.load_task("text_classification").head_outputs(("bad", "good")) == ("bad", "good")
+    assert registry.load_task("question_answering").head_outputs(("unanswerable", "answerable")) == ("start", "end")
