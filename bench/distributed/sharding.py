@@ -217,7 +217,7 @@ def _whole_parameters(sharded: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def apply_deepspeed_defaults(arguments: Any) -> Any:
     """Replace defaults of DeepSpeed that change results or waste memory; return the TrainingArguments.
 
-    It computes in 16 bits by autocast, as all other ways to spread a run do: by itself it would put every weight into
+    It computes in 16 bits by autocast, as all other kinds of parallelism do: by itself it would put every weight into
     16 bits, heads and norms that must stay in float32 among them. And its buffers are for models of this size.
     """
     if asked() == "deepspeed":
@@ -254,7 +254,7 @@ def choose_units(trainer: Any) -> None:
 
 
 class FirstGradients:
-    """Whether every trained parameter gets a finite gradient, seen as autograd makes them.
+    """Watches whether every trained parameter gets a finite gradient, as autograd makes them.
 
     Needed under DeepSpeed, which takes gradients away before anybody else can look at them. `missing` ends the watch.
     """

@@ -1,4 +1,4 @@
-"""What a training step holds beside weights and optimiser, found by running it on the meta device, which has no memory.
+"""Activations of a training step, measured by running it on the meta device, which has no memory.
 
     usage = probe(model, Batch(rows=4, length=512), precision="bf16")
     usage.kept  # bytes that the forward pass leaves for the backward pass

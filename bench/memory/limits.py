@@ -163,7 +163,7 @@ def _of_machine() -> Iterator[Limit]:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryBaseline:
-    """What was in use before the model was built: bytes by limit, and the process's own that were in memory."""
+    """Memory in use before the model was built: bytes by limit, and the process's own that were in memory."""
 
     used: dict[str, int]
     resident: int | None

@@ -53,7 +53,7 @@ class Parallelism:
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """How long texts are, in tokens. examples: None where the data were not read. answers: labels of a text.
+    """Lengths of texts, in tokens. examples: None where the data were not read. answers: labels of a text.
 
     source: where this is from, in words.
     """

@@ -1,4 +1,4 @@
-"""What a recipe's model, its gradients and its optimiser hold in memory, exactly, before anything is downloaded.
+"""Exact bytes of a recipe's weights, gradients and optimiser states, before anything is downloaded.
 
     model = outline(resolved)  # the adapted model of a run on torch's meta device: shapes and types, no numbers
     states(model, "adamw_torch_fused", "trainer").gradients  # bytes
@@ -59,7 +59,7 @@ class States:
 
 @dataclass(frozen=True, kw_only=True)
 class _Tokens:
-    """What a config asks of a tokenizer, from the architecture on the card: none is at hand."""
+    """Token ids that a config asks of a tokenizer, from the architecture on the card; no tokenizer is loaded."""
 
     pad_token_id: int
     bos_token_id: int | None

@@ -1,4 +1,4 @@
-"""What methods on top of the PEFT library share: strict checking of its options, and wrapping a model."""
+"""Adapters of the PEFT library: strict checking of a method's options, and wrapping a model."""
 
 import ast
 import importlib.util

@@ -256,7 +256,8 @@ def test_the_command_says_what_fits(write, capsys):
     assert "fp16" in out.splitlines()[0]  # a T4 has no bf16
     assert "the longest of 1600 texts" in out
     assert "Tesla T4 (15.00 GiB): fits" in out
-    assert "which is an assumption" in out
+    assert "at an assumed 40% of its published peak FLOP/s (MFU)" in out
+    assert "\ntrainable parameters: " in out
     code, out, _ = lines(capsys, path, "--per-device-batch", 4, "--length", 100, "--world", 2, "--zero", 2)
     assert code == 0
     assert "2 GPUs, ZeRO-2" in out

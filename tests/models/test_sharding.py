@@ -64,7 +64,7 @@ REFUSED = {
     "loop": ("zero1", BERT, ["training.engine=loop"], "whole models only, not under ZeRO-1; take engine: trainer"),
     "measured": ("zero2", BERT, ["speed.precision=measured"], "set mixed_precision in the accelerate config"),
     "8-bit": ("zero2", BERT, ["training.optimizer=adamw_bnb_8bit"], "take adamw_torch or adamw_torch_fused or sgd"),
-    "adafactor": ("fsdp2", BERT, ["training.optimizer=adafactor"], "something else on parts of parameters, as FSDP"),
+    "adafactor": ("fsdp2", BERT, ["training.optimizer=adafactor"], "something else on shards of parameters, as FSDP"),
     "qlora-zero3": ("zero3", QLORA, [], "set method.storage=float32, or launch with zero2.yaml or ddp.yaml"),
     "qlora-fsdp2": ("fsdp2", QLORA, [], "4-bit weights that are stored as what they are computed in"),
     "t5-fsdp2": ("fsdp2", ROOT / "recipes/tiny/t5-full.yaml", [], "launch with zero3.yaml or ddp.yaml"),

@@ -1,4 +1,4 @@
-"""Attention that keeps texts apart which stand one behind the other in one row, without any pad between them."""
+"""Attention that keeps texts apart which follow one another in one row, without any pad between them."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ NAME = "bench_unpadded"
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Where the real tokens of a padded batch [rows, columns] stand in one row, shortest texts first.
+    """Places of a padded batch's real tokens [rows, columns] in one row, shortest texts first.
 
     places: [tokens], of each in the flattened batch. runs: (texts, their length), for neighbours of equal length.
     """

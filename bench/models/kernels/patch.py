@@ -29,7 +29,7 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class _Patch:
-    """What `attach` replaced. own_forward: None where the forward was its class's, which is no attribute of its own."""
+    """A replaced forward. own_forward: None where the forward was the class's, no attribute of the instance."""
 
     own_forward: Any
     hooks: tuple[Any, ...]
