@@ -282,16 +282,16 @@ def in_force(accelerator: Any, wrapped: nn.Module) -> dict[str, Any]:
     """
     from torch.distributed.fsdp import FSDPModule
 
-    found: dict[str, Any] = {"distributed_type": accelerator.distributed_type.value}
+    launch: dict[str, Any] = {"distributed_type": accelerator.distributed_type.value}
     if hasattr(wrapped, "zero_optimization_stage"):
-        found["zero_stage"] = wrapped.zero_optimization_stage()
-        found["offload_optimizer"] = _place(wrapped.zero_offload_optimizer())
-        found["offload_parameters"] = _place(wrapped.zero_offload_param())
+        launch["zero_stage"] = wrapped.zero_optimization_stage()
+        launch["offload_optimizer"] = _place(wrapped.zero_offload_optimizer())
+        launch["offload_parameters"] = _place(wrapped.zero_offload_param())
     by_fsdp = isinstance(wrapped, FSDPModule)
-    if asked_stage() != found.get("zero_stage") or (asked() == "fsdp") != by_fsdp:
+    if asked_stage() != launch.get("zero_stage") or (asked() == "fsdp") != by_fsdp:
         what = "FSDP2" if asked() == "fsdp" else f"ZeRO stage {asked_stage()}"
-        raise SetupError(f"{what} was asked for, but the model is a {type(wrapped).__name__} ({found})")
-    return found
+        raise SetupError(f"{what} was asked for, but the model is a {type(wrapped).__name__} ({launch})")
+    return launch
 
 
 def _place(offload: Any) -> str | None:

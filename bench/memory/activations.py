@@ -197,8 +197,8 @@ def _loss(model: Any, batch: Batch) -> torch.Tensor:
         for name in head_names(inner):
             hidden = getattr(inner, name)(hidden)
         return hidden.float().square().sum()
-    found = model(input_ids=ids, attention_mask=mask)
-    parts = [found[name] for name in ("logits", "start_logits", "end_logits") if name in found]
+    outputs = model(input_ids=ids, attention_mask=mask)
+    parts = [outputs[name] for name in ("logits", "start_logits", "end_logits") if name in outputs]
     return torch.stack([part.float().square().sum() for part in parts]).sum()
 
 

@@ -128,8 +128,8 @@ def _config(card: ModelCard, auto_class: str, labels: tuple[str, ...]) -> Any:
     except SetupError as error:
         if weights == "random":
             raise
-        found = str(error).rstrip(".")
-        raise SetupError(f"{found}; to plan without it, write the model's `architecture` into its card") from error
+        problem = str(error).rstrip(".")
+        raise SetupError(f"{problem}; to plan without it, write the model's `architecture` into its card") from error
 
 
 def _quantized(model: Any, card: ModelCard, plan: LoadPlan) -> Any:

@@ -136,6 +136,6 @@ class _Builder:
             # The library asks the parameter in place what its successor is to be like.
             owner.register_parameter("weight", empty)
             self._made.pop(id(empty), None)
-            found = self.quantizer.get_quantize_ops().convert({name: value}, full_layer_name=name, model=self.model)
-            owner.register_parameter("weight", found[name])
-            transformers_internals.mark_as_initialized(found[name])
+            converted = self.quantizer.get_quantize_ops().convert({name: value}, full_layer_name=name, model=self.model)
+            owner.register_parameter("weight", converted[name])
+            transformers_internals.mark_as_initialized(converted[name])
