@@ -254,7 +254,7 @@ def choose_units(trainer: Any) -> None:
 
 
 class FirstGradients:
-    """Watches whether every trained parameter gets a finite gradient, as autograd makes them.
+    """A watch on whether every trained parameter gets a finite gradient, as autograd makes them.
 
     Needed under DeepSpeed, which takes gradients away before anybody else can look at them. `missing` ends the watch.
     """

@@ -224,7 +224,7 @@ def _text_loss(model: Any, inner: Any, ids: torch.Tensor, mask: Any, batch: Batc
 
 
 class _Ledger(torch_internals.TorchDispatchMode):
-    """Keeps account of the storages that are alive, but for parameters, buffers and finished gradients."""
+    """Account of the storages that are alive, but for parameters, buffers and finished gradients."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

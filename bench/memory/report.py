@@ -165,7 +165,7 @@ def _summary(plan: MemoryPlan, prediction: Prediction) -> list[str]:
     return [
         f"{resolved.path}: {resolved.recipe.method.name}, {optimizer}{checkpointed}; {gpus}{how}, {plan.precision}",
         f"micro-batch: {prediction.rows} x {prediction.length} tokens{answers} ({plan.lengths.source})",
-        f"trainable parameters: {plan.states.trained_numbers:,}",
+        f"trainable parameters: {plan.states.num_trainable:,}",
     ]
 
 
@@ -320,7 +320,7 @@ def seventy_plan() -> MemoryPlan:
 
 def _seventy() -> list[str]:
     plan: Any = seventy_plan()
-    count = plan.states.trained_numbers / 1e9
+    count = plan.states.num_trainable / 1e9
     shown = [
         f"## On paper: a Llama of {count:.1f} billion parameters over 1 to {WORLDS[-1]:,} GPUs",
         "",

@@ -39,7 +39,7 @@ class States:
     """Bytes that are held between steps. frozen, trained: weights (with buffers, and constants of 4-bit weights).
 
     optimizer: on the device. paged: of the optimiser's, in memory that moves to the host when the device is full.
-    trained_numbers: how many numbers are trained. largest: numbers of the largest trained tensor.
+    num_trainable: trainable parameters. largest: those of the largest trained tensor.
     """
 
     frozen: int
@@ -47,7 +47,7 @@ class States:
     gradients: int
     optimizer: int
     paged: int
-    trained_numbers: int
+    num_trainable: int
     largest: int
     weights_by_type: dict[str, int]
 
@@ -192,7 +192,7 @@ def states(model: nn.Module, optimizer: str, engine: str) -> States:
         gradients=total,
         optimizer=sum(size for size, _ in held),
         paged=sum(size for _, size in held),
-        trained_numbers=sum(parameter.numel() for parameter in trained),
+        num_trainable=sum(parameter.numel() for parameter in trained),
         largest=max((parameter.numel() for parameter in trained), default=0),
         weights_by_type=dict(sorted(by_type.items())),
     )

@@ -72,7 +72,7 @@ def quantized(skeleton: Any, settings: Any, device: torch.device) -> Any:
 
 
 class _Builder:
-    """Fills a skeleton from front to back. What two layers share is made once."""
+    """Filling of a skeleton from front to back. What two layers share is made once."""
 
     def __init__(self, model: Any, quantizer: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.model, self.quantizer, self.device, self.dtype = model, quantizer, device, dtype

@@ -91,7 +91,7 @@ def predict(run: Run, material: Material) -> None:
 
 
 def _check_outline(run: Run) -> None:
-    planned, model = run.foretold.job.states.trained_numbers, run.record.model
+    planned, model = run.foretold.job.states.num_trainable, run.record.model
     if model is not None and planned != model.parameters["trainable"]:
         run.record.note(
             f"memory was predicted for {planned:,} trained numbers, but the model has {model.parameters['trainable']:,}"
