@@ -14,16 +14,16 @@ from bench.utils import files, process
 
 def add(commands: Any) -> None:
     """Adds the command and its options."""
-    plan = add_command(commands, "plan", plan_command, "predict the memory that a training needs, before any download")
+    plan = add_command(commands, "plan", plan_command, "predict the peak memory of a training run, before any download")
     plan.add_argument("recipe", nargs="?", type=Path)
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as for a run")
-    plan.add_argument("--gpu", metavar="SIZE|NAME", help="what it is to fit, as 12GiB or A10G")
-    plan.add_argument("--world", type=int, default=1, metavar="N", help="how many GPUs")
-    plan.add_argument("--zero", type=int, default=0, metavar="0-3", help="DeepSpeed's stage; FSDP2 is much like 3")
-    plan.add_argument("--offload", default="none", metavar="none|cpu", help="what ZeRO lets wait in the host's memory")
+    plan.add_argument("--gpu", metavar="SIZE|NAME", help="the memory or GPU that it must fit, e.g. 12GiB or A10G")
+    plan.add_argument("--world", type=int, default=1, metavar="N", help="number of GPUs")
+    plan.add_argument("--zero", type=int, default=0, metavar="0-3", help="ZeRO stage of DeepSpeed; FSDP2 is like 3")
+    plan.add_argument("--offload", default="none", metavar="none|cpu", help="offload of ZeRO to the CPU")
     plan.add_argument("--precision", choices=["bf16", "fp16", "no"], help="mixed precision (default: the device's)")
-    plan.add_argument("--per-device-batch", type=int, metavar="B", help="rows of a micro-batch")
-    plan.add_argument("--length", type=int, metavar="L", help="tokens of a text")
+    plan.add_argument("--per-device-batch", type=int, metavar="B", help="micro-batch on each GPU")
+    plan.add_argument("--length", type=int, metavar="L", help="tokens of each text")
     plan.add_argument("--table", action="store_true", help="predictions for shipped recipes, in Markdown")
     plan.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="where the table goes")
 
@@ -45,7 +45,7 @@ def plan_command(options: argparse.Namespace) -> int:
         raise BenchError("-o is where the --table goes; the plan of one recipe is printed")
     if options.recipe is None:
         raise BenchError("name a recipe, or ask for the --table of those that are shipped")
-    asked = report.PlanRequest(
+    request = report.PlanRequest(
         path=options.recipe,
         overrides=tuple(options.overrides),
         gpu=options.gpu,
@@ -54,7 +54,7 @@ def plan_command(options: argparse.Namespace) -> int:
         rows=options.per_device_batch,
         length=options.length,
     )
-    for line in report.lines(asked):
+    for line in report.lines(request):
         console.say(line)
     return 0
 

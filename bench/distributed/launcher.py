@@ -1,4 +1,4 @@
-"""What `accelerate launch` was asked for, read from its own command line: its environment does not tell all of it.
+"""Read from the command line of `accelerate launch` what it was asked for: its environment does not tell all of it.
 
 `use_cpu` does not reach the processes of a launch of several, and of `MULTI_CPU` just one process comes about.
 """

@@ -214,7 +214,7 @@ def _whole_parameters(sharded: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 def apply_deepspeed_defaults(arguments: Any) -> Any:
     """Replace defaults of DeepSpeed that change results or waste memory; return the TrainingArguments.
 
-    It computes in 16 bits by autocast, as all other ways to spread a run do: by itself it would put every weight into
+    It computes in 16 bits by autocast, as all other kinds of parallelism do: by itself it would put every weight into
     16 bits, heads and norms that must stay in float32 among them. And its buffers are for models of this size.
     """
     if asked() == "deepspeed":
@@ -251,7 +251,7 @@ def choose_units(trainer: Any) -> None:
 
 
 class FirstGradients:
-    """Whether every trained parameter gets a finite gradient, seen as autograd makes them.
+    """A watch on whether every trained parameter gets a finite gradient, as autograd makes them.
 
     Needed under DeepSpeed, which takes gradients away before anybody else can look at them. `missing` ends the watch.
     """
@@ -279,16 +279,16 @@ def in_force(accelerator: Any, wrapped: nn.Module) -> dict[str, Any]:
     """
     from torch.distributed.fsdp import FSDPModule
 
-    found: dict[str, Any] = {"distributed_type": accelerator.distributed_type.value}
+    launch: dict[str, Any] = {"distributed_type": accelerator.distributed_type.value}
     if hasattr(wrapped, "zero_optimization_stage"):
-        found["zero_stage"] = wrapped.zero_optimization_stage()
-        found["offload_optimizer"] = _place(wrapped.zero_offload_optimizer())
-        found["offload_parameters"] = _place(wrapped.zero_offload_param())
+        launch["zero_stage"] = wrapped.zero_optimization_stage()
+        launch["offload_optimizer"] = _place(wrapped.zero_offload_optimizer())
+        launch["offload_parameters"] = _place(wrapped.zero_offload_param())
     by_fsdp = isinstance(wrapped, FSDPModule)
-    if asked_stage() != found.get("zero_stage") or (asked() == "fsdp") != by_fsdp:
+    if asked_stage() != launch.get("zero_stage") or (asked() == "fsdp") != by_fsdp:
         what = "FSDP2" if asked() == "fsdp" else f"ZeRO stage {asked_stage()}"
-        raise SetupError(f"{what} was asked for, but the model is a {type(wrapped).__name__} ({found})")
-    return found
+        raise SetupError(f"{what} was asked for, but the model is a {type(wrapped).__name__} ({launch})")
+    return launch
 
 
 def _place(offload: Any) -> str | None:

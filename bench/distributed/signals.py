@@ -1,4 +1,4 @@
-"""What SIGTERM does to a run: it ends at once, but for training, which first ends its step and writes a checkpoint."""
+"""End a run on SIGTERM: at once, but for training, which first ends its step and writes a checkpoint."""
 
 import contextlib
 from collections.abc import Iterator

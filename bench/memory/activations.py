@@ -1,4 +1,4 @@
-"""What a training step holds beside weights and optimiser, found by running it on the meta device, which has no memory.
+"""Activations of a training step, measured by running it on the meta device, which has no memory.
 
     usage = probe(model, Batch(rows=4, length=512), precision="bf16")
     usage.kept  # bytes that the forward pass leaves for the backward pass
@@ -197,8 +197,8 @@ def _loss(model: Any, batch: Batch) -> torch.Tensor:
         for name in head_names(inner):
             hidden = getattr(inner, name)(hidden)
         return hidden.float().square().sum()
-    found = model(input_ids=ids, attention_mask=mask)
-    parts = [found[name] for name in ("logits", "start_logits", "end_logits") if name in found]
+    outputs = model(input_ids=ids, attention_mask=mask)
+    parts = [outputs[name] for name in ("logits", "start_logits", "end_logits") if name in outputs]
     return torch.stack([part.float().square().sum() for part in parts]).sum()
 
 
@@ -224,7 +224,7 @@ def _text_loss(model: Any, inner: Any, ids: torch.Tensor, mask: Any, batch: Batc
 
 
 class _Ledger(torch_internals.TorchDispatchMode):
-    """Keeps account of the storages that are alive, but for parameters, buffers and finished gradients."""
+    """Account of the storages that are alive, but for parameters, buffers and finished gradients."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

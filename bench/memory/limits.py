@@ -32,14 +32,14 @@ def available_bytes(device: "torch.device", sharers: int = 1) -> dict[str, int]:
         free, total = torch.cuda.mem_get_info(device)
         own = round(torch.cuda.get_per_process_memory_fraction(device) * total) - torch.cuda.memory_reserved(device)
         return {DEVICE: max(0, min(free, own))}
-    found: dict[str, int] = {}
+    available: dict[str, int] = {}
     for limit in limits():
         name, size = (MEMORY, sharers) if limit.shared else (ADDRESSES, 1)
         size = max(0, limit.capacity - limit.used) // size
-        found[name] = min(size, found.get(name, size))
-    if MEMORY not in found:
+        available[name] = min(size, available.get(name, size))
+    if MEMORY not in available:
         raise SetupError("this system does not tell how much memory is left")
-    return found
+    return available
 
 
 def held_bytes(device: "torch.device") -> dict[str, int]:
@@ -106,8 +106,8 @@ class Limit:
 
 def limits() -> list[Limit]:
     """Return the bounds that are in force for this process, the tightest first."""
-    found = [*_of_process(), *_of_groups(), *_of_machine()]
-    return sorted(found, key=lambda limit: limit.capacity - limit.used)
+    bounds = [*_of_process(), *_of_groups(), *_of_machine()]
+    return sorted(bounds, key=lambda limit: limit.capacity - limit.used)
 
 
 def resident() -> int | None:
@@ -164,7 +164,7 @@ def _of_machine() -> Iterator[Limit]:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryBaseline:
-    """What was in use before the model was built: bytes by limit, and the process's own that were in memory."""
+    """Memory in use before the model was built: bytes by limit, and the process's own that were in memory."""
 
     used: dict[str, int]
     resident: int | None

@@ -1,4 +1,4 @@
-"""How a step computes on the meta device: mixed precision as on CUDA, and attention as fused kernels hold it.
+"""Modes for a step on the meta device: mixed precision as on CUDA, and attention as fused kernels hold it.
 
 `bench.memory.activations` runs a model's step under these, and counts what is alive in it.
 """

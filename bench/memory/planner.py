@@ -53,7 +53,7 @@ class Parallelism:
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """How long texts are, in tokens. examples: None where the data were not read. answers: labels of a text.
+    """Lengths of texts, in tokens. examples: None where the data were not read. answers: labels of a text.
 
     source: where this is from, in words.
     """
@@ -92,7 +92,7 @@ class Prediction:
 
     def as_record(self) -> dict[str, Any]:
         """Return the record's `memory_predicted`, but for its error, which is known afterwards."""
-        found: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "total_gib": self.total / GIB,
             "parts": {name: size / GIB for name, size in self.parts.items()},
             "moment": self.moment,
@@ -101,8 +101,8 @@ class Prediction:
             "accumulation": self.accumulation,
         }
         if self.host:
-            found["host_parts"] = {name: size / GIB for name, size in self.host.items()}
-        return {"train": found}
+            fields["host_parts"] = {name: size / GIB for name, size in self.host.items()}
+        return {"train": fields}
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""What `python -m bench plan` prints of a plan, and the tables of `reports/plan.md`."""
+"""Memory plans for people: the lines of `python -m bench plan`, and the tables of `reports/plan.md`."""
 
 import dataclasses
 from collections.abc import Callable
@@ -34,7 +34,10 @@ SIZES = ("12GiB", "16GiB", "24GiB", "48GiB", "80GiB", "141GiB")
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What a person wants to know. gpu: a size or a device's name, None for all of SIZES. rows, length: to replace."""
+    """A plan as it is asked for. gpu: a size or a device's name; None for all of SIZES.
+
+    rows, length: in place of the recipe's micro-batch, and of the longest text.
+    """
 
     path: Path
     overrides: tuple[str, ...] = ()
@@ -45,32 +48,32 @@ class PlanRequest:
     length: int | None = None
 
 
-def lines(asked: PlanRequest) -> list[str]:
+def lines(request: PlanRequest) -> list[str]:
     """Return the plan in plain text. Raises BenchError for what can't be planned."""
-    available_bytes, name, device = _gpu(asked.gpu)
-    load = _loader(asked)
+    available_bytes, name, device = _gpu(request.gpu)
+    load = _loader(request)
     resolved = load(())
-    precision = asked.precision or ("fp16" if device is not None and not device.bf16 else "bf16")
-    plan = MemoryPlan.of(resolved, asked.parallelism, precision=precision, lengths=lengths_of(resolved))
-    length = _length(asked, plan)
+    precision = request.precision or ("fp16" if device is not None and not device.bf16 else "bf16")
+    plan = MemoryPlan.of(resolved, request.parallelism, precision=precision, lengths=lengths_of(resolved))
+    length = _length(request, plan)
     rows, said = search.planned(plan, length, available_bytes)
-    found = plan.predict(rows, length)
-    shown = [*_head(plan, found), *said, *_parts(found)]
+    prediction = plan.predict(rows, length)
+    shown = [*_summary(plan, prediction), *said, *_parts(prediction)]
     if available_bytes is None:
-        fitting = [size for size in SIZES if found.needed <= hardware.memory(size)]
+        fitting = [size for size in SIZES if prediction.needed <= hardware.memory(size)]
         return [*shown, f"fits {fitting[0]} and more" if fitting else f"does not fit {SIZES[-1]}"]
-    shown += _verdict(plan, found, available_bytes, name)
-    if found.needed > available_bytes:
+    shown += _verdict(plan, prediction, available_bytes, name)
+    if prediction.needed > available_bytes:
         chosen = search.cheapest_fit(plan, length, available_bytes, load)
         shown += [f"to make it fit: {change.what} ({change.costs})" for change in chosen]
         if not chosen:
-            shown.append("nothing that is known here makes it fit: take a smaller model, shorter texts or more GPUs")
+            shown.append("no known change makes it fit; take a smaller model, shorter texts or more GPUs")
     return [*shown, *_time(plan, name, device)]
 
 
-def _loader(asked: PlanRequest) -> Callable[[tuple[str, ...]], Resolved]:
-    own = asked.overrides + (() if asked.rows is None else (f"training.per_device_batch={asked.rows}",))
-    return search.loader(asked.path, own)
+def _loader(request: PlanRequest) -> Callable[[tuple[str, ...]], Resolved]:
+    own = request.overrides + (() if request.rows is None else (f"training.per_device_batch={request.rows}",))
+    return search.loader(request.path, own)
 
 
 def _gpu(text: str | None) -> tuple[int | None, str, hardware.Device | None]:
@@ -85,18 +88,18 @@ def _gpu(text: str | None) -> tuple[int | None, str, hardware.Device | None]:
     return available_bytes, name, device
 
 
-def _length(asked: PlanRequest, plan: MemoryPlan) -> int:
-    if asked.length is None:
+def _length(request: PlanRequest, plan: MemoryPlan) -> int:
+    if request.length is None:
         return plan.lengths.longest
     most = search.longest_read(plan) or search.LONGEST
-    if not 1 <= asked.length <= most:
-        raise SetupError(f"--length {asked.length} is outside of what the model reads: 1 to {most} tokens")
-    return asked.length
+    if not 1 <= request.length <= most:
+        raise SetupError(f"--length {request.length} is outside of what the model reads: 1 to {most} tokens")
+    return request.length
 
 
 def lengths_of(resolved: Resolved) -> Lengths:
     """Read lengths from the data, if these and the tokenizer need no download; else what the recipe allows."""
-    reason = _not_at_hand(resolved)
+    reason = _why_not_readable(resolved)
     if reason is not None:
         return dataclasses.replace(assumed(resolved.recipe), source=f"max_length of the recipe; {reason}")
     try:
@@ -105,7 +108,7 @@ def lengths_of(resolved: Resolved) -> Lengths:
         return dataclasses.replace(assumed(resolved.recipe), source=f"max_length of the recipe; {error}")
 
 
-def _not_at_hand(resolved: Resolved) -> str | None:
+def _why_not_readable(resolved: Resolved) -> str | None:
     card, source = resolved.recipe.model, resolved.recipe.dataset.source
     if source.kind == "hub":
         return "the data are on the Hub"
@@ -140,7 +143,7 @@ def _read(resolved: Resolved) -> Lengths:
         longest=max(counts),
         mean=sum(counts) / len(counts),
         answers=answers,
-        source=f"the longest of {len(rows)} texts{'' if whole else ' that were looked at'}, {max(counts)} tokens",
+        source=f"the longest of {len(rows)} {'' if whole else 'sampled '}texts, {max(counts)} tokens",
         examples=len(rows) if whole else None,
     )
 
@@ -150,45 +153,45 @@ def gib(size: float) -> str:
     return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.2f} MiB"
 
 
-def _head(plan: MemoryPlan, found: Prediction) -> list[str]:
+def _summary(plan: MemoryPlan, prediction: Prediction) -> list[str]:
     parallelism, resolved = plan.parallelism, plan.resolved
     how = "" if parallelism.world == 1 else f", {f'ZeRO-{parallelism.zero}' if parallelism.zero else 'DDP'}"
-    how += ", offload to the host" if parallelism.offload == "cpu" else ""
+    how += ", offload to the CPU" if parallelism.offload == "cpu" else ""
     gpus = "1 GPU" if parallelism.world == 1 else f"{parallelism.world} GPUs"
     optimizer = resolved.recipe.training.optimizer
-    checkpointed = ", activations recomputed" if resolved.recipe.training.gradient_checkpointing else ""
-    answers = f", of which {plan.lengths.answers} learned" if plan.lengths.answers else ""
+    checkpointed = ", gradient checkpointing" if resolved.recipe.training.gradient_checkpointing else ""
+    answers = f", {plan.lengths.answers} of each text in the loss" if plan.lengths.answers else ""
     return [
         f"{resolved.path}: {resolved.recipe.method.name}, {optimizer}{checkpointed}; {gpus}{how}, {plan.precision}",
-        f"micro-batch: {found.rows} x {found.length} tokens{answers} ({plan.lengths.source})",
-        f"trained: {plan.states.trained_numbers:,} numbers",
+        f"micro-batch: {prediction.rows} x {prediction.length} tokens{answers} ({plan.lengths.source})",
+        f"trainable parameters: {plan.states.num_trainable:,}",
     ]
 
 
-def _parts(found: Prediction) -> list[str]:
-    shown = [f"  {name:<20} {gib(size):>12}" for name, size in found.parts.items()]
-    shown.append(f"  {'each GPU':<20} {gib(found.total):>12}  at its fullest, in {found.moment}")
-    if found.whole > found.total:
-        shown.append(f"  {'whole model':<20} {gib(found.whole):>12}  on each GPU, to load, score and save it")
-    shown += [f"  {'host: ' + name:<20} {gib(size):>12}  over all processes" for name, size in found.host.items()]
+def _parts(prediction: Prediction) -> list[str]:
+    shown = [f"  {name:<20} {gib(size):>12}" for name, size in prediction.parts.items()]
+    shown.append(f"  {'each GPU':<20} {gib(prediction.total):>12}  peak, in {prediction.moment}")
+    if prediction.whole > prediction.total:
+        shown.append(f"  {'whole model':<20} {gib(prediction.whole):>12}  on each GPU, to load, score and save it")
+    shown += [f"  {'host: ' + name:<20} {gib(size):>12}  over all processes" for name, size in prediction.host.items()]
     shown.append(
-        "  CUDA: its context, kernels and workspaces take 0.3 to 0.6 GiB by device and driver; 0.5 are assumed"
+        "  CUDA: context, kernels and workspaces take 0.3 to 0.6 GiB, depending on device and driver; 0.5 assumed"
     )
-    shown.append("  fragmentation: an allowance of 5 % of what comes and goes, not measured")
+    shown.append("  fragmentation: 5 % of activations and working memory assumed, not measured")
     return shown
 
 
-def _verdict(plan: MemoryPlan, found: Prediction, available_bytes: int, name: str) -> list[str]:
-    fits = found.needed <= available_bytes
-    gap = gib(abs(available_bytes - found.needed))
-    verdict = f"fits, with {gap} to spare" if fits else f"does not fit, by {gap}"
-    rows = search.largest_batch(plan, found.length, available_bytes)
-    length = search.largest_length(plan, found.rows, available_bytes)
+def _verdict(plan: MemoryPlan, prediction: Prediction, available_bytes: int, name: str) -> list[str]:
+    fits = prediction.needed <= available_bytes
+    gap = gib(abs(available_bytes - prediction.needed))
+    verdict = f"fits, with {gap} to spare" if fits else f"does not fit: {gap} too little"
+    rows = search.largest_batch(plan, prediction.length, available_bytes)
+    length = search.largest_length(plan, prediction.rows, available_bytes)
     most = " or more" if rows == search.MOST_ROWS else ""
     return [
         f"{name} ({gib(available_bytes)}): {verdict}",
-        f"largest micro-batch at {found.length} tokens: {rows or 'none'}{most}",
-        f"largest length at {found.rows} rows: {length or 'none'}",
+        f"largest micro-batch at {prediction.length} tokens: {rows or 'none'}{most}",
+        f"longest texts at micro-batches of {prediction.rows}: {f'{length} tokens' if length else 'none'}",
     ]
 
 
@@ -202,7 +205,7 @@ def _time(plan: MemoryPlan, name: str, device: hardware.Device | None) -> list[s
     gpus = "" if plan.parallelism.world == 1 else f" x {plan.parallelism.world}"
     return [
         f"time: {done} of {plan.lengths.mean:.0f} tokens in about {seconds:.0f} s on {name}{gpus}, "
-        f"if {UTILISATION:.0%} of its published rate is reached, which is an assumption"
+        f"at an assumed {UTILISATION:.0%} of its published peak FLOP/s (MFU)"
     ]
 
 
@@ -254,8 +257,7 @@ _INTRODUCTION = (
     "# What fits where, predicted",
     "",
     "Made by `python -m bench plan --table -o reports/plan.md`, from the recipes alone: nothing was downloaded or",
-    "measured. GiB on each GPU at the fullest moment of a training step, in bf16, with texts as long as the recipe",
-    "lets them be.",
+    "measured. Peak GiB on each GPU of a training step, in bf16, with texts as long as the recipe's max_length.",
     "",
 )
 
@@ -276,19 +278,19 @@ def _combinations() -> list[str]:
         if (name, parallelism) not in plans:
             plans[name, parallelism] = MemoryPlan.of(load(()), parallelism)
         plan = plans[name, parallelism]
-        found = plan.predict(plan.budget.per_device_batch, plan.lengths.longest)
-        fits = found.needed <= available_bytes
-        chosen = [] if fits else search.cheapest_fit(plan, found.length, available_bytes, load)
+        prediction = plan.predict(plan.budget.per_device_batch, plan.lengths.longest)
+        fits = prediction.needed <= available_bytes
+        chosen = [] if fits else search.cheapest_fit(plan, prediction.length, available_bytes, load)
         how = f"{parallelism.world} x {gpu}" + (f", ZeRO-{parallelism.zero}" if parallelism.zero else "")
         cells = [
             name + "".join(f", {item}" for item in overrides),
             how,
-            f"{found.rows} x {found.length}",
-            *_grouped(found),
+            f"{prediction.rows} x {prediction.length}",
+            *_grouped(prediction),
             "yes" if fits else "no",
-            search.largest_batch(plan, found.length, available_bytes) or "none",
-            search.largest_length(plan, found.rows, available_bytes) or "none",
-            ", ".join(change.what for change in chosen) or ("" if fits else "nothing known"),
+            search.largest_batch(plan, prediction.length, available_bytes) or "none",
+            search.largest_length(plan, prediction.rows, available_bytes) or "none",
+            ", ".join(change.what for change in chosen) or ("" if fits else "no known change"),
         ]
         shown.append("| " + " | ".join(map(str, cells)) + " |")
     return shown
@@ -302,9 +304,9 @@ GROUPS = {
 }
 
 
-def _grouped(found: Prediction) -> list[str]:
-    sizes = [sum(found.parts.get(name, 0) for name in names) for names in GROUPS.values()]
-    return [f"{size / GIB:.2f}" for size in (*sizes, found.total)]
+def _grouped(prediction: Prediction) -> list[str]:
+    sizes = [sum(prediction.parts.get(name, 0) for name in names) for names in GROUPS.values()]
+    return [f"{size / GIB:.2f}" for size in (*sizes, prediction.total)]
 
 
 def seventy_plan() -> MemoryPlan:
@@ -317,21 +319,21 @@ def seventy_plan() -> MemoryPlan:
 
 def _seventy() -> list[str]:
     plan: Any = seventy_plan()
-    count = plan.states.trained_numbers / 1e9
+    count = plan.states.num_trainable / 1e9
     shown = [
         f"## On paper: a Llama of {count:.1f} billion parameters over 1 to {WORLDS[-1]:,} GPUs",
         "",
-        "All weights trained in float32 with bf16 autocast, AdamW, one text of 2,048 tokens on each GPU, activations",
-        "recomputed. GiB on each GPU while it trains; the last column is what each must hold to load, score and save.",
+        "All weights trained in float32 with bf16 autocast, AdamW, one text of 2,048 tokens on each GPU, gradient",
+        "checkpointing. Peak GiB on each GPU in training; the last column is what each needs to load, score and save.",
         "",
         "| GPUs | ZeRO-1 | ZeRO-2 | ZeRO-3 | whole |",
         "| ---: | ---: | ---: | ---: | ---: |",
     ]
     for world in WORLDS:
-        found = [
+        predictions = [
             dataclasses.replace(plan, parallelism=Parallelism(world=world, zero=stage)).predict(1, 2048)
             for stage in (1, 2, 3)
         ]
-        sizes = [f"{one.total / GIB:,.1f}" for one in found] + [f"{found[0].whole / GIB:,.1f}"]
+        sizes = [f"{one.total / GIB:,.1f}" for one in predictions] + [f"{predictions[0].whole / GIB:,.1f}"]
         shown.append(f"| {world} | {' | '.join(sizes)} |")
     return shown

@@ -102,10 +102,10 @@ def _rise_per_token(plan: MemoryPlan) -> float:
 
     By one size alone it is what all of its tokens need, which is a little too much: some does not grow with them.
     """
-    found = sorted((rows * length, max(usage.peaks.values())) for (rows, length, _), usage in plan.usages.items())
-    if not found:
+    sizes = sorted((rows * length, max(usage.peaks.values())) for (rows, length, _), usage in plan.usages.items())
+    if not sizes:
         return 0.0
-    (few, low), (many, high) = found[0], found[-1]
+    (few, low), (many, high) = sizes[0], sizes[-1]
     return high / many if few == many else max(0.0, (high - low) / (many - few))
 
 
@@ -157,7 +157,7 @@ class Change:
 def changes(plan: MemoryPlan) -> list[Change]:
     """Return what may help, the cheapest first."""
     recipe, world = plan.resolved.recipe, plan.parallelism.world
-    found = [
+    known_changes = [
         Change(
             what="training.per_device_batch=1",
             costs="no other result, for the global batch stays; less speed where the GPU is not full",
@@ -177,17 +177,19 @@ def changes(plan: MemoryPlan) -> list[Change]:
     named = recipe.method.name
     if named not in ("lora", "qlora"):
         costs = "another method: adapters learn less than all weights; compare the scores"
-        found.append(Change(what="method=lora", costs=costs, overrides=("method=lora",)))
+        known_changes.append(Change(what="method=lora", costs=costs, overrides=("method=lora",)))
     if named != "qlora":
         costs = "another method: 4-bit weights below adapters; slower steps, slightly other scores"
-        found.append(Change(what="method=qlora", costs=costs, overrides=("method=qlora",)))
+        known_changes.append(Change(what="method=qlora", costs=costs, overrides=("method=qlora",)))
     for stage, costs in enumerate(("hardly any time", "little time", "about half as much communication again"), 1):
         if world > 1 and stage > plan.parallelism.zero and not plan.on_cpu:
-            found.append(Change(what=f"--zero {stage}", costs=costs, parallelism={"zero": stage}))
+            known_changes.append(Change(what=f"--zero {stage}", costs=costs, parallelism={"zero": stage}))
     if world > 1 and not plan.on_cpu:
         costs = "several times the time of a step, and memory of the host"
-        found.append(Change(what="--zero 3 --offload cpu", costs=costs, parallelism={"zero": 3, "offload": "cpu"}))
-    return found
+        known_changes.append(
+            Change(what="--zero 3 --offload cpu", costs=costs, parallelism={"zero": 3, "offload": "cpu"})
+        )
+    return known_changes
 
 
 def loader(path: Path, own: tuple[str, ...], seed: int | None = None) -> Callable[[tuple[str, ...]], Resolved]:

@@ -1,4 +1,4 @@
-"""What a recipe's model, its gradients and its optimiser hold in memory, exactly, before anything is downloaded.
+"""Exact bytes of a recipe's weights, gradients and optimiser states, before anything is downloaded.
 
     model = outline(resolved)  # the adapted model of a run on torch's meta device: shapes and types, no numbers
     states(model, "adamw_torch_fused", "trainer").gradients  # bytes
@@ -39,7 +39,7 @@ class States:
     """Bytes that are held between steps. frozen, trained: weights (with buffers, and constants of 4-bit weights).
 
     optimizer: on the device. paged: of the optimiser's, in memory that moves to the host when the device is full.
-    trained_numbers: how many numbers are trained. largest: numbers of the largest trained tensor.
+    num_trainable: trainable parameters. largest: those of the largest trained tensor.
     """
 
     frozen: int
@@ -47,7 +47,7 @@ class States:
     gradients: int
     optimizer: int
     paged: int
-    trained_numbers: int
+    num_trainable: int
     largest: int
     weights_by_type: dict[str, int]
 
@@ -59,7 +59,7 @@ class States:
 
 @dataclass(frozen=True, kw_only=True)
 class _Tokens:
-    """What a config asks of a tokenizer, from the architecture on the card: none is at hand."""
+    """Token ids that a config asks of a tokenizer, from the architecture on the card; no tokenizer is loaded."""
 
     pad_token_id: int
     bos_token_id: int | None
@@ -128,8 +128,8 @@ def _config(card: ModelCard, auto_class: str, labels: tuple[str, ...]) -> Any:
     except SetupError as error:
         if weights == "random":
             raise
-        found = str(error).rstrip(".")
-        raise SetupError(f"{found}; to plan without it, write the model's `architecture` into its card") from error
+        problem = str(error).rstrip(".")
+        raise SetupError(f"{problem}; to plan without it, write the model's `architecture` into its card") from error
 
 
 def _quantized(model: Any, card: ModelCard, plan: LoadPlan) -> Any:
@@ -192,7 +192,7 @@ def states(model: nn.Module, optimizer: str, engine: str) -> States:
         gradients=total,
         optimizer=sum(size for size, _ in held),
         paged=sum(size for _, size in held),
-        trained_numbers=sum(parameter.numel() for parameter in trained),
+        num_trainable=sum(parameter.numel() for parameter in trained),
         largest=max((parameter.numel() for parameter in trained), default=0),
         weights_by_type=dict(sorted(by_type.items())),
     )

@@ -1,4 +1,4 @@
-"""What methods on top of the PEFT library share: strict checking of its options, and wrapping a model."""
+"""Adapters of the PEFT library: strict checking of a method's options, and wrapping a model."""
 
 import ast
 import importlib.util
@@ -71,14 +71,14 @@ def _fields(name: str) -> set[str]:
 @cache
 def _config_classes() -> dict[str, tuple[tuple[str, ...], frozenset[str]]]:
     """Return configuration class -> (names of its bases, its own annotated fields)."""
-    found: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {}
+    classes: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {}
     for path in _config_files():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and "Config" in node.name:
                 bases = tuple(base.id for base in node.bases if isinstance(base, ast.Name) and "Config" in base.id)
                 fields = (item.target for item in node.body if isinstance(item, ast.AnnAssign))
-                found[node.name] = (bases, frozenset(field.id for field in fields if isinstance(field, ast.Name)))
-    return found
+                classes[node.name] = (bases, frozenset(field.id for field in fields if isinstance(field, ast.Name)))
+    return classes
 
 
 def _config_files() -> list[Path]:

@@ -335,10 +335,10 @@ def num_trainable_names(model: nn.Module) -> int:
 
 def dtypes(model: nn.Module) -> dict[str, int]:
     """Return the number of parameters by the type that they are stored in."""
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for parameter in _in_use(model):
-        found[_stored_type(parameter)] += _size(parameter)
-    return dict(sorted(found.items()))
+        counts[_stored_type(parameter)] += _size(parameter)
+    return dict(sorted(counts.items()))
 
 
 def _in_use(model: nn.Module) -> list[Any]:

@@ -63,7 +63,7 @@ class _Place:
 
 
 class _Walk:
-    """Goes through a model's layers in the order in which they run, and adds up what each costs."""
+    """A walk through a model's layers in the order in which they run, that adds up what each costs."""
 
     def __init__(self, model: Any, lengths: list[int], answers: list[int]) -> None:
         self.inner = unwrapped(model)

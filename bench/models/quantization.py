@@ -72,7 +72,7 @@ def quantized(skeleton: Any, settings: Any, device: torch.device) -> Any:
 
 
 class _Builder:
-    """Fills a skeleton from front to back. What two layers share is made once."""
+    """Filling of a skeleton from front to back. What two layers share is made once."""
 
     def __init__(self, model: Any, quantizer: Any, device: torch.device, dtype: torch.dtype) -> None:
         self.model, self.quantizer, self.device, self.dtype = model, quantizer, device, dtype
@@ -136,6 +136,6 @@ class _Builder:
             # The library asks the parameter in place what its successor is to be like.
             owner.register_parameter("weight", empty)
             self._made.pop(id(empty), None)
-            found = self.quantizer.get_quantize_ops().convert({name: value}, full_layer_name=name, model=self.model)
-            owner.register_parameter("weight", found[name])
-            transformers_internals.mark_as_initialized(found[name])
+            converted = self.quantizer.get_quantize_ops().convert({name: value}, full_layer_name=name, model=self.model)
+            owner.register_parameter("weight", converted[name])
+            transformers_internals.mark_as_initialized(converted[name])

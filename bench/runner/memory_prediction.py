@@ -89,7 +89,7 @@ def predict(run: RunContext) -> None:
 
 
 def _check_outline(run: RunContext, job: MemoryPlan) -> None:
-    planned, model = job.states.trained_numbers, run.record.model
+    planned, model = job.states.num_trainable, run.record.model
     if model is not None and planned != model.parameters["trainable"]:
         run.record.note(
             f"memory was predicted for {planned:,} trainable parameters, but the model has "

@@ -1,4 +1,4 @@
-"""What is used of libraries beyond their public interfaces: listed, still there, and each in one place."""
+"""Uses of libraries beyond their public interfaces are listed, still there, and each in one place."""
 
 import ast
 import importlib

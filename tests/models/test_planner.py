@@ -175,7 +175,7 @@ def test_mistral_in_4_bits():
 def test_autocast_copies_weights_that_are_trained_though_activations_are_recomputed(seventy):
     two = dataclasses.replace(seventy, parallelism=Parallelism(world=8, zero=2)).predict(1, 2048)
     # Of linear layers' weights: not the embedding's, and the output head's is kept for the backward pass anyway.
-    assert two.parts["weights in 16 bits"] == pytest.approx(2 * seventy.states.trained_numbers, rel=0.06)
+    assert two.parts["weights in 16 bits"] == pytest.approx(2 * seventy.states.num_trainable, rel=0.06)
     assert (
         "weights in 16 bits"
         not in dataclasses.replace(seventy, parallelism=Parallelism(world=8, zero=3)).predict(1, 64).parts
@@ -187,8 +187,8 @@ def seventy():
     return report.seventy_plan()
 
 
-def test_zero_divides_what_it_says(seventy):
-    numbers = seventy.states.trained_numbers
+def test_zero_shards_what_it_says(seventy):
+    numbers = seventy.states.num_trainable
     assert 70e9 < numbers < 71e9
     for world in (2, 64, 1024):
         found = [
@@ -204,7 +204,7 @@ def test_zero_divides_what_it_says(seventy):
         assert third.parts["weights"] == pytest.approx(4 * numbers / world, rel=0.001)
         assert found[0].total > first.total
         assert second.total > third.total
-        # On two, what ZeRO-2 copies for the step is more than what it divides; so it was measured, too.
+        # On two, what ZeRO-2 copies for the step is more than what it shards; so it was measured, too.
         assert (first.total > second.total) == (world > 2)
         assert {one.whole for one in found} == {first.whole}
     waiting = dataclasses.replace(seventy, parallelism=Parallelism(world=8, zero=3, offload="cpu")).predict(1, 2048)
@@ -256,7 +256,8 @@ def test_the_command_says_what_fits(write, capsys):
     assert "fp16" in out.splitlines()[0]  # a T4 has no bf16
     assert "the longest of 1600 texts" in out
     assert "Tesla T4 (15.00 GiB): fits" in out
-    assert "which is an assumption" in out
+    assert "at an assumed 40% of its published peak FLOP/s (MFU)" in out
+    assert "\ntrainable parameters: " in out
     code, out, _ = lines(capsys, path, "--per-device-batch", 4, "--length", 100, "--world", 2, "--zero", 2)
     assert code == 0
     assert "2 GPUs, ZeRO-2" in out

@@ -1,4 +1,4 @@
-"""Divided models: what is refused before anything is loaded, the plain twin, and the first gradients."""
+"""Sharded models: what is refused before anything is loaded, the shell of a full model, and the first gradients."""
 
 import json
 
@@ -42,14 +42,14 @@ def test_without_either_nothing_is_asked_and_nothing_refused():
 
 
 @pytest.mark.parametrize(
-    ("kind", "stage", "divides"), [("zero1", 1, False), ("zero2", 2, False), ("zero3", 3, True), ("fsdp2", None, True)]
+    ("kind", "stage", "shards"), [("zero1", 1, False), ("zero2", 2, False), ("zero3", 3, True), ("fsdp2", None, True)]
 )
-def test_what_was_asked_for(launched, kind, stage, divides):
+def test_what_was_asked_for(launched, kind, stage, shards):
     launched(kind)
     assert sharding.asked_stage() == stage
-    assert sharding.shards_parameters() == divides
+    assert sharding.shards_parameters() == shards
     note = checked(BERT)
-    assert ("shards the parameters during training" in note) if divides else (note is None)
+    assert ("shards the parameters during training" in note) if shards else (note is None)
 
 
 def test_the_stage_is_read_from_a_deepspeed_file_too(launched, monkeypatch, tmp_path):
@@ -63,7 +63,7 @@ def test_the_stage_is_read_from_a_deepspeed_file_too(launched, monkeypatch, tmp_
 REFUSED = {
     "loop": ("zero1", BERT, ["training.engine=loop"], "whole models only, not under ZeRO-1; take engine: trainer"),
     "8-bit": ("zero2", BERT, ["training.optimizer=adamw_bnb_8bit"], "take adamw_torch or adamw_torch_fused or sgd"),
-    "adafactor": ("fsdp2", BERT, ["training.optimizer=adafactor"], "something else on parts of parameters, as FSDP"),
+    "adafactor": ("fsdp2", BERT, ["training.optimizer=adafactor"], "something else on shards of parameters, as FSDP"),
     "qlora-zero3": ("zero3", QLORA, [], "set method.storage=float32, or launch with zero2.yaml or ddp.yaml"),
     "qlora-fsdp2": ("fsdp2", QLORA, [], "4-bit weights that are stored as what they are computed in"),
     "t5-fsdp2": ("fsdp2", ROOT / "recipes/tiny/t5-full.yaml", [], "launch with zero3.yaml or ddp.yaml"),
@@ -106,44 +106,44 @@ def batch(model):
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])
 @pytest.mark.parametrize("without_pads", [True, False])
-def test_a_filled_twin_gives_the_model_s_own_answers(classifier, family, without_pads):
+def test_a_filled_shell_gives_the_model_s_own_answers(classifier, family, without_pads):
     model = classifier(family)
     if without_pads:
         padding_free.attach(model)
     attached = padding_free.is_attached(model)
     expected = batch(model)
-    twin = sharding.FullModelShell(model)
+    shell = sharding.FullModelShell(model)
     assert padding_free.is_attached(model) == attached
-    assert all(parameter.is_meta for parameter in twin.model.parameters())
+    assert all(parameter.is_meta for parameter in shell.model.parameters())
     for _ in range(2):
-        with sharding.whole(model, twin) as plain:
+        with sharding.whole(model, shell) as plain:
             assert plain is not model
             assert padding_free.is_attached(plain) == attached
             assert torch.equal(batch(plain), expected)
             names = [name for name, _ in model.named_parameters()]
             assert [name for name, _ in plain.named_parameters()] == names  # what is tied stays tied
-        assert all(parameter.is_meta for parameter in twin.model.parameters())
+        assert all(parameter.is_meta for parameter in shell.model.parameters())
     assert torch.equal(batch(model), expected)
 
 
-def test_a_twin_is_filled_from_a_divided_model_and_follows_it(classifier):
+def test_a_shell_is_filled_from_a_sharded_model_and_follows_it(classifier):
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
     try:
         model = classifier("bert")
-        twin, expected = sharding.FullModelShell(model), batch(model)
+        shell, expected = sharding.FullModelShell(model), batch(model)
         fully_shard(model)
-        filled = twin.filled(model)
+        filled = shell.filled(model)
         assert torch.equal(batch(filled), expected)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.5)
-        with sharding.whole(model, twin) as plain:
+        with sharding.whole(model, shell) as plain:
             assert not torch.allclose(batch(plain), expected, atol=1e-3)
     finally:
         torch.distributed.destroy_process_group()
 
 
-def test_without_a_twin_the_model_itself_is_whole(classifier):
+def test_without_a_shell_the_model_itself_is_whole(classifier):
     model = classifier("bert")
     with sharding.whole(model, None) as plain:
         assert plain is model

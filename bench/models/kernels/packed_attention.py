@@ -1,4 +1,4 @@
-"""Attention that keeps texts apart which stand one behind the other in one row, without any pad between them."""
+"""Attention that keeps texts apart which follow one another in one row, without any pad between them."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ NAME = "bench_unpadded"
 
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Where the real tokens of a padded batch [rows, columns] stand in one row, shortest texts first.
+    """Places of a padded batch's real tokens [rows, columns] in one row, shortest texts first.
 
     places: [tokens], of each in the flattened batch. runs: (texts, their length), for neighbours of equal length.
     """
@@ -160,12 +160,12 @@ class PackedAttention:
         sizes = [texts * length for texts, length in packing.runs]
         # The backward of `split` joins the parts' gradients; that of a slice would fill all the rest with zeros.
         parts = zip(*(heads.transpose(1, 2).split(sizes, 1) for heads in (query, key, value)), strict=True)
-        found = []
+        outputs = []
         for (texts, length), run in zip(packing.runs, parts, strict=True):
             one, other, third = (heads.reshape(texts, length, *heads.shape[2:]).transpose(1, 2) for heads in run)
             out = self._run(one, other, third, packing)
-            found.append(out.transpose(1, 2).reshape(1, texts * length, *out.shape[1:2], out.shape[-1]))
-        return torch.cat(found, 1)
+            outputs.append(out.transpose(1, 2).reshape(1, texts * length, *out.shape[1:2], out.shape[-1]))
+        return torch.cat(outputs, 1)
 
     def _run(self, query: Any, key: Any, value: Any, packing: Packing) -> torch.Tensor:
         """[texts, heads, length, width] each."""

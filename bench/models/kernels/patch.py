@@ -29,7 +29,7 @@ class UnsupportedError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class _Patch:
-    """What `attach` replaced. own_forward: None where the forward was its class's, which is no attribute of its own."""
+    """A replaced forward. own_forward: None where the forward was the class's, no attribute of the instance."""
 
     own_forward: Any
     hooks: tuple[Any, ...]
@@ -101,11 +101,11 @@ def probe(
     """
     try:
         with evaluating(module):
-            expected, found = plain(), fast()
+            expected, fast_results = plain(), fast()
     except UnsupportedError as error:
         return str(error)
     allowed = exact if _in_float32(module) else rounded
-    for one, other in zip(expected, found, strict=True):
+    for one, other in zip(expected, fast_results, strict=True):
         far = float((other.float() - one.float()).abs().max())
         if not far <= allowed * float(one.float().std()):  # NaN is refused, too
             return f"{difference} (by {far:.2g})"

@@ -40,7 +40,7 @@ class Prefix:
 
 @dataclass(kw_only=True)
 class Rows:
-    """What the rows' own tokens see. The last queries are the last keys: key j of a row is token j behind the prefix.
+    """Rows behind a prefix. The last queries are the last keys: key j of a row is token j behind the prefix.
 
     mask: None for plain causal rows, padded on the right; otherwise bool [rows or 1, n, keys], which own keys the last
         n queries see (True: seen), while the queries before them are causal. Each query must see itself.

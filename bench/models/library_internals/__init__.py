@@ -1,4 +1,4 @@
-"""What the harness uses of libraries beyond their public interfaces: one module for each library, and no other place.
+"""Uses of libraries beyond their public interfaces: one module for each library, and no other place.
 
 Reading order: uses (the list, with what each is needed for), torch_internals, transformers_internals,
 accelerate_internals, bitsandbytes_internals, evaluate_internals.

@@ -1,4 +1,4 @@
-"""What is used of accelerate beyond its public interface."""
+"""Uses of accelerate beyond its public interface."""
 
 from typing import Any
 

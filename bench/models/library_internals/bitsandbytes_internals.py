@@ -1,4 +1,4 @@
-"""What is used of bitsandbytes beyond its public interface."""
+"""Uses of bitsandbytes beyond its public interface."""
 
 from typing import Any
 

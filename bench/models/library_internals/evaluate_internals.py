@@ -1,4 +1,4 @@
-"""What is used of the evaluate library beyond its public interface."""
+"""Uses of the evaluate library beyond its public interface."""
 
 import inspect
 from collections.abc import Mapping

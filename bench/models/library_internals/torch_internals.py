@@ -1,4 +1,4 @@
-"""What is used of torch beyond its public interface."""
+"""Uses of torch beyond its public interface."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What is used of transformers beyond its public interface."""
+"""Uses of transformers beyond its public interface."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
