@@ -373,7 +373,7 @@ def test_a_clean_change_passes(tree):
     assert "**All 3 checks passed**" in done.stdout
     assert "identical losses at all 6 steps, and accuracy dropped by less than 0.005 over 3 seeds" in done.stdout
     assert "losses agree within 0.0001" in done.stdout
-    assert "- losses are compared step by step\n" in done.stdout
+    assert "- losses were compared step by step\n" in done.stdout
     assert done.stdout.endswith((tree / "comment.md").read_text(encoding="utf-8"))
 
 
@@ -386,7 +386,7 @@ def test_two_points_of_accuracy_that_runs_lose_are_caught(tree):
         found[row] = number, type(answer)(prediction=1 - answer.prediction, scores=answer.scores)
 """
     end = "    return Scored(predictions=_assembled(found, split), "
-    with planted(tree, "score.py", end, damage + end):
+    with planted(tree, "evaluation/scoring.py", end, damage + end):
         done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "--out", "damaged")
     assert done.returncode == 1, done.stderr + done.stdout
     assert "of 3 checks failed**" in done.stdout
