@@ -58,7 +58,7 @@ def test_a_clean_change_passes(tree):
     assert "**All 3 checks passed**" in done.stdout
     assert "identical losses at all 6 steps, and accuracy dropped by less than 0.005 over 3 seeds" in done.stdout
     assert "losses agree within 0.0001" in done.stdout
-    assert "- losses are compared step by step\n" in done.stdout
+    assert "- losses were compared step by step\n" in done.stdout
     assert done.stdout.endswith((tree / "comment.md").read_text(encoding="utf-8"))
 
 

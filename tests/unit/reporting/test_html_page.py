@@ -110,7 +110,7 @@ def test_markdown_and_page_say_the_same(report, text):
 def test_a_figure_outside_of_the_folder_is_refused(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "secret.png").write_bytes(b"x")
-    with pytest.raises(ValueError, match="does not lie in"):
+    with pytest.raises(ValueError, match="is outside of"):
         html_page.page("![x](../secret.png)", tmp_path / "in")
     with pytest.raises(OSError, match="missing"):
         html_page.page("![x](missing.png)", tmp_path / "in")

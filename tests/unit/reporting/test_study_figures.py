@@ -109,10 +109,10 @@ def test_without_a_cost_there_is_no_picture(tmp_path):
         study.score_against_cost({"s": points([None] * 3)}, None, tmp_path / "x.png", score="y")
     with pytest.raises(ValueError, match="neither a loss nor"):
         study.learning_curves({"a": [[{"step": 1}]]}, tmp_path / "x.png")
-    with pytest.raises(ValueError, match="no score by label"):
+    with pytest.raises(ValueError, match="no scores by label"):
         study.label_scores({"a": [None, None]}, [], tmp_path / "x.png", score="f1")
     for counts in ({"a": [[1, 2]]}, {"a": np.eye(2), "b": np.eye(3)}, {"a": np.zeros((3, 2, 2))}, {}):
-        with pytest.raises(ValueError, match="counts of shape"):
+        with pytest.raises(ValueError, match="counts of one shape"):
             study.confusion_matrices(counts, [], tmp_path / "x.png")
     assert not list(tmp_path.iterdir())
 
