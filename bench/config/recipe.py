@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.config.cards import DatasetCard, ModelCard
-from bench.config.fields import Distinct, Misfit, Name, PositiveInt, Strict, Text
+from bench.config.fields import Distinct, InvalidKey, Name, PositiveInt, Strict, Text
 from bench.config.training import Checkpoints, Evaluation, Spans, Speed, Training
 
 
@@ -51,7 +51,7 @@ class Band(Strict):
     @model_validator(mode="after")
     def _in_order(self) -> "Band":
         if self.low > self.high:
-            raise Misfit("low", f"{self.low} is more than `high`, {self.high}")
+            raise InvalidKey("low", f"{self.low} is more than `high`, {self.high}")
         return self
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bench.config.fields import Distinct, Misfit, Name, PositiveInt, Share, Strict, Text
+from bench.config.fields import Distinct, InvalidKey, Name, PositiveInt, Share, Strict, Text
 
 
 class EarlyStopping(Strict):
@@ -53,13 +53,13 @@ class Training(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
         if self.epochs is not None and self.steps is not None:
-            raise Misfit("steps", "`epochs` and `steps` exclude one another")
+            raise InvalidKey("steps", "`epochs` and `steps` exclude one another")
         if self.early_stopping is not None and self.best is None:
-            raise Misfit("early_stopping", "`early_stopping` needs `best`, the metric that it watches")
+            raise InvalidKey("early_stopping", "`early_stopping` needs `best`, the metric that it watches")
         if self.best is not None and self.evaluate_every is None:
-            raise Misfit("best", "`best` needs `evaluate_every`, in steps or `epoch`")
+            raise InvalidKey("best", "`best` needs `evaluate_every`, in steps or `epoch`")
         if self.activation_offload and not self.gradient_checkpointing:
-            raise Misfit("activation_offload", "needs `gradient_checkpointing: true`: what that keeps is moved")
+            raise InvalidKey("activation_offload", "needs `gradient_checkpointing: true`: what that keeps is moved")
         return self
 
 

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from bench.config.contracts import NF4, LoadPlan
-from bench.config.recipe import PositiveInt, Strict
+from bench.config.fields import PositiveInt, Strict
 
 OBJECTIVES = ("text",)
 

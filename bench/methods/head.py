@@ -3,7 +3,7 @@
 from typing import Any
 
 from bench.config.contracts import LoadPlan
-from bench.config.recipe import Strict
+from bench.config.fields import Strict
 
 OBJECTIVES = ("head",)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from bench.config.contracts import LoadPlan
-from bench.config.recipe import PositiveInt, Strict
+from bench.config.fields import PositiveInt, Strict
 from bench.errors import SetupError
 
 OBJECTIVES = ("head", "text")

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from bench.config.contracts import LoadPlan
-from bench.config.recipe import PositiveInt, Strict
+from bench.config.fields import PositiveInt, Strict
 from bench.errors import SetupError
 
 OBJECTIVES = ("head",)
