@@ -322,7 +322,7 @@ def _lay_defaults(layers: Layers) -> None:
 
 
 def _lay_recipe(document: Document, layers: Layers) -> None:
-    layers.make_room(document.data.get("training"))
+    layers.drop_replaced(document.data.get("training"))
     for key, value in document.data.items():
         if key == "method":
             _lay_method(value, document, (key,), layers)
@@ -335,7 +335,7 @@ def _lay_overrides(given: list[Document], layers: Layers) -> None:
     for override in given:
         if override.inside[0] == "training":
             training |= dict(items(override.data)) if len(override.inside) == 1 else {override.inside[1]: override.data}
-    layers.make_room(training)
+    layers.drop_replaced(training)
     for override in given:
         if override.inside == ("method",):
             _lay_method(override.data, override, (), layers)
