@@ -11,7 +11,7 @@ from bench.errors import RecipeError
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     check = add_command(commands, "check", check_command, "validate recipes and cards without loading torch")
     check.add_argument(
         "recipes", nargs="*", type=Path, help="recipes, cards, or folders of them (default: all shipped)"
@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
 
 
 def check_command(options: argparse.Namespace) -> int:
-    """Validates recipes, cards and studies; prints each problem, and how many were looked at."""
+    """Validate recipes, cards and studies; print each problem, and how many files were checked."""
     from bench.sweeps import study
 
     kinds = {folder: kind for kind, folder in resolve.CARD_FOLDERS.items()}

@@ -10,7 +10,7 @@ from bench.utils import files
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     compare = add_command(commands, "compare", compare_command, "test which system is better, on the same examples")
     compare.add_argument("runs", nargs="+", type=Path, help="run folders, record files, or folders that hold many")
     compare.add_argument("--stage", choices=["after", "before"], default="after", help="of the training")
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 
 
 def compare_command(options: argparse.Namespace) -> int:
-    """Prints scores, tiers and paired tests of the systems; writes them where asked."""
+    """Print scores, tiers and paired tests of the systems; write them to files where asked."""
     from bench.analysis import compare as analysis_compare
     from bench.analysis import predictions
     from bench.reporting import comparison_page

@@ -9,7 +9,7 @@ from bench.errors import BenchError
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     gate = add_command(commands, "gate", gate_command, "fail where scores, losses or speed are worse than a baseline's")
     gate.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE|FOLDER")
     gate.add_argument("--baseline", type=Path, required=True, help="folder of the baselines, a file for each recipe")
@@ -27,7 +27,7 @@ def add(commands: Any) -> None:
 
 
 def gate_command(options: argparse.Namespace) -> int:
-    """Judges the code as it is by a baseline; returns 1 where a check failed."""
+    """Compare the code as it is with a baseline; returns 1 where a check failed."""
     import tempfile
 
     from bench.sweeps import jobs

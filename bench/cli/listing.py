@@ -10,7 +10,7 @@ from bench.config import registry, resolve
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     listing = add_command(commands, "list", list_command, "show studies, models, datasets, methods, tasks and metrics")
     listing.add_argument("kind", nargs="?", choices=[*KINDS], help="only this kind")
 
@@ -50,7 +50,7 @@ KINDS: dict[str, Any] = {
 
 
 def list_command(options: argparse.Namespace) -> int:
-    """Shows what there is, from the folders themselves."""
+    """Print what there is, from the folders themselves."""
     from rich.table import Table
 
     for kind in [options.kind] if options.kind else KINDS:

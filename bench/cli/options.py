@@ -23,7 +23,7 @@ def at_least_one(text: str) -> int:
 
 
 def refuse_folders(*paths: Path | None) -> None:
-    """Raises BenchError where a file is to be written and a folder is there; before the work, not after it."""
+    """Raise BenchError where a file is to be written and a folder is there; before the work, not after it."""
     for path in paths:
         if path is not None and path.is_dir():
             raise BenchError(f"{path} is a folder; give the name of a file")

@@ -13,7 +13,7 @@ from bench.utils import files, process
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     plan = add_command(commands, "plan", plan_command, "predict the memory that a training needs, before any download")
     plan.add_argument("recipe", nargs="?", type=Path)
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as for a run")
@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 
 
 def plan_command(options: argparse.Namespace) -> int:
-    """Prints what a training is predicted to need, or the table of all that is shipped; or writes quotes of plans."""
+    """Print the predicted memory of a training, or the table of all shipped recipes; or write quotes of plans."""
     _import_for_plans()
     from bench.memory import planner, recipe_comments, report
 
@@ -66,7 +66,7 @@ def plan_command(options: argparse.Namespace) -> int:
 
 
 def _import_for_plans() -> None:
-    """Most of a plan's time is imports."""
+    """Import what a plan needs, which is most of its time."""
     if "torch" in sys.modules:
         return
     # What is not on the card or in the cache is not fetched, nor asked for again and again without a network.

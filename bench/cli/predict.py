@@ -11,7 +11,7 @@ from bench.errors import BenchError
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     predict = add_command(commands, "predict", predict_command, "label new text with a run's saved model")
     predict.add_argument("run_folder", type=Path)
     predict.add_argument("--text", action="append", default=[], help="a text; may be given several times")
@@ -20,7 +20,7 @@ def add(commands: Any) -> None:
 
 
 def predict_command(options: argparse.Namespace) -> int:
-    """Prints a label and its probability for each text."""
+    """Print a label and its probability for each text."""
     from bench.models import saving
 
     saved_folder = options.run_folder / "model"

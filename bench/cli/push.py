@@ -10,7 +10,7 @@ from bench.errors import BenchError
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     push = add_command(
         commands, "push", push_command, "push a run's model, or records of runs, to the Hugging Face Hub"
     )
@@ -24,7 +24,7 @@ def add(commands: Any) -> None:
 
 
 def push_command(options: argparse.Namespace) -> int:
-    """Pushes to the Hub, or writes into a folder what would be pushed; prints where it is."""
+    """Push to the Hub, or write into a folder what would be pushed; print where it is."""
     from bench.reporting.hub import push as hub
 
     asked = hub.Asked(

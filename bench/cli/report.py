@@ -10,7 +10,7 @@ from bench.errors import BenchError
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     report = add_command(commands, "report", report_command, "make a report of many records, or one short table")
     report.add_argument("runs", nargs="+", type=Path, help="run folders, or folders that hold them")
     report.add_argument(
@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
 
 
 def report_command(options: argparse.Namespace) -> int:
-    """Writes a report of all records found: a folder, an HTML page, or a short table."""
+    """Write a report of all records found: a folder, an HTML page, or a short table."""
     from bench.reporting import short_table
 
     if options.output is None and options.html is None:

@@ -11,7 +11,7 @@ from bench.errors import BenchError
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     sweep = add_command(commands, "sweep", sweep_command, "run studies, or recipes over seeds and settings")
     sweep.add_argument("paths", nargs="+", metavar="STUDY|RECIPE|FOLDER")
     sweep.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of every run, as for a run")
@@ -43,7 +43,7 @@ def _seeds(text: str) -> int | tuple[int, ...]:
 
 
 def sweep_command(options: argparse.Namespace) -> int:
-    """Runs what has no finished record; returns 1 where a run failed."""
+    """Run what has no finished record; returns 1 where a run failed."""
     from bench.config import overrides
     from bench.sweeps import jobs, scheduler, study
 

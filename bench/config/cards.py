@@ -48,7 +48,7 @@ class Source(Strict):
             raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `folder`")
         if local and not self.files:
             raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `files`, as `split: file name`")
-        # A key that would be ignored is refused, so that nobody believes in it.
+        # A key that would have no effect is refused, so that nobody relies on it.
         foreign = {"id": not remote, "config": self.kind != "hub", "folder": remote, "files": not local}
         foreign |= {"seed": self.kind != "builtin", "sizes": self.kind != "builtin"}
         for key, wrong in foreign.items():
@@ -74,9 +74,9 @@ class Columns(Strict):
 
 
 class Divide(Strict):
-    """Divides source splits into new ones, by share (0.7) or by count (300); `balanced` draws equally per label.
+    """New splits out of source splits, by share (0.7) or by count (300); `balanced` draws equally per label.
 
-    by_group: rows that are alike in `columns.group` stay together, so that sizes and shares are only near those asked.
+    by_group: rows of one group (`columns.group`) stay together, so that sizes and shares are only approximate.
     """
 
     of: Annotated[tuple[Text, ...], Field(min_length=1), Distinct]
@@ -99,7 +99,7 @@ class Divide(Strict):
 
 
 class Filters(Strict):
-    """Rows that are left out, each kind counted in the record.
+    """Rules by which rows are dropped; the record counts the rows that each one drops.
 
     drop_misaligned: rows of the training split (of no other) with an answer that does not stand where its offset says.
     """
@@ -119,7 +119,7 @@ class Filters(Strict):
 
 
 class Prompt(Strict):
-    """How an example is put to a language model. `template` holds {text} once, {text_pair}, {labels} (all answers).
+    """The prompt of an example. `template` holds {text} once, and may hold {text_pair} and {labels} (all answers).
 
     instruction: stands once, before everything else; may hold {labels}. joint: between question and answer, separator:
     after each shot; both only without a chat template. answers: label -> the words for it; else the label's own name.
@@ -150,7 +150,7 @@ class Prompt(Strict):
 
 
 class DatasetCard(Strict):
-    """What must not vary inside a comparison. `defaults` is the data set's usual budget, beneath the recipe's own."""
+    """A data set: what must not vary inside a comparison. `defaults`: its usual budget, which recipes override."""
 
     task: Name
     source: Source
@@ -170,7 +170,7 @@ class DatasetCard(Strict):
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """Names of all splits that the card makes."""
+        """Return the names of all splits that the card makes."""
         return (*self.splits, *(name for part in self.divide for name in part.into))
 
     @model_validator(mode="after")
@@ -286,7 +286,7 @@ class ModelCard(Strict):
 
 
 class Presets(Strict):
-    """What a dataset card's `defaults` may hold: its usual budget, not the method or the model."""
+    """Keys that a dataset card's `defaults` may hold: its usual budget, not the method or the model."""
 
     training: Training | None = None
     evaluation: Evaluation | None = None
