@@ -16,13 +16,13 @@ def add(commands: Any) -> None:
 
 
 def _studies() -> list[tuple[str, str]]:
-    found: dict[str, list[str]] = {}
+    recipes: dict[str, list[str]] = {}
     for path in resolve.find_recipes():
-        found.setdefault(path.parent.name, []).append(path.stem)
+        recipes.setdefault(path.parent.name, []).append(path.stem)
     from bench.sweeps import study
 
     known = [(f"studies/{path.parent.name}", _first_comment(path)) for path in study.find_studies()]
-    return [(name, ", ".join(stems)) for name, stems in found.items()] + known
+    return [(name, ", ".join(stems)) for name, stems in recipes.items()] + known
 
 
 def _cards(kind: str) -> list[tuple[str, str]]:

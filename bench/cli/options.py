@@ -32,12 +32,12 @@ def refuse_folders(*paths: Path | None) -> None:
 def share(text: str) -> float:
     """Return an option's number between 0 and 1, both excluded; argparse shows the error."""
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
-        found = 0.0
-    if not 0 < found < 1:
+        number = 0.0
+    if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return found
+    return number
 
 
 def add_command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:

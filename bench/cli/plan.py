@@ -14,18 +14,26 @@ from bench.utils import files, process
 
 def add(commands: Any) -> None:
     """Add the command and its options."""
-    plan = add_command(commands, "plan", plan_command, "predict the memory that a training needs, before any download")
+    plan = add_command(commands, "plan", plan_command, "predict the peak memory of a training, before any download")
     plan.add_argument("recipe", nargs="?", type=Path)
-    plan.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as for a run")
-    plan.add_argument("--gpu", metavar="SIZE|NAME", help="what it is to fit, as 12GiB or A10G")
-    plan.add_argument("--world", type=int, default=1, metavar="N", help="how many GPUs")
-    plan.add_argument("--zero", type=int, default=0, metavar="0-3", help="DeepSpeed's stage; FSDP2 is much like 3")
-    plan.add_argument("--offload", default="none", metavar="none|cpu", help="what ZeRO lets wait in the host's memory")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="override keys of the recipe")
+    plan.add_argument("--gpu", metavar="SIZE|NAME", help="memory of one GPU, or its name: 12GiB, A10G")
+    plan.add_argument("--world", type=int, default=1, metavar="N", help="number of GPUs (default: 1)")
+    plan.add_argument(
+        "--zero",
+        type=int,
+        default=0,
+        metavar="0-3",
+        help="DeepSpeed ZeRO stage (default: 0); FSDP2 is close to stage 3",
+    )
+    plan.add_argument(
+        "--offload", default="none", metavar="none|cpu", help="ZeRO offload to host memory (default: none)"
+    )
     plan.add_argument("--precision", choices=["bf16", "fp16", "no"], help="mixed precision (default: the device's)")
-    plan.add_argument("--per-device-batch", type=int, metavar="B", help="rows of a micro-batch")
-    plan.add_argument("--length", type=int, metavar="L", help="tokens of a text")
-    plan.add_argument("--table", action="store_true", help="predictions for shipped recipes, in Markdown")
-    plan.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="where the table goes")
+    plan.add_argument("--per-device-batch", type=int, metavar="B", help="examples per micro-batch")
+    plan.add_argument("--length", type=int, metavar="L", help="sequence length in tokens")
+    plan.add_argument("--table", action="store_true", help="print predictions for all shipped recipes, in Markdown")
+    plan.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="write the --table to this file")
     quote = "write the plan into the recipe's head comment (no recipe: into all shipped ones that have it)"
     plan.add_argument("--quote", action="store_true", help=quote)
 
