@@ -15,30 +15,30 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def is_main_process() -> bool:
-    """Whether this process speaks: the launcher's RANK is read from the environment, before torch is loaded."""
+    """Return whether this process prints: rank zero, by the launcher's RANK, which is there before torch is loaded."""
     return int(os.environ.get("RANK", "0") or 0) == 0
 
 
 def say(message: str) -> None:
-    """Prints a line to standard output, on rank zero only."""
+    """Print a line to standard output, on rank zero only."""
     if is_main_process():
         out.print(message, markup=False)
 
 
 def complain(message: str) -> None:
-    """Prints a line to standard error, on rank zero only."""
+    """Print a line to standard error, on rank zero only."""
     if is_main_process():
         err.print(message, markup=False)
 
 
 def is_live() -> bool:
-    """Whether a display that is drawn again and again can be shown."""
+    """Return whether a display that is redrawn in place can be shown."""
     # FORCE_COLOR, which CI services set, makes rich take a log file for a terminal.
     return out.is_interactive and out.file.isatty()
 
 
 def quiet_libraries() -> None:
-    """No progress bars of their own, and no advice about optional kernels that have nothing to do with this run."""
+    """Silence libraries: their progress bars, and advice about optional kernels that does not concern this run."""
     import logging
     import warnings
 
@@ -75,7 +75,7 @@ class Phase:
             say(self._line())
 
     def advance(self, steps: int = 1, *, loss: float | None = None, tokens: int = 0) -> None:
-        """Counts steps done; `loss` is the newest one, `tokens` the real tokens of these steps."""
+        """Count steps done; `loss` is the newest one, `tokens` the real tokens of these steps."""
         self.done += steps
         self.tokens += tokens
         if loss is not None:
@@ -87,7 +87,7 @@ class Phase:
             say(self._line())
 
     def leave_out(self, steps: int) -> None:
-        """Steps that were done before this phase began: what is left is shown, at the rate of what is left."""
+        """Take off steps that were done before this phase began; what is left is shown, at its own rate."""
         self.total -= steps
         if self._live is not None:
             self._live.update(self._live.task_ids[0], total=self.total)

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Literal
 
-# How a run ended, as its record says.
+# Ways in which a run can end, as its record says.
 Status = Literal["ok", "oom", "diverged", "interrupted", "invalid", "crashed"]
 
 

@@ -3,14 +3,14 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 find_python() {
-    for candidate in python3.11 python3.12 python3; do
-        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+    for candidate in python3.11 python3.12 python3.13 python3; do
+        if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
             2>/dev/null; then
             echo "$candidate"
             return
         fi
     done
-    echo "error: Python 3.11 or 3.12 with its venv module is needed (Debian: apt-get install python3-venv)" >&2
+    echo "error: Python 3.11, 3.12 or 3.13 with its venv module is needed (Debian: apt-get install python3-venv)" >&2
     exit 2
 }
 

@@ -11,16 +11,16 @@ from bench.errors import RecipeError
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
-    check = add_command(commands, "check", check_command, "validate recipes and cards without loading torch")
+    """Add the command and its options."""
+    check = add_command(commands, "check", check_command, "validate recipes, cards and studies, without loading torch")
     check.add_argument(
         "recipes", nargs="*", type=Path, help="recipes, cards, or folders of them (default: all shipped)"
     )
-    check.add_argument("--set", action="append", default=[], metavar="key=value", help="an override, as for a run")
+    check.add_argument("--set", action="append", default=[], metavar="key=value", help="override a key of every recipe")
 
 
 def check_command(options: argparse.Namespace) -> int:
-    """Validates recipes, cards and studies; prints each problem, and how many were looked at."""
+    """Validate recipes, cards and studies; print each problem, and how many files were checked."""
     from bench.sweeps import study
 
     kinds = {folder: kind for kind, folder in resolve.CARD_FOLDERS.items()}
@@ -50,7 +50,7 @@ def check_command(options: argparse.Namespace) -> int:
 
 
 def _expand(given: Path) -> list[Path]:
-    found = sorted(given.rglob("*.yaml")) if given.is_dir() else [given]
-    if not found:
+    files = sorted(given.rglob("*.yaml")) if given.is_dir() else [given]
+    if not files:
         raise RecipeError(f"{given}: there are no recipes in this folder")
-    return found
+    return files

@@ -10,20 +10,28 @@ from bench.utils import files
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
-    compare = add_command(commands, "compare", compare_command, "test which system is better, on the same examples")
+    """Add the command and its options."""
+    compare = add_command(commands, "compare", compare_command, "test which systems differ, on the same examples")
     compare.add_argument("runs", nargs="+", type=Path, help="run folders, record files, or folders that hold many")
-    compare.add_argument("--stage", choices=["after", "before"], default="after", help="of the training")
-    compare.add_argument("--split", help="default: test, else the first")
-    compare.add_argument("--metric", metavar="NAME", help="default: the one that ranks runs in reports")
-    compare.add_argument("--margin", type=float, metavar="M", help="differences below it count as none")
-    compare.add_argument("--common", action="store_true", help="compare runs that scored other examples too")
-    compare.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="the page, in Markdown")
-    compare.add_argument("--json", type=Path, metavar="FILE", help="everything, in full precision")
+    compare.add_argument(
+        "--stage", choices=["after", "before"], default="after", help="scores after or before training (default: after)"
+    )
+    compare.add_argument("--split", help="split to compare (default: test, else the first one)")
+    compare.add_argument(
+        "--metric", metavar="NAME", help="metric to compare (default: the one that ranks runs in reports)"
+    )
+    compare.add_argument(
+        "--margin", type=float, metavar="M", help="equivalence margin: smaller differences do not matter"
+    )
+    compare.add_argument(
+        "--common", action="store_true", help="compare on the common examples of runs that scored different ones"
+    )
+    compare.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="write the comparison in Markdown")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON, in full precision")
 
 
 def compare_command(options: argparse.Namespace) -> int:
-    """Prints scores, tiers and paired tests of the systems; writes them where asked."""
+    """Print scores, tiers and paired tests of the systems; write them to files where asked."""
     from bench.analysis import compare as analysis_compare
     from bench.analysis import predictions
     from bench.reporting import comparison_page

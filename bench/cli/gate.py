@@ -9,25 +9,31 @@ from bench.errors import BenchError
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     gate = add_command(commands, "gate", gate_command, "fail where scores, losses or speed are worse than a baseline's")
     gate.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE|FOLDER")
-    gate.add_argument("--baseline", type=Path, required=True, help="folder of the baselines, a file for each recipe")
-    gate.add_argument("--write", action="store_true", help="make the baselines, instead of judging by them")
-    gate.add_argument("--seeds", type=at_least_one, metavar="N", help="of a baseline that is made (5)")
-    gate.add_argument("--against", metavar="COMMIT", help="compare speed with this commit's, in turns on this machine")
-    gate.add_argument("--speed", action="append", default=[], type=Path, metavar="RECIPE", help="what is timed")
-    gate.add_argument("--rounds", type=at_least_one, metavar="N", help="timed runs of each commit")
-    gate.add_argument("--alpha", type=share, default=0.01, help="chance of a false alarm of the whole gate (0.01)")
-    gate.add_argument("--set", action="append", default=[], metavar="key=value", help="an override for every run")
-    gate.add_argument("--out", type=Path, help="where the runs go (default: a temporary folder)")
-    gate.add_argument("--config", help="an accelerate config, by name or path")
-    gate.add_argument("--jobs", type=at_least_one, metavar="N", help="runs at once; timed runs are alone")
-    gate.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="the comment, as a file too")
+    gate.add_argument("--baseline", type=Path, required=True, help="folder of baselines, one file per recipe")
+    gate.add_argument("--write", action="store_true", help="write new baselines instead of comparing with them")
+    gate.add_argument("--seeds", type=at_least_one, metavar="N", help="seeds of a new baseline (default: 5)")
+    gate.add_argument(
+        "--against", metavar="COMMIT", help="compare speed with this commit, in alternating runs on this machine"
+    )
+    gate.add_argument("--speed", action="append", default=[], type=Path, metavar="RECIPE", help="recipe to time")
+    gate.add_argument("--rounds", type=at_least_one, metavar="N", help="timed runs per commit")
+    gate.add_argument(
+        "--alpha", type=share, default=0.01, help="family-wise error rate of the whole gate (default: 0.01)"
+    )
+    gate.add_argument("--set", action="append", default=[], metavar="key=value", help="override a key of every run")
+    gate.add_argument("--out", type=Path, help="folder of the runs (default: a temporary one)")
+    gate.add_argument("--config", help="accelerate config, by name or path")
+    gate.add_argument(
+        "--jobs", type=at_least_one, metavar="N", help="number of parallel runs; timed runs never share the machine"
+    )
+    gate.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="write the result in Markdown too")
 
 
 def gate_command(options: argparse.Namespace) -> int:
-    """Judges the code as it is by a baseline; returns 1 where a check failed."""
+    """Compare the code as it is with a baseline; returns 1 where a check failed."""
     import tempfile
 
     from bench.sweeps import jobs

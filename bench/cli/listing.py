@@ -10,19 +10,19 @@ from bench.config import registry, resolve
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     listing = add_command(commands, "list", list_command, "show studies, models, datasets, methods, tasks and metrics")
     listing.add_argument("kind", nargs="?", choices=[*KINDS], help="only this kind")
 
 
 def _studies() -> list[tuple[str, str]]:
-    found: dict[str, list[str]] = {}
+    recipes: dict[str, list[str]] = {}
     for path in resolve.find_recipes():
-        found.setdefault(path.parent.name, []).append(path.stem)
+        recipes.setdefault(path.parent.name, []).append(path.stem)
     from bench.sweeps import study
 
     known = [(f"studies/{path.parent.name}", _first_comment(path)) for path in study.find_studies()]
-    return [(name, ", ".join(stems)) for name, stems in found.items()] + known
+    return [(name, ", ".join(stems)) for name, stems in recipes.items()] + known
 
 
 def _cards(kind: str) -> list[tuple[str, str]]:
@@ -58,7 +58,7 @@ KINDS: dict[str, Any] = {
 
 
 def list_command(options: argparse.Namespace) -> int:
-    """Shows what there is, from the folders themselves."""
+    """Print what there is, from the folders themselves."""
     from rich.table import Table
 
     for kind in [options.kind] if options.kind else KINDS:

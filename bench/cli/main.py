@@ -14,7 +14,7 @@ COMMANDS = (check, listing, schema, predict, plan, sweep, report, compare, gate,
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns the exit code. A problem is one sentence on standard error and code 2."""
+    """Run a command; returns the exit code. A problem is one sentence on standard error and code 2."""
     options = _parsed(arguments)
     try:
         registry.include(options.include)
@@ -53,7 +53,7 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+    """Return the parser of all commands and their options."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="command")

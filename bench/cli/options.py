@@ -23,7 +23,7 @@ def at_least_one(text: str) -> int:
 
 
 def refuse_folders(*paths: Path | None) -> None:
-    """Raises BenchError where a file is to be written and a folder is there; before the work, not after it."""
+    """Raise BenchError where a file is to be written and a folder is there; before the work, not after it."""
     for path in paths:
         if path is not None and path.is_dir():
             raise BenchError(f"{path} is a folder; give the name of a file")
@@ -32,12 +32,12 @@ def refuse_folders(*paths: Path | None) -> None:
 def share(text: str) -> float:
     """Return an option's number between 0 and 1, both excluded; argparse shows the error."""
     try:
-        found = float(text)
+        number = float(text)
     except ValueError:
-        found = 0.0
-    if not 0 < found < 1:
+        number = 0.0
+    if not 0 < number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return found
+    return number
 
 
 def add_command(commands: Any, name: str, run: Any, help_text: str) -> argparse.ArgumentParser:

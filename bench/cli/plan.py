@@ -13,23 +13,31 @@ from bench.utils import files, process
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
-    plan = add_command(commands, "plan", plan_command, "predict the peak memory of a training run, before any download")
+    """Add the command and its options."""
+    plan = add_command(commands, "plan", plan_command, "predict the peak memory of a training, before any download")
     plan.add_argument("recipe", nargs="?", type=Path)
-    plan.add_argument("overrides", nargs="*", metavar="key=value", help="overrides, as for a run")
-    plan.add_argument("--gpu", metavar="SIZE|NAME", help="the memory or GPU that it must fit, e.g. 12GiB or A10G")
-    plan.add_argument("--world", type=int, default=1, metavar="N", help="number of GPUs")
-    plan.add_argument("--zero", type=int, default=0, metavar="0-3", help="ZeRO stage of DeepSpeed; FSDP2 is like 3")
-    plan.add_argument("--offload", default="none", metavar="none|cpu", help="offload of ZeRO to the CPU")
+    plan.add_argument("overrides", nargs="*", metavar="key=value", help="override keys of the recipe")
+    plan.add_argument("--gpu", metavar="SIZE|NAME", help="memory of one GPU, or its name: 12GiB, A10G")
+    plan.add_argument("--world", type=int, default=1, metavar="N", help="number of GPUs (default: 1)")
+    plan.add_argument(
+        "--zero",
+        type=int,
+        default=0,
+        metavar="0-3",
+        help="DeepSpeed ZeRO stage (default: 0); FSDP2 is close to stage 3",
+    )
+    plan.add_argument(
+        "--offload", default="none", metavar="none|cpu", help="ZeRO offload to host memory (default: none)"
+    )
     plan.add_argument("--precision", choices=["bf16", "fp16", "no"], help="mixed precision (default: the device's)")
-    plan.add_argument("--per-device-batch", type=int, metavar="B", help="micro-batch on each GPU")
-    plan.add_argument("--length", type=int, metavar="L", help="tokens of each text")
-    plan.add_argument("--table", action="store_true", help="predictions for shipped recipes, in Markdown")
-    plan.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="where the table goes")
+    plan.add_argument("--per-device-batch", type=int, metavar="B", help="examples per micro-batch")
+    plan.add_argument("--length", type=int, metavar="L", help="sequence length in tokens")
+    plan.add_argument("--table", action="store_true", help="print predictions for all shipped recipes, in Markdown")
+    plan.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="write the --table to this file")
 
 
 def plan_command(options: argparse.Namespace) -> int:
-    """Print what a training is predicted to need, or the table of all that is shipped."""
+    """Print the predicted memory of a training run, or the table of all shipped recipes."""
     _import_for_plans()
     from bench.memory import planner, report
 
@@ -60,7 +68,7 @@ def plan_command(options: argparse.Namespace) -> int:
 
 
 def _import_for_plans() -> None:
-    """Most of a plan's time is imports."""
+    """Import what a plan needs, which is most of its time."""
     if "torch" in sys.modules:
         return
     # What is not on the card or in the cache is not fetched, nor asked for again and again without a network.

@@ -1,4 +1,4 @@
-"""`bench predict`: labels new texts with a run's saved model."""
+"""`bench predict`: predicts labels or answers of new texts with a run's saved model."""
 
 import argparse
 import json
@@ -11,16 +11,18 @@ from bench.errors import BenchError
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
-    predict = add_command(commands, "predict", predict_command, "label new text with a run's saved model")
+    """Add the command and its options."""
+    predict = add_command(
+        commands, "predict", predict_command, "predict labels or answers of new texts with a run's saved model"
+    )
     predict.add_argument("run_folder", type=Path)
-    predict.add_argument("--text", action="append", default=[], help="a text; may be given several times")
-    predict.add_argument("--file", type=Path, help="texts, one a line, or JSON lines with `text`")
-    predict.add_argument("--json", action="store_true", help="one JSON object a line, instead of a table")
+    predict.add_argument("--text", action="append", default=[], help="a text to predict; may be given several times")
+    predict.add_argument("--file", type=Path, help="file of texts, one per line, or JSON lines with `text`")
+    predict.add_argument("--json", action="store_true", help="print one JSON object per line instead of a table")
 
 
 def predict_command(options: argparse.Namespace) -> int:
-    """Prints a label and its probability for each text."""
+    """Print a label and its probability for each text."""
     from bench.models import saving
 
     saved_folder = options.run_folder / "model"

@@ -10,21 +10,25 @@ from bench.errors import BenchError
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     push = add_command(
         commands, "push", push_command, "push a run's model, or records of runs, to the Hugging Face Hub"
     )
     push.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders; a single one for --to")
-    push.add_argument("--to", metavar="OWNER/NAME", help="repository for the saved model, with its card")
-    push.add_argument("--records-to", metavar="OWNER/DATASET", help="data set for records, reports, figures and logs")
-    push.add_argument("--with-predictions", action="store_true", help="with texts, which may be licensed")
-    push.add_argument("--private", action="store_true", help="make the repositories private")
-    push.add_argument("--dry-run", action="store_true", help="upload nothing: write what would be into a folder")
-    push.add_argument("--out", type=Path, metavar="FOLDER", help="that folder (default: hub)")
+    push.add_argument("--to", metavar="OWNER/NAME", help="repository for the saved model and its card")
+    push.add_argument(
+        "--records-to", metavar="OWNER/DATASET", help="dataset repository for records, reports, figures and logs"
+    )
+    push.add_argument(
+        "--with-predictions", action="store_true", help="include predictions, whose texts may be under a licence"
+    )
+    push.add_argument("--private", action="store_true", help="create the repositories as private")
+    push.add_argument("--dry-run", action="store_true", help="write the files into a folder instead of uploading them")
+    push.add_argument("--out", type=Path, metavar="FOLDER", help="folder of --dry-run (default: hub)")
 
 
 def push_command(options: argparse.Namespace) -> int:
-    """Pushes to the Hub, or writes into a folder what would be pushed; prints where it is."""
+    """Push to the Hub, or write into a folder what would be pushed; print where it is."""
     from bench.reporting.hub import push as hub
 
     request = hub.PushRequest(

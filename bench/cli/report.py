@@ -10,19 +10,25 @@ from bench.errors import BenchError
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
-    report = add_command(commands, "report", report_command, "make a report of many records, or one short table")
+    """Add the command and its options."""
+    report = add_command(commands, "report", report_command, "write a report of many records, or one short table")
     report.add_argument("runs", nargs="+", type=Path, help="run folders, or folders that hold them")
     report.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER|FILE.md", help="for the report with figures, or a short table"
+        "-o", "--output", type=Path, metavar="FOLDER|FILE.md", help="write a report with figures, or a short table"
     )
-    report.add_argument("--metric", metavar="NAME", help="ranks and compares (default: the first of the usual ones)")
-    report.add_argument("--html", type=Path, metavar="FILE", help="the report as one page, with figures inside")
-    report.add_argument("--hub-texts", action="store_true", help="may ask the Hub for texts on which systems differ")
+    report.add_argument(
+        "--metric", metavar="NAME", help="metric that ranks and compares (default: the first of the usual ones)"
+    )
+    report.add_argument("--html", type=Path, metavar="FILE", help="write the report as one HTML page with its figures")
+    report.add_argument(
+        "--hub-texts",
+        action="store_true",
+        help="may download texts on which systems disagree",
+    )
 
 
 def report_command(options: argparse.Namespace) -> int:
-    """Writes a report of all records found: a folder, an HTML page, or a short table."""
+    """Write a report of all records found: a folder, an HTML page, or a short table."""
     from bench.reporting import short_table
 
     if options.output is None and options.html is None:

@@ -8,13 +8,13 @@ from bench.cli.options import add_command
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     schema = add_command(commands, "schema", schema_command, "print the JSON Schema of recipes or cards, for editors")
     schema.add_argument("kind", nargs="?", choices=["recipe", "dataset", "model"], default="recipe")
 
 
 def schema_command(options: argparse.Namespace) -> int:
-    """Prints a JSON Schema."""
+    """Print a JSON Schema."""
     from bench.config import json_schema
 
     print(json.dumps(json_schema.of(options.kind), indent=1))

@@ -11,20 +11,42 @@ from bench.errors import BenchError
 
 
 def add(commands: Any) -> None:
-    """Adds the command and its options."""
+    """Add the command and its options."""
     sweep = add_command(commands, "sweep", sweep_command, "run studies, or recipes over seeds and settings")
     sweep.add_argument("paths", nargs="+", metavar="STUDY|RECIPE|FOLDER")
-    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of every run, as for a run")
-    sweep.add_argument("--seeds", type=_seeds, metavar="N|A,B,...", help="how many, from the recipe's on, or which")
-    sweep.add_argument("--set", action="append", default=[], metavar="key=v1,v2", help="values: all combinations")
-    sweep.add_argument("--mini", action="store_true", help="a study's small variant, for two CPU cores")
-    sweep.add_argument("--out", type=Path, default=Path("runs"), help="where the runs' folders go (default: runs)")
-    sweep.add_argument("--config", help="an accelerate config, by name or path (default: gpu1, or cpu without a GPU)")
-    sweep.add_argument("--jobs", type=at_least_one, metavar="N", help="runs at once (default: as many as GPUs allow)")
-    sweep.add_argument("--gpus-per-run", type=at_least_one, metavar="N", help="default: what the config asks for")
-    sweep.add_argument("--slurm", action="store_true", help="submit the runs as a job array")
-    sweep.add_argument("--retry", action="store_true", help="run again what failed in a way that would come again")
-    sweep.add_argument("--dry-run", action="store_true", help="only print the commands of the runs")
+    sweep.add_argument("overrides", nargs="*", metavar="key=value", help="override keys of every run")
+    sweep.add_argument(
+        "--seeds",
+        type=_seeds,
+        metavar="N|A,B,...",
+        help="number of seeds, counted from the recipe's own, or a list of seeds",
+    )
+    sweep.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="key=v1,v2",
+        help="values of a key; several keys give all combinations",
+    )
+    sweep.add_argument("--mini", action="store_true", help="run the study's small variant, for two CPU cores")
+    sweep.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs' folders (default: runs)")
+    sweep.add_argument("--config", help="accelerate config, by name or path (default: gpu1; cpu without a GPU)")
+    sweep.add_argument(
+        "--jobs", type=at_least_one, metavar="N", help="number of parallel runs (default: as many as the GPUs allow)"
+    )
+    sweep.add_argument(
+        "--gpus-per-run",
+        type=at_least_one,
+        metavar="N",
+        help="GPUs of each run (default: the config's number of processes)",
+    )
+    sweep.add_argument("--slurm", action="store_true", help="submit the runs as a Slurm job array")
+    sweep.add_argument(
+        "--retry",
+        action="store_true",
+        help="also repeat runs whose failure is expected to recur, such as out of memory",
+    )
+    sweep.add_argument("--dry-run", action="store_true", help="print the commands of the runs, and run nothing")
 
 
 def _seeds(text: str) -> int | tuple[int, ...]:
@@ -43,7 +65,7 @@ def _seeds(text: str) -> int | tuple[int, ...]:
 
 
 def sweep_command(options: argparse.Namespace) -> int:
-    """Runs what has no finished record; returns 1 where a run failed."""
+    """Run what has no finished record; returns 1 where a run failed."""
     from bench.config import overrides
     from bench.sweeps import jobs, scheduler, study
 

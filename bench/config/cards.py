@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from bench.config.fields import Distinct, Inside, Misfit, Name, PositiveInt, Strict, Text
+from bench.config.fields import Distinct, Inside, InvalidKey, Name, PositiveInt, Strict, Text
 from bench.config.training import Evaluation, Training
 from bench.errors import did_you_mean
 
@@ -43,17 +43,17 @@ class Source(Strict):
     def _complete(self) -> "Source":
         remote, local = self.kind in ("hub", "builtin"), self.kind in FILE_KINDS
         if remote and self.id is None:
-            raise Misfit("kind", f"a source of kind {self.kind!r} needs `id`")
+            raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `id`")
         if not remote and self.folder is None:
-            raise Misfit("kind", f"a source of kind {self.kind!r} needs `folder`")
+            raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `folder`")
         if local and not self.files:
-            raise Misfit("kind", f"a source of kind {self.kind!r} needs `files`, as `split: file name`")
-        # A key that would be ignored is refused, so that nobody believes in it.
+            raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `files`, as `split: file name`")
+        # A key that would have no effect is refused, so that nobody relies on it.
         foreign = {"id": not remote, "config": self.kind != "hub", "folder": remote, "files": not local}
         foreign |= {"seed": self.kind != "builtin", "sizes": self.kind != "builtin"}
         for key, wrong in foreign.items():
             if wrong and getattr(self, key):
-                raise Misfit(key, f"a source of kind {self.kind!r} has no `{key}`")
+                raise InvalidKey(key, f"a source of kind {self.kind!r} has no `{key}`")
         return self
 
 
@@ -74,9 +74,9 @@ class Columns(Strict):
 
 
 class Divide(Strict):
-    """Divides source splits into new ones, by share (0.7) or by count (300); `balanced` draws equally per label.
+    """New splits out of source splits, by share (0.7) or by count (300); `balanced` draws equally per label.
 
-    by_group: rows that are alike in `columns.group` stay together, so that sizes and shares are only near those asked.
+    by_group: rows of one group (`columns.group`) stay together, so that sizes and shares are only approximate.
     """
 
     of: Annotated[tuple[Text, ...], Field(min_length=1), Distinct]
@@ -90,14 +90,16 @@ class Divide(Strict):
     def _possible(self) -> "Divide":
         # The sum of shares like 0.7, 0.2 and 0.1 is not exactly 1.
         if sum(amount for amount in self.into.values() if isinstance(amount, float)) > 1 + 1e-9:
-            raise Misfit("into", "shares must not exceed 1 together; a number of rows is written without a point")
+            raise InvalidKey("into", "shares must not exceed 1 together; a number of rows is written without a point")
         if self.by_group and self.balanced:
-            raise Misfit("by_group", "whole groups can't be `balanced` too: that asks for an exact number per label")
+            raise InvalidKey(
+                "by_group", "whole groups can't be `balanced` too: that asks for an exact number per label"
+            )
         return self
 
 
 class Filters(Strict):
-    """Rows that are left out, each kind counted in the record.
+    """Rules by which rows are dropped; the record counts the rows that each one drops.
 
     drop_misaligned: rows of the training split (of no other) with an answer that does not stand where its offset says.
     """
@@ -112,12 +114,12 @@ class Filters(Strict):
     @model_validator(mode="after")
     def _possible(self) -> "Filters":
         if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
-            raise Misfit("min_words", f"{self.min_words} is more than `max_words`, {self.max_words}")
+            raise InvalidKey("min_words", f"{self.min_words} is more than `max_words`, {self.max_words}")
         return self
 
 
 class Prompt(Strict):
-    """How an example is put to a language model. `template` holds {text} once, {text_pair}, {labels} (all answers).
+    """The prompt of an example. `template` holds {text} once, and may hold {text_pair} and {labels} (all answers).
 
     instruction: stands once, before everything else; may hold {labels}. joint: between question and answer, separator:
     after each shot; both only without a chat template. answers: label -> the words for it; else the label's own name.
@@ -140,15 +142,15 @@ class Prompt(Strict):
         for key, known in fillable.items():
             written, needed = getattr(self, key), known[0]
             if key != "instruction" and written.count(needed) != 1:
-                raise Misfit(key, f"must hold {needed} exactly once")
+                raise InvalidKey(key, f"must hold {needed} exactly once")
             for name in re.findall(r"\{\w*\}", written):
                 if name not in known:
-                    raise Misfit(key, f"there is no field {name} to fill in.{did_you_mean(name, known)}")
+                    raise InvalidKey(key, f"there is no field {name} to fill in.{did_you_mean(name, known)}")
         return self
 
 
 class DatasetCard(Strict):
-    """What must not vary inside a comparison. `defaults` is the data set's usual budget, beneath the recipe's own."""
+    """A data set: what must not vary inside a comparison. `defaults`: its usual budget, which recipes override."""
 
     task: Name
     source: Source
@@ -168,7 +170,7 @@ class DatasetCard(Strict):
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """Names of all splits that the card makes."""
+        """Return the names of all splits that the card makes."""
         return (*self.splits, *(name for part in self.divide for name in part.into))
 
     @model_validator(mode="after")
@@ -177,13 +179,13 @@ class DatasetCard(Strict):
             raise ValueError("needs `splits` (name: source split) or `divide`, or both")
         for number, name in enumerate(self.split_names):
             if name in self.split_names[:number]:
-                raise Misfit("divide", f"the split {name!r} is made twice")
+                raise InvalidKey("divide", f"the split {name!r} is made twice")
         asked = [(f"splits.{name}", source) for name, source in self.splits.items()]
         asked += [(f"divide.{number}.of", source) for number, part in enumerate(self.divide) for source in part.of]
         for key, source in asked:
             if self.source.kind in FILE_KINDS and source not in self.source.files:
                 hint = did_you_mean(source, self.source.files)
-                raise Misfit(key, f"`source.files` has no split {source!r}.{hint}")
+                raise InvalidKey(key, f"`source.files` has no split {source!r}.{hint}")
         return self
 
     @model_validator(mode="after")
@@ -208,39 +210,41 @@ class DatasetCard(Strict):
             }
         for key, is_wrong in wrong.items():
             if is_wrong:
-                raise Misfit(key, reasons[key])
+                raise InvalidKey(key, reasons[key])
         for number, part in enumerate(self.divide):
             if part.by_group and columns.group is None:
-                raise Misfit(f"divide.{number}.by_group", "needs `columns.group`: what the rows belong to")
+                raise InvalidKey(f"divide.{number}.by_group", "needs `columns.group`: what the rows belong to")
         return self
 
     @model_validator(mode="after")
     def _labels_fit(self) -> "DatasetCard":
         if self.columns.label_flags and not (self.labels and self.multi_label):
-            raise Misfit("columns.label_flags", "one column per label needs `labels`, and `multi_label: true`")
+            raise InvalidKey("columns.label_flags", "one column per label needs `labels`, and `multi_label: true`")
         if len(self.labels) == 1 and not self.multi_label:
-            raise Misfit("labels", "one label is no choice; name at least two")
+            raise InvalidKey("labels", "one label is no choice; name at least two")
         for name in self.filters.labels or ():
             if self.labels and name not in self.labels:
-                raise Misfit("filters.labels", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
+                raise InvalidKey("filters.labels", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
         for name in self.prompt.answers if self.prompt else ():
             if self.labels and name not in self.labels:
-                raise Misfit("prompt.answers", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
+                raise InvalidKey("prompt.answers", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
         self._words_fit()
         if self.prompt and ("{text_pair}" in self.prompt.template) != (self.columns.text_pair is not None):
-            raise Misfit("prompt.template", "must hold {text_pair} where `columns.text_pair` is set, and only there")
+            raise InvalidKey(
+                "prompt.template", "must hold {text_pair} where `columns.text_pair` is set, and only there"
+            )
         for number, part in enumerate(self.divide):
             if part.balanced and self.multi_label:
-                raise Misfit(f"divide.{number}.balanced", "texts with several labels can't be balanced by label")
+                raise InvalidKey(f"divide.{number}.balanced", "texts with several labels can't be balanced by label")
         return self
 
     def _words_fit(self) -> None:
         words = [self.prompt.answers.get(name, name) for name in self.labels] if self.prompt else []
         for number, word in enumerate(words):
             if not word.strip() or "\n" in word:
-                raise Misfit("prompt.answers", f"the answer {word!r} must be one line that is not empty")
+                raise InvalidKey("prompt.answers", f"the answer {word!r} must be one line that is not empty")
             if word in words[:number]:
-                raise Misfit("prompt.answers", f"two labels have the same answer, {word!r}")
+                raise InvalidKey("prompt.answers", f"two labels have the same answer, {word!r}")
 
 
 class TokenizerCard(Strict):
@@ -275,14 +279,14 @@ class ModelCard(Strict):
     @model_validator(mode="after")
     def _complete(self) -> "ModelCard":
         if self.weights == "pretrained" and self.id is None and self.package is None:
-            raise Misfit("weights", "pretrained weights need `id` or `package`")
+            raise InvalidKey("weights", "pretrained weights need `id` or `package`")
         if self.weights == "random" and "model_type" not in self.architecture and self.id is None:
-            raise Misfit("weights", "random weights need `architecture` with a `model_type`")
+            raise InvalidKey("weights", "random weights need `architecture` with a `model_type`")
         return self
 
 
 class Presets(Strict):
-    """What a dataset card's `defaults` may hold: its usual budget, not the method or the model."""
+    """Keys that a dataset card's `defaults` may hold: its usual budget, not the method or the model."""
 
     training: Training | None = None
     evaluation: Evaluation | None = None

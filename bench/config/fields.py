@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
-class Misfit(ValueError):
-    """Keys that do not go together. key: the one to show, below the settings that are checked."""
+class InvalidKey(ValueError):
+    """A value that does not go with those of other keys. key: where to show it, a dotted path below the settings."""
 
     def __init__(self, key: str, message: str) -> None:
         super().__init__(message)

@@ -11,7 +11,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def of(kind: str) -> dict[str, Any]:
-    """The schema of a "recipe", or of a "dataset" or "model" card."""
+    """Return the schema of a "recipe", or of a "dataset" or "model" card."""
     if kind == "recipe":
         return {"$schema": DIALECT, **_recipe()}
     schema = (DatasetCard if kind == "dataset" else ModelCard).model_json_schema()
@@ -21,7 +21,7 @@ def of(kind: str) -> dict[str, Any]:
 
 
 def _embed(schema: dict[str, Any], key: str, part: dict[str, Any]) -> None:
-    """Puts a schema in for a property; its definitions go to the root, where its references look for them."""
+    """Set the schema of a property; its definitions go to the root, where its references look for them."""
     schema.setdefault("$defs", {}).update(part.pop("$defs", {}))
     schema["properties"][key] = part
 
@@ -42,7 +42,7 @@ def _recipe() -> dict[str, Any]:
 
 
 def _method(name: str) -> dict[str, Any]:
-    """One method as a mapping: its name and its own options."""
+    """Return the schema of one method as a mapping: its name and its own options."""
     options: dict[str, Any] = registry.load("methods", name).Options.model_json_schema()
     options["properties"] = {"name": {"const": name}, **options.get("properties", {})}
     options["required"] = ["name", *options.get("required", [])]

@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.config.overrides import REPLACED_BY
 from bench.config.yaml_loader import Document, KeyPath, items, joined
 
 
@@ -18,7 +19,7 @@ class Layers:
     places: dict[KeyPath, tuple[str, KeyPath]] = field(default_factory=dict)
 
     def lay(self, value: Any, prefix: KeyPath, document: Document, inside: KeyPath = ()) -> None:
-        """Puts `value`, which stands at `inside` of the document, at `prefix`; mappings merge, the rest replaces."""
+        """Put `value`, which stands at `inside` of the document, at `prefix`; mappings merge, all else replaces."""
         if not isinstance(value, dict):
             self._put(prefix, value, document)
             self._mark(value, prefix, document, inside)
@@ -30,29 +31,29 @@ class Layers:
             self.lay(child, (*prefix, key), document, (*inside, key))
 
     def repeat(self, source: KeyPath, target: str) -> None:
-        """Puts what stands at a key path at a top-level key too, place by place."""
+        """Put what stands at a key path at a top-level key too, with its places."""
         self.data[target] = copy.deepcopy(self.get(source))
         for path, place in list(self.places.items()):
             if path[: len(source)] == source:
                 self.places[(target, *path[len(source) :])] = place
 
-    def make_room(self, training: Any) -> None:
-        """Lets `steps` of a later layer replace `epochs` of an earlier one, and the reverse."""
-        here = self.get(("training",))
-        if isinstance(here, dict) and isinstance(training, dict):
-            for key, rival in (("steps", "epochs"), ("epochs", "steps")):
-                if training.get(key) is not None and rival not in training:
-                    here.pop(rival, None)
+    def drop_replaced(self, training: Any) -> None:
+        """Drop the `epochs` that `steps` of a later layer's `training` replace, and the reverse."""
+        earlier = self.get(("training",))
+        if isinstance(earlier, dict) and isinstance(training, dict):
+            for new, old in REPLACED_BY.items():
+                if training.get(new) is not None and old not in training:
+                    earlier.pop(old, None)
 
     def get(self, path: KeyPath) -> Any:
-        """The value at a key path, or None."""
+        """Return the value at a key path, or None."""
         here: Any = self.data
         for key in path:
             here = here.get(key) if isinstance(here, dict) else None
         return here
 
     def place(self, path: KeyPath) -> str:
-        """'file:line: a.b', from the nearest known parent of a key path."""
+        """Return 'file:line: a.b' of a key path, by its nearest parent whose place is known."""
         known = path
         while known and known not in self.places:
             known = known[:-1]

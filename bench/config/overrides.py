@@ -6,24 +6,24 @@ from typing import Any
 
 from bench.errors import RecipeError
 
-# How long training lasts is said by one of these; the command line's goes before the study's.
-_RIVALS = {"training.steps": "training.epochs", "training.epochs": "training.steps"}
+# Keys of `training` of which only one can be set: a later layer's takes the place of an earlier layer's other one.
+REPLACED_BY = {"steps": "epochs", "epochs": "steps"}
 
 
 def as_yaml(value: Any) -> str:
-    """A value as it is written behind `key=`; JSON is YAML too."""
+    """Return a value as it is written behind `key=`; JSON is YAML too."""
     return json.dumps(value, ensure_ascii=False)
 
 
 def merged(earlier: tuple[str, ...], later: tuple[str, ...]) -> tuple[str, ...]:
-    """Overrides of which the later ones replace earlier ones of the same key, and of a key that excludes it."""
+    """Return all overrides, without the earlier ones that a later one of the same or an excluded key replaces."""
     given = {text.partition("=")[0] for text in later}
-    given |= {rival for key, rival in _RIVALS.items() if key in given}
+    given |= {f"training.{old}" for new, old in REPLACED_BY.items() if f"training.{new}" in given}
     return (*(text for text in earlier if text.partition("=")[0] not in given), *later)
 
 
 def products(sets: list[str]) -> list[tuple[str, ...]]:
-    """`key=v1,v2` of several keys -> one tuple of overrides for each combination of values."""
+    """Return a tuple of overrides for each combination of values, from `key=v1,v2` of several keys."""
     choices = []
     for text in sets:
         key, equals, values = text.partition("=")
@@ -36,17 +36,17 @@ def products(sets: list[str]) -> list[tuple[str, ...]]:
 
 
 def _split(text: str) -> list[str]:
-    """At commas that stand neither in brackets nor in quotes."""
+    """Split at commas outside of brackets and quotes."""
     parts, depth, quote = [""], 0, ""
-    for sign in text:
+    for char in text:
         if quote:
-            quote = "" if sign == quote else quote
-        elif sign in "\"'":
-            quote = sign
+            quote = "" if char == quote else quote
+        elif char in "\"'":
+            quote = char
         else:
-            depth += (sign in "[{") - (sign in "]}")
-        if sign == "," and depth == 0 and not quote:
+            depth += (char in "[{") - (char in "]}")
+        if char == "," and depth == 0 and not quote:
             parts.append("")
         else:
-            parts[-1] += sign
+            parts[-1] += char
     return parts

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.config.cards import DatasetCard, ModelCard
-from bench.config.fields import Distinct, Misfit, Name, PositiveInt, Strict, Text
+from bench.config.fields import Distinct, InvalidKey, Name, PositiveInt, Strict, Text
 from bench.config.training import Checkpoints, Evaluation, Spans, Speed, Training
 
 
@@ -18,10 +18,11 @@ class Head(Strict):
 
 
 class Prompting(Strict):
-    """How a model's answer is had, for `objective: text`.
+    """The prompt's format and the way to answer, for `objective: text`.
 
     format: the dataset card's prompt as plain text, or inside the tokenizer's chat template. answer: the most likely
-    label; what the model writes (greedily, then parsed); or the label whose hypothesis an NLI model finds entailed.
+    label; the text that the model generates (greedily, then parsed); or the label whose hypothesis an NLI model finds
+    entailed.
     normalization: a label's log-likelihood over its number of tokens or characters. calibration: over the label's
     likelihood for texts without content.
     """
@@ -42,7 +43,7 @@ class MethodChoice(BaseModel):
 
 
 class Band(Strict):
-    """Where a published result lies, both ends included. source: whose it is, and where it stands."""
+    """The range of a published result, both ends included. source: the publication, and the place in it."""
 
     low: float
     high: float
@@ -51,7 +52,7 @@ class Band(Strict):
     @model_validator(mode="after")
     def _in_order(self) -> "Band":
         if self.low > self.high:
-            raise Misfit("low", f"{self.low} is more than `high`, {self.high}")
+            raise InvalidKey("low", f"{self.low} is more than `high`, {self.high}")
         return self
 
 

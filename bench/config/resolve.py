@@ -67,13 +67,13 @@ class Resolved:
 
     @property
     def by_gradients(self) -> bool:
-        """Whether its method trains by gradients."""
+        """Return whether the method trains by gradients."""
         module = registry.load("methods", self.recipe.method.name)
         return bool(module.load_plan(self.options).trains == "gradient")
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """Metrics to compute: the recipe's, else the card's, else the task's own."""
+        """Return the metrics to compute: the recipe's, else the card's, else the task's own."""
         default = registry.literals("tasks", self.recipe.dataset.task)["METRICS"]
         kind = "multi_label" if self.recipe.dataset.multi_label else "single_label"
         names = self.recipe.evaluation.metrics or self.recipe.dataset.metrics or tuple(default[kind])
@@ -95,7 +95,7 @@ class Resolved:
 
     @property
     def metrics_left_out(self) -> tuple[str, ...]:
-        """Metrics of the card or the task that this way of answering can't give: they need probabilities."""
+        """Return the card's or the task's metrics that need probabilities, where generated answers have none."""
         default = registry.literals("tasks", self.recipe.dataset.task)["METRICS"]
         kind = "multi_label" if self.recipe.dataset.multi_label else "single_label"
         names = self.recipe.dataset.metrics or tuple(default[kind])
@@ -103,7 +103,7 @@ class Resolved:
 
 
 def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Resolved:
-    """Reads, resolves and checks a recipe. Raises RecipeError whose text holds file, line, key and what to do."""
+    """Read, resolve and check a recipe. Raises RecipeError with a line for each problem: file, line, key, advice."""
     document = yaml_loader.read(path, _shown(path))
     given = _parse_overrides(overrides)
     layers, problems = Layers(places={(): (document.head(()), ())}), Problems()
@@ -153,28 +153,29 @@ def _validated(layers: Layers, problems: Problems) -> tuple[Recipe, Any]:
 
 
 def _typed(document: Document, given: list[Document]) -> list[KeyPath]:
-    """The key paths that the command line and the recipe's own file name for the method that is taken.
+    """Return the key paths that the command line and the recipe's own file set for the method that is run.
 
-    Those of a file whose method the command line replaces were written for another one; a run notes what is not used.
+    Where the command line names another method, those of the file were written for the file's, and are left out here;
+    a run notes what is not used.
     """
-    found: list[KeyPath] = []
+    paths: list[KeyPath] = []
     for override in given:
-        found += [(*override.inside, key) for key, _ in items(override.data)] or [override.inside]
-    if any(path in (("method",), ("method", "name")) for path in found):
-        return found
+        paths += [(*override.inside, key) for key, _ in items(override.data)] or [override.inside]
+    if any(path in (("method",), ("method", "name")) for path in paths):
+        return paths
     for key, value in document.data.items():
-        found += [(key, inner) for inner, _ in items(value)] or ([] if value is None else [(key,)])
-    return found
+        paths += [(key, inner) for inner, _ in items(value)] or ([] if value is None else [(key,)])
+    return paths
 
 
 def is_for_gradients(override: str) -> bool:
-    """Whether an override `key.path=value` is for methods that train by gradients alone."""
+    """Return whether an override `key.path=value` is for methods that train by gradients alone."""
     return override.partition("=")[0].partition(".")[0] in rules.BY_GRADIENTS
 
 
 @contextlib.contextmanager
 def placing(path: str, given: tuple[str, ...]) -> Iterator[None]:
-    """What is wrong with an override is said of the file at `path`, which wrote it, unless it is one of those given."""
+    """Inside, blame the file at `path` for a wrong override, unless it is one that was `given` on the command line."""
     try:
         yield
     except RecipeError as error:
@@ -187,12 +188,12 @@ def placing(path: str, given: tuple[str, ...]) -> Iterator[None]:
 
 
 def parts_from_published(key: str) -> bool:
-    """Whether a run with another value at this dotted key is another one than that whose results were published."""
+    """Return whether another value at this dotted key makes published results no longer comparable."""
     return key.partition(".")[0] in _PUBLISHED_WITH
 
 
 def first_record(resolved: Resolved) -> Record:
-    """The record of a run that begins now: what is known of it before anything is loaded."""
+    """Return the record of a run that begins now: what is known of it before anything is loaded."""
     return Record(
         name=resolved.name,
         study=resolved.study,
@@ -211,7 +212,7 @@ def first_record(resolved: Resolved) -> Record:
 
 
 def load_card(kind: str, path: Path) -> DatasetCard | ModelCard:
-    """Reads and checks one dataset or model card by itself."""
+    """Read and check one dataset or model card by itself. Raises RecipeError with a line for each problem."""
     document = yaml_loader.read(path, _shown(path))
     layers, problems = Layers(), Problems()
     layers.lay(document.data, (kind,), document)
@@ -230,7 +231,7 @@ def load_card(kind: str, path: Path) -> DatasetCard | ModelCard:
 
 
 def find_recipes(folder: Path = SHIPPED) -> list[Path]:
-    """All runnable recipes below a folder, sorted; cards are not among them."""
+    """Return all runnable recipes below a folder, sorted; cards are not among them."""
     cards = {folder / name for name in CARD_FOLDERS.values()}
     return sorted(path for path in folder.glob("*/*.yaml") if path.parent not in cards)
 
@@ -264,7 +265,7 @@ def _parse_overrides(overrides: tuple[str, ...]) -> list[Document]:
 
 
 def _lay_card(kind: str, path: Path, document: Document, given: list[Document], layers: Layers) -> str:
-    """Finds the card that the recipe or the command line names, and lays it. Returns its name."""
+    """Find the card that the recipe or the command line names, and lay it. Returns its name."""
     chosen, place = document.data.get(kind), document.where((kind,))
     for override in given:
         if override.inside in ((kind,), (kind, "card")):
@@ -276,11 +277,11 @@ def _lay_card(kind: str, path: Path, document: Document, given: list[Document], 
         raise RecipeError(
             f"{place}: expected the name of a {kind} card, or a mapping with `card`, got {shortened(chosen)}"
         )
-    found = _find_card(kind, name, path, place)
-    if found is None:
+    file = _find_card(kind, name, path, place)
+    if file is None:
         known = {card.stem for card in [*find_cards(kind), *find_cards(kind, path.resolve().parent.parent)]}
         raise RecipeError(f"{place}: there is no {kind} card {name!r:.100}.{did_you_mean(name, known)}")
-    card = yaml_loader.read_shared(found, _shown(found))
+    card = yaml_loader.read_shared(file, _shown(file))
     layers.lay(card.data, (kind,), card)
     return name
 
@@ -303,7 +304,7 @@ def _find_card(kind: str, name: str, recipe: Path, place: str) -> Path | None:
 
 
 def _lay_card_overrides(document: Document, given: list[Document], layers: Layers) -> dict[str, Any]:
-    """Lays what the recipe and the command line replace of the cards. Returns it by dotted key."""
+    """Lay what the recipe and the command line override of the cards. Returns it by dotted key."""
     changed: dict[str, Any] = {}
     for source, inside, target, value in _card_overrides(document, given):
         if target[1] == "defaults":
@@ -314,7 +315,7 @@ def _lay_card_overrides(document: Document, given: list[Document], layers: Layer
 
 
 def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple[Document, KeyPath, KeyPath, Any]]:
-    """(source, key path in it, key path in the recipe, value) of each."""
+    """Yield (source, key path in it, key path in the recipe, value) of each override of a card."""
     whole = {override.inside: override for override in given if len(override.inside) == 1}
     for kind in CARD_FOLDERS:
         # Another card named on the command line takes back what the recipe replaced of its own.
@@ -338,7 +339,7 @@ def _lay_defaults(layers: Layers) -> None:
 
 
 def _lay_recipe(document: Document, layers: Layers) -> None:
-    layers.make_room(document.data.get("training"))
+    layers.drop_replaced(document.data.get("training"))
     for key, value in document.data.items():
         if key == "method":
             _lay_method(value, document, (key,), layers)
@@ -351,7 +352,7 @@ def _lay_overrides(given: list[Document], layers: Layers) -> None:
     for override in given:
         if override.inside[0] == "training":
             training |= dict(items(override.data)) if len(override.inside) == 1 else {override.inside[1]: override.data}
-    layers.make_room(training)
+    layers.drop_replaced(training)
     for override in given:
         if override.inside == ("method",):
             _lay_method(override.data, override, (), layers)
@@ -360,7 +361,7 @@ def _lay_overrides(given: list[Document], layers: Layers) -> None:
 
 
 def _lay_method(value: Any, document: Document, inside: KeyPath, layers: Layers) -> None:
-    """Lays a method. Its bare name is a mapping in short; naming a method replaces another one with its options."""
+    """Lay a method. A bare name stands for a mapping with `name`; a named method replaces another and its options."""
     if isinstance(value, str):
         layers.data.pop("method", None)
         layers.lay({}, ("method",), document, inside)

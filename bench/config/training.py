@@ -4,22 +4,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bench.config.fields import Distinct, Misfit, Name, PositiveInt, Share, Strict, Text
+from bench.config.fields import Distinct, InvalidKey, Name, PositiveInt, Share, Strict, Text
 
 
 class EarlyStopping(Strict):
-    """Stops after `patience` evaluations without an improvement of at least `threshold`."""
+    """Early stopping: after `patience` evaluations without an improvement of at least `threshold`."""
 
     patience: PositiveInt = 3
     threshold: Annotated[float, Field(ge=0)] = 0.0
 
 
 class Training(Strict):
-    """What is learned, not how it is spread over devices: that is the accelerate config's part.
+    """Hyper-parameters of training. Parallelism and precision are the accelerate config's part.
 
     per_device_batch: examples of a micro-batch; null is a process's whole share of the global batch, "auto" the largest
-    part of it that is found to fit. The global batch, and so what is learned, is the same with any of them.
-    activation_offload: what gradient checkpointing keeps waits on the host for the backward pass.
+    part of it that is found to fit. The global batch, and so the result, is the same with any of them.
+    activation_offload: gradient checkpointing keeps its activations in host memory until the backward pass.
     """
 
     engine: Literal["trainer", "loop"] = "trainer"
@@ -53,20 +53,20 @@ class Training(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
         if self.epochs is not None and self.steps is not None:
-            raise Misfit("steps", "`epochs` and `steps` exclude one another")
+            raise InvalidKey("steps", "`epochs` and `steps` exclude one another")
         if self.early_stopping is not None and self.best is None:
-            raise Misfit("early_stopping", "`early_stopping` needs `best`, the metric that it watches")
+            raise InvalidKey("early_stopping", "`early_stopping` needs `best`, the metric that it watches")
         if self.best is not None and self.evaluate_every is None:
-            raise Misfit("best", "`best` needs `evaluate_every`, in steps or `epoch`")
+            raise InvalidKey("best", "`best` needs `evaluate_every`, in steps or `epoch`")
         if self.activation_offload and not self.gradient_checkpointing:
-            raise Misfit("activation_offload", "needs `gradient_checkpointing: true`: what that keeps is moved")
+            raise InvalidKey("activation_offload", "needs `gradient_checkpointing: true`: what that keeps is moved")
         return self
 
 
 class Checkpoints(Strict):
-    """When the state of training is written, so that a run that was killed goes on from there; null is never.
+    """How often the state of training is saved, so that a killed run resumes from there; null is never.
 
-    keep: how many are kept, the newest; an older one is for when the newest is damaged. No result depends on these.
+    keep: how many of the newest are kept; an older one serves where the newest is damaged. No result depends on these.
     """
 
     every_steps: PositiveInt | None = None
@@ -75,9 +75,9 @@ class Checkpoints(Strict):
 
 
 class Evaluation(Strict):
-    """Which splits are scored, and when. `threshold` is the probability from which a label of several is set.
+    """The splits to score, and when. `threshold`: the probability from which a multi-label model predicts a label.
 
-    batch_tokens: tokens that are scored at once, pads included; null is what suits the device. No score depends on it.
+    batch_tokens: tokens of a batch, padding included; null is a default for the device. No score depends on it.
     """
 
     before: bool = True
@@ -89,11 +89,11 @@ class Evaluation(Strict):
 
 
 class Spans(Strict):
-    """How answers that are spans of a passage are found.
+    """Extraction of answers that are spans of a passage, as in SQuAD.
 
-    doc_stride: tokens of the passage that two neighbouring windows share. n_best: spans that are kept of a window.
-    max_answer_length: in tokens. null_score_diff_threshold: there is no answer where that score is beaten by more than
-    this (SQuAD v2.0 only).
+    doc_stride: tokens of the passage by which two neighbouring windows overlap. n_best: candidate spans of a window.
+    max_answer_length: in tokens. null_score_diff_threshold: the answer is empty where the null score exceeds the best
+    span's by more than this (SQuAD v2.0 only).
     """
 
     doc_stride: Annotated[int, Field(ge=0, lt=2**31)] = 64
@@ -103,10 +103,10 @@ class Spans(Strict):
 
 
 class Speed(Strict):
-    """Ways to the same losses and scores in less time and memory; each can be switched off to compare.
+    """Optimisations that give the same losses and scores in less time and memory; each can be switched off to compare.
 
-    padding_free: no pad is ever computed. answer_logits: logits only of the tokens that an answer's loss reads.
-    token_cache: a classifier's tokens of a split are kept between runs, by content.
+    padding_free: batches without padding tokens. answer_logits: logits only for answer tokens. token_cache: cached
+    tokenization of a split, by content, for classifiers.
     keep_memory: on a CPU, freed memory stays with the process, unless per_device_batch is auto. expandable_segments: on
     a GPU, torch's allocator grows what it has instead of asking for pieces that then don't fit. drop_copies: where
     activations are recomputed, autocast keeps no 16-bit copy of each trained weight until the forward pass is over.

@@ -87,7 +87,7 @@ def _sentences(
 
 
 def _location(problem: Any, data: Any) -> KeyPath:
-    """The key path of a problem, without the names of union members, which pydantic adds."""
+    """Return the key path of a problem, without the names of union members, which pydantic adds."""
     path: list[str | int] = []
     for part in problem["loc"]:
         inside = (isinstance(data, dict) and part in data) or (isinstance(data, tuple) and isinstance(part, int))
@@ -125,7 +125,7 @@ def _sentence(problems: list[Any], model: type[BaseModel], data: Any) -> str:
 
 
 def shortened(value: Any) -> str:
-    """A value as YAML would show it, cut after 60 characters."""
+    """Return a value as YAML would show it, cut after 60 characters."""
     shown = repr(list(value) if isinstance(value, tuple) else value)
     shown = {"None": "nothing", "True": "true", "False": "false"}.get(shown, shown)
     return shown if len(shown) <= 60 else f"{shown[:60]}..."

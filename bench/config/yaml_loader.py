@@ -53,13 +53,13 @@ class Document:
         self.data = self._parse(text)
 
     def head(self, path: KeyPath) -> str:
-        """'file:line' for a key path; a path without a value of its own takes its parent's line."""
+        """Return 'file:line' of a key path; a path without a value of its own takes its parent's line."""
         while path not in self.lines:
             path = path[:-1]
         return self._head(self.lines[path])
 
     def where(self, path: KeyPath) -> str:
-        """'file:line: a.b.0' for a key path."""
+        """Return 'file:line: a.b.0' of a key path."""
         return joined(self.head(path), (*self.inside, *path))
 
     def _head(self, line: int | None) -> str:
@@ -140,12 +140,12 @@ class Document:
 
 
 def items(value: Any) -> Iterable[tuple[Any, Any]]:
-    """Keys and values of a mapping; nothing for any other value."""
+    """Return the keys and values of a mapping; none for any other value."""
     return value.items() if isinstance(value, dict) else ()
 
 
 def joined(head: str, path: KeyPath) -> str:
-    """'head: a.b.0'; a key with unprintable characters is shown escaped, so that it can't write to the terminal."""
+    """Return 'head: a.b.0'; unprintable characters of a key are escaped, so that it can't control the terminal."""
     parts = [str(part) if str(part).isprintable() else repr(part) for part in path]
     return f"{head}: {'.'.join(parts)}" if parts else head
 
@@ -190,5 +190,5 @@ _shared_document = functools.lru_cache(maxsize=256)(_document)
 
 
 def override(key: KeyPath, text: str, name: str) -> Document:
-    """One value as written behind `key=` on a command line, by the same rules as in a file."""
+    """Parse one value as written behind `key=` on a command line, by the same rules as in a file."""
     return Document(text, name, inside=key, numbered=False)

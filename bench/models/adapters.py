@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from bench.config.fields import Misfit, Name, Strict
+from bench.config.fields import InvalidKey, Name, Strict
 from bench.errors import SetupError, did_you_mean
 from bench.utils.loading_errors import reason
 
@@ -31,7 +31,7 @@ class AdapterOptions(Strict):
     def _known(self) -> "AdapterOptions":
         check_config(self.peft, self.config)
         if self.dtype != "float32" and self.peft != "LoraConfig":
-            raise Misfit("dtype", f"{self.dtype} is for LoraConfig; {self.peft} is trained in float32")
+            raise InvalidKey("dtype", f"{self.dtype} is for LoraConfig; {self.peft} is trained in float32")
         return self
 
 

@@ -1,4 +1,4 @@
-"""What a run writes down, and the measurements that go into it.
+"""The record that a run leaves, and the measurements that go into it.
 
 Reading order: record (types), store (read, write, find), failures (exception -> status), clock (phases, memory peaks),
 throughput (token counters, step times), environment (versions, devices).

@@ -25,13 +25,13 @@ class Peaks:
     rss: int | None = None
 
     def merge(self, other: "Peaks") -> None:
-        """Takes the larger of each."""
+        """Take the larger of each figure."""
         for name in ("allocated", "reserved", "device", "rss"):
             values = [value for value in (getattr(self, name), getattr(other, name)) if value is not None]
             setattr(self, name, max(values) if values else None)
 
     def gib(self) -> dict[str, float | None]:
-        """The same in GiB, under the record's names."""
+        """Return the same in GiB, under the record's names."""
         names = ("allocated", "reserved", "device", "rss")
         values = {name: getattr(self, name) for name in names}
         return {f"{name}_gib": None if value is None else value / GIB for name, value in values.items()}
@@ -51,7 +51,7 @@ class Clock:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """`with clock.phase("load"):` The same name again adds to it."""
+        """Time what is inside: `with clock.phase("load"):`. The same name again adds to the phase."""
         self._close_interval()
         self.open.append(name)
         try:
@@ -64,12 +64,12 @@ class Clock:
             self.last = self.open.pop()
 
     def divide(self, name: str, parts: dict[str, float]) -> None:
-        """Replaces a phase by parts that were measured apart, and `<name>_other` for what is left of it."""
+        """Replace a phase by parts that were measured separately, and `<name>_other` for the rest of it."""
         rest = self.seconds.pop(name) - sum(parts.values())
         self.seconds.update({**parts, f"{name}_other": max(0.0, rest)})
 
     def set_apart(self, name: str) -> None:
-        """Files what the open phase has taken so far, time and memory, under a name of its own."""
+        """Move what the open phase has taken so far, time and memory, to a phase of its own."""
         self._close_interval()
         opened = self.open[-1]
         self.seconds[name] = self.seconds.get(name, 0.0) + self.seconds.pop(opened)
@@ -87,7 +87,7 @@ class Clock:
 
 
 def synchronize() -> None:
-    """Waits for the accelerator, so that the wall clock covers its work; nothing on a CPU."""
+    """Wait for the accelerator, so that the wall clock covers its work; do nothing on a CPU."""
     if torch.cuda.is_initialized():
         torch.cuda.synchronize()
 

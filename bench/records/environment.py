@@ -23,7 +23,7 @@ PATIENCE_S = 10
 
 
 def environment() -> Environment:
-    """Versions, devices, and the state of the repository that the harness runs from."""
+    """Return versions, devices, and the state of the repository that the harness runs from."""
     versions = {name: version for name in PACKAGES if (version := _version(name)) is not None}
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or [_processor()]
     return Environment(

@@ -72,17 +72,17 @@ class Failure:
     shortage: dict[str, Any] | None = None
 
     def packed(self) -> str:
-        """As one line of text."""
+        """Return the failure as one line of JSON."""
         return json.dumps(dataclasses.asdict(self))
 
 
 def unpacked(text: bytes) -> Failure:
-    """The failure that `Failure.packed` made a text of."""
+    """Return the failure from the text of `Failure.packed`."""
     return Failure(**json.loads(text))
 
 
 def of(error: BaseException, phase: str, rank: int = 0, where: str = "") -> Failure:
-    """The failure of this process, from the exception that ended its work."""
+    """Return the failure of this process, from the exception that ended its work."""
     status = status_of(error)
     if status == "interrupted":
         kind: Literal["told", "echo", "own"] = "told"
@@ -96,7 +96,7 @@ def of(error: BaseException, phase: str, rank: int = 0, where: str = "") -> Fail
 
 
 def is_communication(error: BaseException) -> bool:
-    """Whether an error only says that another process did not answer."""
+    """Return whether an error only says that another process did not answer."""
     if any(kind.__name__ == "DistError" for kind in type(error).__mro__):  # of torch, which is not loaded here
         return True
     text = str(error).lower()
@@ -104,7 +104,7 @@ def is_communication(error: BaseException) -> bool:
 
 
 def status_of(error: BaseException) -> Status:
-    """ok is not among the answers: a run that raised did not succeed."""
+    """Return the status for an exception that ended a run; it is never "ok"."""
     if isinstance(error, KeyboardInterrupt | errors.StoppedError):
         return "interrupted"
     if isinstance(error, errors.DivergedError):
@@ -115,7 +115,7 @@ def status_of(error: BaseException) -> Status:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch.OutOfMemoryError, MemoryError, an OSError with that number, or a RuntimeError that says so."""
+    """Return whether memory ran out: torch.OutOfMemoryError, MemoryError, ENOMEM, or a RuntimeError that says so."""
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     text = str(error).lower()
@@ -124,10 +124,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def sizes_in(text: str) -> dict[str, int]:
-    """Bytes that an allocator's error names, as far as it does: "asked" for; on a GPU also its "capacity", and of that
-    what was "free", what this "process" had, what it was "allowed", and what torch had "allocated"."""
-    found = {name: pattern.search(text) for name, pattern in _SIZES.items()}
-    return {name: _bytes(match[1], match[2]) for name, match in found.items() if match is not None}
+    """Return the bytes that an allocator's error names: "asked" for; on a GPU also its "capacity", and of that what was
+    "free", what this "process" had, what it was "allowed", and what torch had "allocated"."""
+    matches = {name: pattern.search(text) for name, pattern in _SIZES.items()}
+    return {name: _bytes(match[1], match[2]) for name, match in matches.items() if match is not None}
 
 
 def _bytes(number: str, unit: str) -> int:
@@ -135,14 +135,14 @@ def _bytes(number: str, unit: str) -> int:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """An OSError with such a number, or a library's error with such a text."""
+    """Return whether a disk or a quota is full, by the number of an OSError or the text of a library's error."""
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return True
     return any(part in str(error).lower() for part in NO_SPACE_TEXTS)
 
 
 def sentence(error: BaseException, phase: str, where: str = "") -> str:
-    """What happened, where, and what to do. where: " on rank 1 (host b)", or nothing for a run of one process."""
+    """Return what happened, where, and what to do. where: " on rank 1 (host b)"; empty for a single process."""
     if isinstance(error, KeyboardInterrupt):
         return f"stopped by Ctrl-C during {phase}; what was written so far is kept"
     if isinstance(error, errors.BenchError):

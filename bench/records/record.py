@@ -47,7 +47,7 @@ class Comparability(Part):
 
 
 class Launch(Part):
-    """How the run was really spread, read back from the live objects. memory_cap_gib: of each GPU, if it was held."""
+    """Parallelism and precision in force, read back from live objects. memory_cap_gib: of each GPU, if capped."""
 
     world_size: int
     num_machines: int
@@ -115,7 +115,7 @@ class Model(Part):
 
 
 class Prompts(Part):
-    """How a language model was asked. manifests: split -> SHA-256 over (id, hash of its prompt's tokens), by id.
+    """Prompts of a language model. manifests: split -> SHA-256 over (id, hash of its prompt's tokens), by id.
 
     signature: what stands in the signature of every score. example: the first prompt, as the model reads it.
     answers: stage -> split -> counts of written answers.
@@ -134,7 +134,7 @@ class Prompts(Part):
 
 
 class TrainingPart(Part):
-    """How the training went."""
+    """Training as it went: steps done, losses, and why it ended."""
 
     engine: str
     steps: int
@@ -148,7 +148,7 @@ class TrainingPart(Part):
 
 
 class Resumed(Part):
-    """That training went on from a checkpoint. status, reason: how the run before ended, as far as its record knew."""
+    """A resumption from a checkpoint. status, reason: how the previous run ended, as far as its record knew."""
 
     at: str
     from_step: int
@@ -157,14 +157,14 @@ class Resumed(Part):
 
 
 class Advice(Part):
-    """What would make a run fit: an override of the recipe, or an option of the launch, as it is typed; its price."""
+    """A change that would make a run fit: an override or a launch option, as it is typed; and its cost."""
 
     change: str
     costs: str
 
 
 class OutOfMemory(Part):
-    """How a run ran out of memory, and what would fit. In bytes; null for what is not known.
+    """An out-of-memory failure, and what would fit. In bytes; null where unknown.
 
     memory: whose, a GPU's or the host's. device: the GPU's name. limit: what sets the capacity. step: the one that was
     being done. rows, length: shape of the micro-batch in hand, pads included. asked: the allocation that failed.
@@ -197,7 +197,7 @@ class OutOfMemory(Part):
 
 
 class Published(Part):
-    """A published result, and the run's own beside it. inside: whether that lies in the band; null without one."""
+    """A published result, and the run's own value. inside: whether that lies in the range; null without a value."""
 
     low: float
     high: float
@@ -224,7 +224,7 @@ class PhaseTime(Part):
 class Record(Part):
     """Everything that a run leaves for reports. Fields are filled in as the run proceeds.
 
-    speed: which fast paths were really taken, by their keys in the recipe. memory_predicted: see `foretell`.
+    speed: the fast paths in force, by their keys in the recipe. memory_predicted: see runner/memory_prediction.py.
     published: split -> metric -> what others found there, from the recipe.
     """
 
@@ -269,10 +269,10 @@ class Record(Part):
     )
 
     def check(self, name: str, ok: bool, detail: str = "") -> None:
-        """Adds one of the run's own checks."""
+        """Add one of the run's own checks."""
         self.checks.append(Check(name=name, ok=ok, detail=detail))
 
     def note(self, text: str) -> None:
-        """Writes down a fallback, a truncation, a dropped example: anything that must not be silent."""
+        """Note a fallback, a truncation, a dropped example: anything that must not be silent."""
         if text not in self.notes:
             self.notes.append(text)

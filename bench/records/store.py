@@ -13,7 +13,7 @@ from bench.utils.files import write_text
 from bench.utils.numbers import whole_number
 
 FILE = "record.json"
-# In a sweep's folder of runs by which settings are chosen.
+# In a sweep's folder of tuning trials.
 TRIALS_MARK = ".trials"
 BALLAST = ".ballast"
 # Kept free while a run writes, so that the record of a run that filled the disk still finds room.
@@ -21,7 +21,7 @@ BALLAST_BYTES = 256 * 1024
 
 
 def write(record: Record, folder: Path, *, last: bool = True) -> Path:
-    """Writes `record.json` into the folder, atomically; the last time gives up the ballast file. Returns its path."""
+    """Write `record.json` into the folder, atomically; the last time, remove the ballast file. Returns its path."""
     if last:
         (folder / BALLAST).unlink(missing_ok=True)
     path = folder / FILE
@@ -30,13 +30,13 @@ def write(record: Record, folder: Path, *, last: bool = True) -> Path:
 
 
 def reserve(folder: Path) -> None:
-    """Takes the room that a failed run's record will need. Raises OSError when even that much is not free."""
+    """Reserve the disk space that a failed run's record will need. Raises OSError where even that much is not free."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / BALLAST).write_bytes(b"\0" * BALLAST_BYTES)
 
 
 def read(path: Path) -> Record:
-    """Reads a record file, or the one inside a run's folder. Raises DataError with what is wrong with it."""
+    """Read a record file, or the one inside a run's folder. Raises DataError with what is wrong with it."""
     path = path / FILE if path.is_dir() else path
     try:
         text = path.read_text(encoding="utf-8")
@@ -64,29 +64,29 @@ def _refuse_constant(name: str) -> None:
 
 
 def locate(paths: Sequence[Path]) -> list[Path]:
-    """Record files at or below `paths`, sorted; one that is named twice, in two ways, is one.
+    """Return the record files at or below `paths`, sorted; a file that is reached in two ways is listed once.
 
     Raises DataError for a path that does not exist, and when there is no record at all.
     """
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: there is no such file or folder")
-    found = find(list(paths))
-    if not found:
+    files = find(list(paths))
+    if not files:
         raise DataError(f"no {FILE} in or below {', '.join(map(str, paths)) or 'nothing'}")
-    return sorted({os.path.realpath(path): path for path in reversed(found)}.values())
+    return sorted({os.path.realpath(path): path for path in reversed(files)}.values())
 
 
 def find(paths: list[Path]) -> list[Path]:
-    """Record files at or below the given paths, sorted and without repetition; links to folders are followed.
+    """Return the record files at or below the given paths, sorted, each once; links to folders are followed.
 
-    A sweep's trials of settings are no results: they are found only where their folder itself is given.
+    A sweep's tuning trials are not results: they are found only where their folder itself is given.
     """
     return sorted({one for path in paths for one in ([path] if path.is_file() else _below(path))})
 
 
 def mark_trials(folder: Path) -> None:
-    """Says of a folder that its runs are trials of settings."""
+    """Mark a folder as one whose runs are tuning trials."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / TRIALS_MARK).touch()
 

@@ -27,7 +27,7 @@ def _between_s(start: Any, end: Any) -> float:
 
 @dataclass(frozen=True)
 class Counts:
-    """What was processed. on_device: [real tokens, loss items], which nobody has waited for yet."""
+    """Counts of what was processed. on_device: [real tokens, loss items], not yet synchronised."""
 
     examples: int
     processed: int
@@ -38,7 +38,7 @@ class Counts:
         return Counts(examples, processed, self.on_device + other.on_device)
 
     def read(self) -> list[int]:
-        """[examples, processed tokens, real tokens, loss items]. Waits for the device."""
+        """Return [examples, processed tokens, real tokens, loss items]. Waits for the device."""
         return [self.examples, self.processed, *self.on_device.tolist()]
 
 
@@ -58,7 +58,7 @@ class PriorSteps:
 
 @dataclass
 class Steps:
-    """What each optimiser step processed on this rank, and how long it took.
+    """Counts and durations of this rank's optimiser steps.
 
     earlier: what was done before an interruption, on rank zero only; the totals hold it too.
     in_hand: shape of the last micro-batch [rows, tokens].
@@ -73,18 +73,18 @@ class Steps:
     _started: Any = None
 
     def start(self) -> None:
-        """Marks the beginning of a step: before its batches are fetched."""
+        """Mark the beginning of a step: before its batches are fetched."""
         self._pending, self._started = None, _mark()
 
     def add(self, inputs: dict[str, torch.Tensor]) -> None:
-        """Counts one micro-batch, before it is run. No number goes to the device or comes from it: both would wait."""
+        """Count one micro-batch, before it is run, without a transfer to or from the device: both would synchronise."""
         mask, labels = inputs["attention_mask"], inputs["labels"]
         self.in_hand = (mask.shape[0], mask.shape[1])
         counts = Counts(mask.shape[0], mask.numel(), torch.stack([mask.sum(), (labels != -100).sum()]))
         self._pending = counts if self._pending is None else self._pending + counts
 
     def stop(self) -> None:
-        """Marks the end of a step."""
+        """Mark the end of a step."""
         assert self._pending is not None, "a step without a batch"
         self._marks.append((self._started, _mark()))
         self.counts.append(self._pending)
@@ -92,21 +92,21 @@ class Steps:
 
     @property
     def seconds(self) -> list[float]:
-        """Duration of each step of this process. On a GPU this waits for the last one."""
+        """Return the duration of each step of this process. On a GPU this waits for the last one."""
         synchronize()
         return [_between_s(start, end) for start, end in self._marks]
 
     def totals(self) -> list[int]:
-        """[examples, processed tokens, real tokens, loss items] over all steps of this rank."""
+        """Return [examples, processed tokens, real tokens, loss items] over all steps of this rank."""
         return _plus(self.earlier.totals, [0, 0, 0, 0] if self._total is None else self._total.read())
 
     @property
     def warmup(self) -> int:
-        """How many of this process's first steps are left out of rates; none where there are too few to spare."""
+        """Return how many of the first steps are left out of rates as warm-up; none where there are too few steps."""
         return WARMUP_STEPS if len(self.counts) > 2 * WARMUP_STEPS else 0
 
     def measured(self) -> tuple[list[int], list[float], int]:
-        """Totals and step seconds without the warm-up steps, and how many those were."""
+        """Return totals and step seconds without the warm-up steps, and the number of warm-up steps."""
         found = self.until_now()
         return found.measured, found.seconds, found.warmup
 
@@ -136,7 +136,7 @@ def _summed(counts: list[Counts]) -> list[int]:
 def train_throughput(
     totals: list[int], seconds: list[float], warmup_steps: int, step_flops: float | None, peak_flops: float | None
 ) -> dict[str, Any]:
-    """Rates from all-rank totals [examples, processed, real, loss items] over the summed seconds of the steps.
+    """Return rates from all-rank totals [examples, processed, real, loss items] and the summed seconds of the steps.
 
     step_flops: model FLOPs of one step over all ranks. peak_flops: of all devices together, or None if unknown.
     Total units over total seconds, never a mean of rates.
@@ -160,7 +160,10 @@ def train_throughput(
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Linear interpolation between order statistics (NumPy's default)."""
+    """Return a percentile by linear interpolation between order statistics.
+
+    NumPy's default method, whose last digit may differ: it interpolates from the nearer end.
+    """
     ordered = sorted(values)
     place = (len(ordered) - 1) * share / 100
     low = int(place)
@@ -169,7 +172,7 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def merge_ranks(per_rank: list[dict[str, dict[str, float | None]]]) -> dict[str, dict[str, Any]]:
-    """Phase -> largest of each memory figure over the ranks, and the list of all ranks' figures."""
+    """Return for each phase the largest of each memory figure over the ranks, and the list of all ranks' figures."""
     merged: dict[str, dict[str, Any]] = {}
     for phase in per_rank[0]:
         ranks = [rank.get(phase, {}) for rank in per_rank]

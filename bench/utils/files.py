@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all: a temporary file beside it, flushed to disk, then renamed."""
+    """Write a file whole or not at all: a temporary file beside it, flushed to disk, then renamed."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as stream:

@@ -33,7 +33,7 @@ class Device:
 
     @property
     def usable_bytes(self) -> int:
-        """Memory that is left for programs."""
+        """Return the memory that is left for programs."""
         return round(self.memory_gib * GIB * (1 - ECC_SHARE * self.inline_ecc))
 
 
@@ -128,12 +128,12 @@ DEVICES = {
 
 
 def find(name: str) -> Device | None:
-    """The device of that name, as CUDA reports it; None for any other."""
+    """Return the device of that name, as CUDA reports it; None for any other."""
     return DEVICES.get(name.strip())
 
 
 def peak_flops(name: str, precision: str) -> float | None:
-    """Peak FLOP/s of a device at the precision that matrix products run in ("bf16", "fp16", "no"), or None."""
+    """Return the peak FLOP/s of a device at the precision of its matrix products ("bf16", "fp16", "no"), or None."""
     device = find(name)
     if device is None or (precision == "bf16" and not device.bf16):
         return None
@@ -141,16 +141,16 @@ def peak_flops(name: str, precision: str) -> float | None:
 
 
 def named(nickname: str) -> tuple[str, Device]:
-    """(whole name, device) of the one device whose name has these words: "A10G", "rtx 4090", "A100 40GB".
+    """Return (whole name, device) of the one device whose name has these words: "A10G", "rtx 4090", "A100 40GB".
 
     Raises SetupError for none, or several.
     """
     wanted = _words(nickname)
-    found = [name for name in DEVICES if wanted and wanted <= _words(name)]
-    if len(found) == 1:
-        return found[0], DEVICES[found[0]]
-    what = f"could be {' or '.join(found)}; say more of its name" if found else "is not known here"
-    hint = "" if found else f". Known: {', '.join(DEVICES)}; or give its memory, as in 24GiB"
+    fitting = [name for name in DEVICES if wanted and wanted <= _words(name)]
+    if len(fitting) == 1:
+        return fitting[0], DEVICES[fitting[0]]
+    what = f"could be {' or '.join(fitting)}; say more of its name" if fitting else "is not known here"
+    hint = "" if fitting else f". Known: {', '.join(DEVICES)}; or give its memory, as in 24GiB"
     raise SetupError(f"the device {nickname!r} {what}{hint}")
 
 
@@ -159,14 +159,14 @@ def _words(name: str) -> set[str]:
 
 
 def memory(text: str) -> int:
-    """Bytes of a size such as "12GiB" or "24 GB", or those of a device that are usable.
+    """Return the bytes of a size such as "12GiB" or "24 GB", or the usable bytes of a device.
 
-    Raises SetupError for what is neither a size above nothing nor a device.
+    Raises SetupError for text that is neither a size above zero nor a device.
     """
-    found = re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*([a-z]*)", text.strip(), re.IGNORECASE)
-    if found is None or any(_words(text) <= _words(name) for name in DEVICES):
+    match = re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*([a-z]*)", text.strip(), re.IGNORECASE)
+    if match is None or any(_words(text) <= _words(name) for name in DEVICES):
         return named(text)[1].usable_bytes
-    size = round(float(found[1]) * UNITS.get(found[2].lower(), 0))
+    size = round(float(match[1]) * UNITS.get(match[2].lower(), 0))
     if size <= 0:
-        raise SetupError(f"{text!r} is no size of memory; write a number above 0 and a unit, as in 24GiB or 12 GB")
+        raise SetupError(f"{text!r} is not a size of memory; write a number above 0 and a unit, as in 24GiB or 12 GB")
     return size

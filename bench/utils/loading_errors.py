@@ -4,19 +4,19 @@ from pathlib import Path
 
 
 def shown(place: str) -> str:
-    """A model's place without the machine's folders: the last two parts of an absolute path."""
+    """Return a model's place without the machine's folders: the last two parts of an absolute path."""
     path = Path(place)
     return "/".join(path.parts[-2:]) if path.is_absolute() else place
 
 
 def is_missing_folder(place: str) -> bool:
-    """Whether a place can't be a Hub id (`name` or `owner/name`), and is no folder either."""
+    """Return whether a place can't be a Hub id (`name` or `owner/name`), and is not a folder either."""
     path_like = Path(place).is_absolute() or place.startswith((".", "~")) or place.count("/") > 1
     return path_like and not Path(place).is_dir()
 
 
 def reason(error: BaseException, place: str | None = None) -> str:
-    """An error's first sentence in one line, or its type's name; `place` is shown without the machine's folders."""
+    """Return an error's first sentence in one line, or its type's name; `place` is shortened as by `shown`."""
     lines = [line.strip() for line in str(error).strip().splitlines()]
     text = " ".join(lines) if lines and lines[0].endswith(":") else "".join(lines[:1])
     if isinstance(error, KeyError) or not text:

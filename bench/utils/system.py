@@ -1,4 +1,4 @@
-"""What the operating system tells: the time, the processor, this process's memory."""
+"""Facts from the operating system: the time, the processor, this process's memory."""
 
 import contextlib
 import datetime

@@ -151,8 +151,8 @@ def test_no_cap_is_no_cap(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("12 apples", "BENCH_MEMORY_CAP: '12 apples' is no size of memory"),
-        ("-3GiB", "BENCH_MEMORY_CAP: '-3GiB' is no size of memory"),
+        ("12 apples", "BENCH_MEMORY_CAP: '12 apples' is not a size of memory"),
+        ("-3GiB", "BENCH_MEMORY_CAP: '-3GiB' is not a size of memory"),
         ("much", "BENCH_MEMORY_CAP: the device 'much' is not known here"),
         ("12GiB", "BENCH_MEMORY_CAP holds runs on a GPU to a size; this one is on the CPU: unset it"),
     ],
