@@ -94,11 +94,11 @@ def _taken_over(run: RunContext, share: int) -> dict[str, Any] | None:
 
 
 def _searched(run: RunContext, share: int) -> dict[str, Any]:
-    rooms = _least_rooms(run)
+    available = _least_available(run)
     result: dict[str, Any] | None = None
     if run.state.is_main_process:
         tick = _still_searching if run.state.num_processes > 1 else int
-        result = setup.same_everywhere(_Search(run, share, rooms, tick).result())
+        result = setup.same_everywhere(_Search(run, share, available, tick).result())
     while result is None:
         result = setup.same_everywhere(None)
     return result
@@ -108,10 +108,11 @@ def _still_searching() -> None:
     setup.same_everywhere(None)
 
 
-def _least_rooms(run: RunContext) -> dict[str, int]:
+def _least_available(run: RunContext) -> dict[str, int]:
     sharers = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    rooms = gather_object([limits.available_bytes(run.state.device, sharers)])
-    return {name: min(one.get(name, size) for one in rooms) for room in rooms for name, size in room.items()}
+    per_process: list[dict[str, int]] = gather_object([limits.available_bytes(run.state.device, sharers)])
+    names = dict.fromkeys(name for available in per_process for name in available)
+    return {name: min(available[name] for available in per_process if name in available) for name in names}
 
 
 def _say(run: RunContext, result: dict[str, Any]) -> None:
@@ -144,15 +145,15 @@ class _Search:
 
     run: RunContext
     share: int
-    rooms: dict[str, int]
+    available: dict[str, int]
     tick: Callable[[], object]
     tried: list[dict[str, Any]] = field(default_factory=list)
     limit: str = ""
     capacity: int = 0
 
     def __post_init__(self) -> None:
-        self.limit = min(self.rooms, key=lambda name: self.rooms[name])
-        self.capacity = self.rooms[self.limit]
+        self.limit = min(self.available, key=lambda name: self.available[name])
+        self.capacity = self.available[self.limit]
         self.precision = setup.precision()
         assert self.run.inputs.train is not None
         features = self.run.inputs.train.features
@@ -182,7 +183,7 @@ class _Search:
     def _predicted_over(self, rows: int, times: float) -> bool:
         """Return whether it is predicted to need more than so many times the memory left."""
         size = self._predicted(rows)
-        return size is not None and size > times * min(self.rooms.values())
+        return size is not None and size > times * min(self.available.values())
 
     def _predicted(self, rows: int) -> int | None:
         """Return bytes, without CUDA's context, which is there already; None where there is no prediction."""
@@ -229,7 +230,11 @@ class _Search:
         else:
             accumulation = min(2, self.share // rows)
             trial = Trial(
-                rows=rows, accumulation=accumulation, precision=self.precision, features=features, room=self.rooms
+                rows=rows,
+                accumulation=accumulation,
+                precision=self.precision,
+                features=features,
+                available=self.available,
             )
             self._judge(entry, outcome(self.run, trial, self.tick))
         self.tried.append(entry)
@@ -246,9 +251,9 @@ class _Search:
             error = kinds.get(status, RuntimeError)(f"a trial of {entry['rows']} examples at once failed: {reason}")
             error.add_note(answer.get("trace", ""))
             raise error
-        taken, rooms = answer["taken"], answer["room"]
-        self.limit = max(rooms, key=lambda name: taken[name] / max(1, rooms[name]))
-        self.capacity = rooms[self.limit]
+        taken, available = answer["taken"], answer["available"]
+        self.limit = max(available, key=lambda name: taken[name] / max(1, available[name]))
+        self.capacity = available[self.limit]
         entry["peak_gib"] = taken[self.limit] / GIB
         entry["fits"] = taken[self.limit] <= (1 - HEADROOM) * self.capacity
         if not entry["fits"]:
@@ -283,19 +288,19 @@ LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "pyarrow
 class Trial:
     """One micro-batch to try: so many rows of real examples, at a precision.
 
-    accumulation: micro-batches of a step; two stand for any number, for the second one finds gradients. room: limit ->
-    bytes that it may take.
+    accumulation: micro-batches of a step; two represent any number, since the second one finds gradients. available:
+    limit -> bytes that it may take.
     """
 
     rows: int
     accumulation: int
     precision: str
     features: list[dict[str, Any]]
-    room: dict[str, int]
+    available: dict[str, int]
 
 
 def outcome(run: RunContext, trial: Trial, tick: Callable[[], object]) -> dict[str, Any]:
-    """Run a trial in a process of its own; return {"status", "reason"}, and for "ok" its "taken" and "room".
+    """Run a trial in a process of its own; return {"status", "reason"}, and for "ok" its "taken" and "available".
 
     These two are bytes by limit. A process that the system kills is "oom". tick: is called every BEAT_S while it runs.
     """
@@ -325,7 +330,7 @@ def _request(run: RunContext, trial: Trial) -> dict[str, Any]:
         "features": trial.features,
         "device": run.state.device.type,
         "precision": trial.precision,
-        "room": trial.room,
+        "available": trial.available,
         "libraries": sorted(name for name in sys.modules if name.partition(".")[0] in LIBRARIES),
         # DDP sends gradients from copies; DeepSpeed keeps copies of weights, and two buckets of at most 4 bytes.
         "sends": several or sharded_by is not None,

@@ -257,12 +257,12 @@ def _why_not(run: RunContext, oom: OutOfMemory) -> str | None:
         return "it was the host's memory, not the GPU's; give the machine more, or lower limit"
     if oom.phase in out_of_memory.SCORING:
         return "this was while scoring; lower evaluation.batch_tokens"
-    return f"the capacity is not known; {GENERAL_ADVICE}" if out_of_memory.room(oom) is None else None
+    return f"the capacity is not known; {GENERAL_ADVICE}" if out_of_memory.available_bytes(oom) is None else None
 
 
 def _advised(run: RunContext, oom: OutOfMemory) -> str | None:
     """Fill in the plan's numbers and changes; return why there is no change, if so."""
-    room = out_of_memory.room(oom) or 0
+    available = out_of_memory.available_bytes(oom) or 0
     if run.budget is None and run.inputs.train is not None:
         # A run that was to find its micro-batch by itself, and found none.
         processes, examples = run.state.num_processes, len(run.inputs.train.ids)
@@ -274,18 +274,18 @@ def _advised(run: RunContext, oom: OutOfMemory) -> str | None:
     key = "training.per_device_batch="
     own = [item for item in run.resolved.overrides if not item.startswith(key)] + [f"{key}{rows}"]
     load = search.loader(Path(run.resolved.path), tuple(own), run.resolved.recipe.seed)
-    oom.largest_rows = search.largest_batch(job, length, room)
+    oom.largest_rows = search.largest_batch(job, length, available)
     share = run.budget.global_batch // run.state.num_processes
     fewer = [size for size in range(1, rows) if share % size == 0]
-    if known.prediction.needed <= room:
+    if known.prediction.needed <= available:
         # Without pads, more texts fit than if all were as long as the longest.
         oom.largest_rows = max(rows, oom.largest_rows)
         oom.advice = [_fewer_rows(fewer[-1])] if fewer else []
-        return f"by the plan {format_bytes(room)} are enough, so that it is wrong, or something else takes memory"
+        return f"by the plan {format_bytes(available)} are enough, so that it is wrong, or something else takes memory"
     if any(size <= oom.largest_rows for size in fewer):
         oom.advice = [_fewer_rows(max(size for size in fewer if size <= oom.largest_rows))]
         return None
-    chosen = search.cheapest_fit(job, length, room, load)
+    chosen = search.cheapest_fit(job, length, available, load)
     oom.advice = [Advice(change=typed(change), costs=change.costs) for change in chosen]
     if chosen:
         return None

@@ -105,7 +105,7 @@ def of_gpu(sizes: dict[str, int], name: str | None, total: int | None, allocated
     return fields
 
 
-def room(oom: OutOfMemory) -> int | None:
+def available_bytes(oom: OutOfMemory) -> int | None:
     """Return the bytes that a run's tensors may take where this one ran out; None where that is not known."""
     if oom.capacity_bytes is None:
         return None

@@ -65,7 +65,7 @@ def _end_with_parent() -> None:
 
 
 def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Return {"status": "ok", "taken", "room"}: bytes by limit; "taken" beyond what there was before the model."""
+    """Return {"status": "ok", "taken", "available"}: bytes by limit; "taken" beyond what there was before the model."""
     state, phases = PartialState(cpu=request["device"] == "cpu"), clock.Clock()
     recipe = Recipe.model_validate_json(json.dumps(request["recipe"]))
     process.allocator_in_force(
@@ -82,22 +82,27 @@ def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     gc.collect()
-    rooms = {
-        name: min(size, request["room"].get(name, size)) for name, size in limits.available_bytes(state.device).items()
+    available = {
+        name: min(size, request["available"].get(name, size))
+        for name, size in limits.available_bytes(state.device).items()
     }
     base = limits.held_bytes(state.device)
-    limits.keep_within(rooms, state.device)
+    limits.keep_within(available, state.device)
     try:
         model = _trained(recipe, request, tokenizer, state, phases, folder)
     except Exception as error:
         # Not every library reports that it ran out of memory.
-        scarce = min(limits.available_bytes(state.device).values()) < batch_size.HEADROOM * min(rooms.values())
+        scarce = min(limits.available_bytes(state.device).values()) < batch_size.HEADROOM * min(available.values())
         if failures.status_of(error) == "crashed" and scarce:
             raise MemoryError(f"{type(error).__name__} with hardly any memory left: {error}") from error
         raise
     peaks = _peaks(phases, base)
     sent = request["constant"] + (_trained_bytes(model) if request["sends"] else 0)
-    return {"status": "ok", "taken": {name: peaks[name] - base[name] + sent for name in rooms}, "room": rooms}
+    return {
+        "status": "ok",
+        "taken": {name: peaks[name] - base[name] + sent for name in available},
+        "available": available,
+    }
 
 
 def _ignore(_: str) -> None:

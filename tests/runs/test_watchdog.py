@@ -226,7 +226,7 @@ def test_a_process_that_runs_out_of_memory(tmp_path):
     assert oom.limit == "address space (ulimit -v)"
     assert oom.asked_bytes > 0
     assert 0 < oom.before_bytes < oom.capacity_bytes - 2**28
-    assert out_of_memory.room(oom) < oom.predicted_gib * GIB
+    assert out_of_memory.available_bytes(oom) < oom.predicted_gib * GIB
     assert oom.advice
     assert left.reason == out_of_memory.sentence(oom)
     assert left.memory_predicted["train"]["total_gib"] == oom.predicted_gib

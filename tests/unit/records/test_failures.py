@@ -221,15 +221,15 @@ def test_a_gpu_s_memory_and_what_of_it_a_process_may_take():
     held = failures.sizes_in(CUDA.format(process=f"{process}11.50 GiB allowed; "))
     found = record.OutOfMemory(phase="train", **out_of_memory.of_gpu(held, "NVIDIA X", 1, 1))
     # Of 12 GiB, the context of CUDA takes half a GiB that torch does not count.
-    assert (out_of_memory.room(found), found.device) == (12 * GIB, "NVIDIA X, held to this size")
+    assert (out_of_memory.available_bytes(found), found.device) == (12 * GIB, "NVIDIA X, held to this size")
     told_nothing = out_of_memory.of_gpu({}, None, 5, 4)
     assert (told_nothing["capacity_bytes"], told_nothing["allocated_bytes"]) == (5, 4)
 
 
 def test_the_room_of_a_run_that_ran_out():
-    assert out_of_memory.room(oom()) == 10 * GIB
-    assert out_of_memory.room(oom(others_bytes=None, before_bytes=4 * GIB, sharers=2)) == 4 * GIB
-    assert out_of_memory.room(oom(capacity_bytes=None)) is None
+    assert out_of_memory.available_bytes(oom()) == 10 * GIB
+    assert out_of_memory.available_bytes(oom(others_bytes=None, before_bytes=4 * GIB, sharers=2)) == 4 * GIB
+    assert out_of_memory.available_bytes(oom(capacity_bytes=None)) is None
 
 
 def test_a_shortage_travels_to_rank_zero():
