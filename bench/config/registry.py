@@ -94,32 +94,43 @@ def files(kind: str) -> dict[str, Path]:
 
     Raises RecipeError for a name that is there twice.
     """
+    return {name: folder / f"{name}{_suffix(kind)}" for name, folder in _folders(kind).items()}
+
+
+def _folders(kind: str) -> dict[str, Path]:
+    """Return name -> the folder of its file; asked several times for each recipe, so it makes no path of every file."""
     assert kind in (*KINDS, *CARDS), kind
     own = PACKAGE if kind in KINDS else ROOT / "recipes"
     known: dict[str, Path] = {}
-    for folder in (own, *included()):
-        for path in sorted((folder / kind).glob("*.py" if kind in KINDS else "*.yaml")):
+    for folder in (root / kind for root in (own, *included())):
+        for file in os.listdir(folder) if folder.is_dir() else ():
+            name, suffix = os.path.splitext(file)
             # What can't be imported by its name is not a drop-in: an editor's backup, a file that begins with _.
-            if kind in KINDS and (not path.stem.isidentifier() or path.stem.startswith("_")):
+            if suffix != _suffix(kind) or (kind in KINDS and (not name.isidentifier() or name.startswith("_"))):
                 continue
-            if path.stem in known and not path.samefile(known[path.stem]):
-                what = f"the {kind[:-1]} {path.stem!r}" if kind in KINDS else f"the {kind[:-1]} card {path.stem!r}"
-                raise RecipeError(f"{what} is there twice: {known[path.stem]} and {path}; rename one of them")
-            known.setdefault(path.stem, path)
+            other = known.setdefault(name, folder)
+            if other != folder and not (folder / file).samefile(other / file):
+                what = kind[:-1] if kind in KINDS else f"{kind[:-1]} card"
+                places = f"{other / file} and {folder / file}"
+                raise RecipeError(f"the {what} {name!r} is there twice: {places}; rename one of them")
     return dict(sorted(known.items()))
+
+
+def _suffix(kind: str) -> str:
+    return ".py" if kind in KINDS else ".yaml"
 
 
 def names(kind: str) -> list[str]:
     """Return the sorted names of all drop-ins of a kind ("tasks", "methods", "metrics")."""
-    return list(files(kind))
+    return list(_folders(kind))
 
 
 def path_of(kind: str, name: str) -> Path:
     """Return the file of one drop-in. Raises RecipeError for a name without a file."""
-    known = files(kind)
+    known = _folders(kind)
     if name not in known:
         raise RecipeError(f"there is no {kind[:-1]} {name!r}.{did_you_mean(name, known)}")
-    return known[name]
+    return known[name] / f"{name}{_suffix(kind)}"
 
 
 def load(kind: str, name: str) -> ModuleType:
@@ -161,7 +172,13 @@ def literals(kind: str, name: str) -> dict[str, Any]:
 
     A metric imports `evaluate`, which costs seconds; `check` and `list` only want to know its value names.
     """
-    return _literals(path_of(kind, name))
+    return _literals(_known_path(kind, name, os.environ.get(INCLUDE, "")))
+
+
+@cache
+def _known_path(kind: str, name: str, folders: str) -> Path:
+    """Return the file of one drop-in. folders: those included, so that others have an entry of their own."""
+    return path_of(kind, name)
 
 
 @cache
