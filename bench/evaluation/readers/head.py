@@ -1,4 +1,4 @@
-"""Reader of a task head: one forward per batch of examples of like length."""
+"""Reader of a task head: one forward per batch of examples of similar length."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from bench.evaluation.reader import Answer, Scoring, batch_tokens, forward
 
 
 class HeadReader:
-    """The answers of a task head, in batches of like length, longest first.
+    """Predicts with a task head, in batches of similar length, longest first.
 
     batches: they depend on nothing but the lengths and the number of tokens.
     """
@@ -19,7 +19,7 @@ class HeadReader:
         self.notes: list[str] = []
 
     def read(self, numbers: list[int]) -> list[Answer]:
-        """One forward."""
+        """Run one forward, and let the task turn logits into predictions."""
         batch = collate([self.split.features[number] for number in numbers], self.scoring.tokenizer)
         logits = forward(self.model, batch, self.scoring)
         predicted, scores = self.scoring.task.predict(logits, self.scoring.metrics.multi_label, self.scoring.threshold)
