@@ -1,17 +1,21 @@
-"""The tokenizer of a model card: a pretrained one, or one trained on the training texts where nothing is to be had."""
+"""Builds a model card's tokenizer: a pretrained one, or one trained offline on the training texts."""
 
 import math
 import string
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.config.cards import ModelCard, TokenizerCard
 from bench.errors import SetupError
 from bench.utils.loading_errors import is_missing_folder, reason, shown
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 SPECIAL = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "mask_token": "<mask>"}
-# What each family puts around a text: encoders read the first token, encoder-decoders the end, decoders the last one.
+# Special tokens of each family around a text: encoders pool the first token, decoders the last one, encoder-decoders
+# read an end token.
 TEMPLATES = {
     "encoder": ("<s> $A </s>", "<s> $A </s> $B </s>"),
     "decoder": ("<s> $A", "<s> $A $B"),
@@ -19,11 +23,11 @@ TEMPLATES = {
 }
 
 
-def build(card: ModelCard, place: str | None, texts: Iterable[str]) -> tuple[Any, list[str]]:
-    """The tokenizer, padding on the right, and sentences about what had to be decided for it.
+def build(card: ModelCard, place: str | None, texts: Iterable[str]) -> tuple["PreTrainedTokenizerBase", list[str]]:
+    """Return the tokenizer, padding on the right, and notes on what had to be decided for it.
 
-    place: where the model's own tokenizer lies, used when the card names no other. texts: training texts, read only
-    when the card asks for a tokenizer trained on them.
+    place: Hub id or folder of the model's own tokenizer, used when the card names no other. texts: training texts, read
+    only when the card asks for a tokenizer trained on them. Raises SetupError without any token to pad with.
     """
     if card.tokenizer.train is not None:
         tokenizer = train(card.tokenizer, card.family, texts)
@@ -35,16 +39,16 @@ def build(card: ModelCard, place: str | None, texts: Iterable[str]) -> tuple[Any
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         notes.append(f"the tokenizer has no pad token; {tokenizer.pad_token!r} is used and masked by length")
     if tokenizer.pad_token is None:
-        raise SetupError(f"the tokenizer of {card.id} has no pad, end or unknown token to pad with")
+        raise SetupError(f"the tokenizer of {card.id} has no pad, end-of-text or unknown token to pad with")
     return tokenizer, notes
 
 
-def load(place: str | None, revision: str | None, card: ModelCard) -> Any:
-    """A pretrained tokenizer from the Hub or a folder. Raises SetupError with what is missing."""
+def load(place: str | None, revision: str | None, card: ModelCard) -> "PreTrainedTokenizerBase":
+    """Load a pretrained tokenizer from the Hub or a folder. Raises SetupError with what is missing."""
     from transformers import AutoTokenizer
 
     if place is None:
-        raise SetupError("the model card has neither an id, a package, nor a tokenizer to train")
+        raise SetupError("the model card has no id, no package and no tokenizer.train, so there is no tokenizer")
     if is_missing_folder(place):
         raise SetupError(f"the tokenizer {shown(place)!r} can't be loaded: there is no such folder")
     try:
@@ -56,12 +60,12 @@ def load(place: str | None, revision: str | None, card: ModelCard) -> Any:
 
 
 def encode(
-    tokenizer: Any, texts: list[str], pairs: list[str] | None = None, **options: Any
+    tokenizer: "PreTrainedTokenizerBase", texts: list[str], pairs: list[str] | None = None, **options: Any
 ) -> list[dict[str, list[int]]]:
-    """For each text, or pair of texts, {"input_ids"}, and {"token_type_ids"} where the model reads them.
+    """Return {"input_ids"} of each text, or pair of texts, and {"token_type_ids"} where the model reads them.
 
-    A special token that stands spelt out in a text is text. Unigram models (T5, ALBERT, XLM-R) have `</s>` among their
-    pieces and find it all the same, so that T5 counts one end too many; such a piece becomes the unknown token.
+    A special token that is spelt out in a text is text. Unigram models (T5, ALBERT, XLM-R) have `</s>` among their
+    pieces and find it all the same, so that T5 would read one end too many; such a piece becomes the unknown token.
     options: truncation, max_length, as the tokenizer takes them.
     """
     encoded = tokenizer(texts, pairs, return_special_tokens_mask=True, verbose=False, **options)
@@ -78,12 +82,12 @@ def encode(
     return features
 
 
-def train(card: TokenizerCard, family: str, texts: Iterable[str]) -> Any:
-    """Makes a tokenizer from texts. The same texts give the same tokenizer; the pad token's id is 0.
+def train(card: TokenizerCard, family: str, texts: Iterable[str]) -> "PreTrainedTokenizerBase":
+    """Train a tokenizer on texts. The same texts give the same tokenizer; the pad token's id is 0.
 
     The tokenizers library trains word pieces in the order of a hash map, which differs from process to process.
     So the vocabularies of word pieces and unigrams are counted here: the most frequent words, and every character,
-    those of ASCII among them whether or not the texts have them: a prompt has a colon where no text has one.
+    with all of ASCII, since a prompt may have a colon where no text has one.
     """
     from tokenizers import Tokenizer, normalizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -109,7 +113,7 @@ def train(card: TokenizerCard, family: str, texts: Iterable[str]) -> Any:
 
 
 def _pieces(kind: str) -> tuple[Any, Any]:
-    """How a kind of tokenizer splits text into words, and joins them again."""
+    """Return the pre-tokenizer and the decoder of a kind of tokenizer."""
     from tokenizers import decoders, pre_tokenizers
 
     return {
@@ -134,8 +138,8 @@ def _train_bpe(texts: list[str], normalizer: Any, splitter: Any, vocab_size: int
     return tokenizer
 
 
-def _most_frequent(words: Counter[str], room: int) -> list[str]:
-    return sorted(words, key=lambda word: (-words[word], word))[: max(room, 0)]
+def _most_frequent(words: Counter[str], limit: int) -> list[str]:
+    return sorted(words, key=lambda word: (-words[word], word))[: max(limit, 0)]
 
 
 def _alphabet(words: Counter[str]) -> list[str]:
@@ -158,7 +162,7 @@ def _unigram(words: Counter[str], vocab_size: int) -> Any:
     characters = _alphabet(words)
     chosen = _most_frequent(words, vocab_size - len(SPECIAL) - len(characters))
     total = sum(words.values())
-    # A character is dearer than any word, so that a known word is never spelt out.
+    # A character costs more than any word, so that a known word is never spelt out.
     spelt = math.log(1 / total) - 1.0
     scores = dict.fromkeys(SPECIAL.values(), 0.0) | dict.fromkeys(characters, spelt)
     scores |= {word: math.log(words[word] / total) for word in chosen}

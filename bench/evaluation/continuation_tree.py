@@ -1,4 +1,4 @@
-"""Continuations of a context as a tree behind it in one row of tokens, and rows of several contexts as one batch."""
+"""Packs the continuations of a context as a tree behind it in one row of tokens, and several rows as one batch."""
 
 import functools
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ class Tree:
 
     @property
     def is_chain(self) -> bool:
-        """Whether each node follows the one before it, so that no mask is needed."""
+        """Return whether each node follows the one before it, so that no mask is needed."""
         return self.parents == tuple(range(-1, len(self.tokens) - 1))
 
     def mask(self) -> torch.Tensor:
-        """[nodes, nodes]: which nodes a node sees: itself and those that it follows."""
+        """Return [nodes, nodes]: each node attends to itself and to those that it follows."""
         seen = torch.eye(len(self.tokens), dtype=torch.bool)
         for number, parent in enumerate(self.parents):
             if parent >= 0:
@@ -37,7 +37,7 @@ class Tree:
 
 @functools.lru_cache(maxsize=1024)
 def tree(continuations: tuple[tuple[int, ...], ...]) -> Tree:
-    """The tree of some continuations."""
+    """Return the tree of some continuations."""
     numbers: dict[tuple[int, ...], int] = {(): -1}
     for continuation in continuations:
         for end in range(1, len(continuation)):
@@ -58,8 +58,8 @@ def tree(continuations: tuple[tuple[int, ...], ...]) -> Tree:
 class Batch:
     """Rows as one packed row of tokens, contexts and the trees behind them, without pads.
 
-    ids: [tokens]. places: [tokens], where each stands in the flattened grid of positions, [rows, longest], the tokens'
-    places in the text. mask: as shared_attention.Rows has it. reads: for each row, the numbers of the context's last
+    ids: [tokens]. positions: [rows, longest], of the tokens in their texts. places: [tokens], each token's index in the
+    flattened positions. mask: as shared_prefix.Rows has it. reads: for each row, the numbers of the context's last
     token and of the tree's nodes.
     """
 
@@ -71,7 +71,7 @@ class Batch:
 
 
 def batch(contexts: Sequence[Sequence[int]], trees: Sequence[Tree], offset: int) -> Batch:
-    """Rows of contexts, whose first token stands at place `offset` of its text, and of the trees behind them.
+    """Pack contexts, whose first token has the position `offset`, and the trees behind them.
 
     Chains follow their contexts at once: such rows are plainly causal. Otherwise nodes stand behind the longest
     context, so that only they need a mask.

@@ -1,10 +1,10 @@
-"""Greedy generation for many prompts: the texts of transformers' own `generate`, at a part of its cost.
+"""Greedy generation for many prompts: the texts of transformers' own `generate`, at a fraction of its cost.
 
     generator = Generator(model, prompts, end_token_ids={2}, max_new_tokens=24, pad_token_id=0)
     for numbers in generator.batches:
         answers = generator.run(numbers)
 
-The tokens that all prompts begin with are run once (see shared_attention). What is left of each prompt is run without
+The tokens that all prompts begin with are run once (see shared_prefix). What is left of each prompt is run without
 padding, in one packed row together with the newest token of every answer that is being written; a finished answer's
 place goes to a waiting prompt. The output head is applied to the last token of each answer only.
 """
@@ -66,7 +66,7 @@ class _Row:
 
     @property
     def stored(self) -> int:
-        """Tokens whose keys and values were computed: all but the newest."""
+        """Return the number of tokens whose keys and values were computed: all but the newest."""
         return len(self.suffix) + len(self.new) - 1
 
 
@@ -79,14 +79,14 @@ class _Store:
     layers: dict[int, Pair] = field(default_factory=dict)
 
     def layer(self, number: int, key: Tensor, value: Tensor) -> Pair:
-        """A layer's buffers, for keys and values like these [key heads, tokens, width]."""
+        """Return a layer's buffers, for keys and values like these [key heads, tokens, width]."""
         if number not in self.layers:
             sizes = [(self.places, len(part), self.capacity, part.shape[-1]) for part in (key, value)]
             self.layers[number] = key.new_zeros(sizes[0]), value.new_zeros(sizes[1])
         return self.layers[number]
 
     def move(self, source: int, target: int, length: int) -> None:
-        """Copies a row to another place: rows in use are always the first ones, so that no key is copied to read it."""
+        """Copy a row to another place: rows in use are always the first ones, so that no key is copied to read it."""
         for buffers in self.layers.values():
             for buffer in buffers:
                 buffer[target, :, :length] = buffer[source, :, :length]
@@ -115,7 +115,7 @@ class _Step:
         self._masks: dict[Any, Tensor] = {}
 
     def seen(self, part: str, window: int | None, queries: Tensor, num_keys: int) -> Tensor:
-        """[queries, keys]: causal, and no further back than the window. Made once for all layers."""
+        """Return [queries, keys]: causal, and no further back than the window. Made once for all layers."""
         if (part, window) not in self._masks:
             distance = queries[:, None] - torch.arange(num_keys, device=queries.device)
             self._masks[part, window] = (distance >= 0) & (distance < (window or torch.inf))
@@ -126,7 +126,7 @@ _STEP: ContextVar[_Step] = ContextVar("bench_generation_step")
 
 
 def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, _: Any, **options: Any) -> tuple[Tensor, None]:
-    """The registered function, for one packed row: [1, heads, tokens, width] -> [1, tokens, heads, width]."""
+    """Attend in one packed row, [1, heads, tokens, width] -> [1, tokens, heads, width]: the registered function."""
     step, window = _STEP.get(), options.get("sliding_window")
     kernel = AttentionWithLse(scale=options.get("scaling") or query.shape[-1] ** -0.5, softcap=options.get("softcap"))
     # Under autocast, rotated queries and keys may be float32 beside values in 16 bits.
@@ -144,7 +144,7 @@ def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, _: Any, *
 
 
 def _writing(step: _Step, kernel: AttentionWithLse, buffers: Pair, heads: Heads, window: int | None) -> Pair:
-    """Stores each row's newest key and value, and attends to all of the row."""
+    """Store each row's newest key and value, and attend to all of the row."""
     query, key, value = (part[:, : step.num_writing].transpose(0, 1) for part in heads)
     positions = step.positions[: step.num_writing]
     for buffer, new in zip(buffers, (key, value), strict=True):
@@ -157,7 +157,7 @@ def _writing(step: _Step, kernel: AttentionWithLse, buffers: Pair, heads: Heads,
 
 
 def _entering(step: _Step, kernel: AttentionWithLse, buffers: Pair, heads: Heads, window: int | None) -> Pair:
-    """Stores whole rows, and attends inside of them."""
+    """Store whole rows, and attend inside of them."""
     query, key, value = (part[:, step.rectangle].transpose(0, 1) for part in heads)
     for buffer, new in zip(buffers, (key, value), strict=True):
         # What lies behind a shorter row's end is never seen: it is overwritten as the answer grows.
@@ -173,7 +173,7 @@ def _entering(step: _Step, kernel: AttentionWithLse, buffers: Pair, heads: Heads
 def _before(
     step: _Step, kernel: AttentionWithLse, prefix: Prefix, layer: int, query: Tensor, window: int | None
 ) -> Pair:
-    """What all tokens see of the prefix, with the heads that share a key as queries of one head."""
+    """Attend to the prefix from all tokens, with the heads that share a key as queries of one head."""
     key, value = prefix.layers[layer]
     (num_heads, num_tokens, _), num_keys = query.shape, key.shape[1]
     seen = None
@@ -230,7 +230,7 @@ class Generator:
             order = order[size:]
 
     def run(self, numbers: list[int]) -> list[Generated]:
-        """The answers to these prompts, in this order. When memory runs out, fewer of them are written at once."""
+        """Generate answers to these prompts, in this order. Out of memory, fewer of them are generated at once."""
         answers: dict[int, Generated] = {}
         write = self._write if self._fast else self._write_plainly
         with _prepared(self._model), self._autocast():
@@ -246,7 +246,7 @@ class Generator:
         return [answers[number] for number in numbers]
 
     def _answer(self, tokens: list[int]) -> Generated | None:
-        """The answer if the last of its new tokens ends it, else None."""
+        """Return the answer if the last of its new tokens ends it, else None."""
         if tokens[-1] in self._end_token_ids:
             return Generated(tokens=tuple(tokens[:-1]), stopped=True)
         stopped = self._stop is not None and self._stop(list(tokens))
@@ -281,7 +281,7 @@ class Generator:
                 self._finish(rows, store, answers)
 
     def _forward(self, step: _Step) -> list[int]:
-        """The next token of each row, `writing` first; of equally likely ones the lowest, as `generate` takes it."""
+        """Return the next token of each row, `writing` first; of equally likely ones the lowest, as `generate` does."""
         token = _STEP.set(step)
         try:
             # The mask is not read; without one some models look for pad tokens, and warn.
@@ -293,7 +293,7 @@ class Generator:
         return logits[0].float().argmax(-1).tolist()
 
     def _finish(self, rows: list[_Row], store: _Store, answers: dict[int, Generated]) -> None:
-        """Takes finished rows out, in place; the last one in use goes to a place that becomes free."""
+        """Remove finished rows, in place; the last one in use moves to a place that becomes free."""
         for place in reversed(range(len(rows))):
             answer = self._answer(rows[place].new)
             if answer is not None:
@@ -304,16 +304,16 @@ class Generator:
                     rows[place] = last
 
     def _write_plainly(self, waiting: list[int], places: int, answers: dict[int, Generated]) -> None:
-        """By transformers' `generate`, in batches padded on the left, an encoder's on the right."""
+        """Generate by transformers' `generate`, in batches padded on the left, an encoder's on the right."""
         for start in range(0, len(waiting), places):
             numbers = waiting[start : start + places]
-            found = self._generate([self._prompts[number] for number in numbers])
-            for number, tokens in zip(numbers, found, strict=True):
+            new_tokens = self._generate([self._prompts[number] for number in numbers])
+            for number, tokens in zip(numbers, new_tokens, strict=True):
                 ends = (self._answer(tokens[:length]) for length in range(1, len(tokens) + 1))
                 answers[number] = next(answer for answer in ends if answer is not None)
 
     def _generate(self, prompts: list[Sequence[int]]) -> list[list[int]]:
-        """New tokens of each prompt, and behind its end whatever `generate` puts there."""
+        """Return new tokens of each prompt, and behind its end whatever `generate` puts there."""
         longest, encoder = max(map(len, prompts)), self._inner.config.is_encoder_decoder
         batch = pad_inputs(prompts, self._pad_token_id, side="right" if encoder else "left")
         start = 1 if encoder else longest  # an encoder-decoder's answer begins with a start token
@@ -324,18 +324,18 @@ class Generator:
         settings.decoder_start_token_id = getattr(self._inner.config, "decoder_start_token_id", None)
         inputs = {name: tensor.to(self._inner.device) for name, tensor in batch.items()}
         stop = self._stop or (lambda _: False)
-        criteria = [lambda found, _: found.new_tensor([stop(new) for new in found[:, start:].tolist()]).bool()]
-        found = self._model.generate(**inputs, generation_config=settings, stopping_criteria=criteria)
-        return found[:, start:].tolist()
+        criteria = [lambda ids, _: ids.new_tensor([stop(new) for new in ids[:, start:].tolist()]).bool()]
+        ids = self._model.generate(**inputs, generation_config=settings, stopping_criteria=criteria)
+        return ids[:, start:].tolist()
 
 
 def plain(model: Any, prompt: Sequence[int], **settings: Any) -> Generated:
-    """The answer by transformers' own `generate`, one prompt alone: the reference. settings: as Generator's."""
+    """Generate by transformers' own `generate`, one prompt alone: the reference. settings: as Generator's."""
     return Generator(model, [prompt], plainly=True, **settings).run([0])[0]
 
 
 def _must_be_alone(model: Any, tokens: int) -> str | None:
-    """Why texts of up to so many tokens can't even be padded together; None if they can."""
+    """Return why texts of up to so many tokens can't even be padded together; None if they can."""
     adapter = getattr(model, "active_peft_config", None)
     if adapter is not None and adapter.is_prompt_learning:
         return "has an adapter that puts tokens of its own before the pads"
@@ -357,18 +357,18 @@ def _check_lengths(config: Any, prompts: Sequence[Sequence[int]], max_new_tokens
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)
     for number, prompt in enumerate(prompts):
         if len(prompt) == 0:
-            raise SetupError(f"prompt {number} is empty; a model needs one token at least to go on from")
+            raise SetupError(f"prompt {number} is empty; expected at least one token")
         # An encoder-decoder counts the answer's positions apart from the prompt's.
         needed = max(len(prompt), max_new_tokens) if config.is_encoder_decoder else len(prompt) + max_new_tokens
         if positions is not None and needed > positions:
             raise SetupError(
                 f"prompt {number} has {len(prompt)} tokens; with max_new_tokens {max_new_tokens} it needs {needed} "
-                f"positions, and the model has {positions}; use fewer or shorter examples, or fewer new tokens"
+                f"positions, and the model has {positions}; use fewer or shorter shots, or fewer new tokens"
             )
 
 
 def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens that all prompts begin with; one token of each prompt is left, to ask for its successor."""
+    """Return how many first tokens all prompts share; each keeps one token, whose successor is predicted."""
     if len(prompts) < 2:
         return 0
     shared = common_prefix_length([list(prompt) for prompt in prompts])
@@ -376,7 +376,7 @@ def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def _taken(queue: deque[_Row], places: int) -> list[_Row]:
-    """The next prompts for so many free places: PREFILL_TOKENS at most, or one prompt."""
+    """Take the next prompts for so many free places: PREFILL_TOKENS at most, or one prompt."""
     taken, tokens = list[_Row](), 0
     while queue and len(taken) < places and (not taken or tokens + len(queue[0].suffix) <= PREFILL_TOKENS):
         taken.append(queue.popleft())
@@ -386,7 +386,7 @@ def _taken(queue: deque[_Row], places: int) -> list[_Row]:
 
 @contextlib.contextmanager
 def _prepared(model: Any) -> Iterator[None]:
-    """Evaluation mode, no gradients, and the model's own settings of generation put aside; all as before afterwards."""
+    """Set evaluation mode, no gradients, and default generation settings; everything is restored afterwards."""
     inner = unwrapped(model)
     training, own = model.training, inner.generation_config
     # `generate` fills what its argument leaves open from them: sampling, penalties, minimum lengths.

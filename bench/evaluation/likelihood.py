@@ -1,4 +1,4 @@
-"""Log-likelihoods of a few continuations (labels, say) of many contexts, at a part of the usual cost.
+"""Log-likelihoods of a few continuations (labels, say) of many contexts, at a fraction of the usual cost.
 
     scorer = Scorer(model, items, pad_token_id=0)
     for numbers in scorer.batches:
@@ -39,7 +39,7 @@ PREFIX_SHARE = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One example: the tokens of its context, and the continuations whose likelihood is asked; none of them empty."""
+    """One example: the tokens of its context, and the continuations to score; none of them empty."""
 
     context: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
@@ -58,10 +58,10 @@ class Answer:
 
 
 class Scorer:
-    """Answers items in batches. The model must be in evaluation mode; it may be wrapped by PEFT.
+    """Scores items in batches. The model must be in evaluation mode; it may be wrapped by PEFT.
 
-    budget: tokens of a batch, pads included, if that is not less than one row; by default what suits the device.
-    autocast: makes the context in which the model runs; default: none.
+    budget: tokens of a batch, pads included, and at least one row; by default what suits the device.
+    autocast: returns the context in which the model runs; default: none.
     batches: numbers of items, longest first; they depend on items and budget only.
     notes: which fallback was used and why, in sentences.
     """
@@ -77,9 +77,9 @@ class Scorer:
     ) -> None:
         self.autocast = autocast or contextlib.nullcontext
         self.notes: list[str] = []
-        self._way = self._choose(model, list(items), pad_token_id or 0)
-        self._budget = self._way.most_tokens(default_budget(model) if budget is None else budget)
-        self.batches = grouped(self._way.lengths, self._budget)
+        self._strategy = self._choose(model, list(items), pad_token_id or 0)
+        self._budget = self._strategy.most_tokens(default_budget(model) if budget is None else budget)
+        self.batches = grouped(self._strategy.lengths, self._budget)
 
     def _choose(self, model: Any, items: list[Item], pad_token_id: int) -> "_Trees | _Rows":
         if unwrapped(model).config.is_encoder_decoder:
@@ -93,15 +93,15 @@ class Scorer:
         return _Rows(model, items, pad_token_id)
 
     def run(self, numbers: list[int]) -> list[Answer]:
-        """Answers to the items of these numbers, in their order. Out of memory, it goes on with smaller batches."""
-        found: dict[int, Answer] = {}
-        while left := [number for number in numbers if number not in found]:
-            places = grouped([self._way.lengths[number] for number in left], self._budget)[0]
+        """Score the items of these numbers, in their order. Out of memory, it goes on with smaller batches."""
+        scored: dict[int, Answer] = {}
+        while left := [number for number in numbers if number not in scored]:
+            places = grouped([self._strategy.lengths[number] for number in left], self._budget)[0]
             part = [left[place] for place in places]
             try:
                 with torch.no_grad(), self.autocast():
-                    answers = self._way.answers(part, self._budget)
-                found |= zip(part, answers, strict=True)
+                    answers = self._strategy.answers(part, self._budget)
+                scored |= zip(part, answers, strict=True)
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not (is_out_of_memory(error) and self._halve(part)):
@@ -109,24 +109,24 @@ class Scorer:
             # Only here the exception no longer holds the tensors.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        return [found[number] for number in numbers]
+        return [scored[number] for number in numbers]
 
     def _halve(self, part: list[int]) -> bool:
-        """Whether there was something left to halve."""
-        used = min(self._budget, len(part) * max(self._way.lengths[number] for number in part))
-        if used <= max(self._way.widths[number] for number in part):
+        """Halve the budget; False where a batch is already one row."""
+        used = min(self._budget, len(part) * max(self._strategy.lengths[number] for number in part))
+        if used <= max(self._strategy.widths[number] for number in part):
             return False
         self._budget = used // 2
-        self.notes.append(f"out of memory when scoring labels: batches of {self._budget} tokens from there on")
+        self.notes.append(f"out of memory when scoring labels; went on with batches of {self._budget} tokens")
         return True
 
 
-# What was found out about a model: a probe costs as much as a few short prompts, and a model is scored many times.
+# Results of probing a model: a probe costs as much as a few short prompts, and a model is scored many times.
 _PROBED: weakref.WeakKeyDictionary[Any, dict[Any, str | None]] = weakref.WeakKeyDictionary()
 
 
 def _why_not(model: Any) -> str | None:
-    """Why a model can't be run by trees, or None; asked once for each precision and adapter."""
+    """Return why a model can't score trees, or None; probed once for each precision and adapter."""
     weight = unwrapped(model).get_input_embeddings().weight
     kind = weight.device.type
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
@@ -138,7 +138,7 @@ def _why_not(model: Any) -> str | None:
 
 
 class _Trees:
-    """One row per item: what follows the tokens that all contexts begin with, and the tree of its continuations."""
+    """One row per item: what follows the shared prefix of all contexts, and the tree of its continuations."""
 
     def __init__(self, model: Any, items: list[Item]) -> None:
         self.model, self.items = model, items
@@ -151,18 +151,18 @@ class _Trees:
         self.widths = self.lengths
 
     def most_tokens(self, budget: int) -> int:
-        """All of the budget: the output head is applied in parts."""
+        """Return the whole budget: the output head is applied in parts."""
         return budget
 
     @functools.cached_property
     def prefix(self) -> shared_prefix.Prefix | None:
-        """Run when it is first needed, so at the precision that the rows are run at."""
+        """Run the shared prefix when it is first needed, so at the precision of the rows."""
         if not self.prefix_length:
             return None
         return shared_prefix.run_prefix(self.model, self.items[0].context[: self.prefix_length])
 
     def answers(self, numbers: list[int], budget: int) -> list[Answer]:
-        """One forward without the head, then the head where something is read."""
+        """Run one forward without the head, then the head where something is read."""
         trees = [self.trees[number] for number in numbers]
         contexts = [self.items[number].context[self.prefix_length :] for number in numbers]
         rows = continuation_tree.batch(contexts, trees, self.prefix_length)
@@ -174,53 +174,54 @@ class _Trees:
             own_positions = positions.flatten()[places][None]
             output = body(input_ids=rows.ids[None].to(device), position_ids=own_positions, use_cache=False)
         hidden = output.last_hidden_state[0, rows.reads.to(device)]
-        found = iter(_asked(self.model, type(output), hidden, trees))
+        scored = _score_edges(self.model, type(output), hidden, trees)
         return [
             _answer([[edges[place] for place in path] for path in each.paths])
-            for each, edges in zip(trees, found, strict=True)
+            for each, edges in zip(trees, scored, strict=True)
         ]
 
 
 def prefix_length(contexts: Sequence[tuple[int, ...]]) -> int:
-    """Tokens to run once for all contexts, of each of which at least the last one stays; 0 where it does not pay."""
+    """Return how many tokens to run once for all contexts; each keeps its last one. 0 where it does not pay off."""
     shared = min(common_prefix_length(contexts), min(len(context) for context in contexts) - 1)
     rest = sum(len(context) - shared for context in contexts) / len(contexts)
     return shared if len(contexts) > 1 and shared > PREFIX_SHARE * rest else 0
 
 
-def _asked(
+def _score_edges(
     model: Any, kind: type, hidden: torch.Tensor, trees: list[continuation_tree.Tree]
 ) -> list[list[tuple[float, bool]]]:
-    """For each tree's edges, the token's log-likelihood and whether it is the likeliest; hidden: [reads, hidden]."""
+    """Return for each tree's edges (log-likelihood of the token, it is the likeliest one). hidden: [reads, hidden]."""
     reads, tokens, first = [], [], 0
     for each in trees:
         reads += [first + parent + 1 for parent, _ in each.edges]
         tokens += [token for _, token in each.edges]
         first += 1 + len(each.tokens)
     step = max(1, LOGITS // _vocabulary(model))
-    found: list[tuple[float, bool]] = []
+    scored: list[tuple[float, bool]] = []
     for start in range(0, len(hidden), step):
         begin, end = bisect.bisect_left(reads, start), bisect.bisect_left(reads, start + step)
         logits = _logits(model, kind, hidden[start : start + step]).float()
         rows = torch.tensor(reads[begin:end], device=logits.device) - start
         wanted = torch.tensor(tokens[begin:end], device=logits.device)
-        found += _log_likelihoods(logits, rows, wanted)
-    left = iter(found)
+        scored += _log_likelihoods(logits, rows, wanted)
+    left = iter(scored)
     return [list(itertools.islice(left, len(each.edges))) for each in trees]
 
 
 def _log_likelihoods(logits: torch.Tensor, rows: torch.Tensor, tokens: torch.Tensor) -> list[tuple[float, bool]]:
-    """logits: float32 [positions, vocabulary], overwritten; rows, tokens: what is asked of them."""
-    asked = logits[rows, tokens]
+    """Score `tokens` at `rows` of logits, float32 [positions, vocabulary], which are overwritten."""
+    own = logits[rows, tokens]
     highest, likeliest = logits.max(-1)
     totals = logits.sub_(highest[:, None]).exp_().sum(-1).log_().add_(highest)
-    return list(zip((asked - totals[rows]).tolist(), (likeliest[rows] == tokens).tolist(), strict=True))
+    return list(zip((own - totals[rows]).tolist(), (likeliest[rows] == tokens).tolist(), strict=True))
 
 
 def _logits(model: Any, kind: type, hidden: torch.Tensor) -> torch.Tensor:
-    """[positions, hidden] -> [positions, vocabulary], by the model's own forward with its body left out.
+    """Return logits [positions, vocabulary] of hidden states [positions, hidden].
 
-    So whatever a family does to hidden states or logits, scaling or capping, is done. kind: what the body returns.
+    By the model's own forward with its body left out, so that hidden states and logits are scaled or capped as the
+    family does it. kind: type of the body's output.
     """
     body = shared_prefix.body(model)
     replaced = body.__dict__.get("forward")
@@ -235,7 +236,7 @@ def _logits(model: Any, kind: type, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def _split_logits(model: Any, **rows: torch.Tensor) -> torch.Tensor:
-    """Logits [rows, tokens, vocabulary] from the body and then, at each position by itself, the head."""
+    """Return logits [rows, tokens, vocabulary] from the body and then, at each position by itself, the head."""
     output = shared_prefix.body(model)(**rows, use_cache=False)
     flat = _logits(model, type(output), output.last_hidden_state.flatten(0, 1))
     return flat.view(*rows["input_ids"].shape, -1)
@@ -252,24 +253,24 @@ class _Rows:
         self.lengths = [width * len(fed) for width, fed in zip(self.widths, self.fed, strict=True)]
 
     def most_tokens(self, budget: int) -> int:
-        """Less, where the logits of all positions would be too many."""
+        """Return the budget, or less where the logits of all positions would be too large."""
         return max(1, min(budget, 4 * LOGITS // _vocabulary(self.model)))
 
     def answers(self, numbers: list[int], budget: int) -> list[Answer]:
-        """As many forwards as the budget asks for."""
+        """Run as many forwards as the budget demands."""
         pairs = [(number, fed) for number in numbers for fed in self.fed[number]]
         step = max(1, budget // max(self.widths[number] for number in numbers))
-        found: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
+        logits: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}
         for start in range(0, len(pairs), step):
             part = pairs[start : start + step]
-            found |= zip(part, self.logits(part), strict=True)
+            logits |= zip(part, self.logits(part), strict=True)
         return [
-            _answer([_steps(found[number, each[:-1]], each) for each in self.items[number].continuations])
+            _answer([_score_tokens(logits[number, each[:-1]], each) for each in self.items[number].continuations])
             for number in numbers
         ]
 
     def logits(self, pairs: list[tuple[int, tuple[int, ...]]]) -> list[torch.Tensor]:
-        """For each pair, logits [len(fed) + 1, vocabulary] of the tokens behind the context."""
+        """Return for each pair logits [len(fed) + 1, vocabulary] of the tokens behind the context."""
         rows = [[*self.items[number].context, *fed] for number, fed in pairs]
         ids, mask = self.padded(rows)
         # Padded on the right, tokens stand at their own places; a prompt adapter's tokens come before them.
@@ -290,7 +291,7 @@ class _DecoderRows(_Rows):
     """The same for encoder-decoders: the context is the encoder's input and encoded once, continuations are decoded."""
 
     def logits(self, pairs: list[tuple[int, tuple[int, ...]]]) -> list[torch.Tensor]:
-        """For each pair, logits [len(fed) + 1, vocabulary] of what the decoder writes."""
+        """Return for each pair logits [len(fed) + 1, vocabulary] of the decoder's tokens."""
         numbers = list(dict.fromkeys(number for number, _ in pairs))
         ids, mask = self.padded([list(self.items[number].context) for number in numbers])
         places = torch.tensor([numbers.index(number) for number, _ in pairs], device=ids.device)
@@ -307,10 +308,10 @@ class _DecoderRows(_Rows):
 
 
 def plain(model: Any, item: Item) -> Answer:
-    """The reference: an ordinary forward for each continuation alone, all logits, the model's own attention."""
+    """Score by the reference: an ordinary forward per continuation, all logits, the model's own attention."""
     device = device_of(model)
     context = torch.tensor([item.context], device=device)
-    found = []
+    scored = []
     for continuation in item.continuations:
         written = torch.tensor([continuation], device=device)
         with torch.no_grad():
@@ -321,26 +322,26 @@ def plain(model: Any, item: Item) -> Answer:
             else:
                 ids = torch.cat([context, written], 1)
                 logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
-        found.append(_steps(logits[-len(continuation) :], continuation))
-    return _answer(found)
+        scored.append(_score_tokens(logits[-len(continuation) :], continuation))
+    return _answer(scored)
 
 
-def _steps(logits: torch.Tensor, continuation: tuple[int, ...]) -> list[tuple[float, bool]]:
-    """Log-likelihood of each token, and whether it is the likeliest; logits: [tokens, vocabulary]."""
+def _score_tokens(logits: torch.Tensor, continuation: tuple[int, ...]) -> list[tuple[float, bool]]:
+    """Return (log-likelihood, it is the likeliest one) of each token; logits: [tokens, vocabulary]."""
     tokens = torch.tensor(continuation, device=logits.device)
-    asked = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
-    return list(zip(asked.tolist(), (logits.argmax(-1) == tokens).tolist(), strict=True))
+    log_likelihoods = logits.float().log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+    return list(zip(log_likelihoods.tolist(), (logits.argmax(-1) == tokens).tolist(), strict=True))
 
 
-def _answer(steps: list[list[tuple[float, bool]]]) -> Answer:
+def _answer(scored: list[list[tuple[float, bool]]]) -> Answer:
     return Answer(
-        sums=tuple(math.fsum(value for value, _ in each) for each in steps),
-        greedy=tuple(all(likeliest for _, likeliest in each) for each in steps),
+        sums=tuple(math.fsum(value for value, _ in each) for each in scored),
+        greedy=tuple(all(likeliest for _, likeliest in each) for each in scored),
     )
 
 
 def decoder_start(model: Any) -> int:
-    """The token that an encoder-decoder's decoder begins with."""
+    """Return the token that an encoder-decoder's decoder begins with."""
     config = unwrapped(model).config
     start = getattr(config, "decoder_start_token_id", None)
     return int(config.pad_token_id if start is None else start)

@@ -1,4 +1,4 @@
-"""Labels new texts with the model that a run saved: `python -m bench predict RUN_DIR --text "..."`."""
+"""Predicts labels of new texts with a run's saved model: `python -m bench predict RUN_DIR --text "..."`."""
 
 import json
 from pathlib import Path
@@ -14,6 +14,7 @@ from bench.config.training import Spans
 from bench.data.batching import collate, grouped
 from bench.data.prompts.encode import PromptEncoder
 from bench.data.prompts.template import Renderer
+from bench.data.sources import Rows
 from bench.errors import DataError
 from bench.evaluation import text_examples
 from bench.evaluation.metric_set import MetricSet
@@ -25,7 +26,7 @@ from bench.models.batch_budget import default_budget
 
 
 def read_texts(path: Path) -> list[dict[str, Any]]:
-    """One text a line, or JSON lines with `text` (and `text_pair`). Raises DataError with the line's number."""
+    """Read one text per line, or JSON lines with `text` (and `text_pair`). Raises DataError with the line number."""
     try:
         # Not `splitlines`, which also cuts at characters inside of a text.
         lines = path.read_text(encoding="utf-8-sig").split("\n")
@@ -51,24 +52,24 @@ def read_texts(path: Path) -> list[dict[str, Any]]:
 
 
 def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each row of texts {"text", "label" (a list of labels where several are allowed), "scores", "cut"}.
+    """Return for each row {"text", "label" (a list of labels where several are allowed), "scores", "cut"}.
 
-    scores: probability per label name. cut: whether the text was longer than the model was trained for. A model that
-    writes its answers gives what it wrote as "written" instead of scores; an answer that can't be read has label None.
-    For a model that answers questions, `text_pair` is the question, which comes back as "text", and the label is its
+    scores: probability per label name. cut: the text was truncated to the model's max_length. A model that generates
+    answers gives the generated text as "written" instead of scores; an answer that can't be parsed has label None.
+    For a model that answers questions, `text_pair` is the question, which is returned as "text", and the label is its
     answer: words of the passage, "" for none.
     """
     console.quiet_libraries()
     model, tokenizer, description = saving.load(run_folder / "model")
     empty = [number for number, row in enumerate(rows) if not row["text"].strip()]
     if not rows or empty:
-        raise DataError("there is no text to label" if not rows else f"text {empty[0] + 1} is empty")
+        raise DataError("there are no texts to predict" if not rows else f"text {empty[0] + 1} is empty")
     objective = description.get("objective", "head")
     if registry.load("tasks", description["task"]).READS == "answers":
         _check_questions(rows)
         objective = "span" if objective == "head" else objective
-    by_objective = {"head": _by_head, "span": _by_span, "text": _by_text}[objective]
-    return by_objective(model, tokenizer, description, rows)
+    predict_rows = {"head": _predict_with_head, "span": _predict_spans, "text": _predict_with_prompts}[objective]
+    return predict_rows(model, tokenizer, description, rows)
 
 
 def _check_questions(rows: list[dict[str, Any]]) -> None:
@@ -77,8 +78,8 @@ def _check_questions(rows: list[dict[str, Any]]) -> None:
             raise DataError(f"text {number} has no question: give JSON lines with `text` and, for it, `text_pair`")
 
 
-def _by_span(model: Any, tokenizer: Any, description: dict[str, Any], rows: list[dict[str, Any]]) -> list[Any]:
-    """The label is the answer, "" for none; the text that is shown is the question."""
+def _predict_spans(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:
+    """Return answers as labels, "" for none, and questions as texts."""
     spans = Spans.model_validate(description["spans"], strict=False)
     named = [{**row, "id": f"text {number + 1}", "answers": []} for number, row in enumerate(rows)]
     split = span.questions("texts", named, tokenizer, description["max_length"], spans)
@@ -90,21 +91,26 @@ def _by_span(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
         precision="no",
     )
     reader = span.reader_of(spans, description["version"])(model, split, scoring)
-    found: list[dict[str, Any]] = [{} for _ in rows]
+    predictions: Rows = [{} for _ in rows]
     with torch.no_grad():
         for numbers in reader.batches:
             for number, answer in zip(numbers, reader.read(numbers), strict=True):
-                none = answer.scores[0]
-                said = {"label": answer.prediction, "scores": {"no_answer": none, "answer": 1 - none}, "cut": False}
-                found[number] = {"text": rows[number]["text_pair"], **said}
-    return found
+                no_answer = answer.scores[0]
+                scores = {"no_answer": no_answer, "answer": 1 - no_answer}
+                predictions[number] = {
+                    "text": rows[number]["text_pair"],
+                    "label": answer.prediction,
+                    "scores": scores,
+                    "cut": False,
+                }
+    return predictions
 
 
-def _by_head(model: Any, tokenizer: Any, description: dict[str, Any], rows: list[dict[str, Any]]) -> list[Any]:
+def _predict_with_head(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:
     labels, limit = description["labels"], description["max_length"]
     marked = [{**row, "label": 0} for row in rows]
     features, cut = head.encode_rows(marked, tokenizer, limit)
-    found: list[dict[str, Any]] = [{} for _ in rows]
+    predictions: Rows = [{} for _ in rows]
     for numbers in grouped([len(feature["input_ids"]) for feature in features], default_budget(model)):
         batch = collate([features[number] for number in numbers], tokenizer)
         with torch.no_grad():
@@ -113,12 +119,17 @@ def _by_head(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
         for number, answer, row_scores in zip(numbers, predicted.tolist(), scores.tolist(), strict=True):
             named = dict(zip(labels, row_scores, strict=True))
             answers = label_names(answer, labels)
-            found[number] = {"text": rows[number]["text"], "label": answers, "scores": named, "cut": number in cut}
-    return found
+            predictions[number] = {
+                "text": rows[number]["text"],
+                "label": answers,
+                "scores": named,
+                "cut": number in cut,
+            }
+    return predictions
 
 
-def _by_text(model: Any, tokenizer: Any, description: dict[str, Any], rows: list[dict[str, Any]]) -> list[Any]:
-    """Asked in the way in which the model was trained and scored."""
+def _predict_with_prompts(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:
+    """Prompt the model as it was trained and scored."""
     task, labels, several = (
         registry.load("tasks", description["task"]),
         description["labels"],
@@ -144,15 +155,15 @@ def _by_text(model: Any, tokenizer: Any, description: dict[str, Any], rows: list
         precision="no",
     )
     reader = text_examples.reader_of(prompting, prompt, task, labels, several, prompt_encoder)(model, split, scoring)
-    found: list[dict[str, Any]] = [{} for _ in rows]
+    predictions: Rows = [{} for _ in rows]
     for numbers in reader.batches:
         for number, answer in zip(numbers, reader.read(numbers), strict=True):
             written = answer.extra.get("text")
-            found[number] = {
+            predictions[number] = {
                 "text": rows[number]["text_pair" if task.READS == "answers" else "text"],
                 "label": label_names(answer.prediction, labels),
                 "scores": None if written is not None else dict(zip(labels, answer.scores, strict=True)),
                 "cut": split.features[number]["cut"],
                 **({"written": written} if written is not None else {}),
             }
-    return found
+    return predictions

@@ -1,4 +1,4 @@
-"""The contract between scoring and the readers: how a split is scored, and what a reader answers for each example."""
+"""Contract between scoring and readers: the settings of scoring, and the answer that a reader gives per example."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,9 +14,10 @@ from bench.models.batch_budget import default_budget
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a model says of one example: a label id (-1: none), or 0 and 1 per label; a probability per label.
+    """A model's answer to one example.
 
-    extra: what else is written beside the prediction, e.g. the text that it was read from.
+    prediction: a label id (-1: none), 0 and 1 per label, or text. scores: a probability per label. extra: other values
+    to write beside the prediction, e.g. the generated text.
     """
 
     prediction: Any
@@ -31,17 +32,17 @@ class Reader(Protocol):
 
     @property
     def notes(self) -> list[str]:
-        """Fallbacks, with their reasons; complete when all was read."""
+        """Fallbacks, with their reasons; complete when everything was read."""
 
     def read(self, numbers: list[int]) -> list[Answer]:
-        """Answers to the examples of one batch, in its order."""
+        """Return the answers to the examples of one batch, in its order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """How a run scores: fixed for all its stages, so that before and after differ in the model only.
+    """Settings of scoring, the same for all stages of a run, so that before and after differ in the model only.
 
-    batch_tokens: tokens that are scored at once, pads included; None leaves it to the reader.
+    batch_tokens: tokens of a batch, pads included; None leaves it to the reader.
     """
 
     tokenizer: Any
@@ -54,12 +55,12 @@ class Scoring:
 
 
 def batch_tokens(model: Any, scoring: Scoring) -> int:
-    """Tokens of a batch, pads included: what the recipe says, else what suits the device that the model is on."""
+    """Return the tokens of a batch, pads included: the recipe's, else what suits the model's device."""
     return scoring.batch_tokens or default_budget(model)
 
 
 def forward(model: Any, batch: dict[str, torch.Tensor], scoring: Scoring) -> torch.Tensor:
-    """Logits of one batch, on the CPU, at the run's precision."""
+    """Return the logits of one batch in float32 on the CPU, computed at the run's precision."""
     inputs = {name: tensor.to(scoring.device) for name, tensor in batch.items() if name != "labels"}
     with autocast(scoring.device, scoring.precision):
         return model(**inputs).logits.float().cpu()

@@ -1,4 +1,4 @@
-"""Runs a split through a model: every example exactly once, on any number of processes, in the same batches."""
+"""Runs a split through a model: every example exactly once, in the same batches on any number of processes."""
 
 import json
 import time
@@ -22,7 +22,7 @@ from bench.utils import files
 
 @dataclass(frozen=True, kw_only=True)
 class Scored:
-    """Predictions of a whole split, the same on every process; the seconds that they took here; fallbacks."""
+    """Predictions of a whole split, the same on every process; the seconds that they took here; notes on fallbacks."""
 
     predictions: Predictions
     seconds: float
@@ -30,12 +30,12 @@ class Scored:
 
 
 def run(model: Any, split: Encoded, scoring: Scoring, title: str) -> Scored:
-    """Scores a whole split, each example exactly once.
+    """Score a whole split, each example exactly once.
 
     Raises ScoreError when an example is missing or comes twice, DivergedError for probabilities that are not finite.
     """
     state = PartialState()
-    found: list[tuple[int, Answer]] = []
+    answers: list[tuple[int, Answer]] = []  # with numbers of examples
     lengths = split.lengths
     started_s = time.perf_counter()
     with evaluating(model):
@@ -43,47 +43,47 @@ def run(model: Any, split: Encoded, scoring: Scoring, title: str) -> Scored:
         mine = reader.batches[state.process_index :: state.num_processes]
         with Phase(title, total=len(mine)) as progress:
             for numbers in mine:
-                found += zip(numbers, reader.read(numbers), strict=True)
+                answers += zip(numbers, reader.read(numbers), strict=True)
                 progress.advance(tokens=sum(lengths[number] for number in numbers))
     seconds = time.perf_counter() - started_s
     notes = reader.notes
     if state.num_processes > 1:
-        found, notes = gather_object(found), gather_object(notes)
-    return Scored(predictions=_assembled(found, split), seconds=seconds, notes=list(dict.fromkeys(notes)))
+        answers, notes = gather_object(answers), gather_object(notes)
+    return Scored(predictions=_assembled(answers, split), seconds=seconds, notes=list(dict.fromkeys(notes)))
 
 
-def _assembled(found: list[tuple[int, Answer]], split: Encoded) -> Predictions:
-    """Sorted by id; the set of examples must be the one that was asked for, and every probability a number."""
-    numbers = [number for number, _ in found]
+def _assembled(answers: list[tuple[int, Answer]], split: Encoded) -> Predictions:
+    """Return predictions sorted by id. Raises ScoreError unless they are of each example once, and as `run` does."""
+    numbers = [number for number, _ in answers]
     if len(numbers) != len(split.ids) or set(numbers) != set(range(len(split.ids))):
         raise ScoreError(
-            f"{split.name}: {len(split.ids)} examples asked, {len(numbers)} predictions of {len(set(numbers))} "
-            "examples came back; the scores would not be valid"
+            f"{split.name}: expected predictions of {len(split.ids)} examples, got {len(numbers)} predictions of "
+            f"{len(set(numbers))} examples; the scores would not be valid"
         )
-    undefined = sum(not np.isfinite(answer.scores).all() for _, answer in found)
+    undefined = sum(not np.isfinite(answer.scores).all() for _, answer in answers)
     if undefined:
         # Else each of them would count as a prediction of the first label.
         raise DivergedError(
-            f"{split.name}: the probabilities of {undefined} of {len(found)} examples are not finite; the weights are "
-            "not, or the precision (fp16?) is too narrow for this model"
+            f"{split.name}: the probabilities of {undefined} of {len(answers)} examples are not finite: weights "
+            "are not finite, or fp16 overflows; use bf16 or float32"
         )
-    found = sorted(found, key=lambda item: split.ids[item[0]])
-    order = [number for number, _ in found]
+    answers = sorted(answers, key=lambda item: split.ids[item[0]])
+    order = [number for number, _ in answers]
     return Predictions(
         ids=tuple(split.ids[number] for number in order),
-        predictions=as_array([answer.prediction for _, answer in found], texts=split.in_words),
+        predictions=as_array([answer.prediction for _, answer in answers], texts=split.in_words),
         references=split.references[order],
-        scores=np.array([answer.scores for _, answer in found]),
-        extra=tuple(answer.extra for _, answer in found),
+        scores=np.array([answer.scores for _, answer in answers]),
+        extra=tuple(answer.extra for _, answer in answers),
     )
 
 
 def write_predictions(path: Path, predictions: Predictions, metrics: MetricSet, labels: tuple[str, ...]) -> None:
-    """One JSON line per example, sorted by id: label names, probabilities, per-example metric values, and the rest."""
+    """Write one JSON line per example, sorted by id: label names, probabilities, per-example metrics, and the rest."""
     per_example = metrics.per_example(predictions)
     lines = []
     for row, identity in enumerate(predictions.ids):
-        # What was written has no probabilities.
+        # Generated answers have no probabilities.
         extra = predictions.extra[row] if predictions.extra else {}
         names = ("no_answer",) if isinstance(predictions.predictions[row], str) else labels
         line = {
@@ -104,7 +104,7 @@ def _named(labels: tuple[str, ...], scores: Any) -> dict[str, float]:
 
 
 def label_names(value: Any, labels: tuple[str, ...]) -> str | list[str] | None:
-    """Label name or names; None for -1, which stands for no answer. Texts are what they are."""
+    """Return the label name or names; None for -1, which means no answer. Texts stay as they are."""
     if (
         value is None
         or isinstance(value, str)

@@ -1,20 +1,21 @@
-"""Answers that are spans of a context: the loss on their ends, and how logits become texts."""
+"""Turns start and end logits into answers that are spans of a context."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from bench.data.examples import Feature
 from bench.errors import DivergedError, ScoreError
 from bench.models.losses import NOTHING
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """The best spans of some features, best first, as [features, n_best]; -inf, -1 and -1 where there are no more.
+    """The best spans of some features, best first, as [features, n_best]; padded with -inf, -1 and -1.
 
     scores: float32, start logit + end logit. starts, ends: int32 tokens, counted from the feature's first token; the
     end is part of the span. null_scores: float32 [features], both logits at the null position.
@@ -27,7 +28,7 @@ class Candidates:
 
 
 class Span(NamedTuple):
-    """An answer: the context's characters from `start` up to, not with, `end`.
+    """An answer: the context's characters [start, end).
 
     probability: its share of the softmax over the n-best, and over "no answer" where that may be the answer.
     """
@@ -41,9 +42,9 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BestAnswer:
-    """What is said of one example; "" is no answer. score: of its best span, whether or not that is the answer.
+    """The answer to one example, "" for none. score: of its best span, even where the answer is none.
 
-    null_score: of there being no answer: the lowest of its windows'.
+    null_score: of no answer, the lowest of its windows.
     """
 
     text: str
@@ -53,12 +54,12 @@ class BestAnswer:
 
     @property
     def null_odds(self) -> float:
-        """null_score - score, to be held against a threshold: the higher, the less there seems to be an answer."""
+        """Return null_score - score, to compare with a threshold: the higher, the less likely there is an answer."""
         return self.null_score - self.score
 
     @property
     def no_answer_probability(self) -> float:
-        """The same as the probability of "no answer" against the best span alone: its logistic function."""
+        """Return the probability of "no answer" against the best span alone: the logistic function of `null_odds`."""
         odds = self.null_odds
         return 1 / (1 + math.exp(-odds)) if odds >= 0 else math.exp(odds) / (1 + math.exp(odds))
 
@@ -75,7 +76,7 @@ def candidates(
     max_answer_length: int = 30,
     firsts: Sequence[int] | torch.Tensor | None = None,
 ) -> Candidates:
-    """The `n_best` best of all spans that lie in the context and have at most `max_answer_length` tokens.
+    """Return the `n_best` best of all spans that lie in the context and have at most `max_answer_length` tokens.
 
     The usual scripts look at the 20 best starts with the 20 best ends only; this finds the best of all pairs. Equal
     scores (float32): the earlier start, then the shorter span.
@@ -90,7 +91,7 @@ def candidates(
         raise ScoreError(
             f"no answers can be read from start logits of shape {list(shape)} and end logits of shape "
             f"{list(end_logits.shape)} (n_best {n_best}, max_answer_length {max_answer_length}): both must be "
-            "[features, tokens], and nothing may be 0"
+            "[features, tokens], and all sizes at least 1"
         )
     given = [[0] * shape[0] if firsts is None else firsts, context_starts, context_ends, nulls]
     first, inside, null = _placed([torch.as_tensor(item, device=start_logits.device) for item in given], shape)
@@ -99,7 +100,7 @@ def candidates(
     start, end = start.masked_fill(~inside, NOTHING), end.masked_fill(~inside, NOTHING)
     finite = (start.isfinite() & end.isfinite()) == inside
     if not (finite.all() and null_scores.isfinite().all()):
-        raise DivergedError("logits of answer spans are not finite; the weights are not, or the precision is too low")
+        raise DivergedError("logits of answer spans are not finite: weights are not finite, or fp16 overflows")
     scores, starts, ends = _best_pairs(start, end, n_best, min(max_answer_length, shape[1]))
     missing = scores == NOTHING
     return Candidates(
@@ -111,19 +112,20 @@ def candidates(
 
 
 def _placed(given: Sequence[torch.Tensor], shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """First columns, context starts, ends and nulls -> first columns [features, 1], whether a place is in the context
-    [features, tokens], null columns [features, 1].
+    """Turn positions (of features' first tokens, context starts, context ends, null positions) into columns of logits.
+
+    Returns first columns [features, 1], a mask of the context [features, tokens], null columns [features, 1].
     """
     if any(item.shape != shape[:1] for item in given):
         raise ScoreError(
-            f"the logits of {shape[0]} windows need as many positions; there are {[len(item) for item in given]}"
+            f"expected positions of {shape[0]} windows, as there are logits; got {[len(item) for item in given]}"
         )
     first, low, high, null = given
     low, high, null = (item.long()[:, None] + first[:, None] for item in (low, high, null))
     first = first.long()[:, None]
     fits = (first >= 0) & (first <= low) & (low < high) & (high <= shape[1]) & (first <= null) & (null < shape[1])
     if not fits.all():
-        raise ScoreError(f"a context or a null position does not lie in its window of at most {shape[1]} tokens")
+        raise ScoreError(f"a context or a null position is outside its window of at most {shape[1]} tokens")
     columns = torch.arange(shape[1], device=first.device)
     return first, (columns >= low) & (columns < high), null
 
@@ -131,7 +133,7 @@ def _placed(given: Sequence[torch.Tensor], shape: tuple[int, ...]) -> tuple[torc
 def _best_pairs(
     start: torch.Tensor, end: torch.Tensor, n_best: int, longest: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(scores, starts, ends) [features, up to n_best] of all pairs with start <= end < start + longest.
+    """Return (scores, starts, ends) [features, up to n_best] of all pairs with start <= end < start + longest.
 
     logits [features, tokens], -inf where nothing may begin or end. Exact in two steps: a start's best pair takes the
     highest end in the band behind it, and none of the n best pairs has a start whose best pair is beaten by n others.
@@ -153,17 +155,17 @@ def _best_pairs(
 
 
 def _ranked(scores: torch.Tensor, count: int) -> torch.Tensor:
-    """Columns of each row's highest scores, the first of equal ones before the others.
+    """Return the columns of each row's highest scores, the first of equal ones before the others.
 
-    `topk` alone says nothing of equal scores, which half precision is full of. Score and column make one whole number:
-    the bits of a float, the sign turned round, are in the order of floats (0.0 is added for -0.0 to be 0.0).
+    `topk` alone leaves the order of equal scores open, and half precision has many. Score and column make one whole
+    number: the bits of a float, the sign turned round, are in the order of floats (0.0 is added for -0.0 to be 0.0).
     """
     width = scores.shape[1]
     bits = (scores + 0.0).view(torch.int32)
     order = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).long()
     keys = (order << 32) + torch.arange(width - 1, -1, -1, device=scores.device)
-    found = keys.topk(min(count, width), dim=1).values
-    return width - 1 - (found & 0xFFFFFFFF)
+    best = keys.topk(min(count, width), dim=1).values
+    return width - 1 - (best & 0xFFFFFFFF)
 
 
 def _filled(values: torch.Tensor, count: int, value: float) -> np.ndarray:
@@ -171,54 +173,55 @@ def _filled(values: torch.Tensor, count: int, value: float) -> np.ndarray:
 
 
 def joined(parts: Iterable[tuple[Sequence[int], Candidates]], num_features: int) -> Candidates:
-    """Candidates of batches, each with the numbers of its features, as those of features 0, 1, 2 ...
+    """Join the candidates of batches, each with the numbers of its features, in the order of features.
 
     Raises ScoreError when a feature is missing or comes twice.
     """
-    known = list(parts)
-    numbers = np.array([number for some, _ in known for number in some], dtype=np.int64)
+    batches = list(parts)
+    numbers = np.array([number for some, _ in batches for number in some], dtype=np.int64)
     if len(numbers) != num_features or not np.array_equal(np.sort(numbers), np.arange(num_features)):
         raise ScoreError(
-            f"{num_features} windows asked, {len(numbers)} answers of {len(set(numbers.tolist()))} windows came back"
+            f"expected answers of {num_features} windows, got {len(numbers)} answers of "
+            f"{len(set(numbers.tolist()))} windows"
         )
     order = np.argsort(numbers)
     names = ("scores", "starts", "ends", "null_scores")
-    return Candidates(**{name: np.concatenate([getattr(part, name) for _, part in known])[order] for name in names})
+    return Candidates(**{name: np.concatenate([getattr(part, name) for _, part in batches])[order] for name in names})
 
 
 def best_answers(
-    found: Candidates,
-    features: Sequence[dict[str, Any]],
-    rows: Sequence[dict[str, Any]],
+    candidates: Candidates,
+    features: Sequence[Feature],
+    rows: Sequence[Mapping[str, Any]],
     *,
     null_score_diff_threshold: float | None = None,
 ) -> list[BestAnswer]:
-    """The answer to each row: the best span of all its windows, in the very characters of its text.
+    """Return the answer to each row: the best span of all its windows, in the characters of its text.
 
     null_score_diff_threshold: None where every question has an answer (SQuAD v1.1); else there is none where
     null_score - score is above it (v2.0). Equal scores: the first window, the earlier start, the shorter span. A span
-    that two windows share counts once; one that stands for no visible character is no answer.
+    that two windows share counts once; one without visible characters is no answer.
 
-    found: of all `features`, in their order. Raises ScoreError when they are not as many, or a row has no feature.
+    candidates: of all `features`, in their order. Raises ScoreError when they are not as many, or a row has no feature.
     """
     owners = np.array([feature["example"] for feature in features], dtype=np.int64)
-    if len(found.scores) != len(features) or not np.array_equal(np.unique(owners), np.arange(len(rows))):
+    if len(candidates.scores) != len(features) or not np.array_equal(np.unique(owners), np.arange(len(rows))):
         raise ScoreError(
-            f"answers to {len(rows)} questions can't be read from {len(found.scores)} windows: there are "
+            f"answers to {len(rows)} questions can't be read from {len(candidates.scores)} windows: there are "
             f"{len(features)} features, of {len(np.unique(owners))} questions"
         )
     null_scores = np.full(len(rows), np.inf, dtype=np.float32)
-    np.minimum.at(null_scores, owners, found.null_scores)
-    spans = _characters(found, features)
+    np.minimum.at(null_scores, owners, candidates.null_scores)
+    spans = _characters(candidates, features)
     # Stable: a row's windows, and a window's candidates, stay in their order where scores are equal.
-    order = np.lexsort((-found.scores.ravel(), np.repeat(owners, found.scores.shape[1])))
-    per_row = np.split(order, np.cumsum(np.bincount(owners) * found.scores.shape[1])[:-1])
-    scores, starts, ends = found.scores.ravel(), spans[..., 0].ravel(), spans[..., 1].ravel()
+    order = np.lexsort((-candidates.scores.ravel(), np.repeat(owners, candidates.scores.shape[1])))
+    per_row = np.split(order, np.cumsum(np.bincount(owners) * candidates.scores.shape[1])[:-1])
+    scores, starts, ends = candidates.scores.ravel(), spans[..., 0].ravel(), spans[..., 1].ravel()
     answers = []
     for row, mine, null in zip(rows, per_row, null_scores.tolist(), strict=True):
         ranked = zip(scores[mine].tolist(), starts[mine].tolist(), ends[mine].tolist(), strict=True)
-        chosen = _distinct(ranked, found.scores.shape[1])
-        # White space alone came back: its score is the best there is.
+        chosen = _distinct(ranked, candidates.scores.shape[1])
+        # All candidates are white space: the score is that of the best one.
         score = chosen[0][0] if chosen else float(scores[mine[0]])
         may_be_none = null_score_diff_threshold is not None
         nbest = _spans(row["text"], chosen, null if may_be_none else None)
@@ -229,7 +232,7 @@ def best_answers(
 
 
 def _distinct(ranked: Iterable[tuple[float, int, int]], count: int) -> list[tuple[float, int, int]]:
-    """The first `count` (score, start, end) that stand for characters, each span once."""
+    """Return the first `count` (score, start, end) that are not empty, each span once."""
     chosen: dict[tuple[int, int], tuple[float, int, int]] = {}
     for score, start, end in ranked:
         if start < end and (start, end) not in chosen:
@@ -240,7 +243,7 @@ def _distinct(ranked: Iterable[tuple[float, int, int]], count: int) -> list[tupl
 
 
 def _spans(context: str, chosen: Sequence[tuple[float, int, int]], null_score: float | None) -> tuple[Span, ...]:
-    """With texts and probabilities."""
+    """Return the chosen (score, start, end) with texts and probabilities."""
     highest = max([score for score, _, _ in chosen[:1]] + ([] if null_score is None else [null_score]), default=0.0)
     weights = [math.exp(score - highest) for score, _, _ in chosen]
     total = sum(weights) + (0.0 if null_score is None else math.exp(null_score - highest))
@@ -250,12 +253,12 @@ def _spans(context: str, chosen: Sequence[tuple[float, int, int]], null_score: f
     )
 
 
-def _characters(found: Candidates, features: Sequence[dict[str, Any]]) -> np.ndarray:
-    """[features, n_best, 2]: characters of the text from, and up to; equal where there is no span."""
-    places = np.zeros((*found.scores.shape, 2), dtype=np.int64)
+def _characters(candidates: Candidates, features: Sequence[Feature]) -> np.ndarray:
+    """Return [features, n_best, 2]: start and end characters in the text; equal where there is no span."""
+    places = np.zeros((*candidates.scores.shape, 2), dtype=np.int64)
     for number, feature in enumerate(features):
-        there = found.starts[number] >= 0
+        there = candidates.starts[number] >= 0
         offsets, first = feature["offsets"], feature["context_start"]
-        places[number, there, 0] = offsets[found.starts[number, there] - first, 0]
-        places[number, there, 1] = offsets[found.ends[number, there] - first, 1]
+        places[number, there, 0] = offsets[candidates.starts[number, there] - first, 0]
+        places[number, there, 1] = offsets[candidates.ends[number, there] - first, 1]
     return places

@@ -308,7 +308,7 @@ def test_under_autocast_loosely():
     found = run(scorer)
     for left, item in zip(found, asked, strict=True):
         assert left.sums == pytest.approx(plain(model, item).sums, abs=0.7, rel=0)
-    keys, values = scorer._way.prefix.layers[0]
+    keys, values = scorer._strategy.prefix.layers[0]
     assert keys.dtype == values.dtype == torch.bfloat16
 
 

@@ -26,7 +26,7 @@ def test_each_text_is_labelled_as_if_it_were_alone(second, multi_label, bert):
     model, tokens = bert
     texts = [f"{text} {copy}" for copy in range(30) for text in tiny.TEXTS]
     rows = [{"text": text, "text_pair": second} for text in texts]
-    found = predict._by_head(model, tokens, described(16, multi_label), rows)
+    found = predict._predict_with_head(model, tokens, described(16, multi_label), rows)
     assert [answer["text"] for answer in found] == texts
     for row, answer in list(zip(rows, found, strict=True))[::17]:
         whole = tokens(row["text"], row["text_pair"])["input_ids"]

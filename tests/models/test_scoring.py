@@ -153,16 +153,16 @@ def test_several_labels_are_decided_by_the_threshold(bert):
 @pytest.mark.parametrize(
     ("numbers", "sentence"),
     [
-        ([0, 1], "3 examples asked, 2 predictions of 2 examples"),
-        ([0, 1, 1], "3 examples asked, 3 predictions of 2 examples"),
-        ([0, 1, 2, 2], "3 examples asked, 4 predictions of 3 examples"),
-        ([0, 1, 3], "3 examples asked, 3 predictions of 3 examples"),
-        ([], "3 examples asked, 0 predictions of 0 examples"),
+        ([0, 1], "expected predictions of 3 examples, got 2 predictions of 2 examples"),
+        ([0, 1, 1], "expected predictions of 3 examples, got 3 predictions of 2 examples"),
+        ([0, 1, 2, 2], "expected predictions of 3 examples, got 4 predictions of 3 examples"),
+        ([0, 1, 3], "expected predictions of 3 examples, got 3 predictions of 3 examples"),
+        ([], "expected predictions of 3 examples, got 0 predictions of 0 examples"),
     ],
 )
 def test_missing_and_double_examples_are_refused(numbers, sentence):
     examples = tiny.encoded([{"input_ids": [1], "labels": 0}] * 3, "validation")
-    with pytest.raises(ScoreError, match=f"validation: {sentence} came back; the scores would not be valid"):
+    with pytest.raises(ScoreError, match=f"validation: {sentence}; the scores would not be valid"):
         scoring._assembled([(number, reader.Answer(prediction=0, scores=[1.0, 0.0])) for number in numbers], examples)
 
 

@@ -206,7 +206,7 @@ def test_a_lost_prediction_makes_the_run_invalid(tmp_path, monkeypatch):
     assert run_here("evaluation.batch_tokens=99", out=tmp_path) == 2
     left = store.read(tmp_path)
     assert left.status == "invalid"
-    assert re.search(r"16 examples asked, ([1-9]|1[0-5]) predictions", left.reason)
+    assert re.search(r"expected predictions of 16 examples, got ([1-9]|1[0-5]) predictions", left.reason)
 
 
 def test_a_finished_run_is_not_replaced_unasked(tmp_path, capsys):

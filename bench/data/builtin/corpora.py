@@ -1,8 +1,8 @@
 """The built-in data sets: reviews and posts here, passages from `passages.py`; deterministic and offline.
 
-Each stands in for a well-known task (sentiment, several emotions at once, question answering). Labels and
+Each resembles a well-known task (sentiment, several emotions at once, question answering). Labels and
 answers follow from the text without noise, so a low score is the model's or the harness's.
-A grammar maps a symbol to alternatives, parted by "|" or a line break; `{symbol}` becomes one of them.
+A grammar maps a symbol to alternatives, separated by "|" or a line break; `{symbol}` becomes one of them.
 """
 
 import functools
@@ -39,7 +39,7 @@ _SYMBOL = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
-    """Whose turn it is: the split, the caller's seed, and how many rows the split has so far."""
+    """State of a draw: the split, the caller's seed, and how many rows the split has so far."""
 
     split: str
     seed: int
@@ -47,7 +47,7 @@ class _Turn:
 
 
 def generate(name: str, seed: int = 0, sizes: Mapping[str, int] | None = None) -> dict[str, list[Row]]:
-    """Split name -> rows of one built-in corpus; equal arguments give equal rows on any machine.
+    """Generate the rows of each split of a built-in corpus; equal arguments give equal rows on any machine.
 
     Each split has its own random stream and its own share of all texts (for passages: of all titles). So the
     rows of a split do not depend on the sizes of the others, a smaller size gives the first rows of a larger
@@ -60,7 +60,7 @@ def generate(name: str, seed: int = 0, sizes: Mapping[str, int] | None = None) -
             and posts, 800, 80 and 80 for passages.
 
     Raises:
-        DataError: an unknown name or split, a size that is no count, or more rows than the grammar can give.
+        DataError: an unknown name or split, a size that is not a count, or more rows than the grammar can give.
     """
     if name not in NAMES:
         raise DataError(f"there is no built-in corpus {name!r}.{did_you_mean(name, NAMES)}")
@@ -84,7 +84,7 @@ def _rows(name: str, split: str, seed: int, size: int) -> list[Row]:
 
 
 def _unseen_item(name: str, rng: random.Random, turn: _Turn, seen: set[str]) -> list[Row]:
-    """Draws until the key is new, of this split and of a length that the corpus allows; notes it as seen."""
+    """Draw until the key is new, of this split and of a length that the corpus allows; add it to `seen`."""
     draw = _DRAW[name]
     for _ in range(_MOST_TRIES):
         text, rows = draw(rng, turn)
@@ -105,7 +105,7 @@ def _options(alternatives: str) -> tuple[str, ...]:
 
 
 def _expand(text: str, grammar: Grammar, rng: random.Random) -> str:
-    """Replaces the leftmost {symbol} by one of its alternatives until none is left."""
+    """Replace the leftmost {symbol} by one of its alternatives until none is left."""
     while match := _SYMBOL.search(text):
         text = text[: match.start()] + rng.choice(_options(grammar[match[1]])) + text[match.end() :]
     return text

@@ -2,7 +2,7 @@
 
 `passages` asks only what the paragraph says, as SQuAD v1.1 does; in `passages_v2` a third of the questions wants a
 fact of the same article that this paragraph leaves out, as in SQuAD v2.0. The language is small, so that a tiny
-model learns it from a few hundred questions. bench/data/builtin/corpora.py deals out sizes, ids and splits.
+model learns it from a few hundred questions. bench/data/builtin/corpora.py chooses sizes, ids and splits.
 """
 
 import random
@@ -58,7 +58,7 @@ _OPENERS = (
 
 
 def draw(rng: random.Random, *, answerable: bool, is_train: bool) -> tuple[str, list[dict[str, Any]]]:
-    """(title, rows) of one article: {"title", "context", "question", "answers": {"text", "answer_start"}}.
+    """Return (title, rows) of one article: {"title", "context", "question", "answers": {"text", "answer_start"}}.
 
     answerable: only questions that the paragraph answers. is_train: one gold answer per question, the longest; else
     all of them, as in SQuAD, which gives several only where they are scored.
@@ -69,24 +69,24 @@ def draw(rng: random.Random, *, answerable: bool, is_train: bool) -> tuple[str, 
     facts = rng.sample(_FACTS, len(_FACTS))
     rows: list[dict[str, Any]] = []
     for stated, unstated in ((facts[:_STATED], facts[_STATED:]), (facts[_STATED:], facts[:_STATED])):
-        context, found = rng.choice(_OPENERS).format(**words), []
+        context, asked = rng.choice(_OPENERS).format(**words), []
         for statement, *questions in stated:
             context, spans = _with_statement(context, statement.format(**words))
             golds = dict([max(spans.items(), key=lambda item: len(item[0]))]) if is_train else spans
             answers = {"text": [*golds], "answer_start": [*golds.values()]}
-            found.append({"question": rng.choice(questions).format(**words), "answers": answers})
-        found = rng.sample(found, _ASKED)
+            asked.append({"question": rng.choice(questions).format(**words), "answers": answers})
+        asked = rng.sample(asked, _ASKED)
         if not answerable:
             for _, *questions in rng.sample(unstated, _UNANSWERED):
                 empty: dict[str, Any] = {"text": [], "answer_start": []}
-                found.append({"question": rng.choice(questions).format(**words), "answers": empty})
-        rng.shuffle(found)
-        rows += [{"title": title, "context": context, **row} for row in found]
+                asked.append({"question": rng.choice(questions).format(**words), "answers": empty})
+        rng.shuffle(asked)
+        rows += [{"title": title, "context": context, **row} for row in asked]
     return title, rows
 
 
 def _words(rng: random.Random) -> dict[str, str]:
-    """One choice for every field of the facts; the owner is not the planner."""
+    """Choose a word for every field of the facts; the owner is not the planner."""
     words = {field: rng.choice(re.split(r"\|\s*|\n\s*", choices)) for field, choices in _WORDS.items()}
     people = {}
     for part in ("first", "last"):
@@ -95,7 +95,7 @@ def _words(rng: random.Random) -> dict[str, str]:
 
 
 def _with_statement(context: str, statement: str) -> tuple[str, dict[str, int]]:
-    """The context with the statement, without brackets; what they held -> its start, innermost first."""
+    """Return the context with the statement, without brackets, and {text in brackets: its start}, innermost first."""
     context += " "
     opened: list[int] = []
     spans: dict[str, int] = {}

@@ -1,3 +1,3 @@
-"""Prompts of language models. Reading order: template (text), few_shot (solved examples), encode (tokens),
-shared_affixes (encodes what many prompts share once).
+"""Prompts of language models. Reading order: template (text), few_shot (shots), encode (tokens),
+shared_affixes (encodes the common parts of many prompts once).
 """

@@ -1,4 +1,4 @@
-"""Result of scoring some examples again by the plain path, shared by the readers that have a fast one."""
+"""Comparison of a fast path with the plain one on some examples, shared by the readers that have a fast path."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What came of scoring some examples again by the plain path. largest: difference of a log-likelihood."""
+    """Result of scoring some examples again by the plain path. largest: difference of a log-likelihood, in nats."""
 
     examples: int
     largest: float | None
@@ -16,6 +16,6 @@ class Checked:
 
     @property
     def sentence(self) -> str:
-        """For the record."""
+        """Return a sentence for the record."""
         differ = "" if self.largest is None else f"largest difference of a log-likelihood {self.largest:.2g}, "
         return f"{self.examples} examples again, one by one by the plain path: {differ}{self.changed} answers changed"

@@ -15,7 +15,7 @@ CHECKED = 16
 
 
 def check(model: Any, split: Encoded, scoring: Scoring) -> Checked | None:
-    """Reads some examples by the plain path too; None for a way to answer that has no fast path."""
+    """Score some examples by the plain path too, and compare; None for a reader without a fast path."""
     with evaluating(model):
         assert scoring.reader is not None
         reader = scoring.reader(model, split, scoring)

@@ -15,7 +15,7 @@ from bench.models import heads
 
 
 class EntailmentReader:
-    """The label whose hypothesis an NLI model finds entailed by the text (Yin et al. 2019).
+    """Predicts the label whose hypothesis an NLI model finds entailed by the text (Yin et al. 2019).
 
     One label: the softmax over the labels' entailment logits. Several: for each label by itself the probability of
     entailment against contradiction. As transformers' zero-shot pipeline does it.
@@ -30,7 +30,7 @@ class EntailmentReader:
         self.notes: list[str] = []
 
     def read(self, numbers: list[int]) -> list[Answer]:
-        """All (text, hypothesis) pairs of some examples; in several batches where one example's pairs are too many."""
+        """Score all (text, hypothesis) pairs of some examples; in several batches where these are too many for one."""
         pairs = [pair for number in numbers for pair in self.split.features[number]["pairs"]]
         groups = batching.grouped([len(pair["input_ids"]) for pair in pairs], self.budget)
         logits = torch.cat([self._logits([pairs[place] for place in group]) for group in groups])
@@ -73,7 +73,7 @@ def _nli_labels(model: Any) -> tuple[int, int]:
 def encode_pairs(
     rows: Sequence[dict[str, Any]], hypotheses: Sequence[str], tokenizer: Any, max_length: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """Features {"input_ids", "pairs", "labels"}: every text with every hypothesis; only texts are cut, and counted."""
+    """Return features {"input_ids", "pairs", "labels"}, and how many texts were truncated; hypotheses never are."""
     from bench.data.tokenizer import encode
 
     features, cut = [], 0

@@ -16,7 +16,7 @@ from bench.models.autocast import autocast
 
 
 class GenerationReader:
-    """What the model writes, greedily, up to its end, a line break, or the limit; then parsed."""
+    """Generates greedily up to the end token, a line break or the limit, and parses the text."""
 
     def __init__(
         self, model: Any, split: Encoded, scoring: Scoring, prompting: Prompting, parse: Callable[[str], Any], end: int
@@ -39,11 +39,11 @@ class GenerationReader:
 
     @property
     def notes(self) -> list[str]:
-        """Fallbacks of the generator."""
+        """Return the fallbacks of the generator."""
         return self.generator.notes
 
     def _stops(self, tokens: list[int]) -> bool:
-        """Whether a line break was written behind anything else: an answer is one line."""
+        """Return whether a line break follows anything else: an answer is one line."""
         last = tokens[-1]
         if last not in self._breaks:
             self._breaks[last] = "\n" in self.tokenizer.decode([last])
@@ -54,10 +54,10 @@ class GenerationReader:
         return text.split("\n")[0].strip()
 
     def read(self, numbers: list[int]) -> list[Answer]:
-        """One group of prompts."""
+        """Generate answers to one batch of prompts."""
         answers = []
-        for number, found in zip(numbers, self.generator.run(numbers), strict=True):
-            text = self._text(found.tokens)
+        for number, generated in zip(numbers, self.generator.run(numbers), strict=True):
+            text = self._text(generated.tokens)
             prediction = self.parse(text)
             in_words = prediction is None or isinstance(prediction, str)
             scores = np.zeros(0 if in_words else self.num_labels)
@@ -67,14 +67,14 @@ class GenerationReader:
                 scores = np.maximum(np.array(prediction), 0).astype(float)
             elif prediction >= 0:
                 scores[prediction] = 1.0
-            extra = {"text": text, "stopped": found.stopped, "new_tokens": len(found.tokens)}
+            extra = {"text": text, "stopped": generated.stopped, "new_tokens": len(generated.tokens)}
             extra["prompt_hash"] = self.split.features[number]["prompt_hash"]
             answers.append(Answer(prediction=prediction, scores=scores.tolist(), extra=extra))
         return answers
 
     def check(self, model: Any, numbers: list[int]) -> Checked:
-        """Writes some answers again by transformers' own `generate`, one by one."""
-        fast = [self._text(found.tokens) for found in self.generator.run(numbers)]
+        """Generate some answers again by transformers' own `generate`, one by one, and compare."""
+        fast = [self._text(generated.tokens) for generated in self.generator.run(numbers)]
         with self.autocast():
             alone = [generate_alone(model, self.prompts[number], **self.options).tokens for number in numbers]
         plain = [self._text(tokens) for tokens in alone]

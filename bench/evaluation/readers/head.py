@@ -1,4 +1,4 @@
-"""A task head over texts: rows as its inputs, and its answers in one forward per batch of like length."""
+"""Reader of a task head: encodes rows of texts, and predicts by one forward per batch of examples of similar length."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -97,7 +97,7 @@ def predict(logits: torch.Tensor, multi_label: bool, threshold: float) -> tuple[
 
 
 class HeadReader:
-    """The answers of a task head, in batches of like length, longest first.
+    """Predicts with a task head, in batches of similar length, longest first.
 
     batches: they depend on nothing but the lengths and the number of tokens.
     """
@@ -108,7 +108,7 @@ class HeadReader:
         self.notes: list[str] = []
 
     def read(self, numbers: list[int]) -> list[Answer]:
-        """One forward."""
+        """Run one forward, and let the task turn logits into predictions."""
         batch = collate([self.split.features[number] for number in numbers], self.scoring.tokenizer)
         logits = forward(self.model, batch, self.scoring)
         predicted, scores = predict(logits, self.scoring.metrics.multi_label, self.scoring.threshold)

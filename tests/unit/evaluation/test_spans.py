@@ -257,7 +257,7 @@ def test_empty_or_unequal_logits_are_refused(start, end):
 
 @pytest.mark.parametrize("changes", [{"n_best": 0}, {"max_answer_length": 0}])
 def test_no_candidates_are_refused(changes):
-    with pytest.raises(ScoreError, match="nothing may be 0"):
+    with pytest.raises(ScoreError, match="all sizes at least 1"):
         candidates(torch.zeros(1, 5), torch.zeros(1, 5), context_starts=[1], context_ends=[2], nulls=[0], **changes)
 
 
@@ -275,12 +275,12 @@ def test_no_candidates_are_refused(changes):
 )
 def test_positions_outside_the_window_are_refused(changes):
     places = {"context_starts": [1], "context_ends": [4], "nulls": [0], **changes}
-    with pytest.raises(ScoreError, match="does not lie in its window of at most 5 tokens"):
+    with pytest.raises(ScoreError, match="is outside its window of at most 5 tokens"):
         candidates(torch.zeros(1, 5), torch.zeros(1, 5), **places)
 
 
 def test_as_many_positions_as_windows():
-    with pytest.raises(ScoreError, match="2 windows need as many positions"):
+    with pytest.raises(ScoreError, match="expected positions of 2 windows"):
         candidates(torch.zeros(2, 5), torch.zeros(2, 5), context_starts=[1], context_ends=[2], nulls=[0])
 
 
@@ -298,9 +298,9 @@ def test_each_window_must_come_back_once():
     logits = logits_of(features, 2, "smooth")
     found = found_in(features[:2], logits[:2])
     for numbers in ([0, 0], [0, 2]):
-        with pytest.raises(ScoreError, match="2 windows asked, 2 answers of"):
+        with pytest.raises(ScoreError, match="expected answers of 2 windows, got 2 answers of"):
             joined([(numbers, found)], 2)
-    with pytest.raises(ScoreError, match="3 windows asked, 2 answers of 2 windows came back"):
+    with pytest.raises(ScoreError, match="expected answers of 3 windows, got 2 answers of 2 windows"):
         joined([([0, 1], found)], 3)
 
 
