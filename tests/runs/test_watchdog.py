@@ -26,73 +26,73 @@ LONG = [*SHORT[:1], "training.steps=100000", "training.log_every=1", SHORT[2]]
 
 def watch(rank=0, world_size=4, **known):
     watched = tuple(range(1, world_size)) if rank == 0 else (0,)
-    found = HeartbeatMonitor(rank=rank, watched=watched, limit_s=60.0, **known)
+    monitor = HeartbeatMonitor(rank=rank, watched=watched, limit_s=60.0, **known)
     for other in watched:
-        found.note_heartbeat(other, f"1|{'ab'[other // 2]}|train", 1.0)
-    return found
+        monitor.note_heartbeat(other, f"1|{'ab'[other // 2]}|train", 1.0)
+    return monitor
 
 
 def failure(rank, kind, status="crashed", sentence="x"):
     return Failure(rank=rank, kind=kind, status=status, sentence=sentence, phase="train")
 
 
-def silence(found, rank, seconds):
+def silence(monitor, rank, seconds):
     for _ in range(seconds):
-        found.note_heartbeat(rank, found.heartbeats.get(rank), 1.0)
+        monitor.note_heartbeat(rank, monitor.heartbeats.get(rank), 1.0)
 
 
-def all_alive_but(found, *lost, seconds=20):
+def all_alive_but(monitor, *lost, seconds=20):
     for second in range(seconds):
-        for rank in set(found.watched) - set(lost):
-            found.note_heartbeat(rank, f"{second + 2}|{'ab'[rank // 2]}|train", 1.0)
+        for rank in set(monitor.watched) - set(lost):
+            monitor.note_heartbeat(rank, f"{second + 2}|{'ab'[rank // 2]}|train", 1.0)
         for rank in lost:
-            found.note_heartbeat(rank, found.heartbeats.get(rank), 1.0)
+            monitor.note_heartbeat(rank, monitor.heartbeats.get(rank), 1.0)
 
 
 def test_without_an_error_a_short_silence_is_no_loss():
-    found = watch()
-    silence(found, 2, 30)
-    assert found.lost(error_seen=False) == []
-    assert not found.alarmed()
-    silence(found, 2, 40)
-    assert found.lost(error_seen=False) == [2]
-    assert found.alarmed()
+    monitor = watch()
+    silence(monitor, 2, 30)
+    assert monitor.lost(error_seen=False) == []
+    assert not monitor.alarmed()
+    silence(monitor, 2, 40)
+    assert monitor.lost(error_seen=False) == [2]
+    assert monitor.alarmed()
 
 
 def test_a_process_that_was_held_up_itself_calls_nobody_silent():
-    found = watch()
-    found.note_heartbeat(2, found.heartbeats[2], 3600.0)
-    assert found.lost(error_seen=True) == []
+    monitor = watch()
+    monitor.note_heartbeat(2, monitor.heartbeats[2], 3600.0)
+    assert monitor.lost(error_seen=True) == []
 
 
 def test_a_process_that_never_came_is_not_lost_before_the_limit():
-    found = HeartbeatMonitor(rank=0, watched=(1,), limit_s=60.0)
-    silence(found, 1, 100)
-    assert found.lost(error_seen=True) == []
-    silence(found, 1, 30)
-    assert found.lost(error_seen=True) == [1]
+    monitor = HeartbeatMonitor(rank=0, watched=(1,), limit_s=60.0)
+    silence(monitor, 1, 100)
+    assert monitor.lost(error_seen=True) == []
+    silence(monitor, 1, 30)
+    assert monitor.lost(error_seen=True) == [1]
 
 
 def test_an_error_of_communication_is_the_loss_of_who_is_silent():
-    found = watch()
-    found.note_message(failure(0, "echo"))
-    assert found.verdict(final=False) is None
-    all_alive_but(found, 2, 3, seconds=int(LOST_AFTER_S) + 1)
-    verdict = found.verdict(final=True)
+    monitor = watch()
+    monitor.note_message(failure(0, "echo"))
+    assert monitor.verdict(final=False) is None
+    all_alive_but(monitor, 2, 3, seconds=int(LOST_AFTER_S) + 1)
+    verdict = monitor.verdict(final=True)
     assert (verdict.status, verdict.kind, verdict.phase) == ("crashed", "lost", "train")
     assert verdict.sentence.startswith("ranks 2, 3 (host b) were lost during train: no sign of life for 9 s")
 
 
 def test_who_left_with_a_word_is_not_lost():
-    found = watch()
+    monitor = watch()
     for rank in (1, 2, 3):
-        found.note_message(failure(rank, "told", "interrupted", f"stopped {rank}"))
-    assert not found.alarmed()
-    found.vanished |= {1, 2, 3}
-    silence(found, 2, 99)
-    assert found.lost(error_seen=True) == []
-    found.failures.append(failure(0, "echo"))
-    assert found.verdict(final=False).sentence == "stopped 1"  # nobody else to wait for
+        monitor.note_message(failure(rank, "told", "interrupted", f"stopped {rank}"))
+    assert not monitor.alarmed()
+    monitor.vanished |= {1, 2, 3}
+    silence(monitor, 2, 99)
+    assert monitor.lost(error_seen=True) == []
+    monitor.failures.append(failure(0, "echo"))
+    assert monitor.verdict(final=False).sentence == "stopped 1"  # nobody else to wait for
 
 
 @pytest.mark.parametrize(
@@ -113,28 +113,28 @@ def test_who_left_with_a_word_is_not_lost():
     ],
 )
 def test_whose_failure_ended_the_run(heard, vanished, told):
-    found = watch()
+    monitor = watch()
     for item in heard:
-        found.note_message(item)
-    found.vanished |= vanished
-    assert found.verdict(final=True).sentence.startswith(told)
+        monitor.note_message(item)
+    monitor.vanished |= vanished
+    assert monitor.verdict(final=True).sentence.startswith(told)
 
 
 def test_without_a_store_the_launcher_is_gone():
-    found = watch(store_gone=True)
-    assert found.alarmed()
-    assert "the launcher is gone" in found.verdict(final=True).sentence
+    monitor = watch(store_gone=True)
+    assert monitor.alarmed()
+    assert "the launcher is gone" in monitor.verdict(final=True).sentence
     other = watch(rank=3, unheard_s=61.0)
     assert other.alarmed()
     assert other.verdict(final=True).sentence.startswith("rank 0 (host a) was lost: its launcher does not answer")
 
 
 def test_a_failed_process_waits_until_rank_zero_is_there_to_hear_of_it():
-    found = HeartbeatMonitor(rank=1, watched=(0,), limit_s=60.0)
-    found.failures.append(failure(1, "own", "oom"))
-    assert found.verdict(final=False) is None
-    found.note_heartbeat(0, "1|a|load", 1.0)
-    assert found.verdict(final=False).status == "oom"
+    monitor = HeartbeatMonitor(rank=1, watched=(0,), limit_s=60.0)
+    monitor.failures.append(failure(1, "own", "oom"))
+    assert monitor.verdict(final=False) is None
+    monitor.note_heartbeat(0, "1|a|load", 1.0)
+    assert monitor.verdict(final=False).status == "oom"
 
 
 @pytest.mark.parametrize(
@@ -148,9 +148,9 @@ def test_a_failed_process_waits_until_rank_zero_is_there_to_hear_of_it():
     ],
 )
 def test_kind_of_a_failure(error, kind):
-    found = failures.of(error, "train", 1, " on rank 1 (host b)")
-    assert found.kind == kind
-    assert failures.unpacked(found.packed().encode()) == found
+    classified = failures.of(error, "train", 1, " on rank 1 (host b)")
+    assert classified.kind == kind
+    assert failures.unpacked(classified.packed().encode()) == classified
 
 
 def test_errors_of_torch_s_own_communication_are_known():
@@ -162,7 +162,7 @@ def test_errors_of_torch_s_own_communication_are_known():
 
 
 @pytest.mark.parametrize(
-    ("words", "found"),
+    ("words", "expected"),
     [
         ("python -m accelerate.commands.launch --quiet bench/run.py x", ["--quiet", "bench/run.py", "x"]),
         ("/usr/bin/python3 /venv/bin/accelerate launch bench/run.py", ["bench/run.py"]),
@@ -172,8 +172,8 @@ def test_errors_of_torch_s_own_communication_are_known():
         ("bash", None),
     ],
 )
-def test_a_launcher_s_command_line_is_told_from_others(words, found):
-    assert launcher.launch_arguments(words.split()) == found
+def test_a_launcher_s_command_line_is_told_from_others(words, expected):
+    assert launcher.launch_arguments(words.split()) == expected
 
 
 def ended(launched):
@@ -235,9 +235,9 @@ def test_a_process_that_runs_out_of_memory(tmp_path):
 
 
 def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def test_a_witness_tells_rank_zero_while_all_main_threads_hang(tmp_path):
