@@ -78,6 +78,12 @@ def scalars(record: Record, stage: str, split: str | None) -> dict[str, Score]:
     return {name: item for name, item in scores.items() if not isinstance(item.value, list)}
 
 
+def finite_values(records: Iterable[Record], stage: str, split: str | None, metric: str) -> list[float]:
+    """Return a metric's values on one stage and split, of the records that have a finite one."""
+    scores = (scalars(record, stage, split).get(metric) for record in records)
+    return [value for item in scores if item and (value := numbers.finite(item.value)) is not None]
+
+
 def all_scores(record: Record) -> list[tuple[str, Score]]:
     """Return all (metric, score) pairs of a record."""
     return [pair for stage in record.scores.values() for split in stage.values() for pair in split.items()]

@@ -209,13 +209,14 @@ def _score(
     group: list[Located], split: str | None, metric: str | None, compared: compare.System | None
 ) -> dict[str, float | None]:
     """Return mean and standard deviation over seeds, and the interval. compared: the system in the paired tests."""
-    scores = [accessors.scalars(record, "after", split).get(metric or "") for _, record in group]
-    values = [value for item in scores if item and (value := numbers.finite(item.value)) is not None]
+    records = [record for _, record in group]
+    values = accessors.finite_values(records, "after", split, metric or "")
     if not values or len(values) < len(group):
         return dict.fromkeys(("score", "low", "high", "seed_std"))
     score = float(np.mean(values))
     if len(values) == 1:
-        low, high = (numbers.finite(getattr(scores[0], side)) for side in ("low", "high"))
+        only = accessors.scalars(records[0], "after", split)[metric or ""]
+        low, high = numbers.finite(only.low), numbers.finite(only.high)
         return {"score": score, "low": low, "high": high, "seed_std": None}
     low, high = (compared.low, compared.high) if compared else (None, None)
     return {"score": score, "low": low, "high": high, "seed_std": float(np.std(values, ddof=1))}

@@ -1,5 +1,8 @@
 """Cells of report tables from a record: name, score with interval, machine, memory."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 from bench.analysis import accessors
 from bench.records.record import Record, Score
 from bench.reporting import markdown as md
@@ -14,6 +17,15 @@ def title(record: Record) -> str:
 def shown_score(item: Score | None) -> str:
     """Return a score with its interval."""
     return md.DASH if item is None else md.score(item.value, item.low, item.high)
+
+
+def record_counts(records: Sequence[Record], unreadable: int) -> str:
+    """Return how many records there are by status, and how many more could not be read."""
+    statuses = Counter(record.status for record in records)
+    failures = "".join(f", {number} {status}" for status, number in sorted(statuses.items()) if status != "ok")
+    more = f"; {unreadable} more could not be read" if unreadable else ""
+    what = "record" if len(records) == 1 else "records"
+    return f"{len(records):,} {what} ({statuses['ok']} ok{failures}){more}."
 
 
 def machine(record: Record) -> str:

@@ -2,7 +2,6 @@
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -128,8 +127,7 @@ def _seeds_table(runs: list[Record], split: str | None, main: str | None, titles
         groups.setdefault(accessors.system_key(record), {})[record.seed or 0] = record
     lines = []
     for key, seeds in groups.items():
-        scores = [accessors.scalars(record, "after", split).get(main or "") for record in seeds.values()]
-        values = [value for item in scores if item and (value := numbers.finite(item.value)) is not None]
+        values = accessors.finite_values(seeds.values(), "after", split, main or "")
         if len(values) < 2:
             continue
         lines.append(
@@ -202,15 +200,12 @@ def _line(record: Record, split: str | None, metrics: list[str], title: str, com
 
 
 def _notes(records: Runs, unreadable: int) -> str:
-    statuses = Counter(record.status for _, record in records)
-    failures = "".join(f", {n} {status}" for status, n in sorted(statuses.items()) if status != "ok")
-    more = f"; {unreadable} more could not be read" if unreadable else ""
     intervals: dict[str, set[str]] = {}
     for name, item in (pair for _, record in records for pair in accessors.all_scores(record)):
         if item.interval:
             intervals.setdefault(item.interval, set()).add(name)
     lines = [
-        f"Records: {md.count(len(records))} ({statuses['ok']} ok{failures}){more}.",
+        cells.record_counts([record for _, record in records], unreadable),
         *(f"Interval {md.escape(kind)}: {', '.join(map(md.escape, sorted(names, key=accessors.metric_order)))}."
           for kind, names in sorted(intervals.items())),
         *TABLE_NOTES,

@@ -8,7 +8,6 @@ Made from records and the predictions and logs beside them; the same files give 
 import dataclasses
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from bench.analysis.accessors import LeftOut, Located, require_metric
 from bench.analysis.leaderboard import Group
 from bench.errors import DataError
 from bench.records import store
-from bench.reporting import html_page, study_sections
+from bench.reporting import cells, html_page, study_sections
 from bench.reporting import markdown as md
 from bench.reporting.figures import sections
 from bench.reporting.figures.sections import Gallery
@@ -92,10 +91,7 @@ def _root(paths: Sequence[Path]) -> Path:
 
 def _summary(records: Sequence[Located], unreadable: Sequence[LeftOut], groups: Sequence[Group]) -> str:
     """Return the numbers of records by status, and the best systems of each data set."""
-    statuses = Counter(record.status for _, record in records)
-    failures = "".join(f", {number} {status}" for status, number in sorted(statuses.items()) if status != "ok")
-    more = f"; {len(unreadable)} more could not be read" if unreadable else ""
-    counts = f"{len(records)} records ({statuses['ok']} ok{failures}){more}."
+    counts = cells.record_counts([record for _, record in records], len(unreadable))
     lines = [
         {
             "data set": md.escape(group.data_set),

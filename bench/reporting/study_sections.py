@@ -14,7 +14,6 @@ from bench.records.record import Record
 from bench.reporting import cells, comparison_page
 from bench.reporting import markdown as md
 from bench.reporting.short_table import TABLE_METRICS, TABLE_NOTES
-from bench.utils import numbers
 from bench.utils.hardware import GIB
 
 STATISTICS = (
@@ -80,9 +79,8 @@ def _known(group: Group, name: str) -> bool:
 
 def _mean(system: RankedSystem, stage: str, split: str | None, name: str) -> float | None:
     """Return the mean over all seeds; None where one of them has no such score."""
-    scores = [accessors.scalars(record, stage, split).get(name) for record in system.records]
-    values = [value for item in scores if item and (value := numbers.finite(item.value)) is not None]
-    return statistics.mean(values) if len(values) == len(scores) else None
+    values = accessors.finite_values(system.records, stage, split, name)
+    return statistics.mean(values) if len(values) == len(system.records) else None
 
 
 def _examples(group: Group) -> str:

@@ -320,7 +320,7 @@ def test_a_line_holds_what_was_measured():
     }
     assert 'Overrides of this run: dataset.filters={"min_words": 2}; training.steps=200.' in page
     assert "Baselines: majority 0.509, random 0.500." in page
-    assert "- Records: 1 (1 ok)." in page
+    assert "- 1 record (1 ok)." in page
     assert "- Interval wilson 95 %: accuracy." in page
 
 
@@ -567,7 +567,7 @@ def test_a_run_that_failed_before_it_had_data_joins_the_others_of_its_card():
     page = short_table.table_report(paired(early, full()))
     (table,) = tables_of(page)
     assert [row[0] for row in table[1:]] == ["sst2 / minilm / lora", "sst2 / big / full"]
-    assert "- Records: 2 (1 ok, 1 oom)." in page
+    assert "- 2 records (1 ok, 1 oom)." in page
 
 
 def test_failed_runs_alone_give_a_table_too():
@@ -623,7 +623,7 @@ def test_write_table_report_finds_records_and_lists_the_unreadable(tmp_path):
     assert broken.count("\n- ") == 2
     assert "not a whole record" in broken
     assert "schema 99 is newer" in broken
-    assert "- Records: 2 (2 ok); 2 more could not be read." in page
+    assert "- 2 records (2 ok); 2 more could not be read." in page
     first = output.read_bytes()
     short_table.write_table_report([tmp_path / "runs" / "1", tmp_path / "runs"], output)
     assert output.read_bytes() == first, "a record that is named twice counts once"
