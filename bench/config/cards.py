@@ -90,7 +90,9 @@ class Divide(Strict):
     def _possible(self) -> "Divide":
         # The sum of shares like 0.7, 0.2 and 0.1 is not exactly 1.
         if sum(amount for amount in self.into.values() if isinstance(amount, float)) > 1 + 1e-9:
-            raise InvalidKey("into", "shares must not exceed 1 together; a number of rows is written without a point")
+            raise InvalidKey(
+                "into", "shares must not sum to more than 1; write a number of rows without a decimal point"
+            )
         if self.by_group and self.balanced:
             raise InvalidKey(
                 "by_group", "whole groups can't be `balanced` too: that asks for an exact number per label"
@@ -142,10 +144,10 @@ class Prompt(Strict):
         for key, known in fillable.items():
             written, needed = getattr(self, key), known[0]
             if key != "instruction" and written.count(needed) != 1:
-                raise InvalidKey(key, f"must hold {needed} exactly once")
+                raise InvalidKey(key, f"must contain {needed} exactly once")
             for name in re.findall(r"\{\w*\}", written):
                 if name not in known:
-                    raise InvalidKey(key, f"there is no field {name} to fill in.{did_you_mean(name, known)}")
+                    raise InvalidKey(key, f"unknown placeholder {name}.{did_you_mean(name, known)}")
         return self
 
 
@@ -179,7 +181,7 @@ class DatasetCard(Strict):
             raise ValueError("needs `splits` (name: source split) or `divide`, or both")
         for number, name in enumerate(self.split_names):
             if name in self.split_names[:number]:
-                raise InvalidKey("divide", f"the split {name!r} is made twice")
+                raise InvalidKey("divide", f"the split {name!r} is defined twice")
         asked = [(f"splits.{name}", source) for name, source in self.splits.items()]
         asked += [(f"divide.{number}.of", source) for number, part in enumerate(self.divide) for source in part.of]
         for key, source in asked:
@@ -203,10 +205,10 @@ class DatasetCard(Strict):
             reasons = {
                 "columns.answers": f"only task {ANSWERS_TASK!r} has gold answers",
                 "columns.text_pair": "`columns.answers` needs the column of the question, as `text_pair`",
-                "columns.label": "with `columns.answers` the label is whether there is an answer; no column says so",
+                "columns.label": "can't be set with `columns.answers`: the label is whether there is an answer",
                 "multi_label": labels,
                 "labels": labels,
-                "clean": "no clean-up of passages: it would move the answers' offsets",
+                "clean": "passages can't be cleaned: that would shift the answers' offsets",
             }
         for key, is_wrong in wrong.items():
             if is_wrong:
@@ -221,7 +223,7 @@ class DatasetCard(Strict):
         if self.columns.label_flags and not (self.labels and self.multi_label):
             raise InvalidKey("columns.label_flags", "one column per label needs `labels`, and `multi_label: true`")
         if len(self.labels) == 1 and not self.multi_label:
-            raise InvalidKey("labels", "one label is no choice; name at least two")
+            raise InvalidKey("labels", "classification needs at least two labels")
         for name in self.filters.labels or ():
             if self.labels and name not in self.labels:
                 raise InvalidKey("filters.labels", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
@@ -231,11 +233,11 @@ class DatasetCard(Strict):
         self._words_fit()
         if self.prompt and ("{text_pair}" in self.prompt.template) != (self.columns.text_pair is not None):
             raise InvalidKey(
-                "prompt.template", "must hold {text_pair} where `columns.text_pair` is set, and only there"
+                "prompt.template", "must contain {text_pair} where `columns.text_pair` is set, and only there"
             )
         for number, part in enumerate(self.divide):
             if part.balanced and self.multi_label:
-                raise InvalidKey(f"divide.{number}.balanced", "texts with several labels can't be balanced by label")
+                raise InvalidKey(f"divide.{number}.balanced", "multi-label data can't be balanced by label")
         return self
 
     def _words_fit(self) -> None:

@@ -17,7 +17,7 @@ class InvalidKey(ValueError):
 def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
     twice = [item for number, item in enumerate(items) if item in items[:number]]
     if twice:
-        raise ValueError(f"{twice[0]!r} stands twice")
+        raise ValueError(f"{twice[0]!r} is listed twice")
     return items
 
 

@@ -78,7 +78,7 @@ def _metric_problems(recipe: Recipe, metric_names: tuple[str, ...], layers: Laye
     named = {("training", "best"): best} if best is not None else {}
     for path, name in {**named, **{("published", name): name for name in recipe.published}}.items():
         if name not in known:
-            yield f"{layers.place(path)}: no metric gives {name!r}.{did_you_mean(name, known)}"
+            yield f"{layers.place(path)}: no metric computes {name!r}.{did_you_mean(name, known)}"
 
 
 def _unusable_metric(name: str, multi_label: bool) -> str | None:
@@ -102,7 +102,7 @@ def _reads_other(name: str, task: str) -> str | None:
     in_words = _in_words(task)
     if (registry.literals("metrics", name)["reads"] == "answers") == in_words:
         return None
-    kinds = ("labels", "answers in words")
+    kinds = ("labels", "text answers")
     return f"metric {name!r} is for {kinds[not in_words]}; task {task!r} has {kinds[in_words]}"
 
 
@@ -144,22 +144,22 @@ def _objective_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
         return
     in_words = _in_words(task)
     if recipe.spans != Spans() and not (in_words and objective == "head"):
-        yield f"{layers.place(('spans',))}: only the task question_answering with `objective: head` looks for spans"
+        yield f"{layers.place(('spans',))}: `spans` is only for task question_answering with `objective: head`"
     smoothing = layers.place(("training", "label_smoothing"))
     if recipe.training.label_smoothing and in_words:
-        yield f"{smoothing}: the two ends of an answer are learned as they are, without label smoothing"
+        yield f"{smoothing}: label smoothing is not supported for answer spans; remove it"
     elif recipe.training.label_smoothing and objective == "text":
-        yield f"{smoothing}: label smoothing is for `objective: head`; answers are learned as they are"
+        yield f"{smoothing}: label smoothing is only for `objective: head`; remove it"
     if objective == "head":
         if recipe.prompting != Prompting():
-            yield f"{layers.place(('prompting',))}: only a recipe with `objective: text` has a prompt"
+            yield f"{layers.place(('prompting',))}: `prompting` is only for `objective: text`"
         return
     if recipe.dataset.prompt is None:
         yield f"{layers.place(('dataset',))}: `objective: text` needs a `prompt` in the dataset card; this one has none"
     if recipe.head != Head():
-        yield f"{layers.place(('head',))}: only a recipe with `objective: head` has a task head"
+        yield f"{layers.place(('head',))}: `head` is only for `objective: head`"
     if recipe.model.family == "encoder" and recipe.prompting.answer != "entailment":
-        yield f"{place}: an encoder can't write or score text; take a decoder, or objective: head"
+        yield f"{place}: an encoder can't generate or score text; use a decoder, or objective: head"
 
 
 def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
@@ -169,18 +169,18 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     prompting, plain = recipe.prompting, Prompting()
     place = layers.place(("prompting", "answer"))
     if prompting.answer != "generate" and _in_words(recipe.dataset.task):
-        yield f"{place}: the answers to questions are free: they must be written, by `generate`"
+        yield f"{place}: answers to questions are free text; set answer: generate"
     if prompting.answer == "label_likelihood" and recipe.dataset.multi_label:
-        yield f"{place}: texts with several labels need `generate` or `entailment`, not the likeliest label"
+        yield f"{place}: multi-label data need `generate` or `entailment`; the likeliest label is a single one"
     if prompting.answer == "entailment" and recipe.method.name != "zero_shot":
-        yield f"{place}: an NLI model judges one text by itself: entailment needs method: zero_shot"
+        yield f"{place}: entailment is zero-shot only; set method: zero_shot"
     if prompting.answer == "entailment" and prompting.format != plain.format:
         yield f"{layers.place(('prompting', 'format'))}: an NLI model has no chat template"
     for key in ("normalization", "calibration"):
         if prompting.answer != "label_likelihood" and getattr(prompting, key) != getattr(plain, key):
-            yield f"{layers.place(('prompting', key))}: only `answer: label_likelihood` has this"
+            yield f"{layers.place(('prompting', key))}: only for `answer: label_likelihood`"
     if prompting.answer != "generate" and prompting.max_new_tokens != plain.max_new_tokens:
-        yield f"{layers.place(('prompting', 'max_new_tokens'))}: only `answer: generate` has this"
+        yield f"{layers.place(('prompting', 'max_new_tokens'))}: only for `answer: generate`"
     if recipe.method.name == "few_shot" and "train" in recipe.evaluation.splits:
         place = layers.place(("evaluation", "splits"))
         yield f"{place}: the shots are drawn from 'train', so that split can't be scored too"
@@ -190,8 +190,8 @@ def _unused_training(recipe: Recipe, plan: contracts.LoadPlan, typed: list[KeyPa
     """Yield what is said of a training or of its head, where the method can't use it."""
     if plan.trains == "gradient":
         return
-    instead = "trains nothing" if plan.trains == "nothing" else "trains nothing by gradients"
+    training = "is not trained" if plan.trains == "nothing" else "is not trained by gradients"
     for path in typed:
         if path[0] in BY_GRADIENTS or (plan.trains == "features" and path[0] == "head" and recipe.head != Head()):
             place = layers.place(path)
-            yield f"{place}: method {recipe.method.name!r} {instead} and can't use this; remove it"
+            yield f"{place}: method {recipe.method.name!r} {training} and can't use this; remove it"

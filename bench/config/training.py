@@ -53,13 +53,15 @@ class Training(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
         if self.epochs is not None and self.steps is not None:
-            raise InvalidKey("steps", "`epochs` and `steps` exclude one another")
+            raise InvalidKey("steps", "set `epochs` or `steps`, not both")
         if self.early_stopping is not None and self.best is None:
             raise InvalidKey("early_stopping", "`early_stopping` needs `best`, the metric that it watches")
         if self.best is not None and self.evaluate_every is None:
             raise InvalidKey("best", "`best` needs `evaluate_every`, in steps or `epoch`")
         if self.activation_offload and not self.gradient_checkpointing:
-            raise InvalidKey("activation_offload", "needs `gradient_checkpointing: true`: what that keeps is moved")
+            raise InvalidKey(
+                "activation_offload", "needs `gradient_checkpointing: true`, whose activations are offloaded"
+            )
         return self
 
 

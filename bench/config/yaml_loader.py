@@ -133,7 +133,7 @@ class Document:
             if key in result:
                 first = f" (first on line {self.lines[(*path, key)]})" if self.numbered else ""
                 place = joined(self._head(line), (*self.inside, *path, key))
-                raise RecipeError(f"{place}: this key stands twice{first}")
+                raise RecipeError(f"{place}: duplicate key{first}")
             self.lines[(*path, key)] = line
             result[key] = self._value(events, next(events), (*path, key))
         return result

@@ -191,7 +191,7 @@ def test_what_can_not_be_is_refused_in_a_sentence(case, tmp_path, capfd):
 def test_only_questions_have_spans(tmp_path, capfd):
     recipe = ROOT / "recipes" / "tiny" / "bert-full.yaml"
     assert lifecycle.main([str(recipe), "spans.n_best=5", "--out", str(tmp_path)]) != 0
-    assert "spans: only the task question_answering with `objective: head` looks for spans" in capfd.readouterr().err
+    assert "spans: `spans` is only for task question_answering with `objective: head`" in capfd.readouterr().err
 
 
 # ---------------------------------------------------------------- learning

@@ -114,8 +114,8 @@ def test_an_answer_that_means_none_is_refused_and_nothing_written_is_missing(tmp
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("evaluation.metrics=[accuracy]", "metric 'accuracy' is for labels; task 'question_answering' has answers"),
-        ("spans.n_best=3", "only the task question_answering with `objective: head` looks for spans"),
+        ("evaluation.metrics=[accuracy]", "metric 'accuracy' is for labels; task 'question_answering' has text"),
+        ("spans.n_best=3", "`spans` is only for task question_answering with `objective: head`"),
     ],
 )
 def test_what_does_not_go_with_written_answers(override, sentence, tmp_path, capfd):
@@ -126,4 +126,4 @@ def test_what_does_not_go_with_written_answers(override, sentence, tmp_path, cap
 def test_metrics_of_words_are_not_for_labels(tmp_path, capfd):
     arguments = [str(ROOT / "recipes" / "tiny" / "bert-full.yaml"), "evaluation.metrics=[squad]"]
     assert lifecycle.main([*arguments, "--out", str(tmp_path)]) == 2
-    assert "metric 'squad' is for answers in words; task 'text_classification' has labels" in capfd.readouterr().err
+    assert "metric 'squad' is for text answers; task 'text_classification' has labels" in capfd.readouterr().err

@@ -125,7 +125,7 @@ def test_no_recipe_key_is_an_accelerate_key():
         ("ключ: 1", "4: ключ: unknown key."),
         ("__class__: 1", "4: __class__: unknown key."),
         ("<<: {seed: 1}", "4: <<: unknown key."),
-        ("seed: 1\nseed: 2", "5: seed: this key stands twice (first on line 4)"),
+        ("seed: 1\nseed: 2", "5: seed: duplicate key (first on line 4)"),
         ("training: {learning_rate: 1e-3x}", "4: training.learning_rate: expected a number, got '1e-3x'."),
         (
             "training: {learning_rate: -1e-3}",
@@ -155,8 +155,8 @@ def test_no_recipe_key_is_an_accelerate_key():
         ("save: yes", "4: save: expected true or false, got 'yes'."),
         ("save: 1", "4: save: expected true or false, got 1."),
         ("objective: hed", "4: objective: expected 'head' or 'text', got 'hed'. Did you mean 'head'?"),
-        ("objective: text", "an encoder can't write or score text; take a decoder, or objective: head"),
-        ("prompting: {answer: generate}", "4: prompting: only a recipe with `objective: text` has a prompt"),
+        ("objective: text", "an encoder can't generate or score text; use a decoder, or objective: head"),
+        ("prompting: {answer: generate}", "4: prompting: `prompting` is only for `objective: text`"),
         ("prompting: {answer: likely}", "4: prompting.answer: expected 'label_likelihood', 'generate' or 'entailment'"),
         ("trackers: wandb", "4: trackers: expected a list, as in [a, b], got 'wandb'."),
         ("trackers: [wndb]", "4: trackers.0: expected 'wandb', 'tensorboard', 'mlflow' or 'trackio', got 'wndb'. Did"),
@@ -165,7 +165,7 @@ def test_no_recipe_key_is_an_accelerate_key():
             "4: evaluation.splits.0: the data set has no split 'tset'. Did you mean 'test'?",
         ),
         ("evaluation: {splits: []}", "4: evaluation.splits: expected at least one item, got []."),
-        ("evaluation: {splits: [test, test]}", "4: evaluation.splits: 'test' stands twice"),
+        ("evaluation: {splits: [test, test]}", "4: evaluation.splits: 'test' is listed twice"),
         ("evaluation: {splits: [../test]}", "4: evaluation.splits.0: expected a name of letters"),
         (
             "evaluation: {metrics: [acuracy]}",
@@ -178,11 +178,11 @@ def test_no_recipe_key_is_an_accelerate_key():
         ("limit: {train: 0}", "4: limit.train: expected a number greater than 0, got 0."),
         ("max_length: 129", "4: max_length: 129 is more than the model's context of 128 tokens"),
         ("head: {dropout: 1}", "4: head.dropout: expected a number less than 1, got 1."),
-        ("training: {epochs: 1, steps: 2}", "4: training.steps: `epochs` and `steps` exclude one another"),
+        ("training: {epochs: 1, steps: 2}", "4: training.steps: set `epochs` or `steps`, not both"),
         ("training: {best: f1_macro}", "4: training.best: `best` needs `evaluate_every`"),
         (
             "training: {best: f1_macr, evaluate_every: 1}",
-            "4: training.best: no metric gives 'f1_macr'. Did you mean 'f1_m",
+            "4: training.best: no metric computes 'f1_macr'. Did you mean 'f1_m",
         ),
         ("training: {early_stopping: {}}", "4: training.early_stopping: `early_stopping` needs `best`"),
         ("training: {per_device_batch: 5}", "training.global_batch: 32 is not a multiple of per_device_batch 5"),
@@ -205,7 +205,7 @@ def test_what_a_file_says_for_its_own_method_does_not_forbid_another_one(write):
     path = write("study/own.yaml", BASE + "training: {steps: 3}\n")
     assert load(path, ("method=probe",)).recipe.training.steps == 3
     for overrides in (("method=probe", "training.steps=4"), ("method={name: probe}", "training={steps: 4}")):
-        with pytest.raises(RecipeError, match=r"^command line: training\.steps: method 'probe' trains nothing"):
+        with pytest.raises(RecipeError, match=r"^command line: training\.steps: method 'probe' is not trained"):
             load(path, overrides)
 
 
@@ -215,39 +215,39 @@ def test_what_a_file_says_for_its_own_method_does_not_forbid_another_one(write):
         ("head", "objective: text", "4: objective: method 'head' has no objective 'text'; set objective: head"),
         ("probe", "objective: text", "4: objective: method 'probe' has no objective 'text'; set objective: head"),
         ("zero_shot", "", "objective: method 'zero_shot' has no objective 'head'; set objective: text"),
-        ("zero_shot", "objective: text\ntraining: {steps: 3}", "5: training.steps: method 'zero_shot' trains nothing"),
+        ("zero_shot", "objective: text\ntraining: {steps: 3}", "5: training.steps: method 'zero_shot' is not trained"),
         (
             "probe",
             "training: {steps: 3}",
-            "4: training.steps: method 'probe' trains nothing by gradients and can't use",
+            "4: training.steps: method 'probe' is not trained by gradients and can't use",
         ),
-        ("probe", "checkpoints: {keep: 1}", "4: checkpoints.keep: method 'probe' trains nothing by gradients"),
-        ("probe", "head: {kind: mlp}", "4: head.kind: method 'probe' trains nothing by gradients and can't use this"),
-        ("zero_shot", "objective: text\nhead: {kind: mlp}", "5: head: only a recipe with `objective: head` has a task"),
+        ("probe", "checkpoints: {keep: 1}", "4: checkpoints.keep: method 'probe' is not trained by gradients"),
+        ("probe", "head: {kind: mlp}", "4: head.kind: method 'probe' is not trained by gradients and can't use this"),
+        ("zero_shot", "objective: text\nhead: {kind: mlp}", "5: head: `head` is only for `objective: head`"),
         (
             "full",
             "objective: text\ntraining: {label_smoothing: 0.1}",
-            "5: training.label_smoothing: label smoothing is for `objective: head`",
+            "5: training.label_smoothing: label smoothing is only for `objective: head`",
         ),
         (
             "zero_shot",
             "objective: text\nprompting: {answer: generate, calibration: content_free}",
-            "5: prompting.calibration: only `answer: label_likelihood` has this",
+            "5: prompting.calibration: only for `answer: label_likelihood`",
         ),
         (
             "zero_shot",
             "objective: text\nprompting: {answer: generate, normalization: tokens}",
-            "5: prompting.normalization: only `answer: label_likelihood` has this",
+            "5: prompting.normalization: only for `answer: label_likelihood`",
         ),
         (
             "zero_shot",
             "objective: text\nprompting: {max_new_tokens: 3}",
-            "5: prompting.max_new_tokens: only `answer: generate` has this",
+            "5: prompting.max_new_tokens: only for `answer: generate`",
         ),
         (
             "full",
             "objective: text\nprompting: {answer: entailment}",
-            "5: prompting.answer: an NLI model judges one text by itself: entailment needs method: zero_shot",
+            "5: prompting.answer: entailment is zero-shot only; set method: zero_shot",
         ),
         (
             "zero_shot",
@@ -277,16 +277,16 @@ def test_ways_to_ask_that_do_not_go_together(refused, method, text, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ("dataset.prompt={template: no field}", "prompt.template: must hold {text} exactly once"),
-        ("dataset.prompt={template: '{text} {text}'}", "prompt.template: must hold {text} exactly once"),
-        ("dataset.prompt={template: '{txt} {text}'}", "there is no field {txt} to fill in. Did you mean '{text}'?"),
+        ("dataset.prompt={template: no field}", "prompt.template: must contain {text} exactly once"),
+        ("dataset.prompt={template: '{text} {text}'}", "prompt.template: must contain {text} exactly once"),
+        ("dataset.prompt={template: '{txt} {text}'}", "unknown placeholder {txt}. Did you mean '{text}'?"),
         ("dataset.prompt={template: '{text} {text_pair}'}", "where `columns.text_pair` is set, and only there"),
-        ("dataset.prompt.hypothesis=It is so.", "prompt.hypothesis: must hold {label} exactly once"),
+        ("dataset.prompt.hypothesis=It is so.", "prompt.hypothesis: must contain {label} exactly once"),
         ("dataset.prompt.answers={positive: negative}", "prompt.answers: two labels have the same answer, 'negative'"),
         ('dataset.prompt.answers={positive: "so\\ngood"}', "must be one line that is not empty"),
         ('dataset.prompt.answers={positive: " "}', "the answer ' ' must be one line that is not empty"),
         ("dataset.prompt.answers={postive: good}", "there is no label 'postive'. Did you mean 'positive'?"),
-        ("dataset.prompt.instruction=Read {text}.", "there is no field {text} to fill in. Known: {labels}"),
+        ("dataset.prompt.instruction=Read {text}.", "unknown placeholder {text}. Known: {labels}"),
     ],
 )
 def test_prompts_that_can_not_be_filled(refused, changes, message):
@@ -401,7 +401,7 @@ def test_all_broken_rules_come_at_once(refused):
         + "max_length: 129\nlimit: {tran: 5}\nprompting: {answer: generate}\nevaluation: {metrics: [acuracy, jaccard]}"
     )
     assert refused(text).splitlines() == [
-        "study/own.yaml:6: prompting: only a recipe with `objective: text` has a prompt",
+        "study/own.yaml:6: prompting: `prompting` is only for `objective: text`",
         "study/own.yaml:7: evaluation.metrics.0: there is no metric 'acuracy'. Did you mean 'accuracy'?",
         "study/own.yaml:7: evaluation.metrics.1: metric 'jaccard' is not defined for data with one label per example",
         "study/own.yaml:5: limit.tran: the data set has no split 'tran'. Did you mean 'train'?",
@@ -443,8 +443,8 @@ def test_both_cards_that_do_not_exist_are_named(refused):
             "mine.yaml:6: source.files.all: '../secret.jsonl' must lie inside the folder",
         ),
         (("all.jsonl", "/etc/passwd"), "mine.yaml:6: source.files.all: '/etc/passwd' must lie inside the folder"),
-        (("[bad, good]", "[bad, bad]"), "datasets/mine.yaml:7: labels: 'bad' stands twice"),
-        (("[bad, good]", "[bad]"), "datasets/mine.yaml:7: labels: one label is no choice; name at least two"),
+        (("[bad, good]", "[bad, bad]"), "datasets/mine.yaml:7: labels: 'bad' is listed twice"),
+        (("[bad, good]", "[bad]"), "datasets/mine.yaml:7: labels: classification needs at least two labels"),
         (
             ("[bad, good]", "[bad, 1]"),
             "datasets/mine.yaml:7: labels.1: expected text, got 1. Quote it to make it text.",
@@ -489,17 +489,17 @@ def test_the_card_is_blamed_by_its_own_lines(refused, change, message):
         ("divide: [{of: [all], into: {}}]", "mine.yaml:9: divide.0.into: expected at least one item"),
         (
             "divide: [{of: [all], into: {a: 0.7, b: 0.4}}]",
-            "mine.yaml:9: divide.0.into: shares must not exceed 1 together",
+            "mine.yaml:9: divide.0.into: shares must not sum to more than 1",
         ),
-        ("divide: [{of: [all], into: {a: 300.0}}]", "a number of rows is written without a point"),
+        ("divide: [{of: [all], into: {a: 300.0}}]", "write a number of rows without a decimal point"),
         (
             "divide:\n- {of: [all], into: {dev: 1}}\n- {of: [al], into: {a: 1}}",
             "mine.yaml:11: divide.1.of: `source.files`",
         ),
-        ("divide: [{of: [all], into: {test: 5}}]", "mine.yaml:9: divide: the split 'test' is made twice"),
+        ("divide: [{of: [all], into: {test: 5}}]", "mine.yaml:9: divide: the split 'test' is defined twice"),
         (
             "multi_label: true\ndivide: [{of: [all], into: {dev: 1}, balanced: true}]",
-            "mine.yaml:10: divide.0.balanced: texts",
+            "mine.yaml:10: divide.0.balanced: multi",
         ),
         ("defaults: {trainin: {}}", "mine.yaml:9: defaults.trainin: unknown key. Did you mean 'training'?"),
         ("defaults: {head: {}}", "mine.yaml:9: defaults.head: unknown key. Known: evaluation, max_length, training."),
@@ -507,7 +507,7 @@ def test_the_card_is_blamed_by_its_own_lines(refused, change, message):
             "defaults: {training: {learning_rat: 1}}",
             "mine.yaml:9: defaults.training.learning_rat: unknown key. Did you",
         ),
-        ("defaults:\n  training: {epochs: 1, steps: 1}", "mine.yaml:10: defaults.training.steps: `epochs` and `steps`"),
+        ("defaults:\n  training: {epochs: 1, steps: 1}", "mine.yaml:10: defaults.training.steps: set `epochs` or"),
     ],
 )
 def test_a_card_is_refused_by_itself_and_in_a_recipe(refused, write, line, message):
@@ -551,7 +551,7 @@ def test_model_cards_refused(refused, text, message):
             "dataset:\n  card: reviews\n  source:\n    sead: 4",
             "own.yaml:4: dataset.source.sead: unknown key. Did you mean 'se",
         ),
-        ("dataset:\n  card: reviews\n  labels: [a, a]", "own.yaml:3: dataset.labels: 'a' stands twice"),
+        ("dataset:\n  card: reviews\n  labels: [a, a]", "own.yaml:3: dataset.labels: 'a' is listed twice"),
         ("dataset:\n  card: reviews\n  tsk: x", "own.yaml:3: dataset.tsk: unknown key. Did you mean 'task'?"),
         ("dataset:\n  card: reviews\n  defaults: {}", "own.yaml:3: dataset.defaults: these are the card's own"),
         (
@@ -605,7 +605,7 @@ def test_the_command_line_is_blamed_for_its_own(refused, override, message):
 
 def test_a_key_may_be_given_once(refused):
     assert refused(BASE, "seed=1", "seed=1") == "command line: seed: this key is given twice"
-    assert "exclude one another" in refused(BASE, "training.steps=1", "training.epochs=1")
+    assert "set `epochs` or `steps`, not both" in refused(BASE, "training.steps=1", "training.epochs=1")
 
 
 @pytest.mark.parametrize("seed", [2**32, -1])

@@ -104,9 +104,9 @@ def test_nesting_as_deep_as_a_recipe_needs_is_fine():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: 1\nb:\n  c: 1\n  c: 2", "r.yaml:4: b.c: this key stands twice (first on line 3)"),
-        ('a: 1\n"a": 2', "r.yaml:2: a: this key stands twice (first on line 1)"),
-        ("a: [{b: 1, b: 2}]", "r.yaml:1: a.0.b: this key stands twice (first on line 1)"),
+        ("a: 1\nb:\n  c: 1\n  c: 2", "r.yaml:4: b.c: duplicate key (first on line 3)"),
+        ('a: 1\n"a": 2', "r.yaml:2: a: duplicate key (first on line 1)"),
+        ("a: [{b: 1, b: 2}]", "r.yaml:1: a.0.b: duplicate key (first on line 1)"),
         ("1: x", "r.yaml:1: the key '1' is not text; quote it"),
         ("a:\n  true: x", "r.yaml:2: a: the key 'true' is not text; quote it"),
         ("null: x", "r.yaml:1: the key 'null' is not text; quote it"),
@@ -149,7 +149,7 @@ def test_an_override_has_its_key_and_no_line():
     assert yaml_loader.override(("a",), "  ", "command line").data is None
     with pytest.raises(RecipeError, match=r"^command line: a\.b: not valid YAML"):
         yaml_loader.override(("a", "b"), "[", "command line")
-    with pytest.raises(RecipeError, match=r"^command line: a\.c: this key stands twice$"):
+    with pytest.raises(RecipeError, match=r"^command line: a\.c: duplicate key$"):
         yaml_loader.override(("a",), "{c: 1, c: 2}", "command line")
 
 

@@ -515,7 +515,7 @@ def test_a_limit_keeps_the_share_of_answerable_questions(card, write):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"clean": ("strip",)}, "no clean-up of passages: it would move the answers' offsets"),
+        ({"clean": ("strip",)}, "passages can't be cleaned: that would shift the answers' offsets"),
         ({"columns": {**COLUMNS, "answers": None}}, "needs `columns.answers`"),
         ({"columns": {**COLUMNS, "text_pair": None}}, "needs the column of the question"),
         ({"columns": {**COLUMNS, "label": "topic"}}, "the label is whether there is an answer"),

@@ -141,7 +141,7 @@ def test_the_small_variant_swaps_cards_first_and_then_what_is_about_them(planned
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("[1, 1]", "seeds: 1 stands twice"),
+        ("[1, 1]", "seeds: 1 is listed twice"),
         ("[-5]", "seeds: expected a whole number or a number greater than or equal to 0"),
         ("[99999999999]", "a number less than 4294967296"),
         ("20240101", "seeds: expected a number less than or equal to 10000 or a list, as in [a, b], got 20240101"),
@@ -271,7 +271,7 @@ def test_a_recipes_own_bands_are_dropped_where_another_run_is_asked_for(write, o
 @pytest.mark.parametrize(
     ("band", "message"),
     [
-        ("{accurcy: {low: 0, high: 1, source: x}}", "no metric gives 'accurcy'. Did you mean 'accuracy'?"),
+        ("{accurcy: {low: 0, high: 1, source: x}}", "no metric computes 'accurcy'. Did you mean 'accuracy'?"),
         ("{accuracy: {low: 0.9, high: 0.5, source: x}}", "0.9 is more than `high`, 0.5"),
         ("{accuracy: {low: 0.9, high: 0.95}}", "published.accuracy.source: this key is required"),
         ("{accuracy: 0.9}", "expected a mapping of keys to values, got 0.9"),
