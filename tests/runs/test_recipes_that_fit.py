@@ -11,6 +11,7 @@ from bench.memory import recipe_comments, search
 from bench.memory.planner import Job, Spread
 from bench.utils import hardware
 from bench.utils.hardware import GIB
+from tests.helpers.cases import together
 from tests.helpers.launching import ROOT
 
 QUOTED = {f"{path.parent.name}/{path.stem}": (path, gpu) for path, gpu in recipe_comments.find().items()}
@@ -26,7 +27,7 @@ PROMISED = [
 ]
 
 
-@pytest.mark.parametrize("name", QUOTED)
+@together("name", QUOTED)
 def test_no_quote_is_stale(name):
     path, gpu = QUOTED[name]
     assert recipe_comments.quote(path, gpu) == recipe_comments.quoted(path)[0], (
@@ -34,7 +35,7 @@ def test_no_quote_is_stale(name):
     )
 
 
-@pytest.mark.parametrize("name", QUOTED)
+@together("name", QUOTED)
 def test_a_quote_leaves_some_memory_and_the_name_says_which_gpu(name):
     path, gpu = QUOTED[name]
     text = " ".join(line.removeprefix("# ") for line in recipe_comments.quoted(path)[0].splitlines())
@@ -57,7 +58,7 @@ def test_every_recipe_with_a_size_in_its_name_quotes_a_plan():
     assert sized <= {path for path, _ in QUOTED.values()}
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@together("study", STUDIES)
 @pytest.mark.parametrize(("model", "method", "size"), PROMISED)
 def test_what_is_promised_is_there(study, model, method, size):
     found = [(resolve.load(path), gpu) for path, gpu in QUOTED.values() if path.parent.name == study]
