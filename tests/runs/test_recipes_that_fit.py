@@ -9,6 +9,7 @@ from bench.memory import report, search
 from bench.memory.planner import MemoryPlan, Parallelism
 from bench.utils import hardware
 from bench.utils.hardware import GIB
+from tests.helpers.cases import together
 
 PATHS = {name: resolve.SHIPPED / f"{name}.yaml" for name in report.MADE_FOR}
 # A plan is off by some; this much must be left.
@@ -23,7 +24,7 @@ PROMISED = [
 ]
 
 
-@pytest.mark.parametrize("name", PATHS)
+@together("name", PATHS)
 def test_some_memory_is_left_and_the_name_says_which_gpu(name):
     gpu = report.MADE_FOR[name]
     job = MemoryPlan.of(resolve.load(PATHS[name]), Parallelism())
@@ -43,7 +44,7 @@ def test_every_recipe_with_a_size_in_its_name_is_among_them():
     assert sized <= set(PATHS.values())
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@together("study", STUDIES)
 @pytest.mark.parametrize(("model", "method", "size"), PROMISED)
 def test_what_is_promised_is_there(study, model, method, size):
     found = [(resolve.load(path), report.MADE_FOR[name]) for name, path in PATHS.items() if path.parent.name == study]

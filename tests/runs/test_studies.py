@@ -18,6 +18,7 @@ from bench.records import record, store
 from bench.reporting import markdown, run_page
 from bench.sweeps import study
 from bench.sweeps.study import SweepRequest
+from tests.helpers.cases import together
 from tests.helpers.launching import ROOT, environment
 
 FOLDER = resolve.SHIPPED / "studies"
@@ -72,7 +73,7 @@ def test_it_resolves_in_full_and_in_small(name):
     assert len(set(folders)) == len(folders), "two systems of the small variant are one and the same"
 
 
-@pytest.mark.parametrize("path", [*STUDIES.values(), *BESIDE.values(), *CARDS], ids=lambda path: path.stem)
+@together("path", [*STUDIES.values(), *BESIDE.values(), *CARDS])
 def test_files_say_what_they_are_for_and_load(path):
     assert path.read_text(encoding="utf-8").startswith("# ")
     if path in CARDS:

@@ -2,11 +2,11 @@
 
 import re
 
-import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 
 from bench.config.recipe import Recipe
+from tests.helpers.cases import together
 from tests.helpers.launching import ROOT
 
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
@@ -43,7 +43,7 @@ def test_all_ways_to_spread_are_there():
     assert {path.stem for path in CONFIGS} >= NEEDED
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@together("path", CONFIGS)
 def test_a_config_says_what_it_is_for(path):
     lines = path.read_text(encoding="utf-8").splitlines()
     comment = " ".join(line.lstrip("# ") for line in lines if line.startswith("#"))
@@ -54,14 +54,14 @@ def test_a_config_says_what_it_is_for(path):
         assert re.search(r"[Cc]osts", comment)
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@together("path", CONFIGS)
 def test_accelerate_understands_it(path):
     config = load_config_from_file(str(path))  # refuses unknown keys
     assert config.mixed_precision in ("no", "bf16")
     assert config.num_processes >= 1
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@together("path", CONFIGS)
 def test_no_key_stands_in_both_worlds(path):
     used = keys(yaml.safe_load(path.read_text(encoding="utf-8")))
     assert "num_processes" in used

@@ -11,6 +11,7 @@ from bench.config.cards import DatasetCard
 from bench.data import dataset
 from bench.errors import DataError
 from bench.runner import comparability
+from tests.helpers.cases import together
 
 WORDS = ["film", "plot", "cast", "score", "pace", "set", "end", "cut", "role", "song"]
 
@@ -108,9 +109,7 @@ def test_built_in(card):
     assert set(corpus.splits["train"].labels(corpus.labels)) == {"negative", "positive"}
 
 
-@pytest.mark.parametrize(
-    "text", ["NA", "null", "None", "nan", "NaN", "N/A", "n/a", "-", "#N/A", "true", "007", "1e5", "1.0"]
-)
+@together("text", ["NA", "null", "None", "nan", "NaN", "N/A", "n/a", "-", "#N/A", "true", "007", "1e5", "1.0"])
 @pytest.mark.parametrize("kind", ["csv", "tsv"])
 def test_words_and_numbers_in_text_files_stay_as_written(card, write, kind, text):
     separator = "," if kind == "csv" else "\t"

@@ -148,7 +148,7 @@ def test_declarations(name, config, make):
         assert fields[-1].startswith("v")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@together("path", FILES)
 def test_an_unknown_config_is_refused(path, make):
     for config in ({*CONFIGS, "other"}) - set(metric_class(path.stem).configs):
         with pytest.raises(ValueError, match=config):

@@ -9,6 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from bench.reporting import markdown as md
+from tests.helpers.cases import together
 
 RENDERER = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 ATTACKS = [
@@ -88,7 +89,7 @@ def random_texts(number: int) -> list[str]:
     return ["".join(chooser.choices(ALPHABET, k=chooser.randint(1, 12))) for _ in range(number)]
 
 
-@pytest.mark.parametrize("text", ATTACKS)
+@together("text", ATTACKS)
 def test_a_cell_keeps_its_table_whole(text):
     table = md.table(["name", "value"], [[md.escape(text), "1"], ["next", md.escape(text)]], "lr")
     rows = parse(table)
@@ -99,7 +100,7 @@ def test_a_cell_keeps_its_table_whole(text):
     assert len(table.splitlines()) == 4
 
 
-@pytest.mark.parametrize("text", ATTACKS)
+@together("text", ATTACKS)
 def test_a_rendered_cell_shows_the_text_itself(text):
     shown = RENDERER.render(md.table(["a", "b"], [[md.escape(text), "end"]], "lr"))
     (cell,) = re.findall(r'<td style="text-align:left">(.*?)</td>', shown, re.DOTALL)
@@ -184,7 +185,7 @@ def test_table_of_aligns_text_to_the_left():
 NO_NUMBERS = [None, math.nan, math.inf, -math.inf, "0.5", True, [], {}]
 
 
-@pytest.mark.parametrize("value", NO_NUMBERS)
+@together("value", NO_NUMBERS)
 def test_what_is_no_number_is_a_dash_and_never_0(value):
     for form in (md.fixed, md.score, md.count, md.significant, md.seconds, md.gib, md.percent):
         assert form(value) == md.DASH, form
