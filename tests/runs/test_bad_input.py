@@ -199,10 +199,10 @@ def test_a_failed_check_makes_the_run_invalid(tmp_path, capsys, monkeypatch):
 
 
 def test_a_lost_prediction_makes_the_run_invalid(tmp_path, monkeypatch):
-    from bench.evaluation import scoring
+    from bench.evaluation.readers import head
 
-    whole = scoring.grouped
-    monkeypatch.setattr(scoring, "grouped", lambda lengths, tokens: whole(lengths, tokens)[:-1])
+    whole = head.grouped
+    monkeypatch.setattr(head, "grouped", lambda lengths, tokens: whole(lengths, tokens)[:-1])
     assert run_here("evaluation.batch_tokens=99", out=tmp_path) == 2
     left = store.read(tmp_path)
     assert left.status == "invalid"
