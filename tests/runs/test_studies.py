@@ -296,7 +296,7 @@ def test_check_says_what_is_wrong_with_a_study(write, capsys):
     path = write("own/study.yaml", "title: T\nmetric: accuracy\nruns: [{recipe: nobody}]\n")
     assert main.main(["check", str(path)]) == 2
     said = capsys.readouterr()
-    assert said.err.startswith(f"{path}: there is no recipe 'nobody'.")
+    assert said.err.startswith(f"{path}: unknown recipe 'nobody'.")
     assert said.out == "0 recipes, 1 studies and 0 cards checked, 1 problems\n"
 
 
