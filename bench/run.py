@@ -12,7 +12,7 @@ if sys.path and Path(sys.path[0] or ".").resolve() == ROOT / "bench":
     # Started as a script: its own folder would hide libraries, and another checkout might be found as `bench`.
     sys.path[0] = str(ROOT)
 
-from bench.distributed.watchdog import leave_at_once, several  # noqa: E402
+from bench.distributed.watchdog import is_multi_process, leave_at_once  # noqa: E402
 from bench.runner.lifecycle import leave, main  # noqa: E402
 
 if __name__ == "__main__":
@@ -21,6 +21,6 @@ if __name__ == "__main__":
     code = main()
     if code == 0:
         leave()
-    elif several():
+    elif is_multi_process():
         leave_at_once(code)
     sys.exit(code)

@@ -73,5 +73,5 @@ def _import_for_plans() -> None:
         return
     # What is not on the card or in the cache is not fetched, nor asked for again and again without a network.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    with process.libraries_apart():
+    with process.imports_without_collection():
         import bench.memory.report  # noqa: F401

@@ -60,7 +60,7 @@ def check(world_size: int, *, gpus: int, on_cpu: bool) -> None:
         raise SetupError(f"{processes} processes were asked for, but {world_size} came about{why}")
 
 
-def fallback(device: str) -> str | None:
+def device_fallback(device: str) -> str | None:
     """Return a sentence for the record where a launch that did not ask for a CPU has got one."""
     wanted = launch_config()
     if wanted is None or wanted.use_cpu or device != "cpu":

@@ -71,7 +71,7 @@ def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:
     accelerate_internals.reset_state(processes=True)
     if not on_cpu:
         return PartialState(timeout=timeout)
-    if sharding.asked() is None:
+    if sharding.requested_backend() is None:
         # Without an explicit backend each of several CPU processes would believe itself alone.
         return PartialState(cpu=True, backend="gloo" if asked > 1 else None, timeout=timeout)
     if torch.cuda.is_available():
@@ -81,7 +81,7 @@ def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:
     # Told of a CPU, accelerate would leave DeepSpeed and FSDP out, and say nothing of it.
     os.environ.pop("ACCELERATE_USE_CPU", None)
     state = PartialState(backend="gloo", timeout=timeout)
-    if sharding.asked() == "fsdp":
+    if sharding.requested_backend() == "fsdp":
         # All objects of this class have the same attributes.
         state.distributed_type = DistributedType.MULTI_GPU
     return state
@@ -95,6 +95,6 @@ def precision() -> str:
     return chosen
 
 
-def same_everywhere(value: Any) -> Any:
+def broadcast_from_rank_zero(value: Any) -> Any:
     """Return rank zero's value, on every process."""
     return broadcast_object_list([value])[0]

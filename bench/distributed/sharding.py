@@ -41,7 +41,7 @@ BUFFERS = {
 SHARDABLE_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
 
 
-def asked() -> str | None:
+def requested_backend() -> str | None:
     """Return what the launcher asked to shard the model's state by: "deepspeed", "fsdp", or None."""
     for name in ("deepspeed", "fsdp"):
         if os.environ.get(f"ACCELERATE_USE_{name.upper()}", "").lower() == "true":
@@ -49,9 +49,9 @@ def asked() -> str | None:
     return None
 
 
-def asked_stage() -> int | None:
+def requested_stage() -> int | None:
     """Return the ZeRO stage that the launcher asked for; None without DeepSpeed."""
-    if asked() != "deepspeed":
+    if requested_backend() != "deepspeed":
         return None
     path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
     if path != "none":
@@ -61,7 +61,7 @@ def asked_stage() -> int | None:
 
 def shards_parameters() -> bool:
     """Return whether no process will hold the whole model while it trains."""
-    return asked() == "fsdp" or asked_stage() == 3
+    return requested_backend() == "fsdp" or requested_stage() == 3
 
 
 def check(recipe: Recipe, plan: LoadPlan) -> str | None:
@@ -70,7 +70,7 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
     Raises SetupError for what the libraries can't do together, or would do with another result, and says what can be
     done instead.
     """
-    kind = {"fsdp": "FSDP", "deepspeed": f"ZeRO-{asked_stage()}"}.get(asked() or "")
+    kind = {"fsdp": "FSDP", "deepspeed": f"ZeRO-{requested_stage()}"}.get(requested_backend() or "")
     if kind is None:
         return None
     if plan.trains != "gradient":
@@ -86,7 +86,7 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
     check_adapters(plan, kind)
     if plan.quantization is not None and shards_parameters():
         check_storage(plan.quantization, kind)
-    if asked() == "fsdp" and recipe.model.family == "encoder_decoder":
+    if requested_backend() == "fsdp" and recipe.model.family == "encoder_decoder":
         raise SetupError(
             "accelerate can't shard an encoder-decoder by FSDP2, since encoder and decoder share their embedding; "
             "launch with zero3.yaml or ddp.yaml"
@@ -169,13 +169,13 @@ def whole(model: nn.Module, shell: FullModelShell | None) -> Iterator[nn.Module]
         shell.emptied()
 
 
-def gathered(trainer: Any, shell: FullModelShell | None) -> nn.Module:
+def gathered_model(trainer: Any, shell: FullModelShell | None) -> nn.Module:
     """Return the plain model of a Trainer at its end, with whole parameters; the engine around it is taken down.
 
     Every process must call it.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if asked() is None:
+    if requested_backend() is None:
         return model
     deepspeed.unset_hf_deepspeed_config()
     _take_down(trainer)
@@ -217,7 +217,7 @@ def apply_deepspeed_defaults(arguments: Any) -> Any:
     It computes in 16 bits by autocast, as all other kinds of parallelism do: by itself it would put every weight into
     16 bits, heads and norms that must stay in float32 among them. And its buffers are for models of this size.
     """
-    if asked() == "deepspeed":
+    if requested_backend() == "deepspeed":
         config = arguments.deepspeed_plugin.deepspeed_config
         for name, elements in BUFFERS.items():
             config["zero_optimization"].setdefault(name, elements)
@@ -234,7 +234,7 @@ def choose_units(trainer: Any) -> None:
     Models name the module that holds their input embedding among them, which accelerate shards again by itself.
     Raises SetupError for a model that names none.
     """
-    if asked() != "fsdp":
+    if requested_backend() != "fsdp":
         return
     plugin = trainer.accelerator.state.fsdp_plugin
     # Autocast computes in 16 bits, as it does without FSDP; weights that FSDP cast itself would leave none in float32.
@@ -285,8 +285,8 @@ def in_force(accelerator: Any, wrapped: nn.Module) -> dict[str, Any]:
         launch["offload_optimizer"] = _place(wrapped.zero_offload_optimizer())
         launch["offload_parameters"] = _place(wrapped.zero_offload_param())
     by_fsdp = isinstance(wrapped, FSDPModule)
-    if asked_stage() != launch.get("zero_stage") or (asked() == "fsdp") != by_fsdp:
-        what = "FSDP2" if asked() == "fsdp" else f"ZeRO stage {asked_stage()}"
+    if requested_stage() != launch.get("zero_stage") or (requested_backend() == "fsdp") != by_fsdp:
+        what = "FSDP2" if requested_backend() == "fsdp" else f"ZeRO stage {requested_stage()}"
         raise SetupError(f"{what} was asked for, but the model is a {type(wrapped).__name__} ({launch})")
     return launch
 

@@ -7,7 +7,7 @@ from typing import Any
 from bench.errors import StoppedError
 
 
-class Stopper:
+class SigtermHandler:
     """SIGTERM's handler, `signal.signal(signal.SIGTERM, stopper)`. asked: whether the signal came.
 
     A scheduler sends it to launcher and run alike, and the launcher hands it on, so that it may come twice.

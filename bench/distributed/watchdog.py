@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bench.records.failures import Failure, unpacked
+from bench.records.failures import Failure, from_json
 
 HEARTBEAT_S = 1.0
 # After an error was seen, a process without a heartbeat for so long is considered dead. Longer than a library usually
@@ -337,11 +337,11 @@ class ProcessWatchdog:
             log = f"{self._prefix}/log"
             lines = store.get(log).splitlines()[self._read :] if store.check([log]) else []
             self._read += len(lines)
-            return [unpacked(line) for line in lines]
+            return [from_json(line) for line in lines]
         heard = []
         for rank in {0, *missing} - self.monitor.left:
             if store.check([self._key("left", rank)]):
-                heard.append(unpacked(store.get(self._key("left", rank))))
+                heard.append(from_json(store.get(self._key("left", rank))))
                 self.monitor.left.add(rank)  # rank zero's word may be about another
         return heard
 
@@ -372,7 +372,7 @@ def leave_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-def several() -> bool:
+def is_multi_process() -> bool:
     """Return whether the launcher started more than one process."""
     return _number("WORLD_SIZE", 1) > 1
 

@@ -52,7 +52,7 @@ def held_bytes(device: "torch.device") -> dict[str, int]:
     return {MEMORY: status["VmRSS"], ADDRESSES: status["VmSize"]}
 
 
-def most_addresses() -> int:
+def peak_address_space() -> int:
     """Return the most bytes of addresses that this process had at once."""
     return _status()["VmPeak"]
 

@@ -309,7 +309,7 @@ def _grouped(prediction: Prediction) -> list[str]:
     return [f"{size / GIB:.2f}" for size in (*sizes, prediction.total)]
 
 
-def seventy_plan() -> MemoryPlan:
+def plan_70b() -> MemoryPlan:
     """Plan all weights of a Llama of 70 billion parameters, micro-batches of one text of 2,048 tokens, recomputed."""
     overrides = [f"model.architecture.{name}={value}" for name, value in SEVENTY.items()]
     overrides += ["objective=text", "max_length=2048", "training.global_batch=1024", "training.per_device_batch=1"]
@@ -318,7 +318,7 @@ def seventy_plan() -> MemoryPlan:
 
 
 def _seventy() -> list[str]:
-    plan: Any = seventy_plan()
+    plan: Any = plan_70b()
     count = plan.states.num_trainable / 1e9
     shown = [
         f"## On paper: a Llama of {count:.1f} billion parameters over 1 to {WORLDS[-1]:,} GPUs",

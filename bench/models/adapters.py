@@ -186,7 +186,7 @@ def prepare_quantized(model: Any) -> None:
     from bench.models import quantization  # it loads torch
     from bench.models.heads import fit_output_head, is_norm, keep_in_float32
 
-    quantization.fit_cpu(model, model.config.model_type)
+    quantization.prepare_4bit_for_cpu(model, model.config.model_type)
     model.requires_grad_(False)
     for module in model.modules():
         if is_norm(module):

@@ -85,7 +85,7 @@ def build(
         model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
         _check_heads(model, card, keep_head)
     if quantized:
-        quantization.fit_cpu(model, _name(card, config))
+        quantization.prepare_4bit_for_cpu(model, _name(card, config))
     if head is not None and head.kind == "mlp":
         heads.attach_mlp(model, head.hidden, head.dropout)
     if heads.is_generative(model):

@@ -15,7 +15,7 @@ from bench.models.library_internals import transformers_internals
 PACKED_ROWS = 32
 
 
-def fit_cpu(model: Any, name: str) -> None:
+def prepare_4bit_for_cpu(model: Any, name: str) -> None:
     """Prepare 4-bit layers that lie on a CPU. Raises SetupError for one that bitsandbytes computes wrongly there.
 
     Its kernel for AVX512-BF16 refuses, in the middle of a run, layers whose outputs are no multiple of 32; these go

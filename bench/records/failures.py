@@ -76,12 +76,12 @@ class Failure:
         return json.dumps(dataclasses.asdict(self))
 
 
-def unpacked(text: bytes) -> Failure:
+def from_json(text: bytes) -> Failure:
     """Return the failure from the text of `Failure.packed`."""
     return Failure(**json.loads(text))
 
 
-def of(error: BaseException, phase: str, rank: int = 0, where: str = "") -> Failure:
+def from_exception(error: BaseException, phase: str, rank: int = 0, where: str = "") -> Failure:
     """Return the failure of this process, from the exception that ended its work."""
     status = status_of(error)
     if status == "interrupted":

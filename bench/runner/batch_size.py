@@ -87,7 +87,7 @@ def resolve_batch_size(run: RunContext) -> int | None:
 def _taken_over(run: RunContext, share: int) -> dict[str, Any] | None:
     """Return what the interrupted run found, if training goes on from its checkpoint: with the same steps."""
     previous = run.previous.record if run.previous.checkpoint is not None else None
-    result = setup.same_everywhere(previous.speed.get(KEY) if previous is not None else None)
+    result = setup.broadcast_from_rank_zero(previous.speed.get(KEY) if previous is not None else None)
     if not result or not result["chosen"] or share % result["chosen"]:
         return None
     return {**result, "by": "the interrupted run"}
@@ -98,14 +98,14 @@ def _searched(run: RunContext, share: int) -> dict[str, Any]:
     result: dict[str, Any] | None = None
     if run.state.is_main_process:
         tick = _still_searching if run.state.num_processes > 1 else int
-        result = setup.same_everywhere(_Search(run, share, available, tick).result())
+        result = setup.broadcast_from_rank_zero(_Search(run, share, available, tick).result())
     while result is None:
-        result = setup.same_everywhere(None)
+        result = setup.broadcast_from_rank_zero(None)
     return result
 
 
 def _still_searching() -> None:
-    setup.same_everywhere(None)
+    setup.broadcast_from_rank_zero(None)
 
 
 def _least_available(run: RunContext) -> dict[str, int]:
@@ -118,7 +118,7 @@ def _least_available(run: RunContext) -> dict[str, int]:
 def _say(run: RunContext, result: dict[str, Any]) -> None:
     tried = ", ".join(f"{one['rows']} {'fits' if one['fits'] else 'does not fit'}" for one in result["tried"])
     console.say(f"micro-batch of {result['chosen']} by {result['by']} ({tried})")
-    if run.state.num_processes > 1 and sharding.asked() is not None:
+    if run.state.num_processes > 1 and sharding.requested_backend() is not None:
         run.record.note(
             "training.per_device_batch: auto: tried in one process that holds all states; sharded, they take less"
         )
@@ -131,7 +131,7 @@ def _nothing_fits(result: dict[str, Any]) -> Exception:
         f"not even a micro-batch of 1 example of {last['length']} tokens fits: {predicted}{last['reason']}; "
         f"{result['capacity_gib']:.2f} GiB of {result['limit']} are left, of which {HEADROOM:.0%} are kept free"
     )
-    if sharding.asked() is None:
+    if sharding.requested_backend() is None:
         return NoRoomError(why)
     return SetupError(
         f"training.per_device_batch: auto tries one process that holds all states, and so {why}. Sharded over the "
@@ -322,7 +322,7 @@ def outcome(run: RunContext, trial: Trial, tick: Callable[[], object]) -> dict[s
 
 
 def _request(run: RunContext, trial: Trial) -> dict[str, Any]:
-    several, sharded_by = run.state.num_processes > 1, sharding.asked()
+    several, sharded_by = run.state.num_processes > 1, sharding.requested_backend()
     return {
         "recipe": _short(run, trial).model_dump(mode="json"),
         "model_name": run.resolved.model_name,

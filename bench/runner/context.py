@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 from bench.config.contracts import LoadPlan, Method, Task
 from bench.config.resolve import Resolved
-from bench.distributed.signals import Stopper
+from bench.distributed.signals import SigtermHandler
 from bench.distributed.watchdog import ProcessWatchdog
 from bench.memory.limits import MemoryBaseline
 from bench.records.record import Record
@@ -58,7 +58,7 @@ class RunContext:
     trust_remote_code: bool = False
     check: bool = False
     timeout_s: float = 600.0
-    stopper: Stopper = field(default_factory=Stopper)
+    stopper: SigtermHandler = field(default_factory=SigtermHandler)
     previous: PreviousRun = field(default_factory=PreviousRun)
     lock: IO[bytes] | None = None
 

@@ -33,6 +33,6 @@ def describe(state: PartialState, budget: Budget | None, global_batch: int) -> L
 
 def _distributed_type(state: PartialState) -> str:
     """Return the type before a model is sharded. For FSDP on a CPU, accelerate is told that its processes are GPUs."""
-    if sharding.asked() is None or state.device.type != "cpu":
+    if sharding.requested_backend() is None or state.device.type != "cpu":
         return str(state.distributed_type.value)
     return str(DistributedType.MULTI_CPU.value)

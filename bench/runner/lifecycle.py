@@ -17,8 +17,8 @@ from typing import Any
 from bench import console
 from bench.config import registry
 from bench.config.resolve import first_record, load
-from bench.distributed.signals import Stopper
-from bench.distributed.watchdog import ProcessWatchdog, several
+from bench.distributed.signals import SigtermHandler
+from bench.distributed.watchdog import ProcessWatchdog, is_multi_process
 from bench.errors import BenchError, RecipeError, ScoreError
 from bench.memory import limits
 from bench.records import failures, record, store
@@ -73,7 +73,7 @@ def _limit_s(text: str) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """Run a recipe; return the exit code. Every way out leaves a record, unless its folder can't be written."""
     options = parser().parse_intermixed_args(arguments)
-    stopper = Stopper()
+    stopper = SigtermHandler()
     signal.signal(signal.SIGTERM, stopper)
     run: RunContext | None = None
     try:
@@ -101,7 +101,7 @@ def _nothing(*_: Any) -> None:
     """Handle a signal by doing nothing; SIG_IGN would be inherited by the processes started later."""
 
 
-def _prepare(options: argparse.Namespace, stopper: Stopper) -> RunContext:
+def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext:
     registry.include(options.include)
     resolved = load(options.recipe, tuple(options.overrides), options.seed)
     seed = resolved.recipe.seed
@@ -153,7 +153,7 @@ def execute(run: RunContext) -> None:
     recipe = run.resolved.recipe
     process.set_cuda_allocator(expandable_segments=recipe.speed.expandable_segments)
     console.quiet_libraries()
-    with process.libraries_apart():
+    with process.imports_without_collection():
         from bench.distributed import launcher, setup
         from bench.records import clock, environment
         from bench.runner import memory_prediction, results, stages
@@ -161,12 +161,12 @@ def execute(run: RunContext) -> None:
 
     run.clock = clock.Clock()
     with run.clock.phase("load"):
-        if several():
+        if is_multi_process():
             run.watchdog = ProcessWatchdog(
                 lambda: run.phase, lambda failure: _end_from_watchdog(run, failure), run.timeout_s
             ).start()
         run.state = setup.start(run.timeout_s)
-        if (fallback := launcher.fallback(run.state.device.type)) is not None:
+        if (fallback := launcher.device_fallback(run.state.device.type)) is not None:
             run.record.note(fallback)
         run.record.speed |= process.allocator_in_force(
             run.state.device.type,
@@ -202,7 +202,7 @@ def execute(run: RunContext) -> None:
 
 def _record_error(run: RunContext, error: BaseException, *, show: bool) -> None:
     """Write an error, or another process's error that caused it, into the record, and its traceback beside it."""
-    failure = failures.of(error, run.failed_in, *(_rank_and_host() if run.watchdog is not None else ()))
+    failure = failures.from_exception(error, run.failed_in, *(_rank_and_host() if run.watchdog is not None else ()))
     failure = out_of_memory.add_shortage(failure, error, run)
     if show:
         traceback.print_exception(error)
@@ -333,7 +333,7 @@ def _refuse(options: argparse.Namespace, error: BaseException) -> int:
             console.say(f"record: {store.write(refused, folder)}")
         except OSError as problem:
             console.complain(f"error: the record can't be written: {problem}")
-    if several() and not console.is_main_process():
+    if is_multi_process() and not console.is_main_process():
         _report_to_rank_zero(error, options.timeout_s)
     return EXIT_CODES[status]
 
@@ -344,7 +344,7 @@ def _report_to_rank_zero(error: BaseException, timeout_s: float) -> None:
     If rank zero failed too, the launcher ends this process.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    failure = failures.of(error, "set-up", *_rank_and_host())
+    failure = failures.from_exception(error, "set-up", *_rank_and_host())
     watch = ProcessWatchdog(lambda: "set-up", lambda failure: EXIT_CODES[failure.status], timeout_s).start()
     watch.verdict(failure)
     watch.stop()

@@ -48,7 +48,7 @@ NOT_COMPARABLE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heaviest:
+class LargestMicroBatch:
     """A micro-batch: rows, tokens of each (the mean for padding-free batches), labels of each text's answer."""
 
     rows: int
@@ -108,7 +108,7 @@ def plan_memory(run: RunContext) -> PredictedMemory:
     without_pads = run.model is not None and padding_free.is_attached(run.model)
     if recipe.speed.padding_free and not without_pads:
         order = sorted_in_steps(order, train.lengths, budget.global_batch)
-    batch = heaviest(features, order, budget.per_device_batch, without_pads)
+    batch = largest_micro_batch(features, order, budget.per_device_batch, without_pads)
     counts = [len(feature["input_ids"]) for feature in features]
     lengths = Lengths(
         longest=max(counts),
@@ -121,7 +121,7 @@ def plan_memory(run: RunContext) -> PredictedMemory:
     with torch.random.fork_rng(devices=[]):
         job = MemoryPlan.of(
             run.resolved,
-            spread_of(run.state.num_processes),
+            requested_parallelism(run.state.num_processes),
             precision=run.inputs.scoring.precision,
             lengths=lengths,
             on_cpu=run.state.device.type == "cpu",
@@ -131,7 +131,9 @@ def plan_memory(run: RunContext) -> PredictedMemory:
     return PredictedMemory(job=job, order=order, without_pads=without_pads, prediction=prediction)
 
 
-def heaviest(features: Sequence[dict[str, Any]], order: Sequence[int], rows: int, without_pads: bool) -> Heaviest:
+def largest_micro_batch(
+    features: Sequence[dict[str, Any]], order: Sequence[int], rows: int, without_pads: bool
+) -> LargestMicroBatch:
     """Return the micro-batch with the most tokens: in a run's order they are `rows` after `rows`, over all processes.
 
     An encoder-decoder's answers count as tokens too.
@@ -144,14 +146,14 @@ def heaviest(features: Sequence[dict[str, Any]], order: Sequence[int], rows: int
     tokens = read.sum(1) if without_pads else read.max(1) * rows
     place = int(np.argmax(tokens + (written.max(1) * rows if apart else 0)))
     answers = int(written[place].max()) if apart else math.ceil(written[place].sum() / rows)
-    return Heaviest(rows=rows, length=math.ceil(tokens[place] / rows), answers=answers)
+    return LargestMicroBatch(rows=rows, length=math.ceil(tokens[place] / rows), answers=answers)
 
 
-def spread_of(world: int) -> Parallelism:
+def requested_parallelism(world: int) -> Parallelism:
     """Return the parallelism that the launcher asked for. Raises SetupError for one that the plan does not know."""
-    if sharding.asked() == "fsdp":
+    if sharding.requested_backend() == "fsdp":
         raise SetupError("the plan knows DDP and ZeRO, not how FSDP2 shards a model")
-    stage = sharding.asked_stage()
+    stage = sharding.requested_stage()
     if stage is None:
         return Parallelism(world=world)
     if stage == 0:
@@ -225,7 +227,7 @@ def _of_steps_done(run: RunContext) -> Prediction:
     assert train is not None
     size = budget.global_batch
     rows = planned.order[(progress.step - len(progress.steps.counts)) * size : progress.step * size]
-    batch = heaviest(train.features, rows, budget.per_device_batch, planned.without_pads)
+    batch = largest_micro_batch(train.features, rows, budget.per_device_batch, planned.without_pads)
     if (batch.rows, batch.length) == (planned.prediction.rows, planned.prediction.length):
         return planned.prediction
     return planned.job.predict(batch.rows, batch.length)
@@ -286,7 +288,7 @@ def _advised(run: RunContext, oom: OutOfMemory) -> str | None:
         oom.advice = [_fewer_rows(max(size for size in fewer if size <= oom.largest_rows))]
         return None
     chosen = search.cheapest_fit(job, length, available, load)
-    oom.advice = [Advice(change=typed(change), costs=change.costs) for change in chosen]
+    oom.advice = [Advice(change=as_typed(change), costs=change.costs) for change in chosen]
     if chosen:
         return None
     return "nothing that the plan knows makes it fit: take a smaller model, shorter texts or more memory"
@@ -297,7 +299,7 @@ def _fewer_rows(rows: int) -> Advice:
     return Advice(change=f"training.per_device_batch={rows}", costs=costs)
 
 
-def typed(change: Change) -> str:
+def as_typed(change: Change) -> str:
     """Return a change as it is typed for a run: overrides, or the launcher's option."""
     if not change.parallelism:
         return " ".join(change.overrides)

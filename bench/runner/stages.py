@@ -64,7 +64,7 @@ def build_model(run: RunContext) -> None:
             base_folder=run.folder / "model" / "base" if plan.adapter and recipe.save else None,
         )
         run.model = built.model
-        _leave_out_pads(run, built.model)
+        _enable_padding_free(run, built.model)
         run.record.speed["precision"] = {"chosen": run.inputs.scoring.precision, "by": "launcher"}
     described = run.record.model = _describe_model(run, built)
     if built.fresh:
@@ -124,7 +124,7 @@ def _plan_budget(run: RunContext, max_rows: int | None = None) -> None:
     run.record.launch = launch_record.describe(run.state, run.budget, recipe.training.global_batch)
 
 
-def _leave_out_pads(run: RunContext, model: nn.Module) -> None:
+def _enable_padding_free(run: RunContext, model: nn.Module) -> None:
     """Run padding-free where the model's family allows it; otherwise sort rows by length inside global batches."""
     if not run.resolved.recipe.speed.padding_free:
         run.record.speed["padding_free"] = False

@@ -144,7 +144,7 @@ def _peaks(phases: clock.Clock, base: dict[str, int]) -> dict[str, int]:
     peaks = phases.peaks.values()
     if limits.DEVICE in base:
         return {limits.DEVICE: max(peak.reserved or 0 for peak in peaks)}
-    return {limits.MEMORY: max(peak.rss or 0 for peak in peaks), limits.ADDRESSES: limits.most_addresses()}
+    return {limits.MEMORY: max(peak.rss or 0 for peak in peaks), limits.ADDRESSES: limits.peak_address_space()}
 
 
 def _trained_bytes(model: torch.nn.Module) -> int:

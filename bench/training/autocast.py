@@ -3,11 +3,11 @@
 import contextlib
 from typing import Any
 
-from bench.distributed.sharding import asked
+from bench.distributed.sharding import requested_backend
 from bench.evaluation.reader import Scoring
 from bench.models import autocast as models_autocast
 
 
 def autocast(scoring: Scoring) -> contextlib.AbstractContextManager[Any]:
     """Return mixed precision for a training step under FSDP, for which accelerate has none; nothing elsewhere."""
-    return models_autocast.autocast(scoring.device, scoring.precision if asked() == "fsdp" else "no")
+    return models_autocast.autocast(scoring.device, scoring.precision if requested_backend() == "fsdp" else "no")

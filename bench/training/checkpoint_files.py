@@ -103,7 +103,7 @@ def _sync_folder(path: Path) -> None:
         os.close(handle)
 
 
-def damage(path: Path) -> str | None:
+def find_corruption(path: Path) -> str | None:
     """Return what is wrong with a checkpoint, or None for an undamaged one."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
@@ -142,7 +142,7 @@ def newest(folder: Path, below: float = float("inf")) -> tuple[Checkpoint | None
         path = path_of(folder, step)
         if step >= below:
             continue
-        wrong = damage(path)
+        wrong = find_corruption(path)
         if wrong is None:
             state = read_state(path)
             return Checkpoint(path, step, state["hash"], state["seed"]), damaged

@@ -102,7 +102,7 @@ def _write_whole(inputs: FitInputs, engine: EngineState, state: dict[str, Any]) 
 
 def _write_tensors(engine: EngineState, partial: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
-    state["optimizer"] = take_apart(engine.optimizer.state_dict(), "", tensors)
+    state["optimizer"] = flatten_state(engine.optimizer.state_dict(), "", tensors)
     save_file(tensors, partial / checkpoint_files.OPTIMIZER)
     save_file(trained_state(engine.accelerator.unwrap_model(engine.model)), partial / checkpoint_files.TRAINED)
 
@@ -203,43 +203,43 @@ def _state(inputs: FitInputs, progress: Progress, engine: EngineState, since_log
         "since_log": [row[0] for row in per_rank],
         "selection": None if chosen is None else [chosen.best_value, chosen.best_step, chosen.waited],
         "steps": dataclasses.asdict(steps),
-        "scheduler": take_apart(engine.scheduler.state_dict(), "", {}),
+        "scheduler": flatten_state(engine.scheduler.state_dict(), "", {}),
         "scaler": scaler.state_dict() if scaler is not None else None,
         "rows": progress.log.rows,
         "without_gradient": progress.without_gradient,
     }
 
 
-def take_apart(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
+def flatten_state(value: Any, name: str, tensors: dict[str, torch.Tensor]) -> Any:
     """Return a state dict as JSON that keeps its types; its tensors are added to `tensors`, each under a name."""
     if isinstance(value, torch.Tensor):
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": name}
     if isinstance(value, Mapping):
-        return {"dict": [[key, take_apart(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
+        return {"dict": [[key, flatten_state(item, f"{name}.{key}", tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        parts = [take_apart(item, f"{name}.{number}", tensors) for number, item in enumerate(value)]
+        parts = [flatten_state(item, f"{name}.{number}", tensors) for number, item in enumerate(value)]
         return {"tuple" if isinstance(value, tuple) else "list": parts}
     return {"value": value}
 
 
-def put_together(value: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
+def unflatten_state(value: dict[str, Any], tensors: Mapping[str, torch.Tensor]) -> Any:
     """Return the state dict that `take_apart` took apart."""
     ((kind, content),) = value.items()
     if kind == "tensor":
         return tensors[content]
     if kind == "dict":
-        return {key: put_together(item, tensors) for key, item in content}
+        return {key: unflatten_state(item, tensors) for key, item in content}
     if kind == "value":
         return content
-    parts = [put_together(item, tensors) for item in content]
+    parts = [unflatten_state(item, tensors) for item in content]
     return tuple(parts) if kind == "tuple" else parts
 
 
 # ---------------------------------------------------------------- reading
 
 
-def agree(inputs: FitInputs, *, sharded: bool) -> Resumption | None:
+def agree_on_checkpoint(inputs: FitInputs, *, sharded: bool) -> Resumption | None:
     """Return the checkpoint that all processes go on from, or None; rank zero's decides. Every process must call it.
 
     sharded: each machine must have its own part undamaged, and checks it. Raises SetupError where the training data
@@ -252,7 +252,7 @@ def agree(inputs: FitInputs, *, sharded: bool) -> Resumption | None:
             return None
         own = checkpoint_files.path_of(folder, step)
         checks = sharded and inputs.rank != 0 and PartialState().is_local_main_process
-        damages = [item for item in gather_object([checkpoint_files.damage(own) if checks else None]) if item]
+        damages = [item for item in gather_object([checkpoint_files.find_corruption(own) if checks else None]) if item]
         if not damages:
             break
         inputs.observer.on_note(f"the checkpoint of step {step} was not used: on another machine, {damages[0]}")
@@ -283,7 +283,7 @@ def restore(
             _load_whole(inputs, engine, resumption)
         elif not loaded or engine.sharding == "FSDP":
             _load_shards(engine, path)
-        engine.scheduler.load_state_dict(put_together(state["scheduler"], {}))
+        engine.scheduler.load_state_dict(unflatten_state(state["scheduler"], {}))
         if state["scaler"]:
             engine.accelerator.scaler.load_state_dict(state["scaler"])
         if inputs.rank == 0:
@@ -310,7 +310,7 @@ def _load_whole(inputs: FitInputs, engine: EngineState, resumption: Resumption) 
     path, device = resumption.path, engine.accelerator.device
     load_trained(inputs.rank, engine.accelerator.unwrap_model(engine.model), path / checkpoint_files.TRAINED)
     tensors = dict(_from_rank_zero(inputs.rank, path / checkpoint_files.OPTIMIZER, device))
-    engine.optimizer.load_state_dict(put_together(resumption.state["optimizer"], tensors))
+    engine.optimizer.load_state_dict(unflatten_state(resumption.state["optimizer"], tensors))
 
 
 def _load_shards(engine: EngineState, path: Path) -> None:
@@ -346,7 +346,7 @@ def _from_rank_zero(rank: int, path: Path, device: torch.device) -> Iterator[tup
         yield name, tensor
 
 
-def take_up(inputs: FitInputs, progress: Progress, resumption: Resumption) -> None:
+def restore_progress(inputs: FitInputs, progress: Progress, resumption: Resumption) -> None:
     """Take over place, counters, log and selection of a checkpoint; `restore` does the rest, once there is a model."""
     state, steps = resumption.state, None
     if inputs.rank == 0:

@@ -47,13 +47,13 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
 
     from bench.training.engines import loop, trainer
 
-    resumption = checkpointing.agree(inputs, sharded=sharding.asked() is not None)
+    resumption = checkpointing.agree_on_checkpoint(inputs, sharded=sharding.requested_backend() is not None)
     if resumption is not None:
-        checkpointing.take_up(inputs, progress, resumption)
+        checkpointing.restore_progress(inputs, progress, resumption)
         inputs.display.leave_out(progress.step)
         inputs.observer.on_resume(progress.step)
     full_model = sharding.FullModelShell(inputs.model) if sharding.shards_parameters() else None
-    gradients = sharding.FirstGradients(inputs.model) if sharding.asked() == "deepspeed" else None
+    gradients = sharding.FirstGradients(inputs.model) if sharding.requested_backend() == "deepspeed" else None
     policy = Policy(inputs, progress, full_model=full_model, gradients=gradients)
     session = Session(
         inputs=inputs,
@@ -70,7 +70,7 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
     elif inputs.objective == "text" and not inputs.writes_by_encoder_decoder:
         from bench.training.engines import sft  # TRL takes seconds to import
 
-        precision = "no" if sharding.asked() == "deepspeed" else inputs.scoring.precision
+        precision = "no" if sharding.requested_backend() == "deepspeed" else inputs.scoring.precision
         model = sft.run(session, sharding.apply_deepspeed_defaults(sft.config(values, precision)))
     else:
         model = trainer.run(session, sharding.apply_deepspeed_defaults(TrainingArguments(**values)))
@@ -96,7 +96,9 @@ def _recompute(inputs: FitInputs) -> bool:
                 "training.activation_offload: activations are on the host already; nothing was moved"
             )
     # DeepSpeed and FSDP enter autocast in their own ways, and gather weights that are used for one layer only.
-    drops_copies = inputs.speed.drop_copies and inputs.scoring.precision != "no" and sharding.asked() is None
+    drops_copies = (
+        inputs.speed.drop_copies and inputs.scoring.precision != "no" and sharding.requested_backend() is None
+    )
     inputs.observer.on_setting("drop_copies", drops_copies)
     return drops_copies
 

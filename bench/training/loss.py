@@ -85,6 +85,10 @@ def step_loss(inputs: FitInputs) -> Iterator[StepLoss]:
 def _is_sharded_and_trained(model: nn.Module) -> str | None:
     # The head is called apart from the model's forward; to train it so ends FSDP's backward in a segmentation fault.
     head = unwrapped(model).get_output_embeddings()
-    if sharding.asked() == "fsdp" and head is not None and any(part.requires_grad for part in head.parameters()):
+    if (
+        sharding.requested_backend() == "fsdp"
+        and head is not None
+        and any(part.requires_grad for part in head.parameters())
+    ):
         return "has an output head that is trained, and that FSDP shards"
     return None

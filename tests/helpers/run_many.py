@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from bench import console
 from bench.reporting.figures import run
 from bench.runner import lifecycle
-from bench.utils.process import libraries_apart
+from bench.utils.process import imports_without_collection
 
 LIBRARIES = (
     "bench.runner.stages",
@@ -62,7 +62,7 @@ def import_libraries():
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     console.quiet_libraries()
-    with libraries_apart():
+    with imports_without_collection():
         for name in LIBRARIES:
             importlib.import_module(name)
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments, get_scheduler
 
-from bench.distributed.signals import Stopper
+from bench.distributed.signals import SigtermHandler
 from bench.distributed.vote import AsyncFlagVote
 from bench.errors import SetupError, StoppedError
 from bench.training import checkpoint_files, checkpointing
@@ -160,9 +160,9 @@ def test_an_optimiser_goes_on_as_if_nothing_had_happened(kind, schedule, tmp_pat
     trained_further(model, optimizer, scheduler, range(3))
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     tensors = {}
-    state = checkpointing.take_apart([optimizer.state_dict(), scheduler.state_dict()], "", tensors)
+    state = checkpointing.flatten_state([optimizer.state_dict(), scheduler.state_dict()], "", tensors)
     save_file(tensors, tmp_path / "tensors")
-    state = checkpointing.put_together(json.loads(json.dumps(state)), load_file(tmp_path / "tensors"))
+    state = checkpointing.unflatten_state(json.loads(json.dumps(state)), load_file(tmp_path / "tensors"))
     model, optimizer, scheduler = made(kind, schedule, tmp_path)
     model.load_state_dict(weights)
     optimizer.load_state_dict(state[0])
@@ -174,7 +174,9 @@ def test_a_state_keeps_its_types():
     shared = torch.arange(3)
     state = {0: (0.9, 0.999), "a": [None, True, {"b": shared}], 1: {"c": shared[:2], "d": 1e-8}, "e": float("inf")}
     tensors = {}
-    back = checkpointing.put_together(json.loads(json.dumps(checkpointing.take_apart(state, "", tensors))), tensors)
+    back = checkpointing.unflatten_state(
+        json.loads(json.dumps(checkpointing.flatten_state(state, "", tensors))), tensors
+    )
     assert list(back) == [0, "a", 1, "e"]
     assert back[0] == (0.9, 0.999)
     assert back["a"][:2] == [None, True]
@@ -188,7 +190,7 @@ def test_a_state_keeps_its_types():
 
 @pytest.fixture
 def stopper():
-    before, found = signal.getsignal(signal.SIGTERM), Stopper()
+    before, found = signal.getsignal(signal.SIGTERM), SigtermHandler()
     signal.signal(signal.SIGTERM, found)
     yield found
     signal.signal(signal.SIGTERM, before)

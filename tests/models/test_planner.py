@@ -184,7 +184,7 @@ def test_autocast_copies_weights_that_are_trained_though_activations_are_recompu
 
 @pytest.fixture(scope="module")
 def seventy():
-    return report.seventy_plan()
+    return report.plan_70b()
 
 
 def test_zero_shards_what_it_says(seventy):

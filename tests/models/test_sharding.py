@@ -37,7 +37,11 @@ def checked(path, *overrides):
 
 
 def test_without_either_nothing_is_asked_and_nothing_refused():
-    assert (sharding.asked(), sharding.asked_stage(), sharding.shards_parameters()) == (None, None, False)
+    assert (sharding.requested_backend(), sharding.requested_stage(), sharding.shards_parameters()) == (
+        None,
+        None,
+        False,
+    )
     assert checked(BERT, "training.engine=loop", "training.optimizer=adafactor") is None
 
 
@@ -46,7 +50,7 @@ def test_without_either_nothing_is_asked_and_nothing_refused():
 )
 def test_what_was_asked_for(launched, kind, stage, shards):
     launched(kind)
-    assert sharding.asked_stage() == stage
+    assert sharding.requested_stage() == stage
     assert sharding.shards_parameters() == shards
     note = checked(BERT)
     assert ("shards the parameters during training" in note) if shards else (note is None)
@@ -57,7 +61,7 @@ def test_the_stage_is_read_from_a_deepspeed_file_too(launched, monkeypatch, tmp_
     path = tmp_path / "ds.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 3}}), encoding="utf-8")
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(path))
-    assert sharding.asked_stage() == 3
+    assert sharding.requested_stage() == 3
 
 
 REFUSED = {

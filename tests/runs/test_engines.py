@@ -231,13 +231,13 @@ def test_a_tracker_gets_the_losses(tmp_path, monkeypatch):
 
 def test_libraries_are_out_of_the_collector_s_sight_and_what_comes_later_is_not(bare_runs):
     gc.unfreeze()
-    with process.libraries_apart():
+    with process.imports_without_collection():
         assert not gc.isenabled()
     assert gc.isenabled()
     kept = gc.get_freeze_count()
     assert kept > 100_000
     later = [[] for _ in range(1000)]
-    with process.libraries_apart():  # a second run of the process
+    with process.imports_without_collection():  # a second run of the process
         assert gc.isenabled()
     assert gc.get_freeze_count() <= kept
     assert all(gc.is_tracked(item) for item in later)

@@ -10,7 +10,7 @@ import torch
 
 from bench.config import resolve
 from bench.distributed import sharding
-from bench.distributed.signals import Stopper
+from bench.distributed.signals import SigtermHandler
 from bench.errors import SetupError, StoppedError
 from bench.memory import planner, search
 from bench.memory.planner import MemoryPlan, Parallelism
@@ -19,7 +19,7 @@ from bench.records import record, store
 from bench.reporting import run_page
 from bench.runner import lifecycle, memory_prediction
 from bench.runner.context import RunContext
-from bench.runner.memory_prediction import Heaviest
+from bench.runner.memory_prediction import LargestMicroBatch
 from bench.training.loss import StepLoss
 from bench.training.policy import Policy
 from bench.utils.hardware import GIB
@@ -139,7 +139,7 @@ def test_on_a_gpu_the_error_is_of_what_its_allocator_counts(done):
 def test_the_error_is_of_the_steps_that_were_done(done):
     one = on_gpu(done, progress=SimpleNamespace(step=3, steps=SimpleNamespace(counts=[None])))
     features, size = done.run.inputs.train.features, done.run.budget.global_batch
-    last = memory_prediction.heaviest(features, done.run.fit_inputs.order[2 * size :], 8, without_pads=False)
+    last = memory_prediction.largest_micro_batch(features, done.run.fit_inputs.order[2 * size :], 8, without_pads=False)
     memory_prediction.compare(one)
     assert one.record.memory_predicted["compared"]["length"] == last.length
     assert one.prediction.job.predict(8, last.length).total <= one.prediction.prediction.total
@@ -171,8 +171,8 @@ def row(tokens, answers=None):
     ],
 )
 def test_the_heaviest_micro_batch_by_hand(features, without_pads, expected):
-    found = memory_prediction.heaviest(features, [0, 1, 2, 3], 2, without_pads)
-    assert found == Heaviest(**dict(zip(("rows", "length", "answers"), expected, strict=True)))
+    found = memory_prediction.largest_micro_batch(features, [0, 1, 2, 3], 2, without_pads)
+    assert found == LargestMicroBatch(**dict(zip(("rows", "length", "answers"), expected, strict=True)))
 
 
 @pytest.mark.parametrize(
@@ -210,10 +210,10 @@ def test_the_launcher_s_way_to_spread_a_run(monkeypatch, tmp_path, changes, expe
             value = str(tmp_path / "ds.json")
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
     if isinstance(expected, Parallelism):
-        assert memory_prediction.spread_of(4) == expected
+        assert memory_prediction.requested_parallelism(4) == expected
     else:
         with pytest.raises(SetupError, match=expected):
-            memory_prediction.spread_of(4)
+            memory_prediction.requested_parallelism(4)
 
 
 def blank(done):
@@ -254,7 +254,7 @@ def test_an_outline_that_is_not_the_model_is_noted(done):
 def test_a_signal_during_the_plan_ends_the_run(done, monkeypatch):
     one, kept = blank(done), signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(planner.MemoryPlan, "of", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
-    signal.signal(signal.SIGTERM, Stopper())
+    signal.signal(signal.SIGTERM, SigtermHandler())
     try:
         with pytest.raises(StoppedError):
             memory_prediction.predict(one)
@@ -368,8 +368,8 @@ def test_a_spread_is_typed_as_a_config_that_is_shipped():
     found = [Change(what="", costs="", parallelism={"zero": stage}) for stage in (1, 2, 3)]
     found.append(Change(what="", costs="", parallelism={"zero": 3, "offload": "cpu"}))
     for change in found:
-        option, path = memory_prediction.typed(change).split(" ")
+        option, path = memory_prediction.as_typed(change).split(" ")
         assert option == "--config_file"
         assert (ROOT / path).is_file()
     both = Change(what="", costs="", overrides=("a=1", "b=2"))
-    assert memory_prediction.typed(both) == "a=1 b=2"
+    assert memory_prediction.as_typed(both) == "a=1 b=2"

@@ -148,9 +148,9 @@ def test_a_failed_process_waits_until_rank_zero_is_there_to_hear_of_it():
     ],
 )
 def test_kind_of_a_failure(error, kind):
-    classified = failures.of(error, "train", 1, " on rank 1 (host b)")
+    classified = failures.from_exception(error, "train", 1, " on rank 1 (host b)")
     assert classified.kind == kind
-    assert failures.unpacked(classified.packed().encode()) == classified
+    assert failures.from_json(classified.packed().encode()) == classified
 
 
 def test_errors_of_torch_s_own_communication_are_known():
@@ -158,7 +158,7 @@ def test_errors_of_torch_s_own_communication_are_known():
 
     with pytest.raises(DistError) as caught:
         TCPStore("127.0.0.1", free_port(), is_master=False, timeout=timedelta(seconds=1))
-    assert failures.of(caught.value, "load").kind == "echo"
+    assert failures.from_exception(caught.value, "load").kind == "echo"
 
 
 @pytest.mark.parametrize(

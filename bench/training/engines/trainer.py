@@ -48,8 +48,8 @@ def train(trainer: "WatchedTrainer") -> nn.Module:
     sharding.choose_units(trainer)
     trainer.train(resume_from_checkpoint=checkpointing.folder_for_trainer(inputs, session.resumption))
     # A phase of its own: what the steps need in memory is not what whole weights need.
-    with inputs.clock.phase("gather") if sharding.asked() is not None else contextlib.nullcontext():
-        plain: nn.Module = sharding.gathered(trainer, session.full_model)
+    with inputs.clock.phase("gather") if sharding.requested_backend() is not None else contextlib.nullcontext():
+        plain: nn.Module = sharding.gathered_model(trainer, session.full_model)
     return plain
 
 
