@@ -27,7 +27,7 @@ class LabelScoring:
     """What differs from HFLM: all continuations of a context are scored in one row. `model_class` joins the two."""
 
     def __init__(self, *arguments: Any, budget: int | str | None = None, **options: Any) -> None:
-        """HFLM's arguments, and budget: how many tokens a batch of rows holds; None leaves it to the scorer."""
+        """Take HFLM's arguments, and budget: how many tokens a batch of rows holds; None leaves it to the scorer."""
         self.budget = None if budget is None else int(budget)
         self._contexts: dict[str, list[int] | None] = {}
         super().__init__(*arguments, **options)

@@ -32,7 +32,7 @@ class Reader(Protocol):
 
     @property
     def notes(self) -> list[str]:
-        """Fallbacks, with their reasons; complete when everything was read."""
+        """Return the fallbacks with their reasons; complete when everything was read."""
 
     def read(self, numbers: list[int]) -> list[Answer]:
         """Return the answers to the examples of one batch, in its order."""

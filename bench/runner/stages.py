@@ -246,7 +246,7 @@ class _Recorder(Observer):
         console.say(f"training goes on from the checkpoint of step {step}")
 
     def on_start(self, launch: dict[str, Any]) -> None:
-        """Now that the model is wrapped, measure what the steps alone need: sharding a model takes it whole first."""
+        """Measure what the steps alone need from here on: to be sharded, a model was whole first."""
         assert self.run.record.launch is not None
         self.run.clock.set_apart("train_setup")
         self.run.record.launch = self.run.record.launch.model_copy(update=launch)

@@ -81,7 +81,7 @@ def seal(partial: Path) -> Path:
 
 
 def _to_disk(path: Path) -> list[int]:
-    """[size, CRC-32] of a file that is on disk when this returns."""
+    """Flush a file to disk; return its [size, CRC-32]."""
     with path.open("rb+") as stream:
         size_and_checksum = _checksum(stream)
         os.fsync(stream.fileno())

@@ -133,7 +133,7 @@ def folder_for_trainer(inputs: FitInputs, resumption: Resumption | None) -> str 
 
 
 def _write_sharded(inputs: FitInputs, engine: EngineState, state: dict[str, Any]) -> bool:
-    """Each process writes its part. The first process of a machine seals its folder, which may be that of all."""
+    """Write this process's part. The first process of a machine seals its folder, which may be that of all."""
     wait, first_here = engine.accelerator.wait_for_everyone, engine.accelerator.is_local_main_process
     folder, step = inputs.checkpoint_folder, state["step"]
     if inputs.rank == 0:
@@ -333,7 +333,7 @@ def load_trained(rank: int, model: nn.Module, path: Path) -> None:
 
 
 def _from_rank_zero(rank: int, path: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and tensor of a file that only rank zero need have, one after another."""
+    """Yield name and tensor of a file that only rank zero need have, one after another."""
     tensors = load_file(path) if rank == 0 else {}
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         yield from tensors.items()

@@ -39,7 +39,7 @@ def fit_probe(model: nn.Module, features: list[dict[str, Any]], scoring: Scoring
 def _regress(
     matrix: np.ndarray, labels: np.ndarray, num_labels: int, options: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Logistic regression on standardised features, folded back into weights [labels, hidden] on the raw ones.
+    """Fit logistic regression on standardised features, folded back into weights [labels, hidden] on the raw ones.
 
     matrix: [examples, hidden]. labels: ids, or rows of 0 and 1, of which each column is fitted by itself.
     """

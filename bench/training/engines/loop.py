@@ -68,7 +68,7 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
 
 
 def _micro_batches(loss_of: StepLoss, step: int, accelerator: Accelerator) -> list[BatchEncoding]:
-    """This process's micro-batches of one step: the same rows as accelerate's own sharding gives the Trainer."""
+    """Return this process's micro-batches of one step: the same rows as accelerate's own sharding gives the Trainer."""
     inputs, budget = loss_of.inputs, loss_of.inputs.budget
     size, first = budget.per_device_batch, (step - 1) * budget.global_batch
     starts = range(
@@ -79,7 +79,7 @@ def _micro_batches(loss_of: StepLoss, step: int, accelerator: Accelerator) -> li
 
 
 def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """No weight decay on biases and norms, as the Trainer does it."""
+    """Group parameters with and without weight decay: none on biases and norms, as in the Trainer."""
     forbidden = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
     decayed = set(get_parameter_names(model, [nn.LayerNorm], forbidden))
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]

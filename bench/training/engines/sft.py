@@ -83,11 +83,11 @@ class _Trainer(WatchedTrainer, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The harness's own, or else TRL's, which must see the model's outputs."""
+        """Return the harness's loss, or else TRL's, which needs the model's outputs."""
         if self.loss_of.answers_only:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         with autocast.autocast(self.session.inputs.scoring):
             return SFTTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
     def _send_telemetry(self) -> None:
-        """Nothing about a run leaves the machine."""
+        """Send nothing: no data about a run leaves the machine."""

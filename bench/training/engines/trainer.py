@@ -101,7 +101,7 @@ class WatchedTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The harness's own: the sum over label items, over those of the whole step."""
+        """Return the harness's loss: the sum over label items, divided by those of the whole step."""
         with autocast.autocast(self.session.inputs.scoring):
             loss = self.loss_of.batch_loss(model, inputs, num_items_in_batch)
         # As in the Trainer: the items are those of all processes, and DDP averages what each of them gives.
@@ -111,7 +111,7 @@ class WatchedTrainer(Trainer):
     control: Any
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
-        """Validation by the harness's own scorer: exact ids, own metrics. Names get the Trainer's prefix `eval_`."""
+        """Validate by the harness's own scorer: exact ids, own metrics. Names get the Trainer's prefix `eval_`."""
         values = self.session.policy.run_validation(self.accelerator.unwrap_model(self.model_wrapped))
         logs = {f"eval_{name}": value for name, value in values.items()}
         self.log(dict(logs))
@@ -125,7 +125,7 @@ class WatchedTrainer(Trainer):
         checkpointing.save(self.session.inputs, self.session.progress, self._engine_state(), self._tr_loss)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """The weights too: the Trainer calls this when everything is prepared, and has read what DeepSpeed wrote."""
+        """Load the weights too: the Trainer calls this when everything is prepared, after DeepSpeed has read its own."""
         if checkpoint is not None:
             self._since_log = checkpointing.restore(
                 self.session.inputs, self.session.resumption, self._engine_state(), loaded=True
@@ -138,7 +138,7 @@ class WatchedTrainer(Trainer):
         """See `_load_optimizer_and_scheduler`."""
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Nothing to do: what is drawn follows from the step (seed_step)."""
+        """Do nothing: random numbers follow from the step (seed_step)."""
 
 
 class _Watch(TrainerCallback):
