@@ -39,7 +39,7 @@ def move_to_host(model: nn.Module) -> None:
 
 
 def _moved(checkpoint: Callable[..., Any], function: Any, *inputs: Any, **options: Any) -> Any:
-    """Run a block under hooks that see its inputs as torch's checkpoint saves them; inside, its own hooks save nothing."""
+    """Run a block under hooks that see its inputs as torch's checkpoint saves them; inside, torch saves nothing."""
     places = {item.device.type for item in inputs if torch.is_tensor(item)}
     with _hooks(next(iter(places), "cpu")):
         return checkpoint(function, *inputs, **options)

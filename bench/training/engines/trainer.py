@@ -125,7 +125,7 @@ class WatchedTrainer(Trainer):
         checkpointing.save(self.session.inputs, self.session.progress, self._engine_state(), self._tr_loss)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load the weights too: the Trainer calls this when everything is prepared, after DeepSpeed has read its own."""
+        """Load the weights too: the Trainer calls this when all is prepared, after DeepSpeed has read its own."""
         if checkpoint is not None:
             self._since_log = checkpointing.restore(
                 self.session.inputs, self.session.resumption, self._engine_state(), loaded=True
