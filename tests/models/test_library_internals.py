@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bench.models.library_internals import evaluate_internals, torch_internals, transformers_internals
-from bench.models.library_internals.uses import USES
+from tests.helpers.library_uses import USES
 from tests.helpers.launching import ROOT
 
 INTERNALS = ROOT / "bench" / "models" / "library_internals"
