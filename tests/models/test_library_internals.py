@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from bench.models.library_internals import evaluate_internals, torch_internals, transformers_internals
-from tests.helpers.library_uses import USES
 from tests.helpers.launching import ROOT
+from tests.helpers.library_uses import USES
 
 INTERNALS = ROOT / "bench" / "models" / "library_internals"
 # Private modules and names of these libraries are what this is about.
