@@ -64,12 +64,12 @@ def test_a_clean_change_passes(tree):
 
 def test_two_points_of_accuracy_that_runs_lose_are_caught(tree):
     """Of 400 right answers five to eleven are told wrong: for seeds that is chance, but the models are the same."""
-    damage = """    is_right = [answer.prediction == split.references[number] for number, answer in found]
-    for row in [row for row, right in enumerate(is_right) if right][: len(found) // 50 + sum(is_right) % 7 - 3]:
-        number, answer = found[row]
-        found[row] = number, type(answer)(prediction=1 - answer.prediction, scores=answer.scores)
+    damage = """    is_right = [answer.prediction == split.references[number] for number, answer in answers]
+    for row in [row for row, right in enumerate(is_right) if right][: len(answers) // 50 + sum(is_right) % 7 - 3]:
+        number, answer = answers[row]
+        answers[row] = number, type(answer)(prediction=1 - answer.prediction, scores=answer.scores)
 """
-    end = "    return Scored(predictions=_assembled(found, split), "
+    end = "    return Scored(predictions=_assembled(answers, split), "
     with planted(tree, "evaluation/scoring.py", end, damage + end):
         done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "--out", "damaged")
     assert done.returncode == 1, done.stderr + done.stdout

@@ -98,7 +98,7 @@ def test_on_a_cpu_no_error_is_given_and_it_is_said_why(done):
     assert found["measured"]["grown_gib"] >= 0
     page = run_page.run_report(done.record, done.folder)
     assert "memory: predicted " in page
-    assert "nothing that compares was measured: a CPU has no allocator" in page
+    assert "no comparable measurement: a CPU has no allocator" in page
 
 
 def test_a_plan_draws_nothing_from_the_run_s_random_numbers(done):
@@ -232,7 +232,7 @@ def test_a_plan_that_fails_is_noted_and_fails_no_run(done, monkeypatch):
     assert one.record.memory_predicted["train"] is None
     assert one.record.memory_predicted["reason"].startswith("the plan failed: ZeroDivisionError")
     assert one.record.notes == [f"memory was not predicted: {one.record.memory_predicted['reason']}"]
-    assert "memory: not predicted: the plan failed" in run_page.run_report(one.record, done.folder)
+    assert "Peak memory was not predicted: the plan failed" in run_page.run_report(one.record, done.folder)
 
 
 def test_what_can_not_be_planned_says_why(done):

@@ -174,7 +174,7 @@ REFUSED = {
         ["dataset=passages_v2", "evaluation.metrics=[squad]"],
         "the metric 'squad' does not fit: these data have questions without an answer (SQuAD v2.0); ask for squad_v2",
     ),
-    "smoothing": (["training.label_smoothing=0.1"], "learned as they are, without label smoothing"),
+    "smoothing": (["training.label_smoothing=0.1"], "label smoothing is not supported for answer spans; remove it"),
     "no room": (["max_length=32", "spans.doc_stride=31"], "leaves no room for question and context"),
 }
 
