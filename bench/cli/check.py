@@ -6,7 +6,7 @@ from typing import Any
 
 from bench import console
 from bench.cli.options import add_command
-from bench.config import resolve
+from bench.config import registry, resolve
 from bench.errors import RecipeError
 
 
@@ -27,7 +27,7 @@ def check_command(options: argparse.Namespace) -> int:
     # What is wrong with a card is told once, though every recipe that names it meets it.
     problems: dict[str, None] = {}
     num_cards = num_studies = 0
-    paths = [path for given in options.recipes or [resolve.SHIPPED] for path in _expand(given)]
+    paths = [path for given in options.recipes or _everything() for path in _expand(given)]
     for path in paths:
         kind = kinds.get(path.absolute().parent.name)
         is_study = kind is None and study.is_study(path)
@@ -47,6 +47,12 @@ def check_command(options: argparse.Namespace) -> int:
     num_recipes = len(paths) - num_cards - num_studies
     console.say(f"{num_recipes} recipes{studies} and {num_cards} cards checked, {len(problems)} problems")
     return 2 if problems else 0
+
+
+def _everything() -> list[Path]:
+    """Return the shipped recipes and cards, and the cards of included folders."""
+    cards = [path for folder in resolve.CARD_FOLDERS.values() for path in registry.files(folder).values()]
+    return [resolve.SHIPPED, *(path for path in cards if registry.is_included(path))]
 
 
 def _expand(given: Path) -> list[Path]:

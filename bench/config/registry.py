@@ -26,10 +26,10 @@ KINDS = ("tasks", "methods", "metrics")
 CARDS = ("datasets", "models")
 INCLUDE = "BENCH_INCLUDE"
 # What a file must declare as literals, which are read without importing it; and what a method must define.
-LITERALS = {
-    "tasks": ("OBJECTIVES", "READS", "METRICS", "AUTO_CLASS"),
-    "methods": ("OBJECTIVES",),
-    "metrics": ("reads", "configs", "higher_is_better"),
+LITERALS: dict[str, dict[str, type]] = {
+    "tasks": {"OBJECTIVES": tuple, "READS": str, "METRICS": dict, "AUTO_CLASS": str},
+    "methods": {"OBJECTIVES": tuple},
+    "metrics": {"reads": str, "configs": tuple, "higher_is_better": dict},
 }
 METHOD = ("Options", "load_plan", "adapt")
 # In the name of a metric of the evaluate library, these say that lower is better.
@@ -48,21 +48,43 @@ def include(folders: Iterable[str | Path] = ()) -> None:
         if os.pathsep in text:
             raise RecipeError(f"--include {text}: the path of a folder can't hold {os.pathsep!r}")
     given = [*os.environ.get(INCLUDE, "").split(os.pathsep), *asked]
-    absolute = dict.fromkeys(str(Path(folder).expanduser().absolute()) for folder in given if folder)
+    try:
+        absolute = dict.fromkeys(str(Path(folder).expanduser().absolute()) for folder in given if folder)
+    except RuntimeError as error:  # ~ of a user who is not there
+        raise RecipeError(f"an included folder (--include or {INCLUDE}) can't be found: {error}") from error
     if absolute:
         os.environ[INCLUDE] = os.pathsep.join(absolute)
     for folder in included():
         if not any((folder / kind).is_dir() for kind in (*KINDS, *CARDS)):
             expected = ", ".join(f"{kind}/" for kind in (*KINDS, *CARDS))
             raise RecipeError(f"the included folder {folder} has none of the subfolders {expected}")
+        _check_names(folder)
     for kind in (*KINDS, *CARDS):
         for path in files(kind).values():
             if kind in KINDS and is_included(path):
-                missing = [key for key in LITERALS[kind] if key not in _literals(path)]
-                if missing:
-                    raise RecipeError(f"{path}: a {kind[:-1]} must declare {', '.join(missing)}, as a literal")
+                _check_literals(kind, path)
     if included():
         _check_value_names()
+
+
+def _check_names(folder: Path) -> None:
+    """Raise RecipeError for a drop-in that could not be imported by its name; `_name.py` is a helper of others."""
+    for kind in KINDS:
+        for path in sorted((folder / kind).glob("*.py")):
+            if not path.stem.isidentifier():
+                raise RecipeError(f"{path}: {path.stem!r} is not a name of a Python module; rename the file")
+
+
+def _check_literals(kind: str, path: Path) -> None:
+    """Raise RecipeError for a literal that a drop-in lacks, or that has another type."""
+    declared, what = _literals(path), kind[:-1]
+    missing = [key for key in LITERALS[kind] if key not in declared]
+    if missing:
+        raise RecipeError(f"{path}: a {what} must declare {', '.join(missing)}, as a literal")
+    for key, expected in LITERALS[kind].items():
+        if not isinstance(declared[key], expected):
+            found = f"{declared[key]!r:.60}"
+            raise RecipeError(f"{path}: {key} of a {what} must be a {expected.__name__}, got {found}")
 
 
 def _check_value_names() -> None:
@@ -85,8 +107,8 @@ def included() -> list[Path]:
 
 
 def is_included(path: Path) -> bool:
-    """Return whether a file lies in an included folder."""
-    return path.parent.parent in included()
+    """Return whether a file lies in an included folder other than the package's own."""
+    return path.parent.parent in included() and path.parent.parent not in (PACKAGE, ROOT / "recipes")
 
 
 def files(kind: str) -> dict[str, Path]:
@@ -161,7 +183,9 @@ def _load_included(kind: str, path: Path) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[spec.name]
         raise RecipeError(f"{path} can't be imported: {type(error).__name__}: {error}") from error
-    missing = [attribute for attribute in METHOD if kind == "methods" and not hasattr(module, attribute)]
+    missing = [
+        attribute for attribute in METHOD if kind == "methods" and not callable(getattr(module, attribute, None))
+    ]
     if missing:
         raise RecipeError(f"{path}: a method must define {', '.join(missing)}")
     return module
@@ -219,13 +243,17 @@ def included_notes(used: Mapping[str, Iterable[str]]) -> list[str]:
 
     used: kind -> names of drop-ins and cards.
     """
-    paths = [files(kind).get(name) for kind, given in used.items() for name in given]
     return [
-        f"{path.parent.name}/{path.name} is from the included folder {path.parent.parent}, "
-        f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
-        for path in paths
-        if path is not None and is_included(path)
+        f"{path.parent.name}/{path.name} is from the included folder {path.parent.parent}, sha256 {digest}"
+        for path, digest in included_code(used).items()
     ]
+
+
+def included_code(used: Mapping[str, Iterable[str]]) -> dict[Path, str]:
+    """Return file -> SHA-256 of those drop-ins and cards that are from an included folder. used: kind -> names."""
+    paths = [files(kind).get(name) for kind, given in used.items() for name in given] if included() else []
+    kept = (path for path in paths if path is not None and is_included(path))
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
 
 
 def _assigned_name(statement: ast.stmt) -> str | None:

@@ -63,6 +63,9 @@ class Resolved:
         content["method"] = {"name": self.recipe.method.name, **self.options.model_dump(mode="json")}
         # Part of every hash so far: baselines and unfinished runs of before are found by it.
         content["speed"]["precision"] = "launcher"
+        # The package's own files are known by its version; those of others may change under the same name.
+        if code := registry.included_code(self._drop_ins):
+            content["included"] = {f"{path.parent.name}/{path.name}": digest for path, digest in code.items()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -82,16 +85,17 @@ class Resolved:
     @property
     def included_notes(self) -> list[str]:
         """A sentence for each drop-in or card that is from an included folder, with its SHA-256."""
-        metrics = (*self.metric_names, *self.metrics_left_out)
-        return registry.included_notes(
-            {
-                "datasets": [self.dataset_name],
-                "models": [self.model_name],
-                "methods": [self.recipe.method.name],
-                "tasks": [self.recipe.dataset.task],
-                "metrics": metrics,
-            }
-        )
+        cards = {"datasets": [self.dataset_name], "models": [self.model_name]}
+        return registry.included_notes({**cards, **self._drop_ins})
+
+    @property
+    def _drop_ins(self) -> dict[str, list[str]]:
+        """Return kind -> names of the drop-ins in use. Cards are part of the recipe as it is resolved."""
+        return {
+            "methods": [self.recipe.method.name],
+            "tasks": [self.recipe.dataset.task],
+            "metrics": [*self.metric_names, *self.metrics_left_out],
+        }
 
     @property
     def metrics_left_out(self) -> tuple[str, ...]:

@@ -56,15 +56,24 @@ class MetricSet:
         self.num_labels = num_labels
         self.multi_label = multi_label
         config = "multilabel" if multi_label else "default"
-        own = [_own_metric(name, config) for name in names if not name.startswith(LIBRARY)]
+        own_names = [name for name in names if not name.startswith(LIBRARY)]
+        own = [_own_metric(name, config) for name in own_names]
         if len({metric.reads == "answers" for metric in own}) > 1:
             raise SetupError(f"metrics of answers in words don't go with metrics of labels: {', '.join(names)}")
         library = [LibraryMetric(name.removeprefix(LIBRARY), config) for name in names if name.startswith(LIBRARY)]
         self.metrics: list[Metric] = [*own, *library]
+        code = {path.stem: digest for path, digest in registry.included_code({"metrics": own_names}).items()}
+        self._code = {id(metric): code[name] for name, metric in zip(own_names, own, strict=True) if name in code}
 
     def signatures(self) -> dict[str, str]:
         """Return value name -> every setting that moves the number."""
-        return dict(sorted(item for metric in self.metrics for item in metric.signatures().items()))
+        return dict(sorted(item for metric in self.metrics for item in self._signatures_of(metric).items()))
+
+    def _signatures_of(self, metric: Metric) -> dict[str, str]:
+        """Return a metric's signatures; of one from an included folder with its code, which no version tells."""
+        code = self._code.get(id(metric))
+        suffix = f"|code:{code[:12]}" if code else ""
+        return {name: f"{text}{suffix}" for name, text in metric.signatures().items()}
 
     def higher_is_better(self, value: str) -> bool:
         """Return the direction of a value; of the evaluate library's, see `registry.higher_is_better`."""
@@ -115,7 +124,7 @@ class MetricSet:
             drawn = bootstrap(statistics, lambda sums: metric.values(sums, self.num_labels), draws=BOOTSTRAP_DRAWS)
             for name in rest:
                 intervals[name] = _drawn_interval(values[name], drawn[name], BOOTSTRAP_DRAWS)
-        signatures = metric.signatures()
+        signatures = self._signatures_of(metric)
         counted = {name: int(trials) for name, (_, trials) in proportions.items() if np.ndim(trials) == 0}
         # Of a part of the examples, like the questions with an answer, F1 counts those that exact match does.
         counted |= {name.replace("_exact", "_f1"): count for name, count in counted.items()}
@@ -140,7 +149,7 @@ class MetricSet:
 
         values = _computed(read, predictions.references)
         drawn = bootstrap_examples(_computed, list(read), list(predictions.references), draws=RECOMPUTED_DRAWS)
-        signatures = metric.signatures()
+        signatures = self._signatures_of(metric)
         # A metric of the evaluate library has one signature for whatever values it gives.
         signature = next(iter(signatures.values()))
         return {

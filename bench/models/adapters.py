@@ -48,9 +48,9 @@ def check_config(name: str, config: dict[str, Any]) -> None:
     fields = _fields(name)
     if "modules_to_save" not in fields:
         raise ValueError(f"{name} is not supported: it can't train a task head (no field 'modules_to_save')")
-    for key in config:
-        if key not in fields:
-            raise ValueError(f"{name} has no field {key!r}.{did_you_mean(key, fields)}")
+    unknown = [f"{name} has no field {key!r}.{did_you_mean(key, fields)}" for key in config if key not in fields]
+    if unknown:
+        raise ValueError(" ".join(unknown))
     for key in ("task_type", "inference_mode", "base_model_name_or_path"):
         if key in config:
             raise ValueError(f"{key!r} is set by the harness")

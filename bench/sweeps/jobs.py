@@ -134,7 +134,9 @@ def arguments(job: Job, *, absolute: bool = False) -> list[str]:
     """Return the arguments of `bench/run.py` for a run. absolute: for another working directory."""
     planned = job.planned
     path, folder = (one.absolute() if absolute else one for one in (planned.path, job.folder))
-    return [str(path), "--seed", str(planned.seed), "--out", str(folder), *planned.overrides]
+    # The environment holds them too; a line that is printed must work by itself.
+    include = [word for place in registry.included() for word in ("--include", str(place))]
+    return [str(path), "--seed", str(planned.seed), "--out", str(folder), *include, *planned.overrides]
 
 
 def visible_gpus() -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from bench.cli.main import main
 from bench.config import registry, resolve
 from bench.config.contracts import LoadPlan
 from bench.errors import RecipeError
+from bench.evaluation.metric_set import MetricSet
+from bench.sweeps import jobs, study
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)
@@ -104,7 +106,7 @@ class Mine(_base.MeanMetric):
 METHOD = '''"""Trains everything, as full does."""
 
 from bench.config.contracts import LoadPlan
-from bench.config.recipe import Strict
+from bench.config.fields import Strict
 
 OBJECTIVES = ("head",)
 
@@ -252,6 +254,9 @@ def test_a_card_beside_the_recipe_and_in_an_included_folder(included, write):
         ("metrics/bad.py", '"""Bad."""\nreads = "predictions"\n', "bad.py: a metric must declare configs, "),
         ("methods/bad.py", '"""Bad."""\nOBJECTIVES = tuple("head")\n', "bad.py: a method must declare OBJECTIVES"),
         ("tasks/bad.py", '"""Bad."""\n', "bad.py: a task must declare OBJECTIVES, READS, METRICS, AUTO_CLASS"),
+        ("methods/bad.py", "OBJECTIVES = 3\n", "bad.py: OBJECTIVES of a method must be a tuple, got 3"),
+        ("metrics/bad.py", METRIC.replace('{"mine": False}', "3"), "bad.py: higher_is_better of a metric must be"),
+        ("metrics/my-metric.py", METRIC, "my-metric.py: 'my-metric' is not a name of a Python module; rename"),
     ],
 )  # fmt: skip
 def test_included_files_that_lack_something(name, text, message, included, write):
@@ -268,6 +273,7 @@ def test_included_files_that_lack_something(name, text, message, included, write
         ("1 / 0", "can't be imported: ZeroDivisionError: division by zero"),
         ("raise SystemExit(3)", "can't be imported: SystemExit: 3"),
         ("Options = dict", ": a method must define load_plan, adapt"),
+        ("Options, load_plan, adapt = 3, print, print", ": a method must define Options"),
     ],
 )  # fmt: skip
 def test_included_files_that_fail_at_import(text, message, included, write):
@@ -277,3 +283,41 @@ def test_included_files_that_fail_at_import(text, message, included, write):
         with pytest.raises(RecipeError) as error:
             registry.load("methods", "bad")
         assert str(error.value) in (f"{path} {message}", f"{path}{message}")
+
+
+def test_a_user_without_a_home_is_told_so(included, monkeypatch):
+    monkeypatch.setenv(registry.INCLUDE, "~nobody_of_that_name/x")
+    with pytest.raises(RecipeError, match="can't be found: Could not determine home directory"):
+        registry.include()
+
+
+@pytest.mark.parametrize("name", ["metrics/mine.py", "methods/own_method.py"])
+def test_changed_code_makes_another_recipe(name, included, write):
+    """So that neither an interrupted run nor a sweep takes results of other code for its own."""
+    registry.include([included])
+    path = write("study/a.yaml", RECIPE.format(dataset="reviews"))
+    before = resolve.load(path).hash
+    assert resolve.load(path).hash == before
+    write(f"own/{name}", (included / name).read_text(encoding="utf-8") + "# changed\n")
+    assert resolve.load(path).hash != before
+
+
+def test_the_code_of_an_included_metric_is_in_its_signature(included):
+    registry.include([included])
+    digest = hashlib.sha256((included / "metrics" / "mine.py").read_bytes()).hexdigest()
+    signatures = MetricSet(("accuracy", "mine"), multi_label=False, num_labels=2).signatures()
+    assert signatures["mine"] == f"mine|v1|code:{digest[:12]}"
+    assert "code:" not in signatures["accuracy"]
+
+
+def test_a_printed_command_names_the_included_folders(included, write, tmp_path):
+    registry.include([included])
+    (plan,) = [study.plan([write("study/a.yaml", RECIPE.format(dataset="reviews"))], study.SweepRequest())]
+    (job,) = jobs.jobs_of([run for system in plan.systems for run in system.runs()], tmp_path)
+    assert jobs.arguments(job)[5:7] == ["--include", str(included)]
+
+
+def test_check_reads_included_cards(included, write, capsys):
+    write("own/models/broken.yaml", "famly: encoder\n")
+    assert main(["check", "--include", str(included)]) == 2
+    assert "broken.yaml:1: famly" in capsys.readouterr().err.replace("\n", "")

@@ -368,7 +368,7 @@ def test_words_behind_the_recipes_and_behind_options_are_overrides_of_every_run(
     assert "training.steps is ignored for method probe, which does not train by gradients" in done.stdout
     alone = bench("sweep", PROBE, "training.steps=4", "--dry-run", "--out", tmp_path)
     assert alone.returncode == 2
-    assert "command line: training.steps: method 'probe' trains nothing by gradients" in alone.stderr
+    assert "command line: training.steps: method 'probe' is not trained by gradients" in alone.stderr
 
 
 def test_the_table_names_metric_and_split(tmp_path):
