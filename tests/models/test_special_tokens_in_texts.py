@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.tasks.text_classification import encode as encode_rows
+from bench.evaluation.readers.head import encode_rows
 from tests.helpers import models as tiny
 from tests.helpers.tiny_cards import FORGED
 

@@ -115,7 +115,7 @@ def test_what_a_method_cannot_use_is_named_where_it_was_typed(planned, refused):
     assert (learns.left_out, probe.left_out) == ((), ("training.steps=3",))
     assert (learns.overrides, probe.overrides) == (("training.steps=3", "save=false"), ("save=false",))
     own = "runs: [{recipe: tiny/albert-probe, set: {training.steps: 3}}]\n"
-    assert refused(own).startswith("own/study.yaml: training.steps: method 'probe' trains nothing by gradients")
+    assert refused(own).startswith("own/study.yaml: training.steps: method 'probe' is not trained by gradients")
     alone = "runs: [{recipe: tiny/albert-probe}]\n"
     assert refused(alone, sets=("training.steps=3",)).startswith("command line: training.steps: method 'probe'")
 
