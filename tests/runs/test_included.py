@@ -61,6 +61,7 @@ def test_a_run_with_an_included_method_metrics_and_card(write, tmp_path):
     assert set(scores) == {"accuracy", "within_one", "balanced_accuracy"}
     assert scores["within_one"]["value"] == 1  # two labels are never more than one step apart
     assert scores["within_one"]["interval"] == "wilson 95 %"
-    assert scores["within_one"]["signature"] == "within_one|no_answer:wrong|v1"
+    code = hashlib.sha256(files[2].read_bytes()).hexdigest()[:12]
+    assert scores["within_one"]["signature"] == f"within_one|no_answer:wrong|v1|code:{code}"
     assert scores["balanced_accuracy"]["signature"].startswith("balanced_accuracy|sklearn:balanced_accuracy_score|")
     assert 0 < record["model"]["parameters"]["trainable"] < record["model"]["parameters"]["total"]
