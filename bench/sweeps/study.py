@@ -10,6 +10,7 @@ A study is a YAML file that names recipes; it holds no results. Every run is a r
 be launched by hand. Loads no torch.
 """
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -291,11 +292,16 @@ def _matrix_entries(matrix: Matrix | None) -> Iterator[RunEntry]:
 
 def _find(name: str, folder: Path, shown: str) -> Path:
     """Return the path of a recipe beside the study file, or below `recipes/`."""
-    known = {f"{path.parent.name}/{path.stem}": path for path in resolve.find_recipes()}
-    known |= {path.stem: path for path in folder.glob("*.yaml") if path.name != FILE}
+    known = _shipped_recipes() | {path.stem: path for path in folder.glob("*.yaml") if path.name != FILE}
     if name not in known:
         raise RecipeError(f"{shown}: unknown recipe {name!r:.100}.{_hint(name, known)}")
     return known[name]
+
+
+@functools.cache
+def _shipped_recipes() -> dict[str, Path]:
+    """Return <folder>/<file> -> path; every entry of every study asks."""
+    return {f"{path.parent.name}/{path.stem}": path for path in resolve.find_recipes()}
 
 
 def _hint(name: str, known: Any) -> str:
