@@ -28,7 +28,7 @@ NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_
 
 @dataclass(frozen=True, kw_only=True)
 class LoadPlan:
-    """What a method needs to know before a model is loaded; plain data, no library's objects.
+    """Facts about a method that are needed before a model is loaded; plain data, no library's objects.
 
     weights: None leaves the choice to the recipe and the model card.
     quantization: keyword arguments of `transformers.BitsAndBytesConfig`, or None.

@@ -66,7 +66,7 @@ class Training(Strict):
 
 
 class Checkpoints(Strict):
-    """How often the state of training is saved, so that a killed run resumes from there; null is never.
+    """Intervals at which the state of training is saved, so that a killed run resumes from there; null is never.
 
     keep: how many of the newest are kept; an older one serves where the newest is damaged. No result depends on these.
     """

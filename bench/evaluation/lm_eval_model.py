@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 
 class LabelScoring:
-    """What differs from HFLM: all continuations of a context are scored in one row. `model_class` joins the two."""
+    """Mixin for HFLM: all continuations of a context are scored in one row. `model_class` joins the two."""
 
     def __init__(self, *arguments: Any, budget: int | str | None = None, **options: Any) -> None:
         """Take HFLM's arguments, and budget: how many tokens a batch of rows holds; None leaves it to the scorer."""

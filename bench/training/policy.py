@@ -15,7 +15,7 @@ from bench.training.state import FitInputs, Progress
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """Whether training ends after a step, and whether a checkpoint is saved; the same on every process."""
+    """The decision after a step, the same on every process: end training, save a checkpoint."""
 
     ends: bool
     saves: bool
