@@ -26,6 +26,8 @@ Located = tuple[Path, Record]
 SystemKey = tuple[str, str]
 # Characters of a reason or a note that are shown; an error of a library can be pages long.
 MAX_CHARACTERS = 2000
+# A probe has only the first.
+TRAINING_PHASES = ("train", "warm_up", "train_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,10 +209,6 @@ def distinguishing_endings(records: Mapping[Any, Record]) -> dict[Any, str]:
         key: f" ({text})" if key in alone else f" [{(records[key].recipe.hash or '')[:8]}]"
         for key, text in shown.items()
     }
-
-
-# A probe has only the first.
-TRAINING_PHASES = ("train", "warm_up", "train_steps")
 
 
 def require_metric(records: Sequence[tuple[Path, Record]], metric: str | None) -> None:

@@ -54,7 +54,10 @@ def include(folders: Iterable[str | Path] = ()) -> None:
         raise RecipeError(f"an included folder (--include or {INCLUDE}) can't be found: {error}") from error
     if absolute:
         os.environ[INCLUDE] = os.pathsep.join(absolute)
-    for folder in included():
+    folders_in_force = included()
+    if not folders_in_force:
+        return  # at each start of a command or a run: nothing of the package's own is to be checked
+    for folder in folders_in_force:
         if not any((folder / kind).is_dir() for kind in (*KINDS, *CARDS)):
             expected = ", ".join(f"{kind}/" for kind in (*KINDS, *CARDS))
             raise RecipeError(f"the included folder {folder} has none of the subfolders {expected}")
@@ -63,8 +66,7 @@ def include(folders: Iterable[str | Path] = ()) -> None:
         for path in files(kind).values():
             if kind in KINDS and is_included(path):
                 _check_literals(kind, path)
-    if included():
-        _check_value_names()
+    _check_value_names()
 
 
 def _check_names(folder: Path) -> None:

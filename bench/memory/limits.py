@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 DEVICE, MEMORY, ADDRESSES = "device memory", "memory", "address space"
-KIB = 1024
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# A control group without a limit says "max", or by an older kernel a number as large as can be.
+NO_LIMIT = 2**60
 
 
 def available_bytes(device: "torch.device", sharers: int = 1) -> dict[str, int]:
@@ -87,11 +89,6 @@ def _status() -> dict[str, int]:
     if not status:
         raise SetupError("this system does not tell how much memory a process takes")
     return status
-
-
-GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# A control group without a limit says "max", or by an older kernel a number as large as can be.
-NO_LIMIT = 2**60
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,10 @@ from bench.errors import BenchError, SetupError
 from bench.memory.planner import MemoryPlan
 
 AUTO, KEY = "auto", "per_device_batch"
+# Rows of a micro-batch and tokens of a text, beyond which no search goes.
+MOST_ROWS, LONGEST = 1024, 131_072
+# Bytes by which sums are not straight: each tensor is rounded to the allocator's blocks.
+ROUNDING = 2**19
 
 
 def largest(candidates: Sequence[int], start: int, fits: Callable[[int], bool]) -> int:
@@ -56,12 +60,6 @@ def planned(plan: MemoryPlan, length: int, available_bytes: int | None) -> tuple
         return 1, [f"{said}not even 1 is predicted to fit"]
     rows = max(rows for rows in candidates(share) if rows <= most)
     return rows, [f"{said}{rows} is the largest that is predicted to fit; a run tries it"]
-
-
-# Rows of a micro-batch and tokens of a text, beyond which no search goes.
-MOST_ROWS, LONGEST = 1024, 131_072
-# Bytes by which sums are not straight: each tensor is rounded to the allocator's blocks.
-ROUNDING = 2**19
 
 
 def largest_batch(plan: MemoryPlan, length: int, available_bytes: int) -> int:

@@ -194,6 +194,18 @@ class LabelCountsMetric(AdditiveMetric):
         """Return the value per label [..., labels] and its averages [...] from sums [..., 3 x labels]."""
         return {name: formulas.label_value(name)(sums) for name in self.settings}
 
+    def right_of(self, name: str, sums: np.ndarray, trials: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return (both, trials) per label, and with one label per example also pooled.
+
+        trials: 1 for the predicted labels, 2 for the reference's. Pooled multi-label trials are left out: several come
+        from one example, so they are not independent.
+        """
+        counts = np.split(sums, 3, axis=-1)  # each [..., labels]
+        shares = {f"{name}_per_label": (counts[0], counts[trials])}
+        if not self.multi_label:
+            shares[f"{name}_micro"] = (counts[0].sum(-1), counts[trials].sum(-1))
+        return shares
+
 
 class SklearnMetric(Metric):
     """A function of scikit-learn, called as `function(references, predictions, **options)`, that gives one number.

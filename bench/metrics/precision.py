@@ -38,12 +38,5 @@ class Precision(_base.LabelCountsMetric):
     }
 
     def proportions(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return (both, predicted) per label, and with one label per example also pooled.
-
-        Pooled multi-label trials are left out: several come from one example, so they are not independent.
-        """
-        both, predicted, _ = np.split(sums, 3, axis=-1)  # [..., labels]
-        shares = {"precision_per_label": (both, predicted)}
-        if not self.multi_label:
-            shares["precision_micro"] = (both.sum(-1), predicted.sum(-1))
-        return shares
+        """Return (both, predicted) per label, and with one label per example also pooled."""
+        return self.right_of("precision", sums, 1)

@@ -34,12 +34,5 @@ class Recall(_base.LabelCountsMetric):
     }
 
     def proportions(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return (both, reference) per label, and with one label per example also pooled.
-
-        Pooled multi-label trials are left out: several come from one example, so they are not independent.
-        """
-        both, _, reference = np.split(sums, 3, axis=-1)  # [..., labels]
-        shares = {"recall_per_label": (both, reference)}
-        if not self.multi_label:
-            shares["recall_micro"] = (both.sum(-1), reference.sum(-1))
-        return shares
+        """Return (both, reference) per label, and with one label per example also pooled."""
+        return self.right_of("recall", sums, 2)

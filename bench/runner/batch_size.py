@@ -48,6 +48,17 @@ from bench.utils.hardware import GIB
 HEADROOM = 0.05
 # What is predicted to need so many times the memory left is not tried.
 FAR_ABOVE = 3.0
+# How often the other processes hear that rank zero is still trying: no collective call of theirs may run out of time.
+BEAT_S = 2.0
+STEPS = 2
+REQUEST, ANSWER, TOKENIZER, ERRORS = "request.json", "answer.json", "tokenizer", "errors.txt"
+# Of a launch of several processes; a trial is one alone. The last are those of MPI.
+LAUNCHED = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("PMI_", "OMPI_", "MV2_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_USE_", "ACCELERATE_DEEPSPEED", "FSDP_"),
+)
+# The large ones, which take memory by being there.
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "pyarrow", "pandas", "sklearn", "scipy")
 
 
 class NoRoomError(MemoryError):
@@ -269,19 +280,6 @@ def _size(feature: dict[str, Any]) -> tuple[int, int]:
 
 def _answers(feature: dict[str, Any]) -> int:
     return sum(token != IGNORED for token in feature.get("token_labels", ()))
-
-
-# How often the other processes hear that rank zero is still trying: no collective call of theirs may run out of time.
-BEAT_S = 2.0
-STEPS = 2
-REQUEST, ANSWER, TOKENIZER, ERRORS = "request.json", "answer.json", "tokenizer", "errors.txt"
-# Of a launch of several processes; a trial is one alone. The last are those of MPI.
-LAUNCHED = (
-    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
-    *("PMI_", "OMPI_", "MV2_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_USE_", "ACCELERATE_DEEPSPEED", "FSDP_"),
-)
-# The large ones, which take memory by being there.
-LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "pyarrow", "pandas", "sklearn", "scipy")
 
 
 @dataclass(frozen=True, kw_only=True)

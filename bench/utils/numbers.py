@@ -5,16 +5,15 @@ from typing import Any
 
 from bench.utils.hardware import GIB
 
+# Of a whole number: what 64 bits hold, with a sign.
+MOST_DIGITS = 20
+
 
 def finite(value: Any) -> float | None:
     """Return the number, or None for what is not a finite number: None, NaN, infinity, a boolean, text."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if abs(value) <= sys.float_info.max else None
-
-
-# Of a whole number: what 64 bits hold, with a sign.
-MOST_DIGITS = 20
 
 
 def whole_number(digits: str) -> int:
