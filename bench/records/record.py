@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.errors import Status
 
-SCHEMA = 1
+# 2 added `warnings`, and keys that are not there in a record of schema 1; a record of schema 1 is read as it is.
+SCHEMA = 2
 Number = float | int | None
 Values = Number | list[Any]
 
@@ -214,6 +215,16 @@ class Check(Part):
     detail: str = ""
 
 
+class RunWarning(Part):
+    """A finding that a reader must see before the scores: shown at the top of the report and on the console.
+
+    code: names the kind, e.g. "label_not_in_training". sentence: what was found, with its counts.
+    """
+
+    code: str
+    sentence: str
+
+
 class PhaseTime(Part):
     """Seconds of one phase, without the phases inside it."""
 
@@ -257,6 +268,7 @@ class Record(Part):
     oom: OutOfMemory | None = None
     phases: list[PhaseTime] = []
     checks: list[Check] = []
+    warnings: list[RunWarning] = []
     notes: list[str] = []
     artifacts: dict[str, str] = {}
 
@@ -271,6 +283,12 @@ class Record(Part):
     def check(self, name: str, ok: bool, detail: str = "") -> None:
         """Add one of the run's own checks."""
         self.checks.append(Check(name=name, ok=ok, detail=detail))
+
+    def warn(self, code: str, sentence: str) -> None:
+        """Warn of what may mislead a reader of the scores, e.g. a label that the training split lacks."""
+        warning = RunWarning(code=code, sentence=sentence)
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     def note(self, text: str) -> None:
         """Note a fallback, a truncation, a dropped example: anything that must not be silent."""

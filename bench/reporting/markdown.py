@@ -98,9 +98,9 @@ def sections(bodies: Mapping[str, str]) -> str:
     return joined(f"## {heading}\n\n{body}" for heading, body in bodies.items() if body)
 
 
-def alert(lines: Sequence[str]) -> str:
-    """Return Markdown paragraphs as a GitHub caution alert."""
-    return "> [!CAUTION]\n" + "\n>\n".join(f"> {line}" for line in lines)
+def alert(lines: Sequence[str], kind: str = "CAUTION") -> str:
+    """Return Markdown paragraphs as a GitHub alert, e.g. of kind CAUTION or WARNING."""
+    return f"> [!{kind}]\n" + "\n>\n".join(f"> {line}" for line in lines)
 
 
 def verbatim(text: str, limit: int = 4000) -> str:

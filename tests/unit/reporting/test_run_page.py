@@ -183,6 +183,17 @@ def test_a_run_that_failed_at_once_gives_a_short_whole_page(tmp_path):
     assert "nan" not in page
 
 
+def test_warnings_stand_above_the_scores_once_each_and_escaped(tmp_path):
+    changed = full()
+    for _ in range(2):
+        changed.warn("label_not_in_training", "7 of 21 test examples have a label <b>c</b>")
+    changed.warn("one_class_predicted", "every answer is a")
+    page = run_page.run_report(changed, tmp_path)
+    assert page.count("> [!WARNING]") == 1
+    assert page.count("7 of 21 test examples have a label &lt;b&gt;c&lt;/b&gt;") == 1
+    assert page.index("> every answer is a") < page.index("| this run |") < page.index("## Scores")
+
+
 PARTS = [
     name for name, field in Record.model_fields.items() if not field.is_required() and name not in ("schema_", "status")
 ]
