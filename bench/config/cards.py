@@ -1,6 +1,7 @@
 """Types of dataset and model cards: frozen, strict, unknown keys refused. Also the source of the JSON Schema."""
 
 import re
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -10,7 +11,7 @@ from bench.config.training import Evaluation, Training
 from bench.errors import did_you_mean
 
 PLACEHOLDERS = ("{text}", "{text_pair}", "{labels}")
-FILE_KINDS = ("jsonl", "csv", "tsv", "parquet", "squad")
+FILE_KINDS = ("jsonl", "json", "csv", "tsv", "parquet", "squad")
 # Clean-up steps of `data/cleaning.py`, which a test holds to this list.
 CLEANING_STEPS = ("strip", "html_breaks", "handles", "urls", "whitespace", "lemmas:MODEL")
 # The task whose rows have gold answers, and what their labels say of a question.
@@ -26,16 +27,19 @@ def is_cleaning_step(name: str) -> bool:
 class Source(Strict):
     """Where rows come from. `folder` and `files` are for local files, `id` for the Hub and the built-in sets.
 
-    CSV follows RFC 4180; TSV has no quoting, as in GLUE's files. `squad`: the official JSON of SQuAD v1.1 or v2.0, a
-    question a row. `seed` and `sizes` are the built-in sets' own.
+    files: source split -> file, pattern (`train-*.parquet`) or list of these. A relative folder is one of the project:
+    what the folder `datasets` of the card lies in. `json`: a list of objects, or one below `data`. CSV follows RFC
+    4180; TSV has no quoting, as in GLUE's files, unless `quoting: true`. `squad`: the official JSON of SQuAD v1.1 or
+    v2.0, a question a row. `seed` and `sizes` are the built-in sets' own.
     """
 
-    kind: Literal["hub", "jsonl", "csv", "tsv", "parquet", "squad", "saved", "builtin"]
+    kind: Literal["hub", "jsonl", "json", "csv", "tsv", "parquet", "squad", "saved", "builtin"]
     id: Text | None = None
     config: str | None = None
     revision: str | None = None
     folder: Text | None = None
-    files: dict[Name, Inside] = {}
+    files: dict[Name, Inside | Annotated[tuple[Inside, ...], Field(min_length=1), Distinct]] = {}
+    quoting: bool | None = None
     seed: int = 0
     sizes: dict[str, PositiveInt] = {}
 
@@ -50,11 +54,16 @@ class Source(Strict):
             raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `files`, as `split: file name`")
         # A key that would have no effect is refused, so that nobody relies on it.
         foreign = {"id": not remote, "config": self.kind != "hub", "folder": remote, "files": not local}
-        foreign |= {"seed": self.kind != "builtin", "sizes": self.kind != "builtin"}
+        foreign |= {"seed": self.kind != "builtin", "sizes": self.kind != "builtin", "quoting": self.kind != "tsv"}
         for key, wrong in foreign.items():
-            if wrong and getattr(self, key):
+            if wrong and (getattr(self, key) or (key == "quoting" and self.quoting is not None)):
                 raise InvalidKey(key, f"a source of kind {self.kind!r} has no `{key}`")
         return self
+
+    @property
+    def is_quoted(self) -> bool:
+        """Return whether cells of a CSV or TSV file may be in quotes, and then hold separators and line breaks."""
+        return self.kind == "csv" or self.quoting is True
 
 
 class Columns(Strict):
@@ -171,6 +180,14 @@ class DatasetCard(Strict):
     defaults: dict[str, Any] = {}
 
     @property
+    def kept_labels(self) -> tuple[str, ...]:
+        """Return the listed labels that `filters.labels` leaves, in their order; () where none is listed."""
+        if self.filters.labels is None or self.columns.answers is not None:
+            return self.labels
+        kept = set(self.filters.labels)
+        return tuple(name for name in self.labels if name in kept)
+
+    @property
     def split_names(self) -> tuple[str, ...]:
         """Return the names of all splits that the card makes."""
         return (*self.splits, *(name for part in self.divide for name in part.into))
@@ -179,8 +196,8 @@ class DatasetCard(Strict):
     def _complete(self) -> "DatasetCard":
         if not self.split_names:
             raise ValueError("needs `splits` (name: source split) or `divide`, or both")
-        for number, name in enumerate(self.split_names):
-            if name in self.split_names[:number]:
+        for name, count in Counter(self.split_names).items():
+            if count > 1:
                 raise InvalidKey("divide", f"the split {name!r} is defined twice")
         asked = [(f"splits.{name}", source) for name, source in self.splits.items()]
         asked += [(f"divide.{number}.of", source) for number, part in enumerate(self.divide) for source in part.of]
@@ -202,12 +219,14 @@ class DatasetCard(Strict):
             wrong = {"columns.answers": self.task != ANSWERS_TASK, "columns.text_pair": columns.text_pair is None}
             wrong |= {"columns.label": columns.label != "label", "multi_label": self.multi_label}
             wrong |= {"labels": self.labels not in ((), ANSWER_LABELS), "clean": bool(self.clean)}
+            wrong |= {"filters.labels": self.filters.labels == ANSWER_LABELS[:1]}
             reasons = {
                 "columns.answers": f"only task {ANSWERS_TASK!r} has gold answers",
                 "columns.text_pair": "`columns.answers` needs the column of the question, as `text_pair`",
                 "columns.label": "can't be set with `columns.answers`: the label is whether there is an answer",
                 "multi_label": labels,
                 "labels": labels,
+                "filters.labels": "only questions without an answer would be left, so that there is nothing to find",
                 "clean": "passages can't be cleaned: that would shift the answers' offsets",
             }
         for key, is_wrong in wrong.items():
@@ -224,11 +243,15 @@ class DatasetCard(Strict):
             raise InvalidKey("columns.label_flags", "one column per label needs `labels`, and `multi_label: true`")
         if len(self.labels) == 1 and not self.multi_label:
             raise InvalidKey("labels", "classification needs at least two labels")
+        known = set(self.labels)
         for name in self.filters.labels or ():
-            if self.labels and name not in self.labels:
+            if known and name not in known:
                 raise InvalidKey("filters.labels", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
+        if self.filters.labels is not None and len(self.filters.labels) == 1 and self.columns.answers is None:
+            left = f"only rows of {self.filters.labels[0]!r} would be left, so that there is nothing to classify"
+            raise InvalidKey("filters.labels", f"{left}; name two labels or more")
         for name in self.prompt.answers if self.prompt else ():
-            if self.labels and name not in self.labels:
+            if known and name not in known:
                 raise InvalidKey("prompt.answers", f"there is no label {name!r}.{did_you_mean(name, self.labels)}")
         self._words_fit()
         if self.prompt and ("{text_pair}" in self.prompt.template) != (self.columns.text_pair is not None):
@@ -241,11 +264,12 @@ class DatasetCard(Strict):
         return self
 
     def _words_fit(self) -> None:
-        words = [self.prompt.answers.get(name, name) for name in self.labels] if self.prompt else []
-        for number, word in enumerate(words):
+        words = [self.prompt.answers.get(name, name) for name in self.kept_labels] if self.prompt else []
+        counts = Counter(words)
+        for word in words:
             if not word.strip() or "\n" in word:
                 raise InvalidKey("prompt.answers", f"the answer {word!r} must be one line that is not empty")
-            if word in words[:number]:
+            if counts[word] > 1:
                 raise InvalidKey("prompt.answers", f"two labels have the same answer, {word!r}")
 
 

@@ -15,9 +15,11 @@ class InvalidKey(ValueError):
 
 
 def _distinct(items: tuple[Any, ...]) -> tuple[Any, ...]:
-    twice = [item for number, item in enumerate(items) if item in items[:number]]
-    if twice:
-        raise ValueError(f"{twice[0]!r} is listed twice")
+    seen: set[Any] = set()
+    for item in items:
+        if item in seen:
+            raise ValueError(f"{item!r} is listed twice")
+        seen.add(item)
     return items
 
 

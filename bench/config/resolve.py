@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.config import registry, rules, yaml_loader
+from bench.config import data_folder, registry, rules, yaml_loader
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.layers import Layers
 from bench.config.recipe import MethodChoice, Recipe
@@ -60,6 +60,8 @@ class Resolved:
         left_out: dict[str, Any] = dict.fromkeys(_WITHOUT_EFFECT, True) | _DESCRIPTIVE
         content = json.loads(self.recipe.model_dump_json(exclude=left_out))
         content["dataset"]["source"].pop("folder")
+        if not content["dataset"]["source"]["quoting"]:
+            del content["dataset"]["source"]["quoting"]  # nor was this key, where it changes nothing
         content["method"] = {"name": self.recipe.method.name, **self.options.model_dump(mode="json")}
         # Part of every hash so far: baselines and unfinished runs of before are found by it.
         content["speed"]["precision"] = "launcher"
@@ -125,6 +127,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     _lay_overrides(given, layers)
     if seed is not None:
         layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))
+    data_folder.settle(layers, COMMAND_LINE)
     recipe, options = _validated(layers, problems)
     resolved = Resolved(
         recipe=recipe,

@@ -12,6 +12,12 @@ from bench.errors import SetupError, did_you_mean
 
 _BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _HANDLE = re.compile(r"(?<!\w)@\w+")
+# Characters without a shape (Unicode's Default_Ignorable_Code_Point, and the empty Braille pattern): joiners, marks of
+# direction and byte order, soft hyphens, fillers, selectors of variants.
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u2800\u3164"
+    "\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 # "awww..." is not an address: what precedes one must not be a part of a word.
 _URL = re.compile(r"(?<!\w)(?:https?://|www\.\w)\S+", re.IGNORECASE)
 
@@ -75,5 +81,23 @@ def _lemmatize(pipeline: Any, text: str) -> str:
 
 
 def normalized(text: str) -> str:
-    """Return the text case-folded, composed (NFC) and with single spaces, to compare texts for leakage."""
-    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
+    """Return the text as it is compared with others, for leakage and for labels.
+
+    Case-folded, in Unicode's compatibility form (NFKC: full-width letters become plain ones), with single spaces, and
+    without characters that are not seen.
+    """
+    if not text.isascii():
+        text = _UNSEEN.sub("", unicodedata.normalize("NFKC", text))
+        # Folding may undo the composition, as in U+0390.
+        return " ".join(unicodedata.normalize("NFKC", text.casefold()).split())
+    return " ".join(text.casefold().split())
+
+
+def is_blank(text: str) -> bool:
+    """Return whether there is nothing to be seen in a text: white space and characters without a shape."""
+    return not text.strip() or not trimmed(text)
+
+
+def trimmed(text: str) -> str:
+    """Return the text without white space at its ends and without characters that are not seen."""
+    return (text if text.isascii() else _UNSEEN.sub("", text)).strip()

@@ -2,22 +2,26 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bench.config.cards import DatasetCard, Divide
-from bench.data import cleaning, sources, squad
+from bench.data import cleaning, label_sets, sources, squad
+from bench.data.labels import Labels
+from bench.data.labels import read as read_labels
 from bench.data.leakage import without_leaks
-from bench.data.rows import Split, check_columns, is_number, label_name, parse
+from bench.data.rows import Split, check_columns, parse
 from bench.data.sources import Row, Rows
 from bench.data.splits import divide, divide_groups
-from bench.errors import DataError, did_you_mean
+from bench.errors import DataError
+from bench.records.record import RunWarning
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """All splits of a data set, the names of its labels, and notes on the rows that were left out.
+    """All splits of a data set, the names of its labels, notes on what was left out, and warnings of what misleads.
 
+    labels: those of the rows, without the ones that `filters.labels` leaves out.
     version: whose rules of SQuAD the data need, "1.1" or "2.0", read off all splits of the card; None without answers.
     """
 
@@ -25,6 +29,7 @@ class Corpus:
     labels: tuple[str, ...]
     notes: tuple[str, ...]
     version: str | None = None
+    warnings: tuple[RunWarning, ...] = ()
 
 
 def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpus:
@@ -33,34 +38,40 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
     Raises DataError for a missing file or column, an unknown label, an empty text or split, an answer that is not at
     its offset, and for leakage.
     """
-    tables, column = _source_tables(sources.read(card.source), card), card.columns.answers
-    version = column and squad.version_of(itertools.chain(*tables.values()), column, card.filters.labels)
-    labels = card.labels or (squad.LABELS if column else _labels_in(tables, card))
-    for name in card.filters.labels or ():
-        if name not in labels:
-            raise DataError(
-                f"filters.labels has {name!r}, which is not a label of the data.{did_you_mean(name, labels)}"
-            )
+    tables, column = sources.read(card.source, _sources_of(card, set(card.split_names))), card.columns.answers
+    version = column and squad.version_of(
+        itertools.chain(*(table.rows for table in tables.values())), column, card.filters.labels
+    )
+    used = _sources_of(card, needed)
+    for name, table in tables.items():
+        if name in used or not (column or card.labels):
+            check_columns(table.rows, name, card)
+    labels = _question_labels(card) if column else read_labels(tables, card)
     clean = cleaning.steps(card.clean)
-    parsed = {name: parse(tables[name], name, card, labels, clean) for name in _sources_of(card, needed)}
-    notes = [note for name in parsed if column for note in squad.plausible_note(name, tables[name])]
+    parsed = {name: parse(tables[name].rows, name, card, labels, clean) for name in used}
+    notes = [*(note for name in used for note in tables[name].notes), *labels.notes]
+    notes += [note for name in used if column for note in squad.plausible_note(name, tables[name].rows)]
     splits, inexact = _divide(parsed, card, needed)
-    splits = {name: _aligned(split, card) for name, split in splits.items() if name in needed}
-    splits = {name: _limited(split, limit.get(name)) for name, split in splits.items()}
+    whole = {name: _aligned(split, card) for name, split in splits.items() if name in needed}
+    splits = {name: _limited(split, limit.get(name)) for name, split in whole.items()}
     splits, leaks = without_leaks(splits, card)
-    notes += inexact + leaks
+    by_limit, warnings = label_sets.compare(whole, splits, labels.kept_names) if version != "1.1" else ([], [])
+    notes += inexact + leaks + by_limit
     for split in splits.values():
         notes += [f"{split.name}: {count} rows left out ({why})" for why, count in split.dropped.items()]
-    return Corpus(splits=splits, labels=tuple(labels), notes=tuple(notes), version=version)
+    return Corpus(
+        splits=splits,
+        labels=labels.kept_names,
+        notes=tuple(notes),
+        warnings=(*labels.warnings, *warnings),
+        version=version,
+    )
 
 
-def _source_tables(tables: Mapping[str, Iterable[Row]], card: DatasetCard) -> dict[str, Rows]:
-    """Return the rows of the source splits that the card uses."""
-    used = _sources_of(card, set(card.split_names))
-    for name in used:
-        if name not in tables:
-            raise DataError(f"the source has no split {name!r}.{did_you_mean(name, tables)}")
-    return {name: list(tables[name]) for name in used}
+def _question_labels(card: DatasetCard) -> Labels:
+    """Return the labels of questions, of which the version of the rules needs both, whatever a filter leaves out."""
+    kept = [squad.LABELS.index(name) for name in card.filters.labels or squad.LABELS]
+    return Labels(names=squad.LABELS, kept=tuple(kept))
 
 
 def _sources_of(card: DatasetCard, needed: set[str]) -> list[str]:
@@ -68,26 +79,6 @@ def _sources_of(card: DatasetCard, needed: set[str]) -> list[str]:
     names = [source for name, source in card.splits.items() if name in needed]
     names += [source for part in card.divide if not needed.isdisjoint(part.into) for source in part.of]
     return list(dict.fromkeys(names))
-
-
-def _labels_in(tables: dict[str, Rows], card: DatasetCard) -> tuple[str, ...]:
-    """Return the label names in the data, sorted (numbers by value): for cards that do not list them."""
-    names: set[str] = set()
-    for split, rows in tables.items():
-        check_columns(rows, split, card, ())
-        for row in rows:
-            value = row.get(card.columns.label)
-            names.update(label_name(item) or "" for item in (value if isinstance(value, list) else [value]))
-    # An invalid or secret label is refused with its row, when that is parsed.
-    names -= {"", "-1"}
-    if len(names) < 2:
-        raise DataError(f"the column {card.columns.label!r} has {len(names)} labels; expected 2 or more")
-    if len(names) > 1000:
-        raise DataError(
-            f"the column {card.columns.label!r} has {len(names)} different values, too many for labels; "
-            "check columns.label"
-        )
-    return tuple(sorted(names, key=(lambda name: (int(name), name)) if all(map(is_number, names)) else None))
 
 
 def _divide(parsed: dict[str, Split], card: DatasetCard, needed: set[str]) -> tuple[dict[str, Split], list[str]]:

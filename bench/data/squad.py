@@ -50,11 +50,21 @@ def answers_of(row: Mapping[str, Any], column: str, place: str) -> dict[str, Any
     with `place`, for another format, an answer of white space alone, and an `is_impossible` that contradicts it.
     """
     pairs = [_answer(text, start, place) for text, start in _pairs(row[column], column, place)]
-    impossible = row.get("is_impossible")
+    said = row.get("is_impossible")
+    impossible = None if said is None else _truth(said, place)
     if impossible is not None and impossible is not (not pairs):
         answers = f"{len(pairs)} answer{'s' if len(pairs) > 1 else ''}" if pairs else "no answer"
-        raise DataError(f"{place}: is_impossible is {impossible!r}, but the question has {answers}")
+        raise DataError(f"{place}: is_impossible is {said!r}, but the question has {answers}")
     return {"label": int(bool(pairs)), "answers": [text for text, _ in pairs], "answer_starts": [at for _, at in pairs]}
+
+
+def _truth(value: Any, place: str) -> bool:
+    """Return what `is_impossible` says: a truth value, or 0 and 1 or their words, as tables and forms write them."""
+    words = {"false": False, "0": False, "0.0": False, "true": True, "1": True, "1.0": True}
+    truth = words.get(str(value).strip().lower()) if isinstance(value, bool | int | float | str) else None
+    if truth is None:
+        raise DataError(f"{place}: is_impossible is {value!r:.60}; expected true or false, or 1 or 0")
+    return truth
 
 
 def _pairs(value: Any, column: str, place: str) -> list[tuple[Any, Any]]:
@@ -86,8 +96,23 @@ def misaligned(row: Mapping[str, Any]) -> str | None:
         # A negative offset would count from the end.
         characters = context[start : start + len(text)] if start >= 0 else ""
         if characters != text:
-            return f"at character {start} of the context is {characters!r:.60}, not the answer {text!r:.60}"
+            hint = _other_count(context, text, start)
+            return f"at character {start} of the context is {characters!r:.60}, not the answer {text!r:.60}{hint}"
     return None
+
+
+def _other_count(context: str, text: str, start: int) -> str:
+    """Return in which other way an offset counts, as a part of a sentence; "" where none is known."""
+    for encoding, unit, size in (
+        ("utf-8", "bytes (UTF-8)", 1),
+        ("utf-16-le", "units of UTF-16, as JavaScript does", 2),
+    ):
+        found, wanted = context.encode(encoding), text.encode(encoding)
+        if start > 0 and found[start * size : start * size + len(wanted)] == wanted:
+            return f", which is there if offsets count {unit}"
+    if start > 0 and context[start - 1 : start - 1 + len(text)] == text:
+        return ", which is there if offsets count from 1"
+    return ""
 
 
 def version_of(rows: Iterable[Mapping[str, Any]], column: str, kept: Sequence[str] | None = None) -> str:

@@ -89,7 +89,7 @@ def outline(resolved: Resolved, num_labels: int = 2) -> Any:
     method, plan = load_plan(resolved)
     task = registry.load("tasks", recipe.dataset.task)
     text = recipe.objective == "text"
-    names = task.head_outputs(recipe.dataset.labels or tuple(map(str, range(num_labels))))
+    names = task.head_outputs(recipe.dataset.kept_labels or tuple(map(str, range(num_labels))))
     auto_class = text_examples.auto_class(recipe) if text else task.AUTO_CLASS
     with META:
         model = _bare(recipe.model, plan, auto_class, () if text else names)

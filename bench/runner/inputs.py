@@ -45,6 +45,8 @@ def load_data(run: RunContext) -> RunInputs:
         run.record.note(f"{name} is left out: it needs probabilities, which generated answers do not have")
     for note in [*run.resolved.included_notes, *corpus.notes, *notes]:
         run.record.note(note)
+    for warning in corpus.warnings:
+        run.record.warn(warning.code, warning.sentence)
     with run.clock.phase("tokenise"):
         data = _encode(run, corpus, plan, task, tokenizer)
     scoring = Scoring(
