@@ -10,7 +10,7 @@ from bench.data import cleaning, label_sets, sources, squad
 from bench.data.labels import Labels
 from bench.data.labels import read as read_labels
 from bench.data.leakage import without_leaks
-from bench.data.rows import Split, check_columns, parse
+from bench.data.rows import Split, check_columns, missing_notes, parse
 from bench.data.sources import Row, Rows
 from bench.data.splits import divide, divide_groups
 from bench.errors import DataError
@@ -51,6 +51,7 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
     parsed = {name: parse(tables[name].rows, name, card, labels, clean) for name in used}
     notes = [*(note for name in used for note in tables[name].notes), *labels.notes]
     notes += [note for name in used if column for note in squad.plausible_note(name, tables[name].rows)]
+    notes += [note for split in parsed.values() for note in missing_notes(split)]
     splits, inexact = _divide(parsed, card, needed)
     whole = {name: _aligned(split, card) for name, split in splits.items() if name in needed}
     splits = {name: _limited(split, limit.get(name)) for name, split in whole.items()}

@@ -10,14 +10,14 @@ import re
 import stat
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from bench.errors import DataError, did_you_mean
 
 # First bytes -> the compression that the standard library undoes, whatever the file is called.
-_OPENERS = {b"\x1f\x8b": gzip.GzipFile, b"BZh": bz2.BZ2File, b"\xfd7zXZ\x00": lzma.LZMAFile}
+_OPENERS: Mapping[bytes, Callable[..., Any]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 # First bytes -> what such a file is, and what to do with it.
 _FOREIGN = {
     b"PK\x03\x04": "a ZIP archive (also an Excel file is one); unpack it, or export it as CSV",
@@ -48,6 +48,7 @@ def find(folder: Path, names: str | Sequence[str], split: str) -> list[Path]:
     file, for a pattern that matches nothing, and for one that does not match all shards of a numbered set.
     """
     paths: list[Path] = []
+    by_pattern = None
     for name in (names,) if isinstance(names, str) else names:
         if (folder / name).exists() or not _PATTERN.search(name):
             paths.append(_regular(folder, name))
@@ -60,12 +61,13 @@ def find(folder: Path, names: str | Sequence[str], split: str) -> list[Path]:
         )
         if not matches:
             raise DataError(f"no file in {folder} matches {name!r}, of the split {split!r}")
-        if missing := missing_shards(matches):
-            raise DataError(f"the pattern {name!r} of the split {split!r} matches not all shards: {missing}")
+        by_pattern = name
         paths += [_regular(folder, str(path.relative_to(folder))) for path in matches]
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
         raise DataError(f"the data file {twice[0]} is named twice for the split {split!r}")
+    if by_pattern is not None and (missing := missing_shards(paths)):
+        raise DataError(f"the pattern {by_pattern!r} of the split {split!r} matches not all shards: {missing}")
     return paths
 
 

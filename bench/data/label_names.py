@@ -55,7 +55,8 @@ class Survey:
     """What the label column of one source split holds.
 
     counts: label as it is written -> how often. Of lists: their lengths; short: those of one or two labels, each once;
-    repeats: how many have a label twice. num_booleans: values of true and false that are not text.
+    repeats: how many have a label twice. num_booleans: values of true and false that are not text. other: one that
+    can't be a label.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -63,6 +64,7 @@ class Survey:
     short: set[tuple[str, ...]] = field(default_factory=set)
     repeats: int = 0
     num_booleans: int = 0
+    other: Any = None
 
     @staticmethod
     def of(rows: Iterable[Row], column: str) -> "Survey":
@@ -73,6 +75,10 @@ class Survey:
             items = value if isinstance(value, list) else [value]
             names = [name for item in items if (name := written(item)) is not None and not cleaning.is_blank(name)]
             survey.counts.update(names)
+            if len(names) < len(items) and survey.other is None:
+                survey.other = next(
+                    item for item in items if (name := written(item)) is None or cleaning.is_blank(name)
+                )
             survey.num_booleans += sum(isinstance(item, bool) for item in items)
             if isinstance(value, list):
                 keys = tuple(map(key_of, names))

@@ -66,7 +66,7 @@ def _disjoint(split: str, counts: Mapping[str, int], train: Mapping[str, int]) -
     there, here = ([name for name, count in each.items() if count] for each in (counts, train))
     sentence = (
         f"{split!r} and 'train' have no label in common: {listed(there)} there, {listed(here)} in training. Every "
-        f"score on {split!r} is meaningless: no trained model can be right on a single row"
+        f"score on {split!r} is meaningless: what is asked there was never trained"
     )
     return RunWarning(code="labels_disjoint", sentence=sentence)
 

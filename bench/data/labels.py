@@ -4,6 +4,7 @@ A label is what the card lists, or else what the data hold. The same label in an
 note; a value that could be read in two ways is refused with both.
 """
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -30,6 +31,7 @@ from bench.records.record import RunWarning
 
 # As many different labels as are plausible where none is listed.
 _MOST_LABELS = 1000
+_DECIMAL = re.compile(r"[+-]?[0-9]*\.?[0-9]+")
 
 
 @dataclass(kw_only=True)
@@ -86,11 +88,15 @@ class Labels:
         """Return a label of `of` as an id, or flags, of the labels that the filter leaves."""
         if len(self.kept) == len(self.names):
             return label
-        return [label[number] for number in self.kept] if isinstance(label, list) else self.kept.index(label)
+        return [label[number] for number in self.kept] if isinstance(label, list) else self._places[label]
 
     def is_kept(self, label: Any) -> bool:
         """Return whether the filter leaves a label of `of`: the id, or one at least of several labels."""
-        return any(label[number] for number in self.kept) if isinstance(label, list) else label in self.kept
+        return any(label[number] for number in self.kept) if isinstance(label, list) else label in self._places
+
+    @functools.cached_property
+    def _places(self) -> dict[int, int]:
+        return {number: place for place, number in enumerate(self.kept)}
 
     def find(self, name: str) -> int | None:
         """Return the id of a label that is written this way, or None."""
@@ -279,7 +285,7 @@ def _found(card: DatasetCard, surveys: Mapping[str, Survey], tables: Mapping[str
     for number, truth in alias.items():
         groups[truth] = groups.get(truth, Counter()) + groups.pop(number)
     names = _names_of(groups)
-    _check_found(column, names)
+    _check_found(column, names, next((one.other for one in surveys.values() if one.other is not None), None))
     by_value = all(map(is_number, names.values()))
     ordered = sorted(names, key=lambda key: (int(key) if by_value else 0, names[key]))
     orders = [order for order in class_names.orders_in(tables, column) if not class_names.is_generic(order)]
@@ -299,8 +305,24 @@ def _found(card: DatasetCard, surveys: Mapping[str, Survey], tables: Mapping[str
         )
     if alias:
         labels.notes.append(f"{column!r} holds true and false, and 0 and 1: read as the same two labels")
-    labels.warnings += [*_doubtful(labels, together), *_cases(surveys)]
+    labels.warnings += [*_doubtful(labels, together, card), *_cases(surveys)]
+    _check_words(card, labels.names)
     return labels
+
+
+def _check_words(card: DatasetCard, names: tuple[str, ...]) -> None:
+    """Raise DataError for wrong words of `prompt.answers`; those for labels that the card lists are checked there."""
+    if card.prompt is None:
+        return
+    answers = card.prompt.answers
+    for name in answers:
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise DataError(f"prompt.answers has {name!r}, which is not a label of the data.{hint}")
+    kept = [name for name in names if card.filters.labels is None or name in card.filters.labels]
+    for word, count in Counter(answers.get(name, name) for name in kept).items():
+        if count > 1:
+            raise DataError(f"prompt.answers: two labels of the data have the same answer, {word!r}")
 
 
 def _truths_in(groups: Mapping[str, Counter[str]]) -> dict[str, str]:
@@ -326,7 +348,8 @@ def _names_of(groups: Mapping[str, Counter[str]]) -> dict[str, str]:
     return names
 
 
-def _check_found(column: str, names: Mapping[str, str]) -> None:
+def _check_found(column: str, names: Mapping[str, str], other: Any) -> None:
+    """Raise DataError where the values can't be labels. other: a value that is none."""
     as_lists = [name for name in names.values() if re.fullmatch(r"\[.*\]", name, re.DOTALL)]
     if as_lists:
         raise DataError(
@@ -334,34 +357,47 @@ def _check_found(column: str, names: Mapping[str, str]) -> None:
             "use JSON lines or Parquet with lists, or one column per label and columns.label_flags: true"
         )
     if len(names) < 2:
-        raise DataError(f"the column {column!r} has {len(names)} labels; expected 2 or more")
+        hint = "" if other is None else f"; {other!r:.60} can't be one"
+        raise DataError(f"the column {column!r} has {len(names)} labels; expected 2 or more{hint}")
     if len(names) > _MOST_LABELS:
         raise DataError(
             f"the column {column!r} has {len(names)} different values, too many for labels; check columns.label"
         )
 
 
-def _doubtful(labels: Labels, together: Survey) -> list[RunWarning]:
-    """Warn of labels that may be none: words for a missing value, and several labels in one text."""
-    warnings, counts = [], {key: sum(spellings.values()) for key, spellings in together.groups().items()}
-    for name in labels.names:
+def _doubtful(labels: Labels, together: Survey, card: DatasetCard) -> list[RunWarning]:
+    """Warn of labels that may be none: words for a missing value, several labels in one text, and scores."""
+    counts = {key: sum(spellings.values()) for key, spellings in together.groups().items()}
+    names = [name for name in labels.names if card.filters.labels is None or name in card.filters.labels]
+    keys = {key_of(name) for name in names}
+    warnings = []
+    for name in names:
         if key_of(name) in MISSING_WORDS:
             sentence = (
                 f"{name!r} is a label of {counts[key_of(name)]} rows, and a word for a missing value; where it is a "
                 "label, list it in `labels`, else leave these rows out with filters.labels"
             )
             warnings.append(RunWarning(code="missing_value_label", sentence=sentence))
-    keys = {key_of(name) for name in labels.names}
-    for name in labels.names:
-        parts = [key_of(part) for part in re.split(r"[;|,/+&]", name)]
-        if len(parts) > 1 and keys.issuperset(parts):
-            sentence = (
-                f"{name!r} is read as one label of its own ({counts[key_of(name)]} rows), and looks like a list of "
-                f"others, {listed(parts)}; for several labels per text set multi_label: true and give lists"
-            )
-            warnings.append(RunWarning(code="label_list", sentence=sentence))
-            break
+    joined = [name for name in names if _parts(name) and keys.issuperset(_parts(name))]
+    if joined:
+        sentence = (
+            f"{listed(joined)} ({sum(counts[key_of(name)] for name in joined)} rows) would each be a label of its own, "
+            "and look like lists of others; for several labels per text set multi_label: true and give lists"
+        )
+        warnings.append(RunWarning(code="label_list", sentence=sentence))
+    if len(names) > 2 and all(map(_DECIMAL.fullmatch, keys)) and not all(map(is_number, keys)):
+        sentence = (
+            f"the labels are {len(names)} numbers with fractions, {listed(names)}: if they are scores, what is learned "
+            "here knows nothing of their order"
+        )
+        warnings.append(RunWarning(code="label_scores", sentence=sentence))
     return warnings
+
+
+def _parts(name: str) -> list[str]:
+    """Return the names that a name may be a list of; [] for one without a separator."""
+    parts = [key_of(part) for part in re.split(r"[;|,/+&]", name)]
+    return parts if len(parts) > 1 else []
 
 
 def _cases(surveys: Mapping[str, Survey]) -> list[RunWarning]:

@@ -14,6 +14,9 @@ from bench.data.sources import Rows
 from bench.data.splits import label_counts
 from bench.errors import DataError, did_you_mean
 
+# What programs write into a text column where the text is missing.
+_MISSING_TEXTS = frozenset(("nan", "NaN", "None", "null", "NULL", "<NA>", "NaT"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -79,9 +82,15 @@ def parse(rows: Rows, split: str, card: DatasetCard, labels: Labels, clean: list
     return Split(name=split, rows=kept, dropped=dict(dropped))
 
 
+def missing_notes(split: Split) -> list[str]:
+    """Return a note on texts that are a word for a missing value, which stay as they are; [] without any."""
+    count = sum(row["text"] in _MISSING_TEXTS or row["text_pair"] in _MISSING_TEXTS for row in split.rows)
+    return [f"{split.name}: {count} texts are a word for a missing value, as 'nan' and 'None'"] if count else []
+
+
 def _identity(row: dict[str, Any], column: str, split: str, number: int) -> str:
     value = row.get(column)
-    if value is None or value == "":
+    if value is None or value == "" or value != value:  # NaN is not itself
         raise DataError(f"row {number + 1} of the split {split!r} has no value in the id column {column!r}")
     return str(value)
 

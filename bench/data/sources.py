@@ -4,6 +4,7 @@ Only the ids of a class-label column become names: what an id means is written b
 """
 
 import csv
+import io
 import json
 import stat
 from collections.abc import Iterable, Iterator, Mapping
@@ -184,7 +185,8 @@ def _parquet_rows(path: Path) -> tuple[Rows, ClassNames]:
     import pyarrow.parquet
 
     with files.binary(path, parquet=True) as stream:
-        table = pyarrow.parquet.read_table(stream)
+        # By its path a file is read in parallel.
+        table = pyarrow.parquet.read_table(path if isinstance(stream.raw, io.FileIO) else stream)
     described = (table.schema.metadata or {}).get(b"huggingface")
     class_names: ClassNames = {}
     if described is not None:

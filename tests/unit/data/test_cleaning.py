@@ -90,6 +90,15 @@ def test_lemmas_with_a_missing_model():
         ("Jaźn\u0301", "JAŹŃ"),
         ("İstanbul", "i̇stanbul"),
         ("a\u00a0b", "a b"),
+        ("good\u200b film", "good film"),
+        ("\ufeffgood film", "good film"),
+        ("go\u00adod film", "good film"),
+        ("\u202egood film\u202c", "good film"),
+        ("\uff27\uff4f\uff4f\uff44 film", "good film"),
+        ("\ufb01lm", "film"),
+        ("film\u3000", "film"),
+        ("\U0001f44d\ufe0f", "\U0001f44d"),
+        ("\u2460", "1"),
     ],
 )
 def test_texts_that_are_the_same_for_the_leakage_check(one, other):
@@ -101,3 +110,14 @@ def test_texts_that_are_the_same_for_the_leakage_check(one, other):
 )
 def test_texts_that_are_not(one, other):
     assert cleaning.normalized(one) != cleaning.normalized(other)
+
+
+@together("text", ["", "  ", "\u200b", "\ufeff", "\u200e \u2060", "\u00ad", "\u3164", "\u2800\u00a0", "\ufe0f\u200d"])
+def test_texts_in_which_nothing_is_seen(text):
+    assert cleaning.is_blank(text)
+    assert cleaning.trimmed(text) == cleaning.normalized(text) == ""
+
+
+@together("text", [".", "0", "\u200ba", "\U0001f44d", "\u0301", "\u4e2d"])
+def test_texts_in_which_something_is_seen(text):
+    assert not cleaning.is_blank(text)

@@ -178,6 +178,12 @@ def test_a_link_in_the_folder_may_lead_elsewhere(card, write, tmp_path):
 # Columns, ids, texts
 
 
+def test_texts_that_are_words_for_a_missing_value_are_noted(card, write):
+    rows = [*sentences(3), {"id": "m", "text": "nan", "label": 0}, {"id": "n", "text": "None", "label": 1}]
+    write("all.jsonl", json_lines(rows))
+    assert load(card()).notes == ("all: 2 texts are a word for a missing value, as 'nan' and 'None'",)
+
+
 def test_missing_column(card, write):
     write("all.jsonl", json_lines([{"id": 1, "txt": "a", "label": 0}]))
     assert refused(card()) == "the split 'all' has no column 'text'. Did you mean 'txt'?"
@@ -194,7 +200,7 @@ def test_ids_given_or_numbered(card, write):
     assert [row[0] for row in rows_of(card(columns={}))] == ["all-000000", "all-000001"]
 
 
-@pytest.mark.parametrize("wrong", [None, ""])
+@pytest.mark.parametrize("wrong", [None, "", float("nan")])
 def test_no_id(card, write, wrong):
     write("all.jsonl", json_lines([*sentences(1), {"id": wrong, "text": "x", "label": 0}]))
     assert refused(card()) == "row 2 of the split 'all' has no value in the id column 'id'"
@@ -207,7 +213,7 @@ def test_duplicate_ids(card, write, twin):
     assert refused(card()) == f"duplicate id '{twin}' in the split 'all'"
 
 
-@pytest.mark.parametrize("empty", ["", "  \n\t", None, "\u00a0"])
+@pytest.mark.parametrize("empty", ["", "  \n\t", None, "\u00a0", "\u200b\ufeff"])
 def test_empty_texts_are_refused_or_dropped_and_counted(card, write, empty):
     write("all.jsonl", json_lines([*sentences(3), {"id": "e", "text": empty, "label": 0}]))
     assert (
@@ -433,7 +439,7 @@ def leaking(card, write, tmp_path):
 
     def make(policy, **changes):
         train, test = sentences(30), sentences(10, start=25)
-        test = [{**row, "text": row["text"].upper().replace(" ", "  ")} for row in test]
+        test = [{**row, "text": "\ufeff" + row["text"].upper().replace(" ", "\u200b  ")} for row in test]
         validation = [*sentences(4, start=100), *sentences(2, start=33)]
         for name, rows in (("train", train), ("validation", validation), ("test", test)):
             write(f"{name}.jsonl", json_lines(rows))

@@ -13,6 +13,7 @@ from bench.config.cards import DatasetCard
 from bench.config.resolve import SHIPPED
 from bench.data import dataset, squad
 from bench.errors import DataError, RecipeError
+from tests.helpers.cases import together
 from tests.helpers.launching import ROOT
 
 SHARED = ROOT.parent / "shared" / "data"
@@ -395,6 +396,49 @@ def test_a_very_long_context(card, write):
     write("all.json", json.dumps(official(question("a", start=50_000), context=context)))
     row = load(card()).splits["train"].rows[0]
     assert (len(row["text"].split()), row["answer_starts"]) == (10_001, [50_000])
+
+
+@together("false, true", [(False, True), (0, 1), ("false", "true"), ("False", "True"), (0.0, 1.0), ("0", "1")])
+def test_is_impossible_in_other_words(card, write, false, true):
+    rows = official(question("a", is_impossible=false), question("b", None, is_impossible=true), question("c"))
+    write("all.json", json.dumps(rows))
+    corpus = load(card())
+    assert [row["label"] for row in corpus.splits["train"].rows] == [1, 0, 1]
+    assert corpus.version == "2.0"
+    write("all.json", json.dumps(official(question("a", is_impossible=true))))
+    assert f"is_impossible is {true!r}, but the question has 1 answer" in refused(card())
+    write("all.json", json.dumps(official(question("a", None, is_impossible=false))))
+    assert f"is_impossible is {false!r}, but the question has no answer" in refused(card())
+
+
+@together("value", ["maybe", "", 2, [], -1])
+def test_is_impossible_that_can_not_be_read(card, write, value):
+    write("all.json", json.dumps(official(question("a", is_impossible=value))))
+    assert f"is_impossible is {value!r}; expected true or false, or 1 or 0" in refused(card())
+
+
+@together(
+    "start, hint",
+    [
+        (len("Zażółć gęślą jaźń w 1742".encode()) - 4, "bytes (UTF-8)"),
+        (len("Zażółć gęślą jaźń w ") + 1, "from 1"),
+    ],
+)
+def test_offsets_that_count_otherwise(card, write, start, hint):
+    content = official(question("a", start=start), context="Zażółć gęślą jaźń w 1742 roku.")
+    write("all.json", json.dumps(content))
+    assert f"which is there if offsets count {hint}" in refused(card())
+
+
+def test_offsets_in_units_of_utf_16(card, write):
+    context = "\U0001f44d\U0001f44d in 1742"
+    write("all.json", json.dumps(official(question("a", start=8), context=context)))
+    assert "which is there if offsets count units of UTF-16, as JavaScript does" in refused(card())
+
+
+def test_a_filter_that_leaves_no_answer(card):
+    with pytest.raises(ValidationError, match="only questions without an answer would be left"):
+        card(filters={"labels": ("unanswerable",)})
 
 
 # ---------------------------------------------------------------- leakage, dividing, limits
