@@ -70,23 +70,32 @@ class Survey:
     def of(rows: Iterable[Row], column: str) -> "Survey":
         """Look at all values of a column. One that can't be a label is left out: it is refused with its row."""
         survey = Survey()
+        alone = Counter[tuple[type, Any]]()
         for row in rows:
             value = row.get(column)
-            items = value if isinstance(value, list) else [value]
-            names = [name for item in items if (name := written(item)) is not None and not cleaning.is_blank(name)]
-            survey.counts.update(names)
-            if len(names) < len(items) and survey.other is None:
-                survey.other = next(
-                    item for item in items if (name := written(item)) is None or cleaning.is_blank(name)
-                )
-            survey.num_booleans += sum(isinstance(item, bool) for item in items)
             if isinstance(value, list):
-                keys = tuple(map(key_of, names))
+                survey._add(value, 1)
+                keys = tuple(key_of(name) for item in value if (name := written(item)) is not None)
                 survey.lengths.add(len(value))
                 survey.repeats += len(set(keys)) < len(keys)
                 if len(keys) <= 2:
                     survey.short.add(keys)
+            elif isinstance(value, dict):
+                survey._add([value], 1)
+            else:
+                alone[value.__class__, value] += 1
+        for (_, value), count in alone.items():
+            survey._add([value], count)
         return survey
+
+    def _add(self, items: list[Any], count: int) -> None:
+        for item in items:
+            name = written(item)
+            if name is not None and not cleaning.is_blank(name):
+                self.counts[name] += count
+            elif self.other is None:
+                self.other = item
+            self.num_booleans += count * isinstance(item, bool)
 
     @property
     def is_hidden(self) -> bool:

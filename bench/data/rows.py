@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from bench.data.sources import Rows
 from bench.data.splits import label_counts
 from bench.errors import DataError, did_you_mean
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # What programs write into a text column where the text is missing.
 _MISSING_TEXTS = frozenset(("nan", "NaN", "None", "null", "NULL", "<NA>", "NaT"))
 
@@ -115,7 +117,7 @@ def _text(row: dict[str, Any], column: str | None, place: str, clean: list[Calla
         return ""
     if not isinstance(value, str):
         raise DataError(f"{place}: the column {column!r}: expected text, got {value!r}")
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isascii() and _SURROGATE.search(value):
         raise DataError(f"{place}: the column {column!r} is not valid Unicode: it holds half of a surrogate pair")
     for step in clean:
         value = step(value)

@@ -234,13 +234,14 @@ def _listed_rows(content: Any, path: Path) -> Rows:
 
 def _json_rows(lines: Iterable[str], path: Path) -> Rows:
     rows: Rows = []
+    decode = json.JSONDecoder(object_pairs_hook=_distinct_keys).decode
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         is_array = not rows and line.lstrip().startswith("[")
         hint = "; for a file that is one JSON array, set source.kind: json" if is_array else ""
         try:
-            row = json.loads(line, object_pairs_hook=_distinct_keys)
+            row = decode(line)
         except (ValueError, RecursionError) as error:
             if not rows and line.strip() == "{":
                 hint = "; each row must be on a line of its own, or set source.kind: json for a list of rows"

@@ -2,6 +2,7 @@
 
 import re
 
+import datasets
 import pytest
 
 from bench.config import registry
@@ -200,7 +201,7 @@ def hub(monkeypatch):
 
         def load_dataset(place, config, revision):
             assert (place, config, revision) == (card.source.id, card.source.config, card.source.revision)
-            return ROWS[name]
+            return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in ROWS[name].items()})
 
         monkeypatch.setattr("datasets.load_dataset", load_dataset)
         return dataset.load(card, {}, {"train", "validation", "test"})
