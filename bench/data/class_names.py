@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bench.data.label_names import is_number, key_of, listed
+from bench.data.label_names import FALSE_WORDS, TRUE_WORDS, is_number, key_of, listed
 from bench.data.sources import Part, Rows, Table, class_name
 from bench.errors import DataError
 from bench.records.record import RunWarning
@@ -99,7 +99,9 @@ def _by_position(names: Names, labels: Sequence[str], parts: list[str], result: 
 
 
 def _related(name: str, label: str) -> bool:
-    """Return whether one name is the other, but for signs, or an abbreviation of it, as `neg` is of `negative`."""
+    """Return whether one name is the other, but for signs, abbreviates it (`neg`, `negative`), or is as true as it."""
+    if any(key_of(name) in words and key_of(label) in words for words in (TRUE_WORDS, FALSE_WORDS)):
+        return True
     first, second = (re.sub(r"[\W_]+", "", key_of(word)) for word in (name, label))
     shorter, longer = sorted((first, second), key=len)
     return first == second or (len(shorter) > 1 and longer.startswith(shorter))

@@ -291,7 +291,7 @@ def _refuse_quotes(rows: Rows, path: Path) -> None:
 def _quoted_cells(rows: Rows) -> Iterator[tuple[int, str]]:
     """Yield the numbered rows and cells in quotes whose own quotes, of which there is one at least, are all doubled.
 
-    Where every cell of a column is in quotes, these count too.
+    Two quotes with nothing between them count too, and, where every cell of a column is in quotes, all of these.
     """
     all_quoted = set(rows[0]) if len(rows) > 1 else set()
     for row in rows:
@@ -300,7 +300,7 @@ def _quoted_cells(rows: Rows) -> Iterator[tuple[int, str]]:
             break
     for number, row in enumerate(rows, start=1):
         for column, cell in row.items():
-            if _is_quoted(cell) and ('""' in cell[1:-1] or column in all_quoted):
+            if _is_quoted(cell) and (cell == '""' or '""' in cell[1:-1] or column in all_quoted):
                 yield number, cell
 
 

@@ -299,6 +299,11 @@ def test_quotes_that_could_be_read_in_two_ways_are_refused(card, write, rows):
     assert [text for text in kept if text.startswith('"')]
 
 
+def test_two_quotes_with_nothing_between_them(card, write):
+    write("train.tsv", 'text\tlabel\tnote\ngood one\tpos\t""\nbad one\tneg\tseen\n')
+    assert '1 cells look quoted, as pandas writes them; row 1 has ""' in refused(card("tsv", "train.tsv"))
+
+
 def test_a_column_that_is_all_in_quotes(card, write):
     write("train.tsv", 'text\tlabel\n"good one"\tpos\n"bad one"\tneg\n')
     assert '2 cells look quoted, as pandas writes them; row 1 has "good one"' in refused(card("tsv", "train.tsv"))

@@ -1,6 +1,7 @@
 """Labels: names in every spelling, class names of files, ids, flags and lists; what the splits do not share."""
 
 import json
+import time
 
 import datasets
 import pandas
@@ -390,6 +391,16 @@ def test_other_words_in_the_card_are_matched_by_position(card, classes):
     )
 
 
+@together(
+    "names, labels", [(("yes", "no"), ("false", "true")), (("n", "y"), ("true", "false")), (("off", "on"), ("Y", "N"))]
+)
+def test_words_for_true_and_false_in_class_names(card, classes, names, labels):
+    for name in ("train", "test"):
+        classes(name, [0, 1], names)
+    assert "by the names it would not" in refused(card("parquet", labels=labels))
+    assert labels_in(load(card("parquet", labels=labels[::-1])))[0] == list(labels[::-1])
+
+
 def test_other_words_with_class_names_in_two_orders_are_refused(card, classes):
     classes("train", [0, 1], NEG_POS)
     classes("test", [0, 1], ("pos", "neg"))
@@ -605,3 +616,14 @@ def test_thousands_of_labels_take_time_in_proportion(card, lines):
     corpus = load(card(labels=names, filters={"labels": names[1:]}, prompt={"template": "{text}", "answers": answers}))
     assert len(corpus.labels) == number - 1
     assert corpus.splits["test"].rows[0]["label"] == number - 2
+
+
+def test_a_card_of_many_labels_is_checked_in_proportion():
+    names = tuple(f"label {place}" for place in range(20_000))
+    content = {"task": "text_classification", "licence": "none", "splits": {"train": "train"}, "labels": names}
+    content |= {"source": {"kind": "builtin", "id": "reviews"}, "filters": {"labels": names[::-1]}}
+    content["prompt"] = {"template": "{text}", "answers": {name: f"word {name}" for name in names}}
+    start = time.process_time()
+    assert DatasetCard.model_validate(content).kept_labels == names
+    # Looking through all labels for each of them takes many times as long.
+    assert time.process_time() - start < 2
