@@ -69,8 +69,10 @@ class Source(Strict):
 class Columns(Strict):
     """Names of the source's columns. `label_flags: true` means one true/false column per label, named as the label.
 
-    answers: gold answers with their offsets in `text`, for question answering; `text_pair` is then the question.
-    group: what a row belongs to, as a passage to its article; rows of one group should not be on both sides.
+    label: one label per row, or with `multi_label: true` a list of them: names or ids, or, where the card lists the
+    labels, as many flags. answers: gold answers with their offsets in `text`, for question answering; `text_pair` is
+    then the question. group: what a row belongs to, as a passage to its article; rows of one group should not be on
+    both sides.
     """
 
     id: Text | None = None
@@ -112,6 +114,7 @@ class Divide(Strict):
 class Filters(Strict):
     """Rules by which rows are dropped; the record counts the rows that each one drops.
 
+    labels: rows without any of these are dropped, and the others have no labels but these.
     drop_misaligned: rows of the training split (of no other) with an answer that does not stand where its offset says.
     """
 

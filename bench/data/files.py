@@ -24,6 +24,12 @@ _FOREIGN = {
     b"\x28\xb5\x2f\xfd": "compressed with Zstandard; unpack it, or compress it with gzip, bzip2 or xz",
     b"7z\xbc\xaf": "a 7-Zip archive; unpack it",
     b"version https://git-lfs": "a pointer of Git LFS, not the data themselves; run `git lfs pull`",
+    b"\xd0\xcf\x11\xe0": "an old Excel file; export it as CSV",
+    b"SQLite format 3": "a database of SQLite; export its table as CSV",
+    b"\x80\x04": "a pickle of Python, which is never read, for it can run code; save the rows as JSON lines or Parquet",
+    b"\x80\x05": "a pickle of Python, which is never read, for it can run code; save the rows as JSON lines or Parquet",
+    b"<!doctype html": "a web page, not the data themselves",
+    b"<html": "a web page, not the data themselves",
     b"ARROW1": "an Arrow file; a folder of `datasets` is read with source.kind: saved",
 }
 _PARQUET = b"PAR1"
@@ -125,12 +131,9 @@ def binary(path: Path, *, parquet: bool = False) -> Iterator[io.BufferedReader]:
             else:
                 unpacked = stack.enter_context(opener(raw, "rb"))
                 stream = stack.enter_context(io.BufferedReader(unpacked))
-            head = stream.peek(64)
-            if not parquet and head.startswith(_PARQUET):
-                raise DataError(f"{path} is a Parquet file; set source.kind: parquet")
-            for magic, what in _FOREIGN.items():
-                if head.startswith(magic):
-                    raise DataError(f"{path} is {what}")
+            what = _foreign(stream.peek(512), compressed=opener is not None, parquet=parquet)
+            if what is not None:
+                raise DataError(f"{path} is {what}")
             yield stream
         except _DAMAGED as error:
             raise DataError(f"{path}: the compressed file is damaged or cut off: {error}") from error
@@ -138,6 +141,17 @@ def binary(path: Path, *, parquet: bool = False) -> Iterator[io.BufferedReader]:
             if opener is not None and error.errno is None:  # what bz2 raises
                 raise DataError(f"{path}: the compressed file is damaged: {error}") from error
             raise
+
+
+def _foreign(head: bytes, *, compressed: bool, parquet: bool) -> str | None:
+    """Return what a file is by its first bytes, where it is of a kind that can't be read, and what to do with it."""
+    if not parquet and head.startswith(_PARQUET):
+        return "a Parquet file; set source.kind: parquet"
+    if compressed and head.startswith(tuple(_OPENERS)):
+        return "compressed twice; unpack it once"
+    if head[257:262] == b"ustar":
+        return "a tar archive; unpack it"
+    return next((what for magic, what in _FOREIGN.items() if head[: len(magic)].lower() == magic.lower()), None)
 
 
 @contextlib.contextmanager

@@ -3,9 +3,12 @@
 import bz2
 import csv
 import gzip
+import io
 import json
 import lzma
 import os
+import pickle
+import tarfile
 
 import datasets
 import pandas
@@ -20,6 +23,16 @@ from tests.helpers.cases import together
 ROWS = [{"text": "Zażółć gęślą jaźń", "label": "pos"}, {"text": "it is bad", "label": "neg"}]
 LINES = "\n".join(json.dumps(row, ensure_ascii=False) for row in ROWS) + "\n"
 TABLE = "text,label\n" + "\n".join(",".join(row.values()) for row in ROWS) + "\n"
+
+
+def tarred(name, content):
+    """A tar archive of one file."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+    return stream.getvalue()
 
 
 @pytest.fixture
@@ -111,6 +124,11 @@ def test_byte_orders(card, write, mark, encoding):
         (b"7z\xbc\xaf\x27\x1c", "is a 7-Zip archive"),
         (b"PAR1....", "is a Parquet file; set source.kind: parquet"),
         (b"ARROW1..", "is an Arrow file"),
+        (b"\xd0\xcf\x11\xe0\xa1", "is an old Excel file; export it as CSV"),
+        (pickle.dumps(ROWS), "is a pickle of Python, which is never read, for it can run code"),
+        (b"<!DOCTYPE html>\n<html><body>Sign in", "is a web page, not the data themselves"),
+        (gzip.compress(gzip.compress(TABLE.encode())), "is compressed twice; unpack it once"),
+        (gzip.compress(tarred("train.csv", TABLE.encode())), "is a tar archive; unpack it"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
             "is a pointer of Git LFS, not the data themselves; run `git lfs pull`",
