@@ -278,8 +278,8 @@ def _found(card: DatasetCard, surveys: Mapping[str, Survey], tables: Mapping[str
         if not survey.is_hidden:
             together.counts.update(survey.counts)
     groups = together.groups()
-    if set(groups) != {HIDDEN, "1"}:
-        # One that is hidden is refused with its row, when that is parsed.
+    if set(groups) != {HIDDEN, "1"} and card.filters.labels is None:
+        # One that is hidden is refused with its row, when that is parsed; a filter may leave such rows out.
         groups.pop(HIDDEN, None)
     alias = _truths_in(groups)
     for number, truth in alias.items():

@@ -243,9 +243,10 @@ def test_minus_one_among_others_is_refused_with_both_readings(card, lines, train
 
 def test_rows_without_a_label_are_left_out_by_the_filter(card, lines):
     lines([-1, 0, 1, -1], [0, -1, 1])
-    corpus = load(card(labels=("-1", "0", "1"), filters={"labels": ("0", "1")}))
-    assert labels_in(corpus) == (["0", "1"], ["0", "1"])
-    assert corpus.splits["train"].dropped == {"labels": 2}
+    for listed in ((), ("-1", "0", "1")):
+        corpus = load(card(labels=listed, filters={"labels": ("0", "1")}))
+        assert labels_in(corpus) == (["0", "1"], ["0", "1"])
+        assert corpus.splits["train"].dropped == {"labels": 2}
 
 
 def test_ids_that_count_from_one(card, lines):
