@@ -20,7 +20,7 @@ from bench.data.examples import Encoded
 from bench.distributed import setup
 from bench.evaluation import scoring, text_examples
 from bench.evaluation.reader import Scoring
-from bench.models import build, flops, heads, saving
+from bench.models import adapter_readback, build, flops, heads, saving
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
@@ -149,6 +149,7 @@ def _describe_model(run: RunContext, built: BuiltModel) -> record.Model:
         dtypes=build.dtypes(built.model),
         newly_initialized=built.fresh,
         trainable_names=build.num_trainable_names(built.model),
+        adapter=adapter_readback.in_force(built.model),
     )
 
 
