@@ -24,7 +24,7 @@ from bench.models import adapter_readback, build, flops, heads, saving
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
-from bench.runner import batch_size, launch_record, resume
+from bench.runner import batch_size, launch_record, model_checks, resume
 from bench.runner.context import RunContext
 from bench.training import fit as training
 from bench.training import probe
@@ -172,9 +172,11 @@ def fit(run: RunContext) -> None:
     ):
         run.progress = Progress(log=TrainLog(log_path), selection=_selection(run))
         run.fit_inputs = _fit_inputs(run, display)
+        before = model_checks.fingerprints(run.model)
         result = training.fit(run.fit_inputs, run.progress)
     run.model, run.fit_result = result.model, result
     _record_training(run, run.fit_inputs, run.progress, result)
+    model_checks.check_changed(run, before)
 
 
 def fit_inputs(
