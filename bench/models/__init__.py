@@ -1,5 +1,5 @@
 """Builds, adapts, quantises and saves models; kernels/ compute the same with less.
 
-Reading order: build (card -> model), heads, span_head, adapters (PEFT), quantization, losses, autocast, batch_budget,
-flops, saving.
+Reading order: build (card -> model), heads, checkpoint_head, span_head, adapters (PEFT), peft_options, adapter_names,
+adapter_readback, quantization, losses, autocast, batch_budget, flops, saving.
 """

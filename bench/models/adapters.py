@@ -1,19 +1,20 @@
 """Adapters of the PEFT library: strict checking of a method's options, and wrapping a model."""
 
-import ast
-import importlib.util
-from functools import cache
+import copy
+import re
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from bench.config.fields import InvalidKey, Name, Strict
-from bench.errors import SetupError, did_you_mean
+from bench.errors import SetupError
+from bench.models import adapter_names, peft_options
 from bench.utils.loading_errors import reason
 
-# Would run, and not be what its name says.
-REFUSED = {"AdaLoraConfig": "its ranks are pruned by a call after every step, which neither engine makes"}
+# PEFT's words for an option that it does not follow.
+_IGNORED = re.compile(r"ignored|were set but no|no modules were excluded|no tied modules|only supported for")
 
 
 class AdapterOptions(Strict):
@@ -29,65 +30,14 @@ class AdapterOptions(Strict):
 
     @model_validator(mode="after")
     def _known(self) -> "AdapterOptions":
-        check_config(self.peft, self.config)
+        found = peft_options.problems(self.peft, self.config)
+        if len(found) == 1:
+            raise InvalidKey(found[0].key, found[0].sentence)
+        if found:
+            raise ValueError("; ".join(f"{problem.key}: {problem.sentence}" for problem in found))
         if self.dtype != "float32" and self.peft != "LoraConfig":
             raise InvalidKey("dtype", f"{self.dtype} is for LoraConfig; {self.peft} is trained in float32")
         return self
-
-
-def check_config(name: str, config: dict[str, Any]) -> None:
-    """Raise ValueError for an unknown PEFT configuration class or a field that it does not have.
-
-    PEFT's sources are read, not imported: importing it costs seconds, and `check` must answer at once.
-    """
-    methods = [known for known in _config_classes() if _is_method(known)]
-    if name not in methods:
-        raise ValueError(f"peft has no configuration {name!r} of a method.{did_you_mean(name, methods)}")
-    if name in REFUSED:
-        raise ValueError(f"{name} is not supported: {REFUSED[name]}")
-    fields = _fields(name)
-    if "modules_to_save" not in fields:
-        raise ValueError(f"{name} is not supported: it can't train a task head (no field 'modules_to_save')")
-    unknown = [f"{name} has no field {key!r}.{did_you_mean(key, fields)}" for key in config if key not in fields]
-    if unknown:
-        raise ValueError(" ".join(unknown))
-    for key in ("task_type", "inference_mode", "base_model_name_or_path"):
-        if key in config:
-            raise ValueError(f"{key!r} is set by the harness")
-
-
-def _is_method(name: str) -> bool:
-    """Return whether a class is the configuration of a method: not a part of another one, nor a common base."""
-    return bool(_config_classes()[name][0]) and name not in ("PeftConfig", "PromptLearningConfig", "LycorisConfig")
-
-
-def _fields(name: str) -> set[str]:
-    """Return the fields of a PEFT configuration class and of its bases."""
-    classes = _config_classes()
-    bases, fields = classes.get(name, ((), frozenset()))
-    return set(fields).union(*(_fields(base) for base in bases)) if bases else set(fields)
-
-
-@cache
-def _config_classes() -> dict[str, tuple[tuple[str, ...], frozenset[str]]]:
-    """Return configuration class -> (names of its bases, its own annotated fields)."""
-    classes: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {}
-    for path in _config_files():
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and "Config" in node.name:
-                bases = tuple(base.id for base in node.bases if isinstance(base, ast.Name) and "Config" in base.id)
-                fields = (item.target for item in node.body if isinstance(item, ast.AnnAssign))
-                classes[node.name] = (bases, frozenset(field.id for field in fields if isinstance(field, ast.Name)))
-    return classes
-
-
-def _config_files() -> list[Path]:
-    spec = importlib.util.find_spec("peft")
-    if spec is None or not spec.submodule_search_locations:
-        return []
-    root = Path(spec.submodule_search_locations[0])
-    # The common base of LoHa and LoKr stands beside its helpers.
-    return [root / "config.py", root / "tuners" / "lycoris_utils.py", *sorted(root.glob("tuners/*/config.py"))]
 
 
 def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") -> Any:
@@ -100,12 +50,15 @@ def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") 
     """
     import peft
 
+    from bench.models import adapter_readback  # it loads torch
     from bench.models.heads import head_names, is_generative, keep_in_float32, newly_initialized_modules
 
     fresh = sorted({*head_names(model), *newly_initialized_modules(model)})
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
-    fields = _fields(name)
-    options["modules_to_save"] = sorted({*fresh, *options.get("modules_to_save", [])}) or None
+    adapter_names.check_names(model, options, trained=fresh)
+    asked = dict(options)
+    fields = peft_options.fields_of(name)
+    options["modules_to_save"] = sorted({*fresh, *(options.get("modules_to_save") or [])}) or None
     if "target_modules" in fields and name == "LoraConfig":
         options.setdefault("target_modules", "all-linear")
     if fresh and "exclude_modules" in fields and options.get("target_modules") == "all-linear":
@@ -118,16 +71,51 @@ def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") 
         keep_in_float32(model.get_submodule(module))
     text_task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     head_task = "QUESTION_ANS" if "ForQuestionAnswering" in type(model).__name__ else "SEQ_CLS"
-    try:
-        wrapped = peft.get_peft_model(
-            model, kind(task_type=text_task if is_generative(model) else head_task, **options)
-        )
-    except (ValueError, TypeError, KeyError, NotImplementedError, ImportError) as error:
-        raise SetupError(f"method.config: {name} can't be applied to this model: {reason(error)}") from error
+    options["task_type"] = text_task if is_generative(model) else head_task
+    # PEFT extends lists that it is given.
+    wrapped, given = _wrapped(model, kind, copy.deepcopy(options))
     _check_output_head(wrapped, name)
+    if not wrapped.peft_config["default"].is_prompt_learning:
+        adapter_readback.check_in_force(wrapped, {**asked, "modules_to_save": options["modules_to_save"]})
+    _heed(given, name)
     if dtype != "float32":
         _cast(wrapped, dtype)
     return wrapped
+
+
+def _wrapped(model: Any, kind: Any, options: dict[str, Any]) -> tuple[Any, list[warnings.WarningMessage]]:
+    """Return the model as PEFT wraps it, and its warnings. Raises SetupError with PEFT's words where it refuses."""
+    import peft
+    import torch
+
+    try:
+        with warnings.catch_warnings(record=True) as given:
+            warnings.simplefilter("always")
+            wrapped = peft.get_peft_model(model, kind(**options))
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "memory" in str(error):
+            raise
+        text = reason(error)
+        named = [key for key in peft_options.fields_of(kind.__name__) if _names(key, text)]
+        place = "method.config" + "".join(f".{key}" for key in named[:1])
+        raise SetupError(f"{place}: {kind.__name__} can't be applied to this model: {text}") from error
+    return wrapped, given
+
+
+def _heed(given: list[warnings.WarningMessage], name: str) -> None:
+    """Raise SetupError for a warning of PEFT that it does not do what is asked; pass on any other."""
+    for warning in given:
+        text = str(warning.message)
+        if _IGNORED.search(text):
+            raise SetupError(f"method.config: {name} would not do what is asked: {text}")
+        warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
+def _names(key: str, text: str) -> bool:
+    """Return whether a message is on a field: it names it, with underscores or blanks."""
+    return "_" in key and (key in text or key.replace("_", " ") in text)
 
 
 def _cast(wrapped: Any, dtype: str) -> None:

@@ -18,7 +18,7 @@ from bench.config.cards import ModelCard
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Head
 from bench.errors import SetupError
-from bench.models import heads, quantization, span_head
+from bench.models import checkpoint_head, heads, quantization, span_head
 from bench.models.heads import MISSING, newly_initialized_modules
 from bench.models.library_internals import transformers_internals
 from bench.utils.loading_errors import is_missing_folder, reason, shown
@@ -84,6 +84,14 @@ def build(
     else:
         model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
         _check_heads(model, card, keep_head)
+        if (
+            auto_class == "AutoModelForSequenceClassification"
+            and not keep_head
+            and (head is None or head.kind == "own")
+        ):
+            own = _own_config(card)
+            found = [*checkpoint_head.findings(model), *checkpoint_head.adopt_head(model, own, labels, multi_label)]
+            setattr(model, checkpoint_head.FINDINGS, found)
     if quantized:
         quantization.prepare_4bit_for_cpu(model, _name(card, config))
     if head is not None and head.kind == "mlp":
@@ -116,8 +124,12 @@ def make_config(
         raise SetupError(f"a model of type {config.model_type!r} is no {_kind(auto_class)}: it has no vocabulary")
     if text:
         _check_writer(config, card, auto_class)
-    if keep_head and not config.label2id:  # a config may name its labels in one direction only
-        config.label2id = {name: number for number, name in config.id2label.items()}
+    if keep_head:
+        names = checkpoint_head.names_of(config.to_dict() if weights == "random" else _own_config(card))
+        if names is None:
+            raise SetupError(f"the config of {_name(card, config)!r} contradicts itself: id2label and label2id differ")
+        # A config may name its labels in one direction only.
+        config.label2id = {name: number for number, name in enumerate(names)} or config.label2id
     config.pad_token_id = tokenizer.pad_token_id
     if weights == "random":
         for name in ("bos_token_id", "eos_token_id"):
@@ -215,6 +227,12 @@ def _config_from_pretrained(place: str, card: ModelCard, task: dict[str, Any]) -
         raise SetupError(f"the model {shown(place)!r} can't be loaded: {reason(error, place)}") from error
 
 
+def _own_config(card: ModelCard) -> dict[str, Any]:
+    """Return a checkpoint's config.json as it is, without the defaults of its class."""
+    settings: dict[str, Any] = transformers.PreTrainedConfig.get_config_dict(locate(card), revision=card.revision)[0]
+    return settings
+
+
 def _body_type(card: ModelCard, plan: LoadPlan) -> torch.dtype:
     return getattr(torch, card.dtype) if plan.frozen_body else torch.float32
 
@@ -280,6 +298,7 @@ def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPla
     if wrong:
         raise SetupError(f"the model {shown(place)!r} can't be loaded: its weights {wrong[0]!r} have another shape")
     setattr(model, MISSING, sorted({*loading["missing_keys"], *unfit}))
+    setattr(model, checkpoint_head.FINDINGS, checkpoint_head.unused(loading["unexpected_keys"]))
     return model
 
 

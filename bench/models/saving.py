@@ -66,8 +66,8 @@ def describe(folder: Path) -> dict[str, Any]:
     return _read(path)
 
 
-def load(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
-    """Return (model in evaluation mode, tokenizer, description) from what `save` wrote, on the CPU.
+def load(folder: Path, device: torch.device | None = None) -> tuple[Any, Any, dict[str, Any]]:
+    """Return (model in evaluation mode, tokenizer, description) from what `save` wrote. device: default, the CPU.
 
     Raises DataError or SetupError for what is missing in the folder, or for a base model that can't be had.
     """
@@ -76,9 +76,11 @@ def load(folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     if description["pooling"] is not None:
         model = _load_probe(folder, description)
     elif (folder / "adapter_config.json").is_file():
-        model = _load_adapter(folder, description)
+        model = _load_adapter(folder, description, device or torch.device("cpu"))
     else:
         model = _load_whole(folder, description)
+    if device is not None:
+        model = model.to(device)
     return model.eval(), tokenizer, description
 
 
@@ -149,14 +151,14 @@ def _restore(model: Any, folder: Path) -> None:
         raise DataError(f"{folder} lacks weights of the head, e.g. {min(wanted)}")
 
 
-def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
+def _load_adapter(folder: Path, description: dict[str, Any], device: torch.device) -> Any:
     import peft
     import transformers
 
     card = ModelCard.model_validate(description["model_card"], strict=False)
     beside = (folder / "base").is_dir()
     base = str(folder / "base") if beside else str(locate(card))
-    extra: dict[str, Any] = {} if description["quantization"] is None else {"device_map": {"": "cpu"}}
+    extra: dict[str, Any] = {} if description["quantization"] is None else {"device_map": {"": device}}
     if extra and not beside:  # what lies beside the adapter is in 4 bits already
         settings = {**description["quantization"], "llm_int8_skip_modules": description["unquantized"]}
         extra["quantization_config"] = transformers.BitsAndBytesConfig(**settings)

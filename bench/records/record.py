@@ -98,7 +98,7 @@ class Data(Part):
 
 
 class Model(Part):
-    """The model as built, read back from it."""
+    """The model as built, read back from it. adapter: what is in force of a PEFT adapter, read from its layers."""
 
     id: str
     revision: str | None = None
@@ -109,6 +109,7 @@ class Model(Part):
     dtypes: dict[str, int]
     newly_initialized: list[str] = []
     trainable_names: int | None = None
+    adapter: dict[str, Any] | None = None
 
     model_config = ConfigDict(
         extra="forbid", protected_namespaces=(), alias_generator=lambda n: n.rstrip("_"), populate_by_name=True

@@ -156,7 +156,7 @@ def execute(run: RunContext) -> None:
     with process.imports_without_collection():
         from bench.distributed import launcher, setup
         from bench.records import clock, environment
-        from bench.runner import memory_prediction, results, stages
+        from bench.runner import memory_prediction, model_checks, results, stages
         from bench.runner.inputs import load_data
 
     run.clock = clock.Clock()
@@ -195,6 +195,8 @@ def execute(run: RunContext) -> None:
         stages.save(run)
     stages.measure(run)
     memory_prediction.compare(run)
+    if run.resolved.recipe.save and run.inputs.plan.trains != "nothing":
+        model_checks.check_saved(run)
     failed = [check for check in run.record.checks if not check.ok]
     if failed:
         raise ScoreError(f"check {failed[0].name!r} failed: {failed[0].detail}")

@@ -20,11 +20,12 @@ from bench.data.examples import Encoded
 from bench.distributed import setup
 from bench.evaluation import scoring, text_examples
 from bench.evaluation.reader import Scoring
-from bench.models import build, flops, heads, saving
+from bench.models import adapter_readback, build, checkpoint_head, flops, heads, saving
+from bench.models.checkpoint_head import Finding
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
-from bench.runner import batch_size, launch_record, resume
+from bench.runner import batch_size, launch_record, model_checks, resume
 from bench.runner.context import RunContext
 from bench.training import fit as training
 from bench.training import probe
@@ -43,11 +44,15 @@ SORTED_ROWS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltModel:
-    """An adapted model; names of newly initialised parameters; the number of parameters before its head."""
+    """An adapted model; names of newly initialised parameters; the number of parameters before its head.
+
+    findings: on its checkpoint.
+    """
 
     model: nn.Module
     fresh: list[str]
     before_head: int
+    findings: list[Finding]
 
 
 def build_model(run: RunContext) -> None:
@@ -69,6 +74,11 @@ def build_model(run: RunContext) -> None:
     described = run.record.model = _describe_model(run, built)
     if built.fresh:
         run.record.note(f"newly initialised, not in the checkpoint: {', '.join(built.fresh)}")
+    for finding in built.findings:
+        if finding.code is None:
+            run.record.note(finding.sentence)
+        else:
+            run.record.warn(finding.code, finding.sentence)
     counts = described.parameters
     console.say(
         f"{described.class_}: {counts['total']:,} parameters, {counts['trainable']:,} trainable "
@@ -112,7 +122,9 @@ def adapted_model(
     if kept and PartialState().is_main_process:
         # A random base model can't be had anywhere else, and the adapter is worth nothing without it.
         model.save_pretrained(base_folder)
-    return BuiltModel(model=method.adapt(model, options).to(device), fresh=fresh, before_head=before_head)
+    found = checkpoint_head.findings(model)
+    adapted = method.adapt(model, options).to(device)
+    return BuiltModel(model=adapted, fresh=fresh, before_head=before_head, findings=found)
 
 
 def _plan_budget(run: RunContext, max_rows: int | None = None) -> None:
@@ -149,6 +161,7 @@ def _describe_model(run: RunContext, built: BuiltModel) -> record.Model:
         dtypes=build.dtypes(built.model),
         newly_initialized=built.fresh,
         trainable_names=build.num_trainable_names(built.model),
+        adapter=adapter_readback.in_force(built.model),
     )
 
 
@@ -171,9 +184,11 @@ def fit(run: RunContext) -> None:
     ):
         run.progress = Progress(log=TrainLog(log_path), selection=_selection(run))
         run.fit_inputs = _fit_inputs(run, display)
+        before = model_checks.fingerprints(run.model)
         result = training.fit(run.fit_inputs, run.progress)
     run.model, run.fit_result = result.model, result
     _record_training(run, run.fit_inputs, run.progress, result)
+    model_checks.check_changed(run, before)
 
 
 def fit_inputs(

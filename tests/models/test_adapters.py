@@ -8,10 +8,10 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from bench.errors import SetupError
-from bench.models import adapters, build
+from bench.models import build
 from bench.training import memory_saving
 from tests.helpers import models as tiny
-from tests.helpers.cases import cover, together
+from tests.helpers.cases import cover
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 
@@ -427,53 +427,3 @@ def test_other_adapters_of_a_language_model(tmp_path):
         assert not any("lm_head" in key for key in tiny.trainable(model))
         tiny.backward(model, tiny.text_batch(known))
         assert tiny.without_gradient(model) == []
-
-
-# ---------------------------------------------------------------- options
-
-
-def test_peft_is_read_without_importing_it():
-    known = adapters._config_classes()
-    assert {"LoraConfig", "IA3Config", "VeraConfig", "LoHaConfig"} <= set(known)
-    assert {"r", "lora_alpha", "use_dora", "target_modules"} <= adapters._fields("LoraConfig")
-    assert {"rank_pattern", "task_type"} <= adapters._fields("LoHaConfig")
-
-
-@together("name", [name for name in adapters._config_classes() if adapters._is_method(name)])
-def test_every_methods_fields_are_pefts(name):
-    import peft
-
-    assert adapters._fields(name) == set(getattr(peft, name).__dataclass_fields__)
-
-
-@pytest.mark.parametrize(
-    ("name", "config", "sentence"),
-    [
-        ("LoraConfg", {}, "peft has no configuration 'LoraConfg' of a method. Did you mean 'LoraConfig'?"),
-        ("LoraRuntimeConfig", {}, "peft has no configuration 'LoraRuntimeConfig' of a method"),
-        ("PeftConfig", {}, "peft has no configuration 'PeftConfig' of a method"),
-        ("LoraConfig", {"lora_alpa": 4}, "LoraConfig has no field 'lora_alpa'. Did you mean 'lora_alpha'?"),
-        ("LoraConfig", {"task_type": "SEQ_CLS"}, "'task_type' is set by the harness"),
-        ("AdaLoraConfig", {}, "AdaLoraConfig is not supported: its ranks are pruned by a call after every step"),
-        ("XLoraConfig", {}, "XLoraConfig is not supported: it can't train a task head"),
-    ],
-)
-def test_options_that_are_refused(name, config, sentence):
-    with pytest.raises(ValueError, match=r"peft|LoraConfig|harness|supported") as error:
-        adapters.check_config(name, config)
-    assert sentence in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "sentence"),
-    [
-        ("albert", {"peft": "IA3Config"}, "IA3Config can't be applied to this model: Please specify `target_modules`"),
-        ("bert", {"config": {"target_modules": ["q_proj"]}}, "LoraConfig can't be applied to this model: No modules"),
-        ("bert", {"config": {"r": 0}}, "LoraConfig can't be applied to this model: `r` should be a positive integer"),
-        ("bert", {"config": {"r": "8"}}, "LoraConfig can't be applied to this model"),
-        ("gpt2", {"peft": "LoHaConfig", "config": {"target_modules": ["c_attn"]}}, "is not supported|not supported"),
-    ],
-)
-def test_what_peft_refuses_is_a_sentence(name, settings, sentence, tmp_path):
-    with pytest.raises(SetupError, match=sentence):
-        tiny.adapted(tiny.card(name), tmp_path, "lora", settings)

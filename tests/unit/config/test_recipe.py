@@ -355,7 +355,7 @@ def test_a_decoder_without_a_prompt(refused):
         ),
         (
             BASE.replace("full", "{name: lora, config: {rr: 1}}"),
-            "own.yaml:3: method: LoraConfig has no field 'rr'. Did",
+            "own.yaml:3: method.config.rr: LoraConfig has no field 'rr'. Did",
         ),
         ("- a\n- b", "own.yaml:1: expected a mapping of keys to values, got a list"),
         (b"\x00\x01\xff", "own.yaml: can't be read as UTF-8 text"),
