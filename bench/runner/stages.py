@@ -1,7 +1,7 @@
 """The stages of a run, in the order in which `lifecycle.execute` calls them. Each fills in its part of the record."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -276,12 +276,17 @@ def _validator(run: RunContext) -> Callable[[nn.Module], dict[str, float]] | Non
     recipe = run.resolved.recipe
     if recipe.training.evaluate_every is None:
         return None
-    split, how = run.inputs.splits[recipe.evaluation.validation], run.inputs.scoring
+    # Many validations, of which each is compared with the plain path by its longest and its shortest example.
+    split, how = run.inputs.splits[recipe.evaluation.validation], replace(run.inputs.scoring, checked=2)
 
     def validate(model: nn.Module) -> dict[str, float]:
         with run.clock.phase("validate"):
             scored = scoring.run(model, split, how, f"validate {split.name}")
-            return how.metrics.values(scored.predictions)
+            values = how.metrics.values(scored.predictions)
+        run.clock.move("validate", "self_check", scored.check_s)
+        for note in scored.notes:
+            run.record.note(note)
+        return values
 
     return validate
 
