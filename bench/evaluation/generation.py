@@ -160,7 +160,7 @@ def _attention(
     out, lse = (torch.cat(both) for both in zip(*parts, strict=True))  # [tokens, heads, width], [tokens, heads]
     if step.prefix is not None:
         out = merge(out, lse, *_before(step, kernel, step.prefix, layer, query, window))
-    return out[None], None
+    return out[None].contiguous(), None  # some families take a view of it
 
 
 def _writing(step: _Step, kernel: AttentionWithLse, buffers: Pair, heads: Heads, window: int | None) -> Pair:
@@ -281,12 +281,14 @@ class Generator:
             return self_check.failure(error)
         exact = patch.in_float32(self._inner)
         with _prepared(self._model), self._autocast():
+            # One forward of a whole text is cheap; it says which answers are worth writing again.
             doubtful = [
                 (number, answer)
                 for number, answer in zip(numbers, answers, strict=True)
                 if not self._is_likeliest(self._prompts[number], answer, exact)
             ]
-            # What is not the likeliest by one forward of a whole text may still be what `generate` writes.
+            if exact and not doubtful:  # the longest and the shortest one, for what a cache may change
+                doubtful = [*zip(numbers, answers, strict=True)][:2]
             changed = sum(self._alone_answer(number) != answer for number, answer in doubtful)
         return f"writes other answers so ({changed} of {len(numbers)} examples)" if changed else None
 
@@ -450,7 +452,8 @@ def _refused(model: Any) -> str | None:
 
 
 def _check_lengths(config: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    stated = getattr(config.get_text_config(), "max_position_embeddings", None)
+    positions = stated if isinstance(stated, int) and stated > 0 else None  # XLNet says -1: there is no end
     for number, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise SetupError(f"prompt {number} is empty; expected at least one token")

@@ -71,9 +71,22 @@ def attention_is_fixed(model: Any, module: Any) -> str | None:
         return "is an encoder-decoder"
     if adapter is not None and adapter.is_prompt_learning:
         return "has an adapter that adds tokens of its own"
+    if _looks_for_tokens(model):
+        return "has an adapter that looks for certain tokens in each text"
     if not module.is_backend_compatible():
         return "has an attention of its own that can't be replaced"
     return None
+
+
+def _looks_for_tokens(model: Any) -> bool:
+    """Return whether an active adapter is one that is activated by tokens (aLoRA, Greenewald et al. 2025).
+
+    PEFT's own forward finds them in each row; a forward of the body alone, or of a packed row, would not.
+    """
+    configs = getattr(model, "peft_config", None) or {}
+    active = getattr(model, "active_adapters", None) if configs else None
+    names = [active] if isinstance(active, str) else active or []
+    return any(getattr(configs.get(name), "alora_invocation_tokens", None) for name in names)
 
 
 def places_are_fixed(body: Any, config: Any) -> str | None:
