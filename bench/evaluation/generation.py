@@ -11,6 +11,7 @@ place goes to a waiting prompt. The output head is applied to the last token of 
 
 import contextlib
 import inspect
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
@@ -24,9 +25,13 @@ from transformers import AttentionInterface, GenerationConfig
 from bench.data.batching import pad_inputs
 from bench.data.prompts.shared_affixes import common_prefix_length
 from bench.errors import SetupError
+from bench.evaluation import self_check
+from bench.evaluation.self_check import Agree
+from bench.models import positions
 from bench.models.heads import unwrapped
+from bench.models.kernels import patch
 from bench.models.kernels.attention import AttentionWithLse, merge
-from bench.models.kernels.shared_prefix import Prefix, attending, run_prefix, supports
+from bench.models.kernels.shared_prefix import Prefix, attending, checked, run_prefix, supports
 from bench.models.library_internals import transformers_internals
 from bench.records.failures import is_out_of_memory
 
@@ -36,6 +41,8 @@ NAME = "bench_generation"
 DEFAULT_BUDGET = 16_384
 # New prompts' tokens in one forward: enough to keep a processor busy, few enough to keep activations small.
 PREFILL_TOKENS = 1_024
+# New tokens of an answer that is written by the plain path too, to compare them.
+COMPARED_TOKENS = 16
 # A batch holds so many times the prompts that are run at once, so that places are refilled.
 REFILLS = 4
 
@@ -125,13 +132,26 @@ class _Step:
 _STEP: ContextVar[_Step] = ContextVar("bench_generation_step")
 
 
-def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, _: Any, **options: Any) -> tuple[Tensor, None]:
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
     """Attend in one packed row, [1, heads, tokens, width] -> [1, tokens, heads, width]: the registered function."""
-    step, window = _STEP.get(), options.get("sliding_window")
-    kernel = AttentionWithLse(scale=options.get("scaling") or query.shape[-1] ** -0.5, softcap=options.get("softcap"))
+    layer = checked(module, attention_mask, is_causal, options)
+    step, window = _STEP.get(), sliding_window
+    kernel = AttentionWithLse(scale=query.shape[-1] ** -0.5 if scaling is None else scaling, softcap=softcap)
     # Under autocast, rotated queries and keys may be float32 beside values in 16 bits.
     query, key, value = (part[0].to(value.dtype) for part in (query, key, value))
-    buffers = step.store.layer(module.layer_idx, key, value)
+    buffers = step.store.layer(layer, key, value)
     parts = []
     if step.num_writing:
         parts.append(_writing(step, kernel, buffers, (query, key, value), window))
@@ -139,8 +159,8 @@ def _attention(module: Any, query: Tensor, key: Tensor, value: Tensor, _: Any, *
         parts.append(_entering(step, kernel, buffers, (query, key, value), window))
     out, lse = (torch.cat(both) for both in zip(*parts, strict=True))  # [tokens, heads, width], [tokens, heads]
     if step.prefix is not None:
-        out = merge(out, lse, *_before(step, kernel, step.prefix, module.layer_idx, query, window))
-    return out[None], None
+        out = merge(out, lse, *_before(step, kernel, step.prefix, layer, query, window))
+    return out[None].contiguous(), None  # some families take a view of it
 
 
 def _writing(step: _Step, kernel: AttentionWithLse, buffers: Pair, heads: Heads, window: int | None) -> Pair:
@@ -190,9 +210,11 @@ class Generator:
 
     prompts: token ids. end_token_ids end an answer, and so does `stop`, given all new tokens, when it is true.
     budget: tokens that are held at once, those of the common prefix not counted. autocast: makes the context in which
-    the model runs. plainly: by transformers' own `generate`, whatever the model. batches: numbers of prompts for `run`;
-    they depend on prompts and budget only, so that no answer depends on the number of processes. notes: which fallback
-    was used and why. The model must not change between two runs.
+    the model runs. plainly: by transformers' own `generate`, one prompt at a time, whatever the model. checked: how
+    many prompts' answers are compared with the plain path's before the first batch; 0 for none. agree: how the
+    processes of a run agree on what that shows. batches: numbers of prompts for `run`; they depend on prompts, budget
+    and fallbacks only, so that no answer depends on the number of processes. notes: which fallback was used and why.
+    check_s: seconds that the comparison took. The model must not change between two runs.
 
     Raises SetupError for an empty prompt, and for one that leaves no room for `max_new_tokens` positions.
     """
@@ -209,25 +231,86 @@ class Generator:
         budget: int | None = None,
         autocast: Autocast | None = None,
         plainly: bool = False,
+        checked: int = self_check.EXAMPLES,
+        agree: Agree = self_check.own_reason,
     ) -> None:
         self._model, self._inner, self._prompts = model, unwrapped(model), prompts
         self._end_token_ids, self._stop, self._max_new_tokens = end_token_ids, stop, max_new_tokens
         self._pad_token_id, self._autocast = pad_token_id, autocast or contextlib.nullcontext
         self._budget = budget or DEFAULT_BUDGET
         _check_lengths(self._inner.config, prompts, max_new_tokens)
-        self._alone = _must_be_alone(model, max(map(len, prompts), default=0) + max_new_tokens)
+        alone = _must_be_alone(model, max(map(len, prompts), default=0) + max_new_tokens)
+        self._alone = plainly or alone is not None
         with _prepared(model):
-            reason = None if plainly else self._alone or _refused(model)
+            reason = None if plainly else alone or _refused(model)
         self._fast = reason is None and not plainly
         self.notes = [f"written by transformers' own generate: the model {reason}"] if reason else []
         self._common = _common_prefix(prompts) if self._fast else 0
         self._prefix: Prefix | None = None
+        started_s = time.perf_counter()
+        if checked and prompts:
+            self._compare(self_check.sample([len(prompt) for prompt in prompts], checked), agree)
+        self.check_s = time.perf_counter() - started_s
         self.batches: list[list[int]] = []
         order = self._longest_first(range(len(prompts)))
         while order:
             size = REFILLS * self._places(order[0])
             self.batches.append(order[:size])
             order = order[size:]
+
+    def _compare(self, numbers: list[int], agree: Agree) -> None:
+        """Fall back until the first tokens of a few answers, written together, are those of the plain path."""
+        limit, self._max_new_tokens = self._max_new_tokens, min(self._max_new_tokens, COMPARED_TOKENS)
+        try:
+            while not self._alone:
+                reason = agree(self._wrong(numbers))
+                if reason is None:
+                    break
+                self._alone, self._fast = not self._fast, False
+                self._common, self._prefix = 0, None
+                way = "one by one, " if self._alone else ""
+                self.notes.append(f"written {way}by transformers' own generate: the model {reason}")
+        finally:
+            self._max_new_tokens = limit
+
+    def _wrong(self, numbers: list[int]) -> str | None:
+        """Return why answers to these prompts, written together, are not those of the plain path; None if they are."""
+        try:
+            answers = self.run(numbers)
+        except Exception as error:
+            return self_check.failure(error)
+        exact = patch.in_float32(self._inner)
+        with _prepared(self._model), self._autocast():
+            # One forward of a whole text is cheap; it says which answers are worth writing again.
+            doubtful = [
+                (number, answer)
+                for number, answer in zip(numbers, answers, strict=True)
+                if not self._is_likeliest(self._prompts[number], answer, exact)
+            ]
+            if exact and not doubtful:  # the longest and the shortest one, for what a cache may change
+                doubtful = [*zip(numbers, answers, strict=True)][:2]
+            changed = sum(self._alone_answer(number) != answer for number, answer in doubtful)
+        return f"writes other answers so ({changed} of {len(numbers)} examples)" if changed else None
+
+    def _alone_answer(self, number: int) -> Generated:
+        answers: dict[int, Generated] = {}
+        self._write_plainly([number], 1, answers)
+        return answers[number]
+
+    def _is_likeliest(self, prompt: Sequence[int], answer: Generated, exact: bool) -> bool:
+        """Return whether each token of an answer, and its end, is the likeliest one by one plain forward."""
+        logits = _logits_alone(self._model, prompt, answer.tokens)
+        if not bool(logits.isfinite().all()):
+            return True  # the run ends as diverged
+        rows = logits.log_softmax(-1).cpu()
+        highest = rows.max(-1).values.tolist()
+        values = [row[token] for row, token in zip(rows.tolist(), answer.tokens, strict=False)]
+        ended = answer.stopped and not (self._stop is not None and answer.tokens and self._stop([*answer.tokens]))
+        if ended:
+            values.append(max(rows[len(answer.tokens)][token].item() for token in self._end_token_ids))
+        return not any(
+            self_check.is_far(value, best, exact=exact) for value, best in zip(values, highest, strict=False)
+        )
 
     def run(self, numbers: list[int]) -> list[Generated]:
         """Generate answers to these prompts, in this order. Out of memory, fewer of them are generated at once."""
@@ -286,8 +369,8 @@ class Generator:
         try:
             # The mask is not read; without one some models look for pad tokens, and warn.
             inputs = {"input_ids": step.tokens[None], "attention_mask": torch.ones_like(step.tokens[None])}
-            positions = step.positions[None] + self._common
-            logits = self._inner(**inputs, position_ids=positions, use_cache=False, logits_to_keep=step.last).logits
+            places = step.positions[None] + self._common
+            logits = self._inner(**inputs, position_ids=places, use_cache=False, logits_to_keep=step.last).logits
         finally:
             _STEP.reset(token)
         return logits[0].float().argmax(-1).tolist()
@@ -307,6 +390,7 @@ class Generator:
         """Generate by transformers' `generate`, in batches padded on the left, an encoder's on the right."""
         for start in range(0, len(waiting), places):
             numbers = waiting[start : start + places]
+            positions.forget_longer_texts(self._model)
             new_tokens = self._generate([self._prompts[number] for number in numbers])
             for number, tokens in zip(numbers, new_tokens, strict=True):
                 ends = (self._answer(tokens[:length]) for length in range(1, len(tokens) + 1))
@@ -331,7 +415,24 @@ class Generator:
 
 def plain(model: Any, prompt: Sequence[int], **settings: Any) -> Generated:
     """Generate by transformers' own `generate`, one prompt alone: the reference. settings: as Generator's."""
-    return Generator(model, [prompt], plainly=True, **settings).run([0])[0]
+    return Generator(model, [prompt], plainly=True, checked=0, **settings).run([0])[0]
+
+
+def _logits_alone(model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
+    """Return float32 logits [len(tokens) + 1, vocabulary] of what follows the prompt, by one forward of one row."""
+    inner = unwrapped(model)
+    positions.forget_longer_texts(model)
+    if inner.config.is_encoder_decoder:
+        written = torch.tensor([[inner.config.decoder_start_token_id, *tokens]], device=inner.device)
+        inputs: dict[str, Any] = {"input_ids": torch.tensor([list(prompt)], device=inner.device)}
+        logits = model(**inputs, decoder_input_ids=written, use_cache=False).logits
+    else:
+        options = {}
+        if "logits_to_keep" in inspect.signature(inner.forward).parameters:
+            options["logits_to_keep"] = len(tokens) + 1
+        ids = torch.tensor([[*prompt, *tokens]], device=inner.device)
+        logits = model(input_ids=ids, use_cache=False, **options).logits
+    return logits[0, -len(tokens) - 1 :].float()  # type: ignore[no-any-return]
 
 
 def _must_be_alone(model: Any, tokens: int) -> str | None:
@@ -339,12 +440,9 @@ def _must_be_alone(model: Any, tokens: int) -> str | None:
     adapter = getattr(model, "active_peft_config", None)
     if adapter is not None and adapter.is_prompt_learning:
         return "has an adapter that puts tokens of its own before the pads"
-    config = unwrapped(model).config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    parts = [rope, *(part for part in rope.values() if isinstance(part, dict))]
-    for part in [part for part in parts if part.get("rope_type") in ("dynamic", "longrope")]:
-        if tokens > (part.get("original_max_position_embeddings") or config.max_position_embeddings):
-            return "rotates long texts by the length of the longest one"
+    limit = positions.rescaled_beyond(model)
+    if limit is not None and tokens > limit:
+        return "rotates long texts by the length of the longest one"
     return None
 
 
@@ -354,7 +452,8 @@ def _refused(model: Any) -> str | None:
 
 
 def _check_lengths(config: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    stated = getattr(config.get_text_config(), "max_position_embeddings", None)
+    positions = stated if isinstance(stated, int) and stated > 0 else None  # XLNet says -1: there is no end
     for number, prompt in enumerate(prompts):
         if len(prompt) == 0:
             raise SetupError(f"prompt {number} is empty; expected at least one token")

@@ -6,7 +6,8 @@
 
 An item is one row: its context, and behind it the tree of its continuations, in which shared first tokens stand once
 and last tokens not at all, for they are predicted and never read. Tokens that all contexts begin with are run once (see
-shared_attention). The output head is applied only where something is read. `plain` is the reference for all of it.
+shared_prefix). The output head is applied only where something is read. `plain` is the reference for all of it: each
+scorer first compares a few of its items with it, and goes on in a plainer way where they differ.
 """
 
 import bisect
@@ -14,6 +15,7 @@ import contextlib
 import functools
 import itertools
 import math
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,10 +26,12 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bench.data.batching import grouped, pad_inputs
 from bench.data.prompts.shared_affixes import common_prefix_length
-from bench.evaluation import continuation_tree
+from bench.evaluation import continuation_tree, self_check
+from bench.evaluation.self_check import Agree
+from bench.models import positions
 from bench.models.batch_budget import default_budget, device_of
 from bench.models.heads import unwrapped
-from bench.models.kernels import shared_prefix
+from bench.models.kernels import patch, shared_prefix
 from bench.records.failures import is_out_of_memory
 
 Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
@@ -35,6 +39,9 @@ Autocast = Callable[[], contextlib.AbstractContextManager[Any]]
 LOGITS = 2**24
 # A prefix costs each row's attention a merge; it pays off from this share of the rows' own tokens.
 PREFIX_SHARE = 0.05
+# How labels are scored where the fast path can't be used.
+IN_ROWS = "each label is scored in a row of its own, without a shared prefix"
+ALONE = "each label is scored alone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +69,10 @@ class Scorer:
 
     budget: tokens of a batch, pads included, and at least one row; by default what suits the device.
     autocast: returns the context in which the model runs; default: none.
-    batches: numbers of items, longest first; they depend on items and budget only.
-    notes: which fallback was used and why, in sentences.
+    checked: how many items are scored by the plain path too before the first batch; 0 for none. agree: how the
+    processes of a run agree on what that shows.
+    batches: numbers of items, longest first; they depend on items, budget and fallbacks only.
+    notes: which fallback was used and why, in sentences. check_s: seconds that the comparison took.
     """
 
     def __init__(
@@ -74,23 +83,60 @@ class Scorer:
         pad_token_id: int | None,
         budget: int | None = None,
         autocast: Autocast | None = None,
+        checked: int = self_check.EXAMPLES,
+        agree: Agree = self_check.own_reason,
     ) -> None:
         self.autocast = autocast or contextlib.nullcontext
         self.notes: list[str] = []
-        self._strategy = self._choose(model, list(items), pad_token_id or 0)
-        self._budget = self._strategy.most_tokens(default_budget(model) if budget is None else budget)
+        wanted = default_budget(model) if budget is None else budget
+        started_s = time.perf_counter()
+        strategy = self._choose(model, list(items), pad_token_id or 0)
+        with torch.no_grad(), self.autocast():
+            self._strategy = self._compared(strategy, wanted, checked, agree) if checked and items else strategy
+        self.check_s = time.perf_counter() - started_s
+        self._budget = self._strategy.most_tokens(wanted)
         self.batches = grouped(self._strategy.lengths, self._budget)
 
     def _choose(self, model: Any, items: list[Item], pad_token_id: int) -> "_Trees | _Rows":
+        longest = max((len(item.context) + max(map(len, item.continuations)) - 1 for item in items), default=0)
+        limit = positions.rescaled_beyond(model)
+        if limit is not None and longest > limit:
+            self.notes.append(f"{ALONE}: the model rotates texts of more than {limit} tokens by the longest one")
+            return _Alone(model, items, pad_token_id)
         if unwrapped(model).config.is_encoder_decoder:
             self.notes.append("each label is scored in a row of its own: the model is an encoder-decoder")
             return _DecoderRows(model, items, pad_token_id)
         with torch.no_grad(), self.autocast():
             reason = _why_not(model)
         if reason is None:
-            return _Trees(model, items)
-        self.notes.append(f"each label is scored in a row of its own, without a shared prefix: the model {reason}")
+            return _Trees(model, items, pad_token_id)
+        self.notes.append(f"{IN_ROWS}: the model {reason}")
         return _Rows(model, items, pad_token_id)
+
+    def _compared(self, strategy: "_Trees | _Rows", budget: int, count: int, agree: Agree) -> "_Trees | _Rows":
+        """Return the first strategy, from this one to plainer ones, that scores a few items as the plain path does."""
+        sample = self_check.sample(strategy.lengths, count)
+        places = {
+            number: self_check.some([len(each) for each in strategy.items[number].continuations]) for number in sample
+        }
+        expected: dict[int, Answer] = {}
+        while not isinstance(strategy, _Alone):
+            try:
+                for number in sample:
+                    if number not in expected:
+                        expected[number] = plain(strategy.model, _part(strategy.items[number], places[number]))
+                reason = _differs(strategy, sample, places, expected, budget)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.notes.append("label scores could not be compared with the plain path's: out of memory")
+                reason = None
+            reason = agree(reason)
+            if reason is None:
+                break
+            strategy, way = strategy.plainer()
+            self.notes.append(f"{way}: the model {reason}")
+        return strategy
 
     def run(self, numbers: list[int]) -> list[Answer]:
         """Score the items of these numbers, in their order. Out of memory, it goes on with smaller batches."""
@@ -121,6 +167,37 @@ class Scorer:
         return True
 
 
+def _part(item: Item, places: Sequence[int]) -> Item:
+    return Item(context=item.context, continuations=tuple(item.continuations[place] for place in places))
+
+
+def _differs(
+    strategy: "_Trees | _Rows",
+    sample: Sequence[int],
+    places: dict[int, list[int]],
+    expected: dict[int, Answer],
+    budget: int,
+) -> str | None:
+    """Return why a strategy can't be used, by the log-likelihoods of a few items run together; None if it can."""
+    exact, largest = patch.in_float32(unwrapped(strategy.model)), 0.0
+    within = strategy.most_tokens(budget)
+    try:
+        scored: dict[int, Answer] = {}
+        for numbers in self_check.parts(sample, strategy.lengths, within):
+            scored |= zip(numbers, strategy.answers(numbers, within), strict=True)
+    except Exception as error:
+        return self_check.failure(error)
+    far = False
+    for number in sample:
+        for place, wanted in zip(places[number], expected[number].sums, strict=True):
+            value, tokens = scored[number].sums[place], len(strategy.items[number].continuations[place])
+            far |= self_check.is_far(value, wanted, exact=exact, tokens=tokens)
+            largest = max(largest, abs(value - wanted))
+    if not far:
+        return None
+    return f"gets other log-likelihoods than by plain forwards (by up to {largest:.2g}, of {len(sample)} examples)"
+
+
 # Results of probing a model: a probe costs as much as a few short prompts, and a model is scored many times.
 _PROBED: weakref.WeakKeyDictionary[Any, dict[Any, str | None]] = weakref.WeakKeyDictionary()
 
@@ -140,8 +217,8 @@ def _why_not(model: Any) -> str | None:
 class _Trees:
     """One row per item: what follows the shared prefix of all contexts, and the tree of its continuations."""
 
-    def __init__(self, model: Any, items: list[Item]) -> None:
-        self.model, self.items = model, items
+    def __init__(self, model: Any, items: list[Item], pad_token_id: int) -> None:
+        self.model, self.items, self.pad_token_id = model, items, pad_token_id
         self.trees = [continuation_tree.tree(item.continuations) for item in items]
         self.prefix_length = prefix_length([item.context for item in items])
         self.lengths = [
@@ -149,6 +226,10 @@ class _Trees:
             for item, each in zip(items, self.trees, strict=True)
         ]
         self.widths = self.lengths
+
+    def plainer(self) -> tuple["_Rows", str]:
+        """Return the next plainer strategy, and how it scores."""
+        return _Rows(self.model, self.items, self.pad_token_id), IN_ROWS
 
     def most_tokens(self, budget: int) -> int:
         """Return the whole budget: the output head is applied in parts."""
@@ -167,11 +248,11 @@ class _Trees:
         contexts = [self.items[number].context[self.prefix_length :] for number in numbers]
         rows = continuation_tree.batch(contexts, trees, self.prefix_length)
         device = device_of(self.model)
-        positions, places = rows.positions.to(device), rows.places.to(device)
+        own, places = rows.positions.to(device), rows.places.to(device)
         mask = None if rows.mask is None else rows.mask.to(device)
-        with shared_prefix.attending(self.model, self.prefix, mask=mask, positions=positions, places=places):
+        with shared_prefix.attending(self.model, self.prefix, mask=mask, positions=own, places=places):
             body = shared_prefix.body(self.model)
-            own_positions = positions.flatten()[places][None]
+            own_positions = own.flatten()[places][None]
             output = body(input_ids=rows.ids[None].to(device), position_ids=own_positions, use_cache=False)
         hidden = output.last_hidden_state[0, rows.reads.to(device)]
         scored = _score_edges(self.model, type(output), hidden, trees)
@@ -252,6 +333,10 @@ class _Rows:
         self.widths = [len(item.context) + max(map(len, fed)) for item, fed in zip(items, self.fed, strict=True)]
         self.lengths = [width * len(fed) for width, fed in zip(self.widths, self.fed, strict=True)]
 
+    def plainer(self) -> tuple["_Rows", str]:
+        """Return the next plainer strategy, and how it scores."""
+        return _Alone(self.model, self.items, self.pad_token_id), ALONE
+
     def most_tokens(self, budget: int) -> int:
         """Return the budget, or less where the logits of all positions would be too large."""
         return max(1, min(budget, 4 * LOGITS // _vocabulary(self.model)))
@@ -307,23 +392,39 @@ class _DecoderRows(_Rows):
         return [row[: len(fed) + 1] for row, (_, fed) in zip(logits, pairs, strict=True)]
 
 
+class _Alone(_Rows):
+    """One row at a time, without a pad, as `plain` runs it: right for any model."""
+
+    def logits(self, pairs: list[tuple[int, tuple[int, ...]]]) -> list[torch.Tensor]:
+        """Return for each pair logits [len(fed) + 1, vocabulary] of the tokens behind the context."""
+        return [_logits_alone(self.model, self.items[number].context, fed) for number, fed in pairs]
+
+
 def plain(model: Any, item: Item) -> Answer:
-    """Score by the reference: an ordinary forward per continuation, all logits, the model's own attention."""
-    device = device_of(model)
-    context = torch.tensor([item.context], device=device)
+    """Score by the reference: an ordinary forward per continuation, all logits, the model's own attention.
+
+    As lm-evaluation-harness does it, a continuation's last token is not fed: where positions depend on the length of a
+    text, it would count. Such positions are those of a fresh model, whatever ran before.
+    """
     scored = []
     for continuation in item.continuations:
-        written = torch.tensor([continuation], device=device)
         with torch.no_grad():
-            if unwrapped(model).config.is_encoder_decoder:
-                start = torch.full_like(written[:, :1], decoder_start(model))
-                shifted = torch.cat([start, written[:, :-1]], 1)
-                logits = model(input_ids=context, decoder_input_ids=shifted, use_cache=False).logits[0]
-            else:
-                ids = torch.cat([context, written], 1)
-                logits = model(input_ids=ids, use_cache=False).logits[0, :-1]
-        scored.append(_score_tokens(logits[-len(continuation) :], continuation))
+            logits = _logits_alone(model, item.context, continuation[:-1])
+        scored.append(_score_tokens(logits, continuation))
     return _answer(scored)
+
+
+def _logits_alone(model: Any, context: Sequence[int], fed: Sequence[int]) -> torch.Tensor:
+    """Return logits [len(fed) + 1, vocabulary] of the tokens behind a context, by one forward of one row."""
+    device = device_of(model)
+    positions.forget_longer_texts(model)
+    if unwrapped(model).config.is_encoder_decoder:
+        written = torch.tensor([[decoder_start(model), *fed]], device=device)
+        context_ids = torch.tensor([list(context)], device=device)
+        logits = model(input_ids=context_ids, decoder_input_ids=written, use_cache=False).logits[0]
+    else:
+        logits = model(input_ids=torch.tensor([[*context, *fed]], device=device), use_cache=False).logits[0]
+    return logits[-len(fed) - 1 :]  # type: ignore[no-any-return]
 
 
 def _score_tokens(logits: torch.Tensor, continuation: tuple[int, ...]) -> list[tuple[float, bool]]:

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 
 from bench.data.examples import Encoded
+from bench.evaluation import self_check
 from bench.evaluation.metric_set import MetricSet
-from bench.models.autocast import autocast
 from bench.models.batch_budget import default_budget
 
 
@@ -31,6 +31,10 @@ class Reader(Protocol):
     batches: list[list[int]]
 
     @property
+    def check_s(self) -> float:
+        """Return the seconds that comparing a fast path with the plain one took."""
+
+    @property
     def notes(self) -> list[str]:
         """Return the fallbacks with their reasons; complete when everything was read."""
 
@@ -42,7 +46,8 @@ class Reader(Protocol):
 class Scoring:
     """Settings of scoring, the same for all stages of a run, so that before and after differ in the model only.
 
-    batch_tokens: tokens of a batch, pads included; None leaves it to the reader.
+    batch_tokens: tokens of a batch, pads included; None leaves it to the reader. checked: examples that a reader also
+    runs by the plain path before its first batch, to compare; 0 for none.
     """
 
     tokenizer: Any
@@ -51,16 +56,10 @@ class Scoring:
     device: torch.device
     precision: str
     batch_tokens: int | None = None
+    checked: int = self_check.EXAMPLES
     reader: Callable[[Any, "Encoded", "Scoring"], Reader] | None = None
 
 
 def batch_tokens(model: Any, scoring: Scoring) -> int:
     """Return the tokens of a batch, pads included: the recipe's, else what suits the model's device."""
     return scoring.batch_tokens or default_budget(model)
-
-
-def forward(model: Any, batch: dict[str, torch.Tensor], scoring: Scoring) -> torch.Tensor:
-    """Return the logits of one batch in float32 on the CPU, computed at the run's precision."""
-    inputs = {name: tensor.to(scoring.device) for name, tensor in batch.items() if name != "labels"}
-    with autocast(scoring.device, scoring.precision):
-        return model(**inputs).logits.float().cpu()

@@ -68,6 +68,11 @@ class Clock:
         rest = self.seconds.pop(name) - sum(parts.values())
         self.seconds.update({**parts, f"{name}_other": max(0.0, rest)})
 
+    def move(self, source: str, target: str, seconds: float) -> None:
+        """Count some seconds of a phase that is over as another's."""
+        self.seconds[source] -= seconds
+        self.seconds[target] = self.seconds.get(target, 0.0) + seconds
+
     def set_apart(self, name: str) -> None:
         """Move what the open phase has taken so far, time and memory, to a phase of its own."""
         self._close_interval()

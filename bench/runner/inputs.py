@@ -13,7 +13,7 @@ from bench.data import tokenizer as tokenizers
 from bench.data.examples import Encoded
 from bench.distributed import setup, sharding
 from bench.errors import SetupError
-from bench.evaluation import metric_set, text_examples
+from bench.evaluation import metric_set, self_check, text_examples
 from bench.evaluation.reader import Scoring
 from bench.models import build
 from bench.records import record
@@ -53,6 +53,8 @@ def load_data(run: RunContext) -> RunInputs:
         tokenizer=tokenizer,
         metrics=metrics,
         batch_tokens=recipe.evaluation.batch_tokens,
+        # Of a stage, whatever the number of its splits.
+        checked=max(2, self_check.EXAMPLES // len(recipe.evaluation.splits)),
         threshold=recipe.evaluation.threshold,
         device=run.state.device,
         precision=setup.precision(),

@@ -8,6 +8,7 @@ from bench.distributed import setup
 from bench.errors import ScoreError
 from bench.evaluation import baselines, metric_set, reader, scoring, text_examples
 from bench.evaluation.readers import base, check
+from bench.models.kernels import padding_free
 from bench.records import record
 from bench.runner.context import RunContext
 
@@ -18,6 +19,8 @@ def score(run: RunContext, stage: str) -> None:
         split = run.inputs.splits[name]
         with run.clock.phase(f"score_{stage}"):
             scored = scoring.run(run.model, split, run.inputs.scoring, f"{stage} {name}")
+        run.clock.move(f"score_{stage}", "self_check", scored.check_s)
+        run.record.speed["padding_free"] = padding_free.is_attached(run.model)
         for note in scored.notes:
             run.record.note(note)
         predictions = scored.predictions

@@ -1,7 +1,7 @@
 """The stages of a run, in the order in which `lifecycle.execute` calls them. Each fills in its part of the record."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from bench.config.fields import Strict
 from bench.config.recipe import Recipe
 from bench.data.examples import Encoded
 from bench.distributed import setup
-from bench.evaluation import scoring, text_examples
+from bench.evaluation import input_check, scoring, text_examples
 from bench.evaluation.reader import Scoring
-from bench.models import adapter_readback, build, checkpoint_head, flops, heads, saving
+from bench.models import adapter_readback, build, checkpoint_head, flops, heads, positions, saving
 from bench.models.checkpoint_head import Finding
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
@@ -69,6 +69,7 @@ def build_model(run: RunContext) -> None:
             base_folder=run.folder / "model" / "base" if plan.adapter and recipe.save else None,
         )
         run.model = built.model
+        _check_inputs(run)
         _enable_padding_free(run, built.model)
         run.record.speed["precision"] = {"chosen": run.inputs.scoring.precision, "by": "launcher"}
     described = run.record.model = _describe_model(run, built)
@@ -127,6 +128,15 @@ def adapted_model(
     return BuiltModel(model=adapted, fresh=fresh, before_head=before_head, findings=found)
 
 
+def _check_inputs(run: RunContext) -> None:
+    """Check that the model has rows for all tokens and positions of the data, before anything is scored."""
+    prompting = run.resolved.recipe.prompting
+    writes = run.resolved.recipe.objective == "text" and prompting.answer == "generate"
+    limit = prompting.max_new_tokens if writes else None
+    for finding in input_check.check(run.model, run.inputs.tokenizer, run.inputs.encoded, limit):
+        run.record.warn("beyond_the_model", finding)
+
+
 def _plan_budget(run: RunContext, max_rows: int | None = None) -> None:
     recipe = run.resolved.recipe
     rows = batch_size.resolve_batch_size(run)
@@ -176,6 +186,7 @@ def fit(run: RunContext) -> None:
             _fit_features(run)
         return
     assert run.budget is not None
+    _warn_of_positions(run)
     log_path = run.folder / "train_log.jsonl" if run.state.is_main_process else None
     with (
         console.Phase("train", total=run.budget.steps) as display,
@@ -189,6 +200,19 @@ def fit(run: RunContext) -> None:
     run.model, run.fit_result = result.model, result
     _record_training(run, run.fit_inputs, run.progress, result)
     model_checks.check_changed(run, before)
+
+
+def _warn_of_positions(run: RunContext) -> None:
+    """Warn where a training example's positions depend on what it is batched with."""
+    assert run.inputs.train is not None
+    limit, lengths = positions.rescaled_beyond(run.model), run.inputs.train.lengths
+    long = sum(length > limit for length in lengths) if limit is not None else 0
+    if long:
+        run.record.warn(
+            "positions_by_batch",
+            f"{long} of {len(lengths)} training examples have more than {limit} tokens, beyond which the model rotates "
+            "all texts of a batch by its longest one: what is learned depends on which examples share a micro-batch",
+        )
 
 
 def fit_inputs(
@@ -291,12 +315,17 @@ def _validator(run: RunContext) -> Callable[[nn.Module], dict[str, float]] | Non
     recipe = run.resolved.recipe
     if recipe.training.evaluate_every is None:
         return None
-    split, how = run.inputs.splits[recipe.evaluation.validation], run.inputs.scoring
+    # Many validations, of which each is compared with the plain path by its longest and its shortest example.
+    split, how = run.inputs.splits[recipe.evaluation.validation], replace(run.inputs.scoring, checked=2)
 
     def validate(model: nn.Module) -> dict[str, float]:
         with run.clock.phase("validate"):
             scored = scoring.run(model, split, how, f"validate {split.name}")
-            return how.metrics.values(scored.predictions)
+            values = how.metrics.values(scored.predictions)
+        run.clock.move("validate", "self_check", scored.check_s)
+        for note in scored.notes:
+            run.record.note(note)
+        return values
 
     return validate
 

@@ -73,6 +73,7 @@ def inputs_of(
     validate: Any = None,
     tokens: Any = None,
     answer_logits: bool = True,
+    checked: int = 8,
     **settings: Any,
 ) -> FitInputs:
     """What `stages.fit` would hand to the engines."""
@@ -84,7 +85,9 @@ def inputs_of(
         model=model,
         task=registry.load_task("text_classification"),
         train=tiny.encoded(rows, "train"),
-        scoring=dataclasses.replace(tiny.scoring(tokens or tiny.tokenizer(known)), precision=setup.precision()),
+        scoring=dataclasses.replace(
+            tiny.scoring(tokens or tiny.tokenizer(known)), precision=setup.precision(), checked=checked
+        ),
         settings=chosen,
         budget=budget,
         seed=5,

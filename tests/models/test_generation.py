@@ -67,7 +67,8 @@ def draw(seed, *, count=7, common=0, shortest=1, longest=20):
 def expect_same(model, prompts, notes=0, budget=None, **changes):
     """Compares all answers with the reference, and returns them."""
     settings = {**SETTINGS, **changes}
-    generator = Generator(model, prompts, budget=budget, **settings)
+    generator = Generator(model, prompts, budget=budget, **{"checked": len(prompts), **settings})
+    settings.pop("checked", None)
     found = generator.run(list(range(len(prompts))))
     assert found == [plain(model, prompt, **settings) for prompt in prompts]
     assert len(generator.notes) == notes, generator.notes
@@ -109,7 +110,7 @@ def test_answers_end_at_different_times_and_places_are_refilled(monkeypatch):
     widths = []
     forward = Generator._forward
     monkeypatch.setattr(Generator, "_forward", lambda self, step: widths.append(len(step.last)) or forward(self, step))
-    answers = expect_same(model, prompts, budget=90, end_token_ids=set(range(0, VOCABULARY, 5)))
+    answers = expect_same(model, prompts, budget=90, checked=0, end_token_ids=set(range(0, VOCABULARY, 5)))
     assert len({len(answer.tokens) for answer in answers}) > 3
     assert {answer.stopped for answer in answers} == {True, False}
     # Three places; were they not refilled, each round of three would take as long as its longest answer.
@@ -285,7 +286,7 @@ def test_out_of_memory_halves_the_places(monkeypatch):
 
     expected = Generator(model, prompts, **SETTINGS).run(list(range(12)))
     monkeypatch.setattr(Generator, "_forward", small)
-    generator = Generator(model, prompts, **SETTINGS)
+    generator = Generator(model, prompts, checked=0, **SETTINGS)
     assert generator.run(list(range(12))) == expected
     assert generator.notes == [
         "out of memory with 12 answers at once; went on with 6",

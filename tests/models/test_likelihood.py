@@ -163,7 +163,7 @@ def counted(module: Any, axis: int) -> Any:
 def test_no_token_is_run_twice_and_the_head_only_where_it_is_read(monkeypatch):
     model = build(*FAMILIES["llama"])
     asked = items(BRANCHED, 25, num_items=6)
-    scorer = Scorer(model, asked, pad_token_id=0, budget=50)
+    scorer = Scorer(model, asked, pad_token_id=0, budget=50, checked=0)
     # Two positions at a time.
     monkeypatch.setattr(likelihood, "LOGITS", 2 * VOCABULARY)
     with counted(model.get_input_embeddings(), 2) as tokens, counted(model.lm_head, 2) as positions:
@@ -223,7 +223,7 @@ def test_an_encoder_reads_each_context_once():
     model = build(*T5)
     asked = items(SINGLE, 10)
     with counted(model.encoder.block[0], 2) as tokens, counted(model.lm_head, 2) as positions:
-        run(Scorer(model, asked, pad_token_id=0))
+        run(Scorer(model, asked, pad_token_id=0, checked=0))
     assert tokens == [5 * max(len(item.context) for item in asked)]
     # Labels of one token are all read from the decoder's first position.
     assert positions == [5]

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 
 from bench.data import batching
-from bench.data.batching import collate
 from bench.data.examples import Encoded
 from bench.data.prompts.encode import prompt_hash
 from bench.errors import SetupError
-from bench.evaluation.reader import Answer, Scoring, batch_tokens, forward
+from bench.evaluation.head_forward import HeadForward
+from bench.evaluation.reader import Answer, Scoring, batch_tokens
 from bench.models import heads
 
 
@@ -27,7 +27,8 @@ class EntailmentReader:
         self.budget = batch_tokens(model, scoring)
         # As if all pairs of an example were as long as its longest, so that a batch of examples is one of pairs.
         self.batches = batching.grouped([_tokens_of(feature["pairs"]) for feature in split.features], self.budget)
-        self.notes: list[str] = []
+        self.forward = HeadForward(model, [pair for feature in split.features for pair in feature["pairs"]], scoring)
+        self.notes, self.check_s = self.forward.notes, self.forward.check_s
 
     def read(self, numbers: list[int]) -> list[Answer]:
         """Score all (text, hypothesis) pairs of some examples; in several batches where these are too many for one."""
@@ -49,9 +50,7 @@ class EntailmentReader:
         return answers
 
     def _logits(self, pairs: list[dict[str, Any]]) -> torch.Tensor:
-        return forward(
-            self.model, collate([{**pair, "labels": 0} for pair in pairs], self.scoring.tokenizer), self.scoring
-        )
+        return self.forward(pairs)[0].cpu()
 
 
 def _tokens_of(pairs: Sequence[dict[str, Any]]) -> int:

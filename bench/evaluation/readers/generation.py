@@ -8,6 +8,7 @@ import numpy as np
 
 from bench.config.recipe import Prompting
 from bench.data.examples import Encoded
+from bench.evaluation import self_check
 from bench.evaluation.generation import Generator
 from bench.evaluation.generation import plain as generate_alone
 from bench.evaluation.reader import Answer, Scoring
@@ -33,9 +34,20 @@ class GenerationReader:
         self.prompts = [feature["input_ids"] for feature in split.features]
         self.autocast = partial(autocast, scoring.device, scoring.precision)
         self.generator = Generator(
-            model, self.prompts, **self.options, autocast=self.autocast, budget=scoring.batch_tokens
+            model,
+            self.prompts,
+            **self.options,
+            autocast=self.autocast,
+            budget=scoring.batch_tokens,
+            checked=scoring.checked,
+            agree=self_check.first_reason,
         )
         self.batches = self.generator.batches
+
+    @property
+    def check_s(self) -> float:
+        """Return the seconds that comparing the generator with the plain path took."""
+        return self.generator.check_s
 
     @property
     def notes(self) -> list[str]:

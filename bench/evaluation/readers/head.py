@@ -12,13 +12,14 @@ from torch import nn
 from bench.config.contracts import EncodedData
 from bench.config.recipe import Recipe
 from bench.data import tokenizer as tokenizers
-from bench.data.batching import collate, grouped
+from bench.data.batching import grouped
 from bench.data.dataset import Corpus
 from bench.data.examples import Encoded
 from bench.data.rows import Split
 from bench.data.token_cache import TokenCache
 from bench.errors import SetupError
-from bench.evaluation.reader import Answer, Scoring, batch_tokens, forward
+from bench.evaluation.head_forward import HeadForward
+from bench.evaluation.reader import Answer, Scoring, batch_tokens
 
 
 def encode(corpus: Corpus, tokenizer: Any, recipe: Recipe, state: PartialState | None = None) -> EncodedData:
@@ -105,13 +106,13 @@ class HeadReader:
     def __init__(self, model: nn.Module, split: Encoded, scoring: Scoring) -> None:
         self.model, self.split, self.scoring = model, split, scoring
         self.batches = grouped(split.lengths, batch_tokens(model, scoring))
-        self.notes: list[str] = []
+        self.forward = HeadForward(model, split.features, scoring)
+        self.notes, self.check_s = self.forward.notes, self.forward.check_s
 
     def read(self, numbers: list[int]) -> list[Answer]:
         """Run one forward, and let the task turn logits into predictions."""
-        batch = collate([self.split.features[number] for number in numbers], self.scoring.tokenizer)
-        logits = forward(self.model, batch, self.scoring)
-        predicted, scores = predict(logits, self.scoring.metrics.multi_label, self.scoring.threshold)
+        (logits,) = self.forward([self.split.features[number] for number in numbers])
+        predicted, scores = predict(logits.cpu(), self.scoring.metrics.multi_label, self.scoring.threshold)
         return [
             Answer(prediction=answer, scores=row)
             for answer, row in zip(predicted.tolist(), scores.tolist(), strict=True)

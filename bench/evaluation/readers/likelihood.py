@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.config.recipe import Prompting
 from bench.data.examples import Encoded, Feature
-from bench.evaluation import likelihood
+from bench.evaluation import likelihood, self_check
 from bench.evaluation.reader import Answer, Scoring
 from bench.evaluation.readers.base import Checked
 from bench.models.autocast import autocast
@@ -24,7 +24,7 @@ class LikelihoodReader:
         self.split, self.prompting = split, prompting
         self.autocast = partial(autocast, scoring.device, scoring.precision)
         options = {"pad_token_id": scoring.tokenizer.pad_token_id, "autocast": self.autocast}
-        options["budget"] = scoring.batch_tokens
+        options |= {"budget": scoring.batch_tokens, "agree": self_check.first_reason, "checked": scoring.checked}
         self.items = [_item(feature) for feature in split.features]
         self.scorer = likelihood.Scorer(model, self.items, **options)
         self.batches = self.scorer.batches
@@ -37,6 +37,11 @@ class LikelihoodReader:
         ]
         self.content_free_scorer = likelihood.Scorer(model, list(places), **options) if places else None
         self._content_free_sums: dict[int, np.ndarray] = {}
+
+    @property
+    def check_s(self) -> float:
+        """Return the seconds that comparing the scorer with the plain path took."""
+        return self.scorer.check_s + (self.content_free_scorer.check_s if self.content_free_scorer else 0.0)
 
     @property
     def notes(self) -> list[str]:

@@ -3,20 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from accelerate import PartialState
 
 from bench.config.contracts import EncodedData
 from bench.config.recipe import Recipe
 from bench.config.training import Spans
-from bench.data.batching import collate, grouped
+from bench.data.batching import grouped
 from bench.data.dataset import Corpus
 from bench.data.examples import Encoded, Feature
 from bench.data.sources import Rows
 from bench.data.windows import Windows, make_windows
 from bench.errors import SetupError
+from bench.evaluation.head_forward import HeadForward
 from bench.evaluation.reader import Answer, Scoring, batch_tokens
 from bench.evaluation.spans import BestAnswer, Candidates, best_answers, candidates, joined
-from bench.models.autocast import autocast
 
 # Spans of the n-best list that are written beside a prediction.
 SHOWN = 3
@@ -106,7 +107,9 @@ class SpanReader:
         self.model, self.split, self.scoring, self.spans, self.threshold = model, split, scoring, spans, threshold
         self.budget = batch_tokens(model, scoring)
         self.batches = grouped(split.lengths, self.budget)
-        self.notes: list[str] = []
+        windows = [window for feature in split.features for window in feature["windows"]]
+        self.forward = HeadForward(model, windows, scoring, read=_both_ends, of_tokens=True)
+        self.notes, self.check_s = self.forward.notes, self.forward.check_s
 
     def read(self, numbers: list[int]) -> list[Answer]:
         """Answer some questions. scores: the probability of there being no answer."""
@@ -120,19 +123,20 @@ class SpanReader:
         return [_answer(item) for item in best]
 
     def _candidates(self, features: list[Feature]) -> Candidates:
-        batch = collate([{**feature, "labels": 0} for feature in features], self.scoring.tokenizer)
-        inputs = {name: tensor.to(self.scoring.device) for name, tensor in batch.items() if name != "labels"}
-        with autocast(self.scoring.device, self.scoring.precision):
-            outputs = self.model(**inputs)
+        start_logits, end_logits = self.forward(features)
         return candidates(
-            outputs.start_logits,
-            outputs.end_logits,
+            start_logits,
+            end_logits,
             context_starts=[feature["context_start"] for feature in features],
             context_ends=[feature["context_end"] for feature in features],
             nulls=[feature["null"] for feature in features],
             n_best=self.spans.n_best,
             max_answer_length=self.spans.max_answer_length,
         )
+
+
+def _both_ends(outputs: Any) -> list[torch.Tensor]:
+    return [outputs.start_logits, outputs.end_logits]
 
 
 def _answer(best: BestAnswer) -> Answer:

@@ -16,11 +16,14 @@ from torch import nn
 
 from bench.models.autocast import evaluating
 from bench.models.library_internals import accelerate_internals, transformers_internals
+from bench.records.failures import is_out_of_memory
 
 # Layers of other kinds carry a state or see other tokens.
 LAYER_KINDS = {"full_attention", "sliding_attention"}
 # What models hand to every attention function, and what is in force already through keys, queries and positions.
-HARMLESS = {"position_ids", "position_embeddings", "cache_position", "past_key_values"}
+HARMLESS = {"position_ids", "position_embeddings", "cache_position", "past_key_values", "training", "deterministic"}
+# What a forward hands on to all of its parts, and no attention function reads.
+HARMLESS |= {"use_cache", "return_dict", "output_attentions", "output_hidden_states", "output_router_logits"}
 
 
 class UnsupportedError(Exception):
@@ -68,9 +71,22 @@ def attention_is_fixed(model: Any, module: Any) -> str | None:
         return "is an encoder-decoder"
     if adapter is not None and adapter.is_prompt_learning:
         return "has an adapter that adds tokens of its own"
+    if _looks_for_tokens(model):
+        return "has an adapter that looks for certain tokens in each text"
     if not module.is_backend_compatible():
         return "has an attention of its own that can't be replaced"
     return None
+
+
+def _looks_for_tokens(model: Any) -> bool:
+    """Return whether an active adapter is one that is activated by tokens (aLoRA, Greenewald et al. 2025).
+
+    PEFT's own forward finds them in each row; a forward of the body alone, or of a packed row, would not.
+    """
+    configs = getattr(model, "peft_config", None) or {}
+    active = getattr(model, "active_adapters", None) if configs else None
+    names = [active] if isinstance(active, str) else active or []
+    return any(getattr(configs.get(name), "alora_invocation_tokens", None) for name in names)
 
 
 def places_are_fixed(body: Any, config: Any) -> str | None:
@@ -101,10 +117,17 @@ def probe(
     """
     try:
         with evaluating(module):
-            expected, fast_results = plain(), fast()
+            expected = plain()
+            try:
+                fast_results = fast()
+            except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, NotImplementedError) as error:
+                if is_out_of_memory(error):
+                    raise
+                # What a family makes of an attention that is not its own can be any error.
+                return f"can't be run so ({type(error).__name__}: {(str(error).splitlines() or ['no message'])[0]})"
     except UnsupportedError as error:
         return str(error)
-    allowed = exact if _in_float32(module) else rounded
+    allowed = exact if in_float32(module) else rounded
     for one, other in zip(expected, fast_results, strict=True):
         far = float((other.float() - one.float()).abs().max())
         if not far <= allowed * float(one.float().std()):  # NaN is refused, too
@@ -112,7 +135,8 @@ def probe(
     return None
 
 
-def _in_float32(module: nn.Module) -> bool:
+def in_float32(module: nn.Module) -> bool:
+    """Return whether a module computes in float32 throughout: its weights, and without autocast."""
     parameters = list(module.parameters())
     mixed = torch.is_autocast_enabled(parameters[0].device.type)
     return not mixed and all(parameter.dtype == torch.float32 for parameter in parameters)
@@ -145,7 +169,14 @@ def attention_function(configs: Sequence[Any], name: str) -> Iterator[None]:
 
 
 def refuse_unknown(arguments: dict[str, Any]) -> None:
-    """Raise UnsupportedError for a tensor that a model gives to its attention, and that is not known here."""
-    unknown = [name for name, value in arguments.items() if torch.is_tensor(value) and name not in HARMLESS]
+    """Raise UnsupportedError for what a model gives to its attention, and is not known here; None or False is nothing.
+
+    A tensor may be a bias or a sink, a number a cap or a window: any of them may change the result.
+    """
+    unknown = [
+        name
+        for name, value in arguments.items()
+        if (torch.is_tensor(value) or (value is not None and value is not False)) and name not in HARMLESS
+    ]
     if unknown:
         raise UnsupportedError(f"adds something to its attention ({unknown[0]})")

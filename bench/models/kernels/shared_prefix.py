@@ -167,7 +167,7 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -179,7 +179,7 @@ def _attention(
     rows = _ACTIVE.get()
     if rows is None:
         raise RuntimeError(f"attention {NAME!r} is used outside of `attending`")
-    layer = _checked(module, attention_mask, is_causal, others)
+    layer = checked(module, attention_mask, is_causal, others)
     query, key, value = same_type(query, key, value)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if rows._recorded is not None:
@@ -198,7 +198,8 @@ def _attention(
     return out.transpose(1, 2).contiguous(), None
 
 
-def _checked(module: Any, attention_mask: Any, is_causal: bool | None, others: dict[str, Any]) -> int:
+def checked(module: Any, attention_mask: Any, is_causal: bool | None, others: dict[str, Any]) -> int:
+    """Return the number of an attention layer. Raises UnsupportedError for what plain causal attention is not."""
     layer = getattr(module, "layer_idx", None)
     if layer is None:
         raise patch.UnsupportedError("does not number its attention layers")

@@ -14,6 +14,7 @@ from bench.training.checkpointing import EngineState, restore, save
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
 from bench.training.schedule import seed_step
+from bench.training.self_check import checked
 from bench.training.session import Session
 
 
@@ -21,7 +22,8 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
     """Train the model and return it; `arguments` give optimiser settings by the same names as for the Trainer."""
     inputs, progress, policy = session.inputs, session.progress, session.policy
     settings, budget = inputs.settings, inputs.budget
-    with step_loss(inputs) as loss_of:
+    with step_loss(inputs) as wanted:
+        loss_of = checked(wanted)
         accelerator = Accelerator()
         if session.drops_copies:
             drop_copies(accelerator)

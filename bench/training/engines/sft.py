@@ -16,6 +16,7 @@ from bench.models.library_internals import accelerate_internals
 from bench.training import autocast
 from bench.training.engines.trainer import WatchedTrainer, train
 from bench.training.loss import StepLoss, step_loss
+from bench.training.self_check import checked
 from bench.training.session import Session
 from bench.training.state import FitInputs
 
@@ -40,7 +41,8 @@ def config(values: dict[str, Any], precision: str) -> SFTConfig:
 def run(session: Session, arguments: SFTConfig) -> nn.Module:
     """Train the model and return it as it was given: without TRL's forward, its tags, or the wrappers of DDP."""
     inputs = session.inputs
-    with step_loss(inputs) as loss_of:
+    with step_loss(inputs) as wanted:
+        loss_of = checked(wanted)
         inner = unwrapped(inputs.model)
         forward, tags = inner.__dict__.get("forward"), inner.model_tags
         trainer = _Trainer(

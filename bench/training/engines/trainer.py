@@ -18,13 +18,15 @@ from bench.training import autocast, checkpointing
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
 from bench.training.schedule import seed_step
+from bench.training.self_check import checked
 from bench.training.session import Session
 
 
 def run(session: Session, arguments: TrainingArguments) -> nn.Module:
     """Train the model and return it, without the wrappers of DDP or DeepSpeed."""
     inputs = session.inputs
-    with step_loss(inputs) as loss_of:
+    with step_loss(inputs) as wanted:
+        loss_of = checked(wanted)
         trainer = WatchedTrainer(
             session,
             loss_of,
