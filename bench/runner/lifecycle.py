@@ -131,7 +131,9 @@ def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext
         previous=previous,
         lock=lock,
     )
-    run.record.notes += previous.notes
+    run.record.notes += [*resolved.unused_notes, *previous.notes]
+    for note in resolved.unused_notes:
+        console.say(f"note: {note}")
     _write_record(run)
     return run
 
