@@ -307,11 +307,6 @@ def _record_training(run: RunContext, inputs: FitInputs, progress: Progress, res
         final_loss=result.final_loss,
         learning_rate_final=result.learning_rate,
     )
-    if result.logged_step != result.steps:
-        run.record.note(
-            f"training stopped at step {result.steps}, whose loss was not logged: the last one is of step "
-            f"{result.logged_step}"
-        )
     missing = result.without_gradient
     detail = f"without a finite gradient after the first backward: {', '.join(missing[:5])}" if missing else ""
     run.record.check("gradients", not missing, detail)

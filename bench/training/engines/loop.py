@@ -45,6 +45,7 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
                     loss = loss_of.batch_loss(model, batch, items) * accelerator.num_processes
                     accelerator.backward(loss)
                 since_log += loss.detach()
+                progress.newest_loss.add(loss)
             policy.check_gradients(accelerator.unwrap_model(model))
             norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm) if settings.clip_norm else None
             rate = scheduler.get_last_lr()[0]
@@ -53,18 +54,26 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
             optimizer.zero_grad()
             progress.finish_step(step)
             if policy.due_for_log(step):
-                mean = accelerator.reduce(since_log, "mean").item() / (step - progress.logged_step)
-                policy.log_step(step, mean, rate, None if norm is None else float(norm))
-                since_log.zero_()
-            inputs.display.advance(loss=progress.log.losses[-1])
+                _log(session, accelerator, since_log, rate, norm)
+            inputs.display.advance(loss=progress.newest_loss.here)
             if policy.due_for_validation(step):
                 policy.run_validation(accelerator.unwrap_model(model))
             decision = policy.decide()
+            if decision.logs:
+                _log(session, accelerator, since_log, rate, norm)
             if decision.saves:
                 save(inputs, progress, engine, since_log)
             if decision.ends:
                 break
         return accelerator.unwrap_model(model)
+
+
+def _log(session: Session, accelerator: Accelerator, since_log: torch.Tensor, rate: float, norm: Any) -> None:
+    """Log the step that is done, with the mean loss since the last one that was."""
+    progress = session.progress
+    mean = accelerator.reduce(since_log, "mean").item() / (progress.step - progress.logged_step)
+    session.policy.log_step(progress.step, mean, rate, None if norm is None else float(norm))
+    since_log.zero_()
 
 
 def _micro_batches(loss_of: StepLoss, step: int, accelerator: Accelerator) -> list[BatchEncoding]:

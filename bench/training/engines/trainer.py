@@ -96,7 +96,9 @@ class WatchedTrainer(Trainer):
         seed_step(fit_inputs.seed, self.state.global_step, self._micro_batch, fit_inputs.rank)
         self._micro_batch += 1
         self.session.progress.steps.add(inputs)
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.session.progress.newest_loss.add(loss)
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -153,16 +155,19 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """End the step's measurement; decide what follows it."""
-        step, losses = state.global_step, self.progress.log.losses
+        step = state.global_step
         self.progress.finish_step(step)
         control.should_log = self.policy.due_for_log(step)
         control.should_evaluate = self.policy.due_for_validation(step)
-        self.inputs.display.advance(loss=losses[-1] if losses else None)
-        return control if control.should_evaluate else self._decide(control)
+        self.inputs.display.advance(loss=self.progress.newest_loss.here)
+        if control.should_evaluate:
+            return control  # what follows is decided when that is done
+        return self._decide(control)
 
     def _decide(self, control: Any) -> Any:
         decision = self.policy.decide()
         control.should_training_stop, control.should_save = decision.ends, decision.saves
+        control.should_log |= decision.logs
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
