@@ -78,7 +78,9 @@ class Phase:
         if self.done and kind is None:
             say(self._line())
 
-    def advance(self, steps: int = 1, *, loss: float | Callable[[], float | None] | None = None, tokens: int = 0) -> None:
+    def advance(
+        self, steps: int = 1, *, loss: float | Callable[[], float | None] | None = None, tokens: int = 0
+    ) -> None:
         """Count steps done; `loss` is the newest one, or gives it where a line is shown; `tokens`: of these steps."""
         self.done += steps
         self._tokens += tokens
@@ -86,9 +88,10 @@ class Phase:
             self._loss = loss
         now_s = time.perf_counter()
         if self._live is not None:
-            shown = {"note": self._note()} if now_s - self._printed_s > LIVE_NOTE_EVERY_S else {}
-            self._printed_s = now_s if shown else self._printed_s
-            self._live.update(self._live.task_ids[0], completed=self.done, **shown)
+            self._live.update(self._live.task_ids[0], completed=self.done)
+            if now_s - self._printed_s > LIVE_NOTE_EVERY_S:
+                self._printed_s = now_s
+                self._live.update(self._live.task_ids[0], note=self._note())
         elif now_s - self._printed_s > PLAIN_LINE_EVERY_S:
             self._printed_s = now_s
             say(self._line())

@@ -137,8 +137,8 @@ def _selection_problems(recipe: Recipe, plan: contracts.LoadPlan, layers: Layers
     chooses = training.best is not None and plan.trains == "gradient"
     if chooses and evaluation.validation in evaluation.splits and not evaluation.allow_selection_on_test:
         yield (
-            f"{layers.place(('evaluation', 'validation'))}: {evaluation.validation!r} is scored too, and would choose the "
-            f"best step by {training.best!r}; name another split, or set evaluation.allow_selection_on_test: true, "
+            f"{layers.place(('evaluation', 'validation'))}: {evaluation.validation!r} is scored too, and would choose "
+            f"the best step by {training.best!r}; name another split, or set evaluation.allow_selection_on_test: true, "
             "which marks the scores in record, report and tables"
         )
 

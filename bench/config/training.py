@@ -68,7 +68,8 @@ class Training(Strict):
             raise InvalidKey("best", "`best` needs `evaluate_every`, in steps or `epoch`")
         if self.steps is not None and self.warmup >= self.steps:
             raise InvalidKey(
-                "warmup", f"{self.warmup:g} warm-up steps of {self.steps} in all: the full learning rate is never reached"
+                "warmup",
+                f"{self.warmup:g} warm-up steps of {self.steps} in all: the full learning rate is never reached",
             )
         if self.activation_offload and not self.gradient_checkpointing:
             raise InvalidKey(

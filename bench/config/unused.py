@@ -4,7 +4,7 @@ A key of the recipe's own file without effect is refused; one that a card, a stu
 command line leaves without effect, is noted in the record. A test walks the schema: a new key must be listed here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,7 @@ Condition = Callable[[Facts], Reason]
 
 @dataclass(frozen=True, kw_only=True)
 class Unused:
-    """A key that is set and has no effect. path: the key. reason: why, as part of a sentence. value: what it is set to."""
+    """A key that is set and has no effect. reason: why, as part of a sentence. value: what it is set to."""
 
     path: KeyPath
     reason: str
@@ -158,29 +158,29 @@ CONDITIONS: dict[str, Condition] = {
     "evaluation.threshold": _threshold,
 }
 # Held by the rules of `bench.config.rules`, by a type's own checks, or by what is known only when data are read.
-ELSEWHERE = frozenset(
-    "limit head.kind prompting.format prompting.answer prompting.normalization prompting.calibration "
-    "prompting.max_new_tokens training.label_smoothing training.activation_offload training.best "
-    "training.early_stopping spans trackers method.peft method.config method.dtype".split()
-)
+ELSEWHERE = frozenset({
+    "limit", "head.kind", "prompting.format", "prompting.answer", "prompting.normalization", "prompting.calibration",
+    "prompting.max_new_tokens", "training.label_smoothing", "training.activation_offload", "training.best",
+    "training.early_stopping", "spans", "trackers", "method.peft", "method.config", "method.dtype",
+})  # fmt: skip
 # Used in every run that gets as far as that. A part of `speed` that is off is off; `evaluation.validation` is also
 # where a study tunes settings.
-ALWAYS = frozenset(
-    "dataset.task dataset.source dataset.licence dataset.homepage dataset.columns dataset.labels dataset.multi_label "
-    "dataset.splits dataset.divide dataset.filters dataset.clean dataset.leakage dataset.defaults model.id "
-    "model.package model.family model.licence model.architecture model.tokenizer.id model.tokenizer.train "
-    "model.max_length model.attention model.trust_remote_code method.name method.blocks method.shots method.draw "
-    "method.quantized method.pooling method.C method.max_iter method.quant_type method.double_quant method.storage "
-    "objective max_length training.engine training.global_batch training.per_device_batch training.epochs "
-    "training.steps training.minutes training.learning_rate training.optimizer training.weight_decay "
-    "training.clip_norm training.gradient_checkpointing training.log_every training.evaluate_every "
-    "evaluation.before evaluation.splits evaluation.validation evaluation.allow_selection_on_test "
-    "evaluation.batch_tokens evaluation.metrics speed checkpoints.every_steps checkpoints.every_minutes seed save "
-    "published".split()
-)
+ALWAYS = frozenset({
+    "dataset.task", "dataset.source", "dataset.licence", "dataset.homepage", "dataset.columns", "dataset.labels",
+    "dataset.multi_label", "dataset.splits", "dataset.divide", "dataset.filters", "dataset.clean", "dataset.leakage",
+    "dataset.defaults", "model.id", "model.package", "model.family", "model.licence", "model.architecture",
+    "model.tokenizer.id", "model.tokenizer.train", "model.max_length", "model.attention", "model.trust_remote_code",
+    "method.name", "method.blocks", "method.shots", "method.draw", "method.quantized", "method.pooling", "method.C",
+    "method.max_iter", "method.quant_type", "method.double_quant", "method.storage", "objective", "max_length",
+    "training.engine", "training.global_batch", "training.per_device_batch", "training.epochs", "training.steps",
+    "training.minutes", "training.learning_rate", "training.optimizer", "training.weight_decay", "training.clip_norm",
+    "training.gradient_checkpointing", "training.log_every", "training.evaluate_every", "evaluation.before",
+    "evaluation.splits", "evaluation.validation", "evaluation.allow_selection_on_test", "evaluation.batch_tokens",
+    "evaluation.metrics", "speed", "checkpoints.every_steps", "checkpoints.every_minutes", "seed", "save", "published",
+})  # fmt: skip
 
 
-def unused(facts: Facts, set_keys: Iterator[tuple[KeyPath, Any]]) -> Iterator[Unused]:
+def unused(facts: Facts, set_keys: Iterable[tuple[KeyPath, Any]]) -> Iterator[Unused]:
     """Yield those of the keys that have no effect in a recipe. set_keys: (key path, value) as somebody set them.
 
     A key that is set to its default asks for nothing else than no key would, and is passed over.

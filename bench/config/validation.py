@@ -94,7 +94,8 @@ def validate_rest(
                 misspelt = kind == "extra_forbidden"
                 meant = nearest(str(path[-1]), _fields_at(model, path[:-1])) if misspelt else None
                 problems.left_out |= {str(path[-1] if path else ""), meant or ""} - {""}
-            if not wrong or not all([_leave_out(data, path) for path in wrong]):
+            removed = [_leave_out(data, path) for path in wrong]
+            if not removed or not all(removed):
                 return None
     return None
 

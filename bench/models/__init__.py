@@ -1,5 +1,5 @@
 """Builds, adapts, quantises and saves models; kernels/ compute the same with less.
 
 Reading order: build (card -> model), heads, span_head, adapters (PEFT), quantization, losses, autocast, batch_budget,
-flops, saving.
+flops, product_types, saving.
 """

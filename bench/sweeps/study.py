@@ -127,7 +127,7 @@ class System:
     def trials(self) -> dict[tuple[str, ...], PlannedRun]:
         """Return a run for each candidate, with the first seed, scored only on validation data and not saved."""
         only = f"evaluation.splits={as_yaml([self.resolved.recipe.evaluation.validation])}"
-        apart = (only, "evaluation.before=false", "save=false")
+        apart: tuple[str, ...] = (only, "evaluation.before=false", "save=false")
         # A trial is scored on what chose its best step: it only chooses in its turn, and is in no table.
         apart += ("evaluation.allow_selection_on_test=true",) if self.resolved.recipe.training.best is not None else ()
         own = (text for text in self.overrides if not text.startswith("published="))

@@ -1,5 +1,5 @@
 """Fits a model: schedule, engines, checkpoints, selection.
 
 Reading order: fit (entry), engines/loop (the training step in plain sight), state, session, policy, loss, schedule,
-log, selection, checkpointing, checkpoint_files, memory_saving, autocast, probe.
+log, selection, in_force, checkpointing, checkpoint_files, memory_saving, autocast, probe.
 """

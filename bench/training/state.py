@@ -39,6 +39,9 @@ class Observer:
     def on_start(self, launch: dict[str, Any]) -> None:
         """Take how the model is really parallelised, once it is wrapped: fields of `record.Launch`."""
 
+    def on_in_force(self, asked: dict[str, Any], found: dict[str, Any], differences: list[str]) -> None:
+        """Take what training was asked to be run with, what it is run with, and where these differ."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunIdentity:

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import BatchEncoding, Trainer, TrainingArguments, get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
 
-from bench.distributed.sharding import in_force
+from bench.distributed import sharding
+from bench.training import in_force
 from bench.training.checkpointing import EngineState, restore, save
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
@@ -31,7 +32,11 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
         scheduler = get_scheduler(settings.schedule, optimizer.optimizer, budget.warmup_steps(settings), budget.steps)
         engine = EngineState(accelerator, model, optimizer, scheduler)
         since_log = restore(inputs, session.resumption, engine)
-        inputs.observer.on_start(in_force(accelerator, model))
+        inputs.observer.on_start(sharding.in_force(accelerator, model))
+        live = in_force.Live(
+            accelerator=accelerator, model=model, optimizer=optimizer, scheduler=scheduler, clip_norm=settings.clip_norm
+        )
+        in_force.tell(inputs, live)
         for step in range(progress.step + 1, budget.steps + 1):
             progress.steps.start()
             batches = _micro_batches(loss_of, step, accelerator)

@@ -5,6 +5,7 @@ It trains classifiers and encoder-decoders; decoders that learn to write are tra
 
 import contextlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from bench.distributed import sharding
-from bench.training import autocast, checkpointing
+from bench.training import autocast, checkpointing, in_force
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
 from bench.training.schedule import seed_step
@@ -73,7 +74,7 @@ class WatchedTrainer(Trainer):
         if "tensorboard" in session.inputs.trackers:
             # By default the events would lie among the checkpoints, and go with them.
             os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(session.inputs.folder / "tensorboard"))
-        super().__init__(callbacks=[_Watch(session)], **options)
+        super().__init__(callbacks=[_Watch(session, self._live)], **options)
         self.session, self.loss_of = session, loss_of
         self._started = False
         self._micro_batch = 0
@@ -120,6 +121,15 @@ class WatchedTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
 
+    def _live(self) -> in_force.Live:
+        return in_force.Live(
+            accelerator=self.accelerator,
+            model=self.model_wrapped,
+            optimizer=self.optimizer,
+            scheduler=self.lr_scheduler,
+            clip_norm=self.args.max_grad_norm,
+        )
+
     def _engine_state(self) -> checkpointing.EngineState:
         return checkpointing.EngineState(self.accelerator, self.model_wrapped, self.optimizer, self.lr_scheduler)
 
@@ -146,8 +156,13 @@ class WatchedTrainer(Trainer):
 class _Watch(TrainerCallback):
     """Carries the Trainer's events into the run's log, selection and progress."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, live: Callable[[], in_force.Live]) -> None:
         self.inputs, self.progress, self.policy = session.inputs, session.progress, session.policy
+        self._live = live
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Read back what training is really run with, now that all is prepared."""
+        in_force.tell(self.inputs, self._live())
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Look at the first gradients, once."""

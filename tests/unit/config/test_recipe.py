@@ -185,17 +185,23 @@ def test_no_recipe_key_is_an_accelerate_key():
             "4: training.best: no metric computes 'f1_macr'. Did you mean 'f1_m",
         ),
         ("training: {warmup: 1.5}", "4: training.warmup: expected a share of all steps below 1, or a whole number of"),
-        ("training: {warmup: 2.0001}", "4: training.warmup: expected a share of all steps below 1, or a whole number of"),
+        (
+            "training: {warmup: 2.0001}",
+            "4: training.warmup: expected a share of all steps below 1, or a whole number of",
+        ),
         ("training: {warmup: -0.1}", "4: training.warmup: expected a number greater than or equal to 0, got -0.1."),
-        ("training: {steps: 5, warmup: 5}", "4: training.warmup: 5 warm-up steps of 5 in all: the full learning rate is"),
+        (
+            "training: {steps: 5, warmup: 5}",
+            "4: training.warmup: 5 warm-up steps of 5 in all: the full learning rate is",
+        ),
         ("training: {steps: 5, warmup: 50}", "4: training.warmup: 50 warm-up steps of 5 in all"),
         ("training: {steps: 1, warmup: 1}", "4: training.warmup: 1 warm-up steps of 1 in all"),
         (
             "evaluation: {validation: test}\ntraining: {evaluate_every: 1, best: accuracy}",
-            "4: evaluation.validation: 'test' is scored too, and would choose the best step by 'accuracy'; name another",
+            "4: evaluation.validation: 'test' is scored too, and would choose the best step by 'accuracy'; name",
         ),
         (
-            "evaluation: {splits: [test, validation]}\ntraining: {evaluate_every: epoch, best: loss, early_stopping: {}}",
+            "evaluation: {splits: [test, validation]}\ntraining: {evaluate_every: epoch, best: loss}",
             "evaluation.validation: 'validation' is scored too, and would choose the best step by 'loss'",
         ),
         ("training: {early_stopping: {}}", "4: training.early_stopping: `early_stopping` needs `best`"),

@@ -70,7 +70,7 @@ def test_the_command_line_is_noted(write, overrides, note):
 
 def test_what_only_the_command_line_leaves_without_effect_is_noted(write):
     path = write("study/own.yaml", HEAD + "training: {warmup: 0.1}\nlimit: {validation: 5}\n")
-    with pytest.raises(RecipeError, match="limit.validation: has no effect"):
+    with pytest.raises(RecipeError, match=r"limit\.validation: has no effect"):
         load(path, ("training.schedule=constant",))
     path = write("study/own.yaml", HEAD + "training: {warmup: 0.1}\n")
     found = load(path, ("training.schedule=constant",))
@@ -79,7 +79,9 @@ def test_what_only_the_command_line_leaves_without_effect_is_noted(write):
 
 
 def test_a_cards_default_budget_is_noted(write):
-    card = "task: text_classification\nlicence: none\nsource: {kind: builtin, id: reviews}\nlabels: [negative, positive]\n"
+    card = (
+        "task: text_classification\nlicence: none\nsource: {kind: builtin, id: reviews}\nlabels: [negative, positive]\n"
+    )
     card += "splits: {train: train, test: test}\ndefaults: {training: {warmup: 0.1}}\n"
     write("datasets/mine.yaml", card)
     path = write("study/own.yaml", HEAD.replace("reviews", "mine") + "training: {schedule: constant}\n")
