@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -9,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 # Between two plain lines: a log file of an hour's run stays readable.
 PLAIN_LINE_EVERY_S = 10.0
+# Between two looks at the newest loss for a live display, which wait for the device.
+LIVE_NOTE_EVERY_S = 1.0
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -56,8 +59,9 @@ class Phase:
 
     def __init__(self, name: str, total: int) -> None:
         self.name, self.total, self.done = name, total, 0
-        self.tokens, self._loss = 0, ""
-        self._started_s = self._printed_s = time.perf_counter()
+        self._tokens, self._rate = 0, 0.0
+        self._loss: float | Callable[[], float | None] | None = None
+        self._started_s = self._printed_s = self._counted_s = time.perf_counter()
         self._live: Progress | None = None
 
     def __enter__(self) -> "Phase":
@@ -74,17 +78,38 @@ class Phase:
         if self.done and kind is None:
             say(self._line())
 
-    def advance(self, steps: int = 1, *, loss: float | None = None, tokens: int = 0) -> None:
-        """Count steps done; `loss` is the newest one, `tokens` the real tokens of these steps."""
+    def advance(
+        self, steps: int = 1, *, loss: float | Callable[[], float | None] | None = None, tokens: int = 0
+    ) -> None:
+        """Count steps done; `loss` is the newest one, or gives it where a line is shown; `tokens`: of these steps."""
         self.done += steps
-        self.tokens += tokens
+        self._tokens += tokens
         if loss is not None:
-            self._loss = f" loss {loss:.4f}"
+            self._loss = loss
+        now_s = time.perf_counter()
         if self._live is not None:
-            self._live.update(self._live.task_ids[0], completed=self.done, note=self._note())
-        elif time.perf_counter() - self._printed_s > PLAIN_LINE_EVERY_S:
-            self._printed_s = time.perf_counter()
+            self._live.update(self._live.task_ids[0], completed=self.done)
+            if now_s - self._printed_s > LIVE_NOTE_EVERY_S:
+                self._printed_s = now_s
+                self._live.update(self._live.task_ids[0], note=self._note())
+        elif now_s - self._printed_s > PLAIN_LINE_EVERY_S:
+            self._printed_s = now_s
             say(self._line())
+
+    @property
+    def tokens(self) -> int:
+        """Return the real tokens so far."""
+        return self._tokens
+
+    @tokens.setter
+    def tokens(self, tokens: int) -> None:
+        """Take the count of all tokens so far, where it is known at some steps only.
+
+        The rate shown until the next one is that of the tokens and the time between this count and the one before.
+        """
+        now_s = time.perf_counter()
+        self._rate = (tokens - self._tokens) / max(now_s - self._counted_s, 1e-9)
+        self._tokens, self._counted_s = tokens, now_s
 
     def leave_out(self, steps: int) -> None:
         """Take off steps that were done before this phase began; what is left is shown, at its own rate."""
@@ -93,8 +118,10 @@ class Phase:
             self._live.update(self._live.task_ids[0], total=self.total)
 
     def _note(self) -> str:
-        rate = self.tokens / max(time.perf_counter() - self._started_s, 1e-9)
-        return self._loss + (f" {rate:,.0f} tokens/s" if self.tokens else "")
+        loss = self._loss() if callable(self._loss) else self._loss
+        rate = self._rate or self._tokens / max(time.perf_counter() - self._started_s, 1e-9)
+        shown = "" if loss is None else f" loss {loss:.4f}"
+        return shown + (f" {rate:,.0f} tokens/s" if self._tokens else "")
 
     def _line(self) -> str:
         elapsed_s = time.perf_counter() - self._started_s

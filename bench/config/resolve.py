@@ -7,18 +7,18 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from bench.config import data_folder, registry, rules, yaml_loader
+from bench.config import data_folder, registry, rules, unused, yaml_loader
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.layers import Layers
 from bench.config.recipe import MethodChoice, Recipe
-from bench.config.validation import Problems, shortened, validate
+from bench.config.validation import Problems, shortened, validate, validate_rest
 from bench.config.yaml_loader import Document, KeyPath, items
 from bench.errors import RecipeError, did_you_mean
 from bench.records.record import RecipePart, Record
@@ -28,6 +28,16 @@ from bench.utils.system import utc_now
 SHIPPED = ROOT / "recipes"
 CARD_FOLDERS = {"dataset": "datasets", "model": "models"}
 COMMAND_LINE = "command line"
+# Cards by which the types of all other keys are checked where one is not there.
+_ANY_CARD: dict[str, dict[str, Any]] = {
+    "dataset": {
+        "task": "text_classification",
+        "licence": "none",
+        "source": {"kind": "builtin", "id": "none"},
+        "splits": {"train": "train"},
+    },
+    "model": {"family": "encoder", "licence": "none", "id": "none"},
+}
 # What describes a card, or is already laid into the recipe, and decides no result.
 _DESCRIPTIVE = {"dataset": {"licence": True, "homepage": True, "defaults": True}, "model": {"licence": True}}
 _WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published")
@@ -48,6 +58,7 @@ class Resolved:
     as_written: dict[str, Any]
     overrides: tuple[str, ...]
     card_overrides: dict[str, Any]
+    unused_notes: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -65,6 +76,8 @@ class Resolved:
         content["method"] = {"name": self.recipe.method.name, **self.options.model_dump(mode="json")}
         # Part of every hash so far: baselines and unfinished runs of before are found by it.
         content["speed"]["precision"] = "launcher"
+        if not content["evaluation"]["allow_selection_on_test"]:
+            del content["evaluation"]["allow_selection_on_test"]  # nor was this key, where it is not used
         # The package's own files are known by its version; those of others may change under the same name.
         if code := registry.included_code(self._drop_ins):
             content["included"] = {f"{path.parent.name}/{path.name}": digest for path, digest in code.items()}
@@ -117,8 +130,11 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     for kind in CARD_FOLDERS:
         with problems.collect():
             names[kind] = _lay_card(kind, path, document, given, layers)
-    problems.raise_any()
-    changed = _lay_card_overrides(document, given, layers)
+    if not names and document.data.keys().isdisjoint(CARD_FOLDERS):
+        problems.raise_any()  # another kind of file: nothing else in it is a recipe's
+    changed: dict[str, Any] = {}
+    with problems.collect():
+        changed = _lay_card_overrides(document, given, layers)
     with problems.collect():
         _lay_defaults(layers)
     _lay_recipe(document, layers)
@@ -128,7 +144,10 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     if seed is not None:
         layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))
     data_folder.settle(layers, COMMAND_LINE)
-    recipe, options = _validated(layers, problems)
+    recipe, options = _validated(layers, problems, missing=CARD_FOLDERS.keys() - names.keys())
+    if recipe is None or options is None:
+        problems.raise_any()
+    assert recipe is not None
     resolved = Resolved(
         recipe=recipe,
         options=options,
@@ -141,22 +160,64 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
         card_overrides=changed,
     )
     problems.add(rules.card_problems(recipe.dataset, layers))
-    problems.raise_any()
-    problems.add(rules.problems(recipe, options, resolved.metric_names, _typed(document, given), layers))
+    if recipe.dataset.task in registry.names("tasks"):
+        problems.add(rules.problems(recipe, options, resolved.metric_names, _typed(document, given), layers))
+        resolved = _without_unused(resolved, path, document, given, layers, problems)
     problems.raise_any()
     return resolved
 
 
-def _validated(layers: Layers, problems: Problems) -> tuple[Recipe, Any]:
-    """Return the recipe and its method's options. Raises RecipeError with these problems and all of both."""
-    recipe, options = None, None
+def _validated(layers: Layers, problems: Problems, missing: Set[str]) -> tuple[Recipe | None, Any]:
+    """Return the recipe and its method's options, without the keys that are wrong, whose problems are added.
+
+    missing: kinds of cards that are not there; without them only types are checked. None for what the rules between
+    keys can't be held against.
+    """
+    given = {**layers.data, **{kind: _ANY_CARD[kind] for kind in missing}}
+    recipe = validate_rest(Recipe, given, layers, (), problems)
+    options = None
     with problems.collect():
-        recipe = validate(Recipe, layers.data, layers, ())
-    with problems.collect():
-        options = _validate_method(layers)
-    problems.raise_any()
-    assert recipe is not None
-    return recipe, options
+        options = _validate_method(layers, problems)
+    return (None if missing else recipe), options
+
+
+def _without_unused(
+    resolved: Resolved, path: Path, document: Document, given: list[Document], layers: Layers, problems: Problems
+) -> Resolved:
+    """Add a problem for each key without effect that the file sets; return the recipe with notes on all others."""
+    plan = registry.load("methods", resolved.recipe.method.name).load_plan(resolved.options)
+    facts = unused.Facts(recipe=resolved.recipe, options=resolved.options, plan=plan)
+    by_line = dict(_set_keys(document, (), ()))
+    on_line = [pair for override in given for pair in _set_keys(override, override.inside, ())]
+    defaults = unused.leaves(layers.get(("dataset", "defaults")) or {}, ())
+    elsewhere = [*on_line, *((key, value) for key, value in defaults if key and key not in by_line)]
+    notes = [unused.note(key) for key in unused.unused(facts, elsewhere)]
+    replaced = {key for key, _ in on_line}
+    for key in unused.unused(facts, ((one, value) for one, value in by_line.items() if one not in replaced)):
+        line = unused.sentence(key, layers)
+        # What only the command line leaves without effect is no fault of the file.
+        if not given or line in _problems_alone(path):
+            problems.add([line])
+        else:
+            notes.append(unused.note(key))
+    return replace(resolved, unused_notes=tuple(dict.fromkeys(notes)))
+
+
+def _set_keys(document: Document, prefix: KeyPath, inside: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    """Yield (key path, value) of each key that a document sets, but for the names of cards and methods."""
+    for path, value in unused.leaves(document.data, (*prefix, *inside)):
+        named = path[:1] in (("dataset",), ("model",), ("method",)) and (len(path) == 1 or path[1] in ("card", "name"))
+        if path and not named:
+            yield path, value
+
+
+def _problems_alone(path: Path) -> list[str]:
+    """Return the problems that a recipe's file has without any override."""
+    try:
+        load(path)
+    except RecipeError as error:
+        return str(error).splitlines()
+    return []
 
 
 def _typed(document: Document, given: list[Document]) -> list[KeyPath]:
@@ -379,7 +440,7 @@ def _lay_method(value: Any, document: Document, inside: KeyPath, layers: Layers)
         layers.lay(value, ("method",), document, inside)
 
 
-def _validate_method(layers: Layers) -> Any:
+def _validate_method(layers: Layers, problems: Problems) -> Any:
     """Return the method's own options; None where not even its name is one, which the recipe's types say."""
     try:
         method = MethodChoice.model_validate(layers.data.get("method"))
@@ -389,4 +450,4 @@ def _validate_method(layers: Layers) -> Any:
         module = registry.load("methods", method.name)
     except RecipeError as error:
         raise RecipeError(f"{layers.place(('method', 'name'))}: {error}") from error
-    return validate(module.Options, dict(method.model_extra or {}), layers, ("method",))
+    return validate_rest(module.Options, dict(method.model_extra or {}), layers, ("method",), problems)

@@ -39,6 +39,7 @@ def problems(
         place = layers.place(("training", "global_batch"))
         yield f"{place}: {global_batch} is not a multiple of per_device_batch {per_device}"
     yield from _unused_training(recipe, plan, typed, layers)
+    yield from _selection_problems(recipe, plan, layers)
 
 
 def card_problems(card: DatasetCard, layers: Layers) -> Iterator[str]:
@@ -128,6 +129,18 @@ def _split_problems(recipe: Recipe, plan: contracts.LoadPlan, layers: Layers) ->
     for path, name in needed:
         if name not in splits:
             yield f"{layers.place(path)}: the data set has no split {name!r}.{did_you_mean(name, splits)}"
+
+
+def _selection_problems(recipe: Recipe, plan: contracts.LoadPlan, layers: Layers) -> Iterator[str]:
+    """Yield that a split which is scored would choose the best step too, unless the recipe says that it may."""
+    evaluation, training = recipe.evaluation, recipe.training
+    chooses = training.best is not None and plan.trains == "gradient"
+    if chooses and evaluation.validation in evaluation.splits and not evaluation.allow_selection_on_test:
+        yield (
+            f"{layers.place(('evaluation', 'validation'))}: {evaluation.validation!r} is scored too, and would choose "
+            f"the best step by {training.best!r}; name another split, or set evaluation.allow_selection_on_test: true, "
+            "which marks the scores in record, report and tables"
+        )
 
 
 def _objective_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:

@@ -2,9 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from bench.config.fields import Distinct, InvalidKey, Name, PositiveInt, Share, Strict, Text
+
+
+def _share_or_steps(value: float) -> float:
+    """Refuse a number of warm-up steps that is not a whole one."""
+    if value >= 1 and not value.is_integer():
+        raise ValueError(f"expected a share of all steps below 1, or a whole number of steps, got {value:g}")
+    return value
 
 
 class EarlyStopping(Strict):
@@ -19,6 +26,7 @@ class Training(Strict):
 
     per_device_batch: examples of a micro-batch; null is a process's whole share of the global batch, "auto" the largest
     part of it that is found to fit. The global batch, and so the result, is the same with any of them.
+    warmup: a share of all steps below 1, or a whole number of steps. epochs, steps: one of them; else 3 epochs.
     activation_offload: gradient checkpointing keeps its activations in host memory until the backward pass.
     """
 
@@ -30,7 +38,7 @@ class Training(Strict):
     minutes: Annotated[float, Field(gt=0)] | None = None
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = "linear"
-    warmup: Annotated[float, Field(ge=0)] = 0.0
+    warmup: Annotated[float, Field(ge=0), AfterValidator(_share_or_steps)] = 0.0
     optimizer: Literal[
         "adamw_torch",
         "adamw_torch_fused",
@@ -58,6 +66,11 @@ class Training(Strict):
             raise InvalidKey("early_stopping", "`early_stopping` needs `best`, the metric that it watches")
         if self.best is not None and self.evaluate_every is None:
             raise InvalidKey("best", "`best` needs `evaluate_every`, in steps or `epoch`")
+        if self.steps is not None and self.warmup >= self.steps:
+            raise InvalidKey(
+                "warmup",
+                f"{self.warmup:g} warm-up steps of {self.steps} in all: the full learning rate is never reached",
+            )
         if self.activation_offload and not self.gradient_checkpointing:
             raise InvalidKey(
                 "activation_offload", "needs `gradient_checkpointing: true`, whose activations are offloaded"
@@ -80,11 +93,14 @@ class Evaluation(Strict):
     """The splits to score, and when. `threshold`: the probability from which a multi-label model predicts a label.
 
     batch_tokens: tokens of a batch, padding included; null is a default for the device. No score depends on it.
+    validation: the split by which the best step, the end, or in a study the settings are chosen.
+    allow_selection_on_test: whether it may be one of the scored splits, or hold the same data; marked in every report.
     """
 
     before: bool = True
     splits: Annotated[tuple[Name, ...], Field(min_length=1), Distinct] = ("test",)
     validation: Name = "validation"
+    allow_selection_on_test: bool = False
     batch_tokens: PositiveInt | None = None
     threshold: Share = 0.5
     metrics: Annotated[tuple[Text, ...], Distinct] = ()

@@ -1,6 +1,8 @@
 """Checks settings against their types: a line for each problem, with file, line, key, and what was expected."""
 
 import contextlib
+import copy
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -38,6 +40,8 @@ class Problems:
 
     def __init__(self) -> None:
         self._lines: dict[str, None] = {}
+        # Names of keys that were wrong and left out: a rule that asks for one of them has nothing to say.
+        self.left_out: set[str] = set()
 
     @contextlib.contextmanager
     def collect(self) -> Iterator[None]:
@@ -48,7 +52,9 @@ class Problems:
             self.add(str(error).splitlines())
 
     def add(self, lines: Iterable[str]) -> None:
-        """Keep problems, each a line; one that is already known is kept once."""
+        """Keep problems, each a line; one that is already known is kept once, one that follows from another is not."""
+        names = self.left_out
+        lines = [line for line in lines if not names & set(re.findall(r"\w+", line.partition(": ")[2]))]
         self._lines |= dict.fromkeys(lines)
 
     def raise_any(self) -> None:
@@ -66,6 +72,40 @@ def validate(model: type[Settings], data: Any, layers: Layers, prefix: KeyPath) 
         return model.model_validate(data)
     except ValidationError as error:
         raise RecipeError("\n".join(_sentences(error.errors(), model, data, layers, prefix))) from error
+
+
+def validate_rest(
+    model: type[Settings], data: Any, layers: Layers, prefix: KeyPath, problems: Problems
+) -> Settings | None:
+    """Return data as a settings type without the keys that are wrong, each of which is a problem to add.
+
+    So the rules between the other keys are checked in the same round; None where something required is missing.
+    """
+    data = copy.deepcopy(data)
+    for again in (False, True, True):
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            # What is missing in a later round was wrong, and left out.
+            errors = [problem for problem in error.errors() if not (again and problem["type"] == "missing")]
+            wrong = {_location(problem, data): problem["type"] for problem in errors if problem["type"] != "missing"}
+            problems.add(_sentences(errors, model, data, layers, prefix))
+            for path, kind in wrong.items():
+                misspelt = kind == "extra_forbidden"
+                meant = nearest(str(path[-1]), _fields_at(model, path[:-1])) if misspelt else None
+                problems.left_out |= {str(path[-1] if path else ""), meant or ""} - {""}
+            removed = [_leave_out(data, path) for path in wrong]
+            if not removed or not all(removed):
+                return None
+    return None
+
+
+def _leave_out(data: Any, path: KeyPath) -> bool:
+    """Remove a key, or the list that it is in; return whether there was one."""
+    here, depth = data, 0
+    while depth < len(path) - 1 and isinstance(here.get(path[depth]), dict):
+        here, depth = here[path[depth]], depth + 1
+    return here.pop(path[depth], None) is not None if path else False
 
 
 def _sentences(

@@ -313,6 +313,9 @@ def seconds_per_thousand(plan: MemoryPlan, device: Device) -> float | None:
         return None
     length = max(1, round(plan.lengths.mean))
     answers = [max(1, plan.lengths.answers)] if plan.model.config.is_encoder_decoder and plan.lengths.answers else None
-    work = flops.step_flops(plan.model, [length], answers) * 1000
+    try:
+        work = flops.step_flops(plan.model, [length], answers) * 1000
+    except flops.UncountableError:
+        return None
     recomputed = 4 / 3 if plan.resolved.recipe.training.gradient_checkpointing else 1.0
     return work * recomputed / (peak * UTILISATION * plan.parallelism.world)

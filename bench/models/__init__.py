@@ -2,5 +2,5 @@
 
 Reading order: build (card -> model), heads, checkpoint_head, span_head, adapters (PEFT), peft_options, adapter_names,
 adapter_readback, quantization, losses, autocast, batch_budget, positions, input_limits (tokens and positions that a
-model has rows for), flops, saving.
+model has rows for), flops, product_types, saving.
 """

@@ -1,128 +1,275 @@
-"""Model FLOPs of a training step: frozen weights, adapters and a partly trained stack are charged for what they need.
+"""Model FLOPs of a training step, counted by torch's own counter on the model as it is trained.
 
-A multiply-add counts as two operations. Forward: 2 per weight and token (Kaplan et al. 2020, section 2.1), and per
-layer of attention 4 per pair of tokens and unit of its heads' width (scores, weighted values), half of that where a
-token attends only to earlier ones. Backward: as much again for the gradient of the input, where anything trainable
-lies before it, and as much again for the gradient of the weight, where that is trained; both for attention whose
-queries, keys or values depend on anything trainable.
+The model is run forward and backward at a few lengths on the meta device, where nothing is computed, under
+`torch.utils.flop_counter.FlopCounterMode`: matrix products, forward and backward, each with two operations per
+multiply-add; so frozen weights, adapters, experts and heads cost what they do. What a text costs is a polynomial of
+second degree in its length, whose coefficients follow from those runs; another run, at the longest length asked for,
+must agree with it. A model that can't be counted so has no number, rather than a wrong one.
 
-Left out: recomputation (it is no model work), norms, activations, softmax, look-ups of embeddings, positional terms,
-sliding windows, quantising and dequantising, the virtual tokens of prompt methods, adapters that are no linear layers
-(DoRA's norms, IA3's and VeRA's vectors), and experts of a mixture that are not linear layers of their own. The output
-head of a language model is charged for every token, though TRL spares itself those without a label on a GPU. An
-encoder-decoder that writes is charged for the prompt in the encoder and for the answer in the decoder; one that
-classifies, for its input in both, as transformers' classifiers feed it.
+Of attention whose tokens see only earlier ones, half of the scores is charged (the counter has all of them). Left out,
+as it is no model work: recomputed activations, quantising and dequantising, and the backward pass into the input
+embeddings that checkpointing asks for. The output head of a language model is charged for every token.
 """
 
-import math
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from torch import nn
-from transformers.pytorch_utils import Conv1D
+from torch.func import functional_call
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AttentionInterface
 
-from bench.models.heads import head_names, transformer_blocks, unwrapped
+from bench.models.heads import head_names, is_generative, reads_last_token, unwrapped
+from bench.models.kernels import patch
+from bench.models.library_internals import transformers_internals
 
-# Layers that read the same input as the one before them, in the naming of the families: what is trained in that one
-# does not make their input depend on anything trained.
-PARALLEL = {"key", "value", "k_lin", "v_lin", "k_proj", "v_proj", "k", "v", "up_proj", "wi_1"}
-# A decoder's attention to the encoder: keys and values are made of the encoder's tokens.
-CROSS = {"EncDecAttention", "encoder_attn", "crossattention"}
+ATTENTION = "bench_counted"
+# The lengths of the runs are 1, 2 and 3 times a quarter of this, or of a shorter context.
+LONGEST = 48
+# The largest model that is run on its own device where it can't be run on the meta device: a run takes a second.
+MOST_PARAMETERS = 200_000_000
+# Powers of (prompt or text, answer of an encoder-decoder) of the cost of one text, and where it is run to find them.
+ONE_LENGTH = ((0, 0), (1, 0), (2, 0))
+TWO_LENGTHS = (*ONE_LENGTH, (0, 1), (0, 2), (1, 1))
+ONE_LENGTH_RUNS = ((1, 0), (2, 0), (3, 0))
+TWO_LENGTHS_RUNS = ((1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (2, 2))
+# What a model may raise that has numbers to look at, where there are none.
+_FAILURES = (NotImplementedError, RuntimeError, ValueError, IndexError, TypeError, KeyError, AttributeError)
 
 
-def step_flops(model: Any, lengths: list[int], answers: list[int] | None = None) -> float:
+# How a model's outputs are had, and the device that it is run on.
+_Way = tuple[Callable[..., list[torch.Tensor]], str]
+
+
+class UncountableError(Exception):
+    """The model's FLOPs can't be counted. `str(error)` is the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """FLOPs of forward and backward: of each text by its lengths, and of each call of the model whatever it is given.
+
+    text: powers of (length, answer's length) -> coefficient. call: such as the norms of DoRA and relative positions.
+    """
+
+    text: dict[tuple[int, int], float]
+    call: float
+
+    def total(self, lengths: list[int], answers: list[int], calls: int) -> float:
+        """Return the sum over texts, and over so many micro-batches."""
+        given, written = np.array(lengths, dtype=float), np.array(answers, dtype=float)
+        each = [factor * float((given**one * written**other).sum()) for (one, other), factor in self.text.items()]
+        return sum(each) + self.call * calls
+
+
+def step_flops(model: Any, lengths: list[int], answers: list[int] | None = None, calls: int = 1) -> float:
     """Return the FLOPs of forward and backward for sequences of the given real lengths (one entry per example).
 
-    answers: for an encoder-decoder that writes, the lengths of the answers, and `lengths` are those of the prompts; a
-    decoder's lengths are those of prompt and answer together.
+    answers: for an encoder-decoder, what its decoder is given: the lengths of the answers that it writes, where
+    `lengths` are those of the prompts; None where it classifies, and reads its input in both. A decoder's lengths are
+    those of prompt and answer together. calls: of the model, its micro-batches.
+    Raises UncountableError for a model whose operations can't be counted.
     """
-    walk = _Walk(model, lengths, lengths if answers is None else answers)
-    walk.through(walk.inner, _Place(walk.decoder), trains=False)
-    return walk.total
+    written = lengths if answers is None else answers
+    cost = _cost(model, max(lengths), max(written))
+    if _sees_only_earlier(model):
+        own = (0, 2) if unwrapped(model).config.is_encoder_decoder else (2, 0)
+        cost.text[own] /= 2
+    return cost.total(lengths, written, calls)
 
 
-@dataclass(frozen=True)
-class _Sizes:
-    """tokens: how many a layer runs on. pairs: of tokens, summed over the texts, that attention compares."""
-
-    tokens: int
-    pairs: int
+def _sees_only_earlier(model: Any) -> bool:
+    return any(getattr(module, "is_causal", False) is True for module in model.modules())
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a module stands. times: how often it runs. once: on one token of each text, not on all.
+def _cost(model: Any, longest: int, longest_answer: int) -> Cost:
+    """Return what the counter gives, as a polynomial. longest: at which it must agree with a run."""
+    both = bool(unwrapped(model).config.is_encoder_decoder)
+    powers, runs = (TWO_LENGTHS, TWO_LENGTHS_RUNS) if both else (ONE_LENGTH, ONE_LENGTH_RUNS)
+    limit = getattr(unwrapped(model).config.get_text_config(), "max_position_embeddings", None) or LONGEST
+    unit = max(2, min(LONGEST, limit - limit // 8) // 4)
+    with _counted(model) as count:
+        costs = [count(1, one * unit, other * unit) for one, other in runs]
+        table = [[float(one**first * other**second) for first, second in powers] for one, other in runs]
+        factors = np.linalg.solve(np.array(table), np.array(costs, dtype=float))
+        call = 2 * costs[0] - count(2, runs[0][0] * unit, runs[0][1] * unit)
+        text = {
+            (first, second): float(factor) / unit ** (first + second)
+            for (first, second), factor in zip(powers, factors, strict=True)
+        }
+        text[0, 0] -= call
+        cost = Cost(text=text, call=float(call))
+        most, most_answer = min(longest, limit), min(longest_answer, limit)
+        there = count(1, most, most_answer)
+    if abs(cost.total([most], [most_answer], 1) - there) > 1e-6 * there:
+        raise UncountableError(f"what {most} tokens cost does not follow from what shorter texts do")
+    return cost
 
-    crossing: inside of a decoder's attention to the encoder.
+
+@contextlib.contextmanager
+def _counted(model: Any) -> Iterator[Callable[[int, int, int], int]]:
+    """Give a function that returns the FLOPs of (rows, tokens, tokens of an answer) in training."""
+    inner, training = unwrapped(model), model.training
+    with contextlib.ExitStack() as stack:
+        stack.callback(model.train, training)
+        model.train()
+        stack.enter_context(_plain(model))
+        if transformers_internals.attention_name(inner.config) != "eager":
+            AttentionInterface.register(ATTENTION, _attention)
+            stack.enter_context(patch.attention_function(patch.configs_of(inner), ATTENTION))
+        stack.enter_context(_experts_by_token(inner))
+        ways = _ways(model)
+        yield lambda rows, tokens, answer: _count(model, ways, rows, tokens, answer)
+
+
+def _count(model: Any, ways: list[_Way], rows: int, tokens: int, answer: int) -> int:
+    """Return the counter's total of a forward and a backward pass. ways: to run the model, the first of which serves.
+
+    One that fails is taken off, for good. Raises UncountableError where the last one does.
     """
-
-    sizes: _Sizes
-    times: float = 1.0
-    once: bool = False
-    crossing: bool = False
-
-
-class _Walk:
-    """A walk through a model's layers in the order in which they run, that adds up what each costs."""
-
-    def __init__(self, model: Any, lengths: list[int], answers: list[int]) -> None:
-        self.inner = unwrapped(model)
-        self.total = 0.0
-        self.texts = len(lengths)
-        self.encoder = _Sizes(sum(lengths), sum(length * length for length in lengths))
-        self.decoder = _Sizes(sum(answers), sum(length * length for length in answers))
-        self.cross = _Sizes(sum(answers), sum(one * other for one, other in zip(lengths, answers, strict=True)))
-        self.encoder_trains = False
-        config = self.inner.config
-        heads = config.num_attention_heads
-        self.width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
-        # Encoder heads and poolers run on one token of each text; a decoder's `score` on every token.
-        self.pooled = {name for name in head_names(self.inner) if name != "score"} | {"pooler"}
-        blocks = transformer_blocks(self.inner)
-        # ALBERT runs its shared blocks several times.
-        shared = blocks and not config.is_encoder_decoder and len(blocks) < config.num_hidden_layers
-        self.repeats = {id(block): config.num_hidden_layers / len(blocks) for block in blocks} if shared else {}
-        self.unmarked = [id(block) for block in blocks if not any(hasattr(m, "is_causal") for m in block.modules())]
-
-    def through(self, module: nn.Module, place: _Place, *, trains: bool) -> bool:
-        """Return whether what `module` gives depends on anything trained; `trains`: whether what it is given does."""
-        sizes = place.sizes
-        if hasattr(module, "is_causal") or id(module) in self.unmarked:
-            trained = any(parameter.requires_grad for parameter in module.parameters())
-            share = 0.5 if getattr(module, "is_causal", False) else 1.0
-            self.total += 4.0 * share * self.width * sizes.pairs * place.times * (1 + 2 * (trains or trained))
-        if isinstance(module, nn.Linear | Conv1D):
-            tokens = self.texts if place.once else sizes.tokens
-            forward = 2.0 * _weight_size(module.weight) * tokens * place.times
-            self.total += forward * (1 + trains + module.weight.requires_grad)
-        own = trains or any(parameter.requires_grad for parameter in module.parameters(recurse=False))
-        given = trains
-        # Llama and its kin name their first norm last.
-        for name, child in sorted(module.named_children(), key=lambda item: item[0] != "input_layernorm"):
-            if name == "original_module":  # what PEFT keeps of a module that is trained in full; it does not run
-                continue
-            inside = self._inside(place, name, child)
-            if place.crossing and name in PARALLEL:
-                given = self.encoder_trains
-            elif name not in PARALLEL:
-                given = own
-            gives = self.through(child, inside, trains=given)
-            if name == "encoder" and self.inner.config.is_encoder_decoder:
-                self.encoder_trains = gives
-            own |= gives
-        return own
-
-    def _inside(self, place: _Place, name: str, child: nn.Module) -> _Place:
-        sizes = place.sizes
-        if self.inner.config.is_encoder_decoder:
-            if name == "encoder" or (place.crossing and name in PARALLEL):
-                sizes = self.encoder
-            elif name in CROSS:
-                sizes = self.cross
-        times = place.times * self.repeats.get(id(child), 1.0)
-        return _Place(sizes, times, place.once or name in self.pooled, place.crossing or name in CROSS)
+    while True:
+        outputs, device = ways[0]
+        runner = _Runner(model, outputs, device)
+        try:
+            with FlopCounterMode(display=False) as counter:
+                runner.loss(rows, tokens, answer).backward()
+            return int(counter.get_total_flops())
+        except _FAILURES as error:
+            if len(ways) == 1:
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                kind = type(unwrapped(model)).__name__
+                raise UncountableError(f"{kind} can't be run to count its operations: {reason}") from error
+            del ways[0]
+        finally:
+            runner.drop_gradients()
 
 
-def _weight_size(weight: Any) -> int:
-    state = getattr(weight, "quant_state", None)
-    return math.prod(state.shape) if state is not None else weight.numel()
+def _ways(model: Any) -> list[_Way]:
+    parameters = list(model.parameters())
+    small = sum(parameter.numel() for parameter in parameters) <= MOST_PARAMETERS
+    on_own_device = small and all(parameter.device.type != "meta" for parameter in parameters)
+    devices = ["meta", *([parameters[0].device.type] if on_own_device else [])]
+    inner = unwrapped(model)
+    apart = inner.config.is_encoder_decoder and not is_generative(inner)
+    return [(outputs, device) for device in devices for outputs in (_outputs, *([_outputs_of_heads] if apart else []))]
+
+
+class _Runner(nn.Module):
+    """Runs a model on the meta device, or on its own. outputs: of the model, for its inputs."""
+
+    def __init__(self, model: Any, outputs: Callable[..., list[torch.Tensor]], device: str) -> None:
+        super().__init__()
+        self.model, self._outputs, self._device = model, outputs, device
+
+    def forward(self, rows: int, tokens: int, answer: int) -> torch.Tensor:
+        """Return the sum of what the model gives, which a backward pass begins from."""
+        device = self._device if self._device == "meta" else next(self.model.parameters()).device
+        ids = torch.full((rows, tokens), 5, dtype=torch.long, device=device)
+        return torch.stack([part.float().sum() for part in self._outputs(self.model, ids, answer)]).sum()
+
+    def loss(self, rows: int, tokens: int, answer: int) -> torch.Tensor:
+        """Return the same by weights on the device, of which those of the model that are trained get gradients."""
+        if self._device != "meta":
+            return self(rows, tokens, answer)
+        held = {name: _on_meta(tensor) for name, tensor in self.named_parameters()}
+        held |= {name: _on_meta(tensor) for name, tensor in self.named_buffers()}
+        loss: torch.Tensor = functional_call(self, held, (rows, tokens, answer))
+        return loss
+
+    def drop_gradients(self) -> None:
+        """Give up gradients that a run on the model's own device has left."""
+        if self._device != "meta":
+            for parameter in self.model.parameters():
+                parameter.grad = None
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor without content, of one type, as operations are counted alike in all of them."""
+    kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
+    return torch.empty(tensor.shape, dtype=kind, device="meta", requires_grad=tensor.requires_grad)
+
+
+def _outputs(model: Any, ids: torch.Tensor, answer: int) -> list[torch.Tensor]:
+    inner = unwrapped(model)
+    inputs: dict[str, Any] = {"input_ids": ids}
+    if inner.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids.new_full((len(ids), answer), 5)
+    elif is_generative(inner) or reads_last_token(inner) or ids.device.type != "meta":
+        inputs["attention_mask"] = torch.ones_like(ids)
+    if is_generative(inner):
+        inputs["use_cache"] = False
+    outputs = model(**inputs)
+    return [outputs[name] for name in ("logits", "start_logits", "end_logits") if name in outputs]
+
+
+def _outputs_of_heads(model: Any, ids: torch.Tensor, answer: int) -> list[torch.Tensor]:
+    """Give what an encoder-decoder's head says of one token; its own forward looks for the ends of texts."""
+    inner = unwrapped(model)
+    hidden = inner.base_model(input_ids=ids, decoder_input_ids=ids.new_full((len(ids), answer), 5)).last_hidden_state
+    hidden = hidden[:, -1]
+    for name in head_names(inner):
+        hidden = getattr(inner, name)(hidden)
+    return [hidden]
+
+
+def _attention(
+    module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any, **__: Any
+) -> tuple[torch.Tensor, None]:
+    """Attention's two products, and nothing between them. query: [rows, heads, tokens, width]."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(groups, 1) if groups > 1 else part for part in (key, value))
+    return torch.matmul(torch.matmul(query, key.transpose(-1, -2)), value).transpose(1, 2).contiguous(), None
+
+
+@contextlib.contextmanager
+def _plain(model: Any) -> Iterator[None]:
+    """Inside, nothing is recomputed or replaced, frozen embeddings give no gradients, and packed weights are whole."""
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            if "forward" in vars(module):
+                stack.callback(setattr, module, "forward", vars(module).pop("forward"))
+            if getattr(module, "gradient_checkpointing", False) is True:
+                stack.callback(setattr, module, "gradient_checkpointing", True)
+                module.gradient_checkpointing = False
+            if isinstance(module, nn.Linear) and module.weight.shape != (module.out_features, module.in_features):
+                stack.enter_context(_unpacked(module))
+            if isinstance(module, nn.Embedding) and not module.weight.requires_grad:
+                stack.callback(module.register_forward_hook(_without_gradient).remove)
+        yield
+
+
+@contextlib.contextmanager
+def _experts_by_token(inner: Any) -> Iterator[None]:
+    """Inside, a mixture's experts are run for each token that is sent to them, without a look at which those are."""
+    own = inner.get_experts_implementation()
+    if any(isinstance(module, nn.Module) and "Experts" in type(module).__name__ for module in inner.modules()):
+        inner.set_experts_implementation("batched_mm")
+    try:
+        yield
+    finally:
+        if inner.get_experts_implementation() != own:
+            inner.set_experts_implementation(own)
+
+
+@contextlib.contextmanager
+def _unpacked(layer: nn.Linear) -> Iterator[None]:
+    """Let a layer whose weights are packed into fewer numbers multiply as any other one does."""
+
+    def _forward(inputs: torch.Tensor) -> torch.Tensor:
+        weight = torch.empty(layer.out_features, layer.in_features, dtype=inputs.dtype, device=inputs.device)
+        return functional.linear(inputs, weight)
+
+    layer.forward = _forward  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del layer.forward
+
+
+def _without_gradient(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    return output.detach()

@@ -136,7 +136,10 @@ class Prompts(Part):
 
 
 class TrainingPart(Part):
-    """Training as it went: steps done, losses, and why it ended."""
+    """Training as it went: steps done, losses, and why it ended.
+
+    final_loss: of the last step alone. in_force: what was asked for, and found in the live objects ("asked", "found").
+    """
 
     engine: str
     steps: int
@@ -147,6 +150,7 @@ class TrainingPart(Part):
     first_loss: Number = None
     final_loss: Number = None
     learning_rate_final: Number = None
+    in_force: dict[str, dict[str, Any]] = {}
 
 
 class Resumed(Part):

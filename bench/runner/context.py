@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from bench.config.contracts import LoadPlan, Method, Task
 from bench.config.resolve import Resolved
@@ -73,6 +73,7 @@ class RunContext:
     fit_inputs: FitInputs | None = None
     progress: Progress | None = None
     fit_result: FitResult | None = None
+    in_force: dict[str, Any] = field(default_factory=dict)
 
     @property
     def has_clock(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench import console
 from bench.config import registry
-from bench.config.resolve import first_record, load
+from bench.config.resolve import COMMAND_LINE, first_record, load
 from bench.distributed.signals import SigtermHandler
 from bench.distributed.watchdog import ProcessWatchdog, is_multi_process
 from bench.errors import BenchError, RecipeError, ScoreError
@@ -131,7 +131,9 @@ def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext
         previous=previous,
         lock=lock,
     )
-    run.record.notes += previous.notes
+    run.record.notes += [*resolved.unused_notes, *previous.notes]
+    for note in resolved.unused_notes:
+        console.say(f"note: {note}")
     _write_record(run)
     return run
 
@@ -320,8 +322,9 @@ def _refuse(options: argparse.Namespace, error: BaseException) -> int:
     if options.traceback:
         traceback.print_exception(error)
     console.complain(f"{status}: {reason}")
-    folder = options.out or Path("runs") / f"{options.recipe.stem}--seed{options.seed}--invalid"
-    if console.is_main_process() and not (folder / store.FILE).exists() and isinstance(error, RecipeError):
+    seed = "" if options.seed is None else f"--seed{options.seed}"
+    folder = options.out or Path("runs") / f"{options.recipe.stem}{seed}--invalid"
+    if console.is_main_process() and _leaves_record(options, error) and not (folder / store.FILE).exists():
         refused = Record(
             name=options.recipe.stem,
             status=status,
@@ -340,6 +343,14 @@ def _refuse(options: argparse.Namespace, error: BaseException) -> int:
     if is_multi_process() and not console.is_main_process():
         _report_to_rank_zero(error, options.timeout_s)
     return EXIT_CODES[status]
+
+
+def _leaves_record(options: argparse.Namespace, error: BaseException) -> bool:
+    """Return whether a refused recipe leaves a record: a mistyped command, for which no folder was named, does not."""
+    if not isinstance(error, RecipeError) or not options.recipe.is_file():
+        return False
+    by_command = all(line.startswith(COMMAND_LINE) for line in str(error).splitlines())
+    return options.out is not None or not by_command
 
 
 def _report_to_rank_zero(error: BaseException, timeout_s: float) -> None:

@@ -17,10 +17,9 @@ from bench.config import registry, rules, yaml_loader
 from bench.config.fields import Strict
 from bench.config.recipe import Recipe
 from bench.data.examples import Encoded
-from bench.distributed import setup
 from bench.evaluation import input_check, scoring, text_examples
 from bench.evaluation.reader import Scoring
-from bench.models import adapter_readback, build, checkpoint_head, flops, heads, positions, saving
+from bench.models import adapter_readback, build, checkpoint_head, flops, heads, positions, product_types, saving
 from bench.models.checkpoint_head import Finding
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
@@ -33,7 +32,6 @@ from bench.training.log import TrainLog
 from bench.training.schedule import Budget
 from bench.training.selection import Selection
 from bench.training.state import FitInputs, Observer, Progress, RunIdentity
-from bench.utils import hardware
 
 # Rows of a micro-batch of like lengths, for models that run padded on a CPU.
 SORTED_ROWS = 8
@@ -290,6 +288,14 @@ class _Recorder(Observer):
         self.run.clock.set_apart("train_setup")
         self.run.record.launch = self.run.record.launch.model_copy(update=launch)
 
+    def on_in_force(self, asked: dict[str, Any], found: dict[str, Any], differences: list[str]) -> None:
+        """Keep it for the training part of the record; a difference fails the run's check."""
+        self.run.in_force = {"asked": asked, "found": found}
+        self.run.record.check("in_force", not differences, "; ".join(differences))
+        assert self.run.record.launch is not None
+        if found["precision"] is not None:
+            self.run.record.launch.mixed_precision = found["precision"]
+
 
 def _note_unused(run: RunContext) -> None:
     """Note keys of the recipe's file that only another method uses, which the command line or a study replaced."""
@@ -350,12 +356,8 @@ def _record_training(run: RunContext, inputs: FitInputs, progress: Progress, res
         first_loss=result.first_loss,
         final_loss=result.final_loss,
         learning_rate_final=result.learning_rate,
+        in_force=run.in_force,
     )
-    if result.logged_step != result.steps:
-        run.record.note(
-            f"training stopped at step {result.steps}, whose loss was not logged: the last one is of step "
-            f"{result.logged_step}"
-        )
     missing = result.without_gradient
     detail = f"without a finite gradient after the first backward: {', '.join(missing[:5])}" if missing else ""
     run.record.check("gradients", not missing, detail)
@@ -436,8 +438,9 @@ def measure(run: RunContext) -> None:
         totals[1] = totals[2]  # what was processed are the real tokens
     all_totals = np.array(gather_object([totals])).sum(0).tolist()
     assert run.record.environment is not None
-    device = run.record.environment.devices[0]
-    peak = hardware.peak_flops(device, setup.precision()) if run.state.device.type == "cuda" else None
+    peak = None
+    if run.state.device.type == "cuda":
+        peak = product_types.peak_flops(run.record.environment.devices[0], run.model, run.inputs.scoring.precision)
     run.record.throughput["train"] = throughput.train_throughput(
         all_totals,
         seconds,
@@ -447,8 +450,11 @@ def measure(run: RunContext) -> None:
     )
 
 
-def _step_flops(run: RunContext) -> float:
-    """Return the mean model FLOPs of one step over all ranks, from the lengths of the examples trained on."""
+def _step_flops(run: RunContext) -> float | None:
+    """Return the mean model FLOPs of one step over all ranks, from the lengths of the examples trained on.
+
+    None, with a note, for a model whose operations can't be counted.
+    """
     inputs, result = run.fit_inputs, run.fit_result
     assert inputs is not None
     assert result is not None
@@ -456,4 +462,9 @@ def _step_flops(run: RunContext) -> float:
     answers = None
     if inputs.writes_by_encoder_decoder:
         answers = [len(inputs.train.features[number]["token_labels"]) for number in order]
-    return flops.step_flops(run.model, [lengths[number] for number in order], answers) / result.steps
+    calls = result.steps * inputs.budget.accumulation * run.state.num_processes
+    try:
+        return flops.step_flops(run.model, [lengths[number] for number in order], answers, calls) / result.steps
+    except flops.UncountableError as error:
+        run.record.note(f"model FLOPs and MFU are not known: {error}")
+        return None

@@ -127,7 +127,9 @@ class System:
     def trials(self) -> dict[tuple[str, ...], PlannedRun]:
         """Return a run for each candidate, with the first seed, scored only on validation data and not saved."""
         only = f"evaluation.splits={as_yaml([self.resolved.recipe.evaluation.validation])}"
-        apart = (only, "evaluation.before=false", "save=false")
+        apart: tuple[str, ...] = (only, "evaluation.before=false", "save=false")
+        # A trial is scored on what chose its best step: it only chooses in its turn, and is in no table.
+        apart += ("evaluation.allow_selection_on_test=true",) if self.resolved.recipe.training.best is not None else ()
         own = (text for text in self.overrides if not text.startswith("published="))
         given = merged(tuple(own), apart)
         return {one: self._planned(merged(given, one), self.seeds[0]) for one in self.candidates}
@@ -366,8 +368,12 @@ def _tuned(system: System, study: Study, shown: str, request: SweepRequest) -> S
                 "learns the same number of candidates"
             )
         return system
-    if system.resolved.recipe.evaluation.validation in system.resolved.recipe.evaluation.splits:
-        raise RecipeError(f"{shown}: tune: the validation split selects settings, so it must not be evaluated as well")
+    evaluation = system.resolved.recipe.evaluation
+    if evaluation.validation in evaluation.splits and not evaluation.allow_selection_on_test:
+        raise RecipeError(
+            f"{shown}: tune: the validation split selects settings, so it must not be evaluated as well, unless "
+            "evaluation.allow_selection_on_test: true marks the scores"
+        )
     twice = sorted({text.partition("=")[0] for text in request.sets} & set(study.tune[method]))
     if twice:
         raise RecipeError(f"--set {twice[0]}: the study tunes this setting on validation data")

@@ -1,5 +1,6 @@
 """Fits a model to the training split by gradients: sets a training run up, hands it to its engine, and sums it up."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +21,9 @@ from bench.training.state import FitInputs, Progress
 class FitResult:
     """The outcome of a training run.
 
-    model: unwrapped and whole, with its best weights where a recipe asks. final_loss: None where the last step was not
-    logged. learning_rate: of the last logged step. without_gradient: names of trainable parameters without a finite
-    gradient in the first step.
+    model: unwrapped and whole, with its best weights where a recipe asks. first_loss, final_loss, learning_rate: of the
+    first and the last step alone, however often steps are logged. without_gradient: names of trainable parameters
+    without a finite gradient in the first step.
     """
 
     model: nn.Module
@@ -31,7 +32,7 @@ class FitResult:
     logged_step: int
     learning_rate: float | None
     first_loss: float
-    final_loss: float | None
+    final_loss: float
     best_step: int | None
     best_value: float | None
     without_gradient: tuple[str, ...]
@@ -52,6 +53,10 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
         checkpointing.restore_progress(inputs, progress, resumption)
         inputs.display.leave_out(progress.step)
         inputs.observer.on_resume(progress.step)
+        if progress.selection is not None and progress.selection.exhausted:
+            # Told to stop in the step that ended training: what is left is to take its best weights.
+            progress.stop("early_stopping")
+            inputs = dataclasses.replace(inputs, budget=dataclasses.replace(inputs.budget, steps=progress.step))
     full_model = sharding.FullModelShell(inputs.model) if sharding.shards_parameters() else None
     gradients = sharding.FirstGradients(inputs.model) if sharding.requested_backend() == "deepspeed" else None
     policy = Policy(inputs, progress, full_model=full_model, gradients=gradients)
@@ -75,7 +80,7 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
     else:
         model = trainer.run(session, sharding.apply_deepspeed_defaults(TrainingArguments(**values)))
     policy.close()
-    if progress.stopped_by == "interrupted":
+    if progress.told_to_stop:
         raise StoppedError(_interruption(inputs, progress))
     checkpointing.load_best(inputs, progress, model)
     if inputs.rank == 0:
@@ -105,21 +110,23 @@ def _recompute(inputs: FitInputs) -> bool:
 
 def _interruption(inputs: FitInputs, progress: Progress) -> str:
     done = f"stopped by SIGTERM after step {progress.step} of {inputs.budget.steps}"
+    if progress.stopped_by != "interrupted":
+        done += ", with which training had ended" + (" early" if progress.stopped_by == "early_stopping" else "")
     if progress.saved_step != progress.step:
         return f"{done}; no checkpoint could be written"
     return f"{done}; a checkpoint was written, and the same command goes on from there"
 
 
 def _result(model: nn.Module, progress: Progress) -> FitResult:
-    losses, best = progress.log.losses, progress.selection
+    rows, best = [row for row in progress.log.rows if "loss" in row], progress.selection
     return FitResult(
         model=model,
         steps=progress.step,
         stopped_by=progress.stopped_by,
         logged_step=progress.logged_step,
         learning_rate=progress.learning_rate,
-        first_loss=losses[0],
-        final_loss=losses[-1] if progress.logged_step == progress.step else None,
+        first_loss=rows[0]["loss"],
+        final_loss=rows[-1].get("step_loss", rows[-1]["loss"]),
         best_step=best.best_step if best is not None else None,
         best_value=best.best_value if best is not None else None,
         without_gradient=tuple(progress.without_gradient or ()),

@@ -15,10 +15,14 @@ from bench.training.state import FitInputs, Progress
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """The decision after a step, the same on every process: end training, save a checkpoint."""
+    """The decision after a step, the same on every process: end training, save a checkpoint, log the step before that.
+
+    A step that ends training is logged, if it was not; one after which a stopped run goes on later is like any other.
+    """
 
     ends: bool
     saves: bool
+    logs: bool
 
 
 class Policy:
@@ -45,15 +49,19 @@ class Policy:
         return AsyncFlagVote()
 
     def due_for_log(self, step: int) -> bool:
-        """Return whether a step is logged: the first, every `log_every`-th, and the last."""
-        return step == 1 or step % self.inputs.settings.log_every == 0 or step == self.inputs.budget.steps
+        """Return whether a step is logged: the first, every `log_every`-th, and the last.
+
+        So is one whose validation may end training; an engine also logs a step after which `decide` ends it.
+        """
+        settings = self.inputs.settings
+        if step == 1 or step % settings.log_every == 0 or step == self.inputs.budget.steps:
+            return True
+        may_end = settings.early_stopping is not None or settings.minutes is not None
+        return may_end and self.due_for_validation(step)
 
     def due_for_validation(self, step: int) -> bool:
         """Return whether a step is followed by a validation; the last one always is, if there are any."""
-        budget = self.inputs.budget
-        if budget.evaluate_every is None or self.inputs.validate is None:
-            return False
-        return step % budget.evaluate_every == 0 or step == budget.steps
+        return self.inputs.validate is not None and self.inputs.budget.validates(step)
 
     def decide(self) -> Decision:
         """Decide after a step and its validation whether training ends here, and whether a checkpoint is written.
@@ -62,15 +70,20 @@ class Policy:
         """
         inputs, progress = self.inputs, self.progress
         last, every = progress.step == inputs.budget.steps, inputs.checkpoints.every_steps
+        exhausted = progress.selection is not None and progress.selection.exhausted
         flags = [inputs.asked_to_stop(), self._is_out_of_time(), self._is_checkpoint_due()]
-        stop, late, due = self._ballot.vote(flags, last=last)
-        if progress.selection is not None and progress.selection.exhausted:
+        stop, late, due = self._ballot.vote(flags, last=last or exhausted)
+        if exhausted:
             progress.stop("early_stopping")
-        elif stop or late:
+        elif not last and (stop or late):
             progress.stop("interrupted" if stop else "minutes")
+        if stop:
+            progress.heed_signal()
         ends = last or progress.stopped_by != "steps"
         due = due or (every is not None and progress.step % every == 0)
-        return Decision(ends=ends, saves=progress.stopped_by == "interrupted" or (due and not ends))
+        # A run that is told to stop is not scored any more: what it has trained is kept, also where that is finished.
+        logs = ends and progress.stopped_by != "interrupted" and progress.logged_step != progress.step
+        return Decision(ends=ends, saves=stop or (due and not ends), logs=logs)
 
     def _is_out_of_time(self) -> bool:
         minutes = self.inputs.settings.minutes
@@ -86,7 +99,7 @@ class Policy:
         return due
 
     def log_step(self, step: int, loss: float, learning_rate: float, grad_norm: float | None) -> None:
-        """Write one line of the log. loss: the mean since the last one."""
+        """Write one line of the log. loss: the mean since the last one; `step_loss` is that of the step itself."""
         inputs, progress = self.inputs, self.progress
         progress.logged(step, learning_rate)
         tokens = _over_all_ranks(progress.steps.totals()[2], inputs.scoring.device)
@@ -95,6 +108,7 @@ class Policy:
             step=step,
             epoch=round(inputs.budget.epochs(step), 6),
             loss=loss,
+            step_loss=progress.newest_loss.over_all_ranks(),
             learning_rate=learning_rate,
             grad_norm=grad_norm,
             tokens=tokens,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ class Budget:
     global_batch: int
     per_device_batch: int
     accumulation: int
-    evaluate_every: int | None
+    evaluate_every: int | Literal["epoch"] | None
 
     @classmethod
     def plan(
@@ -48,19 +49,30 @@ class Budget:
             )
         per_epoch = examples / batch
         steps = training.steps or math.ceil((training.epochs or 3.0) * per_epoch - 1e-9)
-        every = training.evaluate_every
         return cls(
             examples=examples,
             steps=steps,
             global_batch=batch,
             per_device_batch=per_device,
             accumulation=share // per_device,
-            evaluate_every=max(1, round(per_epoch)) if every == "epoch" else every,
+            evaluate_every=training.evaluate_every,
         )
 
     def warmup_steps(self, training: Training) -> int:
         """Return the number of warmup steps: `warmup` below 1 is a share of all steps, from 1 on a number of them."""
         return int(training.warmup) if training.warmup >= 1 else math.ceil(training.warmup * self.steps)
+
+    def validates(self, step: int) -> bool:
+        """Return whether a step is followed by a validation: each `evaluate_every`-th, or each that ends an epoch.
+
+        The last step is, if any is. A step ends an epoch with which some example was seen once more than before it.
+        """
+        if self.evaluate_every is None:
+            return False
+        if self.evaluate_every == "epoch":
+            ended, before = (number * self.global_batch // self.examples for number in (step, step - 1))
+            return step == self.steps or ended > before
+        return step == self.steps or step % self.evaluate_every == 0
 
     def epochs(self, steps: int) -> float:
         """Return how often each example was seen after so many steps."""

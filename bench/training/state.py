@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from bench.config.contracts import Task
@@ -37,6 +38,9 @@ class Observer:
 
     def on_start(self, launch: dict[str, Any]) -> None:
         """Take how the model is really parallelised, once it is wrapped: fields of `record.Launch`."""
+
+    def on_in_force(self, asked: dict[str, Any], found: dict[str, Any], differences: list[str]) -> None:
+        """Take what training was asked to be run with, what it is run with, and where these differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +104,44 @@ class FitInputs:
         return self.folder / checkpoint_files.FOLDER
 
 
+@dataclass
+class StepLossSum:
+    """The loss of one step, summed over its micro-batches on their device; read only where somebody wants to see it."""
+
+    _sum: torch.Tensor | None = None
+    _complete: bool = True
+
+    def add(self, loss: torch.Tensor) -> None:
+        """Add a micro-batch's part; the first one after `complete` begins a new step."""
+        loss = loss.detach().float()
+        self._sum, self._complete = loss if self._complete or self._sum is None else self._sum + loss, False
+
+    def complete(self) -> None:
+        """End the step."""
+        self._complete = True
+
+    def here(self) -> float | None:
+        """Return the newest loss by this process's examples; None before the first step. Waits for the device."""
+        return None if self._sum is None else float(self._sum)
+
+    def over_all_ranks(self) -> float | None:
+        """Return the mean over all processes, each of which must call it."""
+        if self._sum is None:
+            return None
+        total, world = self._sum.clone(), 1
+        if torch.distributed.is_initialized():
+            torch.distributed.all_reduce(total)
+            world = torch.distributed.get_world_size()
+        return float(total) / world
+
+
 @dataclass(kw_only=True)
 class Progress:
     """The state that changes while a model is trained; after an error it says how far training came.
 
     logged_step, saved_step: the last ones that are in the log, or of which there is a checkpoint; 0 for none.
     without_gradient: trainable parameters that got no finite gradient in the first step; None before it.
+    told_to_stop: whether a process was sent a signal, as all of them know. newest_loss: of the step done last.
     """
 
     log: TrainLog = field(default_factory=lambda: TrainLog(None))
@@ -116,6 +152,8 @@ class Progress:
     saved_step: int = 0
     learning_rate: float | None = None
     stopped_by: str = "steps"
+    told_to_stop: bool = False
+    newest_loss: StepLossSum = field(default_factory=StepLossSum)
     without_gradient: list[str] | None = None
     started_s: float = field(default_factory=time.perf_counter)
     last_checkpoint_s: float = field(default_factory=time.perf_counter)
@@ -134,6 +172,7 @@ class Progress:
     def finish_step(self, step: int) -> None:
         """End the measurement of a step, which is now done."""
         self.steps.stop()
+        self.newest_loss.complete()
         self.step = step
 
     def logged(self, step: int, learning_rate: float) -> None:
@@ -147,6 +186,10 @@ class Progress:
     def stop(self, reason: str) -> None:
         """End training for another reason than its last step: "early_stopping", "interrupted" or "minutes"."""
         self.stopped_by = reason
+
+    def heed_signal(self) -> None:
+        """Remember that a process of this run was told to stop."""
+        self.told_to_stop = True
 
     def gradients_checked(self, missing: list[str]) -> None:
         """Remember the trainable parameters that got no finite gradient in the first step."""

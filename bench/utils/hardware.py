@@ -133,11 +133,15 @@ def find(name: str) -> Device | None:
 
 
 def peak_flops(name: str, precision: str) -> float | None:
-    """Return the peak FLOP/s of a device at the precision of its matrix products ("bf16", "fp16", "no"), or None."""
+    """Return the peak FLOP/s of a device at the type of its matrix products, or None.
+
+    precision: "bf16", "fp16", "tf32", "fp32", or "no" for float32.
+    """
     device = find(name)
     if device is None or (precision == "bf16" and not device.bf16):
         return None
-    return {"no": device.fp32_flops, "bf16": device.half_flops, "fp16": device.half_flops}.get(precision)
+    rates = {"no": device.fp32_flops, "fp32": device.fp32_flops, "tf32": device.tf32_flops}
+    return (rates | dict.fromkeys(("bf16", "fp16"), device.half_flops)).get(precision)
 
 
 def named(nickname: str) -> tuple[str, Device]:

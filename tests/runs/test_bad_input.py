@@ -102,6 +102,33 @@ def test_misspelt_key_by_a_real_launch(tmp_path):
     assert store.read(tmp_path / "out").status == "invalid"
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml: there is no such file"),
+        (["nowhere.yaml", "--seed", "3"], "nowhere.yaml: there is no such file"),
+        (["."], "this is a folder, not a file"),
+        (["RECIPE", "training.nonsense=1"], "command line: training.nonsense: unknown key"),
+        (["RECIPE", "stepsfive"], "command line: 'stepsfive' is not of the form key.path=value"),
+        (["RECIPE", "model=tiny_brt"], "command line: model: there is no model card 'tiny_brt'"),
+        (["RECIPE", "--seed", "-1"], "command line: --seed: expected a number"),
+    ],
+)
+def test_a_mistyped_command_leaves_no_folder(tmp_path, capsys, monkeypatch, words, told):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(RECIPE) if word == "RECIPE" else word for word in words]
+    assert lifecycle.main(arguments) == 2
+    assert told in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_recipe_leaves_a_record_of_its_own_name(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.yaml").write_text("dataset: reviews\nmodel: tiny_bert\nmethod: ful\n", encoding="utf-8")
+    assert lifecycle.main(["wrong.yaml"]) == 2
+    assert store.read(tmp_path / "runs" / "wrong--invalid").status == "invalid"
+
+
 def test_traceback_on_request(tmp_path, capsys):
     assert run_here("training.nonsense=1", "--traceback", out=tmp_path) == 2
     assert "Traceback" in capsys.readouterr().err

@@ -139,6 +139,25 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(case, whole, tmp_path,
     assert "save" in {phase["name"] for phase in record["phases"]}
 
 
+@pytest.mark.parametrize("engine", ["trainer", "loop"])
+def test_told_to_stop_in_the_step_that_ends_training(whole, tmp_path, monkeypatch, engine):
+    """Nothing trained is lost, and the training that had ended does not go on: its reason is the same."""
+    ends = [*BEST, "training.early_stopping={patience: 1, threshold: 9}", f"training.engine={engine}"]
+    CASES[f"ends-{engine}"] = [*ends, "training.log_every=4"]
+    with monkeypatch.context() as patch:
+        stop_after(patch, 6)
+        assert lifecycle.main(arguments(tmp_path, *CASES[f"ends-{engine}"])) == 130
+    assert record_of(tmp_path)["reason"].startswith(
+        "stopped by SIGTERM after step 6 of 8, with which training had ended early; a checkpoint was written"
+    )
+    assert lifecycle.main(arguments(tmp_path, *CASES[f"ends-{engine}"])) == 0
+    assert_equal(tmp_path, whole(f"ends-{engine}"))
+    training = record_of(tmp_path)["training"]
+    assert (training["stopped_by"], training["steps"]) == ("early_stopping", 6)
+    last = [row for row in logged(tmp_path) if "loss" in row][-1]
+    assert (last["step"], last["step_loss"]) == (6, training["final_loss"])
+
+
 def test_it_may_be_stopped_again_and_again(whole, tmp_path, monkeypatch):
     for step in (1, 2, 3):
         with monkeypatch.context() as patch:

@@ -68,6 +68,23 @@ def test_plain_lines_into_a_file(hand, capsys):
     )
 
 
+def test_the_rate_is_that_of_the_tokens_counted_last_and_the_loss_the_newest(hand, capsys):
+    losses = iter([0.9, 0.8, 0.7])
+    with console.Phase("train", total=40) as phase:
+        hand.now_s += 10
+        phase.tokens = 1000  # a slow start: 100 tokens/s
+        hand.now_s += 2
+        phase.tokens = 2000
+        phase.advance(10, loss=lambda: next(losses))
+        assert capsys.readouterr().out == "train 10/40 loss 0.9000 500 tokens/s after 12 s, 36 s left\n"
+        hand.now_s += 18  # nothing was counted since: the rate is still that of the last count
+        phase.advance(10, loss=lambda: next(losses))
+        assert capsys.readouterr().out == "train 20/40 loss 0.8000 500 tokens/s after 30 s, 30 s left\n"
+        hand.now_s += 1
+        phase.advance(20, loss=lambda: None)
+    assert capsys.readouterr().out == "train 40/40 500 tokens/s after 31 s\n"
+
+
 def test_a_phase_that_fails_or_does_nothing_ends_without_a_line(capsys):
     def fail():
         with console.Phase("train", total=3) as phase:

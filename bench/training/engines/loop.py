@@ -9,7 +9,8 @@ from torch import nn
 from transformers import BatchEncoding, Trainer, TrainingArguments, get_scheduler
 from transformers.trainer_pt_utils import get_parameter_names
 
-from bench.distributed.sharding import in_force
+from bench.distributed import sharding
+from bench.training import in_force
 from bench.training.checkpointing import EngineState, restore, save
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
@@ -33,7 +34,11 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
         scheduler = get_scheduler(settings.schedule, optimizer.optimizer, budget.warmup_steps(settings), budget.steps)
         engine = EngineState(accelerator, model, optimizer, scheduler)
         since_log = restore(inputs, session.resumption, engine)
-        inputs.observer.on_start(in_force(accelerator, model))
+        inputs.observer.on_start(sharding.in_force(accelerator, model))
+        live = in_force.Live(
+            accelerator=accelerator, model=model, optimizer=optimizer, scheduler=scheduler, clip_norm=settings.clip_norm
+        )
+        in_force.tell(inputs, live)
         for step in range(progress.step + 1, budget.steps + 1):
             progress.steps.start()
             batches = _micro_batches(loss_of, step, accelerator)
@@ -47,6 +52,7 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
                     loss = loss_of.batch_loss(model, batch, items) * accelerator.num_processes
                     accelerator.backward(loss)
                 since_log += loss.detach()
+                progress.newest_loss.add(loss)
             policy.check_gradients(accelerator.unwrap_model(model))
             norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm) if settings.clip_norm else None
             rate = scheduler.get_last_lr()[0]
@@ -55,18 +61,26 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
             optimizer.zero_grad()
             progress.finish_step(step)
             if policy.due_for_log(step):
-                mean = accelerator.reduce(since_log, "mean").item() / (step - progress.logged_step)
-                policy.log_step(step, mean, rate, None if norm is None else float(norm))
-                since_log.zero_()
-            inputs.display.advance(loss=progress.log.losses[-1])
+                _log(session, accelerator, since_log, rate, norm)
+            inputs.display.advance(loss=progress.newest_loss.here)
             if policy.due_for_validation(step):
                 policy.run_validation(accelerator.unwrap_model(model))
             decision = policy.decide()
+            if decision.logs:
+                _log(session, accelerator, since_log, rate, norm)
             if decision.saves:
                 save(inputs, progress, engine, since_log)
             if decision.ends:
                 break
         return accelerator.unwrap_model(model)
+
+
+def _log(session: Session, accelerator: Accelerator, since_log: torch.Tensor, rate: float, norm: Any) -> None:
+    """Log the step that is done, with the mean loss since the last one that was."""
+    progress = session.progress
+    mean = accelerator.reduce(since_log, "mean").item() / (progress.step - progress.logged_step)
+    session.policy.log_step(progress.step, mean, rate, None if norm is None else float(norm))
+    since_log.zero_()
 
 
 def _micro_batches(loss_of: StepLoss, step: int, accelerator: Accelerator) -> list[BatchEncoding]:

@@ -5,6 +5,7 @@ It trains classifiers and encoder-decoders; decoders that learn to write are tra
 
 import contextlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from bench.distributed import sharding
-from bench.training import autocast, checkpointing
+from bench.training import autocast, checkpointing, in_force
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
 from bench.training.schedule import seed_step
@@ -75,7 +76,7 @@ class WatchedTrainer(Trainer):
         if "tensorboard" in session.inputs.trackers:
             # By default the events would lie among the checkpoints, and go with them.
             os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(session.inputs.folder / "tensorboard"))
-        super().__init__(callbacks=[_Watch(session)], **options)
+        super().__init__(callbacks=[_Watch(session, self._live)], **options)
         self.session, self.loss_of = session, loss_of
         self._started = False
         self._micro_batch = 0
@@ -98,7 +99,9 @@ class WatchedTrainer(Trainer):
         seed_step(fit_inputs.seed, self.state.global_step, self._micro_batch, fit_inputs.rank)
         self._micro_batch += 1
         self.session.progress.steps.add(inputs)
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.session.progress.newest_loss.add(loss)
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -119,6 +122,15 @@ class WatchedTrainer(Trainer):
         self.log(dict(logs))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         return logs
+
+    def _live(self) -> in_force.Live:
+        return in_force.Live(
+            accelerator=self.accelerator,
+            model=self.model_wrapped,
+            optimizer=self.optimizer,
+            scheduler=self.lr_scheduler,
+            clip_norm=self.args.max_grad_norm,
+        )
 
     def _engine_state(self) -> checkpointing.EngineState:
         return checkpointing.EngineState(self.accelerator, self.model_wrapped, self.optimizer, self.lr_scheduler)
@@ -146,8 +158,13 @@ class WatchedTrainer(Trainer):
 class _Watch(TrainerCallback):
     """Carries the Trainer's events into the run's log, selection and progress."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, live: Callable[[], in_force.Live]) -> None:
         self.inputs, self.progress, self.policy = session.inputs, session.progress, session.policy
+        self._live = live
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Read back what training is really run with, now that all is prepared."""
+        in_force.tell(self.inputs, self._live())
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Look at the first gradients, once."""
@@ -155,16 +172,19 @@ class _Watch(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """End the step's measurement; decide what follows it."""
-        step, losses = state.global_step, self.progress.log.losses
+        step = state.global_step
         self.progress.finish_step(step)
         control.should_log = self.policy.due_for_log(step)
         control.should_evaluate = self.policy.due_for_validation(step)
-        self.inputs.display.advance(loss=losses[-1] if losses else None)
-        return control if control.should_evaluate else self._decide(control)
+        self.inputs.display.advance(loss=self.progress.newest_loss.here)
+        if control.should_evaluate:
+            return control  # what follows is decided when that is done
+        return self._decide(control)
 
     def _decide(self, control: Any) -> Any:
         decision = self.policy.decide()
         control.should_training_stop, control.should_save = decision.ends, decision.saves
+        control.should_log |= decision.logs
         return control
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:

@@ -184,6 +184,26 @@ def test_no_recipe_key_is_an_accelerate_key():
             "training: {best: f1_macr, evaluate_every: 1}",
             "4: training.best: no metric computes 'f1_macr'. Did you mean 'f1_m",
         ),
+        ("training: {warmup: 1.5}", "4: training.warmup: expected a share of all steps below 1, or a whole number of"),
+        (
+            "training: {warmup: 2.0001}",
+            "4: training.warmup: expected a share of all steps below 1, or a whole number of",
+        ),
+        ("training: {warmup: -0.1}", "4: training.warmup: expected a number greater than or equal to 0, got -0.1."),
+        (
+            "training: {steps: 5, warmup: 5}",
+            "4: training.warmup: 5 warm-up steps of 5 in all: the full learning rate is",
+        ),
+        ("training: {steps: 5, warmup: 50}", "4: training.warmup: 50 warm-up steps of 5 in all"),
+        ("training: {steps: 1, warmup: 1}", "4: training.warmup: 1 warm-up steps of 1 in all"),
+        (
+            "evaluation: {validation: test}\ntraining: {evaluate_every: 1, best: accuracy}",
+            "4: evaluation.validation: 'test' is scored too, and would choose the best step by 'accuracy'; name",
+        ),
+        (
+            "evaluation: {splits: [test, validation]}\ntraining: {evaluate_every: epoch, best: loss}",
+            "evaluation.validation: 'validation' is scored too, and would choose the best step by 'loss'",
+        ),
         ("training: {early_stopping: {}}", "4: training.early_stopping: `early_stopping` needs `best`"),
         ("training: {per_device_batch: 5}", "training.global_batch: 32 is not a multiple of per_device_batch 5"),
         (
@@ -407,6 +427,40 @@ def test_all_broken_rules_come_at_once(refused):
         "study/own.yaml:5: limit.tran: the data set has no split 'tran'. Did you mean 'train'?",
         "study/own.yaml:4: max_length: 129 is more than the model's context of 128 tokens",
     ]
+
+
+def test_types_checks_between_keys_and_rules_come_in_one_round(refused):
+    text = (
+        BASE.replace("full", "{name: last_layers, blocks: 0}")
+        + "max_length: 129\nseed: -1\nhead: {hidden: 3}\n"
+        + "training: {learning_rate: fast, epochs: 1, steps: 2, evalute_every: 1}\n"
+    )
+    assert refused(text).splitlines() == [
+        "study/own.yaml:7: training.evalute_every: unknown key. Did you mean 'evaluate_every'?",
+        "study/own.yaml:7: training.learning_rate: expected a number, got 'fast'.",
+        "study/own.yaml:5: seed: expected a number greater than or equal to 0, got -1.",
+        "study/own.yaml:7: training.steps: set `epochs` or `steps`, not both",
+        "study/own.yaml:3: method.blocks: expected a number greater than 0, got 0.",
+        "study/own.yaml:4: max_length: 129 is more than the model's context of 128 tokens",
+        "study/own.yaml:6: head.hidden: has no effect: only for `head.kind: mlp`; remove it",
+    ]
+
+
+def test_a_rule_that_asks_for_a_key_which_is_wrong_has_nothing_to_say(refused):
+    assert refused(BASE + "training: {best: accuracy, evalute_every: 1}").splitlines() == [
+        "study/own.yaml:4: training.evalute_every: unknown key. Did you mean 'evaluate_every'?"
+    ]
+    assert refused(BASE + "training: {best: 3, evaluate_every: 1, early_stopping: {}}").splitlines() == [
+        "study/own.yaml:4: training.best: expected text, got 3. Quote it to make it text."
+    ]
+
+
+@pytest.mark.parametrize("missing", ["dataset", "model"])
+def test_a_card_that_is_not_there_hides_no_mistyped_key(refused, missing):
+    names = {"dataset": "reviews", "model": "tiny_bert", missing: "tiny_brt"}
+    text = f"dataset: {names['dataset']}\nmodel: {names['model']}\nmethod: ful\nseed: -1\ntrainin: {{}}\n"
+    found = refused(text).splitlines()
+    assert [line.partition(": ")[2].partition(":")[0] for line in found] == [missing, "trainin", "seed", "method"]
 
 
 def test_both_cards_that_do_not_exist_are_named(refused):
@@ -749,6 +803,17 @@ def test_hash_depends_on_what_moves_a_result_only(load_text):
     ]  # fmt: skip
     hashes = {load_text(text, *overrides).hash for overrides in other}
     assert len(hashes | {hash_}) == len(other) + 1
+
+
+def test_selection_on_a_scored_split_is_another_recipe_and_nothing_else_changes_the_hash(load_text):
+    plain = load_text(BASE)
+    assert load_text(BASE + "evaluation: {allow_selection_on_test: false}").hash == plain.hash
+    text = BASE + "training: {evaluate_every: 1, best: accuracy}\nevaluation: {validation: test, %s}"
+    allowed = load_text(text % "allow_selection_on_test: true")
+    assert allowed.recipe.evaluation.allow_selection_on_test
+    # Without `best`, nothing is chosen by what is validated.
+    watched = load_text(BASE + "training: {evaluate_every: 1}\nevaluation: {validation: test}")
+    assert watched.hash != allowed.hash
 
 
 def test_hash_knows_a_methods_defaults(load_text):

@@ -99,11 +99,28 @@ def test_steps(training, steps):
 
 def test_epochs_and_validation_steps():
     budget = plan(epochs=2.0, global_batch=32, evaluate_every="epoch")
-    assert (budget.steps, budget.evaluate_every) == (7, 3)
+    assert [step for step in range(1, budget.steps + 1) if budget.validates(step)] == [4, 7]
     assert budget.epochs(3) == 0.96
-    assert plan(examples=4, epochs=9.0, global_batch=32, evaluate_every="epoch").evaluate_every == 1
     assert plan(evaluate_every=5).evaluate_every == 5
     assert plan().evaluate_every is None
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "length", "expected"),
+    [
+        (421, 16, {"epochs": 2.0}, [27, 53]),  # 26.3 steps an epoch
+        (425, 16, {"epochs": 2.0}, [27, 54]),
+        (96, 32, {"epochs": 3.0}, [3, 6, 9]),
+        (100, 32, {"epochs": 2.5}, [4, 7, 8]),
+        (100, 32, {"steps": 5}, [4, 5]),
+        (100, 32, {"steps": 3}, [3]),
+        (4, 32, {"epochs": 9.0}, [1, 2]),
+        (1, 1, {"epochs": 3.0}, [1, 2, 3]),
+    ],
+)
+def test_an_epoch_is_validated_once(examples, batch, length, expected):
+    budget = plan(examples=examples, global_batch=batch, evaluate_every="epoch", **length)
+    assert [step for step in range(1, budget.steps + 1) if budget.validates(step)] == expected
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0.0, 0), (0.1, 2), (0.5, 10), (1.0, 1), (7.0, 7), (0.01, 1)])
@@ -245,6 +262,11 @@ def test_when_a_step_is_logged_and_validated():
     assert [step for step in range(1, 26) if run.due_for_log(step)] == [1, 7, 14, 21, 25]
     assert [step for step in range(1, 26) if run.due_for_validation(step)] == [10, 20, 25]
     assert not policy(plan(steps=25)).due_for_validation(25)
+    # A validation may end training: its step is logged, so that the last one always is.
+    ending = Training(log_every=7, evaluate_every=10, best="f1", early_stopping=EarlyStopping())
+    for settings in (ending, Training(log_every=7, minutes=1.0)):
+        run = policy(plan(steps=25, evaluate_every=10), settings=settings)
+        assert [step for step in range(1, 26) if run.due_for_log(step)] == [1, 7, 10, 14, 20, 21, 25]
     assert not policy(plan(steps=25, evaluate_every=10), validate=None).due_for_validation(10)
 
 
@@ -276,10 +298,13 @@ LATE = {"settings": Training(minutes=0.001), "started_s": -1e9}
         ({"selection": Selection("f1", True, EarlyStopping(patience=1))}, (False, False, "steps")),
         ({"selection": exhausted()}, (True, False, "early_stopping")),
         ({"asked_to_stop": lambda: True}, (True, True, "interrupted")),
-        ({"asked_to_stop": lambda: True, "step": 10}, (True, True, "interrupted")),
+        # It is over anyway: what is trained is kept for the run that goes on from there, and is not cut short.
+        ({"asked_to_stop": lambda: True, "step": 10}, (True, True, "steps")),
+        ({"asked_to_stop": lambda: True, "step": 10, **LATE}, (True, True, "steps")),
+        ({**LATE, "step": 10}, (True, False, "steps")),
+        ({"asked_to_stop": lambda: True, "selection": exhausted(), "step": 10}, (True, True, "early_stopping")),
         ({"asked_to_stop": lambda: True, **LATE}, (True, True, "interrupted")),
-        # It is over anyway, and the signal is heeded right after.
-        ({"asked_to_stop": lambda: True, "selection": exhausted()}, (True, False, "early_stopping")),
+        ({"asked_to_stop": lambda: True, "selection": exhausted()}, (True, True, "early_stopping")),
         ({"checkpoints": Checkpoints(every_steps=3)}, (False, True, "steps")),
         ({"checkpoints": Checkpoints(every_steps=2)}, (False, False, "steps")),
         ({"checkpoints": Checkpoints(every_steps=5), "step": 10}, (True, False, "steps")),

@@ -33,6 +33,8 @@ def test_another_device_is_not_guessed(name):
 def test_precisions():
     assert hardware.peak_flops("NVIDIA H200", "bf16") == 989e12
     assert hardware.peak_flops("NVIDIA H200", "no") == 67e12
+    assert hardware.peak_flops("NVIDIA H200", "fp32") == 67e12
+    assert hardware.peak_flops("NVIDIA H200", "tf32") == 494e12
     assert hardware.peak_flops("Tesla T4", "fp16") == 65e12
     assert hardware.peak_flops("Tesla T4", "bf16") is None
     assert hardware.peak_flops("NVIDIA H200", "fp8") is None
