@@ -109,7 +109,7 @@ def _check_wilson(stated: StatedScores, statistics: Tally) -> None:
     name = stated.metric
     if stated.scores[name].interval != WILSON or not statistics.is_binary:
         return
-    low, high = intervals.wilson(float(statistics.rows[:, 0].sum()), float(len(statistics.rows)))
+    low, high = intervals.wilson(float(statistics.rows[:, 0].sum()), float(statistics.examples))
     stated.require_equal(name, low, "low")
     stated.require_equal(name, high, "high")
 

@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bench.analysis.stats import sums as formulas
+from bench.analysis.stats import tables
+from bench.analysis.stats.tables import Table
 from bench.config import contracts
 
 # bfloat16 keeps 8 bits, so that the probabilities of one row may sum to 1 +- 0.004.
@@ -105,17 +107,30 @@ class AdditiveMetric(Metric, contracts.AdditiveMetric):
     """A metric whose values are functions of sums over examples: `example_statistics` and `values`."""
 
     @abc.abstractmethod
-    def example_statistics(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
-        """Return [examples, columns] of checked predictions and references: what is added up."""
+    def example_statistics(self, predictions: Any, references: Any, num_labels: int) -> Table:
+        """Return [examples, columns] of checked predictions and references: what is added up.
 
-    def statistics(self, predictions: Any, references: Any, num_labels: int = 0) -> np.ndarray:
+        Columns of labels belong into a sparse table: see `label_tables`, and `tables.beside`.
+        """
+
+    def example_sums(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+        """Return the sums [columns] of the statistics; write it where they can be had without the table."""
+        sums: np.ndarray = self.example_statistics(predictions, references, num_labels).sum(axis=0, dtype=float)
+        return sums
+
+    def statistics(self, predictions: Any, references: Any, num_labels: int = 0) -> Table:
         """Return float64 [examples, columns]: what is added up. Raises ValueError for inputs of a wrong form."""
         checked = self.checked(predictions, references, num_labels)
         return self.example_statistics(*checked, num_labels).astype(float)
 
+    def sums(self, predictions: Any, references: Any, num_labels: int = 0) -> np.ndarray:
+        """Return float64 [columns], the statistics of all examples added up. Raises ValueError as `statistics`."""
+        checked = self.checked(predictions, references, num_labels)
+        return self.example_sums(*checked, num_labels).astype(float)
+
     def compute_values(self, predictions: Any, references: Any, num_labels: int = 0) -> dict[str, np.ndarray]:
         """Return the values of all examples."""
-        return self.values(self.statistics(predictions, references, num_labels).sum(axis=0), num_labels)
+        return self.values(self.sums(predictions, references, num_labels), num_labels)
 
     def proportions(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return (successes, trials) of shares of independent trials: none here."""
@@ -125,13 +140,15 @@ class AdditiveMetric(Metric, contracts.AdditiveMetric):
         """Return [examples] of values that are means over examples: none here."""
         return {}
 
-    def label_tables(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> list[np.ndarray]:
-        """Return both as [examples, labels] of 0 and 1; no answer is a row of 0."""
-        if self.multi_label:
-            return [(rows == 1).astype(np.uint8) for rows in (predictions, references)]
-        return [
-            (label_ids[:, None] == np.arange(num_labels)).astype(np.uint8) for label_ids in (predictions, references)
-        ]
+    def label_tables(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> list[Table]:
+        """Return both as sparse tables [examples, labels] of 0 and 1; no answer is a row of 0."""
+        return [tables.of_labels(labels, num_labels) for labels in (predictions, references)]
+
+    def label_counts(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> list[np.ndarray]:
+        """Return numbers of examples by label, each [labels]: in both, in the prediction, in the reference."""
+        same = predictions == references
+        both = np.where(same, references, 0) if self.multi_label else references[same]
+        return [tables.label_counts(labels, num_labels) for labels in (both, predictions, references)]
 
     def tuned_values(self, predictions: Any, references: Any, probabilities: np.ndarray) -> dict[str, float]:
         """Return values tuned over thresholds of a probability: none here."""
@@ -186,9 +203,13 @@ class LabelCountsMetric(AdditiveMetric):
     The value names of `settings` are what `bench.analysis.stats.sums.label_value` knows.
     """
 
-    def example_statistics(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+    def example_statistics(self, predictions: Any, references: Any, num_labels: int) -> Table:
         """Return [examples, 3 x labels]: the label is in both, in the prediction, in the reference."""
         return formulas.label_rows(*self.label_tables(predictions, references, num_labels))
+
+    def example_sums(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+        """Return the sums [3 x labels]."""
+        return np.concatenate(self.label_counts(predictions, references, num_labels))
 
     def values(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, np.ndarray]:
         """Return the value per label [..., labels] and its averages [...] from sums [..., 3 x labels]."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from bench.analysis.stats import tables
 from bench.config import contracts, registry
 from tests.helpers.cases import together
 
@@ -124,7 +125,7 @@ def test_a_metric_file_imports_its_base_and_public_libraries(path):
             assert node.module not in ("evaluate", "bench.metrics._base"), "import the module, not a class of it"
             imported.add(node.module if node.module.startswith("bench") else node.module.split(".")[0])
     own = OF_TEXTS if metric_class(path.stem).reads == "answers" else set()
-    package = {"bench.metrics", "bench.analysis.stats", "bench.analysis.stats.sums"}
+    package = {"bench.metrics", *(f"bench.analysis.stats{part}" for part in ("", ".sums", ".tables"))}
     assert imported <= {"numpy"} | package | own | set(sys.stdlib_module_names)
 
 
@@ -162,7 +163,8 @@ def test_compute_equals_values_of_summed_statistics(name, config, seed, make):
     predictions, references, num_labels = random_data(metric.reads, config, seed)
     statistics = metric.statistics(predictions, references, num_labels)
     assert statistics.dtype == np.float64
-    assert len(statistics) == len(references)
+    assert statistics.shape[0] == len(references)
+    np.testing.assert_array_equal(metric.sums(predictions, references, num_labels), statistics.sum(axis=0))
     values = metric.values(statistics.sum(axis=0), num_labels)
     computed = metric.compute(predictions=predictions, references=references, num_labels=num_labels)
     # A value that is tuned over thresholds needs more than predictions and references.
@@ -195,7 +197,7 @@ def test_means_and_proportions_equal_the_value(name, config, seed, make):
 def test_vectorised_values_equal_a_loop(name, config, make):
     metric = make(name, config)
     predictions, references, num_labels = random_data(metric.reads, config, 0)
-    statistics = metric.statistics(predictions, references, num_labels)
+    statistics = tables.dense(metric.statistics(predictions, references, num_labels))
     # Zero examples stand among the sums, as a draw may leave labels out.
     counts = np.random.default_rng(0).multinomial(9, np.full(len(statistics), 1 / len(statistics)), size=(2, 3))
     counts[0, 0] = 0
@@ -217,9 +219,12 @@ def test_vectorised_values_equal_a_loop(name, config, make):
 def test_statistics_are_additive_over_parts(name, config, make):
     metric = make(name, config)
     predictions, references, num_labels = random_data(metric.reads, config, 5)
-    whole = metric.statistics(predictions, references, num_labels)
-    parts = [metric.statistics(predictions[half], references[half], num_labels) for half in (slice(9), slice(9, None))]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+    def statistics(part):
+        return tables.dense(metric.statistics(predictions[part], references[part], num_labels))
+
+    parts = [statistics(half) for half in (slice(9), slice(9, None))]
+    np.testing.assert_array_equal(np.concatenate(parts), statistics(slice(None)))
 
 
 @every_pair
