@@ -63,12 +63,11 @@ def bootstrap(
     """Return percentile bootstrap intervals of scores that are functions of sums over examples.
 
     `statistics` is [examples, columns], dense or sparse; `values` maps sums [..., columns] to arrays [...] or
-    [..., labels] by name. Returns name -> (low, high), each a NumPy scalar or [labels]. A draw in which a value is NaN (undefined) is
-    skipped for that value. The interval is NaN for a value that is NaN in all draws, without examples, and where all
-    draws agree, since a width of 0 would claim certainty. The results of `values` are kept for all draws, so it should
-    not return anything as large as a confusion matrix. The same seed gives the same interval; NumPy's global generator
-    is not used. Source: Efron and Tibshirani 1993, "An
-    Introduction to the Bootstrap", chapter 13.
+    [..., labels] by name. Returns name -> (low, high), each a NumPy scalar or [labels]. A draw in which a value is NaN
+    (undefined) is skipped for that value. The interval is NaN for a value that is NaN in all draws, without examples,
+    and where all draws agree, since a width of 0 would claim certainty. The results of `values` are kept for all draws,
+    so it should not return anything as large as a confusion matrix. The same seed gives the same interval; NumPy's
+    global generator is not used. Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
     """
     rows, counts = tables.distinct_rows(statistics.astype(float))
     examples, distinct = int(counts.sum()), len(counts)

@@ -59,7 +59,8 @@ def label_counts(labels: np.ndarray, num_labels: int) -> np.ndarray:
     """Return how many examples have each label, float [labels]; see `of_labels`."""
     if labels.ndim == 1:
         return np.bincount(labels[labels >= 0], minlength=num_labels).astype(float)
-    return (labels == 1).sum(axis=0, dtype=float)
+    counts: np.ndarray = (labels == 1).sum(axis=0, dtype=float)
+    return counts
 
 
 def distinct_rows(table: Table) -> tuple[Table, np.ndarray]:
