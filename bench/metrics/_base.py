@@ -27,6 +27,7 @@ from bench.config import contracts
 
 # bfloat16 keeps 8 bits, so that the probabilities of one row may sum to 1 +- 0.004.
 ROW_SUM_TOLERANCE = 0.01
+VALUES_AT_ONCE = 2**20
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -215,6 +216,12 @@ class LabelCountsMetric(AdditiveMetric):
         """Return the value per label [..., labels] and its averages [...] from sums [..., 3 x labels]."""
         return {name: formulas.label_value(name)(sums) for name in self.settings}
 
+    def share_of_answered(self, name: str, sums: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return (both, examples) of a value that is the accuracy where each example has one label and an answer."""
+        both, predicted, reference = (counts.sum(-1) for counts in np.split(sums, 3, axis=-1))
+        accuracy = not self.multi_label and bool((predicted == reference).all())
+        return {name: (both, reference)} if accuracy else {}
+
     def right_of(self, name: str, sums: np.ndarray, trials: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return (both, trials) per label, and with one label per example also pooled.
 
@@ -261,11 +268,17 @@ class SklearnMetric(Metric):
 def checked_labels(
     predictions: ArrayLike, references: ArrayLike, num_labels: int, multi_label: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as int64, [examples] or [examples, labels]. Raises ValueError for a wrong shape, type or range."""
+    """Return both as int64, [examples] or [examples, labels]. Raises ValueError for a wrong shape, type or range.
+
+    A row of several labels with a negative entry is no answer, and becomes the empty set.
+    """
     shape = _label_shape(references, num_labels, multi_label)
     highest = 1 if multi_label else num_labels - 1
     # A negative prediction is "no answer"; a negative reference is an error in the data.
     predicted = _checked_integers("prediction", predictions, shape, least=None, highest=highest)
+    if multi_label and (predicted < 0).any():
+        # One rule for all metrics: an answer that could not be read names no label.
+        predicted = np.where((predicted < 0).any(axis=1, keepdims=True), 0, predicted)
     return predicted, _checked_references(references, num_labels, multi_label)
 
 
@@ -290,7 +303,7 @@ def _checked_integers(
     outside = array[(array > highest) | ((array < least) if least is not None else False)]
     if outside.size:
         raise ValueError(f"{name} {outside[0]} is out of range: expected 0 to {highest}")
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 def checked_probabilities(predictions: ArrayLike, shape: tuple[int, int], *, sums_to_one: bool) -> np.ndarray:
@@ -300,13 +313,17 @@ def checked_probabilities(predictions: ArrayLike, shape: tuple[int, int], *, sum
         return np.zeros(shape)
     if scores.shape != shape:
         raise ValueError(f"predictions must be probabilities of shape {shape}, got shape {scores.shape}")
-    outside = scores[(scores < 0) | (scores > 1 + ROW_SUM_TOLERANCE)]
-    if outside.size:
-        raise ValueError(f"prediction {outside[0]} is not a probability: expected 0 to 1")
-    row_sums = scores.sum(axis=1)
-    wrong = row_sums[np.abs(row_sums - 1) > ROW_SUM_TOLERANCE]
-    if sums_to_one and wrong.size:
-        raise ValueError(f"the probabilities of a prediction sum to {wrong[0]}, expected 1")
+    # Some rows at a time, as all of them compared with a number are as many more numbers.
+    size = max(1, VALUES_AT_ONCE // max(1, shape[1]))
+    for start in range(0, shape[0], size):
+        part = scores[start : start + size]
+        outside = part[(part < 0) | (part > 1 + ROW_SUM_TOLERANCE)]
+        if outside.size:
+            raise ValueError(f"prediction {outside[0]} is not a probability: expected 0 to 1")
+        row_sums = part.sum(axis=1)
+        wrong = row_sums[np.abs(row_sums - 1) > ROW_SUM_TOLERANCE]
+        if sums_to_one and wrong.size:
+            raise ValueError(f"the probabilities of a prediction sum to {wrong[0]}, expected 1")
     return scores
 
 

@@ -20,9 +20,9 @@ class ConfusionMatrix(_base.AdditiveMetric):
     cells that are not 0: [cells, 3], each reference, prediction and number of examples, in this order.
 
     Config "multilabel" (rows of 0 and 1): [labels, 2, 2], for each label [[true negatives, false positives], [false
-    negatives, true positives]], as scikit-learn's multilabel_confusion_matrix. A negative prediction (no answer) has no
-    column: a row then sums to less than the examples with that reference, and the difference is the number without an
-    answer.
+    negatives, true positives]], as scikit-learn's multilabel_confusion_matrix; no answer (a row with a negative entry)
+    counts as the empty set. Of single labels, no answer has no column: a row then sums to less than the examples with
+    that reference, and the difference is the number without an answer.
     """
 
     source = "Manning, Raghavan and Schütze 2008, Introduction to Information Retrieval, table 14.5."
@@ -65,3 +65,8 @@ class ConfusionMatrix(_base.AdditiveMetric):
         answered = predicted >= 0
         cells, counts = np.unique((reference * num_labels + predicted)[answered], return_counts=True)
         return {"confusion_matrix": np.stack([cells // num_labels, cells % num_labels, counts], axis=1)}
+
+    def signatures(self) -> dict[str, str]:
+        """Return the settings of one label an example, or of several."""
+        several = {"confusion_matrix": "confusion_matrix|rows:reference|no_answer:empty_set|v2"}
+        return several if self.multi_label else super().signatures()

@@ -15,8 +15,8 @@ class PerLabelAccuracy(_base.AdditiveMetric):
 
     Config "default" (label ids): of the examples with this reference label, the share that were answered with it.
 
-    Config "multilabel" (rows of 0 and 1): the share of all examples whose entry for this label is right. A negative
-    prediction (no answer) is wrong. A label without trials gets NaN, not 0: nothing is known about it.
+    Config "multilabel" (rows of 0 and 1): the share of all examples whose entry for this label is right. No answer is
+    wrong, of several labels the empty set. A label without trials gets NaN, not 0: nothing is known about it.
     """
 
     source = "Manning, Raghavan and Schütze 2008, Introduction to Information Retrieval, section 8.3."
@@ -50,5 +50,5 @@ class PerLabelAccuracy(_base.AdditiveMetric):
 
     def signatures(self) -> dict[str, str]:
         """Return the settings of one label an example, or of several."""
-        several = {"accuracy_per_label": "accuracy_per_label|of:all_examples|no_answer:wrong|v1"}
+        several = {"accuracy_per_label": "accuracy_per_label|of:all_examples|no_answer:empty_set|v2"}
         return several if self.multi_label else super().signatures()

@@ -304,24 +304,42 @@ def test_only_missing_answers(make):
             continue
         shape = (4,) if config == "default" else (4, 3)
         references = np.arange(np.prod(shape)).reshape(shape) % 2
-        got = make(name, config).compute(predictions=np.full(shape, -1), references=references, num_labels=3)
+        metric = make(name, config)
+        got = metric.compute(predictions=np.full(shape, -1), references=references, num_labels=3)
+        if config == "multilabel":
+            assert got == metric.compute(predictions=np.zeros(shape, dtype=int), references=references, num_labels=3)
+            continue
         for value, number in got.items():
             assert np.nansum(number) == 0, (name, config, value)
 
 
-def test_missing_answers_are_wrong_everywhere_in_multilabel(make):
-    # The second example has no label and no answer: an empty set must not be credited to it.
-    references, predictions = [[1, 0, 1], [0, 0, 0]], [[1, 0, 0], [-1, -1, -1]]
+def test_missing_answers_are_the_empty_set_in_multilabel(make):
+    # No label is right, one of 5 entries of the references is 1: saying nothing scores 0.8 of the entries.
+    references = [[1, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
     got = {}
+    for missing in ([-1] * 5, [1, -1, 0, 0, 0], [0, 0, 0, 0, -7], [0] * 5):
+        predictions = [[1, 1, 0, 0, 0], missing, missing]
+        for name, config in LABEL_PAIRS:
+            if config == "multilabel" and name != "loss":
+                got |= make(name, config).compute(predictions=predictions, references=references)
+        # As scikit-learn scores the empty set.
+        empty = [[1, 1, 0, 0, 0], [0] * 5, [0] * 5]
+        assert got["hamming_accuracy"] == 1 - sklearn.metrics.hamming_loss(references, empty) == pytest.approx(13 / 15)
+        assert got["subset_accuracy"] == sklearn.metrics.accuracy_score(references, empty) == pytest.approx(1 / 3)
+        options = {"average": "samples", "zero_division": 1}
+        assert got["jaccard_samples"] == sklearn.metrics.jaccard_score(references, empty, **options) == 0.5
+        assert got["jaccard_samples_empty0"] == pytest.approx(1 / 6)
+        assert got["accuracy_per_label"] == pytest.approx([1, 2 / 3, 1, 1, 2 / 3])
+        assert got["f1_per_label"] == [1, 0, 0, 0, 0]
+        expected = sklearn.metrics.multilabel_confusion_matrix(references, empty)
+        assert got["confusion_matrix"] == expected.tolist()
+
+
+def test_every_metric_of_several_labels_says_its_rule_of_missing_answers(make):
     for name, config in LABEL_PAIRS:
         if config == "multilabel" and name != "loss":
-            got |= make(name, config).compute(predictions=predictions, references=references)
-    assert got["jaccard_samples"] == got["jaccard_samples_empty0"] == pytest.approx(1 / 4)
-    assert got["hamming_accuracy"] == pytest.approx(2 / 6)
-    assert got["subset_accuracy"] == 0
-    assert got["accuracy_per_label"] == [1 / 2, 1 / 2, 0]
-    assert got["f1_per_label"] == [1, 0, 0]
-    assert got["confusion_matrix"] == [[[0, 0], [0, 1]], [[1, 0], [0, 0]], [[0, 0], [1, 0]]]
+            for signature in make(name, config).signatures().values():
+                assert "|no_answer:empty_set|" in signature or "|no_answer:no_label|" in signature
 
 
 @every_seed

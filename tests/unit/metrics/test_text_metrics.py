@@ -230,6 +230,41 @@ def test_best_values_equal_a_search_over_all_thresholds(seed, score):
         assert found[f"squad_v2_best_{name}_thresh"] == threshold
 
 
+@together("seed", range(9))
+def test_the_threshold_of_a_record_is_on_the_scale_of_the_recipe(seed, make):
+    """Log-odds: as spans.null_score_diff_threshold they keep and drop the answers that the best probability does."""
+    metric = make("squad_v2")
+    answers, golds, _ = random_answers(seed)
+    odds = np.random.default_rng(seed).normal(scale=(0.5, 5, 12)[seed % 3], size=len(answers))
+    odds = np.abs(odds) if seed == 4 else odds  # no answer is the likelier everywhere
+    probabilities = 1 / (1 + np.exp(-odds))
+    by_probability = metric.compute(predictions=answers, references=golds, no_answer_probabilities=probabilities)
+    tuned = metric.tuned_values(answers, golds, probabilities)
+    for name in ("exact", "f1"):
+        value, threshold = f"squad_v2_best_{name}", f"squad_v2_best_{name}_thresh"
+        assert tuned[value] == by_probability[value]
+        np.testing.assert_array_equal(odds <= tuned[threshold], probabilities <= by_probability[threshold])
+        assert np.abs(odds - tuned[threshold]).min() > 1e-9
+    assert all("threshold:null_score_diff,nats" in metric.signatures()[name] for name in tuned)
+
+
+def test_thresholds_lie_half_way_between_answers(make):
+    golds = [["cat"], [], ["mat"], []]
+    odds = np.array([-3.0, 1.5, 0.5, 4.0])
+    tuned = make("squad_v2").tuned_values(["cat", "dog", "mat", "sat"], golds, 1 / (1 + np.exp(-odds)))
+    assert tuned["squad_v2_best_exact"] == 1
+    assert tuned["squad_v2_best_exact_thresh"] == pytest.approx(1.0)
+    # None is kept, and all are.
+    tuned = make("squad_v2").tuned_values(["dog"] * 4, golds, 1 / (1 + np.exp(-odds)))
+    assert tuned["squad_v2_best_f1_thresh"] == pytest.approx(-4.0)
+    tuned = make("squad_v2").tuned_values(["cat", "cat"], [["cat"]] * 2, [0.5, 0.5])
+    assert tuned["squad_v2_best_f1_thresh"] == pytest.approx(1.0)
+    tuned = make("squad_v2").tuned_values(["cat"], [["cat"]], [1.0])
+    assert tuned["squad_v2_best_f1_thresh"] == 1e6
+    tuned = make("squad_v2").tuned_values(["cat", "dog"], [["cat"], []], [0.0, 1.0])
+    assert -36 <= tuned["squad_v2_best_f1_thresh"] <= 36
+
+
 def test_a_known_threshold(score):
     answers, golds = ["cat", "dog", "mat", "sat"], [["cat"], [], ["mat"], []]
     inputs = {"no_answer_probabilities": [0.1, 0.6, 0.5, 0.9]}
