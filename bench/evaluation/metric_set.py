@@ -80,12 +80,17 @@ class MetricSet:
         """Return the direction of a value; of the evaluate library's, see `registry.higher_is_better`."""
         return registry.higher_is_better(value)
 
-    def values(self, predictions: Predictions) -> dict[str, float]:
-        """Return scalar values only, without intervals: for validation during training and for baselines."""
+    def values(self, predictions: Predictions, reads: str | None = None) -> dict[str, float]:
+        """Return scalar values only, without intervals: for validation during training and for baselines.
+
+        reads: only of metrics that read this, e.g. "scores"; None for all.
+        """
         scalars: dict[str, float] = {}
         for metric in self.metrics:
             if isinstance(metric, AdditiveMetric) and not (metric.higher_is_better or metric.counts):
                 continue  # it has no single number
+            if reads not in (None, metric.reads):
+                continue
             values = metric.compute_values(_read_by(metric, predictions), predictions.references, self.num_labels)
             scalars |= {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
             scalars |= _tuned(metric, predictions)

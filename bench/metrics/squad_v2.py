@@ -39,11 +39,11 @@ class SquadV2(_base.AdditiveMetric):
     With no_answer_probabilities (one for each question, 0 ... 1; a difference d of log-odds is 1 / (1 + exp(-d))), an
     answer whose probability is above no_answer_threshold (default 1, which keeps them all) becomes the empty one, and
     best_exact and best_f1 are the best values that any threshold gives, found on these very examples, with the lowest
-    threshold that gives each; in a run's record that threshold is on the scale of the recipe's
-    spans.null_score_diff_threshold, which are log-odds in nats, see `tuned_values`. As in the official script they start from the answers as given, and with a question
-    without an answer any kept text is wrong, even "The". Other than there, questions with equal probabilities are kept
-    together, so that a threshold exists for the value, and the order of examples is of no account. They are no sums
-    over examples and have no intervals.
+    threshold that gives each; a run's record states it on the scale of the recipe's spans.null_score_diff_threshold,
+    see `tuned_values`. As in the official script they start from the answers as given, so that an empty one stays
+    empty, and with a question without an answer any kept text is wrong, even "The". Other than there, questions with
+    equal probabilities are kept together, so that a threshold exists for the value, and the order of examples is of no
+    account. They are no sums over examples and have no intervals.
     """
 
     source = (

@@ -4,6 +4,7 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from bench import console
+from bench.data.examples import as_array
 from bench.distributed import setup
 from bench.errors import ScoreError
 from bench.evaluation import baselines, metric_set, reader, scoring, text_examples
@@ -61,13 +62,21 @@ def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set
             item.signature = f"{item.signature}|{prompts.signature}"
         _file_prompts(prompts, stage, name, predictions)
     run.record.scores.setdefault(stage, {})[name] = scores
-    if name not in run.record.baselines and "train" in run.inputs.corpus.splits:
-        references = np.array([row["label"] for row in run.inputs.corpus.splits["train"].rows])
-        floors = baselines.baselines(run.inputs.scoring.metrics, references, predictions)
+    if name not in run.record.baselines:
+        floors = baselines.baselines(run.inputs.scoring.metrics, _train_references(run), predictions)
         run.record.baselines[name] = {kind: dict(values) for kind, values in floors.items()}
     path = run.folder / "predictions" / f"{stage}-{name}.jsonl"
     scoring.write_predictions(path, predictions, run.inputs.scoring.metrics, run.inputs.corpus.labels)
     run.record.artifacts[f"predictions_{stage}_{name}"] = str(path.relative_to(run.folder))
+
+
+def _train_references(run: RunContext) -> np.ndarray | None:
+    """Return labels or gold texts of the training split; None where the data set has none."""
+    if "train" not in run.inputs.corpus.splits:
+        return None
+    rows = run.inputs.corpus.splits["train"].rows
+    in_words = run.inputs.task.READS == "answers"
+    return as_array([row["answers" if in_words else "label"] for row in rows], texts=in_words)
 
 
 def _file_prompts(prompts: record.Prompts, stage: str, name: str, predictions: metric_set.Predictions) -> None:
