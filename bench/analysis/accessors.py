@@ -24,6 +24,8 @@ OTHER_METRICS = (
 STAGES = {"before": "before training", "after": "after training"}
 Located = tuple[Path, Record]
 SystemKey = tuple[str, str]
+# Of more labels, a confusion matrix is kept as [cells][3]: see `bench.metrics.confusion_matrix`.
+MATRIX_LABELS = 200
 # Characters of a reason or a note that are shown; an error of a library can be pages long.
 MAX_CHARACTERS = 2000
 # A probe has only the first.

@@ -118,3 +118,21 @@ def test_memory_and_time_follow_entries_not_labels_squared():
     assert rows.data.nbytes + rows.indices.nbytes + rows.indptr.nbytes < 1e6
     found = paired.jackknife_values(rows, sums.label_value("f1_macro"))
     assert found.shape == (3000,)
+
+
+def test_a_confusion_matrix_of_many_labels_is_its_cells(tmp_path):
+    from bench.analysis.accessors import MATRIX_LABELS
+    from bench.metrics import confusion_matrix
+
+    assert confusion_matrix.MOST_LABELS == MATRIX_LABELS
+    metric = confusion_matrix.ConfusionMatrix(keep_in_memory=True, cache_dir=str(tmp_path))
+    for labels in (MATRIX_LABELS, MATRIX_LABELS + 1):
+        predicted, reference = label_ids(labels, missing=0.1)
+        found = metric.compute_values(predicted, reference, labels)["confusion_matrix"]
+        matrix = np.zeros((labels, labels), dtype=int)
+        np.add.at(matrix, (reference[predicted >= 0], predicted[predicted >= 0]), 1)
+        if labels > MATRIX_LABELS:
+            rows, columns = matrix.nonzero()
+            np.testing.assert_array_equal(found, np.stack([rows, columns, matrix[rows, columns]], axis=1))
+        else:
+            np.testing.assert_array_equal(found, matrix)
