@@ -288,7 +288,7 @@ def _score(value: Any, interval: tuple[Any, Any, str] | None, examples: int, sig
 
 
 def _plain(value: Any) -> Any:
-    """Return lists and floats for JSON; NaN becomes None (not defined is null, never 0)."""
+    """Return lists and floats for JSON; what is not finite becomes None (not defined is null, never 0)."""
     if value is None:
         return None
     array = np.asarray(value)
@@ -296,4 +296,4 @@ def _plain(value: Any) -> Any:
         return array.astype(int).tolist()  # a confusion matrix: counts
     if array.ndim == 1:
         return [_plain(item) for item in array]
-    return None if np.isnan(array) else float(array)
+    return float(array) if np.isfinite(array) else None

@@ -10,6 +10,7 @@ from bench.errors import ScoreError
 from bench.evaluation import baselines, metric_set, reader, scoring, text_examples
 from bench.evaluation.readers import base, check
 from bench.records import record
+from bench.runner import warnings_of_scores
 from bench.runner.context import RunContext
 
 
@@ -62,12 +63,15 @@ def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set
             item.signature = f"{item.signature}|{prompts.signature}"
         _file_prompts(prompts, stage, name, predictions)
     run.record.scores.setdefault(stage, {})[name] = scores
+    train_references = _train_references(run)
     if name not in run.record.baselines:
-        floors = baselines.baselines(run.inputs.scoring.metrics, _train_references(run), predictions)
+        floors = baselines.baselines(run.inputs.scoring.metrics, train_references, predictions)
         run.record.baselines[name] = {kind: dict(values) for kind, values in floors.items()}
     path = run.folder / "predictions" / f"{stage}-{name}.jsonl"
     scoring.write_predictions(path, predictions, run.inputs.scoring.metrics, run.inputs.corpus.labels)
     run.record.artifacts[f"predictions_{stage}_{name}"] = str(path.relative_to(run.folder))
+    constants = baselines.constants(run.inputs.scoring.metrics, train_references, predictions)
+    warnings_of_scores.warn(run, stage, name, predictions, constants)
 
 
 def _train_references(run: RunContext) -> np.ndarray | None:

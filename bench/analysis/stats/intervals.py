@@ -130,7 +130,9 @@ def bootstrap_examples(
         for name, value in (computed or {}).items():
             if isinstance(value, int | float | np.number) and not isinstance(value, bool):
                 drawn.setdefault(name, []).append(float(value))
-    return {name: _percentiles(np.array(value), confidence) for name, value in drawn.items()}
+    values = {name: np.array(value) for name, value in drawn.items()}
+    finite = {name: np.where(np.isfinite(value), value, np.nan) for name, value in values.items()}
+    return {name: _percentiles(value, confidence) for name, value in finite.items()}
 
 
 def _tail(confidence: float) -> float:
