@@ -1,6 +1,7 @@
 """Runs a split through a model and scores it.
 
 Reading order: scoring (every example exactly once), reader (the contract), readers/ (one for each way to answer),
-metric_set (scores with intervals), baselines, exhibits (collapsed models), text_examples (rows -> prompts and readers),
-likelihood, continuation_tree, generation, spans, predict, lm_eval_model (the scorer for lm-evaluation-harness).
+metric_set (scores with intervals), baselines, exhibits (collapsed models), ceilings (scores of right answers),
+text_examples (rows -> prompts and readers), likelihood, continuation_tree, generation, spans, predict, lm_eval_model
+(the scorer for lm-evaluation-harness).
 """

@@ -12,6 +12,7 @@ import string
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any, ClassVar
 
@@ -28,6 +29,8 @@ from bench.config import contracts
 # bfloat16 keeps 8 bits, so that the probabilities of one row may sum to 1 +- 0.004.
 ROW_SUM_TOLERANCE = 0.01
 VALUES_AT_ONCE = 2**20
+# Of each tokeniser: length, reference length, n-grams of 1 to 4 words that match, and n-grams.
+BLEU_COLUMNS = 2 + 4 + 4
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -233,6 +236,66 @@ class LabelCountsMetric(AdditiveMetric):
         if not self.multi_label:
             shares[f"{name}_micro"] = (counts[0].sum(-1), counts[trials].sum(-1))
         return shares
+
+
+class BleuMetric(AdditiveMetric):
+    """Corpus BLEU by sacrebleu, with a value for each of some tokenisers; its last count is of what is left out.
+
+    tokenizers: names of values, of `bench.analysis.stats.sums.TOKENIZERS`. "nrefs:var" in the signature: an example
+    counts with as many references as it has.
+    """
+
+    source = (
+        "Papineni et al. 2002, BLEU: a Method for Automatic Evaluation of Machine Translation, P02-1040. Post 2018, A "
+        "Call for Clarity in Reporting BLEU Scores, W18-6319 (sacrebleu)."
+    )
+    tokenizers: ClassVar[tuple[str, ...]] = ()
+
+    def example_statistics(self, predictions: list[str | None], references: list[list[str]], _: int) -> np.ndarray:
+        """Return [examples, columns]: 10 counts for each tokeniser, 1 if there is an answer, 1 if there is none."""
+        rows = np.zeros((len(predictions), BLEU_COLUMNS * len(self.tokenizers) + 2))
+        for row, answer, golds in zip(rows, predictions, references, strict=True):
+            row[-2:] = bool(golds), not golds
+            if golds:
+                counts = [formulas.bleu_counts(formulas.TOKENIZERS[name], answer, golds) for name in self.tokenizers]
+                row[:-2] = np.concatenate(counts)
+        return rows
+
+    def values(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, np.ndarray]:
+        """Return a score for each tokeniser and the number left out, [...], from sums [..., columns]."""
+        values = {}
+        for number, name in enumerate(self.tokenizers):
+            counts = sums[..., BLEU_COLUMNS * number : BLEU_COLUMNS * (number + 1)]
+            scores = [_bleu(row) for row in counts.reshape(-1, BLEU_COLUMNS).astype(int).tolist()]
+            values[name] = np.where(sums[..., -2] > 0, np.reshape(scores, sums.shape[:-1]), np.nan)
+        return {**values, self.counts[0]: sums[..., -1]}
+
+    def signatures(self) -> dict[str, str]:
+        """Return sacrebleu's own signature, and what happens to questions without an answer."""
+        signatures = {
+            name: f"{name}|0-100|{_bleu_signature(formulas.TOKENIZERS[name])}|no_gold:left_out|missing:empty|v1"
+            for name in self.tokenizers
+        }
+        return {**signatures, self.counts[0]: f"{self.counts[0]}|questions|v1"}
+
+
+def _bleu(counts: list[int]) -> float:
+    """Return corpus BLEU from summed counts, smoothed as sacrebleu does by default."""
+    from sacrebleu.metrics import BLEU
+
+    length, reference_length, *ngrams = counts
+    return float(BLEU.compute_bleu(ngrams[:4], ngrams[4:], length, reference_length, smooth_method="exp").score)
+
+
+@cache
+def _bleu_signature(tokenizer: str) -> str:
+    """Return sacrebleu's, for any number of references; it has one only after a score, hence two made-up examples."""
+    from sacrebleu.metrics import BLEU
+
+    scorer = BLEU(tokenize=tokenizer)
+    streams: list[list[Any]] = [["a", "a"], [None, "a"]]
+    scorer.corpus_score(["a", "a"], streams)
+    return str(scorer.get_signature())
 
 
 class SklearnMetric(Metric):

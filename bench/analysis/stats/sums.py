@@ -20,7 +20,14 @@ Value = Callable[[np.ndarray], np.ndarray]
 
 AVERAGES = ("macro", "micro", "weighted")
 BY_LABEL = tuple(f"{kind}_{average}" for kind in ("f1", "precision", "recall") for average in AVERAGES)
-TOKENIZERS = {"bleu": "13a", "bleu_tokenize_none": "none"}
+# Of BLEU: sacrebleu's tokenizer, by the name of the value.
+TOKENIZERS = {
+    "bleu": "13a",
+    "bleu_tokenize_none": "none",
+    "bleu_intl": "intl",
+    "bleu_zh": "zh",
+    "bleu_char": "char",
+}
 # Of a BLEU row: length, reference length, matching n-grams of 1 to 4 words, n-grams of 1 to 4 words.
 MATCHES, NGRAMS = slice(2, 6), slice(6, 10)
 
