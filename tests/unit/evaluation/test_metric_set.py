@@ -213,7 +213,7 @@ def test_a_score_that_no_draw_changes_has_wilsons_interval_or_none():
 
 
 def test_means_that_have_wilsons_interval_are_means_over_examples_from_0_to_1():
-    answers = MetricSet(("squad_v2", "rouge", "meteor"), multi_label=False, num_labels=2)
+    answers = MetricSet(("squad_v2", "rouge", "rouge_unicode", "meteor"), multi_label=False, num_labels=2)
     found = {**answers.per_example(in_words()), "squad_v2_HasAns_f1": np.array([0, 1])}
     found |= MetricSet(("squad",), multi_label=False, num_labels=2).per_example(in_words(unanswerable=0))
     found |= MetricSet(("jaccard", "hamming_accuracy"), multi_label=True, num_labels=3).per_example(several())
