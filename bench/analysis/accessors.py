@@ -21,9 +21,13 @@ OTHER_METRICS = (
     *("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc"),
     *("squad_exact_match", "squad_v2_exact"),
 )
+# Baselines that give one answer to everything, see `bench.evaluation.baselines`.
+CONSTANT_BASELINES = ("majority", "no_answer", "split_majority")
 STAGES = {"before": "before training", "after": "after training"}
 Located = tuple[Path, Record]
 SystemKey = tuple[str, str]
+# Of more labels, a confusion matrix is kept as [cells][3]: see `bench.metrics.confusion_matrix`.
+MATRIX_LABELS = 200
 # Characters of a reason or a note that are shown; an error of a library can be pages long.
 MAX_CHARACTERS = 2000
 # A probe has only the first.
@@ -89,6 +93,17 @@ def finite_values(records: Iterable[Record], stage: str, split: str | None, metr
 def all_scores(record: Record) -> list[tuple[str, Score]]:
     """Return all (metric, score) pairs of a record."""
     return [pair for stage in record.scores.values() for split in stage.values() for pair in split.items()]
+
+
+def constant_baseline(record: Record, split: str, metric: str) -> tuple[str, float] | None:
+    """Return the best baseline that gives one answer to everything: its name, and its value of a metric."""
+    known = {
+        kind: value
+        for kind, values in record.baselines.get(split, {}).items()
+        if kind in CONSTANT_BASELINES and (value := numbers.finite(values.get(metric))) is not None
+    }
+    sign = 1 if registry.higher_is_better(metric) else -1
+    return max(known.items(), key=lambda item: sign * item[1], default=None)
 
 
 def splits(record: Record) -> list[str]:

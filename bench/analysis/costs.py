@@ -204,7 +204,7 @@ def _is_significant(first: Tally, last: Tally) -> bool:
     differences = drawn[:, 1] - drawn[:, 0]
     if np.ptp(differences) <= paired.TIE:
         # All examples have the same difference: sign test.
-        return 2.0 ** (1 - len(last.rows)) <= compare.ALPHA
+        return 2.0 ** (1 - last.examples) <= compare.ALPHA
     left_out = [paired.jackknife_values(item.rows, item.value) for item in (last, first)]
     return paired.bca_interval(differences, last.score - first.score, left_out[0] - left_out[1])[0] > 0
 

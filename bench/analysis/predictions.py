@@ -16,6 +16,8 @@ from bench.records import store
 from bench.records.record import Record
 from bench.utils import numbers, process
 
+BLOCK_CHARACTERS = 2**22
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest:
@@ -257,22 +259,38 @@ def read_predictions(path: Path, record: Record, stage: str, split: str, metric:
 
 
 def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise MissingPredictions(f"{file} not found; a run can't be compared without its predictions") from error
-    except (OSError, ValueError) as error:
-        raise UnsoundPredictions(f"{file}: can't be read: {error}") from error
-    # Not splitlines, which also splits at Unicode separators that JSON does not escape.
-    for number, row in enumerate(_parsed(file, text.removesuffix("\n").split("\n")), 1):
+    for number, row in enumerate(_read(file), 1):
         sound = isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("metrics"), dict)
         if not sound or not {"prediction", "reference"} <= set(row):
             raise UnsoundPredictions(f"{file}:{number}: expected an object with id, prediction, reference and metrics")
         yield number, row
 
 
-def _parsed(file: Path, lines: list[str]) -> Iterable[Any]:
-    """Parse each line. Raises UnsoundPredictions for a line that is not valid JSON."""
+def _read(file: Path) -> Iterable[Any]:
+    """Return the value of each line, read some lines at a time."""
+    before = 0
+    for lines in _blocks(file):
+        yield from _parsed(file, lines, before)
+        before += len(lines)
+
+
+def _blocks(file: Path) -> Iterable[list[str]]:
+    """Read lines in blocks: with the probabilities of thousands of labels they hold far more than what is kept."""
+    try:
+        # Ends at line feeds only: JSON does not escape other separators of Unicode.
+        with file.open(encoding="utf-8", newline="\n") as stream:
+            lines = stream.readlines(BLOCK_CHARACTERS) or [""]
+            while lines:
+                yield [line.removesuffix("\n") for line in lines]
+                lines = stream.readlines(BLOCK_CHARACTERS)
+    except FileNotFoundError as error:
+        raise MissingPredictions(f"{file} not found; a run can't be compared without its predictions") from error
+    except (OSError, ValueError) as error:
+        raise UnsoundPredictions(f"{file}: can't be read: {error}") from error
+
+
+def _parsed(file: Path, lines: list[str], before: int) -> Iterable[Any]:
+    """Parse each line. before: lines in front of these. Raises UnsoundPredictions for one that is not valid JSON."""
     try:
         # Parsing all lines as one list takes half the time.
         rows = json.loads(f"[{','.join(lines)}]", parse_int=numbers.whole_number)
@@ -280,7 +298,7 @@ def _parsed(file: Path, lines: list[str]) -> Iterable[Any]:
         rows = []
     if len(rows) == len(lines):
         return list(rows)
-    return (_value(file, number, line) for number, line in enumerate(lines, 1))
+    return (_value(file, number, line) for number, line in enumerate(lines, before + 1))
 
 
 def _value(file: Path, number: int, line: str) -> Any:

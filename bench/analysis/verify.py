@@ -109,7 +109,7 @@ def _check_wilson(stated: StatedScores, statistics: Tally) -> None:
     name = stated.metric
     if stated.scores[name].interval != WILSON or not statistics.is_binary:
         return
-    low, high = intervals.wilson(float(statistics.rows[:, 0].sum()), float(len(statistics.rows)))
+    low, high = intervals.wilson(float(statistics.rows[:, 0].sum()), float(statistics.examples))
     stated.require_equal(name, low, "low")
     stated.require_equal(name, high, "high")
 
@@ -128,7 +128,8 @@ def check_prompts(stated: StatedScores, hashes: dict[str, str], examples: int) -
 
 
 def _same_set(prediction: Any, reference: Any) -> bool:
-    return isinstance(prediction, list) and sorted(map(str, prediction)) == sorted(map(str, reference or []))
+    # An answer that could not be read, null, counts as the empty set.
+    return sorted(map(str, prediction or [])) == sorted(map(str, reference or []))
 
 
 # Per-example values that follow from prediction and reference alone.

@@ -152,8 +152,12 @@ class Metric(Protocol):
 class AdditiveMetric(Metric, Protocol):
     """A metric whose values follow from sums over examples, so that bootstrap draws cost a matrix product."""
 
-    def statistics(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
-        """Return [examples, columns]: what is added up."""
+    def statistics(self, predictions: Any, references: Any, num_labels: int) -> Any:
+        """Return [examples, columns]: what is added up; an array, or a scipy.sparse.csr_array."""
+        ...
+
+    def sums(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+        """Return [columns], the statistics of all examples added up."""
         ...
 
     def values(self, sums: np.ndarray, num_labels: int) -> dict[str, np.ndarray]:

@@ -1,55 +1,89 @@
 """Scores of predictions that need no model (majority label, random labels, no answer), to compare a model with."""
 
+from collections import Counter
+
 import numpy as np
 
 from bench.data.examples import per_row
 from bench.errors import ScoreError
 from bench.evaluation.metric_set import MetricSet, Predictions
 
+RANDOM_DRAWS = 100
 
-def baselines(metrics: MetricSet, train_references: np.ndarray, split: Predictions) -> dict[str, dict[str, float]]:
+
+def baselines(
+    metrics: MetricSet, train_references: np.ndarray | None, split: Predictions
+) -> dict[str, dict[str, float]]:
     """Return name of a baseline -> scores of constant or random predictions, which need no model.
 
-    `majority` predicts the training split's most frequent label, `random` draws labels by their training shares: the
-    mean over 100 seeded draws. For several labels, each label is decided by itself. Of answers in words: `no_answer`,
-    which says of every question that it has none, if that is true of any; else {}. Raises ScoreError where the
-    predictions don't have the references' shape.
+    `majority` predicts the training split's most frequent label or answer, `random` draws labels by their training
+    shares: the mean over 100 seeded draws. For several labels, each label is decided by itself. Of answers in words,
+    `no_answer` says of every question that it has none, if that is true of any. Without a training split,
+    `split_majority` predicts what is most frequent in the scored split itself, the best that a constant can do. Raises
+    ScoreError where the predictions don't have the references' shape.
     """
+    constant = {name: metrics.values(found) for name, found in constants(metrics, train_references, split).items()}
+    if split.references.dtype == object or train_references is None:
+        return constant
+    return {**constant, "random": _random(metrics, train_references, split)}
+
+
+def constants(metrics: MetricSet, train_references: np.ndarray | None, split: Predictions) -> dict[str, Predictions]:
+    """Return name of a baseline -> predictions that are the same for every example; see `baselines`."""
+    name, source = ("majority", train_references) if train_references is not None else ("split_majority", None)
+    source = split.references if source is None else source
     if split.references.dtype == object:
-        return _answer_baselines(metrics, split)
-    labels, rows = metrics.num_labels, len(split.ids)
+        answers = {"no_answer": ""} if not all(len(golds) for golds in split.references) else {}
+        frequent = _most_frequent(source)
+        answers |= {name: frequent} if frequent else {}
+        return {name: _same_answer(text, split) for name, text in answers.items()}
+    shares = _shares(source, metrics)
+    majority = (shares > 0.5).astype(int) if metrics.multi_label else np.array(shares.argmax())
+    predicted = np.broadcast_to(majority, (len(split.ids), *majority.shape))
+    return {name: _labelled(predicted, shares, split)}
+
+
+def _shares(references: np.ndarray, metrics: MetricSet) -> np.ndarray:
+    """Return the share of examples that have each label, [labels]."""
     if metrics.multi_label:
-        shares = train_references.mean(0)
-        majority = np.tile((shares > 0.5).astype(int), (rows, 1))
-    else:
-        shares = np.bincount(train_references, minlength=labels) / len(train_references)
-        majority = np.full(rows, int(shares.argmax()))
-    scores = np.tile(shares, (rows, 1))
-    generator = np.random.default_rng(0)
+        shares: np.ndarray = references.mean(0)
+        return shares
+    return np.bincount(references, minlength=metrics.num_labels) / len(references)
+
+
+def _labelled(predicted: np.ndarray, shares: np.ndarray, split: Predictions) -> Predictions:
+    if predicted.shape != split.references.shape:
+        raise ScoreError(f"a baseline has the shape {predicted.shape}, the references {split.references.shape}")
+    # One row in memory, not examples x labels.
+    scores = np.broadcast_to(shares, (len(split.ids), len(shares)))
+    return Predictions(ids=split.ids, predictions=predicted, references=split.references, scores=scores)
+
+
+def _random(metrics: MetricSet, train_references: np.ndarray, split: Predictions) -> dict[str, float]:
+    labels, rows = metrics.num_labels, len(split.ids)
+    shares, generator = _shares(train_references, metrics), np.random.default_rng(0)
+    # The probabilities are the same in each draw.
+    of_scores = metrics.values(_labelled(split.references, shares, split), reads="scores")
     draws: list[dict[str, float]] = []
-    for _ in range(100):
+    for _ in range(RANDOM_DRAWS):
         if metrics.multi_label:
             drawn = (generator.random((rows, labels)) < shares).astype(int)
         else:
             drawn = generator.choice(labels, size=rows, p=shares)
-        draws.append(_scores_of(metrics, split, drawn, scores))
-    mean = {name: float(np.mean([draw[name] for draw in draws])) for name in draws[0]}
-    return {"majority": _scores_of(metrics, split, majority, scores), "random": mean}
+        draws.append(metrics.values(_labelled(drawn, shares, split), reads="predictions") | of_scores)
+    return {name: float(np.mean([draw[name] for draw in draws])) for name in draws[0]}
 
 
-def _scores_of(metrics: MetricSet, split: Predictions, predicted: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    if predicted.shape != split.references.shape:
-        raise ScoreError(f"a baseline has the shape {predicted.shape}, the references {split.references.shape}")
-    constant = Predictions(ids=split.ids, predictions=predicted, references=split.references, scores=scores)
-    return metrics.values(constant)
+def _most_frequent(references: np.ndarray) -> str:
+    """Return the answer of most questions, "" where that is none; of several the shortest, then the first."""
+    counts: Counter[str] = Counter()
+    for golds in references:
+        counts.update(set(golds) or {""})
+    return min(counts, key=lambda text: (-counts[text], len(text), text), default="")
 
 
-def _answer_baselines(metrics: MetricSet, split: Predictions) -> dict[str, dict[str, float]]:
+def _same_answer(text: str, split: Predictions) -> Predictions:
     rows = len(split.ids)
-    if all(len(golds) for golds in split.references):
-        return {}  # the empty answer would score 0
-    empty_answers = per_row([""] * rows)
-    constant = Predictions(
-        ids=split.ids, predictions=empty_answers, references=split.references, scores=np.empty((rows, 0))
+    return Predictions(
+        ids=split.ids, predictions=per_row([text] * rows), references=split.references, scores=np.empty((rows, 0))
     )
-    return {"no_answer": metrics.values(constant)}

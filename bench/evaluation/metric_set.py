@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from bench.records.record import Score
 BOOTSTRAP_DRAWS = 2000
 # A metric that is no function of sums is recomputed as a whole for each draw, which costs milliseconds.
 RECOMPUTED_DRAWS = 200
+CONFUSIONS = "confusion_matrix"  # counts without an interval
 LIBRARY = "evaluate:"  # begins the name of a metric of the evaluate library
 
 
@@ -79,10 +80,17 @@ class MetricSet:
         """Return the direction of a value; of the evaluate library's, see `registry.higher_is_better`."""
         return registry.higher_is_better(value)
 
-    def values(self, predictions: Predictions) -> dict[str, float]:
-        """Return scalar values only, without intervals: for validation during training and for baselines."""
+    def values(self, predictions: Predictions, reads: str | None = None) -> dict[str, float]:
+        """Return scalar values only, without intervals: for validation during training and for baselines.
+
+        reads: only of metrics that read this, e.g. "scores"; None for all.
+        """
         scalars: dict[str, float] = {}
         for metric in self.metrics:
+            if isinstance(metric, AdditiveMetric) and not (metric.higher_is_better or metric.counts):
+                continue  # it has no single number
+            if reads not in (None, metric.reads):
+                continue
             values = metric.compute_values(_read_by(metric, predictions), predictions.references, self.num_labels)
             scalars |= {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
             scalars |= _tuned(metric, predictions)
@@ -111,20 +119,22 @@ class MetricSet:
         return scores
 
     def _additive_scores(self, metric: AdditiveMetric, predictions: Predictions) -> dict[str, Score]:
-        statistics = metric.statistics(_read_by(metric, predictions), predictions.references, self.num_labels)
+        read = (_read_by(metric, predictions), predictions.references, self.num_labels)
+        signatures = self._signatures_of(metric)
+        if set(signatures) == {CONFUSIONS}:
+            (matrix,) = metric.compute_values(*read).values()
+            return {CONFUSIONS: _score(matrix, None, len(predictions.ids), signatures[CONFUSIONS])}
+        statistics = metric.statistics(*read)
         sums = statistics.sum(0)
-        values = metric.values(sums, self.num_labels)
-        proportions = metric.proportions(sums, self.num_labels)
+        values, proportions = metric.values(sums, self.num_labels), metric.proportions(sums, self.num_labels)
         intervals: dict[str, tuple[Any, Any, str]] = {
             name: (*wilson(successes, trials), "wilson 95 %") for name, (successes, trials) in proportions.items()
         }
-        bare = ("confusion_matrix", *metric.counts)
-        rest = [name for name in values if name not in intervals and name not in bare]
+        rest = [name for name in values if name not in intervals and name not in metric.counts]
         if rest:
-            drawn = bootstrap(statistics, lambda sums: metric.values(sums, self.num_labels), draws=BOOTSTRAP_DRAWS)
+            drawn = bootstrap(statistics, partial(self._drawn_values, metric, rest), draws=BOOTSTRAP_DRAWS)
             for name in rest:
                 intervals[name] = _drawn_interval(values[name], drawn[name], BOOTSTRAP_DRAWS)
-        signatures = self._signatures_of(metric)
         counted = {name: int(trials) for name, (_, trials) in proportions.items() if np.ndim(trials) == 0}
         # Of a part of the examples, like the questions with an answer, F1 counts those that exact match does.
         counted |= {name.replace("_exact", "_f1"): count for name, count in counted.items()}
@@ -139,6 +149,10 @@ class MetricSet:
             name: _score(value, intervals.get(name), counted.get(name, len(predictions.ids)), signatures[name])
             for name, value in {**values, **_tuned(metric, predictions)}.items()
         }
+
+    def _drawn_values(self, metric: AdditiveMetric, names: list[str], sums: np.ndarray) -> dict[str, np.ndarray]:
+        values = metric.values(sums, self.num_labels)
+        return {name: values[name] for name in names}
 
     def _recomputed_scores(self, metric: Metric, predictions: Predictions) -> dict[str, Score]:
         read = _read_by(metric, predictions)
@@ -274,7 +288,7 @@ def _score(value: Any, interval: tuple[Any, Any, str] | None, examples: int, sig
 
 
 def _plain(value: Any) -> Any:
-    """Return lists and floats for JSON; NaN becomes None (not defined is null, never 0)."""
+    """Return lists and floats for JSON; what is not finite becomes None (not defined is null, never 0)."""
     if value is None:
         return None
     array = np.asarray(value)
@@ -282,4 +296,4 @@ def _plain(value: Any) -> Any:
         return array.astype(int).tolist()  # a confusion matrix: counts
     if array.ndim == 1:
         return [_plain(item) for item in array]
-    return None if np.isnan(array) else float(array)
+    return float(array) if np.isfinite(array) else None

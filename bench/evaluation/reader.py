@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from bench.data.examples import Encoded
@@ -16,12 +17,13 @@ from bench.models.batch_budget import default_budget
 class Answer:
     """A model's answer to one example.
 
-    prediction: a label id (-1: none), 0 and 1 per label, or text. scores: a probability per label. extra: other values
+    prediction: a label id (-1: none), 0 and 1 per label, or text. scores: a probability per label, an array where there
+    may be thousands. extra: other values
     to write beside the prediction, e.g. the generated text.
     """
 
     prediction: Any
-    scores: list[float]
+    scores: list[float] | np.ndarray
     extra: dict[str, Any] = field(default_factory=dict)
 
 

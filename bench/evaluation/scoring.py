@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,12 @@ def _assembled(answers: list[tuple[int, Answer]], split: Encoded) -> Predictions
 
 def write_predictions(path: Path, predictions: Predictions, metrics: MetricSet, labels: tuple[str, ...]) -> None:
     """Write one JSON line per example, sorted by id: label names, probabilities, per-example metrics, and the rest."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(path, _lines(predictions, metrics, labels))
+
+
+def _lines(predictions: Predictions, metrics: MetricSet, labels: tuple[str, ...]) -> Iterator[str]:
     per_example = metrics.per_example(predictions)
-    lines = []
     for row, identity in enumerate(predictions.ids):
         # Generated answers have no probabilities.
         extra = predictions.extra[row] if predictions.extra else {}
@@ -99,9 +104,7 @@ def write_predictions(path: Path, predictions: Predictions, metrics: MetricSet, 
             "metrics": {name: float(values[row]) for name, values in per_example.items()},
             **extra,
         }
-        lines.append(json.dumps(line, ensure_ascii=False))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, "\n".join(lines) + "\n")
+        yield f"{json.dumps(line, ensure_ascii=False)}\n"
 
 
 def _named(labels: tuple[str, ...], scores: Any) -> dict[str, float]:

@@ -22,12 +22,15 @@ from bench.memory.planner import (
     assumed,
     seconds_per_thousand,
 )
+from bench.memory.scoring import scoring_bytes
 from bench.models import build
 from bench.utils import hardware
 from bench.utils.hardware import GIB
 
 # Texts that are tokenised to know their lengths; more would cost time and move the longest one but little.
 MOST_TEXTS = 2000
+# Sizes of a split for which the memory of its scoring is shown.
+SCORED_EXAMPLES = (1_000, 100_000)
 # Sizes of memory that are asked where none is given.
 SIZES = ("12GiB", "16GiB", "24GiB", "48GiB", "80GiB", "141GiB")
 
@@ -58,7 +61,7 @@ def lines(request: PlanRequest) -> list[str]:
     length = _length(request, plan)
     rows, said = search.planned(plan, length, available_bytes)
     prediction = plan.predict(rows, length)
-    shown = [*_summary(plan, prediction), *said, *_parts(prediction)]
+    shown = [*_summary(plan, prediction), *said, *_parts(prediction), *_scoring(resolved)]
     if available_bytes is None:
         fitting = [size for size in SIZES if prediction.needed <= hardware.memory(size)]
         return [*shown, f"fits {fitting[0]} and more" if fitting else f"does not fit {SIZES[-1]}"]
@@ -179,6 +182,16 @@ def _parts(prediction: Prediction) -> list[str]:
     )
     shown.append("  fragmentation: 5 % of activations and working memory assumed, not measured")
     return shown
+
+
+def _scoring(resolved: Resolved) -> list[str]:
+    """Return what scoring takes on the host, by the labels of the card; of labels found in the data only nothing."""
+    card = resolved.recipe.dataset
+    if not card.labels or registry.load("tasks", card.task).READS == "answers":
+        return []
+    sizes = (scoring_bytes(examples, len(card.labels), multi_label=card.multi_label) for examples in SCORED_EXAMPLES)
+    shown = " and ".join(f"{gib(size)} of {count:,}" for size, count in zip(sizes, SCORED_EXAMPLES, strict=True))
+    return [f"  host: scoring and metrics of {len(card.labels)} labels take {shown} examples"]
 
 
 def _verdict(plan: MemoryPlan, prediction: Prediction, available_bytes: int, name: str) -> list[str]:

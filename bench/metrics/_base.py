@@ -12,6 +12,7 @@ import string
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any, ClassVar
 
@@ -21,10 +22,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bench.analysis.stats import sums as formulas
+from bench.analysis.stats import tables
+from bench.analysis.stats.tables import Table
 from bench.config import contracts
 
 # bfloat16 keeps 8 bits, so that the probabilities of one row may sum to 1 +- 0.004.
 ROW_SUM_TOLERANCE = 0.01
+VALUES_AT_ONCE = 2**20
+# Of each tokeniser: length, reference length, n-grams of 1 to 4 words that match, and n-grams.
+BLEU_COLUMNS = 2 + 4 + 4
 ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -105,17 +111,30 @@ class AdditiveMetric(Metric, contracts.AdditiveMetric):
     """A metric whose values are functions of sums over examples: `example_statistics` and `values`."""
 
     @abc.abstractmethod
-    def example_statistics(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
-        """Return [examples, columns] of checked predictions and references: what is added up."""
+    def example_statistics(self, predictions: Any, references: Any, num_labels: int) -> Table:
+        """Return [examples, columns] of checked predictions and references: what is added up.
 
-    def statistics(self, predictions: Any, references: Any, num_labels: int = 0) -> np.ndarray:
+        Columns of labels belong into a sparse table: see `label_tables`, and `tables.beside`.
+        """
+
+    def example_sums(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+        """Return the sums [columns] of the statistics; write it where they can be had without the table."""
+        sums: np.ndarray = self.example_statistics(predictions, references, num_labels).sum(axis=0, dtype=float)
+        return sums
+
+    def statistics(self, predictions: Any, references: Any, num_labels: int = 0) -> Table:
         """Return float64 [examples, columns]: what is added up. Raises ValueError for inputs of a wrong form."""
         checked = self.checked(predictions, references, num_labels)
         return self.example_statistics(*checked, num_labels).astype(float)
 
+    def sums(self, predictions: Any, references: Any, num_labels: int = 0) -> np.ndarray:
+        """Return float64 [columns], the statistics of all examples added up. Raises ValueError as `statistics`."""
+        checked = self.checked(predictions, references, num_labels)
+        return self.example_sums(*checked, num_labels).astype(float)
+
     def compute_values(self, predictions: Any, references: Any, num_labels: int = 0) -> dict[str, np.ndarray]:
         """Return the values of all examples."""
-        return self.values(self.statistics(predictions, references, num_labels).sum(axis=0), num_labels)
+        return self.values(self.sums(predictions, references, num_labels), num_labels)
 
     def proportions(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return (successes, trials) of shares of independent trials: none here."""
@@ -125,13 +144,15 @@ class AdditiveMetric(Metric, contracts.AdditiveMetric):
         """Return [examples] of values that are means over examples: none here."""
         return {}
 
-    def label_tables(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> list[np.ndarray]:
-        """Return both as [examples, labels] of 0 and 1; no answer is a row of 0."""
-        if self.multi_label:
-            return [(rows == 1).astype(np.uint8) for rows in (predictions, references)]
-        return [
-            (label_ids[:, None] == np.arange(num_labels)).astype(np.uint8) for label_ids in (predictions, references)
-        ]
+    def label_tables(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> list[Table]:
+        """Return both as sparse tables [examples, labels] of 0 and 1; no answer is a row of 0."""
+        return [tables.of_labels(labels, num_labels) for labels in (predictions, references)]
+
+    def label_counts(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> list[np.ndarray]:
+        """Return numbers of examples by label, each [labels]: in both, in the prediction, in the reference."""
+        same = predictions == references
+        both = np.where(same, references, 0) if self.multi_label else references[same]
+        return [tables.label_counts(labels, num_labels) for labels in (both, predictions, references)]
 
     def tuned_values(self, predictions: Any, references: Any, probabilities: np.ndarray) -> dict[str, float]:
         """Return values tuned over thresholds of a probability: none here."""
@@ -186,13 +207,23 @@ class LabelCountsMetric(AdditiveMetric):
     The value names of `settings` are what `bench.analysis.stats.sums.label_value` knows.
     """
 
-    def example_statistics(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+    def example_statistics(self, predictions: Any, references: Any, num_labels: int) -> Table:
         """Return [examples, 3 x labels]: the label is in both, in the prediction, in the reference."""
         return formulas.label_rows(*self.label_tables(predictions, references, num_labels))
+
+    def example_sums(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+        """Return the sums [3 x labels]."""
+        return np.concatenate(self.label_counts(predictions, references, num_labels))
 
     def values(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, np.ndarray]:
         """Return the value per label [..., labels] and its averages [...] from sums [..., 3 x labels]."""
         return {name: formulas.label_value(name)(sums) for name in self.settings}
+
+    def share_of_answered(self, name: str, sums: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return (both, examples) of a value that is the accuracy where each example has one label and an answer."""
+        both, predicted, reference = (counts.sum(-1) for counts in np.split(sums, 3, axis=-1))
+        accuracy = not self.multi_label and bool((predicted == reference).all())
+        return {name: (both, reference)} if accuracy else {}
 
     def right_of(self, name: str, sums: np.ndarray, trials: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Return (both, trials) per label, and with one label per example also pooled.
@@ -205,6 +236,66 @@ class LabelCountsMetric(AdditiveMetric):
         if not self.multi_label:
             shares[f"{name}_micro"] = (counts[0].sum(-1), counts[trials].sum(-1))
         return shares
+
+
+class BleuMetric(AdditiveMetric):
+    """Corpus BLEU by sacrebleu, with a value for each of some tokenisers; its last count is of what is left out.
+
+    tokenizers: names of values, of `bench.analysis.stats.sums.TOKENIZERS`. "nrefs:var" in the signature: an example
+    counts with as many references as it has.
+    """
+
+    source = (
+        "Papineni et al. 2002, BLEU: a Method for Automatic Evaluation of Machine Translation, P02-1040. Post 2018, A "
+        "Call for Clarity in Reporting BLEU Scores, W18-6319 (sacrebleu)."
+    )
+    tokenizers: ClassVar[tuple[str, ...]] = ()
+
+    def example_statistics(self, predictions: list[str | None], references: list[list[str]], _: int) -> np.ndarray:
+        """Return [examples, columns]: 10 counts for each tokeniser, 1 if there is an answer, 1 if there is none."""
+        rows = np.zeros((len(predictions), BLEU_COLUMNS * len(self.tokenizers) + 2))
+        for row, answer, golds in zip(rows, predictions, references, strict=True):
+            row[-2:] = bool(golds), not golds
+            if golds:
+                counts = [formulas.bleu_counts(formulas.TOKENIZERS[name], answer, golds) for name in self.tokenizers]
+                row[:-2] = np.concatenate(counts)
+        return rows
+
+    def values(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, np.ndarray]:
+        """Return a score for each tokeniser and the number left out, [...], from sums [..., columns]."""
+        values = {}
+        for number, name in enumerate(self.tokenizers):
+            counts = sums[..., BLEU_COLUMNS * number : BLEU_COLUMNS * (number + 1)]
+            scores = [_bleu(row) for row in counts.reshape(-1, BLEU_COLUMNS).astype(int).tolist()]
+            values[name] = np.where(sums[..., -2] > 0, np.reshape(scores, sums.shape[:-1]), np.nan)
+        return {**values, self.counts[0]: sums[..., -1]}
+
+    def signatures(self) -> dict[str, str]:
+        """Return sacrebleu's own signature, and what happens to questions without an answer."""
+        signatures = {
+            name: f"{name}|0-100|{_bleu_signature(formulas.TOKENIZERS[name])}|no_gold:left_out|missing:empty|v1"
+            for name in self.tokenizers
+        }
+        return {**signatures, self.counts[0]: f"{self.counts[0]}|questions|v1"}
+
+
+def _bleu(counts: list[int]) -> float:
+    """Return corpus BLEU from summed counts, smoothed as sacrebleu does by default."""
+    from sacrebleu.metrics import BLEU
+
+    length, reference_length, *ngrams = counts
+    return float(BLEU.compute_bleu(ngrams[:4], ngrams[4:], length, reference_length, smooth_method="exp").score)
+
+
+@cache
+def _bleu_signature(tokenizer: str) -> str:
+    """Return sacrebleu's, for any number of references; it has one only after a score, hence two made-up examples."""
+    from sacrebleu.metrics import BLEU
+
+    scorer = BLEU(tokenize=tokenizer)
+    streams: list[list[Any]] = [["a", "a"], [None, "a"]]
+    scorer.corpus_score(["a", "a"], streams)
+    return str(scorer.get_signature())
 
 
 class SklearnMetric(Metric):
@@ -240,11 +331,17 @@ class SklearnMetric(Metric):
 def checked_labels(
     predictions: ArrayLike, references: ArrayLike, num_labels: int, multi_label: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as int64, [examples] or [examples, labels]. Raises ValueError for a wrong shape, type or range."""
+    """Return both as int64, [examples] or [examples, labels]. Raises ValueError for a wrong shape, type or range.
+
+    A row of several labels with a negative entry is no answer, and becomes the empty set.
+    """
     shape = _label_shape(references, num_labels, multi_label)
     highest = 1 if multi_label else num_labels - 1
     # A negative prediction is "no answer"; a negative reference is an error in the data.
     predicted = _checked_integers("prediction", predictions, shape, least=None, highest=highest)
+    if multi_label and (predicted < 0).any():
+        # One rule for all metrics: an answer that could not be read names no label.
+        predicted = np.where((predicted < 0).any(axis=1, keepdims=True), 0, predicted)
     return predicted, _checked_references(references, num_labels, multi_label)
 
 
@@ -269,7 +366,7 @@ def _checked_integers(
     outside = array[(array > highest) | ((array < least) if least is not None else False)]
     if outside.size:
         raise ValueError(f"{name} {outside[0]} is out of range: expected 0 to {highest}")
-    return array.astype(np.int64)
+    return array.astype(np.int64, copy=False)
 
 
 def checked_probabilities(predictions: ArrayLike, shape: tuple[int, int], *, sums_to_one: bool) -> np.ndarray:
@@ -279,13 +376,17 @@ def checked_probabilities(predictions: ArrayLike, shape: tuple[int, int], *, sum
         return np.zeros(shape)
     if scores.shape != shape:
         raise ValueError(f"predictions must be probabilities of shape {shape}, got shape {scores.shape}")
-    outside = scores[(scores < 0) | (scores > 1 + ROW_SUM_TOLERANCE)]
-    if outside.size:
-        raise ValueError(f"prediction {outside[0]} is not a probability: expected 0 to 1")
-    row_sums = scores.sum(axis=1)
-    wrong = row_sums[np.abs(row_sums - 1) > ROW_SUM_TOLERANCE]
-    if sums_to_one and wrong.size:
-        raise ValueError(f"the probabilities of a prediction sum to {wrong[0]}, expected 1")
+    # Some rows at a time, as all of them compared with a number are as many more numbers.
+    size = max(1, VALUES_AT_ONCE // max(1, shape[1]))
+    for start in range(0, shape[0], size):
+        part = scores[start : start + size]
+        outside = part[(part < 0) | (part > 1 + ROW_SUM_TOLERANCE)]
+        if outside.size:
+            raise ValueError(f"prediction {outside[0]} is not a probability: expected 0 to 1")
+        row_sums = part.sum(axis=1)
+        wrong = row_sums[np.abs(row_sums - 1) > ROW_SUM_TOLERANCE]
+        if sums_to_one and wrong.size:
+            raise ValueError(f"the probabilities of a prediction sum to {wrong[0]}, expected 1")
     return scores
 
 

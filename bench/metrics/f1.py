@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+import numpy as np
+
 from bench.metrics import _base
 
 
@@ -15,8 +17,8 @@ class F1(_base.LabelCountsMetric):
     label by its number of reference examples. Zero divided by zero is 0, also for a label without any reference and
     prediction, which so lowers the macro average: as scikit-learn with labels=range(num_labels) and zero_division=0.
 
-    Config "default" reads label ids, config "multilabel" rows of 0 and 1. A negative prediction (no answer) adds to no
-    label's predicted number.
+    Config "default" reads label ids, config "multilabel" rows of 0 and 1. No answer (a negative prediction, or a row
+    with one) adds to no label's predicted number.
     """
 
     source = (
@@ -33,3 +35,7 @@ class F1(_base.LabelCountsMetric):
         "f1_weighted": "labels:all|zero_division:0|no_answer:no_label|v1",
         "f1_per_label": "labels:all|zero_division:0|no_answer:no_label|v1",
     }
+
+    def proportions(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return (right, examples) of f1_micro where it is the accuracy: one label an example, and all answered."""
+        return self.share_of_answered("f1_micro", sums)

@@ -5,6 +5,8 @@ from typing import ClassVar
 import numpy as np
 
 from bench.analysis.stats import sums as formulas
+from bench.analysis.stats import tables
+from bench.analysis.stats.tables import Table
 from bench.metrics import _base
 
 
@@ -28,11 +30,15 @@ class Mcc(_base.AdditiveMetric):
     higher_is_better: ClassVar[dict[str, bool]] = {"mcc": True}
     settings: ClassVar[dict[str, str]] = {"mcc": "undefined:0|no_answer:own_label|v1"}
 
-    def example_statistics(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> np.ndarray:
+    def example_statistics(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> Table:
         """Return [examples, 2 + 2 x labels]: correct, no answer, one-hot prediction, one-hot reference."""
-        predicted, reference = self.label_tables(predictions, references, num_labels)
-        single = np.stack([predictions == references, predictions < 0], axis=1)
-        return np.concatenate([single, predicted, reference], axis=1)
+        single = np.stack([predictions == references, predictions < 0], axis=1).astype(np.uint8)
+        return tables.beside([single, *self.label_tables(predictions, references, num_labels)])
+
+    def example_sums(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> np.ndarray:
+        """Return the sums [2 + 2 x labels]."""
+        both, *counts = self.label_counts(predictions, references, num_labels)
+        return np.concatenate([[both.sum(), np.count_nonzero(predictions < 0)], *counts])
 
     def values(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, np.ndarray]:
         """Return mcc [...] from sums [..., 2 + 2 x labels]."""

@@ -18,8 +18,8 @@ class Precision(_base.LabelCountsMetric):
     label without any reference and prediction, which so lowers the macro average: as scikit-learn with
     labels=range(num_labels) and zero_division=0.
 
-    Config "default" reads label ids, config "multilabel" rows of 0 and 1. A negative prediction (no answer) adds to no
-    label's predicted number.
+    Config "default" reads label ids, config "multilabel" rows of 0 and 1. No answer (a negative prediction, or a row
+    with one) adds to no label's predicted number.
     """
 
     source = "Manning, Raghavan and Schütze 2008, Introduction to Information Retrieval, sections 8.3 and 13.6."

@@ -18,8 +18,8 @@ class Recall(_base.LabelCountsMetric):
     reference and prediction, which so lowers the macro average: as scikit-learn with labels=range(num_labels) and
     zero_division=0.
 
-    Config "default" reads label ids, config "multilabel" rows of 0 and 1. A negative prediction (no answer) adds to no
-    label's predicted number.
+    Config "default" reads label ids, config "multilabel" rows of 0 and 1. No answer (a negative prediction, or a row
+    with one) adds to no label's predicted number.
     """
 
     source = "Manning, Raghavan and Schütze 2008, Introduction to Information Retrieval, sections 8.3 and 13.6."
@@ -34,5 +34,6 @@ class Recall(_base.LabelCountsMetric):
     }
 
     def proportions(self, sums: np.ndarray, num_labels: int = 0) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Return (both, reference) per label, and with one label per example also pooled."""
-        return self.right_of("recall", sums, 2)
+        """Return (both, reference) per label, and with one label per example also pooled and weighted: the accuracy."""
+        shares = self.right_of("recall", sums, 2)
+        return shares if self.multi_label else {**shares, "recall_weighted": shares["recall_micro"]}

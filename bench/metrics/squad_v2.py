@@ -9,7 +9,11 @@ from bench.analysis.stats import sums as formulas
 from bench.metrics import _base
 
 RULES = "squad_v2.0|0-1|text:lower,no_ascii_punctuation,no_articles|golds:max,not_empty|missing:0"
-TUNED = f"{RULES}|ties:together|tuned_on:these_examples"
+TUNED = f"{RULES}|ties:together|tuned_on:these_examples|threshold:null_score_diff,nats"
+# Log-odds from which on a probability is 1 to all bits: its true log-odds are not known, only that they are no less.
+MOST_ODDS = 36.0
+# A threshold above the log-odds of any answer: all are kept.
+KEEPS_ALL = 1e6
 SCORES = ("exact", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exact", "NoAns_f1")
 COUNTS = ("HasAns_total", "NoAns_total", "missing")
 TUNED_VALUES = ("best_exact", "best_exact_thresh", "best_f1", "best_f1_thresh")
@@ -35,10 +39,11 @@ class SquadV2(_base.AdditiveMetric):
     With no_answer_probabilities (one for each question, 0 ... 1; a difference d of log-odds is 1 / (1 + exp(-d))), an
     answer whose probability is above no_answer_threshold (default 1, which keeps them all) becomes the empty one, and
     best_exact and best_f1 are the best values that any threshold gives, found on these very examples, with the lowest
-    threshold that gives each. As in the official script they start from the answers as given, and with a question
-    without an answer any kept text is wrong, even "The". Other than there, questions with equal probabilities are kept
-    together, so that a threshold exists for the value, and the order of examples is of no account. They are no sums
-    over examples and have no intervals.
+    threshold that gives each; a run's record states it on the scale of the recipe's spans.null_score_diff_threshold,
+    see `tuned_values`. As in the official script they start from the answers as given, so that an empty one stays
+    empty, and with a question without an answer any kept text is wrong, even "The". Other than there, questions with
+    equal probabilities are kept together, so that a threshold exists for the value, and the order of examples is of no
+    account. They are no sums over examples and have no intervals.
     """
 
     source = (
@@ -92,10 +97,24 @@ class SquadV2(_base.AdditiveMetric):
         return {"squad_v2_exact": exact, "squad_v2_f1": f1}
 
     def tuned_values(self, predictions: Any, references: Any, probabilities: ArrayLike) -> dict[str, float]:
-        """Return best_exact and best_f1 over all thresholds, each with the lowest threshold that gives it.
+        """Return best_exact and best_f1 over all thresholds, each with a threshold that gives it.
+
+        The threshold is one for `spans.null_score_diff_threshold`: log-odds ln(p / (1 - p)) of "no answer", in nats,
+        half-way between the last answer that is kept and the first that becomes empty (1 beyond where all or none are),
+        so that rounding changes no answer. No examples give NaN. Raises ValueError unless each example has a
+        probability.
+        """
+        tuned = self._tuned(predictions, references, probabilities)
+        array = _probabilities(probabilities, len(references))
+        for name in [name for name in tuned if name.endswith("_thresh")]:
+            tuned[name] = _as_odds(tuned[name], array)
+        return tuned
+
+    def _tuned(self, predictions: Any, references: Any, probabilities: ArrayLike) -> dict[str, float]:
+        """Return the best values with the lowest probability that gives each.
 
         A threshold below every probability, which makes all answers empty, is written as 0, or as -1 where a
-        probability is 0. No examples give NaN. Raises ValueError unless each example has a probability.
+        probability is 0.
         """
         rows = self.statistics(predictions, references)
         probabilities = _probabilities(probabilities, len(rows))
@@ -127,7 +146,7 @@ class SquadV2(_base.AdditiveMetric):
         rows = self.statistics(predictions, references)
         best: dict[str, float] = {}
         if no_answer_probabilities is not None:
-            best = self.tuned_values(predictions, references, no_answer_probabilities)
+            best = self._tuned(predictions, references, no_answer_probabilities)
             rows = _silenced(rows, _probabilities(no_answer_probabilities, len(rows)) > no_answer_threshold)
         elif no_answer_threshold != 1:
             raise ValueError(f"no_answer_threshold {no_answer_threshold} needs no_answer_probabilities")
@@ -169,6 +188,21 @@ def _best(gains: np.ndarray, start: float, probabilities: np.ndarray) -> tuple[f
     first = int(np.round(totals, 9).argmax())
     below = 0.0 if ordered[0] > 0 else -1.0
     return float(totals[first] / len(gains)), below if first == 0 else float(ordered[last[first - 1]])
+
+
+def _as_odds(threshold: float, probabilities: np.ndarray) -> float:
+    """Return the log-odds that keep the answers which this probability keeps: those that are not above it."""
+    if not len(probabilities):
+        return np.nan
+    with np.errstate(divide="ignore"):
+        odds = np.log(probabilities) - np.log1p(-probabilities)
+    kept, dropped = odds[probabilities <= threshold], odds[probabilities > threshold]
+    if not len(dropped):
+        return float(kept.max() + 1) if kept.max() < MOST_ODDS else KEEPS_ALL
+    # Of a probability of 0 or 1 the log-odds are not known, but are beyond these.
+    low = max(float(kept.max()), -MOST_ODDS) if len(kept) else float(dropped.min()) - 2
+    high = min(float(dropped.min()), max(MOST_ODDS, low))
+    return (low + high) / 2
 
 
 def _probabilities(given: ArrayLike, examples: int) -> np.ndarray:

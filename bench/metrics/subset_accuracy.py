@@ -12,7 +12,7 @@ class SubsetAccuracy(_base.MeanMetric):
 
     Examples whose row of 0 and 1 equals the reference in every entry / examples.
 
-    A negative entry of a prediction (no answer) makes the example wrong. No examples give NaN.
+    A row with a negative entry (no answer) counts as the empty set. No examples give NaN.
     """
 
     source = 'Ghamrawi and McCallum 2005, "Collective Multi-Label Classification", CIKM (exact match).'
@@ -20,7 +20,7 @@ class SubsetAccuracy(_base.MeanMetric):
     configs = ("multilabel",)
     higher_is_better: ClassVar[dict[str, bool]] = {"subset_accuracy": True}
     binary = True
-    settings: ClassVar[dict[str, str]] = {"subset_accuracy": "no_answer:wrong|v1"}
+    settings: ClassVar[dict[str, str]] = {"subset_accuracy": "no_answer:empty_set|v2"}
 
     def example_scores(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> np.ndarray:
         """Return 1 for an example whose whole row is right, else 0, [examples]."""

@@ -37,6 +37,8 @@ NO_CONNECTION = (
 )
 # The end of a traceback is what tells; it travels to rank zero.
 TRACE_CHARACTERS = 6000
+# What helps in this phase, which knows no micro-batches.
+METRICS_ADVICE = "metrics are computed on the host: lower limit of the scored split, or give the machine more memory"
 # What helps most runs that need too much memory, where nothing is known of this one.
 GENERAL_ADVICE = (
     "lower training.per_device_batch or max_length, set training.gradient_checkpointing: true, or use method lora or "
@@ -150,7 +152,8 @@ def sentence(error: BaseException, phase: str, where: str = "") -> str:
     during = f"{where} during {phase}"
     text = (str(error).strip().splitlines() or [""])[0]
     if is_out_of_memory(error):
-        return f"out of memory{during}{f' ({text})' if text else ''}; {GENERAL_ADVICE}"
+        advice = METRICS_ADVICE if phase == "metrics" else GENERAL_ADVICE
+        return f"out of memory{during}{f' ({text})' if text else ''}; {advice}"
     if is_disk_full(error):
         return f"the disk is full, or a quota is reached,{during} ({text}); free some room and start again"
     if isinstance(error, PermissionError):

@@ -19,7 +19,11 @@ class Part(BaseModel):
 
 
 class Score(Part):
-    """One metric value with its interval. Lists for values per label; low and high are null where none is defined."""
+    """One metric value with its interval. Lists for values per label; low and high are null where none is defined.
+
+    ceiling: of a metric of words, the value if every question that has an answer were answered by a gold one.
+    unrewardable: how many of these questions get no full marks even so.
+    """
 
     value: Values
     low: Values = None
@@ -27,6 +31,8 @@ class Score(Part):
     interval: str | None = None
     examples: int
     signature: str
+    ceiling: Number = None
+    unrewardable: int | None = None
 
 
 class RecipePart(Part):

@@ -1,10 +1,11 @@
 """Render the report of one run, `report.md`, from its record. Loads no torch, no matplotlib."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.analysis import accessors
-from bench.records.record import Published, Record
+from bench.records.record import Published, Record, Score
 from bench.reporting import cells
 from bench.reporting import markdown as md
 from bench.utils import files, numbers
@@ -88,8 +89,8 @@ def _result(record: Record) -> str:
     shown = [
         f"{cells.shown_score(scores[stage][name])} {when}" for stage, when in stages.items() if name in scores[stage]
     ]
-    floor = record.baselines.get(split, {}).get("majority", {}).get(name)
-    shown += [f"{md.fixed(floor)} for the majority baseline"] if floor is not None else []
+    floor = accessors.constant_baseline(record, split, name)
+    shown += [f"{md.fixed(floor[1])} for the {md.escape(floor[0])} baseline"] if floor is not None else []
     return f"{md.escape(name)} on {md.escape(split)}: {', '.join(shown)}"
 
 
@@ -110,7 +111,17 @@ def _scores(record: Record, split: str) -> str:
     ]
     examples = sorted({item.examples for scores in stages.values() for item in scores.values()})
     heading = f"### {md.escape(split)}, {' or '.join(map(md.count, examples)) or 'no'} examples"
-    return md.joined([heading, md.table_of(lines, ["metric"])])
+    return md.joined([heading, md.table_of(lines, ["metric"]), md.bullets(_not_rewarded(stages.values()))])
+
+
+def _not_rewarded(stages: Iterable[Mapping[str, Score]]) -> list[str]:
+    """Return a line for each metric that can't give all right answers full marks."""
+    known = {name: item for scores in stages for name, item in scores.items() if item.unrewardable}
+    return [
+        f"{md.escape(name)} can't give full marks to {md.count(item.unrewardable)} right answers: "
+        f"all questions answered right score {md.fixed(item.ceiling)}."
+        for name, item in sorted(known.items(), key=lambda pair: accessors.metric_order(pair[0]))
+    ]
 
 
 def _published(results: dict[str, Published], split: str) -> str:

@@ -23,11 +23,13 @@ from bench.data.batching import IGNORED
 from bench.distributed import sharding
 from bench.errors import BenchError, SetupError, StoppedError
 from bench.memory import search
+from bench.memory.limits import limits
 from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction
+from bench.memory.scoring import scoring_bytes
 from bench.memory.search import Change
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
-from bench.records.failures import GENERAL_ADVICE
+from bench.records.failures import GENERAL_ADVICE, METRICS_ADVICE
 from bench.records.record import Advice, OutOfMemory
 from bench.runner import out_of_memory
 from bench.runner.context import RunContext
@@ -86,6 +88,27 @@ def predict(run: RunContext) -> None:
     else:
         run.record.memory_predicted = {**run.prediction.prediction.as_record(), "error": None}
         _check_outline(run, run.prediction.job)
+    _predict_scoring(run)
+
+
+def _predict_scoring(run: RunContext) -> None:
+    """Add what scoring will take on the host, by split; warn before training where there is not that much."""
+    dataset, labels = run.resolved.recipe.dataset, len(run.inputs.corpus.labels)
+    if run.inputs.task.READS == "answers" or run.record.memory_predicted is None:
+        return
+    sizes = {
+        name: scoring_bytes(len(run.inputs.splits[name].ids), labels, multi_label=dataset.multi_label)
+        for name in run.resolved.recipe.evaluation.splits
+    }
+    run.record.memory_predicted["scoring"] = {name: {"gib": size / GIB} for name, size in sizes.items()}
+    left = min((limit.capacity - limit.used for limit in limits()), default=None)
+    for name, size in sizes.items():
+        if left is not None and size > left:
+            of = f"{len(run.inputs.splits[name].ids):,} examples x {labels:,} labels"
+            sentence = f"scoring {name} ({of}) is predicted to take {format_bytes(size)} on the host"
+            run.record.warn(
+                "scoring_memory", f"{sentence}, of which {format_bytes(max(left, 0))} are left: lower limit"
+            )
 
 
 def _check_outline(run: RunContext, job: MemoryPlan) -> None:
@@ -255,6 +278,8 @@ def _why_not(run: RunContext, oom: OutOfMemory) -> str | None:
     """Return why the plan has nothing to say, if so."""
     if not run.has_inputs:
         return "this was before there were data to train on; give it more memory, or lower limit"
+    if oom.phase == "metrics":
+        return METRICS_ADVICE
     if oom.memory == "host" and run.state.device.type != "cpu":
         return "it was the host's memory, not the GPU's; give the machine more, or lower limit"
     if oom.phase in out_of_memory.SCORING:

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from bench.memory.limits import MemoryBaseline, limits
-from bench.records.failures import GENERAL_ADVICE, Failure, sizes_in
+from bench.records.failures import GENERAL_ADVICE, METRICS_ADVICE, Failure, sizes_in
 from bench.records.record import OutOfMemory
 from bench.utils.hardware import CONTEXT, GIB
 from bench.utils.numbers import format_bytes
@@ -133,5 +133,6 @@ def sentence(oom: OutOfMemory) -> str:
     message += f" ({'; '.join(facts)})" if facts else ""
     message += f"; {oom.unadvised}" if oom.unadvised else ""
     if not oom.advice:
-        return message if oom.unadvised else f"{message}; {GENERAL_ADVICE}"
+        general = METRICS_ADVICE if oom.phase == "metrics" else GENERAL_ADVICE
+        return message if oom.unadvised else f"{message}; {general}"
     return f"{message}; to make it fit: {', and '.join(f'{one.change} ({one.costs})' for one in oom.advice)}"

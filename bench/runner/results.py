@@ -4,12 +4,14 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from bench import console
+from bench.data.examples import as_array
 from bench.distributed import setup
 from bench.errors import ScoreError
-from bench.evaluation import baselines, metric_set, reader, scoring, text_examples
+from bench.evaluation import baselines, ceilings, exhibits, metric_set, reader, scoring, text_examples
 from bench.evaluation.readers import base, check
 from bench.models.kernels import padding_free
 from bench.records import record
+from bench.runner import warnings_of_scores
 from bench.runner.context import RunContext
 
 
@@ -63,14 +65,53 @@ def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set
         for item in scores.values():
             item.signature = f"{item.signature}|{prompts.signature}"
         _file_prompts(prompts, stage, name, predictions)
+    _file_ceilings(run, name, scores, predictions)
     run.record.scores.setdefault(stage, {})[name] = scores
-    if name not in run.record.baselines and "train" in run.inputs.corpus.splits:
-        references = np.array([row["label"] for row in run.inputs.corpus.splits["train"].rows])
-        floors = baselines.baselines(run.inputs.scoring.metrics, references, predictions)
+    train_references = _train_references(run)
+    if name not in run.record.baselines:
+        floors = baselines.baselines(run.inputs.scoring.metrics, train_references, predictions)
         run.record.baselines[name] = {kind: dict(values) for kind, values in floors.items()}
     path = run.folder / "predictions" / f"{stage}-{name}.jsonl"
     scoring.write_predictions(path, predictions, run.inputs.scoring.metrics, run.inputs.corpus.labels)
     run.record.artifacts[f"predictions_{stage}_{name}"] = str(path.relative_to(run.folder))
+    constants = baselines.constants(run.inputs.scoring.metrics, train_references, predictions)
+    warnings_of_scores.warn(run, stage, name, predictions, constants)
+
+
+def _file_ceilings(
+    run: RunContext, split: str, scores: dict[str, record.Score], predictions: metric_set.Predictions
+) -> None:
+    """Fill in what right answers would score; warn of metrics that can't reward them."""
+    known = run.record.scores.get("before", {}).get(split, {})
+    if any(item.ceiling is not None for item in known.values()):
+        for name, item in scores.items():
+            if name in known:
+                item.ceiling, item.unrewardable = known[name].ceiling, known[name].unrewardable
+        return
+    short = []
+    for name, found in ceilings.ceilings(run.inputs.scoring.metrics, predictions.references).items():
+        if name not in scores:
+            continue
+        scores[name].ceiling, scores[name].unrewardable = found.value, found.unrewardable
+        if found.unrewardable:
+            share = f"{found.unrewardable} of {found.questions}"
+            short.append((found.unrewardable / found.questions, f"{name} {share} (all right: {found.value:.3f})"))
+    if short:
+        listed = "; ".join(text for _, text in short)
+        sentence = f"{split}: right answers that a metric can't give full marks: {listed}"
+        if max(share for share, _ in short) >= exhibits.MANY:
+            run.record.warn("right_answers_not_rewarded", sentence)
+        else:
+            run.record.note(sentence)
+
+
+def _train_references(run: RunContext) -> np.ndarray | None:
+    """Return labels or gold texts of the training split; None where the data set has none."""
+    if "train" not in run.inputs.corpus.splits:
+        return None
+    rows = run.inputs.corpus.splits["train"].rows
+    in_words = run.inputs.task.READS == "answers"
+    return as_array([row["answers" if in_words else "label"] for row in rows], texts=in_words)
 
 
 def _file_prompts(prompts: record.Prompts, stage: str, name: str, predictions: metric_set.Predictions) -> None:

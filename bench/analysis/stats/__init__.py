@@ -1,3 +1,4 @@
-"""Formulas, each with its source. Reading order: intervals (Wilson, bootstrap), sums (scores from sums over examples),
-paired (tests on the same examples), seed_variance (seeds and examples), multiple (Holm, equivalence, tiers).
+"""Formulas, each with its source. Reading order: tables (statistics of examples; sparse of many labels), intervals
+(Wilson, bootstrap), sums (scores from sums over examples), paired (tests on the same examples), seed_variance (seeds
+and examples), multiple (Holm, equivalence, tiers).
 """

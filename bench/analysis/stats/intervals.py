@@ -8,11 +8,16 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bench.analysis.stats import tables
+from bench.analysis.stats.tables import Table
+
 # Drawn counts and their product with the statistics are in memory at once; 64 MB of both is small on any machine that
 # can hold the scored model.
 CHUNK_BYTES = 64 * 2**20
 # Bounds that are equal in exact arithmetic may differ in their last bits.
 ROUNDING = 1e-9
+# Of so many distinct rows, drawing examples one by one takes a tenth of the time of drawing counts.
+MOST_COUNTS = 2**14
 
 Interval = tuple[np.ndarray, np.ndarray]
 
@@ -49,7 +54,7 @@ def wilson(successes: Any, trials: Any, confidence: float = 0.95) -> tuple[Any, 
 
 
 def bootstrap(
-    statistics: np.ndarray,
+    statistics: Table,
     values: Callable[[np.ndarray], Mapping[str, np.ndarray]],
     draws: int = 2000,
     seed: int = 0,
@@ -57,28 +62,43 @@ def bootstrap(
 ) -> dict[str, Interval]:
     """Return percentile bootstrap intervals of scores that are functions of sums over examples.
 
-    `statistics` is [examples, columns]; `values` maps sums [..., columns] to arrays [...] or [..., labels] by
-    name. Returns name -> (low, high), each a NumPy scalar or [labels]. A draw in which a value is NaN (undefined) is
-    skipped for that value. The interval is NaN for a value that is NaN in all draws, without examples, and where all
-    draws agree, since a width of 0 would claim certainty. The results of `values` are kept for all draws, so it should
-    not return anything as large as a confusion matrix. The same seed gives the same interval; NumPy's global generator
-    is not used. Source: Efron and Tibshirani 1993, "An
-    Introduction to the Bootstrap", chapter 13.
+    `statistics` is [examples, columns], dense or sparse; `values` maps sums [..., columns] to arrays [...] or
+    [..., labels] by name. Returns name -> (low, high), each a NumPy scalar or [labels]. A draw in which a value is NaN
+    (undefined) is skipped for that value. The interval is NaN for a value that is NaN in all draws, without examples,
+    and where all draws agree, since a width of 0 would claim certainty. The results of `values` are kept for all draws,
+    so it should not return anything as large as a confusion matrix. The same seed gives the same interval; NumPy's
+    global generator is not used. Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
     """
-    statistics = np.ascontiguousarray(statistics, dtype=float)
-    rows, counts = distinct_rows(statistics)
-    if len(rows) == 0:
+    rows, counts = tables.distinct_rows(statistics.astype(float))
+    examples, distinct = int(counts.sum()), len(counts)
+    if not examples:
         undefined = values(np.zeros((1, statistics.shape[1])))
         return {name: _no_interval(np.shape(value)[1:]) for name, value in undefined.items()}
-    # The counts of distinct rows among examples drawn with replacement follow a multinomial distribution.
-    shares = counts / counts.sum()
+    row_of_example = np.repeat(np.arange(distinct), counts)
+    transposed = rows.T.tocsr() if tables.is_sparse(rows) else None
     generator = np.random.default_rng(seed)
     drawn: dict[str, list[np.ndarray]] = {}
-    for size in _chunks(draws, bytes_per_draw=8 * (2 * rows.shape[0] + rows.shape[1])):
-        sums = generator.multinomial(len(statistics), shares, size=size) @ rows  # [size, columns]
+    for size in _chunks(draws, bytes_per_draw=8 * (2 * distinct + statistics.shape[1])):
+        weights = _drawn_counts(generator, size, counts, row_of_example)
+        # Contiguous, as NumPy's sums over labels depend on the layout in their last bits.
+        sums = weights @ rows if transposed is None else np.ascontiguousarray((transposed @ weights.T).T)
         for name, value in values(sums).items():
             drawn.setdefault(name, []).append(np.asarray(value, dtype=float))
     return {name: _percentiles(np.concatenate(parts), confidence) for name, parts in drawn.items()}
+
+
+def _drawn_counts(
+    generator: np.random.Generator, size: int, counts: np.ndarray, row_of_example: np.ndarray
+) -> np.ndarray:
+    """Return how often each distinct row occurs among examples drawn with replacement, float [size, distinct]."""
+    examples, distinct = len(row_of_example), len(counts)
+    if distinct <= MOST_COUNTS:
+        # They follow a multinomial distribution.
+        return generator.multinomial(examples, counts / examples, size=size).astype(float)
+    weights = np.empty((size, distinct))
+    for row in weights:
+        row[:] = np.bincount(row_of_example[generator.integers(examples, size=examples)], minlength=distinct)
+    return weights
 
 
 def bootstrap_examples(
@@ -110,7 +130,9 @@ def bootstrap_examples(
         for name, value in (computed or {}).items():
             if isinstance(value, int | float | np.number) and not isinstance(value, bool):
                 drawn.setdefault(name, []).append(float(value))
-    return {name: _percentiles(np.array(value), confidence) for name, value in drawn.items()}
+    values = {name: np.array(value) for name, value in drawn.items()}
+    finite = {name: np.where(np.isfinite(value), value, np.nan) for name, value in values.items()}
+    return {name: _percentiles(value, confidence) for name, value in finite.items()}
 
 
 def _tail(confidence: float) -> float:
@@ -118,14 +140,6 @@ def _tail(confidence: float) -> float:
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
     return (1 - confidence) / 2
-
-
-def distinct_rows(statistics: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the distinct rows [distinct, columns] of a contiguous table, and how often each occurs [distinct]."""
-    # Compares rows as bytes: 4 to 14 times as fast as np.unique(axis=0) on 10,000 rows of 450 and 60 columns.
-    as_bytes = statistics.view(np.dtype((np.void, statistics.itemsize * statistics.shape[1]))).reshape(-1)
-    _, first, counts = np.unique(as_bytes, return_index=True, return_counts=True)
-    return statistics[first], counts
 
 
 def _chunks(draws: int, bytes_per_draw: int) -> list[int]:

@@ -9,14 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
-from bench.analysis.stats import intervals
-
-Value = Callable[[np.ndarray], np.ndarray]
-"""Sums [..., columns] -> scores [...]."""
+from bench.analysis.stats import tables
+from bench.analysis.stats.sums import LabelValue, Value
+from bench.analysis.stats.tables import Table
 
 # Size of the weights of one block of draws; results computed from them are smaller except for few wide tables.
 BLOCK_BYTES = 16 * 2**20
@@ -98,7 +96,7 @@ class Stack:
     distinct column; reference columns are the same for all runs. totals: [runs, columns], sums over all examples.
     """
 
-    rows: Any
+    rows: Table
     counts: np.ndarray
     places: np.ndarray
     totals: np.ndarray
@@ -124,29 +122,29 @@ class Stack:
             yield min(size, draws - start)
 
 
-def stack(runs: Sequence[np.ndarray]) -> Stack:
+def stack(runs: Sequence[Table]) -> Stack:
     """Stack the statistics of runs, each [examples, columns] for the same examples.
 
     Raises ValueError for different shapes or no examples.
     """
-    if len({run.shape for run in runs}) != 1 or not len(runs[0]):
+    if len({run.shape for run in runs}) != 1 or not runs[0].shape[0]:
         raise ValueError(f"expected non-empty statistics of equal shape, got {[run.shape for run in runs]}")
-    together = np.concatenate(runs, axis=1)
+    together = tables.beside(runs)
     totals = together.sum(0, dtype=float).reshape(len(runs), -1)
-    first_of: dict[bytes, int] = {}
-    places = np.array([first_of.setdefault(column.tobytes(), len(first_of)) for column in together.T])
-    together = np.ascontiguousarray(together[:, np.unique(places, return_index=True)[1]])
-    rows, counts = intervals.distinct_rows(together)
-    if len(rows) > DISTINCT_SHARE * len(together):
-        rows, counts = together, np.ones(len(together), dtype=np.int64)
-    whole = together.dtype.kind in "biu" and np.abs(together).sum(0, dtype=np.int64).max(initial=0) < EXACT_IN_SINGLE
+    together, places = tables.distinct_columns(together)
+    rows, counts = tables.distinct_rows(together)
+    if len(counts) > DISTINCT_SHARE * together.shape[0]:
+        rows, counts = together, np.ones(together.shape[0], dtype=np.int64)
+    whole = together.dtype.kind in "biu" and abs(together).sum(0, dtype=np.int64).max(initial=0) < EXACT_IN_SINGLE
     dtype = np.float32 if whole else np.float64
     return Stack(rows=_packed(rows, dtype), counts=counts, places=places, totals=totals, dtype=dtype)
 
 
-def _packed(rows: np.ndarray, dtype: type) -> Any:
-    if rows.shape[1] < SPARSE_COLUMNS or np.count_nonzero(rows) > SPARSE_SHARE * rows.size:
-        return rows.astype(dtype)
+def _packed(rows: Table, dtype: type) -> Table:
+    """Return rows as they are multiplied fastest: dense, or sparse and transposed."""
+    entries = rows.nnz if tables.is_sparse(rows) else np.count_nonzero(rows)
+    if rows.shape[1] < SPARSE_COLUMNS or entries > SPARSE_SHARE * rows.shape[0] * rows.shape[1]:
+        return tables.dense(rows).astype(dtype)
     from scipy.sparse import csr_array
 
     return csr_array(rows.T, dtype=dtype)
@@ -229,11 +227,14 @@ def _unswapped(runs: Stack, size: int, generator: np.random.Generator) -> np.nda
     return np.unpackbits(drawn, count=size * runs.examples).reshape(size, runs.examples).astype(runs.dtype)
 
 
-def jackknife_values(run: np.ndarray, value: Value) -> np.ndarray:
+def jackknife_values(run: Table, value: Value) -> np.ndarray:
     """Return scores [examples] of one run with each example left out in turn. run: [examples, columns]."""
+    if tables.is_sparse(run) and isinstance(value, LabelValue):
+        return value.without_each(run)
     total = run.sum(0, dtype=float)
     size = max(1, BLOCK_BYTES // (8 * run.shape[1]))
-    return np.concatenate([value(total - run[start : start + size]) for start in range(0, len(run), size)])
+    parts = (tables.dense(run[start : start + size]) for start in range(0, run.shape[0], size))
+    return np.concatenate([value(total - part) for part in parts])
 
 
 def percentile_interval(drawn: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

@@ -12,13 +12,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench.analysis.stats import tables
+from bench.analysis.stats.tables import Table
 from bench.errors import DataError
 
 Value = Callable[[np.ndarray], np.ndarray]
 
 AVERAGES = ("macro", "micro", "weighted")
 BY_LABEL = tuple(f"{kind}_{average}" for kind in ("f1", "precision", "recall") for average in AVERAGES)
-TOKENIZERS = {"bleu": "13a", "bleu_tokenize_none": "none"}
+# Of BLEU: sacrebleu's tokenizer, by the name of the value.
+TOKENIZERS = {
+    "bleu": "13a",
+    "bleu_tokenize_none": "none",
+    "bleu_intl": "intl",
+    "bleu_zh": "zh",
+    "bleu_char": "char",
+}
 # Of a BLEU row: length, reference length, matching n-grams of 1 to 4 words, n-grams of 1 to 4 words.
 MATCHES, NGRAMS = slice(2, 6), slice(6, 10)
 
@@ -35,8 +44,13 @@ class Line(NamedTuple):
 class Tally:
     """Statistics [examples, columns] of one run, and how their sums [..., columns] become scores [...]."""
 
-    rows: np.ndarray
+    rows: Table
     value: Value
+
+    @property
+    def examples(self) -> int:
+        """The number of examples."""
+        return int(self.rows.shape[0])
 
     @property
     def score(self) -> float:
@@ -84,7 +98,7 @@ def mean_value(sums: np.ndarray) -> np.ndarray:
     return mean(sums[..., 0], sums[..., 1])
 
 
-def _label_table(names: list[Any], known: dict[str, int], multi_label: bool) -> np.ndarray:
+def _label_table(names: list[Any], known: dict[str, int], multi_label: bool) -> Table:
     """Return [examples, labels] of 0 and 1; no answer is a row of 0. Raises DataError for an unknown label."""
     rows, columns = [], []
     for row, given in enumerate(names):
@@ -94,17 +108,59 @@ def _label_table(names: list[Any], known: dict[str, int], multi_label: bool) -> 
                 raise DataError(f"the label {name!r} is none of the record's: {', '.join(known)}")
             rows.append(row)
             columns.append(known[name])
-    table = np.zeros((len(names), len(known)), dtype=np.uint8)
-    table[rows, columns] = 1
-    return table
+    return tables.from_entries(rows, columns, (len(names), len(known)))
 
 
-def label_rows(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def label_rows(predicted: Table, reference: Table) -> Table:
     """Return [examples, 3 x labels]: the label is in both, in the prediction, in the reference.
 
     predicted, reference: [examples, labels] of 0 and 1; no answer is a row of 0.
     """
-    return np.concatenate([predicted & reference, predicted, reference], axis=1)
+    both = predicted.multiply(reference) if tables.is_sparse(predicted) else predicted & reference
+    return tables.beside([both, predicted, reference])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelValue:
+    """A score that depends on sums over labels only: called with sums [..., columns] it gives [...].
+
+    singles: columns in front of those of labels, of which there are `blocks` blocks. terms: blocks [..., labels] each
+    -> terms [..., labels] each. score: the single columns [..., singles] and the terms summed over labels -> [...].
+    """
+
+    singles: int
+    blocks: int
+    terms: Callable[..., Sequence[np.ndarray]]
+    score: Callable[..., np.ndarray]
+
+    def __call__(self, sums: np.ndarray) -> np.ndarray:
+        """Return the score [...] from sums [..., columns]."""
+        terms = self.terms(*np.split(sums[..., self.singles :], self.blocks, axis=-1))
+        return self.score(sums[..., : self.singles], *(term.sum(-1) for term in terms))
+
+    def without_each(self, rows: Table) -> np.ndarray:
+        """Return the score [examples] without each example in turn; only the terms of its labels are computed again.
+
+        rows: a sparse table of statistics.
+        """
+        total = rows.sum(0, dtype=float)
+        blocks = np.split(total[self.singles :], self.blocks)  # each [labels]
+        examples, labels = rows.shape[0], len(blocks[0])
+        entries = rows[:, self.singles :].tocoo()
+        # Pairs of an example and a label in which any block has an entry, and what it has there.
+        example, label = entries.coords[0].astype(np.int64), entries.coords[1] % labels
+        pairs, pair = np.unique(example * labels + label, return_inverse=True)
+        left_out = np.zeros((self.blocks, len(pairs)))
+        left_out[entries.coords[1] // labels, pair] = entries.data
+        example, label = pairs // labels, pairs % labels
+        old = self.terms(*(block[label] for block in blocks))
+        new = self.terms(*(block[label] - gone for block, gone in zip(blocks, left_out, strict=True)))
+        changes = (
+            np.bincount(example, weights=after - before, minlength=examples)
+            for before, after in zip(old, new, strict=True)
+        )
+        sums = [term.sum() + change for term, change in zip(self.terms(*blocks), changes, strict=True)]
+        return self.score(total[: self.singles] - tables.dense(rows[:, : self.singles]), *sums)
 
 
 @cache
@@ -125,17 +181,15 @@ def label_value(metric: str) -> Value:
             return _ratio(2 * both, predicted + reference)
         return _ratio(both, predicted if kind == "precision" else reference)
 
-    def _value(sums: np.ndarray) -> np.ndarray:
-        counts = np.split(sums, 3, axis=-1)
-        if average == "micro":
-            return _quotient(*(count.sum(-1) for count in counts))
-        per_label = _quotient(*counts)
-        if average == "per_label":
-            return per_label
+    def _weighed(*counts: np.ndarray) -> Sequence[np.ndarray]:
         weights = counts[2] if average == "weighted" else np.ones_like(counts[2])
-        return _ratio((per_label * weights).sum(-1), weights.sum(-1))
+        return _quotient(*counts) * weights, weights
 
-    return _value
+    if average == "per_label":
+        return lambda sums: _quotient(*np.split(sums, 3, axis=-1))
+    if average == "micro":
+        return LabelValue(singles=0, blocks=3, terms=lambda *counts: counts, score=lambda _, *sums: _quotient(*sums))
+    return LabelValue(singles=0, blocks=3, terms=_weighed, score=lambda _, *sums: _ratio(*sums))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -143,22 +197,29 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.zeros(np.shape(numerator)), where=denominator > 0)
 
 
-def _mcc_rows(predicted: np.ndarray, reference: np.ndarray) -> np.ndarray:
+def _mcc_rows(predicted: Table, reference: Table) -> Table:
     """Return [examples, 2 + 2 x labels]: wrong, no answer, one-hot prediction - one-hot reference, one-hot reference.
 
     predicted, reference: [examples, labels] of 0 and 1; no answer is a row of 0. Of a right answer all columns but the
     last ones are 0, so that a product with the rows of many systems has little to add up.
     """
-    wrong, unanswered = (1 - table.max(1, keepdims=True) for table in (predicted & reference, predicted))
-    reference = reference.astype(np.int8)
-    return np.concatenate([wrong, unanswered, predicted - reference, reference], axis=1, dtype=np.int8)
+    single = [1 - table.sum(1) for table in (predicted.multiply(reference), predicted)]
+    predicted, reference = predicted.astype(np.int8), reference.astype(np.int8)
+    return tables.beside([np.stack(single, axis=1).astype(np.int8), predicted - reference, reference])
 
 
-def mcc_value(sums: np.ndarray) -> np.ndarray:
-    """Return Matthews correlation [...] from the sums [..., 2 + 2 x labels] of a tally."""
-    wrong, unanswered = sums[..., 0], sums[..., 1]
-    surplus, reference = np.split(sums[..., 2:], 2, axis=-1)
-    return matthews_correlation(reference.sum(-1) - wrong, unanswered, reference + surplus, reference)
+def _mcc_terms(surplus: np.ndarray, reference: np.ndarray) -> Sequence[np.ndarray]:
+    predicted = reference + surplus
+    return reference, predicted * reference, predicted**2, reference**2
+
+
+def _mcc_score(singles: np.ndarray, *sums: np.ndarray) -> np.ndarray:
+    wrong, unanswered = singles[..., 0], singles[..., 1]
+    return _correlation(sums[0] - wrong, unanswered, *sums)
+
+
+mcc_value = LabelValue(singles=2, blocks=2, terms=_mcc_terms, score=_mcc_score)
+"""Matthews correlation from the sums [..., 2 + 2 x labels] of a tally."""
 
 
 def matthews_correlation(
@@ -169,11 +230,22 @@ def matthews_correlation(
     correct, unanswered: numbers of examples [...]. predicted, reference: of each label, [..., labels]. Those without an
     answer are one more predicted label. Source: Gorodkin 2004, Computational Biology and Chemistry 28, 367-374.
     """
-    number = reference.sum(-1)
-    covariance = correct * number - (predicted * reference).sum(-1)
-    predicted_variance = number**2 - (predicted**2).sum(-1) - unanswered**2
-    product = predicted_variance * (number**2 - (reference**2).sum(-1))
-    return _ratio(covariance, np.sqrt(np.maximum(product, 0)))
+    sums = (term.sum(-1) for term in _mcc_terms(predicted - reference, reference))
+    return _correlation(correct, unanswered, *sums)
+
+
+def _correlation(
+    correct: np.ndarray,
+    unanswered: np.ndarray,
+    number: np.ndarray,
+    products: np.ndarray,
+    predicted_squares: np.ndarray,
+    reference_squares: np.ndarray,
+) -> np.ndarray:
+    """Return R_K [...] from sums over labels: of references, of predictions x references, and of their squares."""
+    covariance = correct * number - products
+    predicted_variance = number**2 - predicted_squares - unanswered**2
+    return _ratio(covariance, np.sqrt(np.maximum(predicted_variance * (number**2 - reference_squares), 0)))
 
 
 def _bleu_rows(lines: Sequence[Line], tokenizer: str) -> np.ndarray:

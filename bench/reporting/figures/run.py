@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.analysis.accessors import MATRIX_LABELS
 from bench.records.record import Record, Score
 from bench.reporting.figures import style
 from bench.reporting.markdown import clean
@@ -22,6 +23,8 @@ BEFORE = " before training"
 # With more labels than this: bars for the lowest scores only, and a matrix without numbers in its cells.
 READABLE_LABELS = 30
 ROOMY_LABELS = 12
+# Labels with a row of outcomes each, of several labels an example; of more, those with most errors.
+MOST_OUTCOMES = 100
 # Maximum number of labels -> cell size in inches: the largest fits a label's name, the smallest "100 %".
 CELLS_IN = {4: 1.0, ROOMY_LABELS: 0.66, READABLE_LABELS: 0.46}
 # Outcomes of a binary label, in the order of the columns.
@@ -138,17 +141,37 @@ def confusion_matrix(counts: Any, labels: Sequence[str], path: Path, title: str 
     """Draw counts and row shares of [labels][labels] (row: reference), or of [labels][2][2] for multi-label data.
 
     The latter, [[true negatives, false positives], [false negatives, true positives]] as in scikit-learn, is
-    drawn as one row per label. Raises ValueError for any other shape.
+    drawn as one row per label. Of more labels than a matrix is kept of, [cells][3] of reference, prediction and count:
+    the most frequent confusions are drawn as bars. Raises ValueError for any other shape.
     """
     import numpy as np
 
     array = np.asarray(counts, dtype=float)
-    if array.ndim == 3 and array.shape[1:] == (2, 2):
+    if array.ndim == 2 and array.shape[1] == 3 and len(labels) > MATRIX_LABELS:
+        _draw_confused(array, labels, path, title)
+    elif array.ndim == 3 and array.shape[1:] == (2, 2):
         _draw_outcomes(array, style.label_names(labels, len(array)), path, title)
     elif array.ndim == 2 and 0 < array.shape[0] == array.shape[1]:
         _draw_matrix(array, style.label_names(labels, len(array)), path, title)
     else:
         raise ValueError(f"expected counts of shape [labels][labels] or [labels][2][2], got {array.shape}")
+
+
+def _draw_confused(cells: "np.ndarray", labels: Sequence[str], path: Path, title: str) -> None:
+    """Draw the most frequent wrong predictions as bars. cells: [cells, 3]: reference, prediction, count."""
+    wrong = cells[cells[:, 0] != cells[:, 1]]
+    wrong = wrong[(-wrong[:, 2]).argsort(kind="stable")]
+    shown, names = wrong[:READABLE_LABELS], style.label_names(labels, len(labels))
+    with style.figure(path, style.WIDTH_IN, 0.25 * len(shown) + 1.2) as figure:
+        panel = figure.subplots()
+        panel.barh(range(len(shown)), shown[:, 2], color=style.SERIES[0])
+        pairs = [f"{names[int(reference)]} as {names[int(predicted)]}" for reference, predicted, _ in shown]
+        panel.set_yticks(range(len(shown)), pairs)
+        title = f"{title} ({len(shown)} most frequent of {len(wrong):,} confusions)"
+        panel.set(
+            title=title, ylim=(len(shown) - 0.4, -0.6), xlabel="examples of the first label predicted as the second"
+        )
+        panel.grid(axis="y", visible=False)
 
 
 def _draw_matrix(counts: "np.ndarray", names: list[str], path: Path, title: str) -> None:
@@ -201,6 +224,10 @@ def _draw_outcomes(counts: "np.ndarray", names: list[str], path: Path, title: st
     import numpy as np
 
     right, wrong = matplotlib.colormaps[style.SHADES], matplotlib.colormaps["Oranges"]
+    if len(names) > MOST_OUTCOMES:
+        worst = np.sort((-counts[:, 0, 1] - counts[:, 1, 0]).argsort(kind="stable")[:MOST_OUTCOMES])
+        title = f"{title} ({MOST_OUTCOMES} of {len(names)} labels with most errors)"
+        counts, names = counts[worst], [names[place] for place in worst]
     cells = counts[:, [1, 1, 0, 0], [1, 0, 1, 0]]  # [labels, outcomes]
     totals = np.repeat(cells.reshape(-1, 2, 2).sum(2), 2, axis=1)
     shares = np.divide(cells, totals, out=np.zeros_like(cells), where=totals > 0)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from bench.analysis.accessors import MATRIX_LABELS
 from bench.analysis.costs import Costs, is_trained_by_steps
 from bench.analysis.leaderboard import Group, RankedSystem
 from bench.records.record import Record
@@ -187,7 +188,11 @@ def confusions(group: Group, gallery: Gallery) -> str:
         if total is not None:
             matrices[system.label] = total
     if not matrices:
-        return ""
+        known = any(_listed(record, group, "confusion_matrix") for one in group.systems for record in one.records)
+        kept = known and len(_label_names(group)) > MATRIX_LABELS
+        return (
+            md.bullets([f"Not drawn of more than {MATRIX_LABELS} labels: the records hold the cells."]) if kept else ""
+        )
     number = len(group.systems)
     notes = ["Shares of each row, summed over seeds; grey: no example."]
     if len(matrices) < number:

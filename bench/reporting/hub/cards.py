@@ -179,11 +179,11 @@ def _loading(description: Mapping[str, Any]) -> str:
 
 def _scores(record: Record, split: str) -> str:
     before, after = (accessors.scalars(record, stage, split) for stage in accessors.STAGES)
-    majority = record.baselines.get(split, {}).get("majority", {})
+    floors = {name: accessors.constant_baseline(record, split, name) for name in {*before, *after}}
     rows = [
         {
             "metric": md.escape(metric),
-            "majority baseline": md.fixed(majority.get(metric)),
+            "constant baseline": md.DASH if (floor := floors[metric]) is None else f"{md.fixed(floor[1])} ({floor[0]})",
             "before training": cells.shown_score(before.get(metric)),
             "after training": cells.shown_score(after.get(metric)),
         }

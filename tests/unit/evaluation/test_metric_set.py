@@ -213,7 +213,7 @@ def test_a_score_that_no_draw_changes_has_wilsons_interval_or_none():
 
 
 def test_means_that_have_wilsons_interval_are_means_over_examples_from_0_to_1():
-    answers = MetricSet(("squad_v2", "rouge", "meteor"), multi_label=False, num_labels=2)
+    answers = MetricSet(("squad_v2", "rouge", "rouge_unicode", "meteor"), multi_label=False, num_labels=2)
     found = {**answers.per_example(in_words()), "squad_v2_HasAns_f1": np.array([0, 1])}
     found |= MetricSet(("squad",), multi_label=False, num_labels=2).per_example(in_words(unanswerable=0))
     found |= MetricSet(("jaccard", "hamming_accuracy"), multi_label=True, num_labels=3).per_example(several())
@@ -469,14 +469,48 @@ def test_answers_to_questions_that_all_have_one():
     assert per_example["squad_exact_match"].sum() == sum(
         answer in golds for answer, golds in zip(found.predictions, found.references, strict=True)
     )
-    # Nothing that needs no model scores above 0.
-    assert baselines(metrics, np.array([1, 1]), found) == {}
+
+
+def test_the_most_frequent_answer_is_a_baseline():
+    metrics = MetricSet(("squad", "bleu", "rouge"), multi_label=False, num_labels=2)
+    found = in_words(unanswerable=0)
+    frequent = found.references[0][0]
+    train = per_row([["mat"], [frequent, "cat on"], [frequent], ["sat", "mat", "mat"], ["x y", frequent]])
+    (line,) = baselines(metrics, train, found).items()
+    name, values = line
+    assert name == "majority"
+    expected = np.mean([frequent in golds for golds in found.references])
+    assert values["squad_exact_match"] == pytest.approx(expected) != 0
+    assert set(values) == set(metrics.values(found))
+    # Of several the shortest, then the first; of no training split, that of the scored one.
+    assert baselines(metrics, per_row([["on"], ["mat"], ["cat"]]), found)["majority"] == metrics.values(
+        dataclasses.replace(found, predictions=per_row(["on"] * 60))
+    )
+    assert set(baselines(metrics, None, found)) == {"split_majority"}
+
+
+def test_baselines_without_a_training_split():
+    found = single()
+    lines = baselines(MetricSet(("accuracy", "loss"), multi_label=False, num_labels=3), None, found)
+    assert set(lines) == {"split_majority"}
+    assert lines["split_majority"]["accuracy"] == np.bincount(found.references).max() / 60
+    assert set(baselines(MetricSet(("squad_v2",), multi_label=False, num_labels=2), None, in_words())) >= {"no_answer"}
+    found = several()
+    lines = baselines(MetricSet(("subset_accuracy",), multi_label=True, num_labels=3), None, found)
+    usual = found.references.mean(0) > 0.5
+    assert lines["split_majority"]["subset_accuracy"] == (found.references == usual).all(1).mean()
+
+
+def test_the_most_frequent_answer_may_be_none():
+    metrics, found = MetricSet(("squad_v2",), multi_label=False, num_labels=2), in_words()
+    assert set(baselines(metrics, per_row([[], [], ["cat"]]), found)) == {"no_answer"}
+    assert set(baselines(metrics, per_row([[], ["cat"], ["cat"]]), found)) == {"no_answer", "majority"}
 
 
 def test_the_baseline_that_never_answers():
     metrics = MetricSet(("squad_v2", "rouge", "bleu"), multi_label=False, num_labels=2)
     found = in_words()
-    (line,) = baselines(metrics, np.array([0, 1]), found).items()
+    (line,) = baselines(metrics, per_row([["cat"], [], []]), found).items()
     name, values = line
     share = np.mean([not golds for golds in found.references])
     assert name == "no_answer"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
+from bench.analysis.stats import tables
 from bench.config import contracts, registry
 from tests.helpers.cases import together
 
@@ -124,7 +125,7 @@ def test_a_metric_file_imports_its_base_and_public_libraries(path):
             assert node.module not in ("evaluate", "bench.metrics._base"), "import the module, not a class of it"
             imported.add(node.module if node.module.startswith("bench") else node.module.split(".")[0])
     own = OF_TEXTS if metric_class(path.stem).reads == "answers" else set()
-    package = {"bench.metrics", "bench.analysis.stats", "bench.analysis.stats.sums"}
+    package = {"bench.metrics", *(f"bench.analysis.stats{part}" for part in ("", ".sums", ".tables"))}
     assert imported <= {"numpy"} | package | own | set(sys.stdlib_module_names)
 
 
@@ -162,7 +163,8 @@ def test_compute_equals_values_of_summed_statistics(name, config, seed, make):
     predictions, references, num_labels = random_data(metric.reads, config, seed)
     statistics = metric.statistics(predictions, references, num_labels)
     assert statistics.dtype == np.float64
-    assert len(statistics) == len(references)
+    assert statistics.shape[0] == len(references)
+    np.testing.assert_array_equal(metric.sums(predictions, references, num_labels), statistics.sum(axis=0))
     values = metric.values(statistics.sum(axis=0), num_labels)
     computed = metric.compute(predictions=predictions, references=references, num_labels=num_labels)
     # A value that is tuned over thresholds needs more than predictions and references.
@@ -195,7 +197,7 @@ def test_means_and_proportions_equal_the_value(name, config, seed, make):
 def test_vectorised_values_equal_a_loop(name, config, make):
     metric = make(name, config)
     predictions, references, num_labels = random_data(metric.reads, config, 0)
-    statistics = metric.statistics(predictions, references, num_labels)
+    statistics = tables.dense(metric.statistics(predictions, references, num_labels))
     # Zero examples stand among the sums, as a draw may leave labels out.
     counts = np.random.default_rng(0).multinomial(9, np.full(len(statistics), 1 / len(statistics)), size=(2, 3))
     counts[0, 0] = 0
@@ -217,9 +219,12 @@ def test_vectorised_values_equal_a_loop(name, config, make):
 def test_statistics_are_additive_over_parts(name, config, make):
     metric = make(name, config)
     predictions, references, num_labels = random_data(metric.reads, config, 5)
-    whole = metric.statistics(predictions, references, num_labels)
-    parts = [metric.statistics(predictions[half], references[half], num_labels) for half in (slice(9), slice(9, None))]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+    def statistics(part):
+        return tables.dense(metric.statistics(predictions[part], references[part], num_labels))
+
+    parts = [statistics(half) for half in (slice(9), slice(9, None))]
+    np.testing.assert_array_equal(np.concatenate(parts), statistics(slice(None)))
 
 
 @every_pair
@@ -299,24 +304,42 @@ def test_only_missing_answers(make):
             continue
         shape = (4,) if config == "default" else (4, 3)
         references = np.arange(np.prod(shape)).reshape(shape) % 2
-        got = make(name, config).compute(predictions=np.full(shape, -1), references=references, num_labels=3)
+        metric = make(name, config)
+        got = metric.compute(predictions=np.full(shape, -1), references=references, num_labels=3)
+        if config == "multilabel":
+            assert got == metric.compute(predictions=np.zeros(shape, dtype=int), references=references, num_labels=3)
+            continue
         for value, number in got.items():
             assert np.nansum(number) == 0, (name, config, value)
 
 
-def test_missing_answers_are_wrong_everywhere_in_multilabel(make):
-    # The second example has no label and no answer: an empty set must not be credited to it.
-    references, predictions = [[1, 0, 1], [0, 0, 0]], [[1, 0, 0], [-1, -1, -1]]
+def test_missing_answers_are_the_empty_set_in_multilabel(make):
+    # No label is right, one of 5 entries of the references is 1: saying nothing scores 0.8 of the entries.
+    references = [[1, 0, 0, 0, 0], [0, 0, 0, 0, 1], [0, 0, 0, 0, 0]]
     got = {}
+    for missing in ([-1] * 5, [1, -1, 0, 0, 0], [0, 0, 0, 0, -7], [0] * 5):
+        predictions = [[1, 1, 0, 0, 0], missing, missing]
+        for name, config in LABEL_PAIRS:
+            if config == "multilabel" and name != "loss":
+                got |= make(name, config).compute(predictions=predictions, references=references)
+        # As scikit-learn scores the empty set.
+        empty = [[1, 1, 0, 0, 0], [0] * 5, [0] * 5]
+        assert got["hamming_accuracy"] == 1 - sklearn.metrics.hamming_loss(references, empty) == pytest.approx(13 / 15)
+        assert got["subset_accuracy"] == sklearn.metrics.accuracy_score(references, empty) == pytest.approx(1 / 3)
+        options = {"average": "samples", "zero_division": 1}
+        assert got["jaccard_samples"] == sklearn.metrics.jaccard_score(references, empty, **options) == 0.5
+        assert got["jaccard_samples_empty0"] == pytest.approx(1 / 6)
+        assert got["accuracy_per_label"] == pytest.approx([1, 2 / 3, 1, 1, 2 / 3])
+        assert got["f1_per_label"] == [1, 0, 0, 0, 0]
+        expected = sklearn.metrics.multilabel_confusion_matrix(references, empty)
+        assert got["confusion_matrix"] == expected.tolist()
+
+
+def test_every_metric_of_several_labels_says_its_rule_of_missing_answers(make):
     for name, config in LABEL_PAIRS:
         if config == "multilabel" and name != "loss":
-            got |= make(name, config).compute(predictions=predictions, references=references)
-    assert got["jaccard_samples"] == got["jaccard_samples_empty0"] == pytest.approx(1 / 4)
-    assert got["hamming_accuracy"] == pytest.approx(2 / 6)
-    assert got["subset_accuracy"] == 0
-    assert got["accuracy_per_label"] == [1 / 2, 1 / 2, 0]
-    assert got["f1_per_label"] == [1, 0, 0]
-    assert got["confusion_matrix"] == [[[0, 0], [0, 1]], [[1, 0], [0, 0]], [[0, 0], [1, 0]]]
+            for signature in make(name, config).signatures().values():
+                assert "|no_answer:empty_set|" in signature or "|no_answer:no_label|" in signature
 
 
 @every_seed

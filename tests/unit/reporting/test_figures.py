@@ -63,6 +63,9 @@ LENGTHS = {"train": list(range(5, 60)) * 3, "test": [64] * 9 + [8, 9]}
 DRAWINGS = {
     "curves": lambda path: run.learning_curves(train_log(), path),
     "matrix": lambda path: run.confusion_matrix([[380, 48], [37, 407]], ["no", "yes"], path),
+    "confused": lambda path: run.confusion_matrix(
+        [[0, 0, 9], [0, 7, 2], [8, 1, 5]], [f"l{n}" for n in range(300)], path
+    ),
     "outcomes": lambda path: run.confusion_matrix([[[9, 1], [2, 8]]] * 3, ["a", "b", "c"], path),
     "bars": lambda path: run.per_label_bars({"f1": per_label([0.5, 0.75])}, ["no", "yes"], path),
     "lengths": lambda path: run.length_histogram(LENGTHS, 64, path),

@@ -663,3 +663,16 @@ def test_reporting_loads_no_heavy_library_and_answers_at_once():
     assert done.stdout.strip() == "[]"
     # Half a second is the aim; a busy machine gets four times that.
     assert time.perf_counter() - started_s < 2.0
+
+
+def test_a_headline_stands_beside_the_best_constant_answer_and_right_answers_without_marks(tmp_path):
+    scores = {
+        "squad_v2_f1": Score(value=0.517, examples=60, signature="f"),
+        "bleu": Score(value=0.0, examples=60, signature="b", ceiling=0.0, unrewardable=29),
+        "meteor": Score(value=0.4, examples=60, signature="m", ceiling=0.75, unrewardable=0),
+    }
+    baselines = {"no_answer": {"squad_v2_f1": 0.517}, "majority": {"squad_v2_f1": 0.1}, "random": {"squad_v2_f1": 0.9}}
+    shown = run_page.run_report(full(scores={"after": {"test": scores}}, baselines={"test": baselines}), tmp_path)
+    assert "0.517 for the no_answer baseline" in shown
+    assert "bleu can't give full marks to 29 right answers: all questions answered right score 0.000." in shown
+    assert "meteor can't" not in shown

@@ -1,0 +1,64 @@
+"""Warns of scores that say less than they seem to: collapsed models, values that are null, losses by training."""
+
+from bench.analysis import accessors, predictions
+from bench.config import registry
+from bench.errors import DataError
+from bench.evaluation import exhibits
+from bench.evaluation.metric_set import Predictions
+from bench.runner.context import RunContext
+
+# Beside the metric that ranks runs: it falls first where a model collapses into the larger labels.
+ALSO_COMPARED = "f1_macro"
+
+
+def warn(run: RunContext, stage: str, split: str, scored: Predictions, constants: dict[str, Predictions]) -> None:
+    """Put findings on one scored split into the record, once its scores and its file of predictions are there.
+
+    constants: predictions of the constant baselines, by name.
+    """
+    where, scores = f"{stage} {split}", run.record.scores[stage][split]
+    labels, metrics = run.inputs.corpus.labels, run.inputs.scoring.metrics
+    notes, findings = exhibits.undefined(where, scores)
+    absent = exhibits.absent_labels(split, scores, scored.references, labels)
+    for note in [*notes, *([absent] if absent else [])]:
+        run.record.note(note)
+    # A new head answers at random before training, which is no finding.
+    new = stage == "before" and bool(run.record.model and run.record.model.newly_initialized)
+    if not new:
+        findings += exhibits.of_predictions(where, scored, labels)
+    if stage == "after":
+        findings += exhibits.not_better(where, metrics, scored, constants)
+        findings += _lost(run, split)
+    for finding in findings:
+        run.record.warn(finding.code, finding.sentence)
+
+
+def _lost(run: RunContext, split: str) -> list[exhibits.Finding]:
+    """Return findings on the ranking metric, and on macro F1, that are lower than before training."""
+    before, after = (accessors.scalars(run.record, stage, split) for stage in accessors.STAGES)
+    ranking = accessors.ranking_metric([name for name in after if name in registry.directions()])
+    findings = []
+    for name in dict.fromkeys((ranking, ALSO_COMPARED)):
+        pair = [scores.get(name or "") for scores in (before, after)]
+        values = [item.value for item in pair if item is not None and isinstance(item.value, int | float)]
+        if name is None or len(values) < 2 or pair[0] is None or pair[1] is None:
+            continue
+        sign = 1 if registry.higher_is_better(name) else -1
+        if sign * (values[1] - values[0]) < 0:
+            ends = _interval(run, split, name)
+            findings.append(exhibits.worse_than_before(f"after {split}", name, pair[0], pair[1], ends))
+    return findings
+
+
+def _interval(run: RunContext, split: str, name: str) -> tuple[float, float] | None:
+    """Return the paired interval of after - before, from the files of predictions; None where they don't give one."""
+    try:
+        before, after = (
+            predictions.read_predictions(run.folder / "record.json", run.record, stage, split, name)
+            for stage in accessors.STAGES
+        )
+    except DataError:
+        return None
+    if list(before.lines) != list(after.lines):
+        return None
+    return exhibits.interval(after.tally, before.tally)
