@@ -14,7 +14,7 @@ from bench.config import registry
 from bench.errors import DataError
 from bench.records import store
 from bench.records.record import Record
-from bench.utils import numbers, process
+from bench.utils import files, numbers, process
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +258,7 @@ def read_predictions(path: Path, record: Record, stage: str, split: str, metric:
 
 def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = files.read_text(file)
     except FileNotFoundError as error:
         raise MissingPredictions(f"{file} not found; a run can't be compared without its predictions") from error
     except (OSError, ValueError) as error:
