@@ -24,7 +24,7 @@ from bench.records import failures, record, store
 from bench.records.record import Record
 from bench.runner import completion, out_of_memory, resume, run_folder
 from bench.runner.context import RunContext
-from bench.utils import files, process
+from bench.utils import files, process, system
 from bench.utils.system import utc_now
 
 EXIT_CODES = {"ok": 0, "invalid": 2, "oom": 3, "diverged": 4, "crashed": 1, "interrupted": 130}
@@ -102,6 +102,7 @@ def _nothing(*_: Any) -> None:
 
 
 def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext:
+    system.refuse_undecoded([str(options.recipe), str(options.out or ""), *options.overrides, *options.include])
     registry.include(options.include)
     resolved = load(options.recipe, tuple(options.overrides), options.seed)
     seed = resolved.recipe.seed

@@ -73,9 +73,7 @@ def find_previous(folder: Path, recipe_hash: str, seed: int, *, overwrite: bool,
     if checkpoint is not None:
         checkpoint.refuse_other(recipe_hash, seed, folder)
         if not checkpoint.signed:
-            notes.append(
-                f"the checkpoint of step {checkpoint.step} is not signed with your key; it is read as data only"
-            )
+            notes.append(f"the checkpoint of step {checkpoint.step} is not signed with your key: it is read as data")
     elif resume:
         notes.append("--resume: there was no checkpoint to go on from, so training started from the beginning")
     return PreviousRun(checkpoint, left if checkpoint is not None or resume else None, notes)

@@ -22,7 +22,7 @@ from bench.errors import SetupError
 from bench.records import store
 from bench.records.failures import is_disk_full
 from bench.training import checkpoint_files
-from bench.utils import files
+from bench.utils import files, system
 
 LOCK = ".lock"
 # The seal of the scores of stage "before"; see `runner/resume.py`.
@@ -142,12 +142,7 @@ def is_ours(folder: Path) -> bool:
 def check_place(folder: Path, option: str = "--out") -> None:
     """Raise SetupError where no folder can be made or written at a path. Writes nothing."""
     shown = f"{option} {_shown(folder)}"
-    try:
-        os.fspath(folder).encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise SetupError(
-            f"{shown}: this locale can't hold its name; set LC_ALL=C.UTF-8 or PYTHONUTF8=1, or give an ASCII name"
-        ) from error
+    system.refuse_undecoded([str(folder)])
     here = folder
     while True:
         try:
@@ -174,7 +169,9 @@ def check_place(folder: Path, option: str = "--out") -> None:
 
 
 def _shown(folder: Path) -> str:
-    text = os.fsencode(folder).decode("utf-8", "backslashreplace")
+    text = str(folder)
+    if system.is_undecoded(text):
+        text = os.fsencode(folder).decode("ascii", "backslashreplace")
     return text if len(text) <= 200 else f"{text[:100]}...{text[-60:]} ({len(text)} characters)"
 
 
