@@ -20,8 +20,8 @@ def report(record: Record, folder: Path, *, step: int, saved_step: int, reason: 
     from_step = f"step {saved_step}" if saved_step else "the beginning"
     before = f" ({failures} checkpoints so far)" if failures > 1 else ""
     sentence = (
-        f"the checkpoint of step {step} could not be written: {reason}{before}; if the run is stopped or killed now, "
-        f"training goes on from {from_step}"
+        f"the checkpoint of step {step} could not be written: {reason}{before}; "
+        f"stopped or killed, the run goes on from {from_step}"
     )
     record.warnings = [warning for warning in record.warnings if warning.code != CODE]
     record.warnings.append(RunWarning(code=CODE, sentence=sentence))

@@ -210,12 +210,12 @@ def test_a_checkpoint_that_cant_be_written_is_said_while_the_run_lives(tmp_path,
 
     monkeypatch.setattr(checkpoint_files, "seal", full)
     monkeypatch.setattr(checkpoint_files, "begin", begin)
-    assert run(folder, "training.steps=6", "evaluation.before=false") == 0
+    assert run(folder, "training.steps=8", "evaluation.before=false") == 0
     (first, note, said), (second, *_) = seen
     assert note == "the checkpoint of step 2 could not be written: [Errno 28] No space left on device"
     assert [one["code"] for one in first] == [one["code"] for one in second] == ["checkpoint_not_written"]
     assert first[0]["sentence"].startswith(f"{note}; ")
-    assert "training goes on from the beginning" in first[0]["sentence"]
+    assert "stopped or killed, the run goes on from the beginning" in first[0]["sentence"]
     assert "(2 checkpoints so far)" in second[0]["sentence"]
     assert first[0]["sentence"] in said.replace("\n", " ")
     assert not (folder / "checkpoints").exists() or not list((folder / "checkpoints").iterdir())
