@@ -134,7 +134,9 @@ def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext
         previous=previous,
         lock=lock,
     )
-    run.record.notes += previous.notes
+    for note in previous.notes:
+        run.record.note(note)
+        console.say(note)
     if previous.finished is None:
         _write_record(run)
     return run

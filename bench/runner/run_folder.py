@@ -195,10 +195,10 @@ def reserve(folder: Path) -> None:
 
 
 def is_free(folder: Path) -> bool:
-    """Return whether a record may be written into a folder: it can be made or written, and nothing is in it."""
+    """Return whether a record may be written into a folder: nothing is in it, and no run is beginning there."""
     try:
         check_place(folder)
-        return survey(folder).is_fresh
+        return survey(folder).is_fresh and not is_taken(folder)
     except SetupError:
         return False
 

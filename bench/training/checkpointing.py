@@ -36,6 +36,11 @@ from bench.utils import signing
 _TRAINER_STATE = "trainer_state.json"
 # Tensors of optimisers that have the shape of their parameter.
 _LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+# Of a state, whatever shards it.
+_KEYS = {
+    "hash", "seed", "data", "step", "spread", "world_size", "precision", "logged_step", "learning_rate", "seconds",
+    "since_log", "selection", "steps", "scheduler", "scaler", "rows", "without_gradient",
+}  # fmt: skip
 # As safetensors names them.
 _DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
 _START_ANEW = "give --overwrite to start anew"
@@ -283,6 +288,8 @@ def agree_on_checkpoint(inputs: FitInputs, *, sharded: bool) -> Resumption | Non
         for note in damaged:
             inputs.observer.on_note(note)
     state = broadcast_object_list([checkpoint_files.read_state(own) if inputs.rank == 0 else None])[0]
+    if lacking := sorted(_KEYS - state.keys()):
+        raise SetupError(f"{own} lacks {lacking[0]!r} in its {checkpoint_files.STATE}; {_START_ANEW}")
     if state["data"] != inputs.identity.data:
         raise SetupError(f"{folder}: the training data have changed since; give --overwrite to start anew")
     return Resumption(own, state)

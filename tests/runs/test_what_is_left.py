@@ -17,6 +17,7 @@ from bench.runner import completion, lifecycle, stages
 from bench.training import checkpoint_files, checkpointing
 from bench.training.state import Observer, Steps
 from bench.utils import files
+from tests.helpers.cases import together
 from tests.helpers.launching import ROOT
 
 RECIPE = ROOT / "recipes" / "tiny" / "bert-full.yaml"
@@ -148,6 +149,20 @@ def test_another_person_s_checkpoint_of_plain_data_is_noted(left, monkeypatch, t
     assert [note for note in notes if note.startswith("before: scored again")]
 
 
+@together("key", ["rows", "scheduler", "without_gradient", "data"])
+def test_a_state_without_a_key_is_one_sentence(key, killed, tmp_path_factory):
+    folder = shutil.copytree(killed, tmp_path_factory.mktemp("state") / "run")
+    partial = checkpoint_files.path_of(folder / "checkpoints", 2)
+    edit(partial / "state.json", lambda state: state.pop(key))
+    (partial / "manifest.json").unlink()
+    checkpoint_files.seal(partial.rename(checkpoint_files.partial_of(folder / "checkpoints", 2)))
+    PartialState(cpu=True)
+    checkpoint, _ = checkpoint_files.newest(folder / "checkpoints")
+    inputs = SimpleNamespace(checkpoint_folder=folder / "checkpoints", checkpoint=checkpoint, rank=0)
+    with pytest.raises(SetupError, match=rf"lacks '{key}' in its state\.json; give --overwrite"):
+        checkpointing.agree_on_checkpoint(inputs, sharded=False)
+
+
 # ---------------------------------------------------------------- shards are unpickled
 
 
@@ -165,7 +180,7 @@ def test_no_shard_is_unpickled_that_is_not_signed(how, tmp_path, monkeypatch):
     folder = tmp_path / "checkpoints"
     for step in (2, 4):
         partial = checkpoint_files.begin(folder, step)
-        state = {"hash": "a", "seed": 1, "step": step, "data": "d"}
+        state = {**dict.fromkeys(checkpointing._KEYS), "hash": "a", "seed": 1, "step": step, "data": "d"}
         (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
         (partial / "global_step1").mkdir()
         torch.save({"x": 1}, partial / "global_step1" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
