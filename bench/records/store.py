@@ -57,7 +57,8 @@ def read(path: Path) -> Record:
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no record here") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a whole record (half-written or edited?): {error}") from error
+        reason = error.strerror or error if isinstance(error, OSError) else error
+        raise DataError(f"{path}: not a whole record (half-written or edited?): {reason}") from error
     version = content.get("schema") if isinstance(content, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise DataError(f"{path}: not a run record: it has no `schema` number")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import time
 
 import pytest
 
-from bench.errors import SetupError
+from bench.cli import main as cli
+from bench.errors import DataError, SetupError
 from bench.records import store
 from bench.records.record import RecipePart, Record
 from bench.runner import resume, run_folder
@@ -512,9 +514,10 @@ def test_all_files_have_the_mode_of_the_umask(mask, tmp_path_factory):
     assert len(list(folder.iterdir())) == 4
 
 
-@together("kind", ["device", "fifo", "folder", "large", "socketless"])
-def test_only_a_regular_file_of_some_size_is_read(kind, tmp_path_factory):
+@together("kind", ["device", "fifo", "folder", "large", "descriptors", "socket"])
+def test_only_a_regular_file_of_some_size_is_read(kind, tmp_path_factory, capsys):
     path = tmp_path_factory.mktemp("read") / "record.json"
+    bound = socket.socket(socket.AF_UNIX)
     if kind == "device":
         path.symlink_to("/dev/zero")
     elif kind == "fifo":
@@ -524,10 +527,20 @@ def test_only_a_regular_file_of_some_size_is_read(kind, tmp_path_factory):
     elif kind == "large":
         path.touch()
         os.truncate(path, 2**32)
-    else:
+    elif kind == "descriptors":
         path.symlink_to("/proc/self/fd")
-    with pytest.raises(OSError, match=r"not a regular file|more than the|Is a directory"):
+    else:
+        bound.bind(str(path))
+    bound.close()
+    with pytest.raises(OSError, match=r"not a regular file|more than the|No such device or address"):
         files.read_text(path, store.LIMIT_BYTES)
-    with pytest.raises(Exception, match="not a whole record") as caught:
+    with pytest.raises(DataError, match="not a whole record") as caught:
         store.read(path.parent)
     assert "\n" not in str(caught.value)
+    assert cli.main(["compare", str(path.parent)]) == 2
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert said.startswith("error: ")
+    assert "record.json" in said
+    if kind not in ("folder", "descriptors"):
+        assert cli.main(["report", str(path.parent), "-o", str(path.with_name("out"))]) == 0
+        assert "not a whole record" in (path.with_name("out") / "report.md").read_text(encoding="utf-8")
