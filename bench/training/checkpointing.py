@@ -288,6 +288,8 @@ def agree_on_checkpoint(inputs: FitInputs, *, sharded: bool) -> Resumption | Non
         for note in damaged:
             inputs.observer.on_note(note)
     state = broadcast_object_list([checkpoint_files.read_state(own) if inputs.rank == 0 else None])[0]
+    if sharded:
+        _refuse_other_shards(state)
     if lacking := sorted(_KEYS - state.keys()):
         raise SetupError(f"{own} lacks {lacking[0]!r} in its {checkpoint_files.STATE}; {_START_ANEW}")
     if state["data"] != inputs.identity.data:
@@ -308,6 +310,16 @@ def _refuse_unsigned(rank: int, path: Path, found: checkpoint_files.Checkpoint |
         raise SetupError(
             f"{path} is not signed with your key ({signing.key_path()}), and its shards are read by unpickling, which "
             "runs whatever code is in them; give --overwrite to start anew, or bring the key that it was signed with"
+        )
+
+
+def _refuse_other_shards(state: dict[str, Any]) -> None:
+    """Raise SetupError where DeepSpeed would find no shards, or others; it looks before `restore` does."""
+    processes = PartialState().num_processes
+    if state.get("spread") == "whole" or state.get("world_size") != processes:
+        raise SetupError(
+            f"the checkpoint of step {state.get('step')} was written with spread {state.get('spread')}, processes "
+            f"{state.get('world_size')}, now sharded by {processes}; launch it as before, or {_START_ANEW}"
         )
 
 

@@ -181,6 +181,7 @@ def test_no_shard_is_unpickled_that_is_not_signed(how, tmp_path, monkeypatch):
     for step in (2, 4):
         partial = checkpoint_files.begin(folder, step)
         state = {**dict.fromkeys(checkpointing._KEYS), "hash": "a", "seed": 1, "step": step, "data": "d"}
+        state |= {"spread": "ZeRO-2", "world_size": 1}
         (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
         (partial / "global_step1").mkdir()
         torch.save({"x": 1}, partial / "global_step1" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
@@ -204,6 +205,27 @@ def test_no_shard_is_unpickled_that_is_not_signed(how, tmp_path, monkeypatch):
         found = checkpointing.agree_on_checkpoint(inputs, sharded=True)
         assert found.state["step"] == (4 if how == "signed" else 2)
     assert checkpointing.agree_on_checkpoint(inputs, sharded=False).path == checkpoint.path
+
+
+@together("changes", [{"spread": "whole"}, {"world_size": 2}, {"spread": "whole", "world_size": 4}])
+def test_shards_of_another_launch_are_refused_before_a_library_looks_for_them(changes, tmp_path_factory):
+    PartialState(cpu=True)
+    folder = tmp_path_factory.mktemp("shards")
+    partial = checkpoint_files.begin(folder, 2)
+    state = {
+        **dict.fromkeys(checkpointing._KEYS),
+        "hash": "a",
+        "seed": 1,
+        "step": 2,
+        "spread": "ZeRO-2",
+        "world_size": 1,
+    }
+    (partial / "state.json").write_text(json.dumps({**state, **changes}), encoding="utf-8")
+    checkpoint_files.seal(partial)
+    checkpoint, _ = checkpoint_files.newest(folder)
+    inputs = SimpleNamespace(checkpoint_folder=folder, checkpoint=checkpoint, rank=0)
+    with pytest.raises(SetupError, match="launch it as before, or give --overwrite to start anew"):
+        checkpointing.agree_on_checkpoint(inputs, sharded=True)
 
 
 # ---------------------------------------------------------------- a checkpoint that can't be written
