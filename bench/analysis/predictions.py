@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from bench.config import registry
 from bench.errors import DataError
 from bench.records import store
 from bench.records.record import Record
-from bench.utils import numbers, process
+from bench.utils import files, numbers, process
 
 BLOCK_CHARACTERS = 2**22
 
@@ -278,7 +279,7 @@ def _blocks(file: Path) -> Iterable[list[str]]:
     """Read lines in blocks: with the probabilities of thousands of labels they hold far more than what is kept."""
     try:
         # Ends at line feeds only: JSON does not escape other separators of Unicode.
-        with file.open(encoding="utf-8", newline="\n") as stream:
+        with TextIOWrapper(files.open_regular(file, files.LIMIT_BYTES), encoding="utf-8", newline="\n") as stream:
             lines = stream.readlines(BLOCK_CHARACTERS) or [""]
             while lines:
                 yield [line.removesuffix("\n") for line in lines]

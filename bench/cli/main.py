@@ -8,6 +8,7 @@ from bench import console
 from bench.cli import check, compare, gate, listing, lm_eval, plan, predict, push, report, schema, sweep
 from bench.config import registry
 from bench.errors import BenchError
+from bench.utils import system
 
 # In the order of the help.
 COMMANDS = (check, listing, schema, predict, plan, sweep, report, compare, gate, push, lm_eval)
@@ -17,6 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code. A problem is one sentence on standard error and code 2."""
     options = _parsed(arguments)
     try:
+        system.refuse_undecoded(sys.argv[1:] if arguments is None else arguments)
         registry.include(options.include)
         return int(options.run(options))
     except BenchError as error:

@@ -22,7 +22,7 @@ from bench.config.validation import Problems, shortened, validate, validate_rest
 from bench.config.yaml_loader import Document, KeyPath, items
 from bench.errors import RecipeError, did_you_mean
 from bench.records.record import RecipePart, Record
-from bench.utils.files import ROOT
+from bench.utils.files import ROOT, read_bytes
 from bench.utils.system import utc_now
 
 SHIPPED = ROOT / "recipes"
@@ -82,6 +82,22 @@ class Resolved:
         if code := registry.included_code(self._drop_ins):
             content["included"] = {f"{path.parent.name}/{path.name}": digest for path, digest in code.items()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Return the SHA-256 of the recipe's file and of each card and drop-in in use, as "<kind>/<file name>"."""
+        used: dict[str, Path | None] = {f"recipe/{Path(self.path).name}": Path(self.path)}
+        for kind, name in (("dataset", self.dataset_name), ("model", self.model_name)):
+            used[f"{CARD_FOLDERS[kind]}/{name}.yaml"] = _find_card(kind, name, Path(self.path), self.path)
+        for kind, names in self._drop_ins.items():
+            known = registry.files(kind)
+            used |= {f"{kind}/{name}.py": known.get(name) for name in names}
+        hashes = {}
+        for name, path in used.items():
+            with contextlib.suppress(OSError):  # a recipe may come from a pipe, which is read once
+                if path is not None:
+                    hashes[name] = hashlib.sha256(read_bytes(path)).hexdigest()
+        return hashes
 
     @property
     def by_gradients(self) -> bool:
@@ -276,6 +292,7 @@ def first_record(resolved: Resolved) -> Record:
             card_overrides=resolved.card_overrides,
             hash=resolved.hash,
         ),
+        files=resolved.files,
     )
 
 

@@ -1,7 +1,8 @@
-"""Cached tokenization: features of a split on disk, keyed by content, with a checksum and a limit of bytes.
+"""Cached tokenization: features of a split on disk, keyed by content, signed, with a limit of bytes.
 
-In $BENCH_CACHE/tokens, else finetune-bench/tokens in the user's cache folder. Deleting it costs nothing but time.
-The cache of `datasets.map` is as fast, but has no checksum and no limit, and its key does not change with the code of
+In $BENCH_CACHE/tokens, else finetune-bench/tokens in the user's cache folder. Deleting it costs nothing but time. An
+entry is read where it has its own name and this person's signature, from a folder that nobody else can write.
+The cache of `datasets.map` is as fast, but has no signature and no limit, and its key does not change with the code of
 an imported function, so that it returns what older code made.
 """
 
@@ -12,6 +13,7 @@ import io
 import itertools
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,19 +26,22 @@ import numpy.typing as npt
 from accelerate import PartialState
 
 from bench.data.examples import Feature
+from bench.errors import SetupError
+from bench.utils import files, signing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Part of every key: entries in another format are never read.
-FORMAT = 1
+FORMAT = 2
 # Four bytes a token: the 25,000 reviews of IMDB, cut to 256 tokens, take some 20 MiB, so this holds a hundred of them.
 LIMIT_BYTES = 2 * 2**30
 # No write takes a day; a temporary file of that age was left by a process that was killed.
 ABANDONED_S = 24 * 3600
 SUFFIX, TEMPORARY = ".tokens", ".writing"
-# Bytes of the SHA-256 at the start of an entry; NumPy's npz follows.
-CHECKSUM_BYTES = 32
+# Bytes of the signature at the start of an entry, a HMAC-SHA256; NumPy's npz follows.
+SIGNATURE_BYTES = 32
+_PURPOSE = "tokens"
 
 Features = list[Feature]
 Encode = Callable[[], tuple[Features, tuple[int, ...]]]
@@ -139,6 +144,8 @@ class TokenCache:
         self.tokenizer, reason = identity(tokenizer)
         try:
             self.place = folder()
+            if self.tokenizer is not None and (problem := _find_strangers(self.place)):
+                self.tokenizer, reason = None, problem
         except RuntimeError as error:
             self.tokenizer, reason = None, _reason(error)
         if self.tokenizer is None:
@@ -171,9 +178,9 @@ class TokenCache:
 
     def _read(self, path: Path, num_rows: int) -> Tokens | None:
         try:
-            if not path.is_file():
-                return None
             features, cut = _load(path, num_rows)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
         except (OSError, ValueError) as error:
             self.notes.append(f"token cache: an entry can't be read ({_reason(error)}); its texts were tokenized again")
             return None
@@ -190,7 +197,7 @@ class TokenCache:
             self.place.mkdir(parents=True, exist_ok=True, mode=0o700)  # tokens are texts, perhaps private ones
             _write_file(path, columns)
             self._evict(path)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SetupError) as error:
             self.notes.append(f"token cache: tokens can't be written ({_reason(error)})")
 
     def _evict(self, newest: Path) -> None:
@@ -215,6 +222,28 @@ class TokenCache:
             self.notes.append(
                 f"token cache: {dropped} entries, the least recently used, were dropped to stay in {limit}"
             )
+
+
+def _find_strangers(place: Path) -> str | None:
+    """Return how others could write into the cache; None where they can't, or where it is not there yet."""
+    for path in (place, place.parent):
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        if not stat.S_ISDIR(status.st_mode):
+            continue  # which is said when it is to be written
+        if status.st_uid != os.geteuid() and (path == place or status.st_uid != 0):
+            return "its folder belongs to another user"
+        # A sticky folder, such as /tmp, lets nobody replace what is another's. A group may be that of one user alone.
+        shared = status.st_mode & (0o022 if path == place else 0o002)
+        if shared and (path == place or not status.st_mode & stat.S_ISVTX):
+            return "its folder can be written by others; chmod go-w it"
+    return None
+
+
+def _signed_content(path: Path, features: memoryview) -> bytes:
+    return path.name.encode() + hashlib.sha256(features).digest()
 
 
 def _reason(error: BaseException) -> str:
@@ -250,10 +279,11 @@ def _write_file(path: Path, columns: dict[str, Integers]) -> None:
     """Write the whole file or none, under a temporary name first."""
     content = io.BytesIO()
     np.savez(content, **columns)  # type: ignore[arg-type]
+    signature = bytes.fromhex(signing.sign(_PURPOSE, _signed_content(path, content.getbuffer())))
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem[:16]}-", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(hashlib.sha256(content.getbuffer()).digest())
+            stream.write(signature)
             stream.write(content.getbuffer())
         os.replace(temporary, path)
     except BaseException:
@@ -263,11 +293,13 @@ def _write_file(path: Path, columns: dict[str, Integers]) -> None:
 
 def _load(path: Path, num_rows: int) -> tuple[Features, tuple[int, ...]]:
     """Read an entry. Raises ValueError or OSError for a file that is not what was written."""
-    content = memoryview(path.read_bytes())
-    # A bit that changed on the disk would be another token.
-    if hashlib.sha256(content[CHECKSUM_BYTES:]).digest() != content[:CHECKSUM_BYTES]:
-        raise ValueError("its checksum does not match")
-    with np.load(io.BytesIO(content[CHECKSUM_BYTES:]), allow_pickle=False) as archive:
+    with files.open_regular(path, files.LIMIT_BYTES, follow=False) as stream:
+        content = memoryview(stream.read())
+    # A bit that changed on the disk would be another token, and so would an entry under the name of another.
+    signature, features = content[:SIGNATURE_BYTES].hex(), content[SIGNATURE_BYTES:]
+    if not signing.is_signed(_PURPOSE, _signed_content(path, features), signature):
+        raise ValueError("its signature does not match")
+    with np.load(io.BytesIO(features), allow_pickle=False) as archive:
         columns = {name: archive[name] for name in archive.files}
     names = [name.removeprefix("feature/") for name in columns if name.startswith("feature/")]
     rows = [_rows(columns[f"feature/{name}"], columns.get(f"ends/{name}"), num_rows) for name in names]

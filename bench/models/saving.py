@@ -55,7 +55,7 @@ def _unmarked(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(files.read_text(path))
 
 
 def describe(folder: Path) -> dict[str, Any]:

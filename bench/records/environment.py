@@ -11,7 +11,7 @@ import torch
 
 from bench.errors import SetupError
 from bench.records.record import Environment
-from bench.utils.git import git
+from bench.utils.git import git, untracked_code
 from bench.utils.system import processor_name
 
 PACKAGES = (
@@ -61,12 +61,18 @@ def _driver() -> str | None:
 
 
 def _git() -> dict[str, Any] | None:
-    """Return the commit and whether tracked files differ from it; None where git or a checkout is missing."""
+    """Return the commit, whether the code differs from it, and files of code that git does not track.
+
+    None where git or a checkout is missing. A drop-in or a card that nobody has added to git changes a run, too.
+    """
     try:
         commit = git("rev-parse", "HEAD", timeout_s=PATIENCE_S).strip()
     except SetupError:
         return None
-    changed = ""
+    changed, untracked = "", list[str]()
     with contextlib.suppress(SetupError):
         changed = git("status", "--porcelain", "--untracked-files=no", timeout_s=PATIENCE_S).strip()
-    return {"commit": commit, "dirty": bool(changed)}
+    with contextlib.suppress(SetupError):
+        untracked = untracked_code(timeout_s=PATIENCE_S)
+    state: dict[str, Any] = {"commit": commit, "dirty": bool(changed or untracked)}
+    return {**state, "untracked": untracked} if untracked else state

@@ -247,7 +247,8 @@ class Record(Part):
     """Everything that a run leaves for reports. Fields are filled in as the run proceeds.
 
     speed: the fast paths in force, by their keys in the recipe. memory_predicted: see runner/memory_prediction.py.
-    published: split -> metric -> what others found there, from the recipe.
+    published: split -> metric -> what others found there, from the recipe. files: SHA-256 of the recipe's file and of
+    the cards and drop-ins in use, as "<kind>/<file name>".
     """
 
     schema_: int = SCHEMA
@@ -282,6 +283,7 @@ class Record(Part):
     warnings: list[RunWarning] = []
     notes: list[str] = []
     artifacts: dict[str, str] = {}
+    files: dict[str, str] = {}
 
     model_config = ConfigDict(
         extra="forbid",

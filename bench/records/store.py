@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from pydantic import ValidationError
 
 from bench.errors import DataError
 from bench.records.record import SCHEMA, Record
+from bench.utils import files
 from bench.utils.files import write_text
 from bench.utils.numbers import whole_number
 
@@ -18,6 +20,10 @@ TRIALS_MARK = ".trials"
 BALLAST = ".ballast"
 # Kept free while a run writes, so that the record of a run that filled the disk still finds room.
 BALLAST_BYTES = 256 * 1024
+# A confusion matrix of 5,000 labels fits, one number a line.
+LIMIT_BYTES = 512 * 2**20
+# Levels of lists and objects: a run nests a dozen, and a recipe may bring some of its own.
+LIMIT_DEPTH = 100
 
 
 def write(record: Record, folder: Path, *, last: bool = True) -> Path:
@@ -32,19 +38,27 @@ def write(record: Record, folder: Path, *, last: bool = True) -> Path:
 def reserve(folder: Path) -> None:
     """Reserve the disk space that a failed run's record will need. Raises OSError where even that much is not free."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / BALLAST).write_bytes(b"\0" * BALLAST_BYTES)
+    (folder / BALLAST).unlink(missing_ok=True)  # it may be a link, or another name of a file elsewhere
+    with files.open_own(folder / BALLAST, os.O_WRONLY | os.O_CREAT | os.O_EXCL, "wb") as stream:
+        stream.write(b"\0" * BALLAST_BYTES)
 
 
 def read(path: Path) -> Record:
-    """Read a record file, or the one inside a run's folder. Raises DataError with what is wrong with it."""
+    """Read a record file, or the one inside a run's folder. Raises DataError with what is wrong with it.
+
+    Only a regular file of a limited size is read: a device or a FIFO would never come to its end.
+    """
     path = path / FILE if path.is_dir() else path
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read_text(path, LIMIT_BYTES)
         content = json.loads(text, parse_constant=_refuse_constant, parse_int=whole_number)
+        if files.is_too_deep(content, LIMIT_DEPTH):
+            raise ValueError(f"nested more than {LIMIT_DEPTH} levels deep")
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no record here") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a whole record (half-written or edited?): {error}") from error
+        reason = error.strerror or error if isinstance(error, OSError) else error
+        raise DataError(f"{path}: not a whole record (half-written or edited?): {reason}") from error
     version = content.get("schema") if isinstance(content, dict) else None
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise DataError(f"{path}: not a run record: it has no `schema` number")
@@ -59,6 +73,15 @@ def read(path: Path) -> Record:
         raise DataError(f"{path}: not a valid record: {where}: {first['msg']}") from error
 
 
+def looks_like_record(path: Path) -> bool:
+    """Return whether a file begins as a run writes its record, though it may be cut, edited or of another version."""
+    try:
+        with files.open_regular(path, follow=False) as stream:
+            return re.match(rb'\s*\{\s*"schema"\s*:\s*\d', stream.read(200)) is not None
+    except OSError:
+        return False
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value; a run writes null")
 
@@ -71,10 +94,10 @@ def locate(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: there is no such file or folder")
-    files = find(list(paths))
-    if not files:
+    records = find(list(paths))
+    if not records:
         raise DataError(f"no {FILE} in or below {', '.join(map(str, paths)) or 'nothing'}")
-    return sorted({os.path.realpath(path): path for path in reversed(files)}.values())
+    return sorted({os.path.realpath(path): path for path in reversed(records)}.values())
 
 
 def find(paths: list[Path]) -> list[Path]:
@@ -88,15 +111,15 @@ def find(paths: list[Path]) -> list[Path]:
 def mark_trials(folder: Path) -> None:
     """Mark a folder as one whose runs are tuning trials."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / TRIALS_MARK).touch()
+    files.open_own(folder / TRIALS_MARK, os.O_WRONLY | os.O_CREAT, "wb").close()
 
 
 def _below(folder: Path) -> Iterator[Path]:
     seen: set[str] = set()
-    for name, folders, files in os.walk(folder, followlinks=True):
+    for name, folders, inside in os.walk(folder, followlinks=True):
         real = os.path.realpath(name)
         kept = (one for one in folders if not Path(name, one, TRIALS_MARK).exists())
         folders[:] = [] if real in seen else sorted(kept)
-        if real not in seen and FILE in files:
+        if real not in seen and FILE in inside:
             yield Path(name, FILE)
         seen.add(real)

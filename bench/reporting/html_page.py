@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from bench.utils import files
+
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
@@ -97,7 +99,7 @@ def _embedded(folder: Path, address: str) -> str:
     path = (folder / unquote(address)).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise ValueError(f"the figure {address!r} is outside of {folder}")
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
+    return f"data:image/png;base64,{base64.b64encode(files.read_bytes(path)).decode('ascii')}"
 
 
 def _headings(tokens: Sequence["Token"]) -> list[tuple[str, str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from bench.config.contracts import LoadPlan, Method, Task
 from bench.config.resolve import Resolved
@@ -13,6 +13,7 @@ from bench.distributed.watchdog import ProcessWatchdog
 from bench.memory.limits import MemoryBaseline
 from bench.records.record import Record
 from bench.runner.resume import PreviousRun
+from bench.runner.run_folder import FolderLock
 
 if TYPE_CHECKING:  # they load torch, and a bad recipe is refused before that
     from accelerate import PartialState
@@ -60,7 +61,7 @@ class RunContext:
     timeout_s: float = 600.0
     stopper: SigtermHandler = field(default_factory=SigtermHandler)
     previous: PreviousRun = field(default_factory=PreviousRun)
-    lock: IO[bytes] | None = None
+    lock: FolderLock | None = None
 
     clock: Clock = field(init=False, repr=False)
     watchdog: ProcessWatchdog | None = None

@@ -6,7 +6,6 @@ The only file that knows the order of the stages: data, model, score before, fit
 import argparse
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -19,14 +18,13 @@ from bench.config import registry
 from bench.config.resolve import COMMAND_LINE, first_record, load
 from bench.distributed.signals import SigtermHandler
 from bench.distributed.watchdog import ProcessWatchdog, is_multi_process
-from bench.errors import BenchError, RecipeError, ScoreError
+from bench.errors import BenchError, RecipeError, ScoreError, SetupError
 from bench.memory import limits
 from bench.records import failures, record, store
 from bench.records.record import Record
-from bench.runner import out_of_memory, resume, run_folder
+from bench.runner import completion, out_of_memory, resume, run_folder
 from bench.runner.context import RunContext
-from bench.training import checkpoint_files
-from bench.utils import process
+from bench.utils import files, process, system
 from bench.utils.system import utc_now
 
 EXIT_CODES = {"ok": 0, "invalid": 2, "oom": 3, "diverged": 4, "crashed": 1, "interrupted": 130}
@@ -78,6 +76,8 @@ def main(arguments: list[str] | None = None) -> int:
     run: RunContext | None = None
     try:
         run = _prepare(options, stopper)
+        if run.previous.finished is not None:
+            return _complete(run)
         execute(run)
         if run.watchdog is not None and not console.is_main_process():
             run.state.wait_for_everyone()  # for rank zero, that writes the record; it may still be lost
@@ -102,24 +102,27 @@ def _nothing(*_: Any) -> None:
 
 
 def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext:
+    system.refuse_undecoded([str(options.recipe), str(options.out or ""), *options.overrides, *options.include])
     registry.include(options.include)
     resolved = load(options.recipe, tuple(options.overrides), options.seed)
     seed = resolved.recipe.seed
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"
     previous, lock = resume.PreviousRun(), None
     if console.is_main_process():
-        if run_folder.is_ours(folder):
-            lock = run_folder.lock(folder)  # before anything of a run that is still going on is touched
+        lock = run_folder.claim(folder)  # before anything of a run that is still going on is touched
         try:
             previous = resume.find_previous(
                 folder, resolved.hash, seed, overwrite=options.overwrite, resume=options.resume
             )
-            resume.clear(folder, previous)
-            store.reserve(folder)
+            if previous.finished is None:
+                resume.clear(folder, previous)
+                run_folder.reserve(folder)
         except BaseException:
             run_folder.unlock(folder, lock)
             raise
-        lock = lock or run_folder.lock(folder)
+        previous.notes += [lock.note] if lock.note else []
+    elif not options.overwrite:
+        previous.finished = resume.find_finished(folder, resolved.hash, seed)
     run = RunContext(
         resolved=resolved,
         record=first_record(resolved),
@@ -131,10 +134,11 @@ def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext
         previous=previous,
         lock=lock,
     )
-    run.record.notes += [*resolved.unused_notes, *previous.notes]
-    for note in resolved.unused_notes:
+    for note in (*resolved.unused_notes, *previous.notes):
+        run.record.note(note)
         console.say(f"note: {note}")
-    _write_record(run)
+    if previous.finished is None:
+        _write_record(run)
     return run
 
 
@@ -143,6 +147,14 @@ def _write_record(run: RunContext) -> None:
     _record_phases(run)
     if console.is_main_process() and (run.previous.record is None or run.previous.settled):
         store.write(run.record, run.folder, last=False)
+
+
+def _complete(run: RunContext) -> int:
+    """Make what a finished run lacks; whatever happens, its record stays that of a finished run."""
+    try:
+        return completion.complete(run)
+    finally:
+        run_folder.unlock(run.folder, run.lock)
 
 
 def _record_phases(run: RunContext) -> None:
@@ -185,6 +197,8 @@ def execute(run: RunContext) -> None:
     if run.resolved.recipe.evaluation.before and run.inputs.plan.trains != "nothing":
         if not resume.take_over_before(run):
             results.score(run, "before")
+            if run.state.is_main_process:
+                resume.seal_before(run)
         _write_record(run)
     run.previous.settled = True
     stages.fit(run)
@@ -218,7 +232,7 @@ def _record_failure(run: RunContext, failure: failures.Failure) -> None:
     run.record.oom = record.OutOfMemory(**failure.shortage) if failure.shortage else None
     if console.is_main_process() and failure.trace:
         with contextlib.suppress(OSError):  # a full disk must not hide the error that filled it
-            (run.folder / "traceback.txt").write_text(failure.trace, encoding="utf-8")
+            files.write_text(run.folder / "traceback.txt", failure.trace)
     if failure.kind == "lost" and failure.rank == 0 and not console.is_main_process():
         _finish_for_rank_zero(run, failure)
 
@@ -256,7 +270,7 @@ def _finish(run: RunContext) -> int:
             path = store.write(run.record, run.folder)
             if run.record.oom is not None:
                 _add_memory_advice(run)
-            _write_report(run)
+            completion.write_report(run)
             path = store.write(run.record, run.folder)
         except OSError as error:
             console.complain(f"error: the record can't be written: {error}")
@@ -270,7 +284,8 @@ def _finish(run: RunContext) -> int:
         console.say(f"record: {path}")
     if run.record.status == "ok" and run.state.is_local_main_process:
         # Only after the record is written: until then the checkpoints are all that is left of the run.
-        shutil.rmtree(run.folder / checkpoint_files.FOLDER, ignore_errors=True)
+        with contextlib.suppress(OSError, SetupError):
+            completion.remove_checkpoints(run)
     if run.watchdog is not None:
         _release_processes(run)
     run_folder.unlock(run.folder, run.lock)
@@ -298,23 +313,6 @@ def _add_memory_advice(run: RunContext) -> None:
         run.record.note(f"no advice could be given: {type(error).__name__}: {error}")
 
 
-def _write_report(run: RunContext) -> None:
-    """Write the figures and the one-page report. A failure here is noted, and fails no run."""
-    try:
-        from bench.reporting import run_page
-        from bench.reporting.figures.run import draw_all
-
-        rows = run.progress.log.rows if run.progress is not None else []
-        encoded = run.inputs.encoded if run.has_inputs else {}
-        lengths = {name: split.lengths for name, split in encoded.items()}
-        run.record.artifacts |= draw_all(run.folder, run.record, rows, lengths)
-        run_page.write_run_report(run.record, run.folder)
-        run.record.artifacts["report"] = "report.md"
-    except Exception as error:
-        run.record.note(f"no report could be written: {type(error).__name__}: {error}")
-        console.complain(f"warning: {run.record.notes[-1]}")
-
-
 def _refuse(options: argparse.Namespace, error: BaseException) -> int:
     """End a run that has no recipe or no folder yet; leave a record where that replaces no other one."""
     status = failures.status_of(error)
@@ -324,7 +322,7 @@ def _refuse(options: argparse.Namespace, error: BaseException) -> int:
     console.complain(f"{status}: {reason}")
     seed = "" if options.seed is None else f"--seed{options.seed}"
     folder = options.out or Path("runs") / f"{options.recipe.stem}{seed}--invalid"
-    if console.is_main_process() and _leaves_record(options, error) and not (folder / store.FILE).exists():
+    if console.is_main_process() and _leaves_record(options, error) and run_folder.is_free(folder):
         refused = Record(
             name=options.recipe.stem,
             status=status,

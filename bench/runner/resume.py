@@ -1,26 +1,33 @@
-"""Finds an unfinished run in a folder, and takes over its checkpoint and its scores of stage "before".
+"""Finds what an earlier run left in a folder: an unfinished run to go on with, or a finished one to complete.
 
-Loads no torch by itself: rank zero looks before anything else is done.
+Nothing is removed that this very recipe did not make, unless `--overwrite` asks for it, and then only files that a run
+writes. Scores of stage "before" are taken over where they are sealed with this person's key; else they are scored
+again. Loads no torch by itself: rank zero looks before anything else is done.
 """
 
-import shutil
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.errors import BenchError, SetupError
 from bench.records import store
 from bench.records.record import Record, Resumed
-from bench.runner.run_folder import is_ours
+from bench.runner import run_folder
+from bench.runner.run_folder import BEFORE_SEAL, FolderContents
 from bench.training import checkpoint_files
 from bench.training.checkpoint_files import Checkpoint
-
-if TYPE_CHECKING:  # it holds what this file finds
-    from bench.runner.context import RunContext
-
+from bench.utils import files, signing
 from bench.utils.system import utc_now
 
+if TYPE_CHECKING:  # it holds what this file finds
+    from bench.data.examples import Encoded
+    from bench.runner.context import RunContext
+
 TAKEN_OVER = "before: taken over from the interrupted run"
+_PURPOSE = "before"
+_SEAL_BYTES = 4096
 
 
 @dataclass
@@ -28,6 +35,7 @@ class PreviousRun:
     """An unfinished run in the same folder: its newest checkpoint, its record, and notes for this run's record.
 
     settled: whether what this run takes over stands in its own record, which may then replace the other.
+    finished: the record of this very run, which was ended while its figures and report were written.
     It is empty on every process but rank zero, which tells the others what follows from it.
     """
 
@@ -35,42 +43,120 @@ class PreviousRun:
     record: Record | None = None
     notes: list[str] = field(default_factory=list)
     settled: bool = False
+    finished: Record | None = None
 
 
 def find_previous(folder: Path, recipe_hash: str, seed: int, *, overwrite: bool, resume: bool) -> PreviousRun:
-    """Return what there is to go on from. Raises SetupError where that would be lost, or is not this run's."""
-    try:
-        left = store.read(folder) if (folder / store.FILE).exists() else None
-    except BenchError:
-        left = None
-    if overwrite:
-        return PreviousRun()
-    if left is not None and left.status == "ok":
+    """Return what there is to go on from. Raises SetupError where a file would be lost, or is not this run's."""
+    contents = run_folder.survey(folder)
+    run_folder.refuse_foreign(folder, contents)
+    left = _read(folder, contents, overwrite=overwrite)
+    notes = []
+    if contents.others:
+        names = run_folder.shortened(contents.others)
+        notes.append(
+            f"left as they are, since no run writes such files: {len(contents.others)} in its folder ({names})"
+        )
+    if left is None or overwrite:
+        return PreviousRun(notes=notes)
+    if left.status == "ok":
+        if (left.recipe.hash, left.seed) == (recipe_hash, seed) and not is_complete(left, folder):
+            return PreviousRun(finished=left)
         raise SetupError(f"{folder} holds a finished run; give --overwrite to replace it, or another --out")
-    checkpoint, notes = checkpoint_files.newest(folder / checkpoint_files.FOLDER)
+    _refuse_other(folder, left, recipe_hash, seed, contents)
+    if formats := checkpoint_files.other_formats(folder / checkpoint_files.FOLDER):
+        raise SetupError(
+            f"{folder}: {formats[0]}; go on with the version that wrote it, or give --overwrite to start anew"
+        )
+    checkpoint, damaged = checkpoint_files.newest(folder / checkpoint_files.FOLDER)
+    notes += damaged
     if checkpoint is not None:
         checkpoint.refuse_other(recipe_hash, seed, folder)
+        if not checkpoint.signed:
+            notes.append(f"the checkpoint of step {checkpoint.step} is not signed with your key: it is read as data")
     elif resume:
         notes.append("--resume: there was no checkpoint to go on from, so training started from the beginning")
-    if left is not None and (left.recipe.hash, left.seed) != (recipe_hash, seed):
-        left = None
     return PreviousRun(checkpoint, left if checkpoint is not None or resume else None, notes)
 
 
+def _read(folder: Path, contents: FolderContents, *, overwrite: bool) -> Record | None:
+    """Return the record in a folder, if there is one. Raises SetupError for one that can't be read.
+
+    With `overwrite`, only for a file that no run wrote.
+    """
+    if store.FILE not in contents.made:
+        return None
+    try:
+        return store.read(folder)
+    except BenchError as error:
+        if not overwrite:
+            raise SetupError(
+                f"{error}; nothing was removed: give --overwrite to replace that run, or another --out"
+            ) from error
+        if not store.looks_like_record(folder / store.FILE):
+            raise SetupError(
+                f"{error}; no run wrote this file, so that --overwrite does not remove it: move it away, or give "
+                "another --out"
+            ) from error
+        return None
+
+
+def _refuse_other(folder: Path, left: Record, recipe_hash: str, seed: int, contents: FolderContents) -> None:
+    """Raise SetupError for the record of another recipe or seed, and for a saved model that its run did not make."""
+    results = [name for name in contents.made if name not in (store.FILE, *run_folder.FIRST, "traceback.txt")]
+    if left.recipe.hash is None and not results:  # of a command that was refused: it holds nothing but the reason
+        return
+    differing = []
+    if left.recipe.hash != recipe_hash:
+        differing.append(f"its recipe's hash is {(left.recipe.hash or 'unknown')[:8]}, this one's {recipe_hash[:8]}")
+    if left.seed != seed:
+        differing.append(f"its seed is {left.seed}, this one's {seed}")
+    if differing:
+        raise SetupError(
+            f"{folder} holds an unfinished run (status {left.status}) that is not this one: {'; '.join(differing)}; "
+            "give --overwrite to replace it, or another --out"
+        )
+    saved = [name for name in contents.inside("model") if not name.startswith("model/base/")]
+    saves = bool(left.recipe.resolved.get("save", True)) and "after" in left.scores
+    if saved and "model" not in left.artifacts and not saves:
+        raise SetupError(
+            f"{folder} holds {run_folder.shortened(saved, 3)}, which the unfinished run in it did not make; move "
+            "`model` away, give --overwrite to replace it, or another --out"
+        )
+
+
+def is_complete(record: Record, folder: Path) -> bool:
+    """Return whether a finished run has its report and figures, and has removed its checkpoints."""
+    drawn = [path for name, path in record.artifacts.items() if name == "report" or path.startswith("figures/")]
+    there = all((folder / path).is_file() for path in drawn)
+    return "report" in record.artifacts and there and not checkpoint_files.steps(folder / checkpoint_files.FOLDER)
+
+
+def find_finished(folder: Path, recipe_hash: str, seed: int) -> Record | None:
+    """Return the record of this very run where it has come to its end; rank zero completes or refuses it.
+
+    For the other processes, which have nothing to do then. They may not see the folder.
+    """
+    try:
+        left = store.read(folder)
+    except BenchError:
+        return None
+    return left if left.status == "ok" and (left.recipe.hash, left.seed) == (recipe_hash, seed) else None
+
+
 def clear(folder: Path, previous: PreviousRun) -> None:
-    """Empty a folder for a run, but for what it goes on from. Raises SetupError for what is no run's folder."""
-    if folder.exists() and not is_ours(folder) and any(folder.iterdir()):
-        raise SetupError(f"{folder} is not empty and holds no record; give another --out")
-    files = ["report.md", "train_log.jsonl", "traceback.txt"]
-    for name in files if previous.record is not None else [store.FILE, *files]:
-        (folder / name).unlink(missing_ok=True)
-    folders = ["figures", "model"]
-    folders += ["tensorboard", checkpoint_files.FOLDER] if previous.checkpoint is None else []
-    folders += ["predictions"] if previous.record is None else []
-    for name in folders:
-        shutil.rmtree(folder / name, ignore_errors=True)
-        if (folder / name).is_file():
-            (folder / name).unlink()
+    """Remove what a run wrote into a folder, but for what this one goes on from; the record goes last."""
+    kept = {run_folder.LOCK}
+    made = run_folder.survey(folder).made
+    if previous.record is not None:
+        kept |= {store.FILE, BEFORE_SEAL, *(name for name in made if name.startswith("predictions/before-"))}
+    if previous.checkpoint is not None:
+        kept |= {name for name in made if name.startswith((f"{checkpoint_files.FOLDER}/", "tensorboard/"))}
+    gone = [name for name in made if name not in kept]
+    run_folder.remove(folder, sorted(gone, key=lambda name: name == store.FILE))
+
+
+# ---------------------------------------------------------------- the scores of stage "before"
 
 
 def take_over_before(run: "RunContext") -> bool:
@@ -81,7 +167,12 @@ def take_over_before(run: "RunContext") -> bool:
     from accelerate.utils import broadcast_object_list
 
     previous = run.previous.record
-    if not broadcast_object_list([previous is not None and _has_before(run, previous)])[0]:
+    scored = previous is not None and bool(previous.scores.get("before"))
+    problem = _find_other_before(run, previous) if previous is not None and scored else None
+    scored, problem = broadcast_object_list([(scored, problem)])[0]
+    if problem is not None:
+        run.record.note(f"before: scored again, since {problem}")
+    if not scored or problem is not None:
         return False
     if previous is not None:
         _copy_before(run.record, previous)
@@ -90,12 +181,65 @@ def take_over_before(run: "RunContext") -> bool:
     return True
 
 
-def _has_before(run: "RunContext", previous: Record) -> bool:
+def _find_other_before(run: "RunContext", previous: Record) -> str | None:
+    """Return why the scores of before can't be taken over; None where they can."""
     splits = run.resolved.recipe.evaluation.splits
-    files = [run.folder / previous.artifacts.get(f"predictions_before_{name}", "missing") for name in splits]
-    scored = all(name in previous.scores.get("before", {}) for name in splits)
-    # The key covers the examples, the metrics and the prompts.
-    return scored and previous.comparability == run.record.comparability and all(path.is_file() for path in files)
+    if missing := [name for name in splits if name not in previous.scores["before"]]:
+        return f"the interrupted run had not come to {missing[0]}"
+    if previous.comparability != run.record.comparability:
+        return "its examples, metrics or prompts were others"
+    manifests = previous.prompts.manifests if previous.prompts is not None else {}
+    for name in splits:
+        if manifests.get(name) != prompt_manifest(run.inputs.splits[name]):
+            return f"the prompts of {name} were others"
+    try:
+        seal = files.read_text(run.folder / BEFORE_SEAL, _SEAL_BYTES)
+        content = _before_content(run.folder, previous, splits)
+    except (OSError, ValueError) as error:
+        return f"its seal or a file of predictions can't be read ({error})"
+    if not signing.is_signed(_PURPOSE, content, seal.strip()):
+        return "its scores and predictions are not as they were sealed with your key"
+    return None
+
+
+def prompt_manifest(split: "Encoded") -> str | None:
+    """Return the hash of a split's ids and prompts as `text_examples.manifest` has it, before anything is scored."""
+    hashes = {name: feature.get("prompt_hash") for name, feature in zip(split.ids, split.features, strict=True)}
+    if not hashes or None in hashes.values():
+        return None
+    lines = "".join(f"{name} {hashes[name]}\n" for name in sorted(hashes))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
+
+
+def seal_before(run: "RunContext") -> None:
+    """Sign the scores and predictions of stage "before", so that a resumed run may take them over."""
+    splits = run.resolved.recipe.evaluation.splits
+    try:
+        seal = signing.sign(_PURPOSE, _before_content(run.folder, run.record, splits))
+        files.write_text(run.folder / BEFORE_SEAL, f"{seal}\n")
+    except (SetupError, OSError):
+        return  # they are scored again
+
+
+def _before_content(folder: Path, record: Record, splits: tuple[str, ...]) -> bytes:
+    """Return what is sealed, as JSON. Raises OSError for a file of predictions that can't be read."""
+    parts = record.model_dump_json(include={"scores": True, "baselines": True, "comparability": True, "prompts": True})
+    known: dict[str, Any] = json.loads(parts)  # numbers as they are read back
+    hashes = {}
+    for name in splits:
+        path = folder / "predictions" / f"before-{name}.jsonl"
+        with files.open_regular(path, follow=False) as stream:
+            hashes[name] = hashlib.sha256(stream.read()).hexdigest()
+    prompts = known["prompts"]
+    content = {
+        "recipe": [record.recipe.hash, record.seed],
+        "scores": known["scores"].get("before"),
+        "baselines": known["baselines"],
+        "comparability": known["comparability"],
+        "prompts": None if prompts is None else [prompts["manifests"], prompts["answers"].get("before")],
+        "files": hashes,
+    }
+    return json.dumps(content, sort_keys=True).encode()
 
 
 def _copy_before(new: Record, previous: Record) -> None:
@@ -104,7 +248,7 @@ def _copy_before(new: Record, previous: Record) -> None:
     new.checks += [
         check for check in previous.checks if check.name == "ids_complete" and check.detail.startswith("before")
     ]
-    new.artifacts |= {name: path for name, path in previous.artifacts.items() if name.startswith("predictions_before_")}
+    new.artifacts |= {f"predictions_before_{name}": f"predictions/before-{name}.jsonl" for name in new.scores["before"]}
     if new.prompts is not None and previous.prompts is not None:
         new.prompts.manifests |= previous.prompts.manifests
         new.prompts.answers |= {

@@ -24,7 +24,7 @@ from bench.models.checkpoint_head import Finding
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
-from bench.runner import batch_size, launch_record, model_checks, resume
+from bench.runner import batch_size, launch_record, model_checks, resume, unsaved
 from bench.runner.context import RunContext
 from bench.training import fit as training
 from bench.training import probe
@@ -270,6 +270,12 @@ class _Recorder(Observer):
     def on_note(self, sentence: str) -> None:
         """Write it among the notes."""
         self.run.record.note(sentence)
+
+    def on_unsaved(self, step: int, reason: str) -> None:
+        """Say it at once, on the console and in the record on disk: the run may be killed soon."""
+        super().on_unsaved(step, reason)
+        saved = self.run.progress.saved_step if self.run.progress is not None else 0
+        unsaved.report(self.run.record, self.run.folder, step=step, saved_step=saved, reason=reason)
 
     def on_setting(self, name: str, value: bool) -> None:
         """Write it among the fast paths."""

@@ -27,7 +27,7 @@ from bench.config.resolve import first_record
 from bench.errors import BenchError, RecipeError, SetupError
 from bench.records import store
 from bench.records.record import Record
-from bench.runner import run_folder
+from bench.runner import resume, run_folder
 from bench.sweeps.study import PlannedRun
 from bench.utils import files
 from bench.utils.files import ROOT
@@ -39,7 +39,9 @@ LOGS = "logs"
 RELEASE_S = 10.0
 # Statuses that a repetition would give again.
 FINAL_STATUSES = ("ok", "oom", "diverged", "invalid")
-State = Literal["waiting", "running", "ok", "oom", "diverged", "interrupted", "invalid", "crashed"]
+State = Literal["waiting", "running", "elsewhere", "ok", "oom", "diverged", "interrupted", "invalid", "crashed"]
+# Submissions to Slurm, one line a run.
+LISTING_BYTES = 2**26
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Job:
     """A run of a sweep. left_out: it was finished before the sweep began. scored: metric and split of `value`.
 
     before: modification time in ns of the record that existed at the launch; None without one. elsewhere: another
-    process executes this run.
+    process executes this run, and its result is waited for.
     """
 
     planned: PlannedRun
@@ -169,15 +171,44 @@ def jobs_of(runs: list[PlannedRun], out: Path) -> list[Job]:
     return list(jobs.values())
 
 
+def refuse_lost(jobs: list[Job]) -> None:
+    """Raise SetupError where a run would not start, for fear of what is in its folder: with all such folders.
+
+    A record that can't be read may be that of a finished run, e.g. of a newer version.
+    """
+    problems = []
+    for job in jobs:
+        try:
+            contents = run_folder.survey(job.folder)
+            run_folder.refuse_foreign(job.folder, contents)
+            if store.FILE in contents.made:
+                store.read(job.folder)
+        except BenchError as error:
+            problems.append(str(error))
+    if problems:
+        shown = "\n".join(problems[:5])
+        rest = f"\nand {len(problems) - 5} more folders" if len(problems) > 5 else ""
+        raise SetupError(
+            f"{shown}{rest}\nnothing was started: move these folders away, read them with the version that wrote them, "
+            "or give another --out"
+        )
+
+
 def leave_out_finished(jobs: list[Job], *, retry: bool, metric: str | None) -> None:
     """Mark jobs with a finished record as left out. retry: repeat reproducible failures too."""
     for job in jobs:
         record = read(job)
         if record is None or record.finished_at is None:
             continue
+        if record.status == "ok" and _was_ended_while_drawing(job, record):
+            continue  # the same command makes its figures and report, and trains nothing
         if record.status == "ok" or (record.status in FINAL_STATUSES and not retry):
             job.left_out = True
             read_result(job, record, metric)
+
+
+def _was_ended_while_drawing(job: Job, record: Record) -> bool:
+    return (job.folder / run_folder.LOCK).exists() and not resume.is_complete(record, job.folder)
 
 
 def read(job: Job) -> Record | None:
@@ -245,8 +276,13 @@ def _stays_taken(folder: Path) -> bool:
 
 def mark_taken(job: Job) -> None:
     """Mark a run that another process executes; its record and log are not touched."""
-    job.state, job.elsewhere = "crashed", True
-    job.reason = f"another process is writing to {job.folder}; it continues"
+    job.state, job.elsewhere, job.seconds = "elsewhere", True, None
+    job.reason = f"another process is writing to {job.folder}; this sweep waits for its end, and takes its result"
+
+
+def is_taken(job: Job) -> bool:
+    """Return whether another process executes this run, or has just launched it: its log is locked from the start."""
+    return run_folder.is_taken(job.folder) or files.is_locked(job.log)
 
 
 def written_at(job: Job) -> int | None:
@@ -279,7 +315,7 @@ def _crash_reason(job: Job, returncode: int) -> str:
 
 def _record_crash(job: Job, record: Record | None, why: str, status: Literal["crashed", "interrupted"]) -> Record:
     """Complete an unfinished record, or write one for a run that left none; a record of another run is kept."""
-    free = record is not None or not (job.folder / store.FILE).exists()
+    free = record is not None or run_folder.is_free(job.folder)
     if record is None:
         record = first_record(job.planned.resolved)
         record.failed_in = "set-up"
@@ -296,14 +332,14 @@ def losses(folder: Path) -> list[float]:
     path = folder / "train_log.jsonl"
     if not path.exists():
         return []
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in files.read_text(path, store.LIMIT_BYTES).splitlines()]
     return [row["loss"] for row in rows if row.get("loss") is not None]
 
 
 def last_line(log: Path) -> str:
     """Return the last non-empty line of a run's output; empty without one."""
     try:
-        with log.open("rb") as stream:
+        with files.open_regular(log) as stream:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - 4096))
             lines = stream.read().decode(errors="replace").splitlines()
@@ -346,7 +382,8 @@ def submit(jobs: list[Job], machine_config: Path, out: Path, at_once: int | None
 
 
 def _warn_of_repetition(lines: list[str], out: Path) -> None:
-    earlier = {line for path in out.glob("array-*.txt") for line in path.read_text(encoding="utf-8").splitlines()}
+    listings = (files.read_text(path, LISTING_BYTES) for path in out.glob("array-*.txt"))
+    earlier = {line for text in listings for line in text.splitlines()}
     again = sum(line in earlier for line in lines)
     if again:
         console.complain(

@@ -26,14 +26,17 @@ from bench.sweeps.jobs import (
     Machine,
     finish,
     higher_is_better,
+    is_taken,
     jobs_of,
     last_line,
     leave_out_finished,
     mark_taken,
+    refuse_lost,
     submit,
     written_at,
 )
 from bench.sweeps.study import Plan, PlannedRun
+from bench.utils import files
 
 POLL_S = 0.2
 # A run that is told to stop first writes a checkpoint.
@@ -65,6 +68,7 @@ class SweepOptions:
 
 def run_sweep(plans: list[Plan], options: SweepOptions) -> int:
     """Tune settings where a study requests it, then run everything; return the exit code, 1 if a run failed."""
+    run_folder.check_place(options.out)
     metric = next((plan.metric for plan in plans if plan.metric), None)
     runs, without_settings = list[PlannedRun](), 0
     for plan in plans:
@@ -82,6 +86,7 @@ def run_sweep(plans: list[Plan], options: SweepOptions) -> int:
 
 
 def _execute(jobs: list[Job], options: SweepOptions, metric: str | None, what: str) -> None:
+    refuse_lost(jobs)
     leave_out_finished(jobs, retry=options.retry, metric=metric)
     left = [job for job in jobs if not job.left_out]
     console.say(f"{len(jobs)} {what}, {len(jobs) - len(left)} already finished; output folder: {options.out}")
@@ -111,9 +116,6 @@ def _tune(plan: Plan, options: SweepOptions) -> list[list[PlannedRun]] | None:
     if any(job.state == "waiting" for job in jobs):
         console.say("repeat this command when the trials are finished: it then selects settings and runs the rest")
         return None
-    if any(job.elsewhere for job in jobs):
-        console.complain("another sweep is running some of the trials: repeat this command when they are finished")
-        return None
     choices = {id(system): tuning.choose(system, tried, plan.metric) for system, tried in trials}
     console.say(f"tuned settings: {tuning.write_choices(list(choices.values()), options.out, plan.metric)}")
     runs = []
@@ -129,26 +131,34 @@ def _tune(plan: Plan, options: SweepOptions) -> list[list[PlannedRun]] | None:
 
 
 def run_all(jobs: list[Job], machine: Machine, metric: str | None = None) -> None:
-    """Run all jobs that are not left out, and set their state and reason.
+    """Run all jobs that are not left out, and set their state and reason; wait for those that another process runs.
 
     Raises KeyboardInterrupt when the sweep is stopped, after its runs have written their checkpoints and ended.
     """
     waiting = [job for job in jobs if not job.left_out]
-    free, running = list(machine.gpus), list[RunningJob]()
+    free, running, others = list(machine.gpus), list[RunningJob](), list[Job]()
     with terminable(), _display(jobs) as show:
         try:
-            while waiting or running:
+            while waiting or running or others:
                 while waiting and len(running) < machine.jobs:
-                    job = waiting.pop(0)
-                    if _is_elsewhere(job):
+                    job, taken = waiting.pop(0), tuple(free[: machine.per_run])
+                    started = None if is_taken(job) else _start(job, machine, taken)
+                    if started is None:
+                        mark_taken(job)
+                        others.append(job)
+                        console.say(describe(job))
                         continue
-                    taken, free = tuple(free[: machine.per_run]), free[machine.per_run :]
-                    running.append(_start(job, machine, taken))
+                    free = free[machine.per_run :]
+                    running.append(started)
                 time.sleep(POLL_S)
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
                     free += one.gpus
                     _end(one, metric)
+                    others += [one.job] if one.job.elsewhere else []
+                for job in [job for job in others if not is_taken(job)]:
+                    others.remove(job)
+                    waiting += _take_over(job, metric)
                 show(jobs)
         except BaseException:
             _stop(running, metric)
@@ -172,20 +182,26 @@ def terminable() -> Iterator[None]:
             signal.signal(kind, handler)
 
 
-def _is_elsewhere(job: Job) -> bool:
-    """Return whether another process executes this run, and mark it so; its record and log are not touched."""
-    if not run_folder.is_taken(job.folder):
-        return False
-    mark_taken(job)
+def _take_over(job: Job, metric: str | None) -> list[Job]:
+    """Take the result of a run that another process has ended; return it as still to be run where there is none."""
+    job.state, job.elsewhere, job.reason = "waiting", False, None
+    leave_out_finished([job], retry=False, metric=metric)
+    if not job.left_out:
+        return [job]
     console.say(describe(job))
-    return True
+    return []
 
 
-def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> RunningJob:
+def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> RunningJob | None:
+    """Launch a run; None where another process has launched it. Its log is locked until all of its processes end."""
     port = free_port() if machine.processes > 1 else None
     command, before = machine.command(job, port), written_at(job)
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    with job.log.open("wb") as log:
+    log = files.lock_file(job.log)
+    if log is None:
+        return None
+    with log:
+        log.truncate()
         log.write(f"$ {shlex.join(command)}\n".encode())
         log.flush()
         # In a separate session: Ctrl-C reaches only the sweep, which then stops its runs.
@@ -280,7 +296,7 @@ def table(jobs: list[Job]) -> Table:
     shown = Table(title=f"{len(jobs)} runs: {summary}", title_justify="left", box=None, pad_edge=False)
     scored = list(dict.fromkeys(job.scored for job in jobs if job.value is not None))
     score = scored[0] if len(scored) == 1 else "score"
-    order = {"running": 0, "waiting": 2}
+    order = {"running": 0, "elsewhere": 0, "waiting": 2}
     rows = sorted(jobs, key=lambda job: order.get(job.state, 1)) if len(jobs) > SHOWN_ROWS else jobs
     cells = [("run", "seed", "state", score, "seconds", "")]
     for job in rows[:SHOWN_ROWS]:

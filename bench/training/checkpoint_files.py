@@ -1,43 +1,57 @@
 """Checkpoints as files: written whole or not at all, checked for damage, and only the newest kept. Loads no torch.
 
     partial = begin(folder, step)   # then files are written into it
-    seal(partial)                   # sizes and checksums, to disk, then its final name
+    seal(partial)                   # sizes, hashes and signature, to disk, then its final name
     checkpoint, damaged = newest(folder)
 
-A checkpoint is a folder `step-00000012`. Its manifest is written last; a folder without one is not a checkpoint.
+A checkpoint is a folder `step-00000012`. Its manifest is written last; a folder without one is not a checkpoint. The
+manifest lists every file and is signed with this person's key, since DeepSpeed and FSDP read their files by unpickling,
+which runs whatever code is in them.
 """
 
+import contextlib
+import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from bench.errors import SetupError
-from bench.utils.files import write_text
+from bench.utils import files, signing
 
 FOLDER, MANIFEST, STATE = "checkpoints", "manifest.json", "state.json"
 # Trainable parameters and the optimiser's tensors, of an engine that has them whole.
 TRAINED, OPTIMIZER = "trained.safetensors", "optimizer.safetensors"
 # Trainable parameters at the best validation so far.
 BEST = "best.safetensors"
-FORMAT = 1
+# 2: SHA-256 in place of CRC-32, and a signature.
+FORMAT = 2
+# What is read of a manifest and of a state, which holds the log's rows.
+LIMIT_BYTES = 2**30
+_PURPOSE = "checkpoint"
+# Whatever the engines write into a checkpoint, by name.
+FILE_NAMES = (
+    r"(state|manifest|trainer_state)\.json|(trained|optimizer|best)\.safetensors|latest|zero_to_fp32\.py"
+    r"|global_step\d+/[^/]+\.pt|(pytorch_model_fsdp|optimizer)_\d+/(\.metadata|[^/]+\.distcp)"
+)
 _NAME = re.compile(r"step-(\d{8,})")
 _CHUNK_BYTES = 2**22
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An undamaged checkpoint. hash, seed: of the recipe that it belongs to."""
+    """An undamaged checkpoint. hash, seed: of the recipe that it belongs to. signed: with this person's key."""
 
     path: Path
     step: int
     hash: str
     seed: int
+    signed: bool = True
 
     def refuse_other(self, wanted_hash: str, wanted_seed: int, run_folder: Path) -> None:
         """Raise SetupError where it is another recipe's, or another seed's."""
@@ -67,32 +81,48 @@ def partial_of(folder: Path, step: int) -> Path:
 
 
 def seal(partial: Path) -> Path:
-    """Make a checkpoint of what was written: everything synced to disk, the manifest last, then the final name."""
-    files = [path for path in sorted(partial.rglob("*")) if path.is_file()]
-    listed = {str(path.relative_to(partial)): _to_disk(path) for path in files}
-    write_text(partial / MANIFEST, json.dumps({"format": FORMAT, "files": listed}) + "\n")
+    """Make a checkpoint of what was written: everything synced to disk, the manifest last, then the final name.
+
+    Without a usable key, the manifest has no signature.
+    """
+    written = [path for path in sorted(partial.rglob("*")) if path.is_file()]
+    listed = {str(path.relative_to(partial)): _to_disk(path) for path in written}
+    try:
+        signature = signing.sign(_PURPOSE, _signed_content(listed))
+    except SetupError:
+        signature = None
+    manifest = {"format": FORMAT, "files": listed, "signature": signature}
+    files.write_text(partial / MANIFEST, json.dumps(manifest) + "\n")
     for path in [partial, *(path for path in partial.rglob("*") if path.is_dir())]:
         _sync_folder(path)
     final = partial.with_name(partial.name.removeprefix(".").removesuffix(".partial"))
-    shutil.rmtree(final, ignore_errors=True)  # a damaged one, of before a resumption
+    _remove(final)  # a damaged one, of before a resumption
+    if final.exists():  # somebody's own files are in it
+        final.rename(final.with_name(f"{final.name}.left-{secrets.token_hex(4)}"))
     partial.rename(final)
     _sync_folder(final.parent)
     return final
 
 
-def _to_disk(path: Path) -> list[int]:
-    """Flush a file to disk; return its [size, CRC-32]."""
+def _signed_content(listed: dict[str, Any]) -> bytes:
+    return json.dumps({"format": FORMAT, "files": listed}, sort_keys=True).encode()
+
+
+def _to_disk(path: Path) -> list[int | str]:
+    """Flush a file to disk; return its [size, SHA-256]. A library may have made it for its owner alone."""
+    files.use_umask(path)
     with path.open("rb+") as stream:
-        size_and_checksum = _checksum(stream)
+        size_and_hash = _size_and_hash(stream)
         os.fsync(stream.fileno())
-    return size_and_checksum
+    return size_and_hash
 
 
-def _checksum(stream: IO[bytes]) -> list[int]:
-    size = crc = 0
+def _size_and_hash(stream: IO[bytes]) -> list[int | str]:
+    size, digest = 0, hashlib.sha256()
     while chunk := stream.read(_CHUNK_BYTES):
-        size, crc = size + len(chunk), zlib.crc32(chunk, crc)
-    return [size, crc]
+        size += len(chunk)
+        digest.update(chunk)
+    return [size, digest.hexdigest()]
 
 
 def _sync_folder(path: Path) -> None:
@@ -104,22 +134,50 @@ def _sync_folder(path: Path) -> None:
 
 
 def find_corruption(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None for an undamaged one."""
+    """Return what is wrong with a checkpoint, or None for an undamaged one. It consists of the files of its manifest,
+    all of them regular: a library that reads a folder would read what somebody has put beside them, too."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = _manifest(path)
         if manifest["format"] != FORMAT:
             return f"its format is {manifest['format']}, and this version reads {FORMAT}"
         if STATE not in manifest["files"]:
             return f"its manifest does not list {STATE}"
+        present = {str(one.relative_to(path)) for one in path.rglob("*") if one.is_symlink() or not one.is_dir()}
+        if path.is_symlink() or (added := sorted(present - {*manifest["files"], MANIFEST})):
+            return "it is a link" if path.is_symlink() else f"{added[0]} is not in its manifest"
         for name, expected in manifest["files"].items():
-            with (path / name).open("rb") as stream:
-                if _checksum(stream) != expected:
+            if name not in present:
+                return f"{Path(name).name} is missing"
+            with files.open_regular(path / name, follow=False) as stream:
+                if _size_and_hash(stream) != expected:
                     return f"{name} is not as it was written"
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         return f"can't be read: {error}"
     return None
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(files.read_text(path / MANIFEST, LIMIT_BYTES))
+    return manifest
+
+
+def manifest_hash(path: Path) -> str | None:
+    """Return the SHA-256 of a checkpoint's manifest; None where there is none to read."""
+    try:
+        return hashlib.sha256(files.read_text(path / MANIFEST, LIMIT_BYTES).encode()).hexdigest()
+    except (OSError, ValueError):
+        return None
+
+
+def is_signed(path: Path) -> bool:
+    """Return whether a checkpoint's manifest was signed with this person's key. Its files are to be checked before."""
+    try:
+        manifest = _manifest(path)
+        return signing.is_signed(_PURPOSE, _signed_content(manifest["files"]), manifest.get("signature"))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return False
 
 
 def steps(folder: Path) -> list[int]:
@@ -145,15 +203,35 @@ def newest(folder: Path, below: float = float("inf")) -> tuple[Checkpoint | None
         wrong = find_corruption(path)
         if wrong is None:
             state = read_state(path)
-            return Checkpoint(path, step, state["hash"], state["seed"]), damaged
+            if _identifies(state, step):
+                return Checkpoint(path, step, state["hash"], state["seed"], is_signed(path)), damaged
+            wrong = f"its {STATE} is not one of step {step}"
         damaged.append(f"the checkpoint of step {step} is damaged and was not used: {wrong}")
     return None, damaged
 
 
 def read_state(path: Path) -> dict[str, Any]:
     """Return what a checkpoint says of itself and of the run."""
-    state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    state: dict[str, Any] = json.loads(files.read_text(path / STATE, LIMIT_BYTES))
     return state
+
+
+def _identifies(state: object, step: int) -> bool:
+    if not isinstance(state, dict):
+        return False
+    kinds = isinstance(state.get("hash"), str) and type(state.get("seed")) is int
+    return kinds and state.get("step") == step
+
+
+def other_formats(folder: Path) -> list[str]:
+    """Return a sentence for each checkpoint that another version wrote: it is whole, and would be lost."""
+    found = []
+    for step in steps(folder):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            known = _manifest(path_of(folder, step))["format"]
+            if type(known) is int and known != FORMAT:
+                found.append(f"the checkpoint of step {step} is of format {known}, and this version reads {FORMAT}")
+    return found
 
 
 def discard(folder: Path, newest_step: int, keep: int) -> None:
@@ -161,9 +239,25 @@ def discard(folder: Path, newest_step: int, keep: int) -> None:
     known = steps(folder)
     kept = [step for step in known if step <= newest_step][:keep]
     for step in set(known) - set(kept):
-        shutil.rmtree(path_of(folder, step), ignore_errors=True)
+        _remove(path_of(folder, step))
     for path in folder.glob(".step-*.partial"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint; what its manifest does not list, and no engine writes, is not a checkpoint's, and stays."""
+    listed: set[str] = set()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        listed = set(_manifest(path)["files"])
+    with contextlib.suppress(OSError):
+        for one in sorted(path.rglob("*"), reverse=True):  # what is in a folder before the folder
+            name = str(one.relative_to(path))
+            if one.is_dir() and not one.is_symlink():
+                with contextlib.suppress(OSError):
+                    one.rmdir()
+            elif name in listed or re.fullmatch(FILE_NAMES, name):
+                one.unlink()
+        path.rmdir()
 
 
 def keep_best(folder: Path, write: Callable[[Path], None]) -> None:

@@ -7,14 +7,14 @@
 Whatever an uninterrupted run would know at this place is in a checkpoint, or follows from the seed and the step alone:
 the order of examples (Budget.order) and the draws of dropout (seed_step). Weights, and the optimiser's tensors, are
 safetensors, written by rank zero and broadcast to the others; only what DeepSpeed or FSDP sharded over the processes
-is written by these libraries, in their own formats.
+is written by these libraries, in their own formats. They read it by unpickling, so that only what is signed is read.
 """
 
 import dataclasses
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -30,9 +30,20 @@ from bench.errors import SetupError
 from bench.records.throughput import PriorSteps
 from bench.training import checkpoint_files
 from bench.training.state import FitInputs, Progress
+from bench.utils import signing
 
 # The Trainer wants to read a checkpoint's step from a file of its own.
 _TRAINER_STATE = "trainer_state.json"
+# Tensors of optimisers that have the shape of their parameter.
+_LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+# Of a state, whatever shards it.
+_KEYS = {
+    "hash", "seed", "data", "step", "spread", "world_size", "precision", "logged_step", "learning_rate", "seconds",
+    "since_log", "selection", "steps", "scheduler", "scaler", "rows", "without_gradient",
+}  # fmt: skip
+# As safetensors names them.
+_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64"}
+_START_ANEW = "give --overwrite to start anew"
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,8 @@ def _write_whole(inputs: FitInputs, engine: EngineState, state: dict[str, Any]) 
         _write_state(inputs, partial, state)
         checkpoint_files.seal(partial)
     except (OSError, SafetensorError) as error:
-        inputs.observer.on_note(f"the checkpoint of step {step} could not be written: {error}")
+        shutil.rmtree(checkpoint_files.partial_of(folder, step), ignore_errors=True)  # the next one needs its space
+        inputs.observer.on_unsaved(step, str(error))
         return False
     checkpoint_files.discard(folder, step, inputs.checkpoints.keep)
     return True
@@ -136,35 +148,48 @@ def _write_sharded(inputs: FitInputs, engine: EngineState, state: dict[str, Any]
     """Write this process's part. The first process of a machine seals its folder, which may be that of all."""
     wait, first_here = engine.accelerator.wait_for_everyone, engine.accelerator.is_local_main_process
     folder, step = inputs.checkpoint_folder, state["step"]
-    if inputs.rank == 0:
-        checkpoint_files.begin(folder, step)
-    wait()
     partial = checkpoint_files.partial_of(folder, step)
-    if first_here:
-        partial.mkdir(parents=True, exist_ok=True)
+    problem = _try(checkpoint_files.begin, folder, step) if inputs.rank == 0 else None
     wait()
-    problem = None
-    try:
-        _save_shards(engine, partial)
-        if inputs.rank == 0:
-            _write_state(inputs, partial, state)
-    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-        problem = str(error).splitlines()[0]
-    problems = [text for text in gather_object([problem]) if text]
-    if problems:
-        inputs.observer.on_note(f"the checkpoint of step {step} could not be written: {problems[0]}")
+    if first_here:
+        problem = problem or _try(partial.mkdir, parents=True, exist_ok=True)
+    if _any_unsaved(inputs, step, problem):
+        return False
+    problem = _try(_save_shards, engine, partial)
+    if inputs.rank == 0:
+        problem = problem or _try(_write_state, inputs, partial, state)
+    if _any_unsaved(inputs, step, problem):
         if first_here:
             shutil.rmtree(partial, ignore_errors=True)
         return False
-    if inputs.rank == 0:
-        checkpoint_files.seal(partial)
+    problem = _try(checkpoint_files.seal, partial) if inputs.rank == 0 else None
     wait()
     if first_here and inputs.rank != 0 and partial.is_dir():  # a disk of this machine's own
-        _write_state(inputs, partial, state)
-        checkpoint_files.seal(partial)
+        problem = _try(_write_state, inputs, partial, state) or _try(checkpoint_files.seal, partial)
+    if _any_unsaved(inputs, step, problem):
+        return False
     if first_here:
         checkpoint_files.discard(folder, step, inputs.checkpoints.keep)
+    if inputs.rank == 0 and not checkpoint_files.is_signed(checkpoint_files.path_of(folder, step)):
+        inputs.observer.on_unsaved(step, "there is no key to sign it with, and unsigned shards are not read back")
     return True
+
+
+def _try(act: Callable[..., Any], *arguments: Any, **options: Any) -> str | None:
+    """Do something with files; return what went wrong, in one line."""
+    try:
+        act(*arguments, **options)
+    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return None
+
+
+def _any_unsaved(inputs: FitInputs, step: int, problem: str | None) -> bool:
+    """Return whether any process met a problem, and report the first one. Every process must call it."""
+    problems = [text for text in gather_object([problem]) if text]
+    if problems:
+        inputs.observer.on_unsaved(step, problems[0])
+    return bool(problems)
 
 
 def _save_shards(engine: EngineState, partial: Path) -> None:
@@ -242,15 +267,18 @@ def unflatten_state(value: dict[str, Any], tensors: Mapping[str, torch.Tensor]) 
 def agree_on_checkpoint(inputs: FitInputs, *, sharded: bool) -> Resumption | None:
     """Return the checkpoint that all processes go on from, or None; rank zero's decides. Every process must call it.
 
-    sharded: each machine must have its own part undamaged, and checks it. Raises SetupError where the training data
-    are not those of the run before.
+    sharded: each machine must have its own part undamaged and signed, and checks it. Raises SetupError where it is not
+    signed, and where the training data are not those of the run before.
     """
     folder, checkpoint = inputs.checkpoint_folder, inputs.checkpoint
     while True:
-        step = broadcast_object_list([checkpoint.step if inputs.rank == 0 and checkpoint else None])[0]
+        found = checkpoint if inputs.rank == 0 else None
+        step = broadcast_object_list([found.step if found else None])[0]
         if step is None:
             return None
         own = checkpoint_files.path_of(folder, step)
+        if sharded:
+            _refuse_unsigned(inputs.rank, own, found)
         checks = sharded and inputs.rank != 0 and PartialState().is_local_main_process
         damages = [item for item in gather_object([checkpoint_files.find_corruption(own) if checks else None]) if item]
         if not damages:
@@ -260,9 +288,39 @@ def agree_on_checkpoint(inputs: FitInputs, *, sharded: bool) -> Resumption | Non
         for note in damaged:
             inputs.observer.on_note(note)
     state = broadcast_object_list([checkpoint_files.read_state(own) if inputs.rank == 0 else None])[0]
+    if sharded:
+        _refuse_other_shards(state)
+    if lacking := sorted(_KEYS - state.keys()):
+        raise SetupError(f"{own} lacks {lacking[0]!r} in its {checkpoint_files.STATE}; {_START_ANEW}")
     if state["data"] != inputs.identity.data:
         raise SetupError(f"{folder}: the training data have changed since; give --overwrite to start anew")
     return Resumption(own, state)
+
+
+def _refuse_unsigned(rank: int, path: Path, found: checkpoint_files.Checkpoint | None) -> None:
+    """Raise SetupError for shards without this person's signature. Every process must call it.
+
+    A machine with another home folder, thus another key, reads what rank zero has checked: the same manifest.
+    """
+    checked = checkpoint_files.manifest_hash(path) if found is not None and found.signed else None
+    checked = broadcast_object_list([checked])[0]
+    own = checkpoint_files.manifest_hash(path) if PartialState().is_local_main_process else None
+    signed = rank == 0 or own is None or own == checked or checkpoint_files.is_signed(path)
+    if checked is None or not all(gather_object([signed])):
+        raise SetupError(
+            f"{path} is not signed with your key ({signing.key_path()}), and its shards are read by unpickling, which "
+            "runs whatever code is in them; give --overwrite to start anew, or bring the key that it was signed with"
+        )
+
+
+def _refuse_other_shards(state: dict[str, Any]) -> None:
+    """Raise SetupError where DeepSpeed would find no shards, or others; it looks before `restore` does."""
+    processes = PartialState().num_processes
+    if state.get("spread") == "whole" or state.get("world_size") != processes:
+        raise SetupError(
+            f"the checkpoint of step {state.get('step')} was written with spread {state.get('spread')}, processes "
+            f"{state.get('world_size')}, now sharded by {processes}; launch it as before, or {_START_ANEW}"
+        )
 
 
 def restore(
@@ -308,9 +366,44 @@ def _refuse_another_launch(inputs: FitInputs, engine: EngineState, state: dict[s
 
 def _load_whole(inputs: FitInputs, engine: EngineState, resumption: Resumption) -> None:
     path, device = resumption.path, engine.accelerator.device
-    load_trained(inputs.rank, engine.accelerator.unwrap_model(engine.model), path / checkpoint_files.TRAINED)
+    model = engine.accelerator.unwrap_model(engine.model)
+    load_trained(inputs.rank, model, path / checkpoint_files.TRAINED, dtypes=True)
     tensors = dict(_from_rank_zero(inputs.rank, path / checkpoint_files.OPTIMIZER, device))
-    engine.optimizer.load_state_dict(unflatten_state(resumption.state["optimizer"], tensors))
+    try:
+        state = unflatten_state(resumption.state["optimizer"], tensors)
+        problem = find_other_optimizer(state, engine.optimizer, model, resumption.state["without_gradient"] or ())
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+    if problem is not None:
+        raise SetupError(f"the optimizer's state of {path} is not that of this training: {problem}; {_START_ANEW}")
+    engine.optimizer.load_state_dict(state)
+
+
+def find_other_optimizer(
+    state: dict[str, Any], optimizer: torch.optim.Optimizer, model: nn.Module, without_gradient: Collection[str]
+) -> str | None:
+    """Return how an optimiser's state differs from what this optimiser would have by now, or None.
+
+    without_gradient: parameters that may have no state.
+    """
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups, own = state["param_groups"], optimizer.param_groups
+    sizes, expected = ([len(group["params"]) for group in each] for each in (groups, own))
+    if sizes != expected:
+        return f"its groups have {sizes} parameters, these {expected}"
+    numbers = [number for group in groups for number in group["params"]]
+    parameters = [parameter for group in own for parameter in group["params"]]
+    unknown = sorted(set(state["state"]) - set(numbers), key=str)
+    if unknown:
+        return f"it has a state of parameter {unknown[0]}, which is in no group"
+    for number, parameter in zip(numbers, parameters, strict=True):
+        name, entry = names.get(id(parameter), str(number)), state["state"].get(number)
+        if entry is None and state["state"] and name not in without_gradient:
+            return f"it has none for {name}"
+        for key, value in (entry or {}).items():
+            if key in _LIKE_PARAMETER and value.shape != parameter.shape:
+                return f"{key} of {name} is of shape {list(value.shape)}, the parameter {list(parameter.shape)}"
+    return None
 
 
 def _load_shards(engine: EngineState, path: Path) -> None:
@@ -324,12 +417,36 @@ def _load_shards(engine: EngineState, path: Path) -> None:
         engine.model.load_checkpoint(str(path), load_module_strict=not _is_adapted(engine))
 
 
-def load_trained(rank: int, model: nn.Module, path: Path) -> None:
-    """Fill a plain model's trained parameters from rank zero's file; every process must call it."""
+def load_trained(rank: int, model: nn.Module, path: Path, *, dtypes: bool = False) -> None:
+    """Fill a plain model's trained parameters from rank zero's file; every process must call it.
+
+    dtypes: they must be the same, too. Raises SetupError unless the file has exactly the parameters that are trained,
+    in their shapes: one that is missing would keep its random weights.
+    """
     parameters = dict(model.named_parameters())
+    problem = broadcast_object_list([_find_other_weights(path, parameters, dtypes=dtypes) if rank == 0 else None])[0]
+    if problem is not None:
+        raise SetupError(f"{path} is not of this training: {problem}; {_START_ANEW}")
     with torch.no_grad():
         for name, tensor in _from_rank_zero(rank, path, next(iter(parameters.values())).device):
             parameters[name].copy_(tensor)
+
+
+def _find_other_weights(path: Path, parameters: Mapping[str, nn.Parameter], *, dtypes: bool) -> str | None:
+    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    with safe_open(path, "pt") as stored:
+        names = set(stored.keys())
+        if names != set(trained):
+            lacking, unknown = sorted(set(trained) - names), sorted(names - set(trained))
+            return f"it lacks {lacking[0]}" if lacking else f"it has {unknown[0]}, which is not trained"
+        for name, parameter in trained.items():
+            part = stored.get_slice(name)
+            if list(part.get_shape()) != list(parameter.shape):
+                return f"{name} is of shape {list(part.get_shape())}, and {list(parameter.shape)} is trained"
+            expected = _DTYPES.get(parameter.dtype, part.get_dtype())
+            if dtypes and part.get_dtype() != expected:
+                return f"{name} is of type {part.get_dtype()}, and {expected} is trained"
+    return None
 
 
 def _from_rank_zero(rank: int, path: Path, device: torch.device) -> Iterator[tuple[str, torch.Tensor]]:

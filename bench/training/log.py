@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from bench.errors import DivergedError
+from bench.utils import files
 
 
 class TrainLog:
@@ -21,15 +23,15 @@ class TrainLog:
         """Begin with these rows, after so many seconds; whatever else the file held is gone."""
         self.rows[:], self._started_s = rows, time.perf_counter() - seconds
         if self._path is not None:
-            self._path.write_text("".join(map(_line, self.rows)), encoding="utf-8")
+            files.write_text(self._path, "".join(map(_line, self.rows)))
 
     def write(self, **values: float | None) -> None:
         """Add a line. Raises DivergedError when a loss or gradient norm in it is not finite."""
         row = {**values, "seconds": round(time.perf_counter() - self._started_s, 3)}
         self.rows.append(row)
         if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as stream:
-                stream.write(_line(row))
+            with files.open_own(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, "ab") as stream:
+                stream.write(_line(row).encode())
         for name in ("loss", "grad_norm"):
             value = values.get(name)
             if _is_undefined(value):

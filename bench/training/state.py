@@ -30,6 +30,10 @@ class Observer:
     def on_note(self, sentence: str) -> None:
         """Take a fallback, in words."""
 
+    def on_unsaved(self, step: int, reason: str) -> None:
+        """Take that the checkpoint of a step could not be written, and why."""
+        self.on_note(f"the checkpoint of step {step} could not be written: {reason}")
+
     def on_setting(self, name: str, value: bool) -> None:
         """Take a fast path, and whether it is in force."""
 

@@ -1,6 +1,6 @@
 """Helpers that know nothing of benchmarks.
 
-Reading order: files (root, atomic writing), numbers (sizes for people), system (time, processor, memory of this
-process), git (the checkout's commit), process (allocator settings), hardware (device table), loading_errors (one
-sentence for a failed download or load).
+Reading order: files (root, atomic writing, opening), signing (HMAC with this person's key), numbers (sizes for
+people), system (time, processor, memory, locale), git (the checkout's commit), process (allocator settings),
+hardware (device table), loading_errors (one sentence for a failed download or load).
 """

@@ -1,9 +1,13 @@
-"""Facts from the operating system: the time, the processor, this process's memory."""
+"""Facts from the operating system: the time, the processor, this process's memory, its locale."""
 
 import contextlib
 import datetime
+import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
+
+from bench.errors import SetupError
 
 KIB = 1024
 
@@ -32,3 +36,18 @@ def process_memory() -> dict[str, int]:
         lines = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines()
         return {line.split(":")[0]: int(line.split()[1]) * KIB for line in lines if line.startswith("Vm")}
     return {}
+
+
+def is_undecoded(word: str) -> bool:
+    """Return whether a word of the command line has bytes that this locale has no characters for."""
+    return any("\ud800" <= character <= "\udfff" for character in word)
+
+
+def refuse_undecoded(words: Iterable[str]) -> None:
+    """Raise SetupError for such a word: libraries that write files take no such name, which shows after training."""
+    for word in words:
+        if is_undecoded(word):
+            shown = os.fsencode(word).decode("ascii", "backslashreplace")
+            raise SetupError(
+                f"{shown:.200}: this locale can't hold its characters; set LC_ALL=C.UTF-8 or PYTHONUTF8=1, or use ASCII"
+            )

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from bench.distributed.signals import SigtermHandler
 from bench.distributed.vote import AsyncFlagVote
 from bench.errors import SetupError, StoppedError
 from bench.training import checkpoint_files, checkpointing
+from bench.utils import signing
 
 
 def written(folder, step, seed=13, files=()):
@@ -57,6 +60,27 @@ def another_format(path):
     file.write_text(json.dumps({**json.loads(file.read_text()), "format": 99}))
 
 
+def linked(path):
+    (path / "part" / "optimizer.bin").rename(path.parent / "moved")
+    (path / "part" / "optimizer.bin").symlink_to(path.parent / "moved")
+
+
+def fifo(path):
+    (path / "part" / "optimizer.bin").unlink()
+    os.mkfifo(path / "part" / "optimizer.bin")
+
+
+def edited(path, name, **changes):
+    content = json.loads((path / name).read_text())
+    (path / name).write_text(json.dumps({**content, **changes}))
+
+
+def renamed(path):
+    """The checkpoint of an earlier step in the place of this one."""
+    path.rename(path.with_name("gone"))
+    shutil.copytree(path.with_name("step-00000004"), path)
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
@@ -68,10 +92,17 @@ def another_format(path):
         (lambda path: (path / checkpoint_files.MANIFEST).write_text('{"format": 1, "fil'), "can't be read"),
         (lambda path: (path / checkpoint_files.MANIFEST).write_text("[]"), "can't be read"),
         (
-            lambda path: (path / checkpoint_files.MANIFEST).write_text('{"format": 1, "files": {}}'),
+            lambda path: (path / checkpoint_files.MANIFEST).write_text('{"format": 2, "files": {}}'),
             "does not list state.json",
         ),
         (another_format, "its format is 99"),
+        (lambda path: (path / "global_step6_optim_states.pt").write_bytes(b"x"), "is not in its manifest"),
+        (lambda path: (path / "part" / ".metadata").write_bytes(b"x"), "part/.metadata is not in its manifest"),
+        (lambda path: (path / "more").symlink_to("/etc"), "more is not in its manifest"),
+        (linked, "a link, not a regular file"),
+        (fifo, "a FIFO, not a regular file"),
+        (lambda path: edited(path, "manifest.json", files={"state.json": "/etc/passwd"}), "is not in its manifest"),
+        (renamed, "its state.json is not one of step 6"),
     ],
 )
 def test_a_damaged_one_is_told_and_the_one_before_is_used(harm, says, tmp_path):
@@ -84,12 +115,149 @@ def test_a_damaged_one_is_told_and_the_one_before_is_used(harm, says, tmp_path):
     assert written(tmp_path, 6) == checkpoint_files.newest(tmp_path)[0].path  # written again, over the damaged one
 
 
+def resealed(path, key=None):
+    """A checkpoint with a changed state, whose manifest is right again; signed with another's key, or not at all."""
+    edited(path, checkpoint_files.STATE, rows=[])
+    partial = path.rename(checkpoint_files.partial_of(path.parent, 6))
+    (partial / checkpoint_files.MANIFEST).unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(key))
+        return checkpoint_files.seal(partial)
+
+
+@pytest.mark.parametrize(
+    "how", ["another's key", "no key", "no signature", "edited", "another's content", "a key that others read"]
+)
+def test_only_this_person_s_signature_counts(how, tmp_path, monkeypatch):
+    path = written(tmp_path, 6)
+    assert checkpoint_files.newest(tmp_path)[0].signed
+    if how in ("another's key", "no key"):
+        (tmp_path / "file").write_text("x")
+        resealed(path, tmp_path / ("theirs" if how == "another's key" else "file"))
+    elif how in ("no signature", "edited"):
+        edited(path, checkpoint_files.MANIFEST, signature=None if how == "no signature" else "0" * 64)
+    elif how == "another's content":
+        signature = json.loads((written(tmp_path, 5) / checkpoint_files.MANIFEST).read_text())["signature"]
+        edited(path, checkpoint_files.MANIFEST, signature=signature)
+    else:
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "own"))
+        path = written(tmp_path, 6)
+        assert checkpoint_files.is_signed(path)
+        signing.key_path().chmod(0o640)
+    found, damaged = checkpoint_files.newest(tmp_path)
+    assert (found.step, found.signed, damaged) == (6, False, [])
+
+
+def test_the_key_is_made_once_and_for_its_owner_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "new"))
+    assert not signing.is_signed("x", b"y", "z")
+    assert not (tmp_path / "new").exists()
+    with ThreadPoolExecutor(8) as pool:
+        (signature,) = set(pool.map(lambda _: signing.sign("x", b"y"), range(32)))
+    path = tmp_path / "new" / "finetune-bench" / "key"
+    assert [item.name for item in path.parent.iterdir()] == ["key"]
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert signing.is_signed("x", b"y", signature)
+    for purpose, content, given in (
+        ("z", b"y", signature),
+        ("x", b"z", signature),
+        ("x", b"y", None),
+        ("x", b"y", "é"),
+    ):
+        assert not signing.is_signed(purpose, content, given)
+    for harm, says in (
+        (lambda: path.chmod(0o604), "chmod 600"),
+        (lambda: path.write_text("short"), "is damaged"),
+        (lambda: (path.rename(tmp_path / "moved"), path.symlink_to(tmp_path / "moved")), "a link"),
+    ):
+        path.unlink(missing_ok=True)
+        signing.sign("x", b"y")
+        harm()
+        with pytest.raises(SetupError, match=says):
+            signing.sign("x", b"y")
+        assert not signing.is_signed("x", b"y", signature)
+
+
+# ---------------------------------------------------------------- weights and optimisers of another training
+
+
+def small():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
+    model[0].bias.requires_grad_(False)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda tensors: tensors.pop("1.bias"), "it lacks 1.bias"),
+        (lambda tensors: tensors.clear(), "it lacks 0.weight"),
+        (lambda tensors: tensors.update({"2.weight": torch.ones(1)}), "it has 2.weight, which is not trained"),
+        (lambda tensors: tensors.update({"0.bias": torch.ones(3)}), "it has 0.bias, which is not trained"),
+        (lambda tensors: tensors.update({"1.bias": torch.ones(1)}), "1.bias is of shape [1], and [2] is trained"),
+        (lambda tensors: tensors.update({"0.weight": torch.ones(3, 4).half()}), "0.weight is of type F16, and F32"),
+        (lambda tensors: tensors.update({"base.1.bias": tensors.pop("1.bias")}), "it lacks 1.bias"),
+    ],
+)
+def test_weights_that_are_not_those_trained_are_refused(change, says, tmp_path):
+    tensors = checkpointing.trained_state(small())
+    assert sorted(tensors) == ["0.weight", "1.bias", "1.weight"]
+    save_file(tensors, tmp_path / "trained.safetensors")
+    model = small()
+    checkpointing.load_trained(0, model, tmp_path / "trained.safetensors", dtypes=True)
+    tensors = {name: tensor + 1 for name, tensor in tensors.items()}
+    change(tensors)
+    save_file(tensors, tmp_path / "trained.safetensors")
+    with pytest.raises(SetupError) as caught:
+        checkpointing.load_trained(0, model, tmp_path / "trained.safetensors", dtypes=True)
+    assert says in str(caught.value)
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), small().parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda state: state["state"].pop(1), "it has none for 1.weight"),
+        (lambda state: state["state"].update({7: {}}), "it has a state of parameter 7, which is in no group"),
+        (lambda state: state["param_groups"][0]["params"].pop(), "its groups have [2] parameters, these [3]"),
+        (lambda state: state["param_groups"].append(state["param_groups"][0]), "its groups have [3, 3]"),
+        (lambda state: state["state"][0].update(exp_avg=torch.ones(4, 3)), "exp_avg of 0.weight is of shape [4, 3]"),
+        (lambda state: state["state"][2].update(exp_avg_sq=torch.ones(())), "exp_avg_sq of 1.bias is of shape []"),
+    ],
+)
+def test_an_optimiser_s_state_of_another_training_is_refused(change, says):
+    model = small()
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
+    assert checkpointing.find_other_optimizer(optimizer.state_dict(), optimizer, model, ()) is None
+    model(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()
+    assert checkpointing.find_other_optimizer(state, optimizer, model, ()) is None
+    change(state)
+    assert says in checkpointing.find_other_optimizer(state, optimizer, model, ())
+
+
 def test_few_are_kept(tmp_path):
     for step in (2, 4, 6, 8, 10):
         written(tmp_path, step)
     checkpoint_files.begin(tmp_path, 12)
     checkpoint_files.discard(tmp_path, newest_step=8, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000006", "step-00000008"]
+
+
+def test_what_somebody_has_put_into_a_checkpoint_is_moved_aside_and_not_removed(tmp_path):
+    for step in (2, 4, 6):
+        (written(tmp_path, step) / "why.txt").write_text("because")
+    checkpoint_files.discard(tmp_path, newest_step=6, keep=1)
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.glob("step-0000000[24]/*"))] == [
+        "step-00000002/why.txt",
+        "step-00000004/why.txt",
+    ]
+    written(tmp_path, 6)
+    assert [path.read_text() for path in tmp_path.glob("step-00000006.left-*/why.txt")] == ["because"]
+    found, damaged = checkpoint_files.newest(tmp_path)
+    assert (found.step, damaged) == (6, [])
 
 
 def test_best_weights_go_with_each_checkpoint(tmp_path):

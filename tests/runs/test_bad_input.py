@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -320,7 +321,35 @@ def test_full_disk(small_disk, capsys):
 
 def test_output_folder_that_can_not_be_made(tmp_path, capsys):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    assert run_here(out=tmp_path / "file" / "out") == 1
-    shown = one_sentence(capsys.readouterr().err)
-    assert len(shown) == 1
-    assert "file" in shown[0]
+    (tmp_path / "link").symlink_to("nowhere")
+    for place, reason in (
+        ("file", "is a file, and a run writes into a folder"),
+        ("file/out", "is a file, so nothing can lie below it"),
+        ("x" * 300, "the name is too long for this file system"),
+        ("link", "is a link to nowhere"),
+    ):
+        for more in ([], ["--overwrite"], ["--resume"]):
+            assert run_here(*more, out=tmp_path / place) == 2
+            shown = one_sentence(capsys.readouterr().err)
+            assert len(shown) == 1
+            assert shown[0].startswith("invalid: --out ")
+            assert reason in shown[0]
+        assert run_here("training.stepz=1", out=tmp_path / place) == 2  # the recipe is wrong as well
+        assert "Traceback" not in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+@pytest.mark.parametrize("words", [["--out", "żółć out"], ["name=żółć"], ["--include", "żółć", "--out", "a"]])
+def test_a_locale_that_can_not_hold_the_words_is_told_before_training(words, tmp_path):
+    locale = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for program in (["bench/run.py"], ["-m", "bench", "sweep"]):
+        line = [sys.executable, *program, str(RECIPE), *words]
+        done = subprocess.run(
+            line, cwd=ROOT, env={**environment(), **locale}, capture_output=True, check=False, timeout=100
+        )
+        said = done.stderr.decode()
+        assert done.returncode == 2, said
+        assert r"\xc5\xbc\xc3\xb3\xc5\x82\xc4\x87" in said
+        assert "this locale can't hold its characters; set LC_ALL=C.UTF-8 or PYTHONUTF8=1" in said
+        assert "Traceback" not in said
+    assert not list(ROOT.glob("*out"))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.reporting.figures import style
+from bench.utils import files
 from bench.utils.numbers import whole_number
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def legend_names(names: Sequence[str]) -> list[str]:
 def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Return the rows of a `train_log.jsonl` and the number of unreadable lines. Raises OSError without the file."""
     rows, broken = [], 0
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    for line in files.read_bytes(path).decode("utf-8", "replace").split("\n"):
         if not line.strip():
             continue
         try:

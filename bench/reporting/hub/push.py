@@ -33,6 +33,7 @@ from bench.reporting import cells, run_page
 from bench.reporting import markdown as md
 from bench.reporting.hub import cards, redact
 from bench.utils import numbers
+from bench.utils.files import open_regular, read_bytes
 
 # Written by `save` and by tokenizers. Anything else is refused, above all pickles, which run code when loaded.
 WEIGHTS = ".safetensors"
@@ -174,7 +175,7 @@ def _model_files(saved: Path) -> dict[str, bytes | Path]:
         _refuse_links(path, saved)
         if path.is_dir() or name == "README.md":  # peft's card, which names the base model's local path
             continue
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             pickled = path.suffix != WEIGHTS and stream.read(4).startswith(PICKLES)
         if pickled or path.suffix not in ALLOWED:
             raise DataError(f"{path} can't be pushed: a model may contain only safetensors and text files, no pickles")
@@ -214,7 +215,7 @@ def _without_absolute_paths(path: Path) -> bytes:
     Nothing else changes, since a template must stay intact. Raises DataError for a path below the home folder
     elsewhere.
     """
-    content = path.read_bytes()
+    content = read_bytes(path)
     if path.suffix == ".model" or path.name in VOCABULARIES:
         return content
     if path.suffix == ".json":
@@ -270,7 +271,7 @@ def _run_files(folder: Path, record: Record, name: str, with_predictions: bool) 
     patterns = ["figures/*.png", "train_log.jsonl", *(["predictions/*.jsonl"] if with_predictions else [])]
     for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
         _refuse_links(path, folder)
-        files[path.relative_to(folder).as_posix()] = path.read_bytes()
+        files[path.relative_to(folder).as_posix()] = read_bytes(path)
     return files
 
 

@@ -64,7 +64,7 @@ def read_baseline(path: Path) -> Baseline:
     """Read a baseline. Raises DataError for a missing, malformed or edited file."""
     try:
         baseline = Baseline.model_validate(
-            json.loads(path.read_text(encoding="utf-8"), parse_int=numbers.whole_number), strict=False
+            json.loads(files.read_text(path), parse_int=numbers.whole_number), strict=False
         )
     except FileNotFoundError as error:
         raise DataError(f"{path}: baseline not found; write it with --write") from error

@@ -17,6 +17,7 @@ from bench.sweeps import jobs, scheduler
 from bench.sweeps.gate import criteria
 from bench.sweeps.gate.criteria import Verdict
 from bench.sweeps.jobs import Machine
+from bench.utils import files
 from bench.utils.files import ROOT
 from bench.utils.git import git
 
@@ -95,7 +96,7 @@ def _time_once(path: Path, tree: Path, timing: TimingOptions, folder: Path) -> d
     log = _launch(path, tree, timing, folder)
     try:
         # Read as plain JSON: the base commit may use another record schema.
-        content = json.loads((folder / store.FILE).read_text(encoding="utf-8"))
+        content = json.loads(files.read_text(folder / store.FILE))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} at {tree} wrote no record; see {log}") from error
     return {what: value for what, keys in TIMED.items() if (value := _at(content, ("throughput", *keys))) is not None}

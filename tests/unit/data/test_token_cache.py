@@ -18,6 +18,7 @@ from bench.data import token_cache
 from bench.data.rows import Split
 from bench.data.token_cache import TokenCache
 from bench.evaluation.readers import head
+from bench.utils import signing
 from tests.helpers import tiny_cards as tiny
 from tests.helpers.cases import cover
 from tests.helpers.launching import ROOT, environment
@@ -254,7 +255,7 @@ def test_no_changed_byte_gives_other_tokens(place):
         assert found.cut == first.cut
         assert not found.hit
         assert notes == [
-            "token cache: an entry can't be read (its checksum does not match); its texts were tokenized again"
+            "token cache: an entry can't be read (its signature does not match); its texts were tokenized again"
         ]
     assert entries(place) == [path]
 
@@ -275,6 +276,107 @@ def test_a_file_without_its_end_is_written_again(length, place):
     assert asked(tokens, split(), encode=never)[0].features == first.features
 
 
+def write_signed(path, content):
+    """An entry as this person's run would have written it."""
+    signed = path.name.encode() + hashlib.sha256(content).digest()
+    path.write_bytes(bytes.fromhex(signing.sign("tokens", signed)) + content)
+
+
+def planted(first):
+    """The features of an entry with one token changed, as a file of arrays."""
+    features = [
+        {name: list(value) if isinstance(value, list) else value for name, value in row.items()} for row in first
+    ]
+    features[0]["input_ids"][1] += 1
+    content = io.BytesIO()
+    np.savez(content, **token_cache._columns(features, ()))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("how", ["hashed", "unsigned", "another's key", "another purpose", "another entry"])
+def test_what_somebody_else_has_planted_is_not_used(how, place, monkeypatch, tmp_path):
+    """Tokens that are whole and fit, but that this person's run has not written under this name."""
+    tokens = tiny.tokenizer(tiny.card("bert"))
+    first, _ = asked(tokens, split())
+    (path,) = entries(place)
+    content = planted(first.features)
+    digest = hashlib.sha256(content).digest()
+    if how == "another entry":
+        other = split(texts=[f"{text} so" for text in tiny.TEXTS])
+        asked(tokens, other)
+        (file,) = set(entries(place)) - {path}
+        path.write_bytes(file.read_bytes())
+    elif how == "another's key":
+        with monkeypatch.context() as patch:
+            patch.setenv("XDG_CONFIG_HOME", str(tmp_path / "theirs"))
+            write_signed(path, content)
+    else:
+        purpose = "checkpoint" if how == "another purpose" else "tokens"
+        signature = bytes.fromhex(signing.sign(purpose, path.name.encode() + digest))
+        path.write_bytes({"hashed": digest, "unsigned": b"\0" * 32}.get(how, signature) + content)
+    found, notes = asked(tokens, split())
+    assert found.features == first.features
+    assert not found.hit
+    assert notes == [
+        "token cache: an entry can't be read (its signature does not match); its texts were tokenized again"
+    ]
+    assert asked(tokens, split(), encode=never)[0].features == first.features
+
+
+@pytest.mark.parametrize(
+    ("which", "mode", "reason"),
+    [
+        ("tokens", 0o777, "its folder can be written by others; chmod go-w it"),
+        ("tokens", 0o775, "its folder can be written by others; chmod go-w it"),
+        ("tokens", 0o1777, "its folder can be written by others; chmod go-w it"),
+        (".", 0o777, "its folder can be written by others; chmod go-w it"),
+        (".", 0o1777, None),
+        (".", 0o775, None),
+        ("tokens", 0o755, None),
+    ],
+)
+def test_a_folder_that_others_can_write_is_not_used(which, mode, reason, place):
+    place.mkdir(parents=True, mode=0o700)
+    (place.parent / which).chmod(mode)
+    found, notes = asked(tiny.tokenizer(tiny.card("bert")), split())
+    assert notes == ([] if reason is None else [f"token cache: not used ({reason})"])
+    assert bool(entries(place)) == (reason is None)
+    assert not found.hit
+
+
+def test_another_person_s_folder_is_not_used(place, monkeypatch):
+    place.mkdir(parents=True)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    _, notes = asked(tiny.tokenizer(tiny.card("bert")), split())
+    assert notes == ["token cache: not used (its folder belongs to another user)"]
+    assert entries(place) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_an_entry_that_is_no_file_is_neither_followed_nor_waited_for(kind, place, tmp_path):
+    tokens = tiny.tokenizer(tiny.card("bert"))
+    first, _ = asked(tokens, split())
+    (path,) = entries(place)
+    path.rename(tmp_path / "moved")
+    if kind == "link":
+        path.symlink_to(tmp_path / "moved")
+    else:
+        os.mkfifo(path) if kind == "fifo" else path.mkdir()
+    found, notes = asked(tokens, split())
+    assert found.features == first.features
+    assert not found.hit
+    assert notes[0].startswith("token cache: an entry can't be read (")
+
+
+def test_without_a_key_nothing_is_kept(place, monkeypatch, tmp_path):
+    (tmp_path / "config").write_text("a file in the place of the folder")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    found, notes = asked(tiny.tokenizer(tiny.card("bert")), split())
+    assert not found.hit
+    assert notes[0].startswith("token cache: tokens can't be written (the key ")
+    assert entries(place) == []
+
+
 @pytest.mark.parametrize(
     "columns",
     [
@@ -291,7 +393,7 @@ def test_an_entry_that_holds_something_else_is_not_used(columns, place):
     (path,) = entries(place)
     content = io.BytesIO()
     np.savez(content, **columns)
-    path.write_bytes(hashlib.sha256(content.getvalue()).digest() + content.getvalue())
+    write_signed(path, content.getvalue())
     found, notes = asked(tokens, split())
     assert not found.hit
     assert len(notes) == 1

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bench.cli import main as cli
 from bench.errors import RecipeError, SetupError
 from bench.records import record, store
 from bench.runner import run_folder
 from bench.sweeps import jobs, scheduler, study, tuning
+from bench.utils import files
 from tests.helpers.launching import ROOT, bench
 from tests.helpers.studies import TWO_SYSTEMS
 
@@ -104,24 +106,121 @@ def test_an_old_record_is_not_the_result_of_a_launch_that_left_none(tmp_path, st
     assert job.state == status
 
 
-def test_a_run_of_another_sweep_is_left_alone(tmp_path, monkeypatch):
+def test_a_run_of_another_sweep_is_waited_for(tmp_path, monkeypatch, capsys):
     (job,) = jobs.jobs_of(planned(), tmp_path)
     written(job, "crashed", finished_at=None)
     whole = (job.folder / "record.json").read_bytes()
     taken = run_folder.lock(job.folder)
-    try:
-        scheduler.run_all([job], jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
-        assert (job.state, job.log.exists()) == ("crashed", False)
-        assert job.reason == f"another process is writing to {job.folder}; it continues"
-        job.reason, job.elsewhere = None, False
-        monkeypatch.setattr(jobs, "RELEASE_S", 0.1)
-        jobs.finish(job, 2, 1.0, None)
-        assert job.elsewhere
-        assert "another process" in job.reason
-    finally:
-        run_folder.unlock(job.folder, taken)
+    monkeypatch.setattr(jobs, "RELEASE_S", 0.1)
+    jobs.finish(job, 2, 1.0, None)
+    assert (job.state, job.elsewhere, job.seconds) == ("elsewhere", True, None)
+    assert job.reason == (
+        f"another process is writing to {job.folder}; this sweep waits for its end, and takes its result"
+    )
     assert (job.folder / "record.json").read_bytes() == whole
+    # The other sweep's run comes to its end while this one waits.
+    seen = []
+
+    def end(seconds):
+        seen.append((job.state, job.log.exists(), (job.folder / "record.json").read_bytes() == whole))
+        if len(seen) == 3:
+            written(job, scores=scores("test", 0.75))
+            run_folder.unlock(job.folder, taken)
+
+    monkeypatch.setattr(scheduler.time, "sleep", end)
+    scheduler.run_all([job], jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"), "accuracy")
+    assert seen == [("elsewhere", False, True)] * 3
+    assert (job.state, job.left_out, job.elsewhere, job.reason, job.value) == ("ok", True, False, None, 0.75)
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert "elsewhere: tiny--tiny_bert--full seed 13: another process is writing to" in said
+    assert "ok (already finished): tiny--tiny_bert--full seed 13" in said
     assert not run_folder.is_taken(job.folder)
+
+
+def test_what_another_sweep_leaves_unfinished_is_run_after_it(tmp_path, monkeypatch):
+    """It was stopped: this sweep launches the run itself, also where only the log's lock told of the other."""
+    (job,) = jobs.jobs_of(planned(), tmp_path)
+    job.log.parent.mkdir(parents=True)
+    log = files.lock_file(job.log)
+    log.write(b"$ the other's\n")
+    log.flush()
+    assert jobs.is_taken(job)
+    sleep, rounds = scheduler.time.sleep, []
+
+    def stop(seconds):
+        rounds.append(job.state)
+        if len(rounds) == 2:
+            assert job.log.read_bytes() == b"$ the other's\n"
+            written(job, "interrupted")
+            log.close()
+        sleep(0.01)
+
+    monkeypatch.setattr(scheduler.time, "sleep", stop)
+    scheduler.run_all([job], Clockwork(config=Path("x"), gpus=("4",), per_run=1))
+    assert rounds[:2] == ["elsewhere", "elsewhere"]
+    assert "running" in rounds
+    assert job.state == "crashed"  # this program writes no record
+    assert not files.is_locked(job.log)
+
+
+UNREADABLE = {
+    "newer": '{"schema": 999}',
+    "truncated": '{"schema": 2, "status": "o',
+    "of a library": '{"loss": 1.0}',
+    "a key more": None,
+}
+
+
+@pytest.mark.parametrize("kind", [*UNREADABLE, "a fifo", "no record"])
+def test_a_folder_that_can_t_be_read_is_not_to_be_run_again(kind, tmp_path):
+    runs = jobs.jobs_of(planned(seeds=3), tmp_path)
+    folder = runs[1].folder
+    written(runs[1])
+    path = folder / "record.json"
+    if kind == "no record":
+        path.rename(folder / "kept.json")
+    elif kind == "a fifo":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(UNREADABLE[kind] or json.dumps({**whole, "colour": "blue"}), encoding="utf-8")
+    before = sorted(os.listdir(folder))
+    order = scheduler.SweepOptions(out=tmp_path, machine=jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
+    plan = study.plan([RECIPE], study.SweepRequest(seeds=3, sets=SMALL))
+    with pytest.raises(SetupError, match="nothing was started: move these folders away") as caught:
+        scheduler.run_sweep([plan], order)
+    assert str(folder) in str(caught.value)
+    assert sorted(os.listdir(folder)) == before
+    assert sorted(os.listdir(tmp_path)) == [folder.name]
+    # A launch that dies there is filed nowhere.
+    assert jobs.read(runs[1]) is None
+    runs[1].log = tmp_path / "log"
+    jobs.finish(runs[1], 1, 1.0, None)
+    assert runs[1].state == "crashed"
+    assert sorted(os.listdir(folder)) == before
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
+def test_a_place_that_no_sweep_can_write_is_one_sentence(place, tmp_path, capsys):
+    (tmp_path / "file").write_text("x", encoding="utf-8")
+    assert cli.main(["sweep", str(RECIPE), "--out", str(tmp_path / place), "--config", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --out ")
+    assert said.count("error") == 1
+    assert "Traceback" not in said
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_run_that_was_ended_while_it_drew_is_not_finished(tmp_path):
+    (job,) = jobs.jobs_of(planned(), tmp_path)
+    written(job, artifacts={"report": "report.md"})
+    (job.folder / ".lock").touch()
+    for there in (False, True):
+        job.left_out = False
+        jobs.leave_out_finished([job], retry=False, metric=None)
+        assert job.left_out == there
+        (job.folder / "report.md").touch()
 
 
 @pytest.mark.parametrize("what", ["killed", "no room"])
@@ -162,7 +261,7 @@ def test_the_command_in_a_log_is_not_what_a_run_said(tmp_path):
     assert jobs.last_line(tmp_path / "log") == ""
 
 
-def test_settings_are_not_chosen_while_another_sweep_tries_some(write, tmp_path, capsys):
+def test_settings_are_chosen_when_another_sweep_has_tried_the_rest(write, tmp_path, capsys, monkeypatch):
     write(
         "own/study.yaml",
         TWO_SYSTEMS.replace("  - recipe: broken\n", "").replace(", lora: {training.learning_rate: [1e-3, 1e-4]}", ""),
@@ -174,10 +273,18 @@ def test_settings_are_not_chosen_while_another_sweep_tries_some(write, tmp_path,
     trials[1].folder.mkdir(parents=True)
     taken = run_folder.lock(trials[1].folder)
     order = scheduler.SweepOptions(out=out, machine=jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
-    assert scheduler.run_sweep([plan], order) == 1
-    run_folder.unlock(trials[1].folder, taken)
-    assert "another sweep is running some of the trials" in capsys.readouterr().err.replace("\n", " ")
-    assert not (out / "choices.json").exists()
+
+    def end(seconds):
+        assert not (out / "choices.json").exists()
+        written(trials[1], scores=scores("validation", 0.6))
+        run_folder.unlock(trials[1].folder, taken)
+        monkeypatch.setattr(scheduler, "run_all", lambda *_: None)
+
+    monkeypatch.setattr(scheduler.time, "sleep", end)
+    assert scheduler.run_sweep([plan], order) == 1  # the chosen run itself is not launched here
+    assert "this sweep waits for its end" in capsys.readouterr().out.replace("\n", " ")
+    (row,) = json.loads((out / "choices.json").read_text(encoding="utf-8"))
+    assert row["chosen"] == ["training.learning_rate=0.0001"]
 
 
 def test_gpus_are_counted_and_shared_out(monkeypatch):

@@ -1,0 +1,107 @@
+"""Figures and report of a run: drawn at its end, or by the same command again where the run was ended while drawing."""
+
+import json
+import os
+from typing import Any
+
+from bench import console
+from bench.errors import BenchError
+from bench.records import store
+from bench.records.record import Record
+from bench.runner import run_folder
+from bench.runner.context import RunContext
+from bench.training import checkpoint_files
+from bench.utils import files
+
+LogRows = list[dict[str, Any]]
+LOG = "train_log.jsonl"
+LOG_BYTES = 2**30
+COMPLETED = "figures and report were made by a later launch: the first was ended while it made them"
+# What a launcher tells each process of how many there are: the others have ended, since nothing is left to train.
+_LAUNCHED = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP",
+)  # fmt: skip
+
+
+def write_report(run: RunContext) -> None:
+    """Write the figures and the one-page report. A failure here is noted, and fails no run."""
+    rows = run.progress.log.rows if run.progress is not None else []
+    encoded = run.inputs.encoded if run.has_inputs else {}
+    _write_report(run, run.record, rows, {name: split.lengths for name, split in encoded.items()})
+
+
+def _write_report(run: RunContext, record: Record, rows: LogRows, lengths: dict[str, list[int]]) -> None:
+    try:
+        from bench.reporting import run_page
+        from bench.reporting.figures.run import draw_all
+
+        record.artifacts |= draw_all(run.folder, record, rows, lengths)
+        run_page.write_run_report(record, run.folder)
+        record.artifacts["report"] = "report.md"
+    except Exception as error:
+        record.note(f"no report could be written: {type(error).__name__}: {error}")
+        console.complain(f"warning: {record.notes[-1]}")
+
+
+def complete(run: RunContext) -> int:
+    """Make what a finished run lacks, without training or scoring again; return the exit code."""
+    finished = run.previous.finished
+    assert finished is not None
+    if not console.is_main_process():
+        return 0
+    console.say(f"{run.folder} holds this run, trained and scored: its figures and report are made now")
+    for name in _LAUNCHED:
+        os.environ.pop(name, None)
+    finished.note(COMPLETED)
+    rows, lengths = _rows(run, finished), _lengths(run, finished)
+    _write_report(run, finished, rows, lengths)
+    try:
+        path = store.write(finished, run.folder)
+    except OSError as error:
+        console.complain(f"error: the record can't be written: {error}")
+        return 1
+    remove_checkpoints(run)
+    if "report" in finished.artifacts:
+        console.say(f"report: {run.folder / 'report.md'}")
+    console.say(f"record: {path}")
+    return 0
+
+
+def _rows(run: RunContext, finished: Record) -> LogRows:
+    try:
+        lines = files.read_text(run.folder / LOG, LOG_BYTES).splitlines()
+        return [json.loads(line) for line in lines]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        finished.note(f"{LOG} can't be read, and is not drawn: {error}")
+        return []
+
+
+def _lengths(run: RunContext, finished: Record) -> dict[str, list[int]]:
+    """Return split -> number of tokens of each example, of the data as they are now."""
+    from bench.distributed import setup
+    from bench.records import clock
+    from bench.runner.inputs import load_data
+
+    console.quiet_libraries()
+    run.clock = clock.Clock()
+    try:
+        run.state = setup.start(run.timeout_s)
+        encoded = load_data(run).encoded  # what it writes goes into a record that is not kept
+    except (BenchError, OSError, RuntimeError, ValueError) as error:
+        finished.note(f"the lengths of the examples are not drawn: {type(error).__name__}: {error}")
+        return {}
+    if run.record.data != finished.data:
+        finished.note("the lengths of the examples are not drawn: the data have changed since")
+        return {}
+    return {name: split.lengths for name, split in encoded.items()}
+
+
+def remove_checkpoints(run: RunContext) -> None:
+    """Remove the checkpoints, on this machine, and the seal of stage "before"; a record that is written replaces both.
+
+    What somebody else has put beside them stays.
+    """
+    made = run_folder.survey(run.folder)
+    run_folder.remove(run.folder, [*made.inside(checkpoint_files.FOLDER), run_folder.BEFORE_SEAL])
