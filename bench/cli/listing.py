@@ -67,6 +67,6 @@ def list_command(options: argparse.Namespace) -> int:
         table.add_column(overflow="fold")  # a path stays whole
         for name, description in KINDS[kind]():
             table.add_row(name, description)
-        console.out.print(table)
-        console.out.print()
+        console.show(table)
+        console.show()
     return 0

@@ -1,7 +1,6 @@
 """`bench predict`: predicts labels or answers of new texts with a run's saved model."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def predict_command(options: argparse.Namespace) -> int:
         raise BenchError("give a text with --text, or a file with --file")
     for answer in predict(options.run_folder, rows):
         if options.json:
-            print(json.dumps(answer, ensure_ascii=False))
+            console.write_json(answer)
         else:
             label = ", ".join(answer["label"]) or "(none)" if isinstance(answer["label"], list) else answer["label"]
             label = "(could not be read)" if label is None else label or "(no answer)"

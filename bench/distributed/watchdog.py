@@ -8,7 +8,6 @@ reads all heartbeats; the others read only rank zero's, and check the processes 
 
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bench import console
 from bench.records.failures import Failure, from_json
 
 HEARTBEAT_S = 1.0
@@ -367,8 +367,7 @@ class ProcessWatchdog:
 
 def leave_at_once(code: int) -> NoReturn:
     """End the process without any clean-up: a process group with a dead member may wait for it for ever."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    console.flush()
     os._exit(code)
 
 

@@ -87,7 +87,7 @@ def _load_tokenizer(folder: Path) -> Any:
 
     # AutoTokenizer takes a Qwen2 model's tokenizer for a Qwen2Tokenizer, whatever its own file says.
     kind = getattr(transformers, _read(folder / "tokenizer_config.json").get("tokenizer_class") or "", None)
-    return (kind or transformers.AutoTokenizer).from_pretrained(folder)
+    return (kind or transformers.AutoTokenizer).from_pretrained(folder, trust_remote_code=False)
 
 
 def _is_text(description: dict[str, Any]) -> bool:
@@ -106,7 +106,9 @@ def _load_probe(folder: Path, description: dict[str, Any]) -> Any:
     import transformers
 
     attention = description["model_card"]["attention"]
-    base = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, attn_implementation=attention)
+    base = transformers.AutoModel.from_pretrained(
+        folder, use_safetensors=True, attn_implementation=attention, trust_remote_code=False
+    )
     model = heads.ProbeModel(base, description["pooling"], len(description["labels"]))
     model.linear.load_state_dict(load_file(folder / PROBE))
     return model
@@ -121,7 +123,11 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
     if family.__name__ == span_head.AUTO_CLASS:
         span_head.register(config)
     model = family.from_pretrained(
-        folder, config=config, use_safetensors=True, attn_implementation=description["model_card"]["attention"]
+        folder,
+        config=config,
+        use_safetensors=True,
+        attn_implementation=description["model_card"]["attention"],
+        trust_remote_code=False,
     )
     head = Head.model_validate(description["head"])
     if head.kind == "mlp":
@@ -164,7 +170,7 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
     try:
         family, renamed = _auto_class(description), None
         if family.__name__ == span_head.AUTO_CLASS:
-            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision)
+            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=False)
             span_head.register(config)
             renamed = span_head.key_mapping(config)
         model = family.from_pretrained(
@@ -174,6 +180,7 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
             **task,
             pad_token_id=description["pad_token_id"],
             use_safetensors=True,
+            trust_remote_code=False,
             attn_implementation=card.attention,
             dtype=getattr(torch, card.dtype),
             ignore_mismatched_sizes=True,

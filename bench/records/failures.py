@@ -8,8 +8,9 @@ import traceback
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bench import errors
+from bench import console, errors
 from bench.errors import Status
+from bench.utils import secret_formats
 
 # Failures of allocation have no type of their own on a CPU.
 NO_MEMORY = (
@@ -88,11 +89,21 @@ def from_exception(error: BaseException, phase: str, rank: int = 0, where: str =
         kind: Literal["told", "echo", "own"] = "told"
     else:
         kind = "echo" if status == "crashed" and is_communication(error) else "own"
-    trace = "".join(traceback.format_exception(error)) if status in ("crashed", "oom") else ""
+    trace = traceback_of(error) if status in ("crashed", "oom") else ""
     shown = sentence(error, phase, where)
     if where and rank and isinstance(error, errors.BenchError) and kind == "own":
         shown = f"{where.strip()}: {shown}"
     return Failure(rank=rank, kind=kind, status=status, sentence=shown, phase=phase, trace=trace[-TRACE_CHARACTERS:])
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return an exception's traceback without control characters and secrets."""
+    return plain("".join(traceback.format_exception(error)))
+
+
+def plain(text: str) -> str:
+    """Return a text of an exception for the record: control characters escaped, secrets removed."""
+    return console.escaped(secret_formats.remove(text))
 
 
 def is_communication(error: BaseException) -> bool:
@@ -143,6 +154,10 @@ def is_disk_full(error: BaseException) -> bool:
 
 def sentence(error: BaseException, phase: str, where: str = "") -> str:
     """Return what happened, where, and what to do. where: " on rank 1 (host b)"; empty for a single process."""
+    return plain(_sentence(error, phase, where))
+
+
+def _sentence(error: BaseException, phase: str, where: str) -> str:
     if isinstance(error, KeyboardInterrupt):
         return f"stopped by Ctrl-C during {phase}; what was written so far is kept"
     if isinstance(error, errors.BenchError):

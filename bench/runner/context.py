@@ -55,7 +55,6 @@ class RunContext:
     resolved: Resolved
     record: Record
     folder: Path
-    trust_remote_code: bool = False
     check: bool = False
     timeout_s: float = 600.0
     stopper: SigtermHandler = field(default_factory=SigtermHandler)

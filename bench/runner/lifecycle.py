@@ -10,12 +10,11 @@ import shutil
 import signal
 import socket
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 from bench import console
-from bench.config import registry
+from bench.config import foreign_code, registry
 from bench.config.resolve import first_record, load
 from bench.distributed.signals import SigtermHandler
 from bench.distributed.watchdog import ProcessWatchdog, is_multi_process
@@ -51,7 +50,11 @@ def parser() -> argparse.ArgumentParser:
         default=600.0,
         help="seconds without a heartbeat before a process is considered dead (600)",
     )
-    parser.add_argument("--trust-remote-code", action="store_true", help="confirm a card's trust_remote_code: true")
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="confirm a card's trust_remote_code: true, or an evaluate: metric",
+    )
     parser.add_argument(
         "--include", action="append", default=[], metavar="DIR", help="find drop-ins and cards there too"
     )
@@ -103,6 +106,7 @@ def _nothing(*_: Any) -> None:
 
 def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext:
     registry.include(options.include)
+    foreign_code.confirm(options.trust_remote_code)
     resolved = load(options.recipe, tuple(options.overrides), options.seed)
     seed = resolved.recipe.seed
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"
@@ -124,7 +128,6 @@ def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext
         resolved=resolved,
         record=first_record(resolved),
         folder=folder,
-        trust_remote_code=options.trust_remote_code,
         check=options.check,
         timeout_s=options.timeout_s,
         stopper=stopper,
@@ -205,7 +208,7 @@ def _record_error(run: RunContext, error: BaseException, *, show: bool) -> None:
     failure = failures.from_exception(error, run.failed_in, *(_rank_and_host() if run.watchdog is not None else ()))
     failure = out_of_memory.add_shortage(failure, error, run)
     if show:
-        traceback.print_exception(error)
+        console.complain_on_any_rank(failures.traceback_of(error))
     _record_failure(run, failure if run.watchdog is None else run.watchdog.verdict(failure))
 
 
@@ -227,7 +230,7 @@ def _finish_for_rank_zero(run: RunContext, failure: failures.Failure) -> None:
             left.status, left.failed_in, left.reason = failure.status, failure.phase, failure.sentence
             left.finished_at = utc_now()
             store.write(left, run.folder)
-            console.err.print(f"{left.status}: {left.reason}\nrecord: {run.folder / store.FILE}", markup=False)
+            console.complain_on_any_rank(f"{left.status}: {left.reason}\nrecord: {run.folder / store.FILE}")
     except (BenchError, OSError):
         pass  # on another machine; rank zero's own record says that the run did not finish
 
@@ -244,6 +247,8 @@ def _finish(run: RunContext) -> int:
     if run.watchdog is not None and run.record.status == "ok":
         run.watchdog.claim()
     run.record.finished_at = utc_now()
+    for loss in console.losses():
+        run.record.note(loss)
     _record_phases(run)
     if run.has_clock and not run.record.memory:  # a run that failed: this rank's figures are better than none
         run.record.memory = {name: peaks.gib() for name, peaks in run.clock.peaks.items()}
@@ -316,7 +321,7 @@ def _refuse(options: argparse.Namespace, error: BaseException) -> int:
     status = failures.status_of(error)
     reason = failures.sentence(error, "set-up")
     if options.traceback:
-        traceback.print_exception(error)
+        console.complain_on_any_rank(failures.traceback_of(error))
     console.complain(f"{status}: {reason}")
     folder = options.out or Path("runs") / f"{options.recipe.stem}--seed{options.seed}--invalid"
     if console.is_main_process() and not (folder / store.FILE).exists() and isinstance(error, RecipeError):

@@ -2,5 +2,5 @@
 
 Reading order: files (root, atomic writing), numbers (sizes for people), system (time, processor, memory of this
 process), git (the checkout's commit), process (allocator settings), hardware (device table), loading_errors (one
-sentence for a failed download or load).
+sentence for a failed download or load), import_path (without the working folder), secret_formats (tokens and keys).
 """
