@@ -5,6 +5,7 @@ Progress is a live display on a terminal and plain lines elsewhere; rank zero on
 goes away (a closed pipe, a full log disk, a terminal that hangs up) ends nothing: `losses` says what was lost.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -141,9 +142,11 @@ def guard_streams(clean: Callable[[str], str] = str) -> None:
         stream = getattr(sys, name)
         if isinstance(stream, _EscapingStream):
             continue
+        guarded = _EscapingStream(stream, name, clean if name == "stderr" else str)
+        guarded.flush()  # of what was printed before
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a console may not know all characters of a file's name
-        setattr(sys, name, _EscapingStream(stream, name, clean if name == "stderr" else str))
+        setattr(sys, name, guarded)
 
 
 def losses() -> list[str]:
@@ -181,6 +184,13 @@ def complain(message: str) -> None:
 def complain_on_any_rank(message: str) -> None:
     """Print a line to standard error, where rank zero can't."""
     err.print(escaped(message), markup=False)
+
+
+def tell_from_signal(message: str) -> None:
+    """Print a line to standard error from a signal's handler, which may have interrupted another print."""
+    if is_main_process():
+        with contextlib.suppress(OSError):
+            os.write(2, f"{escaped(message)}\n".encode())
 
 
 def show(renderable: RenderableType = "") -> None:

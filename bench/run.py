@@ -18,12 +18,15 @@ if __name__ == "__main__":
     import_path.leave_out_working_folder()  # before anything of a library is imported
 
 from bench import console  # noqa: E402
-from bench.distributed.watchdog import is_multi_process, leave_at_once  # noqa: E402
-from bench.runner.lifecycle import leave, main  # noqa: E402
 from bench.utils import secret_formats  # noqa: E402
 
 if __name__ == "__main__":
-    console.guard_streams(secret_formats.remove)
+    console.guard_streams(secret_formats.remove)  # before anything else may print
+
+from bench.distributed.watchdog import is_multi_process, leave_at_once  # noqa: E402
+from bench.runner.lifecycle import leave, main  # noqa: E402
+
+if __name__ == "__main__":
     # Quiet libraries: their advice is for people who call them; what matters is in the record.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     code = main()

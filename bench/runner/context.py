@@ -8,7 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 from bench.config.contracts import LoadPlan, Method, Task
 from bench.config.resolve import Resolved
-from bench.distributed.signals import SigtermHandler
+from bench.distributed.signals import StopHandler
 from bench.distributed.watchdog import ProcessWatchdog
 from bench.memory.limits import MemoryBaseline
 from bench.records.record import Record
@@ -57,7 +57,7 @@ class RunContext:
     folder: Path
     check: bool = False
     timeout_s: float = 600.0
-    stopper: SigtermHandler = field(default_factory=SigtermHandler)
+    stopper: StopHandler = field(default_factory=StopHandler)
     previous: PreviousRun = field(default_factory=PreviousRun)
     lock: IO[bytes] | None = None
 

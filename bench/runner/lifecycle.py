@@ -11,12 +11,11 @@ import signal
 import socket
 import sys
 from pathlib import Path
-from typing import Any
 
 from bench import console
 from bench.config import foreign_code, registry
 from bench.config.resolve import first_record, load
-from bench.distributed.signals import SigtermHandler
+from bench.distributed import signals
 from bench.distributed.watchdog import ProcessWatchdog, is_multi_process
 from bench.errors import BenchError, RecipeError, ScoreError
 from bench.memory import limits
@@ -76,8 +75,10 @@ def _limit_s(text: str) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """Run a recipe; return the exit code. Every way out leaves a record, unless its folder can't be written."""
     options = parser().parse_intermixed_args(arguments)
-    stopper = SigtermHandler()
-    signal.signal(signal.SIGTERM, stopper)
+    stopper = signals.StopHandler()
+    stopper.install()
+    if not is_multi_process():  # the watchdog over several processes watches their launcher too
+        signals.stop_with_launcher(stopper)
     run: RunContext | None = None
     try:
         run = _prepare(options, stopper)
@@ -87,24 +88,15 @@ def main(arguments: list[str] | None = None) -> int:
         run.record.status, run.record.reason = "ok", None
     except (Exception, KeyboardInterrupt) as error:
         # Neither a second Ctrl-C nor the launcher's SIGTERM, when another process has died, may interrupt the record.
-        _ignore_signals()
+        signals.ignore()
         if run is None:
             return _refuse(options, error)
         _record_error(run, error, show=options.traceback)
-    _ignore_signals()  # from here on nothing interrupts the writing of the record
+    signals.ignore()  # from here on nothing interrupts the writing of the record
     return _finish(run)
 
 
-def _ignore_signals() -> None:
-    signal.signal(signal.SIGINT, _nothing)
-    signal.signal(signal.SIGTERM, _nothing)
-
-
-def _nothing(*_: Any) -> None:
-    """Handle a signal by doing nothing; SIG_IGN would be inherited by the processes started later."""
-
-
-def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext:
+def _prepare(options: argparse.Namespace, stopper: signals.StopHandler) -> RunContext:
     registry.include(options.include)
     foreign_code.confirm(options.trust_remote_code)
     resolved = load(options.recipe, tuple(options.overrides), options.seed)
@@ -140,10 +132,14 @@ def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext
 
 
 def _write_record(run: RunContext) -> None:
-    """Write the record as far as it is known: this is what a run leaves that is killed."""
+    """Write the record as far as it is known: this is what a run leaves that is killed.
+
+    Between two stages: raises StoppedError for a signal that no stage has heeded.
+    """
     _record_phases(run)
     if console.is_main_process() and (run.previous.record is None or run.previous.settled):
         store.write(run.record, run.folder, last=False)
+    run.stopper.heed()
 
 
 def _record_phases(run: RunContext) -> None:

@@ -220,6 +220,7 @@ def _fit_inputs(run: RunContext, display: console.Phase) -> FitInputs:
         ),
         checkpoint=run.previous.checkpoint,
         asked_to_stop=lambda: run.stopper.asked,
+        stopped_by=lambda: run.stopper.by,
         observer=_Recorder(run),
     )
 

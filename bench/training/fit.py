@@ -104,7 +104,8 @@ def _recompute(inputs: FitInputs) -> bool:
 
 
 def _interruption(inputs: FitInputs, progress: Progress) -> str:
-    done = f"stopped by SIGTERM after step {progress.step} of {inputs.budget.steps}"
+    by = inputs.stopped_by() or "a signal to another process"
+    done = f"stopped by {by} after step {progress.step} of {inputs.budget.steps}"
     if progress.saved_step != progress.step:
         return f"{done}; no checkpoint could be written"
     return f"{done}; a checkpoint was written, and the same command goes on from there"
