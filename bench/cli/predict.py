@@ -22,12 +22,8 @@ def add(commands: Any) -> None:
 
 def predict_command(options: argparse.Namespace) -> int:
     """Print a label and its probability for each text."""
-    from bench.models import saving
-
-    saved_folder = options.run_folder / "model"
-    if not (saved_folder / saving.DESCRIPTION).is_file():
-        raise BenchError(f"{saved_folder} holds no saved model; the recipe needs `save: true`")
-    from bench.evaluation.predict import predict, read_texts
+    from bench.evaluation.new_texts import read_texts
+    from bench.evaluation.predict import predict
 
     rows = [{"text": text, "text_pair": None} for text in options.text]
     rows += read_texts(options.file) if options.file else []
@@ -41,5 +37,6 @@ def predict_command(options: argparse.Namespace) -> int:
             label = "(could not be read)" if label is None else label or "(no answer)"
             shown = repr(answer["written"]) if "written" in answer else f"{max(answer['scores'].values()):.3f}"
             cut = "  (text was cut)" if answer["cut"] else ""
-            console.say(f"{label:<20} {shown}  {answer['text'][:80]}{cut}")
+            # One line for each text, whatever is in it.
+            console.say(f"{label:<20} {shown}  {answer['text'][:80]}{cut}".replace("\n", "\\n"))
     return 0

@@ -2,5 +2,6 @@
 
 Reading order: scoring (every example exactly once), reader (the contract), readers/ (one for each way to answer),
 metric_set (scores with intervals), baselines, text_examples (rows -> prompts and readers), likelihood,
-continuation_tree, generation, spans, predict, lm_eval_model (the scorer for lm-evaluation-harness).
+continuation_tree, generation, spans, new_texts and saved_model (what is
+predicted, and by what), predict, lm_eval_model (the scorer for lm-evaluation-harness).
 """
