@@ -41,6 +41,8 @@ def load(run_folder: Path) -> tuple[Any, Any, dict[str, Any]]:
         _check_weights(path)
     if not any((folder / name).is_file() for name in saving.TYPES):
         raise DataError(f"{folder} holds neither a config.json nor an adapter_config.json; {ADVICE}")
+    if (folder / "adapter_config.json").is_file() and not (folder / ADAPTER).is_file():
+        raise DataError(f"{folder} lacks {ADAPTER}; {ADVICE}")
     try:
         model, tokenizer, description = saving.load(folder)
         if (folder / ADAPTER).is_file():

@@ -113,6 +113,7 @@ def _load_probe(folder: Path, description: dict[str, Any]) -> Any:
         attn_implementation=attention,
         trust_remote_code=False,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told as missing
     )
     _check_loaded(loading, folder)
     model = heads.ProbeModel(base, description["pooling"], len(description["labels"]))
@@ -131,6 +132,7 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
     model, loading = family.from_pretrained(
         folder,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told as missing
         config=config,
         use_safetensors=True,
         attn_implementation=description["model_card"]["attention"],
@@ -145,13 +147,13 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
 
 
 def _check_loaded(loading: dict[str, Any], folder: Path, but: Sequence[str] = ()) -> None:
-    """Raise DataError where transformers has put random weights, of which it only warns. but: modules restored later."""
+    """Raise DataError where transformers put random weights, of which it only warns. but: modules restored later."""
     missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     missing = [name for name in missing if name.split(".")[0] not in but]
     if missing:
         raise DataError(
-            f"{folder} lacks weights of the model that its config.json describes, e.g. {missing[0]!r}: the config is of "
-            "another model, or a file of weights is missing"
+            f"{folder} lacks weights of the model that its config.json describes, e.g. {missing[0]!r}: the config is "
+            "of another model, or a file of weights is missing"
         )
 
 

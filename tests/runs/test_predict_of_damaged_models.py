@@ -15,9 +15,9 @@ SHORT = ["training.epochs=null", "training.steps=2", "limit={train: 24, test: 8}
 
 @pytest.fixture(scope="module")
 def runs(bare_runs, tmp_path_factory):
-    """A run of a whole encoder, one of an adapter, and one on pairs of texts, by name."""
+    """A run of a whole encoder, and one of an adapter, by name."""
     place = tmp_path_factory.mktemp("runs")
-    for name in ("bert-full", "llama-lora"):
+    for name in ("bert-full", "mistral-lora"):
         recipe = ROOT / "recipes" / "tiny" / f"{name}.yaml"
         assert lifecycle.main([str(recipe), *SHORT, "save=true", "--out", str(place / name)]) == 0
     return place
@@ -50,7 +50,8 @@ def said(capsys, *words):
 def edited(path, **changes):
     """A JSON file with other values; None takes a key away."""
     content = {**json.loads(path.read_text(encoding="utf-8")), **changes}
-    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}), encoding="utf-8")
+    kept = {key: value for key, value in content.items() if changes.get(key, key) is not None}
+    path.write_text(json.dumps(kept), encoding="utf-8")
 
 
 def without(path, *names):
@@ -86,7 +87,10 @@ DAMAGES = {
         lambda m: without(m / WEIGHTS, "bert.embeddings.word_embeddings.weight"),
         ["lacks weights", "word_embeddings"],
     ),
-    "the head is missing": (lambda m: without(m / WEIGHTS, "classifier.weight"), ["lacks weights", "classifier.weight"]),
+    "the head is missing": (
+        lambda m: without(m / WEIGHTS, "classifier.weight"),
+        ["lacks weights", "classifier.weight"],
+    ),
     "not a number": (lambda m: filled(m / WEIGHTS, float("nan")), ["gives scores that are no numbers"]),
     "config is not JSON": (lambda m: (m / CONFIG).write_text("{"), ["config.json is not a whole JSON file"]),
     "config is a list": (lambda m: (m / CONFIG).write_text("[]"), ["config.json holds list, not an object"]),
@@ -98,28 +102,49 @@ DAMAGES = {
     "an unknown family": (lambda m: edited(m / CONFIG, model_type="bertt"), ["can't be loaded", "bertt"]),
     "a type that is a number": (lambda m: edited(m / CONFIG, model_type=7), ["can't be loaded"]),
     "no type": (lambda m: edited(m / CONFIG, model_type=None), ["can't be loaded", "model_type"]),
-    "another size": (lambda m: edited(m / CONFIG, hidden_size=64), ["lacks weights"]),
+    "another size": (lambda m: edited(m / CONFIG, hidden_size=128), ["lacks weights"]),
     "a size that is a text": (lambda m: edited(m / CONFIG, hidden_size="x"), ["can't be loaded", "hidden_size"]),
     "more layers": (lambda m: edited(m / CONFIG, num_hidden_layers=9), ["lacks weights", "layer."]),
     "fewer words": (lambda m: edited(m / CONFIG, vocab_size=10), ["lacks weights"]),
-    "tokenizer is not JSON": (lambda m: (m / "tokenizer.json").write_text("{"), ["tokenizer.json is not a whole JSON file"]),
+    "tokenizer is not JSON": (
+        lambda m: (m / "tokenizer.json").write_text("{"),
+        ["tokenizer.json is not a whole JSON file"],
+    ),
     "tokenizer is another thing": (lambda m: (m / "tokenizer.json").write_text("{}"), ["can't be loaded"]),
     "no tokenizer": (lambda m: (m / "tokenizer.json").unlink(), ["can't be loaded"]),
-    "no tokenizer's config": (lambda m: (m / "tokenizer_config.json").unlink(), ["can't be loaded", "tokenizer_config"]),
-    "a tokenizer of no class": (lambda m: edited(m / "tokenizer_config.json", tokenizer_class="torch"), ["can't be loaded"]),
-    "bench.json is not JSON": (lambda m: (m / "bench.json").write_text("nonsense"), ["bench.json is not a whole JSON file"]),
+    "no tokenizer's config": (
+        lambda m: (m / "tokenizer_config.json").unlink(),
+        ["can't be loaded", "tokenizer_config"],
+    ),
+    "a tokenizer of no class": (lambda m: edited(m / "tokenizer_config.json", tokenizer_class="BertModel"), ["can't"]),
+    "bench.json is not JSON": (
+        lambda m: (m / "bench.json").write_text("nonsense"),
+        ["bench.json is not a whole JSON file"],
+    ),
     "bench.json is null": (lambda m: (m / "bench.json").write_text("null"), ["bench.json holds NoneType"]),
-    "bench.json is empty": (lambda m: (m / "bench.json").write_text("{}"), ["bench.json: `task` is not what a run writes"]),
+    "bench.json is empty": (
+        lambda m: (m / "bench.json").write_text("{}"),
+        ["bench.json: `task` is not what a run writes"],
+    ),
     "an unknown task": (lambda m: edited(m / "bench.json", task="x"), ["knows no task 'x'"]),
-    "an unknown objective": (lambda m: edited(m / "bench.json", objective="x"), ["`objective` must be one of head, text"]),
+    "an unknown objective": (
+        lambda m: edited(m / "bench.json", objective="x"),
+        ["`objective` must be one of head, text"],
+    ),
     "labels are a text": (lambda m: edited(m / "bench.json", labels="ab"), ["`labels` is not what a run writes"]),
     "labels are numbers": (lambda m: edited(m / "bench.json", labels=[0, 1]), ["`labels` must be texts"]),
-    "a label too many": (lambda m: edited(m / "bench.json", labels=["a", "b", "c"]), ["can't predict", "do not fit together"]),
+    "a label too many": (
+        lambda m: edited(m / "bench.json", labels=["a", "b", "c"]),
+        ["can't predict", "do not fit together"],
+    ),
     "a limit of no tokens": (lambda m: edited(m / "bench.json", max_length=0), ["`max_length` at least 1"]),
-    "a limit that is true": (lambda m: edited(m / "bench.json", max_length=True), ["`max_length` is not what a run writes"]),
+    "a limit that is true": (
+        lambda m: edited(m / "bench.json", max_length=True),
+        ["`max_length` is not what a run writes"],
+    ),
     "no bench.json": (lambda m: (m / "bench.json").unlink(), ["holds no saved model; the recipe needs `save: true`"]),
     "nothing": (lambda m: shutil.rmtree(m), ["holds no saved model"]),
-}  # fmt: skip
+}
 
 
 def names(path):
@@ -154,7 +179,7 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("damage", ADAPTERS)
 def test_a_damaged_adapter_is_refused_with_a_sentence(damage, run, capsys):
-    folder = run("llama-lora")
+    folder = run("mistral-lora")
     harm, words = ADAPTERS[damage]
     harm(folder / "model")
     shown = said(capsys, folder, "--text", "A fine day.")
