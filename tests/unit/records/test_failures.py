@@ -235,7 +235,7 @@ def test_the_room_of_a_run_that_ran_out():
 def test_a_shortage_travels_to_rank_zero():
     failure = failures.from_exception(MemoryError(), "train", 1, " on rank 1 (host b)")
     run = SimpleNamespace(progress=None, memory_baseline=None, watchdog=object())
-    sent = failures.from_json(out_of_memory.add_shortage(failure, MemoryError(), run).packed().encode())
+    sent = failures.from_json(out_of_memory.add_shortage(failure, MemoryError(), run).packed(), 2)
     found = record.OutOfMemory(**sent.shortage)
     assert (found.rank, found.host, found.phase) == (1, socket.gethostname(), "train")
     crashed = failures.from_exception(ValueError(), "train")
