@@ -59,8 +59,8 @@ class _EscapingConsole(Console):
         self._file = new
 
 
-out = _EscapingConsole(highlight=False, soft_wrap=True, emoji=False)
-err = _EscapingConsole(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+out = _EscapingConsole(highlight=False, markup=False, soft_wrap=True, emoji=False)
+err = _EscapingConsole(stderr=True, highlight=False, markup=False, soft_wrap=True, emoji=False)
 _losses: dict[str, OSError] = {}
 
 
@@ -172,7 +172,7 @@ def is_main_process() -> bool:
 def say(message: str) -> None:
     """Print a line to standard output, on rank zero only."""
     if is_main_process():
-        out.print(escaped(message), markup=False)
+        out.print(escaped(message))
 
 
 def complain(message: str) -> None:
@@ -183,7 +183,7 @@ def complain(message: str) -> None:
 
 def complain_on_any_rank(message: str) -> None:
     """Print a line to standard error, where rank zero can't."""
-    err.print(escaped(message), markup=False)
+    err.print(escaped(message))
 
 
 def tell_from_signal(message: str) -> None:

@@ -31,7 +31,7 @@ _FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "an AWS secret key": (
         ("secret_access_key", "secretaccesskey", "session_token"),
-        r"(?i:aws_?)?(?i:secret_?access_?key|session_?token)[\"']?\s{0,3}[:=]\s{0,3}[\"']?[A-Za-z0-9/+]{40,}",
+        r"(?i:aws_?)?(?i:secret_?access_?key|session_?token)(?:\\{0,3}[\"'])?\s{0,3}[:=]\s{0,3}(?:\\{0,3}[\"'])?[A-Za-z0-9/+]{40,}",
     ),
     "a Google key or token": (
         ("aiza", "gocspx-", "ya29.", "1//0"),
@@ -66,8 +66,8 @@ _FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "a Weights & Biases key": (
         ("wandb", "api.wandb.ai", "local-"),
-        _B + r"(?:wandb_v\d_\w{40,}|(?i:wandb)[\w.]{0,30}[\"']?\s{0,3}[:=\s]\s{0,3}[\"']?[0-9a-f]{40}(?![0-9a-f])|"
-        r"local-[0-9a-f]{40}(?![0-9a-f]))",
+        _B + r"(?:wandb_v\d_\w{40,}|(?i:wandb)[\w.]{0,30}(?:\\{0,3}[\"'])?\s{0,3}[:=\s]\s{0,3}(?:\\{0,3}[\"'])?"
+        r"[0-9a-f]{40}(?![0-9a-f])|local-[0-9a-f]{40}(?![0-9a-f]))",
     ),
     "a token of an experiment tracker": (
         ("eyjhcglfywrkcmvzcyi6", "kgat_"),
@@ -104,8 +104,8 @@ _FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "an authorization header": (
         ("authorization", "private-token", "x-api-key"),
-        r"(?i:(?:authorization[\"']?\s{0,2}[:=]\s{0,2}[\"']?(?:bearer|basic|token)\s+|"
-        r"(?:private-token|x-api-key)[\"']?\s{0,2}[:=]\s{0,2}[\"']?))[\w.~+/=-]{8,}",
+        r"(?i:(?:authorization(?:\\{0,3}[\"'])?\s{0,2}[:=]\s{0,2}(?:\\{0,3}[\"'])?(?:bearer|basic|token)\s+|"
+        r"(?:private-token|x-api-key)(?:\\{0,3}[\"'])?\s{0,2}[:=]\s{0,2}(?:\\{0,3}[\"'])?))[\w.~+/=-]{8,}",
     ),
 }
 
