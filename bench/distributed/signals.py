@@ -96,13 +96,13 @@ def stop_with_launcher(handler: StopHandler) -> None:
     except OSError:  # an old kernel
         return
 
-    def wait() -> None:
+    def _wait() -> None:
         ended = select.poll()
         ended.register(handle, select.POLLIN)
         ended.poll()
         _stop(handler)
 
-    threading.Thread(target=wait, name="launcher-watch", daemon=True).start()
+    threading.Thread(target=_wait, name="launcher-watch", daemon=True).start()
 
 
 def _stop(handler: StopHandler) -> None:

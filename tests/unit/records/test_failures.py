@@ -240,3 +240,12 @@ def test_a_shortage_travels_to_rank_zero():
     assert (found.rank, found.host, found.phase) == (1, socket.gethostname(), "train")
     crashed = failures.from_exception(ValueError(), "train")
     assert out_of_memory.add_shortage(crashed, ValueError(), run) is crashed
+
+
+def test_neither_secrets_nor_control_characters_reach_a_record():
+    error = OSError("https://me:" + "hunter22" + "@example.org: \x1b[2J glpat-" + "a" * 20)
+    failure = failures.from_exception(error, "load")
+    for text in (failure.sentence, failure.trace, failures.traceback_of(error)):
+        assert "https://<removed>@example.org: \\u001b[2J <removed>" in text
+    told = failures.sentence(errors.DataError("see xoxb-" + "1" * 12 + "-" + "b" * 20 + " in\u202e"), "load")
+    assert told == "see <removed> in\\u202e"
