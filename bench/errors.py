@@ -36,7 +36,7 @@ class DivergedError(BenchError):
 
 
 class StoppedError(BenchError):
-    """The run was asked to stop: Ctrl-C, or a scheduler's SIGTERM."""
+    """The run was asked to stop: by a signal of a person or a scheduler, or by the end of its launcher."""
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str | None:

@@ -48,7 +48,7 @@ def compare_command(options: argparse.Namespace) -> int:
     console.say(comparison_page.headline(found))
     console.say(comparison_page.finding(found))
     for table in comparison_page.as_tables(found):
-        console.out.print(table)
+        console.show(table)
     for note in comparison_page.notes(found):
         console.say(note)
     return 0

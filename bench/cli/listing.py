@@ -41,10 +41,8 @@ def _dropins(kind: str) -> list[tuple[str, str]]:
 
 
 def _with_place(description: str, path: Path) -> str:
-    """Return a row's text, with the file where it is from an included folder; brackets are no markup."""
-    from rich.markup import escape
-
-    return escape(f"{description} ({path})".lstrip()) if registry.is_included(path) else description
+    """Return a row's text, with the file where it is from an included folder."""
+    return f"{description} ({path})".lstrip() if registry.is_included(path) else description
 
 
 KINDS: dict[str, Any] = {
@@ -67,6 +65,6 @@ def list_command(options: argparse.Namespace) -> int:
         table.add_column(overflow="fold")  # a path stays whole
         for name, description in KINDS[kind]():
             table.add_row(name, description)
-        console.out.print(table)
-        console.out.print()
+        console.show(table)
+        console.show()
     return 0

@@ -1,12 +1,11 @@
 """`python -m bench <command>`: everything but the runs themselves, which `accelerate launch bench/run.py` starts."""
 
 import argparse
-import os
 import sys
 
 from bench import console
 from bench.cli import check, compare, gate, listing, lm_eval, plan, predict, push, report, schema, sweep
-from bench.config import registry
+from bench.config import foreign_code, registry
 from bench.errors import BenchError
 from bench.utils import system
 
@@ -20,7 +19,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         system.refuse_undecoded(sys.argv[1:] if arguments is None else arguments)
         registry.include(options.include)
-        return int(options.run(options))
+        foreign_code.confirm(options.trust_remote_code)
+        return _output_written(int(options.run(options)))
     except BenchError as error:
         if options.traceback:
             raise
@@ -30,15 +30,20 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.complain("interrupted")
         return 130
-    except BrokenPipeError:
-        # The reader, like `head`, had enough. Python would complain once more when it closes the output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         if options.traceback:
             raise
         console.complain(f"error: {error.filename or ''}: {error.strerror or error}".replace("error: :", "error:"))
         return 2
+
+
+def _output_written(code: int) -> int:
+    """Return a command's exit code; 2 where what it printed is lost. A reader like `head` that had enough is none."""
+    console.flush()
+    lost = console.is_full()
+    if lost is not None:
+        console.complain(f"error: standard output could not be written: {lost.strerror}")
+    return code if lost is None else code or 2
 
 
 def _parsed(arguments: list[str] | None) -> argparse.Namespace:

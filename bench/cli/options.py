@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from bench.config import foreign_code
 from bench.errors import BenchError
 
 # Of numbers below 2**31.
@@ -48,5 +49,8 @@ def add_command(commands: Any, name: str, run: Any, help_text: str) -> argparse.
     command.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     command.add_argument(
         "--include", action="append", default=[], metavar="DIR", help="find drop-ins and cards there too"
+    )
+    command.add_argument(
+        foreign_code.FLAG, action="store_true", help="confirm a card's trust_remote_code: true, or an evaluate: metric"
     )
     return command

@@ -45,7 +45,7 @@ def plan_command(options: argparse.Namespace) -> int:
     if options.table:
         text = report.report()
         if options.output is None:
-            print(text, end="")
+            console.write(text)
         else:
             files.write_text(options.output, text)
         return 0

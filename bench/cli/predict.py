@@ -1,7 +1,6 @@
 """`bench predict`: predicts labels or answers of new texts with a run's saved model."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,8 @@ def add(commands: Any) -> None:
 
 def predict_command(options: argparse.Namespace) -> int:
     """Print a label and its probability for each text."""
-    from bench.models import saving
-
-    saved_folder = options.run_folder / "model"
-    if not (saved_folder / saving.DESCRIPTION).is_file():
-        raise BenchError(f"{saved_folder} holds no saved model; the recipe needs `save: true`")
-    from bench.evaluation.predict import predict, read_texts
+    from bench.evaluation.new_texts import read_texts
+    from bench.evaluation.predict import predict
 
     rows = [{"text": text, "text_pair": None} for text in options.text]
     rows += read_texts(options.file) if options.file else []
@@ -36,11 +31,12 @@ def predict_command(options: argparse.Namespace) -> int:
         raise BenchError("give a text with --text, or a file with --file")
     for answer in predict(options.run_folder, rows):
         if options.json:
-            print(json.dumps(answer, ensure_ascii=False))
+            console.write_json(answer)
         else:
             label = ", ".join(answer["label"]) or "(none)" if isinstance(answer["label"], list) else answer["label"]
             label = "(could not be read)" if label is None else label or "(no answer)"
             shown = repr(answer["written"]) if "written" in answer else f"{max(answer['scores'].values()):.3f}"
             cut = "  (text was cut)" if answer["cut"] else ""
-            console.say(f"{label:<20} {shown}  {answer['text'][:80]}{cut}")
+            # One line for each text, whatever is in it.
+            console.say(f"{label:<20} {shown}  {answer['text'][:80]}{cut}".replace("\n", "\\n"))
     return 0

@@ -1,9 +1,9 @@
 """`bench schema`: prints the JSON Schema of recipes or cards."""
 
 import argparse
-import json
 from typing import Any
 
+from bench import console
 from bench.cli.options import add_command
 
 
@@ -17,5 +17,5 @@ def schema_command(options: argparse.Namespace) -> int:
     """Print a JSON Schema."""
     from bench.config import json_schema
 
-    print(json.dumps(json_schema.of(options.kind), indent=1))
+    console.write_json(json_schema.of(options.kind), indent=1)
     return 0

@@ -2,5 +2,6 @@
 
 Reading order: recipe, training and cards (types), resolve (file -> Resolved), rules (cross-field checks), unused (keys
 without effect), validation (errors as sentences), yaml_loader and layers (values with their places), data_folder,
-fields, overrides, json_schema, contracts (what drop-ins promise), registry (how they are found).
+fields, overrides, json_schema, contracts (what drop-ins promise), registry (how they are found), foreign_code (what
+must be confirmed before it runs).
 """

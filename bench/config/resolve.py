@@ -22,6 +22,7 @@ from bench.config.validation import Problems, shortened, validate, validate_rest
 from bench.config.yaml_loader import Document, KeyPath, items
 from bench.errors import RecipeError, did_you_mean
 from bench.records.record import RecipePart, Record
+from bench.utils import secret_formats
 from bench.utils.files import ROOT, read_bytes
 from bench.utils.system import utc_now
 
@@ -286,10 +287,10 @@ def first_record(resolved: Resolved) -> Record:
         started_at=utc_now(),
         recipe=RecipePart(
             path=resolved.path,
-            as_written=resolved.as_written,
-            resolved=resolved.recipe.model_dump(mode="json"),
-            overrides=list(resolved.overrides),
-            card_overrides=resolved.card_overrides,
+            as_written=secret_formats.remove_all(resolved.as_written),
+            resolved=secret_formats.remove_all(resolved.recipe.model_dump(mode="json")),
+            overrides=secret_formats.remove_all(list(resolved.overrides)),
+            card_overrides=secret_formats.remove_all(resolved.card_overrides),
             hash=resolved.hash,
         ),
         files=resolved.files,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from bench.config import foreign_code
 from bench.config.cards import ModelCard, TokenizerCard
 from bench.errors import SetupError
 from bench.utils.loading_errors import is_missing_folder, reason, shown
@@ -53,7 +54,7 @@ def load(place: str | None, revision: str | None, card: ModelCard) -> "PreTraine
         raise SetupError(f"the tokenizer {shown(place)!r} can't be loaded: there is no such folder")
     try:
         return AutoTokenizer.from_pretrained(
-            place, revision=revision, trust_remote_code=card.trust_remote_code, split_special_tokens=True
+            place, revision=revision, trust_remote_code=foreign_code.trusts(card), split_special_tokens=True
         )
     except Exception as error:  # the tokenizers library raises a bare Exception for a file that it can't read
         raise SetupError(f"the tokenizer {shown(place)!r} can't be loaded: {reason(error, place)}") from error

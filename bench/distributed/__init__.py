@@ -1,5 +1,5 @@
 """Processes of a run: launch, parameter sharding, the watchdog over them, votes and signals.
 
-Reading order: launcher (what was asked for), setup (join the processes), sharding (ZeRO, FSDP2), watchdog (dead or
-silent processes), vote (stop and save flags), signals (SIGTERM).
+Reading order: launcher (what was asked for), setup (join the processes), sharding (ZeRO, FSDP2), signed_store (messages
+of this launch only), watchdog (dead or silent processes), vote (stop and save flags), signals (what ends a run).
 """

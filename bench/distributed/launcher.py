@@ -27,6 +27,18 @@ class LaunchConfig:
 @functools.cache
 def launch_config() -> LaunchConfig | None:
     """Return what the launcher above this process was asked for; None without one, or where the system does not say."""
+    found = _launcher_above()
+    return None if found is None else _understood(found[1])
+
+
+def launcher_process() -> int | None:
+    """Return the process id of the launcher above this process; None without one, or where the system can't tell."""
+    found = _launcher_above()
+    return None if found is None else found[0]
+
+
+def _launcher_above() -> tuple[int, list[str]] | None:
+    """Return the launcher's process id and what follows `accelerate launch` on its command line."""
     process = os.getppid()
     for _ in range(GENERATIONS):
         try:
@@ -36,7 +48,7 @@ def launch_config() -> LaunchConfig | None:
             return None
         arguments = launch_arguments(words)
         if arguments is not None:
-            return _understood(arguments)
+            return process, arguments
         process = int(status.rpartition(")")[2].split()[1])  # its parent
     return None
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 
-from bench.distributed import launcher, sharding, watchdog
+from bench.distributed import launcher, sharding, signed_store, watchdog
 from bench.errors import SetupError
 from bench.models.library_internals import accelerate_internals
 from bench.utils import hardware
@@ -33,6 +33,8 @@ def start(timeout_s: float = 600.0) -> PartialState:
     state = _join(asked, on_cpu, timedelta(seconds=timeout_s + watchdog.COLLECTIVES_WAIT_LONGER_S))
     if state.num_processes != asked:
         raise SetupError(f"{asked} processes were asked for, but {state.num_processes} came about")
+    if int(os.environ.get("LOCAL_WORLD_SIZE") or asked) < asked:  # processes of one machine are one person's
+        signed_store.check_agreement(gather_object([signed_store.fingerprint()]))
     cap_memory(state.device)
     return state
 

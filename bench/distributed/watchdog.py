@@ -8,15 +8,16 @@ reads all heartbeats; the others read only rank zero's, and check the processes 
 
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from bench import console
+from bench.distributed.signed_store import SignedStore, launch_key
 from bench.records.failures import Failure, from_json
 
 HEARTBEAT_S = 1.0
@@ -33,6 +34,8 @@ GRACE_S, FILING_S = 8.0, 120.0
 COLLECTIVES_WAIT_LONGER_S = 60.0
 # The launcher's store is there before its processes are; those of another machine may come up later.
 CONNECT_S, JOIN_S = 30.0, 120.0
+# Of numbers and names in a message; host names have at most 253 characters (RFC 1035).
+MOST_DIGITS, MOST_NAME = 15, 255
 # These explain themselves; any other error may be the consequence of a loss.
 DECISIVE = ("oom", "invalid", "diverged")
 
@@ -176,9 +179,11 @@ class ProcessWatchdog:
         self._claimed = self._spoke = False
         self._news, self._ended = threading.Event(), threading.Event()
         self._outbox: list[Failure] = []
-        self._rounds = self._read = 0
+        self._rounds = 0
+        self._read: set[str] = set()
         self._processes: dict[int, int] = {}  # rank -> process id, on this machine
         self._prefix = f"bench_peers/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{ProcessWatchdog._started}"
+        self._key_of_launch = launch_key(self._prefix)
         self._threads = [
             threading.Thread(target=work, daemon=True) for work in (self._exchange_heartbeats, self._guard)
         ]
@@ -287,7 +292,7 @@ class ProcessWatchdog:
             with self._lock:
                 self.monitor.vanished |= self._missing()
 
-    def _connect(self) -> Any:
+    def _connect(self) -> SignedStore:
         from torch.distributed import TCPStore
 
         # Without an agent, rank zero opens the store when it joins the others, and may come late.
@@ -297,9 +302,9 @@ class ProcessWatchdog:
         store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=wait_s), wait_for_workers=False)
         # A host that is short of breath is not gone.
         store.set_timeout(timedelta(seconds=max(CONNECT_S, self.monitor.limit_s)))
-        return store
+        return SignedStore(store, self._key_of_launch)
 
-    def _round(self, store: Any, elapsed_s: float) -> None:
+    def _round(self, store: SignedStore, elapsed_s: float) -> None:
         missing = self._missing()  # before reading: who leaves in order says so first
         with self._lock:
             outbox = list(self._outbox)
@@ -323,39 +328,47 @@ class ProcessWatchdog:
             for rank in new - {0}:
                 self._log(store, self.monitor.loss([rank]))
 
-    def _publish(self, store: Any, failure: Failure) -> None:
+    def _publish(self, store: SignedStore, failure: Failure) -> None:
         store.set(self._key("left", self.rank), failure.packed())
         if self.rank:
             self._log(store, failure)
 
-    def _log(self, store: Any, failure: Failure) -> None:
-        store.append(f"{self._prefix}/log", failure.packed() + "\n")
+    def _log(self, store: SignedStore, failure: Failure) -> None:
+        store.append(f"{self._prefix}/log", failure.packed())
 
-    def _read_messages(self, store: Any, missing: set[int]) -> list[Failure]:
+    def _read_messages(self, store: SignedStore, missing: set[int]) -> list[Failure]:
         """Return what others said at their end: rank zero reads all, the others rank zero's and their neighbours'."""
         if self.rank == 0:
-            log = f"{self._prefix}/log"
-            lines = store.get(log).splitlines()[self._read :] if store.check([log]) else []
-            self._read += len(lines)
-            return [from_json(line) for line in lines]
+            lines = [line for line in store.lines(f"{self._prefix}/log") if line not in self._read]
+            self._read.update(lines)
+            return [failure for line in lines if (failure := from_json(line, self.world_size)) is not None]
         heard = []
         for rank in {0, *missing} - self.monitor.left:
-            if store.check([self._key("left", rank)]):
-                heard.append(from_json(store.get(self._key("left", rank))))
+            said = store.get(self._key("left", rank))
+            failure = None if said is None else from_json(said, self.world_size)
+            if failure is not None:
+                heard.append(failure)
                 self.monitor.left.add(rank)  # rank zero's word may be about another
         return heard
 
-    def _read_heartbeats(self, store: Any) -> dict[int, str]:
+    def _read_heartbeats(self, store: SignedStore) -> dict[int, str]:
         keys = {rank: self._key("beat", rank) for rank in self.monitor.watched}
-        known = [rank for rank, key in keys.items() if rank in self.monitor.heartbeats or store.check([key])]
-        values = store.multi_get([keys[rank] for rank in known]) if known else []
-        return {rank: value.decode() for rank, value in zip(known, values, strict=True)}
+        known = [rank for rank, key in keys.items() if rank in self.monitor.heartbeats or store.has(key)]
+        values = store.get_many([keys[rank] for rank in known])
+        return {
+            rank: value
+            for rank, value in zip(known, values, strict=True)
+            if value is not None and is_heartbeat(value, after=self.monitor.heartbeats.get(rank))
+        }
 
-    def _find_neighbours(self, store: Any) -> None:
+    def _find_neighbours(self, store: SignedStore) -> None:
         first = self.rank - _number("LOCAL_RANK", 0)
         for rank in range(first, first + _number("LOCAL_WORLD_SIZE", 1)):
-            if rank != self.rank and rank not in self._processes and store.check([self._key("who", rank)]):
-                place, _, process = store.get(self._key("who", rank)).decode().rpartition(" ")
+            said = None
+            if rank != self.rank and rank not in self._processes:
+                said = store.get(self._key("who", rank))
+            place, _, process = (said or "").rpartition(" ")
+            if process.isdecimal() and len(process) <= MOST_DIGITS:
                 self._processes[rank] = int(process) if place == _place() else 0
 
     def _missing(self) -> set[int]:
@@ -365,10 +378,17 @@ class ProcessWatchdog:
         return f"{self._prefix}/{kind}/{number}"
 
 
+def is_heartbeat(text: str, after: str | None = None) -> bool:
+    """Return whether a text is a heartbeat, "number|host|phase", and not one from before another one."""
+    number, _, rest = text.partition("|")
+    host, _, phase = rest.partition("|")
+    whole = number.isdecimal() and len(number) <= MOST_DIGITS and 0 < len(host) <= MOST_NAME and len(phase) <= MOST_NAME
+    return whole and text.isprintable() and (after is None or int(number) >= int(after.partition("|")[0]))
+
+
 def leave_at_once(code: int) -> NoReturn:
     """End the process without any clean-up: a process group with a dead member may wait for it for ever."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    console.flush()
     os._exit(code)
 
 

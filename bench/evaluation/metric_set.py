@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.analysis.stats.intervals import Interval, bootstrap, bootstrap_examples, wilson
-from bench.config import registry
+from bench.config import foreign_code, registry
 from bench.config.contracts import AdditiveMetric, Metric
 from bench.errors import ScoreError, SetupError
 from bench.models.library_internals import evaluate_internals
@@ -192,6 +192,7 @@ class LibraryMetric:
     def __init__(self, name: str, config: str) -> None:
         import evaluate
 
+        foreign_code.check_metric(name)
         try:
             self._metric = evaluate.load(name, config if config == "multilabel" else None, keep_in_memory=True)
         except Exception as error:  # evaluate raises many kinds, among them bare ConnectionError, ModuleNotFoundError

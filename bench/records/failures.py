@@ -6,10 +6,11 @@ import json
 import re
 import traceback
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from bench import errors
+from bench import console, errors
 from bench.errors import Status
+from bench.utils import secret_formats
 
 # Failures of allocation have no type of their own on a CPU.
 NO_MEMORY = (
@@ -39,6 +40,9 @@ NO_CONNECTION = (
 TRACE_CHARACTERS = 6000
 # What helps in this phase, which knows no micro-batches.
 METRICS_ADVICE = "metrics are computed on the host: lower limit of the scored split, or give the machine more memory"
+# Of the sentence of a failure, and of what it says of memory.
+MOST_CHARACTERS = 8000
+Kind = Literal["own", "told", "echo", "lost", "done"]
 # What helps most runs that need too much memory, where nothing is known of this one.
 GENERAL_ADVICE = (
     "lower training.per_device_batch or max_length, set training.gradient_checkpointing: true, or use method lora or "
@@ -66,7 +70,7 @@ class Failure:
     """
 
     rank: int
-    kind: Literal["own", "told", "echo", "lost", "done"]
+    kind: Kind
     status: Status
     sentence: str
     phase: str
@@ -78,23 +82,57 @@ class Failure:
         return json.dumps(dataclasses.asdict(self))
 
 
-def from_json(text: bytes) -> Failure:
-    """Return the failure from the text of `Failure.packed`."""
-    return Failure(**json.loads(text))
+def from_json(text: str, world_size: int) -> Failure | None:
+    """Return the failure from the text of `Failure.packed`, every field checked; None for any other text."""
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or content.keys() != {field.name for field in dataclasses.fields(Failure)}:
+        return None
+    rank, shortage = content["rank"], content["shortage"]
+    texts = {"sentence": MOST_CHARACTERS, "phase": 100, "trace": TRACE_CHARACTERS}
+    whole = (
+        isinstance(rank, int)
+        and not isinstance(rank, bool)
+        and 0 <= rank < world_size
+        and content["kind"] in get_args(Kind)
+        and content["status"] in get_args(Status)
+        and all(isinstance(content[name], str) and len(content[name]) <= most for name, most in texts.items())
+        and (shortage is None or (isinstance(shortage, dict) and len(json.dumps(shortage)) <= MOST_CHARACTERS))
+    )
+    return Failure(**content | {name: console.escaped(content[name]) for name in texts}) if whole else None
 
 
 def from_exception(error: BaseException, phase: str, rank: int = 0, where: str = "") -> Failure:
     """Return the failure of this process, from the exception that ended its work."""
     status = status_of(error)
     if status == "interrupted":
-        kind: Literal["told", "echo", "own"] = "told"
+        kind: Kind = "told"
     else:
         kind = "echo" if status == "crashed" and is_communication(error) else "own"
-    trace = "".join(traceback.format_exception(error)) if status in ("crashed", "oom") else ""
+    trace = traceback_of(error) if status in ("crashed", "oom") else ""
     shown = sentence(error, phase, where)
     if where and rank and isinstance(error, errors.BenchError) and kind == "own":
         shown = f"{where.strip()}: {shown}"
-    return Failure(rank=rank, kind=kind, status=status, sentence=shown, phase=phase, trace=trace[-TRACE_CHARACTERS:])
+    return Failure(
+        rank=rank,
+        kind=kind,
+        status=status,
+        sentence=shown[:MOST_CHARACTERS],
+        phase=phase,
+        trace=trace[-TRACE_CHARACTERS:],
+    )
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return an exception's traceback without control characters and secrets."""
+    return plain("".join(traceback.format_exception(error)))
+
+
+def plain(text: str) -> str:
+    """Return a text of an exception for the record: control characters escaped, secrets removed."""
+    return console.escaped(secret_formats.remove(text))
 
 
 def is_communication(error: BaseException) -> bool:
@@ -145,6 +183,10 @@ def is_disk_full(error: BaseException) -> bool:
 
 def sentence(error: BaseException, phase: str, where: str = "") -> str:
     """Return what happened, where, and what to do. where: " on rank 1 (host b)"; empty for a single process."""
+    return plain(_sentence(error, phase, where))
+
+
+def _sentence(error: BaseException, phase: str, where: str) -> str:
     if isinstance(error, KeyboardInterrupt):
         return f"stopped by Ctrl-C during {phase}; what was written so far is kept"
     if isinstance(error, errors.BenchError):

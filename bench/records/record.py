@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from bench.errors import Status
+from bench.utils import secret_formats
 
 # 2 added `warnings`, and keys that are not there in a record of schema 1; a record of schema 1 is read as it is.
 SCHEMA = 2
@@ -305,5 +306,6 @@ class Record(Part):
 
     def note(self, text: str) -> None:
         """Note a fallback, a truncation, a dropped example: anything that must not be silent."""
+        text = secret_formats.remove(text)
         if text not in self.notes:
             self.notes.append(text)

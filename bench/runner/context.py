@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.config.contracts import LoadPlan, Method, Task
 from bench.config.resolve import Resolved
-from bench.distributed.signals import SigtermHandler
+from bench.distributed.signals import StopHandler
 from bench.distributed.watchdog import ProcessWatchdog
 from bench.memory.limits import MemoryBaseline
 from bench.records.record import Record
@@ -56,10 +56,9 @@ class RunContext:
     resolved: Resolved
     record: Record
     folder: Path
-    trust_remote_code: bool = False
     check: bool = False
     timeout_s: float = 600.0
-    stopper: SigtermHandler = field(default_factory=SigtermHandler)
+    stopper: StopHandler = field(default_factory=StopHandler)
     previous: PreviousRun = field(default_factory=PreviousRun)
     lock: FolderLock | None = None
 

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from bench.config import contracts, registry
+from bench.config import contracts, foreign_code, registry
 from bench.config.recipe import Recipe
 from bench.data import dataset, squad
 from bench.data import tokenizer as tokenizers
@@ -28,7 +28,7 @@ def load_data(run: RunContext) -> RunInputs:
     plan = method.load_plan(run.resolved.options)
     _note_sharding(run, plan)
     with run.clock.phase("load"):
-        _confirm_remote_code(run)
+        foreign_code.trusts(run.resolved.recipe.model)
         _check_trackers(recipe, plan)
         corpus = _load_corpus(run, plan)
         rows = corpus.splits["train"].rows if "train" in corpus.splits else []
@@ -121,11 +121,6 @@ def _encode(
     for note in data.notes:
         run.record.note(note)
     return data
-
-
-def _confirm_remote_code(run: RunContext) -> None:
-    if run.resolved.recipe.model.trust_remote_code and not run.trust_remote_code:
-        raise SetupError("the model card runs code from the model's repository; confirm with --trust-remote-code")
 
 
 def _check_trackers(recipe: Recipe, plan: contracts.LoadPlan) -> None:

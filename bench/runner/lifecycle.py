@@ -9,14 +9,12 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from pathlib import Path
-from typing import Any
 
 from bench import console
-from bench.config import registry
+from bench.config import foreign_code, registry
 from bench.config.resolve import COMMAND_LINE, first_record, load
-from bench.distributed.signals import SigtermHandler
+from bench.distributed import signals
 from bench.distributed.watchdog import ProcessWatchdog, is_multi_process
 from bench.errors import BenchError, RecipeError, ScoreError, SetupError
 from bench.memory import limits
@@ -49,7 +47,11 @@ def parser() -> argparse.ArgumentParser:
         default=600.0,
         help="seconds without a heartbeat before a process is considered dead (600)",
     )
-    parser.add_argument("--trust-remote-code", action="store_true", help="confirm a card's trust_remote_code: true")
+    parser.add_argument(
+        "--trust-remote-code",
+        action="store_true",
+        help="confirm a card's trust_remote_code: true, or an evaluate: metric",
+    )
     parser.add_argument(
         "--include", action="append", default=[], metavar="DIR", help="find drop-ins and cards there too"
     )
@@ -71,8 +73,10 @@ def _limit_s(text: str) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """Run a recipe; return the exit code. Every way out leaves a record, unless its folder can't be written."""
     options = parser().parse_intermixed_args(arguments)
-    stopper = SigtermHandler()
-    signal.signal(signal.SIGTERM, stopper)
+    stopper = signals.StopHandler()
+    stopper.install()
+    if not is_multi_process():  # the watchdog over several processes watches their launcher too
+        signals.stop_with_launcher(stopper)
     run: RunContext | None = None
     try:
         run = _prepare(options, stopper)
@@ -84,26 +88,18 @@ def main(arguments: list[str] | None = None) -> int:
         run.record.status, run.record.reason = "ok", None
     except (Exception, KeyboardInterrupt) as error:
         # Neither a second Ctrl-C nor the launcher's SIGTERM, when another process has died, may interrupt the record.
-        _ignore_signals()
+        signals.ignore()
         if run is None:
             return _refuse(options, error)
         _record_error(run, error, show=options.traceback)
-    _ignore_signals()  # from here on nothing interrupts the writing of the record
+    signals.ignore()  # from here on nothing interrupts the writing of the record
     return _finish(run)
 
 
-def _ignore_signals() -> None:
-    signal.signal(signal.SIGINT, _nothing)
-    signal.signal(signal.SIGTERM, _nothing)
-
-
-def _nothing(*_: Any) -> None:
-    """Handle a signal by doing nothing; SIG_IGN would be inherited by the processes started later."""
-
-
-def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext:
+def _prepare(options: argparse.Namespace, stopper: signals.StopHandler) -> RunContext:
     system.refuse_undecoded([str(options.recipe), str(options.out or ""), *options.overrides, *options.include])
     registry.include(options.include)
+    foreign_code.confirm(options.trust_remote_code)
     resolved = load(options.recipe, tuple(options.overrides), options.seed)
     seed = resolved.recipe.seed
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"
@@ -127,7 +123,6 @@ def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext
         resolved=resolved,
         record=first_record(resolved),
         folder=folder,
-        trust_remote_code=options.trust_remote_code,
         check=options.check,
         timeout_s=options.timeout_s,
         stopper=stopper,
@@ -143,10 +138,14 @@ def _prepare(options: argparse.Namespace, stopper: SigtermHandler) -> RunContext
 
 
 def _write_record(run: RunContext) -> None:
-    """Write the record as far as it is known: this is what a run leaves that is killed."""
+    """Write the record as far as it is known: this is what a run leaves that is killed.
+
+    Between two stages: raises StoppedError for a signal that no stage has heeded.
+    """
     _record_phases(run)
     if console.is_main_process() and (run.previous.record is None or run.previous.settled):
         store.write(run.record, run.folder, last=False)
+    run.stopper.heed()
 
 
 def _complete(run: RunContext) -> int:
@@ -223,7 +222,7 @@ def _record_error(run: RunContext, error: BaseException, *, show: bool) -> None:
     failure = failures.from_exception(error, run.failed_in, *(_rank_and_host() if run.watchdog is not None else ()))
     failure = out_of_memory.add_shortage(failure, error, run)
     if show:
-        traceback.print_exception(error)
+        console.complain_on_any_rank(failures.traceback_of(error))
     _record_failure(run, failure if run.watchdog is None else run.watchdog.verdict(failure))
 
 
@@ -245,7 +244,7 @@ def _finish_for_rank_zero(run: RunContext, failure: failures.Failure) -> None:
             left.status, left.failed_in, left.reason = failure.status, failure.phase, failure.sentence
             left.finished_at = utc_now()
             store.write(left, run.folder)
-            console.err.print(f"{left.status}: {left.reason}\nrecord: {run.folder / store.FILE}", markup=False)
+            console.complain_on_any_rank(f"{left.status}: {left.reason}\nrecord: {run.folder / store.FILE}")
     except (BenchError, OSError):
         pass  # on another machine; rank zero's own record says that the run did not finish
 
@@ -262,6 +261,8 @@ def _finish(run: RunContext) -> int:
     if run.watchdog is not None and run.record.status == "ok":
         run.watchdog.claim()
     run.record.finished_at = utc_now()
+    for loss in console.losses():
+        run.record.note(loss)
     _record_phases(run)
     if run.has_clock and not run.record.memory:  # a run that failed: this rank's figures are better than none
         run.record.memory = {name: peaks.gib() for name, peaks in run.clock.peaks.items()}
@@ -318,7 +319,7 @@ def _refuse(options: argparse.Namespace, error: BaseException) -> int:
     status = failures.status_of(error)
     reason = failures.sentence(error, "set-up")
     if options.traceback:
-        traceback.print_exception(error)
+        console.complain_on_any_rank(failures.traceback_of(error))
     console.complain(f"{status}: {reason}")
     seed = "" if options.seed is None else f"--seed{options.seed}"
     folder = options.out or Path("runs") / f"{options.recipe.stem}{seed}--invalid"

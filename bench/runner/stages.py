@@ -257,6 +257,7 @@ def _fit_inputs(run: RunContext, display: console.Phase) -> FitInputs:
         ),
         checkpoint=run.previous.checkpoint,
         asked_to_stop=lambda: run.stopper.asked,
+        stopped_by=lambda: run.stopper.by,
         observer=_Recorder(run),
     )
 
@@ -419,6 +420,7 @@ def _saved_description(run: RunContext) -> dict[str, Any]:
         "prompting": recipe.prompting.model_dump(mode="json"),
         "labels": list(inputs.corpus.labels),
         "multi_label": recipe.dataset.multi_label,
+        "pairs": recipe.dataset.columns.text_pair is not None,
         "threshold": recipe.evaluation.threshold,
         "max_length": recipe.max_length,
         "spans": recipe.spans.model_dump(),

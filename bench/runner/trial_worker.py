@@ -20,7 +20,7 @@ from accelerate import PartialState
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from bench import console
-from bench.config import registry
+from bench.config import foreign_code, registry
 from bench.config.recipe import Recipe
 from bench.data.examples import Encoded
 from bench.evaluation.metric_set import MetricSet
@@ -74,6 +74,7 @@ def _measured(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         searches_batch_size=recipe.training.per_device_batch == "auto",
         note=_ignore,
     )
+    foreign_code.confirm(recipe.model.trust_remote_code)  # else the run would have ended before this trial
     tokenizer = AutoTokenizer.from_pretrained(
         folder / batch_size.TOKENIZER, trust_remote_code=recipe.model.trust_remote_code
     )

@@ -22,7 +22,7 @@ from typing import Literal
 
 from bench import console
 from bench.analysis import accessors
-from bench.config import registry, yaml_loader
+from bench.config import foreign_code, registry, yaml_loader
 from bench.config.resolve import first_record
 from bench.errors import BenchError, RecipeError, SetupError
 from bench.records import store
@@ -117,7 +117,15 @@ class Machine:
     def launch_command(self, program: Path, arguments: Sequence[str], port: int | None = None) -> list[str]:
         """Return the command line that launches a `bench/run.py` with its arguments."""
         options = [*self.options, *(() if port is None else ("--main_process_port", str(port)))]
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(self.config)]
+        launcher = [
+            sys.executable,
+            "-P",
+            "-m",
+            "accelerate.commands.launch",
+            "--quiet",
+            "--config_file",
+            str(self.config),
+        ]
         return [*launcher, *options, str(program), *arguments]
 
     def environment(self, gpus: Sequence[str]) -> dict[str, str]:
@@ -137,8 +145,9 @@ def arguments(job: Job, *, absolute: bool = False) -> list[str]:
     planned = job.planned
     path, folder = (one.absolute() if absolute else one for one in (planned.path, job.folder))
     # The environment holds them too; a line that is printed must work by itself.
+    trust = [foreign_code.FLAG] if foreign_code.is_confirmed() else []
     include = [word for place in registry.included() for word in ("--include", str(place))]
-    return [str(path), "--seed", str(planned.seed), "--out", str(folder), *include, *planned.overrides]
+    return [str(path), "--seed", str(planned.seed), "--out", str(folder), *include, *trust, *planned.overrides]
 
 
 def visible_gpus() -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def run_sweep(plans: list[Plan], options: SweepOptions) -> int:
     _execute(jobs, options, metric, "runs")
     if options.slurm or options.dry_run:
         return 0
-    console.out.print(table(jobs))
+    console.show(table(jobs))
     return 0 if not without_settings and all(job.state == "ok" for job in jobs) else 1
 
 

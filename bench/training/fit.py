@@ -109,7 +109,8 @@ def _recompute(inputs: FitInputs) -> bool:
 
 
 def _interruption(inputs: FitInputs, progress: Progress) -> str:
-    done = f"stopped by SIGTERM after step {progress.step} of {inputs.budget.steps}"
+    by = inputs.stopped_by() or "a signal to another process"
+    done = f"stopped by {by} after step {progress.step} of {inputs.budget.steps}"
     if progress.stopped_by != "interrupted":
         done += ", with which training had ended" + (" early" if progress.stopped_by == "early_stopping" else "")
     if progress.saved_step != progress.step:

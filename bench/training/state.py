@@ -62,7 +62,8 @@ class FitInputs:
 
     objective: "head" for a task head, "text" for a language model that learns to write the answers.
     by_length: sort the rows inside each global batch by length, for models that compute pads.
-    checkpoint: the one to go on from, as rank zero found it. asked_to_stop: whether this process was sent a SIGTERM.
+    checkpoint: the one to go on from, as rank zero found it. asked_to_stop: whether this process was sent a
+    signal; stopped_by: which one, as in a sentence.
     """
 
     model: nn.Module
@@ -85,6 +86,7 @@ class FitInputs:
     identity: RunIdentity = field(default_factory=RunIdentity)
     checkpoint: checkpoint_files.Checkpoint | None = None
     asked_to_stop: Callable[[], bool] = bool
+    stopped_by: Callable[[], str] = str
     observer: Observer = field(default_factory=Observer)
 
     @functools.cached_property

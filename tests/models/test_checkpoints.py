@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainingArguments, get_scheduler
 
-from bench.distributed.signals import SigtermHandler
+from bench.distributed import launcher, signals
+from bench.distributed.signals import StopHandler
 from bench.distributed.vote import AsyncFlagVote
 from bench.errors import SetupError, StoppedError
 from bench.training import checkpoint_files, checkpointing
@@ -358,7 +361,7 @@ def test_a_state_keeps_its_types():
 
 @pytest.fixture
 def stopper():
-    before, found = signal.getsignal(signal.SIGTERM), SigtermHandler()
+    before, found = signal.getsignal(signal.SIGTERM), StopHandler()
     signal.signal(signal.SIGTERM, found)
     yield found
     signal.signal(signal.SIGTERM, before)
@@ -384,6 +387,55 @@ def test_who_waits_is_not_torn(stopper):
         with pytest.raises(StoppedError, match="SIGTERM"):
             work()
     assert done == [False, True]
+
+
+@pytest.fixture
+def handled():
+    """A handler of all signals; what handled them before comes back."""
+    before, found = {number: signal.getsignal(number) for number in signals.SIGNALS}, StopHandler()
+    yield found
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", signals.SIGNALS)
+def test_each_signal_stops_at_once_where_nobody_waits(number, handled):
+    signal.signal(number, signal.SIG_DFL)
+    handled.install()
+    with pytest.raises((StoppedError, KeyboardInterrupt)) as raised:
+        os.kill(os.getpid(), number)
+    assert raised.type is (KeyboardInterrupt if number == signal.SIGINT else StoppedError)
+    assert handled.by.split(" ")[0] == ("Ctrl-C" if number == signal.SIGINT else number.name)
+    # What it raised may be taken for another error: the next stage does not begin.
+    with pytest.raises(StoppedError, match=f"stopped by {handled.by.split(' ')[0]}"):
+        handled.heed()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_that_is_ignored_stays_so(number, handled):
+    signal.signal(number, signal.SIG_IGN)  # as nohup does, and a shell for a job in the background
+    handled.install()
+    os.kill(os.getpid(), number)
+    signals.ignore()
+    assert signal.getsignal(number) == signal.SIG_IGN
+    assert not handled.asked
+
+
+def test_the_end_of_the_launcher_stops_a_process(handled, monkeypatch):
+    handled.install()
+    above = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setattr(launcher, "launcher_process", lambda: above.pid)
+
+    def work():
+        signals.stop_with_launcher(handled)
+        above.kill()
+        time.sleep(30)
+
+    with pytest.raises(StoppedError, match="stopped by the end of its launcher"):
+        work()
+    above.wait()
+    with pytest.raises(StoppedError, match="stopped by the end of its launcher"):
+        signals.stop_with_launcher(handled)  # it has ended before it could be watched
 
 
 def test_an_own_error_is_not_hidden_by_the_signal(stopper):

@@ -366,3 +366,38 @@ def test_many_runs_with_predictions_and_a_failed_one(tmp_path, capsys):
     assert json.loads(files["b-d/predictions/before-other.jsonl"])["text"] == "a fine film"
     assert json.loads(files["good/record.json"])["prompts"]["example"].startswith("Say it.")
     assert "| [b-d](b-d/report.md) | oom | sst2 |" in files["README.md"].decode()
+
+
+def test_what_lies_beside_the_runs_of_a_sweep_is_passed_over(tmp_path, capsys):
+    """`push sw/*` names a sweep's logs, trials and choices too, and pages that were written there."""
+    from bench.cli.main import main
+
+    sweep = tmp_path / "sw"
+    runs = [made_run(sweep / f"sst2--minilm--lora--seed{seed}") for seed in (13, 14)]
+    trial = made_run(sweep / "trials" / "sst2--minilm--lora--seed15")
+    store.mark_trials(sweep / "trials")
+    for name in (
+        "logs/a.txt",
+        "choices.json",
+        "array-20260101-000000-1.txt",
+        "table.md",
+        "all.html",
+        "report/report.md",
+    ):
+        (sweep / name).parent.mkdir(exist_ok=True)
+        (sweep / name).write_text("{}", encoding="utf-8")
+    given = sorted(map(str, sweep.iterdir()))
+    assert main(["push", *given, "--records-to", "me/records", "--dry-run", "--out", str(tmp_path / "dry")]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert sorted(line.split(" ")[2] for line in shown[:-1]) == sorted(set(given) - set(map(str, runs)))
+    assert all(line.startswith("passed over: ") for line in shown[:-1])
+    pushed = {path.name for path in (tmp_path / "dry" / "datasets" / "me" / "records").iterdir()}
+    assert pushed == {"README.md", *(run.name for run in runs)}
+    # Asked for by itself, a folder of trials is pushed, and a folder without a record is an error.
+    words = ["--records-to", "me/records", "--dry-run", "--out"]
+    assert main(["push", str(sweep / "trials"), *words, str(tmp_path / "trials")]) == 0
+    assert (tmp_path / "trials" / "datasets" / "me" / "records" / trial.name).is_dir()
+    assert main(["push", str(sweep / "logs"), *words, str(tmp_path / "logs")]) == 2
+    (sweep / "mine").mkdir()
+    assert main(["push", str(runs[0]), str(sweep / "mine"), *words, str(tmp_path / "mine")]) == 2
+    assert "no record.json in or below" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.distributed import signals
 from bench.runner import lifecycle
 from bench.training import checkpoint_files
 from bench.training.state import Steps
@@ -68,15 +69,16 @@ def assert_equal(resumed, whole):
     assert not (resumed / checkpoint_files.FOLDER).exists()
 
 
-def stop_after(monkeypatch, step, number=signal.SIGTERM):
-    """Sends this process a signal in the middle of a step, once."""
+def stop_after(monkeypatch, step, number=signal.SIGTERM, times=1):
+    """Sends this process a signal in the middle of a step, in one step only."""
     start = Steps.start
     begun = []
 
     def begin(steps):
         begun.append(None)
         if len(begun) == step:
-            os.kill(os.getpid(), number)
+            for _ in range(times):
+                os.kill(os.getpid(), number)
         start(steps)
 
     monkeypatch.setattr(Steps, "start", begin)
@@ -180,10 +182,32 @@ def test_stopped_in_the_last_step(whole, tmp_path, monkeypatch):
     assert record_of(tmp_path)["resumed"][0]["from_step"] == STEPS
 
 
-def test_ctrl_c_ends_at_once_and_the_last_checkpoint_is_gone_on_from(whole, tmp_path, monkeypatch):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a run that failed in this process left it deaf
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        (signal.SIGINT, "Ctrl-C"),
+        (signal.SIGHUP, "SIGHUP (its terminal was closed)"),
+        (signal.SIGUSR1, "SIGUSR1"),
+        (signal.SIGXCPU, "SIGXCPU"),
+    ],
+)
+def test_every_signal_that_asks_to_end_is_heeded_alike(number, shown, whole, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        stop_after(patch, STOPPED + 1, signal.SIGINT)
+        stop_after(patch, STOPPED, number)
+        assert lifecycle.main(arguments(tmp_path, *CASES["trainer"])) == 130
+    assert record_of(tmp_path)["reason"] == (
+        f"stopped by {shown} after step 5 of 8; a checkpoint was written, and the same command goes on from there"
+    )
+    if number == signal.SIGHUP:
+        assert lifecycle.main(arguments(tmp_path, *CASES["trainer"])) == 0
+        assert_equal(tmp_path, whole("trainer"))
+        assert record_of(tmp_path)["resumed"][0]["from_step"] == STOPPED
+
+
+def test_a_second_ctrl_c_ends_at_once_and_the_last_checkpoint_is_gone_on_from(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "IMPATIENT_AFTER_S", -1.0)
+    with monkeypatch.context() as patch:
+        stop_after(patch, STOPPED + 1, signal.SIGINT, times=2)
         assert lifecycle.main(arguments(tmp_path, *CASES["trainer"])) == 130
     assert "Ctrl-C" in record_of(tmp_path)["reason"]
     assert lifecycle.main(arguments(tmp_path, *CASES["trainer"])) == 0

@@ -150,7 +150,7 @@ def test_a_failed_process_waits_until_rank_zero_is_there_to_hear_of_it():
 def test_kind_of_a_failure(error, kind):
     classified = failures.from_exception(error, "train", 1, " on rank 1 (host b)")
     assert classified.kind == kind
-    assert failures.from_json(classified.packed().encode()) == classified
+    assert failures.from_json(classified.packed(), 2) == classified
 
 
 def test_errors_of_torch_s_own_communication_are_known():

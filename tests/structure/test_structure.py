@@ -292,6 +292,19 @@ def test_packages_that_need_no_torch_load_none():
     assert done.returncode == 0, done.stderr
 
 
+# The console escapes what would steer a terminal, and survives its loss: nothing writes past it.
+PAST_THE_CONSOLE = re.compile(
+    r"(?<![\w.])print\(|sys\.(?:__)?std(?:out|err)|\bConsole\(|traceback\.print_|console\.(?:out|err)\.print|os\.write\([12]\b"
+)
+
+
+@together("path", MODULES)
+def test_nothing_is_printed_but_by_the_console(path):
+    if path != PACKAGE / "console.py":
+        shown = PAST_THE_CONSOLE.findall(path.read_text(encoding="utf-8"))
+        assert shown == [], f"{path.name} prints by itself"
+
+
 TRACKED = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
 
 

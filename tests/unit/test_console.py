@@ -1,12 +1,23 @@
-"""bench/console.py: plain lines into a file, a live display on a terminal, and nothing from ranks other than zero."""
+"""bench/console.py: plain lines into a file, a live display on a terminal, and nothing from ranks other than zero.
 
+What is shown can't steer a terminal, and a console that goes away ends nothing.
+"""
+
+import errno
 import io
+import json
+import os
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from bench import console
+from tests.helpers.launching import ROOT
 
 
 class Terminal(io.StringIO):
@@ -123,3 +134,198 @@ def test_a_dumb_terminal_gets_lines(monkeypatch):
         assert phase._live is None
         phase.advance()
     assert screen.getvalue() == "train 1/1 after 0 s\n"
+
+
+# ---------------------------------------------------------------- what would steer a terminal
+
+EVIL = {
+    "escape": "\x1b[2J\x1b]0;title\x07\x1b[8mhidden",
+    "C1": "\x9b2J\x9d0;title\x9c",
+    "overwriting": "fine\rwrong\b\b\x7f",
+    "turned": "\u202egpj.exe\u202c \u2066a\u2069 \u200f\u061c",
+    "lines": "a\x0bb\x0cc\x85d\u2028e\u2029f",
+    "halves": "\ud83d \udcff",
+    "tags": "\U000e0041\U000e007f\ufff9",
+    "nothing": "\x00",
+    "markup": "\x1b[/nothing] [bold]",
+}
+PLAIN = (
+    "tab\there, line\nthere, \u00e9 \u4e2d \u05d0 \u0939\u093f\u200d \U0001f468\u200d\U0001f469\u200d\U0001f467 "
+    "[bold]x[/bold] C:\\u001b"
+)
+
+
+def is_safe(text):
+    return not any(ord(letter) < 32 and letter not in "\n\t" for letter in text) and not set(text) & set(
+        "".join(EVIL.values())
+    ) & {letter for letter in "".join(EVIL.values()) if not letter.isprintable()}
+
+
+@pytest.mark.parametrize("kind", EVIL)
+def test_nothing_that_is_shown_steers_a_terminal(kind, capsys):
+    evil = EVIL[kind]
+    table = Table(title=evil)
+    table.add_column(evil)
+    table.add_row(evil)
+    console.say(evil)
+    console.complain(evil)
+    console.complain_on_any_rank(evil)
+    console.show(table)
+    console.show(evil)
+    console.write(evil)
+    shown = capsys.readouterr()
+    assert is_safe(shown.out)
+    assert is_safe(shown.err)
+    assert console.escaped(evil) in shown.out
+    assert console.escaped(evil) in shown.err
+    console.write_json({evil: [evil]})
+    shown = capsys.readouterr().out
+    assert is_safe(shown)
+    assert json.loads(shown) == {evil: [evil]}
+
+
+def test_plain_text_is_left_as_it_is():
+    assert console.escaped(PLAIN) == PLAIN
+    assert console.escaped(console.escaped(EVIL["escape"])) == console.escaped(EVIL["escape"])
+
+
+def test_a_live_display_is_not_escaped_but_its_texts_are(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(console, "out", type(console.out)(file=screen, force_terminal=True, highlight=False))
+    with console.Phase("tr\x1b[8main", total=4) as phase:
+        phase.advance(4, loss=0.25)
+    assert "\x1b[8m" not in screen.getvalue()
+    assert "\\u001b[8m" in screen.getvalue()
+    assert "\x1b[" in screen.getvalue()  # it draws
+
+
+# ---------------------------------------------------------------- a console that goes away
+
+
+class Failing(io.StringIO):
+    """A stream that can't be written any more, of a file of its own."""
+
+    def __init__(self, number, error, when):
+        super().__init__()
+        self.number, self.error, self.when = number, error, when
+
+    def fileno(self):
+        return self.number
+
+    def write(self, text):
+        if self.when == "write":
+            raise self.error
+        return len(text)
+
+    def flush(self):
+        if self.when == "flush":
+            raise self.error
+
+
+@pytest.mark.parametrize("when", ["write", "flush"])
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF, errno.ESTALE])
+def test_a_stream_that_is_lost_ends_nothing(number, when, monkeypatch, tmp_path):
+    monkeypatch.setattr(console, "_losses", {})
+    with (tmp_path / "file").open("w") as file:
+        lost = console._EscapingStream(
+            Failing(file.fileno(), OSError(number, os.strerror(number)), when), "stdout", str
+        )
+        for _ in range(2):
+            assert lost.write("x\n") == 2
+            lost.flush()
+        lost.writelines(["a", "b"])
+        assert os.readlink(f"/proc/self/fd/{file.fileno()}") == os.devnull  # for libraries and child processes too
+    assert console.losses() == [
+        f"standard output could not be written ({os.strerror(number)}): what was said there is lost, and the work went "
+        "on"
+    ]
+    assert (console.is_full() is None) == (number == errno.EPIPE)
+
+
+def test_a_stream_that_only_makes_wait_is_waited_for(monkeypatch):
+    monkeypatch.setattr(console, "_losses", {})
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    console._LastingStream(Failing(writer, BlockingIOError(errno.EAGAIN, "wait"), "write"), "stdout").write("x")
+    assert os.get_blocking(writer)
+    assert console.losses() == []
+    os.close(reader)
+    os.close(writer)
+
+
+# In one process: what libraries, argparse, a traceback, a logger, a warning and a progress bar print.
+LIBRARIES = r"""
+import argparse, logging, sys, warnings
+from bench import console
+from bench.utils import secret_formats
+console.guard_streams(secret_formats.remove)
+console.guard_streams(secret_formats.remove)
+print("out \x1b[2J \u202e")
+sys.stdout.write("raw \x9b\n")
+sys.stdout.writelines(["lines \x07\n"])
+logging.getLogger("x").error("log \x1b[2J glpat-%s", "a" * 20)
+warnings.warn("warning \x1b[2J")
+sys.stderr.write("\r 50%\x1b[2J")
+sys.stderr.write("\n")
+console.say("say \x1b[2J é \udcff")
+console.show("show \x1b[2J")
+console.write_json({"json": "\x9b"})
+try:
+    argparse.ArgumentParser(prog="p").parse_args(["--\x1b[2Jx"])
+except SystemExit:
+    pass
+raise ValueError("error \x1b[2J https://me:hunter22@example.org/x")
+"""
+
+
+def test_whatever_prints_is_escaped_and_without_secrets_on_standard_error(tmp_path):
+    (tmp_path / "program.py").write_text(LIBRARIES, encoding="utf-8")
+    environment = {**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, tmp_path / "program.py"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=120, check=False)
+    shown = done.stdout + done.stderr.replace(b"\r 50%", b"")
+    assert not set(shown) & {27, 13, 7, 0x9B}, shown
+    for word in (b"out ", b"raw ", b"lines ", b"say ", b"show ", b'{"json": "\\u009b"}'):
+        assert word in done.stdout
+    for word in (b"log ", b"warning ", b" 50%", b"unrecognized arguments", b"ValueError: error"):
+        assert word in done.stderr
+    assert b"glpat-" not in done.stderr
+    assert b"hunter22" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["out", "err", "both", "all"])
+def test_streams_that_were_closed_at_the_start_are_nobody_elses(closed, tmp_path):
+    """The next file that is opened would get the number of a closed one, and all that is printed."""
+    numbers = {"out": [1], "err": [2], "both": [1, 2], "all": [0, 1, 2]}[closed]
+    code = (
+        "import os, subprocess, sys\nfrom bench import console\nconsole.guard_streams()\n"
+        f"file = open({str(tmp_path / 'own')!r}, 'w')\nassert file.fileno() > 2\n"
+        "print('x'); print('x', file=sys.stderr); console.say('x'); console.complain('x')\n"
+        "os.system('echo x; echo x >&2')\n"
+        "file.write(str(len(console.losses()))); file.close()"
+    )
+    shut = " ".join(f"{number}>&-" if number else "<&-" for number in numbers)
+    command = ["sh", "-c", f'exec "$0" "$@" {shut}', sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, timeout=120, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "own").read_text() == str(len(set(numbers) - {0}))
+
+
+def test_a_command_whose_output_is_lost_says_so_and_a_reader_that_leaves_is_no_error(tmp_path):
+    command = [sys.executable, "-m", "bench", "schema"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, timeout=120, check=False)
+    assert done.returncode == 2
+    assert done.stderr == b"error: standard output could not be written: No space left on device\n"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, timeout=120, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_escaping_costs_little():
+    text = "a line of a table, as there are many of them\n" * 20_000
+    begun_s = time.perf_counter()
+    assert console.escaped(text) == text
+    assert time.perf_counter() - begun_s < 1.0

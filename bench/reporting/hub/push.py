@@ -40,6 +40,9 @@ WEIGHTS = ".safetensors"
 ALLOWED = (WEIGHTS, ".json", ".jinja", ".txt", ".model", ".md")
 # First bytes of a pickle and of PyTorch's zipped one: a file's name does not determine its content.
 PICKLES = (b"\x80", b"PK\x03\x04")
+# What a sweep writes into its folder beside the runs, and where pages made of records go.
+BESIDE_RUNS = ("logs", "choices.json", "array-*.txt", "*.md", "*.html", "*.png")
+PAGES = ("report.md", "README.md")
 # Vocabularies, in which a path is not one of this machine.
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt")
 # Keys under which libraries store where something was loaded from.
@@ -245,6 +248,10 @@ def _shorten_path_fields(tree: Any, paths: redact.PathShortener) -> Any:
 
 
 def _records(runs: Sequence[Path], to: str, with_predictions: bool) -> Upload:
+    kept = [path for path in runs if len(runs) == 1 or not _is_beside_runs(path)]
+    for path in (path for path in runs if path not in kept):
+        console.say(f"passed over: {path} is not a run, but what a sweep or a report keeps beside runs")
+    runs = kept or runs
     for path in runs:
         store.locate([path])  # raises for a path without any record
     folders = sorted({path.parent.resolve() for path in store.locate(runs)})
@@ -260,6 +267,14 @@ def _records(runs: Sequence[Path], to: str, with_predictions: bool) -> Upload:
     card = cards.records_card(records, to, with_predictions=with_predictions)
     files["README.md"] = card.encode()
     return Upload(repo=to, kind="dataset", files=files, message=f"Records of {len(records)} runs")
+
+
+def _is_beside_runs(path: Path) -> bool:
+    """Return whether a path is of those that `sw/*` names as well: a sweep's logs and tuning trials, and pages."""
+    if path.is_dir():
+        holds_none = path.name in BESIDE_RUNS or any((path / name).is_file() for name in PAGES)
+        return (path / store.TRIALS_MARK).exists() or (holds_none and not store.find([path]))
+    return any(path.match(pattern) for pattern in BESIDE_RUNS)
 
 
 def _run_files(folder: Path, record: Record, name: str, with_predictions: bool) -> dict[str, bytes]:

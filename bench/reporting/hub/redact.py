@@ -12,18 +12,9 @@ from typing import Any
 from urllib.parse import quote
 
 from bench.reporting import markdown as md
+from bench.utils import secret_formats
+from bench.utils.secret_formats import REMOVED
 
-REMOVED = "<removed>"
-# Formats of access tokens as documented by their issuers; the part after the prefix is never shown.
-_TOKENS = {
-    "a Hugging Face Hub token": rb"(?<![A-Za-z0-9])(?:hf_|api_org_)(?:oauth_|jwt_)?[A-Za-z0-9]{20,}",
-    "a GitHub token": rb"(?<![A-Za-z0-9])(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{40,})",
-    "an API key of an AI service": rb"(?<![A-Za-z0-9])sk-(?:[A-Za-z0-9]{32,}|(?:proj|ant|or)-[\w-]{20,})",
-    "an AWS access key": rb"(?<![A-Za-z0-9])AKIA[0-9A-Z]{16}(?![0-9A-Z])",
-    "a private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a password inside a URL": rb"://[^\s/:@\"'<>]+:[^\s/:@\"'<>]+@",
-}
-_PATTERNS = {what: re.compile(pattern) for what, pattern in _TOKENS.items()}
 # TOKENIZERS_PARALLELISM contains no token, and SSH_KEY_PATH no key.
 _SECRET_NAME = re.compile(
     r"(?:^|_)(?:TOKEN|KEY|APIKEY|PASS|CREDENTIAL)S?(?:_|$)|_PWD$|SECRET|PASSWORD|PASSWD|PASSPHRASE", re.IGNORECASE
@@ -46,7 +37,7 @@ def find_secret(content: bytes, token: str | None = None) -> str | None:
     for name, value in _secret_values():
         if _holds(content, value):
             return f"the value of the environment variable {name}"
-    return next((what for what, pattern in _PATTERNS.items() if pattern.search(content)), None)
+    return secret_formats.find(content)
 
 
 def _holds(content: bytes, secret: str) -> bool:
@@ -88,10 +79,7 @@ def remove_secrets(text: str, token: str | None) -> str:
     secrets = [value for _, value in _secret_values()] + ([token] if token else [])
     for form in sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True):
         text = text.replace(form, REMOVED)
-    content = text.encode(errors="replace")
-    for pattern in _PATTERNS.values():
-        content = pattern.sub(REMOVED.encode(), content)
-    return content.decode(errors="replace")
+    return secret_formats.remove(text)
 
 
 class PathShortener:

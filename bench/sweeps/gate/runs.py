@@ -321,7 +321,7 @@ def run_gate(request: GateRequest, *, write_baselines: bool, seeds: int, output:
         return 0
     verdicts, notes = judge(request)
     text = criteria.as_markdown(verdicts, notes)
-    print(text, end="")
+    console.write(text)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(output, text)

@@ -872,3 +872,16 @@ def test_recipe_module_imports_nothing_heavy():
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert names & {"torch", "transformers", "datasets", "evaluate"} == set()
+
+
+def test_secrets_of_overrides_do_not_reach_the_record(write):
+    token = "glpat-" + "a" * 20
+    path = write("study/own.yaml", f"dataset: reviews\nmodel: tiny_bert\nmethod: full\n# {token}\n")
+    found = resolve.load(path, (f"model.tokenizer.id=https://me:{token}@example.org/x", "model.tokenizer.train=null"))
+    record = resolve.first_record(found)
+    record.note(f"loaded from https://{token}@example.org/x")
+    assert token not in record.model_dump_json()
+    assert record.recipe.overrides[0] == "model.tokenizer.id=https://me:<removed>@example.org/x"
+    assert record.recipe.resolved["model"]["tokenizer"]["id"] == "https://me:<removed>@example.org/x"
+    assert record.recipe.hash == found.hash
+    assert record.notes == ["loaded from https://<removed>@example.org/x"]

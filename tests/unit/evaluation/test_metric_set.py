@@ -8,7 +8,7 @@ import pytest
 from sklearn import metrics as sklearn
 
 from bench.analysis.stats import intervals
-from bench.config import registry
+from bench.config import foreign_code, registry
 from bench.data.examples import per_row
 from bench.errors import ScoreError, SetupError
 from bench.evaluation.baselines import baselines
@@ -97,6 +97,14 @@ def in_words(examples=60, seed=0, unanswerable=0.3, probabilities=True):
         references=per_row(references),
         scores=generator.random((examples, int(probabilities))),
     )
+
+
+@pytest.fixture(autouse=True)
+def confirmed():
+    """As by --trust-remote-code: the metrics of these tests are files of their own."""
+    foreign_code.confirm(True)
+    yield
+    foreign_code.confirm(False)
 
 
 def metric_file(folder, name="share", values='{"share": float(right.mean()), "vector": right}', scale=2):

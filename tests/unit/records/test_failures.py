@@ -235,8 +235,17 @@ def test_the_room_of_a_run_that_ran_out():
 def test_a_shortage_travels_to_rank_zero():
     failure = failures.from_exception(MemoryError(), "train", 1, " on rank 1 (host b)")
     run = SimpleNamespace(progress=None, memory_baseline=None, watchdog=object())
-    sent = failures.from_json(out_of_memory.add_shortage(failure, MemoryError(), run).packed().encode())
+    sent = failures.from_json(out_of_memory.add_shortage(failure, MemoryError(), run).packed(), 2)
     found = record.OutOfMemory(**sent.shortage)
     assert (found.rank, found.host, found.phase) == (1, socket.gethostname(), "train")
     crashed = failures.from_exception(ValueError(), "train")
     assert out_of_memory.add_shortage(crashed, ValueError(), run) is crashed
+
+
+def test_neither_secrets_nor_control_characters_reach_a_record():
+    error = OSError("https://me:" + "hunter22" + "@example.org: \x1b[2J glpat-" + "a" * 20)
+    failure = failures.from_exception(error, "load")
+    for text in (failure.sentence, failure.trace, failures.traceback_of(error)):
+        assert "https://<removed>@example.org: \\u001b[2J <removed>" in text
+    told = failures.sentence(errors.DataError("see xoxb-" + "1" * 12 + "-" + "b" * 20 + " in\u202e"), "load")
+    assert told == "see <removed> in\\u202e"
