@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from bench.config import registry, rules, yaml_loader
 from bench.config.cards import DatasetCard, ModelCard, Presets
+from bench.config.fields import CHAT_DATE
 from bench.config.layers import Layers
 from bench.config.recipe import MethodChoice, Recipe
 from bench.config.validation import Problems, shortened, validate
@@ -63,6 +64,9 @@ class Resolved:
         content["method"] = {"name": self.recipe.method.name, **self.options.model_dump(mode="json")}
         # Part of every hash so far: baselines and unfinished runs of before are found by it.
         content["speed"]["precision"] = "launcher"
+        # So is a chat template's date, where it is no other than that of every run.
+        if self.recipe.prompting.date == CHAT_DATE:
+            content["prompting"].pop("date")
         # The package's own files are known by its version; those of others may change under the same name.
         if code := registry.included_code(self._drop_ins):
             content["included"] = {f"{path.parent.name}/{path.name}": digest for path, digest in code.items()}

@@ -119,6 +119,8 @@ class Prompts(Part):
     """Prompts of a language model. manifests: split -> SHA-256 over (id, hash of its prompt's tokens), by id.
 
     signature: what stands in the signature of every score. example: the first prompt, as the model reads it.
+    frame_hash: of what a chat template writes around the messages. date: the one that it writes, if any.
+    shot_manifests: as manifests, of the ids of each example's own shots, which stand in the prediction lines.
     answers: stage -> split -> counts of written answers.
     """
 
@@ -126,11 +128,14 @@ class Prompts(Part):
     answer: str
     signature: str
     template_hash: str
+    frame_hash: str | None = None
+    date: str | None = None
     shots: int = 0
     draw: str | None = None
     shot_ids: list[str] = []
     example: str = ""
     manifests: dict[str, str] = {}
+    shot_manifests: dict[str, str] = {}
     answers: dict[str, dict[str, dict[str, Number]]] = {}
 
 

@@ -176,6 +176,7 @@ def execute(run: RunContext) -> None:
         )
         run.record.environment = environment.environment()
     run.inputs = load_data(run)
+    resume.refuse_other_prompts(run)
     run.memory_baseline = limits.MemoryBaseline.now()
     stages.build_model(run)
     memory_prediction.predict(run)

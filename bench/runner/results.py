@@ -74,6 +74,8 @@ def _file_prompts(prompts: record.Prompts, stage: str, name: str, predictions: m
     manifest = text_examples.manifest(predictions)
     if manifest is not None and prompts.manifests.setdefault(name, manifest) != manifest:
         raise ScoreError(f"{name}: the prompts of stage {stage!r} are not those of the stage before")
+    if (shots := text_examples.shot_manifest(predictions)) is not None:
+        prompts.shot_manifests[name] = shots
     counts = text_examples.summary(predictions)
     if counts:
         prompts.answers.setdefault(stage, {})[name] = counts
