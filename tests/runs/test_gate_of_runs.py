@@ -55,11 +55,19 @@ WRONG_GRADIENT = "    next(model.parameters()).register_hook(lambda gradient: -g
 def test_a_clean_change_passes(tree):
     done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "-o", "comment.md")
     assert done.returncode == 0, done.stderr + done.stdout
-    assert "**All 3 checks passed**" in done.stdout
-    assert "identical losses at all 6 steps, and accuracy dropped by less than 0.005 over 3 seeds" in done.stdout
-    assert "losses agree within 0.0001" in done.stdout
-    assert "- losses were compared step by step\n" in done.stdout
-    assert done.stdout.endswith((tree / "comment.md").read_text(encoding="utf-8"))
+    assert "Regression gate: All 6 checks passed\n" in done.stdout
+    assert "the same losses at all 6 steps, and accuracy moved by less than 0.005 over 3 seeds" in done.stdout
+    assert "bert-full, losses: all 10 losses of 3 seeds agree within 0.0001\n" in done.stdout
+    assert "bert-full, gradient norms: all 10 gradient norms of 3 seeds agree within 0.001\n" in done.stdout
+    assert "bert-full, schedule: learning rates and numbers of tokens are the same at all steps\n" in done.stdout
+    assert "bert-full, data: the same 400 examples were scored\n" in done.stdout
+    assert "note: losses were compared step by step\n" in done.stdout
+    assert "not compared" not in done.stdout
+    assert "&gt;" not in done.stdout
+    assert " -> " in done.stdout
+    comment = (tree / "comment.md").read_text(encoding="utf-8")
+    assert "**All 6 checks passed**" in comment
+    assert "&gt;" in comment
 
 
 def test_two_points_of_accuracy_that_runs_lose_are_caught(tree):
@@ -73,12 +81,18 @@ def test_two_points_of_accuracy_that_runs_lose_are_caught(tree):
     with planted(tree, "evaluation/scoring.py", end, damage + end):
         done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "--out", "damaged")
     assert done.returncode == 1, done.stderr + done.stdout
-    assert "of 3 checks failed**" in done.stdout
-    assert (
-        "| **failed** | bert-full | scoring | identical losses at all 6 steps, and accuracy dropped by 0.0"
-        in done.stdout
-    )
-    assert "losses agree within 0.0001" in done.stdout
+    assert "Regression gate: 1 of 6 checks failed\n" in done.stdout or "2 of 6 checks failed\n" in done.stdout
+    assert "FAILED  bert-full, scoring: the same losses at all 6 steps, and accuracy dropped by 0.0" in done.stdout
+    assert "losses of 3 seeds agree within 0.0001" in done.stdout
+
+
+def test_half_of_the_gradient_is_caught_though_adamw_steps_as_before(tree):
+    damage = "    for each in model.parameters():\n        each.register_hook(lambda gradient: gradient / 2)\n"
+    with planted(tree, "methods/full.py", "    return model", f"{damage}    return model"):
+        done = run_gate(tree, RECIPE, "--baseline", "baseline", "--jobs", 2, "--out", "half")
+    assert done.returncode == 1, done.stderr + done.stdout
+    assert "FAILED  bert-full, gradient norms: the gradient norm at step 1 is 0." in done.stdout
+    assert "they must agree within 0.001\n" in done.stdout
 
 
 def test_on_another_processor_a_wrong_gradient_shows_beside_the_base_commit(tree):
@@ -92,8 +106,9 @@ def test_on_another_processor_a_wrong_gradient_shows_beside_the_base_commit(tree
     with planted(tree, "methods/full.py", "    return model", f"{WRONG_GRADIENT}    return model"):
         done = run_gate(tree, RECIPE, *words)
     assert done.returncode == 1, done.stderr + done.stdout
-    assert "| ok | bert-full | losses | the first 5 losses agree within 0.01, since processor changed" in done.stdout
-    assert "| **failed** | bert-full | losses of the base commit | the loss at step " in done.stdout
+    assert "bert-full, losses: the losses of the first 20 steps of 3 seeds agree within 0.01, since pro" in done.stdout
+    assert "FAILED  bert-full, losses of the base commit: the loss at step " in done.stdout
+    assert "ok      bert-full, data of the base commit: the same 400 examples were scored" in done.stdout
     assert "they must agree within 0.0001" in done.stdout
 
 
@@ -104,9 +119,9 @@ def test_a_wrong_gradient_and_a_slower_step_are_caught(tree):
     with planted(tree, "methods/full.py", "    return model", f"{WRONG_GRADIENT}{slow}    return model"):
         done = run_gate(tree, RECIPE, *words)
     assert done.returncode == 1, done.stderr + done.stdout
-    assert "| **failed** | bert-full | losses | the loss at step " in done.stdout
+    assert "FAILED  bert-full, losses: the loss at step " in done.stdout
     kept = Path(done.stderr.partition("runs and logs are kept in ")[2].strip())
     assert len(list(kept.glob("tiny--*/record.json"))) == 3, "somebody wants to look at what failed"
     assert list(kept.glob("speed/bert-full-base-*.txt"))
     shutil.rmtree(kept)
-    assert "| **failed** | bert-full | speed | slower, a training step: x " in done.stdout
+    assert "FAILED  bert-full, speed: slower, a training step: x " in done.stdout

@@ -6,7 +6,8 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from bench.records import store
 from bench.sweeps import jobs, scheduler
 from bench.sweeps.gate import criteria
 from bench.sweeps.gate.criteria import Verdict
+from bench.sweeps.gate.measured import Measured, measure
 from bench.sweeps.jobs import Machine
 from bench.utils.files import ROOT
 from bench.utils.git import git
@@ -63,19 +65,27 @@ def time_recipe(path: Path, timing: TimingOptions) -> list[Verdict]:
     ]
 
 
-def base_losses(path: Path, seed: int, timing: TimingOptions) -> list[float] | None:
-    """Run a recipe of the base commit and return its losses; None if the recipe differs or is missing there.
+def runs_of_base(
+    path: Path, seeds: Sequence[int], timing: TimingOptions, arithmetic: Mapping[str, str]
+) -> list[Measured] | None:
+    """Run a recipe of the base commit with these seeds; None if the recipe differs or is missing there.
 
-    Raises DataError if the run failed. timing: rounds, level and factor are not used.
+    Raises DataError if a run failed. timing: rounds, level and factor are not used. arithmetic: this machine's.
     """
     with scheduler.terminable(), _worktree(timing.base) as base:
         try:
             _require_same(path, base)
         except DataError:
             return None
-        folder = timing.out / f"{path.stem}-base-losses"
-        _launch(path, base, timing, folder, ("--seed", str(seed)))
-        return jobs.losses(folder)
+
+        def _run(seed: int) -> Measured:
+            folder = timing.out / f"{path.stem}-base-seed{seed}"
+            log = _launch(path, base, timing, folder, ("--seed", str(seed)))
+            return measure(_record(path, base, folder, log), folder, seed, arithmetic)
+
+        # GPUs are given to one run at a time here.
+        with ThreadPoolExecutor(1 if timing.machine.gpus else timing.machine.jobs) as pool:
+            return list(pool.map(_run, seeds))
 
 
 def _path_in(tree: Path, path: Path) -> Path:
@@ -93,12 +103,19 @@ def _require_same(path: Path, base: Path) -> None:
 
 def _time_once(path: Path, tree: Path, timing: TimingOptions, folder: Path) -> dict[str, float]:
     log = _launch(path, tree, timing, folder)
+    content = _record(path, tree, folder, log)
+    return {what: value for what, keys in TIMED.items() if (value := _at(content, ("throughput", *keys))) is not None}
+
+
+def _record(path: Path, tree: Path, folder: Path, log: Path) -> dict[str, Any]:
+    """Read a run's record as plain JSON: the base commit may use another record schema."""
     try:
-        # Read as plain JSON: the base commit may use another record schema.
         content = json.loads((folder / store.FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} at {tree} wrote no record; see {log}") from error
-    return {what: value for what, keys in TIMED.items() if (value := _at(content, ("throughput", *keys))) is not None}
+    if not isinstance(content, dict):
+        raise DataError(f"{path} at {tree} wrote no record; see {log}")
+    return content
 
 
 def _launch(path: Path, tree: Path, timing: TimingOptions, folder: Path, more: Sequence[str] = ()) -> Path:
