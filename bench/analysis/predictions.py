@@ -10,7 +10,6 @@ from bench.analysis import accessors, verify
 from bench.analysis.accessors import LeftOut, Located, SystemKey, system_key
 from bench.analysis.stats.sums import Line, Tally
 from bench.analysis.verify import UnsoundPredictions
-from bench.config import registry
 from bench.errors import DataError
 from bench.records import store
 from bench.records.record import Record
@@ -108,7 +107,7 @@ def gather(paths: Sequence[Path], request: CompareRequest) -> MatchedRuns:
         stage=request.stage,
         split=split,
         metric=metric,
-        higher_is_better=registry.higher_is_better(metric),
+        higher_is_better=accessors.higher_is_better([run.record for run in runs], metric),
         ids=ids,
         others=others,
         left_out=sorted(left_out, key=lambda item: (str(item.path), item.reason)),

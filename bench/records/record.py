@@ -19,7 +19,10 @@ class Part(BaseModel):
 
 
 class Score(Part):
-    """One metric value with its interval. Lists for values per label; low and high are null where none is defined."""
+    """One metric value with its interval. Lists for values per label; low and high are null where none is defined.
+
+    higher_is_better: as the metric's own file says; null for a metric of the evaluate library, and in older records.
+    """
 
     value: Values
     low: Values = None
@@ -27,6 +30,7 @@ class Score(Part):
     interval: str | None = None
     examples: int
     signature: str
+    higher_is_better: bool | None = None
 
 
 class RecipePart(Part):

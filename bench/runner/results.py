@@ -4,6 +4,7 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from bench import console
+from bench.config import registry
 from bench.distributed import setup
 from bench.errors import ScoreError
 from bench.evaluation import baselines, metric_set, reader, scoring, text_examples
@@ -54,7 +55,9 @@ def _beside_published(run: RunContext) -> dict[str, dict[str, record.Published]]
 
 def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set.Predictions) -> None:
     """Fill in scores with intervals, baselines and prompts, and write the file of predictions."""
-    scores = run.inputs.scoring.metrics.scores(predictions)
+    scores, directions = run.inputs.scoring.metrics.scores(predictions), registry.directions()
+    for metric, item in scores.items():
+        item.higher_is_better = directions.get(metric)
     prompts = run.record.prompts
     if prompts is not None:
         for item in scores.values():
