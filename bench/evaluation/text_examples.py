@@ -227,7 +227,9 @@ def _signature(recipe: Recipe, plan: LoadPlan, prompt_encoder: PromptEncoder) ->
     if frame is not None:
         parts += [f"frame:{frame.hash}", *([f"date:{prompting.date}"] if frame.writes_date else [])]
     if prompting.answer == "label_likelihood":
-        parts += [f"normalization:{prompting.normalization}", f"calibration:{prompting.calibration}"]
+        texts = _prompt(recipe).content_free if prompting.calibration == "content_free" else ()
+        calibration = f"{prompting.calibration}{f',{_digest(list(texts))}' if texts else ''}"
+        parts += [f"normalization:{prompting.normalization}", f"calibration:{calibration}"]
         parts.append(f"end:{'scored' if prompt_encoder.scores_end else 'not_scored'}")
     else:
         free = not prompt_encoder.wording.choices and not recipe.dataset.multi_label

@@ -42,8 +42,9 @@ SAME_RATE = 1e-7
 # sets move losses and norms of the shipped recipes by less than 1e-6 in the first 20 steps, and a chaotic one by its
 # whole size after 100.
 NEAR_LOSS, NEAR_NORM, NEAR_STEPS = 1e-2, 5e-2, 20
-# Name of the processor beside the versions.
+# Names of what decides the order of summation, beside the versions.
 PROCESSOR = "processor"
+MACHINE = (PROCESSOR, "instructions", "threads")
 # Packages whose versions determine the arithmetic; major, minor and patch.
 ARITHMETIC = ("torch", "transformers", "tokenizers", "peft", "accelerate", "bitsandbytes", "numpy")
 
@@ -231,8 +232,12 @@ def detectable_drop(old: np.ndarray, level: float, margin: float) -> float:
 
 
 def changed_arithmetic(baseline: Baseline, arithmetic: Mapping[str, str]) -> list[str]:
-    """Return the names of versions, or "processor", that differ from the baseline's."""
-    names = sorted({*arithmetic, *baseline.arithmetic})
+    """Return the names of versions and of parts of MACHINE that differ from the baseline's.
+
+    What an older baseline does not name of the machine is taken for the same.
+    """
+    unnamed = set(MACHINE) - {PROCESSOR, *baseline.arithmetic}
+    names = sorted({*arithmetic, *baseline.arithmetic} - unnamed)
     return [name for name in names if arithmetic.get(name) != baseline.arithmetic.get(name)]
 
 
@@ -282,8 +287,8 @@ def gradients(
 def _paired(
     old: Trajectory, new: Mapping[int, Trajectory], seed: int, name: str
 ) -> tuple[list[float | None], list[float | None]]:
-    """Return the values of a seed's kept steps, old and new; of a seed that is not there, nothing."""
-    if seed not in new:
+    """Return the values of a seed's kept steps, old and new; nothing of a seed that is not there, or was not kept."""
+    if seed not in new or not getattr(old, name):
         return [], []
     return getattr(old, name), getattr(new[seed].at(old.steps), name)
 
@@ -304,7 +309,7 @@ def _stepwise(
     compared = 0
     for name, seed, old, new in series:
         if len(old) != len(new) and not (changed and stops_early):
-            sentence = f"{len(new)} steps were logged with seed {seed}, but {len(old)} in the baseline"
+            sentence = f"{len(new)} {kind} were logged with seed {seed}, but {len(old)} in the baseline"
             return Verdict(recipe=baseline.recipe, kind=kind, ok=False, sentence=sentence)
         steps = _steps_of(baseline, seed, len(old))
         count = sum(step <= NEAR_STEPS for step in steps) if changed else len(old)
@@ -336,9 +341,9 @@ def schedule(
     written without them.
     """
     changed = changed_arithmetic(baseline, arithmetic)
-    same_versions = not set(changed) - {PROCESSOR}
+    same_versions = not set(changed) - set(MACHINE)
     compared = {"learning rate": (baseline.learning_rates, new.learning_rates)}
-    if same_versions:
+    if same_versions and baseline.tokens:
         compared["number of tokens"] = (baseline.tokens, new.tokens)
     if not baseline.learning_rates:
         return None

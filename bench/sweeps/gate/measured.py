@@ -31,7 +31,7 @@ class Trajectory(Part):
         """Return these steps only; those that were not logged are left out."""
         places = [place for place, step in enumerate(self.steps) if step in steps]
         lists: dict[str, list[Any]] = {name: getattr(self, name) for name in Trajectory.model_fields}
-        return Trajectory(**{name: [values[place] for place in places] for name, values in lists.items()})
+        return Trajectory(**{name: [values[place] for place in places if values] for name, values in lists.items()})
 
     @property
     def sample(self) -> "Trajectory":
@@ -94,7 +94,10 @@ def rounded(value: float) -> float:
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float | None]:
+    """Return a column of the log; nothing where no row has it, as in a log of an older commit."""
     values = [row.get(name) for row in rows]
+    if all(value is None for value in values):
+        return []
     return [None if value is None else rounded(value) for value in values]
 
 

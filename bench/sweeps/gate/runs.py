@@ -24,7 +24,7 @@ from bench.sweeps.gate.criteria import Baseline, Verdict
 from bench.sweeps.gate.measured import Measured
 from bench.sweeps.jobs import Job, Machine
 from bench.utils import files
-from bench.utils.system import processor_name
+from bench.utils.system import processor_name, vector_instructions
 
 SPEED, BASE = "speed", "base"
 
@@ -55,9 +55,11 @@ class FinishedRun:
         assert environment is not None
         versions = {name: environment.packages.get(name, "").partition("+")[0] for name in criteria.ARITHMETIC}
         on_cpu = self.record.launch is not None and self.record.launch.device == "cpu"
-        # The CPU's model decides in what order numbers are summed.
-        processor = processor_name() if on_cpu else ", ".join(environment.devices)
-        return {**{name: version for name, version in versions.items() if version}, criteria.PROCESSOR: processor}
+        # The CPU's model, its vector units and the number of threads decide in what order numbers are summed.
+        machine = {criteria.PROCESSOR: processor_name() if on_cpu else ", ".join(environment.devices)}
+        if on_cpu:
+            machine |= {"instructions": vector_instructions(), "threads": str(environment.cpu_threads or "")}
+        return {name: value for name, value in {**versions, **machine}.items() if value}
 
     @property
     def measured(self) -> Measured:

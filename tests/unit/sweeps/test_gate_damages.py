@@ -114,7 +114,7 @@ def test_a_step_fewer_or_more_is_caught():
     shorter = [measured.Measured(**vars(one) | {"trajectory": one.trajectory.at(range(STEPS))}) for one in runs()]
     assert failed(shorter) == {"losses", "gradient norms", "schedule"}
     assert any(
-        one.sentence == "59 steps were logged with seed 13, but 60 in the baseline"
+        one.sentence == "59 losses were logged with seed 13, but 60 in the baseline"
         for one in criteria.verdicts(BASELINE, shorter, LEVEL)
     )
 
@@ -154,6 +154,22 @@ def test_a_repeat_passes_with_all_its_checks():
     )
 
 
+def test_what_no_step_logged_is_not_kept_and_not_compared(tmp_path):
+    rows = [{"step": step, "loss": 1 / step, "learning_rate": 1e-3, "seconds": 1.0} for step in range(1, 31)]
+    rows.insert(7, {"step": 7, "validation_loss": 0.5})
+    (tmp_path / "train_log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    read = measured.read_trajectory(tmp_path)
+    assert (len(read.steps), len(read.losses), read.grad_norms, read.tokens) == (30, 30, [], [])
+    assert read.sample.steps == [1, 10, 20, 30]
+    assert read.sample.grad_norms == []
+    old = [Measured(**vars(one) | {"trajectory": read}) for one in runs()]
+    made = criteria.baseline_of(old, recipe="tiny", hash="x", metric="accuracy", higher_is_better=True)
+    assert made.missing == ["gradient norms"]
+    found = criteria.verdicts(made, old, LEVEL)
+    assert [one.kind for one in found] == ["quality", "data", "losses", "schedule", "scoring"]
+    assert all(one.ok for one in found)
+
+
 # ---------------------------------------------------------------- elsewhere
 
 
@@ -188,6 +204,18 @@ def test_only_where_a_training_may_stop_early_may_its_steps_differ_elsewhere():
     ]
     assert failed(shorter, stops_early=True) == set()
     assert failed(shorter) == {"losses", "gradient norms", "schedule"}
+
+
+@pytest.mark.parametrize("name", ["processor", "instructions", "threads", "torch"])
+def test_what_decides_the_order_of_sums_is_known_and_said(name):
+    named = {"instructions": "avx2", "threads": "1"}
+    made = BASELINE.model_copy(update={"arithmetic": BASELINE.arithmetic | named})
+    same = dict(made.arithmetic)
+    assert criteria.changed_arithmetic(made, same) == []
+    assert criteria.changed_arithmetic(made, same | {name: "another"}) == [name]
+    older = BASELINE  # which names neither threads nor instructions
+    expected = [] if name in named else [name]
+    assert criteria.changed_arithmetic(older, same | {name: "another"}) == expected
 
 
 # ---------------------------------------------------------------- baselines
