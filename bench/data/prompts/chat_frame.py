@@ -65,11 +65,10 @@ class ChatFrame:
         return lead, end
 
     def _render(self, template: str, turns: Turns, *, open_answer: bool) -> str:
+        options = {} if template == self.template else {"chat_template": template}
         try:
             return str(
-                self.tokenizer.apply_chat_template(
-                    turns, chat_template=template, tokenize=False, add_generation_prompt=open_answer
-                )
+                self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=open_answer, **options)
             )
         except Exception as error:  # templates raise jinja2's errors, with a text of their own
             raise SetupError(f"prompting.format is chat, but the chat template fails: {error}") from error
@@ -102,8 +101,11 @@ class ChatFrame:
 
 
 def _template_of(tokenizer: "PreTrainedTokenizerBase") -> str:
-    if not getattr(tokenizer, "chat_template", None):
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
         raise SetupError("prompting.format is chat, but the tokenizer has no chat template; use format: plain")
+    if isinstance(template, str):
+        return template
     try:
         return str(tokenizer.get_chat_template())
     except ValueError as error:  # several templates, none of them called "default"
