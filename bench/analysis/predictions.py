@@ -15,6 +15,9 @@ from bench.records import store
 from bench.records.record import Record
 from bench.utils import numbers, process
 
+# Runs that a refusal names with the reason why they can't be used.
+MOST_REASONS = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest:
@@ -176,8 +179,10 @@ def _require_two(runs: Iterable[Located], left_out: list[LeftOut]) -> None:
     systems = {system_key(record) for _, record in runs}
     if len(systems) < 2:
         only = f" (found only {next(iter(systems))[0]!r})" if systems else ""
-        reasons = "".join(f"; {item.path}: {item.reason}" for item in left_out)
-        raise DataError(f"a comparison needs completed runs of at least two systems{only}{reasons}")
+        reasons = "".join(f"; {item.path}: {item.reason}" for item in left_out[:MOST_REASONS])
+        more = len(left_out) - MOST_REASONS
+        others = f"; {more} more run{'s' if more > 1 else ''} can't be used either" if more > 0 else ""
+        raise DataError(f"a comparison needs completed runs of at least two systems{only}{reasons}{others}")
 
 
 def _require_same_key(runs: list[Located], *, common: bool) -> None:

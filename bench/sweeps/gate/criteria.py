@@ -512,7 +512,7 @@ def as_markdown(verdicts: Sequence[Verdict], notes: Sequence[str] = ()) -> str:
         for one in _failures_first(verdicts)
     ]
     lines.append(markdown.table(["", "recipe", "check", "result"], rows, "llll") + "\n")
-    lines += [f"- {note}" for note in notes]
+    lines.append(markdown.bullets([markdown.escape(note, 400) for note in notes]))
     return "\n".join(lines) + "\n"
 
 

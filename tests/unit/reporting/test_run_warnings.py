@@ -124,6 +124,17 @@ def test_a_sentence_names_few_systems_and_cuts_their_names(tmp_path):
     assert max(map(len, comparison_page.notes(found))) < 600
 
 
+def test_a_refusal_names_few_of_the_runs_that_can_not_be_used(tmp_path, capsys):
+    for number in range(9):
+        folder = tmp_path / f"a folder with a {'very ' * 9}long name {number}"
+        folder.mkdir()
+        store.write(full(name=f"s--m--{number}"), folder)
+    assert main(["compare", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.count("predictions/after-test.jsonl not found") == 3
+    assert line.endswith("; 6 more runs can't be used either")
+
+
 # ---------------------------------------------------------------- the direction of an included metric
 
 

@@ -241,6 +241,7 @@ def test_the_comment_shows_failures_first_and_breaks_on_no_text():
     assert rows[0].startswith("| **failed** | a")
     assert all(row.replace("\\|", "").count("|") == 5 for row in rows)
     assert text.endswith("- a note\n")
+    assert criteria.as_markdown(verdicts, ["of <x> | y"]).endswith("- of &lt;x&gt; &#124; y\n")
 
 
 def test_a_terminal_is_shown_plain_text():
