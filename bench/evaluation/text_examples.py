@@ -247,12 +247,6 @@ def manifest(predictions: Predictions) -> str | None:
     return _manifest(predictions.ids, [extra.get("prompt_hash") for extra in predictions.extra])
 
 
-def manifest_of_split(split: Encoded) -> str | None:
-    """Return the manifest that predictions of a split will have; None without prompts."""
-    hashes = dict(zip(split.ids, (feature.get("prompt_hash") for feature in split.features), strict=True))
-    return _manifest(sorted(hashes), [hashes[identity] for identity in sorted(hashes)])
-
-
 def shot_manifest(predictions: Predictions) -> str | None:
     """Return the SHA-256 of the ids and of each example's own shots, in order; None where all have the same."""
     shots = [extra.get("shot_ids") for extra in predictions.extra]

@@ -23,7 +23,7 @@ from bench.errors import BenchError, RecipeError, ScoreError
 from bench.memory import limits
 from bench.records import failures, record, store
 from bench.records.record import Record
-from bench.runner import out_of_memory, resume, run_folder
+from bench.runner import out_of_memory, resume, resumed_prompts, run_folder
 from bench.runner.context import RunContext
 from bench.training import checkpoint_files
 from bench.utils import process
@@ -176,7 +176,7 @@ def execute(run: RunContext) -> None:
         )
         run.record.environment = environment.environment()
     run.inputs = load_data(run)
-    resume.refuse_other_prompts(run)
+    resumed_prompts.refuse_other(run)
     run.memory_baseline = limits.MemoryBaseline.now()
     stages.build_model(run)
     memory_prediction.predict(run)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bench.errors import BenchError, SetupError
 from bench.records import store
-from bench.records.record import Prompts, Record, Resumed
+from bench.records.record import Record, Resumed
 from bench.runner.run_folder import is_ours
 from bench.training import checkpoint_files
 from bench.training.checkpoint_files import Checkpoint
@@ -73,29 +73,6 @@ def clear(folder: Path, previous: PreviousRun) -> None:
             (folder / name).unlink()
 
 
-def refuse_other_prompts(run: "RunContext") -> None:
-    """Raise SetupError where a training would be gone on with other prompts than it began with.
-
-    Every process must call it.
-    """
-    from accelerate.utils import broadcast_object_list
-
-    old = run.previous.record.prompts if run.previous.record is not None else None
-    new, goes_on = run.record.prompts, run.previous.checkpoint is not None
-    # Records of before had no hash of the frame.
-    both = goes_on and old is not None and new is not None and old.frame_hash is not None
-    differ = both and old is not None and new is not None and _frame(old) != _frame(new)
-    if broadcast_object_list([differ])[0]:
-        raise SetupError(
-            f"{run.folder}: the interrupted run's prompts were framed in another way (the chat template or its special "
-            "tokens have changed since); give --overwrite to start again, or restore the tokenizer"
-        )
-
-
-def _frame(prompts: Prompts) -> tuple[str, str | None]:
-    return prompts.template_hash, prompts.frame_hash
-
-
 def take_over_before(run: "RunContext") -> bool:
     """Fill in the scores of stage "before" from the interrupted run's record, if it has them for the same key.
 
@@ -117,20 +94,8 @@ def _has_before(run: "RunContext", previous: Record) -> bool:
     splits = run.resolved.recipe.evaluation.splits
     files = [run.folder / previous.artifacts.get(f"predictions_before_{name}", "missing") for name in splits]
     scored = all(name in previous.scores.get("before", {}) for name in splits)
-    # The key covers the examples and the metrics.
-    same = previous.comparability == run.record.comparability and _same_prompts(run, previous)
-    return scored and same and all(path.is_file() for path in files)
-
-
-def _same_prompts(run: "RunContext", previous: Record) -> bool:
-    """Return whether the prompts that were scored are this run's, token by token."""
-    if run.record.prompts is None:
-        return previous.prompts is None
-    from bench.evaluation import text_examples
-
-    left = previous.prompts.manifests if previous.prompts is not None else {}
-    splits = {name: run.inputs.splits[name] for name in run.resolved.recipe.evaluation.splits}
-    return all(left.get(name) == text_examples.manifest_of_split(split) for name, split in splits.items())
+    # The key covers the examples, the metrics and the prompts.
+    return scored and previous.comparability == run.record.comparability and all(path.is_file() for path in files)
 
 
 def _copy_before(new: Record, previous: Record) -> None:
@@ -142,7 +107,6 @@ def _copy_before(new: Record, previous: Record) -> None:
     new.artifacts |= {name: path for name, path in previous.artifacts.items() if name.startswith("predictions_before_")}
     if new.prompts is not None and previous.prompts is not None:
         new.prompts.manifests |= previous.prompts.manifests
-        new.prompts.shot_manifests |= previous.prompts.shot_manifests
         new.prompts.answers |= {
             stage: counts for stage, counts in previous.prompts.answers.items() if stage == "before"
         }

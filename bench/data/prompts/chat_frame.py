@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from bench.config.fields import CHAT_DATE
 from bench.errors import SetupError
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ Turns = list[dict[str, str]]
 _CLOCK = "strftime_now"
 # Renderings that must be equal. Of a coin in a template they are so once in 2^15.
 _REPEATS = 16
-# Any other day, month and year, to see whether a template writes the date.
-_ANOTHER_DAY = "1999-11-08"
+# Other days, months and years, to see whether a template writes the date.
+_OTHER_DAYS = ("1999-11-08", CHAT_DATE)
 # Jinja's own sources of chance: `choices | random` and lipsum().
 _CHANCE = re.compile(r"\|\s*random\b|\blipsum\b")
 # As Python shows an object, e.g. <function f at 0x7f8e>: another text in every process.
@@ -38,14 +39,21 @@ class ChatFrame:
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", date: str) -> None:
-        """Raise SetupError for a tokenizer without a chat template, and for one that renders at random."""
+        """Raise SetupError without a chat template, for one that renders at random, and for a date without effect.
+
+        date: as 2024-07-26; another one than CHAT_DATE must stand in the prompts.
+        """
         self.tokenizer, self.template, self.date = tokenizer, _template_of(tokenizer), date
         self._fixed = _at_date(self.template, date)
         texts = self._placeholders(self._fixed)
         self._refuse_chance(texts)
-        self.writes_date = _CLOCK in self.template and texts != self._placeholders(
-            _at_date(self.template, _ANOTHER_DAY)
+        self.writes_date = _CLOCK in self.template and any(
+            texts != self._placeholders(_at_date(self.template, day)) for day in _OTHER_DAYS
         )
+        if date != CHAT_DATE and not self.writes_date:
+            raise SetupError(
+                f"prompting.date is {date}, but this tokenizer's chat template writes no date; remove the key"
+            )
         self.hash = hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
     def render(self, turns: Turns, *, open_answer: bool) -> str:
