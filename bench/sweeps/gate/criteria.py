@@ -361,10 +361,17 @@ def schedule(
 
 
 def data(baseline: Baseline, runs: Sequence[Measured]) -> Verdict | None:
-    """Check that the same examples, with the same labels, were scored. None for a baseline that does not name them."""
+    """Check that the same examples, with the same labels, were scored by all metrics.
+
+    None for a baseline that does not name them.
+    """
     if baseline.data is None:
         return None
     for one in runs:
+        lost = sorted(set(baseline.all_scores.get(one.seed, ())) - set(one.scores))
+        if lost:
+            sentence = f"with seed {one.seed} there is no score of {'; '.join(lost)}"
+            return Verdict(recipe=baseline.recipe, kind="data", ok=False, sentence=sentence)
         if one.examples != baseline.examples:
             sentence = f"{one.examples} examples were scored with seed {one.seed}, expected {baseline.examples}"
             return Verdict(recipe=baseline.recipe, kind="data", ok=False, sentence=sentence)
@@ -388,7 +395,7 @@ def scoring(
     None where the model may differ: a loss at any step that is not the baseline's to SAME_LOSS, which no rounding
     that grew to a change of answers would be; or no gradient training and different arithmetic. The mean over seeds may
     move by less than the margin, up or down, and a single seed by less than twice the margin. runs: where given, all
-    of their scores are compared.
+    of their scores are compared, the others with twice these limits.
     """
     unknown = not baseline.losses and changed_arithmetic(baseline, arithmetic)
     if unknown or not _same_training(baseline, losses, runs):
@@ -404,10 +411,12 @@ def scoring(
             continue
         gains = np.array([after[seed] - before[seed] for seed in seeds])
         mean, most = float(gains.mean()), float(gains[np.abs(gains).argmax()])
-        if abs(mean) < margin and abs(most) < 2 * margin:
+        # Few answers that rounding changes move MCC, or the F1 of a rare label, further than the accuracy.
+        limit = margin if name == baseline.metric else 2 * margin
+        if abs(mean) < limit and abs(most) < 2 * limit:
             continue
-        moved = mean if abs(mean) >= margin else most
-        over = f"over {len(seeds)} seeds" if abs(mean) >= margin else f"with seed {seeds[np.abs(gains).argmax()]}"
+        moved = mean if abs(mean) >= limit else most
+        over = f"over {len(seeds)} seeds" if abs(mean) >= limit else f"with seed {seeds[np.abs(gains).argmax()]}"
         sentence = f"{model}, and {name} {'dropped' if moved < 0 else 'rose'} by {abs(moved):.4f} {over}"
         return Verdict(recipe=baseline.recipe, kind="scoring", ok=False, sentence=sentence)
     others = f", nor did {len(tables) - 1} other scores" if len(tables) > 1 else ""

@@ -42,7 +42,9 @@ class Trajectory(Part):
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One run. scores: every finite scalar on the first split. examples, data: count and digest of what was scored.
+    """One run. scores: every finite scalar on the first split, by metric; "before, accuracy" is one before training.
+
+    "accuracy, low" and "accuracy, high" are the ends of intervals. examples, data: count and digest of what was scored.
 
     arithmetic: versions and processor, which determine rounding.
     """
@@ -57,8 +59,14 @@ class Measured:
 
 def measure(content: Mapping[str, Any], folder: Path, seed: int, arithmetic: Mapping[str, str]) -> Measured:
     """Return what is compared of a run's record, given as plain JSON: another commit may use another schema."""
-    split, scores = next(iter((content.get("scores") or {}).get("after", {}).items()), ("", {}))
-    values = {name: score.get("value") for name, score in scores.items() if isinstance(score, dict)}
+    stages = content.get("scores") or {}
+    split, scores = next(iter(stages.get("after", {}).items()), ("", {}))
+    before = {f"before, {name}": score for name, score in stages.get("before", {}).get(split, {}).items()}
+    values = {
+        name if end == "value" else f"{name}, {end}": score.get(end)
+        for name, score in (scores | before).items()
+        for end in ("value", "low", "high")
+    }
     described = ((content.get("data") or {}).get("splits") or {}).get(split) or {}
     return Measured(
         seed=seed,

@@ -143,6 +143,30 @@ def test_other_scored_examples_are_caught(name, value):
     assert failed([Measured(**vars(one) | {name: value}) for one in runs()]) == {"data"}
 
 
+def test_a_metric_that_is_no_longer_computed_is_missed():
+    done = [Measured(**vars(one) | {"scores": {"accuracy": one.scores["accuracy"], "loss": 0.4}}) for one in runs()]
+    found = criteria.verdicts(BASELINE, done, LEVEL)
+    assert [one.sentence for one in found if not one.ok] == ["with seed 13 there is no score of f1_macro"]
+
+
+def test_scores_before_training_and_ends_of_intervals_are_compared_too(tmp_path):
+    def score(value):
+        return {"value": value, "low": value - 0.03, "high": None, "examples": 400}
+
+    after = {"accuracy": score(0.8), "f1_per_label": {"value": [1, 2]}}
+    content = {
+        "scores": {"before": {"test": {"accuracy": score(0.5)}}, "after": {"test": after}},
+        "data": {"splits": {"test": {"examples": 400}}},
+        "comparability": {"parts": {"data": "d"}},
+    }
+    one = measured.measure(content, tmp_path, 13, {})
+    assert one.scores == pytest.approx(
+        {"accuracy": 0.8, "accuracy, low": 0.77, "before, accuracy": 0.5, "before, accuracy, low": 0.47}
+    )
+    assert (one.examples, one.data, one.trajectory.steps) == (400, "d", [])
+    assert measured.measure({}, tmp_path, 13, {}).scores == {}
+
+
 def test_a_repeat_passes_with_all_its_checks():
     found = criteria.verdicts(BASELINE, runs(), LEVEL)
     assert [one.kind for one in found] == ["quality", "data", "losses", "gradient norms", "schedule", "scoring"]
