@@ -78,6 +78,24 @@ def metric_bounds(metric: str) -> tuple[float, float]:
     return known.get(metric, (0.0, 1.0) if metric in registry.directions() else (-math.inf, math.inf))
 
 
+def higher_is_better(records: Iterable[Record], metric: str | None) -> bool:
+    """Return whether higher is better, as the runs recorded it, so that an included metric needs no --include here.
+
+    Of records without it, as `registry.higher_is_better` has it. Raises DataError where runs contradict one another.
+    """
+    if metric is None:
+        return True
+    found = {
+        score.higher_is_better
+        for record in records
+        for name, score in all_scores(record)
+        if name == metric and score.higher_is_better is not None
+    }
+    if len(found) > 1:
+        raise DataError(f"the runs contradict one another on whether higher {metric} is better: the metric has changed")
+    return found.pop() if found else registry.higher_is_better(metric)
+
+
 def scalars(record: Record, stage: str, split: str | None) -> dict[str, Score]:
     """Return the single-valued scores of one stage and split, by metric."""
     scores = record.scores.get(stage, {}).get(split or "", {})

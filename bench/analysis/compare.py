@@ -12,7 +12,7 @@ corrected by Holm's procedure over all pairs.
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ from bench.analysis.predictions import CompareRequest, MatchedRuns
 from bench.analysis.stats import multiple, paired, seed_variance
 from bench.analysis.stats.sums import Tally
 from bench.errors import DataError
+from bench.records.record import Record
 
 ALPHA = 0.05
 # Enough draws per pair that the smallest p-value of randomisation passes Holm's correction.
@@ -84,7 +85,10 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """All systems, best first, and all pairs. examples: number common to all runs. others: number of other examples."""
+    """All systems, best first, and all pairs. examples: number common to all runs. others: number of other examples.
+
+    compared: the records of all runs that were compared.
+    """
 
     metric: str
     higher_is_better: bool
@@ -98,6 +102,7 @@ class Comparison:
     pairs: list[Pair]
     left_out: list[LeftOut]
     notes: list[str]
+    compared: list[Record] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +148,7 @@ def compare_runs(runs: MatchedRuns, margin: float | None = None) -> Comparison:
         pairs=decided,
         left_out=runs.left_out,
         notes=[*_seed_notes(entries), *runs.notes],
+        compared=[run.record for group in runs.systems.values() for run in group],
     )
 
 

@@ -1,4 +1,4 @@
-"""Cost of a system: peak memory and the GPUs it fits, training time, throughput, device-minutes per point.
+"""Cost of a system: peak memory and the GPUs it fits, training time, throughput, process-minutes per point.
 
 Means are over seeds; memory is the maximum over seeds. A quantity that was not measured is None, never 0.
 """
@@ -26,9 +26,10 @@ DRAWS, SEED = 2000, 0
 FORMULAS = (
     "Training, s: duration of the training steps and their warm-up, without loading, scoring and saving. Not given for "
     "a resumed run, whose record covers only the last launch.",
-    "Device-minutes: training, s × processes / 60, in GPU-minutes or CPU-minutes (one process).",
+    "Process-minutes: training, s × processes / 60. These are minutes of the clock on the wall, in which a process "
+    "keeps one GPU, or on CPUs as many cores as it has; they are not processor time.",
     "Steps: optimiser steps. Epochs: passes over the training examples. Budgets may differ between methods.",
-    "Minutes per point: device-minutes / (score after − score before training), in points. Before training: the "
+    "Minutes per point: process-minutes / (score after − score before training), in points. Before training: the "
     "pretrained model with a newly initialised head. A point is 0.01 of a score between 0 and 1, or 1 BLEU. Not given "
     "for a loss, or where the gain is not significant in every seed (paired test of the predictions before and after "
     "training: McNemar's exact test at 5 % where each example is right or wrong, else the 95 % BCa bootstrap "
@@ -63,7 +64,8 @@ class MemoryNeed:
 class Costs:
     """Costs of one system. gpu: None where neither measured nor predicted. device_kind: GPU or CPU.
 
-    why_no_price: reason for missing minutes per point. steps, epochs: one for each seed trained with an optimiser.
+    process_minutes: of the wall clock, times processes. why_no_price: reason for missing minutes per point. steps,
+    epochs: one for each seed trained with an optimiser.
     """
 
     gpu: MemoryNeed | None
@@ -72,7 +74,7 @@ class Costs:
     tokens_per_s: float | None
     padding_share: float | None
     seconds_per_100: float | None
-    minutes: float | None
+    process_minutes: float | None
     device_kind: str
     minutes_per_point: float | None
     why_no_price: str | None
@@ -87,7 +89,7 @@ def system_costs(runs: Sequence[Located], split: str | None, metric: str | None,
     records = [record for _, record in runs]
     machines = sorted({accessors.machine(record) or "" for record in records})
     timed = records if len(machines) == 1 else []
-    minutes = _mean(timed, _device_minutes)
+    minutes = _mean(timed, _process_minutes)
     points = _points(runs, split or "", metric or "", higher_is_better=higher_is_better, timed=minutes is not None)
     stepped = [record.training for record in records if record.training and is_trained_by_steps(record)]
     devices = {record.launch.device for record in records if record.launch}
@@ -98,7 +100,7 @@ def system_costs(runs: Sequence[Located], split: str | None, metric: str | None,
         tokens_per_s=_mean(timed, lambda one: one.throughput.get("train", {}).get("real_tokens_per_s")),
         padding_share=_mean(records, lambda one: one.throughput.get("train", {}).get("padding_share")),
         seconds_per_100=_mean(timed, lambda one: one.throughput.get(split or "", {}).get("seconds_per_100_examples")),
-        minutes=minutes,
+        process_minutes=minutes,
         device_kind="CPU" if devices == {"cpu"} else "GPU",
         minutes_per_point=minutes / points if minutes is not None and not isinstance(points, str) else None,
         why_no_price=points if isinstance(points, str) else None,
@@ -157,7 +159,7 @@ def is_trained_by_steps(record: Record) -> bool:
     return record.training is not None and record.training.engine != "scikit-learn"
 
 
-def _device_minutes(record: Record) -> float | None:
+def _process_minutes(record: Record) -> float | None:
     seconds = training_s(record)
     return None if seconds is None or record.launch is None else seconds * record.launch.world_size / 60
 

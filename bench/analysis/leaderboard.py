@@ -13,7 +13,6 @@ from bench.analysis import accessors, compare, predictions
 from bench.analysis.accessors import LeftOut, Located, SystemKey
 from bench.analysis.compare import Comparison
 from bench.analysis.predictions import CompareRequest, MatchedRuns
-from bench.config import registry
 from bench.errors import DataError
 from bench.records.record import Record
 from bench.utils import numbers
@@ -104,7 +103,7 @@ def _group(data_set: str, key: str, runs: list[Located], differs: str, requested
     split = comparison.split if comparison else next((name for one in valid for name in accessors.splits(one)), None)
     names = {name for one in valid for stage in accessors.STAGES for name in accessors.scalars(one, stage, split)}
     metric = comparison.metric if comparison else accessors.ranking_metric(names & {requested} if requested else names)
-    higher = metric is None or registry.higher_is_better(metric)
+    higher = accessors.higher_is_better(valid, metric)
     shown = _names({one: group[0][1] for one, group in by_system.items()})
     compared = (
         {accessors.system_key(group[0].record): name for name, group in matched.systems.items()} if matched else {}

@@ -11,13 +11,15 @@ from bench.analysis import accessors, verify
 from bench.analysis.accessors import LeftOut, Located, SystemKey, system_key
 from bench.analysis.stats.sums import Line, Tally
 from bench.analysis.verify import UnsoundPredictions
-from bench.config import registry
 from bench.errors import DataError
 from bench.records import store
 from bench.records.record import Record
 from bench.utils import files, numbers, process
 
 BLOCK_CHARACTERS = 2**22
+
+# Runs that a refusal names with the reason why they can't be used.
+MOST_REASONS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ def gather(paths: Sequence[Path], request: CompareRequest) -> MatchedRuns:
         stage=request.stage,
         split=split,
         metric=metric,
-        higher_is_better=registry.higher_is_better(metric),
+        higher_is_better=accessors.higher_is_better([run.record for run in runs], metric),
         ids=ids,
         others=others,
         left_out=sorted(left_out, key=lambda item: (str(item.path), item.reason)),
@@ -180,8 +182,10 @@ def _require_two(runs: Iterable[Located], left_out: list[LeftOut]) -> None:
     systems = {system_key(record) for _, record in runs}
     if len(systems) < 2:
         only = f" (found only {next(iter(systems))[0]!r})" if systems else ""
-        reasons = "".join(f"; {item.path}: {item.reason}" for item in left_out)
-        raise DataError(f"a comparison needs completed runs of at least two systems{only}{reasons}")
+        reasons = "".join(f"; {item.path}: {item.reason}" for item in left_out[:MOST_REASONS])
+        more = len(left_out) - MOST_REASONS
+        others = f"; {more} more run{'s' if more > 1 else ''} can't be used either" if more > 0 else ""
+        raise DataError(f"a comparison needs completed runs of at least two systems{only}{reasons}{others}")
 
 
 def _require_same_key(runs: list[Located], *, common: bool) -> None:

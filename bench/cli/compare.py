@@ -34,7 +34,7 @@ def compare_command(options: argparse.Namespace) -> int:
     """Print scores, tiers and paired tests of the systems; write them to files where asked."""
     from bench.analysis import compare as analysis_compare
     from bench.analysis import predictions
-    from bench.reporting import comparison_page
+    from bench.reporting import comparison_page, run_warnings
 
     refuse_folders(options.output, options.json)
     asked = predictions.CompareRequest(
@@ -45,6 +45,8 @@ def compare_command(options: argparse.Namespace) -> int:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_text(path, text(found))
+    for line in run_warnings.lines(found.compared):
+        console.complain(line)
     console.say(comparison_page.headline(found))
     console.say(comparison_page.finding(found))
     for table in comparison_page.as_tables(found):

@@ -29,7 +29,8 @@ def add(commands: Any) -> None:
 
 def report_command(options: argparse.Namespace) -> int:
     """Write a report of all records found: a folder, an HTML page, or a short table."""
-    from bench.reporting import short_table
+    from bench.analysis import accessors
+    from bench.reporting import run_warnings, short_table
 
     if options.output is None and options.html is None:
         raise BenchError("say where the report goes: -o FOLDER, -o FILE.md for a short table, or --html FILE")
@@ -45,4 +46,6 @@ def report_command(options: argparse.Namespace) -> int:
         )
     for path in written:
         console.say(f"report: {path}")
+    for line in run_warnings.lines([record for _, record in accessors.read_all(options.runs)[0]]):
+        console.complain(line)
     return 0

@@ -1,5 +1,6 @@
 """The strict base of every settings type, and the types of their fields. Nothing is ever converted silently."""
 
+from datetime import datetime
 from pathlib import PurePath
 from typing import Annotated, Any
 
@@ -29,6 +30,18 @@ def _inside(path: str) -> str:
     return path
 
 
+def _calendar_date(text: str) -> str:
+    try:
+        date = datetime.strptime(text, "%Y-%m-%d")
+    except ValueError:
+        date = None
+    if date is None or f"{date:%Y-%m-%d}" != text:
+        raise ValueError(f"{text!r} is no date; write year, month and day, e.g. {CHAT_DATE}")
+    return text
+
+
+# The day that the chat templates of Llama 3.1 name where they are not told another.
+CHAT_DATE = "2024-07-26"
 # At most 100 characters: names become names of files.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 Text = Annotated[str, Field(min_length=1)]
@@ -38,6 +51,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 # A path below a folder that is named elsewhere.
 Inside = Annotated[str, AfterValidator(_inside)]
 Distinct = AfterValidator(_distinct)
+# A day, as 2024-07-26.
+Date = Annotated[str, AfterValidator(_calendar_date)]
 
 
 class Strict(BaseModel):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.config.cards import DatasetCard, ModelCard
-from bench.config.fields import Distinct, InvalidKey, Name, PositiveInt, Strict, Text
+from bench.config.fields import CHAT_DATE, Date, Distinct, InvalidKey, Name, PositiveInt, Strict, Text
 from bench.config.training import Checkpoints, Evaluation, Spans, Speed, Training
 
 
@@ -24,7 +24,8 @@ class Prompting(Strict):
     label; the text that the model generates (greedily, then parsed); or the label whose hypothesis an NLI model finds
     entailed.
     normalization: a label's log-likelihood over its number of tokens or characters. calibration: over the label's
-    likelihood for texts without content.
+    likelihood for texts without content. date: what a chat template that writes today's date is told, so that prompts
+    of all days are the same.
     """
 
     format: Literal["plain", "chat"] = "plain"
@@ -32,6 +33,7 @@ class Prompting(Strict):
     normalization: Literal["none", "tokens", "characters"] = "none"
     calibration: Literal["none", "content_free"] = "none"
     max_new_tokens: PositiveInt = 16
+    date: Date = CHAT_DATE
 
 
 class MethodChoice(BaseModel):

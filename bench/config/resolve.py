@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from bench.config import data_folder, registry, rules, unused, yaml_loader
 from bench.config.cards import DatasetCard, ModelCard, Presets
+from bench.config.fields import CHAT_DATE
 from bench.config.layers import Layers
 from bench.config.recipe import MethodChoice, Recipe
 from bench.config.validation import Problems, shortened, validate, validate_rest
@@ -79,6 +80,9 @@ class Resolved:
         content["speed"]["precision"] = "launcher"
         if not content["evaluation"]["allow_selection_on_test"]:
             del content["evaluation"]["allow_selection_on_test"]  # nor was this key, where it is not used
+        # So is a chat template's date, where it is no other than that of every run.
+        if self.recipe.prompting.date == CHAT_DATE:
+            content["prompting"].pop("date")
         # The package's own files are known by its version; those of others may change under the same name.
         if code := registry.included_code(self._drop_ins):
             content["included"] = {f"{path.parent.name}/{path.name}": digest for path, digest in code.items()}

@@ -194,6 +194,8 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
             yield f"{layers.place(('prompting', key))}: only for `answer: label_likelihood`"
     if prompting.answer != "generate" and prompting.max_new_tokens != plain.max_new_tokens:
         yield f"{layers.place(('prompting', 'max_new_tokens'))}: only for `answer: generate`"
+    if prompting.format != "chat" and prompting.date != plain.date:
+        yield f"{layers.place(('prompting', 'date'))}: only for `format: chat`, whose template may write the date"
     if recipe.method.name == "few_shot" and "train" in recipe.evaluation.splits:
         place = layers.place(("evaluation", "splits"))
         yield f"{place}: the shots are drawn from 'train', so that split can't be scored too"

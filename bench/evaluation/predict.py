@@ -117,9 +117,15 @@ def _predict_with_prompts(model: Any, tokenizer: Any, description: dict[str, Any
     )
     prompt = Prompt.model_validate(description["prompt"], strict=False)
     prompting = Prompting.model_validate(description["prompting"], strict=False)
+    renderer = Renderer(prompt, tokenizer, chat=prompting.format == "chat", trained=True, date=prompting.date)
+    if renderer.frame is not None and renderer.frame.writes_date and "date" not in description["prompting"]:
+        console.complain(
+            f"the chat template writes a date, and this model was saved without that of its prompts; {prompting.date} "
+            "is used"
+        )
     prompt_encoder = PromptEncoder(
         tokenizer=tokenizer,
-        renderer=Renderer(prompt, tokenizer, chat=prompting.format == "chat", trained=True),
+        renderer=renderer,
         wording=task.wording(prompt, labels, several),
         family=description["model_card"]["family"],
         max_length=description["max_length"],

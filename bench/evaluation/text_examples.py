@@ -53,7 +53,9 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, task: 
         return _entailment(recipe, corpus, tokenizer)
     prompt = _prompt(recipe)
     trained = plan.trains == "gradient"
-    renderer = Renderer(prompt, tokenizer, chat=recipe.prompting.format == "chat", trained=trained)
+    renderer = Renderer(
+        prompt, tokenizer, chat=recipe.prompting.format == "chat", trained=trained, date=recipe.prompting.date
+    )
     prompt_encoder = PromptEncoder(
         tokenizer=tokenizer,
         renderer=renderer,
@@ -202,11 +204,14 @@ def _prompts(
 ) -> record.Prompts:
     first = splits[recipe.evaluation.splits[0]]
     fixed = prompt_encoder.shots.fixed() if prompt_encoder.shots is not None and not prompt_encoder.per_example else []
+    frame = prompt_encoder.renderer.frame
     return record.Prompts(
         format=recipe.prompting.format,
         answer=recipe.prompting.answer,
         signature=_signature(recipe, plan, prompt_encoder),
         template_hash=prompt_encoder.renderer.hash,
+        frame_hash=None if frame is None else frame.hash,
+        date=recipe.prompting.date if frame is not None and frame.writes_date else None,
         shots=plan.shots,
         draw=plan.draw if plan.shots else None,
         shot_ids=[str(row["id"]) for row in fixed],
@@ -218,8 +223,13 @@ def _signature(recipe: Recipe, plan: LoadPlan, prompt_encoder: PromptEncoder) ->
     """Return every setting of prompting that moves a score."""
     prompting = recipe.prompting
     parts = [f"answer:{prompting.answer}", f"format:{prompting.format}"]
+    frame = prompt_encoder.renderer.frame
+    if frame is not None:
+        parts += [f"frame:{frame.hash}", *([f"date:{prompting.date}"] if frame.writes_date else [])]
     if prompting.answer == "label_likelihood":
-        parts += [f"normalization:{prompting.normalization}", f"calibration:{prompting.calibration}"]
+        texts = _prompt(recipe).content_free if prompting.calibration == "content_free" else ()
+        calibration = f"{prompting.calibration}{f',{_digest(list(texts))}' if texts else ''}"
+        parts += [f"normalization:{prompting.normalization}", f"calibration:{calibration}"]
         parts.append(f"end:{'scored' if prompt_encoder.scores_end else 'not_scored'}")
     else:
         free = not prompt_encoder.wording.choices and not recipe.dataset.multi_label
@@ -234,10 +244,19 @@ def _digest(content: Any) -> str:
 
 def manifest(predictions: Predictions) -> str | None:
     """Return the SHA-256 of the ids and the hashes of the prompts that were scored, in order; None without prompts."""
-    hashes = [extra.get("prompt_hash") for extra in predictions.extra]
-    if not hashes or None in hashes:
+    return _manifest(predictions.ids, [extra.get("prompt_hash") for extra in predictions.extra])
+
+
+def shot_manifest(predictions: Predictions) -> str | None:
+    """Return the SHA-256 of the ids and of each example's own shots, in order; None where all have the same."""
+    shots = [extra.get("shot_ids") for extra in predictions.extra]
+    return _manifest(predictions.ids, [None if ids is None else json.dumps(ids) for ids in shots])
+
+
+def _manifest(ids: Sequence[str], values: Sequence[str | None]) -> str | None:
+    if not values or None in values:
         return None
-    lines = "".join(f"{identity} {digest}\n" for identity, digest in zip(predictions.ids, hashes, strict=True))
+    lines = "".join(f"{identity} {value}\n" for identity, value in zip(ids, values, strict=True))
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 

@@ -24,6 +24,7 @@ class Score(Part):
 
     ceiling: of a metric of words, the value if every question that has an answer were answered by a gold one.
     unrewardable: how many of these questions get no full marks even so.
+    higher_is_better: as the metric's own file says; null for a metric of the evaluate library, and in older records.
     """
 
     value: Values
@@ -34,6 +35,7 @@ class Score(Part):
     signature: str
     ceiling: Number = None
     unrewardable: int | None = None
+    higher_is_better: bool | None = None
 
 
 class RecipePart(Part):
@@ -127,6 +129,8 @@ class Prompts(Part):
     """Prompts of a language model. manifests: split -> SHA-256 over (id, hash of its prompt's tokens), by id.
 
     signature: what stands in the signature of every score. example: the first prompt, as the model reads it.
+    frame_hash: of what a chat template writes around the messages. date: the one that it writes, if any.
+    shot_manifests: as manifests, of the ids of each example's own shots, which stand in the prediction lines.
     answers: stage -> split -> counts of written answers.
     """
 
@@ -134,11 +138,14 @@ class Prompts(Part):
     answer: str
     signature: str
     template_hash: str
+    frame_hash: str | None = None
+    date: str | None = None
     shots: int = 0
     draw: str | None = None
     shot_ids: list[str] = []
     example: str = ""
     manifests: dict[str, str] = {}
+    shot_manifests: dict[str, str] = {}
     answers: dict[str, dict[str, dict[str, Number]]] = {}
 
 

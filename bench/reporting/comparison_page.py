@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -9,6 +10,7 @@ from rich.text import Text
 from bench.analysis import accessors
 from bench.analysis.compare import ALPHA, INTERVALS, RANDOMISATION, SEEDS_AND_EXAMPLES, Comparison, Pair, System
 from bench.reporting import markdown as md
+from bench.reporting import run_warnings
 
 SCHEMA = 1
 TEXT = ("system", "seeds", "pair", "test", "interval", "covers", "verdict", "record", "reason")
@@ -20,6 +22,8 @@ TIER_NOTE = (
 )
 # With fewer examples, bootstrap intervals of a skewed difference are too short: see scripts/benchmarks/coverage.py.
 FEW_EXAMPLES = 50
+# Systems or pairs that a sentence names, and characters of a name: the tables have them all.
+MOST_NAMES, NAME_CHARACTERS = 4, 60
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -35,12 +39,17 @@ def as_markdown(comparison: Comparison) -> str:
         "Notes": md.bullets([md.escape(note, accessors.MAX_CHARACTERS) for note in notes(comparison)]),
     }
     sentences = [md.escape(text, accessors.MAX_CHARACTERS) for text in (headline(comparison), finding(comparison))]
-    return md.joined([f"# Comparison by {md.escape(comparison.metric)}", *sentences, md.sections(parts)]) + "\n"
+    title, warned = f"# Comparison by {md.escape(comparison.metric)}", run_warnings.section(comparison.compared)
+    return md.joined([title, warned, *sentences, md.sections(parts)]) + "\n"
 
 
 def as_json(comparison: Comparison) -> str:
     """Return everything in full precision, with a schema number."""
-    content = {"schema": SCHEMA, "alpha": ALPHA, **dataclasses.asdict(comparison)}
+    plain = dataclasses.asdict(dataclasses.replace(comparison, compared=[]))
+    del plain["compared"]  # whole records, which stand in their own files
+    found = run_warnings.by_sentence(comparison.compared)
+    warnings = [{"code": code, "sentence": sentence, "runs": len(runs)} for (code, sentence), runs in found.items()]
+    content = {"schema": SCHEMA, "alpha": ALPHA, **plain, "warnings": warnings}
     return json.dumps(content, indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
 
 
@@ -78,13 +87,25 @@ def finding(comparison: Comparison) -> str:
     best, *others = comparison.systems
     tied = [system for system in others if system.tier == 1]
     if not tied:
-        return f"{best.name} is significantly better than all others (paired tests)."
+        return f"{_shortened(best.name)} is significantly better than all others (paired tests)."
     letters = {system.letter for system in tied}
     limits = [pair.detectable for pair in comparison.pairs if pair.first == best.letter and pair.second in letters]
     known = [limit for limit in limits if limit is not None]
     limit = f"; minimum detectable difference {md.fixed(max(known))}" if len(known) == len(limits) else ""
-    names = ", ".join(system.name for system in tied)
-    return f"No significant difference between the best system, {best.name}, and {names} (paired tests{limit})."
+    first, names = _shortened(best.name), _listed([system.name for system in tied])
+    return f"No significant difference between the best system, {first}, and {names} (paired tests{limit})."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    shown = ", ".join(map(_shortened, names[:MOST_NAMES]))
+    return shown + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+
+
+def _shortened(name: str) -> str:
+    """Cut a long name in the middle: overrides stand at its end, and many names begin alike."""
+    half = NAME_CHARACTERS // 2
+    return name if len(name) <= NAME_CHARACTERS else f"{name[:half]}…{name[-half:]}"
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -103,7 +124,7 @@ def notes(comparison: Comparison) -> list[str]:
     unvaried = [f"{pair.first} − {pair.second}" for pair in pairs if pair.low is None]
     if unvaried:
         lines.append(
-            f"No interval and no equivalence for {', '.join(unvaried)}: their answers differ by the same amount on all "
+            f"No interval and no equivalence for {_listed(unvaried)}: their answers differ by the same amount on all "
             "examples, but may differ otherwise on other examples."
         )
     lines += [

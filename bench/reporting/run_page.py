@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.analysis import accessors
 from bench.records.record import Published, Record, Score
-from bench.reporting import cells
+from bench.reporting import cells, run_warnings
 from bench.reporting import markdown as md
 from bench.utils import files, numbers
 from bench.utils.hardware import GIB
@@ -44,7 +44,7 @@ def run_report(record: Record, folder: Path) -> str:
         "Metric signatures": _signatures(record),
     }
     title = f"# {cells.title(record)}, seed {md.escape(record.seed)}"
-    return md.joined([title, _verdict(record), _warnings(record), _summary(record), md.sections(parts)]) + "\n"
+    return md.joined([title, _verdict(record), run_warnings.alert(record), _summary(record), md.sections(parts)]) + "\n"
 
 
 def _verdict(record: Record) -> str:
@@ -59,11 +59,6 @@ def _verdict(record: Record) -> str:
     lines += [f"Failed checks: {', '.join(map(md.escape, failed))}"] if failed else []
     lines += ["Do not use the scores on this page."] if record.scores else []
     return md.alert(lines)
-
-
-def _warnings(record: Record) -> str:
-    sentences = [md.escape(warning.sentence, accessors.MAX_CHARACTERS) for warning in record.warnings]
-    return md.alert(sentences, "WARNING") if sentences else ""
 
 
 def _summary(record: Record) -> str:

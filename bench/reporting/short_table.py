@@ -7,9 +7,8 @@ from pathlib import Path
 
 from bench.analysis import accessors
 from bench.analysis.accessors import LeftOut, require_metric, training_s
-from bench.config import registry
 from bench.records.record import Record
-from bench.reporting import cells
+from bench.reporting import cells, run_warnings
 from bench.reporting import markdown as md
 from bench.utils import files, numbers
 
@@ -54,7 +53,8 @@ def table_report(records: Runs, unreadable: Sequence[LeftOut] = (), metric: str 
     broken = md.bullets(
         [f"{md.code(item.path)}: {md.escape(item.reason, accessors.MAX_CHARACTERS)}" for item in unreadable]
     )
-    rest = {"Unreadable records": broken, "Notes": _notes(records, len(unreadable))}
+    warned = run_warnings.section([record for _, record in records])
+    rest = {"Warnings": warned, "Unreadable records": broken, "Notes": _notes(records, len(unreadable))}
     return md.joined(["# Runs", *tables, md.sections(rest)]) + "\n"
 
 
@@ -78,17 +78,19 @@ def _runs_table(runs: list[Record], metric: str | None) -> str:
     names = {name for record in valid for stage in accessors.STAGES for name in accessors.scalars(record, stage, split)}
     main = accessors.ranking_metric(names) if metric is None else metric if metric in names else None
     shown = [main or "score", *(name for name in TABLE_METRICS if name in names and name != main)]
-    ordered = sorted(runs, key=lambda record: _rank(record, split, main))
+    higher = accessors.higher_is_better(valid, main)
+    ordered = sorted(runs, key=lambda record: _rank(record, split, main, higher=higher))
     titles, common = _titles(runs), _common_overrides(runs)
     lines = [_line(record, split, shown, titles[accessors.system_key(record)], common) for record in ordered]
-    alone = {name for name in (PREDICTED, "overrides") if {line[name] for line in lines} == {md.DASH}}
+    often_empty = (PREDICTED, "overrides", run_warnings.COLUMN)
+    alone = {name for name in often_empty if {line[name] for line in lines} == {md.DASH}}
     alone |= {name for name in ("prompt", "machine") if len({line[name] for line in lines} - {md.DASH}) < 2}
     lines = [{name: cell for name, cell in line.items() if name not in alone} for line in lines]
     whose = "all these runs" if len(runs) > 1 else "this run"
     alike = f"Overrides of {whose}: {md.escape('; '.join(common), accessors.MAX_CHARACTERS)}."
     return md.joined(
         [
-            _caption(valid, split, main, metric),
+            _caption(valid, split, main, metric, higher=higher),
             md.table_of(lines, TEXT_COLUMNS),
             alike if common else "",
             _seeds_table(valid, split, main, titles),
@@ -143,25 +145,21 @@ def _seeds_table(runs: list[Record], split: str | None, main: str | None, titles
     return md.table_of(sorted(lines, key=str), ("aggregated over seeds",))
 
 
-def _caption(valid: list[Record], split: str | None, main: str | None, metric: str | None) -> str:
+def _caption(valid: list[Record], split: str | None, main: str | None, metric: str | None, *, higher: bool) -> str:
     if main is None and metric is not None and split is not None:
         return f"No run has a single-valued score of the metric {md.escape(metric)} on {md.escape(split)}."
     if main is None or split is None:
         return "No run has a score."
     floors = {kind: values.get(main) for kind, values in valid[0].baselines.get(split, {}).items()}
     baselines = f" Baselines: {md.quantity('baselines', floors)}." if floors else ""
-    order = "highest" if _higher_is_better(main) else "lowest"
+    order = "highest" if higher else "lowest"
     return f"Scores on {md.escape(split)}; {order} {md.escape(main)} after training first.{baselines}"
 
 
-def _higher_is_better(metric: str | None) -> bool:
-    return metric is None or registry.higher_is_better(metric)
-
-
-def _rank(record: Record, split: str | None, main: str | None) -> tuple[bool, float, str, int]:
+def _rank(record: Record, split: str | None, main: str | None, *, higher: bool) -> tuple[bool, float, str, int]:
     item = accessors.scalars(record, "after", split).get(main or "") if record.status == "ok" else None
     value = numbers.finite(item.value) if item else None
-    height = math.inf if value is None else -value if _higher_is_better(main) else value
+    height = math.inf if value is None else -value if higher else value
     return record.status != "ok", height, record.name, record.seed or 0
 
 
@@ -195,6 +193,7 @@ def _line(record: Record, split: str | None, metrics: list[str], title: str, com
         "overrides": md.escape(overrides or None),
         "prompt": md.DASH if record.prompts is None else md.code(record.prompts.template_hash[:6]),
         "machine": cells.machine(record),
+        run_warnings.COLUMN: run_warnings.count([record]),
         "status": "ok" if record.status == "ok" else f"**{record.status}**: {md.escape(record.reason)}",
     }
 

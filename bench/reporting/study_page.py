@@ -16,7 +16,7 @@ from bench.analysis.accessors import LeftOut, Located, require_metric
 from bench.analysis.leaderboard import Group
 from bench.errors import DataError
 from bench.records import store
-from bench.reporting import cells, html_page, study_sections
+from bench.reporting import cells, html_page, run_warnings, study_sections
 from bench.reporting import markdown as md
 from bench.reporting.figures import sections
 from bench.reporting.figures.sections import Gallery
@@ -132,6 +132,7 @@ def _section(group: Group, pictures: Gallery, shorten: Shorten, *, from_hub: boo
         "Confusion matrices": sections.confusions(group, pictures),
         "Disagreements": study_sections.disagreements_table(group, from_hub=from_hub),
     }
+    warned = [record for system in group.systems for record in system.records]
     heading = f"## Data set {md.escape(group.data_set)}"
     warning = ""
     if group.differs:
@@ -141,7 +142,8 @@ def _section(group: Group, pictures: Gallery, shorten: Shorten, *, from_hub: boo
             f"reported in separate sections. Do not compare scores across them. They differ in: "
             f"{md.escape(group.differs)}."
         )
-    return md.joined([heading, warning, *(f"### {name}\n\n{body}" for name, body in parts.items() if body)])
+    alert = run_warnings.section(warned)
+    return md.joined([heading, warning, alert, *(f"### {name}\n\n{body}" for name, body in parts.items() if body)])
 
 
 def _unreadable(items: Sequence[LeftOut], shorten: Shorten) -> str:

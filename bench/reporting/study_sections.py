@@ -11,7 +11,7 @@ from bench.analysis.compare import Pair
 from bench.analysis.costs import Costs
 from bench.analysis.leaderboard import Group, RankedSystem
 from bench.records.record import Record
-from bench.reporting import cells, comparison_page
+from bench.reporting import cells, comparison_page, run_warnings
 from bench.reporting import markdown as md
 from bench.reporting.short_table import TABLE_METRICS, TABLE_NOTES
 from bench.utils.hardware import GIB
@@ -48,7 +48,8 @@ def leaderboard(group: Group) -> str:
         return "No run has a score."
     metric = md.escape(group.metric)
     lines = [_row(group, system, metric) for system in group.systems]
-    empty = [name for name in ("", "std over seeds") if all(line[name] == md.DASH for line in lines)]
+    often_empty = ("", "std over seeds", run_warnings.COLUMN)
+    empty = [name for name in often_empty if all(line[name] == md.DASH for line in lines)]
     lines = [{name: cell for name, cell in line.items() if name not in empty} for line in lines]
     order = "highest" if group.higher_is_better else "lowest"
     floors = _baselines(group)
@@ -70,6 +71,7 @@ def _row(group: Group, system: RankedSystem, metric: str) -> dict[str, str]:
         "before → after": md.DASH if before is None else f"{md.fixed(before)} → {md.fixed(after)}",
         **{md.escape(name): md.fixed(_mean(system, "after", group.split, name)) for name in others},
         "trainable share": cells.trainable_share(system.records[0]),
+        run_warnings.COLUMN: run_warnings.count(system.records),
     }
 
 
@@ -166,7 +168,7 @@ def cost_table(group: Group, costs_of: Sequence[Costs], shorten: Shorten) -> str
             "steps": _range(cost.steps, md.count),
             "epochs": _range(cost.epochs, md.significant),
             "training, s": _training(system, cost),
-            "device-minutes": _of_device(cost.minutes, cost),
+            "process-minutes": _of_device(cost.process_minutes, cost),
             "minutes per point": _of_device(cost.minutes_per_point, cost),
             "real tokens/s": md.significant(cost.tokens_per_s),
             "padding share": md.percent(cost.padding_share),

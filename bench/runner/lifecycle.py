@@ -20,7 +20,7 @@ from bench.errors import BenchError, RecipeError, ScoreError, SetupError
 from bench.memory import limits
 from bench.records import failures, record, store
 from bench.records.record import Record
-from bench.runner import completion, out_of_memory, resume, run_folder
+from bench.runner import completion, out_of_memory, resume, resumed_prompts, run_folder
 from bench.runner.context import RunContext
 from bench.utils import files, process, system
 from bench.utils.system import utc_now
@@ -189,6 +189,7 @@ def execute(run: RunContext) -> None:
         )
         run.record.environment = environment.environment()
     run.inputs = load_data(run)
+    resumed_prompts.refuse_other(run)
     run.memory_baseline = limits.MemoryBaseline.now()
     stages.build_model(run)
     memory_prediction.predict(run)

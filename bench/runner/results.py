@@ -4,6 +4,7 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from bench import console
+from bench.config import registry
 from bench.data.examples import as_array
 from bench.distributed import setup
 from bench.errors import ScoreError
@@ -59,7 +60,9 @@ def _beside_published(run: RunContext) -> dict[str, dict[str, record.Published]]
 
 def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set.Predictions) -> None:
     """Fill in scores with intervals, baselines and prompts, and write the file of predictions."""
-    scores = run.inputs.scoring.metrics.scores(predictions)
+    scores, directions = run.inputs.scoring.metrics.scores(predictions), registry.directions()
+    for metric, item in scores.items():
+        item.higher_is_better = directions.get(metric)
     prompts = run.record.prompts
     if prompts is not None:
         for item in scores.values():
@@ -118,6 +121,8 @@ def _file_prompts(prompts: record.Prompts, stage: str, name: str, predictions: m
     manifest = text_examples.manifest(predictions)
     if manifest is not None and prompts.manifests.setdefault(name, manifest) != manifest:
         raise ScoreError(f"{name}: the prompts of stage {stage!r} are not those of the stage before")
+    if (shots := text_examples.shot_manifest(predictions)) is not None:
+        prompts.shot_manifests[name] = shots
     counts = text_examples.summary(predictions)
     if counts:
         prompts.answers.setdefault(stage, {})[name] = counts

@@ -8,7 +8,6 @@ Finished runs are skipped; a failed run is recorded and does not stop the others
 
 import contextlib
 import datetime
-import json
 import math
 import os
 import shutil
@@ -334,15 +333,6 @@ def _record_crash(job: Job, record: Record | None, why: str, status: Literal["cr
         job.folder.mkdir(parents=True, exist_ok=True)
         store.write(record, job.folder)
     return record
-
-
-def losses(folder: Path) -> list[float]:
-    """Return every loss that a run logged; none without gradient training."""
-    path = folder / "train_log.jsonl"
-    if not path.exists():
-        return []
-    rows = [json.loads(line) for line in files.read_text(path, store.LIMIT_BYTES).splitlines()]
-    return [row["loss"] for row in rows if row.get("loss") is not None]
 
 
 def last_line(log: Path) -> str:

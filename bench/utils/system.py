@@ -17,6 +17,12 @@ def utc_now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+# x86 and Arm names in /proc/cpuinfo of what PyTorch, oneDNN and MKL dispatch on.
+VECTOR_FLAGS = frozenset(
+    ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "sve", "sve2", "bf16")
+)
+
+
 def processor_name() -> str:
     """Return the processor's model, or its architecture where the model is not told."""
     with contextlib.suppress(OSError):
@@ -24,6 +30,19 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def vector_instructions() -> str:
+    """Return the processor's vector instruction sets by which libraries choose their kernels; empty where unknown.
+
+    Processors of one model name may differ in them, e.g. virtual ones called "AMD EPYC".
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            name, _, flags = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return " ".join(sorted(VECTOR_FLAGS.intersection(flags.split())))
+    return ""
 
 
 def process_memory() -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Runs that ask a model for its answer: the same prompts on any number of processes, and the check."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -102,6 +103,18 @@ def test_one_process_and_two_ask_the_same_and_hear_the_same(runs, name):
         assert np.allclose(*likely, atol=1e-4)
     if "after" in one.scores and "before" in one.scores:
         assert np.allclose(losses(runs / f"{name}1"), losses(runs / f"{name}2"), atol=1e-4)
+
+
+def test_every_examples_own_shots_stand_beside_its_prediction(runs):
+    record = store.read(runs / "each1")
+    rows = read_lines(runs / "each1" / "predictions" / "after-test.jsonl")
+    assert all(len(set(row["shot_ids"])) == record.prompts.shots for row in rows)
+    assert len({tuple(row["shot_ids"]) for row in rows}) > len(rows) / 2
+    lines = "".join(f"{row['id']} {json.dumps(row['shot_ids'])}\n" for row in rows)
+    assert record.prompts.shot_manifests == {"test": hashlib.sha256(lines.encode()).hexdigest()[:16]}
+    fixed = store.read(runs / "written1")
+    assert (len(fixed.prompts.shot_ids), fixed.prompts.shot_manifests) == (fixed.prompts.shots, {})
+    assert "shot_ids" not in read_lines(runs / "written1" / "predictions" / "after-test.jsonl")[0]
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -1,3 +1,3 @@
-"""Prompts of language models. Reading order: template (text), few_shot (shots), encode (tokens),
-shared_affixes (encodes the common parts of many prompts once).
+"""Prompts of language models. Reading order: chat_frame (chat templates), template (text), few_shot (shots),
+encode (tokens), shared_affixes (encodes the common parts of many prompts once).
 """

@@ -58,6 +58,10 @@ class PromptEncoder:
     scores_end: bool = False
 
     def __post_init__(self) -> None:
+        if self.renderer.frame is not None and self.renderer.frame.writes_date:
+            self.notes.append(
+                f"the chat template writes a date: prompting.date, {self.renderer.frame.date}, on every day"
+            )
         self.begin_ids, self.close_ids = _special_ids_around(self.tokenizer, self.family)
         self.end_ids = self._end_ids()
         self._escaped: set[str] = set()  # ids of rows
@@ -116,7 +120,8 @@ class PromptEncoder:
 
         A feature: {"input_ids": the whole prompt, "prompt_ids": the tokens that the prompt alone and the prompt with
         each answer share, "continuation_ids": the tokens of each answer behind them, "labels": the row's own, "cut",
-        "prompt_hash"}. Raises SetupError when a prompt leaves no room for its text.
+        "prompt_hash", and "shot_ids" where every row has its own}. Raises SetupError when a prompt leaves no room for
+        its text.
         """
         encoded, cut = self._encode(rows, [self._fields(row) for row in rows], [self._shots_of(row) for row in rows])
         features: list[Feature] = []
@@ -133,6 +138,8 @@ class PromptEncoder:
                     "prompt_hash": prompt_hash(text_ids, continuation_ids),
                 }
             )
+            if self.shots is not None and self.per_example:
+                features[-1]["shot_ids"] = [str(shot["id"]) for shot in self.shots.of(str(row["id"]))]
         self._check_beginnings([feature["input_ids"] for feature in features])
         return features, len(cut)
 
@@ -313,3 +320,8 @@ def prompt_hash(prompt_ids: TokenIds, continuation_ids: list[TokenIds]) -> str:
     for ids in (prompt_ids, *continuation_ids):
         digest.update(np.array([len(ids), *ids], dtype=np.int64).tobytes())
     return digest.hexdigest()[:16]
+
+
+def prompt_identity(feature: Feature) -> dict[str, Any]:
+    """Return what a prediction's line says of its prompt: the hash, and the ids of the row's own shots."""
+    return {name: feature[name] for name in ("prompt_hash", "shot_ids") if name in feature}

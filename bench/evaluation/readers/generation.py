@@ -8,6 +8,7 @@ import numpy as np
 
 from bench.config.recipe import Prompting
 from bench.data.examples import Encoded
+from bench.data.prompts.encode import prompt_identity
 from bench.evaluation import self_check
 from bench.evaluation.generation import Generator
 from bench.evaluation.generation import plain as generate_alone
@@ -80,7 +81,7 @@ class GenerationReader:
             elif prediction >= 0:
                 scores[prediction] = 1.0
             extra = {"text": text, "stopped": generated.stopped, "new_tokens": len(generated.tokens)}
-            extra["prompt_hash"] = self.split.features[number]["prompt_hash"]
+            extra |= prompt_identity(self.split.features[number])
             answers.append(Answer(prediction=prediction, scores=scores.tolist(), extra=extra))
         return answers
 

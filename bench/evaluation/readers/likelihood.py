@@ -8,6 +8,7 @@ import numpy as np
 
 from bench.config.recipe import Prompting
 from bench.data.examples import Encoded, Feature
+from bench.data.prompts.encode import prompt_identity
 from bench.evaluation import likelihood, self_check
 from bench.evaluation.reader import Answer, Scoring
 from bench.evaluation.readers.base import Checked
@@ -78,7 +79,7 @@ class LikelihoodReader:
 
     def _answer(self, number: int, sums: np.ndarray) -> Answer:
         scores = self.scores(number, sums)
-        extra = {"log_likelihoods": sums.tolist(), "prompt_hash": self.split.features[number]["prompt_hash"]}
+        extra = {"log_likelihoods": sums.tolist(), **prompt_identity(self.split.features[number])}
         # Equally likely labels: the first one, as numpy's argmax gives it.
         return Answer(prediction=int(scores.argmax()), scores=scores.tolist(), extra=extra)
 

@@ -108,6 +108,7 @@ def learning_curves(log_rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             panels[-1].plot(*points, color=colour, marker="o", markersize=4, label=name)
         if metrics:
             panels[-1].set(title="Validation", ylabel="score")
+            style.widen(panels[-1])
             panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         panels[-1].set_xlabel("optimiser step")
 
@@ -134,6 +135,7 @@ def _draw_losses(panel: "Axes", training: Points, validation: Points) -> None:
     if broken:
         panel.axvline(broken[0], color="black", linestyle=":", label=f"not finite at step {broken[0]:,.0f}")
     panel.set(title="Loss", ylabel="nats")
+    style.widen(panel)
     panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 

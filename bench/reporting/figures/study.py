@@ -6,6 +6,7 @@ Every system keeps its colour and marker in all figures of its group. The same i
 import itertools
 import json
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ NUMBERED_LABELS = 8
 LEGEND_COLUMNS = 2
 # Points closer than these shares of the x and y axes overlap: about the size of a marker.
 HIDDEN_BY = (0.03, 0.03)
-# Margin above and below the scores, as a share of their range; longer intervals exceed the axes.
+# Margin above and below the scores, as a share of their range; intervals longer than most may exceed the axes.
 ROOM = 0.5
 # Height of a legend line, inches.
 LINE_IN = 0.19
@@ -129,10 +130,17 @@ def _draw_points(panel: "Axes", points: Sequence[Point], best: list[int] | None)
 
 
 def score_limits(points: Sequence[Point]) -> tuple[float, float]:
-    """Return axis limits that hold all scores, and their intervals as far as ROOM allows."""
+    """Return axis limits that hold all scores, at least half of the intervals, and the others as far as ROOM allows.
+
+    Without intervals in it, an axis over scores that differ by less than chance would make them look far apart.
+    """
     scores = [point.score for point in points]
     least, most = min(scores), max(scores)
-    room = max(ROOM * (most - least), 0.02 * max(abs(least), abs(most)), 1e-3)
+    halves = [
+        max(one.score - one.low, one.high - one.score) for one in points if one.low is not None and one.high is not None
+    ]
+    usual = statistics.median(halves) if halves else 0.0
+    room = max(ROOM * (most - least), usual, 0.02 * max(abs(least), abs(most)), 1e-3)
     low = max(least - room, min(least if point.low is None else point.low for point in points))
     high = min(most + room, max(most if point.high is None else point.high for point in points))
     # So that no marker is cut.
@@ -198,7 +206,9 @@ def _line_handle() -> Any:
 
 def legend_names(names: Sequence[str]) -> list[str]:
     """Return one-line names, long ones cut in the middle; one that the font can't render gets its number."""
-    return style.label_names(names, len(names), most=NAME_CHARACTERS, missing="system")
+    shown = style.label_names(names, len(names), most=NAME_CHARACTERS, missing="system")
+    # A legend leaves out what begins with an underscore.
+    return [f" {name}" if name.startswith("_") else name for name in shown]
 
 
 def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
@@ -247,6 +257,7 @@ def learning_curves(logs: Logs, path: Path, first: Sequence[str] = ()) -> None:
                     _draw_curve(panel, rows, key, line)
             title = "Training loss" if key == "loss" else f"Validation: {key.removeprefix('validation_')}"
             panel.set(title=title, ylabel="nats" if key.endswith("loss") else "score")
+            style.widen(panel)
         axes[-1].set_xlabel("optimiser step")
         handles = [_curve_handle(line, name) for line, name in zip(lines(len(names)), names, strict=True)]
         figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)

@@ -41,6 +41,8 @@ STYLE: Any = {
 LABEL_CHARACTERS = 26
 # More logged losses than this are drawn with a running mean over 1/20 of them.
 SMOOTHED_FROM = 60
+# Of an accuracy of 0.8, eight points: several times what a few hundred validation examples vary by.
+LEAST_RANGE = 0.1
 
 
 @contextlib.contextmanager
@@ -106,6 +108,14 @@ def hide_frame(panel: "Axes") -> None:
     panel.tick_params(length=0)
     panel.grid(visible=False)
     panel.spines[:].set_visible(False)
+
+
+def widen(panel: "Axes") -> None:
+    """Give the y axis a range of at least LEAST_RANGE of its largest value: in a tight one noise looks like a trend."""
+    low, high = panel.get_ylim()
+    missing = LEAST_RANGE * max(abs(low), abs(high)) - (high - low)
+    if missing > 0:
+        panel.set_ylim(low - missing / 2, high + missing / 2)
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:

@@ -11,7 +11,7 @@ from bench import __version__
 from bench.analysis import accessors
 from bench.errors import SetupError
 from bench.records.record import Record, Score
-from bench.reporting import cells
+from bench.reporting import cells, run_warnings
 from bench.reporting import markdown as md
 from bench.utils import numbers
 
@@ -34,6 +34,7 @@ SCORE_FIELDS = {
     **dict.fromkeys(("value", "low", "high"), "float64"),
     "examples": "int64",
     **dict.fromkeys(("interval", "signature"), "string"),
+    "higher_is_better": "bool",
 }
 INTENDED = (
     "Intended use: to inspect, reproduce and compare the run that produced this model. The scores hold for the splits "
@@ -151,7 +152,8 @@ def _model_page(record: Record, description: Mapping[str, Any], to: str) -> str:
         "Notes of the run": md.bullets([md.escape(note, accessors.MAX_CHARACTERS) for note in record.notes]),
         "Provenance": _origin(record),
     }
-    head = [f"# {md.escape(to.partition('/')[2])}", _about(record), INTENDED, _loading(description)]
+    title, warned = f"# {md.escape(to.partition('/')[2])}", run_warnings.alert(record)
+    head = [title, warned, _about(record), INTENDED, _loading(description)]
     return md.joined([*head, md.sections(parts)])
 
 
@@ -308,10 +310,14 @@ def _runs(records: Mapping[str, Record]) -> str:
         [
             f"[{md.escape(run)}]({run}/report.md)",
             md.escape(record.status),
+            run_warnings.count([record]),
             md.escape(record.data.id if record.data else None),
             md.escape(_licence_of_data(record)),
             md.code(record.comparability.key if record.comparability else None),
         ]
         for run, record in records.items()
     ]
-    return md.table(["run", "status", "data set", "licence of the data", "comparability"], rows, "lllll")
+    header = ["run", "status", run_warnings.COLUMN, "data set", "licence of the data", "comparability"]
+    if not any(record.warnings for record in records.values()):
+        header, rows = [*header[:2], *header[3:]], [[*row[:2], *row[3:]] for row in rows]
+    return md.joined([md.table(header, rows, "l" * len(header)), run_warnings.section(list(records.values()))])

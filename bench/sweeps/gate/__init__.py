@@ -1,1 +1,1 @@
-"""Regression gate: runs held to a committed baseline. Reading order: criteria, runs, timing."""
+"""Regression gate: runs held to a committed baseline. Reading order: measured, criteria, runs, timing."""

@@ -19,11 +19,12 @@ from bench.config.resolve import Resolved
 from bench.errors import DataError, SetupError
 from bench.records.record import Record
 from bench.sweeps import jobs, scheduler, study
-from bench.sweeps.gate import criteria, timing
+from bench.sweeps.gate import criteria, measured, timing
 from bench.sweeps.gate.criteria import Baseline, Verdict
+from bench.sweeps.gate.measured import Measured
 from bench.sweeps.jobs import Job, Machine
 from bench.utils import files
-from bench.utils.system import processor_name
+from bench.utils.system import processor_name, vector_instructions
 
 SPEED, BASE = "speed", "base"
 
@@ -40,11 +41,6 @@ class FinishedRun:
         """The seed it was launched with."""
         return self.job.planned.seed
 
-    @property
-    def losses(self) -> list[float]:
-        """The losses of all steps; empty without gradient training."""
-        return jobs.losses(self.job.folder)
-
     def score(self, metric: str) -> float:
         """Return a score on the first split. Raises DataError if the run has no such score."""
         value = jobs.score_of(self.record, metric)
@@ -59,9 +55,17 @@ class FinishedRun:
         assert environment is not None
         versions = {name: environment.packages.get(name, "").partition("+")[0] for name in criteria.ARITHMETIC}
         on_cpu = self.record.launch is not None and self.record.launch.device == "cpu"
-        # The CPU's model decides in what order numbers are summed.
-        processor = processor_name() if on_cpu else ", ".join(environment.devices)
-        return {**{name: version for name, version in versions.items() if version}, "processor": processor}
+        # The CPU's model, its vector units and the number of threads decide in what order numbers are summed.
+        machine = {criteria.PROCESSOR: processor_name() if on_cpu else ", ".join(environment.devices)}
+        if on_cpu:
+            machine |= {"instructions": vector_instructions(), "threads": str(environment.cpu_threads or "")}
+        return {name: value for name, value in {**versions, **machine}.items() if value}
+
+    @property
+    def measured(self) -> Measured:
+        """What the gate compares of it."""
+        content = self.record.model_dump(mode="json", by_alias=True)
+        return measured.measure(content, self.job.folder, self.seed, self.arithmetic)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +115,8 @@ def judge(request: GateRequest) -> tuple[list[Verdict], list[str]]:
     if request.against is None and (request.speed or request.rounds is not None):
         raise SetupError("--speed and --rounds need --against, the commit to compare speed with")
     timed = (request.speed or _first_trained(baselines)) if request.against is not None else ()
-    tests = len(baselines) + len(timed) * len(timing.TIMED)
+    # With a base commit, scores may be held to its runs too.
+    tests = len(baselines) * (1 if request.against is None else 2) + len(timed) * len(timing.TIMED)
     level = request.alpha / tests  # Bonferroni: keeps the family-wise error rate at alpha
     for path in timed:
         resolve.load(path, request.overrides)
@@ -130,12 +135,12 @@ def judge(request: GateRequest) -> tuple[list[Verdict], list[str]]:
             overrides=request.overrides, out=request.out / SPEED,
         )  # fmt: skip
         for path, baseline in baselines.items():
-            more_verdicts, more_notes = _losses_of_base(path, baseline, done[path][0], timed_runs, request)
+            more_verdicts, more_notes = _held_to_base(path, baseline, done[path], timed_runs, request)
             verdicts, others = [*verdicts, *more_verdicts], [*others, *more_notes]
         verdicts += [verdict for path in timed for verdict in timing.time_recipe(path, timed_runs)]
     notes = [
         f"false alarm rate: at most {request.alpha:g} over all {tests} tests of scores and times",
-        _compared(verdicts, baselines),
+        *_compared(verdicts, baselines),
         *others,
         *_baselines_not_run(request, baselines),
     ]
@@ -147,19 +152,34 @@ def _first_trained(baselines: dict[Path, Baseline]) -> tuple[Path, ...]:
     return tuple([*(path for path, baseline in baselines.items() if baseline.losses), *baselines][:1])
 
 
-def _losses_of_base(
-    path: Path, baseline: Baseline, first: FinishedRun, timed_runs: timing.TimingOptions, request: GateRequest
+def _held_to_base(
+    path: Path, baseline: Baseline, done: list[FinishedRun], timed_runs: timing.TimingOptions, request: GateRequest
 ) -> tuple[list[Verdict], list[str]]:
-    """Compare losses with the base commit's where rounding differs from the baseline's; return (verdicts, notes)."""
-    if not baseline.losses or not criteria.changed_arithmetic(baseline, first.arithmetic):
+    """Compare with runs of the base commit where rounding differs from the baseline's; return (verdicts, notes).
+
+    On one machine both have the same arithmetic, so that every step counts.
+    """
+    if not criteria.changed_arithmetic(baseline, done[0].arithmetic):
         return [], []
     own = replace(timed_runs, overrides=overrides_of(path, request.overrides), out=request.out / BASE)
-    losses = timing.base_losses(path, first.seed, own)
-    if losses is None:
+    base = timing.runs_of_base(path, [one.seed for one in done], own, done[0].arithmetic)
+    if base is None:
         return [], [
-            f"{path.stem}: losses are compared with a larger tolerance only, since the base commit has another recipe"
+            f"{path.stem}: runs are compared with larger tolerances only, since the base commit has another recipe"
         ]
-    return [criteria.same_as_base(baseline, losses, first.losses, first.arithmetic)], []
+    if any(baseline.metric not in one.scores for one in base):
+        return [], [f"{path.stem}: the base commit's runs have no {baseline.metric} to compare with"]
+    there = criteria.baseline_of(
+        base,
+        recipe=baseline.recipe,
+        hash=baseline.hash,
+        metric=baseline.metric,
+        higher_is_better=baseline.higher_is_better,
+    )
+    found = criteria.verdicts(
+        there, [one.measured for one in done], timed_runs.level, request.margin, stops_early=_stops_early(done[0])
+    )
+    return [verdict.model_copy(update={"kind": f"{verdict.kind} of the base commit"}) for verdict in found], []
 
 
 def _rounds(request: GateRequest, level: float) -> int:
@@ -169,12 +189,21 @@ def _rounds(request: GateRequest, level: float) -> int:
     return request.rounds or needed
 
 
-def _compared(verdicts: Sequence[Verdict], baselines: dict[Path, Baseline]) -> str:
+def _compared(verdicts: Sequence[Verdict], baselines: dict[Path, Baseline]) -> list[str]:
+    """Return notes on what was compared of the trainings, and on what could not be."""
     number = sum(verdict.kind == "losses" for verdict in verdicts)
-    if number == 0:
-        return "no losses were compared: none of these recipes trains by gradient"
     others = "" if number == len(baselines) else f" of {number} of {len(baselines)} recipes, which train by gradient,"
-    return f"losses{others} were compared step by step"
+    notes = [f"losses{others} were compared step by step"]
+    if number == 0:
+        notes = ["no losses were compared: none of these recipes trains by gradient"]
+    missing = sorted({name for baseline in baselines.values() for name in baseline.missing})
+    if missing:
+        lacking = sum(bool(baseline.missing) for baseline in baselines.values())
+        which = f"{lacking} of {len(baselines)} baselines were" if len(baselines) > 1 else "the baseline was"
+        notes.append(
+            f"not compared, since {which} written without them: {', '.join(missing)}; write new ones with --write"
+        )
+    return notes
 
 
 def refuse_edited(baseline: Baseline, path: Path, resolved: Resolved) -> None:
@@ -287,30 +316,29 @@ def _metric(run: FinishedRun) -> str:
 
 def _baseline(path: Path, runs: list[FinishedRun]) -> Baseline:
     resolved, metric = runs[0].job.planned.resolved, _metric(runs[0])
-    if resolved.by_gradients and not runs[0].losses:
+    done = [one.measured for one in runs]
+    if resolved.by_gradients and not done[0].trajectory.losses:
         raise DataError(f"{path} trains by gradient, but its run logged no losses; see {runs[0].job.log}")
-    return Baseline(
-        recipe=path.stem,
-        hash=resolved.hash,
-        metric=metric,
-        higher_is_better=jobs.higher_is_better(metric),
-        scores={one.seed: one.score(metric) for one in runs},
-        losses=runs[0].losses,
-        arithmetic=runs[0].arithmetic,
+    for one in runs:
+        one.score(metric)
+    return criteria.baseline_of(
+        done, recipe=path.stem, hash=resolved.hash, metric=metric, higher_is_better=jobs.higher_is_better(metric)
     )
 
 
+def _stops_early(run: FinishedRun) -> bool:
+    return run.job.planned.resolved.recipe.training.early_stopping is not None
+
+
 def _verdicts(baseline: Baseline, runs: list[FinishedRun], level: float, margin: float) -> list[Verdict]:
-    first, metric = runs[0], _metric(runs[0])
+    metric = _metric(runs[0])
     if metric != baseline.metric:
         reason = f"it has scores of {baseline.metric!r}, but its recipe is compared by {metric!r}"
         raise DataError(f"{baseline.recipe}: its baseline was edited: {reason}; write a new one with --write")
-    scores = {one.seed: one.score(baseline.metric) for one in runs}
-    verdicts = [criteria.quality(baseline, scores, level, margin)]
-    if baseline.losses:
-        verdicts.append(criteria.trajectory(baseline, first.losses, first.arithmetic))
-    scored = criteria.scoring(baseline, scores, first.losses, first.arithmetic, margin)
-    return verdicts if scored is None else [*verdicts, scored]
+    for one in runs:
+        one.score(metric)
+    done = [one.measured for one in runs]
+    return criteria.verdicts(baseline, done, level, margin, stops_early=_stops_early(runs[0]))
 
 
 def run_gate(request: GateRequest, *, write_baselines: bool, seeds: int, output: Path | None) -> int:
@@ -320,9 +348,8 @@ def run_gate(request: GateRequest, *, write_baselines: bool, seeds: int, output:
             console.say(f"baseline: {path}")
         return 0
     verdicts, notes = judge(request)
-    text = criteria.as_markdown(verdicts, notes)
-    console.write(text)
+    console.say(criteria.as_text(verdicts, notes))
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(output, text)
+        files.write_text(output, criteria.as_markdown(verdicts, notes))
     return 0 if all(verdict.ok for verdict in verdicts) else 1

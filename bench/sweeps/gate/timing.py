@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from bench.records import store
 from bench.sweeps import jobs, scheduler
 from bench.sweeps.gate import criteria
 from bench.sweeps.gate.criteria import Verdict
+from bench.sweeps.gate.measured import Measured, measure
 from bench.sweeps.jobs import Machine
 from bench.utils import files
 from bench.utils.files import ROOT
@@ -64,19 +65,26 @@ def time_recipe(path: Path, timing: TimingOptions) -> list[Verdict]:
     ]
 
 
-def base_losses(path: Path, seed: int, timing: TimingOptions) -> list[float] | None:
-    """Run a recipe of the base commit and return its losses; None if the recipe differs or is missing there.
+def runs_of_base(
+    path: Path, seeds: Sequence[int], timing: TimingOptions, arithmetic: Mapping[str, str]
+) -> list[Measured] | None:
+    """Run a recipe of the base commit with these seeds; None if the recipe differs or is missing there.
 
-    Raises DataError if the run failed. timing: rounds, level and factor are not used.
+    Raises DataError if a run failed. timing: rounds, level and factor are not used. arithmetic: this machine's.
     """
     with scheduler.terminable(), _worktree(timing.base) as base:
         try:
             _require_same(path, base)
         except DataError:
             return None
-        folder = timing.out / f"{path.stem}-base-losses"
-        _launch(path, base, timing, folder, ("--seed", str(seed)))
-        return jobs.losses(folder)
+        folders = {seed: timing.out / f"{path.stem}-base-seed{seed}" for seed in seeds}
+        more = {folder: ("--seed", str(seed)) for seed, folder in folders.items()}
+        # GPUs are given to one run at a time here.
+        logs = _launch_all(path, base, timing, more, 1 if timing.machine.gpus else timing.machine.jobs)
+        return [
+            measure(_record(path, base, folder, logs[folder]), folder, seed, arithmetic)
+            for seed, folder in folders.items()
+        ]
 
 
 def _path_in(tree: Path, path: Path) -> Path:
@@ -93,24 +101,56 @@ def _require_same(path: Path, base: Path) -> None:
 
 
 def _time_once(path: Path, tree: Path, timing: TimingOptions, folder: Path) -> dict[str, float]:
-    log = _launch(path, tree, timing, folder)
-    try:
-        # Read as plain JSON: the base commit may use another record schema.
-        content = json.loads(files.read_text(folder / store.FILE))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} at {tree} wrote no record; see {log}") from error
+    logs = _launch_all(path, tree, timing, {folder: ()})
+    content = _record(path, tree, folder, logs[folder])
     return {what: value for what, keys in TIMED.items() if (value := _at(content, ("throughput", *keys))) is not None}
 
 
-def _launch(path: Path, tree: Path, timing: TimingOptions, folder: Path, more: Sequence[str] = ()) -> Path:
-    """Run a recipe of a tree to its end; return the log file. Raises DataError if it fails."""
-    recipe_path = _path_in(tree, path)
-    arguments = [str(recipe_path), "--out", str(folder.resolve()), *more, *timing.overrides]
+def _record(path: Path, tree: Path, folder: Path, log: Path) -> dict[str, Any]:
+    """Read a run's record as plain JSON: the base commit may use another record schema."""
+    try:
+        content = json.loads(files.read_text(folder / store.FILE))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} at {tree} wrote no record; see {log}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} at {tree} wrote no record; see {log}")
+    return content
+
+
+def _launch_all(
+    path: Path, tree: Path, timing: TimingOptions, more: Mapping[Path, Sequence[str]], at_once: int = 1
+) -> dict[Path, Path]:
+    """Run a recipe of a tree to its end for each folder; return the log files.
+
+    more: folder -> further arguments. Raises DataError if one fails. If the gate is stopped, all of them are killed.
+    """
+    logs: dict[Path, Path] = {}
+    running: dict[Path, subprocess.Popen[bytes]] = {}
+    try:
+        for folder, arguments in more.items():
+            if len(running) == at_once:
+                _finish(path, tree, running, logs)
+            logs[folder] = folder.parent / f"{folder.name}.txt"
+            running[folder] = _start(path, tree, timing, folder, arguments, logs[folder])
+        while running:
+            _finish(path, tree, running, logs)
+    except BaseException:
+        for process in running.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        raise
+    return logs
+
+
+def _start(
+    path: Path, tree: Path, timing: TimingOptions, folder: Path, more: Sequence[str], log: Path
+) -> "subprocess.Popen[bytes]":
+    arguments = [str(_path_in(tree, path)), "--out", str(folder.resolve()), *more, *timing.overrides]
     port = scheduler.free_port() if timing.machine.processes > 1 else None
-    log = folder.parent / f"{folder.name}.txt"
     with log.open("wb") as stream:
         # In a separate session, so that all its processes can be killed when the gate is stopped.
-        process = subprocess.Popen(
+        return subprocess.Popen(
             timing.machine.launch_command(tree / "bench" / "run.py", arguments, port),
             cwd=tree,
             env=timing.machine.environment(timing.machine.gpus[: timing.machine.per_run]),
@@ -119,16 +159,16 @@ def _launch(path: Path, tree: Path, timing: TimingOptions, folder: Path, more: S
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            process.wait()
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            raise
+
+
+def _finish(path: Path, tree: Path, running: "dict[Path, subprocess.Popen[bytes]]", logs: Mapping[Path, Path]) -> None:
+    """Wait for the run that was started first, and take it out. Raises DataError if it failed."""
+    folder, process = next(iter(running.items()))
+    process.wait()
+    del running[folder]
     if process.returncode != 0:
+        log = logs[folder]
         raise DataError(f"{path} at {tree} failed: {jobs.last_line(log) or 'no output'}; see {log}")
-    return log
 
 
 def _at(content: Any, keys: Sequence[str]) -> float | None:

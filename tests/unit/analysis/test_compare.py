@@ -376,7 +376,7 @@ def test_prompts_that_are_not_the_manifests(two, tmp_path):
     [
         (lambda text: text[:200], "not a whole record"),
         (lambda text: "{}", "not a run record"),
-        (lambda text: text.replace('"schema": 1', '"schema": 99'), "is newer than this version reads"),
+        (lambda text: text.replace('"schema": 2', '"schema": 99'), "is newer than this version reads"),
         (lambda text: text.replace('"status": "ok"', '"status": "fine"'), "not a valid record: status"),
         (lambda text: text.replace('"status": "ok"', '"status": "oom"'), "the run ended with status oom"),
     ],

@@ -276,6 +276,21 @@ def test_what_a_file_says_for_its_own_method_does_not_forbid_another_one(write):
         ),
         (
             "zero_shot",
+            "objective: text\nprompting: {date: 2024-07-27}",
+            "5: prompting.date: only for `format: chat`, whose template may write the date",
+        ),
+        (
+            "zero_shot",
+            "objective: text\nprompting: {format: chat, date: 2024-02-30}",
+            "'2024-02-30' is no date; write year, month and day, e.g. 2024-07-26",
+        ),
+        (
+            "zero_shot",
+            "objective: text\nprompting: {format: chat, date: today}",
+            "'today' is no date; write year, month and day, e.g. 2024-07-26",
+        ),
+        (
+            "zero_shot",
             "objective: text\nprompting: {answer: generate}\nevaluation: {metrics: [loss]}",
             "6: evaluation.metrics.0: 'loss' needs probabilities, which generated answers do not have",
         ),

@@ -174,3 +174,37 @@ def test_a_figure_that_can_not_be_drawn_is_said_to_be_missing(tmp_path):
     assert shown == "This figure could not be drawn: ValueError: no &#124; such &lt;b&gt;."
     assert sections.prefix(3, "../org/data set|x") == "03-org_data_set_x"
     assert sections.prefix(12, "情感") == "12-data"
+
+
+def test_scores_that_differ_by_less_than_chance_stand_close_together():
+    """The axis holds the usual interval, so that noise does not fill the figure."""
+    near = [Point(name="a", score=score, low=score - 0.05, high=score + 0.05, cost=1) for score in (0.842, 0.843)]
+    low, high = study.score_limits(near)
+    assert low <= 0.792
+    assert high >= 0.893
+    skewed = [
+        Point(name="a", score=0.95, low=0.85, high=0.97, cost=1),
+        Point(name="b", score=0.95, low=0.8, high=1, cost=1),
+    ]
+    assert study.score_limits(skewed)[0] <= 0.85
+
+
+@pytest.mark.parametrize("values", [[0.842, 0.845], [0.6931, 0.6932], [-0.501, -0.5], [1e-9, 1.1e-9], [41.0, 41.3]])
+def test_a_curve_that_hardly_moves_is_drawn_flat(values):
+    from matplotlib.figure import Figure
+
+    panel = Figure().subplots()
+    panel.plot(values)
+    style.widen(panel)
+    low, high = panel.get_ylim()
+    assert high - low >= 0.0999 * max(map(abs, values))
+    assert low < min(values) < max(values) < high
+    panel = Figure().subplots()
+    panel.plot([0.1, 0.9])
+    before = panel.get_ylim()
+    style.widen(panel)
+    assert panel.get_ylim() == before
+
+
+def test_a_name_with_an_underscore_before_it_stands_in_the_legend():
+    assert study.legend_names(["_x / lora", "a_b"]) == [" _x / lora", "a_b"]

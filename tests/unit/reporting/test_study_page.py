@@ -258,7 +258,7 @@ def of(tmp_path):
 def test_minutes_per_point_by_hand(of):
     found = of(priced())
     # (570 + 30) s on 2 processes are 20 minutes; from 0.5 to 1 are 50 points.
-    assert (found.training_s, found.minutes, found.device_kind) == (600, 20, "CPU")
+    assert (found.training_s, found.process_minutes, found.device_kind) == (600, 20, "CPU")
     assert found.minutes_per_point == pytest.approx(20 / 50)
 
 
@@ -314,7 +314,7 @@ def test_steps_stand_beside_the_costs_and_a_probe_has_none(tmp_path):
 def test_times_that_are_not_whole_or_not_comparable_are_not_averaged(of):
     resumed = priced(resumed=[Resumed(at="t", from_step=10)])
     assert of(resumed).training_s is None
-    assert of(resumed, priced()).minutes is None
+    assert of(resumed, priced()).process_minutes is None
     other = priced()
     other.launch = other.launch.model_copy(update={"device": "cuda"})
     assert of(priced(), other).training_s is None
