@@ -1,14 +1,16 @@
 """A chat template that writes today's date: the same prompts on every day, and a training that goes on the next day."""
 
 import json
+import os
+import signal
 from datetime import datetime
 
 import pytest
 
 from bench.evaluation import predict
 from bench.runner import inputs, lifecycle
-from tests.helpers.launching import ROOT, read_lines
-from tests.runs.test_resume import STOPPED, assert_equal, record_of, stop_after
+from bench.training.state import Steps
+from tests.helpers.launching import ROOT, losses, read_lines
 
 TEMPLATE = (
     "{{ bos_token }}Today: {{ strftime_now('%d %b %Y') }}\n{% for m in messages %}{{ m.role }}: {{ m.content }}\n"
@@ -19,6 +21,7 @@ SHORT = [
     "prompting.format=chat", "limit={train: 24, test: 16, validation: 16}", "max_length=256", "model.max_length=256",
     "model.architecture.max_position_embeddings=256", "evaluation.metrics=[accuracy, loss]",
 ]  # fmt: skip
+STOPPED = 5
 TRAINED = ["method=full", "training.steps=8", "training.global_batch=8", "checkpoints.every_steps=2"]
 
 pytestmark = pytest.mark.usefixtures("bare_runs")
@@ -46,7 +49,7 @@ def on(monkeypatch):
 
         monkeypatch.setattr(chat_template_utils, "datetime", Day)
         assert lifecycle.main([str(RECIPE), *SHORT, *settings, "--out", str(folder)]) == code
-        return record_of(folder)
+        return json.loads((folder / "record.json").read_text(encoding="utf-8"))
 
     return run
 
@@ -70,20 +73,35 @@ def test_prompts_and_scores_are_the_same_on_every_day(on, tmp_path):
 
 def test_a_training_goes_on_the_next_day_and_its_model_is_asked_as_it_was_trained(on, tmp_path, monkeypatch):
     settings = [*TRAINED, "prompting.date=2020-02-29"]
-    on("2026-11-29", tmp_path / "whole", *settings)
+    whole = on("2026-11-29", tmp_path / "whole", *settings)
     with monkeypatch.context() as patch:
-        stop_after(patch, STOPPED)
+        _stop_once(patch)
         on("2026-11-30", tmp_path / "stopped", *settings, code=130)
     resumed = on("2026-12-01", tmp_path / "stopped", *settings)
     assert resumed["resumed"][0]["from_step"] == STOPPED
-    assert_equal(tmp_path / "stopped", tmp_path / "whole")
-    known = read_lines(tmp_path / "whole" / "predictions" / "after-test.jsonl")
+    assert (resumed["scores"], resumed["prompts"]) == (whole["scores"], whole["prompts"])
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    known, again = (read_lines(tmp_path / name / "predictions" / "after-test.jsonl") for name in ("whole", "stopped"))
+    assert again == known
     described = json.loads((tmp_path / "whole" / "model" / "bench.json").read_text(encoding="utf-8"))
     assert described["prompting"]["date"] == "2020-02-29"
     texts = {row["id"]: row for row in inputs.dataset.load(_card(), {"test": 16}, {"test"}).splits["test"].rows}
     found = predict.predict(tmp_path / "whole", [{**texts[row["id"]], "text_pair": None} for row in known])
     for answer, row in zip(found, known, strict=True):
         assert answer["scores"] == pytest.approx(row["scores"], abs=1e-5)
+
+
+def _stop_once(monkeypatch):
+    """Send this process SIGTERM in the middle of a step."""
+    start, begun = Steps.start, []
+
+    def begin(steps):
+        begun.append(None)
+        if len(begun) == STOPPED:
+            os.kill(os.getpid(), signal.SIGTERM)
+        start(steps)
+
+    monkeypatch.setattr(Steps, "start", begin)
 
 
 def _card():
