@@ -273,6 +273,7 @@ def _beware_of_order(labels: Labels, surveys: Mapping[str, Survey]) -> None:
 def _found(card: DatasetCard, surveys: Mapping[str, Survey], tables: Mapping[str, Table]) -> Labels:
     """Return the labels in the data: in the order of their class names, or sorted, numbers by value."""
     column = card.columns.label
+    class_names.refuse_twins(class_names.orders_in(tables, column), column)
     together = Survey()
     for survey in surveys.values():
         if not survey.is_hidden:
