@@ -553,6 +553,22 @@ def test_lists_with_two_readings_are_refused(card, lines, names, rows):
     )
 
 
+@together("flags", [[[1, 0], [0, 1]], [[1, 0], [1, 0]], [[0, 1]], [[1, 1], [0, 0]]])
+def test_flags_in_one_split_and_names_in_another_are_refused(card, lines, flags):
+    for train, test in ((flags, [["a"], ["b"]]), ([["a"], ["b", "a"]], flags)):
+        lines(train, test)
+        assert "in one split they are numbers, ids or a flag for each of 2 labels, in another one names, as 'a'" in (
+            refused(card(labels=("a", "b"), multi_label=True))
+        )
+
+
+def test_ids_in_one_split_and_names_in_another(card, lines):
+    lines([[0, 1], [1], []], [["a"], ["b"]])
+    assert labels_in(load(card(labels=("a", "b"), multi_label=True)))[0] == [["a", "b"], ["b"], []]
+    lines([[0, 1], [1], []], [[0, 1]])
+    assert labels_in(load(card(labels=("a", "b"), multi_label=True)))[1] == [["a", "b"]]
+
+
 @together(
     "rows, message",
     [
