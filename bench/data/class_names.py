@@ -5,7 +5,8 @@ of a data set. What an id means is therefore written in each file anew, and two 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.data.label_names import FALSE_WORDS, TRUE_WORDS, is_number, key_of, listed
@@ -35,6 +36,18 @@ def orders_in(tables: Mapping[str, Table], column: str) -> dict[Names, list[str]
     return found
 
 
+def refuse_twins(orders: Iterable[Names], column: str) -> None:
+    """Raise DataError for class names of one file that differ by case or blanks alone, and are read as one label."""
+    for names in orders:
+        counts = Counter(map(key_of, names))
+        twins = [name for name in names if counts[key_of(name)] > 1]
+        if twins:
+            raise DataError(
+                f"the class names {listed(twins)} of {column!r} could be read as one label or as several; list all "
+                "labels in `labels`, as they are written in the data"
+            )
+
+
 def is_generic(names: Names) -> bool:
     """Return whether class names say no more than the ids: `0`, `1`, ... or `LABEL_0`, `LABEL_1`, ..."""
     return all(key_of(name) in (str(number), f"label_{number}") for number, name in enumerate(names))
@@ -47,17 +60,18 @@ def match(tables: Mapping[str, Table], column: str, labels: Sequence[str]) -> Ma
     """
     orders, result = orders_in(tables, column), Matched()
     own = {key_of(label): number for number, label in enumerate(labels)}
+    exact = {label: number for number, label in enumerate(labels)}
     by_position: list[Names] = []
     for names, parts in orders.items():
         keys = [key_of(name) for name in names]
         if is_generic(names):
             result.ids |= {key: number for number, key in enumerate(keys) if number < len(labels) and key not in own}
             continue
-        places = [own.get(key) for key in keys]
+        places = [exact.get(name, own.get(key)) for name, key in zip(names, keys, strict=True)]
         known = [place for place in places if place is not None]
         if len(known) == len(names) or (known and len(names) != len(labels)):
             # A name that is no label of the card is refused with its row.
-            if known != sorted(known) or known != list(range(len(known))):
+            if known != list(range(len(known))):
                 result.notes.append(
                     f"{listed(parts)}: class ids mean {listed(names)} there, and {listed(labels)} in the card; labels "
                     "are read by their names"
@@ -73,7 +87,7 @@ def match(tables: Mapping[str, Table], column: str, labels: Sequence[str]) -> Ma
             f"{listed(labels)}; write the data's names into `labels`, and words for them into prompt.answers"
         )
     if telling:
-        _check_plain_parts(tables, column, labels, telling, {**result.ids, **own})
+        _check_plain_parts(tables, column, labels, telling, {**result.ids, **own, **exact})
     return result
 
 
@@ -116,7 +130,7 @@ def _check_plain_parts(
     plain = [part.name for part, _ in plain_parts(tables, column)]
     for names in orders if plain else ():
         for number, name in enumerate(names):
-            place = ids.get(key_of(name), number)
+            place = ids.get(name, ids.get(key_of(name), number))
             if place != number:
                 raise DataError(
                     f"{listed(plain)}: the ids in {column!r} have no names; by the class names of the other files, "

@@ -36,14 +36,16 @@ def compare(
                 f"{_labels(new)} in {split!r} ({rows} of {total} rows) and not in 'train': a model that is trained "
                 "there has never seen it"
             )
-            _add("label_not_in_training", sentence, all(train_whole[name] for name in new), notes, warnings)
+            by_limit = "limit" in used["train"].dropped and all(train_whole[name] for name in new)
+            _add("label_not_in_training", sentence, by_limit, notes, warnings)
         if unscored:
             rows = sum(train[name] for name in unscored)
             sentence = (
                 f"{_labels(unscored)} in 'train' ({rows} of {len(used['train'].rows)} rows) and not in {split!r}: "
                 "averages over labels count it there all the same"
             )
-            _add("label_not_scored", sentence, all(counts_whole[name] for name in unscored), notes, warnings)
+            by_limit = "limit" in used[split].dropped and all(counts_whole[name] for name in unscored)
+            _add("label_not_scored", sentence, by_limit, notes, warnings)
     if nowhere:
         warnings.append(_nowhere([name for name in names if name in nowhere], names, [*used]))
     return notes, warnings
@@ -76,7 +78,7 @@ def _nowhere(missing: Sequence[str], names: Sequence[str], splits: Sequence[str]
     if missing == [names[0]]:
         hint = "; if the data count their ids from 1, every label is read as the next one"
     sentence = (
-        f"{_labels(missing)} in the card, and in no row of {listed(splits)}: averages over labels count it all the "
-        f"same{hint}"
+        f"{_labels(missing)} among those of the data set, and in no row of {listed(splits)}: averages over labels "
+        f"count it all the same{hint}"
     )
     return RunWarning(code="label_in_no_row", sentence=sentence)

@@ -273,6 +273,7 @@ def _beware_of_order(labels: Labels, surveys: Mapping[str, Survey]) -> None:
 def _found(card: DatasetCard, surveys: Mapping[str, Survey], tables: Mapping[str, Table]) -> Labels:
     """Return the labels in the data: in the order of their class names, or sorted, numbers by value."""
     column = card.columns.label
+    class_names.refuse_twins(class_names.orders_in(tables, column), column)
     together = Survey()
     for survey in surveys.values():
         if not survey.is_hidden:
@@ -448,6 +449,7 @@ def _lists(card: DatasetCard, labels: Labels, surveys: list[Survey]) -> Literal[
     booleans = sum(survey.num_booleans for survey in surveys)
     column, length = card.columns.label, next(iter(lengths), 0)
     if not keys or not lengths or not keys <= FLAGS:
+        _refuse_mixed(card, surveys)
         if repeats and not card.labels and all(map(is_number, keys)):
             raise DataError(
                 f"the lists in {column!r} could be read in two ways: as ids of labels, or as a number for each label "
@@ -476,3 +478,16 @@ def _lists(card: DatasetCard, labels: Labels, surveys: list[Survey]) -> Literal[
         return "flags"
     # Of two labels, [0, 1] in all rows: both labels, or the second.
     raise DataError(f"{refusal} (ids); write lists of names, or use columns.label_flags: true")
+
+
+def _refuse_mixed(card: DatasetCard, surveys: list[Survey]) -> None:
+    """Raise DataError where one split has lists of flags, by their length, and another one lists of names."""
+    for survey in surveys:
+        as_flags = survey.counts and survey.lengths == {len(card.labels)} and set(map(key_of, survey.counts)) <= FLAGS
+        others = [name for other in surveys if other is not survey for name in other.counts if not _is_numeric(name)]
+        if as_flags and others and not any(_is_numeric(name) for name in card.labels):
+            raise DataError(
+                f"the lists in {card.columns.label!r} could be read in two ways: in one split they are numbers, ids or "
+                f"a flag for each of {len(card.labels)} labels, in another one names, as {others[0]!r}; write lists of "
+                "names everywhere"
+            )

@@ -297,7 +297,10 @@ def test_a_listed_label_that_no_row_has(card, lines):
     lines(["neg", "pos"], ["neg", "pos"])
     corpus = load(card(labels=("neg", "neu", "pos")))
     assert codes(corpus) == ["label_in_no_row"]
-    assert "the label 'neu' is in the card, and in no row of 'train', 'test'" in corpus.warnings[0].sentence
+    assert (
+        "the label 'neu' is among those of the data set, and in no row of 'train', 'test'"
+        in corpus.warnings[0].sentence
+    )
 
 
 def test_what_a_limit_leaves_out_is_noted_only(card, lines):
@@ -305,6 +308,14 @@ def test_what_a_limit_leaves_out_is_noted_only(card, lines):
     corpus = load(card(), {"train": 4})
     assert corpus.warnings == ()
     assert any(note.startswith("by `limit`, the label 'c' is in 'test' (1 of 3 rows)") for note in corpus.notes)
+
+
+def test_what_leakage_takes_from_training_is_warned_of(card, write):
+    rows = [{"text": f"text {number}", "label": "abc"[number % 3]} for number in range(6)]
+    write("train.jsonl", "\n".join(map(json.dumps, rows)))
+    write("test.jsonl", "\n".join(json.dumps(row) for row in [rows[2], rows[5], {"text": "other", "label": "a"}]))
+    corpus = load(card(leakage="drop"))
+    assert codes(corpus) == ["label_not_in_training", "label_not_scored"]
 
 
 def test_several_labels_are_compared_too(card, lines):
@@ -429,6 +440,17 @@ def test_more_class_names_than_labels(card, classes):
     assert labels_in(load(card("parquet", labels=NEG_POS)))[1] == ["neg", "pos"]
 
 
+def test_class_names_that_differ_by_case_alone(card, classes):
+    for name in ("train", "test"):
+        classes(name, [0, 1], ("Co", "CO"))
+    assert "the class names 'Co', 'CO' of 'label' could be read as one label or as several" in refused(card("parquet"))
+    corpus = load(card("parquet", labels=("CO", "Co")))
+    assert labels_in(corpus)[0] == ["Co", "CO"]
+    classes("train", [1, 0], ("CO", "Co"))
+    same = load(card("parquet", labels=("CO", "Co")))
+    assert labels_in(same) == (["Co", "CO"], ["Co", "CO"])
+
+
 def test_hidden_class_ids_stay_hidden(card, classes):
     classes("train", [0, 1], NEG_POS)
     classes("test", [-1, -1], NEG_POS)
@@ -529,6 +551,22 @@ def test_lists_with_two_readings_are_refused(card, lines, names, rows):
     assert f"could be read in two ways: as flags of {len(names)} labels, or as the labels '0'" in (
         refused(card(labels=names, multi_label=True))
     )
+
+
+@together("flags", [[[1, 0], [0, 1]], [[1, 0], [1, 0]], [[0, 1]], [[1, 1], [0, 0]]])
+def test_flags_in_one_split_and_names_in_another_are_refused(card, lines, flags):
+    for train, test in ((flags, [["a"], ["b"]]), ([["a"], ["b", "a"]], flags)):
+        lines(train, test)
+        assert "in one split they are numbers, ids or a flag for each of 2 labels, in another one names, as 'a'" in (
+            refused(card(labels=("a", "b"), multi_label=True))
+        )
+
+
+def test_ids_in_one_split_and_names_in_another(card, lines):
+    lines([[0, 1], [1], []], [["a"], ["b"]])
+    assert labels_in(load(card(labels=("a", "b"), multi_label=True)))[0] == [["a", "b"], ["b"], []]
+    lines([[0, 1], [1], []], [[0, 1]])
+    assert labels_in(load(card(labels=("a", "b"), multi_label=True)))[1] == [["a", "b"]]
 
 
 @together(
