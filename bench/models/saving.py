@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bench.config import registry
+from bench.config import foreign_code, registry
 from bench.config.cards import ModelCard
 from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
@@ -181,6 +181,7 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
     import transformers
 
     card = ModelCard.model_validate(description["model_card"], strict=False)
+    trusted = foreign_code.trusts(card)
     beside = (folder / "base").is_dir()
     base = str(folder / "base") if beside else str(locate(card))
     extra: dict[str, Any] = {} if description["quantization"] is None else {"device_map": {"": "cpu"}}
@@ -191,7 +192,7 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
     try:
         family, renamed = _auto_class(description), None
         if family.__name__ == span_head.AUTO_CLASS:
-            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=False)
+            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=trusted)
             span_head.register(config)
             renamed = span_head.key_mapping(config)
         model = family.from_pretrained(
@@ -201,7 +202,7 @@ def _load_adapter(folder: Path, description: dict[str, Any]) -> Any:
             **task,
             pad_token_id=description["pad_token_id"],
             use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=trusted,
             attn_implementation=card.attention,
             dtype=getattr(torch, card.dtype),
             ignore_mismatched_sizes=True,

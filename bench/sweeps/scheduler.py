@@ -34,6 +34,7 @@ from bench.sweeps.jobs import (
     written_at,
 )
 from bench.sweeps.study import Plan, PlannedRun
+from bench.utils import secret_formats
 
 POLL_S = 0.2
 # A run that is told to stop first writes a checkpoint.
@@ -186,7 +187,7 @@ def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> RunningJob:
     command, before = machine.command(job, port), written_at(job)
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("wb") as log:
-        log.write(f"$ {shlex.join(command)}\n".encode())
+        log.write(f"$ {secret_formats.remove(shlex.join(command))}\n".encode())
         log.flush()
         # In a separate session: Ctrl-C reaches only the sweep, which then stops its runs.
         process = subprocess.Popen(
