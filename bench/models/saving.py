@@ -115,7 +115,7 @@ def _load_probe(folder: Path, description: dict[str, Any]) -> Any:
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # told as missing
     )
-    _check_loaded(loading, folder)
+    _check_loaded(loading, folder, but=("pooler",))  # which a probe does not read, and the run may not have had
     model = heads.ProbeModel(base, description["pooling"], len(description["labels"]))
     model.linear.load_state_dict(load_file(folder / PROBE))
     return model
@@ -147,7 +147,7 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
 
 
 def _check_loaded(loading: dict[str, Any], folder: Path, but: Sequence[str] = ()) -> None:
-    """Raise DataError where transformers put random weights, of which it only warns. but: modules restored later."""
+    """Raise DataError where transformers put random weights, and only warns. but: modules restored later, or not read."""
     missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     missing = [name for name in missing if name.split(".")[0] not in but]
     if missing:
