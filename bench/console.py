@@ -107,7 +107,7 @@ class _LastingStream:
 
 
 class _EscapingStream(_LastingStream):
-    """What libraries, argparse and tracebacks write to. rich asks for the stream beneath, and escapes by itself."""
+    """Escape what libraries, argparse and tracebacks write. rich asks for the stream beneath, and escapes by itself."""
 
     def __init__(self, stream: TextIO, name: str, clean: Callable[[str], str]) -> None:
         super().__init__(stream, name)

@@ -147,7 +147,7 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
 
 
 def _check_loaded(loading: dict[str, Any], folder: Path, but: Sequence[str] = ()) -> None:
-    """Raise DataError where transformers put random weights, and only warns. but: modules restored later, or not read."""
+    """Raise DataError where transformers put random weights, and only warns. but: modules that are exempt."""
     missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     missing = [name for name in missing if name.split(".")[0] not in but]
     if missing:
