@@ -12,6 +12,7 @@ from bench.utils import secret_formats
 
 if __name__ == "__main__":
     console.guard_streams(secret_formats.remove)  # before anything else may print
+    console.quiet_imports()
 
 from bench.cli.main import main
 

@@ -109,7 +109,7 @@ class _LastingStream:
 
 
 class _EscapingStream(_LastingStream):
-    """What libraries, argparse and tracebacks write to. rich asks for the stream beneath, and escapes by itself."""
+    """Escape what libraries, argparse and tracebacks write. rich asks for the stream beneath, and escapes by itself."""
 
     def __init__(self, stream: TextIO, name: str, clean: Callable[[str], str]) -> None:
         super().__init__(stream, name)
@@ -227,7 +227,6 @@ def is_live() -> bool:
 
 def quiet_libraries() -> None:
     """Silence libraries: their progress bars, and advice about optional kernels that does not concern this run."""
-    import logging
     import warnings
 
     from transformers.utils import logging as transformers_logging
@@ -235,6 +234,14 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)  # between libraries: not for who runs a recipe
+    quiet_imports()
+
+
+def quiet_imports() -> None:
+    """Silence what libraries say when they are imported, e.g. of kernels that this machine has no use for."""
+    import logging
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read at its import
     for name in ("bitsandbytes", "DeepSpeed"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -3,7 +3,6 @@
 `runner/lifecycle.py` knows the order of the stages: data, model, score before, fit, score after, save, record.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -22,13 +21,12 @@ from bench.utils import secret_formats  # noqa: E402
 
 if __name__ == "__main__":
     console.guard_streams(secret_formats.remove)  # before anything else may print
+    console.quiet_imports()
 
 from bench.distributed.watchdog import is_multi_process, leave_at_once  # noqa: E402
 from bench.runner.lifecycle import leave, main  # noqa: E402
 
 if __name__ == "__main__":
-    # Quiet libraries: their advice is for people who call them; what matters is in the record.
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     code = main()
     if code == 0:
         leave()

@@ -40,7 +40,7 @@ def check_command(options: argparse.Namespace) -> int:
             else:
                 resolve.load(path, tuple(options.set))
         except RecipeError as error:
-            problems |= dict.fromkeys(str(error).splitlines())
+            problems |= dict.fromkeys(str(error).split("\n"))
     for problem in problems:
         console.complain(problem)
     studies = f", {num_studies} studies" if num_studies else ""

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     except BenchError as error:
         if options.traceback:
             raise
-        for line in str(error).splitlines():
+        for line in str(error).split("\n"):  # not at a control character
             console.complain(f"error: {line}")
         return 2
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bench.config import registry
+from bench.config import foreign_code, registry
 from bench.config.cards import ModelCard
 from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
@@ -117,7 +117,7 @@ def _load_probe(folder: Path, description: dict[str, Any]) -> Any:
         output_loading_info=True,
         ignore_mismatched_sizes=True,  # told as missing
     )
-    _check_loaded(loading, folder)
+    _check_loaded(loading, folder, but=("pooler",))  # which a probe does not read, and the run may not have had
     model = heads.ProbeModel(base, description["pooling"], len(description["labels"]))
     model.linear.load_state_dict(load_file(folder / PROBE))
     return model
@@ -149,7 +149,7 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
 
 
 def _check_loaded(loading: dict[str, Any], folder: Path, but: Sequence[str] = ()) -> None:
-    """Raise DataError where transformers put random weights, of which it only warns. but: modules restored later."""
+    """Raise DataError where transformers put random weights, and only warns. but: modules that are exempt."""
     missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
     missing = [name for name in missing if name.split(".")[0] not in but]
     if missing:
@@ -183,6 +183,7 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
     import transformers
 
     card = ModelCard.model_validate(description["model_card"], strict=False)
+    trusted = foreign_code.trusts(card)
     beside = (folder / "base").is_dir()
     base = str(folder / "base") if beside else str(locate(card))
     extra: dict[str, Any] = {} if description["quantization"] is None else {"device_map": {"": device}}
@@ -193,7 +194,7 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
     try:
         family, renamed = _auto_class(description), None
         if family.__name__ == span_head.AUTO_CLASS:
-            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=False)
+            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=trusted)
             span_head.register(config)
             renamed = span_head.key_mapping(config)
         model = family.from_pretrained(
@@ -203,7 +204,7 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
             **task,
             pad_token_id=description["pad_token_id"],
             use_safetensors=True,
-            trust_remote_code=False,
+            trust_remote_code=trusted,
             attn_implementation=card.attention,
             dtype=getattr(torch, card.dtype),
             ignore_mismatched_sizes=True,

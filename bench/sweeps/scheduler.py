@@ -36,7 +36,7 @@ from bench.sweeps.jobs import (
     written_at,
 )
 from bench.sweeps.study import Plan, PlannedRun
-from bench.utils import files
+from bench.utils import files, secret_formats
 
 POLL_S = 0.2
 # A run that is told to stop first writes a checkpoint.
@@ -202,7 +202,7 @@ def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> RunningJob | No
         return None
     with log:
         log.truncate()
-        log.write(f"$ {shlex.join(command)}\n".encode())
+        log.write(f"$ {secret_formats.remove(shlex.join(command))}\n".encode())
         log.flush()
         # In a separate session: Ctrl-C reaches only the sweep, which then stops its runs.
         process = subprocess.Popen(

@@ -5,10 +5,19 @@ Prefixes and lengths follow the issuers' pages and the rules of gitleaks (github
 """
 
 import functools
+import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 REMOVED = "<removed>"
+# TOKENIZERS_PARALLELISM contains no token, and SSH_KEY_PATH no key.
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:TOKEN|KEY|APIKEY|PASS|CREDENTIAL)S?(?:_|$)|_PWD$|SECRET|PASSWORD|PASSWD|PASSPHRASE", re.IGNORECASE
+)
+_PLACE_NAME = re.compile(r"_(?:PATH|FILE|DIR|HOME|NAME|URL)$", re.IGNORECASE)
+# A shorter value may be an ordinary word.
+_SHORTEST_SECRET = 8
 # No letter or digit before a prefix: inside a word it is none.
 _B = r"(?<![A-Za-z0-9])"
 # What it is -> (words of which one must stand in the text, in lower case: looking for them is cheap; the format).
@@ -129,13 +138,25 @@ def find(content: bytes) -> str | None:
 
 
 def remove(text: str) -> str:
-    """Return a text with secrets of known formats replaced by `<removed>`; a URL keeps its host."""
+    """Return a text with secrets of known formats, and those of the environment, replaced by `<removed>`.
+
+    A URL keeps its host.
+    """
+    for value in sorted((value for _, value in named_values()), key=len, reverse=True):
+        text = text.replace(value, REMOVED)
     content = text.encode(errors="surrogatepass")
     lower = content.lower()
     for words, pattern in _formats().values():
         if any(word in lower for word in words):
             content = pattern.sub(_removed, content)
     return content.decode(errors="surrogatepass")
+
+
+def named_values() -> Iterator[tuple[str, str]]:
+    """Yield (name, value) of the environment variables that are named like secrets."""
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name) and not _PLACE_NAME.search(name) and len(value.strip()) >= _SHORTEST_SECRET:
+            yield name, value.strip()
 
 
 def remove_all(tree: Any) -> Any:

@@ -93,7 +93,7 @@ def test_a_run_ends_with_its_launcher_and_keeps_what_it_has(tmp_path):
 
 
 def running(folder):
-    """Whether a process of a run of one process lives: one that names its folder and is no launcher."""
+    """Return whether a process of a run of one process lives: one that names its folder and is no launcher."""
     for place in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             words = (place / "cmdline").read_bytes().split(b"\0") if place.name.isdigit() else []

@@ -15,13 +15,6 @@ from bench.reporting import markdown as md
 from bench.utils import secret_formats
 from bench.utils.secret_formats import REMOVED
 
-# TOKENIZERS_PARALLELISM contains no token, and SSH_KEY_PATH no key.
-_SECRET_NAME = re.compile(
-    r"(?:^|_)(?:TOKEN|KEY|APIKEY|PASS|CREDENTIAL)S?(?:_|$)|_PWD$|SECRET|PASSWORD|PASSWD|PASSPHRASE", re.IGNORECASE
-)
-_PLACE_NAME = re.compile(r"_(?:PATH|FILE|DIR|HOME|NAME|URL)$", re.IGNORECASE)
-# A shorter value may be an ordinary word.
-_SHORTEST_SECRET = 8
 # At least two parts, not inside a word, a relative path or a URL; or a Windows path.
 _PATH = re.compile(r"(?:file://|(?<![\w./~]))((?:/[\w.@+%-]+){2,}/?)|(?<!\w)([A-Za-z]:\\[^\s\"']+)")
 
@@ -34,7 +27,7 @@ def find_secret(content: bytes, token: str | None = None) -> str | None:
     """
     if token and _holds(content, token):
         return "the Hugging Face Hub token"
-    for name, value in _secret_values():
+    for name, value in secret_formats.named_values():
         if _holds(content, value):
             return f"the value of the environment variable {name}"
     return secret_formats.find(content)
@@ -68,15 +61,9 @@ def _escaped(text: str) -> Iterator[str]:
         yield quote(text, safe, errors="surrogateescape")
 
 
-def _secret_values() -> Iterator[tuple[str, str]]:
-    for name, value in os.environ.items():
-        if _SECRET_NAME.search(name) and not _PLACE_NAME.search(name) and len(value.strip()) >= _SHORTEST_SECRET:
-            yield name, value.strip()
-
-
 def remove_secrets(text: str, token: str | None) -> str:
     """Return a message of a library or a server without secrets."""
-    secrets = [value for _, value in _secret_values()] + ([token] if token else [])
+    secrets = [value for _, value in secret_formats.named_values()] + ([token] if token else [])
     for form in sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True):
         text = text.replace(form, REMOVED)
     return secret_formats.remove(text)

@@ -191,3 +191,15 @@ def test_lm_eval_is_given_its_words_as_they_are(before, monkeypatch):
     monkeypatch.setattr(lm_eval, "lm_eval_command", lambda options: given.append(options) or 3)
     assert main.main([*before, "lm-eval", *words]) == 3
     assert (given[0].rest, given[0].traceback) == (words, bool(before))
+
+
+def test_every_command_takes_the_flag_that_confirms_foreign_code():
+    from bench.cli import main
+    from bench.config import foreign_code
+    from bench.runner import lifecycle
+
+    (commands,) = (action for action in main.parser()._actions if isinstance(action.choices, dict))
+    assert len(commands.choices) == len(main.COMMANDS)
+    for name, command in commands.choices.items():
+        assert {foreign_code.FLAG, "--include"} <= set(command._option_string_actions), name
+    assert {foreign_code.FLAG, "--include"} <= set(lifecycle.parser()._option_string_actions)

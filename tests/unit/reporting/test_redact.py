@@ -129,3 +129,9 @@ def test_a_tree_is_cleaned_and_its_keys_and_numbers_stay():
 def test_texts_of_any_kind_can_be_cleaned():
     for text in ("", "\ud800", "\udcff hf_", "é\x00"):
         assert secret_formats.remove(text) == text
+
+
+def test_secrets_of_the_environment_are_removed(monkeypatch):
+    monkeypatch.setenv("MY_PASSWORD", "correct horse battery")
+    monkeypatch.setenv("MY_TOKEN", "short")
+    assert secret_formats.remove("said: correct horse battery, short") == "said: <removed>, short"
