@@ -26,7 +26,8 @@ DRAWS, SEED = 2000, 0
 FORMULAS = (
     "Training, s: duration of the training steps and their warm-up, without loading, scoring and saving. Not given for "
     "a resumed run, whose record covers only the last launch.",
-    "Device-minutes: training, s × processes / 60, in GPU-minutes or CPU-minutes (one process).",
+    "Device-minutes: training, s × processes / 60, in GPU-minutes; on a CPU, minutes by the wall clock "
+    "of each process, whatever number of cores it has.",
     "Steps: optimiser steps. Epochs: passes over the training examples. Budgets may differ between methods.",
     "Minutes per point: device-minutes / (score after − score before training), in points. Before training: the "
     "pretrained model with a newly initialised head. A point is 0.01 of a score between 0 and 1, or 1 BLEU. Not given "

@@ -240,7 +240,8 @@ class Record(Part):
     """Everything that a run leaves for reports. Fields are filled in as the run proceeds.
 
     speed: the fast paths in force, by their keys in the recipe. memory_predicted: see runner/memory_prediction.py.
-    published: split -> metric -> what others found there, from the recipe.
+    published: split -> metric -> what others found there, from the recipe. selected_on: scored splits whose data also
+    chose the best step or the settings; their scores are marked wherever they are shown.
     """
 
     schema_: int = SCHEMA
@@ -263,6 +264,7 @@ class Record(Part):
     scores: dict[str, dict[str, dict[str, Score]]] = {}
     baselines: dict[str, dict[str, dict[str, Number]]] = {}
     published: dict[str, dict[str, Published]] = {}
+    selected_on: list[str] = []
     training: TrainingPart | None = None
     resumed: list[Resumed] = []
     speed: dict[str, Any] = {}

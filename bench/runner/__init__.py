@@ -1,5 +1,5 @@
 """One run: the order of stages, the record filled in, and every way to end.
 
-Reading order: lifecycle (entry), context, stages, inputs, results, run_folder, resume, memory_prediction, batch_size,
-trial_worker, out_of_memory, launch_record, comparability.
+Reading order: lifecycle (entry), context, stages, inputs, selected_on_test, results, run_folder, resume,
+memory_prediction, batch_size, trial_worker, out_of_memory, launch_record, comparability.
 """

@@ -663,3 +663,46 @@ def test_reporting_loads_no_heavy_library_and_answers_at_once():
     assert done.stdout.strip() == "[]"
     # Half a second is the aim; a busy machine gets four times that.
     assert time.perf_counter() - started_s < 2.0
+
+
+# ---------------------------------------------------------------- what must not mislead
+
+
+def test_phases_and_what_lies_between_them_sum_to_the_duration(tmp_path):
+    times = {"started_at": "2026-01-01T10:00:00+00:00", "finished_at": "2026-01-01T10:01:40+00:00"}
+    phases = [PhaseTime(name="load", seconds=20.0), PhaseTime(name="train_steps", seconds=70.0)]
+    page = run_page.run_report(full(phases=phases, **times), tmp_path)
+    rows = next(table for table in tables_of(page) if table[0][0] == "phase")
+    assert [row[0] for row in rows[1:]] == ["load", "train_steps", "not in a phase", "total"]
+    assert [row[2] for row in rows[1:]] == ["20.0 %", "70.0 %", "10.0 %", "100.0 %"]
+    resumed = full(phases=phases, resumed=[Resumed(at="t", from_step=3)], **times)
+    assert "not in a phase" not in run_page.run_report(resumed, tmp_path)
+    assert "not in a phase" not in run_page.run_report(full(phases=phases), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("counted", "shown"),
+    [
+        ({"examples": "windows", "loss_items": "ends of answers"}, ("windows per s", "ends of answers per s")),
+        ({"examples": "examples", "loss_items": "labels"}, ("examples per s", "labels per s")),
+        ({"examples": "examples", "loss_items": "answer tokens"}, ("examples per s", "answer tokens per s")),
+        (None, ("examples per s", "loss tokens per s")),
+    ],
+)
+def test_rates_are_named_after_what_was_counted(tmp_path, counted, shown):
+    record = full()
+    record.throughput["train"] |= {} if counted is None else {"counted": counted}
+    page = run_page.run_report(record, tmp_path)
+    names = {row[0] for table in tables_of(page) if "training" in table[0][0] for row in table}
+    assert {name.replace("_", " ") for name in names} >= set(shown)
+
+
+def test_scores_whose_data_chose_are_marked_in_every_table(tmp_path):
+    chosen = full("sst2--chosen--lora", selected_on=["test"])
+    page = run_page.run_report(chosen, tmp_path)
+    assert page.startswith("# sst2 / chosen / lora †")
+    table = short_table.table_report([(Path("a"), full()), (Path("b"), chosen)])
+    assert "sst2 / chosen / lora †" in table
+    assert "sst2 / minilm / lora †" not in table
+    assert "† The best step or the settings were chosen on the data that are scored" in table
+    assert "†" not in short_table.table_report([(Path("a"), full())])
