@@ -8,7 +8,7 @@ from bench.config.recipe import Recipe
 from bench.data.dataset import Corpus
 from bench.data.rows import Split
 from bench.errors import SetupError
-from bench.records.record import Record, RecipePart
+from bench.records.record import RecipePart, Record
 from bench.runner import selected_on_test
 
 CARD = {
