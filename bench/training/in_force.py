@@ -1,4 +1,4 @@
-"""What a training is really run with, read back from the live objects, and held against what its recipe asked for."""
+"""Reads back from the live objects the settings that a training runs with, and compares them with the recipe."""
 
 from dataclasses import dataclass
 from typing import Any

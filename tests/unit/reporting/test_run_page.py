@@ -94,7 +94,7 @@ def test_everything_that_was_measured_is_on_the_page(tmp_path):
     }  # fmt: skip
     memory = cells(page, "peak by phase, maximum over processes")
     assert memory["train"] == {"peak by phase, maximum over processes": "train", "rss, GiB": "1.23"}
-    # Of the run's duration, 250 s, as the rest of it stands in the table too.
+    # Of the run's duration, 250 s, whose rest has a row of its own.
     assert cells(page, "phase")["train"]["share"] == "14.4 %"
     assert cells(page, "phase")["total"] == {"phase": "total", "seconds": "250", "share": "100.0 %"}
     splits = cells(page, "split")
