@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ OTHER_METRICS = (
 )
 # Baselines that give one answer to everything, see `bench.evaluation.baselines`.
 CONSTANT_BASELINES = ("majority", "no_answer", "split_majority")
+SELECTION_MARK = "†"
 STAGES = {"before": "before training", "after": "after training"}
 Located = tuple[Path, Record]
 SystemKey = tuple[str, str]
@@ -259,3 +261,30 @@ def training_s(record: Record) -> float | None:
     """Return seconds of training; None without training, and for a resumed run, whose record lacks earlier launches."""
     seconds = [phase.seconds for phase in record.phases if phase.name in TRAINING_PHASES]
     return sum(seconds) if seconds and not record.resumed else None
+
+
+def timed(record: Record) -> list[tuple[str, float]]:
+    """Return phase -> seconds, with what lies between the phases, so that all of them sum to the run's duration.
+
+    A resumed run's phases hold steps of earlier launches, whose durations its record does not know.
+    """
+    phases = [(phase.name, phase.seconds) for phase in record.phases]
+    if not phases or record.finished_at is None or record.resumed:
+        return phases
+    try:
+        duration = datetime.fromisoformat(record.finished_at) - datetime.fromisoformat(record.started_at)
+    except ValueError:
+        return phases
+    rest = duration.total_seconds() - sum(seconds for _, seconds in phases)
+    return [*phases, ("not in a phase", rest)] if rest > 0 else phases
+
+
+def selection_mark(record: Record) -> str:
+    """Return the mark of a run whose scored data also chose its step or settings; "" for any other."""
+    return f" {SELECTION_MARK}" if record.selected_on else ""
+
+
+def selection_notes(records: Iterable[Record]) -> list[str]:
+    """Return the sentence that explains the mark, where any of the runs has it."""
+    sentence = f"{SELECTION_MARK} The best step or the settings were chosen on the data that are scored: optimistic."
+    return [sentence] if any(record.selected_on for record in records) else []

@@ -234,5 +234,6 @@ def _names(firsts: dict[SystemKey, Record]) -> dict[SystemKey, tuple[str, str]]:
     named: dict[SystemKey, tuple[str, str]] = {}
     for key, words in parts.items():
         short = [part for place, part in enumerate(words) if place not in alike] or words
-        named[key] = " / ".join(words) + endings[key], " / ".join(short) + endings[key]
+        ending = endings[key] + accessors.selection_mark(firsts[key])
+        named[key] = " / ".join(words) + ending, " / ".join(short) + ending
     return named

@@ -17,7 +17,7 @@ from bench.config.yaml_loader import KeyPath, items
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What decides whether a key is used: the recipe, its method's options, and what its method trains."""
+    """The facts that decide which keys are used: the recipe, its options, and what its method trains."""
 
     recipe: Recipe
     options: Any

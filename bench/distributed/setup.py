@@ -28,6 +28,7 @@ def start(timeout_s: float = 600.0) -> PartialState:
     on_cpu = not torch.cuda.is_available() or use_cpu
     if on_cpu:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed looks for a GPU, and complains
+    check_precision(on_cpu)
     asked = int(os.environ.get("WORLD_SIZE", "1") or 1)
     launcher.check(asked, gpus=torch.cuda.device_count(), on_cpu=use_cpu)
     state = _join(asked, on_cpu, timedelta(seconds=timeout_s + watchdog.COLLECTIVES_WAIT_LONGER_S))
@@ -95,6 +96,15 @@ def precision() -> str:
     if chosen not in ("no", "bf16", "fp16"):
         raise SetupError(f"mixed_precision is {chosen!r}; this harness supports no, bf16 and fp16")
     return chosen
+
+
+def check_precision(on_cpu: bool) -> None:
+    """Raise SetupError for fp16 on a CPU: training would be in float32 and scoring in fp16, and nobody would say so."""
+    if precision() == "fp16" and on_cpu:
+        raise SetupError(
+            "mixed_precision fp16 needs a GPU, and this run is on the CPU; set mixed_precision: bf16 or no in the "
+            "accelerate config, or give --mixed_precision no"
+        )
 
 
 def broadcast_from_rank_zero(value: Any) -> Any:

@@ -76,18 +76,26 @@ def step_flops(model: Any, lengths: list[int], answers: list[int] | None = None,
     Raises UncountableError for a model whose operations can't be counted.
     """
     written = lengths if answers is None else answers
-    cost = _cost(model, max(lengths), max(written))
+    return cost(model, max(lengths), max(written)).total(lengths, written, calls)
+
+
+def cost(model: Any, longest: int, longest_answer: int) -> Cost:
+    """Return what texts cost by their lengths, as it agrees with a run at the longest ones.
+
+    Raises UncountableError as `step_flops`.
+    """
+    counted = _counted_cost(model, longest, longest_answer)
     if _sees_only_earlier(model):
         own = (0, 2) if unwrapped(model).config.is_encoder_decoder else (2, 0)
-        cost.text[own] /= 2
-    return cost.total(lengths, written, calls)
+        counted.text[own] /= 2
+    return counted
 
 
 def _sees_only_earlier(model: Any) -> bool:
     return any(getattr(module, "is_causal", False) is True for module in model.modules())
 
 
-def _cost(model: Any, longest: int, longest_answer: int) -> Cost:
+def _counted_cost(model: Any, longest: int, longest_answer: int) -> Cost:
     """Return what the counter gives, as a polynomial. longest: at which it must agree with a run."""
     both = bool(unwrapped(model).config.is_encoder_decoder)
     powers, runs = (TWO_LENGTHS, TWO_LENGTHS_RUNS) if both else (ONE_LENGTH, ONE_LENGTH_RUNS)
@@ -103,12 +111,12 @@ def _cost(model: Any, longest: int, longest_answer: int) -> Cost:
             for (first, second), factor in zip(powers, factors, strict=True)
         }
         text[0, 0] -= call
-        cost = Cost(text=text, call=float(call))
+        found = Cost(text=text, call=float(call))
         most, most_answer = min(longest, limit), min(longest_answer, limit)
         there = count(1, most, most_answer)
-    if abs(cost.total([most], [most_answer], 1) - there) > 1e-6 * there:
+    if abs(found.total([most], [most_answer], 1) - there) > 1e-6 * there:
         raise UncountableError(f"what {most} tokens cost does not follow from what shorter texts do")
-    return cost
+    return found
 
 
 @contextlib.contextmanager

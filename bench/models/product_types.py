@@ -23,7 +23,7 @@ def shares(model: Any, autocast: str) -> dict[str, float]:
             name = _name(kind)
             sizes[name] = sizes.get(name, 0) + size
     total = sum(sizes.values())
-    return {name: size / total for name, size in sizes.items()}
+    return {name: size / total for name, size in sizes.items() if size}
 
 
 def peak_flops(device: str, model: Any, autocast: str) -> float | None:
@@ -44,14 +44,13 @@ def _products(module: nn.Module, autocast: str) -> list[tuple[int, torch.dtype]]
     """Return (size, type) of the weights that a module multiplies by: a linear layer's, or a mixture's experts."""
     lowered = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(autocast)
     if isinstance(module, nn.Linear | Conv1D):
+        # A 4-bit layer's own; its weights are packed into numbers of another type.
         own = getattr(module, "compute_dtype", None)
-        size = module.weight.numel()
-        if isinstance(module, nn.Linear):
-            size = module.in_features * module.out_features
-        is_packed = not module.weight.is_floating_point() or size != module.weight.numel()
-        if is_packed and own is not None and (lowered is None or own != torch.float32):
+        # Of a layer whose weights are sharded, a process holds a part, or nothing.
+        size = module.in_features * module.out_features if isinstance(module, nn.Linear) else module.weight.numel()
+        if own is not None and (lowered is None or own != torch.float32):
             return [(size, own)]
-        return [(size, lowered or (torch.float32 if is_packed else module.weight.dtype))]
+        return [(size, lowered or own or module.weight.dtype)]
     experts = [one for one in module.parameters(recurse=False) if one.dim() == 3]
     return [(one.numel(), lowered or one.dtype) for one in experts]
 

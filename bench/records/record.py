@@ -256,7 +256,8 @@ class Record(Part):
 
     speed: the fast paths in force, by their keys in the recipe. memory_predicted: see runner/memory_prediction.py.
     published: split -> metric -> what others found there, from the recipe. files: SHA-256 of the recipe's file and of
-    the cards and drop-ins in use, as "<kind>/<file name>".
+    the cards and drop-ins in use, as "<kind>/<file name>". selected_on: scored splits whose data also chose the best
+    step or the settings; their scores are marked wherever they are shown.
     """
 
     schema_: int = SCHEMA
@@ -279,6 +280,7 @@ class Record(Part):
     scores: dict[str, dict[str, dict[str, Score]]] = {}
     baselines: dict[str, dict[str, dict[str, Number]]] = {}
     published: dict[str, dict[str, Published]] = {}
+    selected_on: list[str] = []
     training: TrainingPart | None = None
     resumed: list[Resumed] = []
     speed: dict[str, Any] = {}

@@ -10,8 +10,8 @@ from bench.utils.hardware import GIB
 
 
 def title(record: Record) -> str:
-    """Return study, model and method for a heading."""
-    return md.escape(record.name.replace("--", " / "))
+    """Return study, model and method for a heading, marked where scored data chose the step or the settings."""
+    return md.escape(record.name.replace("--", " / ")) + accessors.selection_mark(record)
 
 
 def shown_score(item: Score | None) -> str:

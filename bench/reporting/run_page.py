@@ -30,11 +30,11 @@ def run_report(record: Record, folder: Path) -> str:
         "Published results": md.joined(_published(results, split) for split, results in record.published.items()),
         "Prompt": _prompt(record),
         "Figures": md.images("figures", sorted(path.name for path in folder.glob("figures/*.png"))),
-        "Training": md.fields("training", record.training.model_dump()) if record.training else "",
+        "Training": md.fields("training", record.training.model_dump(exclude={"in_force"})) if record.training else "",
         "Speed": _speed(record),
         "Memory": md.grid("peak by phase, maximum over processes", record.memory, skip=["per_rank"]),
         "Memory predicted": _memory_predicted(record),
-        "Time": md.durations("phase", [(phase.name, phase.seconds) for phase in record.phases]),
+        "Time": md.durations("phase", accessors.timed(record)),
         "Data": _data(record),
         "Model": _model(record),
         "Overrides": _override_table(record),
@@ -176,8 +176,17 @@ def _prompt(record: Record) -> str:
 
 def _speed(record: Record) -> str:
     scored = {split: throughput for split, throughput in record.throughput.items() if split != "train"}
-    trained = md.fields("training, all processes together", record.throughput.get("train", {}))
+    trained = md.fields("training, all processes together", _named_rates(record.throughput.get("train", {})))
     return md.joined([trained, md.grid("scoring", scored), md.fields("fast path", record.speed)])
+
+
+def _named_rates(rates: dict[str, Any]) -> dict[str, Any]:
+    """Return the rates under the names of what was counted; a record of before does not tell."""
+    counted = rates.get("counted")
+    if not isinstance(counted, dict):
+        return rates
+    names = {"examples_per_s": counted.get("examples"), "loss_tokens_per_s": counted.get("loss_items")}
+    return {f"{names[key]}_per_s" if names.get(key) else key: value for key, value in rates.items() if key != "counted"}
 
 
 def _memory_predicted(record: Record) -> str:

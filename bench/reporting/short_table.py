@@ -208,6 +208,7 @@ def _notes(records: Runs, unreadable: int) -> str:
         *(f"Interval {md.escape(kind)}: {', '.join(map(md.escape, sorted(names, key=accessors.metric_order)))}."
           for kind, names in sorted(intervals.items())),
         *TABLE_NOTES,
+        *accessors.selection_notes(record for _, record in records),
         *([RESUMED_NOTE] if any(record.resumed for _, record in records) else []),
         *([PREDICTED_NOTE] if any(accessors.predicted_gib(record) is not None for _, record in records) else []),
     ]  # fmt: skip

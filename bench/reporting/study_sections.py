@@ -115,6 +115,7 @@ def _reading_notes(group: Group) -> str:
         )
     if single:
         lines.append("One seed: the interval covers other examples, not other seeds.")
+    lines += accessors.selection_notes(record for system in group.systems for record in system.records)
     return md.bullets(lines)
 
 

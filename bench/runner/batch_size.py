@@ -346,6 +346,7 @@ def _short(run: RunContext, trial: Trial) -> Recipe:
             "steps": STEPS,
             "epochs": None,
             "minutes": None,
+            "warmup": 0.0,
             "evaluate_every": None,
             "best": None,
             "early_stopping": None,

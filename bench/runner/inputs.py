@@ -17,6 +17,7 @@ from bench.evaluation import metric_set, self_check, text_examples
 from bench.evaluation.reader import Scoring
 from bench.models import build
 from bench.records import record
+from bench.runner import selected_on_test
 from bench.runner.comparability import comparability
 from bench.runner.context import RunContext, RunInputs
 
@@ -31,6 +32,7 @@ def load_data(run: RunContext) -> RunInputs:
         foreign_code.trusts(run.resolved.recipe.model)
         _check_trackers(recipe, plan)
         corpus = _load_corpus(run, plan)
+        selected_on_test.check(run, corpus, by_gradients=plan.trains == "gradient")
         rows = corpus.splits["train"].rows if "train" in corpus.splits else []
         texts = (text for row in rows for text in (row["text"], row["text_pair"]) if text)
         tokenizer, notes = tokenizers.build(recipe.model, build.locate(recipe.model), texts)

@@ -57,6 +57,8 @@ def build_model(run: RunContext) -> None:
     """Build the adapted model, seeded; what it really is goes into the record."""
     recipe, plan = run.resolved.recipe, run.inputs.plan
     _plan_budget(run)  # before a large model is loaded in vain
+    for note in run.budget.notes(recipe.training) if run.budget is not None else ():
+        run.record.note(note)
     with run.clock.phase("load"):
         built = adapted_model(
             recipe,
@@ -456,6 +458,17 @@ def measure(run: RunContext) -> None:
         _step_flops(run),
         None if peak is None else peak * run.state.num_processes,
     )
+    run.record.throughput["train"] |= {"counted": _counted(run)}
+
+
+def _counted(run: RunContext) -> dict[str, str]:
+    """Return what an example and a loss item of the throughput are, in words of the task."""
+    recipe = run.resolved.recipe
+    if recipe.objective == "text":
+        return {"examples": "examples", "loss_items": "answer tokens"}
+    if recipe.dataset.columns.answers is not None:
+        return {"examples": "windows", "loss_items": "ends of answers"}
+    return {"examples": "examples", "loss_items": "labels"}
 
 
 def _step_flops(run: RunContext) -> float | None:

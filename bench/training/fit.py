@@ -1,6 +1,5 @@
 """Fits a model to the training split by gradients: sets a training run up, hands it to its engine, and sums it up."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,9 +53,7 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
         inputs.display.leave_out(progress.step)
         inputs.observer.on_resume(progress.step)
         if progress.selection is not None and progress.selection.exhausted:
-            # Told to stop in the step that ended training: what is left is to take its best weights.
-            progress.stop("early_stopping")
-            inputs = dataclasses.replace(inputs, budget=dataclasses.replace(inputs.budget, steps=progress.step))
+            return _ended_before(inputs, progress, resumption)
     full_model = sharding.FullModelShell(inputs.model) if sharding.shards_parameters() else None
     gradients = sharding.FirstGradients(inputs.model) if sharding.requested_backend() == "deepspeed" else None
     policy = Policy(inputs, progress, full_model=full_model, gradients=gradients)
@@ -86,6 +83,20 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
     if inputs.rank == 0:
         checkpoint_files.forget_best(inputs.checkpoint_folder)
     return _result(model, progress)
+
+
+def _ended_before(inputs: FitInputs, progress: Progress, resumption: checkpointing.Resumption) -> FitResult:
+    """Return the outcome of a training that ended early in the step in which it was told to stop: nothing is left."""
+    progress.stop("early_stopping")
+    assert progress.selection is not None
+    if progress.selection.best_step is None:  # no validation had a value: the last weights are the only ones
+        checkpointing.load_trained(inputs.rank, inputs.model, resumption.path / checkpoint_files.TRAINED)
+    elif inputs.rank == 0:
+        checkpoint_files.carry_best(resumption.path, resumption.path.parent)
+    checkpointing.load_best(inputs, progress, inputs.model)
+    if inputs.rank == 0:
+        checkpoint_files.forget_best(inputs.checkpoint_folder)
+    return _result(inputs.model, progress)
 
 
 def _recompute(inputs: FitInputs) -> bool:

@@ -1,4 +1,4 @@
-"""What a training is really run with, read back from the live objects, and held against what its recipe asked for."""
+"""Reads back from the live objects the settings that a training runs with, and compares them with the recipe."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +23,11 @@ OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Live:
     """The objects of an engine, once all is set up. clip_norm: as the engine will clip; 0 or None for not."""
 
     accelerator: Any
-    model: nn.Module
     optimizer: Any
     scheduler: Any
     clip_norm: float | None
@@ -62,28 +61,38 @@ def read(inputs: FitInputs, live: Live) -> dict[str, Any]:
 
     product_types: share of the weights -> the type that they are multiplied in.
     """
-    optimizer, accelerator = _innermost(live.optimizer, "optimizer"), live.accelerator
+    settings, budget, accelerator = inputs.settings, inputs.budget, live.accelerator
+    checkpointed = any(getattr(module, "gradient_checkpointing", False) is True for module in inputs.model.modules())
+    found: dict[str, Any] = {
+        # DeepSpeed and FSDP hold these in objects of their own, which tell something else, or nothing.
+        **dict.fromkeys(("optimizer", "learning_rate", "weight_decay", "trained_parameters", "rates"), None),
+        **dict.fromkeys(("clip_norm", "precision"), None),
+        "gradient_checkpointing": checkpointed,
+        "global_batch": budget.per_device_batch * budget.accumulation * accelerator.num_processes,
+        "product_types": product_types.shares(inputs.model, inputs.scoring.precision),
+    }
+    if requested_backend() is None:
+        found |= _of_optimizer(_innermost(live.optimizer, "optimizer"), settings.optimizer)
+        rate = found["learning_rate"] if isinstance(found["learning_rate"], float) else settings.learning_rate
+        found["rates"] = _rates(_innermost(live.scheduler, "scheduler"), rate, inputs)
+        found["clip_norm"] = float(live.clip_norm or 0.0)
+        found["precision"] = accelerator.mixed_precision if accelerator.native_amp else "no"
+    return found
+
+
+def _of_optimizer(optimizer: Any, name: str) -> dict[str, Any]:
+    """Return an optimizer's class and settings, rate, decay, and how many numbers it trains."""
     groups = optimizer.param_groups
     rates = sorted({float(group.get("initial_lr", group["lr"])) for group in groups})
     decays = sorted({float(group["weight_decay"]) for group in groups if group.get("weight_decay")})
-    _, options = OPTIMIZERS[inputs.settings.optimizer]
     known = {**optimizer.defaults, **vars(getattr(optimizer, "args", object)), **vars(optimizer)}
-    checkpointed = any(getattr(module, "gradient_checkpointing", False) is True for module in inputs.model.modules())
-    found = {
-        "optimizer": {"class": type(optimizer).__name__, **{name: known.get(name) or False for name in options}},
+    _, options = OPTIMIZERS[name]
+    return {
+        "optimizer": {"class": type(optimizer).__name__, **{key: known.get(key) or False for key in options}},
         "learning_rate": rates[0] if len(rates) == 1 else rates,
         "weight_decay": decays[0] if len(decays) == 1 else decays or 0.0,
         "trained_parameters": sum(one.numel() for group in groups for one in group["params"]),
-        "rates": _rates(_innermost(live.scheduler, "scheduler"), rates[0], inputs),
-        "clip_norm": float(live.clip_norm or 0.0),
-        "precision": accelerator.mixed_precision if accelerator.native_amp else "no",
-        "gradient_checkpointing": checkpointed,
-        "global_batch": inputs.budget.per_device_batch * inputs.budget.accumulation * accelerator.num_processes,
-        "product_types": product_types.shares(inputs.model, inputs.scoring.precision),
     }
-    for name in _unreadable():
-        found[name] = None
-    return found
 
 
 def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
@@ -104,11 +113,6 @@ def _agree(name: str, value: Any, found: Any) -> bool:
             abs(found[step] - rate) <= 1e-9 * highest for step, rate in value.items()
         )
     return bool(value == found)
-
-
-def _unreadable() -> tuple[str, ...]:
-    """Return what DeepSpeed and FSDP hold in objects of their own, which tell something else, or nothing."""
-    return ("optimizer", "trained_parameters", "rates", "clip_norm", "precision") if requested_backend() else ()
 
 
 def _innermost(wrapped: Any, name: str) -> Any:

@@ -49,6 +49,11 @@ class Budget:
             )
         per_epoch = examples / batch
         steps = training.steps or math.ceil((training.epochs or 3.0) * per_epoch - 1e-9)
+        if training.warmup >= max(1, steps):
+            raise SetupError(
+                f"training.warmup: {training.warmup:g} warm-up steps of {steps} in all: the full learning rate is "
+                "never reached; write fewer, or a share below 1"
+            )
         return cls(
             examples=examples,
             steps=steps,
@@ -61,6 +66,33 @@ class Budget:
     def warmup_steps(self, training: Training) -> int:
         """Return the number of warmup steps: `warmup` below 1 is a share of all steps, from 1 on a number of them."""
         return int(training.warmup) if training.warmup >= 1 else math.ceil(training.warmup * self.steps)
+
+    def notes(self, training: Training) -> list[str]:
+        """Return a sentence for each key of `training` that these sizes turn into something else than it says."""
+        notes = []
+        asked, done = training.epochs or 3.0, self.epochs(self.steps)
+        if training.steps is None and done > 1.05 * asked:
+            notes.append(
+                f"training.epochs: {asked:g} asked for, {done:.4g} done: a step takes {self.global_batch} examples, "
+                f"and there are {self.examples}; lower training.global_batch to come closer"
+            )
+        if 0 < training.warmup < 1 and self.warmup_steps(training) >= self.steps:
+            notes.append(
+                f"training.warmup: {training.warmup:g} of {self.steps} steps is all of them; the full learning rate is "
+                "never reached"
+            )
+        validations = sum(self.validates(step) for step in range(1, self.steps + 1))
+        if training.early_stopping is not None and validations <= training.early_stopping.patience:
+            notes.append(
+                f"training.early_stopping has no effect: patience {training.early_stopping.patience} can't run out in "
+                f"{validations} validations"
+            )
+        if isinstance(self.evaluate_every, int) and self.evaluate_every > self.steps:
+            notes.append(
+                f"training.evaluate_every: {self.evaluate_every} is more than the {self.steps} steps: validated only "
+                "after the last"
+            )
+        return notes
 
     def validates(self, step: int) -> bool:
         """Return whether a step is followed by a validation: each `evaluate_every`-th, or each that ends an epoch.

@@ -87,8 +87,10 @@ def test_an_encoders_head_by_hand(tmp_path):
 def test_texts_add_up(tmp_path):
     for name in tiny.FAMILIES:
         model = tiny.adapted(tiny.card(name), tmp_path, "lora")
-        apart = flops.step_flops(model, [3]) + flops.step_flops(model, [50])
-        assert flops.step_flops(model, [3, 50]) == pytest.approx(apart, rel=1e-12)
+        cost = flops.cost(model, 50, 50)
+        apart = cost.total([3], [3], 1) + cost.total([50], [50], 1)
+        assert cost.total([3, 50], [3, 50], 2) == pytest.approx(apart, rel=1e-12)
+        assert cost.call == 0
 
 
 def test_adapters_cost_less_than_training_everything(tmp_path):
@@ -152,10 +154,11 @@ def test_an_output_head_runs_on_every_token(tmp_path):
 
 def test_prompts_cost_in_the_encoder_and_answers_in_the_decoder(tmp_path):
     model = tiny.text_adapted(tiny.card("t5"), tmp_path, "full")
-    base, prompt, answer = (flops.step_flops(model, *lengths) for lengths in (([9], [3]), ([10], [3]), ([9], [4])))
+    cost = flops.cost(model, 10, 4)
+    base, prompt, answer = (cost.total(*lengths, 1) for lengths in (([9], [3]), ([10], [3]), ([9], [4])))
     # An answer's token also pays for the output head.
     assert answer - base > prompt - base > 0
-    assert flops.step_flops(model, [9, 4], [3, 2]) == base + flops.step_flops(model, [4], [2])
+    assert cost.total([9, 4], [3, 2], 1) == pytest.approx(base + cost.total([4], [2], 0), rel=1e-12)
     assert flops.step_flops(model, [9]) == flops.step_flops(model, [9], [9])
 
 

@@ -45,7 +45,7 @@ def test_four_bits_compute_in_their_own_type(tmp_path):
 
 def test_tf32_where_torch_may(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", True)
+    torch.backends.cuda.matmul.allow_tf32 = True
     try:
         assert product_types.shares(stack(torch.float32), "no") == {"tf32": 1.0}
         assert product_types.peak_flops(H200, stack(torch.float32), "no") == pytest.approx(494e12)

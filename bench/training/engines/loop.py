@@ -35,10 +35,7 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
         engine = EngineState(accelerator, model, optimizer, scheduler)
         since_log = restore(inputs, session.resumption, engine)
         inputs.observer.on_start(sharding.in_force(accelerator, model))
-        live = in_force.Live(
-            accelerator=accelerator, model=model, optimizer=optimizer, scheduler=scheduler, clip_norm=settings.clip_norm
-        )
-        in_force.tell(inputs, live)
+        in_force.tell(inputs, in_force.Live(accelerator, optimizer, scheduler, settings.clip_norm))
         for step in range(progress.step + 1, budget.steps + 1):
             progress.steps.start()
             batches = _micro_batches(loss_of, step, accelerator)
@@ -77,9 +74,8 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
 
 def _log(session: Session, accelerator: Accelerator, since_log: torch.Tensor, rate: float, norm: Any) -> None:
     """Log the step that is done, with the mean loss since the last one that was."""
-    progress = session.progress
-    mean = accelerator.reduce(since_log, "mean").item() / (progress.step - progress.logged_step)
-    session.policy.log_step(progress.step, mean, rate, None if norm is None else float(norm))
+    mean = accelerator.reduce(since_log, "mean").item() / (session.progress.step - session.progress.logged_step)
+    session.policy.log_step(session.progress.step, mean, rate, None if norm is None else float(norm))
     since_log.zero_()
 
 

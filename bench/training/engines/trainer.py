@@ -124,13 +124,7 @@ class WatchedTrainer(Trainer):
         return logs
 
     def _live(self) -> in_force.Live:
-        return in_force.Live(
-            accelerator=self.accelerator,
-            model=self.model_wrapped,
-            optimizer=self.optimizer,
-            scheduler=self.lr_scheduler,
-            clip_norm=self.args.max_grad_norm,
-        )
+        return in_force.Live(self.accelerator, self.optimizer, self.lr_scheduler, self.args.max_grad_norm)
 
     def _engine_state(self) -> checkpointing.EngineState:
         return checkpointing.EngineState(self.accelerator, self.model_wrapped, self.optimizer, self.lr_scheduler)

@@ -94,7 +94,9 @@ def test_everything_that_was_measured_is_on_the_page(tmp_path):
     }  # fmt: skip
     memory = cells(page, "peak by phase, maximum over processes")
     assert memory["train"] == {"peak by phase, maximum over processes": "train", "rss, GiB": "1.23"}
-    assert cells(page, "phase")["train"]["share"] == "90.0 %"
+    # Of the run's duration, 250 s, whose rest has a row of its own.
+    assert cells(page, "phase")["train"]["share"] == "14.4 %"
+    assert cells(page, "phase")["total"] == {"phase": "total", "seconds": "250", "share": "100.0 %"}
     splits = cells(page, "split")
     assert splits["train"]["truncated"] == "12 (1.2 %)"
     assert splits["train"]["dropped"] == "leakage 3"
@@ -676,3 +678,46 @@ def test_a_headline_stands_beside_the_best_constant_answer_and_right_answers_wit
     assert "0.517 for the no_answer baseline" in shown
     assert "bleu can't give full marks to 29 right answers: all questions answered right score 0.000." in shown
     assert "meteor can't" not in shown
+
+
+# ---------------------------------------------------------------- what must not mislead
+
+
+def test_phases_and_what_lies_between_them_sum_to_the_duration(tmp_path):
+    times = {"started_at": "2026-01-01T10:00:00+00:00", "finished_at": "2026-01-01T10:01:40+00:00"}
+    phases = [PhaseTime(name="load", seconds=20.0), PhaseTime(name="train_steps", seconds=70.0)]
+    page = run_page.run_report(full(phases=phases, **times), tmp_path)
+    rows = next(table for table in tables_of(page) if table[0][0] == "phase")
+    assert [row[0] for row in rows[1:]] == ["load", "train_steps", "not in a phase", "total"]
+    assert [row[2] for row in rows[1:]] == ["20.0 %", "70.0 %", "10.0 %", "100.0 %"]
+    resumed = full(phases=phases, resumed=[Resumed(at="t", from_step=3)], **times)
+    assert "not in a phase" not in run_page.run_report(resumed, tmp_path)
+    assert "not in a phase" not in run_page.run_report(full(phases=phases, finished_at=None), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("counted", "shown"),
+    [
+        ({"examples": "windows", "loss_items": "ends of answers"}, ("windows/s", "ends of answers/s")),
+        ({"examples": "examples", "loss_items": "labels"}, ("examples/s", "labels/s")),
+        ({"examples": "examples", "loss_items": "answer tokens"}, ("examples/s", "answer tokens/s")),
+        (None, ("examples/s", "loss tokens/s")),
+    ],
+)
+def test_rates_are_named_after_what_was_counted(tmp_path, counted, shown):
+    record = full()
+    record.throughput["train"] |= {} if counted is None else {"counted": counted}
+    page = run_page.run_report(record, tmp_path)
+    names = {row[0] for table in tables_of(page) if "training" in table[0][0] for row in table}
+    assert names >= set(shown)
+
+
+def test_scores_whose_data_chose_are_marked_in_every_table(tmp_path):
+    chosen = full("sst2--chosen--lora", selected_on=["test"])
+    page = run_page.run_report(chosen, tmp_path)
+    assert page.startswith("# sst2 / chosen / lora †")
+    table = short_table.table_report([(Path("a"), full()), (Path("b"), chosen)])
+    assert "sst2 / chosen / lora †" in table
+    assert "sst2 / minilm / lora †" not in table
+    assert "† The best step or the settings were chosen on the data that are scored" in table
+    assert "†" not in short_table.table_report([(Path("a"), full())])

@@ -39,7 +39,6 @@ def live(model, inputs, **changes):
     accelerator = {"num_processes": 1, "native_amp": False, "mixed_precision": "no", **changes.pop("accelerator", {})}
     return in_force.Live(
         accelerator=SimpleNamespace(**accelerator),
-        model=model,
         optimizer=SimpleNamespace(optimizer=optimizer),
         scheduler=SimpleNamespace(scheduler=get_scheduler(*how)),
         clip_norm=changes.pop("clip_norm", settings.clip_norm),

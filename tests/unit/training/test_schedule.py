@@ -129,6 +129,50 @@ def test_warmup_is_a_share_or_a_number(warmup, steps):
     assert Budget.plan(training, 100, 1).warmup_steps(training) == steps
 
 
+@pytest.mark.parametrize(
+    ("examples", "training", "begins"),
+    [
+        (
+            25,
+            {"epochs": 1.0, "global_batch": 400},
+            ["training.epochs: 1 asked for, 16 done: a step takes 400 examples"],
+        ),
+        (10, {"global_batch": 64}, ["training.epochs: 3 asked for, 6.4 done"]),
+        (100, {"epochs": 0.001, "global_batch": 10}, ["training.epochs: 0.001 asked for, 0.1 done"]),
+        (100, {"epochs": 1.0, "global_batch": 32}, ["training.epochs: 1 asked for, 1.28 done"]),
+        (100, {"epochs": 1.0, "global_batch": 33}, ["training.epochs: 1 asked for, 1.32 done"]),
+        (100, {"epochs": 4.0, "global_batch": 16}, []),
+        (100, {"epochs": 1.0, "global_batch": 50}, []),
+        (25, {"steps": 1, "global_batch": 400}, []),
+        (100, {"steps": 1, "global_batch": 10, "warmup": 0.1}, ["training.warmup: 0.1 of 1 steps is all of them"]),
+        (100, {"steps": 10, "global_batch": 10, "warmup": 0.95}, ["training.warmup: 0.95 of 10 steps is all of them"]),
+        (
+            100,
+            {"steps": 10, "global_batch": 10, "evaluate_every": 20},
+            ["training.evaluate_every: 20 is more than the"],
+        ),
+        (
+            100,
+            {"steps": 10, "evaluate_every": 5, "best": "f1", "early_stopping": EarlyStopping(patience=2)},
+            ["training.early_stopping has no effect: patience 2 can't run out in 2 validations"],
+        ),
+    ],
+)
+def test_sizes_that_are_not_what_the_recipe_says_are_noted(examples, training, begins):
+    settings = Training(**training)
+    notes = Budget.plan(settings, examples, 1).notes(settings)
+    assert len(notes) == len(begins)
+    for note, begin in zip(notes, begins, strict=True):
+        assert note.startswith(begin)
+
+
+@pytest.mark.parametrize("warmup", [4, 5, 100])
+def test_as_many_warmup_steps_as_there_are_steps(warmup):
+    with pytest.raises(SetupError, match=f"training.warmup: {warmup} warm-up steps of 4 in all"):
+        plan(epochs=1.0, global_batch=32, warmup=warmup)
+    assert plan(epochs=1.0, global_batch=32, warmup=3).steps == 4
+
+
 # ---------------------------------------------------------------- order and seeds
 
 
