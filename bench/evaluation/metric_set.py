@@ -138,15 +138,18 @@ class MetricSet:
         counted = {name: int(trials) for name, (_, trials) in proportions.items() if np.ndim(trials) == 0}
         # Of a part of the examples, like the questions with an answer, F1 counts those that exact match does.
         counted |= {name.replace("_exact", "_f1"): count for name, count in counted.items()}
+        left_out = sum(int(values[name]) for name in metric.counts if name.endswith("_left_out"))
+        number = len(predictions.ids)
+        counted = {name: number - (0 if name in metric.counts else left_out) for name in values} | counted
         # Where all are 0, or all 1, no draw of a bootstrap differs. Wilson's interval holds then, since of all means of
         # numbers from 0 to 1 that of 0s and 1s alone spreads most.
         for name in set(rest).intersection(metric.unit_means):
             if values[name] in (0, 1):
-                examples = counted.get(name, len(predictions.ids))
+                examples = counted[name]
                 ends = wilson(float(values[name]) * examples, examples)
                 intervals[name] = (*ends, f"wilson 95 %, as every example scores {values[name]:g}")
         return {
-            name: _score(value, intervals.get(name), counted.get(name, len(predictions.ids)), signatures[name])
+            name: _score(value, intervals.get(name), counted.get(name, number), signatures[name])
             for name, value in {**values, **_tuned(metric, predictions)}.items()
         }
 

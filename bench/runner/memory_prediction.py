@@ -88,7 +88,7 @@ def predict(run: RunContext) -> None:
     else:
         run.record.memory_predicted = {**run.prediction.prediction.as_record(), "error": None}
         _check_outline(run, run.prediction.job)
-    _predict_scoring(run)
+        _predict_scoring(run)
 
 
 def _predict_scoring(run: RunContext) -> None:

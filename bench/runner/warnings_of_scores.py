@@ -22,9 +22,10 @@ def warn(run: RunContext, stage: str, split: str, scored: Predictions, constants
     absent = exhibits.absent_labels(split, scores, scored.references, labels)
     for note in [*notes, *([absent] if absent else [])]:
         run.record.note(note)
-    # A new head answers at random before training, which is no finding.
-    new = stage == "before" and bool(run.record.model and run.record.model.newly_initialized)
-    if not new:
+    # A new head or body answers at random before training, which is no finding.
+    model = run.record.model
+    new = model is not None and (bool(model.newly_initialized) or model.weights == "random")
+    if stage == "after" or not new:
         findings += exhibits.of_predictions(where, scored, labels)
     if stage == "after":
         findings += exhibits.not_better(where, metrics, scored, constants)

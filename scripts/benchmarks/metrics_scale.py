@@ -1,7 +1,8 @@
 """Time and memory of every metric by number of labels and examples: `python scripts/benchmarks/metrics_scale.py`.
 
-Prints, for one label an example, seconds of the values, of the values with intervals, of the baselines, and of a paired
-comparison of two runs; the time per (example + label); and the peak of the memory that NumPy and Python allocate.
+Prints, for one label an example, CPU seconds (of all threads) of the values, of the values with intervals, of the
+baselines, and of a paired comparison of two runs, each with the peak of the memory that NumPy and Python allocate; and
+the time of the values per (example + label), which stays the same from 77 to 5,000 labels.
 Values are compared with scikit-learn's. The probabilities that the loss reads are examples x labels by their nature
 (8 bytes each): they are made before the clock starts and are not part of the peak.
 """
@@ -96,9 +97,9 @@ def _measured(work: Callable[[], Any]) -> tuple[float, float]:
     seconds = []
     while len(seconds) < 2 and sum(seconds) < 2:
         gc.collect()
-        started = time.perf_counter()
+        started = time.process_time()
         work()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     tracemalloc.start()
     work()
     peak = tracemalloc.get_traced_memory()[1] / 2**20

@@ -172,6 +172,39 @@ def test_every_score_lies_in_its_interval_and_has_its_signature(names, make):
     }
 
 
+@pytest.mark.parametrize("labels", [2, 3, 40])
+def test_values_that_are_accuracy_have_its_interval(labels):
+    """Of one label an example: f1_micro, recall_micro, recall_weighted; precision_micro where all are answered."""
+    draw = np.random.default_rng(labels)
+    references = draw.integers(labels, size=80)
+    predicted = np.where(draw.random(80) < 0.8, references, draw.integers(labels, size=80))
+    found = Predictions(
+        ids=tuple(map(str, range(80))), predictions=predicted, references=references, scores=np.ones((80, labels))
+    )
+    metrics = MetricSet(("accuracy", "f1", "precision", "recall"), multi_label=False, num_labels=labels)
+    scores = metrics.scores(found)
+    for name in ("f1_micro", "recall_micro", "recall_weighted", "precision_micro"):
+        same = ("value", "low", "high", "interval", "examples")
+        assert [getattr(scores[name], part) for part in same] == [getattr(scores["accuracy"], part) for part in same]
+    # Without all answers f1_micro is another number.
+    predicted[:9] = -1
+    scores = metrics.scores(dataclasses.replace(found, predictions=predicted))
+    assert scores["f1_micro"].value != scores["accuracy"].value
+    assert scores["f1_micro"].interval == "bootstrap 95 %, 2000 draws by example"
+    assert scores["recall_weighted"].low == scores["accuracy"].low
+
+
+def test_values_of_a_single_flag_have_the_interval_of_subset_accuracy():
+    found = several()
+    one = dataclasses.replace(
+        found, predictions=found.predictions[:, :1], references=found.references[:, :1], scores=found.scores[:, :1]
+    )
+    scores = MetricSet(("subset_accuracy", "hamming_accuracy", "jaccard"), multi_label=True, num_labels=1).scores(one)
+    for name in ("hamming_accuracy", "jaccard_samples"):
+        assert scores[name].value == scores["subset_accuracy"].value
+        assert (scores[name].low, scores[name].high) == (scores["subset_accuracy"].low, scores["subset_accuracy"].high)
+
+
 def test_scores_are_the_same_twice():
     metrics = MetricSet(SINGLE, multi_label=False, num_labels=3)
     assert metrics.scores(single()) == metrics.scores(single())
@@ -445,7 +478,8 @@ def test_scores_of_answers_have_intervals_and_signatures():
         assert score.signature == signatures[name]
         part = next((kind for kind in ("HasAns", "NoAns") if kind in name and "total" not in name), None)
         has = sum(bool(golds) for golds in found.references)
-        assert score.examples == {"HasAns": has, "NoAns": 60 - has, None: 60}[part], name
+        of_all = has if name in ("bleu", "bleu_tokenize_none") else 60  # BLEU leaves out what has no gold
+        assert score.examples == {"HasAns": has, "NoAns": 60 - has, None: of_all}[part], name
         # A number of questions is not estimated, and the best threshold is tuned on the very examples.
         if name in COUNTED | TUNED:
             assert (score.interval, score.low, score.high) == (None, None, None)
