@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.config import registry, rules, yaml_loader
+from bench.config import model_paths, registry, rules, yaml_loader
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.layers import Layers
 from bench.config.recipe import MethodChoice, Recipe
@@ -125,6 +125,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     _lay_overrides(given, layers)
     if seed is not None:
         layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))
+    model_paths.resolve_paths(layers)
     recipe, options = _validated(layers, problems)
     resolved = Resolved(
         recipe=recipe,
