@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.config import data_folder, registry, rules, unused, yaml_loader
+from bench.config import data_folder, model_paths, registry, rules, unused, yaml_loader
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.fields import CHAT_DATE
 from bench.config.layers import Layers
@@ -165,6 +165,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     if seed is not None:
         layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))
     data_folder.settle(layers, COMMAND_LINE)
+    model_paths.resolve_paths(layers)
     recipe, options = _validated(layers, problems, missing=CARD_FOLDERS.keys() - names.keys())
     if recipe is None or options is None:
         problems.raise_any()

@@ -22,10 +22,11 @@ from bench.config.cards import ModelCard
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Recipe
 from bench.config.resolve import Resolved
-from bench.errors import SetupError
+from bench.errors import BenchError, SetupError
 from bench.evaluation import text_examples
 from bench.models import build, heads, span_head
 from bench.models.library_internals import bitsandbytes_internals, transformers_internals
+from bench.utils.loading_errors import reason
 
 META = torch.device("meta")
 # bitsandbytes keeps the state of smaller tensors in 32 bits, and pages only larger ones (optim/optimizer.py).
@@ -101,8 +102,19 @@ def outline(resolved: Resolved, num_labels: int = 2) -> Any:
             heads.attach_mlp(model, recipe.head.hidden, recipe.head.dropout)
         # Numbers that are not there need not be drawn, which would take as long as all else.
         with no_init_weights():
-            model = method.adapt(model, resolved.options)
+            model = _adapted(method, model, resolved)
     return model.train()
+
+
+def _adapted(method: Any, model: Any, resolved: Resolved) -> Any:
+    """Return the model as its method adapts it. Raises SetupError for what that raises: it may be anybody's code."""
+    try:
+        return method.adapt(model, resolved.options)
+    except (BenchError, MemoryError):
+        raise
+    except Exception as error:
+        name = resolved.recipe.method.name
+        raise SetupError(f"method {name!r} can't adapt the model: {type(error).__name__}: {reason(error)}") from error
 
 
 def _bare(card: ModelCard, plan: LoadPlan, auto_class: str, labels: tuple[str, ...]) -> Any:

@@ -1,12 +1,13 @@
 """Saving a trained model so that plain transformers and peft load it, and loading it again for prediction."""
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from bench.config import foreign_code, registry
@@ -20,6 +21,7 @@ from bench.utils.loading_errors import reason, shown
 
 DESCRIPTION = "bench.json"
 PROBE = "probe.safetensors"
+ADAPTER = "adapter_model.safetensors"
 # Plain transformers and peft would put a random head of their own in the place of our MLP, and only warn of it. Under
 # a type that they do not know they refuse, and name it.
 MLP_TYPE = "_with_bench_mlp_head"
@@ -39,6 +41,15 @@ def save(model: Any, tokenizer: Any, folder: Path, description: dict[str, Any]) 
             _mark_types(folder)
     tokenizer.save_pretrained(folder)
     files.write_text(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
+    _use_one_mode(folder)
+
+
+def _use_one_mode(folder: Path) -> None:
+    """Give every file the mode of the description: safetensors writes its own for their owner alone."""
+    mode = (folder / DESCRIPTION).stat().st_mode & 0o777
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            path.chmod(mode)
 
 
 def _mark_types(folder: Path) -> None:
@@ -131,15 +142,18 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
     family = _auto_class(description)
     if family.__name__ == span_head.AUTO_CLASS:
         span_head.register(config)
-    model, loading = family.from_pretrained(
-        folder,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # told as missing
-        config=config,
-        use_safetensors=True,
-        attn_implementation=description["model_card"]["attention"],
-        trust_remote_code=False,
-    )
+    try:
+        model, loading = family.from_pretrained(
+            folder,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told as missing
+            config=config,
+            use_safetensors=True,
+            attn_implementation=description["model_card"]["attention"],
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise DataError(f"the saved model {shown(str(folder))!r} can't be loaded: {reason(error)}") from error
     head = Head.model_validate(description["head"])
     _check_loaded(loading, folder, but=heads.head_names(model) if head.kind == "mlp" else ())
     if head.kind == "mlp":
@@ -149,14 +163,22 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
 
 
 def _check_loaded(loading: dict[str, Any], folder: Path, but: Sequence[str] = ()) -> None:
-    """Raise DataError where transformers put random weights, and only warns. but: modules that are exempt."""
-    missing = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
-    missing = [name for name in missing if name.split(".")[0] not in but]
-    if missing:
-        raise DataError(
-            f"{folder} lacks weights of the model that its config.json describes, e.g. {missing[0]!r}: the config is "
-            "of another model, or a file of weights is missing"
-        )
+    """Raise DataError where transformers put random weights, or dropped some. but: modules that are put back apart."""
+    missing = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    _check_keys(folder, missing, loading["unexpected_keys"], tuple(f"{name}." for name in but))
+
+
+def _check_keys(folder: Path, missing: Iterable[str], unexpected: Iterable[str], restored: tuple[str, ...]) -> None:
+    """Raise DataError for weights that a saved model lacks, which would be random, or that nothing would use.
+
+    restored: beginnings of names that are put back by themselves.
+    """
+    for keys, what in ((missing, "lacks weights"), (unexpected, "holds weights that its model has no place for")):
+        wrong = sorted(key for key in keys if not key.startswith(restored or ("\0",)))
+        if wrong:
+            raise DataError(
+                f"{folder} {what}: {len(wrong)}, e.g. {wrong[0]}; the config is of another model, or files are missing"
+            )
 
 
 def _restore(model: Any, folder: Path) -> None:
@@ -221,6 +243,18 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
     for name in set(description["unquantized"]) - set(heads.output_head_names(model)):
         heads.keep_in_float32(model.get_submodule(name))
     config = peft.PeftConfig.from_peft_type(**_unmarked(folder / "adapter_config.json"))
-    wrapped = peft.PeftModel.from_pretrained(model, folder, config=config)
+    try:
+        with warnings.catch_warnings():
+            # What it warns of, weights that are missing, is an error here.
+            warnings.filterwarnings("ignore", "Found missing adapter keys")
+            wrapped = peft.PeftModel.from_pretrained(model, folder, config=config)
+    except KeyError as error:  # of a module that is trained in full
+        raise DataError(f"{folder} lacks weights: 1, e.g. {error.args[0]}") from error
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise DataError(f"the saved adapter {shown(str(folder))!r} can't be loaded: {reason(error)}") from error
+    with safe_open(folder / ADAPTER, "pt") as weights:
+        saved = set(weights.keys())
+    wanted = set(peft.get_peft_model_state_dict(wrapped))
+    _check_keys(folder, wanted - saved, saved - wanted, ())
     adapters.restore_type(wrapped, folder)
     return wrapped

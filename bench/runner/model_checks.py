@@ -21,6 +21,7 @@ from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
 from bench.records.failures import is_out_of_memory
 from bench.runner.context import RunContext
+from bench.utils.loading_errors import reason
 
 # Examples that a loaded model scores again, the longest and the shortest of the split among them.
 EXAMPLES = 8
@@ -122,6 +123,8 @@ def check_saved(run: RunContext) -> None:
 
 def _compared(run: RunContext) -> tuple[bool | None, str]:
     """Return whether both models agree, or None where that could not be found out, and a sentence."""
+    if run.resolved.recipe.model.trust_remote_code:
+        return None, "the saved model was not loaded again to compare it: its code is the repository's own"
     split = sample(run.inputs.splits[run.resolved.recipe.evaluation.splits[0]])
     expected = scores(run.model, split, run)
     run.release_model()
@@ -134,10 +137,10 @@ def _compared(run: RunContext) -> tuple[bool | None, str]:
         found = scores(model, split, run)
     except BenchError as error:
         return False, f"the saved model can't be loaded: {error}"
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return None, "the saved model was not loaded again to compare it: there was not enough memory"
+    except Exception as error:  # of whatever library
+        if is_out_of_memory(error):
+            return None, "the saved model was not loaded again to compare it: there was not enough memory"
+        return False, f"the saved model can't be loaded: {type(error).__name__}: {reason(error)}"
     problem = _other_tokens(run, split, tokenizer)
     if problem is not None:
         return False, problem

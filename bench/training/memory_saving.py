@@ -91,11 +91,9 @@ def checkpoint_activations(model: nn.Module, *, offload: bool = False) -> None:
 
     offload: keep what that needs on the host. Raises SetupError for a model that does not support it.
     """
-    # With a frozen embedding the first checkpointed block would see no input that needs a gradient, and pass none on.
     if not model.supports_gradient_checkpointing:
         raise SetupError(f"training.gradient_checkpointing: {type(unwrapped(model)).__name__} does not support it")
     settings = {"use_reentrant": False, "context_fn": recomputing}
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
-    model.enable_input_require_grads()
     if offload:
         move_to_host(model)

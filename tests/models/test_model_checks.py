@@ -114,13 +114,12 @@ def run_of(folder, model, known, *, generates=None, features=None, tokens=None):
     record = Record(name="x", started_at="now", recipe=RecipePart(path="x"))
     record.model = Model(id="x", weights="random", class_="x", attention="sdpa", parameters={}, dtypes=dtypes)
     prompts = None if generates is None else SimpleNamespace(answer="generate" if generates else "label_likelihood")
-    recording = SimpleNamespace(record=record)
     run = SimpleNamespace(
         model=model,
         folder=folder,
         clock=clock.Clock(),
         state=SimpleNamespace(device=tiny.CPU, is_main_process=True),
-        resolved=SimpleNamespace(recipe=SimpleNamespace(evaluation=SimpleNamespace(splits=("test",)))),
+        resolved=SimpleNamespace(recipe=SimpleNamespace(evaluation=SimpleNamespace(splits=("test",)), model=known)),
         inputs=SimpleNamespace(
             splits={"test": split},
             scoring=tiny.scoring(tokens),
@@ -130,7 +129,7 @@ def run_of(folder, model, known, *, generates=None, features=None, tokens=None):
         record=SimpleNamespace(prompts=prompts, model=record.model, check=record.check, note=record.note),
         release_model=lambda: setattr(run, "model", None),
     )
-    run.checks = recording.record.checks
+    run.checks, run.notes = record.checks, record.notes
     return run
 
 
@@ -189,6 +188,10 @@ def other_tokenizer(folder):
     tiny.tokenizer(tiny.card("roberta")).save_pretrained(folder)
 
 
+def broken_config(folder):
+    (folder / "adapter_config.json").write_text("{}")
+
+
 def no_base(folder):
     (folder / "base" / "model.safetensors").unlink()
 
@@ -200,6 +203,7 @@ def no_base(folder):
         (other_head, "more than 0.0001"),
         (other_scale, "more than 0.0001"),
         (other_tokenizer, "the saved tokenizer makes other tokens of '0' than the run's"),
+        (broken_config, "the saved model can't be loaded: KeyError"),
         (no_base, "the saved model can't be loaded: the base model"),
     ],
 )
@@ -210,6 +214,22 @@ def test_a_saved_model_that_is_another_one_fails(change, sentence, tmp_path):
     (check,) = run.checks
     assert (check.name, check.ok) == ("saved_model", False)
     assert sentence in check.detail
+
+
+@together("why", ["memory", "code"])
+def test_what_can_not_be_compared_is_noted(why, tmp_path, monkeypatch):
+    run = saved(tmp_path / why)
+    if why == "memory":
+
+        def load(*_):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        monkeypatch.setattr(saving, "load", load)
+    else:
+        run.resolved.recipe.model = tiny.card("bert", trust_remote_code=True)
+    model_checks.check_saved(run)
+    assert run.checks == []
+    assert run.notes[0].startswith("the saved model was not loaded again to compare it: ")
 
 
 @together("generates", [True, False])

@@ -1,6 +1,7 @@
 """saving.py: what was saved predicts the same when it is loaded again, here and by plain transformers and peft."""
 
 import json
+import os
 import shutil
 
 import peft
@@ -13,7 +14,7 @@ from bench.config.contracts import LoadPlan
 from bench.errors import DataError, SetupError
 from bench.models import heads, saving
 from tests.helpers import models as tiny
-from tests.helpers.cases import cover
+from tests.helpers.cases import cover, together
 from tests.helpers.saved_models import METHODS, MLP, OWN, TEXTS, describe, loaded_logits, train_and_save
 
 FEW = ["gpt2", "gemma2", "llama", "t5"]
@@ -244,3 +245,46 @@ def test_an_adapter_whose_base_model_is_gone(tmp_path):
     shutil.rmtree(tmp_path / "origin")
     with pytest.raises(SetupError, match=f"the base model '{tmp_path.name}/origin' can't be loaded"):
         saving.load(tmp_path / "run")
+
+
+def without(folder, name, *, extra=None):
+    """Take the weight whose name ends so out of a file of weights, or put another one in."""
+    (path,) = [item for item in folder.glob("*.safetensors") if item.name != saving.PROBE]
+    weights = load_file(path)
+    (key,) = [key for key in weights if key.endswith(name)]
+    if extra is not None:
+        weights[extra] = weights[key].clone()
+    else:
+        del weights[key]
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@together(
+    "method, name, extra, sentence",
+    [
+        ("lora", "layer.0.attention.self.query.lora_B.weight", None, "lacks weights: 1, e.g. base_model.model.bert"),
+        ("lora", "classifier.bias", None, "lacks weights: 1, e.g. base_model.model.classifier.bias"),
+        ("lora", "classifier.bias", "base_model.model.other.bias", "holds weights that its model has no place for: 1"),
+        ("full", "layer.1.output.dense.bias", None, "lacks weights: 1, e.g. bert.encoder.layer.1.output.dense.bias"),
+        ("full", "classifier.bias", None, "lacks weights: 1, e.g. classifier.bias"),
+        ("full", "classifier.bias", "bert.other.bias", "holds weights that its model has no place for: 1, e.g. bert"),
+    ],
+)
+def test_a_saved_model_with_other_weights_is_not_loaded(method, name, extra, sentence, tmp_path):
+    folder = tmp_path / f"{method}-{name}-{extra}"
+    train_and_save(tiny.card("bert"), folder, method)
+    without(folder, name, extra=extra)
+    with pytest.raises(DataError, match=sentence):
+        saving.load(folder)
+
+
+@together("mask", [0o022, 0o027, 0o077])
+def test_all_files_of_a_saved_model_have_one_mode(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        train_and_save(tiny.card("bert"), tmp_path / str(mask), "lora")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / str(mask)).rglob("*") if path.is_file()]
+    assert {"adapter_model.safetensors", "model.safetensors", "bench.json"} <= {path.name for path in files}
+    assert len({path.stat().st_mode for path in files}) == 1

@@ -118,6 +118,15 @@ def test_four_bit_weights_of_real_architectures(name, least, most):
     assert least < found.frozen / GIB < most
 
 
+def test_a_method_that_raises_is_said_in_a_sentence(write, monkeypatch):
+    def adapt(model, options):
+        raise ZeroDivisionError("by\nnothing")
+
+    monkeypatch.setattr(registry.load("methods", "head"), "adapt", adapt)
+    with pytest.raises(SetupError, match=r"^method 'head' can't adapt the model: ZeroDivisionError: by$"):
+        state_sizes.outline(resolved(write, "bert", "head"))
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
