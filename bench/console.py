@@ -47,8 +47,15 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)  # between libraries: not for who runs a recipe
-    for name in ("bitsandbytes", "DeepSpeed"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    quiet_kernel_advice()
+
+
+def quiet_kernel_advice() -> None:
+    """Silence bitsandbytes' advice to install a package of kernels, which it logs when it is first imported."""
+    import logging
+
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 class Phase:

@@ -1,6 +1,7 @@
 """bench/console.py: plain lines into a file, a live display on a terminal, and nothing from ranks other than zero."""
 
 import io
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -106,3 +107,13 @@ def test_a_dumb_terminal_gets_lines(monkeypatch):
         assert phase._live is None
         phase.advance()
     assert screen.getvalue() == "train 1/1 after 0 s\n"
+
+
+@pytest.mark.parametrize("name", ["bitsandbytes.backends.cpu.ops", "bitsandbytes.cextension"])
+def test_advice_to_install_kernels_is_silent_before_the_library_is_imported(name, monkeypatch):
+    """It is logged at the import, on processors whose kernels would come from the Hub; errors are still heard."""
+    monkeypatch.setattr(logging.getLogger("bitsandbytes"), "level", logging.NOTSET)
+    logging.getLogger(name).manager._clear_cache()
+    console.quiet_kernel_advice()
+    assert not logging.getLogger(name).isEnabledFor(logging.WARNING)
+    assert logging.getLogger(name).isEnabledFor(logging.ERROR)
