@@ -16,6 +16,7 @@ COMMANDS = (check, listing, schema, predict, plan, sweep, report, compare, gate,
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit code. A problem is one sentence on standard error and code 2."""
     options = _parsed(arguments)
+    console.quiet_imports()
     try:
         system.refuse_undecoded(sys.argv[1:] if arguments is None else arguments)
         registry.include(options.include)

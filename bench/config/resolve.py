@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.config import data_folder, model_paths, registry, rules, unused, yaml_loader
+from bench.config import architecture, data_folder, model_paths, registry, rules, unused, yaml_loader
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.fields import CHAT_DATE
 from bench.config.layers import Layers
@@ -42,6 +43,9 @@ _ANY_CARD: dict[str, dict[str, Any]] = {
 }
 # What describes a card, or is already laid into the recipe, and decides no result.
 _DESCRIPTIVE = {"dataset": {"licence": True, "homepage": True, "defaults": True}, "model": {"licence": True}}
+# What a model card says of its own model alone, and what says which model that is.
+_OF_ONE_MODEL = ("revision", "subfolder", "architecture", "max_length", "trust_remote_code")
+_WHICH_MODEL = ("id", "package")
 _WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published")
 # What a published result was found with; where the command line names another, there is nothing to hold a run against.
 _PUBLISHED_WITH = ("dataset", "model", "method", "objective", "head", "prompting", "limit", "evaluation")
@@ -49,7 +53,10 @@ _PUBLISHED_WITH = ("dataset", "model", "method", "objective", "head", "prompting
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A recipe ready to run, and where it came from."""
+    """A recipe ready to run, and where it came from.
+
+    model_name: the card's, or that of the model which is named in place of the card's own.
+    """
 
     recipe: Recipe
     options: Any
@@ -57,6 +64,7 @@ class Resolved:
     study: str
     dataset_name: str
     model_name: str
+    model_card: str
     as_written: dict[str, Any]
     overrides: tuple[str, ...]
     card_overrides: dict[str, Any]
@@ -121,7 +129,7 @@ class Resolved:
     @property
     def included_notes(self) -> list[str]:
         """A sentence for each drop-in or card that is from an included folder, with its SHA-256."""
-        cards = {"datasets": [self.dataset_name], "models": [self.model_name]}
+        cards = {"datasets": [self.dataset_name], "models": [self.model_card]}
         return registry.included_notes({**cards, **self._drop_ins})
 
     @property
@@ -154,6 +162,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     if not names and document.data.keys().isdisjoint(CARD_FOLDERS):
         problems.raise_any()  # another kind of file: nothing else in it is a recipe's
     changed: dict[str, Any] = {}
+    is_other = _drop_facts_of_other(document, given, layers)
     with problems.collect():
         changed = _lay_card_overrides(document, given, layers)
     with problems.collect():
@@ -176,12 +185,14 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
         path=_shown(path),
         study=path.resolve().parent.name,
         dataset_name=names["dataset"],
-        model_name=names["model"],
+        model_name=_last_part(recipe) if is_other else names["model"],
+        model_card=names["model"],
         as_written=document.data,
         overrides=overrides,
         card_overrides=changed,
     )
     problems.add(rules.card_problems(recipe.dataset, layers))
+    problems.add(architecture.problems(recipe.model, layers))
     if recipe.dataset.task in registry.names("tasks"):
         problems.add(rules.problems(recipe, options, resolved.metric_names, _typed(document, given), layers))
         resolved = _without_unused(resolved, path, document, given, layers, problems)
@@ -308,7 +319,10 @@ def load_card(kind: str, path: Path) -> DatasetCard | ModelCard:
     layers, problems = Layers(), Problems()
     layers.lay(document.data, (kind,), document)
     if kind == "model":
-        return validate(ModelCard, document.data, layers, (kind,))
+        model = validate(ModelCard, document.data, layers, (kind,))
+        problems.add(architecture.problems(model, layers))
+        problems.raise_any()
+        return model
     card = None
     with problems.collect():
         card = validate(DatasetCard, document.data, layers, (kind,))
@@ -403,6 +417,29 @@ def _lay_card_overrides(document: Document, given: list[Document], layers: Layer
         layers.lay(value, target, source, inside)
         changed[".".join(str(part) for part in target)] = value
     return changed
+
+
+def _drop_facts_of_other(document: Document, given: list[Document], layers: Layers) -> bool:
+    """Drop what a model card says of its own model, where an override names another one; return whether one does."""
+    named = {target[1]: value for _, _, target, value in _card_overrides(document, given) if target[0] == "model"}
+    card = layers.get(("model",))
+    if not isinstance(card, dict) or all(named.get(key, card.get(key)) == card.get(key) for key in _WHICH_MODEL):
+        return False
+    had_weights = any(card.get(key) is not None for key in _WHICH_MODEL)
+    dropped = [*_OF_ONE_MODEL, *([] if had_weights else ["weights"]), *(_WHICH_MODEL if "id" in named else ())]
+    tokenizer = card.get("tokenizer")
+    if isinstance(tokenizer, dict) and "train" not in tokenizer:
+        dropped.append("tokenizer")
+    for key in dropped:
+        card.pop(key, None)
+    card["licence"] = "not known: the recipe names another model than the card's"
+    return True
+
+
+def _last_part(recipe: Recipe) -> str:
+    """Return the last part of a Hub id, folder or package, as a name of files."""
+    last = str(recipe.model.id or recipe.model.package).rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", last).strip("-.") or "model"
 
 
 def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple[Document, KeyPath, KeyPath, Any]]:

@@ -81,7 +81,8 @@ class HeadForward:
         return [torch.cat(parts) for parts in zip(*rows, strict=True)]
 
     def _compare(self, features: list[Feature]) -> None:
-        expected = [self._each_alone([feature]) for feature in features]
+        expected = [self._each_alone([features[place]]) for place in self_check.within_time(range(len(features)))]
+        features = features[: len(expected)]
         while (reason := self._differs(features, expected)) is not None:
             if padding_free.is_attached(self.model):
                 padding_free.detach(self.model)

@@ -13,7 +13,7 @@ from bench.models.input_limits import InputLimits
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """What a model reads of one text, and what it writes behind it. types: of the tokens read.
+    """A text that a model reads, and the tokens that it writes behind it. types: of the tokens read.
 
     answer: tokens of the longest answer that are not among those read.
     """

@@ -115,17 +115,17 @@ class Scorer:
 
     def _compared(self, strategy: "_Trees | _Rows", budget: int, count: int, agree: Agree) -> "_Trees | _Rows":
         """Return the first strategy, from this one to plainer ones, that scores a few items as the plain path does."""
-        sample = self_check.sample(strategy.lengths, count)
-        places = {
-            number: self_check.some([len(each) for each in strategy.items[number].continuations]) for number in sample
-        }
         expected: dict[int, Answer] = {}
+        places = {
+            number: self_check.some([len(each) for each in strategy.items[number].continuations])
+            for number in self_check.sample(strategy.lengths, count)
+        }
         while not isinstance(strategy, _Alone):
             try:
-                for number in sample:
-                    if number not in expected:
+                if not expected:
+                    for number in self_check.within_time([*places]):
                         expected[number] = plain(strategy.model, _part(strategy.items[number], places[number]))
-                reason = _differs(strategy, sample, places, expected, budget)
+                reason = _differs(strategy, places, expected, budget)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -173,7 +173,6 @@ def _part(item: Item, places: Sequence[int]) -> Item:
 
 def _differs(
     strategy: "_Trees | _Rows",
-    sample: Sequence[int],
     places: dict[int, list[int]],
     expected: dict[int, Answer],
     budget: int,
@@ -183,19 +182,19 @@ def _differs(
     within = strategy.most_tokens(budget)
     try:
         scored: dict[int, Answer] = {}
-        for numbers in self_check.parts(sample, strategy.lengths, within):
+        for numbers in self_check.parts([*expected], strategy.lengths, within):
             scored |= zip(numbers, strategy.answers(numbers, within), strict=True)
     except Exception as error:
         return self_check.failure(error)
     far = False
-    for number in sample:
-        for place, wanted in zip(places[number], expected[number].sums, strict=True):
+    for number, answer in expected.items():
+        for place, wanted in zip(places[number], answer.sums, strict=True):
             value, tokens = scored[number].sums[place], len(strategy.items[number].continuations[place])
             far |= self_check.is_far(value, wanted, exact=exact, tokens=tokens)
             largest = max(largest, abs(value - wanted))
     if not far:
         return None
-    return f"gets other log-likelihoods than by plain forwards (by up to {largest:.2g}, of {len(sample)} examples)"
+    return f"gets other log-likelihoods than by plain forwards (by up to {largest:.2g}, of {len(expected)} examples)"
 
 
 # Results of probing a model: a probe costs as much as a few short prompts, and a model is scored many times.
@@ -407,10 +406,13 @@ def plain(model: Any, item: Item) -> Answer:
     text, it would count. Such positions are those of a fresh model, whatever ran before.
     """
     scored = []
+    logits: dict[tuple[int, ...], torch.Tensor] = {}
     for continuation in item.continuations:
-        with torch.no_grad():
-            logits = _logits_alone(model, item.context, continuation[:-1])
-        scored.append(_score_tokens(logits, continuation))
+        fed = continuation[:-1]
+        if fed not in logits:
+            with torch.no_grad():
+                logits[fed] = _logits_alone(model, item.context, fed)
+        scored.append(_score_tokens(logits[fed], continuation))
     return _answer(scored)
 
 
@@ -424,7 +426,7 @@ def _logits_alone(model: Any, context: Sequence[int], fed: Sequence[int]) -> tor
         logits = model(input_ids=context_ids, decoder_input_ids=written, use_cache=False).logits[0]
     else:
         logits = model(input_ids=torch.tensor([[*context, *fed]], device=device), use_cache=False).logits[0]
-    return logits[-len(fed) - 1 :]  # type: ignore[no-any-return]
+    return logits[-len(fed) - 1 :].clone()  # type: ignore[no-any-return]
 
 
 def _score_tokens(logits: torch.Tensor, continuation: tuple[int, ...]) -> list[tuple[float, bool]]:

@@ -4,7 +4,8 @@ What a model declares, and what a few made-up tokens give, can't show everything
 tokens, a rotation only beyond a certain length. So every reader runs a few of the split's own examples both ways.
 """
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -12,6 +13,9 @@ from bench.records.failures import is_out_of_memory
 
 # Examples of a stage that are run both ways, the longest and the shortest among them.
 EXAMPLES = 8
+# Seconds after which no further example is run by the plain path: under 1 % of a run of ten minutes, with all stages.
+# The longest and the shortest one always are.
+LIMIT_S = 1.0
 # Continuations of an example that are scored again, the first, the longest and the last among them.
 CONTINUATIONS = 4
 # Largest difference that is mere rounding in float32, as a share of the plain value; of small values, in its unit.
@@ -48,6 +52,15 @@ def sample(lengths: Sequence[int], count: int = EXAMPLES) -> list[int]:
         chosen = [order[place] for place in dict.fromkeys(places)]
     # The shortest beside the longest, so that they meet in the first batch.
     return [*chosen[:1], *reversed(chosen[1:])]
+
+
+def within_time(numbers: Sequence[int]) -> Iterator[int]:
+    """Yield the numbers of a sample, the first two in any case, the others as long as there is time."""
+    started_s = time.perf_counter()
+    for place, number in enumerate(numbers):
+        if place >= 2 and time.perf_counter() - started_s > LIMIT_S:
+            return
+        yield number
 
 
 def some(lengths: Sequence[int], count: int = CONTINUATIONS) -> list[int]:

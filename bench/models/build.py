@@ -4,7 +4,7 @@ import importlib.machinery
 import math
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from bench.config import foreign_code
 from bench.config.cards import ModelCard
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Head
-from bench.errors import SetupError
+from bench.errors import SetupError, nearest
 from bench.models import checkpoint_head, heads, quantization, span_head
 from bench.models.heads import MISSING, newly_initialized_modules
 from bench.models.library_internals import transformers_internals
@@ -215,17 +215,26 @@ def task_settings(labels: Sequence[str], multi_label: bool) -> dict[str, Any]:
 
 
 def _config_from_architecture(card: ModelCard, task: dict[str, Any]) -> Any:
-    settings = {key: list(value) if isinstance(value, tuple) else value for key, value in card.architecture.items()}
+    settings = {key: as_json(value) for key, value in card.architecture.items()}
     kind = settings.pop("model_type")
     try:
         default = transformers.AutoConfig.for_model(kind)
         unknown = [key for key in settings if key not in {*default.to_dict(), *default.attribute_map}]
         if unknown:
-            raise SetupError(f"model.architecture.{unknown[0]}: a {kind!r} config has no such field")
+            near = nearest(unknown[0], [*default.to_dict(), *default.attribute_map])
+            hint = f". Did you mean {near!r}?" if near else ""
+            raise SetupError(f"model.architecture.{unknown[0]}: a {kind!r} config has no such field{hint}")
         return transformers.AutoConfig.for_model(kind, **settings, **task)
     except (ValueError, TypeError, StrictDataclassError) as error:
         # For an unknown model type, transformers names all that it knows: some hundreds.
         raise SetupError(f"model.architecture: {reason(error).split('. Should contain')[0]}") from error
+
+
+def as_json(value: Any) -> Any:
+    """Return a value of a card as JSON has it, whatever its depth: sequences are lists, as configs expect them."""
+    if isinstance(value, Mapping):
+        return {key: as_json(inner) for key, inner in value.items()}
+    return [as_json(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _config_from_pretrained(place: str, card: ModelCard, task: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""How many tokens, positions and kinds of text a model has rows for, read from its own modules."""
+"""Numbers of tokens, positions and kinds of text that a model has rows for, read from its own modules."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +15,7 @@ TYPES = ("token_type", "type_embedding")
 
 @dataclass(frozen=True, kw_only=True)
 class InputLimits:
-    """What one side of a model can take. None where there is no limit that is known.
+    """Limits of one side of a model. None where there is no limit that is known.
 
     tokens: rows of its embedding of tokens. positions: the longest text that it has embeddings of positions for.
     context: the longest text that it was made for, by its config; with rotary positions longer ones can be run.

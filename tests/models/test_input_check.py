@@ -59,7 +59,7 @@ def build(kind: str, auto: Any = AutoModelForSequenceClassification, **fields: A
 
 
 class Tokens:
-    """What the check asks of a tokenizer."""
+    """A tokenizer, as far as the check asks one."""
 
     def __init__(self, size: int = VOCABULARY, pad: int = 1) -> None:
         self.size, self.pad_token_id, self.pad_token = size, pad, f"t{pad}"

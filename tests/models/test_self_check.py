@@ -83,7 +83,20 @@ def with_lora(model: Any, **options: Any) -> Any:
     return made
 
 
+@pytest.fixture(autouse=True)
+def _time_enough(monkeypatch: Any) -> None:
+    """On a busy machine all examples are compared, too."""
+    monkeypatch.setattr(self_check, "LIMIT_S", 600.0)
+
+
 # Which examples
+
+
+def test_the_longest_and_the_shortest_are_compared_even_without_time(monkeypatch):
+    assert list(self_check.within_time([4, 7, 2])) == [4, 7, 2]
+    monkeypatch.setattr(self_check, "LIMIT_S", -1.0)
+    assert list(self_check.within_time([4, 7, 2])) == [4, 7]
+    assert list(self_check.within_time([4])) == [4]
 
 
 @pytest.mark.parametrize(("count", "number"), [(8, 20), (2, 20), (8, 5), (8, 1), (3, 3)])

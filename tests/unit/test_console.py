@@ -6,10 +6,10 @@ What is shown can't steer a terminal, and a console that goes away ends nothing.
 import errno
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -324,8 +324,11 @@ def test_a_command_whose_output_is_lost_says_so_and_a_reader_that_leaves_is_no_e
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_escaping_costs_little():
-    text = "a line of a table, as there are many of them\n" * 20_000
-    begun_s = time.perf_counter()
-    assert console.escaped(text) == text
-    assert time.perf_counter() - begun_s < 1.0
+@pytest.mark.parametrize("name", ["bitsandbytes.backends.cpu.ops", "bitsandbytes.cextension"])
+def test_advice_to_install_kernels_is_silent_before_the_library_is_imported(name, monkeypatch):
+    """It is logged at the import, on processors whose kernels would come from the Hub; errors are still heard."""
+    monkeypatch.setattr(logging.getLogger("bitsandbytes"), "level", logging.NOTSET)
+    logging.getLogger(name).manager._clear_cache()
+    console.quiet_imports()
+    assert not logging.getLogger(name).isEnabledFor(logging.WARNING)
+    assert logging.getLogger(name).isEnabledFor(logging.ERROR)
