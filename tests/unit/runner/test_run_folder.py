@@ -43,6 +43,7 @@ MADE = [
     "checkpoints/step-00000004/pytorch_model_fsdp_0/.metadata",
     "checkpoints/step-00000004/zero_to_torch.py",
     "checkpoints/.step-00000006.partial/trained.safetensors",
+    "checkpoints/.step-00000006.partial/optimizer_0/.metadata.tmp",
     "model/config.json",
     "model/model-00001-of-00002.safetensors",
     "model/adapter_model.safetensors",
