@@ -91,7 +91,7 @@ def tree(folder):
 
 
 def start(folder, overwrite=False, resume_=False, hash=OWN, seed=13):
-    """What a run does with its folder before anything else."""
+    """Do what a run does with its folder before anything else."""
     held = run_folder.claim(folder)
     try:
         previous = resume.find_previous(folder, hash, seed, overwrite=overwrite, resume=resume_)
