@@ -80,14 +80,15 @@ def _rows(run: RunContext, finished: Record) -> LogRows:
 
 def _lengths(run: RunContext, finished: Record) -> dict[str, list[int]]:
     """Return split -> number of tokens of each example, of the data as they are now."""
-    from bench.distributed import setup
+    from accelerate import PartialState
+
     from bench.records import clock
     from bench.runner.inputs import load_data
 
     console.quiet_libraries()
     run.clock = clock.Clock()
     try:
-        run.state = setup.start(run.timeout_s)
+        run.state = PartialState()  # one process, whatever the launcher was asked for
         encoded = load_data(run).encoded  # what it writes goes into a record that is not kept
     except (BenchError, OSError, RuntimeError, ValueError) as error:
         finished.note(f"the lengths of the examples are not drawn: {type(error).__name__}: {error}")

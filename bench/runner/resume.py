@@ -72,6 +72,7 @@ def find_previous(folder: Path, recipe_hash: str, seed: int, *, overwrite: bool,
     notes += damaged
     if checkpoint is not None:
         checkpoint.refuse_other(recipe_hash, seed, folder)
+        checkpoint.refuse_unsigned()
         if not checkpoint.signed:
             notes.append(f"the checkpoint of step {checkpoint.step} is not signed with your key: it is read as data")
     elif resume:

@@ -46,7 +46,7 @@ _MADE = re.compile(
     r"|figures/(learning_curves|length_histogram|confusion_matrix-[^/]+|per_label-[^/]+)\.png"
     r"|tensorboard/(.+/)?events\.out\.tfevents\.[^/]+"
     r"|checkpoints/(best\.safetensors|\.best\.safetensors\.partial)"
-    rf"|checkpoints/(step-\d{{8,}}|\.step-\d{{8,}}\.partial)/({checkpoint_files.FILE_NAMES})"
+    rf"|checkpoints/step-\d{{8,}}/({checkpoint_files.FILE_NAMES})|checkpoints/\.step-\d{{8,}}\.partial/.+"
     rf"|model/(base/)?({_MODEL_FILES})"
 )
 # What `files.write_text` leaves where it is killed.

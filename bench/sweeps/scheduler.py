@@ -86,9 +86,9 @@ def run_sweep(plans: list[Plan], options: SweepOptions) -> int:
 
 
 def _execute(jobs: list[Job], options: SweepOptions, metric: str | None, what: str) -> None:
-    refuse_lost(jobs)
     leave_out_finished(jobs, retry=options.retry, metric=metric)
     left = [job for job in jobs if not job.left_out]
+    refuse_lost(left)
     console.say(f"{len(jobs)} {what}, {len(jobs) - len(left)} already finished; output folder: {options.out}")
     if options.dry_run:
         for job in left:

@@ -36,7 +36,7 @@ LIMIT_BYTES = 2**30
 _PURPOSE = "checkpoint"
 # Whatever the engines write into a checkpoint, by name.
 FILE_NAMES = (
-    r"(state|manifest|trainer_state)\.json|(trained|optimizer|best)\.safetensors|latest|zero_to_fp32\.py"
+    r"(state|manifest|trainer_state)\.json|(trained|optimizer|best)\.safetensors|latest|zero_to_\w+\.py"
     r"|global_step\d+/[^/]+\.pt|(pytorch_model_fsdp|optimizer)_\d+/(\.metadata|[^/]+\.distcp)"
 )
 _NAME = re.compile(r"step-(\d{8,})")
@@ -45,13 +45,22 @@ _CHUNK_BYTES = 2**22
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An undamaged checkpoint. hash, seed: of the recipe that it belongs to. signed: with this person's key."""
+    """An undamaged checkpoint. hash, seed: of the recipe that it belongs to. signed: with this person's key.
+
+    sharded: it is read by unpickling.
+    """
 
     path: Path
     step: int
     hash: str
     seed: int
     signed: bool = True
+    sharded: bool = False
+
+    def refuse_unsigned(self) -> None:
+        """Raise SetupError for shards without this person's signature."""
+        if self.sharded and not self.signed:
+            raise SetupError(unsigned(self.path))
 
     def refuse_other(self, wanted_hash: str, wanted_seed: int, run_folder: Path) -> None:
         """Raise SetupError where it is another recipe's, or another seed's."""
@@ -163,6 +172,14 @@ def _manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def unsigned(path: Path) -> str:
+    """Return the sentence about shards that are not signed. Raises SetupError where there can be no key."""
+    return (
+        f"{path} is not signed with your key ({signing.key_path()}), and its shards are read by unpickling, which "
+        "runs whatever code is in them; give --overwrite to start anew, or bring the key that it was signed with"
+    )
+
+
 def manifest_hash(path: Path) -> str | None:
     """Return the SHA-256 of a checkpoint's manifest; None where there is none to read."""
     try:
@@ -204,7 +221,8 @@ def newest(folder: Path, below: float = float("inf")) -> tuple[Checkpoint | None
         if wrong is None:
             state = read_state(path)
             if _identifies(state, step):
-                return Checkpoint(path, step, state["hash"], state["seed"], is_signed(path)), damaged
+                sharded = state.get("spread", "whole") != "whole"
+                return Checkpoint(path, step, state["hash"], state["seed"], is_signed(path), sharded), damaged
             wrong = f"its {STATE} is not one of step {step}"
         damaged.append(f"the checkpoint of step {step} is damaged and was not used: {wrong}")
     return None, damaged

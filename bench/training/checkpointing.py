@@ -30,7 +30,6 @@ from bench.errors import SetupError
 from bench.records.throughput import PriorSteps
 from bench.training import checkpoint_files
 from bench.training.state import FitInputs, Progress
-from bench.utils import signing
 
 # The Trainer wants to read a checkpoint's step from a file of its own.
 _TRAINER_STATE = "trainer_state.json"
@@ -307,10 +306,7 @@ def _refuse_unsigned(rank: int, path: Path, found: checkpoint_files.Checkpoint |
     own = checkpoint_files.manifest_hash(path) if PartialState().is_local_main_process else None
     signed = rank == 0 or own is None or own == checked or checkpoint_files.is_signed(path)
     if checked is None or not all(gather_object([signed])):
-        raise SetupError(
-            f"{path} is not signed with your key ({signing.key_path()}), and its shards are read by unpickling, which "
-            "runs whatever code is in them; give --overwrite to start anew, or bring the key that it was signed with"
-        )
+        raise SetupError(checkpoint_files.unsigned(path))
 
 
 def _refuse_other_shards(state: dict[str, Any]) -> None:

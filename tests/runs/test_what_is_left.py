@@ -1,4 +1,4 @@
-"""What an earlier run left: taken over only as it was written, completed where only its report lacks, and said."""
+"""Resuming: taken over only as it was written, completed where only its report lacks, and failures are said at once."""
 
 import errno
 import json

@@ -41,7 +41,9 @@ MADE = [
     "checkpoints/step-00000004/state.json",
     "checkpoints/step-00000004/global_step4/zero_pp_rank_0_mp_rank_00_optim_states.pt",
     "checkpoints/step-00000004/pytorch_model_fsdp_0/.metadata",
+    "checkpoints/step-00000004/zero_to_torch.py",
     "checkpoints/.step-00000006.partial/trained.safetensors",
+    "checkpoints/.step-00000006.partial/optimizer_0/.metadata.tmp",
     "model/config.json",
     "model/model-00001-of-00002.safetensors",
     "model/adapter_model.safetensors",
@@ -89,7 +91,7 @@ def tree(folder):
 
 
 def start(folder, overwrite=False, resume_=False, hash=OWN, seed=13):
-    """What a run does with its folder before anything else."""
+    """Do what a run does with its folder before anything else."""
     held = run_folder.claim(folder)
     try:
         previous = resume.find_previous(folder, hash, seed, overwrite=overwrite, resume=resume_)
@@ -282,6 +284,21 @@ def test_checkpoints_of_another_version_are_kept(tmp_path):
         assert f"the checkpoint of step 4 is of format {number}, and this version reads 2" in refused(tmp_path)
     assert start(tmp_path, overwrite=True).checkpoint is None
     assert list(tree(tmp_path)) == [".ballast"]
+
+
+@pytest.mark.parametrize("spread", ["whole", "ZeRO-2", "FSDP"])
+def test_unsigned_shards_are_refused_before_anything_is_loaded(spread, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    write_record(folder)
+    partial = checkpoint_files.begin(folder / "checkpoints", 4)
+    state = {"hash": OWN, "seed": 13, "step": 4, "spread": spread}
+    (partial / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    checkpoint_files.seal(partial)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "another home"))
+    if spread == "whole":
+        assert "not signed with your key: it is read as data" in start(folder).notes[0]
+    else:
+        assert "is not signed with your key" in refused(folder)
 
 
 # ---------------------------------------------------------------- links and devices

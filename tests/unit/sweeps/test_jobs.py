@@ -201,6 +201,19 @@ def test_a_folder_that_can_t_be_read_is_not_to_be_run_again(kind, tmp_path):
     assert sorted(os.listdir(folder)) == before
 
 
+def test_a_finished_run_whose_model_lies_elsewhere_is_left_out(tmp_path, capsys):
+    (job,) = jobs.jobs_of(planned(), tmp_path / "runs")
+    written(job, scores=scores("test", 0.75))
+    (tmp_path / "disk").mkdir()
+    (job.folder / "model").symlink_to(tmp_path / "disk")
+    order = scheduler.SweepOptions(out=tmp_path / "runs", machine=jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
+    assert scheduler.run_sweep([study.plan([RECIPE], study.SweepRequest(seeds=1, sets=SMALL))], order) == 0
+    assert "1 runs, 1 already finished" in capsys.readouterr().out
+    written(job, "crashed")
+    with pytest.raises(SetupError, match="model is a link"):
+        scheduler.run_sweep([study.plan([RECIPE], study.SweepRequest(seeds=1, sets=SMALL))], order)
+
+
 @pytest.mark.parametrize("place", ["file", "file/below", "x" * 300])
 def test_a_place_that_no_sweep_can_write_is_one_sentence(place, tmp_path, capsys):
     (tmp_path / "file").write_text("x", encoding="utf-8")
