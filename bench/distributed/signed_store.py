@@ -6,23 +6,18 @@ BENCH_LAUNCH_SECRET, which has to be the same on all machines, else of a key tha
 (~/.config/finetune-bench/key), which machines with a shared home have in common.
 """
 
-import functools
 import hashlib
 import hmac
 import os
-import secrets
-import stat
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from bench.errors import SetupError
+from bench.utils import signing
 
 SECRET = "BENCH_LAUNCH_SECRET"
 # Shorter secrets can be guessed from one entry.
 SHORTEST_SECRET = 16
-KEY_BYTES = 32
 # Of a longer entry, not even the signature is computed.
 MOST_BYTES = 64 * 1024
 # Entries that are older than this process by more are of an earlier launch; clocks of machines differ by less.
@@ -88,7 +83,15 @@ def launch_key(prefix: str) -> bytes:
     """
     environment = (os.environ.get(name, "") for name in ("MASTER_PORT", "WORLD_SIZE", "TORCHELASTIC_RUN_ID"))
     identity = "\0".join(("launch", prefix, *environment))
-    return hmac.digest(_secret(), identity.encode(), "sha256")
+    given = os.environ.get(SECRET, "").strip()
+    if given and len(given) < SHORTEST_SECRET:
+        raise SetupError(f"{SECRET} has {len(given)} characters; take at least {SHORTEST_SECRET}: openssl rand -hex 32")
+    if given:
+        return hmac.digest(hashlib.sha256(given.encode()).digest(), identity.encode(), "sha256")
+    try:
+        return bytes.fromhex(signing.sign("launch", identity.encode()))
+    except SetupError as error:
+        raise SetupError(f"the messages between processes can't be signed: {error}; or set {SECRET}") from error
 
 
 def fingerprint() -> str:
@@ -103,58 +106,3 @@ def check_agreement(fingerprints: list[str]) -> None:
             f"the machines of this launch hold different secrets, since they share no home folder; set {SECRET} to the "
             "same value on all of them, e.g. of `openssl rand -hex 32`"
         )
-
-
-def _secret() -> bytes:
-    given = os.environ.get(SECRET, "").strip()
-    if given and len(given) < SHORTEST_SECRET:
-        raise SetupError(f"{SECRET} has {len(given)} characters; take at least {SHORTEST_SECRET}: openssl rand -hex 32")
-    if given:
-        return hashlib.sha256(given.encode()).digest()
-    problems = []
-    for folder in _folders():
-        try:
-            return _read_key(folder / "key")
-        except OSError as error:
-            problems.append(f"{folder}: {error.strerror or error}")
-        except ValueError as error:
-            problems.append(f"{folder / 'key'} {error}")
-    raise SetupError(f"no key for the messages between processes could be had ({'; '.join(problems)}); set {SECRET}")
-
-
-@functools.cache
-def _read_key(path: Path) -> bytes:
-    """Return a key that only this person can read; it is made where there is none."""
-    if not path.exists():
-        _make_key(path)
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
-        status, content = os.fstat(stream.fileno()), stream.read(4 * KEY_BYTES)
-    if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
-        raise ValueError("must be yours, and readable for you alone (chmod 600)")
-    key = bytes.fromhex(content.decode("ascii"))
-    if len(key) != KEY_BYTES:
-        raise ValueError("is damaged: remove it, and a new one is made")
-    return key
-
-
-def _make_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".key-")  # readable for this person alone
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(secrets.token_hex(KEY_BYTES))
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.link(temporary, path)
-    except FileExistsError:  # of another process, which was first
-        pass
-    finally:
-        os.unlink(temporary)
-
-
-def _folders() -> list[Path]:
-    """Return where the key may be: in the person's configuration, else, without a home, among temporary files."""
-    home = os.environ.get("XDG_CONFIG_HOME", "")
-    base = home if os.path.isabs(home) else os.path.expanduser("~/.config")
-    kept = [Path(base) / "finetune-bench"] if os.path.isabs(base) else []
-    return [*kept, Path(tempfile.gettempdir()) / f"finetune-bench-{os.geteuid()}"]

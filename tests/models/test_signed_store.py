@@ -14,6 +14,7 @@ from bench.distributed.signed_store import SignedStore
 from bench.errors import SetupError
 from bench.records import failures
 from bench.records.failures import Failure
+from bench.utils import signing
 
 NAME, VALUE = "bench_peers/0/1/left/1", '{"rank": 1}'
 
@@ -41,7 +42,6 @@ class Entries(dict):
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.delenv(signed_store.SECRET, raising=False)
-    signed_store._read_key.cache_clear()
     return tmp_path
 
 
@@ -101,7 +101,6 @@ def test_an_entry_of_an_earlier_launch_is_not_read(store, monkeypatch):
 def test_each_launch_has_a_key_of_its_own_and_all_its_processes_the_same(monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "1")
     one = signed_store.launch_key("x")
-    signed_store._read_key.cache_clear()  # as in another process
     assert signed_store.launch_key("x") == one
     assert signed_store.launch_key("y") != one
     monkeypatch.setenv("MASTER_PORT", "2")
@@ -118,9 +117,8 @@ def test_the_key_is_for_its_owner_alone(home):
 
 @pytest.mark.parametrize("harm", ["open", "short", "text", "folder", "link"])
 def test_a_key_that_others_may_know_is_not_used(harm, home, monkeypatch):
-    monkeypatch.setattr(signed_store.tempfile, "gettempdir", lambda: "/proc/no/such")
+    monkeypatch.setattr(signing.tempfile, "gettempdir", lambda: "/proc/no/such")
     signed_store.launch_key("x")
-    signed_store._read_key.cache_clear()
     path = home / "config" / "finetune-bench" / "key"
     if harm == "open":
         path.chmod(0o644)
@@ -132,7 +130,9 @@ def test_a_key_that_others_may_know_is_not_used(harm, home, monkeypatch):
             path.mkdir()
         else:
             path.symlink_to(home / "elsewhere")
-    with pytest.raises(SetupError, match=r"no key for the messages .*; set BENCH_LAUNCH_SECRET"):
+    with pytest.raises(
+        SetupError, match=r"the messages between processes can't be signed: .*; or set BENCH_LAUNCH_SECRET"
+    ):
         signed_store.launch_key("x")
     monkeypatch.setenv(signed_store.SECRET, "0123456789abcdef")
     assert signed_store.launch_key("x")
@@ -140,7 +140,7 @@ def test_a_key_that_others_may_know_is_not_used(harm, home, monkeypatch):
 
 def test_a_person_without_a_home_has_a_key_among_temporary_files(home, monkeypatch):
     (home / "config").write_text("")
-    monkeypatch.setattr(signed_store.tempfile, "gettempdir", lambda: str(home))
+    monkeypatch.setattr(signing.tempfile, "gettempdir", lambda: str(home))
     assert signed_store.launch_key("x")
     assert (home / f"finetune-bench-{os.geteuid()}" / "key").is_file()
 
