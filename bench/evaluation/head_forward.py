@@ -57,7 +57,8 @@ class HeadForward:
         if limit is not None and max(lengths, default=0) > limit:
             self._go_alone(f"rotates texts of more than {limit} tokens by the longest one")
         elif scoring.checked and len(features) > 1:
-            self._compare([features[number] for number in self_check.sample(lengths, scoring.checked)])
+            with torch.no_grad():
+                self._compare([features[number] for number in self_check.sample(lengths, scoring.checked)])
         self.check_s = time.perf_counter() - started_s
 
     def __call__(self, features: Sequence[Feature]) -> list[torch.Tensor]:
