@@ -44,8 +44,7 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
             for number, batch in enumerate(batches):
                 seed_step(inputs.seed, step - 1, number, inputs.rank)
                 progress.steps.add(batch)
-                last = number == len(batches) - 1
-                with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                with accelerator.no_sync(model) if number < len(batches) - 1 else contextlib.nullcontext():
                     loss = loss_of.batch_loss(model, batch, items) * accelerator.num_processes
                     accelerator.backward(loss)
                 since_log += loss.detach()
@@ -83,9 +82,8 @@ def _micro_batches(loss_of: StepLoss, step: int, accelerator: Accelerator) -> li
     """Return this process's micro-batches of one step: the same rows as accelerate's own sharding gives the Trainer."""
     inputs, budget = loss_of.inputs, loss_of.inputs.budget
     size, first = budget.per_device_batch, (step - 1) * budget.global_batch
-    starts = range(
-        first + accelerator.process_index * size, first + budget.global_batch, size * accelerator.num_processes
-    )
+    own, stride = first + accelerator.process_index * size, size * accelerator.num_processes
+    starts = range(own, first + budget.global_batch, stride)
     rows = [[inputs.train.features[number] for number in inputs.order[start : start + size]] for start in starts]
     return [BatchEncoding(loss_of.collate(chosen)).to(accelerator.device) for chosen in rows]
 
