@@ -160,8 +160,8 @@ CONDITIONS: dict[str, Condition] = {
 # Held by the rules of `bench.config.rules`, by a type's own checks, or by what is known only when data are read.
 ELSEWHERE = frozenset({
     "limit", "head.kind", "prompting.format", "prompting.answer", "prompting.normalization", "prompting.calibration",
-    "prompting.max_new_tokens", "training.label_smoothing", "training.activation_offload", "training.best",
-    "training.early_stopping", "spans", "trackers", "method.peft", "method.config", "method.dtype",
+    "prompting.max_new_tokens", "prompting.date", "training.label_smoothing", "training.activation_offload",
+    "training.best", "training.early_stopping", "spans", "trackers", "method.peft", "method.config", "method.dtype",
 })  # fmt: skip
 # Used in every run that gets as far as that. A part of `speed` that is off is off; `evaluation.validation` is also
 # where a study tunes settings.

@@ -81,19 +81,27 @@ def validate_rest(
 
     So the rules between the other keys are checked in the same round; None where something required is missing.
     """
-    data = copy.deepcopy(data)
+    data, gone = copy.deepcopy(data), list[KeyPath]()
     for again in (False, True, True):
         try:
             return model.model_validate(data)
         except ValidationError as error:
-            # What is missing in a later round was wrong, and left out.
-            errors = [problem for problem in error.errors() if not (again and problem["type"] == "missing")]
+            # What is missing in a later round was wrong, and left out; so may be what a rule over a section misses.
+            errors = [
+                problem
+                for problem in error.errors()
+                if not (again and problem["type"] == "missing")
+                and not any(
+                    place and path[: len(place)] == place for place in [_location(problem, data)] for path in gone
+                )
+            ]
             wrong = {_location(problem, data): problem["type"] for problem in errors if problem["type"] != "missing"}
             problems.add(_sentences(errors, model, data, layers, prefix))
             for path, kind in wrong.items():
                 misspelt = kind == "extra_forbidden"
                 meant = nearest(str(path[-1]), _fields_at(model, path[:-1])) if misspelt else None
                 problems.left_out |= {str(path[-1] if path else ""), meant or ""} - {""}
+            gone += wrong
             removed = [_leave_out(data, path) for path in wrong]
             if not removed or not all(removed):
                 return None

@@ -143,11 +143,17 @@ def _values(key: str, asked: Any, layers: dict[str, Any], config: Any) -> Iterat
         value, wanted = _live(layer, key), asked
         for kind, replaced in _PATTERNS.items():
             patterns = getattr(config, kind, None) or {}
-            if key in replaced and (pattern := _pattern_of(name, patterns)) is not None:
+            if key in replaced and (pattern := _pattern_of(_adapted(name, layer), patterns)) is not None:
                 wanted = patterns[pattern]
         if value is not None and value != wanted:
             yield f"{key}: asked {wanted}, in force {value} (layer {name!r})"
             return
+
+
+def _adapted(name: str, layer: Any) -> str:
+    """Return what PEFT's patterns call a layer: that of a parameter, e.g. of all experts, after the parameter."""
+    parameter = getattr(layer, "parameter_name", None)
+    return name if parameter is None else f"{re.sub(r'(?:[.]base_layer)+$', '', name)}.{parameter}"
 
 
 def _live(layer: Any, key: str) -> Any:

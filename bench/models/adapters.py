@@ -77,7 +77,7 @@ def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") 
     _check_output_head(wrapped, name)
     if not wrapped.peft_config["default"].is_prompt_learning:
         adapter_readback.check_in_force(wrapped, {**asked, "modules_to_save": options["modules_to_save"]})
-    _heed(given, name)
+    _heed(given, name, asked)
     if dtype != "float32":
         _cast(wrapped, dtype)
     return wrapped
@@ -104,10 +104,14 @@ def _wrapped(model: Any, kind: Any, options: dict[str, Any]) -> tuple[Any, list[
     return wrapped, given
 
 
-def _heed(given: list[warnings.WarningMessage], name: str) -> None:
+def _heed(given: list[warnings.WarningMessage], name: str, options: dict[str, Any]) -> None:
     """Raise SetupError for a warning of PEFT that it does not do what is asked; pass on any other."""
     for warning in given:
         text = str(warning.message)
+        # PEFT adds patterns for the experts of some models, and warns of them, which it then follows.
+        patterns = [one for key, value in options.items() if key.endswith("_pattern") for one in value or ()]
+        if "_pattern keys" in text and not any(repr(pattern) in text for pattern in patterns):
+            continue
         if _IGNORED.search(text):
             raise SetupError(f"method.config: {name} would not do what is asked: {text}")
         warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

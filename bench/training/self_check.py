@@ -23,8 +23,9 @@ from bench.training.state import FitInputs
 
 # Training examples that are run both ways, at most.
 EXAMPLES = 2
-# Logits that the plain path holds at once, in elements: 1 GiB in float32. Examples that need more are left out.
-LOGITS = 2**28
+# Logits that the plain path holds at once, in elements: with their gradients 1 GiB in float32, which a step that was
+# planned without them may not have to spare. Longer examples are left out.
+LOGITS = 2**26
 # Parameters whose gradients are compared, and the most elements of each: enough to see a layer that is run otherwise.
 PARAMETERS, ELEMENTS = 8, 2**22
 # Largest differences that are mere rounding, of the loss and of a gradient, as shares of the largest gradient's norm.
@@ -66,6 +67,12 @@ def _difference(loss_of: StepLoss) -> str | None:
     inputs, model = loss_of.inputs, loss_of.inputs.model
     was_training, without_pads = model.training, padding_free.is_attached(model)
     features = [inputs.train.features[number] for number in _sample(inputs)]
+    if not features:
+        inputs.observer.on_note(
+            "the fast paths of training were not compared with the plain one: even the shortest example has more than "
+            f"{LOGITS:,} logits"
+        )
+        return None
     chosen = _chosen(model)
     try:
         model.eval()
@@ -90,11 +97,13 @@ def _difference(loss_of: StepLoss) -> str | None:
 
 
 def _sample(inputs: FitInputs) -> list[int]:
-    """Return the longest and the shortest example whose logits may all be held at once; one where a batch is one."""
+    """Return the longest and the shortest example whose logits may all be held; one where a batch is one, or none."""
     lengths, count = inputs.train.lengths, min(EXAMPLES, inputs.budget.per_device_batch)
     vocabulary = unwrapped(inputs.model).config.get_text_config().vocab_size if inputs.objective == "text" else 1
-    fits = [number for number, length in enumerate(lengths) if count * length * vocabulary <= LOGITS]
-    numbers = fits or [min(range(len(lengths)), key=lambda number: lengths[number])]
+    numbers = [number for number, length in enumerate(lengths) if length * vocabulary <= LOGITS / count]
+    if not numbers:
+        count = 1
+        numbers = [number for number, length in enumerate(lengths) if length * vocabulary <= LOGITS]
     return [numbers[place] for place in self_check.sample([lengths[number] for number in numbers], count)]
 
 

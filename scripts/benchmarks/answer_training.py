@@ -189,7 +189,7 @@ def run_bench(model: Any, work: Work, folder: Path) -> common.Trained:
         task=registry.load_task("text_classification"),
         train=work.split,
         objective="text",
-        scoring=common.scoring(work.tokens, model.device),
+        scoring=common.scoring(work.tokens, model.device, checked=0),
         settings=work.training,
         budget=Budget.plan(work.training, len(work.rows), 1),
         seed=SEED,

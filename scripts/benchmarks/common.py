@@ -23,6 +23,7 @@ from bench.distributed import setup
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from bench.evaluation.readers import head
+from bench.evaluation.self_check import EXAMPLES
 from bench.records.clock import Clock, synchronize
 from bench.training.fit import fit as train
 from bench.training.schedule import Budget
@@ -179,14 +180,18 @@ def settings(engine: Any, batch: int, steps: int, **others: Any) -> Training:
     return Training(engine=engine, global_batch=batch, steps=steps, **others)
 
 
-def scoring(tokens: Any, device: torch.device) -> Scoring:
-    """How the harness scores a classifier."""
+def scoring(tokens: Any, device: torch.device, checked: int = EXAMPLES) -> Scoring:
+    """How the harness scores a classifier. checked: 0 leaves out the comparison with the plain path, before a training.
+
+    It is a phase of its own in a run; here the steps are measured.
+    """
     return Scoring(
         tokenizer=tokens,
         metrics=MetricSet(("accuracy",), multi_label=False, num_labels=len(LABELS)),
         threshold=0.5,
         device=device,
         precision=setup.precision(),
+        checked=checked,
     )
 
 
@@ -203,7 +208,7 @@ def run_engine(model: Any, split: Encoded, tokens: Any, training: Training, fold
         model=model,
         task=registry.load_task("text_classification"),
         train=split,
-        scoring=scoring(tokens, device),
+        scoring=scoring(tokens, device, checked=0),
         settings=training,
         budget=budget,
         seed=plain.seed,

@@ -214,7 +214,7 @@ def trained(resolved: Any, tokens: Any, setting: Setting) -> tuple[int, list[flo
             task=registry.load_task("text_classification"),
             train=split,
             objective="text",
-            scoring=common.scoring(tokens, setting.device),
+            scoring=common.scoring(tokens, setting.device, checked=0),
             settings=chosen.training,
             budget=common.Budget.plan(chosen.training, len(split.ids), 1),
             seed=chosen.seed,

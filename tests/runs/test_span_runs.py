@@ -270,7 +270,7 @@ def test_windows_are_told_of_where_there_are_several(plain, tmp_path):
 def test_validation_picks_the_best_step(tmp_path):
     extra = [
         "training.evaluate_every=2", "training.best=squad_f1", "limit={train: 64, validation: 20}",
-        "evaluation.splits=[validation]", "training.steps=6",
+        "evaluation.splits=[validation]", "evaluation.allow_selection_on_test=true", "training.steps=6",
     ]  # fmt: skip
     found = run_here("bert", tmp_path, *extra)
     rows = [row for row in read_lines(tmp_path / "train_log.jsonl") if "validation_squad_f1" in row]
