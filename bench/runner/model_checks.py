@@ -68,6 +68,14 @@ def check_changed(run: RunContext, before: dict[str, Fingerprint]) -> None:
         rates = [row["learning_rate"] for row in run.progress.log.rows if row.get("learning_rate") is not None]
         if rates and not any(rates):
             problem = f"{problem}; the learning rate was 0 at each of {len(rates)} logged steps"
+        elif (best := run.record.training and run.record.training.best_step) and best < run.record.training.steps:
+            # Training did change it, and made it worse by its own measure: a result, not a fault.
+            run.record.warn(
+                "best_is_untrained",
+                f"the best of {run.record.training.steps} steps was step {best}, whose weights are those of before "
+                "training: the scores after training are of the untrained model",
+            )
+            problem = ""
     run.record.check("changed", not problem, problem)
 
 

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+# torch names every weight of another shape: hundreds.
+MOST_CHARACTERS = 500
+
 
 def shown(place: str) -> str:
     """Return a model's place without the machine's folders: the last two parts of an absolute path."""
@@ -21,4 +24,5 @@ def reason(error: BaseException, place: str | None = None) -> str:
     text = " ".join(lines) if lines and lines[0].endswith(":") else "".join(lines[:1])
     if isinstance(error, KeyError) or not text:
         text = f"{type(error).__name__} {text}".strip()
-    return text.replace(place, shown(place)) if place else text
+    text = text.replace(place, shown(place)) if place else text
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."

@@ -34,6 +34,8 @@ SCORE_FIELDS = {
     **dict.fromkeys(("value", "low", "high"), "float64"),
     "examples": "int64",
     **dict.fromkeys(("interval", "signature"), "string"),
+    "ceiling": "float64",
+    "unrewardable": "int64",
     "higher_is_better": "bool",
 }
 INTENDED = (
