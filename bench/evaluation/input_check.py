@@ -58,7 +58,7 @@ def _rows(feature: Feature, *, apart: bool) -> Iterator[_Row]:
     if "continuation_ids" in feature:
         answers = feature["continuation_ids"]
         tokens = [token for ids in answers for token in ids]
-        yield _Row(read=feature["prompt_ids"], written=tokens, answer=max(map(len, answers)))
+        yield _Row(read=feature["prompt_ids"], written=tokens, answer=max(map(len, answers), default=0))
     else:
         labels = [token for token in feature.get("token_labels", ()) if token >= 0] if apart else ()
         types = feature.get("token_type_ids", ())

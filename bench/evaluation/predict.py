@@ -21,6 +21,7 @@ from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from bench.evaluation.readers import head, span
 from bench.evaluation.scoring import label_names
+from bench.models import input_limits
 from bench.models.batch_budget import default_budget
 from bench.records import failures
 from bench.utils.loading_errors import reason
@@ -37,6 +38,9 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
     console.quiet_libraries()
     new_texts.check(rows, saved_model.describe(saved_model.find(run_folder)))  # before seconds are spent on the model
     model, tokenizer, description = saved_model.load(run_folder)
+    positions = input_limits.of_input(model).positions
+    if positions is not None:  # a recipe may allow more, as long as its own texts are shorter
+        description = {**description, "max_length": min(description["max_length"], positions)}
     objective = description["objective"]
     if registry.load_task(description["task"]).READS == "answers":
         objective = "span" if objective == "head" else objective
