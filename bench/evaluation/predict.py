@@ -38,14 +38,14 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
     console.quiet_libraries()
     new_texts.check(rows, saved_model.describe(saved_model.find(run_folder)))  # before seconds are spent on the model
     model, tokenizer, description = saved_model.load(run_folder)
-    positions = input_limits.of_input(model).positions
-    if positions is not None:  # a recipe may allow more, as long as its own texts are shorter
-        description = {**description, "max_length": min(description["max_length"], positions)}
     objective = description["objective"]
     if registry.load_task(description["task"]).READS == "answers":
         objective = "span" if objective == "head" else objective
     predict_rows = {"head": _predict_with_head, "span": _predict_spans, "text": _predict_with_prompts}[objective]
     try:
+        positions = input_limits.of_input(model).positions
+        if positions is not None:  # a recipe may allow more, as long as its own texts are shorter
+            description = {**description, "max_length": min(description["max_length"], positions)}
         predictions = predict_rows(model, tokenizer, description, rows)
     except BenchError:
         raise
