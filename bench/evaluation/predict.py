@@ -21,6 +21,7 @@ from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from bench.evaluation.readers import head, span
 from bench.evaluation.scoring import label_names
+from bench.models import input_limits
 from bench.models.batch_budget import default_budget
 from bench.records import failures
 from bench.utils.loading_errors import reason
@@ -42,6 +43,9 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
         objective = "span" if objective == "head" else objective
     predict_rows = {"head": _predict_with_head, "span": _predict_spans, "text": _predict_with_prompts}[objective]
     try:
+        positions = input_limits.of_input(model).positions
+        if positions is not None:  # a recipe may allow more, as long as its own texts are shorter
+            description = {**description, "max_length": min(description["max_length"], positions)}
         predictions = predict_rows(model, tokenizer, description, rows)
     except BenchError:
         raise

@@ -1,5 +1,6 @@
 """Names of modules in an adapter's options: each must be in the model, before PEFT takes what matches and no more."""
 
+import difflib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,6 +9,8 @@ from bench.errors import SetupError, nearest
 
 # Names that a message lists at most.
 _SHOWN = 12
+# How alike a misspelt word and a name must be, by difflib.
+_NEAR = 0.8
 # What PEFT takes for more than a name.
 _WORDS = ("all-linear",)
 
@@ -69,6 +72,7 @@ def _check_pattern(key: str, pattern: str, modules: list[str]) -> None:
     except re.error as error:
         raise SetupError(f"method.config.{key}: {pattern!r} is no regular expression: {error}") from error
     if matches:
+        _check_words(key, pattern, modules)
         return
     if any(is_of(pattern, path) for path in modules):
         raise SetupError(
@@ -76,6 +80,27 @@ def _check_pattern(key: str, pattern: str, modules: list[str]) -> None:
         )
     words = re.sub(r"[^\w.]", "", pattern).strip(".")
     raise SetupError(f"method.config.{key}: the pattern {pattern!r} matches no module.{hint(words, modules)}")
+
+
+def _check_words(key: str, pattern: str, modules: list[str]) -> None:
+    """Raise SetupError for a misspelt alternative in a pattern, as `valu` in `.*(query|valu)`: it matches nothing.
+
+    Such a word ends an alternative and is near to a module's name, and the pattern matches the same without it. One
+    that is far from all names may be of another family; of flags and looks ahead and behind nothing is said.
+    """
+    if re.search(r"\(\?(?!:)", pattern):
+        return
+    # Escapes, sets and repeated letters are no words; blanks keep the places.
+    plain = re.sub(r"\\.|\[[^\]]*\]|\w(?=[*+?{])", lambda found: " " * len(found[0]), pattern)
+    parts = sorted({part for path in modules for part in path.split(".") if not part.isdigit()})
+    for word in re.finditer(r"[^\W\d]\w{2,}(?=[|)]|$)", plain):
+        without = f"{pattern[: word.start()]}\0{pattern[word.end() :]}"
+        near = [] if word[0] in parts else difflib.get_close_matches(word[0], parts, n=1, cutoff=_NEAR)
+        if near and not any(re.fullmatch(pattern, path) and not re.fullmatch(without, path) for path in modules):
+            raise SetupError(
+                f"method.config.{key}: {word[0]!r} in the pattern {pattern!r} matches no module. Did you mean "
+                f"{near[0]!r}?"
+            )
 
 
 def _check_layers(key: str, name: str, modules: list[str]) -> None:

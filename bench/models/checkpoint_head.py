@@ -96,12 +96,22 @@ def _plain(name: str) -> str:
 
 
 def _order(names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
-    """Return for each label the number of the output of that name; None where these are not the same names."""
+    """Return for each label the number of the output of that name, or of the one name that it abbreviates, or None."""
     places = {_plain(name): number for number, name in enumerate(names)}
     wanted = [_plain(label) for label in labels]
-    if len(places) != len(names) or len(set(wanted)) != len(wanted) or set(places) != set(wanted):
+    if len(places) != len(names) or len(set(wanted)) != len(wanted) or len(names) != len(labels):
         return None
+    if set(places) != set(wanted):
+        near = [[number for name, number in places.items() if _abbreviates(name, label)] for label in wanted]
+        order = [numbers[0] for numbers in near if len(numbers) == 1]
+        return order if len(set(order)) == len(labels) else None
     return [places[name] for name in wanted]
+
+
+def _abbreviates(name: str, label: str) -> bool:
+    """Return whether one of two names is the other one's beginning, as `neg` of `negative`, or is the same."""
+    shorter, longer = sorted((name, label), key=len)
+    return name == label or (len(shorter) > 1 and longer.startswith(shorter))
 
 
 def _reorder(model: Any, order: list[int]) -> None:

@@ -12,6 +12,7 @@ embeddings that checkpointing asks for. The output head of a language model is c
 """
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -184,10 +185,23 @@ class _Runner(nn.Module):
         """Return the same by weights on the device, of which those of the model that are trained get gradients."""
         if self._device != "meta":
             return self(rows, tokens, answer)
-        held = {name: _on_meta(tensor) for name, tensor in self.named_parameters()}
-        held |= {name: _on_meta(tensor) for name, tensor in self.named_buffers()}
-        loss: torch.Tensor = functional_call(self, held, (rows, tokens, answer))
+        loss: torch.Tensor = functional_call(self, self._held(), (rows, tokens, answer), tie_weights=False)
         return loss
+
+    def _held(self) -> dict[str, torch.Tensor]:
+        """Return the weights on the meta device by name, each place once; tied ones are one tensor there too.
+
+        A module that several layers share, as VeRA's projections, has several names. By all of them, `functional_call`
+        would put its weights back from the second name's, and leave the model on the meta device.
+        """
+        held, made = {}, {}
+        for prefix, module in self.named_modules():
+            own = [module.named_parameters(recurse=False), module.named_buffers(recurse=False)]
+            for name, tensor in itertools.chain(*own):
+                if id(tensor) not in made:
+                    made[id(tensor)] = _on_meta(tensor)
+                held[f"{prefix}.{name}" if prefix else name] = made[id(tensor)]
+        return held
 
     def drop_gradients(self) -> None:
         """Give up gradients that a run on the model's own device has left."""

@@ -133,19 +133,32 @@ class Policy:
         return values
 
     def check_gradients(self, model: nn.Module) -> None:
-        """Note after the first backward which trainable parameters have no finite gradient."""
+        """Note after the first backward which trainable parameters have no finite gradient.
+
+        A layer whose adapter is left out at random (PEFT's module_dropout) may have none yet.
+        """
         if self.progress.without_gradient is not None:
             return
         if self._gradients is not None:
             self.progress.gradients_checked(self._gradients.missing())
             return
         trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        missing = [name for name, one in trained if one.grad is None or not bool(one.grad.isfinite().all())]
+        at_random = tuple(f"{name}." for name, module in model.named_modules() if _is_left_out_at_random(module))
+        missing = [
+            name
+            for name, one in trained
+            if not (name.startswith(at_random) if one.grad is None else bool(one.grad.isfinite().all()))
+        ]
         self.progress.gradients_checked(missing)
 
     def close(self) -> None:
         """Leave the vote of the processes."""
         self._ballot.close()
+
+
+def _is_left_out_at_random(module: nn.Module) -> bool:
+    shares = getattr(module, "module_dropout", None)  # adapter -> share of the forward passes without it
+    return isinstance(shares, dict) and any(shares.values())
 
 
 def _over_all_ranks(count: int, device: torch.device) -> int:

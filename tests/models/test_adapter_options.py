@@ -230,6 +230,19 @@ def test_every_start_of_lora_is_loaded_again(init, tmp_path):
         ("bert", {"target_modules": ".*(query"}, "is no regular expression"),
         (
             "bert",
+            {"target_modules": ".*[.](query|valu)"},
+            "'valu' in the pattern '.*[.](query|valu)' matches no module",
+        ),
+        ("bert", {"target_modules": r".*\.(?:qeury|value)"}, "matches no module. Did you mean 'query'?"),
+        ("bert", {"target_modules": "bert.*query|bert.*self.valeu"}, "'valeu' in the pattern"),
+        ("llama", {"target_modules": r".*\.layers\.[01]\..*(q_proj|v_prj)"}, "Did you mean 'v_proj'?"),
+        (
+            "bert",
+            {"target_modules": ["query"], "exclude_modules": ".*(output|atention).*|.*query1?[.]x|.*key"},
+            "'atention'",
+        ),
+        (
+            "bert",
             {"modules_to_save": ["poler"]},
             "modules_to_save: the model has no module 'poler'. Did you mean 'pooler'?",
         ),
@@ -299,6 +312,23 @@ def test_names_that_match_nothing(family, config, sentence, tmp_path):
         wrapped(tmp_path, config, family)
     text = str(error.value)
     assert any(part in text for part in sentence.split("|")), text
+
+
+@together(
+    "family, pattern, number",
+    [
+        ("bert", r".*\.layer\.\d+\.attention\.self\.(query|value)", 4),
+        ("bert", "bert.*(query|que.y|quer[yz])", 2),
+        ("bert", r"(?!.*(vision|vale)).*(query|value)", 4),
+        ("bert", "(?i).*QUERY", 2),
+        ("llama", r".*\.(q|v)_proj", 4),
+        ("llama", r"model\.layers?\.[0-9]+\.self_attn\.q_proj", 2),
+        ("llama", ".*(q_proj|query_key_value|c_attn)", 2),
+    ],
+)
+def test_patterns_of_many_forms_are_taken(family, pattern, number, tmp_path):
+    model = wrapped(tmp_path, {"target_modules": pattern}, family)
+    assert len([name for name in tiny.trainable(model) if "lora_A" in name]) == number
 
 
 def test_a_whole_name_is_trained_alone(tmp_path):

@@ -57,6 +57,9 @@ def test_rows_are_put_into_the_order_of_the_labels(family, tmp_path):
         (["bad", "good", "mixed"], GIVEN, [0, 1, 2]),
         (["BAD", "GOOD", "MIXED"], GIVEN, [0, 1, 2]),
         (["c", "b", "a", "d"], ("a", "b", "c", "d"), [2, 1, 0, 3]),
+        (["Positive", "negative"], ("neg", "pos"), [1, 0]),
+        (["entail", "neutral", "contra"], ("contradiction", "entailment", "Neutral"), [2, 0, 1]),
+        (["neg", "pos"], ("negative", "positive"), [0, 1]),
     ],
 )
 def test_the_same_names(names, labels, order, tmp_path):
@@ -79,6 +82,8 @@ def test_the_same_names(names, labels, order, tmp_path):
             "other labels (joy, anger, fear) than",
         ),
         (["Bad", "bad", "good"], GIVEN, "checkpoint_labels", "was trained for other labels (Bad, bad, good)"),
+        (["ba", "good", "m"], GIVEN, "checkpoint_labels", "was trained for other labels (ba, good, m)"),
+        (["not", "note"], ("no", "yes"), "checkpoint_labels", "was trained for other labels (not, note)"),
         (["good", "bad", "neutral"], GIVEN, "checkpoint_labels", "it is kept, each output for the label in its place"),
     ],
 )

@@ -113,6 +113,25 @@ def test_vectors_without_a_matrix_still_pass_gradients(tmp_path):
     assert charged_in_full(ia3) == pytest.approx(measured(ia3), rel=1e-9)
 
 
+# PEFT class -> its options; layers share their projections, or the bank of vectors that theirs are made of.
+SHARED = {
+    "VeraConfig": {"r": 4},
+    "RandLoraConfig": {"r": 4},
+    "VBLoRAConfig": {"r": 4, "num_vectors": 16, "vector_length": 8},
+}
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_adapters_that_share_modules_are_counted_and_left_as_they_were(name, tmp_path):
+    options = {"peft": name, "config": {**SHARED[name], "target_modules": ["query", "value"]}}
+    model = tiny.adapted(tiny.card("bert", attention="eager"), tmp_path, "lora", options)
+    held = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    counted = charged_in_full(model)
+    left = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    assert [(path, id(tensor)) for path, tensor in left] == [(path, id(tensor)) for path, tensor in held]
+    assert counted == pytest.approx(measured(model), rel=1e-9)
+
+
 # ---------------------------------------------------------------- language models
 
 TEXT_METHODS = {name: chosen for name, chosen in METHODS.items() if name != "head"}

@@ -37,3 +37,18 @@ def test_each_text_is_labelled_as_if_it_were_alone(second, multi_label, bert):
         expected = (logits.sigmoid() if multi_label else logits.softmax(-1))[0].tolist()
         assert list(answer["scores"].values()) == pytest.approx(expected, abs=1e-6)
     assert {answer["cut"] for answer in found} == ({True} if second == tiny.TEXTS[2] else {True, False})
+
+
+def test_a_text_is_cut_to_the_models_positions_where_the_recipe_allowed_more(bert, tmp_path, monkeypatch):
+    model, tokens = bert
+    (tmp_path / "model").mkdir()
+    description = described(4096) | {"objective": "head"}
+    monkeypatch.setattr(predict.saved_model, "find", lambda folder: folder)
+    monkeypatch.setattr(predict.saved_model, "describe", lambda folder: description)
+    monkeypatch.setattr(predict.saved_model, "load", lambda folder: (model, tokens, description))
+    long, short = predict.predict(tmp_path, [{"text": text, "text_pair": None} for text in ("good " * 900, "good")])
+    most = model.config.max_position_embeddings
+    assert (long["cut"], short["cut"]) == (True, False)
+    ids = tokens("good " * 900, truncation=True, max_length=most)["input_ids"]
+    logits = tiny.logits(model, batching.collate([{"input_ids": ids, "labels": 0}], tokens)).double()
+    assert list(long["scores"].values()) == pytest.approx(logits.softmax(-1)[0].tolist(), abs=1e-6)

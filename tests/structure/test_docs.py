@@ -26,7 +26,9 @@ def shell_lines():
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_paths_that_are_named_exist(document):
     text = document.read_text(encoding="utf-8")
-    named = set(re.findall(r"(?<![\w/.])((?:bench|recipes|accelerate_configs|scripts|reports|tests)/[\w./-]+\w)", text))
+    named = set(
+        re.findall(r"(?<![\w/.-])((?:bench|recipes|accelerate_configs|scripts|reports|tests)/[\w./-]+\w)", text)
+    )
     for path in named:
         assert (ROOT / path).exists() or "<" in path, path
     linked = set(re.findall(r"\]\(([^)#:]+)\)", text))

@@ -29,6 +29,8 @@ _CHANCE = re.compile(r"\|\s*random\b|\blipsum\b")
 # As Python shows an object, e.g. <function f at 0x7f8e>: another text in every process.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,}")
 _QUESTION, _ANSWER = {"role": "user", "content": "question"}, {"role": "assistant", "content": "ANSWER"}
+# As texts are: long, in capitals and small letters. Blanks at both ends are left to the template, which may strip them.
+_TEXTS = {role: f"{role}: A text of Several Words" + ", as long as a paragraph" * 20 for role in ("user", "assistant")}
 
 
 class ChatFrame:
@@ -39,14 +41,16 @@ class ChatFrame:
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", date: str) -> None:
-        """Raise SetupError without a chat template, for one that renders at random, and for a date without effect.
+        """Raise SetupError without a chat template, for one that can't be used, and for a date without effect.
 
+        A template can't be used that renders at random, or that writes texts cut, changed or not at all.
         date: as 2024-07-26; another one than CHAT_DATE must stand in the prompts.
         """
         self.tokenizer, self.template, self.date = tokenizer, _template_of(tokenizer), date
         self._fixed = _at_date(self.template, date)
         texts = self._placeholders(self._fixed)
         self._refuse_chance(texts)
+        self._refuse_other_texts()
         self.writes_date = _CLOCK in self.template and any(
             texts != self._placeholders(_at_date(self.template, day)) for day in _OTHER_DAYS
         )
@@ -90,6 +94,16 @@ class ChatFrame:
         except SetupError:  # a template for one question only, which zero-shot prompts don't go beyond
             few_shot = ""
         return [open_question, solved, few_shot]
+
+    def _refuse_other_texts(self) -> None:
+        turns = [{"role": role, "content": text} for role, text in _TEXTS.items()]
+        written = self._render(self._fixed, turns, open_answer=False)
+        for turn in turns:
+            if turn["content"] not in written:
+                raise SetupError(
+                    f"prompting.format is chat, but the chat template does not write a text of the {turn['role']} as "
+                    "it is; change the template or use format: plain"
+                )
 
     def _refuse_chance(self, texts: list[str]) -> None:
         named, shown = _CHANCE.search(self.template), _ADDRESS.search("".join(texts))

@@ -86,6 +86,29 @@ def test_every_other_template_is_rendered_as_transformers_renders_it(template):
         frame(template, OTHER)
 
 
+CONTENT = "{% for m in messages %}<{{ m['role'] }}>{{ CONTENT }}{% endfor %}"
+CHANGED = {
+    "m['content'] | upper": "user",
+    "m['content'][:300]": "user",
+    "m['content'] | truncate(100)": "user",
+    "m['content'].split(':')[-1]": "user",
+    "'' if m['role'] == 'user' else m['content']": "user",
+    "m['content'] if m['role'] == 'user' else m['content'] | lower": "assistant",
+    "m['content'] if m['role'] == 'user' else m['content'] | title": "assistant",
+}
+
+
+@together("content, role", CHANGED.items())
+def test_a_template_that_changes_texts_is_refused(content, role):
+    with pytest.raises(SetupError, match=f"does not write a text of the {role} as it is; change the template"):
+        frame(CONTENT.replace("CONTENT", content))
+
+
+@together("content", ["m['content'] | trim", "m.content.split('</think>')[-1]", "m['content'] ~ eos_token"])
+def test_a_template_may_write_more_around_a_text(content):
+    assert frame(CONTENT.replace("CONTENT", content)).hash
+
+
 CHANCE = {
     "{{ ['Hi', 'Hello'] | random }} " + REST: "'| random', which draws at random",
     "{{ lipsum(1) }}" + REST: "'lipsum', which draws at random",

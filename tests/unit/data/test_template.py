@@ -65,7 +65,7 @@ def test_no_chat_template():
     [
         ("{{ raise_exception('roles must alternate') }}", "the chat template fails"),
         (
-            "{% if add_generation_prompt %}open{% else %}closed ANSWER{% endif %}",
+            "{{ 'open' if add_generation_prompt else 'closed' }}{% for m in messages %}{{ m['content'] }}{% endfor %}",
             "does not begin a finished answer as it writes one",
         ),
     ],

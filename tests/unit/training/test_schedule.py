@@ -382,6 +382,15 @@ def test_parameters_without_a_finite_gradient_are_named_once():
     assert run.progress.without_gradient == ["none.weight", "nan.weight"]
 
 
+@pytest.mark.parametrize(("share", "missing"), [(0.5, []), (0.0, ["weight"])])
+def test_an_adapter_that_is_left_out_at_random_needs_no_gradient_in_the_first_step(share, missing):
+    layer = nn.Linear(2, 2, bias=False)
+    layer.module_dropout = {"default": share}
+    run = policy(plan())
+    run.check_gradients(nn.ModuleDict({"adapted": layer}))
+    assert run.progress.without_gradient == [f"adapted.{name}" for name in missing]
+
+
 def test_the_loss_is_a_sum_over_the_items_of_the_whole_step():
     def loss(outputs, batch, *, label_smoothing):
         return outputs.sum() * (1 - label_smoothing) + batch["labels"].sum()
