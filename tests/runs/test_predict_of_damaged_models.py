@@ -190,7 +190,7 @@ ADAPTERS = {
     "another rank": (lambda m: edited(m / "adapter_config.json", r=3), ["can't be loaded"]),
     "a part is missing": (
         lambda m: without(m / "adapter_model.safetensors", names(m / "adapter_model.safetensors")[0]),
-        ["lacks weights of the adapter"],
+        ["lacks weights: 1, e.g. base_model"],
     ),
     "no base": (lambda m: shutil.rmtree(m / "base"), ["can't be loaded"]),
 }
