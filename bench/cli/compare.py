@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import console
-from bench.cli.options import add_command, refuse_folders
+from bench.cli.options import add_command, refuse_outputs
 from bench.utils import files
 
 
@@ -36,7 +36,7 @@ def compare_command(options: argparse.Namespace) -> int:
     from bench.analysis import predictions
     from bench.reporting import comparison_page, run_warnings
 
-    refuse_folders(options.output, options.json)
+    refuse_outputs(options.output, options.json)
     asked = predictions.CompareRequest(
         stage=options.stage, split=options.split, metric=options.metric, common=options.common
     )

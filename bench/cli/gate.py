@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from bench.cli.options import add_command, at_least_one, refuse_folders, share
+from bench.cli.options import add_command, at_least_one, refuse_outputs, share
 from bench.errors import BenchError
 
 
@@ -48,7 +48,7 @@ def gate_command(options: argparse.Namespace) -> int:
     from bench.sweeps import jobs
     from bench.sweeps.gate import runs
 
-    refuse_folders(options.output)
+    refuse_outputs(options.output)
     if options.seeds is not None and not options.write:
         raise BenchError("--seeds goes with --write; a gate runs the seeds of its baselines")
     if options.output is not None and options.write:

@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.config import foreign_code
 from bench.errors import BenchError
+from bench.runner import run_folder
 
 # Of numbers below 2**31.
 DIGITS = 10
@@ -23,11 +24,20 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
-def refuse_folders(*paths: Path | None) -> None:
-    """Raise BenchError where a file is to be written and a folder is there; before the work, not after it."""
+def refuse_outputs(*paths: Path | None) -> None:
+    """Raise BenchError where something else than an ordinary file would be replaced; before the work, not after it.
+
+    Folders, devices and FIFOs (a file is written beside its path and renamed), and what a run wrote of itself.
+    """
     for path in paths:
-        if path is not None and path.is_dir():
+        if path is None:
+            continue
+        if path.is_dir():
             raise BenchError(f"{path} is a folder; give the name of a file")
+        if path.absolute().parent in (Path("/dev"), Path("/dev/fd")) or (path.exists() and not path.is_file()):
+            raise BenchError(f"{path} is not a regular file, and would be replaced by one; give the name of a file")
+        if (run := run_folder.run_of(path)) is not None:
+            raise BenchError(f"{path} is a file of the run in {run}, and would be overwritten; give another path")
 
 
 def share(text: str) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import console
-from bench.cli.options import add_command
+from bench.cli.options import add_command, refuse_outputs
 from bench.errors import BenchError
 from bench.utils import files, process
 
@@ -42,6 +42,7 @@ def plan_command(options: argparse.Namespace) -> int:
     from bench.memory import planner, report
 
     console.quiet_libraries()
+    refuse_outputs(options.output)
     if options.table:
         text = report.report()
         if options.output is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import console
-from bench.cli.options import add_command, refuse_folders
+from bench.cli.options import add_command, refuse_outputs
 from bench.errors import BenchError
 
 
@@ -34,8 +34,8 @@ def report_command(options: argparse.Namespace) -> int:
 
     if options.output is None and options.html is None:
         raise BenchError("say where the report goes: -o FOLDER, -o FILE.md for a short table, or --html FILE")
-    refuse_folders(options.html)
     short = options.output is not None and options.output.suffix == ".md" and not options.output.is_dir()
+    refuse_outputs(options.html, options.output if short else None)
     written = [short_table.write_table_report(options.runs, options.output, options.metric)] if short else []
     folder = None if short else options.output
     if folder is not None or options.html is not None:

@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,15 @@ from typing import Any
 import yaml
 
 from bench.errors import RecipeError
+from bench.utils import files
 
 KeyPath = tuple[str | int, ...]
 # No recipe is nested half as deep; the parser's own recursion would end the process at some ten thousand.
 MAX_DEPTH = 32
+# The longest recipe of this project has some 10,000.
+LIMIT_BYTES = 16 * 2**20
+# Where a shell's `<(...)` and `|` are found. Another FIFO may have no writer, and reading would wait for ever.
+_OF_SHELL = re.compile(r"/dev/(fd/\d+|stdin)|/proc/self/fd/\d+")
 # Of PyYAML only the parser is used. Its 1.1 rules for words, and ruamel.yaml's for dates and `010`, are not ours.
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _WORDS: dict[str, Any] = dict.fromkeys(("", "~", "null", "Null", "NULL"))
@@ -167,12 +173,20 @@ def read_shared(path: Path, name: str | None = None) -> Document:
 
 def _text(path: Path, shown: str) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        if _OF_SHELL.fullmatch(str(path)) and stat.S_ISFIFO(path.stat().st_mode):
+            return path.read_text(encoding="utf-8-sig")
+        if path.is_dir():
+            raise IsADirectoryError
+        # As reading in text mode does: each kind of line end is one newline.
+        text = files.read_bytes(path, LIMIT_BYTES).decode("utf-8-sig")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError as error:
         raise RecipeError(f"{shown}: there is no such file") from error
     except IsADirectoryError as error:
         raise RecipeError(f"{shown}: this is a folder, not a file") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise RecipeError(f"{shown}: can't be read: {error.strerror or error}") from error
+    except ValueError as error:
         raise RecipeError(f"{shown}: can't be read as UTF-8 text: {error}") from error
 
 

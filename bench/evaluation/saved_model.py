@@ -1,6 +1,7 @@
 """Loads a run's saved model for prediction; for a damaged one, says which file is wrong and what is wrong with it."""
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from bench.config import registry
 from bench.errors import BenchError, DataError
 from bench.models import saving
 from bench.records import failures
+from bench.utils import files
 from bench.utils.loading_errors import reason
 
 # What `save` writes of every model, and the type of each value.
@@ -35,6 +37,7 @@ def load(run_folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     """
     folder = find(run_folder)
     describe(folder)
+    _refuse_special_files(folder)
     for path in sorted(folder.rglob("*.json")):
         read_object(path)
     for path in sorted(folder.rglob("*.safetensors")):
@@ -55,6 +58,17 @@ def load(run_folder: Path) -> tuple[Any, Any, dict[str, Any]]:
             raise DataError(f"there is not enough memory to load the model in {folder}") from error
         why = reason(error, str(folder)).split(". Should contain")[0].split(", expected one of")[0]
         raise DataError(f"the model in {folder} can't be loaded: {why[:300]}; {ADVICE}") from error
+
+
+def _refuse_special_files(folder: Path) -> None:
+    """Raise DataError for FIFOs and devices, also behind links: a library that opens one may wait or read for ever."""
+    for path in sorted(folder.rglob("*")):
+        try:
+            mode = path.stat().st_mode
+        except OSError:  # a link to nowhere: who needs it will say so
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise DataError(f"{path} is {files.kind_of(mode)}, not a regular file; {ADVICE}")
 
 
 def _check_adapter(model: Any, path: Path) -> None:

@@ -251,7 +251,7 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
     except KeyError as error:  # of a module that is trained in full
         raise DataError(f"{folder} lacks weights: 1, e.g. {error.args[0]}") from error
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        raise DataError(f"the saved adapter {shown(str(folder))!r} can't be loaded: {reason(error)}") from error
+        raise DataError(f"the saved adapter {shown(str(folder))!r} can't be loaded: {reason(error)[:300]}") from error
     with safe_open(folder / ADAPTER, "pt") as weights:
         saved = set(weights.keys())
     wanted = set(peft.get_peft_model_state_dict(wrapped))

@@ -139,6 +139,13 @@ def is_ours(folder: Path) -> bool:
     return (folder / store.FILE).is_file()
 
 
+def run_of(path: Path) -> Path | None:
+    """Return the folder of the run that writes a file of this path itself; None for any other path."""
+    whole = path.absolute()
+    owners = (folder for folder in whole.parents if is_ours(folder))
+    return next((folder for folder in owners if _is_made(whole.relative_to(folder).as_posix())), None)
+
+
 def check_place(folder: Path, option: str = "--out") -> None:
     """Raise SetupError where no folder can be made or written at a path. Writes nothing."""
     shown = f"{option} {_shown(folder)}"

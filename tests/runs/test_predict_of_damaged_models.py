@@ -1,6 +1,7 @@
 """python -m bench predict: for a damaged model, a wrong folder and an odd line, one sentence that names the file."""
 
 import json
+import os
 import shutil
 import struct
 
@@ -72,6 +73,12 @@ def filled(path, value):
     save_file({name: one.fill_(value) for name, one in load_file(path).items()}, path, {"format": "pt"})
 
 
+def in_place_of(path, put):
+    """Something else at a file's path, where it was or was not."""
+    path.unlink(missing_ok=True)
+    put(path)
+
+
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 # What is done to the files of a whole model -> words of the sentence.
 DAMAGES = {
@@ -92,6 +99,18 @@ DAMAGES = {
         ["lacks weights", "classifier.weight"],
     ),
     "not a number": (lambda m: filled(m / WEIGHTS, float("nan")), ["gives scores that are no numbers"]),
+    "weights are a FIFO": (
+        lambda m: in_place_of(m / WEIGHTS, os.mkfifo),
+        ["model.safetensors is a FIFO, not a regular file"],
+    ),
+    "a FIFO that nobody asked for": (
+        lambda m: in_place_of(m / "extra.json", os.mkfifo),
+        ["extra.json is a FIFO, not a regular file"],
+    ),
+    "config is an endless device": (
+        lambda m: in_place_of(m / CONFIG, lambda path: path.symlink_to("/dev/zero")),
+        ["config.json is a device, not a regular file"],
+    ),
     "config is not JSON": (lambda m: (m / CONFIG).write_text("{"), ["config.json is not a whole JSON file"]),
     "config is a list": (lambda m: (m / CONFIG).write_text("[]"), ["config.json holds list, not an object"]),
     "config is empty": (lambda m: (m / CONFIG).write_text(""), ["config.json is not a whole JSON file"]),
@@ -171,7 +190,7 @@ ADAPTERS = {
     "another rank": (lambda m: edited(m / "adapter_config.json", r=3), ["can't be loaded"]),
     "a part is missing": (
         lambda m: without(m / "adapter_model.safetensors", names(m / "adapter_model.safetensors")[0]),
-        ["lacks weights: 1"],
+        ["lacks weights: 1, e.g. base_model"],
     ),
     "no base": (lambda m: shutil.rmtree(m / "base"), ["can't be loaded"]),
 }

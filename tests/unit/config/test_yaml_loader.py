@@ -1,5 +1,8 @@
 """YAML: which words are numbers, what is refused, and that each value knows its line."""
 
+import os
+from pathlib import Path
+
 import pytest
 
 from bench.config import yaml_loader
@@ -189,6 +192,27 @@ def test_folders_and_missing_files(tmp_path):
         yaml_loader.read(tmp_path / "none.yaml")
     with pytest.raises(RecipeError, match=r"can't be read|no such file"):
         yaml_loader.read(tmp_path / "a\0b")
+
+
+def test_what_would_be_read_without_an_end_is_refused(tmp_path):
+    fifo, endless, long = (tmp_path / name for name in ("fifo.yaml", "endless.yaml", "long.yaml"))
+    os.mkfifo(fifo)
+    endless.symlink_to("/dev/zero")
+    with long.open("wb") as stream:
+        stream.truncate(yaml_loader.LIMIT_BYTES + 1)
+    for path, why in ((fifo, "a FIFO, not"), (endless, "a device, not"), (long, "are more than the 16,777,216")):
+        with pytest.raises(RecipeError, match=rf"{path.name}: can't be read: .*{why}"):
+            yaml_loader.read(path)
+
+
+def test_a_pipe_of_the_shell_is_read():
+    reading, writing = os.pipe()
+    os.write(writing, b"a: 1\r\n")
+    os.close(writing)
+    try:
+        assert yaml_loader.read(Path(f"/dev/fd/{reading}")).data == {"a": 1}
+    finally:
+        os.close(reading)
 
 
 def test_layers_merge_mappings_and_remember_places():
