@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RANDOM_CHARACTERS = 8
 # Of what a run leaves beside its record: predictions of a million long texts fit.
 LIMIT_BYTES = 2**32
+PIECE_BYTES = 2**20
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a link",
@@ -124,10 +125,14 @@ def is_locked(path: Path) -> bool:
 def read_bytes(path: Path, limit_bytes: int = LIMIT_BYTES) -> bytes:
     """Return the content of a regular file. Raises OSError as `open_regular`."""
     with open_regular(path, limit_bytes) as stream:
-        content = stream.read(limit_bytes + 1)  # it may have grown since
-    if len(content) > limit_bytes:
+        # In pieces: to ask for as many bytes as are allowed would take that much memory at once.
+        pieces, size = [], 0
+        while size <= limit_bytes and (piece := stream.read(min(PIECE_BYTES, limit_bytes + 1 - size))):
+            pieces.append(piece)
+            size += len(piece)
+    if size > limit_bytes:  # it has grown since it was opened
         raise OSError(errno.EINVAL, f"more than the {limit_bytes:,} bytes that are read", str(path))
-    return content
+    return b"".join(pieces)
 
 
 def read_text(path: Path, limit_bytes: int = LIMIT_BYTES) -> str:

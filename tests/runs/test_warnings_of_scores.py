@@ -13,7 +13,7 @@ def run(recipe, folder, *overrides):
 
 
 def test_a_collapsed_classifier_is_named_at_the_top_of_its_page(tmp_path):
-    found = run("bert-full", tmp_path / "run", "limit={train: 32, test: 20}", "training.epochs=1")
+    found = run("bert-full", tmp_path / "run", "limit={train: 32, test: 20}", "training.epochs=1", "training.warmup=0")
     codes = [warning.code for warning in found.warnings]
     assert codes == ["one_label_predicted", "not_better_than_baseline"]
     assert all(warning.sentence.startswith("after test: ") for warning in found.warnings)
