@@ -3,6 +3,7 @@
 import gc
 import os
 import pickle
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +18,11 @@ pytest.register_assert_rewrite("tests.helpers")
 
 # Read when a library is first imported: no test may reach for the network.
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_EVALUATE_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+
+
+# A suite that is started in the background, or by nohup, ignores them, and so would every run that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)
