@@ -78,8 +78,13 @@ def _read(path: Path, *, create: bool) -> bytes:
     """
     if create and not path.is_symlink() and not path.exists():
         _create(path)
-    with files.open_regular(path, follow=False) as stream:
-        status, text = os.fstat(stream.fileno()), stream.read(4 * KEY_BYTES)
+    try:
+        with files.open_regular(path, follow=False) as stream:
+            status, text = os.fstat(stream.fileno()), stream.read(4 * KEY_BYTES)
+    except OSError as error:
+        if not os.path.lexists(path):
+            raise
+        raise SetupError(f"the key {path} can't be read: {error.strerror or error}") from error
     if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
         raise SetupError(f"the key {path} must be yours, and readable for you alone: chmod 600 {path}, or remove it")
     try:
