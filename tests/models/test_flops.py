@@ -16,7 +16,7 @@ from tests.helpers.cases import cover
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 # Some of the projections, as each family names them.
 SOME = {
-    **dict.fromkeys(("bert", "roberta", "albert", "minilm"), ["query", "value"]),
+    **{name: ["query", "value"] for name in ("bert", "roberta", "albert", "minilm")},
     "distilbert": ["q_lin", "v_lin"],
     "t5": ["q", "v"],
     "gpt2": ["c_attn"],
