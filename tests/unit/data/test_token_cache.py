@@ -371,9 +371,10 @@ def test_an_entry_that_is_no_file_is_neither_followed_nor_waited_for(kind, place
 def test_without_a_key_nothing_is_kept(place, monkeypatch, tmp_path):
     (tmp_path / "config").write_text("a file in the place of the folder")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(signing.tempfile, "gettempdir", lambda: "/proc/no/such")
     found, notes = asked(tiny.tokenizer(tiny.card("bert")), split())
     assert not found.hit
-    assert notes[0].startswith("token cache: tokens can't be written (the key ")
+    assert notes[0].startswith("token cache: tokens can't be written (no key to sign with can be read or made: ")
     assert entries(place) == []
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bench.config import foreign_code
 from bench.data.examples import per_row
 from bench.evaluation import exhibits
 from bench.evaluation.baselines import constants
@@ -188,7 +189,8 @@ def test_scores_that_are_null_are_said():
     ]
 
 
-def test_infinite_values_are_null(tmp_path):
+def test_infinite_values_are_null(tmp_path, monkeypatch):
+    monkeypatch.setattr(foreign_code, "is_confirmed", lambda: True)
     (tmp_path / "odd.py").write_text(
         "import datasets\n"
         "import evaluate\n"
