@@ -52,7 +52,7 @@ def listed(names: Iterable[Any]) -> str:
 
 @dataclass(kw_only=True)
 class Survey:
-    """What the label column of one source split holds.
+    """Survey of the values in the label column of one source split.
 
     counts: label as it is written -> how often. Of lists: their lengths; short: those of one or two labels, each once;
     repeats: how many have a label twice. num_booleans: values of true and false that are not text. other: one that

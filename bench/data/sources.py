@@ -25,7 +25,7 @@ ClassNames = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """What one file, or one split of a saved or downloaded data set, has given. class_names: those it brings along."""
+    """One file, or one split of a saved or downloaded data set, that rows come from. class_names: those it declares."""
 
     name: str
     num_rows: int

@@ -25,7 +25,6 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "head": dict,
     "model_card": dict,
 }
-ADAPTER = "adapter_model.safetensors"
 OBJECTIVES = ("head", "text")
 ADVICE = "copy the run's folder `model` again, or repeat the run"
 
@@ -44,13 +43,10 @@ def load(run_folder: Path) -> tuple[Any, Any, dict[str, Any]]:
         _check_weights(path)
     if not any((folder / name).is_file() for name in saving.TYPES):
         raise DataError(f"{folder} holds neither a config.json nor an adapter_config.json; {ADVICE}")
-    if (folder / "adapter_config.json").is_file() and not (folder / ADAPTER).is_file():
-        raise DataError(f"{folder} lacks {ADAPTER}; {ADVICE}")
+    if (folder / "adapter_config.json").is_file() and not (folder / saving.ADAPTER).is_file():
+        raise DataError(f"{folder} lacks {saving.ADAPTER}; {ADVICE}")
     try:
-        model, tokenizer, description = saving.load(folder)
-        if (folder / ADAPTER).is_file():
-            _check_adapter(model, folder / ADAPTER)
-        return model, tokenizer, description
+        return saving.load(folder)
     except BenchError:
         raise
     except Exception as error:  # transformers, peft, tokenizers and torch raise many kinds
@@ -69,16 +65,6 @@ def _refuse_special_files(folder: Path) -> None:
             continue
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise DataError(f"{path} is {files.kind_of(mode)}, not a regular file; {ADVICE}")
-
-
-def _check_adapter(model: Any, path: Path) -> None:
-    """Raise DataError where an adapter's file lacks weights: peft leaves them as they are drawn, and only warns."""
-    import peft
-
-    with safe_open(path, "pt") as weights:
-        missing = sorted(set(peft.get_peft_model_state_dict(model, save_embedding_layers=False)) - set(weights.keys()))
-    if missing:
-        raise DataError(f"{path} lacks weights of the adapter, e.g. {missing[0]!r}; {ADVICE}")
 
 
 def find(run_folder: Path) -> Path:

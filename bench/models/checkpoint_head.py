@@ -22,7 +22,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """What a reader of the record must know of a checkpoint. code: of a warning; None for a note."""
+    """A finding on a checkpoint, for the readers of the record. code: of a warning; None for a note."""
 
     sentence: str
     code: str | None = None

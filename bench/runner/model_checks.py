@@ -12,6 +12,7 @@ from torch import nn
 from bench.data.examples import Encoded, Feature
 from bench.distributed import setup
 from bench.errors import BenchError
+from bench.evaluation import self_check
 from bench.evaluation.likelihood import Item, plain
 from bench.evaluation.reader import Answer
 from bench.evaluation.readers.head import HeadReader
@@ -178,9 +179,7 @@ def _other_tokens(run: RunContext, split: Encoded, tokenizer: Any) -> str | None
 
 def sample(split: Encoded) -> Encoded:
     """Return at most EXAMPLES examples of a split, by their lengths: the shortest, the longest, and some between."""
-    by_length = sorted(range(len(split.ids)), key=lambda number: (split.lengths[number], number))
-    places = np.unique(np.linspace(0, len(by_length) - 1, EXAMPLES).round().astype(int))
-    numbers = [by_length[place] for place in places]
+    numbers = sorted(self_check.sample(split.lengths, EXAMPLES), key=lambda number: (split.lengths[number], number))
     return Encoded(
         name=split.name,
         ids=tuple(split.ids[number] for number in numbers),

@@ -107,11 +107,7 @@ def _refuse_other(folder: Path, left: Record, recipe_hash: str, seed: int, conte
     results = [name for name in contents.made if name not in (store.FILE, *run_folder.FIRST, "traceback.txt")]
     if left.recipe.hash is None and not results:  # of a command that was refused: it holds nothing but the reason
         return
-    differing = []
-    if left.recipe.hash != recipe_hash:
-        differing.append(f"its recipe's hash is {(left.recipe.hash or 'unknown')[:8]}, this one's {recipe_hash[:8]}")
-    if left.seed != seed:
-        differing.append(f"its seed is {left.seed}, this one's {seed}")
+    differing = checkpoint_files.differences(left.recipe.hash, left.seed, recipe_hash, seed)
     if differing:
         raise SetupError(
             f"{folder} holds an unfinished run (status {left.status}) that is not this one: {'; '.join(differing)}; "

@@ -64,16 +64,22 @@ class Checkpoint:
 
     def refuse_other(self, wanted_hash: str, wanted_seed: int, run_folder: Path) -> None:
         """Raise SetupError where it is another recipe's, or another seed's."""
-        differing = []
-        if self.hash != wanted_hash:
-            differing.append(f"its recipe's hash is {self.hash[:8]}, this one's {wanted_hash[:8]}")
-        if self.seed != wanted_seed:
-            differing.append(f"its seed is {self.seed}, this one's {wanted_seed}")
+        differing = differences(self.hash, self.seed, wanted_hash, wanted_seed)
         if differing:
             raise SetupError(
                 f"{run_folder} holds an unfinished run that is not this one: {'; '.join(differing)}; "
                 "give --overwrite to replace it, or another --out"
             )
+
+
+def differences(found_hash: str | None, found_seed: int | None, wanted_hash: str, wanted_seed: int) -> list[str]:
+    """Return in words in which of recipe and seed an unfinished run differs from the one that is asked for."""
+    differing = []
+    if found_hash != wanted_hash:
+        differing.append(f"its recipe's hash is {(found_hash or 'unknown')[:8]}, this one's {wanted_hash[:8]}")
+    if found_seed != wanted_seed:
+        differing.append(f"its seed is {found_seed}, this one's {wanted_seed}")
+    return differing
 
 
 def begin(folder: Path, step: int) -> Path:

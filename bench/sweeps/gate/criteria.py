@@ -78,12 +78,12 @@ class Baseline(Part):
 
     @property
     def first_seed(self) -> int:
-        """The seed of which every step is kept."""
+        """Return the seed of which every step is kept."""
         return next(iter(self.scores))
 
     @property
     def missing(self) -> list[str]:
-        """What is not compared, since the baseline was written without it."""
+        """Return the quantities that are not compared, since the baseline was written without them."""
         left = {"data": self.data is None, "all scores": not self.all_scores}
         if self.losses:
             left |= {"gradient norms": not self.grad_norms, "learning rates": not self.learning_rates}

@@ -1,4 +1,4 @@
-"""What the gate compares of a run: its scores, the data that were scored, and its training step by step. No torch."""
+"""Measurements of a run that the gate compares: scores, scored data, and training step by step. Loads no torch."""
 
 import json
 import math

@@ -63,7 +63,7 @@ class FinishedRun:
 
     @property
     def measured(self) -> Measured:
-        """What the gate compares of it."""
+        """Return the measurements of this run that the gate compares."""
         content = self.record.model_dump(mode="json", by_alias=True)
         return measured.measure(content, self.job.folder, self.seed, self.arithmetic)
 
