@@ -208,6 +208,14 @@ def test_heartbeats(text, after, right):
 # ---------------------------------------------------------------- a stranger at the port
 
 
+def wait_for_a_round(watch):
+    """Wait until a watchdog has read all entries at least once from now on: the round that is under way may not."""
+    rounds, end_s = watch._rounds, time.monotonic() + 60
+    while watch._rounds < rounds + 2:
+        assert time.monotonic() < end_s, "the watchdog reads no more"
+        time.sleep(0.05)
+
+
 def test_a_stranger_ends_nothing_and_is_not_quoted(monkeypatch):
     """Into every entry that a watchdog reads: nonsense, forged failures, and another launch's words."""
     server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -227,9 +235,9 @@ def test_a_stranger_ends_nothing_and_is_not_quoted(monkeypatch):
             forged.append(f"{watch._prefix}/log", evil)
             client.set(f"{watch._prefix}/who/1", "\x00" * 50)
             forged.set(f"{watch._prefix}/left/1", evil)
-            time.sleep(0.5)
+            wait_for_a_round(watch)  # the entry that the next line replaces has been read
             client.set(f"{watch._prefix}/beat/1", "99|x|\x1b[2J")
-            time.sleep(0.5)
+            wait_for_a_round(watch)
         assert watch.monitor.failures == []
         assert not watch.monitor.alarmed()
         assert not watch.monitor.store_gone

@@ -10,7 +10,7 @@ import torch
 
 from bench.config import resolve
 from bench.distributed import sharding
-from bench.distributed.signals import SigtermHandler
+from bench.distributed.signals import StopHandler
 from bench.errors import SetupError, StoppedError
 from bench.memory import planner, search
 from bench.memory.planner import MemoryPlan, Parallelism
@@ -56,7 +56,7 @@ def done(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory_prediction, "compare", compared)
-        patch.setattr("bench.training.engines.loop.in_force", seen)
+        patch.setattr(sharding, "in_force", seen)
         patch.setattr(Policy, "check_gradients", checked)
         assert lifecycle.main([str(RECIPE), *SMALL, "--out", str(found.folder)]) == 0
     found.record = store.read(found.folder)
@@ -254,7 +254,7 @@ def test_an_outline_that_is_not_the_model_is_noted(done):
 def test_a_signal_during_the_plan_ends_the_run(done, monkeypatch):
     one, kept = blank(done), signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(planner.MemoryPlan, "of", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
-    signal.signal(signal.SIGTERM, SigtermHandler())
+    signal.signal(signal.SIGTERM, StopHandler())
     try:
         with pytest.raises(StoppedError):
             memory_prediction.predict(one)
