@@ -1,18 +1,16 @@
 """Dataset card -> splits of clean, labelled rows, checked for leakage. Nothing is dropped without being counted."""
 
-import itertools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bench.config.cards import DatasetCard, Divide
 from bench.data import cleaning, label_sets, sources, squad
-from bench.data.labels import Labels
-from bench.data.labels import read as read_labels
 from bench.data.leakage import without_leaks
 from bench.data.rows import Split, check_columns, missing_notes, parse
 from bench.data.sources import Row, Rows
 from bench.data.splits import divide, divide_groups
+from bench.data.targets import kinds
 from bench.errors import DataError
 from bench.records.record import RunWarning
 
@@ -38,25 +36,23 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
     Raises DataError for a missing file or column, an unknown label, an empty text or split, an answer that is not at
     its offset, and for leakage.
     """
-    tables, column = sources.read(card.source, _sources_of(card, set(card.split_names))), card.columns.answers
-    version = column and squad.version_of(
-        itertools.chain(*(table.rows for table in tables.values())), column, card.filters.labels
-    )
+    tables = sources.read(card.source, _sources_of(card, set(card.split_names)))
     used = _sources_of(card, needed)
+    kind = kinds.kind_of(card)
     for name, table in tables.items():
-        if name in used or not (column or card.labels):
-            check_columns(table.rows, name, card)
-    labels = _question_labels(card) if column else read_labels(tables, card)
+        if name in used or kind.reads_all_splits(card):
+            check_columns(table.rows, name, card, kind.columns(card))
+    target = kind.read(tables, used, card)
+    labels, version = target.labels, target.version
     clean = cleaning.steps(card.clean)
-    parsed = {name: parse(tables[name].rows, name, card, labels, clean) for name in used}
-    notes = [*(note for name in used for note in tables[name].notes), *labels.notes]
-    notes += [note for name in used if column for note in squad.plausible_note(name, tables[name].rows)]
+    parsed = {name: parse(tables[name].rows, name, card, target, clean) for name in used}
+    notes = [*(note for name in used for note in tables[name].notes), *labels.notes, *target.notes]
     notes += [note for split in parsed.values() for note in missing_notes(split)]
     splits, inexact = _divide(parsed, card, needed)
     whole = {name: _aligned(split, card) for name, split in splits.items() if name in needed}
     splits = {name: _limited(split, limit.get(name)) for name, split in whole.items()}
     splits, leaks = without_leaks(splits, card)
-    by_limit, warnings = label_sets.compare(whole, splits, labels.kept_names) if version != "1.1" else ([], [])
+    by_limit, warnings = label_sets.compare(whole, splits, labels.kept_names) if target.compares_labels else ([], [])
     notes += inexact + leaks + by_limit
     for split in splits.values():
         notes += [f"{split.name}: {count} rows left out ({why})" for why, count in split.dropped.items()]
@@ -67,12 +63,6 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
         warnings=(*labels.warnings, *warnings),
         version=version,
     )
-
-
-def _question_labels(card: DatasetCard) -> Labels:
-    """Return the labels of questions, of which the version of the rules needs both, whatever a filter leaves out."""
-    kept = [squad.LABELS.index(name) for name in card.filters.labels or squad.LABELS]
-    return Labels(names=squad.LABELS, kept=tuple(kept))
 
 
 def _sources_of(card: DatasetCard, needed: set[str]) -> list[str]:
@@ -100,7 +90,7 @@ def _divide(parsed: dict[str, Split], card: DatasetCard, needed: set[str]) -> tu
 
 def _row_numbers(rows: Rows, part: Divide) -> dict[str, list[int]]:
     """Return the numbers of the rows of each new split."""
-    labels = [str(row["label"]) for row in rows]
+    labels = [str(row.get("stratum", row["label"])) for row in rows]
     if not part.by_group:
         return divide(labels, part.into, stratified=part.stratified, balanced=part.balanced, seed=part.seed)
     for row in rows:
@@ -137,7 +127,7 @@ def _limited(split: Split, limit: int | None) -> Split:
     if limit is None or limit >= len(split.rows):
         return split
     # The first rows of a file that is sorted by label would all have the same one.
-    labels = [str(row["label"]) for row in split.rows]
+    labels = [str(row.get("stratum", row["label"])) for row in split.rows]
     drawn = divide(labels, {split.name: limit}, seed=f"limit/{split.name}")[split.name]
     dropped = {**split.dropped, "limit": len(split.rows) - limit}
     return replace(split, rows=[split.rows[number] for number in drawn], dropped=dropped)

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.config.cards import DatasetCard
-from bench.data import cleaning, squad
+from bench.data import cleaning
 from bench.data.labels import Labels, field_of
 from bench.data.sources import Rows
 from bench.data.splits import label_counts
+from bench.data.targets.target import Target
 from bench.errors import DataError, did_you_mean
 
+# Keys of gold values beside `label`.
+GOLDS = ("answers", "answer_starts", "tokens", "tags", "choices", "messages")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # What programs write into a text column where the text is missing.
 _MISSING_TEXTS = frozenset(("nan", "NaN", "None", "null", "NULL", "<NA>", "NaT"))
@@ -38,21 +41,21 @@ class Split:
         """Return the SHA-256 of ids, texts, labels and gold answers, in order, shortened to 16 digits."""
         digest = hashlib.sha256()
         for row in self.rows:
-            golds = [row["answers"], row["answer_starts"]] if "answers" in row else []
+            golds = [row[key] for key in GOLDS if key in row]
             digest.update(json.dumps([row["id"], row["text"], row["text_pair"], row["label"], *golds]).encode())
         return digest.hexdigest()[:16]
 
     def labels(self, names: tuple[str, ...]) -> dict[str, int]:
-        """Count the rows of each label name."""
-        return label_counts([row["label"] for row in self.rows], names)
+        """Count the rows of each label name; {} where there are no names."""
+        return label_counts([row["label"] for row in self.rows], names) if names else {}
 
 
-def parse(rows: Rows, split: str, card: DatasetCard, labels: Labels, clean: list[Callable[[str], str]]) -> Split:
+def parse(rows: Rows, split: str, card: DatasetCard, target: Target, clean: list[Callable[[str], str]]) -> Split:
     """Parse the rows of one split; raises DataError for a row that is wrong, and for a split left empty.
 
     Labels are ids, or flags, of those that `filters.labels` leaves.
     """
-    columns = card.columns
+    columns, labels = card.columns, target.labels
     dropped, kept = Counter[str](), []
     seen_texts, seen_ids = set[str](), set[str]()
     for number, row in enumerate(rows):
@@ -61,13 +64,11 @@ def parse(rows: Rows, split: str, card: DatasetCard, labels: Labels, clean: list
             raise DataError(f"duplicate id {identity!r} in the split {split!r}")
         seen_ids.add(identity)
         place = f"row {identity} of the split {split!r}"
-        text, pair = (_text(row, column, place, clean) for column in (columns.text, columns.text_pair))
-        parsed = {"id": identity, "text": text, "text_pair": pair}
-        if columns.answers is None:
-            parsed["label"] = labels.of(row, place)
+        if target.texts is None:
+            text, pair = (_text(row, column, place, clean) for column in (columns.text, columns.text_pair))
         else:
-            field_of(row, columns.answers, place)
-            parsed |= {**squad.answers_of(row, columns.answers, place), "title": ""}
+            text, pair = target.texts(row, place)
+        parsed = {"id": identity, "text": text, "text_pair": pair, **target.fields(row, place)}
         if columns.group is not None:
             parsed["title"] = _text(row, columns.group, place, [])
         why = _reason_to_drop(parsed, card, labels, seen_texts)
@@ -97,14 +98,12 @@ def _identity(row: dict[str, Any], column: str, split: str, number: int) -> str:
     return str(value)
 
 
-def check_columns(rows: Rows, split: str, card: DatasetCard) -> None:
-    """Raise DataError where a split has no rows, or lacks a column that the card names."""
+def check_columns(rows: Rows, split: str, card: DatasetCard, wanted: list[str | None]) -> None:
+    """Raise DataError where a split has no rows, or lacks a column that the card names; wanted: of texts and golds."""
     if not rows:
         raise DataError(f"the split {split!r} is empty: the source holds no rows for it")
     columns = card.columns
-    wanted = [columns.text, columns.text_pair, columns.id, columns.group, columns.answers]
-    wanted += card.labels if columns.label_flags else [] if columns.answers else [columns.label]
-    for name in wanted:
+    for name in (*wanted, columns.id, columns.group):
         if name is not None and name not in rows[0]:
             raise DataError(f"the split {split!r} has no column {name!r}.{did_you_mean(name, rows[0])}")
 

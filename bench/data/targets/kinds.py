@@ -1,0 +1,12 @@
+"""Task -> how its gold values are read."""
+
+from bench.config.cards import DatasetCard
+from bench.data.targets import answers, label
+from bench.data.targets.target import TargetKind
+
+_KINDS: dict[str, TargetKind] = {"question_answering": answers}
+
+
+def kind_of(card: DatasetCard) -> TargetKind:
+    """Return what reads the gold values of a card: by its task; labels for tasks that are not listed."""
+    return answers if card.columns.answers is not None else _KINDS.get(card.task, label)
