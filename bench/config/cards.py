@@ -268,11 +268,12 @@ class DatasetCard(Strict):
 
     def _words_fit(self) -> None:
         words = [self.prompt.answers.get(name, name) for name in self.kept_labels] if self.prompt else []
-        counts = Counter(words)
+        # White space around a word is no other answer: it is lost where a prompt is put together, or a text is read.
+        counts = Counter(" ".join(word.split()) for word in words)
         for word in words:
             if not word.strip() or "\n" in word:
                 raise InvalidKey("prompt.answers", f"the answer {word!r} must be one line that is not empty")
-            if counts[word] > 1:
+            if counts[" ".join(word.split())] > 1:
                 raise InvalidKey("prompt.answers", f"two labels have the same answer, {word!r}")
 
 

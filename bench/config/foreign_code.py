@@ -4,13 +4,17 @@ A card alone may come from anybody, and a flag alone does not say what for. Incl
 of their own, and no key can name one.
 """
 
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bench.config.cards import ModelCard
 from bench.errors import SetupError
 from bench.utils.files import ROOT
 
 FLAG = "--trust-remote-code"
+LIBRARY = "evaluate:"  # begins the name of a metric of the evaluate library
 _given = {FLAG: False}
 
 
@@ -32,6 +36,17 @@ def trusts(card: ModelCard) -> bool:
             f"which is not this project's; confirm it with {FLAG} on the command line, or set the key to false"
         )
     return card.trust_remote_code
+
+
+def problems(card: ModelCard, metric_names: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence for each part of a recipe whose code is not confirmed; nothing of it is loaded."""
+    asked: list[partial[Any]] = [partial(trusts, card)]
+    asked += [partial(check_metric, name.removeprefix(LIBRARY)) for name in metric_names if name.startswith(LIBRARY)]
+    for ask in asked:
+        try:
+            ask()
+        except SetupError as error:
+            yield str(error)
 
 
 def check_metric(name: str) -> None:

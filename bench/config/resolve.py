@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.config import architecture, data_folder, model_paths, registry, rules, unused, yaml_loader
+from bench.config import architecture, data_folder, foreign_code, model_paths, registry, rules, unused, yaml_loader
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.fields import CHAT_DATE
 from bench.config.layers import Layers
@@ -195,6 +195,8 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     problems.add(architecture.problems(recipe.model, layers))
     if recipe.dataset.task in registry.names("tasks"):
         problems.add(rules.problems(recipe, options, resolved.metric_names, _typed(document, given), layers))
+        unconfirmed = foreign_code.problems(recipe.model, resolved.metric_names)
+        problems.add(f"{resolved.path}: {sentence}" for sentence in unconfirmed)
         resolved = _without_unused(resolved, path, document, given, layers, problems)
     problems.raise_any()
     return resolved

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.config import cards, contracts, registry
 from bench.config.cards import DatasetCard
+from bench.config.foreign_code import LIBRARY
 from bench.config.layers import Layers
 from bench.config.recipe import Head, Prompting, Recipe
 from bench.config.training import Spans
@@ -73,7 +74,7 @@ def _metric_problems(recipe: Recipe, metric_names: tuple[str, ...], layers: Laye
         elif not is_defined(name, recipe):
             yield f"{place}: {name!r} needs probabilities, which generated answers do not have"
         known.update(_value_names(name))
-    if any(name.startswith("evaluate:") for name in metric_names):
+    if any(name.startswith(LIBRARY) for name in metric_names):
         return  # what a metric of the evaluate library returns is known when it has run
     best = recipe.training.best
     named = {("training", "best"): best} if best is not None else {}
@@ -84,7 +85,7 @@ def _metric_problems(recipe: Recipe, metric_names: tuple[str, ...], layers: Laye
 
 def _unusable_metric(name: str, multi_label: bool) -> str | None:
     """Return why a metric can't be computed for such data, or None; those of the evaluate library are not looked at."""
-    if name.startswith("evaluate:"):
+    if name.startswith(LIBRARY):
         return None
     try:
         configs = registry.literals("metrics", name)["configs"]
@@ -98,7 +99,7 @@ def _unusable_metric(name: str, multi_label: bool) -> str | None:
 
 def _reads_other(name: str, task: str) -> str | None:
     """Return why a metric does not fit a task's answers, or None."""
-    if name.startswith("evaluate:"):
+    if name.startswith(LIBRARY):
         return None
     in_words = _in_words(task)
     if (registry.literals("metrics", name)["reads"] == "answers") == in_words:

@@ -134,8 +134,11 @@ class Labels:
     def _flag(self, value: Any, column: str, place: str) -> int:
         words = self.flag_words.get(column)
         flag = words.get(value) if words is not None and isinstance(value, str) else _flag_of(value)
+        if flag is None and isinstance(value, str):
+            flag = {"no": 0, "yes": 1}.get(value.strip().casefold())
         if flag is None:
-            raise DataError(f"{place}: the column {column!r}: expected true or false, or 1 or 0, got {value!r:.60}")
+            expected = "expected true or false, 1 or 0, or yes or no"
+            raise DataError(f"{place}: the column {column!r}: {expected}, got {value!r:.60}")
         return flag
 
 

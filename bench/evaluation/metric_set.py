@@ -17,6 +17,7 @@ import numpy as np
 from bench.analysis.stats.intervals import Interval, bootstrap, bootstrap_examples, wilson
 from bench.config import foreign_code, registry
 from bench.config.contracts import AdditiveMetric, Metric
+from bench.config.foreign_code import LIBRARY
 from bench.errors import ScoreError, SetupError
 from bench.models.library_internals import evaluate_internals
 from bench.records.record import Score
@@ -25,7 +26,6 @@ BOOTSTRAP_DRAWS = 2000
 # A metric that is no function of sums is recomputed as a whole for each draw, which costs milliseconds.
 RECOMPUTED_DRAWS = 200
 CONFUSIONS = "confusion_matrix"  # counts without an interval
-LIBRARY = "evaluate:"  # begins the name of a metric of the evaluate library
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,8 @@ def headline(records: Sequence[Record]) -> str:
         return ""
     verb = "warns" if len(warned) == 1 else "warn"
     things = "1 thing" if len(found) == 1 else f"{len(found):,} things"
-    return f"{len(warned):,} of {len(records):,} runs {verb} of {things} that may mislead a reader of their scores."
+    runs = "run" if len(records) == 1 else "runs"
+    return f"{len(warned):,} of {len(records):,} {runs} {verb} of {things} that may mislead a reader of their scores."
 
 
 def section(records: Sequence[Record]) -> str:

@@ -4,6 +4,7 @@ Prefixes and lengths follow the issuers' pages and the rules of gitleaks (github
 .toml, MIT). A key without a form of its own, such as 40 hexadecimal digits, is known only by the word before it.
 """
 
+import codecs
 import functools
 import os
 import re
@@ -111,6 +112,17 @@ _FORMATS: dict[str, tuple[tuple[str, ...], str]] = {
         ("http", "ftp"),
         r"(?i:https?|ftps?)://(?!git@)[^\s/:@?#\"'<>\\]+@(?=[\w\[])",
     ),
+    "a key of a map service": (("pk.eyj", "sk.eyj"), _B + r"[ps]k\.eyJ[\w-]{20,}\.[\w-]{20,}"),
+    "a password of a .netrc file": (
+        ("machine",),
+        r"(?<![\w-])machine\s+\S+?(?:\s|\\+n)+(?:login|account)\s+\S+?(?:\s|\\+n)+password\s+[^\s\"'\\]+",
+    ),
+    # Letters and digits: a key, and neither a placeholder nor a word.
+    "a key or password beside its name": (
+        ("api", "access", "auth", "client", "secret"),
+        r"(?i:api|access|auth|client|secret)[_-]?(?i:key|token|secret)(?:\\{0,3}[\"'])?\s{0,3}[:=]\s{0,3}\\{0,3}[\"']"
+        r"(?=[\w.+/=-]*[A-Za-z])(?=[\w.+/=-]*\d)[\w.+/=-]{20,}\\{0,3}[\"']",
+    ),
     "an authorization header": (
         ("authorization", "private-token", "x-api-key"),
         r"(?i:(?:authorization(?:\\{0,3}[\"'])?\s{0,2}[:=]\s{0,2}(?:\\{0,3}[\"'])?(?:bearer|basic|token)\s+|"
@@ -129,7 +141,12 @@ def _formats() -> dict[str, tuple[tuple[bytes, ...], re.Pattern[bytes]]]:
 
 
 def find(content: bytes) -> str | None:
-    """Return what kind of secret a content holds, without quoting it; None if none of a known format is found."""
+    """Return what kind of secret a content holds, without quoting it; None if none of a known format is found.
+
+    Text in UTF-16, as editors of Windows write it, is read as such.
+    """
+    if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        content = content.decode("utf-16", errors="replace").encode(errors="replace")
     lower = content.lower()
     for what, (words, pattern) in _formats().items():
         if any(word in lower for word in words) and pattern.search(content):

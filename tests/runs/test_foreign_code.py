@@ -130,6 +130,10 @@ def test_no_command_runs_what_lies_in_the_working_folder(place):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("trust_remote_code: true: the card runs code from the repository of") >= 1
     assert "confirm it with --trust-remote-code on the command line" in done.stderr
+    # Before anything is loaded, too: by the recipe alone.
+    assert "check: 2\n" in done.stderr
+    assert "sweep: 2\n" in done.stderr
+    assert done.stderr.count("evaluation.metrics: 'evaluate:") >= 3
 
 
 def test_python_m_bench_leaves_out_the_working_folder(place):

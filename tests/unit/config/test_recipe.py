@@ -318,6 +318,7 @@ def test_ways_to_ask_that_do_not_go_together(refused, method, text, message):
         ("dataset.prompt={template: '{text} {text_pair}'}", "where `columns.text_pair` is set, and only there"),
         ("dataset.prompt.hypothesis=It is so.", "prompt.hypothesis: must contain {label} exactly once"),
         ("dataset.prompt.answers={positive: negative}", "prompt.answers: two labels have the same answer, 'negative'"),
+        ('dataset.prompt.answers={positive: "negative "}', "two labels have the same answer, 'negative'"),
         ('dataset.prompt.answers={positive: "so\\ngood"}', "must be one line that is not empty"),
         ('dataset.prompt.answers={positive: " "}', "the answer ' ' must be one line that is not empty"),
         ("dataset.prompt.answers={postive: good}", "there is no label 'postive'. Did you mean 'positive'?"),

@@ -376,12 +376,19 @@ def test_several_labels_as_columns(card, write, kind, on, off):
     assert [row[3] for row in rows_of(flags)] == [[1, 0], [0, 0]]
 
 
-@pytest.mark.parametrize("value", ["yes", "", None, 2, 0.5, []])
+@pytest.mark.parametrize(("value", "flag"), [("yes", 1), ("No", 0), ("true", 1), (0, 0), (True, 1), ("1", 1)])
+def test_words_for_a_flag(card, write, value, flag):
+    write("all.jsonl", json_lines([{"id": 1, "text": "a", "joy": value, "fear": 0}]))
+    flags = card(labels=("joy", "fear"), multi_label=True, columns={"id": "id", "label_flags": True})
+    assert [row[3] for row in rows_of(flags)] == [[flag, 0]]
+
+
+@pytest.mark.parametrize("value", ["maybe", "", None, 2, 0.5, []])
 def test_columns_that_are_no_flags(card, write, value):
     write("all.jsonl", json_lines([{"id": 1, "text": "a", "joy": value, "fear": 0}]))
     flags = card(labels=("joy", "fear"), multi_label=True, columns={"id": "id", "label_flags": True})
     assert refused(flags).startswith(
-        "row 1 of the split 'all': the column 'joy': expected true or false, or 1 or 0, got"
+        "row 1 of the split 'all': the column 'joy': expected true or false, 1 or 0, or yes or no, got"
     )
 
 

@@ -47,7 +47,18 @@ def test_a_secret_is_seen_however_a_file_escapes_it(monkeypatch):
     assert redact.find_secret(rb'_a"b') is None
 
 
-@pytest.mark.parametrize("text", ["risk-adjusted-performance-of-all-models-in-it", "hf_hub", "a" * 40, "x@y.z:80"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "risk-adjusted-performance-of-all-models-in-it",
+        "hf_hub",
+        "a" * 40,
+        "x@y.z:80",
+        'api_key = "your-key-goes-here-please"',
+        "the machine that login needs a password for",
+        '"access_token": null',
+    ],
+)
 def test_plain_words_are_no_secrets(text):
     assert redact.find_secret(text.encode()) is None
 
@@ -84,7 +95,10 @@ SECRETS = {
     "no user": "redis://:" + "hunter2" + "@db", "token": "https://" + "abc123" + "@example.org/x.git",
     "git": "git+https://" + "s3cr3tt0ken" + "@example.org/x.git", "oauth": "https://oauth2:" + A[:20] + "@example.org",
     "header": "Authorization: Bearer " + A[:20], "header, JSON": '"authorization": "Basic ' + A[:20] + '"',
-    "gitlab's header": "PRIVATE-TOKEN: " + A[:20],
+    "gitlab's header": "PRIVATE-TOKEN: " + A[:20], "mapbox": "pk.eyJ" + A[:40] + "." + A[:22],
+    "netrc": "machine api.example.org\n  login me\n  password " + A[:9],
+    "beside its name": 'API_KEY = "' + A[:24] + '"',
+    "beside its name, in JSON": json.dumps({"client_secret": A[:30]}),
 }  # fmt: skip
 
 
@@ -135,3 +149,10 @@ def test_secrets_of_the_environment_are_removed(monkeypatch):
     monkeypatch.setenv("MY_PASSWORD", "correct horse battery")
     monkeypatch.setenv("MY_TOKEN", "short")
     assert secret_formats.remove("said: correct horse battery, short") == "said: <removed>, short"
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le-bom"])
+def test_a_secret_is_seen_in_the_codings_of_text_files(coding):
+    text = f"see {SECRETS['gitlab']} there"
+    content = b"\xff\xfe" + text.encode("utf-16-le") if coding == "utf-16-le-bom" else text.encode(coding)
+    assert redact.find_secret(content) == "a GitLab token"
