@@ -47,7 +47,10 @@ def asked(inputs: FitInputs) -> dict[str, Any]:
         "optimizer": {"class": kind, **options},
         "learning_rate": settings.learning_rate,
         "weight_decay": settings.weight_decay,
-        "trained_parameters": sum(one.numel() for one in inputs.model.parameters() if one.requires_grad),
+        # ZeRO-3 leaves each parameter empty, with its size beside it.
+        "trained_parameters": sum(
+            getattr(one, "ds_numel", one.numel()) for one in inputs.model.parameters() if one.requires_grad
+        ),
         "rates": _rates(_schedule(inputs), settings.learning_rate, inputs),
         "clip_norm": settings.clip_norm,
         "precision": inputs.scoring.precision,
@@ -64,20 +67,34 @@ def read(inputs: FitInputs, live: Live) -> dict[str, Any]:
     settings, budget, accelerator = inputs.settings, inputs.budget, live.accelerator
     checkpointed = any(getattr(module, "gradient_checkpointing", False) is True for module in inputs.model.modules())
     found: dict[str, Any] = {
-        # DeepSpeed and FSDP hold these in objects of their own, which tell something else, or nothing.
         **dict.fromkeys(("optimizer", "learning_rate", "weight_decay", "trained_parameters", "rates"), None),
         **dict.fromkeys(("clip_norm", "precision"), None),
         "gradient_checkpointing": checkpointed,
         "global_batch": budget.per_device_batch * budget.accumulation * accelerator.num_processes,
         "product_types": product_types.shares(inputs.model, inputs.scoring.precision),
     }
-    if requested_backend() is None:
-        found |= _of_optimizer(_innermost(live.optimizer, "optimizer"), settings.optimizer)
-        rate = found["learning_rate"] if isinstance(found["learning_rate"], float) else settings.learning_rate
-        found["rates"] = _rates(_innermost(live.scheduler, "scheduler"), rate, inputs)
-        found["clip_norm"] = float(live.clip_norm or 0.0)
+    found |= _of_optimizer(_innermost(live.optimizer, "optimizer"), settings.optimizer)
+    rate = found["learning_rate"] if isinstance(found["learning_rate"], float) else settings.learning_rate
+    found["rates"] = _rates(_innermost(live.scheduler, "scheduler"), rate, inputs)
+    found["clip_norm"] = float(live.clip_norm or 0.0)
+    if requested_backend() == "deepspeed":
+        found |= _of_deepspeed(accelerator)
+    elif requested_backend() is None:
         found["precision"] = accelerator.mixed_precision if accelerator.native_amp else "no"
     return found
+
+
+def _of_deepspeed(accelerator: Any) -> dict[str, Any]:
+    """Return what DeepSpeed decides by its own configuration, or holds in a form of its own."""
+    engine = accelerator.deepspeed_engine_wrapped.engine
+    kinds = {"bf16": engine.bfloat16_enabled(), "fp16": engine.fp16_enabled()}
+    return {
+        # A class of its own for processors, and one flat tensor for each group of parameters.
+        "optimizer": None,
+        "trained_parameters": None,
+        "clip_norm": float(engine.gradient_clipping()),
+        "precision": next((name for name, is_on in kinds.items() if is_on), "no"),
+    }
 
 
 def _of_optimizer(optimizer: Any, name: str) -> dict[str, Any]:

@@ -123,6 +123,17 @@ def test_losses_and_predictions_are_those_of_one_process(alone, spread, way, job
             assert one["scores"] == pytest.approx(other["scores"], abs=TOLERANCE)
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_settings_are_read_back_from_what_each_library_made_of_them(alone, spread, way):
+    """Rates, decay, clipping and batch are those of one process, also where DeepSpeed or FSDP hold them."""
+    one, other = (store.read(folder / "full").training.in_force for folder in (alone, spread[way]))
+    names = ("learning_rate", "weight_decay", "rates", "clip_norm", "global_batch")
+    assert {name: other["found"][name] for name in names} == {name: one["found"][name] for name in names}
+    assert None not in [one["found"][name] for name in names]
+    assert other["found"]["weight_decay"] == 0.1
+    assert other["asked"] == one["asked"]
+
+
 @pytest.mark.parametrize("way", THOROUGHLY)
 def test_the_best_step_is_that_of_one_process(alone, spread, way):
     rows = {folder: read_lines(folder / "best" / "train_log.jsonl") for folder in (alone, spread[way])}

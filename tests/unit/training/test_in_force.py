@@ -110,11 +110,38 @@ def test_recomputation_and_decay_of_what_has_none():
     assert told(model, inputs, objects) == []
 
 
-def test_what_sharding_hides_is_not_compared(monkeypatch):
+def test_under_fsdp_only_the_precision_is_hidden(monkeypatch):
     model = nn.Linear(3, 2)
     inputs = given(model)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert told(model, inputs, live(model, inputs, schedule="linear", clip_norm=3.0)) == []
+    found = told(model, inputs, live(model, inputs, clip_norm=3.0, accelerator={"mixed_precision": "bf16"}))
+    assert found == ["clip_norm 3.0 is in force, where 0.5 was asked for"]
+
+
+def deepspeed(**changes):
+    """An accelerator with an engine of DeepSpeed, as its own configuration has it."""
+    told = {"gradient_clipping": 0.5, "bfloat16_enabled": False, "fp16_enabled": False, **changes}
+    engine = SimpleNamespace(**{name: lambda value=value: value for name, value in told.items()})
+    return {"deepspeed_engine_wrapped": SimpleNamespace(engine=engine)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentences"),
+    [
+        ({}, []),
+        ({"gradient_clipping": 1.0}, ["clip_norm 1.0 is in force, where 0.5 was asked for"]),
+        ({"bfloat16_enabled": True}, ["precision bf16 is in force, where no was asked for"]),
+        ({"fp16_enabled": True}, ["precision fp16 is in force, where no was asked for"]),
+    ],
+)
+def test_under_deepspeed_its_own_engine_is_asked(monkeypatch, changes, sentences):
+    model = nn.Linear(3, 2)
+    inputs = given(model)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    # What the Trainer would clip to does not count: DeepSpeed clips by itself.
+    assert told(model, inputs, live(model, inputs, clip_norm=9.0, accelerator=deepspeed(**changes))) == sentences
+    (wrong,) = told(model, inputs, live(model, inputs, learning_rate=0.02, accelerator=deepspeed()))[:1]
+    assert wrong == "learning_rate 0.02 is in force, where 0.01 was asked for"
 
 
 def test_every_optimizer_of_the_schema_is_known():
