@@ -147,7 +147,7 @@ def compare_runs(runs: MatchedRuns, margin: float | None = None) -> Comparison:
         systems=_systems(runs, entries, decided),
         pairs=decided,
         left_out=runs.left_out,
-        notes=[*_seed_notes(entries), *runs.notes],
+        notes=[*_seed_notes(entries), *accessors.selection_notes(_records(runs)), *runs.notes],
         compared=[run.record for group in runs.systems.values() for run in group],
     )
 
@@ -298,7 +298,7 @@ def _systems(runs: MatchedRuns, entries: list[_Entry], pairs: list[Pair]) -> lis
         systems.append(
             System(
                 letter=entry.letter,
-                name=entry.name,
+                name=entry.name + accessors.selection_mark(group[0].record),
                 recipe_hash=group[0].record.recipe.hash,
                 seeds=[run.record.seed for run in group],
                 scores=scores.tolist(),
@@ -310,6 +310,10 @@ def _systems(runs: MatchedRuns, entries: list[_Entry], pairs: list[Pair]) -> lis
             )
         )
     return systems
+
+
+def _records(runs: MatchedRuns) -> list[Record]:
+    return [run.record for group in runs.systems.values() for run in group]
 
 
 def _score_interval(entry: _Entry, metric: str) -> tuple[float | None, float | None]:

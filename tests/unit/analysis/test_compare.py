@@ -140,6 +140,19 @@ def test_three_systems_share_a_correction_and_a_tier(two, tmp_path):
     assert third in {item.parent for item in store.find([tmp_path])}
 
 
+def test_a_system_that_was_chosen_on_the_scored_data_is_marked(two, tmp_path, capsys):
+    write_run(tmp_path / "strong", "s--m--full", guesses(0.8, 1), recipe="b", selected_on=["test"])
+    found = compare.compare(two, CompareRequest())
+    assert [item.name for item in found.systems] == ["s--m--full †", "s--m--head"]
+    assert [note for note in found.notes if note.startswith("†")] == accessors.selection_notes(
+        [store.read(tmp_path / "strong")]
+    )
+    assert main(["compare", *map(str, two)]) == 0
+    shown = capsys.readouterr().out
+    assert "s--m--full †" in shown
+    assert "chosen on the data that are scored" in shown
+
+
 def test_equal_predictions(tmp_path):
     for number, method in enumerate(("full", "lora")):
         write_run(tmp_path / method, f"s--m--{method}", guesses(0.8), recipe="ab"[number])
