@@ -17,13 +17,14 @@ from bench.records.record import Record, Score
 from bench.utils import numbers
 
 # Runs are ranked by the first of these metrics that was measured.
-MAIN_METRICS = ("accuracy", "f1_macro", "jaccard_samples", "squad_f1", "squad_v2_f1")
+MAIN_METRICS = ("accuracy", "f1_macro", "jaccard_samples", "squad_f1", "squad_v2_f1", "pearson", "entity_f1")
 OTHER_METRICS = (
     *("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc"),
     *("squad_exact_match", "squad_v2_exact"),
+    *("spearman", "mse", "mae", "entity_f1_macro", "entity_precision", "entity_recall", "token_accuracy"),
 )
 # Baselines that give one answer to everything, see `bench.evaluation.baselines`.
-CONSTANT_BASELINES = ("majority", "no_answer", "split_majority")
+CONSTANT_BASELINES = ("majority", "no_answer", "split_majority", "mean", "split_mean", "all_o")
 SELECTION_MARK = "†"
 STAGES = {"before": "before training", "after": "after training"}
 Located = tuple[Path, Record]
@@ -77,6 +78,7 @@ def metric_bounds(metric: str) -> tuple[float, float]:
     from bench.analysis.stats.sums import TOKENIZERS  # loads NumPy, which the page of one run does not need
 
     known = {"mcc": (-1.0, 1.0), "loss": (0.0, math.inf), **dict.fromkeys(TOKENIZERS, (0.0, 100.0))}
+    known |= dict.fromkeys(("pearson", "spearman"), (-1.0, 1.0)) | dict.fromkeys(("mse", "mae"), (0.0, math.inf))
     return known.get(metric, (0.0, 1.0) if metric in registry.directions() else (-math.inf, math.inf))
 
 

@@ -9,7 +9,17 @@ from typing import Any
 
 from bench.analysis import accessors
 from bench.analysis.stats import intervals
-from bench.analysis.stats.sums import BY_LABEL, TOKENIZERS, Line, Tally, label_value, tally
+from bench.analysis.stats.sums import (
+    BY_ENTITY,
+    BY_LABEL,
+    OF_NUMBERS,
+    TOKENIZERS,
+    Line,
+    Tally,
+    entity_value,
+    label_value,
+    tally,
+)
 from bench.errors import DataError
 from bench.records.record import Record, Score
 
@@ -52,7 +62,8 @@ class StatedScores:
     def tally(self, name: str, lines: Sequence[Line]) -> Tally:
         """Return a metric's statistics for these lines."""
         labels = self.record.data.labels if self.record.data else []
-        return tally(name, lines, labels, multi_label=_is_multi_label(self.record))
+        scheme = _dataset(self.record).get("scheme")
+        return tally(name, lines, labels, multi_label=_is_multi_label(self.record), scheme=scheme)
 
 
 def check_seed(path: Path, record: Record) -> None:
@@ -95,8 +106,13 @@ def check_other_metrics(stated: StatedScores, lines: Sequence[Line], values: Seq
         sums = stated.tally(by_label[0], lines).rows.sum(0, dtype=float)
         for name in by_label:
             stated.require_equal(name, float(label_value(name)(sums)))
-    for name in sorted(set(others) - set(by_label) - set(TOKENIZERS)):
-        if name == "mcc":
+    by_entity = [name for name in others if name in BY_ENTITY]
+    if by_entity:
+        sums = stated.tally(by_entity[0], lines).rows.sum(0)
+        for name in by_entity:
+            stated.require_equal(name, float(entity_value(name)(sums)))
+    for name in sorted({*others} - {*by_label, *by_entity, *TOKENIZERS}):
+        if name in ("mcc", "token_accuracy", *OF_NUMBERS):
             stated.require_equal(name, stated.tally(name, lines).score)
             continue
         known = [value for row in values if isinstance(value := row.get(name), int | float) and math.isfinite(value)]
@@ -140,5 +156,9 @@ _EXPECTED_VALUES: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def _is_multi_label(record: Record) -> bool:
+    return bool(_dataset(record).get("multi_label"))
+
+
+def _dataset(record: Record) -> dict[str, Any]:
     data = record.recipe.resolved.get("dataset")
-    return isinstance(data, dict) and bool(data.get("multi_label"))
+    return data if isinstance(data, dict) else {}

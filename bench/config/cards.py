@@ -11,12 +11,14 @@ from bench.config.training import Evaluation, Training
 from bench.errors import did_you_mean
 
 PLACEHOLDERS = ("{text}", "{text_pair}", "{labels}")
-FILE_KINDS = ("jsonl", "json", "csv", "tsv", "parquet", "squad")
+FILE_KINDS = ("jsonl", "json", "csv", "tsv", "parquet", "squad", "conll")
 # Clean-up steps of `data/cleaning.py`, which a test holds to this list.
 CLEANING_STEPS = ("strip", "html_breaks", "handles", "urls", "whitespace", "lemmas:MODEL")
 # The task whose rows have gold answers, and what their labels say of a question.
 ANSWERS_TASK = "question_answering"
 ANSWER_LABELS = ("unanswerable", "answerable")
+# Tasks whose rows have a number, and a tag for each of their words.
+NUMBERS_TASK, TAGS_TASK = "regression", "token_classification"
 
 
 def is_cleaning_step(name: str) -> bool:
@@ -30,10 +32,11 @@ class Source(Strict):
     files: source split -> file, pattern (`train-*.parquet`) or list of these. A relative folder is one of the project:
     what the folder `datasets` of the card lies in. `json`: a list of objects, or one below `data`. CSV follows RFC
     4180; TSV has no quoting, as in GLUE's files, unless `quoting: true`. `squad`: the official JSON of SQuAD v1.1 or
-    v2.0, a question a row. `seed` and `sizes` are the built-in sets' own.
+    v2.0, a question a row. `conll`: a word and its tag on each line, a blank line after each sentence. `seed` and
+    `sizes` are the built-in sets' own.
     """
 
-    kind: Literal["hub", "jsonl", "json", "csv", "tsv", "parquet", "squad", "saved", "builtin"]
+    kind: Literal["hub", "jsonl", "json", "csv", "tsv", "parquet", "squad", "conll", "saved", "builtin"]
     id: Text | None = None
     config: str | None = None
     revision: str | None = None
@@ -72,7 +75,8 @@ class Columns(Strict):
     label: one label per row, or with `multi_label: true` a list of them: names or ids, or, where the card lists the
     labels, as many flags. answers: gold answers with their offsets in `text`, for question answering; `text_pair` is
     then the question. group: what a row belongs to, as a passage to its article; rows of one group should not be on
-    both sides.
+    both sides. For regression `label` is a number. tokens, tags: for token classification, lists of words and of a tag
+    for each word.
     """
 
     id: Text | None = None
@@ -81,6 +85,8 @@ class Columns(Strict):
     label: Text = "label"
     label_flags: bool = False
     answers: Text | None = None
+    tokens: Text = "tokens"
+    tags: Text = "tags"
     group: Text | None = None
 
 
@@ -138,7 +144,8 @@ class Prompt(Strict):
     instruction: stands once, before everything else; may hold {labels}. joint: between question and answer, separator:
     after each shot; both only without a chat template. answers: label -> the words for it; else the label's own name.
     none: the answer for no label at all, where several are allowed. hypothesis: the sentence with {label} that an
-    entailment model judges. content_free: texts without content, for calibration (Zhao et al. 2021).
+    entailment model judges. content_free: texts without content, for calibration (Zhao et al. 2021). decimals: of the
+    numbers that a language model learns to write, for regression.
     """
 
     template: Text
@@ -149,6 +156,7 @@ class Prompt(Strict):
     none: Text = "none"
     hypothesis: Text = "This example is {label}."
     content_free: Annotated[tuple[Text, ...], Field(min_length=1), Distinct] = ("N/A", "[MASK]", "...")
+    decimals: Annotated[int, Field(ge=0, le=6)] = 2
 
     @model_validator(mode="after")
     def _fillable(self) -> "Prompt":
@@ -164,7 +172,11 @@ class Prompt(Strict):
 
 
 class DatasetCard(Strict):
-    """A data set: what must not vary inside a comparison. `defaults`: its usual budget, which recipes override."""
+    """A data set: what must not vary inside a comparison. `defaults`: its usual budget, which recipes override.
+
+    scheme: of tags of words; entities are then those that it allows, by seqeval's strict mode. Without it they are read
+    as in the CoNLL evaluation, seqeval's default mode.
+    """
 
     task: Name
     source: Source
@@ -173,6 +185,7 @@ class DatasetCard(Strict):
     columns: Columns = Columns()
     labels: Annotated[tuple[Text, ...], Distinct] = ()
     multi_label: bool = False
+    scheme: Literal["IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU"] | None = None
     splits: dict[Name, Text] = {}
     divide: tuple[Divide, ...] = ()
     filters: Filters = Filters()
@@ -238,6 +251,34 @@ class DatasetCard(Strict):
         for number, part in enumerate(self.divide):
             if part.by_group and columns.group is None:
                 raise InvalidKey(f"divide.{number}.by_group", "needs `columns.group`: what the rows belong to")
+        return self
+
+    @model_validator(mode="after")
+    def _task_fits(self) -> "DatasetCard":
+        columns, tags, numbers = self.columns, self.task == TAGS_TASK, self.task == NUMBERS_TASK
+        only_tags = f"only task {TAGS_TASK!r} has tags of words"
+        wrong = {
+            "columns.tokens": (not tags and columns.tokens != "tokens", only_tags),
+            "columns.tags": (not tags and columns.tags != "tags", only_tags),
+            "scheme": (not tags and self.scheme is not None, only_tags),
+            "source.kind": (not tags and self.source.kind == "conll", f"files in CoNLL form need task: {TAGS_TASK}"),
+        }
+        if numbers:
+            wrong["labels"] = (bool(self.labels), "regression has numbers, not labels; leave `labels` out")
+        if tags:
+            shifted = "words can't be cleaned: that would separate them from their tags"
+            wrong["clean"] = (bool(self.clean), shifted)
+            wrong["prompt"] = (self.prompt is not None, f"task {TAGS_TASK!r} has no `objective: text` to prompt for")
+            wrong["columns.text"] = (columns.text != "text", "the words are in `columns.tokens`; leave `text` out")
+            wrong["columns.text_pair"] = (columns.text_pair is not None, "a sentence of words has no second text")
+        if tags or numbers:
+            what = "tags" if tags else "numbers"
+            wrong["multi_label"] = (self.multi_label, f"several labels a text don't go with {what}")
+            wrong["columns.label_flags"] = (columns.label_flags, f"flags of labels don't go with {what}")
+            wrong["filters.labels"] = (self.filters.labels is not None, f"rows of labels don't go with {what}")
+        for key, (is_wrong, reason) in wrong.items():
+            if is_wrong:
+                raise InvalidKey(key, reason)
         return self
 
     @model_validator(mode="after")

@@ -92,7 +92,7 @@ class Task(Protocol):
 
     @property
     def READS(self) -> str:
-        """Return what its metrics read: "labels", or "answers" in words."""
+        """Return what its metrics read: "labels", "answers" in words, "numbers", or "tags" of words."""
 
     @property
     def METRICS(self) -> Mapping[str, tuple[str, ...]]:
@@ -124,8 +124,8 @@ class Task(Protocol):
 class Metric(Protocol):
     """A metric: values of a whole split, each with a signature. `bench/metrics/_base.py` has classes to derive from.
 
-    reads: what it scores: "predictions" (label ids), "scores" (probabilities) or "answers" (texts).
-    configs: "default" (one label an example), "multilabel" (rows of 0 and 1), or both.
+    reads: what it scores: "predictions" (label ids), "scores" (probabilities), "answers" (texts), "numbers" or "tags".
+    configs: "default" (one label an example), "multilabel" (rows of 0 and 1), or both; of tags also names of schemes.
     higher_is_better: value name -> direction, of the single numbers that may be compared.
     counts: value names that are plain numbers and get no interval.
     unit_means: value names that are means over examples of numbers from 0 to 1.

@@ -31,6 +31,10 @@ LITERALS: dict[str, dict[str, type]] = {
     "methods": {"OBJECTIVES": tuple},
     "metrics": {"reads": str, "configs": tuple, "higher_is_better": dict},
 }
+# What a metric reads -> READS of the tasks that it is for.
+READ_BY = {
+    "predictions": "labels", "scores": "labels", "answers": "answers", "numbers": "numbers", "tags": "tags",
+}  # fmt: skip
 METHOD = ("Options", "load_plan", "adapt")
 # In the name of a metric of the evaluate library, these say that lower is better.
 LOSSES, RATES = ("loss", "error", "mse", "mae", "perplexity"), {"wer", "cer", "ter"}

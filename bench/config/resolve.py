@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.config import architecture, data_folder, foreign_code, model_paths, registry, rules, unused, yaml_loader
-from bench.config.cards import DatasetCard, ModelCard, Presets
+from bench.config.cards import DatasetCard, ModelCard, Presets, Prompt
 from bench.config.fields import CHAT_DATE
 from bench.config.layers import Layers
 from bench.config.recipe import MethodChoice, Recipe
@@ -88,6 +88,13 @@ class Resolved:
         content["speed"]["precision"] = "launcher"
         if not content["evaluation"]["allow_selection_on_test"]:
             del content["evaluation"]["allow_selection_on_test"]  # nor was this key, where it is not used
+        for key, default in (("tokens", "tokens"), ("tags", "tags")):  # nor were these, of other tasks
+            if content["dataset"]["columns"][key] == default:
+                del content["dataset"]["columns"][key]
+        if content["dataset"]["scheme"] is None:
+            del content["dataset"]["scheme"]
+        if (content["dataset"]["prompt"] or {}).get("decimals") == Prompt.model_fields["decimals"].default:
+            del content["dataset"]["prompt"]["decimals"]
         # So is a chat template's date, where it is no other than that of every run.
         if self.recipe.prompting.date == CHAT_DATE:
             content["prompting"].pop("date")

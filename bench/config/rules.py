@@ -15,6 +15,8 @@ from bench.config.training import Spans
 from bench.config.yaml_loader import KeyPath
 from bench.errors import RecipeError, did_you_mean
 
+# READS of a task in the words of a sentence.
+_KINDS = {"labels": "labels", "answers": "text answers", "numbers": "numbers", "tags": "tags of words"}
 # Top-level keys of a recipe that are for methods that train by gradients.
 BY_GRADIENTS = ("training", "checkpoints")
 
@@ -101,11 +103,10 @@ def _reads_other(name: str, task: str) -> str | None:
     """Return why a metric does not fit a task's answers, or None."""
     if name.startswith(LIBRARY):
         return None
-    in_words = _in_words(task)
-    if (registry.literals("metrics", name)["reads"] == "answers") == in_words:
+    wanted, has = registry.READ_BY.get(registry.literals("metrics", name)["reads"], "labels"), _reads(task)
+    if wanted == has:
         return None
-    kinds = ("labels", "text answers")
-    return f"metric {name!r} is for {kinds[not in_words]}; task {task!r} has {kinds[in_words]}"
+    return f"metric {name!r} is for {_KINDS.get(wanted, wanted)}; task {task!r} has {_KINDS.get(has, has)}"
 
 
 def _value_names(name: str) -> list[str]:
@@ -113,8 +114,12 @@ def _value_names(name: str) -> list[str]:
     return list(registry.literals("metrics", name)["higher_is_better"]) if name in registry.names("metrics") else []
 
 
+def _reads(task: str) -> str:
+    return str(registry.literals("tasks", task)["READS"])
+
+
 def _in_words(task: str) -> bool:
-    return bool(registry.literals("tasks", task)["READS"] == "answers")
+    return _reads(task) == "answers"
 
 
 def _split_problems(recipe: Recipe, plan: contracts.LoadPlan, layers: Layers) -> Iterator[str]:
@@ -156,12 +161,17 @@ def _objective_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     if objective not in of_method:
         yield f"{place}: method {method!r} has no objective {objective!r}; set objective: {of_method[0]}"
         return
+    if method == "probe" and _reads(task) in ("numbers", "tags"):
+        yield f"{place}: method 'probe' fits a classifier of texts; task {task!r} needs method: head, or another one"
+        return
     in_words = _in_words(task)
     if recipe.spans != Spans() and not (in_words and objective == "head"):
         yield f"{layers.place(('spans',))}: `spans` is only for task question_answering with `objective: head`"
     smoothing = layers.place(("training", "label_smoothing"))
     if recipe.training.label_smoothing and in_words:
         yield f"{smoothing}: label smoothing is not supported for answer spans; remove it"
+    elif recipe.training.label_smoothing and _reads(task) == "numbers":
+        yield f"{smoothing}: label smoothing is not defined for numbers; remove it"
     elif recipe.training.label_smoothing and objective == "text":
         yield f"{smoothing}: label smoothing is only for `objective: head`; remove it"
     if objective == "head":
@@ -184,6 +194,9 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     place = layers.place(("prompting", "answer"))
     if prompting.answer != "generate" and _in_words(recipe.dataset.task):
         yield f"{place}: answers to questions are free text; set answer: generate"
+    if prompting.answer != "generate" and _reads(recipe.dataset.task) == "numbers":
+        how = "the likelihood of an answer" if prompting.answer == "label_likelihood" else "entailment"
+        yield f"{place}: {how} is not defined for numbers, of which there is no list; set answer: generate"
     if prompting.answer == "label_likelihood" and recipe.dataset.multi_label:
         yield f"{place}: multi-label data need `generate` or `entailment`; the likeliest label is a single one"
     if prompting.answer == "entailment" and recipe.method.name != "zero_shot":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bench.config.cards import ANSWERS_TASK
+from bench.config.cards import ANSWERS_TASK, NUMBERS_TASK
 from bench.config.contracts import LoadPlan
 from bench.config.layers import Layers
 from bench.config.recipe import Recipe
@@ -131,6 +131,9 @@ CONDITIONS: dict[str, Condition] = {
     "dataset.prompt.instruction": _question,
     "dataset.prompt.separator": _question,
     "dataset.prompt.none": _no_answer,
+    "dataset.prompt.decimals": lambda facts: _unless(
+        facts.writes and facts.recipe.dataset.task == NUMBERS_TASK, "only for numbers, with `objective: text`"
+    ),
     "dataset.prompt.hypothesis": _answer("entailment"),
     "dataset.prompt.content_free": lambda facts: _unless(
         facts.writes and facts.recipe.prompting.calibration == "content_free", "only for `calibration: content_free`"
@@ -168,7 +171,8 @@ ELSEWHERE = frozenset({
 ALWAYS = frozenset({
     "dataset.task", "dataset.source", "dataset.licence", "dataset.homepage", "dataset.columns", "dataset.labels",
     "dataset.multi_label", "dataset.splits", "dataset.divide", "dataset.filters", "dataset.clean", "dataset.leakage",
-    "dataset.defaults", "model.id", "model.package", "model.family", "model.licence", "model.architecture",
+    "dataset.defaults", "dataset.scheme", "model.id", "model.package", "model.family", "model.licence",
+    "model.architecture",
     "model.tokenizer.id", "model.tokenizer.train", "model.max_length", "model.attention", "model.trust_remote_code",
     "method.name", "method.blocks", "method.shots", "method.draw", "method.quantized", "method.pooling", "method.C",
     "method.max_iter", "method.quant_type", "method.double_quant", "method.storage", "objective", "max_length",

@@ -43,11 +43,21 @@ def _inputs(rows: Sequence[Sequence[int]], mask: Mask, pad_token_id: int) -> dic
 
 
 def collate(features: Sequence[Mapping[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
-    """Return a batch of {"input_ids", "labels"}, and "token_type_ids" where features have them, padded on the right."""
+    """Return a batch of {"input_ids", "labels"}, and "token_type_ids" where features have them, padded on the right.
+
+    Of features with "word_labels", a label or IGNORED for each token, these are the labels. A number as label that is
+    IGNORED by chance is moved by one unit in the last place, else it would be no loss item in either engine's count.
+    """
     rows = [feature["input_ids"] for feature in features]
     mask = length_mask(rows)
     batch = _inputs(rows, mask, tokenizer.pad_token_id)
-    batch["labels"] = torch.tensor([feature["labels"] for feature in features])
+    if "word_labels" in features[0] and "labels" not in features[0]:
+        batch["labels"] = pad([feature["word_labels"] for feature in features], mask, IGNORED)
+    else:
+        batch["labels"] = torch.tensor([feature["labels"] for feature in features])
+    if batch["labels"].is_floating_point():
+        labels = batch["labels"]
+        batch["labels"] = torch.where(labels == IGNORED, torch.nextafter(labels, torch.zeros_like(labels)), labels)
     if "token_type_ids" in features[0]:
         batch["token_type_ids"] = pad([feature["token_type_ids"] for feature in features], mask, 0)
     return batch

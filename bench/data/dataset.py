@@ -11,6 +11,7 @@ from bench.data.rows import Split, check_columns, missing_notes, parse
 from bench.data.sources import Row, Rows
 from bench.data.splits import divide, divide_groups
 from bench.data.targets import kinds
+from bench.data.targets.target import Target
 from bench.errors import DataError
 from bench.records.record import RunWarning
 
@@ -52,7 +53,7 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
     whole = {name: _aligned(split, card) for name, split in splits.items() if name in needed}
     splits = {name: _limited(split, limit.get(name)) for name, split in whole.items()}
     splits, leaks = without_leaks(splits, card)
-    by_limit, warnings = label_sets.compare(whole, splits, labels.kept_names) if target.compares_labels else ([], [])
+    by_limit, warnings = _compared(whole, splits, target)
     notes += inexact + leaks + by_limit
     for split in splits.values():
         notes += [f"{split.name}: {count} rows left out ({why})" for why, count in split.dropped.items()]
@@ -63,6 +64,20 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
         warnings=(*labels.warnings, *warnings),
         version=version,
     )
+
+
+def _compared(
+    whole: Mapping[str, Split], used: Mapping[str, Split], target: Target
+) -> tuple[list[str], list[RunWarning]]:
+    """Return notes and warnings on what only some splits have labels of."""
+    names = target.labels.kept_names
+    if not target.compares_labels:
+        return [], []
+    if target.compared is not None:
+        kinds = {name: target.compared(split, names) for name, split in whole.items()}
+        whole, names = {name: split for name, (split, _) in kinds.items()}, next(iter(kinds.values()))[1]
+        used = {name: target.compared(split, target.labels.kept_names)[0] for name, split in used.items()}
+    return label_sets.compare(whole, used, names)
 
 
 def _sources_of(card: DatasetCard, needed: set[str]) -> list[str]:

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 # Inputs of a model, and labels, of one example: lists of whole numbers by name, and what a reader needs beside them.
 Feature = dict[str, Any]
+
+
+# What the gold values of a split are: label ids or rows of flags, texts, numbers, or a tag for each word.
+Kind = Literal["labels", "answers", "numbers", "tags"]
 
 
 def per_row(items: Iterable[Any]) -> np.ndarray:
@@ -19,7 +23,8 @@ def per_row(items: Iterable[Any]) -> np.ndarray:
 class Encoded:
     """One split ready for the model: `features[i]` belongs to `ids[i]`. truncated: number of texts that were cut.
 
-    sizes: tokens per example, where a feature is not one row of `input_ids`. in_words: labels are gold texts.
+    sizes: tokens per example, where a feature is not one row of `input_ids`. in_words: labels are gold texts,
+    or tags of words: tuples.
     """
 
     name: str
@@ -43,5 +48,12 @@ class Encoded:
 
 
 def as_array(items: list[Any], *, texts: bool) -> np.ndarray:
-    """Return per-example values as an array: [examples], or [examples, labels]; texts stay one object each."""
+    """Return per-example values as an array: [examples], or [examples, labels]; texts and tags stay one object each."""
     return per_row(items) if texts else np.array(items)
+
+
+def kind_of(references: np.ndarray) -> Kind:
+    """Return what an array of `as_array` holds. Tags of a sentence are a tuple, gold texts of a question a list."""
+    if references.dtype == object:
+        return "tags" if len(references) and isinstance(references[0], tuple) else "answers"
+    return "numbers" if references.dtype.kind == "f" else "labels"

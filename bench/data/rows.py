@@ -29,6 +29,8 @@ class Split:
 
     Questions with gold answers (`columns.answers`) have these too: `text` is the passage, `text_pair` the question,
     `label` 1 where there is an answer, `answers` their texts, `answer_starts` their offsets in characters of `text`.
+    `tokens` and `tags` are words and the name of a tag for each; `text` is then the words with spaces between them, and
+    `label` says which tags there are. `stratum` is what draws are balanced by, where that is not the label.
     `title` is what the row belongs to (`columns.group`): "" for a question without, no key for other rows without.
     """
 
@@ -76,7 +78,7 @@ def parse(rows: Rows, split: str, card: DatasetCard, target: Target, clean: list
             dropped[why] += 1
             continue
         if not text or pair == "":
-            empty = columns.text if not text else columns.text_pair
+            empty = (columns.text if "tokens" not in parsed else columns.tokens) if not text else columns.text_pair
             raise DataError(f"{place} has an empty text ({empty!r}); remove the row, or set filters.drop_empty: true")
         kept.append({**parsed, "label": labels.narrowed(parsed["label"])})
     if not kept:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bench.config.cards import Source
-from bench.data import files, squad
+from bench.data import conll, files, squad
 from bench.data.builtin import corpora
 from bench.errors import DataError, did_you_mean
 
@@ -175,6 +175,8 @@ def _read_file(source: Source, path: Path, notes: list[str]) -> tuple[Rows, Clas
             return _listed_rows(_json(stream, path), path), {}
         if source.kind == "jsonl":
             return _json_rows(stream, path), {}
+        if source.kind == "conll":
+            return conll.read(stream, path, notes), {}
         rows = _table_rows(stream, path, source)
     if source.kind == "tsv" and source.quoting is None:
         _refuse_quotes(rows, path)

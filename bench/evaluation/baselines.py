@@ -4,7 +4,8 @@ from collections import Counter
 
 import numpy as np
 
-from bench.data.examples import per_row
+from bench.data.examples import kind_of, per_row
+from bench.data.tagging import OUTSIDE
 from bench.errors import ScoreError
 from bench.evaluation.metric_set import MetricSet, Predictions
 
@@ -19,20 +20,29 @@ def baselines(
     `majority` predicts the training split's most frequent label or answer, `random` draws labels by their training
     shares: the mean over 100 seeded draws. For several labels, each label is decided by itself. Of answers in words,
     `no_answer` says of every question that it has none, if that is true of any. Without a training split,
-    `split_majority` predicts what is most frequent in the scored split itself, the best that a constant can do. Raises
+    `split_majority` predicts what is most frequent in the scored split itself, the best that a constant can do. Of
+    numbers, `mean` predicts the training split's mean, or `split_mean` the scored one's; of tags, `all_o` finds no
+    entity. Raises
     ScoreError where the predictions don't have the references' shape.
     """
     constant = {name: metrics.values(found) for name, found in constants(metrics, train_references, split).items()}
-    if split.references.dtype == object or train_references is None:
+    if kind_of(split.references) != "labels" or train_references is None:
         return constant
     return {**constant, "random": _random(metrics, train_references, split)}
 
 
 def constants(metrics: MetricSet, train_references: np.ndarray | None, split: Predictions) -> dict[str, Predictions]:
     """Return name of a baseline -> predictions that are the same for every example; see `baselines`."""
+    kind = kind_of(split.references)
+    if kind == "tags":
+        none = per_row([(OUTSIDE,) * len(tags) for tags in split.references])
+        return {"all_o": _without_scores(none, split)}
+    if kind == "numbers":
+        name, known = ("mean", train_references) if train_references is not None else ("split_mean", split.references)
+        return {name: _without_scores(np.full(len(split.ids), float(np.mean(known))), split)}
     name, source = ("majority", train_references) if train_references is not None else ("split_majority", None)
     source = split.references if source is None else source
-    if split.references.dtype == object:
+    if kind == "answers":
         answers = {"no_answer": ""} if not all(len(golds) for golds in split.references) else {}
         frequent = _most_frequent(source)
         answers |= {name: frequent} if frequent else {}
@@ -83,7 +93,9 @@ def _most_frequent(references: np.ndarray) -> str:
 
 
 def _same_answer(text: str, split: Predictions) -> Predictions:
-    rows = len(split.ids)
-    return Predictions(
-        ids=split.ids, predictions=per_row([text] * rows), references=split.references, scores=np.empty((rows, 0))
-    )
+    return _without_scores(per_row([text] * len(split.ids)), split)
+
+
+def _without_scores(predicted: np.ndarray, split: Predictions) -> Predictions:
+    scores = np.empty((len(split.ids), 0))
+    return Predictions(ids=split.ids, predictions=predicted, references=split.references, scores=scores)

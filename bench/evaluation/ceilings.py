@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.analysis import accessors
 from bench.config.contracts import AdditiveMetric, Metric
-from bench.data.examples import per_row
+from bench.data.examples import kind_of, per_row
 from bench.evaluation.metric_set import MetricSet
 
 # Gold answers of a question that are tried, the first ones.
@@ -36,11 +36,11 @@ class Ceiling:
 
 
 def ceilings(metrics: MetricSet, references: np.ndarray) -> dict[str, Ceiling]:
-    """Return value name -> ceiling, of metrics of answers in words; {} for labels and without a gold answer.
+    """Return value name -> ceiling, of metrics of answers in words; {} for all others and without a gold answer.
 
     references: [examples] lists of gold texts.
     """
-    if references.dtype != object:
+    if kind_of(references) != "answers":
         return {}
     golds = [list(texts) for texts in references if len(texts)]
     found: dict[str, Ceiling] = {}

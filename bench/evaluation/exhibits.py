@@ -17,6 +17,8 @@ from bench.analysis import accessors
 from bench.analysis.stats import paired
 from bench.analysis.stats.sums import Tally, mean_value
 from bench.config.contracts import AdditiveMetric
+from bench.data import tagging
+from bench.data.examples import kind_of
 from bench.evaluation.metric_set import MetricSet, Predictions
 from bench.records.record import Score
 
@@ -25,6 +27,8 @@ MANY = 0.1
 # One label for nearly everything, where the references are not that uniform, is one label for everything.
 NEARLY_ALL, UNIFORM, FEWEST = 0.98, 0.9, 50
 DRAWS = 1000
+# Metrics of numbers that a constant prediction has a value of.
+ERRORS = ("mse", "mae")
 # Names that a sentence lists; of more it says how many.
 MOST_NAMES = 5
 
@@ -59,9 +63,38 @@ def of_predictions(where: str, predictions: Predictions, labels: Sequence[str]) 
     """
     if not predictions.ids:
         return []
-    if predictions.references.dtype == object:
-        return _of_texts(where, predictions)
-    return _of_labels(where, predictions, labels)
+    kind = kind_of(predictions.references)
+    if kind == "labels":
+        return _of_labels(where, predictions, labels)
+    return {"answers": _of_texts, "numbers": _of_numbers, "tags": _of_tags}[kind](where, predictions)
+
+
+def _of_numbers(where: str, predictions: Predictions) -> list[Finding]:
+    """Return findings on numbers: answers without one, and one number for all texts."""
+    missing, findings = np.isnan(predictions.predictions), []
+    if missing.mean() >= MANY:
+        sentence = f"{_share(missing)} answers hold no number; they count as the mean of the references"
+        findings.append(Finding(code="unreadable_answers", sentence=f"{where}: {sentence}"))
+    given, gold = predictions.predictions[~missing], predictions.references
+    if len(given) > 1 and np.ptp(given) <= 1e-6 * max(1.0, float(np.abs(given).max())) and np.ptp(gold) > 0:
+        sentence = (
+            f"all {len(given)} predicted numbers are {given[0]:.4g}, while the references go from {gold.min():.4g} to "
+            f"{gold.max():.4g}"
+        )
+        findings.append(Finding(code="constant_prediction", sentence=f"{where}: {sentence}"))
+    return findings
+
+
+def _of_tags(where: str, predictions: Predictions) -> list[Finding]:
+    """Return the finding that no entity was found, where there are some."""
+    marked, gold = (
+        sum(tag != tagging.OUTSIDE for tags in each for tag in tags)
+        for each in (predictions.predictions, predictions.references)
+    )
+    if marked or not gold:
+        return []
+    sentence = f"every word of {len(predictions.ids)} sentences is tagged O, while {gold} words belong to entities"
+    return [Finding(code="no_entities_predicted", sentence=f"{where}: {sentence}")]
 
 
 def _of_labels(where: str, predictions: Predictions, labels: Sequence[str]) -> list[Finding]:
@@ -127,6 +160,10 @@ def not_better(
 ) -> list[Finding]:
     """Return findings for constant answers, by name of the baseline, that the predictions don't beat for sure."""
     name = headline(metrics, predictions)
+    if kind_of(predictions.references) == "numbers":  # a constant has errors, but no correlation
+        name = next(
+            (error for error in ERRORS if any(error in each.higher_is_better for each in metrics.metrics)), None
+        )
     findings: list[Finding] = []
     if name is None or not predictions.ids:
         return findings
@@ -202,6 +239,9 @@ def undefined(where: str, scores: Mapping[str, Score]) -> tuple[list[str], list[
     notes, findings = [], []
     for name, item in scores.items():
         if isinstance(item.value, list):
+            if name.endswith("_per_type") and (number := sum(value is None for value in item.value)):
+                reason = "neither the predictions nor the references have an entity of it"
+                notes.append(f"{where}: {name} is null for {number} of {len(item.value)} types: {reason}")
             if name.endswith("_per_label") and (number := sum(value is None for value in item.value)):
                 reason = "no example of the split has the label"
                 notes.append(f"{where}: {name} is null for {number} of {len(item.value)} labels: {reason}")

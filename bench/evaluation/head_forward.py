@@ -78,7 +78,10 @@ class HeadForward:
             positions.forget_longer_texts(self.model)
             length = len(feature["input_ids"])
             tensors = self._together([feature])
-            rows.append([pad(part, (0, longest - length)) if self.of_tokens else part for part in tensors])
+            behind = [(0, 0) * (part.dim() - 2) + (0, longest - length) for part in tensors]
+            rows.append(
+                [pad(part, more) if self.of_tokens else part for part, more in zip(tensors, behind, strict=True)]
+            )
         return [torch.cat(parts) for parts in zip(*rows, strict=True)]
 
     def _compare(self, features: list[Feature]) -> None:

@@ -18,6 +18,7 @@ from bench.analysis.stats.intervals import Interval, bootstrap, bootstrap_exampl
 from bench.config import foreign_code, registry
 from bench.config.contracts import AdditiveMetric, Metric
 from bench.config.foreign_code import LIBRARY
+from bench.data import tagging
 from bench.errors import ScoreError, SetupError
 from bench.models.library_internals import evaluate_internals
 from bench.records.record import Score
@@ -35,6 +36,9 @@ class Predictions:
     predictions, references: [examples] label ids, or [examples, labels] of 0 and 1. scores: [examples, labels]
     probabilities. extra: per example, what is only written down, e.g. a generated text.
 
+    Of numbers: both [examples], NaN for a prediction that is missing. Of tags of words: both [examples] tuples of tags,
+    an array of objects. scores are then not written.
+
     Of answers in words: predictions [examples] texts ("" for "there is no answer", None for a missing one),
     references [examples] lists of gold texts (empty where there is no answer), an array of objects: `per_row`.
     scores: [examples, 1] probabilities that there is no answer, or [examples, 0] where nothing gives them.
@@ -50,17 +54,29 @@ class Predictions:
 class MetricSet:
     """Loads metrics once; `scores` gives values with intervals, `values` the bare numbers.
 
-    Raises SetupError for metrics of answers in words beside metrics of labels.
+    tags, scheme: of tags of words: all of them, and how entities are read. Raises SetupError for metrics that read
+    different things, as answers in words and labels.
     """
 
-    def __init__(self, names: tuple[str, ...], *, multi_label: bool, num_labels: int) -> None:
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        *,
+        multi_label: bool,
+        num_labels: int,
+        tags: tuple[str, ...] = (),
+        scheme: str | None = None,
+    ) -> None:
         self.num_labels = num_labels
         self.multi_label = multi_label
         config = "multilabel" if multi_label else "default"
         own_names = [name for name in names if not name.startswith(LIBRARY)]
-        own = [_own_metric(name, config) for name in own_names]
-        if len({metric.reads == "answers" for metric in own}) > 1:
-            raise SetupError(f"metrics of answers in words don't go with metrics of labels: {', '.join(names)}")
+        own = [_own_metric(name, config, scheme) for name in own_names]
+        for metric in own:
+            if metric.reads == "tags":
+                setattr(metric, "kinds", tagging.kinds_of(tags))  # noqa: B010 (not of every metric)
+        if len(read := {registry.READ_BY.get(metric.reads, "labels") for metric in own}) > 1:
+            raise SetupError(f"metrics of {' and of '.join(sorted(read))} don't go together: {', '.join(names)}")
         library = [LibraryMetric(name.removeprefix(LIBRARY), config) for name in names if name.startswith(LIBRARY)]
         self.metrics: list[Metric] = [*own, *library]
         code = {path.stem: digest for path, digest in registry.included_code({"metrics": own_names}).items()}
@@ -240,11 +256,13 @@ def _cache_folder() -> str:
     return folder
 
 
-def _own_metric(name: str, config: str) -> Metric:
+def _own_metric(name: str, config: str, scheme: str | None) -> Metric:
     """Return a metric of `bench/metrics` or of an included folder. Raises SetupError for a file without one."""
     import evaluate
 
     module = registry.load("metrics", name)
+    if scheme is not None and scheme in registry.literals("metrics", name)["configs"]:
+        config = scheme
     classes: list[Any] = [item for item in vars(module).values() if inspect.isclass(item)]
     for item in classes:
         if issubclass(item, evaluate.Metric) and item.__module__ == module.__name__:
@@ -262,7 +280,9 @@ def _own_metric(name: str, config: str) -> Metric:
 
 
 def _column(rows: Any) -> Any:
-    """Return an array of labels; texts, and lists of texts of any length, stay a list."""
+    """Return an array of labels; texts, and lists of texts of any length, stay a list; of tags lists, too."""
+    if len(rows) and isinstance(rows[0], tuple):
+        return [list(row) for row in rows]
     return list(rows) if len(rows) and isinstance(rows[0], str | list | tuple | None) else np.asarray(rows)
 
 

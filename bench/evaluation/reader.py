@@ -17,9 +17,9 @@ from bench.models.batch_budget import default_budget
 class Answer:
     """A model's answer to one example.
 
-    prediction: a label id (-1: none), 0 and 1 per label, or text. scores: a probability per label, an array where there
-    may be thousands. extra: other values
-    to write beside the prediction, e.g. the generated text.
+    prediction: a label id (-1: none), 0 and 1 per label, text, a number (NaN: none), or a tuple of tags. scores: a
+    probability per label, an array where there may be thousands. extra: other values to write beside the prediction,
+    e.g. the generated text.
     """
 
     prediction: Any

@@ -1,6 +1,7 @@
 """Runs a split through a model: every example exactly once, in the same batches on any number of processes."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from bench.console import Phase
-from bench.data.examples import Encoded, as_array
+from bench.data.examples import Encoded, as_array, kind_of
 from bench.errors import DivergedError, ScoreError
 from bench.evaluation.metric_set import MetricSet, Predictions
 from bench.evaluation.reader import Answer, Scoring
@@ -91,7 +92,7 @@ def write_predictions(path: Path, predictions: Predictions, metrics: MetricSet, 
 
 
 def _lines(predictions: Predictions, metrics: MetricSet, labels: tuple[str, ...]) -> Iterator[str]:
-    per_example = metrics.per_example(predictions)
+    per_example, kind = metrics.per_example(predictions), kind_of(predictions.references)
     for row, identity in enumerate(predictions.ids):
         # Generated answers have no probabilities.
         extra = predictions.extra[row] if predictions.extra else {}
@@ -100,7 +101,9 @@ def _lines(predictions: Predictions, metrics: MetricSet, labels: tuple[str, ...]
             "id": identity,
             "prediction": label_names(predictions.predictions[row], labels),
             "reference": label_names(predictions.references[row], labels),
-            "scores": None if "text" in extra else _named(names, predictions.scores[row]),
+            "scores": None
+            if "text" in extra or kind in ("numbers", "tags")
+            else _named(names, predictions.scores[row]),
             "metrics": {name: float(values[row]) for name, values in per_example.items()},
             **extra,
         }
@@ -111,8 +114,12 @@ def _named(labels: tuple[str, ...], scores: Any) -> dict[str, float]:
     return {name: float(score) for name, score in zip(labels, scores, strict=True)}
 
 
-def label_names(value: Any, labels: tuple[str, ...]) -> str | list[str] | None:
-    """Return the label name or names; None for -1, which means no answer. Texts stay as they are."""
+def label_names(value: Any, labels: tuple[str, ...]) -> str | float | list[str] | None:
+    """Return the label name or names; None for -1, which means no answer. Texts, tags and numbers stay as they are."""
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, float):
+        return None if math.isnan(value) else float(value)
     if (
         value is None
         or isinstance(value, str)

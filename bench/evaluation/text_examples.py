@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from bench.config.cards import Prompt
+from bench.config.cards import NUMBERS_TASK, Prompt
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Prompting, Recipe
 from bench.data import dataset
-from bench.data.examples import Encoded, Feature
+from bench.data.examples import Encoded, Feature, kind_of
 from bench.data.prompts.encode import PromptEncoder
 from bench.data.prompts.few_shot import ShotSampler
 from bench.data.prompts.template import Renderer, fill
@@ -70,6 +70,8 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, task: 
     golds = [row for name in scored for row in corpus.splits[name].rows if "answers" in row]
     if golds:
         _check_golds(recipe, golds, task, prompt_encoder)
+    elif task.READS == "numbers":
+        _check_numbers(recipe, corpus, task, prompt_encoder)
     elif recipe.prompting.answer == "generate":
         _check_readable(recipe, prompt, task, corpus.labels, prompt_encoder)
     splits = {
@@ -119,6 +121,23 @@ def _check_golds(recipe: Recipe, rows: Sequence[dict[str, Any]], task: Any, prom
         )
 
 
+def _check_numbers(recipe: Recipe, corpus: dataset.Corpus, task: Any, prompt_encoder: PromptEncoder) -> None:
+    """Raise SetupError for a number with more tokens than may be written; note how many are rounded to be learned."""
+    decimals, limit = _prompt(recipe).decimals, recipe.prompting.max_new_tokens
+    for name, split in corpus.splits.items():
+        written = {row["label"]: prompt_encoder.wording.answer(row) for row in split.rows}
+        longest = max(set(written.values()), key=prompt_encoder.num_answer_tokens)
+        needed = prompt_encoder.num_answer_tokens(longest)
+        if needed > limit:
+            raise SetupError(f"prompting.max_new_tokens is {limit}, but the answer {longest!r} has {needed} tokens")
+        rounded = sum(task.parse(written[row["label"]], (), "", False) != row["label"] for row in split.rows)
+        if rounded and name == "train":
+            prompt_encoder.notes.append(
+                f"train: {rounded} of {len(split.rows)} numbers are rounded to {decimals} decimals (prompt.decimals) "
+                "to be written; what is scored are the numbers themselves"
+            )
+
+
 def _prompt(recipe: Recipe) -> Prompt:
     assert recipe.dataset.prompt is not None, "the recipe's check asks for one"
     return recipe.dataset.prompt
@@ -127,7 +146,8 @@ def _prompt(recipe: Recipe) -> Prompt:
 def _shots(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus) -> ShotSampler | None:
     if not plan.shots:
         return None
-    balanced = not recipe.dataset.multi_label and corpus.version != "1.1"  # where every question has an answer
+    # Not where every question has an answer, nor without labels.
+    balanced = not recipe.dataset.multi_label and corpus.version != "1.1" and bool(corpus.labels)
     return ShotSampler(corpus.splits["train"].rows, corpus.labels, plan.shots, recipe.seed, balanced=balanced)
 
 
@@ -234,6 +254,7 @@ def _signature(recipe: Recipe, plan: LoadPlan, prompt_encoder: PromptEncoder) ->
     else:
         free = not prompt_encoder.wording.choices and not recipe.dataset.multi_label
         parse = "first_line" if free else "leading_or_only_mention"
+        parse = "first_number" if recipe.dataset.task == NUMBERS_TASK else parse
         parts += [f"greedy,max_new_tokens:{prompting.max_new_tokens}", f"parse:{parse}"]
     return "|".join([*parts, f"shots:{plan.shots}" + (f",{plan.draw}" if plan.shots else "")])
 
@@ -267,6 +288,8 @@ def summary(predictions: Predictions) -> dict[str, float | int | None]:
         return {}
     if predictions.predictions.dtype == object:
         unparsed: Any = np.array([not extra["text"] for extra in written])
+    elif kind_of(predictions.references) == "numbers":
+        unparsed = np.isnan(predictions.predictions)
     else:
         unparsed = predictions.predictions < 0
     return {

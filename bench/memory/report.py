@@ -187,7 +187,7 @@ def _parts(prediction: Prediction) -> list[str]:
 def _scoring(resolved: Resolved) -> list[str]:
     """Return what scoring takes on the host, by the labels of the card; of labels found in the data only nothing."""
     card = resolved.recipe.dataset
-    if not card.labels or registry.load("tasks", card.task).READS == "answers":
+    if not card.labels or registry.load("tasks", card.task).READS != "labels":
         return []
     sizes = (scoring_bytes(examples, len(card.labels), multi_label=card.multi_label) for examples in SCORED_EXAMPLES)
     shown = " and ".join(f"{gib(size)} of {count:,}" for size, count in zip(sizes, SCORED_EXAMPLES, strict=True))

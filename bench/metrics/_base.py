@@ -1,8 +1,9 @@
 """Base classes of the metrics: inputs are checked, statistics summed over examples, and the evaluate library served.
 
 Derive from the first that fits: `MeanMetric` (a number for each example, and the mean), `LabelCountsMetric` (F1 and its
-kin), `SklearnMetric` (a function of scikit-learn over the whole split), `AdditiveMetric` (any formula over sums),
-`Metric`. A file imports this module, `from bench.metrics import _base`. Formulas are in `bench/analysis/stats/sums.py`.
+kin), `TagMetric` (entities of tagged words), `SklearnMetric` (a function of scikit-learn over the whole split),
+`AdditiveMetric` (any formula over sums), `Metric`. A file imports this module, `from bench.metrics import _base`.
+Formulas are in `bench/analysis/stats/sums.py`.
 """
 
 import abc
@@ -21,10 +22,11 @@ import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 
+from bench.analysis.stats import correlations, entity_counts, tables
 from bench.analysis.stats import sums as formulas
-from bench.analysis.stats import tables
 from bench.analysis.stats.tables import Table
 from bench.config import contracts
+from bench.data import tagging
 
 # bfloat16 keeps 8 bits, so that the probabilities of one row may sum to 1 +- 0.004.
 ROW_SUM_TOLERANCE = 0.01
@@ -60,6 +62,10 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
         """Return both in the form that the metric reads. Raises ValueError for a wrong shape, type or range."""
         if self.reads == "answers":
             return checked_answers(predictions, references)
+        if self.reads == "numbers":
+            return checked_numbers(predictions, references)
+        if self.reads == "tags":
+            return checked_tags(predictions, references)
         if self.reads == "scores":
             labels = _checked_references(references, num_labels, self.multi_label)
             shape = (len(labels), num_labels)
@@ -74,10 +80,11 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
             raise ValueError(
                 f"{self.__class__.__name__} has no signature of {', '.join(sorted(unsigned))}: add `settings`"
             )
-        text, label_id = datasets.Value("string"), datasets.Value("int64")
+        text, label_id, real = datasets.Value("string"), datasets.Value("int64"), datasets.Value("float64")
         label_ids = datasets.Sequence(label_id) if self.multi_label else label_id
-        predictions = {"answers": text, "scores": datasets.Sequence(datasets.Value("float64"))}
-        references = {"answers": datasets.Sequence(text)}
+        both = {"numbers": real, "tags": datasets.Sequence(text)}
+        predictions = {"answers": text, "scores": datasets.Sequence(real), **both}
+        references = {"answers": datasets.Sequence(text), **both}
         features = {
             "predictions": predictions.get(self.reads, label_ids),
             "references": references.get(self.reads, label_ids),
@@ -99,8 +106,8 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
         }
 
     def _num_labels(self, predictions: Any, references: Any) -> int:
-        """Return the width of a row, or the highest label id + 1; 0 for answers in words."""
-        if self.reads == "answers":
+        """Return the width of a row, or the highest label id + 1; 0 for answers in words, numbers and tags."""
+        if self.reads in ("answers", "numbers", "tags"):
             return 0
         if self.reads == "scores" or self.multi_label:
             return int(np.shape(predictions if self.reads == "scores" else references)[-1])
@@ -199,6 +206,33 @@ class MeanMetric(AdditiveMetric):
         statistics = self.statistics(predictions, references, num_labels)
         terms = max(self.terms(num_labels), 1)
         return {name: statistics[:, column] / terms for column, name in enumerate(self.settings)}
+
+
+class TagMetric(AdditiveMetric):
+    """A metric of tags of words. kinds: the types of all tags, set by a run; else those that a call's tags have.
+
+    config_name: "default" for seqeval's default mode, or the scheme by which entities are read strictly.
+    """
+
+    reads = "tags"
+    configs = ("default", *tagging.PREFIXES)
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def scheme(self) -> str | None:
+        """Return the scheme that says what is an entity; None for seqeval's default mode."""
+        return None if self.config_name == "default" else str(self.config_name)
+
+    def entity_rows(self, predictions: Sequence[Any], references: Sequence[Any]) -> np.ndarray:
+        """Return [sentences, 3 x types]: entities in both, in the prediction, in the reference."""
+        found = tagging.kinds_of(tag for tags in (*predictions, *references) for tag in tags)
+        kinds = self.kinds if set(found) <= set(self.kinds) else found
+        return entity_counts.entity_rows(predictions, references, kinds, self.scheme)
+
+    def signatures(self) -> dict[str, str]:
+        """Return the mode of seqeval with its scheme, and its version."""
+        mode = f"strict|scheme:{self.scheme}" if self.scheme else "default"
+        return {name: f"{name}|seqeval:{version('seqeval')}|mode:{mode}|{text}" for name, text in self.settings.items()}
 
 
 class LabelCountsMetric(AdditiveMetric):
@@ -403,6 +437,36 @@ def checked_answers(predictions: Sequence[Any], references: Sequence[Any]) -> tu
         if "" in list(golds):
             raise ValueError(f"reference {number} holds an empty text; a question without an answer has an empty list")
     return list(predictions), [list(golds) for golds in references]
+
+
+def checked_numbers(predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as float64 [examples]; a missing prediction, None or NaN, is the mean of the references.
+
+    Raises ValueError for a wrong number or type, for an infinite prediction, and for a reference that is not finite.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
+    gold = np.asarray(references, dtype=float)
+    if gold.ndim != 1 or not np.isfinite(gold).all():
+        raise ValueError("references must be finite numbers, one for each example")
+    predicted = correlations.filled(predictions, gold)
+    if predicted.shape != gold.shape or not np.isfinite(predicted).all():
+        raise ValueError("predictions must be numbers, or None where they are missing")
+    return predicted, gold
+
+
+def checked_tags(predictions: Any, references: Any) -> tuple[list[list[str]], list[list[str]]]:
+    """Return both as lists of lists of tags. Raises ValueError for sentences of unequal length, or tags of none."""
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
+    pairs = [(list(one), list(other)) for one, other in zip(predictions, references, strict=True)]
+    for number, (predicted, reference) in enumerate(pairs):
+        if len(predicted) != len(reference):
+            raise ValueError(f"prediction {number} has {len(predicted)} tags, its reference {len(reference)}")
+        for tag in (*predicted, *reference):
+            if not isinstance(tag, str) or not tag:
+                raise ValueError(f"tags must be texts like 'B-PER', got {tag!r} in sentence {number}")
+    return [one for one, _ in pairs], [other for _, other in pairs]
 
 
 def normalised_answer(text: str) -> str:

@@ -70,7 +70,8 @@ def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") 
     for module in fresh:
         keep_in_float32(model.get_submodule(module))
     text_task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
-    head_task = "QUESTION_ANS" if "ForQuestionAnswering" in type(model).__name__ else "SEQ_CLS"
+    heads_of = {"ForQuestionAnswering": "QUESTION_ANS", "ForTokenClassification": "TOKEN_CLS"}
+    head_task = next((task for name, task in heads_of.items() if name in type(model).__name__), "SEQ_CLS")
     options["task_type"] = text_task if is_generative(model) else head_task
     # PEFT extends lists that it is given.
     wrapped, given = _wrapped(model, kind, copy.deepcopy(options))

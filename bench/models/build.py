@@ -20,7 +20,7 @@ from bench.config.cards import ModelCard
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Head
 from bench.errors import SetupError, nearest
-from bench.models import checkpoint_head, heads, quantization, span_head
+from bench.models import checkpoint_head, heads, quantization, span_head, token_head
 from bench.models.heads import MISSING, newly_initialized_modules
 from bench.models.library_internals import transformers_internals
 from bench.utils.loading_errors import is_missing_folder, reason, shown
@@ -84,6 +84,8 @@ def build(
     family = getattr(transformers, auto_class)
     if auto_class == span_head.AUTO_CLASS:
         span_head.register(config)
+    if auto_class == token_head.AUTO_CLASS:
+        token_head.register(config)
     quantized = _check_quantization(config, card, plan, weights)
     if weights == "random" and plan.quantization is not None:
         model = _random_quantized(family, config, card, plan, device)
@@ -97,7 +99,7 @@ def build(
         model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
         _check_heads(model, card, keep_head)
         if (
-            auto_class == "AutoModelForSequenceClassification"
+            auto_class in ("AutoModelForSequenceClassification", token_head.AUTO_CLASS)
             and not keep_head
             and (head is None or head.kind == "own")
         ):
@@ -205,12 +207,16 @@ def _name(card: ModelCard, config: Any) -> str:
 
 
 def task_settings(labels: Sequence[str], multi_label: bool) -> dict[str, Any]:
-    """Return a transformers config's fields of the task: label names, and whether several may be set at once."""
+    """Return a transformers config's fields of the task: label names, and whether several may be set at once.
+
+    One output that is not one of several labels is a number, which transformers calls regression.
+    """
+    kind = "regression" if len(labels) == 1 else "single_label_classification"
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {name: index for index, name in enumerate(labels)},
-        "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
+        "problem_type": "multi_label_classification" if multi_label else kind,
     }
 
 
@@ -351,6 +357,8 @@ def _kind(auto_class: str) -> str:
     """Return what a model of this class is called in a sentence."""
     if auto_class == span_head.AUTO_CLASS:
         return "model for answers that are spans"
+    if auto_class == token_head.AUTO_CLASS:
+        return "model with a head for each token"
     return "language model" if auto_class in GENERATIVE_CLASSES.values() else "text classifier"
 
 

@@ -47,14 +47,14 @@ def adopt_head(model: Any, own: dict[str, Any], labels: Sequence[str], multi_lab
             return []
         sentence = f"the checkpoint's head has {num_own} outputs ({_listed(names or ())}), not {len(labels)}"
         return [Finding(sentence=f"{sentence}: the head is new")]
-    found = _task_findings(own, multi_label)
+    found = _task_findings(own, "multi_label_classification" if multi_label else _single(labels))
     if names is None:
         sentence = "the checkpoint's id2label and label2id contradict one another; its outputs are taken in our order"
         return [*found, Finding(code="checkpoint_labels", sentence=f"{sentence}: {_listed(labels)}")]
     if _says_nothing(names):
         sentence = f"the checkpoint does not name its outputs; they are taken as the labels in order: {_listed(labels)}"
         return [*found, Finding(sentence=sentence)]
-    order = _order(names, labels)
+    order = [0] if len(names) == len(labels) == 1 else _order(names, labels)  # a number, whatever it is called
     if order is None:
         sentence = (
             f"the checkpoint's head was trained for other labels ({_listed(names)}) than those of the data "
@@ -123,9 +123,12 @@ def _reorder(model: Any, order: list[int]) -> None:
             parameter.copy_(parameter[order].clone())
 
 
-def _task_findings(own: dict[str, Any], multi_label: bool) -> list[Finding]:
+def _single(labels: Sequence[str]) -> str:
+    return "regression" if len(labels) == 1 else "single_label_classification"
+
+
+def _task_findings(own: dict[str, Any], wanted: str) -> list[Finding]:
     """Return a warning for a head that was trained by another loss, whose outputs mean something else."""
-    wanted = "multi_label_classification" if multi_label else "single_label_classification"
     kind = own.get("problem_type") or ("regression" if len(own.get("id2label") or ()) == 1 else None)
     if kind in (None, wanted):
         return []

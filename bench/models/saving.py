@@ -14,7 +14,7 @@ from bench.config import foreign_code, registry
 from bench.config.cards import ModelCard
 from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
-from bench.models import adapters, heads, span_head
+from bench.models import adapters, heads, span_head, token_head
 from bench.models.build import GENERATIVE_CLASSES, locate, task_settings
 from bench.utils import files
 from bench.utils.loading_errors import reason, shown
@@ -116,6 +116,16 @@ def _auto_class(description: dict[str, Any]) -> Any:
     return getattr(transformers, registry.load("tasks", description["task"]).AUTO_CLASS)
 
 
+def _register(family: Any, config: Any) -> dict[str, str] | None:
+    """Make a class with the head where transformers has none; return how the body's weights are called in it."""
+    if family.__name__ == span_head.AUTO_CLASS:
+        span_head.register(config)
+        return span_head.key_mapping(config)
+    if family.__name__ == token_head.AUTO_CLASS:
+        token_head.register(config)
+    return None
+
+
 def _load_probe(folder: Path, description: dict[str, Any]) -> Any:
     import transformers
 
@@ -140,8 +150,7 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
     content = _unmarked(folder / "config.json")
     config = type(transformers.AutoConfig.for_model(content["model_type"])).from_dict(content)
     family = _auto_class(description)
-    if family.__name__ == span_head.AUTO_CLASS:
-        span_head.register(config)
+    _register(family, config)
     try:
         model, loading = family.from_pretrained(
             folder,
@@ -212,13 +221,13 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
     if extra and not beside:  # what lies beside the adapter is in 4 bits already
         settings = {**description["quantization"], "llm_int8_skip_modules": description["unquantized"]}
         extra["quantization_config"] = transformers.BitsAndBytesConfig(**settings)
-    task = {} if _is_text(description) else task_settings(description["labels"], description["multi_label"])
+    outputs = description.get("outputs") or description["labels"]
+    task = {} if _is_text(description) else task_settings(outputs, description["multi_label"])
     try:
         family, renamed = _auto_class(description), None
-        if family.__name__ == span_head.AUTO_CLASS:
+        if family.__name__ in (span_head.AUTO_CLASS, token_head.AUTO_CLASS):
             config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=trusted)
-            span_head.register(config)
-            renamed = span_head.key_mapping(config)
+            renamed = _register(family, config)
         model = family.from_pretrained(
             base,
             key_mapping=renamed,

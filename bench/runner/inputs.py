@@ -38,7 +38,11 @@ def load_data(run: RunContext) -> RunInputs:
         tokenizer, notes = tokenizers.build(recipe.model, build.locate(recipe.model), texts)
         squad.check_version(corpus.version, run.resolved.metric_names)
         build_metrics = partial(
-            metric_set.MetricSet, multi_label=recipe.dataset.multi_label, num_labels=len(corpus.labels)
+            metric_set.MetricSet,
+            multi_label=recipe.dataset.multi_label,
+            num_labels=len(corpus.labels),
+            tags=corpus.labels if task.READS == "tags" else (),
+            scheme=recipe.dataset.scheme,
         )
         metrics = build_metrics(run.resolved.metric_names)
         # A metric that written answers can't have keeps nobody from comparing them by the others.

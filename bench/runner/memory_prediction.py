@@ -94,7 +94,7 @@ def predict(run: RunContext) -> None:
 def _predict_scoring(run: RunContext) -> None:
     """Add what scoring will take on the host, by split; warn before training where there is not that much."""
     dataset, labels = run.resolved.recipe.dataset, len(run.inputs.corpus.labels)
-    if run.inputs.task.READS == "answers" or run.record.memory_predicted is None:
+    if run.inputs.task.READS != "labels" or run.record.memory_predicted is None:
         return
     sizes = {
         name: scoring_bytes(len(run.inputs.splits[name].ids), labels, multi_label=dataset.multi_label)

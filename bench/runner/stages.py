@@ -421,6 +421,8 @@ def _saved_description(run: RunContext) -> dict[str, Any]:
         "prompt": prompt.model_dump(mode="json") if prompt is not None else None,
         "prompting": recipe.prompting.model_dump(mode="json"),
         "labels": list(inputs.corpus.labels),
+        "outputs": list(inputs.task.head_outputs(inputs.corpus.labels)) if recipe.objective == "head" else [],
+        "scheme": recipe.dataset.scheme,
         "multi_label": recipe.dataset.multi_label,
         "pairs": recipe.dataset.columns.text_pair is not None,
         "threshold": recipe.evaluation.threshold,
@@ -468,7 +470,8 @@ def _counted(run: RunContext) -> dict[str, str]:
         return {"examples": "examples", "loss_items": "answer tokens"}
     if recipe.dataset.columns.answers is not None:
         return {"examples": "windows", "loss_items": "ends of answers"}
-    return {"examples": "examples", "loss_items": "labels"}
+    items = {"numbers": "numbers", "tags": "words"}.get(run.inputs.task.READS, "labels")
+    return {"examples": "windows" if items == "words" else "examples", "loss_items": items}
 
 
 def _step_flops(run: RunContext) -> float | None:

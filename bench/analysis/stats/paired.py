@@ -13,6 +13,7 @@ from statistics import NormalDist
 import numpy as np
 
 from bench.analysis.stats import tables
+from bench.analysis.stats.correlations import RankValue
 from bench.analysis.stats.sums import LabelValue, Value
 from bench.analysis.stats.tables import Table
 
@@ -107,6 +108,12 @@ class Stack:
         """The number of examples."""
         return int(self.counts.sum())
 
+    def runs_of(self) -> list[np.ndarray]:
+        """Return the statistics of each run, [distinct rows, columns]."""
+        rows = self.rows if isinstance(self.rows, np.ndarray) else self.rows.toarray().T
+        parts: list[np.ndarray] = np.split(rows[:, self.places].astype(float), len(self.totals), axis=1)
+        return parts
+
     def sums(self, weights: np.ndarray) -> np.ndarray:
         """Return sums [draws, runs, columns] in double precision, from weights [draws, distinct rows]."""
         sums = weights @ self.rows if isinstance(self.rows, np.ndarray) else (self.rows @ weights.T).T
@@ -150,14 +157,17 @@ def _packed(rows: Table, dtype: type) -> Table:
     return csr_array(rows.T, dtype=dtype)
 
 
-def bootstrap_values(runs: Stack, value: Value, draws: int, seed: int) -> np.ndarray:
+def bootstrap_values(runs: Stack, value: Value | RankValue, draws: int, seed: int) -> np.ndarray:
     """Return bootstrap scores [draws, runs] on examples drawn with replacement, the same for all runs.
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 8 (paired data).
     """
 
     def _values(size: int, generator: np.random.Generator) -> np.ndarray:
-        return value(runs.sums(_drawn(runs, size, generator)))
+        weights = _drawn(runs, size, generator)
+        if isinstance(value, RankValue):
+            return np.stack([value.weighted(rows, weights.astype(float)) for rows in runs.runs_of()], axis=1)
+        return value(runs.sums(weights))
 
     return np.concatenate(_of_blocks(runs, draws, seed, _values))
 
@@ -195,7 +205,7 @@ def _drawn(runs: Stack, size: int, generator: np.random.Generator) -> np.ndarray
 
 
 def randomisation_test(
-    runs: Stack, value: Value, pairs: Sequence[tuple[int, int]], draws: int, seed: int
+    runs: Stack, value: Value | RankValue, pairs: Sequence[tuple[int, int]], draws: int, seed: int
 ) -> np.ndarray:
     """Return two-sided p-values [pairs] of approximate randomisation, which swaps outputs of two runs per example.
 
@@ -203,6 +213,8 @@ def randomisation_test(
     "Computer-Intensive Methods for Testing Hypotheses", chapter 2; Yeh 2000, "More accurate tests for the
     statistical significance of result differences", C00-2137.
     """
+    if isinstance(value, RankValue):
+        return _swapped_ranks(runs, value, pairs, draws, seed)
     middles = [(runs.totals[first] + runs.totals[second]) / 2 for first, second in pairs]
     observed = [abs(float(value(runs.totals[first]) - value(runs.totals[second]))) for first, second in pairs]
 
@@ -219,6 +231,28 @@ def randomisation_test(
     return p_values
 
 
+def _swapped_ranks(
+    runs: Stack, value: RankValue, pairs: Sequence[tuple[int, int]], draws: int, seed: int
+) -> np.ndarray:
+    """Return the p-values of `randomisation_test` where ranks are taken anew after each swap."""
+    rows, counts = runs.runs_of(), runs.counts.astype(float)
+    whole = counts[None]
+    observed = [abs(float((value.weighted(rows[a], whole) - value.weighted(rows[b], whole))[0])) for a, b in pairs]
+
+    def _reached(size: int, generator: np.random.Generator) -> np.ndarray:
+        kept = _unswapped(runs, size, generator).astype(float)
+        first, second = np.concatenate([kept, counts - kept], axis=1), np.concatenate([counts - kept, kept], axis=1)
+        reached: np.ndarray = np.zeros(len(pairs), dtype=np.int64)
+        for number, (one, other) in enumerate(pairs):
+            both = np.concatenate([rows[one], rows[other]])
+            differences = value.weighted(both, first) - value.weighted(both, second)
+            reached[number] = np.count_nonzero(np.abs(differences) >= observed[number] - TIE)
+        return reached
+
+    p_values: np.ndarray = (1 + np.sum(_of_blocks(runs, draws, seed, _reached), axis=0)) / (1 + draws)
+    return p_values
+
+
 def _unswapped(runs: Stack, size: int, generator: np.random.Generator) -> np.ndarray:
     """Return the number of examples of each distinct row that are not swapped, [size, distinct rows]."""
     if runs.examples > len(runs.counts):
@@ -227,14 +261,27 @@ def _unswapped(runs: Stack, size: int, generator: np.random.Generator) -> np.nda
     return np.unpackbits(drawn, count=size * runs.examples).reshape(size, runs.examples).astype(runs.dtype)
 
 
-def jackknife_values(run: Table, value: Value) -> np.ndarray:
+def jackknife_values(run: Table, value: Value | RankValue) -> np.ndarray:
     """Return scores [examples] of one run with each example left out in turn. run: [examples, columns]."""
+    if isinstance(value, RankValue):
+        return _ranks_without_each(run, value)
     if tables.is_sparse(run) and isinstance(value, LabelValue):
         return value.without_each(run)
     total = run.sum(0, dtype=float)
     size = max(1, BLOCK_BYTES // (8 * run.shape[1]))
     parts = (tables.dense(run[start : start + size]) for start in range(0, run.shape[0], size))
     return np.concatenate([value(total - part) for part in parts])
+
+
+def _ranks_without_each(run: Table, value: RankValue) -> np.ndarray:
+    examples = run.shape[0]
+    size, parts = max(1, BLOCK_BYTES // (8 * examples)), []
+    for start in range(0, examples, size):
+        numbers = np.arange(start, min(start + size, examples))
+        weights = np.ones((len(numbers), examples))
+        weights[np.arange(len(numbers)), numbers] = 0
+        parts.append(value.weighted(run, weights))
+    return np.concatenate(parts)
 
 
 def percentile_interval(drawn: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

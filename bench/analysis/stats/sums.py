@@ -12,8 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.analysis.stats import tables
+from bench.analysis.stats import correlations, entity_counts, tables
+from bench.analysis.stats.correlations import RankValue
 from bench.analysis.stats.tables import Table
+from bench.data import tagging
 from bench.errors import DataError
 
 Value = Callable[[np.ndarray], np.ndarray]
@@ -28,6 +30,11 @@ TOKENIZERS = {
     "bleu_zh": "zh",
     "bleu_char": "char",
 }
+# Of entities: how their counts by type become a value.
+BY_ENTITY = ("entity_f1", "entity_precision", "entity_recall", "entity_f1_macro")
+# What is recomputed from predictions and references that are tags, or numbers.
+OF_TAGS = (*BY_ENTITY, "token_accuracy")
+OF_NUMBERS = ("pearson", "spearman", "mse", "mae")
 # Of a BLEU row: length, reference length, matching n-grams of 1 to 4 words, n-grams of 1 to 4 words.
 MATCHES, NGRAMS = slice(2, 6), slice(6, 10)
 
@@ -42,10 +49,13 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """Statistics [examples, columns] of one run, and how their sums [..., columns] become scores [...]."""
+    """Statistics [examples, columns] of one run, and how their sums [..., columns] become scores [...].
+
+    value: or a RankValue, for which the rows themselves are weighted.
+    """
 
     rows: Table
-    value: Value
+    value: Value | RankValue
 
     @property
     def examples(self) -> int:
@@ -55,6 +65,8 @@ class Tally:
     @property
     def score(self) -> float:
         """The score of all examples."""
+        if isinstance(self.value, RankValue):
+            return self.value.score(self.rows)
         return float(self.value(self.rows.sum(0, dtype=float)))
 
     @property
@@ -63,8 +75,10 @@ class Tally:
         return self.value is mean_value and bool(np.isin(self.rows[:, 0], (0, 1)).all())
 
 
-def tally(metric: str, lines: Sequence[Line], labels: Sequence[str], *, multi_label: bool) -> Tally:
-    """Return the statistics that this metric adds up.
+def tally(
+    metric: str, lines: Sequence[Line], labels: Sequence[str], *, multi_label: bool, scheme: str | None = None
+) -> Tally:
+    """Return the statistics that this metric adds up. scheme: of tags of words, see `bench.data.tagging`.
 
     Raises DataError for a metric whose value does not follow from sums over the lines of a file of predictions.
     """
@@ -77,6 +91,9 @@ def tally(metric: str, lines: Sequence[Line], labels: Sequence[str], *, multi_la
         return Tally(rows=label_rows(predicted, reference), value=label_value(metric))
     if metric in TOKENIZERS:
         return Tally(rows=_bleu_rows(lines, TOKENIZERS[metric]), value=bleu_value)
+    own = _tags_tally(metric, lines, labels, scheme) if metric in OF_TAGS else _numbers_tally(metric, lines)
+    if own is not None:
+        return own
     if any(line.value is None for line in lines):
         raise DataError(
             f"{metric} can't be compared: its value on a part of the examples does not follow from what is written "
@@ -86,6 +103,39 @@ def tally(metric: str, lines: Sequence[Line], labels: Sequence[str], *, multi_la
     # Small whole numbers where all are: they are added exactly, and fast.
     short = values.astype(np.uint8) if np.isin(values, (0, 1)).all() else values
     return Tally(rows=np.stack([short, np.ones_like(short)], axis=1), value=mean_value)
+
+
+def _numbers_tally(metric: str, lines: Sequence[Line]) -> Tally | None:
+    """Return the statistics of a metric of numbers; None for another metric, and for lines that hold none."""
+    pairs = correlations.number_pairs(lines) if metric in OF_NUMBERS else None
+    if pairs is None:
+        return None
+    if metric == "pearson":
+        return Tally(rows=correlations.pearson_rows(*pairs), value=correlations.pearson_value)
+    if metric == "spearman":
+        return Tally(rows=np.stack(pairs, axis=1), value=RankValue())
+    errors = np.abs(pairs[0] - pairs[1]) ** (2 if metric == "mse" else 1)
+    return Tally(rows=np.stack([errors, np.ones_like(errors)], axis=1), value=mean_value)
+
+
+def _tags_tally(metric: str, lines: Sequence[Line], labels: Sequence[str], scheme: str | None) -> Tally:
+    """Return the statistics of a metric of tags. Raises DataError for lines without as many tags as the reference."""
+    pairs = [(line.prediction, line.reference) for line in lines]
+    for predicted, reference in pairs:
+        sound = isinstance(predicted, list) and isinstance(reference, list) and len(predicted) == len(reference)
+        if not sound or not all(isinstance(tag, str) and tag for tag in [*predicted, *reference]):
+            raise DataError(f"{metric} compares a tag of each word, and a prediction is {predicted!r:.60}")
+    predictions, references = zip(*pairs, strict=True) if pairs else ((), ())
+    if metric == "token_accuracy":
+        return Tally(rows=entity_counts.accuracy_rows(predictions, references), value=entity_counts.share)
+    kinds = tagging.kinds_of([*labels, *(tag for pair in pairs for tags in pair for tag in tags)])
+    rows = entity_counts.entity_rows(predictions, references, kinds, scheme)
+    return Tally(rows=rows, value=entity_value(metric))
+
+
+def entity_value(metric: str) -> Value:
+    """Return the formula of one of BY_ENTITY over sums [..., 3 x types] of `entity_counts.entity_rows`."""
+    return entity_counts.macro_f1 if metric == "entity_f1_macro" else label_value(f"{metric.split('_')[1]}_micro")
 
 
 def mean(total: np.ndarray, number: np.ndarray) -> np.ndarray:

@@ -1,10 +1,14 @@
 """Task -> how its gold values are read."""
 
 from bench.config.cards import DatasetCard
-from bench.data.targets import answers, label
+from bench.data.targets import answers, label, number, tags
 from bench.data.targets.target import TargetKind
 
-_KINDS: dict[str, TargetKind] = {"question_answering": answers}
+_KINDS: dict[str, TargetKind] = {
+    "question_answering": answers,
+    "regression": number,
+    "token_classification": tags,
+}
 
 
 def kind_of(card: DatasetCard) -> TargetKind:

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bench.config.cards import DatasetCard
 from bench.data.labels import Labels
 from bench.data.sources import Row, Table
+
+if TYPE_CHECKING:
+    from bench.data.rows import Split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +21,7 @@ class Target:
     beside it; `stratum`, where draws are to be balanced by something else than `label`. Raises DataError with `place`.
     texts: (row, place) -> text and pair, where these are not simply the columns `text` and `text_pair`.
     compares_labels: whether a label of one split that another one lacks is worth a warning.
+    compared: (split, names of labels) -> the split with other labels, and their names, where these are compared.
     version: the version of SQuAD's rules; None for all other data.
     """
 
@@ -25,6 +29,7 @@ class Target:
     fields: Callable[[Row, str], dict[str, Any]]
     texts: Callable[[Row, str], tuple[Any, Any]] | None = None
     compares_labels: bool = True
+    compared: "Callable[[Split, Sequence[str]], tuple[Split, tuple[str, ...]]] | None" = None
     version: str | None = None
     notes: tuple[str, ...] = ()
 

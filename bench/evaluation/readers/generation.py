@@ -72,10 +72,10 @@ class GenerationReader:
         for number, generated in zip(numbers, self.generator.run(numbers), strict=True):
             text = self._text(generated.tokens)
             prediction = self.parse(text)
-            in_words = prediction is None or isinstance(prediction, str)
+            in_words = prediction is None or isinstance(prediction, str | float)
             scores = np.zeros(0 if in_words else self.num_labels)
             if in_words:
-                pass  # an answer in words has no probabilities
+                pass  # an answer in words, and a number, have no probabilities
             elif np.ndim(prediction):
                 scores = np.maximum(np.array(prediction), 0).astype(float)
             elif prediction >= 0:

@@ -16,7 +16,12 @@ from bench.reporting import markdown as md
 from bench.utils import numbers
 
 HARNESS = "finetune-bench"
-TASKS = {"text_classification": "text-classification", "question_answering": "question-answering"}
+TASKS = {
+    "text_classification": "text-classification",
+    "question_answering": "question-answering",
+    "regression": "text-classification",  # as the Hub files models of STS-B
+    "token_classification": "token-classification",
+}
 # Licence identifiers of the Hub, https://huggingface.co/docs/hub/repositories-licenses; all others are `other`.
 LICENCES = {
     "apache-2.0": "apache-2.0",

@@ -10,6 +10,7 @@ import pytest
 from bench.cli.main import main
 from bench.config import registry, resolve
 from bench.config.contracts import LoadPlan
+from bench.data.tagging import PREFIXES
 from bench.errors import RecipeError
 from bench.evaluation.metric_set import MetricSet
 from bench.sweeps import jobs, study
@@ -37,7 +38,9 @@ def test_a_name_without_a_file_leads_nowhere(name):
 def test_the_nearest_name_is_offered():
     with pytest.raises(RecipeError, match=r"^there is no method 'lroa'\. Did you mean 'lora'\?$"):
         registry.load("methods", "lroa")
-    with pytest.raises(RecipeError, match=r"^there is no task 'zzz'\. Known: question_answering, text_classification"):
+    with pytest.raises(
+        RecipeError, match=r"^there is no task 'zzz'\. Known: question_answering, regression, text_clas"
+    ):
         registry.load("tasks", "zzz")
 
 
@@ -73,7 +76,7 @@ def test_every_task_keeps_the_contract(name):
 @pytest.mark.parametrize("name", registry.names("metrics"))
 def test_what_a_recipe_wants_to_know_of_a_metric_is_literal(name):
     found = registry.literals("metrics", name)
-    assert set(found["configs"]) <= {"default", "multilabel"}
+    assert set(found["configs"]) <= {"default", "multilabel", *(PREFIXES if found["reads"] == "tags" else ())}
     assert found["configs"]
     assert all(isinstance(better, bool) for better in found["higher_is_better"].values())
 

@@ -23,6 +23,8 @@ PINNED = {
     "posts": "fc5bb998769ce6fee93a0d7bea7db6d3396754bd93ddb9d93a4a63ac97590890",
     "passages": "06332a8f28fb63319d4d452e4e33ddae9194913b9d1c948ea357a0df8b48d782",
     "passages_v2": "2d58ae6755ab3c116f41a92319a0fe054f56c840a2ebf95e9d152bf57c5f0f6a",
+    "ratings": "8b9bb6fd81271e8dff204291255960558bd78a095b34d8c3fa2b4cfa2ca217a8",
+    "notices": "b052fe36b4ea132900e87f23fced88f3781e8572868dc07301e211e2d25eb17d",
 }
 SMALL = {"train": 60, "validation": 20, "test": 20}
 
@@ -72,8 +74,8 @@ def test_equal_arguments_give_equal_rows_and_another_seed_others(name):
     assert corpora.generate(name, seed=3, sizes=SMALL) == first
     other = corpora.generate(name, seed=4, sizes=SMALL)
     for split in SPLITS:
-        key = "context" if name.startswith("passages") else "text"
-        assert {row[key] for row in other[split]} != {row[key] for row in first[split]}
+        key = "context" if name.startswith("passages") else "tokens" if name == "notices" else "text"
+        assert {str(row[key]) for row in other[split]} != {str(row[key]) for row in first[split]}
 
 
 @pytest.mark.parametrize("name", corpora.NAMES)
@@ -93,20 +95,25 @@ def test_a_split_depends_on_no_other_and_a_smaller_one_is_a_prefix(generated, na
     assert corpora.generate(name, sizes={"test": 57})["validation"] == generated[name]["validation"]
 
 
-@pytest.mark.parametrize("name", ["reviews", "posts"])
+def text_of(row):
+    return normalised(row["text"] if "text" in row else " ".join(row["tokens"]))
+
+
+@pytest.mark.parametrize("name", ["reviews", "posts", "ratings", "notices"])
 def test_no_text_occurs_twice(generated, name):
-    texts = Counter(normalised(row["text"]) for row in every_row(generated[name]))
+    texts = Counter(text_of(row) for row in every_row(generated[name]))
     assert texts.most_common(1)[0][1] == 1
     # Not even the splits of different seeds share a text.
-    others = {normalised(row["text"]) for row in corpora.generate(name, seed=1)["train"]}
-    assert not others & {normalised(row["text"]) for row in generated[name]["test"]}
+    others = {text_of(row) for row in corpora.generate(name, seed=1)["train"]}
+    assert not others & {text_of(row) for row in generated[name]["test"]}
 
 
 @pytest.mark.parametrize("name", corpora.NAMES)
 def test_no_symbol_of_the_grammar_and_no_odd_character_is_left(generated, name):
     allowed = set(string.printable) - set("{}[]|\n\t\r\x0b\x0c")
     for row in every_row(generated[name]):
-        for text in (row[key] for key in ("text", "title", "context", "question") if key in row):
+        texts = [row[key] for key in ("text", "title", "context", "question") if key in row]
+        for text in [*texts, *row.get("tokens", ())]:
             assert set(text) <= allowed
             assert text == " ".join(text.split())
 
@@ -114,7 +121,7 @@ def test_no_symbol_of_the_grammar_and_no_odd_character_is_left(generated, name):
 def test_unknown_name_is_answered_with_the_nearest_one():
     with pytest.raises(DataError, match=r"no built-in corpus 'review'\. Did you mean 'reviews'\?"):
         corpora.generate("review")
-    with pytest.raises(DataError, match="Known: passages, passages_v2, posts, reviews"):
+    with pytest.raises(DataError, match="Known: notices, passages, passages_v2, posts, ratings, reviews"):
         corpora.generate("imagenet")
 
 
@@ -354,3 +361,41 @@ def test_several_right_answers_outside_training_only(either):
         several = [row["answers"]["text"] for row in either[split] if len(row["answers"]["text"]) > 1]
         assert 0.1 < len(several) / len(either[split]) < 0.7
         assert all(texts[0] in longer for texts in several for longer in texts[1:])
+
+
+# ---------------------------------------------------------------- ratings and notices
+
+GRADES = {
+    word: grade
+    for grade, words in {
+        1: "awful dreadful terrible useless",
+        2: "weak dull poor clumsy",
+        3: "average ordinary passable usual",
+        4: "good pleasant solid nice",
+        5: "superb brilliant outstanding perfect",
+    }.items()
+    for word in words.split()
+}
+
+
+def test_a_rating_follows_from_its_words(generated):
+    scores = Counter()
+    for row in every_row(generated["ratings"]):
+        grades = []
+        for clause in row["text"].split("."):
+            found = [GRADES[word] for word in re.findall(r"\w+", clause.lower()) if word in GRADES]
+            grades += found * (2 if "above all" in clause.lower() else 1)
+        assert row["score"] == round(sum(grades) / len(grades), 2)
+        scores[round(row["score"])] += 1
+    assert min(scores.values()) > 200  # of 2,200: no part of the scale is rare
+
+
+def test_notices_are_tagged_as_bio_and_names_need_their_words(generated):
+    kinds = {}
+    for row in every_row(generated["notices"]):
+        assert len(row["tokens"]) == len(row["tags"])
+        for before, tag, word in zip(["O", *row["tags"]], row["tags"], row["tokens"], strict=False):
+            assert not tag.startswith("I-") or before[2:] == tag[2:]
+            kinds.setdefault(word, set()).add(tag[2:])
+    assert {"PER", "LOC", "ORG"} <= kinds["Hale"]
+    assert sum(len(found) > 2 for found in kinds.values()) >= 20

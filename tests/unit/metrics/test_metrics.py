@@ -16,11 +16,15 @@ import sklearn.metrics
 
 from bench.analysis.stats import tables
 from bench.config import contracts, registry
+from bench.data import tagging
 from tests.helpers.cases import together
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted(path for path in (ROOT / "bench" / "metrics").glob("*.py") if not path.stem.startswith("_"))
 CONFIGS = ("default", "multilabel")
+# Ranks are no sums over examples; tests/unit/metrics/test_number_and_tag_metrics.py has it.
+NOT_ADDITIVE = {"spearman"}
+TAGS = ("O", "B-A", "I-A", "B-B", "I-B")
 # What a metric of answers in words may need beside what comes with `evaluate`; all are requirements of the package.
 OF_TEXTS = {"nltk", "rouge_score", "sacrebleu"}
 WORDS = ("The", "the", "a", "10 a.m.", "10 am", "well-known", "Zürich", "“quoted”", "cat", "cats", "sat", "on", "mat")
@@ -37,8 +41,15 @@ def metric_class(name):
 
 
 FACTS = {name: registry.literals("metrics", name) for name in registry.names("metrics")}
-PAIRS = [(name, config) for name, facts in FACTS.items() for config in facts["configs"]]
-LABEL_PAIRS = [(name, config) for name, config in PAIRS if FACTS[name]["reads"] != "answers"]
+# Of the schemes of tags one, as random tags are none of the others; each is held to seqeval beside this file.
+OTHER_SCHEMES = set(tagging.PREFIXES) - {"IOB2"}
+PAIRS = [
+    (name, config)
+    for name, facts in FACTS.items()
+    for config in facts["configs"]
+    if name not in NOT_ADDITIVE and config not in OTHER_SCHEMES
+]
+LABEL_PAIRS = [(name, config) for name, config in PAIRS if FACTS[name]["reads"] in ("predictions", "scores")]
 every_pair = pytest.mark.parametrize(("name", "config"), PAIRS)
 every_label_pair = pytest.mark.parametrize(("name", "config"), LABEL_PAIRS)
 
@@ -67,10 +78,32 @@ def random_answers(seed):
     return np.fromiter(predictions, dtype=object), np.fromiter(references, dtype=object), 2
 
 
+def random_numbers(seed):
+    """Predicted numbers, some of them missing, and references."""
+    generator = np.random.default_rng(seed)
+    references = generator.normal(3, 1, 1 if seed == 3 else 30)
+    predictions = references + generator.normal(0, 1, len(references))
+    if seed == 2:
+        predictions[:3] = np.nan
+    return predictions, references, 0
+
+
+def random_tags(seed):
+    """Tags of sentences of 1 to 8 words, with entities of both types on either side of any half."""
+    generator = np.random.default_rng(seed)
+    lengths = generator.integers(1, 9, size=30)
+    references = [["B-A", "B-B"], *(generator.choice(TAGS, size=length).tolist() for length in lengths)]
+    references.append(["B-A", "B-B"])
+    predictions = [[tag if generator.random() < 0.7 else "O" for tag in tags] for tags in references]
+    return np.fromiter(predictions, dtype=object), np.fromiter(references, dtype=object), 0
+
+
 def random_data(reads, config, seed):
     """Predictions, references and num_labels; seeds differ in size, quality, absent labels and empty sets."""
     if reads == "answers":
         return random_answers(seed)
+    if reads in ("numbers", "tags"):
+        return random_numbers(seed) if reads == "numbers" else random_tags(seed)
     generator = np.random.default_rng(seed)
     num_labels = int(generator.integers(2, 7))
     num_examples = 1 if seed == 3 else int(generator.integers(20, 80))
@@ -102,7 +135,7 @@ every_seed = together("seed", range(4))
 
 def test_there_are_metrics():
     assert len(FILES) >= 11
-    assert {config for _, config in PAIRS} == set(CONFIGS)
+    assert {config for name, config in PAIRS if FACTS[name]["reads"] != "tags"} == set(CONFIGS)
 
 
 def test_value_names_are_unique_over_all_metrics(make):
@@ -126,6 +159,7 @@ def test_a_metric_file_imports_its_base_and_public_libraries(path):
             imported.add(node.module if node.module.startswith("bench") else node.module.split(".")[0])
     own = OF_TEXTS if metric_class(path.stem).reads == "answers" else set()
     package = {"bench.metrics", *(f"bench.analysis.stats{part}" for part in ("", ".sums", ".tables"))}
+    package |= {"bench.analysis.stats.correlations"} if path.stem == "spearman" else set()
     assert imported <= {"numpy"} | package | own | set(sys.stdlib_module_names)
 
 
@@ -137,8 +171,8 @@ def test_the_contract(name, config, make):
 @every_pair
 def test_declarations(name, config, make):
     metric = make(name, config)
-    assert metric.reads in ("predictions", "scores", "answers")
-    assert set(metric.configs) <= set(CONFIGS)
+    assert metric.reads in ("predictions", "scores", "answers", "numbers", "tags")
+    assert set(metric.configs) <= {*CONFIGS, *(tagging.PREFIXES if metric.reads == "tags" else ())}
     assert metric.name == name
     assert metric.description.strip()
     assert metric.citation.strip()
@@ -208,6 +242,7 @@ def test_vectorised_values_equal_a_loop(name, config, make):
             np.testing.assert_array_equal(together[value][position], alone)
     for value, got in together.items():
         shape = (num_labels,) if value.endswith("_per_label") else ()
+        shape = (2,) if value.endswith("_per_type") else shape
         if value == "confusion_matrix":
             shape = (num_labels, 2, 2) if config == "multilabel" else (num_labels, num_labels)
         assert got.shape == (2, 3, *shape)
@@ -223,7 +258,20 @@ def test_statistics_are_additive_over_parts(name, config, make):
     def statistics(part):
         return tables.dense(metric.statistics(predictions[part], references[part], num_labels))
 
+    if name == "pearson":  # taken from the mean of all references, which is that of no part
+        predictions, references = (values - references.mean() for values in (predictions, references))
+        predictions[9:], references[9:] = (
+            predictions[9:] - references[9:].mean(),
+            references[9:] - references[9:].mean(),
+        )
+        predictions[:9], references[:9] = (
+            predictions[:9] - references[:9].mean(),
+            references[:9] - references[:9].mean(),
+        )
     parts = [statistics(half) for half in (slice(9), slice(9, None))]
+    if name == "pearson":
+        np.testing.assert_allclose(np.concatenate(parts), statistics(slice(None)), atol=1e-12)
+        return
     np.testing.assert_array_equal(np.concatenate(parts), statistics(slice(None)))
 
 
@@ -231,7 +279,7 @@ def test_statistics_are_additive_over_parts(name, config, make):
 def test_number_of_labels_is_derived_from_the_data(name, config, make):
     metric = make(name, config)
     predictions, references, num_labels = random_data(metric.reads, config, 0)
-    if config == "default" and metric.reads != "answers":
+    if config == "default" and metric.reads in ("predictions", "scores"):
         references[0] = num_labels - 1
     derived = metric.compute(predictions=predictions, references=references)
     given = metric.compute(predictions=predictions, references=references, num_labels=num_labels)

@@ -13,6 +13,8 @@ LIMIT = {"train": 16, "test": 8}
 RECIPES = {
     "text_classification": ("tiny/bert-full", "texts"),
     "question_answering": ("passages/bert-full", "questions"),
+    "regression": ("tiny/bert-ratings", "texts"),
+    "token_classification": ("tiny/bert-notices", "sentences"),
 }
 
 
@@ -51,7 +53,7 @@ def test_tokens_are_kept_for_a_run_only(task, tmp_path, monkeypatch):
     assert data.token_cache is False
     assert not list(tmp_path.rglob("*.tokens"))
     hits = [encoded(task, PartialState(cpu=True))[1].token_cache for _ in range(2)]
-    if task == "question_answering":
+    if task in ("question_answering", "token_classification"):
         assert hits == [False, False]  # windows hold more than tokens
         return
     assert hits == [{"train": False, "test": False}, {"train": True, "test": True}]
@@ -60,4 +62,6 @@ def test_tokens_are_kept_for_a_run_only(task, tmp_path, monkeypatch):
 
 def test_what_the_outputs_of_a_head_stand_for():
     assert registry.load_task("text_classification").head_outputs(("bad", "good")) == ("bad", "good")
+    assert registry.load_task("token_classification").head_outputs(("O", "B-A")) == ("O", "B-A")
+    assert registry.load_task("regression").head_outputs(()) == ("value",)
     assert registry.load_task("question_answering").head_outputs(("unanswerable", "answerable")) == ("start", "end")
