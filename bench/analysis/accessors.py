@@ -20,10 +20,10 @@ from bench.utils import numbers
 MAIN_METRICS = ("accuracy", "f1_macro", "jaccard_samples", "squad_f1", "squad_v2_f1")
 OTHER_METRICS = (
     *("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc"),
-    *("squad_exact_match", "squad_v2_exact"),
+    *("squad_exact_match", "squad_v2_exact", "acc_norm", "acc", "acc_bytes", "acc_tokens"),
 )
-# Baselines that give one answer to everything, see `bench.evaluation.baselines`.
-CONSTANT_BASELINES = ("majority", "no_answer", "split_majority")
+# Baselines that give one answer to everything, or choose by a rule, see `bench.evaluation.baselines`.
+CONSTANT_BASELINES = ("majority", "no_answer", "split_majority", "longest_choice", "chance")
 SELECTION_MARK = "†"
 STAGES = {"before": "before training", "after": "after training"}
 Located = tuple[Path, Record]
@@ -116,7 +116,7 @@ def all_scores(record: Record) -> list[tuple[str, Score]]:
 
 
 def constant_baseline(record: Record, split: str, metric: str) -> tuple[str, float] | None:
-    """Return the best baseline that gives one answer to everything: its name, and its value of a metric."""
+    """Return the best baseline that needs no model but for `random`: its name, and its value of a metric."""
     known = {
         kind: value
         for kind, values in record.baselines.get(split, {}).items()

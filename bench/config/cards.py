@@ -17,6 +17,8 @@ CLEANING_STEPS = ("strip", "html_breaks", "handles", "urls", "whitespace", "lemm
 # The task whose rows have gold answers, and what their labels say of a question.
 ANSWERS_TASK = "question_answering"
 ANSWER_LABELS = ("unanswerable", "answerable")
+# The task whose rows have choices of their own, of which one is right.
+CHOICES_TASK = "multiple_choice"
 
 
 def is_cleaning_step(name: str) -> bool:
@@ -30,10 +32,11 @@ class Source(Strict):
     files: source split -> file, pattern (`train-*.parquet`) or list of these. A relative folder is one of the project:
     what the folder `datasets` of the card lies in. `json`: a list of objects, or one below `data`. CSV follows RFC
     4180; TSV has no quoting, as in GLUE's files, unless `quoting: true`. `squad`: the official JSON of SQuAD v1.1 or
-    v2.0, a question a row. `seed` and `sizes` are the built-in sets' own.
+    v2.0, a question a row. `seed` and `sizes` are the built-in sets' own. `lm_eval`: `id` is a task of
+    lm-evaluation-harness, or the path of its YAML file.
     """
 
-    kind: Literal["hub", "jsonl", "json", "csv", "tsv", "parquet", "squad", "saved", "builtin"]
+    kind: Literal["hub", "jsonl", "json", "csv", "tsv", "parquet", "squad", "saved", "builtin", "lm_eval"]
     id: Text | None = None
     config: str | None = None
     revision: str | None = None
@@ -45,7 +48,7 @@ class Source(Strict):
 
     @model_validator(mode="after")
     def _complete(self) -> "Source":
-        remote, local = self.kind in ("hub", "builtin"), self.kind in FILE_KINDS
+        remote, local = self.kind in ("hub", "builtin", "lm_eval"), self.kind in FILE_KINDS
         if remote and self.id is None:
             raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `id`")
         if not remote and self.folder is None:
@@ -72,7 +75,8 @@ class Columns(Strict):
     label: one label per row, or with `multi_label: true` a list of them: names or ids, or, where the card lists the
     labels, as many flags. answers: gold answers with their offsets in `text`, for question answering; `text_pair` is
     then the question. group: what a row belongs to, as a passage to its article; rows of one group should not be on
-    both sides.
+    both sides. choices: a column of lists, or of {text, label} as ARC has them, or several columns. label_as: how
+    `label` names the right one of them, where the data leave that open.
     """
 
     id: Text | None = None
@@ -82,6 +86,8 @@ class Columns(Strict):
     label_flags: bool = False
     answers: Text | None = None
     group: Text | None = None
+    choices: Text | Annotated[tuple[Text, ...], Field(min_length=2), Distinct] | None = None
+    label_as: Literal["from_0", "from_1", "letter", "text"] | None = None
 
 
 class Divide(Strict):
@@ -116,6 +122,7 @@ class Filters(Strict):
 
     labels: rows without any of these are dropped, and the others have no labels but these.
     drop_misaligned: rows of the training split (of no other) with an answer that does not stand where its offset says.
+    drop_equal_choices: rows whose right choice is there twice.
     """
 
     min_words: PositiveInt | None = None
@@ -124,6 +131,7 @@ class Filters(Strict):
     drop_duplicates: bool = False
     drop_empty: bool = False
     drop_misaligned: bool = False
+    drop_equal_choices: bool = False
 
     @model_validator(mode="after")
     def _possible(self) -> "Filters":
@@ -164,7 +172,11 @@ class Prompt(Strict):
 
 
 class DatasetCard(Strict):
-    """A data set: what must not vary inside a comparison. `defaults`: its usual budget, which recipes override."""
+    """A data set: what must not vary inside a comparison. `defaults`: its usual budget, which recipes override.
+
+    normalization: of multiple choice, what the log-likelihood of a choice is divided by before the likeliest one is
+    predicted; lm-evaluation-harness calls the accuracies of the first three acc, acc_norm and acc_bytes.
+    """
 
     task: Name
     source: Source
@@ -173,6 +185,7 @@ class DatasetCard(Strict):
     columns: Columns = Columns()
     labels: Annotated[tuple[Text, ...], Distinct] = ()
     multi_label: bool = False
+    normalization: Literal["none", "characters", "bytes", "tokens"] = "none"
     splits: dict[Name, Text] = {}
     divide: tuple[Divide, ...] = ()
     filters: Filters = Filters()
@@ -238,6 +251,25 @@ class DatasetCard(Strict):
         for number, part in enumerate(self.divide):
             if part.by_group and columns.group is None:
                 raise InvalidKey(f"divide.{number}.by_group", "needs `columns.group`: what the rows belong to")
+        return self
+
+    @model_validator(mode="after")
+    def _choices_fit(self) -> "DatasetCard":
+        columns = self.columns
+        if columns.choices is None:
+            wrong = {"task": self.task == CHOICES_TASK, "columns.label_as": columns.label_as is not None}
+            wrong |= {"filters.drop_equal_choices": self.filters.drop_equal_choices}
+            wrong |= {"normalization": self.normalization != "none"}
+            reasons = dict.fromkeys(wrong, "needs `columns.choices`: the column of the choices, or several columns")
+        else:
+            wrong = {"columns.choices": self.task != CHOICES_TASK, "labels": bool(self.labels)}
+            wrong |= {"multi_label": self.multi_label, "filters.labels": self.filters.labels is not None}
+            wrong |= {"columns.label_flags": columns.label_flags, "columns.answers": columns.answers is not None}
+            reasons = dict.fromkeys(wrong, "remove it: a row's label is the right one of its own choices")
+            reasons["columns.choices"] = f"only task {CHOICES_TASK!r} has choices"
+        for key, is_wrong in wrong.items():
+            if is_wrong:
+                raise InvalidKey(key, reasons[key])
         return self
 
     @model_validator(mode="after")

@@ -92,7 +92,7 @@ class Task(Protocol):
 
     @property
     def READS(self) -> str:
-        """Return what its metrics read: "labels", or "answers" in words."""
+        """Return what its metrics read: "labels", "answers" in words, or "choices" of a row's own."""
 
     @property
     def METRICS(self) -> Mapping[str, tuple[str, ...]]:
@@ -124,7 +124,8 @@ class Task(Protocol):
 class Metric(Protocol):
     """A metric: values of a whole split, each with a signature. `bench/metrics/_base.py` has classes to derive from.
 
-    reads: what it scores: "predictions" (label ids), "scores" (probabilities) or "answers" (texts).
+    reads: what it scores: "predictions" (label ids), "scores" (probabilities), "answers" (texts) or "choices" (for each
+    of an example's choices the log-likelihood, and its characters, bytes and tokens).
     configs: "default" (one label an example), "multilabel" (rows of 0 and 1), or both.
     higher_is_better: value name -> direction, of the single numbers that may be compared.
     counts: value names that are plain numbers and get no interval.

@@ -88,6 +88,7 @@ class Resolved:
         content["speed"]["precision"] = "launcher"
         if not content["evaluation"]["allow_selection_on_test"]:
             del content["evaluation"]["allow_selection_on_test"]  # nor was this key, where it is not used
+        _drop_unset_keys(content["dataset"])
         # So is a chat template's date, where it is no other than that of every run.
         if self.recipe.prompting.date == CHAT_DATE:
             content["prompting"].pop("date")
@@ -143,11 +144,20 @@ class Resolved:
 
     @property
     def metrics_left_out(self) -> tuple[str, ...]:
-        """Return the card's or the task's metrics that need probabilities, where generated answers have none."""
+        """Return the card's or the task's metrics that can't be computed from the answers of this recipe."""
         default = registry.literals("tasks", self.recipe.dataset.task)["METRICS"]
         kind = "multi_label" if self.recipe.dataset.multi_label else "single_label"
         names = self.recipe.dataset.metrics or tuple(default[kind])
         return tuple(name for name in names if not rules.is_defined(name, self.recipe))
+
+
+def _drop_unset_keys(card: dict[str, Any]) -> None:
+    """Drop keys of multiple choice that are not set: they were no part of a hash before there was such a task."""
+    for inside, key in (("columns", "choices"), ("columns", "label_as"), ("filters", "drop_equal_choices")):
+        if not card[inside][key]:
+            del card[inside][key]
+    if card["normalization"] == "none":
+        del card["normalization"]
 
 
 def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Resolved:

@@ -17,6 +17,7 @@ import numpy as np
 from bench.analysis.stats.intervals import Interval, bootstrap, bootstrap_examples, wilson
 from bench.config import foreign_code, registry
 from bench.config.contracts import AdditiveMetric, Metric
+from bench.data.examples import per_row
 from bench.errors import ScoreError, SetupError
 from bench.models.library_internals import evaluate_internals
 from bench.records.record import Score
@@ -25,6 +26,8 @@ BOOTSTRAP_DRAWS = 2000
 # A metric that is no function of sums is recomputed as a whole for each draw, which costs milliseconds.
 RECOMPUTED_DRAWS = 200
 CONFUSIONS = "confusion_matrix"  # counts without an interval
+# What is known of each choice of an example, in `Predictions.extra`.
+CHOICE_ROWS = ("log_likelihoods", "choice_characters", "choice_bytes", "choice_tokens")
 LIBRARY = "evaluate:"  # begins the name of a metric of the evaluate library
 
 
@@ -267,6 +270,8 @@ def _column(rows: Any) -> Any:
 
 
 def _read_by(metric: Metric, predictions: Predictions) -> np.ndarray:
+    if metric.reads == "choices":
+        return per_row([[extra[name] for name in CHOICE_ROWS] for extra in predictions.extra])
     return predictions.scores if metric.reads == "scores" else predictions.predictions
 
 

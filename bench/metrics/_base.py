@@ -60,6 +60,8 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
         """Return both in the form that the metric reads. Raises ValueError for a wrong shape, type or range."""
         if self.reads == "answers":
             return checked_answers(predictions, references)
+        if self.reads == "choices":
+            return checked_choices(predictions, references)
         if self.reads == "scores":
             labels = _checked_references(references, num_labels, self.multi_label)
             shape = (len(labels), num_labels)
@@ -76,7 +78,8 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
             )
         text, label_id = datasets.Value("string"), datasets.Value("int64")
         label_ids = datasets.Sequence(label_id) if self.multi_label else label_id
-        predictions = {"answers": text, "scores": datasets.Sequence(datasets.Value("float64"))}
+        numbers = datasets.Sequence(datasets.Value("float64"))
+        predictions = {"answers": text, "scores": numbers, "choices": datasets.Sequence(numbers)}
         references = {"answers": datasets.Sequence(text)}
         features = {
             "predictions": predictions.get(self.reads, label_ids),
@@ -100,7 +103,7 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
 
     def _num_labels(self, predictions: Any, references: Any) -> int:
         """Return the width of a row, or the highest label id + 1; 0 for answers in words."""
-        if self.reads == "answers":
+        if self.reads in ("answers", "choices"):
             return 0
         if self.reads == "scores" or self.multi_label:
             return int(np.shape(predictions if self.reads == "scores" else references)[-1])
@@ -403,6 +406,23 @@ def checked_answers(predictions: Sequence[Any], references: Sequence[Any]) -> tu
         if "" in list(golds):
             raise ValueError(f"reference {number} holds an empty text; a question without an answer has an empty list")
     return list(predictions), [list(golds) for golds in references]
+
+
+def checked_choices(predictions: Sequence[Any], references: ArrayLike) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return [examples] arrays [rows, choices], and the right choices' numbers, [examples].
+
+    Raises ValueError for tables of another form, and for a reference that is none of its choices.
+    """
+    tables_of = [np.asarray(table, dtype=float) for table in predictions]
+    right = np.asarray(references)
+    if len(tables_of) != len(right):
+        raise ValueError(f"{len(tables_of)} predictions for {len(right)} references")
+    for number, table in enumerate(tables_of):
+        if table.ndim != 2 or not table.shape[1]:
+            raise ValueError(f"prediction {number} must be rows of one number for each choice, got {table.shape}")
+        if not 0 <= right[number] < table.shape[1]:
+            raise ValueError(f"reference {right[number]} is out of range: expected 0 to {table.shape[1] - 1}")
+    return tables_of, right
 
 
 def normalised_answer(text: str) -> str:

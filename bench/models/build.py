@@ -20,7 +20,7 @@ from bench.config.cards import ModelCard
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Head
 from bench.errors import SetupError, nearest
-from bench.models import checkpoint_head, heads, quantization, span_head
+from bench.models import checkpoint_head, choice_head, heads, quantization, span_head
 from bench.models.heads import MISSING, newly_initialized_modules
 from bench.models.library_internals import transformers_internals
 from bench.utils.loading_errors import is_missing_folder, reason, shown
@@ -84,6 +84,8 @@ def build(
     family = getattr(transformers, auto_class)
     if auto_class == span_head.AUTO_CLASS:
         span_head.register(config)
+    if auto_class == choice_head.AUTO_CLASS:
+        choice_head.register(config)
     quantized = _check_quantization(config, card, plan, weights)
     if weights == "random" and plan.quantization is not None:
         model = _random_quantized(family, config, card, plan, device)
@@ -206,11 +208,13 @@ def _name(card: ModelCard, config: Any) -> str:
 
 def task_settings(labels: Sequence[str], multi_label: bool) -> dict[str, Any]:
     """Return a transformers config's fields of the task: label names, and whether several may be set at once."""
+    kind = "multi_label_classification" if multi_label else "single_label_classification"
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {name: index for index, name in enumerate(labels)},
-        "problem_type": "multi_label_classification" if multi_label else "single_label_classification",
+        # One output is no classification: how well a choice fits.
+        "problem_type": kind if multi_label or len(labels) > 1 else None,
     }
 
 
@@ -351,6 +355,8 @@ def _kind(auto_class: str) -> str:
     """Return what a model of this class is called in a sentence."""
     if auto_class == span_head.AUTO_CLASS:
         return "model for answers that are spans"
+    if auto_class == choice_head.AUTO_CLASS:
+        return "model for multiple choice"
     return "language model" if auto_class in GENERATIVE_CLASSES.values() else "text classifier"
 
 

@@ -14,7 +14,7 @@ from bench.config import foreign_code, registry
 from bench.config.cards import ModelCard
 from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
-from bench.models import adapters, heads, span_head
+from bench.models import adapters, choice_head, heads, span_head
 from bench.models.build import GENERATIVE_CLASSES, locate, task_settings
 from bench.utils import files
 from bench.utils.loading_errors import reason, shown
@@ -142,6 +142,8 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
     family = _auto_class(description)
     if family.__name__ == span_head.AUTO_CLASS:
         span_head.register(config)
+    if family.__name__ == choice_head.AUTO_CLASS:
+        choice_head.register(config)
     try:
         model, loading = family.from_pretrained(
             folder,
@@ -212,13 +214,17 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
     if extra and not beside:  # what lies beside the adapter is in 4 bits already
         settings = {**description["quantization"], "llm_int8_skip_modules": description["unquantized"]}
         extra["quantization_config"] = transformers.BitsAndBytesConfig(**settings)
-    task = {} if _is_text(description) else task_settings(description["labels"], description["multi_label"])
+    outputs = registry.load_task(description["task"]).head_outputs(tuple(description["labels"]))
+    task = {} if _is_text(description) else task_settings(outputs, description["multi_label"])
     try:
         family, renamed = _auto_class(description), None
         if family.__name__ == span_head.AUTO_CLASS:
             config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=trusted)
             span_head.register(config)
             renamed = span_head.key_mapping(config)
+        if family.__name__ == choice_head.AUTO_CLASS:
+            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=trusted)
+            choice_head.register(config)
         model = family.from_pretrained(
             base,
             key_mapping=renamed,

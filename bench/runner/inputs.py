@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from bench.config import contracts, foreign_code, registry
+from bench.config import contracts, foreign_code, registry, rules
 from bench.config.recipe import Recipe
 from bench.data import dataset, squad
 from bench.data import tokenizer as tokenizers
@@ -44,7 +44,7 @@ def load_data(run: RunContext) -> RunInputs:
         # A metric that written answers can't have keeps nobody from comparing them by the others.
         signatures = metrics.signatures() | build_metrics(run.resolved.metrics_left_out).signatures()
     for name in run.resolved.metrics_left_out:
-        run.record.note(f"{name} is left out: it needs probabilities, which generated answers do not have")
+        run.record.note(f"{name} is left out: it {rules.why_undefined(name, recipe)}")
     for note in [*run.resolved.included_notes, *corpus.notes, *notes]:
         run.record.note(note)
     for warning in corpus.warnings:
