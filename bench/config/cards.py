@@ -33,7 +33,8 @@ class Source(Strict):
     what the folder `datasets` of the card lies in. `json`: a list of objects, or one below `data`. CSV follows RFC
     4180; TSV has no quoting, as in GLUE's files, unless `quoting: true`. `squad`: the official JSON of SQuAD v1.1 or
     v2.0, a question a row. `seed` and `sizes` are the built-in sets' own. `lm_eval`: `id` is a task of
-    lm-evaluation-harness, or the path of its YAML file.
+    lm-evaluation-harness; of one that is not its own, `folder` and `files: {task: NAME}` say where its YAML file is,
+    and `trust_remote_code` lets this file name Python functions.
     """
 
     kind: Literal["hub", "jsonl", "json", "csv", "tsv", "parquet", "squad", "saved", "builtin", "lm_eval"]
@@ -45,6 +46,7 @@ class Source(Strict):
     quoting: bool | None = None
     seed: int = 0
     sizes: dict[str, PositiveInt] = {}
+    trust_remote_code: bool = False
 
     @model_validator(mode="after")
     def _complete(self) -> "Source":
@@ -56,7 +58,9 @@ class Source(Strict):
         if local and not self.files:
             raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `files`, as `split: file name`")
         # A key that would have no effect is refused, so that nobody relies on it.
-        foreign = {"id": not remote, "config": self.kind != "hub", "folder": remote, "files": not local}
+        own_file = self.kind == "lm_eval"
+        foreign = {"id": not remote, "config": self.kind != "hub", "trust_remote_code": not own_file}
+        foreign |= {"folder": remote and not own_file, "files": not local and not own_file}
         foreign |= {"seed": self.kind != "builtin", "sizes": self.kind != "builtin", "quoting": self.kind != "tsv"}
         for key, wrong in foreign.items():
             if wrong and (getattr(self, key) or (key == "quoting" and self.quoting is not None)):

@@ -5,6 +5,7 @@ Order of precedence: default < card < recipe < command line. There is no inherit
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ from bench.config.layers import Layers
 from bench.config.recipe import MethodChoice, Recipe
 from bench.config.validation import Problems, shortened, validate, validate_rest
 from bench.config.yaml_loader import Document, KeyPath, items
-from bench.errors import RecipeError, did_you_mean
+from bench.errors import BenchError, RecipeError, did_you_mean
 from bench.records.record import RecipePart, Record
 from bench.utils import secret_formats
 from bench.utils.files import ROOT, read_bytes
@@ -31,6 +32,8 @@ from bench.utils.system import utc_now
 SHIPPED = ROOT / "recipes"
 CARD_FOLDERS = {"dataset": "datasets", "model": "models"}
 COMMAND_LINE = "command line"
+# Begins the name of a data set that is a task of lm-evaluation-harness.
+LM_EVAL = "lm_eval:"
 # Cards by which the types of all other keys are checked where one is not there.
 _ANY_CARD: dict[str, dict[str, Any]] = {
     "dataset": {
@@ -158,6 +161,8 @@ def _drop_unset_keys(card: dict[str, Any]) -> None:
             del card[inside][key]
     if card["normalization"] == "none":
         del card["normalization"]
+    if not card["source"]["trust_remote_code"]:
+        del card["source"]["trust_remote_code"]
 
 
 def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Resolved:
@@ -392,6 +397,10 @@ def _lay_card(kind: str, path: Path, document: Document, given: list[Document], 
         raise RecipeError(
             f"{place}: expected the name of a {kind} card, or a mapping with `card`, got {shortened(chosen)}"
         )
+    if kind == "dataset" and name.startswith(LM_EVAL):
+        made = _made_card(name, place)
+        layers.lay(made.data, (kind,), made)
+        return name
     file = _find_card(kind, name, path, place)
     if file is None:
         known = {card.stem for card in [*find_cards(kind), *find_cards(kind, path.resolve().parent.parent)]}
@@ -399,6 +408,16 @@ def _lay_card(kind: str, path: Path, document: Document, given: list[Document], 
     card = yaml_loader.read_shared(file, _shown(file))
     layers.lay(card.data, (kind,), card)
     return name
+
+
+def _made_card(name: str, place: str) -> Document:
+    """Return the card of a task of lm-evaluation-harness. Raises RecipeError, with its place, where there is none."""
+    # What makes cards of data lies above this package.
+    maker = importlib.import_module("bench.data.card_from_lm_eval")
+    try:
+        return Document(json.dumps(maker.make(name)), f"the card made for {name}", numbered=False)
+    except BenchError as error:
+        raise RecipeError(f"{place}: {error}") from error
 
 
 def _find_card(kind: str, name: str, recipe: Path, place: str) -> Path | None:

@@ -138,7 +138,8 @@ def _split_problems(recipe: Recipe, plan: contracts.LoadPlan, layers: Layers) ->
     needed += [(("limit", name), name) for name in recipe.limit]
     if recipe.training.evaluate_every is not None:
         needed.append((("evaluation", "validation"), recipe.evaluation.validation))
-    if plan.trains != "nothing" or plan.shots:
+    # Shots of an lm_eval task are from where it says itself.
+    if plan.trains != "nothing" or (plan.shots and recipe.dataset.source.kind != "lm_eval"):
         needed.append((("dataset", "splits"), "train"))
     for path, name in needed:
         if name not in splits:

@@ -13,7 +13,7 @@ from bench.data import tokenizer as tokenizers
 from bench.data.examples import Encoded
 from bench.distributed import setup, sharding
 from bench.errors import SetupError
-from bench.evaluation import metric_set, self_check, text_examples
+from bench.evaluation import lm_eval_examples, metric_set, self_check, text_examples
 from bench.evaluation.reader import Scoring
 from bench.models import build
 from bench.records import record
@@ -114,7 +114,10 @@ def _encode(
     if recipe.objective == "head":
         data = task.encode(corpus, tokenizer, recipe, run.state)
     else:  # a prompt is made of more than its row, so that no tokens are kept
-        asked = text_examples.encode_corpus(recipe, plan, corpus, task, tokenizer)
+        if recipe.dataset.source.kind == "lm_eval":
+            asked = lm_eval_examples.encode_corpus(recipe, plan, corpus, tokenizer)
+        else:
+            asked = text_examples.encode_corpus(recipe, plan, corpus, task, tokenizer)
         run.record.prompts = asked.prompts
         data = contracts.EncodedData(
             splits=asked.splits, train=asked.train, reader=asked.reader, notes=tuple(asked.notes)

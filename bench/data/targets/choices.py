@@ -161,6 +161,8 @@ def _texts(values: Sequence[Any], place: str) -> Iterator[str]:
 def _right_one(row: Row, choices: Choices, reading: Reading, card: DatasetCard, place: str) -> int:
     value = field_of(row, card.columns.label, place)
     text = _written(value)
+    if text is None and (isinstance(value, bool | list) or written(value) is None) and value is not None:
+        raise _outside(value, choices, place)
     if text is None:
         hidden = " The right choice is hidden, as in a leaderboard's test split; score another split."
         raise DataError(f"{place} has the label {value!r:.60}, which is none of its choices.{hidden}")
