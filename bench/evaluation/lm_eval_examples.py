@@ -143,7 +143,7 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, tokeni
     for name in (name for name in corpus.splits if name != "train" or name in recipe.evaluation.splits):
         asked = ask(task, recipe.dataset.splits[name], plan.shots, tokenizer, chat=chat)
         splits[name] = _encoded(corpus.splits[name], asked, encoder)
-        first = first or asked.contexts[int(corpus.splits[name].rows[0]["id"])]
+        first = first or tokenizer.decode(splits[name].features[0]["input_ids"])
     train = None
     if plan.trains == "gradient":
         if tokenizer.eos_token_id is None:

@@ -422,6 +422,7 @@ def _saved_description(run: RunContext) -> dict[str, Any]:
         "prompting": recipe.prompting.model_dump(mode="json"),
         "labels": list(inputs.corpus.labels),
         "multi_label": recipe.dataset.multi_label,
+        "normalization": recipe.dataset.normalization,
         "pairs": recipe.dataset.columns.text_pair is not None,
         "threshold": recipe.evaluation.threshold,
         "max_length": recipe.max_length,

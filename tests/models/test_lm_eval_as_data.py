@@ -10,11 +10,10 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bench.config import foreign_code, registry, resolve, rules
+from bench.config import registry, resolve
 from bench.config.cards import TokenizerCard
-from bench.data import card_from_lm_eval, dataset, lm_eval_tasks
+from bench.data import dataset, lm_eval_tasks
 from bench.data import tokenizer as tokenizers
-from bench.errors import DataError, RecipeError, SetupError
 from bench.evaluation import lm_eval_examples, scoring
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring

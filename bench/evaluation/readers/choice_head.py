@@ -54,8 +54,11 @@ def encode_split(split: Split, tokenizer: Any, max_length: int) -> Encoded:
         numbers = range(first, first + len(row["choices"]))
         own = [{name: ids for name, ids in encoded[number].items() if name != "labels"} for number in numbers]
         ids = [token for pair in own for token in pair["input_ids"]]
-        features.append({"input_ids": ids, "pairs": own, "labels": row["label"], "choices": row["choices"]})
-        cut_rows += not too_long.isdisjoint(numbers)
+        cut_row = not too_long.isdisjoint(numbers)
+        features.append(
+            {"input_ids": ids, "pairs": own, "labels": row["label"], "choices": row["choices"], "cut": cut_row}
+        )
+        cut_rows += cut_row
         first = numbers.stop
     ids_of_rows = tuple(row["id"] for row in split.rows)
     return Encoded(name=split.name, ids=ids_of_rows, features=features, truncated=cut_rows)
