@@ -22,9 +22,13 @@ OTHER_METRICS = (
     *("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc"),
     *("squad_exact_match", "squad_v2_exact"),
     *("spearman", "mse", "mae", "entity_f1_macro", "entity_precision", "entity_recall", "token_accuracy"),
+    *("acc_norm", "acc", "acc_bytes", "acc_tokens"),
 )
-# Baselines that give one answer to everything, see `bench.evaluation.baselines`.
-CONSTANT_BASELINES = ("majority", "no_answer", "split_majority", "mean", "split_mean", "all_o")
+# Baselines that give one answer to everything, or choose by a rule, see `bench.evaluation.baselines`.
+CONSTANT_BASELINES = (
+    *("majority", "no_answer", "split_majority", "mean", "split_mean", "all_o"),
+    *("longest_choice", "chance"),
+)
 SELECTION_MARK = "†"
 STAGES = {"before": "before training", "after": "after training"}
 Located = tuple[Path, Record]
@@ -118,7 +122,7 @@ def all_scores(record: Record) -> list[tuple[str, Score]]:
 
 
 def constant_baseline(record: Record, split: str, metric: str) -> tuple[str, float] | None:
-    """Return the best baseline that gives one answer to everything: its name, and its value of a metric."""
+    """Return the best baseline that needs no model but for `random`: its name, and its value of a metric."""
     known = {
         kind: value
         for kind, values in record.baselines.get(split, {}).items()

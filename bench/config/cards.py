@@ -19,6 +19,8 @@ ANSWERS_TASK = "question_answering"
 ANSWER_LABELS = ("unanswerable", "answerable")
 # Tasks whose rows have a number, and a tag for each of their words.
 NUMBERS_TASK, TAGS_TASK = "regression", "token_classification"
+# The task whose rows have choices of their own, of which one is right.
+CHOICES_TASK = "multiple_choice"
 
 
 def is_cleaning_step(name: str) -> bool:
@@ -33,10 +35,12 @@ class Source(Strict):
     what the folder `datasets` of the card lies in. `json`: a list of objects, or one below `data`. CSV follows RFC
     4180; TSV has no quoting, as in GLUE's files, unless `quoting: true`. `squad`: the official JSON of SQuAD v1.1 or
     v2.0, a question a row. `conll`: a word and its tag on each line, a blank line after each sentence. `seed` and
-    `sizes` are the built-in sets' own.
+    `sizes` are the built-in sets' own. `lm_eval`: `id` is a task of lm-evaluation-harness; of one that is not its own,
+    `folder` and `files: {task: NAME}` say where its YAML file is, and `trust_remote_code` lets this file name Python
+    functions.
     """
 
-    kind: Literal["hub", "jsonl", "json", "csv", "tsv", "parquet", "squad", "conll", "saved", "builtin"]
+    kind: Literal["hub", "jsonl", "json", "csv", "tsv", "parquet", "squad", "conll", "saved", "builtin", "lm_eval"]
     id: Text | None = None
     config: str | None = None
     revision: str | None = None
@@ -45,10 +49,11 @@ class Source(Strict):
     quoting: bool | None = None
     seed: int = 0
     sizes: dict[str, PositiveInt] = {}
+    trust_remote_code: bool = False
 
     @model_validator(mode="after")
     def _complete(self) -> "Source":
-        remote, local = self.kind in ("hub", "builtin"), self.kind in FILE_KINDS
+        remote, local = self.kind in ("hub", "builtin", "lm_eval"), self.kind in FILE_KINDS
         if remote and self.id is None:
             raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `id`")
         if not remote and self.folder is None:
@@ -56,7 +61,9 @@ class Source(Strict):
         if local and not self.files:
             raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `files`, as `split: file name`")
         # A key that would have no effect is refused, so that nobody relies on it.
-        foreign = {"id": not remote, "config": self.kind != "hub", "folder": remote, "files": not local}
+        own_file = self.kind == "lm_eval"
+        foreign = {"id": not remote, "config": self.kind != "hub", "trust_remote_code": not own_file}
+        foreign |= {"folder": remote and not own_file, "files": not local and not own_file}
         foreign |= {"seed": self.kind != "builtin", "sizes": self.kind != "builtin", "quoting": self.kind != "tsv"}
         for key, wrong in foreign.items():
             if wrong and (getattr(self, key) or (key == "quoting" and self.quoting is not None)):
@@ -76,7 +83,8 @@ class Columns(Strict):
     labels, as many flags. answers: gold answers with their offsets in `text`, for question answering; `text_pair` is
     then the question. group: what a row belongs to, as a passage to its article; rows of one group should not be on
     both sides. For regression `label` is a number. tokens, tags: for token classification, lists of words and of a tag
-    for each word.
+    for each word. choices: a column of lists, or of {text, label} as ARC has them, or several columns. label_as: how
+    `label` names the right one of them, where the data leave that open.
     """
 
     id: Text | None = None
@@ -88,6 +96,8 @@ class Columns(Strict):
     tokens: Text = "tokens"
     tags: Text = "tags"
     group: Text | None = None
+    choices: Text | Annotated[tuple[Text, ...], Field(min_length=2), Distinct] | None = None
+    label_as: Literal["from_0", "from_1", "letter", "text"] | None = None
 
 
 class Divide(Strict):
@@ -122,6 +132,7 @@ class Filters(Strict):
 
     labels: rows without any of these are dropped, and the others have no labels but these.
     drop_misaligned: rows of the training split (of no other) with an answer that does not stand where its offset says.
+    drop_equal_choices: rows whose right choice is there twice.
     """
 
     min_words: PositiveInt | None = None
@@ -130,6 +141,7 @@ class Filters(Strict):
     drop_duplicates: bool = False
     drop_empty: bool = False
     drop_misaligned: bool = False
+    drop_equal_choices: bool = False
 
     @model_validator(mode="after")
     def _possible(self) -> "Filters":
@@ -176,6 +188,8 @@ class DatasetCard(Strict):
 
     scheme: of tags of words; entities are then those that it allows, by seqeval's strict mode. Without it they are read
     as in the CoNLL evaluation, seqeval's default mode.
+    normalization: of multiple choice, what the log-likelihood of a choice is divided by before the likeliest one is
+    predicted; lm-evaluation-harness calls the accuracies of the first three acc, acc_norm and acc_bytes.
     """
 
     task: Name
@@ -186,6 +200,7 @@ class DatasetCard(Strict):
     labels: Annotated[tuple[Text, ...], Distinct] = ()
     multi_label: bool = False
     scheme: Literal["IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU"] | None = None
+    normalization: Literal["none", "characters", "bytes", "tokens"] = "none"
     splits: dict[Name, Text] = {}
     divide: tuple[Divide, ...] = ()
     filters: Filters = Filters()
@@ -279,6 +294,25 @@ class DatasetCard(Strict):
         for key, (is_wrong, reason) in wrong.items():
             if is_wrong:
                 raise InvalidKey(key, reason)
+        return self
+
+    @model_validator(mode="after")
+    def _choices_fit(self) -> "DatasetCard":
+        columns = self.columns
+        if columns.choices is None:
+            wrong = {"task": self.task == CHOICES_TASK, "columns.label_as": columns.label_as is not None}
+            wrong |= {"filters.drop_equal_choices": self.filters.drop_equal_choices}
+            wrong |= {"normalization": self.normalization != "none"}
+            reasons = dict.fromkeys(wrong, "needs `columns.choices`: the column of the choices, or several columns")
+        else:
+            wrong = {"columns.choices": self.task != CHOICES_TASK, "labels": bool(self.labels)}
+            wrong |= {"multi_label": self.multi_label, "filters.labels": self.filters.labels is not None}
+            wrong |= {"columns.label_flags": columns.label_flags, "columns.answers": columns.answers is not None}
+            reasons = dict.fromkeys(wrong, "remove it: a row's label is the right one of its own choices")
+            reasons["columns.choices"] = f"only task {CHOICES_TASK!r} has choices"
+        for key, is_wrong in wrong.items():
+            if is_wrong:
+                raise InvalidKey(key, reasons[key])
         return self
 
     @model_validator(mode="after")

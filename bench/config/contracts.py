@@ -92,7 +92,10 @@ class Task(Protocol):
 
     @property
     def READS(self) -> str:
-        """Return what its metrics read: "labels", "answers" in words, "numbers", or "tags" of words."""
+        """Return what its metrics read: "labels", "answers" in words, "numbers", "tags" of words, or "choices".
+
+        Choices are those of a row's own.
+        """
 
     @property
     def METRICS(self) -> Mapping[str, tuple[str, ...]]:
@@ -124,7 +127,8 @@ class Task(Protocol):
 class Metric(Protocol):
     """A metric: values of a whole split, each with a signature. `bench/metrics/_base.py` has classes to derive from.
 
-    reads: what it scores: "predictions" (label ids), "scores" (probabilities), "answers" (texts), "numbers" or "tags".
+    reads: what it scores: "predictions" (label ids), "scores" (probabilities), "answers" (texts), "numbers", "tags" or
+    "choices" (for each of an example's choices the log-likelihood, and its characters, bytes and tokens).
     configs: "default" (one label an example), "multilabel" (rows of 0 and 1), or both; of tags also names of schemes.
     higher_is_better: value name -> direction, of the single numbers that may be compared.
     counts: value names that are plain numbers and get no interval.

@@ -5,6 +5,7 @@ Order of precedence: default < card < recipe < command line. There is no inherit
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -13,16 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from bench.config import architecture, data_folder, foreign_code, model_paths, registry, rules, unused, yaml_loader
-from bench.config.cards import DatasetCard, ModelCard, Presets, Prompt
+from bench.config.cards import Columns, DatasetCard, Filters, ModelCard, Presets, Prompt, Source
 from bench.config.fields import CHAT_DATE
 from bench.config.layers import Layers
 from bench.config.recipe import MethodChoice, Recipe
 from bench.config.validation import Problems, shortened, validate, validate_rest
 from bench.config.yaml_loader import Document, KeyPath, items
-from bench.errors import RecipeError, did_you_mean
+from bench.errors import BenchError, RecipeError, did_you_mean
 from bench.records.record import RecipePart, Record
 from bench.utils import secret_formats
 from bench.utils.files import ROOT, read_bytes
@@ -31,6 +32,8 @@ from bench.utils.system import utc_now
 SHIPPED = ROOT / "recipes"
 CARD_FOLDERS = {"dataset": "datasets", "model": "models"}
 COMMAND_LINE = "command line"
+# Begins the name of a data set that is a task of lm-evaluation-harness.
+LM_EVAL = "lm_eval:"
 # Cards by which the types of all other keys are checked where one is not there.
 _ANY_CARD: dict[str, dict[str, Any]] = {
     "dataset": {
@@ -46,6 +49,12 @@ _DESCRIPTIVE = {"dataset": {"licence": True, "homepage": True, "defaults": True}
 # What a model card says of its own model alone, and what says which model that is.
 _OF_ONE_MODEL = ("revision", "subfolder", "architecture", "max_length", "trust_remote_code")
 _WHICH_MODEL = ("id", "package")
+# Keys of dataset cards that came after the first hashes: (place, key).
+_LATER_KEYS = (
+    *(("columns", key) for key in ("tokens", "tags", "choices", "label_as")),
+    *(("filters", "drop_equal_choices"), ("source", "trust_remote_code"), ("prompt", "decimals")),
+    *(("", "scheme"), ("", "normalization")),
+)
 _WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published")
 # What a published result was found with; where the command line names another, there is nothing to hold a run against.
 _PUBLISHED_WITH = ("dataset", "model", "method", "objective", "head", "prompting", "limit", "evaluation")
@@ -88,13 +97,7 @@ class Resolved:
         content["speed"]["precision"] = "launcher"
         if not content["evaluation"]["allow_selection_on_test"]:
             del content["evaluation"]["allow_selection_on_test"]  # nor was this key, where it is not used
-        for key, default in (("tokens", "tokens"), ("tags", "tags")):  # nor were these, of other tasks
-            if content["dataset"]["columns"][key] == default:
-                del content["dataset"]["columns"][key]
-        if content["dataset"]["scheme"] is None:
-            del content["dataset"]["scheme"]
-        if (content["dataset"]["prompt"] or {}).get("decimals") == Prompt.model_fields["decimals"].default:
-            del content["dataset"]["prompt"]["decimals"]
+        _drop_unset_keys(content["dataset"])
         # So is a chat template's date, where it is no other than that of every run.
         if self.recipe.prompting.date == CHAT_DATE:
             content["prompting"].pop("date")
@@ -150,11 +153,26 @@ class Resolved:
 
     @property
     def metrics_left_out(self) -> tuple[str, ...]:
-        """Return the card's or the task's metrics that need probabilities, where generated answers have none."""
+        """Return the card's or the task's metrics that can't be computed from the answers of this recipe."""
         default = registry.literals("tasks", self.recipe.dataset.task)["METRICS"]
         kind = "multi_label" if self.recipe.dataset.multi_label else "single_label"
         names = self.recipe.dataset.metrics or tuple(default[kind])
         return tuple(name for name in names if not rules.is_defined(name, self.recipe))
+
+
+def _drop_unset_keys(card: dict[str, Any]) -> None:
+    """Drop keys of a dataset card that are not set: they were no part of a hash before there were their tasks."""
+    fields: dict[str, type[BaseModel]] = {
+        "columns": Columns,
+        "filters": Filters,
+        "source": Source,
+        "prompt": Prompt,
+        "": DatasetCard,
+    }
+    for place, key in _LATER_KEYS:
+        inside = card[place] if place else card
+        if inside is not None and inside[key] == fields[place].model_fields[key].default:
+            del inside[key]
 
 
 def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Resolved:
@@ -391,6 +409,10 @@ def _lay_card(kind: str, path: Path, document: Document, given: list[Document], 
         raise RecipeError(
             f"{place}: expected the name of a {kind} card, or a mapping with `card`, got {shortened(chosen)}"
         )
+    if kind == "dataset" and name.startswith(LM_EVAL):
+        made = _made_card(name, place)
+        layers.lay(made.data, (kind,), made)
+        return name
     file = _find_card(kind, name, path, place)
     if file is None:
         known = {card.stem for card in [*find_cards(kind), *find_cards(kind, path.resolve().parent.parent)]}
@@ -398,6 +420,16 @@ def _lay_card(kind: str, path: Path, document: Document, given: list[Document], 
     card = yaml_loader.read_shared(file, _shown(file))
     layers.lay(card.data, (kind,), card)
     return name
+
+
+def _made_card(name: str, place: str) -> Document:
+    """Return the card of a task of lm-evaluation-harness. Raises RecipeError, with its place, where there is none."""
+    # What makes cards of data lies above this package.
+    maker = importlib.import_module("bench.data.card_from_lm_eval")
+    try:
+        return Document(json.dumps(maker.make(name)), f"the card made for {name}", numbered=False)
+    except BenchError as error:
+        raise RecipeError(f"{place}: {error}") from error
 
 
 def _find_card(kind: str, name: str, recipe: Path, place: str) -> Path | None:

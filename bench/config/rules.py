@@ -60,10 +60,18 @@ def card_problems(card: DatasetCard, layers: Layers) -> Iterator[str]:
 
 
 def is_defined(metric: str, recipe: Recipe) -> bool:
-    """Return whether a metric can be computed from a recipe's answers: generated text has no probabilities."""
-    generated = recipe.objective == "text" and recipe.prompting.answer == "generate"
-    known = metric in registry.names("metrics")
-    return not (generated and known and registry.literals("metrics", metric)["reads"] == "scores")
+    """Return whether a metric can be computed from a recipe's answers."""
+    return why_undefined(metric, recipe) is None
+
+
+def why_undefined(metric: str, recipe: Recipe) -> str | None:
+    """Return what a metric needs that the answers of this recipe do not have; None where it can be computed."""
+    reads = registry.literals("metrics", metric)["reads"] if metric in registry.names("metrics") else None
+    if reads == "scores" and recipe.objective == "text" and recipe.prompting.answer == "generate":
+        return "needs probabilities, which generated answers do not have"
+    if reads == "choices" and recipe.objective == "head":
+        return "needs log-likelihoods of choices, which a task head does not have"
+    return None
 
 
 def _metric_problems(recipe: Recipe, metric_names: tuple[str, ...], layers: Layers) -> Iterator[str]:
@@ -73,8 +81,8 @@ def _metric_problems(recipe: Recipe, metric_names: tuple[str, ...], layers: Laye
         place = layers.place((source, "metrics", number))
         if problem := _unusable_metric(name, recipe.dataset.multi_label) or _reads_other(name, recipe.dataset.task):
             yield f"{place}: {problem}"
-        elif not is_defined(name, recipe):
-            yield f"{place}: {name!r} needs probabilities, which generated answers do not have"
+        elif why := why_undefined(name, recipe):
+            yield f"{place}: {name!r} {why}"
         known.update(_value_names(name))
     if any(name.startswith(LIBRARY) for name in metric_names):
         return  # what a metric of the evaluate library returns is known when it has run
@@ -103,7 +111,11 @@ def _reads_other(name: str, task: str) -> str | None:
     """Return why a metric does not fit a task's answers, or None."""
     if name.startswith(LIBRARY):
         return None
-    wanted, has = registry.READ_BY.get(registry.literals("metrics", name)["reads"], "labels"), _reads(task)
+    reads, has = registry.literals("metrics", name)["reads"], _reads(task)
+    if reads == "choices" and has != "choices":
+        return f"metric {name!r} is for choices of a row's own; task {task!r} has none"
+    # The right one of a row's choices is a label too.
+    wanted, has = registry.READ_BY.get(reads, "labels"), "labels" if has == "choices" else has
     if wanted == has:
         return None
     return f"metric {name!r} is for {_KINDS.get(wanted, wanted)}; task {task!r} has {_KINDS.get(has, has)}"
@@ -122,6 +134,10 @@ def _in_words(task: str) -> bool:
     return _reads(task) == "answers"
 
 
+def _has_choices(task: str) -> bool:
+    return bool(registry.literals("tasks", task)["READS"] == "choices")
+
+
 def _split_problems(recipe: Recipe, plan: contracts.LoadPlan, layers: Layers) -> Iterator[str]:
     splits = recipe.dataset.split_names
     needed: list[tuple[KeyPath, str]] = [
@@ -130,7 +146,8 @@ def _split_problems(recipe: Recipe, plan: contracts.LoadPlan, layers: Layers) ->
     needed += [(("limit", name), name) for name in recipe.limit]
     if recipe.training.evaluate_every is not None:
         needed.append((("evaluation", "validation"), recipe.evaluation.validation))
-    if plan.trains != "nothing" or plan.shots:
+    # Shots of an lm_eval task are from where it says itself.
+    if plan.trains != "nothing" or (plan.shots and recipe.dataset.source.kind != "lm_eval"):
         needed.append((("dataset", "splits"), "train"))
     for path, name in needed:
         if name not in splits:
@@ -197,6 +214,9 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     if prompting.answer != "generate" and _reads(recipe.dataset.task) == "numbers":
         how = "the likelihood of an answer" if prompting.answer == "label_likelihood" else "entailment"
         yield f"{place}: {how} is not defined for numbers, of which there is no list; set answer: generate"
+    if _has_choices(recipe.dataset.task):
+        yield from _choice_problems(recipe, layers)
+        return
     if prompting.answer == "label_likelihood" and recipe.dataset.multi_label:
         yield f"{place}: multi-label data need `generate` or `entailment`; the likeliest label is a single one"
     if prompting.answer == "entailment" and recipe.method.name != "zero_shot":
@@ -207,6 +227,27 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
         if prompting.answer != "label_likelihood" and getattr(prompting, key) != getattr(plain, key):
             yield f"{layers.place(('prompting', key))}: only for `answer: label_likelihood`"
     if prompting.answer != "generate" and prompting.max_new_tokens != plain.max_new_tokens:
+        yield f"{layers.place(('prompting', 'max_new_tokens'))}: only for `answer: generate`"
+    if prompting.format != "chat" and prompting.date != plain.date:
+        yield f"{layers.place(('prompting', 'date'))}: only for `format: chat`, whose template may write the date"
+    if recipe.method.name == "few_shot" and "train" in recipe.evaluation.splits:
+        place = layers.place(("evaluation", "splits"))
+        yield f"{place}: the shots are drawn from 'train', so that split can't be scored too"
+
+
+def _choice_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
+    """Yield ways to answer that multiple choice does not have."""
+    prompting, plain = recipe.prompting, Prompting()
+    if prompting.answer != "label_likelihood":
+        place = layers.place(("prompting", "answer"))
+        yield f"{place}: multiple choice is scored by the likelihood of each choice; set answer: label_likelihood"
+    if prompting.normalization != plain.normalization:
+        place = layers.place(("prompting", "normalization"))
+        yield f"{place}: of multiple choice it is a key of the dataset card; set dataset.normalization"
+    if prompting.calibration != plain.calibration:
+        place = layers.place(("prompting", "calibration"))
+        yield f"{place}: not for multiple choice, whose choices are other ones for each text"
+    if prompting.max_new_tokens != plain.max_new_tokens:
         yield f"{layers.place(('prompting', 'max_new_tokens'))}: only for `answer: generate`"
     if prompting.format != "chat" and prompting.date != plain.date:
         yield f"{layers.place(('prompting', 'date'))}: only for `format: chat`, whose template may write the date"

@@ -126,6 +126,7 @@ def _kept(facts: Facts) -> Reason:
 CONDITIONS: dict[str, Condition] = {
     "dataset.metrics": lambda facts: _unless(not facts.recipe.evaluation.metrics, "`evaluation.metrics` replaces it"),
     "dataset.prompt": _text,
+    "dataset.normalization": _text,
     "dataset.prompt.joint": _joint,
     "dataset.prompt.template": _question,
     "dataset.prompt.instruction": _question,

@@ -46,8 +46,11 @@ def collate(features: Sequence[Mapping[str, Any]], tokenizer: Any) -> dict[str, 
     """Return a batch of {"input_ids", "labels"}, and "token_type_ids" where features have them, padded on the right.
 
     Of features with "word_labels", a label or IGNORED for each token, these are the labels. A number as label that is
-    IGNORED by chance is moved by one unit in the last place, else it would be no loss item in either engine's count.
+    IGNORED by chance is moved by one unit in the last place, else it would be no loss item in either engine's count. Of
+    features with "pairs" see `collate_choices`.
     """
+    if "pairs" in features[0]:
+        return collate_choices(features, tokenizer)
     rows = [feature["input_ids"] for feature in features]
     mask = length_mask(rows)
     batch = _inputs(rows, mask, tokenizer.pad_token_id)
@@ -61,6 +64,22 @@ def collate(features: Sequence[Mapping[str, Any]], tokenizer: Any) -> dict[str, 
     if "token_type_ids" in features[0]:
         batch["token_type_ids"] = pad([feature["token_type_ids"] for feature in features], mask, 0)
     return batch
+
+
+def collate_choices(features: Sequence[Mapping[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
+    """Return a batch of {"pairs", "labels"}: input_ids, attention_mask ... [examples, choices, tokens].
+
+    Where an example has fewer choices than another one, a single token of it stands in their place, which is attended
+    to, since a row without any has no hidden state: the loss leaves out rows of one token. labels: [examples].
+    """
+    most = max(len(feature["pairs"]) for feature in features)
+    rows: list[Mapping[str, Any]] = []
+    for feature in features:
+        own = feature["pairs"]
+        rows += [*own, *[{name: ids[:1] for name, ids in own[0].items()}] * (most - len(own))]
+    batch = collate([{**row, "labels": 0} for row in rows], tokenizer)
+    batch = {name: tensor.view(len(features), most, -1) for name, tensor in batch.items() if name != "labels"}
+    return {**batch, "labels": torch.tensor([feature["labels"] for feature in features])}
 
 
 def collate_answers(

@@ -14,6 +14,11 @@ Feature = dict[str, Any]
 Kind = Literal["labels", "answers", "numbers", "tags"]
 
 
+def row_lengths(feature: Feature) -> list[int]:
+    """Return the tokens of each row that a model reads for an example: one, or a pair for each of its choices."""
+    return [len(pair["input_ids"]) for pair in feature["pairs"]] if "pairs" in feature else [len(feature["input_ids"])]
+
+
 def per_row(items: Iterable[Any]) -> np.ndarray:
     """Return [examples] Python objects; `np.array` would make a table of lists of equal length."""
     return np.fromiter(items, dtype=object)

@@ -137,6 +137,8 @@ def _reason_to_drop(row: dict[str, Any], card: DatasetCard, labels: Labels, seen
         return "max_words"
     if filters.labels is not None and not labels.is_kept(row["label"]):
         return "labels"
+    if row.get("is_twice"):
+        return "drop_equal_choices"
     if filters.drop_duplicates:
         key = text_key(row)
         if key in seen:
@@ -146,5 +148,6 @@ def _reason_to_drop(row: dict[str, Any], card: DatasetCard, labels: Labels, seen
 
 
 def text_key(row: dict[str, Any]) -> str:
-    """Return a key that rows share whose texts count as the same, whatever their case and white space."""
-    return cleaning.normalized(row["text"]) + "\x00" + cleaning.normalized(row["text_pair"] or "")
+    """Return a key that rows share whose texts, and choices, count as the same, whatever their case and white space."""
+    texts = [row["text"], row["text_pair"] or "", *sorted(row.get("choices", ()))]
+    return "\x00".join(map(cleaning.normalized, texts))

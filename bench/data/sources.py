@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bench.config.cards import Source
-from bench.data import conll, files, squad
+from bench.data import conll, files, lm_eval_rows, squad
 from bench.data.builtin import corpora
-from bench.errors import DataError, did_you_mean
+from bench.errors import BenchError, DataError, did_you_mean
 
 Row = dict[str, Any]
 Rows = list[Row]
@@ -50,11 +50,14 @@ def read(source: Source, wanted: Iterable[str]) -> dict[str, Table]:
         if source.kind == "builtin":
             generated = corpora.generate(str(source.id), source.seed, source.sizes or None)
             return {name: _whole(name, list(_of(generated, name)), {}) for name in wanted}
+        if source.kind == "lm_eval":
+            documents, notes = lm_eval_rows.read(source, wanted)
+            return {name: _whole(name, rows, {}, notes) for name, rows in documents.items()}
         if source.kind in ("hub", "saved"):
             return _load_dataset(source, wanted)
         folder = _folder(source)
         return {name: _read_files(source, folder, name) for name in wanted}
-    except DataError:
+    except BenchError:
         raise
     except Exception as error:
         cause = error.__cause__ or error

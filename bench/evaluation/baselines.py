@@ -7,6 +7,7 @@ import numpy as np
 from bench.data.examples import kind_of, per_row
 from bench.data.tagging import OUTSIDE
 from bench.errors import ScoreError
+from bench.evaluation import choice_baselines
 from bench.evaluation.metric_set import MetricSet, Predictions
 
 RANDOM_DRAWS = 100
@@ -26,13 +27,20 @@ def baselines(
     ScoreError where the predictions don't have the references' shape.
     """
     constant = {name: metrics.values(found) for name, found in constants(metrics, train_references, split).items()}
+    if choice_baselines.has_choices(split):
+        return {"chance": choice_baselines.chance(metrics, split), **constant}
     if kind_of(split.references) != "labels" or train_references is None:
         return constant
     return {**constant, "random": _random(metrics, train_references, split)}
 
 
 def constants(metrics: MetricSet, train_references: np.ndarray | None, split: Predictions) -> dict[str, Predictions]:
-    """Return name of a baseline -> predictions that are the same for every example; see `baselines`."""
+    """Return name of a baseline -> predictions that are the same for every example; see `baselines`.
+
+    Of multiple choice those of `choice_baselines`.
+    """
+    if choice_baselines.has_choices(split):
+        return choice_baselines.constants(train_references, split)
     kind = kind_of(split.references)
     if kind == "tags":
         none = per_row([(OUTSIDE,) * len(tags) for tags in split.references])

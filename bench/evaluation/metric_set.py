@@ -19,6 +19,7 @@ from bench.config import foreign_code, registry
 from bench.config.contracts import AdditiveMetric, Metric
 from bench.config.foreign_code import LIBRARY
 from bench.data import tagging
+from bench.data.examples import per_row
 from bench.errors import ScoreError, SetupError
 from bench.models.library_internals import evaluate_internals
 from bench.records.record import Score
@@ -27,6 +28,8 @@ BOOTSTRAP_DRAWS = 2000
 # A metric that is no function of sums is recomputed as a whole for each draw, which costs milliseconds.
 RECOMPUTED_DRAWS = 200
 CONFUSIONS = "confusion_matrix"  # counts without an interval
+# What is known of each choice of an example, in `Predictions.extra`.
+CHOICE_ROWS = ("log_likelihoods", "choice_characters", "choice_bytes", "choice_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +290,8 @@ def _column(rows: Any) -> Any:
 
 
 def _read_by(metric: Metric, predictions: Predictions) -> np.ndarray:
+    if metric.reads == "choices":
+        return per_row([[extra[name] for name in CHOICE_ROWS] for extra in predictions.extra])
     return predictions.scores if metric.reads == "scores" else predictions.predictions
 
 

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from bench.config.cards import CHOICES_TASK
 from bench.data.sources import Rows
 from bench.errors import DataError, did_you_mean
 
@@ -78,7 +79,13 @@ def _row(place: str, line: str) -> dict[str, Any]:
         value = row.get(key)
         if not isinstance(value, str) and (value is not None or key == "text"):
             raise DataError(f"{place}: `{key}` must be a text, got {json.dumps(value)[:60]}")
-    return {"text": row["text"], "text_pair": row.get("text_pair")}
+    found = {"text": row["text"], "text_pair": row.get("text_pair")}
+    if "choices" in row:
+        choices = row["choices"]
+        if not isinstance(choices, list) or not all(isinstance(text, str) for text in choices):
+            raise DataError(f"{place}: `choices` must be a list of texts, got {json.dumps(choices)[:60]}")
+        found["choices"] = choices
+    return found
 
 
 def check(rows: Rows, description: dict[str, Any]) -> None:
@@ -90,7 +97,9 @@ def check(rows: Rows, description: dict[str, Any]) -> None:
         raise DataError("there are no texts to predict")
     pairs, questions = _reads_pairs(description), description["task"] == "question_answering"
     for number, row in enumerate(rows, start=1):
-        for text in (row["text"], row["text_pair"] or ""):
+        if description["task"] == CHOICES_TASK:
+            _check_choices(f"text {number}", row.get("choices", []))
+        for text in (row["text"], row["text_pair"] or "", *row.get("choices", ())):
             _check_text(f"text {number}", text)
         if not row["text"].strip():
             raise DataError(f"text {number} is empty")
@@ -104,6 +113,15 @@ def check(rows: Rows, description: dict[str, Any]) -> None:
             )
         if pairs is False and has_pair:
             raise DataError(f"text {number} has a `text_pair`, and this model was trained on single texts")
+
+
+def _check_choices(name: str, choices: list[str]) -> None:
+    if not choices:
+        raise DataError(f"{name} has no choices: give JSON lines with `text` and, for it, a list `choices`")
+    if len(choices) < 2 or not all(text.strip() for text in choices):
+        raise DataError(f"{name}: `choices` must be two texts at least, none of them empty, got {choices!r:.60}")
+    if len(set(choices)) < len(choices):
+        raise DataError(f"{name} has a choice twice: {max(choices, key=choices.count)!r:.60}")
 
 
 def _reads_pairs(description: dict[str, Any]) -> bool | None:

@@ -14,12 +14,13 @@ from bench.config.training import Spans
 from bench.data.batching import collate, grouped
 from bench.data.prompts.encode import PromptEncoder
 from bench.data.prompts.template import Renderer
+from bench.data.rows import Split
 from bench.data.sources import Rows
 from bench.errors import BenchError, DataError
 from bench.evaluation import new_texts, saved_model, text_examples
 from bench.evaluation.metric_set import MetricSet
-from bench.evaluation.reader import Scoring
-from bench.evaluation.readers import head, span
+from bench.evaluation.reader import Reader, Scoring
+from bench.evaluation.readers import choice_head, choices, head, span
 from bench.evaluation.scoring import label_names
 from bench.models import input_limits
 from bench.models.batch_budget import default_budget
@@ -33,15 +34,21 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
     scores: probability per label name. cut: the text was truncated to the model's max_length. A model that generates
     answers gives the generated text as "written" instead of scores; an answer that can't be parsed has label None.
     For a model that answers questions, `text_pair` is the question, which is returned as "text", and the label is its
-    answer: words of the passage, "" for none.
+    answer: words of the passage, "" for none. For a model of multiple choice, rows have `choices`, and the label is one
+    of these.
     """
     console.quiet_libraries()
     new_texts.check(rows, saved_model.describe(saved_model.find(run_folder)))  # before seconds are spent on the model
     model, tokenizer, description = saved_model.load(run_folder)
     objective = description["objective"]
-    if registry.load_task(description["task"]).READS == "answers":
-        objective = "span" if objective == "head" else objective
-    predict_rows = {"head": _predict_with_head, "span": _predict_spans, "text": _predict_with_prompts}[objective]
+    if objective == "head":
+        objective = {"answers": "span", "choices": "choices"}.get(registry.load_task(description["task"]).READS, "head")
+    predict_rows = {
+        "head": _predict_with_head,
+        "span": _predict_spans,
+        "choices": _predict_choices,
+        "text": _predict_with_prompts,
+    }[objective]
     try:
         positions = input_limits.of_input(model).positions
         if positions is not None:  # a recipe may allow more, as long as its own texts are shorter
@@ -88,6 +95,35 @@ def _predict_spans(model: Any, tokenizer: Any, description: dict[str, Any], rows
                     "cut": False,
                 }
     return predictions
+
+
+def _predict_choices(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:
+    """Return the right ones of each row's own choices, by a head."""
+    named = [{**row, "id": f"text {number + 1}", "label": 0} for number, row in enumerate(rows)]
+    split = choice_head.encode_split(Split(name="texts", rows=named), tokenizer, description["max_length"])
+    reader = choice_head.ChoiceHeadReader(model, split, _scoring(tokenizer, description, num_labels=0))
+    predictions: Rows = [{} for _ in rows]
+    with torch.no_grad():
+        for numbers in reader.batches:
+            for number, answer in zip(numbers, reader.read(numbers), strict=True):
+                own, feature = rows[number]["choices"], split.features[number]
+                predictions[number] = {
+                    "text": rows[number]["text"],
+                    "label": own[answer.prediction],
+                    "scores": dict(zip(own, answer.scores, strict=True)),
+                    "cut": feature["cut"],
+                }
+    return predictions
+
+
+def _scoring(tokenizer: Any, description: dict[str, Any], *, num_labels: int) -> Scoring:
+    return Scoring(
+        tokenizer=tokenizer,
+        metrics=MetricSet((), multi_label=description["multi_label"], num_labels=num_labels),
+        threshold=description["threshold"],
+        device=torch.device("cpu"),
+        precision="no",
+    )
 
 
 def _predict_with_head(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:
@@ -137,22 +173,22 @@ def _predict_with_prompts(model: Any, tokenizer: Any, description: dict[str, Any
     )
     named = [{**row, "id": f"text {number + 1}", "label": 0} for number, row in enumerate(rows)]
     split = text_examples.encode_split(prompt_encoder, "texts", named, prompting, prompt)
-    scoring = Scoring(
-        tokenizer=tokenizer,
-        metrics=MetricSet((), multi_label=several, num_labels=len(labels)),
-        threshold=description["threshold"],
-        device=torch.device("cpu"),
-        precision="no",
-    )
-    reader = text_examples.reader_of(prompting, prompt, task, labels, several, prompt_encoder)(model, split, scoring)
+    has_choices = task.READS == "choices"
+    scoring = _scoring(tokenizer, description, num_labels=0 if has_choices else len(labels))
+    if has_choices:
+        reader: Reader = choices.ChoiceReader(model, split, scoring, description["normalization"])
+    else:
+        make = text_examples.reader_of(prompting, prompt, task, labels, several, prompt_encoder)
+        reader = make(model, split, scoring)
     predictions: Rows = [{} for _ in rows]
     for numbers in reader.batches:
         for number, answer in zip(numbers, reader.read(numbers), strict=True):
             written = answer.extra.get("text")
+            names = rows[number]["choices"] if has_choices else labels
             predictions[number] = {
                 "text": rows[number]["text_pair" if task.READS == "answers" else "text"],
-                "label": label_names(answer.prediction, labels),
-                "scores": None if written is not None else dict(zip(labels, answer.scores, strict=True)),
+                "label": label_names(answer.prediction, names),
+                "scores": None if written is not None else dict(zip(names, answer.scores, strict=True)),
                 "cut": split.features[number]["cut"],
                 **({"written": written} if written is not None else {}),
             }

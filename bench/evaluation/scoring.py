@@ -97,13 +97,14 @@ def _lines(predictions: Predictions, metrics: MetricSet, labels: tuple[str, ...]
         # Generated answers have no probabilities.
         extra = predictions.extra[row] if predictions.extra else {}
         names = ("no_answer",) if isinstance(predictions.predictions[row], str) else labels
+        scores = predictions.scores[row]
+        if "choice_characters" in extra:  # the row's own, of which others may have more
+            names, scores = (values[: len(extra["choice_characters"])] for values in (names, scores))
         line = {
             "id": identity,
             "prediction": label_names(predictions.predictions[row], labels),
             "reference": label_names(predictions.references[row], labels),
-            "scores": None
-            if "text" in extra or kind in ("numbers", "tags")
-            else _named(names, predictions.scores[row]),
+            "scores": None if "text" in extra or kind in ("numbers", "tags") else _named(names, scores),
             "metrics": {name: float(values[row]) for name, values in per_example.items()},
             **extra,
         }

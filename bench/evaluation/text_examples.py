@@ -21,7 +21,7 @@ from bench.data.rows import Split
 from bench.errors import SetupError
 from bench.evaluation.metric_set import Predictions
 from bench.evaluation.reader import Reader, Scoring
-from bench.evaluation.readers import entailment, generation, likelihood
+from bench.evaluation.readers import choices, entailment, generation, likelihood
 from bench.models.build import GENERATIVE_CLASSES
 from bench.records import record
 
@@ -79,6 +79,9 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, task: 
     }
     train = _encode_train(prompt_encoder, corpus.splits["train"]) if trained else None
     reader = reader_of(recipe.prompting, prompt, task, corpus.labels, recipe.dataset.multi_label, prompt_encoder)
+    if prompt_encoder.wording.choices_of is not None:
+        reader = partial(_choice_reader, normalization=recipe.dataset.normalization)
+        prompt_encoder.notes += choices.notes(splits.values())
     prompts = _prompts(recipe, plan, prompt_encoder, splits)
     return TextExamples(splits=splits, train=train, reader=reader, prompts=prompts, notes=prompt_encoder.notes)
 
@@ -146,8 +149,9 @@ def _prompt(recipe: Recipe) -> Prompt:
 def _shots(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus) -> ShotSampler | None:
     if not plan.shots:
         return None
-    # Not where every question has an answer, nor without labels.
+    # Not where every question has an answer, nor without labels, nor by where the right choice stands.
     balanced = not recipe.dataset.multi_label and corpus.version != "1.1" and bool(corpus.labels)
+    balanced = balanced and recipe.dataset.columns.choices is None
     return ShotSampler(corpus.splits["train"].rows, corpus.labels, plan.shots, recipe.seed, balanced=balanced)
 
 
@@ -190,6 +194,10 @@ def reader_of(
 
 def _likelihood_reader(model: Any, split: Encoded, scoring: Scoring, **options: Any) -> Reader:
     return likelihood.LikelihoodReader(model, split, scoring, **options)
+
+
+def _choice_reader(model: Any, split: Encoded, scoring: Scoring, **options: Any) -> Reader:
+    return choices.ChoiceReader(model, split, scoring, **options)
 
 
 def _generation_reader(model: Any, split: Encoded, scoring: Scoring, **options: Any) -> Reader:
@@ -249,7 +257,9 @@ def _signature(recipe: Recipe, plan: LoadPlan, prompt_encoder: PromptEncoder) ->
     if prompting.answer == "label_likelihood":
         texts = _prompt(recipe).content_free if prompting.calibration == "content_free" else ()
         calibration = f"{prompting.calibration}{f',{_digest(list(texts))}' if texts else ''}"
-        parts += [f"normalization:{prompting.normalization}", f"calibration:{calibration}"]
+        own = prompt_encoder.wording.choices_of is not None
+        normalization = recipe.dataset.normalization if own else prompting.normalization
+        parts += [f"normalization:{normalization}", f"calibration:{calibration}"]
         parts.append(f"end:{'scored' if prompt_encoder.scores_end else 'not_scored'}")
     else:
         free = not prompt_encoder.wording.choices and not recipe.dataset.multi_label

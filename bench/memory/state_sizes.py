@@ -24,7 +24,7 @@ from bench.config.recipe import Recipe
 from bench.config.resolve import Resolved
 from bench.errors import BenchError, SetupError
 from bench.evaluation import text_examples
-from bench.models import build, heads, span_head, token_head
+from bench.models import build, choice_head, heads, span_head, token_head
 from bench.models.library_internals import bitsandbytes_internals, transformers_internals
 from bench.utils.loading_errors import reason
 
@@ -126,6 +126,8 @@ def _bare(card: ModelCard, plan: LoadPlan, auto_class: str, labels: tuple[str, .
         span_head.register(config)
     if auto_class == token_head.AUTO_CLASS:
         token_head.register(config)
+    if auto_class == choice_head.AUTO_CLASS:
+        choice_head.register(config)
     model = build.from_config(family, config, card, plan)
     model.config.use_cache = False
     return model

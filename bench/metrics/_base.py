@@ -66,6 +66,8 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
             return checked_numbers(predictions, references)
         if self.reads == "tags":
             return checked_tags(predictions, references)
+        if self.reads == "choices":
+            return checked_choices(predictions, references)
         if self.reads == "scores":
             labels = _checked_references(references, num_labels, self.multi_label)
             shape = (len(labels), num_labels)
@@ -83,7 +85,8 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
         text, label_id, real = datasets.Value("string"), datasets.Value("int64"), datasets.Value("float64")
         label_ids = datasets.Sequence(label_id) if self.multi_label else label_id
         both = {"numbers": real, "tags": datasets.Sequence(text)}
-        predictions = {"answers": text, "scores": datasets.Sequence(real), **both}
+        choices = datasets.Sequence(datasets.Sequence(real))
+        predictions = {"answers": text, "scores": datasets.Sequence(real), "choices": choices, **both}
         references = {"answers": datasets.Sequence(text), **both}
         features = {
             "predictions": predictions.get(self.reads, label_ids),
@@ -106,8 +109,8 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
         }
 
     def _num_labels(self, predictions: Any, references: Any) -> int:
-        """Return the width of a row, or the highest label id + 1; 0 for answers in words, numbers and tags."""
-        if self.reads in ("answers", "numbers", "tags"):
+        """Return the width of a row, or the highest label id + 1; 0 for all but labels and their probabilities."""
+        if self.reads in ("answers", "numbers", "tags", "choices"):
             return 0
         if self.reads == "scores" or self.multi_label:
             return int(np.shape(predictions if self.reads == "scores" else references)[-1])
@@ -467,6 +470,23 @@ def checked_tags(predictions: Any, references: Any) -> tuple[list[list[str]], li
             if not isinstance(tag, str) or not tag:
                 raise ValueError(f"tags must be texts like 'B-PER', got {tag!r} in sentence {number}")
     return [one for one, _ in pairs], [other for _, other in pairs]
+
+
+def checked_choices(predictions: Sequence[Any], references: ArrayLike) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return [examples] arrays [rows, choices], and the right choices' numbers, [examples].
+
+    Raises ValueError for tables of another form, and for a reference that is none of its choices.
+    """
+    tables_of = [np.asarray(table, dtype=float) for table in predictions]
+    right = np.asarray(references)
+    if len(tables_of) != len(right):
+        raise ValueError(f"{len(tables_of)} predictions for {len(right)} references")
+    for number, table in enumerate(tables_of):
+        if table.ndim != 2 or not table.shape[1]:
+            raise ValueError(f"prediction {number} must be rows of one number for each choice, got {table.shape}")
+        if not 0 <= right[number] < table.shape[1]:
+            raise ValueError(f"reference {right[number]} is out of range: expected 0 to {table.shape[1] - 1}")
+    return tables_of, right
 
 
 def normalised_answer(text: str) -> str:

@@ -20,7 +20,7 @@ from bench.config.cards import ModelCard
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Head
 from bench.errors import SetupError, nearest
-from bench.models import checkpoint_head, heads, quantization, span_head, token_head
+from bench.models import checkpoint_head, choice_head, heads, quantization, span_head, token_head
 from bench.models.heads import MISSING, newly_initialized_modules
 from bench.models.library_internals import transformers_internals
 from bench.utils.loading_errors import is_missing_folder, reason, shown
@@ -86,6 +86,8 @@ def build(
         span_head.register(config)
     if auto_class == token_head.AUTO_CLASS:
         token_head.register(config)
+    if auto_class == choice_head.AUTO_CLASS:
+        choice_head.register(config)
     quantized = _check_quantization(config, card, plan, weights)
     if weights == "random" and plan.quantization is not None:
         model = _random_quantized(family, config, card, plan, device)
@@ -359,6 +361,8 @@ def _kind(auto_class: str) -> str:
         return "model for answers that are spans"
     if auto_class == token_head.AUTO_CLASS:
         return "model with a head for each token"
+    if auto_class == choice_head.AUTO_CLASS:
+        return "model for multiple choice"
     return "language model" if auto_class in GENERATIVE_CLASSES.values() else "text classifier"
 
 

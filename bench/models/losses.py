@@ -26,6 +26,20 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 NOTHING = float("-inf")
 
 
+def choice_loss_sum(
+    logits: torch.Tensor, labels: torch.Tensor, present: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Return the cross-entropy over each example's own choices, summed over examples, in float32.
+
+    logits, present: [examples, choices]; where `present` is false there is no choice. labels: [examples]. Smoothing
+    moves that share of the target to the uniform distribution over the choices that there are (Szegedy et al. 2016).
+    """
+    log_likelihoods = logits.float().masked_fill(~present, NOTHING).log_softmax(-1)
+    right = log_likelihoods.gather(-1, labels[:, None])[:, 0]
+    uniform = log_likelihoods.masked_fill(~present, 0).sum(-1) / present.sum(-1)
+    return -((1 - label_smoothing) * right + label_smoothing * uniform).sum()
+
+
 def span_loss_sum(
     start_logits: torch.Tensor,
     end_logits: torch.Tensor,

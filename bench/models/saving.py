@@ -14,7 +14,7 @@ from bench.config import foreign_code, registry
 from bench.config.cards import ModelCard
 from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
-from bench.models import adapters, heads, span_head, token_head
+from bench.models import adapters, choice_head, heads, span_head, token_head
 from bench.models.build import GENERATIVE_CLASSES, locate, task_settings
 from bench.utils import files
 from bench.utils.loading_errors import reason, shown
@@ -123,6 +123,8 @@ def _register(family: Any, config: Any) -> dict[str, str] | None:
         return span_head.key_mapping(config)
     if family.__name__ == token_head.AUTO_CLASS:
         token_head.register(config)
+    if family.__name__ == choice_head.AUTO_CLASS:
+        choice_head.register(config)
     return None
 
 
@@ -225,7 +227,7 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
     task = {} if _is_text(description) else task_settings(outputs, description["multi_label"])
     try:
         family, renamed = _auto_class(description), None
-        if family.__name__ in (span_head.AUTO_CLASS, token_head.AUTO_CLASS):
+        if family.__name__ in (span_head.AUTO_CLASS, token_head.AUTO_CLASS, choice_head.AUTO_CLASS):
             config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=trusted)
             renamed = _register(family, config)
         model = family.from_pretrained(

@@ -79,7 +79,7 @@ class Steps:
     def add(self, inputs: dict[str, torch.Tensor]) -> None:
         """Count one micro-batch, before it is run, without a transfer to or from the device: both would synchronise."""
         mask, labels = inputs["attention_mask"], inputs["labels"]
-        self.in_hand = (mask.shape[0], mask.shape[1])
+        self.in_hand = (mask.shape[0], mask[0].numel())  # with all choices of an example
         counts = Counts(mask.shape[0], mask.numel(), torch.stack([mask.sum(), (labels != -100).sum()]))
         self._pending = counts if self._pending is None else self._pending + counts
 

@@ -6,14 +6,14 @@ from functools import partial
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from bench.config import contracts, foreign_code, registry
+from bench.config import contracts, foreign_code, registry, rules
 from bench.config.recipe import Recipe
 from bench.data import dataset, squad
 from bench.data import tokenizer as tokenizers
 from bench.data.examples import Encoded
 from bench.distributed import setup, sharding
 from bench.errors import SetupError
-from bench.evaluation import metric_set, self_check, text_examples
+from bench.evaluation import lm_eval_examples, metric_set, self_check, text_examples
 from bench.evaluation.reader import Scoring
 from bench.models import build
 from bench.records import record
@@ -48,7 +48,7 @@ def load_data(run: RunContext) -> RunInputs:
         # A metric that written answers can't have keeps nobody from comparing them by the others.
         signatures = metrics.signatures() | build_metrics(run.resolved.metrics_left_out).signatures()
     for name in run.resolved.metrics_left_out:
-        run.record.note(f"{name} is left out: it needs probabilities, which generated answers do not have")
+        run.record.note(f"{name} is left out: it {rules.why_undefined(name, recipe)}")
     for note in [*run.resolved.included_notes, *corpus.notes, *notes]:
         run.record.note(note)
     for warning in corpus.warnings:
@@ -118,7 +118,10 @@ def _encode(
     if recipe.objective == "head":
         data = task.encode(corpus, tokenizer, recipe, run.state)
     else:  # a prompt is made of more than its row, so that no tokens are kept
-        asked = text_examples.encode_corpus(recipe, plan, corpus, task, tokenizer)
+        if recipe.dataset.source.kind == "lm_eval":
+            asked = lm_eval_examples.encode_corpus(recipe, plan, corpus, tokenizer)
+        else:
+            asked = text_examples.encode_corpus(recipe, plan, corpus, task, tokenizer)
         run.record.prompts = asked.prompts
         data = contracts.EncodedData(
             splits=asked.splits, train=asked.train, reader=asked.reader, notes=tuple(asked.notes)

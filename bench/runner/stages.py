@@ -16,7 +16,7 @@ from bench import console
 from bench.config import registry, rules, yaml_loader
 from bench.config.fields import Strict
 from bench.config.recipe import Recipe
-from bench.data.examples import Encoded
+from bench.data.examples import Encoded, row_lengths
 from bench.evaluation import input_check, scoring, text_examples
 from bench.evaluation.reader import Scoring
 from bench.models import adapter_readback, build, checkpoint_head, flops, heads, positions, product_types, saving
@@ -424,6 +424,7 @@ def _saved_description(run: RunContext) -> dict[str, Any]:
         "outputs": list(inputs.task.head_outputs(inputs.corpus.labels)) if recipe.objective == "head" else [],
         "scheme": recipe.dataset.scheme,
         "multi_label": recipe.dataset.multi_label,
+        "normalization": recipe.dataset.normalization,
         "pairs": recipe.dataset.columns.text_pair is not None,
         "threshold": recipe.evaluation.threshold,
         "max_length": recipe.max_length,
@@ -482,13 +483,15 @@ def _step_flops(run: RunContext) -> float | None:
     inputs, result = run.fit_inputs, run.fit_result
     assert inputs is not None
     assert result is not None
-    lengths, order = inputs.train.lengths, inputs.order[: result.steps * inputs.budget.global_batch]
+    lengths = [row_lengths(feature) for feature in inputs.train.features]
+    order = inputs.order[: result.steps * inputs.budget.global_batch]
     answers = None
     if inputs.writes_by_encoder_decoder:
         answers = [len(inputs.train.features[number]["token_labels"]) for number in order]
     calls = result.steps * inputs.budget.accumulation * run.state.num_processes
+    rows = [tokens for number in order for tokens in lengths[number]]
     try:
-        return flops.step_flops(run.model, [lengths[number] for number in order], answers, calls) / result.steps
+        return flops.step_flops(run.model, rows, answers, calls) / result.steps
     except flops.UncountableError as error:
         run.record.note(f"model FLOPs and MFU are not known: {error}")
         return None

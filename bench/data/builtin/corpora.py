@@ -1,7 +1,7 @@
 """The built-in data sets: reviews and posts here, the others from files of their own; deterministic and offline.
 
-Each resembles a well-known task (sentiment, several emotions at once, question answering, ratings, names in sentences).
-Labels and answers follow from the text without noise, so a low score is the model's or the harness's.
+Each resembles a well-known task (sentiment, several emotions at once, question answering, ratings, names in sentences,
+multiple choice). Labels and answers follow from the text without noise, so a low score is the model's or the harness's.
 A grammar maps a symbol to alternatives, separated by "|" or a line break; `{symbol}` becomes one of them.
 """
 
@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.data.builtin import notices, passages, ratings
+from bench.data.builtin import endings, notices, passages, ratings
 from bench.errors import DataError, did_you_mean
 
 Row = dict[str, Any]
 Grammar = Mapping[str, str]
 
-NAMES: tuple[str, ...] = ("reviews", "posts", *passages.NAMES, *ratings.NAMES, *notices.NAMES)
+NAMES: tuple[str, ...] = ("reviews", "posts", *passages.NAMES, *ratings.NAMES, *notices.NAMES, *endings.NAMES)
 _SIZES: Mapping[str, int] = {"train": 1600, "validation": 200, "test": 400}
 _PASSAGES_SIZES: Mapping[str, int] = {"train": 800, "validation": 80, "test": 80}
 # Which split may use a text is decided by the text's digest modulo 4: half of all texts are for training.
@@ -31,6 +31,7 @@ _WORDS: Mapping[str, range] = {
     **dict.fromkeys(passages.NAMES, range(3, 4)),
     "ratings": range(2, 61),
     "notices": range(4, 61),
+    **dict.fromkeys(endings.NAMES, range(5, 31)),
 }
 # Ids have five digits.
 _MOST_ROWS = 99_999
@@ -293,6 +294,10 @@ def _draw_notice(rng: random.Random, _turn: _Turn) -> tuple[str, list[Row]]:
     return notices.draw(rng)
 
 
+def _draw_ending(rng: random.Random, _turn: _Turn) -> tuple[str, list[Row]]:
+    return endings.draw(rng)
+
+
 _DRAW: Mapping[str, Callable[[random.Random, _Turn], tuple[str, list[Row]]]] = {
     "reviews": _draw_review,
     "posts": _draw_post,
@@ -300,4 +305,5 @@ _DRAW: Mapping[str, Callable[[random.Random, _Turn], tuple[str, list[Row]]]] = {
     "passages_v2": _draw_article_v2,
     "ratings": _draw_rating,
     "notices": _draw_notice,
+    "endings": _draw_ending,
 }

@@ -28,12 +28,14 @@ Row = Mapping[str, Any]
 class Wording:
     """A task's texts for a row: the fields of the template, and the answer in words.
 
-    choices: the words of every possible answer, or () where the answer is free. truncated: the field that may be cut.
+    choices: the words of every possible answer, or () where the answer is free. choices_of: those of a row, where every
+    row has its own. truncated: the field that may be cut.
     """
 
     fields: Callable[[Mapping[str, Any]], dict[str, str]]
     answer: Callable[[Mapping[str, Any]], str]
     choices: tuple[str, ...] = ()
+    choices_of: Callable[[Mapping[str, Any]], tuple[str, ...]] | None = None
     truncated: str = "text"
 
 
@@ -123,7 +125,8 @@ class PromptEncoder:
         "prompt_hash", and "shot_ids" where every row has its own}. Raises SetupError when a prompt leaves no room for
         its text.
         """
-        encoded, cut = self._encode(rows, [self._fields(row) for row in rows], [self._shots_of(row) for row in rows])
+        fields, shots = [self._fields(row) for row in rows], [self._shots_of(row) for row in rows]
+        encoded, cut = self._encode(rows, fields, shots, own=self._own_choices(rows))
         features: list[Feature] = []
         for number, row in enumerate(rows):
             text_ids, continuation_ids = encoded.text_ids[number], self._with_ends(encoded.continuation_ids[number])
@@ -138,6 +141,8 @@ class PromptEncoder:
                     "prompt_hash": prompt_hash(text_ids, continuation_ids),
                 }
             )
+            if "choices" in row:
+                features[-1]["choices"] = row["choices"]
             if self.shots is not None and self.per_example:
                 features[-1]["shot_ids"] = [str(shot["id"]) for shot in self.shots.of(str(row["id"]))]
         self._check_beginnings([feature["input_ids"] for feature in features])
@@ -151,13 +156,19 @@ class PromptEncoder:
         """
         answers = [self.wording.answer(row) for row in rows]
         fields, shots = [self._fields(row) for row in rows], [self._shots_of(row) for row in rows]
-        longest = max((self.num_answer_tokens(words) for words in set(answers)), default=0) + len(self.end_ids)
-        encoded, cut = self._encode(rows, fields, shots, answers=tuple(dict.fromkeys(answers)), longest=longest)
-        places = {words: place for place, words in enumerate(dict.fromkeys(answers))}
+        if self.wording.choices_of is not None:
+            # With all choices, so that a prompt ends, and is cut, where that of a scored row is.
+            encoded, cut = self._encode(rows, fields, shots, own=self._own_choices(rows))
+            chosen = [row["label"] for row in rows]
+        else:
+            longest = max((self.num_answer_tokens(words) for words in set(answers)), default=0) + len(self.end_ids)
+            encoded, cut = self._encode(rows, fields, shots, answers=tuple(dict.fromkeys(answers)), longest=longest)
+            places = {words: place for place, words in enumerate(dict.fromkeys(answers))}
+            chosen = [places[words] for words in answers]
         features, prompts = [], [self._with_special_ids(ids) for ids in encoded.prompt_ids]
         for number, row in enumerate(rows):
             prompt_ids = prompts[number]
-            answer_ids = encoded.continuation_ids[number][places[answers[number]]] + self.end_ids
+            answer_ids = encoded.continuation_ids[number][chosen[number]] + self.end_ids
             feature: Feature = (
                 {"input_ids": prompt_ids, "token_labels": answer_ids}
                 if self.family == "encoder_decoder"
@@ -185,23 +196,34 @@ class PromptEncoder:
         if self.shots is None:
             return []
         if self.per_example:
-            return [(self._fields(shot), self.wording.answer(shot)) for shot in self.shots.of(str(row["id"]))]
+            return [self._shot(shot) for shot in self.shots.of(str(row["id"]))]
         if self._fixed_shots is None:
-            self._fixed_shots = [(self._fields(shot), self.wording.answer(shot)) for shot in self.shots.fixed()]
+            self._fixed_shots = [self._shot(shot) for shot in self.shots.fixed()]
         return self._fixed_shots
+
+    def _shot(self, row: Row) -> Shot:
+        answer = self.wording.answer(row)
+        # Words of a card are its author's, those of a row are data.
+        return self._fields(row), answer if self.wording.choices_of is None else self._escape(answer, row)
 
     def _fields(self, row: Row) -> dict[str, str]:
         """Return the row's fields; in a chat, special tokens that are spelt out in them are broken up."""
         fields = self.wording.fields(row)
-        if not self.renderer.chat:
-            return fields
-        for name, text in fields.items():
-            for token in self.tokenizer.all_special_tokens:
-                if token in text:
-                    text = text.replace(token, f"{token[0]} {token[1:]}")
-                    self._escaped.add(str(row["id"]))
-            fields[name] = text
-        return fields
+        return {name: self._escape(text, row) for name, text in fields.items()}
+
+    def _own_choices(self, rows: Sequence[Row]) -> list[tuple[str, ...]] | None:
+        """Return the words of each row's choices; None where all rows have the same ones."""
+        choices_of = self.wording.choices_of
+        if choices_of is None:
+            return None
+        return [tuple(self._escape(words, row) for words in choices_of(row)) for row in rows]
+
+    def _escape(self, text: str, row: Row) -> str:
+        for token in self.tokenizer.all_special_tokens if self.renderer.chat else ():
+            if token in text:
+                text = text.replace(token, f"{token[0]} {token[1:]}")
+                self._escaped.add(str(row["id"]))
+        return text
 
     def _encode(
         self,
@@ -210,39 +232,56 @@ class PromptEncoder:
         shots: list[list[Shot]],
         answers: tuple[str, ...] | None = None,
         longest: int | None = None,
+        own: list[tuple[str, ...]] | None = None,
     ) -> tuple[EncodedTexts, set[int]]:
         """Return the tokens of all prompts and their continuations, and the numbers of the rows that were truncated.
 
         answers: the words of the continuations, by default the wording's choices. longest: tokens to keep free for
-        an answer, by default those of the longest one, or max_new_tokens.
+        an answer, by default those of the longest one, or max_new_tokens. own: the words of each row's continuations,
+        where every row has its own; tokens are then kept free for these alone.
         """
         words = self.wording.choices if answers is None else answers
-        texts = [self.renderer.render(own, examples) for own, examples in zip(fields, shots, strict=True)]
-        encoded = self._encode_texts(texts, words)
-        if longest is None:
-            sizes = [len(ids) for continuation_ids in encoded.continuation_ids for ids in continuation_ids]
-            longest = max(sizes, default=0) + len(self.end_ids) if self.max_new_tokens is None else self.max_new_tokens
+        texts = [self.renderer.render(given, examples) for given, examples in zip(fields, shots, strict=True)]
+        encoded = self._encode_texts(texts, words, own)
+        rooms = [len(self.end_ids) + max(map(len, ids), default=0) for ids in encoded.continuation_ids]
+        if own is None:
+            usual = max(rooms, default=0) if self.max_new_tokens is None else self.max_new_tokens
+            rooms = [usual if longest is None else longest] * len(rows)
         num_special = len(self.begin_ids) + len(self.close_ids)
-        limit = self.max_length - num_special - (0 if self.family == "encoder_decoder" else longest)
-        too_long = [number for number, ids in enumerate(encoded.text_ids) if len(ids) > limit]
+        limits = [self.max_length - num_special - (0 if self.family == "encoder_decoder" else room) for room in rooms]
+        too_long = [number for number, ids in enumerate(encoded.text_ids) if len(ids) > limits[number]]
         for number in too_long:
-            texts[number] = self._truncated(rows[number], fields[number], shots[number], limit)
+            texts[number] = self._truncated(rows[number], fields[number], shots[number], limits[number])
         if too_long:
             # Encoded again as a whole: the prefix and the end that all have in common are the same as before.
-            encoded = self._encode_texts(texts, words)
+            encoded = self._encode_texts(texts, words, own)
         if encoded.is_fallback:
             self._note("every prompt was tokenized whole: tokenizing their common parts once would change tokens")
         if self._escaped:
             self._note(f"{len(self._escaped)} texts spell out a special token; a space was put into it")
         return encoded, set(too_long)
 
-    def _encode_texts(self, texts: list[str], words: Sequence[str]) -> EncodedTexts:
+    def _encode_texts(
+        self, texts: list[str], words: Sequence[str], own: list[tuple[str, ...]] | None = None
+    ) -> EncodedTexts:
+        if own is not None:
+            return self._encode_own(texts, own)
         if self.family == "encoder_decoder":
             # The answer is the decoder's own text, not a continuation of the prompt.
             encoded = shared_affixes.encode(self._tokenize, texts, ())
             answers = [self._answer_ids(word) for word in words]
             return replace(encoded, prompt_ids=encoded.text_ids, continuation_ids=[answers] * len(texts))
         return shared_affixes.encode(self._tokenize, texts, [self._answer_text(word) for word in words])
+
+    def _encode_own(self, texts: list[str], own: list[tuple[str, ...]]) -> EncodedTexts:
+        """Encode texts of which each has continuations of its own."""
+        if self.family == "encoder_decoder":
+            encoded = shared_affixes.encode(self._tokenize, texts, ())
+            answers = [[self._answer_ids(words) for words in each] for each in own]
+            return replace(encoded, prompt_ids=encoded.text_ids, continuation_ids=answers)
+        return shared_affixes.encode_each(
+            self._tokenize, texts, [[self._answer_text(words) for words in each] for each in own]
+        )
 
     def _note(self, sentence: str) -> None:
         if sentence not in self.notes:

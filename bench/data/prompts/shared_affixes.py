@@ -64,6 +64,20 @@ def _encode_plainly(tokenize: Tokenize, texts: list[str], endings: Sequence[str]
     return EncodedTexts(text_ids, prompt_ids, continuation_ids, is_fallback=False)
 
 
+def encode_each(tokenize: Tokenize, texts: Sequence[str], endings: Sequence[Sequence[str]]) -> EncodedTexts:
+    """Encode every text, alone and followed by each of its own endings. endings: of each text, none of them empty."""
+    text_ids = [ids for ids, _ in tokenize(list(texts))]
+    whole = [text + ending for text, own in zip(texts, endings, strict=True) for ending in own]
+    with_ending = iter([ids for ids, _ in tokenize(whole)] if whole else [])
+    prompt_ids, continuation_ids = [], []
+    for ids, own in zip(text_ids, endings, strict=True):
+        rows = [next(with_ending) for _ in own]
+        shared = common_prefix_length([ids, *rows])
+        prompt_ids.append(ids[:shared])
+        continuation_ids.append([row[shared:] for row in rows])
+    return EncodedTexts(text_ids, prompt_ids, continuation_ids, is_fallback=False)
+
+
 def _cuts(texts: list[str]) -> tuple[int, int] | None:
     """Return (characters of the common beginning, characters of the common end) to cut off; None where none can be."""
     before = common_prefix_length(texts)

@@ -1,13 +1,14 @@
 """Task -> how its gold values are read."""
 
 from bench.config.cards import DatasetCard
-from bench.data.targets import answers, label, number, tags
+from bench.data.targets import answers, choices, label, number, tags
 from bench.data.targets.target import TargetKind
 
 _KINDS: dict[str, TargetKind] = {
     "question_answering": answers,
     "regression": number,
     "token_classification": tags,
+    "multiple_choice": choices,
 }
 
 

@@ -98,12 +98,26 @@ def random_tags(seed):
     return np.fromiter(predictions, dtype=object), np.fromiter(references, dtype=object), 0
 
 
+def random_choices(seed):
+    """For each of some examples rows of log-likelihoods and lengths of two to five choices, and the right one."""
+    generator = np.random.default_rng(seed)
+    rows, references = [], []
+    for _ in range(1 if seed == 3 else 30):
+        count = 3 if seed == 2 else int(generator.integers(2, 6))
+        lengths = generator.integers(1, 9, size=(3, count))
+        rows.append([(-generator.random(count) * lengths[0]).tolist(), *lengths.tolist()])
+        references.append(int(generator.integers(count)))
+    return np.fromiter(rows, dtype=object), np.array(references), 5
+
+
 def random_data(reads, config, seed):
     """Predictions, references and num_labels; seeds differ in size, quality, absent labels and empty sets."""
     if reads == "answers":
         return random_answers(seed)
     if reads in ("numbers", "tags"):
         return random_numbers(seed) if reads == "numbers" else random_tags(seed)
+    if reads == "choices":
+        return random_choices(seed)
     generator = np.random.default_rng(seed)
     num_labels = int(generator.integers(2, 7))
     num_examples = 1 if seed == 3 else int(generator.integers(20, 80))
@@ -171,7 +185,7 @@ def test_the_contract(name, config, make):
 @every_pair
 def test_declarations(name, config, make):
     metric = make(name, config)
-    assert metric.reads in ("predictions", "scores", "answers", "numbers", "tags")
+    assert metric.reads in ("predictions", "scores", "answers", "numbers", "tags", "choices")
     assert set(metric.configs) <= {*CONFIGS, *(tagging.PREFIXES if metric.reads == "tags" else ())}
     assert metric.name == name
     assert metric.description.strip()
@@ -618,3 +632,18 @@ def test_evaluate_loads_every_file_by_path_without_a_network(tmp_path, make):
     assert finished.returncode == 0, finished.stderr
     got = json.loads(finished.stdout.splitlines()[-1])
     np.testing.assert_equal(got, expected)
+
+
+def test_choices_are_compared_by_their_log_likelihoods_and_by_these_over_three_lengths(make):
+    """By hand: the raw one favours the short choice, each length favours another."""
+    table = [[-2.0, -3.0, -4.0, -8.0], [1, 3, 2, 5], [1, 1, 4, 4], [1, 1, 1, 8]]
+    metric = make("choice_accuracy")
+    expected = {"acc": 0, "acc_norm": 1, "acc_bytes": 2, "acc_tokens": 3}
+    for number, name in enumerate(expected):
+        got = metric.compute(predictions=[table], references=[number])
+        assert got == {other: float(other == name) for other in expected}, name
+    # Equal ones: the first.
+    assert metric.compute(predictions=[[[-1.0, -1.0], [2, 2], [2, 2], [1, 1]]], references=[0])["acc_norm"] == 1
+    for wrong, error in (([1.0, 2.0], "rows of one number for each choice"), (table, "reference 4 is out of range")):
+        with pytest.raises(ValueError, match=error):
+            metric.statistics([wrong], [4])

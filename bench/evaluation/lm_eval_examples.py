@@ -1,0 +1,226 @@
+"""Examples of a task of lm-evaluation-harness: its own prompts and few-shot examples, tokenized as its HFLM does.
+
+So scores are lm_eval's own, document by document, and the training split is learned from with the same prompt.
+"""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from bench.config.contracts import LoadPlan
+from bench.config.recipe import Recipe
+from bench.data import dataset, lm_eval_tasks
+from bench.data.examples import Encoded, Feature
+from bench.data.prompts.encode import prompt_hash
+from bench.data.rows import Split
+from bench.errors import SetupError
+from bench.evaluation.readers import choices
+from bench.evaluation.text_examples import TextExamples
+from bench.records import record
+
+TokenIds = list[int]
+
+
+@dataclass(kw_only=True)
+class PairEncoder:
+    """Tokenizes context and continuation as lm_eval's HFLM does (lm_eval 0.4.13, `LM._encode_pair`).
+
+    max_length: tokens that the model reads; of what is longer the beginning is cut. num_cut: how many contexts were.
+    """
+
+    tokenizer: Any
+    family: str
+    max_length: int
+    num_cut: int = 0
+
+    def pair(self, context: str, continuation: str) -> tuple[TokenIds, TokenIds]:
+        """Return the tokens of both; spaces at the end of the context belong to the continuation."""
+        if not context:
+            return self._after_nothing(continuation)
+        spaces = len(context) - len(context.rstrip())
+        if spaces:
+            continuation, context = context[-spaces:] + continuation, context[:-spaces]
+        if self.family == "encoder_decoder":
+            return self._encode(context), self._encode(continuation, add_special_tokens=False)
+        whole, alone = self._encode(context + continuation), self._encode(context)
+        return alone, whole[len(alone) :]
+
+    def _after_nothing(self, continuation: str) -> tuple[TokenIds, TokenIds]:
+        ids, begin = self._encode(continuation, add_special_tokens=False), self._begin_id()
+        return ([begin], ids) if begin != ids[0] else (ids[:1], ids[1:])
+
+    def _begin_id(self) -> int:
+        first = self.tokenizer.bos_token_id
+        return int(self.tokenizer.eos_token_id if first is None else first)
+
+    def _encode(self, text: str, **options: Any) -> TokenIds:
+        if not options and text.startswith(self.tokenizer.decode(self._begin_id())):
+            options = {"add_special_tokens": False}  # a chat template has written it
+        return list(self.tokenizer.encode(text, **options))
+
+    def row(self, context: str, continuations: Sequence[str], identity: str) -> tuple[TokenIds, list[TokenIds]]:
+        """Return the tokens of a context and of what may follow it. Raises SetupError for a continuation without one.
+
+        What is too long for the longest continuation is cut at the beginning of the context.
+        """
+        pairs = [self.pair(context, continuation) for continuation in continuations]
+        empty = next((text for text, (_, ids) in zip(continuations, pairs, strict=True) if not ids), None)
+        if empty is not None:
+            raise SetupError(f"the continuation {empty!r:.60} of document {identity} has no token of its own")
+        ids = pairs[0][0]
+        longest = max(len(own) for _, own in pairs)
+        # The last token of a continuation is predicted, not read.
+        most = self.max_length - (0 if self.family == "encoder_decoder" else longest - 1)
+        if most < 1:
+            raise SetupError(f"document {identity}: max_length {self.max_length} leaves no room beside its choices")
+        self.num_cut += len(ids) > most
+        return ids[-most:], [own for _, own in pairs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The prompts of one split, in the order of lm_eval's documents: context and continuations of each."""
+
+    contexts: list[str]
+    continuations: list[list[str]]
+
+
+def ask(task: Any, split: str, shots: int, tokenizer: Any, *, chat: bool) -> Asked:
+    """Return the prompts of all documents of a split: few-shot examples are drawn for one after the other."""
+    task.set_config(key="num_fewshot", value=shots)
+    task.set_fewshot_seed(seed=lm_eval_tasks.FEWSHOT_SEED)
+    template = partial(_chat, tokenizer) if chat else None
+    contexts, continuations = [], []
+    for number, doc in enumerate(lm_eval_tasks.documents(task, split)):
+        context = task.fewshot_context(
+            doc,
+            num_fewshot=shots,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=True,
+            chat_template=template,
+            gen_prefix=task.doc_to_prefix(doc),
+        )
+        about = {"metadata": (task.config.task, number, 1), "apply_chat_template": chat, "chat_template": template}
+        requests = task.construct_requests(doc=doc, ctx=context, **about)
+        # Behind them stand those without a context, where a task compares the two.
+        own = requests[: len(task.doc_to_choice(doc))]
+        contexts.append(context)
+        continuations.append([request.args[1] for request in own])
+    return Asked(contexts=contexts, continuations=continuations)
+
+
+def _chat(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    """Render a conversation as lm_eval's HFLM does; a template that knows no system role gets none."""
+    import jinja2
+
+    options = {
+        "tokenize": False,
+        "add_generation_prompt": add_generation_prompt,
+        "continue_final_message": not add_generation_prompt,
+    }
+    try:
+        return str(tokenizer.apply_chat_template(turns, **options))
+    except jinja2.exceptions.TemplateError:
+        others = [turn for turn in turns if turn["role"] != "system"]
+        return str(tokenizer.apply_chat_template(others, **options))
+
+
+def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, tokenizer: Any) -> TextExamples:
+    """Encode the splits to score and to train on. Raises SetupError for prompts that can't be made of these data."""
+    source, chat = recipe.dataset.source, recipe.prompting.format == "chat"
+    if chat and not tokenizer.chat_template:
+        raise SetupError("prompting.format is chat, but the tokenizer has no chat template; set format: plain")
+    file = lm_eval_tasks.of(source)
+    if plan.shots and file.settings.get("num_fewshot") == 0:
+        raise SetupError(f"the lm_eval task {file.name!r} sets num_fewshot: 0, so that lm_eval never shows it examples")
+    task = lm_eval_tasks.build(file.path)
+    encoder = PairEncoder(tokenizer=tokenizer, family=recipe.model.family, max_length=recipe.max_length)
+    splits: dict[str, Encoded] = {}
+    first = ""
+    for name in (name for name in corpus.splits if name != "train" or name in recipe.evaluation.splits):
+        asked = ask(task, recipe.dataset.splits[name], plan.shots, tokenizer, chat=chat)
+        splits[name] = _encoded(corpus.splits[name], asked, encoder)
+        first = first or tokenizer.decode(splits[name].features[0]["input_ids"])
+    train = None
+    if plan.trains == "gradient":
+        if tokenizer.eos_token_id is None:
+            raise SetupError("the tokenizer has no end token, so the model can't learn where an answer ends")
+        asked = ask(task, recipe.dataset.splits["train"], 0, tokenizer, chat=chat)
+        train = _train_examples(corpus.splits["train"], asked, encoder)
+    prompts = record.Prompts(
+        format=recipe.prompting.format,
+        answer="label_likelihood",
+        signature=_signature(recipe, plan, file),
+        template_hash=_template_hash(file),
+        shots=plan.shots,
+        draw=f"lm_eval, seed {lm_eval_tasks.FEWSHOT_SEED}" if plan.shots else None,
+        example=first,
+    )
+    reader = partial(_reader, normalization=recipe.dataset.normalization)
+    notes = choices.notes(splits.values())
+    return TextExamples(splits=splits, train=train, reader=reader, prompts=prompts, notes=notes)
+
+
+def _reader(model: Any, split: Encoded, scoring: Any, **options: Any) -> choices.ChoiceReader:
+    return choices.ChoiceReader(model, split, scoring, **options)
+
+
+def _encoded(split: Split, asked: Asked, encoder: PairEncoder) -> Encoded:
+    features: list[Feature] = []
+    before = encoder.num_cut
+    for row in split.rows:
+        number = int(row["id"])
+        prompt_ids, continuation_ids = encoder.row(asked.contexts[number], asked.continuations[number], row["id"])
+        features.append(
+            {
+                "input_ids": prompt_ids,
+                "prompt_ids": prompt_ids,
+                "continuation_ids": continuation_ids,
+                "labels": row["label"],
+                "choices": row["choices"],
+                "prompt_hash": prompt_hash(prompt_ids, continuation_ids),
+            }
+        )
+    ids = tuple(row["id"] for row in split.rows)
+    return Encoded(name=split.name, ids=ids, features=features, truncated=encoder.num_cut - before)
+
+
+def _train_examples(split: Split, asked: Asked, encoder: PairEncoder) -> Encoded:
+    """Encode what is learned: the right choice behind its prompt, and the end token."""
+    features: list[Feature] = []
+    before, end = encoder.num_cut, encoder.tokenizer.eos_token_id
+    for row in split.rows:
+        number = int(row["id"])
+        prompt_ids, continuation_ids = encoder.row(asked.contexts[number], asked.continuations[number], row["id"])
+        answer_ids = [*continuation_ids[row["label"]], end]
+        if encoder.family == "encoder_decoder":
+            feature: Feature = {"input_ids": prompt_ids, "token_labels": answer_ids}
+        else:
+            labels = [*[-100] * len(prompt_ids), *answer_ids]
+            feature = {"input_ids": [*prompt_ids, *answer_ids], "token_labels": labels}
+        features.append({**feature, "labels": row["label"]})
+    ids = tuple(row["id"] for row in split.rows)
+    return Encoded(name=split.name, ids=ids, features=features, truncated=encoder.num_cut - before)
+
+
+def _signature(recipe: Recipe, plan: LoadPlan, file: lm_eval_tasks.TaskFile) -> str:
+    """Return every setting of the prompts that moves a score."""
+    version = (file.settings.get("metadata") or {}).get("version", "none")
+    return "|".join(
+        [
+            f"lm_eval:{importlib.metadata.version('lm_eval')}",
+            f"task:{file.name},version:{version}",
+            f"answer:label_likelihood|format:{recipe.prompting.format}",
+            f"normalization:{recipe.dataset.normalization}",
+            f"shots:{plan.shots}" + (f",seed:{lm_eval_tasks.FEWSHOT_SEED}" if plan.shots else ""),
+        ]
+    )
+
+
+def _template_hash(file: lm_eval_tasks.TaskFile) -> str:
+    """Return the hash of what the task's files say, without where its data lie."""
+    kept = sorted((key, repr(value)) for key, value in file.settings.items() if key != "dataset_kwargs")
+    return hashlib.sha256(repr(kept).encode()).hexdigest()[:16]
