@@ -51,6 +51,27 @@ _WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published")
 _PUBLISHED_WITH = ("dataset", "model", "method", "objective", "head", "prompting", "limit", "evaluation")
 
 
+# Keys that hashes do not hold while they are at their default: they came later.
+_NEWER: tuple[tuple[KeyPath, Any], ...] = (
+    (("training", "loss_on"), "answer"),
+    (("evaluation", "extract"), None),
+    (("prompting", "chat_template_kwargs"), {}),
+    (("model", "tokenizer", "chat_template"), None),
+    (("dataset", "columns", "reference"), None),
+    (("dataset", "columns", "input"), None),
+    (("dataset", "columns", "messages"), None),
+)
+
+
+def _drop_newer(content: dict[str, Any]) -> None:
+    for path, default in _NEWER:
+        part = content
+        for key in path[:-1]:
+            part = part[str(key)]
+        if part[str(path[-1])] == default:
+            del part[str(path[-1])]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
     """A recipe ready to run, and where it came from.
@@ -91,6 +112,7 @@ class Resolved:
         # So is a chat template's date, where it is no other than that of every run.
         if self.recipe.prompting.date == CHAT_DATE:
             content["prompting"].pop("date")
+        _drop_newer(content)
         # The package's own files are known by its version; those of others may change under the same name.
         if code := registry.included_code(self._drop_ins):
             content["included"] = {f"{path.parent.name}/{path.name}": digest for path, digest in code.items()}
@@ -124,7 +146,8 @@ class Resolved:
         default = registry.literals("tasks", self.recipe.dataset.task)["METRICS"]
         kind = "multi_label" if self.recipe.dataset.multi_label else "single_label"
         names = self.recipe.evaluation.metrics or self.recipe.dataset.metrics or tuple(default[kind])
-        return tuple(name for name in names if rules.is_defined(name, self.recipe) or self.recipe.evaluation.metrics)
+        chosen = [name for name in names if rules.is_defined(name, self.recipe) or self.recipe.evaluation.metrics]
+        return tuple(dict.fromkeys([*chosen, *rules.metrics_always(self.recipe)]))
 
     @property
     def included_notes(self) -> list[str]:
@@ -167,6 +190,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
         changed = _lay_card_overrides(document, given, layers)
     with problems.collect():
         _lay_defaults(layers)
+        _lay_task_defaults(layers)
     _lay_recipe(document, layers)
     if any(parts_from_published(".".join(map(str, override.inside))) for override in given):
         layers.data.pop("published", None)
@@ -464,6 +488,18 @@ def _lay_defaults(layers: Layers) -> None:
     limit = layers.get(("model", "max_length"))
     if isinstance(limit, int) and limit < (defaults.get("max_length") or Recipe.model_fields["max_length"].default):
         layers.repeat(("model", "max_length"), "max_length")
+
+
+def _lay_task_defaults(layers: Layers) -> None:
+    """Put the task's own defaults where the card has none, as the objective of a task that has only one."""
+    task = layers.get(("dataset", "task"))
+    if task not in registry.names("tasks"):
+        return
+    for path, value in unused.leaves(registry.literals("tasks", task).get("DEFAULTS", {}), ()):
+        part = layers.data
+        for key in path[:-1]:
+            part = part.setdefault(key, {})
+        part.setdefault(path[-1], value)
 
 
 def _lay_recipe(document: Document, layers: Layers) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.config import cards, contracts, registry
-from bench.config.cards import DatasetCard
+from bench.config.cards import GENERATION_TASK, DatasetCard
 from bench.config.layers import Layers
 from bench.config.recipe import Head, Prompting, Recipe
 from bench.config.training import Spans
@@ -16,6 +16,8 @@ from bench.errors import RecipeError, did_you_mean
 
 # Top-level keys of a recipe that are for methods that train by gradients.
 BY_GRADIENTS = ("training", "checkpoints")
+# The metric that `evaluation.extract` is for.
+EXTRACTED = "extracted_match"
 
 
 def problems(
@@ -40,6 +42,7 @@ def problems(
         yield f"{place}: {global_batch} is not a multiple of per_device_batch {per_device}"
     yield from _unused_training(recipe, plan, typed, layers)
     yield from _selection_problems(recipe, plan, layers)
+    yield from _generation_problems(recipe, layers)
 
 
 def card_problems(card: DatasetCard, layers: Layers) -> Iterator[str]:
@@ -54,6 +57,14 @@ def card_problems(card: DatasetCard, layers: Layers) -> Iterator[str]:
     for number, name in enumerate(card.metrics):
         if problem := _unusable_metric(name, card.multi_label):
             yield f"{layers.place(('dataset', 'metrics', number))}: {problem}"
+
+
+def metrics_always(recipe: Recipe) -> Iterator[str]:
+    """Yield the metrics that a recipe has whatever it names: loss of the reference, and what `extract` is for."""
+    if recipe.dataset.task == GENERATION_TASK:
+        yield "reference_loss"
+        if recipe.evaluation.extract is not None:
+            yield EXTRACTED
 
 
 def is_defined(metric: str, recipe: Recipe) -> bool:
@@ -72,6 +83,8 @@ def _metric_problems(recipe: Recipe, metric_names: tuple[str, ...], layers: Laye
             yield f"{place}: {problem}"
         elif not is_defined(name, recipe):
             yield f"{place}: {name!r} needs probabilities, which generated answers do not have"
+        elif name == EXTRACTED and recipe.evaluation.extract is None:
+            yield f"{place}: {name!r} needs `evaluation.extract`: what part of an answer is compared"
         known.update(_value_names(name))
     if any(name.startswith("evaluate:") for name in metric_names):
         return  # what a metric of the evaluate library returns is known when it has run
@@ -100,8 +113,10 @@ def _reads_other(name: str, task: str) -> str | None:
     """Return why a metric does not fit a task's answers, or None."""
     if name.startswith("evaluate:"):
         return None
-    in_words = _in_words(task)
-    if (registry.literals("metrics", name)["reads"] == "answers") == in_words:
+    in_words, reads = _in_words(task), registry.literals("metrics", name)["reads"]
+    if reads == "likelihoods":
+        return None if task == GENERATION_TASK else f"metric {name!r} is for task {GENERATION_TASK!r}"
+    if (reads == "answers") == in_words:
         return None
     kinds = ("labels", "text answers")
     return f"metric {name!r} is for {kinds[not in_words]}; task {task!r} has {kinds[in_words]}"
@@ -155,11 +170,10 @@ def _objective_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     if objective not in of_method:
         yield f"{place}: method {method!r} has no objective {objective!r}; set objective: {of_method[0]}"
         return
-    in_words = _in_words(task)
-    if recipe.spans != Spans() and not (in_words and objective == "head"):
+    if recipe.spans != Spans() and not (task == cards.ANSWERS_TASK and objective == "head"):
         yield f"{layers.place(('spans',))}: `spans` is only for task question_answering with `objective: head`"
     smoothing = layers.place(("training", "label_smoothing"))
-    if recipe.training.label_smoothing and in_words:
+    if recipe.training.label_smoothing and task == cards.ANSWERS_TASK:
         yield f"{smoothing}: label smoothing is not supported for answer spans; remove it"
     elif recipe.training.label_smoothing and objective == "text":
         yield f"{smoothing}: label smoothing is only for `objective: head`; remove it"
@@ -167,7 +181,7 @@ def _objective_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
         if recipe.prompting != Prompting():
             yield f"{layers.place(('prompting',))}: `prompting` is only for `objective: text`"
         return
-    if recipe.dataset.prompt is None:
+    if recipe.dataset.prompt is None and task != GENERATION_TASK:
         yield f"{layers.place(('dataset',))}: `objective: text` needs a `prompt` in the dataset card; this one has none"
     if recipe.head != Head():
         yield f"{layers.place(('head',))}: `head` is only for `objective: head`"
@@ -183,6 +197,8 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     place = layers.place(("prompting", "answer"))
     if prompting.answer != "generate" and _in_words(recipe.dataset.task):
         yield f"{place}: answers to questions are free text; set answer: generate"
+    if prompting.format != "chat" and prompting.chat_template_kwargs:
+        yield f"{layers.place(('prompting', 'chat_template_kwargs'))}: only for `format: chat`"
     if prompting.answer == "label_likelihood" and recipe.dataset.multi_label:
         yield f"{place}: multi-label data need `generate` or `entailment`; the likeliest label is a single one"
     if prompting.answer == "entailment" and recipe.method.name != "zero_shot":
@@ -199,6 +215,22 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     if recipe.method.name == "few_shot" and "train" in recipe.evaluation.splits:
         place = layers.place(("evaluation", "splits"))
         yield f"{place}: the shots are drawn from 'train', so that split can't be scored too"
+
+
+def _generation_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
+    """Yield keys for texts that are to be written, where nothing, or nothing of that kind, is."""
+    loss_on, place = recipe.training.loss_on, layers.place(("training", "loss_on"))
+    if recipe.dataset.task != GENERATION_TASK:
+        if loss_on != "answer":
+            yield f"{place}: only task {GENERATION_TASK!r} has other tokens in its loss than those of the answer"
+        if recipe.evaluation.extract is not None:
+            extract = layers.place(("evaluation", "extract"))
+            yield f"{extract}: only for texts that are written (task {GENERATION_TASK!r})"
+        return
+    if loss_on == "assistant" and recipe.dataset.columns.messages is None:
+        yield f"{place}: these rows are a prompt and its answer, not conversations (`columns.messages`); set answer"
+    if loss_on != "answer" and recipe.model.family == "encoder_decoder":
+        yield f"{place}: an encoder-decoder learns what it writes, the answer alone; set loss_on: answer"
 
 
 def _unused_training(recipe: Recipe, plan: contracts.LoadPlan, typed: list[KeyPath], layers: Layers) -> Iterator[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from bench.analysis import accessors
 from bench.analysis.stats import paired
 from bench.analysis.stats.sums import Tally, mean_value
-from bench.config.contracts import AdditiveMetric
+from bench.config.contracts import AdditiveMetric, Metric
 from bench.evaluation.metric_set import MetricSet, Predictions
 from bench.records.record import Score
 
@@ -128,7 +128,7 @@ def not_better(
     """Return findings for constant answers, by name of the baseline, that the predictions don't beat for sure."""
     name = headline(metrics, predictions)
     findings: list[Finding] = []
-    if name is None or not predictions.ids:
+    if name is None or not predictions.ids or _metric_of(metrics, name).reads == "likelihoods":
         return findings
     sign = 1 if metrics.higher_is_better(name) else -1
     for kind, constant in constants.items():
@@ -162,9 +162,13 @@ def headline(metrics: MetricSet, predictions: Predictions) -> str | None:
     return accessors.ranking_metric(names) if predictions.ids else None
 
 
+def _metric_of(metrics: MetricSet, name: str) -> Metric:
+    return next(metric for metric in metrics.metrics if name in metric.higher_is_better)
+
+
 def _difference(metrics: MetricSet, name: str, first: Predictions, second: Predictions) -> Difference:
     """Return the values of both, with an interval where the metric follows from sums over examples."""
-    metric = next(metric for metric in metrics.metrics if name in metric.higher_is_better)
+    metric = _metric_of(metrics, name)
     if not isinstance(metric, AdditiveMetric) or metric.reads == "scores":
         one, other = (metrics.values(each, reads=metric.reads)[name] for each in (first, second))
         return Difference(first=one, second=other, ends=None)

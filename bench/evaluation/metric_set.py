@@ -16,7 +16,8 @@ import numpy as np
 
 from bench.analysis.stats.intervals import Interval, bootstrap, bootstrap_examples, wilson
 from bench.config import foreign_code, registry
-from bench.config.contracts import AdditiveMetric, Metric
+from bench.config.contracts import AdditiveMetric, ExtractingMetric, Metric
+from bench.config.extraction import Extract
 from bench.errors import ScoreError, SetupError
 from bench.models.library_internals import evaluate_internals
 from bench.records.record import Score
@@ -46,6 +47,13 @@ class Predictions:
     scores: np.ndarray
     extra: tuple[dict[str, Any], ...] = ()
 
+    @property
+    def likelihoods(self) -> np.ndarray | None:
+        """Return [examples, 2]: log-likelihood of the first reference in nats, and its tokens; None without."""
+        if not self.extra or "reference_nll" not in self.extra[0]:
+            return None
+        return np.array([[-each["reference_nll"], each["reference_tokens"]] for each in self.extra], dtype=float)
+
 
 class MetricSet:
     """Loads metrics once; `scores` gives values with intervals, `values` the bare numbers.
@@ -53,13 +61,18 @@ class MetricSet:
     Raises SetupError for metrics of answers in words beside metrics of labels.
     """
 
-    def __init__(self, names: tuple[str, ...], *, multi_label: bool, num_labels: int) -> None:
+    def __init__(
+        self, names: tuple[str, ...], *, multi_label: bool, num_labels: int, extract: Extract | None = None
+    ) -> None:
         self.num_labels = num_labels
         self.multi_label = multi_label
         config = "multilabel" if multi_label else "default"
         own_names = [name for name in names if not name.startswith(LIBRARY)]
         own = [_own_metric(name, config) for name in own_names]
-        if len({metric.reads == "answers" for metric in own}) > 1:
+        for metric in own:
+            if isinstance(metric, ExtractingMetric) and extract is not None:
+                metric.use(extract)
+        if len({metric.reads in ("answers", "likelihoods") for metric in own}) > 1:
             raise SetupError(f"metrics of answers in words don't go with metrics of labels: {', '.join(names)}")
         library = [LibraryMetric(name.removeprefix(LIBRARY), config) for name in names if name.startswith(LIBRARY)]
         self.metrics: list[Metric] = [*own, *library]
@@ -91,6 +104,8 @@ class MetricSet:
                 continue  # it has no single number
             if reads not in (None, metric.reads):
                 continue
+            if metric.reads == "likelihoods" and predictions.likelihoods is None:
+                continue  # an answer that no model gave
             values = metric.compute_values(_read_by(metric, predictions), predictions.references, self.num_labels)
             scalars |= {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
             scalars |= _tuned(metric, predictions)
@@ -267,6 +282,9 @@ def _column(rows: Any) -> Any:
 
 
 def _read_by(metric: Metric, predictions: Predictions) -> np.ndarray:
+    if metric.reads == "likelihoods":
+        found = predictions.likelihoods
+        return np.empty((len(predictions.ids), 2)) * np.nan if found is None else found
     return predictions.scores if metric.reads == "scores" else predictions.predictions
 
 

@@ -1,6 +1,6 @@
-"""The built-in data sets: reviews and posts here, passages from `passages.py`; deterministic and offline.
+"""The built-in data sets: reviews and posts here, others from `passages.py` and `written.py`; deterministic, offline.
 
-Each resembles a well-known task (sentiment, several emotions at once, question answering). Labels and
+Each resembles a well-known task (sentiment, several emotions at once, question answering, texts to write). Labels and
 answers follow from the text without noise, so a low score is the model's or the harness's.
 A grammar maps a symbol to alternatives, separated by "|" or a line break; `{symbol}` becomes one of them.
 """
@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.data.builtin import passages
+from bench.data.builtin import passages, written
 from bench.errors import DataError, did_you_mean
 
 Row = dict[str, Any]
 Grammar = Mapping[str, str]
 
-NAMES: tuple[str, ...] = ("reviews", "posts", *passages.NAMES)
+NAMES: tuple[str, ...] = ("reviews", "posts", *passages.NAMES, *written.NAMES)
 _SIZES: Mapping[str, int] = {"train": 1600, "validation": 200, "test": 400}
 _PASSAGES_SIZES: Mapping[str, int] = {"train": 800, "validation": 80, "test": 80}
 # Which split may use a text is decided by the text's digest modulo 4: half of all texts are for training.
@@ -29,6 +29,8 @@ _WORDS: Mapping[str, range] = {
     "reviews": range(6, 61),
     "posts": range(5, 31),
     **dict.fromkeys(passages.NAMES, range(3, 4)),
+    "sums": range(8, 31),
+    "chats": range(8, 61),
 }
 # Ids have five digits.
 _MOST_ROWS = 99_999
@@ -56,8 +58,8 @@ def generate(name: str, seed: int = 0, sizes: Mapping[str, int] | None = None) -
     Args:
         name: one of NAMES.
         seed: another seed gives other rows.
-        sizes: rows per split; a split left out keeps its default: train 1600, validation 200, test 400 for reviews
-            and posts, 800, 80 and 80 for passages.
+        sizes: rows per split; a split left out keeps its default: train 1600, validation 200, test 400, but for
+            passages 800, 80 and 80.
 
     Raises:
         DataError: an unknown name or split, a size that is not a count, or more rows than the grammar can give.
@@ -283,9 +285,19 @@ def _draw_article_v2(rng: random.Random, turn: _Turn) -> tuple[str, list[Row]]:
     return passages.draw(rng, answerable=False, is_train=turn.split == "train")
 
 
+def _draw_sum(rng: random.Random, _turn: _Turn) -> tuple[str, list[Row]]:
+    return written.draw_sum(rng)
+
+
+def _draw_chat(rng: random.Random, _turn: _Turn) -> tuple[str, list[Row]]:
+    return written.draw_chat(rng)
+
+
 _DRAW: Mapping[str, Callable[[random.Random, _Turn], tuple[str, list[Row]]]] = {
     "reviews": _draw_review,
     "posts": _draw_post,
     "passages": _draw_article,
     "passages_v2": _draw_article_v2,
+    "sums": _draw_sum,
+    "chats": _draw_chat,
 }

@@ -1,10 +1,10 @@
 """Task -> how its gold values are read."""
 
 from bench.config.cards import DatasetCard
-from bench.data.targets import answers, label
+from bench.data.targets import answers, label, reference
 from bench.data.targets.target import TargetKind
 
-_KINDS: dict[str, TargetKind] = {"question_answering": answers}
+_KINDS: dict[str, TargetKind] = {"question_answering": answers, "generation": reference}
 
 
 def kind_of(card: DatasetCard) -> TargetKind:
