@@ -496,7 +496,7 @@ def _lay_task_defaults(layers: Layers) -> None:
     if task not in registry.names("tasks"):
         return
     for path, value in unused.leaves(registry.literals("tasks", task).get("DEFAULTS", {}), ()):
-        part = layers.data
+        part: dict[Any, Any] = layers.data
         for key in path[:-1]:
             part = part.setdefault(key, {})
         part.setdefault(path[-1], value)

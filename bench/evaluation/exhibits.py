@@ -122,6 +122,17 @@ def _of_texts(where: str, predictions: Predictions) -> list[Finding]:
     return findings
 
 
+def unfinished(where: str, predictions: Predictions) -> list[Finding]:
+    """Return the finding that many texts were not finished when the limit of new tokens was reached."""
+    if predictions.likelihoods is None:
+        return []
+    cut = np.array([not extra["stopped"] for extra in predictions.extra])
+    if cut.mean() < MANY:
+        return []
+    sentence = f"{_share(cut)} texts reached prompting.max_new_tokens before their end; they are scored as they are"
+    return [Finding(code="texts_cut_at_limit", sentence=f"{where}: {sentence}")]
+
+
 def not_better(
     where: str, metrics: MetricSet, predictions: Predictions, constants: Mapping[str, Predictions]
 ) -> list[Finding]:

@@ -280,4 +280,6 @@ def summary(predictions: Predictions) -> dict[str, float | int | None]:
         "unparsable": int((unparsed if unparsed.ndim == 1 else unparsed.any(axis=1)).sum()),
         "stopped_share": sum(extra["stopped"] for extra in written) / len(written),
         "mean_new_tokens": sum(extra["new_tokens"] for extra in written) / len(written),
+        # Of a text, unlike of a label, that is an answer without its end.
+        **({"hit_limit": sum(not extra["stopped"] for extra in written)} if "reference_nll" in written[0] else {}),
     }

@@ -42,7 +42,8 @@ def value(sums: np.ndarray) -> np.ndarray:
     precision, recall = precision / orders, recall / orders
     weighed = BETA**2 * precision + recall
     product = (1 + BETA**2) * precision * recall
-    return 100 * np.divide(product, weighed, out=np.zeros(product.shape), where=weighed > 0)
+    scores: np.ndarray = 100 * np.divide(product, weighed, out=np.zeros(product.shape), where=weighed > 0)
+    return scores
 
 
 def _ngrams(text: str, word_order: int) -> list[Counter[str]]:

@@ -1,26 +1,26 @@
 """The built-in texts to write: `sums`, small word problems with worked answers in GSM8K's form, and `chats`.
 
 A chat is a conversation of a system prompt and two questions in OpenAI's form, of which the second one's answer needs
-the first. The language is small, so that a tiny model learns it. bench/data/builtin/corpora.py chooses sizes, ids and
-splits.
+the first. The language is small, so that a tiny model learns it, and in small letters, as tokenizers that are trained
+for tests know no others. bench/data/builtin/corpora.py chooses sizes, ids and splits.
 """
 
 import random
 from typing import Any
 
 NAMES: tuple[str, ...] = ("sums", "chats")
-_PEOPLE = ["Anna", "Bruno", "Clara", "David", "Elsa", "Felix", "Greta", "Hugo"]
+_PEOPLE = ["anna", "bruno", "clara", "david", "elsa", "felix", "greta", "hugo"]
 _THINGS = ["apples", "books", "coins", "eggs", "keys", "maps", "nuts", "pens", "plums", "shells", "stamps", "stones"]
 _PLACES = ["box", "bag", "shop", "garden", "kitchen", "school"]
-_DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+_DAYS = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"]
 _COLOURS = ["red", "green", "blue", "black", "white", "grey", "yellow", "brown"]
 _MOST = 9
 _PROBLEMS: tuple[str, ...] = (
-    "{person} has {first} {things} and gets {second} more. How many {things} does {person} have now?",
-    "There are {first} {things} in the {place}. {person} brings {second} {things}. How many {things} are there?",
-    "{person} buys {first} {things} on {day} and {second} on the next day. How many {things} is that?",
+    "{person} has {first} {things} and gets {second} more. how many {things} does {person} have now?",
+    "there are {first} {things} in the {place}. {person} brings {second} {things}. how many {things} are there?",
+    "{person} buys {first} {things} on {day} and {second} on the next day. how many {things} is that?",
 )
-_SYSTEM = ("You are short and exact.", "Answer in one sentence.")
+_SYSTEM = ("you are short and exact.", "answer in one sentence.")
 
 
 def draw_sum(rng: random.Random) -> tuple[str, list[dict[str, Any]]]:
@@ -33,7 +33,7 @@ def draw_sum(rng: random.Random) -> tuple[str, list[dict[str, Any]]]:
         "day": rng.choice(_DAYS),
     }
     question = rng.choice(_PROBLEMS).format(first=first, second=second, **words)
-    answer = f"There are {first} + {second} = {first + second} {words['things']}.\n#### {first + second}"
+    answer = f"there are {first} + {second} = {first + second} {words['things']}.\n#### {first + second}"
     return question, [{"question": question, "answer": answer}]
 
 
@@ -41,12 +41,12 @@ def draw_chat(rng: random.Random) -> tuple[str, list[dict[str, Any]]]:
     """Return (both questions, rows) of one conversation: {"messages"}, with the answers."""
     colour, things, place, day = (rng.choice(words) for words in (_COLOURS, _THINGS, _PLACES, _DAYS))
     following = _DAYS[(_DAYS.index(day) + 1) % len(_DAYS)]
-    told = f"The {things} in the {place} are {colour}. I go there on {day}. What will I see?"
-    asked = rng.choice((f"And on which day do you go after {day}?", f"Which day comes after {day}?"))
+    told = f"the {things} in the {place} are {colour}. i go there on {day}. what will I see?"
+    asked = rng.choice((f"and on which day do you go after {day}?", f"which day comes after {day}?"))
     turns = [
         {"role": "system", "content": rng.choice(_SYSTEM)},
         {"role": "user", "content": told},
-        {"role": "assistant", "content": f"You will see {colour} {things} in the {place}."},
+        {"role": "assistant", "content": f"you will see {colour} {things} in the {place}."},
         {"role": "user", "content": asked},
         {"role": "assistant", "content": f"{following} comes after {day}, and the {things} are still {colour}."},
     ]

@@ -75,6 +75,7 @@ class ConversationEncoder:
         self._specials = re.compile("|".join(map(re.escape, names)) or r"(?!)")
         self._spelt: set[str] = set()  # ids of rows
         self._merged: set[str] = set()
+        self._blank_is_left: bool | None = None
         self._unmarked: set[str] = set()
 
     @property
@@ -99,7 +100,7 @@ class ConversationEncoder:
         """
         limit = self.encoder.max_length - (0 if self.writes_apart else self.max_new_tokens)
         encoded = self._encode(rows, lambda _: limit)
-        features, long, short = [], 0, 0
+        features, long, short = list[Feature](), 0, 0
         for row, tokens in zip(rows, encoded, strict=True):
             prompt, answer = self._apart(tokens) if row["answers"] else (tokens.prompt, [])
             room = self.encoder.max_length - (0 if self.writes_apart else len(prompt))
@@ -148,8 +149,6 @@ class ConversationEncoder:
             self._note(f"train: the answers of {ends} of {len(rows)} examples were cut to fit max_length {most}")
         if not self.writes_apart and kept < len(rows):
             self._note(f"train: {len(rows) - kept} of {len(rows)} examples have no token in the loss")
-        if self._merged:
-            self._note(f"{len(self._merged)} prompts end in a token that is another one before their answers")
         return features, sum(tokens.is_cut for tokens in encoded)
 
     def _apart(self, tokens: _Tokens) -> tuple[TokenIds, TokenIds]:
@@ -209,6 +208,11 @@ class ConversationEncoder:
                 encoded[number] = replace(found, is_cut=True)
         if lost:
             self._note(f"{lost} conversations lost their oldest turns to fit max_length {self.encoder.max_length}")
+        if self._merged:
+            self._note(
+                f"{len(self._merged)} prompts end in another token where an answer follows, so that the model is asked "
+                "for something else than it learned; change the end of the template"
+            )
         if self._spelt:
             self._note(f"{len(self._spelt)} texts spell out a special token; a space was put into it")
         if self._unmarked:
@@ -220,7 +224,8 @@ class ConversationEncoder:
 
     def _tokens(self, rendered: Sequence[Rendered], ids: Sequence[str]) -> list[_Tokens]:
         encoder = self.encoder
-        prompts = [found for found, _ in encoder.tokenize([each.prompt for each in rendered])]
+        asked_texts = [each.prompt.rstrip(" ") if self._leaves_blank(each.prompt) else each.prompt for each in rendered]
+        prompts = [found for found, _ in encoder.tokenize(asked_texts)]
         wholes = encoder.tokenize([each.whole for each in rendered])
         eos = self.tokenizer.eos_token_id
         end = [eos] if eos is not None and (self.frame is None or self.writes_apart) else []
@@ -238,6 +243,23 @@ class ConversationEncoder:
             begin = len(opened) - len(whole)
             tokens.append(_Tokens(prompt=asked, whole=full, offsets=offsets, shared=shared, begin=begin, rendered=each))
         return tokens
+
+    def _leaves_blank(self, prompt: str) -> bool:
+        """Return whether the blank at a prompt's end is left to the model: it is one token with an answer's first word.
+
+        By the first prompt that ends so, before a letter, and so the same for all rows, whatever their answers are.
+        """
+        if not prompt.endswith(" ") or self.writes_apart:
+            return False
+        if self._blank_is_left is None:
+            texts = [prompt, prompt.rstrip(" "), prompt + "x"]
+            whole, bare, written = (found for found, _ in self.encoder.tokenize(texts))
+            self._blank_is_left = written[: len(whole)] != whole and written[: len(bare)] == bare
+            if self._blank_is_left:
+                self._note(
+                    "the blank at the end of prompts is left to the model, as a token of the answer begins with it"
+                )
+        return self._blank_is_left
 
     def _shortened(self, row: Row, limit: int) -> tuple[Rendered, int]:
         """Return a row with a prompt of at most so many tokens, and how many of its oldest turns were left out."""

@@ -144,4 +144,4 @@ def _own_ends(model: Any, tokenizer: Any) -> set[int]:
     config = getattr(unwrapped(model), "generation_config", None)
     ids = getattr(config, "eos_token_id", None)
     known = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return {int(number) for number in (ids if isinstance(ids, list) else [ids]) if number in known}
+    return known.intersection(ids if isinstance(ids, list) else [ids])
