@@ -21,6 +21,9 @@ IGNORED = -100
 # Takes the place of a turn's text, to see where a template writes it.
 _SENTINEL = "A text of Several Words, of nobody"
 
+# With which answers begin, to see whether a blank before them is a part of their first token.
+_FIRST_WORDS = ("The", "the", "You", "you", "Yes", "yes", "I", "a", "1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
@@ -247,14 +250,15 @@ class ConversationEncoder:
     def _leaves_blank(self, prompt: str) -> bool:
         """Return whether the blank at a prompt's end is left to the model: it is one token with an answer's first word.
 
-        By the first prompt that ends so, before a letter, and so the same for all rows, whatever their answers are.
+        By the first prompt that ends so, before usual words, and so the same for all rows, whatever their answers are.
         """
         if not prompt.endswith(" ") or self.writes_apart:
             return False
         if self._blank_is_left is None:
-            texts = [prompt, prompt.rstrip(" "), prompt + "x"]
-            whole, bare, written = (found for found, _ in self.encoder.tokenize(texts))
-            self._blank_is_left = written[: len(whole)] != whole and written[: len(bare)] == bare
+            texts = [prompt, prompt.rstrip(" "), *(prompt + word for word in _FIRST_WORDS)]
+            whole, bare, *written = (found for found, _ in self.encoder.tokenize(texts))
+            merged = any(ids[: len(whole)] != whole for ids in written)
+            self._blank_is_left = merged and all(ids[: len(bare)] == bare for ids in written)
             if self._blank_is_left:
                 self._note(
                     "the blank at the end of prompts is left to the model, as a token of the answer begins with it"
