@@ -17,7 +17,12 @@ from bench.records.record import Record, Score
 from bench.utils import numbers
 
 # Runs are ranked by the first of these metrics that was measured.
-MAIN_METRICS = ("accuracy", "f1_macro", "jaccard_samples", "squad_f1", "squad_v2_f1", "pearson", "entity_f1")
+MAIN_METRICS = (
+    *("accuracy", "f1_macro", "jaccard_samples", "squad_f1", "squad_v2_f1", "pearson", "entity_f1"),
+    *("extracted_match", "chrf"),
+)
+# By what these say no run is ranked where there is anything else.
+LAST_METRICS = ("loss", "reference_loss", "perplexity", "reference_tokens", "extracted_nothing")
 OTHER_METRICS = (
     *("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc"),
     *("squad_exact_match", "squad_v2_exact"),
@@ -74,14 +79,16 @@ def stage_names(record: Record) -> dict[str, str]:
 def metric_order(name: str) -> tuple[bool, int, str]:
     """Return a sort key for metric names: ranking metrics first, the loss last."""
     order = (*MAIN_METRICS, *OTHER_METRICS)
-    return name == "loss", order.index(name) if name in order else len(order), name
+    return name in LAST_METRICS, order.index(name) if name in order else len(order), name
 
 
 def metric_bounds(metric: str) -> tuple[float, float]:
     """Return the lowest and highest possible value of a metric; (-inf, inf) for a metric of another library."""
+    from bench.analysis.stats.chrf import WORD_ORDERS
     from bench.analysis.stats.sums import TOKENIZERS  # loads NumPy, which the page of one run does not need
 
-    known = {"mcc": (-1.0, 1.0), "loss": (0.0, math.inf), **dict.fromkeys(TOKENIZERS, (0.0, 100.0))}
+    known = {"mcc": (-1.0, 1.0), **dict.fromkeys((*TOKENIZERS, *WORD_ORDERS), (0.0, 100.0))}
+    known |= {"loss": (0.0, math.inf), "reference_loss": (0.0, math.inf), "perplexity": (1.0, math.inf)}
     known |= dict.fromkeys(("pearson", "spearman"), (-1.0, 1.0)) | dict.fromkeys(("mse", "mae"), (0.0, math.inf))
     return known.get(metric, (0.0, 1.0) if metric in registry.directions() else (-math.inf, math.inf))
 

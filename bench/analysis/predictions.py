@@ -253,7 +253,14 @@ def read_predictions(path: Path, record: Record, stage: str, split: str, metric:
         value = row["metrics"].get(metric)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise UnsoundPredictions(f"{stated.file}:{number}: {metric} is not a number: {value!r}")
-        lines[identity] = Line(prediction=row["prediction"], reference=row["reference"], value=value)
+        loss, tokens = (row.get(f"reference_{name}") for name in ("nll", "tokens"))
+        lines[identity] = Line(
+            prediction=row["prediction"],
+            reference=row["reference"],
+            value=value,
+            loss=loss if isinstance(loss, int | float) else None,
+            tokens=tokens if isinstance(tokens, int) else None,
+        )
         values.append(row["metrics"])
         if isinstance(row.get("prompt_hash"), str):
             hashes[identity] = row["prompt_hash"]

@@ -21,6 +21,8 @@ ANSWER_LABELS = ("unanswerable", "answerable")
 NUMBERS_TASK, TAGS_TASK = "regression", "token_classification"
 # The task whose rows have choices of their own, of which one is right.
 CHOICES_TASK = "multiple_choice"
+# The task whose rows have texts that are to be written.
+GENERATION_TASK = "generation"
 
 
 def is_cleaning_step(name: str) -> bool:
@@ -84,7 +86,9 @@ class Columns(Strict):
     then the question. group: what a row belongs to, as a passage to its article; rows of one group should not be on
     both sides. For regression `label` is a number. tokens, tags: for token classification, lists of words and of a tag
     for each word. choices: a column of lists, or of {text, label} as ARC has them, or several columns. label_as: how
-    `label` names the right one of them, where the data leave that open.
+    `label` names the right one of them, where the data leave that open. reference: a text that is to be written, or a
+    list of them, for generation. input: what is appended to `text` there, after an empty line, as Alpaca's. messages:
+    conversations, whose last turn is the reference.
     """
 
     id: Text | None = None
@@ -98,6 +102,9 @@ class Columns(Strict):
     group: Text | None = None
     choices: Text | Annotated[tuple[Text, ...], Field(min_length=2), Distinct] | None = None
     label_as: Literal["from_0", "from_1", "letter", "text"] | None = None
+    reference: Text | None = None
+    input: Text | None = None
+    messages: Text | None = None
 
 
 class Divide(Strict):
@@ -316,6 +323,36 @@ class DatasetCard(Strict):
         return self
 
     @model_validator(mode="after")
+    def _references_fit(self) -> "DatasetCard":
+        columns, given = self.columns, {"reference", "input", "messages"}
+        if self.task != GENERATION_TASK:
+            for key in sorted(given):
+                if getattr(columns, key) is not None:
+                    raise InvalidKey(
+                        f"columns.{key}", f"only task {GENERATION_TASK!r} has texts that are to be written"
+                    )
+            return self
+        turns, unlabelled = columns.messages is not None, "there are no labels where texts are to be written"
+        two = "both are given: conversations hold their references themselves, as last turns"
+        wrong = {
+            "task": (columns.reference is None and not turns, "needs `columns.reference`, or `columns.messages`"),
+            "columns.reference": (columns.reference is not None and turns, two),
+            "columns.text": (turns and columns.text != "text", "`columns.messages` hold the prompts too"),
+            "columns.text_pair": (turns and columns.text_pair is not None, "`columns.messages` hold the prompts too"),
+            "columns.input": (columns.input is not None and turns, "only beside `columns.reference`"),
+            "clean": (bool(self.clean) and (turns or columns.input is not None), "only for single texts"),
+            "labels": (bool(self.labels), unlabelled),
+            "multi_label": (self.multi_label, unlabelled),
+            "columns.label": (columns.label != "label", unlabelled),
+            "filters.labels": (self.filters.labels is not None, unlabelled),
+            "prompt.answers": (self.prompt is not None and bool(self.prompt.answers), unlabelled),
+        }
+        for key, (is_wrong, reason) in wrong.items():
+            if is_wrong:
+                raise InvalidKey(key, reason)
+        return self
+
+    @model_validator(mode="after")
     def _labels_fit(self) -> "DatasetCard":
         if self.columns.label_flags and not (self.labels and self.multi_label):
             raise InvalidKey("columns.label_flags", "one column per label needs `labels`, and `multi_label: true`")
@@ -353,12 +390,16 @@ class DatasetCard(Strict):
 
 
 class TokenizerCard(Strict):
-    """`id` of a pretrained tokenizer, or `train`: one trained on the training split, for tests without a download."""
+    """`id` of a pretrained tokenizer, or `train`: one trained on the training split, for tests without a download.
+
+    chat_template: Jinja, in place of the tokenizer's own; for a base model that has none.
+    """
 
     id: Text | None = None
     revision: str | None = None
     train: Literal["wordpiece", "bpe", "unigram"] | None = None
     vocab_size: PositiveInt = 1024
+    chat_template: Text | None = None
 
 
 class ModelCard(Strict):
@@ -390,9 +431,16 @@ class ModelCard(Strict):
         return self
 
 
+class AnswerBudget(Strict):
+    """The part of a recipe's `prompting` that a dataset card may set: how long answers may be."""
+
+    max_new_tokens: PositiveInt
+
+
 class Presets(Strict):
     """Keys that a dataset card's `defaults` may hold: its usual budget, not the method or the model."""
 
+    prompting: AnswerBudget | None = None
     training: Training | None = None
     evaluation: Evaluation | None = None
     max_length: PositiveInt | None = None

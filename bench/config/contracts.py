@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the contracts name types of packages above; importing those
     from transformers import PreTrainedTokenizerBase
 
     from bench.config.cards import Prompt
+    from bench.config.extraction import Extract
     from bench.config.recipe import Recipe
     from bench.data.dataset import Corpus
     from bench.data.examples import Encoded
@@ -127,8 +128,9 @@ class Task(Protocol):
 class Metric(Protocol):
     """A metric: values of a whole split, each with a signature. `bench/metrics/_base.py` has classes to derive from.
 
-    reads: what it scores: "predictions" (label ids), "scores" (probabilities), "answers" (texts), "numbers", "tags" or
-    "choices" (for each of an example's choices the log-likelihood, and its characters, bytes and tokens).
+    reads: what it scores: "predictions" (label ids), "scores" (probabilities), "answers" (texts), "numbers", "tags",
+    "choices" (for each of an example's choices the log-likelihood, and its characters, bytes and tokens), or
+    "likelihoods" (of references: log-likelihood in nats, and tokens).
     configs: "default" (one label an example), "multilabel" (rows of 0 and 1), or both; of tags also names of schemes.
     higher_is_better: value name -> direction, of the single numbers that may be compared.
     counts: value names that are plain numbers and get no interval.
@@ -149,6 +151,15 @@ class Metric(Protocol):
 
     def compute_values(self, predictions: Any, references: Any, num_labels: int) -> dict[str, np.ndarray]:
         """Return the values of all examples. Its interval comes from recomputing it for every bootstrap draw."""
+        ...
+
+
+@runtime_checkable
+class ExtractingMetric(Metric, Protocol):
+    """A metric of a part of each answer, which `evaluation.extract` of the recipe says how to find."""
+
+    def use(self, extract: Extract) -> None:
+        """Take what finds the part."""
         ...
 
 

@@ -25,7 +25,7 @@ class Prompting(Strict):
     entailed.
     normalization: a label's log-likelihood over its number of tokens or characters. calibration: over the label's
     likelihood for texts without content. date: what a chat template that writes today's date is told, so that prompts
-    of all days are the same.
+    of all days are the same. chat_template_kwargs: what else a chat template is told, as `enable_thinking: false`.
     """
 
     format: Literal["plain", "chat"] = "plain"
@@ -34,6 +34,7 @@ class Prompting(Strict):
     calibration: Literal["none", "content_free"] = "none"
     max_new_tokens: PositiveInt = 16
     date: Date = CHAT_DATE
+    chat_template_kwargs: dict[str, bool | int | float | str | None] = {}
 
 
 class MethodChoice(BaseModel):

@@ -34,7 +34,7 @@ LITERALS: dict[str, dict[str, type]] = {
 # What a metric reads -> READS of the tasks that it is for.
 READ_BY = {
     "predictions": "labels", "scores": "labels", "choices": "labels", "answers": "answers", "numbers": "numbers",
-    "tags": "tags",
+    "tags": "tags", "likelihoods": "answers",
 }  # fmt: skip
 METHOD = ("Options", "load_plan", "adapt")
 # In the name of a metric of the evaluate library, these say that lower is better.

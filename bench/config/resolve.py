@@ -14,11 +14,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from bench.config import architecture, data_folder, foreign_code, model_paths, registry, rules, unused, yaml_loader
-from bench.config.cards import Columns, DatasetCard, Filters, ModelCard, Presets, Prompt, Source
-from bench.config.fields import CHAT_DATE
+from bench.config import (
+    architecture,
+    data_folder,
+    foreign_code,
+    model_paths,
+    recipe_hash,
+    registry,
+    rules,
+    unused,
+    yaml_loader,
+)
+from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.layers import Layers
 from bench.config.recipe import MethodChoice, Recipe
 from bench.config.validation import Problems, shortened, validate, validate_rest
@@ -44,18 +53,9 @@ _ANY_CARD: dict[str, dict[str, Any]] = {
     },
     "model": {"family": "encoder", "licence": "none", "id": "none"},
 }
-# What describes a card, or is already laid into the recipe, and decides no result.
-_DESCRIPTIVE = {"dataset": {"licence": True, "homepage": True, "defaults": True}, "model": {"licence": True}}
 # What a model card says of its own model alone, and what says which model that is.
 _OF_ONE_MODEL = ("revision", "subfolder", "architecture", "max_length", "trust_remote_code")
 _WHICH_MODEL = ("id", "package")
-# Keys of dataset cards that came after the first hashes: (place, key).
-_LATER_KEYS = (
-    *(("columns", key) for key in ("tokens", "tags", "choices", "label_as")),
-    *(("filters", "drop_equal_choices"), ("source", "trust_remote_code"), ("prompt", "decimals")),
-    *(("", "scheme"), ("", "normalization")),
-)
-_WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published")
 # What a published result was found with; where the command line names another, there is nothing to hold a run against.
 _PUBLISHED_WITH = ("dataset", "model", "method", "objective", "head", "prompting", "limit", "evaluation")
 
@@ -87,24 +87,7 @@ class Resolved:
     @property
     def hash(self) -> str:
         """SHA-256 of what decides the result: the seed and the place of the files are not part of it."""
-        left_out: dict[str, Any] = dict.fromkeys(_WITHOUT_EFFECT, True) | _DESCRIPTIVE
-        content = json.loads(self.recipe.model_dump_json(exclude=left_out))
-        content["dataset"]["source"].pop("folder")
-        if not content["dataset"]["source"]["quoting"]:
-            del content["dataset"]["source"]["quoting"]  # nor was this key, where it changes nothing
-        content["method"] = {"name": self.recipe.method.name, **self.options.model_dump(mode="json")}
-        # Part of every hash so far: baselines and unfinished runs of before are found by it.
-        content["speed"]["precision"] = "launcher"
-        if not content["evaluation"]["allow_selection_on_test"]:
-            del content["evaluation"]["allow_selection_on_test"]  # nor was this key, where it is not used
-        _drop_unset_keys(content["dataset"])
-        # So is a chat template's date, where it is no other than that of every run.
-        if self.recipe.prompting.date == CHAT_DATE:
-            content["prompting"].pop("date")
-        # The package's own files are known by its version; those of others may change under the same name.
-        if code := registry.included_code(self._drop_ins):
-            content["included"] = {f"{path.parent.name}/{path.name}": digest for path, digest in code.items()}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return recipe_hash.of(self.recipe, self.options, registry.included_code(self._drop_ins))
 
     @property
     def files(self) -> dict[str, str]:
@@ -134,7 +117,8 @@ class Resolved:
         default = registry.literals("tasks", self.recipe.dataset.task)["METRICS"]
         kind = "multi_label" if self.recipe.dataset.multi_label else "single_label"
         names = self.recipe.evaluation.metrics or self.recipe.dataset.metrics or tuple(default[kind])
-        return tuple(name for name in names if rules.is_defined(name, self.recipe) or self.recipe.evaluation.metrics)
+        chosen = [name for name in names if rules.is_defined(name, self.recipe) or self.recipe.evaluation.metrics]
+        return tuple(dict.fromkeys([*chosen, *rules.metrics_always(self.recipe)]))
 
     @property
     def included_notes(self) -> list[str]:
@@ -160,21 +144,6 @@ class Resolved:
         return tuple(name for name in names if not rules.is_defined(name, self.recipe))
 
 
-def _drop_unset_keys(card: dict[str, Any]) -> None:
-    """Drop keys of a dataset card that are not set: they were no part of a hash before there were their tasks."""
-    fields: dict[str, type[BaseModel]] = {
-        "columns": Columns,
-        "filters": Filters,
-        "source": Source,
-        "prompt": Prompt,
-        "": DatasetCard,
-    }
-    for place, key in _LATER_KEYS:
-        inside = card[place] if place else card
-        if inside is not None and inside[key] == fields[place].model_fields[key].default:
-            del inside[key]
-
-
 def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Resolved:
     """Read, resolve and check a recipe. Raises RecipeError with a line for each problem: file, line, key, advice."""
     document = yaml_loader.read(path, _shown(path))
@@ -192,6 +161,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
         changed = _lay_card_overrides(document, given, layers)
     with problems.collect():
         _lay_defaults(layers)
+        _lay_task_defaults(layers)
     _lay_recipe(document, layers)
     if any(parts_from_published(".".join(map(str, override.inside))) for override in given):
         layers.data.pop("published", None)
@@ -505,6 +475,18 @@ def _lay_defaults(layers: Layers) -> None:
     limit = layers.get(("model", "max_length"))
     if isinstance(limit, int) and limit < (defaults.get("max_length") or Recipe.model_fields["max_length"].default):
         layers.repeat(("model", "max_length"), "max_length")
+
+
+def _lay_task_defaults(layers: Layers) -> None:
+    """Put the task's own defaults where the card has none, as the objective of a task that has only one."""
+    task = layers.get(("dataset", "task"))
+    if task not in registry.names("tasks"):
+        return
+    for path, value in unused.leaves(registry.literals("tasks", task).get("DEFAULTS", {}), ()):
+        part: dict[Any, Any] = layers.data
+        for key in path[:-1]:
+            part = part.setdefault(key, {})
+        part.setdefault(path[-1], value)
 
 
 def _lay_recipe(document: Document, layers: Layers) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.config import cards, contracts, registry
-from bench.config.cards import DatasetCard
+from bench.config.cards import GENERATION_TASK, DatasetCard
 from bench.config.foreign_code import LIBRARY
 from bench.config.layers import Layers
 from bench.config.recipe import Head, Prompting, Recipe
@@ -19,6 +19,8 @@ from bench.errors import RecipeError, did_you_mean
 _KINDS = {"labels": "labels", "answers": "text answers", "numbers": "numbers", "tags": "tags of words"}
 # Top-level keys of a recipe that are for methods that train by gradients.
 BY_GRADIENTS = ("training", "checkpoints")
+# The metric that `evaluation.extract` is for.
+EXTRACTED = "extracted_match"
 
 
 def problems(
@@ -43,6 +45,7 @@ def problems(
         yield f"{place}: {global_batch} is not a multiple of per_device_batch {per_device}"
     yield from _unused_training(recipe, plan, typed, layers)
     yield from _selection_problems(recipe, plan, layers)
+    yield from _generation_problems(recipe, layers)
 
 
 def card_problems(card: DatasetCard, layers: Layers) -> Iterator[str]:
@@ -57,6 +60,14 @@ def card_problems(card: DatasetCard, layers: Layers) -> Iterator[str]:
     for number, name in enumerate(card.metrics):
         if problem := _unusable_metric(name, card.multi_label):
             yield f"{layers.place(('dataset', 'metrics', number))}: {problem}"
+
+
+def metrics_always(recipe: Recipe) -> Iterator[str]:
+    """Yield the metrics that a recipe has whatever it names: loss of the reference, and what `extract` is for."""
+    if recipe.dataset.task == GENERATION_TASK:
+        yield "reference_loss"
+        if recipe.evaluation.extract is not None:
+            yield EXTRACTED
 
 
 def is_defined(metric: str, recipe: Recipe) -> bool:
@@ -83,6 +94,8 @@ def _metric_problems(recipe: Recipe, metric_names: tuple[str, ...], layers: Laye
             yield f"{place}: {problem}"
         elif why := why_undefined(name, recipe):
             yield f"{place}: {name!r} {why}"
+        elif name == EXTRACTED and recipe.evaluation.extract is None:
+            yield f"{place}: {name!r} needs `evaluation.extract`: what part of an answer is compared"
         known.update(_value_names(name))
     if any(name.startswith(LIBRARY) for name in metric_names):
         return  # what a metric of the evaluate library returns is known when it has run
@@ -114,6 +127,8 @@ def _reads_other(name: str, task: str) -> str | None:
     reads, has = registry.literals("metrics", name)["reads"], _reads(task)
     if reads == "choices" and has != "choices":
         return f"metric {name!r} is for choices of a row's own; task {task!r} has none"
+    if reads == "likelihoods":
+        return None if task == GENERATION_TASK else f"metric {name!r} is for task {GENERATION_TASK!r}"
     # The right one of a row's choices is a label too.
     wanted, has = registry.READ_BY.get(reads, "labels"), "labels" if has == "choices" else has
     if wanted == has:
@@ -181,11 +196,10 @@ def _objective_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     if method == "probe" and _reads(task) in ("numbers", "tags"):
         yield f"{place}: method 'probe' fits a classifier of texts; task {task!r} needs method: head, or another one"
         return
-    in_words = _in_words(task)
-    if recipe.spans != Spans() and not (in_words and objective == "head"):
+    if recipe.spans != Spans() and not (task == cards.ANSWERS_TASK and objective == "head"):
         yield f"{layers.place(('spans',))}: `spans` is only for task question_answering with `objective: head`"
     smoothing = layers.place(("training", "label_smoothing"))
-    if recipe.training.label_smoothing and in_words:
+    if recipe.training.label_smoothing and task == cards.ANSWERS_TASK:
         yield f"{smoothing}: label smoothing is not supported for answer spans; remove it"
     elif recipe.training.label_smoothing and _reads(task) == "numbers":
         yield f"{smoothing}: label smoothing is not defined for numbers; remove it"
@@ -195,7 +209,7 @@ def _objective_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
         if recipe.prompting != Prompting():
             yield f"{layers.place(('prompting',))}: `prompting` is only for `objective: text`"
         return
-    if recipe.dataset.prompt is None:
+    if recipe.dataset.prompt is None and task != GENERATION_TASK:
         yield f"{layers.place(('dataset',))}: `objective: text` needs a `prompt` in the dataset card; this one has none"
     if recipe.head != Head():
         yield f"{layers.place(('head',))}: `head` is only for `objective: head`"
@@ -211,6 +225,8 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     place = layers.place(("prompting", "answer"))
     if prompting.answer != "generate" and _in_words(recipe.dataset.task):
         yield f"{place}: answers to questions are free text; set answer: generate"
+    if prompting.format != "chat" and prompting.chat_template_kwargs:
+        yield f"{layers.place(('prompting', 'chat_template_kwargs'))}: only for `format: chat`"
     if prompting.answer != "generate" and _reads(recipe.dataset.task) == "numbers":
         how = "the likelihood of an answer" if prompting.answer == "label_likelihood" else "entailment"
         yield f"{place}: {how} is not defined for numbers, of which there is no list; set answer: generate"
@@ -254,6 +270,22 @@ def _choice_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     if recipe.method.name == "few_shot" and "train" in recipe.evaluation.splits:
         place = layers.place(("evaluation", "splits"))
         yield f"{place}: the shots are drawn from 'train', so that split can't be scored too"
+
+
+def _generation_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
+    """Yield keys for texts that are to be written, where nothing, or nothing of that kind, is."""
+    loss_on, place = recipe.training.loss_on, layers.place(("training", "loss_on"))
+    if recipe.dataset.task != GENERATION_TASK:
+        if loss_on != "answer":
+            yield f"{place}: only task {GENERATION_TASK!r} has other tokens in its loss than those of the answer"
+        if recipe.evaluation.extract is not None:
+            extract = layers.place(("evaluation", "extract"))
+            yield f"{extract}: only for texts that are written (task {GENERATION_TASK!r})"
+        return
+    if loss_on == "assistant" and recipe.dataset.columns.messages is None:
+        yield f"{place}: these rows are a prompt and its answer, not conversations (`columns.messages`); set answer"
+    if loss_on != "answer" and recipe.model.family == "encoder_decoder":
+        yield f"{place}: an encoder-decoder learns what it writes, the answer alone; set loss_on: answer"
 
 
 def _unused_training(recipe: Recipe, plan: contracts.LoadPlan, typed: list[KeyPath], layers: Layers) -> Iterator[str]:

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from bench.config.extraction import Extract
 from bench.config.fields import Distinct, InvalidKey, Name, PositiveInt, Share, Strict, Text
 
 
@@ -28,6 +29,8 @@ class Training(Strict):
     part of it that is found to fit. The global batch, and so the result, is the same with any of them.
     warmup: a share of all steps below 1, or a whole number of steps. epochs, steps: one of them; else 3 epochs.
     activation_offload: gradient checkpointing keeps its activations in host memory until the backward pass.
+    loss_on: of texts that are to be written (task generation), the tokens in the loss: those of the last answer, of all
+    turns of the assistant, or all.
     """
 
     engine: Literal["trainer", "loop"] = "trainer"
@@ -51,6 +54,7 @@ class Training(Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    loss_on: Literal["answer", "assistant", "all"] = "answer"
     gradient_checkpointing: bool = False
     activation_offload: bool = False
     log_every: PositiveInt = 10
@@ -94,6 +98,7 @@ class Evaluation(Strict):
 
     batch_tokens: tokens of a batch, padding included; null is a default for the device. No score depends on it.
     validation: the split by which the best step, the end, or in a study the settings are chosen.
+    extract: the part of a written answer that is compared with the same part of its reference, as `extracted_match`.
     allow_selection_on_test: whether it may be one of the scored splits, or hold the same data; marked in every report.
     """
 
@@ -103,6 +108,7 @@ class Evaluation(Strict):
     allow_selection_on_test: bool = False
     batch_tokens: PositiveInt | None = None
     threshold: Share = 0.5
+    extract: Extract | None = None
     metrics: Annotated[tuple[Text, ...], Distinct] = ()
 
 

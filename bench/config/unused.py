@@ -72,6 +72,11 @@ def _schedule(facts: Facts) -> Reason:
     return _unless(not promised, "`constant_with_warmup` needs `warmup`; without it, write `schedule: constant`")
 
 
+def _template(facts: Facts) -> Reason:
+    turns = facts.recipe.dataset.columns.messages is not None and facts.recipe.prompting.format == "chat"
+    return _text(facts) or _unless(not turns, "conversations in a chat template have no other frame")
+
+
 def _no_answer(facts: Facts) -> Reason:
     card = facts.recipe.dataset
     used = facts.writes and (card.multi_label or card.task == ANSWERS_TASK)
@@ -125,7 +130,7 @@ def _kept(facts: Facts) -> Reason:
 # Key -> why it is not used, or None where it is. What stands at a key covers all keys below it.
 CONDITIONS: dict[str, Condition] = {
     "dataset.metrics": lambda facts: _unless(not facts.recipe.evaluation.metrics, "`evaluation.metrics` replaces it"),
-    "dataset.prompt": _text,
+    "dataset.prompt": _template,
     "dataset.normalization": _text,
     "dataset.prompt.joint": _joint,
     "dataset.prompt.template": _question,
@@ -164,7 +169,8 @@ CONDITIONS: dict[str, Condition] = {
 # Held by the rules of `bench.config.rules`, by a type's own checks, or by what is known only when data are read.
 ELSEWHERE = frozenset({
     "limit", "head.kind", "prompting.format", "prompting.answer", "prompting.normalization", "prompting.calibration",
-    "prompting.max_new_tokens", "prompting.date", "training.label_smoothing", "training.activation_offload",
+    "prompting.max_new_tokens", "prompting.date", "prompting.chat_template_kwargs", "training.loss_on",
+    "evaluation.extract", "training.label_smoothing", "training.activation_offload",
     "training.best", "training.early_stopping", "spans", "trackers", "method.peft", "method.config", "method.dtype",
 })  # fmt: skip
 # Used in every run that gets as far as that. A part of `speed` that is off is off; `evaluation.validation` is also
@@ -173,8 +179,8 @@ ALWAYS = frozenset({
     "dataset.task", "dataset.source", "dataset.licence", "dataset.homepage", "dataset.columns", "dataset.labels",
     "dataset.multi_label", "dataset.splits", "dataset.divide", "dataset.filters", "dataset.clean", "dataset.leakage",
     "dataset.defaults", "dataset.scheme", "model.id", "model.package", "model.family", "model.licence",
-    "model.architecture",
-    "model.tokenizer.id", "model.tokenizer.train", "model.max_length", "model.attention", "model.trust_remote_code",
+    "model.architecture", "model.tokenizer.id", "model.tokenizer.train", "model.tokenizer.chat_template",
+    "model.max_length", "model.attention", "model.trust_remote_code",
     "method.name", "method.blocks", "method.shots", "method.draw", "method.quantized", "method.pooling", "method.C",
     "method.max_iter", "method.quant_type", "method.double_quant", "method.storage", "objective", "max_length",
     "training.engine", "training.global_batch", "training.per_device_batch", "training.epochs", "training.steps",

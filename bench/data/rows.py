@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.config.cards import DatasetCard
+from bench.config.cards import GENERATION_TASK, DatasetCard
 from bench.data import cleaning
 from bench.data.labels import Labels, field_of
 from bench.data.sources import Rows
@@ -87,6 +87,15 @@ def parse(rows: Rows, split: str, card: DatasetCard, target: Target, clean: list
     return Split(name=split, rows=kept, dropped=dict(dropped))
 
 
+def texts_of(row: dict[str, Any]) -> list[str]:
+    """Return the texts of a row that a tokenizer is trained on, with those to write and a system prompt."""
+    texts = [text for text in (row["text"], row["text_pair"]) if text]
+    if "answers" in row and "answer_starts" not in row:
+        texts += row["answers"][:1]
+        texts += [turn["content"] for turn in row.get("messages", ()) if turn["role"] != "user"]
+    return texts
+
+
 def missing_notes(split: Split) -> list[str]:
     """Return a note on texts that are a word for a missing value, which stay as they are; [] without any."""
     count = sum(row["text"] in _MISSING_TEXTS or row["text_pair"] in _MISSING_TEXTS for row in split.rows)
@@ -129,7 +138,8 @@ def _reason_to_drop(row: dict[str, Any], card: DatasetCard, labels: Labels, seen
     """Return the name of the filter that leaves this row out, or None."""
     text, filters = row["text"], card.filters
     words = len(text.split())
-    if filters.drop_empty and (not words or row["text_pair"] == ""):
+    lacks_reference = card.task == GENERATION_TASK and not row["answers"]
+    if filters.drop_empty and (not words or row["text_pair"] == "" or lacks_reference):
         return "drop_empty"
     if filters.min_words is not None and words < filters.min_words:
         return "min_words"

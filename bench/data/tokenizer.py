@@ -36,6 +36,8 @@ def build(card: ModelCard, place: str | None, texts: Iterable[str]) -> tuple["Pr
         tokenizer = load(card.tokenizer.id or place, card.tokenizer.revision or card.revision, card)
     tokenizer.padding_side = "right"
     notes = []
+    if card.tokenizer.chat_template is not None:
+        tokenizer.chat_template = card.tokenizer.chat_template
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         notes.append(f"the tokenizer has no pad token; {tokenizer.pad_token!r} is used and masked by length")

@@ -1,6 +1,8 @@
 """Scores of predictions that need no model (majority label, random labels, no answer), to compare a model with."""
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,6 +13,9 @@ from bench.evaluation import choice_baselines
 from bench.evaluation.metric_set import MetricSet, Predictions
 
 RANDOM_DRAWS = 100
+# Sentences of a text that are taken for its summary, and where one ends.
+LEAD = 3
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def baselines(
@@ -32,6 +37,29 @@ def baselines(
     if kind_of(split.references) != "labels" or train_references is None:
         return constant
     return {**constant, "random": _random(metrics, train_references, split)}
+
+
+def copies(metrics: MetricSet, texts: Sequence[str], split: Predictions) -> dict[str, dict[str, float]]:
+    """Return name of a baseline -> scores of texts that are made of the prompt's own, which need no model.
+
+    `empty` writes nothing, `copy` the text itself, and `lead_3` its first three sentences, the usual baseline of
+    summaries (Nallapati et al. 2017); only where at least one text has more. texts: of each example, in order.
+    """
+    sentences = [_SENTENCE_END.split(text.strip()) for text in texts]
+    made = {"empty": [""] * len(texts), "copy": list(texts)}
+    if any(len(parts) > LEAD for parts in sentences):
+        made["lead_3"] = [" ".join(parts[:LEAD]) for parts in sentences]
+    return {
+        name: metrics.values(
+            Predictions(
+                ids=split.ids,
+                predictions=per_row(written),
+                references=split.references,
+                scores=np.empty((len(texts), 0)),
+            )
+        )
+        for name, written in made.items()
+    }
 
 
 def constants(metrics: MetricSet, train_references: np.ndarray | None, split: Predictions) -> dict[str, Predictions]:

@@ -16,7 +16,7 @@ import numpy as np
 from bench.analysis import accessors
 from bench.analysis.stats import paired
 from bench.analysis.stats.sums import Tally, mean_value
-from bench.config.contracts import AdditiveMetric
+from bench.config.contracts import AdditiveMetric, Metric
 from bench.data import tagging
 from bench.data.examples import kind_of
 from bench.evaluation.metric_set import MetricSet, Predictions
@@ -155,6 +155,17 @@ def _of_texts(where: str, predictions: Predictions) -> list[Finding]:
     return findings
 
 
+def unfinished(where: str, predictions: Predictions) -> list[Finding]:
+    """Return the finding that many texts were not finished when the limit of new tokens was reached."""
+    if predictions.likelihoods is None:
+        return []
+    cut = np.array([not extra["stopped"] for extra in predictions.extra])
+    if cut.mean() < MANY:
+        return []
+    sentence = f"{_share(cut)} texts reached prompting.max_new_tokens before their end; they are scored as they are"
+    return [Finding(code="texts_cut_at_limit", sentence=f"{where}: {sentence}")]
+
+
 def not_better(
     where: str, metrics: MetricSet, predictions: Predictions, constants: Mapping[str, Predictions]
 ) -> list[Finding]:
@@ -165,7 +176,7 @@ def not_better(
             (error for error in ERRORS if any(error in each.higher_is_better for each in metrics.metrics)), None
         )
     findings: list[Finding] = []
-    if name is None or not predictions.ids:
+    if name is None or not predictions.ids or _metric_of(metrics, name).reads == "likelihoods":
         return findings
     sign = 1 if metrics.higher_is_better(name) else -1
     for kind, constant in constants.items():
@@ -199,9 +210,13 @@ def headline(metrics: MetricSet, predictions: Predictions) -> str | None:
     return accessors.ranking_metric(names) if predictions.ids else None
 
 
+def _metric_of(metrics: MetricSet, name: str) -> Metric:
+    return next(metric for metric in metrics.metrics if name in metric.higher_is_better)
+
+
 def _difference(metrics: MetricSet, name: str, first: Predictions, second: Predictions) -> Difference:
     """Return the values of both, with an interval where the metric follows from sums over examples."""
-    metric = next(metric for metric in metrics.metrics if name in metric.higher_is_better)
+    metric = _metric_of(metrics, name)
     if not isinstance(metric, AdditiveMetric) or metric.reads == "scores":
         one, other = (metrics.values(each, reads=metric.reads)[name] for each in (first, second))
         return Difference(first=one, second=other, ends=None)

@@ -16,7 +16,8 @@ import numpy as np
 
 from bench.analysis.stats.intervals import Interval, bootstrap, bootstrap_examples, wilson
 from bench.config import foreign_code, registry
-from bench.config.contracts import AdditiveMetric, Metric
+from bench.config.contracts import AdditiveMetric, ExtractingMetric, Metric
+from bench.config.extraction import Extract
 from bench.config.foreign_code import LIBRARY
 from bench.data import tagging
 from bench.data.examples import per_row
@@ -53,6 +54,13 @@ class Predictions:
     scores: np.ndarray
     extra: tuple[dict[str, Any], ...] = ()
 
+    @property
+    def likelihoods(self) -> np.ndarray | None:
+        """Return [examples, 2]: log-likelihood of the first reference in nats, and its tokens; None without."""
+        if not self.extra or "reference_nll" not in self.extra[0]:
+            return None
+        return np.array([[-each["reference_nll"], each["reference_tokens"]] for each in self.extra], dtype=float)
+
 
 class MetricSet:
     """Loads metrics once; `scores` gives values with intervals, `values` the bare numbers.
@@ -69,6 +77,7 @@ class MetricSet:
         num_labels: int,
         tags: tuple[str, ...] = (),
         scheme: str | None = None,
+        extract: Extract | None = None,
     ) -> None:
         self.num_labels = num_labels
         self.multi_label = multi_label
@@ -78,6 +87,8 @@ class MetricSet:
         for metric in own:
             if metric.reads == "tags":
                 setattr(metric, "kinds", tagging.kinds_of(tags))  # noqa: B010 (not of every metric)
+            if isinstance(metric, ExtractingMetric) and extract is not None:
+                metric.use(extract)
         if len(read := {registry.READ_BY.get(metric.reads, "labels") for metric in own}) > 1:
             raise SetupError(f"metrics of {' and of '.join(sorted(read))} don't go together: {', '.join(names)}")
         library = [LibraryMetric(name.removeprefix(LIBRARY), config) for name in names if name.startswith(LIBRARY)]
@@ -110,6 +121,8 @@ class MetricSet:
                 continue  # it has no single number
             if reads not in (None, metric.reads):
                 continue
+            if metric.reads == "likelihoods" and predictions.likelihoods is None:
+                continue  # an answer that no model gave
             values = metric.compute_values(_read_by(metric, predictions), predictions.references, self.num_labels)
             scalars |= {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
             scalars |= _tuned(metric, predictions)
@@ -292,6 +305,9 @@ def _column(rows: Any) -> Any:
 def _read_by(metric: Metric, predictions: Predictions) -> np.ndarray:
     if metric.reads == "choices":
         return per_row([[extra[name] for name in CHOICE_ROWS] for extra in predictions.extra])
+    if metric.reads == "likelihoods":
+        found = predictions.likelihoods
+        return np.empty((len(predictions.ids), 2)) * np.nan if found is None else found
     return predictions.scores if metric.reads == "scores" else predictions.predictions
 
 

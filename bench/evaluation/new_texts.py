@@ -5,7 +5,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from bench.config.cards import CHOICES_TASK
+from bench.config.cards import CHOICES_TASK, GENERATION_TASK
+from bench.data import chat_layouts
 from bench.data.sources import Rows
 from bench.errors import DataError, did_you_mean
 
@@ -72,6 +73,10 @@ def _row(place: str, line: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         shown = "a list" if isinstance(row, list) else json.dumps(row)[:60]
         raise DataError(f"{place}: expected a JSON object with `text`, got {shown}; {ADVICE}")
+    if "messages" in row:
+        turns = chat_layouts.turns_of(row["messages"], place, answered=False)
+        said = "\n\n".join(turn["content"] for turn in turns if turn["role"] != "system")
+        return {"text": said, "text_pair": None, "messages": turns}
     if "text" not in row:
         hint = did_you_mean("text", row) if row else " It is empty."
         raise DataError(f"{place}: the key `text` is missing.{hint.replace('Known', 'Its keys')}")
@@ -103,6 +108,8 @@ def check(rows: Rows, description: dict[str, Any]) -> None:
             _check_text(f"text {number}", text)
         if not row["text"].strip():
             raise DataError(f"text {number} is empty")
+        if "messages" in row and description["task"] != GENERATION_TASK:
+            raise DataError(f"text {number} is a conversation (`messages`), and this model does not write texts")
         has_pair = bool((row["text_pair"] or "").strip())
         if questions and not has_pair:
             raise DataError(f"text {number} has no question: give JSON lines with `text` and, for it, `text_pair`")

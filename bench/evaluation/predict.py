@@ -8,7 +8,7 @@ import torch
 
 from bench import console
 from bench.config import registry
-from bench.config.cards import Prompt
+from bench.config.cards import GENERATION_TASK, Prompt
 from bench.config.recipe import Prompting
 from bench.config.training import Spans
 from bench.data.batching import collate, grouped
@@ -17,7 +17,7 @@ from bench.data.prompts.template import Renderer
 from bench.data.rows import Split
 from bench.data.sources import Rows
 from bench.errors import BenchError, DataError
-from bench.evaluation import new_texts, saved_model, text_examples
+from bench.evaluation import new_texts, predict_written, saved_model, text_examples
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Reader, Scoring
 from bench.evaluation.readers import choice_head, choices, head, span
@@ -33,6 +33,7 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
 
     scores: probability per label name. cut: the text was truncated to the model's max_length. A model that generates
     answers gives the generated text as "written" instead of scores; an answer that can't be parsed has label None.
+    A model that writes texts takes conversations too (`messages`, up to the user's last turn).
     For a model that answers questions, `text_pair` is the question, which is returned as "text", and the label is its
     answer: words of the passage, "" for none. For a model of multiple choice, rows have `choices`, and the label is one
     of these.
@@ -49,6 +50,8 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
         "choices": _predict_choices,
         "text": _predict_with_prompts,
     }[objective]
+    if description["task"] == GENERATION_TASK:
+        predict_rows = predict_written.predict
     try:
         positions = input_limits.of_input(model).positions
         if positions is not None:  # a recipe may allow more, as long as its own texts are shorter
@@ -157,7 +160,14 @@ def _predict_with_prompts(model: Any, tokenizer: Any, description: dict[str, Any
     )
     prompt = Prompt.model_validate(description["prompt"], strict=False)
     prompting = Prompting.model_validate(description["prompting"], strict=False)
-    renderer = Renderer(prompt, tokenizer, chat=prompting.format == "chat", trained=True, date=prompting.date)
+    renderer = Renderer(
+        prompt,
+        tokenizer,
+        chat=prompting.format == "chat",
+        trained=True,
+        date=prompting.date,
+        chat_options=prompting.chat_template_kwargs,
+    )
     if renderer.frame is not None and renderer.frame.writes_date and "date" not in description["prompting"]:
         console.complain(
             f"the chat template writes a date, and this model was saved without that of its prompts; {prompting.date} "

@@ -54,7 +54,12 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, task: 
     prompt = _prompt(recipe)
     trained = plan.trains == "gradient"
     renderer = Renderer(
-        prompt, tokenizer, chat=recipe.prompting.format == "chat", trained=trained, date=recipe.prompting.date
+        prompt,
+        tokenizer,
+        chat=recipe.prompting.format == "chat",
+        trained=trained,
+        date=recipe.prompting.date,
+        chat_options=recipe.prompting.chat_template_kwargs,
     )
     prompt_encoder = PromptEncoder(
         tokenizer=tokenizer,
@@ -254,6 +259,7 @@ def _signature(recipe: Recipe, plan: LoadPlan, prompt_encoder: PromptEncoder) ->
     frame = prompt_encoder.renderer.frame
     if frame is not None:
         parts += [f"frame:{frame.hash}", *([f"date:{prompting.date}"] if frame.writes_date else [])]
+        parts += [f"told:{json.dumps(frame.options, sort_keys=True)}"] if frame.options else []
     if prompting.answer == "label_likelihood":
         texts = _prompt(recipe).content_free if prompting.calibration == "content_free" else ()
         calibration = f"{prompting.calibration}{f',{_digest(list(texts))}' if texts else ''}"
@@ -307,4 +313,6 @@ def summary(predictions: Predictions) -> dict[str, float | int | None]:
         "unparsable": int((unparsed if unparsed.ndim == 1 else unparsed.any(axis=1)).sum()),
         "stopped_share": sum(extra["stopped"] for extra in written) / len(written),
         "mean_new_tokens": sum(extra["new_tokens"] for extra in written) / len(written),
+        # Of a text, unlike of a label, that is an answer without its end.
+        **({"hit_limit": sum(not extra["stopped"] for extra in written)} if "reference_nll" in written[0] else {}),
     }

@@ -294,6 +294,8 @@ def assumed(recipe: Recipe) -> Lengths:
     """Return full texts, as long as the recipe allows; answers of a label's few tokens, or of max_new_tokens."""
     prompting = recipe.prompting
     answers = prompting.max_new_tokens if prompting.answer == "generate" else 8
+    if recipe.training.loss_on != "answer":
+        answers = recipe.max_length
     return Lengths(
         longest=recipe.max_length,
         mean=float(recipe.max_length),

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import registry, resolve
+from bench.config.cards import GENERATION_TASK
 from bench.config.resolve import SHIPPED, Resolved
 from bench.data import dataset
 from bench.data import tokenizer as tokenizers
+from bench.data.rows import texts_of
 from bench.errors import BenchError, SetupError
-from bench.evaluation import text_examples
+from bench.evaluation import reference_examples, text_examples
 from bench.memory import search, state_sizes
 from bench.memory.planner import (
     UTILISATION,
@@ -130,11 +132,13 @@ def _read(resolved: Resolved) -> Lengths:
     limits = {name: min(given.limit.get(name, MOST_TEXTS), MOST_TEXTS) for name in needed}
     corpus, limit = dataset.load(given.dataset, limits, needed), limits["train"]
     rows = corpus.splits["train"].rows
-    texts = (text for row in rows for text in (row["text"], row["text_pair"]) if text)
+    texts = (text for row in rows for text in texts_of(row))
     tokenizer, _ = tokenizers.build(given.model, build.locate(given.model), texts)
     task, answers = registry.load("tasks", given.dataset.task), 0
     if given.objective == "text":
-        asked = text_examples.encode_corpus(given, state_sizes.load_plan(resolved)[1], corpus, task, tokenizer)
+        writes = given.dataset.task == GENERATION_TASK
+        encode_corpus = reference_examples.encode_corpus if writes else text_examples.encode_corpus
+        asked = encode_corpus(given, state_sizes.load_plan(resolved)[1], corpus, task, tokenizer)
         features = asked.train.features if asked.train is not None else []
         answers = max((sum(label != -100 for label in row["token_labels"]) for row in features), default=0)
     else:

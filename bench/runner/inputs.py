@@ -7,13 +7,15 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from bench.config import contracts, foreign_code, registry, rules
+from bench.config.cards import GENERATION_TASK
 from bench.config.recipe import Recipe
 from bench.data import dataset, squad
 from bench.data import tokenizer as tokenizers
 from bench.data.examples import Encoded
+from bench.data.rows import texts_of
 from bench.distributed import setup, sharding
 from bench.errors import SetupError
-from bench.evaluation import lm_eval_examples, metric_set, self_check, text_examples
+from bench.evaluation import lm_eval_examples, metric_set, reference_examples, self_check, text_examples
 from bench.evaluation.reader import Scoring
 from bench.models import build
 from bench.records import record
@@ -34,7 +36,7 @@ def load_data(run: RunContext) -> RunInputs:
         corpus = _load_corpus(run, plan)
         selected_on_test.check(run, corpus, by_gradients=plan.trains == "gradient")
         rows = corpus.splits["train"].rows if "train" in corpus.splits else []
-        texts = (text for row in rows for text in (row["text"], row["text_pair"]) if text)
+        texts = (text for row in rows for text in texts_of(row))
         tokenizer, notes = tokenizers.build(recipe.model, build.locate(recipe.model), texts)
         squad.check_version(corpus.version, run.resolved.metric_names)
         build_metrics = partial(
@@ -43,6 +45,7 @@ def load_data(run: RunContext) -> RunInputs:
             num_labels=len(corpus.labels),
             tags=corpus.labels if task.READS == "tags" else (),
             scheme=recipe.dataset.scheme,
+            extract=recipe.evaluation.extract,
         )
         metrics = build_metrics(run.resolved.metric_names)
         # A metric that written answers can't have keeps nobody from comparing them by the others.
@@ -121,7 +124,9 @@ def _encode(
         if recipe.dataset.source.kind == "lm_eval":
             asked = lm_eval_examples.encode_corpus(recipe, plan, corpus, tokenizer)
         else:
-            asked = text_examples.encode_corpus(recipe, plan, corpus, task, tokenizer)
+            writes = recipe.dataset.task == GENERATION_TASK
+            encode_corpus = reference_examples.encode_corpus if writes else text_examples.encode_corpus
+            asked = encode_corpus(recipe, plan, corpus, task, tokenizer)
         run.record.prompts = asked.prompts
         data = contracts.EncodedData(
             splits=asked.splits, train=asked.train, reader=asked.reader, notes=tuple(asked.notes)

@@ -5,6 +5,7 @@ from accelerate.utils import gather_object
 
 from bench import console
 from bench.config import registry
+from bench.config.cards import GENERATION_TASK
 from bench.data.examples import as_array
 from bench.distributed import setup
 from bench.errors import ScoreError
@@ -73,6 +74,10 @@ def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set
     train_references = _train_references(run)
     if name not in run.record.baselines:
         floors = baselines.baselines(run.inputs.scoring.metrics, train_references, predictions)
+        if run.resolved.recipe.dataset.task == GENERATION_TASK:
+            texts = {row["id"]: row["text"] for row in run.inputs.corpus.splits[name].rows}
+            asked = [texts[identity] for identity in predictions.ids]
+            floors |= baselines.copies(run.inputs.scoring.metrics, asked, predictions)
         run.record.baselines[name] = {kind: dict(values) for kind, values in floors.items()}
     path = run.folder / "predictions" / f"{stage}-{name}.jsonl"
     scoring.write_predictions(path, predictions, run.inputs.scoring.metrics, run.inputs.corpus.labels)

@@ -468,7 +468,8 @@ def _counted(run: RunContext) -> dict[str, str]:
     """Return what an example and a loss item of the throughput are, in words of the task."""
     recipe = run.resolved.recipe
     if recipe.objective == "text":
-        return {"examples": "examples", "loss_items": "answer tokens"}
+        whose = {"answer": "answer tokens", "assistant": "tokens of the assistant", "all": "tokens"}
+        return {"examples": "examples", "loss_items": whose[recipe.training.loss_on]}
     if recipe.dataset.columns.answers is not None:
         return {"examples": "windows", "loss_items": "ends of answers"}
     items = {"numbers": "numbers", "tags": "words"}.get(run.inputs.task.READS, "labels")

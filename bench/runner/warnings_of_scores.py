@@ -28,6 +28,7 @@ def warn(run: RunContext, stage: str, split: str, scored: Predictions, constants
     if stage == "after" or not new:
         findings += exhibits.of_predictions(where, scored, labels)
     if stage == "after":
+        findings += exhibits.unfinished(where, scored)
         findings += exhibits.not_better(where, metrics, scored, constants)
         findings += _lost(run, split)
     for finding in findings:

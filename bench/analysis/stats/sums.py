@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.analysis.stats import correlations, entity_counts, tables
+from bench.analysis.stats import chrf, correlations, entity_counts, tables
 from bench.analysis.stats.correlations import RankValue
 from bench.analysis.stats.tables import Table
 from bench.data import tagging
@@ -40,11 +40,16 @@ MATCHES, NGRAMS = slice(2, 6), slice(6, 10)
 
 
 class Line(NamedTuple):
-    """One example of a file of predictions. value: the metric's own value for it, if it has one."""
+    """One example of a file of predictions. value: the metric's own value for it, if it has one.
+
+    loss, tokens: of the reference, summed over its tokens in nats; where a language model wrote the answer.
+    """
 
     prediction: Any
     reference: Any
     value: float | None = None
+    loss: float | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +96,18 @@ def tally(
         return Tally(rows=label_rows(predicted, reference), value=label_value(metric))
     if metric in TOKENIZERS:
         return Tally(rows=_bleu_rows(lines, TOKENIZERS[metric]), value=bleu_value)
+    if metric in chrf.WORD_ORDERS:
+        return Tally(rows=_chrf_rows(lines, metric), value=chrf.value)
+    if metric in BY_TOKENS and all(line.loss is not None and line.tokens for line in lines):
+        rows = np.array([(line.loss, line.tokens) for line in lines], dtype=float)
+        return Tally(rows=rows, value=BY_TOKENS[metric])
     own = _tags_tally(metric, lines, labels, scheme) if metric in OF_TAGS else _numbers_tally(metric, lines)
     if own is not None:
         return own
     if any(line.value is None for line in lines):
         raise DataError(
             f"{metric} can't be compared: its value on a part of the examples does not follow from what is written "
-            f"beside the predictions; means over examples can, and mcc, bleu, {', '.join(BY_LABEL)}"
+            f"beside the predictions; means over examples can, and mcc, bleu, chrf, {', '.join(BY_LABEL)}"
         )
     values = np.array([line.value for line in lines], dtype=float)
     # Small whole numbers where all are: they are added exactly, and fast.
@@ -146,6 +156,31 @@ def mean(total: np.ndarray, number: np.ndarray) -> np.ndarray:
 def mean_value(sums: np.ndarray) -> np.ndarray:
     """Return the mean [...] from sums [..., 2] of values and of 1."""
     return mean(sums[..., 0], sums[..., 1])
+
+
+def _loss_per_token(sums: np.ndarray) -> np.ndarray:
+    return mean_value(sums)
+
+
+def _perplexity(sums: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.asarray(np.exp(mean_value(sums)))
+
+
+# Value -> its formula over sums [..., 2] of the loss of references and of their tokens.
+BY_TOKENS: dict[str, Value] = {"reference_loss": _loss_per_token, "perplexity": _perplexity}
+
+
+def _chrf_rows(lines: Sequence[Line], metric: str) -> np.ndarray:
+    """Return [examples, columns]: counts of `chrf.counts`; 0 for a question without an answer, which is left out."""
+    rows = np.zeros((len(lines), chrf.columns(metric)), dtype=np.int64)
+    for row, line in zip(rows, lines, strict=True):
+        golds: list[Any] = line.reference if isinstance(line.reference, list) else [None]
+        if not all(isinstance(text, str) for text in [line.prediction or "", *golds]):
+            raise DataError(f"chrF compares texts, and a prediction is {line.prediction!r} for {line.reference!r}")
+        if golds:
+            row[:] = chrf.counts(metric, line.prediction, golds)
+    return rows
 
 
 def _label_table(names: list[Any], known: dict[str, int], multi_label: bool) -> Table:

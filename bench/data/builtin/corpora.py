@@ -1,7 +1,8 @@
 """The built-in data sets: reviews and posts here, the others from files of their own; deterministic and offline.
 
-Each resembles a well-known task (sentiment, several emotions at once, question answering, ratings, names in sentences,
-multiple choice). Labels and answers follow from the text without noise, so a low score is the model's or the harness's.
+Each resembles a well-known task: sentiment, several emotions at once, question answering, ratings, names in sentences,
+multiple choice, texts to write. Labels and answers follow from the text without noise, so a low score is the model's or
+the harness's.
 A grammar maps a symbol to alternatives, separated by "|" or a line break; `{symbol}` becomes one of them.
 """
 
@@ -13,13 +14,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.data.builtin import endings, notices, passages, ratings
+from bench.data.builtin import endings, notices, passages, ratings, written
 from bench.errors import DataError, did_you_mean
 
 Row = dict[str, Any]
 Grammar = Mapping[str, str]
 
-NAMES: tuple[str, ...] = ("reviews", "posts", *passages.NAMES, *ratings.NAMES, *notices.NAMES, *endings.NAMES)
+NAMES: tuple[str, ...] = (
+    *("reviews", "posts", *passages.NAMES, *ratings.NAMES, *notices.NAMES, *endings.NAMES, *written.NAMES),
+)
 _SIZES: Mapping[str, int] = {"train": 1600, "validation": 200, "test": 400}
 _PASSAGES_SIZES: Mapping[str, int] = {"train": 800, "validation": 80, "test": 80}
 # Which split may use a text is decided by the text's digest modulo 4: half of all texts are for training.
@@ -32,6 +35,8 @@ _WORDS: Mapping[str, range] = {
     "ratings": range(2, 61),
     "notices": range(4, 61),
     **dict.fromkeys(endings.NAMES, range(5, 31)),
+    "sums": range(8, 31),
+    "chats": range(8, 61),
 }
 # Ids have five digits.
 _MOST_ROWS = 99_999
@@ -298,6 +303,14 @@ def _draw_ending(rng: random.Random, _turn: _Turn) -> tuple[str, list[Row]]:
     return endings.draw(rng)
 
 
+def _draw_sum(rng: random.Random, _turn: _Turn) -> tuple[str, list[Row]]:
+    return written.draw_sum(rng)
+
+
+def _draw_chat(rng: random.Random, _turn: _Turn) -> tuple[str, list[Row]]:
+    return written.draw_chat(rng)
+
+
 _DRAW: Mapping[str, Callable[[random.Random, _Turn], tuple[str, list[Row]]]] = {
     "reviews": _draw_review,
     "posts": _draw_post,
@@ -306,4 +319,6 @@ _DRAW: Mapping[str, Callable[[random.Random, _Turn], tuple[str, list[Row]]]] = {
     "ratings": _draw_rating,
     "notices": _draw_notice,
     "endings": _draw_ending,
+    "sums": _draw_sum,
+    "chats": _draw_chat,
 }

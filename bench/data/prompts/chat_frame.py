@@ -7,9 +7,9 @@ import hashlib
 import json
 import re
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.config.fields import CHAT_DATE
 from bench.errors import SetupError
@@ -28,6 +28,8 @@ _OTHER_DAYS = ("1999-11-08", CHAT_DATE)
 _CHANCE = re.compile(r"\|\s*random\b|\blipsum\b")
 # As Python shows an object, e.g. <function f at 0x7f8e>: another text in every process.
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,}")
+# Of a template that says itself which tokens are the assistant's.
+_MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _QUESTION, _ANSWER = {"role": "user", "content": "question"}, {"role": "assistant", "content": "ANSWER"}
 # As texts are: long, in capitals and small letters. Blanks at both ends are left to the template, which may strip them.
 _TEXTS = {role: f"{role}: A text of Several Words" + ", as long as a paragraph" * 20 for role in ("user", "assistant")}
@@ -36,17 +38,25 @@ _TEXTS = {role: f"{role}: A text of Several Words" + ", as long as a paragraph" 
 class ChatFrame:
     """A tokenizer's chat template at a fixed date. template: its text, as the tokenizer has it.
 
-    date: the one that it is told. writes_date: the date stands in the prompts. hash: of everything that the template
-    writes around placeholders.
+    date: the one that it is told. options: what else it is told. writes_date: the date stands in the prompts. hash: of
+    everything that the template writes around placeholders.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", date: str) -> None:
-        """Raise SetupError without a chat template, for one that can't be used, and for a date without effect.
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", date: str, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Raise SetupError without a chat template, for one that can't be used, for a date or options without effect.
 
         A template can't be used that renders at random, or that writes texts cut, changed or not at all.
         date: as 2024-07-26; another one than CHAT_DATE must stand in the prompts.
         """
         self.tokenizer, self.template, self.date = tokenizer, _template_of(tokenizer), date
+        self.options = dict(options or {})
+        for name in self.options:
+            if re.search(rf"\b{re.escape(name)}\b", self.template) is None:
+                raise SetupError(
+                    f"prompting.chat_template_kwargs: this tokenizer's chat template does not use {name!r}; remove it"
+                )
         self._fixed = _at_date(self.template, date)
         texts = self._placeholders(self._fixed)
         self._refuse_chance(texts)
@@ -64,6 +74,19 @@ class ChatFrame:
         """Return a conversation as text. open_answer: up to where the assistant's next answer begins."""
         return self._render(self._fixed, turns, open_answer=open_answer)
 
+    def marked(self, turns: Turns) -> tuple[list[int], list[int]] | None:
+        """Return (tokens of a conversation, 1 for those that the template marks as the assistant's, else 0).
+
+        None for a template without marks (`{% generation %}`).
+        """
+        if _MARKS.search(self.template) is None:
+            return None
+        options = {} if self._fixed == self.template else {"chat_template": self._fixed}
+        found = self.tokenizer.apply_chat_template(
+            turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **options, **self.options
+        )
+        return list(found["input_ids"]), list(found["assistant_masks"])
+
     def around_answer(self) -> tuple[str, str]:
         """Return (lead, end) as the template itself writes them around an assistant's answer."""
         prompt = self.render([_QUESTION], open_answer=True)
@@ -77,7 +100,7 @@ class ChatFrame:
         return lead, end
 
     def _render(self, template: str, turns: Turns, *, open_answer: bool) -> str:
-        options = {} if template == self.template else {"chat_template": template}
+        options = self.options if template == self.template else {**self.options, "chat_template": template}
         try:
             return str(
                 self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=open_answer, **options)

@@ -76,7 +76,7 @@ class PromptEncoder:
         if not self.renderer.chat and self.renderer.end == self.tokenizer.eos_token:
             return [self.tokenizer.eos_token_id]
         lead = self.renderer.lead + "x"
-        (alone, _), (with_end, _) = self._tokenize([lead, lead + self.renderer.end])
+        (alone, _), (with_end, _) = self.tokenize([lead, lead + self.renderer.end])
         ids = with_end[len(alone) :]
         special = [place for place, token in enumerate(ids) if token in self.tokenizer.all_special_ids]
         return ids[: special[0] + 1] if special else ids
@@ -107,7 +107,7 @@ class PromptEncoder:
     def _answer_ids(self, words: str) -> TokenIds:
         # Behind a letter and a colon: the first token of an answer must not look like that of a text.
         before = "" if self.family == "encoder_decoder" else "a:"
-        (alone, _), (with_answer, _) = self._tokenize([before, before + self._answer_text(words)])
+        (alone, _), (with_answer, _) = self.tokenize([before, before + self._answer_text(words)])
         return with_answer[len(alone) :] if before else with_answer
 
     def _answer_text(self, words: str) -> str:
@@ -132,8 +132,8 @@ class PromptEncoder:
             text_ids, continuation_ids = encoded.text_ids[number], self._with_ends(encoded.continuation_ids[number])
             features.append(
                 {
-                    "input_ids": self._with_special_ids(text_ids),
-                    "prompt_ids": self._with_special_ids(encoded.prompt_ids[number]),
+                    "input_ids": self.with_special_ids(text_ids),
+                    "prompt_ids": self.with_special_ids(encoded.prompt_ids[number]),
                     "continuation_ids": continuation_ids,
                     # Gold answers, where an answer is free.
                     "labels": row.get("answers", row["label"]),
@@ -145,7 +145,7 @@ class PromptEncoder:
                 features[-1]["choices"] = row["choices"]
             if self.shots is not None and self.per_example:
                 features[-1]["shot_ids"] = [str(shot["id"]) for shot in self.shots.of(str(row["id"]))]
-        self._check_beginnings([feature["input_ids"] for feature in features])
+        self.check_beginnings([feature["input_ids"] for feature in features])
         return features, len(cut)
 
     def encode_train_examples(self, rows: Sequence[Row]) -> tuple[list[Feature], int]:
@@ -165,7 +165,7 @@ class PromptEncoder:
             encoded, cut = self._encode(rows, fields, shots, answers=tuple(dict.fromkeys(answers)), longest=longest)
             places = {words: place for place, words in enumerate(dict.fromkeys(answers))}
             chosen = [places[words] for words in answers]
-        features, prompts = [], [self._with_special_ids(ids) for ids in encoded.prompt_ids]
+        features, prompts = [], [self.with_special_ids(ids) for ids in encoded.prompt_ids]
         for number, row in enumerate(rows):
             prompt_ids = prompts[number]
             answer_ids = encoded.continuation_ids[number][chosen[number]] + self.end_ids
@@ -175,7 +175,7 @@ class PromptEncoder:
                 else {"input_ids": prompt_ids + answer_ids, "token_labels": [-100] * len(prompt_ids) + answer_ids}
             )
             features.append({**feature, "labels": row["label"]})
-        self._check_beginnings(prompts)
+        self.check_beginnings(prompts)
         return features, len(cut)
 
     def encode_content_free(self, row: Row, texts: Sequence[str]) -> list[Feature]:
@@ -183,9 +183,9 @@ class PromptEncoder:
         fields = [{**self._fields(row), self.wording.truncated: text} for text in texts]
         encoded, cut = self._encode([row] * len(texts), fields, [self._shots_of(row)] * len(texts))
         if cut:
-            self._note(f"{len(cut)} of {len(texts)} content-free texts were truncated")
+            self.note(f"{len(cut)} of {len(texts)} content-free texts were truncated")
         return [
-            {"prompt_ids": self._with_special_ids(ids), "continuation_ids": self._with_ends(continuation_ids)}
+            {"prompt_ids": self.with_special_ids(ids), "continuation_ids": self._with_ends(continuation_ids)}
             for ids, continuation_ids in zip(encoded.prompt_ids, encoded.continuation_ids, strict=True)
         ]
 
@@ -256,9 +256,9 @@ class PromptEncoder:
             # Encoded again as a whole: the prefix and the end that all have in common are the same as before.
             encoded = self._encode_texts(texts, words, own)
         if encoded.is_fallback:
-            self._note("every prompt was tokenized whole: tokenizing their common parts once would change tokens")
+            self.note("every prompt was tokenized whole: tokenizing their common parts once would change tokens")
         if self._escaped:
-            self._note(f"{len(self._escaped)} texts spell out a special token; a space was put into it")
+            self.note(f"{len(self._escaped)} texts spell out a special token; a space was put into it")
         return encoded, set(too_long)
 
     def _encode_texts(
@@ -268,35 +268,36 @@ class PromptEncoder:
             return self._encode_own(texts, own)
         if self.family == "encoder_decoder":
             # The answer is the decoder's own text, not a continuation of the prompt.
-            encoded = shared_affixes.encode(self._tokenize, texts, ())
+            encoded = shared_affixes.encode(self.tokenize, texts, ())
             answers = [self._answer_ids(word) for word in words]
             return replace(encoded, prompt_ids=encoded.text_ids, continuation_ids=[answers] * len(texts))
-        return shared_affixes.encode(self._tokenize, texts, [self._answer_text(word) for word in words])
+        return shared_affixes.encode(self.tokenize, texts, [self._answer_text(word) for word in words])
 
     def _encode_own(self, texts: list[str], own: list[tuple[str, ...]]) -> EncodedTexts:
         """Encode texts of which each has continuations of its own."""
         if self.family == "encoder_decoder":
-            encoded = shared_affixes.encode(self._tokenize, texts, ())
+            encoded = shared_affixes.encode(self.tokenize, texts, ())
             answers = [[self._answer_ids(words) for words in each] for each in own]
             return replace(encoded, prompt_ids=encoded.text_ids, continuation_ids=answers)
         return shared_affixes.encode_each(
-            self._tokenize, texts, [[self._answer_text(words) for words in each] for each in own]
+            self.tokenize, texts, [[self._answer_text(words) for words in each] for each in own]
         )
 
-    def _note(self, sentence: str) -> None:
+    def note(self, sentence: str) -> None:
+        """Keep a sentence for the record, once."""
         if sentence not in self.notes:
             self.notes.append(sentence)
 
     def _truncated(self, row: Row, fields: dict[str, str], shots: list[Shot], limit: int) -> str:
         """Return the prompt with the end of its text cut off, so that it has at most `limit` tokens."""
         name = self.wording.truncated
-        text, (_, spans) = fields[name], self._tokenize([fields[name]])[0]
+        text, (_, spans) = fields[name], self.tokenize([fields[name]])[0]
         # Without spans a tokenizer's tokens are taken for evenly long.
         ends = [right for _, right in spans] if spans else [round(len(text) * (i + 1) / 100) for i in range(100)]
         keep = len(ends)
         while True:
             prompt = self.renderer.render({**fields, name: text[: ends[keep - 1]] if keep else ""}, shots)
-            over = len(self._tokenize([prompt])[0][0]) - limit
+            over = len(self.tokenize([prompt])[0][0]) - limit
             if over <= 0:
                 return prompt
             keep -= over
@@ -308,7 +309,7 @@ class PromptEncoder:
                     f"max_length{' or use fewer shots' if shots else ''}"
                 )
 
-    def _tokenize(self, texts: list[str]) -> list[tuple[TokenIds, CharSpans | None]]:
+    def tokenize(self, texts: list[str]) -> list[tuple[TokenIds, CharSpans | None]]:
         """Return tokens without any of the tokenizer's own around them, and the characters that they stand for."""
         options = {"split_special_tokens": not self.renderer.chat, "return_offsets_mapping": self.tokenizer.is_fast}
         encoded = self.tokenizer(texts, add_special_tokens=False, verbose=False, **options)
@@ -321,11 +322,12 @@ class PromptEncoder:
         spans = encoded["offset_mapping"] if self.tokenizer.is_fast else [None] * len(ids)
         return list(zip(ids, spans, strict=True))
 
-    def _with_special_ids(self, ids: TokenIds) -> TokenIds:
+    def with_special_ids(self, ids: TokenIds) -> TokenIds:
+        """Return tokens with what the tokenizer itself puts before and behind a text."""
         opened = ids[: len(self.begin_ids)] == self.begin_ids  # a chat template writes its own beginning
         return ([] if opened else self.begin_ids) + ids + self.close_ids
 
-    def _check_beginnings(self, prompts: list[TokenIds]) -> None:
+    def check_beginnings(self, prompts: list[TokenIds]) -> None:
         """Raise SetupError for two beginning-of-text tokens, a known way to lose points without noticing."""
         for ids in prompts if self.begin_ids else ():
             if ids[0] != self.begin_ids[0] or ids.count(self.begin_ids[0]) != 1:
@@ -339,7 +341,7 @@ class PromptEncoder:
         if most > 1:
             raise SetupError(f"a prompt has {most} beginning-of-text tokens; expected one, at its start")
         if not most:
-            self._note(
+            self.note(
                 f"prompts begin without {self.tokenizer.bos_token!r}: the tokenizer has this beginning-of-text token, "
                 "and does not add it"
             )

@@ -33,14 +33,21 @@ class Renderer:
     """
 
     def __init__(
-        self, prompt: Prompt, tokenizer: "PreTrainedTokenizerBase", *, chat: bool, trained: bool, date: str = CHAT_DATE
+        self,
+        prompt: Prompt,
+        tokenizer: "PreTrainedTokenizerBase",
+        *,
+        chat: bool,
+        trained: bool,
+        date: str = CHAT_DATE,
+        chat_options: Mapping[str, Any] | None = None,
     ) -> None:
         """Raise SetupError for a tokenizer without a chat template, or without an end to learn.
 
-        date: what a chat template is told today's date is, as 2024-07-26.
+        date: what a chat template is told today's date is, as 2024-07-26. chat_options: what else it is told.
         """
         self.prompt, self.tokenizer, self.chat = prompt, tokenizer, chat
-        self.frame = ChatFrame(tokenizer, date) if chat else None
+        self.frame = ChatFrame(tokenizer, date, chat_options) if chat else None
         if self.frame is not None:
             self.lead, self.end = self.frame.around_answer()
         else:
@@ -70,7 +77,17 @@ class Renderer:
         examples = [solved_question + self.prompt.joint + answer for solved_question, answer in solved]
         return self.prompt.separator.join([*([instruction] if instruction else []), *examples, question])
 
+    def turns(self, fields: Mapping[str, str], shots: Sequence[Shot] = ()) -> list[dict[str, str]]:
+        """Return the whole prompt as turns of a chat, up to the user's last one."""
+        solved = [(fill(self.prompt.template, shot), answer) for shot, answer in shots]
+        instruction = fill(self.prompt.instruction, {"labels": fields["labels"]})
+        return self._turns(instruction, fill(self.prompt.template, fields), solved)
+
     def _as_chat(self, instruction: str, question: str, solved: Sequence[tuple[str, str]]) -> str:
+        assert self.frame is not None
+        return self.frame.render(self._turns(instruction, question, solved), open_answer=True)
+
+    def _turns(self, instruction: str, question: str, solved: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
         turns: list[dict[str, str]] = []
         for solved_question, answer in solved:
             turns += [{"role": "user", "content": solved_question}, {"role": "assistant", "content": answer}]
@@ -78,5 +95,4 @@ class Renderer:
         if instruction:
             # Not every template knows a system role; each knows the user's.
             turns[0]["content"] = instruction + self.prompt.separator + turns[0]["content"]
-        assert self.frame is not None
-        return self.frame.render(turns, open_answer=True)
+        return turns

@@ -1,7 +1,7 @@
 """Task -> how its gold values are read."""
 
 from bench.config.cards import DatasetCard
-from bench.data.targets import answers, choices, label, number, tags
+from bench.data.targets import answers, choices, label, number, reference, tags
 from bench.data.targets.target import TargetKind
 
 _KINDS: dict[str, TargetKind] = {
@@ -9,6 +9,7 @@ _KINDS: dict[str, TargetKind] = {
     "regression": number,
     "token_classification": tags,
     "multiple_choice": choices,
+    "generation": reference,
 }
 
 

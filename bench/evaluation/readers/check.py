@@ -8,6 +8,7 @@ from bench.evaluation.reader import Scoring
 from bench.evaluation.readers.base import Checked
 from bench.evaluation.readers.generation import GenerationReader
 from bench.evaluation.readers.likelihood import LikelihoodReader
+from bench.evaluation.readers.reference import ReferenceReader
 from bench.models.autocast import evaluating
 
 # Examples that `--check` scores again by the plain path.
@@ -19,7 +20,7 @@ def check(model: Any, split: Encoded, scoring: Scoring) -> Checked | None:
     with evaluating(model):
         assert scoring.reader is not None
         reader = scoring.reader(model, split, scoring)
-        if not isinstance(reader, LikelihoodReader | GenerationReader):
+        if not isinstance(reader, LikelihoodReader | GenerationReader | ReferenceReader):
             return None
         step = max(1, math.ceil(len(split.ids) / CHECKED))
         return reader.check(model, list(range(0, len(split.ids), step)))

@@ -1,0 +1,69 @@
+"""The hash of a recipe: what decides its result, and nothing else, under names that later versions keep."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from bench.config.recipe import Recipe
+
+# What describes a card, or is already laid into the recipe, and decides no result.
+_DESCRIPTIVE = {"dataset": {"licence": True, "homepage": True, "defaults": True}, "model": {"licence": True}}
+_WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published")
+# Keys that came after the first hashes: at their defaults they are no part of one, so that baselines and unfinished
+# runs of before are found.
+_LATER = (
+    "dataset.columns.tokens",
+    "dataset.columns.tags",
+    "dataset.columns.choices",
+    "dataset.columns.label_as",
+    "dataset.columns.reference",
+    "dataset.columns.input",
+    "dataset.columns.messages",
+    "dataset.filters.drop_equal_choices",
+    "dataset.normalization",
+    "dataset.prompt.decimals",
+    "dataset.scheme",
+    "dataset.source.trust_remote_code",
+    "evaluation.allow_selection_on_test",
+    "evaluation.extract",
+    "model.tokenizer.chat_template",
+    "prompting.chat_template_kwargs",
+    "prompting.date",
+    "training.loss_on",
+)
+
+
+def of(recipe: Recipe, options: Any, included: Mapping[Path, str]) -> str:
+    """Return the SHA-256 of what decides the result: the seed and the place of the files are not part of it.
+
+    options: of the method. included: file of a drop-in that is not the package's own -> SHA-256: such a file may change
+    under the same name, the package's own are known by its version.
+    """
+    left_out: dict[str, Any] = dict.fromkeys(_WITHOUT_EFFECT, True) | _DESCRIPTIVE
+    content = json.loads(recipe.model_dump_json(exclude=left_out))
+    content["dataset"]["source"].pop("folder")
+    if not content["dataset"]["source"]["quoting"]:
+        del content["dataset"]["source"]["quoting"]  # a later key too; false is what it is without it
+    content["method"] = {"name": recipe.method.name, **options.model_dump(mode="json")}
+    # Part of every hash so far.
+    content["speed"]["precision"] = "launcher"
+    for key in _LATER:
+        _drop_default(content, recipe, key.split("."))
+    if included:
+        content["included"] = {f"{path.parent.name}/{path.name}": digest for path, digest in included.items()}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _drop_default(content: dict[str, Any], part: BaseModel, keys: list[str]) -> None:
+    """Drop a key of a part, and of its content, where it has its default."""
+    first, *rest = keys
+    if rest:
+        inner = getattr(part, first)
+        if inner is not None:
+            _drop_default(content[first], inner, rest)
+    elif getattr(part, first) == type(part).model_fields[first].get_default(call_default_factory=True):
+        del content[first]

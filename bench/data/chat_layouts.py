@@ -1,0 +1,132 @@
+"""Layouts of instruction and chat data: Alpaca, ShareGPT, OpenAI and columns in pairs; conversations as user and
+assistant turns.
+
+A conversation is a system turn or none, then turns of user and assistant by turns; its last turn is the answer.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.errors import DataError, did_you_mean
+
+Turns = list[dict[str, str]]
+# A role as data sets write it -> as chat templates know it. OpenAI's "developer" is its newer name of "system".
+ROLES: Mapping[str, str] = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "bing", "bard", "model", "bot"), "assistant"),
+}
+# Keys of a turn: who says it, what is said.
+_KEYS: Mapping[str, tuple[str, str]] = {"openai": ("role", "content"), "sharegpt": ("from", "value")}
+# Columns of a prompt, of what is added to it, and of its answer, by layout; the first that fits is taken.
+_PAIRS: Sequence[tuple[str, str, str | None, str]] = (
+    ("alpaca", "instruction", "input", "output"),
+    ("dolly", "instruction", "context", "response"),
+    ("alpaca", "instruction", None, "output"),
+    ("instruction_response", "instruction", None, "response"),
+    ("prompt_completion", "prompt", None, "completion"),
+    ("prompt_response", "prompt", None, "response"),
+    ("query_response", "query", None, "response"),
+    ("dialogue_summary", "dialogue", None, "summary"),
+    ("document_summary", "document", None, "summary"),
+    ("article_highlights", "article", None, "highlights"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A layout by its name, and what a dataset card says of its columns: `text`, `input`, `reference`, `messages`."""
+
+    name: str
+    columns: dict[str, str]
+
+
+def layout_of(columns: Sequence[str], sample_row: Mapping[str, Any]) -> Layout | None:
+    """Return the layout of a table of prompts and answers, or of conversations; None for any other table.
+
+    Raises DataError for two columns of conversations.
+    """
+    chats = [(name, kind) for name in columns if (kind := _kind_of(sample_row.get(name))) is not None]
+    if len(chats) > 1:
+        names = ", ".join(name for name, _ in chats)
+        raise DataError(f"several columns hold conversations: {names}; say which one, as columns.messages")
+    if chats:
+        name, kind = chats[0]
+        return Layout(name=kind, columns={"messages": name})
+    for layout, prompt, added, answer in _PAIRS:
+        wanted = {"text": prompt, **({"input": added} if added else {}), "reference": answer}
+        if set(wanted.values()) <= set(columns) and isinstance(sample_row.get(answer), str | list):
+            return Layout(name=layout, columns=wanted)
+    return None
+
+
+def _kind_of(value: Any) -> str | None:
+    """Return "openai" or "sharegpt" for a list of turns, else None."""
+    first = value[0] if isinstance(value, list) and value else None
+    if not isinstance(first, Mapping):
+        return None
+    return next((kind for kind, keys in _KEYS.items() if set(keys) <= set(first)), None)
+
+
+def turns_of(value: Any, place: str, *, answered: bool = True) -> Turns:
+    """Return a conversation as {"role", "content"} of system, user and assistant. value: a list, or its JSON.
+
+    Raises DataError, with `place`, for an unknown role, one out of order, an empty turn, and for a last turn that is
+    not the assistant's; the user's, where it is not yet `answered`.
+    """
+    if isinstance(value, str):
+        value = _parsed(value, place)
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{place}: expected a list of turns with `role` and `content`, got {value!r:.60}")
+    turns = [_turn(item, f"{place}, turn {number}") for number, item in enumerate(value, start=1)]
+    roles = [turn["role"] for turn in turns]
+    begun = 1 if roles[0] == "system" else 0
+    for number, role in enumerate(roles[begun:]):
+        expected = ("user", "assistant")[number % 2]
+        if role != expected:
+            raise DataError(
+                f"{place}, turn {begun + number + 1}: it is the {role}'s, expected the {expected}'s: a conversation "
+                "begins with the user, after a system turn or none, and user and assistant take turns"
+            )
+    if not answered and roles[-1] != "user":
+        raise DataError(f"{place}: the last turn is the {roles[-1]}'s, so that there is nothing to answer")
+    if answered and roles[-1] != "assistant":
+        raise DataError(f"{place}: the last turn is the {roles[-1]}'s, so that there is no answer to learn or to score")
+    return turns
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{place}: expected a list of turns, or its JSON, got {text[:60]!r}") from error
+
+
+def _turn(item: Any, place: str) -> dict[str, str]:
+    keys = next((keys for keys in _KEYS.values() if isinstance(item, Mapping) and set(keys) <= set(item)), None)
+    if keys is None:
+        raise DataError(f"{place}: expected `role` and `content` (or `from` and `value`), got {item!r:.60}")
+    role, content = item[keys[0]], item[keys[1]]
+    if not isinstance(role, str) or role.strip().lower() not in ROLES:
+        hint = did_you_mean(role, ROLES) if isinstance(role, str) else ""
+        raise DataError(f"{place}: unknown role {role!r:.60}; calls of tools are not supported.{hint}")
+    if item.get("tool_calls"):
+        raise DataError(f"{place}: it calls a tool (`tool_calls`), which is not supported; leave such rows out")
+    return {"role": ROLES[role.strip().lower()], "content": _content(content, place)}
+
+
+def _content(content: Any, place: str) -> str:
+    if isinstance(content, list):  # OpenAI's parts of a message
+        parts = [
+            part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None for part in content
+        ]
+        if None in parts:
+            raise DataError(f"{place}: it has a part that is not text; images and the like are not supported")
+        content = "".join(map(str, parts))
+    if not isinstance(content, str):
+        raise DataError(f"{place}: expected its content as text, got {content!r:.60}")
+    if not content.strip():
+        raise DataError(f"{place}: its content is empty; remove the row")
+    return content

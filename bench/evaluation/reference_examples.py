@@ -1,0 +1,169 @@
+"""Encodes a corpus of prompts and references: splits to score, training examples, and the reader of written texts."""
+
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from bench.config.cards import Prompt
+from bench.config.contracts import LoadPlan
+from bench.config.recipe import Prompting, Recipe
+from bench.config.training import Training
+from bench.data import dataset
+from bench.data.examples import Encoded
+from bench.data.prompts.conversation import ConversationEncoder
+from bench.data.prompts.encode import PromptEncoder
+from bench.data.prompts.few_shot import ShotSampler
+from bench.data.prompts.template import Renderer
+from bench.errors import DataError
+from bench.evaluation.reader import Reader, Scoring
+from bench.evaluation.readers.reference import ReferenceReader
+from bench.evaluation.text_examples import TextExamples
+from bench.records import record
+
+# The prompt of a card without one: the text itself, and the answer on the next line.
+PLAIN = Prompt(template="{text}", joint="\n")
+PLAIN_PAIR = Prompt(template="{text}\n\n{text_pair}", joint="\n")
+
+
+def prompt_of(recipe: Recipe) -> Prompt:
+    """Return the card's prompt; the text itself where it has none."""
+    return recipe.dataset.prompt or (PLAIN if recipe.dataset.columns.text_pair is None else PLAIN_PAIR)
+
+
+def encoder_of(
+    tokenizer: Any,
+    task: Any,
+    prompt: Prompt,
+    prompting: Prompting,
+    *,
+    family: str,
+    max_length: int,
+    trained: bool,
+    shots: ShotSampler | None = None,
+    per_example: bool = False,
+    loss_on: str = Training().loss_on,
+) -> ConversationEncoder:
+    """Return what encodes rows. trained: an end token is learned, which the tokenizer must have."""
+    renderer = Renderer(
+        prompt,
+        tokenizer,
+        chat=prompting.format == "chat",
+        trained=trained,
+        date=prompting.date,
+        chat_options=prompting.chat_template_kwargs,
+    )
+    encoder = PromptEncoder(
+        tokenizer=tokenizer,
+        renderer=renderer,
+        wording=task.wording(prompt, (), False),
+        family=family,
+        max_length=max_length,
+        shots=shots,
+        per_example=per_example,
+        max_new_tokens=prompting.max_new_tokens,
+    )
+    return ConversationEncoder(encoder, loss_on=loss_on, max_new_tokens=prompting.max_new_tokens)
+
+
+def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, task: Any, tokenizer: Any) -> TextExamples:
+    """Encode the splits to score and to train on. Raises SetupError for prompts that can't be made of these data."""
+    trained = plan.trains == "gradient"
+    shots = None
+    if plan.shots:
+        shots = ShotSampler(corpus.splits["train"].rows, (), plan.shots, recipe.seed, balanced=False)
+    encoder = encoder_of(
+        tokenizer,
+        task,
+        prompt_of(recipe),
+        recipe.prompting,
+        family=recipe.model.family,
+        max_length=recipe.max_length,
+        trained=trained,
+        shots=shots,
+        per_example=plan.draw == "per_example",
+        loss_on=recipe.training.loss_on,
+    )
+    scored = [name for name in corpus.splits if name != "train" or name in recipe.evaluation.splits]
+    _check_extracted(recipe, corpus, scored)
+    splits = {name: encode_split(encoder, name, corpus.splits[name].rows) for name in scored}
+    train = _encode_train(encoder, corpus.splits["train"].rows) if trained else None
+    return TextExamples(
+        splits=splits,
+        train=train,
+        reader=reader_of(recipe.prompting, encoder),
+        prompts=_prompts(recipe, plan, encoder, splits),
+        notes=encoder.encoder.notes,
+    )
+
+
+def _check_extracted(recipe: Recipe, corpus: dataset.Corpus, scored: Sequence[str]) -> None:
+    """Raise DataError where `evaluation.extract` finds nothing in a reference that is scored."""
+    extract = recipe.evaluation.extract
+    for name in scored if extract is not None else ():
+        rows = corpus.splits[name].rows
+        without = [row for row in rows if any(extract.of(text) is None for text in row["answers"])]  # type: ignore[union-attr]
+        if without:
+            raise DataError(
+                f"evaluation.extract ({extract.name}) finds nothing in the references of {len(without)} of "  # type: ignore[union-attr]
+                f"{len(rows)} rows of {name!r}, such as {without[0]['id']!r}: {without[0]['answers'][0][-80:]!r}"
+            )
+
+
+def encode_split(encoder: ConversationEncoder, name: str, rows: Sequence[dict[str, Any]]) -> Encoded:
+    """Return rows as prompts with their references."""
+    features, cut = encoder.encode_prompts(rows)
+    ids = tuple(row["id"] for row in rows)
+    return Encoded(name=name, ids=ids, features=features, truncated=cut, in_words=True)
+
+
+def _encode_train(encoder: ConversationEncoder, rows: Sequence[dict[str, Any]]) -> Encoded:
+    features, cut = encoder.encode_train_examples(rows)
+    return Encoded(name="train", ids=tuple(row["id"] for row in rows), features=features, truncated=cut)
+
+
+def reader_of(prompting: Prompting, encoder: ConversationEncoder) -> Callable[[Any, Encoded, Scoring], Reader]:
+    """Return the constructor of the reader of written texts."""
+    return partial(
+        _reader,
+        prompting=prompting,
+        stop_ids=encoder.stop_ids,
+        stop_text=encoder.stop_text,
+        thinks=encoder.frame is not None,
+    )
+
+
+def _reader(model: Any, split: Encoded, scoring: Scoring, **options: Any) -> Reader:
+    return ReferenceReader(model, split, scoring, **options)
+
+
+def _prompts(
+    recipe: Recipe, plan: LoadPlan, encoder: ConversationEncoder, splits: dict[str, Encoded]
+) -> record.Prompts:
+    first, frame, shots = splits[recipe.evaluation.splits[0]], encoder.frame, encoder.encoder.shots
+    fixed = shots.fixed() if shots is not None and not encoder.encoder.per_example else []
+    return record.Prompts(
+        format=recipe.prompting.format,
+        answer=recipe.prompting.answer,
+        signature=_signature(recipe, plan, encoder),
+        template_hash=encoder.renderer.hash,
+        frame_hash=None if frame is None else frame.hash,
+        date=recipe.prompting.date if frame is not None and frame.writes_date else None,
+        shots=plan.shots,
+        draw=plan.draw if plan.shots else None,
+        shot_ids=[str(row["id"]) for row in fixed],
+        example=encoder.tokenizer.decode(first.features[0]["input_ids"]),
+    )
+
+
+def _signature(recipe: Recipe, plan: LoadPlan, encoder: ConversationEncoder) -> str:
+    """Return every setting of prompting that moves a score."""
+    prompting, frame = recipe.prompting, encoder.frame
+    parts = [f"answer:{prompting.answer}", f"format:{prompting.format}"]
+    if frame is not None:
+        parts += [f"frame:{frame.hash}", *([f"date:{prompting.date}"] if frame.writes_date else [])]
+        parts += [f"told:{json.dumps(frame.options, sort_keys=True)}"] if frame.options else []
+        parts.append("thoughts:removed")
+    ends = "end_token" if encoder.stop_text is None else "end_token,separator"
+    parts += [f"greedy,max_new_tokens:{prompting.max_new_tokens}", f"stop:{ends}", "parse:whole_text"]
+    return "|".join([*parts, f"shots:{plan.shots}" + (f",{plan.draw}" if plan.shots else "")])
