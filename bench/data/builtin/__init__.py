@@ -1,1 +1,1 @@
-"""Built-in corpora, deterministic and offline. Reading order: corpora, passages."""
+"""Built-in corpora, deterministic and offline. Reading order: corpora, passages, written."""
