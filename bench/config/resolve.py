@@ -482,7 +482,8 @@ def _lay_task_defaults(layers: Layers) -> None:
     task = layers.get(("dataset", "task"))
     if task not in registry.names("tasks"):
         return
-    for path, value in unused.leaves(registry.literals("tasks", task).get("DEFAULTS", {}), ()):
+    defaults = registry.literals("tasks", task).get("DEFAULTS")
+    for path, value in unused.leaves(defaults, ()) if defaults else ():
         part: dict[Any, Any] = layers.data
         for key in path[:-1]:
             part = part.setdefault(key, {})

@@ -1,1 +1,1 @@
-"""Built-in corpora, deterministic and offline. Reading order: corpora, passages, ratings, notices, endings."""
+"""Built-in corpora, deterministic and offline. Reading order: corpora, passages, ratings, notices, endings, written."""

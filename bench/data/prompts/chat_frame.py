@@ -81,7 +81,9 @@ class ChatFrame:
         """
         if _MARKS.search(self.template) is None:
             return None
-        options = {} if self._fixed == self.template else {"chat_template": self._fixed}
+        options: dict[str, Any] = {} if self._fixed == self.template else {"chat_template": self._fixed}
+        # The template's own special tokens are no text, whatever the tokenizer is set to.
+        options["tokenizer_kwargs"] = {"split_special_tokens": False}
         found = self.tokenizer.apply_chat_template(
             turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True, **options, **self.options
         )

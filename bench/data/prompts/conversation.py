@@ -414,28 +414,27 @@ class ConversationEncoder:
                 spans.append((len(before), self._end(through, len(before), turn["content"], identity)))
                 continue
             self._unmarked.add(identity)
-            start = self._replaced(turns, number, whole, identity)
-            behind = start + len(turn["content"].strip())
+            start, behind = self._replaced(turns, number, whole, identity)
             # Its end must not reach into the next turn.
             following = whole.find(turns[number + 1]["content"].strip(), behind)
             found = self._specials.search(whole, behind, following)
             spans.append((start, found.end() if found else behind))
         return spans
 
-    def _replaced(self, turns: Turns, number: int, whole: str, identity: str) -> int:
-        """Return where a turn's text begins in `whole`. Raises SetupError where another text there changes the rest."""
+    def _replaced(self, turns: Turns, number: int, whole: str, identity: str) -> tuple[int, int]:
+        """Return where a turn's text is in `whole`. Raises SetupError where another text there changes the rest."""
         assert self.frame is not None
-        text = turns[number]["content"].strip()
         other = self.frame.render(
             [*turns[:number], {**turns[number], "content": _SENTINEL}, *turns[number + 1 :]], open_answer=False
         )
         before, _, behind = other.partition(_SENTINEL)
-        if before + text + behind != whole:
-            raise SetupError(
-                f"{identity}: the chat template changes the assistant's turn {number + 1}, so that its tokens can't be "
-                "found; use loss_on: answer, or a template with {% generation %} marks"
-            )
-        return len(before)
+        for text in (turns[number]["content"], turns[number]["content"].strip()):
+            if before + text + behind == whole:
+                return len(before), len(before) + len(text)
+        raise SetupError(
+            f"{identity}: the chat template changes the assistant's turn {number + 1}, so that its tokens can't be "
+            "found; use loss_on: answer, or a template with {% generation %} marks"
+        )
 
     def _note(self, sentence: str) -> None:
         self.encoder.note(sentence)
