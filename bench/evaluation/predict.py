@@ -11,6 +11,7 @@ from bench.config import registry
 from bench.config.cards import Prompt
 from bench.config.recipe import Prompting
 from bench.config.training import Spans
+from bench.data import tagging
 from bench.data.batching import collate, grouped
 from bench.data.prompts.encode import PromptEncoder
 from bench.data.prompts.template import Renderer
@@ -19,7 +20,7 @@ from bench.errors import BenchError, DataError
 from bench.evaluation import new_texts, saved_model, text_examples
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
-from bench.evaluation.readers import head, span
+from bench.evaluation.readers import head, span, tags
 from bench.evaluation.scoring import label_names
 from bench.models import input_limits
 from bench.models.batch_budget import default_budget
@@ -33,15 +34,23 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
     scores: probability per label name. cut: the text was truncated to the model's max_length. A model that generates
     answers gives the generated text as "written" instead of scores; an answer that can't be parsed has label None.
     For a model that answers questions, `text_pair` is the question, which is returned as "text", and the label is its
-    answer: words of the passage, "" for none.
+    answer: words of the passage, "" for none. A model of numbers has a number as label and no scores. One that tags
+    words gives "tokens", "tags" and "entities" ({"type", "text", "start", "end"}: words [start, end)) beside the label,
+    which names the entities, and no scores.
     """
     console.quiet_libraries()
     new_texts.check(rows, saved_model.describe(saved_model.find(run_folder)))  # before seconds are spent on the model
     model, tokenizer, description = saved_model.load(run_folder)
     objective = description["objective"]
-    if registry.load_task(description["task"]).READS == "answers":
-        objective = "span" if objective == "head" else objective
-    predict_rows = {"head": _predict_with_head, "span": _predict_spans, "text": _predict_with_prompts}[objective]
+    if objective == "head":
+        objective = registry.load_task(description["task"]).READS
+    predict_rows = {
+        "labels": _predict_with_head,
+        "numbers": _predict_numbers,
+        "tags": _predict_tags,
+        "answers": _predict_spans,
+        "text": _predict_with_prompts,
+    }[objective]
     try:
         positions = input_limits.of_input(model).positions
         if positions is not None:  # a recipe may allow more, as long as its own texts are shorter
@@ -86,6 +95,64 @@ def _predict_spans(model: Any, tokenizer: Any, description: dict[str, Any], rows
                     "label": answer.prediction,
                     "scores": scores,
                     "cut": False,
+                }
+    return predictions
+
+
+def _predict_numbers(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:
+    """Return the head's one output as label. Raises DataError for one that is not finite."""
+    features, cut = head.encode_rows([{**row, "label": 0} for row in rows], tokenizer, description["max_length"])
+    predictions: Rows = [{} for _ in rows]
+    for numbers in grouped([len(feature["input_ids"]) for feature in features], default_budget(model)):
+        batch = collate([features[number] for number in numbers], tokenizer)
+        with torch.no_grad():
+            logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+        for number, value in zip(numbers, logits[:, 0].double().tolist(), strict=True):
+            if not math.isfinite(value):
+                raise DataError("the model gives numbers that are not finite: damaged weights?")
+            text = rows[number]["text"]
+            predictions[number] = {"text": text, "label": value, "scores": None, "cut": number in cut}
+    return predictions
+
+
+def _predict_tags(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:
+    """Return words, their tags, and the entities that these mark."""
+    named = []
+    for number, row in enumerate(rows):
+        words = row.get("tokens") or new_texts.words_of(row["text"])
+        named.append({"id": f"text {number + 1}", "tokens": words, "text": " ".join(words)})
+    split = tags.sentences(named, tokenizer, description["max_length"])
+    scoring = Scoring(
+        tokenizer=tokenizer,
+        metrics=MetricSet((), multi_label=False, num_labels=len(description["labels"])),
+        threshold=description["threshold"],
+        device=torch.device("cpu"),
+        precision="no",
+    )
+    reader = tags.TagReader(model, split, scoring, tuple(description["labels"]))
+    predictions: Rows = [{} for _ in rows]
+    with torch.no_grad():
+        for numbers in reader.batches:
+            for number, answer in zip(numbers, reader.read(numbers), strict=True):
+                if not math.isfinite(answer.scores[0]):
+                    raise DataError("the model gives probabilities that are no numbers: damaged weights?")
+                words, scheme = named[number]["tokens"], description.get("scheme")
+                predictions[number] = {
+                    "text": rows[number]["text"],
+                    "label": tagging.shown(answer.prediction, words, scheme),
+                    "scores": None,
+                    "cut": False,
+                    "tokens": words,
+                    "tags": list(answer.prediction),
+                    "entities": [
+                        {
+                            "type": entity.kind,
+                            "text": " ".join(words[entity.start : entity.end]),
+                            "start": entity.start,
+                            "end": entity.end,
+                        }
+                        for entity in tagging.entities(answer.prediction, scheme)
+                    ],
                 }
     return predictions
 
