@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,16 @@ from pydantic import ValidationError
 
 from bench.analysis.predictions import MatchedRuns, ScoredRun
 from bench.analysis.stats.sums import Line
-from bench.config.cards import DatasetCard
-from bench.data import dataset
+from bench.config.cards import NUMBERS_TASK, TAGS_TASK, DatasetCard
+from bench.data import dataset, tagging
 from bench.errors import BenchError
 from bench.records.record import Record
 
 # Rows of the table; the prediction files hold all examples.
 SHOWN = 12
 EXACT = 1e-9
+# In place of the error of an answer without a number: larger than any.
+MISSING = -1e100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,8 @@ class Disagreements:
     """Numbers of examples that all runs, or no run, of all `systems` answered correctly, or on which systems differ.
 
     value: the compared per-example value: the metric, or exact match. is_graded: answers can be partly correct, which
-    does not count as correct. shown: examples on which the named systems differ most.
+    does not count as correct. shown: examples on which the named systems differ most. of_numbers: values are absolute
+    errors with a minus.
     """
 
     systems: int
@@ -50,11 +53,14 @@ class Disagreements:
     value: str
     is_graded: bool
     shown: list[Example]
+    of_numbers: bool = False
 
 
 def find(runs: MatchedRuns, names: Sequence[str], number: int = SHOWN) -> Disagreements:
     """Count agreements over all systems; select examples by the variance between the named ones, ties by id."""
-    own = runs.higher_is_better and all(
+    runs = _in_words(runs)
+    of_numbers = _task(runs) == NUMBERS_TASK
+    own = not of_numbers and runs.higher_is_better and all(
         line.value is not None and 0 <= line.value <= 1
         for group in runs.systems.values() for run in group for line in run.lines.values()
     )  # fmt: skip
@@ -71,10 +77,37 @@ def find(runs: MatchedRuns, names: Sequence[str], number: int = SHOWN) -> Disagr
         all_right=int(right.all(axis=0).sum()),
         all_wrong=int((~right).all(axis=0).sum()),
         differing=_differing(means),
-        value=runs.metric if own else "exact match",
+        value="absolute error" if of_numbers else runs.metric if own else _EXACT_MATCH.get(_task(runs), "exact match"),
         is_graded=any(not np.isin(array, (0, 1)).all() for array in values.values()),
         shown=[_example(runs, names, runs.ids[row], own=own) for row in rows],
+        of_numbers=of_numbers,
     )
+
+
+_EXACT_MATCH = {TAGS_TASK: "exact match of all entities"}
+
+
+def _task(runs: MatchedRuns) -> str:
+    """Return the task of the compared runs; "" where a record does not tell."""
+    record = next(run.record for group in runs.systems.values() for run in group)
+    described = record.recipe.resolved.get("dataset")
+    return str(described.get("task", "")) if isinstance(described, dict) else ""
+
+
+def _in_words(runs: MatchedRuns) -> MatchedRuns:
+    """Return runs whose tags of words are the entities that they mark, by the numbers of their words."""
+    if _task(runs) != TAGS_TASK:
+        return runs
+
+    def entities(run: ScoredRun) -> ScoredRun:
+        scheme = run.record.recipe.resolved["dataset"].get("scheme")
+        lines = {
+            identity: Line(tagging.shown(line.prediction, scheme=scheme), tagging.shown(line.reference, scheme=scheme))
+            for identity, line in run.lines.items()
+        }
+        return replace(run, scored=replace(run.scored, lines=lines))
+
+    return replace(runs, systems={name: [entities(run) for run in group] for name, group in runs.systems.items()})
 
 
 def _differing(means: np.ndarray) -> int:
@@ -90,6 +123,10 @@ def _values(runs: list[ScoredRun], ids: list[str], *, own: bool) -> np.ndarray:
 def _value(line: Line, *, own: bool) -> float:
     if own and line.value is not None:
         return float(line.value)
+    if isinstance(line.reference, float) and isinstance(line.prediction, int | float):
+        return -abs(line.prediction - line.reference)
+    if isinstance(line.reference, float):
+        return MISSING
     if isinstance(line.reference, list) and isinstance(line.prediction, list):
         return float(sorted(map(str, line.prediction)) == sorted(map(str, line.reference)))
     if isinstance(line.reference, list):  # several gold answers, any of which is correct
@@ -109,7 +146,11 @@ def _example(runs: MatchedRuns, names: Sequence[str], identity: str, *, own: boo
 
 
 def _majority(lines: Sequence[Line], *, own: bool) -> tuple[str, float]:
-    """Return the most frequent answer over seeds, with its count where seeds differ, and its value."""
+    """Return the most frequent answer over seeds, with its count where seeds differ, and its value; numbers' mean."""
+    known = [line.prediction for line in lines if isinstance(line.prediction, float)]
+    if known:
+        mean = Line(sum(known) / len(known), lines[0].reference)
+        return as_text(mean.prediction), _value(mean, own=False)
     counts = Counter(as_text(line.prediction) for line in lines)
     most, number = min(counts.items(), key=lambda item: (-item[1], item[0]))
     value = next(_value(line, own=own) for line in lines if as_text(line.prediction) == most)
@@ -120,6 +161,8 @@ def as_text(answer: Any) -> str:
     """Return a prediction or a reference as text."""
     if answer is None:
         return "(no answer)"
+    if isinstance(answer, float):
+        return f"{answer:.4g}"
     if isinstance(answer, list):
         return ", ".join(map(str, answer)) or "(none)"
     return str(answer) or "(empty)"

@@ -34,8 +34,11 @@ def predict_command(options: argparse.Namespace) -> int:
             console.write_json(answer)
         else:
             label = ", ".join(answer["label"]) or "(none)" if isinstance(answer["label"], list) else answer["label"]
+            label = f"{label:.4g}" if isinstance(label, float) else label
             label = "(could not be read)" if label is None else label or "(no answer)"
-            shown = repr(answer["written"]) if "written" in answer else f"{max(answer['scores'].values()):.3f}"
+            shown = repr(answer["written"]) if "written" in answer else ""
+            # Numbers and tags of words have no probability of their own.
+            shown = f"{max(answer['scores'].values()):.3f}" if answer["scores"] else shown
             cut = "  (text was cut)" if answer["cut"] else ""
             # One line for each text, whatever is in it.
             console.say(f"{label:<20} {shown}  {answer['text'][:80]}{cut}".replace("\n", "\\n"))

@@ -37,7 +37,7 @@ def read(lines: Iterable[str], path: Path, notes: list[str]) -> list[dict[str, A
         if len(fields) < 2 or len(fields) != number_of_columns or not fields[-1]:
             expected = f"{number_of_columns} columns as on the first line" if number_of_columns > 1 else "word and tag"
             by = "tabs" if separator else "white space"
-            raise DataError(f"{path}:{number}: expected {expected}, separated by {by}, got {text:.60!r}")
+            raise DataError(f"{path}:{number}: expected {expected}, separated by {by}, got {text[:60]!r}")
         sentence.append(fields)
     _end(sentence, rows)
     if documents:

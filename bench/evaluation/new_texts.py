@@ -1,6 +1,7 @@
 """Texts to predict: read from a file or a command line, and checked against what the saved model was trained on."""
 
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ TABLES = (".csv", ".tsv", ".parquet", ".arrow", ".xlsx", ".xls", ".yaml", ".yml"
 KEYS = ("text", "text_pair")
 # A text of so many characters is a file that is no text; models read some thousands of tokens.
 MOST_CHARACTERS = 10_000_000
+# Words with apostrophes, hyphens and dots inside of them, and every other mark by itself.
+_WORD = re.compile(r"\w+(?:[-'’.]\w+)*|[^\w\s]")
 ADVICE = "give one text per line, or JSON lines (.jsonl) with `text` (and `text_pair`)"
 
 
@@ -77,6 +80,8 @@ def _row(place: str, line: str) -> dict[str, Any]:
         turns = chat_layouts.turns_of(row["messages"], place, answered=False)
         said = "\n\n".join(turn["content"] for turn in turns if turn["role"] != "system")
         return {"text": said, "text_pair": None, "messages": turns}
+    if "tokens" in row and "text" not in row and isinstance(row["tokens"], list):
+        row["text"] = " ".join(map(str, row["tokens"]))
     if "text" not in row:
         hint = did_you_mean("text", row) if row else " It is empty."
         raise DataError(f"{place}: the key `text` is missing.{hint.replace('Known', 'Its keys')}")
@@ -84,6 +89,11 @@ def _row(place: str, line: str) -> dict[str, Any]:
         value = row.get(key)
         if not isinstance(value, str) and (value is not None or key == "text"):
             raise DataError(f"{place}: `{key}` must be a text, got {json.dumps(value)[:60]}")
+    if "tokens" in row:
+        words = row["tokens"]
+        if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+            raise DataError(f"{place}: `tokens` must be a list of words, got {json.dumps(words)[:60]}")
+        return {"text": row["text"], "text_pair": None, "tokens": words}
     found = {"text": row["text"], "text_pair": row.get("text_pair")}
     if "choices" in row:
         choices = row["choices"]
@@ -91,6 +101,11 @@ def _row(place: str, line: str) -> dict[str, Any]:
             raise DataError(f"{place}: `choices` must be a list of texts, got {json.dumps(choices)[:60]}")
         found["choices"] = choices
     return found
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text, for a model that tags words: punctuation is apart, as in CoNLL's files."""
+    return _WORD.findall(text)
 
 
 def check(rows: Rows, description: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from bench.config import registry
 from bench.config.cards import GENERATION_TASK, Prompt
 from bench.config.recipe import Prompting
 from bench.config.training import Spans
+from bench.data import tagging
 from bench.data.batching import collate, grouped
 from bench.data.prompts.encode import PromptEncoder
 from bench.data.prompts.template import Renderer
@@ -20,7 +21,7 @@ from bench.errors import BenchError, DataError
 from bench.evaluation import new_texts, predict_written, saved_model, text_examples
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Reader, Scoring
-from bench.evaluation.readers import choice_head, choices, head, span
+from bench.evaluation.readers import choice_head, choices, head, span, tags
 from bench.evaluation.scoring import label_names
 from bench.models import input_limits
 from bench.models.batch_budget import default_budget
@@ -36,17 +37,21 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
     A model that writes texts takes conversations too (`messages`, up to the user's last turn).
     For a model that answers questions, `text_pair` is the question, which is returned as "text", and the label is its
     answer: words of the passage, "" for none. For a model of multiple choice, rows have `choices`, and the label is one
-    of these.
+    of these. A model of numbers has a number as label and no scores. One that tags words gives "tokens", "tags" and
+    "entities" ({"type", "text", "start", "end"}: words [start, end)) beside the label, which names the entities, and no
+    scores.
     """
     console.quiet_libraries()
     new_texts.check(rows, saved_model.describe(saved_model.find(run_folder)))  # before seconds are spent on the model
     model, tokenizer, description = saved_model.load(run_folder)
     objective = description["objective"]
     if objective == "head":
-        objective = {"answers": "span", "choices": "choices"}.get(registry.load_task(description["task"]).READS, "head")
+        objective = registry.load_task(description["task"]).READS
     predict_rows = {
-        "head": _predict_with_head,
-        "span": _predict_spans,
+        "labels": _predict_with_head,
+        "numbers": _predict_numbers,
+        "tags": _predict_tags,
+        "answers": _predict_spans,
         "choices": _predict_choices,
         "text": _predict_with_prompts,
     }[objective]
@@ -127,6 +132,58 @@ def _scoring(tokenizer: Any, description: dict[str, Any], *, num_labels: int) ->
         device=torch.device("cpu"),
         precision="no",
     )
+
+
+def _predict_numbers(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:
+    """Return the head's one output as label. Raises DataError for one that is not finite."""
+    features, cut = head.encode_rows([{**row, "label": 0} for row in rows], tokenizer, description["max_length"])
+    predictions: Rows = [{} for _ in rows]
+    for numbers in grouped([len(feature["input_ids"]) for feature in features], default_budget(model)):
+        batch = collate([features[number] for number in numbers], tokenizer)
+        with torch.no_grad():
+            logits = model(**{name: tensor for name, tensor in batch.items() if name != "labels"}).logits
+        for number, value in zip(numbers, logits[:, 0].double().tolist(), strict=True):
+            if not math.isfinite(value):
+                raise DataError("the model gives numbers that are not finite: damaged weights?")
+            text = rows[number]["text"]
+            predictions[number] = {"text": text, "label": value, "scores": None, "cut": number in cut}
+    return predictions
+
+
+def _predict_tags(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:
+    """Return words, their tags, and the entities that these mark."""
+    named = []
+    for number, row in enumerate(rows):
+        words = row.get("tokens") or new_texts.words_of(row["text"])
+        named.append({"id": f"text {number + 1}", "tokens": words, "text": " ".join(words)})
+    split = tags.sentences(named, tokenizer, description["max_length"])
+    scoring = _scoring(tokenizer, description, num_labels=len(description["labels"]))
+    reader = tags.TagReader(model, split, scoring, tuple(description["labels"]))
+    predictions: Rows = [{} for _ in rows]
+    with torch.no_grad():
+        for numbers in reader.batches:
+            for number, answer in zip(numbers, reader.read(numbers), strict=True):
+                if not math.isfinite(answer.scores[0]):
+                    raise DataError("the model gives probabilities that are no numbers: damaged weights?")
+                words, scheme = named[number]["tokens"], description.get("scheme")
+                predictions[number] = {
+                    "text": rows[number]["text"],
+                    "label": tagging.shown(answer.prediction, words, scheme),
+                    "scores": None,
+                    "cut": False,
+                    "tokens": words,
+                    "tags": list(answer.prediction),
+                    "entities": [
+                        {
+                            "type": entity.kind,
+                            "text": " ".join(words[entity.start : entity.end]),
+                            "start": entity.start,
+                            "end": entity.end,
+                        }
+                        for entity in tagging.entities(answer.prediction, scheme)
+                    ],
+                }
+    return predictions
 
 
 def _predict_with_head(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:

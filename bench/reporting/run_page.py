@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.analysis import accessors
+from bench.data import tagging
 from bench.records.record import Published, Record, Score
 from bench.reporting import cells, run_warnings
 from bench.reporting import markdown as md
@@ -12,6 +13,7 @@ from bench.utils import files, numbers
 from bench.utils.hardware import GIB
 
 PER_LABEL = ("f1", "precision", "recall", "accuracy")
+PER_TYPE = ("f1", "precision", "recall")
 
 
 def write_run_report(record: Record, folder: Path) -> Path:
@@ -26,7 +28,9 @@ def run_report(record: Record, folder: Path) -> str:
     parts = {
         "Out of memory": _out_of_memory(record),
         "Scores": md.joined(_scores(record, split) for split in accessors.splits(record)),
-        "Scores by label": md.joined(_scores_by_label(record, split) for split in accessors.splits(record)),
+        "Scores by label": md.joined(
+            part(record, split) for split in accessors.splits(record) for part in (_scores_by_label, _scores_by_type)
+        ),
         "Published results": md.joined(_published(results, split) for split, results in record.published.items()),
         "Prompt": _prompt(record),
         "Figures": md.images("figures", sorted(path.name for path in folder.glob("figures/*.png"))),
@@ -160,6 +164,27 @@ def _scores_by_label(record: Record, split: str) -> str:
     ]
     shown = md.table(["label", "examples", *columns], rows, "lr" + "r" * len(columns))
     return md.joined([f"### {md.escape(split)}, by label", md.folded("Scores by label", shown, len(rows))])
+
+
+def _scores_by_type(record: Record, split: str) -> str:
+    """Return the scores of entities by their type, of tags of words."""
+    kinds = tagging.kinds_of(record.data.labels) if record.data else ()
+    columns = {
+        f"{metric} {stage}": item
+        for metric in PER_TYPE
+        for stage in accessors.STAGES
+        if (item := record.scores.get(stage, {}).get(split, {}).get(f"entity_{metric}_per_type")) is not None
+        and isinstance(item.value, list)
+        and len(item.value) == len(kinds)
+    }
+    if not columns:
+        return ""
+    rows = [
+        [md.escape(kind), *(md.score_at(index, item.value, item.low, item.high) for item in columns.values())]
+        for index, kind in enumerate(kinds)
+    ]
+    shown = md.table(["type", *columns], rows, "l" + "r" * len(columns))
+    return md.joined([f"### {md.escape(split)}, by type", md.folded("Scores by type of entity", shown, len(rows))])
 
 
 def _prompt(record: Record) -> str:

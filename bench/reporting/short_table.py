@@ -13,7 +13,10 @@ from bench.reporting import markdown as md
 from bench.utils import files, numbers
 
 # Metric columns beside the ranking metric.
-TABLE_METRICS = ("f1_macro", "jaccard_samples", "mcc", "squad_exact_match", "squad_v2_exact", "loss")
+TABLE_METRICS = (
+    *("f1_macro", "jaccard_samples", "mcc", "squad_exact_match", "squad_v2_exact", "spearman", "mse", "token_accuracy"),
+    "loss",
+)
 TEXT_COLUMNS = ("study / model / method", "overrides", "prompt", "machine", "status")
 TABLE_NOTES = (
     "Intervals cover other test examples, not other seeds.",

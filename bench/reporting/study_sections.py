@@ -306,6 +306,11 @@ def disagreements_table(group: Group, *, from_hub: bool) -> str:
         f"systems in all seeds and {summary.all_wrong:,} by no system in any seed; the systems differ on "
         f"{summary.differing:,}. Compared: {md.escape(summary.value)}, mean over seeds."
     )
+    if summary.of_numbers:
+        counts = (
+            f"Of {summary.examples:,} examples, the errors of the {summary.systems} systems differ on "
+            f"{summary.differing:,}. Compared: absolute error, mean over seeds."
+        )
     whose = f"the {len(best)} best systems" if summary.systems > len(best) else "all systems"
     if not summary.shown:
         return md.joined([counts, f"{whose.capitalize()} have equal scores on every example."])
@@ -324,7 +329,7 @@ def disagreements_table(group: Group, *, from_hub: bool) -> str:
     partly = f"; partly correct answers with their {md.escape(summary.value)}" if summary.is_graded else ""
     order = (
         f"The {len(lines)} examples on which {whose.removeprefix('all ')} differ most (variance between systems). "
-        f"Wrong answers are bold{partly}."
+        f"{'The error is in brackets' if summary.of_numbers else f'Wrong answers are bold{partly}'}."
     )
     return md.joined([counts, order, table, note])
 
@@ -332,6 +337,8 @@ def disagreements_table(group: Group, *, from_hub: bool) -> str:
 def _answer_cell(example: disagreements.Example, name: str) -> str:
     answer = md.escape(example.answers[name], ANSWER_CHARACTERS)
     value = example.values[name]
+    if isinstance(example.reference, float):
+        return answer if value == disagreements.MISSING else f"{answer} ({md.fixed(-value, 2)})"
     if value >= 1 - disagreements.EXACT:
         return answer
     # Not with asterisks, which are no emphasis next to some characters.

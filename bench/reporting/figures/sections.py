@@ -11,6 +11,7 @@ from urllib.parse import quote
 from bench.analysis.accessors import MATRIX_LABELS
 from bench.analysis.costs import Costs, is_trained_by_steps
 from bench.analysis.leaderboard import Group, RankedSystem
+from bench.data import tagging
 from bench.records.record import Record
 from bench.reporting import markdown as md
 from bench.reporting.figures import study
@@ -19,7 +20,7 @@ from bench.reporting.study_sections import is_untrained
 from bench.utils import numbers
 
 FOLDER = "figures"
-PER_LABEL = ("f1_per_label", "accuracy_per_label")
+PER_LABEL = ("f1_per_label", "accuracy_per_label", "entity_f1_per_type")
 Draw = Callable[[Path], None]
 
 
@@ -153,7 +154,9 @@ def labels(group: Group, gallery: Gallery) -> str:
         notes.append(f"Shown: the {study.MOST_BARS} best of {len(scores)} systems.")
     notes.append("Means over seeds, without intervals.")
     shown = name.replace("_", " ")
-    draw = partial(study.label_scores, scores, _label_names(group), score=shown)
+    names = _label_names(group)
+    names = list(tagging.kinds_of(names)) if name.endswith("_per_type") else names
+    draw = partial(study.label_scores, scores, names, score=shown)
     return md.joined([gallery.show("labels", md.escape(shown), draw), md.bullets(notes)])
 
 
