@@ -214,6 +214,6 @@ def assert_equal(predictions, values, samples):
     "name, shots", [(name, shots) for number, name in enumerate(TASKS) for shots in ((0, 3) if number % 2 else (2, 0))]
 )
 def test_every_document_is_scored_as_lm_eval_scores_it(name, shots, folder, model, write):
-    method = "method={name: few_shot, shots: %d}" % shots if shots else "method=zero_shot"
+    method = f"method={{name: few_shot, shots: {shots}}}" if shots else "method=zero_shot"
     predictions, values = scored(recipe_of(write, f"lm_eval:{folder / name}.yaml", method), model)
     assert_equal(predictions, values, theirs(folder, name, shots, model))

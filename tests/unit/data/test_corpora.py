@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from bench.data.builtin import corpora
+from bench.data.builtin import endings as endings_module
 from bench.data.builtin import passages as passages_module
 from bench.errors import DataError
 
@@ -23,6 +24,7 @@ PINNED = {
     "posts": "fc5bb998769ce6fee93a0d7bea7db6d3396754bd93ddb9d93a4a63ac97590890",
     "passages": "06332a8f28fb63319d4d452e4e33ddae9194913b9d1c948ea357a0df8b48d782",
     "passages_v2": "2d58ae6755ab3c116f41a92319a0fe054f56c840a2ebf95e9d152bf57c5f0f6a",
+    "endings": "ef6f06ce65833330f07c4b66273b03b1444198aedad0a0238db7fe23699aeb88",
 }
 SMALL = {"train": 60, "validation": 20, "test": 20}
 
@@ -93,7 +95,7 @@ def test_a_split_depends_on_no_other_and_a_smaller_one_is_a_prefix(generated, na
     assert corpora.generate(name, sizes={"test": 57})["validation"] == generated[name]["validation"]
 
 
-@pytest.mark.parametrize("name", ["reviews", "posts"])
+@pytest.mark.parametrize("name", ["reviews", "posts", "endings"])
 def test_no_text_occurs_twice(generated, name):
     texts = Counter(normalised(row["text"]) for row in every_row(generated[name]))
     assert texts.most_common(1)[0][1] == 1
@@ -114,7 +116,7 @@ def test_no_symbol_of_the_grammar_and_no_odd_character_is_left(generated, name):
 def test_unknown_name_is_answered_with_the_nearest_one():
     with pytest.raises(DataError, match=r"no built-in corpus 'review'\. Did you mean 'reviews'\?"):
         corpora.generate("review")
-    with pytest.raises(DataError, match="Known: passages, passages_v2, posts, reviews"):
+    with pytest.raises(DataError, match="Known: endings, passages, passages_v2, posts, reviews"):
         corpora.generate("imagenet")
 
 
@@ -354,3 +356,21 @@ def test_several_right_answers_outside_training_only(either):
         several = [row["answers"]["text"] for row in either[split] if len(row["answers"]["text"]) > 1]
         assert 0.1 < len(several) / len(either[split]) < 0.7
         assert all(texts[0] in longer for texts in several for longer in texts[1:])
+
+
+# ---------------------------------------------------------------- endings
+
+
+def test_of_the_endings_of_a_story_one_follows_from_it(generated):
+    stories = {what: set(endings_module._options(endings)) for what, endings in endings_module._STORIES.items()}
+    assert not set.intersection(*stories.values())
+    counts, places = Counter(), Counter()
+    for row in every_row(generated["endings"]):
+        right = [number for number, text in enumerate(row["choices"]) for what in stories
+                 if what in row["text"] and text in stories[what]]  # fmt: skip
+        assert right == [row["label"]]
+        assert len(set(row["choices"])) == len(row["choices"])
+        counts[len(row["choices"])] += 1
+        places[row["label"] / (len(row["choices"]) - 1)] += 1
+    assert set(counts) == {2, 3, 4, 5}
+    assert abs(places[0.0] - places[1.0]) < 0.1 * places[0.0]  # no place is favoured

@@ -13,6 +13,7 @@ LIMIT = {"train": 16, "test": 8}
 RECIPES = {
     "text_classification": ("tiny/bert-full", "texts"),
     "question_answering": ("passages/bert-full", "questions"),
+    "multiple_choice": ("endings/bert-full", "examples"),
 }
 
 
@@ -51,8 +52,8 @@ def test_tokens_are_kept_for_a_run_only(task, tmp_path, monkeypatch):
     assert data.token_cache is False
     assert not list(tmp_path.rglob("*.tokens"))
     hits = [encoded(task, PartialState(cpu=True))[1].token_cache for _ in range(2)]
-    if task == "question_answering":
-        assert hits == [False, False]  # windows hold more than tokens
+    if task != "text_classification":
+        assert hits == [False, False]  # windows, and pairs of choices, hold more than tokens
         return
     assert hits == [{"train": False, "test": False}, {"train": True, "test": True}]
     assert encoded(task, PartialState(cpu=True), "speed.token_cache=false")[1].token_cache is False
@@ -61,3 +62,4 @@ def test_tokens_are_kept_for_a_run_only(task, tmp_path, monkeypatch):
 def test_what_the_outputs_of_a_head_stand_for():
     assert registry.load_task("text_classification").head_outputs(("bad", "good")) == ("bad", "good")
     assert registry.load_task("question_answering").head_outputs(("unanswerable", "answerable")) == ("start", "end")
+    assert registry.load_task("multiple_choice").head_outputs(("A", "B", "C")) == ("fit",)
