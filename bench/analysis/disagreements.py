@@ -185,15 +185,19 @@ def texts(record: Record, split: str, *, from_hub: bool = False) -> tuple[Mappin
         return {}, "they are on the Hub; pass --hub-texts to load them"
     limit = record.recipe.resolved.get("limit") or {}
     try:
-        loaded = dataset.load(card, limit, {split}).splits[split]
+        corpus = dataset.load(card, limit, {split})
+        loaded, loaded_labels = corpus.splits[split], corpus.labels
     except (BenchError, OSError) as error:
         return {}, str(error)
     except Exception as error:  # of any kind, from a library: a missing text must not fail the report
         return {}, f"{type(error).__name__}: {error}"
     if loaded.fingerprint != part.fingerprint:
         return {}, "the data have changed since the run: their fingerprint differs from the record's"
-    return {row["id"]: _joined(row["text"], row["text_pair"]) for row in loaded.rows}, None
+    return {row["id"]: _joined(row, loaded_labels) for row in loaded.rows}, None
 
 
-def _joined(text: str, pair: str | None) -> str:
-    return text if pair is None else f"{pair} / {text}"
+def _joined(row: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """Return a row's texts; its own choices behind them, by the names that answers have."""
+    text = row["text"] if row["text_pair"] is None else f"{row['text_pair']} / {row['text']}"
+    choices = "; ".join(f"{name}: {choice}" for name, choice in zip(labels, row.get("choices", ()), strict=False))
+    return f"{text} ({choices})" if choices else text

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from bench.data.builtin import corpora
+from bench.data.builtin import endings as endings_module
 from bench.data.builtin import passages as passages_module
 from bench.errors import DataError
 
@@ -25,6 +26,7 @@ PINNED = {
     "passages_v2": "2d58ae6755ab3c116f41a92319a0fe054f56c840a2ebf95e9d152bf57c5f0f6a",
     "ratings": "8b9bb6fd81271e8dff204291255960558bd78a095b34d8c3fa2b4cfa2ca217a8",
     "notices": "b052fe36b4ea132900e87f23fced88f3781e8572868dc07301e211e2d25eb17d",
+    "endings": "ef6f06ce65833330f07c4b66273b03b1444198aedad0a0238db7fe23699aeb88",
 }
 SMALL = {"train": 60, "validation": 20, "test": 20}
 
@@ -99,7 +101,7 @@ def text_of(row):
     return normalised(row["text"] if "text" in row else " ".join(row["tokens"]))
 
 
-@pytest.mark.parametrize("name", ["reviews", "posts", "ratings", "notices"])
+@pytest.mark.parametrize("name", ["reviews", "posts", "ratings", "notices", "endings"])
 def test_no_text_occurs_twice(generated, name):
     texts = Counter(text_of(row) for row in every_row(generated[name]))
     assert texts.most_common(1)[0][1] == 1
@@ -121,7 +123,9 @@ def test_no_symbol_of_the_grammar_and_no_odd_character_is_left(generated, name):
 def test_unknown_name_is_answered_with_the_nearest_one():
     with pytest.raises(DataError, match=r"no built-in corpus 'review'\. Did you mean 'reviews'\?"):
         corpora.generate("review")
-    with pytest.raises(DataError, match="Known: notices, passages, passages_v2, posts, ratings, reviews"):
+    with pytest.raises(
+        DataError, match="Known: chats, endings, notices, passages, passages_v2, posts, ratings, reviews"
+    ):
         corpora.generate("imagenet")
 
 
@@ -399,3 +403,21 @@ def test_notices_are_tagged_as_bio_and_names_need_their_words(generated):
             kinds.setdefault(word, set()).add(tag[2:])
     assert {"PER", "LOC", "ORG"} <= kinds["Hale"]
     assert sum(len(found) > 2 for found in kinds.values()) >= 20
+
+
+# ---------------------------------------------------------------- endings
+
+
+def test_of_the_endings_of_a_story_one_follows_from_it(generated):
+    stories = {what: set(endings_module._options(endings)) for what, endings in endings_module._STORIES.items()}
+    assert not set.intersection(*stories.values())
+    counts, places = Counter(), Counter()
+    for row in every_row(generated["endings"]):
+        right = [number for number, text in enumerate(row["choices"]) for what in stories
+                 if what in row["text"] and text in stories[what]]  # fmt: skip
+        assert right == [row["label"]]
+        assert len(set(row["choices"])) == len(row["choices"])
+        counts[len(row["choices"])] += 1
+        places[row["label"] / (len(row["choices"]) - 1)] += 1
+    assert set(counts) == {2, 3, 4, 5}
+    assert abs(places[0.0] - places[1.0]) < 0.1 * places[0.0]  # no place is favoured

@@ -15,6 +15,7 @@ RECIPES = {
     "question_answering": ("passages/bert-full", "questions"),
     "regression": ("tiny/bert-ratings", "texts"),
     "token_classification": ("tiny/bert-notices", "sentences"),
+    "multiple_choice": ("endings/bert-full", "examples"),
 }
 
 
@@ -53,8 +54,8 @@ def test_tokens_are_kept_for_a_run_only(task, tmp_path, monkeypatch):
     assert data.token_cache is False
     assert not list(tmp_path.rglob("*.tokens"))
     hits = [encoded(task, PartialState(cpu=True))[1].token_cache for _ in range(2)]
-    if task in ("question_answering", "token_classification"):
-        assert hits == [False, False]  # windows hold more than tokens
+    if task in ("question_answering", "token_classification", "multiple_choice"):
+        assert hits == [False, False]  # windows, and pairs of choices, hold more than tokens
         return
     assert hits == [{"train": False, "test": False}, {"train": True, "test": True}]
     assert encoded(task, PartialState(cpu=True), "speed.token_cache=false")[1].token_cache is False
@@ -65,3 +66,4 @@ def test_what_the_outputs_of_a_head_stand_for():
     assert registry.load_task("token_classification").head_outputs(("O", "B-A")) == ("O", "B-A")
     assert registry.load_task("regression").head_outputs(()) == ("value",)
     assert registry.load_task("question_answering").head_outputs(("unanswerable", "answerable")) == ("start", "end")
+    assert registry.load_task("multiple_choice").head_outputs(("A", "B", "C")) == ("fit",)
