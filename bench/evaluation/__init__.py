@@ -4,6 +4,6 @@ Reading order: scoring (every example exactly once), reader (the contract), read
 input_check (tokens and positions beyond the model's), self_check (a fast path against the plain one, by examples),
 head_forward (padded batches for a task head), metric_set (scores with intervals), baselines, exhibits (collapsed
 models), ceilings (scores of right answers), text_examples (rows -> prompts and readers), likelihood, continuation_tree,
-generation, spans, new_texts and saved_model (what is predicted, and by what), predict, lm_eval_model (the scorer for
-lm-evaluation-harness).
+generation, spans, new_texts and saved_model (what is predicted, and by what), predict, export and export_page (a folder
+for other programs), lm_eval_model (the scorer for lm-evaluation-harness).
 """

@@ -423,6 +423,7 @@ def _saved_description(run: RunContext) -> dict[str, Any]:
         "labels": list(inputs.corpus.labels),
         "multi_label": recipe.dataset.multi_label,
         "pairs": recipe.dataset.columns.text_pair is not None,
+        "columns": {"text": recipe.dataset.columns.text, "text_pair": recipe.dataset.columns.text_pair},
         "threshold": recipe.evaluation.threshold,
         "max_length": recipe.max_length,
         "spans": recipe.spans.model_dump(),

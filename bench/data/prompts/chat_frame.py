@@ -34,7 +34,7 @@ _TEXTS = {role: f"{role}: A text of Several Words" + ", as long as a paragraph" 
 
 
 class ChatFrame:
-    """A tokenizer's chat template at a fixed date. template: its text, as the tokenizer has it.
+    """A tokenizer's chat template at a fixed date. template: its text, as the tokenizer has it; fixed: at this date.
 
     date: the one that it is told. writes_date: the date stands in the prompts. hash: of everything that the template
     writes around placeholders.
@@ -47,8 +47,8 @@ class ChatFrame:
         date: as 2024-07-26; another one than CHAT_DATE must stand in the prompts.
         """
         self.tokenizer, self.template, self.date = tokenizer, _template_of(tokenizer), date
-        self._fixed = _at_date(self.template, date)
-        texts = self._placeholders(self._fixed)
+        self.fixed = _at_date(self.template, date)
+        texts = self._placeholders(self.fixed)
         self._refuse_chance(texts)
         self._refuse_other_texts()
         self.writes_date = _CLOCK in self.template and any(
@@ -62,7 +62,7 @@ class ChatFrame:
 
     def render(self, turns: Turns, *, open_answer: bool) -> str:
         """Return a conversation as text. open_answer: up to where the assistant's next answer begins."""
-        return self._render(self._fixed, turns, open_answer=open_answer)
+        return self._render(self.fixed, turns, open_answer=open_answer)
 
     def around_answer(self) -> tuple[str, str]:
         """Return (lead, end) as the template itself writes them around an assistant's answer."""
@@ -97,7 +97,7 @@ class ChatFrame:
 
     def _refuse_other_texts(self) -> None:
         turns = [{"role": role, "content": text} for role, text in _TEXTS.items()]
-        written = self._render(self._fixed, turns, open_answer=False)
+        written = self._render(self.fixed, turns, open_answer=False)
         for turn in turns:
             if turn["content"] not in written:
                 raise SetupError(
@@ -107,7 +107,7 @@ class ChatFrame:
 
     def _refuse_chance(self, texts: list[str]) -> None:
         named, shown = _CHANCE.search(self.template), _ADDRESS.search("".join(texts))
-        repeated = named or shown or all(self._placeholders(self._fixed) == texts for _ in range(_REPEATS - 1))
+        repeated = named or shown or all(self._placeholders(self.fixed) == texts for _ in range(_REPEATS - 1))
         if named is not None:
             reason = f"it uses {named[0]!r}, which draws at random"
         elif shown is not None:
