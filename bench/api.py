@@ -1,11 +1,14 @@
 """The package in Python, as `import bench` offers it: `bench.run_recipe` and `bench.load_records`.
 
-import bench
+    import bench
 
-record = bench.run_recipe("tiny/bert-full", seed=7, training__steps=20, out="runs/first")
-print(record.scores["after"]["test"]["accuracy"].value)
-frame = bench.load_records("runs")  # a row a score
-print(frame[(frame.metric == "accuracy") & (frame.stage == "after")].groupby("method")["value"].mean())
+    record = bench.run_recipe("tiny/bert-full", seed=7, training__steps=20, out="runs/first")
+    accuracy = record.scores["after"]["test"]["accuracy"]  # .value, .low, .high, .examples
+    frame = bench.load_records("runs")  # pandas, a row a score
+    after = frame[(frame.stage == "after") & (frame.metric == "accuracy")]
+    table = after.groupby(["model", "method"])["value"].agg(["mean", "std", "count"])
+
+`python -m bench report` and `compare` say which of these differences are real.
 """
 
 import os

@@ -208,20 +208,28 @@ def _save_adapter(model: Any, tokenizer: Any, description: dict[str, Any], reque
     for name in ADAPTER_FILES:
         shutil.copyfile(saved / name, request.out / name)
     content = json.loads(files.read_text(saved / "adapter_config.json"))
-    with_base = description["objective"] != "text" or description["quantization"] is not None or (saved / BASE).is_dir()
-    if with_base:
-        try:
-            base = model.unload()
-        except (AttributeError, NotImplementedError) as error:
-            kind = type(model.peft_config["default"]).__name__
-            raise SetupError(f"adapters of {kind} can't be taken off their base model: {error}") from error
-        base.save_pretrained(request.out / BASE)
+    if (saved / BASE).is_dir():
+        shutil.copytree(saved / BASE, request.out / BASE)
+    elif description["objective"] != "text":
+        # transformers can't write again what it has quantised.
+        whole = saving.load_unquantized(saved) if description["quantization"] is not None else model
+        _without_adapter(whole).save_pretrained(request.out / BASE)
+    if (request.out / BASE).is_dir():
         tokenizer.save_pretrained(request.out / BASE)
         content |= {"base_model_name_or_path": str((request.out / BASE).resolve()), "revision": None}
     else:
         card = description["model_card"]
         content |= {"base_model_name_or_path": saving.base_of(description), "revision": card.get("revision")}
     files.write_text(request.out / "adapter_config.json", json.dumps(content, indent=2) + "\n")
+
+
+def _without_adapter(model: Any) -> Any:
+    """Return the base model of an adapter, with the head that was trained beside it."""
+    try:
+        return model.unload()
+    except (AttributeError, NotImplementedError) as error:
+        kind = type(model.peft_config["default"]).__name__
+        raise SetupError(f"adapters of {kind} can't be taken off their base model: {error}") from error
 
 
 def _loaders(description: dict[str, Any], *, is_adapter: bool) -> list[Any]:

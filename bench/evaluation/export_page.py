@@ -72,9 +72,14 @@ def _facts(description: dict[str, Any], compared: list[Comparison], *, is_merged
     lines = [one.sentence for one in compared]
     if description["quantization"] is not None:
         how = (
-            "merged into the base model in its own type" if is_merged else "on the base model in 4 bits, as in the run"
+            "merged into the base model in 16 or 32 bits"
+            if is_merged
+            else "on the base that `adapter_config.json` names"
         )
-        lines.append(f"The run trained and scored the adapter on a base model in 4 bits; here it is {how}.")
+        lines.append(
+            f"The run trained and scored the adapter on a base model in 4 bits; here it is {how}, and the figures above "
+            "say how much that changes."
+        )
     lines.append(
         f"The run read at most {description['max_length']} tokens of an example, and so does `truncation=True`."
     )
@@ -115,13 +120,12 @@ def _with_head(description: dict[str, Any], loader: str) -> list[str]:
         text = 'from transformers import pipeline\n\ntag = pipeline("token-classification", model=folder)\n'
         return [_code(text + 'print(tag("Words of a sentence."))\n')]
     if loader == "AutoModelForQuestionAnswering":
-        return [_code(inspect.cleandoc(_SPANS) + "\n"), _SPANS_NOTE]
+        most = f"\nMOST_TOKENS = {description['spans']['max_answer_length']}  # of an answer\n"
+        return [_code(f"import torch\n{most}\n{inspect.cleandoc(_SPANS)}\n"), _SPANS_NOTE]
     return []
 
 
 _SPANS = """
-import torch
-
 def answer(question, passage):
     encoded = tokenizer(question, passage, truncation="only_second", return_tensors="pt", return_offsets_mapping=True)
     offsets = encoded.pop("offset_mapping")[0]
@@ -129,7 +133,9 @@ def answer(question, passage):
     with torch.no_grad():
         outputs = model(**encoded)
     starts, ends = (logits[0].masked_fill(~inside, -torch.inf) for logits in (outputs.start_logits, outputs.end_logits))
-    first, last = divmod(int((starts[:, None] + ends[None, :]).triu().argmax()), len(ends))
+    in_order = torch.ones(len(ends), len(ends)).triu().tril(MOST_TOKENS - 1).bool()
+    sums = (starts[:, None] + ends[None, :]).masked_fill(~in_order, -torch.inf)
+    first, last = divmod(int(sums.argmax()), len(ends))
     return passage[offsets[first][0] : offsets[last][1]]
 
 print(answer("Who wrote it?", "Ada wrote it."))
