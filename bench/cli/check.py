@@ -6,7 +6,7 @@ from typing import Any
 
 from bench import console
 from bench.cli.options import add_command
-from bench.config import registry, resolve
+from bench.config import recipe_names, registry, resolve
 from bench.errors import RecipeError
 
 
@@ -14,7 +14,10 @@ def add(commands: Any) -> None:
     """Add the command and its options."""
     check = add_command(commands, "check", check_command, "validate recipes, cards and studies, without loading torch")
     check.add_argument(
-        "recipes", nargs="*", type=Path, help="recipes, cards, or folders of them (default: all shipped)"
+        "recipes",
+        nargs="*",
+        type=Path,
+        help="recipes, cards, or folders of them, by path or name (default: all that come with the package)",
     )
     check.add_argument("--set", action="append", default=[], metavar="key=value", help="override a key of every recipe")
 
@@ -27,7 +30,8 @@ def check_command(options: argparse.Namespace) -> int:
     # What is wrong with a card is told once, though every recipe that names it meets it.
     problems: dict[str, None] = {}
     num_cards = num_studies = 0
-    paths = [path for given in options.recipes or _everything() for path in _expand(given)]
+    chosen = [recipe_names.find(path) for path in options.recipes] or _everything()
+    paths = [path for given in chosen for path in _expand(given)]
     for path in paths:
         kind = kinds.get(path.absolute().parent.name)
         is_study = kind is None and study.is_study(path)

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench import console
 from bench.cli.options import add_command, refuse_outputs
-from bench.utils import files
+from bench.utils import arguments, files
 
 
 def add(commands: Any) -> None:
@@ -26,8 +26,12 @@ def add(commands: Any) -> None:
     compare.add_argument(
         "--common", action="store_true", help="compare on the common examples of runs that scored different ones"
     )
-    compare.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="write the comparison in Markdown")
-    compare.add_argument("--json", type=Path, metavar="FILE", help="write the comparison as JSON, in full precision")
+    compare.add_argument(
+        "-o", "--output", type=arguments.path, metavar="FILE.md", help="write the comparison in Markdown"
+    )
+    compare.add_argument(
+        "--json", type=arguments.path, metavar="FILE", help="write the comparison as JSON, in full precision"
+    )
 
 
 def compare_command(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.cli.options import add_command, at_least_one, refuse_outputs, share
 from bench.errors import BenchError
+from bench.utils import arguments
 
 
 def add(commands: Any) -> None:
@@ -18,7 +19,7 @@ def add(commands: Any) -> None:
         "are held to the spread between seeds, losses and gradient norms to their first 20 steps."
     )
     gate.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE|FOLDER")
-    gate.add_argument("--baseline", type=Path, required=True, help="folder of baselines, one file per recipe")
+    gate.add_argument("--baseline", type=arguments.path, required=True, help="folder of baselines, one file per recipe")
     gate.add_argument("--write", action="store_true", help="write new baselines instead of comparing with them")
     gate.add_argument("--seeds", type=at_least_one, metavar="N", help="seeds of a new baseline (default: 5)")
     gate.add_argument(
@@ -33,18 +34,19 @@ def add(commands: Any) -> None:
         "--alpha", type=share, default=0.01, help="family-wise error rate of the whole gate (default: 0.01)"
     )
     gate.add_argument("--set", action="append", default=[], metavar="key=value", help="override a key of every run")
-    gate.add_argument("--out", type=Path, help="folder of the runs (default: a temporary one)")
+    gate.add_argument("--out", type=arguments.path, help="folder of the runs (default: a temporary one)")
     gate.add_argument("--config", help="accelerate config, by name or path")
     gate.add_argument(
         "--jobs", type=at_least_one, metavar="N", help="number of parallel runs; timed runs never share the machine"
     )
-    gate.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="write the result in Markdown too")
+    gate.add_argument("-o", "--output", type=arguments.path, metavar="FILE.md", help="write the result in Markdown too")
 
 
 def gate_command(options: argparse.Namespace) -> int:
     """Compare the code as it is with a baseline; returns 1 where a check failed."""
     import tempfile
 
+    from bench.config import recipe_names
     from bench.sweeps import jobs
     from bench.sweeps.gate import runs
 
@@ -57,13 +59,13 @@ def gate_command(options: argparse.Namespace) -> int:
     code = 1
     try:
         request = runs.GateRequest(
-            recipes=runs.recipes(options.recipes),
+            recipes=runs.recipes([recipe_names.find(path) for path in options.recipes]),
             baseline=options.baseline,
             out=scratch or options.out,
             machine=jobs.Machine.from_config(options.config, options.jobs, None),
             overrides=tuple(options.set),
             against=options.against,
-            speed=tuple(runs.recipes(options.speed) if options.speed else ()),
+            speed=tuple(runs.recipes([recipe_names.find(path) for path in options.speed]) if options.speed else ()),
             rounds=options.rounds,
             alpha=options.alpha,
         )

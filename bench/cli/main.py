@@ -1,16 +1,18 @@
-"""`python -m bench <command>`: everything but the runs themselves, which `accelerate launch bench/run.py` starts."""
+"""`finetune-bench <command>`, or `python -m bench <command>`: all commands, and the sentences in which they fail."""
 
 import argparse
 import sys
+from pathlib import Path
 
-from bench import console
-from bench.cli import check, compare, gate, listing, lm_eval, plan, predict, push, report, schema, sweep
+from bench import __version__, console
+from bench.cli import check, compare, export, gate, listing, lm_eval, plan, predict, push, report, run, schema, sweep
 from bench.config import foreign_code, registry
 from bench.errors import BenchError
 from bench.utils import system
 
 # In the order of the help.
-COMMANDS = (check, listing, schema, predict, plan, sweep, report, compare, gate, push, lm_eval)
+COMMANDS = (run, check, listing, schema, plan, sweep, report, compare, predict, export, gate, push, lm_eval)
+PROGRAM = "finetune-bench"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     console.quiet_imports()
     try:
         system.refuse_undecoded(sys.argv[1:] if arguments is None else arguments)
+        system.require_working_folder()
         registry.include(options.include)
         foreign_code.confirm(options.trust_remote_code)
         return _output_written(int(options.run(options)))
@@ -62,7 +65,9 @@ def _parsed(arguments: list[str] | None) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands and their options."""
-    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    name = PROGRAM if Path(sys.argv[0]).name == PROGRAM else "python -m bench"
+    parser = argparse.ArgumentParser(prog=name, description=__doc__)
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in COMMANDS:

@@ -8,8 +8,9 @@ from typing import Any
 
 from bench import console
 from bench.cli.options import add_command, refuse_outputs
+from bench.config import recipe_names
 from bench.errors import BenchError
-from bench.utils import files, process
+from bench.utils import arguments, files, process
 
 
 def add(commands: Any) -> None:
@@ -33,7 +34,7 @@ def add(commands: Any) -> None:
     plan.add_argument("--per-device-batch", type=int, metavar="B", help="examples per micro-batch")
     plan.add_argument("--length", type=int, metavar="L", help="sequence length in tokens")
     plan.add_argument("--table", action="store_true", help="print predictions for all shipped recipes, in Markdown")
-    plan.add_argument("-o", "--output", type=Path, metavar="FILE.md", help="write the --table to this file")
+    plan.add_argument("-o", "--output", type=arguments.path, metavar="FILE.md", help="write the --table to this file")
 
 
 def plan_command(options: argparse.Namespace) -> int:
@@ -55,7 +56,7 @@ def plan_command(options: argparse.Namespace) -> int:
     if options.recipe is None:
         raise BenchError("name a recipe, or ask for the --table of those that are shipped")
     request = report.PlanRequest(
-        path=options.recipe,
+        path=recipe_names.find(options.recipe),
         overrides=tuple(options.overrides),
         gpu=options.gpu,
         parallelism=planner.Parallelism(world=options.world, zero=options.zero, offload=options.offload),

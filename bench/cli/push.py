@@ -7,6 +7,7 @@ from typing import Any
 from bench import console
 from bench.cli.options import add_command
 from bench.errors import BenchError
+from bench.utils import arguments
 
 
 def add(commands: Any) -> None:
@@ -24,7 +25,7 @@ def add(commands: Any) -> None:
     )
     push.add_argument("--private", action="store_true", help="create the repositories as private")
     push.add_argument("--dry-run", action="store_true", help="write the files into a folder instead of uploading them")
-    push.add_argument("--out", type=Path, metavar="FOLDER", help="folder of --dry-run (default: hub)")
+    push.add_argument("--out", type=arguments.path, metavar="FOLDER", help="folder of --dry-run (default: hub)")
 
 
 def push_command(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 from bench import console
 from bench.cli.options import add_command, refuse_outputs
 from bench.errors import BenchError
+from bench.utils import arguments
 
 
 def add(commands: Any) -> None:
@@ -14,12 +15,19 @@ def add(commands: Any) -> None:
     report = add_command(commands, "report", report_command, "write a report of many records, or one short table")
     report.add_argument("runs", nargs="+", type=Path, help="run folders, or folders that hold them")
     report.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER|FILE.md", help="write a report with figures, or a short table"
+        "-o",
+        "--output",
+        type=arguments.path,
+        metavar="FOLDER|FILE.md",
+        help="write a report with figures, or a short table",
     )
     report.add_argument(
         "--metric", metavar="NAME", help="metric that ranks and compares (default: the first of the usual ones)"
     )
-    report.add_argument("--html", type=Path, metavar="FILE", help="write the report as one HTML page with its figures")
+    report.add_argument(
+        "--html", type=arguments.path, metavar="FILE", help="write the report as one HTML page with its figures"
+    )
+    report.add_argument("--overwrite", action="store_true", help="replace a report.md that this tool did not write")
     report.add_argument(
         "--hub-texts",
         action="store_true",
@@ -41,6 +49,8 @@ def report_command(options: argparse.Namespace) -> int:
     if folder is not None or options.html is not None:
         from bench.reporting import study_page
 
+        if folder is not None and not options.overwrite:
+            study_page.refuse_foreign(folder)
         written += study_page.write(
             options.runs, folder, options.html, metric=options.metric, from_hub=options.hub_texts
         )

@@ -8,6 +8,7 @@ from typing import Any
 from bench import console
 from bench.cli.options import add_command, at_least_one, is_count
 from bench.errors import BenchError
+from bench.utils import arguments
 
 
 def add(commands: Any) -> None:
@@ -29,7 +30,9 @@ def add(commands: Any) -> None:
         help="values of a key; several keys give all combinations",
     )
     sweep.add_argument("--mini", action="store_true", help="run the study's small variant, for two CPU cores")
-    sweep.add_argument("--out", type=Path, default=Path("runs"), help="folder of the runs' folders (default: runs)")
+    sweep.add_argument(
+        "--out", type=arguments.path, default=Path("runs"), help="folder of the runs' folders (default: runs)"
+    )
     sweep.add_argument("--config", help="accelerate config, by name or path (default: gpu1; cpu without a GPU)")
     sweep.add_argument(
         "--jobs", type=at_least_one, metavar="N", help="number of parallel runs (default: as many as the GPUs allow)"
@@ -66,12 +69,12 @@ def _seeds(text: str) -> int | tuple[int, ...]:
 
 def sweep_command(options: argparse.Namespace) -> int:
     """Run what has no finished record; returns 1 where a run failed."""
-    from bench.config import overrides
+    from bench.config import overrides, recipe_names
     from bench.sweeps import jobs, scheduler, study
 
     # argparse gives all words before an option to the paths.
     words = [word for word in options.paths if "=" in word and not os.path.exists(word)]
-    paths = [Path(word) for word in options.paths if word not in words]
+    paths = [recipe_names.find(Path(word)) for word in options.paths if word not in words]
     given = (*words, *options.overrides)
     plans = [
         study.plan(paths, study.SweepRequest(seeds=options.seeds, sets=(*given, *sets), mini=options.mini))

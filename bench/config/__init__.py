@@ -1,8 +1,8 @@
 """Recipes and cards: types, strict YAML, resolution, rules, and the drop-in registry. Loads no torch.
 
-Reading order: recipe, training and cards (types), resolve (file -> Resolved), recipe_hash, model_paths, rules
-(cross-field checks), architecture (fields of a model's config), unused (keys without effect), validation (errors as
-sentences), yaml_loader and layers (values with their places), data_folder, fields, overrides, json_schema, contracts
-(what drop-ins promise), registry (how they are found), foreign_code (what must be confirmed before it runs), extraction
-(parts of answers).
+Reading order: recipe, training and cards (types), resolve (file -> Resolved), recipe_names (name -> file), recipe_hash,
+model_paths, rules (cross-field checks), architecture (fields of a model's config), unused (keys without effect),
+validation (errors as sentences), yaml_loader and layers (values with their places), data_folder, fields, overrides,
+json_schema, contracts (what drop-ins promise), registry (how they are found), foreign_code (what must be confirmed
+before it runs), extraction (parts of answers).
 """

@@ -23,6 +23,8 @@ def settle(layers: Layers, command_line: str) -> None:
     if given.is_absolute():
         return
     file = Path(head.rpartition(":")[0])
+    if not file.suffix:  # of a recipe that is in no file
+        return
     project = file.absolute().parent.parent
     bases = [project, *([project.parent] if project.name == "recipes" else [])]
     places = [base / given for base in bases]

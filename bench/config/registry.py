@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from bench.config.contracts import Method, Task
 from bench.errors import RecipeError, did_you_mean
+from bench.utils import shipped
 from bench.utils.files import ROOT
 
 KINDS = ("tasks", "methods", "metrics")
@@ -39,7 +40,7 @@ READ_BY = {
 METHOD = ("Options", "load_plan", "adapt")
 # In the name of a metric of the evaluate library, these say that lower is better.
 LOSSES, RATES = ("loss", "error", "mse", "mae", "perplexity"), {"wer", "cer", "ter"}
-PACKAGE = ROOT / "bench"
+PACKAGE, CARDS_SHIPPED = ROOT / "bench", shipped.folder("recipes")
 
 
 def include(folders: Iterable[str | Path] = ()) -> None:
@@ -115,7 +116,7 @@ def included() -> list[Path]:
 
 def is_included(path: Path) -> bool:
     """Return whether a file lies in an included folder other than the package's own."""
-    return path.parent.parent in included() and path.parent.parent not in (PACKAGE, ROOT / "recipes")
+    return path.parent.parent in included() and path.parent.parent not in (PACKAGE, CARDS_SHIPPED)
 
 
 def files(kind: str) -> dict[str, Path]:
@@ -129,7 +130,7 @@ def files(kind: str) -> dict[str, Path]:
 def _folders(kind: str) -> dict[str, Path]:
     """Return name -> the folder of its file; asked several times for each recipe, so it makes no path of every file."""
     assert kind in (*KINDS, *CARDS), kind
-    own = PACKAGE if kind in KINDS else ROOT / "recipes"
+    own = PACKAGE if kind in KINDS else CARDS_SHIPPED
     known: dict[str, Path] = {}
     for folder in (root / kind for root in (own, *included())):
         for file in os.listdir(folder) if folder.is_dir() else ():

@@ -4,12 +4,13 @@ Order of precedence: default < card < recipe < command line. There is no inherit
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
 import os
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,11 @@ from bench.config.validation import Problems, shortened, validate, validate_rest
 from bench.config.yaml_loader import Document, KeyPath, items
 from bench.errors import BenchError, RecipeError, did_you_mean
 from bench.records.record import RecipePart, Record
-from bench.utils import secret_formats
-from bench.utils.files import ROOT, read_bytes
+from bench.utils import secret_formats, shipped
+from bench.utils.files import read_bytes
 from bench.utils.system import utc_now
 
-SHIPPED = ROOT / "recipes"
+SHIPPED = shipped.folder("recipes")
 CARD_FOLDERS = {"dataset": "datasets", "model": "models"}
 COMMAND_LINE = "command line"
 # Begins the name of a data set that is a task of lm-evaluation-harness.
@@ -144,9 +145,15 @@ class Resolved:
         return tuple(name for name in names if not rules.is_defined(name, self.recipe))
 
 
-def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -> Resolved:
-    """Read, resolve and check a recipe. Raises RecipeError with a line for each problem: file, line, key, advice."""
-    document = yaml_loader.read(path, _shown(path))
+def load(
+    path: Path, overrides: tuple[str, ...] = (), seed: int | None = None, *, document: Document | None = None
+) -> Resolved:
+    """Read, resolve and check a recipe. Raises RecipeError with a line for each problem: file, line, key, advice.
+
+    document: the recipe, where it is not in a file; the path is then only where it would be.
+    """
+    given_document = document
+    document = yaml_loader.read(path, _shown(path)) if document is None else document
     given = _parse_overrides(overrides)
     layers, problems = Layers(places={(): (document.head(()), ())}), Problems()
     names: dict[str, str] = {}
@@ -192,7 +199,8 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
         problems.add(rules.problems(recipe, options, resolved.metric_names, _typed(document, given), layers))
         unconfirmed = foreign_code.problems(recipe.model, resolved.metric_names)
         problems.add(f"{resolved.path}: {sentence}" for sentence in unconfirmed)
-        resolved = _without_unused(resolved, path, document, given, layers, problems)
+        alone = functools.partial(_problems_alone, path, given_document)
+        resolved = _without_unused(resolved, alone, document, given, layers, problems)
     problems.raise_any()
     return resolved
 
@@ -212,9 +220,17 @@ def _validated(layers: Layers, problems: Problems, missing: Set[str]) -> tuple[R
 
 
 def _without_unused(
-    resolved: Resolved, path: Path, document: Document, given: list[Document], layers: Layers, problems: Problems
+    resolved: Resolved,
+    alone: Callable[[], list[str]],
+    document: Document,
+    given: list[Document],
+    layers: Layers,
+    problems: Problems,
 ) -> Resolved:
-    """Add a problem for each key without effect that the file sets; return the recipe with notes on all others."""
+    """Add a problem for each key without effect that the file sets; return the recipe with notes on all others.
+
+    alone: returns the problems that the file has without any override.
+    """
     plan = registry.load("methods", resolved.recipe.method.name).load_plan(resolved.options)
     facts = unused.Facts(recipe=resolved.recipe, options=resolved.options, plan=plan)
     by_line = dict(_set_keys(document, (), ()))
@@ -226,7 +242,7 @@ def _without_unused(
     for key in unused.unused(facts, ((one, value) for one, value in by_line.items() if one not in replaced)):
         line = unused.sentence(key, layers)
         # What only the command line leaves without effect is no fault of the file.
-        if not given or line in _problems_alone(path):
+        if not given or line in alone():
             problems.add([line])
         else:
             notes.append(unused.note(key))
@@ -241,10 +257,9 @@ def _set_keys(document: Document, prefix: KeyPath, inside: KeyPath) -> Iterator[
             yield path, value
 
 
-def _problems_alone(path: Path) -> list[str]:
-    """Return the problems that a recipe's file has without any override."""
+def _problems_alone(path: Path, document: Document | None) -> list[str]:
     try:
-        load(path)
+        load(path, document=document)
     except RecipeError as error:
         return str(error).splitlines()
     return []

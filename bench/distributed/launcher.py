@@ -12,6 +12,8 @@ from bench.errors import SetupError
 
 # Between the launcher and its processes there may be a profiler, or a program that binds processors.
 GENERATIONS = 3
+# What `finetune-bench run` becomes, which takes the same options.
+OWN_LAUNCHER = ("bench", "launch.py")
 WITH_GPUS = ("MULTI_GPU", "DEEPSPEED", "FSDP")
 
 
@@ -84,7 +86,7 @@ def launch_arguments(words: list[str]) -> list[str] | None:
     """Return what follows `accelerate launch`, in any of the ways to write it; None for another command line."""
     for place, word in enumerate(words):
         name = Path(word).name
-        if name in ("accelerate-launch", "accelerate.commands.launch"):
+        if name in ("accelerate-launch", "accelerate.commands.launch") or Path(word).parts[-2:] == OWN_LAUNCHER:
             return words[place + 1 :]
         if name in ("accelerate", "accelerate.commands.accelerate_cli") and words[place + 1 : place + 2] == ["launch"]:
             return words[place + 2 :]

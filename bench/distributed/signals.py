@@ -40,7 +40,7 @@ class StopHandler:
 
     def install(self) -> None:
         """Handle all signals that ask to end. Those that are ignored stay so: `nohup` and `&` ask for that."""
-        for number in SIGNALS:
+        for number in SIGNALS if _can_handle() else ():
             if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self)
 
@@ -112,9 +112,26 @@ def _stop(handler: StopHandler) -> None:
 
 def ignore() -> None:
     """From now on nothing interrupts: what is written at the end of a run must be whole."""
-    for number in SIGNALS:
+    for number in SIGNALS if _can_handle() else ():
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _nothing)
+
+
+def _can_handle() -> bool:
+    """Return whether handlers can be set here: Python allows it in the main thread alone."""
+    return threading.current_thread() is threading.main_thread()
+
+
+@contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Inside, handlers may be changed; afterwards they are those of before: for a program that goes on after a run."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if _can_handle() and handler is not None:  # None: not one of Python's
+                signal.signal(number, handler)
 
 
 def _nothing(*_: Any) -> None:

@@ -108,7 +108,8 @@ def _is_text(description: dict[str, Any]) -> bool:
     return description.get("objective", "head") == "text"
 
 
-def _auto_class(description: dict[str, Any]) -> Any:
+def auto_class(description: dict[str, Any]) -> Any:
+    """Return the class of transformers that loads a model of this description."""
     import transformers
 
     if _is_text(description):
@@ -151,7 +152,7 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
 
     content = _unmarked(folder / "config.json")
     config = type(transformers.AutoConfig.for_model(content["model_type"])).from_dict(content)
-    family = _auto_class(description)
+    family = auto_class(description)
     _register(family, config)
     try:
         model, loading = family.from_pretrained(
@@ -211,6 +212,18 @@ def _restore(model: Any, folder: Path) -> None:
         raise DataError(f"{folder} lacks weights of the head, e.g. {min(wanted)}")
 
 
+def base_of(description: dict[str, Any]) -> str:
+    """Return the Hub id of an adapter's base model, or its folder's full path."""
+    place = str(locate(ModelCard.model_validate(description["model_card"], strict=False)))
+    return str(Path(place).resolve()) if Path(place).is_dir() else place
+
+
+def load_unquantized(folder: Path) -> Any:
+    """Return an adapter that was trained on a 4-bit base model, on that model in its own type, on the CPU."""
+    description = {**describe(folder), "quantization": None, "unquantized": []}
+    return _load_adapter(folder, description, torch.device("cpu")).eval()
+
+
 def _load_adapter(folder: Path, description: dict[str, Any], device: torch.device) -> Any:
     import peft
     import transformers
@@ -226,7 +239,7 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
     outputs = description.get("outputs") or description["labels"]
     task = {} if _is_text(description) else task_settings(outputs, description["multi_label"])
     try:
-        family, renamed = _auto_class(description), None
+        family, renamed = auto_class(description), None
         if family.__name__ in (span_head.AUTO_CLASS, token_head.AUTO_CLASS, choice_head.AUTO_CLASS):
             config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=trusted)
             renamed = _register(family, config)

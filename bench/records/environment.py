@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from bench import __version__
 from bench.errors import SetupError
 from bench.records.record import Environment
 from bench.utils.git import git, untracked_code
@@ -29,7 +30,7 @@ def environment() -> Environment:
     return Environment(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
-        packages=versions,
+        packages={"finetune-bench": __version__, **versions},
         devices=devices,
         cpu_threads=torch.get_num_threads(),
         driver=_driver(),

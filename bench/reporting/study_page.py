@@ -24,6 +24,8 @@ from bench.reporting.study_sections import NAME_CHARACTERS, Shorten, appendix
 from bench.utils import files
 
 PAGE = "report.md"
+# The first line of the page.
+TITLE = "# Report"
 # Names in one cell of the summary.
 MOST_BEST = 3
 
@@ -60,6 +62,20 @@ def write(
     return [*([folder / PAGE] if folder else []), *([html] if html else [])]
 
 
+def refuse_foreign(folder: Path) -> None:
+    """Raise DataError where a folder's report.md does not begin as those that `write` makes: a person's own."""
+    path = folder / PAGE
+    try:
+        with files.open_regular(path) as stream:
+            is_own = stream.readline(100).strip() == TITLE.encode()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}") from error
+    if not is_own:
+        raise DataError(f"{path} is not a report of this tool; pass another -o, or --overwrite to replace it")
+
+
 def page(
     records: Sequence[Located],
     unreadable: Sequence[LeftOut],
@@ -77,7 +93,7 @@ def page(
         # The summary needs no predictions, which take memory.
         groups.append(dataclasses.replace(group, matched=None))
     rest = {"Unreadable records": _unreadable(unreadable, shorten), "Appendix": appendix(records, shorten)}
-    return md.joined(["# Report", _summary(records, unreadable, groups), *parts, md.sections(rest)]) + "\n"
+    return md.joined([TITLE, _summary(records, unreadable, groups), *parts, md.sections(rest)]) + "\n"
 
 
 def _root(paths: Sequence[Path]) -> Path:

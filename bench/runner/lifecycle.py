@@ -9,11 +9,13 @@ import os
 import signal
 import socket
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import console
-from bench.config import foreign_code, registry
+from bench.config import foreign_code, recipe_names, registry
 from bench.config.resolve import COMMAND_LINE, first_record, load
+from bench.config.yaml_loader import Document
 from bench.distributed import signals
 from bench.distributed.watchdog import ProcessWatchdog, is_multi_process
 from bench.errors import BenchError, RecipeError, ScoreError, SetupError
@@ -22,7 +24,7 @@ from bench.records import failures, record, store
 from bench.records.record import Record
 from bench.runner import completion, out_of_memory, resume, resumed_prompts, run_folder
 from bench.runner.context import RunContext
-from bench.utils import files, process, system
+from bench.utils import arguments, files, process, system
 from bench.utils.system import utc_now
 
 EXIT_CODES = {"ok": 0, "invalid": 2, "oom": 3, "diverged": 4, "crashed": 1, "interrupted": 130}
@@ -31,22 +33,8 @@ EXIT_CODES = {"ok": 0, "invalid": 2, "oom": 3, "diverged": 4, "crashed": 1, "int
 def parser() -> argparse.ArgumentParser:
     """Return the command line of one run."""
     parser = argparse.ArgumentParser(prog="bench/run.py", description="Runs one recipe once and leaves a record.")
-    parser.add_argument("recipe", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. training.steps=10 model.max_length=64")
-    parser.add_argument("--seed", type=int, help="instead of the recipe's")
-    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/<name>--seed<N>--<hash>)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a run in that folder, and start anew")
-    parser.add_argument(
-        "--resume", action="store_true", help="note it in the record if there is no checkpoint to resume from"
-    )
-    parser.add_argument("--check", action="store_true", help="score a sample of examples by the plain path too")
+    add_options(parser)
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
-    parser.add_argument(
-        "--timeout-s",
-        type=_limit_s,
-        default=600.0,
-        help="seconds without a heartbeat before a process is considered dead (600)",
-    )
     parser.add_argument(
         "--trust-remote-code",
         action="store_true",
@@ -56,6 +44,25 @@ def parser() -> argparse.ArgumentParser:
         "--include", action="append", default=[], metavar="DIR", help="find drop-ins and cards there too"
     )
     return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of one run that no other command has."""
+    parser.add_argument("recipe", type=Path, help="path of a recipe, or its name, like tiny/bert-full")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. training.steps=10 model.max_length=64")
+    parser.add_argument("--seed", type=int, help="instead of the recipe's")
+    parser.add_argument("--out", type=arguments.path, help="folder of the run (default: runs/<name>--seed<N>--<hash>)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a run in that folder, and start anew")
+    parser.add_argument(
+        "--resume", action="store_true", help="note it in the record if there is no checkpoint to resume from"
+    )
+    parser.add_argument("--check", action="store_true", help="score a sample of examples by the plain path too")
+    parser.add_argument(
+        "--timeout-s",
+        type=_limit_s,
+        default=600.0,
+        help="seconds without a heartbeat before a process is considered dead (600)",
+    )
 
 
 def _limit_s(text: str) -> float:
@@ -70,17 +77,34 @@ def _limit_s(text: str) -> float:
     return seconds
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run a recipe; return the exit code. Every way out leaves a record, unless its folder can't be written."""
-    options = parser().parse_intermixed_args(arguments)
+@dataclass
+class Outcome:
+    """What a run in a program of somebody else's takes and leaves. document: the recipe, where it is not in a file.
+
+    record: also of a run that failed; None where its recipe was refused. error: what ended it, or refused it.
+    """
+
+    document: Document | None = None
+    record: Record | None = None
+    error: BaseException | None = None
+
+
+def main(words: list[str] | None = None, outcome: Outcome | None = None) -> int:
+    """Run a recipe; return the exit code. Every way out leaves a record, unless its folder can't be written.
+
+    outcome: filled in for a caller whose process goes on afterwards.
+    """
+    options = parser().parse_intermixed_args(words)
     stopper = signals.StopHandler()
     stopper.install()
-    if not is_multi_process():  # the watchdog over several processes watches their launcher too
+    if not is_multi_process() and outcome is None:  # the watchdog over several processes watches their launcher too
         signals.stop_with_launcher(stopper)
+    outcome = outcome or Outcome()
     run: RunContext | None = None
     try:
-        run = _prepare(options, stopper)
+        run = _prepare(options, stopper, outcome)
         if run.previous.finished is not None:
+            outcome.record = run.previous.finished
             return _complete(run)
         execute(run)
         if run.watchdog is not None and not console.is_main_process():
@@ -89,6 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         # Neither a second Ctrl-C nor the launcher's SIGTERM, when another process has died, may interrupt the record.
         signals.ignore()
+        outcome.error = error
         if run is None:
             return _refuse(options, error)
         _record_error(run, error, show=options.traceback)
@@ -96,11 +121,14 @@ def main(arguments: list[str] | None = None) -> int:
     return _finish(run)
 
 
-def _prepare(options: argparse.Namespace, stopper: signals.StopHandler) -> RunContext:
+def _prepare(options: argparse.Namespace, stopper: signals.StopHandler, outcome: Outcome) -> RunContext:
     system.refuse_undecoded([str(options.recipe), str(options.out or ""), *options.overrides, *options.include])
+    system.require_working_folder()
     registry.include(options.include)
     foreign_code.confirm(options.trust_remote_code)
-    resolved = load(options.recipe, tuple(options.overrides), options.seed)
+    if outcome.document is None:
+        options.recipe = recipe_names.find(options.recipe)
+    resolved = load(options.recipe, tuple(options.overrides), options.seed, document=outcome.document)
     seed = resolved.recipe.seed
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"
     previous, lock = resume.PreviousRun(), None
@@ -129,6 +157,7 @@ def _prepare(options: argparse.Namespace, stopper: signals.StopHandler) -> RunCo
         previous=previous,
         lock=lock,
     )
+    outcome.record = run.record
     for note in (*resolved.unused_notes, *previous.notes):
         run.record.note(note)
         console.say(f"note: {note}")

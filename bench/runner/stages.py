@@ -426,6 +426,7 @@ def _saved_description(run: RunContext) -> dict[str, Any]:
         "multi_label": recipe.dataset.multi_label,
         "normalization": recipe.dataset.normalization,
         "pairs": recipe.dataset.columns.text_pair is not None,
+        "columns": {"text": recipe.dataset.columns.text, "text_pair": recipe.dataset.columns.text_pair},
         "threshold": recipe.evaluation.threshold,
         "max_length": recipe.max_length,
         "spans": recipe.spans.model_dump(),

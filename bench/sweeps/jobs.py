@@ -28,11 +28,12 @@ from bench.records import store
 from bench.records.record import Record
 from bench.runner import resume, run_folder
 from bench.sweeps.study import PlannedRun
-from bench.utils import files
+from bench.utils import files, shipped
 from bench.utils.files import ROOT
 from bench.utils.system import utc_now
 
-CONFIGS, SLURM = ROOT / "accelerate_configs", ROOT / "scripts" / "slurm" / "study.sbatch"
+CONFIGS, SLURM = shipped.folder("accelerate_configs"), shipped.folder("scripts") / "slurm" / "study.sbatch"
+PROGRAM = ROOT / "bench" / "run.py"
 LOGS = "logs"
 # A killed process holds its locks until the system has cleaned it up.
 RELEASE_S = 10.0
@@ -111,7 +112,7 @@ class Machine:
 
     def command(self, job: Job, port: int | None = None) -> list[str]:
         """Return the command line of a run."""
-        return self.launch_command(ROOT / "bench" / "run.py", arguments(job), port)
+        return self.launch_command(PROGRAM, arguments(job), port)
 
     def launch_command(self, program: Path, arguments: Sequence[str], port: int | None = None) -> list[str]:
         """Return the command line that launches a `bench/run.py` with its arguments."""
@@ -370,14 +371,27 @@ def submit(jobs: list[Job], machine_config: Path, out: Path, at_once: int | None
     files.write_text(listing, "".join(f"{line}\n" for line in lines))
     limit = "" if at_once is None else f"%{at_once}"
     command = ["sbatch", f"--array=1-{len(jobs)}{limit}", str(SLURM), str(listing)]
-    shipped = machine_config.parent == CONFIGS
-    environment = {**os.environ, "CONFIG": machine_config.stem if shipped else str(machine_config)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT if shipped.is_checkout() else None,
+        env={**os.environ, **_slurm_environment(machine_config)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         with contextlib.suppress(OSError):
             listing.unlink()
         raise SetupError(f"sbatch failed: {(done.stderr or done.stdout).strip()}")
     return f"{done.stdout.strip()}: {len(jobs)} runs, listed in {listing}"
+
+
+def _slurm_environment(machine_config: Path) -> dict[str, str]:
+    """Return what the Slurm scripts must know: the config, and outside of a checkout also where everything lies."""
+    if shipped.is_checkout():
+        return {"CONFIG": machine_config.stem if machine_config.parent == CONFIGS else str(machine_config)}
+    places = {"BENCH_PYTHON": sys.executable, "BENCH_RUN": str(PROGRAM), "BENCH_SLURM": str(SLURM.parent)}
+    return {"CONFIG": str(machine_config), **places}
 
 
 def _warn_of_repetition(lines: list[str], out: Path) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 
 from bench.errors import SetupError
+from bench.utils import shipped
 from bench.utils.files import ROOT
 
 # Folders of the checkout whose files decide what a run does, and the endings of such files.
@@ -11,7 +12,12 @@ CODE_ENDINGS = (".py", ".yaml", ".yml", ".json")
 
 
 def git(*words: str, timeout_s: float | None = None) -> str:
-    """Return what a git command prints. Raises SetupError with git's last line where it fails or does not end."""
+    """Return what a git command prints. Raises SetupError with git's last line where it fails or does not end.
+
+    An installed package may lie in somebody else's repository, whose commits say nothing of it: it has none.
+    """
+    if not shipped.is_checkout():
+        raise SetupError(f"the harness is installed in {ROOT}, which is not a checkout of its repository")
     try:
         done = subprocess.run(
             ["git", *words], cwd=ROOT, capture_output=True, encoding="utf-8", errors="replace", check=False,

@@ -62,6 +62,14 @@ def is_undecoded(word: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in word)
 
 
+def require_working_folder() -> None:
+    """Raise SetupError where the working folder was removed: no relative path means anything there."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SetupError("the working folder is no longer there; change into another one") from error
+
+
 def refuse_undecoded(words: Iterable[str]) -> None:
     """Raise SetupError for such a word: libraries that write files take no such name, which shows after training."""
     for word in words:

@@ -33,7 +33,8 @@ PACKAGES = [
     ["runner"],
     ["sweeps"],
     ["cli"],
-    ["run", "__main__", "lm_eval_model"],
+    ["run", "launch", "__main__", "lm_eval_model", "api"],
+    [""],
 ]
 LEVEL = {name: level for level, names in enumerate(PACKAGES) for name in names}
 DROPINS = ("tasks", "methods", "metrics")
@@ -88,7 +89,7 @@ def imports(name):
 
 def test_the_walk_finds_the_package():
     assert len(MODULES) > 100
-    assert {package_of(name) for name in NAMES} - {""} == set(LEVEL)
+    assert {package_of(name) for name in NAMES} == set(LEVEL)
 
 
 @together("name", NAMES)
@@ -173,7 +174,10 @@ def test_modules_say_what_they_are_for_and_are_one_concept(path):
 def test_packages_list_their_files_and_import_nothing():
     for path in (path for path in MODULES if path.name == "__init__.py"):
         whole = tree(dotted(path))
-        assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(whole)), path
+        # What the package itself offers is loaded by its __getattr__, when it is first asked for.
+        loaded = [part for part in whole.body if dotted(path) != "bench" or not isinstance(part, ast.FunctionDef)]
+        nodes = [node for part in loaded for node in ast.walk(part)]
+        assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes), path
         if package_of(dotted(path)) in (*DROPINS, "", "cli"):
             continue
         text = ast.get_docstring(whole)

@@ -36,7 +36,7 @@ _TEXTS = {role: f"{role}: A text of Several Words" + ", as long as a paragraph" 
 
 
 class ChatFrame:
-    """A tokenizer's chat template at a fixed date. template: its text, as the tokenizer has it.
+    """A tokenizer's chat template at a fixed date. template: its text, as the tokenizer has it; fixed: at this date.
 
     date: the one that it is told. options: what else it is told. writes_date: the date stands in the prompts. hash: of
     everything that the template writes around placeholders.
@@ -57,8 +57,8 @@ class ChatFrame:
                 raise SetupError(
                     f"prompting.chat_template_kwargs: this tokenizer's chat template does not use {name!r}; remove it"
                 )
-        self._fixed = _at_date(self.template, date)
-        texts = self._placeholders(self._fixed)
+        self.fixed = _at_date(self.template, date)
+        texts = self._placeholders(self.fixed)
         self._refuse_chance(texts)
         self._refuse_other_texts()
         self.writes_date = _CLOCK in self.template and any(
@@ -72,7 +72,7 @@ class ChatFrame:
 
     def render(self, turns: Turns, *, open_answer: bool) -> str:
         """Return a conversation as text. open_answer: up to where the assistant's next answer begins."""
-        return self._render(self._fixed, turns, open_answer=open_answer)
+        return self._render(self.fixed, turns, open_answer=open_answer)
 
     def marked(self, turns: Turns) -> tuple[list[int], list[int]] | None:
         """Return (tokens of a conversation, 1 for those that the template marks as the assistant's, else 0).
@@ -81,7 +81,7 @@ class ChatFrame:
         """
         if _MARKS.search(self.template) is None:
             return None
-        options: dict[str, Any] = {} if self._fixed == self.template else {"chat_template": self._fixed}
+        options: dict[str, Any] = {} if self.fixed == self.template else {"chat_template": self.fixed}
         # The template's own special tokens are no text, whatever the tokenizer is set to.
         options["tokenizer_kwargs"] = {"split_special_tokens": False}
         found = self.tokenizer.apply_chat_template(
@@ -122,7 +122,7 @@ class ChatFrame:
 
     def _refuse_other_texts(self) -> None:
         turns = [{"role": role, "content": text} for role, text in _TEXTS.items()]
-        written = self._render(self._fixed, turns, open_answer=False)
+        written = self._render(self.fixed, turns, open_answer=False)
         for turn in turns:
             if turn["content"] not in written:
                 raise SetupError(
@@ -132,7 +132,7 @@ class ChatFrame:
 
     def _refuse_chance(self, texts: list[str]) -> None:
         named, shown = _CHANCE.search(self.template), _ADDRESS.search("".join(texts))
-        repeated = named or shown or all(self._placeholders(self._fixed) == texts for _ in range(_REPEATS - 1))
+        repeated = named or shown or all(self._placeholders(self.fixed) == texts for _ in range(_REPEATS - 1))
         if named is not None:
             reason = f"it uses {named[0]!r}, which draws at random"
         elif shown is not None:

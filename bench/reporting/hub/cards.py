@@ -49,13 +49,16 @@ INTENDED = (
 )
 
 
-def model_card(record: Record, description: Mapping[str, Any], to: str, page: str, *, adapter: bool) -> str:
-    """Return README.md of a run's model. description: its bench.json; page: the repository's URL.
+def model_card(
+    record: Record, description: Mapping[str, Any], to: str, page: str | None, *, adapter: bool, usage: str = ""
+) -> str:
+    """Return README.md of a run's model. description: its bench.json; page: the repository's URL, None without one.
 
-    Raises SetupError where the metadata read back from the card differ from those written.
+    to: the repository's name, or the folder's. usage: a section on how to load and use the model. Raises SetupError
+    where the metadata read back from the card differ from those written.
     """
     data = _metadata(record, description, to, page, adapter=adapter)
-    text = _with_metadata(data, _model_page(record, description, to))
+    text = _with_metadata(data, _model_page(record, description, to, usage))
     read = ModelCard(text).data
     if read.to_dict() != data.to_dict() or read.get("eval_results") != data.eval_results:
         raise SetupError("the model card's metadata change when they are read back; please report this with the record")
@@ -66,7 +69,9 @@ def _with_metadata(data: Any, body: str) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n{body}\n"
 
 
-def _metadata(record: Record, description: Mapping[str, Any], to: str, page: str, *, adapter: bool) -> ModelCardData:
+def _metadata(
+    record: Record, description: Mapping[str, Any], to: str, page: str | None, *, adapter: bool
+) -> ModelCardData:
     dataset, base = record.recipe.resolved["dataset"], base_model(record)
     plain = description["pooling"] is None and description["head"]["kind"] == "own"
     library = ("peft" if adapter else "transformers") if plain else None
@@ -79,13 +84,18 @@ def _metadata(record: Record, description: Mapping[str, Any], to: str, page: str
         base_model=base,
         datasets=[dataset["source"]["id"]] if dataset["source"]["kind"] == "hub" else None,
         eval_results=results or None,
-        model_name=to.partition("/")[2] if results else None,
+        model_name=_name(to) if results else None,
         library_name=library,
         metrics=sorted({item.metric_type for item in results}) or None,
         pipeline_tag=task,
         tags=[HARNESS, record.method, *([] if plain else ["custom-head"])],
         **more,
     )
+
+
+def _name(to: str) -> str:
+    """Return the name of a repository without its owner."""
+    return to.rpartition("/")[2]
 
 
 def _licence(words: str) -> dict[str, str]:
@@ -102,7 +112,7 @@ def base_model(record: Record) -> str | None:
     return card["id"] if known else None
 
 
-def eval_results(record: Record, page: str) -> list[EvalResult]:
+def eval_results(record: Record, page: str | None) -> list[EvalResult]:
     """Return a result for every single-valued score after training, with values as in the record (0 to 1)."""
     dataset = record.recipe.resolved["dataset"]
     source, on_hub = dataset["source"], dataset["source"]["kind"] == "hub"
@@ -123,8 +133,8 @@ def eval_results(record: Record, page: str) -> list[EvalResult]:
                     metric_type=METRICS.get(metric, metric),
                     metric_name=metric,
                     metric_value=score.value,
-                    source_name="run record",
-                    source_url=f"{page}/blob/main/record.json",
+                    source_name="run record" if page else None,
+                    source_url=f"{page}/blob/main/record.json" if page else None,
                 )
                 results.append(result)
     return results
@@ -142,7 +152,7 @@ def source_split(record: Record, split: str, examples: int) -> str:
     return f"{'+'.join(of)} ({split}: {examples} examples)" if of else split
 
 
-def _model_page(record: Record, description: Mapping[str, Any], to: str) -> str:
+def _model_page(record: Record, description: Mapping[str, Any], to: str, usage: str) -> str:
     splits = accessors.splits(record)
     environment = record.environment
     parts = {
@@ -159,8 +169,9 @@ def _model_page(record: Record, description: Mapping[str, Any], to: str) -> str:
         "Notes of the run": md.bullets([md.escape(note, accessors.MAX_CHARACTERS) for note in record.notes]),
         "Provenance": _origin(record),
     }
-    title, warned = f"# {md.escape(to.partition('/')[2])}", run_warnings.alert(record)
-    head = [title, warned, _about(record), INTENDED, _loading(description)]
+    failed = "" if record.status == "ok" else f"**This run ended as {record.status}**: {md.escape(record.reason)}"
+    title, warned = f"# {md.escape(_name(to))}", run_warnings.alert(record)
+    head = [title, failed, warned, _about(record), INTENDED, _loading(description), usage]
     return md.joined([*head, md.sections(parts)])
 
 

@@ -119,7 +119,7 @@ def _check_name(name: str) -> None:
         raise BenchError(f"invalid repository name {name!r}: expected owner/name of letters, digits, - _ and .")
 
 
-def _shareable_record(folder: Path, *, with_texts: bool) -> Record:
+def shareable_record(folder: Path, *, with_texts: bool = False) -> Record:
     """Return a run's record without absolute paths and, unless requested, without texts of the data set.
 
     Raises DataError where the predictions contradict the record, and for a secret.
@@ -152,7 +152,7 @@ def _as_json(record: Record) -> bytes:
 
 def _model(run: Path, to: str) -> Upload:
     folder = run.parent if run.is_file() else run
-    record = _shareable_record(folder, with_texts=False)
+    record = shareable_record(folder, with_texts=False)
     if record.status != "ok":
         raise DataError(f"{folder} has status `{record.status}`, not `ok`; only models of completed runs are pushed")
     saved = folder / "model"
@@ -261,7 +261,7 @@ def _records(runs: Sequence[Path], to: str, with_predictions: bool) -> Upload:
         name = re.sub(r"[^\w.-]+", "-", folder.name, flags=re.ASCII).lstrip(".")
         if not name or name in records:
             raise DataError(f"{folder}: another run already uses the folder name {name!r} in the data set; rename one")
-        records[name] = _shareable_record(folder, with_texts=with_predictions)
+        records[name] = shareable_record(folder, with_texts=with_predictions)
         own = _run_files(folder, records[name], name, with_predictions)
         files |= {f"{name}/{path}": content for path, content in own.items()}
     card = cards.records_card(records, to, with_predictions=with_predictions)
