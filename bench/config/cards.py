@@ -168,7 +168,7 @@ class DatasetCard(Strict):
 
     task: Name
     source: Source
-    licence: Text
+    licence: Text | None = None
     homepage: str | None = None
     columns: Columns = Columns()
     labels: Annotated[tuple[Text, ...], Distinct] = ()
@@ -296,7 +296,7 @@ class ModelCard(Strict):
     subfolder: Inside = ""
     revision: str | None = None
     family: Literal["encoder", "decoder", "encoder_decoder"]
-    licence: Text
+    licence: Text | None = None
     weights: Literal["pretrained", "random"] = "pretrained"
     architecture: dict[str, Any] = {}
     tokenizer: TokenizerCard = TokenizerCard()

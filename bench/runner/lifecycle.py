@@ -129,7 +129,7 @@ def _prepare(options: argparse.Namespace, stopper: signals.StopHandler) -> RunCo
         previous=previous,
         lock=lock,
     )
-    for note in (*resolved.unused_notes, *previous.notes):
+    for note in (*resolved.made_notes, *resolved.unused_notes, *previous.notes):
         run.record.note(note)
         console.say(f"note: {note}")
     if previous.finished is None:
