@@ -5,13 +5,28 @@ import sys
 from pathlib import Path
 
 from bench import __version__, console
-from bench.cli import check, compare, export, gate, listing, lm_eval, plan, predict, push, report, run, schema, sweep
+from bench.cli import (
+    card,
+    check,
+    compare,
+    export,
+    gate,
+    listing,
+    lm_eval,
+    plan,
+    predict,
+    push,
+    report,
+    run,
+    schema,
+    sweep,
+)
 from bench.config import foreign_code, registry
 from bench.errors import BenchError
 from bench.utils import system
 
 # In the order of the help.
-COMMANDS = (run, check, listing, schema, plan, sweep, report, compare, predict, export, gate, push, lm_eval)
+COMMANDS = (run, check, listing, card, schema, plan, sweep, report, compare, predict, export, gate, push, lm_eval)
 PROGRAM = "finetune-bench"
 
 

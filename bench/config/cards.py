@@ -201,7 +201,7 @@ class DatasetCard(Strict):
 
     task: Name
     source: Source
-    licence: Text
+    licence: Text | None = None
     homepage: str | None = None
     columns: Columns = Columns()
     labels: Annotated[tuple[Text, ...], Distinct] = ()
@@ -413,7 +413,7 @@ class ModelCard(Strict):
     subfolder: Inside = ""
     revision: str | None = None
     family: Literal["encoder", "decoder", "encoder_decoder"]
-    licence: Text
+    licence: Text | None = None
     weights: Literal["pretrained", "random"] = "pretrained"
     architecture: dict[str, Any] = {}
     tokenizer: TokenizerCard = TokenizerCard()

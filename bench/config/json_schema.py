@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bench.config import registry
+from bench.config import named_cards, registry
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.recipe import RecipeFile
 from bench.config.resolve import find_cards
@@ -15,6 +15,9 @@ def of(kind: str) -> dict[str, Any]:
     if kind == "recipe":
         return {"$schema": DIALECT, **_recipe()}
     schema = (DatasetCard if kind == "dataset" else ModelCard).model_json_schema()
+    schema["properties"]["license"] = {**schema["properties"]["licence"], "title": "License"}
+    if kind == "model":  # read from the model's config where the card does not say it
+        schema["required"] = [key for key in schema.get("required", []) if key != "family"]
     if kind == "dataset":
         _embed(schema, "defaults", Presets.model_json_schema())
     return {"$schema": DIALECT, **schema}
@@ -29,13 +32,16 @@ def _embed(schema: dict[str, Any], key: str, part: dict[str, Any]) -> None:
 def _recipe() -> dict[str, Any]:
     schema = RecipeFile.model_json_schema()
     properties = schema["properties"]
+    # What a mapping must name.
+    named = [("card",), *((key,) for keys in named_cards.WHERE.values() for key in keys), ("task", "source")]
+    schema["$defs"]["CardChoice"]["anyOf"] = [{"required": [*keys]} for keys in dict.fromkeys(named)]
     for kind in ("dataset", "model"):
         cards = [path.stem for path in find_cards(kind)]
         properties[kind] = {"anyOf": [{"type": "string", "examples": cards}, {"$ref": "#/$defs/CardChoice"}]}
     methods = [_method(name) for name in registry.names("methods")]
     definitions = {name: part for method in methods for name, part in method.pop("$defs", {}).items()}
-    named = {"anyOf": [{"enum": registry.names("methods")}, *methods]}
-    _embed(schema, "method", {**named, "$defs": definitions})
+    by_name = {"anyOf": [{"enum": registry.names("methods")}, *methods]}
+    _embed(schema, "method", {**by_name, "$defs": definitions})
     tasks = sorted({o for name in registry.names("tasks") for o in registry.literals("tasks", name)["OBJECTIVES"]})
     properties["objective"]["enum"] = tasks
     return schema

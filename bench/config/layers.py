@@ -6,6 +6,10 @@ from typing import Any
 
 from bench.config.overrides import REPLACED_BY
 from bench.config.yaml_loader import Document, KeyPath, items, joined
+from bench.errors import RecipeError
+
+# Another spelling of a key -> the key.
+SPELLINGS: dict[KeyPath, KeyPath] = {(kind, "license"): (kind, "licence") for kind in ("model", "dataset")}
 
 
 @dataclass
@@ -19,7 +23,11 @@ class Layers:
     places: dict[KeyPath, tuple[str, KeyPath]] = field(default_factory=dict)
 
     def lay(self, value: Any, prefix: KeyPath, document: Document, inside: KeyPath = ()) -> None:
-        """Put `value`, which stands at `inside` of the document, at `prefix`; mappings merge, all else replaces."""
+        """Put `value`, which stands at `inside` of the document, at `prefix`; mappings merge, all else replaces.
+
+        Raises RecipeError for a mapping with a key in two spellings.
+        """
+        prefix = SPELLINGS.get(prefix, prefix)
         if not isinstance(value, dict):
             self._put(prefix, value, document)
             self._mark(value, prefix, document, inside)
@@ -28,6 +36,10 @@ class Layers:
             self._put(prefix, {}, document)
             self.places[prefix] = (document.head(inside), (*document.inside, *inside))
         for key, child in value.items():
+            other = SPELLINGS.get((*prefix, key))
+            if other is not None and other[-1] in value:
+                where = document.where((*inside, key))
+                raise RecipeError(f"{where}: this is {other[-1]!r} in another spelling, which is given too; remove one")
             self.lay(child, (*prefix, key), document, (*inside, key))
 
     def repeat(self, source: KeyPath, target: str) -> None:

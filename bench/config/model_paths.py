@@ -31,13 +31,20 @@ def resolved(place: str, starts: list[Path]) -> str:
         return str(path) if written else place
     found = next((start / path for start in starts if (start / path).is_dir()), None)
     if found is None:
-        return os.path.abspath(starts[0] / path) if written else place
-    return os.path.abspath(found)
+        return absolute(starts[0] / path) if written else place
+    return absolute(found)
+
+
+def absolute(path: Path) -> str:
+    """Return an absolute path without `..`; links stay."""
+    return os.path.abspath(path)
+
+
+def starts_of(file: Path) -> list[Path]:
+    """Return the folders where a relative path in a file may start: its own, the one above, and the working folder."""
+    return [file.absolute().parent, file.absolute().parent.parent, Path.cwd()]
 
 
 def _starts(layers: Layers, path: KeyPath) -> list[Path]:
     file = Path(layers.places.get(path, ("", ()))[0].rpartition(":")[0])
-    starts = [Path.cwd()]
-    if file.suffix in (".yaml", ".yml"):
-        starts = [file.absolute().parent, file.absolute().parent.parent, *starts]
-    return starts
+    return starts_of(file) if file.suffix in (".yaml", ".yml") else [Path.cwd()]

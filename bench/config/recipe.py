@@ -87,15 +87,23 @@ class Recipe(Strict):
 
 
 class CardChoice(BaseModel):
-    """`card` names a card; every other key replaces one of the card's, and is shown as an override in reports."""
+    """`card` names a card; every other key replaces one of the card's, and is shown as an override in reports.
+
+    Without `card` one is made from what `id` (a name on the Hub) or `path` is; other keys replace what was found out.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
-    card: Name
+    card: Name | None = None
+    id: Text | None = None
+    path: Text | None = None
 
 
 class RecipeFile(Recipe):
-    """A recipe as a person writes it: cards by name, or by name with overrides. Only used for the JSON Schema."""
+    """A recipe as a person writes it: the name of a card, a path or a Hub id, or a mapping with one of them.
 
-    dataset: Name | CardChoice  # type: ignore[assignment]
-    model: Name | CardChoice  # type: ignore[assignment]
+    Only used for the JSON Schema.
+    """
+
+    dataset: Text | CardChoice  # type: ignore[assignment]
+    model: Text | CardChoice  # type: ignore[assignment]

@@ -6,12 +6,10 @@ Order of precedence: default < card < recipe < command line. There is no inherit
 import contextlib
 import functools
 import hashlib
-import importlib
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from bench.config import (
     data_folder,
     foreign_code,
     model_paths,
+    named_cards,
     recipe_hash,
     registry,
     rules,
@@ -30,10 +29,11 @@ from bench.config import (
 )
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.layers import Layers
+from bench.config.named_cards import MadeCard, Meant
 from bench.config.recipe import MethodChoice, Recipe
-from bench.config.validation import Problems, shortened, validate, validate_rest
+from bench.config.validation import Problems, validate, validate_rest
 from bench.config.yaml_loader import Document, KeyPath, items
-from bench.errors import BenchError, RecipeError, did_you_mean
+from bench.errors import RecipeError
 from bench.records.record import RecipePart, Record
 from bench.utils import secret_formats, shipped
 from bench.utils.files import read_bytes
@@ -42,18 +42,16 @@ from bench.utils.system import utc_now
 SHIPPED = shipped.folder("recipes")
 CARD_FOLDERS = {"dataset": "datasets", "model": "models"}
 COMMAND_LINE = "command line"
-# Begins the name of a data set that is a task of lm-evaluation-harness.
-LM_EVAL = "lm_eval:"
 # Cards by which the types of all other keys are checked where one is not there.
 _ANY_CARD: dict[str, dict[str, Any]] = {
     "dataset": {
         "task": "text_classification",
-        "licence": "none",
         "source": {"kind": "builtin", "id": "none"},
         "splits": {"train": "train"},
     },
-    "model": {"family": "encoder", "licence": "none", "id": "none"},
+    "model": {"family": "encoder", "id": "none"},
 }
+_CARD_TYPES: dict[str, type[DatasetCard] | type[ModelCard]] = {"dataset": DatasetCard, "model": ModelCard}
 # What a model card says of its own model alone, and what says which model that is.
 _OF_ONE_MODEL = ("revision", "subfolder", "architecture", "max_length", "trust_remote_code")
 _WHICH_MODEL = ("id", "package")
@@ -65,7 +63,8 @@ _PUBLISHED_WITH = ("dataset", "model", "method", "objective", "head", "prompting
 class Resolved:
     """A recipe ready to run, and where it came from.
 
-    model_name: the card's, or that of the model which is named in place of the card's own.
+    model_name: the card's, or that of the model which is named in place of the card's own. made: kind -> the card that
+    was made for a name that has none.
     """
 
     recipe: Recipe
@@ -79,6 +78,7 @@ class Resolved:
     overrides: tuple[str, ...]
     card_overrides: dict[str, Any]
     unused_notes: tuple[str, ...] = ()
+    made: Mapping[str, MadeCard] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -95,7 +95,8 @@ class Resolved:
         """Return the SHA-256 of the recipe's file and of each card and drop-in in use, as "<kind>/<file name>"."""
         used: dict[str, Path | None] = {f"recipe/{Path(self.path).name}": Path(self.path)}
         for kind, name in (("dataset", self.dataset_name), ("model", self.model_name)):
-            used[f"{CARD_FOLDERS[kind]}/{name}.yaml"] = _find_card(kind, name, Path(self.path), self.path)
+            if kind not in self.made:
+                used[f"{CARD_FOLDERS[kind]}/{name}.yaml"] = _find_card(kind, name, Path(self.path), self.path)
         for kind, names in self._drop_ins.items():
             known = registry.files(kind)
             used |= {f"{kind}/{name}.py": known.get(name) for name in names}
@@ -124,8 +125,14 @@ class Resolved:
     @property
     def included_notes(self) -> list[str]:
         """A sentence for each drop-in or card that is from an included folder, with its SHA-256."""
-        cards = {"datasets": [self.dataset_name], "models": [self.model_card]}
+        names = {"dataset": self.dataset_name, "model": self.model_card}
+        cards = {CARD_FOLDERS[kind]: [name] for kind, name in names.items() if kind not in self.made}
         return registry.included_notes({**cards, **self._drop_ins})
+
+    @property
+    def made_notes(self) -> list[str]:
+        """Return what is to be noted of the cards that were made."""
+        return [note for kind in CARD_FOLDERS if kind in self.made for note in self.made[kind].notes]
 
     @property
     def _drop_ins(self) -> dict[str, list[str]]:
@@ -157,15 +164,17 @@ def load(
     given = _parse_overrides(overrides)
     layers, problems = Layers(places={(): (document.head(()), ())}), Problems()
     names: dict[str, str] = {}
+    made: dict[str, MadeCard] = {}
     for kind in CARD_FOLDERS:
         with problems.collect():
-            names[kind] = _lay_card(kind, path, document, given, layers)
+            names[kind], own = _lay_card(kind, path, document, given, layers)
+            made |= {kind: own} if own is not None else {}
     if not names and document.data.keys().isdisjoint(CARD_FOLDERS):
         problems.raise_any()  # another kind of file: nothing else in it is a recipe's
     changed: dict[str, Any] = {}
-    is_other = _drop_facts_of_other(document, given, layers)
+    is_other = "model" not in made and _drop_facts_of_other(document, given, layers)
     with problems.collect():
-        changed = _lay_card_overrides(document, given, layers)
+        changed = _lay_card_overrides(document, given, layers, made.keys())
     with problems.collect():
         _lay_defaults(layers)
         _lay_task_defaults(layers)
@@ -177,6 +186,8 @@ def load(
         layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))
     data_folder.settle(layers, COMMAND_LINE)
     model_paths.resolve_paths(layers)
+    with problems.collect():
+        named_cards.fill_family(layers)
     recipe, options = _validated(layers, problems, missing=CARD_FOLDERS.keys() - names.keys())
     if recipe is None or options is None:
         problems.raise_any()
@@ -192,9 +203,11 @@ def load(
         as_written=document.data,
         overrides=overrides,
         card_overrides=changed,
+        made=made,
     )
     problems.add(rules.card_problems(recipe.dataset, layers))
     problems.add(architecture.problems(recipe.model, layers))
+    problems.add(_class_problems(resolved, layers))
     if recipe.dataset.task in registry.names("tasks"):
         problems.add(rules.problems(recipe, options, resolved.metric_names, _typed(document, given), layers))
         unconfirmed = foreign_code.problems(recipe.model, resolved.metric_names)
@@ -217,6 +230,16 @@ def _validated(layers: Layers, problems: Problems, missing: Set[str]) -> tuple[R
     with problems.collect():
         options = _validate_method(layers, problems)
     return (None if missing else recipe), options
+
+
+def _class_problems(resolved: Resolved, layers: Layers) -> Iterator[str]:
+    """Yield that a model without a hand-written card can't get the head of the recipe's task."""
+    recipe, made = resolved.recipe, resolved.made.get("model")
+    if made is None or recipe.objective != "head" or recipe.dataset.task not in registry.names("tasks"):
+        return
+    auto_class = registry.literals("tasks", recipe.dataset.task)["AUTO_CLASS"]
+    if (refused := named_cards.class_refusal(made, recipe.model.family, auto_class)) is not None:
+        yield f"{layers.place(('model',))}: {refused}"
 
 
 def _without_unused(
@@ -319,6 +342,7 @@ def first_record(resolved: Resolved) -> Record:
             resolved=secret_formats.remove_all(resolved.recipe.model_dump(mode="json")),
             overrides=secret_formats.remove_all(list(resolved.overrides)),
             card_overrides=secret_formats.remove_all(resolved.card_overrides),
+            made_cards={kind: secret_formats.remove_all(one.as_record()) for kind, one in resolved.made.items()},
             hash=resolved.hash,
         ),
         files=resolved.files,
@@ -331,13 +355,16 @@ def load_card(kind: str, path: Path) -> DatasetCard | ModelCard:
     layers, problems = Layers(), Problems()
     layers.lay(document.data, (kind,), document)
     if kind == "model":
-        model = validate(ModelCard, document.data, layers, (kind,))
+        model_paths.resolve_paths(layers)
+        with problems.collect():
+            named_cards.fill_family(layers)
+        model = validate(ModelCard, layers.data[kind], layers, (kind,))
         problems.add(architecture.problems(model, layers))
         problems.raise_any()
         return model
     card = None
     with problems.collect():
-        card = validate(DatasetCard, document.data, layers, (kind,))
+        card = validate(DatasetCard, layers.data[kind], layers, (kind,))
     with problems.collect():
         validate(Presets, document.data.get("defaults", {}), layers, (kind, "defaults"))
     if card is not None:
@@ -381,40 +408,40 @@ def _parse_overrides(overrides: tuple[str, ...]) -> list[Document]:
     return parsed
 
 
-def _lay_card(kind: str, path: Path, document: Document, given: list[Document], layers: Layers) -> str:
-    """Find the card that the recipe or the command line names, and lay it. Returns its name."""
-    chosen, place = document.data.get(kind), document.where((kind,))
+def _lay_card(
+    kind: str, path: Path, document: Document, given: list[Document], layers: Layers
+) -> tuple[str, MadeCard | None]:
+    """Lay the card that the recipe or the command line names, or the one made for it. Returns its name, and that."""
+    named = _meant(kind, path, document, given)
+    if named.card is not None:
+        file = _find_card(kind, named.card, path, named.place)
+        assert file is not None
+        card = yaml_loader.read_shared(file, _shown(file))
+        layers.lay(card.data, (kind,), card)
+        return named.card, None
+    made = named_cards.make(named)
+    layers.lay(named_cards.as_read(made.card), (kind,), named_cards.document(named))
+    layers.places[kind,] = (named.place, ())
+    return named_cards.short_name(named.spec), made
+
+
+def _meant(kind: str, path: Path, document: Document, given: list[Document]) -> Meant:
+    """Return what the recipe or the command line means by its `model` or `dataset`."""
+    chosen, place, file = document.data.get(kind), document.where((kind,)), path if document.numbered else None
     for override in given:
         if override.inside in ((kind,), (kind, "card")):
-            chosen, place = override.data, override.where(())
+            chosen, place, file = override.data, override.where(()), None
     if chosen is None:
-        raise RecipeError(f"{place}: this key is required: the name of a {kind} card")
+        raise RecipeError(f"{place}: this key is required: the name of a {kind} card, a path, or a name on the Hub")
+    known = {card.stem for card in [*find_cards(kind), *find_cards(kind, path.resolve().parent.parent)]}
     name = chosen.get("card") if isinstance(chosen, dict) else chosen
-    if not isinstance(name, str):
-        raise RecipeError(
-            f"{place}: expected the name of a {kind} card, or a mapping with `card`, got {shortened(chosen)}"
-        )
-    if kind == "dataset" and name.startswith(LM_EVAL):
-        made = _made_card(name, place)
-        layers.lay(made.data, (kind,), made)
-        return name
-    file = _find_card(kind, name, path, place)
-    if file is None:
-        known = {card.stem for card in [*find_cards(kind), *find_cards(kind, path.resolve().parent.parent)]}
-        raise RecipeError(f"{place}: there is no {kind} card {name!r:.100}.{did_you_mean(name, known)}")
-    card = yaml_loader.read_shared(file, _shown(file))
-    layers.lay(card.data, (kind,), card)
-    return name
-
-
-def _made_card(name: str, place: str) -> Document:
-    """Return the card of a task of lm-evaluation-harness. Raises RecipeError, with its place, where there is none."""
-    # What makes cards of data lies above this package.
-    maker = importlib.import_module("bench.data.card_from_lm_eval")
-    try:
-        return Document(json.dumps(maker.make(name)), f"the card made for {name}", numbered=False)
-    except BenchError as error:
-        raise RecipeError(f"{place}: {error}") from error
+    is_card = isinstance(name, str) and _find_card(kind, name, path, place) is not None
+    starts = named_cards.starts_of(file)
+    named = named_cards.meant(kind, chosen, place, starts=starts, cards=known, is_card=is_card)
+    for override in given if named.card is None else ():
+        if override.inside[0] == kind and len(override.inside) > 1:
+            named = named_cards.with_override(named, override, cards=known)
+    return named
 
 
 def _find_card(kind: str, name: str, recipe: Path, place: str) -> Path | None:
@@ -434,14 +461,21 @@ def _find_card(kind: str, name: str, recipe: Path, place: str) -> Path | None:
     return registry.files(CARD_FOLDERS[kind]).get(name)
 
 
-def _lay_card_overrides(document: Document, given: list[Document], layers: Layers) -> dict[str, Any]:
-    """Lay what the recipe and the command line override of the cards. Returns it by dotted key."""
+def _lay_card_overrides(document: Document, given: list[Document], layers: Layers, made: Set[str]) -> dict[str, Any]:
+    """Lay what the recipe and the command line override of the cards. Returns it by dotted key.
+
+    made: kinds whose card was made. What an inline mapping says of them is their definition, not an override.
+    """
     changed: dict[str, Any] = {}
     for source, inside, target, value in _card_overrides(document, given):
+        kind, key = target[0], str(target[1])
+        if kind in made and not named_cards.replaces(str(kind), key, _CARD_TYPES[str(kind)].model_fields):
+            continue
         if target[1] == "defaults":
             raise RecipeError(f"{source.where(inside)}: these are the card's own; write the value into the recipe")
         layers.lay(value, target, source, inside)
-        changed[".".join(str(part) for part in target)] = value
+        if kind not in made or len(source.inside) > 1:
+            changed[".".join(str(part) for part in target)] = value
     return changed
 
 
@@ -472,6 +506,9 @@ def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple
     """Yield (source, key path in it, key path in the recipe, value) of each override of a card."""
     whole = {override.inside: override for override in given if len(override.inside) == 1}
     for kind in CARD_FOLDERS:
+        # So does one in place of a mapping that names none.
+        if "card" not in dict(items(document.data.get(kind))):
+            whole |= {override.inside[:1]: override for override in given if override.inside == (kind, "card")}
         # Another card named on the command line takes back what the recipe replaced of its own.
         source, inside = (whole[(kind,)], ()) if (kind,) in whole else (document, (kind,))
         for key, value in items(source.data if (kind,) in whole else source.data.get(kind)):
@@ -484,12 +521,14 @@ def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple
 
 def _lay_defaults(layers: Layers) -> None:
     defaults = layers.get(("dataset", "defaults")) or {}
-    validate(Presets, defaults, layers, ("dataset", "defaults"))
-    for key in defaults:
-        layers.repeat(("dataset", "defaults", key), key)
-    limit = layers.get(("model", "max_length"))
-    if isinstance(limit, int) and limit < (defaults.get("max_length") or Recipe.model_fields["max_length"].default):
-        layers.repeat(("model", "max_length"), "max_length")
+    try:
+        validate(Presets, defaults, layers, ("dataset", "defaults"))
+        for key in defaults:
+            layers.repeat(("dataset", "defaults", key), key)
+    finally:  # no text is longer than the model reads, whatever is wrong with the data's defaults
+        limit, usual = layers.get(("model", "max_length")), layers.get(("max_length",))
+        if isinstance(limit, int) and limit < (usual or Recipe.model_fields["max_length"].default):
+            layers.repeat(("model", "max_length"), "max_length")
 
 
 def _lay_task_defaults(layers: Layers) -> None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from bench.config import other_tools
 from bench.config.layers import Layers
 from bench.config.yaml_loader import KeyPath
 from bench.errors import RecipeError, did_you_mean, nearest
@@ -131,7 +132,7 @@ def _sentences(
     }
     for path, problems in by_path.items():
         if problems[0]["type"] != "missing" or path not in misspelt:
-            yield f"{layers.place((*prefix, *path))}: {_sentence(problems, model, data)}"
+            yield f"{layers.place((*prefix, *path))}: {_sentence(problems, model, data, prefix)}"
 
 
 def _location(problem: Any, data: Any) -> KeyPath:
@@ -148,12 +149,15 @@ def _location(problem: Any, data: Any) -> KeyPath:
     return tuple(path)
 
 
-def _sentence(problems: list[Any], model: type[BaseModel], data: Any) -> str:
+def _sentence(problems: list[Any], model: type[BaseModel], data: Any, prefix: KeyPath) -> str:
     first, value = problems[0], problems[0]["input"]
     kinds = {problem["type"] for problem in problems}
     if first["type"] == "extra_forbidden":
         location = _location(first, data)
-        hint = did_you_mean(str(location[-1]), _fields_at(model, location[:-1]))
+        inside = ".".join(map(str, (*prefix, *location[:-1])))
+        hint = other_tools.hint(str(location[-1]), inside) or did_you_mean(
+            str(location[-1]), _fields_at(model, location[:-1])
+        )
         return f"unknown key.{hint or ' None is known here.'}"
     if first["type"] == "missing":
         return "this key is required"

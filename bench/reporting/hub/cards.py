@@ -29,6 +29,7 @@ LICENCES = {
     "gemma terms of use": "gemma",
     "llama 3.2 community license": "llama3.2",
 }
+UNKNOWN = "unknown"
 # Names of metrics on the Hub, https://huggingface.co/metrics, of which these are variants.
 METRICS = {"f1_macro": "f1", "f1_micro": "f1", "f1_weighted": "f1", "mcc": "matthews_correlation"}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
@@ -98,7 +99,9 @@ def _name(to: str) -> str:
     return to.rpartition("/")[2]
 
 
-def _licence(words: str) -> dict[str, str]:
+def _licence(words: str | None) -> dict[str, str]:
+    if words is None:
+        return {"license": "unknown"}  # an identifier of the Hub
     known = LICENCES.get(words.strip().lower())
     if known:
         return {"license": known}
@@ -242,7 +245,8 @@ def _recipe(record: Record) -> str:
 
 def _licences(record: Record) -> str:
     cards = record.recipe.resolved
-    rows = [("base model", md.escape(cards["model"]["licence"])), ("data set", md.escape(cards["dataset"]["licence"]))]
+    names = (("base model", "model"), ("data set", "dataset"))
+    rows = [(name, md.escape(cards[kind].get("licence") or UNKNOWN)) for name, kind in names]
     note = "The metadata of this card state the base model's licence; that of the data set may add restrictions."
     return md.joined([md.pairs("licence", rows), note])
 
@@ -320,7 +324,7 @@ def _folders(with_predictions: bool) -> str:
 
 def _licence_of_data(record: Record) -> object:
     data = record.recipe.resolved.get("dataset")
-    return data.get("licence") if isinstance(data, dict) else None
+    return data.get("licence") or UNKNOWN if isinstance(data, dict) else None
 
 
 def _runs(records: Mapping[str, Record]) -> str:

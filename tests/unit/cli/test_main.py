@@ -83,8 +83,8 @@ def test_check_of_single_files(write):
         (["none.yaml"], "none.yaml: there is no such file"),
         (
             ["accelerate_configs/cpu.yaml"],
-            "accelerate_configs/cpu.yaml:1: dataset: this key is required: the name of a dataset card\n"
-            "accelerate_configs/cpu.yaml:1: model: this key is required",
+            "accelerate_configs/cpu.yaml:1: dataset: this key is required: the name of a dataset card, "
+            "a path, or a name on the Hub\naccelerate_configs/cpu.yaml:1: model: this key is required",
         ),
         (["recipes/tiny/bert-full.yaml", "--set", "x"], "command line: 'x' is not of the form key.path=value"),
         (["recipes/tiny/bert-full.yaml", "--set", "seed=x"], "command line: seed: expected a whole number, got 'x'."),

@@ -99,6 +99,8 @@ def test_shipped_recipes_and_cards_are_accepted():
         {"method": {"name": "lora", "config": {"r": 8}}},
         {"method": {"name": "last_layers", "blocks": 2}},
         {"dataset": {"card": "reviews", "source": {"seed": 3}}},
+        {"model": "Qwen/Qwen3-0.6B", "dataset": "./tickets.csv"},
+        {"model": {"id": "Qwen/Qwen3-0.6B", "dtype": "bfloat16"}, "dataset": {"path": "tickets.csv", "delimiter": ";"}},
         {"training": {"learning_rate": 1e-3, "evaluate_every": "epoch", "best": "f1_macro"}},
         {"limit": {"train": 5}},
         {"trackers": ["wandb"]},
@@ -147,11 +149,15 @@ def test_dataset_cards():
     assert not accepted("dataset", {**CARD, "defaults": {"head": {}}})
     assert not accepted("dataset", {**CARD, "source": {"kind": "jsn"}})
     assert not accepted("dataset", {**CARD, "labels": ["a", 1]})
-    assert not accepted("dataset", {key: value for key, value in CARD.items() if key != "licence"})
+    assert accepted("dataset", {key: value for key, value in CARD.items() if key != "licence"})
+    assert accepted("dataset", {**CARD, "license": "MIT"})
+    assert not accepted("dataset", {key: value for key, value in CARD.items() if key != "task"})
 
 
 def test_model_cards():
     assert accepted("model", {"family": "encoder", "licence": "x", "id": "a/b"})
+    assert accepted("model", {"id": "a/b", "license": "x"})
+    assert not accepted("model", {"id": "a/b", "license": 3})
     assert not accepted("model", {"family": "encodr", "licence": "x", "id": "a/b"})
     assert not accepted("model", {"family": "encoder", "licence": "x", "max_length": 0})
 
