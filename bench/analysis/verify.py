@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.analysis import accessors
 from bench.analysis.stats import intervals
-from bench.analysis.stats.sums import BY_LABEL, TOKENIZERS, Line, Tally, label_value, tally
+from bench.analysis.stats.sums import BY_LABEL, POSITIVE, TOKENIZERS, Line, Tally, label_value, tally
 from bench.errors import DataError
 from bench.records.record import Record, Score
 
@@ -96,7 +96,7 @@ def check_other_metrics(stated: StatedScores, lines: Sequence[Line], values: Seq
         for name in by_label:
             stated.require_equal(name, float(label_value(name)(sums)))
     for name in sorted(set(others) - set(by_label) - set(TOKENIZERS)):
-        if name == "mcc":
+        if name in ("mcc", POSITIVE):
             stated.require_equal(name, stated.tally(name, lines).score)
             continue
         known = [value for row in values if isinstance(value := row.get(name), int | float) and math.isfinite(value)]

@@ -2,6 +2,6 @@
 
 Reading order: recipe, training and cards (types), resolve (file -> Resolved), model_paths, rules (cross-field checks),
 architecture (fields of a model's config), unused (keys without effect), validation (errors as sentences), yaml_loader
-and layers (values with their places), data_folder, fields, overrides, json_schema, contracts (what drop-ins promise),
-registry (how they are found), foreign_code (what must be confirmed before it runs).
+and layers (values with their places), data_folder, named_cards, fields, overrides, json_schema, contracts (what
+drop-ins promise), registry (how they are found), foreign_code (what must be confirmed before it runs).
 """

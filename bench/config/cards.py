@@ -1,5 +1,6 @@
 """Types of dataset and model cards: frozen, strict, unknown keys refused. Also the source of the JSON Schema."""
 
+import csv
 import re
 from collections import Counter
 from typing import Annotated, Any, Literal
@@ -30,7 +31,8 @@ class Source(Strict):
     files: source split -> file, pattern (`train-*.parquet`) or list of these. A relative folder is one of the project:
     what the folder `datasets` of the card lies in. `json`: a list of objects, or one below `data`. CSV follows RFC
     4180; TSV has no quoting, as in GLUE's files, unless `quoting: true`. `squad`: the official JSON of SQuAD v1.1 or
-    v2.0, a question a row. `seed` and `sizes` are the built-in sets' own.
+    v2.0, a question a row. `seed` and `sizes` are the built-in sets' own. delimiter, encoding: of CSV and TSV, where it
+    is not a comma or a tab, or not UTF-8: as in Excel's files, `delimiter: ";"` and `encoding: cp1252`.
     """
 
     kind: Literal["hub", "jsonl", "json", "csv", "tsv", "parquet", "squad", "saved", "builtin"]
@@ -40,6 +42,8 @@ class Source(Strict):
     folder: Text | None = None
     files: dict[Name, Inside | Annotated[tuple[Inside, ...], Field(min_length=1), Distinct]] = {}
     quoting: bool | None = None
+    delimiter: str | None = None
+    encoding: Text | None = None
     seed: int = 0
     sizes: dict[str, PositiveInt] = {}
 
@@ -55,9 +59,26 @@ class Source(Strict):
         # A key that would have no effect is refused, so that nobody relies on it.
         foreign = {"id": not remote, "config": self.kind != "hub", "folder": remote, "files": not local}
         foreign |= {"seed": self.kind != "builtin", "sizes": self.kind != "builtin", "quoting": self.kind != "tsv"}
+        foreign |= dict.fromkeys(("delimiter", "encoding"), self.kind not in ("csv", "tsv"))
         for key, wrong in foreign.items():
             if wrong and (getattr(self, key) or (key == "quoting" and self.quoting is not None)):
                 raise InvalidKey(key, f"a source of kind {self.kind!r} has no `{key}`")
+        return self
+
+    @model_validator(mode="after")
+    def _readable(self) -> "Source":
+        if self.delimiter is not None:
+            try:
+                csv.reader([], delimiter=self.delimiter)
+            except (TypeError, ValueError) as error:
+                given = f"{self.delimiter!r} is not a delimiter"
+                raise InvalidKey("delimiter", f'{given}; write one character, as ";", "|" or "\\t"') from error
+        if self.encoding is not None:
+            try:
+                "".encode(self.encoding)
+            except LookupError as error:
+                given = f"there is no text encoding {self.encoding!r}"
+                raise InvalidKey("encoding", f"{given}; write one of Python's, as cp1252, latin-1 or utf-16") from error
         return self
 
     @property
@@ -168,7 +189,7 @@ class DatasetCard(Strict):
 
     task: Name
     source: Source
-    licence: Text
+    licence: Text | None = None
     homepage: str | None = None
     columns: Columns = Columns()
     labels: Annotated[tuple[Text, ...], Distinct] = ()

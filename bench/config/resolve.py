@@ -83,6 +83,9 @@ class Resolved:
         content["dataset"]["source"].pop("folder")
         if not content["dataset"]["source"]["quoting"]:
             del content["dataset"]["source"]["quoting"]  # nor was this key, where it changes nothing
+        for key in ("delimiter", "encoding"):  # nor these
+            if content["dataset"]["source"][key] is None:
+                del content["dataset"]["source"][key]
         content["method"] = {"name": self.recipe.method.name, **self.options.model_dump(mode="json")}
         # Part of every hash so far: baselines and unfinished runs of before are found by it.
         content["speed"]["precision"] = "launcher"
@@ -458,11 +461,14 @@ def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple
 
 def _lay_defaults(layers: Layers) -> None:
     defaults = layers.get(("dataset", "defaults")) or {}
+    limit, usual = layers.get(("model", "max_length")), Recipe.model_fields["max_length"].default
+    # Before the check of the defaults, so that a wrong one is not told together with what follows from it.
+    if isinstance(limit, int) and limit < usual:
+        layers.repeat(("model", "max_length"), "max_length")
     validate(Presets, defaults, layers, ("dataset", "defaults"))
     for key in defaults:
         layers.repeat(("dataset", "defaults", key), key)
-    limit = layers.get(("model", "max_length"))
-    if isinstance(limit, int) and limit < (defaults.get("max_length") or Recipe.model_fields["max_length"].default):
+    if isinstance(limit, int) and limit < (defaults.get("max_length") or usual):
         layers.repeat(("model", "max_length"), "max_length")
 
 

@@ -147,7 +147,8 @@ def test_dataset_cards():
     assert not accepted("dataset", {**CARD, "defaults": {"head": {}}})
     assert not accepted("dataset", {**CARD, "source": {"kind": "jsn"}})
     assert not accepted("dataset", {**CARD, "labels": ["a", 1]})
-    assert not accepted("dataset", {key: value for key, value in CARD.items() if key != "licence"})
+    assert accepted("dataset", {key: value for key, value in CARD.items() if key != "licence"})
+    assert not accepted("dataset", {key: value for key, value in CARD.items() if key != "task"})
 
 
 def test_model_cards():

@@ -495,7 +495,7 @@ def test_both_cards_that_do_not_exist_are_named(refused):
             ("licence: none", "licence: 3"),
             "datasets/mine.yaml:2: licence: expected text, got 3. Quote it to make it text.",
         ),
-        (("licence: none\n", ""), "datasets/mine.yaml:1: licence: this key is required"),
+        (("task: text_classification\n", ""), "datasets/mine.yaml:1: task: this key is required"),
         (("  kind: jsonl", "  kind: jsn"), "datasets/mine.yaml:4: source.kind: expected 'hub', 'jsonl',"),
         (("  kind: jsonl", "  kind: hub"), "datasets/mine.yaml:4: source.kind: a source of kind 'hub' needs `id`"),
         (
