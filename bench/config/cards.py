@@ -12,6 +12,8 @@ from bench.config.training import Evaluation, Training
 from bench.errors import did_you_mean
 
 PLACEHOLDERS = ("{text}", "{text_pair}", "{labels}")
+# A column in a template of `source.compose`.
+COMPOSED = re.compile(r"\{([^{}]+)\}")
 FILE_KINDS = ("jsonl", "json", "csv", "tsv", "parquet", "squad")
 # Clean-up steps of `data/cleaning.py`, which a test holds to this list.
 CLEANING_STEPS = ("strip", "html_breaks", "handles", "urls", "whitespace", "lemmas:MODEL")
@@ -32,7 +34,8 @@ class Source(Strict):
     what the folder `datasets` of the card lies in. `json`: a list of objects, or one below `data`. CSV follows RFC
     4180; TSV has no quoting, as in GLUE's files, unless `quoting: true`. `squad`: the official JSON of SQuAD v1.1 or
     v2.0, a question a row. `seed` and `sizes` are the built-in sets' own. delimiter, encoding: of CSV and TSV, where it
-    is not a comma or a tab, or not UTF-8: as in Excel's files, `delimiter: ";"` and `encoding: cp1252`.
+    is not a comma or a tab, or not UTF-8: as in Excel's files, `delimiter: ";"` and `encoding: cp1252`. compose: new
+    columns of text, each a template of other columns, as `whole: "{title}: {content}"`.
     """
 
     kind: Literal["hub", "jsonl", "json", "csv", "tsv", "parquet", "squad", "saved", "builtin"]
@@ -44,6 +47,7 @@ class Source(Strict):
     quoting: bool | None = None
     delimiter: str | None = None
     encoding: Text | None = None
+    compose: dict[Name, Text] = {}
     seed: int = 0
     sizes: dict[str, PositiveInt] = {}
 
@@ -79,6 +83,9 @@ class Source(Strict):
             except LookupError as error:
                 given = f"there is no text encoding {self.encoding!r}"
                 raise InvalidKey("encoding", f"{given}; write one of Python's, as cp1252, latin-1 or utf-16") from error
+        for name, template in self.compose.items():
+            if not COMPOSED.search(template):
+                raise InvalidKey(f"compose.{name}", 'names no column; write a template, as "{title}: {content}"')
         return self
 
     @property

@@ -86,6 +86,8 @@ class Resolved:
         for key in ("delimiter", "encoding"):  # nor these
             if content["dataset"]["source"][key] is None:
                 del content["dataset"]["source"][key]
+        if not content["dataset"]["source"]["compose"]:
+            del content["dataset"]["source"]["compose"]
         content["method"] = {"name": self.recipe.method.name, **self.options.model_dump(mode="json")}
         # Part of every hash so far: baselines and unfinished runs of before are found by it.
         content["speed"]["precision"] = "launcher"

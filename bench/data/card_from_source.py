@@ -20,7 +20,7 @@ from bench.data.columns import Look
 from bench.errors import DataError, RecipeError
 
 # Keys of a mapping that say where the data are; all others are a card's own.
-WHERE = ("path", "id", "config", "revision", "delimiter", "encoding", "quoting")
+WHERE = ("path", "id", "config", "revision", "delimiter", "encoding", "quoting", "compose")
 # Shares of data without splits of their own, and the part of the training data that is held out as validation.
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 HELD_OUT = 0.1
@@ -101,7 +101,7 @@ def _look_at_files(spec: Mapping[str, Any]) -> tuple[Look, dict[str, Any], list[
         found = split_files.find(path)
         source, notes = {"kind": found.kind, "folder": str(found.folder)}, list(found.notes)
         source |= {"files": found.files} if found.files else {}
-    source |= {key: spec[key] for key in ("delimiter", "encoding", "quoting") if spec.get(key) is not None} | asked
+    source |= {key: spec[key] for key in WHERE[4:] if spec.get(key) is not None} | asked
     checked = _source(source)
     look = Look(path.name, checked, _saved_splits(checked) if checked.kind == "saved" else tuple(checked.files))
     if checked.kind == "json" and "paragraphs" in look.columns:
@@ -141,7 +141,9 @@ def _look_at_hub(spec: Mapping[str, Any]) -> tuple[Look, dict[str, Any], list[st
     if not splits or features is None:
         splits, features = hub_data.features_of(str(identity), config, found.revision)
     source: dict[str, Any] = {"kind": "hub", "id": identity, "config": found.config, "revision": found.revision}
-    source |= dict(spec.get("source") or {})
+    source |= {key: spec[key] for key in ("compose",) if spec.get(key)} | dict(spec.get("source") or {})
+    composed = {name: {"_type": "Value", "dtype": "string"} for name in source.get("compose", ())}
+    features = {**features, **composed}
     place = f"{identity}" if found.config is None else f"{identity} ({found.config})"
     look = Look(place, _source(source), splits, features)
     facts = {"licence": found.licence, "homepage": f"{_HUB}{identity}"}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.config.cards import COMPOSED
 from bench.data.columns import Column, Look, shown
 from bench.data.label_names import HIDDEN
 from bench.errors import RecipeError, nearest
@@ -223,7 +224,9 @@ def _labelled(look: Look, given: Given, task: str | None, has_labels: bool) -> R
         pair = f" and {found['text_pair']!r}" if found.get("text_pair") else ""
         notes += [] if (found["text"], pair) == ("text", "") else [f"the text is read from {found['text']!r}{pair}"]
     label = look.columns.get(str(found.get("label")))
-    unused = [name for name in look.columns if name not in found.values() and name not in _IDENTITIES]
+    used = {*found.values(), *_IDENTITIES}
+    used |= {column for template in look.source.compose.values() for column in COMPOSED.findall(template)}
+    unused = [name for name in look.columns if name not in used]
     if unused and not given.get("label_flags"):
         notes.append(f"columns that are not used: {', '.join(unused[:12])}{', ...' if len(unused) > 12 else ''}")
     return Roles(
@@ -322,7 +325,9 @@ def _texts(look: Look, found: Mapping[str, Any]) -> dict[str, str]:
             f"{_flow({'text': '...', 'label': label})}`"
         )
     two = "; for two texts that are judged together, `columns: "
-    two += f"{_flow({'text': texts[0], 'text_pair': texts[1], 'label': label})}`"
+    two += f"{_flow({'text': texts[0], 'text_pair': texts[1], 'label': label})}`; for one text of both, "
+    whole = f"{{{texts[0]}}}: {{{texts[1]}}}"
+    two += f"`compose: {{whole: {json.dumps(whole)}}}` and `columns: {_flow({'text': 'whole', 'label': label})}`"
     raise _question(look, "text", texts, {"text": texts[0], "label": label}, two)
 
 

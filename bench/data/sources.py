@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from bench.config.cards import FILE_KINDS, Source
+from bench.config.cards import COMPOSED, FILE_KINDS, Source
 from bench.data import files, squad
 from bench.data.builtin import corpora
 from bench.errors import DataError, did_you_mean
@@ -76,11 +76,37 @@ def _taken(source: Source, wanted: Iterable[str]) -> dict[str, Table] | None:
 
 
 def read(source: Source, wanted: Iterable[str]) -> dict[str, Table]:
-    """Return the wanted source splits. Raises DataError for a missing or malformed source."""
+    """Return the wanted source splits, with composed columns. Raises DataError for a missing or malformed source."""
     wanted = list(wanted)
+    if (kept := _taken(source, wanted)) is not None:
+        return kept
+    tables = _read(source, wanted)
+    for split, table in tables.items():
+        for name, template in source.compose.items():
+            _compose(table.rows, split, name, template)
+    return tables
+
+
+def _compose(rows: Rows, split: str, name: str, template: str) -> None:
+    """Put a column of text into all rows, made of others by a template; a missing value is an empty text."""
+    for row in rows:
+        if name in row:
+            raise DataError(f"source.compose.{name}: the split {split!r} has a column {name!r}; choose another name")
+        parts = {column: row.get(column) for column in COMPOSED.findall(template)}
+        for column, value in parts.items():
+            if column not in row:
+                hint = did_you_mean(column, row)
+                raise DataError(f"source.compose.{name}: the split {split!r} has no column {column!r}.{hint}")
+            if isinstance(value, list | dict):
+                raise DataError(f"source.compose.{name}: the column {column!r} has a list or a mapping: {value!r:.60}")
+        # Split at the columns' names, every second piece is one.
+        pieces = COMPOSED.split(template)
+        pieces[1::2] = ["" if parts[column] is None else str(parts[column]) for column in pieces[1::2]]
+        row[name] = "".join(pieces)
+
+
+def _read(source: Source, wanted: Iterable[str]) -> dict[str, Table]:
     try:
-        if (kept := _taken(source, wanted)) is not None:
-            return kept
         if source.kind == "builtin":
             generated = corpora.generate(str(source.id), source.seed, source.sizes or None)
             return {name: _whole(name, list(_of(generated, name)), {}) for name in wanted}

@@ -350,7 +350,8 @@ ASKED = {
     "two texts": (
         "the text could be 'title' (e.g. 'please help with case 0') or 'content' (e.g. 'more please help with case 0')"
         "; write the one you mean, as `columns: {text: title, label: label}`; for two texts that are judged together, "
-        "`columns: {text: title, text_pair: content, label: label}`"
+        "`columns: {text: title, text_pair: content, label: label}`; for one text of both, "
+        '`compose: {whole: "{title}: {content}"}` and `columns: {text: whole, label: label}`'
     ),
     "no label": "can be told to be the label; name it, as `columns: {text: title, label: ...}`",
     "no text": "holds texts; name one, as `columns: {text: ..., label: label}`",
@@ -378,6 +379,18 @@ def test_rows_that_name_themselves_are_labels_where_they_are_listed(written):
     rows = [{"text": f"t {number}", "label": f"l{number}"} for number in range(20)]
     made = card_from_source.make(written("a.jsonl", lines(*rows)) | {"labels": [row["label"] for row in rows]})
     assert len(made.card["labels"]) == 20
+
+
+def test_one_text_is_composed_of_two_columns(written):
+    content = "title,content,label\n" + "".join(f"{text},more {number},{queue}\n" for number, text, queue, _ in TICKETS)
+    spec = written("a.csv", content) | {"compose": {"whole": "{title}: {content}"}}
+    made = card_from_source.make({**spec, "columns": {"text": "whole"}})
+    assert made.card["source"]["compose"] == {"whole": "{title}: {content}"}
+    assert not [note for note in made.notes if "not used" in note]
+    assert loaded(made).splits["train"].rows[0]["text"] == "please help with case 0: more 0"
+    assert "has no column 'titel'. Did you mean 'title'?" in refused({**spec, "compose": {"whole": "{titel}"}})
+    assert "has a column 'title'; choose another name" in refused({**spec, "compose": {"title": "{content}"}})
+    assert "names no column; write a template" in refused({**spec, "compose": {"whole": "title"}})
 
 
 def test_tags_of_two_kinds_are_asked_for(written):
