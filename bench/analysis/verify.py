@@ -13,6 +13,7 @@ from bench.analysis.stats.sums import (
     BY_ENTITY,
     BY_LABEL,
     OF_NUMBERS,
+    POSITIVE,
     TOKENIZERS,
     Line,
     Tally,
@@ -112,7 +113,7 @@ def check_other_metrics(stated: StatedScores, lines: Sequence[Line], values: Seq
         for name in by_entity:
             stated.require_equal(name, float(entity_value(name)(sums)))
     for name in sorted({*others} - {*by_label, *by_entity, *TOKENIZERS}):
-        if name in ("mcc", "token_accuracy", *OF_NUMBERS):
+        if name in ("mcc", POSITIVE, "token_accuracy", *OF_NUMBERS):
             stated.require_equal(name, stated.tally(name, lines).score)
             continue
         known = [value for row in values if isinstance(value := row.get(name), int | float) and math.isfinite(value)]

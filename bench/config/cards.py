@@ -1,5 +1,6 @@
 """Types of dataset and model cards: frozen, strict, unknown keys refused. Also the source of the JSON Schema."""
 
+import csv
 import re
 from collections import Counter
 from typing import Annotated, Any, Literal
@@ -11,6 +12,8 @@ from bench.config.training import Evaluation, Training
 from bench.errors import did_you_mean
 
 PLACEHOLDERS = ("{text}", "{text_pair}", "{labels}")
+# A column in a template of `source.compose`.
+COMPOSED = re.compile(r"\{([^{}]+)\}")
 FILE_KINDS = ("jsonl", "json", "csv", "tsv", "parquet", "squad", "conll")
 # Clean-up steps of `data/cleaning.py`, which a test holds to this list.
 CLEANING_STEPS = ("strip", "html_breaks", "handles", "urls", "whitespace", "lemmas:MODEL")
@@ -39,7 +42,9 @@ class Source(Strict):
     v2.0, a question a row. `conll`: a word and its tag on each line, a blank line after each sentence. `seed` and
     `sizes` are the built-in sets' own. `lm_eval`: `id` is a task of lm-evaluation-harness; of one that is not its own,
     `folder` and `files: {task: NAME}` say where its YAML file is, and `trust_remote_code` lets this file name Python
-    functions.
+    functions. delimiter, encoding: of CSV and TSV, where it is not a comma or a tab, or not UTF-8: as in Excel's files,
+    `delimiter: ";"` and `encoding: cp1252`. compose: new columns of text, each a template of other columns, as `whole:
+    "{title}: {content}"`.
     """
 
     kind: Literal["hub", "jsonl", "json", "csv", "tsv", "parquet", "squad", "conll", "saved", "builtin", "lm_eval"]
@@ -49,6 +54,9 @@ class Source(Strict):
     folder: Text | None = None
     files: dict[Name, Inside | Annotated[tuple[Inside, ...], Field(min_length=1), Distinct]] = {}
     quoting: bool | None = None
+    delimiter: str | None = None
+    encoding: Text | None = None
+    compose: dict[Name, Text] = {}
     seed: int = 0
     sizes: dict[str, PositiveInt] = {}
     trust_remote_code: bool = False
@@ -67,9 +75,29 @@ class Source(Strict):
         foreign = {"id": not remote, "config": self.kind != "hub", "trust_remote_code": not own_file}
         foreign |= {"folder": remote and not own_file, "files": not local and not own_file}
         foreign |= {"seed": self.kind != "builtin", "sizes": self.kind != "builtin", "quoting": self.kind != "tsv"}
+        foreign |= dict.fromkeys(("delimiter", "encoding"), self.kind not in ("csv", "tsv"))
         for key, wrong in foreign.items():
             if wrong and (getattr(self, key) or (key == "quoting" and self.quoting is not None)):
                 raise InvalidKey(key, f"a source of kind {self.kind!r} has no `{key}`")
+        return self
+
+    @model_validator(mode="after")
+    def _readable(self) -> "Source":
+        if self.delimiter is not None:
+            try:
+                csv.reader([], delimiter=self.delimiter)
+            except (TypeError, ValueError) as error:
+                given = f"{self.delimiter!r} is not a delimiter"
+                raise InvalidKey("delimiter", f'{given}; write one character, as ";", "|" or "\\t"') from error
+        if self.encoding is not None:
+            try:
+                "".encode(self.encoding)
+            except LookupError as error:
+                given = f"there is no text encoding {self.encoding!r}"
+                raise InvalidKey("encoding", f"{given}; write one of Python's, as cp1252, latin-1 or utf-16") from error
+        for name, template in self.compose.items():
+            if not COMPOSED.search(template):
+                raise InvalidKey(f"compose.{name}", 'names no column; write a template, as "{title}: {content}"')
         return self
 
     @property

@@ -98,8 +98,7 @@ def _regular(folder: Path, name: str) -> Path:
     except (FileNotFoundError, NotADirectoryError) as error:
         if path.is_symlink():
             raise DataError(f"the data file {name!r} in {folder} is a link to a file that is missing") from error
-        hint = did_you_mean(path.name, _names_in(path.parent))
-        raise DataError(f"the data file {name!r} is missing in {folder}.{hint}") from error
+        raise DataError(f"the data file {name!r} is missing in {folder}.{near(path)}") from error
     check_regular(path, kind)
     return path
 
@@ -110,6 +109,11 @@ def check_regular(path: Path, kind: int) -> None:
         raise DataError(f"the data file {path} is a folder; name the files in it, for example with a pattern `*`")
     if not stat.S_ISREG(kind):
         raise DataError(f"the data file {path} is a pipe, a socket or a device; only regular files are read")
+
+
+def near(path: Path) -> str:
+    """Return ' Did you mean ...?', or the known names, for a path that is missing; empty where its folder is too."""
+    return did_you_mean(path.name, _names_in(path.parent))
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -155,24 +159,45 @@ def _foreign(head: bytes, *, compressed: bool, parquet: bool) -> str | None:
 
 
 @contextlib.contextmanager
-def text(path: Path, newline: str, notes: list[str]) -> Iterator[TextIO]:
+def text(
+    path: Path, newline: str, notes: list[str], encoding: str | None = None, *, is_table: bool = False
+) -> Iterator[TextIO]:
     """Open a data file as text: UTF-8, or UTF-16 and UTF-32 where it begins with their byte order mark, with a note.
 
-    Raises DataError for another encoding.
+    encoding: another one that the card names. is_table: whether a card may name one. Raises DataError for a file that
+    is in another encoding.
     """
     with binary(path) as stream:
-        head = stream.peek(64)
-        encoding = next((name for mark, name in _MARKS.items() if head.startswith(mark)), "utf-8")
-        if encoding not in ("utf-8", "utf-8-sig"):
-            notes.append(f"{path.name} is read as {encoding.upper()}, by its byte order mark")
-        elif b"\0" in head[:4]:
-            raise DataError(f"{path}: not UTF-8 text; it looks like UTF-16 without a byte order mark: save it as UTF-8")
-        wrapped = io.TextIOWrapper(stream, encoding=encoding, newline=newline)
+        used = _encoding_of(path, stream.peek(64), encoding, notes, is_table=is_table)
+        wrapped = io.TextIOWrapper(stream, encoding=used, newline=newline)
         try:
             yield wrapped
-        except UnicodeDecodeError as error:
-            name = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
-            raise DataError(f"{path}: not {name} text: {error}; convert the file to UTF-8") from error
+        except UnicodeError as error:
+            name = "UTF-8" if used.startswith("utf-8") else used.upper()
+            advice = "; convert the file to UTF-8"
+            if is_table:
+                advice += ", or name its encoding: Excel's is often `encoding: cp1252` (cp1250 in Central Europe)"
+            raise DataError(f"{path}: not {name} text: {error}{advice}") from error
         finally:
             with contextlib.suppress(ValueError):
                 wrapped.detach()
+
+
+def _encoding_of(path: Path, head: bytes, given: str | None, notes: list[str], *, is_table: bool) -> str:
+    """Return the encoding of a file that begins with these bytes. given: what the card says."""
+    marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+    if given is not None:
+        asked = codecs.lookup(given).name
+        if marked is None or asked in (marked, marked.removesuffix("-sig")):
+            return marked or given
+        name = marked.removesuffix("-sig").upper()
+        raise DataError(f"{path} begins with the byte order mark of {name}; remove `encoding: {given}`")
+    if marked not in (None, "utf-8-sig"):
+        notes.append(f"{path.name} is read as {str(marked).upper()}, by its byte order mark")
+    elif marked is None and b"\0" in head[:4]:
+        first_is_zero = head[:1] == b"\0"
+        line = f", or write `encoding: utf-16-{'be' if first_is_zero else 'le'}`" if is_table else ""
+        raise DataError(
+            f"{path}: not UTF-8 text; it looks like UTF-16 without a byte order mark: save it as UTF-8{line}"
+        )
+    return marked or "utf-8"

@@ -3,16 +3,18 @@
 Only the ids of a class-label column become names: what an id means is written beside the data, in each file anew.
 """
 
+import contextlib
 import csv
 import io
 import json
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from bench.config.cards import Source
+from bench.config.cards import COMPOSED, FILE_KINDS, Source
 from bench.data import conll, files, lm_eval_rows, squad
 from bench.data.builtin import corpora
 from bench.errors import BenchError, DataError, did_you_mean
@@ -21,6 +23,10 @@ Row = dict[str, Any]
 Rows = list[Row]
 # Column -> the names of its class ids, in their order.
 ClassNames = Mapping[str, tuple[str, ...]]
+# The tables of at most one source, that were read to make its card.
+_handed_over: dict[str, dict[str, "Table"]] = {}
+# What separates the cells of tables in the wild.
+_DELIMITERS = (";", "\t", ",", "|")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +50,62 @@ class Table:
     notes: tuple[str, ...] = ()
 
 
+def hand_over(source: Source, tables: Mapping[str, Table]) -> None:
+    """Keep what was read of a source to make its card, for the `read` that comes next and may change the rows."""
+    with contextlib.suppress(DataError, OSError):
+        _handed_over.clear()
+        _handed_over[_key(source)] = dict(tables)
+
+
+def _key(source: Source) -> str:
+    """Return what tells that a source is the same: its settings, and the size and time of its files."""
+    stats = []
+    if source.kind in FILE_KINDS:
+        folder = _folder(source)
+        paths = [path for split, names in source.files.items() for path in files.find(folder, names, split)]
+        stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    return f"{source.model_dump_json()} {stats}"
+
+
+def _taken(source: Source, wanted: Iterable[str]) -> dict[str, Table] | None:
+    """Return the tables that were kept for this source, once; None without them."""
+    if not _handed_over:
+        return None
+    kept = _handed_over.pop(_key(source), {})
+    return {name: kept[name] for name in wanted} if kept and set(wanted) <= kept.keys() else None
+
+
 def read(source: Source, wanted: Iterable[str]) -> dict[str, Table]:
-    """Return the wanted source splits. Raises DataError for a missing or malformed source."""
+    """Return the wanted source splits, with composed columns. Raises DataError for a missing or malformed source."""
+    wanted = list(wanted)
+    if (kept := _taken(source, wanted)) is not None:
+        return kept
+    tables = _read(source, wanted)
+    for split, table in tables.items():
+        for name, template in source.compose.items():
+            _compose(table.rows, split, name, template)
+    return tables
+
+
+def _compose(rows: Rows, split: str, name: str, template: str) -> None:
+    """Put a column of text into all rows, made of others by a template; a missing value is an empty text."""
+    for row in rows:
+        if name in row:
+            raise DataError(f"source.compose.{name}: the split {split!r} has a column {name!r}; choose another name")
+        parts = {column: row.get(column) for column in COMPOSED.findall(template)}
+        for column, value in parts.items():
+            if column not in row:
+                hint = did_you_mean(column, row)
+                raise DataError(f"source.compose.{name}: the split {split!r} has no column {column!r}.{hint}")
+            if isinstance(value, list | dict):
+                raise DataError(f"source.compose.{name}: the column {column!r} has a list or a mapping: {value!r:.60}")
+        # Split at the columns' names, every second piece is one.
+        pieces = COMPOSED.split(template)
+        pieces[1::2] = ["" if parts[column] is None else str(parts[column]) for column in pieces[1::2]]
+        row[name] = "".join(pieces)
+
+
+def _read(source: Source, wanted: Iterable[str]) -> dict[str, Table]:
     try:
         if source.kind == "builtin":
             generated = corpora.generate(str(source.id), source.seed, source.sizes or None)
@@ -171,7 +231,9 @@ def _read_file(source: Source, path: Path, notes: list[str]) -> tuple[Rows, Clas
     """Read a file. Text is parsed here, since pandas and Arrow guess types: `NA` becomes null, `007` a number."""
     if source.kind == "parquet":
         return _parquet_rows(path)
-    with files.text(path, "" if source.kind in ("csv", "tsv") and source.is_quoted else "\n", notes) as stream:
+    is_table = source.kind in ("csv", "tsv")
+    newline = "" if is_table and source.is_quoted else "\n"
+    with files.text(path, newline, notes, source.encoding, is_table=is_table) as stream:
         if source.kind == "squad":
             return squad.flatten(_json(stream, path), str(path)), {}
         if source.kind == "json":
@@ -191,7 +253,11 @@ def _parquet_rows(path: Path) -> tuple[Rows, ClassNames]:
 
     with files.binary(path, parquet=True) as stream:
         # By its path a file is read in parallel.
-        table = pyarrow.parquet.read_table(path if isinstance(stream.raw, io.FileIO) else stream)
+        try:
+            table = pyarrow.parquet.read_table(path if isinstance(stream.raw, io.FileIO) else stream)
+        except pyarrow.ArrowInvalid as error:
+            said = str(error).splitlines()[0]
+            raise DataError(f"{path} can't be read as Parquet; it is damaged, or of another kind: {said}") from error
     described = (table.schema.metadata or {}).get(b"huggingface")
     class_names: ClassNames = {}
     if described is not None:
@@ -260,13 +326,16 @@ def _json_rows(lines: Iterable[str], path: Path) -> Rows:
 def _table_rows(lines: Iterable[str], path: Path, source: Source) -> Rows:
     # Texts are often longer than csv's own limit of 131,072 characters.
     csv.field_size_limit(2**31 - 1)
+    delimiter = source.delimiter or ("," if source.kind == "csv" else "\t")
     if source.is_quoted:
-        reader = csv.reader(lines, delimiter="," if source.kind == "csv" else "\t", strict=True)
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
     else:
-        reader = csv.reader((line.rstrip("\r\n") for line in lines), delimiter="\t", quoting=csv.QUOTE_NONE)
+        reader = csv.reader((line.rstrip("\r\n") for line in lines), delimiter=delimiter, quoting=csv.QUOTE_NONE)
     rows: Rows = []
     try:
         header = next(reader, [])
+        if len(header) == 1:
+            _check_delimiter(header[0], path, delimiter)
         if len(set(header)) != len(header):
             raise DataError(f"{path}:1: duplicate column in the header: {', '.join(header)}")
         for fields in reader:
@@ -280,6 +349,22 @@ def _table_rows(lines: Iterable[str], path: Path, source: Source) -> Rows:
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not valid {source.kind.upper()}: {error}") from error
     return rows
+
+
+def _check_delimiter(header: str, path: Path, delimiter: str) -> None:
+    """Raise DataError where the only column of a header looks like several with another delimiter, as Excel writes."""
+    if stated := re.fullmatch(r"sep=(.)", header):
+        raise DataError(
+            f"{path}:1: the first line names a delimiter, {header!r}, for Excel alone; remove this line, and write "
+            f"`delimiter: {json.dumps(stated[1])}`"
+        )
+    others = [sign for sign in _DELIMITERS if sign != delimiter and sign in header]
+    if others:
+        meant = max(others, key=header.count)
+        raise DataError(
+            f"{path}:1: the header is one column, {header!r:.60}; its names look separated by {meant!r}: write "
+            f"`delimiter: {json.dumps(meant)}`"
+        )
 
 
 def _refuse_quotes(rows: Rows, path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from bench.config import registry
 from bench.config.resolve import SHIPPED, find_cards, find_recipes, load, load_card
 from bench.data import dataset
+from tests.helpers import suites
 from tests.helpers.cases import together
 
 PATHS = {
@@ -174,7 +175,7 @@ def test_adapters_are_the_same_everywhere(resolved, name):
 
 
 def test_every_card_of_the_hub_is_looked_at():
-    assert set(HUB) == set(ROWS)
+    assert set(HUB) == {*ROWS, *suites.LAYOUTS}
 
 
 @pytest.mark.parametrize("name", HUB)

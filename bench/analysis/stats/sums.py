@@ -22,6 +22,8 @@ Value = Callable[[np.ndarray], np.ndarray]
 
 AVERAGES = ("macro", "micro", "weighted")
 BY_LABEL = tuple(f"{kind}_{average}" for kind in ("f1", "precision", "recall") for average in AVERAGES)
+# F1 of the label that is looked for: see `bench.metrics.f1_positive`.
+POSITIVE = "f1_positive"
 # Of BLEU: sacrebleu's tokenizer, by the name of the value.
 TOKENIZERS = {
     "bleu": "13a",
@@ -94,6 +96,16 @@ def tally(
         if metric == "mcc":
             return Tally(rows=_mcc_rows(predicted, reference), value=mcc_value)
         return Tally(rows=label_rows(predicted, reference), value=label_value(metric))
+    if metric == POSITIVE:
+        # The first label counts as no answer, so that it has no column.
+        lines = [
+            line._replace(
+                prediction=None if line.prediction == labels[0] else line.prediction,
+                reference=None if line.reference == labels[0] else line.reference,
+            )
+            for line in lines
+        ]
+        return tally("f1_macro", lines, labels[1:], multi_label=False)
     if metric in TOKENIZERS:
         return Tally(rows=_bleu_rows(lines, TOKENIZERS[metric]), value=bleu_value)
     if metric in chrf.WORD_ORDERS:
@@ -203,6 +215,11 @@ def label_rows(predicted: Table, reference: Table) -> Table:
     """
     both = predicted.multiply(reference) if tables.is_sparse(predicted) else predicted & reference
     return tables.beside([both, predicted, reference])
+
+
+def without_first_label(sums: np.ndarray) -> np.ndarray:
+    """Return sums [..., 3 x labels] of `label_rows` without the first label."""
+    return np.concatenate([block[..., 1:] for block in np.split(sums, 3, axis=-1)], axis=-1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from bench.analysis.stats import tables
+from bench.analysis.stats import sums, tables
 from bench.config import contracts, registry
 from bench.data import tagging
 from tests.helpers.cases import together
@@ -647,3 +647,24 @@ def test_choices_are_compared_by_their_log_likelihoods_and_by_these_over_three_l
     for wrong, error in (([1.0, 2.0], "rows of one number for each choice"), (table, "reference 4 is out of range")):
         with pytest.raises(ValueError, match=error):
             metric.statistics([wrong], [4])
+
+
+def test_f1_of_the_positive_label_is_scikit_learn_s_and_the_task_s_own(make):
+    generator = np.random.default_rng(0)
+    references, predictions = generator.integers(0, 2, 200), generator.integers(-1, 2, 200)
+    got = make("f1_positive").compute(predictions=predictions, references=references, num_labels=2)
+    # No answer is neither label there.
+    expected = sklearn.metrics.f1_score(references == 1, predictions == 1)
+    assert got == {"f1_positive": pytest.approx(expected, abs=1e-12)}
+    references, predictions = generator.integers(0, 3, 200), generator.integers(0, 3, 200)
+    got = make("f1_positive").compute(predictions=predictions, references=references, num_labels=3)
+    # Of `none`, `against` and `favor`, as the scorer of SemEval-2016 task 6 has it.
+    expected = sklearn.metrics.f1_score(references, predictions, labels=[1, 2], average="macro")
+    assert got == {"f1_positive": pytest.approx(expected, abs=1e-12)}
+    names = ("none", "against", "favor")
+    lines = [
+        sums.Line(prediction=names[prediction], reference=names[reference])
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
+    tally = sums.tally("f1_positive", lines, names, multi_label=False)
+    assert tally.score == pytest.approx(expected, abs=1e-12)
