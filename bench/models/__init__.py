@@ -1,6 +1,6 @@
 """Builds, adapts, quantises and saves models; kernels/ compute the same with less.
 
-Reading order: build (card -> model), heads, checkpoint_head, span_head, adapters (PEFT), peft_options, adapter_names,
-adapter_readback, quantization, losses, autocast, batch_budget, positions, input_limits (tokens and positions that a
-model has rows for), flops, product_types, saving.
+Reading order: build (card -> model), heads, checkpoint_head, own_heads, text_part (of checkpoints with vision or
+audio), adapters (PEFT), peft_options, adapter_names, adapter_readback, quantization, losses, autocast, batch_budget,
+positions, input_limits (tokens and positions that a model has rows for), flops, product_types, saving.
 """
