@@ -19,14 +19,26 @@ UNDECLARED = dict.fromkeys(
 GATED = {"gemma_2b", "gemma_7b", "gemma2_2b", "llama32_1b", "bielik_1_5b_v3"}
 GATED |= {"gemma3_270m", "gemma3_1b", "gemma3_4b", "llama31_8b"}
 GEMMA3 = {
-    "model_type": "gemma3_text", "head_dim": 256, "query_pre_attn_scalar": 256, "rms_norm_eps": 1e-6,
-    "hidden_activation": "gelu_pytorch_tanh", "tie_word_embeddings": True, "use_bidirectional_attention": False,
+    "model_type": "gemma3_text",
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-6,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+    "use_bidirectional_attention": False,
 }
 FIVE_OF_SIX = [*["sliding_attention"] * 5, "full_attention"]
 THREE_OF_FOUR = [*["sliding_attention"] * 3, "full_attention"]
 QWEN3 = {
-    "model_type": "qwen3", "head_dim": 128, "num_key_value_heads": 8, "rms_norm_eps": 1e-6, "hidden_act": "silu",
-    "max_position_embeddings": 32768, "sliding_window": None, "attention_bias": False, "vocab_size": 151936,
+    "model_type": "qwen3",
+    "head_dim": 128,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32768,
+    "sliding_window": None,
+    "attention_bias": False,
+    "vocab_size": 151936,
 }
 LABELS = ("contradiction", "neutral", "entailment")
 # The number of parameters as published (the Hub's count of the checkpoint, where it has one), and what decides the
