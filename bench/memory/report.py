@@ -226,6 +226,20 @@ def _time(plan: MemoryPlan, name: str, device: hardware.Device | None) -> list[s
     ]
 
 
+# Recipes of the models of 2025, and encoders of these years: the table shows them on 12 and 24 GiB.
+_OF_TODAY = (
+    "imdb/qwen3_0_6b-text_lora_12gib",
+    "imdb/qwen3_4b-text_qlora_12gib",
+    "imdb/qwen3_8b-text_qlora_12gib",
+    "imdb/gemma3_270m-text_full_12gib",
+    "imdb/gemma3_1b-text_lora_12gib",
+    "imdb/gemma3_4b-text_qlora_12gib",
+    "imdb/smollm3_3b-text_qlora_12gib",
+    "imdb/llama31_8b-text_qlora_12gib",
+    "imdb/ministral3_8b-text_qlora_12gib",
+    "imdb/olmo3_7b-text_qlora_12gib",
+)
+_ENCODERS = ("imdb/modernbert_base-full", "imdb/eurobert_210m-full", "imdb/xlm_roberta_base-full")
 # Shipped recipe -> the GPU that it is made for. Each must be predicted to fit, with some memory to spare.
 MADE_FOR = {
     "sst2/mistral_7b_v03-text_qlora": "12GiB",
@@ -244,11 +258,14 @@ MADE_FOR = {
     "sst2/llama32_1b-full_24gib": "24GiB",
     "imdb/llama32_1b-full_24gib": "24GiB",
     "squad/llama32_1b-full_24gib": "24GiB",
+    **dict.fromkeys(_OF_TODAY, "12GiB"),
 }
 _FULL = ("method=full", "training.optimizer=adamw_torch_fused")
 # (recipe, overrides, GPU, parallelism): what people ask first.
 COMBINATIONS: tuple[tuple[str, tuple[str, ...], str, Parallelism], ...] = (
     *((name, (), gpu, Parallelism()) for name, gpu in MADE_FOR.items()),
+    *((name, (), "24GiB", Parallelism()) for name in _OF_TODAY),
+    *((name, (), gpu, Parallelism()) for name in _ENCODERS for gpu in ("12GiB", "24GiB")),
     ("imdb/gemma_2b-text_qlora", (), "12GiB", Parallelism()),
     ("sst2/llama32_1b-full", (), "24GiB", Parallelism()),
     ("sst2/bert_base_uncased-full", (), "12GiB", Parallelism()),

@@ -24,7 +24,7 @@ from bench.config.recipe import Recipe
 from bench.config.resolve import Resolved
 from bench.errors import BenchError, SetupError
 from bench.evaluation import text_examples
-from bench.models import build, choice_head, heads, span_head, token_head
+from bench.models import build, heads, own_heads
 from bench.models.library_internals import bitsandbytes_internals, transformers_internals
 from bench.utils.loading_errors import reason
 
@@ -122,12 +122,7 @@ def _bare(card: ModelCard, plan: LoadPlan, auto_class: str, labels: tuple[str, .
     card = card.model_copy(update={"attention": "eager" if card.attention == "eager" else "sdpa"})
     config = _config(card, auto_class, labels)
     family = getattr(transformers, auto_class)
-    if auto_class == span_head.AUTO_CLASS:
-        span_head.register(config)
-    if auto_class == token_head.AUTO_CLASS:
-        token_head.register(config)
-    if auto_class == choice_head.AUTO_CLASS:
-        choice_head.register(config)
+    own_heads.register(auto_class, config)
     model = build.from_config(family, config, card, plan)
     model.config.use_cache = False
     return model

@@ -51,7 +51,7 @@ def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") 
     import peft
 
     from bench.models import adapter_readback  # it loads torch
-    from bench.models.heads import head_names, is_generative, keep_in_float32, newly_initialized_modules
+    from bench.models.heads import head_names, is_generative, keep_in_float32, newly_initialized_modules, routers
 
     fresh = sorted({*head_names(model), *newly_initialized_modules(model)})
     options = {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
@@ -61,9 +61,10 @@ def wrap(model: Any, name: str, config: dict[str, Any], dtype: str = "float32") 
     options["modules_to_save"] = sorted({*fresh, *(options.get("modules_to_save") or [])}) or None
     if "target_modules" in fields and name == "LoraConfig":
         options.setdefault("target_modules", "all-linear")
-    if fresh and "exclude_modules" in fields and options.get("target_modules") == "all-linear":
+    spared = [*fresh, *routers(model)]
+    if spared and "exclude_modules" in fields and options.get("target_modules") == "all-linear":
         # "all-linear" means the body's: a head is trained in full, not adapted.
-        options.setdefault("exclude_modules", rf"(.*\.)?({'|'.join(fresh)})(\..*)?")
+        options.setdefault("exclude_modules", rf"(.*\.)?({'|'.join(map(re.escape, spared))})(\..*)?")
     kind = getattr(peft, name)
     if issubclass(kind, peft.PromptLearningConfig):
         _refuse_prompts(model, kind)

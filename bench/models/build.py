@@ -18,7 +18,7 @@ from bench.config.cards import ModelCard
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Head
 from bench.errors import SetupError, nearest
-from bench.models import checkpoint_head, choice_head, heads, quantization, span_head, token_head
+from bench.models import checkpoint_head, choice_head, heads, own_heads, quantization, text_part
 from bench.models.heads import MISSING, newly_initialized_modules
 from bench.models.library_internals import transformers_internals
 from bench.models.location import locate
@@ -54,12 +54,7 @@ def build(
     """
     config = make_config(card, labels, multi_label, tokenizer, weights, auto_class=auto_class, keep_head=keep_head)
     family = getattr(transformers, auto_class)
-    if auto_class == span_head.AUTO_CLASS:
-        span_head.register(config)
-    if auto_class == token_head.AUTO_CLASS:
-        token_head.register(config)
-    if auto_class == choice_head.AUTO_CLASS:
-        choice_head.register(config)
+    own_heads.register(auto_class, config)
     quantized = _check_quantization(config, card, plan, weights)
     if weights == "random" and plan.quantization is not None:
         model = _random_quantized(family, config, card, plan, device)
@@ -73,7 +68,7 @@ def build(
         model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
         _check_heads(model, card, keep_head)
         if (
-            auto_class in ("AutoModelForSequenceClassification", token_head.AUTO_CLASS)
+            auto_class in ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
             and not keep_head
             and (head is None or head.kind == "own")
         ):
@@ -108,6 +103,7 @@ def make_config(
         config = _config_from_architecture(card, task)
     else:
         config = _config_from_pretrained(str(place), card, task)
+    config = text_part.of(config, auto_class)
     if not hasattr(config, "vocab_size"):
         raise SetupError(f"a model of type {config.model_type!r} is no {_kind(auto_class)}: it has no vocabulary")
     if text:
@@ -275,6 +271,8 @@ def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan
 
 
 def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, extra: dict[str, Any]) -> Any:
+    own = _own_config(card)
+    renamed = text_part.checkpoint_names(own, config, family.__name__)
     try:
         model, loading = family.from_pretrained(
             place,
@@ -285,13 +283,13 @@ def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPla
             attn_implementation=card.attention,
             dtype=_body_type(card, plan),
             output_loading_info=True,
-            key_mapping=span_head.key_mapping(config) if family.__name__ == span_head.AUTO_CLASS else None,
+            key_mapping=renamed or None,
             ignore_mismatched_sizes=True,
             **extra,
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise _not_suitable(family, config, card, error) from error
-    if family.__name__ == span_head.AUTO_CLASS and span_head.key_mapping(config):
+    if renamed:
         transformers_internals.keep_names(model)
     # A head for other labels than ours is replaced by a new one; any other misfit means a broken checkpoint.
     unfit = {key for key, *_ in loading["mismatched_keys"]}
@@ -299,8 +297,16 @@ def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPla
     if wrong:
         raise SetupError(f"the model {shown(place)!r} can't be loaded: its weights {wrong[0]!r} have another shape")
     setattr(model, MISSING, sorted({*loading["missing_keys"], *unfit}))
-    setattr(model, checkpoint_head.FINDINGS, checkpoint_head.unused(loading["unexpected_keys"]))
+    setattr(model, checkpoint_head.FINDINGS, _unused(model, own, sorted(loading["unexpected_keys"])))
+    setattr(model, text_part.PLACE, text_part.place(own, family.__name__))
     return model
+
+
+def _unused(model: Any, own: dict[str, Any], keys: list[str]) -> list[checkpoint_head.Finding]:
+    """Return what is to be said of a checkpoint's weights that its model has no place for. own: its config.json."""
+    if not text_part.is_wrapped(own):
+        return checkpoint_head.unused(keys)
+    return [checkpoint_head.Finding(sentence=text_part.left_out(own, type(model).__name__, keys))]
 
 
 def _heads_of(family: Any, config: Any, card: ModelCard) -> list[str]:
@@ -329,9 +335,9 @@ def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception) -
 
 def _kind(auto_class: str) -> str:
     """Return what a model of this class is called in a sentence."""
-    if auto_class == span_head.AUTO_CLASS:
+    if auto_class == "AutoModelForQuestionAnswering":
         return "model for answers that are spans"
-    if auto_class == token_head.AUTO_CLASS:
+    if auto_class == "AutoModelForTokenClassification":
         return "model with a head for each token"
     if auto_class == choice_head.AUTO_CLASS:
         return "model for multiple choice"

@@ -57,6 +57,15 @@ def output_head_names(model: Any) -> list[str]:
     return [name for name, module in inner.named_modules() if module is layer]
 
 
+def routers(model: Any) -> list[str]:
+    """Return routers of experts that are linear layers, and give more than their product, as Llama 4's do.
+
+    No adapter can take the place of one.
+    """
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return [name for name, module in layers if type(module).__name__.endswith("Router")]
+
+
 def is_norm(module: nn.Module) -> bool:
     """Return whether a module is a LayerNorm, or an RMSNorm, which each model has as a class of its own."""
     return isinstance(module, nn.LayerNorm) or "norm" in type(module).__name__.lower()

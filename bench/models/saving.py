@@ -14,7 +14,7 @@ from bench.config import foreign_code, registry
 from bench.config.cards import ModelCard
 from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
-from bench.models import adapters, choice_head, heads, span_head, token_head
+from bench.models import adapters, heads, own_heads, text_part
 from bench.models.build import GENERATIVE_CLASSES, locate, task_settings
 from bench.utils import files
 from bench.utils.loading_errors import reason, shown
@@ -37,6 +37,9 @@ def save(model: Any, tokenizer: Any, folder: Path, description: dict[str, Any]) 
         save_file(weights, folder / PROBE)
     else:
         model.save_pretrained(folder)
+        where = getattr(heads.unwrapped(model), text_part.PLACE, "")
+        if where and (folder / ADAPTER).is_file():
+            text_part.rename_adapter(folder, where)
         if description["head"]["kind"] == "mlp":
             _mark_types(folder)
     tokenizer.save_pretrained(folder)
@@ -117,18 +120,6 @@ def auto_class(description: dict[str, Any]) -> Any:
     return getattr(transformers, registry.load("tasks", description["task"]).AUTO_CLASS)
 
 
-def _register(family: Any, config: Any) -> dict[str, str] | None:
-    """Make a class with the head where transformers has none; return how the body's weights are called in it."""
-    if family.__name__ == span_head.AUTO_CLASS:
-        span_head.register(config)
-        return span_head.key_mapping(config)
-    if family.__name__ == token_head.AUTO_CLASS:
-        token_head.register(config)
-    if family.__name__ == choice_head.AUTO_CLASS:
-        choice_head.register(config)
-    return None
-
-
 def _load_probe(folder: Path, description: dict[str, Any]) -> Any:
     import transformers
 
@@ -153,7 +144,7 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
     content = _unmarked(folder / "config.json")
     config = type(transformers.AutoConfig.for_model(content["model_type"])).from_dict(content)
     family = auto_class(description)
-    _register(family, config)
+    own_heads.register(family.__name__, config)
     try:
         model, loading = family.from_pretrained(
             folder,
@@ -224,8 +215,8 @@ def load_unquantized(folder: Path) -> Any:
     return _load_adapter(folder, description, torch.device("cpu")).eval()
 
 
-def _load_adapter(folder: Path, description: dict[str, Any], device: torch.device) -> Any:
-    import peft
+def _load_base(folder: Path, description: dict[str, Any], device: torch.device) -> Any:
+    """Return the model that an adapter in a folder was made for, in 4 bits where it was. Raises SetupError."""
     import transformers
 
     card = ModelCard.model_validate(description["model_card"], strict=False)
@@ -238,19 +229,19 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
         extra["quantization_config"] = transformers.BitsAndBytesConfig(**settings)
     outputs = description.get("outputs") or description["labels"]
     task = {} if _is_text(description) else task_settings(outputs, description["multi_label"])
+    family = auto_class(description)
     try:
-        family, renamed = auto_class(description), None
-        if family.__name__ in (span_head.AUTO_CLASS, token_head.AUTO_CLASS, choice_head.AUTO_CLASS):
-            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=trusted)
-            renamed = _register(family, config)
+        origin = {"revision": card.revision, "trust_remote_code": trusted}
+        config = text_part.of(transformers.AutoConfig.from_pretrained(base, **origin, **task), family.__name__)
+        config.pad_token_id = description["pad_token_id"]
+        own_heads.register(family.__name__, config)
+        own = transformers.PreTrainedConfig.get_config_dict(base, revision=card.revision)[0]
         model = family.from_pretrained(
             base,
-            key_mapping=renamed,
-            revision=card.revision,
-            **task,
-            pad_token_id=description["pad_token_id"],
+            config=config,
+            key_mapping=text_part.checkpoint_names(own, config, family.__name__) or None,
+            **origin,
             use_safetensors=True,
-            trust_remote_code=trusted,
             attn_implementation=card.attention,
             dtype=getattr(torch, card.dtype),
             ignore_mismatched_sizes=True,
@@ -258,6 +249,14 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
         )
     except (OSError, ValueError) as error:
         raise SetupError(f"the base model {shown(base)!r} can't be loaded: {reason(error, base)}") from error
+    setattr(model, text_part.PLACE, text_part.place(own, family.__name__))
+    return model
+
+
+def _load_adapter(folder: Path, description: dict[str, Any], device: torch.device) -> Any:
+    import peft
+
+    model = _load_base(folder, description, device)
     head = Head.model_validate(description["head"])
     if head.kind == "mlp":
         heads.attach_mlp(model, head.hidden, head.dropout)
@@ -266,18 +265,23 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
     # A language model's output head is not trained, and has the base model's own type.
     for name in set(description["unquantized"]) - set(heads.output_head_names(model)):
         heads.keep_in_float32(model.get_submodule(name))
-    config = peft.PeftConfig.from_peft_type(**_unmarked(folder / "adapter_config.json"))
+    settings = _unmarked(folder / "adapter_config.json")
+    where = getattr(model, text_part.PLACE)
+    renamed = text_part.adapter_key_mapping(where) if where else None
+    if where:
+        settings = text_part.own_adapter_config(settings, where)
+    config = peft.PeftConfig.from_peft_type(**settings)
     try:
         with warnings.catch_warnings():
             # What it warns of, weights that are missing, is an error here.
             warnings.filterwarnings("ignore", "Found missing adapter keys")
-            wrapped = peft.PeftModel.from_pretrained(model, folder, config=config)
+            wrapped = peft.PeftModel.from_pretrained(model, folder, config=config, key_mapping=renamed)
     except KeyError as error:  # of a module that is trained in full
         raise DataError(f"{folder} lacks weights: 1, e.g. {error.args[0]}") from error
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise DataError(f"the saved adapter {shown(str(folder))!r} can't be loaded: {reason(error)[:300]}") from error
     with safe_open(folder / ADAPTER, "pt") as weights:
-        saved = set(weights.keys())
+        saved = {text_part.own_name(name, where) for name in weights.keys()}  # noqa: SIM118 (no mapping)
     wanted = set(peft.get_peft_model_state_dict(wrapped))
     _check_keys(folder, wanted - saved, saved - wanted, ())
     adapters.restore_type(wrapped, folder)

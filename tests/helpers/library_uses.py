@@ -86,6 +86,12 @@ USES = (
     ),
     Use(
         owner="transformers:PreTrainedModel",
+        name="_tied_weights_keys",
+        needed_for="the name that a class of models has its body under, where its `base_model_prefix` is another",
+        where=_TRANSFORMERS,
+    ),
+    Use(
+        owner="transformers:PreTrainedModel",
         name="_no_split_modules",
         needed_for="the classes of layers that FSDP shards one by one",
         where=_TRANSFORMERS,

@@ -13,8 +13,33 @@ from tests.helpers import models as tiny
 
 PATHS = {path.stem: path for path in find_cards("model") if not path.stem.startswith("tiny_") and path.stem != "minilm"}
 # Models that no architecture can be written down for, with the fields that transformers reads undeclared.
-UNDECLARED = {"deberta_v3_base_mnli": ("deberta-v2", {"position_buckets", "share_att_key", "norm_rel_ebd"})}
+UNDECLARED = dict.fromkeys(
+    ("deberta_v3_base", "deberta_v3_base_mnli"), ("deberta-v2", {"position_buckets", "share_att_key", "norm_rel_ebd"})
+)
 GATED = {"gemma_2b", "gemma_7b", "gemma2_2b", "llama32_1b", "bielik_1_5b_v3"}
+GATED |= {"gemma3_270m", "gemma3_1b", "gemma3_4b", "llama31_8b"}
+GEMMA3 = {
+    "model_type": "gemma3_text",
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "rms_norm_eps": 1e-6,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+    "use_bidirectional_attention": False,
+}
+FIVE_OF_SIX = [*["sliding_attention"] * 5, "full_attention"]
+THREE_OF_FOUR = [*["sliding_attention"] * 3, "full_attention"]
+QWEN3 = {
+    "model_type": "qwen3",
+    "head_dim": 128,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "max_position_embeddings": 32768,
+    "sliding_window": None,
+    "attention_bias": False,
+    "vocab_size": 151936,
+}
 LABELS = ("contradiction", "neutral", "entailment")
 # The number of parameters as published (the Hub's count of the checkpoint, where it has one), and what decides the
 # model's behaviour. For encoders it is the base model's; RoBERTa and BERT with their pooler.
@@ -71,6 +96,52 @@ PUBLISHED = {
         "model_type": "albert", "hidden_act": "gelu_new", "hidden_dropout_prob": 0.0, "embedding_size": 128,
         "attention_probs_dropout_prob": 0.0, "num_hidden_groups": 1, "num_hidden_layers": 12, "layer_norm_eps": 1e-12,
     }),
+    "qwen3_0_6b": (596_049_920, {**QWEN3, "tie_word_embeddings": True, "num_hidden_layers": 28}),
+    "qwen3_4b": (4_022_468_096, {**QWEN3, "tie_word_embeddings": True, "num_hidden_layers": 36}),
+    "qwen3_8b": (8_190_735_360, {**QWEN3, "tie_word_embeddings": False, "num_hidden_layers": 36}),
+    "gemma3_270m": (268_098_176, {
+        **GEMMA3, "sliding_window": 512, "max_position_embeddings": 32768, "layer_types": FIVE_OF_SIX * 3,
+    }),
+    "gemma3_1b": (999_885_952, {
+        **GEMMA3, "sliding_window": 512, "max_position_embeddings": 32768,
+        "layer_types": [*FIVE_OF_SIX * 4, *["sliding_attention"] * 2],
+    }),
+    # The text part: as published without the vision part, with the rows of its vocabulary that images have.
+    "gemma3_4b": (3_880_263_168, {
+        **GEMMA3, "sliding_window": 1024, "max_position_embeddings": 131072, "num_key_value_heads": 4,
+        "layer_types": [*FIVE_OF_SIX * 5, *["sliding_attention"] * 4],
+    }),
+    "smollm3_3b": (3_075_098_624, {
+        "model_type": "smollm3", "num_key_value_heads": 4, "rms_norm_eps": 1e-6, "hidden_act": "silu",
+        "tie_word_embeddings": True, "max_position_embeddings": 65536, "no_rope_layers": [1, 1, 1, 0] * 9,
+    }),
+    "llama31_8b": (8_030_261_248, {
+        "model_type": "llama", "head_dim": 128, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+        "tie_word_embeddings": False, "max_position_embeddings": 131072, "attention_bias": False, "mlp_bias": False,
+    }),
+    # The text part, which is published as 8.4 billion.
+    "ministral3_8b": (8_489_553_920, {
+        "model_type": "ministral3", "head_dim": 128, "num_key_value_heads": 8, "rms_norm_eps": 1e-5,
+        "hidden_act": "silu", "tie_word_embeddings": False, "max_position_embeddings": 262144, "sliding_window": None,
+    }),
+    "olmo3_7b": (7_298_011_136, {
+        "model_type": "olmo3", "num_key_value_heads": 32, "rms_norm_eps": 1e-6, "hidden_act": "silu",
+        "tie_word_embeddings": False, "max_position_embeddings": 65536, "sliding_window": 4096,
+        "layer_types": THREE_OF_FOUR * 8,
+    }),
+    "modernbert_base": (149_014_272, {
+        "model_type": "modernbert", "hidden_activation": "gelu", "norm_eps": 1e-5, "local_attention": 128,
+        "max_position_embeddings": 8192, "classifier_pooling": "mean",
+        "layer_types": [*["full_attention", "sliding_attention", "sliding_attention"] * 7, "full_attention"],
+    }),
+    "eurobert_210m": (211_766_016, {
+        "model_type": "eurobert", "hidden_act": "silu", "rms_norm_eps": 1e-5, "num_key_value_heads": 12,
+        "max_position_embeddings": 8192, "vocab_size": 128256, "classifier_pooling": "late",
+    }),
+    "xlm_roberta_base": (278_043_648, {
+        "model_type": "xlm-roberta", "hidden_act": "gelu", "layer_norm_eps": 1e-5, "type_vocab_size": 1,
+        "max_position_embeddings": 514, "vocab_size": 250002,
+    }),
     "bart_large_mnli": (407_344_131, {
         "model_type": "bart", "activation_function": "gelu", "scale_embedding": False, "is_encoder_decoder": True,
         "encoder_layers": 12, "decoder_layers": 12, "attention_dropout": 0.0, "max_position_embeddings": 1024,
@@ -85,7 +156,22 @@ ROTARY = {
     "gemma2_2b": (1e4, 1.0),
     "llama32_1b": (5e5, 32.0),
     "bielik_1_5b_v3": (1e6, 1.0),
+    "qwen3_0_6b": (1e6, 1.0),
+    "qwen3_4b": (1e6, 1.0),
+    "qwen3_8b": (1e6, 1.0),
+    "smollm3_3b": (5e6, 1.0),
+    "llama31_8b": (5e5, 8.0),
+    "ministral3_8b": (1e6, 16.0),
 }
+# The same of layers that see all tokens and of those with a window; and how much the fastest frequency is stretched.
+ROTARIES = {
+    "gemma3_270m": {"full_attention": (1e6, 1.0, 1.0), "sliding_attention": (1e4, 1.0, 1.0)},
+    "gemma3_1b": {"full_attention": (1e6, 1.0, 1.0), "sliding_attention": (1e4, 1.0, 1.0)},
+    "gemma3_4b": {"full_attention": (1e6, 8.0, 8.0), "sliding_attention": (1e4, 1.0, 1.0)},
+    "olmo3_7b": {"full_attention": (5e5, 8.0, 1.0), "sliding_attention": (5e5, 1.0, 1.0)},
+    "modernbert_base": {"full_attention": (16e4, 1.0, 1.0), "sliding_attention": (1e4, 1.0, 1.0)},
+}
+ENCODERS = {"eurobert_210m", "modernbert_base"}
 AUTO_CLASS = {"decoder": "AutoModelForCausalLM", "encoder": "AutoModel", "encoder_decoder": "AutoModelForSeq2SeqLM"}
 # Fields that a card may leave out: derived from others, about the cache, or of heads that no recipe uses.
 LEFT_OUT = {
@@ -138,7 +224,8 @@ def no_network(monkeypatch):
 
 def test_every_card_is_looked_at():
     assert set(PATHS) == {*PUBLISHED, *UNDECLARED}
-    assert {name for name in PATHS if name.startswith(("mistral", "gemma", "llama", "bielik"))} == set(ROTARY)
+    rotary = ("mistral", "ministral", "gemma", "llama", "bielik", "qwen", "smollm", "olmo", "modernbert")
+    assert {name for name in PATHS if name.startswith(rotary)} == {*ROTARY, *ROTARIES}
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -177,15 +264,16 @@ def test_the_fields_that_decide_behaviour_arrive_in_the_config(name):
         assert getattr(config, field) == value, field
     # A model's context is what its positions allow; T5's are relative, and RoBERTa's begin after the pad token.
     positions = getattr(config, "max_position_embeddings", 512)
-    assert card.max_length == (positions - 2 if config.model_type == "roberta" else positions)
-    assert card.dtype == ("bfloat16" if name in ROTARY else "float32")
+    assert card.max_length == (positions - 2 if config.model_type in ("roberta", "xlm-roberta") else positions)
+    assert card.dtype == ("bfloat16" if name in {*ROTARY, *ROTARIES} - ENCODERS else "float32")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_nothing_is_left_to_the_librarys_defaults(name):
     architecture = load_card("model", PATHS[name]).architecture
     default = transformers.AutoConfig.for_model(architecture["model_type"])
-    fields = {*default.to_dict()} - {*transformers.PreTrainedConfig().to_dict()} - LEFT_OUT
+    declared = {field for field in default.to_dict() if not field.startswith("_")}
+    fields = declared - {*transformers.PreTrainedConfig().to_dict()} - LEFT_OUT
     # `tie_word_embeddings` stands in every config's own fields or in the base class's.
     assert fields - {*architecture, "tie_word_embeddings", "model_type"} == set()
     assert "tie_word_embeddings" in architecture
@@ -199,13 +287,30 @@ def test_rotary_frequencies_are_the_models_own(name):
     assert config.rope_parameters["rope_theta"] == theta
     kind = type(on_meta(name, card).model.rotary_emb)
     found = kind(config=config).inv_freq.double()
-    width = config.head_dim
+    width = getattr(config, "head_dim", config.hidden_size // config.num_attention_heads)
     assert len(found) == width // 2
     expected = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
     torch.testing.assert_close(found[0], expected[0])
     torch.testing.assert_close(found[-1], expected[-1] / stretch)
     if stretch == 1.0:
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", ROTARIES)
+def test_rotary_frequencies_of_both_kinds_of_layers_are_the_models_own(name):
+    card = load_card("model", PATHS[name])
+    config = make_config(card)
+    model = on_meta(name, card)
+    kind = next(type(module) for module in model.modules() if type(module).__name__.endswith("RotaryEmbedding"))
+    buffers = dict(kind(config=config).named_buffers())
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    for layer, (theta, slowest, fastest) in ROTARIES[name].items():
+        found = buffers[f"{layer}_inv_freq"].double()
+        expected = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
+        torch.testing.assert_close(found[0], expected[0] / fastest)
+        torch.testing.assert_close(found[-1], expected[-1] / slowest)
+        if slowest == fastest:
+            torch.testing.assert_close(found, expected / slowest, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("name", UNDECLARED)

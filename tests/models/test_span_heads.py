@@ -1,4 +1,4 @@
-"""models/span_head.py: a language model's checkpoint becomes a reader of spans, and comes back as it was saved."""
+"""models/own_heads.py: a language model's checkpoint becomes a reader of spans, and comes back as it was saved."""
 
 import json
 import re
@@ -13,21 +13,22 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_QUESTION_ANSWERING_
 
 from bench.config.contracts import LoadPlan
 from bench.errors import SetupError
-from bench.models import build, span_head
+from bench.models import build, own_heads
 from tests.helpers import models as tiny
 from tests.helpers.launching import ROOT, environment
 
 # Those with a class of transformers' own; Gemma and Gemma 2 get theirs from us.
 KNOWN = ["bert", "gpt2", "llama", "mistral", "qwen2"]
 MADE = ["gemma", "gemma2"]
+SPANS = "AutoModelForQuestionAnswering"
 HEAD = ["qa_outputs.bias", "qa_outputs.weight"]
 FOUR_BITS = {"load_in_4bit": True, "bnb_4bit_compute_dtype": "float32"}
 # A fresh process: what was registered in this one is not there.
 PLAIN = """
 import sys, torch, transformers
 if sys.argv[3] == "made":
-    from bench.models import span_head as span_heads
-    span_heads.register(transformers.AutoConfig.from_pretrained(sys.argv[1]))
+    from bench.models import own_heads
+    own_heads.register("AutoModelForQuestionAnswering", transformers.AutoConfig.from_pretrained(sys.argv[1]))
 reader = transformers.AutoModelForQuestionAnswering.from_pretrained(sys.argv[1]).eval()
 inputs = torch.load(sys.argv[2])
 with torch.no_grad():
@@ -37,7 +38,7 @@ with torch.no_grad():
 
 def reader(known, folder, plan=None, **changes):
     """The model that a run would build for questions."""
-    options = {"auto_class": span_head.AUTO_CLASS, "labels": ("start", "end"), **changes}
+    options = {"auto_class": SPANS, "labels": ("start", "end"), **changes}
     return tiny.build(known, folder, plan, **options)
 
 
@@ -170,9 +171,9 @@ def test_four_bits_are_those_of_the_checkpoint(name, writer, tmp_path):
 @pytest.mark.parametrize("name", [*KNOWN, "roberta", "distilbert", "albert", "t5"])
 def test_a_class_of_transformers_own_is_left_as_it_is(name):
     config = transformers.AutoConfig.for_model(tiny.card(name).architecture["model_type"])
-    theirs = span_head.MODEL_FOR_QUESTION_ANSWERING_MAPPING[type(config)]
-    assert not span_head.register(config)
-    assert span_head.MODEL_FOR_QUESTION_ANSWERING_MAPPING[type(config)] is theirs
+    theirs = own_heads.MODEL_FOR_QUESTION_ANSWERING_MAPPING[type(config)]
+    assert not own_heads.register(SPANS, config)
+    assert own_heads.MODEL_FOR_QUESTION_ANSWERING_MAPPING[type(config)] is theirs
     assert MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES[config.model_type] == theirs.__name__
 
 
@@ -180,25 +181,25 @@ def test_a_class_of_transformers_own_is_left_as_it_is(name):
 def test_registering_twice_is_harmless(name):
     config = transformers.AutoConfig.for_model(tiny.card(name).architecture["model_type"])
     assert config.model_type not in MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES
-    assert span_head.register(config)
-    first = span_head.MODEL_FOR_QUESTION_ANSWERING_MAPPING[type(config)]
-    assert span_head.register(config)
-    assert span_head.MODEL_FOR_QUESTION_ANSWERING_MAPPING[type(config)] is first
+    assert own_heads.register(SPANS, config)
+    first = own_heads.MODEL_FOR_QUESTION_ANSWERING_MAPPING[type(config)]
+    assert own_heads.register(SPANS, config)
+    assert own_heads.MODEL_FOR_QUESTION_ANSWERING_MAPPING[type(config)] is first
     assert issubclass(first, transformers.PreTrainedModel)
 
 
 def test_what_writes_nothing_gets_no_class():
     config = transformers.ViTConfig()
-    assert not span_head.register(config)
-    assert span_head.key_mapping(config) == {}
+    assert not own_heads.register(SPANS, config)
+    assert own_heads.key_mapping(SPANS, config) == {}
 
 
 def test_only_bodies_of_two_names_are_renamed():
     found = {}
     for name in [*KNOWN, *MADE]:
         config = transformers.AutoConfig.for_model(tiny.card(name).architecture["model_type"])
-        span_head.register(config)
-        found[name] = span_head.key_mapping(config)
+        own_heads.register(SPANS, config)
+        found[name] = own_heads.key_mapping(SPANS, config)
     renamed = {r"^model\.": "transformer."}
     assert found == {name: renamed if name in ("llama", "qwen2") else {} for name in [*KNOWN, *MADE]}
 

@@ -26,6 +26,12 @@ def unsplit_layers(model: Any) -> list[str]:
     return list(model._no_split_modules or [])
 
 
+def tied_weights(kind: Any) -> list[str]:
+    """Return the names of the weights that others of a class of models may be tied to, as its embedding's."""
+    tied = kind._tied_weights_keys
+    return list(tied.values()) if isinstance(tied, dict) else []
+
+
 def float32_layers(model: Any) -> list[str]:
     """Return the names of layers that are never quantised, nor held in float16, as T5 has them."""
     return sorted(model._keep_in_fp32_modules or [])
