@@ -105,7 +105,8 @@ class HeadForward:
         expected: what is read of each of them alone.
         """
         lengths = [len(feature["input_ids"]) for feature in features]
-        allowed = EXACT if patch.in_float32(unwrapped(self.model)) else ROUNDED
+        with autocast(self.scoring.device, self.scoring.precision):
+            allowed = EXACT if patch.in_float32(unwrapped(self.model)) else ROUNDED
         largest, far = 0.0, False
         for part in self_check.parts(range(len(features)), lengths, batch_tokens(self.model, self.scoring)):
             try:

@@ -88,7 +88,7 @@ def _difference(loss_of: StepLoss) -> str | None:
         padding_free.detach(model)
         positions.forget_longer_texts(model)
         plain = _step(dataclasses.replace(loss_of, answers_only=False), features, chosen)
-        compared = _Compared.of(fast, plain, model)
+        compared = _Compared.of(fast, plain, inputs)
         inputs.observer.on_compared(
             {"examples": [inputs.train.ids[number] for number in numbers], **compared.figures()}
         )
@@ -154,9 +154,11 @@ class _Compared:
     diverged: bool
 
     @classmethod
-    def of(cls, fast: list[torch.Tensor], plain: list[torch.Tensor], model: Any) -> "_Compared":
+    def of(cls, fast: list[torch.Tensor], plain: list[torch.Tensor], inputs: FitInputs) -> "_Compared":
         """Compare losses, which come first, and gradients."""
-        exact = patch.in_float32(unwrapped(model))
+        model, scoring = inputs.model, inputs.scoring
+        with autocast(scoring.device, scoring.precision):
+            exact = patch.in_float32(unwrapped(model))
         of_loss, of_gradients = EXACT if exact else ROUNDED
         # In 16 bits some models round more than others, as was measured before.
         measured = 0.0 if exact else padding_free.figures(model).get("gradients", {}).get("allowed", 0.0)
