@@ -127,7 +127,7 @@ class FullModelShell:
         self.model = copy.deepcopy(model, memo)
         self._without_pads = without_pads
         if without_pads:
-            padding_free.attach(model)
+            padding_free.reattach(model)
 
     def filled(self, sharded: nn.Module) -> nn.Module:
         """Return the plain model with the whole parameters of `sharded`. Every process must call it."""
@@ -135,7 +135,7 @@ class FullModelShell:
         for name, buffer in sharded.named_buffers():
             self.model.get_buffer(name).copy_(buffer)
         if self._without_pads:
-            padding_free.attach(self.model)
+            padding_free.reattach(self.model)
         return self.model
 
     def emptied(self) -> None:

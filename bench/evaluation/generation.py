@@ -279,8 +279,8 @@ class Generator:
             answers = self.run(numbers)
         except Exception as error:
             return self_check.failure(error)
-        exact = patch.in_float32(self._inner)
         with _prepared(self._model), self._autocast():
+            exact = patch.in_float32(self._inner)
             # One forward of a whole text is cheap; it says which answers are worth writing again.
             given = dict(zip(numbers, answers, strict=True))
             doubtful = [

@@ -87,13 +87,16 @@ class HeadForward:
     def _compare(self, features: list[Feature]) -> None:
         expected = [self._each_alone([features[place]]) for place in self_check.within_time(range(len(features)))]
         features = features[: len(expected)]
-        while (reason := self._differs(features, expected)) is not None:
-            if padding_free.is_attached(self.model):
-                padding_free.detach(self.model)
-                self.notes.append(f"pads are computed: the model {reason}")
-            else:
-                self._go_alone(reason)
-                break
+        while padding_free.is_attached(self.model):
+            # All processes train this model afterwards.
+            reason = self_check.first_reason(self._differs(features, expected))
+            if reason is None:
+                return
+            padding_free.detach(self.model)
+            self.notes.append(f"pads are computed: the model {reason}")
+        reason = self._differs(features, expected)
+        if reason is not None:
+            self._go_alone(reason)
 
     def _go_alone(self, reason: str) -> None:
         self._alone = True
@@ -105,7 +108,8 @@ class HeadForward:
         expected: what is read of each of them alone.
         """
         lengths = [len(feature["input_ids"]) for feature in features]
-        allowed = EXACT if patch.in_float32(unwrapped(self.model)) else ROUNDED
+        with autocast(self.scoring.device, self.scoring.precision):
+            allowed = EXACT if patch.in_float32(unwrapped(self.model)) else ROUNDED
         largest, far = 0.0, False
         for part in self_check.parts(range(len(features)), lengths, batch_tokens(self.model, self.scoring)):
             try:

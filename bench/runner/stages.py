@@ -17,7 +17,7 @@ from bench.config import registry, rules, yaml_loader
 from bench.config.fields import Strict
 from bench.config.recipe import Recipe
 from bench.data.examples import Encoded, row_lengths
-from bench.evaluation import input_check, scoring, text_examples
+from bench.evaluation import input_check, scoring, self_check, text_examples
 from bench.evaluation.reader import Scoring
 from bench.models import adapter_readback, build, checkpoint_head, flops, heads, positions, product_types, saving
 from bench.models.checkpoint_head import Finding
@@ -147,12 +147,14 @@ def _plan_budget(run: RunContext, max_rows: int | None = None) -> None:
 
 
 def _enable_padding_free(run: RunContext, model: nn.Module) -> None:
-    """Run padding-free where the model's family allows it; otherwise sort rows by length inside global batches."""
+    """Run padding-free where the model is shown to give the same; otherwise sort rows by length in global batches."""
     if not run.resolved.recipe.speed.padding_free:
         run.record.speed["padding_free"] = False
         return
-    reason = padding_free.attach(model)
+    reason = padding_free.attach(model, self_check.first_reason)
     run.record.speed["padding_free"] = reason is None
+    if figures := padding_free.figures(model):
+        run.record.speed["padding_free_check"] = figures
     if reason is not None:
         run.record.note(f"pads are computed: the model {reason}")
         if run.state.device.type == "cpu":  # a GPU would be left idle by so few rows
@@ -283,6 +285,10 @@ class _Recorder(Observer):
     def on_setting(self, name: str, value: bool) -> None:
         """Write it among the fast paths."""
         self.run.record.speed[name] = value
+
+    def on_compared(self, figures: dict[str, Any]) -> None:
+        """Write it beside the fast paths."""
+        self.run.record.speed["training_check"] = figures
 
     def on_resume(self, step: int) -> None:
         """Add this resumption to those of before."""

@@ -37,6 +37,9 @@ class Observer:
     def on_setting(self, name: str, value: bool) -> None:
         """Take a fast path, and whether it is in force."""
 
+    def on_compared(self, figures: dict[str, Any]) -> None:
+        """Take how far the fast paths of training were from the plain one, on which examples."""
+
     def on_resume(self, step: int) -> None:
         """Take the step of the checkpoint that training goes on from."""
 

@@ -323,6 +323,16 @@ def test_a_head_that_is_right_is_left_as_it_is(tmp_path):
     assert padding_free.is_attached(model)
 
 
+def test_rounding_under_autocast_turns_nothing_off(tmp_path):
+    """Weights in float32 do not mean that the numbers are exact: bfloat16 moves these logits by a hundredth."""
+    model = tiny.liven(tiny.adapted(tiny.card("llama"), tmp_path, "full").eval())
+    padding_free.attach(model)
+    known = tiny.scoring(tiny.tokenizer(tiny.card("llama")))
+    forward = HeadForward(model, texts_of((20, 3, 9, 12)).features, dataclasses.replace(known, precision="bf16"))
+    assert forward.notes == []
+    assert padding_free.is_attached(model)
+
+
 # Training
 
 
@@ -352,6 +362,28 @@ def test_training_that_is_right_is_left_as_it_is(case, tmp_path):
     assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
     assert torch.equal(state, torch.random.get_rng_state())
     assert inputs.clock.seconds["self_check"] > 0
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("no", 1e-3), ("bf16", 0.25)])
+def test_the_figures_of_training_are_told(precision, allowed, tmp_path):
+    inputs, model = fast_inputs("gpt2-full", tmp_path)
+    inputs = dataclasses.replace(inputs, scoring=dataclasses.replace(inputs.scoring, precision=precision))
+    heard: list[Any] = []
+    inputs.observer.on_compared = heard.append
+    assert loss_of(inputs).answers_only
+    assert padding_free.is_attached(model)
+    (figures,) = heard
+    assert set(figures["examples"]) <= set(inputs.train.ids)
+    lengths = dict(zip(inputs.train.ids, inputs.train.lengths, strict=True))
+    compared = [lengths[identity] for identity in figures["examples"]]
+    assert len(compared) == 4
+    assert compared[:2] == [max(lengths.values()), min(lengths.values())]
+    assert figures["gradients"]["allowed"] == allowed
+    assert figures["gradients"]["parameters"] == 8
+    assert figures["gradients"]["difference"] < allowed / 10
+    assert figures["loss"]["difference"] < figures["loss"]["allowed"] / 10
+    # Rounding to eight bits can be seen.
+    assert (figures["gradients"]["difference"] > 1e-4) is (precision == "bf16")
 
 
 def test_answers_that_get_another_loss_are_found(tmp_path, monkeypatch):

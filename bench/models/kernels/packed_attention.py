@@ -110,7 +110,7 @@ def attention(
         softcap=softcap,
         causal=bool(causal),
     )
-    if kernel.takes_any_lengths(query):
+    if kernel.takes_any_lengths(query) and query.shape[-1] == value.shape[-1]:
         return kernel.varlen(query, key, value, packing), None
     if query.device.type != "cpu" or query.dtype == torch.float32:
         return kernel.by_runs(query, key, value, packing), None

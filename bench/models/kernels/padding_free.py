@@ -11,52 +11,43 @@ DeepSpeed do not notice. Activations that are recomputed in the backward pass ne
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import AttentionInterface
 
 from bench.models.heads import unwrapped
-from bench.models.kernels import patch
+from bench.models.kernels import padding_probe, patch
 from bench.models.kernels.packed_attention import ACTIVE, NAME, Packing, attention, recomputing
+from bench.models.kernels.padding_probe import Proof
 from bench.models.library_internals import transformers_internals
 
-# Model types for which losses and gradients are tested to be those of the padded batch.
-FAMILIES = frozenset(
-    {
-        *("albert", "bert", "camembert", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta"),
-        *("gemma", "gemma2", "gpt2", "gpt_neox", "llama", "mistral", "phi3", "qwen2", "qwen3"),
-    }
-)
 # What a body may be given for its own row of tokens to stay the same tokens; with anything else it runs padded.
 TOKENS = ("input_ids", "inputs_embeds", "token_type_ids")
-# Attribute of a body that remembers its own forward.
-STATE = "bench_padding_free"
+# Attributes of a body that remember its own forward, and what the comparison with it gave.
+STATE, PROOF = "bench_padding_free", "bench_padding_free_proof"
 
 
-def attach(model: Any) -> str | None:
-    """Let the body of a model, wrapped or not, leave out pads from now on.
+def attach(model: Any, agree: Callable[[str | None], str | None] = lambda reason: reason) -> str | None:
+    """Let the body of a model, wrapped or not, leave out pads from now on, where it is shown to give the same so.
 
     Returns None, or why the model still runs padded: a sentence's part that follows "the model". What it declares is
-    asked first; then a few tokens are run both ways and must get the same hidden states.
+    asked first; then a few texts are run both ways, forward and backward (padding_probe), without a change to weights
+    or the random-number stream.
+    agree: takes this process's reason and returns the one that all processes go by.
     """
     body = unwrapped(model).base_model
     if is_attached(model):
         return None
-    reason = _undeclared(model, body)
-    if reason is not None:
-        return reason
-
-    def _fast() -> list[torch.Tensor]:
-        _install(model, body)
-        return _hidden_states(model, body)
-
-    difference = "gets other hidden states without pads"
-    reason = patch.probe(body, plain=lambda: _hidden_states(model, body), fast=_fast, difference=difference)
-    if reason is not None:
+    found = Proof(reason=_undeclared(model, body))
+    if found.reason is None:
+        found = padding_probe.compare(unwrapped(model), body, install=lambda: _install(model, body))
+    found.reason = agree(found.reason)
+    setattr(body, PROOF, found)
+    if found.reason is not None:
         detach(model)
-    return reason
+    return found.reason
 
 
 def detach(model: Any) -> None:
@@ -64,17 +55,26 @@ def detach(model: Any) -> None:
     patch.detach(unwrapped(model).base_model, STATE)
 
 
+def reattach(model: Any) -> None:
+    """Leave out pads again after `detach`, as `attach` had allowed for this model, or for the one it is a copy of."""
+    if not is_attached(model):
+        _install(model, unwrapped(model).base_model)
+
+
 def is_attached(model: Any) -> bool:
     """Return whether pads are left out."""
     return patch.is_attached(unwrapped(model).base_model, STATE)
 
 
+def figures(model: Any) -> dict[str, Any]:
+    """Return what the last `attach` measured, for a record; empty where it did not come to a comparison."""
+    found = getattr(unwrapped(model).base_model, PROOF, None)
+    return {} if found is None else found.figures()
+
+
 def _undeclared(model: Any, body: Any) -> str | None:
     config = body.config.get_text_config()
-    fixed = patch.attention_is_fixed(model, body)
-    if fixed is None and config.model_type not in FAMILIES:
-        return f"is of a family ({config.model_type}) whose losses were not compared"
-    return fixed or patch.places_are_fixed(body, config)
+    return patch.attention_is_fixed(model, body) or patch.places_are_fixed(body, config)
 
 
 def _install(model: Any, body: Any) -> None:
@@ -97,10 +97,16 @@ def _install(model: Any, body: Any) -> None:
             outputs.last_hidden_state = packing.padded(outputs.last_hidden_state)
         return outputs
 
-    # Poolers read the first token of each text.
-    pools = getattr(body, "pooler", None) is not None
-    hooks = [body.encoder.register_forward_hook(_pad_output)] if pools else []
-    patch.attach(body, STATE, forward, hooks)
+    patch.attach(body, STATE, forward, _pooling_hooks(body))
+
+
+def _pooling_hooks(body: Any) -> list[Any]:
+    """Return the hooks by which a pooler gets the padded shape: it reads the first token of each text."""
+    if getattr(body, "pooler", None) is None:
+        return []
+    if hasattr(body, "encoder"):
+        return [body.encoder.register_forward_hook(_pad_output)]
+    return [body.pooler.register_forward_pre_hook(_pad_input)]
 
 
 def _pad_output(module: Any, args: Any, output: Any) -> Any:
@@ -108,6 +114,11 @@ def _pad_output(module: Any, args: Any, output: Any) -> Any:
     if packing is not None:
         output.last_hidden_state = packing.padded(output.last_hidden_state)
     return output
+
+
+def _pad_input(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    packing = ACTIVE.get()
+    return args if packing is None else (packing.padded(args[0]), *args[1:])
 
 
 def _packing(body: Any, given: dict[str, Any], configs: Sequence[Any]) -> Packing | None:
@@ -158,14 +169,3 @@ def _positions(body: Any, given: dict[str, Any], packing: Packing) -> torch.Tens
             return embeddings.create_position_ids_from_input_ids(given["input_ids"], embeddings.padding_idx)
         return embeddings.create_position_ids_from_inputs_embeds(given["inputs_embeds"], embeddings.padding_idx)
     return torch.arange(packing.shape[1], device=packing.places.device)[None]
-
-
-def _hidden_states(model: Any, body: Any) -> list[torch.Tensor]:
-    """Run a few tokens, in rows of two lengths; return their hidden states, and what a pooler makes of them."""
-    embedding = unwrapped(model).get_input_embeddings().weight
-    pad = getattr(body.config.get_text_config(), "pad_token_id", None) or 0
-    ids = (torch.arange(15, device=embedding.device).view(3, 5) * 7 + pad + 1) % embedding.shape[0]
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 1, 1]], device=embedding.device)
-    outputs = body(input_ids=ids.masked_fill(mask == 0, pad), attention_mask=mask)
-    pooled = getattr(outputs, "pooler_output", None)
-    return [outputs.last_hidden_state[mask.bool()], *([] if pooled is None else [pooled])]

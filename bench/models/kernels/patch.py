@@ -96,6 +96,8 @@ def places_are_fixed(body: Any, config: Any) -> str | None:
     kinds = set(getattr(config, "layer_types", None) or []) - LAYER_KINDS
     if kinds or getattr(config, "attention_chunk_size", None):
         return f"has layers of another kind ({', '.join(sorted(kinds)) or 'chunked attention'})"
+    if getattr(config, "alibi", None) or str(getattr(config, "position_embedding_type", "")).startswith("relative"):
+        return "adds something to its attention that depends on distances"
     return None
 
 
