@@ -42,7 +42,7 @@ def test_a_section_counts_and_names_what_is_warned_of_and_by_which_runs():
     assert [row[0] for row in rows] == ["<code>label_not_in_training</code>", "<code>one_class</code>"]
     assert rows[0][1].startswith("7 of 60 test examples have the label &lt;c&gt;")
     assert rows[0][2] == "sst2 / minilm / full (seed 13); sst2 / minilm / lora (seeds 13, 14)"
-    assert run_warnings.headline(RUNS[:1]) == "1 of 1 runs warns of 2 things that may mislead a reader of their scores."
+    assert run_warnings.headline(RUNS[:1]) == "1 of 1 run warns of 2 things that may mislead a reader of their scores."
 
 
 def test_nothing_is_said_of_runs_without_warnings():

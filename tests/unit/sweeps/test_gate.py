@@ -296,7 +296,12 @@ def with_a_twin(place):
             ["--write", "--seeds", "4"],
             "exists, but earlier runs must not be mixed with those of the current code",
         ),
-        (edited(losses=[]), [], "was edited: it has no losses, though the recipe trains by gradient; write a new one"),
+        (
+            edited(losses=[], grad_norms=[], learning_rates=[], tokens=[]),
+            [],
+            "was edited: it has no losses, though the recipe trains by gradient; write a new one",
+        ),
+        (edited(losses=[]), [], "its lists of steps have different lengths"),
         (edited(recipe="gpt2"), [], "bert-full: its baseline was edited: it names the recipe 'gpt2'; write a new one"),
         (edited(higher_is_better=False), [], "higher_is_better=False is wrong for 'accuracy'"),
         (edited(hash="x"), [], "the recipe has changed since its baseline was written; write a new one with --write"),

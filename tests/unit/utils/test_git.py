@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from bench.config import registry, resolve
+from bench.config import foreign_code, registry, resolve
 from bench.records import environment
 from bench.utils import git
 from tests.helpers.launching import ROOT
@@ -72,5 +72,9 @@ def test_a_record_has_the_hashes_of_the_files_in_use(tmp_path, monkeypatch):
             assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
     assert "methods/lora.py" in resolve.first_record(resolve.load(recipe, ("method=lora",))).files
     # What is no file of the checkout's is left out.
-    foreign = resolve.load(recipe, ("evaluation.metrics=[accuracy, evaluate:mae]",))
+    foreign_code.confirm(True)
+    try:
+        foreign = resolve.load(recipe, ("evaluation.metrics=[accuracy, evaluate:mae]",))
+    finally:
+        foreign_code.confirm(False)
     assert "metrics/evaluate:mae.py" not in resolve.first_record(foreign).files
