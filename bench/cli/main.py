@@ -4,13 +4,13 @@ import argparse
 import sys
 
 from bench import console
-from bench.cli import card, check, compare, gate, listing, lm_eval, plan, predict, push, report, schema, sweep
+from bench.cli import card, check, compare, gate, listing, lm_eval, plan, predict, push, report, schema, sweep, try_
 from bench.config import foreign_code, registry
 from bench.errors import BenchError
 from bench.utils import system
 
 # In the order of the help.
-COMMANDS = (check, listing, card, schema, predict, plan, sweep, report, compare, gate, push, lm_eval)
+COMMANDS = (check, listing, card, schema, predict, plan, try_, sweep, report, compare, gate, push, lm_eval)
 
 
 def main(arguments: list[str] | None = None) -> int:

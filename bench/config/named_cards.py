@@ -23,8 +23,11 @@ from bench.errors import BenchError, RecipeError, did_you_mean, nearest
 MAKERS = {"model": "bench.models.card_from_config", "dataset": "bench.data.card_from_source"}
 # Keys of a mapping that say where a model or data set is. With them it needs no `card`.
 WHERE = {"model": ("id", "path", "package", "architecture"), "dataset": ("id", "path", "lm_eval")}
-# Keys by which a made model card is found; what the made card says of them is not replaced again.
-_FINDS_MODEL = ("id", "path", "revision", "package", "subfolder")
+# Keys by which a model or data set is found; what the made card says of them is not replaced again.
+_FINDS = {
+    "model": ("id", "path", "revision", "package", "subfolder"),
+    "dataset": ("id", "path", "config", "revision", "delimiter", "encoding", "quoting", "lm_eval"),
+}
 # Names of data by another library's registry, `lm_eval:arc_easy`.
 SCHEMES = {"model": (), "dataset": ("lm_eval",)}
 DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
@@ -268,12 +271,12 @@ def as_read(value: Any) -> Any:
     return tuple(as_read(inner) for inner in value) if isinstance(value, list | tuple) else value
 
 
-def replaces(kind: str, key: str, fields: Iterable[str]) -> bool:
+def replaces(kind: str, key: str) -> bool:
     """Return whether a key of an inline mapping replaces the made card's value: it is not what the card is found by.
 
-    fields: those of the card's type. An unknown key of a model's mapping is left for the type to refuse.
+    An unknown key does, so that the card's type refuses it.
     """
-    return key not in _FINDS_MODEL if kind == "model" else key in fields
+    return key not in _FINDS[kind]
 
 
 def shown(spec: Mapping[str, Any]) -> str:

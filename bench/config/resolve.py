@@ -41,7 +41,6 @@ _ANY_CARD: dict[str, dict[str, Any]] = {
     },
     "model": {"family": "encoder", "id": "none"},
 }
-_CARD_TYPES: dict[str, type[DatasetCard] | type[ModelCard]] = {"dataset": DatasetCard, "model": ModelCard}
 # What describes a card, or is already laid into the recipe, and decides no result.
 _DESCRIPTIVE = {"dataset": {"licence": True, "homepage": True, "defaults": True}, "model": {"licence": True}}
 # What a model card says of its own model alone, and what says which model that is.
@@ -460,7 +459,7 @@ def _lay_card_overrides(document: Document, given: list[Document], layers: Layer
     changed: dict[str, Any] = {}
     for source, inside, target, value in _card_overrides(document, given):
         kind, key = target[0], str(target[1])
-        if kind in made and not named_cards.replaces(str(kind), key, _CARD_TYPES[str(kind)].model_fields):
+        if kind in made and not named_cards.replaces(str(kind), key):
             continue
         if target[1] == "defaults":
             raise RecipeError(f"{source.where(inside)}: these are the card's own; write the value into the recipe")
@@ -512,14 +511,15 @@ def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple
 
 def _lay_defaults(layers: Layers) -> None:
     defaults = layers.get(("dataset", "defaults")) or {}
-    try:
-        validate(Presets, defaults, layers, ("dataset", "defaults"))
-        for key in defaults:
-            layers.repeat(("dataset", "defaults", key), key)
-    finally:  # no text is longer than the model reads, whatever is wrong with the data's defaults
-        limit, usual = layers.get(("model", "max_length")), layers.get(("max_length",))
-        if isinstance(limit, int) and limit < (usual or Recipe.model_fields["max_length"].default):
-            layers.repeat(("model", "max_length"), "max_length")
+    limit, usual = layers.get(("model", "max_length")), Recipe.model_fields["max_length"].default
+    # Before the check of the defaults, so that a wrong one is not told together with what follows from it.
+    if isinstance(limit, int) and limit < usual:
+        layers.repeat(("model", "max_length"), "max_length")
+    validate(Presets, defaults, layers, ("dataset", "defaults"))
+    for key in defaults:
+        layers.repeat(("dataset", "defaults", key), key)
+    if isinstance(limit, int) and limit < (defaults.get("max_length") or usual):
+        layers.repeat(("model", "max_length"), "max_length")
 
 
 def _lay_recipe(document: Document, layers: Layers) -> None:
