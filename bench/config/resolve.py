@@ -21,7 +21,7 @@ from bench.config.fields import CHAT_DATE
 from bench.config.layers import Layers
 from bench.config.named_cards import MadeCard, Meant
 from bench.config.recipe import MethodChoice, Recipe
-from bench.config.validation import Problems, validate, validate_rest
+from bench.config.validation import Problems, unknown_keys, validate, validate_rest
 from bench.config.yaml_loader import Document, KeyPath, items
 from bench.errors import RecipeError
 from bench.records.record import RecipePart, Record
@@ -175,7 +175,7 @@ def load(path: Path, overrides: tuple[str, ...] = (), seed: int | None = None) -
     changed: dict[str, Any] = {}
     is_other = "model" not in made and _drop_facts_of_other(document, given, layers)
     with problems.collect():
-        changed = _lay_card_overrides(document, given, layers, made.keys())
+        changed = _lay_card_overrides(document, given, layers, made.keys() | (CARD_FOLDERS.keys() - names.keys()))
     with problems.collect():
         _lay_defaults(layers)
     _lay_recipe(document, layers)
@@ -221,6 +221,9 @@ def _validated(layers: Layers, problems: Problems, missing: Set[str]) -> tuple[R
     missing: kinds of cards that are not there; without them only types are checked. None for what the rules between
     keys can't be held against.
     """
+    for kind in missing:
+        card = layers.data.get(kind) or {}
+        problems.add(unknown_keys(ModelCard if kind == "model" else DatasetCard, card, layers, (kind,)))
     given = {**layers.data, **{kind: _ANY_CARD[kind] for kind in missing}}
     recipe = validate_rest(Recipe, given, layers, (), problems)
     options = None
@@ -454,7 +457,7 @@ def _find_card(kind: str, name: str, recipe: Path, place: str) -> Path | None:
 def _lay_card_overrides(document: Document, given: list[Document], layers: Layers, made: Set[str]) -> dict[str, Any]:
     """Lay what the recipe and the command line override of the cards. Returns it by dotted key.
 
-    made: kinds whose card was made. What an inline mapping says of them is their definition, not an override.
+    made: kinds whose card was made, or could not be. What an inline mapping says of them is their definition.
     """
     changed: dict[str, Any] = {}
     for source, inside, target, value in _card_overrides(document, given):

@@ -313,6 +313,12 @@ def test_all_problems_at_once(refused):
     assert len(found.splitlines()) == 6
 
 
+def test_a_misspelt_key_is_told_where_no_card_could_be_made(refused):
+    found = refused("{path: gone, dtyp: float16, tokenizer: {idd: x}}").splitlines()
+    keys = [line.partition(": ")[2].partition(":")[0] for line in found]
+    assert keys == ["model.path", "model.tokenizer.idd", "model.dtyp"]
+
+
 def test_a_class_that_has_no_head_for_the_task(refused, load, folder):
     folder("m", "pegasus", d_model=32, encoder_layers=1, decoder_layers=1)
     assert "own.yaml:2: model: a model of type 'pegasus' has no class in transformers for this task" in refused("../m")
@@ -324,7 +330,7 @@ def test_names_of_other_tools(refused):
     for key, place in {
         "num_train_epochs": "it is `training.epochs`", "model_name_or_path": "it is `model`",
         "lora_alpha": "it is `method.config.lora_alpha`",
-        "per_device_train_batch_size": "it is `training.per_device_batch`", "max_seq_length": "it is `max_length`",
+        "per_device_train_batch_size": "it is `training.per_device_batch`", "cutoff_len": "it is `max_length`",
         "gradient_accumulation_steps": "it is set by nothing: it follows from", "bf16": "it is set by the accelerate",
         "learning-rate": "it is `training.learning_rate`", "output_dir": "it is set by `--out`",
     }.items():  # fmt: skip
