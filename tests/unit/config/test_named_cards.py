@@ -193,6 +193,23 @@ def test_the_command_line_names_another_one(folder, load):
     assert load("{path: ../m}", "model.card=tiny_bert").recipe.model.id is None
 
 
+def test_what_a_data_set_is_named_by(tmp_path, write):
+    write("rows.csv", "a")
+    write("tasks/own.yaml", "a")
+
+    def spec(name):
+        meant = named_cards.meant("dataset", name, "x", starts=[tmp_path], cards=["reviews"], is_card=False)
+        return meant.spec, named_cards.shown(meant.spec)
+
+    assert spec("rows.csv") == ({"path": f"{tmp_path}/rows.csv"}, "rows.csv")
+    assert spec("a/b") == ({"id": "a/b"}, "a/b")
+    assert spec("a/b:c@main") == ({"id": "a/b", "config": "c", "revision": "main"}, "a/b:c@main")
+    assert spec("lm_eval:arc_easy") == ({"lm_eval": "arc_easy"}, "lm_eval:arc_easy")
+    assert spec("lm_eval:tasks/own.yaml") == ({"lm_eval": f"{tmp_path}/tasks/own.yaml"}, "lm_eval:own.yaml")
+    assert spec({"path": "rows.csv", "delimiter": ";"})[0] == {"path": f"{tmp_path}/rows.csv", "delimiter": ";"}
+    assert spec({"id": "a/b", "config": "c"})[0] == {"id": "a/b", "config": "c"}
+
+
 def test_random_weights_need_no_more_than_an_architecture(load):
     text = "{weights: random, architecture: {model_type: llama, hidden_size: 64}, tokenizer: {train: bpe}}"
     resolved = load(text)
@@ -223,6 +240,7 @@ def test_a_licence_in_another_spelling(load, refused):
     ({"path": "/data/ünï"}, "n"),
     ({"path": "/data/.."}, "unnamed"),
     ({"lm_eval": "arc_easy"}, "arc_easy"),
+    ({"lm_eval": "/tasks/my task.yaml"}, "my-task"),
 ])  # fmt: skip
 def test_names_are_safe_for_folders(name, safe):
     assert named_cards.short_name(name) == safe
