@@ -221,13 +221,15 @@ def differing_parts(tables: Mapping[str, Sequence[Located]]) -> list[str]:
 
 
 def dataset_card(record: Record) -> str:
-    """Return the name of the dataset card, from the command line or the recipe; empty where neither names one."""
+    """Return what names the data, from the command line or the recipe: a card, a path or a Hub id; empty for none."""
     for text in reversed(record.recipe.overrides):
-        named = re.match(r"dataset(?:\.card)?=(?:\{\s*card:\s*)?([\w.-]+)", text)
+        named = re.match(r"dataset(?:\.(?:card|id|path))?=(?:\{\s*(?:card|id|path):\s*)?([\w./~:@-]+)", text)
         if named:
             return named[1]
     chosen = record.recipe.as_written.get("dataset")
-    return str(chosen.get("card", "") if isinstance(chosen, dict) else chosen or "")
+    if isinstance(chosen, dict):
+        chosen = next((chosen[key] for key in ("card", "id", "path") if chosen.get(key)), "")
+    return str(chosen or "")
 
 
 def overridden(record: Record) -> list[tuple[str, str, str]]:

@@ -20,13 +20,14 @@ from bench.cli import (
     run,
     schema,
     sweep,
+    try_,
 )
 from bench.config import foreign_code, registry
 from bench.errors import BenchError
 from bench.utils import system
 
 # In the order of the help.
-COMMANDS = (run, check, listing, card, schema, plan, sweep, report, compare, predict, export, gate, push, lm_eval)
+COMMANDS = (run, try_, check, listing, card, schema, plan, sweep, report, compare, predict, export, gate, push, lm_eval)
 PROGRAM = "finetune-bench"
 
 

@@ -1,6 +1,7 @@
 """`bench plan`: predicts the memory of a training run before any download."""
 
 import argparse
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 from bench import console
 from bench.cli.options import add_command, refuse_outputs
-from bench.config import recipe_names
+from bench.config import recipe_names, resolve
 from bench.errors import BenchError
 from bench.utils import arguments, files, process
 
@@ -39,6 +40,10 @@ def add(commands: Any) -> None:
 
 def plan_command(options: argparse.Namespace) -> int:
     """Print the predicted memory of a training run, or the table of all shipped recipes."""
+    if options.recipe is not None:
+        # The config of a model that is named without a card is fetched, a few kilobytes; all else is read offline.
+        with contextlib.suppress(BenchError):  # it is raised again, in its place
+            resolve.load(options.recipe, tuple(options.overrides))
     _import_for_plans()
     from bench.memory import planner, report
 

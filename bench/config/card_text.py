@@ -27,34 +27,41 @@ def text_of(kind: str, name: str, overrides: Iterable[str], day: str) -> str:
     given = list(overrides)
     if name in known and not given:
         return known[name].read_text(encoding="utf-8")
-    layers, made, named = _laid(kind, name, given, known)
-    types: dict[str, type[DatasetCard] | type[ModelCard]] = {"dataset": DatasetCard, "model": ModelCard}
-    validate(types[kind], layers.data[kind], layers, (kind,))
+    if name in known:
+        raise RecipeError(f"card {name}: there is a card of this name; copy its file, and change it there")
+    starts = named_cards.starts_of(None)
+    meant = named_cards.meant(kind, name, f"card {name}", starts=starts, cards=known, is_card=False)
+    found, layers = made(meant, given, known)
+    checked(kind, layers)
     again = " ".join(["python -m bench card", name, "--as", kind, *given])
-    head = [f"{named.shown}, by `{again}` on {day}.", *made.notes]
+    head = [f"{meant.shown}, by `{again}` on {day}.", *found.notes]
     lines = [f"# {line}" for note in head for line in _wrapped(note)]
-    kept = named_cards.as_read(made.card)
-    sources = {key: one for key, one in made.sources.items() if layers.data[kind].get(key) == kept.get(key)}
+    kept = named_cards.as_read(found.card)
+    sources = {key: one for key, one in found.sources.items() if layers.data[kind].get(key) == kept.get(key)}
     return "\n".join([*lines, *_mapping(layers.data[kind], 0, sources)]) + "\n"
 
 
-def _laid(kind: str, name: str, overrides: list[str], known: Iterable[str]) -> tuple[Layers, MadeCard, Meant]:
-    place = f"card {name}"
-    starts = named_cards.starts_of(None)
-    if name in known:
-        raise RecipeError(f"{place}: there is a card of this name; copy its file, and change it there")
-    named = named_cards.meant(kind, name, place, starts=starts, cards=known, is_card=False)
+def made(meant: Meant, overrides: Iterable[str], cards: Iterable[str]) -> tuple[MadeCard, Layers]:
+    """Return the card that is made for a name, and the layers of it and of `key.path=value` overrides."""
+    kind = meant.kind
     documents = [_override(kind, text) for text in overrides]
     for document in documents:
-        named = named_cards.with_override(named, document, cards=known)
-    made = named_cards.make(named)
+        meant = named_cards.with_override(meant, document, cards=cards)
+    found = named_cards.make(meant)
     layers = Layers()
-    layers.lay(named_cards.as_read(made.card), (kind,), named_cards.document(named))
-    fields = (DatasetCard if kind == "dataset" else ModelCard).model_fields
-    for document in documents:
-        if named_cards.replaces(kind, str(document.inside[1]), fields):
-            layers.lay(document.data, document.inside, document)
-    return layers, made, named
+    layers.lay(named_cards.as_read(found.card), (kind,), named_cards.document(meant))
+    layers.places[kind,] = (meant.place, ())
+    given = [(key, value) for key, value in meant.spec.items() if named_cards.replaces(kind, key)]
+    for key, value in [] if named_cards.is_whole(kind, meant.spec) else given:
+        layers.lay(value, (kind, key), Document("", meant.place, numbered=False), (key,))
+    return found, layers
+
+
+def checked(kind: str, layers: Layers) -> DatasetCard | ModelCard:
+    """Return the card of these layers. Raises RecipeError with a line for each problem."""
+    if kind == "model":
+        return validate(ModelCard, layers.data[kind], layers, (kind,))
+    return validate(DatasetCard, layers.data[kind], layers, (kind,))
 
 
 def _override(kind: str, text: str) -> Document:

@@ -19,18 +19,18 @@ from bench.config.validation import shortened
 from bench.config.yaml_loader import Document
 from bench.errors import BenchError, RecipeError, did_you_mean, nearest
 
-# What makes the cards: `make(spec) -> MadeCard`.
-MAKERS = {
-    "model": "bench.models.card_from_config",
-    "dataset": "bench.data.card_from_source",
-    "lm_eval": "bench.data.card_from_lm_eval",
-}
+# What makes the cards: `make(spec) -> MadeCard`; of a task of lm-evaluation-harness `make("lm_eval:NAME") -> card`.
+MAKERS = {"model": "bench.models.card_from_config", "dataset": "bench.data.card_from_source"}
+LM_EVAL, LM_EVAL_MAKER = "lm_eval", "bench.data.card_from_lm_eval"
 # Keys of a mapping that say where a model or data set is. With them it needs no `card`.
-WHERE = {"model": ("id", "path", "package", "architecture"), "dataset": ("id", "path", "lm_eval")}
-# Keys by which a made model card is found; what the made card says of them is not replaced again.
-_FINDS_MODEL = ("id", "path", "revision", "package", "subfolder")
+WHERE = {"model": ("id", "path", "package", "architecture"), "dataset": ("id", "path", LM_EVAL)}
+# Keys by which a model or data set is found; what the made card says of them is not replaced again.
+_FINDS = {
+    "model": ("id", "path", "revision", "package", "subfolder"),
+    "dataset": ("id", "path", "config", "revision", "delimiter", "encoding", "quoting", LM_EVAL),
+}
 # Names of data by another library's registry, `lm_eval:arc_easy`.
-SCHEMES = {"model": (), "dataset": ("lm_eval",)}
+SCHEMES = {"model": (), "dataset": (LM_EVAL,)}
 DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
 # https://huggingface.co/docs/huggingface_hub/package_reference/utilities#huggingface_hub.utils.validate_repo_id
 _HUB_ID = re.compile(r"(?P<id>[\w.-]{1,96}/[\w.-]{1,96})(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
@@ -96,11 +96,8 @@ def _no_name(kind: str, chosen: Any, place: str) -> RecipeError:
 def _of_text(kind: str, name: str, place: str, starts: list[Path], cards: Iterable[str]) -> dict[str, Any]:
     scheme, colon, rest = name.partition(":")
     if colon and scheme in SCHEMES[kind]:
-        # A task's own file, like any other path, is relative to the file that names it.
-        own = next(
-            (start / rest for start in starts if rest.endswith((".yaml", ".yml")) and (start / rest).is_file()), None
-        )
-        return {scheme: rest if own is None else model_paths.absolute(own)}
+        file = _existing(kind, rest, starts) if "/" in rest or rest.endswith(".yaml") else None
+        return {scheme: rest if file is None else str(file)}
     found = _existing(kind, name, starts)
     if found is not None:
         return {"path": str(found)}
@@ -211,15 +208,25 @@ def make(named: Meant) -> MadeCard:
     key = json.dumps([named.kind, named.spec, _signature(named.spec)], sort_keys=True, default=str)
     if key not in _made:
         try:
-            maker = importlib.import_module(MAKERS["lm_eval" if "lm_eval" in named.spec else named.kind])
+            _made[key] = _make(named)
         except ModuleNotFoundError as error:
+            if error.name not in (*MAKERS.values(), LM_EVAL_MAKER):
+                raise
             raise RecipeError(f"{named.place}: {named.shown!r} has no card, and none can be made of it") from error
-        try:
-            _made[key] = maker.make(copy.deepcopy(named.spec))
         except BenchError as error:
             lines = str(error).splitlines()
             raise RecipeError("\n".join(f"{named.place}: {line}" for line in lines)) from error
     return _made[key]
+
+
+def _make(named: Meant) -> MadeCard:
+    spec = copy.deepcopy(named.spec)
+    if LM_EVAL in spec:
+        name = f"{LM_EVAL}:{spec[LM_EVAL]}"
+        card = importlib.import_module(LM_EVAL_MAKER).make(name)
+        return MadeCard(card=card, notes=(f"the dataset card was made from the task {name} of lm-evaluation-harness",))
+    made: MadeCard = importlib.import_module(MAKERS[named.kind]).make(spec)
+    return made
 
 
 def _signature(spec: Mapping[str, Any]) -> list[tuple[str, int, int]]:
@@ -276,12 +283,12 @@ def as_read(value: Any) -> Any:
     return tuple(as_read(inner) for inner in value) if isinstance(value, list | tuple) else value
 
 
-def replaces(kind: str, key: str, fields: Iterable[str]) -> bool:
+def replaces(kind: str, key: str) -> bool:
     """Return whether a key of an inline mapping replaces the made card's value: it is not what the card is found by.
 
-    fields: those of the card's type. An unknown key of a model's mapping is left for the type to refuse.
+    An unknown key does, so that the card's type refuses it.
     """
-    return key not in _FINDS_MODEL if kind == "model" else key in fields
+    return key not in _FINDS[kind]
 
 
 def shown(spec: Mapping[str, Any]) -> str:
@@ -289,7 +296,7 @@ def shown(spec: Mapping[str, Any]) -> str:
     if "path" in spec:
         return Path(spec["path"]).name or str(spec["path"])
     name = next((str(spec[key]) for key in ("id", "package") if spec.get(key)), "")
-    scheme = next((f"{key}:{spec[key]}" for key in ("lm_eval",) if key in spec), "")
+    scheme = f"{LM_EVAL}:{Path(spec[LM_EVAL]).name}" if LM_EVAL in spec else ""
     config = f":{spec['config']}" if spec.get("config") else ""
     revision = f"@{spec['revision']}" if spec.get("revision") else ""
     return f"{name}{config}{revision}" if name else scheme or str((spec.get("architecture") or {}).get("model_type"))
@@ -303,7 +310,8 @@ def short_name(spec: Mapping[str, Any]) -> str:
         while path.is_file() and stem.endswith(DATA_SUFFIXES):
             stem = stem.rpartition(".")[0]
         return safe_name(stem)
-    parts = [str(spec.get("id") or spec.get("package") or spec.get("lm_eval") or "").rpartition("/")[2]]
+    parts = [str(spec.get("id") or spec.get("package") or spec.get(LM_EVAL) or "").rpartition("/")[2]]
+    parts[0] = parts[0].removesuffix(".yaml")
     parts += [str(spec["config"])] if spec.get("config") else []
     if not parts[0]:
         parts = [str((spec.get("architecture") or {}).get("model_type") or "inline")]

@@ -1,5 +1,7 @@
 """Names of settings in other tools (transformers, TRL, PEFT, Axolotl, LLaMA-Factory), and where they stand here."""
 
+from bench.errors import did_you_mean, nearest
+
 _ELSEWHERE = {
     "by the accelerate config, `mixed_precision`": ("bf16", "fp16", "tf32", "mixed_precision", "use_amp"),
     "by the accelerate config, which says how a run is parallelised": (
@@ -70,15 +72,18 @@ _PLACES = {name: f"`{place}`" for place, names in _HERE.items() for name in name
 _MEANS = {name: means for means, names in _ELSEWHERE.items() for name in names}
 
 
-def hint(key: str, place: str = "") -> str:
-    """Return ' Here it is `training.learning_rate`.' for another tool's name of a setting; empty for an unknown one.
+def hint(key: str, inside: str, fields: list[str]) -> str:
+    """Return ' Here it is `training.learning_rate`.' for another tool's name of a setting, else `did_you_mean`.
 
-    place: dotted key of the mapping that the name stands in; a key of the right name in the right place gets no hint.
+    inside: dotted key of the mapping that the name stands in. fields: what that mapping has; where a near one is also
+    what the other tool's name stands for, it is a misspelling.
     """
-    name = key.lower().replace("-", "_")
-    if name in _PLACES and _PLACES[name] != f"`{place}.{key}`".replace("`.", "`"):
-        return f" Here it is {_PLACES[name]}."
-    return f" Here it is set {_MEANS[name]}." if name in _MEANS else ""
+    name, near = key.lower().replace("-", "_"), did_you_mean(key, fields)
+    nearest_field = nearest(key, fields)
+    place = _PLACES.get(name, "")
+    if place and place != f"`{'.'.join(filter(None, (inside, nearest_field or '')))}`":
+        return f" Here it is {place}."
+    return f" Here it is set {_MEANS[name]}." if name in _MEANS else near
 
 
 def hints() -> dict[str, str]:

@@ -31,7 +31,7 @@ from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.layers import Layers
 from bench.config.named_cards import MadeCard, Meant
 from bench.config.recipe import MethodChoice, Recipe
-from bench.config.validation import Problems, validate, validate_rest
+from bench.config.validation import Problems, unknown_keys, validate, validate_rest
 from bench.config.yaml_loader import Document, KeyPath, items
 from bench.errors import RecipeError
 from bench.records.record import RecipePart, Record
@@ -51,7 +51,6 @@ _ANY_CARD: dict[str, dict[str, Any]] = {
     },
     "model": {"family": "encoder", "id": "none"},
 }
-_CARD_TYPES: dict[str, type[DatasetCard] | type[ModelCard]] = {"dataset": DatasetCard, "model": ModelCard}
 # What a model card says of its own model alone, and what says which model that is.
 _OF_ONE_MODEL = ("revision", "subfolder", "architecture", "max_length", "trust_remote_code")
 _WHICH_MODEL = ("id", "package")
@@ -174,7 +173,7 @@ def load(
     changed: dict[str, Any] = {}
     is_other = "model" not in made and _drop_facts_of_other(document, given, layers)
     with problems.collect():
-        changed = _lay_card_overrides(document, given, layers, made.keys())
+        changed = _lay_card_overrides(document, given, layers, made.keys() | (CARD_FOLDERS.keys() - names.keys()))
     with problems.collect():
         _lay_defaults(layers)
         _lay_task_defaults(layers)
@@ -224,6 +223,9 @@ def _validated(layers: Layers, problems: Problems, missing: Set[str]) -> tuple[R
     missing: kinds of cards that are not there; without them only types are checked. None for what the rules between
     keys can't be held against.
     """
+    for kind in missing:
+        card = layers.data.get(kind) or {}
+        problems.add(unknown_keys(ModelCard if kind == "model" else DatasetCard, card, layers, (kind,)))
     given = {**layers.data, **{kind: _ANY_CARD[kind] for kind in missing}}
     recipe = validate_rest(Recipe, given, layers, (), problems)
     options = None
@@ -464,12 +466,12 @@ def _find_card(kind: str, name: str, recipe: Path, place: str) -> Path | None:
 def _lay_card_overrides(document: Document, given: list[Document], layers: Layers, made: Set[str]) -> dict[str, Any]:
     """Lay what the recipe and the command line override of the cards. Returns it by dotted key.
 
-    made: kinds whose card was made. What an inline mapping says of them is their definition, not an override.
+    made: kinds whose card was made, or could not be. What an inline mapping says of them is their definition.
     """
     changed: dict[str, Any] = {}
     for source, inside, target, value in _card_overrides(document, given):
         kind, key = target[0], str(target[1])
-        if kind in made and not named_cards.replaces(str(kind), key, _CARD_TYPES[str(kind)].model_fields):
+        if kind in made and not named_cards.replaces(str(kind), key):
             continue
         if target[1] == "defaults":
             raise RecipeError(f"{source.where(inside)}: these are the card's own; write the value into the recipe")
@@ -521,14 +523,15 @@ def _card_overrides(document: Document, given: list[Document]) -> Iterator[tuple
 
 def _lay_defaults(layers: Layers) -> None:
     defaults = layers.get(("dataset", "defaults")) or {}
-    try:
-        validate(Presets, defaults, layers, ("dataset", "defaults"))
-        for key in defaults:
-            layers.repeat(("dataset", "defaults", key), key)
-    finally:  # no text is longer than the model reads, whatever is wrong with the data's defaults
-        limit, usual = layers.get(("model", "max_length")), layers.get(("max_length",))
-        if isinstance(limit, int) and limit < (usual or Recipe.model_fields["max_length"].default):
-            layers.repeat(("model", "max_length"), "max_length")
+    limit, usual = layers.get(("model", "max_length")), Recipe.model_fields["max_length"].default
+    # Before the check of the defaults, so that a wrong one is not told together with what follows from it.
+    if isinstance(limit, int) and limit < usual:
+        layers.repeat(("model", "max_length"), "max_length")
+    validate(Presets, defaults, layers, ("dataset", "defaults"))
+    for key in defaults:
+        layers.repeat(("dataset", "defaults", key), key)
+    if isinstance(limit, int) and limit < (defaults.get("max_length") or usual):
+        layers.repeat(("model", "max_length"), "max_length")
 
 
 def _lay_task_defaults(layers: Layers) -> None:

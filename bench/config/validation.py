@@ -109,6 +109,15 @@ def validate_rest(
     return None
 
 
+def unknown_keys(model: type[BaseModel], data: Any, layers: Layers, prefix: KeyPath) -> Iterator[str]:
+    """Yield a line for each key that a settings type does not have, of settings that are not whole."""
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        unknown = [problem for problem in error.errors() if problem["type"] == "extra_forbidden"]
+        yield from _sentences(unknown, model, data, layers, prefix)
+
+
 def _leave_out(data: Any, path: KeyPath) -> bool:
     """Remove a key, or the list that it is in; return whether there was one."""
     here, depth = data, 0
@@ -155,9 +164,7 @@ def _sentence(problems: list[Any], model: type[BaseModel], data: Any, prefix: Ke
     if first["type"] == "extra_forbidden":
         location = _location(first, data)
         inside = ".".join(map(str, (*prefix, *location[:-1])))
-        hint = other_tools.hint(str(location[-1]), inside) or did_you_mean(
-            str(location[-1]), _fields_at(model, location[:-1])
-        )
+        hint = other_tools.hint(str(location[-1]), inside, _fields_at(model, location[:-1]))
         return f"unknown key.{hint or ' None is known here.'}"
     if first["type"] == "missing":
         return "this key is required"

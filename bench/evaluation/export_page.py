@@ -77,8 +77,8 @@ def _facts(description: dict[str, Any], compared: list[Comparison], *, is_merged
             else "on the base that `adapter_config.json` names"
         )
         lines.append(
-            f"The run trained and scored the adapter on a base model in 4 bits; here it is {how}, and the figures above "
-            "say how much that changes."
+            f"The run trained and scored the adapter on a base model in 4 bits; here it is {how}, and what is above "
+            "says how much that changes."
         )
     lines.append(
         f"The run read at most {description['max_length']} tokens of an example, and so does `truncation=True`."

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import console
 from bench.config import foreign_code, yaml_loader
 from bench.config.cards import ModelCard
 from bench.config.named_cards import MadeCard
@@ -53,6 +54,7 @@ def make(spec: Mapping[str, Any]) -> MadeCard:
     spec: also any other key of a model card; `trust_remote_code` and `family` are heeded here. Raises RecipeError with
     what was tried.
     """
+    console.quiet_libraries()
     if not any(spec.get(key) for key in ("path", "id", "package")):
         return _of_architecture(spec)
     checkpoint = _checkpoint(spec)

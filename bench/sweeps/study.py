@@ -54,10 +54,13 @@ class RunEntry(Strict):
 
 
 class Matrix(Strict):
-    """Every model with every method, for one recipe. methods: names, or mappings with a method's options."""
+    """Every model with every method, for one recipe.
+
+    models: names of cards or on the Hub. methods: names, or mappings with a method's options.
+    """
 
     recipe: Text
-    models: Annotated[tuple[Name, ...], Distinct] = ()
+    models: Annotated[tuple[Text, ...], Distinct] = ()
     methods: tuple[Name | Settings, ...] = ()
     set: Settings = Field(default_factory=dict)
 

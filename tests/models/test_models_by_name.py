@@ -9,6 +9,7 @@ from bench.config import card_text, named_cards, resolve
 from bench.errors import RecipeError
 from bench.records import store
 from bench.runner import lifecycle
+from bench.sweeps import try_study
 from tests.helpers import tiny_cards
 from tests.helpers.hub_server import Hub
 
@@ -146,6 +147,13 @@ def test_a_card_is_printed_for_a_name(hub, load, tmp_path):
     path.parent.mkdir()
     path.write_text(text)
     assert load("kept").hash == load("me/tiny-bert").hash
+
+
+def test_try_writes_the_commit_into_its_recipes(hub, tmp_path):
+    request = try_study.TryRequest(model="me/tiny-bert", data="reviews", out=tmp_path / "out", methods=("full", "head"))
+    for path in try_study.write_recipes(request).recipes:
+        assert f"model: {{id: me/tiny-bert, revision: {SHA}}}" in path.read_text().splitlines()
+        assert resolve.load(path).recipe.model.revision == SHA
 
 
 def test_a_run_with_a_model_by_name(hub, saved, tmp_path, bare_runs):

@@ -150,13 +150,13 @@ def test_dataset_cards():
     assert not accepted("dataset", {**CARD, "source": {"kind": "jsn"}})
     assert not accepted("dataset", {**CARD, "labels": ["a", 1]})
     assert accepted("dataset", {key: value for key, value in CARD.items() if key != "licence"})
-    assert accepted("dataset", {**CARD, "license": "MIT"})
     assert not accepted("dataset", {key: value for key, value in CARD.items() if key != "task"})
 
 
 def test_model_cards():
     assert accepted("model", {"family": "encoder", "licence": "x", "id": "a/b"})
     assert accepted("model", {"id": "a/b", "license": "x"})
+    assert accepted("dataset", {**CARD, "license": "MIT"})
     assert not accepted("model", {"id": "a/b", "license": 3})
     assert not accepted("model", {"family": "encodr", "licence": "x", "id": "a/b"})
     assert not accepted("model", {"family": "encoder", "licence": "x", "max_length": 0})

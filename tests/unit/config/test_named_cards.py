@@ -193,6 +193,23 @@ def test_the_command_line_names_another_one(folder, load):
     assert load("{path: ../m}", "model.card=tiny_bert").recipe.model.id is None
 
 
+def test_what_a_data_set_is_named_by(tmp_path, write):
+    write("rows.csv", "a")
+    write("tasks/own.yaml", "a")
+
+    def spec(name):
+        meant = named_cards.meant("dataset", name, "x", starts=[tmp_path], cards=["reviews"], is_card=False)
+        return meant.spec, named_cards.shown(meant.spec)
+
+    assert spec("rows.csv") == ({"path": f"{tmp_path}/rows.csv"}, "rows.csv")
+    assert spec("a/b") == ({"id": "a/b"}, "a/b")
+    assert spec("a/b:c@main") == ({"id": "a/b", "config": "c", "revision": "main"}, "a/b:c@main")
+    assert spec("lm_eval:arc_easy") == ({"lm_eval": "arc_easy"}, "lm_eval:arc_easy")
+    assert spec("lm_eval:tasks/own.yaml") == ({"lm_eval": f"{tmp_path}/tasks/own.yaml"}, "lm_eval:own.yaml")
+    assert spec({"path": "rows.csv", "delimiter": ";"})[0] == {"path": f"{tmp_path}/rows.csv", "delimiter": ";"}
+    assert spec({"id": "a/b", "config": "c"})[0] == {"id": "a/b", "config": "c"}
+
+
 def test_random_weights_need_no_more_than_an_architecture(load):
     text = "{weights: random, architecture: {model_type: llama, hidden_size: 64}, tokenizer: {train: bpe}}"
     resolved = load(text)
@@ -223,6 +240,7 @@ def test_a_licence_in_another_spelling(load, refused):
     ({"path": "/data/ünï"}, "n"),
     ({"path": "/data/.."}, "unnamed"),
     ({"lm_eval": "arc_easy"}, "arc_easy"),
+    ({"lm_eval": "/tasks/my task.yaml"}, "my-task"),
 ])  # fmt: skip
 def test_names_are_safe_for_folders(name, safe):
     assert named_cards.short_name(name) == safe
@@ -313,6 +331,12 @@ def test_all_problems_at_once(refused):
     assert len(found.splitlines()) == 6
 
 
+def test_a_misspelt_key_is_told_where_no_card_could_be_made(refused):
+    found = refused("{path: gone, dtyp: float16, tokenizer: {idd: x}}").splitlines()
+    keys = [line.partition(": ")[2].partition(":")[0] for line in found]
+    assert keys == ["model.path", "model.tokenizer.idd", "model.dtyp"]
+
+
 def test_a_class_that_has_no_head_for_the_task(refused, load, folder):
     folder("m", "pegasus", d_model=32, encoder_layers=1, decoder_layers=1)
     assert "own.yaml:2: model: a model of type 'pegasus' has no class in transformers for this task" in refused("../m")
@@ -324,7 +348,7 @@ def test_names_of_other_tools(refused):
     for key, place in {
         "num_train_epochs": "it is `training.epochs`", "model_name_or_path": "it is `model`",
         "lora_alpha": "it is `method.config.lora_alpha`",
-        "per_device_train_batch_size": "it is `training.per_device_batch`", "max_seq_length": "it is `max_length`",
+        "per_device_train_batch_size": "it is `training.per_device_batch`", "cutoff_len": "it is `max_length`",
         "gradient_accumulation_steps": "it is set by nothing: it follows from", "bf16": "it is set by the accelerate",
         "learning-rate": "it is `training.learning_rate`", "output_dir": "it is set by `--out`",
     }.items():  # fmt: skip

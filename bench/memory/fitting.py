@@ -1,0 +1,63 @@
+"""Makes a recipe fit a GPU without another result: the largest micro-batch, and if need be gradient checkpointing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.config.resolve import Resolved
+from bench.memory import report, search
+from bench.memory.planner import MemoryPlan, Parallelism
+from bench.utils import hardware
+
+_CHECKPOINTING = "training.gradient_checkpointing=true"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Whether a recipe fits, in a sentence, and the overrides with which it does."""
+
+    fits: bool
+    sentence: str
+    overrides: tuple[str, ...] = ()
+
+
+def fit(path: Path, own: tuple[str, ...], size: str) -> Fit:
+    """Return how a recipe fits one GPU. size: of its memory, or its name. own: overrides of the run.
+
+    A method that trains nothing by gradients is not planned: what it holds depends on the batch that it chooses itself.
+    Raises SetupError for a size that is none, or what can't be planned.
+    """
+    available_bytes = hardware.memory(size)
+    load = search.loader(path, own)
+    resolved = load(())
+    name = resolved.recipe.method.name
+    if not resolved.by_gradients:
+        return Fit(fits=True, sentence=f"{name} trains nothing by gradients, and is not planned")
+    told = [text.partition("=")[0] for text in own]
+    tries: list[tuple[str, ...]] = [()]
+    if "training.gradient_checkpointing" not in told and not resolved.recipe.training.gradient_checkpointing:
+        tries.append((_CHECKPOINTING,))
+    for more in tries:
+        plan = _plan(load(more) if more else resolved)
+        length = plan.lengths.longest
+        share = plan.budget.per_device_batch
+        most = share if plan.predict(share, length).needed <= available_bytes else 0
+        most = most or search.largest_batch(plan, length, available_bytes)
+        if most:
+            return _fitting(name, plan, min(most, share), more, size)
+    needed = report.gib(plan.predict(1, length).needed)
+    how = " even with gradient checkpointing" if len(tries) > 1 else ""
+    sentence = f"{name} is left out: one text of {length} tokens needs {needed}{how}, and {size} has"
+    return Fit(fits=False, sentence=f"{sentence} {report.gib(available_bytes)}")
+
+
+def _plan(resolved: Resolved) -> MemoryPlan:
+    return MemoryPlan.of(resolved, Parallelism(), lengths=report.lengths_of(resolved))
+
+
+def _fitting(name: str, plan: MemoryPlan, most: int, more: tuple[str, ...], size: str) -> Fit:
+    share, length = plan.budget.per_device_batch, plan.lengths.longest
+    rows = max(rows for rows in search.candidates(share) if rows <= most)
+    overrides = more if rows == share else (*more, f"training.per_device_batch={rows}")
+    needed = report.gib(plan.predict(rows, length).needed)
+    changed = f", with {' and '.join(overrides)}" if overrides else ""
+    return Fit(fits=True, sentence=f"planned {needed} of {size}{changed}", overrides=overrides)

@@ -1,0 +1,129 @@
+"""`try`: one command from two names to a paired comparison. Runs are made in this process, in place of launches."""
+
+import pytest
+import transformers
+
+from bench.cli import main
+from bench.config import named_cards, yaml_loader
+from bench.errors import RecipeError
+from bench.records import store
+from bench.runner import lifecycle
+from bench.sweeps import scheduler, try_study
+from tests.helpers import tiny_cards
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder with two whole tiny models, a decoder and an encoder."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, kind in {"llama": transformers.LlamaForCausalLM, "bert": transformers.BertModel}.items():
+        card = tiny_cards.card(name)
+        tokenizer = tiny_cards.tokenizer(card)
+        ids = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in ("pad", "bos", "eos")}
+        fields = {key: value for key, value in card.architecture.items() if key != "model_type"}
+        config = transformers.AutoConfig.for_model(card.architecture["model_type"], **fields, **ids)
+        kind(config).save_pretrained(folder / f"tiny-{name}")
+        tokenizer.save_pretrained(folder / f"tiny-{name}")
+    return folder
+
+
+@pytest.fixture
+def request_of(models, tmp_path):
+    named_cards.forget()
+
+    def asked(model, data="reviews", **more):
+        return try_study.TryRequest(model=str(models / model), data=data, out=tmp_path / "out", **more)
+
+    return asked
+
+
+def written(tried):
+    return {path.stem: yaml_loader.read(path).data for path in tried.recipes}
+
+
+def test_a_recipe_for_each_method(request_of, models):
+    recipes = written(try_study.write_recipes(request_of("tiny-llama", limit=60)))
+    assert list(recipes) == ["full", "lora", "qlora", "zero_shot"]
+    for name, recipe in recipes.items():
+        assert (recipe["dataset"], recipe["model"]) == ("reviews", str(models / "tiny-llama"))
+        assert (recipe["objective"], recipe["limit"]) == ("text", {"train": 60, "test": 60})
+        assert ("training" in recipe) == (name != "zero_shot")
+    assert recipes["lora"]["method"]["config"]["r"] == 16
+    assert recipes["lora"]["training"]["learning_rate"] == 10 * recipes["full"]["training"]["learning_rate"]
+
+
+def test_what_the_model_can_not_do_is_left_out(request_of):
+    tried = try_study.write_recipes(request_of("tiny-bert", methods=("full", "zero_shot", "head")))
+    assert {name: recipe["objective"] for name, recipe in written(tried).items()} == {"full": "head", "head": "head"}
+    assert len(tried.sentences) == 1
+    assert tried.sentences[0].startswith("zero_shot is left out: an encoder can't write or score answers; the other")
+    with pytest.raises(RecipeError, match="no method is left to try"):
+        try_study.write_recipes(request_of("tiny-bert", methods=("zero_shot",)))
+
+
+def test_what_a_data_set_lacks(request_of, write, tmp_path):
+    card = "task: text_classification\nsource: {kind: builtin, id: reviews}\nsplits: {train: train, dev: test}\n"
+    write("datasets/bare.yaml", card + "labels: [negative, positive]\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_INCLUDE", str(tmp_path))
+        recipe = written(try_study.write_recipes(request_of("tiny-llama", "bare", limit=9)))["zero_shot"]
+    assert recipe["dataset"]["card"] == "bare"
+    assert "{labels}" in recipe["dataset"]["prompt"]["instruction"]
+    assert (recipe["evaluation"], recipe["limit"]) == ({"splits": ("dev",)}, {"train": 9, "dev": 9})
+
+
+def test_all_wrong_names_at_once(tmp_path):
+    request = try_study.TryRequest(model="./gone", data="reviws", out=tmp_path / "out", methods=("lor",))
+    with pytest.raises(RecipeError) as caught:
+        try_study.write_recipes(request)
+    found = str(caught.value).splitlines()
+    assert found[0] == "--methods: there is no method 'lor'. Did you mean 'lora'?"
+    assert found[1].startswith("MODEL: there is no folder './gone'; looked in ")
+    assert found[2] == "--on: there is no dataset card 'reviws'. Did you mean 'reviews'?"
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_does_not_fit_is_left_out(request_of):
+    asked = request_of("tiny-llama", limit=20, methods=("full", "lora", "zero_shot"), gpu="0.3GiB")
+    tried = try_study.write_recipes(asked)
+    try_study.fit(tried, asked)
+    assert [path.stem for path in tried.recipes] == ["zero_shot"]  # which is not planned
+    assert len(tried.sentences) == 3
+    assert tried.sentences[0].startswith("full is left out: one text of ")
+    assert tried.sentences[0].endswith(" even with gradient checkpointing, and 0.3GiB has 0.30 GiB")
+
+
+def test_a_smaller_micro_batch_is_written_down(request_of):
+    asked = request_of("tiny-llama", methods=("full",), gpu="0.515GiB")
+    tried = try_study.write_recipes(asked)
+    try_study.fit(tried, asked)
+    rows = written(tried)["full"]["training"]["per_device_batch"]
+    assert 1 <= rows < 32
+    assert f"training.per_device_batch={rows}" in tried.sentences[0]
+
+
+def test_one_command_to_a_comparison(models, tmp_path, monkeypatch, bare_runs, capsys):
+    def in_this_process(plans, options):
+        for system in (system for plan in plans for system in plan.systems):
+            for run in system.runs():
+                arguments = [str(run.path), "--seed", str(run.seed), "--out", str(options.out / run.folder_name)]
+                assert lifecycle.main([*arguments, *run.overrides]) == 0
+        return 0
+
+    monkeypatch.setattr(scheduler, "run_sweep", in_this_process)
+    monkeypatch.chdir(models)
+    out = tmp_path / "out"
+    more = ["--methods", "full,lora,zero_shot", "--limit", "24", "training.steps=2", "save=false"]
+    assert main.main(["try", "tiny-llama", "--on", "reviews", "--out", str(out), *more]) == 0
+    printed = capsys.readouterr().out
+    assert "there is no GPU here" in printed
+    assert "training.steps is ignored for method zero_shot" in printed
+    assert "before" in printed
+    assert "No significant difference" in printed
+    records = {record.method: record for record in map(store.read, out.glob("try--*"))}
+    assert set(records) == {"full", "lora", "zero_shot"}
+    assert {record.data.splits["test"].examples for record in records.values()} == {24}
+    before = records["full"].scores["before"]["test"]["accuracy"].value
+    assert before == records["zero_shot"].scores["after"]["test"]["accuracy"].value  # by the same prompt
+    assert (out / "comparison.md").read_text().startswith("# Comparison by accuracy")
+    assert (out / "report" / "report.md").is_file()
