@@ -336,6 +336,10 @@ def _prompt(roles: Roles) -> dict[str, Any] | None:
     if columns.get("text_pair"):
         words["text_pair"] = _as_words(columns["text_pair"], "Second text")
     lines = "\n".join(f"{word}: {{{key}}}" for key, word in words.items())
+    if len(words) > 1:
+        several = "labels" if roles.multi_label else "label"
+        template = f"{lines}\n{several.capitalize()}:"
+        return {"instruction": f"Name the {several} of each pair, of: {{labels}}.", "template": template}
     if roles.multi_label:
         return {"instruction": "Name the labels of each text, of: {labels}.", "template": f"{lines}\nLabels:"}
     return {"instruction": "Name the label of each text, one of: {labels}.", "template": f"{lines}\nLabel:"}

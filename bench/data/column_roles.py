@@ -13,6 +13,7 @@ from typing import Any
 from bench.config.cards import COMPOSED
 from bench.data.columns import Column, Look, shown
 from bench.data.label_names import HIDDEN
+from bench.data.labels import FEW_ROWS
 from bench.errors import RecipeError, nearest
 
 CLASSIFICATION, ANSWERS, REGRESSION = "text_classification", "question_answering", "regression"
@@ -40,8 +41,6 @@ _TAGS = ("tags", "ner_tags", "pos_tags", "chunk_tags", "labels", "upos")
 _IDENTITIES = ("id", "idx", "guid", "uid", "uuid", "_id", "ID", "Id")
 # As many different values as a column of labels may have, and as many words as the name of a label.
 _MOST_LABELS, _MOST_WORDS = 1000, 6
-# From as many rows on, labels that hardly ever repeat are no labels.
-_FEW_ROWS = 20
 
 
 @dataclass(kw_only=True)
@@ -296,7 +295,7 @@ def _checked_label(look: Look, name: str, task: str | None, has_labels: bool) ->
         return CLASSIFICATION
     counts = look.counts(name)
     counts.pop(HIDDEN, None)
-    if counts.total() >= _FEW_ROWS and len(counts) > counts.total() / 2:
+    if counts.total() >= FEW_ROWS and len(counts) > counts.total() / 2:
         raise RecipeError(
             f"{look.place}: the column {name!r} has {len(counts)} different values in {counts.total()} rows "
             f"({look.example(name)}), which are names of rows and not labels; name another with `columns: "

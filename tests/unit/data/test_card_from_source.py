@@ -585,6 +585,16 @@ def test_hidden_labels_of_the_test_make_validation_the_test(hub):
     assert {row["text"].split()[0] for row in loaded(made).splits["test"].rows} == {"validation"}
 
 
+def test_lists_of_tags_in_the_test_are_not_hidden_labels(hub):
+    rows = lines(*[{"tokens": ["a", "b"], "tags": ["O", "B-X"]}] * 3)
+    files = {f"{name}.jsonl": rows for name in ("train", "validation", "test")}
+    hub.add("datasets/me/tags", files=files)
+    made = card_from_source.make({"id": "me/tags"})
+    assert made.card["splits"] == {name: name for name in ("train", "validation", "test")}
+    hub.add("datasets/me/no_tags", files={**files, "test.jsonl": rows.replace('["O", "B-X"]', "[]")})
+    assert card_from_source.make({"id": "me/no_tags"}).card["splits"] == {"test": "validation"}
+
+
 def test_two_splits_that_could_be_the_test_are_asked_for(hub):
     said = refused({"id": "me/matched"})
     assert "could be 'validation_matched' or 'validation_mismatched'" in said
@@ -630,6 +640,10 @@ def test_offline_what_is_in_the_cache_is_read_and_all_else_is_refused(hub, monke
     assert "is not in the cache" in said
     assert "`datasets.load_dataset('me/elsewhere')`" in said
     assert "HF_HUB_OFFLINE" in said
+    with pytest.raises(DataError, match=f"is in the cache at the commit {'0' * 40}, not at {COMMIT}"):
+        loaded(
+            dataclasses.replace(online, card=online.card | {"source": {**online.card["source"], "revision": COMMIT}})
+        )
     other = refused({"id": "me/hidden", "revision": COMMIT})
     assert f"is in the cache at the commit {'0' * 40}, not at {COMMIT}" in other
 
