@@ -339,7 +339,8 @@ def _prompt(roles: Roles) -> dict[str, Any] | None:
     if len(words) > 1:
         several = "labels" if roles.multi_label else "label"
         template = f"{lines}\n{several.capitalize()}:"
-        return {"instruction": f"Name the {several} of each pair, of: {{labels}}.", "template": template}
+        of = "of" if roles.multi_label else "one of"
+        return {"instruction": f"Name the {several} of each pair, {of}: {{labels}}.", "template": template}
     if roles.multi_label:
         return {"instruction": "Name the labels of each text, of: {labels}.", "template": f"{lines}\nLabels:"}
     return {"instruction": "Name the label of each text, one of: {labels}.", "template": f"{lines}\nLabel:"}
