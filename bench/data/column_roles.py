@@ -38,7 +38,8 @@ _CHOICES = ("choices", "endings", "options", "candidates")
 _RIGHT = ("answerKey", "label", "answer", "answer_index", "correct")
 _WORDS = ("tokens", "words")
 _TAGS = ("tags", "ner_tags", "pos_tags", "chunk_tags", "labels", "upos")
-_IDENTITIES = ("id", "idx", "guid", "uid", "uuid", "_id", "ID", "Id")
+# Names of rows, and the columns that pandas makes of its index.
+_IDENTITIES = ("id", "idx", "guid", "uid", "uuid", "_id", "ID", "Id", "", "index", "Unnamed: 0")
 # As many different values as a column of labels may have, and as many words as the name of a label.
 _MOST_LABELS, _MOST_WORDS = 1000, 6
 
@@ -156,7 +157,9 @@ def _choices(columns: Columns, given: Given) -> dict[str, Any] | None:
     right = given.get("label") or next((name for name in _RIGHT if name in columns), None)
     if choices is None or question is None or right is None:
         return None
-    return {"text": question, "choices": choices, "label": right}
+    # COPA asks for the cause or the effect of its premise.
+    more = {"text_pair": "question"} if question == "premise" and "question" in columns else {}
+    return {"text": question, **more, "choices": choices, "label": right}
 
 
 def _tags(columns: Columns, given: Given) -> dict[str, Any] | None:

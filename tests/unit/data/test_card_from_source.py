@@ -229,9 +229,23 @@ LAYOUTS = {
     ),
     "copa": (
         [{"premise": "so", "choice1": "a", "choice2": "b", "question": "cause", "label": 0}] * 3,
-        ("multiple_choice", {"text": "premise", "choices": ["choice1", "choice2"], "label": "label"}),
+        (
+            "multiple_choice",
+            {"text": "premise", "text_pair": "question", "choices": ["choice1", "choice2"], "label": "label"},
+        ),
     ),
 }  # fmt: skip
+
+
+PROMPTS = {
+    "pair": "Premise: {text}\nHypothesis: {text_pair}\nLabel:",
+    "sts": "Sentence1: {text}\nSentence2: {text_pair}\nScore:",
+    "alpaca": "Instruction: {text}\nOutput:",
+    "completion": "{text}",
+    "arc": "Question: {text}\nAnswer:",
+    "hellaswag": "{text}",
+    "copa": "Premise: {text}\nQuestion: {text_pair}\nAnswer:",
+}
 
 
 @together("name", LAYOUTS)
@@ -241,6 +255,7 @@ def test_the_task_is_known_by_the_layout(written, name):
     assert (made.card["task"], made.card["columns"]) == (task, columns)
     stratified = made.card["divide"][0].get("stratified", True)
     assert stratified is (task == "text_classification")
+    assert made.card.get("prompt", {}).get("template") == PROMPTS.get(name)
 
 
 def test_the_official_json_of_squad_is_known_by_its_content(written):
