@@ -109,6 +109,8 @@ class Source(Strict):
 class Columns(Strict):
     """Names of the source's columns. `label_flags: true` means one true/false column per label, named as the label.
 
+    text_pair: a second text of each row, judged together with the first, as a hypothesis with its premise: heads read
+    both in one input, with the separators of their tokenizer, and prompts hold {text_pair}.
     label: one label per row, or with `multi_label: true` a list of them: names or ids, or, where the card lists the
     labels, as many flags. answers: gold answers with their offsets in `text`, for question answering; `text_pair` is
     then the question. group: what a row belongs to, as a passage to its article; rows of one group should not be on

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from bench.config.cards import DatasetCard, Source
 from bench.config.named_cards import MadeCard
 from bench.data import column_roles, hub_data, labels, sources, split_files, squad
-from bench.data.column_roles import ANSWERS, CLASSIFICATION, GENERATION, Roles
+from bench.data.column_roles import ANSWERS, CHOICE, CLASSIFICATION, GENERATION, REGRESSION, TAGGING, Roles
 from bench.data.columns import Look
 from bench.errors import DataError, RecipeError
 
@@ -322,7 +322,7 @@ def _squad_metric(look: Look, card: Mapping[str, Any]) -> str:
 
 
 def _prompt(roles: Roles) -> dict[str, Any] | None:
-    """Return how a row is put to a language model, in plain words; None for tasks whose wording is their own."""
+    """Return how a row is put to a language model, in the words of its columns; None for tags and conversations."""
     columns = roles.columns
     if roles.task == ANSWERS:
         return {
@@ -330,15 +330,23 @@ def _prompt(roles: Roles) -> dict[str, Any] | None:
             "template": "Passage: {text}\nQuestion: {text_pair}\nAnswer:",
             "none": "unanswerable",
         }
+    if roles.task == TAGGING or columns.get("messages") or "text" not in columns:
+        return None
+    words = {key: _as_words(columns[key], key) for key in ("text", "text_pair") if columns.get(key)}
+    lines = "\n".join(f"{word}: {{{key}}}" for key, word in words.items())
+    if roles.task == GENERATION:
+        is_whole = columns["text"] in ("prompt", "text")
+        return {"template": "{text}" if is_whole else f"{lines}\n{_as_words(columns['reference'], 'Answer')}:"}
+    if roles.task == CHOICE:
+        return {"template": "{text}" if columns["text"] in ("ctx", "prompt", "text") else f"{lines}\nAnswer:"}
+    if roles.task == REGRESSION:
+        return {"template": f"{lines}\n{_as_words(columns['label'], 'Score')}:"}
     if roles.task != CLASSIFICATION:
         return None
-    words = {"text": _as_words(columns["text"], "Text")}
-    if columns.get("text_pair"):
-        words["text_pair"] = _as_words(columns["text_pair"], "Second text")
-    lines = "\n".join(f"{word}: {{{key}}}" for key, word in words.items())
+    what = "pair" if len(words) > 1 else "text"
     if roles.multi_label:
-        return {"instruction": "Name the labels of each text, of: {labels}.", "template": f"{lines}\nLabels:"}
-    return {"instruction": "Name the label of each text, one of: {labels}.", "template": f"{lines}\nLabel:"}
+        return {"instruction": f"Name the labels of each {what}, of: {{labels}}.", "template": f"{lines}\nLabels:"}
+    return {"instruction": f"Name the label of each {what}, one of: {{labels}}.", "template": f"{lines}\nLabel:"}
 
 
 def _as_words(column: str, other: str) -> str:

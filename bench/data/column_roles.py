@@ -13,6 +13,7 @@ from typing import Any
 from bench.config.cards import COMPOSED
 from bench.data.columns import Column, Look, shown
 from bench.data.label_names import HIDDEN
+from bench.data.labels import FEW_ROWS
 from bench.errors import RecipeError, nearest
 
 CLASSIFICATION, ANSWERS, REGRESSION = "text_classification", "question_answering", "regression"
@@ -37,11 +38,10 @@ _CHOICES = ("choices", "endings", "options", "candidates")
 _RIGHT = ("answerKey", "label", "answer", "answer_index", "correct")
 _WORDS = ("tokens", "words")
 _TAGS = ("tags", "ner_tags", "pos_tags", "chunk_tags", "labels", "upos")
-_IDENTITIES = ("id", "idx", "guid", "uid", "uuid", "_id", "ID", "Id")
+# Names of rows, and the columns that pandas makes of its index.
+_IDENTITIES = ("id", "idx", "guid", "uid", "uuid", "_id", "ID", "Id", "", "index", "Unnamed: 0")
 # As many different values as a column of labels may have, and as many words as the name of a label.
 _MOST_LABELS, _MOST_WORDS = 1000, 6
-# From as many rows on, labels that hardly ever repeat are no labels.
-_FEW_ROWS = 20
 
 
 @dataclass(kw_only=True)
@@ -157,7 +157,9 @@ def _choices(columns: Columns, given: Given) -> dict[str, Any] | None:
     right = given.get("label") or next((name for name in _RIGHT if name in columns), None)
     if choices is None or question is None or right is None:
         return None
-    return {"text": question, "choices": choices, "label": right}
+    # COPA asks for the cause or the effect of its premise.
+    more = {"text_pair": "question"} if question == "premise" and "question" in columns else {}
+    return {"text": question, **more, "choices": choices, "label": right}
 
 
 def _tags(columns: Columns, given: Given) -> dict[str, Any] | None:
@@ -296,7 +298,7 @@ def _checked_label(look: Look, name: str, task: str | None, has_labels: bool) ->
         return CLASSIFICATION
     counts = look.counts(name)
     counts.pop(HIDDEN, None)
-    if counts.total() >= _FEW_ROWS and len(counts) > counts.total() / 2:
+    if counts.total() >= FEW_ROWS and len(counts) > counts.total() / 2:
         raise RecipeError(
             f"{look.place}: the column {name!r} has {len(counts)} different values in {counts.total()} rows "
             f"({look.example(name)}), which are names of rows and not labels; name another with `columns: "

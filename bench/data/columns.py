@@ -89,9 +89,10 @@ class Look:
 
     def is_hidden(self, split: str, name: str) -> bool:
         """Return whether a split has no labels in a column: it is missing, empty, or -1 in every row."""
-        return {
-            key_of(written(value) or "") for row in self.tables[split].rows if (value := row.get(name)) is not None
-        } <= {HIDDEN, ""}
+        values = (row.get(name) for row in self.tables[split].rows)
+        items = (item for value in values for item in (value if isinstance(value, list) else [value]))
+        # What is no label's name, as a mapping, is not hidden.
+        return {key_of(written(item) or repr(item)) for item in items if item is not None and item != ""} <= {HIDDEN}
 
     def example(self, name: str) -> str:
         """Return a value of a column as a message shows it."""

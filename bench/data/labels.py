@@ -31,6 +31,8 @@ from bench.records.record import RunWarning
 
 # As many different labels as are plausible where none is listed.
 _MOST_LABELS = 1000
+# From as many rows on, values that hardly ever repeat are no labels.
+FEW_ROWS = 20
 _DECIMAL = re.compile(r"[+-]?[0-9]*\.?[0-9]+")
 
 
@@ -290,6 +292,8 @@ def _found(card: DatasetCard, surveys: Mapping[str, Survey], tables: Mapping[str
         groups[truth] = groups.get(truth, Counter()) + groups.pop(number)
     names = _names_of(groups)
     _check_found(column, names, next((one.other for one in surveys.values() if one.other is not None), None))
+    if not card.multi_label:
+        _refuse_names_of_rows(column, groups)
     by_value = all(map(is_number, names.values()))
     ordered = sorted(names, key=lambda key: (int(key) if by_value else 0, names[key]))
     orders = [order for order in class_names.orders_in(tables, column) if not class_names.is_generic(order)]
@@ -362,10 +366,21 @@ def _check_found(column: str, names: Mapping[str, str], other: Any) -> None:
         )
     if len(names) < 2:
         hint = "" if other is None else f"; {other!r:.60} can't be one"
+        hint += "; did you mean task: regression?" if isinstance(other, float) else ""
         raise DataError(f"the column {column!r} has {len(names)} labels; expected 2 or more{hint}")
     if len(names) > _MOST_LABELS:
         raise DataError(
             f"the column {column!r} has {len(names)} different values, too many for labels; check columns.label"
+        )
+
+
+def _refuse_names_of_rows(column: str, groups: Mapping[str, Counter[str]]) -> None:
+    """Raise DataError for values that hardly ever repeat, as those of a column of ids."""
+    num_rows = sum(sum(spellings.values()) for spellings in groups.values())
+    if num_rows >= FEW_ROWS and len(groups) > num_rows / 2:
+        raise DataError(
+            f"the column {column!r} has {len(groups)} different values in {num_rows} rows, which are names of rows and "
+            "not labels; check columns.label, or list all of them in `labels`"
         )
 
 
@@ -392,7 +407,7 @@ def _doubtful(labels: Labels, together: Survey, card: DatasetCard) -> list[RunWa
     if len(names) > 2 and all(map(_DECIMAL.fullmatch, keys)) and not all(map(is_number, keys)):
         sentence = (
             f"the labels are {len(names)} numbers with fractions, {listed(names)}: if they are scores, what is learned "
-            "here knows nothing of their order"
+            "here knows nothing of their order; did you mean task: regression?"
         )
         warnings.append(RunWarning(code="label_scores", sentence=sentence))
     return warnings

@@ -25,6 +25,7 @@ Rows = list[Row]
 ClassNames = Mapping[str, tuple[str, ...]]
 # The tables of at most one source, that were read to make its card.
 _handed_over: dict[str, dict[str, "Table"]] = {}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 # What separates the cells of tables in the wild.
 _DELIMITERS = (";", "\t", ",", "|")
 
@@ -154,12 +155,26 @@ def _load_dataset(source: Source, wanted: Iterable[str]) -> dict[str, Table]:
         splits = datasets.load_from_disk(str(folder))
         splits = splits if isinstance(splits, dict) else {"train": splits}
     tables = {}
+    if source.kind == "hub":
+        _check_commit(source, splits)
     for name in wanted:
         # A format that was saved with the data may hide columns, and give values of NumPy or torch.
         split = _of(splits, name).with_format(None)
         names = _class_names(split.features.to_dict())
         tables[name] = _whole(name, _named(list(split), names, name), names)
     return tables
+
+
+def _check_commit(source: Source, splits: Mapping[str, Any]) -> None:
+    """Raise DataError for data of another commit: offline, `datasets` takes what is in its cache, of any."""
+    for split in splits.values():
+        for file in split.cache_files:
+            commit = Path(file["filename"]).parent.name
+            if _COMMIT.fullmatch(source.revision or "") and _COMMIT.fullmatch(commit) and commit != source.revision:
+                raise DataError(
+                    f"the data set {source.id!r} is in the cache at the commit {commit}, not at {source.revision}; "
+                    "download the other one where there is a network, or name the one in the cache"
+                )
 
 
 def _class_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -229,9 +229,23 @@ LAYOUTS = {
     ),
     "copa": (
         [{"premise": "so", "choice1": "a", "choice2": "b", "question": "cause", "label": 0}] * 3,
-        ("multiple_choice", {"text": "premise", "choices": ["choice1", "choice2"], "label": "label"}),
+        (
+            "multiple_choice",
+            {"text": "premise", "text_pair": "question", "choices": ["choice1", "choice2"], "label": "label"},
+        ),
     ),
 }  # fmt: skip
+
+
+PROMPTS = {
+    "pair": "Premise: {text}\nHypothesis: {text_pair}\nLabel:",
+    "sts": "Sentence1: {text}\nSentence2: {text_pair}\nScore:",
+    "alpaca": "Instruction: {text}\nOutput:",
+    "completion": "{text}",
+    "arc": "Question: {text}\nAnswer:",
+    "hellaswag": "{text}",
+    "copa": "Premise: {text}\nQuestion: {text_pair}\nAnswer:",
+}
 
 
 @together("name", LAYOUTS)
@@ -241,6 +255,7 @@ def test_the_task_is_known_by_the_layout(written, name):
     assert (made.card["task"], made.card["columns"]) == (task, columns)
     stratified = made.card["divide"][0].get("stratified", True)
     assert stratified is (task == "text_classification")
+    assert made.card.get("prompt", {}).get("template") == PROMPTS.get(name)
 
 
 def test_the_official_json_of_squad_is_known_by_its_content(written):
@@ -585,6 +600,16 @@ def test_hidden_labels_of_the_test_make_validation_the_test(hub):
     assert {row["text"].split()[0] for row in loaded(made).splits["test"].rows} == {"validation"}
 
 
+def test_lists_of_tags_in_the_test_are_not_hidden_labels(hub):
+    rows = lines(*[{"tokens": ["a", "b"], "tags": ["O", "B-X"]}] * 3)
+    files = {f"{name}.jsonl": rows for name in ("train", "validation", "test")}
+    hub.add("datasets/me/tags", files=files)
+    made = card_from_source.make({"id": "me/tags"})
+    assert made.card["splits"] == {name: name for name in ("train", "validation", "test")}
+    hub.add("datasets/me/no_tags", files={**files, "test.jsonl": rows.replace('["O", "B-X"]', "[]")})
+    assert card_from_source.make({"id": "me/no_tags"}).card["splits"] == {"test": "validation"}
+
+
 def test_two_splits_that_could_be_the_test_are_asked_for(hub):
     said = refused({"id": "me/matched"})
     assert "could be 'validation_matched' or 'validation_mismatched'" in said
@@ -630,6 +655,10 @@ def test_offline_what_is_in_the_cache_is_read_and_all_else_is_refused(hub, monke
     assert "is not in the cache" in said
     assert "`datasets.load_dataset('me/elsewhere')`" in said
     assert "HF_HUB_OFFLINE" in said
+    with pytest.raises(DataError, match=f"is in the cache at the commit {'0' * 40}, not at {COMMIT}"):
+        loaded(
+            dataclasses.replace(online, card=online.card | {"source": {**online.card["source"], "revision": COMMIT}})
+        )
     other = refused({"id": "me/hidden", "revision": COMMIT})
     assert f"is in the cache at the commit {'0' * 40}, not at {COMMIT}" in other
 

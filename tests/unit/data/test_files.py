@@ -338,6 +338,19 @@ def test_a_field_in_quotes_that_holds_a_tab(card, write):
     assert "if cells are in quotes, set source.quoting: true" in refused(card("tsv", "train.tsv"))
 
 
+def test_a_delimiter_and_an_encoding_of_tables(card, write):
+    for kind, delimiter, content in (
+        ("csv", ";", 'text;label\n"a; né";pos\nb;neg\n'),
+        ("tsv", "|", "text|label\na; né|pos\nb|neg\n"),
+    ):
+        write("train", content.encode("cp1250"))
+        assert texts(card(kind, "train", delimiter=delimiter, encoding="cp1250")) == ["a; né", "b"]
+        assert "is one column" in refused(card(kind, "train", encoding="cp1250"))
+        assert "or name its encoding" in refused(card(kind, "train", delimiter=delimiter))
+    with pytest.raises(ValueError, match="a source of kind 'jsonl' has no `delimiter`"):
+        card("jsonl", "train", delimiter=";")
+
+
 def test_quoting_is_a_key_of_tsv(card):
     for kind in ("csv", "jsonl"):
         with pytest.raises(ValueError, match=f"a source of kind '{kind}' has no `quoting`"):
@@ -379,6 +392,14 @@ def words_of(recipe, *overrides):
 def test_a_relative_folder_is_the_project_s(project, write, folder):
     recipe = project(folder)
     write(f"home/{folder}/train.csv", "text,label\nright,neg\nhere,pos\n")
+    assert words_of(recipe) == ["right", "here"]
+
+
+@pytest.mark.parametrize("folder", [".", "data"])
+def test_a_relative_folder_is_the_card_s_where_its_data_are_there(project, write, folder):
+    recipe = project(folder)
+    write(f"home/{folder}/train.csv", "text,label\nwrong,neg\nproject,pos\n")
+    write(f"home/datasets/{folder}/train.csv", "text,label\nright,neg\nhere,pos\n")
     assert words_of(recipe) == ["right", "here"]
 
 

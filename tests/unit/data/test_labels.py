@@ -222,7 +222,17 @@ def test_scores_are_warned_of(card, lines):
     lines(["0.5", "1.0", "2.5"], ["0.5", "1.0", "2.5"])
     assert codes(load(card())) == ["label_scores"]
     lines([0.5, 2.5], [1.5])
-    assert refused(card()) == "the column 'label' has 0 labels; expected 2 or more; 0.5 can't be one"
+    said = "the column 'label' has 0 labels; expected 2 or more; 0.5 can't be one; did you mean task: regression?"
+    assert refused(card()) == said
+
+
+def test_names_of_rows_are_not_labels(card, lines):
+    names = [f"row {number}" for number in range(20)]
+    lines(names, names[:2])
+    assert "the column 'label' has 20 different values in 22 rows, which are names of rows" in refused(card())
+    assert load(card(labels=tuple(names))).labels == tuple(names)
+    lines(names[:19], names[:19])
+    assert len(load(card()).labels) == 19
 
 
 @pytest.mark.parametrize(
