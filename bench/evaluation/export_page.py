@@ -71,15 +71,8 @@ def usage(
 def _facts(description: dict[str, Any], compared: list[Comparison], *, is_merged: bool) -> list[str]:
     lines = [one.sentence for one in compared]
     if description["quantization"] is not None:
-        how = (
-            "merged into the base model in 16 or 32 bits"
-            if is_merged
-            else "on the base that `adapter_config.json` names"
-        )
-        lines.append(
-            f"The run trained and scored the adapter on a base model in 4 bits; here it is {how}, and what is above "
-            "says how much that changes."
-        )
+        how = "merged into it in 16 or 32 bits" if is_merged else "on the base model that is named here"
+        lines.append(f"The run trained and scored the adapter on a base model in 4 bits; here it is {how}.")
     lines.append(
         f"The run read at most {description['max_length']} tokens of an example, and so does `truncation=True`."
     )

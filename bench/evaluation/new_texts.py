@@ -127,8 +127,11 @@ def _table(path: Path, kind: Literal["csv", "tsv", "parquet"], columns: _Columns
 
 
 def _source_rows(path: Path, kind: Literal["csv", "tsv", "parquet"]) -> Rows:
-    source = Source(kind=kind, folder=str(path.absolute().parent), files={_SPLIT: path.name})
-    return sources.read(source, [_SPLIT])[_SPLIT].rows
+    folder = str(path.absolute().parent)
+    try:
+        return sources.read(Source(kind=kind, folder=folder, files={_SPLIT: path.name}), [_SPLIT])[_SPLIT].rows
+    except DataError as error:
+        raise DataError(str(error).replace(f"the data of {folder}", str(path))) from error
 
 
 def _piped(kind: Literal["csv", "tsv"]) -> Rows:

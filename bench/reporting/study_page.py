@@ -68,7 +68,7 @@ def refuse_foreign(folder: Path) -> None:
     try:
         with files.open_regular(path) as stream:
             is_own = stream.readline(100).strip() == TITLE.encode()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror or error}") from error

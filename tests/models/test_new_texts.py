@@ -41,9 +41,14 @@ def test_texts_are_read_as_they_are_written(write):
         ('"a"', 'expected a JSON object with `text`, got "a"'),
         ('[{"text": "a"}]', "expected a JSON object with `text`, got a list"),
         ("{}", "the key `text` is missing. It is empty."),
-        ('{"txt": "a"}', "the key `text` is missing. Did you mean 'txt'?"),
-        ('{"sentence": "a", "label": 1}', "the key `text` is missing. Its keys: label, sentence."),
-        ('{"Text": "a"}', "the key `text` is missing. Did you mean 'Text'?"),
+        ('{"txt": "a"}', "the key `text` is missing. Its 'txt' must be called 'text', or be named: --columns text=txt"),
+        ('{"sentence": "a", "label": 1}', "the key `text` is missing. Its keys: label, sentence. Say which one is the"),
+        (
+            '{"Text": "a"}',
+            "the key `text` is missing. Its 'Text' must be called 'text', or be named: --columns text=Text",
+        ),
+        ('{"text": "a", "text": "b"}', "a.jsonl:2: the key 'text' is there twice"),
+        ('{"text": "a", "more": {"x": 1, "x": 2}}', "a.jsonl:2: the key 'x' is there twice"),
         ('{"text": null}', "`text` must be a text, got null"),
         ('{"text": 7}', "`text` must be a text, got 7"),
         ('{"text": NaN}', "`text` must be a text, got NaN"),
@@ -66,9 +71,13 @@ def test_an_odd_line_is_refused_by_its_number(line, words, write):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.csv", "text,label\na,1\n", "the lines of a .csv file are not texts"),
-        ("a.TSV", "text\tlabel\n", "the lines of a .tsv file are not texts"),
-        ("a.parquet", "PAR1", "the lines of a .parquet file are not texts"),
+        ("a.csv", "sentence,label\na,1\n", "a.csv: the key `text` is missing. Its keys: label, sentence. Say which"),
+        ("a.csv", "text,label\na,1\nb\n", "a.csv:3: 1 fields, but the header names 2 columns"),
+        ("a.csv", "text,label\n", "a.csv is empty: there is no text in it to predict"),
+        ("a.TSV", "text\tlabel\n", "a.TSV is empty: there is no text in it to predict"),
+        ("a.parquet", "PAR1", "a.parquet can't be read: Could not open Parquet"),
+        ("a.txt", "\n \n", "a.txt is empty: there is no text in it to predict"),
+        ("a.jsonl", "", "a.jsonl is empty: there is no text in it to predict"),
         ("a.yaml", "- a\n", "the lines of a .yaml file are not texts"),
         ("a.txt", '{"text": "a"}\n{"text": "b"}\n', "its lines are JSON objects; name it .jsonl"),
         ("a.txt", "a\n".encode("utf-16"), "this is UTF-16; save it as UTF-8"),
@@ -82,6 +91,93 @@ def test_a_file_of_another_kind_is_refused(name, content, words, write):
     with pytest.raises(DataError) as raised:
         new_texts.read_texts(write(name, content))
     assert words in str(raised.value)
+
+
+TABLE = 'id,sentence,question\n1,first text,which?\n2,"second, text",why?\n'
+PAIR_ROWS = [row("first text", "which?"), row("second, text", "why?")]
+
+
+def test_columns_are_named_or_those_that_the_model_was_trained_on(write):
+    path = write("a.csv", TABLE)
+    named = {"text": "sentence", "text_pair": "question"}
+    assert new_texts.parse_columns("text=sentence,text_pair=question") == named
+    assert new_texts.read_texts(path, columns=named) == PAIR_ROWS
+    assert new_texts.read_texts(path, own=named) == PAIR_ROWS
+    assert new_texts.read_texts(path, columns={"text": "question"}) == [row("which?"), row("why?")]
+    # What is named stands before what is usual; what is usual serves where the model's own is not there.
+    assert new_texts.read_texts(path, columns={"text": "sentence"}, own=named) == PAIR_ROWS
+    usual = write("b.csv", "text\none\n")
+    assert new_texts.read_texts(usual, own={"text": "sentence", "text_pair": None}) == [row("one")]
+    lines = write("a.jsonl", '{"sentence": "a", "question": "b"}\n{"sentence": "c", "question": null}\n')
+    assert new_texts.read_texts(lines, own=named) == [row("a", "b"), row("c")]
+
+
+def test_all_kinds_of_tables_give_the_same_rows(write, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {"text": "sentence", "text_pair": "question"}
+    tabs = "id\tsentence\tquestion\n1\tfirst text\twhich?\n2\tsecond, text\twhy?\n"
+    rows = [{"id": 1, "sentence": "first text", "question": "which?"}]
+    rows.append({"id": 2, "sentence": "second, text", "question": "why?"})
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    lines = "".join(json.dumps(one) + "\n" for one in rows)
+    for path in (write("a.tsv", tabs), tmp_path / "a.parquet", write("a.jsonl", lines)):
+        assert new_texts.read_texts(path, columns=columns) == PAIR_ROWS
+    assert new_texts.read_texts(write("a.dat", TABLE), "csv", columns) == PAIR_ROWS
+
+
+@pytest.mark.parametrize(
+    ("columns", "own", "words"),
+    [
+        ({"text": "sentense"}, {}, "--columns text=sentense: there is no such key. Did you mean 'sentence'?"),
+        (
+            {},
+            {"text": "sentence"},
+            "`sentence`, as in the data that the model was trained on, and `text` are both there",
+        ),
+    ],
+)
+def test_columns_that_are_not_plain_are_asked_for(columns, own, words, write):
+    with pytest.raises(DataError) as raised:
+        new_texts.read_texts(write("a.csv", "sentence,text\na,b\n"), columns=columns, own=own)
+    assert words in str(raised.value)
+
+
+@pytest.mark.parametrize("given", ["text", "text=", "body=text", "text=a,text=b", ""])
+def test_columns_that_can_not_be_parsed(given):
+    with pytest.raises(DataError, match="expected text=NAME, or text=NAME,text_pair=NAME"):
+        new_texts.parse_columns(given)
+
+
+@pytest.mark.parametrize(
+    ("content", "words", "expected"),
+    [
+        ("one\n\ntwo\n", [], [row("one"), row("two")]),
+        ('{"text": "one"}\n', ["jsonl"], [row("one")]),
+        (TABLE, ["csv", {"text": "sentence", "text_pair": "question"}], PAIR_ROWS),
+        ('{"text": "one"}\n', [], "standard input: its lines are JSON objects; give --format jsonl"),
+        ("", [], "standard input is empty: there is no text in it to predict"),
+        ("a,b\n1\n", ["csv"], "standard input:2: 1 fields, but the header names 2 columns"),
+        ("a\n", ["parquet"], "standard input can't be Parquet"),
+        ("a\n", ["text", {"text": "b"}], "--columns is for JSON lines and tables"),
+    ],
+)
+def test_standard_input(content, words, expected, write):
+    """In a process of its own would cost a second each: the descriptor is replaced here."""
+    kept = os.dup(0)
+    with write("input", content).open("rb") as stream:
+        os.dup2(stream.fileno(), 0)
+    try:
+        if isinstance(expected, list):
+            assert new_texts.read_texts(new_texts.STANDARD_INPUT, *words) == expected
+        else:
+            with pytest.raises(DataError) as raised:
+                new_texts.read_texts(new_texts.STANDARD_INPUT, *words)
+            assert expected in str(raised.value)
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
 
 
 def test_what_is_no_file_is_refused(tmp_path):

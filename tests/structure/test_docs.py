@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from bench.cli import main
-from bench.config import resolve
+from bench.config import recipe_names, resolve
 from bench.config.recipe import Recipe
 from bench.runner import lifecycle
 from tests.helpers.launching import ROOT
@@ -43,6 +43,14 @@ def test_readme_commands_are_real():
             assert (ROOT / words[0]).is_file()
         elif words[1:3] == ["-m", "bench"]:
             main.parser().parse_args(words[3:])
+        elif words[0] == main.PROGRAM:
+            # Overrides may follow an option; a recipe is there by its name or path.
+            options, rest = main.parser().parse_known_args(words[1:])
+            assert all("=" in word for word in rest), words
+            if hasattr(options, "recipe"):
+                resolve.load(ROOT / recipe_names.find(options.recipe), (*options.overrides, *rest))
+        elif words[:2] == ["pip", "install"]:
+            continue
         else:
             assert words[0] == ".venv/bin/accelerate"
             arguments = words[words.index("bench/run.py") + 1 :]

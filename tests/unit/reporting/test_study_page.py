@@ -622,3 +622,15 @@ def test_the_command_writes_a_folder_a_page_or_a_short_table(runs, tmp_path, cap
     assert "the folder of a run" in capsys.readouterr().err
     assert main(["report", str(runs), "-o", str(tmp_path / "p.html")]) == 2
     assert "is a file" in capsys.readouterr().err
+
+
+def test_a_report_that_a_person_wrote_is_not_replaced(runs, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    page = tmp_path / "mine" / "report.md"
+    page.write_text("# My findings\n", encoding="utf-8")
+    words = ["report", str(runs), "-o", str(page.parent)]
+    assert main(words) == 2
+    assert "is not a report of this tool; pass another -o, or --overwrite to replace it" in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8") == "# My findings\n"
+    assert main([*words, "--overwrite"]) == 0
+    assert main(words) == 0  # now it is one of this tool
