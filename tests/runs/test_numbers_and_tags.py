@@ -26,8 +26,8 @@ JOBS = {
     "notices_llama": [NOTICES, *LLAMA, *SHORT, "max_length=12"],
     "ratings_llama": [RATINGS, *LLAMA, *SHORT],
     "ratings_text": [
-        RATINGS, "model=tiny_llama", "objective=text", "prompting={answer: generate, max_new_tokens: 6}", *SHORT,
-        "training.epochs=6", "limit.test=40",
+        RATINGS, "model=tiny_llama", "objective=text", "prompting={answer: generate, max_new_tokens: 6}",
+        "training.epochs=6", "limit.train=160", "limit.test=40",
     ],
 }  # fmt: skip
 HEADS = sorted(set(JOBS) - {"ratings_text"})
