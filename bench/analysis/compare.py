@@ -231,6 +231,8 @@ def _test_pair(first: _Entry, second: _Entry, pair: tuple[int, int], family: _Te
         p, plain, inner = estimate.p_value(), estimate.interval(), estimate.interval(strict)
     else:
         differences = family.drawn[:, first.place] - family.drawn[:, second.place]
+        # A correlation is not defined in a draw of equal numbers.
+        differences = differences[np.isfinite(differences)]
         left_out = (first.scores.jackknife - second.scores.jackknife)[:, 0]
         bca = paired.bca_interval(differences, estimate.difference, left_out)
         percentile = paired.percentile_interval(differences)

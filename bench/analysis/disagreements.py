@@ -100,6 +100,7 @@ def _in_words(runs: MatchedRuns) -> MatchedRuns:
         return runs
 
     def entities(run: ScoredRun) -> ScoredRun:
+        """Return a run with entities in place of tags."""
         scheme = run.record.recipe.resolved["dataset"].get("scheme")
         lines = {
             identity: Line(tagging.shown(line.prediction, scheme=scheme), tagging.shown(line.reference, scheme=scheme))

@@ -52,6 +52,8 @@ class StatedScores:
     def require_equal(self, name: str, recomputed: float, bound: str = "") -> None:
         """Raise UnsoundPredictions where the record states another value. bound: "low" or "high", of the interval."""
         stated = getattr(self.scores[name], bound or "value")
+        if stated is None and math.isnan(recomputed):
+            return  # not defined, as the record says
         # Written so that NaN is refused.
         if not (isinstance(stated, int | float) and abs(recomputed - stated) <= ROUNDING * max(1, abs(recomputed))):
             shown = f"{name} ({bound} end of the interval)" if bound else name
@@ -91,6 +93,11 @@ def check_metric(stated: StatedScores, lines: dict[str, Line]) -> Tally:
                 raise UnsoundPredictions(f"{stated.file}: {reason}; was the file edited?")
     statistics = stated.tally(stated.metric, list(lines.values()))
     stated.require_equal(stated.metric, statistics.score)
+    if math.isnan(statistics.score):
+        raise DataError(
+            f"{stated.file}: {stated.metric} is not defined for these predictions, as where all are the same; compare "
+            "by another metric (--metric)"
+        )
     _check_wilson(stated, statistics)
     return statistics
 

@@ -90,7 +90,10 @@ class MetricSet:
             if isinstance(metric, ExtractingMetric) and extract is not None:
                 metric.use(extract)
         if len(read := {registry.READ_BY.get(metric.reads, "labels") for metric in own}) > 1:
-            raise SetupError(f"metrics of {' and of '.join(sorted(read))} don't go together: {', '.join(names)}")
+            kinds = " don't go with metrics of ".join(
+                "answers in words" if kind == "answers" else kind for kind in sorted(read)
+            )
+            raise SetupError(f"metrics of {kinds}: {', '.join(names)}")
         library = [LibraryMetric(name.removeprefix(LIBRARY), config) for name in names if name.startswith(LIBRARY)]
         self.metrics: list[Metric] = [*own, *library]
         code = {path.stem: digest for path, digest in registry.included_code({"metrics": own_names}).items()}

@@ -26,21 +26,51 @@ JOBS = {
     "notices_llama": [NOTICES, *LLAMA, *SHORT, "max_length=12"],
     "ratings_llama": [RATINGS, *LLAMA, *SHORT],
     "ratings_text": [
-        RATINGS, "model=tiny_llama", "objective=text", "prompting={answer: generate, max_new_tokens: 6}", *SHORT,
-        "training.epochs=6", "limit.test=40",
+        RATINGS, "model=tiny_llama", "objective=text", "prompting={answer: generate, max_new_tokens: 6}",
+        "training.epochs=6", "limit.train=160", "limit.test=40",
     ],
 }  # fmt: skip
 HEADS = sorted(set(JOBS) - {"ratings_text"})
+
+
+TOOLS = ("guitar", "drum", "flute", "horn")
+PAIRS = [
+    (f"a man plays a {one}", f"a man plays a {other}", 5.0 if one == other else 1.25)
+    for one in TOOLS
+    for other in TOOLS
+    for _ in range(2)
+]
+
+
+def recipe_of_pairs(folder):
+    """A recipe and, in the folder `datasets` beside it, the card of a CSV file in the form of STS-B."""
+    rows = [f"{first} {number},{second} {number},{value}" for number, (first, second, value) in enumerate(PAIRS)]
+    (folder / "pairs.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]) + "\n", encoding="utf-8")
+    (folder / "datasets").mkdir()
+    card = [
+        "task: regression",
+        "licence: none",
+        f"source: {{kind: csv, folder: {folder}, files: {{all: pairs.csv}}}}",
+        "columns: {text: sentence1, text_pair: sentence2, label: score}",
+        "divide: [{of: [all], into: {train: 0.75, test: 0.25}}]",
+    ]
+    (folder / "datasets" / "alike.yaml").write_text("\n".join(card) + "\n", encoding="utf-8")
+    recipe = folder / "pairs.yaml"
+    training = "{epochs: 2, global_batch: 8, learning_rate: 1e-3}"
+    recipe.write_text(f"dataset: alike\nmodel: tiny_bert\nmethod: full\ntraining: {training}\n", encoding="utf-8")
+    return recipe
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     jobs = {name: [*arguments, "--out", folder / name] for name, arguments in JOBS.items()}
+    data = tmp_path_factory.mktemp("data")
+    jobs["pairs"] = [recipe_of_pairs(data), "--include", data, "--out", folder / "pairs"]
     done = launch_all(jobs, tmp_path_factory.mktemp("printed"))
     for name, one in done.items():
         assert one.returncode == 0, (name, one.stderr[-2000:])
-    return {name: folder / name for name in JOBS}
+    return {name: folder / name for name in jobs}
 
 
 def scores_of(folder, stage="after"):
@@ -168,6 +198,23 @@ def test_predict_gives_the_run_s_predictions(runs, name, tmp_path, capsys):
             assert answer["label"] == (expected if expected is None else pytest.approx(expected, abs=1e-4))
     assert main(["predict", str(runs[name]), "--file", str(file)]) == 0
     assert len(capsys.readouterr().out.splitlines()) == len(texts)
+
+
+def test_pairs_of_a_local_file_get_numbers(runs, tmp_path, capsys):
+    found = store.read(runs["pairs"])
+    assert found.status == "ok"
+    assert (found.data.splits["train"].examples, found.data.splits["test"].examples) == (24, 8)
+    rows = read_lines(runs["pairs"] / "predictions" / "after-test.jsonl")
+    # Bins of the numbers are divided evenly: a quarter of both kinds of pairs is tested.
+    assert sorted(row["reference"] for row in rows) == [1.25] * 6 + [5.0] * 2
+    file = tmp_path / "pairs.jsonl"
+    number = int(rows[0]["id"].split("-")[-1])
+    first, second, _ = PAIRS[number]
+    file.write_text(json.dumps({"text": f"{first} {number}", "text_pair": f"{second} {number}"}), encoding="utf-8")
+    assert main(["predict", str(runs["pairs"]), "--file", str(file), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["label"] == pytest.approx(rows[0]["prediction"], abs=1e-4)
+    assert main(["predict", str(runs["pairs"]), "--text", "alone"]) != 0
 
 
 @pytest.mark.parametrize(

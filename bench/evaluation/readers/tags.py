@@ -28,7 +28,7 @@ def encode(corpus: Corpus, tokenizer: Any, recipe: Recipe, state: PartialState |
         splits[name] = _sentences(name, split.rows, windows)
         notes += _notes(name, split.rows, windows)
         if name == "train":
-            train = _train_examples(split.rows, windows, corpus.labels)
+            train = train_examples(split.rows, windows, corpus.labels)
     labels = corpus.labels
     return EncodedData(
         splits=splits,
@@ -77,7 +77,7 @@ def _notes(name: str, rows: Rows, windows: WordWindows) -> list[str]:
     return notes
 
 
-def _train_examples(rows: Rows, windows: WordWindows, labels: tuple[str, ...]) -> Encoded:
+def train_examples(rows: Rows, windows: WordWindows, labels: tuple[str, ...]) -> Encoded:
     """Return a feature for each window; its words have labels at their first tokens, and nothing else has one."""
     numbers = {name: number for number, name in enumerate(labels)}
     ids, examples = [], []

@@ -230,7 +230,7 @@ def test_tags_of_another_number_than_words_are_refused():
 def test_metrics_that_read_different_things_are_not_computed_together():
     from bench.errors import SetupError
 
-    with pytest.raises(SetupError, match="metrics of numbers and of tags don't go together: mse, entity_f1"):
+    with pytest.raises(SetupError, match="metrics of numbers don't go with metrics of tags: mse, entity_f1"):
         metrics_of(("mse", "entity_f1"))
 
 
