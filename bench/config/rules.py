@@ -92,7 +92,7 @@ def _metric_problems(recipe: Recipe, metric_names: tuple[str, ...], layers: Laye
 
 def _unusable_metric(name: str, multi_label: bool) -> str | None:
     """Return why a metric can't be computed for such data, or None; those of the evaluate library are not looked at."""
-    if name.startswith("evaluate:"):
+    if name.startswith(("evaluate:", "lm_eval:")):
         return None
     try:
         configs = registry.literals("metrics", name)["configs"]
@@ -106,7 +106,9 @@ def _unusable_metric(name: str, multi_label: bool) -> str | None:
 
 def _reads_other(name: str, task: str) -> str | None:
     """Return why a metric does not fit a task's answers, or None."""
-    if name.startswith("evaluate:"):
+    if name.startswith("lm_eval:") and task != "lm_eval_generation":
+        return f"metric {name!r} is one of lm_eval's generate_until tasks alone"
+    if name.startswith(("evaluate:", "lm_eval:")):
         return None
     in_words, reads = _in_words(task), registry.literals("metrics", name)["reads"]
     if reads == "choices" and not _has_choices(task):
@@ -119,6 +121,8 @@ def _reads_other(name: str, task: str) -> str | None:
 
 def _value_names(name: str) -> list[str]:
     """Return the names of the scalar values that a metric gives; none for one that is not the harness's own."""
+    if name.startswith("lm_eval:"):
+        return [name]
     return list(registry.literals("metrics", name)["higher_is_better"]) if name in registry.names("metrics") else []
 
 
@@ -196,11 +200,15 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
         return
     prompting, plain = recipe.prompting, Prompting()
     place = layers.place(("prompting", "answer"))
-    if prompting.answer != "generate" and _in_words(recipe.dataset.task):
-        yield f"{place}: answers to questions are free text; set answer: generate"
     if _has_choices(recipe.dataset.task):
         yield from _choice_problems(recipe, layers)
         return
+    if recipe.dataset.task == "lm_eval_generation":
+        if prompting.normalization != plain.normalization or prompting.calibration != plain.calibration:
+            yield f"{layers.place(('prompting',))}: `normalization` and `calibration` are not for written answers"
+        return
+    if prompting.answer != "generate" and _in_words(recipe.dataset.task):
+        yield f"{place}: answers to questions are free text; set answer: generate"
     if prompting.answer == "label_likelihood" and recipe.dataset.multi_label:
         yield f"{place}: multi-label data need `generate` or `entailment`; the likeliest label is a single one"
     if prompting.answer == "entailment" and recipe.method.name != "zero_shot":

@@ -11,6 +11,8 @@ from bench.errors import SetupError
 
 # Of the metrics of a multiple-choice task, those that the harness computes, and what its prediction divides by.
 NORMALIZATIONS = {"acc_norm": "characters", "acc_bytes": "bytes", "acc": "none"}
+# The metric of written answers.
+WRITTEN_METRIC = "exact_match"
 # Keys that change what is asked or scored in a way that is not done here, and why a task with one is refused.
 UNSUPPORTED = {
     "class": "it is Python code, not settings",
@@ -47,14 +49,18 @@ def make(spec: str) -> dict[str, Any]:
     if not task.is_own:
         source |= {"folder": str(task.path.parent), "files": {"task": task.path.name}}
     description = str(settings.get("description") or "")
+    if settings.get("output_type", "generate_until") == "generate_until":
+        columns = {"id": "id", "text": "text", "label": "answers"}
+        own: dict[str, Any] = {"task": "lm_eval_generation", "metrics": value_names(settings), "columns": columns}
+    else:
+        columns = {"id": "id", "text": "text", "choices": "choices", "label": "label", "label_as": "from_0"}
+        own = {"task": "multiple_choice", "normalization": _normalization(settings), "columns": columns}
     return {
-        "task": "multiple_choice",
+        **own,
         "source": source,
         "licence": "not known: see the task of lm-evaluation-harness",
-        "columns": {"id": "id", "text": "text", "choices": "choices", "label": "label", "label_as": "from_0"},
         "splits": splits,
         "leakage": "allow",
-        "normalization": _normalization(settings),
         "prompt": {
             # Asked of new texts by `predict`; runs ask as lm_eval does.
             "template": ("" if "{" in description else description) + "{text}",
@@ -72,13 +78,13 @@ def _check(task: TaskFile) -> None:
     if isinstance(settings.get("task"), list) or "group" in settings:
         reason = "it is a group of tasks: name one of them"
     elif kind in OUTPUT_TYPES:
-        reason = f"its output_type is {kind}, {OUTPUT_TYPES[kind]}; multiple_choice is supported"
-    elif kind == "generate_until":
-        reason = "its output_type is generate_until, whose answers are written; multiple_choice is supported"
-    elif kind != "multiple_choice":
-        reason = f"it has the output_type {kind!r}; multiple_choice is supported"
+        reason = f"its output_type is {kind}, {OUTPUT_TYPES[kind]}; multiple_choice and generate_until are supported"
+    elif kind not in ("multiple_choice", "generate_until"):
+        reason = f"it has the output_type {kind!r}; multiple_choice and generate_until are supported"
     elif settings.get("process_results"):
         reason = "it scores answers by a function of its own (process_results)"
+    elif kind == "generate_until":
+        reason = _why_not_written(settings)
     elif not settings.get("doc_to_choice"):
         reason = "it has no doc_to_choice"
     elif not _metrics(settings) & NORMALIZATIONS.keys():
@@ -87,10 +93,35 @@ def _check(task: TaskFile) -> None:
         raise SetupError(f"the lm_eval task {task.name!r} can't be used: {reason}")
 
 
+def _why_not_written(settings: dict[str, Any]) -> str | None:
+    """Return why answers to a generate_until task can't be scored; None where they can."""
+    options = settings.get("generation_kwargs") or {}
+    others = _metrics(settings) - {WRITTEN_METRIC}
+    if others:
+        return f"its metrics are {', '.join(sorted(_metrics(settings)))}; of written answers only {WRITTEN_METRIC} is"
+    if any(isinstance(item, dict) and item.get("hf_evaluate") for item in settings.get("metric_list") or ()):
+        return "its metric is loaded from the Hub (hf_evaluate)"
+    if options.get("do_sample") or float(options.get("temperature") or 0) > 0 or settings.get("repeats", 1) != 1:
+        return "its answers are drawn at random (do_sample, temperature or repeats); only greedy ones are supported"
+    unknown = set(options) - {"until", "do_sample", "temperature", "max_gen_toks", "max_new_tokens"}
+    return f"its generation_kwargs have {', '.join(sorted(unknown))}, which is not supported" if unknown else None
+
+
+def filter_names(settings: dict[str, Any]) -> list[str]:
+    """Return the names of the task's filters, in their order; lm_eval's own one where it has none."""
+    return [str(item["name"]) for item in settings.get("filter_list") or ({"name": "none"},)]
+
+
+def value_names(settings: dict[str, Any]) -> list[str]:
+    """Return the harness's names of a generate_until task's metrics, one for each filter."""
+    return [f"lm_eval:{WRITTEN_METRIC},{name}" for name in filter_names(settings)]
+
+
 def _metrics(settings: dict[str, Any]) -> set[str]:
     listed = settings.get("metric_list")
-    if not listed:
-        return {"acc", "acc_norm"}  # lm_eval's own for multiple choice
+    if not listed:  # lm_eval's own
+        written = settings.get("output_type", "generate_until") == "generate_until"
+        return {WRITTEN_METRIC} if written else {"acc", "acc_norm"}
     return {str(item.get("metric")) if isinstance(item, dict) else str(item) for item in listed}
 
 
@@ -102,4 +133,4 @@ def _normalization(settings: dict[str, Any]) -> str:
 
 def left_out(settings: dict[str, Any]) -> list[str]:
     """Return the task's metrics that are not computed, sorted."""
-    return sorted(_metrics(settings) - NORMALIZATIONS.keys())
+    return sorted(_metrics(settings) - NORMALIZATIONS.keys() - {WRITTEN_METRIC})

@@ -2,7 +2,8 @@
 
 Reading order: scoring (every example exactly once), reader (the contract), readers/ (one for each way to answer),
 input_check (tokens and positions beyond the model's), self_check (a fast path against the plain one, by examples),
-head_forward (padded batches for a task head), metric_set (scores with intervals), baselines, choice_baselines, exhibits
+head_forward (padded batches for a task head), metric_set (scores with intervals), lm_eval_metric,
+baselines, choice_baselines, exhibits
 (collapsed models), ceilings (scores of right answers), text_examples (rows -> prompts and readers), lm_eval_examples,
 likelihood, continuation_tree, generation, spans, new_texts and saved_model (what is predicted, and by what), predict,
 lm_eval_model (the scorer for lm-evaluation-harness).

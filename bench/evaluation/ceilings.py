@@ -44,7 +44,7 @@ def ceilings(metrics: MetricSet, references: np.ndarray) -> dict[str, Ceiling]:
         return {}
     golds = [list(texts) for texts in references if len(texts)]
     found: dict[str, Ceiling] = {}
-    for metric in metrics.metrics if golds else ():
+    for metric in (metric for metric in metrics.metrics if golds and metric.reads != "lm_eval"):
         if isinstance(metric, AdditiveMetric):
             found |= _additive(metric, golds)
         else:

@@ -19,6 +19,7 @@ from bench.config import foreign_code, registry
 from bench.config.contracts import AdditiveMetric, Metric
 from bench.data.examples import per_row
 from bench.errors import ScoreError, SetupError
+from bench.evaluation.lm_eval_metric import LM_EVAL, LmEvalMetric
 from bench.models.library_internals import evaluate_internals
 from bench.records.record import Score
 
@@ -60,12 +61,13 @@ class MetricSet:
         self.num_labels = num_labels
         self.multi_label = multi_label
         config = "multilabel" if multi_label else "default"
-        own_names = [name for name in names if not name.startswith(LIBRARY)]
+        own_names = [name for name in names if not name.startswith((LIBRARY, LM_EVAL))]
         own = [_own_metric(name, config) for name in own_names]
         if len({metric.reads == "answers" for metric in own}) > 1:
             raise SetupError(f"metrics of answers in words don't go with metrics of labels: {', '.join(names)}")
         library = [LibraryMetric(name.removeprefix(LIBRARY), config) for name in names if name.startswith(LIBRARY)]
-        self.metrics: list[Metric] = [*own, *library]
+        of_lm_eval: list[Any] = [LmEvalMetric(name) for name in names if name.startswith(LM_EVAL)]
+        self.metrics: list[Metric] = [*own, *library, *of_lm_eval]
         code = {path.stem: digest for path, digest in registry.included_code({"metrics": own_names}).items()}
         self._code = {id(metric): code[name] for name, metric in zip(own_names, own, strict=True) if name in code}
 
@@ -270,6 +272,9 @@ def _column(rows: Any) -> Any:
 
 
 def _read_by(metric: Metric, predictions: Predictions) -> np.ndarray:
+    if metric.reads == "lm_eval":
+        (name,) = metric.higher_is_better
+        return np.array([extra["lm_eval"][name.removeprefix(LM_EVAL)] for extra in predictions.extra], dtype=float)
     if metric.reads == "choices":
         return per_row([[extra[name] for name in CHOICE_ROWS] for extra in predictions.extra])
     return predictions.scores if metric.reads == "scores" else predictions.predictions

@@ -266,6 +266,90 @@ def test_the_training_split_is_learned_from_with_the_prompt_that_is_scored(folde
     assert text.endswith(f"answer: {'ab'[first['yes']]}")
 
 
+# ---------------------------------------------------------------- written answers
+
+FIRST = {"function": "take_first"}
+WRITTEN = {
+    "plain": {},
+    "two_filters": {
+        "description": "Some answers.\n\n",
+        "generation_kwargs": {"until": ["\n", "the", "?"], "max_gen_toks": 12, "do_sample": False, "temperature": 0.0},
+        "filter_list": [
+            {
+                "name": "letter",
+                "filter": [{"function": "regex", "regex_pattern": "([a-z])"}, {"function": "take_first"}],
+            },
+            {"name": "whole", "filter": [{"function": "take_first"}]},
+        ],
+        "metric_list": [{"metric": "exact_match", "ignore_case": True, "ignore_punctuation": True}],
+    },
+    "several_golds": {"doc_to_target": "golds", "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 5}},
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, model):
+    """Tasks whose answers are written; every other gold text is what the model writes."""
+    folder = tmp_path_factory.mktemp("written")
+    rows = [{"question": row["question"], "gold": "-", "golds": ["-", "+"]} for row in ROWS]
+    for name, keys in WRITTEN.items():
+        settings = {
+            "task": name,
+            "dataset_path": "json",
+            "output_type": "generate_until",
+            "training_split": "train",
+            "test_split": "test",
+            "doc_to_text": "Q: {{question}}\nA:",
+            "doc_to_target": "{{gold}}",
+            "dataset_kwargs": {"data_files": {"train": "train.jsonl", "test": "test.jsonl"}},
+            "generation_kwargs": {"until": ["Q:"], "max_gen_toks": 8},
+            "metric_list": [{"metric": "exact_match"}],
+            **keys,
+        }
+        (folder / f"{name}.yaml").write_text(json.dumps(settings), encoding="utf-8")
+
+    def save():
+        for part, own in (("train", rows[:18]), ("test", rows[18:])):
+            (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own), encoding="utf-8")
+
+    save()
+    said = {name: theirs(folder, [name], 0, model)[name] for name in ("two_filters", "several_golds")}
+    for number, row in enumerate(rows[18:]):
+        own = [each for each in said["two_filters"] if each["doc_id"] == number and each["filter"] == "whole"]
+        row["gold"] = own[0]["resps"][0][0].upper() if number % 2 else row["gold"]
+        row["golds"] = ["+", said["several_golds"][number]["resps"][0][0]] if number % 3 else row["golds"]
+    save()
+    return folder
+
+
+@together("name, shots", [("plain", 0), ("plain", 2), ("two_filters", 1), ("two_filters", 0), ("several_golds", 0)])
+def test_every_written_answer_is_that_of_lm_eval_and_scored_as_there(name, shots, written, model, write):
+    method = f"method={{name: few_shot, shots: {shots}}}" if shots else "method=zero_shot"
+    resolved = recipe_of(write, f"lm_eval:{written / name}.yaml", method)
+    predictions, values = scored(resolved, model)
+    samples = theirs(written, [name], shots, model)[name]
+    filters = {sample["filter"] for sample in samples}
+    assert set(values) == {f"lm_eval:exact_match,{key}" for key in filters}
+    for sample in samples:
+        place = predictions.ids.index(f"{sample['doc_id']:06d}")
+        assert predictions.extra[place]["text"] == sample["resps"][0][0]
+        assert values[f"lm_eval:exact_match,{sample['filter']}"][place] == sample["exact_match"]
+    if (name, shots) in (("two_filters", 0), ("several_golds", 0)):  # right and wrong ones
+        assert {0.0, 1.0} == {sample["exact_match"] for sample in samples}
+
+
+def test_of_written_answers_the_gold_text_is_learned(written, model, write):
+    _, tokenizer = model
+    resolved = recipe_of(write, f"lm_eval:{written / 'plain'}.yaml", "method=full")
+    plan = registry.load("methods", "full").load_plan(resolved.options)
+    corpus = dataset.load(resolved.recipe.dataset, {}, {"train", "test"})
+    train = lm_eval_examples.encode_corpus(resolved.recipe, plan, corpus, tokenizer).train
+    prompt = tokenizer.encode(f"Q: {ROWS[0]['question']}\nA:")
+    whole = tokenizer.encode(f"Q: {ROWS[0]['question']}\nA: -")
+    assert train.features[0]["input_ids"] == [*whole, tokenizer.eos_token_id]
+    assert train.features[0]["token_labels"][: len(prompt)] == [-100] * len(prompt)
+
+
 # ---------------------------------------------------------------- cards, and what is refused
 
 
@@ -339,6 +423,9 @@ def local(tmp_path, keys, name="own"):
         ({"doc_to_image": "picture"}, "it shows images"),
         ({"process_results": "x"}, "it scores answers by a function of its own"),
         ({"metric_list": [{"metric": "mcc"}]}, "its metrics are mcc; supported: acc_norm, acc_bytes, acc"),
+        ({"output_type": "generate_until", "generation_kwargs": {"do_sample": True}}, "drawn at random"),
+        ({"output_type": "generate_until", "metric_list": [{"metric": "bleu"}]}, "its metrics are bleu; of written"),
+        ({"output_type": "generate_until", "generation_kwargs": {"num_beams": 2}}, "generation_kwargs have num_beams"),
         ({"test_split": None}, "has neither test_split nor validation_split"),
         ({"task": ["a", "b"]}, "it is a group of tasks"),
         ({"include": "none.yaml"}, "can't be read"),

@@ -1,10 +1,14 @@
 """Task -> how its gold values are read."""
 
 from bench.config.cards import DatasetCard
-from bench.data.targets import answers, choices, label
+from bench.data.targets import answers, choices, label, written
 from bench.data.targets.target import TargetKind
 
-_KINDS: dict[str, TargetKind] = {"question_answering": answers, "multiple_choice": choices}
+_KINDS: dict[str, TargetKind] = {
+    "question_answering": answers,
+    "multiple_choice": choices,
+    "lm_eval_generation": written,
+}
 
 
 def kind_of(card: DatasetCard) -> TargetKind:

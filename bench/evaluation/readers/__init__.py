@@ -1,5 +1,5 @@
 """Readers: how a model answers one example.
 
-Reading order: head, likelihood, choices, choice_head, generation, entailment, span; base and check
+Reading order: head, likelihood, choices, choice_head, generation, until, entailment, span; base and check
 for the comparison with the plain path.
 """
