@@ -202,6 +202,20 @@ def _restore(model: Any, folder: Path) -> None:
         raise DataError(f"{folder} lacks weights of the head, e.g. {min(wanted)}")
 
 
+def _register(family: Any, base: str, card: ModelCard, trusted: bool) -> dict[str, str] | None:
+    """Let an Auto class build a head of this package's own on a base model; return how its weights are renamed."""
+    import transformers
+
+    if family.__name__ not in (span_head.AUTO_CLASS, choice_head.AUTO_CLASS):
+        return None
+    config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=trusted)
+    if family.__name__ == choice_head.AUTO_CLASS:
+        choice_head.register(config)
+        return None
+    span_head.register(config)
+    return span_head.key_mapping(config)
+
+
 def _load_adapter(folder: Path, description: dict[str, Any], device: torch.device) -> Any:
     import peft
     import transformers
@@ -217,14 +231,8 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
     outputs = registry.load_task(description["task"]).head_outputs(tuple(description["labels"]))
     task = {} if _is_text(description) else task_settings(outputs, description["multi_label"])
     try:
-        family, renamed = _auto_class(description), None
-        if family.__name__ == span_head.AUTO_CLASS:
-            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=trusted)
-            span_head.register(config)
-            renamed = span_head.key_mapping(config)
-        if family.__name__ == choice_head.AUTO_CLASS:
-            config = transformers.AutoConfig.from_pretrained(base, revision=card.revision, trust_remote_code=trusted)
-            choice_head.register(config)
+        family = _auto_class(description)
+        renamed = _register(family, base, card, trusted)
         model = family.from_pretrained(
             base,
             key_mapping=renamed,
