@@ -108,7 +108,7 @@ def _metric_problems(recipe: Recipe, metric_names: tuple[str, ...], layers: Laye
 
 def _unusable_metric(name: str, multi_label: bool) -> str | None:
     """Return why a metric can't be computed for such data, or None; those of the evaluate library are not looked at."""
-    if name.startswith(LIBRARY):
+    if name.startswith((LIBRARY, "lm_eval:")):
         return None
     try:
         configs = registry.literals("metrics", name)["configs"]
@@ -122,7 +122,9 @@ def _unusable_metric(name: str, multi_label: bool) -> str | None:
 
 def _reads_other(name: str, task: str) -> str | None:
     """Return why a metric does not fit a task's answers, or None."""
-    if name.startswith(LIBRARY):
+    if name.startswith("lm_eval:") and task != "lm_eval_generation":
+        return f"metric {name!r} is one of lm_eval's generate_until tasks alone"
+    if name.startswith((LIBRARY, "lm_eval:")):
         return None
     reads, has = registry.literals("metrics", name)["reads"], _reads(task)
     if reads == "choices" and has != "choices":
@@ -138,6 +140,8 @@ def _reads_other(name: str, task: str) -> str | None:
 
 def _value_names(name: str) -> list[str]:
     """Return the names of the scalar values that a metric gives; none for one that is not the harness's own."""
+    if name.startswith("lm_eval:"):
+        return [name]
     return list(registry.literals("metrics", name)["higher_is_better"]) if name in registry.names("metrics") else []
 
 
@@ -223,6 +227,13 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
         return
     prompting, plain = recipe.prompting, Prompting()
     place = layers.place(("prompting", "answer"))
+    if _has_choices(recipe.dataset.task):
+        yield from _choice_problems(recipe, layers)
+        return
+    if recipe.dataset.task == "lm_eval_generation":
+        if prompting.normalization != plain.normalization or prompting.calibration != plain.calibration:
+            yield f"{layers.place(('prompting',))}: `normalization` and `calibration` are not for written answers"
+        return
     if prompting.answer != "generate" and _in_words(recipe.dataset.task):
         yield f"{place}: answers to questions are free text; set answer: generate"
     if prompting.format != "chat" and prompting.chat_template_kwargs:
@@ -230,9 +241,6 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     if prompting.answer != "generate" and _reads(recipe.dataset.task) == "numbers":
         how = "the likelihood of an answer" if prompting.answer == "label_likelihood" else "entailment"
         yield f"{place}: {how} is not defined for numbers, of which there is no list; set answer: generate"
-    if _has_choices(recipe.dataset.task):
-        yield from _choice_problems(recipe, layers)
-        return
     if prompting.answer == "label_likelihood" and recipe.dataset.multi_label:
         yield f"{place}: multi-label data need `generate` or `entailment`; the likeliest label is a single one"
     if prompting.answer == "entailment" and recipe.method.name != "zero_shot":

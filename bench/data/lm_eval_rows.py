@@ -14,6 +14,8 @@ NO_TEXT = "(no text)"
 def read(source: Source, wanted: Iterable[str]) -> tuple[dict[str, list[dict[str, Any]]], tuple[str, ...]]:
     """Return the rows of the wanted splits, {"id", "text", "choices", "label"}, and notes on the task.
 
+    Of a generate_until task they are {"id", "text", "answers"}.
+
     Raises DataError for a document whose choices or right one can't be read, SetupError as `lm_eval_tasks` does.
     """
     file = lm_eval_tasks.of(source)
@@ -35,7 +37,12 @@ def _notes(settings: Mapping[str, Any]) -> Iterable[str]:
 
 def _row(task: Any, doc: Any, number: int, split: str) -> dict[str, Any]:
     place = f"document {number} of the split {split!r} of the lm_eval task {task.config.task!r}"
-    text, choices, gold = task.doc_to_text(doc), task.doc_to_choice(doc), task.doc_to_target(doc)
+    text = task.doc_to_text(doc)
+    if task.OUTPUT_TYPE == "generate_until":
+        golds = task.doc_to_target(doc)
+        golds = [str(gold) for gold in (golds if isinstance(golds, list) else [golds])]
+        return {"id": f"{number:06d}", "text": text if text.strip() else NO_TEXT, "answers": golds}
+    choices, gold = task.doc_to_choice(doc), task.doc_to_target(doc)
     if not isinstance(text, str):
         raise DataError(
             f"{place} has a prompt for each choice (doc_to_text gives {text!r:.60}), which is not supported"

@@ -143,7 +143,8 @@ def _merged(path: Path, functions: list[Function], seen: tuple[Path, ...]) -> di
     _Loader.add_constructor("!function", _function)
     try:
         with path.open(encoding="utf-8") as stream:
-            content = yaml.load(stream, Loader=_Loader)
+            loader = _Loader(stream)
+            content = loader.get_single_data()
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         text = " ".join(str(error).split())[:200]
         raise SetupError(f"the task file {path} can't be read: {text}") from error

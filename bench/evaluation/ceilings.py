@@ -44,7 +44,7 @@ def ceilings(metrics: MetricSet, references: np.ndarray) -> dict[str, Ceiling]:
         return {}
     golds = [list(texts) for texts in references if len(texts)]
     found: dict[str, Ceiling] = {}
-    for metric in [each for each in metrics.metrics if each.reads != "likelihoods"] if golds else ():
+    for metric in [each for each in metrics.metrics if each.reads not in ("likelihoods", "lm_eval")] if golds else ():
         if isinstance(metric, AdditiveMetric):
             found |= _additive(metric, golds)
         else:

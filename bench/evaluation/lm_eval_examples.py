@@ -3,25 +3,30 @@
 So scores are lm_eval's own, document by document, and the training split is learned from with the same prompt.
 """
 
+import functools
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from bench.config.contracts import LoadPlan
-from bench.config.recipe import Recipe
-from bench.data import dataset, lm_eval_tasks
+from bench.config.recipe import Prompting, Recipe
+from bench.data import card_from_lm_eval, dataset, lm_eval_tasks
 from bench.data.examples import Encoded, Feature
 from bench.data.prompts.encode import prompt_hash
 from bench.data.rows import Split
 from bench.errors import SetupError
+from bench.evaluation.reader import Reader, Scoring
 from bench.evaluation.readers import choices
+from bench.evaluation.readers.until import Until, UntilReader
 from bench.evaluation.text_examples import TextExamples
 from bench.records import record
 
 TokenIds = list[int]
+# New tokens where a task does not say how many: the default of lm_eval's HFLM.
+MAX_GEN_TOKS = 256
 
 
 @dataclass(kw_only=True)
@@ -47,6 +52,10 @@ class PairEncoder:
             return self._encode(context), self._encode(continuation, add_special_tokens=False)
         whole, alone = self._encode(context + continuation), self._encode(context)
         return alone, whole[len(alone) :]
+
+    def alone(self, context: str) -> TokenIds:
+        """Return the tokens of a prompt that an answer is written to."""
+        return self._encode(context) if context else [self._begin_id()]
 
     def _after_nothing(self, continuation: str) -> tuple[TokenIds, TokenIds]:
         ids, begin = self._encode(continuation, add_special_tokens=False), self._begin_id()
@@ -105,10 +114,15 @@ def ask(task: Any, split: str, shots: int, tokenizer: Any, *, chat: bool) -> Ask
         )
         about = {"metadata": (task.config.task, number, 1), "apply_chat_template": chat, "chat_template": template}
         requests = task.construct_requests(doc=doc, ctx=context, **about)
-        # Behind them stand those without a context, where a task compares the two.
-        own = requests[: len(task.doc_to_choice(doc))]
         contexts.append(context)
-        continuations.append([request.args[1] for request in own])
+        if task.OUTPUT_TYPE == "generate_until":
+            golds = task.doc_to_target(doc)
+            gold = golds[0] if isinstance(golds, list) else golds
+            continuations.append([f"{'' if chat else task.config.target_delimiter}{gold}"])
+        else:
+            # Behind them stand those without a context, where a task compares the two.
+            own = requests[: len(task.doc_to_choice(doc))]
+            continuations.append([request.args[1] for request in own])
     return Asked(contexts=contexts, continuations=continuations)
 
 
@@ -139,10 +153,11 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, tokeni
     task = lm_eval_tasks.build(file.path)
     encoder = PairEncoder(tokenizer=tokenizer, family=recipe.model.family, max_length=recipe.max_length)
     splits: dict[str, Encoded] = {}
-    first = ""
+    first, written = "", _until(task, recipe.prompting)
     for name in (name for name in corpus.splits if name != "train" or name in recipe.evaluation.splits):
         asked = ask(task, recipe.dataset.splits[name], plan.shots, tokenizer, chat=chat)
-        splits[name] = _encoded(corpus.splits[name], asked, encoder)
+        make = _prompts if task.OUTPUT_TYPE == "generate_until" else _encoded
+        splits[name] = make(corpus.splits[name], asked, encoder, written)
         first = first or tokenizer.decode(splits[name].features[0]["input_ids"])
     train = None
     if plan.trains == "gradient":
@@ -150,25 +165,112 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, tokeni
             raise SetupError("the tokenizer has no end token, so the model can't learn where an answer ends")
         asked = ask(task, recipe.dataset.splits["train"], 0, tokenizer, chat=chat)
         train = _train_examples(corpus.splits["train"], asked, encoder)
+    generates = task.OUTPUT_TYPE == "generate_until"
     prompts = record.Prompts(
         format=recipe.prompting.format,
-        answer="label_likelihood",
-        signature=_signature(recipe, plan, file),
+        answer="generate" if generates else "label_likelihood",
+        signature=_signature(recipe, plan, file, written if generates else None),
         template_hash=_template_hash(file),
         shots=plan.shots,
         draw=f"lm_eval, seed {lm_eval_tasks.FEWSHOT_SEED}" if plan.shots else None,
         example=first,
     )
-    reader = partial(_reader, normalization=recipe.dataset.normalization)
-    notes = choices.notes(splits.values())
+    reader: Callable[[Any, Encoded, Scoring], Reader] = partial(_reader, normalization=recipe.dataset.normalization)
+    if generates:
+        reader = partial(_until_reader, until=written, judges=_judges(task, recipe, file))
+    notes = [] if generates else choices.notes(splits.values())
     return TextExamples(splits=splits, train=train, reader=reader, prompts=prompts, notes=notes)
 
 
-def _reader(model: Any, split: Encoded, scoring: Any, **options: Any) -> choices.ChoiceReader:
+def _reader(model: Any, split: Encoded, scoring: Scoring, **options: Any) -> choices.ChoiceReader:
     return choices.ChoiceReader(model, split, scoring, **options)
 
 
-def _encoded(split: Split, asked: Asked, encoder: PairEncoder) -> Encoded:
+def _until_reader(
+    model: Any,
+    split: Encoded,
+    scoring: Scoring,
+    *,
+    until: Until,
+    judges: dict[str, Callable[[Any, str], dict[str, float]]],
+) -> UntilReader:
+    return UntilReader(model, split, scoring, until, judges[split.name])
+
+
+def _until(task: Any, prompting: Prompting) -> Until:
+    """Return how answers end: as the task says, unless the recipe sets how many tokens they may have."""
+    options = task.config.generation_kwargs or {}
+    stops = options.get("until") or []
+    own = options.get("max_gen_toks", options.get("max_new_tokens", MAX_GEN_TOKS))
+    asked = prompting.max_new_tokens
+    return Until(
+        stops=tuple([stops] if isinstance(stops, str) else stops),
+        max_new_tokens=int(own) if asked == Prompting().max_new_tokens else asked,
+    )
+
+
+def _judges(
+    task: Any, recipe: Recipe, file: lm_eval_tasks.TaskFile
+) -> dict[str, Callable[[Any, str], dict[str, float]]]:
+    """Return, by split, what scores the answer to one of its documents, by the task's own filters and functions."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.filters import build_filter_ensemble
+
+    names = card_from_lm_eval.filter_names(file.settings)
+    listed = file.settings.get("filter_list") or [{"name": "none", "filter": [{"function": "take_first"}]}]
+    steps = [
+        [
+            (step["function"], {key: value for key, value in step.items() if key != "function"})
+            for step in item["filter"]
+        ]
+        for item in listed
+    ]
+    filters = [build_filter_ensemble(name, own) for name, own in zip(names, steps, strict=True)]
+    documents = functools.cache(partial(lm_eval_tasks.documents, task))
+
+    def judge(split: str, number: int, text: str) -> dict[str, float]:
+        """Return "<metric>,<filter>" -> value."""
+        doc = documents(recipe.dataset.splits[split])[number]
+        values = {}
+        for name, each in zip(names, filters, strict=True):
+            asked = Instance("generate_until", doc, ("", {}), 0, metadata=(task.config.task, number, 1), resps=[text])
+            each.apply([asked])
+            found = task.process_results(doc, [asked.filtered_resps[name]])
+            metric = card_from_lm_eval.WRITTEN_METRIC
+            values[f"{metric},{name}"] = float(found[metric])
+        return values
+
+    return {name: partial(judge, name) for name in recipe.dataset.splits}
+
+
+def _prompts(split: Split, asked: Asked, encoder: PairEncoder, written: Until) -> Encoded:
+    """Encode prompts whose answers are written, cut at their beginning to leave room for these."""
+    features: list[Feature] = []
+    before, most = encoder.num_cut, encoder.max_length
+    most -= 0 if encoder.family == "encoder_decoder" else written.max_new_tokens
+    if most < 1:
+        raise SetupError(
+            f"max_length {encoder.max_length} leaves no room for a prompt beside {written.max_new_tokens} new tokens; "
+            "raise it, or set prompting.max_new_tokens"
+        )
+    for row in split.rows:
+        ids = encoder.alone(asked.contexts[int(row["id"])])
+        encoder.num_cut += len(ids) > most
+        ids = ids[-most:]
+        document = int(row["id"])
+        features.append(
+            {"input_ids": ids, "labels": row["answers"], "document": document, "prompt_hash": prompt_hash(ids, [])}
+        )
+    return Encoded(
+        name=split.name,
+        ids=tuple(row["id"] for row in split.rows),
+        features=features,
+        truncated=encoder.num_cut - before,
+        in_words=True,
+    )
+
+
+def _encoded(split: Split, asked: Asked, encoder: PairEncoder, _: Until) -> Encoded:
     features: list[Feature] = []
     before = encoder.num_cut
     for row in split.rows:
@@ -195,6 +297,7 @@ def _train_examples(split: Split, asked: Asked, encoder: PairEncoder) -> Encoded
     for row in split.rows:
         number = int(row["id"])
         prompt_ids, continuation_ids = encoder.row(asked.contexts[number], asked.continuations[number], row["id"])
+        # Of written answers there is one continuation, the first gold text.
         answer_ids = [*continuation_ids[row["label"]], end]
         if encoder.family == "encoder_decoder":
             feature: Feature = {"input_ids": prompt_ids, "token_labels": answer_ids}
@@ -206,18 +309,23 @@ def _train_examples(split: Split, asked: Asked, encoder: PairEncoder) -> Encoded
     return Encoded(name=split.name, ids=ids, features=features, truncated=encoder.num_cut - before)
 
 
-def _signature(recipe: Recipe, plan: LoadPlan, file: lm_eval_tasks.TaskFile) -> str:
+def _signature(recipe: Recipe, plan: LoadPlan, file: lm_eval_tasks.TaskFile, written: Until | None) -> str:
     """Return every setting of the prompts that moves a score."""
     version = (file.settings.get("metadata") or {}).get("version", "none")
     return "|".join(
         [
             f"lm_eval:{importlib.metadata.version('lm_eval')}",
             f"task:{file.name},version:{version}",
-            f"answer:label_likelihood|format:{recipe.prompting.format}",
-            f"normalization:{recipe.dataset.normalization}",
+            f"answer:{'label_likelihood' if written is None else 'generate'}|format:{recipe.prompting.format}",
+            f"normalization:{recipe.dataset.normalization}" if written is None else _ends(written),
             f"shots:{plan.shots}" + (f",seed:{lm_eval_tasks.FEWSHOT_SEED}" if plan.shots else ""),
         ]
     )
+
+
+def _ends(written: Until) -> str:
+    stops = hashlib.sha256(repr(written.stops).encode()).hexdigest()[:8]
+    return f"greedy,max_new_tokens:{written.max_new_tokens},until:{stops}"
 
 
 def _template_hash(file: lm_eval_tasks.TaskFile) -> str:

@@ -22,6 +22,7 @@ from bench.config.foreign_code import LIBRARY
 from bench.data import tagging
 from bench.data.examples import per_row
 from bench.errors import ScoreError, SetupError
+from bench.evaluation.lm_eval_metric import LM_EVAL, LmEvalMetric
 from bench.models.library_internals import evaluate_internals
 from bench.records.record import Score
 
@@ -82,7 +83,7 @@ class MetricSet:
         self.num_labels = num_labels
         self.multi_label = multi_label
         config = "multilabel" if multi_label else "default"
-        own_names = [name for name in names if not name.startswith(LIBRARY)]
+        own_names = [name for name in names if not name.startswith((LIBRARY, LM_EVAL))]
         own = [_own_metric(name, config, scheme) for name in own_names]
         for metric in own:
             if metric.reads == "tags":
@@ -95,7 +96,8 @@ class MetricSet:
             )
             raise SetupError(f"metrics of {kinds}: {', '.join(names)}")
         library = [LibraryMetric(name.removeprefix(LIBRARY), config) for name in names if name.startswith(LIBRARY)]
-        self.metrics: list[Metric] = [*own, *library]
+        of_lm_eval: list[Any] = [LmEvalMetric(name) for name in names if name.startswith(LM_EVAL)]
+        self.metrics: list[Metric] = [*own, *library, *of_lm_eval]
         code = {path.stem: digest for path, digest in registry.included_code({"metrics": own_names}).items()}
         self._code = {id(metric): code[name] for name, metric in zip(own_names, own, strict=True) if name in code}
 
@@ -306,6 +308,9 @@ def _column(rows: Any) -> Any:
 
 
 def _read_by(metric: Metric, predictions: Predictions) -> np.ndarray:
+    if metric.reads == "lm_eval":
+        (name,) = metric.higher_is_better
+        return np.array([extra["lm_eval"][name.removeprefix(LM_EVAL)] for extra in predictions.extra], dtype=float)
     if metric.reads == "choices":
         return per_row([[extra[name] for name in CHOICE_ROWS] for extra in predictions.extra])
     if metric.reads == "likelihoods":

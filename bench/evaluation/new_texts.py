@@ -243,6 +243,8 @@ def check(rows: Rows, description: dict[str, Any]) -> None:
     """
     if not rows:
         raise DataError("there are no texts to predict")
+    if description["task"] == "lm_eval_generation":
+        raise DataError("answers of a model that was trained on a task of lm_eval are not written here for new texts")
     pairs, questions = _reads_pairs(description), description["task"] == "question_answering"
     for number, row in enumerate(rows, start=1):
         if description["task"] == CHOICES_TASK:

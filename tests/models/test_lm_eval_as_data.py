@@ -10,10 +10,11 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bench.config import registry, resolve
+from bench.config import foreign_code, registry, resolve
 from bench.config.cards import TokenizerCard
-from bench.data import dataset, lm_eval_tasks
+from bench.data import card_from_lm_eval, dataset, lm_eval_tasks
 from bench.data import tokenizer as tokenizers
+from bench.errors import DataError, RecipeError, SetupError
 from bench.evaluation import lm_eval_examples, scoring
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
@@ -180,22 +181,20 @@ def scored(resolved, model):
     return predictions, metrics.per_example(predictions)
 
 
-def theirs(folder, name, shots, model, **options):
-    """lm_eval's own samples, by document."""
+def theirs(folder, names, shots, model, **options):
+    """lm_eval's own samples of some tasks: name -> samples by document."""
     network, tokenizer = model
-    manager = TaskManager(include_defaults=False)
-    config = {**lm_eval_tasks.read(folder / f"{name}.yaml").settings}
-    config["dataset_kwargs"] = {"data_files": {part: str(folder / f"{part}.jsonl") for part in ("train", "test")}}
+    files = {"data_files": {part: str(folder / f"{part}.jsonl") for part in ("train", "test")}}
     results = simple_evaluate(
-        HFLM(pretrained=network, tokenizer=tokenizer, batch_size=4, **options.pop("model", {})),
-        tasks=[config],
+        HFLM(pretrained=network, tokenizer=tokenizer, batch_size=4, **options.pop("settings", {})),
+        tasks=[{**lm_eval_tasks.read(folder / f"{name}.yaml").settings, "dataset_kwargs": files} for name in names],
         num_fewshot=shots,
-        task_manager=manager,
+        task_manager=TaskManager(include_defaults=False),
         bootstrap_iters=0,
         log_samples=True,
         **options,
     )
-    return sorted(results["samples"][name], key=lambda sample: sample["doc_id"])
+    return {name: sorted(each, key=lambda one: one["doc_id"]) for name, each in results["samples"].items()}
 
 
 def assert_equal(predictions, values, samples):
@@ -210,10 +209,276 @@ def assert_equal(predictions, values, samples):
             assert values[metric][place] == sample[metric], (place, metric)
 
 
-@together(
-    "name, shots", [(name, shots) for number, name in enumerate(TASKS) for shots in ((0, 3) if number % 2 else (2, 0))]
-)
-def test_every_document_is_scored_as_lm_eval_scores_it(name, shots, folder, model, write):
+@together("shots", [0, 2])
+def test_every_document_is_scored_as_lm_eval_scores_it(shots, folder, model, write):
     method = f"method={{name: few_shot, shots: {shots}}}" if shots else "method=zero_shot"
-    predictions, values = scored(recipe_of(write, f"lm_eval:{folder / name}.yaml", method), model)
-    assert_equal(predictions, values, theirs(folder, name, shots, model))
+    expected = theirs(folder, TASKS, shots, model)
+    assert set(expected) == set(TASKS)
+    for name, samples in expected.items():
+        predictions, values = scored(recipe_of(write, f"lm_eval:{folder / name}.yaml", method), model)
+        assert_equal(predictions, values, samples)
+
+
+def test_in_a_chat_template_too(folder, model, write):
+    _, tokenizer = model
+    template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+    tokenizer.chat_template = template + "{% if add_generation_prompt %}[assistant] {% endif %}"
+    try:
+        for name, shots in (("letters", 2), ("varying", 0)):
+            method = f"method={{name: few_shot, shots: {shots}}}" if shots else "method=zero_shot"
+            resolved = recipe_of(write, f"lm_eval:{folder / name}.yaml", method, "prompting.format=chat")
+            predictions, values = scored(resolved, model)
+            expected = theirs(folder, [name], shots, model, apply_chat_template=True, fewshot_as_multiturn=True)
+            assert_equal(predictions, values, expected[name])
+    finally:
+        tokenizer.chat_template = None
+
+
+def test_what_is_too_long_loses_its_beginning_as_in_lm_eval(folder, model, write):
+    resolved = recipe_of(write, f"lm_eval:{folder / 'two_listed'}.yaml", "max_length=24")
+    predictions, values = scored(resolved, model)
+    # Of its own choices the longer one leaves less room, and lm_eval cuts for each of them alone.
+    samples = theirs(folder, ["two_listed"], 0, model, settings={"max_length": 24})["two_listed"]
+    longer = [float(sample["filtered_resps"][1][0]) for sample in samples]
+    assert [extra["log_likelihoods"][1] for extra in predictions.extra] == pytest.approx(longer, abs=TOLERANCE)
+    assert set(values) >= {"acc", "acc_norm", "acc_bytes", "acc_tokens"}
+
+
+def test_the_training_split_is_learned_from_with_the_prompt_that_is_scored(folder, model, write):
+    _, tokenizer = model
+    resolved = recipe_of(write, f"lm_eval:{folder / 'letters'}.yaml", "method=full")
+    recipe = resolved.recipe
+    plan = registry.load("methods", "full").load_plan(resolved.options)
+    corpus = dataset.load(recipe.dataset, {}, {"train", "test"})
+    asked = lm_eval_examples.encode_corpus(recipe, plan, corpus, tokenizer)
+    both = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"splits": ("train",)})})
+    as_scored = lm_eval_examples.encode_corpus(both, plan, corpus, tokenizer).splits["train"]
+    assert asked.train.ids == as_scored.ids
+    for learned, question in zip(asked.train.features, as_scored.features, strict=True):
+        answer = [*question["continuation_ids"][question["labels"]], tokenizer.eos_token_id]
+        assert learned["input_ids"] == question["prompt_ids"] + answer
+        assert learned["token_labels"] == [-100] * len(question["prompt_ids"]) + answer
+    first = ROWS[0]
+    text = tokenizer.decode(asked.train.features[0]["input_ids"], skip_special_tokens=True)
+    assert text.strip().startswith(
+        "the following are questions with answers."
+    )  # its description; the tokenizer has no case
+    assert text.endswith(f"answer: {'ab'[first['yes']]}")
+
+
+# ---------------------------------------------------------------- written answers
+
+FIRST = {"function": "take_first"}
+WRITTEN = {
+    "plain": {},
+    "two_filters": {
+        "description": "Some answers.\n\n",
+        "generation_kwargs": {"until": ["\n", "the", "?"], "max_gen_toks": 12, "do_sample": False, "temperature": 0.0},
+        "filter_list": [
+            {
+                "name": "letter",
+                "filter": [{"function": "regex", "regex_pattern": "([a-z])"}, {"function": "take_first"}],
+            },
+            {"name": "whole", "filter": [{"function": "take_first"}]},
+        ],
+        "metric_list": [{"metric": "exact_match", "ignore_case": True, "ignore_punctuation": True}],
+    },
+    "several_golds": {"doc_to_target": "golds", "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 5}},
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, model):
+    """Tasks whose answers are written; every other gold text is what the model writes."""
+    folder = tmp_path_factory.mktemp("written")
+    rows = [{"question": row["question"], "gold": "-", "golds": ["-", "+"]} for row in ROWS]
+    for name, keys in WRITTEN.items():
+        settings = {
+            "task": name,
+            "dataset_path": "json",
+            "output_type": "generate_until",
+            "training_split": "train",
+            "test_split": "test",
+            "doc_to_text": "Q: {{question}}\nA:",
+            "doc_to_target": "{{gold}}",
+            "dataset_kwargs": {"data_files": {"train": "train.jsonl", "test": "test.jsonl"}},
+            "generation_kwargs": {"until": ["Q:"], "max_gen_toks": 8},
+            "metric_list": [{"metric": "exact_match"}],
+            **keys,
+        }
+        (folder / f"{name}.yaml").write_text(json.dumps(settings), encoding="utf-8")
+
+    def save():
+        for part, own in (("train", rows[:18]), ("test", rows[18:])):
+            (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own), encoding="utf-8")
+
+    save()
+    said = {name: theirs(folder, [name], 0, model)[name] for name in ("two_filters", "several_golds")}
+    for number, row in enumerate(rows[18:]):
+        own = [each for each in said["two_filters"] if each["doc_id"] == number and each["filter"] == "whole"]
+        row["gold"] = own[0]["resps"][0][0].upper() if number % 2 else row["gold"]
+        row["golds"] = ["+", said["several_golds"][number]["resps"][0][0]] if number % 3 else row["golds"]
+    save()
+    return folder
+
+
+@together("name, shots", [("plain", 0), ("plain", 2), ("two_filters", 1), ("two_filters", 0), ("several_golds", 0)])
+def test_every_written_answer_is_that_of_lm_eval_and_scored_as_there(name, shots, written, model, write):
+    method = f"method={{name: few_shot, shots: {shots}}}" if shots else "method=zero_shot"
+    resolved = recipe_of(write, f"lm_eval:{written / name}.yaml", method)
+    predictions, values = scored(resolved, model)
+    samples = theirs(written, [name], shots, model)[name]
+    filters = {sample["filter"] for sample in samples}
+    assert set(values) == {f"lm_eval:exact_match,{key}" for key in filters}
+    for sample in samples:
+        place = predictions.ids.index(f"{sample['doc_id']:06d}")
+        assert predictions.extra[place]["text"] == sample["resps"][0][0]
+        assert values[f"lm_eval:exact_match,{sample['filter']}"][place] == sample["exact_match"]
+    if (name, shots) in (("two_filters", 0), ("several_golds", 0)):  # right and wrong ones
+        assert {0.0, 1.0} == {sample["exact_match"] for sample in samples}
+
+
+def test_of_written_answers_the_gold_text_is_learned(written, model, write):
+    _, tokenizer = model
+    resolved = recipe_of(write, f"lm_eval:{written / 'plain'}.yaml", "method=full")
+    plan = registry.load("methods", "full").load_plan(resolved.options)
+    corpus = dataset.load(resolved.recipe.dataset, {}, {"train", "test"})
+    train = lm_eval_examples.encode_corpus(resolved.recipe, plan, corpus, tokenizer).train
+    prompt = tokenizer.encode(f"Q: {ROWS[0]['question']}\nA:")
+    whole = tokenizer.encode(f"Q: {ROWS[0]['question']}\nA: -")
+    assert train.features[0]["input_ids"] == [*whole, tokenizer.eos_token_id]
+    assert train.features[0]["token_labels"][: len(prompt)] == [-100] * len(prompt)
+
+
+# ---------------------------------------------------------------- cards, and what is refused
+
+
+def test_the_card_is_made_of_the_task(folder):
+    card = card_from_lm_eval.make(f"lm_eval:{folder / 'arc.yaml'}")
+    assert card["source"] == {"kind": "lm_eval", "id": "arc", "folder": str(folder), "files": {"task": "arc.yaml"}}
+    assert card["splits"] == {"train": "train", "test": "test"}
+    assert card["normalization"] == "characters"
+    for name in ("arc_easy", "hellaswag", "piqa"):  # by name alone, without their data
+        made = card_from_lm_eval.make(f"lm_eval:{name}")
+        assert made["source"] == {"kind": "lm_eval", "id": name}
+        assert made["splits"]["test"] == ("test" if name == "arc_easy" else "validation")
+    assert card_from_lm_eval.make("lm_eval:copa")["normalization"] == "none"
+
+
+def test_a_moved_task_has_the_same_hash_and_an_override_shows(folder, write, tmp_path):
+    place = tmp_path / "elsewhere"
+    place.mkdir()
+    for path in folder.iterdir():
+        if path.is_file():
+            (place / path.name).write_bytes(path.read_bytes())
+    here, there = (recipe_of(write, f"lm_eval:{root / 'arc.yaml'}") for root in (folder, place))
+    assert here.hash == there.hash
+    other = recipe_of(write, f"lm_eval:{folder / 'arc.yaml'}", "dataset.normalization=bytes")
+    assert other.hash != here.hash
+    assert other.recipe.dataset.normalization == "bytes"
+
+
+REFUSED = [
+    ("lm_eval:arc_eazy", "lm_eval knows no task 'arc_eazy'. Did you mean 'arc_easy'?"),
+    ("lm_eval:zzzzzzzzz", "lm-eval ls tasks"),
+    ("lm_eval:./nowhere.yaml", "there is no task file './nowhere.yaml'"),
+    ("lm_eval:mmlu", "'mmlu' is a group of tasks"),
+    ("lm_eval:wikitext", "output_type is loglikelihood_rolling, the perplexity of whole texts"),
+    ("lm_eval:lambada_openai", "output_type is loglikelihood, the likelihood of one given text"),
+]
+
+
+@together("spec, message", REFUSED)
+def test_tasks_that_are_unknown_or_of_another_kind_are_refused(spec, message, write):
+    with pytest.raises(RecipeError) as error:
+        recipe_of(write, spec)
+    assert message in str(error.value)
+    assert "study/own.yaml:1: dataset" in str(error.value)
+
+
+def local(tmp_path, keys, name="own"):
+    path = tmp_path / f"{name}.yaml"
+    settings = {
+        "task": name,
+        "dataset_path": "json",
+        "output_type": "multiple_choice",
+        "training_split": "train",
+        "test_split": "test",
+        "dataset_kwargs": {"data_files": {"train": "train.jsonl", "test": "test.jsonl"}},
+        "doc_to_text": "{{question}}",
+        "doc_to_choice": "options",
+        "doc_to_target": "gold",
+        **keys,
+    }
+    for part in ("train", "test"):
+        (tmp_path / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS), encoding="utf-8")
+    path.write_text(json.dumps({key: value for key, value in settings.items() if value is not None}), encoding="utf-8")
+    return f"lm_eval:{path}"
+
+
+@together(
+    "keys, message",
+    [
+        ({"doc_to_choice": None}, "it has no doc_to_choice"),
+        ({"doc_to_image": "picture"}, "it shows images"),
+        ({"process_results": "x"}, "it scores answers by a function of its own"),
+        ({"metric_list": [{"metric": "mcc"}]}, "its metrics are mcc; supported: acc_norm, acc_bytes, acc"),
+        ({"output_type": "generate_until", "generation_kwargs": {"do_sample": True}}, "drawn at random"),
+        ({"output_type": "generate_until", "metric_list": [{"metric": "bleu"}]}, "its metrics are bleu; of written"),
+        ({"output_type": "generate_until", "generation_kwargs": {"num_beams": 2}}, "generation_kwargs have num_beams"),
+        ({"test_split": None}, "has neither test_split nor validation_split"),
+        ({"task": ["a", "b"]}, "it is a group of tasks"),
+        ({"include": "none.yaml"}, "can't be read"),
+    ],
+)
+def test_settings_that_are_not_supported_are_refused(keys, message, tmp_path):
+    with pytest.raises(SetupError, match=message):
+        card_from_lm_eval.make(local(tmp_path, keys))
+
+
+@together(
+    "keys, message",
+    [
+        ({"doc_to_target": "{{[0, 1]}}"}, "has several right choices"),
+        ({"doc_to_text": "{{gold}}"}, "a prompt for each choice"),
+        ({"doc_to_target": "{{17 if gold == 1 else gold}}"}, "label 17, which is none of its"),
+        ({"doc_to_choice": "{{[question, '' if gold else 'x']}}", "doc_to_target": "{{0}}"}, "choice 2 of 2 is empty"),
+        ({"doc_to_text": "{{unknown_column}}"}, "can't build the task"),
+        ({"dataset_path": "/no/such/place"}, "can't build the task"),
+        ({"doc_to_text": "{{ ''.__class__.__mro__ }}"}, "SecurityError|can't build the task"),
+    ],
+)
+def test_documents_that_are_none_are_refused(keys, message, tmp_path, write):
+    number = len(list(tmp_path.iterdir()))
+    spec = local(tmp_path, keys, name=f"own{number}")
+    with pytest.raises((DataError, SetupError), match=message):
+        dataset.load(recipe_of(write, spec).recipe.dataset, {}, {"test"})
+
+
+def test_a_task_with_python_code_of_its_own_is_foreign_code(tmp_path, write, monkeypatch):
+    local(tmp_path, {})
+    (tmp_path / "mine.py").write_text("def ask(doc):\n    return doc['question']\n", encoding="utf-8")
+    (tmp_path / "own.yaml").write_text(
+        (tmp_path / "own.yaml").read_text(encoding="utf-8").replace('"{{question}}"', "!function mine.ask"),
+        encoding="utf-8",
+    )
+    monkeypatch.chdir(tmp_path)  # where its data files are, as lm_eval looks for them
+    spec = f"lm_eval:{tmp_path / 'own.yaml'}"
+    with pytest.raises(SetupError, match=r"runs Python code that is not lm_eval's own \(mine.ask\)"):
+        dataset.load(recipe_of(write, spec).recipe.dataset, {}, {"test"})
+    trusted = recipe_of(write, spec, "dataset.source.trust_remote_code=true").recipe.dataset
+    with pytest.raises(SetupError, match="confirm it with --trust-remote-code"):
+        dataset.load(trusted, {}, {"test"})
+    monkeypatch.setattr(foreign_code, "is_confirmed", lambda: True)
+    rows = dataset.load(trusted, {}, {"test"}).splits["test"].rows
+    assert rows[0]["text"] == ROWS[0]["question"]
+
+
+def test_without_lm_eval_a_sentence_says_how_to_install_it(write, monkeypatch):
+    monkeypatch.setattr(lm_eval_tasks.importlib.util, "find_spec", lambda name: None)
+    lm_eval_tasks.folder.cache_clear()
+    try:
+        with pytest.raises(RecipeError, match=r'not installed: pip install "finetune-bench\[lm_eval\]"'):
+            recipe_of(write, "lm_eval:./own.yaml")
+    finally:
+        lm_eval_tasks.folder.cache_clear()

@@ -1,7 +1,7 @@
 """Task -> how its gold values are read."""
 
 from bench.config.cards import DatasetCard
-from bench.data.targets import answers, choices, label, number, reference, tags
+from bench.data.targets import answers, choices, label, number, reference, tags, written
 from bench.data.targets.target import TargetKind
 
 _KINDS: dict[str, TargetKind] = {
@@ -10,6 +10,7 @@ _KINDS: dict[str, TargetKind] = {
     "token_classification": tags,
     "multiple_choice": choices,
     "generation": reference,
+    "lm_eval_generation": written,
 }
 
 

@@ -38,7 +38,7 @@ def test_a_name_without_a_file_leads_nowhere(name):
 def test_the_nearest_name_is_offered():
     with pytest.raises(RecipeError, match=r"^there is no method 'lroa'\. Did you mean 'lora'\?$"):
         registry.load("methods", "lroa")
-    with pytest.raises(RecipeError, match=r"^there is no task 'zzz'\. Known: multiple_choice, question_answering, "):
+    with pytest.raises(RecipeError, match=r"^there is no task 'zzz'\. Known: lm_eval_generation, multiple_choice, "):
         registry.load("tasks", "zzz")
 
 
