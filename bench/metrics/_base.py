@@ -25,6 +25,7 @@ from bench.analysis.stats import sums as formulas
 from bench.analysis.stats import tables
 from bench.analysis.stats.tables import Table
 from bench.config import contracts
+from bench.config.extraction import Extract as Extract
 
 # bfloat16 keeps 8 bits, so that the probabilities of one row may sum to 1 +- 0.004.
 ROW_SUM_TOLERANCE = 0.01
@@ -76,8 +77,9 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
             )
         text, label_id = datasets.Value("string"), datasets.Value("int64")
         label_ids = datasets.Sequence(label_id) if self.multi_label else label_id
-        predictions = {"answers": text, "scores": datasets.Sequence(datasets.Value("float64"))}
-        references = {"answers": datasets.Sequence(text)}
+        numbers = datasets.Sequence(datasets.Value("float64"))
+        predictions = {"answers": text, "scores": numbers, "likelihoods": numbers}
+        references = dict.fromkeys(("answers", "likelihoods"), datasets.Sequence(text))
         features = {
             "predictions": predictions.get(self.reads, label_ids),
             "references": references.get(self.reads, label_ids),
@@ -100,7 +102,7 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
 
     def _num_labels(self, predictions: Any, references: Any) -> int:
         """Return the width of a row, or the highest label id + 1; 0 for answers in words."""
-        if self.reads == "answers":
+        if self.reads in ("answers", "likelihoods"):
             return 0
         if self.reads == "scores" or self.multi_label:
             return int(np.shape(predictions if self.reads == "scores" else references)[-1])

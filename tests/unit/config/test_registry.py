@@ -37,7 +37,9 @@ def test_a_name_without_a_file_leads_nowhere(name):
 def test_the_nearest_name_is_offered():
     with pytest.raises(RecipeError, match=r"^there is no method 'lroa'\. Did you mean 'lora'\?$"):
         registry.load("methods", "lroa")
-    with pytest.raises(RecipeError, match=r"^there is no task 'zzz'\. Known: question_answering, text_classification"):
+    with pytest.raises(
+        RecipeError, match=r"^there is no task 'zzz'\. Known: generation, question_answering, text_classification"
+    ):
         registry.load("tasks", "zzz")
 
 

@@ -23,6 +23,8 @@ PINNED = {
     "posts": "fc5bb998769ce6fee93a0d7bea7db6d3396754bd93ddb9d93a4a63ac97590890",
     "passages": "06332a8f28fb63319d4d452e4e33ddae9194913b9d1c948ea357a0df8b48d782",
     "passages_v2": "2d58ae6755ab3c116f41a92319a0fe054f56c840a2ebf95e9d152bf57c5f0f6a",
+    "sums": "3214a599ac0eb4856786721feb0e15a4e8dacc018a9b07edabf564c1701c1f29",
+    "chats": "39cceed8a476f2c2a14f7f3c663c52c4f16f2705bda89705f69c96d2204d0036",
 }
 SMALL = {"train": 60, "validation": 20, "test": 20}
 
@@ -72,8 +74,8 @@ def test_equal_arguments_give_equal_rows_and_another_seed_others(name):
     assert corpora.generate(name, seed=3, sizes=SMALL) == first
     other = corpora.generate(name, seed=4, sizes=SMALL)
     for split in SPLITS:
-        key = "context" if name.startswith("passages") else "text"
-        assert {row[key] for row in other[split]} != {row[key] for row in first[split]}
+        key = {"sums": "question", "chats": "messages"}.get(name, "context" if name.startswith("passages") else "text")
+        assert {str(row[key]) for row in other[split]} != {str(row[key]) for row in first[split]}
 
 
 @pytest.mark.parametrize("name", corpora.NAMES)
@@ -114,7 +116,7 @@ def test_no_symbol_of_the_grammar_and_no_odd_character_is_left(generated, name):
 def test_unknown_name_is_answered_with_the_nearest_one():
     with pytest.raises(DataError, match=r"no built-in corpus 'review'\. Did you mean 'reviews'\?"):
         corpora.generate("review")
-    with pytest.raises(DataError, match="Known: passages, passages_v2, posts, reviews"):
+    with pytest.raises(DataError, match="Known: chats, passages, passages_v2, posts, reviews"):
         corpora.generate("imagenet")
 
 

@@ -38,7 +38,7 @@ def metric_class(name):
 
 FACTS = {name: registry.literals("metrics", name) for name in registry.names("metrics")}
 PAIRS = [(name, config) for name, facts in FACTS.items() for config in facts["configs"]]
-LABEL_PAIRS = [(name, config) for name, config in PAIRS if FACTS[name]["reads"] != "answers"]
+LABEL_PAIRS = [(name, config) for name, config in PAIRS if FACTS[name]["reads"] in ("predictions", "scores")]
 every_pair = pytest.mark.parametrize(("name", "config"), PAIRS)
 every_label_pair = pytest.mark.parametrize(("name", "config"), LABEL_PAIRS)
 
@@ -71,6 +71,11 @@ def random_data(reads, config, seed):
     """Predictions, references and num_labels; seeds differ in size, quality, absent labels and empty sets."""
     if reads == "answers":
         return random_answers(seed)
+    if reads == "likelihoods":
+        _, references, num_labels = random_answers(seed)
+        generator = np.random.default_rng(seed)
+        tokens = generator.integers(1, 20, size=len(references))
+        return np.stack([-tokens * generator.random(len(references)), tokens], axis=1), references, num_labels
     generator = np.random.default_rng(seed)
     num_labels = int(generator.integers(2, 7))
     num_examples = 1 if seed == 3 else int(generator.integers(20, 80))
@@ -137,7 +142,7 @@ def test_the_contract(name, config, make):
 @every_pair
 def test_declarations(name, config, make):
     metric = make(name, config)
-    assert metric.reads in ("predictions", "scores", "answers")
+    assert metric.reads in ("predictions", "scores", "answers", "likelihoods")
     assert set(metric.configs) <= set(CONFIGS)
     assert metric.name == name
     assert metric.description.strip()
@@ -231,7 +236,7 @@ def test_statistics_are_additive_over_parts(name, config, make):
 def test_number_of_labels_is_derived_from_the_data(name, config, make):
     metric = make(name, config)
     predictions, references, num_labels = random_data(metric.reads, config, 0)
-    if config == "default" and metric.reads != "answers":
+    if config == "default" and metric.reads in ("predictions", "scores"):
         references[0] = num_labels - 1
     derived = metric.compute(predictions=predictions, references=references)
     given = metric.compute(predictions=predictions, references=references, num_labels=num_labels)
