@@ -57,6 +57,7 @@ _NEWER: tuple[tuple[KeyPath, Any], ...] = (
     (("evaluation", "extract"), None),
     (("prompting", "chat_template_kwargs"), {}),
     (("model", "tokenizer", "chat_template"), None),
+    (("dataset", "other_sources"), {}),
     (("dataset", "columns", "reference"), None),
     (("dataset", "columns", "input"), None),
     (("dataset", "columns", "messages"), None),

@@ -173,7 +173,8 @@ ELSEWHERE = frozenset({
 # where a study tunes settings.
 ALWAYS = frozenset({
     "dataset.task", "dataset.source", "dataset.licence", "dataset.homepage", "dataset.columns", "dataset.labels",
-    "dataset.multi_label", "dataset.splits", "dataset.divide", "dataset.filters", "dataset.clean", "dataset.leakage",
+    "dataset.multi_label", "dataset.splits", "dataset.divide",
+    "dataset.other_sources", "dataset.filters", "dataset.clean", "dataset.leakage",
     "dataset.defaults", "model.id", "model.package", "model.family", "model.licence", "model.architecture",
     "model.tokenizer.id", "model.tokenizer.train",
     "model.tokenizer.chat_template", "model.max_length", "model.attention", "model.trust_remote_code",

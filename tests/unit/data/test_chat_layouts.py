@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from bench.config.cards import DatasetCard
 from bench.data import dataset
+from bench.data.builtin import corpora
 from bench.data.chat_layouts import layout_of, turns_of
 from bench.errors import DataError
 from tests.helpers.cases import together
@@ -121,3 +123,24 @@ def test_empty_references_are_refused_or_left_out(tmp_path):
     assert loaded.splits["train"].dropped == {"drop_empty": 2}
     with pytest.raises(DataError, match="expected a text or a list of texts, got 3"):
         rows_of(tmp_path, [{"q": "a", "a": 3}], columns=columns)
+
+
+def test_a_split_of_another_source_has_the_cards_columns():
+    other = {"source": {"kind": "builtin", "id": "sums", "sizes": {"test": 5}}, "rename": {"question": "text"}}
+    whole = {
+        "task": "generation",
+        "source": {"kind": "builtin", "id": "reviews"},
+        "columns": {"text": "text", "reference": "label"},
+        "licence": "none",
+        "splits": {"train": "train", "test": "sums/test"},
+        "other_sources": {"sums": {**other, "rename": {"question": "text", "answer": "label"}}},
+    }
+    corpus = dataset.load(DatasetCard.model_validate(whole), {}, {"test"})
+    assert [row["text"] for row in corpus.splits["test"].rows] == [
+        row["question"] for row in corpora.generate("sums", sizes={"test": 5})["test"]
+    ]
+    wrong = {**whole, "other_sources": {"sums": {**other, "rename": {"queston": "text"}}}}
+    with pytest.raises(DataError, match=r"'sums/test' has no column 'queston' to rename\. Did you mean 'question'"):
+        dataset.load(DatasetCard.model_validate(wrong), {}, {"test"})
+    with pytest.raises(ValidationError, match="another source is on the Hub or built in"):
+        DatasetCard.model_validate({**whole, "other_sources": {"sums": {"source": {"kind": "saved", "folder": "x"}}}})
