@@ -1,6 +1,7 @@
 """Task generation from recipe to comparison: conversations by a decoder, worked answers by an encoder-decoder."""
 
 import json
+import shutil
 
 import pytest
 
@@ -76,6 +77,17 @@ def test_runs_are_compared_in_pairs(runs, tmp_path, capsys):
         assert main([*asked, "-o", str(tmp_path / f"{metric}.md")]) == 0, capsys.readouterr().err
         assert metric in (tmp_path / f"{metric}.md").read_text(encoding="utf-8")
     assert main(["report", str(folder), "-o", str(tmp_path / "table.md")]) == 0
+    assert "can't be compared by them" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    # By tokens of another length, as another tokenizer has them.
+    other = tmp_path / "other"
+    shutil.copytree(folder / "answer", other)
+    file = other / "predictions" / "after-test.jsonl"
+    rows = read_lines(file)
+    rows[0] |= {"reference_tokens": rows[0]["reference_tokens"] + 1}
+    rows[1] |= {"reference_tokens": rows[1]["reference_tokens"] - 1}
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    assert main(["compare", str(folder / "assistant"), str(other), "--metric", "perplexity"]) == 2
+    assert "can't be compared by perplexity, which is per token" in capsys.readouterr().err
 
 
 def test_a_saved_model_writes_what_it_wrote(runs, tmp_path, capsys):

@@ -16,7 +16,11 @@ from bench.reporting import markdown as md
 from bench.utils import numbers
 
 HARNESS = "finetune-bench"
-TASKS = {"text_classification": "text-classification", "question_answering": "question-answering"}
+TASKS = {
+    "text_classification": "text-classification",
+    "question_answering": "question-answering",
+    "generation": "text-generation",
+}
 # Licence identifiers of the Hub, https://huggingface.co/docs/hub/repositories-licenses; all others are `other`.
 LICENCES = {
     "apache-2.0": "apache-2.0",
