@@ -219,8 +219,8 @@ def _require_same_tokens(runs: list[ScoredRun], ids: list[str], metric: str) -> 
     for run, other in zip(runs, counts, strict=True):
         if other != counts[0]:
             raise DataError(
-                f"{runs[0].path} and {run.path} can't be compared by {metric}, which is per token: their tokenizers make "
-                "other tokens of the same references; name another metric, e.g. --metric chrf"
+                f"{runs[0].path} and {run.path} can't be compared by {metric}, which is per token: their tokenizers "
+                "make other tokens of the same references; name another metric, e.g. --metric chrf"
             )
 
 
