@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.analysis import accessors, verify
 from bench.analysis.accessors import LeftOut, Located, SystemKey, system_key
-from bench.analysis.stats.sums import Line, Tally
+from bench.analysis.stats.sums import BY_TOKENS, Line, Tally
 from bench.analysis.verify import UnsoundPredictions
 from bench.errors import DataError
 from bench.records import store
@@ -108,6 +108,8 @@ def gather(paths: Sequence[Path], request: CompareRequest) -> MatchedRuns:
         runs.append(ScoredRun(path=path, record=record, scored=scored))
     _require_two([(run.path, run.record) for run in runs], left_out)
     ids, others = _common_ids(runs)
+    if metric in BY_TOKENS:
+        _require_same_tokens(runs, ids, metric)
     return MatchedRuns(
         systems=_by_system(runs),
         stage=request.stage,
@@ -209,6 +211,17 @@ def _require_same_key(runs: list[Located], *, common: bool) -> None:
             f"{first_path} and {path} can't be compared: they were not scored on the same examples with the same "
             f"metrics. Their comparability differs in {'; '.join(parts)}{sets}{hint}"
         )
+
+
+def _require_same_tokens(runs: list[ScoredRun], ids: list[str], metric: str) -> None:
+    """Raise DataError where a reference is of other tokens in one run than in another: losses per token then differ."""
+    counts = [[run.lines[identity].tokens for identity in ids] for run in runs]
+    for run, other in zip(runs, counts, strict=True):
+        if other != counts[0]:
+            raise DataError(
+                f"{runs[0].path} and {run.path} can't be compared by {metric}, which is per token: their tokenizers "
+                "make other tokens of the same references; name another metric, e.g. --metric chrf"
+            )
 
 
 def _split_and_metric(runs: list[Located], request: CompareRequest) -> tuple[str, str]:

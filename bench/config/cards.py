@@ -137,6 +137,22 @@ class Columns(Strict):
     messages: Text | None = None
 
 
+class OtherSource(Strict):
+    """Another source of the same data set, for splits that the first one lacks. rename: its column -> the card's.
+
+    Its splits are called `<its name>/<split>`, as in `splits: {test: gsm8k/test}`.
+    """
+
+    source: Source
+    rename: dict[Text, Text] = {}
+
+    @model_validator(mode="after")
+    def _known_place(self) -> "OtherSource":
+        if self.source.kind not in ("hub", "builtin"):
+            raise InvalidKey("source.kind", "another source is on the Hub or built in; files go into `source.files`")
+        return self
+
+
 class Divide(Strict):
     """New splits out of source splits, by share (0.7) or by count (300); `balanced` draws equally per label.
 
@@ -238,6 +254,7 @@ class DatasetCard(Strict):
     multi_label: bool = False
     scheme: Literal["IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU"] | None = None
     normalization: Literal["none", "characters", "bytes", "tokens"] = "none"
+    other_sources: dict[Name, OtherSource] = {}
     splits: dict[Name, Text] = {}
     divide: tuple[Divide, ...] = ()
     filters: Filters = Filters()
@@ -270,6 +287,9 @@ class DatasetCard(Strict):
         asked = [(f"splits.{name}", source) for name, source in self.splits.items()]
         asked += [(f"divide.{number}.of", source) for number, part in enumerate(self.divide) for source in part.of]
         for key, source in asked:
+            name, _, split = source.partition("/")
+            if split and name in self.other_sources:
+                continue
             if self.source.kind in FILE_KINDS and source not in self.source.files:
                 hint = did_you_mean(source, self.source.files)
                 raise InvalidKey(key, f"`source.files` has no split {source!r}.{hint}")

@@ -11,10 +11,12 @@ from bench.errors import did_you_mean
 
 # Name -> pattern, which match is taken, and characters that are removed from it.
 # gsm8k_number: Cobbe et al. 2021, `extract_answer` of the official grade-school-math/grade_school_math/dataset.py.
+# worked_answer: that, or the number behind "The answer is", as MetaMathQA's answers end (Yu et al. 2024).
 # last_number: "flexible-extract" of lm-evaluation-harness' task gsm8k. letter: "answer is (X)", as MMLU-Pro reads it
 # (Wang et al. 2024), else a line that begins with a letter and a bracket, full stop, colon or comma, or holds no more.
 PATTERNS: dict[str, tuple[str, Literal["first", "last"], str]] = {
     "gsm8k_number": (r"#### (\-?[0-9\.\,]+)", "first", "$,"),
+    "worked_answer": (r"(?:####|[Tt]he answer is:?) *\$?(\-?[0-9][0-9\.\,]*)", "first", "$,"),
     "last_number": (r"(-?[$0-9.,]{2,})|(-?[0-9]+)", "last", "$,"),
     "letter": (r"(?i:answer is):?\s*\(?([A-J])\b|(?m:^)\s*\(?([A-J])\)?(?:[.:,)]|\s*(?m:$))", "first", ""),
 }
@@ -23,8 +25,9 @@ PATTERNS: dict[str, tuple[str, Literal["first", "last"], str]] = {
 class Extract(Strict):
     """The part of an answer, and of its reference, that is compared: `extracted_match`.
 
-    name: one of the known ones (gsm8k_number, last_number, letter), or a new one for `pattern`, a regular expression
-    whose first group that matches is taken. take: of several matches the first or the last; for a pattern.
+    name: one of the known ones (gsm8k_number, worked_answer, last_number, letter), or a new one for `pattern`, a
+    regular expression whose first group that matches is taken. take: of several matches the first or the last; for a
+    pattern.
     """
 
     name: Name

@@ -25,6 +25,7 @@ _LATER = (
     "dataset.columns.messages",
     "dataset.filters.drop_equal_choices",
     "dataset.normalization",
+    "dataset.other_sources",
     "dataset.prompt.decimals",
     "dataset.scheme",
     "dataset.source.compose",

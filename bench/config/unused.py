@@ -177,10 +177,10 @@ ELSEWHERE = frozenset({
 # where a study tunes settings.
 ALWAYS = frozenset({
     "dataset.task", "dataset.source", "dataset.licence", "dataset.homepage", "dataset.columns", "dataset.labels",
-    "dataset.multi_label", "dataset.splits", "dataset.divide", "dataset.filters", "dataset.clean", "dataset.leakage",
-    "dataset.defaults", "dataset.scheme", "model.id", "model.package", "model.family", "model.licence",
-    "model.architecture", "model.tokenizer.id", "model.tokenizer.train", "model.tokenizer.chat_template",
-    "model.max_length", "model.attention", "model.trust_remote_code",
+    "dataset.multi_label", "dataset.splits", "dataset.divide", "dataset.other_sources", "dataset.filters",
+    "dataset.clean", "dataset.leakage", "dataset.defaults", "dataset.scheme", "model.id", "model.package",
+    "model.family", "model.licence", "model.architecture", "model.tokenizer.id", "model.tokenizer.train",
+    "model.tokenizer.chat_template", "model.max_length", "model.attention", "model.trust_remote_code",
     "method.name", "method.blocks", "method.shots", "method.draw", "method.quantized", "method.pooling", "method.C",
     "method.max_iter", "method.quant_type", "method.double_quant", "method.storage", "objective", "max_length",
     "training.engine", "training.global_batch", "training.per_device_batch", "training.epochs", "training.steps",

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bench.config.cards import DatasetCard, Divide
-from bench.data import cleaning, label_sets, sources, squad
+from bench.data import cleaning, label_sets, other_sources, squad
 from bench.data.leakage import without_leaks
 from bench.data.rows import Split, check_columns, missing_notes, parse
 from bench.data.sources import Row, Rows
@@ -37,7 +37,7 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
     Raises DataError for a missing file or column, an unknown label, an empty text or split, an answer that is not at
     its offset, and for leakage.
     """
-    tables = sources.read(card.source, _sources_of(card, set(card.split_names)))
+    tables = other_sources.read(card, _sources_of(card, set(card.split_names)))
     used = _sources_of(card, needed)
     kind = kinds.kind_of(card)
     for name, table in tables.items():

@@ -26,6 +26,7 @@ from bench.analysis.stats import correlations, entity_counts, tables
 from bench.analysis.stats import sums as formulas
 from bench.analysis.stats.tables import Table
 from bench.config import contracts
+from bench.config.extraction import Extract as Extract
 from bench.data import tagging
 
 # bfloat16 keeps 8 bits, so that the probabilities of one row may sum to 1 +- 0.004.
@@ -85,9 +86,10 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
         text, label_id, real = datasets.Value("string"), datasets.Value("int64"), datasets.Value("float64")
         label_ids = datasets.Sequence(label_id) if self.multi_label else label_id
         both = {"numbers": real, "tags": datasets.Sequence(text)}
-        choices = datasets.Sequence(datasets.Sequence(real))
+        choices, likelihoods = datasets.Sequence(datasets.Sequence(real)), datasets.Sequence(real)
         predictions = {"answers": text, "scores": datasets.Sequence(real), "choices": choices, **both}
-        references = {"answers": datasets.Sequence(text), **both}
+        predictions |= {"likelihoods": likelihoods}
+        references = {**dict.fromkeys(("answers", "likelihoods"), datasets.Sequence(text)), **both}
         features = {
             "predictions": predictions.get(self.reads, label_ids),
             "references": references.get(self.reads, label_ids),
@@ -110,7 +112,7 @@ class Metric(evaluate.Metric, contracts.Metric, abc.ABC):
 
     def _num_labels(self, predictions: Any, references: Any) -> int:
         """Return the width of a row, or the highest label id + 1; 0 for all but labels and their probabilities."""
-        if self.reads in ("answers", "numbers", "tags", "choices"):
+        if self.reads in ("answers", "numbers", "tags", "choices", "likelihoods"):
             return 0
         if self.reads == "scores" or self.multi_label:
             return int(np.shape(predictions if self.reads == "scores" else references)[-1])

@@ -13,6 +13,7 @@ class ExactMatch(_base.MeanMetric):
     for an empty answer, else 0; a missing answer (None) always counts 0. No examples give NaN.
     """
 
+    source = "Rajpurkar et al. 2016, SQuAD, arXiv:1606.05250, section 6.1, without its normalisation of texts."
     reads = "answers"
     configs = ("default",)
     binary = True

@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-from bench.config.extraction import Extract
 from bench.metrics import _base
 
 RULES = "0-1|golds:any|nothing_found:0"
@@ -22,9 +21,9 @@ class ExtractedMatch(_base.MeanMetric):
     binary = True
     higher_is_better: ClassVar[dict[str, bool]] = {"extracted_match": True, "extracted_nothing": False}
     settings: ClassVar[dict[str, str]] = {"extracted_match": f"{RULES}|v1", "extracted_nothing": f"{RULES}|v1"}
-    extract = Extract(name="last_number")
+    extract = _base.Extract(name="last_number")
 
-    def use(self, extract: Extract) -> None:
+    def use(self, extract: _base.Extract) -> None:
         """Take what finds the part; the last number of a text where nothing else is asked."""
         self.extract = extract
 

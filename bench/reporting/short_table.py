@@ -25,6 +25,14 @@ TABLE_NOTES = (
     "Tokens: without padding, all processes together.",
     "Peak memory: maximum over processes of GPU memory allocated by PyTorch, and of resident memory (RAM).",
 )
+# Value -> what a reader must know where runs have it.
+NOTES_OF = {
+    "chrf": "chrF is on a scale of 0 to 100.",
+    "perplexity": (
+        "Loss and perplexity of references are means over the tokens of a model's own tokenizer: models with another "
+        "one can't be compared by them."
+    ),
+}
 RESUMED_NOTE = "Training, s: not given for a resumed run, whose record covers only the last launch."
 PREDICTED = "predicted peak in training, GiB"
 PREDICTED_NOTE = (
@@ -211,6 +219,7 @@ def _notes(records: Runs, unreadable: int) -> str:
         *(f"Interval {md.escape(kind)}: {', '.join(map(md.escape, sorted(names, key=accessors.metric_order)))}."
           for kind, names in sorted(intervals.items())),
         *TABLE_NOTES,
+        *(note for name, note in NOTES_OF.items() if any(name in names for names in intervals.values())),
         *accessors.selection_notes(record for _, record in records),
         *([RESUMED_NOTE] if any(record.resumed for _, record in records) else []),
         *([PREDICTED_NOTE] if any(accessors.predicted_gib(record) is not None for _, record in records) else []),

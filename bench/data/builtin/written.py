@@ -41,7 +41,7 @@ def draw_chat(rng: random.Random) -> tuple[str, list[dict[str, Any]]]:
     """Return (both questions, rows) of one conversation: {"messages"}, with the answers."""
     colour, things, place, day = (rng.choice(words) for words in (_COLOURS, _THINGS, _PLACES, _DAYS))
     following = _DAYS[(_DAYS.index(day) + 1) % len(_DAYS)]
-    told = f"the {things} in the {place} are {colour}. i go there on {day}. what will I see?"
+    told = f"the {things} in the {place} are {colour}. i go there on {day}. what will i see?"
     asked = rng.choice((f"and on which day do you go after {day}?", f"which day comes after {day}?"))
     turns = [
         {"role": "system", "content": rng.choice(_SYSTEM)},

@@ -21,6 +21,7 @@ TASKS = {
     "question_answering": "question-answering",
     "regression": "text-classification",  # as the Hub files models of STS-B
     "token_classification": "token-classification",
+    "generation": "text-generation",
 }
 # Licence identifiers of the Hub, https://huggingface.co/docs/hub/repositories-licenses; all others are `other`.
 LICENCES = {

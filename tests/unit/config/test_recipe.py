@@ -575,7 +575,10 @@ def test_the_card_is_blamed_by_its_own_lines(refused, change, message):
             "mine.yaml:10: divide.0.balanced: multi",
         ),
         ("defaults: {trainin: {}}", "mine.yaml:9: defaults.trainin: unknown key. Did you mean 'training'?"),
-        ("defaults: {head: {}}", "mine.yaml:9: defaults.head: unknown key. Known: evaluation, max_length, training."),
+        (
+            "defaults: {head: {}}",
+            "mine.yaml:9: defaults.head: unknown key. Known: evaluation, max_length, prompting, training.",
+        ),
         (
             "defaults: {training: {learning_rat: 1}}",
             "mine.yaml:9: defaults.training.learning_rat: unknown key. Did you",

@@ -38,7 +38,9 @@ def test_a_name_without_a_file_leads_nowhere(name):
 def test_the_nearest_name_is_offered():
     with pytest.raises(RecipeError, match=r"^there is no method 'lroa'\. Did you mean 'lora'\?$"):
         registry.load("methods", "lroa")
-    with pytest.raises(RecipeError, match=r"^there is no task 'zzz'\. Known: lm_eval_generation, multiple_choice, "):
+    with pytest.raises(
+        RecipeError, match=r"^there is no task 'zzz'\. Known: generation, lm_eval_generation, multiple_"
+    ):
         registry.load("tasks", "zzz")
 
 

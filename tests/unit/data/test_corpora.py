@@ -27,6 +27,8 @@ PINNED = {
     "ratings": "8b9bb6fd81271e8dff204291255960558bd78a095b34d8c3fa2b4cfa2ca217a8",
     "notices": "b052fe36b4ea132900e87f23fced88f3781e8572868dc07301e211e2d25eb17d",
     "endings": "ef6f06ce65833330f07c4b66273b03b1444198aedad0a0238db7fe23699aeb88",
+    "sums": "3214a599ac0eb4856786721feb0e15a4e8dacc018a9b07edabf564c1701c1f29",
+    "chats": "39cceed8a476f2c2a14f7f3c663c52c4f16f2705bda89705f69c96d2204d0036",
 }
 SMALL = {"train": 60, "validation": 20, "test": 20}
 
@@ -76,7 +78,8 @@ def test_equal_arguments_give_equal_rows_and_another_seed_others(name):
     assert corpora.generate(name, seed=3, sizes=SMALL) == first
     other = corpora.generate(name, seed=4, sizes=SMALL)
     for split in SPLITS:
-        key = "context" if name.startswith("passages") else "tokens" if name == "notices" else "text"
+        key = {"sums": "question", "chats": "messages", "notices": "tokens"}.get(name, "text")
+        key = "context" if name.startswith("passages") else key
         assert {str(row[key]) for row in other[split]} != {str(row[key]) for row in first[split]}
 
 

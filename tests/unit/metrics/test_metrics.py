@@ -118,6 +118,11 @@ def random_data(reads, config, seed):
         return random_numbers(seed) if reads == "numbers" else random_tags(seed)
     if reads == "choices":
         return random_choices(seed)
+    if reads == "likelihoods":
+        _, references, num_labels = random_answers(seed)
+        generator = np.random.default_rng(seed)
+        tokens = generator.integers(1, 20, size=len(references))
+        return np.stack([-tokens * generator.random(len(references)), tokens], axis=1), references, num_labels
     generator = np.random.default_rng(seed)
     num_labels = int(generator.integers(2, 7))
     num_examples = 1 if seed == 3 else int(generator.integers(20, 80))
@@ -185,7 +190,7 @@ def test_the_contract(name, config, make):
 @every_pair
 def test_declarations(name, config, make):
     metric = make(name, config)
-    assert metric.reads in ("predictions", "scores", "answers", "numbers", "tags", "choices")
+    assert metric.reads in ("predictions", "scores", "answers", "numbers", "tags", "choices", "likelihoods")
     assert set(metric.configs) <= {*CONFIGS, *(tagging.PREFIXES if metric.reads == "tags" else ())}
     assert metric.name == name
     assert metric.description.strip()
