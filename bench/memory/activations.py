@@ -24,7 +24,14 @@ from bench.data.batching import IGNORED
 from bench.errors import SetupError
 from bench.memory.meta_device import TYPES, Autocast, attention
 from bench.memory.state_sizes import held_by
-from bench.models.heads import head_names, is_generative, reads_last_token, transformer_blocks, unwrapped
+from bench.models.heads import (
+    head_names,
+    is_generative,
+    looks_into_mask,
+    reads_last_token,
+    transformer_blocks,
+    unwrapped,
+)
 from bench.models.kernels import answer_only_loss, patch
 from bench.models.library_internals import torch_internals, transformers_internals
 from bench.models.losses import summed_loss
@@ -131,7 +138,7 @@ def _with_blocks(model: Any, runs: list[list[nn.Module]], counts: Sequence[int],
     with _shortened(model, runs, counts):
         try:
             return _step(model, batch)
-        except (NotImplementedError, RuntimeError, ValueError, IndexError) as error:
+        except (NotImplementedError, RuntimeError, ValueError, IndexError, TypeError) as error:
             kind = type(unwrapped(model)).__name__
             raise SetupError(f"the activations of {kind} can't be planned: {str(error).splitlines()[0]}") from error
 
@@ -139,6 +146,7 @@ def _with_blocks(model: Any, runs: list[list[nn.Module]], counts: Sequence[int],
 @contextmanager
 def _shortened(model: Any, runs: list[list[nn.Module]], counts: Sequence[int]) -> Iterator[None]:
     config, stack = unwrapped(model).config.get_text_config(), None
+    kinds = getattr(config, "layer_types", None)
     if runs:
         first = runs[0][0]
         stack = next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) and m[0] is first)
@@ -146,12 +154,16 @@ def _shortened(model: Any, runs: list[list[nn.Module]], counts: Sequence[int]) -
         kept = [block for run, count in zip(runs, counts, strict=True) for block in run[:count]]
         _refill(stack, kept)
         config.num_hidden_layers = len(kept)
+        if kinds is not None:  # by which a body gives each block its mask
+            config.layer_types = [kinds[whole.index(block)] for block in kept]
     try:
         yield
     finally:
         if stack is not None:
             _refill(stack, whole)
             config.num_hidden_layers = depth
+            if kinds is not None:
+                config.layer_types = kinds
 
 
 def _refill(stack: nn.ModuleList, blocks: Sequence[nn.Module]) -> None:
@@ -188,7 +200,7 @@ def _loss(model: Any, batch: Batch) -> torch.Tensor:
     ids = torch.empty(batch.rows, batch.length, dtype=torch.long, device="meta")
     # Where tokens see both ways, models look whether a mask hides anything, in numbers that are not there.
     one_way = (is_generative(inner) or reads_last_token(inner)) and not inner.config.is_encoder_decoder
-    mask = torch.empty_like(ids) if one_way else None
+    mask = torch.empty_like(ids) if one_way and not looks_into_mask(inner) else None
     if is_generative(inner):
         return _text_loss(model, inner, ids, mask, batch)
     if inner.config.is_encoder_decoder:

@@ -241,6 +241,7 @@ def from_config(family: Any, config: Any, card: ModelCard, plan: LoadPlan) -> An
     except (ValueError, ImportError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
         # What a model class makes of sizes and names that don't fit together is not always a ValueError.
         raise _not_suitable(family, config, card, error) from error
+    own_heads.name_body(model)
     setattr(model, MISSING, [])
     return model
 
@@ -291,6 +292,7 @@ def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPla
         raise _not_suitable(family, config, card, error) from error
     if renamed:
         transformers_internals.keep_names(model)
+    own_heads.name_body(model)
     # A head for other labels than ours is replaced by a new one; any other misfit means a broken checkpoint.
     unfit = {key for key, *_ in loading["mismatched_keys"]}
     wrong = sorted(key for key in unfit if key.split(".")[0] not in heads.head_names(model))

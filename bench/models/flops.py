@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AttentionInterface
 
-from bench.models.heads import head_names, is_generative, reads_last_token, unwrapped
+from bench.models.heads import head_names, is_generative, looks_into_mask, reads_last_token, unwrapped
 from bench.models.kernels import patch
 from bench.models.library_internals import transformers_internals
 
@@ -221,7 +221,9 @@ def _outputs(model: Any, ids: torch.Tensor, answer: int) -> list[torch.Tensor]:
     inputs: dict[str, Any] = {"input_ids": ids}
     if inner.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = ids.new_full((len(ids), answer), 5)
-    elif is_generative(inner) or reads_last_token(inner) or ids.device.type != "meta":
+    elif ids.device.type != "meta" or (
+        (is_generative(inner) or reads_last_token(inner)) and not looks_into_mask(inner)
+    ):
         inputs["attention_mask"] = torch.ones_like(ids)
     if is_generative(inner):
         inputs["use_cache"] = False

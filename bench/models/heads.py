@@ -90,6 +90,12 @@ def reads_last_token(model: Any) -> bool:
     return "score" in head_names(model) or any(getattr(module, "is_causal", False) for module in model.modules())
 
 
+def looks_into_mask(model: Any) -> bool:
+    """Return whether layers that carry a state ask whether a mask hides anything: the meta device has no answer."""
+    kinds = getattr(unwrapped(model).config.get_text_config(), "layer_types", None) or ()
+    return any(kind == "linear_attention" or not kind.endswith("attention") for kind in kinds)
+
+
 class MlpHead(nn.Module):
     """Linear, GELU, dropout, linear.
 

@@ -8,6 +8,7 @@ ends of an answer. What it saves are plain weights under those names.
 from typing import Any
 
 import transformers
+from transformers import PreTrainedModel
 from transformers.modeling_layers import (
     GenericForQuestionAnswering,
     GenericForSequenceClassification,
@@ -93,6 +94,13 @@ def body_name(auto_class: str, config: Any) -> str:
     """Return the name of the body in the class that an auto class makes of a config, which it must know."""
     known = HEADS[auto_class][0] if auto_class in HEADS else MODEL_FOR_CAUSAL_LM_MAPPING
     return _body_name(known[type(config)])
+
+
+def name_body(model: Any) -> None:
+    """Let a model find its own body, which the classes of Llama 4 that write look for under another name."""
+    name = _body_name(type(model))
+    if not hasattr(model, model.base_model_prefix) and isinstance(getattr(model, name, None), PreTrainedModel):
+        model.base_model_prefix = name
 
 
 def how_to_load(model: Any) -> str | None:

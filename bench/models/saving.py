@@ -157,6 +157,7 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
         )
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise DataError(f"the saved model {shown(str(folder))!r} can't be loaded: {reason(error)}") from error
+    own_heads.name_body(model)
     head = Head.model_validate(description["head"])
     _check_loaded(loading, folder, but=heads.head_names(model) if head.kind == "mlp" else ())
     if head.kind == "mlp":
@@ -249,6 +250,7 @@ def _load_base(folder: Path, description: dict[str, Any], device: torch.device) 
         )
     except (OSError, ValueError) as error:
         raise SetupError(f"the base model {shown(base)!r} can't be loaded: {reason(error, base)}") from error
+    own_heads.name_body(model)
     setattr(model, text_part.PLACE, text_part.place(own, family.__name__))
     return model
 

@@ -276,6 +276,15 @@ def write(name: str, folder: Path, *, wide: bool = False) -> Path:
     return folder
 
 
+def context(name: str) -> int | None:
+    """Tokens that a family's tiny model reads at most; None where positions are relative."""
+    settings = FAMILIES[name].settings
+    known = settings.get("text_config", settings)
+    positions = known.get("max_position_embeddings") or known.get("n_positions")
+    # RoBERTa and its kin count from behind the pad, whose id is 0 here.
+    return positions - 1 if name in ("roberta", "xlm-roberta") else positions
+
+
 def _auto_class(family: Family) -> Any:
     names = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
     return getattr(transformers, names.get(family.kind, "AutoModel"))

@@ -164,6 +164,16 @@ def test_an_adapter_of_a_writer_is_loaded_by_anyone(name, checkpoint, tmp_path):
     same(tiny.logits(plain, asked(name, text=True)), expected)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_config_alone_gives_what_a_person_would_write(name, checkpoint):
+    """Field by field, the card that is made of a folder is the one that is written by hand."""
+    cards = pytest.importorskip("bench.models.card_from_config")
+    family = FAMILIES[name]
+    written = {"id": str(checkpoint(name)), "family": family.kind, "licence": None, "attention": family.attention}
+    written |= {"dtype": "float32", "max_length": families.context(name), "revision": None}
+    assert cards.make({"path": str(checkpoint(name))}).card == written
+
+
 # ---------------------------------------------------------------- the text part of wrapped checkpoints
 
 

@@ -5,6 +5,8 @@ the loss on answers (`speed.answer_logits`), unless that is switched off or the 
 what else it adds, and `engines/loop` for the same training step in plain sight.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from datasets import Dataset
@@ -41,9 +43,9 @@ def config(values: dict[str, Any], precision: str) -> SFTConfig:
 def run(session: Session, arguments: SFTConfig) -> nn.Module:
     """Train the model and return it as it was given: without TRL's forward, its tags, or the wrappers of DDP."""
     inputs = session.inputs
-    with step_loss(inputs) as wanted:
+    inner = unwrapped(inputs.model)
+    with step_loss(inputs) as wanted, _counted_experts(inner.config.get_text_config()):
         loss_of = checked(wanted)
-        inner = unwrapped(inputs.model)
         forward, tags = inner.__dict__.get("forward"), inner.model_tags
         trainer = _Trainer(
             session,
@@ -63,6 +65,19 @@ def run(session: Session, arguments: SFTConfig) -> nn.Module:
             inner.forward = forward
         inner.model_tags = tags
         return model
+
+
+@contextmanager
+def _counted_experts(config: Any) -> Iterator[None]:
+    """Inside, a config says how many experts there are as TRL asks for it; Llama 4's has another name for that."""
+    given = not hasattr(config, "num_experts") and hasattr(config, "num_local_experts")
+    if given:
+        config.num_experts = config.num_local_experts
+    try:
+        yield
+    finally:
+        if given:
+            del config.num_experts
 
 
 def _in_order(inputs: FitInputs) -> Dataset:
