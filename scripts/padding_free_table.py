@@ -9,6 +9,7 @@ gradient of a text by its neighbours in the row, which must be zero.
 """
 
 import argparse
+import inspect
 import sys
 import warnings
 from pathlib import Path
@@ -37,10 +38,16 @@ SIZES: dict[str, Any] = {
     "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8,
     # Other names for the same.
     "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64, "d_model": 32, "n_layers": 4, "n_heads": 4, "dim": 32,
-    "hidden_dim": 48, "ffn_dim": 48, "word_embed_proj_dim": 32, "d_ff": 48, "num_layers": 2,
+    "hidden_dim": 48, "ffn_dim": 48, "word_embed_proj_dim": 32, "d_ff": 48, "num_layers": 2, "local_attention": 18,
     "num_heads": 4, "mamba_n_heads": 8, "mamba_d_head": 8, "linear_num_value_heads": 4, "linear_num_key_heads": 4,
     "linear_key_head_dim": 8, "linear_value_head_dim": 8, "attention_chunk_size": 8, "intermediate_size_mlp": 48,
 }  # fmt: skip
+TEXT_PART = {name: SIZES[name] for name in (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "max_position_embeddings", "sliding_window", "pad_token_id", "bos_token_id", "eos_token_id",
+)}  # fmt: skip
+VISION_PART = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+               "image_size": 16, "patch_size": 8}  # fmt: skip
 LATENT = {"num_key_value_heads": 4}
 # family -> fields beside SIZES.
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -55,6 +62,16 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "modernbert-decoder": {}, "nanochat": {}, "nemotron": {}, "olmo": {}, "olmo2": {}, "olmo3": {}, "phi": {},
     "phi3": {}, "qwen2": {}, "qwen3": {}, "seed_oss": {}, "smollm3": {"no_rope_layer_interval": 2}, "starcoder2": {},
     "opt": {}, "bloom": {},
+    # The text parts of models for images.
+    "gemma3": {"text_config": TEXT_PART, "vision_config": VISION_PART, "image_token_index": 290,
+               "mm_tokens_per_image": 4},
+    "gemma3n_text": {"num_kv_shared_layers": 0, "activation_sparsity_pattern": [0.0] * 4, "intermediate_size": [48] * 4,
+                     "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
+                     "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 300},
+    "gemma4_text": {"layer_types": ["sliding_attention", "full_attention"] * 2, "global_head_dim": 16,
+                    "num_kv_shared_layers": 2, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 300},
+    "mistral3": {"text_config": {"model_type": "mistral", **TEXT_PART}, "image_token_index": 290,
+                 "vision_config": {"model_type": "pixtral", **VISION_PART, "head_dim": 8}},
     # Mixtures of experts, and latent attention.
     "deepseek_v2": LATENT, "deepseek_v3": LATENT, "dots1": {}, "ernie4_5_moe": {}, "flex_olmo": {}, "glm4_moe": {},
     "gpt_oss": {}, "granitemoe": {}, "jetmoe": {}, "minicpm3": LATENT, "mixtral": {}, "olmoe": {}, "phimoe": {},
@@ -70,8 +87,8 @@ DROPOUTS = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 def tiny_config(family: str, **fields: Any) -> Any:
     """Return the family's own config with few and small layers, and without dropout. fields: beside those here."""
     kind = type(transformers.AutoConfig.for_model(family))
-    known = kind()
-    fields = {**{name: value for name, value in SIZES.items() if hasattr(known, name)}, **FAMILIES[family], **fields}
+    known = inspect.signature(kind).parameters
+    fields = {**{name: value for name, value in SIZES.items() if name in known}, **FAMILIES[family], **fields}
     config = kind(**fields)
     for name, value in config.to_dict().items():
         if name.endswith(DROPOUTS) and isinstance(value, float):

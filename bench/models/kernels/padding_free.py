@@ -131,6 +131,10 @@ def _packing(body: Any, given: dict[str, Any], configs: Sequence[Any]) -> Packin
     known = {*TOKENS, "attention_mask", "position_ids", "use_cache", "return_dict"}
     if any(value is not None and value is not False for name, value in given.items() if name not in known):
         return None
+    # Without an embedding for them, types tell images from text, whose tokens see one another both ways.
+    types: Any = given.get("token_type_ids")
+    if types is not None and not getattr(body.config.get_text_config(), "type_vocab_size", None) and bool(types.any()):
+        return None
     if body.config.output_hidden_states or body.config.output_attentions:
         return None
     if body.training and torch.is_grad_enabled() and not _recomputes_alike(body):

@@ -339,7 +339,8 @@ def _chosen(body: nn.Module) -> list[nn.Parameter]:
     Names differ by the number of their layer.
     """
     kinds: dict[str, list[nn.Parameter]] = {}
-    for name, parameter in body.named_parameters():
+    # Beside the text part of a model for images, too, there may be parameters that no text reaches.
+    for name, parameter in getattr(body, "language_model", body).named_parameters():
         if parameter.requires_grad and parameter.numel() <= ELEMENTS // 4:
             kinds.setdefault(re.sub(r"\d+", "*", name), []).append(parameter)
     ends = [kind[0] for kind in kinds.values()] + [kind[-1] for kind in kinds.values() if len(kind) > 1]
