@@ -49,6 +49,13 @@ class MadeCard:
     sources: Mapping[str, str] = field(default_factory=dict)
     model_type: str | None = None
 
+    @property
+    def commit(self) -> str | None:
+        """Return the commit of the Hub that the card was made at; None of what is local."""
+        where = self.card.get("source", self.card)
+        commit = where.get("revision") if isinstance(where, Mapping) else None
+        return str(commit) if commit else None
+
     def as_record(self) -> dict[str, Any]:
         """Return what the record keeps of it: the card as it was made, and where its values are from."""
         return {"card": self.card, "sources": dict(self.sources), "notes": list(self.notes)}

@@ -30,6 +30,7 @@ from bench.config import (
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.layers import Layers
 from bench.config.named_cards import MadeCard, Meant
+from bench.config.overrides import as_yaml
 from bench.config.recipe import MethodChoice, Recipe
 from bench.config.validation import Problems, unknown_keys, validate, validate_rest
 from bench.config.yaml_loader import Document, KeyPath, items
@@ -132,6 +133,13 @@ class Resolved:
     def made_notes(self) -> list[str]:
         """Return what is to be noted of the cards that were made."""
         return [note for kind in CARD_FOLDERS if kind in self.made for note in self.made[kind].notes]
+
+    @property
+    def pins(self) -> tuple[str, ...]:
+        """Return overrides by which a later start takes the same commits of what is named on the Hub as this one."""
+        commits = {f"{kind}.revision": made.commit for kind, made in self.made.items()}
+        told = {text.partition("=")[0] for text in self.overrides}
+        return tuple(f"{key}={as_yaml(commit)}" for key, commit in commits.items() if commit and key not in told)
 
     @property
     def _drop_ins(self) -> dict[str, list[str]]:

@@ -147,7 +147,8 @@ def arguments(job: Job, *, absolute: bool = False) -> list[str]:
     # The environment holds them too; a line that is printed must work by itself.
     trust = [foreign_code.FLAG] if foreign_code.is_confirmed() else []
     include = [word for place in registry.included() for word in ("--include", str(place))]
-    return [str(path), "--seed", str(planned.seed), "--out", str(folder), *include, *trust, *planned.overrides]
+    given = (*planned.overrides, *planned.resolved.pins)
+    return [str(path), "--seed", str(planned.seed), "--out", str(folder), *include, *trust, *given]
 
 
 def visible_gpus() -> tuple[str, ...]:

@@ -116,9 +116,7 @@ def _named(kind: str, text: str, option: str, sets: Iterable[str]) -> Named:
 
 
 def _pinned(spec: Mapping[str, Any], made: MadeCard) -> Any:
-    source = made.card.get("source", made.card)
-    commit = source.get("revision") if isinstance(source, Mapping) else None
-    pinned = {**spec, **({"revision": commit} if commit and "id" in spec else {})}
+    pinned = {**spec, **({"revision": made.commit} if made.commit and "id" in spec else {})}
     return pinned["path"] if set(pinned) == {"path"} else pinned
 
 

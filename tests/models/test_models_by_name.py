@@ -1,5 +1,6 @@
 """Models by their names on the Hub, from a server that speaks its protocol, and a run with a model and data by name."""
 
+import json
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ from bench.config import card_text, named_cards, resolve
 from bench.errors import RecipeError
 from bench.records import store
 from bench.runner import lifecycle
-from bench.sweeps import try_study
+from bench.sweeps import jobs, study, try_study
 from tests.helpers import tiny_cards
 from tests.helpers.hub_server import Hub
 
@@ -147,6 +148,15 @@ def test_a_card_is_printed_for_a_name(hub, load, tmp_path):
     path.parent.mkdir()
     path.write_text(text)
     assert load("kept").hash == load("me/tiny-bert").hash
+
+
+def test_a_sweep_starts_its_runs_at_one_commit(hub, load, write, tmp_path):
+    plan = study.plan([write("study/own.yaml", RECIPE.format(model="me/tiny-bert"))], study.SweepRequest())
+    (job,) = jobs.jobs_of(plan.systems[0].runs(), tmp_path / "out")
+    assert jobs.arguments(job)[-1] == f"model.revision={json.dumps(SHA)}"
+    pinned = load("me/tiny-bert", jobs.arguments(job)[-1])
+    assert (pinned.hash, pinned.pins, pinned.card_overrides) == (job.planned.resolved.hash, (), {})
+    assert load("tiny_bert").pins == ()
 
 
 def test_try_writes_the_commit_into_its_recipes(hub, tmp_path):
