@@ -278,7 +278,7 @@ def test_the_record_says_what_was_made(folder, load):
         ),
         ("./gone", "study/own.yaml:2: model: there is no folder './gone'; looked in "),
         ("../mm", "Did you mean 'm'?"),
-        ("zzz", "tiny_t5. A name on the Hub is written owner/name, a file or folder ./name."),
+        ("zzz", "xlm_roberta_base. A name on the Hub is written owner/name, a file or folder ./name."),
         ("{path: gone}", "study/own.yaml:2: model.path: there is no folder './gone'"),
         ("{id: 3}", "study/own.yaml:2: model.id: expected text, got 3"),
         ("{dtype: float16}", "study/own.yaml:2: model: expected the name of a model card, or a mapping with `card`"),

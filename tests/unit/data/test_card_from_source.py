@@ -457,7 +457,7 @@ def test_paths_that_hold_no_data_or_several(written, tmp_path):
     written("a.csv", TEXT_LABEL)
     assert "Did you mean 'a.csv'?" in refused({"path": str(tmp_path / "b.csv")})
     (tmp_path / "nothing").mkdir()
-    assert "has no data file (.csv, .tsv, .json, .jsonl, .ndjson, .parquet); it is empty" in refused(
+    assert "has no data file (.csv, .tsv, .json, .jsonl, .ndjson, .parquet, .conll); it is empty" in refused(
         {"path": str(tmp_path / "nothing")}
     )
     written("notes/readme.txt", "x")

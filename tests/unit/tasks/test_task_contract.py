@@ -32,8 +32,8 @@ def encoded(task, state=None, *overrides):
 def test_every_task_is_tried():
     with_head = {name for name in registry.names("tasks") if "head" in registry.literals("tasks", name)["OBJECTIVES"]}
     assert set(RECIPES) == with_head
-    # Written answers to a task of lm_eval: tests/models/test_lm_eval_as_data.py.
-    assert set(registry.names("tasks")) - with_head == {"lm_eval_generation"}
+    # Texts to write: tests/models/test_writing.py; to a task of lm_eval: tests/models/test_lm_eval_as_data.py.
+    assert set(registry.names("tasks")) - with_head == {"generation", "lm_eval_generation"}
 
 
 @pytest.mark.parametrize("task", RECIPES)
