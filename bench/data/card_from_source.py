@@ -59,7 +59,11 @@ def make(spec: dict[str, Any]) -> MadeCard:
         card["prompt"] = prompt
     if look.is_read:
         sources.hand_over(look.source, look.tables)
-    return MadeCard(card={key: card[key] for key in _ORDER if key in card} | card, notes=tuple(dict.fromkeys(notes)))
+    return MadeCard(
+        card={key: card[key] for key in _ORDER if key in card} | card,
+        notes=tuple(dict.fromkeys(notes)),
+        sources=_origins(look, card, {*spec, *(["licence"] if licences else [])}),
+    )
 
 
 # The keys of a card in the order of the shipped ones.
@@ -67,6 +71,27 @@ _ORDER = (
     "task", "source", "licence", "homepage", "columns", "labels", "multi_label", "leakage", "splits", "divide",
     "metrics", "defaults", "prompt",
 )  # fmt: skip
+
+
+def _origins(look: Look, card: Mapping[str, Any], given: set[str]) -> dict[str, str]:
+    """Return where each key of a made card is from. given: keys that the person names."""
+    is_hub = look.source.kind == "hub"
+    label = look.columns.get(str(card["columns"].get("label")))
+    found = {
+        "task": "names and kinds of the columns",
+        "source": "the Hub" if is_hub else "the path",
+        "licence": "the README on the Hub, where it states one",
+        "homepage": "the Hub",
+        "columns": "names and kinds of the columns",
+        "labels": "names of the class ids" if label is not None and label.class_names else "values of the label column",
+        "splits": "names of the splits",
+        "divide": "the maker of cards",
+        "leakage": "the maker of cards",
+        "prompt": "the maker of cards, in words of the columns",
+        "metrics": "the rules of SQuAD that the data need",
+        "multi_label": "lists in the label column",
+    }
+    return {key: "the recipe" if key in given else found.get(key, "the recipe") for key in card}
 
 
 def _plain(value: Any) -> Any:
@@ -183,7 +208,9 @@ def _splits(look: Look, roles: Roles) -> tuple[dict[str, Any], list[str]]:
     if set(found) == {"train"}:
         divide["into"] = dict(SHARES)
         shares = ", ".join(f"{name} {share:g}" for name, share in SHARES.items())
-        notes.append(f"there is one split, {train!r}; it is divided: {shares}{_drawn(divide, stratified)}")
+        notes.append(
+            f"all splits are drawn from {train!r}, the only one with labels: {shares}{_drawn(divide, stratified)}"
+        )
         result: dict[str, Any] = {"divide": [divide]}
     elif "validation" not in found:
         divide["into"] = {"train": 1 - HELD_OUT, "validation": HELD_OUT}
@@ -240,8 +267,9 @@ def _split_lines(look: Look, split: str, use: str, first: str) -> str:
 
 
 def _is_hidden(look: Look, roles: Roles, found: Mapping[str, str]) -> bool:
-    # Where there is nothing else to score, its rows say so when they are read.
-    return "validation" in found and _all_hidden(look, roles, found["test"])
+    # A data set of the Hub is not downloaded for this alone: its rows say so when they are read.
+    is_told = "validation" in found or look.source.kind != "hub" or look.is_read
+    return is_told and _all_hidden(look, roles, found["test"])
 
 
 def _all_hidden(look: Look, roles: Roles, split: str) -> bool:

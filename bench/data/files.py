@@ -168,7 +168,7 @@ def text(
     is in another encoding.
     """
     with binary(path) as stream:
-        used = _encoding_of(path, stream.peek(64), encoding, notes, is_table=is_table)
+        used = _encoding_of(path, stream.peek(), encoding, notes, is_table=is_table)
         wrapped = io.TextIOWrapper(stream, encoding=used, newline=newline)
         try:
             yield wrapped
@@ -183,12 +183,22 @@ def text(
                 wrapped.detach()
 
 
+def _looks_like_utf8(head: bytes) -> bool:
+    """Return whether bytes hold letters that are not ASCII, all of them valid UTF-8; the last may be cut off."""
+    try:
+        return not head.decode("utf-8").isascii()
+    except UnicodeDecodeError as error:
+        return error.reason == "unexpected end of data" and not head[: error.start].isascii()
+
+
 def _encoding_of(path: Path, head: bytes, given: str | None, notes: list[str], *, is_table: bool) -> str:
     """Return the encoding of a file that begins with these bytes. given: what the card says."""
     marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
     if given is not None:
         asked = codecs.lookup(given).name
         if marked is None or asked in (marked, marked.removesuffix("-sig")):
+            if not asked.startswith("utf") and _looks_like_utf8(head):
+                notes.append(f"{path.name} is read as {given}, as the card says, and looks like UTF-8")
             return marked or given
         name = marked.removesuffix("-sig").upper()
         raise DataError(f"{path} begins with the byte order mark of {name}; remove `encoding: {given}`")

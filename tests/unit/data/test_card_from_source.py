@@ -80,8 +80,13 @@ def test_a_csv_of_excel_with_its_delimiter_and_encoding(written):
     assert made.card["divide"] == [{"of": ["train"], "into": SHARES}]
     assert made.card["prompt"]["template"] == "Body: {text}\nLabel:"
     assert "licence" not in made.card
+    assert made.sources.keys() == made.card.keys()
+    assert made.sources["labels"] == "values of the label column"
     notes = " | ".join(made.notes)
-    assert "it is divided: train 0.8, validation 0.1, test 0.1 (stratified by label, seed 0)" in notes
+    assert (
+        "all splits are drawn from 'train', the only one with labels: train 0.8, validation 0.1, test 0.1 (stratified"
+        in notes
+    )
     assert "the label is read from 'queue' | the text is read from 'body'" in notes
     corpus = loaded(made)
     assert {name: split.labels(corpus.labels) for name, split in corpus.splits.items()} == {
@@ -292,7 +297,7 @@ def rows_of(split, count=30):
 
 ALL = {"train": "train", "validation": "validation", "test": "test"}
 HELD_OUT = {"train": 0.9, "validation": 0.1}
-# name -> files, splits, and what the training file is divided into
+# name -> files, splits, and the shares of the training file
 SPLITS = {
     "all": (["train.csv", "dev.csv", "test.csv"], ALL, None),
     "no validation": (["train.csv", "test.csv"], {"test": "test"}, HELD_OUT),
@@ -322,6 +327,18 @@ def test_a_folder_of_splits(written, tmp_path, name):
     corpus = loaded(made)
     assert set(corpus.splits) == {"train", "validation", "test"}
     assert sum(len(split.rows) for split in corpus.splits.values()) == 60 * len(names)
+
+
+def test_a_test_file_without_labels_is_not_scored(written, tmp_path):
+    written("two/train.csv", TEXT_LABEL)
+    written("two/test.csv", "text\n" + "".join(f"other {number}\n" for number in range(9)))
+    made = card_from_source.make({"path": str(tmp_path / "two")})
+    assert made.card["divide"] == [{"of": ["train"], "into": SHARES}]
+    assert "splits" not in made.card
+    notes = " | ".join(made.notes)
+    assert "the labels of the split 'test' are hidden (-1 or missing), so that it is not scored" in notes
+    assert "all splits are drawn from 'train', the only one with labels: train 0.8, validation 0.1" in notes
+    assert len(loaded(made).splits["test"].rows) == 6
 
 
 def test_a_folder_that_save_to_disk_wrote(tmp_path):

@@ -351,6 +351,15 @@ def test_a_delimiter_and_an_encoding_of_tables(card, write):
         card("jsonl", "train", delimiter=";")
 
 
+def test_an_encoding_that_the_file_does_not_look_like_is_noted(card, write):
+    for content, notes in (("né", True), ("ne", False), ("né" * 10_000, True)):
+        write("train", f"text,label\n{content},pos\nb,neg\n".encode())
+        said = load(card("csv", "train", encoding="cp1252")).notes
+        assert ("train is read as cp1252, as the card says, and looks like UTF-8" in said) is notes
+    write("train", "text,label\nné,pos\nb,neg\n".encode("cp1252"))
+    assert not load(card("csv", "train", encoding="cp1252")).notes
+
+
 def test_quoting_is_a_key_of_tsv(card):
     for kind in ("csv", "jsonl"):
         with pytest.raises(ValueError, match=f"a source of kind '{kind}' has no `quoting`"):
