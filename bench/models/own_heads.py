@@ -103,7 +103,7 @@ def how_to_load(model: Any) -> str | None:
     `folder` is where the model is saved.
     """
     kind = type(model)
-    if not is_own(kind):
+    if not is_own(kind) or kind.__module__ != __name__:
         return None
     parts = (*kind.__mro__[1:3], kind.config_class)
     part, family, config = (item.__name__ for item in parts)
