@@ -75,6 +75,7 @@ def build(
             own = _own_config(card)
             found = [*checkpoint_head.findings(model), *checkpoint_head.adopt_head(model, own, labels, multi_label)]
             setattr(model, checkpoint_head.FINDINGS, found)
+    _note_own_class(model)
     if quantized:
         quantization.prepare_4bit_for_cpu(model, _name(card, config))
     if head is not None and head.kind == "mlp":
@@ -83,6 +84,18 @@ def build(
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
     return (model if quantized else model.to(device)).eval()
+
+
+def _note_own_class(model: Any) -> None:
+    """Note on a model of a class that transformers does not have how its saved weights are loaded without us."""
+    line = own_heads.how_to_load(model)
+    if line is not None:
+        sentence = (
+            f"transformers has no class {type(model).__name__}; it is made of transformers' own parts, and plain "
+            f"transformers loads a saved one so: {line}"
+        )
+        found = [*checkpoint_head.findings(model), checkpoint_head.Finding(sentence=sentence)]
+        setattr(model, checkpoint_head.FINDINGS, found)
 
 
 def make_config(

@@ -104,19 +104,19 @@ def name_body(model: Any) -> None:
 
 
 def how_to_load(model: Any) -> str | None:
-    """Return, in Python, how plain transformers gets a saved model's class; None where its auto class knows it."""
+    """Return, as a line of Python, how plain transformers gets a saved model; None where its auto class knows it.
+
+    `folder` is where the model is saved.
+    """
     kind = type(model)
-    if not is_own(kind):
+    if not is_own(kind) or kind.__module__ != __name__:
         return None
     parts = (*kind.__mro__[1:3], kind.config_class)
     part, family, config = (item.__name__ for item in parts)
-    return "\n".join(
-        [
-            *(f"from {item.__module__} import {item.__name__}" for item in parts),
-            f"class {kind.__name__}({part}, {family}):",
-            f"    base_model_prefix, config_class = {kind.base_model_prefix!r}, {config}",
-        ]
-    )
+    imports = (f"from {item.__module__} import {item.__name__}" for item in parts)
+    fields = f'{{"base_model_prefix": "{kind.base_model_prefix}", "config_class": {config}}}'
+    made = f'kind = type("{kind.__name__}", ({part}, {family}), {fields})'
+    return "; ".join([*imports, made, "model = kind.from_pretrained(folder)"])
 
 
 def _source(config: Any) -> Any:

@@ -138,9 +138,9 @@ def test_a_head_is_trained_and_loaded_by_anyone(name, checkpoint, tmp_path):
     ours, _, _ = saving.load(tmp_path)
     same(tiny.logits(ours, asked(name, text=False)), expected)
     if family.own:
-        scope = {}
-        exec(own_heads.how_to_load(model), scope)
-        plain = scope[family.head].from_pretrained(tmp_path)
+        scope = {"folder": tmp_path, "__name__": "__main__"}
+        exec(own_heads.how_to_load(model), scope)  # as a reader of the record's note would type it
+        plain = scope["model"]
         assert not own_heads.is_own(plain)
     else:
         assert own_heads.how_to_load(model) is None
@@ -237,6 +237,29 @@ def test_an_adapter_with_a_head_goes_on_the_whole_model(name, checkpoint, tmp_pa
     same(tiny.logits(plain, asked(name, text=False)), expected)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert all(module.startswith("model.language_model.layers.") for module in config["target_modules"])
+
+
+@pytest.mark.parametrize("name", ["gemma3", "llama4", "granite", "lfm2"])
+def test_heads_for_spans_and_for_tags_are_made_too(name, checkpoint, tmp_path):
+    """With the checkpoint's body: all that is new is the head."""
+    whole = tiny.text_build(card_of(name, checkpoint(name)), tmp_path, tokenizer=tokens_of(FAMILIES[name]))
+    inputs = asked(name, text=True)
+    real = inputs["attention_mask"].bool()
+    for auto_class, head in (
+        ("AutoModelForQuestionAnswering", "qa_outputs"),
+        ("AutoModelForTokenClassification", "score"),
+    ):
+        model = tiny.build(
+            card_of(name, checkpoint(name)), tmp_path, auto_class=auto_class, tokenizer=tokens_of(FAMILIES[name])
+        )
+        assert own_heads.is_own(model)
+        assert getattr(model, builder.MISSING) == [f"{head}.bias", f"{head}.weight"]
+        with torch.no_grad():
+            bodies = [item.base_model(**inputs).last_hidden_state[real] for item in (model, whole)]
+        same(*bodies, 1e-6)
+        model.save_pretrained(tmp_path / head)
+        again = type(model).from_pretrained(tmp_path / head)
+        assert all(torch.equal(weight, again.get_parameter(key)) for key, weight in model.named_parameters())
 
 
 def test_a_text_part_without_a_language_model_is_refused_for_text_alone(tmp_path):
