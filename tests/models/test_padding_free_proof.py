@@ -236,6 +236,13 @@ def test_what_a_module_says_of_itself_is_heard():
     assert padding_free.attach(relative) == "adds something to its attention that depends on distances"
 
 
+@pytest.mark.parametrize("name", ["output_hidden_states", "output_router_logits"])
+def test_what_is_returned_of_each_layer_keeps_its_shape(name):
+    body = padding_free_table.tiny_body("mixtral")
+    setattr(body.config, name, True)
+    assert padding_free.attach(body) == "is set to return hidden states, attentions or router logits of its layers"
+
+
 def test_a_body_that_fails_padded_is_not_run_otherwise():
     body = padding_free_table.tiny_body("llama")
     body.layers[0].mlp = nn.Linear(5, 5)

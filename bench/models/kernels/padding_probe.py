@@ -160,7 +160,7 @@ def _compare(model: Any, body: nn.Module, install: Callable[[], None], proof: Pr
         proof.reason = fast
         return
     if not fast.packed:
-        proof.reason = "is set to return the hidden states or attentions of all layers"
+        proof.reason = "is set to return hidden states, attentions or router logits of its layers"
         return
     _judge(proof, plain, fast)
 
