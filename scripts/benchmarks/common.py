@@ -57,6 +57,33 @@ LLAMA: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 1024,
 }
+GEMMA3: dict[str, Any] = {
+    "model_type": "gemma3_text",
+    "vocab_size": 30_000,
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 1024,
+    "sliding_window": 128,
+    "layer_types": ["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
+}
+QWEN3_MOE: dict[str, Any] = {
+    "model_type": "qwen3_moe",
+    "vocab_size": 30_000,
+    "hidden_size": 256,
+    "intermediate_size": 688,
+    "moe_intermediate_size": 344,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "max_position_embeddings": 1024,
+}
 SMALL: dict[str, Any] = {"vocab_size": 1500, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
 
 
@@ -121,8 +148,9 @@ def encoded(rows: Sequence[dict[str, Any]], tokens: Any, max_length: int) -> Enc
 def build_model(architecture: dict[str, Any], tokens: Any, device: torch.device, small: bool) -> Any:
     """A classifier in single precision. Its random weights are large enough for the texts to get different answers."""
     torch.manual_seed(13)
+    reduced = {**SMALL, **({"layer_types": architecture["layer_types"][-2:]} if "layer_types" in architecture else {})}
     config = transformers.AutoConfig.for_model(
-        **{**architecture, **(SMALL if small else {})},
+        **{**architecture, **(reduced if small else {})},
         initializer_range=0.05,
         num_labels=len(LABELS),
         pad_token_id=tokens.pad_token_id,
@@ -195,10 +223,20 @@ def scoring(tokens: Any, device: torch.device, checked: int = EXAMPLES) -> Scori
     )
 
 
-def run_engine(model: Any, split: Encoded, tokens: Any, training: Training, folder: Path, ticks: Ticks) -> Trained:
+def run_engine(
+    model: Any,
+    split: Encoded,
+    tokens: Any,
+    training: Training,
+    folder: Path,
+    ticks: Ticks,
+    *,
+    by_length: bool = False,
+) -> Trained:
     """Trains by the harness: the call that `accelerate launch bench/run.py` comes to.
 
-    Mixed precision is the launcher's, which is to say that of the environment variable.
+    Mixed precision is the launcher's, which is to say that of the environment variable. by_length: rows of a global
+    batch are sorted, as the harness does for a model that computes pads.
     """
     device = model.device
     plain = resolve.load(RECIPE).recipe
@@ -216,6 +254,7 @@ def run_engine(model: Any, split: Encoded, tokens: Any, training: Training, fold
         clock=Clock(),
         display=ticks,
         speed=plain.speed,
+        by_length=by_length,
     )
     train(inputs, progress)
     return Trained(losses=progress.log.losses, moments=ticks.moments)

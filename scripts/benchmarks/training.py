@@ -5,13 +5,14 @@
 Both train the same random weights on the same batches, in the same order, for the same steps, in turns and in one
 process, so that threads, memory allocation and everything else around them are the same. The Trainer gets
 TrainingArguments' defaults and DataCollatorWithPadding; not its defaults are `train_sampling_strategy="sequential"`
-over examples in the harness's order, a loss logged at every step (as on our side), no checkpoints and no progress
-bars. The harness trains by its default engine with `padding_free` attached. Dropout is off on both sides: with it the
-losses could not be the same. Time is that of the steps after the first, from its end to the end of the last; building
-does not count.
+over examples in the harness's order, a loss logged at every step (as on our side), no checkpoints and no progress bars.
+The harness trains by its default engine with `padding_free` attached. Dropout is off on both sides: with it the losses
+could not be the same. Cases against "padded" have the harness on both sides: the other one computes pads, in
+micro-batches of rows of like length, as the harness trains a model that is not shown to give the same without pads.
+Time is that of the steps after the first, from its end to the end of the last; building does not count.
 
 Prints a table and one line of JSON. The exit code is 1 where losses are not the same; a target that is missed is only
-said. A ratio is the Trainer's seconds over ours: processor seconds on a CPU, wall seconds on a GPU. It depends on the
+said. A ratio is the others' seconds over ours: processor seconds on a CPU, wall seconds on a GPU. It depends on the
 texts, for pads are what is saved, on the size of the model, and on a CPU on glibc's malloc: with large tensors given
 back to the system after every use (its default), training may take twice the time on either side.
 """
@@ -39,6 +40,7 @@ from transformers.trainer_callback import PrinterCallback  # noqa: E402
 
 from bench.data.examples import Encoded  # noqa: E402
 from bench.models.kernels import padding_free  # noqa: E402
+from bench.runner import stages  # noqa: E402
 from scripts.benchmarks import common  # noqa: E402
 
 # The first step pays for allocation; it is compared, but not measured.
@@ -52,8 +54,10 @@ class Case:
     architecture: dict[str, Any]
     texts: common.Texts
     batch: int
+    # Whom the harness is compared with: one of RIVALS.
+    against: str = "Trainer"
     # The least ratio that is aimed at.
-    target: float
+    target: float | None = None
     precision: str = "no"
     steps: int = 6
     # Largest differences of losses. Rounding alone moves the first; each optimiser step then makes it larger, for the
@@ -81,6 +85,8 @@ CASES = {
     "encoder-reviews-cut": Case(architecture=common.BERT, texts=CUT_REVIEWS, batch=16, target=2.5),
     "encoder-sentences": Case(architecture=common.BERT, texts=SENTENCES, batch=32, target=1.8, steps=12),
     "decoder-head-reviews": Case(architecture=common.LLAMA, texts=REVIEWS, batch=16, target=2),
+    "gemma3-reviews": Case(architecture=common.GEMMA3, texts=REVIEWS, batch=16, against="padded"),
+    "qwen3_moe-reviews": Case(architecture=common.QWEN3_MOE, texts=REVIEWS, batch=16, against="padded"),
 }
 
 
@@ -89,16 +95,17 @@ class Result:
     """One case. Spreads are over the rounds; seconds are those of the measured steps together."""
 
     case: str
+    against: str
     precision: str
     steps: int
     batch: int
     mean_tokens: float
     padding_share: float
-    trainer_cpu_s: dict[str, float]
+    rival_cpu_s: dict[str, float]
     bench_cpu_s: dict[str, float]
     cpu_ratio: dict[str, float]
     wall_ratio: dict[str, float]
-    trainer_tokens_per_s: float
+    rival_tokens_per_s: float
     bench_tokens_per_s: float
     # Of processor or wall times, as the device has it.
     ratio: float
@@ -135,6 +142,16 @@ def by_trainer(model: Any, split: Encoded, tokens: Any, case: Case, folder: Path
     return common.Trained(losses=watch.losses, moments=watch.ticks.moments)
 
 
+def by_padded(model: Any, split: Encoded, tokens: Any, case: Case, folder: Path) -> common.Trained:
+    """The harness, with pads, in micro-batches of like length."""
+    rows = min(case.batch, stages.SORTED_ROWS)
+    training = common.settings("trainer", case.batch, case.steps + WARMUP_STEPS, log_every=1, per_device_batch=rows)
+    return common.run_engine(model, split, tokens, training, folder / "padded", common.Ticks(), by_length=True)
+
+
+RIVALS = {"Trainer": by_trainer, "padded": by_padded}
+
+
 def by_bench(model: Any, split: Encoded, tokens: Any, case: Case, folder: Path) -> common.Trained:
     """The harness."""
     reason = padding_free.attach(model)
@@ -167,7 +184,7 @@ def measure(name: str, case: Case, device: torch.device, rounds: int, small: boo
     rows = language.rows(case.texts, case.batch * (case.steps + WARMUP_STEPS), tokens)
     split = common.encoded(rows, tokens, case.texts.longest)
     model = common.build_model(case.architecture, tokens, device, small)
-    sides = {"trainer": by_trainer, "bench": by_bench}
+    sides = {"rival": RIVALS[case.against], "bench": by_bench}
     found: dict[str, list[common.Trained]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds):
@@ -191,12 +208,12 @@ def summary(
     """Times and differences over all rounds."""
     real, processed = tokens
     times = {side: [run.moments[-1] - run.moments[WARMUP_STEPS - 1] for run in runs] for side, runs in found.items()}
-    pairs = list(zip(times["trainer"], times["bench"], strict=True))
+    pairs = list(zip(times["rival"], times["bench"], strict=True))
     cpu = common.spread([one.cpu_s / two.cpu_s for one, two in pairs])
     wall = common.spread([one.wall_s / two.wall_s for one, two in pairs])
     differences = [
         (abs(one - two), abs(one - two) / abs(one))
-        for theirs, ours in zip(found["trainer"], found["bench"], strict=True)
+        for theirs, ours in zip(found["rival"], found["bench"], strict=True)
         for one, two in zip(theirs.losses, ours.losses, strict=True)
     ]
     first = max(differences[:: case.steps + WARMUP_STEPS])[0]
@@ -204,16 +221,17 @@ def summary(
     rate = {side: real / statistics.median(item.wall_s for item in items) for side, items in times.items()}
     return Result(
         case=name,
+        against=case.against,
         precision=case.precision,
         steps=case.steps,
         batch=case.batch,
         mean_tokens=real / (case.batch * case.steps),
         padding_share=1 - real / processed,
-        trainer_cpu_s=common.spread([item.cpu_s for item in times["trainer"]]),
+        rival_cpu_s=common.spread([item.cpu_s for item in times["rival"]]),
         bench_cpu_s=common.spread([item.cpu_s for item in times["bench"]]),
         cpu_ratio=cpu,
         wall_ratio=wall,
-        trainer_tokens_per_s=rate["trainer"],
+        rival_tokens_per_s=rate["rival"],
         bench_tokens_per_s=rate["bench"],
         ratio=(cpu if device.type == "cpu" else wall)["median"],
         target=None if small else case.target,
@@ -228,14 +246,15 @@ def table(results: list[Result]) -> str:
     """Markdown."""
     header = {
         "case": "---",
+        "against": "---",
         "ours in": "---",
         "tokens a text": "--:",
         "pads": "--:",
-        "Trainer, CPU s": "--:",
+        "theirs, CPU s": "--:",
         "bench, CPU s": "--:",
         "ratio of CPU time": "--:",
         "of wall time": "--:",
-        "Trainer, real tokens/s": "--:",
+        "theirs, real tokens/s": "--:",
         "bench": "--:",
         "target": "--:",
         "reached": "---",
@@ -244,11 +263,11 @@ def table(results: list[Result]) -> str:
     }
     rows = [
         [
-            *(result.case, {"no": "fp32"}.get(result.precision, result.precision)),
+            *(result.case, result.against, {"no": "fp32"}.get(result.precision, result.precision)),
             *(f"{result.mean_tokens:.0f}", f"{result.padding_share:.0%}"),
-            *(common.shown(item) for item in (result.trainer_cpu_s, result.bench_cpu_s)),
+            *(common.shown(item) for item in (result.rival_cpu_s, result.bench_cpu_s)),
             *(common.shown(item) for item in (result.cpu_ratio, result.wall_ratio)),
-            *(f"{item:,.0f}" for item in (result.trainer_tokens_per_s, result.bench_tokens_per_s)),
+            *(f"{item:,.0f}" for item in (result.rival_tokens_per_s, result.bench_tokens_per_s)),
             *("" if result.target is None else f"{result.target:g}", common.reached(result.ratio, result.target)),
             *(f"{result.first_difference:.1e}", f"{result.relative_difference:.1e}"),
         ]

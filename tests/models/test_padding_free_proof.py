@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from bench.models.kernels import packed_attention, padding_free, padding_probe
 from bench.models.kernels.packed_attention import PackedAttention
+from bench.training import memory_saving
 from scripts import padding_free_table
 from tests.helpers.cases import together
 
@@ -71,9 +72,36 @@ def test_each_family_trains_the_same_or_stays_padded(family):
     assert shown["gradients"]["difference"] <= 1e-4
     assert shown["gradients"]["parameters"] >= 10
     assert shown["between_texts"] == {"gradient": 0.0, "allowed": 0.0}
-    for (loss, gradients), (loss_too, gradients_too) in zip(trained(plain), trained(body), strict=True):
+    assert_same(trained(plain), trained(body))
+
+
+def assert_same(steps, others):
+    for (loss, gradients), (loss_too, gradients_too) in zip(steps, others, strict=True):
         assert loss_too == pytest.approx(loss, rel=1e-5)
         assert padding_probe.largest_difference(gradients, gradients_too, 1e-2) <= 1e-3
+
+
+@pytest.mark.parametrize("family", ["gemma3_text", "qwen3_moe", "eurobert"])
+def test_adapters_and_recomputed_activations_train_the_same(family):
+    bodies = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        adapter = peft.LoraConfig(target_modules=["q_proj", "v_proj"], lora_dropout=0.0, init_lora_weights=False)
+        bodies.append(peft.get_peft_model(padding_free_table.tiny_body(family), adapter))
+        memory_saving.checkpoint_activations(bodies[-1])
+    plain, body = bodies
+    assert padding_free.attach(body) is None
+    assert_same(trained(plain), trained(body))
+
+
+def test_the_table_says_yes_or_why_not(capsys):
+    assert padding_free_table.main(["--family", "gpt2", "lfm2", "--dtype", "bfloat16"]) == 0
+    *_, header, _, accepted, refused, _, last = capsys.readouterr().out.splitlines()
+    assert header.count("|") == accepted.count("|") == refused.count("|")
+    assert accepted.startswith("| gpt2 | yes | ")
+    assert refused.startswith("| lfm2 | no | ")
+    assert refused.endswith("has layers of another kind (conv) |")
+    assert last == "1 of 2 families run without pads"
 
 
 # Defects
@@ -234,6 +262,13 @@ def test_what_a_module_says_of_itself_is_heard():
     relative = padding_free_table.tiny_body("bert")
     relative.config.position_embedding_type = "relative_key"
     assert padding_free.attach(relative) == "adds something to its attention that depends on distances"
+
+
+@pytest.mark.parametrize("name", ["output_hidden_states", "output_router_logits"])
+def test_what_is_returned_of_each_layer_keeps_its_shape(name):
+    body = padding_free_table.tiny_body("mixtral")
+    setattr(body.config, name, True)
+    assert padding_free.attach(body) == "is set to return hidden states, attentions or router logits of its layers"
 
 
 def test_a_body_that_fails_padded_is_not_run_otherwise():

@@ -44,12 +44,14 @@ def test_training():
     shown, found = run("training")
     assert "1 thread(s)" in shown[0]
     assert (found["threads"], found["rounds"]) == (1, 2)
-    assert [(case["case"], case["precision"]) for case in found["cases"]] == [
-        ("encoder-reviews", "no"),
-        ("encoder-reviews-bf16", "bf16"),
-        ("encoder-reviews-cut", "no"),
-        ("encoder-sentences", "no"),
-        ("decoder-head-reviews", "no"),
+    assert [(case["case"], case["against"], case["precision"]) for case in found["cases"]] == [
+        ("encoder-reviews", "Trainer", "no"),
+        ("encoder-reviews-bf16", "Trainer", "bf16"),
+        ("encoder-reviews-cut", "Trainer", "no"),
+        ("encoder-sentences", "Trainer", "no"),
+        ("decoder-head-reviews", "Trainer", "no"),
+        ("gemma3-reviews", "padded", "no"),
+        ("qwen3_moe-reviews", "padded", "no"),
     ]
     for case in found["cases"]:
         # Each step of each round, the first one too.
@@ -59,7 +61,7 @@ def test_training():
         assert case["first_difference"] <= (1e-6 if exact else 2e-2)
         assert case["relative_difference"] <= (1e-4 if exact else 2e-2)
         assert 0.2 < case["padding_share"] < 0.8
-        for name in ("trainer_cpu_s", "bench_cpu_s", "cpu_ratio", "wall_ratio"):
+        for name in ("rival_cpu_s", "bench_cpu_s", "cpu_ratio", "wall_ratio"):
             assert_spread(case[name])
         assert case["ratio"] == case["cpu_ratio"]["median"]
     # Another precision was in force, on our side only.

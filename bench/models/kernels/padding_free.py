@@ -25,6 +25,8 @@ from bench.models.library_internals import transformers_internals
 
 # What a body may be given for its own row of tokens to stay the same tokens; with anything else it runs padded.
 TOKENS = ("input_ids", "inputs_embeds", "token_type_ids")
+# Settings by which a model returns something of each layer, which would be of the row and not of the padded batch.
+OF_LAYERS = ("output_hidden_states", "output_attentions", "output_router_logits")
 # Attributes of a body that remember its own forward, and what the comparison with it gave.
 STATE, PROOF = "bench_padding_free", "bench_padding_free_proof"
 
@@ -132,10 +134,11 @@ def _packing(body: Any, given: dict[str, Any], configs: Sequence[Any]) -> Packin
     if any(value is not None and value is not False for name, value in given.items() if name not in known):
         return None
     # Without an embedding for them, types tell images from text, whose tokens see one another both ways.
+    text: Any = body.config.get_text_config()
     types: Any = given.get("token_type_ids")
-    if types is not None and not getattr(body.config.get_text_config(), "type_vocab_size", None) and bool(types.any()):
+    if torch.is_tensor(types) and not getattr(text, "type_vocab_size", None) and bool(types.any()):
         return None
-    if body.config.output_hidden_states or body.config.output_attentions:
+    if any(getattr(config, name, False) for config in (body.config, text) for name in OF_LAYERS):
         return None
     if body.training and torch.is_grad_enabled() and not _recomputes_alike(body):
         return None
