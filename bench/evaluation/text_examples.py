@@ -288,7 +288,7 @@ def summary(predictions: Predictions) -> dict[str, float | int | None]:
         return {}
     if predictions.predictions.dtype == object:
         unparsed: Any = np.array([not extra["text"] for extra in written])
-    elif kind_of(predictions.references) == "numbers":
+    elif kind_of(predictions.predictions) == "numbers":
         unparsed = np.isnan(predictions.predictions)
     else:
         unparsed = predictions.predictions < 0
