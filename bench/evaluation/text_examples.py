@@ -141,8 +141,8 @@ def _check_numbers(recipe: Recipe, corpus: dataset.Corpus, task: Any, prompt_enc
         rounded = sum(task.parse(written[row["label"]], (), "", False) != row["label"] for row in split.rows)
         if rounded and name == "train":
             prompt_encoder.notes.append(
-                f"train: {rounded} of {len(split.rows)} numbers are rounded to {decimals} decimals (prompt.decimals) "
-                "to be written; what is scored are the numbers themselves"
+                f"train: {rounded} of {len(split.rows)} numbers are rounded to {decimals} "
+                f"decimal{'s' * (decimals != 1)} (prompt.decimals) to be written; the numbers themselves are scored"
             )
 
 
@@ -304,7 +304,7 @@ def summary(predictions: Predictions) -> dict[str, float | int | None]:
         return {}
     if predictions.predictions.dtype == object:
         unparsed: Any = np.array([not extra["text"] for extra in written])
-    elif kind_of(predictions.references) == "numbers":
+    elif kind_of(predictions.predictions) == "numbers":
         unparsed = np.isnan(predictions.predictions)
     else:
         unparsed = predictions.predictions < 0

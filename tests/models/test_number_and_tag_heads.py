@@ -9,7 +9,9 @@ import transformers
 from torch import nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES
 
-from bench.config import registry
+from bench.config import registry, resolve
+from bench.data import dataset
+from bench.data import tokenizer as tokenizers
 from bench.data.batching import IGNORED, collate
 from bench.data.examples import Encoded
 from bench.data.word_windows import make_windows
@@ -18,12 +20,14 @@ from bench.evaluation import scoring
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from bench.evaluation.readers import number, tags
-from bench.models import build, token_head
+from bench.models import build, heads, saving, token_head
 from bench.models.checkpoint_head import findings
 from bench.models.kernels import padding_free
+from bench.runner import stages
 from tests.helpers import every_decoder
 from tests.helpers import models as tiny
 from tests.helpers.cases import together
+from tests.helpers.launching import ROOT
 
 TAGS = ("O", "B-A", "I-A", "B-B", "I-B")
 FAMILIES = ("bert", "roberta", "distilbert", "llama", "gpt2", "t5")
@@ -193,3 +197,46 @@ def test_a_model_without_a_head_for_tokens_is_refused(tmp_path):
             card, tiny.options("full")[0].load_plan(tiny.options("full")[1]), auto_class=token_head.AUTO_CLASS,
             labels=TAGS, tokenizer=tiny.tokenizer(tiny.card("t5")), weights="random", device=tiny.CPU,
         )  # fmt: skip
+
+
+SAVED = [
+    ("bert-notices", ["model=tiny_llama", "method={name: qlora, compute_dtype: float32}"]),
+    ("bert-notices", ["model=tiny_t5"]),
+    ("bert-notices", ["model=tiny_gpt2", "method={name: last_layers, blocks: 1}"]),
+    ("bert-notices", ["model=tiny_albert", "head={kind: mlp, hidden: 16}"]),
+    ("bert-ratings", ["model=tiny_gemma2", "method=lora"]),
+    ("bert-ratings", ["model=tiny_t5", "method=lora"]),
+]
+
+
+@together("recipe, overrides", SAVED)
+def test_every_trained_weight_gets_a_gradient_and_comes_back_as_it_was_saved(recipe, overrides, tmp_path):
+    resolved = resolve.load(ROOT / "recipes" / "tiny" / f"{recipe}.yaml", tuple(overrides))
+    asked, folder = resolved.recipe, tmp_path / str(len(list(tmp_path.iterdir())))
+    corpus = dataset.load(asked.dataset, {"train": 20}, {"train"})
+    tokens, _ = tokenizers.build(asked.model, None, (row["text"] for row in corpus.splits["train"].rows))
+    task, plan = registry.load_task(asked.dataset.task), registry.load_method(asked.method.name)
+    examples = task.encode(corpus, tokens, asked).train.features
+    model = stages.adapted_model(
+        asked, resolved.options, tokenizer=tokens, labels=corpus.labels, device=tiny.CPU, base_folder=folder / "base"
+    ).model
+    batch = collate(examples[:4], tokens)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    task.loss(model.train()(**inputs), batch, label_smoothing=0.0).backward()
+    trained = [one for one in model.parameters() if one.requires_grad]
+    assert trained
+    assert all(one.grad is not None and bool(torch.isfinite(one.grad).all()) for one in trained)
+    description = {
+        "task": asked.dataset.task, "objective": "head", "labels": list(corpus.labels), "multi_label": False,
+        "outputs": list(task.head_outputs(corpus.labels)), "pooling": None, "head": asked.head.model_dump(),
+        "quantization": plan.load_plan(resolved.options).quantization,
+        "unquantized": heads.unwrapped_head_names(model), "pad_token_id": tokens.pad_token_id,
+        "model_card": asked.model.model_dump(),
+    }  # fmt: skip
+    saving.save(model, tokens, folder, description)
+    again, _, _ = saving.load(folder)
+    with torch.no_grad():
+        expected, found = model.eval()(**inputs).logits, again(**inputs).logits
+    real = batch["attention_mask"].bool()
+    expected, found = (part[real] if part.dim() == 3 else part for part in (expected, found))
+    assert torch.allclose(found, expected, atol=1e-5)

@@ -115,7 +115,7 @@ def test_numbers_as_text_are_written_with_the_card_s_decimals(runs):
     found = store.read(runs["ratings_text"])
     rows = read_lines(runs["ratings_text"] / "predictions" / "after-test.jsonl")
     assert found.prompts.signature.startswith("answer:generate|format:plain|greedy,max_new_tokens:6|parse:first_number")
-    assert any("numbers are rounded to 1 decimals (prompt.decimals)" in note for note in found.notes)
+    assert any("numbers are rounded to 1 decimal (prompt.decimals)" in note for note in found.notes)
     read = [row for row in rows if row["prediction"] is not None]
     assert len(read) == len(rows) - found.prompts.answers["after"]["test"]["unparsable"] > 0.8 * len(rows)
     for row in read:
