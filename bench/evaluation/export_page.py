@@ -15,6 +15,8 @@ from bench.models import saving
 from bench.reporting import markdown as md
 
 TEMPLATE = "chat_template_of_the_run.jinja"
+# In the code of a page; this module itself prints nothing.
+_SHOW = "print"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,16 +107,17 @@ def _with_head(description: dict[str, Any], loader: str) -> list[str]:
         text = (
             "from transformers import pipeline\n\n"
             f'classify = pipeline("text-classification", model=folder, top_k=None, function_to_apply="{how}")\n'
-            f"print(classify({given}, truncation=True))\n"
+            f"{_SHOW}(classify({given}, truncation=True))\n"
         )
         said = f"A label is given from a probability of {description['threshold']} on." if how == "sigmoid" else ""
         return [_code(text), said] if said else [_code(text)]
     if loader == "AutoModelForTokenClassification":
         text = 'from transformers import pipeline\n\ntag = pipeline("token-classification", model=folder)\n'
-        return [_code(text + 'print(tag("Words of a sentence."))\n')]
+        return [_code(f'{text}{_SHOW}(tag("Words of a sentence."))\n')]
     if loader == "AutoModelForQuestionAnswering":
+        shown = f'{_SHOW}(answer("Who wrote it?", "Ada wrote it."))'
         most = f"\nMOST_TOKENS = {description['spans']['max_answer_length']}  # of an answer\n"
-        return [_code(f"import torch\n{most}\n{inspect.cleandoc(_SPANS)}\n"), _SPANS_NOTE]
+        return [_code(f"import torch\n{most}\n{inspect.cleandoc(_SPANS)}\n\n{shown}\n"), _SPANS_NOTE]
     return []
 
 
@@ -130,8 +133,6 @@ def answer(question, passage):
     sums = (starts[:, None] + ends[None, :]).masked_fill(~in_order, -torch.inf)
     first, last = divmod(int(sums.argmax()), len(ends))
     return passage[offsets[first][0] : offsets[last][1]]
-
-print(answer("Who wrote it?", "Ada wrote it."))
 """
 _SPANS_NOTE = (
     "This reads one window of a passage and always answers; the run reads long passages by windows, and for data with "
@@ -218,7 +219,7 @@ def _writing(most: int, ends: list[int], *, both_sides: bool) -> list[str]:
         f"    said = tokenizer.decode({own}, skip_special_tokens=True).strip()",
         "    return said.split('\\n')[0].strip()",
         "",
-        "print(answer('A text.', 'Another one.'))",
+        f"{_SHOW}(answer('A text.', 'Another one.'))",
     ]
 
 
@@ -262,7 +263,7 @@ def _scoring(
     lines += [
         "    return dict(zip(ANSWERS, torch.tensor(sums).softmax(0).tolist()))",
         "",
-        "print(scores('A text.', 'Another one.'))",
+        f"{_SHOW}(scores('A text.', 'Another one.'))",
     ]
     return lines
 

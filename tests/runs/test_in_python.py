@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import bench
-from bench.errors import DataError, RecipeError, SetupError
+from bench.errors import DataError, DivergedError, RecipeError, SetupError
 from bench.records import store
 from tests.helpers.cases import together
 from tests.helpers.launching import ROOT
@@ -42,10 +42,11 @@ def test_the_record_is_that_of_the_folder(runs):
     assert records[0].environment.packages["finetune-bench"] == bench.__version__
 
 
-def test_a_finished_run_is_not_repeated(runs):
+def test_a_finished_run_is_not_replaced(runs):
     folder, records = runs
-    again = bench.run_recipe("tiny/bert-full", out=folder / "3", seed=3, **SMALL)
-    assert again.finished_at == records[0].finished_at
+    with pytest.raises(SetupError, match="holds a finished run; give --overwrite"):
+        bench.run_recipe("tiny/bert-full", out=folder / "3", seed=3, **SMALL)
+    assert store.read(folder / "3") == records[0]
 
 
 def test_a_table_has_a_row_a_score(runs):
@@ -114,14 +115,10 @@ def test_wrong_arguments_are_the_harness_own_errors(keys, error, words):
 
 
 def test_a_run_that_fails_raises_with_its_record(tmp_path, bare_runs):
-    from bench.errors import BenchError
-
     # Steps of this size leave no finite loss.
-    with pytest.raises(BenchError) as raised:
-        bench.run_recipe(
-            "tiny/bert-full", out=tmp_path / "run", **{**SMALL, "training__steps": 20}, training__learning_rate=1e30,
-            training__max_grad_norm=None,
-        )  # fmt: skip
+    keys = {**SMALL, "training__steps": 20, "training__learning_rate": 1e30, "training__clip_norm": 0}
+    with pytest.raises(DivergedError) as raised:
+        bench.run_recipe("tiny/bert-full", out=tmp_path / "run", training__log_every=1, **keys)
     assert raised.value.record == store.read(tmp_path / "run")
     assert raised.value.record.status == "diverged"
 
