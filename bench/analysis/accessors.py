@@ -77,7 +77,9 @@ def metric_bounds(metric: str) -> tuple[float, float]:
     from bench.analysis.stats.sums import TOKENIZERS  # loads NumPy, which the page of one run does not need
 
     known = {"mcc": (-1.0, 1.0), "loss": (0.0, math.inf), **dict.fromkeys(TOKENIZERS, (0.0, 100.0))}
-    return known.get(metric, (0.0, 1.0) if metric in registry.directions() else (-math.inf, math.inf))
+    # Those of lm_eval's tasks are shares of right answers.
+    shares = metric in registry.directions() or metric.startswith("lm_eval:")
+    return known.get(metric, (0.0, 1.0) if shares else (-math.inf, math.inf))
 
 
 def higher_is_better(records: Iterable[Record], metric: str | None) -> bool:

@@ -67,7 +67,9 @@ def test_every_task_keeps_the_contract(name):
     assert read["METRICS"] == module.METRICS
     for metrics in module.METRICS.values():
         assert metrics
-        assert set(metrics) <= set(registry.names("metrics"))
+        own = {name for name in metrics if not name.startswith("lm_eval:")}  # which the harness has no file of
+        assert own <= set(registry.names("metrics"))
+        assert own or name == "lm_eval_generation"
 
 
 @pytest.mark.parametrize("name", registry.names("metrics"))
