@@ -92,6 +92,8 @@ class Resolved:
         if not content["evaluation"]["allow_selection_on_test"]:
             del content["evaluation"]["allow_selection_on_test"]  # nor was this key, where it is not used
         _drop_unset_keys(content["dataset"])
+        if self._task_file is not None:  # its name says nothing of what is asked
+            content["task_file"] = hashlib.sha256(read_bytes(self._task_file)).hexdigest()
         # So is a chat template's date, where it is no other than that of every run.
         if self.recipe.prompting.date == CHAT_DATE:
             content["prompting"].pop("date")
@@ -109,12 +111,24 @@ class Resolved:
         for kind, names in self._drop_ins.items():
             known = registry.files(kind)
             used |= {f"{kind}/{name}.py": known.get(name) for name in names}
+        if self._task_file is not None:
+            used[f"lm_eval/{self._task_file.name}"] = self._task_file
         hashes = {}
         for name, path in used.items():
             with contextlib.suppress(OSError):  # a recipe may come from a pipe, which is read once
                 if path is not None:
                     hashes[name] = hashlib.sha256(read_bytes(path)).hexdigest()
         return hashes
+
+    @property
+    def _task_file(self) -> Path | None:
+        """Return the file of a task of lm_eval that is not lm_eval's own."""
+        source = self.recipe.dataset.source
+        named = source.files.get("task")
+        if source.kind != "lm_eval" or source.folder is None or not isinstance(named, str):
+            return None
+        path = Path(source.folder) / named
+        return path if path.is_file() else None
 
     @property
     def by_gradients(self) -> bool:
