@@ -90,7 +90,9 @@ def metric_bounds(metric: str) -> tuple[float, float]:
     known = {"mcc": (-1.0, 1.0), **dict.fromkeys((*TOKENIZERS, *WORD_ORDERS), (0.0, 100.0))}
     known |= {"loss": (0.0, math.inf), "reference_loss": (0.0, math.inf), "perplexity": (1.0, math.inf)}
     known |= dict.fromkeys(("pearson", "spearman"), (-1.0, 1.0)) | dict.fromkeys(("mse", "mae"), (0.0, math.inf))
-    return known.get(metric, (0.0, 1.0) if metric in registry.directions() else (-math.inf, math.inf))
+    # Those of lm_eval's tasks are shares of right answers.
+    shares = metric in registry.directions() or metric.startswith("lm_eval:")
+    return known.get(metric, (0.0, 1.0) if shares else (-math.inf, math.inf))
 
 
 def higher_is_better(records: Iterable[Record], metric: str | None) -> bool:

@@ -41,11 +41,12 @@ _LATER = (
 )
 
 
-def of(recipe: Recipe, options: Any, included: Mapping[Path, str]) -> str:
+def of(recipe: Recipe, options: Any, included: Mapping[Path, str], task_file: str | None = None) -> str:
     """Return the SHA-256 of what decides the result: the seed and the place of the files are not part of it.
 
     options: of the method. included: file of a drop-in that is not the package's own -> SHA-256: such a file may change
-    under the same name, the package's own are known by its version.
+    under the same name, the package's own are known by its version. task_file: the SHA-256 of a file that says what is
+    asked, where the recipe only names it.
     """
     left_out: dict[str, Any] = dict.fromkeys(_WITHOUT_EFFECT, True) | _DESCRIPTIVE
     content = json.loads(recipe.model_dump_json(exclude=left_out))
@@ -57,6 +58,8 @@ def of(recipe: Recipe, options: Any, included: Mapping[Path, str]) -> str:
     content["speed"]["precision"] = "launcher"
     for key in _LATER:
         _drop_default(content, recipe, key.split("."))
+    if task_file is not None:
+        content["task_file"] = task_file
     if included:
         content["included"] = {f"{path.parent.name}/{path.name}": digest for path, digest in included.items()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -88,7 +88,8 @@ class Resolved:
     @property
     def hash(self) -> str:
         """SHA-256 of what decides the result: the seed and the place of the files are not part of it."""
-        return recipe_hash.of(self.recipe, self.options, registry.included_code(self._drop_ins))
+        task_file = None if self._task_file is None else hashlib.sha256(read_bytes(self._task_file)).hexdigest()
+        return recipe_hash.of(self.recipe, self.options, registry.included_code(self._drop_ins), task_file)
 
     @property
     def files(self) -> dict[str, str]:
@@ -100,12 +101,24 @@ class Resolved:
         for kind, names in self._drop_ins.items():
             known = registry.files(kind)
             used |= {f"{kind}/{name}.py": known.get(name) for name in names}
+        if self._task_file is not None:
+            used[f"lm_eval/{self._task_file.name}"] = self._task_file
         hashes = {}
         for name, path in used.items():
             with contextlib.suppress(OSError):  # a recipe may come from a pipe, which is read once
                 if path is not None:
                     hashes[name] = hashlib.sha256(read_bytes(path)).hexdigest()
         return hashes
+
+    @property
+    def _task_file(self) -> Path | None:
+        """Return the file of a task of lm_eval that is not lm_eval's own."""
+        source = self.recipe.dataset.source
+        named = source.files.get("task")
+        if source.kind != "lm_eval" or source.folder is None or not isinstance(named, str):
+            return None
+        path = Path(source.folder) / named
+        return path if path.is_file() else None
 
     @property
     def by_gradients(self) -> bool:

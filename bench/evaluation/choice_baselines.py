@@ -25,7 +25,8 @@ def constants(train_references: np.ndarray | None, split: Predictions) -> dict[s
     """Return name of a baseline -> predictions by a rule that reads no text.
 
     `longest_choice` predicts the choice of most characters, the first of these; `majority` the place where the right
-    choice stands most often in the training split, or, as `split_majority`, in the scored one.
+    choice stands most often in the training split, or, as `split_majority`, in the scored one; of a row with fewer
+    choices the last one.
     """
     name, source = ("majority", train_references) if train_references is not None else ("split_majority", None)
     source = split.references if source is None else source
@@ -33,7 +34,7 @@ def constants(train_references: np.ndarray | None, split: Predictions) -> dict[s
     longest = np.array([int(np.argmax(extra["choice_characters"])) for extra in split.extra])
     return {
         "longest_choice": _predicted(longest, split),
-        name: _predicted(np.full(len(split.ids), place), split),
+        name: _predicted(np.array([min(place, len(extra["choice_characters"]) - 1) for extra in split.extra]), split),
     }
 
 

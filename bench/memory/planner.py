@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.config.cards import CHOICES_TASK
 from bench.config.recipe import Recipe
 from bench.config.resolve import Resolved
 from bench.distributed import sharding
@@ -140,6 +141,8 @@ class MemoryPlan:
                 f"training.optimizer: {training.optimizer} can't be sharded by ZeRO; "
                 f"take {' or '.join(SHARDABLE_OPTIMIZERS)}"
             )
+        if resolved.recipe.dataset.task == CHOICES_TASK and resolved.recipe.objective == "head":
+            raise SetupError("a head for multiple choice, which runs as many rows as there are choices, is not planned")
         load_plan = state_sizes.load_plan(resolved)[1]
         if parallelism.zero:
             sharding.check_adapters(load_plan, f"ZeRO-{parallelism.zero}")

@@ -12,8 +12,8 @@ from bench.errors import SetupError
 
 OBJECTIVES = ("text",)
 READS = "answers"
-# The card names the task's own: "lm_eval:<metric>,<filter>".
-METRICS: dict[str, tuple[str, ...]] = {"single_label": ()}
+# The card names the task's own, "lm_eval:<metric>,<filter>"; this is the one of a task without filters.
+METRICS = {"single_label": ("lm_eval:exact_match,none",)}
 AUTO_CLASS = "AutoModelForCausalLM"
 
 

@@ -373,6 +373,10 @@ def test_a_moved_task_has_the_same_hash_and_an_override_shows(folder, write, tmp
             (place / path.name).write_bytes(path.read_bytes())
     here, there = (recipe_of(write, f"lm_eval:{root / 'arc.yaml'}") for root in (folder, place))
     assert here.hash == there.hash
+    assert "lm_eval/arc.yaml" in here.files
+    with (place / "arc.yaml").open("a", encoding="utf-8") as stream:
+        stream.write("description: x\n")
+    assert recipe_of(write, f"lm_eval:{place / 'arc.yaml'}").hash != here.hash
     other = recipe_of(write, f"lm_eval:{folder / 'arc.yaml'}", "dataset.normalization=bytes")
     assert other.hash != here.hash
     assert other.recipe.dataset.normalization == "bytes"

@@ -26,7 +26,7 @@ STUDIES = {path.parent.name: path for path in study.find_studies()}
 CARDS = sorted((FOLDER / "datasets").glob("*.yaml"))
 BESIDE = {f"{path.parent.name}/{path.stem}": path for path in sorted(FOLDER.glob("*/*.yaml")) if path not in CARDS}
 BESIDE = {name: path for name, path in BESIDE.items() if path.name != study.FILE}
-BUILT_IN = {"reviews", "posts", "passages", "passages_v2"}
+BUILT_IN = {"reviews", "posts", "passages", "passages_v2", "endings"}
 
 
 @pytest.fixture(autouse=True)
