@@ -156,10 +156,19 @@ def _same_set(prediction: Any, reference: Any) -> bool:
     return sorted(map(str, prediction or [])) == sorted(map(str, reference or []))
 
 
+def _same_text(prediction: Any, reference: Any) -> bool:
+    # As bench/metrics/exact_match.py has it.
+    if prediction is None:
+        return False
+    written, golds = " ".join(prediction.split()), [" ".join(gold.split()) for gold in reference]
+    return written in golds if golds else not written
+
+
 # Per-example values that follow from prediction and reference alone.
 _EXPECTED_VALUES: dict[str, Callable[[Any, Any], bool]] = {
     "accuracy": lambda prediction, reference: prediction == reference,
     "subset_accuracy": _same_set,
+    "exact_match": _same_text,
 }
 
 

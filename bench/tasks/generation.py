@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from bench.config.cards import Prompt
+from bench.config.contracts import EncodedData
 from bench.data.prompts.encode import Wording
-from bench.evaluation.readers import head
 
 OBJECTIVES = ("text",)
 READS = "answers"
@@ -15,7 +15,12 @@ METRICS = {"single_label": ("rouge", "bleu", "chrf", "exact_match")}
 # What a recipe has where neither it nor the dataset card says otherwise.
 DEFAULTS = {"objective": "text", "prompting": {"answer": "generate", "max_new_tokens": 128}}
 AUTO_CLASS = "AutoModelForCausalLM"
-encode = head.encode
+_NO_HEAD = "task generation has no task head"
+
+
+def encode(corpus: Any, tokenizer: Any, recipe: Any, state: Any = None) -> EncodedData:
+    """Raise NotImplementedError: prompts and references are encoded by `bench/evaluation/reference_examples.py`."""
+    raise NotImplementedError(_NO_HEAD)
 
 
 def head_outputs(labels: tuple[str, ...]) -> tuple[str, ...]:
@@ -25,7 +30,7 @@ def head_outputs(labels: tuple[str, ...]) -> tuple[str, ...]:
 
 def loss(outputs: Any, batch: dict[str, torch.Tensor], *, label_smoothing: float) -> torch.Tensor:
     """Raise NotImplementedError: the loss is that of a language model (`bench/training/loss.py`)."""
-    raise NotImplementedError("task generation has no task head")
+    raise NotImplementedError(_NO_HEAD)
 
 
 def wording(prompt: Prompt, labels: Sequence[str], multi_label: bool) -> Wording:

@@ -8,12 +8,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from bench.config.cards import Prompt
 from bench.config.recipe import Prompting
 from bench.data import batching
+from bench.data.prompts.conversation import without_thoughts
 from bench.evaluation import baselines, reference_examples
 from bench.evaluation import scoring as score
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from bench.evaluation.readers import check
-from bench.evaluation.readers.reference import without_thoughts
 from bench.evaluation.text_examples import summary
 from bench.models.losses import answer_loss_sum
 from bench.tasks import generation as task

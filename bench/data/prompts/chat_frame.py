@@ -38,7 +38,7 @@ _TEXTS = {role: f"{role}: A text of Several Words" + ", as long as a paragraph" 
 class ChatFrame:
     """A tokenizer's chat template at a fixed date. template: its text, as the tokenizer has it; fixed: at this date.
 
-    date: the one that it is told. options: what else it is told. writes_date: the date stands in the prompts. hash: of
+    date: the one that it is told. options: what else it is told. writes_date: the date is in the prompts. hash: of
     everything that the template writes around placeholders.
     """
 

@@ -24,6 +24,9 @@ _SENTINEL = "A text of Several Words, of nobody"
 # With which answers begin, to see whether a blank before them is a part of their first token.
 _FIRST_WORDS = ("The", "the", "You", "you", "Yes", "yes", "I", "a", "1")
 
+# What a reasoning model writes before its answer, as DeepSeek-R1's and Qwen3's templates have it.
+_THOUGHTS = re.compile(r"^.*?</think>|<think>.*\Z", re.DOTALL)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rendered:
@@ -114,7 +117,7 @@ class ConversationEncoder:
                     "input_ids": tokens.prompt,
                     "prompt_ids": prompt,
                     "continuation_ids": [answer[:room]] if answer else [],
-                    "labels": list(row["answers"]),
+                    "labels": [self._scored(text) for text in row["answers"]],
                     "cut": tokens.is_cut,
                     "prompt_hash": prompt_hash(tokens.prompt, []),
                 }
@@ -436,5 +439,14 @@ class ConversationEncoder:
             "found; use loss_on: answer, or a template with {% generation %} marks"
         )
 
+    def _scored(self, reference: str) -> str:
+        """Return a reference as written texts are compared with it: in a chat, without thoughts before the answer."""
+        return reference if self.frame is None else without_thoughts(reference) or reference
+
     def _note(self, sentence: str) -> None:
         self.encoder.note(sentence)
+
+
+def without_thoughts(text: str) -> str:
+    """Return what follows the thoughts of a reasoning model; "" where they have no end, as the answer was not begun."""
+    return _THOUGHTS.sub("", text, count=1).strip() if "think>" in text else text

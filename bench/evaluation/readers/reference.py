@@ -1,13 +1,13 @@
 """Reader of written texts that have references: generates greedily, and computes the loss of the first reference."""
 
 import math
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from bench.config.recipe import Prompting
 from bench.data.examples import Encoded
+from bench.data.prompts.conversation import without_thoughts
 from bench.data.prompts.encode import prompt_identity
 from bench.errors import DivergedError
 from bench.evaluation import likelihood, self_check
@@ -17,9 +17,6 @@ from bench.evaluation.reader import Answer, Scoring
 from bench.evaluation.readers.base import Checked
 from bench.models.autocast import autocast
 from bench.models.heads import unwrapped
-
-# What a reasoning model writes before its answer, as DeepSeek-R1's and Qwen3's templates have it.
-_THOUGHTS = re.compile(r"^.*?</think>|<think>.*\Z", re.DOTALL)
 
 
 class ReferenceReader:
@@ -124,11 +121,6 @@ class ReferenceReader:
         changed = sum(text != self._text(tokens) for text, tokens in zip(fast, alone, strict=True))
         largest = max((abs(left - right) for left, right in zip(sums, plain, strict=True)), default=None)
         return Checked(examples=len(numbers), largest=largest, changed=changed)
-
-
-def without_thoughts(text: str) -> str:
-    """Return what follows the thoughts of a reasoning model; "" where they have no end, as the answer was not begun."""
-    return _THOUGHTS.sub("", text, count=1).strip() if "think>" in text else text
 
 
 def _has_references(split: Encoded) -> bool:

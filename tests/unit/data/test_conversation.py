@@ -318,3 +318,16 @@ def test_solved_examples_come_before_the_question():
     text = tokenizer.decode(plain.encode_prompts(plain_rows(("how many?", "seven")))[0][0]["input_ids"])
     assert text.count("answer:") == 3
     assert plain.stop_text == "\n\n"
+
+
+def test_references_are_compared_without_thoughts_and_learned_with_them():
+    tokenizer = tokenizer_with(TURNS)
+    rows = rows_of([turns("how many?", "<think>\nthree and four\n</think>\n\nseven")])
+    made = encoder(tokenizer)
+    (asked,), _ = made.encode_prompts(rows)
+    (trained,), _ = made.encode_train_examples(rows)
+    assert asked["labels"] == ["seven"]
+    assert "three and four" in tokenizer.decode(learned(trained))
+    assert encoder(tokenizer, chat=False).encode_prompts(plain_rows(("a", "<think>b</think>c")))[0][0]["labels"] != [
+        "c"
+    ]

@@ -64,6 +64,16 @@ def test_tokens_are_kept_for_a_run_only(task, tmp_path, monkeypatch):
     assert encoded(task, PartialState(cpu=True), "speed.token_cache=false")[1].token_cache is False
 
 
+def test_a_task_without_a_head_says_so():
+    task = registry.load_task("generation")
+    assert task.OBJECTIVES == ("text",)
+    assert task.head_outputs(()) == ()
+    for call in (lambda: task.loss(None, {}, label_smoothing=0.0), lambda: task.encode(None, None, None)):
+        with pytest.raises(NotImplementedError, match="task generation has no task head"):
+            call()
+    assert task.parse("  7\n", (), "none", False) == "  7\n"
+
+
 def test_what_the_outputs_of_a_head_stand_for():
     assert registry.load_task("text_classification").head_outputs(("bad", "good")) == ("bad", "good")
     assert registry.load_task("token_classification").head_outputs(("O", "B-A")) == ("O", "B-A")
