@@ -1,8 +1,8 @@
 """Recipes and cards: types, strict YAML, resolution, rules, and the drop-in registry. Loads no torch.
 
-Reading order: recipe, training and cards (types), resolve (file -> Resolved), named_cards (a name without a card ->
-one that is made), model_paths, rules (cross-field checks), architecture (fields of a model's config), unused (keys
-without effect), validation (errors as sentences), other_tools (names of settings elsewhere), yaml_loader and layers
-(values with their places), data_folder, fields, overrides, card_text (cards as YAML), json_schema, contracts (what
-drop-ins promise), registry (how they are found), foreign_code (what must be confirmed before it runs).
+Reading order: recipe, training and cards (types), resolve (file -> Resolved), named_cards (a name without a card -> one
+that is made), card_overrides, model_paths, rules (cross-field checks), architecture (fields of a model's config),
+unused (keys without effect), validation (errors as sentences), other_tools (names of settings elsewhere), yaml_loader
+and layers (values with their places), data_folder, fields, overrides, card_text (cards as YAML), json_schema, contracts
+(what drop-ins promise), registry (how they are found), foreign_code (what must be confirmed before it runs).
 """
