@@ -116,7 +116,7 @@ def test_one_command_to_a_comparison(models, tmp_path, monkeypatch, bare_runs, c
     monkeypatch.setattr(scheduler, "run_sweep", in_this_process)
     monkeypatch.chdir(models)
     out = tmp_path / "out"
-    more = ["--methods", "full,lora,zero_shot", "--limit", "24", "training.steps=2", "save=false"]
+    more = ["--methods", "full,zero_shot", "--limit", "24", "training.steps=2", "save=false"]
     assert main.main(["try", "tiny-llama", "--on", "reviews", "--out", str(out), *more]) == 0
     printed = capsys.readouterr().out
     assert "there is no GPU here" in printed
@@ -124,7 +124,7 @@ def test_one_command_to_a_comparison(models, tmp_path, monkeypatch, bare_runs, c
     assert "before" in printed
     assert "No significant difference" in printed
     records = {record.method: record for record in map(store.read, out.glob("try--*"))}
-    assert set(records) == {"full", "lora", "zero_shot"}
+    assert set(records) == {"full", "zero_shot"}
     assert {record.data.splits["test"].examples for record in records.values()} == {24}
     before = records["full"].scores["before"]["test"]["accuracy"].value
     assert before == records["zero_shot"].scores["after"]["test"]["accuracy"].value  # by the same prompt
