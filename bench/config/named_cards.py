@@ -211,7 +211,7 @@ def make(named: Meant) -> MadeCard:
     The same name gives the same card in a process: a sweep asks for it at each of its runs.
     """
     if is_whole(named.kind, named.spec):
-        return MadeCard(card={}, notes=(f"the {named.kind} card stands in the recipe itself",))
+        return MadeCard(card={}, notes=(f"the {named.kind} card is written in the recipe itself",))
     key = json.dumps([named.kind, named.spec, _signature(named.spec)], sort_keys=True, default=str)
     if key not in _made:
         try:

@@ -75,7 +75,7 @@ _MEANS = {name: means for means, names in _ELSEWHERE.items() for name in names}
 def hint(key: str, inside: str, fields: list[str]) -> str:
     """Return ' Here it is `training.learning_rate`.' for another tool's name of a setting, else `did_you_mean`.
 
-    inside: dotted key of the mapping that the name stands in. fields: what that mapping has; where a near one is also
+    inside: dotted key of the mapping that has the name. fields: what that mapping has; where a near one is also
     what the other tool's name stands for, it is a misspelling.
     """
     name, near = key.lower().replace("-", "_"), did_you_mean(key, fields)

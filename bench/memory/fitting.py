@@ -1,10 +1,11 @@
 """Makes a recipe fit a GPU without another result: the largest micro-batch, and if need be gradient checkpointing."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.config.resolve import Resolved
-from bench.memory import report, search
+from bench.memory import report, search, state_sizes
 from bench.memory.planner import MemoryPlan, Parallelism
 from bench.utils import hardware
 
@@ -23,15 +24,15 @@ class Fit:
 def fit(path: Path, own: tuple[str, ...], size: str) -> Fit:
     """Return how a recipe fits one GPU. size: of its memory, or its name. own: overrides of the run.
 
-    A method that trains nothing by gradients is not planned: what it holds depends on the batch that it chooses itself.
-    Raises SetupError for a size that is none, or what can't be planned.
+    Of a method that trains nothing by gradients only the weights are known: its batches are its own choice. Raises
+    SetupError for a size that is none, or what can't be planned.
     """
     available_bytes = hardware.memory(size)
     load = search.loader(path, own)
     resolved = load(())
     name = resolved.recipe.method.name
     if not resolved.by_gradients:
-        return Fit(fits=True, sentence=f"{name} trains nothing by gradients, and is not planned")
+        return _asked_only(name, resolved, load, available_bytes, size)
     told = [text.partition("=")[0] for text in own]
     tries: list[tuple[str, ...]] = [()]
     if "training.gradient_checkpointing" not in told and not resolved.recipe.training.gradient_checkpointing:
@@ -48,6 +49,20 @@ def fit(path: Path, own: tuple[str, ...], size: str) -> Fit:
     how = " even with gradient checkpointing" if len(tries) > 1 else ""
     sentence = f"{name} is left out: one text of {length} tokens needs {needed}{how}, and {size} has"
     return Fit(fits=False, sentence=f"{sentence} {report.gib(available_bytes)}")
+
+
+def _asked_only(
+    name: str, resolved: Resolved, load: Callable[[tuple[str, ...]], Resolved], available_bytes: int, size: str
+) -> Fit:
+    """Return whether the weights of a model that is not trained fit: what an adapter would leave frozen."""
+    method = "qlora" if getattr(resolved.options, "quantized", False) else "lora"
+    adapted = load((f"method={method}",))
+    weights = state_sizes.states(state_sizes.outline(adapted), "sgd", "loop").frozen
+    held = weights + hardware.CONTEXT
+    if held > available_bytes:
+        sentence = f"{name} is left out: the weights and CUDA's context alone take {report.gib(held)}, and {size} has"
+        return Fit(fits=False, sentence=f"{sentence} {report.gib(available_bytes)}")
+    return Fit(fits=True, sentence=f"weights of {report.gib(weights)} in {size}; batches of scoring are not planned")
 
 
 def _plan(resolved: Resolved) -> MemoryPlan:

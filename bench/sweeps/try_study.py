@@ -185,7 +185,9 @@ def fit(tried: Tried, request: TryRequest) -> None:
 
     kept = []
     for path in tried.recipes:
-        found = fitting.fit(path, request.sets, size)
+        trains = resolve.load(path).by_gradients
+        sets = (text for text in request.sets if trains or not resolve.is_for_gradients(text))
+        found = fitting.fit(path, tuple(sets), size)
         tried.sentences.append(f"{path.stem}: {found.sentence}" if found.fits else found.sentence)
         if not found.fits:
             continue

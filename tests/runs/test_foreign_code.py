@@ -112,9 +112,11 @@ def test_no_command_runs_what_lies_in_the_working_folder(place):
         "report": [["remote", "-o", "r"]], "compare": [["remote", "remote"]], "push": [["remote", "--to", "a/b"]],
         "predict": [["remote", "--text", "x"], [".", "--text", "x"]],
         "gate": [[study[0], "--baseline", "b", "--config", "cpu"]],
+        "card": [["./remote"], ["remote", "trust_remote_code=true"], ["."], ["mine.py", "--as", "dataset"]],
+        "try": [["./remote", "--on", "reviews", "--dry-run", "--gpu", "1GiB", "--out", str(place / "try")]],
     }  # fmt: skip
     names = {command.__name__.rpartition(".")[2] for command in COMMANDS}
-    assert {"list" if name == "listing" else name for name in names} - {"lm_eval"} == set(words)
+    assert {"list" if name == "listing" else name.rstrip("_") for name in names} - {"lm_eval"} == set(words)
     code = (
         "from bench.utils import import_path\nimport_path.leave_out_working_folder()\n"
         "import contextlib, io, json\n"
