@@ -180,12 +180,7 @@ def load(
     document = yaml_loader.read(path, _shown(path)) if document is None else document
     given = _parse_overrides(overrides)
     layers, problems = Layers(places={(): (document.head(()), ())}), Problems()
-    names: dict[str, str] = {}
-    made: dict[str, MadeCard] = {}
-    for kind in CARD_FOLDERS:
-        with problems.collect():
-            names[kind], own = _lay_card(kind, path, document, given, layers)
-            made |= {kind: own} if own is not None else {}
+    names, made = _lay_cards(path, document, given, layers, problems)
     if not names and document.data.keys().isdisjoint(CARD_FOLDERS):
         problems.raise_any()  # another kind of file: nothing else in it is a recipe's
     changed: dict[str, Any] = {}
@@ -426,6 +421,19 @@ def _parse_overrides(overrides: tuple[str, ...]) -> list[Document]:
             raise RecipeError(f"{yaml_loader.joined(COMMAND_LINE, key)}: this key is given twice")
         parsed.append(yaml_loader.override(key, value, COMMAND_LINE))
     return parsed
+
+
+def _lay_cards(
+    path: Path, document: Document, given: list[Document], layers: Layers, problems: Problems
+) -> tuple[dict[str, str], dict[str, MadeCard]]:
+    """Lay both cards; return their names, and those that were made, by kind. What can't be had is a problem."""
+    names: dict[str, str] = {}
+    made: dict[str, MadeCard] = {}
+    for kind in CARD_FOLDERS:
+        with problems.collect():
+            names[kind], own = _lay_card(kind, path, document, given, layers)
+            made |= {kind: own} if own is not None else {}
+    return names, made
 
 
 def _lay_card(
