@@ -178,7 +178,7 @@ class Prompt(Strict):
 class DatasetCard(Strict):
     """A data set: what must not vary inside a comparison. `defaults`: its usual budget, which recipes override.
 
-    normalization: of multiple choice, what the log-likelihood of a choice is divided by before the likeliest one is
+    normalization: of multiple choice, what the log-likelihood of a choice is taken over before the likeliest one is
     predicted; lm-evaluation-harness calls the accuracies of the first three acc, acc_norm and acc_bytes.
     """
 
