@@ -241,7 +241,7 @@ class DatasetCard(Strict):
 
     scheme: of tags of words; entities are then those that it allows, by seqeval's strict mode. Without it they are read
     as in the CoNLL evaluation, seqeval's default mode.
-    normalization: of multiple choice, what the log-likelihood of a choice is divided by before the likeliest one is
+    normalization: of multiple choice, what the log-likelihood of a choice is taken over before the likeliest one is
     predicted; lm-evaluation-harness calls the accuracies of the first three acc, acc_norm and acc_bytes.
     """
 

@@ -69,7 +69,7 @@ def collate(features: Sequence[Mapping[str, Any]], tokenizer: Any) -> dict[str, 
 def collate_choices(features: Sequence[Mapping[str, Any]], tokenizer: Any) -> dict[str, torch.Tensor]:
     """Return a batch of {"pairs", "labels"}: input_ids, attention_mask ... [examples, choices, tokens].
 
-    Where an example has fewer choices than another one, a single token of it stands in their place, which is attended
+    Where an example has fewer choices than another one, a single token of it fills their place, which is attended
     to, since a row without any has no hidden state: the loss leaves out rows of one token. labels: [examples].
     """
     most = max(len(feature["pairs"]) for feature in features)

@@ -7,7 +7,7 @@ from bench.config.cards import Source
 from bench.data import card_from_lm_eval, lm_eval_tasks
 from bench.errors import DataError
 
-# What stands in a row for a document without a text of its own: all of its prompt is few-shot examples, or nothing.
+# The text of a row for a document without a text of its own: all of its prompt is few-shot examples, or nothing.
 NO_TEXT = "(no text)"
 
 

@@ -31,7 +31,7 @@ class Function:
     file: Path
 
     def __repr__(self) -> str:
-        """Return it as it stands in the file, wherever that lies."""
+        """Return it as it is written in the file, wherever that lies."""
         return f"!function {self.name}"
 
 

@@ -1,6 +1,7 @@
 """Loads, encodes and describes what a run's stages work on: data, tokenizer and metrics."""
 
 import importlib.util
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -39,14 +40,7 @@ def load_data(run: RunContext) -> RunInputs:
         texts = (text for row in rows for text in texts_of(row))
         tokenizer, notes = tokenizers.build(recipe.model, build.locate(recipe.model), texts)
         squad.check_version(corpus.version, run.resolved.metric_names)
-        build_metrics = partial(
-            metric_set.MetricSet,
-            multi_label=recipe.dataset.multi_label,
-            num_labels=len(corpus.labels),
-            tags=corpus.labels if task.READS == "tags" else (),
-            scheme=recipe.dataset.scheme,
-            extract=recipe.evaluation.extract,
-        )
+        build_metrics = _metrics_of(recipe, corpus, task)
         metrics = build_metrics(run.resolved.metric_names)
         # A metric that written answers can't have keeps nobody from comparing them by the others.
         signatures = metrics.signatures() | build_metrics(run.resolved.metrics_left_out).signatures()
@@ -85,6 +79,20 @@ def load_data(run: RunContext) -> RunInputs:
         if split.truncated:
             run.record.note(f"{split.name}: {split.truncated} {data.unit} cut to {recipe.max_length} tokens")
     return inputs
+
+
+def _metrics_of(
+    recipe: Recipe, corpus: dataset.Corpus, task: contracts.Task
+) -> Callable[[tuple[str, ...]], metric_set.MetricSet]:
+    """Return what builds metrics by name, for the labels, tags and answers of a corpus."""
+    return partial(
+        metric_set.MetricSet,
+        multi_label=recipe.dataset.multi_label,
+        num_labels=len(corpus.labels),
+        tags=corpus.labels if task.READS == "tags" else (),
+        scheme=recipe.dataset.scheme,
+        extract=recipe.evaluation.extract,
+    )
 
 
 def _note_sharding(run: RunContext, plan: contracts.LoadPlan) -> None:

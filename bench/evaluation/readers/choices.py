@@ -15,7 +15,7 @@ from bench.evaluation.readers.likelihood import LikelihoodReader
 class ChoiceReader(LikelihoodReader):
     """Predicts the choice whose tokens are the likeliest after the prompt.
 
-    normalization: what a log-likelihood is divided by: nothing ("none"), or the choice's characters, bytes or tokens.
+    normalization: what a log-likelihood is taken over: nothing ("none"), or the choice's characters, bytes or tokens.
     Scores are the softmax over the row's own choices, and 0 for places where it has none.
     """
 
