@@ -1,4 +1,4 @@
-"""Overrides of the keys of a named card, by a recipe or the command line, and another model in place of the card's own."""
+"""Overrides of the keys of a named card, by a recipe or the command line, and another model in place of its own."""
 
 import re
 from collections.abc import Iterator, Set
