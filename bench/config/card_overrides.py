@@ -1,4 +1,4 @@
-"""What a recipe and the command line say beside the name of a card: overrides of its keys, or another model."""
+"""Overrides of the keys of a named card, by a recipe or the command line, and another model in place of its own."""
 
 import re
 from collections.abc import Iterator, Set

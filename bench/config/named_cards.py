@@ -63,7 +63,7 @@ class MadeCard:
 
 @dataclass(frozen=True, kw_only=True)
 class Meant:
-    """What a name means: a card's name, or the facts to make a card from. place: where the recipe names it."""
+    """The meaning of a name: a card's name, or the facts to make a card from. place: where the recipe names it."""
 
     kind: str
     place: str

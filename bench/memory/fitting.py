@@ -14,7 +14,7 @@ _CHECKPOINTING = "training.gradient_checkpointing=true"
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Whether a recipe fits, in a sentence, and the overrides with which it does."""
+    """The answer for one recipe: `fits`, in a sentence, and the overrides with which it does."""
 
     fits: bool
     sentence: str

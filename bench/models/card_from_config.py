@@ -34,7 +34,7 @@ _COUNTS_FROM_PAD = re.compile(r"max_position_embeddings,\s*config\.\w+,\s*paddin
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """What is there of a model before its weights are read.
+    """The facts of a model that are there before its weights are read.
 
     place: Hub id or folder. config_file: its config.json. commit: of the Hub. stored: type of its weights, if known.
     """

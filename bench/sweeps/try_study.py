@@ -38,7 +38,7 @@ _PAIR_PROMPT = {**_PROMPT, "template": "Text: {text}\nSecond text: {text_pair}\n
 
 @dataclass(frozen=True, kw_only=True)
 class TryRequest:
-    """What is tried. limit: at most so many rows of each split. gpu: a size or a device's name; None for what is there.
+    """The request of a try. limit: at most so many rows of each split. gpu: a size or a device; None for what is there.
 
     sets: overrides of every run.
     """
