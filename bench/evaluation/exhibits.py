@@ -19,7 +19,7 @@ from bench.analysis.stats.sums import Tally, mean_value
 from bench.config.contracts import AdditiveMetric, Metric
 from bench.data import tagging
 from bench.data.examples import kind_of
-from bench.evaluation.metric_set import MetricSet, Predictions
+from bench.evaluation.metric_set import MetricSet, Predictions, read_by
 from bench.records.record import Score
 
 # Of answers that can't be read or are empty, a share from here on is more than the odd slip.
@@ -220,7 +220,7 @@ def _difference(metrics: MetricSet, name: str, first: Predictions, second: Predi
     if not isinstance(metric, AdditiveMetric) or metric.reads == "scores":
         one, other = (metrics.values(each, reads=metric.reads)[name] for each in (first, second))
         return Difference(first=one, second=other, ends=None)
-    inputs = [(each.predictions, each.references, metrics.num_labels) for each in (first, second)]
+    inputs = [(read_by(metric, each), each.references, metrics.num_labels) for each in (first, second)]
     means = [values[name] for read in inputs if name in (values := metric.per_example(*read))]
     if len(means) == 2:
         tallies = [Tally(rows=np.stack([mean, np.ones_like(mean)], axis=1), value=mean_value) for mean in means]

@@ -128,7 +128,7 @@ class MetricSet:
                 continue
             if metric.reads == "likelihoods" and predictions.likelihoods is None:
                 continue  # an answer that no model gave
-            values = metric.compute_values(_read_by(metric, predictions), predictions.references, self.num_labels)
+            values = metric.compute_values(read_by(metric, predictions), predictions.references, self.num_labels)
             scalars |= {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
             scalars |= _tuned(metric, predictions)
         return scalars
@@ -151,12 +151,12 @@ class MetricSet:
         scores: dict[str, np.ndarray] = {}
         for metric in self.metrics:
             if isinstance(metric, AdditiveMetric):
-                read = _read_by(metric, predictions)
+                read = read_by(metric, predictions)
                 scores |= metric.per_example(read, predictions.references, self.num_labels)
         return scores
 
     def _additive_scores(self, metric: AdditiveMetric, predictions: Predictions) -> dict[str, Score]:
-        read = (_read_by(metric, predictions), predictions.references, self.num_labels)
+        read = (read_by(metric, predictions), predictions.references, self.num_labels)
         signatures = self._signatures_of(metric)
         if set(signatures) == {CONFUSIONS}:
             (matrix,) = metric.compute_values(*read).values()
@@ -195,7 +195,7 @@ class MetricSet:
         return {name: values[name] for name in names}
 
     def _recomputed_scores(self, metric: Metric, predictions: Predictions) -> dict[str, Score]:
-        read = _read_by(metric, predictions)
+        read = read_by(metric, predictions)
 
         def _computed(predictions: Any, references: Any) -> dict[str, float]:
             values = metric.compute_values(predictions, references, self.num_labels)
@@ -307,7 +307,8 @@ def _column(rows: Any) -> Any:
     return list(rows) if len(rows) and isinstance(rows[0], str | list | tuple | None) else np.asarray(rows)
 
 
-def _read_by(metric: Metric, predictions: Predictions) -> np.ndarray:
+def read_by(metric: Metric, predictions: Predictions) -> np.ndarray:
+    """Return what a metric reads of predictions, [examples]: labels, probabilities, tables of choices, and so on."""
     if metric.reads == "lm_eval":
         (name,) = metric.higher_is_better
         return np.array([extra["lm_eval"][name.removeprefix(LM_EVAL)] for extra in predictions.extra], dtype=float)

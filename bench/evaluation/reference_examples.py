@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.config.cards import Prompt
 from bench.config.contracts import LoadPlan
+from bench.config.extraction import Extract
 from bench.config.recipe import Prompting, Recipe
 from bench.config.training import Training
 from bench.data import dataset
@@ -85,7 +86,10 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, task: 
         loss_on=recipe.training.loss_on,
     )
     scored = [name for name in corpus.splits if name != "train" or name in recipe.evaluation.splits]
-    _check_extracted(recipe, corpus, scored)
+    if recipe.evaluation.extract is not None:
+        for name in scored:
+            for note in notes_on_extraction(recipe.evaluation.extract, name, corpus.splits[name].rows):
+                encoder.encoder.note(note)
     splits = {name: encode_split(encoder, name, corpus.splits[name].rows) for name in scored}
     train = _encode_train(encoder, corpus.splits["train"].rows) if trained else None
     return TextExamples(
@@ -97,17 +101,22 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, task: 
     )
 
 
-def _check_extracted(recipe: Recipe, corpus: dataset.Corpus, scored: Sequence[str]) -> None:
-    """Raise DataError where `evaluation.extract` finds nothing in a reference that is scored."""
-    extract = recipe.evaluation.extract
-    for name in scored if extract is not None else ():
-        rows = corpus.splits[name].rows
-        without = [row for row in rows if any(extract.of(text) is None for text in row["answers"])]  # type: ignore[union-attr]
-        if without:
-            raise DataError(
-                f"evaluation.extract ({extract.name}) finds nothing in the references of {len(without)} of "  # type: ignore[union-attr]
-                f"{len(rows)} rows of {name!r}, such as {without[0]['id']!r}: {without[0]['answers'][0][-80:]!r}"
-            )
+def notes_on_extraction(extract: Extract, name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a note on rows of a scored split in whose references `evaluation.extract` finds nothing.
+
+    Raises DataError where that is so in all rows that have a reference.
+    """
+    asked = [row for row in rows if row["answers"]]
+    without = [row for row in asked if all(extract.of(text) is None for text in row["answers"])]
+    if not without:
+        return []
+    sentence = (
+        f"evaluation.extract ({extract.name}) finds nothing in the references of {len(without)} of {len(rows)} rows of "
+        f"{name!r}, such as {without[0]['id']!r}: {without[0]['answers'][0][-80:]!r}"
+    )
+    if len(without) == len(asked):
+        raise DataError(sentence)
+    return [f"{sentence}; each of them counts 0 in extracted_match, whatever is written"]
 
 
 def encode_split(encoder: ConversationEncoder, name: str, rows: Sequence[dict[str, Any]]) -> Encoded:

@@ -110,7 +110,7 @@ def make_config(
 ) -> Any:
     """Return the transformers config, with label names (unless a classifier's head is kept) and special tokens."""
     text = auto_class in GENERATIVE_CLASSES.values()
-    task = {} if text or keep_head else task_settings(labels, multi_label)
+    task = {} if text or keep_head else task_settings(labels, multi_label, auto_class)
     place = locate(card)
     if weights == "random" and card.architecture:
         config = _config_from_architecture(card, task)
@@ -189,12 +189,15 @@ def _name(card: ModelCard, config: Any) -> str:
     return shown(card.id) if card.id else card.package or config.model_type
 
 
-def task_settings(labels: Sequence[str], multi_label: bool) -> dict[str, Any]:
+def task_settings(labels: Sequence[str], multi_label: bool, auto_class: str) -> dict[str, Any]:
     """Return a transformers config's fields of the task: label names, and whether several may be set at once.
 
-    One output that is not one of several labels is a number, which transformers calls regression.
+    One output that is not one of several labels is a number, which transformers calls regression; but the score of a
+    choice is compared with other choices' scores alone, and no loss of transformers' classifiers is for it.
     """
-    kind = "regression" if len(labels) == 1 else "single_label_classification"
+    kind: str | None = "regression" if len(labels) == 1 else "single_label_classification"
+    if auto_class == choice_head.AUTO_CLASS:
+        kind = None
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),

@@ -36,6 +36,11 @@ class ChoiceScores:
         return rows[:, None] if self.takes_groups else rows
 
 
+def scores_of(kind: type[ChoiceScores]) -> Any:
+    """Return the class that a class for choices was made of, which its saved weights are of."""
+    return kind.__mro__[kind.__mro__.index(ChoiceScores) + 1]
+
+
 def register(config: Any) -> None:
     """Let AutoModelForMultipleChoice build a model that takes pairs in groups, from now on, in this process.
 

@@ -52,7 +52,7 @@ def register(auto_class: str, config: Any) -> bool:
     choice, see `choice_head`.
     """
     if auto_class == choice_head.AUTO_CLASS:
-        is_made = register("AutoModelForSequenceClassification", config)
+        is_made = register(base_class(auto_class), config)
         choice_head.register(config)
         return is_made
     if auto_class not in HEADS:
@@ -72,6 +72,11 @@ def register(auto_class: str, config: Any) -> bool:
     return True
 
 
+def base_class(auto_class: str) -> str:
+    """Return the auto class that makes what another one builds on: choices are scored by a classifier of one output."""
+    return "AutoModelForSequenceClassification" if auto_class == choice_head.AUTO_CLASS else auto_class
+
+
 def is_own(kind: Any) -> bool:
     """Return whether a class of models, or a model's, was made here, so that plain transformers does not know it."""
     return bool(getattr(kind, "of_this_package", False))
@@ -83,7 +88,7 @@ def key_mapping(auto_class: str, config: Any) -> dict[str, str]:
     In transformers 5.23 Llama and Qwen, say, call it `model` there and `transformer` in the class for questions;
     without this, every weight of the body would be missing, and be drawn at random. {} where both have one name.
     """
-    kind = type(config)
+    kind, auto_class = type(config), base_class(auto_class)
     if auto_class not in HEADS or kind not in MODEL_FOR_CAUSAL_LM_MAPPING or kind not in HEADS[auto_class][0]:
         return {}
     writer, reader = _body_name(MODEL_FOR_CAUSAL_LM_MAPPING[kind]), _body_name(HEADS[auto_class][0][kind])
@@ -92,6 +97,7 @@ def key_mapping(auto_class: str, config: Any) -> dict[str, str]:
 
 def body_name(auto_class: str, config: Any) -> str:
     """Return the name of the body in the class that an auto class makes of a config, which it must know."""
+    auto_class = base_class(auto_class)
     known = HEADS[auto_class][0] if auto_class in HEADS else MODEL_FOR_CAUSAL_LM_MAPPING
     return _body_name(known[type(config)])
 
@@ -109,6 +115,8 @@ def how_to_load(model: Any) -> str | None:
     `folder` is where the model is saved.
     """
     kind = type(model)
+    if issubclass(kind, choice_head.ChoiceScores):
+        kind = choice_head.scores_of(kind)
     if not is_own(kind) or kind.__module__ != __name__:
         return None
     parts = (*kind.__mro__[1:3], kind.config_class)

@@ -229,8 +229,8 @@ def _load_base(folder: Path, description: dict[str, Any], device: torch.device) 
         settings = {**description["quantization"], "llm_int8_skip_modules": description["unquantized"]}
         extra["quantization_config"] = transformers.BitsAndBytesConfig(**settings)
     outputs = description.get("outputs") or description["labels"]
-    task = {} if _is_text(description) else task_settings(outputs, description["multi_label"])
     family = auto_class(description)
+    task = {} if _is_text(description) else task_settings(outputs, description["multi_label"], family.__name__)
     try:
         origin = {"revision": card.revision, "trust_remote_code": trusted}
         config = text_part.of(transformers.AutoConfig.from_pretrained(base, **origin, **task), family.__name__)

@@ -46,7 +46,7 @@ def of(config: Any, auto_class: str) -> Any:
     what a checkpoint brings twice, with different numbers, transformers leaves apart. Raises SetupError for a text part
     that is to write, and of which transformers has no language model.
     """
-    text = config.get_text_config()
+    text, auto_class = config.get_text_config(), own_heads.base_class(auto_class)
     if text is config or config.is_encoder_decoder or "text_config" not in config.sub_configs:
         return config
     writes = type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
@@ -99,7 +99,7 @@ def place(own: Mapping[str, Any], auto_class: str) -> str:
     """
     if not is_wrapped(own) or own.get("model_type") not in CONFIG_MAPPING:
         return ""
-    kind = CONFIG_MAPPING[own["model_type"]]
+    kind, auto_class = CONFIG_MAPPING[own["model_type"]], own_heads.base_class(auto_class)
     known = own_heads.HEADS[auto_class][0] if auto_class in own_heads.HEADS else MODEL_FOR_CAUSAL_LM_MAPPING
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return ""

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from bench.config.cards import ModelCard
 from bench.models import build as builder
-from bench.models import checkpoint_head, heads, own_heads, saving, text_part
+from bench.models import checkpoint_head, choice_head, heads, own_heads, saving, text_part
 from tests.helpers import families, tiny_cards
 from tests.helpers import models as tiny
 from tests.helpers.families import FAMILIES
@@ -239,6 +239,53 @@ def test_an_adapter_with_a_head_goes_on_the_whole_model(name, checkpoint, tmp_pa
     assert all(module.startswith("model.language_model.layers.") for module in config["target_modules"])
 
 
+@pytest.mark.parametrize("name", ["gemma3", "mistral3", "gemma4"])
+def test_an_adapter_that_scores_choices_is_loaded_again(name, checkpoint, tmp_path):
+    """Of the text part, with its weights; where transformers has a class with a head for the whole, also on that."""
+    tokens, known = tokens_of(FAMILIES[name]), card_of(name, checkpoint(name))
+    module, options = tiny.options("lora", {})
+    plan = module.load_plan(options)
+    base = tiny.build(known, tmp_path, plan, auto_class=choice_head.AUTO_CLASS, labels=("fit",), tokenizer=tokens)
+    assert getattr(base, builder.MISSING) == ["score.weight"]
+    assert base.config.problem_type is None
+    model = module.adapt(base, options)
+    group = {key: value[None] for key, value in tiny.batch(tokens).items() if key != "labels"}
+    tiny.train_a_little(model, {**group, "labels": torch.tensor([1])}, steps=1)
+    said = {**description(model, known, "lora", plan, False), "task": "multiple_choice", "outputs": ["fit"]}
+    saving.save(model, tokens, tmp_path, said)
+    expected = tiny.logits(model, group)
+    assert expected.shape == (1, len(tiny.TEXTS))
+    same(tiny.logits(saving.load(tmp_path)[0], group), expected)
+    names = set(load_file(tmp_path / saving.ADAPTER))
+    trained(name, checkpoint(name), tmp_path / "labels", "lora")
+    assert names == set(load_file(tmp_path / "labels" / saving.ADAPTER))
+    if name == "gemma3":
+        whole = transformers.AutoModelForSequenceClassification.from_pretrained(checkpoint(name), num_labels=1)
+        whole.config.get_text_config().pad_token_id = 0
+        with all_weights_found():
+            plain = peft.PeftModel.from_pretrained(whole, tmp_path)
+        same(tiny.logits(plain, asked(name, text=False)).flatten(), expected.flatten())
+
+
+def test_choices_of_a_family_without_a_class_say_how_they_are_loaded(checkpoint, tmp_path):
+    name = "granite"
+    tokens = tokens_of(FAMILIES[name])
+    model = tiny.build(
+        card_of(name, checkpoint(name)),
+        tmp_path,
+        auto_class=choice_head.AUTO_CLASS,
+        labels=("fit",),
+        tokenizer=tokens,
+    )
+    line = own_heads.how_to_load(model)
+    assert line is not None
+    assert any(line in finding.sentence for finding in checkpoint_head.findings(model))
+    model.save_pretrained(tmp_path / "saved")
+    scope = {"folder": tmp_path / "saved", "__name__": "__main__"}
+    exec(line, scope)  # as a reader of the record's note would type it
+    same(tiny.logits(scope["model"], asked(name, text=False)), tiny.logits(model, asked(name, text=False)))
+
+
 @pytest.mark.parametrize("name", ["gemma3", "llama4", "granite", "lfm2"])
 def test_heads_for_spans_and_for_tags_are_made_too(name, checkpoint, tmp_path):
     """With the checkpoint's body: all that is new is the head."""
@@ -266,4 +313,5 @@ def test_a_text_part_without_a_language_model_is_refused_for_text_alone(tmp_path
     config = transformers.AutoConfig.for_model("qwen3_vl")
     with pytest.raises(Exception, match=r"no language model for the text part \(qwen3_vl_text\).*objective: head"):
         text_part.of(config, "AutoModelForCausalLM")
-    assert text_part.of(config, SEQUENCE_CLASSES).model_type == "qwen3_vl_text"
+    for auto_class in (SEQUENCE_CLASSES, choice_head.AUTO_CLASS):
+        assert text_part.of(config, auto_class).model_type == "qwen3_vl_text"

@@ -6,9 +6,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig
 
 from bench.config.cards import Prompt
+from bench.config.extraction import Extract
 from bench.config.recipe import Prompting
 from bench.data import batching
 from bench.data.prompts.conversation import without_thoughts
+from bench.errors import DataError
 from bench.evaluation import baselines, reference_examples
 from bench.evaluation import scoring as score
 from bench.evaluation.metric_set import MetricSet
@@ -148,3 +150,18 @@ def test_both_engines_learn_the_same_tokens(loss_on, tmp_path):
         _, found[engine] = texts.train(texts.inputs_of(model, known, folder, lessons=lessons, engine=engine))
     assert found["trainer"]["losses"] == pytest.approx(found["loop"]["losses"], abs=1e-5)
     assert found["trainer"]["norms"] == pytest.approx(found["loop"]["norms"], rel=1e-4)
+
+
+def test_references_without_a_part_are_counted():
+    extract = Extract(name="gsm8k_number")
+    rows = [
+        {"id": f"r{place}", "answers": golds} for place, golds in enumerate([["#### 1"], ["2"], ["3", "#### 4"], []])
+    ]
+    (note,) = reference_examples.notes_on_extraction(extract, "test", rows)
+    assert note == (
+        "evaluation.extract (gsm8k_number) finds nothing in the references of 1 of 4 rows of 'test', such as 'r1': "
+        "'2'; each of them counts 0 in extracted_match, whatever is written"
+    )
+    assert reference_examples.notes_on_extraction(extract, "test", rows[2:]) == []
+    with pytest.raises(DataError, match="of 1 of 2 rows"):
+        reference_examples.notes_on_extraction(extract, "test", rows[1::2])

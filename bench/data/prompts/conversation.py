@@ -105,7 +105,8 @@ class ConversationEncoder:
         reference, as in training, "labels": all references, "cut", "prompt_hash"}.
         """
         limit = self.encoder.max_length - (0 if self.writes_apart else self.max_new_tokens)
-        encoded = self._encode(rows, lambda _: limit)
+        # Of a reference the answer and its end are scored, whatever is learned, so that runs can be compared.
+        encoded = self._encode(rows, lambda _: limit, "answer")
         features, long, short = list[Feature](), 0, 0
         for row, tokens in zip(rows, encoded, strict=True):
             prompt, answer = self._apart(tokens) if row["answers"] else (tokens.prompt, [])
@@ -138,7 +139,8 @@ class ConversationEncoder:
         token_labels: the tokens in the loss, -100 for all others; of an encoder-decoder the answer and its end.
         """
         most = self.encoder.max_length
-        encoded = self._encode(rows, lambda size: most if self.writes_apart else max(most - size, most // 2))
+        least = most if self.writes_apart else most // 2
+        encoded = self._encode(rows, lambda size: max(most - size, least), self.loss_on)
         features, ends, kept = [], 0, 0
         for tokens in encoded:
             if self.writes_apart:
@@ -200,15 +202,18 @@ class ConversationEncoder:
 
     # ---------------------------------------------------------------- tokens
 
-    def _encode(self, rows: Sequence[Row], limit_of: Callable[[int], int]) -> list[_Tokens]:
-        """Return rows as tokens. limit_of: number of an answer's tokens -> most tokens of its prompt."""
-        rendered = [self._render(row) for row in rows]
+    def _encode(self, rows: Sequence[Row], limit_of: Callable[[int], int], loss_on: str) -> list[_Tokens]:
+        """Return rows as tokens.
+
+        limit_of: number of an answer's tokens -> most tokens of its prompt. loss_on: what `whole` is to hold.
+        """
+        rendered = [self._render(row, loss_on) for row in rows]
         encoded = self._tokens(rendered, [str(row["id"]) for row in rows])
         lost = 0
         for number, tokens in enumerate(encoded):
             limit = limit_of(len(self._apart(tokens)[1]))
             if len(tokens.prompt) > limit:
-                shorter, dropped = self._shortened(rows[number], limit)
+                shorter, dropped = self._shortened(rows[number], limit, loss_on)
                 lost += bool(dropped)
                 (found,) = self._tokens([shorter], [str(rows[number]["id"])])
                 encoded[number] = replace(found, is_cut=True)
@@ -268,7 +273,7 @@ class ConversationEncoder:
                 )
         return self._blank_is_left
 
-    def _shortened(self, row: Row, limit: int) -> tuple[Rendered, int]:
+    def _shortened(self, row: Row, limit: int, loss_on: str) -> tuple[Rendered, int]:
         """Return a row with a prompt of at most so many tokens, and how many of its oldest turns were left out."""
         num_turns, dropped = len(self._turns_of(row)), 0
         while self._size(row, dropped) > limit and num_turns - dropped > 2:
@@ -286,7 +291,7 @@ class ConversationEncoder:
                     f"the prompt of {row['id']} does not fit max_length {self.encoder.max_length}: {shown}what stands "
                     f"around its text and the tokens kept for the answer leave no room for the text; raise max_length"
                 )
-        return self._render(row, dropped, text[: ends[keep - 1]]), dropped
+        return self._render(row, loss_on, dropped, text[: ends[keep - 1]]), dropped
 
     def _size(self, row: Row, dropped: int, text: str | None = None) -> int:
         prompt = self._prompt(row, dropped, text)[0]
@@ -294,7 +299,7 @@ class ConversationEncoder:
 
     # ---------------------------------------------------------------- texts
 
-    def _render(self, row: Row, dropped: int = 0, text: str | None = None) -> Rendered:
+    def _render(self, row: Row, loss_on: str, dropped: int = 0, text: str | None = None) -> Rendered:
         prompt, turns = self._prompt(row, dropped, text)
         answer = self._safe(row, row["answers"][0]) if row["answers"] else ""
         if self.writes_apart:
@@ -314,9 +319,9 @@ class ConversationEncoder:
             )
         end = self._end(whole, len(prompt), answer, str(row["id"]))
         spans = [(len(prompt), end)]
-        if self.loss_on == "assistant":
+        if loss_on == "assistant":
             spans = [*self._earlier(turns, whole, str(row["id"])), *spans]
-        return Rendered(prompt=prompt, whole=whole if self.loss_on == "all" else whole[:end], spans=spans, turns=turns)
+        return Rendered(prompt=prompt, whole=whole if loss_on == "all" else whole[:end], spans=spans, turns=turns)
 
     def _prompt(self, row: Row, dropped: int, text: str | None) -> tuple[str, Turns | None]:
         """Return the text up to where the answer begins, and its turns; None without a chat template."""

@@ -18,6 +18,11 @@ from tests.helpers.chat_templates import INST, TURNS
 
 PLAIN = Prompt(template="Question: {text}\nAnswer:")
 SYSTEM = {"role": "system", "content": "Be short."}
+TURNS_WITH_TAIL = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% if m.role == 'assistant' %}behind it\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 MARKERS = ["<|turn|>", "<|end|>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>"]
 MARKERS += [
     "<|eot_id|>",
@@ -127,6 +132,26 @@ def test_the_answers_tokens_are_trls(tmp_path, monkeypatch):
     features, _ = encoder(tokenizer, loss_on="all").encode_train_examples(rows_of(CHATS))
     for feature, (ids, labels) in zip(features, everything, strict=True):
         assert feature["input_ids"] == ids == feature["token_labels"] == labels
+
+
+def test_what_is_learned_does_not_change_what_is_scored():
+    """Also of a template with text behind an answer's end, which only a model that learns all of it reads."""
+    tokenizer = tokenizer_with(TURNS_WITH_TAIL)
+    rows = [*rows_of(CHATS), *plain_rows(("eggs?", "7"))]
+    for max_length in (400, 60):
+        scored = {
+            loss_on: encoder(tokenizer, loss_on=loss_on, max_length=max_length, max_new_tokens=12).encode_prompts(rows)
+            for loss_on in ("answer", "assistant", "all")
+        }
+        assert scored["answer"] == scored["assistant"] == scored["all"]
+        assert (scored["all"][1] > 0) == (max_length < 400)
+    for feature, row in zip(scored["all"][0], rows, strict=True):
+        (reference,) = feature["continuation_ids"]
+        assert "behind" not in tokenizer.decode(reference)
+        if len(reference) < 12:
+            assert tokenizer.decode(reference) == f"{row['answers'][0]}<|im_end|>"
+    learned_all, _ = encoder(tokenizer, loss_on="all").encode_train_examples(rows)
+    assert all(tokenizer.decode(learned(item)).endswith("<|im_end|> \nbehind it\n") for item in learned_all)
 
 
 @together("name", ["llama3", "qwen2_5", "phi3", "gemma", "qwen3"])

@@ -51,3 +51,17 @@ def test_without_a_training_split_and_by_a_head():
     # It chooses as the longest one does.
     findings = exhibits.not_better("after test", metrics, split, baselines.constants(metrics, None, split))
     assert any("than the baseline longest_choice, 0.667" in finding.sentence for finding in findings)
+
+
+def test_accuracies_by_likelihood_are_held_against_them_too():
+    """Also where no metric reads the predicted numbers."""
+    split = predictions_of([0, 0, 0])
+    # Per character the likeliest ones are the longest: -2 / 9, -1 / 5 or -3 / 1, and -2 / 8 of the four.
+    for names, name, value in (
+        (("choice_accuracy",), "acc_norm", "0.667"),
+        (("choice_accuracy", "accuracy"), "accuracy", "0.333"),
+    ):
+        metrics = MetricSet(names, multi_label=False, num_labels=4)
+        findings = exhibits.not_better("after test", metrics, split, baselines.constants(metrics, None, split))
+        expected = f"{name} {value} on 3 examples is no better than the baseline longest_choice, 0.667"
+        assert any(expected in finding.sentence for finding in findings), (name, findings)

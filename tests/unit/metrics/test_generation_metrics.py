@@ -82,14 +82,40 @@ NUMBERS = [
     ("letter", "B) the blue one", "B"),
     ("letter", "A dog barks", None),
     ("letter", "I think so.\nD", "D"),
+    ("letter", "Options:\nA. foo\nB. bar\nA is too small.\nThe answer is (B).", "B"),
+    ("letter", "I, for one, say (C)\nThe answer is C", "C"),
+    ("letter", "A. The answer is A? It is too small.\nSo the answer is (D).", "D"),
     ("worked_answer", "#### 1,000\nThe answer is: 1,000", "1000"),
-    ("worked_answer", "The answer is: \\frac{1}{2}", None),
+    ("worked_answer", "#### 7", "7"),
+    ("worked_answer", "#### 7\nThe answer is: 8", "8"),
+    ("worked_answer", "the answer is 3, or so.\nThe answer is:\n4 #### 5", "4"),
+    ("worked_answer", "The answer is:", None),
+    ("worked_answer", "it is 3", None),
 ]
+# What stands behind "The answer is: ", and the part.
+WORKED = {
+    "12.": "12", "1,000": "1000", "1,200.50.": "1200.5", "12. So we are done": "12", "12, since": "12", "007": "7",
+    "12,000 dollars": "12000", "3 km/h": "3", ".5": "0.5", "-.5": "-0.5", "-$5": "-5", "$-5$": "-5", "\\$5": "5",
+    "−5": "-5", "+3": "3", "-0": "0", "50\\%": "50", "1/2": "1/2", "1/2. So": "1/2", "3\\sqrt{2}": "3\\sqrt{2}",
+    "3 \\sqrt{2}": "3\\sqrt{2}", "2^5": "2^5", "5 x": "5x", "10:30": "10:30", "5 ab^2": "5ab^2", "1 and 2": "1and2",
+    "1, 2": "1,2", "1,2": "1,2", "$\\frac{1}{2}$.": "\\frac{1}{2}", "x = 5": "x=5", "(1, 2)": "(1,2)", "5!": "5!",
+    "2\\text{ cm}": "2\\text{cm}",
+}  # fmt: skip
+NUMBERS += [("worked_answer", f"#### 9\nThe answer is: {said}", part) for said, part in WORKED.items()]
 
 
 @together("name, text, expected", NUMBERS)
 def test_extractions(name, text, expected):
     assert Extract(name=name).of(text) == expected
+
+
+def test_a_part_of_a_right_answer_is_wrong():
+    metrics = set_of("extracted_match", extract=Extract(name="worked_answer"))
+    for gold, written in (("1/2", "1"), ("3\\sqrt{2}", "3"), ("-$5", "5"), ("1 and 2", "1")):
+        for one, other in ((gold, written), (written, gold), (gold, gold)):
+            golds = [[f"The answer is: {one}"]]
+            value = metrics.values(predictions([f"The answer is: {other}."], golds))["extracted_match"]
+            assert value == float(one == other), (one, other)
 
 
 def test_extractions_by_a_pattern():
