@@ -20,7 +20,7 @@ from bench.evaluation import scoring
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from bench.evaluation.readers import number, tags
-from bench.models import build, heads, saving, token_head
+from bench.models import build, heads, own_heads, saving
 from bench.models.checkpoint_head import findings
 from bench.models.kernels import padding_free
 from bench.runner import stages
@@ -29,12 +29,13 @@ from tests.helpers import models as tiny
 from tests.helpers.cases import together
 from tests.helpers.launching import ROOT
 
+TOKENS = "AutoModelForTokenClassification"
 TAGS = ("O", "B-A", "I-A", "B-B", "I-B")
 FAMILIES = ("bert", "roberta", "distilbert", "llama", "gpt2", "t5")
 
 
 def token_model(name, folder, **changes):
-    return tiny.liven(tiny.build(tiny.card(name), folder, auto_class=token_head.AUTO_CLASS, labels=TAGS, **changes))
+    return tiny.liven(tiny.build(tiny.card(name), folder, auto_class=TOKENS, labels=TAGS, **changes))
 
 
 def sentences(count=24):
@@ -146,8 +147,8 @@ def test_a_decoder_without_such_a_class_gets_one_with_all_of_its_weights(kind, t
     writer = every_decoder.make(kind).eval()
     writer.save_pretrained(tmp_path / kind)
     config = transformers.AutoConfig.from_pretrained(tmp_path / kind, num_labels=5)
-    assert token_head.register(config)
-    assert token_head.register(config)  # once more does no harm
+    assert own_heads.register(TOKENS, config)
+    assert own_heads.register(TOKENS, config)  # once more does no harm
     auto = transformers.AutoModelForTokenClassification
     model, loading = auto.from_pretrained(tmp_path / kind, config=config, output_loading_info=True)
     assert sorted(loading["missing_keys"]) == ["score.bias", "score.weight"]
@@ -169,7 +170,7 @@ def test_a_checkpoint_s_own_tags_are_put_in_the_order_of_the_data(tmp_path):
     model.config.id2label, model.config.label2id = dict(enumerate(other)), {name: i for i, name in enumerate(other)}
     model.save_pretrained(tmp_path / "ner")
     card = tiny.card("bert", id=str(tmp_path / "ner"), weights="pretrained")
-    built = tiny.build(card, tmp_path, auto_class=token_head.AUTO_CLASS, labels=TAGS)
+    built = tiny.build(card, tmp_path, auto_class=TOKENS, labels=TAGS)
     order = [other.index(tag) for tag in TAGS]
     assert torch.equal(built.classifier.weight, model.classifier.weight[order])
     assert any("were put in the order of the labels" in finding.sentence for finding in findings(built))
@@ -194,7 +195,7 @@ def test_a_model_without_a_head_for_tokens_is_refused(tmp_path):
     card = card.model_copy(update={"architecture": {"model_type": "bart", **architecture, "vocab_size": 2048}})
     with pytest.raises(SetupError, match="a model of type 'bart' is no model with a head for each token"):
         build.build(
-            card, tiny.options("full")[0].load_plan(tiny.options("full")[1]), auto_class=token_head.AUTO_CLASS,
+            card, tiny.options("full")[0].load_plan(tiny.options("full")[1]), auto_class=TOKENS,
             labels=TAGS, tokenizer=tiny.tokenizer(tiny.card("t5")), weights="random", device=tiny.CPU,
         )  # fmt: skip
 
