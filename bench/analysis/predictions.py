@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.analysis import accessors, verify
 from bench.analysis.accessors import LeftOut, Located, SystemKey, system_key
-from bench.analysis.stats.sums import BY_TOKENS, Line, Tally
+from bench.analysis.stats.sums import BY_TOKENS, CHOICE_LENGTHS, Line, Tally
 from bench.analysis.verify import UnsoundPredictions
 from bench.errors import DataError
 from bench.records import store
@@ -259,6 +259,7 @@ def read_predictions(path: Path, record: Record, stage: str, split: str, metric:
     lines: dict[str, Line] = {}
     hashes: dict[str, str] = {}
     values: list[dict[str, Any]] = []
+    choices = [name for name in CHOICE_LENGTHS if name in stated.scores]
     for number, row in _rows(stated.file):
         identity = row["id"]
         if identity in lines:
@@ -267,6 +268,8 @@ def read_predictions(path: Path, record: Record, stage: str, split: str, metric:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise UnsoundPredictions(f"{stated.file}:{number}: {metric} is not a number: {value!r}")
         loss, tokens = (row.get(f"reference_{name}") for name in ("nll", "tokens"))
+        if choices:
+            verify.check_choices(stated, identity, row, choices)
         lines[identity] = Line(
             prediction=row["prediction"],
             reference=row["reference"],

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.analysis import accessors
-from bench.analysis.stats import intervals
+from bench.analysis.stats import chrf, intervals
 from bench.analysis.stats.sums import (
     BY_ENTITY,
     BY_LABEL,
+    BY_TOKENS,
+    CHOICE_LENGTHS,
     OF_NUMBERS,
     POSITIVE,
     TOKENIZERS,
@@ -19,6 +23,7 @@ from bench.analysis.stats.sums import (
     Tally,
     entity_value,
     label_value,
+    likeliest_choice,
     tally,
 )
 from bench.errors import DataError
@@ -63,7 +68,9 @@ class StatedScores:
             )
 
     def tally(self, name: str, lines: Sequence[Line]) -> Tally:
-        """Return a metric's statistics for these lines."""
+        """Return a metric's statistics for these lines. Raises UnsoundPredictions for lines without its statistics."""
+        if name in BY_TOKENS and any(line.loss is None or not line.tokens for line in lines):
+            raise UnsoundPredictions(f"{self.file}: a line lacks reference_nll or reference_tokens, of which {name} is")
         labels = self.record.data.labels if self.record.data else []
         scheme = _dataset(self.record).get("scheme")
         return tally(name, lines, labels, multi_label=_is_multi_label(self.record), scheme=scheme)
@@ -105,8 +112,9 @@ def check_metric(stated: StatedScores, lines: dict[str, Line]) -> Tally:
 def check_other_metrics(stated: StatedScores, lines: Sequence[Line], values: Sequence[dict[str, Any]]) -> None:
     """Recompute the other metrics, which reports show too. values: per-example values by metric, for each line.
 
-    Skips BLEU, which takes as long as all others together, and metrics without a value in every line. Raises
-    UnsoundPredictions.
+    Not recomputed: BLEU, which takes as long as all others together; values of an example that need a library or the
+    probabilities (ROUGE, METEOR, SQuAD's, the loss, lm_eval's), of which only the mean is; metrics that have no value
+    in every line; what is counted, as the examples that chrF leaves out; and intervals. Raises UnsoundPredictions.
     """
     others = [name for name, item in stated.scores.items() if name != stated.metric and item.value is not None]
     by_label = [name for name in others if name in BY_LABEL]
@@ -120,7 +128,7 @@ def check_other_metrics(stated: StatedScores, lines: Sequence[Line], values: Seq
         for name in by_entity:
             stated.require_equal(name, float(entity_value(name)(sums)))
     for name in sorted({*others} - {*by_label, *by_entity, *TOKENIZERS}):
-        if name in ("mcc", POSITIVE, "token_accuracy", *OF_NUMBERS):
+        if name in ("mcc", POSITIVE, "token_accuracy", *OF_NUMBERS, *BY_TOKENS, *chrf.WORD_ORDERS):
             stated.require_equal(name, stated.tally(name, lines).score)
             continue
         known = [value for row in values if isinstance(value := row.get(name), int | float) and math.isfinite(value)]
@@ -136,6 +144,31 @@ def _check_wilson(stated: StatedScores, statistics: Tally) -> None:
     low, high = intervals.wilson(float(statistics.rows[:, 0].sum()), float(statistics.examples))
     stated.require_equal(name, low, "low")
     stated.require_equal(name, high, "high")
+
+
+def check_choices(stated: StatedScores, identity: str, row: dict[str, Any], names: Sequence[str]) -> None:
+    """Check the accuracies of one example of multiple choice against its log-likelihoods. names: of CHOICE_LENGTHS.
+
+    Raises UnsoundPredictions where one does not follow from them, or they are missing.
+    """
+    labels = stated.record.data.labels if stated.record.data else []
+    sums = _numbers(row.get("log_likelihoods"))
+    for name in names:
+        length = CHOICE_LENGTHS[name]
+        lengths = _numbers(row.get(length)) if length else np.ones_like(sums)
+        if not len(sums) or len(lengths) != len(sums):
+            lacks = f"log_likelihoods{f' and {length}' if length else ''}"
+            raise UnsoundPredictions(f"{stated.file}: {identity!r} lacks {lacks} of each choice; was the file edited?")
+        chosen, value = likeliest_choice(sums, lengths), row["metrics"].get(name)
+        if value != (chosen < len(labels) and labels[chosen] == row["reference"]):
+            reason = f"the log-likelihoods of {identity!r} contradict its {name} of {value}"
+            raise UnsoundPredictions(f"{stated.file}: {reason}; was the file edited?")
+
+
+def _numbers(values: Any) -> np.ndarray:
+    """Return a list of numbers as an array, an empty one for anything else."""
+    is_list = isinstance(values, list) and all(isinstance(value, int | float) for value in values)
+    return np.array(values if is_list else [], dtype=float)
 
 
 def check_prompts(stated: StatedScores, hashes: dict[str, str], examples: int) -> None:

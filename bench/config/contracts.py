@@ -155,6 +155,15 @@ class Metric(Protocol):
 
 
 @runtime_checkable
+class CheckedMetric(Metric, Protocol):
+    """A metric that brings its inputs into the form that it reads, in which no prediction is missing."""
+
+    def checked(self, predictions: Any, references: Any, num_labels: int) -> tuple[Any, Any]:
+        """Return both in that form; what is filled in may depend on all of them."""
+        ...
+
+
+@runtime_checkable
 class ExtractingMetric(Metric, Protocol):
     """A metric of a part of each answer, which `evaluation.extract` of the recipe says how to find."""
 

@@ -73,7 +73,10 @@ def _of_numbers(where: str, predictions: Predictions) -> list[Finding]:
     """Return findings on numbers: answers without one, and one number for all texts."""
     missing, findings = np.isnan(predictions.predictions), []
     if missing.mean() >= MANY:
-        sentence = f"{_share(missing)} answers hold no number; they count as the mean of the references"
+        sentence = (
+            f"{_share(missing)} answers hold no number; errors count them as the farther end of the references' range, "
+            "correlations as the median of the other answers"
+        )
         findings.append(Finding(code="unreadable_answers", sentence=f"{where}: {sentence}"))
     given, gold = predictions.predictions[~missing], predictions.references
     if len(given) > 1 and np.ptp(given) <= 1e-6 * max(1.0, float(np.abs(given).max())) and np.ptp(gold) > 0:

@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.analysis.stats.intervals import Interval, bootstrap, bootstrap_examples, wilson
 from bench.config import foreign_code, registry
-from bench.config.contracts import AdditiveMetric, ExtractingMetric, Metric
+from bench.config.contracts import AdditiveMetric, CheckedMetric, ExtractingMetric, Metric
 from bench.config.extraction import Extract
 from bench.config.foreign_code import LIBRARY
 from bench.data import tagging
@@ -195,14 +195,17 @@ class MetricSet:
         return {name: values[name] for name in names}
 
     def _recomputed_scores(self, metric: Metric, predictions: Predictions) -> dict[str, Score]:
-        read = read_by(metric, predictions)
+        read, references = read_by(metric, predictions), predictions.references
+        if metric.reads == "numbers" and isinstance(metric, CheckedMetric):
+            # What fills in for a missing number is the same in all draws as for the whole split.
+            read, references = metric.checked(read, references, self.num_labels)
 
         def _computed(predictions: Any, references: Any) -> dict[str, float]:
             values = metric.compute_values(predictions, references, self.num_labels)
             return {name: float(value) for name, value in values.items()}
 
-        values = _computed(read, predictions.references)
-        drawn = bootstrap_examples(_computed, list(read), list(predictions.references), draws=RECOMPUTED_DRAWS)
+        values = _computed(read, references)
+        drawn = bootstrap_examples(_computed, list(read), list(references), draws=RECOMPUTED_DRAWS)
         signatures = self._signatures_of(metric)
         # A metric of the evaluate library has one signature for whatever values it gives.
         signature = next(iter(signatures.values()))

@@ -444,8 +444,10 @@ def checked_answers(predictions: Sequence[Any], references: Sequence[Any]) -> tu
     return list(predictions), [list(golds) for golds in references]
 
 
-def checked_numbers(predictions: Any, references: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return both as float64 [examples]; a missing prediction, None or NaN, is the mean of the references.
+def checked_numbers(
+    predictions: Any, references: Any, fill: correlations.Fill = correlations.farthest_filled
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as float64 [examples]. fill: what a missing prediction, None or NaN, is replaced by.
 
     Raises ValueError for a wrong number or type, for an infinite prediction, and for a reference that is not finite.
     """
@@ -454,10 +456,10 @@ def checked_numbers(predictions: Any, references: Any) -> tuple[np.ndarray, np.n
     gold = np.asarray(references, dtype=float)
     if gold.ndim != 1 or not np.isfinite(gold).all():
         raise ValueError("references must be finite numbers, one for each example")
-    predicted = correlations.filled(predictions, gold)
-    if predicted.shape != gold.shape or not np.isfinite(predicted).all():
+    predicted = correlations.as_numbers(predictions)
+    if predicted.shape != gold.shape or np.isinf(predicted).any():
         raise ValueError("predictions must be numbers, or None where they are missing")
-    return predicted, gold
+    return fill(predicted, gold), gold
 
 
 def checked_tags(predictions: Any, references: Any) -> tuple[list[list[str]], list[list[str]]]:

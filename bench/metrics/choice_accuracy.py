@@ -4,6 +4,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from bench.analysis.stats import sums as formulas
 from bench.metrics import _base
 
 
@@ -42,5 +43,5 @@ class ChoiceAccuracy(_base.MeanMetric):
         """Return 1 where the right choice is predicted, else 0, [examples, 4]."""
         right = np.zeros((len(predictions), len(self.settings)))
         for row, (sums, *lengths), label in zip(right, predictions, references, strict=True):
-            row[:] = [np.argmax(sums / length) == label for length in (1.0, *lengths)]
+            row[:] = [formulas.likeliest_choice(sums, length) == label for length in (1.0, *lengths)]
         return right

@@ -19,7 +19,9 @@ class EntityF1(_base.TagMetric):
 
     entity_f1, entity_precision and entity_recall count the entities of all types together (micro), as the CoNLL
     evaluation does; entity_f1_macro is the mean F1 of the types that a prediction or a reference has. Zero divided by
-    zero is 0. `..._per_type` is of each type, in the order of their names; NaN for one that neither side has.
+    zero is 0, so that all four are 0 where neither side has any entity: nothing was found. seqeval has 0 for three of
+    them there, and NaN for its macro average, a mean of no type. `..._per_type` is of each type, in the order of their
+    names; NaN for one that neither side has.
     """
 
     source = (

@@ -36,7 +36,8 @@ def accuracy_rows(predictions: Iterable[Tags], references: Iterable[Tags]) -> np
 def macro_f1(sums: np.ndarray) -> np.ndarray:
     """Return the mean F1 [...] of the types that a prediction or a reference has, from sums [..., 3 x types].
 
-    As seqeval's macro average, which knows no other types; 0 where there is none.
+    As seqeval's macro average, which knows no other types. Where there is none it is 0, as micro F1 is there, and not
+    NaN as at seqeval, which takes the mean of an empty list.
     """
     both, predicted, reference = np.split(sums.astype(float), 3, axis=-1)
     number = predicted + reference

@@ -37,6 +37,13 @@ BY_ENTITY = ("entity_f1", "entity_precision", "entity_recall", "entity_f1_macro"
 # What is recomputed from predictions and references that are tags, or numbers.
 OF_TAGS = (*BY_ENTITY, "token_accuracy")
 OF_NUMBERS = ("pearson", "spearman", "mse", "mae")
+# Of multiple choice: by which length the log-likelihood of a choice is divided, named as in a file of predictions.
+CHOICE_LENGTHS = {
+    "acc": None,
+    "acc_norm": "choice_characters",
+    "acc_bytes": "choice_bytes",
+    "acc_tokens": "choice_tokens",
+}
 # Of a BLEU row: length, reference length, matching n-grams of 1 to 4 words, n-grams of 1 to 4 words.
 MATCHES, NGRAMS = slice(2, 6), slice(6, 10)
 
@@ -129,13 +136,14 @@ def tally(
 
 def _numbers_tally(metric: str, lines: Sequence[Line]) -> Tally | None:
     """Return the statistics of a metric of numbers; None for another metric, and for lines that hold none."""
-    pairs = correlations.number_pairs(lines) if metric in OF_NUMBERS else None
+    fill = correlations.median_filled if metric in ("pearson", "spearman") else correlations.farthest_filled
+    pairs = correlations.number_pairs(lines, fill) if metric in OF_NUMBERS else None
     if pairs is None:
         return None
     if metric == "pearson":
         return Tally(rows=correlations.pearson_rows(*pairs), value=correlations.pearson_value)
     if metric == "spearman":
-        return Tally(rows=np.stack(pairs, axis=1), value=RankValue())
+        return Tally(rows=correlations.rank_rows(*pairs), value=RankValue())
     errors = np.abs(pairs[0] - pairs[1]) ** (2 if metric == "mse" else 1)
     return Tally(rows=np.stack([errors, np.ones_like(errors)], axis=1), value=mean_value)
 
@@ -181,6 +189,11 @@ def _perplexity(sums: np.ndarray) -> np.ndarray:
 
 # Value -> its formula over sums [..., 2] of the loss of references and of their tokens.
 BY_TOKENS: dict[str, Value] = {"reference_loss": _loss_per_token, "perplexity": _perplexity}
+
+
+def likeliest_choice(log_likelihoods: np.ndarray, lengths: np.ndarray | float) -> int:
+    """Return the place of the highest log-likelihood over length, both [choices]; of equal ones the first."""
+    return int(np.argmax(log_likelihoods / lengths))
 
 
 def _chrf_rows(lines: Sequence[Line], metric: str) -> np.ndarray:

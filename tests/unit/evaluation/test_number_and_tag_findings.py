@@ -81,7 +81,21 @@ def test_one_number_for_all_texts_is_found():
 def test_answers_without_a_number_are_found():
     (finding,) = exhibits.of_predictions("after test", numbers([2, np.nan, 1], [1, 2, 3]), ())
     assert finding.code == "unreadable_answers"
-    assert finding.sentence.endswith("1 of 3 answers hold no number; they count as the mean of the references")
+    assert finding.sentence.endswith(
+        "1 of 3 answers hold no number; errors count them as the farther end of the references' range, correlations as "
+        "the median of the other answers"
+    )
+
+
+def test_a_model_that_writes_no_number_is_not_better_than_the_mean():
+    gold = np.random.default_rng(0).normal(0, 1, 200)
+    mean, silent = {"mean": numbers(np.full(200, gold.mean()), gold)}, numbers(np.full(200, np.nan), gold)
+    assert [item.code for item in exhibits.not_better("after test", NUMBERS, silent, mean)] == [
+        "not_better_than_baseline"
+    ]
+    values = NUMBERS.values(silent)
+    assert values["mse"] > 2 * NUMBERS.values(mean["mean"])["mse"]
+    assert np.isnan([values["pearson"], values["spearman"]]).all()
 
 
 def test_no_entity_at_all_is_found():
