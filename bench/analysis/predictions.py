@@ -281,7 +281,7 @@ def read_predictions(path: Path, record: Record, stage: str, split: str, metric:
         if isinstance(row.get("prompt_hash"), str):
             hashes[identity] = row["prompt_hash"]
     tally = verify.check_metric(stated, lines)
-    verify.check_other_metrics(stated, list(lines.values()), values)
+    verify.check_other_metrics(stated, lines, values)
     verify.check_prompts(stated, hashes, len(lines))
     return ScoredPredictions(lines=lines, tally=tally)
 

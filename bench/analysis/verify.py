@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,11 +93,7 @@ def check_metric(stated: StatedScores, lines: dict[str, Line]) -> Tally:
         raise UnsoundPredictions(
             f"{stated.file}: {len(lines)} predictions, but the record states {part.examples} examples"
         )
-    if (expected := _EXPECTED_VALUES.get(stated.metric)) is not None:
-        for identity, line in lines.items():
-            if line.value != expected(line.prediction, line.reference):
-                reason = f"prediction and reference of {identity!r} contradict its {stated.metric} of {line.value}"
-                raise UnsoundPredictions(f"{stated.file}: {reason}; was the file edited?")
+    _check_expected(stated, stated.metric, [(identity, line, line.value) for identity, line in lines.items()])
     statistics = stated.tally(stated.metric, list(lines.values()))
     stated.require_equal(stated.metric, statistics.score)
     if math.isnan(statistics.score):
@@ -109,7 +105,17 @@ def check_metric(stated: StatedScores, lines: dict[str, Line]) -> Tally:
     return statistics
 
 
-def check_other_metrics(stated: StatedScores, lines: Sequence[Line], values: Sequence[dict[str, Any]]) -> None:
+def _check_expected(stated: StatedScores, metric: str, examples: Iterable[tuple[str, Line, Any]]) -> None:
+    """Check values that follow from one prediction and reference. examples: (id, line, stated value)."""
+    if (expected := _EXPECTED_VALUES.get(metric)) is None:
+        return
+    for identity, line, value in examples:
+        if value != expected(line.prediction, line.reference):
+            reason = f"prediction and reference of {identity!r} contradict its {metric} of {value}"
+            raise UnsoundPredictions(f"{stated.file}: {reason}; was the file edited?")
+
+
+def check_other_metrics(stated: StatedScores, found: dict[str, Line], values: Sequence[dict[str, Any]]) -> None:
     """Recompute the other metrics, which reports show too. values: per-example values by metric, for each line.
 
     Not recomputed: BLEU, which takes as long as all others together; values of an example that need a library or the
@@ -117,6 +123,7 @@ def check_other_metrics(stated: StatedScores, lines: Sequence[Line], values: Seq
     in every line; what is counted, as the examples that chrF leaves out; and intervals. Raises UnsoundPredictions.
     """
     others = [name for name, item in stated.scores.items() if name != stated.metric and item.value is not None]
+    lines = list(found.values())
     by_label = [name for name in others if name in BY_LABEL]
     if by_label:
         sums = stated.tally(by_label[0], lines).rows.sum(0, dtype=float)
@@ -131,6 +138,7 @@ def check_other_metrics(stated: StatedScores, lines: Sequence[Line], values: Seq
         if name in ("mcc", POSITIVE, "token_accuracy", *OF_NUMBERS, *BY_TOKENS, *chrf.WORD_ORDERS):
             stated.require_equal(name, stated.tally(name, lines).score)
             continue
+        _check_expected(stated, name, ((*one, row.get(name)) for one, row in zip(found.items(), values, strict=True)))
         known = [value for row in values if isinstance(value := row.get(name), int | float) and math.isfinite(value)]
         if known and len(known) == len(values):
             stated.require_equal(name, sum(known) / len(known))

@@ -132,6 +132,8 @@ CHANGES = [
     ("generation", "rougeL", of_first(reference_nll=1.0), "recomputed from the predictions"),
     ("generation", "rougeL", of_first(reference_tokens=9), "recomputed from the predictions"),
     ("generation", "rougeL", of_first(prediction="a cat sat here"), "chrf recomputed"),
+    ("generation", "rougeL", all_right("exact_match"), "contradict its exact_match of 1.0"),
+    ("choices", "acc", all_right("accuracy"), "contradict its accuracy of 1.0"),
     ("generation", "rougeL", without("reference_nll"), "a line lacks reference_nll or reference_tokens"),
     ("generation", "perplexity", without("reference_tokens"), "of which perplexity is"),
     *(("choices", "accuracy", all_right(name), f"contradict its {name} of 1.0") for name in ("acc", "acc_norm")),
