@@ -202,10 +202,7 @@ def cleaned(rows: Rows, names: Iterable[str]) -> Rows:
     steps = cleaning.steps(tuple(names))
     if not steps:
         return rows
-
-    def clean(text: str) -> str:
-        return functools.reduce(lambda text, step: step(text), steps, text)
-
+    clean = functools.partial(functools.reduce, lambda text, step: step(text), steps)
     changed: Rows = []
     for row in rows:
         pair = row["text_pair"]
