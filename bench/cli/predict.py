@@ -27,17 +27,28 @@ def add(commands: Any) -> None:
         "--text-pair", action="append", default=[], metavar="TEXT", help="second text (or question) of each --text"
     )
     predict.add_argument(
-        "--file", type=Path, help="file of texts: one per line, JSON lines, CSV, TSV or Parquet; - is standard input"
+        "--file",
+        type=Path,
+        help="file of texts: one per line, JSON lines, CSV, TSV, Parquet or CoNLL, or of the kind that the model was "
+        "trained on; - is standard input",
     )
     predict.add_argument(
         "--format",
-        choices=["text", "jsonl", "csv", "tsv", "parquet"],
-        help="of the --file (default: by its ending, else text)",
+        choices=["text", "jsonl", "csv", "tsv", "parquet", "json", "squad", "conll"],
+        help="of the --file (default: that of the training data where it ends as they do, else by its ending, else "
+        "text)",
     )
     predict.add_argument(
         "--columns",
         metavar="text=NAME,text_pair=NAME",
-        help="columns or keys of the --file (default: those of the data that the model was trained on, or text)",
+        help="columns or keys of the --file (default: those of the data that the model was trained on, or text); "
+        "where the model reads them, tokens=, choices=, messages= and input= too",
+    )
+    predict.add_argument(
+        "--delimiter", metavar="SIGN", help="of a CSV or TSV --file (default: that of the training data)"
+    )
+    predict.add_argument(
+        "--encoding", metavar="NAME", help="of a CSV or TSV --file (default: that of the training data, else UTF-8)"
     )
     predict.add_argument("--json", action="store_true", help="print one JSON object per line instead of a table")
     predict.add_argument(
@@ -84,7 +95,7 @@ def _check_output(options: argparse.Namespace) -> None:
 
 def _rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the texts of the command line, then those of the file."""
-    from bench.evaluation import new_texts, saved_model
+    from bench.evaluation import new_rows, new_texts, saved_model
 
     if options.text_pair and len(options.text_pair) != len(options.text):
         raise BenchError(
@@ -94,15 +105,16 @@ def _rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     pairs = options.text_pair or [None] * len(options.text)
     rows = [{"text": text, "text_pair": pair} for text, pair in zip(options.text, pairs, strict=True)]
     if options.file is None:
-        for name in ("columns", "format"):
+        for name in ("columns", "format", "delimiter", "encoding"):
             if getattr(options, name) is not None:
                 raise BenchError(f"--{name} goes with --file")
         if not rows:
             raise BenchError("give a text with --text, a file with --file, or --file - for standard input")
         return rows
     columns = new_texts.parse_columns(options.columns) if options.columns is not None else {}
-    own = saved_model.describe(saved_model.find(options.run_folder)).get("columns") or {}
-    return rows + new_texts.read_texts(options.file, options.format, columns, own)
+    trained = new_rows.Trained.of(saved_model.describe(saved_model.find(options.run_folder)))
+    written = new_texts.Written(delimiter=options.delimiter, encoding=options.encoding)
+    return rows + new_texts.read_texts(options.file, options.format, columns, trained, written)
 
 
 def _line(answer: dict[str, Any]) -> str:
@@ -124,14 +136,15 @@ def _as_lines(answers: list[dict[str, Any]]) -> str:
 def _as_csv(answers: list[dict[str, Any]]) -> str:
     """Return a table with a column for each label's probability; several labels of a text as a JSON list."""
     names = list(dict.fromkeys(name for answer in answers for name in answer["scores"] or ()))
-    more = ["written"] if any("written" in answer for answer in answers) else []
+    pair, more = ([key] if any(key in answer for answer in answers) else [] for key in ("text_pair", "written"))
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    table.writerow(["text", "label", *more, "cut", *(f"score.{name}" for name in names)])
+    table.writerow(["text", *pair, "label", *more, "cut", *(f"score.{name}" for name in names)])
     for answer in answers:
         label = answer["label"]
         shown = json.dumps(label, ensure_ascii=False) if isinstance(label, list) else label
         scores = answer["scores"] or {}
+        texts = [answer["text"], *(answer.get(key) for key in pair)]
         cells = [*(answer.get(key) for key in more), str(answer["cut"]).lower(), *(scores.get(name) for name in names)]
-        table.writerow([answer["text"], shown, *cells])
+        table.writerow([*texts, shown, *cells])
     return stream.getvalue()

@@ -70,11 +70,11 @@ def _kind_of(value: Any) -> str | None:
     return next((kind for kind, keys in _KEYS.items() if set(keys) <= set(first)), None)
 
 
-def turns_of(value: Any, place: str, *, answered: bool = True) -> Turns:
+def turns_of(value: Any, place: str, *, answered: bool | None = True) -> Turns:
     """Return a conversation as {"role", "content"} of system, user and assistant. value: a list, or its JSON.
 
     Raises DataError, with `place`, for an unknown role, one out of order, an empty turn, and for a last turn that is
-    not the assistant's; the user's, where it is not yet `answered`.
+    not the assistant's; the user's, where it is not yet `answered` (False). None: either may end it.
     """
     if isinstance(value, str):
         value = _parsed(value, place)
@@ -90,11 +90,16 @@ def turns_of(value: Any, place: str, *, answered: bool = True) -> Turns:
                 f"{place}, turn {begun + number + 1}: it is the {role}'s, expected the {expected}'s: a conversation "
                 "begins with the user, after a system turn or none, and user and assistant take turns"
             )
-    if not answered and roles[-1] != "user":
+    if answered is False and roles[-1] != "user":
         raise DataError(f"{place}: the last turn is the {roles[-1]}'s, so that there is nothing to answer")
     if answered and roles[-1] != "assistant":
         raise DataError(f"{place}: the last turn is the {roles[-1]}'s, so that there is no answer to learn or to score")
     return turns
+
+
+def said(turns: Turns) -> str:
+    """Return the text of a conversation: what is said in it, but for the system's turn."""
+    return "\n\n".join(turn["content"] for turn in turns if turn["role"] != "system")
 
 
 def _parsed(text: str, place: str) -> Any:

@@ -93,17 +93,23 @@ def _compose(rows: Rows, split: str, name: str, template: str) -> None:
     for row in rows:
         if name in row:
             raise DataError(f"source.compose.{name}: the split {split!r} has a column {name!r}; choose another name")
-        parts = {column: row.get(column) for column in COMPOSED.findall(template)}
-        for column, value in parts.items():
+        for column in COMPOSED.findall(template):
             if column not in row:
                 hint = did_you_mean(column, row)
                 raise DataError(f"source.compose.{name}: the split {split!r} has no column {column!r}.{hint}")
-            if isinstance(value, list | dict):
-                raise DataError(f"source.compose.{name}: the column {column!r} has a list or a mapping: {value!r:.60}")
-        # Split at the columns' names, every second piece is one.
-        pieces = COMPOSED.split(template)
-        pieces[1::2] = ["" if parts[column] is None else str(parts[column]) for column in pieces[1::2]]
-        row[name] = "".join(pieces)
+        row[name] = composed(row, template, f"source.compose.{name}")
+
+
+def composed(row: Mapping[str, Any], template: str, place: str) -> str:
+    """Return a template filled with columns of a row. Raises DataError, with `place`, for a list or a mapping."""
+    # Split at the columns' names, every second piece is one.
+    pieces = COMPOSED.split(template)
+    for number, column in enumerate(pieces[1::2]):
+        value = row[column]
+        if isinstance(value, list | dict):
+            raise DataError(f"{place}: the column {column!r} has a list or a mapping: {value!r:.60}")
+        pieces[2 * number + 1] = "" if value is None else str(value)
+    return "".join(pieces)
 
 
 def _read(source: Source, wanted: Iterable[str]) -> dict[str, Table]:

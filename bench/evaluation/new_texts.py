@@ -5,39 +5,73 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from bench.config.cards import CHOICES_TASK, GENERATION_TASK, Source
-from bench.data import chat_layouts, sources
-from bench.data.sources import Rows
-from bench.errors import DataError, did_you_mean, nearest
+from pydantic import ValidationError
 
-Format = Literal["text", "jsonl", "csv", "tsv", "parquet"]
+from bench import console
+from bench.config.cards import CHOICES_TASK, GENERATION_TASK, TAGS_TASK, Source
+from bench.data import cleaning, sources
+from bench.data.sources import Rows
+from bench.errors import DataError
+from bench.evaluation.new_rows import PARTS, RowReader, Trained
+
+FileKind = Literal["csv", "tsv", "parquet", "json", "squad", "conll", "jsonl"]
+Format = Literal["text", "csv", "tsv", "parquet", "json", "squad", "conll", "jsonl"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 STANDARD_INPUT = Path("-")
-JSON_LINES = (".jsonl", ".json", ".ndjson")
-TABLES: dict[str, Format] = {".csv": "csv", ".tsv": "tsv", ".parquet": "parquet"}
+BY_ENDING: dict[str, Format] = {
+    **dict.fromkeys((".jsonl", ".json", ".ndjson"), "jsonl"),
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    **dict.fromkeys((".conll", ".iob", ".iob2", ".bio"), "conll"),
+}
+PACKED = (".gz", ".bz2", ".xz")
 # Of these neither a line is a text nor a row is read.
 OTHERS = (".arrow", ".xlsx", ".xls", ".yaml", ".yml", ".xml", ".html")
-KEYS = ("text", "text_pair")
 # A text of so many characters is a file that is no text; models read some thousands of tokens.
 MOST_CHARACTERS = 10_000_000
 # Words with apostrophes, hyphens and dots inside of them, and every other mark by itself.
 _WORD = re.compile(r"\w+(?:[-'’.]\w+)*|[^\w\s]")
 ADVICE = "give one text per line, JSON lines (.jsonl), or a table (.csv, .tsv, .parquet) with a column `text`"
+# Keys of a dataset card in a message -> options that say the same here.
+_AS_OPTIONS = (
+    (re.compile(r"mark of (\S+); remove `encoding: [^`]*`"), r"mark of \1; give --encoding \1"),
+    (re.compile(r"`(delimiter|encoding): ([^`]*)`"), r"`--\1 \2`"),
+    (re.compile(r"(?i)set source\.quoting: true"), r"give --format csv --delimiter '\\t'"),
+    (re.compile(r"(?:set )?source\.kind: (\w+)"), r"give --format \1"),
+    (re.compile(r", or false to keep every character"), ""),
+)
 # What a file is named as inside of a source.
 _SPLIT = "texts"
+_OTHERS = "; some models read tokens=NAME, choices=NAME, messages=NAME or input=NAME"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """How the cells of a table are written, where the command says it; None for what a table says by itself.
+
+    Without any of it a table of the kind that the model was trained on is read as that one was.
+    """
+
+    delimiter: str | None = None
+    encoding: str | None = None
 
 
 def parse_columns(given: str) -> dict[str, str]:
-    """Return {"text": column, "text_pair": column} of `text=body,text_pair=question`. Raises DataError for another."""
+    """Return {"text": column, "text_pair": column} of `text=body,text_pair=question`. Raises DataError for another.
+
+    What models of some tasks read is named likewise: tokens, choices, messages, input.
+    """
     columns: dict[str, str] = {}
     for part in given.split(","):
         key, equals, name = (word.strip() for word in part.partition("="))
-        if key not in KEYS or not equals or not name or key in columns:
-            raise DataError(f"--columns {given}: expected text=NAME, or text=NAME,text_pair=NAME")
+        if key not in PARTS or not equals or not name or key in columns:
+            raise DataError(f"--columns {given}: expected text=NAME, or text=NAME,text_pair=NAME{_OTHERS}")
         columns[key] = name
     return columns
 
@@ -46,106 +80,117 @@ def read_texts(
     path: Path,
     kind: Format | None = None,
     columns: Mapping[str, str] | None = None,
-    own: Mapping[str, str | None] | None = None,
+    trained: Trained | None = None,
+    written: Written | None = None,
 ) -> Rows:
-    """Return rows {"text", "text_pair"} of a file; "-" is standard input. Raises DataError with the place in the file.
+    """Return rows {"text", "text_pair"} of a file, with "tokens", "choices" or "messages" where the model reads these.
 
-    kind: the file's; None for what its ending says, which is text, one a line, where there is no known one. columns:
-    names of the columns, as `parse_columns`. own: those of the data that the model was trained on, which are looked for
-    beside `text` and `text_pair`.
+    "-" is standard input. kind: the file's; None for that of the training data where their files end alike, or what the
+    ending says, which is text, one a line, where there is no known one. columns: names of the columns, as
+    `parse_columns`. trained: how the model's own data were read, whose columns are looked for beside `text` and so on.
+    Raises DataError with the place in the file.
     """
-    if path != STANDARD_INPUT and path.suffix.lower() in OTHERS and kind is None:
-        raise DataError(f"{path}: the lines of a {path.suffix.lower()} file are not texts; {ADVICE}")
-    kind = kind or ("jsonl" if path.suffix.lower() in JSON_LINES else TABLES.get(path.suffix.lower(), "text"))
+    trained, written = trained or Trained(), written or Written()
+    kind = kind or _kind_of(path, trained)
     shown = "standard input" if path == STANDARD_INPUT else str(path)
     if kind == "text" and columns:
         raise DataError(f"{shown}: --columns is for JSON lines and tables, and this is read as one text per line")
-    chosen = _Columns(shown, columns or {}, own or {})
-    if kind in ("csv", "tsv", "parquet"):
-        rows = _table(path, kind, chosen)
-    elif kind == "jsonl":
+    for name, value in (("delimiter", written.delimiter), ("encoding", written.encoding)):
+        if value is not None and kind not in ("csv", "tsv"):
+            raise DataError(f"{shown}: --{name} is for CSV and TSV, and this is read as {kind}")
+    if kind == "conll" and trained.task != TAGS_TASK:
+        raise DataError(
+            f"{shown}: a file in CoNLL form has a word and its tag on each line, and this model does not tag words; "
+            f"{ADVICE}"
+        )
+    reader = RowReader(shown, trained, columns or {})
+    if kind == "text":
+        rows = _lines(path, shown)
+    elif kind == "jsonl" and path.suffix.lower() not in PACKED:
         # Not `splitlines`, which also cuts at characters inside of a text.
         lines = [(number, line) for number, line in enumerate(_content(path).split("\n"), start=1) if line.strip()]
-        rows = [_row(f"{shown}:{number}", line, chosen) for number, line in lines]
+        rows = [_row(f"{shown}:{number}", line, reader) for number, line in lines]
     else:
-        texts = [line.removesuffix("\r") for line in _content(path).split("\n") if line.strip()]
-        if texts and all(_is_object(text) for text in texts[:100]):
-            advice = "give --format jsonl" if path == STANDARD_INPUT else "name it .jsonl, or give --format jsonl"
-            raise DataError(f"{shown}: its lines are JSON objects; {advice}")
-        rows = [{"text": text, "text_pair": None} for text in texts]
+        rows = _table(path, _source(path, kind, trained, written), reader)
     if not rows:
         raise DataError(f"{shown} is empty: there is no text in it to predict")
+    if reader.answered:
+        console.complain(
+            f"{shown}: {reader.answered} conversations end with the assistant's turn, which is left out and answered "
+            "anew"
+        )
     return rows
 
 
-class _Columns:
-    """Chooses which key of a row is the text, and which its pair."""
-
-    def __init__(self, shown: str, given: Mapping[str, str], own: Mapping[str, str | None]) -> None:
-        self.shown, self.given, self.own = shown, given, own
-
-    def of(self, names: Collection[str], place: str) -> dict[str, str | None]:
-        """Return the names of both; None for no second text. Raises DataError where that is not plain."""
-        return {key: self._named(key, names, place) for key in KEYS}
-
-    def _named(self, key: str, names: Collection[str], place: str) -> str | None:
-        if key in self.given:
-            if self.given[key] not in names:
-                hint = did_you_mean(self.given[key], names).replace("Known", "Its keys")
-                raise DataError(f"{place}: --columns {key}={self.given[key]}: there is no such key.{hint}")
-            return self.given[key]
-        known = [name for name in dict.fromkeys((self.own.get(key), key)) if name in names]
-        if len(known) > 1:
-            raise DataError(
-                f"{place}: `{known[0]}`, as in the data that the model was trained on, and `{known[1]}` are both "
-                f"there; say which one is meant: --columns {key}={known[0]}"
-            )
-        if not known and key == "text":
-            raise DataError(f"{place}: the key `text` is missing.{self._hint(names)}")
-        return known[0] if known else None
-
-    def _hint(self, names: Collection[str]) -> str:
-        if not names:
-            return " It is empty."
-        near = next((name for name in names if name.lower() == "text"), None) or nearest("text", names)
-        if near is not None:
-            return f" Its {near!r} must be called 'text', or be named: --columns text={near}"
-        return f" Its keys: {', '.join(sorted(names))}. Say which one is the text: --columns text=NAME"
+def _kind_of(path: Path, trained: Trained) -> Format:
+    """Return the kind of a file by its ending. Raises DataError for one of which no rows can be read."""
+    ending = path.suffix.lower()
+    if path != STANDARD_INPUT and ending in trained.files.get("endings", ()) and trained.files.get("kind") in FORMATS:
+        return trained.files["kind"]
+    if path != STANDARD_INPUT and ending in OTHERS:
+        raise DataError(f"{path}: the lines of a {ending} file are not texts; {ADVICE}")
+    return BY_ENDING.get(ending, "text")
 
 
-def _table(path: Path, kind: Literal["csv", "tsv", "parquet"], columns: _Columns) -> Rows:
+def _lines(path: Path, shown: str) -> Rows:
+    texts = [line.removesuffix("\r") for line in _content(path).split("\n") if line.strip()]
+    if texts and all(_is_object(text) for text in texts[:100]):
+        advice = "give --format jsonl" if path == STANDARD_INPUT else "name it .jsonl, or give --format jsonl"
+        raise DataError(f"{shown}: its lines are JSON objects; {advice}")
+    return [{"text": text, "text_pair": None} for text in texts]
+
+
+def _source(path: Path, kind: FileKind, trained: Trained, written: Written) -> Source:
+    """Return the file as a source of one split. Raises DataError for a delimiter or encoding that there is not."""
+    as_trained = trained.files if trained.files.get("kind") == kind else {}
+    settings: dict[str, Any] = {key: as_trained.get(key) for key in ("delimiter", "encoding", "quoting")}
+    settings |= {key: value for key, value in vars(written).items() if value is not None}
+    if settings["delimiter"] == r"\t":  # as a shell hands it over
+        settings["delimiter"] = "\t"
+    folder = str(path.absolute().parent)
+    try:
+        return Source(kind=kind, folder=folder, files={_SPLIT: path.name}, **settings)
+    except ValidationError as error:
+        fault = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise DataError(f"{path}: {fault}") from error
+
+
+def _table(path: Path, source: Source, reader: RowReader) -> Rows:
     """Return the rows of a table, read as the tables of a dataset card are."""
     if path == STANDARD_INPUT:
-        if kind == "parquet":
+        if source.kind == "parquet":
             raise DataError("standard input can't be Parquet; give a file")
-        rows = _piped(kind)
+        rows = _piped(source)
     elif not path.exists():
         raise DataError(f"{path}: can't be read: there is no such file")
     else:
-        rows = _source_rows(path, kind)
-    return [_of_any_task(row, columns, f"{columns.shown}: row {number}") for number, row in enumerate(rows, start=1)]
+        rows = _source_rows(path, source)
+    return [reader.read(row, f"{reader.shown}: row {number}") for number, row in enumerate(rows, start=1)]
 
 
-def _source_rows(path: Path, kind: Literal["csv", "tsv", "parquet"]) -> Rows:
-    folder = str(path.absolute().parent)
+def _source_rows(path: Path, source: Source) -> Rows:
     try:
-        return sources.read(Source(kind=kind, folder=folder, files={_SPLIT: path.name}), [_SPLIT])[_SPLIT].rows
+        return sources.read(source, [_SPLIT])[_SPLIT].rows
     except DataError as error:
-        raise DataError(str(error).replace(f"the data of {folder}", str(path))) from error
+        said = str(error).replace(f"the data of {source.folder}", str(path))
+        for key, option in _AS_OPTIONS:
+            said = key.sub(option, said)
+        raise DataError(said) from error
 
 
-def _piped(kind: Literal["csv", "tsv"]) -> Rows:
+def _piped(source: Source) -> Rows:
     """Return the rows of a table on standard input, from a copy: tables are read from regular files."""
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / f"stdin.{kind}"
-        copy.write_text(_content(STANDARD_INPUT), encoding="utf-8", newline="")
+        copy = Path(folder) / f"stdin.{source.kind}"
+        copy.write_bytes(_bytes(STANDARD_INPUT))
+        own = source.model_copy(update={"folder": folder, "files": {_SPLIT: copy.name}})
         try:
-            return _source_rows(copy, kind)
+            return _source_rows(copy, own)
         except DataError as error:
             raise DataError(str(error).replace(str(copy), "standard input")) from error
 
 
-def _content(path: Path) -> str:
+def _bytes(path: Path) -> bytes:
     place = Path("/dev/stdin") if path == STANDARD_INPUT else path
     shown = "standard input" if path == STANDARD_INPUT else str(path)
     try:
@@ -155,14 +200,19 @@ def _content(path: Path) -> str:
             what = "is a folder" if stat.S_ISDIR(kind) else "is a device, not a file"
             raise DataError(f"{shown} {what}; {ADVICE}")
         with open(0 if path == STANDARD_INPUT else place, "rb", closefd=path != STANDARD_INPUT) as stream:
-            content = stream.read()
+            return stream.read()
+    except OSError as error:
+        raise DataError(f"{shown}: can't be read: {error.strerror or error}") from error
+
+
+def _content(path: Path) -> str:
+    content, shown = _bytes(path), "standard input" if path == STANDARD_INPUT else str(path)
+    try:
         if content.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise DataError(f"{shown}: this is UTF-16; save it as UTF-8")
         if b"\0" in content or content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
             raise DataError(f"{shown}: this is not a text file, or a compressed one; {ADVICE}")
         return content.decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{shown}: can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise DataError(f"{shown}:{line}: can't be read as UTF-8 text: {error.reason}") from error
@@ -184,7 +234,7 @@ def _distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _row(place: str, line: str, columns: _Columns) -> dict[str, Any]:
+def _row(place: str, line: str, reader: RowReader) -> dict[str, Any]:
     try:
         row = json.loads(line.removeprefix("\ufeff"), object_pairs_hook=_distinct_keys)
     except RecursionError as error:
@@ -199,36 +249,7 @@ def _row(place: str, line: str, columns: _Columns) -> dict[str, Any]:
     if not isinstance(row, dict):
         shown = "a list" if isinstance(row, list) else json.dumps(row)[:60]
         raise DataError(f"{place}: expected a JSON object with `text`, got {shown}; {ADVICE}")
-    return _of_any_task(row, columns, place)
-
-
-def _of_any_task(row: dict[str, Any], columns: _Columns, place: str) -> dict[str, Any]:
-    """Return {"text", "text_pair"} of a row, and its `messages`, `tokens` or `choices`, where it has any."""
-    if "messages" in row:
-        turns = chat_layouts.turns_of(row["messages"], place, answered=False)
-        said = "\n\n".join(turn["content"] for turn in turns if turn["role"] != "system")
-        return {"text": said, "text_pair": None, "messages": turns}
-    if "tokens" in row:
-        words = row["tokens"]
-        if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
-            raise DataError(f"{place}: `tokens` must be a list of words, got {json.dumps(words, default=str)[:60]}")
-        return {"text": row.get("text") or " ".join(words), "text_pair": None, "tokens": words}
-    chosen = _chosen(row, columns.of(row, place), place)
-    if "choices" in row:
-        choices = row["choices"]
-        if not isinstance(choices, list) or not all(isinstance(text, str) for text in choices):
-            raise DataError(f"{place}: `choices` must be a list of texts, got {json.dumps(choices, default=str)[:60]}")
-        chosen["choices"] = choices
-    return chosen
-
-
-def _chosen(row: dict[str, Any], columns: Mapping[str, str | None], place: str) -> dict[str, Any]:
-    """Return {"text", "text_pair"} of a row, whose values must be texts; the second one may be missing."""
-    chosen = {key: row[name] if name else None for key, name in columns.items()}
-    for key, value in chosen.items():
-        if not isinstance(value, str) and (value is not None or key == "text"):
-            raise DataError(f"{place}: `{key}` must be a text, got {json.dumps(value, default=str)[:60]}")
-    return chosen
+    return reader.read(row, place)
 
 
 def words_of(text: str) -> list[str]:
@@ -251,11 +272,11 @@ def check(rows: Rows, description: dict[str, Any]) -> None:
             _check_choices(f"text {number}", row.get("choices", []))
         for text in (row["text"], row["text_pair"] or "", *row.get("choices", ())):
             _check_text(f"text {number}", text)
-        if not row["text"].strip():
+        if cleaning.is_blank(row["text"]):
             raise DataError(f"text {number} is empty")
         if "messages" in row and description["task"] != GENERATION_TASK:
             raise DataError(f"text {number} is a conversation (`messages`), and this model does not write texts")
-        has_pair = bool((row["text_pair"] or "").strip())
+        has_pair = not cleaning.is_blank(row["text_pair"] or "")
         if questions and not has_pair:
             raise DataError(f"text {number} has no question: give JSON lines with `text` and, for it, `text_pair`")
         if pairs is True and not has_pair:

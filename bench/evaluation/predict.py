@@ -18,7 +18,7 @@ from bench.data.prompts.template import Renderer
 from bench.data.rows import Split
 from bench.data.sources import Rows
 from bench.errors import BenchError, DataError
-from bench.evaluation import new_texts, predict_written, saved_model, text_examples
+from bench.evaluation import new_rows, new_texts, predict_written, saved_model, text_examples
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Reader, Scoring
 from bench.evaluation.readers import choice_head, choices, head, span, tags
@@ -32,8 +32,10 @@ from bench.utils.loading_errors import reason
 def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return for each row {"text", "label" (a list of labels where several are allowed), "scores", "cut"}.
 
-    scores: probability per label name. cut: the text was truncated to the model's max_length. A model that generates
-    answers gives the generated text as "written" instead of scores; an answer that can't be parsed has label None.
+    A row with a second text has that too ("text_pair"). scores: probability per label name. cut: the text was truncated
+    to the model's max_length. Texts are cleaned for the model as those of its training were, and returned as they are
+    given. A model that generates answers gives the generated text as "written" instead of scores; an answer that can't
+    be parsed has label None.
     A model that writes texts takes conversations too (`messages`, up to the user's last turn).
     For a model that answers questions, `text_pair` is the question, which is returned as "text", and the label is its
     answer: words of the passage, "" for none. For a model of multiple choice, rows have `choices`, and the label is one
@@ -42,7 +44,9 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
     scores.
     """
     console.quiet_libraries()
-    new_texts.check(rows, saved_model.describe(saved_model.find(run_folder)))  # before seconds are spent on the model
+    description = saved_model.describe(saved_model.find(run_folder))
+    given, rows = rows, new_rows.cleaned(rows, description.get("clean", ()))
+    new_texts.check(rows, description)  # before seconds are spent on the model
     model, tokenizer, description = saved_model.load(run_folder)
     objective = description["objective"]
     if objective == "head":
@@ -74,7 +78,7 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
     for prediction in predictions:
         if any(not math.isfinite(score) for score in (prediction["scores"] or {}).values()):
             raise DataError(f"the model in {run_folder / 'model'} gives scores that are no numbers: damaged weights?")
-    return predictions
+    return new_rows.as_given(predictions, given, rows)
 
 
 def _predict_spans(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:

@@ -25,6 +25,8 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "head": dict,
     "model_card": dict,
 }
+# What is read of it where it is there, which earlier versions did not write.
+OPTIONAL: dict[str, type] = {"columns": dict, "clean": list, "files": dict}
 OBJECTIVES = ("head", "text")
 ADVICE = "copy the run's folder `model` again, or repeat the run"
 
@@ -88,6 +90,10 @@ def describe(folder: Path) -> dict[str, Any]:
     for name, kind in REQUIRED.items():
         if not isinstance(found.get(name), kind) or (kind is not bool and isinstance(found[name], bool)):
             shown = json.dumps(found[name])[:60] if name in found else "nothing"
+            raise DataError(f"{path}: `{name}` is not what a run writes, got {shown}; {ADVICE}")
+    for name, kind in OPTIONAL.items():
+        if not isinstance(found.get(name, kind()), kind):
+            shown = json.dumps(found[name])[:60]
             raise DataError(f"{path}: `{name}` is not what a run writes, got {shown}; {ADVICE}")
     if found["objective"] not in OBJECTIVES:
         raise DataError(f"{path}: `objective` must be one of {', '.join(OBJECTIVES)}, got {found['objective']!r:.60}")

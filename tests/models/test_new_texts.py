@@ -7,6 +7,7 @@ import pytest
 
 from bench.errors import DataError
 from bench.evaluation import new_texts
+from bench.evaluation.new_rows import Trained
 
 SINGLE = {"task": "text_classification", "pairs": False}
 PAIRS = {"task": "text_classification", "pairs": True}
@@ -71,11 +72,19 @@ def test_an_odd_line_is_refused_by_its_number(line, words, write):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.csv", "sentence,label\na,1\n", "a.csv: the key `text` is missing. Its keys: label, sentence. Say which"),
+        (
+            "a.csv",
+            "sentence,label\na,1\n",
+            "a.csv: row 1: the key `text` is missing. Its keys: label, sentence. Say",
+        ),
         ("a.csv", "text,label\na,1\nb\n", "a.csv:3: 1 fields, but the header names 2 columns"),
         ("a.csv", "text,label\n", "a.csv is empty: there is no text in it to predict"),
         ("a.TSV", "text\tlabel\n", "a.TSV is empty: there is no text in it to predict"),
-        ("a.parquet", "PAR1", "a.parquet can't be read: Could not open Parquet"),
+        (
+            "a.parquet",
+            "PAR1",
+            "a.parquet can't be read as Parquet; it is damaged, or of another kind: Could",
+        ),
         ("a.txt", "\n \n", "a.txt is empty: there is no text in it to predict"),
         ("a.jsonl", "", "a.jsonl is empty: there is no text in it to predict"),
         ("a.yaml", "- a\n", "the lines of a .yaml file are not texts"),
@@ -102,14 +111,14 @@ def test_columns_are_named_or_those_that_the_model_was_trained_on(write):
     named = {"text": "sentence", "text_pair": "question"}
     assert new_texts.parse_columns("text=sentence,text_pair=question") == named
     assert new_texts.read_texts(path, columns=named) == PAIR_ROWS
-    assert new_texts.read_texts(path, own=named) == PAIR_ROWS
+    assert new_texts.read_texts(path, trained=Trained(columns=named)) == PAIR_ROWS
     assert new_texts.read_texts(path, columns={"text": "question"}) == [row("which?"), row("why?")]
     # What is named stands before what is usual; what is usual serves where the model's own is not there.
-    assert new_texts.read_texts(path, columns={"text": "sentence"}, own=named) == PAIR_ROWS
+    assert new_texts.read_texts(path, columns={"text": "sentence"}, trained=Trained(columns=named)) == PAIR_ROWS
     usual = write("b.csv", "text\none\n")
-    assert new_texts.read_texts(usual, own={"text": "sentence", "text_pair": None}) == [row("one")]
+    assert new_texts.read_texts(usual, trained=Trained(columns={"text": "sentence", "text_pair": None})) == [row("one")]
     lines = write("a.jsonl", '{"sentence": "a", "question": "b"}\n{"sentence": "c", "question": null}\n')
-    assert new_texts.read_texts(lines, own=named) == [row("a", "b"), row("c")]
+    assert new_texts.read_texts(lines, trained=Trained(columns=named)) == [row("a", "b"), row("c")]
 
 
 def test_all_kinds_of_tables_give_the_same_rows(write, tmp_path):
@@ -140,7 +149,7 @@ def test_all_kinds_of_tables_give_the_same_rows(write, tmp_path):
 )
 def test_columns_that_are_not_plain_are_asked_for(columns, own, words, write):
     with pytest.raises(DataError) as raised:
-        new_texts.read_texts(write("a.csv", "sentence,text\na,b\n"), columns=columns, own=own)
+        new_texts.read_texts(write("a.csv", "sentence,text\na,b\n"), columns=columns, trained=Trained(columns=own))
     assert words in str(raised.value)
 
 

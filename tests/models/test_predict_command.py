@@ -61,6 +61,20 @@ def test_answers_are_written_to_a_file(asked, write, tmp_path, capsys):
     assert main([*words, "--out", "answers.jsonl", "--overwrite"]) == 0
 
 
+def test_second_texts_have_a_column_of_their_own(asked, monkeypatch, tmp_path):
+    monkeypatch.setattr(predict, "predict", lambda folder, rows: [{**row, **ANSWERS} for row in rows])
+    assert main(["predict", "run", "--text", "one", "--text-pair", "other", "--out", "pairs.csv"]) == 0
+    header, row = (tmp_path / "pairs.csv").read_text(encoding="utf-8").splitlines()
+    assert header == "text,text_pair,label,cut,score.negative,score.positive"
+    assert row == "one,other,positive,false,0.25,0.75"
+
+
+def test_tables_with_another_delimiter_and_encoding(asked, write):
+    write("mine.csv", "sentence;question\ncaf\u00e9;b, c\n".encode("cp1252"))
+    assert main(["predict", "run", "--file", "mine.csv", "--delimiter", ";", "--encoding", "cp1252"]) == 0
+    assert asked == [[{"text": "caf\u00e9", "text_pair": "b, c"}]]
+
+
 @together(
     "words, sentence",
     [
@@ -71,6 +85,8 @@ def test_answers_are_written_to_a_file(asked, write, tmp_path, capsys):
         (["--text", "a", "--text", "b", "--text-pair", "c"], "--text-pair is given 1 times and --text 2 times"),
         (["--text", "a", "--columns", "text=b"], "--columns goes with --file"),
         (["--text", "a", "--format", "csv"], "--format goes with --file"),
+        (["--text", "a", "--delimiter", ";"], "--delimiter goes with --file"),
+        (["--text", "a", "--encoding", "cp1252"], "--encoding goes with --file"),
         (["--file", "none.csv"], "none.csv: can't be read: there is no such file"),
         (["--file", "none.txt"], "none.txt: can't be read: No such file"),
         (["--file", "none.txt", "--columns", "x=y"], "--columns x=y: expected text=NAME"),

@@ -66,7 +66,7 @@ def read(tables: Mapping[str, Table], used: Sequence[str], card: DatasetCard) ->
 
     def fields(row: Row, place: str) -> dict[str, Any]:
         """Return the texts of the choices and the number of the right one."""
-        choices = _choices(row, card, place)
+        choices = of_row(row, card.columns.choices or "", place)
         texts = [functools.reduce(lambda text, step: step(text), clean, text) for text in choices.texts]
         label = _right_one(row, choices, reading, card, place)
         parsed: dict[str, Any] = {"label": label, "choices": texts}
@@ -103,7 +103,7 @@ def _rows(tables: Mapping[str, Table], card: DatasetCard) -> Iterator[tuple[Choi
     for name, table in tables.items():
         for number, row in enumerate(table.rows):
             place = f"row {number + 1} of the split {name!r}"
-            yield _choices(row, card, place), _written(row.get(card.columns.label)), place
+            yield of_row(row, card.columns.choices or "", place), _written(row.get(card.columns.label)), place
 
 
 def _written(value: Any) -> str | None:
@@ -114,16 +114,18 @@ def _written(value: Any) -> str | None:
     return None if text is None or text in HIDDEN else text
 
 
-def _choices(row: Row, card: DatasetCard, place: str) -> Choices:
-    """Return a row's choices. Raises DataError where these are not two texts at least, none of them empty."""
-    named = card.columns.choices
+def of_row(row: Row, named: str | tuple[str, ...], place: str) -> Choices:
+    """Return a row's choices, of one column or several.
+
+    Raises DataError, with `place`, where these are not two texts at least, none of them empty.
+    """
     if isinstance(named, tuple):
         cells = [field_of(row, name, place) for name in named]
         while cells and cells[-1] in (None, ""):
             cells.pop()  # a table has as many columns as the row with most choices
         choices = Choices(texts=tuple(_texts(cells, place)), names=named[: len(cells)])
     else:
-        choices = _listed(field_of(row, str(named), place), str(named), place)
+        choices = _listed(field_of(row, named, place), named, place)
     if len(choices.texts) < 2:
         raise DataError(f"{place} has {len(choices.texts)} choices; expected two at least")
     return choices

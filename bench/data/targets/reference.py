@@ -40,12 +40,11 @@ def read(tables: Mapping[str, Table], used: Sequence[str], card: DatasetCard) ->
     def spoken(row: Row, place: str) -> tuple[str, None]:
         """Return what is said before the answer, but for the system's turn, by which leaks are found."""
         turns = chat_layouts.turns_of(field_of(row, own.messages or "", place), place)[:-1]
-        return "\n\n".join(turn["content"] for turn in turns if turn["role"] != "system"), None
+        return chat_layouts.said(turns), None
 
     def joined(row: Row, place: str) -> tuple[str, Any]:
         """Return the text with its input behind it, where that is not empty."""
-        parts = [_text(row, name, place) for name in (own.text, own.input or "")]
-        return "\n\n".join(part for part in parts if part.strip()), None
+        return with_input(*(_text(row, name, place) for name in (own.text, own.input or ""))), None
 
     texts = spoken if own.messages is not None else joined if own.input is not None else None
     return Target(
@@ -54,6 +53,11 @@ def read(tables: Mapping[str, Table], used: Sequence[str], card: DatasetCard) ->
         texts=texts,
         compares_labels=False,
     )
+
+
+def with_input(text: str, added: str) -> str:
+    """Return a text with its input behind it, as Alpaca has it; what is empty is left out."""
+    return "\n\n".join(part for part in (text, added) if part.strip())
 
 
 def _text(row: Row, column: str, place: str) -> str:
