@@ -6,7 +6,8 @@ from typing import Any
 
 from bench import console
 from bench.cli.options import add_command
-from bench.config import named_cards, resolve
+from bench.config import named_cards, resolve, yaml_loader
+from bench.config.cards import DatasetCard, ModelCard
 from bench.errors import BenchError, RecipeError
 
 
@@ -15,7 +16,7 @@ def add(commands: Any) -> None:
     card = add_command(
         commands, "card", card_command, "print the card of a model or data set, made from what it is, to be kept"
     )
-    card.add_argument("name", help="a card, a path, or a name on the Hub: owner/name[@revision]")
+    card.add_argument("name", help="a card, a path, a name on the Hub, or {path: ..., ...}")
     card.add_argument("overrides", nargs="*", metavar="key=value", help="what the card shall say")
     card.add_argument(
         "--as", dest="kind", choices=[*resolve.CARD_FOLDERS], help="which of both it is, if it is not plain"
@@ -48,10 +49,25 @@ def _kinds(name: str) -> list[str]:
         )
     if known:
         return known
+    if name.startswith("{"):
+        return _kinds_of_mapping(yaml_loader.override(("card",), name, "command line").data)
     path = Path(name).expanduser()
-    if path.exists():
+    if "\0" not in name and path.exists():
         holds_model = path.is_dir() and any((path / file).exists() for file in ("config.json", "adapter_config.json"))
         return ["model" if holds_model else "dataset"]
     if name.endswith(named_cards.DATA_SUFFIXES) or name.partition(":")[0] in named_cards.SCHEMES["dataset"]:
         return ["dataset"]
     return ["model", "dataset"]
+
+
+def _kinds_of_mapping(given: Any) -> list[str]:
+    """Return what an inline mapping may be, by keys that one of both alone has, or else by its path."""
+    keys = set(given) if isinstance(given, dict) else set()
+    of_model, of_data = set(ModelCard.model_fields), set(DatasetCard.model_fields)
+    model = keys & ({*of_model, *named_cards.found_by("model")} - {*of_data, *named_cards.found_by("dataset")})
+    data = keys & ({*of_data, *named_cards.found_by("dataset")} - {*of_model, *named_cards.found_by("model")})
+    if bool(model) != bool(data):
+        return ["model" if model else "dataset"]
+    if keys and isinstance(given.get("path"), str):
+        return _kinds(given["path"])
+    return [*resolve.CARD_FOLDERS]

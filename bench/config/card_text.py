@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -25,15 +26,19 @@ def text_of(kind: str, name: str, overrides: Iterable[str], day: str) -> str:
     """
     known = {path.stem: path for path in resolve.find_cards(kind)}
     given = list(overrides)
+    chosen: Any = yaml_loader.override((kind,), name, "card").data if name.startswith("{") else name
     if name in known and not given:
         return known[name].read_text(encoding="utf-8")
     if name in known:
         raise RecipeError(f"card {name}: there is a card of this name; copy its file, and change it there")
     starts = named_cards.starts_of(None)
-    meant = named_cards.meant(kind, name, f"card {name}", starts=starts, cards=known, is_card=False)
+    if isinstance(chosen, dict) and "card" in chosen:
+        raise RecipeError(f"card {name}: these are changes to a card; name the card alone, and change a copy of it")
+    place = "card" if chosen is not name else f"card {name}"
+    meant = named_cards.meant(kind, chosen, place, starts=starts, cards=known, is_card=False)
     found, layers = made(meant, given, known)
     checked(kind, layers)
-    again = " ".join(["python -m bench card", name, "--as", kind, *given])
+    again = " ".join(["python -m bench card", *map(shlex.quote, [name, "--as", kind, *given])])
     head = [f"{meant.shown}, by `{again}` on {day}.", *found.notes]
     lines = [f"# {line}" for note in head for line in _wrapped(note)]
     kept = named_cards.as_read(found.card)
@@ -48,7 +53,7 @@ def made(meant: Meant, overrides: Iterable[str], cards: Iterable[str]) -> tuple[
     for document in documents:
         meant = named_cards.with_override(meant, document, cards=cards)
     found = named_cards.make(meant)
-    layers = Layers()
+    layers = Layers(also={(kind,): named_cards.found_by(kind)})
     layers.lay(named_cards.as_read(found.card), (kind,), named_cards.document(meant))
     layers.places[kind,] = (meant.place, ())
     given = [(key, value) for key, value in meant.spec.items() if named_cards.replaces(kind, key)]

@@ -16,11 +16,13 @@ SPELLINGS: dict[KeyPath, KeyPath] = {(kind, "license"): (kind, "licence") for ki
 class Layers:
     """Nested settings laid over one another, with the place that each value came from.
 
-    places: key path -> ("file:line" or "command line", the key path as it is there).
+    places: key path -> ("file:line" or "command line", the key path as it is there). also: key path -> keys of this
+    mapping that are no settings, and may be meant by a misspelt one: those that its model or data are found by.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, tuple[str, KeyPath]] = field(default_factory=dict)
+    also: dict[KeyPath, tuple[str, ...]] = field(default_factory=dict)
 
     def lay(self, value: Any, prefix: KeyPath, document: Document, inside: KeyPath = ()) -> None:
         """Put `value`, which stands at `inside` of the document, at `prefix`; mappings merge, all else replaces.

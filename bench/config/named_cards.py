@@ -63,7 +63,10 @@ class MadeCard:
 
 @dataclass(frozen=True, kw_only=True)
 class Meant:
-    """The meaning of a name: a card's name, or the facts to make a card from. place: where the recipe names it."""
+    """The meaning of a name: a card's name, or the facts to make a card from. place: where the recipe names it.
+
+    spec: of a card, what the recipe says in place of it.
+    """
 
     kind: str
     place: str
@@ -88,7 +91,8 @@ def meant(kind: str, chosen: Any, place: str, *, starts: Iterable[Path], cards: 
     if not isinstance(name, str):
         raise _no_name(kind, chosen, place)
     if is_card:
-        return Meant(kind=kind, place=place, card=name)
+        over = {key: value for key, value in chosen.items() if key != "card"} if isinstance(chosen, dict) else {}
+        return Meant(kind=kind, place=place, card=name, spec=over)
     if isinstance(chosen, dict):
         raise RecipeError(f"{place}: there is no {kind} card {name!r:.100}.{did_you_mean(name, cards)}")
     return Meant(kind=kind, place=place, spec=_of_text(kind, name, place, list(starts), cards))
@@ -103,8 +107,12 @@ def _no_name(kind: str, chosen: Any, place: str) -> RecipeError:
 def _of_text(kind: str, name: str, place: str, starts: list[Path], cards: Iterable[str]) -> dict[str, Any]:
     scheme, colon, rest = name.partition(":")
     if colon and scheme in SCHEMES[kind]:
-        file = _existing(kind, rest, starts) if "/" in rest or rest.endswith(".yaml") else None
-        return {scheme: rest if file is None else str(file)}
+        if not (is_path(rest) or "/" in rest or rest.endswith((".yaml", ".yml"))):
+            return {scheme: rest}
+        file = _existing(kind, rest, starts)
+        if file is None:
+            raise _no_path(kind, rest, place, starts, cards, what="task file")
+        return {scheme: str(file)}
     found = _existing(kind, name, starts)
     if found is not None:
         return {"path": str(found)}
@@ -136,8 +144,10 @@ def _existing(kind: str, name: str, starts: list[Path]) -> Path | None:
     return None
 
 
-def _no_path(kind: str, name: str, place: str, starts: list[Path], cards: Iterable[str]) -> RecipeError:
-    what = "folder" if kind == "model" else "file or folder"
+def _no_path(
+    kind: str, name: str, place: str, starts: list[Path], cards: Iterable[str], what: str | None = None
+) -> RecipeError:
+    what = what or ("folder" if kind == "model" else "file or folder")
     places = [] if Path(name).is_absolute() else list(dict.fromkeys(model_paths.absolute(start) for start in starts))
     looked = f"; looked in {', '.join(places)}" if places else ""
     folders = [Path(name).parent] if Path(name).is_absolute() else [start / Path(name).parent for start in starts]
@@ -160,11 +170,12 @@ def _inline(
         raise RecipeError(f"{place}: {' and '.join(f'`{key}`' for key in named)} each name a {kind}; give one of them")
     spec = dict(given)
     key = named[0] if named else "architecture"
-    if key in ("id", "path"):
+    if key in ("id", "path", LM_EVAL):
         name = spec.pop(key)
         if not isinstance(name, str):
             raise RecipeError(f"{place}.{key}: expected text, got {shortened(name)}")
         text = name if key == "id" or is_path(name) else f"./{name}"
+        text = f"{LM_EVAL}:{name}" if key == LM_EVAL else text
         told = _of_text(kind, text, f"{place}.{key}", starts, cards)
         twice = told.keys() & spec.keys()
         if twice:
@@ -189,7 +200,7 @@ def with_override(named: Meant, override: Document, *, cards: Iterable[str]) -> 
         rest = {name: value for name, value in named.spec.items() if name not in dropped}
         place = override.where(())
         spec = _inline(kind, {**rest, str(key): override.data}, place.removesuffix(f".{key}"), starts_of(None), cards)
-        return replace(named, place=place, spec=spec)
+        return replace(named, card=None, place=place, spec=spec)
     spec = copy.deepcopy(named.spec)
     here, path = spec, [key, *inner]
     for part in path[:-1]:
@@ -198,6 +209,15 @@ def with_override(named: Meant, override: Document, *, cards: Iterable[str]) -> 
         here = here[str(part)]
     here[str(path[-1])] = override.data
     return replace(named, spec=spec)
+
+
+def names_another(kind: str, override: Document) -> bool:
+    """Return whether `model.key=value` of the command line names what has no card, by a key that no card has.
+
+    `model.id` and the like are keys of cards too: over a card's name they replace the card's own model.
+    """
+    _, *inner = override.inside
+    return len(inner) == 1 and inner[0] in (("path",) if kind == "model" else WHERE[kind])
 
 
 def starts_of(file: Path | None) -> list[Path]:
@@ -212,6 +232,7 @@ def make(named: Meant) -> MadeCard:
     """
     if is_whole(named.kind, named.spec):
         return MadeCard(card={}, notes=(f"the {named.kind} card is written in the recipe itself",))
+    _check_folder(named)
     key = json.dumps([named.kind, named.spec, _signature(named.spec)], sort_keys=True, default=str)
     if key not in _made:
         try:
@@ -224,6 +245,17 @@ def make(named: Meant) -> MadeCard:
             lines = str(error).splitlines()
             raise RecipeError("\n".join(f"{named.place}: {line}" for line in lines)) from error
     return _made[key]
+
+
+def _check_folder(named: Meant) -> None:
+    """Raise RecipeError for a mapping that says twice where its data are."""
+    source = named.spec.get("source")
+    where = next((key for key in WHERE[named.kind] if key in named.spec), None)
+    if where is not None and isinstance(source, Mapping) and source.get("folder") is not None:
+        raise RecipeError(
+            f"{named.place}: `{where}` says where the data are, and so does `source.folder`; remove one of them "
+            "(`source.files` beside a `path` says which files of it are which split)"
+        )
 
 
 def _make(named: Meant) -> MadeCard:
@@ -298,6 +330,11 @@ def replaces(kind: str, key: str) -> bool:
     return key not in _FINDS[kind]
 
 
+def found_by(kind: str) -> tuple[str, ...]:
+    """Return the keys of an inline mapping that its model or data are found by."""
+    return tuple(dict.fromkeys((*WHERE[kind], *_FINDS[kind])))
+
+
 def shown(spec: Mapping[str, Any]) -> str:
     """Return a model or data set as a person would write it, without the machine's folders."""
     if "path" in spec:
@@ -318,7 +355,7 @@ def short_name(spec: Mapping[str, Any]) -> str:
             stem = stem.rpartition(".")[0]
         return safe_name(stem)
     parts = [str(spec.get("id") or spec.get("package") or spec.get(LM_EVAL) or "").rpartition("/")[2]]
-    parts[0] = parts[0].removesuffix(".yaml")
+    parts[0] = parts[0].removesuffix(".yaml").removesuffix(".yml")
     parts += [str(spec["config"])] if spec.get("config") else []
     if not parts[0]:
         parts = [str((spec.get("architecture") or {}).get("model_type") or "inline")]

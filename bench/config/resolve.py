@@ -271,8 +271,9 @@ def _without_unused(
     """
     plan = registry.load("methods", resolved.recipe.method.name).load_plan(resolved.options)
     facts = unused.Facts(recipe=resolved.recipe, options=resolved.options, plan=plan)
-    by_line = dict(_set_keys(document, (), ()))
-    on_line = [pair for override in given for pair in _set_keys(override, override.inside, ())]
+    used = {(kind, key) for kind in resolved.made for key in named_cards.found_by(kind)}  # by the maker of a card
+    by_line = {key: value for key, value in _set_keys(document, (), ()) if key not in used}
+    on_line = [pair for override in given for pair in _set_keys(override, override.inside, ()) if pair[0] not in used]
     defaults = unused.leaves(layers.get(("dataset", "defaults")) or {}, ())
     elsewhere = [*on_line, *((key, value) for key, value in defaults if key and key not in by_line)]
     notes = [unused.note(key) for key in unused.unused(facts, elsewhere)]
@@ -447,6 +448,7 @@ def _lay_card(
         card = yaml_loader.read_shared(file, _shown(file))
         layers.lay(card.data, (kind,), card)
         return named.card, None
+    layers.also[kind,] = named_cards.found_by(kind)
     made = named_cards.make(named)
     layers.lay(named_cards.as_read(made.card), (kind,), named_cards.document(named))
     layers.places[kind,] = (named.place, ())
@@ -466,8 +468,10 @@ def _meant(kind: str, path: Path, document: Document, given: list[Document]) -> 
     is_card = isinstance(name, str) and _find_card(kind, name, path, place) is not None
     starts = named_cards.starts_of(file)
     named = named_cards.meant(kind, chosen, place, starts=starts, cards=known, is_card=is_card)
-    for override in given if named.card is None else ():
-        if override.inside[0] == kind and len(override.inside) > 1:
+    own = [override for override in given if override.inside[0] == kind and len(override.inside) > 1]
+    # What names another goes first, so that the others are said of it.
+    for override in sorted(own, key=lambda override: not named_cards.names_another(kind, override)):
+        if named.card is None or named_cards.names_another(kind, override):
             named = named_cards.with_override(named, override, cards=known)
     return named
 

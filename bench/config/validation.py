@@ -141,7 +141,7 @@ def _sentences(
     }
     for path, problems in by_path.items():
         if problems[0]["type"] != "missing" or path not in misspelt:
-            yield f"{layers.place((*prefix, *path))}: {_sentence(problems, model, data, prefix)}"
+            yield f"{layers.place((*prefix, *path))}: {_sentence(problems, model, data, layers, prefix)}"
 
 
 def _location(problem: Any, data: Any) -> KeyPath:
@@ -158,13 +158,14 @@ def _location(problem: Any, data: Any) -> KeyPath:
     return tuple(path)
 
 
-def _sentence(problems: list[Any], model: type[BaseModel], data: Any, prefix: KeyPath) -> str:
+def _sentence(problems: list[Any], model: type[BaseModel], data: Any, layers: Layers, prefix: KeyPath) -> str:
     first, value = problems[0], problems[0]["input"]
     kinds = {problem["type"] for problem in problems}
     if first["type"] == "extra_forbidden":
         location = _location(first, data)
-        inside = ".".join(map(str, (*prefix, *location[:-1])))
-        hint = other_tools.hint(str(location[-1]), inside, _fields_at(model, location[:-1]))
+        place = (*prefix, *location[:-1])
+        fields = [*_fields_at(model, location[:-1]), *layers.also.get(place, ())]
+        hint = other_tools.hint(str(location[-1]), ".".join(map(str, place)), fields)
         return f"unknown key.{hint or ' None is known here.'}"
     if first["type"] == "missing":
         return "this key is required"

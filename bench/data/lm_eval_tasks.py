@@ -49,14 +49,21 @@ class TaskFile:
         return str(self.settings.get("task", self.path.stem))
 
     @property
+    def is_group(self) -> bool:
+        """Whether it names other tasks, or a class, and not the settings of one task."""
+        keys = self.settings
+        return "group" in keys or "class" in keys or not isinstance(keys.get("task", ""), str)
+
+    @property
     def is_own(self) -> bool:
         """Whether it is one of lm_eval's own tasks."""
         return self.path.is_relative_to(folder())
 
     @property
-    def foreign(self) -> tuple[Function, ...]:
-        """The functions that files outside of lm_eval's package name."""
-        return tuple(item for item in self.functions if not item.file.is_relative_to(folder()))
+    def foreign(self) -> tuple[str, ...]:
+        """The functions that files outside of lm_eval's package name, and data that a script would load."""
+        functions = (item.name for item in self.functions if not item.file.is_relative_to(folder()))
+        return tuple(dict.fromkeys([*functions, *_data_scripts(self)]))
 
 
 @functools.cache
@@ -105,16 +112,38 @@ def _hint(name: str, known: list[str]) -> str:
 
 
 def of(source: Source) -> TaskFile:
-    """Return the file of a card's task. Raises SetupError where it is missing, or its code is not confirmed."""
+    """Return the file of a card's task. Raises SetupError where it is missing, or its code is not confirmed.
+
+    A card that a recipe writes itself comes here unchecked, so a group, which lm_eval builds from other files or from
+    settings within it, is refused here too.
+    """
     path = Path(str(source.folder)) / _file_name(source) if source.folder else None
     task = read(path if path is not None else find(str(source.id)))
-    if task.foreign and not (source.trust_remote_code and foreign_code.is_confirmed()):
-        names = ", ".join(dict.fromkeys(item.name for item in task.foreign))
+    if task.is_group:
+        raise SetupError(f"the task file {task.path} holds a group of tasks, or a class: name the file of one task")
+    foreign = task.foreign
+    if foreign and not (source.trust_remote_code and foreign_code.is_confirmed()):
         raise SetupError(
-            f"the task file {task.path} runs Python code that is not lm_eval's own ({names}); where you trust it, set "
-            f"dataset.source.trust_remote_code: true and confirm it with {foreign_code.FLAG} on the command line"
+            f"the task file {task.path} runs Python code that is not lm_eval's own ({', '.join(foreign)}); where you "
+            f"trust it, set dataset.source.trust_remote_code: true and confirm it with {foreign_code.FLAG} on the "
+            "command line"
         )
     return task
+
+
+def _data_scripts(task: TaskFile) -> list[str]:
+    """Return a dataset_path that is a Python script, a folder with one of its name, or the reader of pickle files."""
+    if task.is_own:
+        return []
+    named = str(task.settings.get("dataset_path") or "")
+    path = Path(named).expanduser()
+    is_script = path.suffix == ".py" or (path / f"{path.resolve().name}.py").is_file() or named == "pandas"
+    return [f"dataset_path {named!r:.200}"] if is_script or _asks_for_code(task.settings) else []
+
+
+def _asks_for_code(settings: dict[str, Any]) -> bool:
+    options = settings.get("dataset_kwargs")
+    return isinstance(options, dict) and bool(options.get("trust_remote_code"))
 
 
 def _file_name(source: Source) -> str:
@@ -162,13 +191,15 @@ def _merged(path: Path, functions: list[Function], seen: tuple[Path, ...]) -> di
 def build(path: Path) -> Any:
     """Return lm_eval's task object of a file, with its data loaded.
 
-    Templates of files outside of lm_eval's package are run in jinja's sandbox. Raises SetupError for data that can't be
-    had, and for settings that lm_eval refuses.
+    Templates of files outside of lm_eval's package are run in jinja's sandbox. Metrics that lm_eval would load with the
+    evaluate library are left out: none of them is computed. Raises SetupError for data that can't be had, and for
+    settings that lm_eval refuses.
     """
     import datasets
     import lm_eval.utils
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from lm_eval.tasks import TaskManager
+    from lm_eval.tasks.manager import load_yaml
 
     datasets.disable_progress_bars()
     task = read(path)
@@ -182,17 +213,21 @@ def build(path: Path) -> Any:
     try:
         manager = TaskManager(include_defaults=False)
         # With functions, lm_eval itself must find them.
-        spec = str(path) if task.functions else _with_absolute_files(task)
-        (built,) = manager.load(spec)["tasks"].values()
+        settings = load_yaml(path) if task.functions else dict(task.settings)
+        (built,) = manager.load(_buildable(settings, task))["tasks"].values()
     except Exception as error:  # of any kind: of datasets, of lm_eval, of a template
         text = " ".join((str(error) or type(error).__name__).split())[:300]
         raise SetupError(f"lm_eval can't build the task {task.name!r}: {type(error).__name__}: {text}") from error
     return built
 
 
-def _with_absolute_files(task: TaskFile) -> dict[str, Any]:
-    """Return a task's settings; files that lie beside its own file are found from anywhere."""
-    settings, beside = dict(task.settings), task.path.parent
+def _buildable(settings: dict[str, Any], task: TaskFile) -> dict[str, Any]:
+    """Return a task's settings, with the metrics that lm_eval has itself; data files beside its file are absolute."""
+    beside, listed = task.path.parent, settings.get("metric_list")
+    if isinstance(listed, list):
+        settings["metric_list"] = [item for item in listed if _is_registered(item)]
+        if listed and not settings["metric_list"]:
+            raise SetupError("its metrics would all be loaded by the evaluate library; none of them is supported")
 
     def _absolute(value: Any) -> Any:
         if isinstance(value, dict):
@@ -210,6 +245,21 @@ def _with_absolute_files(task: TaskFile) -> dict[str, Any]:
         settings["dataset_kwargs"] = options
     # Keys of lm_eval's index, not of a task.
     return {key: value for key, value in settings.items() if key not in ("tag", "group", "task_list")}
+
+
+def _is_registered(item: Any) -> bool:
+    """Return whether a metric of a task is lm_eval's own.
+
+    It loads all others with the evaluate library, so runs the code of a Hub space or of a file: each name that it has
+    not registered, and with `hf_evaluate` any.
+    """
+    import lm_eval.api.metrics  # noqa: F401  # registers them
+    from lm_eval.api.registry import metric_registry
+
+    if not isinstance(item, dict) or callable(item.get("metric")):
+        return True  # lm_eval refuses it, or it is a function, which was confirmed
+    name = item.get("metric")
+    return isinstance(name, str) and name in metric_registry and not item.get("hf_evaluate")
 
 
 def documents(task: Any, split: str) -> Any:

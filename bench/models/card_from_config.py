@@ -68,7 +68,9 @@ def make(spec: Mapping[str, Any]) -> MadeCard:
     context, sources["max_length"] = _context(text, folder)
     dtype, sources["dtype"] = _dtype(raw, checkpoint, folder)
     attention, sources["attention"] = _attention(config, text)
-    where = {key: spec[key] for key in ("package", "subfolder") if spec.get(key)} or {"id": checkpoint.place}
+    where = {key: spec[key] for key in ("package", "subfolder") if spec.get(key)}
+    if "package" not in where:
+        where = {"id": checkpoint.place}  # with the subfolder, if it has one
     card = {
         **where,
         "revision": checkpoint.commit,
@@ -134,9 +136,16 @@ def _checkpoint(spec: Mapping[str, Any]) -> Checkpoint:
     if spec.get("package"):
         folder = location.package_folder(str(spec["package"]), str(spec.get("subfolder") or ""))
         return _of_folder(folder, spec)
-    place = str(spec.get("path") or spec["id"])
+    place, inner = str(spec.get("path") or spec["id"]), spec.get("subfolder") or ""
+    if not isinstance(inner, str):
+        raise RecipeError(f"`subfolder` is the name of a folder, not {inner!r:.100}")
     if spec.get("path") or Path(place).is_absolute():
-        return _of_folder(Path(place), spec)
+        return _of_folder(Path(place) / inner, spec)
+    if inner:
+        raise RecipeError(
+            f"{place!r} with subfolder {inner!r}: a subfolder is not read from the Hub; download the repository, as by "
+            f"`hf download {place} --local-dir DIR`, and write `path: DIR/{inner}`"
+        )
     return _of_hub(place, spec.get("revision"))
 
 

@@ -4,6 +4,7 @@ Every recipe is written beside the runs, with the commits that the names stood f
 and changed by hand. Loads torch only where memory is planned.
 """
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -33,7 +34,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {"lora": _ADAPTER, "qlora": _ADAPTER}
 _RATES = {"full": 2e-5, "last_layers": 5e-5, "lora": 2e-4, "qlora": 2e-4, "head": 1e-3, "scratch": 5e-4}
 # Of labels alone; what is answered otherwise has a wording of its own, or none.
 _PROMPT = {"instruction": "Name the label of each text, one of: {labels}.", "template": "Text: {text}\nLabel:"}
-_PAIR_PROMPT = {**_PROMPT, "template": "Text: {text}\nSecond text: {text_pair}\nLabel:"}
+_SEVERAL_PROMPT = {**_PROMPT, "instruction": "Name all labels of each text, out of: {labels}; separate them by commas."}
+_PAIR_TEMPLATE = "Text: {text}\nSecond text: {text_pair}\nLabel:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,8 @@ class Named:
 def write_recipes(request: TryRequest) -> Tried:
     """Write a recipe for each method, and leave out those that the model or the data can't have.
 
-    Raises RecipeError for names without anything behind them, and where no method is left.
+    Every recipe is resolved with its overrides: one that is refused is left out with the reason. Raises RecipeError for
+    names without anything behind them, and where no method is left.
     """
     problems = Problems()
     for name in request.methods:
@@ -86,18 +89,40 @@ def write_recipes(request: TryRequest) -> Tried:
     problems.raise_any()
     model, data, tried = found["model"], found["dataset"], Tried()
     (request.out / STUDY).mkdir(parents=True, exist_ok=True)
+    reasons: dict[str, str] = {}
     for method in request.methods:
         path = request.out / STUDY / f"{method}.yaml"
-        objective = _objective(method, model.card, data.card)
-        if objective is None:
-            tried.sentences.append(f"{method} is left out: {_why_not(method, model.card, data.card)}")
-            path.unlink(missing_ok=True)
-            continue
-        files.write_text(path, _recipe(method, objective, model, data, request))
-        tried.recipes.append(path)
+        path.unlink(missing_ok=True)
+        for objective in _objectives(method, model.card, data.card):
+            files.write_text(path, _recipe(method, objective, model, data, request))
+            refused = _refusal(path, request.sets)
+            if refused is None:
+                tried.recipes.append(path)
+                break
+            reasons.setdefault(method, refused)
+            path.unlink()
+        else:
+            reasons.setdefault(method, _why_not(method, model.card, data.card))
+            tried.sentences.append(f"{method} is left out: {reasons[method]}")
     if not tried.recipes:
-        raise RecipeError("\n".join([*tried.sentences, "no method is left to try"]))
+        same = set(reasons.values())  # what is wrong with the data or the command line is so for every method
+        why = [*same] if len(same) == 1 and len(reasons) > 1 else tried.sentences
+        raise RecipeError("\n".join([*why, "no method is left to try"]))
     return tried
+
+
+def _refusal(path: Path, sets: Iterable[str]) -> str | None:
+    """Return why a recipe that was written here is refused, in one line, without its name; None where it is not."""
+    try:
+        resolve.load(path, _of_every_method(sets))
+    except RecipeError as error:
+        lines = [re.sub(rf"^.*?{re.escape(path.name)}:(\d+:)? ", "", line) for line in str(error).splitlines()]
+        return "; ".join(lines)
+    return None
+
+
+def _of_every_method(sets: Iterable[str]) -> tuple[str, ...]:
+    return tuple(text for text in sets if not resolve.is_for_gradients(text))
 
 
 def _named(kind: str, text: str, option: str, sets: Iterable[str]) -> Named:
@@ -120,15 +145,15 @@ def _pinned(spec: Mapping[str, Any], made: MadeCard) -> Any:
     return pinned["path"] if set(pinned) == {"path"} else pinned
 
 
-def _objective(method: str, model: ModelCard, data: DatasetCard) -> str | None:
-    """Return head or text for a method; None where the model or the task has neither of the method's.
+def _objectives(method: str, model: ModelCard, data: DatasetCard) -> list[str]:
+    """Return head or text, those that the model, the task and the method have, the better first.
 
     A model that can write is asked in words: so it has a score before training, by the same prompt.
     """
     of_task = registry.literals("tasks", data.task)["OBJECTIVES"]
     of_method = registry.literals("methods", method)["OBJECTIVES"]
     order = ("head",) if model.family == "encoder" else ("text", "head")
-    return next((one for one in order if one in of_task and one in of_method), None)
+    return [one for one in order if one in of_task and one in of_method]
 
 
 def _why_not(method: str, model: ModelCard, data: DatasetCard) -> str:
@@ -143,17 +168,31 @@ def _recipe(method: str, objective: str, model: Named, data: Named, request: Try
     keys: dict[str, Any] = {"dataset": data.written, "model": model.written}
     if objective == "text" and card.prompt is None and card.task == "text_classification":
         where = data.written if isinstance(data.written, dict) else {_kind_of_name(data): data.written}
-        keys["dataset"] = {**where, "prompt": _PAIR_PROMPT if card.columns.text_pair else _PROMPT}
+        several = _SEVERAL_PROMPT if card.multi_label else _PROMPT
+        keys["dataset"] = {**where, "prompt": {**several, "template": _template(card)}}
     keys["method"] = {"name": method, **options} if options else method
     keys["objective"] = objective
+    if objective == "text" and _is_written(card):
+        keys["prompting"] = {"answer": "generate"}
     splits = _scored(card)
     keys |= {"evaluation": {"splits": splits}} if splits else {}
     if request.limit is not None:
         keys["limit"] = dict.fromkeys(dict.fromkeys(["train", *(splits or ("test",))]), request.limit)
     if method in _RATES:
         keys["training"] = {"learning_rate": _RATES[method], "warmup": 0.06}
-    head = f"# Written by `python -m bench try {request.model} --on {request.data}`."
+    command = " ".join(f"python -m bench try {request.model} --on {request.data}".split())  # a comment is one line
+    head = f"# Written by `{command}`."
     return "\n".join([head, *(f"{key}: {card_text.flow(value)}" for key, value in keys.items())]) + "\n"
+
+
+def _template(card: DatasetCard) -> str:
+    return _PAIR_TEMPLATE if card.columns.text_pair else _PROMPT["template"]
+
+
+def _is_written(card: DatasetCard) -> bool:
+    """Return whether answers are texts, numbers or several labels, of which none is chosen by its likelihood."""
+    reads = registry.literals("tasks", card.task)["READS"]
+    return card.source.kind != "lm_eval" and (card.multi_label or reads in ("answers", "numbers"))
 
 
 def _kind_of_name(data: Named) -> str:
@@ -185,7 +224,7 @@ def fit(tried: Tried, request: TryRequest) -> None:
 
     kept = []
     for path in tried.recipes:
-        trains = resolve.load(path).by_gradients
+        trains = resolve.load(path, _of_every_method(request.sets)).by_gradients
         sets = (text for text in request.sets if trains or not resolve.is_for_gradients(text))
         found = fitting.fit(path, tuple(sets), size)
         tried.sentences.append(f"{path.stem}: {found.sentence}" if found.fits else found.sentence)

@@ -478,6 +478,84 @@ def test_a_task_with_python_code_of_its_own_is_foreign_code(tmp_path, write, mon
     assert rows[0]["text"] == ROWS[0]["question"]
 
 
+def written_card(path):
+    """Return a whole card of a task's file, as a recipe may write it; no maker has looked at the file."""
+    source = {"kind": "lm_eval", "id": path.stem, "folder": str(path.parent), "files": {"task": path.name}}
+    columns = {"id": "id", "text": "text", "choices": "choices", "label": "label", "label_as": "from_0"}
+    return {
+        "task": "multiple_choice",
+        "source": source,
+        "columns": columns,
+        "licence": "none",
+        "splits": {"test": "test"},
+        "leakage": "allow",
+        "prompt": {"template": "{text}"},
+    }
+
+
+def planted(folder):
+    """Return (file, mark): Python that leaves a mark if anything imports it, as a metric, a script or a function."""
+    mark = folder / "it_ran"
+    for name in ("evil", f"{folder.name}", "acc"):
+        (folder / f"{name}.py").write_text(f"open({str(mark)!r}, 'w').close()\n", encoding="utf-8")
+    return folder / "evil.py", mark
+
+
+ACC = {"metric": "acc", "aggregation": "mean", "higher_is_better": True}
+
+
+@pytest.mark.parametrize("with_functions", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_metric_that_lm_eval_does_not_have_is_never_loaded(with_functions, whole, tmp_path, write, monkeypatch):
+    evil, mark = planted(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    listed = [ACC, {**ACC, "metric": str(evil)}, {**ACC, "metric": "./evil.py"}, {**ACC, "hf_evaluate": True}]
+    own = {}
+    if with_functions:  # of lm_eval's own, so nothing asks for a confirmation
+        base = tmp_path / "base.yaml"
+        base.symlink_to(lm_eval_tasks.find("copa"))
+        own = {"include": str(base), "process_docs": None, "dataset_name": None, "target_delimiter": " "}
+    keys = {"metric_list": listed, "validation_split": None, **own}
+    local(tmp_path, {key: value for key, value in keys.items() if key in own or value is not None})
+    if with_functions:
+        text = (tmp_path / "own.yaml").read_text(encoding="utf-8")
+        nulls = '"dataset_name": null, "validation_split": null, "process_docs": null, "fewshot_split": "train", '
+        (tmp_path / "own.yaml").write_text("{" + nulls + text[1:], encoding="utf-8")
+        assert lm_eval_tasks.read(tmp_path / "own.yaml").functions
+    spec = written_card(tmp_path / "own.yaml") if whole else f"lm_eval:{tmp_path / 'own.yaml'}"
+    rows = dataset.load(recipe_of(write, spec).recipe.dataset, {}, {"test"}).splits["test"].rows
+    assert len(rows) == len(ROWS)
+    assert not mark.exists()
+
+
+@together(
+    "keys, message",
+    [
+        ({"metric_list": [{"metric": "./evil.py"}]}, "none of them is supported"),
+        ({"dataset_path": "./evil.py"}, r"is not lm_eval's own \(dataset_path './evil.py'\)"),
+        ({"dataset_path": "."}, r"is not lm_eval's own \(dataset_path '.'\)"),
+        ({"dataset_path": "pandas"}, r"is not lm_eval's own \(dataset_path 'pandas'\)"),
+        ({"dataset_kwargs": {"trust_remote_code": True}}, r"is not lm_eval's own \(dataset_path 'json'\)"),
+        ({"class": "evil.py"}, "a group of tasks, or a class"),
+        ({"group": "g", "task": [{"task": "t", "metric_list": [{"metric": "./evil.py"}]}]}, "a group of tasks"),
+        ({"task": ["a"]}, "a group of tasks"),
+        ({"filter_list": [{"name": "x", "filter": [{"function": "./evil.py"}]}]}, "can't build the task"),
+        ({"metric_list": [{**ACC, "aggregation": "./evil.py"}], "doc_to_target": "{{17}}"}, "can't build the task"),
+        ({"include": "inner.yaml"}, r"is not lm_eval's own \(evil.run\)"),
+    ],
+)
+def test_what_a_card_in_a_recipe_names_runs_no_code_of_a_stranger(keys, message, tmp_path, write, monkeypatch):
+    _, mark = planted(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    number = len(list(tmp_path.iterdir()))
+    (tmp_path / "inner.yaml").write_text("process_docs: !function evil.run\n", encoding="utf-8")
+    local(tmp_path, keys, name=f"own{number}")
+    card = written_card(tmp_path / f"own{number}.yaml")
+    with pytest.raises((DataError, SetupError), match=message):
+        dataset.load(recipe_of(write, card).recipe.dataset, {}, {"test"})
+    assert not mark.exists()
+
+
 def test_without_lm_eval_a_sentence_says_how_to_install_it(write, monkeypatch):
     monkeypatch.setattr(lm_eval_tasks.importlib.util, "find_spec", lambda name: None)
     lm_eval_tasks.folder.cache_clear()

@@ -1,10 +1,12 @@
 """`try`: one command from two names to a paired comparison. Runs are made in this process, in place of launches."""
 
+import json
+
 import pytest
 import transformers
 
 from bench.cli import main
-from bench.config import named_cards, yaml_loader
+from bench.config import named_cards, resolve, yaml_loader
 from bench.errors import RecipeError
 from bench.records import store
 from bench.runner import lifecycle
@@ -70,6 +72,65 @@ def test_what_a_data_set_lacks(request_of, write, tmp_path):
     assert recipe["dataset"]["card"] == "bare"
     assert "{labels}" in recipe["dataset"]["prompt"]["instruction"]
     assert (recipe["evaluation"], recipe["limit"]) == ({"splits": ("dev",)}, {"train": 9, "dev": 9})
+
+
+DATA = {
+    "multi.jsonl": [{"text": f"text {n}", "labels": [x for k, x in enumerate("abc") if n >> k & 1]} for n in range(40)],
+    "tags.jsonl": [{"tokens": ["Anna", "saw", str(n)], "tags": ["B-PER", "O", "O"]} for n in range(40)],
+    "numbers.jsonl": [{"text": f"text {n}", "score": n / 7} for n in range(40)],
+}
+QUESTIONS = [
+    {"id": str(n), "question": f"When was mill {n} built?", "answers": [{"text": str(1900 + n), "answer_start": 8}]}
+    for n in range(40)
+]
+SQUAD = [
+    {"title": "t", "paragraphs": [{"context": f"Built in {1900 + n}.", "qas": [q]}]} for n, q in enumerate(QUESTIONS)
+]
+
+
+def test_data_of_every_task(request_of, tmp_path):
+    """Answers that have no likelihood are written; a method that the task lacks is left out, and the others stay."""
+    for question in QUESTIONS:
+        question["answers"][0]["answer_start"] = len("Built in ")
+    (tmp_path / "squad.json").write_text(json.dumps({"version": "1.1", "data": SQUAD}))
+    for name, rows in DATA.items():
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    numbers = f"{{path: {tmp_path}/numbers.jsonl,\n task: regression}}"  # a line break, as a shell can give one
+    methods = ("full", "probe", "zero_shot")
+    of_decoder = {
+        f"{tmp_path}/multi.jsonl": {"full": "generate", "probe": None, "zero_shot": "generate"},
+        f"{tmp_path}/squad.json": {"full": "generate", "zero_shot": "generate"},
+        f"{tmp_path}/tags.jsonl": {"full": None},
+        numbers: {"full": "generate", "zero_shot": "generate"},
+    }
+    for data, expected in of_decoder.items():
+        tried = try_study.write_recipes(request_of("tiny-llama", data, methods=methods))
+        found = {name: recipe.get("prompting", {}).get("answer") for name, recipe in written(tried).items()}
+        assert {name: found[name] for name in expected} == expected, data
+        for path in tried.recipes:
+            resolve.load(path)
+            assert path.read_text().splitlines()[1].startswith("dataset: ")
+        left_out = {sentence.partition(" is left out: ")[0] for sentence in tried.sentences}
+        assert left_out == set(methods) - set(found)
+        assert {path.stem for path in (tmp_path / "out" / "try").iterdir()} == set(found)
+    assert tried.sentences == [
+        "probe is left out: objective: method 'probe' fits a classifier of texts; task 'regression' needs method: "
+        "head, or another one"
+    ]
+    assert set(written(try_study.write_recipes(request_of("tiny-bert", numbers, methods=methods)))) == {"full"}
+
+
+def test_what_is_wrong_for_every_method_is_said_once(request_of, tmp_path, capsys):
+    with pytest.raises(RecipeError) as caught:
+        try_study.write_recipes(request_of("tiny-llama", methods=("full", "lora"), sets=("limits.train=3",)))
+    found = str(caught.value).splitlines()
+    assert len(found) == 2
+    assert "limits: unknown key. Did you mean 'limit'?" in found[0]
+    assert found[1] == "no method is left to try"
+    (tmp_path / "tags.jsonl").write_text("".join(json.dumps(row) + "\n" for row in DATA["tags.jsonl"]))
+    order = ["try", request_of("tiny-llama").model, "--on", str(tmp_path / "tags.jsonl"), "--methods", "probe"]
+    assert main.main([*order, "--out", str(tmp_path / "out")]) != 0
+    assert "no method is left to try" in capsys.readouterr().err
 
 
 def test_all_wrong_names_at_once(tmp_path):

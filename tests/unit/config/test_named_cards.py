@@ -210,6 +210,101 @@ def test_what_a_data_set_is_named_by(tmp_path, write):
     assert spec({"id": "a/b", "config": "c"})[0] == {"id": "a/b", "config": "c"}
 
 
+def test_a_task_file_is_relative_to_what_names_it(tmp_path, write, monkeypatch):
+    write("study/own.yaml", "a")
+    write("study/two.yml", "a")
+    write("elsewhere/own.yaml", "a")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    starts = named_cards.starts_of(tmp_path / "study" / "recipe.yaml")
+
+    def meant(name, starts):
+        return named_cards.meant("dataset", name, "x", starts=starts, cards=[], is_card=False)
+
+    for name in ("own.yaml", "./own.yaml", "two.yml", "./two.yml"):
+        for chosen in (f"lm_eval:{name}", {"lm_eval": name}):
+            assert meant(chosen, starts).spec == {"lm_eval": f"{tmp_path}/study/{name.removeprefix('./')}"}, chosen
+    assert meant("lm_eval:own.yaml", named_cards.starts_of(None)).spec == {"lm_eval": f"{tmp_path}/elsewhere/own.yaml"}
+    assert named_cards.short_name(meant("lm_eval:two.yml", starts).spec) == "two"
+    for chosen in ("lm_eval:gone.yml", {"lm_eval": "gone.yml"}):
+        with pytest.raises(RecipeError, match=r"there is no task file 'gone\.yml'; looked in") as caught:
+            meant(chosen, starts)
+        assert str(caught.value).count(str(tmp_path)) == 3
+
+
+ROWS = "a;b\n" + "".join(f"text {number} of these;{'good' if number % 2 else 'bad'}\n" for number in range(40))
+ROWS = ROWS.replace("a;b", "text;label")
+
+
+@together("card", ["reviews", "{card: reviews, prompt: {template: '{text}'}}"])
+def test_the_command_line_names_data_in_place_of_a_card(load, write, card):
+    write("elsewhere/rows.csv", ROWS)
+    text = f"dataset: {card}\nmodel: tiny_llama\nmethod: zero_shot\nobjective: text\n"
+    for order in (1, -1):
+        sets = ["dataset.path=rows.csv", "dataset.delimiter=;", "dataset.columns.label=label"][::order]
+        resolved = load("", *sets, text=text.replace("{", "{{").replace("}", "}}"))
+        card_of = resolved.recipe.dataset
+        assert (resolved.dataset_name, card_of.source.kind, card_of.labels) == ("rows", "csv", ("bad", "good"))
+        assert (card_of.prompt.template == "{text}") == (card != "reviews")
+
+
+def test_the_command_line_names_a_folder_in_place_of_a_model_card(load, folder):
+    folder("elsewhere/m", "llama")
+    assert load("tiny_bert", "model.path=m", "method=lora").recipe.model.family == "decoder"
+
+
+@together("key, near", [
+    ("delimter", "delimiter"), ("encodin", "encoding"), ("pth", "path"), ("colums", "columns"), ("quotin", "quoting"),
+])  # fmt: skip
+def test_a_misspelt_key_by_which_data_are_found(refused, write, key, near):
+    write("study/rows.csv", ROWS.replace(";", ","))
+    text = f"dataset: {{{{path: rows.csv, {key}: x}}}}\nmodel: tiny_bert\nmethod: full\n"
+    assert f"dataset.{key}: unknown key. Did you mean '{near}'?" in refused("", text=text)
+
+
+def test_data_are_said_to_be_in_one_place(refused, write):
+    write("study/rows.csv", ROWS)
+    text = "dataset: {{path: rows.csv, delimiter: ;, source: {{folder: other}}}}\nmodel: tiny_bert\nmethod: full\n"
+    told = "study/own.yaml:1: dataset: `path` says where the data are, and so does `source.folder`; remove one of them"
+    assert told in refused("", text=text)
+    plain = text.replace(", source: {{folder: other}}", "")
+    assert "and so does `source.folder`" in refused("", "dataset.source.folder=other", text=plain)
+
+
+def test_a_model_in_a_subfolder(load, refused, folder, tmp_path):
+    folder("org/m", "llama")
+    for written in ("{path: ../org, subfolder: m}", "{id: ../org, subfolder: m}"):
+        model = load(written, "method=lora").recipe.model
+        assert (model.id, model.subfolder, model.family) == (str(tmp_path / "org/m"), "", "decoder")
+    assert "org/gone' is no folder" in refused("{path: ../org, subfolder: gone}")
+    assert "`subfolder` is the name of a folder, not 3" in refused("{path: ../org, subfolder: 3}")
+    told = "model: 'a/b' with subfolder 'c': a subfolder is not read from the Hub; download the repository, as by `hf"
+    assert told in refused("{id: a/b, subfolder: c}")
+
+
+def test_a_mapping_is_understood_by_the_command_that_prints_cards(write, folder, tmp_path, monkeypatch, capsys):
+    from bench.cli import main
+
+    write("rows.csv", ROWS)
+    folder("org/m", "llama")
+    monkeypatch.chdir(tmp_path)
+    for text, first in {
+        "{path: rows.csv, delimiter: ;}": "# rows.csv, by `python -m bench card '{path: rows.csv, delimiter: ;}' --as",
+        "{path: org, subfolder: m}": "# org, by `python -m bench card '{path: org, subfolder: m}' --as model` on 2",
+        "{path: org/m}": "# m, by `python -m bench card '{path: org/m}' --as model` on 2",
+    }.items():
+        assert main.main(["card", text]) == 0
+        assert capsys.readouterr().out.startswith(first), text
+    for text, told in {
+        "{path: gone.csv}": "card.path: there is no file or folder './gone.csv'",
+        "{card: reviews, labels: [a]}": "name the card alone, and change a copy of it",
+        "{path: rows.csv": "not valid YAML",
+    }.items():
+        assert main.main(["card", text]) != 0
+        found = capsys.readouterr().err
+        assert told in " ".join(found.split()), text
+        assert "Known:" not in found
+
+
 def test_random_weights_need_no_more_than_an_architecture(load):
     text = "{weights: random, architecture: {model_type: llama, hidden_size: 64}, tokenizer: {train: bpe}}"
     resolved = load(text)
