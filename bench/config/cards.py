@@ -136,6 +136,15 @@ class Columns(Strict):
     input: Text | None = None
     messages: Text | None = None
 
+    @model_validator(mode="after")
+    def _differ(self) -> "Columns":
+        known: dict[str, str] = {}
+        for key in ("text", "text_pair", "label", "input", "reference"):
+            name = getattr(self, key)
+            if key in self.model_fields_set and name is not None and known.setdefault(name, key) != key:
+                raise InvalidKey(key, f"{name!r} is `columns.{known[name]}` too; name two columns")
+        return self
+
 
 class OtherSource(Strict):
     """Another source of the same data set, for splits that the first one lacks. rename: its column -> the card's.
@@ -408,6 +417,9 @@ class DatasetCard(Strict):
             raise InvalidKey("columns.label_flags", "one column per label needs `labels`, and `multi_label: true`")
         if len(self.labels) == 1 and not self.multi_label:
             raise InvalidKey("labels", "classification needs at least two labels")
+        for number, name in enumerate(self.labels):
+            if not name.strip() or len(name.splitlines()) > 1:
+                raise InvalidKey(f"labels.{number}", f"{name!r} is not a name: expected one line of text, not blank")
         known = set(self.labels)
         for name in self.filters.labels or ():
             if known and name not in known:
