@@ -263,7 +263,7 @@ def _make(named: Meant) -> MadeCard:
 
 def _signature(spec: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     """Return the sizes and times of the files of a local path, so that a changed one is read again."""
-    if "path" not in spec:
+    if not spec.get("path"):
         return []
     path = Path(spec["path"])
     files = sorted(path.glob("*")) if path.is_dir() else [path]
@@ -325,7 +325,7 @@ def replaces(kind: str, key: str) -> bool:
 
 def shown(spec: Mapping[str, Any]) -> str:
     """Return a model or data set as a person would write it, without the machine's folders."""
-    if "path" in spec:
+    if spec.get("path"):
         return Path(spec["path"]).name or str(spec["path"])
     name = next((str(spec[key]) for key in ("id", "package") if spec.get(key)), "")
     scheme = f"{LM_EVAL}:{Path(spec[LM_EVAL]).name}" if LM_EVAL in spec else ""
@@ -336,7 +336,7 @@ def shown(spec: Mapping[str, Any]) -> str:
 
 def short_name(spec: Mapping[str, Any]) -> str:
     """Return the last part of a name, as part of the names of runs and folders."""
-    if "path" in spec:
+    if spec.get("path"):
         path = Path(spec["path"])
         stem = path.name
         while path.is_file() and stem.endswith(DATA_SUFFIXES):

@@ -41,6 +41,7 @@ def make(spec: dict[str, Any]) -> MadeCard:
     """
     spec = _plain(spec)
     _check_types(spec)
+    spec = {key: value for key, value in spec.items() if value is not None}
     licences = [spec.pop(key) for key in ("licence", "license") if key in spec]
     if len(licences) > 1:
         raise RecipeError("`licence` and `license` are two spellings of one key; remove one")
@@ -61,7 +62,7 @@ def make(spec: dict[str, Any]) -> MadeCard:
     notes += roles.notes
     if roles.task == ANSWERS:
         card |= {"metrics": [_squad_metric(look, card)], **card}
-    if roles.task == CLASSIFICATION and not card.get("labels"):
+    if roles.task == CLASSIFICATION and not card.get("labels") and not roles.columns.get("label_flags"):
         names, said = _labels(look, card)
         card["labels"] = names
         notes += said
@@ -157,7 +158,7 @@ def _look(spec: Mapping[str, Any]) -> tuple[Look, dict[str, Any], list[str]]:
 
 def _look_at_files(spec: Mapping[str, Any]) -> tuple[Look, dict[str, Any], list[str]]:
     path = Path(str(spec["path"])).expanduser().absolute()
-    asked = dict(spec.get("source") or {})
+    asked = {key: value for key, value in spec.get("source", {}).items() if value is not None}
     source: dict[str, Any]
     if "files" in asked:
         source, notes = {"kind": split_files.kind_of(asked["files"]), "folder": str(path)}, []
@@ -278,6 +279,8 @@ def _refuse_split_column(look: Look, roles: Roles) -> None:
     unread = look.source.kind == "hub" and not look.is_read
     for name, column in look.columns.items() if len(look.splits) == 1 else ():
         if name in used or column.kind != "text" or column.is_list or (unread and name.lower() not in _SPLIT_COLUMNS):
+            continue
+        if not all(split_files.split_of(str(value)) for value in look.values(name)[:20]):
             continue
         counts = look.counts(name)
         found = {split_files.split_of(value) if _ONE_WORD.fullmatch(value) else None for value in counts}

@@ -91,6 +91,8 @@ def _layouts(look: Look, given: Mapping[str, Any], task: str | None) -> dict[str
     if task is None and given.get("text"):
         left = tuple(known for known in left if known != TAGGING and not (by_label and known == CHOICE))
     found = {known: _LAYOUTS[known](look, given) for known in left if task in (None, known)}
+    if task is None and (choice := found.get(CHOICE)) and not _names_a_choice(look, choice["choices"], choice["label"]):
+        del found[CHOICE]
     return {known: columns for known, columns in found.items() if columns is not None}
 
 
@@ -226,8 +228,6 @@ def _choices(look: Look, given: Given) -> dict[str, Any] | None:
     question = given.get("text") or _first(columns, _QUESTIONS, _is_text)
     right = given.get("label") or next((name for name in _RIGHT if name in columns), None)
     if choices is None or question is None or right is None:
-        return None
-    if not given.get("choices") and not _names_a_choice(look, choices, right):
         return None
     # COPA asks for the cause or the effect of its premise.
     more = {"text_pair": "question"} if question == "premise" and "question" in columns else {}
