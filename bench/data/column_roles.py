@@ -112,7 +112,7 @@ def _task_of(look: Look, given: Mapping[str, Any]) -> str | None:
     Raises RecipeError for columns of two tasks.
     """
     keys = {"answers": ANSWERS, "tokens": TAGGING, "tags": TAGGING, "choices": CHOICE}
-    keys |= {"reference": GENERATION, "messages": GENERATION}
+    keys |= {"reference": GENERATION, "messages": GENERATION, "system": GENERATION}
     named = {key: task for key, task in keys.items() if given.get(key) is not None}
     tasks = list(dict.fromkeys(named.values()))
     if tasks and given.get("label") is not None and tasks != [CHOICE]:
@@ -171,9 +171,7 @@ def _unused_notes(look: Look, columns: Mapping[str, Any]) -> list[str]:
         return []
     notes = [f"columns that are not used: {', '.join(unused[:12])}{', ...' if len(unused) > 12 else ''}"]
     system = next((name for name in _SYSTEM if name in unused), None)
-    if system is not None and columns.get("messages"):
-        notes.append(f"the system prompts in {system!r} are not read; write each as the first turn of its conversation")
-    elif system is not None and columns.get("text"):
+    if system is not None and columns.get("text"):
         whole = json.dumps(f"{{{system}}}\n\n{{{columns['text']}}}", ensure_ascii=False)
         line = f"`compose: {{whole: {whole}}}` and `columns: {{text: whole, ...}}`"
         notes.append(f"the system prompts in {system!r} are not read; {line} put them before each text")
@@ -262,7 +260,9 @@ def _tags(look: Look, given: Given) -> dict[str, Any] | None:
 
 
 def _generation(look: Look, given: Given) -> dict[str, Any] | None:
-    if given.get("messages") or (given.get("text") and given.get("reference")):
+    if given.get("messages"):
+        return _with_system(look, {})
+    if given.get("text") and given.get("reference"):
         return {}
     # An input may be empty in every row.
     texts = [name for name, column in look.columns.items() if column.kind in ("text", "empty")]
@@ -272,13 +272,19 @@ def _generation(look: Look, given: Given) -> dict[str, Any] | None:
     except DataError as error:
         raise RecipeError(f"{look.place}: {error}") from error
     if layout is not None:
-        return dict(layout.columns)
+        return _with_system(look, layout.columns) if "messages" in layout.columns else dict(layout.columns)
     if not given.get("reference"):
         return None
     others = [name for name in texts if name not in (given["reference"], *_IDENTITIES)]
     if "text" in others or len(others) == 1:
         return {"text": "text" if "text" in others else others[0]}
     raise _question(look, "text", others or ["..."], {"text": (others or ["..."])[0], **given}, "")
+
+
+def _with_system(look: Look, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of conversations, with that of their system prompts where there is one."""
+    system = _first(look.columns, _SYSTEM, _is_text)
+    return {**columns, **({"system": system} if system is not None else {})}
 
 
 def _scored_pair(look: Look, given: Given) -> dict[str, Any] | None:

@@ -4,9 +4,11 @@ import json
 
 import pytest
 
-from bench.config.cards import Columns
+from bench.config import named_cards
+from bench.config.cards import Columns, DatasetCard
 from bench.data import card_from_source
-from bench.errors import BenchError
+from bench.data.targets import reference
+from bench.errors import BenchError, DataError
 from tests.helpers.cases import together
 
 CLASSIFY = "text_classification"
@@ -187,29 +189,49 @@ def test_a_column_of_splits_is_left_where_the_split_is_said(data):
     assert card_from_source.make({**data(rows), **named}).card["labels"] == ["test", "train"]
 
 
-SYSTEM = {
-    "columns": (
-        rows_of(system="be short", instruction=text, output="done"),
-        'are not read; `compose: {whole: "{system}\\n\\n{instruction}"}` and `columns: {text: whole, ...}`',
-    ),
-    "conversations": (
-        rows_of(system="be short", conversations=MESSAGES),
-        "in 'system' are not read; write each as the first turn of its conversation",
-    ),
-}
+SYSTEM = rows_of(system="be short", instruction=text, output="done")
 
 
-@together("name", SYSTEM)
-def test_columns_that_no_layout_reads_are_noted(data, name):
-    rows, expected = SYSTEM[name]
-    notes = card_from_source.make(data(rows)).notes
+def test_columns_that_no_layout_reads_are_noted(data):
+    notes = card_from_source.make(data(SYSTEM)).notes
     assert "columns that are not used: system" in notes
-    assert any(expected in note for note in notes)
+    line = (
+        '`compose: {whole: "{system}\\n\\n{instruction}"}` and `columns: {text: whole, ...}` put them before each text'
+    )
+    assert f"the system prompts in 'system' are not read; {line}" in notes
+
+
+def test_system_prompts_of_conversations_are_their_first_turns(data):
+    system = {"role": "system", "content": "be short"}
+    made = card_from_source.make(data(rows_of(system="be short", conversations=MESSAGES)))
+    assert made.card["columns"] == {"messages": "conversations", "system": "system"}
+    assert not [note for note in made.notes if "not used" in note]
+    card = DatasetCard.model_validate(named_cards.as_read(made.card))
+    assert reference.columns(card) == ["conversations", "system"]
+    read = reference.read({}, (), card)
+
+    def turns_of(prompt, turns):
+        return read.fields({"system": prompt, "conversations": turns}, "row 1")["messages"]
+
+    assert turns_of("be short", MESSAGES) == turns_of("be short", [system, *MESSAGES]) == [system, MESSAGES[0]]
+    assert turns_of("", MESSAGES) == turns_of(None, MESSAGES) == [MESSAGES[0]]
+    assert turns_of("", [system, *MESSAGES]) == [system, MESSAGES[0]]
+    assert read.texts({"system": "be short", "conversations": MESSAGES}, "row 1") == ("hi", None)
+    with pytest.raises(DataError, match="row 1: the conversation has a system turn, and 'system' another"):
+        turns_of("be long", [system, *MESSAGES])
+
+
+def test_a_column_of_system_prompts_is_for_conversations(data):
+    said = refused({**data(SYSTEM), "columns": {"system": "system", "label": "output"}})
+    assert "`columns.system` and `columns.label` are of different tasks" in said
+    columns = {"text": "instruction", "reference": "output", "system": "system"}
+    card = {"task": "generation", "source": {"kind": "builtin", "id": "x"}, "splits": {"train": "train"}}
+    with pytest.raises(ValueError, match=r"only beside `columns\.messages`"):
+        DatasetCard.model_validate({**card, "columns": columns})
 
 
 def test_the_line_that_is_given_for_system_prompts_reads_them(data):
-    rows, _ = SYSTEM["columns"]
-    spec = {**data(rows), "compose": {"whole": "{system}\n\n{instruction}"}}
+    spec = {**data(SYSTEM), "compose": {"whole": "{system}\n\n{instruction}"}}
     made = card_from_source.make({**spec, "columns": {"text": "whole", "reference": "output"}})
     assert made.card["columns"] == {"text": "whole", "reference": "output"}
     assert not [note for note in made.notes if "not used" in note]
