@@ -118,7 +118,8 @@ class Columns(Strict):
     for each word. choices: a column of lists, or of {text, label} as ARC has them, or several columns. label_as: how
     `label` names the right one of them, where the data leave that open. reference: a text that is to be written, or a
     list of them, for generation. input: what is appended to `text` there, after an empty line, as Alpaca's. messages:
-    conversations, whose last turn is the reference.
+    conversations, whose last turn is the reference. system: the system prompt of each conversation, where it is not
+    its first turn.
     """
 
     id: Text | None = None
@@ -135,6 +136,16 @@ class Columns(Strict):
     reference: Text | None = None
     input: Text | None = None
     messages: Text | None = None
+    system: Text | None = None
+
+    @model_validator(mode="after")
+    def _differ(self) -> "Columns":
+        known: dict[str, str] = {}
+        for key in ("text", "text_pair", "label", "input", "reference"):
+            name = getattr(self, key)
+            if key in self.model_fields_set and name is not None and known.setdefault(name, key) != key:
+                raise InvalidKey(key, f"{name!r} is `columns.{known[name]}` too; name two columns")
+        return self
 
 
 class OtherSource(Strict):
@@ -374,7 +385,7 @@ class DatasetCard(Strict):
 
     @model_validator(mode="after")
     def _references_fit(self) -> "DatasetCard":
-        columns, given = self.columns, {"reference", "input", "messages"}
+        columns, given = self.columns, {"reference", "input", "messages", "system"}
         if self.task != GENERATION_TASK:
             for key in sorted(given):
                 if getattr(columns, key) is not None:
@@ -390,6 +401,7 @@ class DatasetCard(Strict):
             "columns.text": (turns and columns.text != "text", "`columns.messages` hold the prompts too"),
             "columns.text_pair": (turns and columns.text_pair is not None, "`columns.messages` hold the prompts too"),
             "columns.input": (columns.input is not None and turns, "only beside `columns.reference`"),
+            "columns.system": (columns.system is not None and not turns, "only beside `columns.messages`"),
             "clean": (bool(self.clean) and (turns or columns.input is not None), "only for single texts"),
             "labels": (bool(self.labels), unlabelled),
             "multi_label": (self.multi_label, unlabelled),
@@ -408,6 +420,9 @@ class DatasetCard(Strict):
             raise InvalidKey("columns.label_flags", "one column per label needs `labels`, and `multi_label: true`")
         if len(self.labels) == 1 and not self.multi_label:
             raise InvalidKey("labels", "classification needs at least two labels")
+        for number, name in enumerate(self.labels):
+            if not name.strip() or len(name.splitlines()) > 1:
+                raise InvalidKey(f"labels.{number}", f"{name!r} is not a name: expected one line of text, not blank")
         known = set(self.labels)
         for name in self.filters.labels or ():
             if known and name not in known:

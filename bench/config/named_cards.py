@@ -25,16 +25,27 @@ LM_EVAL, LM_EVAL_MAKER = "lm_eval", "bench.data.card_from_lm_eval"
 # Keys of a mapping that say where a model or data set is. With them it needs no `card`.
 WHERE = {"model": ("id", "path", "package", "architecture"), "dataset": ("id", "path", LM_EVAL)}
 # Keys by which a model or data set is found; what the made card says of them is not replaced again.
-_FINDS = {
+FINDS = {
     "model": ("id", "path", "revision", "package", "subfolder"),
-    "dataset": ("id", "path", "config", "revision", "delimiter", "encoding", "quoting", LM_EVAL),
+    "dataset": ("id", "path", "config", "revision", "delimiter", "encoding", "quoting", "compose", LM_EVAL),
 }
 # Names of data by another library's registry, `lm_eval:arc_easy`.
 SCHEMES = {"model": (), "dataset": (LM_EVAL,)}
-DATA_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".gz", ".zst")
+# Suffix of a data file -> how it is read, and those of the compressions that are undone.
+KINDS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+KINDS |= {".conll": "conll"}
+PACKED = (".gz", ".bz2", ".xz")
+DATA_SUFFIXES = (*KINDS, *PACKED)
 # https://huggingface.co/docs/huggingface_hub/package_reference/utilities#huggingface_hub.utils.validate_repo_id
 _HUB_ID = re.compile(r"(?P<id>[\w.-]{1,96}/[\w.-]{1,96})(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 _made: dict[str, "MadeCard"] = {}
+
+
+class WrongKeys(RecipeError):
+    """Keys of a mapping that names a model or data set, which are wrong: a line for each, `key: what is wrong`."""
+
+    def __init__(self, lines: str) -> None:
+        super().__init__("\n".join(line.removeprefix(": ") for line in lines.splitlines()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,9 +185,7 @@ def _inline(
         name = spec.pop(key)
         if not isinstance(name, str):
             raise RecipeError(f"{place}.{key}: expected text, got {shortened(name)}")
-        text = name if key == "id" or is_path(name) else f"./{name}"
-        text = f"{LM_EVAL}:{name}" if key == LM_EVAL else text
-        told = _of_text(kind, text, f"{place}.{key}", starts, cards)
+        told = _of_key(kind, key, name, f"{place}.{key}", starts, cards)
         twice = told.keys() & spec.keys()
         if twice:
             raise RecipeError(f"{place}.{key}: {name!r} says the {min(twice)} too; give it once")
@@ -184,9 +193,21 @@ def _inline(
     return spec
 
 
+def _of_key(kind: str, key: str, name: str, place: str, starts: list[Path], cards: Iterable[str]) -> dict[str, Any]:
+    """Return what a key names. A data set's `id` is never a path; a model's may be a folder, as in cards."""
+    if key == LM_EVAL:
+        return _of_text(kind, f"{LM_EVAL}:{name}", place, starts, cards)
+    if key == "path":
+        return _of_text(kind, name if is_path(name) else f"./{name}", place, starts, cards)
+    if kind == "dataset" and is_path(name):
+        raise RecipeError(f"{place}: expected a data set of the Hub, owner/name; a file or folder is `path: {name}`")
+    return _of_text(kind, name, place, [] if kind == "dataset" else starts, cards)
+
+
 def is_whole(kind: str, given: Mapping[str, Any]) -> bool:
-    """Return whether a mapping is a card itself: of data, with its task and its source."""
-    return kind == "dataset" and "source" in given and "task" in given
+    """Return whether a mapping is a card itself: of data, with its task and its source, and no place beside these."""
+    named = any(given.get(key) is not None for key in WHERE[kind])
+    return kind == "dataset" and "source" in given and "task" in given and not named
 
 
 def with_override(named: Meant, override: Document, *, cards: Iterable[str]) -> Meant:
@@ -242,8 +263,13 @@ def make(named: Meant) -> MadeCard:
                 raise
             raise RecipeError(f"{named.place}: {named.shown!r} has no card, and none can be made of it") from error
         except BenchError as error:
-            lines = str(error).splitlines()
-            raise RecipeError("\n".join(f"{named.place}: {line}" for line in lines)) from error
+            head = f"{named.place}." if isinstance(error, WrongKeys) else f"{named.place}: "
+            raise RecipeError("\n".join(f"{head}{line}" for line in str(error).splitlines())) from error
+        except Exception as error:  # so that the other problems of the recipe are told too
+            first = (str(error).splitlines() or [""])[0]
+            raise RecipeError(
+                f"{named.place}: no card could be made of {named.shown!r}: {type(error).__name__}: {first:.200}"
+            ) from error
     return _made[key]
 
 
@@ -270,7 +296,7 @@ def _make(named: Meant) -> MadeCard:
 
 def _signature(spec: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     """Return the sizes and times of the files of a local path, so that a changed one is read again."""
-    if "path" not in spec:
+    if not spec.get("path"):
         return []
     path = Path(spec["path"])
     files = sorted(path.glob("*")) if path.is_dir() else [path]
@@ -327,28 +353,28 @@ def replaces(kind: str, key: str) -> bool:
 
     An unknown key does, so that the card's type refuses it.
     """
-    return key not in _FINDS[kind]
+    return key not in FINDS[kind]
 
 
 def found_by(kind: str) -> tuple[str, ...]:
     """Return the keys of an inline mapping that its model or data are found by."""
-    return tuple(dict.fromkeys((*WHERE[kind], *_FINDS[kind])))
+    return tuple(dict.fromkeys((*WHERE[kind], *FINDS[kind])))
 
 
 def shown(spec: Mapping[str, Any]) -> str:
     """Return a model or data set as a person would write it, without the machine's folders."""
-    if "path" in spec:
+    if spec.get("path"):
         return Path(spec["path"]).name or str(spec["path"])
     name = next((str(spec[key]) for key in ("id", "package") if spec.get(key)), "")
     scheme = f"{LM_EVAL}:{Path(spec[LM_EVAL]).name}" if LM_EVAL in spec else ""
     config = f":{spec['config']}" if spec.get("config") else ""
     revision = f"@{spec['revision']}" if spec.get("revision") else ""
-    return f"{name}{config}{revision}" if name else scheme or str((spec.get("architecture") or {}).get("model_type"))
+    return f"{name}{config}{revision}" if name else scheme or _model_type(spec) or "an architecture"
 
 
 def short_name(spec: Mapping[str, Any]) -> str:
     """Return the last part of a name, as part of the names of runs and folders."""
-    if "path" in spec:
+    if spec.get("path"):
         path = Path(spec["path"])
         stem = path.name
         while path.is_file() and stem.endswith(DATA_SUFFIXES):
@@ -358,8 +384,15 @@ def short_name(spec: Mapping[str, Any]) -> str:
     parts[0] = parts[0].removesuffix(".yaml").removesuffix(".yml")
     parts += [str(spec["config"])] if spec.get("config") else []
     if not parts[0]:
-        parts = [str((spec.get("architecture") or {}).get("model_type") or "inline")]
+        parts = [_model_type(spec) or "inline"]
     return safe_name("-".join(parts))
+
+
+def _model_type(spec: Mapping[str, Any]) -> str | None:
+    architecture = spec.get("architecture")
+    return (
+        str(architecture["model_type"]) if isinstance(architecture, dict) and architecture.get("model_type") else None
+    )
 
 
 def safe_name(text: str) -> str:

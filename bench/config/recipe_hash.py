@@ -23,6 +23,7 @@ _LATER = (
     "dataset.columns.reference",
     "dataset.columns.input",
     "dataset.columns.messages",
+    "dataset.columns.system",
     "dataset.filters.drop_equal_choices",
     "dataset.normalization",
     "dataset.other_sources",

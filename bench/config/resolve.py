@@ -199,7 +199,8 @@ def load(
     data_folder.settle(layers, COMMAND_LINE)
     model_paths.resolve_paths(layers)
     with problems.collect():
-        named_cards.fill_family(layers)
+        if "model" in names:  # else that is told already
+            named_cards.fill_family(layers)
     recipe, options = _validated(layers, problems, missing=CARD_FOLDERS.keys() - names.keys())
     if recipe is None or options is None:
         problems.raise_any()

@@ -5,25 +5,31 @@ Splits that are missing are divided, seeded and stratified, and the card's notes
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError, create_model
 
 from bench.config.cards import DatasetCard, Source
-from bench.config.named_cards import MadeCard
+from bench.config.fields import Strict, Text
+from bench.config.layers import Layers
+from bench.config.named_cards import FINDS, MadeCard, WrongKeys, as_read
+from bench.config.validation import validate
 from bench.data import column_roles, hub_data, labels, sources, split_files, squad
 from bench.data.column_roles import ANSWERS, CHOICE, CLASSIFICATION, GENERATION, REGRESSION, TAGGING, Roles
 from bench.data.columns import Look
-from bench.errors import DataError, RecipeError
+from bench.errors import DataError, RecipeError, did_you_mean
 
-# Keys of a mapping that say where the data are; all others are a card's own.
-WHERE = ("path", "id", "config", "revision", "delimiter", "encoding", "quoting", "compose")
+# Keys of a mapping that say how the files at a path are read, and new columns of either kind of source.
+_OF_FILES, _OF_ROWS = ("delimiter", "encoding", "quoting"), ("compose",)
 # Shares of data without splits of their own, and the part of the training data that is held out as validation.
 SHARES = {"train": 0.8, "validation": 0.1, "test": 0.1}
 HELD_OUT = 0.1
+# Names of columns that may say which split a row is of, and how such a value looks.
+_SPLIT_COLUMNS = ("split", "set", "fold", "subset", "partition")
+_ONE_WORD = re.compile(r"[a-z]+")
 _HUB = "https://huggingface.co/datasets/"
 
 
@@ -34,24 +40,29 @@ def make(spec: dict[str, Any]) -> MadeCard:
     do not go together.
     """
     spec = _plain(spec)
+    _check_types(spec)
+    spec = {key: value for key, value in spec.items() if value is not None}
     licences = [spec.pop(key) for key in ("licence", "license") if key in spec]
+    if len(licences) > 1:
+        raise RecipeError("`licence` and `license` are two spellings of one key; remove one")
     look, facts, notes = _look(spec)
     given = dict(spec.get("columns") or {})
     roles = column_roles.find(look, given, spec.get("task"), has_labels=bool(spec.get("labels")))
     card: dict[str, Any] = {"task": roles.task, "source": look.source.model_dump(exclude_defaults=True), **facts}
     card["columns"] = _with_id(look, roles)
     card |= {"multi_label": True} if roles.multi_label else {}
-    if not spec.keys() & {"splits", "divide"}:
+    if not spec.get("splits") and not spec.get("divide"):
+        _refuse_split_column(look, roles)
         splits, said = _splits(look, roles)
         card |= splits
         notes += said
     card["leakage"] = "drop"
-    card |= {key: value for key, value in spec.items() if key not in (*WHERE, "columns", "source")}
+    card |= {key: value for key, value in spec.items() if key not in (*FINDS["dataset"], "columns", "source")}
     card |= {"licence": licences[0]} if licences else {}
     notes += roles.notes
     if roles.task == ANSWERS:
         card |= {"metrics": [_squad_metric(look, card)], **card}
-    if roles.task == CLASSIFICATION and not card.get("labels"):
+    if roles.task == CLASSIFICATION and not card.get("labels") and not roles.columns.get("label_flags"):
         names, said = _labels(look, card)
         card["labels"] = names
         notes += said
@@ -101,6 +112,35 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
+def _check_types(spec: Mapping[str, Any]) -> None:
+    """Raise RecipeError with a line for each key that is read here and of another type than a card's."""
+    given = {key: value for key, value in spec.items() if key in _Given.model_fields and value is not None}
+    try:
+        validate(_Given, as_read(given), Layers(), ())
+    except RecipeError as error:
+        raise WrongKeys(str(error)) from error
+
+
+def _optional(model: type[BaseModel], keys: Iterable[str], **others: Any) -> dict[str, Any]:
+    """Return fields of a type as `create_model` takes them, each of which may be missing."""
+    fields = {key: model.model_fields[key] for key in keys}
+    types: dict[str, Any] = {
+        key: Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        for key, field in fields.items()
+    }
+    return {key: (kind | None, None) for key, kind in {**types, **others}.items()}
+
+
+# A card's source as a mapping may say a part of it, and the keys that are read here, before there is a card.
+_GivenSource = create_model("_GivenSource", __base__=Strict, **_optional(Source, Source.model_fields))
+_Given = create_model(
+    "_Given",
+    __base__=Strict,
+    **_optional(DatasetCard, ("task", "columns", "splits", "divide", "labels", "multi_label")),
+    **_optional(Source, ("id", "config", "revision", *_OF_FILES, *_OF_ROWS), path=Text, source=_GivenSource),
+)
+
+
 # ---------------------------------------------------------------- where the data are
 
 
@@ -118,7 +158,7 @@ def _look(spec: Mapping[str, Any]) -> tuple[Look, dict[str, Any], list[str]]:
 
 def _look_at_files(spec: Mapping[str, Any]) -> tuple[Look, dict[str, Any], list[str]]:
     path = Path(str(spec["path"])).expanduser().absolute()
-    asked = dict(spec.get("source") or {})
+    asked = {key: value for key, value in spec.get("source", {}).items() if value is not None}
     source: dict[str, Any]
     if "files" in asked:
         source, notes = {"kind": split_files.kind_of(asked["files"]), "folder": str(path)}, []
@@ -126,7 +166,7 @@ def _look_at_files(spec: Mapping[str, Any]) -> tuple[Look, dict[str, Any], list[
         found = split_files.find(path)
         source, notes = {"kind": found.kind, "folder": str(found.folder)}, list(found.notes)
         source |= {"files": found.files} if found.files else {}
-    source |= {key: spec[key] for key in WHERE[4:] if spec.get(key) is not None} | asked
+    source |= {key: spec[key] for key in (*_OF_FILES, *_OF_ROWS) if spec.get(key) is not None} | asked
     checked = _source(source)
     look = Look(path.name, checked, _saved_splits(checked) if checked.kind == "saved" else tuple(checked.files))
     if checked.kind == "json" and "paragraphs" in look.columns:
@@ -156,6 +196,9 @@ def _check_rows(look: Look) -> None:
 
 def _look_at_hub(spec: Mapping[str, Any]) -> tuple[Look, dict[str, Any], list[str]]:
     identity, config, revision = (spec.get(key) for key in ("id", "config", "revision"))
+    wrong = [key for key in _OF_FILES if spec.get(key) is not None]
+    if wrong:
+        raise RecipeError(f"`{wrong[0]}` is for files at a `path`; a data set of the Hub has none")
     if Path(str(identity)).exists():
         raise DataError(
             f"{identity!r} is on the Hub and a file or folder here, which `datasets` would read in its place; name the "
@@ -166,7 +209,7 @@ def _look_at_hub(spec: Mapping[str, Any]) -> tuple[Look, dict[str, Any], list[st
     if not splits or features is None:
         splits, features = hub_data.features_of(str(identity), config, found.revision)
     source: dict[str, Any] = {"kind": "hub", "id": identity, "config": found.config, "revision": found.revision}
-    source |= {key: spec[key] for key in ("compose",) if spec.get(key)} | dict(spec.get("source") or {})
+    source |= {key: spec[key] for key in _OF_ROWS if spec.get(key)} | dict(spec.get("source") or {})
     composed = {name: {"_type": "Value", "dtype": "string"} for name in source.get("compose", ())}
     features = {**features, **composed}
     place = f"{identity}" if found.config is None else f"{identity} ({found.config})"
@@ -230,10 +273,38 @@ def _drawn(divide: Mapping[str, Any], stratified: bool) -> str:
     return f" ({', '.join([*ways, 'seed 0'])})"
 
 
+def _refuse_split_column(look: Look, roles: Roles) -> None:
+    """Raise RecipeError for one split with a column that says which split each row is of: it is not drawn anew."""
+    used = column_roles.names_in(roles.columns)
+    unread = look.source.kind == "hub" and not look.is_read
+    for name, column in look.columns.items() if len(look.splits) == 1 else ():
+        if name in used or column.kind != "text" or column.is_list or (unread and name.lower() not in _SPLIT_COLUMNS):
+            continue
+        if not all(split_files.split_of(str(value)) for value in look.values(name)[:20]):
+            continue
+        counts = look.counts(name)
+        found = {split_files.split_of(value) if _ONE_WORD.fullmatch(value) else None for value in counts}
+        if len(counts) > 1 and "train" in found and None not in found:
+            parts = ", ".join(f"{value} {count}" for value, count in counts.items())
+            shares = ", ".join(f"{split}: {share:g}" for split, share in SHARES.items())
+            raise RecipeError(
+                f"{look.place}: the column {name!r} says which split each row is of ({parts}); write the rows of each "
+                f"into a file named after it (train, validation, test) in a folder of theirs, and name the folder; to "
+                f"draw splits at random from all rows, write `divide: [{{of: [{look.splits[0]}], into: {{{shares}}}}}]`"
+            )
+
+
 def _named_splits(look: Look, roles: Roles) -> dict[str, str]:
     """Return train, validation and test -> source split, by their names. Raises RecipeError where several could be."""
     if len(look.splits) == 1:
-        return {"train": look.splits[0]}
+        only = look.splits[0]
+        if split_files.split_of(only) not in ("train", None):
+            shares = ", ".join(f"{split}: {share:g}" for split, share in SHARES.items())
+            raise RecipeError(
+                f"{look.place}: its only split is {only!r}, so that there is nothing to train on; to draw all splits "
+                f"from it, write `divide: [{{of: [{only}], into: {{{shares}}}}}]`"
+            )
+        return {"train": only}
     found: dict[str, str] = {}
     for split in SHARES:
         meant = [name for name in look.splits if split_files.split_of(name) == split]
@@ -290,6 +361,10 @@ def _labels(look: Look, card: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     if column.class_names and not (look.is_read and look.source.kind == "parquet"):
         return list(column.class_names), []
     used = {*card.get("splits", {}).values(), *(name for part in card.get("divide", ()) for name in part["of"])}
+    used = used or {*look.splits}  # of an empty list of splits, which the card's type refuses
+    unknown = sorted(used - {*look.splits})
+    if unknown:
+        raise RecipeError(f"{look.place}: there is no split {unknown[0]!r}.{did_you_mean(unknown[0], look.splits)}")
     name = column.name
     # Values alone, so that nothing is changed in the rows that the run reads.
     tables = {

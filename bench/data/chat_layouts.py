@@ -5,7 +5,7 @@ A conversation is a system turn or none, then turns of user and assistant by tur
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,10 @@ ROLES: Mapping[str, str] = {
 # Keys of a turn: who says it, what is said.
 _KEYS: Mapping[str, tuple[str, str]] = {"openai": ("role", "content"), "sharegpt": ("from", "value")}
 # Columns of a prompt, of what is added to it, and of its answer, by layout; the first that fits is taken.
-_PAIRS: Sequence[tuple[str, str, str | None, str]] = (
+_PROMPTS: Sequence[tuple[str, str, str | None, str]] = (
     ("alpaca", "instruction", "input", "output"),
     ("dolly", "instruction", "context", "response"),
+    ("instruction_response", "instruction", "input", "response"),
     ("alpaca", "instruction", None, "output"),
     ("instruction_response", "instruction", None, "response"),
     ("prompt_completion", "prompt", None, "completion"),
@@ -32,7 +33,10 @@ _PAIRS: Sequence[tuple[str, str, str | None, str]] = (
     ("dialogue_summary", "dialogue", None, "summary"),
     ("document_summary", "document", None, "summary"),
     ("article_highlights", "article", None, "highlights"),
+    ("article_summary", "article", None, "summary"),
 )
+# Columns that are known to hold conversations, before all others that do.
+_CONVERSATIONS = ("messages", "conversations", "conversation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,31 +47,36 @@ class Layout:
     columns: dict[str, str]
 
 
-def layout_of(columns: Sequence[str], sample_row: Mapping[str, Any]) -> Layout | None:
+def layout_of(
+    texts: Collection[str], turns: Mapping[str, Collection[str]], given: Mapping[str, Any] | None = None
+) -> Layout | None:
     """Return the layout of a table of prompts and answers, or of conversations; None for any other table.
 
-    Raises DataError for two columns of conversations.
+    texts: names of columns of texts, or of lists of them. turns: name of a column of lists of mappings -> keys of
+    these. given: the columns that a person names, which the layout must have in these places. Raises DataError for two
+    columns of conversations.
     """
-    chats = [(name, kind) for name in columns if (kind := _kind_of(sample_row.get(name))) is not None]
-    if len(chats) > 1:
-        names = ", ".join(name for name, _ in chats)
-        raise DataError(f"several columns hold conversations: {names}; say which one, as columns.messages")
-    if chats:
-        name, kind = chats[0]
-        return Layout(name=kind, columns={"messages": name})
-    for layout, prompt, added, answer in _PAIRS:
+    given = given or {}
+    chats = {name: kind for name, keys in turns.items() if (kind := _kind_of(keys)) is not None}
+    if chats and not given.get("text") and not given.get("reference"):
+        known = [name for name in _CONVERSATIONS if name in chats] or list(chats)
+        if len(known) > 1:
+            raise DataError(
+                f"several columns hold conversations: {', '.join(known)}; write the one you mean, as `columns: "
+                f"{{messages: {known[0]}}}`"
+            )
+        return Layout(name=chats[known[0]], columns={"messages": known[0]})
+    for layout, prompt, added, answer in _PROMPTS:
         wanted = {"text": prompt, **({"input": added} if added else {}), "reference": answer}
-        if set(wanted.values()) <= set(columns) and isinstance(sample_row.get(answer), str | list):
+        fits = all(given.get(key, name) == name for key, name in wanted.items())
+        if fits and set(wanted.values()) <= set(texts):
             return Layout(name=layout, columns=wanted)
     return None
 
 
-def _kind_of(value: Any) -> str | None:
-    """Return "openai" or "sharegpt" for a list of turns, else None."""
-    first = value[0] if isinstance(value, list) and value else None
-    if not isinstance(first, Mapping):
-        return None
-    return next((kind for kind, keys in _KEYS.items() if set(keys) <= set(first)), None)
+def _kind_of(keys: Collection[str]) -> str | None:
+    """Return "openai" or "sharegpt" for the keys of a turn, else None."""
+    return next((kind for kind, known in _KEYS.items() if set(known) <= set(keys)), None)
 
 
 def turns_of(value: Any, place: str, *, answered: bool | None = True) -> Turns:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.config.cards import COMPOSED
+from bench.data import chat_layouts
 from bench.data.columns import Column, Look, shown
 from bench.data.label_names import HIDDEN
 from bench.data.labels import FEW_ROWS
-from bench.errors import RecipeError, nearest
+from bench.errors import DataError, RecipeError, nearest
 
 CLASSIFICATION, ANSWERS, REGRESSION = "text_classification", "question_answering", "regression"
 TAGGING, CHOICE, GENERATION = "token_classification", "multiple_choice", "generation"
@@ -25,15 +26,10 @@ _PAIRS = (
     ("text_1", "text_2"), ("question", "sentence"), ("passage", "question"), ("text", "text_pair"),
     ("claim", "evidence"), ("query", "passage"), ("query", "document"),
 )  # fmt: skip
-# Prompts and references of text that is to be generated.
-_GENERATED = (
-    ("instruction", "output"), ("instruction", "response"), ("prompt", "completion"), ("prompt", "response"),
-    ("document", "summary"), ("dialogue", "summary"), ("article", "highlights"), ("article", "summary"),
-)  # fmt: skip
-_CONVERSATIONS = ("messages", "conversations", "conversation")
 _LABELS = ("label", "labels")
 _SCORES = ("label", "score", "similarity_score", "similarity")
 _QUESTIONS = ("premise", "question", "ctx", "query", "stem", "prompt", "text")
+_SYSTEM = ("system", "system_prompt")
 _CHOICES = ("choices", "endings", "options", "candidates")
 _RIGHT = ("answerKey", "label", "answer", "answer_index", "correct")
 _WORDS = ("tokens", "words")
@@ -42,6 +38,8 @@ _TAGS = ("tags", "ner_tags", "pos_tags", "chunk_tags", "labels", "upos")
 _IDENTITIES = ("id", "idx", "guid", "uid", "uuid", "_id", "ID", "Id", "", "index", "Unnamed: 0")
 # As many different values as a column of labels may have, and as many words as the name of a label.
 _MOST_LABELS, _MOST_WORDS = 1000, 6
+# As many rows as are looked at to see whether a column names one of their choices.
+_FEW_LOOKED_AT = 1000
 
 
 @dataclass(kw_only=True)
@@ -62,24 +60,40 @@ def find(look: Look, given: Mapping[str, Any], task: str | None, *, has_labels: 
     Raises RecipeError for a column that is not there, and where the data do not say which one is meant.
     """
     _check_given(look, given)
-    task = task or _task_of(given)
-    for known, layout in _LAYOUTS.items():
-        if task in (None, known) and (found := layout(look.columns, given)) is not None:
-            _refuse_two_tasks(look, known, task)
-            if isinstance(found.get("tags"), list):
-                raise _question(look, "column of tags", found["tags"], {**found, "tags": found["tags"][0]}, "")
-            return Roles(task=known, columns={**found, **given}, notes=_layout_notes(known, found, task))
+    task = task or _task_of(look, given)
+    found = _layouts(look, given, task)
+    _refuse_two_tasks(look, found, given, task)
+    for known, columns in found.items():
+        if isinstance(columns.get("tags"), list):
+            raise _question(look, "column of tags", columns["tags"], {**columns, "tags": columns["tags"][0]}, "")
+        columns |= given
+        notes = [*_layout_notes(known, columns, task), *_unused_notes(look, columns)]
+        return Roles(task=known, columns=columns, notes=notes)
     if task in (None, CLASSIFICATION, REGRESSION):
         return _labelled(look, given, task, has_labels)
-    if task in _NEEDED and set(_NEEDED[task]) <= given.keys():
-        return Roles(task=task, columns=dict(given))
-    if task not in _NEEDED:
-        return Roles(task=str(task), columns=dict(given))
+    if task not in _NEEDED or set(_NEEDED[task]) <= given.keys():
+        return Roles(task=str(task), columns=dict(given), notes=_unused_notes(look, given))
     line = ", ".join(f"{key}: ..." for key in _NEEDED[task])
     raise RecipeError(
         f"{look.place}: its columns ({_described(look)}) do not say which are those of task {task!r}; write `columns: "
         f"{{{line}}}`"
     )
+
+
+def _layouts(look: Look, given: Mapping[str, Any], task: str | None) -> dict[str, dict[str, Any]]:
+    """Return task -> columns of each layout that the table has, of one task where it is known.
+
+    Columns that a person names decide: with a label that is named, only the layouts of labels are left, and texts that
+    are named make it no table of words or of conversations.
+    """
+    by_label = task is None and bool(given.get("label") or given.get("label_flags"))
+    left = (CHOICE, REGRESSION) if by_label else tuple(_LAYOUTS)
+    if task is None and given.get("text"):
+        left = tuple(known for known in left if known != TAGGING and not (by_label and known == CHOICE))
+    found = {known: _LAYOUTS[known](look, given) for known in left if task in (None, known)}
+    if task is None and (choice := found.get(CHOICE)) and not _names_a_choice(look, choice["choices"], choice["label"]):
+        del found[CHOICE]
+    return {known: columns for known, columns in found.items() if columns is not None}
 
 
 def _check_given(look: Look, given: Mapping[str, Any]) -> None:
@@ -92,21 +106,76 @@ def _check_given(look: Look, given: Mapping[str, Any]) -> None:
                 raise RecipeError(f"{look.place}: there is no column {name!r}, which `columns.{key}` names; {hint}")
 
 
-def _task_of(given: Mapping[str, Any]) -> str | None:
-    """Return the task that the columns which a person names are of, where only one has such."""
+def _task_of(look: Look, given: Mapping[str, Any]) -> str | None:
+    """Return the task that the columns which a person names are of; None where several may have such.
+
+    Raises RecipeError for columns of two tasks.
+    """
     keys = {"answers": ANSWERS, "tokens": TAGGING, "tags": TAGGING, "choices": CHOICE}
-    keys |= {"reference": GENERATION, "messages": GENERATION}
-    return next((task for key, task in keys.items() if given.get(key) is not None), None)
+    keys |= {"reference": GENERATION, "messages": GENERATION, "system": GENERATION}
+    named = {key: task for key, task in keys.items() if given.get(key) is not None}
+    tasks = list(dict.fromkeys(named.values()))
+    if tasks and given.get("label") is not None and tasks != [CHOICE]:
+        named["label"] = CLASSIFICATION
+        tasks.append(CLASSIFICATION)
+    if len(tasks) > 1:
+        listed = " and ".join(f"`columns.{key}`" for key in named)
+        raise RecipeError(f"{look.place}: {listed} are of different tasks; remove one, {_task_lines(tasks)}")
+    return tasks[0] if tasks else None
 
 
-def _refuse_two_tasks(look: Look, found: str, asked: str | None) -> None:
-    """Raise RecipeError for texts to be generated that have a label beside them: they may be there to be judged."""
-    label = next((name for name in _LABELS if name in look.columns), None)
-    if found == GENERATION and asked is None and label is not None:
-        raise RecipeError(
-            f"{look.place}: it could be texts to generate, or to classify by {shown([label], look)}; write `task: "
-            f"{GENERATION}` or `task: {CLASSIFICATION}`"
-        )
+def _refuse_two_tasks(
+    look: Look, found: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], task: str | None
+) -> None:
+    """Raise RecipeError for a table that is of two tasks, as texts to generate that have a label beside them."""
+    if task is not None or not found:
+        return
+    tasks = list(found)
+    label = given.get("label") or next((name for name in _LABELS if name in look.columns), None)
+    if label is not None and tasks != [REGRESSION] and _is_labelled_too(look, found, given, label):
+        tasks.append(CLASSIFICATION)
+    if len(tasks) > 1:
+        what = {ANSWERS: "questions with answers", GENERATION: "texts to generate", TAGGING: "words with tags"}
+        what |= {CHOICE: "choices, of which one is right", REGRESSION: "texts with a number"}
+        could = [what[one] for one in tasks if one in what]
+        could += [f"texts to classify by {shown([label], look)}"] if label and CLASSIFICATION in tasks else []
+        raise RecipeError(f"{look.place}: it could be {', or '.join(could)}; write {_task_lines(tasks)}")
+
+
+def _is_labelled_too(look: Look, found: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any], label: str) -> bool:
+    """Return whether a table with a layout may as well be one of texts with a label: the label is not the layout's."""
+    known, columns = next(iter(found.items()))
+    if known == CHOICE and columns["label"] == label:
+        return bool(given.get("label")) or columns["text"] == "text"
+    texts = [name for name, column in look.columns.items() if _is_text(column) and name not in _IDENTITIES]
+    return label not in names_in(columns) and bool({*texts} - {label})
+
+
+def _task_lines(tasks: Iterable[str]) -> str:
+    return " or ".join(f"`task: {task}`" for task in dict.fromkeys(tasks))
+
+
+def names_in(columns: Mapping[str, Any]) -> set[str]:
+    """Return the names of columns among the values of a card's `columns`, also those in lists."""
+    return {
+        name for value in columns.values() for name in (value if isinstance(value, list | tuple) else [value]) if name
+    }
+
+
+def _unused_notes(look: Look, columns: Mapping[str, Any]) -> list[str]:
+    """Return a note on the columns that nothing reads, and what can be done with a system prompt among them."""
+    used = {*names_in(columns), *_IDENTITIES}
+    used |= {column for template in look.source.compose.values() for column in COMPOSED.findall(template)}
+    unused = [name for name in look.columns if name not in used]
+    if not unused or columns.get("label_flags") is True:
+        return []
+    notes = [f"columns that are not used: {', '.join(unused[:12])}{', ...' if len(unused) > 12 else ''}"]
+    system = next((name for name in _SYSTEM if name in unused), None)
+    if system is not None and columns.get("text"):
+        whole = json.dumps(f"{{{system}}}\n\n{{{columns['text']}}}", ensure_ascii=False)
+        line = f"`compose: {{whole: {whole}}}` and `columns: {{text: whole, ...}}`"
+        notes.append(f"the system prompts in {system!r} are not read; {line} put them before each text")
+    return notes
 
 
 def _layout_notes(task: str, found: Mapping[str, Any], asked: str | None) -> list[str]:
@@ -117,11 +186,10 @@ def _layout_notes(task: str, found: Mapping[str, Any], asked: str | None) -> lis
 # ---------------------------------------------------------------- layouts that are known by their names
 
 
-Columns = Mapping[str, Column]
 Given = Mapping[str, Any]
 
 
-def _first(columns: Columns, names: Iterable[str], wanted: Callable[[Column], bool]) -> str | None:
+def _first(columns: Mapping[str, Column], names: Iterable[str], wanted: Callable[[Column], bool]) -> str | None:
     return next((name for name in names if name in columns and wanted(columns[name])), None)
 
 
@@ -129,7 +197,8 @@ def _is_text(column: Column) -> bool:
     return column.kind == "text" and not column.is_list
 
 
-def _answers(columns: Columns, _: Given) -> dict[str, Any] | None:
+def _answers(look: Look, _: Given) -> dict[str, Any] | None:
+    columns = look.columns
     answers = columns.get("answers")
     if answers is None or not {"context", "question"} <= columns.keys():
         return None
@@ -146,7 +215,8 @@ def _is_choices(column: Column) -> bool:
     return inside or (column.is_list and column.kind == "text")
 
 
-def _choices(columns: Columns, given: Given) -> dict[str, Any] | None:
+def _choices(look: Look, given: Given) -> dict[str, Any] | None:
+    columns = look.columns
     choices: Any = given.get("choices") or _first(columns, _CHOICES, _is_choices)
     if choices is None:
         numbered = [
@@ -162,7 +232,23 @@ def _choices(columns: Columns, given: Given) -> dict[str, Any] | None:
     return {"text": question, **more, "choices": choices, "label": right}
 
 
-def _tags(columns: Columns, given: Given) -> dict[str, Any] | None:
+def _names_a_choice(look: Look, choices: str | list[str], right: str) -> bool:
+    """Return whether a column may say which choice is right: by a number, a letter or its text."""
+    if look.source.kind == "hub" and not look.is_read:
+        return True  # its rows say so when they are read
+    for row in look.rows[:_FEW_LOOKED_AT]:
+        value = row.get(right)
+        if value is None or value == "" or re.fullmatch(r"-?\d+(\.0)?|[A-Za-z]", str(value)):
+            continue
+        own: Any = [row.get(name) for name in choices] if isinstance(choices, list) else row.get(choices)
+        own = own.get("text") if isinstance(own, Mapping) else own
+        if not isinstance(own, list) or value not in own:
+            return False
+    return True
+
+
+def _tags(look: Look, given: Given) -> dict[str, Any] | None:
+    columns = look.columns
     words = given.get("tokens") or _first(columns, _WORDS, lambda one: one.is_list and one.kind == "text")
     tags = [name for name in _TAGS if name in columns and columns[name].is_list]
     tags = [given["tags"]] if given.get("tags") else tags
@@ -173,29 +259,46 @@ def _tags(columns: Columns, given: Given) -> dict[str, Any] | None:
     return {"tokens": words, "tags": tags[0]}
 
 
-def _generation(columns: Columns, given: Given) -> dict[str, Any] | None:
-    if given.get("messages") or given.get("reference"):
+def _generation(look: Look, given: Given) -> dict[str, Any] | None:
+    if given.get("messages"):
+        return _with_system(look, {})
+    if given.get("text") and given.get("reference"):
         return {}
-    messages = _first(columns, _CONVERSATIONS, lambda one: one.is_list and one.kind == "mapping")
-    if messages is not None:
-        return {"messages": messages}
-    for prompt, reference in _GENERATED:
-        if all(name in columns and _is_text(columns[name]) for name in (prompt, reference)):
-            more = {"input": "input"} if prompt == "instruction" and "input" in columns else {}
-            return {"text": prompt, **more, "reference": reference}
-    return None
+    # An input may be empty in every row.
+    texts = [name for name, column in look.columns.items() if column.kind in ("text", "empty")]
+    turns = {name: one.keys for name, one in look.columns.items() if one.is_list and one.kind == "mapping"}
+    try:
+        layout = chat_layouts.layout_of(texts, turns, given)
+    except DataError as error:
+        raise RecipeError(f"{look.place}: {error}") from error
+    if layout is not None:
+        return _with_system(look, layout.columns) if "messages" in layout.columns else dict(layout.columns)
+    if not given.get("reference"):
+        return None
+    others = [name for name in texts if name not in (given["reference"], *_IDENTITIES)]
+    if "text" in others or len(others) == 1:
+        return {"text": "text" if "text" in others else others[0]}
+    raise _question(look, "text", others or ["..."], {"text": (others or ["..."])[0], **given}, "")
 
 
-def _scored_pair(columns: Columns, given: Given) -> dict[str, Any] | None:
-    """Return the columns of the form of STS-B: two texts and a number with fractions."""
+def _with_system(look: Look, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of conversations, with that of their system prompts where there is one."""
+    system = _first(look.columns, _SYSTEM, _is_text)
+    return {**columns, **({"system": system} if system is not None else {})}
+
+
+def _scored_pair(look: Look, given: Given) -> dict[str, Any] | None:
+    """Return the columns of the form of STS-B: two texts and a number with fractions; a label goes before a score."""
+    columns = look.columns
     pair = _pair_of([name for name, column in columns.items() if _is_text(column)])
-    score = given.get("label") or _first(columns, _SCORES, lambda one: one.kind == "float" and not one.is_list)
+    scores = _LABELS if any(name in columns for name in _LABELS) else _SCORES
+    score = given.get("label") or _first(columns, scores, lambda one: one.kind == "float" and not one.is_list)
     if pair is None or score is None or columns[score].kind != "float":
         return None
     return {"text": pair[0], "text_pair": pair[1], "label": score}
 
 
-_LAYOUTS: dict[str, Callable[[Columns, Given], dict[str, Any] | None]] = {
+_LAYOUTS: dict[str, Callable[[Look, Given], dict[str, Any] | None]] = {
     ANSWERS: _answers,
     GENERATION: _generation,
     TAGGING: _tags,
@@ -226,11 +329,7 @@ def _labelled(look: Look, given: Given, task: str | None, has_labels: bool) -> R
         pair = f" and {found['text_pair']!r}" if found.get("text_pair") else ""
         notes += [] if (found["text"], pair) == ("text", "") else [f"the text is read from {found['text']!r}{pair}"]
     label = look.columns.get(str(found.get("label")))
-    used = {*found.values(), *_IDENTITIES}
-    used |= {column for template in look.source.compose.values() for column in COMPOSED.findall(template)}
-    unused = [name for name in look.columns if name not in used]
-    if unused and not given.get("label_flags"):
-        notes.append(f"columns that are not used: {', '.join(unused[:12])}{', ...' if len(unused) > 12 else ''}")
+    notes += _unused_notes(look, found)
     return Roles(
         task=task or CLASSIFICATION,
         columns=found,
@@ -259,6 +358,9 @@ def _label(look: Look, given: Given, task: str | None) -> str:
         return possible[0]
     text = given.get("text") or next((name for name in look.columns if _is_texts(look, name)), "...")
     if not possible:
+        commas = [name for name, one in columns.items() if name not in _IDENTITIES and _has_decimal_commas(look, name)]
+        if commas:
+            raise _decimal_commas(look, commas[0])
         floats = ""
         if numbers and task is None:
             floats = f"; {shown(numbers[:1], look)} holds numbers with fractions: did you mean `task: {REGRESSION}`?"
@@ -274,6 +376,23 @@ def _label(look: Look, given: Given, task: str | None) -> str:
     raise _question(look, "label", possible, {"text": text, "label": possible[0]}, more)
 
 
+def _has_decimal_commas(look: Look, name: str) -> bool:
+    """Return whether all values of a column are numbers, at least one of them with a comma in place of the point."""
+    if not _is_text(look.columns[name]):
+        return False
+    values = [str(value).strip() for value in look.values(name)]
+    return any("," in value for value in values) and all(re.fullmatch(r"[+-]?\d+([.,]\d+)*", one) for one in values)
+
+
+def _decimal_commas(look: Look, name: str) -> RecipeError:
+    example = next(str(value) for value in look.values(name) if "," in str(value))
+    return RecipeError(
+        f"{look.place}: the column {name!r} holds numbers with commas ({example!r}); write them with a point, as "
+        f"{example.replace(',', '.')}, and set `task: {REGRESSION}`; where they are names of labels, list them all in "
+        "`labels`"
+    )
+
+
 def _could_be_label(look: Look, column: Column) -> bool:
     """Return whether a column has few values that repeat, none of them long."""
     if column.name in _IDENTITIES or column.kind in ("float", "mapping", "empty", "other"):
@@ -287,6 +406,8 @@ def _could_be_label(look: Look, column: Column) -> bool:
 def _checked_label(look: Look, name: str, task: str | None, has_labels: bool) -> str:
     """Return the task of a label's column. Raises RecipeError for numbers with fractions, and for names of rows."""
     column = look.columns[name]
+    if not has_labels and _has_decimal_commas(look, name):
+        raise _decimal_commas(look, name)
     if task == REGRESSION or column.is_list:
         return task or CLASSIFICATION
     if column.kind == "float":

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.config.cards import FILE_KINDS
+from bench.config.named_cards import KINDS, PACKED
 from bench.data import files
 from bench.errors import DataError
 
@@ -16,12 +16,11 @@ WORDS = {
     "validation": frozenset(("validation", "valid", "val", "dev", "development", "devel", "eval")),
     "test": frozenset(("test", "testing", "tst")),
 }
-KINDS = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
-KINDS |= {f".{kind}": kind for kind in ("conll",) if kind in FILE_KINDS}
-_PACKED = (".gz", ".bz2", ".xz")
 # What `datasets` writes into a folder with `save_to_disk`: one split, or several.
 _SAVED = ("dataset_dict.json", "state.json")
 _SHARD = re.compile(r"[-_.]?\d+(-of-\d+)?$")
+# Versions of one file are other data, not its parts.
+_VERSION = re.compile(r"(^|[-_.])v\d+([-_.]\d+)*$", re.IGNORECASE)
 # A folder of splits is not searched deeper: `data/train-00000-of-00001.parquet`, `en/test/0000.parquet`.
 _DEPTH = 3
 
@@ -86,15 +85,26 @@ def _folder(folder: Path) -> Found:
             by_split.setdefault(split, []).append(path)
     if not by_split:
         if not _are_shards(unknown):
-            _refuse_several("none is named after a split", unknown, folder)
+            first = _below(unknown, folder)[0]
+            _refuse_several("none is named after a split", unknown, folder, {"train": first}, one_file=True)
         by_split["train"], unknown = unknown, []
+    told = {split: _below(chosen, folder)[0] for split, chosen in by_split.items()}
+    if "train" not in by_split and unknown:
+        why = f"none is called train, and {_listed(_below(unknown, folder))} may be it"
+        _refuse_several(why, paths, folder, {"train": _below(unknown, folder)[0], **told})
     for split, chosen in by_split.items():
         if not _are_shards(chosen):
-            _refuse_several(f"each could be the split {split!r}", chosen, folder)
+            # Of two for one split, the other may be the test.
+            second = {"test": _below(chosen, folder)[1]} if split == "validation" and "test" not in told else {}
+            _refuse_several(f"each could be the split {split!r}", chosen, folder, {**told, **second})
     kinds = {path: _kind(path) for chosen in by_split.values() for path in chosen}
     if len({kind for kind, _ in kinds.values()}) > 1:
-        first = [chosen[0] for chosen in by_split.values()]
-        _refuse_several("they are of different kinds, and a data set is of one", first, folder)
+        each_first = [chosen[0] for chosen in by_split.values()]
+        suffix = _suffix(each_first[0])
+        alike = {split: name for split, name in told.items() if _suffix(Path(name)) == suffix}
+        _refuse_several(
+            "they are of different kinds, and a data set is of one", each_first, folder, alike, one_file=True
+        )
     notes = [note for _, each in kinds.values() for note in each]
     if unknown:
         notes.append(f"not used, for the name says no split: {_listed(_below(unknown, folder))}")
@@ -114,7 +124,7 @@ def _is_data(path: Path, folder: Path) -> bool:
 def _suffix(path: Path) -> str:
     """Return the last suffix in lower case, without that of a compression."""
     name = path.name.lower()
-    for packed in _PACKED:
+    for packed in PACKED:
         name = name.removesuffix(packed)
     return Path(name).suffix
 
@@ -125,15 +135,27 @@ def _stem(path: Path) -> str:
 
 def _are_shards(paths: Sequence[Path]) -> bool:
     """Return whether files are one, or the numbered parts of one."""
-    return len({(path.parent, _suffix(path), _SHARD.sub("", _stem(path))) for path in paths}) == 1
+    return len({(path.parent, _suffix(path), _unnumbered(_stem(path))) for path in paths}) == 1
 
 
-def _refuse_several(why: str, paths: Iterable[Path], folder: Path) -> None:
-    names = _below(paths, folder)
+def _unnumbered(stem: str) -> str:
+    return stem if _VERSION.search(stem) else _SHARD.sub("", stem)
+
+
+def _refuse_several(
+    why: str, paths: Iterable[Path], folder: Path, line: Mapping[str, str], *, one_file: bool = False
+) -> None:
+    """Raise DataError for files that do not say which split they are. line: split -> file, as it may be written."""
+    names = ", ".join(f"{split}: {_word(line[split])}" for split in WORDS if split in line)
+    ways = "name one file as `path`, or the splits" if one_file else "name the files of the splits"
     raise DataError(
-        f"the folder {str(folder)!r} has several data files, {_listed(names)}: {why}; name one file as `path`, or the "
-        f"splits, as `source: {{files: {{train: {names[0]}}}}}`"
+        f"the folder {str(folder)!r} has several data files, {_listed(_below(paths, folder))}: {why}; {ways}, as "
+        f"`source: {{files: {{{names}}}}}`"
     )
+
+
+def _word(name: str) -> str:
+    return name if re.fullmatch(r"[\w./-]*[A-Za-z_][\w./-]*", name) else json.dumps(name, ensure_ascii=False)
 
 
 def _below(paths: Iterable[Path], folder: Path) -> list[str]:

@@ -15,7 +15,8 @@ from typing import Any
 from bench import console
 from bench.config import foreign_code, yaml_loader
 from bench.config.cards import ModelCard
-from bench.config.named_cards import MadeCard
+from bench.config.named_cards import MadeCard, WrongKeys
+from bench.config.validation import shortened
 from bench.errors import BenchError, RecipeError, SetupError
 from bench.models import hub_models, location
 from bench.utils import files
@@ -55,6 +56,7 @@ def make(spec: Mapping[str, Any]) -> MadeCard:
     what was tried.
     """
     console.quiet_libraries()
+    _check_types(spec)
     if not any(spec.get(key) for key in ("path", "id", "package")):
         return _of_architecture(spec)
     checkpoint = _checkpoint(spec)
@@ -88,6 +90,19 @@ def make(spec: Mapping[str, Any]) -> MadeCard:
         sources=sources,
         model_type=text.model_type,
     )
+
+
+def _check_types(spec: Mapping[str, Any]) -> None:
+    """Raise WrongKeys with a line for each key that is read here and is not of the type that a card's is."""
+    text = ("id", "path", "package", "subfolder", "revision", "family")
+    wrong = [(key, "text") for key in text if not isinstance(spec.get(key), str | None)]
+    if not isinstance(spec.get("architecture"), Mapping | None):
+        wrong.append(("architecture", "a mapping of keys to values"))
+    if not isinstance(spec.get("trust_remote_code"), bool | None):
+        wrong.append(("trust_remote_code", "true or false"))
+    if wrong:
+        lines = [f"{key}: expected {expected}, got {shortened(spec[key])}." for key, expected in wrong]
+        raise WrongKeys("\n".join(lines))
 
 
 def _summary(card: Mapping[str, Any], raw: Mapping[str, Any], config: Any) -> str:

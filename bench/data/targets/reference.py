@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.config.cards import DatasetCard
+from bench.config.cards import Columns, DatasetCard
 from bench.data import chat_layouts
 from bench.data.labels import Labels, field_of
 from bench.data.sources import Row, Table
@@ -12,10 +12,10 @@ from bench.errors import DataError
 
 
 def columns(card: DatasetCard) -> list[str | None]:
-    """Return the columns of prompt and references, or that of conversations."""
+    """Return the columns of prompt and references, or those of conversations."""
     own = card.columns
     if own.messages is not None:
-        return [own.messages]
+        return [own.messages, own.system]
     return [own.text, own.text_pair, own.input, own.reference]
 
 
@@ -34,12 +34,12 @@ def read(tables: Mapping[str, Table], used: Sequence[str], card: DatasetCard) ->
 
     def of_messages(row: Row, place: str) -> dict[str, Any]:
         """Return the last turn of a conversation as its reference, and the others."""
-        *messages, answer = chat_layouts.turns_of(field_of(row, own.messages or "", place), place)
+        *messages, answer = _turns(row, own, place)
         return {"label": 0, "answers": [answer["content"]], "messages": messages}
 
     def spoken(row: Row, place: str) -> tuple[str, None]:
         """Return what is said before the answer, but for the system's turn, by which leaks are found."""
-        turns = chat_layouts.turns_of(field_of(row, own.messages or "", place), place)[:-1]
+        turns = _turns(row, own, place)[:-1]
         return chat_layouts.said(turns), None
 
     def joined(row: Row, place: str) -> tuple[str, Any]:
@@ -58,6 +58,20 @@ def read(tables: Mapping[str, Table], used: Sequence[str], card: DatasetCard) ->
 def with_input(text: str, added: str) -> str:
     """Return a text with its input behind it, as Alpaca has it; what is empty is left out."""
     return "\n\n".join(part for part in (text, added) if part.strip())
+
+
+def _turns(row: Row, own: Columns, place: str) -> chat_layouts.Turns:
+    """Return a row's conversation; before it the system prompt, where a column of its own has one.
+
+    Raises DataError for two system prompts.
+    """
+    turns = chat_layouts.turns_of(field_of(row, own.messages or "", place), place)
+    system = _text(row, own.system, place) if own.system is not None else ""
+    if not system.strip():
+        return turns
+    if turns[0]["role"] == "system" and turns[0]["content"] != system:
+        raise DataError(f"{place}: the conversation has a system turn, and {own.system!r} another; remove one")
+    return [{"role": "system", "content": system}, *(turn for turn in turns if turn["role"] != "system")]
 
 
 def _text(row: Row, column: str, place: str) -> str:

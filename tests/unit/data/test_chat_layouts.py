@@ -16,34 +16,41 @@ OPENAI = [{"role": "user", "content": "how many?"}, {"role": "assistant", "conte
 SHAREGPT = [{"from": "human", "value": "how many?"}, {"from": "gpt", "value": "seven"}]
 SYSTEM = {"role": "system", "content": "be short"}
 
-ROWS = [
-    ({"instruction": "add", "input": "1, 2", "output": "3"}, "alpaca", ["instruction", "input", "output"]),
-    ({"instruction": "add", "output": "3"}, "alpaca", ["instruction", None, "output"]),
-    (
-        {"instruction": "a", "context": "b", "response": "c", "category": "d"},
-        "dolly",
-        ["instruction", "context", "response"],
-    ),
-    ({"prompt": "a", "completion": "b"}, "prompt_completion", ["prompt", None, "completion"]),
-    ({"id": "1", "document": "a", "summary": "b"}, "document_summary", ["document", None, "summary"]),
+PAIRS = [
+    (["instruction", "input", "output"], "alpaca", ["instruction", "input", "output"]),
+    (["instruction", "output"], "alpaca", ["instruction", None, "output"]),
+    (["instruction", "context", "response", "category"], "dolly", ["instruction", "context", "response"]),
+    (["instruction", "input", "response"], "instruction_response", ["instruction", "input", "response"]),
+    (["prompt", "completion"], "prompt_completion", ["prompt", None, "completion"]),
+    (["type", "query", "response"], "query_response", ["query", None, "response"]),
+    (["id", "document", "summary"], "document_summary", ["document", None, "summary"]),
 ]
 
 
-@together("row, name, columns", ROWS)
-def test_pairs_of_columns(row, name, columns):
-    found = layout_of(list(row), row)
-    wanted = dict(zip(("text", "input", "reference"), columns, strict=True))
+@together("columns, name, expected", PAIRS)
+def test_pairs_of_columns(columns, name, expected):
+    found = layout_of(columns, {})
+    wanted = dict(zip(("text", "input", "reference"), expected, strict=True))
     assert (found.name, found.columns) == (name, {key: value for key, value in wanted.items() if value})
 
 
+def test_pairs_that_are_not_those_that_a_person_names():
+    columns = ["instruction", "query", "response"]
+    assert layout_of(columns, {}).columns["text"] == "instruction"
+    assert layout_of(columns, {}, {"text": "query"}).columns == {"text": "query", "reference": "response"}
+    assert layout_of(columns, {}, {"text": "response"}) is None
+    assert layout_of(["prompt", "completion"], {"messages": OPENAI[0]}, {"text": "prompt"}).name == "prompt_completion"
+
+
 def test_columns_of_conversations():
-    assert layout_of(["id", "messages"], {"id": 1, "messages": OPENAI}).columns == {"messages": "messages"}
-    found = layout_of(["conversations"], {"conversations": SHAREGPT})
-    assert (found.name, found.columns) == ("sharegpt", {"messages": "conversations"})
-    assert layout_of(["text", "label"], {"text": "a", "label": 1}) is None
-    assert layout_of(["messages"], {"messages": []}) is None
-    with pytest.raises(DataError, match="several columns hold conversations: a, b; say which one"):
-        layout_of(["a", "b"], {"a": OPENAI, "b": SHAREGPT})
+    assert layout_of(["id"], {"messages": OPENAI[0]}).columns == {"messages": "messages"}
+    found = layout_of([], {"chats": SHAREGPT[0]})
+    assert (found.name, found.columns) == ("sharegpt", {"messages": "chats"})
+    assert layout_of(["text", "label"], {}) is None
+    assert layout_of([], {"messages": ()}) is None
+    assert layout_of([], {"chosen": OPENAI[0], "messages": OPENAI[0]}).columns == {"messages": "messages"}
+    with pytest.raises(DataError, match="several columns hold conversations: a, b; write the one you mean, as `"):
+        layout_of([], {"a": OPENAI[0], "b": SHAREGPT[0]})
 
 
 def test_all_layouts_give_the_same_turns():
