@@ -276,7 +276,7 @@ def test_a_model_in_a_subfolder(load, refused, folder, tmp_path):
         model = load(written, "method=lora").recipe.model
         assert (model.id, model.subfolder, model.family) == (str(tmp_path / "org/m"), "", "decoder")
     assert "org/gone' is no folder" in refused("{path: ../org, subfolder: gone}")
-    assert "`subfolder` is the name of a folder, not 3" in refused("{path: ../org, subfolder: 3}")
+    assert "model.subfolder: expected text, got 3" in refused("{path: ../org, subfolder: 3}")
     told = "model: 'a/b' with subfolder 'c': a subfolder is not read from the Hub; download the repository, as by `hf"
     assert told in refused("{id: a/b, subfolder: c}")
 
