@@ -101,6 +101,11 @@ def _checked(request: ExportRequest) -> tuple[Record, dict[str, Any]]:
             f"{request.run} has status `{record.status}` ({record.reason}); --unfinished exports its model even so"
         )
     description = saved_model.describe(folder)
+    if description["task"] == "multiple_choice" and description["objective"] == "head":
+        raise SetupError(
+            f"the model of {request.run} scores each choice of multiple choice by itself; a folder that transformers "
+            "would read the same way is not written: use `predict`, or repeat the run with objective: text"
+        )
     if description.get("pooling") is not None or description["head"]["kind"] != "own":
         kind = "a linear probe" if description.get("pooling") is not None else "an MLP head"
         raise SetupError(

@@ -142,8 +142,10 @@ _SPANS_NOTE = (
 
 def _prompted(description: dict[str, Any], tokenizer: Any, out: Path) -> list[str]:
     """Return the prompts of the run as code: the same tokens as it scored, and how it read the answer."""
-    prompt = Prompt.model_validate(description["prompt"], strict=False)
     prompting = Prompting.model_validate(description["prompting"], strict=False)
+    if (done := _beyond_code(description["task"], prompting)) is not None:
+        return [f"The run {done}, for which there is no code here: use `bench predict` on the run's own folder."]
+    prompt = Prompt.model_validate(description["prompt"], strict=False)
     task, labels = registry.load_task(description["task"]), description["labels"]
     renderer = Renderer(prompt, tokenizer, chat=prompting.format == "chat", trained=True, date=prompting.date)
     encoder = PromptEncoder(
@@ -165,9 +167,8 @@ def _prompted(description: dict[str, Any], tokenizer: Any, out: Path) -> list[st
     if is_writer:
         ends = sorted({*encoder.end_ids[-1:], tokenizer.eos_token_id})
         code += _writing(prompting.max_new_tokens, ends, both_sides=both_sides)
-        said = (
-            "The run generates greedily, up to the end token or a line break, and reads the first line as the answer."
-        )
+        read = "first number of the first line" if task.READS == "numbers" else "first line"
+        said = f"The run generates greedily, up to the end token or a line break, and reads the {read} as the answer."
     else:
         code += _scoring(encoder, words, labels, prompting.normalization, both_sides=both_sides)
         said = "The run answers with the label whose words are the likeliest after the prompt."
@@ -178,6 +179,17 @@ def _prompted(description: dict[str, Any], tokenizer: Any, out: Path) -> list[st
             "probabilities differ from the record's."
         )
     return [_code("\n".join(code) + "\n"), " ".join(notes)]
+
+
+def _beyond_code(task: str, prompting: Prompting) -> str | None:
+    """Return what a run does that the code of `_prompted` would do otherwise, or None."""
+    if registry.literals("tasks", task)["READS"] == "choices":
+        return "scores each choice of a question by its likelihood after the prompt"
+    if task in ("generation", "lm_eval_generation"):
+        return "writes whole texts, by its data's own way to ask and to end"
+    if prompting.chat_template_kwargs:
+        return f"tells the chat template {', '.join(prompting.chat_template_kwargs)}"
+    return None
 
 
 def _prompt_function(renderer: Renderer, out: Path) -> list[str]:

@@ -34,6 +34,10 @@ RUNS = {
     "written": ("tiny/t5-text_full", {"max_length": 128, "prompting": {"answer": "generate", "max_new_tokens": 10}}),
     "spans": ("passages/bert-full", {}),
     "quantised": ("tiny/llama-qlora", {}),
+    "numbers": ("tiny/bert-ratings", {}),
+    "tags": ("tiny/bert-notices", {"method": LORA}),
+    "choices": ("endings/bert-full", {}),
+    "choices_in_text": ("endings/llama-text_full", {"max_length": 128}),
 }
 
 
@@ -182,6 +186,39 @@ def test_the_readme_has_the_scores_and_the_folder_the_record(runs, tmp_path, cap
     assert len(tokenizer("word " * 200, truncation=True)["input_ids"]) == 128
     assert main(["export", str(run), "--out", str(out)]) == 2
     assert "this is not an empty folder" in capsys.readouterr().err
+
+
+def test_numbers_and_tags(runs, tmp_path):
+    run = runs("numbers")
+    folder, compared = exported(run, tmp_path)
+    assert [(one.loader, one.of_data) for one in compared] == [("AutoModelForSequenceClassification", True)]
+    assert compared[0].difference < 1e-5
+    rows = rows_of(run)
+    wanted = [row["label"] for row in predict(run, rows)]
+    assert all(isinstance(value, float) for value in wanted)
+    with names_of(folder) as names:
+        found = names["classify"]([row["text"] for row in rows], truncation=True)
+    assert [one[0]["score"] for one in found] == pytest.approx(wanted, abs=1e-5)
+    run = runs("tags")
+    folder, compared = exported(run, tmp_path)
+    loaders = ["AutoModelForTokenClassification", "AutoPeftModelForTokenClassification"]
+    assert [one.loader for one in compared] == loaders
+    assert all(one.difference < 1e-5 for one in compared)
+    auto = transformers.AutoModelForTokenClassification.from_pretrained(folder)
+    assert list(auto.config.id2label.values()) == store.read(run).data.labels
+    with names_of(folder) as names:
+        assert {one["entity"] for one in names["tag"]("Ada met Bob in Rome.")} <= set(auto.config.id2label.values())
+
+
+def test_multiple_choice_is_exported_as_a_writer_alone(runs, tmp_path, capsys):
+    assert main(["export", str(runs("choices")), "--out", str(tmp_path / "out")]) == 2
+    assert "scores each choice of multiple choice by itself" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()
+    folder, compared = exported(runs("choices_in_text"), tmp_path)
+    assert [one.loader for one in compared] == ["AutoModelForCausalLM"]
+    page = (folder / "README.md").read_text(encoding="utf-8")
+    assert "The run scores each choice of a question by its likelihood after the prompt, for which there is no" in page
+    assert "generates greedily" not in page
 
 
 def test_what_can_not_be_exported_is_refused_before_anything_is_written(runs, tmp_path, capsys):
