@@ -48,11 +48,12 @@ WINDOWS = 60
 # A device that is sold as 12 GB has a little less.
 ABOUT_AS_SMALL = 0.9
 COMPARED = {"mistral_7b_v03-1x512": "imdb/mistral_7b_v03-text_qlora", "gemma_7b-1x512": "imdb/gemma_7b-text_qlora"}
+HEAD_SIZE = "model.architecture.head_dim"
 MINI: dict[str, Any] = {
     "model.dtype": "float32", "model.architecture.vocab_size": 2048, "model.architecture.hidden_size": 64,
     "model.architecture.intermediate_size": 128, "model.architecture.num_hidden_layers": 2,
     "model.architecture.num_attention_heads": 4, "model.architecture.num_key_value_heads": 2,
-    "model.architecture.head_dim": 16, "training.optimizer": "adamw_torch_fused", "training.global_batch": 4,
+    HEAD_SIZE: 16, "training.optimizer": "adamw_torch_fused", "training.global_batch": 4,
     "training.per_device_batch": 2, "training.steps": 4, "max_length": 256,
 }  # fmt: skip
 
@@ -91,7 +92,10 @@ def overrides(case: Case, data: Path, mini: bool) -> list[str]:
         "save": "false", "speed.token_cache": "false", "checkpoints.every_minutes": "null",
     }  # fmt: skip
     if mini:
-        found |= MINI | ({"method.compute_dtype": "float32"} if given.recipe.method.name == "qlora" else {})
+        # A field that a family's config does not have, as the size of its heads, follows from the others.
+        own = given.recipe.model.architecture
+        small = {key: value for key, value in MINI.items() if key != HEAD_SIZE or "head_dim" in own}
+        found |= small | ({"method.compute_dtype": "float32"} if given.recipe.method.name == "qlora" else {})
     return [f"{key}={value}" for key, value in found.items()]
 
 

@@ -12,7 +12,7 @@ INSTALLED = Path(__file__).resolve().parents[1] / "_shipped"
 
 def is_checkout() -> bool:
     """Return whether this package runs from a checkout of its repository, rather than from an installed copy."""
-    return (ROOT / "setup.cfg").is_file() and (ROOT / "recipes").is_dir()
+    return not INSTALLED.is_dir()
 
 
 def folder(name: str) -> Path:

@@ -38,7 +38,8 @@ def test_a_wrapped_checkpoint_is_run_to_the_end(name, tmp_path, monkeypatch):
     checkpoint = families.write(name, tmp_path / "checkpoint", wide=method == QLORA)
     tiny_cards.trained_tokenizer("wordpiece", families.VOCABULARY, "decoder").save_pretrained(checkpoint)
     (tmp_path / "models").mkdir()
-    card = f"wrapped_{name}"  # included folders stay, so that each has a name of its own
+    monkeypatch.setenv("BENCH_INCLUDE", "")  # put back afterwards: included folders stay for a whole process
+    card = f"wrapped_{name}"
     (tmp_path / "models" / f"{card}.yaml").write_text(CARD.format(folder=checkpoint), encoding="utf-8")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(name=card, method=method, objective=objective), encoding="utf-8")

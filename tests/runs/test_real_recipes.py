@@ -14,7 +14,7 @@ from tests.helpers.cases import together
 PATHS = {
     f"{path.parent.name}/{path.stem}": path
     for path in find_recipes()
-    if path.parent.name not in ("tiny", "minilm", "passages", "endings") and path.is_relative_to(SHIPPED)
+    if path.parent.name not in ("tiny", "minilm", "passages", "endings", "written") and path.is_relative_to(SHIPPED)
 }
 STUDIES = sorted({path.parent.name for path in PATHS.values()})
 MODELS = [path.stem for path in find_cards("model") if not path.stem.startswith(("tiny_", "minilm"))]
@@ -76,6 +76,43 @@ ROWS = {
         "train": [row for number in range(10) for row in questions(f"article {number}", number % 2)],
         "validation": [*questions("one more", 1), *questions("and another", 0)],
     },
+}
+
+
+ARC = {"text": ["ice", "fire", "sand"], "label": ["A", "B", "C"]}
+# Of the other tasks: name -> (the source's splits, a row of them by its number).
+OF_OTHER_TASKS = {
+    "alpaca": (("train",), lambda n: {"instruction": f"Say {n}.", "input": "", "output": f"{n}", "text": "unused"}),
+    "arc_challenge": (("train", "validation", "test"), lambda n: {
+        "id": f"q{n}", "question": f"What is cold {n}?", "choices": ARC, "answerKey": "ABC"[n % 3]}),
+    "conll2003": (("train", "validation", "test"), lambda n: {
+        "id": f"{n}", "tokens": ["EU", f"call {n}", "."], "pos_tags": [1, 2, 3], "chunk_tags": [1, 2, 3],
+        "ner_tags": [3, 0, 0]}),
+    "copa": (("train", "validation", "test"), lambda n: {
+        "premise": f"It rained {n}.", "choice1": "It got wet.", "choice2": "It got dry.", "question": "effect",
+        "idx": n, "label": n % 2}),
+    "gsm8k": (("train", "test"), lambda n: {"question": f"1 + {n}?", "answer": f"It is <<1+{n}>>.\n#### {n + 1}"}),
+    "hellaswag": (("train", "validation", "test"), lambda n: {
+        "ind": n, "activity_label": "x", "ctx_a": "A man", "ctx_b": "", "ctx": f"A man {n}", "split": "x",
+        "endings": ["sits.", "flies.", "melts.", "sings."], "source_id": "x", "split_type": "x", "label": f"{n % 4}"}),
+    "metamathqa": (("train",), lambda n: {
+        "type": "GSM_Rephrased", "query": f"2 + {n}?", "original_question": "x",
+        "response": f"2 + {n} is.\n#### {n + 2}\nThe answer is: {n + 2}"}),
+    "piqa": (("train", "validation"), lambda n: {"goal": f"Cool {n}", "sol1": "ice", "sol2": "fire", "label": n % 2}),
+    "samsum": (("train", "validation", "test"), lambda n: {
+        "id": f"{n}", "dialogue": f"A: Hi {n}\r\nB: Hi", "summary": f"A greets B {n}."}),
+    "stsb": (("train", "validation", "test"), lambda n: {
+        "sentence1": f"a cat {n}", "sentence2": f"a dog {n}", "label": n % 6 * 1.0, "idx": n}),
+    "swag": (("train", "validation", "test"), lambda n: {
+        "video-id": "x", "fold-ind": f"{n}", "startphrase": f"He {n}", "sent1": "x", "sent2": "x", "gold-source": "x",
+        **{f"ending{k}": f"goes {k}." for k in range(4)}, "label": n % 4}),
+    "xsum": (("train", "validation", "test"), lambda n: {
+        "document": f"A long text {n}.", "summary": f"Short {n}.", "id": f"{n}"}),
+}  # fmt: skip
+OF_OTHER_TASKS["arc_easy"] = OF_OTHER_TASKS["arc_challenge"]
+ROWS |= {
+    name: {split: [row(1000 * number + each) for each in range(50)] for number, split in enumerate(splits)}
+    for name, (splits, row) in OF_OTHER_TASKS.items()
 }
 
 
@@ -200,9 +237,13 @@ def hub(monkeypatch):
     def loaded(name):
         card = load_card("dataset", HUB[name])
 
+        places = {(each.source.id, each.source.config, each.source.revision): other
+                  for other, each in card.other_sources.items()}  # fmt: skip
+        places[card.source.id, card.source.config, card.source.revision] = name
+
         def load_dataset(place, config, revision):
-            assert (place, config, revision) == (card.source.id, card.source.config, card.source.revision)
-            return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in ROWS[name].items()})
+            rows_of = ROWS[places[place, config, revision]]
+            return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in rows_of.items()})
 
         monkeypatch.setattr("datasets.load_dataset", load_dataset)
         return dataset.load(card, {}, {"train", "validation", "test"})
@@ -231,6 +272,28 @@ def test_slang_is_read_from_its_columns(hub):
     assert corpus.labels == ("negative", "neutral", "positive")
     assert [(row["text"], row["label"]) for row in corpus.splits["test"].rows] == [("siema", 1)]
     assert [len(corpus.splits[name].rows) for name in ("train", "validation", "test")] == [6, 1, 1]
+
+
+@pytest.mark.parametrize("name", OF_OTHER_TASKS)
+def test_cards_of_the_other_tasks_read_the_columns_of_the_hub(hub, name):
+    corpus = hub(name)
+    splits = {split: found.rows for split, found in corpus.splits.items()}
+    assert set(splits) == {"train", "validation", "test"}
+    assert min(map(len, splits.values())) >= 1
+    row = splits["test"][0]
+    expected = {
+        "conll2003": {"tokens": ["EU", "call 2000", "."], "tags": ["B-ORG", "O", "O"]},
+        "stsb": {"text": "a cat 1000", "text_pair": "a dog 1000", "label": 4.0},
+        "gsm8k": {"text": "1 + 1000?", "answers": ["It is <<1+1000>>.\n#### 1001"]},
+        "metamathqa": {"text": "1 + 1000?", "answers": ["It is <<1+1000>>.\n#### 1001"]},
+        "copa": {"choices": ["It got wet.", "It got dry."], "label": 0, "text_pair": "effect"},
+        "arc_easy": {"choices": ["ice", "fire", "sand"], "label": 2},
+        "hellaswag": {"text": "A man 1000", "choices": ["sits.", "flies.", "melts.", "sings."], "label": 0},
+        "swag": {"choices": [f"goes {k}." for k in range(4)], "label": 0},
+        "piqa": {"text": "Cool 1000", "choices": ["ice", "fire"], "label": 0},
+        "xsum": {"text": "A long text 2000.", "answers": ["Short 2000."]},
+    }.get(name, {})
+    assert {key: row[key] for key in expected} == expected
 
 
 def test_emotions_are_read_from_their_columns(hub):

@@ -106,7 +106,7 @@ def tally(
     if metric == POSITIVE:
         # The first label counts as no answer, so that it has no column.
         lines = [
-            line._replace(
+            Line(
                 prediction=None if line.prediction == labels[0] else line.prediction,
                 reference=None if line.reference == labels[0] else line.reference,
             )

@@ -659,7 +659,7 @@ def test_a_model_replaced_in_the_recipe_is_blamed_there(refused):
         ("evaluation.splits=[tset]", "command line: evaluation.splits.0: the data set has no split 'tset'."),
         ("limit.tran=3", "command line: limit.tran: the data set has no split 'tran'. Did you mean 'train'?"),
         ("dataset=nope", "command line: dataset: there is no dataset card 'nope'."),
-        ("dataset=../x", "command line: dataset: there is no file or folder '../x'; looked in"),
+        ("dataset=../no-such-file", "command line: dataset: there is no file or folder '../no-such-file'; looked in"),
         ("dataset=", "command line: dataset: this key is required"),
         ("dataset.nope.x=4", "command line: dataset.nope: unknown key."),
         ("dataset.labels.0=x", "command line: dataset.labels: expected a list, as in [a, b], got {'0': 'x'}."),

@@ -18,9 +18,9 @@ def test_a_checkout_has_its_own_files():
 
 
 def test_an_installed_package_has_a_copy_and_no_commit(monkeypatch, tmp_path):
-    monkeypatch.setattr(shipped, "ROOT", tmp_path)
+    monkeypatch.setattr(shipped, "INSTALLED", tmp_path)
     assert not shipped.is_checkout()
-    assert shipped.folder("recipes") == ROOT / "bench" / "_shipped" / "recipes"
+    assert shipped.folder("recipes") == tmp_path / "recipes"
     with pytest.raises(SetupError, match="not a checkout of its repository"):
         git.git("rev-parse", "HEAD")
 
