@@ -150,6 +150,8 @@ class RowReader:
                 raise DataError(f"{place}: --columns {key}={self.given[key]}: there is no such key.{hint}")
             return self.given[key]
         own = self.trained.columns.get(key) or key
+        if self._is_like_training(row) and self.trained.columns.get(key):
+            return own  # Alpaca, too, has a column `text`, which holds all of a row
         known = [name for name in dict.fromkeys((own, key)) if not row.keys().isdisjoint(_columns(name))]
         if len(known) > 1:
             advice = f"say which one is meant: --columns {key}={known[0]}"
@@ -160,6 +162,11 @@ class RowReader:
                 f"both there; {advice}"
             )
         return known[0] if known else None
+
+    def _is_like_training(self, row: Row) -> bool:
+        """Return whether a row has all columns that the training read, of which there were several."""
+        own = {column for name in self.trained.columns.values() if name for column in _columns(name)}
+        return len(own) > 1 and own <= row.keys()
 
     def _hint(self, row: Row) -> str:
         if not row:

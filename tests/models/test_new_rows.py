@@ -79,6 +79,13 @@ def test_the_input_stands_behind_the_instruction(write):
         assert one(write, row, ALPACA) == {"text": text, "text_pair": None}
 
 
+def test_a_row_with_all_columns_of_the_training_is_read_as_one_of_it(write):
+    row = {"instruction": "Sort", "context": "b a", "output": "a b", "text": "all of it", "input": "other"}
+    assert one(write, row, ALPACA) == {"text": "Sort\n\nb a", "text_pair": None}
+    with pytest.raises(DataError, match="`instruction`, as in the data that the model was trained on, and `text` are"):
+        one(write, {"instruction": "Sort", "text": "all of it"}, ALPACA)
+
+
 def test_an_answer_in_a_conversation_is_left_out_and_told(write, capsys):
     assert one(write, {"conversations": TURNS}, CHAT)["messages"] == TURNS[:1]
     assert "a.jsonl: 1 conversations end with the assistant's turn, which is left out" in capsys.readouterr().err
