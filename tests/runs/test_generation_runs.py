@@ -143,7 +143,7 @@ def test_other_tasks_refuse_its_keys():
         ("training.loss_on=all", "only task 'generation' has other tokens in its loss"),
         ("evaluation.extract={name: letter}", "only for texts that are written"),
         ("evaluation.metrics=[reference_loss]", "metric 'reference_loss' is for task 'generation'"),
-        ("dataset.columns.reference=text", "only task 'generation' has texts that are to be written"),
+        ("dataset.columns.reference=answer", "only task 'generation' has texts that are to be written"),
     ):
         with pytest.raises(RecipeError) as caught:
             resolve.load(ROOT / "recipes" / "tiny" / "bert-full.yaml", (change,))
