@@ -1,7 +1,6 @@
 """Reader of generated answers: decodes greedily, then parses the text."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,51 +8,27 @@ import numpy as np
 from bench.config.recipe import Prompting
 from bench.data.examples import Encoded
 from bench.data.prompts.encode import prompt_identity
-from bench.evaluation import self_check
-from bench.evaluation.generation import Generator
 from bench.evaluation.generation import plain as generate_alone
 from bench.evaluation.reader import Answer, Scoring
 from bench.evaluation.readers.base import Checked
-from bench.models.autocast import autocast
+from bench.evaluation.readers.generator import GeneratorReader
 
 
-class GenerationReader:
+class GenerationReader(GeneratorReader):
     """Generates greedily up to the end token, a line break or the limit, and parses the text."""
 
     def __init__(
         self, model: Any, split: Encoded, scoring: Scoring, prompting: Prompting, parse: Callable[[str], Any], end: int
     ):
-        self.split, self.scoring, self.parse = split, scoring, parse
-        self.num_labels = scoring.metrics.num_labels
-        self.tokenizer, self._breaks = scoring.tokenizer, dict[int, bool]()
-        self.options = {
-            "end_token_ids": {end, scoring.tokenizer.eos_token_id} - {None, -1},
-            "max_new_tokens": prompting.max_new_tokens,
-            "pad_token_id": scoring.tokenizer.pad_token_id,
-            "stop": self._stops,
-        }
-        self.prompts = [feature["input_ids"] for feature in split.features]
-        self.autocast = partial(autocast, scoring.device, scoring.precision)
-        self.generator = Generator(
+        self.parse, self.num_labels, self._breaks = parse, scoring.metrics.num_labels, dict[int, bool]()
+        super().__init__(
             model,
-            self.prompts,
-            **self.options,
-            autocast=self.autocast,
-            budget=scoring.batch_tokens,
-            checked=scoring.checked,
-            agree=self_check.first_reason,
+            split,
+            scoring,
+            end_token_ids={end, scoring.tokenizer.eos_token_id} - {None, -1},
+            max_new_tokens=prompting.max_new_tokens,
+            stop=self._stops,
         )
-        self.batches = self.generator.batches
-
-    @property
-    def check_s(self) -> float:
-        """Return the seconds that comparing the generator with the plain path took."""
-        return self.generator.check_s
-
-    @property
-    def notes(self) -> list[str]:
-        """Return the fallbacks of the generator."""
-        return self.generator.notes
 
     def _stops(self, tokens: list[int]) -> bool:
         """Return whether a line break follows anything else: an answer is one line."""

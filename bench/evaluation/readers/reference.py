@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from bench.config.recipe import Prompting
@@ -10,16 +9,15 @@ from bench.data.examples import Encoded
 from bench.data.prompts.conversation import without_thoughts
 from bench.data.prompts.encode import prompt_identity
 from bench.errors import DivergedError
-from bench.evaluation import likelihood, self_check
-from bench.evaluation.generation import Generator
+from bench.evaluation import likelihood
 from bench.evaluation.generation import plain as generate_alone
 from bench.evaluation.reader import Answer, Scoring
 from bench.evaluation.readers.base import Checked
-from bench.models.autocast import autocast
+from bench.evaluation.readers.generator import GeneratorReader
 from bench.models.heads import unwrapped
 
 
-class ReferenceReader:
+class ReferenceReader(GeneratorReader):
     """Generates up to an end token, or the limit, and scores the reference by one forward pass.
 
     stop_ids: end tokens beside those of the model's own generation config. stop_text: text at which an answer is cut,
@@ -37,40 +35,33 @@ class ReferenceReader:
         stop_text: str | None,
         thinks: bool,
     ):
-        self.split, self.scoring, self.tokenizer = split, scoring, scoring.tokenizer
         self.stop_text, self.thinks = stop_text, thinks
-        self.options: dict[str, Any] = {
-            "end_token_ids": stop_ids | _own_ends(model, scoring.tokenizer),
-            "max_new_tokens": prompting.max_new_tokens,
-            "pad_token_id": scoring.tokenizer.pad_token_id,
-            "stop": self._stops if stop_text else None,
-        }
-        self.prompts = [feature["input_ids"] for feature in split.features]
-        self.autocast = partial(autocast, scoring.device, scoring.precision)
-        shared: dict[str, Any] = {
-            "autocast": self.autocast,
-            "budget": scoring.batch_tokens,
-            "checked": scoring.checked,
-            "agree": self_check.first_reason,
-        }
-        self.generator = Generator(model, self.prompts, **self.options, **shared)
+        super().__init__(
+            model,
+            split,
+            scoring,
+            end_token_ids=stop_ids | _own_ends(model, scoring.tokenizer),
+            max_new_tokens=prompting.max_new_tokens,
+            stop=self._stops if stop_text else None,
+        )
         # Of new texts there is no reference.
         self.items = [_item(feature) for feature in split.features] if _has_references(split) else []
         self.scorer = None
         if self.items:
-            self.scorer = likelihood.Scorer(model, self.items, pad_token_id=scoring.tokenizer.pad_token_id, **shared)
-        self.batches = self.generator.batches
+            self.scorer = likelihood.Scorer(
+                model, self.items, pad_token_id=scoring.tokenizer.pad_token_id, **self.shared
+            )
 
     @property
     def check_s(self) -> float:
         """Return the seconds that comparing with the plain path took."""
-        return self.generator.check_s + (self.scorer.check_s if self.scorer is not None else 0.0)
+        return super().check_s + (self.scorer.check_s if self.scorer is not None else 0.0)
 
     @property
     def notes(self) -> list[str]:
         """Return the fallbacks of generator and scorer."""
         scored = self.scorer.notes if self.scorer is not None else []
-        return [*self.generator.notes, *(note.replace("label", "reference") for note in scored)]
+        return [*super().notes, *(note.replace("label", "reference") for note in scored)]
 
     def _stops(self, tokens: list[int]) -> bool:
         """Return whether the separator stands behind anything else."""
