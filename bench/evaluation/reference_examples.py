@@ -1,6 +1,5 @@
 """Encodes a corpus of prompts and references: splits to score, training examples, and the reader of written texts."""
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,8 +18,7 @@ from bench.data.prompts.template import Renderer
 from bench.errors import DataError
 from bench.evaluation.reader import Reader, Scoring
 from bench.evaluation.readers.reference import ReferenceReader
-from bench.evaluation.text_examples import TextExamples
-from bench.records import record
+from bench.evaluation.text_examples import TextExamples, prompts_of, signature_of
 
 # The prompt of a card without one: the text itself, and the answer on the next line.
 PLAIN = Prompt(template="{text}", joint="\n")
@@ -96,7 +94,7 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, task: 
         splits=splits,
         train=train,
         reader=reader_of(recipe.prompting, encoder),
-        prompts=_prompts(recipe, plan, encoder, splits),
+        prompts=prompts_of(recipe, plan, encoder.encoder, splits, _signature(recipe, plan, encoder)),
         notes=encoder.encoder.notes,
     )
 
@@ -146,33 +144,8 @@ def _reader(model: Any, split: Encoded, scoring: Scoring, **options: Any) -> Rea
     return ReferenceReader(model, split, scoring, **options)
 
 
-def _prompts(
-    recipe: Recipe, plan: LoadPlan, encoder: ConversationEncoder, splits: dict[str, Encoded]
-) -> record.Prompts:
-    first, frame, shots = splits[recipe.evaluation.splits[0]], encoder.frame, encoder.encoder.shots
-    fixed = shots.fixed() if shots is not None and not encoder.encoder.per_example else []
-    return record.Prompts(
-        format=recipe.prompting.format,
-        answer=recipe.prompting.answer,
-        signature=_signature(recipe, plan, encoder),
-        template_hash=encoder.renderer.hash,
-        frame_hash=None if frame is None else frame.hash,
-        date=recipe.prompting.date if frame is not None and frame.writes_date else None,
-        shots=plan.shots,
-        draw=plan.draw if plan.shots else None,
-        shot_ids=[str(row["id"]) for row in fixed],
-        example=encoder.tokenizer.decode(first.features[0]["input_ids"]),
-    )
-
-
 def _signature(recipe: Recipe, plan: LoadPlan, encoder: ConversationEncoder) -> str:
-    """Return every setting of prompting that moves a score."""
-    prompting, frame = recipe.prompting, encoder.frame
-    parts = [f"answer:{prompting.answer}", f"format:{prompting.format}"]
-    if frame is not None:
-        parts += [f"frame:{frame.hash}", *([f"date:{prompting.date}"] if frame.writes_date else [])]
-        parts += [f"told:{json.dumps(frame.options, sort_keys=True)}"] if frame.options else []
-        parts.append("thoughts:removed")
     ends = "end_token" if encoder.stop_text is None else "end_token,separator"
-    parts += [f"greedy,max_new_tokens:{prompting.max_new_tokens}", f"stop:{ends}", "parse:whole_text"]
-    return "|".join([*parts, f"shots:{plan.shots}" + (f",{plan.draw}" if plan.shots else "")])
+    greedy = f"greedy,max_new_tokens:{recipe.prompting.max_new_tokens}"
+    parts = [*(["thoughts:removed"] if encoder.frame is not None else []), greedy, f"stop:{ends}", "parse:whole_text"]
+    return signature_of(recipe, plan, encoder.frame, parts)

@@ -14,6 +14,7 @@ from bench.config.contracts import LoadPlan
 from bench.config.recipe import Prompting, Recipe
 from bench.data import dataset
 from bench.data.examples import Encoded, Feature, kind_of
+from bench.data.prompts.chat_frame import ChatFrame
 from bench.data.prompts.encode import PromptEncoder
 from bench.data.prompts.few_shot import ShotSampler
 from bench.data.prompts.template import Renderer, fill
@@ -87,7 +88,7 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, task: 
     if prompt_encoder.wording.choices_of is not None:
         reader = partial(_choice_reader, normalization=recipe.dataset.normalization)
         prompt_encoder.notes += choices.notes(splits.values())
-    prompts = _prompts(recipe, plan, prompt_encoder, splits)
+    prompts = prompts_of(recipe, plan, prompt_encoder, splits, _signature(recipe, plan, prompt_encoder))
     return TextExamples(splits=splits, train=train, reader=reader, prompts=prompts, notes=prompt_encoder.notes)
 
 
@@ -232,16 +233,17 @@ def _entailment(recipe: Recipe, corpus: dataset.Corpus, tokenizer: Any) -> TextE
     return TextExamples(splits=splits, train=None, reader=entailment.EntailmentReader, prompts=prompts, notes=[])
 
 
-def _prompts(
-    recipe: Recipe, plan: LoadPlan, prompt_encoder: PromptEncoder, splits: Mapping[str, Encoded]
+def prompts_of(
+    recipe: Recipe, plan: LoadPlan, prompt_encoder: PromptEncoder, splits: Mapping[str, Encoded], signature: str
 ) -> record.Prompts:
+    """Return what the record says of prompts. signature: every setting of prompting that moves a score."""
     first = splits[recipe.evaluation.splits[0]]
     fixed = prompt_encoder.shots.fixed() if prompt_encoder.shots is not None and not prompt_encoder.per_example else []
     frame = prompt_encoder.renderer.frame
     return record.Prompts(
         format=recipe.prompting.format,
         answer=recipe.prompting.answer,
-        signature=_signature(recipe, plan, prompt_encoder),
+        signature=signature,
         template_hash=prompt_encoder.renderer.hash,
         frame_hash=None if frame is None else frame.hash,
         date=recipe.prompting.date if frame is not None and frame.writes_date else None,
@@ -252,27 +254,31 @@ def _prompts(
     )
 
 
-def _signature(recipe: Recipe, plan: LoadPlan, prompt_encoder: PromptEncoder) -> str:
-    """Return every setting of prompting that moves a score."""
+def signature_of(recipe: Recipe, plan: LoadPlan, frame: ChatFrame | None, parts: Sequence[str]) -> str:
+    """Return every setting of prompting that moves a score. parts: those of the way to answer."""
     prompting = recipe.prompting
-    parts = [f"answer:{prompting.answer}", f"format:{prompting.format}"]
-    frame = prompt_encoder.renderer.frame
+    asked = [f"answer:{prompting.answer}", f"format:{prompting.format}"]
     if frame is not None:
-        parts += [f"frame:{frame.hash}", *([f"date:{prompting.date}"] if frame.writes_date else [])]
-        parts += [f"told:{json.dumps(frame.options, sort_keys=True)}"] if frame.options else []
+        asked += [f"frame:{frame.hash}", *([f"date:{prompting.date}"] if frame.writes_date else [])]
+        asked += [f"told:{json.dumps(frame.options, sort_keys=True)}"] if frame.options else []
+    return "|".join([*asked, *parts, f"shots:{plan.shots}" + (f",{plan.draw}" if plan.shots else "")])
+
+
+def _signature(recipe: Recipe, plan: LoadPlan, prompt_encoder: PromptEncoder) -> str:
+    prompting = recipe.prompting
     if prompting.answer == "label_likelihood":
         texts = _prompt(recipe).content_free if prompting.calibration == "content_free" else ()
         calibration = f"{prompting.calibration}{f',{_digest(list(texts))}' if texts else ''}"
         own = prompt_encoder.wording.choices_of is not None
         normalization = recipe.dataset.normalization if own else prompting.normalization
-        parts += [f"normalization:{normalization}", f"calibration:{calibration}"]
-        parts.append(f"end:{'scored' if prompt_encoder.scores_end else 'not_scored'}")
+        end = "scored" if prompt_encoder.scores_end else "not_scored"
+        parts = [f"normalization:{normalization}", f"calibration:{calibration}", f"end:{end}"]
     else:
         free = not prompt_encoder.wording.choices and not recipe.dataset.multi_label
         parse = "first_line" if free else "leading_or_only_mention"
         parse = "first_number" if recipe.dataset.task == NUMBERS_TASK else parse
-        parts += [f"greedy,max_new_tokens:{prompting.max_new_tokens}", f"parse:{parse}"]
-    return "|".join([*parts, f"shots:{plan.shots}" + (f",{plan.draw}" if plan.shots else "")])
+        parts = [f"greedy,max_new_tokens:{prompting.max_new_tokens}", f"parse:{parse}"]
+    return signature_of(recipe, plan, prompt_encoder.renderer.frame, parts)
 
 
 def _digest(content: Any) -> str:
