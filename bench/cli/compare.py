@@ -38,7 +38,7 @@ def compare_command(options: argparse.Namespace) -> int:
     """Print scores, tiers and paired tests of the systems; write them to files where asked."""
     from bench.analysis import compare as analysis_compare
     from bench.analysis import predictions
-    from bench.reporting import comparison_page, run_warnings
+    from bench.reporting import comparison_page
 
     refuse_outputs(options.output, options.json)
     asked = predictions.CompareRequest(
@@ -49,6 +49,14 @@ def compare_command(options: argparse.Namespace) -> int:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             files.write_text(path, text(found))
+    show(found)
+    return 0
+
+
+def show(found: Any) -> None:
+    """Print a comparison (`analysis.compare.Comparison`): warnings, the finding, tables, and notes on them."""
+    from bench.reporting import comparison_page, run_warnings
+
     for line in run_warnings.lines(found.compared):
         console.complain(line)
     console.say(comparison_page.headline(found))
@@ -57,4 +65,3 @@ def compare_command(options: argparse.Namespace) -> int:
         console.show(table)
     for note in comparison_page.notes(found):
         console.say(note)
-    return 0

@@ -1,4 +1,4 @@
-"""Where the programs `finetune-bench` and `python -m bench` begin: the console is guarded before anything may print."""
+"""Entry of `finetune-bench` and `python -m bench`: the console is guarded before anything may print."""
 
 from bench import console
 from bench.utils import secret_formats

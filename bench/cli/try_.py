@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import console
+from bench.cli import compare
 from bench.cli.options import add_command, at_least_one
 from bench.errors import BenchError
 
@@ -66,7 +67,7 @@ def _compare(out: Path, plan: Any) -> int:
     """Print and write the comparison of the plan's runs: before and after training, and paired tests."""
     from bench.analysis import compare as analysis_compare
     from bench.analysis import predictions
-    from bench.reporting import comparison_page, run_warnings, study_page
+    from bench.reporting import comparison_page, study_page
     from bench.sweeps import jobs, try_study
     from bench.utils import files
 
@@ -82,13 +83,6 @@ def _compare(out: Path, plan: Any) -> int:
         return 0
     found = analysis_compare.compare(done, predictions.CompareRequest(), None)
     files.write_text(out / "comparison.md", comparison_page.as_markdown(found))
-    for line in run_warnings.lines(found.compared):
-        console.complain(line)
-    console.say(comparison_page.headline(found))
-    console.say(comparison_page.finding(found))
-    for table in comparison_page.as_tables(found):
-        console.show(table)
-    for note in comparison_page.notes(found):
-        console.say(note)
+    compare.show(found)
     console.say(f"comparison: {out / 'comparison.md'}")
     return 0
