@@ -1,4 +1,4 @@
-"""What `finetune-bench run` becomes: accelerate's launcher, that hands signals on and ends with the run's exit code.
+"""Runs accelerate's launcher for `finetune-bench run`: it hands signals on and ends with the run's exit code.
 
     python -P bench/launch.py --config_file FILE [options of accelerate launch] bench/run.py RECIPE ...
 

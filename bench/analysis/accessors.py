@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import registry
+from bench.config.cards import LM_EVAL
 from bench.errors import DataError
 from bench.records import store
 from bench.records.record import Record, Score
@@ -91,7 +92,7 @@ def metric_bounds(metric: str) -> tuple[float, float]:
     known |= {"loss": (0.0, math.inf), "reference_loss": (0.0, math.inf), "perplexity": (1.0, math.inf)}
     known |= dict.fromkeys(("pearson", "spearman"), (-1.0, 1.0)) | dict.fromkeys(("mse", "mae"), (0.0, math.inf))
     # Those of lm_eval's tasks are shares of right answers.
-    shares = metric in registry.directions() or metric.startswith("lm_eval:")
+    shares = metric in registry.directions() or metric.startswith(LM_EVAL)
     return known.get(metric, (0.0, 1.0) if shares else (-math.inf, math.inf))
 
 

@@ -26,6 +26,8 @@ NUMBERS_TASK, TAGS_TASK = "regression", "token_classification"
 CHOICES_TASK = "multiple_choice"
 # The task whose rows have texts that are to be written.
 GENERATION_TASK = "generation"
+# Written answers to a task of lm-evaluation-harness; its metrics, and the names of its tasks, begin with this.
+LM_EVAL_TASK, LM_EVAL = "lm_eval_generation", "lm_eval:"
 
 
 def is_cleaning_step(name: str) -> bool:

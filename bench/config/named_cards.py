@@ -50,7 +50,7 @@ class WrongKeys(RecipeError):
 
 @dataclass(frozen=True, kw_only=True)
 class MadeCard:
-    """A card that was made: `card` as it would stand in a YAML file.
+    """A card that was made: `card` in the form of a YAML file.
 
     notes: sentences for the record. sources: key of the card -> where its value is from. model_type: of a model.
     """

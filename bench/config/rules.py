@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bench.config import cards, contracts, registry
-from bench.config.cards import GENERATION_TASK, DatasetCard
+from bench.config.cards import GENERATION_TASK, LM_EVAL, LM_EVAL_TASK, DatasetCard
 from bench.config.foreign_code import LIBRARY
 from bench.config.layers import Layers
 from bench.config.recipe import Head, Prompting, Recipe
@@ -108,7 +108,7 @@ def _metric_problems(recipe: Recipe, metric_names: tuple[str, ...], layers: Laye
 
 def _unusable_metric(name: str, multi_label: bool) -> str | None:
     """Return why a metric can't be computed for such data, or None; those of the evaluate library are not looked at."""
-    if name.startswith((LIBRARY, "lm_eval:")):
+    if name.startswith((LIBRARY, LM_EVAL)):
         return None
     try:
         configs = registry.literals("metrics", name)["configs"]
@@ -122,9 +122,9 @@ def _unusable_metric(name: str, multi_label: bool) -> str | None:
 
 def _reads_other(name: str, task: str) -> str | None:
     """Return why a metric does not fit a task's answers, or None."""
-    if name.startswith("lm_eval:") and task != "lm_eval_generation":
+    if name.startswith(LM_EVAL) and task != LM_EVAL_TASK:
         return f"metric {name!r} is one of lm_eval's generate_until tasks alone"
-    if name.startswith((LIBRARY, "lm_eval:")):
+    if name.startswith((LIBRARY, LM_EVAL)):
         return None
     reads, has = registry.literals("metrics", name)["reads"], _reads(task)
     if reads == "choices" and has != "choices":
@@ -140,7 +140,7 @@ def _reads_other(name: str, task: str) -> str | None:
 
 def _value_names(name: str) -> list[str]:
     """Return the names of the scalar values that a metric gives; none for one that is not the harness's own."""
-    if name.startswith("lm_eval:"):
+    if name.startswith(LM_EVAL):
         return [name]
     return list(registry.literals("metrics", name)["higher_is_better"]) if name in registry.names("metrics") else []
 
@@ -230,7 +230,7 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     if _has_choices(recipe.dataset.task):
         yield from _choice_problems(recipe, layers)
         return
-    if recipe.dataset.task == "lm_eval_generation":
+    if recipe.dataset.task == LM_EVAL_TASK:
         if prompting.normalization != plain.normalization or prompting.calibration != plain.calibration:
             yield f"{layers.place(('prompting',))}: `normalization` and `calibration` are not for written answers"
         return
@@ -252,7 +252,12 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
             yield f"{layers.place(('prompting', key))}: only for `answer: label_likelihood`"
     if prompting.answer != "generate" and prompting.max_new_tokens != plain.max_new_tokens:
         yield f"{layers.place(('prompting', 'max_new_tokens'))}: only for `answer: generate`"
-    if prompting.format != "chat" and prompting.date != plain.date:
+    yield from _frame_and_shot_problems(recipe, layers)
+
+
+def _frame_and_shot_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
+    """Yield what no way to answer allows: a date without a template, and shots out of a split that is scored."""
+    if recipe.prompting.format != "chat" and recipe.prompting.date != Prompting().date:
         yield f"{layers.place(('prompting', 'date'))}: only for `format: chat`, whose template may write the date"
     if recipe.method.name == "few_shot" and "train" in recipe.evaluation.splits:
         place = layers.place(("evaluation", "splits"))
@@ -273,11 +278,7 @@ def _choice_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
         yield f"{place}: not for multiple choice, whose choices are other ones for each text"
     if prompting.max_new_tokens != plain.max_new_tokens:
         yield f"{layers.place(('prompting', 'max_new_tokens'))}: only for `answer: generate`"
-    if prompting.format != "chat" and prompting.date != plain.date:
-        yield f"{layers.place(('prompting', 'date'))}: only for `format: chat`, whose template may write the date"
-    if recipe.method.name == "few_shot" and "train" in recipe.evaluation.splits:
-        place = layers.place(("evaluation", "splits"))
-        yield f"{place}: the shots are drawn from 'train', so that split can't be scored too"
+    yield from _frame_and_shot_problems(recipe, layers)
 
 
 def _generation_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:

@@ -5,6 +5,7 @@ The card says where rows come from and how they are scored; prompts and few-shot
 
 from typing import Any
 
+from bench.config.cards import LM_EVAL, LM_EVAL_TASK
 from bench.data import lm_eval_tasks
 from bench.data.lm_eval_tasks import TaskFile
 from bench.errors import SetupError
@@ -29,11 +30,11 @@ OUTPUT_TYPES = {
 
 
 def make(spec: str) -> dict[str, Any]:
-    """Return the card of `lm_eval:NAME` or `lm_eval:PATH`, as it would stand in a YAML file.
+    """Return the card of `lm_eval:NAME` or `lm_eval:PATH`, in the form of a YAML file.
 
     Raises SetupError for a task that lm_eval does not know, or of a kind that is not supported, and without lm_eval.
     """
-    task = lm_eval_tasks.read(lm_eval_tasks.find(spec.removeprefix(lm_eval_tasks.PREFIX)))
+    task = lm_eval_tasks.read(lm_eval_tasks.find(spec.removeprefix(LM_EVAL)))
     _check(task)
     settings = task.settings
     splits = {
@@ -51,7 +52,7 @@ def make(spec: str) -> dict[str, Any]:
     description = str(settings.get("description") or "")
     if settings.get("output_type", "generate_until") == "generate_until":
         columns = {"id": "id", "text": "text", "label": "answers"}
-        own: dict[str, Any] = {"task": "lm_eval_generation", "metrics": value_names(settings), "columns": columns}
+        own: dict[str, Any] = {"task": LM_EVAL_TASK, "metrics": value_names(settings), "columns": columns}
     else:
         columns = {"id": "id", "text": "text", "choices": "choices", "label": "label", "label_as": "from_0"}
         own = {"task": "multiple_choice", "normalization": _normalization(settings), "columns": columns}

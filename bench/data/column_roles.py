@@ -55,7 +55,7 @@ class Roles:
 def find(look: Look, given: Mapping[str, Any], task: str | None, *, has_labels: bool = False) -> Roles:
     """Return the task and the columns. given: columns that the person names; task: the task, where named.
 
-    has_labels: whether the person lists the labels, so that each may stand in one row.
+    has_labels: whether the person lists the labels, so that each may have one row only.
 
     Raises RecipeError for a column that is not there, and where the data do not say which one is meant.
     """

@@ -16,7 +16,6 @@ from bench.config import foreign_code
 from bench.config.cards import Source
 from bench.errors import SetupError, did_you_mean
 
-PREFIX = "lm_eval:"
 INSTALL = 'lm-evaluation-harness is not installed: pip install "finetune-bench[lm_eval]"'
 # lm_eval's own default, whatever the seed of a run: few-shot examples are those of its own scores.
 FEWSHOT_SEED = 1234
@@ -50,13 +49,13 @@ class TaskFile:
 
     @property
     def is_group(self) -> bool:
-        """Whether it names other tasks, or a class, and not the settings of one task."""
+        """Return whether it names other tasks, or a class, and not the settings of one task."""
         keys = self.settings
         return "group" in keys or "class" in keys or not isinstance(keys.get("task", ""), str)
 
     @property
     def is_own(self) -> bool:
-        """Whether it is one of lm_eval's own tasks."""
+        """Return whether it is one of lm_eval's own tasks."""
         return self.path.is_relative_to(folder())
 
     @property

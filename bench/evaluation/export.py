@@ -1,7 +1,7 @@
 """Exports a run's model as a folder that transformers and peft load by its path alone: `bench export RUN [--merge]`.
 
 After writing, the folder is loaded by these libraries, without anything of the harness, and compared with the run's own
-model: the largest difference of a log-probability stands in the folder's README.
+model: the folder's README gives the largest difference of a log-probability.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""How to load and use an exported model, in words and code that runs as it stands: a part of the folder's README."""
+"""Writes the part of an exported folder's README that shows how to load and use the model, with code that runs."""
 
 import inspect
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import registry
-from bench.config.cards import Prompt
+from bench.config.cards import GENERATION_TASK, LM_EVAL_TASK, Prompt
 from bench.config.recipe import Prompting
 from bench.data.prompts.encode import PromptEncoder
 from bench.data.prompts.template import Renderer
@@ -185,7 +185,7 @@ def _beyond_code(task: str, prompting: Prompting) -> str | None:
     """Return what a run does that the code of `_prompted` would do otherwise, or None."""
     if registry.literals("tasks", task)["READS"] == "choices":
         return "scores each choice of a question by its likelihood after the prompt"
-    if task in ("generation", "lm_eval_generation"):
+    if task in (GENERATION_TASK, LM_EVAL_TASK):
         return "writes whole texts, by its data's own way to ask and to end"
     if prompting.chat_template_kwargs:
         return f"tells the chat template {', '.join(prompting.chat_template_kwargs)}"

@@ -8,7 +8,6 @@ import numpy as np
 from bench.analysis.stats import sums as formulas
 
 # Begins the name of such a metric, before the task's own name of it: lm_eval:exact_match,strict-match.
-LM_EVAL = "lm_eval:"
 
 
 class LmEvalMetric:
@@ -24,7 +23,7 @@ class LmEvalMetric:
         self.unit_means = (name,)
 
     def signatures(self) -> dict[str, str]:
-        """Return the name and the version of lm_eval; prompts, filters and limits stand in the prompts' signature."""
+        """Return the name and the version of lm_eval; the prompts' signature has prompts, filters and limits."""
         return {self.name: f"{self.name}|lm_eval:{importlib.metadata.version('lm_eval')}"}
 
     def statistics(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:

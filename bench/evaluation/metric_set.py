@@ -16,13 +16,14 @@ import numpy as np
 
 from bench.analysis.stats.intervals import Interval, bootstrap, bootstrap_examples, wilson
 from bench.config import foreign_code, registry
+from bench.config.cards import LM_EVAL
 from bench.config.contracts import AdditiveMetric, CheckedMetric, ExtractingMetric, Metric
 from bench.config.extraction import Extract
 from bench.config.foreign_code import LIBRARY
 from bench.data import tagging
 from bench.data.examples import per_row
 from bench.errors import ScoreError, SetupError
-from bench.evaluation.lm_eval_metric import LM_EVAL, LmEvalMetric
+from bench.evaluation.lm_eval_metric import LmEvalMetric
 from bench.models.library_internals import evaluate_internals
 from bench.records.record import Score
 

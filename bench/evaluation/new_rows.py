@@ -1,4 +1,4 @@
-"""How the rows of a model's training data were read, which is saved beside it, and how rows of new texts are."""
+"""Describes how a model's training rows were read, for its saved folder, and reads rows of new texts in that way."""
 
 import functools
 import json
@@ -50,7 +50,7 @@ def described(card: DatasetCard) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What `described` says; task: of the model. Descriptions of earlier versions lack some of it, or all."""
+    """The content of `described`; task: of the model. Descriptions of earlier versions lack some of it, or all."""
 
     task: str = ""
     columns: Mapping[str, Name | None] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from bench import console
-from bench.config.cards import CHOICES_TASK, GENERATION_TASK, TAGS_TASK, Source
+from bench.config.cards import CHOICES_TASK, GENERATION_TASK, LM_EVAL_TASK, TAGS_TASK, Source
 from bench.data import cleaning, sources
 from bench.data.sources import Rows
 from bench.errors import DataError
@@ -53,7 +53,7 @@ _OTHERS = "; some models read tokens=NAME, choices=NAME, messages=NAME or input=
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """How the cells of a table are written, where the command says it; None for what a table says by itself.
+    """The format of a table where the command gives it; None for what the table itself shows.
 
     Without any of it a table of the kind that the model was trained on is read as that one was.
     """
@@ -264,7 +264,7 @@ def check(rows: Rows, description: dict[str, Any]) -> None:
     """
     if not rows:
         raise DataError("there are no texts to predict")
-    if description["task"] == "lm_eval_generation":
+    if description["task"] == LM_EVAL_TASK:
         raise DataError("answers of a model that was trained on a task of lm_eval are not written here for new texts")
     pairs, questions = _reads_pairs(description), description["task"] == "question_answering"
     for number, row in enumerate(rows, start=1):

@@ -1,4 +1,4 @@
-"""Where a model is: its Hub id, its folder, or a folder of an installed Python package. Loads no torch."""
+"""Finds a model: its Hub id, its folder, or a folder of an installed Python package. Loads no torch."""
 
 import importlib.machinery
 import sys

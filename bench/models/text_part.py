@@ -84,7 +84,7 @@ def left_out(own: Mapping[str, Any], class_name: str, unused: list[str]) -> str:
     """
     others = _others(own)
     what = f"{' and '.join(others)} part{'s are' if len(others) > 1 else ' is'}"
-    unused = [key for key in unused if "lm_head" not in key]  # which a task head stands in the place of
+    unused = [key for key in unused if "lm_head" not in key]  # which a task head replaces
     names = list(dict.fromkeys(re.sub(r"^model\.", "", key).split(".")[0] for key in unused))
     more = ", ..." if len(names) > _SHOWN else ""
     weights = f" ({len(unused)} weights: {', '.join(names[:_SHOWN])}{more})" if unused else ""

@@ -79,7 +79,7 @@ def _limit_s(text: str) -> float:
 
 @dataclass
 class Outcome:
-    """What a run in a program of somebody else's takes and leaves. document: the recipe, where it is not in a file.
+    """Inputs and results of a run inside another program. document: the recipe, where it is not in a file.
 
     record: also of a run that failed; None where its recipe was refused. error: what ended it, or refused it.
     """

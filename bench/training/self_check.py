@@ -143,7 +143,7 @@ def _step(loss_of: StepLoss, features: list[dict[str, Any]], chosen: list[nn.Par
 
 @dataclass(frozen=True, kw_only=True)
 class _Compared:
-    """What the two paths gave. loss, gradients: largest differences; of gradients as shares."""
+    """Result of both paths. loss, gradients: largest differences; of gradients as shares."""
 
     loss: float
     gradients: float

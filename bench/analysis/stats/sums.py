@@ -37,7 +37,7 @@ BY_ENTITY = ("entity_f1", "entity_precision", "entity_recall", "entity_f1_macro"
 # What is recomputed from predictions and references that are tags, or numbers.
 OF_TAGS = (*BY_ENTITY, "token_accuracy")
 OF_NUMBERS = ("pearson", "spearman", "mse", "mae")
-# Of multiple choice: by which length the log-likelihood of a choice is divided, named as in a file of predictions.
+# Of multiple choice: the length over which a log-likelihood is taken, as predictions files name it.
 CHOICE_LENGTHS = {
     "acc": None,
     "acc_norm": "choice_characters",

@@ -222,7 +222,7 @@ def _reading(tables: Mapping[str, Table], card: DatasetCard) -> Reading:
     known = _class_numbers(tables, card.columns.label)
     certain: list[Reading] = [_name]
     if known:
-        # The classes of a column of labels stand in the order of the choices.
+        # The classes of a column of labels have the order of the choices.
         certain.append(lambda label, choices: _within(known.get(label), choices))
     for reading in certain:
         if all(reading(label, each) is not None for each, label, _ in rows):

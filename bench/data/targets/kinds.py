@@ -1,6 +1,6 @@
 """Task -> how its gold values are read."""
 
-from bench.config.cards import DatasetCard
+from bench.config.cards import LM_EVAL_TASK, DatasetCard
 from bench.data.targets import answers, choices, label, number, reference, tags, written
 from bench.data.targets.target import TargetKind
 
@@ -10,7 +10,7 @@ _KINDS: dict[str, TargetKind] = {
     "token_classification": tags,
     "multiple_choice": choices,
     "generation": reference,
-    "lm_eval_generation": written,
+    LM_EVAL_TASK: written,
 }
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """How the gold value of a row is read.
+    """A reader of the gold value of a row.
 
     labels: names of what is to be told apart; without names where there is nothing to count by name.
     fields: (row, place) -> the keys that `data/rows.py` adds to the parsed row: `label` always, and what the task needs

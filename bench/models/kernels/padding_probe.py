@@ -57,7 +57,7 @@ MARKS = {
 
 @dataclass(kw_only=True)
 class Proof:
-    """What the two paths gave. reason: against leaving out pads, a sentence's part that follows "the model", or None.
+    """Result of both paths. reason: against leaving out pads, a sentence's part that follows "the model", or None.
 
     hidden_states, gradients: largest differences, as shares; between_texts: largest gradient of a text's output by the
     embeddings of another one, without pads; None where the comparison did not come so far. own: what a change of the
