@@ -34,6 +34,16 @@ def _own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _own_settings():
+    """What a command run in this process sets for all that it starts, such as included folders, ends with its module."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("BENCH_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("BENCH_")]:
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture
 def write(tmp_path):
     """write("study/own.yaml", text or bytes) -> the path of that file below tmp_path."""
