@@ -52,7 +52,7 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
     splits, inexact = _divide(parsed, card, needed)
     whole = {name: _aligned(split, card) for name, split in splits.items() if name in needed}
     splits = {name: _limited(split, limit.get(name)) for name, split in whole.items()}
-    splits, leaks = without_leaks(splits, card)
+    splits, leaks, known = without_leaks(splits, card)
     by_limit, warnings = _compared(whole, splits, target)
     notes += inexact + leaks + by_limit
     for split in splits.values():
@@ -61,7 +61,7 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
         splits=splits,
         labels=labels.kept_names,
         notes=tuple(notes),
-        warnings=(*labels.warnings, *warnings),
+        warnings=(*labels.warnings, *warnings, *known),
         version=version,
     )
 

@@ -7,12 +7,16 @@ from bench.config.cards import DatasetCard
 from bench.data import cleaning
 from bench.data.rows import Split, text_key
 from bench.errors import DataError
+from bench.records.record import RunWarning
 
 
-def without_leaks(splits: dict[str, Split], card: DatasetCard) -> tuple[dict[str, Split], list[str]]:
+def without_leaks(
+    splits: dict[str, Split], card: DatasetCard
+) -> tuple[dict[str, Split], list[str], list[RunWarning]]:
     """Refuse, drop or allow rows of train or validation that share a text or a group with a scored split.
 
-    Returns the splits, and a note where leakage is allowed. Raises DataError by the card's `leakage`.
+    Returns the splits; where leakage is allowed, a note; and a warning for each split that training has rows of.
+    Raises DataError by the card's `leakage`.
     """
     order = [*(name for name in splits if name not in ("validation", "train")), "validation", "train"]
     seen: dict[str, str] = {}
@@ -35,7 +39,22 @@ def without_leaks(splits: dict[str, Split], card: DatasetCard) -> tuple[dict[str
             else:
                 notes.append(f"leakage allowed by the card: {sentence}")
         seen.update({key: row["id"] for row in result[name].rows for key in keys[row["id"]]})
-    return result, notes
+    return result, notes, _known_by_heart(result) if card.leakage == "allow" else []
+
+
+def _known_by_heart(splits: dict[str, Split]) -> list[RunWarning]:
+    """Return a warning for each split of whose rows training reads the text or the group: its scores are too high."""
+    read = {key for row in splits["train"].rows for key in _leak_keys(row)} if "train" in splits else set()
+    warnings = []
+    for name, split in splits.items():
+        known = sum(not read.isdisjoint(_leak_keys(row)) for row in split.rows) if name != "train" else 0
+        if known:
+            sentence = (
+                f"training reads the text of {known} of {len(split.rows)} rows of {name} (leakage: allow in the card): "
+                "scores there are in part of what was learned by heart"
+            )
+            warnings.append(RunWarning(code="leakage", sentence=sentence))
+    return warnings
 
 
 def _leak_sentence(name: str, leaks: dict[str, str], what: str) -> str:

@@ -474,8 +474,16 @@ def test_leakage_is_dropped_and_counted(leaking):
     assert "train: 5 rows left out (leakage)" in corpus.notes
 
 
-def test_leakage_is_allowed_and_noted(leaking):
+def test_leakage_is_allowed_noted_and_warned_of(leaking):
     corpus = load(leaking("allow"))
+    assert [(warning.code, warning.sentence) for warning in corpus.warnings if warning.code == "leakage"] == [
+        (
+            "leakage",
+            "training reads the text of 5 of 10 rows of test (leakage: allow in the card): scores there are in part of "
+            "what was learned by heart",
+        )
+    ]
+    assert not load(leaking("drop")).warnings
     assert [len(split.rows) for split in corpus.splits.values()] == [30, 6, 10]
     assert any(note.startswith("leakage allowed by the card: 5 texts of 'train'") for note in corpus.notes)
 
