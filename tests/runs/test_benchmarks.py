@@ -50,10 +50,24 @@ def test_training():
         ("encoder-reviews-cut", "Trainer", "no"),
         ("encoder-sentences", "Trainer", "no"),
         ("decoder-head-reviews", "Trainer", "no"),
+        ("encoder-reviews-sorted", "sorted", "no"),
+        ("encoder-sentences-sorted", "sorted", "no"),
         ("gemma3-reviews", "padded", "no"),
         ("qwen3_moe-reviews", "padded", "no"),
     ]
     for case in found["cases"]:
+        for name in ("rival_cpu_s", "bench_cpu_s", "cpu_ratio", "wall_ratio"):
+            assert_spread(case[name])
+        assert case["ratio"] == case["cpu_ratio"]["median"]
+        shares = [case["rival_gemm_share"], case["bench_gemm_share"]]
+        assert all(0 < share < 1 for share in shares)
+        # The same operations on both sides, so that shares are as times, each of which is a median of its own.
+        times = [case[f"{side}_cpu_s"]["median"] for side in ("rival", "bench")]
+        assert shares[1] / shares[0] == pytest.approx(times[0] / times[1])
+        if case["against"] == "sorted":  # other batches, with hardly a pad
+            assert (case["losses_compared"], case["same_losses"]) == (0, None)
+            assert case["padding_share"] < 0.3
+            continue
         # Each step of each round, the first one too.
         assert case["losses_compared"] == (case["steps"] + 1) * found["rounds"]
         assert case["same_losses"]
@@ -61,9 +75,6 @@ def test_training():
         assert case["first_difference"] <= (1e-6 if exact else 2e-2)
         assert case["relative_difference"] <= (1e-4 if exact else 2e-2)
         assert 0.2 < case["padding_share"] < 0.8
-        for name in ("rival_cpu_s", "bench_cpu_s", "cpu_ratio", "wall_ratio"):
-            assert_spread(case[name])
-        assert case["ratio"] == case["cpu_ratio"]["median"]
     # Another precision was in force, on our side only.
     assert found["cases"][1]["relative_difference"] > 1e-6
 
