@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType, broadcast_object_list, gather_obje
 from bench.distributed import launcher, sharding, signed_store, watchdog
 from bench.errors import SetupError
 from bench.models.library_internals import accelerate_internals
-from bench.utils import hardware
+from bench.utils import cuda, hardware
 
 # A size such as 12GiB: a run is held to what a GPU of that size has, on whatever GPU it runs.
 MEMORY_CAP = "BENCH_MEMORY_CAP"
@@ -60,13 +60,13 @@ def cap_memory(device: torch.device) -> None:
         return
     if device.type != "cuda":
         raise SetupError(f"{MEMORY_CAP} holds runs on a GPU to a size; this one is on the CPU: unset it")
-    total = torch.cuda.mem_get_info(device)[1]
+    total = cuda.free_and_total(device)[1]
     if not hardware.CONTEXT < size <= total:
         least, most = hardware.CONTEXT / hardware.GIB, total / hardware.GIB
         raise SetupError(
             f"{MEMORY_CAP} is {os.environ[MEMORY_CAP]}; take more than {least:g} and at most {most:.2f} GiB"
         )
-    torch.cuda.set_per_process_memory_fraction((size - hardware.CONTEXT) / total, device)
+    cuda.allow(device, size - hardware.CONTEXT)
 
 
 def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:

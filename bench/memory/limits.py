@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.errors import SetupError
+from bench.utils import cuda
 from bench.utils.system import process_memory
 
 if TYPE_CHECKING:
@@ -28,11 +29,9 @@ def available_bytes(device: "torch.device", sharers: int = 1) -> dict[str, int]:
 
     Raises SetupError where the system does not tell.
     """
-    import torch
-
     if device.type == "cuda":
-        free, total = torch.cuda.mem_get_info(device)
-        own = round(torch.cuda.get_per_process_memory_fraction(device) * total) - torch.cuda.memory_reserved(device)
+        free, _ = cuda.free_and_total(device)
+        own = cuda.allowed(device) - cuda.reserved(device)
         return {DEVICE: max(0, min(free, own))}
     available: dict[str, int] = {}
     for limit in limits():
@@ -46,10 +45,8 @@ def available_bytes(device: "torch.device", sharers: int = 1) -> dict[str, int]:
 
 def held_bytes(device: "torch.device") -> dict[str, int]:
     """Return limit -> bytes that this process has now. Raises SetupError where the system does not tell."""
-    import torch
-
     if device.type == "cuda":
-        return {DEVICE: torch.cuda.memory_reserved(device)}
+        return {DEVICE: cuda.reserved(device)}
     status = _status()
     return {MEMORY: status["VmRSS"], ADDRESSES: status["VmSize"]}
 
@@ -64,12 +61,8 @@ def keep_within(more_bytes: dict[str, int], device: "torch.device") -> None:
 
     more_bytes: limit -> bytes on top of what it has. Limits that hold already are never widened.
     """
-    import torch
-
     if device.type == "cuda":
-        total = torch.cuda.mem_get_info(device)[1]
-        share = (torch.cuda.memory_reserved(device) + more_bytes[DEVICE]) / total
-        torch.cuda.set_per_process_memory_fraction(min(1.0, share), device)
+        cuda.allow(device, cuda.reserved(device) + more_bytes[DEVICE])
         return
     status = _status()
     # The kernel counts what a process may write to by itself: a tensor, but no library.

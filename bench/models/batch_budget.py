@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from bench.models.heads import unwrapped
+from bench.utils import cuda
 
 # Tokens of a batch on a CPU: more of them at once leave its caches and gain nothing.
 CPU_BUDGET = 2048
@@ -22,7 +23,7 @@ def default_budget(model: Any) -> int:
     config = inner.config.get_text_config()
     # What a layer holds at once, in float32: the two halves of its MLP, and some vectors of the hidden size.
     token_bytes = 4 * (4 * getattr(config, "intermediate_size", 4 * config.hidden_size) + 16 * config.hidden_size)
-    available_bytes = torch.cuda.get_device_properties(device).total_memory / 2 - inner.get_memory_footprint()
+    available_bytes = cuda.allowed(device) / 2 - inner.get_memory_footprint()
     low, high = GPU_BUDGETS
     return max(low, min(high, 2 ** int(math.log2(max(available_bytes / token_bytes, 1)))))
 

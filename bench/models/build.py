@@ -20,6 +20,7 @@ from bench.config.recipe import Head
 from bench.errors import SetupError, nearest
 from bench.models import checkpoint_head, choice_head, heads, own_heads, quantization, text_part
 from bench.models.heads import MISSING, newly_initialized_modules
+from bench.models.kernels import fused
 from bench.models.library_internals import transformers_internals
 from bench.models.location import locate
 from bench.utils.loading_errors import is_missing_folder, reason, shown
@@ -54,6 +55,7 @@ def build(
     """
     config = make_config(card, labels, multi_label, tokenizer, weights, auto_class=auto_class, keep_head=keep_head)
     family = getattr(transformers, auto_class)
+    fused.install()
     own_heads.register(auto_class, config)
     quantized = _check_quantization(config, card, plan, weights)
     if weights == "random" and plan.quantization is not None:

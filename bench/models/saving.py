@@ -16,6 +16,7 @@ from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
 from bench.models import adapters, heads, own_heads, text_part
 from bench.models.build import GENERATIVE_CLASSES, locate, task_settings
+from bench.models.kernels import fused
 from bench.utils import files
 from bench.utils.loading_errors import reason, shown
 
@@ -87,6 +88,7 @@ def load(folder: Path, device: torch.device | None = None) -> tuple[Any, Any, di
     Raises DataError or SetupError for what is missing in the folder, or for a base model that can't be had.
     """
     description = describe(folder)
+    fused.install()
     tokenizer = _load_tokenizer(folder)
     if description["pooling"] is not None:
         model = _load_probe(folder, description)

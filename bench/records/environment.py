@@ -12,6 +12,7 @@ import torch
 from bench import __version__
 from bench.errors import SetupError
 from bench.records.record import Environment
+from bench.utils import cuda
 from bench.utils.git import git, untracked_code
 from bench.utils.system import processor_name
 
@@ -26,7 +27,7 @@ PATIENCE_S = 10
 def environment() -> Environment:
     """Return versions, devices, and the state of the repository that the harness runs from."""
     versions = {name: version for name in PACKAGES if (version := _version(name)) is not None}
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] or [_processor()]
+    devices = cuda.names() or [_processor()]
     return Environment(
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",

@@ -383,4 +383,4 @@ def test_what_the_kernel_for_any_lengths_is_asked(causal, window, monkeypatch):
     kernel = packed_attention.PackedAttention(scale=0.3, window=window, causal=causal)
     found = kernel.varlen(query, key, value, packing)
     torch.testing.assert_close(found, kernel.by_runs(query, key, value, packing))
-    assert not kernel.takes_any_lengths(query)
+    assert not kernel.takes_any_lengths(query, key, value)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bench.models.kernels import packed_attention, padding_free, padding_probe
+from bench.models.kernels import fused, packed_attention, padding_free, padding_probe
 from bench.models.kernels.packed_attention import PackedAttention
 from bench.training import memory_saving
 from scripts import padding_free_table
@@ -365,7 +365,7 @@ def test_rounding_in_16_bits_is_that_of_the_padded_path_itself():
 
 def test_the_gpu_kernel_takes_keys_and_values_of_one_width(monkeypatch):
     """Latent attention has wider keys than values, which the kernel for any lengths does not."""
-    monkeypatch.setattr(PackedAttention, "takes_any_lengths", lambda self, query: True)
+    monkeypatch.setattr(fused, "takes", lambda *_, **__: fused.FLASH)
     monkeypatch.setattr(PackedAttention, "varlen", None)
     packing = packed_attention.Packing(shape=(2, 3), places=torch.arange(4), runs=((1, 1), (1, 3)), configs=[])
     query, key, value = torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 8), torch.randn(1, 2, 4, 6)

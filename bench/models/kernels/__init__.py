@@ -1,6 +1,6 @@
 """Kernels that compute the same with less.
 
-Reading order: patch (replace a forward, test it on a few tokens), padding_free, padding_probe (shows that
-it gives the same), packed_attention, attention, shared_prefix (a common prefix once), answer_only_loss (logits for
-answer tokens only).
+Reading order: patch (replace a forward, test it on a few tokens), padding_free, padding_probe (shows that it gives the
+same), fused (which of torch's kernels takes what), packed_attention, attention, shared_prefix (a common prefix once),
+answer_only_loss (logits for answer tokens only).
 """

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from bench.models.kernels import fused
+from bench.models.kernels.fused import repeat_heads
 from bench.models.library_internals import torch_internals
 
 # Scores held at once by the plain kernel: 64 MiB in float32.
@@ -20,16 +22,6 @@ def merge(left: torch.Tensor, left_lse: torch.Tensor, right: torch.Tensor, right
     lowest = torch.finfo(left_lse.dtype).min  # -inf - -inf would be NaN
     share = torch.sigmoid(left_lse.clamp(min=lowest) - right_lse.clamp(min=lowest)).unsqueeze(-1).to(left.dtype)
     return torch.lerp(right, left, share)
-
-
-def same_type(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Return queries, keys and values in one type.
-
-    Under autocast, rotated queries may be float32 beside values in 16 bits; the ordinary function casts them too.
-    """
-    kind = tensors[0].device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensors[-1].dtype
-    return tuple(tensor.to(dtype) for tensor in tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +46,19 @@ class AttentionWithLse:
         nor may `seen` show it one.
         Returns [rows, heads, queries, width] and float32 [rows, heads, queries]: 0 and -inf where no key is seen.
         """
-        fused = self.softcap is None and query.shape[-1] == value.shape[-1] and query.shape[-1] % 8 == 0
-        if fused and query.device.type == "cpu":
+        regular = self.softcap is None and query.shape[-1] == value.shape[-1] and query.shape[-1] % 8 == 0
+        if regular and query.device.type == "cpu":
             return self._cpu(query, key, value, seen, causal and seen is None)
-        if fused and query.device.type == "cuda" and seen is None:
-            return self._cuda(query, key, value, causal)
+        if regular and query.device.type == "cuda" and seen is None:
+            done = self.on_gpu(query, key, value, causal=causal)
+            if done is not None:
+                return done
         return self.plain(query, key, value, seen=seen, causal=causal)
 
     def _cpu(self, query: Any, key: Any, value: Any, seen: Any, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
         groups = query.shape[1] // key.shape[1]
         num_rows, _, num_queries, _ = query.shape
-        key, value = _repeated(key, groups), _repeated(value, groups)
+        key, value = repeat_heads(key, groups), repeat_heads(value, groups)
         bias = None
         if seen is not None:
             bias = torch.zeros(seen.shape, dtype=query.dtype).masked_fill_(~seen, -torch.inf)
@@ -72,18 +66,25 @@ class AttentionWithLse:
         out, lse = torch_internals.attention_on_cpu(query, key, value, bias=bias, causal=causal, scale=self.scale)
         return out, _without_key(lse, seen)
 
-    def _cuda(self, query: Any, key: Any, value: Any, causal: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        groups, num_queries = query.shape[1] // key.shape[1], query.shape[2]
-        key, value = _repeated(key, groups), _repeated(value, groups)
-        out, lse = torch_internals.attention_on_gpu(query, key, value, causal=causal, scale=self.scale)
-        return out, lse[:, :, :num_queries]  # one of the two pads it
+    def on_gpu(self, query: Any, key: Any, value: Any, *, causal: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Compute it by a fused kernel of a GPU; None where neither of those that tell the log-sum-exp takes it."""
+        groups, num_queries, dtype = query.shape[1] // key.shape[1], query.shape[2], query.dtype
+        key, value = repeat_heads(key, groups), repeat_heads(value, groups)
+        arrangement, query, key, value = fused.arranged(query, key, value, causal=causal)
+        if arrangement.kernel not in (fused.FLASH, fused.EFFICIENT):
+            return None
+        fused.note_used(arrangement.described())
+        out, lse = torch_internals.attention_on_gpu(
+            query, key, value, flash=arrangement.kernel == fused.FLASH, causal=causal, scale=self.scale
+        )
+        return out.to(dtype), lse[:, :, :num_queries]  # one of the two pads it
 
     def plain(
         self, query: Any, key: Any, value: Any, *, seen: torch.Tensor | None = None, causal: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the same by matrix products, a part of the queries at a time: for caps, odd widths, masks on GPUs."""
         groups = query.shape[1] // key.shape[1]
-        key, value = _repeated(key, groups), _repeated(value, groups)
+        key, value = repeat_heads(key, groups), repeat_heads(value, groups)
         num_rows, num_heads, num_queries, _ = query.shape
         step = max(1, SCORES // (num_rows * num_heads * key.shape[2]))
         parts = []
@@ -109,15 +110,6 @@ class AttentionWithLse:
         total = weights.sum(-1, keepdim=True)
         out = torch.matmul(weights.to(value.dtype), value) / total.clamp(min=1e-30).to(value.dtype)
         return out, (highest + total.log())[..., 0]
-
-
-def _repeated(heads: torch.Tensor, groups: int) -> torch.Tensor:
-    """Return as many heads as queries have, of [rows, key heads, keys, width]."""
-    if groups == 1:
-        return heads
-    num_rows, num_heads, num_keys, width = heads.shape
-    wide = heads[:, :, None].expand(num_rows, num_heads, groups, num_keys, width)
-    return wide.reshape(num_rows, num_heads * groups, num_keys, width)
 
 
 def _without_key(lse: torch.Tensor, seen: torch.Tensor | None) -> torch.Tensor:

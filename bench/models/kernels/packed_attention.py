@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from bench.models.kernels import patch
-from bench.models.kernels.attention import same_type
+from bench.models.kernels import fused, patch
 
 # Of the attention function in transformers' interface.
 NAME = "bench_unpadded"
@@ -102,7 +101,7 @@ def attention(
         raise patch.UnsupportedError("makes an attention mask of its own")
     patch.refuse_unknown(others)
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    query, key, value = same_type(query, key, value)
+    query, key, value = fused.same_type(query, key, value)
     kernel = PackedAttention(
         scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
         dropout=dropout,
@@ -110,7 +109,8 @@ def attention(
         softcap=softcap,
         causal=bool(causal),
     )
-    if kernel.takes_any_lengths(query) and query.shape[-1] == value.shape[-1]:
+    if kernel.takes_any_lengths(query, key, value):
+        fused.note_used(fused.VARLEN)
         return kernel.varlen(query, key, value, packing), None
     if query.device.type != "cpu" or query.dtype == torch.float32:
         return kernel.by_runs(query, key, value, packing), None
@@ -130,11 +130,14 @@ class PackedAttention:
     softcap: float | None = None
     causal: bool = False
 
-    def takes_any_lengths(self, query: torch.Tensor) -> bool:
-        """Return whether torch's kernel for texts of any length can be used."""
-        sixteen = query.dtype in (torch.float16, torch.bfloat16)
-        narrow = query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
-        return query.device.type == "cuda" and sixteen and narrow and not self.dropout and self.softcap is None
+    def takes_any_lengths(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+        """Return whether torch's kernel for texts of any length can be used: FlashAttention, which the GPU must take.
+
+        It knows windows, but no dropout and no cap; and nobody pads its heads to a multiple of eight.
+        """
+        if self.dropout or self.softcap is not None or query.shape[-1] % 8 or query.shape[-1] != value.shape[-1]:
+            return False
+        return fused.takes(query, key, value, causal=self.causal) == fused.FLASH
 
     def varlen(self, query: Any, key: Any, value: Any, packing: Packing) -> torch.Tensor:
         """Run all texts in one call, on a GPU."""
@@ -175,15 +178,8 @@ class PackedAttention:
             name = ("seen", self.window, self.causal, length)
             seen = packing.kept(name, lambda: _seen(length, self.window or 0, self.causal, query.device))
         if self.softcap is None:
-            return functional.scaled_dot_product_attention(
-                query,
-                key,
-                value,
-                attn_mask=seen,
-                dropout_p=self.dropout,
-                is_causal=self.causal and seen is None,
-                scale=self.scale,
-                enable_gqa=key.shape[1] != query.shape[1],
+            return fused.scaled_dot_product(
+                query, key, value, mask=seen, dropout=self.dropout, causal=self.causal, scale=self.scale
             )
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)

@@ -21,7 +21,8 @@ from transformers import AttentionInterface
 
 from bench.models.heads import unwrapped
 from bench.models.kernels import patch
-from bench.models.kernels.attention import AttentionWithLse, merge, same_type
+from bench.models.kernels.attention import AttentionWithLse, merge
+from bench.models.kernels.fused import same_type
 
 NAME = "bench_shared_prefix"
 

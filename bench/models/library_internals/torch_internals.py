@@ -35,9 +35,12 @@ def attention_on_cpu(
     return out, lse
 
 
-def attention_on_gpu(query: Any, key: Any, value: Any, *, causal: bool, scale: float) -> Any:
-    """Return attention and the log-sum-exp of its scores, which may be padded, by the public function's GPU kernels."""
-    if query.dtype == torch.float32 or query.shape[-1] > 256:
+def attention_on_gpu(query: Any, key: Any, value: Any, *, flash: bool, causal: bool, scale: float) -> Any:
+    """Return attention and the log-sum-exp of its scores, which may be padded, by the public function's GPU kernels.
+
+    flash: by FlashAttention, else by the memory-efficient kernel; the caller knows which of them takes it.
+    """
+    if not flash:
         out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
             query, key, value, None, True, 0.0, causal, scale=scale
         )
