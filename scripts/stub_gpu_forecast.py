@@ -40,8 +40,9 @@ from bench.utils.hardware import GIB  # noqa: E402
 
 ROWS, REPORT = ROOT / "reports" / "stub_gpu.json", ROOT / "reports" / "stub_gpu.md"
 VARIABLE = "STUB_GPU"
-# Two: the optimizer has no state before its first step. With accumulation each is several micro-batches.
-STEPS = 2
+# Two of each: the optimizer has no state before its first step, and where gradients of several micro-batches are added
+# up, there are none before the second one. More change no peak.
+STEPS = ACCUMULATION = 2
 # Recipes that one process measures, so that what it keeps by mistake does not grow, and a crash takes few along.
 AT_ONCE = 12
 # Of a token of a made-up text: beyond special ones, and below any vocabulary's size.
@@ -127,16 +128,15 @@ def without_numbers() -> Iterator[None]:
     from bench.models.kernels import padding_probe, patch
     from bench.training import log
 
-    def _ran(module: Any, *, plain: Any, fast: Any, **_: Any) -> str | None:
-        with patch.evaluating(module):
-            plain()
-            fast()
-        return None
+    def _installed(model: Any, body: Any, install: Any) -> Any:
+        install()
+        return padding_probe.Proof()
 
+    # Functions, not mocks: these would keep the tensors that they are called with.
     with (
-        mock.patch.object(patch, "probe", _ran),
-        mock.patch.object(padding_probe, "_judge", return_value=None),
-        mock.patch.object(log, "_is_undefined", return_value=False),
+        mock.patch.object(patch, "probe", lambda module, **_: None),  # noqa: PT008
+        mock.patch.object(padding_probe, "compare", _installed),
+        mock.patch.object(log, "_is_undefined", lambda value: False),  # noqa: PT008
     ):
         yield
 
@@ -188,6 +188,8 @@ def _inputs(given: Resolved, model: Any, lengths: Any, precision: str, **others:
 
     settings: dict[str, Any] = {"steps": STEPS, "epochs": None, "minutes": None, "warmup": 0.0, "evaluate_every": None}
     settings |= {"best": None, "early_stopping": None, "log_every": 10**6}
+    budget = Budget.plan(given.recipe.training, 10**6, 1)
+    settings["global_batch"] = budget.per_device_batch * min(budget.accumulation, ACCUMULATION)
     recipe = given.recipe.model_copy(update={"training": given.recipe.training.model_copy(update=settings)})
     rows = [_feature(given, model, lengths, number) for number in range(STEPS * recipe.training.global_batch)]
     train = Encoded(name="train", ids=tuple(map(str, range(len(rows)))), features=rows, truncated=0)
@@ -305,10 +307,10 @@ INTRODUCTION = (
     "",
     "Made by `scripts/stub_gpu_check forecast`. Measured is the peak that torch's `CUDACachingAllocator` counts in two",
     "training steps of the recipe's model at true size, with its own engine and optimizer, bf16 autocast, and texts as",
-    "long as the recipe reads. **Not a GPU measurement**: the driver underneath is a stub that computes nothing. Forecast",
-    "is what `bench plan` predicts of the same, without CUDA's context and the allowance for fragmentation, which that",
-    "allocator does not count. Error: forecast over measured, less 1. Reserved: what the allocator holds of the device",
-    "at its peak, which fragmentation makes larger. Commit: of the code that was measured.",
+    "long as the recipe reads. **Not a GPU measurement**: the driver underneath is a stub that computes nothing.",
+    "Forecast is what `bench plan` predicts of the same, without CUDA's context and the allowance for fragmentation,",
+    "which that allocator does not count. Error: forecast over measured, less 1. Reserved: what the allocator holds of",
+    "the device at its peak, which fragmentation makes larger. Commit: of the code that was measured.",
     "",
 )
 # Name of a column -> its side in Markdown.
