@@ -45,6 +45,8 @@ VARIABLE = "STUB_GPU"
 STEPS = ACCUMULATION = 2
 # Recipes that one process measures, so that what it keeps by mistake does not grow, and a crash takes few along.
 AT_ONCE = 12
+# What a process may hold between two recipes, in bytes: cuBLAS's workspaces, and no part of a model.
+LEFT = 2**25
 # Of a token of a made-up text: beyond special ones, and below any vocabulary's size.
 FIRST_ID, LAST_ID = 5, 500
 # The device: larger than any recipe needs, so that nothing is freed and asked for again. Its size changes no peak.
@@ -247,6 +249,8 @@ def measure_all(wanted: list[str], precision: str) -> int:
         sys.stdout.flush()
         gc.collect()
         torch.cuda.empty_cache()
+        if torch.cuda.memory_allocated() > LEFT:
+            break  # the others go into a new process
     return 0
 
 
