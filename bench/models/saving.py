@@ -16,6 +16,7 @@ from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
 from bench.models import adapters, heads, own_heads, own_writers, text_part
 from bench.models.build import GENERATIVE_CLASSES, locate, task_settings
+from bench.models.library_internals import transformers_internals
 from bench.utils import files
 from bench.utils.loading_errors import reason, shown
 
@@ -169,6 +170,8 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise DataError(f"the saved model {shown(str(folder))!r} can't be loaded: {reason(error)}") from error
     own_heads.name_body(model)
+    if wrapped:
+        transformers_internals.keep_names(model)
     if own_writers.is_made(model):
         config.pad_token_id = description["pad_token_id"]
         others = {name for name in loading["unexpected_keys"] if own_writers.is_of_another_part(name, model)}
@@ -266,6 +269,7 @@ def _load_base(folder: Path, description: dict[str, Any], device: torch.device) 
     except (OSError, ValueError) as error:
         raise SetupError(f"the base model {shown(base)!r} can't be loaded: {reason(error, base)}") from error
     own_heads.name_body(model)
+    transformers_internals.keep_names(model)
     setattr(model, text_part.PLACE, text_part.place(own, family.__name__))
     return model
 

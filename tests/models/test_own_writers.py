@@ -162,13 +162,16 @@ def test_an_adapter_never_lands_on_another_part_and_goes_on_the_whole(tmp_path):
     torch.testing.assert_close(logits(plain), logits(model), atol=1e-5, rtol=0)
 
 
-def test_an_adapter_is_merged_into_the_whole(tmp_path):
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_what_was_loaded_again_is_saved_as_the_whole(method, tmp_path):
+    """An adapter merged into it, as an export does."""
     folder = write("qwen3_vl", tmp_path / "checkpoint")
-    model = trained(folder, tmp_path / "saved", "lora")
-    expected, merged = logits(model), model.merge_and_unload()
-    merged.save_pretrained(tmp_path / "merged")
-    saving.complete(merged, tmp_path / "merged", described(card_of(folder), "lora"))
-    plain = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "merged").eval()
+    expected = logits(trained(folder, tmp_path / "saved", method))
+    again, _, description = saving.load(tmp_path / "saved")
+    again = again.merge_and_unload() if method == "lora" else again
+    again.save_pretrained(tmp_path / "whole")
+    saving.complete(again, tmp_path / "whole", description)
+    plain = transformers.AutoModelForImageTextToText.from_pretrained(tmp_path / "whole").eval()
     torch.testing.assert_close(logits(plain), expected, atol=1e-5, rtol=0)
 
 
