@@ -17,11 +17,11 @@ import torch
 from bench import console
 from bench.config.cards import DatasetCard
 from bench.data import dataset
-from bench.data.sources import Rows
+from bench.data.sources import Row, Rows
 from bench.errors import BenchError, DataError, SetupError
-from bench.evaluation import export_page, saved_model
+from bench.evaluation import export_loaders, export_page, saved_model
 from bench.evaluation.export_page import Comparison
-from bench.models import heads, saving
+from bench.models import heads, own_writers, saving
 from bench.records import store
 from bench.records.record import Record
 from bench.reporting.hub import cards, push
@@ -59,16 +59,17 @@ def export(request: ExportRequest) -> list[Comparison]:
     record, description = _checked(request)
     model, tokenizer, _ = saved_model.load(request.run)
     is_adapter = hasattr(model, "peft_config")
-    _refuse_own_class(model)
+    loaders = export_loaders.of(model, description, is_adapter=is_adapter and not request.merge)
     if request.merge and not is_adapter:
         raise SetupError(f"--merge: method {record.method} trained the model itself; there is no adapter to merge")
-    rows, of_data = _examples(store.read(request.run))  # whose paths are not shortened
+    choices = description["task"] == "multiple_choice" and description["objective"] == "head"
+    rows, of_data = _examples(store.read(request.run), choices)  # whose paths are not shortened
     wanted = _log_probabilities(model, tokenizer, description, rows)
     request.out.mkdir(parents=True, exist_ok=True)
     try:
         _save_tokenizer(tokenizer, description, request.out)
         if not is_adapter:
-            model.save_pretrained(request.out)
+            _save_whole(model, description, request)
         elif request.merge:
             _save_merged(model, description, request)
         else:
@@ -76,12 +77,12 @@ def export(request: ExportRequest) -> list[Comparison]:
         del model
         done = [
             Comparison(
-                loader=loader.__name__,
+                loader=loader.name,
                 num_examples=len(rows),
                 of_data=of_data,
-                difference=_largest_difference(loader, request.out, description, rows, wanted),
+                difference=_largest_difference(loader.kind, request.out, description, rows, wanted),
             )
-            for loader in _loaders(description, is_adapter=is_adapter and not request.merge)
+            for loader in loaders
         ]
         _write_pages(request, record, description, done, tokenizer, is_adapter=is_adapter)
     except BaseException:
@@ -101,11 +102,6 @@ def _checked(request: ExportRequest) -> tuple[Record, dict[str, Any]]:
             f"{request.run} has status `{record.status}` ({record.reason}); --unfinished exports its model even so"
         )
     description = saved_model.describe(folder)
-    if description["task"] == "multiple_choice" and description["objective"] == "head":
-        raise SetupError(
-            f"the model of {request.run} scores each choice of multiple choice by itself; a folder that transformers "
-            "would read the same way is not written: use `predict`, or repeat the run with objective: text"
-        )
     if description.get("pooling") is not None or description["head"]["kind"] != "own":
         kind = "a linear probe" if description.get("pooling") is not None else "an MLP head"
         raise SetupError(
@@ -115,17 +111,11 @@ def _checked(request: ExportRequest) -> tuple[Record, dict[str, Any]]:
     return record, description
 
 
-def _refuse_own_class(model: Any) -> None:
-    kind = type(heads.unwrapped(model))
-    if not kind.__module__.startswith(("transformers.", "transformers_modules.")):
-        raise SetupError(
-            f"{kind.__name__} is a class of this harness, since transformers has none for this model and task; nothing "
-            "else could load the folder: use `predict`"
-        )
+def _examples(record: Record, choices: bool) -> tuple[Rows, bool]:
+    """Return some rows of a split that the run scored, or, where its data can't be had, sentences; and which it is.
 
-
-def _examples(record: Record) -> tuple[Rows, bool]:
-    """Return some rows of a split that the run scored, or, where its data can't be had, sentences; and which it is."""
+    choices: of each row the texts that are chosen from, too.
+    """
     content = record.recipe.resolved
     try:
         card = DatasetCard.model_validate_json(json.dumps(content["dataset"]))
@@ -133,16 +123,21 @@ def _examples(record: Record) -> tuple[Rows, bool]:
         rows = dataset.load(card, content.get("limit") or {}, {split}).splits[split].rows
         texts = [row for row in rows if isinstance(row.get("text"), str)][:EXAMPLES]
         if texts:
-            return [{"text": row["text"], "text_pair": row.get("text_pair")} for row in texts], True
+            kept = ("text", "text_pair", *(["choices"] if choices else []))
+            return [{key: row.get(key) for key in kept} for row in texts], True
     except (BenchError, KeyError, StopIteration, ValueError):
         pass
-    return [{"text": text, "text_pair": None} for text in SENTENCES], False
+    more = {"choices": list(SENTENCES)} if choices else {}
+    return [{"text": text, "text_pair": None, **more} for text in SENTENCES], False
 
 
 def _log_probabilities(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> list[torch.Tensor]:
     """Return of each row, by itself, the log-probabilities of a head's outputs, or of a text's own tokens."""
     found = []
     for row in rows:
+        if "choices" in row:
+            found.append(_of_choices(model, tokenizer, description, row))
+            continue
         pair = row["text_pair"] if description.get("pairs") else None
         encoded = tokenizer(
             row["text"], pair, truncation="longest_first", max_length=description["max_length"], return_tensors="pt"
@@ -152,6 +147,21 @@ def _log_probabilities(model: Any, tokenizer: Any, description: dict[str, Any], 
         with torch.no_grad():
             found.append(_of_outputs(model, encoded, description))
     return found
+
+
+def _of_choices(model: Any, tokenizer: Any, description: dict[str, Any], row: Row) -> torch.Tensor:
+    """Return the log-probabilities of a row's choices, each scored by itself behind the text."""
+    scores = []
+    for choice in row["choices"]:
+        second = " ".join([*([row["text_pair"]] if row["text_pair"] else []), choice])
+        encoded = tokenizer(
+            row["text"], second, truncation="longest_first", max_length=description["max_length"], return_tensors="pt"
+        )
+        grouped = export_loaders.takes_groups(model)
+        with torch.no_grad():
+            inputs = {name: ids[None] if grouped else ids for name, ids in encoded.items()}
+            scores.append(model(**inputs).logits.double().flatten())
+    return torch.cat(scores).log_softmax(-1)
 
 
 def _of_outputs(model: Any, encoded: Any, description: dict[str, Any]) -> torch.Tensor:
@@ -201,7 +211,13 @@ def _save_merged(model: Any, description: dict[str, Any], request: ExportRequest
     except (AttributeError, NotImplementedError, ValueError) as error:
         kind = type(whole.peft_config["default"]).__name__
         raise SetupError(f"--merge: adapters of {kind} can't be merged ({error}); export it without --merge") from error
-    merged.save_pretrained(request.out)
+    _save_whole(merged, description, request)
+
+
+def _save_whole(model: Any, description: dict[str, Any], request: ExportRequest) -> None:
+    model.save_pretrained(request.out)
+    if own_writers.is_made(model):
+        saving.complete(model, request.out, description)
 
 
 def _save_adapter(model: Any, tokenizer: Any, description: dict[str, Any], request: ExportRequest) -> None:
@@ -235,17 +251,6 @@ def _without_adapter(model: Any) -> Any:
     except (AttributeError, NotImplementedError) as error:
         kind = type(model.peft_config["default"]).__name__
         raise SetupError(f"adapters of {kind} can't be taken off their base model: {error}") from error
-
-
-def _loaders(description: dict[str, Any], *, is_adapter: bool) -> list[Any]:
-    """Return the classes whose `from_pretrained` must load the folder."""
-    auto = saving.auto_class(description)
-    if not is_adapter:
-        return [auto]
-    import peft
-
-    name = auto.__name__.replace("AutoModelFor", "AutoPeftModelFor")
-    return [auto, *([getattr(peft, name)] if hasattr(peft, name) else [])]
 
 
 def _largest_difference(

@@ -11,7 +11,6 @@ from bench.config.cards import GENERATION_TASK, LM_EVAL_TASK, Prompt
 from bench.config.recipe import Prompting
 from bench.data.prompts.encode import PromptEncoder
 from bench.data.prompts.template import Renderer
-from bench.models import saving
 from bench.reporting import markdown as md
 
 TEMPLATE = "chat_template_of_the_run.jinja"
@@ -54,7 +53,7 @@ def usage(
 
     A chat template that writes the date is written into the folder, at the run's date.
     """
-    loader = saving.auto_class(description).__name__
+    loader = compared[0].loader
     parts = ["## How to use it", _code(_loading(loader, compared, is_adapter=is_adapter))]
     if description["objective"] == "text":
         parts += _prompted(description, tokenizer, out)
@@ -99,6 +98,12 @@ def _loading(loader: str, compared: list[Comparison], *, is_adapter: bool) -> st
 
 
 def _with_head(description: dict[str, Any], loader: str) -> list[str]:
+    if description["task"] == "multiple_choice":
+        together = loader != "AutoModelForSequenceClassification"
+        asked = ', "What happened?"' if description.get("pairs") else ""
+        shown = f'{_SHOW}(choose("The glass fell.", ["It broke.", "It flew away."]{asked}))'
+        code = inspect.cleandoc(_CHOICES).replace("LOGITS", _GROUPED if together else _SINGLE)
+        return [_code(f"import torch\n\n\n{code}\n\n\n{shown}\n"), _CHOICES_NOTE]
     pairs = bool(description.get("pairs"))
     if loader == "AutoModelForSequenceClassification":
         how = {True: "sigmoid", False: "softmax"}[description["multi_label"]]
@@ -120,6 +125,19 @@ def _with_head(description: dict[str, Any], loader: str) -> list[str]:
         return [_code(f"import torch\n{most}\n{inspect.cleandoc(_SPANS)}\n\n{shown}\n"), _SPANS_NOTE]
     return []
 
+
+_CHOICES = """
+def choose(text, choices, question=None):
+    seconds = [f"{question} {choice}" if question else choice for choice in choices]
+    encoded = tokenizer([text] * len(choices), seconds, truncation="longest_first", padding=True, return_tensors="pt")
+    with torch.no_grad():
+        logits = LOGITS
+    probabilities = logits.softmax(-1).tolist()
+    return dict(zip(choices, probabilities))
+"""
+_GROUPED = "model(**{name: ids[None] for name, ids in encoded.items()}).logits[0]"
+_SINGLE = "model(**encoded).logits[:, 0]"
+_CHOICES_NOTE = "Each choice is read behind the text, and scored by itself; probabilities are those among the choices."
 
 _SPANS = """
 def answer(question, passage):

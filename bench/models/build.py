@@ -18,7 +18,7 @@ from bench.config.cards import ModelCard
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Head
 from bench.errors import SetupError, nearest
-from bench.models import checkpoint_head, choice_head, heads, own_heads, quantization, text_part
+from bench.models import checkpoint_head, choice_head, heads, own_heads, own_writers, quantization, text_part
 from bench.models.heads import MISSING, newly_initialized_modules
 from bench.models.kernels import fused
 from bench.models.library_internals import transformers_internals
@@ -90,12 +90,13 @@ def build(
 
 def _note_own_class(model: Any) -> None:
     """Note on a model of a class that transformers does not have how its saved weights are loaded without us."""
-    line = own_heads.how_to_load(model)
+    line, sentence = own_heads.how_to_load(model), own_writers.how_to_load(model)
     if line is not None:
         sentence = (
             f"transformers has no class {type(model).__name__}; it is made of transformers' own parts, and plain "
             f"transformers loads a saved one so: {line}"
         )
+    if sentence is not None:
         found = [*checkpoint_head.findings(model), checkpoint_head.Finding(sentence=sentence)]
         setattr(model, checkpoint_head.FINDINGS, found)
 
@@ -317,6 +318,12 @@ def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPla
     if wrong:
         raise SetupError(f"the model {shown(place)!r} can't be loaded: its weights {wrong[0]!r} have another shape")
     setattr(model, MISSING, sorted({*loading["missing_keys"], *unfit}))
+    lost = [key for key in getattr(model, MISSING) if key.startswith(f"{model.base_model_prefix}.")]
+    if lost and text_part.is_wrapped(own):
+        raise SetupError(
+            f"the text part of {shown(place)!r} can't be loaded by itself: the checkpoint has no {lost[0]} under a "
+            "name that is known here"
+        )
     setattr(model, checkpoint_head.FINDINGS, _unused(model, own, sorted(loading["unexpected_keys"])))
     setattr(model, text_part.PLACE, text_part.place(own, family.__name__))
     return model

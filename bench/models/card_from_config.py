@@ -311,6 +311,8 @@ def _family(config: Any, text: Any, raw: Mapping[str, Any], place: str) -> str:
         return "decoder"
     elif any(kind in tables.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES for kind in types):
         return "encoder"
+    elif text is not config and config.model_type in tables.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return "decoder"  # the text part of a class for images and text, as Qwen3-VL's
     classes = ", ".join(map(str, raw.get("architectures") or [])) or "no class named"
     raise RecipeError(
         f"{shown(place)!r} is of type {config.model_type!r} ({classes}), which is no model of texts that can be "

@@ -3,8 +3,8 @@
 The model is run forward and backward at a few lengths on the meta device, where nothing is computed, under
 `torch.utils.flop_counter.FlopCounterMode`: matrix products, forward and backward, each with two operations per
 multiply-add; so frozen weights, adapters, experts and heads cost what they do. What a text costs is a polynomial of
-second degree in its length, whose coefficients follow from those runs; another run, at the longest length asked for,
-must agree with it. A model that can't be counted so has no number, rather than a wrong one.
+second degree in its length, whose coefficients follow from those runs, and with linear attention also of its chunks;
+another run, at the longest length asked for, must agree with it. A model that can't be counted so has no number, rather than a wrong one.
 
 Of attention whose tokens see only earlier ones, half of the scores is charged (the counter has all of them). Left out,
 as it is no model work: recomputed activations, quantising and dequantising, and the backward pass into the input
@@ -32,6 +32,8 @@ from bench.models.library_internals import transformers_internals
 ATTENTION = "bench_counted"
 # The lengths of the runs are 1, 2 and 3 times a quarter of this, or of a shorter context.
 LONGEST = 48
+# Tokens that linear attention (Qwen3.5) works on at once; LONGEST is within the first of them.
+CHUNK = 64
 # The largest model that is run on its own device where it can't be run on the meta device: a run takes a second.
 MOST_PARAMETERS = 200_000_000
 # Powers of (prompt or text, answer of an encoder-decoder) of the cost of one text, and where it is run to find them.
@@ -56,16 +58,21 @@ class Cost:
     """FLOPs of forward and backward: of each text by its lengths, and of each call of the model whatever it is given.
 
     text: powers of (length, answer's length) -> coefficient. call: such as the norms of DoRA and relative positions.
+    chunks: of linear attention, what is added to a text with more than one chunk of tokens: (by the second one, by each
+    that follows).
     """
 
     text: dict[tuple[int, int], float]
     call: float
+    chunks: tuple[float, float] = (0.0, 0.0)
 
     def total(self, lengths: list[int], answers: list[int], calls: int) -> float:
         """Return the sum over texts, and over so many micro-batches."""
         given, written = np.array(lengths, dtype=float), np.array(answers, dtype=float)
         each = [factor * float((given**one * written**other).sum()) for (one, other), factor in self.text.items()]
-        return sum(each) + self.call * calls
+        more = np.ceil(given / CHUNK) - 1
+        second, later = self.chunks
+        return sum(each) + float((second * (more > 0) + later * np.maximum(more - 1, 0)).sum()) + self.call * calls
 
 
 def step_flops(model: Any, lengths: list[int], answers: list[int] | None = None, calls: int = 1) -> float:
@@ -113,11 +120,26 @@ def _counted_cost(model: Any, longest: int, longest_answer: int) -> Cost:
         }
         text[0, 0] -= call
         found = Cost(text=text, call=float(call))
+        if looks_into_mask(model):
+            found = _with_chunks(found, count, limit)
         most, most_answer = min(longest, limit), min(longest_answer, limit)
         there = count(1, most, most_answer)
     if abs(found.total([most], [most_answer], 1) - there) > 1e-6 * there:
         raise UncountableError(f"what {most} tokens cost does not follow from what shorter texts do")
     return found
+
+
+def _with_chunks(cost: Cost, count: Callable[[int, int, int], int], limit: int) -> Cost:
+    """Return what texts of several chunks cost, too: transformers fills up the last one of its linear attention.
+
+    cost: as it is within one chunk. limit: tokens that the model reads.
+    """
+    second = third = 0.0
+    if limit > CHUNK:
+        second = count(1, CHUNK + 1, 0) - cost.total([CHUNK + 1], [0], 1)
+    if limit > 2 * CHUNK:
+        third = count(1, 2 * CHUNK + 1, 0) - cost.total([2 * CHUNK + 1], [0], 1)
+    return Cost(text=cost.text, call=cost.call, chunks=(second, third - second))
 
 
 @contextlib.contextmanager

@@ -14,9 +14,10 @@ from bench.config import foreign_code, registry
 from bench.config.cards import ModelCard
 from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
-from bench.models import adapters, heads, own_heads, text_part
+from bench.models import adapters, heads, own_heads, own_writers, text_part
 from bench.models.build import GENERATIVE_CLASSES, locate, task_settings
 from bench.models.kernels import fused
+from bench.models.library_internals import transformers_internals
 from bench.utils import files
 from bench.utils.loading_errors import reason, shown
 
@@ -41,11 +42,19 @@ def save(model: Any, tokenizer: Any, folder: Path, description: dict[str, Any]) 
         where = getattr(heads.unwrapped(model), text_part.PLACE, "")
         if where and (folder / ADAPTER).is_file():
             text_part.rename_adapter(folder, where)
+        elif own_writers.is_made(model):
+            complete(model, folder, description)
         if description["head"]["kind"] == "mlp":
             _mark_types(folder)
     tokenizer.save_pretrained(folder)
     files.write_text(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
     _use_one_mode(folder)
+
+
+def complete(model: Any, folder: Path, description: dict[str, Any]) -> None:
+    """Make of a saved text part that no class of transformers loads the whole model of its checkpoint, in place."""
+    card = ModelCard.model_validate(description["model_card"], strict=False)
+    own_writers.complete(model, folder, str(locate(card)), card.revision)
 
 
 def _use_one_mode(folder: Path) -> None:
@@ -146,11 +155,14 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
     content = _unmarked(folder / "config.json")
     config = type(transformers.AutoConfig.for_model(content["model_type"])).from_dict(content)
     family = auto_class(description)
+    config = text_part.of(config, family.__name__)
     own_heads.register(family.__name__, config)
+    wrapped = text_part.is_wrapped(content)
     try:
         model, loading = family.from_pretrained(
             folder,
             output_loading_info=True,
+            key_mapping=text_part.checkpoint_names(content, config, family.__name__) if wrapped else None,
             ignore_mismatched_sizes=True,  # told as missing
             config=config,
             use_safetensors=True,
@@ -160,6 +172,12 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise DataError(f"the saved model {shown(str(folder))!r} can't be loaded: {reason(error)}") from error
     own_heads.name_body(model)
+    if wrapped:
+        transformers_internals.keep_names(model)
+    if own_writers.is_made(model):
+        config.pad_token_id = description["pad_token_id"]
+        others = {name for name in loading["unexpected_keys"] if own_writers.is_of_another_part(name, model)}
+        loading["unexpected_keys"] = set(loading["unexpected_keys"]) - others
     head = Head.model_validate(description["head"])
     _check_loaded(loading, folder, but=heads.head_names(model) if head.kind == "mlp" else ())
     if head.kind == "mlp":
@@ -253,6 +271,7 @@ def _load_base(folder: Path, description: dict[str, Any], device: torch.device) 
     except (OSError, ValueError) as error:
         raise SetupError(f"the base model {shown(base)!r} can't be loaded: {reason(error, base)}") from error
     own_heads.name_body(model)
+    transformers_internals.keep_names(model)
     setattr(model, text_part.PLACE, text_part.place(own, family.__name__))
     return model
 

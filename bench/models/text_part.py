@@ -21,8 +21,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from bench.errors import SetupError
-from bench.models import own_heads
-from bench.models.library_internals import transformers_internals
+from bench.models import own_heads, own_writers
 from bench.utils import files
 
 # Set on a model that is the text part of a wrapped checkpoint: where plain transformers has it.
@@ -52,10 +51,11 @@ def of(config: Any, auto_class: str) -> Any:
     writes = type(text) in MODEL_FOR_CAUSAL_LM_MAPPING
     if not writes and type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return config
-    if not writes and auto_class not in own_heads.HEADS:
+    reason = None if writes or auto_class in own_heads.HEADS else own_writers.register(config, text)
+    if reason is not None:
         raise SetupError(
             f"transformers has no language model for the text part ({text.model_type}) of a {config.model_type!r} "
-            "model by itself; train it with a head (objective: head)"
+            f"model by itself, {reason}; train it with a head (objective: head)"
         )
     for name in ("id2label", "label2id", "problem_type", "name_or_path"):
         setattr(text, name, getattr(config, name))
@@ -109,8 +109,7 @@ def place(own: Mapping[str, Any], auto_class: str) -> str:
         found = known[kind]
     if found is None or found.config_class is not kind:
         return ""
-    tied = [name for name in transformers_internals.tied_weights(conditional) if name.endswith(".embed_tokens.weight")]
-    return tied[0].removesuffix(".embed_tokens.weight") if tied else ""
+    return own_writers.place(conditional)
 
 
 def rename_adapter(folder: Path, where: str) -> None:

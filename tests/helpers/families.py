@@ -70,6 +70,15 @@ QWEN3_5_VISION = {
     "out_hidden_size": 32,
     "num_position_embeddings": 16,
 }
+ROPE_OF_THREE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+QWEN2_5_VISION = {
+    "depth": 1,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_heads": 2,
+    "patch_size": 8,
+    "out_hidden_size": 32,
+}
 LLAMA4 = {
     **GROUPED,
     "intermediate_size_mlp": 48,
@@ -182,6 +191,23 @@ FAMILIES: dict[str, Family] = {
         head="Qwen3_5TextForSequenceClassification",
         wrapped="Qwen3_5ForConditionalGeneration",
     ),
+    "qwen2_5_vl": _decoder(
+        "qwen2_5_vl",
+        "Qwen2_5_VLText",
+        {"text_config": {**GROUPED, "rope_parameters": ROPE_OF_THREE}, "vision_config": QWEN2_5_VISION},
+        own=True,
+        wrapped="Qwen2_5_VLForConditionalGeneration",
+    ),
+    "qwen3_vl": _decoder(
+        "qwen3_vl",
+        "Qwen3VLText",
+        {
+            "text_config": {**GROUPED, "rope_parameters": ROPE_OF_THREE},
+            "vision_config": {**QWEN3_5_VISION, "deepstack_visual_indexes": [0]},
+        },
+        own=True,
+        wrapped="Qwen3VLForConditionalGeneration",
+    ),
     "gemma": _decoder("gemma", "Gemma", GROUPED),
     "gemma2": _decoder("gemma2", "Gemma2", {**WINDOWED, "query_pre_attn_scalar": 8}, attention="eager"),
     "gemma3_text": _decoder("gemma3_text", "Gemma3", GEMMA3, head="Gemma3TextForSequenceClassification"),
@@ -255,7 +281,7 @@ def write(name: str, folder: Path, *, wide: bool = False) -> Path:
     if wide:
         known = settings["text_config"]
         settings["text_config"] = {**known, **{key: size for key, size in WIDE.items() if key in known}}
-        if "linear_key_head_dim" in known:
+        if "mrope_section" in known.get("rope_parameters", {}):
             rotary = {**known["rope_parameters"], "mrope_section": [4, 2, 2]}
             settings["text_config"]["rope_parameters"] = rotary
     ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}

@@ -10,6 +10,7 @@ from bench.models import flops
 from bench.models.heads import unwrapped
 from bench.models.kernels import padding_free
 from bench.training.memory_saving import checkpoint_activations
+from tests.helpers import families
 from tests.helpers import models as tiny
 from tests.helpers.cases import cover
 
@@ -255,6 +256,27 @@ def test_adapters_in_other_families(name):
     # By default, transformers runs experts by an operation that the counter does not know.
     plain = foreign(name, experts="eager" if OTHERS[name][0] in ("mixtral", "qwen3_moe", "deepseek_v3") else None)
     assert charged_in_full(foreign(name)) == pytest.approx(measured_once(plain), rel=1e-9)
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "lora"])
+def test_linear_attention_costs_by_its_chunks(adapted):
+    """Its tokens are filled up to whole chunks of 64, of which the first costs less than those that follow."""
+    settings = {**families.QWEN3_5, "max_position_embeddings": 512}
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model("qwen3_5_text", **settings)
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    if adapted:
+        model = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "in_proj_qkv"]))
+    for module in model.modules():
+        if getattr(module, "is_causal", False):
+            module.is_causal = False  # charged in full, as the counter does
+    for lengths in ([7], [64, 65], [130, 200, 3]):
+        counted = 0
+        for length in lengths:
+            with FlopCounterMode(display=False) as counter:
+                model.train()(input_ids=torch.full((1, length), 5), use_cache=False).logits.sum().backward()
+            counted += counter.get_total_flops()
+        assert flops.step_flops(model, lengths) == pytest.approx(counted, rel=1e-9)
 
 
 def test_what_a_call_costs_whatever_it_is_given():

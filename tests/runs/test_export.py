@@ -27,6 +27,7 @@ CHAT = (
     "{{ bos_token }}Today: {{ strftime_now('%d %b %Y') }}\n{% for m in messages %}{{ m.role }}: {{ m.content }}\n"
     "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
+CLASSIFIERS = ["AutoModelForSequenceClassification", "AutoPeftModelForSequenceClassification"]
 RUNS = {
     "labels": ("tiny/distilbert-multilabel", {"method": LORA}),
     "text": ("tiny/mistral-text_lora", {"max_length": 128}),
@@ -37,6 +38,7 @@ RUNS = {
     "numbers": ("tiny/bert-ratings", {}),
     "tags": ("tiny/bert-notices", {"method": LORA}),
     "choices": ("endings/bert-full", {}),
+    "choices_lora": ("endings/bert-full", {"model": "tiny_llama", "method": LORA}),
     "choices_in_text": ("endings/llama-text_full", {"max_length": 128}),
 }
 
@@ -210,10 +212,24 @@ def test_numbers_and_tags(runs, tmp_path):
         assert {one["entity"] for one in names["tag"]("Ada met Bob in Rome.")} <= set(auto.config.id2label.values())
 
 
-def test_multiple_choice_is_exported_as_a_writer_alone(runs, tmp_path, capsys):
-    assert main(["export", str(runs("choices")), "--out", str(tmp_path / "out")]) == 2
-    assert "scores each choice of multiple choice by itself" in " ".join(capsys.readouterr().err.split())
-    assert not (tmp_path / "out").exists()
+@together("name, loaders", [("choices", ["AutoModelForMultipleChoice"]), ("choices_lora", CLASSIFIERS)])
+def test_a_head_on_choices_scores_them_alike_in_plain_transformers(runs, tmp_path, name, loaders):
+    """By transformers' class for multiple choice where it has one, else as a classifier of one output."""
+    run = runs(name)
+    folder, compared = exported(run, tmp_path)
+    assert [one.loader for one in compared] == loaders
+    assert all(one.of_data and one.difference < 1e-5 for one in compared)
+    rows = [{"text": "The glass fell.", "text_pair": None, "choices": ["It broke on the floor.", "It flew.", "No."]}]
+    wanted = predict(run, rows)
+    plain = {"choices": transformers.BertForMultipleChoice}.get(name)
+    with names_of(folder) as names:
+        if plain:  # the auto class gives this in a process without the harness
+            names["model"] = plain.from_pretrained(folder).eval()
+        found = names["choose"](rows[0]["text"], rows[0]["choices"])
+    assert found == pytest.approx(wanted[0]["scores"], abs=1e-5)
+
+
+def test_multiple_choice_in_text_says_how_it_is_scored(runs, tmp_path):
     folder, compared = exported(runs("choices_in_text"), tmp_path)
     assert [one.loader for one in compared] == ["AutoModelForCausalLM"]
     page = (folder / "README.md").read_text(encoding="utf-8")

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers.integrations import deepspeed
+from transformers.utils import cached_file
 
 
 def attention_name(config: Any) -> str | None:
@@ -30,6 +31,27 @@ def tied_weights(kind: Any) -> list[str]:
     """Return the names of the weights that others of a class of models may be tied to, as its embedding's."""
     tied = kind._tied_weights_keys
     return list(tied.values()) if isinstance(tied, dict) else []
+
+
+def tied_to(names: dict[str, str]) -> dict[str, Any]:
+    """Return the attribute by which a class of models says which of its weights are others' too."""
+    return {"_tied_weights_keys": names}
+
+
+def found_in_checkpoint(checkpoint: str, name: str, revision: str | None) -> str | None:
+    """Return the path of a checkpoint's file, on the Hub or in a folder; None for one that it does not have.
+
+    `cached_file` by itself raises for a missing file.
+    """
+    path: str | None = cached_file(
+        checkpoint,
+        name,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    return path
 
 
 def float32_layers(model: Any) -> list[str]:
