@@ -61,12 +61,23 @@ def cap_memory(device: torch.device) -> None:
     if device.type != "cuda":
         raise SetupError(f"{MEMORY_CAP} holds runs on a GPU to a size; this one is on the CPU: unset it")
     total = cuda.free_and_total(device)[1]
-    if not hardware.CONTEXT < size <= total:
-        least, most = hardware.CONTEXT / hardware.GIB, total / hardware.GIB
-        raise SetupError(
-            f"{MEMORY_CAP} is {os.environ[MEMORY_CAP]}; take more than {least:g} and at most {most:.2f} GiB"
-        )
+    size = within(size, total)
     cuda.allow(device, size - hardware.CONTEXT)
+
+
+def within(size: int, total: int) -> int:
+    """Return a cap in bytes for a GPU of `total` bytes: drivers differ by some, so that one just above it is all of it.
+
+    Raises SetupError for a cap that is above the GPU's memory, or leaves nothing beside CUDA's context.
+    """
+    if not hardware.CONTEXT < size <= hardware.DRIVERS_DIFFER * total:
+        asked, least, most = os.environ[MEMORY_CAP], hardware.CONTEXT / hardware.GIB, total / hardware.GIB
+        wrong = "more than this GPU has" if size > total else "too little for CUDA itself"
+        raise SetupError(
+            f"{MEMORY_CAP} is {asked} ({size / hardware.GIB:.2f} GiB usable), {wrong}; take more than {least:g} and at "
+            f"most {most:.2f} GiB"
+        )
+    return min(size, total)
 
 
 def _join(asked: int, on_cpu: bool, timeout: timedelta) -> PartialState:
@@ -98,9 +109,32 @@ def precision() -> str:
     return chosen
 
 
+def gpu(place: int) -> tuple[str, tuple[int, int] | None]:
+    """Return (name, compute capability) of a GPU by its number; a capability of CUDA's only, ROCm's means another."""
+    capability = None if torch.version.hip else torch.cuda.get_device_capability(place)
+    return torch.cuda.get_device_name(place), capability
+
+
 def check_precision(on_cpu: bool) -> None:
-    """Raise SetupError for fp16 on a CPU: training would be in float32 and scoring in fp16, and nobody would say so."""
-    if precision() == "fp16" and on_cpu:
+    """Raise SetupError for a precision that the device does not have, or DeepSpeed does not train in as it says.
+
+    fp16 on a CPU: training would be in float32 and scoring in fp16, and nobody would say so. bf16 on a GPU from before
+    Ampere: it would be emulated, slower than float32.
+    """
+    chosen = precision()
+    if chosen == "bf16" and not on_cpu:
+        for place in range(torch.cuda.device_count()):
+            name, capability = gpu(place)
+            if capability is not None and capability < hardware.BF16_CAPABILITY:
+                raise SetupError(f"mixed_precision is bf16, and {hardware.no_bf16(name, capability)}")
+    if chosen == "fp16" and not on_cpu and sharding.requested_backend() == "deepspeed":
+        # Engine and ZeRO optimizers of DeepSpeed 0.19 (runtime/zero/stage_1_and_2.py, step and _optimizer_step).
+        raise SetupError(
+            "mixed_precision fp16 under DeepSpeed is not supported: its autocast clips gradients before the loss "
+            "scaler unscales them, so that clip_norm would hold for another norm; launch with "
+            "accelerate_configs/ddp_fp16.yaml, or take bf16 on GPUs that have it"
+        )
+    if chosen == "fp16" and on_cpu:
         raise SetupError(
             "mixed_precision fp16 needs a GPU, and this run is on the CPU; set mixed_precision: bf16 or no in the "
             "accelerate config, or give --mixed_precision no"

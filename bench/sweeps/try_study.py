@@ -247,14 +247,17 @@ def _add(path: Path, override: str) -> None:
 
 
 def _memory_here() -> str | None:
-    """Return the memory of this machine's first GPU, as a size; None without one."""
+    """Return what this machine's first GPU gives, as a size: without what its driver keeps. None without a GPU."""
     gpus = jobs.visible_gpus()
     if not gpus or shutil.which("nvidia-smi") is None:
         return None
-    query = ["nvidia-smi", f"--id={gpus[0]}", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    asked = "--query-gpu=memory.total,memory.reserved"
+    query = ["nvidia-smi", f"--id={gpus[0]}", asked, "--format=csv,noheader,nounits"]
     done = subprocess.run(query, capture_output=True, text=True, check=False)
-    words = done.stdout.split()
-    return f"{int(words[0])}MiB" if done.returncode == 0 and words and words[0].isdecimal() else None
+    words = [word for word in done.stdout.replace(",", " ").split() if word.isdecimal()]
+    # An old driver does not say what it keeps.
+    kept = int(words[1]) if len(words) > 1 else 0
+    return f"{int(words[0]) - kept}MiB" if done.returncode == 0 and words else None
 
 
 # ---------------------------------------------------------------- what came out

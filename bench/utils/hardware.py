@@ -1,130 +1,29 @@
-"""Peak arithmetic rates of devices, from the makers' data sheets. An unknown device is None, never a guess."""
+"""Devices: what memory they really give, their precisions and peak rates. An unknown device is None, never a guess."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from bench.errors import SetupError
+from bench.utils.device_table import DEVICES as DEVICES
+from bench.utils.device_table import GIB as GIB
+from bench.utils.device_table import Device as Device
+from bench.utils.device_table import apple
 
-GIB = 2**30
-# What people write of memory, in bytes. A card that is sold with 24 GB has about 24 GiB, less what the driver takes.
+# What people write of memory, in bytes.
 UNITS = {"mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": GIB, "tb": 10**12, "tib": 2**40}
-# In-line error correction keeps a sixteenth of GDDR memory; HBM has room of its own for it.
-ECC_SHARE = 1 / 16
 # The context of CUDA, with its kernels and cuBLAS's workspace: 0.3 to 0.6 GiB by device and driver. Not counted by
 # torch's allocator.
 CONTEXT = GIB // 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Device:
-    """Dense peak rates in FLOP/s (`half`: bf16 or fp16, accumulated in fp32), bandwidth in bytes/s, memory as sold.
-
-    bf16: whether the device has units for bf16 too. inline_ecc: whether error correction is kept in its memory.
-    """
-
-    half_flops: float
-    tf32_flops: float
-    fp32_flops: float
-    bandwidth: float
-    memory_gib: float
-    source: str
-    bf16: bool = True
-    inline_ecc: bool = False
-
-    @property
-    def usable_bytes(self) -> int:
-        """Return the memory that is left for programs."""
-        return round(self.memory_gib * GIB * (1 - ECC_SHARE * self.inline_ecc))
-
-
-# By the whole name that CUDA reports: an L40S is no L4, and a laptop's RTX 4090, a MIG slice or an H200 NVL has other
-# rates than the device whose name theirs begins with.
-DEVICES = {
-    "NVIDIA H200": Device(
-        half_flops=989e12,
-        tf32_flops=494e12,
-        fp32_flops=67e12,
-        bandwidth=4.8e12,
-        memory_gib=141,
-        source="NVIDIA H200 data sheet, 2023",
-    ),
-    "NVIDIA H100 80GB HBM3": Device(
-        half_flops=989e12,
-        tf32_flops=494e12,
-        fp32_flops=67e12,
-        bandwidth=3.35e12,
-        memory_gib=80,
-        source="NVIDIA H100 data sheet (SXM), 2023",
-    ),
-    "NVIDIA H100 PCIe": Device(
-        half_flops=756e12,
-        tf32_flops=378e12,
-        fp32_flops=51e12,
-        bandwidth=2.0e12,
-        memory_gib=80,
-        source="NVIDIA H100 data sheet (PCIe), 2023",
-    ),
-    "NVIDIA A100-SXM4-80GB": Device(
-        half_flops=312e12,
-        tf32_flops=156e12,
-        fp32_flops=19.5e12,
-        bandwidth=2.039e12,
-        memory_gib=80,
-        source="NVIDIA A100 data sheet, 2021",
-    ),
-    "NVIDIA A100-SXM4-40GB": Device(
-        half_flops=312e12,
-        tf32_flops=156e12,
-        fp32_flops=19.5e12,
-        bandwidth=1.555e12,
-        memory_gib=40,
-        source="NVIDIA A100 data sheet, 2021",
-    ),
-    "NVIDIA L4": Device(
-        half_flops=121e12,
-        tf32_flops=60e12,
-        fp32_flops=30.3e12,
-        bandwidth=300e9,
-        memory_gib=24,
-        source="NVIDIA L4 data sheet, 2023 (dense: half of the sparse figures)",
-        inline_ecc=True,
-    ),
-    "NVIDIA A10G": Device(
-        half_flops=70e12,
-        tf32_flops=35e12,
-        fp32_flops=35e12,
-        bandwidth=600e9,
-        memory_gib=24,
-        source="AWS EC2 G5 / NVIDIA A10G product brief, 2021",
-        inline_ecc=True,
-    ),
-    "NVIDIA GeForce RTX 4090": Device(
-        half_flops=165.2e12,
-        tf32_flops=82.6e12,
-        fp32_flops=82.6e12,
-        bandwidth=1.008e12,
-        memory_gib=24,
-        source="NVIDIA Ada GPU architecture whitepaper, 2022",
-    ),
-    "NVIDIA GeForce RTX 3090": Device(
-        half_flops=71e12,
-        tf32_flops=35.6e12,
-        fp32_flops=35.6e12,
-        bandwidth=936e9,
-        memory_gib=24,
-        source="NVIDIA GA102 whitepaper, 2020",
-    ),
-    "Tesla T4": Device(
-        half_flops=65e12,
-        tf32_flops=8.1e12,
-        fp32_flops=8.1e12,
-        bandwidth=320e9,
-        memory_gib=16,
-        source="NVIDIA T4 data sheet, 2019 (65e12 is fp16; T4 has no bf16 units)",
-        inline_ecc=True,
-        bf16=False,
-    ),
-}
+# What one card gives with other drivers, over what it gives here: 0.2 to 1.2 % were published.
+DRIVERS_DIFFER = 1.02
+# Words of a name that say who made a device, or in what form: those that are left make it another device.
+_MAKERS = {"nvidia", "geforce", "tesla", "quadro", "amd", "instinct", "generation", "rtx"}
+_FORMS = {"sxm2", "sxm4", "pcie", "hbm3"}
+# A number from here on that has no unit is no size.
+_LEAST_MODEL = 1000
+# What a GPU needs for bf16, as the compute capability that CUDA reports: Ampere (CUDA C++ programming guide,
+# "Features and Technical Specifications").
+BF16_CAPABILITY = (8, 0)
 
 
 def find(name: str) -> Device | None:
@@ -145,32 +44,108 @@ def peak_flops(name: str, precision: str) -> float | None:
 
 
 def named(nickname: str) -> tuple[str, Device]:
-    """Return (whole name, device) of the one device whose name has these words: "A10G", "rtx 4090", "A100 40GB".
+    """Return (whole name, device) of the one device that is meant: "A10G", "rtx 4090", "RTX4090", "A100-80GB".
 
-    Raises SetupError for none, or several.
+    Blanks, hyphens and capitals make no difference. Of several forms with the same memory and precisions it is the
+    slowest: "H100" is the one with PCIe. Of an Apple chip, whose memory is sold in many sizes, the size must be said:
+    "M2 Max 64GB". Raises SetupError for none, or several that differ in memory.
     """
-    wanted = _words(nickname)
-    fitting = [name for name in DEVICES if wanted and wanted <= _words(name)]
-    if len(fitting) == 1:
-        return fitting[0], DEVICES[fitting[0]]
+    squeezed = _squeezed(nickname)
+    if (shared := apple(nickname)) is not None:
+        return shared
+    exact = [name for name in DEVICES if _squeezed(name) == squeezed]
+    fitting = exact or [name for name in DEVICES if squeezed and _spelt(squeezed, _words(name))]
+    near = [name for name in fitting if _left_over(squeezed, name)]
+    fitting = [name for name in fitting if name not in near]
+    if fitting and len({(DEVICES[name].usable_gib, DEVICES[name].bf16) for name in fitting}) == 1:
+        slowest = min(fitting, key=lambda name: (DEVICES[name].half_flops, DEVICES[name].bandwidth))
+        return slowest, DEVICES[slowest]
     what = f"could be {' or '.join(fitting)}; say more of its name" if fitting else "is not known here"
-    hint = "" if fitting else f". Known: {', '.join(DEVICES)}; or give its memory, as in 24GiB"
+    meant = f" Did you mean {' or '.join(near)}?" if near else ""
+    hint = "" if fitting else f".{meant} Known: {', '.join(DEVICES)}; or give its memory, as in 24GiB"
     raise SetupError(f"the device {nickname!r} {what}{hint}")
 
 
-def _words(name: str) -> set[str]:
-    return set(re.split(r"[\s-]+", name.strip().lower())) - {""}
+def _squeezed(name: str) -> str:
+    """Return a name without blanks and hyphens; a size in GiB is one in GB."""
+    return re.sub(r"[\s_-]+", "", name.lower()).replace("gib", "gb")
+
+
+def _words(name: str) -> frozenset[str]:
+    """Return the words of a whole name, and the size on its box, which may be said though the name has it not."""
+    words = set(re.split(r"[\s-]+", name.lower()))
+    return frozenset({*words, f"{DEVICES[name].memory_gib:g}gb"})
+
+
+def _spelt(text: str, words: frozenset[str]) -> bool:
+    """Return whether a text without blanks is some of the words, one after another, each once."""
+    return not text or any(_spelt(text[len(word) :], words - {word}) for word in words if text.startswith(word))
+
+
+def _left_over(squeezed: str, name: str) -> set[str]:
+    """Return the words of a name that were not asked for, and make it another device, as "Ti" does."""
+    own = {word for word in _words(name) if word not in _MAKERS | _FORMS and not re.fullmatch(r"\d+gb", word)}
+    return {word for word in own if word not in squeezed}
 
 
 def memory(text: str) -> int:
-    """Return the bytes of a size such as "12GiB" or "24 GB", or the usable bytes of a device.
+    """Return the usable bytes of a device, or of a card that is sold with such a size.
 
-    Raises SetupError for text that is neither a size above zero nor a device.
+    "24 GB", "24GB" and "24GiB" are what is printed on the box: they mean what such a card really gives (`on_the_box`).
+    A size that no card is sold with, or in MiB, is taken as it is written. Raises SetupError for text that is neither a
+    size above zero nor a device.
+    """
+    size = _size(text)
+    if size is None:
+        return named(text)[1].usable_bytes
+    if size[0] <= 0 or size[1] == 0:
+        raise SetupError(f"{text!r} is not a size of memory; write a number above 0 and a unit, as in 24GiB or 12 GB")
+    cards = on_the_box(text)
+    return cards[0][1].usable_bytes if cards else round(size[0] * size[1])
+
+
+def on_the_box(text: str) -> list[tuple[str, Device]]:
+    """Return the devices that are sold with a size, as "24 GB" or "24GiB"; [] for any other size, or text.
+
+    First the one that the size stands for: the least usable memory among those without in-line error correction. Those
+    with it (as L4, A10G and T4) give a sixteenth less, and must be named for that.
+    """
+    size = _size(text)
+    if size is None or size[1] not in (UNITS["gb"], UNITS["gib"]):
+        return []
+    sold = [(name, device) for name, device in DEVICES.items() if device.memory_gib == size[0]]
+    return sorted(sold, key=lambda item: (item[1].inline_ecc, item[1].usable_bytes))
+
+
+def cards_with_less(text: str) -> Iterator[tuple[str, Device]]:
+    """Yield the devices of a size on the box that give less memory than what the size is taken for."""
+    cards = on_the_box(text)
+    yield from (card for card in cards if card[1].usable_bytes < cards[0][1].usable_bytes)
+
+
+def _size(text: str) -> tuple[float, int] | None:
+    """Return (number, bytes of its unit, 0 for an unknown one), or None for what does not look like a size.
+
+    A large number without a unit is a model's, as in "4090" and "4070 Ti".
     """
     match = re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*([a-z]*)", text.strip(), re.IGNORECASE)
-    if match is None or any(_words(text) <= _words(name) for name in DEVICES):
-        return named(text)[1].usable_bytes
-    size = round(float(match[1]) * UNITS.get(match[2].lower(), 0))
-    if size <= 0:
-        raise SetupError(f"{text!r} is not a size of memory; write a number above 0 and a unit, as in 24GiB or 12 GB")
-    return size
+    unit = UNITS.get(match[2].lower(), 0) if match is not None else 0
+    if match is None or (not unit and float(match[1]) >= _LEAST_MODEL):
+        return None
+    return float(match[1]), unit
+
+
+def refused_precision(name: str, device: Device, precision: str) -> str | None:
+    """Return why a device can't train in a precision, in a sentence; None where it can."""
+    if precision == "bf16" and not device.bf16:
+        return no_bf16(name, device.capability)
+    return None
+
+
+def no_bf16(name: str, capability: tuple[int, int] | None) -> str:
+    """Return the sentence about a GPU before Ampere that was asked for bf16."""
+    which = f" (compute capability {capability[0]}.{capability[1]})" if capability is not None else ""
+    return (
+        f"{name}{which} has no units for bf16, which need compute capability 8.0 (Ampere) or newer; take fp16: "
+        "--config_file accelerate_configs/gpu1_fp16.yaml (or ddp_fp16.yaml)"
+    )

@@ -132,7 +132,9 @@ def test_the_report_is_that_of_its_records():
 def test_a_gpu_that_is_about_as_small_needs_no_cap():
     case = gpu_fit.Case(name="x", path=ROOT / "x.yaml", gpu="12GiB")
     assert gpu_fit.cap_for(case, 141 * GIB) == "12GiB"
-    assert gpu_fit.cap_for(case, round(11.76 * GIB)) is None
+    # What other cards of 12 GB give, by their drivers: the least of them is what the size stands for.
+    assert gpu_fit.cap_for(case, round(11.76 * GIB)) == "12GiB"
+    assert gpu_fit.cap_for(case, round(11.5 * GIB)) is None
     with pytest.raises(SetupError, match=r"x is for 12GiB; this GPU has 8\.0 GiB"):
         gpu_fit.cap_for(case, 8 * GIB)
 
@@ -144,8 +146,9 @@ def test_no_cap_is_no_cap(monkeypatch):
     monkeypatch.delenv(setup.MEMORY_CAP, raising=False)
     assert setup.memory_cap() is None
     setup.cap_memory(torch.device("cpu"))
-    monkeypatch.setenv(setup.MEMORY_CAP, "24 GB")
-    assert setup.memory_cap() == 24 * 10**9
+    for size in ("24 GB", "24GiB", "RTX 4090"):
+        monkeypatch.setenv(setup.MEMORY_CAP, size)
+        assert setup.memory_cap() == round(23.52 * GIB)
 
 
 @pytest.mark.parametrize(
@@ -162,6 +165,26 @@ def test_a_cap_that_can_not_be_kept_is_refused(monkeypatch, text, message):
     with pytest.raises(SetupError) as error:
         setup.cap_memory(torch.device("cpu"))
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("cap", "total", "held"),
+    [
+        ("12GiB", 23.52, 11.56), ("24GiB", 23.52, 23.52), ("24GiB", 23.3, 23.3), ("RTX 4090", 139.7, 23.52),
+        ("24GiB", 22.03, None), ("24GiB", 11.56, None), ("80GiB", 79.1, 79.1), ("0.5GiB", 23.52, None),
+        ("100000GiB", 23.52, None),
+    ],
+)  # fmt: skip
+def test_a_cap_above_the_memory_is_refused(monkeypatch, cap, total, held):
+    """Drivers differ in what they leave of a card: a cap of its own size is no more than it has."""
+    monkeypatch.setenv(setup.MEMORY_CAP, cap)
+    asked, total = hardware.memory(cap), round(total * GIB)
+    if held is not None:
+        assert setup.within(asked, total) == round(held * GIB)
+        return
+    what = "too little for CUDA itself" if cap == "0.5GiB" else "more than this GPU has"
+    with pytest.raises(SetupError, match=rf"^BENCH_MEMORY_CAP is {cap} \(.* GiB usable\), {what}; take more than 0\.5"):
+        setup.within(asked, total)
 
 
 @CPU_ONLY

@@ -12,8 +12,8 @@ from bench.utils.hardware import GIB
 from tests.helpers.cases import together
 
 PATHS = {name: resolve.SHIPPED / f"{name}.yaml" for name in report.MADE_FOR}
-# A plan is off by some; this much must be left.
-LEAST_TO_SPARE = 0.05
+# A plan is off by some; this much must be left of what the smallest card of that size gives.
+LEAST_TO_SPARE = 0.03
 ALL_LINEAR = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}
 STUDIES = ("imdb", "squad", "sst2")
 # (model, method, GPU in GiB): one fits where a smaller one is named.

@@ -12,7 +12,7 @@ from tests.helpers.launching import ROOT
 CONFIGS = sorted((ROOT / "accelerate_configs").glob("*.yaml"))
 NEEDED = {
     "cpu", "gpu1", "ddp", "ddp_cpu2", "zero1", "zero2", "zero3", "zero3_offload_cpu", "zero3_offload_nvme", "fsdp2",
-    "multi_node_zero2", "multi_node_zero3", "zero2_cpu2", "zero3_cpu2",
+    "multi_node_zero2", "multi_node_zero3", "zero2_cpu2", "zero3_cpu2", "gpu1_fp16", "ddp_fp16",
 }  # fmt: skip
 # What a recipe leaves to the accelerate config, and the other way round, by the names that both worlds use.
 OF_RECIPES = {
@@ -57,8 +57,21 @@ def test_a_config_says_what_it_is_for(path):
 @together("path", CONFIGS)
 def test_accelerate_understands_it(path):
     config = load_config_from_file(str(path))  # refuses unknown keys
-    assert config.mixed_precision in ("no", "bf16")
+    on_cpu = path.stem == "cpu" or path.stem.endswith("_cpu2")
+    expected = "no" if on_cpu else "fp16" if path.stem.endswith("_fp16") else "bf16"
+    assert config.mixed_precision == expected
     assert config.num_processes >= 1
+
+
+@together("path", [path for path in CONFIGS if path.stem.endswith("_fp16")])
+def test_one_in_fp16_differs_from_its_bf16_one_in_that_alone(path):
+    one, other = (
+        yaml.safe_load(each.read_text(encoding="utf-8"))
+        for each in (path, path.with_stem(path.stem.removesuffix("_fp16")))
+    )
+    assert one == {**other, "mixed_precision": "fp16"}
+    # DeepSpeed is not trained with in fp16, see `setup.check_precision`.
+    assert one["distributed_type"] != "DEEPSPEED"
 
 
 @together("path", CONFIGS)
