@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench.errors import SetupError
+from bench.models import shards
 from bench.records.throughput import PriorSteps
 from bench.training import checkpoint_files
 from bench.training.state import FitInputs, Progress
@@ -425,7 +426,7 @@ def load_trained(rank: int, model: nn.Module, path: Path, *, dtypes: bool = Fals
         raise SetupError(f"{path} is not of this training: {problem}; {_START_ANEW}")
     with torch.no_grad():
         for name, tensor in _from_rank_zero(rank, path, next(iter(parameters.values())).device):
-            parameters[name].copy_(tensor)
+            shards.fill(parameters[name], tensor)
 
 
 def _find_other_weights(path: Path, parameters: Mapping[str, nn.Parameter], *, dtypes: bool) -> str | None:

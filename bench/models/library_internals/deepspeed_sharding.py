@@ -1,0 +1,26 @@
+"""Uses of DeepSpeed's sharding of parameters beyond its public interface."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def before_each_partition(act: Callable[[Any], None]) -> Iterator[None]:
+    """Call a function with each parameter that ZeRO-3 is about to partition, inside.
+
+    The public `zero.Init(module=...)` wants all parameters of a module whole at the same time.
+    """
+    from deepspeed.runtime.zero.partition_parameters import Init
+
+    own = Init._zero_init_param
+
+    def partition(self: Any, parameter: Any) -> None:
+        act(parameter)
+        own(self, parameter)
+
+    Init._zero_init_param = partition
+    try:
+        yield
+    finally:
+        Init._zero_init_param = own
