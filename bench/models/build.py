@@ -44,13 +44,14 @@ def build(
     device: torch.device,
     keep_head: bool = False,
     sharded: bool = False,
+    copied: Sequence[str] = (),
 ) -> Any:
     """Build a classifier with its task head, or a language model, on `device`, in evaluation mode, nothing frozen yet.
 
     auto_class: "AutoModelForSequenceClassification", or one of WRITERS, which have no labels. weights: "pretrained" or
     "random". base_folder: where random 4-bit weights are kept, for an adapter's sake; None for nowhere. keep_head: the
     classifier as it is, with its own labels. sharded: each process keeps its shard of the body's weights alone
-    (`models.shards`), from the moment that they are read or drawn; the head is whole.
+    (`models.shards`), from the moment that they are read or drawn. copied: the modules that stay whole, as the head.
 
     4-bit weights are quantised on the device, one by one as they are read from the checkpoint's shards, or block by
     block as they are drawn there: neither host nor device ever holds the model in 16 bits. Raises SetupError with what
@@ -67,11 +68,11 @@ def build(
                 model.save_pretrained(base_folder)
             PartialState().wait_for_everyone()
     elif weights == "random" and sharded:
-        model = _random_sharded(family, config, card, plan, device)
+        model = _random_sharded(family, config, card, plan, device, copied)
     elif weights == "random":
         model = from_config(family, config, card, plan)
     else:
-        with shards.loading(device) if sharded else contextlib.nullcontext():
+        with shards.loading(device, copied) if sharded else contextlib.nullcontext():
             model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
         _check_heads(model, card, keep_head)
         if (
@@ -298,17 +299,18 @@ def _random_quantized(family: Any, config: Any, card: ModelCard, plan: LoadPlan,
     return quantization.quantized(skeleton, settings, device)
 
 
-def _random_sharded(family: Any, config: Any, card: ModelCard, plan: LoadPlan, device: torch.device) -> Any:
+def _random_sharded(
+    family: Any, config: Any, card: ModelCard, plan: LoadPlan, device: torch.device, copied: Sequence[str]
+) -> Any:
     """Draw the same weights as `from_config`, block by block, of which each process keeps its shard."""
 
     def draw(model: Any) -> None:
         quantization.Builder(model, torch.device("cpu"), model.dtype, drawn=partial(keep, model)).fill()
 
     def keep(model: Any, parameters: Iterable[nn.Parameter]) -> None:
-        # Adapters copy a head, which must be whole for that; a body that is built by itself has none.
-        own = {id(one) for name in heads.head_names(model) for one in model.get_submodule(name).parameters()}
-        for parameter in parameters:
-            if id(parameter) not in own:
+        filled = {id(parameter) for parameter in parameters}
+        for name, parameter in model.named_parameters():
+            if id(parameter) in filled and not shards.stays_whole(model, name, copied):
                 shards.hold_parameter(parameter, device)
 
     with transformers_internals.drawn_by(draw):

@@ -17,7 +17,7 @@ of all processes, which must run the same layers in the same order.
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -248,21 +248,30 @@ class _Gathers:
 
 
 @contextlib.contextmanager
-def loading(device: torch.device) -> Iterator[None]:
+def loading(device: torch.device, copied: Sequence[str] = ()) -> Iterator[None]:
     """Cut down each weight that transformers' `from_pretrained` reads, as it is read, one after another.
 
-    Weights of a task head stay whole for now, since adapters copy it; so do tied ones, which are compared.
+    Tied weights stay whole for now, since transformers compares them; so do those that `stays_whole` names.
     """
 
     def loaded(model: Any, name: str) -> None:
         module, _, last = name.rpartition(".")
         parameter = getattr(model.get_submodule(module), last, None)
-        tied = transformers_internals.tied_names(model)
-        if isinstance(parameter, nn.Parameter) and name not in tied and name.split(".")[0] not in head_names(model):
-            hold_parameter(parameter, device)
+        if isinstance(parameter, nn.Parameter) and name not in transformers_internals.tied_names(model):
+            if not stays_whole(model, name, copied):
+                hold_parameter(parameter, device)
 
     with transformers_internals.one_weight_at_a_time(loaded):
         yield
+
+
+def stays_whole(model: Any, name: str, copied: Sequence[str]) -> bool:
+    """Return whether a parameter must be whole until the model is adapted: adapters copy its module to train it.
+
+    copied: ends of the names of modules, beside the task head, as PEFT's `modules_to_save` has them.
+    """
+    module = name.rpartition(".")[0]
+    return name.split(".")[0] in head_names(model) or f".{module}".endswith(tuple(f".{end}" for end in copied))
 
 
 def move(model: nn.Module, device: torch.device) -> None:

@@ -30,7 +30,7 @@ _FLAGS = {
 WEIGHTS_SHARE = 0.5
 # LoRA's options by which an adapter depends on the weights themselves, or takes the place of some of them.
 _LORA_PLAIN = {"init_lora_weights": (None, True, "gaussian")}
-_LORA_NEVER = ("use_dora", "modules_to_save", "target_parameters", "layer_replication", "trainable_token_indices")
+_LORA_NEVER = ("use_dora", "target_parameters", "layer_replication", "trainable_token_indices")
 
 
 def decide(run: RunContext) -> bool:

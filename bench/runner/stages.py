@@ -132,6 +132,7 @@ def adapted_model(
         base_folder=base_folder,
         device=device,
         sharded=sharded,
+        copied=getattr(options, "config", {}).get("modules_to_save") or (),
     )
     fresh = [*getattr(model, heads.MISSING)]
     before_head = build.count_parameters(model)["total"] - heads.count_in_heads(model)

@@ -9,18 +9,20 @@ from typing import Any
 def before_each_partition(act: Callable[[Any], None]) -> Iterator[None]:
     """Call a function with each parameter that ZeRO-3 is about to partition, inside.
 
-    The public `zero.Init(module=...)` wants all parameters of a module whole at the same time.
+    The public `zero.Init(module=...)` wants all parameters of a module whole at the same time, and the engine sends
+    rank zero's to all processes before: here each parameter is sent when it is partitioned.
     """
+    from deepspeed.runtime.engine import DeepSpeedEngine
     from deepspeed.runtime.zero.partition_parameters import Init
 
-    own = Init._zero_init_param
+    own, send = Init._zero_init_param, DeepSpeedEngine._broadcast_model
 
     def partition(self: Any, parameter: Any) -> None:
         act(parameter)
         own(self, parameter)
 
-    Init._zero_init_param = partition
+    Init._zero_init_param, DeepSpeedEngine._broadcast_model = partition, lambda engine: None
     try:
         yield
     finally:
-        Init._zero_init_param = own
+        Init._zero_init_param, DeepSpeedEngine._broadcast_model = own, send

@@ -50,7 +50,8 @@ def train(trainer: "WatchedTrainer") -> nn.Module:
     if session.drops_copies:
         drop_copies(trainer.accelerator)
     sharding.choose_units(trainer)
-    with prepared_shards.given_to_zero() if sharding.requested_stage() == 3 else contextlib.nullcontext():
+    held = session.full_model is not None and session.full_model.held
+    with prepared_shards.given_to_zero() if held and sharding.requested_stage() == 3 else contextlib.nullcontext():
         trainer.train(resume_from_checkpoint=checkpointing.folder_for_trainer(inputs, session.resumption))
     # A phase of its own: what the steps need in memory is not what whole weights need.
     with inputs.clock.phase("gather") if sharding.requested_backend() is not None else contextlib.nullcontext():
