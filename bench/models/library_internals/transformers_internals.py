@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
-from transformers import PreTrainedModel, core_model_loading
+from transformers import PreTrainedModel, core_model_loading, trainer
 from transformers.integrations import deepspeed
 
 
@@ -148,3 +148,14 @@ def drawn_by(draw: Callable[[Any], None]) -> Iterator[None]:
     finally:
         hook.remove()
         PreTrainedModel.init_weights = own
+
+
+@contextmanager
+def without_deepspeed_checkpoint() -> Iterator[None]:
+    """Keep a Trainer that resumes from asking DeepSpeed for a checkpoint in its own layout, which there is none of."""
+    own = trainer.deepspeed_load_checkpoint
+    trainer.deepspeed_load_checkpoint = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        trainer.deepspeed_load_checkpoint = own

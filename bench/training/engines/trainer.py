@@ -16,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from bench.distributed import prepared_shards, sharding
 from bench.models import shards
+from bench.models.library_internals import transformers_internals
 from bench.training import autocast, checkpointing, in_force
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
@@ -50,9 +51,11 @@ def train(trainer: "WatchedTrainer") -> nn.Module:
     if session.drops_copies:
         drop_copies(trainer.accelerator)
     sharding.choose_units(trainer)
+    resumed = session.resumption is not None and checkpointing.has_parts(session.resumption.state)
     held = session.full_model is not None and session.full_model.held
     with prepared_shards.given_to_zero() if held and sharding.requested_stage() == 3 else contextlib.nullcontext():
-        trainer.train(resume_from_checkpoint=checkpointing.folder_for_trainer(inputs, session.resumption))
+        with transformers_internals.without_deepspeed_checkpoint() if resumed else contextlib.nullcontext():
+            trainer.train(resume_from_checkpoint=checkpointing.folder_for_trainer(inputs, session.resumption))
     # A phase of its own: what the steps need in memory is not what whole weights need.
     with inputs.clock.phase("gather") if sharding.requested_backend() is not None else contextlib.nullcontext():
         plain: nn.Module = sharding.gathered_model(trainer, session.full_model)
