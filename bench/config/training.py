@@ -134,6 +134,8 @@ class Speed(Strict):
     keep_memory: on a CPU, freed memory stays with the process, unless per_device_batch is auto. expandable_segments: on
     a GPU, torch's allocator grows what it has instead of asking for pieces that then don't fit. drop_copies: where
     activations are recomputed, autocast keeps no 16-bit copy of each trained weight until the forward pass is over.
+    sharded_load: whether each process loads and saves only its shards of a model that ZeRO-3 or FSDP2 shards; auto does
+    so where the whole weights would take more than half of its memory.
     """
 
     padding_free: bool = True
@@ -142,3 +144,4 @@ class Speed(Strict):
     keep_memory: bool = True
     expandable_segments: bool = True
     drop_copies: bool = True
+    sharded_load: Literal["auto", True, False] = "auto"

@@ -21,7 +21,9 @@ from transformers.integrations import deepspeed
 
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Recipe
+from bench.distributed import prepared_shards
 from bench.errors import SetupError
+from bench.models import shards
 from bench.models.heads import unwrapped
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
@@ -115,15 +117,19 @@ def check_storage(quantization: dict[str, Any], kind: str) -> None:
 
 
 class FullModelShell:
-    """The shape of a plain model, to be filled with the whole parameters of the same model after it was sharded."""
+    """The shape of a plain model, to be filled with the whole parameters of the same model after it was sharded.
+
+    held: whether each process held but its shards of that model (`models.shards`), and is to hold no more at the end.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         without_pads = padding_free.is_attached(model)
         padding_free.detach(model)  # what it put in place of the body's forward belongs to that body
         memo: dict[int, Any] = {}
         for parameter in model.parameters():
-            empty = torch.empty_like(parameter, device="meta")
+            empty = torch.empty_like(parameter, device="meta", memory_format=torch.contiguous_format)
             memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+        self.held = shards.are_held(model)
         self.model = copy.deepcopy(model, memo)
         self._without_pads = without_pads
         if without_pads:
@@ -138,16 +144,35 @@ class FullModelShell:
             padding_free.reattach(self.model)
         return self.model
 
+    def holding(self, sharded: nn.Module) -> nn.Module:
+        """Return the plain model with this process's shards of `sharded`, which gives up its own one after another.
+
+        Every process must call it.
+        """
+        made = {}
+        for name, parameter in sharded.named_parameters():
+            made[name] = prepared_shards.taken_over(parameter)
+        self._place(made)
+        for name, buffer in sharded.named_buffers():
+            self.model.get_buffer(name).copy_(buffer)
+        if self._without_pads:
+            padding_free.reattach(self.model)
+        return self.model
+
     def emptied(self) -> None:
         """Free the whole parameters."""
         padding_free.detach(self.model)
         self._fill({name: parameter.to("meta") for name, parameter in self.model.named_parameters()})
 
     def _fill(self, values: dict[str, torch.Tensor]) -> None:
+        self._place({name: nn.Parameter(value.detach(), requires_grad=False) for name, value in values.items()})
+
+    def _place(self, made: dict[str, nn.Parameter]) -> None:
+        """Put parameters into the places of those of these names."""
         places: dict[int, nn.Parameter] = {}  # a parameter that stands in two places stays one
         for name, parameter in list(self.model.named_parameters(remove_duplicate=False)):
             if id(parameter) not in places:
-                places[id(parameter)] = nn.Parameter(values[name].detach(), requires_grad=parameter.requires_grad)
+                places[id(parameter)] = made[name].requires_grad_(parameter.requires_grad)
             owner, _, last = name.rpartition(".")
             self.model.get_submodule(owner).register_parameter(last, places[id(parameter)])
 
@@ -170,16 +195,18 @@ def whole(model: nn.Module, shell: FullModelShell | None) -> Iterator[nn.Module]
 
 
 def gathered_model(trainer: Any, shell: FullModelShell | None) -> nn.Module:
-    """Return the plain model of a Trainer at its end, with whole parameters; the engine around it is taken down.
+    """Return the plain model of a Trainer at its end; the engine around it is taken down. Every process must call it.
 
-    Every process must call it.
+    Its parameters are whole, unless each process held but its shards of them before training: so it does again.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     if requested_backend() is None:
         return model
     deepspeed.unset_hf_deepspeed_config()
     _take_down(trainer)
-    return model if shell is None else shell.filled(model)
+    if shell is None:
+        return model
+    return shell.holding(model) if shell.held else shell.filled(model)
 
 
 def _take_down(trainer: Any) -> None:
@@ -197,18 +224,8 @@ def _take_down(trainer: Any) -> None:
 
 def _whole_parameters(sharded: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Name and value of each parameter, gathered one at a time."""
-    from torch.distributed.tensor import DTensor
-
     for name, parameter in sharded.named_parameters():
-        if isinstance(parameter, DTensor):
-            yield name, parameter.detach().full_tensor().clone()
-        elif hasattr(parameter, "ds_id"):
-            from deepspeed.runtime.zero.partition_parameters import GatheredParameters
-
-            with GatheredParameters([parameter]):
-                yield name, parameter.detach().clone()
-        else:
-            yield name, parameter.detach().clone()
+        yield name, prepared_shards.whole_of(parameter)
 
 
 def apply_deepspeed_defaults(arguments: Any) -> Any:

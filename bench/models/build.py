@@ -1,8 +1,10 @@
 """Model card + load plan + head -> model: pretrained, with random weights, or quantised to 4 bits."""
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from bench.config.cards import ModelCard
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Head
 from bench.errors import SetupError, nearest
-from bench.models import checkpoint_head, choice_head, heads, own_heads, own_writers, quantization, text_part
+from bench.models import checkpoint_head, choice_head, heads, own_heads, own_writers, quantization, shards, text_part
 from bench.models.heads import MISSING, newly_initialized_modules
 from bench.models.kernels import fused
 from bench.models.library_internals import transformers_internals
@@ -42,12 +44,15 @@ def build(
     base_folder: Path | None = None,
     device: torch.device,
     keep_head: bool = False,
+    sharded: bool = False,
+    copied: Sequence[str] = (),
 ) -> Any:
     """Build a classifier with its task head, or a language model, on `device`, in evaluation mode, nothing frozen yet.
 
     auto_class: "AutoModelForSequenceClassification", or one of WRITERS, which have no labels. weights: "pretrained" or
     "random". base_folder: where random 4-bit weights are kept, for an adapter's sake; None for nowhere. keep_head: the
-    classifier as it is, with its own labels.
+    classifier as it is, with its own labels. sharded: each process keeps its shard of the body's weights alone
+    (`models.shards`), from the moment that they are read or drawn. copied: the modules that stay whole, as the head.
 
     4-bit weights are quantised on the device, one by one as they are read from the checkpoint's shards, or block by
     block as they are drawn there: neither host nor device ever holds the model in 16 bits. Raises SetupError with what
@@ -64,10 +69,13 @@ def build(
             if PartialState().is_main_process:
                 model.save_pretrained(base_folder)
             PartialState().wait_for_everyone()
+    elif weights == "random" and sharded:
+        model = _random_sharded(family, config, card, plan, device, copied)
     elif weights == "random":
         model = from_config(family, config, card, plan)
     else:
-        model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
+        with shards.loading(device, copied) if sharded else contextlib.nullcontext():
+            model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
         _check_heads(model, card, keep_head)
         if (
             auto_class in ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
@@ -85,7 +93,28 @@ def build(
     if heads.is_generative(model):
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
-    return (model if quantized else model.to(device)).eval()
+    if sharded:
+        shards.move(model, device)
+    elif not quantized:
+        model = model.to(device)
+    return model.eval()
+
+
+def weights_bytes(
+    card: ModelCard,
+    plan: LoadPlan,
+    *,
+    auto_class: str,
+    labels: tuple[str, ...],
+    tokenizer: Any,
+    weights: str,
+) -> int:
+    """Return the bytes of a model's whole weights in the type that `build` holds them in, of which none is read."""
+    config = make_config(card, labels, False, tokenizer, weights, auto_class=auto_class)
+    own_heads.register(auto_class, config)
+    with torch.device("meta"):
+        model = from_config(getattr(transformers, auto_class), config, card, plan)
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 def _note_own_class(model: Any) -> None:
@@ -271,6 +300,24 @@ def _random_quantized(family: Any, config: Any, card: ModelCard, plan: LoadPlan,
     skipped = [*heads.head_names(skeleton), *heads.output_head_names(skeleton)]
     settings = transformers.BitsAndBytesConfig(**(plan.quantization or {}), llm_int8_skip_modules=skipped)
     return quantization.quantized(skeleton, settings, device)
+
+
+def _random_sharded(
+    family: Any, config: Any, card: ModelCard, plan: LoadPlan, device: torch.device, copied: Sequence[str]
+) -> Any:
+    """Draw the same weights as `from_config`, block by block, of which each process keeps its shard."""
+
+    def draw(model: Any) -> None:
+        quantization.Builder(model, torch.device("cpu"), model.dtype, drawn=partial(keep, model)).fill()
+
+    def keep(model: Any, parameters: Iterable[nn.Parameter]) -> None:
+        filled = {id(parameter) for parameter in parameters}
+        for name, parameter in model.named_parameters():
+            if id(parameter) in filled and not shards.stays_whole(model, name, copied):
+                shards.hold_parameter(parameter, device)
+
+    with transformers_internals.drawn_by(draw):
+        return from_config(family, config, card, plan)
 
 
 def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, device: Any) -> Any:

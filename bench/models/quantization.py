@@ -1,5 +1,6 @@
 """4-bit weights: random ones for tests without a download, and what bitsandbytes can't do with them on a CPU."""
 
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -64,18 +65,29 @@ def quantized(skeleton: Any, settings: Any, device: torch.device) -> Any:
     dtype, places = skeleton.dtype, {"": device}
     quantizer.validate_environment(device_map=places)
     quantizer.preprocess_model(model=skeleton, dtype=dtype, device_map=places)
-    _Builder(skeleton, quantizer, device, dtype).fill()
+    Builder(skeleton, device, dtype, quantizer).fill()
     skeleton.tie_weights()
     skeleton.hf_quantizer = quantizer
     quantizer.postprocess_model(skeleton)
     return skeleton
 
 
-class _Builder:
-    """Filling of a skeleton from front to back. What two layers share is made once."""
+class Builder:
+    """Filling of a skeleton from front to back with random weights. What two layers share is made once.
 
-    def __init__(self, model: Any, quantizer: Any, device: torch.device, dtype: torch.dtype) -> None:
-        self.model, self.quantizer, self.device, self.dtype = model, quantizer, device, dtype
+    quantizer: of transformers, None to keep the weights as they are drawn. drawn: called with the parameters of each
+    block when it is filled, and with all others at the end, when no rule of a module around them draws them again.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        device: torch.device,
+        dtype: torch.dtype,
+        quantizer: Any = None,
+        drawn: Callable[[Iterable[nn.Parameter]], None] = lambda parameters: None,
+    ) -> None:
+        self.model, self.quantizer, self.device, self.dtype, self._drawn = model, quantizer, device, dtype, drawn
         self._made: dict[int, nn.Parameter] = {}
         self._emptied: list[nn.Parameter] = []  # kept, so that no other one gets the address of one of them
         self._precise = transformers_internals.dtype_plan(model, dtype)
@@ -86,6 +98,7 @@ class _Builder:
         """Fill all of it; modules outside of blocks are quantised last, when rules for their parents were followed."""
         self._visit("", self.model, self.model)
         self._quantize("")
+        self._drawn(self.model.parameters())
 
     def _visit(self, name: str, module: Any, owner: Any) -> None:
         """owner: the model whose rules hold for the module."""
@@ -95,6 +108,7 @@ class _Builder:
             self._visit(path, child, inner)
             if isinstance(module, nn.ModuleList):
                 self._quantize(f"{path}.")
+                self._drawn(child.parameters())
         self._materialize(name, module)
         transformers_internals.initialize_weights(owner, module)
 
@@ -112,7 +126,7 @@ class _Builder:
         if id(empty) in self._made:
             return self._made[id(empty)]
         self._emptied.append(empty)
-        packed = self.quantizer.param_needs_quantization(self.model, name)
+        packed = self.quantizer is not None and self.quantizer.param_needs_quantization(self.model, name)
         if packed:
             self._packed[name] = empty
         dtype = self.dtype if packed or type(module).__name__ == "Linear4bit" else self._type_of(name, empty)

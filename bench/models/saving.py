@@ -30,15 +30,21 @@ MLP_TYPE = "_with_bench_mlp_head"
 TYPES = {"config.json": "model_type", "adapter_config.json": "peft_type"}
 
 
-def save(model: Any, tokenizer: Any, folder: Path, description: dict[str, Any]) -> None:
-    """Write model or adapter, tokenizer and `bench.json` (labels, task, objective, head ...) into a folder."""
+def save(
+    model: Any, tokenizer: Any, folder: Path, description: dict[str, Any], *, bytes_per_file: int | None = None
+) -> None:
+    """Write model or adapter, tokenizer and `bench.json` (labels, task, objective, head ...) into a folder.
+
+    bytes_per_file: of weights; by default transformers' own.
+    """
+    limit = {} if bytes_per_file is None else {"max_shard_size": bytes_per_file}
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, heads.ProbeModel):
         model.base.save_pretrained(folder)
         weights = {name: tensor.detach().cpu() for name, tensor in model.linear.state_dict().items()}
         save_file(weights, folder / PROBE)
     else:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, **({} if hasattr(model, "peft_config") else limit))
         where = getattr(heads.unwrapped(model), text_part.PLACE, "")
         if where and (folder / ADAPTER).is_file():
             text_part.rename_adapter(folder, where)

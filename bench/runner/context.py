@@ -69,6 +69,7 @@ class RunContext:
     memory_baseline: MemoryBaseline | None = None
     budget: Budget | None = None
     model: nn.Module | None = None
+    shards_held: bool = False
     prediction: PredictedMemory | None = None
     fit_inputs: FitInputs | None = None
     progress: Progress | None = None

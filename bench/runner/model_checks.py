@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch import nn
 
 from bench.data.examples import Encoded, Feature
@@ -16,7 +18,7 @@ from bench.evaluation import self_check
 from bench.evaluation.likelihood import Item, plain
 from bench.evaluation.reader import Answer
 from bench.evaluation.readers.head import HeadReader
-from bench.models import saving
+from bench.models import saving, shards
 from bench.models.autocast import autocast, evaluating
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
@@ -44,11 +46,21 @@ class Fingerprint:
 
 
 def fingerprints(model: nn.Module) -> dict[str, Fingerprint]:
-    """Return the fingerprint of each parameter of a whole model: one pass over its memory, and no copy of it."""
-    return {
-        name: Fingerprint(bits=_checksum(parameter), trained=parameter.requires_grad)
-        for name, parameter in model.named_parameters()
-    }
+    """Return the fingerprint of each parameter of a model: one pass over its memory, and no copy of it.
+
+    Where each process holds its shards alone, their sums are added up: every process must call it.
+    """
+    sums = []
+    for parameter in model.parameters():
+        shard = shards.of(parameter)
+        counts = shard is not None or PartialState().is_main_process or not shards.are_held(model)
+        sums.append(_checksum(parameter if shard is None else shard) if counts else 0)
+    if shards.are_held(model) and PartialState().num_processes > 1:
+        totals = torch.tensor(sums, dtype=torch.int64, device=PartialState().device)
+        torch.distributed.all_reduce(totals)
+        sums = totals.tolist()
+    named = zip(model.named_parameters(), sums, strict=True)
+    return {name: Fingerprint(bits=bits, trained=parameter.requires_grad) for (name, parameter), bits in named}
 
 
 def _checksum(tensor: torch.Tensor) -> int:
@@ -120,6 +132,9 @@ def check_saved(run: RunContext) -> None:
     Every process must call it; rank zero does the work. The run's model is given up before the saved one is loaded.
     """
     with run.clock.phase("check_saved"):
+        if run.model is not None and shards.are_held(run.model):
+            _check_saved_shards(run)
+            return
         verdict = None
         if run.state.is_main_process:
             verdict = _compared(run)
@@ -128,6 +143,41 @@ def check_saved(run: RunContext) -> None:
         run.record.note(sentence)
     else:
         run.record.check("saved_model", ok, sentence)
+
+
+def _check_saved_shards(run: RunContext) -> None:
+    """Compare the weights of the saved folder with those of the run's model: each process its own shards."""
+    if run.resolved.recipe.model.trust_remote_code:
+        run.record.note("the saved model was not loaded again to compare it: its code is the repository's own")
+        return
+    try:
+        with transformers_internals.without_deepspeed(), shards.loading(run.state.device):
+            model, _, _ = saving.load(run.folder / "model")
+        own, found = ({name: part for name, part in item.named_parameters()} for item in (run.model, model))
+        # PEFT keeps the untrained original of a module that is trained in full; it does not run.
+        other = next(
+            (name for name, part in own.items() if ".original_module." not in name and _differs(part, found.get(name))),
+            None,
+        )
+        problem = f"the saved model has other values in {other} than the run's" if other else None
+    except Exception as error:  # of whatever library
+        problem = f"the saved model can't be loaded: {type(error).__name__}: {reason(error)}"
+    problems = [text for text in gather_object([problem]) if text]
+    sentence = f"the weights of the saved model, read again by {run.state.num_processes} processes, are those of the run"
+    run.record.check("saved_model", not problems, problems[0] if problems else sentence)
+
+
+def _differs(own: torch.Tensor, saved: torch.Tensor | None) -> bool:
+    """Return whether the saved values of a parameter are not what this process holds of it."""
+    if saved is None or saved.shape != own.shape:
+        return True
+    shard, value = shards.of(own), shards.of(saved)
+    if shard is None:
+        shard = own.data
+    elif value is None:
+        value = shards.cut(saved)
+    value = saved.data if value is None else value
+    return not torch.equal(shard, value.to(shard.device, shard.dtype))
 
 
 def _compared(run: RunContext) -> tuple[bool | None, str]:

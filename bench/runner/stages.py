@@ -19,12 +19,23 @@ from bench.config.recipe import Recipe
 from bench.data.examples import Encoded, row_lengths
 from bench.evaluation import input_check, new_rows, scoring, self_check, text_examples
 from bench.evaluation.reader import Scoring
-from bench.models import adapter_readback, build, checkpoint_head, flops, heads, positions, product_types, saving
+from bench.models import (
+    adapter_readback,
+    build,
+    checkpoint_head,
+    flops,
+    heads,
+    positions,
+    product_types,
+    saving,
+    shards,
+    whole_on_disk,
+)
 from bench.models.checkpoint_head import Finding
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
-from bench.runner import batch_size, launch_record, model_checks, resume, unsaved
+from bench.runner import batch_size, launch_record, model_checks, resume, sharded_load, unsaved
 from bench.runner.context import RunContext
 from bench.training import fit as training
 from bench.training import probe
@@ -60,6 +71,7 @@ def build_model(run: RunContext) -> None:
     for note in run.budget.notes(recipe.training) if run.budget is not None else ():
         run.record.note(note)
     with run.clock.phase("load"):
+        run.shards_held = sharded_load.decide(run)
         built = adapted_model(
             recipe,
             run.resolved.options,
@@ -67,6 +79,7 @@ def build_model(run: RunContext) -> None:
             labels=run.inputs.corpus.labels,
             device=run.state.device,
             base_folder=run.folder / "model" / "base" if plan.adapter and recipe.save else None,
+            sharded=run.shards_held,
         )
         run.model = built.model
         _check_inputs(run)
@@ -95,10 +108,12 @@ def adapted_model(
     labels: tuple[str, ...],
     device: torch.device,
     base_folder: Path | None = None,
+    sharded: bool = False,
 ) -> BuiltModel:
     """Build a recipe's model and adapt it by its method, seeded, on a device.
 
     options: of the method. base_folder: where a base model of random weights is kept, for an adapter's sake.
+    sharded: each process holds its shards of the model alone (`models.shards`).
     """
     method = registry.load_method(recipe.method.name)
     task, plan = registry.load_task(recipe.dataset.task), method.load_plan(options)
@@ -116,15 +131,23 @@ def adapted_model(
         weights=weights,
         base_folder=base_folder,
         device=device,
+        sharded=sharded,
+        copied=getattr(options, "config", {}).get("modules_to_save") or (),
     )
     fresh = [*getattr(model, heads.MISSING)]
     before_head = build.count_parameters(model)["total"] - heads.count_in_heads(model)
-    kept = base_folder is not None and weights == "random" and plan.quantization is None
-    if kept and PartialState().is_main_process:
+    if base_folder is not None and weights == "random" and plan.quantization is None:
         # A random base model can't be had anywhere else, and the adapter is worth nothing without it.
-        model.save_pretrained(base_folder)
+        with whole_on_disk.mapped(model, base_folder / ".parameters") as size:
+            if PartialState().is_main_process:
+                model.save_pretrained(base_folder, **({"max_shard_size": size} if sharded else {}))
     found = checkpoint_head.findings(model)
-    adapted = method.adapt(model, options).to(device)
+    adapted = method.adapt(model, options)
+    if sharded:
+        shards.move(adapted, device)
+        shards.hold(adapted, device)
+    else:
+        adapted = adapted.to(device)
     return BuiltModel(model=adapted, fresh=fresh, before_head=before_head, findings=found)
 
 
@@ -151,7 +174,8 @@ def _enable_padding_free(run: RunContext, model: nn.Module) -> None:
     if not run.resolved.recipe.speed.padding_free:
         run.record.speed["padding_free"] = False
         return
-    reason = padding_free.attach(model, self_check.first_reason)
+    with shards.by_layer(model):
+        reason = padding_free.attach(model, self_check.first_reason)
     run.record.speed["padding_free"] = reason is None
     if figures := padding_free.figures(model):
         run.record.speed["padding_free_check"] = figures
@@ -410,10 +434,13 @@ def save(run: RunContext) -> None:
     if run.inputs.plan.trains == "nothing":
         run.record.note("no model is saved: nothing was trained")
         return
+    folder, description = run.folder / "model", _saved_description(run)
     with run.clock.phase("save"):
-        if run.state.is_main_process:
-            saving.save(run.model, run.inputs.tokenizer, run.folder / "model", _saved_description(run))
-            run.record.artifacts["model"] = "model"
+        with whole_on_disk.mapped(run.model, folder / ".parameters") as size:
+            if run.state.is_main_process:
+                size = size if run.shards_held else None
+                saving.save(run.model, run.inputs.tokenizer, folder, description, bytes_per_file=size)
+                run.record.artifacts["model"] = "model"
         run.state.wait_for_everyone()
 
 

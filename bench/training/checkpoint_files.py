@@ -5,8 +5,8 @@
     checkpoint, damaged = newest(folder)
 
 A checkpoint is a folder `step-00000012`. Its manifest is written last; a folder without one is not a checkpoint. The
-manifest lists every file and is signed with this person's key, since DeepSpeed and FSDP read their files by unpickling,
-which runs whatever code is in them.
+manifest lists every file and is signed with this person's key, since DeepSpeed reads its files by unpickling, which
+runs whatever code is in them.
 """
 
 import contextlib
@@ -27,6 +27,8 @@ from bench.utils import files, signing
 FOLDER, MANIFEST, STATE = "checkpoints", "manifest.json", "state.json"
 # Trainable parameters and the optimiser's tensors, of an engine that has them whole.
 TRAINED, OPTIMIZER = "trained.safetensors", "optimizer.safetensors"
+# Of a state: whether each process has written its part as safetensors, which are read as data.
+PARTS = "parts"
 # Trainable parameters at the best validation so far.
 BEST = "best.safetensors"
 # 2: SHA-256 in place of CRC-32, and a signature.
@@ -37,7 +39,7 @@ _PURPOSE = "checkpoint"
 # Whatever the engines write into a checkpoint, by name.
 FILE_NAMES = (
     r"(state|manifest|trainer_state)\.json|(trained|optimizer|best)\.safetensors|latest|zero_to_\w+\.py"
-    r"|global_step\d+/[^/]+\.pt|(pytorch_model_fsdp|optimizer)_\d+/(\.metadata|[^/]+\.distcp)"
+    r"|shards-\d+-of-\d+\.safetensors|global_step\d+/[^/]+\.pt|(pytorch_model_fsdp|optimizer)_\d+/(\.metadata|[^/]+\.distcp)"
 )
 _NAME = re.compile(r"step-(\d{8,})")
 _CHUNK_BYTES = 2**22
@@ -227,7 +229,7 @@ def newest(folder: Path, below: float = float("inf")) -> tuple[Checkpoint | None
         if wrong is None:
             state = read_state(path)
             if _identifies(state, step):
-                sharded = state.get("spread", "whole") != "whole"
+                sharded = state.get("spread", "whole") != "whole" and state.get(PARTS) is not True
                 return Checkpoint(path, step, state["hash"], state["seed"], is_signed(path), sharded), damaged
             wrong = f"its {STATE} is not one of step {step}"
         damaged.append(f"the checkpoint of step {step} is damaged and was not used: {wrong}")

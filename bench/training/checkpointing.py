@@ -6,8 +6,9 @@
 
 Whatever an uninterrupted run would know at this place is in a checkpoint, or follows from the seed and the step alone:
 the order of examples (Budget.order) and the draws of dropout (seed_step). Weights, and the optimiser's tensors, are
-safetensors, written by rank zero and broadcast to the others; only what DeepSpeed or FSDP sharded over the processes
-is written by these libraries, in their own formats. They read it by unpickling, so that only what is signed is read.
+safetensors, written by rank zero and broadcast to the others; under ZeRO-3 and FSDP2 each process writes its part
+(`checkpoint_shards`). Only what ZeRO-1 and 2 sharded over the processes, and what lies on an NVMe disk, is written by
+DeepSpeed in its own format. It reads that by unpickling, so that only what is signed is read.
 """
 
 import dataclasses
@@ -27,14 +28,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench.errors import SetupError
+from bench.models import shards
 from bench.records.throughput import PriorSteps
-from bench.training import checkpoint_files
+from bench.training import checkpoint_files, checkpoint_shards
+from bench.training.checkpoint_shards import LIKE_PARAMETER
 from bench.training.state import FitInputs, Progress
 
 # The Trainer wants to read a checkpoint's step from a file of its own.
 _TRAINER_STATE = "trainer_state.json"
-# Tensors of optimisers that have the shape of their parameter.
-_LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 # Of a state, whatever shards it.
 _KEYS = {
     "hash", "seed", "data", "step", "spread", "world_size", "precision", "logged_step", "learning_rate", "seconds",
@@ -178,7 +179,7 @@ def _try(act: Callable[..., Any], *arguments: Any, **options: Any) -> str | None
     """Do something with files; return what went wrong, in one line."""
     try:
         act(*arguments, **options)
-    except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's writer reports a full disk as a RuntimeError
         return (str(error).splitlines() or [type(error).__name__])[0]
     return None
 
@@ -192,12 +193,8 @@ def _any_unsaved(inputs: FitInputs, step: int, problem: str | None) -> bool:
 
 
 def _save_shards(engine: EngineState, partial: Path) -> None:
-    if engine.sharding == "FSDP":
-        from accelerate.utils import save_fsdp_model, save_fsdp_optimizer
-
-        plugin = engine.accelerator.state.fsdp_plugin
-        save_fsdp_model(plugin, engine.accelerator, engine.model, str(partial))
-        save_fsdp_optimizer(plugin, engine.accelerator, engine.optimizer, engine.model, str(partial))
+    if checkpoint_shards.is_written(engine):
+        checkpoint_shards.write(engine, partial)
     else:
         engine.model.save_checkpoint(str(partial), exclude_frozen_parameters=_is_adapted(engine))
 
@@ -219,6 +216,7 @@ def _state(inputs: FitInputs, progress: Progress, engine: EngineState, since_log
         **dataclasses.asdict(inputs.identity),
         "step": progress.step,
         "spread": engine.sharding,
+        checkpoint_files.PARTS: engine.sharding != "whole" and checkpoint_shards.is_written(engine),
         "world_size": engine.accelerator.num_processes,
         "precision": inputs.scoring.precision,
         "logged_step": progress.logged_step,
@@ -276,7 +274,7 @@ def agree_on_checkpoint(inputs: FitInputs, *, sharded: bool) -> Resumption | Non
         if step is None:
             return None
         own = checkpoint_files.path_of(folder, step)
-        if sharded:
+        if sharded and broadcast_object_list([found is not None and found.sharded])[0]:
             _refuse_unsigned(inputs.rank, own, found)
         checks = sharded and inputs.rank != 0 and PartialState().is_local_main_process
         damages = [item for item in gather_object([checkpoint_files.find_corruption(own) if checks else None]) if item]
@@ -287,7 +285,7 @@ def agree_on_checkpoint(inputs: FitInputs, *, sharded: bool) -> Resumption | Non
         for note in damaged:
             inputs.observer.on_note(note)
     state = broadcast_object_list([checkpoint_files.read_state(own) if inputs.rank == 0 else None])[0]
-    if sharded:
+    if sharded and not has_parts(state):
         _refuse_other_shards(state)
     if lacking := sorted(_KEYS - state.keys()):
         raise SetupError(f"{own} lacks {lacking[0]!r} in its {checkpoint_files.STATE}; {_START_ANEW}")
@@ -319,6 +317,11 @@ def _refuse_other_shards(state: dict[str, Any]) -> None:
         )
 
 
+def has_parts(state: Mapping[str, Any]) -> bool:
+    """Return whether a checkpoint of this state was written by each process as `checkpoint_shards` does."""
+    return state.get(checkpoint_files.PARTS) is True
+
+
 def restore(
     inputs: FitInputs, resumption: Resumption | None, engine: EngineState, *, loaded: bool = False
 ) -> torch.Tensor:
@@ -335,7 +338,11 @@ def restore(
     with inputs.clock.phase("load"):
         if engine.sharding == "whole":
             _load_whole(inputs, engine, resumption)
-        elif not loaded or engine.sharding == "FSDP":
+        elif has_parts(state):
+            _load_parts(engine, resumption)
+        elif engine.sharding == "FSDP":
+            raise SetupError(f"{path} was written in a layout of FSDP's own, by an earlier version; {_START_ANEW}")
+        elif not loaded:
             _load_shards(engine, path)
         engine.scheduler.load_state_dict(unflatten_state(state["scheduler"], {}))
         if state["scaler"]:
@@ -350,7 +357,7 @@ def restore(
 def _refuse_another_launch(inputs: FitInputs, engine: EngineState, state: dict[str, Any]) -> None:
     then = {"spread": state["spread"], "precision": state["precision"]}
     now = {"spread": engine.sharding, "precision": inputs.scoring.precision}
-    if engine.sharding != "whole":
+    if engine.sharding != "whole" and not has_parts(state):
         then["processes"], now["processes"] = state["world_size"], engine.accelerator.num_processes
     differing = [f"{name} {value}, now {now[name]}" for name, value in then.items() if value != now[name]]
     if differing:
@@ -397,20 +404,22 @@ def find_other_optimizer(
         if entry is None and state["state"] and name not in without_gradient:
             return f"it has none for {name}"
         for key, value in (entry or {}).items():
-            if key in _LIKE_PARAMETER and value.shape != parameter.shape:
+            if key in LIKE_PARAMETER and value.shape != parameter.shape:
                 return f"{key} of {name} is of shape {list(value.shape)}, the parameter {list(parameter.shape)}"
     return None
 
 
 def _load_shards(engine: EngineState, path: Path) -> None:
-    if engine.sharding == "FSDP":
-        from accelerate.utils import load_fsdp_model, load_fsdp_optimizer
+    engine.model.load_checkpoint(str(path), load_module_strict=not _is_adapted(engine))
 
-        plugin = engine.accelerator.state.fsdp_plugin
-        load_fsdp_model(plugin, engine.accelerator, engine.model, str(path))
-        load_fsdp_optimizer(plugin, engine.accelerator, engine.optimizer, engine.model, str(path))
-    else:
-        engine.model.load_checkpoint(str(path), load_module_strict=not _is_adapted(engine))
+
+def _load_parts(engine: EngineState, resumption: Resumption) -> None:
+    """Read this process's parts; a process that can't is an error of all."""
+    written = resumption.state["world_size"]
+    problem = checkpoint_shards.problem_of(lambda: checkpoint_shards.read(engine, resumption.path, written))
+    problems = [text for text in gather_object([problem]) if text]
+    if problems:
+        raise SetupError(f"the shards of {resumption.path} can't be read: {problems[0]}; {_START_ANEW}")
 
 
 def load_trained(rank: int, model: nn.Module, path: Path, *, dtypes: bool = False) -> None:
@@ -425,7 +434,7 @@ def load_trained(rank: int, model: nn.Module, path: Path, *, dtypes: bool = Fals
         raise SetupError(f"{path} is not of this training: {problem}; {_START_ANEW}")
     with torch.no_grad():
         for name, tensor in _from_rank_zero(rank, path, next(iter(parameters.values())).device):
-            parameters[name].copy_(tensor)
+            shards.fill(parameters[name], tensor)
 
 
 def _find_other_weights(path: Path, parameters: Mapping[str, nn.Parameter], *, dtypes: bool) -> str | None:

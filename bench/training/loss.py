@@ -10,6 +10,7 @@ from torch import nn
 
 from bench.data.batching import IGNORED, collate, collate_answers
 from bench.distributed import sharding
+from bench.models import shards
 from bench.models.autocast import autocast
 from bench.models.heads import unwrapped
 from bench.models.kernels.answer_only_loss import attach, detach
@@ -68,7 +69,7 @@ def step_loss(inputs: FitInputs) -> Iterator[StepLoss]:
     """
     wanted, reason = inputs.objective == "text" and inputs.speed.answer_logits, None
     if wanted:
-        with autocast(inputs.scoring.device, inputs.scoring.precision):
+        with autocast(inputs.scoring.device, inputs.scoring.precision), shards.by_layer(inputs.model):
             reason = _is_sharded_and_trained(inputs.model) or attach(inputs.model)
     answers_only = wanted and reason is None
     if inputs.objective == "text":

@@ -14,7 +14,7 @@ from torch import nn
 from bench.data.batching import IGNORED
 from bench.evaluation import self_check
 from bench.evaluation.self_check import first_reason
-from bench.models import positions
+from bench.models import positions, shards
 from bench.models.autocast import autocast
 from bench.models.heads import unwrapped
 from bench.models.kernels import answer_only_loss, padding_free, patch
@@ -43,7 +43,7 @@ def checked(loss_of: StepLoss) -> StepLoss:
     inputs = loss_of.inputs
     if not inputs.scoring.checked or not inputs.train.ids:
         return loss_of
-    with inputs.clock.phase("self_check"):
+    with inputs.clock.phase("self_check"), shards.by_layer(inputs.model):
         while loss_of.answers_only or padding_free.is_attached(inputs.model):
             reason = first_reason(_difference(loss_of))
             if reason is None:

@@ -1,10 +1,14 @@
 """Uses of transformers beyond its public interface."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from transformers import PreTrainedModel, core_model_loading, trainer
 from transformers.integrations import deepspeed
 from transformers.utils import cached_file
 
@@ -102,3 +106,78 @@ def without_deepspeed() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = config
+
+
+def tied_names(model: Any) -> set[str]:
+    """Return the names of parameters that a model ties, sources and targets, as its config says."""
+    tied: dict[str, str] = getattr(model, "all_tied_weights_keys", None) or {}
+    return {*tied, *tied.values()}
+
+
+@contextmanager
+def one_weight_at_a_time(loaded: Callable[[Any, str], None]) -> Iterator[None]:
+    """Let `from_pretrained` read a weight only when the one before it is in its place; call `loaded` after each.
+
+    By default threads read ahead of what the model has taken. There is no public hook between two weights.
+    loaded: is given the model and the weight's name in it.
+    """
+    variables = {"HF_DEACTIVATE_ASYNC_LOAD": "1", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
+    own, before = core_model_loading.set_param_for_module, {name: os.environ.get(name) for name in variables}
+
+    def set_and_tell(model: Any, name: str, *args: Any, **options: Any) -> None:
+        own(model, name, *args, **options)
+        loaded(model, name)
+
+    core_model_loading.set_param_for_module = set_and_tell
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        core_model_loading.set_param_for_module = own
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@contextmanager
+def drawn_by(draw: Callable[[Any], None]) -> Iterator[None]:
+    """Let models that are built from a config have their weights drawn by `draw`, whenever their class would draw them.
+
+    draw: is given the model, or the model inside of one, whose parameters are on the meta device: a module gives up its
+    values as soon as it is a part of another one. What its constructor has drawn counts for the random-number stream
+    alone, as it does for transformers, which draws all weights again.
+    """
+    own = PreTrainedModel.init_weights
+
+    def emptied(_: Any, __: str, part: Any) -> None:
+        for module in part.modules() if part is not None else ():
+            if getattr(module, "_is_hf_initialized", False):
+                continue
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                if not parameter.is_meta:
+                    empty = torch.empty_like(parameter, device="meta")
+                    module.register_parameter(name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
+
+    def init_weights(model: Any) -> None:
+        draw(model)
+        model.tie_weights(recompute_mapping=False)
+
+    hook = register_module_module_registration_hook(emptied)
+    PreTrainedModel.init_weights = init_weights
+    try:
+        yield
+    finally:
+        hook.remove()
+        PreTrainedModel.init_weights = own
+
+
+@contextmanager
+def without_deepspeed_checkpoint() -> Iterator[None]:
+    """Keep a Trainer that resumes from asking DeepSpeed for a checkpoint in its own layout, which there is none of."""
+    own = trainer.deepspeed_load_checkpoint
+    trainer.deepspeed_load_checkpoint = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        trainer.deepspeed_load_checkpoint = own

@@ -14,7 +14,9 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from bench.distributed import sharding
+from bench.distributed import prepared_shards, sharding
+from bench.models import shards
+from bench.models.library_internals import transformers_internals
 from bench.training import autocast, checkpointing, in_force
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
@@ -49,7 +51,11 @@ def train(trainer: "WatchedTrainer") -> nn.Module:
     if session.drops_copies:
         drop_copies(trainer.accelerator)
     sharding.choose_units(trainer)
-    trainer.train(resume_from_checkpoint=checkpointing.folder_for_trainer(inputs, session.resumption))
+    resumed = session.resumption is not None and checkpointing.has_parts(session.resumption.state)
+    held = session.full_model is not None and session.full_model.held
+    with prepared_shards.given_to_zero() if held and sharding.requested_stage() == 3 else contextlib.nullcontext():
+        with transformers_internals.without_deepspeed_checkpoint() if resumed else contextlib.nullcontext():
+            trainer.train(resume_from_checkpoint=checkpointing.folder_for_trainer(inputs, session.resumption))
     # A phase of its own: what the steps need in memory is not what whole weights need.
     with inputs.clock.phase("gather") if sharding.requested_backend() is not None else contextlib.nullcontext():
         plain: nn.Module = sharding.gathered_model(trainer, session.full_model)
@@ -81,6 +87,12 @@ class WatchedTrainer(Trainer):
         self._started = False
         self._micro_batch = 0
         self._since_log: torch.Tensor | None = None
+
+    def create_optimizer(self, *args: Any, **options: Any) -> torch.optim.Optimizer:
+        """Make the optimiser; before it, a model of which this process holds shards is given to FSDP2."""
+        if sharding.requested_backend() == "fsdp" and shards.are_held(self.model):
+            prepared_shards.give_to_fsdp(self.accelerator, self.model)
+        return super().create_optimizer(*args, **options)
 
     def get_batch_samples(self, *args: Any, **options: Any) -> Any:
         self._micro_batch = 0
