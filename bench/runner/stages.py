@@ -27,7 +27,7 @@ from bench.records import record, throughput
 from bench.runner import batch_size, launch_record, model_checks, resume, unsaved
 from bench.runner.context import RunContext
 from bench.training import fit as training
-from bench.training import probe
+from bench.training import loss_scale, probe
 from bench.training.log import TrainLog
 from bench.training.schedule import Budget
 from bench.training.selection import Selection
@@ -371,12 +371,22 @@ def _record_training(run: RunContext, inputs: FitInputs, progress: Progress, res
         first_loss=result.first_loss,
         final_loss=result.final_loss,
         learning_rate_final=result.learning_rate,
+        skipped_steps=len(result.skipped) if result.skipped or inputs.scoring.precision == "fp16" else None,
+        loss_scale=result.loss_scale,
         in_force=run.in_force,
     )
+    if result.skipped:
+        sentence = loss_scale.summary(result.skipped, result.steps, result.loss_scale)
+        run.record.note(sentence)
+        console.say(sentence)
     missing = result.without_gradient
     detail = f"without a finite gradient after the first backward: {', '.join(missing[:5])}" if missing else ""
-    run.record.check("gradients", not missing, detail)
-    rate, wanted = result.learning_rate, expected_rate(inputs, result.logged_step)
+    if missing is None and result.skipped:
+        detail = "the loss scaler of fp16 skipped all steps; train for more, or in bf16 or float32"
+    run.record.check("gradients", not detail, detail)
+    # The schedule stands still where an update is skipped.
+    updates = result.logged_step - sum(step < result.logged_step for step in result.skipped)
+    rate, wanted = result.learning_rate, expected_rate(inputs, updates)
     agrees = rate is not None and abs(rate - wanted) <= 1e-6 * max(wanted, inputs.settings.learning_rate)
     run.record.check("learning_rate_final", agrees, f"{rate} at step {result.logged_step}, expected {wanted}")
 
