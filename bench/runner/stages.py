@@ -21,7 +21,7 @@ from bench.evaluation import input_check, new_rows, scoring, self_check, text_ex
 from bench.evaluation.reader import Scoring
 from bench.models import adapter_readback, build, checkpoint_head, flops, heads, positions, product_types, saving
 from bench.models.checkpoint_head import Finding
-from bench.models.kernels import padding_free
+from bench.models.kernels import fused, padding_free
 from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
 from bench.runner import batch_size, launch_record, model_checks, resume, unsaved
@@ -72,6 +72,7 @@ def build_model(run: RunContext) -> None:
         _check_inputs(run)
         _enable_padding_free(run, built.model)
         run.record.speed["precision"] = {"chosen": run.inputs.scoring.precision, "by": "launcher"}
+        fused.used()  # those of the comparisons above
     described = run.record.model = _describe_model(run, built)
     if built.fresh:
         run.record.note(f"newly initialised, not in the checkpoint: {', '.join(built.fresh)}")
@@ -182,6 +183,7 @@ def _describe_model(run: RunContext, built: BuiltModel) -> record.Model:
 
 def fit(run: RunContext) -> None:
     """Train what the method trains; fill in the training part of the record."""
+    _record_kernels(run, "before")
     if run.inputs.plan.trains != "gradient":
         _note_unused(run)
         if run.inputs.plan.trains == "features":
@@ -200,8 +202,15 @@ def fit(run: RunContext) -> None:
         before = model_checks.fingerprints(run.model)
         result = training.fit(run.fit_inputs, run.progress)
     run.model, run.fit_result = result.model, result
+    _record_kernels(run, "train")
     _record_training(run, run.fit_inputs, run.progress, result)
     model_checks.check_changed(run, before)
+
+
+def _record_kernels(run: RunContext, stage: str) -> None:
+    """Write down which kernels attention was computed by on a GPU, in a stage that is done."""
+    if kernels := fused.used():
+        run.record.speed.setdefault("attention_kernels", {})[stage] = kernels
 
 
 def _warn_of_positions(run: RunContext) -> None:
@@ -459,6 +468,7 @@ def _saved_description(run: RunContext) -> dict[str, Any]:
 
 def measure(run: RunContext) -> None:
     """Fill in the throughput of the training steps and the memory of every phase, over all ranks."""
+    _record_kernels(run, "after")
     peaks = {name: peak.gib() for name, peak in run.clock.peaks.items() if name != "metrics"}
     run.record.memory = throughput.merge_ranks(gather_object([peaks]))
     if run.fit_result is None or run.progress is None:
