@@ -38,6 +38,7 @@ _LATER = (
     "model.tokenizer.chat_template",
     "prompting.chat_template_kwargs",
     "prompting.date",
+    "speed.shared_prefix",
     "training.loss_on",
 )
 

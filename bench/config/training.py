@@ -134,6 +134,9 @@ class Speed(Strict):
     keep_memory: on a CPU, freed memory stays with the process, unless per_device_batch is auto. expandable_segments: on
     a GPU, torch's allocator grows what it has instead of asking for pieces that then don't fit. drop_copies: where
     activations are recomputed, autocast keeps no 16-bit copy of each trained weight until the forward pass is over.
+    shared_prefix: where a language model answers, what all prompts begin with is run once, and all labels of an example
+    are scored in one row; answers are written in batches without padding tokens. Off, labels are scored in rows of
+    their own, and each answer is written by itself.
     """
 
     padding_free: bool = True
@@ -142,3 +145,4 @@ class Speed(Strict):
     keep_memory: bool = True
     expandable_segments: bool = True
     drop_copies: bool = True
+    shared_prefix: bool = True
