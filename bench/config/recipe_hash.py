@@ -39,6 +39,7 @@ _LATER = (
     "prompting.chat_template_kwargs",
     "prompting.date",
     "speed.sharded_load",
+    "speed.shared_prefix",
     "training.loss_on",
 )
 

@@ -141,6 +141,19 @@ def check_precision(on_cpu: bool) -> None:
         )
 
 
+def emulated_precision(device: torch.device) -> str | None:
+    """Return a sentence for the record where a GPU computes in bf16 only by way of float32; None otherwise."""
+    if device.type != "cuda" or precision() != "bf16":
+        return None
+    major, minor = cuda.capability(device)
+    if major >= 8:
+        return None
+    return (
+        f"mixed_precision bf16 on {cuda.name(device)} (compute capability {major}.{minor}): GPUs before Ampere (8.0) "
+        "emulate bf16, slowly; set mixed_precision: fp16 or no in the accelerate config"
+    )
+
+
 def broadcast_from_rank_zero(value: Any) -> Any:
     """Return rank zero's value, on every process."""
     return broadcast_object_list([value])[0]

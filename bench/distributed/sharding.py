@@ -270,7 +270,7 @@ def choose_units(trainer: Any) -> None:
 class FirstGradients:
     """A watch on whether every trained parameter gets a finite gradient, as autograd makes them.
 
-    Needed under DeepSpeed, which takes gradients away before anybody else can look at them. `missing` ends the watch.
+    Needed under DeepSpeed, which takes gradients away before anybody else can look at them. It ends with `close`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -284,9 +284,16 @@ class FirstGradients:
 
     def missing(self) -> list[str]:
         """Return names of parameters without a finite gradient so far."""
+        return [name for name in self._names if not self._finite.get(name, False)]
+
+    def restart(self) -> None:
+        """Forget the gradients so far."""
+        self._finite.clear()
+
+    def close(self) -> None:
+        """End the watch."""
         for hook in self._hooks:
             hook.remove()
-        return [name for name in self._names if not self._finite.get(name, False)]
 
 
 def in_force(accelerator: Any, wrapped: nn.Module) -> dict[str, Any]:

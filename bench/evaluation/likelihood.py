@@ -70,7 +70,7 @@ class Scorer:
     budget: tokens of a batch, pads included, and at least one row; by default what suits the device.
     autocast: returns the context in which the model runs; default: none.
     checked: how many items are scored by the plain path too before the first batch; 0 for none. agree: how the
-    processes of a run agree on what that shows.
+    processes of a run agree on what that shows. shared: whether labels may share a row, and prompts their prefix.
     batches: numbers of items, longest first; they depend on items, budget and fallbacks only.
     notes: which fallback was used and why, in sentences. check_s: seconds that the comparison took.
     """
@@ -85,8 +85,9 @@ class Scorer:
         autocast: Autocast | None = None,
         checked: int = self_check.EXAMPLES,
         agree: Agree = self_check.own_reason,
+        shared: bool = True,
     ) -> None:
-        self.autocast = autocast or contextlib.nullcontext
+        self.autocast, self._shared = autocast or contextlib.nullcontext, shared
         self.notes: list[str] = []
         wanted = default_budget(model) if budget is None else budget
         started_s = time.perf_counter()
@@ -106,6 +107,8 @@ class Scorer:
         if unwrapped(model).config.is_encoder_decoder:
             self.notes.append("each label is scored in a row of its own: the model is an encoder-decoder")
             return _DecoderRows(model, items, pad_token_id)
+        if not self._shared:
+            return _Rows(model, items, pad_token_id)
         with torch.no_grad(), self.autocast():
             reason = _why_not(model)
         if reason is None:

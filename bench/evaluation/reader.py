@@ -49,7 +49,7 @@ class Scoring:
     """Settings of scoring, the same for all stages of a run, so that before and after differ in the model only.
 
     batch_tokens: tokens of a batch, pads included; None leaves it to the reader. checked: examples that a reader also
-    runs by the plain path before its first batch, to compare; 0 for none.
+    runs by the plain path before its first batch, to compare; 0 for none. shared_prefix: as `speed.shared_prefix`.
     """
 
     tokenizer: Any
@@ -59,6 +59,7 @@ class Scoring:
     precision: str
     batch_tokens: int | None = None
     checked: int = self_check.EXAMPLES
+    shared_prefix: bool = True
     reader: Callable[[Any, "Encoded", "Scoring"], Reader] | None = None
 
 

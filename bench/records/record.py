@@ -157,6 +157,8 @@ class TrainingPart(Part):
     """Training as it went: steps done, losses, and why it ended.
 
     final_loss: of the last step alone. in_force: what was asked for, and found in the live objects ("asked", "found").
+    skipped_steps: under fp16, how many of the steps its loss scaler left without an update; loss_scale: after the last
+    of these.
     """
 
     engine: str
@@ -168,6 +170,8 @@ class TrainingPart(Part):
     first_loss: Number = None
     final_loss: Number = None
     learning_rate_final: Number = None
+    skipped_steps: int | None = None
+    loss_scale: Number = None
     in_force: dict[str, dict[str, Any]] = {}
 
 

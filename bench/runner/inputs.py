@@ -61,6 +61,7 @@ def load_data(run: RunContext) -> RunInputs:
         threshold=recipe.evaluation.threshold,
         device=run.state.device,
         precision=setup.precision(),
+        shared_prefix=recipe.speed.shared_prefix,
         reader=data.reader,
     )
     inputs = RunInputs(

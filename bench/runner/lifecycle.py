@@ -208,8 +208,10 @@ def execute(run: RunContext) -> None:
                 lambda: run.phase, lambda failure: _end_from_watchdog(run, failure), run.timeout_s
             ).start()
         run.state = setup.start(run.timeout_s)
-        if (fallback := launcher.device_fallback(run.state.device.type)) is not None:
-            run.record.note(fallback)
+        device = run.state.device
+        for sentence in (launcher.device_fallback(device.type), setup.emulated_precision(device)):
+            if sentence is not None:
+                run.record.note(sentence)
         run.record.speed |= process.allocator_in_force(
             run.state.device.type,
             keep_memory=recipe.speed.keep_memory,

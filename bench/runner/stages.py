@@ -32,13 +32,13 @@ from bench.models import (
     whole_on_disk,
 )
 from bench.models.checkpoint_head import Finding
-from bench.models.kernels import padding_free
+from bench.models.kernels import fused, padding_free
 from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
 from bench.runner import batch_size, launch_record, model_checks, resume, sharded_load, unsaved
 from bench.runner.context import RunContext
 from bench.training import fit as training
-from bench.training import probe
+from bench.training import loss_scale, probe
 from bench.training.log import TrainLog
 from bench.training.schedule import Budget
 from bench.training.selection import Selection
@@ -85,6 +85,7 @@ def build_model(run: RunContext) -> None:
         _check_inputs(run)
         _enable_padding_free(run, built.model)
         run.record.speed["precision"] = {"chosen": run.inputs.scoring.precision, "by": "launcher"}
+        fused.used()  # those of the comparisons above
     described = run.record.model = _describe_model(run, built)
     if built.fresh:
         run.record.note(f"newly initialised, not in the checkpoint: {', '.join(built.fresh)}")
@@ -206,6 +207,7 @@ def _describe_model(run: RunContext, built: BuiltModel) -> record.Model:
 
 def fit(run: RunContext) -> None:
     """Train what the method trains; fill in the training part of the record."""
+    _record_kernels(run, "before")
     if run.inputs.plan.trains != "gradient":
         _note_unused(run)
         if run.inputs.plan.trains == "features":
@@ -224,8 +226,15 @@ def fit(run: RunContext) -> None:
         before = model_checks.fingerprints(run.model)
         result = training.fit(run.fit_inputs, run.progress)
     run.model, run.fit_result = result.model, result
+    _record_kernels(run, "train")
     _record_training(run, run.fit_inputs, run.progress, result)
     model_checks.check_changed(run, before)
+
+
+def _record_kernels(run: RunContext, stage: str) -> None:
+    """Write down which kernels attention was computed by on a GPU, in a stage that is done."""
+    if kernels := fused.used():
+        run.record.speed.setdefault("attention_kernels", {})[stage] = kernels
 
 
 def _warn_of_positions(run: RunContext) -> None:
@@ -395,12 +404,22 @@ def _record_training(run: RunContext, inputs: FitInputs, progress: Progress, res
         first_loss=result.first_loss,
         final_loss=result.final_loss,
         learning_rate_final=result.learning_rate,
+        skipped_steps=len(result.skipped) if result.skipped or inputs.scoring.precision == "fp16" else None,
+        loss_scale=result.loss_scale,
         in_force=run.in_force,
     )
+    if result.skipped:
+        sentence = loss_scale.summary(result.skipped, result.steps, result.loss_scale)
+        run.record.note(sentence)
+        console.say(sentence)
     missing = result.without_gradient
     detail = f"without a finite gradient after the first backward: {', '.join(missing[:5])}" if missing else ""
-    run.record.check("gradients", not missing, detail)
-    rate, wanted = result.learning_rate, expected_rate(inputs, result.logged_step)
+    if missing is None and result.skipped:
+        detail = "the loss scaler of fp16 skipped all steps; train for more, or in bf16 or float32"
+    run.record.check("gradients", not detail, detail)
+    # The schedule stands still where an update is skipped.
+    updates = result.logged_step - sum(step < result.logged_step for step in result.skipped)
+    rate, wanted = result.learning_rate, expected_rate(inputs, updates)
     agrees = rate is not None and abs(rate - wanted) <= 1e-6 * max(wanted, inputs.settings.learning_rate)
     run.record.check("learning_rate_final", agrees, f"{rate} at step {result.logged_step}, expected {wanted}")
 
@@ -476,6 +495,7 @@ def _saved_description(run: RunContext) -> dict[str, Any]:
 
 def measure(run: RunContext) -> None:
     """Fill in the throughput of the training steps and the memory of every phase, over all ranks."""
+    _record_kernels(run, "after")
     peaks = {name: peak.gib() for name, peak in run.clock.peaks.items() if name != "metrics"}
     run.record.memory = throughput.merge_ranks(gather_object([peaks]))
     if run.fit_result is None or run.progress is None:

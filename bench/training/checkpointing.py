@@ -229,6 +229,7 @@ def _state(inputs: FitInputs, progress: Progress, engine: EngineState, since_log
         "scaler": scaler.state_dict() if scaler is not None else None,
         "rows": progress.log.rows,
         "without_gradient": progress.without_gradient,
+        "skipped": progress.skipped,
     }
 
 

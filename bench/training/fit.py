@@ -22,7 +22,8 @@ class FitResult:
 
     model: unwrapped and whole, with its best weights where a recipe asks. first_loss, final_loss, learning_rate: of the
     first and the last step alone, however often steps are logged. without_gradient: names of trainable parameters
-    without a finite gradient in the first step.
+    without a finite gradient in the first step that was not skipped; None where all were. skipped: the steps whose
+    update the loss scaler of fp16 skipped; loss_scale: after the last of them.
     """
 
     model: nn.Module
@@ -34,7 +35,9 @@ class FitResult:
     final_loss: float
     best_step: int | None
     best_value: float | None
-    without_gradient: tuple[str, ...]
+    without_gradient: tuple[str, ...] | None
+    skipped: tuple[int, ...] = ()
+    loss_scale: float | None = None
 
 
 def fit(inputs: FitInputs, progress: Progress) -> FitResult:
@@ -141,7 +144,9 @@ def _result(model: nn.Module, progress: Progress) -> FitResult:
         final_loss=rows[-1].get("step_loss", rows[-1]["loss"]),
         best_step=best.best_step if best is not None else None,
         best_value=best.best_value if best is not None else None,
-        without_gradient=tuple(progress.without_gradient or ()),
+        without_gradient=None if progress.without_gradient is None else tuple(progress.without_gradient),
+        skipped=tuple(progress.skipped),
+        loss_scale=progress.loss_scale,
     )
 
 

@@ -3,13 +3,14 @@
 import functools
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from bench.distributed import sharding
 from bench.distributed.vote import AsyncFlagVote
-from bench.training import checkpointing
+from bench.training import checkpointing, loss_scale
 from bench.training.state import FitInputs, Progress
 
 
@@ -42,6 +43,7 @@ class Policy:
     ) -> None:
         self.inputs, self.progress = inputs, progress
         self._full_model, self._gradients = full_model, gradients
+        self.skipped_steps = loss_scale.SkippedSteps()
 
     @functools.cached_property
     def _ballot(self) -> AsyncFlagVote:
@@ -110,8 +112,10 @@ class Policy:
             loss=loss,
             step_loss=progress.newest_loss.over_all_ranks(),
             learning_rate=learning_rate,
-            grad_norm=grad_norm,
+            # Infinite where the loss scaler skipped the step, as it should be.
+            grad_norm=None if step in progress.skipped else grad_norm,
             tokens=tokens,
+            **({"skipped_steps": len(progress.skipped)} if progress.skipped else {}),
         )
 
     def log_validation(self, step: int, values: dict[str, float]) -> None:
@@ -133,7 +137,7 @@ class Policy:
         return values
 
     def check_gradients(self, model: nn.Module) -> None:
-        """Note after the first backward which trainable parameters have no finite gradient.
+        """Note after the first backward, whose step is not skipped, which trainable parameters have no finite gradient.
 
         A layer whose adapter is left out at random (PEFT's module_dropout) may have none yet.
         """
@@ -150,6 +154,24 @@ class Policy:
             if not (name.startswith(at_random) if one.grad is None else bool(one.grad.isfinite().all()))
         ]
         self.progress.gradients_checked(missing)
+
+    def end_step(self, step: int, accelerator: Any) -> None:
+        """End a step; one whose update the loss scaler skipped is counted, and its gradients are not judged.
+
+        Raises DivergedError where no smaller scale could have saved it.
+        """
+        skipped = loss_scale.step_was_skipped(accelerator)
+        self.progress.finish_step(step, skipped=skipped)
+        if not skipped:
+            if self._gradients is not None:
+                self._gradients.close()
+            return
+        self.progress.loss_scale = loss_scale.value(accelerator)
+        loss_scale.refuse_collapse(step, self.progress.loss_scale)
+        if self.progress.none_updated:
+            self.progress.gradients_checked(None)
+            if self._gradients is not None:
+                self._gradients.restart()
 
     def close(self) -> None:
         """Leave the vote of the processes."""

@@ -149,7 +149,8 @@ class Progress:
     """The state that changes while a model is trained; after an error it says how far training came.
 
     logged_step, saved_step: the last ones that are in the log, or of which there is a checkpoint; 0 for none.
-    without_gradient: trainable parameters that got no finite gradient in the first step; None before it.
+    without_gradient: trainable parameters that got no finite gradient in the first step whose update was not skipped;
+    None before it. skipped: steps whose update was. loss_scale: after the newest step, of a run that has one.
     told_to_stop: whether a process was sent a signal, as all of them know. newest_loss: of the step done last.
     """
 
@@ -164,6 +165,8 @@ class Progress:
     told_to_stop: bool = False
     newest_loss: StepLossSum = field(default_factory=StepLossSum)
     without_gradient: list[str] | None = None
+    skipped: list[int] = field(default_factory=list)
+    loss_scale: float | None = None
     started_s: float = field(default_factory=time.perf_counter)
     last_checkpoint_s: float = field(default_factory=time.perf_counter)
 
@@ -173,16 +176,24 @@ class Progress:
         self.started_s = time.perf_counter() - state["seconds"]
         self.log.restore(state["rows"], state["seconds"])
         self.without_gradient = state["without_gradient"]
+        self.skipped = list(state.get("skipped", []))
         if steps is not None:
             self.steps.earlier = steps
         if self.selection is not None:
             self.selection.restore(*state["selection"])
 
-    def finish_step(self, step: int) -> None:
-        """End the measurement of a step, which is now done."""
+    def finish_step(self, step: int, *, skipped: bool = False) -> None:
+        """End the measurement of a step, which is now done. skipped: its update was left out, see loss_scale."""
         self.steps.stop()
         self.newest_loss.complete()
         self.step = step
+        if skipped:
+            self.skipped.append(step)
+
+    @property
+    def none_updated(self) -> bool:
+        """Return whether the updates of all steps so far were skipped."""
+        return len(self.skipped) == self.step
 
     def logged(self, step: int, learning_rate: float) -> None:
         """Remember the last step in the log, and its learning rate."""
@@ -200,8 +211,8 @@ class Progress:
         """Remember that a process of this run was told to stop."""
         self.told_to_stop = True
 
-    def gradients_checked(self, missing: list[str]) -> None:
-        """Remember the trainable parameters that got no finite gradient in the first step."""
+    def gradients_checked(self, missing: list[str] | None) -> None:
+        """Remember the trainable parameters that got no finite gradient; None where that is to be looked for again."""
         self.without_gradient = missing
 
     def restart_checkpoint_timer(self) -> None:

@@ -186,6 +186,13 @@ USES = (
         on_objects=True,
     ),
     Use(
+        owner="accelerate.optimizer",
+        name="_is_overflow",
+        needed_for="telling accelerate of a step that a fused optimizer skipped for the sake of fp16's loss scale",
+        where=_ACCELERATE,
+        on_objects=True,
+    ),
+    Use(
         owner="bitsandbytes.nn:Params4bit",
         name="_quantize",
         needed_for="the shapes of 4-bit weights on the meta device, for memory plans",

@@ -1,5 +1,7 @@
 """Readers of answers: the likeliest label as the recipe says, written ones parsed, entailment as in transformers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from bench.evaluation.readers import base, check, entailment
 from bench.evaluation.readers import likelihood as likelihood_reader
 from bench.evaluation.text_examples import encode_split, manifest, reader_of, summary
 from bench.models import autocast
+from bench.models.kernels import patch
 from bench.tasks import text_classification as task
 from tests.helpers import models as tiny
 
@@ -213,6 +216,23 @@ def test_the_check_by_the_plain_path(llama, answer):
     assert found.changed == 0
     assert (found.largest is None) == (answer == "generate")
     assert (found.largest or 0) < base.TOLERANCE
+
+
+@pytest.mark.parametrize("answer", ["label_likelihood", "generate"])
+def test_the_shared_prefix_can_be_switched_off(llama, answer, monkeypatch):
+    """By `speed.shared_prefix: false`: the same answers, and no attention is replaced for them."""
+    model, tokenizer = llama
+    _, expected = read(model, tokenizer, Prompting(answer=answer))
+    split, reader = asked(tokenizer, Prompting(answer=answer))
+    replaced = []
+    monkeypatch.setattr(patch, "attention_function", lambda *given: replaced.append(given))
+    opened = reader(model, split, replace(scoring(tokenizer), shared_prefix=False))
+    found = {}
+    with autocast.evaluating(model):
+        for numbers in opened.batches:
+            found |= dict(zip(numbers, opened.read(numbers), strict=True))
+    assert [found[number].prediction for number in sorted(found)] == [each.prediction for each in expected]
+    assert (replaced, opened.notes) == ([], [])
 
 
 def test_the_check_sees_a_wrong_scorer(llama, monkeypatch):

@@ -159,5 +159,9 @@ def test_first_gradients_name_what_gets_none_or_an_infinite_one():
     given = torch.ones(1, 2)
     (model["good"](given).sum() + (model["broken"](given) * float("inf")).sum()).backward()
     assert watch.missing() == ["unused.weight", "broken.weight"]
+    watch.restart()
+    model["good"](given).sum().backward()
+    assert watch.missing() == ["unused.weight", "broken.weight"]
+    watch.close()
     model["unused"](given).sum().backward()  # no longer watched
     assert watch.missing() == ["unused.weight", "broken.weight"]

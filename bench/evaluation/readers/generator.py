@@ -24,7 +24,8 @@ class GeneratorReader:
             "checked": scoring.checked,
             "agree": self_check.first_reason,
         }
-        self.generator = Generator(model, self.prompts, **self.options, **self.shared)
+        plainly = not scoring.shared_prefix
+        self.generator = Generator(model, self.prompts, plainly=plainly, **self.options, **self.shared)
         self.batches = self.generator.batches
 
     @property

@@ -26,6 +26,7 @@ class LikelihoodReader:
         self.autocast = partial(autocast, scoring.device, scoring.precision)
         options = {"pad_token_id": scoring.tokenizer.pad_token_id, "autocast": self.autocast}
         options |= {"budget": scoring.batch_tokens, "agree": self_check.first_reason, "checked": scoring.checked}
+        options["shared"] = scoring.shared_prefix
         self.items = [_item(feature) for feature in split.features]
         self.scorer = likelihood.Scorer(model, self.items, **options)
         self.batches = self.scorer.batches

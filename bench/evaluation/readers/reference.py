@@ -49,7 +49,11 @@ class ReferenceReader(GeneratorReader):
         self.scorer = None
         if self.items:
             self.scorer = likelihood.Scorer(
-                model, self.items, pad_token_id=scoring.tokenizer.pad_token_id, **self.shared
+                model,
+                self.items,
+                pad_token_id=scoring.tokenizer.pad_token_id,
+                shared=scoring.shared_prefix,
+                **self.shared,
             )
 
     @property

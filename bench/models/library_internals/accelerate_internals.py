@@ -21,3 +21,8 @@ def drop_forward(module: Any) -> None:
     """
     for name in ("forward", "_original_forward"):
         module.__dict__.pop(name, None)
+
+
+def set_step_skipped(optimizer: Any, skipped: bool) -> None:
+    """Say whether the newest step of a prepared optimizer was skipped: `step_was_skipped`, which has no setter."""
+    optimizer._is_overflow = skipped

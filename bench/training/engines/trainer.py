@@ -17,7 +17,7 @@ from transformers.trainer_callback import PrinterCallback
 from bench.distributed import prepared_shards, sharding
 from bench.models import shards
 from bench.models.library_internals import transformers_internals
-from bench.training import autocast, checkpointing, in_force
+from bench.training import autocast, checkpointing, in_force, loss_scale
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
 from bench.training.schedule import seed_step
@@ -111,7 +111,8 @@ class WatchedTrainer(Trainer):
         seed_step(fit_inputs.seed, self.state.global_step, self._micro_batch, fit_inputs.rank)
         self._micro_batch += 1
         self.session.progress.steps.add(inputs)
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        with loss_scale.translated(self.state.global_step + 1):
+            loss = super().training_step(model, inputs, num_items_in_batch)
         self.session.progress.newest_loss.add(loss)
         return loss
 
@@ -170,16 +171,22 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Read back what training is really run with, now that all is prepared."""
+        self.policy.skipped_steps.begin(self._live().accelerator)
         in_force.tell(self.inputs, self._live())
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Look at the first gradients, once."""
         self.policy.check_gradients(model)
 
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """See whether the step was skipped, before the Trainer asks that for its schedule."""
+        live = self._live()
+        self.policy.skipped_steps.after_update(live.accelerator, live.optimizer)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         """End the step's measurement; decide what follows it."""
         step = state.global_step
-        self.progress.finish_step(step)
+        self.policy.end_step(step, self._live().accelerator)
         control.should_log = self.policy.due_for_log(step)
         control.should_evaluate = self.policy.due_for_validation(step)
         self.inputs.display.advance(loss=self.progress.newest_loss.here)
