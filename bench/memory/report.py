@@ -334,7 +334,7 @@ GROUPS = {
     "weights": ("weights", "adapters and head", "gathered weights", "weights in 16 bits"),
     "trained": ("gradients", "optimizer", "master weights", "communication"),
     "activations": ("activations", "working memory"),
-    "other": ("CUDA", "fragmentation"),
+    "other": ("cuBLAS", "CUDA", "fragmentation"),
 }
 
 

@@ -24,6 +24,7 @@ from bench.config.recipe import Recipe
 from bench.config.resolve import Resolved
 from bench.errors import BenchError, SetupError
 from bench.evaluation import text_examples
+from bench.memory import without_numbers
 from bench.models import build, heads, own_heads
 from bench.models.library_internals import bitsandbytes_internals, transformers_internals
 from bench.utils.loading_errors import reason
@@ -84,11 +85,29 @@ def outline(resolved: Resolved, num_labels: int = 2) -> Any:
     """Build the recipe's model on the meta device, with its head, in 4 bits where asked, adapted by its method.
 
     num_labels: of a task whose card does not name them. Raises SetupError for an architecture that is neither on the
-    card nor in the local cache, and for what the method refuses.
+    card nor in the local cache, and for what the method refuses, or computes from the weights themselves.
     """
+    model = _unadapted(resolved, num_labels)
+    try:
+        with (
+            META,
+            no_init_weights(),
+        ):  # numbers that are not there need not be drawn, which would take as long as all else
+            return _adapted(load_plan(resolved)[0], model, resolved).train()
+    except SetupError as error:
+        if not without_numbers.is_meant(error):
+            raise
+    # Some methods compute while they are built, most of them with numbers of their own alone.
+    del model
+    model = _unadapted(resolved, num_labels)
+    with without_numbers.on_host(model):
+        adapted = _adapted(load_plan(resolved)[0], model, resolved)
+    return without_numbers.to_meta(adapted).train()
+
+
+def _unadapted(resolved: Resolved, num_labels: int) -> Any:
     recipe = resolved.recipe
-    method, plan = load_plan(resolved)
-    task = registry.load("tasks", recipe.dataset.task)
+    plan, task = load_plan(resolved)[1], registry.load("tasks", recipe.dataset.task)
     text = recipe.objective == "text"
     names = task.head_outputs(recipe.dataset.kept_labels or tuple(map(str, range(num_labels))))
     auto_class = text_examples.auto_class(recipe) if text else task.AUTO_CLASS
@@ -97,13 +116,10 @@ def outline(resolved: Resolved, num_labels: int = 2) -> Any:
     if plan.quantization is not None:
         with no_init_weights():
             model = _quantized(model, recipe.model, plan)
-    with META:
-        if not text and recipe.head.kind == "mlp":
+    if not text and recipe.head.kind == "mlp":
+        with META:
             heads.attach_mlp(model, recipe.head.hidden, recipe.head.dropout)
-        # Numbers that are not there need not be drawn, which would take as long as all else.
-        with no_init_weights():
-            model = _adapted(method, model, resolved)
-    return model.train()
+    return model
 
 
 def _adapted(method: Any, model: Any, resolved: Resolved) -> Any:
