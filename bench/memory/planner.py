@@ -239,6 +239,12 @@ class MemoryPlan:
             else stepped // (self.parallelism.world if self.parallelism.zero else 1)
         )
         moments["the optimiser's step"] = (stepped + self._copied_to_step(accumulation), gradients)
+        if self.parallelism.zero == 0:
+            # There is no state of the optimiser yet.
+            moments["the first step's check of gradients"] = (
+                max(0, self.states.check - self.states.optimizer),
+                gradients,
+            )
         moment = max(moments, key=lambda name: sum(moments[name]))
         alive, there = moments[moment]
         kept = min(usage.kept, alive) if moment in (MOMENTS["forward"], MOMENTS["head"], MOMENTS["last"]) else 0.0

@@ -41,7 +41,8 @@ class States:
     """Bytes that are held between steps. frozen, trained: weights (with buffers, and constants of 4-bit weights).
 
     optimizer: on the device. paged: of the optimiser's, in memory that moves to the host when the device is full.
-    num_trainable: trainable parameters. largest: those of the largest trained tensor.
+    num_trainable: trainable parameters. largest: those of the largest trained tensor. update: what Adafactor makes of
+    one tensor while it updates it. check: what the first step takes to see whether a gradient is finite.
     """
 
     frozen: int
@@ -51,6 +52,8 @@ class States:
     paged: int
     num_trainable: int
     largest: int
+    update: int
+    check: int
     weights_by_type: dict[str, int]
 
     @property
@@ -221,6 +224,9 @@ def states(model: nn.Module, optimizer: str, engine: str) -> States:
         paged=sum(size for _, size in held),
         num_trainable=sum(parameter.numel() for parameter in trained),
         largest=max((parameter.numel() for parameter in trained), default=0),
+        update=max((_adafactor_update(parameter) for parameter in trained), default=0),
+        # Its absolute values, and three results of a byte (`isfinite`); 28 MiB of 16 on a stub GPU.
+        check=max((_bytes(parameter) + 3 * parameter.numel() for parameter in trained), default=0),
         weights_by_type=dict(sorted(by_type.items())),
     )
 
@@ -266,13 +272,23 @@ def _optimizer_bytes(parameter: torch.Tensor, optimizer: str, never_8bit: bool) 
     return (constants, moments) if is_paged else (constants + moments, 0)
 
 
+def _adafactor_update(parameter: torch.Tensor) -> int:
+    """Return the bytes of what Adafactor holds at once of one tensor, beside its gradient and state.
+
+    The squared gradient, its factored estimate and the update, in float32; of a tensor in 16 bits, gradient and values
+    in float32 too (transformers/optimization.py, `Adafactor.step`). 48 MiB of a float32 tensor of 16, and 80 MiB of as
+    many numbers in bfloat16, on a stub GPU.
+    """
+    return 4 * parameter.numel() * (3 if parameter.dtype == torch.float32 else 5)
+
+
 def step_bytes(held: States, recipe: Recipe) -> int:
     """Return the bytes that the optimiser's own step needs for a moment, when activations are gone.
 
-    torch's AdamW, unless fused, takes the root of all second moments at once; Adafactor, about three copies of a tensor
-    in float32; the others work in place.
+    torch's AdamW, unless fused, takes the root of all second moments at once, and SGD all decayed gradients (16 MiB of
+    16 on a stub GPU); Adafactor goes tensor by tensor; the others work in place.
     """
     name = recipe.training.optimizer
     if name == "adamw_torch" or (name == "sgd" and recipe.training.weight_decay):
         return held.gradients
-    return 3 * 4 * held.largest if name == "adafactor" else 0
+    return held.update if name == "adafactor" else 0
