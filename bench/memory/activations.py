@@ -22,6 +22,7 @@ from transformers import AttentionInterface
 
 from bench.data.batching import IGNORED
 from bench.errors import SetupError
+from bench.memory import without_numbers
 from bench.memory.meta_device import TYPES, Autocast, OnCuda, attention
 from bench.memory.state_sizes import held_by
 from bench.models.heads import (
@@ -144,8 +145,10 @@ def _with_blocks(model: Any, runs: list[list[nn.Module]], counts: Sequence[int],
         try:
             return _step(model, batch)
         except (NotImplementedError, RuntimeError, ValueError, IndexError, TypeError) as error:
-            kind = type(unwrapped(model)).__name__
-            raise SetupError(f"the activations of {kind} can't be planned: {str(error).splitlines()[0]}") from error
+            kind, why = type(unwrapped(model)).__name__, (str(error).splitlines() or [type(error).__name__])[0]
+            if without_numbers.is_meant(error):
+                why = "its forward pass, or its adapter's, reads numbers, and a plan has none"
+            raise SetupError(f"the activations of {kind} can't be planned: {why}") from error
 
 
 @contextmanager
@@ -299,7 +302,8 @@ class _Ledger(torch_internals.TorchDispatchMode):
         """Run an operation, and count what it has made."""
         out = func(*args, **(kwargs or {}))
         for tensor in torch_internals.tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
+            # What a sparse one is made of has been seen already.
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
                 self._see(tensor.untyped_storage())
         return out
 

@@ -32,7 +32,7 @@ class TooMuchError(SetupError):
     """An adapter that computes too much while it is built."""
 
 
-def is_meant(error: SetupError) -> bool:
+def is_meant(error: Exception) -> bool:
     """Return whether an error may come of numbers that are not there."""
     return any(sign in str(error).lower() for sign in SIGNS)
 
@@ -43,9 +43,13 @@ def on_host(model: nn.Module) -> Iterator[None]:
 
     Raises SetupError where that takes more than a few numbers of its own.
     """
-    for owner, name, tensor in _tensors(model):
+    placed: dict[int, torch.Tensor] = {}
+    kept = list(_tensors(model))  # so that no other tensor gets the address of one of them
+    for owner, name, tensor in kept:
         if tensor.is_meta and getattr(tensor, "quant_state", None) is None:
-            _put(owner, name, torch.zeros((), dtype=tensor.dtype).expand(tensor.shape))
+            if id(tensor) not in placed:
+                placed[id(tensor)] = _like(tensor, torch.zeros((), dtype=tensor.dtype).expand(tensor.shape))
+            _replace(owner, name, placed[id(tensor)])
     try:
         with _Bounded(), torch.random.fork_rng(devices=[]):
             yield
@@ -55,19 +59,19 @@ def on_host(model: nn.Module) -> Iterator[None]:
             if isinstance(cause, TooMuchError):
                 raise cause from None
             cause = cause.__cause__
+        if is_meant(error):
+            raise SetupError(f"the adapter computes with the model's weights while it is built{ADVICE}") from error
         raise
 
 
 def to_meta(model: nn.Module) -> nn.Module:
     """Move whatever is on the host to the meta device; return the model. What was shared stays so."""
     moved: dict[int, torch.Tensor] = {}
-    kept = list(_tensors(model))  # so that no other tensor gets the address of one of them
+    kept = list(_tensors(model))
     for owner, name, tensor in kept:
         if not tensor.is_meta:
             if id(tensor) not in moved:
-                empty = torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
-                is_weight = isinstance(tensor, nn.Parameter)
-                moved[id(tensor)] = nn.Parameter(empty, requires_grad=tensor.requires_grad) if is_weight else empty
+                moved[id(tensor)] = _like(tensor, torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"))
             _replace(owner, name, moved[id(tensor)])
     return model
 
@@ -81,15 +85,13 @@ def _tensors(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
             yield module, name, buffer
 
 
-def _put(owner: nn.Module, name: str, values: torch.Tensor) -> None:
-    """Give a tensor other values, of whatever device; what is tied to it gets them too."""
-    current = getattr(owner, name)
-    if isinstance(current, nn.Parameter):
-        replaced = nn.Parameter(values, requires_grad=False)
-        replaced.__dict__.update(current.__dict__)
-        _replace(owner, name, replaced)
-    else:
-        _replace(owner, name, values)
+def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return values as a parameter where the tensor is one, with what is noted on it."""
+    if not isinstance(tensor, nn.Parameter):
+        return values
+    parameter = nn.Parameter(values, requires_grad=tensor.requires_grad)
+    parameter.__dict__.update(tensor.__dict__)
+    return parameter
 
 
 def _replace(owner: nn.Module, name: str, tensor: torch.Tensor) -> None:
