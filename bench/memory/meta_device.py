@@ -188,9 +188,14 @@ def attention(
     if softcap is None:
         if groups > 1 and cuda is not None and cuda.repeats_keys(kind):
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        by_texts = cuda is not None and cuda.runs_by_texts(query, dropout)
+        if cuda is not None and cuda.packed and not by_texts:
+            # The kernel for texts of any length takes them with the tokens first: where one product gave all three,
+            # as in ModernBERT, it is not kept.
+            query, key, value = (part.transpose(1, 2).contiguous().transpose(1, 2) for part in (query, key, value))
         out = Fused.apply(query, key, value, cuda is not None and cuda.padded).transpose(1, 2)
         # The calls' results are joined, and each of them is kept besides.
-        return out.clone() if cuda is not None and cuda.runs_by_texts(query, dropout) else out, None
+        return out.clone() if by_texts else out, None
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = torch.tanh(torch.matmul(query, key.transpose(-1, -2)) * query.shape[-1] ** -0.5 / softcap) * softcap
     seen = torch.empty(scores.shape[-2:], dtype=torch.bool, device="meta")
