@@ -106,8 +106,8 @@ def measure(name: str, precision: str) -> dict[str, Any]:
         with phases.phase("load"), torch.device(device):
             model = _model(given, device)
         with phases.phase("train"), console.Phase("train", total=STEPS) as display:
-            inputs = _inputs(given, model, lengths, precision, folder=Path(folder), clock=phases, display=display)
             packed = _padding_free(given, model)
+            inputs = _inputs(given, model, lengths, precision, folder=Path(folder), clock=phases, display=display)
             training.fit(inputs, Progress())
     del model, inputs
     return {

@@ -22,7 +22,8 @@ from transformers import AttentionInterface
 
 from bench.data.batching import IGNORED
 from bench.errors import SetupError
-from bench.memory.meta_device import TYPES, Autocast, attention
+from bench.memory import without_numbers
+from bench.memory.meta_device import TYPES, Autocast, OnCuda, attention
 from bench.memory.state_sizes import held_by
 from bench.models.heads import (
     head_names,
@@ -52,7 +53,9 @@ class Batch:
     on_answers_alone: whether only these get logits. An encoder-decoder's answers are as long as each other.
     precision: "no", "bf16" or "fp16", as of autocast on CUDA. sharded: whether weights are gathered for each layer, as
     under ZeRO-3, and no 16-bit copy of them is kept. keeps_copies: whether autocast keeps its 16-bit copies of trained
-    weights until the forward pass is over.
+    weights until the forward pass is over. on_cuda: count dropout and attention as CUDA does them, not as a CPU.
+    padded: whether pads are computed, so that attention gets a mask. packed: whether the body leaves them out, as
+    padding_free has it, and puts them back behind its last layer.
     """
 
     rows: int
@@ -62,6 +65,9 @@ class Batch:
     precision: str = "no"
     sharded: bool = False
     keeps_copies: bool = True
+    on_cuda: bool = False
+    padded: bool = False
+    packed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +145,10 @@ def _with_blocks(model: Any, runs: list[list[nn.Module]], counts: Sequence[int],
         try:
             return _step(model, batch)
         except (NotImplementedError, RuntimeError, ValueError, IndexError, TypeError) as error:
-            kind = type(unwrapped(model)).__name__
-            raise SetupError(f"the activations of {kind} can't be planned: {str(error).splitlines()[0]}") from error
+            kind, why = type(unwrapped(model)).__name__, (str(error).splitlines() or [type(error).__name__])[0]
+            if without_numbers.is_meant(error):
+                why = "its forward pass, or its adapter's, reads numbers, and a plan has none"
+            raise SetupError(f"the activations of {kind} can't be planned: {why}") from error
 
 
 @contextmanager
@@ -177,7 +185,11 @@ def _step(model: Any, batch: Batch) -> Usage:
     casts = None
     if batch.precision in TYPES:
         casts = Autocast(TYPES[batch.precision], ledger.leave_out if batch.sharded else None, batch.keeps_copies)
-    with memory_saving.counting() as moved, ledger.watching(model), ledger, casts or nullcontext():
+    device = OnCuda(padded=batch.padded, packed=batch.packed) if batch.on_cuda else nullcontext()
+    with (
+        memory_saving.counting() as moved, _padded_output(model, batch), ledger.watching(model), ledger, device,
+        casts or nullcontext(),
+    ):  # fmt: skip
         loss = _loss(model, batch)
         # Accelerate leaves autocast at the end of the model's forward.
         copies = 0 if casts is None else casts.forget()
@@ -193,6 +205,27 @@ def _step(model: Any, batch: Batch) -> Usage:
         peaks=dict(ledger.peaks),
         with_gradients=dict(ledger.with_gradients),
     )
+
+
+@contextmanager
+def _padded_output(model: Any, batch: Batch) -> Iterator[None]:
+    """Put pads behind the layers of a body that leaves them out, inside: the last hidden state is there twice."""
+    body = unwrapped(model).base_model
+    places = torch.empty(batch.rows * batch.length, dtype=torch.long, device="meta")
+
+    def _pad(module: Any, args: Any, output: Any) -> Any:
+        hidden = output.last_hidden_state
+        grid = hidden.new_zeros(places.shape[0], hidden.shape[-1])
+        output.last_hidden_state = grid.index_copy(0, places, hidden.flatten(0, 1)).view_as(hidden)
+        return output
+
+    pooled = getattr(body, "pooler", None) is not None and hasattr(body, "encoder")
+    hook = (body.encoder if pooled else body).register_forward_hook(_pad) if batch.packed else None
+    try:
+        yield
+    finally:
+        if hook is not None:
+            hook.remove()
 
 
 def _loss(model: Any, batch: Batch) -> torch.Tensor:
@@ -269,7 +302,8 @@ class _Ledger(torch_internals.TorchDispatchMode):
         """Run an operation, and count what it has made."""
         out = func(*args, **(kwargs or {}))
         for tensor in torch_internals.tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
+            # What a sparse one is made of has been seen already.
+            if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
                 self._see(tensor.untyped_storage())
         return out
 

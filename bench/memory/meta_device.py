@@ -89,19 +89,76 @@ class Autocast(TorchFunctionMode):
         return item.float() if torch.is_tensor(item) and item.dtype in TYPES.values() else item
 
 
-# The mode that a step is run in.
+class OnCuda(TorchFunctionMode):
+    """Dropout and attention as CUDA has them. Enter it before `Autocast`.
+
+    Dropout keeps its mask as one byte an element, whatever the input's type; on other devices torch multiplies by a
+    mask of that type (aten/src/ATen/native/Dropout.cpp: the fused `native_dropout` is for CUDA, `_dropout_impl` for all
+    others). padded: whether attention is given a mask, since the batch has pads. packed: whether it runs without pads,
+    text by text where no kernel takes texts of any length.
+    """
+
+    def __init__(self, *, padded: bool = False, packed: bool = False) -> None:
+        super().__init__()
+        self.padded, self.packed = padded, packed
+
+    def repeats_keys(self, kind: torch.dtype) -> bool:
+        """Return whether attention in this type takes as many heads of keys as of queries: flash attention does not."""
+        return self.padded or kind == torch.float32
+
+    def runs_by_texts(self, query: torch.Tensor, dropout: float) -> bool:
+        """Return whether texts of like length are run in a call of their own (packed_attention.takes_any_lengths)."""
+        narrow = query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+        return self.packed and not (narrow and query.dtype != torch.float32 and not dropout)
+
+    def __enter__(self) -> "OnCuda":
+        """Enter the mode; the attention function finds it."""
+        super().__enter__()
+        self._token = _ON_CUDA.set(self)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave the mode."""
+        _ON_CUDA.reset(self._token)
+        super().__exit__(*error)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run a function; dropout by the operation that CUDA takes."""
+        kwargs = kwargs or {}
+        if func in (functional.dropout, torch.dropout):
+            return _dropped(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _dropped(
+    input: torch.Tensor,  # the name by which it may be given
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    train: bool = True,
+) -> torch.Tensor:
+    """Return what dropout gives. train: the name in `torch.dropout`."""
+    if not (training and train) or p == 0:
+        return input
+    return torch.native_dropout(input, p, True)[0]
+
+
+# The modes that a step is run in.
 _ACTIVE: ContextVar[Autocast | None] = ContextVar("bench_meta_autocast", default=None)
+_ON_CUDA: ContextVar[OnCuda | None] = ContextVar("bench_meta_on_cuda", default=None)
 
 
 class Fused(torch.autograd.Function):
     """Attention as fused kernels keep it. query: [rows, heads, tokens, width]."""
 
     @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Keep its inputs, its output, and the log-sum-exp of each query."""
+    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, masked: bool) -> torch.Tensor:
+        """Keep its inputs, its output, the log-sum-exp of each query, and a mask as numbers to add to scores."""
         rows, heads, tokens, _ = query.shape
         out = query.new_empty(rows, tokens, heads, value.shape[-1])
-        ctx.save_for_backward(query, key, value, out, query.new_empty(rows, heads, tokens, dtype=torch.float32))
+        sums = query.new_empty(rows, heads, tokens, dtype=torch.float32)
+        bias = [query.new_empty(rows, 1, tokens, key.shape[2])] if masked else []
+        ctx.save_for_backward(query, key, value, out, sums, *bias)
         return out.transpose(1, 2)
 
     @staticmethod
@@ -110,7 +167,7 @@ class Fused(torch.autograd.Function):
         query, key, value, *_ = ctx.saved_tensors
         needed = [torch.empty_like(query, dtype=torch.float32)]
         needed += [torch.empty_like(query) for _ in range(2) if key.shape[1] != query.shape[1]]
-        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
+        return torch.empty_like(query), torch.empty_like(key), torch.empty_like(value), None
 
 
 def attention(
@@ -127,9 +184,18 @@ def attention(
     casts = _ACTIVE.get()
     kind = casts.lower if casts is not None else value.dtype
     query, key, value = query.to(kind), key.to(kind), value.to(kind)
+    groups, cuda = query.shape[1] // key.shape[1], _ON_CUDA.get()
     if softcap is None:
-        return Fused.apply(query, key, value).transpose(1, 2), None
-    groups = query.shape[1] // key.shape[1]
+        if groups > 1 and cuda is not None and cuda.repeats_keys(kind):
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        by_texts = cuda is not None and cuda.runs_by_texts(query, dropout)
+        if cuda is not None and cuda.packed and not by_texts:
+            # The kernel for texts of any length takes them with the tokens first: where one product gave all three,
+            # as in ModernBERT, it is not kept.
+            query, key, value = (part.transpose(1, 2).contiguous().transpose(1, 2) for part in (query, key, value))
+        out = Fused.apply(query, key, value, cuda is not None and cuda.padded).transpose(1, 2)
+        # The calls' results are joined, and each of them is kept besides.
+        return out.clone() if by_texts else out, None
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scores = torch.tanh(torch.matmul(query, key.transpose(-1, -2)) * query.shape[-1] ** -0.5 / softcap) * softcap
     seen = torch.empty(scores.shape[-2:], dtype=torch.bool, device="meta")

@@ -20,15 +20,22 @@ from bench.errors import SetupError
 from bench.memory import activations, state_sizes
 from bench.memory.activations import Batch, Usage
 from bench.models import flops
+from bench.models.heads import unwrapped
+from bench.models.kernels import patch
 from bench.training.memory_saving import checkpoint_activations
 from bench.training.schedule import Budget
 from bench.utils.hardware import CONTEXT, GIB, Device
 
 # NCCL's channels, which come on top of CUDA's context where there are several GPUs.
 CHANNELS = GIB // 4
-# Of what comes and goes: blocks that are free, but of no size that is asked for. An allowance, not a measurement.
-FRAGMENTED_SHARE = 0.05
+# Of what comes and goes: blocks that are free, but of no size that is asked for. An allowance, not a measurement. More of
+# gradients that come while activations go, and take places between them: with 5 % alone, all weights of a 1B model,
+# with activations that are recomputed, ran out of memory on a stub GPU of that size.
+FRAGMENTED_SHARE, FRAGMENTED_GRADIENTS = 0.05, 0.1
 FLOAT32 = 4
+# cuBLAS's workspace, from torch's allocator: one for the thread of the forward pass, and one for autograd's. 8,519,680
+# bytes each before Hopper, which has 32 MiB (aten/src/ATen/cuda/CublasHandlePool.cpp); seen in stub-GPU measurements.
+CUBLAS = 2 * (2 * 4096 + 8 * 16) * 1024
 # What well-tuned training reaches of a device's peak rate. An assumption.
 UTILISATION = 0.4
 
@@ -170,7 +177,7 @@ class MemoryPlan:
         """Return the bytes of a step's own; each size is run once."""
         sharded = self.parallelism.zero == 3
         if (rows, length, sharded) not in self.usages:
-            recipe = self.resolved.recipe
+            recipe, pads = self.resolved.recipe, self._computes_pads()
             batch = Batch(
                 rows=rows,
                 length=length,
@@ -180,9 +187,20 @@ class MemoryPlan:
                 sharded=sharded,
                 keeps_copies=not (recipe.speed.drop_copies and recipe.training.gradient_checkpointing)
                 or self.parallelism.zero > 0,
+                on_cuda=not self.on_cpu,
+                padded=rows > 1 and pads,
+                packed=rows > 1 and not pads and not self.on_cpu,
             )
             self.usages[rows, length, sharded] = activations.probe(self.model, batch)
         return self.usages[rows, length, sharded]
+
+    def _computes_pads(self) -> bool:
+        """Return whether pads are computed, by the recipe and by what the model declares."""
+        body = unwrapped(self.model).base_model
+        fixed = patch.attention_is_fixed(self.model, body) or patch.places_are_fixed(
+            body, body.config.get_text_config()
+        )
+        return not self.resolved.recipe.speed.padding_free or fixed is not None
 
     def predict(self, rows: int, length: int, usage: Usage | None = None) -> Prediction:
         """Predict memory with micro-batches of `rows` texts of `length` tokens. usage: where it is known already."""
@@ -196,8 +214,10 @@ class MemoryPlan:
         parts = {name: size for name, size in {**held, **parts}.items() if size}
         comes_and_goes = parts.get("activations", 0) + parts.get("working memory", 0)
         if not self.on_cpu:
+            parts["cuBLAS"] = CUBLAS
             parts["CUDA"] = CONTEXT + (CHANNELS if self.parallelism.world > 1 else 0)
-            parts["fragmentation"] = round(FRAGMENTED_SHARE * comes_and_goes)
+            growing = parts.get("gradients", 0) if self._gradients_grow(accumulation) else 0
+            parts["fragmentation"] = round(FRAGMENTED_SHARE * comes_and_goes + FRAGMENTED_GRADIENTS * growing)
         return Prediction(
             parts=parts,
             host={name: size for name, size in host.items() if size},
@@ -208,9 +228,13 @@ class MemoryPlan:
             accumulation=accumulation,
         )
 
+    def _gradients_grow(self, accumulation: int) -> bool:
+        """Return whether there are no gradients when a backward pass begins."""
+        return self.parallelism == Parallelism() and accumulation == 1
+
     def _fullest(self, usage: Usage, gradients: int, accumulation: int) -> tuple[str, dict[str, int]]:
         """Return (moment, its parts). Gradients of one micro-batch only come as activations go; else all are there."""
-        growing = self.parallelism == Parallelism() and accumulation == 1
+        growing = self._gradients_grow(accumulation)
         moments: dict[str, tuple[float, float]] = {}
         for section, alive in usage.peaks.items():
             there = usage.with_gradients[section] - alive if growing else gradients
@@ -222,6 +246,12 @@ class MemoryPlan:
             else stepped // (self.parallelism.world if self.parallelism.zero else 1)
         )
         moments["the optimiser's step"] = (stepped + self._copied_to_step(accumulation), gradients)
+        if self.parallelism.zero == 0:
+            # There is no state of the optimiser yet.
+            moments["the first step's check of gradients"] = (
+                max(0, self.states.check - self.states.optimizer),
+                gradients,
+            )
         moment = max(moments, key=lambda name: sum(moments[name]))
         alive, there = moments[moment]
         kept = min(usage.kept, alive) if moment in (MOMENTS["forward"], MOMENTS["head"], MOMENTS["last"]) else 0.0

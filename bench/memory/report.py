@@ -184,7 +184,9 @@ def _parts(prediction: Prediction) -> list[str]:
     shown.append(
         "  CUDA: context, kernels and workspaces take 0.3 to 0.6 GiB, depending on device and driver; 0.5 assumed"
     )
-    shown.append("  fragmentation: 5 % of activations and working memory assumed, not measured")
+    shown.append(
+        "  fragmentation: 5 % of activations and working memory, 10 % of gradients that come meanwhile; not measured"
+    )
     return shown
 
 
@@ -334,7 +336,7 @@ GROUPS = {
     "weights": ("weights", "adapters and head", "gathered weights", "weights in 16 bits"),
     "trained": ("gradients", "optimizer", "master weights", "communication"),
     "activations": ("activations", "working memory"),
-    "other": ("CUDA", "fragmentation"),
+    "other": ("cuBLAS", "CUDA", "fragmentation"),
 }
 
 

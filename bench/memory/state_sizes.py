@@ -24,6 +24,7 @@ from bench.config.recipe import Recipe
 from bench.config.resolve import Resolved
 from bench.errors import BenchError, SetupError
 from bench.evaluation import text_examples
+from bench.memory import without_numbers
 from bench.models import build, heads, own_heads
 from bench.models.library_internals import bitsandbytes_internals, transformers_internals
 from bench.utils.loading_errors import reason
@@ -40,7 +41,8 @@ class States:
     """Bytes that are held between steps. frozen, trained: weights (with buffers, and constants of 4-bit weights).
 
     optimizer: on the device. paged: of the optimiser's, in memory that moves to the host when the device is full.
-    num_trainable: trainable parameters. largest: those of the largest trained tensor.
+    num_trainable: trainable parameters. largest: those of the largest trained tensor. update: what Adafactor makes of
+    one tensor while it updates it. check: what the first step takes to see whether a gradient is finite.
     """
 
     frozen: int
@@ -50,6 +52,8 @@ class States:
     paged: int
     num_trainable: int
     largest: int
+    update: int
+    check: int
     weights_by_type: dict[str, int]
 
     @property
@@ -84,11 +88,29 @@ def outline(resolved: Resolved, num_labels: int = 2) -> Any:
     """Build the recipe's model on the meta device, with its head, in 4 bits where asked, adapted by its method.
 
     num_labels: of a task whose card does not name them. Raises SetupError for an architecture that is neither on the
-    card nor in the local cache, and for what the method refuses.
+    card nor in the local cache, and for what the method refuses, or computes from the weights themselves.
     """
+    model = _unadapted(resolved, num_labels)
+    try:
+        with (
+            META,
+            no_init_weights(),
+        ):  # numbers that are not there need not be drawn, which would take as long as all else
+            return _adapted(load_plan(resolved)[0], model, resolved).train()
+    except SetupError as error:
+        if not without_numbers.is_meant(error):
+            raise
+    # Some methods compute while they are built, most of them with numbers of their own alone.
+    del model
+    model = _unadapted(resolved, num_labels)
+    with without_numbers.on_host(model):
+        adapted = _adapted(load_plan(resolved)[0], model, resolved)
+    return without_numbers.to_meta(adapted).train()
+
+
+def _unadapted(resolved: Resolved, num_labels: int) -> Any:
     recipe = resolved.recipe
-    method, plan = load_plan(resolved)
-    task = registry.load("tasks", recipe.dataset.task)
+    plan, task = load_plan(resolved)[1], registry.load("tasks", recipe.dataset.task)
     text = recipe.objective == "text"
     names = task.head_outputs(recipe.dataset.kept_labels or tuple(map(str, range(num_labels))))
     auto_class = text_examples.auto_class(recipe) if text else task.AUTO_CLASS
@@ -97,13 +119,10 @@ def outline(resolved: Resolved, num_labels: int = 2) -> Any:
     if plan.quantization is not None:
         with no_init_weights():
             model = _quantized(model, recipe.model, plan)
-    with META:
-        if not text and recipe.head.kind == "mlp":
+    if not text and recipe.head.kind == "mlp":
+        with META:
             heads.attach_mlp(model, recipe.head.hidden, recipe.head.dropout)
-        # Numbers that are not there need not be drawn, which would take as long as all else.
-        with no_init_weights():
-            model = _adapted(method, model, resolved)
-    return model.train()
+    return model
 
 
 def _adapted(method: Any, model: Any, resolved: Resolved) -> Any:
@@ -205,6 +224,9 @@ def states(model: nn.Module, optimizer: str, engine: str) -> States:
         paged=sum(size for _, size in held),
         num_trainable=sum(parameter.numel() for parameter in trained),
         largest=max((parameter.numel() for parameter in trained), default=0),
+        update=max((_adafactor_update(parameter) for parameter in trained), default=0),
+        # Its absolute values, and three results of a byte (`isfinite`); 28 MiB of 16 on a stub GPU.
+        check=max((_bytes(parameter) + 3 * parameter.numel() for parameter in trained), default=0),
         weights_by_type=dict(sorted(by_type.items())),
     )
 
@@ -250,13 +272,23 @@ def _optimizer_bytes(parameter: torch.Tensor, optimizer: str, never_8bit: bool) 
     return (constants, moments) if is_paged else (constants + moments, 0)
 
 
+def _adafactor_update(parameter: torch.Tensor) -> int:
+    """Return the bytes of what Adafactor holds at once of one tensor, beside its gradient and state.
+
+    The squared gradient, its factored estimate and the update, in float32; of a tensor in 16 bits, gradient and values
+    in float32 too (transformers/optimization.py, `Adafactor.step`). 48 MiB of a float32 tensor of 16, and 80 MiB of as
+    many numbers in bfloat16, on a stub GPU.
+    """
+    return 4 * parameter.numel() * (3 if parameter.dtype == torch.float32 else 5)
+
+
 def step_bytes(held: States, recipe: Recipe) -> int:
     """Return the bytes that the optimiser's own step needs for a moment, when activations are gone.
 
-    torch's AdamW, unless fused, takes the root of all second moments at once; Adafactor, about three copies of a tensor
-    in float32; the others work in place.
+    torch's AdamW, unless fused, takes the root of all second moments at once, and SGD all decayed gradients (16 MiB of
+    16 on a stub GPU); Adafactor goes tensor by tensor; the others work in place.
     """
     name = recipe.training.optimizer
     if name == "adamw_torch" or (name == "sgd" and recipe.training.weight_decay):
         return held.gradients
-    return 3 * 4 * held.largest if name == "adafactor" else 0
+    return held.update if name == "adafactor" else 0

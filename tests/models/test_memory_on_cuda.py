@@ -1,0 +1,251 @@
+"""Memory as CUDA takes it, against figures of torch's own allocator on a stub GPU (`scripts/stub_gpu_check forecast`).
+
+Figures of single operations are of torch 2.13 and of a stub of compute capability 8.0, in MiB: no GPU measurements.
+"""
+
+import importlib.util
+import json
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bench.config import registry, resolve
+from bench.errors import SetupError
+from bench.memory import activations, planner, state_sizes, without_numbers
+from bench.memory.meta_device import Autocast, OnCuda, attention
+from bench.memory.planner import MemoryPlan, Parallelism
+from bench.models import peft_options
+from tests.helpers import models as tiny
+from tests.helpers.cases import together
+from tests.helpers.launching import ROOT
+
+pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
+MIB = 2**20
+# Sizes that fit the tiny model, as in test_adapter_options.
+SIZES = {
+    "C3AConfig": {"block_size": 32},
+    "FourierFTConfig": {"n_frequency": 50},
+    "WaveFTConfig": {"n_frequency": 50},
+    "VBLoRAConfig": {"vector_length": 32, "num_vectors": 16},
+    "IA3Config": {"feedforward_modules": []},
+    "LNTuningConfig": {"target_modules": ["LayerNorm"]},
+    "ShiraConfig": {"r": 4},
+}
+ROWS = json.loads((ROOT / "reports" / "stub_gpu.json").read_text(encoding="utf-8"))
+
+
+def own(write, rest, model="tiny_llama"):
+    return resolve.load(write("study/own.yaml", f"dataset: reviews\nmodel: {model}\n{rest}"))
+
+
+def held(run, mode):
+    """MiB that are alive behind an operation."""
+    ledger = activations._Ledger(nn.Module())
+    with ledger, mode:
+        result = run()
+    assert result is not None
+    return ledger.live / MIB
+
+
+# ---------------------------------------------------------------- single operations
+
+
+def test_a_mask_of_dropout_is_a_byte_for_each_element():
+    inputs = torch.empty(4096, 768, device="meta", requires_grad=True)
+    for drop in (lambda: functional.dropout(inputs, 0.1), lambda: torch.dropout(inputs, 0.1, True), nn.Dropout(0.1)):
+        run = (lambda drop=drop: drop(inputs)) if isinstance(drop, nn.Module) else drop
+        assert held(run, OnCuda()) == pytest.approx(15.0, abs=0.01)
+    with OnCuda():
+        assert functional.dropout(inputs, 0.1, training=False) is inputs
+        assert functional.dropout(inputs, 0.0) is inputs
+
+
+@together(
+    "dtype, padded, expected",
+    [
+        (torch.bfloat16, False, 2.063),
+        (torch.bfloat16, True, 4.062),
+        (torch.float32, False, 4.062),
+        (torch.float32, True, 8.062),
+    ],
+)
+def test_attention_keeps_what_cudas_kernels_keep(dtype, padded, expected):
+    """Beside queries, keys and values of [4, 8, 512, 64]: the result, sums of scores, and a mask as numbers."""
+    query, key, value = (torch.empty(4, 8, 512, 64, device="meta", dtype=dtype, requires_grad=True) for _ in range(3))
+    given = 3 * query.numel() * query.element_size() / MIB
+    found = held(lambda: attention(nn.Module(), query, key, value, None), OnCuda(padded=padded))
+    assert found - given == pytest.approx(expected, abs=0.01) or found == pytest.approx(expected, abs=0.01)
+
+
+@together(
+    "dtype, padded, repeated",
+    [(torch.bfloat16, False, False), (torch.bfloat16, True, True), (torch.float32, False, True)],
+)
+def test_keys_are_repeated_where_the_kernel_takes_no_groups(dtype, padded, repeated):
+    def kept(heads):
+        query = torch.empty(4, 8, 512, 64, device="meta", dtype=dtype, requires_grad=True)
+        key, value = (torch.empty(4, heads, 512, 64, device="meta", dtype=dtype) for _ in range(2))
+        keeps = held(lambda: attention(nn.Module(), query, key, value, None), OnCuda(padded=padded))
+        return keeps * MIB / query.element_size() / query.numel()
+
+    # Of two heads, keys and values of eight are made besides, of one query's size each.
+    assert kept(2) - kept(8) == pytest.approx(2 if repeated else 0, abs=0.6)
+
+
+def test_texts_that_are_run_one_by_one_are_joined_besides():
+    query, key, value = (
+        torch.empty(4, 8, 512, 64, device="meta", dtype=torch.bfloat16, requires_grad=True) for _ in range(3)
+    )
+    found = [
+        held(
+            lambda dropout=dropout: attention(nn.Module(), query, key, value, None, dropout=dropout),
+            OnCuda(packed=True),
+        )
+        for dropout in (0.0, 0.1)
+    ]
+    assert found[1] - found[0] == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_step_on_a_cpu_is_counted_as_before(write):
+    job = MemoryPlan.of(own(write, "method: full\n", "tiny_bert"), Parallelism(), precision="no", on_cpu=True)
+    other = MemoryPlan.of(own(write, "method: full\n", "tiny_bert"), Parallelism(), precision="no")
+    assert job.usage(4, 64).kept > other.usage(4, 64).kept  # dropout's masks are as wide as its input there
+    assert "cuBLAS" not in job.predict(4, 64).parts
+    assert other.predict(4, 64).parts["cuBLAS"] == 17_039_360
+
+
+@together(
+    "optimizer, dtype, expected",
+    [
+        ("adafactor", torch.float32, 48),
+        ("adafactor", torch.bfloat16, 80),
+        ("adamw_torch", torch.float32, 16),
+        ("adamw_torch", torch.bfloat16, 8),
+        ("adamw_torch_fused", torch.float32, 0),
+        ("sgd", torch.float32, 16),
+    ],
+)
+def test_what_a_step_of_the_optimizer_takes(write, optimizer, dtype, expected):
+    """Of a tensor of 1024 x 4096, in MiB."""
+    planned = own(write, f"method: full\ntraining: {{optimizer: {optimizer}, weight_decay: 0.1}}\n")
+    layer = nn.Linear(4096, 1024, bias=False, dtype=dtype, device="meta")
+    states = state_sizes.states(layer, optimizer, "trainer")
+    assert state_sizes.step_bytes(states, planned.recipe) / MIB == pytest.approx(expected, rel=0.01)
+    if dtype == torch.float32:
+        assert states.check / MIB == pytest.approx(28, rel=0.01)
+
+
+def test_the_first_check_of_gradients_can_be_the_fullest_moment(write):
+    planned = own(write, "method: full\ntraining: {optimizer: sgd, weight_decay: 0}\n")
+    job = MemoryPlan.of(planned, Parallelism())
+    found = job.predict(1, 2)
+    assert found.moment == "the first step's check of gradients"
+    assert found.parts["working memory"] == job.states.check
+
+
+def test_autocast_goes_with_it():
+    layer = nn.Sequential(nn.Linear(64, 64), nn.Dropout(0.1)).to("meta")
+    inputs = torch.empty(1000, 64, device="meta")
+    with OnCuda(), Autocast(torch.bfloat16, None, True):
+        assert layer(inputs).dtype == torch.bfloat16
+
+
+# ---------------------------------------------------------------- whole recipes
+
+
+def script():
+    spec = importlib.util.spec_from_file_location("stub_gpu_forecast", ROOT / "scripts" / "stub_gpu_forecast.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@together(
+    "name",
+    [
+        "sst2/bert_base_uncased-lora",  # dropout in 24 blocks' parts
+        "sst2/llama32_1b-full",
+        "imdb/llama32_1b-full_24gib",  # gradients come as activations go
+        "imdb/mistral_7b_v03-text_qlora_24gib",
+    ],
+)
+def test_the_forecast_is_what_torch_counts_on_a_stub_gpu(name):
+    row = ROWS[name]
+    found = script().forecast(row)
+    assert found["counted"] == pytest.approx(row["measured"]["train"]["allocated"], rel=0.015)
+
+
+def test_the_report_is_made_of_its_rows():
+    made = script()
+    assert len(ROWS) > 10
+    assert (ROOT / "reports" / "stub_gpu.md").read_text(encoding="utf-8") == made.table(ROWS)
+    for name, row in ROWS.items():
+        if "forecast" in row:
+            assert abs(made._error(row)) <= made.ALLOWED, name
+
+
+# ---------------------------------------------------------------- adapters
+
+
+def test_every_method_of_peft_is_planned_or_refused_in_a_sentence(write, tmp_path):
+    planned, refused = [], {}
+    for name in filter(peft_options.is_method, peft_options.config_classes()):
+        fields, config = peft_options.fields_of(name), dict(SIZES.get(name, {}))
+        if "num_virtual_tokens" in fields:
+            config["num_virtual_tokens"] = 4
+        if "target_modules" in fields:
+            config.setdefault("target_modules", ["query", "value"])
+        if peft_options.problems(name, config):
+            continue
+        asked = own(write, f"method: {{name: lora, peft: {name}, config: {json.dumps(config)}}}\n", "tiny_bert")
+        method = registry.load("methods", "lora")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                job = MemoryPlan.of(asked, Parallelism())
+                assert job.predict(2, 16).total > 0
+            except SetupError as error:
+                refused[name] = str(error)
+                continue
+            plan, labels = method.load_plan(asked.options), asked.recipe.dataset.labels
+            real = method.adapt(tiny.build(asked.recipe.model, tmp_path, plan, labels=labels), asked.options)
+        assert {item.device.type for item in [*job.model.parameters(), *job.model.buffers()]} == {"meta"}, name
+        assert job.states.num_trainable == sum(one.numel() for one in real.parameters() if one.requires_grad), name
+        planned.append(name)
+    assert {"VeraConfig", "BOFTConfig", "RandLoraConfig", "UniLoraConfig", "PveraConfig"} <= set(planned)
+    assert len(planned) > 30
+    for name, sentence in refused.items():
+        assert "\n" not in sentence, name
+        assert "meta" not in sentence.lower(), name
+    # Their own forward passes read numbers, of places in a matrix or of a mask.
+    assert set(refused) <= {"FrodConfig", "ShiraConfig", "VBLoRAConfig", "WaveFTConfig"}, refused
+
+
+def test_an_adapter_that_decomposes_large_weights_is_refused(monkeypatch):
+    monkeypatch.setattr(without_numbers, "LARGEST", 2**10)
+    model = nn.Linear(2048, 1024, device="meta")
+    with (
+        pytest.raises(
+            SetupError, match=r"^the adapter decomposes the model's weights while it is built .*can't be planned"
+        ),
+        without_numbers.on_host(model),
+    ):
+        torch.linalg.svd(model.weight)
+    with pytest.raises(SetupError, match=r"^the adapter makes tensors as large"), without_numbers.on_host(model):
+        torch.zeros(2**11)
+    assert not model.weight.is_meta
+    assert without_numbers.to_meta(model).weight.is_meta
+
+
+def test_tied_weights_stay_tied():
+    model = nn.ModuleDict({"one": nn.Linear(8, 8, device="meta"), "other": nn.Linear(8, 8, device="meta")})
+    model["other"].weight = model["one"].weight
+    with without_numbers.on_host(model):
+        assert model["one"].weight.device.type == "cpu"
+        assert model["other"].weight is model["one"].weight
+    without_numbers.to_meta(model)
+    assert model["other"].weight is model["one"].weight
+    assert planner.CUBLAS == 17_039_360
