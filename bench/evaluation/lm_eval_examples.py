@@ -6,11 +6,13 @@ So scores are lm_eval's own, document by document, and the training split is lea
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from bench.config.cards import LM_EVAL_TASK
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Prompting, Recipe
 from bench.data import card_from_lm_eval, dataset, lm_eval_tasks
@@ -27,6 +29,8 @@ from bench.records import record
 TokenIds = list[int]
 # New tokens where a task does not say how many: the default of lm_eval's HFLM.
 MAX_GEN_TOKS = 256
+# Documents by which what surrounds a text is known.
+_ALIKE = 8
 
 
 @dataclass(kw_only=True)
@@ -97,13 +101,13 @@ class Asked:
     continuations: list[list[str]]
 
 
-def ask(task: Any, split: str, shots: int, tokenizer: Any, *, chat: bool) -> Asked:
-    """Return the prompts of all documents of a split: few-shot examples are drawn for one after the other."""
+def ask(task: Any, split: str, shots: int, tokenizer: Any, *, chat: bool, most: int | None = None) -> Asked:
+    """Return the prompts of all documents of a split, or of the first ones: few-shot examples are drawn one by one."""
     task.set_config(key="num_fewshot", value=shots)
     task.set_fewshot_seed(seed=lm_eval_tasks.FEWSHOT_SEED)
     template = partial(_chat, tokenizer) if chat else None
     contexts, continuations = [], []
-    for number, doc in enumerate(lm_eval_tasks.documents(task, split)):
+    for number, doc in enumerate(itertools.islice(lm_eval_tasks.documents(task, split), most)):
         context = task.fewshot_context(
             doc,
             num_fewshot=shots,
@@ -180,6 +184,22 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, tokeni
         reader = partial(_until_reader, until=written, judges=_judges(task, recipe, file))
     notes = [] if generates else choices.notes(splits.values())
     return TextExamples(splits=splits, train=train, reader=reader, prompts=prompts, notes=notes)
+
+
+def described(recipe: Recipe, tokenizer: Any) -> dict[str, Any]:
+    """Return what a saved model's description says of written answers: what surrounds a text, and what ends an answer.
+
+    "around" is [before, after] of a prompt without shots, None where that depends on the document. {} for other tasks.
+    """
+    if recipe.dataset.task != LM_EVAL_TASK:
+        return {}
+    task = lm_eval_tasks.build(lm_eval_tasks.of(recipe.dataset.source).path)
+    split = recipe.dataset.splits[next(iter(recipe.evaluation.splits))]
+    asked = ask(task, split, 0, tokenizer, chat=recipe.prompting.format == "chat", most=_ALIKE)
+    texts = [task.doc_to_text(doc) for doc in itertools.islice(lm_eval_tasks.documents(task, split), _ALIKE)]
+    around = {tuple(context.split(text)) for context, text in zip(asked.contexts, texts, strict=True) if text}
+    alike = len(around) == 1 and len(next(iter(around))) == 2
+    return {"until": {"around": list(around.pop()) if alike else None, **asdict(_until(task, recipe.prompting))}}
 
 
 def _reader(model: Any, split: Encoded, scoring: Scoring, **options: Any) -> choices.ChoiceReader:

@@ -15,7 +15,7 @@ from bench.config.cards import TokenizerCard
 from bench.data import card_from_lm_eval, dataset, lm_eval_tasks
 from bench.data import tokenizer as tokenizers
 from bench.errors import DataError, RecipeError, SetupError
-from bench.evaluation import lm_eval_examples, scoring
+from bench.evaluation import lm_eval_examples, predict_until, scoring
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from tests.helpers import models as tiny
@@ -336,6 +336,30 @@ def test_every_written_answer_is_that_of_lm_eval_and_scored_as_there(name, shots
         assert values[f"lm_eval:exact_match,{sample['filter']}"][place] == sample["exact_match"]
     if (name, shots) in (("two_filters", 0), ("several_golds", 0)):  # right and wrong ones
         assert {0.0, 1.0} == {sample["exact_match"] for sample in samples}
+
+
+def test_new_texts_are_answered_as_the_documents_are(written, model, write):
+    """By `predict`: the task's description, stop texts and number of tokens."""
+    network, tokenizer = model
+    for name in ("two_filters", "plain"):
+        resolved = recipe_of(write, f"lm_eval:{written / name}.yaml", "method=zero_shot")
+        expected, _ = scored(resolved, model)
+        rows = dataset.load(resolved.recipe.dataset, {}, {"test"}).splits["test"].rows
+        description = {
+            **lm_eval_examples.described(resolved.recipe, tokenizer),
+            "threshold": 0.5,
+            "max_length": resolved.recipe.max_length,
+            "model_card": {"family": "decoder"},
+        }
+        assert description["until"]["around"][1] == ""
+        assert description["until"]["around"][0].startswith("Some answers." if name == "two_filters" else "")
+        found = predict_until.predict(network, tokenizer, description, [{"text": row["text"]} for row in rows])
+        wanted = {row_id: extra["text"] for row_id, extra in zip(expected.ids, expected.extra, strict=True)}
+        assert [one["written"] for one in found] == [wanted[row["id"]] for row in rows]
+        assert len({one["written"] for one in found}) > 1
+    unlike = {**description, "until": {**description["until"], "around": None}}
+    with pytest.raises(DataError, match="each document has its own prompt"):
+        predict_until.predict(network, tokenizer, unlike, [{"text": "a"}])
 
 
 def test_of_written_answers_the_gold_text_is_learned(written, model, write):
