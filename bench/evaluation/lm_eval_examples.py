@@ -95,9 +95,12 @@ class PairEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The prompts of one split, in the order of lm_eval's documents: context and continuations of each."""
+    """The prompts of one split, in the order of lm_eval's documents: context and continuations of each.
 
-    contexts: list[str]
+    A document with a context for each of its choices has one continuation, the same for all.
+    """
+
+    contexts: list[str | list[str]]
     continuations: list[list[str]]
 
 
@@ -127,6 +130,8 @@ def ask(task: Any, split: str, shots: int, tokenizer: Any, *, chat: bool, most: 
             # Behind them stand those without a context, where a task compares the two.
             own = requests[: len(task.doc_to_choice(doc))]
             continuations.append([request.args[1] for request in own])
+            if lm_eval_tasks.asks_by_choice(task):
+                contexts[-1], continuations[-1] = [request.args[0] for request in own], continuations[-1][:1]
     return Asked(contexts=contexts, continuations=continuations)
 
 
@@ -179,31 +184,33 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, tokeni
         draw=f"lm_eval, seed {lm_eval_tasks.FEWSHOT_SEED}" if plan.shots else None,
         example=first,
     )
-    reader: Callable[[Any, Encoded, Scoring], Reader] = partial(_reader, normalization=recipe.dataset.normalization)
+    by_choice = lm_eval_tasks.asks_by_choice(task)
+    kind = choices.ContextReader if by_choice else choices.ChoiceReader
+    reader: Callable[[Any, Encoded, Scoring], Reader] = partial(kind, normalization=recipe.dataset.normalization)
     if generates:
         reader = partial(_until_reader, until=written, judges=_judges(task, recipe, file))
-    notes = [] if generates else choices.notes(splits.values())
+    notes = [] if generates or by_choice else choices.notes(splits.values())
     return TextExamples(splits=splits, train=train, reader=reader, prompts=prompts, notes=notes)
 
 
 def described(recipe: Recipe, tokenizer: Any) -> dict[str, Any]:
     """Return what a saved model's description says of written answers: what surrounds a text, and what ends an answer.
 
-    "around" is [before, after] of a prompt without shots, None where that depends on the document. {} for other tasks.
+    "around" is [before, after] of a prompt without shots, None where that depends on the document. Of multiple choice
+    only whether choices stand in the prompts. {} for data of another source.
     """
-    if recipe.dataset.task != LM_EVAL_TASK:
+    if recipe.dataset.source.kind != "lm_eval":
         return {}
     task = lm_eval_tasks.build(lm_eval_tasks.of(recipe.dataset.source).path)
+    if recipe.dataset.task != LM_EVAL_TASK:
+        return {"choices_in_prompts": True} if lm_eval_tasks.asks_by_choice(task) else {}
     split = recipe.dataset.splits[next(iter(recipe.evaluation.splits))]
     asked = ask(task, split, 0, tokenizer, chat=recipe.prompting.format == "chat", most=_ALIKE)
     texts = [task.doc_to_text(doc) for doc in itertools.islice(lm_eval_tasks.documents(task, split), _ALIKE)]
-    around = {tuple(context.split(text)) for context, text in zip(asked.contexts, texts, strict=True) if text}
+    pairs = zip(map(str, asked.contexts), texts, strict=True)
+    around = {tuple(context.split(text)) for context, text in pairs if text}
     alike = len(around) == 1 and len(next(iter(around))) == 2
     return {"until": {"around": list(around.pop()) if alike else None, **asdict(_until(task, recipe.prompting))}}
-
-
-def _reader(model: Any, split: Encoded, scoring: Scoring, **options: Any) -> choices.ChoiceReader:
-    return choices.ChoiceReader(model, split, scoring, **options)
 
 
 def _until_reader(
@@ -274,7 +281,7 @@ def _prompts(split: Split, asked: Asked, encoder: PairEncoder, written: Until) -
             "raise it, or set prompting.max_new_tokens"
         )
     for row in split.rows:
-        ids = encoder.alone(asked.contexts[int(row["id"])])
+        ids = encoder.alone(str(asked.contexts[int(row["id"])]))
         encoder.num_cut += len(ids) > most
         ids = ids[-most:]
         document = int(row["id"])
@@ -295,7 +302,11 @@ def _encoded(split: Split, asked: Asked, encoder: PairEncoder, _: Until) -> Enco
     before = encoder.num_cut
     for row in split.rows:
         number = int(row["id"])
-        prompt_ids, continuation_ids = encoder.row(asked.contexts[number], asked.continuations[number], row["id"])
+        context = asked.contexts[number]
+        if isinstance(context, list):
+            features.append(_by_choice(row, context, asked.continuations[number], encoder))
+            continue
+        prompt_ids, continuation_ids = encoder.row(context, asked.continuations[number], row["id"])
         features.append(
             {
                 "input_ids": prompt_ids,
@@ -310,15 +321,32 @@ def _encoded(split: Split, asked: Asked, encoder: PairEncoder, _: Until) -> Enco
     return Encoded(name=split.name, ids=ids, features=features, truncated=encoder.num_cut - before)
 
 
+def _by_choice(row: dict[str, Any], contexts: list[str], continuation: list[str], encoder: PairEncoder) -> Feature:
+    """Encode a document that asks by a prompt for each choice. The prompts are cut each by itself, as lm_eval does."""
+    pairs = [encoder.row(context, continuation, row["id"]) for context in contexts]
+    parts = [{"prompt_ids": ids, "continuation_ids": own} for ids, own in pairs]
+    return {
+        "input_ids": pairs[0][0],
+        "parts": parts,
+        "labels": row["label"],
+        "choices": row["choices"],
+        "continuation_ids": [own[0] for _, own in pairs],
+        "prompt_hash": prompt_hash([], [[*ids, *own[0]] for ids, own in pairs]),
+    }
+
+
 def _train_examples(split: Split, asked: Asked, encoder: PairEncoder) -> Encoded:
     """Encode what is learned: the right choice behind its prompt, and the end token."""
     features: list[Feature] = []
     before, end = encoder.num_cut, encoder.tokenizer.eos_token_id
     for row in split.rows:
         number = int(row["id"])
-        prompt_ids, continuation_ids = encoder.row(asked.contexts[number], asked.continuations[number], row["id"])
+        context, place = asked.contexts[number], row["label"]
+        if isinstance(context, list):
+            context, place = context[place], 0
+        prompt_ids, continuation_ids = encoder.row(context, asked.continuations[number], row["id"])
         # Of written answers there is one continuation, the first gold text.
-        answer_ids = [*continuation_ids[row["label"]], end]
+        answer_ids = [*continuation_ids[place], end]
         if encoder.family == "encoder_decoder":
             feature: Feature = {"input_ids": prompt_ids, "token_labels": answer_ids}
         else:

@@ -264,6 +264,8 @@ def check(rows: Rows, description: dict[str, Any]) -> None:
     """
     if not rows:
         raise DataError("there are no texts to predict")
+    if description.get("choices_in_prompts"):
+        raise DataError("this model was trained on a prompt for each choice, which new texts are not put into here")
     pairs, questions = _reads_pairs(description), description["task"] == "question_answering"
     for number, row in enumerate(rows, start=1):
         if description["task"] == CHOICES_TASK:

@@ -15,7 +15,7 @@ from bench.config.cards import TokenizerCard
 from bench.data import card_from_lm_eval, dataset, lm_eval_tasks
 from bench.data import tokenizer as tokenizers
 from bench.errors import DataError, RecipeError, SetupError
-from bench.evaluation import lm_eval_examples, predict_until, scoring
+from bench.evaluation import lm_eval_examples, new_texts, predict_until, scoring
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from tests.helpers import models as tiny
@@ -98,6 +98,11 @@ TASKS = {
         doc_to_choice: options
         doc_to_target: gold
         fewshot_config: {sampler: first_n}
+        """,
+    "prompt_for_each": """
+        doc_to_text: "{{gold}}"
+        doc_to_choice: "{{options}}"
+        doc_to_target: "{{passage}}"
         """,
     "mutual_information": """
         doc_to_text: "{{question}}"
@@ -264,6 +269,35 @@ def test_the_training_split_is_learned_from_with_the_prompt_that_is_scored(folde
         "the following are questions with answers."
     )  # its description; the tokenizer has no case
     assert text.endswith(f"answer: {'ab'[first['yes']]}")
+
+
+def test_of_a_prompt_for_each_choice_the_right_one_is_learned(folder, model, write):
+    network, tokenizer = model
+    resolved = recipe_of(write, f"lm_eval:{folder / 'prompt_for_each'}.yaml", "method=full")
+    plan = registry.load("methods", "full").load_plan(resolved.options)
+    corpus = dataset.load(resolved.recipe.dataset, {}, {"train", "test"})
+    examples = lm_eval_examples.encode_corpus(resolved.recipe, plan, corpus, tokenizer)
+    for row, feature in zip(ROWS[:18], examples.train.features, strict=True):
+        whole = tokenizer.encode(f"{row['options'][row['gold']]} {row['passage']}")
+        assert feature["input_ids"] == [*whole, tokenizer.eos_token_id]
+    split = examples.splits["test"]
+    how = Scoring(
+        tokenizer=tokenizer,
+        metrics=MetricSet((), multi_label=False, num_labels=len(corpus.labels)),
+        threshold=0.5,
+        device=torch.device("cpu"),
+        precision="no",
+    )
+    reader = examples.reader(network, split, how)
+    checked = reader.check(network, [0, 3, 5])
+    assert (checked.examples, checked.changed) == (3, 0)
+    assert checked.largest < TOLERANCE
+    assert sorted(number for batch in reader.batches for number in batch) == [*range(len(split.features))]
+    assert examples.notes == []
+    said = lm_eval_examples.described(resolved.recipe, tokenizer)
+    assert said == {"choices_in_prompts": True}
+    with pytest.raises(DataError, match="a prompt for each choice, which new texts are not put into"):
+        new_texts.check([{"text": "a"}], {"task": "multiple_choice", **said})
 
 
 # ---------------------------------------------------------------- written answers
@@ -468,7 +502,7 @@ def test_settings_that_are_not_supported_are_refused(keys, message, tmp_path):
     "keys, message",
     [
         ({"doc_to_target": "{{[0, 1]}}"}, "has several right choices"),
-        ({"doc_to_text": "{{gold}}"}, "a prompt for each choice"),
+        ({"doc_to_text": "{{gold}}"}, "a prompt for each choice, and behind them"),
         ({"doc_to_target": "{{17 if gold == 1 else gold}}"}, "label 17, which is none of its"),
         ({"doc_to_choice": "{{[question, '' if gold else 'x']}}", "doc_to_target": "{{0}}"}, "choice 2 of 2 is empty"),
         ({"doc_to_text": "{{unknown_column}}"}, "can't build the task"),
