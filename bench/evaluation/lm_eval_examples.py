@@ -264,6 +264,9 @@ def _judges(
             each.apply([asked])
             found = task.process_results(doc, [asked.filtered_resps[name]])
             metric = card_from_lm_eval.WRITTEN_METRIC
+            if metric not in found or float(found[metric]) not in (0.0, 1.0):
+                shown = f"{metric} {found[metric]!r}" if metric in found else f"no {metric}"
+                raise SetupError(f"the lm_eval task {file.name!r} gives document {number} {shown}; expected 0 or 1")
             values[f"{metric},{name}"] = float(found[metric])
         return values
 

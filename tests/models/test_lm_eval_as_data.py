@@ -2,12 +2,14 @@
 
 import json
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks.manager import load_yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.config import foreign_code, registry, resolve
@@ -370,6 +372,50 @@ def test_every_written_answer_is_that_of_lm_eval_and_scored_as_there(name, shots
         assert values[f"lm_eval:exact_match,{sample['filter']}"][place] == sample["exact_match"]
     if (name, shots) in (("two_filters", 0), ("several_golds", 0)):  # right and wrong ones
         assert {0.0, 1.0} == {sample["exact_match"] for sample in samples}
+
+
+def test_answers_are_scored_by_a_function_of_lm_evals_own_task(tmp_path, model, write):
+    """Of hendrycks_math: the last boxed term of a solution, whatever its LaTeX; a stranger's function is refused."""
+    own = lm_eval_tasks.find("hendrycks_math_algebra")
+    files = {part: str(tmp_path / f"{part}.jsonl") for part in ("train", "test")}
+    settings = {"include": str(own), "task": "own_math", "dataset_path": "json", "dataset_name": None}
+    settings |= {
+        "dataset_kwargs": {"data_files": files},
+        "generation_kwargs": {"until": ["Problem:"], "max_gen_toks": 6},
+    }
+    path = tmp_path / "own_math.yaml"
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    said = []
+    for _ in range(2):  # every other solution is what the model writes
+        answers = [said[number] if said and number % 2 else "\\frac{1}{2}" for number in range(8)]
+        rows = [
+            {"problem": ROWS[number]["question"], "solution": f"So $\\boxed{{{answer}}}$."}
+            for number, answer in enumerate(answers)
+        ]
+        for file in files.values():
+            Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        lm_eval_tasks.build.cache_clear()
+        predictions, values = scored(recipe_of(write, f"lm_eval:{path}", "method=zero_shot"), model)
+        said = [extra["text"] for extra in predictions.extra]
+    network, tokenizer = model
+    results = simple_evaluate(
+        HFLM(pretrained=network, tokenizer=tokenizer, batch_size=4),
+        tasks=[load_yaml(path)],
+        num_fewshot=0,
+        task_manager=TaskManager(include_defaults=False),
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    samples = sorted(results["samples"]["own_math"], key=lambda one: one["doc_id"])
+    assert said == [sample["resps"][0][0] for sample in samples]
+    found = values["lm_eval:exact_match,none"].tolist()
+    assert found == [float(sample["exact_match"]) for sample in samples]
+    assert {0.0, 1.0} == set(found)
+    (tmp_path / "utils.py").write_text("def score(doc, results): return {'exact_match': 1}\n")
+    text = path.read_text().removesuffix("}")
+    (tmp_path / "strange.yaml").write_text(f"{text}, process_results: !function utils.score}}")
+    with pytest.raises(SetupError, match="it scores answers by a function of its own"):
+        card_from_lm_eval.make(f"lm_eval:{tmp_path / 'strange.yaml'}")
 
 
 def test_new_texts_are_answered_as_the_documents_are(written, model, write):
