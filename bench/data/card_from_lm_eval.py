@@ -82,7 +82,7 @@ def _check(task: TaskFile) -> None:
         reason = f"its output_type is {kind}, {OUTPUT_TYPES[kind]}; multiple_choice and generate_until are supported"
     elif kind not in ("multiple_choice", "generate_until"):
         reason = f"it has the output_type {kind!r}; multiple_choice and generate_until are supported"
-    elif settings.get("process_results"):
+    elif settings.get("process_results") and not (kind == "generate_until" and _is_packaged(settings)):
         reason = "it scores answers by a function of its own (process_results)"
     elif kind == "generate_until":
         reason = _why_not_written(settings)
@@ -92,6 +92,12 @@ def _check(task: TaskFile) -> None:
         reason = f"its metrics are {', '.join(sorted(_metrics(settings)))}; supported: {', '.join(NORMALIZATIONS)}"
     if reason is not None:
         raise SetupError(f"the lm_eval task {task.name!r} can't be used: {reason}")
+
+
+def _is_packaged(settings: dict[str, Any]) -> bool:
+    """Return whether answers are scored by a function of the installed lm_eval itself, as lm_eval calls it."""
+    function = settings["process_results"]
+    return isinstance(function, lm_eval_tasks.Function) and function.file.is_relative_to(lm_eval_tasks.folder())
 
 
 def _why_not_written(settings: dict[str, Any]) -> str | None:

@@ -43,6 +43,10 @@ def _row(task: Any, doc: Any, number: int, split: str) -> dict[str, Any]:
         golds = [str(gold) for gold in (golds if isinstance(golds, list) else [golds])]
         return {"id": f"{number:06d}", "text": text if text.strip() else NO_TEXT, "answers": golds}
     choices, gold = task.doc_to_choice(doc), task.doc_to_target(doc)
+    if lm_eval_tasks.asks_by_choice(task) and isinstance(text, int):
+        if not isinstance(gold, str):
+            raise DataError(f"{place} has a prompt for each choice, and behind them {gold!r:.60}, which is not a text")
+        text, gold = gold, text  # the number of the right choice, and what follows all of them
     if not isinstance(text, str):
         raise DataError(
             f"{place} has a prompt for each choice (doc_to_text gives {text!r:.60}), which is not supported"

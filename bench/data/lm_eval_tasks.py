@@ -267,3 +267,8 @@ def documents(task: Any, split: str) -> Any:
         raise SetupError(f"the task {task.config.task!r} has no split {split!r}.{did_you_mean(split, task.dataset)}")
     found, process = task.dataset[split], task.config.process_docs
     return found if process is None else process(found)
+
+
+def asks_by_choice(task: Any) -> bool:
+    """Return whether a task has a prompt for each choice, and one text behind them, as Winogrande has."""
+    return task.OUTPUT_TYPE == "multiple_choice" and bool(task.multiple_input)

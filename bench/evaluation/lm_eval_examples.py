@@ -6,11 +6,13 @@ So scores are lm_eval's own, document by document, and the training split is lea
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from bench.config.cards import LM_EVAL_TASK
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Prompting, Recipe
 from bench.data import card_from_lm_eval, dataset, lm_eval_tasks
@@ -27,6 +29,8 @@ from bench.records import record
 TokenIds = list[int]
 # New tokens where a task does not say how many: the default of lm_eval's HFLM.
 MAX_GEN_TOKS = 256
+# Documents by which what surrounds a text is known.
+_ALIKE = 8
 
 
 @dataclass(kw_only=True)
@@ -91,19 +95,22 @@ class PairEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """The prompts of one split, in the order of lm_eval's documents: context and continuations of each."""
+    """The prompts of one split, in the order of lm_eval's documents: context and continuations of each.
 
-    contexts: list[str]
+    A document with a context for each of its choices has one continuation, the same for all.
+    """
+
+    contexts: list[str | list[str]]
     continuations: list[list[str]]
 
 
-def ask(task: Any, split: str, shots: int, tokenizer: Any, *, chat: bool) -> Asked:
-    """Return the prompts of all documents of a split: few-shot examples are drawn for one after the other."""
+def ask(task: Any, split: str, shots: int, tokenizer: Any, *, chat: bool, most: int | None = None) -> Asked:
+    """Return the prompts of all documents of a split, or of the first ones: few-shot examples are drawn one by one."""
     task.set_config(key="num_fewshot", value=shots)
     task.set_fewshot_seed(seed=lm_eval_tasks.FEWSHOT_SEED)
     template = partial(_chat, tokenizer) if chat else None
     contexts, continuations = [], []
-    for number, doc in enumerate(lm_eval_tasks.documents(task, split)):
+    for number, doc in enumerate(itertools.islice(lm_eval_tasks.documents(task, split), most)):
         context = task.fewshot_context(
             doc,
             num_fewshot=shots,
@@ -123,6 +130,8 @@ def ask(task: Any, split: str, shots: int, tokenizer: Any, *, chat: bool) -> Ask
             # Behind them stand those without a context, where a task compares the two.
             own = requests[: len(task.doc_to_choice(doc))]
             continuations.append([request.args[1] for request in own])
+            if lm_eval_tasks.asks_by_choice(task):
+                contexts[-1], continuations[-1] = [request.args[0] for request in own], continuations[-1][:1]
     return Asked(contexts=contexts, continuations=continuations)
 
 
@@ -175,15 +184,33 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, tokeni
         draw=f"lm_eval, seed {lm_eval_tasks.FEWSHOT_SEED}" if plan.shots else None,
         example=first,
     )
-    reader: Callable[[Any, Encoded, Scoring], Reader] = partial(_reader, normalization=recipe.dataset.normalization)
+    by_choice = lm_eval_tasks.asks_by_choice(task)
+    kind = choices.ContextReader if by_choice else choices.ChoiceReader
+    reader: Callable[[Any, Encoded, Scoring], Reader] = partial(kind, normalization=recipe.dataset.normalization)
     if generates:
         reader = partial(_until_reader, until=written, judges=_judges(task, recipe, file))
-    notes = [] if generates else choices.notes(splits.values())
+    notes = [] if generates or by_choice else choices.notes(splits.values())
     return TextExamples(splits=splits, train=train, reader=reader, prompts=prompts, notes=notes)
 
 
-def _reader(model: Any, split: Encoded, scoring: Scoring, **options: Any) -> choices.ChoiceReader:
-    return choices.ChoiceReader(model, split, scoring, **options)
+def described(recipe: Recipe, tokenizer: Any) -> dict[str, Any]:
+    """Return what a saved model's description says of written answers: what surrounds a text, and what ends an answer.
+
+    "around" is [before, after] of a prompt without shots, None where that depends on the document. Of multiple choice
+    only whether choices stand in the prompts. {} for data of another source.
+    """
+    if recipe.dataset.source.kind != "lm_eval":
+        return {}
+    task = lm_eval_tasks.build(lm_eval_tasks.of(recipe.dataset.source).path)
+    if recipe.dataset.task != LM_EVAL_TASK:
+        return {"choices_in_prompts": True} if lm_eval_tasks.asks_by_choice(task) else {}
+    split = recipe.dataset.splits[next(iter(recipe.evaluation.splits))]
+    asked = ask(task, split, 0, tokenizer, chat=recipe.prompting.format == "chat", most=_ALIKE)
+    texts = [task.doc_to_text(doc) for doc in itertools.islice(lm_eval_tasks.documents(task, split), _ALIKE)]
+    pairs = zip(map(str, asked.contexts), texts, strict=True)
+    around = {tuple(context.split(text)) for context, text in pairs if text}
+    alike = len(around) == 1 and len(next(iter(around))) == 2
+    return {"until": {"around": list(around.pop()) if alike else None, **asdict(_until(task, recipe.prompting))}}
 
 
 def _until_reader(
@@ -237,6 +264,9 @@ def _judges(
             each.apply([asked])
             found = task.process_results(doc, [asked.filtered_resps[name]])
             metric = card_from_lm_eval.WRITTEN_METRIC
+            if metric not in found or float(found[metric]) not in (0.0, 1.0):
+                shown = f"{metric} {found[metric]!r}" if metric in found else f"no {metric}"
+                raise SetupError(f"the lm_eval task {file.name!r} gives document {number} {shown}; expected 0 or 1")
             values[f"{metric},{name}"] = float(found[metric])
         return values
 
@@ -254,7 +284,7 @@ def _prompts(split: Split, asked: Asked, encoder: PairEncoder, written: Until) -
             "raise it, or set prompting.max_new_tokens"
         )
     for row in split.rows:
-        ids = encoder.alone(asked.contexts[int(row["id"])])
+        ids = encoder.alone(str(asked.contexts[int(row["id"])]))
         encoder.num_cut += len(ids) > most
         ids = ids[-most:]
         document = int(row["id"])
@@ -275,7 +305,11 @@ def _encoded(split: Split, asked: Asked, encoder: PairEncoder, _: Until) -> Enco
     before = encoder.num_cut
     for row in split.rows:
         number = int(row["id"])
-        prompt_ids, continuation_ids = encoder.row(asked.contexts[number], asked.continuations[number], row["id"])
+        context = asked.contexts[number]
+        if isinstance(context, list):
+            features.append(_by_choice(row, context, asked.continuations[number], encoder))
+            continue
+        prompt_ids, continuation_ids = encoder.row(context, asked.continuations[number], row["id"])
         features.append(
             {
                 "input_ids": prompt_ids,
@@ -290,15 +324,32 @@ def _encoded(split: Split, asked: Asked, encoder: PairEncoder, _: Until) -> Enco
     return Encoded(name=split.name, ids=ids, features=features, truncated=encoder.num_cut - before)
 
 
+def _by_choice(row: dict[str, Any], contexts: list[str], continuation: list[str], encoder: PairEncoder) -> Feature:
+    """Encode a document that asks by a prompt for each choice. The prompts are cut each by itself, as lm_eval does."""
+    pairs = [encoder.row(context, continuation, row["id"]) for context in contexts]
+    parts = [{"prompt_ids": ids, "continuation_ids": own} for ids, own in pairs]
+    return {
+        "input_ids": pairs[0][0],
+        "parts": parts,
+        "labels": row["label"],
+        "choices": row["choices"],
+        "continuation_ids": [own[0] for _, own in pairs],
+        "prompt_hash": prompt_hash([], [[*ids, *own[0]] for ids, own in pairs]),
+    }
+
+
 def _train_examples(split: Split, asked: Asked, encoder: PairEncoder) -> Encoded:
     """Encode what is learned: the right choice behind its prompt, and the end token."""
     features: list[Feature] = []
     before, end = encoder.num_cut, encoder.tokenizer.eos_token_id
     for row in split.rows:
         number = int(row["id"])
-        prompt_ids, continuation_ids = encoder.row(asked.contexts[number], asked.continuations[number], row["id"])
+        context, place = asked.contexts[number], row["label"]
+        if isinstance(context, list):
+            context, place = context[place], 0
+        prompt_ids, continuation_ids = encoder.row(context, asked.continuations[number], row["id"])
         # Of written answers there is one continuation, the first gold text.
-        answer_ids = [*continuation_ids[row["label"]], end]
+        answer_ids = [*continuation_ids[place], end]
         if encoder.family == "encoder_decoder":
             feature: Feature = {"input_ids": prompt_ids, "token_labels": answer_ids}
         else:

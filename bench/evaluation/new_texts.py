@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from bench import console
-from bench.config.cards import CHOICES_TASK, GENERATION_TASK, LM_EVAL_TASK, TAGS_TASK, Source
+from bench.config.cards import CHOICES_TASK, GENERATION_TASK, TAGS_TASK, Source
 from bench.data import cleaning, sources
 from bench.data.sources import Rows
 from bench.errors import DataError
@@ -264,8 +264,8 @@ def check(rows: Rows, description: dict[str, Any]) -> None:
     """
     if not rows:
         raise DataError("there are no texts to predict")
-    if description["task"] == LM_EVAL_TASK:
-        raise DataError("answers of a model that was trained on a task of lm_eval are not written here for new texts")
+    if description.get("choices_in_prompts"):
+        raise DataError("this model was trained on a prompt for each choice, which new texts are not put into here")
     pairs, questions = _reads_pairs(description), description["task"] == "question_answering"
     for number, row in enumerate(rows, start=1):
         if description["task"] == CHOICES_TASK:

@@ -8,7 +8,7 @@ import torch
 
 from bench import console
 from bench.config import registry
-from bench.config.cards import GENERATION_TASK, Prompt
+from bench.config.cards import GENERATION_TASK, LM_EVAL_TASK, Prompt
 from bench.config.recipe import Prompting
 from bench.config.training import Spans
 from bench.data import tagging
@@ -18,7 +18,7 @@ from bench.data.prompts.template import Renderer
 from bench.data.rows import Split
 from bench.data.sources import Rows
 from bench.errors import BenchError, DataError
-from bench.evaluation import new_rows, new_texts, predict_written, saved_model, text_examples
+from bench.evaluation import new_rows, new_texts, predict_until, predict_written, saved_model, text_examples
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Reader, Scoring
 from bench.evaluation.readers import choice_head, choices, head, span, tags
@@ -61,6 +61,8 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
     }[objective]
     if description["task"] == GENERATION_TASK:
         predict_rows = predict_written.predict
+    if description["task"] == LM_EVAL_TASK:
+        predict_rows = predict_until.predict
     try:
         positions = input_limits.of_input(model).positions
         if positions is not None:  # a recipe may allow more, as long as its own texts are shorter

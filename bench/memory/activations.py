@@ -233,7 +233,7 @@ def _loss(model: Any, batch: Batch) -> torch.Tensor:
     ids = torch.empty(batch.rows, batch.length, dtype=torch.long, device="meta")
     # Where tokens see both ways, models look whether a mask hides anything, in numbers that are not there.
     one_way = (is_generative(inner) or reads_last_token(inner)) and not inner.config.is_encoder_decoder
-    mask = torch.empty_like(ids) if one_way and not looks_into_mask(inner) else None
+    mask = torch.empty_like(ids) if (one_way and not looks_into_mask(inner)) or _needs_mask(inner) else None
     if is_generative(inner):
         return _text_loss(model, inner, ids, mask, batch)
     if inner.config.is_encoder_decoder:
@@ -245,6 +245,11 @@ def _loss(model: Any, batch: Batch) -> torch.Tensor:
     outputs = model(input_ids=ids, attention_mask=mask)
     parts = [outputs[name] for name in ("logits", "start_logits", "end_logits") if name in outputs]
     return torch.stack([part.float().square().sum() for part in parts]).sum()
+
+
+def _needs_mask(inner: Any) -> bool:
+    """Return whether a model without a mask looks for pads among its tokens, but never into a mask: DeBERTa."""
+    return inner.config.model_type in ("deberta", "deberta-v2")
 
 
 def _text_loss(model: Any, inner: Any, ids: torch.Tensor, mask: Any, batch: Batch) -> torch.Tensor:

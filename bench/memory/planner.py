@@ -8,6 +8,7 @@ adds is read from its sources, and from the sizes of buffers that the harness se
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,8 @@ FLOAT32 = 4
 CUBLAS = 2 * (2 * 4096 + 8 * 16) * 1024
 # What well-tuned training reaches of a device's peak rate. An assumption.
 UTILISATION = 0.4
+# Choices of an example where the data were not read, as in ARC and HellaSwag.
+ASSUMED_CHOICES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class Parallelism:
 class Lengths:
     """Lengths of texts, in tokens. examples: None where the data were not read. answers: labels of a text.
 
-    source: where this is from, in words.
+    source: where this is from, in words. choices: texts that a head on choices reads for each example, else 1.
     """
 
     longest: int
@@ -71,6 +74,18 @@ class Lengths:
     answers: int
     source: str
     examples: int | None = None
+    choices: int = 1
+
+
+def longest_texts(features: Sequence[Mapping[str, Any]]) -> tuple[list[int], int]:
+    """Return the tokens of each example's longest text, and how many texts an example has: its choices, or 1.
+
+    features: as a run trains on them; one with "pairs" has a text for each choice, which are padded to one length.
+    """
+    if "pairs" not in features[0]:
+        return [len(feature["input_ids"]) for feature in features], 1
+    longest = [max(len(pair["input_ids"]) for pair in feature["pairs"]) for feature in features]
+    return longest, max(len(feature["pairs"]) for feature in features)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +163,6 @@ class MemoryPlan:
                 f"training.optimizer: {training.optimizer} can't be sharded by ZeRO; "
                 f"take {' or '.join(SHARDABLE_OPTIMIZERS)}"
             )
-        if resolved.recipe.dataset.task == CHOICES_TASK and resolved.recipe.objective == "head":
-            raise SetupError("a head for multiple choice, which runs as many rows as there are choices, is not planned")
         load_plan = state_sizes.load_plan(resolved)[1]
         if parallelism.zero:
             sharding.check_adapters(load_plan, f"ZeRO-{parallelism.zero}")
@@ -179,7 +192,7 @@ class MemoryPlan:
         if (rows, length, sharded) not in self.usages:
             recipe, pads = self.resolved.recipe, self._computes_pads()
             batch = Batch(
-                rows=rows,
+                rows=rows * self.lengths.choices,
                 length=length,
                 answers=rows * min(self.lengths.answers, length),
                 on_answers_alone=recipe.speed.answer_logits,
@@ -329,11 +342,17 @@ def assumed(recipe: Recipe) -> Lengths:
     answers = prompting.max_new_tokens if prompting.answer == "generate" else 8
     if recipe.training.loss_on != "answer":
         answers = recipe.max_length
+    source, choices = "max_length of the recipe", 1
+    if recipe.dataset.task == CHOICES_TASK and recipe.objective == "head":
+        named = recipe.dataset.columns.choices
+        choices = len(named) if isinstance(named, tuple) else ASSUMED_CHOICES
+        source += f", {choices} choices for each text"
     return Lengths(
         longest=recipe.max_length,
         mean=float(recipe.max_length),
         answers=answers if recipe.objective == "text" else 0,
-        source="max_length of the recipe; the data were not read",
+        source=f"{source}; the data were not read",
+        choices=choices,
     )
 
 
@@ -346,10 +365,10 @@ def seconds_per_thousand(plan: MemoryPlan, device: Device) -> float | None:
     peak = rate[plan.precision]
     if peak is None:
         return None
-    length = max(1, round(plan.lengths.mean))
+    lengths = [max(1, round(plan.lengths.mean))] * plan.lengths.choices
     answers = [max(1, plan.lengths.answers)] if plan.model.config.is_encoder_decoder and plan.lengths.answers else None
     try:
-        work = flops.step_flops(plan.model, [length], answers) * 1000
+        work = flops.step_flops(plan.model, lengths, answers) * 1000
     except flops.UncountableError:
         return None
     recomputed = 4 / 3 if plan.resolved.recipe.training.gradient_checkpointing else 1.0

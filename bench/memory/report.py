@@ -22,6 +22,7 @@ from bench.memory.planner import (
     Parallelism,
     Prediction,
     assumed,
+    longest_texts,
     seconds_per_thousand,
 )
 from bench.memory.scoring import scoring_bytes
@@ -144,14 +145,16 @@ def _read(resolved: Resolved) -> Lengths:
     else:
         train = dataclasses.replace(corpus, splits={"train": corpus.splits["train"]})
         features = task.encode(train, tokenizer, given).train.features
-    counts = [len(row["input_ids"]) for row in features]
+    counts, choices = longest_texts(features)
     whole = len(rows) < limit
+    each = f" with up to {choices} choices each" if choices > 1 else ""
     return Lengths(
         longest=max(counts),
         mean=sum(counts) / len(counts),
         answers=answers,
-        source=f"the longest of {len(rows)} {'' if whole else 'sampled '}texts, {max(counts)} tokens",
+        source=f"the longest of {len(rows)} {'' if whole else 'sampled '}texts{each}, {max(counts)} tokens",
         examples=len(rows) if whole else None,
+        choices=choices,
     )
 
 

@@ -4,7 +4,8 @@ The model is run forward and backward at a few lengths on the meta device, where
 `torch.utils.flop_counter.FlopCounterMode`: matrix products, forward and backward, each with two operations per
 multiply-add; so frozen weights, adapters, experts and heads cost what they do. What a text costs is a polynomial of
 second degree in its length, whose coefficients follow from those runs, and with linear attention also of its chunks;
-another run, at the longest length asked for, must agree with it. A model that can't be counted so has no number, rather than a wrong one.
+another run, at the longest length asked for, must agree with it. A model that can't be counted so has no number, rather
+than a wrong one.
 
 Of attention whose tokens see only earlier ones, half of the scores is charged (the counter has all of them). Left out,
 as it is no model work: recomputed activations, quantising and dequantising, and the backward pass into the input

@@ -170,15 +170,19 @@ def complete(model: Any, folder: Path, checkpoint: str, revision: str | None) ->
             f"the text part is saved inside of its whole checkpoint, and {checkpoint!r} can't be read: {error}"
         ) from error
     own = _shards(str(folder), None)
-    weight_map: dict[str, str] = {}
+    parts: list[tuple[Path, list[str]]] = []
     for source in [*own, *others]:
         weights = dict(_renamed(source, names) if source in own else _of_other_parts(source, model))
         if weights:
-            name = f"model-part-{len(set(weight_map.values())) + 1:05}.safetensors"
-            save_file(weights, folder / name, metadata={"format": "pt"})
-            weight_map |= dict.fromkeys(weights, name)
+            parts.append((folder / f"part-{len(parts) + 1:05}.safetensors", list(weights)))
+            save_file(weights, parts[-1][0], metadata={"format": "pt"})
     for path in own:
         path.unlink()
+    weight_map: dict[str, str] = {}
+    for number, (path, held) in enumerate(parts, start=1):
+        named = f"model-{number:05}-of-{len(parts):05}.safetensors"
+        path.rename(folder / named)
+        weight_map |= dict.fromkeys(held, named)
     files.write_text(folder / _INDEX, json.dumps({"metadata": {}, "weight_map": weight_map}, indent=2) + "\n")
     dtype = _object(folder / _CONFIG)["dtype"]
     files.write_text(folder / _CONFIG, json.dumps({**config, "dtype": dtype}, indent=2) + "\n")

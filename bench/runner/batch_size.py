@@ -36,7 +36,7 @@ from bench.data.batching import IGNORED
 from bench.distributed import setup, sharding
 from bench.errors import DivergedError, SetupError
 from bench.memory import limits
-from bench.memory.planner import Lengths, MemoryPlan, Parallelism
+from bench.memory.planner import Lengths, MemoryPlan, Parallelism, longest_texts
 from bench.memory.search import AUTO, KEY, candidates, largest
 from bench.records import failures
 from bench.runner.context import RunContext
@@ -201,7 +201,7 @@ class _Search:
         job, features = self._job, self._features(rows)
         if job is None:
             return None
-        lengths = [len(feature["input_ids"]) for feature in features]
+        lengths, _ = longest_texts(features)
         without_pads = self.run.resolved.recipe.speed.padding_free
         prediction = job.predict(rows, math.ceil(sum(lengths) / rows) if without_pads else max(lengths))
         return prediction.total - prediction.parts.get("CUDA", 0)
@@ -210,8 +210,9 @@ class _Search:
     def _job(self) -> MemoryPlan | None:
         features = self._features(candidates(self.share)[0])
         answers = max(_answers(feature) for feature in features)
-        longest = max(len(feature["input_ids"]) for feature in features)
-        lengths = Lengths(longest=longest, mean=float(longest), answers=answers, source="the training split")
+        counts, choices = longest_texts(features)
+        longest, source = max(counts), "the training split"
+        lengths = Lengths(longest=longest, mean=float(longest), answers=answers, source=source, choices=choices)
         spread, on_cpu = Parallelism(world=self.run.state.num_processes), self.run.state.device.type == "cpu"
         labels = max(1, len(self.run.inputs.corpus.labels))
         try:

@@ -24,7 +24,7 @@ from bench.distributed import sharding
 from bench.errors import BenchError, SetupError, StoppedError
 from bench.memory import search
 from bench.memory.limits import limits
-from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction
+from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction, longest_texts
 from bench.memory.scoring import scoring_bytes
 from bench.memory.search import Change
 from bench.models.kernels import padding_free
@@ -128,17 +128,20 @@ def plan_memory(run: RunContext) -> PredictedMemory:
     if budget is None or train is None:
         raise SetupError("the sizes of training were not known yet")
     order, features = budget.order(recipe.seed), train.features
+    counts, choices = longest_texts(features)
+    if choices > 1:  # of an example, all are as long as the longest one
+        features = [{"input_ids": range(count)} for count in counts]
     without_pads = run.model is not None and padding_free.is_attached(run.model)
     if recipe.speed.padding_free and not without_pads:
         order = sorted_in_steps(order, train.lengths, budget.global_batch)
     batch = largest_micro_batch(features, order, budget.per_device_batch, without_pads)
-    counts = [len(feature["input_ids"]) for feature in features]
     lengths = Lengths(
         longest=max(counts),
         mean=sum(counts) / len(counts),
         answers=batch.answers,
         source="the training split",
         examples=len(counts),
+        choices=choices,
     )
     # Random numbers that are drawn here must not advance the run's own generator.
     with torch.random.fork_rng(devices=[]):

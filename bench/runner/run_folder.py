@@ -37,6 +37,7 @@ _MODEL_FILES = (
     r"|adapter_model\.safetensors|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
     r"|tokenizer\.json|tokenizer\.model|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json"
     r"|vocab\.(json|txt)|merges\.txt|spiece\.model|sentencepiece\.bpe\.model|chat_template\.(jinja|json)"
+    r"|(video_)?preprocessor_config\.json|processor_config\.json"
     r"|(configuration|modeling|tokenization)_\w+\.py"
 )
 # Whatever a run writes, relative to its folder. Only what is here is ever removed.

@@ -17,7 +17,7 @@ from bench.config import registry, rules, yaml_loader
 from bench.config.fields import Strict
 from bench.config.recipe import Recipe
 from bench.data.examples import Encoded, row_lengths
-from bench.evaluation import input_check, new_rows, scoring, self_check, text_examples
+from bench.evaluation import input_check, lm_eval_examples, new_rows, scoring, self_check, text_examples
 from bench.evaluation.reader import Scoring
 from bench.models import (
     adapter_readback,
@@ -479,6 +479,7 @@ def _saved_description(run: RunContext) -> dict[str, Any]:
         "normalization": recipe.dataset.normalization,
         "pairs": recipe.dataset.columns.text_pair is not None,
         **new_rows.described(recipe.dataset),
+        **lm_eval_examples.described(recipe, inputs.tokenizer),
         "threshold": recipe.evaluation.threshold,
         "max_length": recipe.max_length,
         "spans": recipe.spans.model_dump(),

@@ -2,12 +2,14 @@
 
 import json
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks.manager import load_yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.config import foreign_code, registry, resolve
@@ -15,7 +17,7 @@ from bench.config.cards import TokenizerCard
 from bench.data import card_from_lm_eval, dataset, lm_eval_tasks
 from bench.data import tokenizer as tokenizers
 from bench.errors import DataError, RecipeError, SetupError
-from bench.evaluation import lm_eval_examples, scoring
+from bench.evaluation import lm_eval_examples, new_texts, predict_until, scoring
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from tests.helpers import models as tiny
@@ -98,6 +100,11 @@ TASKS = {
         doc_to_choice: options
         doc_to_target: gold
         fewshot_config: {sampler: first_n}
+        """,
+    "prompt_for_each": """
+        doc_to_text: "{{gold}}"
+        doc_to_choice: "{{options}}"
+        doc_to_target: "{{passage}}"
         """,
     "mutual_information": """
         doc_to_text: "{{question}}"
@@ -266,6 +273,35 @@ def test_the_training_split_is_learned_from_with_the_prompt_that_is_scored(folde
     assert text.endswith(f"answer: {'ab'[first['yes']]}")
 
 
+def test_of_a_prompt_for_each_choice_the_right_one_is_learned(folder, model, write):
+    network, tokenizer = model
+    resolved = recipe_of(write, f"lm_eval:{folder / 'prompt_for_each'}.yaml", "method=full")
+    plan = registry.load("methods", "full").load_plan(resolved.options)
+    corpus = dataset.load(resolved.recipe.dataset, {}, {"train", "test"})
+    examples = lm_eval_examples.encode_corpus(resolved.recipe, plan, corpus, tokenizer)
+    for row, feature in zip(ROWS[:18], examples.train.features, strict=True):
+        whole = tokenizer.encode(f"{row['options'][row['gold']]} {row['passage']}")
+        assert feature["input_ids"] == [*whole, tokenizer.eos_token_id]
+    split = examples.splits["test"]
+    how = Scoring(
+        tokenizer=tokenizer,
+        metrics=MetricSet((), multi_label=False, num_labels=len(corpus.labels)),
+        threshold=0.5,
+        device=torch.device("cpu"),
+        precision="no",
+    )
+    reader = examples.reader(network, split, how)
+    checked = reader.check(network, [0, 3, 5])
+    assert (checked.examples, checked.changed) == (3, 0)
+    assert checked.largest < TOLERANCE
+    assert sorted(number for batch in reader.batches for number in batch) == [*range(len(split.features))]
+    assert examples.notes == []
+    said = lm_eval_examples.described(resolved.recipe, tokenizer)
+    assert said == {"choices_in_prompts": True}
+    with pytest.raises(DataError, match="a prompt for each choice, which new texts are not put into"):
+        new_texts.check([{"text": "a"}], {"task": "multiple_choice", **said})
+
+
 # ---------------------------------------------------------------- written answers
 
 FIRST = {"function": "take_first"}
@@ -336,6 +372,74 @@ def test_every_written_answer_is_that_of_lm_eval_and_scored_as_there(name, shots
         assert values[f"lm_eval:exact_match,{sample['filter']}"][place] == sample["exact_match"]
     if (name, shots) in (("two_filters", 0), ("several_golds", 0)):  # right and wrong ones
         assert {0.0, 1.0} == {sample["exact_match"] for sample in samples}
+
+
+def test_answers_are_scored_by_a_function_of_lm_evals_own_task(tmp_path, model, write):
+    """Of hendrycks_math: the last boxed term of a solution, whatever its LaTeX; a stranger's function is refused."""
+    own = lm_eval_tasks.find("hendrycks_math_algebra")
+    files = {part: str(tmp_path / f"{part}.jsonl") for part in ("train", "test")}
+    settings = {"include": str(own), "task": "own_math", "dataset_path": "json", "dataset_name": None}
+    settings |= {
+        "dataset_kwargs": {"data_files": files},
+        "generation_kwargs": {"until": ["Problem:"], "max_gen_toks": 6},
+    }
+    path = tmp_path / "own_math.yaml"
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    said = []
+    for _ in range(2):  # every other solution is what the model writes
+        answers = [said[number] if said and number % 2 else "\\frac{1}{2}" for number in range(8)]
+        rows = [
+            {"problem": ROWS[number]["question"], "solution": f"So $\\boxed{{{answer}}}$."}
+            for number, answer in enumerate(answers)
+        ]
+        for file in files.values():
+            Path(file).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        lm_eval_tasks.build.cache_clear()
+        predictions, values = scored(recipe_of(write, f"lm_eval:{path}", "method=zero_shot"), model)
+        said = [extra["text"] for extra in predictions.extra]
+    network, tokenizer = model
+    results = simple_evaluate(
+        HFLM(pretrained=network, tokenizer=tokenizer, batch_size=4),
+        tasks=[load_yaml(path)],
+        num_fewshot=0,
+        task_manager=TaskManager(include_defaults=False),
+        bootstrap_iters=0,
+        log_samples=True,
+    )
+    samples = sorted(results["samples"]["own_math"], key=lambda one: one["doc_id"])
+    assert said == [sample["resps"][0][0] for sample in samples]
+    found = values["lm_eval:exact_match,none"].tolist()
+    assert found == [float(sample["exact_match"]) for sample in samples]
+    assert {0.0, 1.0} == set(found)
+    (tmp_path / "utils.py").write_text("def score(doc, results): return {'exact_match': 1}\n")
+    text = path.read_text().removesuffix("}")
+    (tmp_path / "strange.yaml").write_text(f"{text}, process_results: !function utils.score}}")
+    with pytest.raises(SetupError, match="it scores answers by a function of its own"):
+        card_from_lm_eval.make(f"lm_eval:{tmp_path / 'strange.yaml'}")
+
+
+def test_new_texts_are_answered_as_the_documents_are(written, model, write):
+    """By `predict`: the task's description, stop texts and number of tokens."""
+    network, tokenizer = model
+    for name in ("two_filters", "plain"):
+        resolved = recipe_of(write, f"lm_eval:{written / name}.yaml", "method=zero_shot")
+        expected, _ = scored(resolved, model)
+        rows = dataset.load(resolved.recipe.dataset, {}, {"test"}).splits["test"].rows
+        description = {
+            **lm_eval_examples.described(resolved.recipe, tokenizer),
+            "threshold": 0.5,
+            "max_length": resolved.recipe.max_length,
+            "model_card": {"family": "decoder"},
+        }
+        assert description["until"]["around"][1] == ""
+        assert description["until"]["around"][0].startswith("Some answers." if name == "two_filters" else "")
+        found = predict_until.predict(network, tokenizer, description, [{"text": row["text"]} for row in rows])
+        wanted = {row_id: extra["text"] for row_id, extra in zip(expected.ids, expected.extra, strict=True)}
+        assert [one["written"] for one in found] == [wanted[row["id"]] for row in rows]
+        assert len({one["written"] for one in found}) > 1
+    unlike = {**description, "until": {**description["until"], "around": None}}
+    with pytest.raises(DataError, match="each document has its own prompt"):
+        predict_until.predict(network, tokenizer, unlike, [{"text": "a"}])
 
 
 def test_of_written_answers_the_gold_text_is_learned(written, model, write):
@@ -444,7 +548,7 @@ def test_settings_that_are_not_supported_are_refused(keys, message, tmp_path):
     "keys, message",
     [
         ({"doc_to_target": "{{[0, 1]}}"}, "has several right choices"),
-        ({"doc_to_text": "{{gold}}"}, "a prompt for each choice"),
+        ({"doc_to_text": "{{gold}}"}, "a prompt for each choice, and behind them"),
         ({"doc_to_target": "{{17 if gold == 1 else gold}}"}, "label 17, which is none of its"),
         ({"doc_to_choice": "{{[question, '' if gold else 'x']}}", "doc_to_target": "{{0}}"}, "choice 2 of 2 is empty"),
         ({"doc_to_text": "{{unknown_column}}"}, "can't build the task"),

@@ -13,6 +13,7 @@ from bench.config.cards import ModelCard
 from bench.errors import DataError, SetupError
 from bench.models import build as builder
 from bench.models import card_from_config, checkpoint_head, own_writers, saving, text_part
+from bench.runner import run_folder
 from tests.helpers import models as tiny
 from tests.helpers import tiny_cards
 from tests.helpers.families import GROUPED, QWEN2_5_VISION, QWEN3_5_VISION, ROPE_OF_THREE, VOCABULARY
@@ -117,8 +118,12 @@ def test_a_text_part_is_trained_in_full_and_saved_as_the_whole(model_type, tmp_p
     before = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     untrained = tiny.text_build(card_of(folder), tmp_path, tokenizer=tokens())
     torch.testing.assert_close(logits(untrained), logits(before), atol=1e-6, rtol=0)
+    (folder / "preprocessor_config.json").write_text("{}")
     model = trained(folder, tmp_path / "saved")
     assert own_writers.is_made(model)
+    written = [f"model/{path.name}" for path in (tmp_path / "saved").iterdir()]
+    assert "model/preprocessor_config.json" in written
+    assert all(run_folder._is_made(name) for name in written)
     expected = logits(model)
     assert (expected - logits(before)).abs().max() > 1e-3
     plain, loading = transformers.AutoModelForImageTextToText.from_pretrained(
@@ -183,7 +188,7 @@ def test_faults_have_a_sentence(tmp_path):
     with pytest.raises(SetupError, match=r"saved inside of its whole checkpoint, and '.*gone' can't be read"):
         own_writers.complete(model, tmp_path / "alone", str(tmp_path / "gone"), None)
     trained(folder, tmp_path / "saved")
-    (tmp_path / "saved" / "model-part-00001.safetensors").unlink()
+    min((tmp_path / "saved").glob("model-00001-of-*.safetensors")).unlink()
     with pytest.raises(DataError, match="can't be loaded"):
         saving.load(tmp_path / "saved")
     for path in folder.glob("*.safetensors"):  # as a checkpoint with names that are not known

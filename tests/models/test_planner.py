@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+import transformers
 from torch.autograd.graph import saved_tensors_hooks
 
 from bench.cli import main
@@ -11,6 +12,7 @@ from bench.config import registry, resolve
 from bench.memory import activations, planner, report, search, state_sizes
 from bench.memory.activations import Batch
 from bench.memory.planner import MemoryPlan, Parallelism
+from bench.models import choice_head
 from bench.training import memory_saving
 from bench.utils import hardware
 from bench.utils.hardware import GIB
@@ -93,6 +95,48 @@ def test_activations_are_those_that_a_real_step_keeps(write, tmp_path, family, m
             for section, most in peaks.items():
                 assert found.peaks[section] == pytest.approx(most, rel=0.05, abs=20_000), section
                 assert found.with_gradients[section] == pytest.approx(with_gradients[section], rel=0.05, abs=20_000)
+
+
+def test_activations_of_deberta_which_looks_for_pads(write):
+    """Its layers share relative positions; without a mask it would look at its tokens, which are not there."""
+    settings = {"model_type": "deberta-v2", "vocab_size": 2048, "hidden_size": 64, "num_hidden_layers": 4}
+    settings |= {"num_attention_heads": 4, "intermediate_size": 128, "max_position_embeddings": 128}
+    settings |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 32}
+    settings |= {"norm_rel_ebd": "layer_norm", "share_att_key": True, "position_biased_input": False}
+    settings |= {"type_vocab_size": 0, "pad_token_id": 0}
+    config = transformers.AutoConfig.for_model(**settings)
+    make = transformers.AutoModelForSequenceClassification.from_config
+    with torch.device("meta"):
+        outlined = make(config, attn_implementation="eager").train()
+    real = make(config, attn_implementation="eager")
+    for rows, length in SIZES:
+        found = activations.probe(outlined, Batch(rows=rows, length=length))
+        assert found.kept == pytest.approx(kept_by(real, rows, length), rel=0.1)
+        peaks, _ = alive_in(real, rows, length)
+        for section, most in peaks.items():
+            assert found.peaks[section] == pytest.approx(most, rel=0.05, abs=20_000), section
+
+
+def test_a_head_on_choices_reads_a_text_for_each(write, tmp_path):
+    """Rows of a micro-batch are examples; what is kept is that of a real step on [examples, choices, tokens]."""
+    model = f"{{card: tiny_bert, architecture: {FUSED['bert']}}}"
+    path = write("study/own.yaml", f"dataset: endings\nmodel: {model}\nmethod: full\nmax_length: 96\n")
+    resolved = resolve.load(path)
+    lengths = report.lengths_of(resolved)
+    assert lengths.choices == 5
+    assert 10 < lengths.longest <= 96
+    assert "texts with up to 5 choices each" in lengths.source
+    plan = MemoryPlan.of(resolved, Parallelism(), precision="no", lengths=lengths)
+    real = tiny.build(resolved.recipe.model, tmp_path, auto_class=choice_head.AUTO_CLASS, labels=("fit",))
+    assert plan.usage(3, 64).kept == pytest.approx(kept_by(real, 3 * 5, 64), rel=0.1)
+    unread = dataclasses.replace(planner.assumed(resolved.recipe), choices=3)
+    assert planner.assumed(resolved.recipe).choices == planner.ASSUMED_CHOICES
+    fewer = MemoryPlan.of(resolved, Parallelism(), precision="no", lengths=unread)
+    assert fewer.usage(5, 64).kept == pytest.approx(plan.usage(3, 64).kept, rel=1e-6)
+    features = [{"input_ids": [5] * 9, "pairs": [{"input_ids": [5] * 4}, {"input_ids": [5] * 5}]}]
+    features.append({"input_ids": [5] * 7, "pairs": [{"input_ids": [5] * 2}] * 3})
+    assert planner.longest_texts(features) == ([5, 2], 3)
+    assert planner.longest_texts([{"input_ids": [5] * 9}]) == ([9], 1)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma"])

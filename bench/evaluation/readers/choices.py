@@ -1,15 +1,20 @@
 """Reader of multiple choice: predicts the choice that is the likeliest after the prompt, of each row's own choices."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from bench.config.recipe import Prompting
+from bench.data.batching import grouped
 from bench.data.examples import Encoded, Feature
 from bench.data.prompts.encode import prompt_identity
+from bench.evaluation import likelihood
 from bench.evaluation.reader import Answer, Scoring
+from bench.evaluation.readers.base import Checked
 from bench.evaluation.readers.likelihood import LikelihoodReader
+from bench.models.batch_budget import default_budget
 
 
 class ChoiceReader(LikelihoodReader):
@@ -36,6 +41,46 @@ class ChoiceReader(LikelihoodReader):
         # By what is compared, not by its softmax, which rounds small differences away. Equally likely: the first one.
         prediction = int(self._normalized(number, sums).argmax())
         return Answer(prediction=prediction, scores=scores.tolist(), extra=extra)
+
+
+class ContextReader(ChoiceReader):
+    """Predicts the choice after which one text, the same for all, is the likeliest, as in lm_eval's Winogrande.
+
+    Features have "parts": of each choice the prompt with it, and the tokens of the text behind it.
+    """
+
+    def __init__(self, model: Any, split: Encoded, scoring: Scoring, normalization: str) -> None:
+        parts = [part for feature in split.features for part in feature["parts"]]
+        ids = tuple(str(number) for number in range(len(parts)))
+        super().__init__(model, replace(split, ids=ids, features=parts), scoring, normalization)
+        self.split = split
+        self.places, lengths, first = [], [], 0
+        for feature in split.features:
+            self.places.append(range(first, first + len(feature["parts"])))
+            first += len(feature["parts"])
+            lengths.append(sum(len(part["prompt_ids"]) for part in feature["parts"]))
+        self.batches = grouped(lengths, scoring.batch_tokens or default_budget(model))
+
+    def read(self, numbers: list[int]) -> list[Answer]:
+        """Score one batch."""
+        answers = iter(self.scorer.run([place for number in numbers for place in self.places[number]]))
+        found = []
+        for number in numbers:
+            sums = np.array([next(answers).sums[0] for _ in self.places[number]])
+            found.append(self._answer(number, sums))
+        return found
+
+    def check(self, model: Any, numbers: list[int]) -> Checked:
+        """Score examples again by one ordinary forward per choice, and compare."""
+        largest, changed = 0.0, 0
+        for number in numbers:
+            places = [*self.places[number]]
+            fast = np.array([answer.sums[0] for answer in self.scorer.run(places)])
+            with self.autocast():
+                plain = np.array([likelihood.plain(model, self.items[place]).sums[0] for place in places])
+            largest = max(largest, float(np.abs(fast - plain).max()))
+            changed += self._normalized(number, fast).argmax() != self._normalized(number, plain).argmax()
+        return Checked(examples=len(numbers), largest=largest, changed=int(changed))
 
 
 def lengths_of(feature: Feature) -> dict[str, list[int]]:
