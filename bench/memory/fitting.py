@@ -7,6 +7,7 @@ from pathlib import Path
 from bench.config.resolve import Resolved
 from bench.memory import report, search, state_sizes
 from bench.memory.planner import MemoryPlan, Parallelism
+from bench.memory.verdict import gib
 from bench.utils import hardware
 
 _CHECKPOINTING = "training.gradient_checkpointing=true"
@@ -45,10 +46,10 @@ def fit(path: Path, own: tuple[str, ...], size: str) -> Fit:
         most = most or search.largest_batch(plan, length, available_bytes)
         if most:
             return _fitting(name, plan, min(most, share), more, size)
-    needed = report.gib(plan.predict(1, length).needed)
+    needed = gib(plan.predict(1, length).needed)
     how = " even with gradient checkpointing" if len(tries) > 1 else ""
     sentence = f"{name} is left out: one text of {length} tokens needs {needed}{how}, and {size} has"
-    return Fit(fits=False, sentence=f"{sentence} {report.gib(available_bytes)}")
+    return Fit(fits=False, sentence=f"{sentence} {gib(available_bytes)}")
 
 
 def _asked_only(
@@ -60,9 +61,9 @@ def _asked_only(
     weights = state_sizes.states(state_sizes.outline(adapted), "sgd", "loop").frozen
     held = weights + hardware.CONTEXT
     if held > available_bytes:
-        sentence = f"{name} is left out: the weights and CUDA's context alone take {report.gib(held)}, and {size} has"
-        return Fit(fits=False, sentence=f"{sentence} {report.gib(available_bytes)}")
-    return Fit(fits=True, sentence=f"weights of {report.gib(weights)} in {size}; batches of scoring are not planned")
+        sentence = f"{name} is left out: the weights and CUDA's context alone take {gib(held)}, and {size} has"
+        return Fit(fits=False, sentence=f"{sentence} {gib(available_bytes)}")
+    return Fit(fits=True, sentence=f"weights of {gib(weights)} in {size}; batches of scoring are not planned")
 
 
 def _plan(resolved: Resolved) -> MemoryPlan:
@@ -73,6 +74,6 @@ def _fitting(name: str, plan: MemoryPlan, most: int, more: tuple[str, ...], size
     share, length = plan.budget.per_device_batch, plan.lengths.longest
     rows = max(rows for rows in search.candidates(share) if rows <= most)
     overrides = more if rows == share else (*more, f"training.per_device_batch={rows}")
-    needed = report.gib(plan.predict(rows, length).needed)
+    needed = gib(plan.predict(rows, length).needed)
     changed = f", with {' and '.join(overrides)}" if overrides else ""
     return Fit(fits=True, sentence=f"planned {needed} of {size}{changed}", overrides=overrides)

@@ -19,18 +19,15 @@ from bench.distributed.sharding import SHARDABLE_OPTIMIZERS
 from bench.errors import SetupError
 from bench.memory import activations, state_sizes
 from bench.memory.activations import Batch, Usage
-from bench.models import flops
 from bench.training.memory_saving import checkpoint_activations
 from bench.training.schedule import Budget
-from bench.utils.hardware import CONTEXT, GIB, Device
+from bench.utils.hardware import CONTEXT, GIB
 
 # NCCL's channels, which come on top of CUDA's context where there are several GPUs.
 CHANNELS = GIB // 4
 # Of what comes and goes: blocks that are free, but of no size that is asked for. An allowance, not a measurement.
 FRAGMENTED_SHARE = 0.05
 FLOAT32 = 4
-# What well-tuned training reaches of a device's peak rate. An assumption.
-UTILISATION = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,22 +302,3 @@ def assumed(recipe: Recipe) -> Lengths:
         answers=answers if recipe.objective == "text" else 0,
         source="max_length of the recipe; the data were not read",
     )
-
-
-def seconds_per_thousand(plan: MemoryPlan, device: Device) -> float | None:
-    """Return seconds for 1,000 texts of mean length at UTILISATION of all GPUs' rate; None without a known rate.
-
-    Recomputation is added: the forward pass once more, half as much as the backward pass.
-    """
-    rate = {"bf16": device.half_flops if device.bf16 else None, "fp16": device.half_flops, "no": device.fp32_flops}
-    peak = rate[plan.precision]
-    if peak is None:
-        return None
-    length = max(1, round(plan.lengths.mean))
-    answers = [max(1, plan.lengths.answers)] if plan.model.config.is_encoder_decoder and plan.lengths.answers else None
-    try:
-        work = flops.step_flops(plan.model, [length], answers) * 1000
-    except flops.UncountableError:
-        return None
-    recomputed = 4 / 3 if plan.resolved.recipe.training.gradient_checkpointing else 1.0
-    return work * recomputed / (peak * UTILISATION * plan.parallelism.world)

@@ -70,24 +70,28 @@ class _Tokens:
         return 0
 
 
-def load_plan(resolved: Resolved) -> tuple[Any, LoadPlan]:
-    """Return (the recipe's method, its load plan). Raises SetupError for a method that trains nothing."""
+def load_plan(resolved: Resolved, *, trained: bool = True) -> tuple[Any, LoadPlan]:
+    """Return (the recipe's method, its load plan). trained: whether a method that trains nothing is refused.
+
+    Raises SetupError for one that is.
+    """
     name = resolved.recipe.method.name
     method = registry.load("methods", name)
     plan = method.load_plan(resolved.options)
-    if plan.trains != "gradient":
+    if trained and plan.trains != "gradient":
         raise SetupError(f"method {name!r} trains nothing by gradients; a plan is of a training's memory")
     return method, plan
 
 
-def outline(resolved: Resolved, num_labels: int = 2) -> Any:
+def outline(resolved: Resolved, num_labels: int = 2, *, trained: bool = True) -> Any:
     """Build the recipe's model on the meta device, with its head, in 4 bits where asked, adapted by its method.
 
-    num_labels: of a task whose card does not name them. Raises SetupError for an architecture that is neither on the
-    card nor in the local cache, and for what the method refuses.
+    num_labels: of a task whose card does not name them. trained: whether a method that trains nothing is refused.
+    Raises SetupError for an architecture that is neither on the card nor in the local cache, and for what the method
+    refuses.
     """
     recipe = resolved.recipe
-    method, plan = load_plan(resolved)
+    method, plan = load_plan(resolved, trained=trained)
     task = registry.load("tasks", recipe.dataset.task)
     text = recipe.objective == "text"
     names = task.head_outputs(recipe.dataset.kept_labels or tuple(map(str, range(num_labels))))
