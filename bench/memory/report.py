@@ -66,19 +66,16 @@ def answer(request: PlanRequest) -> Answer:
     resolved = load(())
     precision = precision_of(request.precision, card)
     if not resolved.by_gradients:
-        if request.rows is not None:
-            what = f"--per-device-batch is of a training, and {resolved.recipe.method.name} trains nothing by gradients"
-            raise SetupError(f"{what}; set evaluation.batch_tokens, the tokens of a batch that is scored")
         found = inference.plan(
             resolved,
             precision=precision,
-            lengths=_asked_lengths(request, lengths_of(resolved), None),
+            lengths=_asked_lengths(request, lengths_of(resolved), resolved.recipe.model.max_length),
             usable=card.usable,
             parallelism=request.parallelism,
         )
         return _of_scoring(found, card, request)
     plan = MemoryPlan.of(resolved, request.parallelism, precision=precision, lengths=lengths_of(resolved))
-    plan.lengths = _asked_lengths(request, plan.lengths, plan)
+    plan.lengths = _asked_lengths(request, plan.lengths, search.longest_read(plan))
     length = plan.lengths.longest
     rows, said = search.planned(plan, length, card.usable)
     prediction = plan.predict(rows, length)
@@ -110,11 +107,11 @@ def _loader(request: PlanRequest) -> Callable[[tuple[str, ...]], Resolved]:
     return search.loader(request.path, own)
 
 
-def _asked_lengths(request: PlanRequest, read: Lengths, plan: MemoryPlan | None) -> Lengths:
-    """Return the lengths that are planned for: as --length asks, or as they were read."""
+def _asked_lengths(request: PlanRequest, read: Lengths, longest: int | None) -> Lengths:
+    """Return the lengths that are planned for, as --length asks or as they were read. longest: that the model reads."""
     if request.length is None:
         return read
-    most = (search.longest_read(plan) if plan is not None else None) or search.LONGEST
+    most = longest or search.LONGEST
     if not 1 <= request.length <= most:
         raise SetupError(f"--length {request.length} is outside of what the model reads: 1 to {most} tokens")
     return dataclasses.replace(
@@ -299,6 +296,9 @@ _INTRODUCTION = (
     "",
     "Made by `python -m bench plan --table -o reports/plan.md`, from the recipes alone: nothing was downloaded or",
     "measured. Peak GiB on each GPU of a training step, in bf16, with texts as long as the recipe's max_length.",
+    "",
+    "A size of GPU stands for what the smallest card that is sold with it gives to programs (24 GB: 23.52 GiB of an",
+    "RTX 4090). The largest batch is the largest micro-batch that divides the global batch.",
     "",
 )
 

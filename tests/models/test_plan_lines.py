@@ -273,7 +273,9 @@ def test_past_records_of_the_device_take_the_place_of_published_times(llama, tmp
     expected = [work / (share * 362.05e12) for share in (0.5, 0.3)]
     assert [float(part) for part in re.findall(r"([\d.]+) s\b", line)] == pytest.approx(expected, rel=0.05)
     assert line.endswith(f"by 2 records of full on NVIDIA L40S in {tmp_path}")
-    assert timing.lines(llama, 32, asked_card("T4"), tmp_path)[0].endswith("with an MFU")
+    in_fp16 = dataclasses.replace(llama, precision="fp16")
+    assert timing.lines(in_fp16, 32, asked_card("T4"), tmp_path)[0].endswith("with an MFU")
+    assert timing.lines(llama, 32, asked_card("T4"), None) == ["time: no peak rate of Tesla T4 in bf16 is published"]
 
 
 def test_no_time_where_none_is_known(llama):

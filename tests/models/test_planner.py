@@ -265,7 +265,7 @@ def test_the_command_says_what_fits(write, capsys):
     code, out, err = lines(capsys, path, "--gpu", "1 GB", "model=tiny_llama", "model.architecture.vocab_size=1000000")
     assert (code, err) == (3, "")
     assert out.startswith("does not fit: ")
-    assert "\nto make it fit at 78 tokens: " in out
+    assert "\nto make it fit at 69 tokens: " in out
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_the_command_says_what_fits(write, capsys):
         ),
         (
             ["method=zero_shot", "objective=text", "model=tiny_llama", "--per-device-batch", "2"],
-            "--per-device-batch is of a training, and zero_shot trains nothing by gradients; set evaluation.batch_tok",
+            "command line: training.per_device_batch: method 'zero_shot' is not trained and can't use this; remove it",
         ),
         (
             ["--gpu", "T4", "--precision", "bf16"],
