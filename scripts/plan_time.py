@@ -6,7 +6,9 @@ Prints each published run beside the range that `python -m bench plan` would giv
 of the range is off. The runs are facts of two projects: huggingface/peft, method_comparison/MetaMathQA (commits 0a179c1
 and 5d602fd; Llama-3.2-3B, 5,000 steps of 4 texts, 4,198,051 tokens without pads, an L40S), and Lightning-AI/litgpt,
 config_hub/finetune (commit 2685705; the 1,900 training texts of Alpaca2k, an A10G), whose texts' lengths are not
-published: so QLoRA's time less LoRA's is compared, which does not hang on them.
+published: so QLoRA's time less LoRA's is compared, which does not hang on them. The rates of `bench.memory.timing` were
+set by these same runs, but for "a later version": the errors say how well one range describes them all, and a run on
+another device, or of another size, may be farther off.
 """
 
 import math
@@ -100,6 +102,9 @@ def main() -> int:
         )
     worst = max(runs(), key=lambda run: abs(run.error))
     console.say(f"\nThe middle of a range is off by at most {abs(worst.error):.0%} ({worst.name}).")
+    console.say(
+        'The rates were set by these runs, but for "a later version"; other devices and sizes may be farther off.'
+    )
     return 0
 
 
