@@ -1,4 +1,4 @@
-"""`bench plan`: predicts the memory of a training run before any download."""
+"""`bench plan`: predicts the memory of a run before any download, and says first whether it fits."""
 
 import argparse
 import contextlib
@@ -13,10 +13,13 @@ from bench.config import recipe_names, resolve
 from bench.errors import BenchError
 from bench.utils import arguments, files, process
 
+# The exit code of a plan that does not fit; 2 is a problem of the command or the recipe.
+DOES_NOT_FIT = 3
+
 
 def add(commands: Any) -> None:
     """Add the command and its options."""
-    plan = add_command(commands, "plan", plan_command, "predict the peak memory of a training, before any download")
+    plan = add_command(commands, "plan", plan_command, "predict a run's peak memory and time, before any download")
     plan.add_argument("recipe", nargs="?", type=Path)
     plan.add_argument("overrides", nargs="*", metavar="key=value", help="override keys of the recipe")
     plan.add_argument("--gpu", metavar="SIZE|NAME", help="memory of one GPU, or its name: 12GiB, A10G")
@@ -34,12 +37,21 @@ def add(commands: Any) -> None:
     plan.add_argument("--precision", choices=["bf16", "fp16", "no"], help="mixed precision (default: the device's)")
     plan.add_argument("--per-device-batch", type=int, metavar="B", help="examples per micro-batch")
     plan.add_argument("--length", type=int, metavar="L", help="sequence length in tokens")
+    plan.add_argument(
+        "--records",
+        type=arguments.path,
+        metavar="FOLDER",
+        help="past runs: on the same device with the same method, the forecast of time rests on them",
+    )
     plan.add_argument("--table", action="store_true", help="print predictions for all shipped recipes, in Markdown")
     plan.add_argument("-o", "--output", type=arguments.path, metavar="FILE.md", help="write the --table to this file")
 
 
 def plan_command(options: argparse.Namespace) -> int:
-    """Print the predicted memory of a training run, or the table of all shipped recipes."""
+    """Print the predicted memory of a run, the verdict first, or the table of all shipped recipes.
+
+    Returns the exit code: 3 where the run does not fit.
+    """
     if options.recipe is not None:
         # The config of a model that is named without a card is fetched, a few kilobytes; all else is read offline.
         with contextlib.suppress(BenchError):  # it is raised again, in its place
@@ -68,10 +80,12 @@ def plan_command(options: argparse.Namespace) -> int:
         precision=options.precision,
         rows=options.per_device_batch,
         length=options.length,
+        records=options.records,
     )
-    for line in report.lines(request):
+    answer = report.answer(request)
+    for line in answer.lines:
         console.say(line)
-    return 0
+    return 0 if answer.fits else DOES_NOT_FIT
 
 
 def _import_for_plans() -> None:

@@ -10,9 +10,7 @@ from bench.errors import DataError
 from bench.records.record import RunWarning
 
 
-def without_leaks(
-    splits: dict[str, Split], card: DatasetCard
-) -> tuple[dict[str, Split], list[str], list[RunWarning]]:
+def without_leaks(splits: dict[str, Split], card: DatasetCard) -> tuple[dict[str, Split], list[str], list[RunWarning]]:
     """Refuse, drop or allow rows of train or validation that share a text or a group with a scored split.
 
     Returns the splits; where leakage is allowed, a note; and a warning for each split that training has rows of.

@@ -116,7 +116,7 @@ def gpu(place: int) -> tuple[str, tuple[int, int] | None]:
 
 
 def check_precision(on_cpu: bool) -> None:
-    """Raise SetupError for a precision that the device does not have, or DeepSpeed does not train in as it says.
+    """Raise SetupError for a precision that the device does not have.
 
     fp16 on a CPU: training would be in float32 and scoring in fp16, and nobody would say so. bf16 on a GPU from before
     Ampere: it would be emulated, slower than float32.
@@ -127,13 +127,6 @@ def check_precision(on_cpu: bool) -> None:
             name, capability = gpu(place)
             if capability is not None and capability < hardware.BF16_CAPABILITY:
                 raise SetupError(f"mixed_precision is bf16, and {hardware.no_bf16(name, capability)}")
-    if chosen == "fp16" and not on_cpu and sharding.requested_backend() == "deepspeed":
-        # Engine and ZeRO optimizers of DeepSpeed 0.19 (runtime/zero/stage_1_and_2.py, step and _optimizer_step).
-        raise SetupError(
-            "mixed_precision fp16 under DeepSpeed is not supported: its autocast clips gradients before the loss "
-            "scaler unscales them, so that clip_norm would hold for another norm; launch with "
-            "accelerate_configs/ddp_fp16.yaml, or take bf16 on GPUs that have it"
-        )
     if chosen == "fp16" and on_cpu:
         raise SetupError(
             "mixed_precision fp16 needs a GPU, and this run is on the CPU; set mixed_precision: bf16 or no in the "

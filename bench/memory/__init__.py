@@ -1,6 +1,7 @@
 """Predicts a training run's memory before it runs, and searches what fits.
 
 Reading order: planner (the prediction), state_sizes (parameters, gradients, optimizer), without_numbers (adapters that
-compute while they are built), activations, meta_device, search (what fits), scoring (of a split, on the host), limits
-(what is there), report (tables for people), fitting (a recipe made to fit).
+compute while they are built), activations, meta_device, inference (of a run that trains nothing), verdict (does it
+fit), search (what fits, and what makes it fit), scoring (of a split, on the host), limits (what is there), disk (what a
+run writes), timing (how long it takes), report (tables for people), fitting (a recipe made to fit).
 """

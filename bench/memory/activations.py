@@ -123,6 +123,35 @@ def probe(model: Any, batch: Batch) -> Usage:
     return Usage.combined(parts)
 
 
+def forward_peak(model: Any, batch: Batch) -> int:
+    """Return the most bytes that are alive beside the weights while the body, without a head, runs without gradients.
+
+    The model is on the meta device. Raises SetupError for one that can't be run there.
+    """
+    inner, runs = unwrapped(model), _runs(model)
+    ledger = _Ledger(model)
+    casts = Autocast(TYPES[batch.precision], None, keeps=False) if batch.precision in TYPES else nullcontext()
+    ids = torch.empty(batch.rows, batch.length, dtype=torch.long, device="meta")
+    inputs: dict[str, Any] = {"input_ids": ids}
+    if inner.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = ids
+    elif is_generative(inner) and not looks_into_mask(inner):
+        inputs["attention_mask"] = torch.empty_like(ids)
+    with ExitStack() as stack:
+        if transformers_internals.attention_name(inner.config) != "eager":
+            AttentionInterface.register(ATTENTION, attention)
+            stack.enter_context(patch.attention_function(patch.configs_of(inner), ATTENTION))
+        stack.enter_context(_shortened(model, runs, [min(len(run), 2) for run in runs]))
+        for context in (torch.no_grad(), ledger, casts):
+            stack.enter_context(context)
+        try:
+            inner.base_model(**inputs)
+        except (NotImplementedError, RuntimeError, ValueError, IndexError, TypeError) as error:
+            kind, problem = type(inner).__name__, str(error).splitlines()[0]
+            raise SetupError(f"the activations of {kind} can't be planned: {problem}") from error
+    return round(ledger.peaks["forward"])
+
+
 def _runs(model: Any) -> list[list[nn.Module]]:
     """Return the stack of blocks, in runs of neighbours whose parameters have the same shapes, types and training.
 

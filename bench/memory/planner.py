@@ -20,12 +20,11 @@ from bench.distributed.sharding import SHARDABLE_OPTIMIZERS
 from bench.errors import SetupError
 from bench.memory import activations, state_sizes
 from bench.memory.activations import Batch, Usage
-from bench.models import flops
 from bench.models.heads import unwrapped
 from bench.models.kernels import patch
 from bench.training.memory_saving import checkpoint_activations
 from bench.training.schedule import Budget
-from bench.utils.hardware import CONTEXT, GIB, Device
+from bench.utils.hardware import CONTEXT, GIB
 
 # NCCL's channels, which come on top of CUDA's context where there are several GPUs.
 CHANNELS = GIB // 4
@@ -37,8 +36,6 @@ FLOAT32 = 4
 # cuBLAS's workspace, from torch's allocator: one for the thread of the forward pass, and one for autograd's. 8,519,680
 # bytes each before Hopper, which has 32 MiB (aten/src/ATen/cuda/CublasHandlePool.cpp); seen in stub-GPU measurements.
 CUBLAS = 2 * (2 * 4096 + 8 * 16) * 1024
-# What well-tuned training reaches of a device's peak rate. An assumption.
-UTILISATION = 0.4
 # Choices of an example where the data were not read, as in ARC and HellaSwag.
 ASSUMED_CHOICES = 4
 
@@ -83,7 +80,9 @@ def longest_texts(features: Sequence[Mapping[str, Any]]) -> tuple[list[int], int
     features: as a run trains on them; one with "pairs" has a text for each choice, which are padded to one length.
     """
     if "pairs" not in features[0]:
-        return [len(feature["input_ids"]) for feature in features], 1
+        return [
+            len(feature["input_ids"] if "input_ids" in feature else feature["prompt_ids"]) for feature in features
+        ], 1
     longest = [max(len(pair["input_ids"]) for pair in feature["pairs"]) for feature in features]
     return longest, max(len(feature["pairs"]) for feature in features)
 
@@ -354,22 +353,3 @@ def assumed(recipe: Recipe) -> Lengths:
         source=f"{source}; the data were not read",
         choices=choices,
     )
-
-
-def seconds_per_thousand(plan: MemoryPlan, device: Device) -> float | None:
-    """Return seconds for 1,000 texts of mean length at UTILISATION of all GPUs' rate; None without a known rate.
-
-    Recomputation is added: the forward pass once more, half as much as the backward pass.
-    """
-    rate = {"bf16": device.half_flops if device.bf16 else None, "fp16": device.half_flops, "no": device.fp32_flops}
-    peak = rate[plan.precision]
-    if peak is None:
-        return None
-    lengths = [max(1, round(plan.lengths.mean))] * plan.lengths.choices
-    answers = [max(1, plan.lengths.answers)] if plan.model.config.is_encoder_decoder and plan.lengths.answers else None
-    try:
-        work = flops.step_flops(plan.model, lengths, answers) * 1000
-    except flops.UncountableError:
-        return None
-    recomputed = 4 / 3 if plan.resolved.recipe.training.gradient_checkpointing else 1.0
-    return work * recomputed / (peak * UTILISATION * plan.parallelism.world)

@@ -14,18 +14,10 @@ from bench.data import tokenizer as tokenizers
 from bench.data.rows import texts_of
 from bench.errors import BenchError, SetupError
 from bench.evaluation import reference_examples, text_examples
-from bench.memory import search, state_sizes
-from bench.memory.planner import (
-    UTILISATION,
-    Lengths,
-    MemoryPlan,
-    Parallelism,
-    Prediction,
-    assumed,
-    longest_texts,
-    seconds_per_thousand,
-)
+from bench.memory import disk, inference, search, state_sizes, timing
+from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction, assumed, longest_texts
 from bench.memory.scoring import scoring_bytes
+from bench.memory.verdict import Card, asked_card, gib, others_of_this_size, precision_of, verdict
 from bench.models import build
 from bench.utils import hardware
 from bench.utils.hardware import GIB
@@ -34,15 +26,14 @@ from bench.utils.hardware import GIB
 MOST_TEXTS = 2000
 # Sizes of a split for which the memory of its scoring is shown.
 SCORED_EXAMPLES = (1_000, 100_000)
-# Sizes of memory that are asked where none is given.
-SIZES = ("12GiB", "16GiB", "24GiB", "48GiB", "80GiB", "141GiB")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
     """A plan as it is asked for. gpu: a size or a device's name; None for all of SIZES.
 
-    rows, length: in place of the recipe's micro-batch, and of the longest text.
+    rows, length: in place of the recipe's micro-batch, and of all texts' length. records: of runs whose time a forecast
+    of time rests on, where they are of the same device.
     """
 
     path: Path
@@ -52,29 +43,63 @@ class PlanRequest:
     precision: str | None = None
     rows: int | None = None
     length: int | None = None
+    records: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The lines of a plan, the verdict first, and whether it fits what was asked for; or anything, if nothing was."""
+
+    lines: list[str]
+    fits: bool
 
 
 def lines(request: PlanRequest) -> list[str]:
     """Return the plan in plain text. Raises BenchError for what can't be planned."""
-    available_bytes, name, device = _gpu(request.gpu)
+    return answer(request).lines
+
+
+def answer(request: PlanRequest) -> Answer:
+    """Return the plan of a recipe. Raises BenchError for what can't be planned."""
+    card = asked_card(request.gpu)
     load = _loader(request)
     resolved = load(())
-    precision = request.precision or ("fp16" if device is not None and not device.bf16 else "bf16")
+    precision = precision_of(request.precision, card)
+    if not resolved.by_gradients:
+        found = inference.plan(
+            resolved,
+            precision=precision,
+            lengths=_asked_lengths(request, lengths_of(resolved), resolved.recipe.model.max_length),
+            usable=card.usable,
+            parallelism=request.parallelism,
+        )
+        return _of_scoring(found, card, request)
     plan = MemoryPlan.of(resolved, request.parallelism, precision=precision, lengths=lengths_of(resolved))
-    length = _length(request, plan)
-    rows, said = search.planned(plan, length, available_bytes)
+    plan.lengths = _asked_lengths(request, plan.lengths, search.longest_read(plan))
+    length = plan.lengths.longest
+    rows, said = search.planned(plan, length, card.usable)
     prediction = plan.predict(rows, length)
-    shown = [*_summary(plan, prediction), *said, *_parts(prediction), *_scoring(resolved)]
-    if available_bytes is None:
-        fitting = [size for size in SIZES if prediction.needed <= hardware.memory(size)]
-        return [*shown, f"fits {fitting[0]} and more" if fitting else f"does not fit {SIZES[-1]}"]
-    shown += _verdict(plan, prediction, available_bytes, name)
-    if prediction.needed > available_bytes:
-        chosen = search.cheapest_fit(plan, length, available_bytes, load)
-        shown += [f"to make it fit: {change.what} ({change.costs})" for change in chosen]
+    where = f"micro-batches of {rows} x {length} tokens"
+    fits, first = verdict(prediction.needed, card, where)
+    shown = [first, *others_of_this_size(prediction.needed, card), *_summary(plan, prediction), *said]
+    shown += _parts(prediction)
+    if card.usable is not None:
+        shown += _largest(plan, prediction, card.usable)
+    if card.usable is not None and not fits:
+        chosen = search.cheapest_fit(plan, length, card.usable, load)
+        shown += [f"to make it fit at {length} tokens: {change.what} ({change.costs})" for change in chosen]
         if not chosen:
-            shown.append("no known change makes it fit; take a smaller model, shorter texts or more GPUs")
-    return [*shown, *_time(plan, name, device)]
+            shown.append(f"no known change makes it fit at {length} tokens; take a smaller model or more GPUs")
+    shown += [*_scoring(resolved), *disk.lines(plan), *timing.lines(plan, rows, card, request.records)]
+    return Answer(lines=shown, fits=fits)
+
+
+def _of_scoring(found: inference.InferencePlan, card: Card, request: PlanRequest) -> Answer:
+    fits, first = verdict(found.total, card, f"batches of {found.tokens} tokens")
+    shown = [first, *others_of_this_size(found.total, card), *found.lines(), *_scoring(found.resolved)]
+    if card.usable is not None and not fits:
+        shown += found.to_make_it_fit(card.usable, _loader(request))
+    return Answer(lines=[*shown, *disk.of_scoring(found)], fits=fits)
 
 
 def _loader(request: PlanRequest) -> Callable[[tuple[str, ...]], Resolved]:
@@ -82,25 +107,20 @@ def _loader(request: PlanRequest) -> Callable[[tuple[str, ...]], Resolved]:
     return search.loader(request.path, own)
 
 
-def _gpu(text: str | None) -> tuple[int | None, str, hardware.Device | None]:
-    """Return (bytes, name for people, the device where it is a known one)."""
-    if text is None:
-        return None, "", None
-    available_bytes = hardware.memory(text)
-    try:
-        name, device = hardware.named(text)
-    except SetupError:
-        return available_bytes, text, None
-    return available_bytes, name, device
-
-
-def _length(request: PlanRequest, plan: MemoryPlan) -> int:
+def _asked_lengths(request: PlanRequest, read: Lengths, longest: int | None) -> Lengths:
+    """Return the lengths that are planned for, as --length asks or as they were read. longest: that the model reads."""
     if request.length is None:
-        return plan.lengths.longest
-    most = search.longest_read(plan) or search.LONGEST
+        return read
+    most = longest or search.LONGEST
     if not 1 <= request.length <= most:
         raise SetupError(f"--length {request.length} is outside of what the model reads: 1 to {most} tokens")
-    return request.length
+    return dataclasses.replace(
+        read,
+        longest=request.length,
+        mean=float(request.length),
+        answers=request.length if read.answers >= read.longest else min(read.answers, request.length),
+        source="as asked for with --length",
+    )
 
 
 def lengths_of(resolved: Resolved) -> Lengths:
@@ -139,9 +159,12 @@ def _read(resolved: Resolved) -> Lengths:
     if given.objective == "text":
         writes = given.dataset.task == GENERATION_TASK
         encode_corpus = reference_examples.encode_corpus if writes else text_examples.encode_corpus
-        asked = encode_corpus(given, state_sizes.load_plan(resolved)[1], corpus, task, tokenizer)
+        asked = encode_corpus(given, state_sizes.load_plan(resolved, trained=False)[1], corpus, task, tokenizer)
         features = asked.train.features if asked.train is not None else []
         answers = max((sum(label != -100 for label in row["token_labels"]) for row in features), default=0)
+        if asked.train is None:  # what trains nothing reads the texts that it scores
+            features = [row for split in asked.splits.values() for row in split.features]
+            rows = features
     else:
         train = dataclasses.replace(corpus, splits={"train": corpus.splits["train"]})
         features = task.encode(train, tokenizer, given).train.features
@@ -156,11 +179,6 @@ def _read(resolved: Resolved) -> Lengths:
         examples=len(rows) if whole else None,
         choices=choices,
     )
-
-
-def gib(size: float) -> str:
-    """Return bytes as people read them."""
-    return f"{size / GIB:.2f} GiB" if size >= GIB / 100 else f"{size / 2**20:.2f} MiB"
 
 
 def _summary(plan: MemoryPlan, prediction: Prediction) -> list[str]:
@@ -203,31 +221,16 @@ def _scoring(resolved: Resolved) -> list[str]:
     return [f"  host: scoring and metrics of {len(card.labels)} labels take {shown} examples"]
 
 
-def _verdict(plan: MemoryPlan, prediction: Prediction, available_bytes: int, name: str) -> list[str]:
-    fits = prediction.needed <= available_bytes
-    gap = gib(abs(available_bytes - prediction.needed))
-    verdict = f"fits, with {gap} to spare" if fits else f"does not fit: {gap} too little"
-    rows = search.largest_batch(plan, prediction.length, available_bytes)
+def _largest(plan: MemoryPlan, prediction: Prediction, available_bytes: int) -> list[str]:
+    dividing, rows = search.largest_dividing(plan, prediction.length, available_bytes)
+    share = max(1, plan.resolved.recipe.training.global_batch // plan.parallelism.world)
     length = search.largest_length(plan, prediction.rows, available_bytes)
-    most = " or more" if rows == search.MOST_ROWS else ""
+    more = f"{rows} or more" if rows == search.MOST_ROWS else f"{rows}"
+    beside = "" if dividing == rows else f"; {more} would fit"
     return [
-        f"{name} ({gib(available_bytes)}): {verdict}",
-        f"largest micro-batch at {prediction.length} tokens: {rows or 'none'}{most}",
+        f"largest micro-batch at {prediction.length} tokens: {dividing or 'none'}, of those that divide a GPU's "
+        f"{share} examples of a step{beside}",
         f"longest texts at micro-batches of {prediction.rows}: {f'{length} tokens' if length else 'none'}",
-    ]
-
-
-def _time(plan: MemoryPlan, name: str, device: hardware.Device | None) -> list[str]:
-    seconds = None if device is None else seconds_per_thousand(plan, device)
-    if seconds is None:
-        return []
-    done = "1,000 texts"
-    if plan.lengths.examples is not None:
-        seconds, done = seconds * plan.lengths.examples / 1000, f"an epoch of {plan.lengths.examples} texts"
-    gpus = "" if plan.parallelism.world == 1 else f" x {plan.parallelism.world}"
-    return [
-        f"time: {done} of {plan.lengths.mean:.0f} tokens in about {seconds:.0f} s on {name}{gpus}, "
-        f"at an assumed {UTILISATION:.0%} of its published peak FLOP/s (MFU)"
     ]
 
 
@@ -298,6 +301,9 @@ _INTRODUCTION = (
     "Made by `python -m bench plan --table -o reports/plan.md`, from the recipes alone: nothing was downloaded or",
     "measured. Peak GiB on each GPU of a training step, in bf16, with texts as long as the recipe's max_length.",
     "",
+    "A size of GPU stands for what the smallest card that is sold with it gives to programs (24 GB: 23.52 GiB of an",
+    "RTX 4090). The largest batch is the largest micro-batch that divides the global batch.",
+    "",
 )
 
 
@@ -327,7 +333,7 @@ def _combinations() -> list[str]:
             f"{prediction.rows} x {prediction.length}",
             *_grouped(prediction),
             "yes" if fits else "no",
-            search.largest_batch(plan, prediction.length, available_bytes) or "none",
+            search.largest_dividing(plan, prediction.length, available_bytes)[0] or "none",
             search.largest_length(plan, prediction.rows, available_bytes) or "none",
             ", ".join(change.what for change in chosen) or ("" if fits else "no known change"),
         ]

@@ -9,7 +9,6 @@ from typing import Any
 
 from bench.config import resolve as recipes
 from bench.config.resolve import Resolved
-from bench.distributed.sharding import SHARDABLE_OPTIMIZERS
 from bench.errors import BenchError, SetupError
 from bench.memory.planner import MemoryPlan
 
@@ -144,48 +143,85 @@ def _is_last(known: dict[int, int], low: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A change of a run, and what it costs, in words. overrides: of the recipe. parallelism: fields of Parallelism."""
+    """A change of a run, and what it costs, in words. overrides: of the recipe. parallelism: fields of Parallelism.
+
+    instead_of: beginnings of the changes that it takes the place of.
+    """
 
     what: str
     costs: str
     overrides: tuple[str, ...] = ()
     parallelism: dict[str, Any] = field(default_factory=dict)
+    instead_of: tuple[str, ...] = ()
+
+
+ROWS = "training.per_device_batch="
+_CHECKPOINTING = "training.gradient_checkpointing=true"
+_OFFLOADED = "training.activation_offload=true"
+_8BIT = ("training.optimizer=adamw_bnb_8bit", "training.optimizer=paged_adamw_8bit")
+
+
+def fewer_rows(rows: int) -> Change:
+    """Return the change to a smaller micro-batch."""
+    costs = "no other result, for the global batch stays; less speed where the GPU is not full"
+    return Change(what=f"{ROWS}{rows}", costs=costs, overrides=(f"{ROWS}{rows}",))
 
 
 def changes(plan: MemoryPlan) -> list[Change]:
-    """Return what may help, the cheapest first."""
-    recipe, world = plan.resolved.recipe, plan.parallelism.world
-    known_changes = [
-        Change(
-            what="training.per_device_batch=1",
-            costs="no other result, for the global batch stays; less speed where the GPU is not full",
-            overrides=("training.per_device_batch=1",),
-        ),
-        Change(
-            what="training.gradient_checkpointing=true",
-            costs="about a third more computation; the same result",
-            overrides=("training.gradient_checkpointing=true",),
-        ),
-        Change(
-            what="training.optimizer=adamw_bnb_8bit",
-            costs="moments in 8 bits; losses move a little; not with ZeRO",
-            overrides=("training.optimizer=adamw_bnb_8bit",),
-        ),
+    """Return what may help, the cheapest first: what changes no result, then types of 16 and 8 bits, then the method.
+
+    The micro-batch is 1 there; the search takes the largest that fits beside the other changes.
+    """
+    recipe, shardable = plan.resolved.recipe, plan.parallelism.world > 1 and not plan.on_cpu
+    known_changes = [fewer_rows(1)] if recipe.training.per_device_batch != AUTO else []
+    if shardable:
+        known_changes += _stages(plan, {1: "hardly any time", 2: "little time"})
+    if not recipe.training.gradient_checkpointing:
+        costs = "about a third more computation; the same result"
+        known_changes.append(Change(what=_CHECKPOINTING, costs=costs, overrides=(_CHECKPOINTING,)))
+    if not recipe.training.activation_offload and not plan.on_cpu:
+        overrides = (_OFFLOADED,) if recipe.training.gradient_checkpointing else (_CHECKPOINTING, _OFFLOADED)
+        costs = "recomputed, and kept on the host until then: copies both ways, and its memory; the same result"
+        known_changes.append(
+            Change(what=" ".join(overrides), costs=costs, overrides=overrides, instead_of=(_CHECKPOINTING,))
+        )
+    if shardable:
+        known_changes += _stages(plan, {3: "about half as much communication again"})
+    if getattr(plan.resolved.options, "dtype", None) == "float32":
+        what, costs = "method.dtype=bfloat16", "adapters, their gradients and moments in 16 bits; losses move a little"
+        known_changes.append(Change(what=what, costs=costs, overrides=(what,)))
+    costs = "moments in 8 bits; losses move a little; not with ZeRO"
+    known_changes.append(Change(what=_8BIT[0], costs=costs, overrides=(_8BIT[0],)))
+    if not plan.on_cpu:
+        costs = "moments in 8 bits, which move to the host when the GPU is full; losses move a little; not with ZeRO"
+        known_changes.append(Change(what=_8BIT[1], costs=costs, overrides=(_8BIT[1],), instead_of=_8BIT))
+    return [*known_changes, *_dearest(plan, shardable)]
+
+
+def _stages(plan: MemoryPlan, costs: dict[int, str]) -> list[Change]:
+    return [
+        Change(what=f"--zero {stage}", costs=cost, parallelism={"zero": stage}, instead_of=("--zero", *_8BIT))
+        for stage, cost in costs.items()
+        if stage > plan.parallelism.zero
     ]
-    named = recipe.method.name
+
+
+def _dearest(plan: MemoryPlan, shardable: bool) -> list[Change]:
+    """Return changes that cost much time, or make it another method."""
+    named, known_changes = plan.resolved.recipe.method.name, []
+    if shardable and plan.parallelism.offload == "none":
+        costs = "several times the step's time; much memory of the host"
+        parallelism = {"zero": 3, "offload": "cpu"}
+        what, replaced = "--zero 3 --offload cpu", ("--zero", *_8BIT)
+        known_changes.append(Change(what=what, costs=costs, parallelism=parallelism, instead_of=replaced))
     if named not in ("lora", "qlora"):
         costs = "another method: adapters learn less than all weights; compare the scores"
         known_changes.append(Change(what="method=lora", costs=costs, overrides=("method=lora",)))
     if named != "qlora":
         costs = "another method: 4-bit weights below adapters; slower steps, slightly other scores"
-        known_changes.append(Change(what="method=qlora", costs=costs, overrides=("method=qlora",)))
-    for stage, costs in enumerate(("hardly any time", "little time", "about half as much communication again"), 1):
-        if world > 1 and stage > plan.parallelism.zero and not plan.on_cpu:
-            known_changes.append(Change(what=f"--zero {stage}", costs=costs, parallelism={"zero": stage}))
-    if world > 1 and not plan.on_cpu:
-        costs = "several times the time of a step, and memory of the host"
+        instead_of = ("method=", "method.")
         known_changes.append(
-            Change(what="--zero 3 --offload cpu", costs=costs, parallelism={"zero": 3, "offload": "cpu"})
+            Change(what="method=qlora", costs=costs, overrides=("method=qlora",), instead_of=instead_of)
         )
     return known_changes
 
@@ -208,58 +244,82 @@ def cheapest_fit(
 ) -> list[Change]:
     """Return the changes that make a run fit, each of which is needed; [] where none does.
 
-    They are added one after another, in the order of `changes`, and then left out again where that still fits.
-    again: loads the recipe with overrides.
+    They are added one after another, in the order of `changes`, until it fits: so the dearest of them is as cheap as
+    can be. Then each is left out again where it fits without it, the dearest first, and the micro-batch is the largest
+    that fits and divides the global batch. again: loads the recipe with overrides.
     """
+    tries = _Tries(plan=plan, length=length, again=again)
     chosen: list[Change] = []
-    # Whether it fits, by the recipe and its parallelism: a change may change nothing, and none is tried twice.
-    needed = plan.predict(plan.budget.per_device_batch, length).needed
-    known = {(plan.resolved.hash, plan.parallelism): needed <= available_bytes}
     for change in changes(plan):
-        tried = [other for other in chosen if not _excludes(change, other)] + [change]
-        if not _possible(plan, tried, again):
+        kept = [other for other in chosen if not other.what.startswith(change.instead_of or ("\0",))]
+        needed = tries.needed([*kept, change])
+        if needed is None:  # it can't be combined with the others, or not be planned
             continue
-        chosen = tried
-        if _fits(plan, chosen, length, available_bytes, again, known):
-            for one in chosen[:-1]:
+        chosen = [*kept, change]
+        if needed <= available_bytes:
+            for one in reversed(chosen[:-1]):
                 without = [other for other in chosen if other is not one]
-                if _fits(plan, without, length, available_bytes, again, known):
+                least = tries.needed(without)
+                if least is not None and least <= available_bytes:
                     chosen = without
-            return chosen
+            return tries.with_most_rows(chosen, available_bytes)
     return []
 
 
-def _excludes(new: Change, old: Change) -> bool:
-    """Return whether a change replaces an earlier one: of method, of stage, of an optimiser that ZeRO refuses."""
-    if any(item.startswith("method=") for item in new.overrides):
-        return any(item.startswith("method=") for item in old.overrides)
-    return bool(new.parallelism) and (bool(old.parallelism) or old.what.endswith("8bit"))
+@dataclass(kw_only=True)
+class _Tries:
+    """What runs with some changes need. plans: by the recipe's hash and the parallelism, each built once."""
 
+    plan: MemoryPlan
+    length: int
+    again: Callable[[tuple[str, ...]], Resolved]
+    plans: dict[Any, MemoryPlan | None] = field(default_factory=dict)
 
-def _possible(plan: MemoryPlan, chosen: list[Change], again: Callable[[tuple[str, ...]], Resolved]) -> bool:
-    try:
-        resolved = again(tuple(item for change in chosen for item in change.overrides))
-    except BenchError:
-        return False
-    zero = max([plan.parallelism.zero, *(change.parallelism.get("zero", 0) for change in chosen)])
-    return zero == 0 or resolved.recipe.training.optimizer in SHARDABLE_OPTIMIZERS
+    def needed(self, chosen: Sequence[Change]) -> int | None:
+        """Return the bytes that a GPU must have; None for changes that don't go together, or can't be planned."""
+        varied = self._varied(chosen)
+        return None if varied is None else varied.predict(self._rows(chosen, varied), self.length).needed
 
+    def _rows(self, chosen: Sequence[Change], varied: MemoryPlan) -> int:
+        fewest = any(change.what.startswith(ROWS) for change in chosen)
+        auto = varied.resolved.recipe.training.per_device_batch == AUTO
+        return 1 if fewest or auto else varied.budget.per_device_batch
 
-def _fits(
-    plan: MemoryPlan, chosen: list[Change], length: int, available_bytes: int, again: Any, known: dict[Any, bool]
-) -> bool:
-    """known: what was tried, by the recipe's hash and the parallelism; it is added to."""
-    resolved = again(tuple(item for change in chosen for item in change.overrides))
-    parallelism: dict[str, Any] = {}
-    for change in chosen:
-        parallelism |= change.parallelism
-    now = dataclasses.replace(plan.parallelism, **parallelism)
-    if (resolved.hash, now) not in known:
-        options: Any = {"precision": plan.precision, "lengths": plan.lengths, "on_cpu": plan.on_cpu}
-        options["num_labels"] = getattr(plan.model.config, "num_labels", 2)
+    def with_most_rows(self, chosen: list[Change], available_bytes: int) -> list[Change]:
+        """Return the changes with the largest micro-batch that fits, where its size is one of them."""
+        varied = self._varied(chosen)
+        if varied is None or not any(change.what.startswith(ROWS) for change in chosen):
+            return chosen
+        sizes = candidates(varied.budget.per_device_batch)[:-1]  # the whole does not fit
+        rows = largest(sizes, len(sizes) // 2, lambda rows: varied.predict(rows, self.length).needed <= available_bytes)
+        return [fewer_rows(max(rows, 1)) if change.what.startswith(ROWS) else change for change in chosen]
+
+    def _varied(self, chosen: Sequence[Change]) -> MemoryPlan | None:
+        """Return the plan of a run with changes, but for the rows of its micro-batch, which a prediction is told."""
         try:
-            varied = MemoryPlan.of(resolved, now, **options)
-            known[resolved.hash, now] = varied.predict(varied.budget.per_device_batch, length).needed <= available_bytes
-        except SetupError:
-            known[resolved.hash, now] = False
-    return known[resolved.hash, now]
+            resolved = self.again(
+                tuple(item for change in chosen for item in change.overrides if not item.startswith(ROWS))
+            )
+        except BenchError:
+            return None
+        parallelism: dict[str, Any] = {}
+        for change in chosen:
+            parallelism |= change.parallelism
+        now = dataclasses.replace(self.plan.parallelism, **parallelism)
+        if (resolved.hash, now) == (self.plan.resolved.hash, self.plan.parallelism):
+            return self.plan
+        if (resolved.hash, now) not in self.plans:
+            options: Any = {"precision": self.plan.precision, "lengths": self.plan.lengths, "on_cpu": self.plan.on_cpu}
+            options["num_labels"] = getattr(self.plan.model.config, "num_labels", 2)
+            try:
+                self.plans[resolved.hash, now] = MemoryPlan.of(resolved, now, **options)
+            except SetupError:
+                self.plans[resolved.hash, now] = None
+        return self.plans[resolved.hash, now]
+
+
+def largest_dividing(plan: MemoryPlan, length: int, available_bytes: int) -> tuple[int, int]:
+    """Return (largest micro-batch that fits and divides a GPU's share of the global batch, rows that fit), or zeros."""
+    rows = largest_batch(plan, length, available_bytes)
+    share = max(1, plan.resolved.recipe.training.global_batch // plan.parallelism.world)
+    return max((size for size in candidates(share) if size <= rows), default=0), rows

@@ -74,43 +74,46 @@ class _Tokens:
         return 0
 
 
-def load_plan(resolved: Resolved) -> tuple[Any, LoadPlan]:
-    """Return (the recipe's method, its load plan). Raises SetupError for a method that trains nothing."""
+def load_plan(resolved: Resolved, *, trained: bool = True) -> tuple[Any, LoadPlan]:
+    """Return (the recipe's method, its load plan). trained: whether a method that trains nothing is refused.
+
+    Raises SetupError for one that is.
+    """
     name = resolved.recipe.method.name
     method = registry.load("methods", name)
     plan = method.load_plan(resolved.options)
-    if plan.trains != "gradient":
+    if trained and plan.trains != "gradient":
         raise SetupError(f"method {name!r} trains nothing by gradients; a plan is of a training's memory")
     return method, plan
 
 
-def outline(resolved: Resolved, num_labels: int = 2) -> Any:
+def outline(resolved: Resolved, num_labels: int = 2, *, trained: bool = True) -> Any:
     """Build the recipe's model on the meta device, with its head, in 4 bits where asked, adapted by its method.
 
-    num_labels: of a task whose card does not name them. Raises SetupError for an architecture that is neither on the
-    card nor in the local cache, and for what the method refuses, or computes from the weights themselves.
+    num_labels: of a task whose card does not name them. trained: whether a method that trains nothing is refused.
+    Raises SetupError for an architecture that is neither on the card nor in the local cache, and for what the method
+    refuses, or computes from the weights themselves.
     """
-    model = _unadapted(resolved, num_labels)
+    model = _unadapted(resolved, num_labels, trained)
     try:
-        with (
-            META,
-            no_init_weights(),
-        ):  # numbers that are not there need not be drawn, which would take as long as all else
-            return _adapted(load_plan(resolved)[0], model, resolved).train()
+        # Numbers that are not there need not be drawn, which would take as long as all else.
+        with META, no_init_weights():
+            return _adapted(load_plan(resolved, trained=trained)[0], model, resolved).train()
     except SetupError as error:
         if not without_numbers.is_meant(error):
             raise
     # Some methods compute while they are built, most of them with numbers of their own alone.
     del model
-    model = _unadapted(resolved, num_labels)
+    model = _unadapted(resolved, num_labels, trained)
     with without_numbers.on_host(model):
-        adapted = _adapted(load_plan(resolved)[0], model, resolved)
+        adapted = _adapted(load_plan(resolved, trained=trained)[0], model, resolved)
     return without_numbers.to_meta(adapted).train()
 
 
-def _unadapted(resolved: Resolved, num_labels: int) -> Any:
+def _unadapted(resolved: Resolved, num_labels: int, trained: bool) -> Any:
     recipe = resolved.recipe
-    plan, task = load_plan(resolved)[1], registry.load("tasks", recipe.dataset.task)
+    plan = load_plan(resolved, trained=trained)[1]
+    task = registry.load("tasks", recipe.dataset.task)
     text = recipe.objective == "text"
     names = task.head_outputs(recipe.dataset.kept_labels or tuple(map(str, range(num_labels))))
     auto_class = text_examples.auto_class(recipe) if text else task.AUTO_CLASS

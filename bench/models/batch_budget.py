@@ -19,12 +19,18 @@ def default_budget(model: Any) -> int:
     device = device_of(model)
     if device.type != "cuda":
         return CPU_BUDGET
-    inner = unwrapped(model)
-    config = inner.config.get_text_config()
+    total_bytes = cuda.allowed(device)
+    return budget_for(model, total_bytes, unwrapped(model).get_memory_footprint())
+
+
+def budget_for(model: Any, total_bytes: int | None, weights_bytes: int) -> int:
+    """Return the tokens of a batch on a GPU with so much memory; the fewest on one that is not known."""
+    config, (low, high) = unwrapped(model).config.get_text_config(), GPU_BUDGETS
+    if total_bytes is None:
+        return low
     # What a layer holds at once, in float32: the two halves of its MLP, and some vectors of the hidden size.
     token_bytes = 4 * (4 * getattr(config, "intermediate_size", 4 * config.hidden_size) + 16 * config.hidden_size)
-    available_bytes = cuda.allowed(device) / 2 - inner.get_memory_footprint()
-    low, high = GPU_BUDGETS
+    available_bytes = total_bytes / 2 - weights_bytes
     return max(low, min(high, 2 ** int(math.log2(max(available_bytes / token_bytes, 1)))))
 
 

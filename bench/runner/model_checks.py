@@ -163,7 +163,9 @@ def _check_saved_shards(run: RunContext) -> None:
     except Exception as error:  # of whatever library
         problem = f"the saved model can't be loaded: {type(error).__name__}: {reason(error)}"
     problems = [text for text in gather_object([problem]) if text]
-    sentence = f"the weights of the saved model, read again by {run.state.num_processes} processes, are those of the run"
+    sentence = (
+        f"the weights of the saved model, read again by {run.state.num_processes} processes, are those of the run"
+    )
     run.record.check("saved_model", not problems, problems[0] if problems else sentence)
 
 

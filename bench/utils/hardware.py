@@ -147,5 +147,5 @@ def no_bf16(name: str, capability: tuple[int, int] | None) -> str:
     which = f" (compute capability {capability[0]}.{capability[1]})" if capability is not None else ""
     return (
         f"{name}{which} has no units for bf16, which need compute capability 8.0 (Ampere) or newer; take fp16: "
-        "--config_file accelerate_configs/gpu1_fp16.yaml (or ddp_fp16.yaml)"
+        "--config_file accelerate_configs/gpu1_fp16.yaml (several GPUs: ddp_fp16 or zero2_fp16)"
     )

@@ -54,15 +54,6 @@ def test_bf16_needs_ampere(monkeypatch, name):
         setup.start()
 
 
-def test_deepspeed_is_not_trained_with_in_fp16(monkeypatch):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
-    monkeypatch.setattr(setup.sharding, "requested_backend", lambda: "deepspeed")
-    with pytest.raises(SetupError, match=r"^mixed_precision fp16 under DeepSpeed is not supported: its autocast clips"):
-        setup.check_precision(on_cpu=False)
-    monkeypatch.setattr(setup.sharding, "requested_backend", lambda: "fsdp")
-    setup.check_precision(on_cpu=False)
-
-
 @pytest.mark.parametrize("chosen", ["fp8", "half", "FP16"])
 def test_others_are_refused_everywhere(monkeypatch, chosen):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", chosen)

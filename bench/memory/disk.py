@@ -1,0 +1,63 @@
+"""What a run writes to disk: checkpoints, the saved model, and tokens in the cache."""
+
+from typing import Any
+
+from bench.data.token_cache import LIMIT_BYTES
+from bench.memory import state_sizes
+from bench.memory.planner import MemoryPlan
+from bench.memory.verdict import gib
+
+# Of a token in the cache, with its number in 32 bits (`data.token_cache`).
+BYTES_PER_TOKEN = 4
+# Checkpoints of models on the Hub have 16 bits a number, but for a few.
+DOWNLOADED_BYTES = 2
+
+
+def lines(plan: MemoryPlan) -> list[str]:
+    """Return what a training writes, in lines for people."""
+    recipe, states = plan.resolved.recipe, plan.states
+    adapter = bool(state_sizes.load_plan(plan.resolved)[1].adapter)
+    shown = []
+    if recipe.checkpoints.every_steps is not None or recipe.checkpoints.every_minutes is not None:
+        # DeepSpeed writes float32 weights beside those of the model, and frozen ones unless there is an adapter.
+        sharded = 0 if plan.parallelism.zero == 0 else states.trained + (0 if adapter else states.frozen)
+        one = states.trained + states.optimizer + states.paged + sharded
+        most = recipe.checkpoints.keep + 1
+        shown.append(
+            f"  disk: a checkpoint takes {gib(one)}; {recipe.checkpoints.keep} are kept, and one more while it is "
+            f"written: {gib(most * one)}"
+        )
+        if recipe.training.best is not None:
+            shown.append(f"  disk: the best weights take {gib(states.trained)}")
+    if recipe.save:
+        what, size = ("adapter and head", states.trained) if adapter else ("model", states.weights)
+        shown.append(f"  disk: the saved {what} takes {gib(size)}")
+    return [*shown, *_tokens(plan.resolved.recipe, plan.lengths), *_download(plan.resolved.recipe, plan.model)]
+
+
+def of_scoring(found: Any) -> list[str]:
+    """Return what a run that trains nothing takes: it saves no model, and downloads one."""
+    return _download(found.resolved.recipe, found.model)
+
+
+def _tokens(recipe: Any, lengths: Any) -> list[str]:
+    if recipe.objective != "head" or not recipe.speed.token_cache:
+        return []
+    if lengths.examples is None:
+        return [f"  disk: cached tokens take at most {gib(LIMIT_BYTES)}, over all runs"]
+    size = min(round(lengths.examples * lengths.mean * BYTES_PER_TOKEN), LIMIT_BYTES)
+    return [f"  disk: cached tokens of the training split take {gib(size)} of the cache's {gib(LIMIT_BYTES)}"]
+
+
+def _download(recipe: Any, model: Any) -> list[str]:
+    card = recipe.model
+    if card.weights != "pretrained" or card.id is None or card.package is not None:
+        return []
+    frozen = sum(_numbers(parameter) for name, parameter in model.named_parameters() if "lora_" not in name)
+    return [f"  disk: the model's files on the Hub take about {gib(frozen * DOWNLOADED_BYTES)}, in 16 bits"]
+
+
+def _numbers(parameter: Any) -> int:
+    """Return the numbers of a weight before it was packed into 4 bits."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else state.shape.numel()
