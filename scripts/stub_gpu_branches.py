@@ -337,7 +337,9 @@ def _judged(case: Case, out: Path, log: Path, seconds: float) -> Result:
 
 def keep(found: Result, file: Path) -> None:
     """Put a result into the file, in place of an older one of that name."""
-    rows = {row["name"]: row for row in (json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else [])}
+    rows = {
+        row["name"]: row for row in (json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else [])
+    }
     rows[found.name] = asdict(found)
     order = {case.name: place for place, case in enumerate(cases())}
     kept = sorted((row for name, row in rows.items() if name in order), key=lambda row: order[row["name"]])
@@ -382,7 +384,13 @@ def render(file: Path = FILE) -> str:
     lines += _listed("Not to be run on a stub", [row for row in runs if row["outcome"] == "skipped"])
     fell = [{**row, "reason": "; ".join(row["fallbacks"])} for row in runs if row["fallbacks"]]
     lines += _listed("Ran, with a fast path given up because of an error", fell)
-    lines += ["", "### All runs", "", "| what | run | device | precision | ended as |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        "",
+        "### All runs",
+        "",
+        "| what | run | device | precision | ended as |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for row in runs:
         ended = row["status"] if row["outcome"] == "ran" and row["status"] != "invalid" else _ending(row)
         lines.append(f"| {row['group']} | {row['name']} | {row['device']} | {row['precision']} | {ended} |")

@@ -89,7 +89,7 @@ ADAPTERS: dict[str, tuple[str, str, str | None]] = {
     "P-tuning": ("PromptEncoderConfig", "num_virtual_tokens: 4, encoder_hidden_size: 16", None),
 }
 OPTIMIZERS = ("adamw_torch", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "adafactor", "sgd")
-PHASES = ("load", "before", "train", "validate", "after", "save")
+PHASES = ("load", "score_before", "self_check", "train", "validate", "score_after", "save", "check_saved")
 # Of what differs between generations: kernels with and without pads, a shared prefix, answers, generation, 4 bits.
 CORE = ("full", "lora, text", "qlora, text", "few_shot", "encoder-decoder, text")
 GENERATIONS = (
@@ -142,9 +142,7 @@ def _four_bits(recipe: str) -> list[Case]:
         "adapters in bfloat16": "method.dtype=bfloat16",
     }  # fmt: skip
     found = [_case("4 bits", name, recipe, given) for name, given in kinds.items()]
-    found.append(
-        _case("4 bits", "T4 in fp16", recipe, "method.compute_dtype=float16", device="T4", precision="fp16")
-    )
+    found.append(_case("4 bits", "T4 in fp16", recipe, "method.compute_dtype=float16", device="T4", precision="fp16"))
     return found
 
 
@@ -157,7 +155,9 @@ def _engines(text: str) -> list[Case]:
                 label = f"{engine}, {name}, {precision}"
                 found.append(_case("engines", label, recipe, f"training.engine={engine}", precision=precision))
         validated = ("training.evaluate_every=2", "training.best=f1_macro")
-        found.append(_case("engines", f"{engine}, validated", "tiny/bert-full", f"training.engine={engine}", *validated))
+        found.append(
+            _case("engines", f"{engine}, validated", "tiny/bert-full", f"training.engine={engine}", *validated)
+        )
     return found
 
 
@@ -195,16 +195,19 @@ def _out_of_memory() -> list[Case]:
     ]
     found += [
         _case("out of memory", f"in phase {phase}, text", "tiny/mistral-text_lora", expects="oom", hook=f"oom:{phase}")
-        for phase in ("before", "train", "after")
+        for phase in ("score_before", "train", "score_after")
     ]
-    # Single precision at this width takes some 7 GiB for weights, gradients and the optimizer.
-    wide = ("model.architecture.hidden_size=2048", "model.architecture.intermediate_size=16384",
-            "model.architecture.num_attention_heads=32", "model.architecture.num_hidden_layers=4")  # fmt: skip
+    # CUDA's context is half a GiB; what is left holds the weights, and not the activations of a batch.
+    capped = {"cap": "0.53GiB"}
+    found.append(_case("out of memory", "under a cap", "tiny/bert-full", "max_length=128", expects="oom", **capped))
     found.append(
-        _case("out of memory", "a model too large for 6 GiB", "tiny/bert-full", *wide, device="RTX 5050", expects="oom")
-    )
-    found.append(
-        _case("out of memory", "the same under a cap on 24 GiB", "tiny/bert-full", *wide, cap="6GiB", expects="oom")
+        _case(
+            "out of memory",
+            "a batch searched under a cap",
+            "tiny/bert-full",
+            "training.per_device_batch=auto",
+            **capped,
+        )
     )
     return found
 

@@ -76,9 +76,7 @@ def closure(names: Iterable[str], there: set[str], requires: Callable[[str], Ite
     return found
 
 
-def _required(
-    name: str, extras: set[str], requires: Callable[[str], Iterable[str] | None]
-) -> list["Requirement"]:
+def _required(name: str, extras: set[str], requires: Callable[[str], Iterable[str] | None]) -> list["Requirement"]:
     """Return what a package requires, with these extras alone, or without any."""
     try:
         lines = requires(name) or []
@@ -89,8 +87,7 @@ def _required(
     return [
         one
         for one in found
-        if one.marker is None
-        or any(one.marker.evaluate({**python, "extra": extra}) for extra in extras or {""})
+        if one.marker is None or any(one.marker.evaluate({**python, "extra": extra}) for extra in extras or {""})
     ]
 
 
@@ -132,7 +129,10 @@ def fetch(folder: Path, run: Callable[..., subprocess.CompletedProcess[str]] = s
         for package in names:
             wheel = _fetched(f"{package}=={pins[package]}", together, run)
             if package == "bitsandbytes":
-                cut(wheel, lambda path: "libbitsandbytes_" in path and f"_cuda{CUDA}." not in path and "_cpu" not in path)
+                cut(
+                    wheel,
+                    lambda path: "libbitsandbytes_" in path and f"_cuda{CUDA}." not in path and "_cpu" not in path,
+                )
             print(f"{wheel.name}  {wheel.stat().st_size / 10**6:.1f} MB", flush=True)
         for number, wheels in enumerate(parts(sorted(together.glob("*.whl"))), start=1):
             place = folder / f"part{number}"
