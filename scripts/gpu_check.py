@@ -1,7 +1,7 @@
-"""One check for a real GPU, ready to run: are the fast paths right, do 7B models fit, how fast is it beside other tools?
+"""One check for a real GPU: are the fast paths right, do 7B models fit, how fast is it beside other tools?
 
     scripts/gpu_check [--budget S] [--case NAME ...] [--part PART ...] [--with DIR ...] [--list] [--small] [--again]
-    scripts/gpu_check --wheels DIR        # beforehand, in the project's environment: fetch what a plain CUDA image lacks
+    scripts/gpu_check --wheels DIR   # beforehand, in the project's environment: what a plain CUDA image lacks
 
 Offline, with random weights and made-up texts, on a plain CUDA image that has Python 3.12, torch, transformers,
 accelerate and peft. Each case is a process of its own with a limit of time; its record is kept as soon as it is over
@@ -9,8 +9,8 @@ accelerate and peft. Each case is a process of its own with a limit of time; its
 again it goes on with what is not over on this device and this commit. Within the budget (600 s) no case is begun for
 which too little is left.
 
-`--with DIR`: wheels as `--wheels` laid them, or one part of them, are unpacked into a folder of their own, ahead of the
-image's packages; parts may come in several calls. `--small`: tiny models, on a CPU too: does it run. On a stub GPU every
+`--with DIR`: wheels as `--wheels` laid them, or one part of them, are unpacked into a folder of their own; parts may
+come in several calls. `--small`: tiny models, on a CPU too: does it run. On a stub GPU every
 record says so, and checks of numbers are expected to fail.
 
 The exit code is 0 where all cases that were chosen are over and none failed, 1 where one failed, 2 where nothing could

@@ -366,9 +366,9 @@ def render(file: Path = FILE) -> str:
     lines = [
         "## Branches for CUDA that were executed (stub GPU)",
         "",
-        "Tiny runs on a stub GPU: torch's CUDA build over made-up devices, whose kernels compute nothing. A run that is",
-        "counted as `ran` took its branch to the end, with the status that it was to have (`oom` and `interrupted` where",
-        "that was provoked); nothing is said about results, which are not computed.",
+        "Tiny runs on a stub GPU: torch's CUDA build over made-up devices, whose kernels compute nothing. A run that",
+        "is counted as `ran` took its branch to the end, with the status that it was to have (`oom` and `interrupted`",
+        "where that was provoked); nothing is said about results, which are not computed.",
         f"Python {found['python']}, {named}.",
         "",
         f"{len(runs)} runs: {count['ran']} ran, {count['failed']} failed, {count['skipped']} can't be run on a stub.",

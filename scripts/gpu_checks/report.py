@@ -21,8 +21,8 @@ INTRODUCTIONS = {
     "faster.",
 }
 STUB = (
-    "**Not measured on a GPU.** These records come from a stub GPU: its kernels compute nothing, so that no time, no loss "
-    "and no comparison of numbers below means anything. They only show that the script runs to its end."
+    "**Not measured on a GPU.** These records come from a stub GPU: its kernels compute nothing, so that no time, no "
+    "loss and no comparison of numbers below means anything. They only show that the script runs to its end."
 )
 SMALL = "Sizes are those of `--small`: they show that the script runs, and are no measurement of speed."
 

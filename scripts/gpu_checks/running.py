@@ -1,4 +1,4 @@
-"""Runs cases, each in a process of its own, within a budget of seconds; keeps a record of each as soon as it is over."""
+"""Runs cases, each in a process of its own, within a budget of seconds; each leaves a record as soon as it is over."""
 
 import contextlib
 import importlib.util

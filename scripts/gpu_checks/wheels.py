@@ -129,10 +129,7 @@ def fetch(folder: Path, run: Callable[..., subprocess.CompletedProcess[str]] = s
         for package in names:
             wheel = _fetched(f"{package}=={pins[package]}", together, run)
             if package == "bitsandbytes":
-                cut(
-                    wheel,
-                    lambda path: "libbitsandbytes_" in path and f"_cuda{CUDA}." not in path and "_cpu" not in path,
-                )
+                cut(wheel, other_cuda)
             print(f"{wheel.name}  {wheel.stat().st_size / 10**6:.1f} MB", flush=True)
         for number, wheels in enumerate(parts(sorted(together.glob("*.whl"))), start=1):
             place = folder / f"part{number}"
@@ -167,6 +164,12 @@ def _fetched(pinned: str, folder: Path, run: Callable[..., subprocess.CompletedP
 def _last_line(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return lines[-1].strip() if lines else "no message"
+
+
+def other_cuda(path: str) -> bool:
+    """Return whether a file of bitsandbytes is a library for another CUDA version, or another maker's device."""
+    kept = (f"_cuda{CUDA}.", "_cpu.")
+    return "/libbitsandbytes_" in path and not any(part in path for part in kept)
 
 
 def cut(wheel: Path, left_out: Callable[[str], bool]) -> None:
