@@ -7,8 +7,8 @@ torch's host code, its choice of kernels, its allocator and the libraries are re
 its end, and nothing about results: what compares or judges numbers is called, and its answer is not heeded (NUMBERS,
 NUMERIC_CHECKS). What the stub can't run is listed with the reason.
 
-All runs are forks of one process that has imported the libraries. Results are kept after each (FILE), and
-`render()` makes the part of reports/stub_gpu.md from them. The exit code is 1 where a run did not end as expected.
+All runs are forks of one process that has imported the libraries. Results are kept after each
+(reports/stub_gpu_branches.json), and the page beside them is made of these alone. The exit code is 1 where a run did not end as expected.
 """
 
 import argparse
@@ -37,7 +37,7 @@ if __name__ == "__main__":
 
 from scripts.stub_gpu_cases import DEVICES, Case, cases  # noqa: E402
 
-FILE = ROOT / "reports" / "stub_gpu" / "branches.json"
+FILE = ROOT / "reports" / "stub_gpu_branches.json"
 # A run in small takes seconds; one that hangs must not hold up the others.
 LIMIT_S = 240
 # Functions that compare or judge numbers: called, and taken as if all was well. (module, name, result).
@@ -348,6 +348,7 @@ def keep(found: Result, file: Path) -> None:
     part = file.with_suffix(".part")
     part.write_text(text + "\n", encoding="utf-8")
     part.replace(file)
+    file.with_suffix(".md").write_text(render(file), encoding="utf-8")
 
 
 def versions() -> dict[str, str]:
@@ -364,7 +365,9 @@ def render(file: Path = FILE) -> str:
     count = {outcome: sum(row["outcome"] == outcome for row in runs) for outcome in ("ran", "failed", "skipped")}
     named = ", ".join(f"{name} {found[name]}" for name in found if name not in ("runs", "python"))
     lines = [
-        "## Branches for CUDA that were executed (stub GPU)",
+        "# Branches for CUDA that were executed (stub GPU)",
+        "",
+        "Made by `scripts/stub_gpu_check branches`.",
         "",
         "Tiny runs on a stub GPU: torch's CUDA build over made-up devices, whose kernels compute nothing. A run that",
         "is counted as `ran` took its branch to the end, with the status that it was to have (`oom` and `interrupted`",
@@ -386,7 +389,7 @@ def render(file: Path = FILE) -> str:
     lines += _listed("Ran, with a fast path given up because of an error", fell)
     lines += [
         "",
-        "### All runs",
+        "## All runs",
         "",
         "| what | run | device | precision | ended as |",
         "| --- | --- | --- | --- | --- |",
@@ -404,7 +407,7 @@ def _ending(row: dict[str, Any]) -> str:
 def _listed(title: str, rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
-    lines = ["", f"### {title}", "", "| run | device | precision | reason |", "| --- | --- | --- | --- |"]
+    lines = ["", f"## {title}", "", "| run | device | precision | reason |", "| --- | --- | --- | --- |"]
     for row in rows:
         reason = (row["reason"] or "").replace("|", "\\|").replace("\n", " ")
         lines.append(f"| {row['name']} | {row['device']} | {row['precision']} | {reason} |")

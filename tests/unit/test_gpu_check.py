@@ -171,6 +171,11 @@ def test_numbers_of_a_stub_gpu_and_of_small_sizes_are_labelled(tmp_path):
     assert report.SMALL in text
 
 
+def test_the_shipped_report_is_that_of_its_records():
+    shipped = (gpu_check.ROOT / "reports" / "gpu.md").read_text(encoding="utf-8")
+    assert shipped == report.render(gpu_check.ROOT / "reports" / "gpu_check")
+
+
 # ---------------------------------------------------------------- wheels
 
 
@@ -327,6 +332,11 @@ def test_results_are_kept_one_by_one_and_rendered(tmp_path, monkeypatch):
     assert "3 runs: 2 ran, 0 failed" in stub_gpu_branches.render(file)
     left = stub_gpu_branches.chosen_cases(None, None, True, file)
     assert len(left) == len(stub_gpu_cases.cases()) - 3
+
+
+def test_the_shipped_page_of_branches_is_that_of_its_results():
+    shipped = stub_gpu_branches.FILE.with_suffix(".md").read_text(encoding="utf-8")
+    assert shipped == stub_gpu_branches.render()
 
 
 def test_a_resumed_branch_brings_the_one_that_was_stopped():
