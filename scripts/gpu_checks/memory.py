@@ -28,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             cap = None if options.small else gpu_fit.cap_for(case, _total())
             found = gpu_fit.run(case, out, cap=cap, mini=options.small)
+            if not options.small:
+                gpu_fit.write_table(out)
         except BenchError as error:
             print(json.dumps({"ok": False, "reason": str(error)}))
             return 1

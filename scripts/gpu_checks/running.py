@@ -100,7 +100,7 @@ def run_all(
         missing = [name for name in case.needs if importlib.util.find_spec(name) is None]
         try:
             found = _skipped(missing) if missing else run(case, small, min(case.limit_s, remaining_s))
-        except Stopped:
+        except (Stopped, KeyboardInterrupt):
             write(out, record | {"status": "stopped", "reason": "stopped by a signal"})
             after_each()
             raise
