@@ -326,6 +326,8 @@ def _judged(case: Case, out: Path, log: Path, seconds: float) -> Result:
     ran = found.status == case.expects or (case.expects == "ok" and numeric)
     if case.hook and case.hook.startswith("oom:") and found.failed_in not in (None, case.hook[4:]):
         ran = False
+    if case.after and not found.resumed:
+        ran = False
     fallbacks = tuple(note for note in found.notes if REAL.search(note))
     return _result(
         case, "ran" if ran else "failed", status=found.status, reason=found.reason, fallbacks=fallbacks, seconds=seconds

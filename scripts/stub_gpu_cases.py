@@ -25,6 +25,7 @@ USUAL = "RTX 4090"
 SHORT = ("limit={train: 36, test: 8}", "evaluation.batch_tokens=2048")
 STEPS = ("training.epochs=null", "training.steps=3", "training.warmup=0", "training.log_every=1")
 SOLVER = "torch.linalg runs in cuSOLVER, which the stub does not emulate"
+TRITON = "TRL's loss is a kernel in Triton, which the stub does not emulate"
 FOURIER = "cuFFT, which the stub does not emulate"
 
 
@@ -176,7 +177,7 @@ def _switches(text: str) -> list[Case]:
         "batch searched, text": (text, (searched,)),
         "accumulation": (text, ("training.per_device_batch=8",)),
         "pads computed": (text, ("speed.padding_free=false",)),
-        "all logits": (text, ("speed.answer_logits=false",)),
+        "all logits, loop": (text, ("speed.answer_logits=false", "training.engine=loop")),
         "no expandable segments": (text, ("speed.expandable_segments=false",)),
         "16-bit copies kept": (text, (recomputed, "speed.drop_copies=false")),
         "label smoothing": ("tiny/bert-full", ("training.label_smoothing=0.1",)),
@@ -185,7 +186,9 @@ def _switches(text: str) -> list[Case]:
         "dropout in LoRA": (text, ("method.config={r: 4, lora_dropout: 0.1, target_modules: all-linear}",)),
         "dropout in attention": (text, ("model.architecture.attention_dropout=0.1",)),
     }
-    return [_case("switches", name, recipe, *more) for name, (recipe, more) in given.items()]
+    found = [_case("switches", name, recipe, *more) for name, (recipe, more) in given.items()]
+    by_trl = "speed.answer_logits=false"
+    return [*found, _case("switches", "all logits, trainer", text, by_trl, skipped=TRITON)]
 
 
 def _out_of_memory() -> list[Case]:
