@@ -8,7 +8,8 @@ its end, and nothing about results: what compares or judges numbers is called, a
 NUMERIC_CHECKS). What the stub can't run is listed with the reason.
 
 All runs are forks of one process that has imported the libraries. Results are kept after each
-(reports/stub_gpu_branches.json), and the page beside them is made of these alone. The exit code is 1 where a run did not end as expected.
+(reports/stub_gpu_branches.json), and the page beside them is made of these alone. The exit code is 1 where a run did
+not end as expected.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -346,7 +348,11 @@ def keep(found: Result, file: Path) -> None:
     order = {case.name: place for place, case in enumerate(cases())}
     kept = sorted((row for name, row in rows.items() if name in order), key=lambda row: order[row["name"]])
     file.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"python": platform.python_version(), **versions(), "runs": kept}, indent=1, ensure_ascii=False)
+    done = {row["name"] for row in kept}
+    groups = {case.group: 0 for case in cases()}
+    left = groups | Counter(case.group for case in cases() if case.name not in done)
+    content = {"python": platform.python_version(), **versions(), "runs": kept, "left": left}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
     part = file.with_suffix(".part")
     part.write_text(text + "\n", encoding="utf-8")
     part.replace(file)
@@ -365,7 +371,7 @@ def render(file: Path = FILE) -> str:
     found = json.loads(file.read_text(encoding="utf-8"))
     runs = found["runs"]
     count = {outcome: sum(row["outcome"] == outcome for row in runs) for outcome in ("ran", "failed", "skipped")}
-    named = ", ".join(f"{name} {found[name]}" for name in found if name not in ("runs", "python"))
+    named = ", ".join(f"{name} {found[name]}" for name in found if name not in ("runs", "python", "left"))
     lines = [
         "# Branches for CUDA that were executed (stub GPU)",
         "",
@@ -376,14 +382,15 @@ def render(file: Path = FILE) -> str:
         "where that was provoked); nothing is said about results, which are not computed.",
         f"Python {found['python']}, {named}.",
         "",
-        f"{len(runs)} runs: {count['ran']} ran, {count['failed']} failed, {count['skipped']} can't be run on a stub.",
+        f"{len(runs)} runs: {count['ran']} ran, {count['failed']} failed, {count['skipped']} can't be run on a stub; "
+        f"{sum(found['left'].values())} more were not tried yet.",
         "",
-        "| what | runs | ran | failed | skipped |",
+        "| what | ran | failed | skipped | not tried |",
         "| --- | --: | --: | --: | --: |",
     ]
-    for group in dict.fromkeys(row["group"] for row in runs):
+    for group, left in found["left"].items():
         ended = [row["outcome"] for row in runs if row["group"] == group]
-        cells = [len(ended), *(ended.count(outcome) for outcome in ("ran", "failed", "skipped"))]
+        cells = [*(ended.count(outcome) for outcome in ("ran", "failed", "skipped")), left]
         lines.append(f"| {group} | {' | '.join(map(str, cells))} |")
     lines += _listed("Failed", [row for row in runs if row["outcome"] == "failed"])
     lines += _listed("Not to be run on a stub", [row for row in runs if row["outcome"] == "skipped"])

@@ -323,7 +323,7 @@ def test_results_are_kept_one_by_one_and_rendered(tmp_path, monkeypatch):
     stub_gpu_branches.keep(make(first, "ran", status="invalid", fallbacks=("pads: RuntimeError",)), file)
     stub_gpu_branches.keep(make(skipped, "skipped", reason=skipped.skipped), file)
     text = stub_gpu_branches.render(file)
-    assert "3 runs: 1 ran, 1 failed, 1 can't be run on a stub." in text
+    assert "3 runs: 1 ran, 1 failed, 1 can't be run on a stub;" in text
     assert "| tags | RTX 4090 | bf16 | a \\| b |" in text
     assert "to its end, numbers aside" in text
     assert "pads: RuntimeError" in text
