@@ -185,11 +185,12 @@ def table(out: Path) -> str:
         return "\n".join([*lines, "No GPU has been measured yet."]) + "\n"
     lines += ["| " + " | ".join(COLUMNS) + " |"]
     lines += ["| " + " | ".join("--:" if side == "r" else ":--" for side in COLUMNS.values()) + " |"]
-    lines += ["| " + " | ".join(_cells(name, one)) + " |" for name, one in found.items()]
+    lines += ["| " + " | ".join(cells(name, one)) + " |" for name, one in found.items()]
     return "\n".join(lines) + "\n"
 
 
-def _cells(name: str, found: Record) -> list[str]:
+def cells(name: str, found: Record) -> list[str]:
+    """Return a row of the table, as `COLUMNS` names it."""
     predicted = found.memory_predicted or {}
     train, measured = predicted.get("train") or {}, found.memory.get("train", {})
     rates = found.throughput.get("train", {})

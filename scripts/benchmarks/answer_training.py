@@ -231,7 +231,15 @@ def logits_mib(side: str, work: Work) -> float:
     return memory.peak / 2**20
 
 
-def prepare(case: str, device: torch.device, small: bool) -> Work:
+def prepare(
+    case: str,
+    device: torch.device,
+    small: bool,
+    *,
+    architecture: dict[str, Any] = GEMMA,
+    batch: int = BATCH,
+    num_steps: int = STEPS,
+) -> Work:
     """Random weights, large enough for the texts to get different answers, and texts of about 170 tokens."""
     language = common.Language(200 if small else 4000)
     language.words += " ".join(ANSWERS).split()
@@ -243,17 +251,17 @@ def prepare(case: str, device: torch.device, small: bool) -> Work:
     torch.manual_seed(SEED)
     special = {name: getattr(tokens, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     config = transformers.AutoConfig.for_model(
-        **{**GEMMA, **(SMALL if small else {})}, **special, initializer_range=0.05, use_cache=False
+        **{**architecture, **(SMALL if small else {})}, **special, initializer_range=0.05, use_cache=False
     )
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(device)
-    steps = 2 if small else STEPS
+    steps = 2 if small else num_steps
     texts = common.Texts(mean=24 if small else 166, longest=512, spread=0.3)
-    found = language.rows(texts, BATCH * steps, tokens)
+    found = language.rows(texts, batch * steps, tokens)
     rows = [
         {"prompt": row["text"], "completion": f" {ANSWERS[number % len(ANSWERS)]}"} for number, row in enumerate(found)
     ]
     training = Training(
-        global_batch=BATCH,
+        global_batch=batch,
         steps=steps,
         log_every=1,
         learning_rate=trl.SFTConfig.__dataclass_fields__["learning_rate"].default,

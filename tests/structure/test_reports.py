@@ -8,9 +8,9 @@ from bench.records import store
 from bench.reporting import short_table
 from tests.helpers.launching import ROOT
 
-# What `scripts/gpu_fit` writes has a table of its own, and the gate's baselines are no records: see
-# tests/runs/test_gpu_fit.py and tests/unit/sweeps/test_gate.py hold them.
-APART = ("gpu_fit", "baseline")
+# What `scripts/gpu_fit` and `scripts/gpu_check` write has tables of its own, and the gate's baselines are no records:
+# tests/runs/test_gpu_fit.py, tests/unit/test_gpu_check.py and tests/unit/sweeps/test_gate.py hold them.
+APART = ("gpu_fit", "gpu_check", "baseline")
 FOLDERS = sorted(path for path in (ROOT / "reports").iterdir() if path.is_dir() and path.name not in APART)
 
 
