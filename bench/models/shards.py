@@ -257,9 +257,9 @@ def loading(device: torch.device, copied: Sequence[str] = ()) -> Iterator[None]:
     def loaded(model: Any, name: str) -> None:
         module, _, last = name.rpartition(".")
         parameter = getattr(model.get_submodule(module), last, None)
-        if isinstance(parameter, nn.Parameter) and name not in transformers_internals.tied_names(model):
-            if not stays_whole(model, name, copied):
-                hold_parameter(parameter, device)
+        whole_yet = name in transformers_internals.tied_names(model) or stays_whole(model, name, copied)
+        if isinstance(parameter, nn.Parameter) and not whole_yet:
+            hold_parameter(parameter, device)
 
     with transformers_internals.one_weight_at_a_time(loaded):
         yield

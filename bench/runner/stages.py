@@ -438,8 +438,8 @@ def save(run: RunContext) -> None:
     with run.clock.phase("save"):
         with whole_on_disk.mapped(run.model, folder / ".parameters") as size:
             if run.state.is_main_process:
-                size = size if run.shards_held else None
-                saving.save(run.model, run.inputs.tokenizer, folder, description, bytes_per_file=size)
+                limit = size if run.shards_held else None
+                saving.save(run.model, run.inputs.tokenizer, folder, description, bytes_per_file=limit)
                 run.record.artifacts["model"] = "model"
         run.state.wait_for_everyone()
 

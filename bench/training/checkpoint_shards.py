@@ -9,7 +9,7 @@ safetensors: nothing is unpickled.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +92,7 @@ class _Files:
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise ValueError(f"{missing[0]} is not on this machine, and is needed by {now} processes")
-        self._open = [safe_open(path, "pt") for path in paths]
+        self._open: list[Any] = [safe_open(path, "pt") for path in paths]
         self._ranges = [json.loads(file.metadata()[_RANGES]) for file in self._open]
         self.steps = {
             key.removeprefix(f"{_STEP}:"): float(file.get_tensor(key))
@@ -209,24 +209,32 @@ def _steps(engine: "EngineState") -> dict[str, float]:
 
 
 def _make_states(engine: "EngineState", files: _Files) -> None:
-    """Let the optimiser have the states that the files have; their values are put in later."""
+    """Let the optimiser have the states that the files have, as its first step makes them; values are put in later."""
     if engine.sharding == "ZeRO-3":
-        for state in _zero_states(engine).values():
-            if _STEP in state and files.steps:
+        inner = engine.model.optimizer.optimizer
+        kinds = [kind for kind in LIKE_PARAMETER if any(key.startswith(f"{kind}:") for key in files.keys)]
+        for flat in engine.model.optimizer.fp32_partitioned_groups_flat:
+            states: dict[str, Any] = {kind: torch.zeros_like(flat) for kind in kinds}
+            if files.steps:
                 step = next(iter(files.steps.values()))
-                state[_STEP] = torch.full_like(state[_STEP], step) if torch.is_tensor(state[_STEP]) else int(step)
+                # DeepSpeed's own optimiser for CPUs counts in whole numbers.
+                by_torch = isinstance(inner, torch.optim.AdamW | torch.optim.Adam)
+                states[_STEP] = _counter(step, flat, inner.defaults) if by_torch else int(step)
+            if states:
+                inner.state[flat] = states
         return
-    groups = [(parameter, group) for group in engine.optimizer.param_groups for parameter in group["params"]]
-    group_of = {id(parameter): group for parameter, group in groups}
     for name, parameter in _trained(engine):
         states = {kind: torch.zeros_like(parameter) for kind in LIKE_PARAMETER if f"{kind}:{name}" in files.keys}
         if name in files.steps:
-            group = group_of[id(parameter)]
-            on_device = group.get("fused") or group.get("capturable")
-            device = parameter.device if on_device else torch.device("cpu")
-            states[_STEP] = torch.tensor(files.steps[name], dtype=torch.float32, device=device)
+            states[_STEP] = _counter(files.steps[name], parameter, engine.optimizer.defaults)
         if states:
             engine.optimizer.state[parameter] = states
+
+
+def _counter(step: float, parameter: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
+    """Return a count of steps as torch's optimisers hold it: on the host, unless they are fused or captured."""
+    on_device = settings.get("fused") or settings.get("capturable")
+    return torch.tensor(step, dtype=torch.float32, device=parameter.device if on_device else "cpu")
 
 
 def _gather_small_ones_again(engine: "EngineState") -> None:
