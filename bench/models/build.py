@@ -68,7 +68,7 @@ def build(
                 model.save_pretrained(base_folder)
             PartialState().wait_for_everyone()
     elif weights == "random" and sharded:
-        model = _random_sharded(family, config, card, plan, device, copied)
+        model = random_sharded(family, config, card, plan, device, copied)
     elif weights == "random":
         model = from_config(family, config, card, plan)
     else:
@@ -80,7 +80,7 @@ def build(
             and not keep_head
             and (head is None or head.kind == "own")
         ):
-            own = _own_config(card)
+            own = own_config(card)
             found = [*checkpoint_head.findings(model), *checkpoint_head.adopt_head(model, own, labels, multi_label)]
             setattr(model, checkpoint_head.FINDINGS, found)
     _note_own_class(model)
@@ -151,7 +151,7 @@ def make_config(
     if text:
         _check_writer(config, card, auto_class)
     if keep_head:
-        names = checkpoint_head.names_of(config.to_dict() if weights == "random" else _own_config(card))
+        names = checkpoint_head.names_of(config.to_dict() if weights == "random" else own_config(card))
         if names is None:
             raise SetupError(f"the config of {_name(card, config)!r} contradicts itself: id2label and label2id differ")
         # A config may name its labels in one direction only.
@@ -269,7 +269,7 @@ def _config_from_pretrained(place: str, card: ModelCard, task: dict[str, Any]) -
         raise SetupError(f"the model {shown(place)!r} can't be loaded: {reason(error, place)}") from error
 
 
-def _own_config(card: ModelCard) -> dict[str, Any]:
+def own_config(card: ModelCard) -> dict[str, Any]:
     """Return a checkpoint's config.json as it is, without the defaults of its class."""
     settings: dict[str, Any] = transformers.PreTrainedConfig.get_config_dict(locate(card), revision=card.revision)[0]
     return settings
@@ -299,7 +299,7 @@ def _random_quantized(family: Any, config: Any, card: ModelCard, plan: LoadPlan,
     return quantization.quantized(skeleton, settings, device)
 
 
-def _random_sharded(
+def random_sharded(
     family: Any, config: Any, card: ModelCard, plan: LoadPlan, device: torch.device, copied: Sequence[str]
 ) -> Any:
     """Draw the same weights as `from_config`, block by block, of which each process keeps its shard."""
@@ -320,12 +320,12 @@ def _random_sharded(
 def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, device: Any) -> Any:
     if plan.quantization is None:
         own = getattr(config, "quantization_config", None) is not None
-        return _loaded(family, place, config, card, plan, {"device_map": {"": device}} if own else {})
+        return loaded(family, place, config, card, plan, {"device_map": {"": device}} if own else {})
     skipped = _heads_of(family, config, card)
     while True:
         settings = transformers.BitsAndBytesConfig(**plan.quantization, llm_int8_skip_modules=skipped)
         extra = {"quantization_config": settings, "device_map": {"": device}}
-        model = _loaded(family, place, config, card, plan, extra)
+        model = loaded(family, place, config, card, plan, extra)
         fresh = [name for name in newly_initialized_modules(model) if name not in skipped]
         if not fresh:
             return model
@@ -334,8 +334,8 @@ def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan
         del model
 
 
-def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, extra: dict[str, Any]) -> Any:
-    own = _own_config(card)
+def loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, extra: dict[str, Any]) -> Any:
+    own = own_config(card)
     renamed = text_part.checkpoint_names(own, config, family.__name__)
     try:
         model, loading = family.from_pretrained(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ def adapted_model(
     task, plan = registry.load_task(recipe.dataset.task), method.load_plan(options)
     weights, is_text = plan.weights or recipe.model.weights, recipe.objective == "text"
     set_seed(recipe.seed)
-    model = build.build(
+    make = partial(
+        build.build,
         recipe.model,
         plan,
         auto_class=text_examples.auto_class(recipe) if is_text else task.AUTO_CLASS,
@@ -134,6 +136,7 @@ def adapted_model(
         sharded=sharded,
         copied=getattr(options, "config", {}).get("modules_to_save") or (),
     )
+    model = sharded_load.together(make) if sharded else make()
     fresh = [*getattr(model, heads.MISSING)]
     before_head = build.count_parameters(model)["total"] - heads.count_in_heads(model)
     if base_folder is not None and weights == "random" and plan.quantization is None:

@@ -75,7 +75,7 @@ def read(engine: "EngineState", folder: Path, processes: int) -> None:
 
     Raises ValueError, a sentence's part on the folder, where a file or a part of a tensor is missing.
     """
-    with _Files(folder, processes, engine.accelerator.process_index, engine.accelerator.num_processes) as files:
+    with Files(folder, processes, engine.accelerator.process_index, engine.accelerator.num_processes) as files:
         _make_states(engine, files)
         for piece in _pieces(engine):
             piece.put(files.values(piece))
@@ -83,7 +83,7 @@ def read(engine: "EngineState", folder: Path, processes: int) -> None:
         _gather_small_ones_again(engine)
 
 
-class _Files:
+class Files:
     """The files of a checkpoint that this process needs: its own, or those of another number of processes."""
 
     def __init__(self, folder: Path, processes: int, rank: int, now: int) -> None:
@@ -102,7 +102,7 @@ class _Files:
         }
         self.keys = {key for ranges in self._ranges for key in ranges}
 
-    def __enter__(self) -> "_Files":
+    def __enter__(self) -> "Files":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -208,7 +208,7 @@ def _steps(engine: "EngineState") -> dict[str, float]:
     return {name: counted[0] for name, _ in _trained(engine)} if counted else {}
 
 
-def _make_states(engine: "EngineState", files: _Files) -> None:
+def _make_states(engine: "EngineState", files: Files) -> None:
     """Let the optimiser have the states that the files have, as its first step makes them; values are put in later."""
     if engine.sharding == "ZeRO-3":
         inner = engine.model.optimizer.optimizer
