@@ -29,6 +29,9 @@ from bench.utils.loading_errors import is_missing_folder, reason, shown
 # Family of a language model -> its transformers class, for `objective: text`.
 GENERATIVE_CLASSES = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
 
+# Classes of classifiers that take over the rows of a checkpoint's head for labels of the same names.
+ADOPTING = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
+
 
 def build(
     card: ModelCard,
@@ -75,11 +78,7 @@ def build(
         with shards.loading(device, copied) if sharded else contextlib.nullcontext():
             model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
         _check_heads(model, card, keep_head)
-        if (
-            auto_class in ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
-            and not keep_head
-            and (head is None or head.kind == "own")
-        ):
+        if auto_class in ADOPTING and not keep_head and (head is None or head.kind == "own"):
             own = own_config(card)
             found = [*checkpoint_head.findings(model), *checkpoint_head.adopt_head(model, own, labels, multi_label)]
             setattr(model, checkpoint_head.FINDINGS, found)
@@ -91,11 +90,7 @@ def build(
     if heads.is_generative(model):
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
-    if sharded:
-        shards.move(model, device)
-    elif not quantized:
-        model = model.to(device)
-    return model.eval()
+    return (model if quantized else shards.moved(model, device)).eval()
 
 
 def weights_bytes(
@@ -275,6 +270,14 @@ def own_config(card: ModelCard) -> dict[str, Any]:
     return settings
 
 
+def is_quantized(card: ModelCard) -> bool:
+    """Return whether a checkpoint says that its weights are quantised; False for one that can't be read."""
+    try:
+        return bool(own_config(card).get("quantization_config"))
+    except (OSError, ValueError):
+        return False
+
+
 def _body_type(card: ModelCard, plan: LoadPlan) -> torch.dtype:
     return getattr(torch, card.dtype) if plan.frozen_body else torch.float32
 
@@ -304,16 +307,16 @@ def random_sharded(
 ) -> Any:
     """Draw the same weights as `from_config`, block by block, of which each process keeps its shard."""
 
-    def draw(model: Any) -> None:
-        quantization.Builder(model, torch.device("cpu"), model.dtype, drawn=partial(keep, model)).fill()
+    def _draw(model: Any) -> None:
+        quantization.Builder(model, torch.device("cpu"), model.dtype, drawn=partial(_keep, model)).fill()
 
-    def keep(model: Any, parameters: Iterable[nn.Parameter]) -> None:
+    def _keep(model: Any, parameters: Iterable[nn.Parameter]) -> None:
         filled = {id(parameter) for parameter in parameters}
         for name, parameter in model.named_parameters():
             if id(parameter) in filled and not shards.stays_whole(model, name, copied):
                 shards.hold_parameter(parameter, device)
 
-    with transformers_internals.drawn_by(draw):
+    with transformers_internals.drawn_by(_draw):
         return from_config(family, config, card, plan)
 
 
@@ -335,6 +338,7 @@ def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan
 
 
 def loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, extra: dict[str, Any]) -> Any:
+    """Load a checkpoint by transformers. Raises SetupError where its files, or shapes but a head's, do not fit."""
     own = own_config(card)
     renamed = text_part.checkpoint_names(own, config, family.__name__)
     try:

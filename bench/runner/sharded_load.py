@@ -88,6 +88,8 @@ def _hindrance(recipe: Recipe, plan: LoadPlan, options: Strict) -> str | None:
     """Return why a model must be whole while it is built, or None."""
     if plan.quantization is not None:
         return "bitsandbytes quantises whole weights, which each process then holds in 4 bits"
+    if (plan.weights or recipe.model.weights) == "pretrained" and build.is_quantized(recipe.model):
+        return "the checkpoint's weights are quantised, which each process then holds as they are"
     if recipe.model.trust_remote_code:
         return "the model's code is its repository's own, which may read weights while it builds them"
     if not plan.adapter:

@@ -145,12 +145,9 @@ def adapted_model(
             if PartialState().is_main_process:
                 model.save_pretrained(base_folder, **({"max_shard_size": size} if sharded else {}))
     found = checkpoint_head.findings(model)
-    adapted = method.adapt(model, options)
+    adapted = shards.moved(method.adapt(model, options), device)
     if sharded:
-        shards.move(adapted, device)
-        shards.hold(adapted, device)
-    else:
-        adapted = adapted.to(device)
+        shards.hold(adapted)
     return BuiltModel(model=adapted, fresh=fresh, before_head=before_head, findings=found)
 
 

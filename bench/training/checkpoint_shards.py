@@ -150,10 +150,10 @@ def _fsdp_pieces(engine: "EngineState", name: str, parameter: Any) -> Iterator[P
             continue
         local = tensor.detach().to_local()
 
-        def put(values: torch.Tensor, local: torch.Tensor = local) -> None:
+        def _put(values: torch.Tensor, local: torch.Tensor = local) -> None:
             local.copy_(values.view(local.shape))
 
-        yield Piece(key=f"{kind}:{name}", start=start, total=parameter.numel(), values=local.flatten(), put=put)
+        yield Piece(key=f"{kind}:{name}", start=start, total=parameter.numel(), values=local.flatten(), put=_put)
 
 
 def _zero_pieces(engine: "EngineState", name: str, parameter: Any) -> Iterator[Piece]:
@@ -168,25 +168,25 @@ def _zero_pieces(engine: "EngineState", name: str, parameter: Any) -> Iterator[P
     start = min(engine.accelerator.process_index * size, total)
     count = min(size, total - start)  # the last ones are padded
 
-    def padded(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def _padded(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         whole = torch.zeros(size, dtype=like.dtype, device=like.device)
         whole[:count] = values
         return whole
 
-    def put_weight(values: torch.Tensor) -> None:
-        given = padded(values, parameter.ds_tensor)
+    def _put_weight(values: torch.Tensor) -> None:
+        given = _padded(values, parameter.ds_tensor)
         safe_set_local_fp32_param(parameter, given)
         parameter.ds_tensor.data.copy_(given)
 
     values = safe_get_local_fp32_param(parameter)[:count]
-    yield Piece(key=f"{_WEIGHT}:{name}", start=start, total=total, values=values, put=put_weight)
+    yield Piece(key=f"{_WEIGHT}:{name}", start=start, total=total, values=values, put=_put_weight)
     for kind in _zero_kinds(engine):
         state = safe_get_local_optimizer_state(parameter, kind)
 
-        def put(values: torch.Tensor, kind: str = kind, state: torch.Tensor = state) -> None:
-            safe_set_local_optimizer_state(parameter, padded(values, state), kind)
+        def _put(values: torch.Tensor, kind: str = kind, state: torch.Tensor = state) -> None:
+            safe_set_local_optimizer_state(parameter, _padded(values, state), kind)
 
-        yield Piece(key=f"{kind}:{name}", start=start, total=total, values=state[:count], put=put)
+        yield Piece(key=f"{kind}:{name}", start=start, total=total, values=state[:count], put=_put)
 
 
 def _zero_kinds(engine: "EngineState") -> list[str]:

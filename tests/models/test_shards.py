@@ -1,7 +1,7 @@
 """Models of which each process holds its shards: loading, drawing, running by layer, saving, and their checkpoints.
 
-In one process that takes itself for one of several, so that nothing is gathered but in a world of one; the real launches
-are in tests/runs/test_parallelism.py.
+In one process that takes itself for one of several, so that nothing is gathered but in a world of one; real launches
+are those of tests/runs/test_parallelism.py.
 """
 
 import json
