@@ -36,7 +36,7 @@ def _own_cache(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_settings():
-    """What a command run in this process sets for all that it starts, such as included folders, ends with its module."""
+    """Settings that a command makes for all that it starts, such as included folders, are of its test module alone."""
     before = {name: value for name, value in os.environ.items() if name.startswith("BENCH_")}
     yield
     for name in [name for name in os.environ if name.startswith("BENCH_")]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bench.models import shards
-from bench.models.library_internals import deepspeed_sharding
+from bench.models.library_internals import deepspeed_sharding, torch_internals
 
 
 def give_to_fsdp(accelerator: Any, model: nn.Module) -> None:
@@ -41,7 +41,7 @@ def give_to_fsdp(accelerator: Any, model: nn.Module) -> None:
                 stride=parameter.stride(),
             )
             made[id(parameter)] = nn.Parameter(given, requires_grad=parameter.requires_grad)
-            _tell_apart(made[id(parameter)])
+            torch_internals.give_address(made[id(parameter)])
         owner, _, last = name.rpartition(".")
         model.get_submodule(owner).register_parameter(last, made[id(parameter)])
 
@@ -64,25 +64,15 @@ def _cut_as(value: torch.Tensor, sharded: Any) -> torch.Tensor:
     return value[first:last].detach().clone(memory_format=torch.contiguous_format)
 
 
-def _tell_apart(parameter: Any) -> None:
-    """Give an empty shard an address of its own.
-
-    accelerate finds an optimiser's parameters again by their addresses, and all empty tensors have the same.
-    """
-    if not parameter.to_local().numel():
-        number = -1 - id(parameter)
-        parameter._local_tensor.data_ptr = lambda: number
-
-
 @contextmanager
 def given_to_zero() -> Iterator[None]:
     """Let DeepSpeed gather each parameter of which this process holds a shard when it comes to partition it."""
 
-    def whole(parameter: nn.Parameter) -> None:
+    def _whole(parameter: nn.Parameter) -> None:
         if shards.of(parameter) is not None:
             parameter.data = shards.release(parameter)
 
-    with deepspeed_sharding.before_each_partition(whole):
+    with deepspeed_sharding.before_each_partition(_whole):
         yield
 
 

@@ -1,6 +1,6 @@
 """Models whose state is sharded over processes, by DeepSpeed's ZeRO or by FSDP2: whole again, and described.
 
-A model is scored and saved whole. Under ZeRO-3 and FSDP2 each process holds a shard of every parameter only;
+Under ZeRO-3 and FSDP2 each process holds a shard of every parameter only while a model trains;
 `FullModelShell` keeps the plain model's shape, without its weights, and is filled with whole parameters where they are
 needed: no collective call is hidden in its forward, so that processes may score different batches, and generate
 answers of different lengths.
@@ -95,7 +95,7 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
         )
     if not shards_parameters():
         return None
-    return f"{kind} shards the parameters during training; to score and to save, each process holds the whole model"
+    return f"{kind} shards the parameters during training; sharded_phases says in which other phases"
 
 
 def check_adapters(plan: LoadPlan, kind: str) -> None:

@@ -30,6 +30,9 @@ from bench.utils.loading_errors import is_missing_folder, reason, shown
 # Family of a language model -> its transformers class, for `objective: text`.
 GENERATIVE_CLASSES = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
 
+# Classes of classifiers that take over the rows of a checkpoint's head for labels of the same names.
+ADOPTING = ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
+
 
 def build(
     card: ModelCard,
@@ -70,19 +73,15 @@ def build(
                 model.save_pretrained(base_folder)
             PartialState().wait_for_everyone()
     elif weights == "random" and sharded:
-        model = _random_sharded(family, config, card, plan, device, copied)
+        model = random_sharded(family, config, card, plan, device, copied)
     elif weights == "random":
         model = from_config(family, config, card, plan)
     else:
         with shards.loading(device, copied) if sharded else contextlib.nullcontext():
             model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
         _check_heads(model, card, keep_head)
-        if (
-            auto_class in ("AutoModelForSequenceClassification", "AutoModelForTokenClassification")
-            and not keep_head
-            and (head is None or head.kind == "own")
-        ):
-            own = _own_config(card)
+        if auto_class in ADOPTING and not keep_head and (head is None or head.kind == "own"):
+            own = own_config(card)
             found = [*checkpoint_head.findings(model), *checkpoint_head.adopt_head(model, own, labels, multi_label)]
             setattr(model, checkpoint_head.FINDINGS, found)
     _note_own_class(model)
@@ -93,11 +92,7 @@ def build(
     if heads.is_generative(model):
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
-    if sharded:
-        shards.move(model, device)
-    elif not quantized:
-        model = model.to(device)
-    return model.eval()
+    return (model if quantized else shards.moved(model, device)).eval()
 
 
 def weights_bytes(
@@ -154,7 +149,7 @@ def make_config(
     if text:
         _check_writer(config, card, auto_class)
     if keep_head:
-        names = checkpoint_head.names_of(config.to_dict() if weights == "random" else _own_config(card))
+        names = checkpoint_head.names_of(config.to_dict() if weights == "random" else own_config(card))
         if names is None:
             raise SetupError(f"the config of {_name(card, config)!r} contradicts itself: id2label and label2id differ")
         # A config may name its labels in one direction only.
@@ -272,10 +267,18 @@ def _config_from_pretrained(place: str, card: ModelCard, task: dict[str, Any]) -
         raise SetupError(f"the model {shown(place)!r} can't be loaded: {reason(error, place)}") from error
 
 
-def _own_config(card: ModelCard) -> dict[str, Any]:
+def own_config(card: ModelCard) -> dict[str, Any]:
     """Return a checkpoint's config.json as it is, without the defaults of its class."""
     settings: dict[str, Any] = transformers.PreTrainedConfig.get_config_dict(locate(card), revision=card.revision)[0]
     return settings
+
+
+def is_quantized(card: ModelCard) -> bool:
+    """Return whether a checkpoint says that its weights are quantised; False for one that can't be read."""
+    try:
+        return bool(own_config(card).get("quantization_config"))
+    except (OSError, ValueError):
+        return False
 
 
 def _body_type(card: ModelCard, plan: LoadPlan) -> torch.dtype:
@@ -302,33 +305,33 @@ def _random_quantized(family: Any, config: Any, card: ModelCard, plan: LoadPlan,
     return quantization.quantized(skeleton, settings, device)
 
 
-def _random_sharded(
+def random_sharded(
     family: Any, config: Any, card: ModelCard, plan: LoadPlan, device: torch.device, copied: Sequence[str]
 ) -> Any:
     """Draw the same weights as `from_config`, block by block, of which each process keeps its shard."""
 
-    def draw(model: Any) -> None:
-        quantization.Builder(model, torch.device("cpu"), model.dtype, drawn=partial(keep, model)).fill()
+    def _draw(model: Any) -> None:
+        quantization.Builder(model, torch.device("cpu"), model.dtype, drawn=partial(_keep, model)).fill()
 
-    def keep(model: Any, parameters: Iterable[nn.Parameter]) -> None:
+    def _keep(model: Any, parameters: Iterable[nn.Parameter]) -> None:
         filled = {id(parameter) for parameter in parameters}
         for name, parameter in model.named_parameters():
             if id(parameter) in filled and not shards.stays_whole(model, name, copied):
                 shards.hold_parameter(parameter, device)
 
-    with transformers_internals.drawn_by(draw):
+    with transformers_internals.drawn_by(_draw):
         return from_config(family, config, card, plan)
 
 
 def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, device: Any) -> Any:
     if plan.quantization is None:
         own = getattr(config, "quantization_config", None) is not None
-        return _loaded(family, place, config, card, plan, {"device_map": {"": device}} if own else {})
+        return loaded(family, place, config, card, plan, {"device_map": {"": device}} if own else {})
     skipped = _heads_of(family, config, card)
     while True:
         settings = transformers.BitsAndBytesConfig(**plan.quantization, llm_int8_skip_modules=skipped)
         extra = {"quantization_config": settings, "device_map": {"": device}}
-        model = _loaded(family, place, config, card, plan, extra)
+        model = loaded(family, place, config, card, plan, extra)
         fresh = [name for name in newly_initialized_modules(model) if name not in skipped]
         if not fresh:
             return model
@@ -337,8 +340,9 @@ def _from_pretrained(family: Any, place: str, config: Any, card: ModelCard, plan
         del model
 
 
-def _loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, extra: dict[str, Any]) -> Any:
-    own = _own_config(card)
+def loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan, extra: dict[str, Any]) -> Any:
+    """Load a checkpoint by transformers. Raises SetupError where its files, or shapes but a head's, do not fit."""
+    own = own_config(card)
     renamed = text_part.checkpoint_names(own, config, family.__name__)
     try:
         model, loading = family.from_pretrained(

@@ -195,7 +195,7 @@ class _Gathers:
     def before(self, held: list[nn.Parameter]) -> Callable[..., None]:
         """Return a hook for a module that is about to run."""
 
-        def gather(*_: Any) -> None:
+        def _gather(*_: Any) -> None:
             for parameter in held:
                 number = id(parameter)
                 if not self._runs.get(number):
@@ -204,19 +204,19 @@ class _Gathers:
                     self._storages[parameter.untyped_storage().data_ptr()] = number
                 self._runs[number] = self._runs.get(number, 0) + 1
 
-        return gather
+        return _gather
 
     def after(self, held: list[nn.Parameter]) -> Callable[..., None]:
         """Return a hook for a module that has run, or failed."""
 
-        def give_up(*_: Any) -> None:
+        def _give_up(*_: Any) -> None:
             for parameter in held:
                 number = id(parameter)
                 self._runs[number] = max(0, self._runs.get(number, 0) - 1)
                 if not self._runs[number]:
                     self._forget(parameter)
 
-        return give_up
+        return _give_up
 
     def _forget(self, parameter: nn.Parameter) -> None:
         self._storages.pop(parameter.untyped_storage().data_ptr(), None)
@@ -254,14 +254,14 @@ def loading(device: torch.device, copied: Sequence[str] = ()) -> Iterator[None]:
     Tied weights stay whole for now, since transformers compares them; so do those that `stays_whole` names.
     """
 
-    def loaded(model: Any, name: str) -> None:
+    def _loaded(model: Any, name: str) -> None:
         module, _, last = name.rpartition(".")
         parameter = getattr(model.get_submodule(module), last, None)
-        if isinstance(parameter, nn.Parameter) and name not in transformers_internals.tied_names(model):
-            if not stays_whole(model, name, copied):
-                hold_parameter(parameter, device)
+        whole_yet = name in transformers_internals.tied_names(model) or stays_whole(model, name, copied)
+        if isinstance(parameter, nn.Parameter) and not whole_yet:
+            hold_parameter(parameter, device)
 
-    with transformers_internals.one_weight_at_a_time(loaded):
+    with transformers_internals.one_weight_at_a_time(_loaded):
         yield
 
 
@@ -274,11 +274,14 @@ def stays_whole(model: Any, name: str, copied: Sequence[str]) -> bool:
     return name.split(".")[0] in head_names(model) or f".{module}".endswith(tuple(f".{end}" for end in copied))
 
 
-def move(model: nn.Module, device: torch.device) -> None:
-    """Move what is whole of a model to a device: parameters without a shard, and buffers."""
+def moved(model: Any, device: torch.device) -> Any:
+    """Return a model that was moved to a device: shards are there already."""
+    if not are_held(model):
+        return model.to(device)
     for parameter in model.parameters():
         if of(parameter) is None:
             parameter.data = parameter.data.to(device)
     for module in model.modules():
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, buffer.to(device))
+    return model

@@ -19,9 +19,9 @@ from torch import nn
 from bench.models import shards
 
 # Bytes of a file of weights at least: less would give a large model too many of them.
-SMALLEST_FILE = 2**26
+SMALLEST_FILE = 2**25
 # Files that each process's share of the weights makes. A file is put together in memory before it is written.
-FILES_OF_A_SHARE = 4
+FILES_OF_A_SHARE = 8
 
 
 def bytes_per_file(model: nn.Module) -> int:

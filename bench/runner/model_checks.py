@@ -153,7 +153,8 @@ def _check_saved_shards(run: RunContext) -> None:
     try:
         with transformers_internals.without_deepspeed(), shards.loading(run.state.device):
             model, _, _ = saving.load(run.folder / "model")
-        own, found = ({name: part for name, part in item.named_parameters()} for item in (run.model, model))
+        assert run.model is not None
+        own, found = dict(run.model.named_parameters()), dict(model.named_parameters())
         # PEFT keeps the untrained original of a module that is trained in full; it does not run.
         other = next(
             (name for name, part in own.items() if ".original_module." not in name and _differs(part, found.get(name))),
@@ -163,9 +164,7 @@ def _check_saved_shards(run: RunContext) -> None:
     except Exception as error:  # of whatever library
         problem = f"the saved model can't be loaded: {type(error).__name__}: {reason(error)}"
     problems = [text for text in gather_object([problem]) if text]
-    sentence = (
-        f"the weights of the saved model, read again by {run.state.num_processes} processes, are those of the run"
-    )
+    sentence = f"the saved weights, read again by {run.state.num_processes} processes, are those of the run's model"
     run.record.check("saved_model", not problems, problems[0] if problems else sentence)
 
 

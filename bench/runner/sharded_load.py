@@ -5,6 +5,8 @@ model fits. The record's `sharded_phases` says which way was taken, and why.
 """
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
 
 from accelerate.utils import gather_object
 
@@ -19,6 +21,8 @@ from bench.memory import limits
 from bench.models import build
 from bench.runner.context import RunContext
 from bench.utils.numbers import format_bytes
+
+Built = TypeVar("Built")
 
 ASKED = "speed.sharded_load"
 # What a launcher's file calls it, as accelerate hands it on.
@@ -40,6 +44,8 @@ def decide(run: RunContext) -> bool:
     """
     recipe, plan = run.resolved.recipe, run.inputs.plan
     if not sharding.shards_parameters() or plan.trains != "gradient":
+        if recipe.speed.sharded_load is True:
+            run.record.note(f"{ASKED}: true has no effect: no parameters are sharded in this launch")
         return False
     asked, hindrance = recipe.speed.sharded_load, _hindrance(recipe, plan, run.resolved.options)
     by = f"{ASKED}: {str(asked).lower()}"
@@ -58,6 +64,22 @@ def decide(run: RunContext) -> bool:
     return sharded
 
 
+def together(build: Callable[[], Built]) -> Built:
+    """Return what each process builds; where one of them can't, raise its SetupError on all, of which none is waiting.
+
+    Every process must call it.
+    """
+    built, problem = None, None
+    try:
+        built = build()
+    except SetupError as error:
+        problem = str(error)
+    problems = [text for text in gather_object([problem]) if text]
+    if problems or built is None:
+        raise SetupError(problems[0])
+    return built
+
+
 def _is_set(name: str) -> bool:
     return os.environ.get(name, "").lower() in ("true", "1")
 
@@ -66,6 +88,8 @@ def _hindrance(recipe: Recipe, plan: LoadPlan, options: Strict) -> str | None:
     """Return why a model must be whole while it is built, or None."""
     if plan.quantization is not None:
         return "bitsandbytes quantises whole weights, which each process then holds in 4 bits"
+    if (plan.weights or recipe.model.weights) == "pretrained" and build.is_quantized(recipe.model):
+        return "the checkpoint's weights are quantised, which each process then holds as they are"
     if recipe.model.trust_remote_code:
         return "the model's code is its repository's own, which may read weights while it builds them"
     if not plan.adapter:

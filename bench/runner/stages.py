@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,8 @@ def adapted_model(
     task, plan = registry.load_task(recipe.dataset.task), method.load_plan(options)
     weights, is_text = plan.weights or recipe.model.weights, recipe.objective == "text"
     set_seed(recipe.seed)
-    model = build.build(
+    make = partial(
+        build.build,
         recipe.model,
         plan,
         auto_class=text_examples.auto_class(recipe) if is_text else task.AUTO_CLASS,
@@ -135,6 +137,7 @@ def adapted_model(
         sharded=sharded,
         copied=getattr(options, "config", {}).get("modules_to_save") or (),
     )
+    model = sharded_load.together(make) if sharded else make()
     fresh = [*getattr(model, heads.MISSING)]
     before_head = build.count_parameters(model)["total"] - heads.count_in_heads(model)
     if base_folder is not None and weights == "random" and plan.quantization is None:
@@ -143,12 +146,9 @@ def adapted_model(
             if PartialState().is_main_process:
                 model.save_pretrained(base_folder, **({"max_shard_size": size} if sharded else {}))
     found = checkpoint_head.findings(model)
-    adapted = method.adapt(model, options)
+    adapted = shards.moved(method.adapt(model, options), device)
     if sharded:
-        shards.move(adapted, device)
-        shards.hold(adapted, device)
-    else:
-        adapted = adapted.to(device)
+        shards.hold(adapted)
     return BuiltModel(model=adapted, fresh=fresh, before_head=before_head, findings=found)
 
 
@@ -457,8 +457,8 @@ def save(run: RunContext) -> None:
     with run.clock.phase("save"):
         with whole_on_disk.mapped(run.model, folder / ".parameters") as size:
             if run.state.is_main_process:
-                size = size if run.shards_held else None
-                saving.save(run.model, run.inputs.tokenizer, folder, description, bytes_per_file=size)
+                limit = size if run.shards_held else None
+                saving.save(run.model, run.inputs.tokenizer, folder, description, bytes_per_file=limit)
                 run.record.artifacts["model"] = "model"
         run.state.wait_for_everyone()
 

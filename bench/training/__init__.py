@@ -2,5 +2,5 @@
 
 Reading order: fit (entry), engines/loop (the training step in plain sight), state, session, policy, loss, self_check
 (fast paths against the plain one), schedule, loss_scale (of fp16), log, selection, in_force, checkpointing,
-checkpoint_files, memory_saving, autocast, probe.
+checkpoint_files, checkpoint_shards, memory_saving, autocast, probe.
 """

@@ -9,7 +9,7 @@ safetensors: nothing is unpickled.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +75,7 @@ def read(engine: "EngineState", folder: Path, processes: int) -> None:
 
     Raises ValueError, a sentence's part on the folder, where a file or a part of a tensor is missing.
     """
-    with _Files(folder, processes, engine.accelerator.process_index, engine.accelerator.num_processes) as files:
+    with Files(folder, processes, engine.accelerator.process_index, engine.accelerator.num_processes) as files:
         _make_states(engine, files)
         for piece in _pieces(engine):
             piece.put(files.values(piece))
@@ -83,7 +83,7 @@ def read(engine: "EngineState", folder: Path, processes: int) -> None:
         _gather_small_ones_again(engine)
 
 
-class _Files:
+class Files:
     """The files of a checkpoint that this process needs: its own, or those of another number of processes."""
 
     def __init__(self, folder: Path, processes: int, rank: int, now: int) -> None:
@@ -92,7 +92,7 @@ class _Files:
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise ValueError(f"{missing[0]} is not on this machine, and is needed by {now} processes")
-        self._open = [safe_open(path, "pt") for path in paths]
+        self._open: list[Any] = [safe_open(path, "pt") for path in paths]
         self._ranges = [json.loads(file.metadata()[_RANGES]) for file in self._open]
         self.steps = {
             key.removeprefix(f"{_STEP}:"): float(file.get_tensor(key))
@@ -102,7 +102,7 @@ class _Files:
         }
         self.keys = {key for ranges in self._ranges for key in ranges}
 
-    def __enter__(self) -> "_Files":
+    def __enter__(self) -> "Files":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -150,10 +150,10 @@ def _fsdp_pieces(engine: "EngineState", name: str, parameter: Any) -> Iterator[P
             continue
         local = tensor.detach().to_local()
 
-        def put(values: torch.Tensor, local: torch.Tensor = local) -> None:
+        def _put(values: torch.Tensor, local: torch.Tensor = local) -> None:
             local.copy_(values.view(local.shape))
 
-        yield Piece(key=f"{kind}:{name}", start=start, total=parameter.numel(), values=local.flatten(), put=put)
+        yield Piece(key=f"{kind}:{name}", start=start, total=parameter.numel(), values=local.flatten(), put=_put)
 
 
 def _zero_pieces(engine: "EngineState", name: str, parameter: Any) -> Iterator[Piece]:
@@ -168,25 +168,25 @@ def _zero_pieces(engine: "EngineState", name: str, parameter: Any) -> Iterator[P
     start = min(engine.accelerator.process_index * size, total)
     count = min(size, total - start)  # the last ones are padded
 
-    def padded(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    def _padded(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         whole = torch.zeros(size, dtype=like.dtype, device=like.device)
         whole[:count] = values
         return whole
 
-    def put_weight(values: torch.Tensor) -> None:
-        given = padded(values, parameter.ds_tensor)
+    def _put_weight(values: torch.Tensor) -> None:
+        given = _padded(values, parameter.ds_tensor)
         safe_set_local_fp32_param(parameter, given)
         parameter.ds_tensor.data.copy_(given)
 
     values = safe_get_local_fp32_param(parameter)[:count]
-    yield Piece(key=f"{_WEIGHT}:{name}", start=start, total=total, values=values, put=put_weight)
+    yield Piece(key=f"{_WEIGHT}:{name}", start=start, total=total, values=values, put=_put_weight)
     for kind in _zero_kinds(engine):
         state = safe_get_local_optimizer_state(parameter, kind)
 
-        def put(values: torch.Tensor, kind: str = kind, state: torch.Tensor = state) -> None:
-            safe_set_local_optimizer_state(parameter, padded(values, state), kind)
+        def _put(values: torch.Tensor, kind: str = kind, state: torch.Tensor = state) -> None:
+            safe_set_local_optimizer_state(parameter, _padded(values, state), kind)
 
-        yield Piece(key=f"{kind}:{name}", start=start, total=total, values=state[:count], put=put)
+        yield Piece(key=f"{kind}:{name}", start=start, total=total, values=state[:count], put=_put)
 
 
 def _zero_kinds(engine: "EngineState") -> list[str]:
@@ -208,25 +208,33 @@ def _steps(engine: "EngineState") -> dict[str, float]:
     return {name: counted[0] for name, _ in _trained(engine)} if counted else {}
 
 
-def _make_states(engine: "EngineState", files: _Files) -> None:
-    """Let the optimiser have the states that the files have; their values are put in later."""
+def _make_states(engine: "EngineState", files: Files) -> None:
+    """Let the optimiser have the states that the files have, as its first step makes them; values are put in later."""
     if engine.sharding == "ZeRO-3":
-        for state in _zero_states(engine).values():
-            if _STEP in state and files.steps:
+        inner = engine.model.optimizer.optimizer
+        kinds = [kind for kind in LIKE_PARAMETER if any(key.startswith(f"{kind}:") for key in files.keys)]
+        for flat in engine.model.optimizer.fp32_partitioned_groups_flat:
+            states: dict[str, Any] = {kind: torch.zeros_like(flat) for kind in kinds}
+            if files.steps:
                 step = next(iter(files.steps.values()))
-                state[_STEP] = torch.full_like(state[_STEP], step) if torch.is_tensor(state[_STEP]) else int(step)
+                # DeepSpeed's own optimiser for CPUs counts in whole numbers.
+                by_torch = isinstance(inner, torch.optim.AdamW | torch.optim.Adam)
+                states[_STEP] = _counter(step, flat, inner.defaults) if by_torch else int(step)
+            if states:
+                inner.state[flat] = states
         return
-    groups = [(parameter, group) for group in engine.optimizer.param_groups for parameter in group["params"]]
-    group_of = {id(parameter): group for parameter, group in groups}
     for name, parameter in _trained(engine):
         states = {kind: torch.zeros_like(parameter) for kind in LIKE_PARAMETER if f"{kind}:{name}" in files.keys}
         if name in files.steps:
-            group = group_of[id(parameter)]
-            on_device = group.get("fused") or group.get("capturable")
-            device = parameter.device if on_device else torch.device("cpu")
-            states[_STEP] = torch.tensor(files.steps[name], dtype=torch.float32, device=device)
+            states[_STEP] = _counter(files.steps[name], parameter, engine.optimizer.defaults)
         if states:
             engine.optimizer.state[parameter] = states
+
+
+def _counter(step: float, parameter: torch.Tensor, settings: Mapping[str, Any]) -> torch.Tensor:
+    """Return a count of steps as torch's optimisers hold it: on the host, unless they are fused or captured."""
+    on_device = settings.get("fused") or settings.get("capturable")
+    return torch.tensor(step, dtype=torch.float32, device=parameter.device if on_device else "cpu")
 
 
 def _gather_small_ones_again(engine: "EngineState") -> None:

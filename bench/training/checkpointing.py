@@ -346,6 +346,9 @@ def restore(
         elif not loaded:
             _load_shards(engine, path)
         engine.scheduler.load_state_dict(unflatten_state(state["scheduler"], {}))
+        if has_parts(state):  # elsewhere the optimiser's own state has its rates
+            for group, rate in zip(engine.optimizer.param_groups, engine.scheduler.get_last_lr(), strict=True):
+                group["lr"] = rate
         if state["scaler"]:
             engine.accelerator.scaler.load_state_dict(state["scaler"])
         if inputs.rank == 0:

@@ -1,6 +1,7 @@
 """Memory of each process while a model trains whole, and divided by ZeRO-1, 2 and 3, over one process and over two.
 
     python scripts/benchmarks/spread_memory.py [--small] [--ways zero2 zero3]
+    python scripts/benchmarks/spread_memory.py --phases [--small]
 
 Real launches of one recipe (a decoder of random weights, all of them trained, AdamW, float32, gradients summed over
 micro-batches of one short text) under the accelerate configs that the tests use. Two things are measured, both of the
@@ -12,17 +13,26 @@ resident memory, the largest of the processes, less what they hold before the mo
 
 Beside each stands what DeepSpeed's sources (0.19) give for it, by `held_bytes` and `peak_bytes`.
 
+With --phases: the peak of each process while a model is loaded and saved sharded, on one, two and four processes, as
+`models.shards` and `models.whole_on_disk` do for ZeRO-3 and FSDP2 alike. Measured is anonymous memory, which a process
+has to itself; pages of the files that it reads are the system's, which takes them back when it needs room.
+
 Prints a table and one line of JSON. The exit code is 1 where the losses of two ways are not the same, where a
 measurement is not what the sources give, or where what is held does not fall from stage to stage, and from one process
-to two, by as much as it must.
+to two, by as much as it must; with --phases, where a peak is more than 1.15 times the process's share of the weights
+and one layer.
 """
 
 import argparse
+import contextlib
+import gc
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +170,152 @@ def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]
     }
 
 
+# ---------------------------------------------------------------- loading and saving
+
+PHASE_WORKER = "--phase-worker"
+PROCESSES = (1, 2, 4)
+# A peak may be so many times the process's share of the weights, and one layer.
+SHARE_SLACK = 1.15
+
+
+def anonymous() -> int:
+    """Return the bytes of this process in memory that are its own, and no file's."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("this system does not tell a process's anonymous memory")
+
+
+@contextlib.contextmanager
+def peak_of(found: dict[str, int], phase: str) -> Iterator[None]:
+    """Put the highest anonymous memory inside, less that of before, into `found`; a thread looks all the time."""
+    gc.collect()
+    before, done = anonymous(), threading.Event()
+    found[phase] = 0
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            found[phase] = max(found[phase], anonymous() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        found[phase] = max(found[phase], anonymous() - before)
+        done.set()
+        watcher.join()
+
+
+def phase_worker(folder: Path) -> int:
+    """In a process of a launch: load the model of a folder sharded, save it, and write down both peaks."""
+    import torch
+    from accelerate import PartialState
+    from transformers import AutoModelForCausalLM
+
+    from bench.models import shards, whole_on_disk
+
+    state, found = PartialState(cpu=True, backend="gloo"), {}
+    torch.zeros(2**20).sum()  # the first use of an operator takes memory of its own
+    out = folder / f"saved-{state.num_processes}"
+    with peak_of(found, "load"):
+        with shards.loading(torch.device("cpu")):
+            model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+        shards.hold(model)
+    with peak_of(found, "save"), whole_on_disk.mapped(model, out / ".parameters") as size:
+        if state.is_main_process:
+            model.save_pretrained(out, max_shard_size=size)
+    (folder / f"peaks-{state.num_processes}-{state.process_index}.json").write_text(json.dumps(found))
+    state.wait_for_everyone()
+    if state.is_main_process:
+        again = AutoModelForCausalLM.from_pretrained(out)
+        first = AutoModelForCausalLM.from_pretrained(folder / "model")
+        pairs = zip(again.parameters(), first.parameters(), strict=True)
+        (folder / f"same-{state.num_processes}.json").write_text(
+            json.dumps(all(torch.equal(one, other) for one, other in pairs))
+        )
+    state.wait_for_everyone()
+    torch.distributed.destroy_process_group()
+    return 0
+
+
+def make_model(folder: Path, size: str) -> dict[str, int]:
+    """Write a model of random weights; return the bytes of its weights, and of its largest layer."""
+    import transformers
+
+    hidden, layers, inner = SIZES[size]
+    config = transformers.AutoConfig.for_model(
+        "mistral",
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        intermediate_size=inner,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        vocab_size=2048,
+    )
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder / "model", max_shard_size="100MB")
+    layer = sum(parameter.numel() * 4 for parameter in model.model.layers[0].parameters())
+    return {"weights": sum(parameter.numel() * 4 for parameter in model.parameters()), "layer": layer}
+
+
+def measure_phases(processes: int, folder: Path, sizes: dict[str, int]) -> dict[str, Any]:
+    """One launch: the peaks of loading and saving, beside the shards, of the process that has the highest."""
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--quiet",
+        "--config_file", str(ROOT / "accelerate_configs" / "ddp_cpu2.yaml"), "--num_processes", str(processes),
+        __file__, PHASE_WORKER, str(folder),
+    ]  # fmt: skip
+    given_back = {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
+    environment = {**os.environ, **given_back}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(f"{processes} processes failed:\n{done.stderr[-2000:]}")
+    ranks = [json.loads((folder / f"peaks-{processes}-{rank}.json").read_text()) for rank in range(processes)]
+    share = sizes["weights"] / processes
+    return {
+        "processes": processes,
+        "share_gib": share / GIB,
+        "allowed_gib": (SHARE_SLACK * share + sizes["layer"]) / GIB,
+        "load_gib": max(rank["load"] for rank in ranks) / GIB,
+        "save_gib": (share + max(rank["save"] for rank in ranks)) / GIB,
+        "same": json.loads((folder / f"same-{processes}.json").read_text()),
+    }
+
+
+def phases(size: str) -> int:
+    """Measure loading and saving on one, two and four processes; return the exit code."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sizes = make_model(folder, size)
+        counts = PROCESSES if size != "small" else (2,)
+        rows = [measure_phases(processes, folder, sizes) for processes in counts]
+    weights, layer = (sizes[key] / GIB for key in ("weights", "layer"))
+    print(f"{weights:.3f} GiB of weights, {layer:.3f} GiB of them in a layer; peak of each process, GiB\n")
+    print("| processes | share of the weights | load | save | at most |\n| --: | --: | --: | --: | --: |")
+    for row in rows:
+        figures = (row[f"{key}_gib"] for key in ("share", "load", "save", "allowed"))
+        print(f"| {row['processes']} | " + " | ".join(f"{figure:.3f}" for figure in figures) + " |")
+    print(json.dumps({"benchmark": "spread_memory", "phases": ["load", "save"], "small": size == "small", **sizes,
+                      "device": "cpu", "cases": rows}))  # fmt: skip
+    wrong = phase_problems(rows) if size != "small" else [row for row in rows if not row["same"]]
+    for text in wrong:
+        print(f"problem: {text}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def phase_problems(rows: list[dict[str, Any]]) -> list[str]:
+    """Return what is not as it must be."""
+    found = [f"{row['processes']} processes saved other weights than they loaded" for row in rows if not row["same"]]
+    for row in rows:
+        for phase in ("load", "save"):
+            if row[f"{phase}_gib"] > row["allowed_gib"]:
+                found.append(
+                    f"{phase} on {row['processes']}: {row[f'{phase}_gib']:.3f} GiB, at most {row['allowed_gib']:.3f}"
+                )
+    return found
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """A row per launch."""
     lines = [
@@ -201,8 +357,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--small", action="store_true", help="a model too small for the fall to show: a trial run")
     parser.add_argument("--ways", nargs="+", choices=list(CONFIGS), help="these alone")
+    parser.add_argument("--phases", action="store_true", help="loading and saving, in place of training")
     options = parser.parse_args()
     size = "small" if options.small else "full"
+    if options.phases:
+        return phases(size)
     launches = [(way, count) for way in CONFIGS for count in (1, 2)]
     if options.ways:
         launches = [(way, count) for way, count in launches if way in options.ways]
@@ -223,4 +382,6 @@ def main() -> int:
 if __name__ == "__main__":
     if sys.argv[1:2] == [WATCHED]:
         sys.exit(watched(Path(sys.argv[2]), sys.argv[3:]))
+    if sys.argv[1:2] == [PHASE_WORKER]:
+        sys.exit(phase_worker(Path(sys.argv[2])))
     sys.exit(main())

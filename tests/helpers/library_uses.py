@@ -26,6 +26,7 @@ _TORCH = "bench/models/library_internals/torch_internals.py"
 _TRANSFORMERS = "bench/models/library_internals/transformers_internals.py"
 _ACCELERATE = "bench/models/library_internals/accelerate_internals.py"
 _BITSANDBYTES = "bench/models/library_internals/bitsandbytes_internals.py"
+_DEEPSPEED = "bench/models/library_internals/deepspeed_sharding.py"
 _EVALUATE = "bench/models/library_internals/evaluate_internals.py"
 _TRAINER = "bench/training/engines/trainer.py"
 
@@ -191,6 +192,43 @@ USES = (
         needed_for="telling accelerate of a step that a fused optimizer skipped for the sake of fp16's loss scale",
         where=_ACCELERATE,
         on_objects=True,
+    ),
+    Use(
+        owner="accelerate:Accelerator",
+        name="_local_tensor",
+        needed_for="an address for empty shards, by which accelerate tells an optimiser's parameters apart",
+        where=_TORCH,
+        on_objects=True,
+    ),
+    Use(
+        owner="transformers.core_model_loading",
+        name="set_param_for_module",
+        needed_for="cutting each weight down to this process's shard as it is read",
+        where=_TRANSFORMERS,
+    ),
+    Use(
+        owner="transformers.trainer",
+        name="deepspeed_load_checkpoint",
+        needed_for="resuming from parts that each process has written, and not from DeepSpeed's own files",
+        where=_TRANSFORMERS,
+    ),
+    Use(
+        owner="deepspeed.runtime.zero.partition_parameters:Init",
+        name="_zero_init_param",
+        needed_for="gathering one parameter at a time when ZeRO-3 partitions a model of which processes hold shards",
+        where=_DEEPSPEED,
+    ),
+    Use(
+        owner="deepspeed.runtime.engine:DeepSpeedEngine",
+        name="_broadcast_model",
+        needed_for="not sending a model of which processes hold shards before it is partitioned",
+        where=_DEEPSPEED,
+    ),
+    Use(
+        owner="accelerate.utils.fsdp_utils",
+        name="fsdp2_prepare_model",
+        needed_for="sharding a model on the meta device by FSDP2 as accelerate does",
+        where="bench/distributed/prepared_shards.py",
     ),
     Use(
         owner="bitsandbytes.nn:Params4bit",

@@ -157,6 +157,23 @@ def test_spread_memory():
     assert "parameters; memory of each process" in shown[0]
 
 
+def test_spread_memory_of_loading_and_saving(monkeypatch):
+    shown, found = run("spread_memory", "--phases")
+    (case,) = found["cases"]
+    assert (case["processes"], case["same"]) == (2, True)
+    assert case["share_gib"] == found["weights"] / 2 / GIB
+    assert 0 < case["load_gib"]
+    assert "| processes | share of the weights | load | save | at most |" in shown
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spread_memory = importlib.import_module("spread_memory")
+    fits = {"processes": 2, "allowed_gib": 0.3, "load_gib": 0.29, "save_gib": 0.3, "same": True}
+    assert spread_memory.phase_problems([fits]) == []
+    assert spread_memory.phase_problems([{**fits, "save_gib": 0.31, "same": False}]) == [
+        "2 processes saved other weights than they loaded",
+        "save on 2: 0.310 GiB, at most 0.300",
+    ]
+
+
 def test_memory_diet():
     _, found = run("memory_diet")
     by_name = {case["case"]: case for case in found["cases"]}

@@ -32,6 +32,9 @@ JOBS = {
     "generate": ["mistral-text_lora", "prompting={answer: generate, max_new_tokens: 8}"],
     "best": [*STILL_BERT, "training.evaluate_every=1", "training.best=loss", "training.learning_rate=0.3"],
 }
+# The same jobs, of which each process loads and saves its shards alone.
+SHARDED = {"full_shards": "text_full", "lora_shards": "lora", "best_shards": "best"}
+JOBS |= {name: [*JOBS[job], "speed.sharded_load=true"] for name, job in SHARDED.items()}
 # Way to spread -> (accelerate config, options of the launcher, what the record must say of it).
 WAYS = {
     "ddp": ("ddp_cpu2", (), {"distributed_type": "MULTI_CPU", "zero_stage": None}),
@@ -49,6 +52,7 @@ WAYS = {
 # README's table; the other jobs run where most can go wrong.
 TABLE = ("full", "lora", "qlora", "head", "text")
 THOROUGHLY = ("ddp", "zero3", "fsdp2")
+SHARDING = ("zero3", "fsdp2")
 # The optimiser on the CPU rounds otherwise: 4e-6 in a loss after four steps.
 TOLERANCE = 1e-4
 
@@ -75,7 +79,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    return run_all(folder / "alone", JOBS, "cpu")
+    return run_all(folder / "alone", [job for job in JOBS if job not in SHARDED], "cpu")
 
 
 class Launches(dict):
@@ -97,7 +101,9 @@ def spread(folder):
 
 
 def jobs_of(way):
-    return tuple(JOBS) if way in THOROUGHLY else TABLE
+    if way not in THOROUGHLY:
+        return TABLE
+    return tuple(job for job in JOBS if way in SHARDING or job not in SHARDED)
 
 
 def cells():
@@ -111,9 +117,10 @@ def test_losses_and_predictions_are_those_of_one_process(alone, spread, way, job
     expected = {"world_size": 2, "num_machines": 1, "backend": "gloo", **WAYS[way][2]}
     launched = found.launch.model_dump()
     assert {key: launched[key] for key in expected} == expected
-    assert losses(spread[way] / job) == pytest.approx(losses(alone / job), abs=TOLERANCE)
+    same = SHARDED.get(job, job)
+    assert losses(spread[way] / job) == pytest.approx(losses(alone / same), abs=TOLERANCE)
     ours = read_lines(spread[way] / job / "predictions" / "after-test.jsonl")
-    theirs = read_lines(alone / job / "predictions" / "after-test.jsonl")
+    theirs = read_lines(alone / same / "predictions" / "after-test.jsonl")
     assert [row["id"] for row in ours] == [row["id"] for row in theirs]
     assert len(ours) == 14
     for one, other in zip(ours, theirs, strict=True):
@@ -175,11 +182,28 @@ def weights(folder):
 
 @pytest.mark.parametrize(("way", "job"), cells())
 def test_the_saved_model_is_whole(alone, spread, way, job):
-    ours, theirs = weights(spread[way] / job), weights(alone / job)
+    ours, theirs = weights(spread[way] / job), weights(alone / SHARDED.get(job, job))
     assert len(theirs) > 3
     assert {name: value.shape for name, value in ours.items()} == {name: value.shape for name, value in theirs.items()}
     for name, value in theirs.items():
         assert float((ours[name].float() - value.float()).abs().max()) < 2e-3, name
+
+
+@pytest.mark.parametrize("job", SHARDED)
+@pytest.mark.parametrize("way", SHARDING)
+def test_each_process_loads_and_saves_its_shards_alone(spread, way, job):
+    found, plain = (store.read(spread[way] / name) for name in (job, SHARDED[job]))
+    asked = "sharded: speed.sharded_load: true"
+    assert (found.sharded_phases["load"], found.sharded_phases["save"]) == (asked, asked)
+    assert plain.sharded_phases["load"].startswith("whole on each process: the whole weights take ")
+    (checked,) = [check for check in found.checks if check.name == "saved_model"]
+    assert checked.ok
+    assert checked.detail == "the saved weights, read again by 2 processes, are those of the run's model"
+    # What was measured of the model's kernels and losses was measured on it, layer by layer.
+    for name in ("padding_free", "answer_logits"):
+        assert found.speed.get(name) == plain.speed.get(name)
+    assert found.speed["training_check"]["gradients"]["parameters"] == 8
+    assert not list((spread[way] / job).rglob(".parameters"))
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +211,7 @@ def reloaded(spread, folder):
     """In a fresh process, by plain transformers and peft: probabilities of some texts, of each divided run's model."""
     asked = {}
     for way in ("zero2", "zero3", "offload", "fsdp2"):
-        for job in ("full", "lora", "qlora", "text"):
+        for job in ("full", "lora", "qlora", "text", *(["lora_shards"] if way in SHARDING else [])):
             run = spread[way] / job
             asked[str(run)] = [row["text"] for row in some_texts(run)]
     (folder / "asked.json").write_text(json.dumps(asked), encoding="utf-8")

@@ -17,11 +17,11 @@ def before_each_partition(act: Callable[[Any], None]) -> Iterator[None]:
 
     own, send = Init._zero_init_param, DeepSpeedEngine._broadcast_model
 
-    def partition(self: Any, parameter: Any) -> None:
+    def _partition(self: Any, parameter: Any) -> None:
         act(parameter)
         own(self, parameter)
 
-    Init._zero_init_param, DeepSpeedEngine._broadcast_model = partition, lambda engine: None
+    Init._zero_init_param, DeepSpeedEngine._broadcast_model = _partition, lambda engine: None
     try:
         yield
     finally:

@@ -49,3 +49,14 @@ def attention_on_gpu(query: Any, key: Any, value: Any, *, flash: bool, causal: b
             query, key, value, 0.0, causal, False, scale=scale
         )
     return out, lse
+
+
+def give_address(parameter: Any) -> None:
+    """Give an empty shard of a DTensor parameter an address of its own.
+
+    accelerate finds an optimiser's parameters again by the addresses of `_local_tensor`; all empty tensors have one.
+    """
+    local = parameter._local_tensor
+    if not local.numel():
+        number = -1 - id(parameter)
+        local.data_ptr = lambda: number

@@ -124,11 +124,11 @@ def one_weight_at_a_time(loaded: Callable[[Any, str], None]) -> Iterator[None]:
     variables = {"HF_DEACTIVATE_ASYNC_LOAD": "1", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
     own, before = core_model_loading.set_param_for_module, {name: os.environ.get(name) for name in variables}
 
-    def set_and_tell(model: Any, name: str, *args: Any, **options: Any) -> None:
+    def _set_and_tell(model: Any, name: str, *args: Any, **options: Any) -> None:
         own(model, name, *args, **options)
         loaded(model, name)
 
-    core_model_loading.set_param_for_module = set_and_tell
+    core_model_loading.set_param_for_module = _set_and_tell
     os.environ.update(variables)
     try:
         yield
@@ -150,7 +150,7 @@ def drawn_by(draw: Callable[[Any], None]) -> Iterator[None]:
     """
     own = PreTrainedModel.init_weights
 
-    def emptied(_: Any, __: str, part: Any) -> None:
+    def _emptied(_: Any, __: str, part: Any) -> None:
         for module in part.modules() if part is not None else ():
             if getattr(module, "_is_hf_initialized", False):
                 continue
@@ -159,12 +159,12 @@ def drawn_by(draw: Callable[[Any], None]) -> Iterator[None]:
                     empty = torch.empty_like(parameter, device="meta")
                     module.register_parameter(name, nn.Parameter(empty, requires_grad=parameter.requires_grad))
 
-    def init_weights(model: Any) -> None:
+    def _init_weights(model: Any) -> None:
         draw(model)
         model.tie_weights(recompute_mapping=False)
 
-    hook = register_module_module_registration_hook(emptied)
-    PreTrainedModel.init_weights = init_weights
+    hook = register_module_module_registration_hook(_emptied)
+    PreTrainedModel.init_weights = _init_weights
     try:
         yield
     finally:
