@@ -12,7 +12,7 @@ from bench.cli import main
 from bench.config import registry, resolve
 from bench.memory import activations, report, search, state_sizes
 from bench.memory.activations import Batch
-from bench.memory.planner import MemoryPlan, Parallelism
+from bench.memory.planner import ASSUMED_CHOICES, MemoryPlan, Parallelism, assumed, longest_texts
 from bench.models import choice_head
 from bench.training import memory_saving
 from bench.utils import hardware
@@ -130,14 +130,14 @@ def test_a_head_on_choices_reads_a_text_for_each(write, tmp_path):
     plan = MemoryPlan.of(resolved, Parallelism(), precision="no", lengths=lengths)
     real = tiny.build(resolved.recipe.model, tmp_path, auto_class=choice_head.AUTO_CLASS, labels=("fit",))
     assert plan.usage(3, 64).kept == pytest.approx(kept_by(real, 3 * 5, 64), rel=0.1)
-    unread = dataclasses.replace(planner.assumed(resolved.recipe), choices=3)
-    assert planner.assumed(resolved.recipe).choices == planner.ASSUMED_CHOICES
+    unread = dataclasses.replace(assumed(resolved.recipe), choices=3)
+    assert assumed(resolved.recipe).choices == ASSUMED_CHOICES
     fewer = MemoryPlan.of(resolved, Parallelism(), precision="no", lengths=unread)
     assert fewer.usage(5, 64).kept == pytest.approx(plan.usage(3, 64).kept, rel=1e-6)
     features = [{"input_ids": [5] * 9, "pairs": [{"input_ids": [5] * 4}, {"input_ids": [5] * 5}]}]
     features.append({"input_ids": [5] * 7, "pairs": [{"input_ids": [5] * 2}] * 3})
-    assert planner.longest_texts(features) == ([5, 2], 3)
-    assert planner.longest_texts([{"input_ids": [5] * 9}]) == ([9], 1)
+    assert longest_texts(features) == ([5, 2], 3)
+    assert longest_texts([{"input_ids": [5] * 9}]) == ([9], 1)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma"])
