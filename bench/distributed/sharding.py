@@ -93,7 +93,7 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
         )
     if not shards_parameters():
         return None
-    return f"{kind} shards the parameters during training; to score and to save, each process holds the whole model"
+    return f"{kind} shards the parameters during training; `sharded_phases` says where else they are sharded, and why"
 
 
 def check_adapters(plan: LoadPlan, kind: str) -> None:
@@ -131,7 +131,7 @@ class FullModelShell:
 
     def filled(self, sharded: nn.Module) -> nn.Module:
         """Return the plain model with the whole parameters of `sharded`. Every process must call it."""
-        self._fill(dict(_whole_parameters(sharded)))
+        self._fill(dict(whole_parameters(sharded)))
         for name, buffer in sharded.named_buffers():
             self.model.get_buffer(name).copy_(buffer)
         if self._without_pads:
@@ -195,8 +195,8 @@ def _take_down(trainer: Any) -> None:
     trainer.accelerator.free_memory()  # collects what refers to itself, too
 
 
-def _whole_parameters(sharded: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and value of each parameter, gathered one at a time."""
+def whole_parameters(sharded: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield name and whole value of each parameter, gathered one at a time. Every process must take all of them."""
     from torch.distributed.tensor import DTensor
 
     for name, parameter in sharded.named_parameters():

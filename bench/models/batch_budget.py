@@ -19,12 +19,21 @@ def default_budget(model: Any) -> int:
     if device.type != "cuda":
         return CPU_BUDGET
     inner = unwrapped(model)
-    config = inner.config.get_text_config()
-    # What a layer holds at once, in float32: the two halves of its MLP, and some vectors of the hidden size.
-    token_bytes = 4 * (4 * getattr(config, "intermediate_size", 4 * config.hidden_size) + 16 * config.hidden_size)
-    available_bytes = torch.cuda.get_device_properties(device).total_memory / 2 - inner.get_memory_footprint()
+    each_bytes = token_bytes(inner.config.get_text_config())
+    # A parameter that ZeRO-3 has sharded is empty; batches are those of the whole model.
+    empty = [part for part in inner.parameters() if not part.numel() and hasattr(part, "ds_numel")]
+    elsewhere = sum(part.ds_numel * part.element_size() for part in empty)
+    held_bytes = inner.get_memory_footprint() + elsewhere
+    available_bytes = torch.cuda.get_device_properties(device).total_memory / 2 - held_bytes
     low, high = GPU_BUDGETS
-    return max(low, min(high, 2 ** int(math.log2(max(available_bytes / token_bytes, 1)))))
+    return max(low, min(high, 2 ** int(math.log2(max(available_bytes / each_bytes, 1)))))
+
+
+def token_bytes(config: Any) -> int:
+    """Return what a layer holds at once for a token, in float32: the halves of its MLP, and some vectors."""
+    hidden = int(config.hidden_size)
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    return 4 * (4 * (max(inner) if isinstance(inner, list) else int(inner)) + 16 * hidden)
 
 
 def device_of(model: Any) -> torch.device:

@@ -259,6 +259,8 @@ class Record(Part):
     """Everything that a run leaves for reports. Fields are filled in as the run proceeds.
 
     speed: the fast paths in force, by their keys in the recipe. memory_predicted: see runner/memory_prediction.py.
+    sharded_phases: of a model whose parameters are sharded in training: phase -> whether it was sharded there too, or
+    whole on each process, and why.
     published: split -> metric -> what others found there, from the recipe. files: SHA-256 of the recipe's file and of
     the cards and drop-ins in use, as "<kind>/<file name>". selected_on: scored splits whose data also chose the best
     step or the settings; their scores are marked wherever they are shown.
@@ -288,6 +290,7 @@ class Record(Part):
     training: TrainingPart | None = None
     resumed: list[Resumed] = []
     speed: dict[str, Any] = {}
+    sharded_phases: dict[str, str] = {}
     throughput: dict[str, dict[str, Any]] = {}
     memory: dict[str, dict[str, Any]] = {}
     memory_predicted: dict[str, Any] | None = None

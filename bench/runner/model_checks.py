@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bench.data.examples import Encoded, Feature
-from bench.distributed import setup
+from bench.distributed import setup, sharding
 from bench.errors import BenchError
 from bench.evaluation import self_check
 from bench.evaluation.likelihood import Item, plain
@@ -43,12 +43,14 @@ class Fingerprint:
     trained: bool
 
 
-def fingerprints(model: nn.Module) -> dict[str, Fingerprint]:
-    """Return the fingerprint of each parameter of a whole model: one pass over its memory, and no copy of it."""
-    return {
-        name: Fingerprint(bits=_checksum(parameter), trained=parameter.requires_grad)
-        for name, parameter in model.named_parameters()
-    }
+def fingerprints(model: nn.Module, *, sharded: bool = False) -> dict[str, Fingerprint]:
+    """Return the fingerprint of each parameter of a model: one pass over its memory, and no copy of it.
+
+    sharded: parameters are gathered one after another; every process must call it then.
+    """
+    trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    values = sharding.whole_parameters(model) if sharded else model.named_parameters()
+    return {name: Fingerprint(bits=_checksum(value), trained=trained[name]) for name, value in values}
 
 
 def _checksum(tensor: torch.Tensor) -> int:
@@ -64,7 +66,7 @@ def check_changed(run: RunContext, before: dict[str, Fingerprint]) -> None:
 
     before: the fingerprints of the model before its first step, also where training went on from a checkpoint.
     """
-    problem = unchanged(before, fingerprints(run.model)) or ""
+    problem = unchanged(before, fingerprints(run.model, sharded=run.live is not None)) or ""
     if problem.startswith("nothing") and run.progress is not None:
         rates = [row["learning_rate"] for row in run.progress.log.rows if row.get("learning_rate") is not None]
         if rates and not any(rates):

@@ -17,6 +17,7 @@ from bench.config import registry, rules, yaml_loader
 from bench.config.fields import Strict
 from bench.config.recipe import Recipe
 from bench.data.examples import Encoded, row_lengths
+from bench.distributed.live_model import LiveModel
 from bench.evaluation import input_check, new_rows, scoring, self_check, text_examples
 from bench.evaluation.reader import Scoring
 from bench.models import adapter_readback, build, checkpoint_head, flops, heads, positions, product_types, saving
@@ -24,7 +25,7 @@ from bench.models.checkpoint_head import Finding
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
-from bench.runner import batch_size, launch_record, model_checks, resume, unsaved
+from bench.runner import batch_size, launch_record, model_checks, results, resume, sharded_scoring, unsaved
 from bench.runner.context import RunContext
 from bench.training import fit as training
 from bench.training import probe
@@ -199,7 +200,7 @@ def fit(run: RunContext) -> None:
         run.fit_inputs = _fit_inputs(run, display)
         before = model_checks.fingerprints(run.model)
         result = training.fit(run.fit_inputs, run.progress)
-    run.model, run.fit_result = result.model, result
+    run.model, run.live, run.fit_result = result.model, result.live, result
     _record_training(run, run.fit_inputs, run.progress, result)
     model_checks.check_changed(run, before)
 
@@ -263,7 +264,28 @@ def _fit_inputs(run: RunContext, display: console.Phase) -> FitInputs:
         asked_to_stop=lambda: run.stopper.asked,
         stopped_by=lambda: run.stopper.by,
         observer=_Recorder(run),
+        sharded=run.sharded,
+        on_prepared=_before_first_step(run) if "before" in run.sharded else None,
     )
+
+
+def _before_first_step(run: RunContext) -> Callable[[LiveModel], None]:
+    """Return what scores a model before training that is sharded for training only."""
+
+    def score(live: LiveModel) -> None:
+        with sharded_scoring.alive(run, live):
+            score_before(run)
+
+    return score
+
+
+def score_before(run: RunContext) -> None:
+    """Score the model before training, unless an interrupted run has done so."""
+    if not resume.take_over_before(run):
+        results.score(run, "before")
+        if run.state.is_main_process:
+            resume.seal_before(run)
+    run.previous.settled = True
 
 
 class _Recorder(Observer):

@@ -7,6 +7,7 @@ from accelerate import PartialState
 from torch import nn
 
 from bench.distributed import sharding
+from bench.distributed.live_model import LiveModel
 from bench.errors import StoppedError
 from bench.models.library_internals import accelerate_internals
 from bench.training import checkpoint_files, checkpointing
@@ -20,9 +21,9 @@ from bench.training.state import FitInputs, Progress
 class FitResult:
     """The outcome of a training run.
 
-    model: unwrapped and whole, with its best weights where a recipe asks. first_loss, final_loss, learning_rate: of the
-    first and the last step alone, however often steps are logged. without_gradient: names of trainable parameters
-    without a finite gradient in the first step.
+    model: unwrapped, with its best weights where a recipe asks. live: its engine, where it is still sharded.
+    first_loss, final_loss, learning_rate: of the first and the last step alone, however often steps are logged.
+    without_gradient: names of trainable parameters without a finite gradient in the first step.
     """
 
     model: nn.Module
@@ -35,6 +36,7 @@ class FitResult:
     best_step: int | None
     best_value: float | None
     without_gradient: tuple[str, ...]
+    live: LiveModel | None = None
 
 
 def fit(inputs: FitInputs, progress: Progress) -> FitResult:
@@ -79,10 +81,14 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
     policy.close()
     if progress.told_to_stop:
         raise StoppedError(_interruption(inputs, progress))
-    checkpointing.load_best(inputs, progress, model)
+    live = policy.live if "after" in inputs.sharded else None
+    if live is None:
+        checkpointing.load_best(inputs, progress, model)
+    else:
+        checkpointing.load_best_into(inputs, progress, live)
     if inputs.rank == 0:
         checkpoint_files.forget_best(inputs.checkpoint_folder)
-    return _result(model, progress)
+    return _result(model, progress, live)
 
 
 def _ended_before(inputs: FitInputs, progress: Progress, resumption: checkpointing.Resumption) -> FitResult:
@@ -129,7 +135,7 @@ def _interruption(inputs: FitInputs, progress: Progress) -> str:
     return f"{done}; a checkpoint was written, and the same command goes on from there"
 
 
-def _result(model: nn.Module, progress: Progress) -> FitResult:
+def _result(model: nn.Module, progress: Progress, live: LiveModel | None = None) -> FitResult:
     rows, best = [row for row in progress.log.rows if "loss" in row], progress.selection
     return FitResult(
         model=model,
@@ -142,6 +148,7 @@ def _result(model: nn.Module, progress: Progress) -> FitResult:
         best_step=best.best_step if best is not None else None,
         best_value=best.best_value if best is not None else None,
         without_gradient=tuple(progress.without_gradient or ()),
+        live=live,
     )
 
 

@@ -1,0 +1,27 @@
+"""Uses of DeepSpeed beyond its public interface: ZeRO-3's hooks, for forwards that do not go through its engine."""
+
+from typing import Any
+
+
+def forget_order(engine: Any) -> None:
+    """Let ZeRO-3 gather the parameters of each module when that is run, and none ahead.
+
+    It remembers in which order modules were run, and takes another order for an error where it has gathered ahead.
+    """
+    coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
+    if not coordinator.is_invalid_trace():
+        coordinator._invalidate_trace()
+
+
+def release(engine: Any) -> None:
+    """Give up all that ZeRO-3 has gathered, as after a whole step."""
+    forget_order(engine)
+    coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
+    coordinator.release_and_reset_all(engine.module)
+
+
+def set_in_forward(model: Any, value: bool) -> None:
+    """Let ZeRO-3 gather a parameter that is read outside of its own module, as its engine's forward does."""
+    for module in model.modules():
+        if hasattr(module._parameters, "_in_forward"):
+            module._parameters._in_forward = value
