@@ -17,9 +17,10 @@ from bench.config.resolve import Resolved
 from bench.distributed import sharding
 from bench.distributed.sharding import SHARDABLE_OPTIMIZERS
 from bench.errors import SetupError
-from bench.memory import activations, state_sizes
+from bench.memory import activations, phases, state_sizes
 from bench.memory.activations import Batch, Usage
 from bench.models import flops
+from bench.models.heads import unwrapped
 from bench.training.memory_saving import checkpoint_activations
 from bench.training.schedule import Budget
 from bench.utils.hardware import CONTEXT, GIB, Device
@@ -68,9 +69,9 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Bytes by part. parts: on each GPU, at the fullest moment. host: over all processes. whole: to load and to score.
+    """Bytes by part. parts: on each GPU, at the fullest moment. host: over all processes. moment: of a step, in words.
 
-    moment: of a step, in words.
+    whole: on each GPU, to load, score and save: the whole model, unless it is sharded there too.
     """
 
     parts: dict[str, int]
@@ -88,7 +89,7 @@ class Prediction:
 
     @property
     def needed(self) -> int:
-        """Return the bytes that each GPU must have: for training, and before and after it for the whole model."""
+        """Return the bytes that each GPU must have: for training, and before and after it to load, score and save."""
         return max(self.total, self.whole)
 
     def as_record(self) -> dict[str, Any]:
@@ -201,12 +202,20 @@ class MemoryPlan:
         return Prediction(
             parts=parts,
             host={name: size for name, size in host.items() if size},
-            whole=self.states.weights + (0 if self.on_cpu else CONTEXT),
+            whole=self._elsewhere(),
             moment=moment,
             rows=rows,
             length=length,
             accumulation=accumulation,
         )
+
+    def _elsewhere(self) -> int:
+        """Return the most bytes that each GPU needs to load, score or save the model."""
+        parallelism, config = self.parallelism, unwrapped(self.model).config
+        sizes = phases.elsewhere(
+            self.states, parallelism.world, parallelism.zero, parallelism.offload, config, on_cpu=self.on_cpu
+        )
+        return max(sizes.values())
 
     def _fullest(self, usage: Usage, gradients: int, accumulation: int) -> tuple[str, dict[str, int]]:
         """Return (moment, its parts). Gradients of one micro-batch only come as activations go; else all are there."""

@@ -14,7 +14,7 @@ from bench.data import tokenizer as tokenizers
 from bench.data.rows import texts_of
 from bench.errors import BenchError, SetupError
 from bench.evaluation import reference_examples, text_examples
-from bench.memory import search, state_sizes
+from bench.memory import largest, phases, search, state_sizes
 from bench.memory.planner import (
     UTILISATION,
     Lengths,
@@ -33,6 +33,8 @@ from bench.utils.hardware import GIB
 MOST_TEXTS = 2000
 # Sizes of a split for which the memory of its scoring is shown.
 SCORED_EXAMPLES = (1_000, 100_000)
+# Memory of a host for which the largest model with offload is said.
+HOST_BYTES = 512 * GIB
 # Sizes of memory that are asked where none is given.
 SIZES = ("12GiB", "16GiB", "24GiB", "48GiB", "80GiB", "141GiB")
 
@@ -63,7 +65,8 @@ def lines(request: PlanRequest) -> list[str]:
     length = _length(request, plan)
     rows, said = search.planned(plan, length, available_bytes)
     prediction = plan.predict(rows, length)
-    shown = [*_summary(plan, prediction), *said, *_parts(prediction), *_scoring(resolved)]
+    shown = [*_summary(plan, prediction), *said, *_parts(prediction), *phases.lines(plan, prediction)]
+    shown += _scoring(resolved)
     if available_bytes is None:
         fitting = [size for size in SIZES if prediction.needed <= hardware.memory(size)]
         return [*shown, f"fits {fitting[0]} and more" if fitting else f"does not fit {SIZES[-1]}"]
@@ -73,6 +76,8 @@ def lines(request: PlanRequest) -> list[str]:
         shown += [f"to make it fit: {change.what} ({change.costs})" for change in chosen]
         if not chosen:
             shown.append("no known change makes it fit; take a smaller model, shorter texts or more GPUs")
+    if plan.parallelism.zero == 3:
+        shown.append(largest.sentence(available_bytes, plan.parallelism.world, HOST_BYTES))
     return [*shown, *_time(plan, name, device)]
 
 
@@ -179,7 +184,9 @@ def _parts(prediction: Prediction) -> list[str]:
     shown = [f"  {name:<20} {gib(size):>12}" for name, size in prediction.parts.items()]
     shown.append(f"  {'each GPU':<20} {gib(prediction.total):>12}  peak, in {prediction.moment}")
     if prediction.whole > prediction.total:
-        shown.append(f"  {'whole model':<20} {gib(prediction.whole):>12}  on each GPU, to load, score and save it")
+        shown.append(
+            f"  {'other phases':<20} {gib(prediction.whole):>12}  on each GPU, to load, score or save the model"
+        )
     shown += [f"  {'host: ' + name:<20} {gib(size):>12}  over all processes" for name, size in prediction.host.items()]
     shown.append(
         "  CUDA: context, kernels and workspaces take 0.3 to 0.6 GiB, depending on device and driver; 0.5 assumed"

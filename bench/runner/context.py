@@ -70,7 +70,7 @@ class RunContext:
     memory_baseline: MemoryBaseline | None = None
     budget: Budget | None = None
     model: nn.Module | None = None
-    sharded: frozenset[str] = frozenset()
+    score_sharded: frozenset[str] = frozenset()
     live: LiveModel | None = None
     prediction: PredictedMemory | None = None
     fit_inputs: FitInputs | None = None

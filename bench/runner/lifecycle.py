@@ -224,10 +224,14 @@ def execute(run: RunContext) -> None:
     memory_prediction.predict(run)
     sharded_scoring.decide(run)
     _write_record(run)
-    if run.resolved.recipe.evaluation.before and run.inputs.plan.trains != "nothing" and "before" not in run.sharded:
+    if (
+        run.resolved.recipe.evaluation.before
+        and run.inputs.plan.trains != "nothing"
+        and "before" not in run.score_sharded
+    ):
         stages.score_before(run)
         _write_record(run)
-    run.previous.settled = "before" not in run.sharded
+    run.previous.settled = "before" not in run.score_sharded
     stages.fit(run)
     _write_record(run)
     results.score(run, "after")

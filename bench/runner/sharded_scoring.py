@@ -42,7 +42,7 @@ def decide(run: RunContext) -> None:
         if phase == "before" and sharded and run.previous.checkpoint is not None:
             sharded, why = False, "training goes on from a checkpoint, which the sharded model holds from its start on"
         if sharded:
-            run.sharded |= {phase}
+            run.score_sharded |= {phase}
         run.record.sharded_phases[phase] = f"{'sharded' if sharded else 'whole on each process'}: {why}"
 
 
@@ -54,8 +54,8 @@ def _phases(run: RunContext) -> list[str]:
 
 def _room(run: RunContext, model: nn.Module) -> _Room:
     """Return what scoring the whole model takes on this process, and what there is, with what the model holds now."""
-    device = run.state.device
-    needed = phases.whole_scoring(model, run.state.num_processes, run.inputs.scoring.batch_tokens)
+    device, scoring = run.state.device, run.inputs.scoring
+    needed = phases.whole_scoring(model, run.state.num_processes, scoring.batch_tokens, mixed=scoring.precision != "no")
     try:
         left = min(limits.available_bytes(device, sharing_host(run)).values())
     except SetupError:

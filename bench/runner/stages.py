@@ -264,8 +264,8 @@ def _fit_inputs(run: RunContext, display: console.Phase) -> FitInputs:
         asked_to_stop=lambda: run.stopper.asked,
         stopped_by=lambda: run.stopper.by,
         observer=_Recorder(run),
-        sharded=run.sharded,
-        on_prepared=_before_first_step(run) if "before" in run.sharded else None,
+        sharded=run.score_sharded,
+        on_prepared=_before_first_step(run) if "before" in run.score_sharded else None,
     )
 
 
