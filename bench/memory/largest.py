@@ -44,11 +44,11 @@ def largest(gpu_bytes: int, parallelism: Parallelism, host_bytes: int | None = N
 
     gpu_bytes: of each GPU. host_bytes: of each host; None for as much as it takes. None where not even two blocks fit.
     """
-    few, more = (_of(blocks, parallelism) for blocks in (FEW, MORE))
+    few, more = (of(blocks, parallelism) for blocks in (FEW, MORE))
     limits = [(few.gpu, more.gpu, gpu_bytes)] + ([] if host_bytes is None else [(few.host, more.host, host_bytes)])
     most = min(FEW + int((MORE - FEW) * (most - low) / max(1, high - low)) for low, high, most in limits)
     for blocks in range(max(2, most + 1), max(1, most - 3), -1):
-        found = _of(blocks, parallelism)
+        found = of(blocks, parallelism)
         if found.gpu <= gpu_bytes and (host_bytes is None or found.host <= host_bytes):
             return found
     return None
@@ -63,7 +63,8 @@ def _plan(blocks: int) -> MemoryPlan:
     return MemoryPlan.of(resolve.load(SHIPPED / "sst2" / "llama32_1b-full.yaml", tuple(overrides)), Parallelism())
 
 
-def _of(blocks: int, parallelism: Parallelism) -> Largest:
+def of(blocks: int, parallelism: Parallelism) -> Largest:
+    """Return the forecast of a Llama of so many blocks, whether or not it fits anything."""
     plan = replace(_plan(blocks), parallelism=parallelism)
     prediction = plan.predict(1, LENGTH)
     return Largest(
