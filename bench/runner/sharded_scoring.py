@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from accelerate.utils import gather_object
 from torch import nn
 
-from bench.distributed import sharding
+from bench.distributed import setup, sharding
 from bench.distributed.live_model import LiveModel
 from bench.errors import SetupError
 from bench.memory import limits, phases
@@ -32,14 +32,17 @@ class _Room:
 
 def decide(run: RunContext) -> None:
     """Choose for each phase, and fill in the record's `sharded_phases`. Every process must call it."""
+    asked = run.resolved.recipe.evaluation.sharded
     if not sharding.shards_parameters() or run.inputs.plan.trains != "gradient":
+        if asked is True:
+            run.record.note(f"{ASKED}: true is not used: nothing shards the model's parameters in this run")
         return
     assert run.model is not None
-    asked = run.resolved.recipe.evaluation.sharded
+    resumed = setup.broadcast_from_rank_zero(run.previous.checkpoint is not None)
     rooms: list[_Room] = gather_object([_room(run, run.model)]) if asked == "auto" else []
     for phase in _phases(run):
         sharded, why = (asked, f"{ASKED}: {str(asked).lower()}") if asked != "auto" else _by_memory(phase, rooms)
-        if phase == "before" and sharded and run.previous.checkpoint is not None:
+        if phase == "before" and sharded and resumed:
             sharded, why = False, "training goes on from a checkpoint, which the sharded model holds from its start on"
         if sharded:
             run.score_sharded |= {phase}

@@ -272,11 +272,11 @@ def _fit_inputs(run: RunContext, display: console.Phase) -> FitInputs:
 def _before_first_step(run: RunContext) -> Callable[[LiveModel], None]:
     """Return what scores a model before training that is sharded for training only."""
 
-    def score(live: LiveModel) -> None:
+    def _score(live: LiveModel) -> None:
         with sharded_scoring.alive(run, live):
             score_before(run)
 
-    return score
+    return _score
 
 
 def score_before(run: RunContext) -> None:
