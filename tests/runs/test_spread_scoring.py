@@ -18,13 +18,13 @@ COMMON = [
 # Batches of a few texts: four for both processes, or an odd number.
 FEW = "evaluation.batch_tokens=120"
 STILL = [f"model.architecture.{name}=0.0" for name in NO_DROPOUT["bert"]]
-BEST = ["training.evaluate_every=1", "training.best=loss", "training.learning_rate=0.3"]
+BEST = ["training.evaluate_every=1", "training.warmup=0", "training.best=loss", "training.learning_rate=0.3"]
 WRITTEN = "prompting={answer: generate, max_new_tokens: 10}"
 JOBS = {
     "head": ["tiny/bert-full", *STILL, FEW, *BEST],
     "text": ["tiny/mistral-text_lora", FEW],
     "spans": ["passages/bert-full", *STILL, FEW, "max_length=48", "spans.doc_stride=16"],
-    "written": ["tiny/mistral-text_lora", "prompting={answer: generate, max_new_tokens: 3}", FEW],
+    "written": ["tiny/mistral-text_lora", "prompting={answer: generate, max_new_tokens: 8}", FEW],
     # By transformers' own generate, of several lengths.
     "written_t5": ["tiny/t5-text_full", *(f"model.architecture.{name}=0.0" for name in NO_DROPOUT["t5"]), WRITTEN, FEW],
     # One batch for two processes.
