@@ -26,6 +26,8 @@ from accelerate.utils import broadcast_object_list, send_to_device
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from bench.models import positions
+from bench.models.autocast import evaluating
 from bench.models.heads import is_generative, unwrapped
 from bench.models.kernels import patch
 from bench.models.library_internals import deepspeed_internals, torch_internals, transformers_internals
@@ -164,7 +166,7 @@ class InStep:
             autocast = torch.autocast(self.device.type, dtype=again.dtype)
         self._depth += 1
         try:
-            with torch.no_grad(), autocast, self._own_attention():
+            with evaluating(self.model), autocast, self._own_attention():
                 again.function(self, *again.args, **again.kwargs)
         except BaseException:
             self._depth -= 1
@@ -172,6 +174,7 @@ class InStep:
             raise
         self._depth -= 1
         self._end(failed=False)
+        positions.forget_longer_texts(self.model)  # a forward that waits is to find it as it was
 
     @contextlib.contextmanager
     def _own_attention(self) -> Iterator[None]:
