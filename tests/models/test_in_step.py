@@ -108,7 +108,7 @@ def test_kinds_in_which_gathers_differ_are_agreed_on(sharded, monkeypatch):
 
 def test_a_repeated_forward_changes_nothing_of_what_waits(sharded):
     """It runs with the model's own attention, without gradients, in evaluation mode."""
-    plain, model = sharded("llama")
+    _, model = sharded("llama")
     ids = torch.tensor([[5, 6, 7]])
     step = in_step.InStep(model)
     with step.watching():
