@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, send_to_device
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
@@ -62,7 +63,8 @@ class InStep:
 
     def __init__(self, model: nn.Module, engine: Any = None) -> None:
         self.model, self.engine = model, engine
-        self.device = next(model.parameters()).device
+        # Parameters that wait on the host are elsewhere.
+        self.device = PartialState().device
         self.rank, self.world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self.modules = _outermost(model)
         self._repeatable: dict[int, _Repeatable] = {}
