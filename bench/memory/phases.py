@@ -29,6 +29,8 @@ FLOAT32 = 4
 LOGITS_BYTES = 3 * FLOAT32 * 2**24
 # GPUs of a host: what their processes keep there adds up.
 GPUS_PER_HOST = 8
+# The least that a file of weights holds, which is put together in memory.
+FILE = 2**26
 # What a process keeps on the host: libraries, and its CUDA context's own part. An assumption.
 LIBRARIES = 2 * GIB
 
@@ -61,8 +63,13 @@ class _Parts:
     context: int
 
 
-def elsewhere(states: States, world: int, zero: int, offload: str, config: Any, *, on_cpu: bool) -> dict[str, int]:
-    """Return phase -> bytes of each GPU in all phases but training; without ZeRO-3 those of the whole model."""
+def elsewhere(
+    states: States, world: int, zero: int, offload: str, config: Any, *, quantized: bool, on_cpu: bool
+) -> dict[str, int]:
+    """Return phase -> bytes of each GPU in all phases but training; without ZeRO-3 those of the whole model.
+
+    quantized: bitsandbytes makes its 4-bit weights of whole ones, so that each process loads and keeps all of them.
+    """
     parts = _parts(states, world, zero, offload, config, on_cpu=on_cpu)
     if zero < 3:
         # Its batch takes what is left: less memory makes smaller ones.
@@ -70,11 +77,13 @@ def elsewhere(states: States, world: int, zero: int, offload: str, config: Any, 
         return dict.fromkeys(("load", "before", "after", "save"), whole)
     held = parts.own + parts.context
     scored = held + parts.states + parts.layers + parts.batch
+    whole = parts.weights + parts.context
     return {
-        "load": held + parts.layers + parts.tensor,
+        "load": whole if quantized else held + parts.layers + parts.tensor,
         "before": scored,
         "after": scored,
-        "save": held + parts.states + 2 * parts.tensor,
+        # Training's states are given back by then.
+        "save": whole if quantized else held + 2 * parts.tensor,
     }
 
 
@@ -105,6 +114,7 @@ def forecast(plan: "MemoryPlan", prediction: "Prediction") -> list[PhaseMemory]:
         parallelism.zero,
         parallelism.offload,
         unwrapped(plan.model).config,
+        quantized=plan.quantized,
         on_cpu=plan.on_cpu,
     )
     processes = min(parallelism.world, GPUS_PER_HOST)
@@ -119,17 +129,23 @@ def forecast(plan: "MemoryPlan", prediction: "Prediction") -> list[PhaseMemory]:
         "before": training,
         "train": training,
         "after": training,
-        "save": training + tensor,
+        "save": libraries + waiting + tensor + (max(FILE, states.weights // (4 * parallelism.world)) if sharded else 0),
     }
     gpu = {**sizes, "train": prediction.total}
-    return [PhaseMemory(name=name, gpu=gpu[name], host=host[name], sharded=sharded) for name in host]
+    whole = {"load", "save"} if plan.quantized else set()
+    return [
+        PhaseMemory(name=name, gpu=gpu[name], host=host[name], sharded=sharded and name not in whole) for name in host
+    ]
 
 
 def lines(plan: "MemoryPlan", prediction: "Prediction") -> list[str]:
     """Return all phases in plain text, for `python -m bench plan`."""
     found = forecast(plan, prediction)
     gpu, host = (", ".join(f"{phase.name} {getattr(phase, kind) / GIB:.2f}" for phase in found) for kind in _PLACES)
-    how = "the model is sharded in all of them" if found[0].sharded else "the model is whole on each GPU"
+    whole = [phase.name for phase in found if not phase.sharded]
+    how = (
+        "the model is sharded in all of them" if not whole else f"the model is whole on each GPU in {', '.join(whole)}"
+    )
     hosts = f"with {GPUS_PER_HOST} GPUs" if plan.parallelism.world > GPUS_PER_HOST else "in all"
     return [
         f"  phases, GiB on each GPU: {gpu} ({how})",

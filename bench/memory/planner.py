@@ -163,6 +163,11 @@ class MemoryPlan:
         )
 
     @property
+    def quantized(self) -> bool:
+        """Return whether the model is held in 4 bits."""
+        return state_sizes.load_plan(self.resolved)[1].quantization is not None
+
+    @property
     def budget(self) -> Budget:
         """Return the sizes of the run. Raises SetupError for a global batch that the processes can't share evenly."""
         return Budget.plan(self.resolved.recipe.training, self.lengths.examples or 10**6, self.parallelism.world)
@@ -213,7 +218,13 @@ class MemoryPlan:
         """Return the most bytes that each GPU needs to load, score or save the model."""
         parallelism, config = self.parallelism, unwrapped(self.model).config
         sizes = phases.elsewhere(
-            self.states, parallelism.world, parallelism.zero, parallelism.offload, config, on_cpu=self.on_cpu
+            self.states,
+            parallelism.world,
+            parallelism.zero,
+            parallelism.offload,
+            config,
+            quantized=self.quantized,
+            on_cpu=self.on_cpu,
         )
         return max(sizes.values())
 

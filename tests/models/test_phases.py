@@ -68,6 +68,19 @@ def test_below_stage_three_each_gpu_holds_the_whole_model(plan, zero):
     assert not any(phase.sharded for phase in found.values())
 
 
+def test_a_model_in_four_bits_is_loaded_and_saved_whole():
+    """bitsandbytes makes its weights of whole ones."""
+    resolved = resolve.load(
+        RECIPE, ("training.per_device_batch=1", "method.storage=bfloat16", "training.optimizer=adamw_torch")
+    )
+    job = MemoryPlan.of(resolved, Parallelism(world=8, zero=3))
+    prediction = job.predict(1, 128)
+    found = {phase.name: phase for phase in phases.forecast(job, prediction)}
+    assert [name for name in NAMES if not found[name].sharded] == ["load", "save"]
+    assert found["load"].gpu == found["save"].gpu == job.states.weights + CONTEXT
+    assert "whole on each GPU in load, save" in phases.lines(job, prediction)[0]
+
+
 def test_lines_name_every_phase(plan):
     job = dataclasses.replace(plan, parallelism=Parallelism(world=16, zero=3))
     gpu, host = phases.lines(job, job.predict(1, 128))
