@@ -22,7 +22,7 @@ BEST = ["training.evaluate_every=1", "training.warmup=0", "training.best=loss", 
 WRITTEN = "prompting={answer: generate, max_new_tokens: 10}"
 JOBS = {
     "head": ["tiny/bert-full", *STILL, FEW, *BEST],
-    "text": ["tiny/mistral-text_lora", FEW],
+    "text": ["tiny/mistral-text_lora", FEW, "training.evaluate_every=2"],
     "spans": ["passages/bert-full", *STILL, FEW, "max_length=48", "spans.doc_stride=16"],
     "written": ["tiny/mistral-text_lora", "prompting={answer: generate, max_new_tokens: 8}", FEW],
     # By transformers' own generate, of several lengths.
@@ -35,7 +35,8 @@ WAYS = {"zero3": ("zero3_cpu2", (), "oom"), "fsdp2": ("fsdp2_cpu2", ("written_t5
 CELLS = [(way, job) for way, (_, without, _) in WAYS.items() for job in JOBS if job not in without]
 # The longest wait for a process that is gone.
 LIMIT_S = 600
-TOLERANCE = 1e-4
+# After training on two processes: of a number, a probability, a log-likelihood, and a span's sum of two logits.
+TOLERANCES = {"prediction": 1e-4, "scores": 1e-4, "log_likelihoods": 1e-4, "score": 1e-3}
 
 
 def run_all(folder, config, jobs, script="run_many"):
@@ -68,7 +69,7 @@ def test_predictions_are_those_of_one_process(runs, way, job):
     found = store.read(runs / way / job)
     assert found.status == "ok", found.reason
     assert found.launch.world_size == 2
-    phases = ["before", "validate", "after"] if job == "head" else ["before", "after"]
+    phases = ["before", "validate", "after"] if job in ("head", "text") else ["before", "after"]
     assert found.sharded_phases.keys() >= set(phases)
     assert {found.sharded_phases[phase] for phase in phases} == {"sharded: evaluation.sharded: true"}
     for stage in ("before", "after"):
@@ -77,8 +78,9 @@ def test_predictions_are_those_of_one_process(runs, way, job):
         assert len(ours) == 7
         for one, other in zip(ours, theirs, strict=True):
             assert one.get("text") == other.get("text")
-            for name in ("prediction", "scores", "log_likelihoods", "score"):
-                assert one.get(name) == pytest.approx(other.get(name), abs=TOLERANCE)
+            for name, tolerance in TOLERANCES.items():
+                # Before training the weights are the same, and so is every number.
+                assert one.get(name) == pytest.approx(other.get(name), abs=0 if stage == "before" else tolerance)
 
 
 @together("way", WAYS)
@@ -94,10 +96,11 @@ def test_the_fast_paths_are_those_of_one_process(runs, way):
 
 @together("way", WAYS)
 def test_validations_choose_the_step_and_its_weights(runs, way):
-    rows = {one: read_lines(runs / one / "head" / "train_log.jsonl") for one in (way, "alone")}
-    values = {one: [row["validation_loss"] for row in rows[one] if "validation_loss" in row] for one in rows}
-    assert len(values["alone"]) == 2
-    assert values[way] == pytest.approx(values["alone"], abs=1e-3)
+    for job, count in (("head", 2), ("text", 1)):
+        rows = {one: read_lines(runs / one / job / "train_log.jsonl") for one in (way, "alone")}
+        values = {one: [row["validation_loss"] for row in rows[one] if "validation_loss" in row] for one in rows}
+        assert len(values["alone"]) == count
+        assert values[way] == pytest.approx(values["alone"], abs=1e-3)
     assert store.read(runs / way / "head").training.best_step == store.read(runs / "alone" / "head").training.best_step
 
 
@@ -111,6 +114,8 @@ def test_out_of_memory_on_one_process_ends_the_run_as_such(runs):
 
 def test_a_process_that_is_gone_ends_the_run_as_crashed(runs):
     found = store.read(runs / "fsdp2" / "killed")
-    assert (found.status, found.failed_in) == ("crashed", "score_after")
-    assert "rank 1" in found.reason
+    assert found.status == "crashed"
+    # As of its last sign of life.
+    assert found.failed_in in ("score_after", "the step after train")
+    assert found.reason.startswith("rank 1 ")
     assert found.scores["before"]
