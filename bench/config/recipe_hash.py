@@ -35,6 +35,7 @@ _LATER = (
     "dataset.source.trust_remote_code",
     "evaluation.allow_selection_on_test",
     "evaluation.extract",
+    "evaluation.sharded",
     "model.tokenizer.chat_template",
     "prompting.chat_template_kwargs",
     "prompting.date",

@@ -99,6 +99,8 @@ class Evaluation(Strict):
     batch_tokens: tokens of a batch, padding included; null is a default for the device. No score depends on it.
     validation: the split by which the best step, the end, or in a study the settings are chosen.
     extract: the part of a written answer that is compared with the same part of its reference, as `extracted_match`.
+    sharded: whether a model that ZeRO-3 or FSDP2 shards is scored as it is, or whole on each process; auto scores it
+    whole where the forecast says that it fits. No score depends on it.
     allow_selection_on_test: whether it may be one of the scored splits, or hold the same data; marked in every report.
     """
 
@@ -107,6 +109,7 @@ class Evaluation(Strict):
     validation: Name = "validation"
     allow_selection_on_test: bool = False
     batch_tokens: PositiveInt | None = None
+    sharded: Literal["auto", True, False] = "auto"
     threshold: Share = 0.5
     extract: Extract | None = None
     metrics: Annotated[tuple[Text, ...], Distinct] = ()

@@ -187,6 +187,7 @@ ALWAYS = frozenset({
     "training.minutes", "training.learning_rate", "training.optimizer", "training.weight_decay", "training.clip_norm",
     "training.gradient_checkpointing", "training.log_every", "training.evaluate_every", "evaluation.before",
     "evaluation.splits", "evaluation.validation", "evaluation.allow_selection_on_test", "evaluation.batch_tokens",
+    "evaluation.sharded",
     "evaluation.metrics", "speed", "checkpoints.every_steps", "checkpoints.every_minutes", "seed", "save", "published",
 })  # fmt: skip
 

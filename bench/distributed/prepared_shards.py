@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bench.models import shards
-from bench.models.library_internals import deepspeed_sharding, torch_internals
+from bench.models.library_internals import deepspeed_internals, torch_internals
 
 
 def give_to_fsdp(accelerator: Any, model: nn.Module) -> None:
@@ -72,7 +72,7 @@ def given_to_zero() -> Iterator[None]:
         if shards.of(parameter) is not None:
             parameter.data = shards.release(parameter)
 
-    with deepspeed_sharding.before_each_partition(_whole):
+    with deepspeed_internals.before_each_partition(_whole):
         yield
 
 

@@ -137,7 +137,7 @@ class FullModelShell:
 
     def filled(self, sharded: nn.Module) -> nn.Module:
         """Return the plain model with the whole parameters of `sharded`. Every process must call it."""
-        self._fill(dict(_whole_parameters(sharded)))
+        self._fill(dict(whole_parameters(sharded)))
         for name, buffer in sharded.named_buffers():
             self.model.get_buffer(name).copy_(buffer)
         if self._without_pads:
@@ -222,8 +222,8 @@ def _take_down(trainer: Any) -> None:
     trainer.accelerator.free_memory()  # collects what refers to itself, too
 
 
-def _whole_parameters(sharded: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    """Name and value of each parameter, gathered one at a time."""
+def whole_parameters(sharded: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield name and whole value of each parameter, gathered one at a time. Every process must take all of them."""
     for name, parameter in sharded.named_parameters():
         yield name, prepared_shards.whole_of(parameter)
 

@@ -10,6 +10,7 @@ place goes to a waiting prompt. The output head is applied to the last token of 
 """
 
 import contextlib
+import copy
 import inspect
 import time
 from collections import deque
@@ -24,6 +25,7 @@ from transformers import AttentionInterface, GenerationConfig
 
 from bench.data.batching import pad_inputs
 from bench.data.prompts.shared_affixes import common_prefix_length
+from bench.distributed import in_step
 from bench.errors import SetupError
 from bench.evaluation import self_check
 from bench.evaluation.self_check import Agree
@@ -323,7 +325,7 @@ class Generator:
                 try:
                     write(waiting, places, answers)
                 except Exception as error:
-                    if places == 1 or not is_out_of_memory(error):
+                    if places == 1 or in_step.is_on() or not is_out_of_memory(error):
                         raise
                     self._budget = places // 2 * self._room(waiting[0])
                     self.notes.append(f"out of memory with {places} answers at once; went on with {places // 2}")
@@ -410,8 +412,19 @@ class Generator:
         inputs = {name: tensor.to(self._inner.device) for name, tensor in batch.items()}
         stop = self._stop or (lambda _: False)
         criteria = [lambda ids, _: ids.new_tensor([stop(new) for new in ids[:, start:].tolist()]).bool()]
-        ids = self._model.generate(**inputs, generation_config=settings, stopping_criteria=criteria)
+        with in_step.turn("generate", _generate_again, inputs, settings):
+            # In step, those who are done go on until all are.
+            ids = self._model.generate(
+                **inputs, generation_config=settings, stopping_criteria=criteria, synced_gpus=in_step.is_on()
+            )
         return ids[:, start:].tolist()
+
+
+def _generate_again(step: in_step.InStep, inputs: dict[str, Tensor], settings: GenerationConfig) -> None:
+    settings = copy.deepcopy(settings)
+    settings.max_new_tokens = 1  # it goes on as long as the others do
+    with _prepared(step.model):
+        step.model.generate(**inputs, generation_config=settings, synced_gpus=True)
 
 
 def plain(model: Any, prompt: Sequence[int], **settings: Any) -> Generated:

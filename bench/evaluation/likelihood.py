@@ -26,6 +26,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from bench.data.batching import grouped, pad_inputs
 from bench.data.prompts.shared_affixes import common_prefix_length
+from bench.distributed import in_step
 from bench.evaluation import continuation_tree, self_check
 from bench.evaluation.self_check import Agree
 from bench.models import positions
@@ -130,7 +131,7 @@ class Scorer:
                         expected[number] = plain(strategy.model, _part(strategy.items[number], places[number]))
                 reason = _differs(strategy, places, expected, budget)
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+                if not is_out_of_memory(error) or in_step.is_on():
                     raise
                 self.notes.append("label scores could not be compared with the plain path's: out of memory")
                 reason = None
@@ -153,7 +154,7 @@ class Scorer:
                 scored |= zip(part, answers, strict=True)
                 continue
             except (RuntimeError, MemoryError) as error:
-                if not (is_out_of_memory(error) and self._halve(part)):
+                if in_step.is_on() or not (is_out_of_memory(error) and self._halve(part)):
                     raise
             # Only here the exception no longer holds the tensors.
             if torch.cuda.is_available():
@@ -306,6 +307,15 @@ def _logits(model: Any, kind: type, hidden: torch.Tensor) -> torch.Tensor:
     By the model's own forward with its body left out, so that hidden states and logits are scaled or capped as the
     family does it. kind: type of the body's output.
     """
+    with in_step.turn("head", _logits_again, kind, hidden[:1]):
+        return _logits_of_head(model, kind, hidden)
+
+
+def _logits_again(step: in_step.InStep, kind: type, hidden: torch.Tensor) -> torch.Tensor:
+    return _logits_of_head(step.model, kind, hidden)
+
+
+def _logits_of_head(model: Any, kind: type, hidden: torch.Tensor) -> torch.Tensor:
     body = shared_prefix.body(model)
     replaced = body.__dict__.get("forward")
     body.forward = lambda *_, **__: kind(last_hidden_state=hidden[None])

@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 
 from bench.console import Phase
 from bench.data.examples import Encoded, as_array, kind_of
+from bench.distributed import in_step
 from bench.errors import DivergedError, ScoreError
 from bench.evaluation.metric_set import MetricSet, Predictions
 from bench.evaluation.reader import Answer, Scoring
@@ -51,6 +52,7 @@ def run(model: Any, split: Encoded, scoring: Scoring, title: str) -> Scored:
             for numbers in mine:
                 answers += zip(numbers, reader.read(numbers), strict=True)
                 progress.advance(tokens=sum(lengths[number] for number in numbers))
+            in_step.settle()
     seconds = time.perf_counter() - started_s - reader.check_s
     notes = reader.notes
     if state.num_processes > 1:

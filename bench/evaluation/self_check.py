@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from bench.distributed import in_step
 from bench.records.failures import is_out_of_memory
 
 # Examples of a stage that are run both ways, the longest and the shortest among them.
@@ -37,6 +38,7 @@ def first_reason(reason: str | None) -> str | None:
     """Return the first process's reason that has one: batches must be the same on all. Every process must call it."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return reason
+    in_step.settle()  # some may have had time for more examples than others
     reasons: list[str | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(reasons, reason)
     return next((each for each in reasons if each is not None), None)

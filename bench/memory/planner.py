@@ -18,7 +18,7 @@ from bench.config.resolve import Resolved
 from bench.distributed import sharding
 from bench.distributed.sharding import SHARDABLE_OPTIMIZERS
 from bench.errors import SetupError
-from bench.memory import activations, state_sizes
+from bench.memory import activations, phases, state_sizes
 from bench.memory.activations import Batch, Usage
 from bench.models.heads import unwrapped
 from bench.models.kernels import patch
@@ -89,9 +89,9 @@ def longest_texts(features: Sequence[Mapping[str, Any]]) -> tuple[list[int], int
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Bytes by part. parts: on each GPU, at the fullest moment. host: over all processes. whole: to load and to score.
+    """Bytes by part. parts: on each GPU, at the fullest moment. host: over all processes. moment: of a step, in words.
 
-    moment: of a step, in words.
+    whole: on each GPU, to load, score and save: the whole model, unless it is sharded there too.
     """
 
     parts: dict[str, int]
@@ -109,7 +109,7 @@ class Prediction:
 
     @property
     def needed(self) -> int:
-        """Return the bytes that each GPU must have: for training, and before and after it for the whole model."""
+        """Return the bytes that each GPU must have: for training, and before and after it to load, score and save."""
         return max(self.total, self.whole)
 
     def as_record(self) -> dict[str, Any]:
@@ -181,6 +181,11 @@ class MemoryPlan:
         )
 
     @property
+    def quantized(self) -> bool:
+        """Return whether the model is held in 4 bits."""
+        return state_sizes.load_plan(self.resolved)[1].quantization is not None
+
+    @property
     def budget(self) -> Budget:
         """Return the sizes of the run. Raises SetupError for a global batch that the processes can't share evenly."""
         return Budget.plan(self.resolved.recipe.training, self.lengths.examples or 10**6, self.parallelism.world)
@@ -233,7 +238,7 @@ class MemoryPlan:
         return Prediction(
             parts=parts,
             host={name: size for name, size in host.items() if size},
-            whole=self.states.weights + (0 if self.on_cpu else CONTEXT),
+            whole=self._elsewhere(),
             moment=moment,
             rows=rows,
             length=length,
@@ -243,6 +248,20 @@ class MemoryPlan:
     def _gradients_grow(self, accumulation: int) -> bool:
         """Return whether there are no gradients when a backward pass begins."""
         return self.parallelism == Parallelism() and accumulation == 1
+
+    def _elsewhere(self) -> int:
+        """Return the most bytes that each GPU needs to load, score or save the model."""
+        parallelism, config = self.parallelism, unwrapped(self.model).config
+        sizes = phases.elsewhere(
+            self.states,
+            parallelism.world,
+            parallelism.zero,
+            parallelism.offload,
+            config,
+            quantized=self.quantized,
+            on_cpu=self.on_cpu,
+        )
+        return max(sizes.values())
 
     def _fullest(self, usage: Usage, gradients: int, accumulation: int) -> tuple[str, dict[str, int]]:
         """Return (moment, its parts). Gradients of one micro-batch only come as activations go; else all are there."""

@@ -14,7 +14,7 @@ from bench.data import tokenizer as tokenizers
 from bench.data.rows import texts_of
 from bench.errors import BenchError, SetupError
 from bench.evaluation import reference_examples, text_examples
-from bench.memory import disk, inference, search, state_sizes, timing
+from bench.memory import disk, inference, largest, phases, search, state_sizes, timing
 from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction, assumed, longest_texts
 from bench.memory.scoring import scoring_bytes
 from bench.memory.verdict import Card, asked_card, gib, others_of_this_size, precision_of, verdict
@@ -26,6 +26,8 @@ from bench.utils.hardware import GIB
 MOST_TEXTS = 2000
 # Sizes of a split for which the memory of its scoring is shown.
 SCORED_EXAMPLES = (1_000, 100_000)
+# Memory of a host for which the largest model with offload is said.
+HOST_BYTES = 512 * GIB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ def answer(request: PlanRequest) -> Answer:
     where = f"micro-batches of {rows} x {length} tokens"
     fits, first = verdict(prediction.needed, card, where)
     shown = [first, *others_of_this_size(prediction.needed, card), *_summary(plan, prediction), *said]
-    shown += _parts(prediction)
+    shown += [*_parts(prediction), *phases.lines(plan, prediction)]
     if card.usable is not None:
         shown += _largest(plan, prediction, card.usable)
     if card.usable is not None and not fits:
@@ -90,6 +92,8 @@ def answer(request: PlanRequest) -> Answer:
         shown += [f"to make it fit at {length} tokens: {change.what} ({change.costs})" for change in chosen]
         if not chosen:
             shown.append(f"no known change makes it fit at {length} tokens; take a smaller model or more GPUs")
+    if card.usable is not None and plan.parallelism.zero == 3:
+        shown.append(largest.sentence(card.usable, plan.parallelism.world, HOST_BYTES))
     shown += [*_scoring(resolved), *disk.lines(plan), *timing.lines(plan, rows, card, request.records)]
     return Answer(lines=shown, fits=fits)
 
@@ -200,7 +204,9 @@ def _parts(prediction: Prediction) -> list[str]:
     shown = [f"  {name:<20} {gib(size):>12}" for name, size in prediction.parts.items()]
     shown.append(f"  {'each GPU':<20} {gib(prediction.total):>12}  peak, in {prediction.moment}")
     if prediction.whole > prediction.total:
-        shown.append(f"  {'whole model':<20} {gib(prediction.whole):>12}  on each GPU, to load, score and save it")
+        shown.append(
+            f"  {'other phases':<20} {gib(prediction.whole):>12}  on each GPU, to load, score or save the model"
+        )
     shown += [f"  {'host: ' + name:<20} {gib(size):>12}  over all processes" for name, size in prediction.host.items()]
     shown.append(
         "  CUDA: context, kernels and workspaces take 0.3 to 0.6 GiB, depending on device and driver; 0.5 assumed"

@@ -19,19 +19,28 @@ def default_budget(model: Any) -> int:
     device = device_of(model)
     if device.type != "cuda":
         return CPU_BUDGET
-    total_bytes = cuda.allowed(device)
-    return budget_for(model, total_bytes, unwrapped(model).get_memory_footprint())
+    inner = unwrapped(model)
+    # A parameter that ZeRO-3 has sharded is empty; batches are those of the whole model.
+    empty = [part for part in inner.parameters() if not part.numel() and hasattr(part, "ds_numel")]
+    elsewhere = sum(part.ds_numel * part.element_size() for part in empty)
+    return budget_for(model, cuda.allowed(device), inner.get_memory_footprint() + elsewhere)
 
 
 def budget_for(model: Any, total_bytes: int | None, weights_bytes: int) -> int:
     """Return the tokens of a batch on a GPU with so much memory; the fewest on one that is not known."""
-    config, (low, high) = unwrapped(model).config.get_text_config(), GPU_BUDGETS
+    low, high = GPU_BUDGETS
     if total_bytes is None:
         return low
-    # What a layer holds at once, in float32: the two halves of its MLP, and some vectors of the hidden size.
-    token_bytes = 4 * (4 * getattr(config, "intermediate_size", 4 * config.hidden_size) + 16 * config.hidden_size)
     available_bytes = total_bytes / 2 - weights_bytes
-    return max(low, min(high, 2 ** int(math.log2(max(available_bytes / token_bytes, 1)))))
+    each_bytes = token_bytes(unwrapped(model).config.get_text_config())
+    return max(low, min(high, 2 ** int(math.log2(max(available_bytes / each_bytes, 1)))))
+
+
+def token_bytes(config: Any) -> int:
+    """Return what a layer holds at once for a token, in float32: the halves of its MLP, and some vectors."""
+    hidden = int(config.hidden_size)
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    return 4 * (4 * (max(inner) if isinstance(inner, list) else int(inner)) + 16 * hidden)
 
 
 def device_of(model: Any) -> torch.device:

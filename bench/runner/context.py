@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # they load torch, and a bad recipe is refused before that
 
     from bench.data.dataset import Corpus
     from bench.data.examples import Encoded
+    from bench.distributed.live_model import LiveModel
     from bench.evaluation.reader import Scoring
     from bench.records.clock import Clock
     from bench.runner.memory_prediction import PredictedMemory
@@ -70,6 +71,8 @@ class RunContext:
     budget: Budget | None = None
     model: nn.Module | None = None
     shards_held: bool = False
+    score_sharded: frozenset[str] = frozenset()
+    live: LiveModel | None = None
     prediction: PredictedMemory | None = None
     fit_inputs: FitInputs | None = None
     progress: Progress | None = None
@@ -101,4 +104,5 @@ class RunContext:
 
     def release_model(self) -> None:
         """Give up the model, and whatever holds its tensors."""
+        self.live = None
         self.model = self.fit_inputs = self.fit_result = None

@@ -198,7 +198,7 @@ def execute(run: RunContext) -> None:
     with process.imports_without_collection():
         from bench.distributed import launcher, setup
         from bench.records import clock, environment
-        from bench.runner import memory_prediction, model_checks, results, stages
+        from bench.runner import memory_prediction, model_checks, results, sharded_scoring, stages
         from bench.runner.inputs import load_data
 
     run.clock = clock.Clock()
@@ -224,20 +224,23 @@ def execute(run: RunContext) -> None:
     run.memory_baseline = limits.MemoryBaseline.now()
     stages.build_model(run)
     memory_prediction.predict(run)
+    sharded_scoring.decide(run)
     _write_record(run)
-    if run.resolved.recipe.evaluation.before and run.inputs.plan.trains != "nothing":
-        if not resume.take_over_before(run):
-            results.score(run, "before")
-            if run.state.is_main_process:
-                resume.seal_before(run)
+    if (
+        run.resolved.recipe.evaluation.before
+        and run.inputs.plan.trains != "nothing"
+        and "before" not in run.score_sharded
+    ):
+        stages.score_before(run)
         _write_record(run)
-    run.previous.settled = True
+    run.previous.settled = "before" not in run.score_sharded
     stages.fit(run)
     _write_record(run)
     results.score(run, "after")
     _write_record(run)
     if run.check:
         results.check_answers(run)
+    sharded_scoring.make_whole(run)
     if run.resolved.recipe.save:
         stages.save(run)
     stages.measure(run)

@@ -286,7 +286,11 @@ def _why_not(run: RunContext, oom: OutOfMemory) -> str | None:
     if oom.memory == "host" and run.state.device.type != "cpu":
         return "it was the host's memory, not the GPU's; give the machine more, or lower limit"
     if oom.phase in out_of_memory.SCORING:
-        return "this was while scoring; lower evaluation.batch_tokens"
+        way = run.record.sharded_phases.get(
+            {"validate": "validate", "score_before": "before"}.get(oom.phase, "after"), ""
+        )
+        other = ", or set evaluation.sharded: true" if way.startswith("whole") else ""
+        return f"this was while scoring; lower evaluation.batch_tokens{other}"
     return f"the capacity is not known; {GENERAL_ADVICE}" if out_of_memory.available_bytes(oom) is None else None
 
 

@@ -12,7 +12,7 @@ from accelerate.utils import gather_object
 from torch import nn
 
 from bench.data.examples import Encoded, Feature
-from bench.distributed import setup
+from bench.distributed import setup, sharding
 from bench.errors import BenchError
 from bench.evaluation import self_check
 from bench.evaluation.likelihood import Item, plain
@@ -45,11 +45,16 @@ class Fingerprint:
     trained: bool
 
 
-def fingerprints(model: nn.Module) -> dict[str, Fingerprint]:
+def fingerprints(model: nn.Module, *, sharded: bool = False) -> dict[str, Fingerprint]:
     """Return the fingerprint of each parameter of a model: one pass over its memory, and no copy of it.
 
-    Where each process holds its shards alone, their sums are added up: every process must call it.
+    sharded: an engine holds the parameters, which are gathered one after another. Where each process holds its shards
+    by itself, their sums are added up. Every process must call it in both cases.
     """
+    if sharded:
+        trained = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+        values = sharding.whole_parameters(model)
+        return {name: Fingerprint(bits=_checksum(value), trained=trained[name]) for name, value in values}
     sums = []
     for parameter in model.parameters():
         shard = shards.of(parameter)
@@ -76,7 +81,7 @@ def check_changed(run: RunContext, before: dict[str, Fingerprint]) -> None:
 
     before: the fingerprints of the model before its first step, also where training went on from a checkpoint.
     """
-    problem = unchanged(before, fingerprints(run.model)) or ""
+    problem = unchanged(before, fingerprints(run.model, sharded=run.live is not None)) or ""
     if problem.startswith("nothing") and run.progress is not None:
         rates = [row["learning_rate"] for row in run.progress.log.rows if row.get("learning_rate") is not None]
         if rates and not any(rates):

@@ -11,10 +11,9 @@ from bench.distributed import setup
 from bench.errors import ScoreError
 from bench.evaluation import baselines, ceilings, exhibits, metric_set, reader, scoring, text_examples
 from bench.evaluation.readers import base, check
-from bench.models import shards
 from bench.models.kernels import padding_free
 from bench.records import record
-from bench.runner import warnings_of_scores
+from bench.runner import sharded_scoring, warnings_of_scores
 from bench.runner.context import RunContext
 
 
@@ -22,7 +21,7 @@ def score(run: RunContext, stage: str) -> None:
     """Score every evaluated split, write the predictions, and fill in scores, baselines and inference times."""
     for name in run.resolved.recipe.evaluation.splits:
         split = run.inputs.splits[name]
-        with run.clock.phase(f"score_{stage}"), shards.whole(run.model):
+        with run.clock.phase(f"score_{stage}"), sharded_scoring.in_step(run):
             scored = scoring.run(run.model, split, run.inputs.scoring, f"{stage} {name}")
         run.clock.move(f"score_{stage}", "self_check", scored.check_s)
         run.record.speed["padding_free"] = padding_free.is_attached(run.model)
@@ -140,7 +139,7 @@ def check_answers(run: RunContext) -> None:
         run.record.note("--check: a task head has no fast path to check")
         return
     for name in run.resolved.recipe.evaluation.splits:
-        with run.clock.phase("check"), shards.whole(run.model):
+        with run.clock.phase("check"), sharded_scoring.in_step(run):
             checked = check.check(run.model, run.inputs.splits[name], run.inputs.scoring)
         if checked is None:
             run.record.note("--check: this way to answer has no fast path to check")

@@ -18,6 +18,7 @@ from bench.config import registry, rules, yaml_loader
 from bench.config.fields import Strict
 from bench.config.recipe import Recipe
 from bench.data.examples import Encoded, row_lengths
+from bench.distributed.live_model import LiveModel
 from bench.evaluation import input_check, lm_eval_examples, new_rows, scoring, self_check, text_examples
 from bench.evaluation.reader import Scoring
 from bench.models import (
@@ -36,7 +37,16 @@ from bench.models.checkpoint_head import Finding
 from bench.models.kernels import fused, padding_free
 from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
-from bench.runner import batch_size, launch_record, model_checks, resume, sharded_load, unsaved
+from bench.runner import (
+    batch_size,
+    launch_record,
+    model_checks,
+    results,
+    resume,
+    sharded_load,
+    sharded_scoring,
+    unsaved,
+)
 from bench.runner.context import RunContext
 from bench.training import fit as training
 from bench.training import loss_scale, probe
@@ -225,7 +235,7 @@ def fit(run: RunContext) -> None:
         run.fit_inputs = _fit_inputs(run, display)
         before = model_checks.fingerprints(run.model)
         result = training.fit(run.fit_inputs, run.progress)
-    run.model, run.fit_result = result.model, result
+    run.model, run.live, run.fit_result = result.model, result.live, result
     _record_kernels(run, "train")
     _record_training(run, run.fit_inputs, run.progress, result)
     model_checks.check_changed(run, before)
@@ -296,7 +306,28 @@ def _fit_inputs(run: RunContext, display: console.Phase) -> FitInputs:
         asked_to_stop=lambda: run.stopper.asked,
         stopped_by=lambda: run.stopper.by,
         observer=_Recorder(run),
+        sharded=run.score_sharded,
+        on_prepared=_before_first_step(run) if "before" in run.score_sharded else None,
     )
+
+
+def _before_first_step(run: RunContext) -> Callable[[LiveModel], None]:
+    """Return what scores a model before training that is sharded for training only."""
+
+    def _score(live: LiveModel) -> None:
+        with sharded_scoring.alive(run, live):
+            score_before(run)
+
+    return _score
+
+
+def score_before(run: RunContext) -> None:
+    """Score the model before training, unless an interrupted run has done so."""
+    if not resume.take_over_before(run):
+        results.score(run, "before")
+        if run.state.is_main_process:
+            resume.seal_before(run)
+    run.previous.settled = True
 
 
 class _Recorder(Observer):

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from bench.distributed.live_model import LiveModel
 from bench.errors import SetupError
 from bench.models import shards
 from bench.records.throughput import PriorSteps
@@ -500,3 +501,18 @@ def load_best(inputs: FitInputs, progress: Progress, model: nn.Module) -> None:
     """Fill a plain model with the best weights, where there are any; every process must call it."""
     if progress.selection is not None and progress.selection.best_step is not None:
         load_trained(inputs.rank, model, inputs.checkpoint_folder / checkpoint_files.BEST)
+
+
+def keep_best_of(inputs: FitInputs, live: LiveModel) -> None:
+    """Write the trained parameters of a sharded model as the best so far, on rank zero; every process must call it."""
+    with inputs.clock.phase("save"):
+        weights = live.trained_on_rank_zero()
+        if inputs.rank == 0:
+            checkpoint_files.keep_best(inputs.checkpoint_folder, lambda path: save_file(weights, path))
+
+
+def load_best_into(inputs: FitInputs, progress: Progress, live: LiveModel) -> None:
+    """Fill a sharded model with the best weights, where there are any; every process must call it."""
+    if progress.selection is not None and progress.selection.best_step is not None:
+        path, device = inputs.checkpoint_folder / checkpoint_files.BEST, inputs.scoring.device
+        live.fill(_from_rank_zero(inputs.rank, path, device))

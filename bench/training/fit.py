@@ -7,6 +7,7 @@ from accelerate import PartialState
 from torch import nn
 
 from bench.distributed import sharding
+from bench.distributed.live_model import LiveModel
 from bench.errors import StoppedError
 from bench.models.library_internals import accelerate_internals
 from bench.training import checkpoint_files, checkpointing
@@ -20,10 +21,11 @@ from bench.training.state import FitInputs, Progress
 class FitResult:
     """The outcome of a training run.
 
-    model: unwrapped and whole, with its best weights where a recipe asks. first_loss, final_loss, learning_rate: of the
-    first and the last step alone, however often steps are logged. without_gradient: names of trainable parameters
-    without a finite gradient in the first step that was not skipped; None where all were. skipped: the steps whose
-    update the loss scaler of fp16 skipped; loss_scale: after the last of them.
+    model: unwrapped, with its best weights where a recipe asks. live: its engine, where it is still sharded.
+    first_loss, final_loss, learning_rate: of the first and the last step alone, however often steps are logged.
+    without_gradient: names of trainable parameters without a finite gradient in the first step that was not skipped;
+    None where all were. skipped: the steps whose update the loss scaler of fp16 skipped; loss_scale: after the last of
+    them.
     """
 
     model: nn.Module
@@ -38,6 +40,7 @@ class FitResult:
     without_gradient: tuple[str, ...] | None
     skipped: tuple[int, ...] = ()
     loss_scale: float | None = None
+    live: LiveModel | None = None
 
 
 def fit(inputs: FitInputs, progress: Progress) -> FitResult:
@@ -82,10 +85,14 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
     policy.close()
     if progress.told_to_stop:
         raise StoppedError(_interruption(inputs, progress))
-    checkpointing.load_best(inputs, progress, model)
+    live = policy.live if "after" in inputs.sharded else None
+    if live is None:
+        checkpointing.load_best(inputs, progress, model)
+    else:
+        checkpointing.load_best_into(inputs, progress, live)
     if inputs.rank == 0:
         checkpoint_files.forget_best(inputs.checkpoint_folder)
-    return _result(model, progress)
+    return _result(model, progress, live)
 
 
 def _ended_before(inputs: FitInputs, progress: Progress, resumption: checkpointing.Resumption) -> FitResult:
@@ -132,7 +139,7 @@ def _interruption(inputs: FitInputs, progress: Progress) -> str:
     return f"{done}; a checkpoint was written, and the same command goes on from there"
 
 
-def _result(model: nn.Module, progress: Progress) -> FitResult:
+def _result(model: nn.Module, progress: Progress, live: LiveModel | None = None) -> FitResult:
     rows, best = [row for row in progress.log.rows if "loss" in row], progress.selection
     return FitResult(
         model=model,
@@ -147,6 +154,7 @@ def _result(model: nn.Module, progress: Progress) -> FitResult:
         without_gradient=None if progress.without_gradient is None else tuple(progress.without_gradient),
         skipped=tuple(progress.skipped),
         loss_scale=progress.loss_scale,
+        live=live,
     )
 
 

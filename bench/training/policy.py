@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bench.distributed import sharding
+from bench.distributed.live_model import LiveModel
 from bench.distributed.vote import AsyncFlagVote
 from bench.training import checkpointing, loss_scale
 from bench.training.state import FitInputs, Progress
@@ -31,7 +32,10 @@ class Policy:
 
     full_model: the shape of the plain model, where its parameters are sharded while it trains.
     gradients: watches the first gradients, where the engine takes them away.
+    live: the sharded model, where it is scored as it is; set by the engine.
     """
+
+    live: LiveModel | None = None
 
     def __init__(
         self,
@@ -128,6 +132,8 @@ class Policy:
         model: without the engine's wrappers. Every process must call it.
         """
         assert self.inputs.validate is not None
+        if self.live is not None and "validate" in self.inputs.sharded:
+            return self._validate_sharded(self.live)
         step, selection = self.progress.step, self.progress.selection
         with sharding.whole(model, self._full_model) as plain:
             values = self.inputs.validate(plain)
@@ -135,6 +141,23 @@ class Policy:
             if selection is not None and selection.update(step, values[selection.metric]):
                 checkpointing.keep_best(self.inputs, plain)
         return values
+
+    def _validate_sharded(self, live: LiveModel) -> dict[str, float]:
+        assert self.inputs.validate is not None
+        step, selection = self.progress.step, self.progress.selection
+        with live.in_step():
+            values = self.inputs.validate(live.model)
+        self.log_validation(step, values)
+        if selection is not None and selection.update(step, values[selection.metric]):
+            checkpointing.keep_best_of(self.inputs, live)
+        return values
+
+    def prepared(self) -> None:
+        """Hand on a sharded model that is to be scored before its first step; that is no part of training's time."""
+        if self.live is not None and self.inputs.on_prepared is not None:
+            started_s = time.perf_counter()
+            self.inputs.on_prepared(self.live)
+            self.progress.leave_out(time.perf_counter() - started_s)
 
     def check_gradients(self, model: nn.Module) -> None:
         """Note after the first backward, whose step is not skipped, which trainable parameters have no finite gradient.

@@ -14,6 +14,7 @@ from bench.config.contracts import Task
 from bench.config.training import Checkpoints, Speed, Training
 from bench.console import Phase
 from bench.data.examples import Encoded
+from bench.distributed.live_model import LiveModel
 from bench.evaluation.reader import Scoring
 from bench.models.heads import unwrapped
 from bench.records.clock import Clock
@@ -66,7 +67,9 @@ class FitInputs:
     objective: "head" for a task head, "text" for a language model that learns to write the answers.
     by_length: sort the rows inside each global batch by length, for models that compute pads.
     checkpoint: the one to go on from, as rank zero found it. asked_to_stop: whether this process was sent a
-    signal; stopped_by: which one, as in a sentence.
+    signal; stopped_by: which one, as in a sentence. sharded: the phases ("before", "validate", "after") in which a
+    sharded model is scored as it is, and not whole on each process. on_prepared: is given such a model before its first
+    step.
     """
 
     model: nn.Module
@@ -91,6 +94,8 @@ class FitInputs:
     asked_to_stop: Callable[[], bool] = bool
     stopped_by: Callable[[], str] = str
     observer: Observer = field(default_factory=Observer)
+    sharded: frozenset[str] = frozenset()
+    on_prepared: Callable[[LiveModel], None] | None = None
 
     @functools.cached_property
     def order(self) -> list[int]:
@@ -214,6 +219,11 @@ class Progress:
     def gradients_checked(self, missing: list[str] | None) -> None:
         """Remember the trainable parameters that got no finite gradient; None where that is to be looked for again."""
         self.without_gradient = missing
+
+    def leave_out(self, seconds: float) -> None:
+        """Leave seconds that were spent otherwise out of the minutes of training."""
+        self.started_s += seconds
+        self.last_checkpoint_s += seconds
 
     def restart_checkpoint_timer(self) -> None:
         """Count `checkpoints.every_minutes` from now on."""

@@ -2,6 +2,7 @@
 
     python scripts/benchmarks/spread_memory.py [--small] [--ways zero2 zero3]
     python scripts/benchmarks/spread_memory.py --phases [--small]
+    python scripts/benchmarks/spread_memory.py --scoring [--small]
 
 Real launches of one recipe (a decoder of random weights, all of them trained, AdamW, float32, gradients summed over
 micro-batches of one short text) under the accelerate configs that the tests use. Two things are measured, both of the
@@ -47,6 +48,8 @@ SIZES = {"full": (1024, 8, 4096), "small": (256, 4, 1024)}
 TOLERANCE = 1e-4
 # Of a formula: activations of a text of 32 tokens, and what allocators and libraries add while they train.
 SLACK = 0.12
+# Of the part of a process and one layer, while it scores.
+SCORE_SLACK = 0.15
 WATCHED = "--watched"
 
 
@@ -316,6 +319,82 @@ def phase_problems(rows: list[dict[str, Any]]) -> list[str]:
     return found
 
 
+def score_bytes(processes: int, parameters: int, bucket: int, layer: int) -> float:
+    """Bytes of a process that scores a model which ZeRO-3 shards: what it holds, and the weights of one layer.
+
+    layer: numbers of the largest one. gloo gathers into a copy. Activations of so short texts do not count.
+    """
+    return held_bytes("zero3", processes, parameters, bucket) + 2 * 4 * layer
+
+
+def measure_scoring(processes: int, size: str, folder: Path, *, sharded: bool) -> dict[str, Any]:
+    """One launch under ZeRO-3 that is scored after training: sharded, or whole on each process."""
+    from bench.distributed import sharding
+
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file",
+        str(ROOT / "accelerate_configs" / "zero3_cpu2.yaml"), "--num_processes", str(processes), __file__, WATCHED,
+        str(folder), str(ROOT / "recipes" / "tiny" / "mistral-lora.yaml"), "method=full", *settings(size),
+        f"evaluation.sharded={str(sharded).lower()}", "--out", str(folder / "run"),
+    ]  # fmt: skip
+    folder.mkdir()
+    given_back = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **given_back}, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        sys.exit(f"scoring on {processes} processes failed:\n{done.stderr[-2000:]}")
+    found = store.read(folder / "run")
+    assert found.model is not None
+    parameters = found.model.parameters["total"]
+    hidden, layers, inner = SIZES[size]
+    layer = max(hidden * inner, parameters // (layers + 1) // 7)
+    peaks = [
+        after["rss_gib"] - before["rss_gib"]
+        for after, before in zip(
+            found.memory["score_after"]["per_rank"], found.memory["tokenise"]["per_rank"], strict=True
+        )
+    ]
+    expected = score_bytes(processes, parameters, sharding.BUFFERS["reduce_bucket_size"], layer)
+    return {
+        "processes": processes,
+        "sharded": sharded,
+        "why": found.sharded_phases["after"],
+        "parameters": parameters,
+        "score_gib": max(peaks),
+        "score_by_sources_gib": expected / GIB if sharded else 4 * parameters / GIB,
+    }
+
+
+def scoring_table(rows: list[dict[str, Any]]) -> str:
+    """A row per launch."""
+    lines = ["| scored | processes | peak, GiB | by the sources |", "| --- | --: | --: | --: |"]
+    for row in rows:
+        way = "sharded" if row["sharded"] else "whole"
+        lines.append(f"| {way} | {row['processes']} | {row['score_gib']:.2f} | {row['score_by_sources_gib']:.2f} |")
+    return "\n".join(lines)
+
+
+def scoring(size: str) -> int:
+    """Measure the phase score, sharded and whole, on one process and on two; return the exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [
+            measure_scoring(count, size, Path(folder) / f"score{count}{sharded}", sharded=sharded)
+            for count, sharded in ((1, True), (2, True), (2, False))
+        ]
+    print(f"{rows[0]['parameters']:,} parameters; memory of each process while it scores under ZeRO-3\n")
+    print(scoring_table(rows))
+    print(json.dumps({"benchmark": "spread_memory", "phase": "score", "device": "cpu", "cases": rows}))
+    wrong = [
+        f"scored on {row['processes']}: {row['score_gib']:.2f} GiB, by the sources {row['score_by_sources_gib']:.2f}"
+        for row in rows
+        if row["sharded"] and row["score_gib"] > (1 + SCORE_SLACK) * row["score_by_sources_gib"]
+    ]
+    for text in wrong:
+        print(f"problem: {text}", file=sys.stderr)
+    return 1 if wrong and size == "full" else 0
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """A row per launch."""
     lines = [
@@ -358,10 +437,13 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="a model too small for the fall to show: a trial run")
     parser.add_argument("--ways", nargs="+", choices=list(CONFIGS), help="these alone")
     parser.add_argument("--phases", action="store_true", help="loading and saving, in place of training")
+    parser.add_argument("--scoring", action="store_true", help="only what scoring takes, sharded and whole")
     options = parser.parse_args()
     size = "small" if options.small else "full"
     if options.phases:
         return phases(size)
+    if options.scoring:
+        return scoring(size)
     launches = [(way, count) for way in CONFIGS for count in (1, 2)]
     if options.ways:
         launches = [(way, count) for way, count in launches if way in options.ways]

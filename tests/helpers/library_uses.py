@@ -26,8 +26,9 @@ _TORCH = "bench/models/library_internals/torch_internals.py"
 _TRANSFORMERS = "bench/models/library_internals/transformers_internals.py"
 _ACCELERATE = "bench/models/library_internals/accelerate_internals.py"
 _BITSANDBYTES = "bench/models/library_internals/bitsandbytes_internals.py"
-_DEEPSPEED = "bench/models/library_internals/deepspeed_sharding.py"
+_DEEPSPEED = "bench/models/library_internals/deepspeed_internals.py"
 _EVALUATE = "bench/models/library_internals/evaluate_internals.py"
+_DEEPSPEED = "bench/models/library_internals/deepspeed_internals.py"
 _TRAINER = "bench/training/engines/trainer.py"
 
 USES = (
@@ -78,6 +79,31 @@ USES = (
         name="_snapshot",
         needed_for="the settings that CUDA's allocator really has, for the record",
         where="bench/utils/process.py",
+    ),
+    Use(
+        owner="torch.distributed.fsdp:FSDPModule",
+        name="_get_fsdp_state",
+        needed_for="scoring a model that FSDP2 shards by calls of its body, or of its head, alone",
+        where=_TORCH,
+    ),
+    Use(
+        owner="torch.distributed.fsdp._fully_shard._fsdp_state:FSDPState",
+        name="_lazy_init",
+        needed_for="scoring a model that FSDP2 shards by calls of its body, or of its head, alone",
+        where=_TORCH,
+    ),
+    Use(
+        owner="deepspeed.runtime.zero.partitioned_param_coordinator:PartitionedParameterCoordinator",
+        name="_invalidate_trace",
+        needed_for="scoring under ZeRO-3, where forwards come in another order than in training",
+        where=_DEEPSPEED,
+    ),
+    Use(
+        owner="deepspeed.runtime.zero.parameter_offload",
+        name="_in_forward",
+        needed_for="scoring under ZeRO-3 a model that reads a parameter outside of its own module",
+        where=_DEEPSPEED,
+        on_objects=True,
     ),
     Use(
         owner="transformers:PretrainedConfig",

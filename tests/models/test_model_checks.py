@@ -95,7 +95,9 @@ def test_the_sentence_names_a_rate_of_zero(tmp_path):
     model, before = trained(tmp_path, {}, rate=0.0, method="head")
     rows = [{"step": 1, "learning_rate": 0.0}, {"step": 2, "validation_accuracy": 0.5}]
     record = Record(name="x", started_at="now", recipe=RecipePart(path="x"))
-    run = SimpleNamespace(model=model, record=record, progress=SimpleNamespace(log=SimpleNamespace(rows=rows)))
+    run = SimpleNamespace(
+        model=model, live=None, record=record, progress=SimpleNamespace(log=SimpleNamespace(rows=rows))
+    )
     model_checks.check_changed(run, before)
     assert [(check.name, check.ok) for check in record.checks] == [("changed", False)]
     assert record.checks[0].detail.endswith("; the learning rate was 0 at each of 1 logged steps")

@@ -250,7 +250,9 @@ def test_zero_shards_what_it_says(seventy):
         assert second.total > third.total
         # On two, what ZeRO-2 copies for the step is more than what it shards; so it was measured, too.
         assert (first.total > second.total) == (world > 2)
-        assert {one.whole for one in found} == {first.whole}
+        assert {one.whole for one in found[:3]} == {first.whole}
+        # Scored and saved sharded: beside a part of all states only layers that are gathered, and a batch.
+        assert 20 * numbers / world < third.whole < 20 * numbers / world + 12 * GIB
     waiting = dataclasses.replace(seventy, parallelism=Parallelism(world=8, zero=3, offload="cpu")).predict(1, 2048)
     assert sum(waiting.host.values()) == pytest.approx((4 + 4 + 4 + 8) * numbers, rel=0.001)
     assert not {"optimizer", "weights", "gradients", "master weights"} & set(waiting.parts)

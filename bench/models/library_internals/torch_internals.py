@@ -60,3 +60,17 @@ def give_address(parameter: Any) -> None:
     if not local.numel():
         number = -1 - id(parameter)
         local.data_ptr = lambda: number
+
+
+def initialize_sharded(model: Any) -> None:
+    """Prepare a model for FSDP2 as its first forward does, so that one of its layers may be called before it."""
+    model._get_fsdp_state()._lazy_init()
+
+
+def reshard(model: Any) -> None:
+    """Give up all parameters that FSDP2 has gathered in a model, whether or not a forward came to its end."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from bench.distributed import prepared_shards, sharding
+from bench.distributed.live_model import LiveModel
 from bench.models import shards
 from bench.models.library_internals import transformers_internals
 from bench.training import autocast, checkpointing, in_force, loss_scale
@@ -42,7 +43,10 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
 
 
 def train(trainer: "WatchedTrainer") -> nn.Module:
-    """Run a WatchedTrainer to its end, from a checkpoint where there is one, and return the plain model."""
+    """Run a WatchedTrainer to its end, from a checkpoint where there is one, and return the model without wrappers.
+
+    It is whole, unless it is to be scored sharded.
+    """
     session = trainer.session
     inputs = session.inputs
     # `compute_loss` divides by the items of the whole step; they are counted whatever the model's signature is.
@@ -51,11 +55,15 @@ def train(trainer: "WatchedTrainer") -> nn.Module:
     if session.drops_copies:
         drop_copies(trainer.accelerator)
     sharding.choose_units(trainer)
+    if inputs.sharded:
+        session.policy.live = LiveModel(trainer, session.full_model)
     resumed = session.resumption is not None and checkpointing.has_parts(session.resumption.state)
     held = session.full_model is not None and session.full_model.held
     with prepared_shards.given_to_zero() if held and sharding.requested_stage() == 3 else contextlib.nullcontext():
         with transformers_internals.without_deepspeed_checkpoint() if resumed else contextlib.nullcontext():
             trainer.train(resume_from_checkpoint=checkpointing.folder_for_trainer(inputs, session.resumption))
+    if session.policy.live is not None and "after" in inputs.sharded:
+        return session.policy.live.model
     # A phase of its own: what the steps need in memory is not what whole weights need.
     with inputs.clock.phase("gather") if sharding.requested_backend() is not None else contextlib.nullcontext():
         plain: nn.Module = sharding.gathered_model(trainer, session.full_model)
@@ -173,6 +181,7 @@ class _Watch(TrainerCallback):
         """Read back what training is really run with, now that all is prepared."""
         self.policy.skipped_steps.begin(self._live().accelerator)
         in_force.tell(self.inputs, self._live())
+        self.policy.prepared()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Look at the first gradients, once."""

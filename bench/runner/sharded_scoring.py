@@ -1,0 +1,109 @@
+"""Where a model that ZeRO-3 or FSDP2 shards is scored: as it is, over all processes, or whole on each of them.
+
+Whole is faster, since nothing is gathered in a forward, and is chosen where it fits on every process. The record's
+`sharded_phases` says which it was, and why.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate.utils import gather_object
+from torch import nn
+
+from bench.distributed import setup, sharding
+from bench.distributed.live_model import LiveModel
+from bench.errors import SetupError
+from bench.memory import limits, phases
+from bench.models import shards
+from bench.runner.context import RunContext
+from bench.utils.numbers import format_bytes
+
+ASKED = "evaluation.sharded"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Room:
+    """Bytes of one process. needed: phase -> to score the whole model. left: None where the system does not tell."""
+
+    needed: dict[str, int]
+    left: int | None
+
+
+def decide(run: RunContext) -> None:
+    """Choose for each phase, and fill in the record's `sharded_phases`. Every process must call it."""
+    asked = run.resolved.recipe.evaluation.sharded
+    if not sharding.shards_parameters() or run.inputs.plan.trains != "gradient":
+        if asked is True:
+            run.record.note(f"{ASKED}: true is not used: nothing shards the model's parameters in this run")
+        return
+    assert run.model is not None
+    resumed = setup.broadcast_from_rank_zero(run.previous.checkpoint is not None)
+    rooms: list[_Room] = gather_object([_room(run, run.model)]) if asked == "auto" else []
+    for phase in _phases(run):
+        sharded, why = (asked, f"{ASKED}: {str(asked).lower()}") if asked != "auto" else _by_memory(phase, rooms)
+        if phase == "before" and sharded and resumed:
+            sharded, why = False, "training goes on from a checkpoint, which the sharded model holds from its start on"
+        if sharded:
+            run.score_sharded |= {phase}
+        run.record.sharded_phases[phase] = f"{'sharded' if sharded else 'whole on each process'}: {why}"
+
+
+def _phases(run: RunContext) -> list[str]:
+    recipe = run.resolved.recipe
+    scored = {"before": recipe.evaluation.before, "validate": recipe.training.evaluate_every is not None, "after": True}
+    return [phase for phase, happens in scored.items() if happens]
+
+
+def _room(run: RunContext, model: nn.Module) -> _Room:
+    """Return what scoring the whole model takes on this process, and what there is, with what the model holds now."""
+    device, scoring = run.state.device, run.inputs.scoring
+    needed = phases.whole_scoring(model, run.state.num_processes, scoring.batch_tokens, mixed=scoring.precision != "no")
+    try:
+        left = min(limits.available_bytes(device, sharing_host(run)).values())
+    except SetupError:
+        return _Room(needed=needed, left=None)
+    return _Room(needed=needed, left=left + phases.held_bytes(model))
+
+
+def sharing_host(run: RunContext) -> int:
+    """Return how many processes share this process's memory: all of a machine's on a CPU, one on a GPU."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    return local if run.state.device.type == "cpu" else 1
+
+
+def _by_memory(phase: str, rooms: list[_Room]) -> tuple[bool, str]:
+    known = [room for room in rooms if room.left is not None]
+    if not known:
+        return False, "the system does not tell how much memory is left"
+    tightest = min(known, key=lambda room: (room.left or 0) - room.needed[phase])
+    needed, left = tightest.needed[phase], tightest.left or 0
+    sizes = f"{format_bytes(needed)} by the forecast, {format_bytes(left)} left on each process"
+    return needed > left, f"the whole model takes {sizes}"
+
+
+def in_step(run: RunContext) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which the run's model can be scored: in step while an engine shards it, and else whole."""
+    return shards.whole(run.model) if run.live is None else run.live.in_step()
+
+
+@contextlib.contextmanager
+def alive(run: RunContext, live: LiveModel) -> Iterator[None]:
+    """Let the run's model be the sharded one of a training that goes on."""
+    whole = run.model
+    run.live, run.model = live, live.model
+    try:
+        yield
+    finally:
+        run.live, run.model = None, whole
+
+
+def make_whole(run: RunContext) -> None:
+    """Gather a model that was scored sharded, and take its engine down; nothing where it is whole."""
+    if run.live is None:
+        return
+    with run.clock.phase("gather"):
+        live, run.live = run.live, None
+        run.model = live.gathered()

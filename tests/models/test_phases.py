@@ -1,0 +1,101 @@
+"""The forecast of every phase of a run: sharded in all of them, and the largest model that some GPUs train in full."""
+
+import dataclasses
+
+import pytest
+
+from bench.config import resolve
+from bench.config.resolve import SHIPPED
+from bench.memory import largest, phases
+from bench.memory.planner import MemoryPlan, Parallelism
+from bench.utils.hardware import CONTEXT, GIB
+from tests.helpers.cases import together
+
+RECIPE = SHIPPED / "sst2" / "mistral_7b_v03-text_qlora.yaml"
+NAMES = ["load", "before", "train", "after", "save"]
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """Mistral-7B, all weights trained."""
+    overrides = ("method=full", "training.optimizer=adamw_torch_fused", "training.global_batch=1024")
+    return MemoryPlan.of(
+        resolve.load(RECIPE, (*overrides, "training.per_device_batch=1")), Parallelism(world=8, zero=3)
+    )
+
+
+def of(plan, **parallelism):
+    job = dataclasses.replace(plan, parallelism=Parallelism(**parallelism))
+    prediction = job.predict(1, 128)
+    return prediction, {phase.name: phase for phase in phases.forecast(job, prediction)}
+
+
+def test_seven_billion_parameters_fit_eight_small_gpus_with_offload(plan):
+    prediction, found = of(plan, world=8, zero=3, offload="cpu")
+    assert list(found) == NAMES
+    assert prediction.needed == max(phase.gpu for phase in found.values())
+    assert prediction.needed < 8 * GIB
+    assert all(phase.sharded for phase in found.values())
+    # 20 bytes of each parameter wait on the host: its weight, gradient, two moments, and ZeRO's own copy.
+    waiting = 20 * plan.states.num_trainable + 8 * phases.LIBRARIES
+    assert found["train"].host == pytest.approx(waiting, rel=0.01)
+    assert found["load"].host < found["train"].host / 2
+
+
+def test_no_phase_asks_for_the_whole_model_where_all_are_sharded(plan):
+    for world in (8, 64, 1024):
+        prediction, found = of(plan, world=world, zero=3)
+        part = plan.states.weights / world
+        assert found["load"].gpu < part + 3 * GIB
+        for name in ("before", "after"):
+            # With what training keeps beside the weights.
+            assert part * 5 < found[name].gpu < part * 5 + 5 * GIB
+        assert prediction.needed == max(phase.gpu for phase in found.values())
+
+
+@together("name", NAMES)
+def test_memory_falls_with_the_number_of_gpus_in_every_phase(plan, name):
+    sizes = [of(plan, world=2**power, zero=3)[1][name].gpu for power in range(11)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > 27 * GIB > 6 * GIB > sizes[-1]
+
+
+@together("zero", [0, 1, 2])
+def test_below_stage_three_each_gpu_holds_the_whole_model(plan, zero):
+    prediction, found = of(plan, world=8, zero=zero)
+    assert prediction.whole == plan.states.weights + CONTEXT
+    assert {found[name].gpu for name in NAMES if name != "train"} == {prediction.whole}
+    assert not any(phase.sharded for phase in found.values())
+
+
+def test_a_model_in_four_bits_is_loaded_and_saved_whole():
+    """bitsandbytes makes its weights of whole ones."""
+    resolved = resolve.load(
+        RECIPE, ("training.per_device_batch=1", "method.storage=bfloat16", "training.optimizer=adamw_torch")
+    )
+    job = MemoryPlan.of(resolved, Parallelism(world=8, zero=3))
+    prediction = job.predict(1, 128)
+    found = {phase.name: phase for phase in phases.forecast(job, prediction)}
+    assert [name for name in NAMES if not found[name].sharded] == ["load", "save"]
+    assert found["load"].gpu == found["save"].gpu == job.states.weights + CONTEXT
+    assert "whole on each GPU in load, save" in phases.lines(job, prediction)[0]
+
+
+def test_lines_name_every_phase(plan):
+    job = dataclasses.replace(plan, parallelism=Parallelism(world=16, zero=3))
+    gpu, host = phases.lines(job, job.predict(1, 128))
+    assert all(name in gpu and name in host for name in NAMES)
+    assert "sharded in all of them" in gpu
+    assert "a host with 8 GPUs" in host
+
+
+def test_the_largest_model_fits_and_one_block_more_does_not():
+    found = largest.largest(24 * GIB, Parallelism(world=8, zero=3))
+    assert found.gpu <= 24 * GIB
+    assert 6e9 < found.parameters < 9e9
+    more = largest.of(found.blocks + 1, Parallelism(world=8, zero=3))
+    assert more.gpu > 24 * GIB
+    sentence = largest.sentence(24 * GIB, 8, 512 * GIB)
+    assert f"{found.parameters / 1e9:.1f} billion parameters" in sentence
+    assert "with offload to 512 GiB of the host" in sentence
+    assert largest.largest(1 * GIB, Parallelism(world=8, zero=3)) is None

@@ -1,0 +1,130 @@
+"""A model that ZeRO-3 or FSDP2 shards is scored sharded: the predictions of one process, for every way to answer.
+
+Real launches of two processes on the CPU; the last run of each ends on one process alone, while it scores.
+"""
+
+import json
+
+import pytest
+
+from bench.records import store
+from tests.helpers.cases import together
+from tests.helpers.launching import NO_DROPOUT, ROOT, launch, read_lines
+
+COMMON = [
+    "training.epochs=null", "training.steps=2", "training.global_batch=8", "training.log_every=1",
+    "evaluation.sharded=true",
+]  # fmt: skip
+# Batches of a few texts: four for both processes, or an odd number.
+FEW = "evaluation.batch_tokens=120"
+STILL = [f"model.architecture.{name}=0.0" for name in NO_DROPOUT["bert"]]
+BEST = ["training.evaluate_every=1", "training.warmup=0", "training.best=loss", "training.learning_rate=0.3"]
+WRITTEN = "prompting={answer: generate, max_new_tokens: 10}"
+JOBS = {
+    "head": ["tiny/bert-full", *STILL, FEW, *BEST],
+    "text": ["tiny/mistral-text_lora", FEW, "training.evaluate_every=2"],
+    "spans": ["passages/bert-full", *STILL, FEW, "max_length=48", "spans.doc_stride=16"],
+    "written": ["tiny/mistral-text_lora", "prompting={answer: generate, max_new_tokens: 8}", FEW],
+    # By transformers' own generate, of several lengths.
+    "written_t5": ["tiny/t5-text_full", *(f"model.architecture.{name}=0.0" for name in NO_DROPOUT["t5"]), WRITTEN, FEW],
+    # One batch for two processes.
+    "numbers": ["tiny/bert-ratings", *STILL],
+}
+# Way -> (accelerate config, jobs that it can't shard, the run that ends in the midst of its scoring).
+WAYS = {"zero3": ("zero3_cpu2", (), "oom"), "fsdp2": ("fsdp2_cpu2", ("written_t5",), "killed")}
+CELLS = [(way, job) for way, (_, without, _) in WAYS.items() for job in JOBS if job not in without]
+# The longest wait for a process that is gone.
+LIMIT_S = 600
+# After training on two processes: of a number, a probability, a log-likelihood, and a span's sum of two logits.
+TOLERANCES = {"prediction": 1e-4, "scores": 1e-4, "log_likelihoods": 1e-4, "score": 1e-3}
+
+
+def examples(job):
+    """Examples that are scored: an odd number; to write takes longest."""
+    return 3 if job.startswith("written") else 7
+
+
+def run_all(folder, config, jobs, script="run_many"):
+    """Jobs in one launch, one after another; its exit code."""
+    listed = [
+        [
+            *(f"recipes/{recipe}.yaml", *settings, *COMMON),
+            f"limit={{train: 16, validation: 5, test: {examples(name)}}}",
+            *("--timeout-s", "60", "--out", str(folder / name)),
+        ]
+        for name, (recipe, *settings) in jobs.items()
+    ]
+    folder.mkdir()
+    (folder / "jobs.json").write_text(json.dumps(listed), encoding="utf-8")
+    path = ROOT / "tests" / "helpers" / f"{script}.py"
+    return launch(folder / "jobs.json", "--undrawn", config=config, script=path, timeout_s=LIMIT_S)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scoring")
+    done = run_all(folder / "alone", "cpu", JOBS)
+    assert done.returncode == 0, done.stderr[-5000:]
+    for way, (config, without, last) in WAYS.items():
+        jobs = {name: job for name, job in JOBS.items() if name not in without}
+        done = run_all(folder / way, config, {**jobs, last: JOBS["head"]}, "failing_forward")
+        assert (folder / way / last).is_dir(), done.stderr[-5000:]
+        assert done.returncode != 0
+    return folder
+
+
+@together("way, job", CELLS)
+def test_predictions_are_those_of_one_process(runs, way, job):
+    found = store.read(runs / way / job)
+    assert found.status == "ok", found.reason
+    assert found.launch.world_size == 2
+    phases = ["before", "validate", "after"] if job in ("head", "text") else ["before", "after"]
+    assert found.sharded_phases.keys() >= set(phases)
+    assert {found.sharded_phases[phase] for phase in phases} == {"sharded: evaluation.sharded: true"}
+    for stage in ("before", "after"):
+        ours, theirs = (read_lines(runs / one / job / "predictions" / f"{stage}-test.jsonl") for one in (way, "alone"))
+        assert [row["id"] for row in ours] == [row["id"] for row in theirs]
+        assert len(ours) == examples(job)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.get("text") == other.get("text")
+            for name, tolerance in TOLERANCES.items():
+                # Before training the weights are the same, and so is every number.
+                assert one.get(name) == pytest.approx(other.get(name), abs=0 if stage == "before" else tolerance)
+
+
+@together("way", WAYS)
+def test_the_fast_paths_are_those_of_one_process(runs, way):
+    for job in JOBS:
+        if (way, job) in CELLS:
+            ours, theirs = (
+                [note for note in store.read(runs / one / job).notes if "scored" in note or "written" in note]
+                for one in (way, "alone")
+            )
+            assert ours == theirs
+
+
+@together("way", WAYS)
+def test_validations_choose_the_step_and_its_weights(runs, way):
+    for job, count in (("head", 2), ("text", 1)):
+        rows = {one: read_lines(runs / one / job / "train_log.jsonl") for one in (way, "alone")}
+        values = {one: [row["validation_loss"] for row in rows[one] if "validation_loss" in row] for one in rows}
+        assert len(values["alone"]) == count
+        assert values[way] == pytest.approx(values["alone"], abs=1e-3)
+    assert store.read(runs / way / "head").training.best_step == store.read(runs / "alone" / "head").training.best_step
+
+
+def test_out_of_memory_on_one_process_ends_the_run_as_such(runs):
+    found = store.read(runs / "zero3" / "oom")
+    assert (found.status, found.failed_in) == ("oom", "score_after")
+    assert found.reason.startswith("out of memory on rank 1")
+    assert found.oom.rank == 1
+    assert "lower evaluation.batch_tokens" in found.reason
+
+
+def test_a_process_that_is_gone_ends_the_run_as_crashed(runs):
+    found = store.read(runs / "fsdp2" / "killed")
+    assert found.status == "crashed"
+    # As of its last sign of life.
+    assert found.failed_in in ("score_after", "the step after train")
+    assert found.reason.startswith("rank 1 ")
+    assert found.scores["before"]
