@@ -37,12 +37,12 @@ class SkippedSteps:
         take_over_from_autocast(accelerator)
         self._scale = None if accelerator.scaler is None else float(accelerator.scaler.get_scale())
 
-    def after_update(self, accelerator: Any, optimizer: Any) -> None:
-        """Look whether the scale was halved, after each step of the optimizer that accelerate prepared."""
-        if self._scale is None:
-            return
-        before, self._scale = self._scale, float(accelerator.scaler.get_scale())
-        accelerate_internals.set_step_skipped(optimizer, self._scale < before)
+    def after_update(self, accelerator: Any, optimizer: Any) -> bool:
+        """Return whether the step that the prepared optimizer has just done was skipped, and let accelerate know it."""
+        if self._scale is not None:
+            before, self._scale = self._scale, float(accelerator.scaler.get_scale())
+            accelerate_internals.set_step_skipped(optimizer, self._scale < before)
+        return step_was_skipped(accelerator)
 
 
 def step_was_skipped(accelerator: Any) -> bool:

@@ -11,7 +11,7 @@ from torch import nn
 from bench.distributed import sharding
 from bench.distributed.live_model import LiveModel
 from bench.distributed.vote import AsyncFlagVote
-from bench.training import checkpointing, loss_scale
+from bench.training import checkpointing, in_force, loss_scale
 from bench.training.state import FitInputs, Progress
 
 
@@ -178,6 +178,11 @@ class Policy:
         ]
         self.progress.gradients_checked(missing)
 
+    def begin(self, live: in_force.Live) -> None:
+        """Read back what training is really run with, now that an engine has set up all of it."""
+        in_force.tell(self.inputs, live)
+        self.skipped_steps.begin(live.accelerator)
+
     def end_step(self, step: int, accelerator: Any) -> None:
         """End a step; one whose update the loss scaler skipped is counted, and its gradients are not judged.
 
@@ -185,6 +190,7 @@ class Policy:
         """
         skipped = loss_scale.step_was_skipped(accelerator)
         self.progress.finish_step(step, skipped=skipped)
+        self.inputs.display.advance(loss=self.progress.newest_loss.here)
         if not skipped:
             if self._gradients is not None:
                 self._gradients.close()

@@ -10,7 +10,7 @@ from transformers import BatchEncoding, Trainer, TrainingArguments, get_schedule
 from transformers.trainer_pt_utils import get_parameter_names
 
 from bench.distributed import sharding
-from bench.training import in_force, loss_scale
+from bench.training import in_force
 from bench.training.checkpointing import EngineState, restore, save
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
@@ -35,8 +35,7 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
         engine = EngineState(accelerator, model, optimizer, scheduler)
         since_log = restore(inputs, session.resumption, engine)
         inputs.observer.on_start(sharding.in_force(accelerator, model))
-        in_force.tell(inputs, in_force.Live(accelerator, optimizer, scheduler, settings.clip_norm))
-        policy.skipped_steps.begin(accelerator)
+        policy.begin(in_force.Live(accelerator, optimizer, scheduler, settings.clip_norm))
         for step in range(progress.step + 1, budget.steps + 1):
             progress.steps.start()
             batches = _micro_batches(loss_of, step, accelerator)
@@ -54,14 +53,12 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
             norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm) if settings.clip_norm else None
             rate = scheduler.get_last_lr()[0]
             optimizer.step()
-            policy.skipped_steps.after_update(accelerator, optimizer)
-            if not loss_scale.step_was_skipped(accelerator):
+            if not policy.skipped_steps.after_update(accelerator, optimizer):
                 scheduler.step()
             optimizer.zero_grad()
             policy.end_step(step, accelerator)
             if policy.due_for_log(step):
                 _log(session, accelerator, since_log, rate, norm)
-            inputs.display.advance(loss=progress.newest_loss.here)
             if policy.due_for_validation(step):
                 policy.run_validation(accelerator.unwrap_model(model))
             decision = policy.decide()

@@ -179,8 +179,7 @@ class _Watch(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Read back what training is really run with, now that all is prepared."""
-        self.policy.skipped_steps.begin(self._live().accelerator)
-        in_force.tell(self.inputs, self._live())
+        self.policy.begin(self._live())
         self.policy.prepared()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
@@ -198,7 +197,6 @@ class _Watch(TrainerCallback):
         self.policy.end_step(step, self._live().accelerator)
         control.should_log = self.policy.due_for_log(step)
         control.should_evaluate = self.policy.due_for_validation(step)
-        self.inputs.display.advance(loss=self.progress.newest_loss.here)
         if control.should_evaluate:
             return control  # what follows is decided when that is done
         return self._decide(control)
