@@ -28,8 +28,8 @@ from bench.utils.hardware import CONTEXT, GIB, Device
 
 # NCCL's channels, which come on top of CUDA's context where there are several GPUs.
 CHANNELS = GIB // 4
-# Of what comes and goes: blocks that are free, but of no size that is asked for. An allowance, not a measurement. More of
-# gradients that come while activations go, and take places between them: with 5 % alone, all weights of a 1B model,
+# Of what comes and goes: blocks that are free, but of no size that is asked for. An allowance, not a measurement. More
+# of gradients that come while activations go, and take places between them: with 5 % alone, all weights of a 1B model,
 # with activations that are recomputed, ran out of memory on a stub GPU of that size.
 FRAGMENTED_SHARE, FRAGMENTED_GRADIENTS = 0.05, 0.1
 FLOAT32 = 4
