@@ -340,6 +340,9 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     lines += [f"| {' | '.join(COLUMNS)} |", f"| {' | '.join(COLUMNS.values())} |", *(_cells(row) for row in done)]
     if failed:
         lines += ["", "Not measured:", "", *(f"* {row['recipe']}: {row['failed']}" for row in failed)]
+    waiting = [name for name in names() if name not in rows]
+    if waiting:
+        lines += ["", f"Not measured yet, {len(waiting)} recipes: {', '.join(waiting)}."]
     return "\n".join(lines) + "\n"
 
 
