@@ -261,7 +261,9 @@ def choose_units(trainer: Any) -> None:
     inner = unwrapped(trainer.model)
     embedding = inner.get_input_embeddings()
     holders = {type(module).__name__ for module in inner.modules() if any(m is embedding for m in module.modules())}
-    names = sorted(set(transformers_internals.unsplit_layers(inner)) - holders)
+    # Of a text part, its family names the vision part's layers too, which accelerate would look for.
+    present = {type(module).__name__ for module in inner.modules()}
+    names = sorted(present & set(transformers_internals.unsplit_layers(inner)) - holders)
     if not names:
         raise SetupError(f"FSDP can't shard a {type(inner).__name__}: its class names no layers to shard")
     plugin.transformer_cls_names_to_wrap = names

@@ -1,6 +1,7 @@
 """Language models of text parts that transformers has none for: trained in full, saved as the whole, loaded by it."""
 
 import json
+from types import SimpleNamespace
 
 import peft
 import pytest
@@ -10,6 +11,7 @@ from safetensors import safe_open
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from bench.config.cards import ModelCard
+from bench.distributed import sharding
 from bench.errors import DataError, SetupError
 from bench.models import build as builder
 from bench.models import card_from_config, checkpoint_head, own_writers, saving, text_part
@@ -154,6 +156,16 @@ def test_what_a_run_says_of_it_and_what_its_card_is(tmp_path):
     whole = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     written = [item.generate(prompt, max_new_tokens=4, do_sample=False) for item in (model, whole)]
     assert torch.equal(*written)
+
+
+def test_fsdp_shards_the_layers_that_are_there(tmp_path, monkeypatch):
+    """The family names those of the vision part too, and accelerate refuses a class that it does not find."""
+    model = tiny.text_build(card_of(write("qwen3_vl", tmp_path / "checkpoint")), tmp_path, tokenizer=tokens())
+    monkeypatch.setattr(sharding, "requested_backend", lambda: "fsdp")
+    plugin = SimpleNamespace(mixed_precision_policy=None, transformer_cls_names_to_wrap=None)
+    accelerator = SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin))
+    sharding.choose_units(SimpleNamespace(accelerator=accelerator, model=model))
+    assert plugin.transformer_cls_names_to_wrap == ["Qwen3VLTextDecoderLayer"]
 
 
 def test_an_adapter_never_lands_on_another_part_and_goes_on_the_whole(tmp_path):
