@@ -117,8 +117,8 @@ def error(found: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def holds(plain: float, fast: float, nothing: float = NOTHING) -> bool:
-    """Return whether a fast path's error is allowed beside the plain one's."""
-    return fast <= TIMES * plain + nothing
+    """Return whether a fast path's error is allowed beside the plain one's: two that are no numbers are not alike."""
+    return math.isfinite(fast) and math.isfinite(plain) and fast <= TIMES * plain + nothing
 
 
 @contextlib.contextmanager

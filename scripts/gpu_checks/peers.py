@@ -258,7 +258,8 @@ def scoring(device: torch.device, small: bool) -> Outcome:
             times["ours"].append(seconds)
         far = max(abs(one[0] - two[0]) for one, two in zip(found, expected, strict=True))
         one, two = (statistics.median(times[side]) for side in ("theirs", "ours"))
-        ok &= far <= SCORE_DIFFERENCE
+        # Not by the largest one: `max` may pass over what is not a number.
+        ok &= all(abs(one[0] - two[0]) <= SCORE_DIFFERENCE for one, two in zip(found, expected, strict=True))
         rows.append([name, len(contexts), size, f"{one:.2f}", f"{two:.2f}", f"{one / two:.1f}", f"{far:.2g}"])
     if has("vllm"):
         notes.append("vllm is installed, and no comparison with it is made here")

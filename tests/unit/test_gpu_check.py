@@ -141,6 +141,17 @@ def test_a_process_is_ended_at_its_limit_with_its_children(monkeypatch):
     assert (found["status"], found["reason"]) == ("timeout", "did not end within 1 s")
 
 
+@together(
+    "plain, fast, good",
+    [(1e-3, 1e-3, True), (1e-3, 1.9e-3, True), (1e-3, 3e-3, False), (0.0, 0.0, True),
+     (float("inf"), float("inf"), False), (float("inf"), 0.0, False), (1e-3, float("nan"), False)],
+)  # fmt: skip
+def test_a_fast_path_may_be_twice_as_far_off_and_must_be_a_number(plain, fast, good):
+    from scripts.gpu_checks import correctness
+
+    assert correctness.holds(plain, fast) is good
+
+
 # ---------------------------------------------------------------- report
 
 
