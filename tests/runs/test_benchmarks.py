@@ -151,7 +151,7 @@ def test_spread_memory_of_loading_and_saving(monkeypatch):
     (case,) = found["cases"]
     assert (case["processes"], case["same"]) == (2, True)
     assert case["share_gib"] == found["weights"] / 2 / GIB
-    assert 0 < case["load_gib"]
+    assert case["load_gib"] > 0
     assert "| processes | share of the weights | load | save | at most |" in shown
     monkeypatch.syspath_prepend(str(FOLDER))
     spread_memory = importlib.import_module("spread_memory")
