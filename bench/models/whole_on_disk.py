@@ -34,10 +34,11 @@ def bytes_per_file(model: nn.Module) -> int:
 def mapped(model: nn.Module, scratch: Path) -> Iterator[int]:
     """Let rank zero read a model's whole parameters from files, inside; every process must enter. Changes are lost.
 
-    scratch: a folder that is made and removed again. Gives the size of files to write.
+    scratch: a folder that is made and removed again. Gives the size of files to write. Nothing is done where each
+    process holds the whole model.
     """
-    writes = PartialState().is_main_process
     held = [parameter for parameter in model.parameters() if shards.of(parameter) is not None]
+    writes = bool(held) and PartialState().is_main_process
     try:
         if writes:
             shutil.rmtree(scratch, ignore_errors=True)

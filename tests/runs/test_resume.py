@@ -16,7 +16,7 @@ from bench.distributed import signals
 from bench.runner import lifecycle
 from bench.training import checkpoint_files
 from bench.training.state import Steps
-from tests.helpers.launching import ROOT, command, environment, launch, losses, read_lines
+from tests.helpers.launching import NO_DROPOUT, ROOT, command, environment, launch, losses, read_lines
 
 RECIPE = ROOT / "recipes" / "tiny" / "bert-full.yaml"
 STEPS, STOPPED = 8, 5
@@ -369,6 +369,28 @@ def descendants(first):
     for process in found:
         found += [child for child, parent in parents.items() if parent == process]
     return found
+
+
+def test_parts_of_a_sharded_training_are_read_by_another_number_of_processes(tmp_path):
+    """Killed on two processes under FSDP2, resumed on one: losses and scores of an uninterrupted run without it."""
+    still = [f"model.architecture.{name}=0.0" for name in NO_DROPOUT["bert"]]
+    extra = [*still, *BEST, "training.log_every=1", "training.steps=14", "evaluation.before=false"]
+    assert lifecycle.main(arguments(tmp_path / "whole", *extra)) == 0
+    out = tmp_path / "run"
+    kill_at(5, command(*arguments(out, *extra), config="fsdp2_cpu2"), out)
+    newest, _ = checkpoint_files.newest(out / checkpoint_files.FOLDER)
+    assert not newest.sharded  # nothing is unpickled
+    assert {path.name for path in newest.path.iterdir()} >= {
+        "shards-00001-of-00002.safetensors", "shards-00002-of-00002.safetensors",
+    }  # fmt: skip
+    done = launch(*arguments(out, *extra), config="fsdp2_cpu2", options=("--num_processes", "1"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = record_of(out)
+    assert (found["launch"]["world_size"], found["resumed"][0]["from_step"]) == (1, newest.step)
+    assert losses(out) == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
+    assert [row.get("learning_rate") for row in logged(out)] == [
+        row.get("learning_rate") for row in logged(tmp_path / "whole")
+    ]
 
 
 @pytest.mark.parametrize("config", KILLED)
