@@ -120,7 +120,8 @@ def test_under_fsdp_only_the_precision_is_hidden(monkeypatch):
 
 def deepspeed(**changes):
     """An accelerator with an engine of DeepSpeed, as its own configuration has it."""
-    told = {"gradient_clipping": 0.5, "bfloat16_enabled": False, "fp16_enabled": False, **changes}
+    told = {"gradient_clipping": 0.5, "bfloat16_enabled": False, "fp16_enabled": False, "torch_autocast_enabled": False}
+    told |= changes
     engine = SimpleNamespace(**{name: lambda value=value: value for name, value in told.items()})
     return {"deepspeed_engine_wrapped": SimpleNamespace(engine=engine)}
 
@@ -132,6 +133,10 @@ def deepspeed(**changes):
         ({"gradient_clipping": 1.0}, ["clip_norm 1.0 is in force, where 0.5 was asked for"]),
         ({"bfloat16_enabled": True}, ["precision bf16 is in force, where no was asked for"]),
         ({"fp16_enabled": True}, ["precision fp16 is in force, where no was asked for"]),
+        (
+            {"torch_autocast_enabled": True, "torch_autocast_dtype": torch.bfloat16},
+            ["precision bf16 is in force, where no was asked for"],
+        ),
     ],
 )
 def test_under_deepspeed_its_own_engine_is_asked(monkeypatch, changes, sentences):
