@@ -281,8 +281,8 @@ def check(rows: Rows, description: dict[str, Any]) -> None:
             raise DataError(f"text {number} has no question: give JSON lines with `text` and, for it, `text_pair`")
         if pairs is True and not has_pair:
             raise DataError(
-                f"text {number} has no second text, and this model was trained on pairs of texts: give JSON lines with "
-                "`text` and `text_pair`"
+                f"text {number} has no second text, and this model was trained on pairs of texts: give --text-pair "
+                "after --text, or a file with both, as CSV or JSON lines with `text` and `text_pair`"
             )
         if pairs is False and has_pair:
             raise DataError(f"text {number} has a `text_pair`, and this model was trained on single texts")

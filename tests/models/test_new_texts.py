@@ -213,7 +213,11 @@ def test_a_pipe_is_read(write):
         ([row("a", "b")], SINGLE, "text 1 has a `text_pair`, and this model was trained on single texts"),
         ([row("a", "b"), row("a")], PAIRS, "text 2 has no second text, and this model was trained on pairs of texts"),
         ([row("a", "  ")], PAIRS, "text 1 has no second text"),
-        ([row("a")], PROMPT, "text 1 has no second text"),
+        (
+            [row("a")],
+            PROMPT,
+            "text 1 has no second text, and this model was trained on pairs of texts: give --text-pair ",
+        ),
         ([row("a")], QUESTIONS, "text 1 has no question"),
         ([row(json.loads('"\\ud800"'))], SINGLE, "text 1 is not valid Unicode: character 1 is half of one"),
         ([row("a", "x\udcff")], PAIRS, "text 1 is not valid Unicode: character 2"),
