@@ -133,6 +133,18 @@ def test_what_is_wrong_for_every_method_is_said_once(request_of, tmp_path, capsy
     assert "no method is left to try" in capsys.readouterr().err
 
 
+def test_all_wrong_keys_at_once_and_a_reason_of_several_methods_once(request_of):
+    asked = request_of("tiny-bert", methods=("full", "lora", "zero_shot"), sets=("training.lr=1", "batch_size=4"))
+    with pytest.raises(RecipeError) as caught:
+        try_study.write_recipes(asked)
+    found = str(caught.value).splitlines()
+    assert found[0].startswith("full, lora are left out: ")
+    assert "training.lr: unknown key. Here it is `training.learning_rate`." in found[0]
+    assert "batch_size: unknown key. Here it is `training.global_batch`." in found[0]
+    assert found[1].startswith("zero_shot is left out: an encoder can't write")
+    assert len(found) == 3
+
+
 def test_all_wrong_names_at_once(tmp_path):
     request = try_study.TryRequest(model="./gone", data="reviws", out=tmp_path / "out", methods=("lor",))
     with pytest.raises(RecipeError) as caught:
