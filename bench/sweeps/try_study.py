@@ -175,7 +175,8 @@ def _recipe(method: str, objective: str, model: Named, data: Named, request: Try
     keys["method"] = {"name": method, **options} if options else method
     keys["objective"] = objective
     if objective == "text" and _is_written(card):
-        keys["prompting"] = {"answer": "generate"}
+        chat = {"format": "chat"} if card.columns.messages is not None and _has_chat_template(model.card) else {}
+        keys["prompting"] = {**chat, "answer": "generate"}
     splits = _scored(card)
     keys |= {"evaluation": {"splits": splits}} if splits else {}
     if request.limit is not None:
@@ -185,6 +186,19 @@ def _recipe(method: str, objective: str, model: Named, data: Named, request: Try
     command = " ".join(f"python -m bench try {request.model} --on {request.data}".split())  # a comment is one line
     head = f"# Written by `{command}`."
     return "\n".join([head, *(f"{key}: {card_text.flow(value)}" for key, value in keys.items())]) + "\n"
+
+
+def _has_chat_template(card: ModelCard) -> bool:
+    """Return whether a model has a template of conversations; not so where no tokenizer is found: the run says why."""
+    if card.tokenizer.chat_template is not None or card.tokenizer.train is not None:
+        return card.tokenizer.chat_template is not None
+    from bench.data import tokenizer
+
+    try:
+        found = tokenizer.load(card.tokenizer.id or card.id, card.tokenizer.revision or card.revision, card)
+    except BenchError:
+        return False
+    return bool(found.chat_template)
 
 
 def _template(card: DatasetCard) -> str:

@@ -1,6 +1,7 @@
 """`try`: one command from two names to a paired comparison. Runs are made in this process, in place of launches."""
 
 import json
+import shutil
 
 import pytest
 import transformers
@@ -118,6 +119,18 @@ def test_data_of_every_task(request_of, tmp_path):
         "head, or another one"
     ]
     assert set(written(try_study.write_recipes(request_of("tiny-bert", numbers, methods=methods)))) == {"full"}
+
+
+def test_conversations_are_written_by_the_template_of_a_model_that_has_one(request_of, models, tmp_path):
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}]
+    rows = [{"messages": [*turns, {"role": "assistant", "content": f"ho {n}"}]} for n in range(40)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copytree(models / "tiny-llama", tmp_path / "chatty")
+    (tmp_path / "chatty" / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    for model, asked in (("tiny-llama", {}), (str(tmp_path / "chatty"), {"format": "chat"})):
+        tried = try_study.write_recipes(request_of(model, str(tmp_path / "chats.jsonl"), methods=("full", "zero_shot")))
+        for recipe in written(tried).values():
+            assert recipe["prompting"] == {**asked, "answer": "generate"}
 
 
 def test_what_is_wrong_for_every_method_is_said_once(request_of, tmp_path, capsys):
