@@ -76,13 +76,15 @@ class MadeCard:
 class Meant:
     """The meaning of a name: a card's name, or the facts to make a card from. place: where the recipe names it.
 
-    spec: of a card, what the recipe says in place of it.
+    spec: of a card, what the recipe says in place of it. beside: of a name on the Hub that may be a misspelt path, what
+    lies there.
     """
 
     kind: str
     place: str
     card: str | None = None
     spec: dict[str, Any] = field(default_factory=dict)
+    beside: str = ""
 
     @property
     def shown(self) -> str:
@@ -106,7 +108,9 @@ def meant(kind: str, chosen: Any, place: str, *, starts: Iterable[Path], cards: 
         return Meant(kind=kind, place=place, card=name, spec=over)
     if isinstance(chosen, dict):
         raise RecipeError(f"{place}: there is no {kind} card {name!r:.100}.{did_you_mean(name, cards)}")
-    return Meant(kind=kind, place=place, spec=_of_text(kind, name, place, list(starts), cards))
+    folders = list(starts)
+    spec = _of_text(kind, name, place, folders, cards)
+    return Meant(kind=kind, place=place, spec=spec, beside=_beside(name, folders) if "id" in spec else "")
 
 
 def _no_name(kind: str, chosen: Any, place: str) -> RecipeError:
@@ -142,6 +146,16 @@ def _of_text(kind: str, name: str, place: str, starts: list[Path], cards: Iterab
 def is_path(name: str) -> bool:
     """Return whether a name is written as a path, whether it is there or not."""
     return name.startswith((".", "/", "~"))
+
+
+def _beside(name: str, starts: Iterable[Path]) -> str:
+    """Return words on what lies where a name on the Hub would be as a path; empty where there is no such folder."""
+    folder = next((start / Path(name).parent for start in starts if (start / Path(name).parent).is_dir()), None)
+    if folder is None:
+        return ""
+    near = nearest(Path(name).name, (path.name for path in folder.iterdir()))
+    hint = f" Did you mean {str(Path(name).parent / near)!r}?" if near else ""
+    return f"; nor is there a file or folder of this name in {model_paths.absolute(folder)}.{hint}"
 
 
 def _existing(kind: str, name: str, starts: list[Path]) -> Path | None:
@@ -264,7 +278,8 @@ def make(named: Meant) -> MadeCard:
             raise RecipeError(f"{named.place}: {named.shown!r} has no card, and none can be made of it") from error
         except BenchError as error:
             head = f"{named.place}." if isinstance(error, WrongKeys) else f"{named.place}: "
-            raise RecipeError("\n".join(f"{head}{line}" for line in str(error).splitlines())) from error
+            said = str(error) if isinstance(error, WrongKeys) else f"{error}{named.beside}"
+            raise RecipeError("\n".join(f"{head}{line}" for line in said.splitlines())) from error
         except Exception as error:  # so that the other problems of the recipe are told too
             first = (str(error).splitlines() or [""])[0]
             raise RecipeError(

@@ -164,7 +164,7 @@ def _sentence(problems: list[Any], model: type[BaseModel], data: Any, layers: La
     if first["type"] == "extra_forbidden":
         location = _location(first, data)
         place = (*prefix, *location[:-1])
-        fields = [*_fields_at(model, location[:-1]), *layers.also.get(place, ())]
+        fields = list(dict.fromkeys([*_fields_at(model, location[:-1]), *layers.also.get(place, ())]))
         hint = other_tools.hint(str(location[-1]), ".".join(map(str, place)), fields)
         return f"unknown key.{hint or ' None is known here.'}"
     if first["type"] == "missing":

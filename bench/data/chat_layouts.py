@@ -30,13 +30,15 @@ _PROMPTS: Sequence[tuple[str, str, str | None, str]] = (
     ("prompt_completion", "prompt", None, "completion"),
     ("prompt_response", "prompt", None, "response"),
     ("query_response", "query", None, "response"),
+    ("prompt_reference", "prompt", None, "reference"),
+    ("text_reference", "text", None, "reference"),
     ("dialogue_summary", "dialogue", None, "summary"),
     ("document_summary", "document", None, "summary"),
     ("article_highlights", "article", None, "highlights"),
     ("article_summary", "article", None, "summary"),
 )
 # Columns that are known to hold conversations, before all others that do.
-_CONVERSATIONS = ("messages", "conversations", "conversation")
+CONVERSATIONS = ("messages", "conversations", "conversation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +61,7 @@ def layout_of(
     given = given or {}
     chats = {name: kind for name, keys in turns.items() if (kind := _kind_of(keys)) is not None}
     if chats and not given.get("text") and not given.get("reference"):
-        known = [name for name in _CONVERSATIONS if name in chats] or list(chats)
+        known = [name for name in CONVERSATIONS if name in chats] or list(chats)
         if len(known) > 1:
             raise DataError(
                 f"several columns hold conversations: {', '.join(known)}; write the one you mean, as `columns: "
@@ -72,6 +74,17 @@ def layout_of(
         if fits and set(wanted.values()) <= set(texts):
             return Layout(name=layout, columns=wanted)
     return None
+
+
+def keys_of_json(value: Any) -> tuple[str, ...]:
+    """Return the keys of the first turn of a conversation in JSON, as a cell of a CSV has it; of all else ()."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return ()
+    try:
+        turns = json.loads(value)
+    except (ValueError, RecursionError):
+        return ()
+    return tuple(turns[0]) if turns and isinstance(turns[0], Mapping) else ()
 
 
 def _kind_of(keys: Collection[str]) -> str | None:

@@ -233,18 +233,22 @@ def _choices(look: Look, given: Given) -> dict[str, Any] | None:
 
 
 def _names_a_choice(look: Look, choices: str | list[str], right: str) -> bool:
-    """Return whether a column may say which choice is right: by a number, a letter or its text."""
+    """Return whether a column says which choice is right, by a number, a letter or its text, in half of the rows.
+
+    A row in which it does not is refused when the rows are read, and makes no other task of the data.
+    """
     if look.source.kind == "hub" and not look.is_read:
         return True  # its rows say so when they are read
-    for row in look.rows[:_FEW_LOOKED_AT]:
+    rows = look.rows[:_FEW_LOOKED_AT]
+    wrong = 0
+    for row in rows:
         value = row.get(right)
         if value is None or value == "" or re.fullmatch(r"-?\d+(\.0)?|[A-Za-z]", str(value)):
             continue
         own: Any = [row.get(name) for name in choices] if isinstance(choices, list) else row.get(choices)
         own = own.get("text") if isinstance(own, Mapping) else own
-        if not isinstance(own, list) or value not in own:
-            return False
-    return True
+        wrong += not isinstance(own, list) or value not in own
+    return 2 * wrong <= len(rows)
 
 
 def _tags(look: Look, given: Given) -> dict[str, Any] | None:
@@ -267,6 +271,8 @@ def _generation(look: Look, given: Given) -> dict[str, Any] | None:
     # An input may be empty in every row.
     texts = [name for name, column in look.columns.items() if column.kind in ("text", "empty")]
     turns = {name: one.keys for name, one in look.columns.items() if one.is_list and one.kind == "mapping"}
+    for name in set(texts) & set(chat_layouts.CONVERSATIONS):
+        turns[name] = chat_layouts.keys_of_json(next(iter(look.values(name)), None))
     try:
         layout = chat_layouts.layout_of(texts, turns, given)
     except DataError as error:
@@ -366,7 +372,7 @@ def _label(look: Look, given: Given, task: str | None) -> str:
             floats = f"; {shown(numbers[:1], look)} holds numbers with fractions: did you mean `task: {REGRESSION}`?"
         raise RecipeError(
             f"{look.place}: none of its columns ({_described(look)}) can be told to be the label; name it, as "
-            f"`columns: {_flow({'text': text, 'label': '...'})}`{floats}"
+            f"`columns: {_flow({'text': text, 'label': '...'})}`{floats}{_written(look, given, text)}"
         )
     flags = [name for name in possible if set(look.counts(name)) <= {"0", "1", "true", "false"}]
     more = ""
@@ -374,6 +380,15 @@ def _label(look: Look, given: Given, task: str | None) -> str:
         more = f"; where each column is a label of its own, write `labels: [{', '.join(map(_word, flags))}]`, "
         more += "`multi_label: true` and `columns: {label_flags: true}`"
     raise _question(look, "label", possible, {"text": text, "label": possible[0]}, more)
+
+
+def _written(look: Look, given: Mapping[str, Any], text: str) -> str:
+    """Return how to say that one of two columns of texts is the answer to the other; empty without a second one."""
+    others = [name for name in look.columns if _is_texts(look, name) and name != text]
+    if not others or text == "..." or given.get("label"):
+        return ""
+    line = _flow({"text": text, "reference": others[0]})
+    return f"; for texts to be written, `task: {GENERATION}` and `columns: {line}`"
 
 
 def _has_decimal_commas(look: Look, name: str) -> bool:
@@ -396,6 +411,8 @@ def _decimal_commas(look: Look, name: str) -> RecipeError:
 def _could_be_label(look: Look, column: Column) -> bool:
     """Return whether a column has few values that repeat, none of them long."""
     if column.name in _IDENTITIES or column.kind in ("float", "mapping", "empty", "other"):
+        return False
+    if column.is_list and column.name in (*_CHOICES, *_WORDS):  # of a layout that the table lacks the rest of
         return False
     counts = look.counts(column.name)
     counts.pop(HIDDEN, None)
@@ -449,8 +466,8 @@ def _texts(look: Look, found: Mapping[str, Any]) -> dict[str, str]:
         )
     two = "; for two texts that are judged together, `columns: "
     two += f"{_flow({'text': texts[0], 'text_pair': texts[1], 'label': label})}`; for one text of both, "
-    whole = f"{{{texts[0]}}}: {{{texts[1]}}}"
-    two += f"`compose: {{whole: {json.dumps(whole)}}}` and `columns: {_flow({'text': 'whole', 'label': label})}`"
+    whole = json.dumps(f"{{{texts[0]}}}: {{{texts[1]}}}", ensure_ascii=False)
+    two += f"`compose: {{whole: {whole}}}` and `columns: {_flow({'text': 'whole', 'label': label})}`"
     raise _question(look, "text", texts, {"text": texts[0], "label": label}, two)
 
 

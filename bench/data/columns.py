@@ -100,7 +100,10 @@ class Look:
         if not values:
             return "nothing"
         shown = repr(values[0])
-        return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+        if len(shown) <= _SHOWN:
+            return shown
+        end = shown[-1] if isinstance(values[0], str) else ""  # the quote that it began with
+        return f"{shown[:_SHOWN]}...{end}"
 
 
 def _of_feature(name: str, feature: Any) -> Column:

@@ -121,8 +121,8 @@ class Labels:
             )
         elif name is not None and key_of(name) == str(len(self.names)):
             hint += f" Ids go from 0 to {len(self.names) - 1}; where the data count from 1, write names in their place."
-        elif isinstance(value, float) and value != value:
-            hint = " The value is missing (NaN)."
+        elif value is None or (isinstance(value, float) and value != value) or (name is not None and not name.strip()):
+            hint = " The label is missing; write it, or remove the row."
         elif isinstance(value, list):
             hint += " For lists of labels set multi_label: true."
         raise DataError(f"{place} has the unknown label {value!r:.60}.{hint}")

@@ -133,7 +133,10 @@ def _kind_of(path: Path, trained: Trained) -> Format:
 
 
 def _lines(path: Path, shown: str) -> Rows:
-    texts = [line.removesuffix("\r") for line in _content(path).split("\n") if line.strip()]
+    numbered = [(number, line) for number, line in enumerate(_content(path).split("\n"), start=1) if line.strip()]
+    texts = [line.removesuffix("\r") for _, line in numbered]
+    if numbered and (blank := numbered[-1][0] - len(texts)):  # an answer has not the number of its line
+        console.complain(f"{shown}: blank lines are no texts, and have no answers: {blank}")
     if texts and all(_is_object(text) for text in texts[:100]):
         advice = "give --format jsonl" if path == STANDARD_INPUT else "name it .jsonl, or give --format jsonl"
         raise DataError(f"{shown}: its lines are JSON objects; {advice}")
@@ -281,8 +284,8 @@ def check(rows: Rows, description: dict[str, Any]) -> None:
             raise DataError(f"text {number} has no question: give JSON lines with `text` and, for it, `text_pair`")
         if pairs is True and not has_pair:
             raise DataError(
-                f"text {number} has no second text, and this model was trained on pairs of texts: give JSON lines with "
-                "`text` and `text_pair`"
+                f"text {number} has no second text, and this model was trained on pairs of texts: give --text-pair "
+                "after --text, or a file with both, as CSV or JSON lines with `text` and `text_pair`"
             )
         if pairs is False and has_pair:
             raise DataError(f"text {number} has a `text_pair`, and this model was trained on single texts")

@@ -79,8 +79,29 @@ def find(run_folder: Path) -> Path:
     if not (folder / saving.DESCRIPTION).is_file():
         if (run_folder / saving.DESCRIPTION).is_file():
             raise DataError(f"{run_folder} is a saved model; give the folder of its run: {run_folder.parent}")
-        raise DataError(f"{folder} holds no saved model; the recipe needs `save: true`")
+        raise DataError(f"{run_folder} {_why_no_model(run_folder)}")
     return folder
+
+
+def _why_no_model(run_folder: Path) -> str:
+    """Return why there is no saved model in a folder, and what to do: it is no run's, or the run saved none."""
+    record = run_folder / "record.json"
+    if not record.is_file():
+        runs = sorted(path.parent.name for path in run_folder.glob("*/record.json"))
+        if runs:
+            more = ", ..." if len(runs) > 3 else ""
+            return f"holds runs, and is none; give the folder of one of them: {', '.join(runs[:3])}{more}"
+        return "is not the folder of a run: it holds neither a model nor a record"
+    found = read_object(record)
+    if found.get("status") != "ok":
+        return f"holds no saved model: the run ended with status {str(found.get('status'))[:20]!r}"
+    recipe = found.get("recipe")
+    resolved = recipe.get("resolved") if isinstance(recipe, dict) else None
+    if isinstance(resolved, dict) and resolved.get("save") is False:
+        return "holds no saved model: the run was told not to save it; repeat it with `save: true`"
+    if isinstance(found.get("training"), dict):
+        return f"holds no saved model, which the run wrote; {ADVICE}"
+    return "holds no saved model: its method trains nothing, so that its model is the base model"
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -90,6 +90,7 @@ def write_recipes(request: TryRequest) -> Tried:
     model, data, tried = found["model"], found["dataset"], Tried()
     (request.out / STUDY).mkdir(parents=True, exist_ok=True)
     reasons: dict[str, str] = {}
+    left_out: dict[str, list[str]] = {}
     for method in request.methods:
         path = request.out / STUDY / f"{method}.yaml"
         path.unlink(missing_ok=True)
@@ -102,19 +103,20 @@ def write_recipes(request: TryRequest) -> Tried:
             reasons.setdefault(method, refused)
             path.unlink()
         else:
-            reasons.setdefault(method, _why_not(method, model.card, data.card))
-            tried.sentences.append(f"{method} is left out: {reasons[method]}")
+            left_out.setdefault(reasons.get(method) or _why_not(method, model.card, data.card), []).append(method)
+    for why, methods in left_out.items():
+        tried.sentences.append(f"{', '.join(methods)} {'is' if len(methods) == 1 else 'are'} left out: {why}")
     if not tried.recipes:
-        same = set(reasons.values())  # what is wrong with the data or the command line is so for every method
-        why = [*same] if len(same) == 1 and len(reasons) > 1 else tried.sentences
-        raise RecipeError("\n".join([*why, "no method is left to try"]))
+        # What is wrong with the data or the command line is so for every method.
+        same = len(left_out) == 1 and len(request.methods) > 1
+        raise RecipeError("\n".join([*(left_out if same else tried.sentences), "no method is left to try"]))
     return tried
 
 
 def _refusal(path: Path, sets: Iterable[str]) -> str | None:
     """Return why a recipe that was written here is refused, in one line, without its name; None where it is not."""
     try:
-        resolve.load(path, _of_every_method(sets))
+        resolve.load(path, tuple(sets) if path.stem in _RATES else _of_every_method(sets))
     except RecipeError as error:
         lines = [re.sub(rf"^.*?{re.escape(path.name)}:(\d+:)? ", "", line) for line in str(error).splitlines()]
         return "; ".join(lines)
@@ -173,7 +175,8 @@ def _recipe(method: str, objective: str, model: Named, data: Named, request: Try
     keys["method"] = {"name": method, **options} if options else method
     keys["objective"] = objective
     if objective == "text" and _is_written(card):
-        keys["prompting"] = {"answer": "generate"}
+        chat = {"format": "chat"} if card.columns.messages is not None and _has_chat_template(model.card) else {}
+        keys["prompting"] = {**chat, "answer": "generate"}
     splits = _scored(card)
     keys |= {"evaluation": {"splits": splits}} if splits else {}
     if request.limit is not None:
@@ -183,6 +186,19 @@ def _recipe(method: str, objective: str, model: Named, data: Named, request: Try
     command = " ".join(f"python -m bench try {request.model} --on {request.data}".split())  # a comment is one line
     head = f"# Written by `{command}`."
     return "\n".join([head, *(f"{key}: {card_text.flow(value)}" for key, value in keys.items())]) + "\n"
+
+
+def _has_chat_template(card: ModelCard) -> bool:
+    """Return whether a model has a template of conversations; not so where no tokenizer is found: the run says why."""
+    if card.tokenizer.chat_template is not None or card.tokenizer.train is not None:
+        return card.tokenizer.chat_template is not None
+    from bench.data import tokenizer
+
+    try:
+        found = tokenizer.load(card.tokenizer.id or card.id, card.tokenizer.revision or card.revision, card)
+    except BenchError:
+        return False
+    return bool(found.chat_template)
 
 
 def _template(card: DatasetCard) -> str:

@@ -213,7 +213,11 @@ def test_a_pipe_is_read(write):
         ([row("a", "b")], SINGLE, "text 1 has a `text_pair`, and this model was trained on single texts"),
         ([row("a", "b"), row("a")], PAIRS, "text 2 has no second text, and this model was trained on pairs of texts"),
         ([row("a", "  ")], PAIRS, "text 1 has no second text"),
-        ([row("a")], PROMPT, "text 1 has no second text"),
+        (
+            [row("a")],
+            PROMPT,
+            "text 1 has no second text, and this model was trained on pairs of texts: give --text-pair ",
+        ),
         ([row("a")], QUESTIONS, "text 1 has no question"),
         ([row(json.loads('"\\ud800"'))], SINGLE, "text 1 is not valid Unicode: character 1 is half of one"),
         ([row("a", "x\udcff")], PAIRS, "text 1 is not valid Unicode: character 2"),
@@ -231,3 +235,15 @@ def test_texts_of_the_kind_that_was_trained_on():
     for description in (PAIRS, PROMPT, QUESTIONS):
         new_texts.check([row("a", "b")], description)
     new_texts.check([row("a"), row("a", "b")], {"task": "text_classification"})  # an earlier version's
+
+
+def test_blank_lines_between_texts_are_told(write, capsys):
+    for content, told in (
+        ("one\n\n \ntwo\n\n", "blank lines are no texts, and have no answers: 2"),
+        ("one\ntwo\n\n", ""),
+    ):
+        assert new_texts.read_texts(write("a.txt", content)) == [row("one"), row("two")]
+        assert new_texts.read_texts(write("b.txt", "one \n")) == [row("one ")]
+        said = capsys.readouterr().err
+        assert told in said
+        assert bool(said) == bool(told)

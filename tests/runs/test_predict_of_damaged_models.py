@@ -161,7 +161,7 @@ DAMAGES = {
         lambda m: edited(m / "bench.json", max_length=True),
         ["`max_length` is not what a run writes"],
     ),
-    "no bench.json": (lambda m: (m / "bench.json").unlink(), ["holds no saved model; the recipe needs `save: true`"]),
+    "no bench.json": (lambda m: (m / "bench.json").unlink(), ["holds no saved model, which the run wrote; copy"]),
     "nothing": (lambda m: shutil.rmtree(m), ["holds no saved model"]),
 }
 
@@ -211,7 +211,25 @@ def test_what_is_no_folder_of_a_run(run, tmp_path, capsys):
     assert "there is no such folder" in said(capsys, tmp_path / "none", "--text", "x")
     assert "is a file; give the folder of a run" in said(capsys, folder / "record.json", "--text", "x")
     assert f"give the folder of its run: {folder}" in said(capsys, folder / "model", "--text", "x")
-    assert "holds no saved model" in said(capsys, tmp_path, "--text", "x")
+    assert f"holds runs, and is none; give the folder of one of them: {folder.name}" in said(
+        capsys, tmp_path, "--text", "x"
+    )
+    (tmp_path / "empty").mkdir()
+    assert "it holds neither a model nor a record" in said(capsys, tmp_path / "empty", "--text", "x")
+
+
+def test_why_a_run_has_no_model(run, capsys):
+    folder = run()
+    shutil.rmtree(folder / "model")
+    record = json.loads((folder / "record.json").read_text())
+    unsaved = {**record, "recipe": {**record["recipe"], "resolved": {**record["recipe"]["resolved"], "save": False}}}
+    for changed, words in (
+        ({**record, "status": "oom"}, "holds no saved model: the run ended with status 'oom'"),
+        (unsaved, "holds no saved model: the run was told not to save it; repeat it with `save: true`"),
+        ({**record, "training": None}, "its method trains nothing, so that its model is the base model"),
+    ):
+        (folder / "record.json").write_text(json.dumps(changed))
+        assert words in said(capsys, folder, "--text", "x")
 
 
 def test_escape_sequences_reach_no_terminal_and_json_stays_json(run, capsys):

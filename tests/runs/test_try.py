@@ -1,6 +1,7 @@
 """`try`: one command from two names to a paired comparison. Runs are made in this process, in place of launches."""
 
 import json
+import shutil
 
 import pytest
 import transformers
@@ -120,6 +121,18 @@ def test_data_of_every_task(request_of, tmp_path):
     assert set(written(try_study.write_recipes(request_of("tiny-bert", numbers, methods=methods)))) == {"full"}
 
 
+def test_conversations_are_written_by_the_template_of_a_model_that_has_one(request_of, models, tmp_path):
+    turns = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}]
+    rows = [{"messages": [*turns, {"role": "assistant", "content": f"ho {n}"}]} for n in range(40)]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.copytree(models / "tiny-llama", tmp_path / "chatty")
+    (tmp_path / "chatty" / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    for model, asked in (("tiny-llama", {}), (str(tmp_path / "chatty"), {"format": "chat"})):
+        tried = try_study.write_recipes(request_of(model, str(tmp_path / "chats.jsonl"), methods=("full", "zero_shot")))
+        for recipe in written(tried).values():
+            assert recipe["prompting"] == {**asked, "answer": "generate"}
+
+
 def test_what_is_wrong_for_every_method_is_said_once(request_of, tmp_path, capsys):
     with pytest.raises(RecipeError) as caught:
         try_study.write_recipes(request_of("tiny-llama", methods=("full", "lora"), sets=("limits.train=3",)))
@@ -131,6 +144,18 @@ def test_what_is_wrong_for_every_method_is_said_once(request_of, tmp_path, capsy
     order = ["try", request_of("tiny-llama").model, "--on", str(tmp_path / "tags.jsonl"), "--methods", "probe"]
     assert main.main([*order, "--out", str(tmp_path / "out")]) != 0
     assert "no method is left to try" in capsys.readouterr().err
+
+
+def test_all_wrong_keys_at_once_and_a_reason_of_several_methods_once(request_of):
+    asked = request_of("tiny-bert", methods=("full", "lora", "zero_shot"), sets=("training.lr=1", "batch_size=4"))
+    with pytest.raises(RecipeError) as caught:
+        try_study.write_recipes(asked)
+    found = str(caught.value).splitlines()
+    assert found[0].startswith("full, lora are left out: ")
+    assert "training.lr: unknown key. Here it is `training.learning_rate`." in found[0]
+    assert "batch_size: unknown key. Here it is `training.global_batch`." in found[0]
+    assert found[1].startswith("zero_shot is left out: an encoder can't write")
+    assert len(found) == 3
 
 
 def test_all_wrong_names_at_once(tmp_path):

@@ -410,6 +410,15 @@ def test_what_is_refused(refused, folder, write, model, message):
     assert message in refused(model)
 
 
+def test_a_misspelt_path_that_could_be_a_name_on_the_hub(refused, folder, monkeypatch, tmp_path):
+    folder("models/tiny-bert")
+    monkeypatch.chdir(tmp_path)
+    said = refused("models/tiny-brt")
+    assert "models/tiny-brt is not in the local cache" in said
+    assert "; nor is there a file or folder of this name in models. Did you mean 'models/tiny-bert'?" in said
+    assert "nor is there" not in refused("nobody/nothing")
+
+
 def test_all_problems_at_once(refused):
     more = "lr: 1\ntraining: {batch_size: 3, epochs: 0}\n"
     text = "dataset: reviws\nmodel: nobody/nothing\nmethod: {name: lora, lora_r: 8}\n" + more

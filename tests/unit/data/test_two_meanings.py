@@ -327,3 +327,44 @@ def test_all_keys_of_another_type_are_told_at_once(data):
 
 def test_columns_of_different_roles_may_be_one_where_they_are_not_read_as_two():
     assert Columns(text="context", text_pair="question", group="context").group == "context"
+
+
+def answered(n):
+    return "y" if n else "z"
+
+
+CHOSEN = rows_of(question=text, choices=["x", "y"], answer=answered)
+NEVER_CHOSEN = rows_of(question=text, choices=["x", "y"], answer="none of them")
+TAGS_IN_ONE_TEXT = rows_of(tokens=lambda n: ["a", "bc"[n % 2]], tags="N V")
+CHAT_CELLS = (
+    "messages\n"
+    + '"[{""role"": ""user"", ""content"": ""hi""}, {""role"": ""assistant"", ""content"": ""ho""}]"\n' * 30
+)
+
+
+def test_one_wrong_row_makes_no_other_task_of_choices(data):
+    card = card_from_source.make(data(CHOSEN)).card
+    assert (card["task"], card["columns"]["label"]) == ("multiple_choice", "answer")
+
+
+def test_columns_of_a_layout_that_is_not_whole_are_no_labels(data):
+    for rows in (NEVER_CHOSEN, TAGS_IN_ONE_TEXT):
+        assert "can be told to be the label" in refused(data(rows))
+
+
+def test_prompts_with_references_are_texts_to_generate_as_those_with_completions_are(data):
+    for prompt, answer in (("prompt", "reference"), ("prompt", "completion"), ("text", "reference")):
+        card = card_from_source.make(data(rows_of(**{prompt: text, answer: sign}), f"{prompt}-{answer}.jsonl")).card
+        assert (card["task"], card["columns"]) == ("generation", {"text": prompt, "reference": answer})
+
+
+def test_conversations_may_be_json_in_a_cell(data):
+    card = card_from_source.make(data(CHAT_CELLS, "a.csv")).card
+    assert (card["task"], card["columns"]) == ("generation", {"messages": "messages"})
+
+
+def test_two_texts_without_a_label_may_be_a_prompt_and_its_answer(data):
+    said = refused(data(rows_of(question=text, answer=lambda n: f"long answer {n}")))
+    assert "for texts to be written, `task: generation` and `columns: {text: question, reference: answer}`" in said
+    assert "'text number 0'" in said
+    assert "x...', 'b', e.g." in refused(data(rows_of(a=lambda n: "x" * 80 + str(n), b=text)))
