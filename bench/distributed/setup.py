@@ -111,8 +111,8 @@ def precision() -> str:
 
 def gpu(place: int) -> tuple[str, tuple[int, int] | None]:
     """Return (name, compute capability) of a GPU by its number; a capability of CUDA's only, ROCm's means another."""
-    capability = None if torch.version.hip else torch.cuda.get_device_capability(place)
-    return torch.cuda.get_device_name(place), capability
+    device = torch.device("cuda", place)
+    return cuda.name(device), None if torch.version.hip else cuda.capability(device)
 
 
 def check_precision(on_cpu: bool) -> None:
@@ -132,19 +132,6 @@ def check_precision(on_cpu: bool) -> None:
             "mixed_precision fp16 needs a GPU, and this run is on the CPU; set mixed_precision: bf16 or no in the "
             "accelerate config, or give --mixed_precision no"
         )
-
-
-def emulated_precision(device: torch.device) -> str | None:
-    """Return a sentence for the record where a GPU computes in bf16 only by way of float32; None otherwise."""
-    if device.type != "cuda" or precision() != "bf16":
-        return None
-    major, minor = cuda.capability(device)
-    if major >= 8:
-        return None
-    return (
-        f"mixed_precision bf16 on {cuda.name(device)} (compute capability {major}.{minor}): GPUs before Ampere (8.0) "
-        "emulate bf16, slowly; set mixed_precision: fp16 or no in the accelerate config"
-    )
 
 
 def broadcast_from_rank_zero(value: Any) -> Any:

@@ -209,9 +209,9 @@ def execute(run: RunContext) -> None:
             ).start()
         run.state = setup.start(run.timeout_s)
         device = run.state.device
-        for sentence in (launcher.device_fallback(device.type), setup.emulated_precision(device)):
-            if sentence is not None:
-                run.record.note(sentence)
+        fallback = launcher.device_fallback(device.type)
+        if fallback is not None:
+            run.record.note(fallback)
         run.record.speed |= process.allocator_in_force(
             run.state.device.type,
             keep_memory=recipe.speed.keep_memory,

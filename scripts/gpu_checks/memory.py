@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _total() -> int:
     import torch
 
-    return int(torch.cuda.mem_get_info(0)[1])
+    from bench.utils import cuda
+
+    return cuda.free_and_total(torch.device("cuda"))[1]
 
 
 if __name__ == "__main__":
