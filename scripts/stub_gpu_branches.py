@@ -86,11 +86,14 @@ class Result:
 
 def _run(case: Case, folder: Path) -> int:
     """Run a case in this process, which is given up for it; return the run's exit code."""
-    device = DEVICES[case.device]
-    os.environ |= {
-        "STUB_GPU_CC": device.capability, "STUB_GPU_GIB": str(device.gib), "STUB_GPU_NAME": device.name,
-        "ACCELERATE_MIXED_PRECISION": case.precision, **({"BENCH_MEMORY_CAP": case.cap} if case.cap else {}),
-    }  # fmt: skip
+    os.environ["ACCELERATE_MIXED_PRECISION"] = case.precision
+    if case.cap:
+        os.environ["BENCH_MEMORY_CAP"] = case.cap
+    import torch
+
+    found, wanted = torch.cuda.get_device_capability(0), DEVICES[case.device].capability
+    if ".".join(map(str, found)) != wanted:
+        raise RuntimeError(f"the stub GPU has compute capability {found}, and {wanted} was asked for")
     from bench.runner import lifecycle
 
     _ignore_numbers()
@@ -468,13 +471,19 @@ def main(arguments: list[str] | None = None) -> int:
     stub = options.stub or (Path(os.environ["STUB_GPU"]) if os.environ.get("STUB_GPU") else None)
     if stub is None or not (stub / "run").is_file():
         parser.error("name the folder of the stub GPU, which holds its command `run`: --stub DIR, or STUB_GPU=DIR")
-    words = sys.argv[1:] if arguments is None else arguments
-    command = [str(stub.resolve() / "run"), sys.executable, str(Path(__file__)), *words, "--worker"]
-    # torch's own kernels in Triton, which the stub does not emulate; the same operations then take cuBLAS.
-    environment = {**os.environ, "TORCH_DISABLE_NATIVE_JIT": "1"}
-    code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-    if code:
-        return code
+    command = [str(stub.resolve() / "run"), sys.executable, str(Path(__file__)), "--out", str(options.out), "--worker"]
+    # The stub reads what device it is when it is loaded: a process for each.
+    for name in dict.fromkeys(case.device for case in chosen):
+        device = DEVICES[name]
+        # And torch's own kernels in Triton, which it does not emulate; the same operations then take cuBLAS.
+        environment = {
+            **os.environ, "TORCH_DISABLE_NATIVE_JIT": "1", "STUB_GPU_CC": device.capability,
+            "STUB_GPU_GIB": str(device.gib), "STUB_GPU_NAME": device.name,
+        }  # fmt: skip
+        named = [word for case in chosen if case.device == name for word in ("--case", case.name)]
+        code = subprocess.run([*command, *named], cwd=ROOT, env=environment, check=False).returncode
+        if code:
+            return code
     wanted = {case.name for case in chosen}
     rows = json.loads(options.out.read_text(encoding="utf-8"))["runs"]
     return int(any(row["outcome"] == "failed" for row in rows if row["name"] in wanted))
