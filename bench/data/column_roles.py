@@ -13,7 +13,7 @@ from typing import Any
 from bench.config.cards import COMPOSED
 from bench.data import chat_layouts
 from bench.data.columns import Column, Look, shown
-from bench.data.label_names import HIDDEN
+from bench.data.label_names import HIDDEN, key_of
 from bench.data.labels import FEW_ROWS
 from bench.errors import DataError, RecipeError, nearest
 
@@ -38,6 +38,8 @@ _TAGS = ("tags", "ner_tags", "pos_tags", "chunk_tags", "labels", "upos")
 _IDENTITIES = ("id", "idx", "guid", "uid", "uuid", "_id", "ID", "Id", "", "index", "Unnamed: 0")
 # As many different values as a column of labels may have, and as many words as the name of a label.
 _MOST_LABELS, _MOST_WORDS = 1000, 6
+# More words than these are no name of a column, where a label is one too.
+_SHORT_NAME = 2
 # As many rows as are looked at to see whether a column names one of their choices.
 _FEW_LOOKED_AT = 1000
 
@@ -334,6 +336,8 @@ def _labelled(look: Look, given: Given, task: str | None, has_labels: bool) -> R
         found |= {key: name for key, name in _texts(look, found).items() if key not in given}
         pair = f" and {found['text_pair']!r}" if found.get("text_pair") else ""
         notes += [] if (found["text"], pair) == ("text", "") else [f"the text is read from {found['text']!r}{pair}"]
+    if "label" not in given and "text" not in given:
+        _refuse_row_as_header(look, found)
     label = look.columns.get(str(found.get("label")))
     notes += _unused_notes(look, found)
     return Roles(
@@ -341,6 +345,22 @@ def _labelled(look: Look, given: Given, task: str | None, has_labels: bool) -> R
         columns=found,
         multi_label=bool(given.get("label_flags")) or (label is not None and label.is_list),
         notes=notes,
+    )
+
+
+def _refuse_row_as_header(look: Look, found: Mapping[str, Any]) -> None:
+    """Raise RecipeError where the first line of a table reads as a row: a sentence, and one of the labels below it."""
+    text, label = str(found.get("text")), str(found.get("label"))
+    if (
+        look.source.kind not in ("csv", "tsv")
+        or len(text.split()) <= _SHORT_NAME
+        or key_of(label) not in look.counts(label)
+    ):
+        return
+    line = _flow({"text": text, "label": label})
+    raise RecipeError(
+        f"{look.place}: the first line looks like a row and not like the names of the columns: {label!r} is also a "
+        f"label below it; write such a line, as `text,label`, or, where these are the names, `columns: {line}`"
     )
 
 

@@ -368,3 +368,14 @@ def test_two_texts_without_a_label_may_be_a_prompt_and_its_answer(data):
     assert "for texts to be written, `task: generation` and `columns: {text: question, reference: answer}`" in said
     assert "'text number 0'" in said
     assert "x...', 'b', e.g." in refused(data(rows_of(a=lambda n: "x" * 80 + str(n), b=text)))
+
+
+def test_a_first_line_that_is_a_row_is_asked_about(data):
+    rows = "".join(f"a fine long day {n},{sign(n)}\n" for n in range(30))
+    said = refused(data(rows, "a.csv"))
+    assert "the first line looks like a row and not like the names of the columns: 'neg' is also a label below" in said
+    columns = {"text": "a fine long day 0", "label": "neg"}
+    assert f"`columns: {{text: {columns['text']}, label: neg}}`" in said
+    assert card_from_source.make({**data(rows, "a.csv"), "columns": columns}).card["columns"] == columns
+    named = "the long text of it,spam\n" + rows
+    assert card_from_source.make(data(named, "b.csv")).card["columns"]["label"] == "spam"
