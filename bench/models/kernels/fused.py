@@ -214,7 +214,7 @@ def install() -> None:
 
 
 class _Ungrouped:
-    """What transformers' function reads of an attention module, for keys that are repeated already."""
+    """Hold what transformers' function reads of an attention module, for keys that are repeated already."""
 
     def __init__(self, module: Any) -> None:
         self.is_causal = getattr(module, "is_causal", True)
