@@ -91,7 +91,9 @@ def _run(case: Case, folder: Path) -> int:
         os.environ["BENCH_MEMORY_CAP"] = case.cap
     import torch
 
-    found, wanted = torch.cuda.get_device_capability(0), DEVICES[case.device].capability
+    from bench.utils import cuda
+
+    found, wanted = cuda.capability(torch.device("cuda")), DEVICES[case.device].capability
     if ".".join(map(str, found)) != wanted:
         raise RuntimeError(f"the stub GPU has compute capability {found}, and {wanted} was asked for")
     from bench.runner import lifecycle
