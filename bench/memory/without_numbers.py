@@ -49,7 +49,7 @@ def on_host(model: nn.Module) -> Iterator[None]:
         if tensor.is_meta and getattr(tensor, "quant_state", None) is None:
             if id(tensor) not in placed:
                 placed[id(tensor)] = _like(tensor, torch.zeros((), dtype=tensor.dtype).expand(tensor.shape))
-            _replace(owner, name, placed[id(tensor)])
+            setattr(owner, name, placed[id(tensor)])
     try:
         with _Bounded(), torch.random.fork_rng(devices=[]):
             yield
@@ -72,7 +72,7 @@ def to_meta(model: nn.Module) -> nn.Module:
         if not tensor.is_meta:
             if id(tensor) not in moved:
                 moved[id(tensor)] = _like(tensor, torch.empty(tensor.shape, dtype=tensor.dtype, device="meta"))
-            _replace(owner, name, moved[id(tensor)])
+            setattr(owner, name, moved[id(tensor)])
     return model
 
 
@@ -94,17 +94,12 @@ def _like(tensor: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return parameter
 
 
-def _replace(owner: nn.Module, name: str, tensor: torch.Tensor) -> None:
-    holder = owner._parameters if name in owner._parameters else owner._buffers
-    holder[name] = tensor  # type: ignore[assignment]
-
-
 class _Bounded(torch_internals.TorchDispatchMode):
     """Refuses operations that are as large as those of the model itself."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation. Raises TooMuchError for one that is too large."""
-        name = func._schema.name.partition("::")[2]
+        name = func.__name__
         inputs = [item for item in torch_internals.tree_leaves(args) if isinstance(item, torch.Tensor)]
         size = max((item.numel() for item in inputs if not item.is_meta), default=0)
         if any(word in name for word in DECOMPOSITIONS) and size > DECOMPOSED:

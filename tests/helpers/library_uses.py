@@ -28,7 +28,6 @@ _ACCELERATE = "bench/models/library_internals/accelerate_internals.py"
 _BITSANDBYTES = "bench/models/library_internals/bitsandbytes_internals.py"
 _DEEPSPEED = "bench/models/library_internals/deepspeed_internals.py"
 _EVALUATE = "bench/models/library_internals/evaluate_internals.py"
-_DEEPSPEED = "bench/models/library_internals/deepspeed_internals.py"
 _TRAINER = "bench/training/engines/trainer.py"
 
 USES = (
