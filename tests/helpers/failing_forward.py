@@ -5,6 +5,7 @@ scoring after training, and the one of a run into a folder called `killed` is ki
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -13,6 +14,8 @@ from bench.distributed import in_step
 from bench.runner import lifecycle, results
 from tests.helpers import run_many
 
+# So long that a sign of life tells where the process is, also on a busy machine.
+HEARTBEATS_S = 4
 main, score, begin = lifecycle.main, results.score, in_step.InStep._begin
 ends, forwards = [""], [0]
 
@@ -31,6 +34,7 @@ def begun(step, kind):
     forwards[0] -= 1
     if forwards[0] == 0:
         if ends[0] == "killed":
+            time.sleep(HEARTBEATS_S)
             os.kill(os.getpid(), signal.SIGKILL)
         raise MemoryError("unable to allocate 7.00 GiB")
     begin(step, kind)

@@ -23,6 +23,8 @@ WRITTEN = "prompting={answer: generate, max_new_tokens: 10}"
 JOBS = {
     "head": ["tiny/bert-full", *STILL, FEW, *BEST],
     "text": ["tiny/mistral-text_lora", FEW, "training.evaluate_every=2"],
+    # Sharded from load to save.
+    "shards": ["tiny/bert-full", *STILL, FEW, *BEST, "speed.sharded_load=true"],
     "spans": ["passages/bert-full", *STILL, FEW, "max_length=48", "spans.doc_stride=16"],
     "written": ["tiny/mistral-text_lora", "prompting={answer: generate, max_new_tokens: 8}", FEW],
     # By transformers' own generate, of several lengths.
@@ -78,8 +80,10 @@ def test_predictions_are_those_of_one_process(runs, way, job):
     found = store.read(runs / way / job)
     assert found.status == "ok", found.reason
     assert found.launch.world_size == 2
-    phases = ["before", "validate", "after"] if job in ("head", "text") else ["before", "after"]
+    phases = ["before", "validate", "after"] if job in ("head", "text", "shards") else ["before", "after"]
     assert found.sharded_phases.keys() >= set(phases)
+    elsewhere = {found.sharded_phases[phase].partition(":")[0] for phase in ("load", "save")}
+    assert elsewhere == {"sharded" if job == "shards" else "whole on each process"}
     assert {found.sharded_phases[phase] for phase in phases} == {"sharded: evaluation.sharded: true"}
     for stage in ("before", "after"):
         ours, theirs = (read_lines(runs / one / job / "predictions" / f"{stage}-test.jsonl") for one in (way, "alone"))
