@@ -216,6 +216,8 @@ def _feature(given: Resolved, model: Any, lengths: Any, number: int) -> dict[str
 
     size = lengths.longest - number % 2
     ids = [FIRST_ID + (number + place) % (LAST_ID - FIRST_ID) for place in range(size)]
+    if unwrapped(model).config.is_encoder_decoder:  # its classification head reads where the text ends
+        ids[-1] = unwrapped(model).config.eos_token_id
     row: dict[str, Any] = {"input_ids": ids}
     if given.recipe.objective == "text":
         answers = min(lengths.answers, size)
