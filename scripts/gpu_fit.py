@@ -29,6 +29,9 @@ if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
 from bench import console  # noqa: E402
+
+if __name__ == "__main__":
+    console.quiet_libraries()  # before they are imported, for some speak then
 from bench.config import resolve  # noqa: E402
 from bench.errors import BenchError, SetupError  # noqa: E402
 from bench.memory import report  # noqa: E402

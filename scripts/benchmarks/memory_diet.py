@@ -243,7 +243,7 @@ def planned(resolved: Any, setting: Setting) -> int:
     found = job.predict(rows, length)
     paged = sum(found.host.values()) - round(job.usage(rows, length).on_host)
     # What CUDA itself takes, and what its allocator can't use, are no tensors. A CPU does not page.
-    others = found.parts.get("CUDA", 0) + found.parts.get("fragmentation", 0)
+    others = sum(found.parts.get(part, 0) for part in ("CUDA", "cuBLAS", "fragmentation"))
     return found.total - others + (paged if setting.device.type == "cpu" else 0)
 
 

@@ -297,7 +297,9 @@ SAVED = {
 @pytest.mark.parametrize("case", SAVED)
 def test_a_saved_model_reads_the_same_spans(case, tmp_path, monkeypatch):
     kept, real = [], saving.save
-    monkeypatch.setattr(saving, "save", lambda model, *rest: kept.append(model) or real(model, *rest))
+    monkeypatch.setattr(
+        saving, "save", lambda model, *rest, **options: kept.append(model) or real(model, *rest, **options)
+    )
     family, extra = SAVED[case]
     run_here(family, tmp_path, *NARROW, *extra, "save=true", "training.engine=loop")
     model, tokenizer, description = saving.load(tmp_path / "model")

@@ -182,7 +182,7 @@ def test_what_does_not_fit_is_left_out(request_of):
 
 def test_a_smaller_micro_batch_is_written_down(request_of):
     sets = ("training.steps=3",)  # which zero_shot does not have
-    asked = request_of("tiny-llama", methods=("full", "zero_shot"), gpu="0.515GiB", sets=sets)
+    asked = request_of("tiny-llama", methods=("full", "zero_shot"), gpu="0.54GiB", sets=sets)
     tried = try_study.write_recipes(asked)
     try_study.fit(tried, asked)
     rows = written(tried)["full"]["training"]["per_device_batch"]
