@@ -404,16 +404,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--case", action="append", metavar="NAME", help="only this recipe, or these: study/recipe")
     parser.add_argument("--again", action="store_true", help="measure anew what was measured")
     parser.add_argument("--list", action="store_true", help="print the names of the recipes")
-    parser.add_argument("--table", action="store_true", help="only make the report anew from what was measured")
+    parser.add_argument("--table", action="store_true", help="only forecast anew, and make the report")
     parser.add_argument("--precision", choices=["bf16", "fp16", "no"], default="bf16", help="mixed precision")
     parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     os.chdir(ROOT)
+    console.quiet_libraries()
     try:
         if options.measure:
             return measure_all(options.measure[1:], options.measure[0])
         if options.table:
-            write(read())
+            rows = read()
+            for row in rows.values():
+                if "measured" in row:
+                    _add_forecast(row)
+            write(rows)
             return 0
         known = names()
         if options.list:
