@@ -2,14 +2,11 @@
 
 from typing import Any
 
-import torch
-
 from bench.data.examples import Encoded
 from bench.data.sources import Rows
 from bench.errors import DataError
+from bench.evaluation import predict_written
 from bench.evaluation.lm_eval_examples import PairEncoder
-from bench.evaluation.metric_set import MetricSet
-from bench.evaluation.reader import Scoring
 from bench.evaluation.readers.until import Until, UntilReader
 
 
@@ -39,23 +36,5 @@ def predict(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows)
         truncated=0,
         in_words=True,
     )
-    scoring = Scoring(
-        tokenizer=tokenizer,
-        metrics=MetricSet((), multi_label=False, num_labels=0),
-        threshold=description["threshold"],
-        device=torch.device("cpu"),
-        precision="no",
-    )
-    reader = UntilReader(model, split, scoring, until, lambda *_: {})
-    predictions: Rows = [{} for _ in rows]
-    for numbers in reader.batches:
-        for number, answer in zip(numbers, reader.read(numbers), strict=True):
-            predictions[number] = {
-                "text": rows[number]["text"],
-                "label": answer.prediction,
-                "scores": None,
-                "cut": len(prompts[number]) > most,
-                "written": answer.extra["text"],
-                "stopped": answer.extra["stopped"],
-            }
-    return predictions
+    reader = UntilReader(model, split, predict_written.scoring_of(tokenizer, description), until, lambda *_: {})
+    return predict_written.answers(reader, rows, lambda number: len(prompts[number]) > most)

@@ -1,5 +1,6 @@
 """Lets a saved model write texts for new prompts and conversations, as it was trained and scored."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from bench.config.recipe import Prompting
 from bench.data.sources import Rows
 from bench.evaluation import reference_examples
 from bench.evaluation.metric_set import MetricSet
-from bench.evaluation.reader import Scoring
+from bench.evaluation.reader import Reader, Scoring
 
 
 def predict(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:
@@ -32,14 +33,23 @@ def predict(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows)
     )
     named = [{**row, "id": f"text {number + 1}", "answers": []} for number, row in enumerate(rows)]
     split = reference_examples.encode_split(encoder, "texts", named)
-    scoring = Scoring(
+    reader = reference_examples.reader_of(prompting, encoder)(model, split, scoring_of(tokenizer, description))
+    return answers(reader, rows, lambda number: split.features[number]["cut"])
+
+
+def scoring_of(tokenizer: Any, description: dict[str, Any]) -> Scoring:
+    """Return the settings by which a saved model writes: no metric, on the CPU, in its own precision."""
+    return Scoring(
         tokenizer=tokenizer,
         metrics=MetricSet((), multi_label=False, num_labels=0),
         threshold=description["threshold"],
         device=torch.device("cpu"),
         precision="no",
     )
-    reader = reference_examples.reader_of(prompting, encoder)(model, split, scoring)
+
+
+def answers(reader: Reader, rows: Rows, is_cut: Callable[[int], bool]) -> Rows:
+    """Return what a reader writes for each row, as `predict` has it. is_cut: of a row's number."""
     predictions: Rows = [{} for _ in rows]
     for numbers in reader.batches:
         for number, answer in zip(numbers, reader.read(numbers), strict=True):
@@ -47,7 +57,7 @@ def predict(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows)
                 "text": rows[number]["text"],
                 "label": answer.prediction,
                 "scores": None,
-                "cut": split.features[number]["cut"],
+                "cut": is_cut(number),
                 "written": answer.extra["text"],
                 "stopped": answer.extra["stopped"],
             }
