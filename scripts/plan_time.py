@@ -1,4 +1,4 @@
-"""How far are the forecasts of time from runs that others measured and published?
+"""Compares the forecasts of time with runs that others measured and published.
 
     scripts/plan_time
 

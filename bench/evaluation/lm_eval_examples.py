@@ -197,7 +197,7 @@ def described(recipe: Recipe, tokenizer: Any) -> dict[str, Any]:
     """Return what a saved model's description says of written answers: what surrounds a text, and what ends an answer.
 
     "around" is [before, after] of a prompt without shots, None where that depends on the document. Of multiple choice
-    only whether choices stand in the prompts. {} for data of another source.
+    only whether prompts hold choices. {} for data of another source.
     """
     if recipe.dataset.source.kind != "lm_eval":
         return {}

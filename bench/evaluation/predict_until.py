@@ -13,7 +13,7 @@ from bench.evaluation.readers.until import Until, UntilReader
 def predict(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:
     """Return for each row {"text", "label": the written text, "scores": None, "cut", "written", "stopped"}.
 
-    A row's text is what the task's doc_to_text makes of a document; what stands around it in the run's prompts is put
+    A row's text is what the task's doc_to_text makes of a document; the text around it in the run's prompts is put
     around it here. Raises DataError for a task whose prompts have something else around each text.
     """
     said = description.get("until")

@@ -1,4 +1,4 @@
-"""What a run writes to disk: checkpoints, the saved model, and tokens in the cache."""
+"""Predicts what a run writes to disk: checkpoints, the saved model, and tokens in the cache."""
 
 from typing import Any
 

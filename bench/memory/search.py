@@ -54,10 +54,9 @@ def planned(plan: MemoryPlan, length: int, available_bytes: int | None) -> tuple
         return share, []
     if available_bytes is None:
         return share, [f"{said}assumed to be the whole share of the global batch, {share}; give --gpu for the largest"]
-    most = largest_batch(plan, length, available_bytes)
-    if not most:
+    rows, _ = largest_dividing(plan, length, available_bytes)
+    if not rows:
         return 1, [f"{said}not even 1 is predicted to fit"]
-    rows = max(rows for rows in candidates(share) if rows <= most)
     return rows, [f"{said}{rows} is the largest that is predicted to fit; a run tries it"]
 
 
@@ -268,7 +267,7 @@ def cheapest_fit(
 
 @dataclass(kw_only=True)
 class _Tries:
-    """What runs with some changes need. plans: by the recipe's hash and the parallelism, each built once."""
+    """Plans of a run with some changes. plans: by the recipe's hash and the parallelism, each built once."""
 
     plan: MemoryPlan
     length: int

@@ -1,4 +1,4 @@
-"""How long a training takes: a range, by FLOPs and bytes at rates that published runs and past records reached.
+"""Forecasts how long a training takes: a range, by FLOPs and bytes at rates that published runs or records reached.
 
 A step is its micro-batches' matrix products, at a share of the device's peak; 4-bit weights that are unpacked anew in
 each pass, and the optimiser's step, at the device's bandwidth. The shares are those of published runs, from which
@@ -51,7 +51,7 @@ DORA_S = 1190.9
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:
-    """What a range of times rests on: (low, high) shares of the peak, whether they have all costs, and a source."""
+    """Rates of a range of times: (low, high) shares of the peak, whether they have all costs, and a source."""
 
     shares: tuple[float, float]
     with_all: bool

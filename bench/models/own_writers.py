@@ -2,7 +2,7 @@
 
 It is made of transformers' own parts: the text part's body, and the output head that the checkpoint's class for images
 and text has. Other parts are never loaded, so that nothing trains them. Saved, it is the checkpoint's class again: the
-trained text part, and all other weights as they stand in the checkpoint.
+trained text part, and all other weights as in the checkpoint.
 """
 
 import ast

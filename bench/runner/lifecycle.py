@@ -208,9 +208,7 @@ def execute(run: RunContext) -> None:
                 lambda: run.phase, lambda failure: _end_from_watchdog(run, failure), run.timeout_s
             ).start()
         run.state = setup.start(run.timeout_s)
-        device = run.state.device
-        fallback = launcher.device_fallback(device.type)
-        if fallback is not None:
+        if (fallback := launcher.device_fallback(run.state.device.type)) is not None:
             run.record.note(fallback)
         run.record.speed |= process.allocator_in_force(
             run.state.device.type,

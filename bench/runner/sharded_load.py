@@ -1,4 +1,4 @@
-"""Whether a model that ZeRO-3 or FSDP2 shards is sharded already while it is loaded, and so when it is saved.
+"""Decides whether a model that ZeRO-3 or FSDP2 shards is sharded already while it is loaded, and when it is saved.
 
 A process that holds the whole model scores faster, and every method can be applied to it; so that way is kept where the
 model fits. The record's `sharded_phases` says which way was taken, and why.
@@ -32,6 +32,8 @@ _FLAGS = {
 }
 # Share of the memory left that whole weights may take: beside them there must be room for the batches that are scored.
 WEIGHTS_SHARE = 0.5
+# Why a model is whole where no process knows what memory is left.
+NOT_TOLD = "the system does not tell how much memory is left"
 # LoRA's options by which an adapter depends on the weights themselves, or takes the place of some of them.
 _LORA_PLAIN = {"init_lora_weights": (None, True, "gaussian")}
 _LORA_NEVER = ("use_dora", "target_parameters", "layer_replication", "trainable_token_indices")
@@ -59,7 +61,7 @@ def decide(run: RunContext) -> bool:
         sharded, why = False, hindrance
     else:
         sharded, why = _by_memory(run)
-    way = f"{'sharded' if sharded else 'whole on each process'}: {why}"
+    way = described(sharded, why)
     run.record.sharded_phases |= {"load": way, "save": way}
     return sharded
 
@@ -78,6 +80,24 @@ def together(build: Callable[[], Built]) -> Built:
     if problems or built is None:
         raise SetupError(problems[0])
     return built
+
+
+def described(sharded: bool, why: str) -> str:
+    """Return the record's sentence on one of the `sharded_phases`."""
+    return f"{'sharded' if sharded else 'whole on each process'}: {why}"
+
+
+def bytes_left(run: RunContext) -> int | None:
+    """Return the memory left to this process, its share of what it shares; None where the system does not tell.
+
+    All processes of a machine share its memory on a CPU; a GPU is a process's own.
+    """
+    on_cpu = run.state.device.type == "cpu"
+    sharers = int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if on_cpu else 1
+    try:
+        return min(limits.available_bytes(run.state.device, sharers).values())
+    except SetupError:
+        return None
 
 
 def _is_set(name: str) -> bool:
@@ -109,14 +129,9 @@ def _hindrance(recipe: Recipe, plan: LoadPlan, options: Strict) -> str | None:
 def _by_memory(run: RunContext) -> tuple[bool, str]:
     """Return whether the whole weights are too much for the process that has the least memory left, and a sentence."""
     needed = _weights_bytes(run)
-    local = int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if run.state.device.type == "cpu" else 1
-    try:
-        own: int | None = min(limits.available_bytes(run.state.device, local).values())
-    except SetupError:
-        own = None
-    known = [left for left in gather_object([own]) if left is not None]
+    known = [left for left in gather_object([bytes_left(run)]) if left is not None]
     if not known:
-        return False, "the system does not tell how much memory is left"
+        return False, NOT_TOLD
     sizes = f"the whole weights take {format_bytes(needed)}, and {format_bytes(min(known))} are left to each process"
     return needed > WEIGHTS_SHARE * min(known), sizes
 

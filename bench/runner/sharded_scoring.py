@@ -1,11 +1,10 @@
-"""Where a model that ZeRO-3 or FSDP2 shards is scored: as it is, over all processes, or whole on each of them.
+"""Decides where a model that ZeRO-3 or FSDP2 shards is scored: as it is, over all processes, or whole on each of them.
 
 Whole is faster, since nothing is gathered in a forward, and is chosen where it fits on every process. The record's
 `sharded_phases` says which it was, and why.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,9 +14,9 @@ from torch import nn
 
 from bench.distributed import setup, sharding
 from bench.distributed.live_model import LiveModel
-from bench.errors import SetupError
-from bench.memory import limits, phases
+from bench.memory import phases
 from bench.models import shards
+from bench.runner import sharded_load
 from bench.runner.context import RunContext
 from bench.utils.numbers import format_bytes
 
@@ -48,7 +47,7 @@ def decide(run: RunContext) -> None:
             sharded, why = False, "training goes on from a checkpoint, which the sharded model holds from its start on"
         if sharded:
             run.score_sharded |= {phase}
-        run.record.sharded_phases[phase] = f"{'sharded' if sharded else 'whole on each process'}: {why}"
+        run.record.sharded_phases[phase] = sharded_load.described(sharded, why)
 
 
 def _phases(run: RunContext) -> list[str]:
@@ -59,25 +58,15 @@ def _phases(run: RunContext) -> list[str]:
 
 def _room(run: RunContext, model: nn.Module) -> _Room:
     """Return what scoring the whole model takes on this process, and what there is, with what the model holds now."""
-    device, scoring = run.state.device, run.inputs.scoring
+    scoring, left = run.inputs.scoring, sharded_load.bytes_left(run)
     needed = phases.whole_scoring(model, run.state.num_processes, scoring.batch_tokens, mixed=scoring.precision != "no")
-    try:
-        left = min(limits.available_bytes(device, sharing_host(run)).values())
-    except SetupError:
-        return _Room(needed=needed, left=None)
-    return _Room(needed=needed, left=left + phases.held_bytes(model))
-
-
-def sharing_host(run: RunContext) -> int:
-    """Return how many processes share this process's memory: all of a machine's on a CPU, one on a GPU."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
-    return local if run.state.device.type == "cpu" else 1
+    return _Room(needed=needed, left=None if left is None else left + phases.held_bytes(model))
 
 
 def _by_memory(phase: str, rooms: list[_Room]) -> tuple[bool, str]:
     known = [room for room in rooms if room.left is not None]
     if not known:
-        return False, "the system does not tell how much memory is left"
+        return False, sharded_load.NOT_TOLD
     tightest = min(known, key=lambda room: (room.left or 0) - room.needed[phase])
     needed, left = tightest.needed[phase], tightest.left or 0
     sizes = f"{format_bytes(needed)} by the forecast, {format_bytes(left)} left on each process"

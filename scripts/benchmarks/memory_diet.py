@@ -243,7 +243,8 @@ def planned(resolved: Any, setting: Setting) -> int:
     found = job.predict(rows, length)
     paged = sum(found.host.values()) - round(job.usage(rows, length).on_host)
     # What CUDA itself takes, and what its allocator can't use, are no tensors. A CPU does not page.
-    others = sum(found.parts.get(part, 0) for part in ("CUDA", "cuBLAS", "fragmentation"))
+    uncounted = ("CUDA", "fragmentation", *(["cuBLAS"] if setting.device.type == "cpu" else []))
+    others = sum(found.parts.get(part, 0) for part in uncounted)
     return found.total - others + (paged if setting.device.type == "cpu" else 0)
 
 

@@ -77,7 +77,7 @@ class Case:
 
     @property
     def other_batches(self) -> bool:
-        """Whether the rival trains on other batches, so that only whole epochs are alike."""
+        """The rival trains on other batches, so that only whole epochs are alike."""
         return self.against == "sorted"
 
     @property
@@ -252,7 +252,7 @@ def measure(name: str, case: Case, device: torch.device, rounds: int, small: boo
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What the measured steps compute: texts' lengths in our order, operations without pads, the machine's rate."""
+    """Work of the measured steps: texts' lengths in our order, operations without pads, the machine's rate."""
 
     lengths: list[int]
     operations: float | None

@@ -70,7 +70,7 @@ DECODERS = tuple(name for name in FAMILIES if name not in ENCODERS)
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What a worker's last line says."""
+    """Result of a worker, in its last line."""
 
     ok: bool
     columns: list[str]

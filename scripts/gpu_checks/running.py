@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import console
+from bench.errors import SetupError
+from bench.utils import files, git
 from scripts.gpu_checks.cases import Case
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,8 +53,10 @@ def describe() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=ROOT)
-    return done.stdout.strip() or None
+    try:
+        return git.git("rev-parse", "HEAD").strip()
+    except SetupError:
+        return None
 
 
 def is_over(case: Case, out: Path, where: dict[str, Any], small: bool) -> bool:
@@ -74,9 +78,7 @@ def read(out: Path, name: str) -> dict[str, Any] | None:
 def write(out: Path, record: dict[str, Any]) -> None:
     """Put a record in place, whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
-    part = out / f".{record['name']}.part"
-    part.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(out / f"{record['name']}.json")
+    files.write_text(out / f"{record['name']}.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def run_all(

@@ -1,4 +1,4 @@
-"""What a plain CUDA image lacks, fetched beforehand by pip, in parts small enough to be carried; and its use there.
+"""Fetches what a plain CUDA image lacks, in parts small enough to be carried, and uses it there.
 
 Which packages those are follows from setup.cfg: all that the harness needs, less what torch, transformers, accelerate
 and peft bring with them. Versions are those of constraints.txt. bitsandbytes is cut to the libraries of one CUDA

@@ -15,6 +15,7 @@ from bench.data.examples import Encoded
 from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Scoring
 from bench.models import build as models
+from bench.models import heads
 from bench.models.losses import answer_loss_sum
 from tests.helpers.tiny_cards import (  # noqa: F401 (for the tests of models, which use both)
     CARDS,
@@ -30,6 +31,16 @@ from tests.helpers.tiny_cards import (  # noqa: F401 (for the tests of models, w
 )
 
 CPU = torch.device("cpu")
+# Of PEFT's methods, options that fit the tiny model.
+PEFT_SIZES = {
+    "C3AConfig": {"block_size": 32},
+    "FourierFTConfig": {"n_frequency": 50},
+    "WaveFTConfig": {"n_frequency": 50},
+    "VBLoRAConfig": {"vector_length": 32, "num_vectors": 16},
+    "IA3Config": {"feedforward_modules": []},
+    "LNTuningConfig": {"target_modules": ["LayerNorm"]},
+    "ShiraConfig": {"r": 4},
+}
 
 logging.disable_progress_bar()
 logging.set_verbosity_error()
@@ -185,3 +196,22 @@ def encoded(rows: list[dict[str, Any]], name: str = "test") -> Encoded:
     """A split whose ids are not in the order of their rows."""
     ids = tuple(f"{name}/{(7 * number + 3) % len(rows):03}" for number in range(len(rows)))
     return Encoded(name=name, ids=ids, features=rows, truncated=0)
+
+
+def description(model: Any, known: ModelCard, method: str, plan: Any, text: bool) -> dict[str, Any]:
+    """What is written beside a saved model, as `stages.save` does."""
+    return {
+        "task": "text_classification",
+        "objective": "text" if text else "head",
+        "labels": list(LABELS),
+        "multi_label": False,
+        "threshold": 0.5,
+        "max_length": 64,
+        "method": method,
+        "pooling": None,
+        "head": {"kind": "own"},
+        "quantization": plan.quantization,
+        "unquantized": heads.unwrapped_head_names(model),
+        "pad_token_id": 0,
+        "model_card": known.model_dump(),
+    }

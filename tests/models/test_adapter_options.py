@@ -171,22 +171,11 @@ def test_every_hook_of_peft_that_a_training_must_call_is_known():
 
 # ---------------------------------------------------------------- every method
 
-# Sizes that fit the tiny model.
-SIZES = {
-    "C3AConfig": {"block_size": 32},
-    "FourierFTConfig": {"n_frequency": 50},
-    "WaveFTConfig": {"n_frequency": 50},
-    "VBLoRAConfig": {"vector_length": 32, "num_vectors": 16},
-    "IA3Config": {"feedforward_modules": []},
-    "LNTuningConfig": {"target_modules": ["LayerNorm"]},
-    "ShiraConfig": {"r": 4},
-}
-
 
 def test_every_method_of_peft_is_refused_or_trained_and_loaded_again(tmp_path):
     run = []
     for name in METHODS:
-        fields, config = peft_options.fields_of(name), dict(SIZES.get(name, {}))
+        fields, config = peft_options.fields_of(name), dict(tiny.PEFT_SIZES.get(name, {}))
         if "num_virtual_tokens" in fields:
             config["num_virtual_tokens"] = 4
         if "target_modules" in fields:

@@ -64,7 +64,7 @@ def trained(name, folder, out, method, *, text=False, settings=None):
     model = module.adapt(build(known, out, plan, tokenizer=tokens), options)
     inputs = text_batch(name) if text else tiny.batch(tokens)
     tiny.train_a_little(model, inputs, steps=2)
-    saving.save(model, tokens, out, description(model, known, method, plan, text))
+    saving.save(model, tokens, out, tiny.description(model, known, method, plan, text))
     return model, tiny.logits(model, asked(name, text))
 
 
@@ -86,25 +86,6 @@ def text_batch(name):
             marked = [-100] * len(row["input_ids"]) + answer
             rows.append({"input_ids": row["input_ids"] + answer, "token_labels": marked})
     return tiny.collate_answers(rows, 0, 0 if family.kind == "encoder_decoder" else None)
-
-
-def description(model, known, method, plan, text):
-    """As `stages.save` writes it."""
-    return {
-        "task": "text_classification",
-        "objective": "text" if text else "head",
-        "labels": list(tiny.LABELS),
-        "multi_label": False,
-        "threshold": 0.5,
-        "max_length": 64,
-        "method": method,
-        "pooling": None,
-        "head": {"kind": "own"},
-        "quantization": plan.quantization,
-        "unquantized": heads.unwrapped_head_names(model),
-        "pad_token_id": 0,
-        "model_card": known.model_dump(),
-    }
 
 
 @contextlib.contextmanager
@@ -253,7 +234,7 @@ def test_an_adapter_that_scores_choices_is_loaded_again(name, checkpoint, tmp_pa
     model = module.adapt(base, options)
     group = {key: value[None] for key, value in tiny.batch(tokens).items() if key != "labels"}
     tiny.train_a_little(model, {**group, "labels": torch.tensor([1])}, steps=1)
-    said = {**description(model, known, "lora", plan, False), "task": "multiple_choice", "outputs": ["fit"]}
+    said = {**tiny.description(model, known, "lora", plan, False), "task": "multiple_choice", "outputs": ["fit"]}
     saving.save(model, tokens, tmp_path, said)
     expected = tiny.logits(model, group)
     assert expected.shape == (1, len(tiny.TEXTS))

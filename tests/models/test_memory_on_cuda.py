@@ -24,16 +24,6 @@ from tests.helpers.launching import ROOT
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 MIB = 2**20
-# Sizes that fit the tiny model, as in test_adapter_options.
-SIZES = {
-    "C3AConfig": {"block_size": 32},
-    "FourierFTConfig": {"n_frequency": 50},
-    "WaveFTConfig": {"n_frequency": 50},
-    "VBLoRAConfig": {"vector_length": 32, "num_vectors": 16},
-    "IA3Config": {"feedforward_modules": []},
-    "LNTuningConfig": {"target_modules": ["LayerNorm"]},
-    "ShiraConfig": {"r": 4},
-}
 ROWS = json.loads((ROOT / "reports" / "stub_gpu.json").read_text(encoding="utf-8"))
 
 
@@ -190,7 +180,7 @@ def test_the_report_is_made_of_its_rows():
 def test_every_method_of_peft_is_planned_or_refused_in_a_sentence(write, tmp_path):
     planned, refused = [], {}
     for name in filter(peft_options.is_method, peft_options.config_classes()):
-        fields, config = peft_options.fields_of(name), dict(SIZES.get(name, {}))
+        fields, config = peft_options.fields_of(name), dict(tiny.PEFT_SIZES.get(name, {}))
         if "num_virtual_tokens" in fields:
             config["num_virtual_tokens"] = 4
         if "target_modules" in fields:

@@ -68,24 +68,6 @@ def card_of(folder):
     return ModelCard(id=str(folder), family="decoder", licence="none")
 
 
-def described(known, method):
-    return {
-        "task": "text_classification",
-        "objective": "text",
-        "labels": list(tiny.LABELS),
-        "multi_label": False,
-        "threshold": 0.5,
-        "max_length": 64,
-        "method": method,
-        "pooling": None,
-        "head": {"kind": "own"},
-        "quantization": None,
-        "unquantized": [],
-        "pad_token_id": 0,
-        "model_card": known.model_dump(),
-    }
-
-
 def trained(folder, out, method="full"):
     module, options = tiny.options(method, {})
     plan = module.load_plan(options)
@@ -97,7 +79,7 @@ def trained(folder, out, method="full"):
         model(**inputs).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    saving.save(model.eval(), tokens(), out, described(card_of(folder), method))
+    saving.save(model.eval(), tokens(), out, tiny.description(model, card_of(folder), method, plan, text=True))
     return model
 
 

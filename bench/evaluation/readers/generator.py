@@ -1,4 +1,4 @@
-"""What all readers of written answers share: the generator, its batches, its cost and its fallbacks."""
+"""Base of all readers of written answers: the generator, its batches, its cost and its fallbacks."""
 
 from functools import partial
 from typing import Any
