@@ -136,15 +136,17 @@ def _as_lines(answers: list[dict[str, Any]]) -> str:
 def _as_csv(answers: list[dict[str, Any]]) -> str:
     """Return a table with a column for each label's probability; several labels of a text as a JSON list."""
     names = list(dict.fromkeys(name for answer in answers for name in answer["scores"] or ()))
-    pair, more = ([key] if any(key in answer for answer in answers) else [] for key in ("text_pair", "written"))
+    identity, pair, more = (
+        [key] if any(key in answer for answer in answers) else [] for key in ("id", "text_pair", "written")
+    )
     stream = io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    table.writerow(["text", *pair, "label", *more, "cut", *(f"score.{name}" for name in names)])
+    table.writerow([*identity, "text", *pair, "label", *more, "cut", *(f"score.{name}" for name in names)])
     for answer in answers:
         label = answer["label"]
         shown = json.dumps(label, ensure_ascii=False) if isinstance(label, list) else label
         scores = answer["scores"] or {}
-        texts = [answer["text"], *(answer.get(key) for key in pair)]
+        texts = [*(answer.get(key) for key in identity), answer["text"], *(answer.get(key) for key in pair)]
         cells = [*(answer.get(key) for key in more), str(answer["cut"]).lower(), *(scores.get(name) for name in names)]
         table.writerow([*texts, shown, *cells])
     return stream.getvalue()

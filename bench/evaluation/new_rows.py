@@ -37,6 +37,7 @@ def described(card: DatasetCard) -> dict[str, Any]:
     return {
         "columns": {key: list(name) if isinstance(name, tuple) else name for key, name in names.items()},
         "clean": list(card.clean),
+        "id": columns.id,
         "files": {
             "kind": source.kind,
             "endings": sorted({path.suffix.lower() for path in paths if path.suffix}),
@@ -53,6 +54,7 @@ class Trained:
     """The content of `described`; task: of the model. Descriptions of earlier versions lack some of it, or all."""
 
     task: str = ""
+    id: str = "id"
     columns: Mapping[str, Name | None] = field(default_factory=dict)
     files: Mapping[str, Any] = field(default_factory=dict)
 
@@ -63,7 +65,12 @@ class Trained:
             key: tuple(name) if isinstance(name, list) else name
             for key, name in (description.get("columns") or {}).items()
         }
-        return cls(task=description.get("task", ""), columns=columns, files=description.get("files") or {})
+        return cls(
+            task=description.get("task", ""),
+            id=description.get("id") or "id",
+            columns=columns,
+            files=description.get("files") or {},
+        )
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -89,8 +96,14 @@ class RowReader:
     def read(self, row: Row, place: str) -> dict[str, Any]:
         """Return {"text", "text_pair"} of a row, and "messages", "tokens" or "choices" where the task has these.
 
+        A row that has an id, in the column of the training data or in `id`, keeps it: a number or a text.
         Raises DataError, with `place`, for a missing or odd value, and where two columns may be meant.
         """
+        identity = row.get(self.trained.id, row.get("id"))
+        is_id = isinstance(identity, str | int) and not isinstance(identity, bool)
+        return self._read(row, place) | ({"id": identity} if is_id else {})
+
+    def _read(self, row: Row, place: str) -> dict[str, Any]:
         row = dict(row) | self._composed(row, place)
         parts = self.trained.parts
         if "messages" in parts and (name := self._messages(row, place)) is not None:
@@ -221,7 +234,7 @@ def cleaned(rows: Rows, names: Iterable[str]) -> Rows:
 
 
 def as_given(predictions: Rows, rows: Rows, cleaned_rows: Rows) -> Rows:
-    """Return predictions with texts and choices as they were given, not as they were cleaned, and with second texts.
+    """Return predictions with texts and choices as they were given, not as they were cleaned, with second texts and ids.
 
     An answer to a question has the question as its text already, and stays as it is.
     """
@@ -235,5 +248,5 @@ def as_given(predictions: Rows, rows: Rows, cleaned_rows: Rows) -> Rows:
             names = dict(zip(clean["choices"], row["choices"], strict=True))
             new["label"] = names[new["label"]]
             new["scores"] = {names[name]: score for name, score in new["scores"].items()}
-        shown.append(new)
+        shown.append({"id": row["id"], **new} if "id" in row else new)
     return shown

@@ -195,6 +195,15 @@ def test_predictions_show_what_was_given():
     answer = {"text": "why?", "label": "so", "scores": None}
     row = {"text": "so it is", "text_pair": "why?"}
     assert new_rows.as_given([answer], [row], [row]) == [answer]
+    assert list(new_rows.as_given([answer], [row | {"id": 7}], [row])[0].items())[0] == ("id", 7)
+
+
+def test_a_row_keeps_its_id_of_the_training_datas_column_or_of_id():
+    reader = new_rows.RowReader("a.csv", new_rows.Trained(id="number"), {})
+    assert reader.read({"number": "n1", "id": "i1", "text": "so"}, "row 1")["id"] == "n1"
+    assert reader.read({"id": 5, "text": "so"}, "row 2")["id"] == 5
+    for odd in (None, True, ["a"], {}):
+        assert "id" not in reader.read({"id": odd, "text": "so"}, "row 3")
 
 
 def test_a_text_of_nothing_that_is_seen_is_empty():

@@ -26,7 +26,7 @@ def test_texts_are_read_as_they_are_written(write):
     ]  # fmt: skip
     lines = '\ufeff{"text": "a\\nb", "text_pair": "c", "id": 3}\r\n\n{"text": "d", "text_pair": null}'
     for name in ("a.jsonl", "a.JSONL", "a.json", "a.ndjson"):
-        assert new_texts.read_texts(write(name, lines)) == [row("a\nb", "c"), row("d")]
+        assert new_texts.read_texts(write(name, lines)) == [row("a\nb", "c") | {"id": 3}, row("d")]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_file_of_another_kind_is_refused(name, content, words, write):
 
 
 TABLE = 'id,sentence,question\n1,first text,which?\n2,"second, text",why?\n'
-PAIR_ROWS = [row("first text", "which?"), row("second, text", "why?")]
+PAIR_ROWS = [row("first text", "which?") | {"id": "1"}, row("second, text", "why?") | {"id": "2"}]
 
 
 def test_columns_are_named_or_those_that_the_model_was_trained_on(write):
@@ -112,7 +112,10 @@ def test_columns_are_named_or_those_that_the_model_was_trained_on(write):
     assert new_texts.parse_columns("text=sentence,text_pair=question") == named
     assert new_texts.read_texts(path, columns=named) == PAIR_ROWS
     assert new_texts.read_texts(path, trained=Trained(columns=named)) == PAIR_ROWS
-    assert new_texts.read_texts(path, columns={"text": "question"}) == [row("which?"), row("why?")]
+    assert new_texts.read_texts(path, columns={"text": "question"}) == [
+        row("which?") | {"id": "1"},
+        row("why?") | {"id": "2"},
+    ]
     # What is named stands before what is usual; what is usual serves where the model's own is not there.
     assert new_texts.read_texts(path, columns={"text": "sentence"}, trained=Trained(columns=named)) == PAIR_ROWS
     usual = write("b.csv", "text\none\n")
@@ -131,8 +134,10 @@ def test_all_kinds_of_tables_give_the_same_rows(write, tmp_path):
     rows.append({"id": 2, "sentence": "second, text", "question": "why?"})
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     lines = "".join(json.dumps(one) + "\n" for one in rows)
-    for path in (write("a.tsv", tabs), tmp_path / "a.parquet", write("a.jsonl", lines)):
-        assert new_texts.read_texts(path, columns=columns) == PAIR_ROWS
+    for path in (tmp_path / "a.parquet", write("a.jsonl", lines)):
+        numbered = [one | {"id": int(one["id"])} for one in PAIR_ROWS]
+        assert new_texts.read_texts(path, columns=columns) == numbered
+    assert new_texts.read_texts(write("a.tsv", tabs), columns=columns) == PAIR_ROWS
     assert new_texts.read_texts(write("a.dat", TABLE), "csv", columns) == PAIR_ROWS
 
 

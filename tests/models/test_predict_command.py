@@ -26,7 +26,7 @@ def asked(monkeypatch, tmp_path):
 
     def answered(folder, rows):
         found.append(rows)
-        return [{"text": row["text"], **ANSWERS} for row in rows]
+        return [{key: row[key] for key in ("id", "text") if key in row} | ANSWERS for row in rows]
 
     monkeypatch.setattr(predict, "predict", answered)
     monkeypatch.chdir(tmp_path)
@@ -42,6 +42,14 @@ def test_texts_and_their_pairs(asked, write, capsys):
     assert main(["predict", "run", "--file", "mine.csv"]) == 0
     assert main(["predict", "run", "--file", "mine.csv", "--columns", "text=body,text_pair=question"]) == 0
     assert asked == [[{"text": "a", "text_pair": "b"}], [{"text": "x", "text_pair": "b"}]]
+
+
+def test_answers_keep_the_ids_of_their_rows(asked, write, tmp_path, capsys):
+    write("mine.csv", "id,sentence,question\nq7,a,b\n")
+    assert main(["predict", "run", "--file", "mine.csv", "--text", "c", "--out", "answers.csv"]) == 0
+    with (tmp_path / "answers.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["id"], row["text"]) for row in rows] == [("", "c"), ("q7", "a")]
 
 
 def test_answers_are_written_to_a_file(asked, write, tmp_path, capsys):
