@@ -234,7 +234,7 @@ def cleaned(rows: Rows, names: Iterable[str]) -> Rows:
 
 
 def as_given(predictions: Rows, rows: Rows, cleaned_rows: Rows) -> Rows:
-    """Return predictions with texts and choices as they were given, not as they were cleaned, with second texts and ids.
+    """Return predictions with texts and choices as given, not as cleaned, and with second texts and ids.
 
     An answer to a question has the question as its text already, and stays as it is.
     """

@@ -32,10 +32,10 @@ from bench.utils.loading_errors import reason
 def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return for each row {"text", "label" (a list of labels where several are allowed), "scores", "cut"}.
 
-    A row with a second text has that too ("text_pair"), and one with an id its "id". scores: probability per label name. cut: the text was truncated
-    to the model's max_length. Texts are cleaned for the model as those of its training were, and returned as they are
-    given. A model that generates answers gives the generated text as "written" instead of scores; an answer that can't
-    be parsed has label None.
+    A row with a second text has that too ("text_pair"), and one with an id its "id". scores: probability per label
+    name. cut: the text was truncated to the model's max_length. Texts are cleaned for the model as those of its
+    training were, and returned as they are given. A model that generates answers gives the generated text as "written"
+    instead of scores; an answer that can't be parsed has label None.
     A model that writes texts takes conversations too (`messages`, up to the user's last turn).
     For a model that answers questions, `text_pair` is the question, which is returned as "text", and the label is its
     answer: words of the passage, "" for none. For a model of multiple choice, rows have `choices`, and the label is one

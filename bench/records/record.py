@@ -61,7 +61,10 @@ class Comparability(Part):
 
 
 class Launch(Part):
-    """Parallelism and precision in force, read back from live objects. memory_cap_gib: of each GPU, if capped."""
+    """Parallelism and precision in force, read back from live objects. memory_cap_gib: of each GPU, if capped.
+
+    command: the words of the launcher, or of the run itself without one.
+    """
 
     world_size: int
     num_machines: int
@@ -76,6 +79,7 @@ class Launch(Part):
     per_device_batch: int
     accumulation: int
     memory_cap_gib: Number = None
+    command: list[str] = []
 
 
 class Environment(Part):
@@ -265,9 +269,9 @@ class Record(Part):
     speed: the fast paths in force, by their keys in the recipe. memory_predicted: see runner/memory_prediction.py.
     sharded_phases: of a model whose parameters are sharded in training: phase -> whether it was sharded there too, or
     whole on each process, and why.
-    published: split -> metric -> what others found there, from the recipe. files: SHA-256 of the recipe's file and of
-    the cards and drop-ins in use, as "<kind>/<file name>". selected_on: scored splits whose data also chose the best
-    step or the settings; their scores are marked wherever they are shown.
+    published: split -> metric -> what others found there, from the recipe. files: SHA-256 of the recipe's file, of the
+    cards and drop-ins in use, and of accelerate's and DeepSpeed's config files, as "<kind>/<file name>". selected_on:
+    scored splits whose data also chose the best step or the settings; their scores are marked wherever they are shown.
     """
 
     schema_: int = SCHEMA

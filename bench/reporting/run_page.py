@@ -1,5 +1,6 @@
 """Render the report of one run, `report.md`, from its record. Loads no torch, no matplotlib."""
 
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -304,7 +305,9 @@ def _checks(record: Record) -> str:
 def _environment(record: Record) -> str:
     environment = record.environment.model_dump() if record.environment else {}
     packages = md.details("Package versions", md.fields("package", environment.pop("packages", {})))
-    launch = md.fields("launch", record.launch.model_dump()) if record.launch else ""
+    launch = md.fields("launch", record.launch.model_dump(), skip=("command",)) if record.launch else ""
+    if record.launch and record.launch.command:
+        launch = md.joined([launch, f"Started by {md.code(shlex.join(record.launch.command))}"])
     return md.joined([launch, md.fields("environment", environment), packages])
 
 

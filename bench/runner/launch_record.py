@@ -9,6 +9,7 @@ from accelerate.utils import DistributedType
 from bench.distributed import sharding
 from bench.distributed.setup import memory_cap, precision
 from bench.records.record import Launch
+from bench.runner import started_by
 from bench.training.schedule import Budget
 from bench.utils import hardware
 
@@ -27,6 +28,7 @@ def describe(state: PartialState, budget: Budget | None, global_batch: int) -> L
         global_batch=global_batch,
         per_device_batch=budget.per_device_batch if budget else global_batch,
         accumulation=budget.accumulation if budget else 1,
+        command=started_by.command(),
         memory_cap_gib=None if (cap := memory_cap()) is None else cap / hardware.GIB,
     )
 

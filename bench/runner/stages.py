@@ -45,6 +45,7 @@ from bench.runner import (
     resume,
     sharded_load,
     sharded_scoring,
+    started_by,
     unsaved,
 )
 from bench.runner.context import RunContext
@@ -178,6 +179,7 @@ def _plan_budget(run: RunContext, max_rows: int | None = None) -> None:
         assert run.inputs.train is not None
         run.budget = Budget.plan(recipe.training, len(run.inputs.train.ids), run.state.num_processes, max_rows, rows)
     run.record.launch = launch_record.describe(run.state, run.budget, recipe.training.global_batch)
+    run.record.files |= started_by.config_files(run.record.launch.command)
 
 
 def _enable_padding_free(run: RunContext, model: nn.Module) -> None:

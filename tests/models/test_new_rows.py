@@ -195,7 +195,7 @@ def test_predictions_show_what_was_given():
     answer = {"text": "why?", "label": "so", "scores": None}
     row = {"text": "so it is", "text_pair": "why?"}
     assert new_rows.as_given([answer], [row], [row]) == [answer]
-    assert list(new_rows.as_given([answer], [row | {"id": 7}], [row])[0].items())[0] == ("id", 7)
+    assert next(iter(new_rows.as_given([answer], [row | {"id": 7}], [row])[0].items())) == ("id", 7)
 
 
 def test_a_row_keeps_its_id_of_the_training_datas_column_or_of_id():

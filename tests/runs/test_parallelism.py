@@ -117,6 +117,8 @@ def test_losses_and_predictions_are_those_of_one_process(alone, spread, way, job
     expected = {"world_size": 2, "num_machines": 1, "backend": "gloo", **WAYS[way][2]}
     launched = found.launch.model_dump()
     assert {key: launched[key] for key in expected} == expected
+    assert launched["command"][:2] == ["accelerate", "launch"]
+    assert [name for name in found.files if name.startswith("accelerate/")] == [f"accelerate/{WAYS[way][0]}.yaml"]
     same = SHARDED.get(job, job)
     assert losses(spread[way] / job) == pytest.approx(losses(alone / same), abs=TOLERANCE)
     ours = read_lines(spread[way] / job / "predictions" / "after-test.jsonl")

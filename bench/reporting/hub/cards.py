@@ -165,7 +165,7 @@ def _model_page(record: Record, description: Mapping[str, Any], to: str, usage: 
         "Licences": _licences(record),
         "Versions and hardware": md.joined(
             [
-                md.fields("launch", record.launch.model_dump()) if record.launch else "",
+                md.fields("launch", record.launch.model_dump(), skip=("command",)) if record.launch else "",
                 md.fields("environment", environment.model_dump(exclude={"packages"})) if environment else "",
                 md.details("Package versions", md.fields("package", environment.packages if environment else {})),
             ]
