@@ -286,6 +286,14 @@ def read_predictions(path: Path, record: Record, stage: str, split: str, metric:
     return ScoredPredictions(lines=lines, tally=tally)
 
 
+def prediction_rows(path: Path, stage: str, split: str) -> Iterable[dict[str, Any]]:
+    """Yield the lines of a run's file of predictions, as they are. path: of the record.
+
+    Raises MissingPredictions without a file, UnsoundPredictions for a line that is none of a prediction.
+    """
+    return (row for _, row in _rows(path.parent / "predictions" / f"{stage}-{split}.jsonl"))
+
+
 def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     for number, row in enumerate(_read(file), 1):
         sound = isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("metrics"), dict)

@@ -11,6 +11,7 @@ from bench.cli import (
     compare,
     export,
     gate,
+    import_,
     listing,
     lm_eval,
     plan,
@@ -27,7 +28,24 @@ from bench.errors import BenchError
 from bench.utils import system
 
 # In the order of the help.
-COMMANDS = (run, try_, check, listing, card, schema, plan, sweep, report, compare, predict, export, gate, push, lm_eval)
+COMMANDS = (
+    run,
+    try_,
+    check,
+    listing,
+    card,
+    schema,
+    plan,
+    sweep,
+    report,
+    compare,
+    predict,
+    export,
+    import_,
+    gate,
+    push,
+    lm_eval,
+)
 PROGRAM = "finetune-bench"
 
 

@@ -102,11 +102,12 @@ def _lines(predictions: Predictions, metrics: MetricSet, labels: tuple[str, ...]
         scores = predictions.scores[row]
         if "choice_characters" in extra:  # the row's own, of which others may have more
             names, scores = (values[: len(extra["choice_characters"])] for values in (names, scores))
+        has_scores = "text" not in extra and kind not in ("numbers", "tags") and len(scores)
         line = {
             "id": identity,
             "prediction": label_names(predictions.predictions[row], labels),
             "reference": label_names(predictions.references[row], labels),
-            "scores": None if "text" in extra or kind in ("numbers", "tags") else _named(names, scores),
+            "scores": _named(names, scores) if has_scores else None,
             "metrics": {name: float(values[row]) for name, values in per_example.items()},
             **extra,
         }

@@ -269,6 +269,7 @@ class Record(Part):
     speed: the fast paths in force, by their keys in the recipe. memory_predicted: see runner/memory_prediction.py.
     sharded_phases: of a model whose parameters are sharded in training: phase -> whether it was sharded there too, or
     whole on each process, and why.
+    imported: of a result that another tool left: "tool", "file" and its "sha256"; null for a run of this harness.
     published: split -> metric -> what others found there, from the recipe. files: SHA-256 of the recipe's file, of the
     cards and drop-ins in use, and of accelerate's and DeepSpeed's config files, as "<kind>/<file name>". selected_on:
     scored splits whose data also chose the best step or the settings; their scores are marked wherever they are shown.
@@ -278,6 +279,7 @@ class Record(Part):
     status: Status = "crashed"
     reason: str | None = "the run did not come to its end"
     failed_in: str | None = None
+    imported: dict[str, str] | None = None
     name: str
     study: str = ""
     method: str = ""

@@ -28,6 +28,7 @@ PACKAGES = [
     ["distributed"],
     ["evaluation"],
     ["tasks", "metrics"],
+    ["exchange"],
     ["training"],
     ["memory"],
     ["runner"],

@@ -111,7 +111,7 @@ def _licence(words: str | None) -> dict[str, str]:
 
 def base_model(record: Record) -> str | None:
     """Return the Hub id of the pretrained model; None for a local one, one of a package, or random weights."""
-    card = record.recipe.resolved["model"]
+    card = record.recipe.resolved.get("model") or {"weights": "unknown"}  # none of an imported result
     known = card["weights"] == "pretrained" and card["id"] and HUB_ID.fullmatch(card["id"])
     return card["id"] if known else None
 

@@ -1,0 +1,126 @@
+"""Reads results of PEFT's method comparison (github.com/huggingface/peft, method_comparison/MetaMathQA/results).
+
+Each file holds one seed of one method. Its accuracy is a share of GSM8K's 1,319 test questions, which the file does not
+count: a value that is no multiple of 1/1319 is refused. Memory is of the whole run, its generation for validation too.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from bench.analysis.stats import intervals
+from bench.analysis.verify import WILSON
+from bench.errors import DataError
+from bench.exchange import foreign
+from bench.records.record import Comparability, Data, Environment, Model, PhaseTime, Record, Score, SplitPart
+from bench.utils.hardware import GIB
+
+TOOL = "PEFT's method comparison"
+TEST_QUESTIONS = 1319
+NAMES = {"reserved_gib": ("accelerator_memory_max", "cuda_memory_max")}
+
+
+def read(path: Path) -> Record:
+    """Return the record of one file. Raises DataError for one of another kind, and for a run that failed."""
+    content = foreign.read_json(path)
+    try:
+        info, trained, meta = (content[part] for part in ("run_info", "train_info", "meta_info"))
+        config, adapter = info["train_config"], info["peft_config"]
+        if trained["status"] != "success":
+            raise DataError(f"{path}: this run ended with status {trained['status']!r}")
+        accuracy = next(float(row["test accuracy"]) for row in reversed(trained["metrics"]) if "test accuracy" in row)
+        record = _record(path, info, config, adapter)
+        record.environment = _environment(meta)
+        record.model = Model(
+            id=config["model_id"],
+            revision=meta["model_info"]["sha"],
+            weights="pretrained",
+            class_="unknown",
+            attention=config.get("attn_implementation"),
+            parameters={"total": trained["num_total_params"], "trainable": trained["num_trainable_params"]},
+            dtypes={},
+        )
+        record.data = _data(meta)
+        record.phases = [PhaseTime(name="train", seconds=trained["train_time"])]
+        record.memory = {"whole_run": _memory(trained)}
+        shas = {name: one["sha"] for name, one in meta["dataset_info"].items()}
+    except (KeyError, TypeError, ValueError, StopIteration) as error:
+        raise DataError(
+            f"{path}: no result of {TOOL}: {type(error).__name__}: {error}; it has run_info, train_info and meta_info"
+        ) from error
+    record.scores = {"after": {"test": {"accuracy": _score(path, accuracy)}}}
+    parts = {"data": foreign.digest(shas), "template": None, "metrics": foreign.digest("accuracy"), "generation": None}
+    record.comparability = Comparability(key=foreign.digest(parts), parts=parts)
+    record.note("one seed, and no predictions of examples: no paired test of this result is possible")
+    return record
+
+
+def _record(path: Path, info: dict[str, Any], config: dict[str, Any], adapter: dict[str, Any] | None) -> Record:
+    method = adapter["peft_type"].lower() if adapter else "full"
+    settings = {
+        "training": {
+            "learning_rate": config["optimizer_kwargs"].get("lr"),
+            "steps": config["max_steps"],
+            "global_batch": config["batch_size"],
+            "optimizer": config["optimizer_type"],
+            "schedule": config["lr_scheduler"],
+        },
+        "train_config": {key: value for key, value in config.items() if key != "seed"},
+        "method": {"name": method, "config": adapter or {}},
+    }
+    return foreign.begun(
+        tool=TOOL,
+        file=path,
+        name=info["experiment_name"],
+        method=method,
+        seed=config["seed"],
+        at=info["created_at"],
+        settings=settings,
+    )
+
+
+def _environment(meta: dict[str, Any]) -> Environment:
+    packages = {
+        key.removesuffix("-version"): str(value)
+        for key, value in meta["package_info"].items()
+        if key.endswith("-version")
+    }
+    system = meta["system_info"]
+    return Environment(
+        python="unknown", platform=f"{system['system']} {system['release']}", packages=packages, devices=[system["gpu"]]
+    )
+
+
+def _data(meta: dict[str, Any]) -> Data:
+    part = SplitPart(
+        examples=TEST_QUESTIONS,
+        fingerprint=meta["dataset_info"]["gsm8k"]["sha"][:16],
+        labels={},
+        tokens={},
+        truncated=0,
+    )
+    return Data(id="GSM8K (trained on MetaMathQA)", splits={"test": part})
+
+
+def _memory(trained: dict[str, Any]) -> dict[str, Any]:
+    values = (trained.get(name) for name in NAMES["reserved_gib"])
+    reserved = next((value for value in values if value is not None), None)
+    return {"reserved_gib": None if reserved is None else reserved / GIB}
+
+
+def _score(path: Path, accuracy: float) -> Score:
+    right = round(accuracy * TEST_QUESTIONS)
+    if abs(right / TEST_QUESTIONS - accuracy) > 1e-9:
+        raise DataError(
+            f"{path}: its accuracy of {accuracy} is no share of GSM8K's {TEST_QUESTIONS:,} test questions, so that it "
+            "is not known of how many examples it is"
+        )
+    low, high = intervals.wilson(float(right), float(TEST_QUESTIONS))
+    return Score(
+        value=accuracy,
+        low=float(low),
+        high=float(high),
+        interval=WILSON,
+        examples=TEST_QUESTIONS,
+        signature="accuracy|gsm8k|peft method_comparison",
+        higher_is_better=True,
+    )

@@ -1,0 +1,260 @@
+"""Reads predictions of any other system for the examples of a run of this harness: JSON lines or CSV.
+
+The run gives the examples with their references, the labels and the metrics; so the other system's scores are of the
+same examples by the same code, and `compare` pairs both by example.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from bench.analysis import accessors
+from bench.analysis.predictions import prediction_rows
+from bench.config import registry
+from bench.config.cards import DatasetCard
+from bench.data import dataset
+from bench.data.examples import as_array
+from bench.errors import DataError, did_you_mean
+from bench.evaluation.metric_set import MetricSet, Predictions
+from bench.evaluation.scoring import write_predictions
+from bench.exchange import foreign
+from bench.records import store
+from bench.records.record import Record
+from bench.utils import files
+
+KEYS = ("id", "text", "prediction")
+SCORE = "score."  # before a label's name, in the columns of a CSV
+LISTED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignPredictions:
+    """A file of predictions, and whose they are. like: a run on the same examples. split: None for its only one."""
+
+    file: Path
+    like: Path
+    name: str
+    method: str
+    seed: int | None = None
+    split: str | None = None
+
+
+def write(given: ForeignPredictions, out: Path) -> Record:
+    """Write a record and its predictions into the new folder `out`; return the record.
+
+    A row has `id`, or the `text` of an example that no other has, and `prediction`: a label, a list of labels (in CSV
+    as JSON), or an answer in words; where `scores` are given (label -> probability), metrics of them are computed too.
+    Raises DataError where examples lack a prediction or have two, for unknown labels, and for a run without labels or
+    answers of its own.
+    """
+    reference = store.read(given.like)
+    split = _split(given, reference)
+    stage = "after" if split in reference.scores.get("after", {}) else "before"
+    home = given.like if given.like.is_dir() else given.like.parent
+    theirs = {row["id"]: row for row in prediction_rows(home / store.FILE, stage, split)}
+    rows = _by_id(given, reference, split, theirs)
+    predictions = _predictions(given.file, reference, theirs, rows)
+    metrics = _metrics(reference, stage, split, with_scores=bool(predictions.scores.size))
+    wanted = accessors.scalars(reference, stage, split)
+    theirs_signed = {name: score.signature for name, score in reference.scores[stage][split].items()}
+    scores = {
+        name: score for name, score in metrics.scores(predictions).items() if theirs_signed.get(name) == score.signature
+    }
+    for name, score in scores.items():
+        score.higher_is_better = metrics.higher_is_better(name)
+    record = foreign.begun(
+        tool="predictions of another system",
+        file=given.file,
+        name=given.name,
+        method=given.method,
+        seed=given.seed,
+        at=None,
+        settings={"dataset": reference.recipe.resolved.get("dataset", {}), "method": {"name": given.method}},
+    )
+    record.data, record.baselines = reference.data, {split: reference.baselines.get(split, {})}
+    record.comparability = reference.comparability
+    record.scores = {"after": {split: scores}}
+    left = sorted(set(wanted) - set(scores))
+    if left:
+        record.note(
+            f"not computed: {', '.join(left)}: they need probabilities, a model, or the code and settings of that run"
+        )
+    labels = tuple(reference.data.labels) if reference.data else ()
+    write_predictions(out / "predictions" / f"after-{split}.jsonl", predictions, metrics, labels)
+    store.write(record, out)
+    return record
+
+
+def _split(given: ForeignPredictions, reference: Record) -> str:
+    splits = sorted({name for stage in reference.scores.values() for name in stage})
+    if given.split is None and len(splits) == 1:
+        return splits[0]
+    if given.split not in splits:
+        raise DataError(f"{given.like}: name one of its splits with --split: {', '.join(splits) or 'it has none'}")
+    return given.split
+
+
+def _by_id(
+    given: ForeignPredictions, reference: Record, split: str, theirs: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return example id -> the row of its prediction. Raises DataError unless there is exactly one for each."""
+    found: dict[str, dict[str, Any]] = {}
+    ids: dict[str, str] | None = None
+    for place, row in _rows(given.file):
+        if "prediction" not in row:
+            raise DataError(f"{place}: the key `prediction` is missing.{did_you_mean('prediction', row)}")
+        identity = row.get("id")
+        if identity is None:
+            ids = _ids_by_text(reference, split) if ids is None else ids
+            identity = ids.get(str(row.get("text")))
+        if str(identity) not in theirs:
+            shown = row.get("id", row.get("text"))
+            raise DataError(f"{place}: {str(shown)[:60]!r} is no example of {split} in {given.like}")
+        if str(identity) in found:
+            raise DataError(f"{place}: example {str(identity)!r} has a prediction already")
+        found[str(identity)] = {**row, "place": place}
+    missing = [identity for identity in theirs if identity not in found]
+    if missing:
+        named = ", ".join(map(repr, missing[:LISTED]))
+        raise DataError(
+            f"{given.file}: {len(missing):,} of {len(theirs):,} examples of {split} have no prediction, as {named}"
+        )
+    return found
+
+
+def _ids_by_text(reference: Record, split: str) -> dict[str, str]:
+    """Return text -> id of the run's examples, from its data; texts that several examples share are left out."""
+    try:
+        card = DatasetCard.model_validate(reference.recipe.resolved.get("dataset"), strict=False)
+    except ValidationError as error:
+        raise DataError(
+            "these predictions name no ids, and the run's record does not say how to read its data again: "
+            f"{error.errors()[0]['msg']}"
+        ) from error
+    limit = reference.recipe.resolved.get("limit", {})
+    rows = dataset.load(card, limit, {split}).splits[split].rows
+    texts = [str(row["text"]) for row in rows]
+    return {text: str(row["id"]) for text, row in zip(texts, rows, strict=True) if texts.count(text) == 1}
+
+
+def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) of a CSV with a header, or of JSON lines. Raises DataError for another file."""
+    try:
+        text = files.read_text(path, foreign.LIMIT_BYTES)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: can't be read: {error}") from error
+    if path.suffix.lower() == ".csv":
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=1):
+            scores = {key.removeprefix(SCORE): value for key, value in row.items() if key and key.startswith(SCORE)}
+            kept = {key: value for key, value in row.items() if key in KEYS}
+            yield f"{path}: row {number}", kept | ({"scores": scores} if scores else {})
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            place = f"{path}:{number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{place}: this is no line of JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{place}: expected an object with `id` and `prediction`")
+            yield place, row
+
+
+def _predictions(
+    file: Path, reference: Record, theirs: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]
+) -> Predictions:
+    card = reference.recipe.resolved.get("dataset", {})
+    labels = list(reference.data.labels) if reference.data else []
+    order = sorted(theirs)
+    first = theirs[order[0]]["reference"]
+    if isinstance(first, int | float):
+        return _numbers(order, theirs, rows)
+    in_words = isinstance(first, list) and not card.get("multi_label")
+    if not in_words and not labels:
+        raise DataError(f"{file}: predictions can be read for runs with labels, or with answers in words")
+    if in_words:
+        golds = as_array([theirs[identity]["reference"] for identity in order], texts=True)
+        answers = as_array([rows[identity]["prediction"] for identity in order], texts=True)
+        empty = np.zeros((len(order), 0))
+        return Predictions(ids=tuple(order), predictions=answers, references=golds, scores=empty)
+    known = {name: number for number, name in enumerate(labels)}
+    several = bool(card.get("multi_label"))
+    predicted = [_labels(rows[identity]["prediction"], known, rows[identity]["place"], several) for identity in order]
+    gold = [_labels(theirs[identity]["reference"], known, str(file), several) for identity in order]
+    scores = [_scores(rows[identity].get("scores"), labels, rows[identity]["place"]) for identity in order]
+    if any(one is None for one in scores):
+        scores = [[] for _ in order]
+    return Predictions(
+        ids=tuple(order), predictions=np.array(predicted), references=np.array(gold), scores=np.array(scores, float)
+    )
+
+
+def _numbers(order: list[str], theirs: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> Predictions:
+    found = []
+    for identity in order:
+        try:
+            found.append(float(rows[identity]["prediction"]))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{rows[identity]['place']}: expected a number: {error}") from error
+    golds = np.array([theirs[identity]["reference"] for identity in order], dtype=float)
+    return Predictions(
+        ids=tuple(order), predictions=np.array(found), references=golds, scores=np.zeros((len(order), 0))
+    )
+
+
+def _labels(value: Any, known: Mapping[str, int], place: str, several: bool) -> Any:
+    """Return a label's number, or 0 and 1 for each of several. Raises DataError for one that the data do not have."""
+    if several and isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise DataError(f'{place}: expected a list of labels, as ["joy", "love"], got {value!r:.60}') from error
+    if several and not isinstance(value, list):
+        raise DataError(f"{place}: expected a list of labels, got {value!r:.60}")
+    for name in value if several else [value]:
+        if name not in known:
+            raise DataError(f"{place}: the data have no label {name!r:.60}.{did_you_mean(str(name), known)}")
+    return [int(name in value) for name in known] if several else known[value]
+
+
+def _scores(value: Any, labels: list[str], place: str) -> list[float] | None:
+    if value is None:
+        return None
+    try:
+        found = [float(value[name]) for name in labels]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{place}: expected a probability for each label ({', '.join(labels)[:60]}): {error}"
+        ) from error
+    if not all(0 <= one <= 1 for one in found):
+        raise DataError(f"{place}: probabilities lie between 0 and 1, got {found}")
+    return found
+
+
+def _metrics(reference: Record, stage: str, split: str, *, with_scores: bool) -> MetricSet:
+    """Return the run's metrics, as far as they can be computed without a model."""
+    wanted = set(accessors.scalars(reference, stage, split))
+    card = reference.recipe.resolved.get("dataset", {})
+    reads = ("predictions", "answers", "numbers", *(("scores",) if with_scores else ()))
+    names = [
+        name
+        for name in registry.names("metrics")
+        if wanted.intersection(found := registry.literals("metrics", name).get("higher_is_better", {}))
+        and found
+        and registry.literals("metrics", name).get("reads", "predictions") in reads
+    ]
+    return MetricSet(
+        tuple(names),
+        multi_label=bool(card.get("multi_label")),
+        num_labels=len(reference.data.labels) if reference.data else 0,
+    )

@@ -1,0 +1,249 @@
+"""exchange/: results of other tools become records that `report` and `compare` read."""
+
+import csv
+import json
+
+import pytest
+
+from bench.analysis import predictions as compared
+from bench.cli.main import main
+from bench.errors import DataError
+from bench.exchange import from_lm_eval, from_peft, from_predictions
+from bench.exchange.read_in import read_in
+from bench.records import store
+from tests.helpers import pages
+
+LABELS = ["negative", "positive"]
+GOLD = {f"e{number}": LABELS[number % 2] for number in range(8)}
+
+
+def peft_result(name, accuracy, status="success"):
+    """A file of PEFT's method comparison, with what is read of it."""
+    config = {
+        "model_id": "meta-llama/Llama-3.2-3B", "seed": 0, "max_steps": 5000, "batch_size": 4, "optimizer_type": "AdamW",
+        "optimizer_kwargs": {"lr": 1e-4}, "lr_scheduler": "cosine",
+    }  # fmt: skip
+    return {
+        "run_info": {
+            "created_at": "2025-06-19T19:15:35+00:00", "experiment_name": name, "train_config": config,
+            "peft_config": {"peft_type": "LORA", "r": 32}, "error_msg": "",
+        },
+        "train_info": {
+            "accelerator_memory_max": 22 * 2**30, "train_time": 1796.0, "num_trainable_params": 9175040,
+            "num_total_params": 3221924864, "status": status,
+            "metrics": [{"step": 250, "valid accuracy": 0.3}, {"step": 5000, "test accuracy": accuracy}],
+        },
+        "meta_info": {
+            "model_info": {"sha": "13af"}, "package_info": {"peft-version": "0.15", "peft-commit-hash": "5f"},
+            "dataset_info": {"metamath": {"sha": "aa"}, "gsm8k": {"sha": "e5"}},
+            "system_info": {"system": "Linux", "release": "6.8", "gpu": "NVIDIA L40S"},
+        },
+    }  # fmt: skip
+
+
+def written(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content) if not isinstance(content, str) else content, encoding="utf-8")
+    return path
+
+
+def test_results_of_pefts_comparison_give_their_table(tmp_path, capsys):
+    for name, right in (("lora/r32", 636), ("dora/r32", 700)):
+        written(tmp_path / "results" / f"{right}.json", peft_result(name, right / 1319))
+    written(tmp_path / "results" / "failed.json", peft_result("boft/x", 0.0, status="failed"))
+    out = tmp_path / "imported"
+    assert main(["import", str(tmp_path / "results"), "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert f"imported: 2 results into {out}" in said.out
+    assert "this run ended with status 'failed'" in said.err
+    record = store.read(out / "lora-r32--seed0")
+    score = record.scores["after"]["test"]["accuracy"]
+    assert (score.value, score.examples, score.interval) == (636 / 1319, 1319, "wilson 95 %")
+    assert score.low == pytest.approx(0.4553, abs=1e-4)
+    assert record.imported["file"] == "636.json"
+    assert record.model.parameters == {"total": 3221924864, "trainable": 9175040}
+    assert record.memory == {"whole_run": {"reserved_gib": 22.0}}
+    # The report has both, and says that nothing can be tested: one seed, and no examples.
+    page = tmp_path / "page.md"
+    assert main(["report", str(out), "-o", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "0.482 (0.455–0.509)" in text
+    assert "0.531 (0.504–0.558)" in text
+    assert "no paired test of this result is possible" in " ".join(record.notes)
+    assert main(["compare", str(out)]) == 2
+    assert "can't be compared without its predictions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (peft_result("a", 0.5), "is no share of GSM8K's 1,319 test questions"),
+        ({**peft_result("a", 0.5), "meta_info": {}}, "no result of PEFT's method comparison: KeyError: 'package_info'"),
+        ({**peft_result("a", 636 / 1319), "run_info": None}, "no result of PEFT's method comparison: TypeError"),
+    ],
+)
+def test_odd_results_of_peft_are_refused(tmp_path, content, sentence):
+    with pytest.raises(DataError) as raised:
+        from_peft.read(written(tmp_path / "a.json", content))
+    assert sentence in str(raised.value)
+
+
+def lm_eval_results(folder, right, date="2026-01-01T00-00-00"):
+    """A results file of four documents with its samples; the first `right` documents are right."""
+    values = {"alias": "arc_easy", "acc,none": right / 4, "acc_stderr,none": 0.1, "sample_len": 4}
+    content = {
+        "results": {"arc_easy": values}, "n-samples": {"arc_easy": {"original": 4, "effective": 4}},
+        "higher_is_better": {"arc_easy": {"acc": True}}, "versions": {"arc_easy": 1.0}, "n-shot": {"arc_easy": 0},
+        "config": {"model": "hf", "model_num_parameters": 100, "random_seed": 0}, "model_name": folder.name,
+        "lm_eval_version": "0.4.13",
+    }  # fmt: skip
+    lines = [
+        {
+            "doc_id": number, "target": "1", "filtered_resps": [["-1.5", "False"]], "filter": "none",
+            "metrics": ["acc"], "acc": float(number < right), "doc_hash": f"d{number}", "prompt_hash": f"p{number}",
+        }
+        for number in range(4)
+    ]  # fmt: skip
+    samples = "".join(json.dumps(line) + "\n" for line in lines)
+    written(folder / f"samples_arc_easy_{date}.jsonl", samples)
+    return written(folder / f"results_{date}.json", content)
+
+
+def test_results_of_lm_eval_are_paired_by_document(tmp_path, capsys):
+    for name, right in (("small", 1), ("large", 4)):
+        lm_eval_results(tmp_path / "results" / name, right)
+    out = tmp_path / "imported"
+    folders, left_out = read_in([tmp_path / "results"], out)
+    assert (len(folders), left_out) == (2, [])
+    record = store.read(out / "arc_easy--large--seed0")
+    score = record.scores["after"]["test"]["lm_eval:acc,none"]
+    assert (score.value, score.examples, score.higher_is_better) == (1.0, 4, True)
+    assert (score.low, score.high) == pytest.approx((1 - 0.196, 1 + 0.196), abs=1e-3)
+    request = compared.CompareRequest(metric="lm_eval:acc,none")
+    matched = compared.gather([out], request)
+    assert matched.ids == ["0", "1", "2", "3"]
+    assert {name.partition("--")[2]: run[0].scored.tally.score for name, run in matched.systems.items()} == {
+        "small": 0.25, "large": 1.0,
+    }  # fmt: skip
+    assert main(["compare", str(out)]) == 0
+    assert "+0.7500" in capsys.readouterr().out
+
+
+def test_results_of_lm_eval_that_do_not_fit(tmp_path):
+    path = lm_eval_results(tmp_path / "a", 2)
+    with pytest.raises(DataError, match="it has no results of 'piqa'"):
+        from_lm_eval.read(path, "piqa")
+    samples = next((tmp_path / "a").glob("samples_*"))
+    lines = samples.read_text(encoding="utf-8").splitlines(keepends=True)
+    samples.write_text("".join(lines[:3]), encoding="utf-8")
+    with pytest.raises(DataError, match="its samples do not fit"):
+        from_lm_eval.read(path, "arc_easy")
+    samples.write_text("".join(lines[:3]) + "{", encoding="utf-8")
+    with pytest.raises(DataError, match=r"jsonl:4: no sample of lm_eval: JSONDecodeError"):
+        from_lm_eval.read(path, "arc_easy")
+    samples.unlink()
+    record, lines = from_lm_eval.read(path, "arc_easy")
+    assert lines == []
+    assert "no samples beside the results" in " ".join(record.notes)
+    for content in ("[]", '{"results": {}}', "{"):
+        with pytest.raises(DataError):
+            from_lm_eval.tasks(written(tmp_path / "b.json", content))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run on eight examples, half of which it has right."""
+    folder = tmp_path / "run"
+    (folder / "predictions").mkdir(parents=True)
+    record = pages.full()
+    record.recipe.resolved = {"seed": 13, "dataset": {"multi_label": False}}
+    record.data.splits["test"].examples = 8
+    lines = [
+        {
+            "id": identity, "prediction": "negative", "reference": gold, "scores": {"negative": 0.75, "positive": 0.25},
+            "metrics": {"accuracy": float(gold == "negative")},
+        }
+        for identity, gold in GOLD.items()
+    ]  # fmt: skip
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "predictions" / "after-test.jsonl").write_text(text, encoding="utf-8")
+    rows = "".join(f"{name},negative,0.75,0.25\n" for name in GOLD)
+    own = written(tmp_path / "own.csv", f"id,prediction,score.negative,score.positive\n{rows}")
+    # Its scores by the same code as those of others.
+    metrics = from_predictions._metrics(record, "after", "test", with_scores=True)
+    for name, signature in metrics.signatures().items():
+        if name in record.scores["after"]["test"]:
+            record.scores["after"]["test"][name].signature = signature
+    record.scores["before"] = {}
+    store.write(record, folder)
+    given = from_predictions.ForeignPredictions(file=own, like=folder, name="own", method="x")
+    record.scores["after"]["test"] = from_predictions.write(given, tmp_path / "own").scores["after"]["test"]
+    store.write(record, folder)
+    return folder
+
+
+def given(path, run, **options):
+    return from_predictions.ForeignPredictions(file=path, like=run, name="theirs", method="crf", **options)
+
+
+def test_predictions_of_another_system_are_scored_by_the_same_code_and_paired(run, tmp_path, capsys):
+    certain = {"negative": "0.9,0.1", "positive": "0.1,0.9"}
+    rows = "".join(f"{name},{gold},{certain[gold]}\n" for name, gold in GOLD.items())
+    path = written(tmp_path / "theirs.csv", f"id,prediction,score.negative,score.positive\n{rows}")
+    assert main(["import", str(path), "--like", str(run), "--name", "theirs", "--out", str(tmp_path / "in")]) == 0
+    record = store.read(tmp_path / "in")
+    scores = record.scores["after"]["test"]
+    assert scores["accuracy"].value == scores["mcc"].value == scores["f1_macro"].value == 1.0
+    assert scores["loss"].value == pytest.approx(0.10536, abs=1e-5)
+    assert record.comparability.key == store.read(run).comparability.key
+    assert main(["compare", str(run), str(tmp_path / "in")]) == 0
+    assert "-0.5000" in capsys.readouterr().out.replace("−", "-").replace("+0.5000", "-0.5000")
+    # As JSON lines without probabilities the loss is left out, which is noted.
+    lines = "".join(json.dumps({"id": name, "prediction": gold}) + "\n" for name, gold in GOLD.items())
+    record = from_predictions.write(given(written(tmp_path / "b.jsonl", lines), run), tmp_path / "in2")
+    assert "loss" not in record.scores["after"]["test"]
+    assert any(note.startswith("not computed: loss:") for note in record.notes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ("id,prediction\ne0,negative\n", "7 of 8 examples of test have no prediction, as 'e1', 'e2', 'e3'"),
+        ("id,prediction\ne0,negative\ne0,positive\n", "row 2: example 'e0' has a prediction already"),
+        ("id,prediction\nx9,negative\n", "row 1: 'x9' is no example of test"),
+        ("id,label\ne0,negative\n", "row 1: the key `prediction` is missing"),
+        (
+            "id,prediction\n" + "".join(f"{name},positiv\n" for name in GOLD),
+            "row 1: the data have no label 'positiv'. Did you mean 'positive'?",
+        ),
+        (
+            "id,prediction,score.negative\n" + "".join(f"{name},positive,0.5\n" for name in GOLD),
+            "row 1: expected a probability for each label (negative, positive)",
+        ),
+    ],
+)
+def test_odd_predictions_are_refused(run, tmp_path, rows, sentence):
+    with pytest.raises(DataError) as raised:
+        from_predictions.write(given(written(tmp_path / "a.csv", rows), run), tmp_path / "out")
+    assert sentence in str(raised.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_texts_name_examples_where_ids_are_not_known(run, tmp_path):
+    """The data of the run are read again, by its card."""
+    rows = [{"id": name, "text": f"text of {name}", "label": gold} for name, gold in GOLD.items()]
+    with (tmp_path / "data.csv").open("w", encoding="utf-8", newline="") as stream:
+        table = csv.DictWriter(stream, ["id", "text", "label"])
+        table.writeheader()
+        table.writerows(rows)
+    card = {
+        "task": "text_classification", "labels": LABELS, "splits": {"train": "train", "test": "test"},
+        "source": {"kind": "csv", "folder": str(tmp_path), "files": {"train": "data.csv", "test": "data.csv"}},
+        "columns": {"id": "id", "text": "text", "label": "label"}, "leakage": "allow",
+    }  # fmt: skip
+    record = store.read(run)
+    record.recipe.resolved["dataset"] = card
+    store.write(record, run)
+    lines = "".join(json.dumps({"text": row["text"], "prediction": row["label"]}) + "\n" for row in rows)
+    found = from_predictions.write(given(written(tmp_path / "a.jsonl", lines), run), tmp_path / "out")
+    assert found.scores["after"]["test"]["accuracy"].value == 1.0
