@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.analysis import accessors, costs, leaderboard
+from bench.analysis import accessors, across, costs, leaderboard
 from bench.analysis.accessors import LeftOut, Located, require_metric
 from bench.analysis.leaderboard import Group
 from bench.errors import DataError
@@ -86,14 +86,16 @@ def page(
 ) -> str:
     """Return the whole page and draw its figures into `folder`/figures. The order of the records does not matter."""
     shorten = study_sections.path_shortener(_root([path for path, _ in records] + [item.path for item in unreadable]))
-    groups, parts = [], []
+    groups, parts, results = [], [], []
     for number, group in enumerate(leaderboard.groups(records, metric), 1):
         pictures = Gallery(folder, sections.prefix(number, group.data_set))
         parts.append(_section(group, pictures, shorten, from_hub=from_hub))
+        results.append(across.result_of(group))
         # The summary needs no predictions, which take memory.
         groups.append(dataclasses.replace(group, matched=None))
     rest = {"Unreadable records": _unreadable(unreadable, shorten), "Appendix": appendix(records, shorten)}
-    return md.joined([TITLE, _summary(records, unreadable, groups), *parts, md.sections(rest)]) + "\n"
+    standings = study_sections.across_data_sets(across.across(results))
+    return md.joined([TITLE, _summary(records, unreadable, groups), standings, *parts, md.sections(rest)]) + "\n"
 
 
 def _root(paths: Sequence[Path]) -> Path:

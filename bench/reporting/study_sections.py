@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.analysis import accessors, costs, disagreements
 from bench.analysis.accessors import Located
+from bench.analysis.across import Across
 from bench.analysis.compare import Pair
 from bench.analysis.costs import Costs
 from bench.analysis.leaderboard import Group, RankedSystem
@@ -38,6 +39,31 @@ NAME_CHARACTERS = 80
 # Systems in the table of disagreements.
 MOST_SYSTEMS = 6
 Shorten = Callable[[str], str]
+
+
+def across_data_sets(found: Across | None) -> str:
+    """Return mean ranks, and wins, ties and losses, of systems that several data sets have; empty without such."""
+    if found is None:
+        return ""
+    lines = [
+        {
+            "system": md.escape(one.name, NAME_CHARACTERS),
+            "mean rank": f"{one.mean_rank:.2f} ({one.low:.2f} to {one.high:.2f})",
+            "wins": md.count(one.wins),
+            "ties": md.count(one.ties),
+            "losses": md.count(one.losses),
+            **{f"rank on {md.escape(name)} ({md.escape(metric)})": f"{one.ranks[name]:g}"
+               for name, metric in found.data_sets.items()},
+        }
+        for one in found.standings
+    ]  # fmt: skip
+    caption = (
+        "Rank 1 is the best of these systems; ranks are of mean scores over seeds. The interval of a mean rank is "
+        "95 %, by a bootstrap over examples and seeds; it does not cover other data sets. A win is a significant "
+        "difference on one data set, by its paired tests; a tie is none."
+    )
+    others = md.bullets([md.escape(sentence) for sentence in found.left_out])
+    return md.joined(["## Across data sets", caption, _table(lines), others])
 
 
 def leaderboard(group: Group) -> str:
