@@ -171,11 +171,12 @@ ELSEWHERE = frozenset({
     "limit", "head.kind", "prompting.format", "prompting.answer", "prompting.normalization", "prompting.calibration",
     "prompting.max_new_tokens", "prompting.date", "prompting.chat_template_kwargs", "training.loss_on",
     "evaluation.extract", "training.label_smoothing", "training.activation_offload",
-    "training.best", "training.early_stopping", "spans", "trackers", "method.peft", "method.config", "method.dtype",
+    "training.best", "training.early_stopping", "spans", "method.peft", "method.config", "method.dtype",
 })  # fmt: skip
 # Used in every run that gets as far as that. A part of `speed` that is off is off; `evaluation.validation` is also
 # where a study tunes settings.
 ALWAYS = frozenset({
+    "trackers",
     "dataset.task", "dataset.source", "dataset.licence", "dataset.homepage", "dataset.columns", "dataset.labels",
     "dataset.multi_label", "dataset.splits", "dataset.divide", "dataset.other_sources", "dataset.filters",
     "dataset.clean", "dataset.leakage", "dataset.defaults", "dataset.scheme", "model.id", "model.package",

@@ -14,6 +14,7 @@ from bench.memory.limits import MemoryBaseline
 from bench.records.record import Record
 from bench.runner.resume import PreviousRun
 from bench.runner.run_folder import FolderLock
+from bench.tracking.fan_out import Trackers
 
 if TYPE_CHECKING:  # they load torch, and a bad recipe is refused before that
     from accelerate import PartialState
@@ -62,6 +63,7 @@ class RunContext:
     stopper: StopHandler = field(default_factory=StopHandler)
     previous: PreviousRun = field(default_factory=PreviousRun)
     lock: FolderLock | None = None
+    trackers: Trackers = field(init=False, repr=False)
 
     clock: Clock = field(init=False, repr=False)
     watchdog: ProcessWatchdog | None = None
@@ -78,6 +80,10 @@ class RunContext:
     progress: Progress | None = None
     fit_result: FitResult | None = None
     in_force: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Send what trackers could not take into the record."""
+        self.trackers = Trackers(self.record.note)
 
     @property
     def has_clock(self) -> bool:

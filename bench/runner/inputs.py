@@ -1,6 +1,5 @@
 """Loads, encodes and describes what a run's stages work on: data, tokenizer and metrics."""
 
-import importlib.util
 from collections.abc import Callable
 from functools import partial
 
@@ -33,7 +32,8 @@ def load_data(run: RunContext) -> RunInputs:
     _note_sharding(run, plan)
     with run.clock.phase("load"):
         foreign_code.trusts(run.resolved.recipe.model)
-        _check_trackers(recipe, plan)
+        if run.state.is_main_process:  # before the data, of which reading takes long
+            run.trackers.start(recipe.trackers, run.record, run.folder)
         corpus = _load_corpus(run, plan)
         selected_on_test.check(run, corpus, by_gradients=plan.trains == "gradient")
         rows = corpus.splits["train"].rows if "train" in corpus.splits else []
@@ -144,15 +144,6 @@ def _encode(
     for note in data.notes:
         run.record.note(note)
     return data
-
-
-def _check_trackers(recipe: Recipe, plan: contracts.LoadPlan) -> None:
-    """Raise SetupError for a tracker that would log nothing, or fail only after the first score."""
-    if recipe.trackers and (recipe.training.engine != "trainer" or plan.trains != "gradient"):
-        raise SetupError(f"trackers {list(recipe.trackers)} need engine: trainer and a method that trains by gradients")
-    for name in recipe.trackers:
-        if importlib.util.find_spec(name) is None:
-            raise SetupError(f"the tracker {name!r} is not installed: pip install {name}")
 
 
 def _describe_data(run: RunContext, corpus: dataset.Corpus, splits: dict[str, Encoded]) -> record.Data:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -305,6 +306,7 @@ def _finish(run: RunContext) -> int:
             if run.record.oom is not None:
                 _add_memory_advice(run)
             completion.write_report(run)
+            _finish_trackers(run)
             path = store.write(run.record, run.folder)
         except OSError as error:
             console.complain(f"error: the record can't be written: {error}")
@@ -324,6 +326,14 @@ def _finish(run: RunContext) -> int:
         _release_processes(run)
     run_folder.unlock(run.folder, run.lock)
     return EXIT_CODES[run.record.status]
+
+
+def _finish_trackers(run: RunContext) -> None:
+    """Send the final values. Not from the watchdog's thread: a service that hangs would keep a dead run alive."""
+    if threading.current_thread() is threading.main_thread():
+        names = (store.FILE, "report.md", "train_log.jsonl")
+        figures = sorted((run.folder / "figures").glob("*.png"))
+        run.trackers.finish(run.record, [path for name in names if (path := run.folder / name).exists()] + figures)
 
 
 def _release_processes(run: RunContext) -> None:

@@ -233,7 +233,7 @@ def fit(run: RunContext) -> None:
         run.clock.phase("train"),
         run.stopper.waiting(),
     ):
-        run.progress = Progress(log=TrainLog(log_path), selection=_selection(run))
+        run.progress = Progress(log=TrainLog(log_path, run.trackers.log), selection=_selection(run))
         run.fit_inputs = _fit_inputs(run, display)
         before = model_checks.fingerprints(run.model)
         result = training.fit(run.fit_inputs, run.progress)
@@ -279,7 +279,6 @@ def fit_inputs(
         by_length=recipe.speed.padding_free and not padding_free.is_attached(model),
         speed=recipe.speed,
         checkpoints=recipe.checkpoints,
-        trackers=recipe.trackers,
         **others,
     )
 

@@ -184,7 +184,7 @@ def arguments(inputs: FitInputs) -> dict[str, Any]:
         "disable_tqdm": True,
         "eval_strategy": "no",
         "save_strategy": "no",
-        "report_to": list(inputs.trackers) or "none",
+        "report_to": "none",
         "run_name": inputs.folder.name,
     }
 

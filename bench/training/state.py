@@ -87,7 +87,6 @@ class FitInputs:
     by_length: bool = False
     speed: Speed = field(default_factory=Speed)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
-    trackers: tuple[str, ...] = ()
     validate: Callable[[nn.Module], dict[str, float]] | None = None
     identity: RunIdentity = field(default_factory=RunIdentity)
     checkpoint: checkpoint_files.Checkpoint | None = None

@@ -149,7 +149,6 @@ def test_traceback_on_request(tmp_path, capsys):
         ("evaluation.metrics=[evaluate:no_such_metric] --trust-remote-code", ["evaluate:no_such_metric", "loaded"]),
         ("dataset.clean=['lemmas:xx_no_model']", ["spaCy"]),
         ("trackers=[mlflow]", ["mlflow", "not installed", "pip install"]),
-        ("trackers=[tensorboard] training.engine=loop", ["tensorboard", "engine: trainer"]),
         ("evaluation.splits=[tset]", ["no split 'tset'", "Did you mean 'test'"]),
         ("method=fulll", ["no method 'fulll'", "Did you mean 'full'"]),
         ("evaluation.metrics=[acuracy]", ["acuracy", "Did you mean 'accuracy'"]),

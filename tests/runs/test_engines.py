@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from bench.records import store
 from bench.runner import lifecycle
 from bench.training import fit
 from bench.utils import process
@@ -217,17 +218,19 @@ def test_batches_are_loaded_for_an_accelerator_as_for_a_cpu(plain, tmp_path, mon
     }  # fmt: skip
 
 
-def test_a_tracker_gets_the_losses(tmp_path, monkeypatch):
+def test_a_tracker_gets_the_losses_and_scores_of_either_engine(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard", reason="tensorboard is not installed")
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "")
-    monkeypatch.delenv("TENSORBOARD_LOGGING_DIR")  # set and deleted, so that what the run sets is undone afterwards
-    values = run_here("bert", tmp_path, "trackers=[tensorboard]")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(values)
+    for engine in ("loop", "trainer"):
+        folder = tmp_path / engine
+        values = run_here("bert", folder, "trackers=[tensorboard]", f"training.engine={engine}")
+        events = EventAccumulator(str(folder / "tensorboard"))
+        events.Reload()
+        assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(values)
+        score = store.read(folder).scores["after"]["test"]["accuracy"]
+        assert events.Scalars("after/test/accuracy")[-1].value == pytest.approx(score.value)
 
 
 def test_libraries_are_out_of_the_collector_s_sight_and_what_comes_later_is_not(bare_runs):

@@ -23,6 +23,7 @@ PACKAGES = [
     ["data"],
     ["analysis"],
     ["reporting"],
+    ["tracking"],
     ["models"],
     ["methods"],
     ["distributed"],

@@ -4,7 +4,6 @@ It trains classifiers and encoder-decoders; decoders that learn to write are tra
 """
 
 import contextlib
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -87,9 +86,6 @@ class WatchedTrainer(Trainer):
     """Adds seeds per step, counters, and our own loss and validation; the training step itself is the Trainer's."""
 
     def __init__(self, session: Session, loss_of: StepLoss, **options: Any) -> None:
-        if "tensorboard" in session.inputs.trackers:
-            # By default the events would lie among the checkpoints, and go with them.
-            os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(session.inputs.folder / "tensorboard"))
         super().__init__(callbacks=[_Watch(session, self._live)], **options)
         self.session, self.loss_of = session, loss_of
         self._started = False
