@@ -83,7 +83,8 @@ def test_files_say_what_they_are_for_and_load(path):
     assert path.read_text(encoding="utf-8").startswith("# ")
     if path in CARDS:
         card = resolve.load_card("dataset", path)
-        assert card.source.revision
+        # Local files are known by their hashes, in the record.
+        assert card.source.revision or card.source.folder
         assert {"train", "test"} <= set(card.split_names)
     elif path.name != study.FILE:
         resolve.load(path)
@@ -97,7 +98,7 @@ def test_no_recipe_and_no_card_lies_idle():
             cards.add(system.resolved.dataset_name)
     assert set(BESIDE.values()) <= used
     assert {path.stem for path in CARDS} <= cards
-    assert "imdb" in AS_PUBLISHED
+    assert {"imdb", "pretrained_full_lora", "tweet_emotions"} <= set(AS_PUBLISHED)
     assert "polish_slang" in cards
 
 
@@ -216,6 +217,54 @@ def test_distilbert_on_films_as_published():
     assert (part.into, part.stratified) == ({"train": 1500, "test": 500}, False)
 
 
+def test_emotions_as_published():
+    found = published("tweet_emotions")
+    shown = {
+        name: (one.training.global_batch, one.training.weight_decay, one.training.best, one.model.weights,
+               one.dataset.clean_if_installed)
+        for name, one in found.items()
+    }  # fmt: skip
+    assert shown == {
+        "distilbert": (8, 0.1, "hamming_accuracy", "random", ("content_lemmas:en_core_web_sm",)),
+        "albert": (8, 0.01, "subset_accuracy", "pretrained", ()),
+        "flan_t5": (4, 0.01, "subset_accuracy", "pretrained", ()),
+    }
+    for one in found.values():
+        training = one.training
+        assert (training.learning_rate, training.epochs, training.evaluate_every, training.warmup) == (3e-5, 10, 50, 0)
+        assert (training.early_stopping.patience, training.early_stopping.threshold) == (5, 0.1)
+        (part,) = one.dataset.divide
+        assert (part.of, part.into, part.seed) == (("train", "validation"), {"train": 0.8, "validation": 0.2}, 42)
+        assert (one.dataset.clean, one.dataset.splits) == ((), {"test": "test"})
+    assert set(found["distilbert"].published) == {"hamming_accuracy"}
+    assert set(found["albert"].published) == set(found["flan_t5"].published) == {"subset_accuracy"}
+
+
+def test_untouched_full_and_lora_as_published():
+    found = systems("pretrained_full_lora", variant="as_published")
+    by_method = {}
+    for one in found:
+        recipe = one.resolved.recipe
+        (part,) = recipe.dataset.divide
+        assert (part.into, part.stratified, part.seed) == ({"train": 100_000, "validation": 20_000}, True, 42)
+        by_method.setdefault(recipe.method.name, []).append(one)
+    models = ["bert_base_uncased", "distilbert_base_uncased", "roberta_base"]
+    assert [one.resolved.model_name for one in by_method["untouched"]] == models
+    full = [(one.resolved.model_name, one.resolved.recipe.training.learning_rate) for one in by_method["full"]]
+    assert full == [(model, rate) for rate in (5e-5, 1e-5) for model in models]
+    # What diverged is nothing to hold a run against.
+    assert [bool(one.resolved.recipe.published) for one in by_method["full"]] == [True, True, False, True, True, True]
+    configs = [one.resolved.options.config for one in by_method["lora"]]
+    layers = [["query"], ["key"], ["q_lin"], ["k_lin"], ["query"], ["key"]]
+    assert [list(one["target_modules"]) for one in configs] == layers * 2
+    assert [one.get("use_rslora", False) for one in configs] == [False] * 6 + [True] * 6
+    assert {(one["r"], one["lora_alpha"], one["lora_dropout"]) for one in configs} == {(8, 32, 0.01)}
+    for one in (*by_method["full"], *by_method["lora"]):
+        training = one.resolved.recipe.training
+        epochs = 5 if one.resolved.recipe.method.name == "full" else 10
+        assert (training.epochs, training.global_batch, training.weight_decay) == (epochs, 8, 0.01)
+
+
 # Parameters, on the meta device
 
 
@@ -283,6 +332,38 @@ def test_the_page_names_the_published_numbers(name):
 
 
 # Study, metric -> the ends' published accuracies, with how many examples each is of, and the ends of the metric itself.
+# The same test examples: study, file, learning rate or None, model -> accuracy and number of examples.
+SAME_EXAMPLES = {
+    ("pretrained_full_lora", 5e-5, "bert_base_uncased"): (0.9300, 7_600),
+    ("pretrained_full_lora", 5e-5, "distilbert_base_uncased"): (0.9351, 7_600),
+    ("pretrained_full_lora", 1e-5, "bert_base_uncased"): (0.9395, 7_600),
+    ("pretrained_full_lora", 1e-5, "distilbert_base_uncased"): (0.9396, 7_600),
+    ("pretrained_full_lora", 1e-5, "roberta_base"): (0.9384, 7_600),
+    ("tweet_emotions", 3e-5, "albert_base_v2"): (0.048, 3_259),
+    ("tweet_emotions", 3e-5, "flan_t5_base"): (0.023, 3_259),
+}
+
+
+def test_a_band_of_the_same_examples_is_as_wide_as_one_sample_varies():
+    found = {}
+    for name in ("pretrained_full_lora", "tweet_emotions"):
+        for one in systems(name, variant="as_published"):
+            asked = one.resolved.recipe
+            if asked.published and asked.method.name == "full":
+                found[name, asked.training.learning_rate, one.resolved.model_name] = next(
+                    iter(asked.published.values())
+                )
+    # The split of the share of single labels is not said: either sample, so the error of both.
+    unsaid = found.pop(("tweet_emotions", 3e-5, "distilbert_base_uncased"))
+    error = 1.96 * math.sqrt(0.844 * 0.156 * (1 / 1_545 + 1 / 3_259))
+    assert (unsaid.low, unsaid.high) == pytest.approx((0.844 - error, 0.844 + error), abs=6e-4)
+    assert set(found) == set(SAME_EXAMPLES)
+    for key, band in found.items():
+        accuracy, count = SAME_EXAMPLES[key]
+        error = 1.96 * math.sqrt(accuracy * (1 - accuracy) / count)
+        assert (band.low, band.high) == pytest.approx((accuracy - error, accuracy + error), abs=6e-4)
+
+
 BETWEEN_DRAWS = {
     ("imdb", "as_published-distilbert-loop", "accuracy"): ((0.9382, 10_000), (0.9382, 10_000), None),
     ("imdb", "as_published-distilbert-trainer_notebook", "accuracy"): ((0.9356, 10_000), (0.9356, 10_000), None),
