@@ -1,5 +1,6 @@
 """The JSON Schema accepts what is shipped and refuses what the loader refuses."""
 
+import itertools
 import json
 import re
 
