@@ -1,6 +1,6 @@
 """A linear classifier of TF-IDF features: scikit-learn's vectorizer, and the weights that its classifiers find.
 
-Saved as JSON and safetensors, never as a pickle.
+Saved as JSON and safetensors, which hold no code.
 """
 
 import json

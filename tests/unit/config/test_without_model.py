@@ -109,6 +109,6 @@ def test_list_and_schema_know_it(capsys):
     assert main(["list", "methods"]) == 0
     assert "tfidf" in capsys.readouterr().out
     assert main(["schema"]) == 0
-    assert "model" not in json.loads(capsys.readouterr().out)["required"]
+    assert json.loads(capsys.readouterr().out)["anyOf"][0] == {"required": ["model"]}
     assert without_model.uses_model("full")
     assert without_model.uses_model("no_such_method")
