@@ -196,6 +196,7 @@ ALWAYS = frozenset({
     "evaluation.splits", "evaluation.validation", "evaluation.allow_selection_on_test",
     "evaluation.sharded",
     "evaluation.metrics", "speed", "checkpoints.every_steps", "checkpoints.every_minutes", "seed", "save", "published",
+    "as_published",
 })  # fmt: skip
 
 
