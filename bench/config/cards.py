@@ -520,3 +520,8 @@ class Presets(Strict):
     training: Training | None = None
     evaluation: Evaluation | None = None
     max_length: PositiveInt | None = None
+
+
+# The place of a model in the recipe of a method that uses none: its name, and what stands for its card.
+NO_MODEL = "none"
+NO_MODEL_CARD: dict[str, Any] = {"id": NO_MODEL, "family": "encoder", "weights": "random"}
