@@ -1,5 +1,6 @@
 """The studies that are shipped: they resolve in full and in small, say what others found, and one of them is run."""
 
+import importlib.util
 import math
 import re
 import shlex
@@ -9,6 +10,7 @@ import sys
 import pytest
 import yaml
 
+from bench.analysis import accessors
 from bench.cli import main
 from bench.config import resolve, without_model
 from bench.memory import state_sizes
@@ -16,10 +18,10 @@ from bench.models import build as builder
 from bench.models import heads
 from bench.records import record, store
 from bench.reporting import markdown, run_page
-from bench.sweeps import study
+from bench.sweeps import jobs, study
 from bench.sweeps.study import SweepRequest
 from tests.helpers.cases import together
-from tests.helpers.launching import ROOT, environment
+from tests.helpers.launching import ROOT, environment, launch_all, read_lines
 
 FOLDER = resolve.SHIPPED / "studies"
 STUDIES = {path.parent.name: path for path in study.find_studies()}
@@ -209,7 +211,8 @@ def test_settings_of_others_are_marked_and_small_ones_say_what_is_different(name
             assert one.path.stem.startswith("as_published-")
             if mini:
                 swapped = [text.partition(": ")[0] for text in mark.but_for]
-                assert {"model", "dataset"} <= set(swapped)
+                named = {"dataset"} if one.resolved.recipe.method.name == "tfidf" else {"model", "dataset"}
+                assert named <= set(swapped)
                 # The fewest settings are others in small: those of the model's and the data's size.
                 budget = {"training.learning_rate", "training.global_batch", "training.optimizer", "training.schedule"}
                 assert not budget & set(swapped)
@@ -265,6 +268,8 @@ def test_untouched_full_and_lora_as_published():
         assert (part.into, part.stratified, part.seed) == ({"train": 100_000, "validation": 20_000}, True, 42)
         by_method.setdefault(recipe.method.name, []).append(one)
     models = ["bert_base_uncased", "distilbert_base_uncased", "roberta_base"]
+    (bayes,) = by_method["tfidf"]
+    assert bayes.resolved.options.config.classifier == "naive_bayes"
     assert [one.resolved.model_name for one in by_method["untouched"]] == models
     full = [(one.resolved.model_name, one.resolved.recipe.training.learning_rate) for one in by_method["full"]]
     assert full == [(model, rate) for rate in (5e-5, 1e-5) for model in models]
@@ -350,6 +355,7 @@ def test_the_page_names_the_published_numbers(name):
 # Study, metric -> the ends' published accuracies, with how many examples each is of, and the ends of the metric itself.
 # The same test examples: study, file, learning rate or None, model -> accuracy and number of examples.
 SAME_EXAMPLES = {
+    ("pretrained_full_lora", "naive_bayes"): (0.9018, 7_600),
     ("pretrained_full_lora", 5e-5, "bert_base_uncased"): (0.9300, 7_600),
     ("pretrained_full_lora", 5e-5, "distilbert_base_uncased"): (0.9351, 7_600),
     ("pretrained_full_lora", 1e-5, "bert_base_uncased"): (0.9395, 7_600),
@@ -365,7 +371,9 @@ def test_a_band_of_the_same_examples_is_as_wide_as_one_sample_varies():
     for name in ("pretrained_full_lora", "tweet_emotions"):
         for one in systems(name, variant="as_published"):
             asked = one.resolved.recipe
-            if asked.published and asked.method.name == "full":
+            if asked.published and asked.method.name == "tfidf":
+                found[name, one.resolved.options.config.classifier] = next(iter(asked.published.values()))
+            elif asked.published and asked.method.name == "full":
                 found[name, asked.training.learning_rate, one.resolved.model_name] = next(
                     iter(asked.published.values())
                 )
@@ -468,6 +476,35 @@ def test_the_page_of_a_run_says_where_it_lies(tmp_path, value, place):
     assert "## Published results" in page
 
 
+def test_the_page_says_what_a_number_measures_and_whose_settings_they_are(tmp_path):
+    found = with_band(0.5, 0.4, 0.6)
+    assert "it measures" not in run_page.run_report(found, tmp_path)
+    assert "| settings |" not in run_page.run_report(found, tmp_path)
+    found.published["test"]["accuracy"].measures = "share of a|b"
+    found.recipe.resolved = {"as_published": {"source": "Some|body 2020", "precision": None, "but_for": ["model: x"]}}
+    page = run_page.run_report(found, tmp_path)
+    (line,) = [line for line in page.splitlines() if "0.400 to 0.600" in line]
+    assert [cell.strip() for cell in line.strip("|").split(" | ")][4] == markdown.escape("share of a|b")
+    whose = markdown.escape("as published: Some|body 2020; but for model: x")
+    assert f"| settings | {whose} |" in page
+
+
+def test_systems_of_one_file_are_told_by_their_settings_alone():
+    """Not by the band, and not by whose settings they are."""
+    records = {}
+    for rate in ("1e-5", "5e-5"):
+        found = with_band(0.5, 0.4, 0.6)
+        given = [
+            f"training.learning_rate={rate}",
+            f"published={{accuracy: {rate}}}",
+            f"as_published={{source: {rate}}}",
+        ]
+        found.recipe.overrides = given
+        records[rate] = found
+    endings = accessors.distinguishing_endings(records)
+    assert endings == {rate: f" (training.learning_rate={rate})" for rate in records}
+
+
 def test_a_sweep_of_the_smallest_study(tmp_path):
     """Two runs of the small variant, cut further; with a band of their own, which their records answer."""
     words = [
@@ -502,3 +539,82 @@ def test_a_sweep_of_the_smallest_study(tmp_path):
         page = (folder / "report.md").read_text(encoding="utf-8")
         assert page == run_page.run_report(one, folder)
         assert "2.000 to 3.000 | **below**" in page
+
+
+CUT = ("limit={train: 80, validation: 16, test: 16}", "save=false")
+FEW = (*CUT, "training.steps=4", "training.evaluate_every=2")
+# Study, file, overrides; of several systems of one file the last one.
+SMALL = {
+    "emotions": ("tweet_emotions", "as_published-distilbert", (*CUT, "training.evaluate_every=5")),
+    "head": ("pretrained_full_lora", "as_published-untouched", CUT),
+    "words": ("pretrained_full_lora", "as_published-naive_bayes", CUT),
+    "keys": ("pretrained_full_lora", "as_published-lora", FEW),
+    "loop": ("imdb", "as_published-distilbert-loop", FEW),
+}
+
+
+@pytest.fixture(scope="module")
+def in_small(tmp_path_factory):
+    """Name -> folder and record of a run of the small variant, cut further; one launch for all."""
+    folder, work = tmp_path_factory.mktemp("runs"), {}
+    for name, (study_name, stem, sets) in SMALL.items():
+        found = systems(study_name, variant="as_published", mini=True, sets=sets)
+        one = [system for system in found if system.path.stem == stem][-1]
+        work[name] = jobs.arguments(jobs.jobs_of(one.runs()[:1], folder / name)[0])
+    done = launch_all(work, tmp_path_factory.mktemp("printed"))
+    assert {name: (one.returncode, one.stderr) for name, one in done.items() if one.returncode} == {}
+    return {name: (path.parent, store.read(path)) for name in SMALL for path in store.find([folder / name])}
+
+
+def test_settings_of_others_run_in_small(in_small):
+    for name, (folder, one) in in_small.items():
+        study_name = SMALL[name][0]
+        assert (one.status, one.study, one.name.partition("--")[0]) == ("ok", study_name, f"{study_name}-as_published")
+        (said,) = [note for note in one.notes if note.startswith("settings as published: ")]
+        assert "; but for " in said
+        assert "dataset: " in said
+        assert one.published == {}
+        page = (folder / "report.md").read_text(encoding="utf-8")
+        (line,) = [line for line in page.splitlines() if line.startswith("| settings | as published: ")]
+        assert "limit" in line
+
+
+def test_an_untouched_model_has_one_score_and_nothing_trained(in_small):
+    _, one = in_small["head"]
+    assert (one.method, one.training, set(one.scores)) == ("untouched", None, {"after"})
+    assert one.model.parameters["trainable"] == 0
+    assert any("classifier" in name for name in one.model.newly_initialized) or one.model.weights == "random"
+    page = run_page.run_report(one, in_small["head"][0])
+    assert "as it is" in page
+    assert "after training" not in page
+
+
+def test_early_stopping_by_a_threshold_ends_after_its_patience(in_small):
+    folder, one = in_small["emotions"]
+    rows = [row for row in read_lines(folder / "train_log.jsonl") if "validation_hamming_accuracy" in row]
+    values = [row["validation_hamming_accuracy"] for row in rows]
+    # The first value is the first best one; then five in which none is a tenth better than the best before it.
+    best = [max(values[: number + 1]) for number in range(len(values))]
+    jumps = [number for number in range(1, len(values)) if values[number] - best[number - 1] > 0.1]
+    assert len(values) == max(jumps, default=0) + 6
+    assert (one.training.stopped_by, one.training.steps) == ("early_stopping", 5 * len(values))
+    # The best weights are kept, by however little they are better.
+    assert one.training.best_step == 5 * (values.index(max(values)) + 1)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("spacy") is not None, reason="spaCy is installed")
+def test_a_run_without_spacy_says_that_texts_are_not_cleaned(in_small):
+    (said,) = [warning.sentence for warning in in_small["emotions"][1].warnings if warning.code == "cleaning_skipped"]
+    assert "'content_lemmas:en_core_web_sm' is skipped" in said
+    assert "cleaning_skipped" not in {warning.code for warning in in_small["loop"][1].warnings}
+
+
+def test_last_weights_without_clipping_and_adapters_of_keys_alone(in_small):
+    loop, keys = in_small["loop"][1], in_small["keys"][1]
+    assert (loop.training.engine, loop.training.best_step, loop.recipe.resolved["training"]["clip_norm"]) == (
+        "loop",
+        None,
+        0.0,
+    )
+    assert keys.recipe.resolved["method"]["config"]["target_modules"] == ["key"]
+    assert in_small["words"][1].method == "tfidf"
