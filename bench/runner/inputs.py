@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from bench.analysis import accessors
 from bench.config import contracts, foreign_code, registry, rules
 from bench.config.cards import GENERATION_TASK
 from bench.config.recipe import Recipe
@@ -19,7 +21,7 @@ from bench.evaluation import lm_eval_examples, metric_set, reference_examples, s
 from bench.evaluation.reader import Scoring
 from bench.models import build
 from bench.records import record
-from bench.runner import selected_on_test
+from bench.runner import published_settings, selected_on_test, text_classifier
 from bench.runner.comparability import comparability
 from bench.runner.context import RunContext, RunInputs
 
@@ -30,15 +32,15 @@ def load_data(run: RunContext) -> RunInputs:
     method, task = registry.load_method(recipe.method.name), registry.load_task(recipe.dataset.task)
     plan = method.load_plan(run.resolved.options)
     _note_sharding(run, plan)
+    published_settings.note(run)
     with run.clock.phase("load"):
         foreign_code.trusts(run.resolved.recipe.model)
         if run.state.is_main_process:  # before the data, of which reading takes long
             run.trackers.start(recipe.trackers, run.record, run.folder)
+        _check_threshold(recipe, plan)
         corpus = _load_corpus(run, plan)
         selected_on_test.check(run, corpus, by_gradients=plan.trains == "gradient")
-        rows = corpus.splits["train"].rows if "train" in corpus.splits else []
-        texts = (text for row in rows for text in texts_of(row))
-        tokenizer, notes = tokenizers.build(recipe.model, build.locate(recipe.model), texts)
+        tokenizer, notes = _tokenizer(recipe, corpus) if plan.trains != "texts" else (None, [])
         squad.check_version(corpus.version, run.resolved.metric_names)
         build_metrics = _metrics_of(recipe, corpus, task)
         metrics = build_metrics(run.resolved.metric_names)
@@ -82,6 +84,12 @@ def load_data(run: RunContext) -> RunInputs:
     return inputs
 
 
+def _tokenizer(recipe: Recipe, corpus: dataset.Corpus) -> tuple[PreTrainedTokenizerBase, list[str]]:
+    rows = corpus.splits["train"].rows if "train" in corpus.splits else []
+    texts = (text for row in rows for text in texts_of(row))
+    return tokenizers.build(recipe.model, build.locate(recipe.model), texts)
+
+
 def _metrics_of(
     recipe: Recipe, corpus: dataset.Corpus, task: contracts.Task
 ) -> Callable[[tuple[str, ...]], metric_set.MetricSet]:
@@ -100,6 +108,19 @@ def _note_sharding(run: RunContext, plan: contracts.LoadPlan) -> None:
     note = sharding.check(run.resolved.recipe, plan)
     if note is not None:
         run.record.note(note)
+
+
+def _check_threshold(recipe: Recipe, plan: contracts.LoadPlan) -> None:
+    """Raise SetupError where early stopping asks for a gain that is more than its metric can vary."""
+    best, stopping = recipe.training.best, recipe.training.early_stopping
+    if best is None or stopping is None or plan.trains != "gradient":
+        return
+    low, high = accessors.metric_bounds(best)
+    if stopping.threshold >= high - low:
+        raise SetupError(
+            f"training.early_stopping.threshold: no evaluation can gain {stopping.threshold:g} in {best}, which lies "
+            f"between {low:g} and {high:g}; give a smaller one"
+        )
 
 
 def _load_corpus(run: RunContext, plan: contracts.LoadPlan) -> dataset.Corpus:
@@ -123,11 +144,13 @@ def _encode(
     corpus: dataset.Corpus,
     plan: contracts.LoadPlan,
     task: contracts.Task,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
 ) -> contracts.EncodedData:
     """Encode a corpus for a task head or as text; what was kept, asked or left out goes into the record."""
     recipe = run.resolved.recipe
-    if recipe.objective == "head":
+    if plan.trains == "texts":
+        data = text_classifier.encode(corpus, plan.features)
+    elif recipe.objective == "head":
         data = task.encode(corpus, tokenizer, recipe, run.state)
     else:  # a prompt is made of more than its row, so that no tokens are kept
         if recipe.dataset.source.kind == "lm_eval":
