@@ -53,9 +53,10 @@ def card_problems(card: DatasetCard, layers: Layers) -> Iterator[str]:
     if card.task not in registry.names("tasks"):
         hint = did_you_mean(card.task, registry.names("tasks"))
         yield f"{layers.place(('dataset', 'task'))}: there is no task {card.task!r}.{hint}"
-    for number, name in enumerate(card.clean):
+    lists = {"clean": card.clean, "clean_if_installed": card.clean_if_installed}
+    for key, number, name in ((key, *pair) for key, names in lists.items() for pair in enumerate(names)):
         if not cards.is_cleaning_step(name):
-            place = layers.place(("dataset", "clean", number))
+            place = layers.place(("dataset", key, number))
             yield f"{place}: there is no clean-up step {name!r}.{did_you_mean(name, cards.CLEANING_STEPS)}"
     for number, name in enumerate(card.metrics):
         if problem := _unusable_metric(name, card.multi_label):

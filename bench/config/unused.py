@@ -189,7 +189,8 @@ ELSEWHERE = frozenset({
 ALWAYS = frozenset({
     "dataset.task", "dataset.source", "dataset.licence", "dataset.homepage", "dataset.columns", "dataset.labels",
     "dataset.multi_label", "dataset.splits", "dataset.divide", "dataset.other_sources", "dataset.filters",
-    "dataset.clean", "dataset.leakage", "dataset.defaults", "dataset.scheme", "model.id", "model.package",
+    "dataset.clean", "dataset.clean_if_installed", "dataset.leakage", "dataset.defaults", "dataset.scheme", "model.id",
+    "model.package",
     "model.family", "model.licence", "model.architecture", "model.tokenizer.id", "model.tokenizer.train",
     "model.tokenizer.chat_template", "model.max_length", "model.attention", "model.trust_remote_code",
     "method.name", "method.blocks", "method.shots", "method.draw", "method.quantized", "method.pooling", "method.C",
