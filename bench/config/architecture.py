@@ -18,6 +18,8 @@ from bench.errors import did_you_mean, nearest
 
 # What a run decides itself.
 NOT_GIVEN = {"num_labels"}
+# Fields of a type that the harness adds, see bench/models/attention_bias.py.
+OWN = {"gpt2": {"attention_bias"}}
 # What the base class adds to many a config without declaring it.
 ADDED = {"rope_parameters", "output_attentions", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
 _BASE = "PreTrainedConfig"
@@ -37,7 +39,8 @@ def problems(card: ModelCard, layers: Layers) -> Iterator[str]:
         near = nearest(kind, _types())
         yield f"{place}: there is no model type {kind!r}.{f' Did you mean {near!r}?' if near else ''}"
         return
-    given = {key: value for key, value in card.architecture.items() if key != "model_type"}
+    own = {"model_type", *OWN.get(kind, ())}
+    given = {key: value for key, value in card.architecture.items() if key not in own}
     yield from _unknown(name, kind, given, ("model", "architecture"), layers)
 
 

@@ -10,11 +10,15 @@ from bench.config.training import Checkpoints, Evaluation, Spans, Speed, Trainin
 
 
 class Head(Strict):
-    """The task head: the model's own, or an MLP of one hidden layer with GELU and dropout."""
+    """The task head: the model's own, or an MLP of one hidden layer with GELU and dropout.
+
+    norm: a layer norm on the hidden layer, before GELU.
+    """
 
     kind: Literal["own", "mlp"] = "own"
     hidden: PositiveInt = 128
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    norm: bool = False
 
 
 class Prompting(Strict):

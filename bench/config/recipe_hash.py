@@ -37,13 +37,17 @@ _LATER = (
     "evaluation.allow_selection_on_test",
     "evaluation.extract",
     "evaluation.sharded",
+    "head.norm",
     "model.tokenizer.chat_template",
     "prompting.chat_template_kwargs",
     "prompting.date",
     "speed.sharded_load",
     "speed.shared_prefix",
     "training.loss_on",
+    "training.schedule_per",
 )
+# The same of options of methods.
+_LATER_OPTIONS = ("final_norm",)
 
 
 def of(recipe: Recipe, options: Any, included: Mapping[Path, str], task_file: str | None = None) -> str:
@@ -59,6 +63,9 @@ def of(recipe: Recipe, options: Any, included: Mapping[Path, str], task_file: st
     if not content["dataset"]["source"]["quoting"]:
         del content["dataset"]["source"]["quoting"]  # a later key too; false is what it is without it
     content["method"] = {"name": recipe.method.name, **options.model_dump(mode="json")}
+    for key in _LATER_OPTIONS:
+        if key in type(options).model_fields and getattr(options, key) == type(options).model_fields[key].default:
+            del content["method"][key]
     # Part of every hash so far.
     content["speed"]["precision"] = "launcher"
     for key in _LATER:

@@ -28,6 +28,7 @@ class Training(Strict):
     per_device_batch: examples of a micro-batch; null is a process's whole share of the global batch, "auto" the largest
     part of it that is found to fit. The global batch, and so the result, is the same with any of them.
     warmup: a share of all steps below 1, or a whole number of steps. epochs, steps: one of them; else 3 epochs.
+    schedule_per: the schedule is stepped after each step, or after each epoch, over which the rate then stays.
     activation_offload: gradient checkpointing keeps its activations in host memory until the backward pass.
     loss_on: of texts that are to be written (task generation), the tokens in the loss: those of the last answer, of all
     turns of the assistant, or all.
@@ -41,6 +42,7 @@ class Training(Strict):
     minutes: Annotated[float, Field(gt=0)] | None = None
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = "linear"
+    schedule_per: Literal["step", "epoch"] = "step"
     warmup: Annotated[float, Field(ge=0), AfterValidator(_share_or_steps)] = 0.0
     optimizer: Literal[
         "adamw_torch",
@@ -75,6 +77,8 @@ class Training(Strict):
                 "warmup",
                 f"{self.warmup:g} warm-up steps of {self.steps} in all: the full learning rate is never reached",
             )
+        if self.schedule_per == "epoch" and self.warmup:
+            raise InvalidKey("warmup", "not with `schedule_per: epoch`, whose rate only changes between epochs")
         if self.activation_offload and not self.gradient_checkpointing:
             raise InvalidKey(
                 "activation_offload", "needs `gradient_checkpointing: true`, whose activations are offloaded"

@@ -168,8 +168,12 @@ CONDITIONS: dict[str, Condition] = {
     "evaluation.batch_tokens": _tokens,
     "head.hidden": _mlp,
     "head.dropout": _mlp,
+    "head.norm": _mlp,
     "training.warmup": _warmup,
     "training.schedule": _schedule,
+    "training.schedule_per": lambda facts: _unless(
+        facts.recipe.training.schedule != "constant", "`schedule: constant` has one rate for all epochs"
+    ),
     "checkpoints.keep": _kept,
     "evaluation.threshold": _threshold,
 }
@@ -191,7 +195,7 @@ ALWAYS = frozenset({
     "model.family", "model.licence", "model.architecture", "model.tokenizer.id", "model.tokenizer.train",
     "model.tokenizer.chat_template", "model.max_length", "model.attention", "model.trust_remote_code",
     "method.name", "method.blocks", "method.shots", "method.draw", "method.quantized", "method.pooling", "method.C",
-    "method.max_iter", "method.quant_type", "method.double_quant", "method.storage", "objective",
+    "method.max_iter", "method.quant_type", "method.double_quant", "method.storage", "method.final_norm", "objective",
     "training.engine", "training.global_batch", "training.per_device_batch", "training.epochs", "training.steps",
     "training.minutes", "training.learning_rate", "training.optimizer", "training.weight_decay", "training.clip_norm",
     "training.gradient_checkpointing", "training.log_every", "training.evaluate_every", "evaluation.before",

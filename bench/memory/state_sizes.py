@@ -124,7 +124,7 @@ def _unadapted(resolved: Resolved, num_labels: int, trained: bool) -> Any:
             model = _quantized(model, recipe.model, plan)
     if not text and recipe.head.kind == "mlp":
         with META:
-            heads.attach_mlp(model, recipe.head.hidden, recipe.head.dropout)
+            heads.attach_mlp(model, recipe.head.hidden, recipe.head.dropout, norm=recipe.head.norm)
     return model
 
 

@@ -10,9 +10,10 @@ OBJECTIVES = ("head", "text")
 
 
 class Options(Strict):
-    """blocks: how many blocks, counted from the output."""
+    """blocks: how many, counted from the output. final_norm: of a classifier too, the norm behind the last block."""
 
     blocks: PositiveInt = 1
+    final_norm: bool = False
 
 
 def load_plan(options: Options) -> LoadPlan:
@@ -32,6 +33,9 @@ def adapt(model: Any, options: Options) -> Any:
         shared = " (ALBERT's layers share one block)" if model.config.model_type == "albert" else ""
         raise SetupError(f"method.blocks is {options.blocks}, but the model has {len(blocks)} block(s){shared}")
     freeze_body(model)
-    for part in [*blocks[-options.blocks :], *(final_norms(model) if is_generative(model) else [])]:
+    norms = final_norms(model) if is_generative(model) or options.final_norm else []
+    if options.final_norm and not norms:
+        raise SetupError("method.final_norm is true, but this model has no norm behind its last block")
+    for part in [*blocks[-options.blocks :], *norms]:
         part.requires_grad_(True)
     return model

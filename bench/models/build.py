@@ -20,7 +20,17 @@ from bench.config.cards import ModelCard
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Head
 from bench.errors import SetupError, nearest
-from bench.models import checkpoint_head, choice_head, heads, own_heads, own_writers, quantization, shards, text_part
+from bench.models import (
+    attention_bias,
+    checkpoint_head,
+    choice_head,
+    heads,
+    own_heads,
+    own_writers,
+    quantization,
+    shards,
+    text_part,
+)
 from bench.models.heads import MISSING, newly_initialized_modules
 from bench.models.kernels import fused
 from bench.models.library_internals import transformers_internals
@@ -88,7 +98,7 @@ def build(
     if quantized:
         quantization.prepare_4bit_for_cpu(model, _name(card, config))
     if head is not None and head.kind == "mlp":
-        heads.attach_mlp(model, head.hidden, head.dropout)
+        heads.attach_mlp(model, head.hidden, head.dropout, norm=head.norm)
     if heads.is_generative(model):
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.config.use_cache = False
@@ -238,7 +248,8 @@ def _config_from_architecture(card: ModelCard, task: dict[str, Any]) -> Any:
     kind = settings.pop("model_type")
     try:
         default = transformers.AutoConfig.for_model(kind)
-        unknown = [key for key in settings if key not in {*default.to_dict(), *default.attribute_map}]
+        known = {*default.to_dict(), *default.attribute_map}
+        unknown = [key for key in settings if key not in known and not attention_bias.is_own_field(kind, key)]
         if unknown:
             near = nearest(unknown[0], [*default.to_dict(), *default.attribute_map])
             hint = f". Did you mean {near!r}?" if near else ""
@@ -293,6 +304,7 @@ def from_config(family: Any, config: Any, card: ModelCard, plan: LoadPlan) -> An
         # What a model class makes of sizes and names that don't fit together is not always a ValueError.
         raise _not_suitable(family, config, card, error) from error
     own_heads.name_body(model)
+    attention_bias.apply(model)
     setattr(model, MISSING, [])
     return model
 

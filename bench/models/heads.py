@@ -97,16 +97,21 @@ def looks_into_mask(model: Any) -> bool:
 
 
 class MlpHead(nn.Module):
-    """Linear, GELU, dropout, linear.
+    """Linear, layer norm if asked for, GELU, dropout, linear.
 
     features: [..., inputs], or [batch, tokens, inputs] of which the first token is read when `first_token` is set,
     as RoBERTa's own head does. The layers' names are no other head's: RoBERTa's and T5's own `dense` and `out_proj`
     must not take these weights for theirs.
     """
 
-    def __init__(self, inputs: int, hidden: int, labels: int, dropout: float, first_token: bool) -> None:
+    def __init__(
+        self, inputs: int, hidden: int, labels: int, dropout: float, first_token: bool, norm: bool = False
+    ) -> None:
         super().__init__()
         self.mlp_in = nn.Linear(inputs, hidden)
+        if norm:
+            self.mlp_norm = nn.LayerNorm(hidden)
+        self.norm = norm
         self.activation = nn.GELU()
         self.dropout = nn.Dropout(dropout)
         self.mlp_out = nn.Linear(hidden, labels)
@@ -116,16 +121,19 @@ class MlpHead(nn.Module):
         """Return logits [..., labels]."""
         if self.first_token and features.dim() == 3:
             features = features[:, 0]
-        return self.mlp_out(self.dropout(self.activation(self.mlp_in(features))))
+        inner = self.mlp_in(features)
+        if self.norm:
+            inner = self.mlp_norm(inner)
+        return self.mlp_out(self.dropout(self.activation(inner)))
 
 
-def attach_mlp(model: Any, hidden: int, dropout: float) -> None:
+def attach_mlp(model: Any, hidden: int, dropout: float, *, norm: bool = False) -> None:
     """Replace the model's last head module by an MlpHead of the same inputs and outputs, in place."""
     name = head_names(model)[-1]
     old = getattr(model, name)
     first_token = not isinstance(old, nn.Linear)
     inputs = model.config.hidden_size if first_token else old.in_features
-    new = MlpHead(inputs, hidden, model.config.num_labels, dropout, first_token)
+    new = MlpHead(inputs, hidden, model.config.num_labels, dropout, first_token, norm)
     keep_in_float32(new)
     setattr(model, name, new.to(next(old.parameters()).device))
 

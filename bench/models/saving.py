@@ -14,7 +14,7 @@ from bench.config import foreign_code, registry
 from bench.config.cards import ModelCard
 from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
-from bench.models import adapters, heads, own_heads, own_writers, text_part, tfidf
+from bench.models import adapters, attention_bias, heads, own_heads, own_writers, text_part, tfidf
 from bench.models.build import GENERATIVE_CLASSES, locate, task_settings
 from bench.models.kernels import fused
 from bench.models.library_internals import transformers_internals
@@ -188,6 +188,7 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise DataError(f"the saved model {shown(str(folder))!r} can't be loaded: {reason(error)}") from error
     own_heads.name_body(model)
+    attention_bias.apply(model)
     if wrapped:
         transformers_internals.keep_names(model)
     if own_writers.is_made(model):
@@ -197,7 +198,7 @@ def _load_whole(folder: Path, description: dict[str, Any]) -> Any:
     head = Head.model_validate(description["head"])
     _check_loaded(loading, folder, but=heads.head_names(model) if head.kind == "mlp" else ())
     if head.kind == "mlp":
-        heads.attach_mlp(model, head.hidden, head.dropout)
+        heads.attach_mlp(model, head.hidden, head.dropout, norm=head.norm)
     _restore(model, folder)
     return model
 
@@ -298,7 +299,7 @@ def _load_adapter(folder: Path, description: dict[str, Any], device: torch.devic
     model = _load_base(folder, description, device)
     head = Head.model_validate(description["head"])
     if head.kind == "mlp":
-        heads.attach_mlp(model, head.hidden, head.dropout)
+        heads.attach_mlp(model, head.hidden, head.dropout, norm=head.norm)
     if getattr(model, "is_quantized", False):
         adapters.prepare_quantized(model)
     # A language model's output head is not trained, and has the base model's own type.

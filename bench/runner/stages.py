@@ -53,7 +53,7 @@ from bench.runner.context import RunContext
 from bench.training import fit as training
 from bench.training import loss_scale, probe
 from bench.training.log import TrainLog
-from bench.training.schedule import Budget
+from bench.training.schedule import Budget, make_scheduler
 from bench.training.selection import Selection
 from bench.training.state import FitInputs, Observer, Progress, RunIdentity
 
@@ -472,11 +472,9 @@ def _time_steps(run: RunContext, progress: Progress) -> None:
 
 def expected_rate(inputs: FitInputs, step: int) -> float:
     """Return the schedule's rate at a step, computed apart: a schedule that is stepped too often shows here."""
-    from transformers import get_scheduler
-
     settings, budget = inputs.settings, inputs.budget
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
-    scheduler = get_scheduler(settings.schedule, optimizer, budget.warmup_steps(settings), budget.steps)
+    scheduler = make_scheduler(settings, budget, optimizer)
     for _ in range(step - 1):
         optimizer.step()
         scheduler.step()

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import get_scheduler
 
 from bench.distributed.sharding import requested_backend
 from bench.models import product_types
 from bench.models.autocast import AUTOCAST
+from bench.training.schedule import make_scheduler
 from bench.training.state import FitInputs
 
 # Optimizer of a recipe -> class, and settings of the object, of those that more than one name stands for.
@@ -144,7 +144,7 @@ def _innermost(wrapped: Any, name: str) -> Any:
 def _schedule(inputs: FitInputs) -> Any:
     settings, budget = inputs.settings, inputs.budget
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=settings.learning_rate)
-    return get_scheduler(settings.schedule, optimizer, budget.warmup_steps(settings), budget.steps)
+    return make_scheduler(settings, budget, optimizer)
 
 
 def _rates(scheduler: Any, learning_rate: float, inputs: FitInputs) -> dict[str, float] | None:

@@ -1,11 +1,14 @@
 """Sizes of a training run, the order of its examples, and the seed of every step."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from bench.config.training import Training
 from bench.errors import SetupError
@@ -102,13 +105,21 @@ class Budget:
         if self.evaluate_every is None:
             return False
         if self.evaluate_every == "epoch":
-            ended, before = (number * self.global_batch // self.examples for number in (step, step - 1))
-            return step == self.steps or ended > before
+            return step == self.steps or self.epochs_ended(step) > self.epochs_ended(step - 1)
         return step == self.steps or step % self.evaluate_every == 0
 
     def epochs(self, steps: int) -> float:
         """Return how often each example was seen after so many steps."""
         return steps * self.global_batch / self.examples
+
+    def epochs_ended(self, steps: int) -> int:
+        """Return how many epochs have ended after so many steps."""
+        return steps * self.global_batch // self.examples
+
+    @property
+    def num_epochs(self) -> int:
+        """Return the number of epochs that are begun."""
+        return self.epochs_ended(self.steps - 1) + 1
 
     def order(self, seed: int) -> list[int]:
         """Return the row numbers of all steps: shuffled epochs one after another, so that no example is ever dropped.
@@ -121,6 +132,26 @@ class Budget:
             epoch = len(order) // self.examples
             order += np.random.default_rng([seed, epoch]).permutation(self.examples).tolist()
         return order[:num_rows]
+
+
+def make_scheduler(training: Training, budget: Budget, optimizer: torch.optim.Optimizer) -> LRScheduler:
+    """Return transformers' schedule of the learning rate, to be stepped once after each step of the optimiser.
+
+    By epochs (`schedule_per`) it is the same function of the epochs that have ended, out of all: what
+    torch's `CosineAnnealingLR(optimizer, T_max=epochs)` gives that is stepped after each epoch.
+    """
+    from transformers import get_scheduler
+
+    if training.schedule_per == "step":
+        return get_scheduler(training.schedule, optimizer, budget.warmup_steps(training), budget.steps)
+    unused = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=training.learning_rate)
+    by_epochs = get_scheduler(training.schedule, unused, 0, budget.num_epochs)
+    (factor,) = by_epochs.lr_lambdas
+    return LambdaLR(optimizer, partial(_by_epochs, factor, budget))
+
+
+def _by_epochs(factor: Callable[[int], float], budget: Budget, steps: int) -> float:
+    return float(factor(budget.epochs_ended(steps)))
 
 
 def sorted_in_steps(rows: list[int], lengths: list[int], size: int) -> list[int]:

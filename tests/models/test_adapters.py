@@ -111,6 +111,15 @@ def test_last_layers_trains_the_last_block_and_the_head(name, tmp_path):
     assert tiny.without_gradient(model) == []
 
 
+def test_last_layers_with_the_final_norm_of_a_classifier(tmp_path):
+    plain, normed = (
+        tiny.adapted(tiny.card("llama"), tmp_path, "last_layers", {"final_norm": trained}) for trained in (False, True)
+    )
+    assert set(tiny.trainable(normed)) - set(tiny.trainable(plain)) == {"model.norm.weight"}
+    with pytest.raises(SetupError, match=r"method\.final_norm is true, but this model has no norm"):
+        tiny.adapted(tiny.card("bert"), tmp_path, "last_layers", {"final_norm": True})
+
+
 def test_last_layers_counts_from_the_output(tmp_path):
     model = tiny.adapted(tiny.narrow("bert", num_hidden_layers=4), tmp_path, "last_layers", {"blocks": 2})
     assert {key.split(".")[3] for key in tiny.trainable(model) if "layer" in key} == {"2", "3"}

@@ -158,6 +158,14 @@ def test_mlp_head_by_hand():
     assert heads.MlpHead(4, 5, 2, dropout=0.5, first_token=False)(features).shape == (3, 7, 2)
 
 
+def test_mlp_head_with_a_norm_by_hand():
+    torch.manual_seed(0)
+    head, features = heads.MlpHead(4, 5, 2, 0.5, first_token=False, norm=True).eval(), torch.randn(3, 4)
+    nn.init.normal_(head.mlp_norm.weight)
+    inner = nn.functional.layer_norm(head.mlp_in(features), (5,), head.mlp_norm.weight, head.mlp_norm.bias)
+    torch.testing.assert_close(head(features), head.mlp_out(nn.functional.gelu(inner)))
+
+
 def test_mlp_heads_names_are_no_other_heads():
     names = {name for name, _ in heads.MlpHead(4, 5, 2, 0.0, first_token=False).named_parameters()}
     assert names == {"mlp_in.weight", "mlp_in.bias", "mlp_out.weight", "mlp_out.bias"}

@@ -11,6 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from bench.config.contracts import LoadPlan
+from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
 from bench.models import heads, saving
 from tests.helpers import models as tiny
@@ -37,6 +38,27 @@ def plain(folder, plan, kind=None):
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # another kernel, with bfloat16 inside
     return model
+
+
+def test_gpt2_without_attention_biases_is_loaded_by_anyone(tmp_path):
+    known = tiny.narrow("gpt2", attention_bias=False)
+    expected, _ = train_and_save(known, tmp_path, "scratch")
+    model, _, _ = saving.load(tmp_path)
+    names = [name for name, _ in model.named_parameters() if ".attn." in name]
+    assert names
+    assert not any(name.endswith("bias") for name in names)
+    torch.testing.assert_close(loaded_logits(tmp_path), expected, atol=1e-6, rtol=0)
+    tokens = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    own = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert all(not part.any() for name, part in own.named_parameters() if ".attn." in name and name.endswith("bias"))
+    torch.testing.assert_close(tiny.logits(own, tiny.batch(tokens, TEXTS)), expected, atol=1e-6, rtol=0)
+
+
+def test_an_mlp_head_with_a_norm_is_loaded_again(tmp_path):
+    head = Head(kind="mlp", hidden=64, dropout=0.1, norm=True)
+    for method in ("full", "lora"):
+        expected, _ = train_and_save(tiny.card("llama"), tmp_path / method, method, head=head)
+        torch.testing.assert_close(loaded_logits(tmp_path / method), expected, atol=1e-6, rtol=0)
 
 
 # AutoTokenizer takes a tiny Qwen2's tokenizer for another: see test_a_foreign_tokenizer_of_qwen2.

@@ -289,10 +289,10 @@ def test_untouched_full_and_lora_as_published():
 # Parameters, on the meta device
 
 
-def counts(name, stem, method=None):
+def counts(name, stem, method=None, variant="own"):
     (one,) = [
         system
-        for system in systems(name)
+        for system in systems(name, variant=variant)
         if system.path.stem == stem and method in (None, system.resolved.recipe.method.name)
     ]
     model = state_sizes.outline(one.resolved)
@@ -312,6 +312,24 @@ def test_bielik_with_three_blocks_and_a_head():
     # As published: with the final norm trained, and 1,024 more in the head.
     norm = sum(p.numel() for part in heads.final_norms(model) for p in part.parameters())
     assert (found["total"] + 1_024, found["trainable"] + norm + 1_024) == (1_548_145_155, 141_247_491)
+
+
+@together("stem, total, trained", [
+    ("gpt2-scratch", 5_728_003, 5_728_003),
+    ("bielik-last_layers", 1_548_145_155, 141_247_491),
+    ("gpt2-wider", 9_771_395, 9_771_395),
+])  # fmt: skip
+def test_models_as_published_have_their_parameters(stem, total, trained):
+    _, found = counts("scratch_or_pretrained", f"as_published-{stem}", variant="as_published")
+    assert (found["total"], found["trainable"]) == (total, trained)
+
+
+def test_scratch_and_pretrained_as_published():
+    found = published("scratch_or_pretrained")
+    for name in ("gpt2-scratch", "bielik-last_layers"):
+        assert (found[name].training.schedule, found[name].training.schedule_per) == ("cosine", "epoch")
+    wider = found["gpt2-wider"].training
+    assert (wider.schedule, wider.clip_norm) == ("constant", 0)
 
 
 def test_llama_before_and_after_a_head():

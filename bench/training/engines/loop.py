@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import BatchEncoding, Trainer, TrainingArguments, get_scheduler
+from transformers import BatchEncoding, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
 from bench.distributed import sharding
@@ -14,7 +14,7 @@ from bench.training import in_force
 from bench.training.checkpointing import EngineState, restore, save
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
-from bench.training.schedule import seed_step
+from bench.training.schedule import make_scheduler, seed_step
 from bench.training.self_check import checked
 from bench.training.session import Session
 
@@ -31,7 +31,7 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
         optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, inputs.model)
         groups = _parameter_groups(inputs.model, settings.weight_decay)
         model, optimizer = accelerator.prepare(inputs.model, optimizer_class(groups, **options))
-        scheduler = get_scheduler(settings.schedule, optimizer.optimizer, budget.warmup_steps(settings), budget.steps)
+        scheduler = make_scheduler(settings, budget, optimizer.optimizer)
         engine = EngineState(accelerator, model, optimizer, scheduler)
         since_log = restore(inputs, session.resumption, engine)
         inputs.observer.on_start(sharding.in_force(accelerator, model))

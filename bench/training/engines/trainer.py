@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -20,7 +21,7 @@ from bench.models.library_internals import transformers_internals
 from bench.training import autocast, checkpointing, in_force, loss_scale
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
-from bench.training.schedule import seed_step
+from bench.training.schedule import make_scheduler, seed_step
 from bench.training.self_check import checked
 from bench.training.session import Session
 
@@ -98,6 +99,13 @@ class WatchedTrainer(Trainer):
             prepared_shards.give_to_fsdp(self.accelerator, self.model)
         return super().create_optimizer(*args, **options)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """Make the recipe's schedule, which may be one of epochs."""
+        inputs = self.session.inputs
+        if inputs.settings.schedule_per == "epoch" and self.lr_scheduler is None:
+            self.lr_scheduler = make_scheduler(inputs.settings, inputs.budget, optimizer or self.optimizer)
+        return super().create_scheduler(num_training_steps, optimizer)  # which keeps one that is there
+
     def get_batch_samples(self, *args: Any, **options: Any) -> Any:
         self._micro_batch = 0
         if self._since_log is not None:
@@ -131,6 +139,7 @@ class WatchedTrainer(Trainer):
         return loss * (self.accelerator.num_processes // self.get_tp_size()) if averaged else loss
 
     control: Any
+    lr_scheduler: Any
 
     def evaluate(self, *args: Any, **options: Any) -> dict[str, float]:
         """Validate by the harness's own scorer: exact ids, own metrics. Names get the Trainer's prefix `eval_`."""

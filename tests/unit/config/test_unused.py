@@ -12,6 +12,8 @@ HEAD = "dataset: reviews\nmodel: tiny_bert\nmethod: full\n"
 TEXT = "dataset: reviews\nmodel: tiny_gpt2\nmethod: full\nobjective: text\n"
 WITHOUT_EFFECT = [
     (HEAD, "training: {schedule: constant, warmup: 0.5}", "training.warmup", "constant_with_warmup"),
+    (HEAD, "training: {schedule: constant, schedule_per: epoch}", "training.schedule_per", "one rate for all epochs"),
+    (HEAD, "head: {norm: true}", "head.norm", "head.kind: mlp"),
     (HEAD, "training: {schedule: constant_with_warmup}", "training.schedule", "needs `warmup`"),
     (HEAD, "evaluation: {threshold: 0.3}", "evaluation.threshold", "multi_label: true"),
     (HEAD, "head: {hidden: 64}", "head.hidden", "head.kind: mlp"),

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from transformers import get_scheduler
 
 from bench.config.training import Checkpoints, EarlyStopping, Training
 from bench.errors import DivergedError, SetupError
 from bench.training.log import TrainLog
 from bench.training.loss import StepLoss
 from bench.training.policy import Policy
-from bench.training.schedule import Budget, seed_step
+from bench.training.schedule import Budget, make_scheduler, seed_step
 from bench.training.selection import Selection
 from bench.training.state import FitInputs, Progress
 
@@ -42,6 +43,33 @@ def policy(budget, **settings):
     """What decides in such a training run, at a place in it."""
     progress = Progress(**{name: settings.pop(name) for name in PROGRESS if name in settings})
     return Policy(inputs(budget, **settings), progress)
+
+
+# ---------------------------------------------------------------- rates by epochs
+
+
+@pytest.mark.parametrize(("examples", "batch", "epochs"), [(80, 8, 5), (33, 8, 4), (8, 8, 3), (10, 4, 2.5)])
+def test_a_schedule_of_epochs_is_torch_s_own_stepped_after_each(examples, batch, epochs):
+    settings = Training(epochs=epochs, global_batch=batch, learning_rate=0.1, schedule="cosine", schedule_per="epoch")
+    budget = Budget.plan(settings, examples, 1)
+    ours, theirs = (torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1) for _ in range(2))
+    scheduler = make_scheduler(settings, budget, ours)
+    plain = torch.optim.lr_scheduler.CosineAnnealingLR(theirs, T_max=math.ceil(epochs))
+    for step in range(1, budget.steps + 1):
+        assert ours.param_groups[0]["lr"] == pytest.approx(theirs.param_groups[0]["lr"], abs=1e-12)
+        for one in (ours, theirs):
+            one.step()
+        scheduler.step()
+        if budget.epochs_ended(step) > budget.epochs_ended(step - 1):
+            plain.step()
+
+
+def test_a_schedule_of_steps_is_transformers_own():
+    settings = Training(steps=10, global_batch=8, learning_rate=0.1, schedule="cosine", warmup=2)
+    budget = Budget.plan(settings, 100, 1)
+    found = make_scheduler(settings, budget, torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1))
+    wanted = get_scheduler("cosine", torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1), 2, 10)
+    assert [found.lr_lambdas[0](step) for step in range(10)] == [wanted.lr_lambdas[0](step) for step in range(10)]
 
 
 # ---------------------------------------------------------------- sizes
