@@ -26,6 +26,9 @@ class Prompting(Strict):
     normalization: a label's log-likelihood over its number of tokens or characters. calibration: over the label's
     likelihood for texts without content. date: what a chat template that writes today's date is told, so that prompts
     of all days are the same. chat_template_kwargs: what else a chat template is told, as `enable_thinking: false`.
+    fallback_label: of a generated answer that names no label, instead of counting it as none.
+    untrained_head: `answer: entailment` of a model without a classifier, by a new head that the seed draws and nothing
+    trains: what transformers' zero-shot pipeline does with such a model. Its score is one by chance.
     """
 
     format: Literal["plain", "chat"] = "plain"
@@ -35,6 +38,8 @@ class Prompting(Strict):
     max_new_tokens: PositiveInt = 16
     date: Date = CHAT_DATE
     chat_template_kwargs: dict[str, bool | int | float | str | None] = {}
+    fallback_label: Text | None = None
+    untrained_head: bool = False
 
 
 class MethodChoice(BaseModel):

@@ -39,8 +39,12 @@ _LATER = (
     "model.tokenizer.chat_template",
     "prompting.chat_template_kwargs",
     "prompting.date",
+    "prompting.fallback_label",
+    "prompting.untrained_head",
+    "spans.offsets",
     "speed.sharded_load",
     "speed.shared_prefix",
+    "training.group_by_length",
     "training.loss_on",
 )
 

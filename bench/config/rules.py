@@ -225,6 +225,7 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     """Yield ways to answer that contradict the data, the method or one another."""
     if recipe.objective == "head":
         return
+    yield from _fallback_problems(recipe, layers)
     prompting, plain = recipe.prompting, Prompting()
     place = layers.place(("prompting", "answer"))
     if _has_choices(recipe.dataset.task):
@@ -253,6 +254,18 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     if prompting.answer != "generate" and prompting.max_new_tokens != plain.max_new_tokens:
         yield f"{layers.place(('prompting', 'max_new_tokens'))}: only for `answer: generate`"
     yield from _frame_and_shot_problems(recipe, layers)
+
+
+def _fallback_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
+    """Yield a label for unreadable answers where none is read, and a new head where an answer has none."""
+    prompting, card = recipe.prompting, recipe.dataset
+    label, place = prompting.fallback_label, layers.place(("prompting", "fallback_label"))
+    if label is not None and (prompting.answer != "generate" or _reads(card.task) != "labels" or card.multi_label):
+        yield f"{place}: only for `answer: generate` where each example has one label"
+    elif label is not None and card.labels and label not in card.labels:
+        yield f"{place}: there is no label {label!r}.{did_you_mean(label, card.labels)}"
+    if prompting.untrained_head and prompting.answer != "entailment":
+        yield f"{layers.place(('prompting', 'untrained_head'))}: only for `answer: entailment`"
 
 
 def _frame_and_shot_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
@@ -285,8 +298,8 @@ def _generation_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     """Yield keys for texts that are to be written, where nothing, or nothing of that kind, is."""
     loss_on, place = recipe.training.loss_on, layers.place(("training", "loss_on"))
     if recipe.dataset.task != GENERATION_TASK:
-        if loss_on != "answer":
-            yield f"{place}: only task {GENERATION_TASK!r} has other tokens in its loss than those of the answer"
+        if loss_on != "answer" and (why := _why_answer_alone(recipe)) is not None:
+            yield f"{place}: {loss_on}: {why}; set answer"
         if recipe.evaluation.extract is not None:
             extract = layers.place(("evaluation", "extract"))
             yield f"{extract}: only for texts that are written (task {GENERATION_TASK!r})"
@@ -295,6 +308,19 @@ def _generation_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
         yield f"{place}: these rows are a prompt and its answer, not conversations (`columns.messages`); set answer"
     if loss_on != "answer" and recipe.model.family == "encoder_decoder":
         yield f"{place}: an encoder-decoder learns what it writes, the answer alone; set loss_on: answer"
+
+
+def _why_answer_alone(recipe: Recipe) -> str | None:
+    """Return why a task with answers of its own can have nothing but these in the loss, as asked; None where it can."""
+    if recipe.objective == "head":
+        return "a task head learns labels, and no tokens are in its loss"
+    if recipe.training.loss_on == "assistant":
+        return f"only task {GENERATION_TASK!r} has conversations"
+    if recipe.dataset.source.kind == "lm_eval":
+        return "of a task of lm_eval the right answer is learned, as it is scored"
+    if recipe.model.family == "encoder_decoder":
+        return "an encoder-decoder learns what it writes, the answer alone"
+    return None
 
 
 def _unused_training(recipe: Recipe, plan: contracts.LoadPlan, typed: list[KeyPath], layers: Layers) -> Iterator[str]:

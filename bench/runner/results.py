@@ -69,6 +69,12 @@ def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set
         for item in scores.values():
             item.signature = f"{item.signature}|{prompts.signature}"
         _file_prompts(prompts, stage, name, predictions)
+        if (count := prompts.answers.get(stage, {}).get(name, {}).get("fell_back")) is not None:
+            label = run.resolved.recipe.prompting.fallback_label
+            run.record.note(
+                f"{stage} {name}: {count} of {len(predictions.ids)} answers name no label, and count as {label!r} "
+                "(prompting.fallback_label)"
+            )
     _file_ceilings(run, name, scores, predictions)
     run.record.scores.setdefault(stage, {})[name] = scores
     train_references = _train_references(run)
