@@ -36,6 +36,8 @@ CONSTANT_BASELINES = (
     *("longest_choice", "chance"),
 )
 SELECTION_MARK = "†"
+# Overrides that a study lays, and that set nothing of a run.
+NO_SETTINGS = ("published", "as_published")
 STAGES = {"before": "before training", "after": "after training"}
 Located = tuple[Path, Record]
 SystemKey = tuple[str, str]
@@ -254,7 +256,10 @@ def distinguishing_endings(records: Mapping[Any, Record]) -> dict[Any, str]:
     files = {key: Path(record.recipe.path).stem for key, record in records.items()}
     if len(set(files.values())) == len(files):
         return {key: f" [{file}]" for key, file in files.items()}
-    rows = {key: [f"{setting}={value}" for setting, value, _ in overridden(record)] for key, record in records.items()}
+    rows = {
+        key: [f"{setting}={value}" for setting, value, _ in overridden(record) if setting not in NO_SETTINGS]
+        for key, record in records.items()
+    }
     common = set.intersection(*(set(each) for each in rows.values()))
     shown = {key: "; ".join(item for item in each if item not in common) for key, each in rows.items()}
     alone = {key for key, text in shown.items() if text and list(shown.values()).count(text) == 1}

@@ -31,6 +31,12 @@ def add(commands: Any) -> None:
     )
     sweep.add_argument("--mini", action="store_true", help="run the study's small variant, for two CPU cores")
     sweep.add_argument(
+        "--variant",
+        choices=("own", "as_published", "all"),
+        default="own",
+        help="the study's own settings, those that others published, or both (default: own)",
+    )
+    sweep.add_argument(
         "--out", type=arguments.path, default=Path("runs"), help="folder of the runs' folders (default: runs)"
     )
     sweep.add_argument("--config", help="accelerate config, by name or path (default: gpu1; cpu without a GPU)")
@@ -77,7 +83,10 @@ def sweep_command(options: argparse.Namespace) -> int:
     paths = [recipe_names.find(Path(word)) for word in options.paths if word not in words]
     given = (*words, *options.overrides)
     plans = [
-        study.plan(paths, study.SweepRequest(seeds=options.seeds, sets=(*given, *sets), mini=options.mini))
+        study.plan(
+            paths,
+            study.SweepRequest(seeds=options.seeds, sets=(*given, *sets), mini=options.mini, variant=options.variant),
+        )
         for sets in overrides.products(options.set)
     ]
     for sentence in dict.fromkeys(sentence for plan in plans for sentence in plan.left_out):

@@ -51,17 +51,33 @@ class MethodChoice(BaseModel):
 
 
 class Band(Strict):
-    """The range of a published result, both ends included. source: the publication, and the place in it."""
+    """The range of a published result, both ends included. source: the publication, and the place in it.
+
+    measures: what the number is of, as "share of single labels that are right, validation".
+    """
 
     low: float
     high: float
     source: Text
+    measures: Text | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> "Band":
         if self.low > self.high:
             raise InvalidKey("low", f"{self.low} is more than `high`, {self.high}")
         return self
+
+
+class AsPublished(Strict):
+    """Where others ran these very settings; a study says so of its variant `as_published`.
+
+    precision: the mixed precision that they trained with; null where that is not said. but_for: what is different here,
+    as the other model and data of the small variant.
+    """
+
+    source: Text
+    precision: Literal["float32", "fp16", "bf16"] | None = None
+    but_for: tuple[Text, ...] = ()
 
 
 class Recipe(Strict):
@@ -89,6 +105,7 @@ class Recipe(Strict):
     save: bool = True
     trackers: Annotated[tuple[Literal["wandb", "tensorboard", "mlflow", "trackio"], ...], Distinct] = ()
     published: dict[Name, Band] = {}
+    as_published: AsPublished | None = None
 
 
 class CardChoice(BaseModel):

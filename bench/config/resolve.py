@@ -79,8 +79,9 @@ class Resolved:
 
     @property
     def name(self) -> str:
-        """`<study>--<model>--<method>`, as in the default output folder."""
-        return f"{self.study}--{self.model_name}--{self.recipe.method.name}"
+        """`<study>--<model>--<method>`, as in the default output folder; settings of others are marked as such."""
+        study = self.study if self.recipe.as_published is None else f"{self.study}-as_published"
+        return f"{study}--{self.model_name}--{self.recipe.method.name}"
 
     @property
     def hash(self) -> str:

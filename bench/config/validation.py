@@ -193,6 +193,8 @@ def shortened(value: Any) -> str:
 
 def _fields_at(model: Any, path: KeyPath) -> list[str]:
     for part in path:
+        if isinstance(part, int):
+            continue  # of a list, whose items have the same type
         annotation = getattr(model, "model_fields", {}).get(part)
         model = annotation.annotation if annotation is not None else None
         args = [arg for arg in getattr(model, "__args__", ()) if hasattr(arg, "model_fields")]

@@ -230,6 +230,7 @@ class Published(Part):
     low: float
     high: float
     source: str
+    measures: str | None = None
     value: Number = None
     inside: bool | None = None
 

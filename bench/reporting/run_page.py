@@ -73,9 +73,19 @@ def _summary(record: Record) -> str:
         ("method", md.escape(record.method or None)),
         ("machine", cells.machine(record)),
         ("recipe", md.code(record.recipe.path)),
+        *_settings_of_others(record),
         ("started, finished", f"{md.escape(record.started_at)}, {md.escape(record.finished_at)}"),
     ]
     return md.pairs("this run", rows)
+
+
+def _settings_of_others(record: Record) -> list[tuple[str, str]]:
+    """Return a row that says where the settings are from, for a run with published settings."""
+    of_others = record.recipe.resolved.get("as_published")
+    if not of_others:
+        return []
+    changed = f"; but for {'; '.join(of_others['but_for'])}" if of_others["but_for"] else ""
+    return [("settings", md.escape(f"as published: {of_others['source']}{changed}", accessors.MAX_CHARACTERS))]
 
 
 def _result(record: Record) -> str:
@@ -125,17 +135,20 @@ def _not_rewarded(stages: Iterable[Mapping[str, Score]]) -> list[str]:
 
 def _published(results: dict[str, Published], split: str) -> str:
     """Return a table of this run's scores beside published ones."""
+    measures = ["it measures"] if any(item.measures for item in results.values()) else []
     rows = [
         [
             md.escape(metric),
             md.fixed(item.value),
             f"{md.fixed(item.low)} to {md.fixed(item.high)}",
             _place(item),
+            *([md.escape(item.measures)] if measures else []),
             md.escape(item.source),
         ]
         for metric, item in results.items()
     ]
-    return md.table([md.escape(split), "this run", "published", "this run is", "source"], rows, "lrrll")
+    header = [md.escape(split), "this run", "published", "this run is", *measures, "source"]
+    return md.table(header, rows, "lrrll" + "l" * len(measures))
 
 
 def _place(item: Published) -> str:

@@ -2,5 +2,6 @@
 
 Reading order: lifecycle (entry), context, stages, inputs, selected_on_test, sharded_scoring, results,
 warnings_of_scores, model_checks, run_folder, resume, resumed_prompts, completion, unsaved, sharded_load,
-memory_prediction, batch_size, trial_worker, out_of_memory, launch_record, comparability.
+memory_prediction, batch_size, trial_worker, out_of_memory, launch_record, published_settings,
+comparability.
 """

@@ -20,7 +20,7 @@ from bench.evaluation import lm_eval_examples, metric_set, reference_examples, s
 from bench.evaluation.reader import Scoring
 from bench.models import build
 from bench.records import record
-from bench.runner import selected_on_test
+from bench.runner import published_settings, selected_on_test
 from bench.runner.comparability import comparability
 from bench.runner.context import RunContext, RunInputs
 
@@ -31,6 +31,7 @@ def load_data(run: RunContext) -> RunInputs:
     method, task = registry.load_method(recipe.method.name), registry.load_task(recipe.dataset.task)
     plan = method.load_plan(run.resolved.options)
     _note_sharding(run, plan)
+    published_settings.note(run)
     with run.clock.phase("load"):
         foreign_code.trusts(run.resolved.recipe.model)
         _check_trackers(recipe, plan)

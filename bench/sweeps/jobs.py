@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +39,9 @@ LOGS = "logs"
 RELEASE_S = 10.0
 # Statuses that a repetition would give again.
 FINAL_STATUSES = ("ok", "oom", "diverged", "invalid")
+# A precision as recipes name it -> as accelerate does, where that is another name.
+FULL = "float32"
+_MIXED = {FULL: "no"}
 State = Literal["waiting", "running", "elsewhere", "ok", "oom", "diverged", "interrupted", "invalid", "crashed"]
 # Submissions to Slurm, one line a run.
 LISTING_BYTES = 2**26
@@ -67,7 +70,10 @@ class Job:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Resources for runs. gpus: identifiers of all devices. per_run: number of devices for each run."""
+    """Resources for runs. gpus: identifiers of all devices. per_run: number of devices for each run.
+
+    precision: the config's mixed precision. on_cpu: it uses no GPU, and trains in that precision whatever others did.
+    """
 
     config: Path
     jobs: int = 1
@@ -75,6 +81,8 @@ class Machine:
     per_run: int = 0
     processes: int = 1
     options: tuple[str, ...] = ()
+    precision: str = FULL
+    on_cpu: bool = False
 
     @classmethod
     def from_config(cls, config: str | None, jobs: int | None, per_run: int | None, *, dry: bool = False) -> "Machine":
@@ -88,16 +96,26 @@ class Machine:
         processes = content.get("num_processes", 1)
         if isinstance(processes, bool) or not isinstance(processes, int) or processes < 1:
             raise SetupError(f"{path}: num_processes: expected a positive integer, got {processes!r:.100}")
+        mixed = str(content.get("mixed_precision", _MIXED[FULL]))
+        precision = FULL if mixed == _MIXED[FULL] else mixed
         on_cpu = bool(content.get("use_cpu")) or str(content.get("distributed_type")) == "MULTI_CPU"
         if on_cpu:
             if per_run:
                 raise SetupError(f"--gpus-per-run: {path.name} uses no GPU")
-            return cls(config=path, jobs=jobs or 1, processes=processes)
+            return cls(config=path, jobs=jobs or 1, processes=processes, precision=precision, on_cpu=True)
         options: tuple[str, ...] = ()
         if per_run is not None:
             processes, options = per_run, ("--num_processes", str(per_run))
+        machine = cls(
+            config=path,
+            jobs=jobs or 1,
+            per_run=processes,
+            processes=processes,
+            options=options,
+            precision=precision,
+        )
         if dry:
-            return cls(config=path, jobs=jobs or 1, per_run=processes, processes=processes, options=options)
+            return machine
         if processes > len(gpus):
             raise SetupError(
                 f"{path.name} needs {processes} GPUs per run, but {len(gpus)} are available; pass another --config, or "
@@ -108,15 +126,23 @@ class Machine:
             raise SetupError(
                 f"--jobs {jobs}: {len(gpus)} GPUs suffice for {most} concurrent runs with {processes} GPUs each"
             )
-        return cls(config=path, jobs=jobs or most, gpus=gpus, per_run=processes, processes=processes, options=options)
+        return replace(machine, jobs=jobs or most, gpus=gpus)
 
     def command(self, job: Job, port: int | None = None) -> list[str]:
-        """Return the command line of a run."""
-        return self.launch_command(PROGRAM, arguments(job), port)
+        """Return the command line of a run; one with the settings of others is launched in their precision."""
+        asked = _published_precision(job)
+        other = asked is not None and asked != self.precision and not self.on_cpu
+        return self.launch_command(PROGRAM, arguments(job), port, precision=asked if other else None)
 
-    def launch_command(self, program: Path, arguments: Sequence[str], port: int | None = None) -> list[str]:
-        """Return the command line that launches a `bench/run.py` with its arguments."""
+    def launch_command(
+        self, program: Path, arguments: Sequence[str], port: int | None = None, *, precision: str | None = None
+    ) -> list[str]:
+        """Return the command line that launches a `bench/run.py` with its arguments.
+
+        precision: mixed precision in place of the config's.
+        """
         options = [*self.options, *(() if port is None else ("--main_process_port", str(port)))]
+        options += [] if precision is None else ["--mixed_precision", _MIXED.get(precision, precision)]
         launcher = [
             sys.executable,
             "-P",
@@ -128,6 +154,19 @@ class Machine:
         ]
         return [*launcher, *options, str(program), *arguments]
 
+    def other_precisions(self, jobs: Sequence[Job], *, slurm: bool = False) -> list[str]:
+        """Return sentences on runs with settings of others that can't be run in the precision of these.
+
+        slurm: an array has one config for all of its runs.
+        """
+        asked = dict.fromkeys(_published_precision(job) for job in jobs)
+        here = "on a CPU" if self.on_cpu else "a Slurm array has one config for all of its runs"
+        return [
+            f"published in {one}; these runs are in {self.precision} ({self.config.name}: {here})"
+            for one in asked
+            if one is not None and one != self.precision and (self.on_cpu or slurm)
+        ]
+
     def environment(self, gpus: Sequence[str]) -> dict[str, str]:
         """Return the environment of a run: without variables of an outer launcher, with its share of GPUs and cores."""
         kept = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
@@ -138,6 +177,11 @@ class Machine:
         if gpus:
             given["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
         return kept | given
+
+
+def _published_precision(job: Job) -> str | None:
+    of_others = job.planned.resolved.recipe.as_published
+    return None if of_others is None else of_others.precision
 
 
 def arguments(job: Job, *, absolute: bool = False) -> list[str]:

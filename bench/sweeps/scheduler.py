@@ -90,6 +90,8 @@ def _execute(jobs: list[Job], options: SweepOptions, metric: str | None, what: s
     left = [job for job in jobs if not job.left_out]
     refuse_lost(left)
     console.say(f"{len(jobs)} {what}, {len(jobs) - len(left)} already finished; output folder: {options.out}")
+    for sentence in options.machine.other_precisions(left, slurm=options.slurm):
+        console.say(sentence)
     if options.dry_run:
         for job in left:
             console.say(shlex.join(options.machine.command(job)))

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -35,6 +35,7 @@ Seeds = (
     | Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1), Distinct]
 )
 FILE = "study.yaml"
+Variant = Literal["own", "as_published", "all"]
 # Keys that define what is evaluated, so they can't be tuned.
 EVALUATION_KEYS = ("seed", "limit", "dataset", "evaluation", "metrics", "published")
 
@@ -51,6 +52,17 @@ class RunEntry(Strict):
     seeds: Seeds | None = None
     mini: Settings = Field(default_factory=dict)
     published: dict[Name, Band] = Field(default_factory=dict)
+
+
+class PublishedEntry(RunEntry):
+    """One system as others ran it. source, precision: where these are others than the variant's; see AsPublished.
+
+    but_for: sentences on what is not as they had it, in full and in small.
+    """
+
+    source: Text | None = None
+    but_for: tuple[Text, ...] = ()
+    precision: Literal["float32", "fp16", "bf16"] | None = None
 
 
 class Matrix(Strict):
@@ -78,10 +90,26 @@ class Mini(Strict):
     seeds: Seeds = 2
 
 
+class PublishedVariant(Strict):
+    """The study as others ran it, setting by setting, so that a result can be held against theirs.
+
+    source: where their settings are told. precision: the mixed precision that they trained with. runs, settings, seeds
+    and mini are those of a study; models and data of the small variant are the study's, and those that stand here.
+    """
+
+    source: Text
+    precision: Literal["float32", "fp16", "bf16"] | None = None
+    runs: Annotated[tuple[PublishedEntry, ...], Field(min_length=1)]
+    settings: dict[Name, Settings] = Field(default_factory=dict)
+    seeds: Seeds = 1
+    mini: Mini = Mini()
+
+
 class Study(Strict):
     """A study file. metric: ranks systems, and selects settings in tuning.
 
     settings: method -> overrides of its runs. tune: method -> key -> candidate values, selected on validation data.
+    as_published: the variant with the settings of others.
     """
 
     title: Text
@@ -92,6 +120,7 @@ class Study(Strict):
     settings: dict[Name, Settings] = Field(default_factory=dict)
     tune: dict[Name, dict[str, Annotated[tuple[Any, ...], Field(min_length=2), Distinct]]] = Field(default_factory=dict)
     mini: Mini | None = None
+    as_published: PublishedVariant | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +173,15 @@ class System:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepRequest:
-    """Options of a sweep from the command line. seeds: instead of the study's. sets: overrides for every run."""
+    """Options of a sweep from the command line. seeds: instead of the study's. sets: overrides for every run.
+
+    variant: the study's own settings, those of others (`as_published`), or both.
+    """
 
     seeds: int | tuple[int, ...] | None = None
     sets: tuple[str, ...] = ()
     mini: bool = False
+    variant: Variant = "own"
 
 
 @dataclass(kw_only=True)
@@ -200,9 +233,12 @@ def plan(paths: list[Path], request: SweepRequest) -> Plan:
         if is_study(path):
             study = load(path)
             sweep.metric = sweep.metric or study.metric
-            sweep.systems += _systems(study, path, request)
+            for variant in _variants(study, path, request):
+                sweep.systems += _systems(variant, path, request)
         elif request.mini:
             raise RecipeError(f"{path}: --mini needs a study, which defines its mini variant; this is a recipe")
+        elif request.variant != "own":
+            raise RecipeError(f"{path}: --variant {request.variant} needs a study; this is a recipe")
         else:
             sweep.systems += [
                 _system(one, (), request, request.seeds or 1) for one in (_recipes(path) if path.is_dir() else [path])
@@ -226,10 +262,12 @@ def _left_out(systems: list[System], request: SweepRequest) -> list[str]:
 
 
 def check(path: Path, sets: tuple[str, ...] = ()) -> None:
-    """Resolve every run of a study and of its mini variant. Raises RecipeError for an invalid one."""
-    small = [True] if load(path).mini is not None else []
+    """Resolve every run of a study and of its variants. Raises RecipeError for an invalid one."""
+    study = load(path)
+    small = [True] if study.mini is not None else []
+    variant: Variant = "own" if study.as_published is None else "all"
     for mini in (False, *small):
-        for system in plan([path], SweepRequest(sets=sets, mini=mini)).systems:
+        for system in plan([path], SweepRequest(sets=sets, mini=mini, variant=variant)).systems:
             system.trials()
 
 
@@ -238,6 +276,32 @@ def _recipes(folder: Path) -> list[Path]:
     if not paths:
         raise RecipeError(f"{folder}: no recipes in this folder")
     return paths
+
+
+def _variants(study: Study, path: Path, request: SweepRequest) -> list[Study]:
+    """Return the study with its own settings, with those of others, or both, as the request says."""
+    of_others = study.as_published
+    if request.variant == "own":
+        return [study]
+    if of_others is None:
+        raise RecipeError(f"{path}: this study defines no variant `as_published`")
+    runs = tuple(
+        entry.model_copy(
+            update={"source": entry.source or of_others.source, "precision": entry.precision or of_others.precision}
+        )
+        for entry in of_others.runs
+    )
+    mini, swapped = of_others.mini, study.mini or Mini()
+    mini = mini.model_copy(
+        update={
+            "models": swapped.models | mini.models,
+            "datasets": swapped.datasets | mini.datasets,
+            "seeds": mini.seeds if "seeds" in mini.model_fields_set else of_others.seeds,
+        }
+    )
+    changed = {"runs": runs, "settings": of_others.settings, "seeds": of_others.seeds, "mini": mini}
+    published = study.model_copy(update=changed | {"matrix": None, "tune": {}})
+    return [published] if request.variant == "as_published" else [study, published]
 
 
 def _systems(study: Study, path: Path, request: SweepRequest) -> Iterator[System]:
@@ -255,10 +319,14 @@ def _systems(study: Study, path: Path, request: SweepRequest) -> Iterator[System
         used.add(method)
         shared = study.settings.get(method, {})
         overrides += _overrides({key: value for key, value in shared.items() if key not in entry.set})
+        changed: Settings = {}
         if request.mini:
-            overrides = _mini_overrides(study, shown, first, overrides, entry)
+            changed = _mini_settings(study, shown, first, entry)
+            overrides = _with_mini_settings(overrides, changed)
         elif not any(resolve.parts_from_published(text.partition("=")[0]) for text in request.sets):
             overrides += _published_overrides(entry)
+        if isinstance(entry, PublishedEntry):
+            overrides += _mark_as_published(entry, first, changed, request.sets)
         usual = study.mini.seeds if request.mini and study.mini else study.seeds
         seeds = request.seeds or entry.seeds or usual
         with resolve.placing(shown, request.sets):
@@ -323,10 +391,22 @@ def _published_overrides(entry: RunEntry) -> tuple[str, ...]:
     return _overrides({"published": bands} if bands else {})
 
 
-def _mini_overrides(
-    study: Study, shown: str, first: Resolved, overrides: tuple[str, ...], entry: RunEntry
+def _mark_as_published(
+    entry: PublishedEntry, first: Resolved, changed: Settings, sets: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Return the overrides of a run's mini variant: first another model and other data, then smaller settings."""
+    """Return the override that says whose settings a run has, and which ones of them are others here.
+
+    changed: settings of the small variant. sets: overrides from the command line.
+    """
+    before = {"model": f" for {first.model_name}", "dataset": f" for {first.dataset_name}"}
+    texts = {key: value if isinstance(value, str) else as_yaml(value) for key, value in changed.items()}
+    but_for = [f"{key}: {text}{before.get(key, '')}" for key, text in texts.items()]
+    mark = {"source": entry.source, "precision": entry.precision, "but_for": [*entry.but_for, *but_for, *sets]}
+    return _overrides({"as_published": mark})
+
+
+def _mini_settings(study: Study, shown: str, first: Resolved, entry: RunEntry) -> Settings:
+    """Return the settings of a run's mini variant: first another model and other data, then smaller settings."""
     mini = study.mini
     assert mini is not None
     swapped: Settings = {}
@@ -337,8 +417,12 @@ def _mini_overrides(
         if name not in known:
             raise RecipeError(f"{shown}: mini: no replacement for the {kind} {name!r}")
         swapped[kind] = known[name]
-    last = swapped | mini.set | mini.settings.get(first.recipe.method.name, {}) | entry.mini
-    taken = set(last) | {f"{kind}." for kind in swapped}
+    return swapped | mini.set | mini.settings.get(first.recipe.method.name, {}) | entry.mini
+
+
+def _with_mini_settings(overrides: tuple[str, ...], last: Settings) -> tuple[str, ...]:
+    """Return the overrides, of which those of the other model and data are gone, and then the small variant's own."""
+    taken = set(last) | {"model.", "dataset."}
     kept = [text for text in overrides if not _is_replaced(text.partition("=")[0], taken)]
     return (*kept, *_overrides(last))
 

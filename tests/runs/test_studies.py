@@ -26,6 +26,8 @@ STUDIES = {path.parent.name: path for path in study.find_studies()}
 CARDS = sorted((FOLDER / "datasets").glob("*.yaml"))
 BESIDE = {f"{path.parent.name}/{path.stem}": path for path in sorted(FOLDER.glob("*/*.yaml")) if path not in CARDS}
 BESIDE = {name: path for name, path in BESIDE.items() if path.name != study.FILE}
+# Studies with a variant `as_published`.
+AS_PUBLISHED = [name for name, path in STUDIES.items() if study.load(path).as_published is not None]
 BUILT_IN = {"reviews", "posts", "passages", "passages_v2", "endings"}
 
 
@@ -55,11 +57,14 @@ def test_the_five_studies_are_there():
 @pytest.mark.parametrize("name", STUDIES)
 def test_it_resolves_in_full_and_in_small(name):
     study.check(STUDIES[name])
-    full, mini = systems(name), systems(name, mini=True)
+    variant = "all" if name in AS_PUBLISHED else "own"
+    full, mini = (systems(name, variant=variant, mini=small) for small in (False, True))
     assert len(full) == len(mini) >= 2
     for system in full:
         assert system.resolved.dataset_name not in BUILT_IN
         assert not system.resolved.model_name.startswith("tiny_")
+        for band in system.resolved.recipe.published.values():
+            assert band.measures or system.resolved.recipe.as_published is None
     for system in mini:
         assert system.resolved.dataset_name in BUILT_IN
         assert system.resolved.model_name.startswith("tiny_")
@@ -87,11 +92,12 @@ def test_files_say_what_they_are_for_and_load(path):
 def test_no_recipe_and_no_card_lies_idle():
     used, cards = set(), set()
     for name in STUDIES:
-        for system in systems(name):
+        for system in systems(name, variant="all" if name in AS_PUBLISHED else "own"):
             used.add(system.path)
             cards.add(system.resolved.dataset_name)
     assert set(BESIDE.values()) <= used
     assert {path.stem for path in CARDS} <= cards
+    assert "imdb" in AS_PUBLISHED
     assert "polish_slang" in cards
 
 
@@ -168,6 +174,48 @@ def test_questions_and_sentences_are_divided_by_80_and_20():
         assert wanted <= set(resolve.load(one.path).metric_names)
 
 
+# With the settings of others
+
+
+def published(name):
+    """System of the variant -> its resolved recipe, by the file's name."""
+    found = {one.path.stem.removeprefix("as_published-"): one for one in systems(name, variant="as_published")}
+    return {stem: one.resolved.recipe for stem, one in found.items()}
+
+
+@pytest.mark.parametrize("name", AS_PUBLISHED)
+def test_settings_of_others_are_marked_and_small_ones_say_what_is_different(name):
+    for mini in (False, True):
+        for one in systems(name, variant="as_published", mini=mini):
+            mark = one.resolved.recipe.as_published
+            assert re.search(r"\d{4}|on the Hub|no date", mark.source)
+            assert one.path.stem.startswith("as_published-")
+            if mini:
+                swapped = [text.partition(": ")[0] for text in mark.but_for]
+                assert {"model", "dataset"} <= set(swapped)
+                # The fewest settings are others in small: those of the model's and the data's size.
+                budget = {"training.learning_rate", "training.global_batch", "training.optimizer", "training.schedule"}
+                assert not budget & set(swapped)
+
+
+def test_distilbert_on_films_as_published():
+    found = published("imdb")
+    loop, table, notebook = (found[f"distilbert-{way}"].training for way in ("loop", "trainer", "trainer_notebook"))
+    shown = [
+        (one.engine, one.learning_rate, one.weight_decay, one.warmup, one.epochs, one.global_batch, one.clip_norm,
+         one.best)
+        for one in (loop, table, notebook)
+    ]  # fmt: skip
+    assert shown == [
+        ("loop", 5e-5, 0.01, 500, 3, 16, 0.0, None),
+        ("trainer", 2e-5, 0.01, 0, 2, 16, 1.0, "loss"),
+        ("trainer", 5e-5, 0.01, 500, 3, 16, 1.0, "loss"),
+    ]
+    assert all(found[f"distilbert-{way}"].dataset.divide[0].into["test"] == 0.2 for way in ("loop", "trainer"))
+    (part,) = found["distilbert-probe"].dataset.divide
+    assert (part.into, part.stratified) == ({"train": 1500, "test": 500}, False)
+
+
 # Parameters, on the meta device
 
 
@@ -221,7 +269,8 @@ def test_what_is_asked_for_in_five_executions_is_run_five_times_in_small_too():
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_page_names_the_published_numbers(name):
     text = readme(name)
-    bands = [band for one in systems(name) for band in one.resolved.recipe.published.values()]
+    found = systems(name, variant="all" if name in AS_PUBLISHED else "own")
+    bands = [band for one in found for band in one.resolved.recipe.published.values()]
     assert bands
     for band in bands:
         for end in (band.low, band.high):
@@ -235,6 +284,8 @@ def test_the_page_names_the_published_numbers(name):
 
 # Study, metric -> the ends' published accuracies, with how many examples each is of, and the ends of the metric itself.
 BETWEEN_DRAWS = {
+    ("imdb", "as_published-distilbert-loop", "accuracy"): ((0.9382, 10_000), (0.9382, 10_000), None),
+    ("imdb", "as_published-distilbert-trainer_notebook", "accuracy"): ((0.9356, 10_000), (0.9356, 10_000), None),
     ("imdb", "distilbert-loop", "accuracy"): ((0.9356, 10_000), (0.9382, 10_000), None),
     ("imdb", "distilbert-trainer", "accuracy"): ((0.9356, 10_000), (0.9382, 10_000), None),
     ("imdb", "mistral-qlora", "accuracy"): ((0.960, 2_500), (0.960, 2_500), None),
@@ -254,7 +305,8 @@ def test_a_band_between_two_draws_is_as_wide_as_both_vary(study_name, stem, metr
     *accuracies, ends = BETWEEN_DRAWS[study_name, stem, metric]
     low, high = ends or [accuracy for accuracy, _ in accuracies]
     below, above = (1.96 * math.sqrt(2 * p * (1 - p) / count) for p, count in accuracies)
-    found = [one.resolved.recipe.published for one in systems(study_name) if one.path.stem == stem]
+    variant = "as_published" if stem.startswith("as_published") else "own"
+    found = [one.resolved.recipe.published for one in systems(study_name, variant=variant) if one.path.stem == stem]
     bands = [published[metric] for published in found if metric in published]
     assert bands
     for band in bands:

@@ -60,6 +60,42 @@ def test_a_job_is_a_run_as_run_py_would_name_it(tmp_path):
         assert jobs.arguments(job) == [str(RECIPE), "--seed", str(job.planned.seed), "--out", str(job.folder), *SMALL]
 
 
+MARKED = "as_published={{source: Somebody 2020, precision: {}}}"
+
+
+@pytest.mark.parametrize(
+    ("machine", "precision", "launched", "said"),
+    [
+        ({"precision": "bf16"}, "fp16", ["--mixed_precision", "fp16"], None),
+        ({"precision": "bf16"}, "float32", ["--mixed_precision", "no"], None),
+        ({"precision": "fp16"}, "fp16", [], None),
+        ({"precision": "bf16"}, "null", [], None),
+        ({"on_cpu": True}, "fp16", [], "published in fp16; these runs are in float32 (own.yaml: on a CPU)"),
+        ({"on_cpu": True}, "float32", [], None),
+    ],
+)
+def test_settings_of_others_are_run_in_their_precision_where_that_can_be(tmp_path, machine, precision, launched, said):
+    (job,) = jobs.jobs_of(planned(sets=(*SMALL, MARKED.format(precision))), tmp_path)
+    own = jobs.Machine(config=Path("own.yaml"), **machine)
+    command = own.command(job)
+    before_program = command[command.index("own.yaml") + 1 : command.index(str(jobs.PROGRAM))]
+    assert before_program == launched
+    assert own.other_precisions([job, job]) == ([] if said is None else [said])
+
+
+def test_an_array_of_slurm_has_one_precision(tmp_path):
+    (job,) = jobs.jobs_of(planned(sets=(*SMALL, MARKED.format("fp16"))), tmp_path)
+    machine = jobs.Machine(config=Path("own.yaml"), precision="bf16")
+    (said,) = machine.other_precisions([job], slurm=True)
+    assert said.startswith("published in fp16; these runs are in bf16 (own.yaml: a Slurm array has one config")
+
+
+def test_the_precision_of_a_config_is_read():
+    found = {name: jobs.Machine.from_config(name, 1, None, dry=True) for name in ("cpu", "cpu_bf16", "gpu1_fp16")}
+    shown = {name: (one.precision, one.on_cpu) for name, one in found.items()}
+    assert shown == {"cpu": ("float32", True), "cpu_bf16": ("bf16", True), "gpu1_fp16": ("fp16", False)}
+
+
 @pytest.mark.parametrize(
     ("status", "changes", "retry", "left_out"),
     [

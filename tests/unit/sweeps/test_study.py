@@ -285,6 +285,93 @@ def test_bands_are_checked(refused, write, band, message):
     assert message in str(caught.value)
 
 
+# Settings that others published
+
+PUBLISHED = """
+as_published:
+  source: Somebody 2020
+  precision: fp16
+  runs:
+    - {recipe: tiny/bert-full, set: {training.epochs: 1}, published: BAND}
+    - {recipe: tiny/bert-full, source: Other 2021, precision: float32, but_for: ["their code"], mini: {max_length: 16}}
+  settings: {full: {training.clip_norm: 0}}
+  mini: {set: {max_length: 32}}
+""".replace("BAND", BAND)
+
+
+def of_others(system):
+    return system.resolved.recipe.as_published
+
+
+def test_settings_of_others_are_a_variant_of_the_same_study(planned):
+    text = RUNS + "settings: {full: {training.weight_decay: 0.1}}\n" + PUBLISHED
+    (own,) = planned(text)
+    assert (of_others(own), own.resolved.name) == (None, "tiny--tiny_bert--full")
+    first, second = planned(text, variant="as_published")
+    for one in (first, second):
+        training = one.resolved.recipe.training
+        # Nothing of the study's own settings.
+        assert (training.weight_decay, training.clip_norm, one.seeds) == (0.0, 0.0, (13,))
+        assert (one.resolved.name, one.resolved.study) == ("tiny-as_published--tiny_bert--full", "tiny")
+    assert (of_others(first).source, of_others(first).precision, of_others(first).but_for) == (
+        "Somebody 2020",
+        "fp16",
+        (),
+    )
+    assert of_others(second).model_dump() == {
+        "source": "Other 2021", "precision": "float32", "but_for": ("their code",)
+    }  # fmt: skip
+    assert set(first.resolved.recipe.published) == {"accuracy"}
+    both = planned(text, variant="all")
+    assert [one.resolved.name for one in both] == [own.resolved.name, first.resolved.name, second.resolved.name]
+
+
+def test_whose_settings_they_are_moves_no_hash(planned):
+    (own,) = planned(RUNS)
+    same = "as_published: {source: S, runs: [{recipe: tiny/bert-full}]}\n"
+    (published,) = planned(RUNS + same, variant="as_published")
+    assert published.resolved.hash == own.resolved.hash
+    assert published.runs()[0].folder_name != own.runs()[0].folder_name
+
+
+def test_the_small_variant_of_settings_of_others_says_what_is_different(planned):
+    text = RUNS + MINI.replace("mini: {", "mini: {set: {training.epochs: 7}, ") + PUBLISHED
+    first, second = planned(text, mini=True, variant="as_published", sets=("training.log_every=3",))
+    given = ["model: tiny_roberta for tiny_bert", "dataset: reviews for reviews"]
+    assert list(of_others(first).but_for) == [*given, "max_length: 32", "training.log_every=3"]
+    assert list(of_others(second).but_for) == ["their code", *given, "max_length: 16", "training.log_every=3"]
+    assert (first.resolved.recipe.training.epochs, first.resolved.recipe.published, first.seeds) == (1, {}, (13,))
+    assert first.resolved.model_name == "tiny_roberta"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (RUNS, "own/study.yaml: this study defines no variant `as_published`"),
+        (RUNS + "as_published: {source: S, runs: []}\n", "own/study.yaml:4: as_published.runs: "),
+        (RUNS + "as_published: {runs: [{recipe: tiny/bert-full}]}\n", "as_published.source: this key is required"),
+        (RUNS + PUBLISHED.replace("fp16", "fp8"), "own/study.yaml:7: as_published.precision: expected "),
+        (RUNS + PUBLISHED.replace("source: Other", "sauce: Other"), "sauce: unknown key. Did you mean 'source'?"),
+        (RUNS + PUBLISHED.replace("training.epochs: 1", "training.epoch: 1"), "unknown key. Did you mean 'epochs'?"),
+    ],
+)
+def test_wrong_settings_of_others_are_named_where_they_stand(refused, text, message):
+    assert message in refused(text, variant="as_published")
+
+
+def test_a_recipe_has_no_variant():
+    path = resolve.SHIPPED / "tiny" / "bert-full.yaml"
+    with pytest.raises(RecipeError, match="--variant all needs a study; this is a recipe"):
+        study.plan([path], SweepRequest(variant="all"))
+
+
+def test_check_looks_at_the_settings_of_others_too(write):
+    path = write("own/study.yaml", BASE + RUNS + MINI + PUBLISHED.replace("max_length: 16", "training.epoch: 1"))
+    with pytest.raises(RecipeError, match=r"unknown key\. Did you mean 'epochs'"):
+        study.check(path)
+    study.check(write("own/study.yaml", BASE + RUNS + MINI + PUBLISHED))
+
+
 # What is refused
 
 
