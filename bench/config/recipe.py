@@ -85,7 +85,8 @@ class Recipe(Strict):
 
     limit: at most so many rows of a split, drawn with the split's own seed in proportion to the labels, so that a
     file sorted by label is not cut to one of them, and that the draw depends on nothing else in the recipe.
-    published: metric -> where others found it, for the scores after training on the first of `evaluation.splits`.
+    published: metric -> where others found it, for the scores after training on the first of `evaluation.splits`; of a
+    value for each label, as `recall_per_label.positive`. published_before: for the scores before training.
     """
 
     dataset: DatasetCard
@@ -105,6 +106,7 @@ class Recipe(Strict):
     save: bool = True
     trackers: Annotated[tuple[Literal["wandb", "tensorboard", "mlflow", "trackio"], ...], Distinct] = ()
     published: dict[Name, Band] = {}
+    published_before: dict[Name, Band] = {}
     as_published: AsPublished | None = None
 
 

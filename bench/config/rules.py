@@ -100,10 +100,24 @@ def _metric_problems(recipe: Recipe, metric_names: tuple[str, ...], layers: Laye
     if any(name.startswith(LIBRARY) for name in metric_names):
         return  # what a metric of the evaluate library returns is known when it has run
     best = recipe.training.best
-    named = {("training", "best"): best} if best is not None else {}
-    for path, name in {**named, **{("published", name): name for name in recipe.published}}.items():
+    if best is not None and best not in known:
+        yield f"{layers.place(('training', 'best'))}: no metric computes {best!r}.{did_you_mean(best, known)}"
+    known.update(_values_of_labels(recipe, metric_names))
+    bands = {("published", name): name for name in recipe.published}
+    for path, name in {**bands, **{("published_before", name): name for name in recipe.published_before}}.items():
         if name not in known:
             yield f"{layers.place(path)}: no metric computes {name!r}.{did_you_mean(name, known)}"
+    if recipe.published_before and not recipe.evaluation.before:
+        yield f"{layers.place(('published_before',))}: nothing is scored before training (`evaluation.before: false`)"
+
+
+def _values_of_labels(recipe: Recipe, metric_names: tuple[str, ...]) -> Iterator[str]:
+    """Yield `<value>.<label>` for what metrics give for each label, where the card names these."""
+    for name in metric_names:
+        settings = registry.literals("metrics", name).get("settings", {}) if name in registry.names("metrics") else {}
+        for value in settings:
+            if value.endswith("_per_label"):
+                yield from (f"{value}.{label}" for label in recipe.dataset.kept_labels)
 
 
 def _unusable_metric(name: str, multi_label: bool) -> str | None:

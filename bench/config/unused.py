@@ -191,7 +191,7 @@ ALWAYS = frozenset({
     "evaluation.splits", "evaluation.validation", "evaluation.allow_selection_on_test", "evaluation.batch_tokens",
     "evaluation.sharded",
     "evaluation.metrics", "speed", "checkpoints.every_steps", "checkpoints.every_minutes", "seed", "save", "published",
-    "as_published",
+    "published_before", "as_published",
 })  # fmt: skip
 
 
