@@ -5,9 +5,12 @@ import itertools
 import pytest
 import torch
 
+from bench.config import resolve
+from bench.memory.planner import assumed
 from tests.helpers import models as tiny
 from tests.helpers import text_training as texts
 from tests.helpers.cases import together
+from tests.helpers.launching import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +37,9 @@ def test_the_loss_is_that_of_a_plain_forward(engine, answer_logits, plain, tmp_p
     )  # fmt: skip
     _, found = texts.train(inputs)
     assert found["losses"][0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_forecast_counts_all_of_a_text():
+    path, given = ROOT / "recipes" / "tiny" / "mistral-text_lora.yaml", ("max_length=100",)
+    answers, whole = (resolve.load(path, (*given, f"training.loss_on={where}")).recipe for where in ("answer", "all"))
+    assert assumed(answers).answers < assumed(whole).answers == 100

@@ -26,7 +26,24 @@ def run(system, folder, *, seed=13, small=SMALL):
 
 
 def test_mistral_learns_whole_texts_and_writes_one_token(tmp_path):
-    found = run(planned("imdb")["mistral-qlora"], tmp_path / "run")
+    bands = {
+        "published": "{recall_per_label.negative: {low: 0.9, high: 1, source: Some 2020, "
+        "measures: recall of the negative}}",
+        "published_before": "{recall_per_label.positive: {low: 0.9, high: 1, source: Some 2020}, accuracy: {low: 0, "
+        "high: 1, source: Some 2020}}",
+    }
+    small = (*SMALL, *(f"{key}={value}" for key, value in bands.items()))
+    found = run(planned("imdb")["mistral-qlora"], tmp_path / "run", small=small)
+    for stage, results in (("before", found.published_before), ("after", found.published)):
+        scores = found.scores[stage]["test"]
+        negative, positive = scores["recall_per_label"].value
+        wanted = {"recall_per_label.negative": negative, "recall_per_label.positive": positive}
+        wanted["accuracy"] = scores["accuracy"].value
+        for metric, item in results["test"].items():
+            assert (item.value, item.inside) == (wanted[metric], item.low <= wanted[metric] <= item.high)
+    assert (len(found.published_before["test"]), len(found.published["test"])) == (2, 1)
+    page = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
+    assert page.index("test before training") < page.index("recall of the negative")
     assert any(
         "method.compute_dtype: float32" in note and "precision: float32 for fp16" in note for note in found.notes
     )

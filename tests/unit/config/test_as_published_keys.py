@@ -25,6 +25,16 @@ REFUSED = [
     ),
     ("tiny/mistral-text_lora", ["prompting.untrained_head=true"], "only for `answer: entailment`"),
     ("tiny/bert-full", ["prompting.untrained_head=true"], "`prompting` is only for `objective: text`"),
+    (
+        "tiny/bert-full",
+        ["evaluation.metrics=[accuracy, recall]", "published={recall_per_label.positiv: {low: 0, high: 1, source: x}}"],
+        "no metric computes 'recall_per_label.positiv'. Did you mean 'recall_per_label.positive'?",
+    ),
+    (
+        "tiny/bert-full",
+        ["evaluation.before=false", "published_before={accuracy: {low: 0, high: 1, source: x}}"],
+        "nothing is scored before training",
+    ),
     ("tiny/llama-zero_shot", ["training.group_by_length=true"], "is not trained and can't use this"),
 ]
 

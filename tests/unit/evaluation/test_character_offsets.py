@@ -1,16 +1,20 @@
 """`spans.offsets: characters_as_tokens`: a published fault is learned openly, with a warning, and by nobody else."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from bench.config import resolve
 from bench.config.cards import TokenizerCard
-from bench.config.training import Spans
+from bench.config.training import Spans, Training
 from bench.data import tokenizer as tokenizers
 from bench.data.batching import IGNORED
 from bench.errors import RecipeError
 from bench.evaluation.readers import span
+from bench.tasks import question_answering
+from bench.training.loss import StepLoss
 from tests.helpers.launching import ROOT
 from tests.helpers.tiny_cards import TEXTS
 
@@ -72,3 +76,15 @@ def test_the_key_is_for_spans_alone_and_no_part_of_other_hashes():
     plain = resolve.load(squad)
     assert resolve.load(squad, ("spans.offsets=tokens",)).hash == plain.hash
     assert resolve.load(squad, ("spans.offsets=characters_as_tokens",)).hash != plain.hash
+
+
+def test_a_step_whose_ends_all_lie_behind_the_text_has_no_loss():
+    """A sum of nothing, not 0 / 0."""
+    logits = torch.zeros(1, 3, requires_grad=True)
+    inputs = SimpleNamespace(objective="head", settings=Training(), task=question_answering)
+    loss_of = StepLoss(inputs=inputs)
+    batch = {"attention_mask": torch.ones(1, 3), "labels": torch.full((1, 2), IGNORED)}
+    model = lambda **_: SimpleNamespace(start_logits=logits, end_logits=logits)  # noqa: E731
+    assert loss_of.batch_loss(model, batch, torch.tensor(0)).item() == 0
+    batch["labels"] = torch.tensor([[1, IGNORED]])
+    assert loss_of.batch_loss(model, batch, torch.tensor(1)).item() == pytest.approx(math.log(3))
