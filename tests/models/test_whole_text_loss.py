@@ -17,7 +17,7 @@ from tests.helpers.launching import ROOT
 def plain(tmp_path_factory):
     """(lessons of whole texts, the loss of all their tokens by transformers' own forward, one text after another)."""
     known, model = texts.model_of("llama-full", tmp_path_factory.mktemp("plain"))
-    lessons = [{**row, "token_labels": row["input_ids"]} for row in tiny.lessons(known, texts.TEXTS)[:8]]
+    lessons = tiny.lessons(known, texts.TEXTS)[:8]
     total = 0.0
     with torch.no_grad():
         for row in lessons:
@@ -33,7 +33,7 @@ def test_the_loss_is_that_of_a_plain_forward(engine, answer_logits, plain, tmp_p
     known, model = texts.model_of("llama-full", tmp_path)
     inputs = texts.inputs_of(
         model, known, tmp_path / f"{engine}-{answer_logits}", lessons=lessons, engine=engine,
-        answer_logits=answer_logits, steps=1, per_device_batch=4, group_by_length=True,
+        answer_logits=answer_logits, steps=1, per_device_batch=4, loss_on="all", group_by_length=True,
     )  # fmt: skip
     _, found = texts.train(inputs)
     assert found["losses"][0] == pytest.approx(expected, abs=1e-5)
