@@ -258,7 +258,7 @@ def _entailment(recipe: Recipe, corpus: dataset.Corpus, tokenizer: Any) -> TextE
         reader=partial(entailment.EntailmentReader, untrained=untrained),
         prompts=prompts,
         notes=[],
-        warnings=(entailment.untrained_warning(recipe.seed),) if untrained else (),
+        warnings=(entailment.untrained_warning(),) if untrained else (),
     )
 
 

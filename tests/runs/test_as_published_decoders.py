@@ -68,7 +68,7 @@ def test_five_untrained_heads_are_five_scores_and_every_one_warns(tmp_path):
     assert first != second
     for record in records:
         (warning,) = [warning for warning in record.warnings if warning.code == "untrained_head"]
-        assert f"seed {record.seed} draws its weights" in warning.sentence
+        assert "the seed draws its weights" in warning.sentence
         page = (tmp_path / str(record.seed) / "report.md").read_text(encoding="utf-8")
         assert page.index("never trained") < page.index("## ")
 

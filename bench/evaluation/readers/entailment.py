@@ -72,11 +72,11 @@ def _nli_labels(model: Any) -> tuple[int, int]:
     return entails[0], contradicts[0]
 
 
-def untrained_warning(seed: int) -> RunWarning:
+def untrained_warning() -> RunWarning:
     """Return the warning of a run whose answers are those of an untrained head."""
     sentence = (
-        f"the head that answers is new and never trained (prompting.untrained_head): seed {seed} draws its weights, "
-        "and with other ones the score is another; it says nothing of the model"
+        "the head that answers is new and never trained (prompting.untrained_head): the seed draws its weights, and "
+        "with another one the score is another; it says nothing of the model"
     )
     return RunWarning(code="untrained_head", sentence=sentence)
 
