@@ -74,8 +74,9 @@ def read_all(paths: Sequence[Path]) -> tuple[list[Located], list[LeftOut]]:
 
 
 def stage_names(record: Record) -> dict[str, str]:
-    """Return a display name for each stage; a model that was only prompted has one stage, "as it is"."""
-    untrained = record.status == "ok" and record.training is None and record.prompts is not None
+    """Return a display name for each stage; a model of which nothing is trained has one stage, "as it is"."""
+    frozen = record.model is not None and record.model.parameters.get("trainable") == 0
+    untrained = record.status == "ok" and record.training is None and (record.prompts is not None or frozen)
     return {"after": "as it is"} if untrained else STAGES
 
 

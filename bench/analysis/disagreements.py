@@ -4,7 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import ValidationError
@@ -16,6 +16,8 @@ from bench.data import dataset, tagging
 from bench.errors import BenchError
 from bench.records.record import Record
 
+# Where texts of examples may be read for a report.
+TextSource = Literal["files", "hub", "nowhere"]
 # Rows of the table; the prediction files hold all examples.
 SHOWN = 12
 EXACT = 1e-9
@@ -169,11 +171,14 @@ def as_text(answer: Any) -> str:
     return str(answer) or "(empty)"
 
 
-def texts(record: Record, split: str, *, from_hub: bool = False) -> tuple[Mapping[str, str], str | None]:
+def texts(record: Record, split: str, *, texts_from: TextSource = "files") -> tuple[Mapping[str, str], str | None]:
     """Return the texts by example id and None, or {} and the reason why they are unavailable.
 
-    The split is loaded again by its card and must have the fingerprint in the record. from_hub: allow a download.
+    The split is loaded again by its card and must have the fingerprint in the record. texts_from: "files" of this
+    machine, also the "hub", or "nowhere".
     """
+    if texts_from == "nowhere":
+        return {}, "--no-texts was given"
     part = record.data.splits.get(split) if record.data else None
     described = record.recipe.resolved.get("dataset")
     if part is None or not isinstance(described, dict):
@@ -182,7 +187,7 @@ def texts(record: Record, split: str, *, from_hub: bool = False) -> tuple[Mappin
         card = DatasetCard.model_validate_json(json.dumps(described))
     except ValidationError:
         return {}, "the record's description of the data set is not valid in this version"
-    if card.source.kind == "hub" and not from_hub:
+    if card.source.kind == "hub" and texts_from != "hub":
         return {}, "they are on the Hub; pass --hub-texts to load them"
     limit = record.recipe.resolved.get("limit") or {}
     try:

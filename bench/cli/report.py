@@ -2,12 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import console
 from bench.cli.options import add_command, refuse_outputs
 from bench.errors import BenchError
 from bench.utils import arguments
+
+if TYPE_CHECKING:  # it loads NumPy
+    from bench.analysis.disagreements import TextSource
 
 
 def add(commands: Any) -> None:
@@ -28,10 +31,12 @@ def add(commands: Any) -> None:
         "--html", type=arguments.path, metavar="FILE", help="write the report as one HTML page with its figures"
     )
     report.add_argument("--overwrite", action="store_true", help="replace a report.md that this tool did not write")
-    report.add_argument(
-        "--hub-texts",
+    texts = report.add_mutually_exclusive_group()
+    texts.add_argument("--hub-texts", action="store_true", help="may download texts on which systems disagree")
+    texts.add_argument(
+        "--no-texts",
         action="store_true",
-        help="may download texts on which systems disagree",
+        help="show no texts of examples, which may not be yours to publish",
     )
 
 
@@ -49,11 +54,10 @@ def report_command(options: argparse.Namespace) -> int:
     if folder is not None or options.html is not None:
         from bench.reporting import study_page
 
+        source: TextSource = "hub" if options.hub_texts else "nowhere" if options.no_texts else "files"
         if folder is not None and not options.overwrite:
             study_page.refuse_foreign(folder)
-        written += study_page.write(
-            options.runs, folder, options.html, metric=options.metric, from_hub=options.hub_texts
-        )
+        written += study_page.write(options.runs, folder, options.html, metric=options.metric, texts_from=source)
     for path in written:
         console.say(f"report: {path}")
     for line in run_warnings.lines([record for _, record in accessors.read_all(options.runs)[0]]):

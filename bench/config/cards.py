@@ -16,7 +16,7 @@ PLACEHOLDERS = ("{text}", "{text_pair}", "{labels}")
 COMPOSED = re.compile(r"\{([^{}]+)\}")
 FILE_KINDS = ("jsonl", "json", "csv", "tsv", "parquet", "squad", "conll")
 # Clean-up steps of `data/cleaning.py`, which a test holds to this list.
-CLEANING_STEPS = ("strip", "html_breaks", "handles", "urls", "whitespace", "lemmas:MODEL")
+CLEANING_STEPS = ("strip", "html_breaks", "handles", "urls", "whitespace", "lemmas:MODEL", "content_lemmas:MODEL")
 # The task whose rows have gold answers, and what their labels say of a question.
 ANSWERS_TASK = "question_answering"
 ANSWER_LABELS = ("unanswerable", "answerable")
@@ -32,7 +32,8 @@ LM_EVAL_TASK, LM_EVAL = "lm_eval_generation", "lm_eval:"
 
 def is_cleaning_step(name: str) -> bool:
     """Return whether a card may name this clean-up step; a spaCy model must be named, and may still be missing."""
-    return name in CLEANING_STEPS[:-1] or (name.startswith("lemmas:") and name != "lemmas:")
+    step, colon, model = name.partition(":")
+    return f"{step}{colon}MODEL" in CLEANING_STEPS if colon and model else name in CLEANING_STEPS
 
 
 class Source(Strict):
@@ -256,6 +257,8 @@ class DatasetCard(Strict):
     as in the CoNLL evaluation, seqeval's default mode.
     normalization: of multiple choice, what the log-likelihood of a choice is taken over before the likeliest one is
     predicted; lm-evaluation-harness calls the accuracies of the first three acc, acc_norm and acc_bytes.
+    clean_if_installed: clean-up steps after those of `clean`; one that needs what is not installed is skipped, with a
+    warning in the record.
     """
 
     task: Name
@@ -272,6 +275,7 @@ class DatasetCard(Strict):
     divide: tuple[Divide, ...] = ()
     filters: Filters = Filters()
     clean: tuple[str, ...] = ()
+    clean_if_installed: tuple[str, ...] = ()
     leakage: Literal["error", "drop", "allow"] = "error"
     metrics: Annotated[tuple[Text, ...], Distinct] = ()
     prompt: Prompt | None = None
@@ -289,6 +293,11 @@ class DatasetCard(Strict):
     def split_names(self) -> tuple[str, ...]:
         """Return the names of all splits that the card makes."""
         return (*self.splits, *(name for part in self.divide for name in part.into))
+
+    @property
+    def cleaning_steps(self) -> tuple[str, ...]:
+        """Return the names of all clean-up steps in their order, whether what they need is installed or not."""
+        return (*self.clean, *self.clean_if_installed)
 
     @model_validator(mode="after")
     def _complete(self) -> "DatasetCard":
@@ -319,7 +328,7 @@ class DatasetCard(Strict):
             labels = "a question is answerable or not: leave `labels` out, or write [unanswerable, answerable]"
             wrong = {"columns.answers": self.task != ANSWERS_TASK, "columns.text_pair": columns.text_pair is None}
             wrong |= {"columns.label": columns.label != "label", "multi_label": self.multi_label}
-            wrong |= {"labels": self.labels not in ((), ANSWER_LABELS), "clean": bool(self.clean)}
+            wrong |= {"labels": self.labels not in ((), ANSWER_LABELS), "clean": bool(self.cleaning_steps)}
             wrong |= {"filters.labels": self.filters.labels == ANSWER_LABELS[:1]}
             reasons = {
                 "columns.answers": f"only task {ANSWERS_TASK!r} has gold answers",
@@ -352,7 +361,7 @@ class DatasetCard(Strict):
             wrong["labels"] = (bool(self.labels), "regression has numbers, not labels; leave `labels` out")
         if tags:
             shifted = "words can't be cleaned: that would separate them from their tags"
-            wrong["clean"] = (bool(self.clean), shifted)
+            wrong["clean"] = (bool(self.cleaning_steps), shifted)
             wrong["prompt"] = (self.prompt is not None, f"task {TAGS_TASK!r} has no `objective: text` to prompt for")
             wrong["columns.text"] = (columns.text != "text", "the words are in `columns.tokens`; leave `text` out")
             wrong["columns.text_pair"] = (columns.text_pair is not None, "a sentence of words has no second text")
@@ -404,7 +413,7 @@ class DatasetCard(Strict):
             "columns.text_pair": (turns and columns.text_pair is not None, "`columns.messages` hold the prompts too"),
             "columns.input": (columns.input is not None and turns, "only beside `columns.reference`"),
             "columns.system": (columns.system is not None and not turns, "only beside `columns.messages`"),
-            "clean": (bool(self.clean) and (turns or columns.input is not None), "only for single texts"),
+            "clean": (bool(self.cleaning_steps) and (turns or columns.input is not None), "only for single texts"),
             "labels": (bool(self.labels), unlabelled),
             "multi_label": (self.multi_label, unlabelled),
             "columns.label": (columns.label != "label", unlabelled),
@@ -511,3 +520,8 @@ class Presets(Strict):
     training: Training | None = None
     evaluation: Evaluation | None = None
     max_length: PositiveInt | None = None
+
+
+# The place of a model in the recipe of a method that uses none: its name, and what stands for its card.
+NO_MODEL = "none"
+NO_MODEL_CARD: dict[str, Any] = {"id": NO_MODEL, "family": "encoder", "weights": "random"}

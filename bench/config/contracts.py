@@ -37,7 +37,8 @@ class LoadPlan:
     frozen_body: the body gets no gradients and may be held in the card's 16-bit type.
     adapter: what is saved needs its base model beside it. adapter_dtype: in which its adapters are trained.
     shots: solved examples before each question; draw: "fixed" (the same for all) or "per_example".
-    trains: "gradient" (a training loop), "features" (a classifier fitted on frozen features), "nothing".
+    trains: "gradient" (a training loop), "features" (a classifier fitted on frozen features), "texts" (one fitted on
+    the texts themselves, without a model), "nothing".
     """
 
     weights: str | None = None
@@ -52,7 +53,10 @@ class LoadPlan:
 
 
 class Method(Protocol):
-    """A file of `bench/methods`: which weights are trained, and how the model is loaded for it."""
+    """A file of `bench/methods`: which weights are trained, and how the model is loaded for it.
+
+    One whose recipes name no model says so by the literal `USES_MODEL = False`.
+    """
 
     @property
     def OBJECTIVES(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bench.config import named_cards, registry
+from bench.config import named_cards, registry, without_model
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.recipe import RecipeFile
 from bench.config.resolve import find_cards
@@ -42,6 +42,10 @@ def _recipe() -> dict[str, Any]:
     definitions = {name: part for method in methods for name, part in method.pop("$defs", {}).items()}
     by_name = {"anyOf": [{"enum": registry.names("methods")}, *methods]}
     _embed(schema, "method", {**by_name, "$defs": definitions})
+    without = [name for name in registry.names("methods") if not without_model.uses_model(name)]
+    schema["required"].remove("model")
+    named_alone = {"enum": without}, {"type": "object", "properties": {"name": {"enum": without}}, "required": ["name"]}
+    schema["anyOf"] = [{"required": ["model"]}, {"properties": {"method": {"anyOf": [*named_alone]}}}]
     tasks = sorted({o for name in registry.names("tasks") for o in registry.literals("tasks", name)["OBJECTIVES"]})
     properties["objective"]["enum"] = tasks
     return schema

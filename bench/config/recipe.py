@@ -126,7 +126,7 @@ class CardChoice(BaseModel):
 class RecipeFile(Recipe):
     """A recipe as a person writes it: the name of a card, a path or a Hub id, or a mapping with one of them.
 
-    Only used for the JSON Schema.
+    Only used for the JSON Schema, which says of which methods `model` is no key.
     """
 
     dataset: Text | CardChoice  # type: ignore[assignment]

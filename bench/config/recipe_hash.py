@@ -16,6 +16,7 @@ _WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published", "publ
 # Keys that came after the first hashes: at their defaults they are no part of one, so that baselines and unfinished
 # runs of before are found.
 _LATER = (
+    "dataset.clean_if_installed",
     "dataset.columns.tokens",
     "dataset.columns.tags",
     "dataset.columns.choices",

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from bench.config import (
     registry,
     rules,
     unused,
+    without_model,
     yaml_loader,
 )
 from bench.config.cards import DatasetCard, ModelCard, Presets
@@ -179,9 +180,12 @@ def load(
     """
     given_document = document
     document = yaml_loader.read(path, _shown(path)) if document is None else document
-    given = _parse_overrides(overrides)
+    written, given = document.data, _parse_overrides(overrides)
     layers, problems = Layers(places={(): (document.head(()), ())}), Problems()
-    names, made = _lay_cards(path, document, given, layers, problems)
+    without = without_model.stripped(document, given)
+    document, given = without.document, without.given
+    problems.add(without.problems)
+    names, made = _lay_cards(path, document, given, layers, problems, without.kinds)
     if not names and document.data.keys().isdisjoint(CARD_FOLDERS):
         problems.raise_any()  # another kind of file: nothing else in it is a recipe's
     changed: dict[str, Any] = {}
@@ -199,6 +203,8 @@ def load(
         layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))
     data_folder.settle(layers, COMMAND_LINE)
     model_paths.resolve_paths(layers)
+    if without.applies:
+        without_model.lay(layers, names)
     with problems.collect():
         if "model" in names:  # else that is told already
             named_cards.fill_family(layers)
@@ -214,19 +220,37 @@ def load(
         dataset_name=names["dataset"],
         model_name=card_overrides.last_part(recipe) if is_other else names["model"],
         model_card=names["model"],
-        as_written=document.data,
+        as_written=written,
         overrides=overrides,
         card_overrides=changed,
+        unused_notes=without.notes,
         made=made,
     )
+    alone = functools.partial(_problems_alone, path, given_document)
+    return _checked(resolved, alone, document, given, layers, problems)
+
+
+def _checked(
+    resolved: Resolved,
+    alone: Callable[[], list[str]],
+    document: Document,
+    given: list[Document],
+    layers: Layers,
+    problems: Problems,
+) -> Resolved:
+    """Return the recipe with notes on keys without effect. Raises RecipeError with all problems, also earlier ones.
+
+    alone: returns the problems that the file has without any override.
+    """
+    recipe = resolved.recipe
     problems.add(rules.card_problems(recipe.dataset, layers))
     problems.add(architecture.problems(recipe.model, layers))
     problems.add(_class_problems(resolved, layers))
     if recipe.dataset.task in registry.names("tasks"):
-        problems.add(rules.problems(recipe, options, resolved.metric_names, _typed(document, given), layers))
+        typed = _typed(document, given)
+        problems.add(rules.problems(recipe, resolved.options, resolved.metric_names, typed, layers))
         unconfirmed = foreign_code.problems(recipe.model, resolved.metric_names)
         problems.add(f"{resolved.path}: {sentence}" for sentence in unconfirmed)
-        alone = functools.partial(_problems_alone, path, given_document)
         resolved = _without_unused(resolved, alone, document, given, layers, problems)
     problems.raise_any()
     return resolved
@@ -287,7 +311,7 @@ def _without_unused(
             problems.add([line])
         else:
             notes.append(unused.note(key))
-    return replace(resolved, unused_notes=tuple(dict.fromkeys(notes)))
+    return replace(resolved, unused_notes=tuple(dict.fromkeys([*resolved.unused_notes, *notes])))
 
 
 def _set_keys(document: Document, prefix: KeyPath, inside: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
@@ -427,12 +451,14 @@ def _parse_overrides(overrides: tuple[str, ...]) -> list[Document]:
 
 
 def _lay_cards(
-    path: Path, document: Document, given: list[Document], layers: Layers, problems: Problems
+    path: Path, document: Document, given: list[Document], layers: Layers, problems: Problems, kinds: Iterable[str]
 ) -> tuple[dict[str, str], dict[str, MadeCard]]:
-    """Lay both cards; return their names, and those that were made, by kind. What can't be had is a problem."""
+    """Lay the cards of these kinds; return their names, and those that were made, by kind. What can't be had is a
+    problem.
+    """
     names: dict[str, str] = {}
     made: dict[str, MadeCard] = {}
-    for kind in CARD_FOLDERS:
+    for kind in kinds:
         with problems.collect():
             names[kind], own = _lay_card(kind, path, document, given, layers)
             made |= {kind: own} if own is not None else {}

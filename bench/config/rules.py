@@ -53,9 +53,10 @@ def card_problems(card: DatasetCard, layers: Layers) -> Iterator[str]:
     if card.task not in registry.names("tasks"):
         hint = did_you_mean(card.task, registry.names("tasks"))
         yield f"{layers.place(('dataset', 'task'))}: there is no task {card.task!r}.{hint}"
-    for number, name in enumerate(card.clean):
+    lists = {"clean": card.clean, "clean_if_installed": card.clean_if_installed}
+    for key, number, name in ((key, *pair) for key, names in lists.items() for pair in enumerate(names)):
         if not cards.is_cleaning_step(name):
-            place = layers.place(("dataset", "clean", number))
+            place = layers.place(("dataset", key, number))
             yield f"{place}: there is no clean-up step {name!r}.{did_you_mean(name, cards.CLEANING_STEPS)}"
     for number, name in enumerate(card.metrics):
         if problem := _unusable_metric(name, card.multi_label):
@@ -211,6 +212,9 @@ def _objective_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     if objective not in of_method:
         yield f"{place}: method {method!r} has no objective {objective!r}; set objective: {of_method[0]}"
         return
+    if method == "tfidf" and _reads(task) != "labels":
+        yield f"{place}: method 'tfidf' fits a classifier of texts; task {task!r} needs a method that trains a model"
+        return
     if method == "probe" and _reads(task) in ("numbers", "tags"):
         yield f"{place}: method 'probe' fits a classifier of texts; task {task!r} needs method: head, or another one"
         return
@@ -341,8 +345,9 @@ def _unused_training(recipe: Recipe, plan: contracts.LoadPlan, typed: list[KeyPa
     """Yield what is said of a training or of its head, where the method can't use it."""
     if plan.trains == "gradient":
         return
+    replaces_head = plan.trains in ("features", "texts") and recipe.head != Head()
     training = "is not trained" if plan.trains == "nothing" else "is not trained by gradients"
     for path in typed:
-        if path[0] in BY_GRADIENTS or (plan.trains == "features" and path[0] == "head" and recipe.head != Head()):
+        if path[0] in BY_GRADIENTS or (path[0] == "head" and replaces_head):
             place = layers.place(path)
             yield f"{place}: method {recipe.method.name!r} {training} and can't use this; remove it"

@@ -115,6 +115,11 @@ def _mlp(facts: Facts) -> Reason:
     return _unless(facts.recipe.head.kind == "mlp", "only for `head.kind: mlp`")
 
 
+def _tokens(facts: Facts) -> Reason:
+    name = facts.recipe.method.name
+    return _unless(facts.plan.trains != "texts", f"method {name!r} reads whole texts, and has no tokens of a model")
+
+
 def _compute_dtype(facts: Facts) -> Reason:
     return _unless(getattr(facts.options, "quantized", True), "only for `quantized: true`")
 
@@ -159,6 +164,8 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "model.dtype": _model_dtype,
     "method.compute_dtype": _compute_dtype,
+    "max_length": _tokens,
+    "evaluation.batch_tokens": _tokens,
     "head.hidden": _mlp,
     "head.dropout": _mlp,
     "training.warmup": _warmup,
@@ -179,16 +186,17 @@ ELSEWHERE = frozenset({
 ALWAYS = frozenset({
     "dataset.task", "dataset.source", "dataset.licence", "dataset.homepage", "dataset.columns", "dataset.labels",
     "dataset.multi_label", "dataset.splits", "dataset.divide", "dataset.other_sources", "dataset.filters",
-    "dataset.clean", "dataset.leakage", "dataset.defaults", "dataset.scheme", "model.id", "model.package",
+    "dataset.clean", "dataset.clean_if_installed", "dataset.leakage", "dataset.defaults", "dataset.scheme", "model.id",
+    "model.package",
     "model.family", "model.licence", "model.architecture", "model.tokenizer.id", "model.tokenizer.train",
     "model.tokenizer.chat_template", "model.max_length", "model.attention", "model.trust_remote_code",
     "method.name", "method.blocks", "method.shots", "method.draw", "method.quantized", "method.pooling", "method.C",
-    "method.max_iter", "method.quant_type", "method.double_quant", "method.storage", "objective", "max_length",
+    "method.max_iter", "method.quant_type", "method.double_quant", "method.storage", "objective",
     "training.engine", "training.global_batch", "training.per_device_batch", "training.epochs", "training.steps",
     "training.minutes", "training.learning_rate", "training.optimizer", "training.weight_decay", "training.clip_norm",
     "training.group_by_length",
     "training.gradient_checkpointing", "training.log_every", "training.evaluate_every", "evaluation.before",
-    "evaluation.splits", "evaluation.validation", "evaluation.allow_selection_on_test", "evaluation.batch_tokens",
+    "evaluation.splits", "evaluation.validation", "evaluation.allow_selection_on_test",
     "evaluation.sharded",
     "evaluation.metrics", "speed", "checkpoints.every_steps", "checkpoints.every_minutes", "seed", "save", "published",
     "published_before", "as_published",

@@ -45,7 +45,8 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
             check_columns(table.rows, name, card, kind.columns(card))
     target = kind.read(tables, used, card)
     labels, version = target.labels, target.version
-    clean = cleaning.steps(card.clean)
+    taken, skipped = cleaning.of_card(card)
+    clean = cleaning.steps(taken)
     parsed = {name: parse(tables[name].rows, name, card, target, clean) for name in used}
     notes = [*(note for name in used for note in tables[name].notes), *labels.notes, *target.notes]
     notes += [note for split in parsed.values() for note in missing_notes(split)]
@@ -61,7 +62,12 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
         splits=splits,
         labels=labels.kept_names,
         notes=tuple(notes),
-        warnings=(*labels.warnings, *warnings, *known),
+        warnings=(
+            *(RunWarning(code="cleaning_skipped", sentence=sentence) for sentence in skipped),
+            *labels.warnings,
+            *warnings,
+            *known,
+        ),
         version=version,
     )
 

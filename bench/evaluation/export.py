@@ -21,7 +21,7 @@ from bench.data.sources import Row, Rows
 from bench.errors import BenchError, DataError, SetupError
 from bench.evaluation import export_loaders, export_page, saved_model
 from bench.evaluation.export_page import Comparison
-from bench.models import heads, own_writers, saving
+from bench.models import heads, own_writers, saving, tfidf
 from bench.records import store
 from bench.records.record import Record
 from bench.reporting.hub import cards, push
@@ -102,6 +102,11 @@ def _checked(request: ExportRequest) -> tuple[Record, dict[str, Any]]:
             f"{request.run} has status `{record.status}` ({record.reason}); --unfinished exports its model even so"
         )
     description = saved_model.describe(folder)
+    if description.get("method") == tfidf.METHOD:
+        raise SetupError(
+            f"the run {request.run} has no model of transformers or peft: method tfidf is a classifier of words; use "
+            "`predict`"
+        )
     if description.get("pooling") is not None or description["head"]["kind"] != "own":
         kind = "a linear probe" if description.get("pooling") is not None else "an MLP head"
         raise SetupError(

@@ -36,7 +36,7 @@ def described(card: DatasetCard) -> dict[str, Any]:
     paths = [Path(name) for given in files for name in ((given,) if isinstance(given, str) else given)]
     return {
         "columns": {key: list(name) if isinstance(name, tuple) else name for key, name in names.items()},
-        "clean": list(card.clean),
+        "clean": list(cleaning.of_card(card)[0]),
         "files": {
             "kind": source.kind,
             "endings": sorted({path.suffix.lower() for path in paths if path.suffix}),

@@ -23,7 +23,7 @@ from bench.evaluation.metric_set import MetricSet
 from bench.evaluation.reader import Reader, Scoring
 from bench.evaluation.readers import choice_head, choices, head, span, tags
 from bench.evaluation.scoring import label_names
-from bench.models import input_limits
+from bench.models import input_limits, tfidf
 from bench.models.batch_budget import default_budget
 from bench.records import failures
 from bench.utils.loading_errors import reason
@@ -63,8 +63,10 @@ def predict(run_folder: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]
         predict_rows = predict_written.predict
     if description["task"] == LM_EVAL_TASK:
         predict_rows = predict_until.predict
+    if tokenizer is None:
+        predict_rows = _predict_by_terms
     try:
-        positions = input_limits.of_input(model).positions
+        positions = input_limits.of_input(model).positions if tokenizer is not None else None
         if positions is not None:  # a recipe may allow more, as long as its own texts are shorter
             description = {**description, "max_length": min(description["max_length"], positions)}
         predictions = predict_rows(model, tokenizer, description, rows)
@@ -212,6 +214,22 @@ def _predict_with_head(model: Any, tokenizer: Any, description: dict[str, Any], 
                 "cut": number in cut,
             }
     return predictions
+
+
+def _predict_by_terms(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:
+    """Classify whole texts by their TF-IDF features; there is no tokenizer."""
+    labels = description["labels"]
+    logits = model.logits([tfidf.joined(row) for row in rows])
+    predicted, scores = head.predict(logits, description["multi_label"], description["threshold"])
+    return [
+        {
+            "text": row["text"],
+            "label": label_names(answer, labels),
+            "scores": dict(zip(labels, row_scores, strict=True)),
+            "cut": False,
+        }
+        for row, answer, row_scores in zip(rows, predicted.tolist(), scores.tolist(), strict=True)
+    ]
 
 
 def _predict_with_prompts(model: Any, tokenizer: Any, description: dict[str, Any], rows: Rows) -> Rows:

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from bench.config import registry
 from bench.errors import BenchError, DataError
-from bench.models import saving
+from bench.models import saving, tfidf
 from bench.records import failures
 from bench.utils import files
 from bench.utils.loading_errors import reason
@@ -37,13 +37,13 @@ def load(run_folder: Path) -> tuple[Any, Any, dict[str, Any]]:
     Raises DataError or SetupError with the file that is missing or damaged, and what is wrong with it.
     """
     folder = find(run_folder)
-    describe(folder)
+    has_config = describe(folder).get("method") != tfidf.METHOD
     _refuse_special_files(folder)
     for path in sorted(folder.rglob("*.json")):
         read_object(path)
     for path in sorted(folder.rglob("*.safetensors")):
         _check_weights(path)
-    if not any((folder / name).is_file() for name in saving.TYPES):
+    if has_config and not any((folder / name).is_file() for name in saving.TYPES):
         raise DataError(f"{folder} holds neither a config.json nor an adapter_config.json; {ADVICE}")
     if (folder / "adapter_config.json").is_file() and not (folder / saving.ADAPTER).is_file():
         raise DataError(f"{folder} lacks {saving.ADAPTER}; {ADVICE}")

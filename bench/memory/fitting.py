@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.config import without_model
 from bench.config.resolve import Resolved
 from bench.memory import inference, report, search
 from bench.memory.planner import MemoryPlan, Parallelism
@@ -31,6 +32,8 @@ def fit(path: Path, own: tuple[str, ...], size: str) -> Fit:
     load = search.loader(path, own)
     resolved = load(())
     name = resolved.recipe.method.name
+    if not without_model.uses_model(name):
+        return Fit(fits=True, sentence="uses no GPU")
     if not resolved.by_gradients:
         return _asked_only(name, resolved, available_bytes, size)
     told = [text.partition("=")[0] for text in own]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.config import registry, resolve
+from bench.config import registry, resolve, without_model
 from bench.config.cards import GENERATION_TASK
 from bench.config.resolve import SHIPPED, Resolved
 from bench.data import dataset
@@ -66,6 +66,8 @@ def answer(request: PlanRequest) -> Answer:
     card = asked_card(request.gpu)
     load = _loader(request)
     resolved = load(())
+    if not without_model.uses_model(resolved.recipe.method.name):
+        return Answer(lines=_without_model(resolved), fits=True)
     precision = precision_of(request.precision, card)
     if not resolved.by_gradients:
         found = inference.plan(
@@ -96,6 +98,13 @@ def answer(request: PlanRequest) -> Answer:
         shown.append(largest.sentence(card.usable, plan.parallelism.world, HOST_BYTES))
     shown += [*_scoring(resolved), *disk.lines(plan), *timing.lines(plan, rows, card, request.records)]
     return Answer(lines=shown, fits=fits)
+
+
+def _without_model(resolved: Resolved) -> list[str]:
+    """Return the plan of a method that uses no model, and so no GPU."""
+    name = resolved.recipe.method.name
+    first = f"fits any GPU: method {name!r} uses no model and no GPU; it is fitted on the CPU, in the host's memory"
+    return [first, *_scoring(resolved)]
 
 
 def _of_scoring(found: inference.InferencePlan, card: Card, request: PlanRequest) -> Answer:

@@ -14,7 +14,7 @@ from bench.config import foreign_code, registry
 from bench.config.cards import ModelCard
 from bench.config.recipe import Head
 from bench.errors import DataError, SetupError
-from bench.models import adapters, heads, own_heads, own_writers, text_part
+from bench.models import adapters, heads, own_heads, own_writers, text_part, tfidf
 from bench.models.build import GENERATIVE_CLASSES, locate, task_settings
 from bench.models.kernels import fused
 from bench.models.library_internals import transformers_internals
@@ -39,7 +39,9 @@ def save(
     """
     limit = {} if bytes_per_file is None else {"max_shard_size": bytes_per_file}
     folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(model, heads.ProbeModel):
+    if isinstance(model, tfidf.TfidfModel):
+        tfidf.save(model, folder)
+    elif isinstance(model, heads.ProbeModel):
         model.base.save_pretrained(folder)
         weights = {name: tensor.detach().cpu() for name, tensor in model.linear.state_dict().items()}
         save_file(weights, folder / PROBE)
@@ -52,7 +54,8 @@ def save(
             complete(model, folder, description)
         if description["head"]["kind"] == "mlp":
             _mark_types(folder)
-    tokenizer.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
     files.write_text(folder / DESCRIPTION, json.dumps(description, indent=1, ensure_ascii=False) + "\n")
     _use_one_mode(folder)
 
@@ -103,6 +106,8 @@ def load(folder: Path, device: torch.device | None = None) -> tuple[Any, Any, di
     Raises DataError or SetupError for what is missing in the folder, or for a base model that can't be had.
     """
     description = describe(folder)
+    if description.get("method") == tfidf.METHOD:
+        return _load_tfidf(folder, description).eval(), None, description
     fused.install()
     tokenizer = _load_tokenizer(folder)
     if description["pooling"] is not None:
@@ -114,6 +119,11 @@ def load(folder: Path, device: torch.device | None = None) -> tuple[Any, Any, di
     if device is not None:
         model = model.to(device)
     return model.eval(), tokenizer, description
+
+
+def _load_tfidf(folder: Path, description: dict[str, Any]) -> tfidf.TfidfModel:
+    labels, multi_label = description["labels"], description["multi_label"]
+    return tfidf.load(folder, num_labels=len(labels), multi_label=multi_label)
 
 
 def _load_tokenizer(folder: Path) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bench.analysis import accessors, costs, leaderboard
 from bench.analysis.accessors import LeftOut, Located, require_metric
+from bench.analysis.disagreements import TextSource
 from bench.analysis.leaderboard import Group
 from bench.errors import DataError
 from bench.records import store
@@ -36,12 +37,12 @@ def write(
     html: Path | None = None,
     *,
     metric: str | None = None,
-    from_hub: bool = False,
+    texts_from: TextSource = "files",
 ) -> list[Path]:
     """Write `folder`/report.md with its figures, and the HTML page; return the written files.
 
-    metric: ranks and compares systems; None selects the first of the usual ones. from_hub: allow loading texts of data
-    sets from the Hub. Raises DataError without any record, for a metric that no run has, and for the folder of a run.
+    metric: ranks and compares systems; None selects the first of the usual ones. texts_from: where texts of examples
+    may be read. Raises DataError without any record, for a metric that no run has, and for the folder of a run.
     """
     if folder is not None and (folder / store.FILE).exists():
         raise DataError(f"{folder} is the folder of a run: its own report would be overwritten; pass another -o")
@@ -53,7 +54,7 @@ def write(
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
         sections.clear(place)
-        text = page(records, unreadable, place, metric=metric, from_hub=from_hub)
+        text = page(records, unreadable, place, metric=metric, texts_from=texts_from)
         if folder is not None:
             files.write_text(folder / PAGE, text)
         if html is not None:
@@ -82,14 +83,14 @@ def page(
     folder: Path,
     *,
     metric: str | None = None,
-    from_hub: bool = False,
+    texts_from: TextSource = "files",
 ) -> str:
     """Return the whole page and draw its figures into `folder`/figures. The order of the records does not matter."""
     shorten = study_sections.path_shortener(_root([path for path, _ in records] + [item.path for item in unreadable]))
     groups, parts = [], []
     for number, group in enumerate(leaderboard.groups(records, metric), 1):
         pictures = Gallery(folder, sections.prefix(number, group.data_set))
-        parts.append(_section(group, pictures, shorten, from_hub=from_hub))
+        parts.append(_section(group, pictures, shorten, texts_from=texts_from))
         # The summary needs no predictions, which take memory.
         groups.append(dataclasses.replace(group, matched=None))
     rest = {"Unreadable records": _unreadable(unreadable, shorten), "Appendix": appendix(records, shorten)}
@@ -133,7 +134,7 @@ def _best(group: Group) -> str:
     return f"{'; '.join(first[:MOST_BEST])}{others}{tie}"
 
 
-def _section(group: Group, pictures: Gallery, shorten: Shorten, *, from_hub: bool) -> str:
+def _section(group: Group, pictures: Gallery, shorten: Shorten, *, texts_from: TextSource) -> str:
     costs_of = [costs.system_costs(one.runs, group.split, group.metric, higher_is_better=group.higher_is_better)
              for one in group.systems]  # fmt: skip
     parts = {
@@ -146,7 +147,7 @@ def _section(group: Group, pictures: Gallery, shorten: Shorten, *, from_hub: boo
         "Learning curves": sections.learning_curves(group, pictures),
         "Scores by label": sections.labels(group, pictures),
         "Confusion matrices": sections.confusions(group, pictures),
-        "Disagreements": study_sections.disagreements_table(group, from_hub=from_hub),
+        "Disagreements": study_sections.disagreements_table(group, texts_from=texts_from),
     }
     warned = [record for system in group.systems for record in system.records]
     heading = f"## Data set {md.escape(group.data_set)}"

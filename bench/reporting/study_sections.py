@@ -9,6 +9,7 @@ from bench.analysis import accessors, costs, disagreements
 from bench.analysis.accessors import Located
 from bench.analysis.compare import Pair
 from bench.analysis.costs import Costs
+from bench.analysis.disagreements import TextSource
 from bench.analysis.leaderboard import Group, RankedSystem
 from bench.records.record import Record
 from bench.reporting import cells, comparison_page, run_warnings
@@ -294,7 +295,7 @@ def not_counted(group: Group, shorten: Shorten) -> str:
     return md.bullets(lines)
 
 
-def disagreements_table(group: Group, *, from_hub: bool) -> str:
+def disagreements_table(group: Group, *, texts_from: TextSource) -> str:
     """Return the number of examples on which systems differ, and those on which they differ most, with their texts."""
     if group.matched is None or group.split is None:
         return ""
@@ -314,7 +315,7 @@ def disagreements_table(group: Group, *, from_hub: bool) -> str:
     whose = f"the {len(best)} best systems" if summary.systems > len(best) else "all systems"
     if not summary.shown:
         return md.joined([counts, f"{whose.capitalize()} have equal scores on every example."])
-    texts, why_not = disagreements.texts(best[0].records[0], group.split, from_hub=from_hub)
+    texts, why_not = disagreements.texts(best[0].records[0], group.split, texts_from=texts_from)
     lines = [
         {
             "example": md.code(example.identity, ANSWER_CHARACTERS),

@@ -18,7 +18,6 @@ from bench.runner.run_folder import FolderLock
 if TYPE_CHECKING:  # they load torch, and a bad recipe is refused before that
     from accelerate import PartialState
     from torch import nn
-    from transformers import PreTrainedTokenizerBase
 
     from bench.data.dataset import Corpus
     from bench.data.examples import Encoded
@@ -33,13 +32,16 @@ if TYPE_CHECKING:  # they load torch, and a bad recipe is refused before that
 
 @dataclass(frozen=True, kw_only=True)
 class RunInputs:
-    """Data, tokenizer, method and task of a run. splits: to score. train: to learn from; None where nothing is."""
+    """Data, tokenizer, method and task of a run. splits: to score. train: to learn from; None where nothing is.
+
+    tokenizer: None for a method without a model.
+    """
 
     corpus: Corpus
     plan: LoadPlan
     method: Method
     task: Task
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Any
     splits: dict[str, Encoded]
     train: Encoded | None
     scoring: Scoring

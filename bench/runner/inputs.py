@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -20,7 +21,7 @@ from bench.evaluation import lm_eval_examples, metric_set, reference_examples, s
 from bench.evaluation.reader import Scoring
 from bench.models import build
 from bench.records import record
-from bench.runner import published_settings, selected_on_test
+from bench.runner import published_settings, selected_on_test, text_classifier
 from bench.runner.comparability import comparability
 from bench.runner.context import RunContext, RunInputs
 
@@ -37,9 +38,7 @@ def load_data(run: RunContext) -> RunInputs:
         _check_trackers(recipe, plan)
         corpus = _load_corpus(run, plan)
         selected_on_test.check(run, corpus, by_gradients=plan.trains == "gradient")
-        rows = corpus.splits["train"].rows if "train" in corpus.splits else []
-        texts = (text for row in rows for text in texts_of(row))
-        tokenizer, notes = tokenizers.build(recipe.model, build.locate(recipe.model), texts)
+        tokenizer, notes = _tokenizer(recipe, corpus) if plan.trains != "texts" else (None, [])
         squad.check_version(corpus.version, run.resolved.metric_names)
         build_metrics = _metrics_of(recipe, corpus, task)
         metrics = build_metrics(run.resolved.metric_names)
@@ -83,6 +82,12 @@ def load_data(run: RunContext) -> RunInputs:
     return inputs
 
 
+def _tokenizer(recipe: Recipe, corpus: dataset.Corpus) -> tuple[PreTrainedTokenizerBase, list[str]]:
+    rows = corpus.splits["train"].rows if "train" in corpus.splits else []
+    texts = (text for row in rows for text in texts_of(row))
+    return tokenizers.build(recipe.model, build.locate(recipe.model), texts)
+
+
 def _metrics_of(
     recipe: Recipe, corpus: dataset.Corpus, task: contracts.Task
 ) -> Callable[[tuple[str, ...]], metric_set.MetricSet]:
@@ -124,11 +129,13 @@ def _encode(
     corpus: dataset.Corpus,
     plan: contracts.LoadPlan,
     task: contracts.Task,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Any,
 ) -> contracts.EncodedData:
     """Encode a corpus for a task head or as text; what was kept, asked or left out goes into the record."""
     recipe = run.resolved.recipe
-    if recipe.objective == "head":
+    if plan.trains == "texts":
+        data = text_classifier.encode(corpus, plan.features)
+    elif recipe.objective == "head":
         data = task.encode(corpus, tokenizer, recipe, run.state)
     else:  # a prompt is made of more than its row, so that no tokens are kept
         if recipe.dataset.source.kind == "lm_eval":

@@ -226,7 +226,7 @@ def execute(run: RunContext) -> None:
     _write_record(run)
     if (
         run.resolved.recipe.evaluation.before
-        and run.inputs.plan.trains != "nothing"
+        and run.inputs.plan.trains not in ("nothing", "texts")
         and "before" not in run.score_sharded
     ):
         stages.score_before(run)

@@ -217,12 +217,14 @@ def _compared(run: RunContext) -> tuple[bool | None, str]:
 
 def _tolerance(run: RunContext) -> float:
     assert run.record.model is not None
-    exact = set(run.record.model.dtypes) == {"float32"} and run.inputs.scoring.precision == "no"
+    exact = set(run.record.model.dtypes) <= {"float32", "float64"} and run.inputs.scoring.precision == "no"
     return TOLERANCE if exact else TOLERANCE_16_BITS
 
 
 def _other_tokens(run: RunContext, split: Encoded, tokenizer: Any) -> str | None:
     """Return a sentence where the saved tokenizer makes other tokens of the examples' texts."""
+    if tokenizer is None:
+        return None
     wanted = set(split.ids)
     for row in run.inputs.corpus.splits[split.name].rows:
         if row["id"] in wanted:

@@ -37,7 +37,7 @@ def score(run: RunContext, stage: str) -> None:
         run.record.throughput["score_train" if name == "train" else name] = {
             "examples_per_s": len(split.ids) / slowest_s,
             "seconds_per_100_examples": 100 * slowest_s / len(split.ids),
-            "batch_tokens": None if run.record.prompts else reader.batch_tokens(run.model, run.inputs.scoring),
+            "batch_tokens": _batch_tokens(run),
         }
         if run.state.is_main_process:
             with run.clock.phase("metrics"):
@@ -47,6 +47,13 @@ def score(run: RunContext, stage: str) -> None:
         run.record.published = _beside_published(run, stage, recipe.published)
     else:
         run.record.published_before = _beside_published(run, stage, recipe.published_before)
+
+
+def _batch_tokens(run: RunContext) -> int | None:
+    """Return the tokens of a scored batch; None for prompts, whose scorer decides, and for a method without tokens."""
+    if run.record.prompts or run.inputs.tokenizer is None:
+        return None
+    return reader.batch_tokens(run.model, run.inputs.scoring)
 
 
 def _beside_published(run: RunContext, stage: str, bands: Mapping[str, Band]) -> dict[str, dict[str, record.Published]]:

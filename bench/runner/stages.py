@@ -45,6 +45,7 @@ from bench.runner import (
     resume,
     sharded_load,
     sharded_scoring,
+    text_classifier,
     unsaved,
 )
 from bench.runner.context import RunContext
@@ -77,6 +78,9 @@ class BuiltModel:
 
 def build_model(run: RunContext) -> None:
     """Build the adapted model, seeded; what it really is goes into the record."""
+    if run.inputs.plan.trains == "texts":
+        text_classifier.prepare(run)
+        return
     recipe, plan = run.resolved.recipe, run.inputs.plan
     _plan_budget(run)  # before a large model is loaded in vain
     for note in run.budget.notes(recipe.training) if run.budget is not None else ():
@@ -223,6 +227,8 @@ def fit(run: RunContext) -> None:
         _note_unused(run)
         if run.inputs.plan.trains == "features":
             _fit_features(run)
+        if run.inputs.plan.trains == "texts":
+            text_classifier.fit(run)
         return
     assert run.budget is not None
     _warn_of_positions(run)
@@ -511,7 +517,7 @@ def _saved_description(run: RunContext) -> dict[str, Any]:
         "normalization": recipe.dataset.normalization,
         "pairs": recipe.dataset.columns.text_pair is not None,
         **new_rows.described(recipe.dataset),
-        **lm_eval_examples.described(recipe, inputs.tokenizer),
+        **(lm_eval_examples.described(recipe, inputs.tokenizer) if inputs.tokenizer is not None else {}),
         "threshold": recipe.evaluation.threshold,
         "max_length": recipe.max_length,
         "spans": recipe.spans.model_dump(),
@@ -520,8 +526,8 @@ def _saved_description(run: RunContext) -> dict[str, Any]:
         "pooling": inputs.plan.features.get("pooling"),
         "head": recipe.head.model_dump(),
         "quantization": inputs.plan.quantization,
-        "unquantized": heads.unwrapped_head_names(run.model),
-        "pad_token_id": inputs.tokenizer.pad_token_id,
+        "unquantized": heads.unwrapped_head_names(run.model) if inputs.tokenizer is not None else [],
+        "pad_token_id": inputs.tokenizer.pad_token_id if inputs.tokenizer is not None else None,
         "model_card": recipe.model.model_dump(),
     }
 

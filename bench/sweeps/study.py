@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bench.config import registry, resolve, validation, yaml_loader
+from bench.config.cards import NO_MODEL
 from bench.config.fields import Distinct, Name, Strict, Text
 from bench.config.layers import Layers
 from bench.config.overrides import as_yaml, merged, products
@@ -418,6 +419,8 @@ def _mini_settings(study: Study, shown: str, first: Resolved, entry: RunEntry) -
         ("model", first.model_name, mini.models),
         ("dataset", first.dataset_name, mini.datasets),
     ):
+        if name == NO_MODEL and kind == "model":
+            continue
         if name not in known:
             raise RecipeError(f"{shown}: mini: no replacement for the {kind} {name!r}")
         swapped[kind] = known[name]

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from bench import console
 from bench.analysis import accessors
-from bench.config import card_text, named_cards, registry, resolve, yaml_loader
+from bench.config import card_text, named_cards, registry, resolve, without_model, yaml_loader
 from bench.config.cards import DatasetCard, ModelCard
 from bench.config.named_cards import MadeCard
 from bench.config.validation import Problems
@@ -154,11 +154,15 @@ def _objectives(method: str, model: ModelCard, data: DatasetCard) -> list[str]:
     """
     of_task = registry.literals("tasks", data.task)["OBJECTIVES"]
     of_method = registry.literals("methods", method)["OBJECTIVES"]
+    if not without_model.uses_model(method):
+        return [one for one in of_method if one in of_task]
     order = ("head",) if model.family == "encoder" else ("text", "head")
     return [one for one in order if one in of_task and one in of_method]
 
 
 def _why_not(method: str, model: ModelCard, data: DatasetCard) -> str:
+    if not without_model.uses_model(method):
+        return f"task {data.task!r} has no labels of whole texts"
     if model.family == "encoder" and registry.literals("methods", method)["OBJECTIVES"] == ("text",):
         return "an encoder can't write or score answers; the other methods are scored before training too"
     return f"task {data.task!r} has no objective that method {method!r} has, with a model that is {model.family}"
@@ -167,7 +171,9 @@ def _why_not(method: str, model: ModelCard, data: DatasetCard) -> str:
 def _recipe(method: str, objective: str, model: Named, data: Named, request: TryRequest) -> str:
     """Return the text of a recipe."""
     card, options = data.card, _OPTIONS.get(method, {})
-    keys: dict[str, Any] = {"dataset": data.written, "model": model.written}
+    keys: dict[str, Any] = {"dataset": data.written}
+    if without_model.uses_model(method):
+        keys["model"] = model.written
     if objective == "text" and card.prompt is None and card.task == "text_classification":
         where = data.written if isinstance(data.written, dict) else {_kind_of_name(data): data.written}
         several = _SEVERAL_PROMPT if card.multi_label else _PROMPT

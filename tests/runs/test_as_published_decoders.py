@@ -67,7 +67,8 @@ def test_five_untrained_heads_are_five_scores_and_every_one_warns(tmp_path):
     first, second = [row.scores["after"]["test"]["loss"].value for row in records]
     assert first != second
     for record in records:
-        (warning,) = [warning for warning in record.warnings if warning.code == "untrained_head"]
+        (warning,) = [one for one in record.warnings if "prompting.untrained_head" in one.sentence]
+        assert warning.code == "untrained_head"
         assert "the seed draws its weights" in warning.sentence
         page = (tmp_path / str(record.seed) / "report.md").read_text(encoding="utf-8")
         assert page.index("never trained") < page.index("## ")

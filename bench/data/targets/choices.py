@@ -57,7 +57,7 @@ def read(tables: Mapping[str, Table], used: Sequence[str], card: DatasetCard) ->
 
     Raises DataError for choices that are none, and where labels could be read in two ways.
     """
-    clean = cleaning.steps(card.clean)
+    clean = cleaning.steps(cleaning.of_card(card)[0])
     wanted = {*_columns_of(card), card.columns.label}
     readable = {name: table for name, table in tables.items() if table.rows and wanted <= set(table.rows[0])}
     counts = [len(each.texts) for each, _, _ in _rows(readable, card)]

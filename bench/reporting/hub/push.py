@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 
 from bench import console
 from bench.analysis import accessors, predictions
+from bench.config import without_model
 from bench.errors import BenchError, DataError, SetupError
 from bench.records import store
 from bench.records.record import Record
@@ -155,6 +156,8 @@ def _model(run: Path, to: str) -> Upload:
     record = shareable_record(folder, with_texts=False)
     if record.status != "ok":
         raise DataError(f"{folder} has status `{record.status}`, not `ok`; only models of completed runs are pushed")
+    if not without_model.uses_model(record.method):
+        raise DataError(f"{folder} has no model of a library to push: method {record.method!r} is fitted on words")
     saved = folder / "model"
     _refuse_links(saved, folder)
     if not (saved / "bench.json").is_file():

@@ -1,5 +1,6 @@
 """The JSON Schema accepts what is shipped and refuses what the loader refuses."""
 
+import itertools
 import json
 import re
 
@@ -58,6 +59,8 @@ def check(word, value, part, root):
             return not isinstance(value, list) or (len(value) >= limit if word == "minItems" else len(value) <= limit)
         case "items":
             return not isinstance(value, list) or all(valid(item, limit, root) for item in value)
+        case "prefixItems":
+            return not isinstance(value, list) or all(map(valid, value, limit, itertools.repeat(root)))
         case "required":
             return not isinstance(value, dict) or set(limit) <= set(value)
         case "properties":
@@ -134,6 +137,12 @@ def test_good_recipes(change):
 )
 def test_wrong_recipes(change):
     assert not accepted("recipe", {**BASE, **change})
+
+
+@pytest.mark.parametrize("method", ["tfidf", {"name": "tfidf", "config": {"classifier": "naive_bayes"}}])
+def test_a_method_without_a_model_needs_no_such_key(method):
+    assert accepted("recipe", {"dataset": "reviews", "method": method})
+    assert not accepted("recipe", {"method": method})
 
 
 @pytest.mark.parametrize("key", BASE)

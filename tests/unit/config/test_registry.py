@@ -54,7 +54,7 @@ def test_files_that_are_no_drop_ins_are_passed_over(tmp_path, monkeypatch):
 def test_every_method_keeps_the_contract(name):
     module = registry.load("methods", name)
     assert isinstance(module.load_plan(module.Options()), LoadPlan)
-    assert module.load_plan(module.Options()).trains in ("gradient", "features", "nothing")
+    assert module.load_plan(module.Options()).trains in ("gradient", "features", "texts", "nothing")
     assert callable(module.adapt)
     assert module.Options.model_config["extra"] == "forbid"
     assert module.Options.model_config["strict"] is True

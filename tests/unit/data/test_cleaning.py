@@ -1,12 +1,16 @@
 """Clean-up steps: pure functions of a text, in the order of the card."""
 
 import importlib.util
+import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 
 from bench.config import cards
-from bench.data import cleaning
+from bench.data import cleaning, dataset
 from bench.errors import SetupError
+from bench.evaluation import new_rows
 from tests.helpers.cases import together
 
 
@@ -51,7 +55,21 @@ def test_steps_are_taken_in_order():
     assert cleaned(" a ") == " a "
 
 
-@pytest.mark.parametrize("name", ["strp", "", "lemmas", "lemmas:", "__import__", "steps", "normalized"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "strp",
+        "",
+        "lemmas",
+        "lemmas:",
+        "content_lemmas:",
+        "strip:x",
+        ":x",
+        "__import__",
+        "steps",
+        "normalized",
+    ],
+)
 def test_unknown_steps(name):
     assert not cards.is_cleaning_step(name)
     with pytest.raises(SetupError, match="there is no clean-up step"):
@@ -66,14 +84,110 @@ def test_the_nearest_step_is_offered():
 def test_every_step_is_described():
     assert cleaning.STEPS
     assert all(function.__doc__ for function in cleaning.STEPS.values())
-    assert (*cleaning.STEPS, "lemmas:MODEL") == cards.CLEANING_STEPS
+    assert all(function.__doc__ for function in cleaning.MODEL_STEPS.values())
+    assert (*cleaning.STEPS, *(f"{name}:MODEL" for name in cleaning.MODEL_STEPS)) == cards.CLEANING_STEPS
     assert cards.is_cleaning_step("lemmas:en_core_web_sm")
+    assert cards.is_cleaning_step("content_lemmas:en_core_web_sm")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("spacy") is not None, reason="spaCy is installed")
 def test_lemmas_without_spacy():
     with pytest.raises(SetupError, match=r"needs spaCy, which is not installed: pip install spacy"):
         cleaning.steps(("lemmas:en_core_web_sm",))
+
+
+WORDS = {
+    "I": ("I", True), "am": ("be", True), "SO": ("so", True), "loved": ("love", False), "Cats": ("cat", False),
+}  # fmt: skip
+
+
+def pipeline(text):
+    """As one of spaCy: tokens with their lemmas, stop words and numbers; not one of its words is known by it."""
+    for word in re.findall(r"\w+|[^\w\s]", text):
+        lemma, is_stop = WORDS.get(word, (word, False))
+        yield SimpleNamespace(text=word, lemma_=lemma, is_stop=is_stop, like_num=word.isdigit() or word == "ten")
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """spaCy, with one model."""
+    cleaning.spacy_pipeline.cache_clear()
+
+    def load(model, disable):
+        if model != "en_core_web_sm":
+            raise OSError("not found")
+        return pipeline
+
+    monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
+    yield
+    cleaning.spacy_pipeline.cache_clear()
+
+
+@pytest.fixture
+def not_installed(monkeypatch):
+    cleaning.spacy_pipeline.cache_clear()
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    yield
+    cleaning.spacy_pipeline.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "lemmas", "content"),
+    [
+        ("I am SO loved", "I be so love", "love"),
+        ("Cats! 10 of ten :) \U0001f600", "cat ! 10 of ten : ) \U0001f600", "cat of"),
+        ("Zażółć n0w", "Zażółć n0w", "zażółć n0w"),
+        ("I am SO 10 !!", "I be so 10 ! !", "I am SO 10 !!"),
+        ("", "", ""),
+    ],
+)
+def test_words_in_their_dictionary_forms(installed, text, lemmas, content):
+    assert cleaned(text, "lemmas:en_core_web_sm") == lemmas
+    assert cleaned(text, "content_lemmas:en_core_web_sm") == content
+
+
+def card(**keys):
+    source = {"kind": "builtin", "id": "reviews"}
+    return cards.DatasetCard(task="text_classification", source=source, splits={"train": "train"}, **keys)
+
+
+def test_what_is_installed_is_taken_after_the_other_steps(installed):
+    steps = ("lemmas:en_core_web_sm", "whitespace")
+    assert cleaning.of_card(card(clean=("strip",), clean_if_installed=steps)) == (("strip", *steps), ())
+    taken, (skipped,) = cleaning.of_card(card(clean_if_installed=("lemmas:xx_other", "strip")))
+    assert taken == ("strip",)
+    assert skipped == (
+        "the clean-up step 'lemmas:xx_other' is skipped, so that texts are not those of the card: spaCy's model "
+        "'xx_other' is not installed: python -m spacy download xx_other"
+    )
+
+
+def test_without_spacy_a_step_is_refused_or_skipped_as_the_card_says(not_installed):
+    name = "content_lemmas:en_core_web_sm"
+    with pytest.raises(SetupError, match=r"'content_lemmas' needs spaCy, which is not installed: pip install spacy"):
+        cleaning.steps(cleaning.of_card(card(clean=(name,)))[0])
+    taken, skipped = cleaning.of_card(card(clean=("strip",), clean_if_installed=(name,)))
+    assert taken == ("strip",)
+    assert skipped == (
+        f"the clean-up step '{name}' is skipped, so that texts are not those of the card: the clean-up step "
+        "'content_lemmas' needs spaCy, which is not installed: pip install spacy",
+    )
+
+
+def test_a_skipped_step_is_a_warning_and_a_saved_model_does_not_ask_for_it(not_installed):
+    kept = card(clean=("strip",), clean_if_installed=("lemmas:en_core_web_sm",))
+    (warning,) = dataset.load(kept, {"train": 8}, {"train"}).warnings
+    assert (warning.code, "'lemmas:en_core_web_sm' is skipped" in warning.sentence) == ("cleaning_skipped", True)
+    assert new_rows.described(kept)["clean"] == ["strip"]
+
+
+def test_texts_of_a_card_are_cleaned_by_what_is_installed(installed):
+    kept = card(clean_if_installed=("content_lemmas:en_core_web_sm",))
+    corpus, plain = (dataset.load(one, {"train": 8}, {"train"}) for one in (kept, card()))
+    assert corpus.warnings == plain.warnings
+    texts = [row["text"] for row in corpus.splits["train"].rows]
+    assert texts == [cleaned(row["text"], "content_lemmas:en_core_web_sm") for row in plain.splits["train"].rows]
+    assert texts != [row["text"] for row in plain.splits["train"].rows]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("spacy") is None, reason="spaCy is not installed")

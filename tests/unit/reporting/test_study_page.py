@@ -506,6 +506,18 @@ def test_other_data_are_not_shown_as_the_texts_and_the_hub_is_not_asked(tmp_path
     assert disagreements.texts(first, "test") == ({}, "they are on the Hub; pass --hub-texts to load them")
 
 
+def test_a_report_without_texts_has_the_same_examples(tmp_path):
+    folder = studies.write_study(tmp_path, {"one": 0.5, "two": 0.9}, seeds=(13,))
+    shown = report([folder], tmp_path / "report")
+    assert main(["report", str(folder), "-o", str(tmp_path / "report"), "--no-texts"]) == 0
+    page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "| example | text | reference |" in shown
+    assert "| example | reference |" in page
+    assert "Texts are not shown: --no-texts was given." in page
+    with pytest.raises(SystemExit):
+        main(["report", str(folder), "-o", str(tmp_path / "report"), "--no-texts", "--hub-texts"])
+
+
 def test_failed_runs_alone_give_a_page(runs, tmp_path):
     page = report([runs / "huge"], tmp_path)
     assert "No run has a score." in page
