@@ -57,7 +57,7 @@ STEPS: dict[str, Callable[[str], str]] = {
 
 def lemmas(pipeline: Any, text: str) -> str:
     """Replace every word by its dictionary form."""
-    return " ".join(token.lemma_ for token in pipeline(text))
+    return " ".join(map(_lemma, pipeline(text)))
 
 
 def content_lemmas(pipeline: Any, text: str) -> str:
@@ -66,7 +66,12 @@ def content_lemmas(pipeline: Any, text: str) -> str:
     So punctuation and emoji go too. A text of which nothing would be left stays as it is.
     """
     words = [token for token in pipeline(text) if not (token.is_stop or token.like_num) and _LETTER.search(token.text)]
-    return " ".join(token.lemma_.lower() for token in words) or text
+    return " ".join(_lemma(token).lower() for token in words) or text
+
+
+def _lemma(token: Any) -> str:
+    # Empty where a pipeline has no lemmatizer.
+    return str(token.lemma_ or token.text)
 
 
 # Steps that need a pipeline of spaCy, named after a colon.

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from bench.analysis import accessors
 from bench.config import contracts, foreign_code, registry, rules
 from bench.config.cards import GENERATION_TASK
 from bench.config.recipe import Recipe
@@ -36,6 +37,7 @@ def load_data(run: RunContext) -> RunInputs:
     with run.clock.phase("load"):
         foreign_code.trusts(run.resolved.recipe.model)
         _check_trackers(recipe, plan)
+        _check_threshold(recipe, plan)
         corpus = _load_corpus(run, plan)
         selected_on_test.check(run, corpus, by_gradients=plan.trains == "gradient")
         tokenizer, notes = _tokenizer(recipe, corpus) if plan.trains != "texts" else (None, [])
@@ -106,6 +108,19 @@ def _note_sharding(run: RunContext, plan: contracts.LoadPlan) -> None:
     note = sharding.check(run.resolved.recipe, plan)
     if note is not None:
         run.record.note(note)
+
+
+def _check_threshold(recipe: Recipe, plan: contracts.LoadPlan) -> None:
+    """Raise SetupError where early stopping asks for a gain that is more than its metric can vary."""
+    best, stopping = recipe.training.best, recipe.training.early_stopping
+    if best is None or stopping is None or plan.trains != "gradient":
+        return
+    low, high = accessors.metric_bounds(best)
+    if stopping.threshold >= high - low:
+        raise SetupError(
+            f"training.early_stopping.threshold: no evaluation can gain {stopping.threshold:g} in {best}, which lies "
+            f"between {low:g} and {high:g}; give a smaller one"
+        )
 
 
 def _load_corpus(run: RunContext, plan: contracts.LoadPlan) -> dataset.Corpus:

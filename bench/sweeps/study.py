@@ -405,8 +405,9 @@ def _mark_as_published(
     """
     before = {"model": f" for {first.model_name}", "dataset": f" for {first.dataset_name}"}
     texts = {key: value if isinstance(value, str) else as_yaml(value) for key, value in changed.items()}
+    texts |= dict(text.partition("=")[::2] for text in sets)
     but_for = [f"{key}: {text}{before.get(key, '')}" for key, text in texts.items()]
-    mark = {"source": entry.source, "precision": entry.precision, "but_for": [*entry.but_for, *but_for, *sets]}
+    mark = {"source": entry.source, "precision": entry.precision, "but_for": [*entry.but_for, *but_for]}
     return _overrides({"as_published": mark})
 
 

@@ -150,6 +150,10 @@ def test_traceback_on_request(tmp_path, capsys):
         ("dataset.clean=['lemmas:xx_no_model']", ["spaCy"]),
         ("trackers=[mlflow]", ["mlflow", "not installed", "pip install"]),
         ("trackers=[tensorboard] training.engine=loop", ["tensorboard", "engine: trainer"]),
+        (
+            "training={steps: 3, evaluate_every: 1, best: accuracy, early_stopping: {threshold: 1}}",
+            ["early_stopping.threshold: no evaluation can gain 1 in accuracy, which lies between 0 and 1"],
+        ),
         ("evaluation.splits=[tset]", ["no split 'tset'", "Did you mean 'test'"]),
         ("method=fulll", ["no method 'fulll'", "Did you mean 'full'"]),
         ("evaluation.metrics=[acuracy]", ["acuracy", "Did you mean 'accuracy'"]),

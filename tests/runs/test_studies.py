@@ -392,7 +392,6 @@ def test_the_page_names_the_published_numbers(name):
         assert "1,235,814,400" in text
 
 
-# Study, metric -> the ends' published accuracies, with how many examples each is of, and the ends of the metric itself.
 # The same test examples: study, file, learning rate or None, model -> accuracy and number of examples.
 SAME_EXAMPLES = {
     ("pretrained_full_lora", "naive_bayes"): (0.9018, 7_600),
@@ -428,6 +427,7 @@ def test_a_band_of_the_same_examples_is_as_wide_as_one_sample_varies():
         assert (band.low, band.high) == pytest.approx((accuracy - error, accuracy + error), abs=6e-4)
 
 
+# Study, metric -> the ends' published accuracies, with how many examples each is of, and the ends of the metric itself.
 BETWEEN_DRAWS = {
     ("imdb", "as_published-mistral-qlora", "accuracy"): ((0.960, 2_500), (0.960, 2_500), None),
     ("imdb", "as_published-mistral-qlora", "recall_per_label.positive"): ((0.974, 1_250), (0.974, 1_250), None),

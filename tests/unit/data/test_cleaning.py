@@ -146,6 +146,12 @@ def test_words_in_their_dictionary_forms(installed, text, lemmas, content):
     assert cleaned(text, "content_lemmas:en_core_web_sm") == content
 
 
+def test_a_pipeline_without_lemmas_leaves_words_as_they_are():
+    bare = lambda text: [SimpleNamespace(**{**vars(token), "lemma_": ""}) for token in pipeline(text)]  # noqa: E731
+    assert cleaning.lemmas(bare, "I am SO loved") == "I am SO loved"
+    assert cleaning.content_lemmas(bare, "I am SO loved") == "loved"
+
+
 def card(**keys):
     source = {"kind": "builtin", "id": "reviews"}
     return cards.DatasetCard(task="text_classification", source=source, splits={"train": "train"}, **keys)

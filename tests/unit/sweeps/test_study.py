@@ -338,9 +338,12 @@ def test_the_small_variant_of_settings_of_others_says_what_is_different(planned)
     text = RUNS + MINI.replace("mini: {", "mini: {set: {training.epochs: 7}, ") + PUBLISHED
     first, second = planned(text, mini=True, variant="as_published", sets=("training.log_every=3",))
     given = ["model: tiny_roberta for tiny_bert", "dataset: reviews for reviews"]
-    assert list(of_others(first).but_for) == [*given, "max_length: 32", "training.log_every=3"]
-    assert list(of_others(second).but_for) == ["their code", *given, "max_length: 16", "training.log_every=3"]
+    assert list(of_others(first).but_for) == [*given, "max_length: 32", "training.log_every: 3"]
+    assert list(of_others(second).but_for) == ["their code", *given, "max_length: 16", "training.log_every: 3"]
     assert (first.resolved.recipe.training.epochs, first.resolved.recipe.published, first.seeds) == (1, {}, (13,))
+    # A key is named once, with the value that it has.
+    shorter, _ = planned(text, mini=True, variant="as_published", sets=("max_length=8",))
+    assert list(of_others(shorter).but_for) == [*given, "max_length: 8"]
     assert first.resolved.model_name == "tiny_roberta"
 
 
