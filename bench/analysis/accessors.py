@@ -37,7 +37,7 @@ CONSTANT_BASELINES = (
 )
 SELECTION_MARK = "†"
 # Overrides that a study lays, and that set nothing of a run.
-NO_SETTINGS = ("published", "as_published")
+NO_SETTINGS = ("published", "published_before", "as_published")
 STAGES = {"before": "before training", "after": "after training"}
 Located = tuple[Path, Record]
 SystemKey = tuple[str, str]

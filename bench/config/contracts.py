@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from bench.config.fields import Strict
+from bench.records.record import RunWarning
 
 if TYPE_CHECKING:  # the contracts name types of packages above; importing those would load torch
     import numpy as np
@@ -77,7 +78,7 @@ class EncodedData:
     """A corpus as a task encodes it: splits to score, the split to train on, and what reads the model's answers.
 
     unit: what is cut where an example is too long, for the record. token_cache: whether a split's tokens were found in
-    the cache, by its name; False where they are not kept.
+    the cache, by its name; False where they are not kept. warnings: of what misleads a reader of the scores.
     """
 
     splits: dict[str, Encoded]
@@ -86,6 +87,7 @@ class EncodedData:
     notes: tuple[str, ...] = ()
     unit: str = "texts"
     token_cache: dict[str, bool] | bool = False
+    warnings: tuple[RunWarning, ...] = ()
 
 
 class Task(Protocol):

@@ -30,6 +30,9 @@ class Prompting(Strict):
     normalization: a label's log-likelihood over its number of tokens or characters. calibration: over the label's
     likelihood for texts without content. date: what a chat template that writes today's date is told, so that prompts
     of all days are the same. chat_template_kwargs: what else a chat template is told, as `enable_thinking: false`.
+    fallback_label: of a generated answer that names no label, instead of counting it as none.
+    untrained_head: `answer: entailment` of a model without a classifier, by a new head that the seed draws and nothing
+    trains: what transformers' zero-shot pipeline does with such a model. Its score is one by chance.
     """
 
     format: Literal["plain", "chat"] = "plain"
@@ -39,6 +42,8 @@ class Prompting(Strict):
     max_new_tokens: PositiveInt = 16
     date: Date = CHAT_DATE
     chat_template_kwargs: dict[str, bool | int | float | str | None] = {}
+    fallback_label: Text | None = None
+    untrained_head: bool = False
 
 
 class MethodChoice(BaseModel):
@@ -84,7 +89,8 @@ class Recipe(Strict):
 
     limit: at most so many rows of a split, drawn with the split's own seed in proportion to the labels, so that a
     file sorted by label is not cut to one of them, and that the draw depends on nothing else in the recipe.
-    published: metric -> where others found it, for the scores after training on the first of `evaluation.splits`.
+    published: metric -> where others found it, for the scores after training on the first of `evaluation.splits`; of a
+    value for each label, as `recall_per_label.positive`. published_before: for the scores before training.
     """
 
     dataset: DatasetCard
@@ -104,6 +110,7 @@ class Recipe(Strict):
     save: bool = True
     trackers: Annotated[tuple[Literal["wandb", "tensorboard", "mlflow", "trackio"], ...], Distinct] = ()
     published: dict[Name, Band] = {}
+    published_before: dict[Name, Band] = {}
     as_published: AsPublished | None = None
 
 

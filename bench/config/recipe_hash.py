@@ -12,7 +12,7 @@ from bench.config.recipe import Recipe
 
 # What describes a card, or is already laid into the recipe, and decides no result.
 _DESCRIPTIVE = {"dataset": {"licence": True, "homepage": True, "defaults": True}, "model": {"licence": True}}
-_WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published", "as_published")
+_WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published", "published_before", "as_published")
 # Keys that came after the first hashes: at their defaults they are no part of one, so that baselines and unfinished
 # runs of before are found.
 _LATER = (
@@ -41,8 +41,12 @@ _LATER = (
     "model.tokenizer.chat_template",
     "prompting.chat_template_kwargs",
     "prompting.date",
+    "prompting.fallback_label",
+    "prompting.untrained_head",
+    "spans.offsets",
     "speed.sharded_load",
     "speed.shared_prefix",
+    "training.group_by_length",
     "training.loss_on",
     "training.schedule_per",
 )

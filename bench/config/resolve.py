@@ -197,7 +197,7 @@ def load(
         _lay_task_defaults(layers)
     _lay_recipe(document, layers)
     if any(parts_from_published(".".join(map(str, override.inside))) for override in given):
-        layers.data.pop("published", None)
+        layers.data = {key: value for key, value in layers.data.items() if not key.startswith("published")}
     _lay_overrides(given, layers)
     if seed is not None:
         layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))

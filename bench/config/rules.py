@@ -101,10 +101,24 @@ def _metric_problems(recipe: Recipe, metric_names: tuple[str, ...], layers: Laye
     if any(name.startswith(LIBRARY) for name in metric_names):
         return  # what a metric of the evaluate library returns is known when it has run
     best = recipe.training.best
-    named = {("training", "best"): best} if best is not None else {}
-    for path, name in {**named, **{("published", name): name for name in recipe.published}}.items():
+    if best is not None and best not in known:
+        yield f"{layers.place(('training', 'best'))}: no metric computes {best!r}.{did_you_mean(best, known)}"
+    known.update(_values_of_labels(recipe, metric_names))
+    bands = {("published", name): name for name in recipe.published}
+    for path, name in {**bands, **{("published_before", name): name for name in recipe.published_before}}.items():
         if name not in known:
             yield f"{layers.place(path)}: no metric computes {name!r}.{did_you_mean(name, known)}"
+    if recipe.published_before and not recipe.evaluation.before:
+        yield f"{layers.place(('published_before',))}: nothing is scored before training (`evaluation.before: false`)"
+
+
+def _values_of_labels(recipe: Recipe, metric_names: tuple[str, ...]) -> Iterator[str]:
+    """Yield `<value>.<label>` for what metrics give for each label, where the card names these."""
+    for name in metric_names:
+        settings = registry.literals("metrics", name).get("settings", {}) if name in registry.names("metrics") else {}
+        for value in settings:
+            if value.endswith("_per_label"):
+                yield from (f"{value}.{label}" for label in recipe.dataset.kept_labels)
 
 
 def _unusable_metric(name: str, multi_label: bool) -> str | None:
@@ -229,6 +243,7 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     """Yield ways to answer that contradict the data, the method or one another."""
     if recipe.objective == "head":
         return
+    yield from _fallback_problems(recipe, layers)
     prompting, plain = recipe.prompting, Prompting()
     place = layers.place(("prompting", "answer"))
     if _has_choices(recipe.dataset.task):
@@ -257,6 +272,18 @@ def _answering_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     if prompting.answer != "generate" and prompting.max_new_tokens != plain.max_new_tokens:
         yield f"{layers.place(('prompting', 'max_new_tokens'))}: only for `answer: generate`"
     yield from _frame_and_shot_problems(recipe, layers)
+
+
+def _fallback_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
+    """Yield a label for unreadable answers where none is read, and a new head where an answer has none."""
+    prompting, card = recipe.prompting, recipe.dataset
+    label, place = prompting.fallback_label, layers.place(("prompting", "fallback_label"))
+    if label is not None and (prompting.answer != "generate" or _reads(card.task) != "labels" or card.multi_label):
+        yield f"{place}: only for `answer: generate` where each example has one label"
+    elif label is not None and card.labels and label not in card.labels:
+        yield f"{place}: there is no label {label!r}.{did_you_mean(label, card.labels)}"
+    if prompting.untrained_head and prompting.answer != "entailment":
+        yield f"{layers.place(('prompting', 'untrained_head'))}: only for `answer: entailment`"
 
 
 def _frame_and_shot_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
@@ -289,8 +316,8 @@ def _generation_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
     """Yield keys for texts that are to be written, where nothing, or nothing of that kind, is."""
     loss_on, place = recipe.training.loss_on, layers.place(("training", "loss_on"))
     if recipe.dataset.task != GENERATION_TASK:
-        if loss_on != "answer":
-            yield f"{place}: only task {GENERATION_TASK!r} has other tokens in its loss than those of the answer"
+        if loss_on != "answer" and (why := _why_answer_alone(recipe)) is not None:
+            yield f"{place}: {loss_on}: {why}; set answer"
         if recipe.evaluation.extract is not None:
             extract = layers.place(("evaluation", "extract"))
             yield f"{extract}: only for texts that are written (task {GENERATION_TASK!r})"
@@ -299,6 +326,19 @@ def _generation_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
         yield f"{place}: these rows are a prompt and its answer, not conversations (`columns.messages`); set answer"
     if loss_on != "answer" and recipe.model.family == "encoder_decoder":
         yield f"{place}: an encoder-decoder learns what it writes, the answer alone; set loss_on: answer"
+
+
+def _why_answer_alone(recipe: Recipe) -> str | None:
+    """Return why a task with answers of its own can have nothing but these in the loss, as asked; None where it can."""
+    if recipe.objective == "head":
+        return "a task head learns labels, and no tokens are in its loss"
+    if recipe.training.loss_on == "assistant":
+        return f"only task {GENERATION_TASK!r} has conversations"
+    if recipe.dataset.source.kind == "lm_eval":
+        return "of a task of lm_eval the right answer is learned, as it is scored"
+    if recipe.model.family == "encoder_decoder":
+        return "an encoder-decoder learns what it writes, the answer alone"
+    return None
 
 
 def _unused_training(recipe: Recipe, plan: contracts.LoadPlan, typed: list[KeyPath], layers: Layers) -> Iterator[str]:

@@ -30,8 +30,9 @@ class Training(Strict):
     warmup: a share of all steps below 1, or a whole number of steps. epochs, steps: one of them; else 3 epochs.
     schedule_per: the schedule is stepped after each step, or after each epoch, over which the rate then stays.
     activation_offload: gradient checkpointing keeps its activations in host memory until the backward pass.
-    loss_on: of texts that are to be written (task generation), the tokens in the loss: those of the last answer, of all
-    turns of the assistant, or all.
+    loss_on: of texts that are learned (`objective: text`), the tokens in the loss: those of the answer, of all turns of
+    the assistant (task generation), or all, the prompt's too.
+    group_by_length: texts of similar length share a global batch, as transformers' sampler of that name has it.
     """
 
     engine: Literal["trainer", "loop"] = "trainer"
@@ -57,6 +58,7 @@ class Training(Strict):
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     loss_on: Literal["answer", "assistant", "all"] = "answer"
+    group_by_length: bool = False
     gradient_checkpointing: bool = False
     activation_offload: bool = False
     log_every: PositiveInt = 10
@@ -124,13 +126,15 @@ class Spans(Strict):
 
     doc_stride: tokens of the passage by which two neighbouring windows overlap. n_best: candidate spans of a window.
     max_answer_length: in tokens. null_score_diff_threshold: the answer is empty where the null score exceeds the best
-    span's by more than this (SQuAD v2.0 only).
+    span's by more than this (SQuAD v2.0 only). offsets: "characters_as_tokens" trains on a known fault of published
+    code, an answer's first character and the one behind its last taken for token positions; scoring is as ever.
     """
 
     doc_stride: Annotated[int, Field(ge=0, lt=2**31)] = 64
     n_best: Annotated[int, Field(gt=0, le=1000)] = 20
     max_answer_length: PositiveInt = 30
     null_score_diff_threshold: float = 0.0
+    offsets: Literal["tokens", "characters_as_tokens"] = "tokens"
 
 
 class Speed(Strict):

@@ -180,7 +180,8 @@ CONDITIONS: dict[str, Condition] = {
 # Held by the rules of `bench.config.rules`, by a type's own checks, or by what is known only when data are read.
 ELSEWHERE = frozenset({
     "limit", "head.kind", "prompting.format", "prompting.answer", "prompting.normalization", "prompting.calibration",
-    "prompting.max_new_tokens", "prompting.date", "prompting.chat_template_kwargs", "training.loss_on",
+    "prompting.max_new_tokens", "prompting.date", "prompting.chat_template_kwargs", "prompting.fallback_label",
+    "prompting.untrained_head", "training.loss_on",
     "evaluation.extract", "training.label_smoothing", "training.activation_offload",
     "training.best", "training.early_stopping", "spans", "method.peft", "method.config", "method.dtype",
 })  # fmt: skip
@@ -198,11 +199,12 @@ ALWAYS = frozenset({
     "method.max_iter", "method.quant_type", "method.double_quant", "method.storage", "method.final_norm", "objective",
     "training.engine", "training.global_batch", "training.per_device_batch", "training.epochs", "training.steps",
     "training.minutes", "training.learning_rate", "training.optimizer", "training.weight_decay", "training.clip_norm",
+    "training.group_by_length",
     "training.gradient_checkpointing", "training.log_every", "training.evaluate_every", "evaluation.before",
     "evaluation.splits", "evaluation.validation", "evaluation.allow_selection_on_test",
     "evaluation.sharded",
     "evaluation.metrics", "speed", "checkpoints.every_steps", "checkpoints.every_minutes", "seed", "save", "published",
-    "as_published",
+    "published_before", "as_published",
 })  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from bench.data.prompts.encode import PromptEncoder
 from bench.data.prompts.few_shot import ShotSampler
 from bench.data.prompts.template import Renderer, fill
 from bench.data.rows import Split
-from bench.errors import SetupError
+from bench.errors import SetupError, did_you_mean
 from bench.evaluation.metric_set import Predictions
 from bench.evaluation.reader import Reader, Scoring
 from bench.evaluation.readers import choices, entailment, generation, likelihood
@@ -32,6 +32,7 @@ class TextExamples:
     """Everything that a text objective needs.
 
     train: the training split with its answers, None when nothing is trained. prompts: the record's part on them.
+    warnings: of what misleads a reader of the scores.
     """
 
     splits: dict[str, Encoded]
@@ -39,6 +40,7 @@ class TextExamples:
     reader: Callable[[Any, Encoded, Scoring], Reader]
     prompts: record.Prompts
     notes: list[str]
+    warnings: tuple[record.RunWarning, ...] = ()
 
 
 def auto_class(recipe: Recipe) -> str:
@@ -71,6 +73,7 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, task: 
         shots=_shots(recipe, plan, corpus),
         per_example=plan.draw == "per_example",
         max_new_tokens=recipe.prompting.max_new_tokens if recipe.prompting.answer == "generate" else None,
+        learns_prompt=recipe.training.loss_on == "all",
     )
     scored = [name for name in corpus.splits if name != "train" or name in recipe.evaluation.splits]
     golds = [row for name in scored for row in corpus.splits[name].rows if "answers" in row]
@@ -103,9 +106,10 @@ def _check_readable(
         answer = prompt_encoder.wording.answer({"label": label})
         if task.parse(answer, words, prompt.none, several) != label:
             raise SetupError(f"the answer {answer!r} would be parsed as another one; change prompt.answers")
-    longest = max(
-        [*words, *([prompt.none] if several else [])], key=lambda word: prompt_encoder.num_answer_tokens(word)
-    )
+    # What every other text counts as need not be written.
+    fallback = fallback_of(recipe.prompting, labels)
+    written = [word for number, word in enumerate(words) if number != fallback] + ([prompt.none] if several else [])
+    longest = max(written, key=lambda word: prompt_encoder.num_answer_tokens(word))
     needed, limit = prompt_encoder.num_answer_tokens(longest), recipe.prompting.max_new_tokens
     if needed > limit:
         raise SetupError(f"prompting.max_new_tokens is {limit}, but the answer {longest!r} has {needed} tokens")
@@ -195,7 +199,24 @@ def reader_of(
         return partial(_likelihood_reader, prompting=prompting, words=words)
     parse = partial(task.parse, words=words, none=prompt.none, multi_label=multi_label)
     end = prompt_encoder.end_ids[-1] if prompt_encoder.renderer.chat else prompt_encoder.tokenizer.eos_token_id
-    return partial(_generation_reader, prompting=prompting, parse=parse, end=-1 if end is None else end)
+    return partial(
+        _generation_reader,
+        prompting=prompting,
+        parse=parse,
+        end=-1 if end is None else end,
+        fallback=fallback_of(prompting, labels),
+    )
+
+
+def fallback_of(prompting: Prompting, labels: Sequence[str]) -> int | None:
+    """Return the label id of an answer that names no label; None without one. Raises SetupError for an unknown label.
+
+    That is found out here where a data set names its labels itself.
+    """
+    label = prompting.fallback_label
+    if label is not None and label not in labels:
+        raise SetupError(f"prompting.fallback_label: there is no label {label!r}.{did_you_mean(label, labels)}")
+    return None if label is None else list(labels).index(label)
 
 
 def _likelihood_reader(model: Any, split: Encoded, scoring: Scoring, **options: Any) -> Reader:
@@ -226,11 +247,19 @@ def _entailment(recipe: Recipe, corpus: dataset.Corpus, tokenizer: Any) -> TextE
     prompts = record.Prompts(
         format="plain",
         answer="entailment",
-        signature="answer:entailment|hypothesis:per_label",
+        signature="answer:entailment|hypothesis:per_label" + ("|untrained_head" * recipe.prompting.untrained_head),
         template_hash=_digest(hypotheses),
         example=f"{first['text']}\n-> {hypotheses[0]}",
     )
-    return TextExamples(splits=splits, train=None, reader=entailment.EntailmentReader, prompts=prompts, notes=[])
+    untrained = recipe.prompting.untrained_head
+    return TextExamples(
+        splits=splits,
+        train=None,
+        reader=partial(entailment.EntailmentReader, untrained=untrained),
+        prompts=prompts,
+        notes=[],
+        warnings=(entailment.untrained_warning(),) if untrained else (),
+    )
 
 
 def prompts_of(
@@ -277,6 +306,7 @@ def _signature(recipe: Recipe, plan: LoadPlan, prompt_encoder: PromptEncoder) ->
         free = not prompt_encoder.wording.choices and not recipe.dataset.multi_label
         parse = "first_line" if free else "leading_or_only_mention"
         parse = "first_number" if recipe.dataset.task == NUMBERS_TASK else parse
+        parse += f",else:{prompting.fallback_label}" if prompting.fallback_label is not None else ""
         parts = [f"greedy,max_new_tokens:{prompting.max_new_tokens}", f"parse:{parse}"]
     return signature_of(recipe, plan, prompt_encoder.renderer.frame, parts)
 
@@ -317,6 +347,7 @@ def summary(predictions: Predictions) -> dict[str, float | int | None]:
     return {
         # An answer in words is always parsed, so the empty ones are counted.
         "unparsable": int((unparsed if unparsed.ndim == 1 else unparsed.any(axis=1)).sum()),
+        **({"fell_back": sum(extra["fell_back"] for extra in written)} if "fell_back" in written[0] else {}),
         "stopped_share": sum(extra["stopped"] for extra in written) / len(written),
         "mean_new_tokens": sum(extra["new_tokens"] for extra in written) / len(written),
         # Of a text, unlike of a label, that is an answer without its end.

@@ -57,6 +57,7 @@ def build(
     base_folder: Path | None = None,
     device: torch.device,
     keep_head: bool = False,
+    untrained_head: bool = False,
     sharded: bool = False,
     copied: Sequence[str] = (),
 ) -> Any:
@@ -64,8 +65,8 @@ def build(
 
     auto_class: "AutoModelForSequenceClassification", or one of WRITERS, which have no labels. weights: "pretrained" or
     "random". base_folder: where random 4-bit weights are kept, for an adapter's sake; None for nowhere. keep_head: the
-    classifier as it is, with its own labels. sharded: each process keeps its shard of the body's weights alone
-    (`models.shards`), from the moment that they are read or drawn. copied: the modules that stay whole, as the head.
+    classifier as it is, with its own labels; untrained_head: with a new head. sharded: each process keeps its shard of
+    the body's weights alone (`models.shards`), from when they are read or drawn. copied: the modules that stay whole.
 
     4-bit weights are quantised on the device, one by one as they are read from the checkpoint's shards, or block by
     block as they are drawn there: neither host nor device ever holds the model in 16 bits. Raises SetupError with what
@@ -89,7 +90,7 @@ def build(
     else:
         with shards.loading(device, copied) if sharded else contextlib.nullcontext():
             model = _from_pretrained(family, str(locate(card)), config, card, plan, device)
-        _check_heads(model, card, keep_head)
+        _check_heads(model, card, keep_head, untrained_head)
         if auto_class in ADOPTING and not keep_head and (head is None or head.kind == "own"):
             own = own_config(card)
             found = [*checkpoint_head.findings(model), *checkpoint_head.adopt_head(model, own, labels, multi_label)]
@@ -213,13 +214,23 @@ def _check_quantization(config: Any, card: ModelCard, plan: LoadPlan, weights: s
     return True
 
 
-def _check_heads(model: Any, card: ModelCard, keep_head: bool) -> None:
-    """Raise SetupError unless a language model's head, or a classifier's that is kept, is the checkpoint's own."""
-    needed = [*heads.output_head_names(model), *(heads.head_names(model) if keep_head else [])]
+def _check_heads(model: Any, card: ModelCard, keep_head: bool, untrained_head: bool) -> None:
+    """Raise SetupError unless a language model's head, or a classifier's that is kept, is the checkpoint's own.
+
+    And where a classifier is asked for with a new head, unless the checkpoint has none.
+    """
+    of_classifier = heads.head_names(model) if keep_head else []
+    needed = [*heads.output_head_names(model), *([] if untrained_head else of_classifier)]
     fresh = [key for key in getattr(model, MISSING) if key.startswith(tuple(f"{name}." for name in needed))]
     if fresh:
         what = "classifier" if keep_head else "language model"
         raise SetupError(f"the model {_name(card, model.config)!r} is no {what}: its checkpoint has no {fresh[0]}")
+    for name in of_classifier if untrained_head else []:
+        if not any(key.startswith(f"{name}.") for key in getattr(model, MISSING)):
+            raise SetupError(
+                f"prompting.untrained_head: the checkpoint of {_name(card, model.config)!r} has a head ({name}); "
+                "remove the key, so that it answers"
+            )
 
 
 def _name(card: ModelCard, config: Any) -> str:

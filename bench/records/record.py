@@ -271,9 +271,10 @@ class Record(Part):
     sharded_phases: of a model whose parameters are sharded in training: phase -> whether it was sharded there too, or
     whole on each process, and why.
     imported: of a result that another tool left: "tool", "file" and its "sha256"; null for a run of this harness.
-    published: split -> metric -> what others found there, from the recipe. files: SHA-256 of the recipe's file, of the
-    cards and drop-ins in use, and of accelerate's and DeepSpeed's config files, as "<kind>/<file name>". selected_on:
-    scored splits whose data also chose the best step or the settings; their scores are marked wherever they are shown.
+    published: split -> metric -> what others found there, from the recipe; published_before: before training.
+    files: SHA-256 of the recipe's file, of the cards and drop-ins in use, and of accelerate's and DeepSpeed's config
+    files, as "<kind>/<file name>". selected_on: scored splits whose data also chose the best step or the settings;
+    their scores are marked wherever they are shown.
     """
 
     schema_: int = SCHEMA
@@ -297,6 +298,7 @@ class Record(Part):
     scores: dict[str, dict[str, dict[str, Score]]] = {}
     baselines: dict[str, dict[str, dict[str, Number]]] = {}
     published: dict[str, dict[str, Published]] = {}
+    published_before: dict[str, dict[str, Published]] = {}
     selected_on: list[str] = []
     training: TrainingPart | None = None
     resumed: list[Resumed] = []

@@ -32,7 +32,11 @@ def run_report(record: Record, folder: Path) -> str:
         "Scores by label": md.joined(
             part(record, split) for split in accessors.splits(record) for part in (_scores_by_label, _scores_by_type)
         ),
-        "Published results": md.joined(_published(results, split) for split, results in record.published.items()),
+        "Published results": md.joined(
+            _published(results, f"{split}{when}")
+            for when, bands in ((" before training", record.published_before), ("", record.published))
+            for split, results in bands.items()
+        ),
         "Prompt": _prompt(record),
         "Figures": md.images("figures", sorted(path.name for path in folder.glob("figures/*.png"))),
         "Training": md.fields("training", record.training.model_dump(exclude={"in_force"})) if record.training else "",

@@ -161,11 +161,17 @@ def _encode(
             asked = encode_corpus(recipe, plan, corpus, task, tokenizer)
         run.record.prompts = asked.prompts
         data = contracts.EncodedData(
-            splits=asked.splits, train=asked.train, reader=asked.reader, notes=tuple(asked.notes)
+            splits=asked.splits,
+            train=asked.train,
+            reader=asked.reader,
+            notes=tuple(asked.notes),
+            warnings=asked.warnings,
         )
     run.record.speed["token_cache"] = data.token_cache
     for note in data.notes:
         run.record.note(note)
+    for warning in data.warnings:
+        run.record.warn(warning.code, warning.sentence)
     return data
 
 

@@ -127,7 +127,8 @@ def plan_memory(run: RunContext) -> PredictedMemory:
         raise SetupError(f"method {recipe.method.name!r} trains nothing by gradients")
     if budget is None or train is None:
         raise SetupError("the sizes of training were not known yet")
-    order, features = budget.order(recipe.seed), train.features
+    order = budget.order(recipe.seed, train.lengths if recipe.training.group_by_length else None)
+    features = train.features
     counts, choices = longest_texts(features)
     if choices > 1:  # of an example, all are as long as the longest one
         features = [{"input_ids": range(count)} for count in counts]

@@ -1,11 +1,14 @@
 """Scores a stage: fills in the record, writes the predictions beside it, and checks them by the plain path."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from accelerate.utils import gather_object
 
 from bench import console
 from bench.config import registry
 from bench.config.cards import GENERATION_TASK
+from bench.config.recipe import Band
 from bench.data.examples import as_array
 from bench.distributed import setup
 from bench.errors import ScoreError
@@ -39,8 +42,11 @@ def score(run: RunContext, stage: str) -> None:
         if run.state.is_main_process:
             with run.clock.phase("metrics"):
                 _file_scores(run, stage, name, predictions)
+    recipe = run.resolved.recipe
     if stage == "after":
-        run.record.published = _beside_published(run)
+        run.record.published = _beside_published(run, stage, recipe.published)
+    else:
+        run.record.published_before = _beside_published(run, stage, recipe.published_before)
 
 
 def _batch_tokens(run: RunContext) -> int | None:
@@ -50,20 +56,28 @@ def _batch_tokens(run: RunContext) -> int | None:
     return reader.batch_tokens(run.model, run.inputs.scoring)
 
 
-def _beside_published(run: RunContext) -> dict[str, dict[str, record.Published]]:
+def _beside_published(run: RunContext, stage: str, bands: Mapping[str, Band]) -> dict[str, dict[str, record.Published]]:
     """Return split -> metric -> the published band of the recipe, with the run's own value."""
-    recipe = run.resolved.recipe
-    split = recipe.evaluation.splits[0]
-    scores_after = run.record.scores.get("after", {}).get(split, {})
-    if not recipe.published or not scores_after:
+    split = run.resolved.recipe.evaluation.splits[0]
+    scores = run.record.scores.get(stage, {}).get(split, {})
+    if not bands or not scores:
         return {}
     published = {}
-    for metric, band in recipe.published.items():
-        item = scores_after.get(metric)
-        value = item.value if item is not None and isinstance(item.value, int | float) else None
+    for metric, band in bands.items():
+        value = _value_of(scores, metric, run.inputs.corpus.labels)
         inside = None if value is None else band.low <= value <= band.high
         published[metric] = record.Published(**band.model_dump(), value=value, inside=inside)
     return {split: published}
+
+
+def _value_of(scores: Mapping[str, record.Score], metric: str, labels: tuple[str, ...]) -> float | None:
+    """Return one number of the scores, of `<value>.<label>` that of the label; None where there is none."""
+    name, _, label = metric.partition(".")
+    item = scores.get(metric) or scores.get(name)
+    value = None if item is None else item.value
+    if isinstance(value, list) and label in labels:
+        value = value[labels.index(label)]
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set.Predictions) -> None:
@@ -76,6 +90,12 @@ def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set
         for item in scores.values():
             item.signature = f"{item.signature}|{prompts.signature}"
         _file_prompts(prompts, stage, name, predictions)
+        if (count := prompts.answers.get(stage, {}).get(name, {}).get("fell_back")) is not None:
+            label = run.resolved.recipe.prompting.fallback_label
+            run.record.note(
+                f"{stage} {name}: {count} of {len(predictions.ids)} answers name no label, and count as {label!r} "
+                "(prompting.fallback_label)"
+            )
     _file_ceilings(run, name, scores, predictions)
     run.record.scores.setdefault(stage, {})[name] = scores
     train_references = _train_references(run)

@@ -144,6 +144,7 @@ def adapted_model(
         head=recipe.head,
         labels=() if is_text else task.head_outputs(labels),
         keep_head=recipe.prompting.answer == "entailment",
+        untrained_head=recipe.prompting.untrained_head,
         multi_label=recipe.dataset.multi_label,
         tokenizer=tokenizer,
         weights=weights,

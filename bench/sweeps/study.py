@@ -45,7 +45,8 @@ class RunEntry(Strict):
     """One system of the comparison. recipe: below `recipes/`, without suffix, or a file beside the study's.
 
     set: overrides. seeds: instead of the study's, also in the mini variant. mini: overrides of the mini variant, on top
-    of the study's. published: published score ranges for this model and data; not for the mini variant.
+    of the study's. published, published_before: published score ranges for this model and data, after and before
+    training; not for the mini variant.
     """
 
     recipe: Text
@@ -53,6 +54,7 @@ class RunEntry(Strict):
     seeds: Seeds | None = None
     mini: Settings = Field(default_factory=dict)
     published: dict[Name, Band] = Field(default_factory=dict)
+    published_before: dict[Name, Band] = Field(default_factory=dict)
 
 
 class PublishedEntry(RunEntry):
@@ -163,7 +165,7 @@ class System:
         apart: tuple[str, ...] = (only, "evaluation.before=false", "save=false")
         # A trial is scored on what chose its best step: it only chooses in its turn, and is in no table.
         apart += ("evaluation.allow_selection_on_test=true",) if self.resolved.recipe.training.best is not None else ()
-        own = (text for text in self.overrides if not text.startswith("published="))
+        own = (text for text in self.overrides if not text.startswith(("published=", "published_before=")))
         given = merged(tuple(own), apart)
         return {one: self._planned(merged(given, one), self.seeds[0]) for one in self.candidates}
 
@@ -388,8 +390,10 @@ def _overrides(settings: Settings) -> tuple[str, ...]:
 
 
 def _published_overrides(entry: RunEntry) -> tuple[str, ...]:
-    bands = {name: band.model_dump() for name, band in entry.published.items()}
-    return _overrides({"published": bands} if bands else {})
+    bands = {"published": entry.published, "published_before": entry.published_before}
+    return _overrides(
+        {key: {name: band.model_dump() for name, band in each.items()} for key, each in bands.items() if each}
+    )
 
 
 def _mark_as_published(

@@ -38,6 +38,10 @@ def tell(inputs: FitInputs, live: Live) -> None:
     """Tell the observer what is in force, and what was asked for; an engine calls it when all is set up."""
     wanted, found = asked(inputs), read(inputs, live)
     inputs.observer.on_in_force(wanted, found, differences(wanted, found))
+    if inputs.settings.optimizer.startswith("paged") and inputs.scoring.device.type == "cpu":
+        inputs.observer.on_note(
+            "training.optimizer: bitsandbytes pages nothing on a CPU, where all of it is on the host"
+        )
 
 
 def asked(inputs: FitInputs) -> dict[str, Any]:

@@ -46,10 +46,11 @@ class StepLoss:
         A label item is an example, a label of it where several are allowed, an end of a span, or a token of an answer.
         model: as the engine wrapped it.
         """
+        # No label in any batch of the step: a sum of nothing, not 0 / 0.
+        items = torch.as_tensor(items).clamp(min=1)
         if self.answers_only:
-            # No label in any batch of the step: a sum of nothing, not 0 / 0.
             loss: torch.Tensor = model(**batch).loss
-            return loss / torch.as_tensor(items).clamp(min=1)
+            return loss / items
         outputs = model(**{name: value for name, value in batch.items() if name != "labels"})
         return self._summed(outputs, batch) / items
 

@@ -100,10 +100,10 @@ class FitInputs:
     def order(self) -> list[int]:
         """Return the row numbers of all steps (Budget.order), in each global batch sorted by length where asked for.
 
-        Which rows are in a global batch does not depend on that. Sorted rows are dealt out in turns, so that all
-        processes get the same lengths at the same time.
+        Which rows are in a global batch does not depend on that, but on `training.group_by_length`. Sorted rows are
+        dealt out in turns, so that all processes get the same lengths at the same time.
         """
-        rows = self.budget.order(self.seed)
+        rows = self.budget.order(self.seed, self.train.lengths if self.settings.group_by_length else None)
         return sorted_in_steps(rows, self.train.lengths, self.budget.global_batch) if self.by_length else rows
 
     @property

@@ -79,6 +79,8 @@ def inputs_of(
     """What `stages.fit` would hand to the engines."""
     chosen = Training.model_validate({**STEPS, **settings})
     rows = lessons or tiny.lessons(known, TEXTS)
+    if chosen.loss_on == "all":
+        rows = [{**row, "token_labels": row["input_ids"]} for row in rows]
     state = PartialState()
     budget = Budget.plan(chosen, len(rows), state.num_processes)
     return FitInputs(

@@ -418,14 +418,22 @@ def test_two_processes_are_the_same(plain, tmp_path):
         for case in TRAINED
         for engine in ("trainer", "loop")
     }
+    # Whole texts, in steps of similar lengths: the same steps, whatever the number of processes.
+    whole = {"loss_on": "all", "group_by_length": True}
+    expected = {case: plain[case] for case in TRAINED}
+    expected["whole"] = trained("gpt2-full", tmp_path / "alone", wanted=False, **whole)
+    for engine in ("trainer", "loop"):
+        settings = {"engine": engine, "per_device_batch": 2, **whole}
+        jobs[str(tmp_path / f"whole-{engine}")] = ["gpt2-full", settings]
     (tmp_path / "jobs.json").write_text(json.dumps(jobs), encoding="utf-8")
     script = ROOT / "tests" / "helpers" / "text_training.py"
     done = launched(tmp_path / "jobs.json", config="ddp_cpu2", script=script, timeout_s=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    for place, (case, _) in jobs.items():
+    for place, (case, settings) in jobs.items():
         found = json.loads((Path(place) / "found.json").read_text(encoding="utf-8"))
         assert found["world_size"] == 2
-        assert_same_training({**found, "weights": load_file(Path(place) / "weights.safetensors")}, plain[case])
+        found["weights"] = load_file(Path(place) / "weights.safetensors")
+        assert_same_training(found, expected["whole" if "loss_on" in settings else case])
 
 
 def uneven(folder):

@@ -465,6 +465,15 @@ def test_a_kept_head_must_be_in_the_checkpoint(headless, tmp_path):
         tiny.build(pretrained(headless), tmp_path, labels=(), keep_head=True)
 
 
+def test_a_head_that_nothing_trained_is_asked_for_by_name(headless, tmp_path):
+    options = {"labels": (), "keep_head": True, "untrained_head": True}
+    model = tiny.build(pretrained(headless), tmp_path, **options)
+    assert getattr(model, heads.MISSING)
+    model.save_pretrained(tmp_path / "whole")
+    with pytest.raises(SetupError, match=r"has a head \(classifier\); remove the key"):
+        tiny.build(pretrained(tmp_path / "whole"), tmp_path, **options)
+
+
 # ---------------------------------------------------------------- counts
 
 

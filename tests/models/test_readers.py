@@ -1,5 +1,6 @@
 """Readers of answers: the likeliest label as the recipe says, written ones parsed, entailment as in transformers."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -155,6 +156,31 @@ def test_written_answers_are_parsed_and_counted(llama):
         assert answer.scores == [float(answer.prediction == label) for label in range(3)]
 
 
+def test_an_answer_that_names_no_label_can_count_as_one(llama):
+    """`prompting.fallback_label`: the same texts, every one of them a label, and a count of those that named none."""
+    model, tokenizer = llama
+    prompting = Prompting(answer="generate", max_new_tokens=3)
+    _, free = read(model, tokenizer, prompting)
+    split, found = read(model, tokenizer, prompting.model_copy(update={"fallback_label": "good"}))
+    assert {answer.prediction for answer in free} & {-1}
+    for plain, answer in zip(free, found, strict=True):
+        assert answer.extra["text"] == plain.extra["text"]
+        assert answer.extra["fell_back"] == (plain.prediction == -1)
+        assert answer.prediction == (1 if plain.prediction == -1 else plain.prediction)
+        assert answer.scores == [float(answer.prediction == label) for label in range(3)]
+    predictions = score.Predictions(
+        ids=split.ids,
+        predictions=np.array([answer.prediction for answer in found]),
+        references=np.zeros(len(found)),
+        scores=np.zeros((len(found), 3)),
+        extra=tuple(answer.extra for answer in found),
+    )
+    counts = summary(predictions)
+    assert (counts["unparsable"], counts["fell_back"]) == (0, sum(answer.prediction == -1 for answer in free))
+    with pytest.raises(SetupError, match=r"there is no label 'goood'\. Did you mean 'good'"):
+        read(model, tokenizer, prompting.model_copy(update={"fallback_label": "goood"}))
+
+
 def test_an_answer_ends_at_a_line_break(llama):
     model, tokenizer = llama
     split, reader = asked(tokenizer, Prompting(answer="generate"))
@@ -294,6 +320,33 @@ def test_entailment_is_that_of_transformers(names, multi_label, batch_tokens, nl
             assert found[number].prediction == [int(value >= 0.5) for value in found[number].scores]
         else:
             assert LABELS[found[number].prediction] == theirs["labels"][0]
+
+
+def test_an_untrained_head_answers_as_in_transformers_pipeline(llama, caplog):
+    """A language model in the zero-shot pipeline: two new outputs, of which the last one is taken for entailment."""
+    from transformers import LlamaForSequenceClassification
+
+    language, tokenizer = llama
+    config = copy.deepcopy(language.config)
+    config.pad_token_id = tokenizer.pad_token_id
+    torch.manual_seed(3)
+    model = tiny.liven(LlamaForSequenceClassification(config)).eval()
+    hypotheses = [f"This example is {label}." for label in LABELS]
+    features, _ = entailment.encode_pairs(ROWS, hypotheses, tokenizer, 200)
+    split = Encoded(name="test", ids=tuple(row["id"] for row in ROWS), features=features, truncated=0)
+    with pytest.raises(SetupError, match=r"takes one, is `prompting\.untrained_head: true`"):
+        entailment.EntailmentReader(model, split, scoring(tokenizer))
+    with autocast.evaluating(model):
+        reader = entailment.EntailmentReader(model, split, scoring(tokenizer), untrained=True)
+        found = {n: a for numbers in reader.batches for n, a in zip(numbers, reader.read(numbers), strict=True)}
+    judge = pipeline("zero-shot-classification", model=model, tokenizer=tokenizer, device="cpu")
+    assert judge.entailment_id == -1
+    for number, row in enumerate(ROWS):
+        theirs = judge(row["text"], list(LABELS), hypothesis_template="This example is {}.")
+        ours = dict(zip(LABELS, found[number].scores, strict=True))
+        assert ours == pytest.approx(dict(zip(theirs["labels"], theirs["scores"], strict=True)), abs=1e-5)
+        assert LABELS[found[number].prediction] == theirs["labels"][0]
+    assert len({answer.prediction for answer in found.values()}) > 1
 
 
 def test_only_the_text_is_cut_beside_a_hypothesis(nli_tokenizer):

@@ -140,7 +140,7 @@ def test_what_does_not_go_together_is_refused(name, changes, message):
 
 def test_other_tasks_refuse_its_keys():
     for change, message in (
-        ("training.loss_on=all", "only task 'generation' has other tokens in its loss"),
+        ("training.loss_on=all", "training.loss_on: all: a task head learns labels, and no tokens are in its loss"),
         ("evaluation.extract={name: letter}", "only for texts that are written"),
         ("evaluation.metrics=[reference_loss]", "metric 'reference_loss' is for task 'generation'"),
         ("dataset.columns.reference=answer", "only task 'generation' has texts that are to be written"),

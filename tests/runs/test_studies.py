@@ -236,6 +236,45 @@ def test_distilbert_on_films_as_published():
     assert (part.into, part.stratified) == ({"train": 1500, "test": 500}, False)
 
 
+def test_mistral_and_gemma_on_films_as_published():
+    mistral, gemma = (published("imdb")[name] for name in ("mistral-qlora", "gemma-zero_shot"))
+    options = resolve.load(FOLDER / "imdb" / "as_published-mistral-qlora.yaml").options
+    assert (options.quant_type, options.double_quant, options.compute_dtype) == ("nf4", False, "float16")
+    assert options.config == {
+        "r": 64, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ("q_proj", "v_proj")
+    }  # fmt: skip
+    wanted = {
+        "epochs": 4, "learning_rate": 2e-4, "schedule": "cosine", "warmup": 0.03, "global_batch": 4,
+        "per_device_batch": 1, "optimizer": "paged_adamw_32bit", "weight_decay": 0.001, "clip_norm": 0.3,
+        "loss_on": "all", "group_by_length": True,
+    }  # fmt: skip
+    assert {key: getattr(mistral.training, key) for key in wanted} == wanted
+    asked = mistral.prompting
+    assert (asked.answer, asked.max_new_tokens, asked.fallback_label) == ("generate", 1, "negative")
+    assert (mistral.as_published.precision, mistral.max_length) == ("fp16", 512)
+    assert set(mistral.published) == set(mistral.published_before)
+    assert (gemma.method.name, gemma.prompting.answer, gemma.prompting.untrained_head) == (
+        "zero_shot", "entailment", True
+    )  # fmt: skip
+    span = gemma.published["accuracy"]
+    assert (span.low, span.high) == (0.44, 0.64)
+    assert not any(one.resolved.recipe.published for one in systems("imdb") if "gemma" in one.path.stem)
+
+
+def test_heads_of_llama_as_published():
+    found = published("sst2_squad_llama")
+    for recipe in found.values():
+        training = recipe.training
+        assert (recipe.method.name, training.learning_rate, training.epochs) == ("head", 2e-3, 3)
+        assert (training.global_batch, training.per_device_batch) == (32, 8)
+        assert recipe.as_published.precision == "fp16"
+    assert found["sst2-head"].training.best == "loss"
+    squad = found["squad-head"]
+    assert squad.spans.offsets == "characters_as_tokens"
+    assert squad.dataset.divide[0].into == {"train": 8000, "test": 2000}
+    assert not squad.published
+
+
 def test_emotions_as_published():
     found = published("tweet_emotions")
     shown = {
@@ -358,7 +397,8 @@ def test_what_is_asked_for_in_five_executions_is_run_five_times_in_small_too():
 def test_the_page_names_the_published_numbers(name):
     text = readme(name)
     found = systems(name, variant="all" if name in AS_PUBLISHED else "own")
-    bands = [band for one in found for band in one.resolved.recipe.published.values()]
+    recipes = [one.resolved.recipe for one in found]
+    bands = [band for one in recipes for band in (*one.published.values(), *one.published_before.values())]
     assert bands
     for band in bands:
         for end in (band.low, band.high):
@@ -407,6 +447,28 @@ def test_a_band_of_the_same_examples_is_as_wide_as_one_sample_varies():
 
 # Study, metric -> the ends' published accuracies, with how many examples each is of, and the ends of the metric itself.
 BETWEEN_DRAWS = {
+    ("imdb", "as_published-mistral-qlora", "accuracy"): ((0.960, 2_500), (0.960, 2_500), None),
+    ("imdb", "as_published-mistral-qlora", "recall_per_label.positive"): ((0.974, 1_250), (0.974, 1_250), None),
+    ("imdb", "as_published-mistral-qlora", "recall_per_label.negative"): ((0.946, 1_250), (0.946, 1_250), None),
+    ("imdb", "as_published-mistral-qlora", "before/accuracy"): ((0.630, 2_500), (0.630, 2_500), None),
+    ("imdb", "as_published-mistral-qlora", "before/recall_per_label.positive"): ((0.98, 1_250), (0.98, 1_250), None),
+    ("imdb", "as_published-mistral-qlora", "before/recall_per_label.negative"): ((0.28, 1_250), (0.28, 1_250), None),
+    ("sst2_squad_llama", "as_published-sst2-head", "accuracy"): ((0.8954, 13_470), (0.8954, 13_470), None),
+    ("sst2_squad_llama", "as_published-sst2-head", "precision_per_label.positive"): (
+        (0.8954, 13_470),
+        (0.8954, 13_470),
+        (0.9191, 0.9191),
+    ),
+    ("sst2_squad_llama", "as_published-sst2-head", "recall_per_label.positive"): (
+        (0.8954, 13_470),
+        (0.8954, 13_470),
+        (0.8909, 0.8909),
+    ),
+    ("sst2_squad_llama", "as_published-sst2-head", "f1_positive"): (
+        (0.8954, 13_470),
+        (0.8954, 13_470),
+        (0.9048, 0.9048),
+    ),
     ("imdb", "as_published-distilbert-loop", "accuracy"): ((0.9382, 10_000), (0.9382, 10_000), None),
     ("imdb", "as_published-distilbert-trainer_notebook", "accuracy"): ((0.9356, 10_000), (0.9356, 10_000), None),
     ("imdb", "distilbert-loop", "accuracy"): ((0.9356, 10_000), (0.9382, 10_000), None),
@@ -429,8 +491,10 @@ def test_a_band_between_two_draws_is_as_wide_as_both_vary(study_name, stem, metr
     low, high = ends or [accuracy for accuracy, _ in accuracies]
     below, above = (1.96 * math.sqrt(2 * p * (1 - p) / count) for p, count in accuracies)
     variant = "as_published" if stem.startswith("as_published") else "own"
-    found = [one.resolved.recipe.published for one in systems(study_name, variant=variant) if one.path.stem == stem]
-    bands = [published[metric] for published in found if metric in published]
+    found = [one.resolved.recipe for one in systems(study_name, variant=variant) if one.path.stem == stem]
+    when, _, metric = metric.rpartition("/")
+    of_runs = [one.published_before if when else one.published for one in found]
+    bands = [published[metric] for published in of_runs if metric in published]
     assert bands
     for band in bands:
         assert (band.low, band.high) == pytest.approx((low - below, high + above), abs=6e-4)

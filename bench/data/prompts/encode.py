@@ -45,7 +45,7 @@ class PromptEncoder:
 
     max_length: tokens of a prompt and its longest answer together. max_new_tokens: room for the answer where the model
     writes it, None where the possible answers are known. per_example: other shots for each row. scores_end: the end of
-    an answer is a part of its likelihood.
+    an answer is a part of its likelihood. learns_prompt: a decoder's prompts are in the loss of training too.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -58,6 +58,7 @@ class PromptEncoder:
     max_new_tokens: int | None = None
     notes: list[str] = field(default_factory=list)
     scores_end: bool = False
+    learns_prompt: bool = False
 
     def __post_init__(self) -> None:
         if self.renderer.frame is not None and self.renderer.frame.writes_date:
@@ -151,8 +152,9 @@ class PromptEncoder:
     def encode_train_examples(self, rows: Sequence[Row]) -> tuple[list[Feature], int]:
         """Return a feature {"input_ids", "token_labels", "labels"} for each row, and how many texts were truncated.
 
-        The loss falls on the answer and its end only. Decoders: token_labels are as long as input_ids, -100 on the
-        prompt. Encoder-decoders: token_labels are the answer and its end.
+        The loss falls on the answer and its end only, or, with `learns_prompt`, on all tokens behind the first.
+        Decoders: token_labels are as long as input_ids, -100 on what is not learned. Encoder-decoders: token_labels are
+        the answer and its end.
         """
         answers = [self.wording.answer(row) for row in rows]
         fields, shots = [self._fields(row) for row in rows], [self._shots_of(row) for row in rows]
@@ -169,11 +171,10 @@ class PromptEncoder:
         for number, row in enumerate(rows):
             prompt_ids = prompts[number]
             answer_ids = encoded.continuation_ids[number][chosen[number]] + self.end_ids
-            feature: Feature = (
-                {"input_ids": prompt_ids, "token_labels": answer_ids}
-                if self.family == "encoder_decoder"
-                else {"input_ids": prompt_ids + answer_ids, "token_labels": [-100] * len(prompt_ids) + answer_ids}
-            )
+            feature: Feature = {"input_ids": prompt_ids, "token_labels": answer_ids}
+            if self.family != "encoder_decoder":
+                learned = prompt_ids if self.learns_prompt else [-100] * len(prompt_ids)
+                feature = {"input_ids": prompt_ids + answer_ids, "token_labels": learned + answer_ids}
             features.append({**feature, "labels": row["label"]})
         self.check_beginnings(prompts)
         return features, len(cut)

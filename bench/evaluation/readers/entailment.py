@@ -12,18 +12,20 @@ from bench.errors import SetupError
 from bench.evaluation.head_forward import HeadForward
 from bench.evaluation.reader import Answer, Scoring, batch_tokens
 from bench.models import heads
+from bench.records.record import RunWarning
 
 
 class EntailmentReader:
     """Predicts the label whose hypothesis an NLI model finds entailed by the text (Yin et al. 2019).
 
     One label: the softmax over the labels' entailment logits. Several: for each label by itself the probability of
-    entailment against contradiction. As transformers' zero-shot pipeline does it.
+    entailment against contradiction. As transformers' zero-shot pipeline does it. untrained: with a head that nothing
+    has trained the pipeline takes the last output for entailment, and the first for contradiction.
     """
 
-    def __init__(self, model: Any, split: Encoded, scoring: Scoring):
+    def __init__(self, model: Any, split: Encoded, scoring: Scoring, *, untrained: bool = False):
         self.model, self.split, self.scoring = model, split, scoring
-        self.entails, self.contradicts = _nli_labels(model)
+        self.entails, self.contradicts = (-1, 0) if untrained else _nli_labels(model)
         self.budget = batch_tokens(model, scoring)
         # As if all pairs of an example were as long as its longest, so that a batch of examples is one of pairs.
         self.batches = batching.grouped([_tokens_of(feature["pairs"]) for feature in split.features], self.budget)
@@ -64,9 +66,19 @@ def _nli_labels(model: Any) -> tuple[int, int]:
     if not entails or not contradicts:
         raise SetupError(
             f"prompting.answer is entailment, but the model's labels are {', '.join(names)}; it needs one that begins "
-            "with 'entail' and one with 'contra'"
+            "with 'entail' and one with 'contra'; a language model with a new head, as transformers' zero-shot "
+            "pipeline takes one, is `prompting.untrained_head: true`, and knows nothing"
         )
     return entails[0], contradicts[0]
+
+
+def untrained_warning() -> RunWarning:
+    """Return the warning of a run whose answers are those of an untrained head."""
+    sentence = (
+        "the head that answers is new and never trained (prompting.untrained_head): the seed draws its weights, and "
+        "with another one the score is another; it says nothing of the model"
+    )
+    return RunWarning(code="untrained_head", sentence=sentence)
 
 
 def encode_pairs(

@@ -15,12 +15,23 @@ from bench.evaluation.readers.generator import GeneratorReader
 
 
 class GenerationReader(GeneratorReader):
-    """Generates greedily up to the end token, a line break or the limit, and parses the text."""
+    """Generates greedily up to the end token, a line break or the limit, and parses the text.
+
+    fallback: the label id of a text that names no label; None where such a text is no answer.
+    """
 
     def __init__(
-        self, model: Any, split: Encoded, scoring: Scoring, prompting: Prompting, parse: Callable[[str], Any], end: int
+        self,
+        model: Any,
+        split: Encoded,
+        scoring: Scoring,
+        prompting: Prompting,
+        parse: Callable[[str], Any],
+        end: int,
+        fallback: int | None = None,
     ):
         self.parse, self.num_labels, self._breaks = parse, scoring.metrics.num_labels, dict[int, bool]()
+        self.fallback = fallback
         super().__init__(
             model,
             split,
@@ -46,7 +57,9 @@ class GenerationReader(GeneratorReader):
         answers = []
         for number, generated in zip(numbers, self.generator.run(numbers), strict=True):
             text = self._text(generated.tokens)
-            prediction = self.parse(text)
+            prediction: Any = self.parse(text)
+            fell_back = self.fallback is not None and prediction == -1
+            prediction = self.fallback if fell_back else prediction
             in_words = prediction is None or isinstance(prediction, str | float)
             scores = np.zeros(0 if in_words else self.num_labels)
             if in_words:
@@ -56,6 +69,8 @@ class GenerationReader(GeneratorReader):
             elif prediction >= 0:
                 scores[prediction] = 1.0
             extra = {"text": text, "stopped": generated.stopped, "new_tokens": len(generated.tokens)}
+            if self.fallback is not None:
+                extra["fell_back"] = fell_back
             extra |= prompt_identity(self.split.features[number])
             answers.append(Answer(prediction=prediction, scores=scores.tolist(), extra=extra))
         return answers

@@ -1,6 +1,7 @@
 """Reader of answers that are spans of a passage: encodes splits as windows, and predicts the best span in them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from accelerate import PartialState
 from bench.config.contracts import EncodedData
 from bench.config.recipe import Recipe
 from bench.config.training import Spans
-from bench.data.batching import grouped
+from bench.data.batching import IGNORED, grouped
 from bench.data.dataset import Corpus
 from bench.data.examples import Encoded, Feature
 from bench.data.sources import Rows
@@ -18,6 +19,7 @@ from bench.errors import SetupError
 from bench.evaluation.head_forward import HeadForward
 from bench.evaluation.reader import Answer, Scoring, batch_tokens
 from bench.evaluation.spans import BestAnswer, Candidates, best_answers, candidates, joined
+from bench.records.record import RunWarning
 
 # Spans of the n-best list that are written beside a prediction.
 SHOWN = 3
@@ -45,13 +47,19 @@ def encode(corpus: Corpus, tokenizer: Any, recipe: Recipe, state: PartialState |
             notes.append(f"{name}: {len(split.rows)} questions were read in {num_windows} windows")
     if version == "1.1" and spans.null_score_diff_threshold != Spans().null_score_diff_threshold:
         notes.append("spans.null_score_diff_threshold is not used: in these data every question has an answer")
-    train = None
+    train, warnings = None, []
     if "train" in corpus.splits:
-        train = _train_examples(corpus.splits["train"].rows, windows["train"])
+        rows = corpus.splits["train"].rows
+        train = _train_examples(rows, windows["train"])
+        if spans.offsets == "characters_as_tokens":
+            train, warning = with_characters_as_tokens(train, rows, windows["train"])
+            warnings.append(warning)
         if windows["train"].missed:
             notes.append(f"train: the answers of {len(windows['train'].missed)} questions lie wholly in no window")
     reader = reader_of(spans, version)
-    return EncodedData(splits=splits, train=train, reader=reader, notes=tuple(notes), unit="questions")
+    return EncodedData(
+        splits=splits, train=train, reader=reader, notes=tuple(notes), unit="questions", warnings=tuple(warnings)
+    )
 
 
 def questions(name: str, rows: Rows, tokenizer: Any, max_length: int, spans: Spans) -> Encoded:
@@ -92,6 +100,33 @@ def _train_examples(rows: Rows, windows: Windows) -> Encoded:
         inputs: Feature = {key: feature[key] for key in ("input_ids", "token_type_ids") if key in feature}
         examples.append({**inputs, "labels": [feature["start_positions"], feature["end_positions"]]})
     return Encoded(name="train", ids=tuple(ids), features=examples, truncated=len(windows.cut))
+
+
+def with_characters_as_tokens(train: Encoded, rows: Rows, windows: Windows) -> tuple[Encoded, RunWarning]:
+    """Return training examples whose labels are an answer's character offsets, and a warning with how many are wrong.
+
+    The fault of published code that feeds `answer_start` and `answer_start + len(text)` to a span head, which reads
+    token positions. As in transformers' heads, a position behind the last token is left out of the loss.
+    """
+    examples, wrong, behind, asked = [], 0, 0, 0
+    for example, feature in zip(train.features, windows.features, strict=True):
+        row = rows[feature["example"]]
+        if not row["answers"]:
+            examples.append(example)
+            continue
+        start = row["answer_starts"][0]
+        ends = [start, start + len(row["answers"][0])]
+        labels = [end if end < len(example["input_ids"]) else IGNORED for end in ends]
+        examples.append({**example, "labels": labels})
+        asked += 1
+        wrong += labels != example["labels"]
+        behind += labels.count(IGNORED)
+    sentence = (
+        f"train: character offsets of answers are learned as token positions (spans.offsets: characters_as_tokens), a "
+        f"fault that is asked for: {wrong} of {asked} windows of questions with an answer learn other tokens than the "
+        f"answer's, and {behind} of their {2 * asked} ends lie behind the last token and are not learned"
+    )
+    return replace(train, features=examples), RunWarning(code="offsets_not_tokens", sentence=sentence)
 
 
 def reader_of(spans: Spans, version: str | None) -> Callable[[Any, Encoded, Scoring], "SpanReader"]:

@@ -256,3 +256,16 @@ def test_real_tokenizers_and_real_sentences(name, begins, number):
         assert answers == [f"{text} {label}" for label in LABELS[:2]]
     examples, _ = encoder(tokenizer, labels=LABELS[:2], learns=True, max_length=400).encode_train_examples(rows)
     assert all(example["token_labels"][-1] == tokenizer.eos_token_id for example in examples)
+
+
+def test_a_lesson_can_be_the_whole_text():
+    """`training.loss_on: all`: the same tokens as else, all of them learned; an encoder-decoder has only its answer."""
+    answers, _ = encoder(learns=True).encode_train_examples(ROWS)
+    whole, _ = encoder(learns=True, learns_prompt=True).encode_train_examples(ROWS)
+    for one, other in zip(answers, whole, strict=True):
+        assert other["token_labels"] == other["input_ids"] == one["input_ids"]
+    written = [
+        encoder(family="encoder_decoder", learns=True, learns_prompt=learns).encode_train_examples(ROWS)[0]
+        for learns in (False, True)
+    ]
+    assert written[0] == written[1]

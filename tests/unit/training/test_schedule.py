@@ -4,6 +4,7 @@ import json
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -149,6 +150,27 @@ def test_epochs_and_validation_steps():
 def test_an_epoch_is_validated_once(examples, batch, length, expected):
     budget = plan(examples=examples, global_batch=batch, evaluate_every="epoch", **length)
     assert [step for step in range(1, budget.steps + 1) if budget.validates(step)] == expected
+
+
+def test_texts_of_similar_length_share_a_step():
+    """As transformers' `group_by_length`: every epoch has each row once, its longest first, and few pads."""
+    lengths = np.random.default_rng(0).integers(5, 500, 200).tolist()
+    budget = plan(examples=200, epochs=3.0, global_batch=4)
+    order = budget.order(7, lengths)
+    epochs = [order[start : start + 200] for start in range(0, 600, 200)]
+    assert all(sorted(epoch) == list(range(200)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    for epoch in epochs:
+        assert lengths[epoch[0]] == max(lengths)
+        # By whole steps, accumulation included: 12 of them in each of four parts, and what is left.
+        parts = [epoch[start : start + 48] for start in range(0, 200, 48)]
+        assert all(sorted(part[1:], key=lambda row: -lengths[row]) == part[1:] for part in parts)
+    assert order == budget.order(7, lengths) != budget.order(8, lengths)
+    assert order == plan(examples=200, epochs=3.0, global_batch=4, per_device_batch=1, world=2).order(7, lengths)
+    sampled = SimpleNamespace(lengths=lengths)
+    grouped = inputs(budget, seed=7, settings=Training(group_by_length=True), train=sampled)
+    assert grouped.order == order
+    assert inputs(budget, seed=7, train=sampled).order == budget.order(7) != order
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0.0, 0), (0.1, 2), (0.5, 10), (1.0, 1), (7.0, 7), (0.01, 1)])
