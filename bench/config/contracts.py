@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the contracts name types of packages above; importing those
     from bench.data.examples import Encoded
     from bench.data.prompts.encode import Wording
     from bench.evaluation.reader import Reader, Scoring
+    from bench.records.record import RunWarning
 
 # Keyword arguments of `transformers.BitsAndBytesConfig`: NF4 with double quantisation (Dettmers et al. 2023).
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -73,13 +74,15 @@ class EncodedData:
     """A corpus as a task encodes it: splits to score, the split to train on, and what reads the model's answers.
 
     unit: what is cut where an example is too long, for the record. token_cache: whether a split's tokens were found in
-    the cache, by its name; False where they are not kept.
+    the cache, by its name; False where they are not kept. warnings: of answers that were cut or are not where they
+    should be.
     """
 
     splits: dict[str, Encoded]
     train: Encoded | None
     reader: Callable[[nn.Module, Encoded, Scoring], Reader]
     notes: tuple[str, ...] = ()
+    warnings: tuple[RunWarning, ...] = ()
     unit: str = "texts"
     token_cache: dict[str, bool] | bool = False
 

@@ -32,6 +32,7 @@ class TextExamples:
     """Everything that a text objective needs.
 
     train: the training split with its answers, None when nothing is trained. prompts: the record's part on them.
+    warnings: of answers that were cut.
     """
 
     splits: dict[str, Encoded]
@@ -39,6 +40,7 @@ class TextExamples:
     reader: Callable[[Any, Encoded, Scoring], Reader]
     prompts: record.Prompts
     notes: list[str]
+    warnings: tuple[record.RunWarning, ...] = ()
 
 
 def auto_class(recipe: Recipe) -> str:

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from bench.config import contracts, foreign_code, registry, rules
 from bench.config.cards import GENERATION_TASK
 from bench.config.recipe import Recipe
-from bench.data import dataset, squad
+from bench.data import dataset, lost_texts, squad
 from bench.data import tokenizer as tokenizers
 from bench.data.examples import Encoded
 from bench.data.rows import texts_of
@@ -76,10 +76,21 @@ def load_data(run: RunContext) -> RunInputs:
     )
     run.record.data = _describe_data(run, corpus, inputs.encoded)
     run.record.comparability = comparability(run.resolved, corpus, signatures, run.record.prompts)
+    _tell_of_cuts(run, inputs, data.unit)
+    return inputs
+
+
+def _tell_of_cuts(run: RunContext, inputs: RunInputs, unit: str) -> None:
+    """Note how many texts of each split were cut, and warn where these are many. unit: what was cut."""
+    limit = run.resolved.recipe.max_length
     for split in inputs.encoded.values():
         if split.truncated:
-            run.record.note(f"{split.name}: {split.truncated} {data.unit} cut to {recipe.max_length} tokens")
-    return inputs
+            run.record.note(f"{split.name}: {split.truncated} {unit} cut to {limit} tokens")
+        found = lost_texts.texts_cut(
+            split.name, split.truncated, len(inputs.corpus.splits[split.name].rows), unit, limit
+        )
+        if found is not None:
+            run.record.warn(found.code, found.sentence)
 
 
 def _metrics_of(
@@ -138,11 +149,17 @@ def _encode(
             asked = encode_corpus(recipe, plan, corpus, task, tokenizer)
         run.record.prompts = asked.prompts
         data = contracts.EncodedData(
-            splits=asked.splits, train=asked.train, reader=asked.reader, notes=tuple(asked.notes)
+            splits=asked.splits,
+            train=asked.train,
+            reader=asked.reader,
+            notes=tuple(asked.notes),
+            warnings=asked.warnings,
         )
     run.record.speed["token_cache"] = data.token_cache
     for note in data.notes:
         run.record.note(note)
+    for warning in data.warnings:
+        run.record.warn(warning.code, warning.sentence)
     return data
 
 

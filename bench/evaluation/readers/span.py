@@ -9,6 +9,7 @@ from accelerate import PartialState
 from bench.config.contracts import EncodedData
 from bench.config.recipe import Recipe
 from bench.config.training import Spans
+from bench.data import lost_texts
 from bench.data.batching import grouped
 from bench.data.dataset import Corpus
 from bench.data.examples import Encoded, Feature
@@ -18,6 +19,7 @@ from bench.errors import SetupError
 from bench.evaluation.head_forward import HeadForward
 from bench.evaluation.reader import Answer, Scoring, batch_tokens
 from bench.evaluation.spans import BestAnswer, Candidates, best_answers, candidates, joined
+from bench.records.record import RunWarning
 
 # Spans of the n-best list that are written beside a prediction.
 SHOWN = 3
@@ -50,8 +52,24 @@ def encode(corpus: Corpus, tokenizer: Any, recipe: Recipe, state: PartialState |
         train = _train_examples(corpus.splits["train"].rows, windows["train"])
         if windows["train"].missed:
             notes.append(f"train: the answers of {len(windows['train'].missed)} questions lie wholly in no window")
-    reader = reader_of(spans, version)
-    return EncodedData(splits=splits, train=train, reader=reader, notes=tuple(notes), unit="questions")
+    return EncodedData(
+        splits=splits,
+        train=train,
+        reader=reader_of(spans, version),
+        notes=tuple(notes),
+        warnings=_warnings(corpus, windows),
+        unit="questions",
+    )
+
+
+def _warnings(corpus: Corpus, windows: dict[str, Windows]) -> tuple[RunWarning, ...]:
+    """Return what is lost, or wrong, of the answers to learn from."""
+    if "train" not in windows:
+        return ()
+    rows, made = corpus.splits["train"].rows, windows["train"]
+    asked = sum(bool(row["answers"]) for row in rows)
+    cut = lost_texts.answers_cut("train", len(made.missed), asked, "lie wholly in no window, and none is learned")
+    return tuple(item for item in (cut, lost_texts.positions(rows, made.features)) if item is not None)
 
 
 def questions(name: str, rows: Rows, tokenizer: Any, max_length: int, spans: Spans) -> Encoded:
