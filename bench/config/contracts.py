@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from bench.config.fields import Strict
+from bench.records.record import RunWarning
 
 if TYPE_CHECKING:  # the contracts name types of packages above; importing those would load torch
     import numpy as np
@@ -22,7 +23,6 @@ if TYPE_CHECKING:  # the contracts name types of packages above; importing those
     from bench.data.examples import Encoded
     from bench.data.prompts.encode import Wording
     from bench.evaluation.reader import Reader, Scoring
-    from bench.records.record import RunWarning
 
 # Keyword arguments of `transformers.BitsAndBytesConfig`: NF4 with double quantisation (Dettmers et al. 2023).
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
@@ -74,17 +74,16 @@ class EncodedData:
     """A corpus as a task encodes it: splits to score, the split to train on, and what reads the model's answers.
 
     unit: what is cut where an example is too long, for the record. token_cache: whether a split's tokens were found in
-    the cache, by its name; False where they are not kept. warnings: of answers that were cut or are not where they
-    should be.
+    the cache, by its name; False where they are not kept. warnings: of what misleads a reader of the scores.
     """
 
     splits: dict[str, Encoded]
     train: Encoded | None
     reader: Callable[[nn.Module, Encoded, Scoring], Reader]
     notes: tuple[str, ...] = ()
-    warnings: tuple[RunWarning, ...] = ()
     unit: str = "texts"
     token_cache: dict[str, bool] | bool = False
+    warnings: tuple[RunWarning, ...] = ()
 
 
 class Task(Protocol):

@@ -52,7 +52,7 @@ def positions(rows: Sequence[Mapping[str, Any]], features: Sequence[Feature]) ->
         f"train: {past + other:,} of {marked:,} positions to learn ({(past + other) / marked:.0%}) are not those of "
         f"the answer: {past:,} lie outside the text's tokens, {other:,} mark other words"
     )
-    return RunWarning(code="positions_not_of_answers", sentence=sentence)
+    return RunWarning(code="offsets_not_tokens", sentence=sentence)
 
 
 def _is_answer(row: Mapping[str, Any], answer: str, first: Sequence[int], last: Sequence[int]) -> bool:

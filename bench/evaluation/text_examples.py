@@ -32,7 +32,7 @@ class TextExamples:
     """Everything that a text objective needs.
 
     train: the training split with its answers, None when nothing is trained. prompts: the record's part on them.
-    warnings: of answers that were cut.
+    warnings: of what misleads a reader of the scores.
     """
 
     splits: dict[str, Encoded]

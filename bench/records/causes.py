@@ -24,7 +24,7 @@ _BY_CODE = {
         "What was cut can't be learned, or not be given: raise max_length (for spans also spans.doc_stride, for "
         "written answers prompting.max_new_tokens)"
     ),
-    "positions_not_of_answers": (
+    "offsets_not_tokens": (
         "Usually characters were counted where tokens are expected, or the positions are those of another text: a "
         "model that learns them points to wrong places"
     ),
@@ -43,8 +43,8 @@ _BY_CODE = {
         "too small for the task: look at some prompts with their answers before comparing with this score"
     ),
     "one_label_predicted": (
-        "Usual causes: a learning rate too high or too low, too few steps, or labels that are not balanced; a score "
-        "that looks good then says only how frequent the label is"
+        "Usual causes: a learning rate too high or too low, too few steps, labels that are not balanced, or, where "
+        "several are allowed, a threshold that none reaches; a good score then says only how frequent the label is"
     ),
     "constant_prediction": (
         "Usual causes: a learning rate too high, too few steps, or targets on another scale than the head's outputs; "
@@ -64,8 +64,8 @@ _BY_CODE = {
     ),
     "texts_cut_at_limit": "Raise prompting.max_new_tokens, or see why the model does not end its texts",
     "not_better_than_baseline": (
-        "Such a score shows nothing that was learned from the texts: more steps or data, another learning rate; of few "
-        "examples, score more"
+        "Such a score does not show that the texts were used: if trained, try more steps or data or another learning "
+        "rate; if prompted, look at some prompts with their answers; of few examples, score more"
     ),
     "worse_than_before": (
         "Usual causes: a learning rate too high, too many epochs, or other data or another prompt in training than in "

@@ -21,8 +21,9 @@ def warn_of_build(run: RunContext, initial: InitialValues) -> None:
         total=run.record.model.parameters["before_head"],
         names=initial.body,
     )
-    head = None
-    if body is None or weights != "random" or plan.trains != "nothing":  # else the head is the least of it
+    head, known = None, {warning.code for warning in run.record.warnings}
+    # Of a model that is random as a whole, the head is the least.
+    if "untrained_head" not in known and not (weights == "random" and plan.trains == "nothing"):
         is_trained = initial_values.trains_head(run.model, initial)
         head = starting_points.untrained_head(initial.head, method=method, trains=plan.trains, is_trained=is_trained)
     _warn(run, body, head)

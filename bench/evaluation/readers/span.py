@@ -47,29 +47,24 @@ def encode(corpus: Corpus, tokenizer: Any, recipe: Recipe, state: PartialState |
             notes.append(f"{name}: {len(split.rows)} questions were read in {num_windows} windows")
     if version == "1.1" and spans.null_score_diff_threshold != Spans().null_score_diff_threshold:
         notes.append("spans.null_score_diff_threshold is not used: in these data every question has an answer")
-    train = None
+    train, warnings = None, []
     if "train" in corpus.splits:
-        train = _train_examples(corpus.splits["train"].rows, windows["train"])
+        rows = corpus.splits["train"].rows
+        train = _train_examples(rows, windows["train"])
         if windows["train"].missed:
             notes.append(f"train: the answers of {len(windows['train'].missed)} questions lie wholly in no window")
+        warnings += _of_answers(rows, windows["train"])
+    reader = reader_of(spans, version)
     return EncodedData(
-        splits=splits,
-        train=train,
-        reader=reader_of(spans, version),
-        notes=tuple(notes),
-        warnings=_warnings(corpus, windows),
-        unit="questions",
+        splits=splits, train=train, reader=reader, notes=tuple(notes), unit="questions", warnings=tuple(warnings)
     )
 
 
-def _warnings(corpus: Corpus, windows: dict[str, Windows]) -> tuple[RunWarning, ...]:
+def _of_answers(rows: Rows, windows: Windows) -> list[RunWarning]:
     """Return what is lost, or wrong, of the answers to learn from."""
-    if "train" not in windows:
-        return ()
-    rows, made = corpus.splits["train"].rows, windows["train"]
     asked = sum(bool(row["answers"]) for row in rows)
-    cut = lost_texts.answers_cut("train", len(made.missed), asked, "lie wholly in no window, and none is learned")
-    return tuple(item for item in (cut, lost_texts.positions(rows, made.features)) if item is not None)
+    cut = lost_texts.answers_cut("train", len(windows.missed), asked, "lie wholly in no window, and none is learned")
+    return [found for found in (cut, lost_texts.positions(rows, windows.features)) if found is not None]
 
 
 def questions(name: str, rows: Rows, tokenizer: Any, max_length: int, spans: Spans) -> Encoded:

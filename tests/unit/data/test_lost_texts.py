@@ -51,7 +51,7 @@ def test_characters_that_are_taken_for_tokens_are_found():
     past = sum(feature["end_positions"] >= feature["context_end"] for feature in features)
     past += sum(feature["start_positions"] < feature["context_start"] for feature in features)
     found = lost_texts.positions(given, features)
-    assert found.code == "positions_not_of_answers"
+    assert found.code == "offsets_not_tokens"
     assert 0 < past < 6
     assert found.sentence == (
         f"train: 6 of 6 positions to learn (100%) are not those of the answer: {past} lie outside the text's tokens, "

@@ -1,0 +1,77 @@
+"""runner/warnings_of_scores.py: a model that is prompted and not trained is held against answers without a model."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bench.evaluation.baselines import baselines, constants
+from bench.evaluation.metric_set import MetricSet, Predictions
+from bench.records.record import Model, Prompts, RecipePart, Record
+from bench.runner import warnings_of_scores
+
+METRICS = MetricSet(("accuracy",), multi_label=False, num_labels=2)
+REFERENCES = np.array([0, 1] * 100)
+TRAIN = np.array([0, 1, 1])
+
+
+def answered(right):
+    """Predictions of which so many are right, of both labels alike."""
+    predicted = REFERENCES.copy()
+    wrong = len(REFERENCES) - right
+    predicted[:wrong] = 1 - predicted[:wrong]
+    return Predictions(
+        ids=tuple(f"{number:03}" for number in range(len(REFERENCES))),
+        predictions=predicted,
+        references=REFERENCES,
+        scores=np.full((len(REFERENCES), 2), 0.5),
+    )
+
+
+def warned(right, *, stage="before", trains="gradient", prompted=True, weights="pretrained", fresh=()):
+    """Codes and sentences of one scored split."""
+    record = Record(name="s--m--x", started_at="2026-01-01", recipe=RecipePart(path="x"))
+    record.model = Model(
+        id="m", weights=weights, class_="X", attention=None, parameters={}, dtypes={}, newly_initialized=list(fresh)
+    )
+    if prompted:
+        record.prompts = Prompts(format="plain", answer="label_likelihood", signature="s", template_hash="h")
+    scored = answered(right)
+    record.scores = {stage: {"test": METRICS.scores(scored)}}
+    record.baselines = {"test": baselines(METRICS, TRAIN, scored)}
+    inputs = SimpleNamespace(
+        corpus=SimpleNamespace(labels=("a", "b")),
+        scoring=SimpleNamespace(metrics=METRICS),
+        plan=SimpleNamespace(trains=trains),
+    )
+    run = SimpleNamespace(record=record, inputs=inputs)
+    warnings_of_scores.warn(run, stage, "test", scored, constants(METRICS, TRAIN, scored))
+    return {warning.code: warning.sentence for warning in record.warnings}
+
+
+def test_a_prompted_model_at_chance_is_named_before_training():
+    sentence = warned(104)["within_chance"]
+    assert sentence.startswith("before test: accuracy 0.520 on 200 examples (95 % interval 0.451 to 0.588) can't be")
+    assert "answers without a model (random 0.5" in sentence or "(majority 0.500, random 0.5" in sentence
+    assert "Usual causes: the prompt or its answers do not suit the model" in sentence
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"right": 150},
+        {"right": 104, "prompted": False},
+        {"right": 104, "weights": "random"},
+        {"right": 104, "fresh": ["score.weight"]},
+        {"right": 104, "stage": "after"},  # it was trained: held against the constants alone
+    ],
+)
+def test_others_are_not(case):
+    assert "within_chance" not in warned(**case)
+
+
+def test_a_prompted_model_as_it_is_is_named_once():
+    found = warned(104, stage="after", trains="nothing")
+    assert list(found) == ["not_better_than_baseline"]
+    assert "is not significantly better than the baseline majority, 0.500" in found["not_better_than_baseline"]
+    assert warned(150, stage="after", trains="nothing") == {}
