@@ -14,12 +14,16 @@ MANY_ANSWERS = 0.05
 MANY_POSITIONS = 0.05
 
 
-def texts_cut(split: str, cut: int, total: int, unit: str, max_length: int) -> RunWarning | None:
-    """Return a warning of a large share of texts that are longer than max_length tokens."""
-    if not total or cut / total < MANY_TEXTS:
+def texts_cut(splits: Mapping[str, tuple[int, int]], unit: str, max_length: int) -> RunWarning | None:
+    """Return a warning of splits with a large share of texts longer than max_length tokens.
+
+    splits: name -> how many were cut, of how many. unit: what was cut, e.g. "texts".
+    """
+    many = {name: (cut, total) for name, (cut, total) in splits.items() if total and cut / total >= MANY_TEXTS}
+    if not many:
         return None
-    sentence = f"{split}: {cut:,} of {total:,} {unit} ({cut / total:.0%}) were cut to max_length {max_length} tokens"
-    return RunWarning(code="texts_cut", sentence=sentence)
+    listed = "; ".join(f"{name} {cut:,} of {total:,} ({cut / total:.0%})" for name, (cut, total) in many.items())
+    return RunWarning(code="texts_cut", sentence=f"{unit} cut to max_length {max_length} tokens: {listed}")
 
 
 def answers_cut(split: str, cut: int, total: int, how: str) -> RunWarning | None:

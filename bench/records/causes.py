@@ -21,8 +21,8 @@ _BY_CODE = {
         "What stands behind the cut is never read: raise max_length, as far as the model goes, or say how much was read"
     ),
     "answers_cut": (
-        "What was cut can't be learned, or not be given: raise max_length (for spans also spans.doc_stride, for "
-        "written answers prompting.max_new_tokens)"
+        "What was cut can't be learned, or not be given: raise what is named, or max_length (of spans also "
+        "spans.doc_stride, the overlap of two windows)"
     ),
     "offsets_not_tokens": (
         "Usually characters were counted where tokens are expected, or the positions are those of another text: a "
@@ -43,8 +43,9 @@ _BY_CODE = {
         "too small for the task: look at some prompts with their answers before comparing with this score"
     ),
     "one_label_predicted": (
-        "Usual causes: a learning rate too high or too low, too few steps, labels that are not balanced, or, where "
-        "several are allowed, a threshold that none reaches; a good score then says only how frequent the label is"
+        "Usual causes: in training, a learning rate too high or too low, too few steps, or labels that are not "
+        "balanced; in prompting, one answer that is likelier whatever the text (prompting.calibration); where several "
+        "labels are allowed, a threshold that none reaches. A good score then says only how frequent the label is"
     ),
     "constant_prediction": (
         "Usual causes: a learning rate too high, too few steps, or targets on another scale than the head's outputs; "

@@ -86,11 +86,10 @@ def _tell_of_cuts(run: RunContext, inputs: RunInputs, unit: str) -> None:
     for split in inputs.encoded.values():
         if split.truncated:
             run.record.note(f"{split.name}: {split.truncated} {unit} cut to {limit} tokens")
-        found = lost_texts.texts_cut(
-            split.name, split.truncated, len(inputs.corpus.splits[split.name].rows), unit, limit
-        )
-        if found is not None:
-            run.record.warn(found.code, found.sentence)
+    rows = {name: len(inputs.corpus.splits[name].rows) for name in inputs.encoded}
+    cut = {name: (split.truncated, rows[name]) for name, split in inputs.encoded.items()}
+    if (found := lost_texts.texts_cut(cut, unit, limit)) is not None:
+        run.record.warn(found.code, found.sentence)
 
 
 def _metrics_of(

@@ -14,12 +14,13 @@ def run(recipe, folder, *overrides):
 
 
 def test_a_collapsed_classifier_is_named_at_the_top_of_its_page_and_above_its_scores(tmp_path, capsys, monkeypatch):
-    validated = ("training.evaluate_every=1", "limit={train: 32, test: 20, validation: 16}")
+    validated = ("training.evaluate_every=1", "limit={train: 32, test: 20, validation: 16}", "max_length=12")
     monkeypatch.setattr(console, "complain", console.say)  # one stream, for the order of its lines
     found = run("bert-full", tmp_path / "run", *validated, "training.epochs=1", "training.warmup=0")
     codes = [warning.code for warning in found.warnings]
-    assert codes == ["weights_not_loaded", "one_label_predicted", "not_better_than_baseline"]
-    body, *others = (warning.sentence for warning in found.warnings)
+    assert codes == ["texts_cut", "weights_not_loaded", "one_label_predicted", "not_better_than_baseline"]
+    cut, body, *others = (warning.sentence for warning in found.warnings)
+    assert cut.startswith("texts cut to max_length 12 tokens: train 32 of 32 (100%); validation 16 of 16 (100%); test ")
     assert "all 210,624 parameters of the body began at random, and method full is meant for a pretrained" in body
     assert all(sentence.startswith("after test: ") for sentence in others)
     assert all(causes.explained(warning.code, "x") != "x" for warning in found.warnings)
@@ -28,11 +29,11 @@ def test_a_collapsed_classifier_is_named_at_the_top_of_its_page_and_above_its_sc
     lines = capsys.readouterr().out.splitlines()
     (validation,) = (line for line in lines if line.startswith("validate validation at step 1: accuracy 0."))
     assert ", loss 0." in validation
-    end = lines[lines.index(f"warning: {body}") :]
-    assert end[1:3] == [f"warning: {sentence}" for sentence in others]
-    assert end[3].split() == ["metric", "majority", "baseline", "before", "after", "95", "%", "interval"]
+    end = lines[lines.index(f"warning: {cut}") :]
+    assert end[1:4] == [f"warning: {sentence}" for sentence in (body, *others)]
+    assert end[4].split() == ["metric", "majority", "baseline", "before", "after", "95", "%", "interval"]
     score = found.scores["after"]["test"]["accuracy"]
-    assert end[4].split() == ["accuracy", "0.500", "0.500", "0.500", f"{score.low:.3f}", "to", f"{score.high:.3f}"]
+    assert end[5].split() == ["accuracy", "0.500", "0.500", "0.500", f"{score.low:.3f}", "to", f"{score.high:.3f}"]
     assert "f1_micro" not in [line.split(" ")[0] for line in end]
     assert end[-3:] == [
         f"report: {tmp_path}/run/report.md",

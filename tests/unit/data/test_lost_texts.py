@@ -67,13 +67,12 @@ def test_a_span_of_more_words_than_the_answer_is_another_one():
 
 
 def test_many_texts_that_are_cut_are_a_warning():
-    found = lost_texts.texts_cut("train", 260, 1000, "texts", 128)
+    found = lost_texts.texts_cut({"train": (260, 1000), "test": (190, 1000), "dev": (50, 50)}, "texts", 128)
     assert (found.code, found.sentence) == (
         "texts_cut",
-        "train: 260 of 1,000 texts (26%) were cut to max_length 128 tokens",
+        "texts cut to max_length 128 tokens: train 260 of 1,000 (26%); dev 50 of 50 (100%)",
     )
-    assert lost_texts.texts_cut("train", 190, 1000, "texts", 128) is None
-    assert lost_texts.texts_cut("train", 0, 0, "texts", 128) is None
+    assert lost_texts.texts_cut({"train": (190, 1000), "test": (0, 0)}, "texts", 128) is None
 
 
 def test_few_answers_that_are_cut_are_a_warning():
