@@ -70,7 +70,7 @@ _BY_CODE = {
     ),
     "worse_than_before": (
         "Usual causes: a learning rate too high, too many epochs, or other data or another prompt in training than in "
-        "scoring; an interval that holds 0 may be chance"
+        "scoring"
     ),
 }
 

@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-from rich.text import Text
-
 from bench.analysis import accessors
 from bench.records.record import Record, Score
 from bench.utils import numbers
@@ -24,33 +21,35 @@ NOTHING = "–"
 MOST_VALUES = 2
 
 
-def scores_table(record: Record) -> Table | None:
-    """Return metric, baseline without a model, before, after and interval of a run's scores; None without scores."""
+def scores_table(record: Record) -> list[str]:
+    """Return the lines of a table of a run's scores: metric, baseline without a model, before, after and interval.
+
+    Empty without scores. As text, of which no terminal is too narrow to cut a number.
+    """
     splits = accessors.splits(record)[:MOST_SPLITS]
     rows = [
         row for split in splits for row in _rows(record, split, MOST_OF_OTHERS if split != splits[0] else MOST_METRICS)
     ]
     if not rows:
-        return None
+        return []
     stages = [stage for stage in accessors.STAGES if any(stage in row for row in rows)]
     headings = {stage: accessors.stage_names(record).get(stage, stage).removesuffix(" training") for stage in stages}
-    several = len({row["split"] for row in rows}) > 1
     # The baseline's name is said once where it is the same for all.
     kinds = {row["kind"] for row in rows if row["kind"]}
-    table = Table(box=None, pad_edge=False)
-    columns = ["split"] * several + ["metric"] + ["baseline"] * bool(kinds) + [*stages, "interval"]
-    named = {
-        "baseline": f"{next(iter(kinds))} baseline" if len(kinds) == 1 else "baseline",
-        "interval": "95 % interval",
-    }
-    for column in columns:
-        heading = headings.get(column, named.get(column, column))
-        table.add_column(heading, justify="left" if column in ("split", "metric") else "right", no_wrap=True)
+    headings |= {"baseline": f"{next(iter(kinds))} baseline" if len(kinds) == 1 else "baseline"}
     for row in rows:
         if len(kinds) > 1 and row["kind"]:
             row["baseline"] = f"{row['baseline']} ({row['kind']})"
-        table.add_row(*(Text(row.get(column, NOTHING)) for column in columns))
-    return table
+    several = len({row["split"] for row in rows}) > 1
+    columns = ["split"] * several + ["metric"] + ["baseline"] * bool(kinds) + [*stages, "interval"]
+    cells = [[headings.get(column, column) for column in columns]]
+    cells += [[row.get(column, NOTHING) for column in columns] for row in rows]
+    cells[0][-1] = "95 % interval"
+    widths = [max(len(row[place]) for row in cells) for place in range(len(columns))]
+    aligned = [str.ljust if column in ("split", "metric") else str.rjust for column in columns]
+    return [
+        "  ".join(align(cell, width) for align, cell, width in zip(aligned, row, widths, strict=True)) for row in cells
+    ]
 
 
 def _rows(record: Record, split: str, most: int) -> list[dict[str, str]]:

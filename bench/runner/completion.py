@@ -75,9 +75,8 @@ def say_end(record: Record, path: Path) -> None:
     folder, is_ok = path.parent, record.status == "ok"
     for warning in record.warnings:
         console.complain(f"warning: {warning.sentence}")
-    table = run_end.scores_table(record) if is_ok else None
-    if table is not None:
-        console.show(table)
+    for line in run_end.scores_table(record) if is_ok else ():
+        console.say(line)
     if is_ok and "report" in record.artifacts:
         console.say(f"report: {folder / 'report.md'}")
     console.say(f"record: {path}")

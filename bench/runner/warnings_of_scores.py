@@ -56,7 +56,10 @@ def _warn_of_chance(run: RunContext, stage: str, split: str) -> None:
 
 
 def _lost(run: RunContext, split: str) -> list[exhibits.Finding]:
-    """Return findings on the ranking metric, and on macro F1, that are lower than before training."""
+    """Return findings on the ranking metric, and on macro F1, that are lower than before training.
+
+    A loss that may be chance, by its paired interval, is noted and no finding.
+    """
     before, after = (accessors.scalars(run.record, stage, split) for stage in accessors.STAGES)
     ranking = accessors.ranking_metric([name for name in after if name in registry.directions()])
     findings = []
@@ -68,7 +71,11 @@ def _lost(run: RunContext, split: str) -> list[exhibits.Finding]:
         sign = 1 if registry.higher_is_better(name) else -1
         if sign * (values[1] - values[0]) < 0:
             ends = _interval(run, split, name)
-            findings.append(exhibits.worse_than_before(f"after {split}", name, pair[0], pair[1], ends))
+            found = exhibits.worse_than_before(f"after {split}", name, pair[0], pair[1], ends)
+            if ends is not None and min(ends) <= 0 <= max(ends):
+                run.record.note(f"{found.sentence}: not significant")
+            else:
+                findings.append(found)
     return findings
 
 
