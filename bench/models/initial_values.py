@@ -11,7 +11,7 @@ POOLER = "pooler"
 
 @dataclass(frozen=True, kw_only=True)
 class InitialValues:
-    """What is random in a model as it was built.
+    """Parts of a built model that are random.
 
     head: modules of the task head with new parameters, e.g. ("classifier",). body: names of such parameters of the
     body, all of them where no checkpoint was read. body_size: how many single values these are.

@@ -34,7 +34,7 @@ _BY_CODE = {
         "inputs of the head that are far too large, for which a warm-up or a lower rate helps"
     ),
     "first_loss_low": (
-        "Usual causes: the text holds its label, the head was trained before, or the loss counts what is no label: "
+        "Usual causes: the text holds its label, the head was trained before, or the loss also counts pads or prompts: "
         "look at some inputs with their labels"
     ),
     # Of predictions and scores.
