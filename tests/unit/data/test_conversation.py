@@ -280,7 +280,7 @@ def test_an_answer_that_is_too_long_is_noted():
     assert len(features[0]["input_ids"]) == 100
     assert len(learned(features[0])) >= 50
     assert "train: the answers of 1 of 2 examples were cut to fit max_length 100" in made.encoder.notes
-    prompts, _ = made.encode_prompts(rows)
+    prompts, _ = made.encode_prompts(rows, "test")
     assert len(prompts[0]["input_ids"]) + len(prompts[0]["continuation_ids"][0]) == 100
     notes = " ".join(made.encoder.notes)
     assert "1 of 2 references have more tokens than prompting.max_new_tokens, 20" in notes
