@@ -21,7 +21,9 @@ def add(commands: Any) -> None:
     gate.add_argument("recipes", nargs="+", type=Path, metavar="RECIPE|FOLDER")
     gate.add_argument("--baseline", type=arguments.path, required=True, help="folder of baselines, one file per recipe")
     gate.add_argument("--write", action="store_true", help="write new baselines instead of comparing with them")
-    gate.add_argument("--seeds", type=at_least_one, metavar="N", help="seeds of a new baseline (default: 5)")
+    gate.add_argument(
+        "--num-seeds", "--seeds", dest="seeds", type=at_least_one, metavar="N", help="of a new baseline (default: 5)"
+    )
     gate.add_argument(
         "--against",
         metavar="COMMIT",
@@ -52,7 +54,7 @@ def gate_command(options: argparse.Namespace) -> int:
 
     refuse_outputs(options.output)
     if options.seeds is not None and not options.write:
-        raise BenchError("--seeds goes with --write; a gate runs the seeds of its baselines")
+        raise BenchError("--num-seeds goes with --write; a gate runs the seeds of its baselines")
     if options.output is not None and options.write:
         raise BenchError("-o is where the comment of a gate goes; --write writes into --baseline")
     scratch = None if options.out is not None else Path(tempfile.mkdtemp(prefix="gate-"))

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from bench import console
 from bench.config import foreign_code
 from bench.errors import BenchError
 from bench.runner import run_folder
@@ -22,6 +23,41 @@ def at_least_one(text: str) -> int:
     if not is_count(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text:.100} is not a whole number from 1 on, or too large")
     return int(text)
+
+
+def add_seeds(command: argparse.ArgumentParser) -> None:
+    """Add the two ways to say over which seeds each recipe is run."""
+    command.add_argument(
+        "--num-seeds", type=_num_seeds, metavar="N", help="how many seeds, counted from the recipe's own"
+    )
+    command.add_argument("--seeds", type=_seeds, metavar="A,B,...", help="these seeds; a single number is that seed")
+
+
+def _num_seeds(text: str) -> int:
+    from bench.sweeps.study import MOST_SEEDS
+
+    if (count := at_least_one(text)) > MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"{text} would be that many runs; for this one seed write --seeds {text}")
+    return count
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    numbers = [part.strip() for part in text.split(",") if part.strip()]
+    if not numbers or not all(map(is_count, numbers)):
+        raise argparse.ArgumentTypeError(f"{text:.100} is no list of seeds, like 13,14,15; --num-seeds counts them")
+    if len(set(map(int, numbers))) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{text}: a seed stands twice")
+    return tuple(map(int, numbers))
+
+
+def chosen_seeds(options: argparse.Namespace) -> int | tuple[int, ...] | None:
+    """Return the number of seeds, or a list of them, or None; say once what a single number means."""
+    listed: tuple[int, ...] | None = options.seeds
+    if listed is not None and options.num_seeds is not None:
+        raise BenchError("--seeds lists seeds, and --num-seeds counts them: give one of the two")
+    if listed is not None and len(listed) == 1:
+        console.say(f"--seeds {listed[0]}: one seed, {listed[0]}; --num-seeds {listed[0]} would run that many")
+    return options.num_seeds if listed is None else listed
 
 
 def refuse_outputs(*paths: Path | None) -> None:

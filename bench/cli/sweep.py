@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import console
-from bench.cli.options import add_command, at_least_one, is_count
+from bench.cli.options import add_command, add_seeds, at_least_one, chosen_seeds
 from bench.errors import BenchError
 from bench.utils import arguments
 
@@ -16,12 +16,7 @@ def add(commands: Any) -> None:
     sweep = add_command(commands, "sweep", sweep_command, "run studies, or recipes over seeds and settings")
     sweep.add_argument("paths", nargs="+", metavar="STUDY|RECIPE|FOLDER")
     sweep.add_argument("overrides", nargs="*", metavar="key=value", help="override keys of every run")
-    sweep.add_argument(
-        "--seeds",
-        type=_seeds,
-        metavar="N|A,B,...",
-        help="number of seeds, counted from the recipe's own, or a list of seeds",
-    )
+    add_seeds(sweep)
     sweep.add_argument(
         "--set",
         action="append",
@@ -58,21 +53,6 @@ def add(commands: Any) -> None:
     sweep.add_argument("--dry-run", action="store_true", help="print the commands of the runs, and run nothing")
 
 
-def _seeds(text: str) -> int | tuple[int, ...]:
-    from bench.sweeps.study import MOST_SEEDS
-
-    numbers = [part.strip() for part in text.split(",") if part.strip()]
-    if not numbers or not all(map(is_count, numbers)):
-        raise argparse.ArgumentTypeError(f"{text} is neither a number of seeds nor a list of them")
-    if "," not in text:
-        if (count := at_least_one(text)) > MOST_SEEDS:
-            raise argparse.ArgumentTypeError(f"{text} would be that many runs; for this one seed write {text},")
-        return count
-    if len(set(map(int, numbers))) < len(numbers):
-        raise argparse.ArgumentTypeError(f"{text}: a seed stands twice")
-    return tuple(map(int, numbers))
-
-
 def sweep_command(options: argparse.Namespace) -> int:
     """Run what has no finished record; returns 1 where a run failed."""
     from bench.config import overrides, recipe_names
@@ -81,7 +61,7 @@ def sweep_command(options: argparse.Namespace) -> int:
     # argparse gives all words before an option to the paths.
     words = [word for word in options.paths if "=" in word and not os.path.exists(word)]
     paths = [recipe_names.find(Path(word)) for word in options.paths if word not in words]
-    given = (*words, *options.overrides)
+    given, options.seeds = (*words, *options.overrides), chosen_seeds(options)
     plans = [
         study.plan(
             paths,

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench import console
 from bench.cli import compare
-from bench.cli.options import add_command, at_least_one
+from bench.cli.options import add_command, add_seeds, at_least_one, chosen_seeds
 from bench.errors import BenchError
 
 
@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("--limit", type=at_least_one, metavar="N", help="at most so many rows of each split")
     command.add_argument("--gpu", metavar="SIZE|NAME", help="plan for this memory (default: that of the GPU here)")
-    command.add_argument("--seeds", type=at_least_one, default=1, metavar="N", help="seeds of each method (default: 1)")
+    add_seeds(command)
     command.add_argument("--out", type=Path, help="folder of runs and comparison (default: runs/try-MODEL-DATA)")
     command.add_argument("--config", help="accelerate config, by name or path (default: gpu1; cpu without a GPU)")
     command.add_argument("--dry-run", action="store_true", help="write the recipes, print the commands, run nothing")
@@ -50,7 +50,7 @@ def try_command(options: argparse.Namespace) -> int:
     finally:
         for sentence in tried.sentences:
             console.say(sentence)
-    plan = study.plan(tried.recipes, study.SweepRequest(seeds=options.seeds, sets=request.sets))
+    plan = study.plan(tried.recipes, study.SweepRequest(seeds=chosen_seeds(options) or 1, sets=request.sets))
     for sentence in plan.left_out:
         console.say(sentence)
     machine = jobs.Machine.from_config(options.config, None, None, dry=options.dry_run)

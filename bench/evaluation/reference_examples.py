@@ -96,6 +96,7 @@ def encode_corpus(recipe: Recipe, plan: LoadPlan, corpus: dataset.Corpus, task: 
         reader=reader_of(recipe.prompting, encoder),
         prompts=prompts_of(recipe, plan, encoder.encoder, splits, _signature(recipe, plan, encoder)),
         notes=encoder.encoder.notes,
+        warnings=tuple(encoder.warnings),
     )
 
 
@@ -119,7 +120,7 @@ def notes_on_extraction(extract: Extract, name: str, rows: Sequence[dict[str, An
 
 def encode_split(encoder: ConversationEncoder, name: str, rows: Sequence[dict[str, Any]]) -> Encoded:
     """Return rows as prompts with their references."""
-    features, cut = encoder.encode_prompts(rows)
+    features, cut = encoder.encode_prompts(rows, name)
     ids = tuple(row["id"] for row in rows)
     return Encoded(name=name, ids=ids, features=features, truncated=cut, in_words=True)
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from bench.errors import Status
+from bench.records import causes
 from bench.utils import secret_formats
 
 # 2 added `warnings`, and keys that are not there in a record of schema 1; a record of schema 1 is read as it is.
@@ -328,8 +329,11 @@ class Record(Part):
         self.checks.append(Check(name=name, ok=ok, detail=detail))
 
     def warn(self, code: str, sentence: str) -> None:
-        """Warn of what may mislead a reader of the scores, e.g. a label that the training split lacks."""
-        warning = RunWarning(code=code, sentence=sentence)
+        """Warn of what may mislead a reader of the scores, e.g. a label that the training split lacks.
+
+        What usually causes it, and what to do, is put behind the sentence where that is known.
+        """
+        warning = RunWarning(code=code, sentence=causes.explained(code, sentence))
         if warning not in self.warnings:
             self.warnings.append(warning)
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 from bench import console
 from bench.errors import BenchError
 from bench.records import store
 from bench.records.record import Record
+from bench.reporting import run_end
 from bench.runner import run_folder
 from bench.runner.context import RunContext
 from bench.training import checkpoint_files
@@ -61,10 +63,26 @@ def complete(run: RunContext) -> int:
         console.complain(f"error: the record can't be written: {error}")
         return 1
     remove_checkpoints(run)
-    if "report" in finished.artifacts:
-        console.say(f"report: {run.folder / 'report.md'}")
-    console.say(f"record: {path}")
+    say_end(finished, path)
     return 0
+
+
+def say_end(record: Record, path: Path) -> None:
+    """Say what a run has found, as its last lines: warnings, scores, where report and record are, what comes next.
+
+    path: of the record. Scores only of a run that ended well.
+    """
+    folder, is_ok = path.parent, record.status == "ok"
+    for warning in record.warnings:
+        console.complain(f"warning: {warning.sentence}")
+    for line in run_end.scores_table(record) if is_ok else ():
+        console.say(line)
+    if is_ok and "report" in record.artifacts:
+        console.say(f"report: {folder / 'report.md'}")
+    console.say(f"record: {path}")
+    following = run_end.next_command(record, folder)
+    if following is not None:
+        console.say(f"next: {following}")
 
 
 def _rows(run: RunContext, finished: Record) -> LogRows:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # they load torch, and a bad recipe is refused before that
     from bench.data.examples import Encoded
     from bench.distributed.live_model import LiveModel
     from bench.evaluation.reader import Scoring
+    from bench.models.initial_values import InitialValues
     from bench.records.clock import Clock
     from bench.runner.memory_prediction import PredictedMemory
     from bench.training.fit import FitResult
@@ -74,6 +75,7 @@ class RunContext:
     memory_baseline: MemoryBaseline | None = None
     budget: Budget | None = None
     model: nn.Module | None = None
+    initial: InitialValues | None = None
     shards_held: bool = False
     score_sharded: frozenset[str] = frozenset()
     live: LiveModel | None = None

@@ -11,7 +11,7 @@ from bench.analysis import accessors
 from bench.config import contracts, foreign_code, registry, rules
 from bench.config.cards import GENERATION_TASK
 from bench.config.recipe import Recipe
-from bench.data import dataset, squad
+from bench.data import dataset, lost_texts, squad
 from bench.data import tokenizer as tokenizers
 from bench.data.examples import Encoded
 from bench.data.rows import texts_of
@@ -78,10 +78,20 @@ def load_data(run: RunContext) -> RunInputs:
     )
     run.record.data = _describe_data(run, corpus, inputs.encoded)
     run.record.comparability = comparability(run.resolved, corpus, signatures, run.record.prompts)
+    _tell_of_cuts(run, inputs, data.unit)
+    return inputs
+
+
+def _tell_of_cuts(run: RunContext, inputs: RunInputs, unit: str) -> None:
+    """Note how many texts of each split were cut, and warn where these are many. unit: what was cut."""
+    limit = run.resolved.recipe.max_length
     for split in inputs.encoded.values():
         if split.truncated:
-            run.record.note(f"{split.name}: {split.truncated} {data.unit} cut to {recipe.max_length} tokens")
-    return inputs
+            run.record.note(f"{split.name}: {split.truncated} {unit} cut to {limit} tokens")
+    rows = {name: len(inputs.corpus.splits[name].rows) for name in inputs.encoded}
+    cut = {name: (split.truncated, rows[name]) for name, split in inputs.encoded.items()}
+    if (found := lost_texts.texts_cut(cut, unit, limit)) is not None:
+        run.record.warn(found.code, found.sentence)
 
 
 def _tokenizer(recipe: Recipe, corpus: dataset.Corpus) -> tuple[PreTrainedTokenizerBase, list[str]]:

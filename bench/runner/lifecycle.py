@@ -313,11 +313,7 @@ def _finish(run: RunContext) -> int:
             return EXIT_CODES["crashed"]
         if run.record.status != "ok":
             console.complain(f"{run.record.status}: {run.record.reason}")
-        for warning in run.record.warnings:
-            console.complain(f"warning: {warning.sentence}")
-        if run.record.status == "ok" and "report" in run.record.artifacts:
-            console.say(f"report: {run.folder / 'report.md'}")
-        console.say(f"record: {path}")
+        completion.say_end(run.record, path)
     if run.record.status == "ok" and run.state.is_local_main_process:
         # Only after the record is written: until then the checkpoints are all that is left of the run.
         with contextlib.suppress(OSError, SetupError):

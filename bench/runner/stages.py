@@ -1,7 +1,7 @@
 """The stages of a run, in the order in which `lifecycle.execute` calls them. Each fills in its part of the record."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from bench.config.fields import Strict
 from bench.config.recipe import Recipe
 from bench.data.examples import Encoded, row_lengths
 from bench.distributed.live_model import LiveModel
-from bench.evaluation import input_check, lm_eval_examples, new_rows, scoring, self_check, text_examples
+from bench.evaluation import input_check, lm_eval_examples, new_rows, self_check, text_examples
 from bench.evaluation.reader import Scoring
 from bench.models import (
     adapter_readback,
@@ -27,6 +27,7 @@ from bench.models import (
     checkpoint_head,
     flops,
     heads,
+    initial_values,
     positions,
     product_types,
     saving,
@@ -34,6 +35,7 @@ from bench.models import (
     whole_on_disk,
 )
 from bench.models.checkpoint_head import Finding
+from bench.models.initial_values import InitialValues
 from bench.models.kernels import fused, padding_free
 from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
@@ -48,6 +50,8 @@ from bench.runner import (
     started_by,
     text_classifier,
     unsaved,
+    validation,
+    warnings_of_model,
 )
 from bench.runner.context import RunContext
 from bench.training import fit as training
@@ -68,13 +72,14 @@ SORTED_ROWS = 8
 class BuiltModel:
     """An adapted model; names of newly initialised parameters; the number of parameters before its head.
 
-    findings: on its checkpoint.
+    findings: on its checkpoint. initial: what of it began at random.
     """
 
     model: nn.Module
     fresh: list[str]
     before_head: int
     findings: list[Finding]
+    initial: InitialValues
 
 
 def build_model(run: RunContext) -> None:
@@ -110,6 +115,7 @@ def build_model(run: RunContext) -> None:
             run.record.note(finding.sentence)
         else:
             run.record.warn(finding.code, finding.sentence)
+    warnings_of_model.warn_of_build(run, built.initial)
     counts = described.parameters
     console.say(
         f"{described.class_}: {counts['total']:,} parameters, {counts['trainable']:,} trainable "
@@ -161,11 +167,11 @@ def adapted_model(
         with whole_on_disk.mapped(model, base_folder / ".parameters") as size:
             if PartialState().is_main_process:
                 model.save_pretrained(base_folder, **({"max_shard_size": size} if sharded else {}))
-    found = checkpoint_head.findings(model)
+    found, initial = checkpoint_head.findings(model), initial_values.of_model(model, weights)
     adapted = shards.moved(method.adapt(model, options), device)
     if sharded:
         shards.hold(adapted)
-    return BuiltModel(model=adapted, fresh=fresh, before_head=before_head, findings=found)
+    return BuiltModel(model=adapted, fresh=fresh, before_head=before_head, findings=found, initial=initial)
 
 
 def _check_inputs(run: RunContext) -> None:
@@ -304,7 +310,7 @@ def _fit_inputs(run: RunContext, display: console.Phase) -> FitInputs:
         folder=run.folder,
         clock=run.clock,
         display=display,
-        validate=_validator(run),
+        validate=validation.validator(run),
         identity=RunIdentity(
             hash=resolved.hash,
             seed=resolved.recipe.seed,
@@ -404,25 +410,6 @@ def _fit_features(run: RunContext) -> None:
         run.record.note(f"logistic regression stopped at max_iter {limit} before it had converged")
 
 
-def _validator(run: RunContext) -> Callable[[nn.Module], dict[str, float]] | None:
-    recipe = run.resolved.recipe
-    if recipe.training.evaluate_every is None:
-        return None
-    # Many validations, of which each is compared with the plain path by its longest and its shortest example.
-    split, how = run.inputs.splits[recipe.evaluation.validation], replace(run.inputs.scoring, checked=2)
-
-    def validate(model: nn.Module) -> dict[str, float]:
-        with run.clock.phase("validate"):
-            scored = scoring.run(model, split, how, f"validate {split.name}")
-            values = how.metrics.values(scored.predictions)
-        run.clock.move("validate", "self_check", scored.check_s)
-        for note in scored.notes:
-            run.record.note(note)
-        return values
-
-    return validate
-
-
 def _selection(run: RunContext) -> Selection | None:
     training = run.resolved.recipe.training
     if training.best is None:
@@ -447,6 +434,7 @@ def _record_training(run: RunContext, inputs: FitInputs, progress: Progress, res
         loss_scale=result.loss_scale,
         in_force=run.in_force,
     )
+    warnings_of_model.warn_of_first_loss(run, inputs, result.first_loss)
     if result.skipped:
         sentence = loss_scale.summary(result.skipped, result.steps, result.loss_scale)
         run.record.note(sentence)

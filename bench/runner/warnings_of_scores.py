@@ -3,7 +3,7 @@
 from bench.analysis import accessors, predictions
 from bench.config import registry
 from bench.errors import DataError
-from bench.evaluation import exhibits
+from bench.evaluation import exhibits, starting_points
 from bench.evaluation.metric_set import Predictions
 from bench.runner.context import RunContext
 
@@ -33,10 +33,33 @@ def warn(run: RunContext, stage: str, split: str, scored: Predictions, constants
         findings += _lost(run, split)
     for finding in findings:
         run.record.warn(finding.code, finding.sentence)
+    known = {finding.code for finding in findings}
+    if run.record.prompts is not None and not new and "not_better_than_baseline" not in known:
+        _warn_of_chance(run, stage, split)
+
+
+def _warn_of_chance(run: RunContext, stage: str, split: str) -> None:
+    """Warn of a model that is prompted and was not trained, whose score may be that of answers without a model."""
+    if stage == "after" and run.inputs.plan.trains != "nothing":
+        return
+    where, scores = f"{stage} {split}", accessors.scalars(run.record, stage, split)
+    name = accessors.ranking_metric([name for name in scores if name in registry.directions()])
+    if name is None:
+        return
+    kinds = ("random", *accessors.CONSTANT_BASELINES)
+    floors = {kind: values.get(name) for kind, values in run.record.baselines[split].items() if kind in kinds}
+    found = starting_points.within_chance(
+        where, name, scores[name], floors, higher_is_better=registry.higher_is_better(name)
+    )
+    if found is not None:
+        run.record.warn(found.code, found.sentence)
 
 
 def _lost(run: RunContext, split: str) -> list[exhibits.Finding]:
-    """Return findings on the ranking metric, and on macro F1, that are lower than before training."""
+    """Return findings on the ranking metric, and on macro F1, that are lower than before training.
+
+    A loss that may be chance, by its paired interval, is noted and no finding.
+    """
     before, after = (accessors.scalars(run.record, stage, split) for stage in accessors.STAGES)
     ranking = accessors.ranking_metric([name for name in after if name in registry.directions()])
     findings = []
@@ -48,7 +71,11 @@ def _lost(run: RunContext, split: str) -> list[exhibits.Finding]:
         sign = 1 if registry.higher_is_better(name) else -1
         if sign * (values[1] - values[0]) < 0:
             ends = _interval(run, split, name)
-            findings.append(exhibits.worse_than_before(f"after {split}", name, pair[0], pair[1], ends))
+            found = exhibits.worse_than_before(f"after {split}", name, pair[0], pair[1], ends)
+            if ends is not None and min(ends) <= 0 <= max(ends):
+                run.record.note(f"{found.sentence}: not significant")
+            else:
+                findings.append(found)
     return findings
 
 

@@ -1,6 +1,6 @@
 """One run of a sweep: its folder, command and outcome. Each run is a separate launch, started by `scheduler`.
 
-    python -m bench sweep recipes/sst2 --seeds 3 --jobs 2
+    python -m bench sweep recipes/sst2 --num-seeds 3 --jobs 2
     python -m bench sweep recipes/studies/imdb --mini
 
 Finished runs are skipped; a failed run is recorded and does not stop the others.

@@ -31,7 +31,7 @@ def tree(tmp_path_factory):
     git = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org"]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "base"]):
         subprocess.run([*git, *words], cwd=copy, check=True)
-    done = run_gate(copy, RECIPE, "--baseline", "baseline", "--write", "--seeds", 3, "--jobs", 2)
+    done = run_gate(copy, RECIPE, "--baseline", "baseline", "--write", "--num-seeds", 3, "--jobs", 2)
     assert done.returncode == 0, done.stderr + done.stdout
     return copy
 

@@ -41,7 +41,7 @@ def test_labels_that_disagree_are_warned_of_in_the_record(project, tmp_path):
     left = record_of(project(["neg", " pos", "nan"] * 8, ["neg", "pos", "neu"] * 4), tmp_path)
     # Two steps leave it at one answer, too.
     assert {warning.code for warning in left.warnings} - {"one_label_predicted"} == {
-        "missing_value_label", "label_not_in_training", "label_not_scored",
+        "missing_value_label", "label_not_in_training", "label_not_scored", "weights_not_loaded",
     }  # fmt: skip
     assert "train: labels in another spelling are read: ' pos' as 'pos' (8)" in left.notes
     assert left.data.labels == ["nan", "neg", "neu", "pos"]

@@ -131,6 +131,9 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(case, whole, tmp_path,
         "step-00000005",
     ]
     scored = (tmp_path / "predictions" / "before-test.jsonl").stat().st_mtime_ns
+    found = {"code": "seen", "sentence": "before test: a finding on what is not scored again"}
+    left["warnings"] += [found, {"code": "seen", "sentence": "after test: a finding of another stage"}]
+    (tmp_path / "record.json").write_text(json.dumps(left), encoding="utf-8")
     assert lifecycle.main(arguments(tmp_path, *CASES[case])) == 0
     assert_equal(tmp_path, whole(case))
     assert (tmp_path / "predictions" / "before-test.jsonl").stat().st_mtime_ns == scored
@@ -138,6 +141,7 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(case, whole, tmp_path,
     (resumed,) = record["resumed"]
     assert (resumed["from_step"], resumed["status"], resumed["reason"]) == (5, "interrupted", left["reason"])
     assert "before: taken over from the interrupted run" in record["notes"]
+    assert [warning for warning in record["warnings"] if warning["code"] == "seen"] == [found]
     assert "save" in {phase["name"] for phase in record["phases"]}
 
 

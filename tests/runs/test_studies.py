@@ -593,7 +593,7 @@ def test_a_sweep_of_the_smallest_study(tmp_path):
         "sweep",
         STUDIES["scratch_or_pretrained"].parent,
         "--mini",
-        "--seeds",
+        "--num-seeds",
         "1",
         "--jobs",
         "2",

@@ -45,7 +45,7 @@ def test_a_study_is_run_once_and_a_failure_is_a_result(write, tmp_path):
 
 def test_a_killed_run_is_filed_and_a_stop_leaves_a_checkpoint_and_no_process(tmp_path):
     long = ["training.steps=100000", "training.log_every=1", "limit={train: 24, test: 16}", "evaluation.before=false"]
-    words = [sys.executable, "-m", "bench", "sweep", RECIPE, "--seeds", "3", "--jobs", "2", "--config", "cpu"]
+    words = [sys.executable, "-m", "bench", "sweep", RECIPE, "--num-seeds", "3", "--jobs", "2", "--config", "cpu"]
     words += ["--out", tmp_path, *(f"--set={text}" for text in long)]
     with (tmp_path / "said").open("wb") as said:
         sweeping = subprocess.Popen(

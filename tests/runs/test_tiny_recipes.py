@@ -10,7 +10,7 @@ import pytest
 from bench.cli.main import main
 from bench.data.builtin import corpora
 from bench.records import store
-from bench.reporting import run_page
+from bench.reporting import run_end, run_page
 from tests.helpers.launching import ROOT, environment, launch_all, read_lines
 
 # Those of labels; tests/runs/test_numbers_and_tags.py has the others.
@@ -56,7 +56,9 @@ def record_method(path):
 def test_it_succeeds_and_says_where_the_record_is(runs, name):
     done, folder = runs[name]
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.rstrip().splitlines()[-1] == f"record: {folder / 'record.json'}"
+    *_, record, following = done.stdout.rstrip().splitlines()
+    assert record == f"record: {folder / 'record.json'}"
+    assert following == f"next: {run_end.next_command(store.read(folder), folder)}"
     assert "Traceback" not in done.stderr
 
 

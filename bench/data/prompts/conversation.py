@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.data import lost_texts
 from bench.data.examples import Feature
 from bench.data.prompts.encode import PromptEncoder, prompt_hash
 from bench.data.prompts.shared_affixes import CharSpans, TokenIds, common_prefix_length
 from bench.errors import SetupError
+from bench.records.record import RunWarning
 
 Row = Mapping[str, Any]
 Turns = list[dict[str, str]]
@@ -83,6 +85,7 @@ class ConversationEncoder:
         self._merged: set[str] = set()
         self._blank_is_left: bool | None = None
         self._unmarked: set[str] = set()
+        self.warnings: list[RunWarning] = []
 
     @property
     def stop_ids(self) -> set[int]:
@@ -98,8 +101,8 @@ class ConversationEncoder:
 
     # ---------------------------------------------------------------- features
 
-    def encode_prompts(self, rows: Sequence[Row]) -> tuple[list[Feature], int]:
-        """Return a feature for each row, and how many prompts were truncated.
+    def encode_prompts(self, rows: Sequence[Row], split: str = "texts") -> tuple[list[Feature], int]:
+        """Return a feature for each row, and how many prompts were truncated. split: its name, for warnings.
 
         A feature: {"input_ids": the whole prompt, "prompt_ids" and "continuation_ids": the prompt and its first
         reference, as in training, "labels": all references, "cut", "prompt_hash"}.
@@ -127,6 +130,7 @@ class ConversationEncoder:
         if long:
             limit = self.max_new_tokens
             self._note(f"{long} of {len(rows)} references have more tokens than prompting.max_new_tokens, {limit}")
+            self._warn(split, long, len(rows), f"have more tokens than prompting.max_new_tokens, {limit}")
         if short:
             self._note(
                 f"{short} of {len(rows)} references are longer than max_length; the loss is on their first tokens"
@@ -155,6 +159,7 @@ class ConversationEncoder:
         self.encoder.check_beginnings([tokens.prompt for tokens in encoded])
         if ends:
             self._note(f"train: the answers of {ends} of {len(rows)} examples were cut to fit max_length {most}")
+            self._warn("train", ends, len(rows), f"were cut to fit max_length {most}")
         if not self.writes_apart and kept < len(rows):
             self._note(f"train: {len(rows) - kept} of {len(rows)} examples have no token in the loss")
         return features, sum(tokens.is_cut for tokens in encoded)
@@ -450,6 +455,12 @@ class ConversationEncoder:
 
     def _note(self, sentence: str) -> None:
         self.encoder.note(sentence)
+
+    def _warn(self, split: str, cut: int, total: int, how: str) -> None:
+        """Keep a warning for the record where a share of the answers was cut that says something."""
+        warning = lost_texts.answers_cut(split, cut, total, how)
+        if warning is not None:
+            self.warnings.append(warning)
 
 
 def without_thoughts(text: str) -> str:

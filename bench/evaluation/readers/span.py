@@ -10,6 +10,7 @@ from accelerate import PartialState
 from bench.config.contracts import EncodedData
 from bench.config.recipe import Recipe
 from bench.config.training import Spans
+from bench.data import lost_texts
 from bench.data.batching import IGNORED, grouped
 from bench.data.dataset import Corpus
 from bench.data.examples import Encoded, Feature
@@ -56,10 +57,28 @@ def encode(corpus: Corpus, tokenizer: Any, recipe: Recipe, state: PartialState |
             warnings.append(warning)
         if windows["train"].missed:
             notes.append(f"train: the answers of {len(windows['train'].missed)} questions lie wholly in no window")
+        warnings += _of_answers(rows, windows["train"], spans.max_answer_length)
     reader = reader_of(spans, version)
     return EncodedData(
         splits=splits, train=train, reader=reader, notes=tuple(notes), unit="questions", warnings=tuple(warnings)
     )
+
+
+def _of_answers(rows: Rows, windows: Windows, longest: int) -> list[RunWarning]:
+    """Return what is lost, or wrong, of the answers to learn from. longest: tokens of an answer that may be given."""
+    asked = sum(bool(row["answers"]) for row in rows)
+    long = {
+        feature["example"]
+        for feature in windows.features
+        if feature["end_positions"] - feature["start_positions"] >= longest
+    }
+    never = f"have more tokens than spans.max_answer_length, {longest}, and can't be predicted"
+    found = [
+        lost_texts.answers_cut("train", len(windows.missed), asked, "lie wholly in no window, and none is learned"),
+        lost_texts.answers_cut("train", len(long), asked, never),
+        lost_texts.positions(rows, windows.features),
+    ]
+    return [warning for warning in found if warning is not None]
 
 
 def questions(name: str, rows: Rows, tokenizer: Any, max_length: int, spans: Spans) -> Encoded:

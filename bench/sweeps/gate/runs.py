@@ -94,7 +94,7 @@ def make_baselines(request: GateRequest, seeds: int) -> list[Path]:
     Raises SetupError for fewer seeds than a gate needs, and for options that do not apply.
     """
     if seeds < criteria.FEWEST_SEEDS:
-        raise SetupError(f"--seeds {seeds}: a baseline needs at least {criteria.FEWEST_SEEDS} seeds")
+        raise SetupError(f"--num-seeds {seeds}: a baseline needs at least {criteria.FEWEST_SEEDS} seeds")
     if request.against is not None or request.speed or request.rounds is not None:
         raise SetupError("--against, --speed and --rounds can't be combined with --write")
     done = _run(request, _jobs(request, dict.fromkeys(request.recipes, seeds)))

@@ -61,5 +61,5 @@ def test_commands_take_names(capsys):
     assert capsys.readouterr().out == "1 recipes and 0 cards checked, 0 problems\n"
     assert main(["check", "tiny/bert-ful"]) == 2
     assert "Did you mean 'tiny/bert-full'" in capsys.readouterr().err
-    assert main(["sweep", "tiny/bert-full", "--seeds", "1", "--dry-run"]) == 0
+    assert main(["sweep", "tiny/bert-full", "--num-seeds", "1", "--dry-run"]) == 0
     assert str(SHIPPED / "tiny" / "bert-full.yaml") in capsys.readouterr().out

@@ -255,6 +255,7 @@ def test_a_text_that_is_too_long_loses_its_end_and_the_answer_nothing():
     prompts, cut = made.encode_prompts(rows)
     assert (cut, [feature["cut"] for feature in prompts]) == (1, [True, False])
     assert max(len(feature["input_ids"]) for feature in prompts) <= 80
+    assert made.warnings == []
 
 
 def test_a_conversation_that_is_too_long_loses_its_oldest_turns():
@@ -279,10 +280,14 @@ def test_an_answer_that_is_too_long_is_noted():
     assert len(features[0]["input_ids"]) == 100
     assert len(learned(features[0])) >= 50
     assert "train: the answers of 1 of 2 examples were cut to fit max_length 100" in made.encoder.notes
-    prompts, _ = made.encode_prompts(rows)
+    prompts, _ = made.encode_prompts(rows, "test")
     assert len(prompts[0]["input_ids"]) + len(prompts[0]["continuation_ids"][0]) == 100
     notes = " ".join(made.encoder.notes)
     assert "1 of 2 references have more tokens than prompting.max_new_tokens, 20" in notes
+    assert [(warning.code, warning.sentence) for warning in made.warnings] == [
+        ("answers_cut", "train: 1 of 2 answers (50%) were cut to fit max_length 100"),
+        ("answers_cut", "test: 1 of 2 answers (50%) have more tokens than prompting.max_new_tokens, 20"),
+    ]
     assert "1 of 2 references are longer than max_length" in notes
     with pytest.raises(SetupError, match="max_new_tokens is 100, which leaves no room for a prompt"):
         encoder(tokenizer, max_length=100, max_new_tokens=100)

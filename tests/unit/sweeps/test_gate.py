@@ -293,7 +293,7 @@ def with_a_twin(place):
         (with_a_run, [], "exists, but earlier runs must not be mixed with those of the current code"),
         (
             with_a_run,
-            ["--write", "--seeds", "4"],
+            ["--write", "--num-seeds", "4"],
             "exists, but earlier runs must not be mixed with those of the current code",
         ),
         (
@@ -305,9 +305,9 @@ def with_a_twin(place):
         (edited(recipe="gpt2"), [], "bert-full: its baseline was edited: it names the recipe 'gpt2'; write a new one"),
         (edited(higher_is_better=False), [], "higher_is_better=False is wrong for 'accuracy'"),
         (edited(hash="x"), [], "the recipe has changed since its baseline was written; write a new one with --write"),
-        (None, ["--write", "--seeds", "2"], "--seeds 2: a baseline needs at least 3 seeds"),
+        (None, ["--write", "--seeds", "2"], "--num-seeds 2: a baseline needs at least 3 seeds"),
         (None, ["--write", "--against", "HEAD"], "--against, --speed and --rounds can't be combined with --write"),
-        (None, ["--seeds", "5"], "--seeds goes with --write"),
+        (None, ["--num-seeds", "5"], "--num-seeds goes with --write"),
         (None, ["--speed", RECIPE], "--speed and --rounds need --against"),
         (None, ["--against", "nosuchcommit"], "--against 'nosuchcommit': no such commit in "),
         (None, ["--against", "HEAD", "--rounds", "2"], "--rounds 2: a test at level 0.0025 needs at least"),

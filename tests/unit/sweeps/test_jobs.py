@@ -459,16 +459,35 @@ def test_what_slurm_gets_holds_in_any_folder_and_is_not_given_twice_in_silence(t
 
 
 @pytest.mark.parametrize(
+    ("words", "seeds", "said"),
+    [
+        (["--seeds", "14"], [14], "--seeds 14: one seed, 14; --num-seeds 14 would run that many\n"),
+        (["--seeds", "14,16"], [14, 16], ""),
+        (["--num-seeds", "3"], [13, 14, 15], ""),
+        ([], [13], ""),
+    ],
+)
+def test_seeds_are_listed_or_counted(words, seeds, said, tmp_path, capsys, monkeypatch):
+    plans = []
+    monkeypatch.setattr(scheduler, "run_sweep", lambda given, order: plans.extend(given) or 0)
+    assert cli.main(["sweep", str(RECIPE), *words, "--dry-run", "--out", str(tmp_path)]) == 0
+    assert [seed for plan in plans for system in plan.systems for seed in system.seeds] == seeds
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere.yaml"], "there is no such file"),
         ([RECIPE, "--set", "training.steps"], "is not of the form key=value"),
         ([RECIPE, "--set", "training.stepz=1"], "unknown key"),
         ([RECIPE, "--mini"], "--mini needs a study"),
-        ([RECIPE, "--seeds", "none"], "neither a number of seeds nor a list"),
+        ([RECIPE, "--seeds", "none"], "none is no list of seeds, like 13,14,15; --num-seeds counts them"),
         ([RECIPE, "--seeds", "3,03"], "a seed stands twice"),
-        ([RECIPE, "--seeds", "20240101"], "20240101 would be that many runs; for this one seed write 20240101,"),
-        ([RECIPE, "--seeds", "9" * 5000], "neither a number of seeds nor a list"),
+        ([RECIPE, "--seeds", "9" * 5000], "is no list of seeds"),
+        ([RECIPE, "--num-seeds", "13,14"], "13,14 is not a whole number from 1 on"),
+        ([RECIPE, "--num-seeds", "20240101"], "be that many runs; for this one seed write --seeds 20240101"),
+        ([RECIPE, "--num-seeds", "2", "--seeds", "13,14"], "--num-seeds counts them: give one of the two"),
         ([RECIPE, "--jobs", "9" * 5000], "or too large"),
         ([RECIPE, "--set", "training.steps=4,"], "a value between the commas is missing"),
         ([RECIPE, "--slurm", "--gpus-per-run", "2"], "--gpus-per-run: what a task of an array gets"),

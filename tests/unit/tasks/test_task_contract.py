@@ -48,6 +48,15 @@ def test_splits_to_score_have_a_feature_for_each_row(task):
     assert all(len(feature["input_ids"]) for feature in data.train.features)
     assert data.unit == RECIPES[task][1]
     assert (data.reader is HeadReader) == (task == "text_classification")
+    assert data.warnings == ()
+
+
+def test_answers_that_can_not_be_given_or_learned_are_warned_of():
+    _, data = encoded("question_answering", None, "spans.max_answer_length=1", "spans.doc_stride=1", "max_length=32")
+    assert {warning.code for warning in data.warnings} == {"answers_cut"}
+    learned, given = (warning.sentence for warning in data.warnings)
+    assert learned == "train: 1 of 16 answers (6%) lie wholly in no window, and none is learned"
+    assert "more tokens than spans.max_answer_length, 1, and can't be predicted" in given
 
 
 @pytest.mark.parametrize("task", RECIPES)

@@ -1,0 +1,44 @@
+"""Parameters of a built model that began at random: a new head, and parts of the body that no checkpoint filled."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bench.models import heads
+
+# Layers between body and head, which are trained with the head, and which many checkpoints lack.
+POOLER = "pooler"
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialValues:
+    """Parts of a built model that are random.
+
+    head: modules of the task head with new parameters, e.g. ("classifier",). body: names of such parameters of the
+    body, all of them where no checkpoint was read. body_size: how many single values these are.
+    """
+
+    head: tuple[str, ...] = ()
+    body: tuple[str, ...] = ()
+    body_size: int = 0
+
+
+def of_model(model: Any, weights: str) -> InitialValues:
+    """Return what is random in a built model that no method has adapted yet. weights: "random" or "pretrained"."""
+    in_head = heads.head_names(model)
+    everything = dict(model.named_parameters())
+    fresh = list(everything) if weights == "random" else list(getattr(model, heads.MISSING, ()))
+    of_head = {name.split(".")[0] for name in fresh if name.split(".")[0] in in_head}
+    # An MLP head is put on after loading, in place of the checkpoint's own.
+    of_head |= {name for name in in_head if isinstance(getattr(model, name), heads.MlpHead)}
+    body = [name for name in fresh if name.split(".")[0] not in in_head and POOLER not in name.split(".")]
+    body = [name for name in body if name in everything]  # buffers are no parameters
+    size = sum(everything[name].numel() for name in body)
+    return InitialValues(head=tuple(sorted(of_head)), body=tuple(body), body_size=size)
+
+
+def trains_head(adapted: Any, initial: InitialValues) -> bool:
+    """Return whether a new head is trained, by gradients or as a probe that is fitted; True without a new head."""
+    if isinstance(adapted, heads.ProbeModel) or not initial.head:
+        return True
+    inner = heads.unwrapped(adapted)
+    return any(part.requires_grad for name in initial.head for part in inner.get_submodule(name).parameters())
