@@ -143,13 +143,15 @@ def test_trackios_own_store_gives_back_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
     pytest.importorskip("trackio", reason="trackio is not installed")
     import trackio
+    from trackio.sqlite_storage import SQLiteStorage
 
     made = sent("trackio", tmp_path / "run")
     (run,) = trackio.Api().runs("sst2")
     assert run.name == "sst2--minilm--lora--seed13"
     assert run.config["training.learning_rate"] == 0.001
-    assert [point["value"] for point in run.history("train/loss")] == [0.7]
-    assert run.history("after/test/accuracy")[-1]["value"] == made.scores["after"]["test"]["accuracy"].value
+    logs = SQLiteStorage.get_logs("sst2", run.name, run_id=run.id)
+    assert [(row["step"], row["train/loss"]) for row in logs if "train/loss" in row] == [(1, 0.7)]
+    assert logs[-1]["after/test/accuracy"] == made.scores["after"]["test"]["accuracy"].value
 
 
 def test_a_tracker_that_can_not_start_is_refused_and_one_that_fails_later_ends_no_run(tmp_path, monkeypatch):
