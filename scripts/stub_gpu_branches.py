@@ -57,6 +57,7 @@ REAL = re.compile(r"Error|can't be run|not known|supports only")
 # Checks of a record that judge numbers; a run that fails no other one ran to its end.
 NUMERIC_CHECKS = {"changed", "gradients", "saved_model", "fast_equals_plain"}
 GIB = 2**30
+OUTCOMES = ("ran", "refused", "failed", "skipped")
 # Bytes of storage up to which the stub gives a tensor its right values.
 SMALL = 2**14
 LIBRARIES = (
@@ -67,8 +68,10 @@ LIBRARIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """outcome: "ran", "failed" or "skipped". reason: why not, or the reason in the run's record. fallbacks: its notes
-    that a fast path was left because of an error."""
+    """outcome: "ran", "refused" as it was to be, "failed" or "skipped". reason: why not, or the run's own.
+
+    fallbacks: its notes that a fast path was left because of an error.
+    """
 
     name: str
     group: str
@@ -327,6 +330,10 @@ def _judged(case: Case, out: Path, log: Path, seconds: float) -> Result:
     except BenchError:
         tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         return _result(case, "failed", reason=f"left no record: {' '.join(tail)}", seconds=seconds)
+    if case.refuses is not None:
+        refused = found.status == "invalid" and case.refuses in (found.reason or "")
+        outcome = "refused" if refused else "failed"
+        return _result(case, outcome, status=found.status, reason=found.reason, seconds=seconds)
     wrong = [check.name for check in found.checks if not check.ok]
     numeric = found.status == "invalid" and bool(wrong) and set(wrong) <= NUMERIC_CHECKS
     # A run that fails by numbers alone went all the way.
@@ -375,7 +382,7 @@ def render(file: Path = FILE) -> str:
     """Return Markdown: what ran, what did not, and what the stub can't run. Of the file alone."""
     found = json.loads(file.read_text(encoding="utf-8"))
     runs = found["runs"]
-    count = {outcome: sum(row["outcome"] == outcome for row in runs) for outcome in ("ran", "failed", "skipped")}
+    count = {outcome: sum(row["outcome"] == outcome for row in runs) for outcome in OUTCOMES}
     named = ", ".join(f"{name} {found[name]}" for name in found if name not in ("runs", "python", "left"))
     lines = [
         "# Branches for CUDA that were executed (stub GPU)",
@@ -387,17 +394,18 @@ def render(file: Path = FILE) -> str:
         "where that was provoked); nothing is said about results, which are not computed.",
         f"Python {found['python']}, {named}.",
         "",
-        f"{len(runs)} runs: {count['ran']} ran, {count['failed']} failed, {count['skipped']} can't be run on a stub; "
-        f"{sum(found['left'].values())} more were not tried yet.",
+        f"{len(runs)} runs: {count['ran']} ran, {count['refused']} were refused as they must be, {count['failed']} "
+        f"failed, {count['skipped']} can't be run on a stub; {sum(found['left'].values())} more were not tried yet.",
         "",
-        "| what | ran | failed | skipped | not tried |",
-        "| --- | --: | --: | --: | --: |",
+        "| what | ran | refused | failed | skipped | not tried |",
+        "| --- | --: | --: | --: | --: | --: |",
     ]
     for group, left in found["left"].items():
         ended = [row["outcome"] for row in runs if row["group"] == group]
-        cells = [*(ended.count(outcome) for outcome in ("ran", "failed", "skipped")), left]
+        cells = [*(ended.count(outcome) for outcome in OUTCOMES), left]
         lines.append(f"| {group} | {' | '.join(map(str, cells))} |")
     lines += _listed("Failed", [row for row in runs if row["outcome"] == "failed"])
+    lines += _listed("Refused, in a sentence", [row for row in runs if row["outcome"] == "refused"])
     lines += _listed("Not to be run on a stub", [row for row in runs if row["outcome"] == "skipped"])
     fell = [{**row, "reason": "; ".join(row["fallbacks"])} for row in runs if row["fallbacks"]]
     lines += _listed("Ran, with a fast path given up because of an error", fell)

@@ -31,6 +31,7 @@ def load_data(run: RunContext) -> RunInputs:
     method, task = registry.load_method(recipe.method.name), registry.load_task(recipe.dataset.task)
     plan = method.load_plan(run.resolved.options)
     _note_sharding(run, plan)
+    setup.check_products(recipe, plan, on_cpu=run.state.device.type != "cuda")
     with run.clock.phase("load"):
         foreign_code.trusts(run.resolved.recipe.model)
         _check_trackers(recipe, plan)

@@ -93,6 +93,7 @@ def build_model(run: RunContext) -> None:
             sharded=run.shards_held,
         )
         run.model = built.model
+        loss_scale.check_types(built.model, run.inputs.scoring.precision, plan.trains)
         _check_inputs(run)
         _enable_padding_free(run, built.model)
         run.record.speed["precision"] = {"chosen": run.inputs.scoring.precision, "by": "launcher"}

@@ -334,13 +334,13 @@ def test_results_are_kept_one_by_one_and_rendered(tmp_path, monkeypatch):
     stub_gpu_branches.keep(make(first, "ran", status="invalid", fallbacks=("pads: RuntimeError",)), file)
     stub_gpu_branches.keep(make(skipped, "skipped", reason=skipped.skipped), file)
     text = stub_gpu_branches.render(file)
-    assert "3 runs: 1 ran, 1 failed, 1 can't be run on a stub;" in text
+    assert "3 runs: 1 ran, 0 were refused as they must be, 1 failed, 1 can't be run on a stub;" in text
     assert "| tags | RTX 4090 | bf16 | a \\| b |" in text
     assert "to its end, numbers aside" in text
     assert "pads: RuntimeError" in text
     # A run that is made again takes the place of the old one.
     stub_gpu_branches.keep(make(other, "ran", status="ok"), file)
-    assert "3 runs: 2 ran, 0 failed" in stub_gpu_branches.render(file)
+    assert "3 runs: 2 ran, 0 were refused as they must be, 0 failed" in stub_gpu_branches.render(file)
     left = stub_gpu_branches.chosen_cases(None, None, True, file)
     assert len(left) == len(stub_gpu_cases.cases()) - 3
 
