@@ -39,6 +39,7 @@ _LATER = (
     "model.tokenizer.chat_template",
     "prompting.chat_template_kwargs",
     "prompting.date",
+    "speed.compile",
     "speed.sharded_load",
     "speed.shared_prefix",
     "training.loss_on",

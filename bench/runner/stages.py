@@ -353,7 +353,11 @@ class _Recorder(Observer):
 
     def on_compared(self, figures: dict[str, Any]) -> None:
         """Write it beside the fast paths."""
-        self.run.record.speed["training_check"] = figures
+        self.run.record.speed["training_check"] = {**self.run.record.speed.get("training_check", {}), **figures}
+
+    def on_compiled(self, figures: dict[str, Any]) -> None:
+        """Write it beside the fast paths."""
+        self.run.record.speed["compilations"] = figures
 
     def on_resume(self, step: int) -> None:
         """Add this resumption to those of before."""
