@@ -117,9 +117,10 @@ def _compiled_difference(loss_of: StepLoss) -> str | None:
     Dropout draws the same in both, of the same seed; the stream of random numbers is left where it was.
     """
     inputs, model, device = loss_of.inputs, loss_of.inputs.model, loss_of.inputs.scoring.device
-    features = [inputs.train.features[number] for number in _sample(inputs)]
-    if not features:
-        return None
+    numbers = _sample(inputs, all_logits=not loss_of.answers_only)
+    if not numbers:
+        return f"has more than {LOGITS:,} logits in even the shortest example, too many to compare both steps"
+    features = [inputs.train.features[number] for number in numbers]
     chosen, was_training = _chosen(model), model.training
     try:
         model.train()
@@ -143,10 +144,14 @@ def _compiled_difference(loss_of: StepLoss) -> str | None:
         model.train(was_training)
 
 
-def _sample(inputs: FitInputs) -> list[int]:
-    """Return the longest and the shortest example whose logits may all be held; one where a batch is one, or none."""
+def _sample(inputs: FitInputs, *, all_logits: bool = True) -> list[int]:
+    """Return the longest and the shortest example whose logits may all be held; one where a batch is one, or none.
+
+    all_logits: whether a path that is compared computes those of all tokens.
+    """
     lengths, rows = inputs.train.lengths, inputs.budget.per_device_batch
-    vocabulary = unwrapped(inputs.model).config.get_text_config().vocab_size if inputs.objective == "text" else 1
+    wide = inputs.objective == "text" and all_logits
+    vocabulary = unwrapped(inputs.model).config.get_text_config().vocab_size if wide else 1
     count = min(EXAMPLES if max(lengths) * vocabulary * EXAMPLES <= LOGITS else FEWER, rows)
     numbers = [number for number, length in enumerate(lengths) if length * vocabulary <= LOGITS / count]
     if not numbers:

@@ -205,12 +205,15 @@ def by_padded(model: Any, split: Encoded, tokens: Any, case: Case, folder: Path)
 RIVALS = {"Trainer": by_trainer, "sorted": by_sorted_trainer, "padded": by_padded}
 
 
-def by_bench(model: Any, split: Encoded, tokens: Any, case: Case, folder: Path) -> common.Trained:
+def by_bench(
+    model: Any, split: Encoded, tokens: Any, case: Case, folder: Path, *, compiled: bool = False
+) -> common.Trained:
     """The harness."""
     reason = padding_free.attach(model)
     assert reason is None, reason
     with mixed_precision(case.precision):
-        return common.run_engine(model, split, tokens, case.training(), folder / "bench", common.Ticks())
+        settings, ticks = case.training(), common.Ticks()
+        return common.run_engine(model, split, tokens, settings, folder / "bench", ticks, compiled=compiled)
 
 
 @contextlib.contextmanager
