@@ -14,6 +14,7 @@ not end as expected.
 
 import argparse
 import faulthandler
+import functools
 import importlib
 import json
 import math
@@ -70,7 +71,7 @@ LIBRARIES = (
 class Result:
     """outcome: "ran", "refused" as it was to be, "failed" or "skipped". reason: why not, or the run's own.
 
-    fallbacks: its notes that a fast path was left because of an error.
+    fallbacks: its notes that a fast path was left because of an error. code: the commit that was run.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Result:
     status: str | None = None
     reason: str | None = None
     fallbacks: tuple[str, ...] = ()
+    code: str | None = None
     seconds: float = 0.0
 
 
@@ -101,7 +103,7 @@ def _run(case: Case, folder: Path) -> int:
         raise RuntimeError(f"the stub GPU has compute capability {found}, and {wanted} was asked for")
     from bench.runner import lifecycle
 
-    _ignore_numbers()
+    ignore_numbers()
     if case.hook:
         kind, _, phase = case.hook.partition(":")
         {"oom": _fill_in, "stop": _stop_in}[kind](phase)
@@ -111,7 +113,8 @@ def _run(case: Case, folder: Path) -> int:
     return code
 
 
-def _ignore_numbers() -> None:
+def ignore_numbers() -> None:
+    """Call what compares or judges numbers, and do not heed it, in this process from now on."""
     for module_name, name, fixed in NUMBERS:
         owner: Any = importlib.import_module(module_name)
         *classes, last = name.split(".")
@@ -260,7 +263,20 @@ def _skipped(case: Case) -> Result:
 
 def _result(case: Case, outcome: str, **others: Any) -> Result:
     named = {"name": case.name, "group": case.group, "device": case.device, "precision": case.precision}
-    return Result(**named, outcome=outcome, **others)
+    return Result(**named, outcome=outcome, code=_commit(), **others)
+
+
+@functools.cache
+def _commit() -> str | None:
+    """Return the checkout's commit, with a plus where files were changed since; None where there is none."""
+    from bench.errors import SetupError
+    from bench.utils import git
+
+    try:
+        changed = git.git("status", "--porcelain", "--untracked-files=no", "--", *git.CODE, "scripts").strip()
+        return git.git("rev-parse", "--short=10", "HEAD").strip() + ("+" if changed else "")
+    except SetupError:
+        return None
 
 
 def _forked(case: Case, chosen: list[Case], folder: Path) -> Result:
@@ -393,6 +409,7 @@ def render(file: Path = FILE) -> str:
         "is counted as `ran` took its branch to the end, with the status that it was to have (`oom` and `interrupted`",
         "where that was provoked); nothing is said about results, which are not computed.",
         f"Python {found['python']}, {named}.",
+        _commits(runs),
         "",
         f"{len(runs)} runs: {count['ran']} ran, {count['refused']} were refused as they must be, {count['failed']} "
         f"failed, {count['skipped']} can't be run on a stub; {sum(found['left'].values())} more were not tried yet.",
@@ -420,6 +437,12 @@ def render(file: Path = FILE) -> str:
         ended = row["status"] if row["outcome"] == "ran" and row["status"] != "invalid" else _ending(row)
         lines.append(f"| {row['group']} | {row['name']} | {row['device']} | {row['precision']} | {ended} |")
     return "\n".join(lines) + "\n"
+
+
+def _commits(runs: list[dict[str, Any]]) -> str:
+    """Return by which commits the runs were made: they are kept, and made again one by one."""
+    count = Counter(row.get("code") or "an earlier one" for row in runs if row["outcome"] != "skipped")
+    return f"Runs by commit: {', '.join(f'{name} {number}' for name, number in count.most_common())}."
 
 
 def _ending(row: dict[str, Any]) -> str:

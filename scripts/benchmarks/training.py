@@ -205,15 +205,12 @@ def by_padded(model: Any, split: Encoded, tokens: Any, case: Case, folder: Path)
 RIVALS = {"Trainer": by_trainer, "sorted": by_sorted_trainer, "padded": by_padded}
 
 
-def by_bench(
-    model: Any, split: Encoded, tokens: Any, case: Case, folder: Path, *, compiled: bool = False
-) -> common.Trained:
+def by_bench(model: Any, split: Encoded, tokens: Any, case: Case, folder: Path) -> common.Trained:
     """The harness."""
     reason = padding_free.attach(model)
     assert reason is None, reason
     with mixed_precision(case.precision):
-        settings, ticks = case.training(), common.Ticks()
-        return common.run_engine(model, split, tokens, settings, folder / "bench", ticks, compiled=compiled)
+        return common.run_engine(model, split, tokens, case.training(), folder / "bench", common.Ticks())
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from bench.evaluation.generation import Generator
 from bench.evaluation.generation import plain as generate_alone
 from bench.models.kernels import answer_only_loss, packed_attention, padding_free
 from bench.models.losses import summed_loss
+from scripts.gpu_checks import stub
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Times the plain path's own error; and an error that is nothing, in float32.
@@ -440,6 +441,7 @@ def main(arguments: list[str] | None = None) -> int:
     # TF32 in the reference would hide what 16 bits lose.
     torch.backends.cuda.matmul.allow_tf32 = False
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    stub.prepare(device)
     found = KINDS[options.kind](device, options.precision, options.small)
     print(json.dumps(copy.copy(found.__dict__)))
     return 0 if found.ok else 1

@@ -329,6 +329,7 @@ def test_results_are_kept_one_by_one_and_rendered(tmp_path, monkeypatch):
     file = tmp_path / "branches.json"
     monkeypatch.setattr(stub_gpu_branches, "versions", lambda: {"torch": "2.13.0"})
     first, other, skipped = [case for case in stub_gpu_cases.cases() if case.name in ("full", "tags", "PiSSA")]
+    monkeypatch.setattr(stub_gpu_branches, "_commit", lambda: "0123456789")
     make = stub_gpu_branches._result
     stub_gpu_branches.keep(make(other, "failed", status="crashed", reason="a | b"), file)
     stub_gpu_branches.keep(make(first, "ran", status="invalid", fallbacks=("pads: RuntimeError",)), file)
@@ -337,6 +338,7 @@ def test_results_are_kept_one_by_one_and_rendered(tmp_path, monkeypatch):
     assert "3 runs: 1 ran, 0 were refused as they must be, 1 failed, 1 can't be run on a stub;" in text
     assert "| tags | RTX 4090 | bf16 | a \\| b |" in text
     assert "to its end, numbers aside" in text
+    assert "Runs by commit: 0123456789 2." in text
     assert "pads: RuntimeError" in text
     # A run that is made again takes the place of the old one.
     stub_gpu_branches.keep(make(other, "ran", status="ok"), file)
