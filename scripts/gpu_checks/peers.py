@@ -166,10 +166,10 @@ def _classifier(family: str, architecture: dict[str, Any], device: torch.device,
     sides = {"finetune-bench": work.ours(), "Trainer": work.trainer()}
     sides["Trainer, sorted by length"] = work.trainer(train_sampling_strategy="group_by_length")
     notes = []
-    if has("liger_kernel"):
-        sides["Trainer with Liger"] = work.trainer(use_liger_kernel=True)
+    if (missing := _no_liger(work.model)) is None:
+        sides["Trainer with Liger"] = _with_liger(work.trainer(use_liger_kernel=True))
     else:
-        notes.append("liger_kernel is not installed")
+        notes.append(missing)
     turns = in_turns(sides, work.model, 1 if small else ROUNDS)
     return compared(turns, {"Trainer", "Trainer with Liger"}, [*notes, *sorted(work.notes)])
 
@@ -257,11 +257,12 @@ def answers(device: torch.device, small: bool) -> Outcome:
     sides: dict[str, Side] = {"finetune-bench": ours, "TRL": by_trl()}
     sides["TRL, nothing recomputed"] = by_trl(gradient_checkpointing=False)
     notes, same = [], set(sides)
-    if has("liger_kernel"):
-        sides["TRL with Liger, nothing recomputed"] = by_trl(gradient_checkpointing=False, use_liger_kernel=True)
+    if (missing := _no_liger(work.model)) is None:
+        with_liger = by_trl(gradient_checkpointing=False, use_liger_kernel=True)
+        sides["TRL with Liger, nothing recomputed"] = _with_liger(with_liger)
         same |= set(sides)
     else:
-        notes.append("liger_kernel is not installed")
+        notes.append(missing)
     flash, kept = has("flash_attn"), {"gradient_checkpointing": False}
     # Without FlashAttention the texts of a row are kept apart by a mask, in SDPA.
     kernel = "FlashAttention" if flash else "SDPA"
@@ -275,6 +276,30 @@ def answers(device: torch.device, small: bool) -> Outcome:
     sides[f"TRL, packed by {kernel}"] = _with_flash(packed) if flash else packed
     found = in_turns(sides, work.model, 1 if small else ROUNDS)
     return compared(found, same, notes)
+
+
+def _no_liger(model: Any) -> str | None:
+    """Return why Liger's kernels are not tried, in words; None where they are installed and know the model."""
+    if not has("liger_kernel"):
+        return "liger_kernel is not installed"
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    kind = model.config.model_type
+    return None if kind in MODEL_TYPE_TO_APPLY_LIGER_FN else f"liger_kernel has no kernels for {kind}"
+
+
+def _with_liger(side: Side) -> Side:
+    """Return a side that leaves the model's module as it was: Liger puts its own functions there, for every model."""
+
+    def run(model: Any, folder: Path) -> Turn:
+        module = sys.modules[type(model).__module__]
+        before = dict(vars(module))
+        try:
+            return side(model, folder)
+        finally:
+            vars(module).update(before)
+
+    return run
 
 
 def _with_flash(side: Side) -> Side:

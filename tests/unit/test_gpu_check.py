@@ -264,9 +264,11 @@ def test_fetching_lays_parts_and_says_what_can_not_be_had(tmp_path, monkeypatch)
         return subprocess.CompletedProcess(command, 0, "", "")
 
     wheels.fetch(tmp_path / "wheels", pip)
-    assert sorted(path.name.split("-")[0] for path in (tmp_path / "wheels" / "part1").iterdir()) == ["dill", "xxhash"]
+    fetched = sorted(path.name.split("-")[0] for path in (tmp_path / "wheels" / "part1").iterdir())
+    assert fetched == ["dill", "liger", "xxhash"]
     assert [path.name for path in (tmp_path / "wheels").iterdir()] == ["part1"]
-    assert [("download" in call, "wheel" in call) for call in calls] == [(True, False), (True, False), (False, True)]
+    fetches = [("download" in call, "wheel" in call) for call in calls]
+    assert fetches == [(True, False), (True, False), (False, True), (True, False)]
     assert not any("://" in word for call in calls for word in call)
     with pytest.raises(wheels.WheelError, match="is not empty"):
         wheels.fetch(tmp_path / "wheels", pip)
@@ -291,6 +293,27 @@ def test_wheels_are_unpacked_unless_the_image_has_them(tmp_path, monkeypatch):
     (folder / "torn-1-py3-none-any.whl").write_bytes(b"PK")
     with pytest.raises(wheels.WheelError, match="can't be unpacked"):
         wheels.install([folder], site)
+
+
+# ---------------------------------------------------------------- other tools
+
+
+def test_what_liger_puts_into_a_models_module_does_not_stay(monkeypatch):
+    from transformers.models.llama import modeling_llama
+
+    from scripts.gpu_checks import peers
+
+    own = modeling_llama.apply_rotary_pos_emb
+
+    def patching(model, folder):
+        modeling_llama.apply_rotary_pos_emb = None
+        return peers.Turn(seconds=1.0, tokens=1, first_loss=1.0)
+
+    model = modeling_llama.LlamaForCausalLM.__new__(modeling_llama.LlamaForCausalLM)
+    assert peers._with_liger(patching)(model, None).tokens == 1
+    assert modeling_llama.apply_rotary_pos_emb is own
+    monkeypatch.setattr(peers, "has", lambda name: False)
+    assert peers._no_liger(model) == "liger_kernel is not installed"
 
 
 # ---------------------------------------------------------------- branches on a stub GPU
