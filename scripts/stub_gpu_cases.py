@@ -172,7 +172,7 @@ def _engines(text: str) -> list[Case]:
 def _before_ampere(text: str, llama: str) -> list[Case]:
     """Return runs that ask a T4 for bfloat16, by the launcher or by a key of the recipe."""
     units, scaled = "has no units for bf16", "whose scaled gradients are for parameters in float32"
-    adapters_alone = "method.config={r: 4, target_modules: all-linear}"
+    adapters_alone = "method.config.modules_to_save=null"
     in_bf16 = "method={name: lora, dtype: bfloat16, config: {r: 4, target_modules: all-linear}}"
     given: dict[str, tuple[str, str, str | None, tuple[str, ...]]] = {
         "bf16 by the launcher": ("tiny/bert-full", "bf16", units, ()),
