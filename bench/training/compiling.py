@@ -22,10 +22,16 @@ def compile_step(inputs: FitInputs, difference: Callable[[], str | None]) -> Non
     reason = _not_here(sharding.requested_backend()) or compiled_blocks.attach(inputs.model)
     if reason is None:
         reason = difference()
-    if reason is not None:
-        compiled_blocks.detach(inputs.model)
-        inputs.observer.on_note(f"speed.compile: the training step is not compiled, for the model {reason}")
-    inputs.observer.on_setting(KEY, reason is None)
+    if reason is None:
+        inputs.observer.on_setting(KEY, True)
+        return
+    compiled_blocks.detach(inputs.model)
+    _note(inputs, reason)
+
+
+def _note(inputs: FitInputs, reason: str) -> None:
+    inputs.observer.on_setting(KEY, False)
+    inputs.observer.on_note(f"speed.compile: the training step is not compiled, for the model {reason}")
 
 
 def _not_here(backend: str | None) -> str | None:
@@ -44,5 +50,8 @@ def counted(inputs: FitInputs) -> Iterator[None]:
         yield
     finally:
         counts.stop()
+        if compiled_blocks.is_attached(inputs.model) and not counts.total:
+            # As it does where TORCH_COMPILE_DISABLE is set, or a mode sees all operations.
+            _note(inputs, "was run as it is by torch, which compiled nothing")
         compiled_blocks.detach(inputs.model)
         inputs.observer.on_compiled({"total": counts.total, "again": counts.again, "seconds": round(counts.seconds, 2)})

@@ -90,7 +90,7 @@ def test_lengths_are_compiled_once_and_scoring_is_not(tmp_path):
     assert forwards(model) == {}
 
 
-@pytest.mark.parametrize("kind", ["no compiler", "another step", "DeepSpeed", "FSDP2", "no blocks"])
+@pytest.mark.parametrize("kind", ["no compiler", "another step", "switched off", "DeepSpeed", "FSDP2", "no blocks"])
 def test_what_can_not_be_compiled_is_trained_plainly_with_a_note(kind, tmp_path, monkeypatch):
     _, plain, _ = trained(tmp_path, compiled=False)
     reason = _break(kind, monkeypatch)
@@ -116,6 +116,9 @@ def _break(kind: str, monkeypatch: Any) -> str:
     if kind == "another step":
         monkeypatch.setattr(compiled_blocks, "BACKEND", wrong)
         return "gets another training loss so (by "
+    if kind == "switched off":
+        monkeypatch.setattr(torch._dynamo.config, "disable", True)
+        return "was run as it is by torch, which compiled nothing"
     if kind == "no blocks":
         monkeypatch.setattr(compiled_blocks, "GradientCheckpointingLayer", torch.nn.Conv3d)
         return "has no blocks that transformers declares"
