@@ -82,7 +82,7 @@ def _run(chosen: list[Any], out: Path, options: argparse.Namespace) -> int:
     # Only now: the packages that these import may be among the wheels.
     from bench import console
     from bench.utils import files
-    from scripts.gpu_checks import report, running
+    from scripts.gpu_checks import report, running, stub
 
     page = Path("reports") / "gpu.md" if out == RECORDS else out.with_name(f"{out.name}.md")
 
@@ -101,7 +101,7 @@ def _run(chosen: list[Any], out: Path, options: argparse.Namespace) -> int:
     if where["device"] == "cpu" and not options.small:
         console.complain("error: no CUDA device is to be seen here; --small takes the same way on a CPU, in small")
         return 2
-    if running.STUB in where["device"]:
+    if stub.STUB in where["device"]:
         console.say("stub GPU: nothing is computed or timed; checks of numbers are expected to fail")
     for case in chosen if options.again else []:
         (out / f"{case.name}.json").unlink(missing_ok=True)

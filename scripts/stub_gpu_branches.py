@@ -14,6 +14,7 @@ not end as expected.
 
 import argparse
 import faulthandler
+import functools
 import importlib
 import json
 import math
@@ -57,6 +58,7 @@ REAL = re.compile(r"Error|can't be run|not known|supports only")
 # Checks of a record that judge numbers; a run that fails no other one ran to its end.
 NUMERIC_CHECKS = {"changed", "gradients", "saved_model", "fast_equals_plain"}
 GIB = 2**30
+OUTCOMES = ("ran", "refused", "failed", "skipped")
 # Bytes of storage up to which the stub gives a tensor its right values.
 SMALL = 2**14
 LIBRARIES = (
@@ -67,8 +69,10 @@ LIBRARIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """outcome: "ran", "failed" or "skipped". reason: why not, or the reason in the run's record. fallbacks: its notes
-    that a fast path was left because of an error."""
+    """outcome: "ran", "refused" as it was to be, "failed" or "skipped". reason: why not, or the run's own.
+
+    fallbacks: its notes that a fast path was left because of an error. code: the commit that was run.
+    """
 
     name: str
     group: str
@@ -78,6 +82,7 @@ class Result:
     status: str | None = None
     reason: str | None = None
     fallbacks: tuple[str, ...] = ()
+    code: str | None = None
     seconds: float = 0.0
 
 
@@ -98,7 +103,7 @@ def _run(case: Case, folder: Path) -> int:
         raise RuntimeError(f"the stub GPU has compute capability {found}, and {wanted} was asked for")
     from bench.runner import lifecycle
 
-    _ignore_numbers()
+    ignore_numbers()
     if case.hook:
         kind, _, phase = case.hook.partition(":")
         {"oom": _fill_in, "stop": _stop_in}[kind](phase)
@@ -108,7 +113,8 @@ def _run(case: Case, folder: Path) -> int:
     return code
 
 
-def _ignore_numbers() -> None:
+def ignore_numbers() -> None:
+    """Call what compares or judges numbers, and do not heed it, in this process from now on."""
     for module_name, name, fixed in NUMBERS:
         owner: Any = importlib.import_module(module_name)
         *classes, last = name.split(".")
@@ -257,7 +263,20 @@ def _skipped(case: Case) -> Result:
 
 def _result(case: Case, outcome: str, **others: Any) -> Result:
     named = {"name": case.name, "group": case.group, "device": case.device, "precision": case.precision}
-    return Result(**named, outcome=outcome, **others)
+    return Result(**named, outcome=outcome, code=_commit(), **others)
+
+
+@functools.cache
+def _commit() -> str | None:
+    """Return the checkout's commit, with a plus where files were changed since; None where there is none."""
+    from bench.errors import SetupError
+    from bench.utils import git
+
+    try:
+        changed = git.git("status", "--porcelain", "--untracked-files=no", "--", *git.CODE, "scripts").strip()
+        return git.git("rev-parse", "--short=10", "HEAD").strip() + ("+" if changed else "")
+    except SetupError:
+        return None
 
 
 def _forked(case: Case, chosen: list[Case], folder: Path) -> Result:
@@ -327,6 +346,10 @@ def _judged(case: Case, out: Path, log: Path, seconds: float) -> Result:
     except BenchError:
         tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
         return _result(case, "failed", reason=f"left no record: {' '.join(tail)}", seconds=seconds)
+    if case.refuses is not None:
+        refused = found.status == "invalid" and case.refuses in (found.reason or "")
+        outcome = "refused" if refused else "failed"
+        return _result(case, outcome, status=found.status, reason=found.reason, seconds=seconds)
     wrong = [check.name for check in found.checks if not check.ok]
     numeric = found.status == "invalid" and bool(wrong) and set(wrong) <= NUMERIC_CHECKS
     # A run that fails by numbers alone went all the way.
@@ -375,7 +398,7 @@ def render(file: Path = FILE) -> str:
     """Return Markdown: what ran, what did not, and what the stub can't run. Of the file alone."""
     found = json.loads(file.read_text(encoding="utf-8"))
     runs = found["runs"]
-    count = {outcome: sum(row["outcome"] == outcome for row in runs) for outcome in ("ran", "failed", "skipped")}
+    count = {outcome: sum(row["outcome"] == outcome for row in runs) for outcome in OUTCOMES}
     named = ", ".join(f"{name} {found[name]}" for name in found if name not in ("runs", "python", "left"))
     lines = [
         "# Branches for CUDA that were executed (stub GPU)",
@@ -386,18 +409,20 @@ def render(file: Path = FILE) -> str:
         "is counted as `ran` took its branch to the end, with the status that it was to have (`oom` and `interrupted`",
         "where that was provoked); nothing is said about results, which are not computed.",
         f"Python {found['python']}, {named}.",
+        _commits(runs),
         "",
-        f"{len(runs)} runs: {count['ran']} ran, {count['failed']} failed, {count['skipped']} can't be run on a stub; "
-        f"{sum(found['left'].values())} more were not tried yet.",
+        f"{len(runs)} runs: {count['ran']} ran, {count['refused']} were refused as they must be, {count['failed']} "
+        f"failed, {count['skipped']} can't be run on a stub; {sum(found['left'].values())} more were not tried yet.",
         "",
-        "| what | ran | failed | skipped | not tried |",
-        "| --- | --: | --: | --: | --: |",
+        "| what | ran | refused | failed | skipped | not tried |",
+        "| --- | --: | --: | --: | --: | --: |",
     ]
     for group, left in found["left"].items():
         ended = [row["outcome"] for row in runs if row["group"] == group]
-        cells = [*(ended.count(outcome) for outcome in ("ran", "failed", "skipped")), left]
+        cells = [*(ended.count(outcome) for outcome in OUTCOMES), left]
         lines.append(f"| {group} | {' | '.join(map(str, cells))} |")
     lines += _listed("Failed", [row for row in runs if row["outcome"] == "failed"])
+    lines += _listed("Refused, in a sentence", [row for row in runs if row["outcome"] == "refused"])
     lines += _listed("Not to be run on a stub", [row for row in runs if row["outcome"] == "skipped"])
     fell = [{**row, "reason": "; ".join(row["fallbacks"])} for row in runs if row["fallbacks"]]
     lines += _listed("Ran, with a fast path given up because of an error", fell)
@@ -412,6 +437,12 @@ def render(file: Path = FILE) -> str:
         ended = row["status"] if row["outcome"] == "ran" and row["status"] != "invalid" else _ending(row)
         lines.append(f"| {row['group']} | {row['name']} | {row['device']} | {row['precision']} | {ended} |")
     return "\n".join(lines) + "\n"
+
+
+def _commits(runs: list[dict[str, Any]]) -> str:
+    """Return by which commits the runs were made: they are kept, and made again one by one."""
+    count = Counter(row.get("code") or "an earlier one" for row in runs if row["outcome"] != "skipped")
+    return f"Runs by commit: {', '.join(f'{name} {number}' for name, number in count.most_common())}."
 
 
 def _ending(row: dict[str, Any]) -> str:

@@ -33,7 +33,8 @@ FOURIER = "cuFFT, which the stub does not emulate"
 class Case:
     """One run. expects: the status it must end with. hook: what happens to it, e.g. `oom:train`, `stop`.
 
-    skipped: why the stub can't run it. after: the case whose folder it goes on in.
+    refuses: what the sentence says by which the run must be refused. skipped: why the stub can't run it. after: the
+    case whose folder it goes on in.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Case:
     expects: str = "ok"
     hook: str | None = None
     cap: str | None = None
+    refuses: str | None = None
     skipped: str | None = None
     after: str | None = None
 
@@ -117,9 +119,12 @@ def cases() -> list[Case]:
     found = [_case(METHODS, name, recipe) for name, recipe in TRAINED.items()]
     for name, (peft, fields, skipped) in ADAPTERS.items():
         given = f"method={{name: lora, peft: {peft}, config: {{{fields}}}}}"
-        # Virtual tokens are for a head alone; scorers of texts do not see them.
-        recipe = "tiny/mistral-lora" if "num_virtual_tokens" in fields else text
-        found.append(_case("adapters", name, recipe, given, skipped=skipped))
+        # Virtual tokens are for a head alone, of an encoder unless they are a prefix of keys and values.
+        heads = {"prefix tuning": "tiny/mistral-lora", "prompt tuning": "tiny/bert-full", "P-tuning": "tiny/bert-full"}
+        found.append(_case("adapters", name, heads.get(name, text), given, skipped=skipped))
+        if heads.get(name) == "tiny/bert-full":
+            padding = "would make a decoder's head read padding"
+            found.append(_case("adapters", f"{name}, decoder", "tiny/mistral-lora", given, refuses=padding))
     found += [_case("optimizers", name, "tiny/bert-full", f"training.optimizer={name}") for name in OPTIMIZERS]
     found += [
         _case("optimizers", f"{name}, 4 bits", llama, f"training.optimizer={name}")
@@ -132,6 +137,7 @@ def cases() -> list[Case]:
             _case("generations", f"{device}, {precision}: {name}", TRAINED[name], device=device, precision=precision)
             for name in CORE
         ]
+    found += _before_ampere(text, llama)
     found += _switches(text)
     found += _out_of_memory()
     found += _stopped()
@@ -145,9 +151,7 @@ def _four_bits(recipe: str) -> list[Case]:
         "stored as bfloat16": "method.storage=bfloat16", "stored as float32": "method.storage=float32",
         "adapters in bfloat16": "method.dtype=bfloat16",
     }  # fmt: skip
-    found = [_case("4 bits", name, recipe, given) for name, given in kinds.items()]
-    found.append(_case("4 bits", "T4 in fp16", recipe, "method.compute_dtype=float16", device="T4", precision="fp16"))
-    return found
+    return [_case("4 bits", name, recipe, given) for name, given in kinds.items()]
 
 
 def _engines(text: str) -> list[Case]:
@@ -163,6 +167,27 @@ def _engines(text: str) -> list[Case]:
             _case("engines", f"{engine}, validated", "tiny/bert-full", f"training.engine={engine}", *validated)
         )
     return found
+
+
+def _before_ampere(text: str, llama: str) -> list[Case]:
+    """Return runs that ask a T4 for bfloat16, by the launcher or by a key of the recipe."""
+    units, scaled = "has no units for bf16", "whose scaled gradients are for parameters in float32"
+    adapters_alone = "method.config.modules_to_save=null"
+    in_bf16 = "method={name: lora, dtype: bfloat16, config: {r: 4, target_modules: all-linear}}"
+    given: dict[str, tuple[str, str, str | None, tuple[str, ...]]] = {
+        "bf16 by the launcher": ("tiny/bert-full", "bf16", units, ()),
+        "4 bits computed in bfloat16": (llama, "fp16", units, ("method.compute_dtype=bfloat16",)),
+        "4 bits computed in float16": (llama, "fp16", None, ("method.compute_dtype=float16",)),
+        "weights in bfloat16": (text, "no", units, ("model.dtype=bfloat16",)),
+        "weights in bfloat16, fp16": (text, "fp16", None, ("model.dtype=bfloat16", adapters_alone)),
+        "an embedding trained in bfloat16, fp16": (text, "fp16", scaled, ("model.dtype=bfloat16",)),
+        "adapters in bfloat16": (text, "no", units, (in_bf16,)),
+        "adapters in bfloat16, fp16": (text, "fp16", scaled, (in_bf16,)),
+    }
+    return [
+        _case("generations", f"T4: {name}", recipe, *more, device="T4", precision=precision, refuses=refuses)
+        for name, (recipe, precision, refuses, more) in given.items()
+    ]
 
 
 def _switches(text: str) -> list[Case]:
@@ -203,18 +228,12 @@ def _out_of_memory() -> list[Case]:
         _case("out of memory", f"in phase {phase}, text", "tiny/mistral-text_lora", expects="oom", hook=f"oom:{phase}")
         for phase in ("score_before", "train", "score_after")
     ]
-    # CUDA's context is half a GiB; what is left holds the weights, and not the activations of a batch.
-    capped = {"cap": "0.53GiB"}
-    found.append(_case("out of memory", "under a cap", "tiny/bert-full", "max_length=128", expects="oom", **capped))
+    # Of a cap, CUDA's context is counted as half a GiB: of these, 10 and 31 MiB are left.
     found.append(
-        _case(
-            "out of memory",
-            "a batch searched under a cap",
-            "tiny/bert-full",
-            "training.per_device_batch=auto",
-            **capped,
-        )
+        _case("out of memory", "under a cap", "tiny/bert-full", "max_length=128", expects="oom", cap="0.51GiB")
     )
+    searched = "training.per_device_batch=auto"
+    found.append(_case("out of memory", "a batch searched under a cap", "tiny/bert-full", searched, cap="0.53GiB"))
     return found
 
 

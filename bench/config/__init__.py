@@ -5,5 +5,5 @@ Reading order: recipe, training and cards (types), resolve (file -> Resolved), n
 config), unused (keys without effect), validation (errors as sentences), other_tools (names of settings elsewhere),
 yaml_loader and layers (values with their places), data_folder, fields, overrides, card_text (cards as YAML),
 json_schema, contracts (what drop-ins promise), registry (how they are found), foreign_code (what must be confirmed
-before it runs), extraction (parts of answers).
+before it runs), extraction (parts of answers), bf16_products (the key that asks for bfloat16).
 """

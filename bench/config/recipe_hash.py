@@ -44,6 +44,7 @@ _LATER = (
     "prompting.fallback_label",
     "prompting.untrained_head",
     "spans.offsets",
+    "speed.compile",
     "speed.sharded_load",
     "speed.shared_prefix",
     "training.group_by_length",

@@ -147,6 +147,8 @@ class Speed(Strict):
     activations are recomputed, autocast keeps no 16-bit copy of each trained weight until the forward pass is over.
     sharded_load: whether each process loads and saves only its shards of a model that ZeRO-3 or FSDP2 shards; auto does
     so where the whole weights would take more than half of its memory.
+    compile: the training step runs the model's blocks as torch.compile makes them; needs a C++ compiler, on a GPU
+    Triton. Memory is forecast, and a batch size searched, as without it.
     shared_prefix: where a language model answers, what all prompts begin with is run once, and all labels of an example
     are scored in one row; answers are written in batches without padding tokens. Off, labels are scored in rows of
     their own, and each answer is written by itself.
@@ -160,3 +162,4 @@ class Speed(Strict):
     drop_copies: bool = True
     sharded_load: Literal["auto", True, False] = "auto"
     shared_prefix: bool = True
+    compile: bool = False

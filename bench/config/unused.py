@@ -124,6 +124,10 @@ def _compute_dtype(facts: Facts) -> Reason:
     return _unless(getattr(facts.options, "quantized", True), "only for `quantized: true`")
 
 
+def _gradients(facts: Facts) -> Reason:
+    return _unless(facts.plan.trains == "gradient", f"method {facts.recipe.method.name!r} takes no training steps")
+
+
 def _kept(facts: Facts) -> Reason:
     saved = facts.recipe.checkpoints
     return _unless(
@@ -176,6 +180,7 @@ CONDITIONS: dict[str, Condition] = {
     ),
     "checkpoints.keep": _kept,
     "evaluation.threshold": _threshold,
+    "speed.compile": _gradients,
 }
 # Held by the rules of `bench.config.rules`, by a type's own checks, or by what is known only when data are read.
 ELSEWHERE = frozenset({
@@ -203,8 +208,10 @@ ALWAYS = frozenset({
     "training.gradient_checkpointing", "training.log_every", "training.evaluate_every", "evaluation.before",
     "evaluation.splits", "evaluation.validation", "evaluation.allow_selection_on_test",
     "evaluation.sharded",
-    "evaluation.metrics", "speed", "checkpoints.every_steps", "checkpoints.every_minutes", "seed", "save", "published",
-    "published_before", "as_published",
+    "evaluation.metrics", "speed.padding_free", "speed.answer_logits", "speed.token_cache", "speed.keep_memory",
+    "speed.expandable_segments", "speed.drop_copies", "speed.sharded_load", "speed.shared_prefix",
+    "checkpoints.every_steps", "checkpoints.every_minutes", "seed", "save", "published", "published_before",
+    "as_published",
 })  # fmt: skip
 
 

@@ -8,6 +8,9 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 
+from bench.config import bf16_products
+from bench.config.contracts import LoadPlan
+from bench.config.recipe import Recipe
 from bench.distributed import launcher, sharding, signed_store, watchdog
 from bench.errors import SetupError
 from bench.models.library_internals import accelerate_internals
@@ -122,16 +125,32 @@ def check_precision(on_cpu: bool) -> None:
     Ampere: it would be emulated, slower than float32.
     """
     chosen = precision()
-    if chosen == "bf16" and not on_cpu:
-        for place in range(torch.cuda.device_count()):
-            name, capability = gpu(place)
-            if capability is not None and capability < hardware.BF16_CAPABILITY:
-                raise SetupError(f"mixed_precision is bf16, and {hardware.no_bf16(name, capability)}")
+    if chosen == "bf16" and not on_cpu and (old := _before_ampere()) is not None:
+        raise SetupError(f"mixed_precision is bf16, and {hardware.no_bf16(*old)}")
     if chosen == "fp16" and on_cpu:
         raise SetupError(
             "mixed_precision fp16 needs a GPU, and this run is on the CPU; set mixed_precision: bf16 or no in the "
             "accelerate config, or give --mixed_precision no"
         )
+
+
+def _before_ampere() -> tuple[str, tuple[int, int]] | None:
+    """Return (name, compute capability) of the first GPU here that has no units for bf16; None if all have."""
+    for place in range(torch.cuda.device_count()):
+        name, capability = gpu(place)
+        if capability is not None and capability < hardware.BF16_CAPABILITY:
+            return name, capability
+    return None
+
+
+def check_products(recipe: Recipe, plan: LoadPlan, on_cpu: bool) -> None:
+    """Raise SetupError for a recipe that multiplies in bfloat16 on a GPU from before Ampere, whatever the launcher set.
+
+    torch would compute it there without the units that make 16 bits fast, and say nothing.
+    """
+    asked = bf16_products.asked(recipe, plan, precision())
+    if asked is not None and not on_cpu and (old := _before_ampere()) is not None:
+        raise SetupError(asked.refused(hardware.no_bf16_units(*old)))
 
 
 def broadcast_from_rank_zero(value: Any) -> Any:

@@ -17,7 +17,7 @@ from bench.evaluation import reference_examples, text_examples
 from bench.memory import disk, inference, largest, phases, search, state_sizes, timing
 from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction, assumed, longest_texts
 from bench.memory.scoring import scoring_bytes
-from bench.memory.verdict import Card, asked_card, gib, others_of_this_size, precision_of, verdict
+from bench.memory.verdict import Card, asked_card, gib, others_of_this_size, precision_of, refused_products, verdict
 from bench.models import build
 from bench.utils import hardware
 from bench.utils.hardware import GIB
@@ -69,6 +69,8 @@ def answer(request: PlanRequest) -> Answer:
     if not without_model.uses_model(resolved.recipe.method.name):
         return Answer(lines=_without_model(resolved), fits=True)
     precision = precision_of(request.precision, card)
+    load_plan = state_sizes.load_plan(resolved, trained=False)[1]
+    refused = refused_products(card, resolved.recipe, load_plan, precision)
     if not resolved.by_gradients:
         found = inference.plan(
             resolved,
@@ -77,7 +79,7 @@ def answer(request: PlanRequest) -> Answer:
             usable=card.usable,
             parallelism=request.parallelism,
         )
-        return _of_scoring(found, card, request)
+        return _of_scoring(found, card, request, refused)
     plan = MemoryPlan.of(resolved, request.parallelism, precision=precision, lengths=lengths_of(resolved))
     plan.lengths = _asked_lengths(request, plan.lengths, search.longest_read(plan))
     length = plan.lengths.longest
@@ -85,7 +87,7 @@ def answer(request: PlanRequest) -> Answer:
     prediction = plan.predict(rows, length)
     where = f"micro-batches of {rows} x {length} tokens"
     fits, first = verdict(prediction.needed, card, where)
-    shown = [first, *others_of_this_size(prediction.needed, card), *_summary(plan, prediction), *said]
+    shown = [first, *refused, *others_of_this_size(prediction.needed, card), *_summary(plan, prediction), *said]
     shown += [*_parts(prediction), *phases.lines(plan, prediction)]
     if card.usable is not None:
         shown += _largest(plan, prediction, card.usable)
@@ -107,9 +109,9 @@ def _without_model(resolved: Resolved) -> list[str]:
     return [first, *_scoring(resolved)]
 
 
-def _of_scoring(found: inference.InferencePlan, card: Card, request: PlanRequest) -> Answer:
+def _of_scoring(found: inference.InferencePlan, card: Card, request: PlanRequest, refused: list[str]) -> Answer:
     fits, first = verdict(found.total, card, f"batches of {found.tokens} tokens")
-    shown = [first, *others_of_this_size(found.total, card), *found.lines(), *_scoring(found.resolved)]
+    shown = [first, *refused, *others_of_this_size(found.total, card), *found.lines(), *_scoring(found.resolved)]
     if card.usable is not None and not fits:
         shown += found.to_make_it_fit(card.usable, _loader(request))
     return Answer(lines=[*shown, *disk.of_scoring(found)], fits=fits)

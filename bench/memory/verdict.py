@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from bench.config import bf16_products
+from bench.config.contracts import LoadPlan
+from bench.config.recipe import Recipe
 from bench.errors import SetupError
 from bench.utils import hardware
 from bench.utils.hardware import GIB
@@ -47,6 +50,14 @@ def precision_of(asked: str | None, card: Card) -> str:
     if refused is not None:
         raise SetupError(f"--precision {asked}: {refused}")
     return asked or ("bf16" if card.device.bf16 else "fp16")
+
+
+def refused_products(card: Card, recipe: Recipe, plan: LoadPlan, precision: str) -> list[str]:
+    """Return the line that a run would be refused, where it multiplies in bfloat16 on a device without units for it."""
+    asked = bf16_products.asked(recipe, plan, precision)
+    if asked is None or card.device is None or card.device.bf16:
+        return []
+    return [f"a run is refused there: {asked.refused(hardware.no_bf16_units(card.name, card.device.capability))}"]
 
 
 def verdict(needed: int, card: Card, where: str) -> tuple[bool, str]:

@@ -168,7 +168,7 @@ def _count(model: Any, ways: list[_Way], rows: int, tokens: int, answer: int) ->
         outputs, device = ways[0]
         runner = _Runner(model, outputs, device)
         try:
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False) as counter, _others_kept(model):
                 runner.loss(rows, tokens, answer).backward()
             return int(counter.get_total_flops())
         except _FAILURES as error:
@@ -288,6 +288,27 @@ def _plain(model: Any) -> Iterator[None]:
             if isinstance(module, nn.Embedding) and not module.weight.requires_grad:
                 stack.callback(module.register_forward_hook(_without_gradient).remove)
         yield
+
+
+@contextlib.contextmanager
+def _others_kept(model: Any) -> Iterator[None]:
+    """Give a model back the tensors that are neither its parameters nor its buffers, wherever a run has moved them.
+
+    SHiRA keeps the indices of its weights in a dictionary, and moves them to the device of the weights: on the meta
+    device they would be lost.
+    """
+    held: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for module in model.modules():
+        own = {name: item for name, item in vars(module).items() if name not in ("_parameters", "_buffers")}
+        for place in (vars(module), *(item for item in own.values() if isinstance(item, dict))):
+            tensors = {name: item for name, item in place.items() if torch.is_tensor(item)}
+            if tensors:
+                held.append((place, tensors))
+    try:
+        yield
+    finally:
+        for place, tensors in held:
+            place.update(tensors)
 
 
 @contextlib.contextmanager

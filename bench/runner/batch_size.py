@@ -354,8 +354,8 @@ def _short(run: RunContext, trial: Trial) -> Recipe:
         }
     )
     never = recipe.checkpoints.model_copy(update={"every_steps": None, "every_minutes": None})
-    # The run keeps no freed memory either (bench.utils.process).
-    speed = recipe.speed.model_copy(update={"keep_memory": False})
+    # The run keeps no freed memory either (bench.utils.process); to compile a step takes longer than the search.
+    speed = recipe.speed.model_copy(update={"keep_memory": False, "compile": False})
     changes = {"training": training, "checkpoints": never, "speed": speed, "trackers": (), "save": False}
     return recipe.model_copy(update=changes)
 

@@ -33,6 +33,7 @@ def load_data(run: RunContext) -> RunInputs:
     plan = method.load_plan(run.resolved.options)
     _note_sharding(run, plan)
     published_settings.note(run)
+    setup.check_products(recipe, plan, on_cpu=run.state.device.type != "cuda")
     with run.clock.phase("load"):
         foreign_code.trusts(run.resolved.recipe.model)
         if run.state.is_main_process:  # before the data, of which reading takes long

@@ -103,6 +103,7 @@ def build_model(run: RunContext) -> None:
             sharded=run.shards_held,
         )
         run.model = built.model
+        loss_scale.check_types(built.model, run.inputs.scoring.precision, plan.trains)
         _check_inputs(run)
         _enable_padding_free(run, built.model)
         run.record.speed["precision"] = {"chosen": run.inputs.scoring.precision, "by": "launcher"}
@@ -366,7 +367,11 @@ class _Recorder(Observer):
 
     def on_compared(self, figures: dict[str, Any]) -> None:
         """Write it beside the fast paths."""
-        self.run.record.speed["training_check"] = figures
+        self.run.record.speed["training_check"] = {**self.run.record.speed.get("training_check", {}), **figures}
+
+    def on_compiled(self, figures: dict[str, Any]) -> None:
+        """Write it beside the fast paths."""
+        self.run.record.speed["compilations"] = figures
 
     def on_resume(self, step: int) -> None:
         """Add this resumption to those of before."""

@@ -15,6 +15,7 @@ from bench.models.autocast import autocast
 from bench.models.heads import unwrapped
 from bench.models.kernels.answer_only_loss import attach, detach
 from bench.models.losses import answer_loss_sum
+from bench.training import compiling
 from bench.training.state import FitInputs
 
 
@@ -78,7 +79,8 @@ def step_loss(inputs: FitInputs) -> Iterator[StepLoss]:
     if reason is not None:
         inputs.observer.on_note(f"speed.answer_logits: all logits were computed, for the model {reason}")
     try:
-        yield StepLoss(inputs=inputs, answers_only=answers_only)
+        with compiling.counted(inputs):
+            yield StepLoss(inputs=inputs, answers_only=answers_only)
     finally:
         if wanted:
             detach(inputs.model)

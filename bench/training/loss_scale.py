@@ -10,7 +10,11 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bench.errors import DivergedError
+import torch
+from torch import nn
+
+from bench.distributed import sharding
+from bench.errors import DivergedError, SetupError
 from bench.models.library_internals import accelerate_internals
 
 # At this scale the loss is enlarged no more: what overflows are the gradients themselves. DeepSpeed ends a run there
@@ -20,6 +24,29 @@ SMALLEST = 1.0
 FIRST_POWER = 16
 # Of DeepSpeed's own error at the smallest scale.
 AT_MINIMUM = "loss scale already at minimum"
+# Names of parameters that a refusal holds.
+SHOWN = 3
+
+
+def check_types(model: nn.Module, precision: str, trains: str) -> None:
+    """Raise SetupError for parameters in 16 bits under fp16: torch's scaler takes float32, and would fail in a step.
+
+    trains: as a method's load plan has it. DeepSpeed keeps float32 copies, and scales by itself.
+    """
+    if precision != "fp16" or trains != "gradient" or sharding.requested_backend() == "deepspeed":
+        return
+    found = {name: part.dtype for name, part in model.named_parameters() if part.requires_grad}
+    short = {name: dtype for name, dtype in found.items() if dtype in (torch.bfloat16, torch.float16)}
+    if not short:
+        return
+    names, types = list(short), sorted({str(dtype).removeprefix("torch.") for dtype in short.values()})
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    # Adapters are cast by a key of their own; what else is trained is held as the model's card says.
+    key = "method.dtype" if all("lora_" in name for name in names) else "model.dtype"
+    raise SetupError(
+        f"mixed_precision is fp16, whose scaled gradients are for parameters in float32, and {len(names)} that are "
+        f"trained are in {' and '.join(types)}: {shown}; set {key}: float32, or launch with mixed_precision: bf16 or no"
+    )
 
 
 class SkippedSteps:

@@ -17,11 +17,14 @@ from bench.evaluation.self_check import first_reason
 from bench.models import positions, shards
 from bench.models.autocast import autocast
 from bench.models.heads import unwrapped
-from bench.models.kernels import answer_only_loss, padding_free, patch
+from bench.models.kernels import answer_only_loss, compiled_blocks, padding_free, patch
 from bench.models.kernels.padding_probe import FLOOR_EXACT, FLOOR_ROUNDED, finite, largest_difference
 from bench.records.failures import is_out_of_memory
+from bench.training import compiling
 from bench.training.loss import StepLoss
+from bench.training.schedule import seed_step
 from bench.training.state import FitInputs
+from bench.utils import cuda
 
 # Training examples that are run both ways, at most; fewer where their logits would leave out the longest ones.
 EXAMPLES, FEWER = 4, 2
@@ -41,14 +44,17 @@ def checked(loss_of: StepLoss) -> StepLoss:
     Every process must call it.
     """
     inputs = loss_of.inputs
-    if not inputs.scoring.checked or not inputs.train.ids:
+    compared = bool(inputs.scoring.checked and inputs.train.ids)
+    if not compared and not inputs.speed.compile:
         return loss_of
     with inputs.clock.phase("self_check"), shards.by_layer(inputs.model):
-        while loss_of.answers_only or padding_free.is_attached(inputs.model):
+        while compared and (loss_of.answers_only or padding_free.is_attached(inputs.model)):
             reason = first_reason(_difference(loss_of))
             if reason is None:
                 break
             loss_of = _plainer(loss_of, reason)
+        if inputs.speed.compile:
+            compiling.compile_step(inputs, lambda: first_reason(_compiled_difference(loss_of) if compared else None))
     return loss_of
 
 
@@ -105,10 +111,47 @@ def _difference(loss_of: StepLoss) -> str | None:
             padding_free.reattach(model)
 
 
-def _sample(inputs: FitInputs) -> list[int]:
-    """Return the longest and the shortest example whose logits may all be held; one where a batch is one, or none."""
+def _compiled_difference(loss_of: StepLoss) -> str | None:
+    """Return why a compiled step can't be used, by one micro-batch in training mode; None if it can, or memory ran out.
+
+    Dropout draws the same in both, of the same seed; the stream of random numbers is left where it was.
+    """
+    inputs, model, device = loss_of.inputs, loss_of.inputs.model, loss_of.inputs.scoring.device
+    numbers = _sample(inputs, all_logits=not loss_of.answers_only)
+    if not numbers:
+        return f"has more than {LOGITS:,} logits in even the shortest example, too many to compare both steps"
+    features = [inputs.train.features[number] for number in numbers]
+    chosen, was_training = _chosen(model), model.training
+    try:
+        model.train()
+        with torch.random.fork_rng(devices=[cuda.indexed(device)] if device.type == "cuda" else []):
+            seed_step(inputs.seed, 0, 0, inputs.rank)
+            try:
+                fast = _step(loss_of, features, chosen)
+            except Exception as error:
+                return self_check.failure(error)
+            seed_step(inputs.seed, 0, 0, inputs.rank)
+            with compiled_blocks.switched_off(model):
+                plain = _step(loss_of, features, chosen)
+        compared = _Compared.of(fast, plain, inputs)
+        inputs.observer.on_compared({"compiled": compared.figures()})
+        return compared.reason
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return "has no memory left to compare a compiled step with the plain one"
+    finally:
+        model.train(was_training)
+
+
+def _sample(inputs: FitInputs, *, all_logits: bool = True) -> list[int]:
+    """Return the longest and the shortest example whose logits may all be held; one where a batch is one, or none.
+
+    all_logits: whether a path that is compared computes those of all tokens.
+    """
     lengths, rows = inputs.train.lengths, inputs.budget.per_device_batch
-    vocabulary = unwrapped(inputs.model).config.get_text_config().vocab_size if inputs.objective == "text" else 1
+    wide = inputs.objective == "text" and all_logits
+    vocabulary = unwrapped(inputs.model).config.get_text_config().vocab_size if wide else 1
     count = min(EXAMPLES if max(lengths) * vocabulary * EXAMPLES <= LOGITS else FEWER, rows)
     numbers = [number for number, length in enumerate(lengths) if length * vocabulary <= LOGITS / count]
     if not numbers:

@@ -41,6 +41,9 @@ class Observer:
     def on_compared(self, figures: dict[str, Any]) -> None:
         """Take how far the fast paths of training were from the plain one, on which examples."""
 
+    def on_compiled(self, figures: dict[str, Any]) -> None:
+        """Take what was compiled for the training step, how often anew, and in how many seconds."""
+
     def on_resume(self, step: int) -> None:
         """Take the step of the checkpoint that training goes on from."""
 

@@ -144,8 +144,13 @@ def refused_precision(name: str, device: Device, precision: str) -> str | None:
 
 def no_bf16(name: str, capability: tuple[int, int] | None) -> str:
     """Return the sentence about a GPU before Ampere that was asked for bf16."""
-    which = f" (compute capability {capability[0]}.{capability[1]})" if capability is not None else ""
     return (
-        f"{name}{which} has no units for bf16, which need compute capability 8.0 (Ampere) or newer; take fp16: "
+        f"{no_bf16_units(name, capability)}; take fp16: "
         "--config_file accelerate_configs/gpu1_fp16.yaml (several GPUs: ddp_fp16 or zero2_fp16)"
     )
+
+
+def no_bf16_units(name: str, capability: tuple[int, int] | None) -> str:
+    """Return why a GPU before Ampere does not take bf16, as a sentence's part."""
+    which = f" (compute capability {capability[0]}.{capability[1]})" if capability is not None else ""
+    return f"{name}{which} has no units for bf16, which need compute capability 8.0 (Ampere) or newer"

@@ -232,11 +232,12 @@ def run_engine(
     ticks: Ticks,
     *,
     by_length: bool = False,
+    compiled: bool = False,
 ) -> Trained:
     """Trains by the harness: the call that `accelerate launch bench/run.py` comes to.
 
     Mixed precision is the launcher's, which is to say that of the environment variable. by_length: rows of a global
-    batch are sorted, as the harness does for a model that computes pads.
+    batch are sorted, as the harness does for a model that computes pads. compiled: as `speed.compile` asks.
     """
     device = model.device
     plain = resolve.load(RECIPE).recipe
@@ -253,7 +254,7 @@ def run_engine(
         folder=folder,
         clock=Clock(),
         display=ticks,
-        speed=plain.speed,
+        speed=plain.speed.model_copy(update={"compile": compiled}),
         by_length=by_length,
     )
     train(inputs, progress)

@@ -55,7 +55,9 @@ def cases() -> list[Case]:
     found += [
         _peer("encoder-training", "encoder"),
         _peer("decoder-training", "decoder"),
+        _peer("compiled-training", "compiled", expected_s=120),
         _peer("answer-training", "answers", needs=("trl", "datasets")),
+        _peer("classifying", "pipeline"),
         _peer("label-scoring", "scoring", needs=("lm_eval",)),
     ]
     return found

@@ -2,6 +2,7 @@
 
     python -m scripts.gpu_checks.peers KIND [--small]
 
+KIND is a task in which another tool is at its best, or `compiled`: the harness with `speed.compile` and without.
 Each tool trains copies of one model of random weights; the turn that comes first changes from round to round, and a
 round before the others warms up. Tokens a second: real tokens of the steps after the first, over the time from its end
 to the end of the last. The Trainer is run at its defaults and with batches sorted by length (other batches, hardly a
@@ -19,13 +20,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.models.kernels import compiled_blocks, padding_free
+from bench.models.library_internals.torch_internals import Compilations
 from scripts.benchmarks import common, training
+from scripts.gpu_checks import stub
 from scripts.gpu_checks.correctness import Outcome
 
 ROUNDS = 3
@@ -45,8 +49,9 @@ GEMMA = {"model_type": "gemma", "vocab_size": 256_000, "hidden_size": 1024, "int
          "max_position_embeddings": 1024}  # fmt: skip
 SCORER = {"model_type": "llama", "vocab_size": 32_000, "hidden_size": 1024, "intermediate_size": 2816,
           "num_hidden_layers": 12, "num_attention_heads": 16, "max_position_embeddings": 4096}  # fmt: skip
-# Of which the fastest is taken for lm_eval.
+# Of which the fastest is taken for lm_eval, and for `pipeline`.
 BATCH_SIZES = (8, 32, 128)
+PIPELINE_SIZES = (8, 32, 128, 256)
 COLUMNS = ["tool", "real tokens/s", "ratio", "first loss"]
 
 
@@ -111,7 +116,39 @@ def decoder(device: torch.device, small: bool) -> Outcome:
     return _classifier("decoder", common.LLAMA if small else DECODER, device, small)
 
 
-def _classifier(family: str, architecture: dict[str, Any], device: torch.device, small: bool) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """A classifier to train. real: tokens of the measured steps, in our batches. notes: of what was not in force."""
+
+    model: Any
+    split: Any
+    tokens: Any
+    case: training.Case
+    real: int
+    notes: set[str] = field(default_factory=set)
+
+    def ours(self, *, compiled: bool = False) -> Side:
+        """Return the harness's side."""
+
+        def run(model: Any, folder: Path) -> Turn:
+            reason, settings = padding_free.attach(model), self.case.training()
+            if reason is not None:
+                self.notes.add(f"pads are computed: the model {reason}")
+            with training.mixed_precision(PRECISION):
+                done = common.run_engine(
+                    model, self.split, self.tokens, settings, folder / "bench", common.Ticks(), compiled=compiled
+                )
+            return _turn(done, self.real)
+
+        return run
+
+    def trainer(self, **options: Any) -> Side:
+        """Return the Trainer's side."""
+        features = _ordered(self.split, self.case)
+        return lambda model, folder: _by_trainer(model, features, self.tokens, self.case, folder, options)
+
+
+def _work(family: str, architecture: dict[str, Any], device: torch.device, small: bool) -> _Work:
     language = common.Language(500 if small else 20_000)
     tokens = language.tokenizer(family, 1500 if small else architecture["vocab_size"])
     texts = common.Texts(mean=REVIEWS.mean / 4, longest=REVIEWS.longest // 4) if small else REVIEWS
@@ -121,22 +158,44 @@ def _classifier(family: str, architecture: dict[str, Any], device: torch.device,
     model = common.build_model(architecture, tokens, device, small)
     case = training.Case(architecture=architecture, texts=texts, batch=batch, steps=steps, precision=PRECISION)
     real = sum(len(feature["input_ids"]) for feature in _ordered(split, case)[batch:])
+    return _Work(model=model, split=split, tokens=tokens, case=case, real=real)
 
-    def ours(model: Any, folder: Path) -> Turn:
-        done = training.by_bench(model, split, tokens, case, folder)
-        return _turn(done, real)
 
-    def trainer(**options: Any) -> Side:
-        return lambda model, folder: _by_trainer(model, _ordered(split, case), tokens, case, folder, options)
-
-    sides: dict[str, Side] = {"finetune-bench": ours, "Trainer": trainer()}
-    sides["Trainer, sorted by length"] = trainer(train_sampling_strategy="group_by_length")
+def _classifier(family: str, architecture: dict[str, Any], device: torch.device, small: bool) -> Outcome:
+    work = _work(family, architecture, device, small)
+    sides = {"finetune-bench": work.ours(), "Trainer": work.trainer()}
+    sides["Trainer, sorted by length"] = work.trainer(train_sampling_strategy="group_by_length")
     notes = []
-    if has("liger_kernel"):
-        sides["Trainer with Liger"] = trainer(use_liger_kernel=True)
+    if (missing := _no_liger(work.model)) is None:
+        sides["Trainer with Liger"] = _with_liger(work.trainer(use_liger_kernel=True))
     else:
-        notes.append("liger_kernel is not installed")
-    return compared(in_turns(sides, model, 1 if small else ROUNDS), {"Trainer", "Trainer with Liger"}, notes)
+        notes.append(missing)
+    turns = in_turns(sides, work.model, 1 if small else ROUNDS)
+    return compared(turns, {"Trainer", "Trainer with Liger"}, [*notes, *sorted(work.notes)])
+
+
+def compiled(device: torch.device, small: bool) -> Outcome:
+    """Train an encoder and a decoder with `speed.compile` and without; small: traced, and run one by one."""
+    if small:
+        compiled_blocks.BACKEND = "aot_eager"
+    found = []
+    for family, architecture in (("encoder", ENCODER), ("decoder", DECODER)):
+        reduced = common.BERT if family == "encoder" else common.LLAMA
+        work, counts = _work(family, reduced if small else architecture, device, small), Compilations()
+        sides = {f"{family}, compiled": work.ours(compiled=True), f"{family}, not compiled": work.ours()}
+        counts.start()
+        turns = in_turns(sides, work.model, 1 if small else ROUNDS)
+        counts.stop()
+        said = f"{family}: {counts.total} compilations, {counts.again} of them anew, {counts.seconds:.0f} s"
+        found.append(compared(turns, {f"{family}, not compiled"}, [said, *sorted(work.notes)]))
+        # What torch leaves as it is is no comparison.
+        found[-1].ok &= counts.total > 0
+    return Outcome(
+        ok=all(one.ok for one in found),
+        columns=COLUMNS,
+        rows=[row for one in found for row in one.rows],
+        notes=[note for one in found for note in one.notes],
+    )
 
 
 def _ordered(split: Any, case: training.Case) -> list[dict[str, Any]]:
@@ -195,20 +254,66 @@ def answers(device: torch.device, small: bool) -> Outcome:
             return _turn(answer_training.run_bench(model, work, folder), real)
 
     def by_trl(**options: Any) -> Side:
-        return lambda model, folder: _turn(_run_trl(model, work, folder, options), real)
+        return lambda model, folder: _run_trl(model, work, folder, options)
 
     sides: dict[str, Side] = {"finetune-bench": ours, "TRL": by_trl()}
     sides["TRL, nothing recomputed"] = by_trl(gradient_checkpointing=False)
-    notes = []
-    if has("liger_kernel"):
-        sides["TRL with Liger, nothing recomputed"] = by_trl(gradient_checkpointing=False, use_liger_kernel=True)
+    notes, same = [], set(sides)
+    if (missing := _no_liger(work.model)) is None:
+        with_liger = by_trl(gradient_checkpointing=False, use_liger_kernel=True)
+        sides["TRL with Liger, nothing recomputed"] = _with_liger(with_liger)
+        same |= set(sides)
     else:
-        notes.append("liger_kernel is not installed")
+        notes.append(missing)
+    flash, kept = has("flash_attn"), {"gradient_checkpointing": False}
+    # Without FlashAttention the texts of a row are kept apart by a mask, in SDPA.
+    kernel = "FlashAttention" if flash else "SDPA"
+    without_pads = by_trl(**kept, padding_free=True, max_length=None)
+    sides[f"TRL, padding-free by {kernel}"] = _with_flash(without_pads) if flash else without_pads
+    same |= set(sides)
+    # Other batches: rows of so many tokens, filled with whole examples.
+    packed = by_trl(
+        **kept, packing=True, max_length=round(real / (len(features) / batch - 1)), per_device_train_batch_size=1
+    )
+    sides[f"TRL, packed by {kernel}"] = _with_flash(packed) if flash else packed
     found = in_turns(sides, work.model, 1 if small else ROUNDS)
-    return compared(found, set(sides), notes)
+    return compared(found, same, notes)
 
 
-def _run_trl(model: Any, work: Any, folder: Path, options: dict[str, Any]) -> common.Trained:
+def _no_liger(model: Any) -> str | None:
+    """Return why Liger's kernels are not tried, in words; None where they are installed and know the model."""
+    if not has("liger_kernel"):
+        return "liger_kernel is not installed"
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    kind = model.config.model_type
+    return None if kind in MODEL_TYPE_TO_APPLY_LIGER_FN else f"liger_kernel has no kernels for {kind}"
+
+
+def _with_liger(side: Side) -> Side:
+    """Return a side that leaves the model's module as it was: Liger puts its own functions there, for every model."""
+
+    def run(model: Any, folder: Path) -> Turn:
+        module = sys.modules[type(model).__module__]
+        before = dict(vars(module))
+        try:
+            return side(model, folder)
+        finally:
+            vars(module).update(before)
+
+    return run
+
+
+def _with_flash(side: Side) -> Side:
+    def run(model: Any, folder: Path) -> Turn:
+        model.set_attn_implementation("flash_attention_2")
+        return side(model, folder)
+
+    return run
+
+
+def _run_trl(model: Any, work: Any, folder: Path, options: dict[str, Any]) -> Turn:
+    """Train by TRL's SFTTrainer; its batches are counted where they are made."""
     import datasets
     import transformers
     import trl
@@ -227,8 +332,55 @@ def _run_trl(model: Any, work: Any, folder: Path, options: dict[str, Any]) -> co
         model=model, args=settings, train_dataset=data, processing_class=work.tokens, callbacks=[watch]
     )
     trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
+    collator, counts = trainer.data_collator, list[int]()
+
+    def collate(rows: list[dict[str, Any]]) -> Any:
+        batch = collator(rows)
+        mask = batch.get("attention_mask")
+        counts.append(batch["input_ids"].numel() if mask is None else int(mask.sum()))
+        return batch
+
+    trainer.data_collator = collate
     trainer.train()
-    return common.Trained(losses=watch.losses, moments=watch.ticks.moments)
+    done = common.Trained(losses=watch.losses, moments=watch.ticks.moments)
+    return _turn(done, sum(counts[1 : given.steps]))
+
+
+# ---------------------------------------------------------------- classifying: transformers' pipeline
+
+
+def pipeline(device: torch.device, small: bool) -> Outcome:
+    """Classify texts as `pipeline` does at its fastest size of batches, and as the harness scores."""
+    from scripts.benchmarks import evaluation
+
+    language = common.Language(500 if small else 20_000)
+    architecture = common.BERT if small else ENCODER
+    tokens = language.tokenizer("encoder", 1500 if small else architecture["vocab_size"])
+    reviews = common.Texts(mean=REVIEWS.mean / 4, longest=REVIEWS.longest // 4) if small else REVIEWS
+    asked = [row["text"] for row in language.rows(reviews, 16 if small else 1024, tokens)]
+    model = common.build_model(architecture, tokens, device, small)
+    sizes, costs_s = PIPELINE_SIZES[: 2 if small else None], dict[int, float]()
+    for size in sizes:
+        theirs = evaluation.by_pipeline(model, tokens, size)
+        theirs(asked[:size])
+        costs_s[size] = evaluation.timed(theirs, asked)[0].wall_s
+    best = min(costs_s, key=lambda size: costs_s[size])
+    ways = {"pipeline": evaluation.by_pipeline(model, tokens, best),
+            "finetune-bench": evaluation.by_bench(copy.deepcopy(model), tokens)}  # fmt: skip
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    answers: dict[str, Any] = {}
+    for number in range(2 if small else ROUNDS + 1):
+        for name in list(ways)[:: -1 if number % 2 else 1]:
+            spent, answers[name] = evaluation.timed(ways[name], asked)
+            times[name] += [spent.wall_s] if number else []
+    one, two = (statistics.median(times[name]) for name in ways)
+    pairs = [*zip(answers["pipeline"], answers["finetune-bench"], strict=True)]
+    far = max(abs(left[1] - right[1]) for left, right in pairs)
+    ok = all(left[0] == right[0] and abs(left[1] - right[1]) <= evaluation.TOLERANCE for left, right in pairs)
+    rows = [[len(asked), best, f"{one:.2f}", f"{two:.2f}", f"{one / two:.1f}", f"{far:.2g}"]]
+    columns = ["texts", "pipeline's batch", "pipeline, s", "finetune-bench, s", "ratio", "largest difference"]
+    tried = ", ".join(f"{size}: {seconds:.2f} s" for size, seconds in costs_s.items())
+    return Outcome(ok=ok, columns=columns, rows=rows, notes=[f"pipeline by size of its batches: {tried}"])
 
 
 # ---------------------------------------------------------------- labels: lm-evaluation-harness
@@ -305,7 +457,8 @@ def _timed(lm: Any, requests: list[Any]) -> tuple[float, list[tuple[float, bool]
 
 
 KINDS: dict[str, Callable[[torch.device, bool], Outcome]] = {
-    "encoder": encoder, "decoder": decoder, "answers": answers, "scoring": scoring,
+    "encoder": encoder, "decoder": decoder, "compiled": compiled, "answers": answers, "scoring": scoring,
+    "pipeline": pipeline,
 }  # fmt: skip
 
 
@@ -318,7 +471,12 @@ def main(arguments: list[str] | None = None) -> int:
     common.quiet()
     common.pick_device()
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    found = KINDS[options.kind](device, options.small)
+    stub.prepare(device)
+    try:
+        found = KINDS[options.kind](device, options.small)
+    except AssertionError as error:  # of the benchmarks, where a side is not what is to be compared
+        print(json.dumps({"ok": False, "reason": str(error) or "a benchmark's own check failed"}))
+        return 1
     print(json.dumps(found.__dict__))
     return 0 if found.ok else 1
 

@@ -16,11 +16,11 @@ from bench import console
 from bench.errors import SetupError
 from bench.utils import files, git
 from scripts.gpu_checks.cases import Case
+from scripts.gpu_checks.stub import STUB
 
 ROOT = Path(__file__).resolve().parents[2]
 # Statuses after which a case is over. "timeout" and "stopped" are tried again when the script is started again.
 OVER = ("ok", "failed", "skipped")
-STUB = "(stub GPU)"
 OFFLINE = {
     "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",

@@ -30,6 +30,8 @@ PRESENT = ("torch", "transformers", "accelerate", "peft")
 CUDA = "130"
 # For comparisons with other tools.
 BESIDE = ("lm_eval",)
+# For comparisons too, and not installed where wheels are fetched: on torch and Triton alone, which the image has.
+NOT_HERE = ("liger-kernel==0.8.5",)
 LIMIT_BYTES = 60 * 10**6
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_24_x86_64", "manylinux_2_17_x86_64",
              "manylinux2014_x86_64", "manylinux_2_12_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64")  # fmt: skip
@@ -126,9 +128,9 @@ def fetch(folder: Path, run: Callable[..., subprocess.CompletedProcess[str]] = s
         raise WheelError(f"{folder} is not empty; name a folder for the wheels alone")
     with tempfile.TemporaryDirectory(dir=folder) as name:
         together = Path(name)
-        for package in names:
-            wheel = _fetched(f"{package}=={pins[package]}", together, run)
-            if package == "bitsandbytes":
+        for pinned in [*(f"{package}=={pins[package]}" for package in names), *NOT_HERE]:
+            wheel = _fetched(pinned, together, run)
+            if pinned.startswith("bitsandbytes=="):
                 cut(wheel, other_cuda)
             print(f"{wheel.name}  {wheel.stat().st_size / 10**6:.1f} MB", flush=True)
         for number, wheels in enumerate(parts(sorted(together.glob("*.whl"))), start=1):

@@ -127,11 +127,13 @@ def test_vectors_without_a_matrix_still_pass_gradients(tmp_path):
     assert charged_in_full(ia3) == pytest.approx(measured(ia3), rel=1e-9)
 
 
-# PEFT class -> its options; layers share their projections, or the bank of vectors that theirs are made of.
+# PEFT class -> its options; layers share their projections, or the bank of vectors that theirs are made of, or hold
+# tensors that are neither parameters nor buffers.
 SHARED = {
     "VeraConfig": {"r": 4},
     "RandLoraConfig": {"r": 4},
     "VBLoRAConfig": {"r": 4, "num_vectors": 16, "vector_length": 8},
+    "ShiraConfig": {"r": 4},
 }
 
 

@@ -68,6 +68,22 @@ def test_a_device_brings_its_precision():
         precision_of("bf16", asked_card("T4"))
 
 
+def test_a_plan_says_that_a_run_is_refused_on_an_old_device(capsys):
+    qlora = "recipes/tiny/llama-text_qlora.yaml"
+    refused = (
+        "a run is refused there: method.compute_dtype is bfloat16, and Tesla T4 (compute capability 7.5) has no units "
+        "for bf16, which need compute capability 8.0 (Ampere) or newer; set method.compute_dtype: float16"
+    )
+    in_bf16 = "method.compute_dtype=bfloat16"
+    code, lines = planned(qlora, "--gpu", "T4", "--length", 64, "--per-device-batch", 8, in_bf16, capsys=capsys)
+    assert (code, lines[1]) == (0, refused)
+    code, lines = planned(qlora, "--gpu", "L40S", "--length", 64, "--per-device-batch", 8, in_bf16, capsys=capsys)
+    assert not any("refused" in line for line in lines)
+    in_4_bits = "method={name: zero_shot, quantized: true}"
+    code, lines = planned("recipes/tiny/llama-zero_shot.yaml", "--gpu", "T4", in_4_bits, capsys=capsys)
+    assert (code, lines[1]) == (0, refused)
+
+
 def test_the_verdict_comes_first_with_its_exit_code_and_the_length_that_was_asked(capsys):
     code, lines = planned(LLAMA, "--gpu", "24 GB", "--length", 256, "--per-device-batch", 8, capsys=capsys)
     assert code == 3

@@ -88,6 +88,7 @@ def test_one_case_of_training_in_one_round():
 def test_evaluation():
     _, found = run("evaluation")
     assert [case["case"] for case in found["cases"]] == ["pipeline, batch_size=32", "pipeline, batch_size=1"]
+    assert found["fastest_ratio"] == min(case["ratio"] for case in found["cases"])
     for case in found["cases"]:
         assert case["labels_compared"] == case["num_texts"] * found["rounds"] > 0
         assert case["same_labels"]

@@ -264,9 +264,11 @@ def test_fetching_lays_parts_and_says_what_can_not_be_had(tmp_path, monkeypatch)
         return subprocess.CompletedProcess(command, 0, "", "")
 
     wheels.fetch(tmp_path / "wheels", pip)
-    assert sorted(path.name.split("-")[0] for path in (tmp_path / "wheels" / "part1").iterdir()) == ["dill", "xxhash"]
+    fetched = sorted(path.name.split("-")[0] for path in (tmp_path / "wheels" / "part1").iterdir())
+    assert fetched == ["dill", "liger", "xxhash"]
     assert [path.name for path in (tmp_path / "wheels").iterdir()] == ["part1"]
-    assert [("download" in call, "wheel" in call) for call in calls] == [(True, False), (True, False), (False, True)]
+    fetches = [("download" in call, "wheel" in call) for call in calls]
+    assert fetches == [(True, False), (True, False), (False, True), (True, False)]
     assert not any("://" in word for call in calls for word in call)
     with pytest.raises(wheels.WheelError, match="is not empty"):
         wheels.fetch(tmp_path / "wheels", pip)
@@ -291,6 +293,27 @@ def test_wheels_are_unpacked_unless_the_image_has_them(tmp_path, monkeypatch):
     (folder / "torn-1-py3-none-any.whl").write_bytes(b"PK")
     with pytest.raises(wheels.WheelError, match="can't be unpacked"):
         wheels.install([folder], site)
+
+
+# ---------------------------------------------------------------- other tools
+
+
+def test_what_liger_puts_into_a_models_module_does_not_stay(monkeypatch):
+    from transformers.models.llama import modeling_llama
+
+    from scripts.gpu_checks import peers
+
+    own = modeling_llama.apply_rotary_pos_emb
+
+    def patching(model, folder):
+        modeling_llama.apply_rotary_pos_emb = None
+        return peers.Turn(seconds=1.0, tokens=1, first_loss=1.0)
+
+    model = modeling_llama.LlamaForCausalLM.__new__(modeling_llama.LlamaForCausalLM)
+    assert peers._with_liger(patching)(model, None).tokens == 1
+    assert modeling_llama.apply_rotary_pos_emb is own
+    monkeypatch.setattr(peers, "has", lambda name: False)
+    assert peers._no_liger(model) == "liger_kernel is not installed"
 
 
 # ---------------------------------------------------------------- branches on a stub GPU
@@ -329,18 +352,20 @@ def test_results_are_kept_one_by_one_and_rendered(tmp_path, monkeypatch):
     file = tmp_path / "branches.json"
     monkeypatch.setattr(stub_gpu_branches, "versions", lambda: {"torch": "2.13.0"})
     first, other, skipped = [case for case in stub_gpu_cases.cases() if case.name in ("full", "tags", "PiSSA")]
+    monkeypatch.setattr(stub_gpu_branches, "_commit", lambda: "0123456789")
     make = stub_gpu_branches._result
     stub_gpu_branches.keep(make(other, "failed", status="crashed", reason="a | b"), file)
     stub_gpu_branches.keep(make(first, "ran", status="invalid", fallbacks=("pads: RuntimeError",)), file)
     stub_gpu_branches.keep(make(skipped, "skipped", reason=skipped.skipped), file)
     text = stub_gpu_branches.render(file)
-    assert "3 runs: 1 ran, 1 failed, 1 can't be run on a stub;" in text
+    assert "3 runs: 1 ran, 0 were refused as they must be, 1 failed, 1 can't be run on a stub;" in text
     assert "| tags | RTX 4090 | bf16 | a \\| b |" in text
     assert "to its end, numbers aside" in text
+    assert "Runs by commit: 0123456789 2." in text
     assert "pads: RuntimeError" in text
     # A run that is made again takes the place of the old one.
     stub_gpu_branches.keep(make(other, "ran", status="ok"), file)
-    assert "3 runs: 2 ran, 0 failed" in stub_gpu_branches.render(file)
+    assert "3 runs: 2 ran, 0 were refused as they must be, 0 failed" in stub_gpu_branches.render(file)
     left = stub_gpu_branches.chosen_cases(None, None, True, file)
     assert len(left) == len(stub_gpu_cases.cases()) - 3
 

@@ -1,5 +1,7 @@
 """Uses of torch beyond its public interface."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -74,3 +76,51 @@ def reshard(model: Any) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
+
+
+def compiled(
+    function: Callable[..., Any], *, backend: str, options: dict[str, Any] | None, most_variants: int
+) -> Callable[..., Any]:
+    """Return a function as torch.compile makes it, with lengths as symbols; compiled when it is called first."""
+    made: Callable[..., Any] = torch.compile(
+        function, dynamic=True, backend=backend, options=options, recompile_limit=most_variants
+    )
+    return made
+
+
+class Compilations:
+    """Counts what torch compiles from `start` to `stop`; there is no public path to its callbacks.
+
+    total: pieces of code that were compiled. again: of these, for inputs that what was there did not fit. seconds: of
+    all of it, backward passes that are compiled when they are run first among them.
+    """
+
+    def __init__(self) -> None:
+        self.total = self.again = 0
+        self.seconds = 0.0
+        self._begun = 0.0
+
+    def start(self) -> None:
+        """Count from now on."""
+        from torch._dynamo.callback import callback_handler
+
+        callback_handler.register_start_callback(self._begin)
+        callback_handler.register_end_callback(self._end)
+
+    def stop(self) -> None:
+        """Count no more."""
+        from torch._dynamo.callback import callback_handler
+
+        callback_handler.remove_start_callback(self._begin)
+        callback_handler.remove_end_callback(self._end)
+
+    def _begin(self, event: Any) -> None:
+        self._begun = time.perf_counter()
+        # Of a frame's code and the number of its compilation, "3/1".
+        number = str(event.compile_id).partition("/")[2]
+        if event.callback_trigger.name == "DYNAMO":
+            self.total += 1
+            self.again += bool(number) and not number.startswith("0")
+
+    def _end(self, _: Any) -> None:
+        self.seconds += time.perf_counter() - self._begun

@@ -1,10 +1,16 @@
 """distributed/setup.py: precision that a device does not have is refused, before anything is loaded."""
 
+import re
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from bench.config.contracts import LoadPlan
 from bench.distributed import setup
 from bench.errors import SetupError
+from bench.methods import few_shot, qlora
+from bench.training import loss_scale
 
 
 @pytest.mark.parametrize("chosen", ["no", "bf16", "", None])
@@ -60,3 +66,61 @@ def test_others_are_refused_everywhere(monkeypatch, chosen):
     for on_cpu in (True, False):
         with pytest.raises(SetupError, match="this harness supports no, bf16 and fp16"):
             setup.check_precision(on_cpu=on_cpu)
+
+
+FOUR_BITS = qlora.load_plan(qlora.Options())
+FOUR_BITS_IN_FP16 = qlora.load_plan(qlora.Options(compute_dtype="float16"))
+PROMPTED = few_shot.load_plan(few_shot.Options(quantized=True))
+FROZEN, ADAPTERS = LoadPlan(frozen_body=True), LoadPlan(frozen_body=True, adapter_dtype="bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("plan", "weights", "precision", "refused"),
+    [
+        (FOUR_BITS, "float32", "fp16", "method.compute_dtype is bfloat16, and {}; set method.compute_dtype: float16"),
+        (FOUR_BITS, "float32", "no", "method.compute_dtype is bfloat16, and {}; set method.compute_dtype: float16"),
+        (PROMPTED, "float32", "fp16", "method.compute_dtype is bfloat16, and {}; set method.compute_dtype: float16"),
+        (FOUR_BITS_IN_FP16, "bfloat16", "fp16", None),
+        (FROZEN, "bfloat16", "fp16", None),
+        (FROZEN, "bfloat16", "no", "model.dtype is bfloat16, and {}; set model.dtype: float16, or launch with mixed_"),
+        (FROZEN, "float16", "no", None),
+        (LoadPlan(), "bfloat16", "no", None),  # what is trained in full is held in float32
+        (ADAPTERS, "float32", "no", "method.dtype is bfloat16, and {}; set method.dtype: float32"),
+        (ADAPTERS, "float32", "fp16", None),
+    ],
+)
+def test_a_recipe_that_multiplies_in_bf16_needs_ampere(monkeypatch, plan, weights, precision, refused):
+    recipe = SimpleNamespace(model=SimpleNamespace(dtype=weights))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", precision)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(setup, "gpu", lambda place: ("NVIDIA A100-SXM4-80GB", (8, 0)))
+    setup.check_products(recipe, plan, on_cpu=False)
+    monkeypatch.setattr(setup, "gpu", lambda place: ("Tesla T4", (7, 5)))
+    setup.check_products(recipe, plan, on_cpu=True)
+    if refused is None:
+        setup.check_products(recipe, plan, on_cpu=False)
+        return
+    why = "Tesla T4 (compute capability 7.5) has no units for bf16, which need compute capability 8.0 (Ampere) or newer"
+    with pytest.raises(SetupError, match="^" + re.escape(refused.format(why))):
+        setup.check_products(recipe, plan, on_cpu=False)
+
+
+def test_fp16_trains_float32_alone():
+    model = torch.nn.ModuleDict({name: torch.nn.Linear(2, 2) for name in ("body", "embed_tokens", "lora_A")})
+    loss_scale.check_types(model, "fp16", "gradient")
+    model["body"].requires_grad_(False).to(torch.bfloat16)
+    loss_scale.check_types(model, "fp16", "gradient")
+    model["embed_tokens"].to(torch.float16)
+    message = (
+        "mixed_precision is fp16, whose scaled gradients are for parameters in float32, and 2 that are trained are in "
+        "float16: embed_tokens.weight, embed_tokens.bias; set model.dtype: float32, or launch with mixed_precision: "
+        "bf16 or no"
+    )
+    with pytest.raises(SetupError, match=f"^{message}$"):
+        loss_scale.check_types(model, "fp16", "gradient")
+    for precision, trains in (("bf16", "gradient"), ("no", "gradient"), ("fp16", "nothing")):
+        loss_scale.check_types(model, precision, trains)
+    model["lora_A"].to(torch.bfloat16)
+    adapters = torch.nn.ModuleDict({"lora_A": model["lora_A"]})
+    with pytest.raises(SetupError, match=r"are in bfloat16: lora_A\.weight, lora_A\.bias; set method\.dtype: float32"):
+        loss_scale.check_types(adapters, "fp16", "gradient")
