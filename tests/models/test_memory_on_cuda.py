@@ -3,7 +3,6 @@
 Figures of single operations are of torch 2.13 and of a stub of compute capability 8.0, in MiB: no GPU measurements.
 """
 
-import importlib.util
 import json
 import warnings
 
@@ -18,6 +17,7 @@ from bench.memory import activations, planner, state_sizes, without_numbers
 from bench.memory.meta_device import Autocast, OnCuda, attention
 from bench.memory.planner import MemoryPlan, Parallelism
 from bench.models import peft_options
+from scripts import stub_gpu_forecast, stub_gpu_jobs
 from tests.helpers import models as tiny
 from tests.helpers.cases import together
 from tests.helpers.launching import ROOT
@@ -143,13 +143,6 @@ def test_autocast_goes_with_it():
 # ---------------------------------------------------------------- whole recipes
 
 
-def script():
-    spec = importlib.util.spec_from_file_location("stub_gpu_forecast", ROOT / "scripts" / "stub_gpu_forecast.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @together(
     "name",
     [
@@ -161,17 +154,25 @@ def script():
 )
 def test_the_forecast_is_what_torch_counts_on_a_stub_gpu(name):
     row = ROWS[name]
-    found = script().forecast(row)
+    found = stub_gpu_forecast.forecast(row)
     assert found["counted"] == pytest.approx(row["measured"]["train"]["allocated"], rel=0.015)
 
 
 def test_the_report_is_made_of_its_rows():
-    made = script()
-    assert len(ROWS) > 10
-    assert (ROOT / "reports" / "stub_gpu.md").read_text(encoding="utf-8") == made.table(ROWS)
+    assert (ROOT / "reports" / "stub_gpu.md").read_text(encoding="utf-8") == stub_gpu_forecast.table(ROWS)
     for name, row in ROWS.items():
-        if "forecast" in row:
-            assert abs(made._error(row)) <= made.ALLOWED, name
+        if "forecast" in row and not stub_gpu_jobs.Job.of(name).texts:
+            assert abs(stub_gpu_forecast._error(row)) <= stub_gpu_forecast.ALLOWED, name
+
+
+def test_a_jobs_name_says_all_of_it():
+    job = stub_gpu_jobs.Job.of(
+        "sst2/llama32_1b-lora texts=phrases training.optimizer=sgd precision=fp16 segments=fixed"
+    )
+    assert job.overrides == ("training.optimizer=sgd",)
+    assert (job.recipe, job.precision, job.texts, job.segments) == ("sst2/llama32_1b-lora", "fp16", "phrases", "fixed")
+    with pytest.raises(SetupError, match=r"^'precision=fp8': precision is one of bf16, fp16, no$"):
+        stub_gpu_jobs.Job.of("sst2/llama32_1b-lora precision=fp8")
 
 
 # ---------------------------------------------------------------- adapters
