@@ -98,7 +98,7 @@ def names() -> list[str]:
 
 # Shipped recipes without a row, with the reason. None: each has one.
 NOT_MEASURED: dict[str, str] = {}
-# What runs set differently from the shipped recipes, nearly all of which are padding-free, in bf16, with two optimizers.
+# What runs may set otherwise than the shipped recipes: these are in bf16, most of them padding-free, of two optimizers.
 SETTINGS = (
     "precision=fp16",
     "precision=no",
