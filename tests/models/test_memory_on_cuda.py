@@ -13,10 +13,12 @@ from torch.nn import functional
 
 from bench.config import registry, resolve
 from bench.errors import SetupError
-from bench.memory import activations, planner, state_sizes, without_numbers
+from bench.memory import activations, state_sizes, verdict, without_numbers
 from bench.memory.meta_device import Autocast, OnCuda, attention
 from bench.memory.planner import MemoryPlan, Parallelism
 from bench.models import peft_options
+from bench.runner import memory_prediction
+from bench.utils import hardware
 from scripts import stub_gpu_forecast, stub_gpu_jobs
 from tests.helpers import models as tiny
 from tests.helpers.cases import together
@@ -236,4 +238,44 @@ def test_tied_weights_stay_tied():
         assert model["other"].weight is model["one"].weight
     without_numbers.to_meta(model)
     assert model["other"].weight is model["one"].weight
-    assert planner.CUBLAS == 17_039_360
+
+
+@together(
+    "capability, expected",
+    [(None, 8_519_680), ((7, 5), 8_519_680), ((8, 9), 8_519_680), ((9, 0), 2**25), ((10, 0), 2**25), ((12, 0), 2**25)],
+)
+def test_cublas_takes_more_from_hopper_on(capability, expected):
+    """As torch's allocator counted after a product on stub GPUs of these."""
+    assert hardware.cublas_workspace(capability) == expected
+
+
+def test_cublas_workspaces_as_the_environment_says(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:2:16:8")
+    assert hardware.cublas_workspace((9, 0)) == 8_519_680
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    assert hardware.cublas_workspace(None) == 16 * 8 * 1024
+
+
+def test_a_named_gpus_workspaces_are_counted(write):
+    given = own(write, "method: full\n", "tiny_bert")
+    sizes = {}
+    for name in ("A10G", "RTX 5090", "24GiB"):
+        capability = verdict.asked_card(name).capability
+        sizes[name] = MemoryPlan.of(given, Parallelism(), capability=capability).predict(4, 64).parts["cuBLAS"]
+    assert sizes == {"A10G": 17_039_360, "RTX 5090": 2**26, "24GiB": 17_039_360}
+
+
+# ---------------------------------------------------------------- FSDP2
+
+
+@together("tied, expected", [("false", 943), ("true", 969)])
+def test_fsdp2_gathers_what_it_was_seen_to(write, tied, expected):
+    """MiB of torch's allocator in the second step, on one of eight stub GPUs; the units are those of accelerate."""
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8, "num_attention_heads": 8}
+    sizes |= {"num_key_value_heads": 8, "vocab_size": 32000, "head_dim": 128, "tie_word_embeddings": tied}
+    overrides = [f"model.architecture.{name}={value}" for name, value in sizes.items()]
+    given = resolve.load(resolve.SHIPPED / "sst2" / "llama32_1b-full.yaml", (*overrides, "objective=text"))
+    found = MemoryPlan.of(given, Parallelism(world=8, fsdp=True)).predict(4, 4)
+    counted = sum(size for name, size in found.parts.items() if name not in memory_prediction.UNCOUNTED)
+    assert expected <= counted / MIB < 1.06 * expected
+    assert found.accumulation == 1
