@@ -326,7 +326,7 @@ class MemoryPlan:
         copies = min(usage.copies, alive - kept) if moment in (MOMENTS["forward"], MOMENTS["head"]) else 0.0
         return moment, {
             "gradients": round(there),
-            "gathered weights": round(gathered),
+            **({} if units is None else {"gathered weights": round(gathered)}),  # ZeRO-3's are always there
             "activations": round(kept),
             "weights in 16 bits": round(copies),
             "working memory": round(alive - kept - copies),
