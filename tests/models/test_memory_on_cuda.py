@@ -167,6 +167,25 @@ def test_the_report_is_made_of_its_rows():
             assert abs(stub_gpu_forecast._error(row)) <= stub_gpu_forecast.ALLOWED, name
 
 
+def test_every_shipped_recipe_has_a_row_of_its_settings_of_today():
+    """Else: scripts/stub_gpu_check forecast --stub DIR, which measures what is missing or was changed since."""
+    wanted = stub_gpu_forecast.all_jobs()
+    assert len(wanted) > 100
+    assert [name for name in wanted if name not in ROWS and name not in stub_gpu_jobs.NOT_MEASURED] == []
+    assert [name for name in ROWS if name not in wanted] == []
+    assert [name for name, row in ROWS.items() if "forecast" not in row] == []
+    assert [name for name, row in ROWS.items() if stub_gpu_forecast.is_stale(row)] == []
+
+
+def test_a_row_is_stale_once_its_recipe_takes_other_memory():
+    row = ROWS["imdb/mistral_7b_v03-text_qlora_24gib"]
+    path, changed = resolve.SHIPPED / f"{row['recipe']}.yaml", {"training.learning_rate=0.1": False}
+    changed |= {"training.per_device_batch=2": True, "max_length=64": True, "method.config.r=2": True}
+    for override, stale in changed.items():
+        given = resolve.load(path, ("model.weights=random", override))
+        assert (stub_gpu_jobs.settings(given) != row["settings"]) == stale, override
+
+
 def test_a_jobs_name_says_all_of_it():
     job = stub_gpu_jobs.Job.of(
         "sst2/llama32_1b-lora texts=phrases training.optimizer=sgd precision=fp16 segments=fixed"
