@@ -29,8 +29,9 @@ def add(commands: Any) -> None:
         type=int,
         default=0,
         metavar="0-3",
-        help="DeepSpeed ZeRO stage (default: 0); FSDP2 is close to stage 3",
+        help="DeepSpeed ZeRO stage (default: 0)",
     )
+    plan.add_argument("--fsdp", action="store_true", help="FSDP2, in place of ZeRO")
     plan.add_argument(
         "--offload", default="none", metavar="none|cpu", help="ZeRO offload to host memory (default: none)"
     )
@@ -76,7 +77,9 @@ def plan_command(options: argparse.Namespace) -> int:
         path=recipe_names.find(options.recipe),
         overrides=tuple(options.overrides),
         gpu=options.gpu,
-        parallelism=planner.Parallelism(world=options.world, zero=options.zero, offload=options.offload),
+        parallelism=planner.Parallelism(
+            world=options.world, zero=options.zero, offload=options.offload, fsdp=options.fsdp
+        ),
         precision=options.precision,
         rows=options.per_device_batch,
         length=options.length,

@@ -23,6 +23,8 @@ OWN = {"gpt2": {"attention_bias"}}
 # What the base class adds to many a config without declaring it.
 ADDED = {"rope_parameters", "output_attentions", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
 _BASE = "PreTrainedConfig"
+# A field that a model asks of its config without knowing that it is there.
+_ASKED_FOR = re.compile(r"""getattr\(\s*(?:self\.)?config,\s*["'](\w+)["']""")
 _CLASS_OR_TYPE = re.compile(
     r"""^class (?P<name>\w+)|^    model_type(?:: [^=]+)? = ["'](?P<kind>[^"']+)["']""", re.MULTILINE
 )
@@ -65,21 +67,21 @@ def _unknown(name: str, kind: str, given: Mapping[str, Any], inside: KeyPath, la
 
 
 @functools.cache
-def _sources() -> list[str]:
-    """Return the text of every file of the installed transformers that holds config classes; [] without it."""
+def _sources() -> dict[Path, str]:
+    """Return the text of every file of the installed transformers that holds config classes; {} without it."""
     found = importlib.util.find_spec("transformers")
     if found is None or not found.submodule_search_locations:
-        return []
+        return {}
     folder = Path(found.submodule_search_locations[0])
     paths = [folder / "configuration_utils.py", *sorted(folder.glob("models/*/configuration_*.py"))]
-    return [path.read_text(encoding="utf-8") for path in paths]
+    return {path: path.read_text(encoding="utf-8") for path in paths}
 
 
 @functools.cache
 def _types() -> dict[str, str]:
     """Return model type -> name of its config class."""
     types: dict[str, str] = {}
-    for text in _sources():
+    for text in _sources().values():
         name = ""
         for match in _CLASS_OR_TYPE.finditer(text):
             name = match["name"] or name
@@ -92,7 +94,7 @@ def _types() -> dict[str, str]:
 def _class(name: str) -> ast.ClassDef | None:
     """Return a config class by its name, parsed; None for one that is not the library's."""
     head = re.compile(rf"^class {re.escape(name)}\b", re.MULTILINE)
-    for text in _sources() if name else []:
+    for text in _sources().values() if name else ():
         if head.search(text):
             for node in ast.parse(text).body:
                 if isinstance(node, ast.ClassDef) and node.name == name:
@@ -102,11 +104,11 @@ def _class(name: str) -> ast.ClassDef | None:
 
 @functools.cache
 def _fields(name: str) -> frozenset[str]:
-    """Return the fields of a class and its bases: declared, renamed, or set when it is made."""
+    """Return the fields of a class and its bases: declared, renamed, set when it is made, or asked for by its model."""
     node = _class(name)
     if node is None:
         return frozenset()
-    names = set(ADDED)
+    names = ADDED | (set() if name == _BASE else _asked(name))
     for statement in node.body:
         declared = isinstance(statement, ast.AnnAssign) and "ClassVar" not in ast.unparse(statement.annotation)
         if declared or (name != _BASE and isinstance(statement, ast.Assign)):
@@ -120,6 +122,15 @@ def _fields(name: str) -> frozenset[str]:
     for base in node.bases:
         names |= _fields(base.id if isinstance(base, ast.Name) else "")
     return frozenset(item for item in names if not item.startswith("_") and item not in NOT_GIVEN)
+
+
+@functools.cache
+def _asked(name: str) -> frozenset[str]:
+    """Return the fields that the model of a config class asks of it, declared or not: DeBERTa v3's are not."""
+    head = re.compile(rf"^class {re.escape(name)}\b", re.MULTILINE)
+    places = (path.parent for path, text in _sources().items() if head.search(text))
+    models = (path for place in places for path in sorted(place.glob("modeling_*.py")))
+    return frozenset(field for path in models for field in _ASKED_FOR.findall(path.read_text(encoding="utf-8")))
 
 
 @functools.cache

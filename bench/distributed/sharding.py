@@ -88,14 +88,20 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
     check_adapters(plan, kind)
     if plan.quantization is not None and shards_parameters():
         check_storage(plan.quantization, kind)
-    if requested_backend() == "fsdp" and recipe.model.family == "encoder_decoder":
+    if requested_backend() == "fsdp":
+        check_family(recipe)
+    if not shards_parameters():
+        return None
+    return f"{kind} shards the parameters during training; sharded_phases says in which other phases"
+
+
+def check_family(recipe: Recipe) -> None:
+    """Raise SetupError for a model that FSDP2 can't shard."""
+    if recipe.model.family == "encoder_decoder":
         raise SetupError(
             "accelerate can't shard an encoder-decoder by FSDP2, since encoder and decoder share their embedding; "
             "launch with zero3.yaml or ddp.yaml"
         )
-    if not shards_parameters():
-        return None
-    return f"{kind} shards the parameters during training; sharded_phases says in which other phases"
 
 
 def check_adapters(plan: LoadPlan, kind: str) -> None:

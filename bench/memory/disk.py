@@ -20,6 +20,7 @@ def lines(plan: MemoryPlan) -> list[str]:
     shown = []
     if recipe.checkpoints.every_steps is not None or recipe.checkpoints.every_minutes is not None:
         # DeepSpeed writes float32 weights beside those of the model, and frozen ones unless there is an adapter.
+        # FSDP2 writes the parts of the weights themselves.
         sharded = 0 if plan.parallelism.zero == 0 else states.trained + (0 if adapter else states.frozen)
         one = states.trained + states.optimizer + states.paged + sharded
         most = recipe.checkpoints.keep + 1

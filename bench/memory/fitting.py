@@ -7,7 +7,7 @@ from bench.config import without_model
 from bench.config.resolve import Resolved
 from bench.memory import inference, report, search
 from bench.memory.planner import MemoryPlan, Parallelism
-from bench.memory.verdict import gib
+from bench.memory.verdict import asked_card, gib
 from bench.utils import hardware
 
 _CHECKPOINTING = "training.gradient_checkpointing=true"
@@ -41,7 +41,7 @@ def fit(path: Path, own: tuple[str, ...], size: str) -> Fit:
     if "training.gradient_checkpointing" not in told and not resolved.recipe.training.gradient_checkpointing:
         tries.append((_CHECKPOINTING,))
     for more in tries:
-        plan = _plan(load(more) if more else resolved)
+        plan = _plan(load(more) if more else resolved, size)
         length = plan.lengths.longest
         share = plan.budget.per_device_batch
         most = share if plan.predict(share, length).needed <= available_bytes else 0
@@ -57,7 +57,9 @@ def fit(path: Path, own: tuple[str, ...], size: str) -> Fit:
 def _asked_only(name: str, resolved: Resolved, available_bytes: int, size: str) -> Fit:
     """Return whether a model that is not trained fits, with batches as small as its scorer makes them by itself."""
     lengths = report.lengths_of(resolved)
-    found = inference.plan(resolved, precision="bf16", lengths=lengths, usable=available_bytes)
+    found = inference.plan(
+        resolved, precision="bf16", lengths=lengths, usable=available_bytes, capability=asked_card(size).capability
+    )
     weights = found.parts["weights"]
     held = weights + hardware.CONTEXT
     if found.total > available_bytes:
@@ -71,8 +73,9 @@ def _asked_only(name: str, resolved: Resolved, available_bytes: int, size: str) 
     return Fit(fits=True, sentence=sentence)
 
 
-def _plan(resolved: Resolved) -> MemoryPlan:
-    return MemoryPlan.of(resolved, Parallelism(), lengths=report.lengths_of(resolved))
+def _plan(resolved: Resolved, size: str) -> MemoryPlan:
+    capability = asked_card(size).capability
+    return MemoryPlan.of(resolved, Parallelism(), lengths=report.lengths_of(resolved), capability=capability)
 
 
 def _fitting(name: str, plan: MemoryPlan, most: int, more: tuple[str, ...], size: str) -> Fit:

@@ -17,6 +17,7 @@ from bench.memory.planner import FRAGMENTED_SHARE, Lengths, Parallelism
 from bench.memory.verdict import gib
 from bench.models import batch_budget
 from bench.models.heads import unwrapped
+from bench.utils import hardware
 from bench.utils.hardware import CONTEXT
 
 FLOAT32 = 4
@@ -34,6 +35,7 @@ class InferencePlan:
     lengths: Lengths
     precision: str
     usable: int | None
+    capability: tuple[int, int] | None
     tokens: int
     parts: dict[str, int]
 
@@ -78,7 +80,9 @@ class InferencePlan:
 
     @property
     def _asked(self) -> dict[str, Any]:
-        return {"precision": self.precision, "lengths": self.lengths, "usable": self.usable}
+        return {
+            "precision": self.precision, "lengths": self.lengths, "usable": self.usable, "capability": self.capability,
+        }  # fmt: skip
 
 
 def plan(
@@ -89,15 +93,19 @@ def plan(
     usable: int | None,
     parallelism: Parallelism | None = None,
     tokens: int | None = None,
+    capability: tuple[int, int] | None = None,
 ) -> InferencePlan:
     """Return what scoring takes. usable: bytes of the GPU, which a batch's default size depends on; None: unknown.
 
-    tokens: of a batch, in place of the recipe's. Raises SetupError for a model that can't be built or run so.
+    tokens: of a batch, in place of the recipe's. capability: of the GPU, where it is known. Raises SetupError for a
+    model that can't be built or run so.
     """
     recipe = resolved.recipe
-    if parallelism is not None and parallelism.zero:
-        name = recipe.method.name
-        raise SetupError(f"method {name!r} trains nothing by gradients, so that ZeRO has nothing to shard; omit --zero")
+    if parallelism is not None and (parallelism.zero or parallelism.fsdp):
+        name, kind, option = recipe.method.name, *(("FSDP2", "--fsdp") if parallelism.fsdp else ("ZeRO", "--zero"))
+        raise SetupError(
+            f"method {name!r} trains nothing by gradients, so that {kind} has nothing to shard; omit {option}"
+        )
     model = state_sizes.outline(resolved, trained=False).eval()
     weights = state_sizes.states(model, "sgd", "loop").weights
     written = recipe.prompting.answer == "generate" and recipe.objective == "text"
@@ -111,14 +119,17 @@ def plan(
     if recipe.objective == "text":
         vocabulary = getattr(unwrapped(model).config.get_text_config(), "vocab_size", 0)
         parts["logits"] = min(likelihood.LOGITS, most * vocabulary) * FLOAT32 * LOGITS_COPIES
+    parts["fragmentation"] = round(FRAGMENTED_SHARE * (sum(parts.values()) - weights))
+    # A run that trains nothing computes in one thread.
+    parts["cuBLAS"] = hardware.cublas_workspace(capability)
     parts["CUDA"] = CONTEXT
-    parts["fragmentation"] = round(FRAGMENTED_SHARE * (sum(parts.values()) - weights - CONTEXT))
     found = InferencePlan(
         resolved=resolved,
         model=model,
         lengths=lengths,
         precision=precision,
         usable=usable,
+        capability=capability,
         tokens=most,
         parts={name: size for name, size in parts.items() if size},
     )

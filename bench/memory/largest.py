@@ -75,12 +75,15 @@ def of(blocks: int, parallelism: Parallelism) -> Largest:
     )
 
 
-def sentence(gpu_bytes: int, world: int, host_bytes: int) -> str:
+def sentence(gpu_bytes: int, parallelism: Parallelism, host_bytes: int) -> str:
     """Return what a node of so many GPUs trains at most, with and without offload to a host of so much memory."""
-    words = []
+    words, world = [], parallelism.world
     for offload, memory in (("none", None), ("cpu", host_bytes)):
-        found = largest(gpu_bytes, Parallelism(world=world, zero=3, offload=offload), memory)
-        where = "with ZeRO-3" if offload == "none" else f"with offload to {host_bytes / GIB:.0f} GiB of the host"
+        way = replace(parallelism, offload="none")
+        if offload == "cpu":
+            way = Parallelism(world=world, zero=3, offload="cpu")
+        found = largest(gpu_bytes, way, memory)
+        where = f"with {way.kind}" if offload == "none" else f"with offload to {host_bytes / GIB:.0f} GiB of the host"
         if found is None:
             words.append(f"{where} none")
         else:

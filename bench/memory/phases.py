@@ -3,8 +3,8 @@
     for phase in forecast(plan, plan.predict(rows=1, length=512)):
         phase.gpu, phase.host   # bytes
 
-Under ZeRO-3 a model stays sharded in all of them (`distributed.in_step`, `evaluation.sharded`), so that no GPU ever
-holds more than its part, the layers that are gathered at a time, and a batch. Without it a GPU holds the whole model.
+Under ZeRO-3 and FSDP2 a model stays sharded in all of them (`distributed.in_step`, `evaluation.sharded`), so that no
+GPU ever holds more than its part, the layers that are gathered at a time, and a batch. Else each holds the whole model.
 """
 
 import math
@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from bench.distributed import sharding
-from bench.memory.state_sizes import States
 from bench.models import shards
 from bench.models.batch_budget import GPU_BUDGETS, default_budget, token_bytes
 from bench.models.heads import unwrapped
+from bench.utils import hardware
 from bench.utils.hardware import CONTEXT, GIB
 
 if TYPE_CHECKING:  # it uses this module itself
@@ -64,60 +63,53 @@ class _Parts:
     context: int
 
 
-def elsewhere(
-    states: States, world: int, zero: int, offload: str, config: Any, *, quantized: bool, on_cpu: bool
-) -> dict[str, int]:
-    """Return phase -> bytes of each GPU in all phases but training; without ZeRO-3 those of the whole model.
+def elsewhere(plan: "MemoryPlan") -> dict[str, int]:
+    """Return phase -> bytes of each GPU in all phases but training; unless it is sharded, those of the whole model.
 
-    quantized: bitsandbytes makes its 4-bit weights of whole ones, so that each process loads and keeps all of them.
+    bitsandbytes makes its 4-bit weights of whole ones, so that each process loads and keeps all of them.
     """
-    parts = _parts(states, world, zero, offload, config, on_cpu=on_cpu)
-    if zero < 3:
+    parts = _parts(plan)
+    # Of cuBLAS's workspaces, one comes with the first forward pass, the other with the first backward pass.
+    workspace = 0 if plan.on_cpu else hardware.cublas_workspace(plan.capability)
+    if not plan.parallelism.shards_weights:
         # Its batch takes what is left: less memory makes smaller ones.
         whole = parts.weights + parts.context
-        return dict.fromkeys(("load", "before", "after", "save"), whole)
+        trained = whole + 2 * workspace
+        return {"load": whole, "before": whole + workspace, "after": trained, "save": trained}
     held = parts.own + parts.context
-    scored = held + parts.states + parts.layers + parts.batch
+    scored = held + parts.states + parts.layers + parts.batch + 2 * workspace
     whole = parts.weights + parts.context
     return {
-        "load": whole if quantized else held + parts.layers + parts.tensor,
+        "load": whole if plan.quantized else held + parts.layers + parts.tensor,
         "before": scored,
         "after": scored,
         # Training's states are given back by then.
-        "save": whole if quantized else held + 2 * parts.tensor,
+        "save": (whole if plan.quantized else held + 2 * parts.tensor) + 2 * workspace,
     }
 
 
-def _parts(states: States, world: int, zero: int, offload: str, config: Any, *, on_cpu: bool) -> _Parts:
-    away = offload == "cpu"
-    shared = world if zero == 3 else 1
-    own = 0 if zero == 3 and away else math.ceil(states.weights / shared)
-    kept = 0 if away else math.ceil((states.optimizer + states.trained + states.gradients) / world)
-    live = (sharding.BUFFERS["stage3_max_live_parameters"] + states.largest) * FLOAT32
+def _parts(plan: "MemoryPlan") -> _Parts:
+    states, parallelism, config = plan.states, plan.parallelism, unwrapped(plan.model).config
+    away, sharded = parallelism.offload == "cpu", parallelism.shards_weights
+    own = 0 if sharded and away else math.ceil(states.weights / (parallelism.world if sharded else 1))
+    # Beside a part of its own ZeRO keeps a copy of it for the optimiser.
+    kept = states.optimizer + states.gradients + (0 if parallelism.fsdp else states.trained)
     return _Parts(
         weights=states.weights,
         own=own,
-        states=kept,
-        layers=min(states.weights, live),
+        states=0 if away else math.ceil(kept / parallelism.world),
+        layers=plan.gathered,
         tensor=min(states.weights, states.largest * FLOAT32),
         batch=GPU_BUDGETS[0] * token_bytes(config.get_text_config()) + LOGITS_BYTES,
-        context=0 if on_cpu else CONTEXT,
+        context=0 if plan.on_cpu else CONTEXT,
     )
 
 
 def forecast(plan: "MemoryPlan", prediction: "Prediction") -> list[PhaseMemory]:
     """Return all phases in their order. prediction: of the training steps."""
     parallelism, states = plan.parallelism, plan.states
-    sharded = parallelism.zero == 3
-    sizes = elsewhere(
-        states,
-        parallelism.world,
-        parallelism.zero,
-        parallelism.offload,
-        unwrapped(plan.model).config,
-        quantized=plan.quantized,
-        on_cpu=plan.on_cpu,
-    )
+    sharded = parallelism.shards_weights
+    sizes = elsewhere(plan)
     processes = min(parallelism.world, GPUS_PER_HOST)
     share = processes / parallelism.world
     libraries = processes * LIBRARIES
@@ -152,6 +144,19 @@ def lines(plan: "MemoryPlan", prediction: "Prediction") -> list[str]:
         f"  phases, GiB on each GPU: {gpu} ({how})",
         f"  phases, GiB on a host {hosts}: {host} ({LIBRARIES / GIB:.0f} of each process assumed)",
     ]
+
+
+def as_record(plan: "MemoryPlan", prediction: "Prediction") -> dict[str, Any]:
+    """Return the record's `phases`: of each GPU, or process on a CPU, and of all processes of a host, in GiB.
+
+    On a CPU both are the same memory, so that only the first is told.
+    """
+    found: dict[str, Any] = {}
+    for phase in forecast(plan, prediction):
+        found[phase.name] = {"gib": phase.gpu / GIB, "sharded": phase.sharded}
+        if not plan.on_cpu:
+            found[phase.name]["host_gib"] = phase.host / GIB
+    return found
 
 
 def held_bytes(model: nn.Module) -> int:

@@ -20,10 +20,12 @@ from bench.distributed.sharding import SHARDABLE_OPTIMIZERS
 from bench.errors import SetupError
 from bench.memory import activations, phases, state_sizes
 from bench.memory.activations import Batch, Usage
+from bench.memory.gathered import Units
 from bench.models.heads import unwrapped
 from bench.models.kernels import patch
 from bench.training.memory_saving import checkpoint_activations
 from bench.training.schedule import Budget
+from bench.utils import hardware
 from bench.utils.hardware import CONTEXT, GIB
 
 # NCCL's channels, which come on top of CUDA's context where there are several GPUs.
@@ -33,20 +35,23 @@ CHANNELS = GIB // 4
 # with activations that are recomputed, ran out of memory on a stub GPU of that size.
 FRAGMENTED_SHARE, FRAGMENTED_GRADIENTS = 0.05, 0.1
 FLOAT32 = 4
-# cuBLAS's workspace, from torch's allocator: one for the thread of the forward pass, and one for autograd's. 8,519,680
-# bytes each before Hopper, which has 32 MiB (aten/src/ATen/cuda/CublasHandlePool.cpp); seen in stub-GPU measurements.
-CUBLAS = 2 * (2 * 4096 + 8 * 16) * 1024
+# Threads that have a workspace of cuBLAS's: that of the forward pass, and autograd's.
+THREADS = 2
 # Choices of an example where the data were not read, as in ARC and HellaSwag.
 ASSUMED_CHOICES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parallelism:
-    """World size, ZeRO stage (0: DDP), and offload: "none", or "cpu" for what ZeRO lets wait on the host."""
+    """World size, ZeRO stage (0: DDP), and offload: "none", or "cpu" for what ZeRO lets wait on the host.
+
+    fsdp: whether FSDP2 shards weights, gradients and optimiser, in place of ZeRO.
+    """
 
     world: int = 1
     zero: int = 0
     offload: str = "none"
+    fsdp: bool = False
 
     def __post_init__(self) -> None:
         if self.world < 1:
@@ -57,6 +62,18 @@ class Parallelism:
             raise SetupError(f"offload is {self.offload!r}; take none or cpu")
         if self.offload == "cpu" and self.zero == 0:
             raise SetupError("offload to the host is ZeRO's: take --zero 1, 2 or 3")
+        if self.fsdp and self.zero:
+            raise SetupError(f"FSDP2 and ZeRO-{self.zero} are two ways to shard a model: take --fsdp or --zero")
+
+    @property
+    def shards_weights(self) -> bool:
+        """Return whether no GPU holds the whole model."""
+        return self.zero == 3 or self.fsdp
+
+    @property
+    def kind(self) -> str:
+        """Return the name of the way in which several GPUs work together."""
+        return "FSDP2" if self.fsdp else f"ZeRO-{self.zero}" if self.zero else "DDP"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +149,7 @@ class MemoryPlan:
     """A recipe's training with one parallelism, of which several sizes can be predicted.
 
     on_cpu: whether it takes the host's memory in place of GPUs', with no context of CUDA, and blocks of any size.
+    capability: of the GPUs, where it is known: of it cuBLAS's workspaces are.
     usages: what was run already, by (rows, length, whether weights are gathered for each layer).
     """
 
@@ -142,6 +160,7 @@ class MemoryPlan:
     model: Any
     states: state_sizes.States
     on_cpu: bool = False
+    capability: tuple[int, int] | None = None
     usages: dict[tuple[int, int, bool], Usage] = field(default_factory=dict)
 
     @classmethod
@@ -154,19 +173,23 @@ class MemoryPlan:
         lengths: Lengths | None = None,
         on_cpu: bool = False,
         num_labels: int = 2,
+        capability: tuple[int, int] | None = None,
     ) -> "MemoryPlan":
         """Build the model. num_labels: of a card that names none. Raises SetupError for what can't be trained so."""
         training = resolved.recipe.training
-        if parallelism.zero and training.optimizer not in SHARDABLE_OPTIMIZERS:
+        shards, kind = parallelism.zero > 0 or parallelism.fsdp, parallelism.kind
+        if shards and training.optimizer not in SHARDABLE_OPTIMIZERS:
             raise SetupError(
-                f"training.optimizer: {training.optimizer} can't be sharded by ZeRO; "
+                f"training.optimizer: {training.optimizer} can't be sharded by {kind.partition('-')[0]}; "
                 f"take {' or '.join(SHARDABLE_OPTIMIZERS)}"
             )
         load_plan = state_sizes.load_plan(resolved)[1]
-        if parallelism.zero:
-            sharding.check_adapters(load_plan, f"ZeRO-{parallelism.zero}")
-        if load_plan.quantization is not None and parallelism.zero == 3:
-            sharding.check_storage(load_plan.quantization, "ZeRO-3")
+        if shards:
+            sharding.check_adapters(load_plan, kind)
+        if load_plan.quantization is not None and parallelism.shards_weights:
+            sharding.check_storage(load_plan.quantization, kind)
+        if parallelism.fsdp:
+            sharding.check_family(resolved.recipe)
         model = state_sizes.outline(resolved, num_labels)
         if training.gradient_checkpointing:
             checkpoint_activations(model, offload=training.activation_offload)
@@ -178,6 +201,7 @@ class MemoryPlan:
             model=model,
             states=state_sizes.states(model, training.optimizer, training.engine),
             on_cpu=on_cpu,
+            capability=capability,
         )
 
     @property
@@ -199,17 +223,23 @@ class MemoryPlan:
                 rows=rows * self.lengths.choices,
                 length=length,
                 answers=rows * min(self.lengths.answers, length),
-                on_answers_alone=recipe.speed.answer_logits,
+                on_answers_alone=recipe.speed.answer_logits and not self._shards_a_trained_head(),
                 precision=self.precision,
                 sharded=sharded,
                 keeps_copies=not (recipe.speed.drop_copies and recipe.training.gradient_checkpointing)
-                or self.parallelism.zero > 0,
+                or self.parallelism.zero > 0
+                or self.parallelism.fsdp,
                 on_cuda=not self.on_cpu,
                 padded=rows > 1 and pads,
                 packed=rows > 1 and not pads and not self.on_cpu,
             )
             self.usages[rows, length, sharded] = activations.probe(self.model, batch)
         return self.usages[rows, length, sharded]
+
+    def _shards_a_trained_head(self) -> bool:
+        """Return whether FSDP2 shards a trained output head, so that a run computes all logits (`training.loss`)."""
+        head = unwrapped(self.model).get_output_embeddings() if self.parallelism.fsdp else None
+        return head is not None and any(part.requires_grad for part in head.parameters())
 
     def _computes_pads(self) -> bool:
         """Return whether pads are computed, by the recipe and by what the model declares."""
@@ -231,7 +261,7 @@ class MemoryPlan:
         parts = {name: size for name, size in {**held, **parts}.items() if size}
         comes_and_goes = parts.get("activations", 0) + parts.get("working memory", 0)
         if not self.on_cpu:
-            parts["cuBLAS"] = CUBLAS
+            parts["cuBLAS"] = THREADS * hardware.cublas_workspace(self.capability)
             parts["CUDA"] = CONTEXT + (CHANNELS if self.parallelism.world > 1 else 0)
             growing = parts.get("gradients", 0) if self._gradients_grow(accumulation) else 0
             parts["fragmentation"] = round(FRAGMENTED_SHARE * comes_and_goes + FRAGMENTED_GRADIENTS * growing)
@@ -247,37 +277,41 @@ class MemoryPlan:
 
     def _gradients_grow(self, accumulation: int) -> bool:
         """Return whether there are no gradients when a backward pass begins."""
-        return self.parallelism == Parallelism() and accumulation == 1
+        return (self.parallelism == Parallelism() or self.parallelism.fsdp) and accumulation == 1
 
     def _elsewhere(self) -> int:
         """Return the most bytes that each GPU needs to load, score or save the model."""
-        parallelism, config = self.parallelism, unwrapped(self.model).config
-        sizes = phases.elsewhere(
-            self.states,
-            parallelism.world,
-            parallelism.zero,
-            parallelism.offload,
-            config,
-            quantized=self.quantized,
-            on_cpu=self.on_cpu,
-        )
-        return max(sizes.values())
+        return max(phases.elsewhere(self).values())
+
+    @property
+    def gathered(self) -> int:
+        """Return the bytes of whole weights that are on a GPU at a time, where it has but its part of the model."""
+        if self.parallelism.fsdp:
+            return Units.of(self.model).most
+        # As many as are alive at once, and one that is larger than all of them, such as an embedding.
+        live = (sharding.BUFFERS["stage3_max_live_parameters"] + self.states.largest) * FLOAT32
+        return min(self.states.weights, live)
 
     def _fullest(self, usage: Usage, gradients: int, accumulation: int) -> tuple[str, dict[str, int]]:
         """Return (moment, its parts). Gradients of one micro-batch only come as activations go; else all are there."""
         growing = self._gradients_grow(accumulation)
         moments: dict[str, tuple[float, float]] = {}
+        units = Units.of(self.model) if self.parallelism.fsdp else None
+        shards = self.parallelism.world if units is not None else 1
+        passing: dict[str, float] = {}
         for section, alive in usage.peaks.items():
-            there = usage.with_gradients[section] - alive if growing else gradients
-            moments[MOMENTS[section]] = (alive, min(there, gradients))
+            there = (usage.with_gradients[section] - alive) / shards if growing else gradients
+            total = alive if units is None else units.at(section, usage)
+            passing[MOMENTS[section]] = total - alive
+            moments[MOMENTS[section]] = (total, min(there, gradients))
         stepped = state_sizes.step_bytes(self.states, self.resolved.recipe)
         stepped = (
             0
             if self.parallelism.offload == "cpu"
-            else stepped // (self.parallelism.world if self.parallelism.zero else 1)
+            else stepped // (self.parallelism.world if self.parallelism.zero or self.parallelism.fsdp else 1)
         )
         moments["the optimiser's step"] = (stepped + self._copied_to_step(accumulation), gradients)
-        if self.parallelism.zero == 0:
+        if self.parallelism.zero == 0 and units is None:
             # There is no state of the optimiser yet.
             moments["the first step's check of gradients"] = (
                 max(0, self.states.check - self.states.optimizer),
@@ -285,11 +319,14 @@ class MemoryPlan:
             )
         moment = max(moments, key=lambda name: sum(moments[name]))
         alive, there = moments[moment]
+        gathered = max(0.0, passing.get(moment, 0.0))
+        alive -= gathered
         kept = min(usage.kept, alive) if moment in (MOMENTS["forward"], MOMENTS["head"], MOMENTS["last"]) else 0.0
         # Where activations are recomputed; else the copies are among what the forward pass leaves.
         copies = min(usage.copies, alive - kept) if moment in (MOMENTS["forward"], MOMENTS["head"]) else 0.0
         return moment, {
             "gradients": round(there),
+            **({} if units is None else {"gathered weights": round(gathered)}),  # ZeRO-3's are always there
             "activations": round(kept),
             "weights in 16 bits": round(copies),
             "working memory": round(alive - kept - copies),
@@ -318,6 +355,9 @@ class MemoryPlan:
             "optimizer": states.optimizer,
         }
         host = {"paged optimizer": states.paged * world}
+        if self.parallelism.fsdp:
+            own = {**gpu, "gradients": states.gradients}
+            return {name: math.ceil(size / world) for name, size in own.items()}, host
         if zero == 0:
             # DDP sends gradients from buckets that it keeps beside them.
             gpu["communication"] = states.gradients if world > 1 else 0
@@ -332,9 +372,7 @@ class MemoryPlan:
             gpu[name], host[name] = (0, size) if offload else (math.ceil(size / world), 0)
         gpu["communication"] = self._buckets()
         if zero == 3:
-            # As many as are alive at once, and one that is larger than all of them, such as an embedding.
-            live = (sharding.BUFFERS["stage3_max_live_parameters"] + states.largest) * FLOAT32
-            gpu["gathered weights"] = min(states.weights, live)
+            gpu["gathered weights"] = self.gathered
         return gpu, host
 
     def _buckets(self) -> int:

@@ -78,9 +78,12 @@ def answer(request: PlanRequest) -> Answer:
             lengths=_asked_lengths(request, lengths_of(resolved), resolved.recipe.model.max_length),
             usable=card.usable,
             parallelism=request.parallelism,
+            capability=card.capability,
         )
         return _of_scoring(found, card, request, refused)
-    plan = MemoryPlan.of(resolved, request.parallelism, precision=precision, lengths=lengths_of(resolved))
+    plan = MemoryPlan.of(
+        resolved, request.parallelism, precision=precision, lengths=lengths_of(resolved), capability=card.capability
+    )
     plan.lengths = _asked_lengths(request, plan.lengths, search.longest_read(plan))
     length = plan.lengths.longest
     rows, said = search.planned(plan, length, card.usable)
@@ -96,8 +99,8 @@ def answer(request: PlanRequest) -> Answer:
         shown += [f"to make it fit at {length} tokens: {change.what} ({change.costs})" for change in chosen]
         if not chosen:
             shown.append(f"no known change makes it fit at {length} tokens; take a smaller model or more GPUs")
-    if card.usable is not None and plan.parallelism.zero == 3:
-        shown.append(largest.sentence(card.usable, plan.parallelism.world, HOST_BYTES))
+    if card.usable is not None and plan.parallelism.shards_weights:
+        shown.append(largest.sentence(card.usable, plan.parallelism, HOST_BYTES))
     shown += [*_scoring(resolved), *disk.lines(plan), *timing.lines(plan, rows, card, request.records)]
     return Answer(lines=shown, fits=fits)
 
@@ -198,7 +201,7 @@ def _read(resolved: Resolved) -> Lengths:
 
 def _summary(plan: MemoryPlan, prediction: Prediction) -> list[str]:
     parallelism, resolved = plan.parallelism, plan.resolved
-    how = "" if parallelism.world == 1 else f", {f'ZeRO-{parallelism.zero}' if parallelism.zero else 'DDP'}"
+    how = "" if parallelism.world == 1 else f", {parallelism.kind}"
     how += ", offload to the CPU" if parallelism.offload == "cpu" else ""
     gpus = "1 GPU" if parallelism.world == 1 else f"{parallelism.world} GPUs"
     optimizer = resolved.recipe.training.optimizer

@@ -201,7 +201,7 @@ def _stages(plan: MemoryPlan, costs: dict[int, str]) -> list[Change]:
     return [
         Change(what=f"--zero {stage}", costs=cost, parallelism={"zero": stage}, instead_of=("--zero", *_8BIT))
         for stage, cost in costs.items()
-        if stage > plan.parallelism.zero
+        if stage > plan.parallelism.zero and not plan.parallelism.fsdp
     ]
 
 
@@ -210,7 +210,7 @@ def _dearest(plan: MemoryPlan, shardable: bool) -> list[Change]:
     named, known_changes = plan.resolved.recipe.method.name, []
     if shardable and plan.parallelism.offload == "none":
         costs = "several times the step's time; much memory of the host"
-        parallelism = {"zero": 3, "offload": "cpu"}
+        parallelism = {"zero": 3, "offload": "cpu", "fsdp": False}
         what, replaced = "--zero 3 --offload cpu", ("--zero", *_8BIT)
         known_changes.append(Change(what=what, costs=costs, parallelism=parallelism, instead_of=replaced))
     if named not in ("lora", "qlora"):
@@ -309,6 +309,7 @@ class _Tries:
             return self.plan
         if (resolved.hash, now) not in self.plans:
             options: Any = {"precision": self.plan.precision, "lengths": self.plan.lengths, "on_cpu": self.plan.on_cpu}
+            options["capability"] = self.plan.capability
             options["num_labels"] = getattr(self.plan.model.config, "num_labels", 2)
             try:
                 self.plans[resolved.hash, now] = MemoryPlan.of(resolved, now, **options)

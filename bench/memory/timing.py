@@ -82,7 +82,7 @@ def work(plan: MemoryPlan, rows: int) -> Work | None:
     except flops.UncountableError:
         return None
     recomputed = plan.resolved.recipe.training.gradient_checkpointing
-    sharers = plan.parallelism.world if plan.parallelism.zero else 1
+    sharers = plan.parallelism.world if plan.parallelism.zero or plan.parallelism.fsdp else 1
     return Work(
         # The forward pass once more is half as much as the backward pass.
         product_flops=counted * (4 / 3 if recomputed else 1.0),

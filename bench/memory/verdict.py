@@ -27,6 +27,11 @@ class Card:
     usable: int | None = None
     device: hardware.Device | None = None
 
+    @property
+    def capability(self) -> tuple[int, int] | None:
+        """Return the compute capability of a GPU that was named."""
+        return self.device.capability if self.device is not None else None
+
 
 def asked_card(text: str | None) -> Card:
     """Return the GPU that a size or a name means. Raises SetupError for what is neither."""

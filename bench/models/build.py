@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
 
-from bench.config import foreign_code
+from bench.config import architecture, foreign_code
 from bench.config.cards import ModelCard
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Head
@@ -259,7 +259,7 @@ def _config_from_architecture(card: ModelCard, task: dict[str, Any]) -> Any:
     kind = settings.pop("model_type")
     try:
         default = transformers.AutoConfig.for_model(kind)
-        known = {*default.to_dict(), *default.attribute_map}
+        known = {*default.to_dict(), *default.attribute_map, *(architecture.fields(kind) or ())}
         unknown = [key for key in settings if key not in known and not attention_bias.is_own_field(kind, key)]
         if unknown:
             near = nearest(unknown[0], [*default.to_dict(), *default.attribute_map])

@@ -22,6 +22,7 @@ import torch
 from bench.data.batching import IGNORED
 from bench.distributed import sharding
 from bench.errors import BenchError, SetupError, StoppedError
+from bench.memory import phases as memory_phases
 from bench.memory import search
 from bench.memory.limits import limits
 from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction, longest_texts
@@ -34,6 +35,7 @@ from bench.records.record import Advice, OutOfMemory
 from bench.runner import out_of_memory
 from bench.runner.context import RunContext
 from bench.training.schedule import Budget, sorted_in_steps
+from bench.utils import cuda
 from bench.utils.hardware import GIB
 from bench.utils.numbers import format_bytes
 
@@ -72,6 +74,7 @@ def predict(run: RunContext) -> None:
     """Fill in `memory_predicted`, before training, on rank zero. "train" is null, with a "reason", without a plan.
 
     Its parts are in GiB, at the step's fullest moment; rows and length are those of the run's heaviest micro-batch.
+    "phases" has the peak of every phase (load, before, train, after, save) in GiB.
     """
     if not run.state.is_main_process:
         return
@@ -86,8 +89,10 @@ def predict(run: RunContext) -> None:
         run.record.memory_predicted = {"train": None, "reason": reason}
         run.record.note(f"memory was not predicted: {reason}")
     else:
-        run.record.memory_predicted = {**run.prediction.prediction.as_record(), "error": None}
-        _check_outline(run, run.prediction.job)
+        job, prediction = run.prediction.job, run.prediction.prediction
+        phases = memory_phases.as_record(job, prediction)
+        run.record.memory_predicted = {**prediction.as_record(), "phases": phases, "error": None}
+        _check_outline(run, job)
         _predict_scoring(run)
 
 
@@ -153,6 +158,7 @@ def plan_memory(run: RunContext) -> PredictedMemory:
             lengths=lengths,
             on_cpu=run.state.device.type == "cpu",
             num_labels=max(1, len(run.inputs.corpus.labels)),
+            capability=cuda.capability(run.state.device) if run.state.device.type == "cuda" else None,
         )
         prediction = job.predict(batch.rows, batch.length)
     return PredictedMemory(job=job, order=order, without_pads=without_pads, prediction=prediction)
@@ -179,7 +185,13 @@ def largest_micro_batch(
 def requested_parallelism(world: int) -> Parallelism:
     """Return the parallelism that the launcher asked for. Raises SetupError for one that the plan does not know."""
     if sharding.requested_backend() == "fsdp":
-        raise SetupError("the plan knows DDP and ZeRO, not how FSDP2 shards a model")
+        for name, meant, known in (
+            ("FSDP_OFFLOAD_PARAMS", "its weights on the host", "false"),
+            ("FSDP_RESHARD_AFTER_FORWARD", "weights that stay gathered", "true"),
+        ):
+            if os.environ.get(name, known).lower() != known:
+                raise SetupError(f"the plan does not know FSDP2 with {meant} ({name.lower()})")
+        return Parallelism(world=world, fsdp=True)
     stage = sharding.requested_stage()
     if stage is None:
         return Parallelism(world=world)

@@ -1,5 +1,6 @@
 """Devices: what memory they really give, their precisions and peak rates. An unknown device is None, never a guess."""
 
+import os
 import re
 from collections.abc import Iterator
 
@@ -14,6 +15,10 @@ UNITS = {"mb": 10**6, "mib": 2**20, "gb": 10**9, "gib": GIB, "tb": 10**12, "tib"
 # The context of CUDA, with its kernels and cuBLAS's workspace: 0.3 to 0.6 GiB by device and driver. Not counted by
 # torch's allocator.
 CONTEXT = GIB // 2
+# cuBLAS's workspace for each thread that computes, in bytes, from Hopper (compute capability 9.0) on and before
+# (torch's aten/src/ATen/cuda/CublasHandlePool.cpp, `parseChosenWorkspaceSize`). Of torch 2.13, whose allocator counts
+# the larger one for 9.0, 10.0 and 12.0, the other for 7.5 to 8.9, on stub GPUs of these.
+WORKSPACE_SINCE, WORKSPACE, WORKSPACE_BEFORE = (9, 0), 8 * 4096 * 1024, (2 * 4096 + 8 * 16) * 1024
 # What one card gives with other drivers, over what it gives here: 0.2 to 1.2 % were published.
 DRIVERS_DIFFER = 1.02
 # Words of a name that say who made a device, or in what form: those that are left make it another device.
@@ -24,6 +29,18 @@ _LEAST_MODEL = 1000
 # What a GPU needs for bf16, as the compute capability that CUDA reports: Ampere (CUDA C++ programming guide,
 # "Features and Technical Specifications").
 BF16_CAPABILITY = (8, 0)
+
+
+def cublas_workspace(capability: tuple[int, int] | None) -> int:
+    """Return the bytes of cuBLAS's workspace for one thread that computes, which torch's allocator counts.
+
+    capability: of the GPU; None for one that is not known, or not CUDA's. CUBLAS_WORKSPACE_CONFIG, where it is set,
+    says other sizes, in pairs of KiB and number, as torch reads it.
+    """
+    pairs = re.findall(r":(\d+):(\d+)", os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""))
+    if pairs:
+        return sum(int(size) * 1024 * int(count) for size, count in pairs)
+    return WORKSPACE if capability is not None and capability >= WORKSPACE_SINCE else WORKSPACE_BEFORE
 
 
 def find(name: str) -> Device | None:

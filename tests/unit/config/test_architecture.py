@@ -41,6 +41,12 @@ def test_a_misspelt_field_is_found_with_the_nearest(kind, field, near, tmp_path)
     ) or f"architecture.{field}: a {kind!r} config has no such field. Did you mean {near!r}?" in str(error.value)
 
 
+def test_a_field_that_the_model_asks_for_without_its_config_declaring_it(tmp_path):
+    check(tmp_path, "deberta-v2", "position_buckets: 256, share_att_key: true, norm_rel_ebd: layer_norm", "encoder")
+    with pytest.raises(RecipeError, match=r"a 'deberta-v2' config has no such field\. Did you mean 'position_buckets'"):
+        check(tmp_path, "deberta-v2", "position_bucket: 256", "encoder")
+
+
 def test_a_field_that_is_like_no_other(tmp_path):
     with pytest.raises(RecipeError, match=r"architecture.zzz: a 'llama' config has no such field\.$"):
         check(tmp_path, "llama", "zzz: 3")
