@@ -75,6 +75,10 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
     kind = {"fsdp": "FSDP", "deepspeed": f"ZeRO-{requested_stage()}"}.get(requested_backend() or "")
     if kind is None:
         return None
+    if plan.trains == "nothing" and shards_parameters():
+        return (
+            f"{kind} has nothing to train here; sharded_phases says whether the model is sharded to load and score it"
+        )
     if plan.trains != "gradient":
         return f"{kind} was asked for, and is not used: nothing is trained by gradients"
     training = recipe.training

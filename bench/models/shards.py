@@ -268,10 +268,12 @@ def loading(device: torch.device, copied: Sequence[str] = ()) -> Iterator[None]:
 def stays_whole(model: Any, name: str, copied: Sequence[str]) -> bool:
     """Return whether a parameter must be whole until the model is adapted: adapters copy its module to train it.
 
-    copied: ends of the names of modules, beside the task head, as PEFT's `modules_to_save` has them.
+    copied: ends of the names of modules, beside the task head, as PEFT's `modules_to_save` has them. A body that is
+    built before the model around it has no head.
     """
     module = name.rpartition(".")[0]
-    return name.split(".")[0] in head_names(model) or f".{module}".endswith(tuple(f".{end}" for end in copied))
+    in_head = model.base_model is not model and name.split(".")[0] in head_names(model)
+    return in_head or f".{module}".endswith(tuple(f".{end}" for end in copied))
 
 
 def moved(model: Any, device: torch.device) -> Any:

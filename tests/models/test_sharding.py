@@ -89,9 +89,17 @@ def test_qlora_is_taken_by_zero2_and_with_the_right_storage_by_zero3(launched):
     assert "ZeRO-3 shards the parameters during training" in checked(QLORA, "method.storage=float32")
 
 
-def test_nothing_to_train_is_noted(launched):
-    launched("zero3")
-    assert "is not used: nothing is trained" in checked(ROOT / "recipes/tiny/llama-zero_shot.yaml")
+@pytest.mark.parametrize(
+    ("kind", "recipe", "sentence"),
+    [
+        ("zero3", "llama-zero_shot", "has nothing to train here; sharded_phases says whether"),
+        ("zero2", "llama-zero_shot", "is not used: nothing is trained"),
+        ("zero3", "albert-probe", "is not used: nothing is trained"),
+    ],
+)
+def test_nothing_to_train_is_noted(launched, kind, recipe, sentence):
+    launched(kind)
+    assert sentence in checked(ROOT / f"recipes/tiny/{recipe}.yaml")
 
 
 @pytest.fixture
