@@ -233,7 +233,8 @@ class _Gathers:
         """Return what autograd keeps of a tensor: of a gathered parameter, only which one it is."""
         number = self._storages.get(tensor.untyped_storage().data_ptr()) if self._storages else None
         if number is None:
-            return tensor
+            # Itself, an operation's own result would keep its graph, and with it everything that was computed.
+            return tensor.detach()
         return number, tensor.size(), tensor.stride(), tensor.storage_offset()
 
     def unpack(self, kept: Any) -> torch.Tensor:

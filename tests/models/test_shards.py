@@ -5,6 +5,7 @@ are those of tests/runs/test_parallelism.py.
 """
 
 import json
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -191,6 +192,17 @@ def test_gradients_that_are_compared_of_a_model_in_shards_are_those_of_a_layer_a
     compared, all_of_them = (padding_free.figures(each)["gradients"]["parameters"] for each in (model, whole))
     assert all_of_them == sum(1 for _ in whole.model.parameters())
     assert 0 < compared <= sum(1 for _ in whole.model.layers[0].parameters()) + 1
+
+
+def test_a_graph_is_given_up_with_its_result(one_of):
+    model = whole_model("mistral")
+    one_of(0, 1)
+    shards.hold(model)
+    with shards.by_layer(model):
+        result = torch.ones(2, requires_grad=True).exp()  # which its own gradient is computed from
+        watched = weakref.ref(result)
+        del result
+    assert watched() is None
 
 
 def test_a_layer_that_fails_gives_up_its_weights(one_of):
