@@ -92,11 +92,6 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
     check_adapters(plan, kind)
     if plan.quantization is not None and shards_parameters():
         check_storage(plan.quantization, kind)
-    if requested_backend() == "fsdp" and recipe.model.family == "encoder_decoder":
-        raise SetupError(
-            "accelerate can't shard an encoder-decoder by FSDP2, since encoder and decoder share their embedding; "
-            "launch with zero3.yaml or ddp.yaml"
-        )
     if not shards_parameters():
         return None
     return f"{kind} shards the parameters during training; sharded_phases says in which other phases"
@@ -264,6 +259,8 @@ def choose_units(trainer: Any) -> None:
         return
     inner = unwrapped(trainer.model)
     embedding = inner.get_input_embeddings()
+    if inner.config.is_encoder_decoder:
+        _share_embedding(inner)
     holders = {type(module).__name__ for module in inner.modules() if any(m is embedding for m in module.modules())}
     # Of a text part, its family names the vision part's layers too, which accelerate would look for.
     present = {type(module).__name__ for module in inner.modules()}
@@ -271,6 +268,17 @@ def choose_units(trainer: Any) -> None:
     if not names:
         raise SetupError(f"FSDP can't shard a {type(inner).__name__}: its class names no layers to shard")
     plugin.transformer_cls_names_to_wrap = names
+
+
+def _share_embedding(model: Any) -> None:
+    """Let an encoder-decoder whose embeddings are one weight have one module of it.
+
+    FSDP2 shards module by module: encoder's and decoder's would be given a shard each, and no longer be one weight.
+    """
+    embedding = model.get_input_embeddings()
+    parts = [part.get_input_embeddings() for part in (model.get_encoder(), model.get_decoder())]
+    if all(part.weight is embedding.weight for part in parts):
+        model.set_input_embeddings(embedding)
 
 
 class FirstGradients:

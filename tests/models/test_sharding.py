@@ -1,6 +1,7 @@
 """Sharded models: what is refused before anything is loaded, the shell of a full model, and the first gradients."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,7 +71,6 @@ REFUSED = {
     "adafactor": ("fsdp2", BERT, ["training.optimizer=adafactor"], "something else on shards of parameters, as FSDP"),
     "qlora-zero3": ("zero3", QLORA, [], "set method.storage=float32, or launch with zero2.yaml or ddp.yaml"),
     "qlora-fsdp2": ("fsdp2", QLORA, [], "4-bit weights that are stored as what they are computed in"),
-    "t5-fsdp2": ("fsdp2", ROOT / "recipes/tiny/t5-full.yaml", [], "launch with zero3.yaml or ddp.yaml"),
 }
 
 
@@ -114,6 +114,23 @@ def batch(model):
         ids[0, 5] = ids[1, 3] = model.config.eos_token_id
     with torch.no_grad():
         return model.eval()(input_ids=ids, attention_mask=mask).logits
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_encoder_decoder_s_embeddings_of_one_weight_become_one_module(classifier, launched, tied):
+    """Else FSDP2 would give encoder and decoder a shard each."""
+    launched("fsdp2")
+    model = classifier("t5")
+    encoder, decoder = model.get_encoder(), model.get_decoder()
+    if not tied:
+        encoder.get_input_embeddings().weight = torch.nn.Parameter(torch.zeros(2, 2))
+    assert encoder.get_input_embeddings() is not decoder.get_input_embeddings()
+    plugin = SimpleNamespace(mixed_precision_policy="some", transformer_cls_names_to_wrap=None)
+    trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))
+    sharding.choose_units(trainer)
+    assert plugin.transformer_cls_names_to_wrap == ["T5Block"]
+    parts = [part.get_input_embeddings() for part in (model, encoder, decoder)]
+    assert (len({id(part) for part in parts}) == 1) == tied
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])
