@@ -106,7 +106,8 @@ class Evaluation(Strict):
     validation: the split by which the best step, the end, or in a study the settings are chosen.
     extract: the part of a written answer that is compared with the same part of its reference, as `extracted_match`.
     sharded: whether a model that ZeRO-3 or FSDP2 shards is scored as it is, or whole on each process; auto scores it
-    whole where the forecast says that it fits. No score depends on it.
+    whole where the forecast says that it fits. No score depends on it. Under such a launcher so is a model of which
+    nothing is trained, by zero_shot or few_shot.
     allow_selection_on_test: whether it may be one of the scored splits, or hold the same data; marked in every report.
     """
 

@@ -203,7 +203,8 @@ class InStep:
     def _begin(self, kind: int) -> None:
         if self.engine is not None:
             # DeepSpeed gathers ahead by the order of the forward before; only that of the model itself it begins anew.
-            if not (kind == self._last == KINDS.index("model")):
+            # On a CPU it would take memory and save no time: nothing is computed meanwhile.
+            if self.device.type == "cpu" or not (kind == self._last == KINDS.index("model")):
                 deepspeed_internals.forget_order(self.engine)
         elif isinstance(self.model, FSDPModule):
             # What belongs to no layer, such as an embedding, is gathered in the forward of the model alone.

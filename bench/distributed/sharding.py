@@ -75,6 +75,10 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
     kind = {"fsdp": "FSDP", "deepspeed": f"ZeRO-{requested_stage()}"}.get(requested_backend() or "")
     if kind is None:
         return None
+    if plan.trains == "nothing" and shards_parameters():
+        return (
+            f"{kind} has nothing to train here; sharded_phases says whether the model is sharded to load and score it"
+        )
     if plan.trains != "gradient":
         return f"{kind} was asked for, and is not used: nothing is trained by gradients"
     training = recipe.training
@@ -88,20 +92,9 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
     check_adapters(plan, kind)
     if plan.quantization is not None and shards_parameters():
         check_storage(plan.quantization, kind)
-    if requested_backend() == "fsdp":
-        check_family(recipe)
     if not shards_parameters():
         return None
     return f"{kind} shards the parameters during training; sharded_phases says in which other phases"
-
-
-def check_family(recipe: Recipe) -> None:
-    """Raise SetupError for a model that FSDP2 can't shard."""
-    if recipe.model.family == "encoder_decoder":
-        raise SetupError(
-            "accelerate can't shard an encoder-decoder by FSDP2, since encoder and decoder share their embedding; "
-            "launch with zero3.yaml or ddp.yaml"
-        )
 
 
 def check_adapters(plan: LoadPlan, kind: str) -> None:
@@ -266,6 +259,8 @@ def choose_units(trainer: Any) -> None:
         return
     inner = unwrapped(trainer.model)
     embedding = inner.get_input_embeddings()
+    if inner.config.is_encoder_decoder:
+        _share_embedding(inner)
     holders = {type(module).__name__ for module in inner.modules() if any(m is embedding for m in module.modules())}
     # Of a text part, its family names the vision part's layers too, which accelerate would look for.
     present = {type(module).__name__ for module in inner.modules()}
@@ -273,6 +268,25 @@ def choose_units(trainer: Any) -> None:
     if not names:
         raise SetupError(f"FSDP can't shard a {type(inner).__name__}: its class names no layers to shard")
     plugin.transformer_cls_names_to_wrap = names
+
+
+def _share_embedding(model: Any) -> None:
+    """Let an encoder-decoder whose embeddings are one weight have one module of it.
+
+    FSDP2 shards module by module: encoder's and decoder's would be given a shard each, and no longer be one weight.
+    Raises SetupError where the modules of one weight compute different things, e.g. scale it by different factors.
+    """
+    embedding = model.get_input_embeddings()
+    parts = [part.get_input_embeddings() for part in (model.get_encoder(), model.get_decoder())]
+    if not all(part.weight is embedding.weight for part in parts):
+        return
+    kinds = {(type(part), getattr(part, "embed_scale", None)) for part in (embedding, *parts)}
+    if len(kinds) > 1:
+        raise SetupError(
+            f"FSDP2 can't shard a {type(model).__name__}: its encoder and decoder use one embedding in different ways; "
+            "launch with zero3.yaml or ddp.yaml"
+        )
+    model.set_input_embeddings(embedding)
 
 
 class FirstGradients:

@@ -188,8 +188,6 @@ class MemoryPlan:
             sharding.check_adapters(load_plan, kind)
         if load_plan.quantization is not None and parallelism.shards_weights:
             sharding.check_storage(load_plan.quantization, kind)
-        if parallelism.fsdp:
-            sharding.check_family(resolved.recipe)
         model = state_sizes.outline(resolved, num_labels)
         if training.gradient_checkpointing:
             checkpoint_activations(model, offload=training.activation_offload)

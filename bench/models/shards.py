@@ -233,7 +233,8 @@ class _Gathers:
         """Return what autograd keeps of a tensor: of a gathered parameter, only which one it is."""
         number = self._storages.get(tensor.untyped_storage().data_ptr()) if self._storages else None
         if number is None:
-            return tensor
+            # Itself, an operation's own result would keep its graph, and with it everything that was computed.
+            return tensor.detach()
         return number, tensor.size(), tensor.stride(), tensor.storage_offset()
 
     def unpack(self, kept: Any) -> torch.Tensor:
@@ -268,10 +269,12 @@ def loading(device: torch.device, copied: Sequence[str] = ()) -> Iterator[None]:
 def stays_whole(model: Any, name: str, copied: Sequence[str]) -> bool:
     """Return whether a parameter must be whole until the model is adapted: adapters copy its module to train it.
 
-    copied: ends of the names of modules, beside the task head, as PEFT's `modules_to_save` has them.
+    copied: ends of the names of modules, beside the task head, as PEFT's `modules_to_save` has them. A body that is
+    built before the model around it has no head.
     """
     module = name.rpartition(".")[0]
-    return name.split(".")[0] in head_names(model) or f".{module}".endswith(tuple(f".{end}" for end in copied))
+    in_head = model.base_model is not model and name.split(".")[0] in head_names(model)
+    return in_head or f".{module}".endswith(tuple(f".{end}" for end in copied))
 
 
 def moved(model: Any, device: torch.device) -> Any:

@@ -45,12 +45,14 @@ def decide(run: RunContext) -> bool:
     Raises SetupError where the recipe asks for what this method can't do.
     """
     recipe, plan = run.resolved.recipe, run.inputs.plan
-    if not sharding.shards_parameters() or plan.trains != "gradient":
+    if not sharding.shards_parameters() or plan.trains == "features":
         if recipe.speed.sharded_load is True:
             run.record.note(f"{ASKED}: true has no effect: no parameters are sharded in this launch")
         return False
     asked, hindrance = recipe.speed.sharded_load, _hindrance(recipe, plan, run.resolved.options)
     by = f"{ASKED}: {str(asked).lower()}"
+    if asked == "auto" and plan.trains == "nothing" and recipe.evaluation.sharded is True:
+        asked, by = True, "evaluation.sharded: true"  # no engine will shard it later
     if asked == "auto" and (flag := next((text for name, text in _FLAGS.items() if _is_set(name)), None)):
         asked, by = True, flag
     if asked is True and hindrance is not None:
@@ -61,8 +63,8 @@ def decide(run: RunContext) -> bool:
         sharded, why = False, hindrance
     else:
         sharded, why = _by_memory(run)
-    way = described(sharded, why)
-    run.record.sharded_phases |= {"load": way, "save": way}
+    phases = ("load", "save") if plan.trains == "gradient" else ("load",)
+    run.record.sharded_phases |= dict.fromkeys(phases, described(sharded, why))
     return sharded
 
 

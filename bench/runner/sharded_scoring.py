@@ -7,11 +7,11 @@ Whole is faster, since nothing is gathered in a forward, and is chosen where it 
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from accelerate.utils import gather_object
 from torch import nn
 
+from bench.distributed import in_step as steps
 from bench.distributed import setup, sharding
 from bench.distributed.live_model import LiveModel
 from bench.memory import phases
@@ -33,10 +33,13 @@ class _Room:
 
 def decide(run: RunContext) -> None:
     """Choose for each phase, and fill in the record's `sharded_phases`. Every process must call it."""
-    asked = run.resolved.recipe.evaluation.sharded
-    if not sharding.shards_parameters() or run.inputs.plan.trains != "gradient":
+    asked, trains = run.resolved.recipe.evaluation.sharded, run.inputs.plan.trains
+    if not sharding.shards_parameters() or trains == "features":
         if asked is True:
             run.record.note(f"{ASKED}: true is not used: nothing shards the model's parameters in this run")
+        return
+    if trains == "nothing" and not run.shards_held:
+        run.record.sharded_phases["after"] = run.record.sharded_phases["load"]
         return
     assert run.model is not None
     resumed = setup.broadcast_from_rank_zero(run.previous.checkpoint is not None)
@@ -52,6 +55,8 @@ def decide(run: RunContext) -> None:
 
 def _phases(run: RunContext) -> list[str]:
     recipe = run.resolved.recipe
+    if run.inputs.plan.trains == "nothing":
+        return ["after"]
     scored = {"before": recipe.evaluation.before, "validate": recipe.training.evaluate_every is not None, "after": True}
     return [phase for phase, happens in scored.items() if happens]
 
@@ -73,9 +78,22 @@ def _by_memory(phase: str, rooms: list[_Room]) -> tuple[bool, str]:
     return needed > left, f"the whole model takes {sizes}"
 
 
-def in_step(run: RunContext) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which the run's model can be scored: in step while an engine shards it, and else whole."""
-    return shards.whole(run.model) if run.live is None else run.live.in_step()
+@contextlib.contextmanager
+def in_step(run: RunContext) -> Iterator[None]:
+    """Enter a context in which the run's model can be scored: in step while it is sharded, and else whole.
+
+    A model that nothing is to be trained of has no engine: its layers are gathered from the shards that are held.
+    """
+    assert run.model is not None
+    with contextlib.ExitStack() as stack:
+        if run.live is not None:
+            stack.enter_context(run.live.in_step())
+        elif run.inputs.plan.trains == "nothing" and "after" in run.score_sharded:
+            stack.enter_context(shards.by_layer(run.model))
+            stack.enter_context(steps.running(run.model))
+        else:
+            stack.enter_context(shards.whole(run.model))
+        yield
 
 
 @contextlib.contextmanager

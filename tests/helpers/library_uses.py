@@ -98,6 +98,12 @@ USES = (
         where=_DEEPSPEED,
     ),
     Use(
+        owner="deepspeed.runtime.zero.partitioned_param_coordinator:PartitionedParameterCoordinator",
+        name="_PartitionedParameterCoordinator__params_to_release",
+        needed_for="scoring under ZeRO-3 without the layers that its cache says training needs again",
+        where=_DEEPSPEED,
+    ),
+    Use(
         owner="deepspeed.runtime.zero.parameter_offload",
         name="_in_forward",
         needed_for="scoring under ZeRO-3 a model that reads a parameter outside of its own module",

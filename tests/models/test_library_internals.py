@@ -5,12 +5,18 @@ import importlib
 import importlib.metadata
 import inspect
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from bench.models.library_internals import evaluate_internals, torch_internals, transformers_internals
+from bench.models.library_internals import (
+    deepspeed_internals,
+    evaluate_internals,
+    torch_internals,
+    transformers_internals,
+)
 from tests.helpers.launching import ROOT
 from tests.helpers.library_uses import USES
 
@@ -133,6 +139,23 @@ def test_attention_on_a_cpu_gives_the_log_sum_exp(causal):
         scores = scores.masked_fill(~torch.ones(5, 5, dtype=torch.bool).tril(), -torch.inf)
     torch.testing.assert_close(out, expected)
     torch.testing.assert_close(lse, scores.logsumexp(-1))
+
+
+def test_deepspeed_forgets_what_it_kept_by_the_order_of_training():
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    owner = PartitionedParameterCoordinator
+    kept = inspect.getclosurevars(owner._PartitionedParameterCoordinator__params_to_release).nonlocals["func"]
+    coordinator = owner(1, 1, 1, None, {})
+    coordinator.is_complete_trace = lambda: True
+    coordinator.is_invalid_trace = lambda: True
+    module = nn.Identity()
+    module.ds_external_parameters = list
+    kept(coordinator, module, 0)
+    assert kept.cache_info().currsize == 1
+    offload = SimpleNamespace(get_param_coordinator=lambda: coordinator)
+    deepspeed_internals.forget_order(SimpleNamespace(optimizer=SimpleNamespace(parameter_offload=offload)))
+    assert kept.cache_info().currsize == 0
 
 
 def test_deepspeeds_config_is_set_aside_and_comes_back():

@@ -1,6 +1,7 @@
 """Sharded models: what is refused before anything is loaded, the shell of a full model, and the first gradients."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,7 +71,6 @@ REFUSED = {
     "adafactor": ("fsdp2", BERT, ["training.optimizer=adafactor"], "something else on shards of parameters, as FSDP"),
     "qlora-zero3": ("zero3", QLORA, [], "set method.storage=float32, or launch with zero2.yaml or ddp.yaml"),
     "qlora-fsdp2": ("fsdp2", QLORA, [], "4-bit weights that are stored as what they are computed in"),
-    "t5-fsdp2": ("fsdp2", ROOT / "recipes/tiny/t5-full.yaml", [], "launch with zero3.yaml or ddp.yaml"),
 }
 
 
@@ -89,9 +89,17 @@ def test_qlora_is_taken_by_zero2_and_with_the_right_storage_by_zero3(launched):
     assert "ZeRO-3 shards the parameters during training" in checked(QLORA, "method.storage=float32")
 
 
-def test_nothing_to_train_is_noted(launched):
-    launched("zero3")
-    assert "is not used: nothing is trained" in checked(ROOT / "recipes/tiny/llama-zero_shot.yaml")
+@pytest.mark.parametrize(
+    ("kind", "recipe", "sentence"),
+    [
+        ("zero3", "llama-zero_shot", "has nothing to train here; sharded_phases says whether"),
+        ("zero2", "llama-zero_shot", "is not used: nothing is trained"),
+        ("zero3", "albert-probe", "is not used: nothing is trained"),
+    ],
+)
+def test_nothing_to_train_is_noted(launched, kind, recipe, sentence):
+    launched(kind)
+    assert sentence in checked(ROOT / f"recipes/tiny/{recipe}.yaml")
 
 
 @pytest.fixture
@@ -106,6 +114,23 @@ def batch(model):
         ids[0, 5] = ids[1, 3] = model.config.eos_token_id
     with torch.no_grad():
         return model.eval()(input_ids=ids, attention_mask=mask).logits
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_encoder_decoder_s_embeddings_of_one_weight_become_one_module(classifier, launched, tied):
+    """Else FSDP2 would give encoder and decoder a shard each."""
+    launched("fsdp2")
+    model = classifier("t5")
+    encoder, decoder = model.get_encoder(), model.get_decoder()
+    if not tied:
+        encoder.get_input_embeddings().weight = torch.nn.Parameter(torch.zeros(2, 2))
+    assert encoder.get_input_embeddings() is not decoder.get_input_embeddings()
+    plugin = SimpleNamespace(mixed_precision_policy="some", transformer_cls_names_to_wrap=None)
+    trainer = SimpleNamespace(model=model, accelerator=SimpleNamespace(state=SimpleNamespace(fsdp_plugin=plugin)))
+    sharding.choose_units(trainer)
+    assert plugin.transformer_cls_names_to_wrap == ["T5Block"]
+    parts = [part.get_input_embeddings() for part in (model, encoder, decoder)]
+    assert (len({id(part) for part in parts}) == 1) == tied
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])

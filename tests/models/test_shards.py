@@ -5,6 +5,7 @@ are those of tests/runs/test_parallelism.py.
 """
 
 import json
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -17,6 +18,7 @@ from transformers import AutoConfig, set_seed
 from bench.config.contracts import LoadPlan
 from bench.errors import SetupError
 from bench.models import build, saving, shards, whole_on_disk
+from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
 from bench.runner import sharded_load
 from bench.training import checkpoint_shards
@@ -78,10 +80,20 @@ def assert_are_the_rows_of(model, whole, rank, processes):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_random_weights_are_those_of_one_process(kind, one_of):
+def test_random_weights_are_those_of_one_process(kind, one_of, monkeypatch):
     whole = whole_model(kind)
     after = torch.rand(1)
     one_of(1, 3)
+    drawn, seen = transformers_internals.drawn_by, []
+
+    def noted(draw):
+        def act(model):
+            draw(model)
+            seen.append(held_bytes(model))
+
+        return drawn(act)
+
+    monkeypatch.setattr(transformers_internals, "drawn_by", noted)
     set_seed(3)
     name, settings = KINDS[kind]
     config = AutoConfig.for_model(kind, **settings)
@@ -89,6 +101,9 @@ def test_random_weights_are_those_of_one_process(kind, one_of):
     model = build.random_sharded(getattr(transformers, name), config, card, LoadPlan(), CPU, ())
     assert torch.equal(torch.rand(1), after)
     assert_are_the_rows_of(model, whole, 1, 3)
+    # Also of a body that is drawn before the head around it.
+    assert seen
+    assert max(seen) <= held_bytes(model) + max(parameter.numel() * 4 for parameter in whole.parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,6 +180,29 @@ def test_layers_are_gathered_to_run_and_given_up_again(kind, one_of):
     with shards.whole(model):
         assert torch.equal(model(**inputs).logits, wanted)
     assert all(parameter.isnan().all() for parameter in model.parameters() if shards.of(parameter) is not None)
+
+
+def test_gradients_that_are_compared_of_a_model_in_shards_are_those_of_a_layer_at_most(one_of):
+    whole, model = whole_model("mistral"), whole_model("mistral")
+    one_of(0, 1)
+    shards.hold(model)
+    assert padding_free.attach(whole) is None
+    with shards.by_layer(model):
+        assert padding_free.attach(model) is None
+    compared, all_of_them = (padding_free.figures(each)["gradients"]["parameters"] for each in (model, whole))
+    assert all_of_them == sum(1 for _ in whole.model.parameters())
+    assert 0 < compared <= sum(1 for _ in whole.model.layers[0].parameters()) + 1
+
+
+def test_a_graph_is_given_up_with_its_result(one_of):
+    model = whole_model("mistral")
+    one_of(0, 1)
+    shards.hold(model)
+    with shards.by_layer(model):
+        result = torch.ones(2, requires_grad=True).exp()  # which its own gradient is computed from
+        watched = weakref.ref(result)
+        del result
+    assert watched() is None
 
 
 def test_a_layer_that_fails_gives_up_its_weights(one_of):

@@ -175,6 +175,20 @@ def test_spread_memory_of_loading_and_saving(monkeypatch):
     ]
 
 
+def test_what_scoring_may_take_is_a_part_and_a_layer(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spread_memory = importlib.import_module("spread_memory")
+    units = {"matrix": 4, "layer": 10, "outside": 2, "bucket": 8}
+    assert spread_memory.score_bytes("zero3", 2, 100, units) == 20 * 50 + 4 * 8 + 2 * 4 * 4
+    assert spread_memory.score_bytes("fsdp2", 4, 100, units) == 12 * 25 + 3 * 4 * 10 + 4 * 2
+    assert spread_memory.allowed_bytes("zero3", 2, 100, units) == pytest.approx(1.15 * (20 * 50 + 4 * 8) + 4 * 10)
+    row = {"way": "zero3", "processes": 2, "sharded": True, "score_gib": 1.4, "allowed_gib": 1.5}
+    assert spread_memory.scoring_problems([row, {**row, "sharded": False, "score_gib": 2.0}]) == []
+    assert spread_memory.scoring_problems([{**row, "score_gib": 1.6}]) == [
+        "scored by zero3 on 2: 1.60 GiB, at most 1.50"
+    ]
+
+
 def test_memory_diet():
     _, found = run("memory_diet")
     by_name = {case["case"]: case for case in found["cases"]}

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.models import positions
+from bench.models import positions, shards
+from bench.models.heads import transformer_blocks
 from bench.models.kernels import patch
 from bench.models.kernels.packed_attention import ACTIVE
 from bench.records.failures import is_out_of_memory
@@ -341,17 +342,29 @@ def _chosen(body: nn.Module) -> list[nn.Parameter]:
     Names differ by the number of their layer.
     """
     kinds: dict[str, list[nn.Parameter]] = {}
+    limit = _limit(body)
     # Beside the text part of a model for images, too, there may be parameters that no text reaches.
     for name, parameter in getattr(body, "language_model", body).named_parameters():
-        if parameter.requires_grad and parameter.numel() <= ELEMENTS // 4:
+        if parameter.requires_grad and parameter.numel() <= limit // 4:
             kinds.setdefault(re.sub(r"\d+", "*", name), []).append(parameter)
     ends = [kind[0] for kind in kinds.values()] + [kind[-1] for kind in kinds.values() if len(kind) > 1]
-    chosen, left = [], ELEMENTS
+    chosen, left = [], limit
     for parameter in [*ends, *(part for kind in kinds.values() for part in kind[1:-1])]:
         if parameter.numel() <= left:
             chosen.append(parameter)
             left -= parameter.numel()
     return chosen
+
+
+def _limit(body: Any) -> int:
+    """Return how many elements of gradients may be compared, which are held three times.
+
+    No process of a model that is loaded in shards is to need much more than its shards and a layer, which is gathered.
+    """
+    if not shards.are_held(body):
+        return ELEMENTS
+    blocks = transformer_blocks(body)
+    return min(ELEMENTS, max((sum(part.numel() for part in block.parameters()) for block in blocks), default=ELEMENTS))
 
 
 def _run(model: Any, body: Any, texts: _Texts, chosen: list[nn.Parameter], *, shaken: bool = False) -> _Run:

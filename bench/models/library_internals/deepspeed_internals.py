@@ -1,5 +1,6 @@
 """Uses of DeepSpeed beyond its public interface: ZeRO-3's hooks, and its sharding of parameters."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,11 +9,19 @@ from typing import Any
 def forget_order(engine: Any) -> None:
     """Let ZeRO-3 gather the parameters of each module when that is run, and none ahead.
 
-    It remembers in which order modules were run, and takes another order for an error where it has gathered ahead.
+    It remembers in which order modules were run, and takes another order for an error where it has gathered ahead. By
+    that order it also keeps a cache of what each module may give up, and never clears it: in a forward alone it would
+    keep the layers that the backward pass of training was to begin with.
     """
     coordinator = engine.optimizer.parameter_offload.get_param_coordinator()
     if not coordinator.is_invalid_trace():
         coordinator._invalidate_trace()
+    _cached(type(coordinator)._PartitionedParameterCoordinator__params_to_release).cache_clear()
+
+
+def _cached(method: Any) -> Any:
+    """Return the `lru_cache` inside a wrapper that knows it by a variable alone (`instrument_w_nvtx`)."""
+    return inspect.getclosurevars(method).nonlocals["func"]
 
 
 def release(engine: Any) -> None:
