@@ -32,7 +32,7 @@ class LitgptLora(Strict):
 
 
 class Job(Strict):
-    """Settings of a job on one GPU. padded: batches hold pads, and have a mask of them.
+    """Settings of a job. padded: batches hold pads, and have a mask of them.
 
     code: whose model and loss: transformers' (with PEFT's adapters), or litgpt's. adapter_dtype: None is float32, to
     which PEFT casts adapters by itself; `dtype` leaves them in that. optimizer: its state has the type of what is
@@ -40,8 +40,10 @@ class Job(Strict):
     one is taken twice. loss_tokens: of each text, which alone get logits, in chunks; None for all, by the model's own
     loss. use_cache: the model returns keys and values, as transformers' do unless told otherwise or checkpointed.
     keeps_outputs: the loop's variable keeps the outputs of a step until the next forward pass has run. clip: gradients
-    are clipped by their norm. empty_cache: torch.cuda.empty_cache is called between the steps. bnb_keeps_inputs: of
-    each 4-bit product, as bitsandbytes before 0.44 did.
+    are clipped by their norm. empty_cache: torch.cuda.empty_cache is called between the steps. old_bitsandbytes:
+    litgpt's 4-bit products make the whole weight and keep their input, as those before 0.44 did. stable_embedding: with
+    4-bit weights a StableEmbedding takes the embedding's place, as in litgpt from 0.4 on. gpus: over which FSDP shards
+    weights, gradients and optimizer, block by block; all else is said of each of them.
     """
 
     model: Text | None = None
@@ -67,7 +69,9 @@ class Job(Strict):
     keeps_outputs: bool = False
     clip: bool = True
     empty_cache: bool = False
-    bnb_keeps_inputs: bool = False
+    gpus: PositiveInt = 1
+    old_bitsandbytes: bool = False
+    stable_embedding: bool = True
 
     @model_validator(mode="after")
     def _together(self) -> "Job":
@@ -89,6 +93,8 @@ class Job(Strict):
             raise InvalidKey("adapter", "PEFT's `peft_type` is missing, e.g. LORA")
         if self.quantization is not None and self.adapter is None and self.lora is None:
             raise InvalidKey("quantization", "weights in 4 bits are not trained; give an adapter")
+        if self.gpus > 1 and (self.quantization is not None or self.optimizer.startswith("paged")):
+            raise InvalidKey("gpus", "weights in 4 bits and paged optimizers are planned on one GPU alone")
         return self
 
     @property

@@ -90,6 +90,10 @@ def _wrapped(model: Any, job: Job) -> Any:
         raise SetupError(f"{known[kind].__name__} can't be applied to this model: {reason(error)}") from error
     if job.adapter_dtype not in (None, "float32", job.dtype):
         raise SetupError(f"adapter_dtype: PEFT holds adapters in float32, or in the model's type, {job.dtype}")
+    if job.adapter_dtype == job.dtype:  # as PEFT casts them by itself, but on the meta device
+        for parameter in wrapped.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(getattr(torch, job.dtype))
     return wrapped
 
 
@@ -106,12 +110,13 @@ def _litgpt(job: Job, card: ModelCard) -> nn.Module:
         model = litgpt_model.GPT(litgpt_model.shape_of(config), lora).to(kind).train()
     model.checkpoints = job.checkpointing
     if job.quantization is not None:
-        _in_4_bits(model, kind, doubly=job.quantization == "nf4-dq", keeps_inputs=job.bnb_keeps_inputs)
-        model.replace_embedding()
+        _in_4_bits(model, kind, doubly=job.quantization == "nf4-dq", old=job.old_bitsandbytes)
+        if job.stable_embedding:
+            model.replace_embedding()
     return model
 
 
-def _in_4_bits(model: nn.Module, kind: torch.dtype, *, doubly: bool, keeps_inputs: bool) -> None:
+def _in_4_bits(model: nn.Module, kind: torch.dtype, *, doubly: bool, old: bool) -> None:
     """Quantise all linear layers, the output head too, as Fabric's BitsandbytesPrecision does."""
     from bitsandbytes import functional
     from bitsandbytes.nn import Linear4bit, Params4bit
@@ -130,7 +135,7 @@ def _in_4_bits(model: nn.Module, kind: torch.dtype, *, doubly: bool, keeps_input
         if packed.bias is not None:
             packed.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
         owner.linear = packed
-        owner.keeps_input = keeps_inputs
+        owner.old_product = old
 
 
 def versions() -> str:

@@ -111,21 +111,24 @@ class _Norm(nn.Module):
 class _Linear(nn.Module):
     """A linear layer with litgpt's LoRA beside it, where it has one. sizes: of the parts of its output that have.
 
-    keeps_input: whether a 4-bit product keeps its input for the backward pass, as bitsandbytes before 0.44 did.
+    old_product: whether a 4-bit product makes the whole weight and keeps its input, as bitsandbytes before 0.44 did.
     """
 
     def __init__(self, inner: int, sizes: tuple[int, ...], whole: int, bias: bool, lora: Lora | None) -> None:
         super().__init__()
         self.linear = nn.Linear(inner, whole, bias=bias)
-        self.sizes, self.whole, self.lora, self.keeps_input = sizes, whole, lora if sizes else None, False
+        self.sizes, self.whole, self.lora, self.old_product = sizes, whole, lora if sizes else None, False
         if self.lora is not None:
             self.lora_a = nn.Parameter(torch.empty(self.lora.rank * len(sizes), inner))
             self.lora_b = nn.Parameter(torch.empty(sum(sizes), self.lora.rank))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.linear(x)
-        if self.keeps_input:
-            out = _Kept.apply(out, x)
+        if self.old_product:
+            weight = x.new_empty(self.whole, x.shape[-1])
+            out = _Kept.apply(self.linear(x), x)
+            del weight
+        else:
+            out = self.linear(x)
         if self.lora is None:
             return out
         down = functional.linear(functional.dropout(x, self.lora.dropout), self.lora_a)

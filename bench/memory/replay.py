@@ -24,9 +24,10 @@ from bench.memory import job_model, litgpt_model, state_sizes, without_numbers
 from bench.memory.activations import ATTENTION
 from bench.memory.allocator import Block, CachingAllocator
 from bench.memory.job import Job
+from bench.memory.job_shards import Shards
 from bench.memory.meta_device import TYPES, Autocast, OnCuda, attention
 from bench.memory.planner import CUBLAS
-from bench.models.heads import unwrapped
+from bench.models.heads import transformer_blocks, unwrapped
 from bench.models.kernels import answer_only_loss, patch
 from bench.models.library_internals import torch_internals
 from bench.training import memory_saving
@@ -77,6 +78,10 @@ class _Tape(torch_internals.TorchDispatchMode):
                 self.see(tensor)
         return out
 
+    def leave_out(self, tensor: torch.Tensor) -> None:
+        """Leave a tensor out, which others account for."""
+        self._known[id(tensor.untyped_storage())] = tensor
+
     def see(self, tensor: torch.Tensor) -> None:
         """Allocate the storage of a tensor, unless it is known."""
         storage = tensor.untyped_storage()
@@ -110,9 +115,13 @@ def replay_model(job: Job, model: nn.Module) -> JobForecast:
     trained = trained_by(model)
     states = [state_sizes.optimizer_bytes(parameter, job.optimizer) for parameter in trained]
     tape = _Tape()
+    shards = None if job.gpus == 1 else Shards(model, _blocks(model), job.gpus, tape.take, tape.pool.free)
     for item in (*model.parameters(), *model.buffers()):
         for tensor in state_sizes.held_by(item):
-            tape.see(tensor)
+            if shards is None or not isinstance(item, nn.Parameter):
+                tape.see(tensor)
+            else:
+                tape.leave_out(tensor)
     weights = tape.pool.allocated
     for _ in range(2):  # of the two threads that multiply matrices
         tape.take(CUBLAS // 2)
@@ -126,7 +135,7 @@ def replay_model(job: Job, model: nn.Module) -> JobForecast:
         masked = job.padded and job.micro_batch > 1 and job.attention != "flash_attention_2"
         stack.enter_context(OnCuda(padded=masked and job.code == "transformers"))
         try:
-            for _ in _steps(job, model, trained, tape):
+            for _ in _steps(job, model, trained, tape, shards):
                 reserved.append(tape.pool.reserved)
         except (NotImplementedError, RuntimeError, ValueError, IndexError, TypeError, AttributeError) as error:
             why = (str(error).splitlines() or [type(error).__name__])[0]
@@ -140,7 +149,7 @@ def replay_model(job: Job, model: nn.Module) -> JobForecast:
         steps=tuple(reserved),
         weights=weights,
         trained=sum(parameter.numel() * parameter.element_size() for parameter in trained),
-        optimizer=sum(size for size, _ in states),
+        optimizer=sum(size for size, _ in states) // job.gpus,
         paged=sum(size for _, size in states),
         num_trainable=sum(parameter.numel() for parameter in trained),
     )
@@ -152,13 +161,21 @@ def trained_by(model: nn.Module) -> list[torch.Tensor]:
     return [item for item in model.parameters() if item.requires_grad and id(item) not in strays]
 
 
-def _steps(job: Job, model: nn.Module, trained: list[torch.Tensor], tape: _Tape) -> Iterator[None]:
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    return list(model.h) if isinstance(model, litgpt_model.GPT) else transformer_blocks(unwrapped(model))
+
+
+def _steps(
+    job: Job, model: nn.Module, trained: list[torch.Tensor], tape: _Tape, shards: Shards | None
+) -> Iterator[None]:
     """Run the job's steps as its loop does; yield after each."""
-    optimizer = _Optimizer(job.optimizer, trained, tape)
+    optimizer = _Optimizer(job, trained, tape)
     kept: list[Any] = []  # by a variable of the loop, until it is set again
     for length in job.steps:
         for parameter in trained:
             parameter.grad = None
+        if shards is not None:
+            shards.zero()
         for _ in range(job.accumulation):
             tape.moment = FORWARD
             ids = torch.empty(job.micro_batch, length, dtype=torch.long, device="meta")
@@ -169,10 +186,14 @@ def _steps(job: Job, model: nn.Module, trained: list[torch.Tensor], tape: _Tape)
                 kept[:] = [outputs] if job.keeps_outputs else []
                 del outputs
                 tape.moment = BACKWARD
+                if shards is not None:
+                    shards.in_backward = True
                 torch_internals.backward(loss)
+                if shards is not None:
+                    shards.end()
             del loss
         tape.moment = STEP
-        if job.clip:
+        if job.clip and shards is None:
             # One by one: torch has no lists of tensors on this device. They are scaled in place either way.
             torch.nn.utils.clip_grad_norm_(trained, 1.0, foreach=False)
         optimizer.step()
@@ -209,22 +230,24 @@ def _forward(job: Job, model: Any, ids: torch.Tensor) -> tuple[Any, torch.Tensor
 
 
 class _Optimizer:
-    """A step of torch's AdamW itself; of the others, the bytes that their state takes."""
+    """A step of torch's AdamW itself; of the others, and of parts of weights, the bytes that it takes."""
 
-    def __init__(self, name: str, trained: list[torch.Tensor], tape: _Tape) -> None:
-        self._name, self._trained, self._tape, self._held = name, trained, tape, list[Block]()
+    def __init__(self, job: Job, trained: list[torch.Tensor], tape: _Tape) -> None:
+        self._name, self._gpus, self._trained, self._tape = job.optimizer, job.gpus, trained, tape
+        self._held: list[Block] = []
         # Lists of tensors are torch's default on CUDA; `fused` makes nothing that is not there after the step.
-        self._torch = torch.optim.AdamW(trained, foreach=True) if name == "adamw_torch" else None
+        in_lists = self._name == "adamw_torch"
+        self._torch = torch.optim.AdamW(trained, foreach=True) if in_lists and job.gpus == 1 else None
 
     def step(self) -> None:
         """Take a step; the first one makes the state."""
         if self._torch is not None:
             self._torch.step()
             return
-        if self._held or self._name == "sgd":
-            return
-        for parameter in self._trained:
-            size = state_sizes.optimizer_bytes(parameter, self._name)[0]
-            for part in (size // 2, size - size // 2):
-                if part:
-                    self._held.append(self._tape.take(part))
+        if not self._held:
+            for parameter in self._trained:
+                size = -(-state_sizes.optimizer_bytes(parameter, self._name)[0] // self._gpus)
+                self._held += [self._tape.take(part) for part in (size // 2, size - size // 2) if part]
+        if self._name == "adamw_torch":  # the root of all second moments, at once
+            size = sum(parameter.numel() * parameter.element_size() for parameter in self._trained)
+            self._tape.pool.free(self._tape.take(-(-size // self._gpus)))
