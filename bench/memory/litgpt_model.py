@@ -148,11 +148,13 @@ class _Kept(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return the output, as it is."""
         ctx.kept = x if x.requires_grad else None
         return out.view_as(out)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        """Pass the gradient on; what is kept stays."""
         return gradient, None
 
 
