@@ -44,6 +44,12 @@ def add(commands: Any) -> None:
         metavar="FOLDER",
         help="past runs: on the same device with the same method, the forecast of time rests on them",
     )
+    plan.add_argument(
+        "--job",
+        type=arguments.path,
+        metavar="FILE",
+        help="plan a job of another program in place of a recipe: its settings in YAML, as docs of `bench.memory.job`",
+    )
     plan.add_argument("--table", action="store_true", help="print predictions for all shipped recipes, in Markdown")
     plan.add_argument("-o", "--output", type=arguments.path, metavar="FILE.md", help="write the --table to this file")
 
@@ -53,6 +59,8 @@ def plan_command(options: argparse.Namespace) -> int:
 
     Returns the exit code: 3 where the run does not fit.
     """
+    if options.job is not None:
+        return _plan_job(options)
     if options.recipe is not None:
         # The config of a model that is named without a card is fetched, a few kilobytes; all else is read offline.
         with contextlib.suppress(BenchError):  # it is raised again, in its place
@@ -89,6 +97,32 @@ def plan_command(options: argparse.Namespace) -> int:
     for line in answer.lines:
         console.say(line)
     return 0 if answer.fits else DOES_NOT_FIT
+
+
+def _plan_job(options: argparse.Namespace) -> int:
+    """Print the plan of a job of another program; the arguments beside it are its settings."""
+    _import_for_plans()
+    from bench.memory import job_report
+
+    console.quiet_libraries()
+    job_report.check_only_job(
+        {
+            "--world": options.world != 1,
+            "--zero": options.zero,
+            "--offload": options.offload != "none",
+            "--precision": options.precision,
+            "--per-device-batch": options.per_device_batch,
+            "--length": options.length,
+            "--records": options.records,
+            "--table": options.table,
+            "-o": options.output,
+        }
+    )
+    settings = ([] if options.recipe is None else [str(options.recipe)]) + options.overrides
+    fits, lines = job_report.answer(options.job, tuple(settings), options.gpu)
+    for line in lines:
+        console.say(line)
+    return 0 if fits else DOES_NOT_FIT
 
 
 def _import_for_plans() -> None:

@@ -8,7 +8,7 @@ itself, whose functions know the meta device; so nothing here repeats how a laye
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,20 +94,34 @@ def outline(resolved: Resolved, num_labels: int = 2, *, trained: bool = True) ->
     Raises SetupError for an architecture that is neither on the card nor in the local cache, and for what the method
     refuses, or computes from the weights themselves.
     """
-    model = _unadapted(resolved, num_labels, trained)
+
+    def _make() -> Any:
+        return _unadapted(resolved, num_labels, trained)
+
+    def _adapt(model: Any) -> Any:
+        return _adapted(load_plan(resolved, trained=trained)[0], model, resolved)
+
+    return adapted(_make, _adapt)
+
+
+def adapted(make: Callable[[], Any], adapt: Callable[[Any], Any]) -> Any:
+    """Return a model of the meta device as it is adapted, in training mode. Raises SetupError with what `adapt` says.
+
+    make: returns the model. adapt: changes and returns it, or raises a SetupError.
+    """
     try:
         # Numbers that are not there need not be drawn, which would take as long as all else.
+        model = make()
         with META, no_init_weights():
-            return _adapted(load_plan(resolved, trained=trained)[0], model, resolved).train()
+            return adapt(model).train()
     except SetupError as error:
         if not without_numbers.is_meant(error):
             raise
     # Some methods compute while they are built, most of them with numbers of their own alone.
-    del model
-    model = _unadapted(resolved, num_labels, trained)
+    model = make()
     with without_numbers.on_host(model):
-        adapted = _adapted(load_plan(resolved, trained=trained)[0], model, resolved)
-    return without_numbers.to_meta(adapted).train()
+        built = adapt(model)
+    return without_numbers.to_meta(built).train()
 
 
 def _unadapted(resolved: Resolved, num_labels: int, trained: bool) -> Any:
@@ -117,14 +131,23 @@ def _unadapted(resolved: Resolved, num_labels: int, trained: bool) -> Any:
     text = recipe.objective == "text"
     names = task.head_outputs(recipe.dataset.kept_labels or tuple(map(str, range(num_labels))))
     auto_class = text_examples.auto_class(recipe) if text else task.AUTO_CLASS
-    with META:
-        model = _bare(recipe.model, plan, auto_class, () if text else names)
-    if plan.quantization is not None:
-        with no_init_weights():
-            model = _quantized(model, recipe.model, plan)
+    model = base(recipe.model, plan, auto_class, () if text else names)
     if not text and recipe.head.kind == "mlp":
         with META:
             heads.attach_mlp(model, recipe.head.hidden, recipe.head.dropout, norm=recipe.head.norm)
+    return model
+
+
+def base(card: ModelCard, plan: LoadPlan, auto_class: str, labels: tuple[str, ...] = ()) -> Any:
+    """Return a card's model on the meta device, in 4 bits where the plan asks for them, not adapted yet.
+
+    auto_class: of transformers. labels: of a classifier. Raises SetupError for an architecture that is not known.
+    """
+    with META:
+        model = _bare(card, plan, auto_class, labels)
+    if plan.quantization is not None:
+        with no_init_weights():
+            model = _quantized(model, card, plan)
     return model
 
 
@@ -217,7 +240,7 @@ def states(model: nn.Module, optimizer: str, engine: str) -> States:
             frozen += size
     # The Trainer, unlike the plain loop, keeps embeddings out of 8 bits.
     whole = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} if engine == "trainer" else set()
-    held = [_optimizer_bytes(parameter, optimizer, id(parameter) in whole) for parameter in trained]
+    held = [optimizer_bytes(parameter, optimizer, id(parameter) in whole) for parameter in trained]
     total = sum(map(_bytes, trained))
     return States(
         frozen=frozen,
@@ -252,7 +275,7 @@ def _type_of(parameter: Any) -> str:
     return str(state.quant_type) if state is not None else str(parameter.dtype).removeprefix("torch.")
 
 
-def _optimizer_bytes(parameter: torch.Tensor, optimizer: str, never_8bit: bool) -> tuple[int, int]:
+def optimizer_bytes(parameter: torch.Tensor, optimizer: str, never_8bit: bool = False) -> tuple[int, int]:
     """Return (bytes on the device, bytes in paged memory) of one tensor's state.
 
     AdamW: two moments in the tensor's type and, in torch's own, the number of steps. In 8 bits: a byte for each value

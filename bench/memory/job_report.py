@@ -1,0 +1,90 @@
+"""The plan of a job for people: does it fit, what its memory is made of, and what would make it fit."""
+
+from pathlib import Path
+
+from bench.errors import BenchError, SetupError
+from bench.memory import job as jobs
+from bench.memory import job_model
+from bench.memory.job import Job
+from bench.memory.replay import JobForecast, replay
+from bench.memory.verdict import asked_card, gib, others_of_this_size, verdict
+from bench.utils.hardware import CONTEXT
+
+# Changes that are tried where a job does not fit, the one that costs least first.
+_CHANGES = (
+    ("checkpointing=true",),
+    ("micro_batch=1",),
+    ("checkpointing=true", "micro_batch=1"),
+    ("checkpointing=true", "micro_batch=1", "optimizer=paged_adamw_8bit"),
+)
+
+
+def answer(path: Path, overrides: tuple[str, ...], gpu: str | None) -> tuple[bool, list[str]]:
+    """Return (whether the job of a file fits, the lines of its plan). gpu: a size or a name; None for all sizes.
+
+    Raises BenchError for a file, or a job, that can't be planned.
+    """
+    card, job = asked_card(gpu), jobs.load(path, overrides)
+    found = replay(job)
+    fits, first = verdict(found.needed, card, _sizes(job))
+    lines = [first, *others_of_this_size(found.needed, card), *_lines(path, job, found)]
+    if card.usable is not None and not fits:
+        lines.append(_to_make_it_fit(path, overrides, job, card.usable))
+    return fits, lines
+
+
+def _sizes(job: Job) -> str:
+    lengths = " and ".join(map(str, sorted(set(job.lengths))))
+    return f"micro-batches of {job.micro_batch} x {lengths} tokens"
+
+
+def _lines(path: Path, job: Job, found: JobForecast) -> list[str]:
+    adapter = "LoRA of litgpt" if job.lora else "all weights"
+    if isinstance(job.adapter, dict):
+        adapter = str(job.adapter["peft_type"])
+    weights = job.quantization or job.dtype
+    logits = "all logits" if job.loss_tokens is None else f"logits of {job.loss_tokens} tokens of each text"
+    how = [
+        adapter, f"weights in {weights}", f"autocast {job.autocast}" if job.autocast else "no autocast", job.optimizer,
+        f"attention {job.attention}" + (" with a mask of pads" if job.padded and job.micro_batch > 1 else ""), logits,
+        "gradient checkpointing" if job.checkpointing else "no gradient checkpointing",
+    ]  # fmt: skip
+    parts = {
+        "weights": found.weights,
+        "optimizer": found.optimizer,
+        "gradients, activations": max(0, found.allocated - found.weights - found.optimizer),
+        "not in use": found.reserved - found.allocated,
+        "CUDA": CONTEXT,
+    }
+    lines = [
+        f"{path}: code of {job.code}; {', '.join(how)}",
+        f"trainable parameters: {found.num_trainable:,}",
+        *(f"  {name:<24} {gib(size):>12}" for name, size in parts.items() if size),
+        f"  {'the GPU':<24} {gib(found.needed):>12}  most was allocated in {found.moment}",
+        "  not in use: segments that torch's allocator has taken and can't fill, simulated tensor by tensor with its",
+        "  default settings; PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True leaves most of it away",
+        "  CUDA: context and kernels take 0.3 to 0.6 GiB, depending on device and driver; 0.5 assumed",
+    ]
+    if found.paged:
+        lines.append(f"  host: {gib(found.paged)} of the optimizer, in memory that moves there when the GPU is full")
+    return [*lines, f"  as built by {job_model.versions()}"]
+
+
+def _to_make_it_fit(path: Path, overrides: tuple[str, ...], job: Job, usable: int) -> str:
+    """Return the first change of settings with which the job fits."""
+    for change in _CHANGES:
+        try:
+            changed = jobs.load(path, (*overrides, *change))
+            if changed != job and replay(changed).needed <= usable:
+                return f"to make it fit: {' '.join(change)}"
+        except SetupError:
+            continue
+    tried = ", ".join(dict.fromkeys(item for change in _CHANGES for item in change))
+    return f"none of {tried} makes it fit, nor all of them; take weights in 4 bits, a smaller model or shorter texts"
+
+
+def check_only_job(given: dict[str, object]) -> None:
+    """Raise BenchError for options of a recipe's plan that were given beside a job. given: option -> value."""
+    for name, value in given.items():
+        if value:
+            raise BenchError(f"{name} is for a recipe's plan; the settings of a --job are in its file, or key=value")
