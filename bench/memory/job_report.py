@@ -7,7 +7,7 @@ from bench.memory import job as jobs
 from bench.memory import job_model
 from bench.memory.job import Job
 from bench.memory.replay import JobForecast, replay
-from bench.memory.verdict import asked_card, gib, others_of_this_size, verdict
+from bench.memory.verdict import Card, asked_card, gib, others_of_this_size, verdict
 from bench.utils.hardware import CONTEXT
 
 # Changes that are tried where a job does not fit, the one that costs least first.
@@ -25,11 +25,11 @@ def answer(path: Path, overrides: tuple[str, ...], gpu: str | None) -> tuple[boo
     Raises BenchError for a file, or a job, that can't be planned.
     """
     card, job = asked_card(gpu), jobs.load(path, overrides)
-    found = replay(job)
+    found = replay(job, card.capability)
     fits, first = verdict(found.needed, card, _sizes(job))
     lines = [first, *others_of_this_size(found.needed, card), *_lines(path, job, found)]
     if card.usable is not None and not fits:
-        lines.append(_to_make_it_fit(path, overrides, job, card.usable))
+        lines.append(_to_make_it_fit(path, overrides, job, card))
     return fits, lines
 
 
@@ -70,12 +70,13 @@ def _lines(path: Path, job: Job, found: JobForecast) -> list[str]:
     return [*lines, f"  as built by {job_model.versions()}"]
 
 
-def _to_make_it_fit(path: Path, overrides: tuple[str, ...], job: Job, usable: int) -> str:
-    """Return the first change of settings with which the job fits."""
+def _to_make_it_fit(path: Path, overrides: tuple[str, ...], job: Job, card: Card) -> str:
+    """Return the first change of settings with which the job fits the card."""
+    usable = card.usable or 0
     for change in _CHANGES:
         try:
             changed = jobs.load(path, (*overrides, *change))
-            if changed != job and replay(changed).needed <= usable:
+            if changed != job and replay(changed, card.capability).needed <= usable:
                 return f"to make it fit: {' '.join(change)}"
         except SetupError:
             continue

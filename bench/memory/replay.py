@@ -26,11 +26,11 @@ from bench.memory.allocator import Block, CachingAllocator
 from bench.memory.job import Job
 from bench.memory.job_shards import Shards
 from bench.memory.meta_device import TYPES, Autocast, OnCuda, attention
-from bench.memory.planner import CUBLAS
 from bench.models.heads import transformer_blocks, unwrapped
 from bench.models.kernels import answer_only_loss, patch
 from bench.models.library_internals import torch_internals
 from bench.training import memory_saving
+from bench.utils import hardware
 from bench.utils.hardware import CONTEXT
 
 WEIGHTS, FORWARD, BACKWARD, STEP = "loading", "the forward pass", "the backward pass", "the optimiser's step"
@@ -105,12 +105,15 @@ class _Tape(torch_internals.TorchDispatchMode):
         return block
 
 
-def replay(job: Job) -> JobForecast:
-    """Return the forecast of a job. Raises SetupError for what can't be built, or run, without numbers."""
-    return replay_model(job, job_model.build_model(job))
+def replay(job: Job, capability: tuple[int, int] | None = None) -> JobForecast:
+    """Return the forecast of a job. capability: of the GPU, which sets the size of cuBLAS's workspaces.
+
+    Raises SetupError for what can't be built, or run, without numbers.
+    """
+    return replay_model(job, job_model.build_model(job), capability)
 
 
-def replay_model(job: Job, model: nn.Module) -> JobForecast:
+def replay_model(job: Job, model: nn.Module, capability: tuple[int, int] | None = None) -> JobForecast:
     """Return the forecast of a job whose model is there already, on the meta device and in training mode."""
     trained = trained_by(model)
     states = [state_sizes.optimizer_bytes(parameter, job.optimizer) for parameter in trained]
@@ -124,7 +127,7 @@ def replay_model(job: Job, model: nn.Module) -> JobForecast:
                 tape.leave_out(tensor)
     weights = tape.pool.allocated
     for _ in range(2):  # of the two threads that multiply matrices
-        tape.take(CUBLAS // 2)
+        tape.take(hardware.cublas_workspace(capability))
     reserved = []
     with ExitStack() as stack:
         if job.code == "transformers" and job.attention != "eager":
