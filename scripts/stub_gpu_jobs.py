@@ -78,8 +78,12 @@ class Job:
 
 
 def settings(given: Resolved) -> str:
-    """Return a short hash of what of a recipe decides its memory."""
-    shown = given.recipe.model_dump_json(include=DECIDES) + given.options.model_dump_json()
+    """Return a short hash of what of a recipe decides its memory; a key at its default does not count."""
+    parts = (
+        given.recipe.model_dump_json(include=DECIDES, exclude_defaults=True),
+        given.options.model_dump_json(exclude_defaults=True),
+    )
+    shown = given.recipe.method.name + "".join(parts)
     return hashlib.sha256(shown.encode()).hexdigest()[:12]
 
 

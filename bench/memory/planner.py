@@ -150,7 +150,7 @@ class MemoryPlan:
 
     on_cpu: whether it takes the host's memory in place of GPUs', with no context of CUDA, and blocks of any size.
     capability: of the GPUs, where it is known: of it cuBLAS's workspaces are.
-    usages: what was run already, by (rows, length, whether weights are gathered for each layer).
+    usages: what was run already, by its kind of batch.
     """
 
     resolved: Resolved
@@ -161,7 +161,7 @@ class MemoryPlan:
     states: state_sizes.States
     on_cpu: bool = False
     capability: tuple[int, int] | None = None
-    usages: dict[tuple[int, int, bool], Usage] = field(default_factory=dict)
+    usages: dict[Batch, Usage] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -213,26 +213,25 @@ class MemoryPlan:
         return Budget.plan(self.resolved.recipe.training, self.lengths.examples or 10**6, self.parallelism.world)
 
     def usage(self, rows: int, length: int) -> Usage:
-        """Return the bytes of a step's own; each size is run once."""
-        sharded = self.parallelism.zero == 3
-        if (rows, length, sharded) not in self.usages:
-            recipe, pads = self.resolved.recipe, self._computes_pads()
-            batch = Batch(
-                rows=rows * self.lengths.choices,
-                length=length,
-                answers=rows * min(self.lengths.answers, length),
-                on_answers_alone=recipe.speed.answer_logits and not self._shards_a_trained_head(),
-                precision=self.precision,
-                sharded=sharded,
-                keeps_copies=not (recipe.speed.drop_copies and recipe.training.gradient_checkpointing)
-                or self.parallelism.zero > 0
-                or self.parallelism.fsdp,
-                on_cuda=not self.on_cpu,
-                padded=rows > 1 and pads,
-                packed=rows > 1 and not pads and not self.on_cpu,
-            )
-            self.usages[rows, length, sharded] = activations.probe(self.model, batch)
-        return self.usages[rows, length, sharded]
+        """Return the bytes of a step's own; each kind of batch is run once."""
+        recipe, pads = self.resolved.recipe, self._computes_pads()
+        batch = Batch(
+            rows=rows * self.lengths.choices,
+            length=length,
+            answers=rows * min(self.lengths.answers, length),
+            on_answers_alone=recipe.speed.answer_logits and not self._shards_a_trained_head(),
+            precision=self.precision,
+            sharded=self.parallelism.zero == 3,
+            keeps_copies=not (recipe.speed.drop_copies and recipe.training.gradient_checkpointing)
+            or self.parallelism.zero > 0
+            or self.parallelism.fsdp,
+            on_cuda=not self.on_cpu,
+            padded=rows > 1 and pads,
+            packed=rows > 1 and not pads and not self.on_cpu,
+        )
+        if batch not in self.usages:
+            self.usages[batch] = activations.probe(self.model, batch)
+        return self.usages[batch]
 
     def _shards_a_trained_head(self) -> bool:
         """Return whether FSDP2 shards a trained output head, so that a run computes all logits (`training.loss`)."""

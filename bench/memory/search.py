@@ -98,7 +98,10 @@ def _rise_per_token(plan: MemoryPlan) -> float:
 
     By one size alone it is what all of its tokens need, which is a little too much: some does not grow with them.
     """
-    sizes = sorted((rows * length, max(usage.peaks.values())) for (rows, length, _), usage in plan.usages.items())
+    sizes = sorted(
+        (batch.rows // plan.lengths.choices * batch.length, max(usage.peaks.values()))
+        for batch, usage in plan.usages.items()
+    )
     if not sizes:
         return 0.0
     (few, low), (many, high) = sizes[0], sizes[-1]

@@ -94,7 +94,8 @@ def test_lengths_are_compiled_once_and_scoring_is_not(tmp_path):
 def test_what_can_not_be_compiled_is_trained_plainly_with_a_note(kind, tmp_path, monkeypatch):
     _, plain, _ = trained(tmp_path, compiled=False)
     reason = _break(kind, monkeypatch)
-    model, found, heard = trained(tmp_path, compiled=True)
+    with torch._dynamo.config.patch(disable=kind == "switched off"):
+        model, found, heard = trained(tmp_path, compiled=True)
     assert found == plain
     assert heard.settings["compile"] is False
     assert len(heard.notes) == 1
@@ -117,7 +118,6 @@ def _break(kind: str, monkeypatch: Any) -> str:
         monkeypatch.setattr(compiled_blocks, "BACKEND", wrong)
         return "gets another training loss so (by "
     if kind == "switched off":
-        monkeypatch.setattr(torch._dynamo.config, "disable", True)
         return "was run as it is by torch, which compiled nothing"
     if kind == "no blocks":
         monkeypatch.setattr(compiled_blocks, "GradientCheckpointingLayer", torch.nn.Conv3d)
