@@ -1,4 +1,4 @@
-"""What FSDP2 gathers and sends at a time, on top of a process's shards: by torch's sources, counted on a stub GPU.
+"""Sizes of what FSDP2 gathers and sends at a time, beside a process's shards: torch's sources, counted on a stub GPU.
 
     units = Units.of(model)
     units.at("head", usage)  # bytes at that section of a step, with whole weights, gradients and buffers

@@ -1,4 +1,4 @@
-"""What FSDP makes of a job's memory: a GPU holds its part of each unit, and gathers a unit while it computes.
+"""The memory of a job under FSDP: a GPU holds its part of each unit, and gathers a unit while it computes.
 
 A unit is a block of the model; all else is the root, which stays gathered from the forward pass to the end of the
 backward pass. The next block is gathered while one computes. A unit's gradient is whole until the last of it is there,

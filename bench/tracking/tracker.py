@@ -1,4 +1,4 @@
-"""What a run sends to a tracker, and what a tracker is."""
+"""The contract of a tracker, and the values that a run sends."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the record of a run with published settings notes."""
+"""Notes in the record of a run with published settings."""
 
 from types import SimpleNamespace
 
