@@ -1,4 +1,4 @@
-"""Memory of each process while a model trains whole, and divided by ZeRO-1, 2 and 3, over one process and over two.
+"""Memory of each process while a model trains whole, and divided by ZeRO-1, 2 and 3, over one, two and four processes.
 
     python scripts/benchmarks/spread_memory.py [--small] [--ways zero2 zero3]
     python scripts/benchmarks/spread_memory.py --phases [--small]
@@ -12,7 +12,8 @@ resident memory, the largest of the processes, less what they hold before the mo
   2020, section 5, in float32: 4 + 4 + 8 bytes a parameter for weights, gradients and Adam's moments).
 * peak: of all steps. To it belongs what is there for a moment only, and it decides whether a model fits.
 
-Beside each stands what DeepSpeed's sources (0.19) give for it, by `held_bytes` and `peak_bytes`.
+Beside each is what DeepSpeed's sources (0.19) give for it, by `held_bytes` and `peak_bytes`, and what `bench plan`
+forecasts of weights, gradients and optimizer for that number of processes.
 
 With --phases: the peak of each process while a model is loaded and saved sharded, on one, two and four processes, as
 `models.shards` and `models.whole_on_disk` do for ZeRO-3 and FSDP2 alike. Measured is anonymous memory, which a process
@@ -49,6 +50,7 @@ from bench.utils.hardware import GIB  # noqa: E402
 # What scores sharded, and by which accelerate config.
 SCORED = {"zero3": "zero3_cpu2", "fsdp2": "fsdp2_cpu2"}
 CONFIGS = {"ddp": "ddp_cpu2", "zero1": "zero1_cpu2", "zero2": "zero2_cpu2", "zero3": "zero3_cpu2"}
+RECIPE = ROOT / "recipes" / "tiny" / "mistral-lora.yaml"
 SIZES = {"full": (1024, 8, 4096), "small": (256, 4, 1024)}
 VOCABULARY = 2048  # of the recipe's model card
 TOLERANCE = 1e-4
@@ -62,7 +64,7 @@ WATCHED = "--watched"
 def held_bytes(way: str, processes: int, parameters: int, bucket: int) -> float:
     """Bytes of a process between two micro-batches. bucket: elements in which gradients are summed.
 
-    DDP keeps gradients a second time, in the buckets that it sends; so it does where one process is launched with it.
+    DDP keeps gradients a second time, in the buckets that it sends.
     ZeRO keeps a copy of a process's part of the weights for the optimiser, in float32 too:
     `single_partition_of_fp32_groups` in runtime/zero/stage_1_and_2.py, and in stage3.py `_create_fp32_partitions`,
     which would do without on the same device, but compares a device with a name. ZeRO-1 keeps all gradients until the
@@ -71,6 +73,22 @@ def held_bytes(way: str, processes: int, parameters: int, bucket: int) -> float:
     shares = {"ddp": (20, 0), "zero1": (8, 12), "zero2": (4, 16), "zero3": (0, 20)}
     whole, divided = shares[way]
     return parameters * (whole + divided / processes) + (4 * bucket if way == "zero3" else 0)
+
+
+def planned_bytes(way: str, processes: int, size: str) -> int:
+    """Bytes of what is held, by the forecast of `bench plan` for so many processes.
+
+    ZeRO-1 and 2 have their bucket while gradients are sent alone, ZeRO-3 always, and DDP's are those that it keeps.
+    """
+    from bench.config import resolve
+    from bench.memory.planner import MemoryPlan, Parallelism
+
+    zero = 0 if way == "ddp" else int(way[-1])
+    resolved = resolve.load(RECIPE, ("method=full", *settings(size)))
+    plan = MemoryPlan.of(resolved, Parallelism(world=processes, zero=zero), precision="no")
+    parts = plan.predict(1, 32).parts
+    always = ("weights", "optimizer", "gradients", "master weights", *(("communication",) if zero in (0, 3) else ()))
+    return sum(parts.get(name, 0) for name in always)
 
 
 def peak_bytes(way: str, processes: int, parameters: int, buffers: dict[str, int]) -> float:
@@ -149,7 +167,7 @@ def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--quiet",
         "--config_file", str(ROOT / "accelerate_configs" / f"{CONFIGS[way]}.yaml"), "--num_processes", str(processes),
-        __file__, WATCHED, str(folder), str(ROOT / "recipes" / "tiny" / "mistral-lora.yaml"), "method=full",
+        __file__, WATCHED, str(folder), str(RECIPE), "method=full",
         *settings(size), "--out", str(folder / "run"),
     ]  # fmt: skip
     # Else glibc would keep what was freed, for a time that depends on the order in which tensors come and go.
@@ -172,6 +190,7 @@ def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]
         "zero_stage": found.launch.zero_stage,
         "parameters": parameters,
         "held_by_sources_gib": held_bytes(way, processes, parameters, sharding.BUFFERS["reduce_bucket_size"]) / GIB,
+        "held_by_the_plan_gib": planned_bytes(way, processes, size) / GIB,
         "held_gib": max(one - other for one, other in zip(held, before, strict=True)),
         "peak_by_sources_gib": peak_bytes(way, processes, parameters, sharding.BUFFERS) / GIB,
         "peak_gib": max(one - other for one, other in zip(peaks, before, strict=True)),
@@ -447,11 +466,11 @@ def scoring_problems(rows: list[dict[str, Any]]) -> list[str]:
 def table(rows: list[dict[str, Any]]) -> str:
     """A row per launch."""
     lines = [
-        "| spread by | processes | held, GiB | by the sources | peak, GiB | by the sources |",
-        "| --- | --: | --: | --: | --: | --: |",
+        "| spread by | processes | held, GiB | by the sources | by the plan | peak, GiB | by the sources |",
+        "| --- | --: | --: | --: | --: | --: | --: |",
     ]
     for row in rows:
-        names = ("held_gib", "held_by_sources_gib", "peak_gib", "peak_by_sources_gib")
+        names = ("held_gib", "held_by_sources_gib", "held_by_the_plan_gib", "peak_gib", "peak_by_sources_gib")
         lines.append(
             f"| {row['way']} | {row['processes']} | " + " | ".join(f"{row[name]:.2f}" for name in names) + " |"
         )
@@ -470,9 +489,12 @@ def problems(rows: list[dict[str, Any]]) -> list[str]:
             expected, measured = row[f"{kind}_by_sources_gib"], row[f"{kind}_gib"]
             if abs(measured - expected) > SLACK * expected:
                 found.append(f"{name}: {kind} {measured:.2f} GiB, by the sources {expected:.2f}")
+        planned = row["held_by_the_plan_gib"]
+        if abs(row["held_gib"] - planned) > SLACK * planned:
+            found.append(f"{name}: held {row['held_gib']:.2f} GiB, by the plan {planned:.2f}")
     by_case = {(row["way"], row["processes"]): row for row in rows}
     falls = [((way, 2), (then, 2)) for way, then in (("ddp", "zero1"), ("zero1", "zero2"), ("zero2", "zero3"))]
-    falls += [((way, 1), (way, 2)) for way in ("zero1", "zero2", "zero3")]
+    falls += [((way, few), (way, many)) for way in ("zero1", "zero2", "zero3") for few, many in ((1, 2), (2, 4))]
     for high, low in falls:
         measured, expected = (by_case[high][key] - by_case[low][key] for key in ("held_gib", "held_by_sources_gib"))
         if measured < expected / 2:
@@ -493,7 +515,7 @@ def main() -> int:
         return phases(size)
     if options.scoring:
         return scoring(size)
-    launches = [(way, count) for way in CONFIGS for count in (1, 2)]
+    launches = [(way, count) for way in CONFIGS for count in PROCESSES if (way, count) != ("ddp", 1)]
     if options.ways:
         launches = [(way, count) for way, count in launches if way in options.ways]
     elif size == "small":

@@ -158,6 +158,17 @@ def test_spread_memory():
     assert "parameters; memory of each process" in shown[0]
 
 
+def test_the_plan_counts_what_the_sources_hold_on_any_number_of_processes(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spread_memory = importlib.import_module("spread_memory")
+    bucket = sharding.BUFFERS["reduce_bucket_size"]
+    for way in spread_memory.CONFIGS:
+        for processes in (2, 4, 8):
+            planned = spread_memory.planned_bytes(way, processes, "small")
+            held = spread_memory.held_bytes(way, processes, 4_459_264, bucket)
+            assert planned == pytest.approx(held, rel=1e-3), (way, processes)
+
+
 def test_spread_memory_of_loading_and_saving(monkeypatch):
     shown, found = run("spread_memory", "--phases")
     (case,) = found["cases"]
