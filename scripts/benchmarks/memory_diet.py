@@ -225,8 +225,8 @@ def trained(resolved: Any, tokens: Any, setting: Setting) -> tuple[int, list[flo
             observer=observer,
         )
         train(inputs, progress)
-    # Offload is not possible on a CPU, and said there.
-    notes = [note for note in observer.notes if "activation_offload" not in note]
+    # Offload and paging are not possible on a CPU, and said there.
+    notes = [note for note in observer.notes if "activation_offload" not in note and "pages nothing" not in note]
     assert not notes, notes
     return peak.size, progress.log.losses
 

@@ -225,13 +225,13 @@ def measured(spread_memory, way, processes):
         ("peak", spread_memory.peak_bytes(way, processes, parameters, sharding.BUFFERS)),
     ):
         found |= {f"{kind}_gib": 1.05 * size / GIB, f"{kind}_by_sources_gib": size / GIB}
-    return found
+    return found | {"held_by_the_plan_gib": found["held_by_sources_gib"]}
 
 
 def test_memory_that_is_not_as_it_must_be_is_told(monkeypatch):
     monkeypatch.syspath_prepend(str(FOLDER))
     spread_memory = importlib.import_module("spread_memory")
-    rows = [measured(spread_memory, way, count) for way in spread_memory.CONFIGS for count in (1, 2)]
+    rows = [measured(spread_memory, way, count) for way in spread_memory.CONFIGS for count in (1, 2, 4)]
     assert spread_memory.problems(rows) == []
     second, third = ([row for row in rows if row["way"] == way][1] for way in ("zero2", "zero3"))
     third["losses"] = [0.7, 0.61]
@@ -240,6 +240,7 @@ def test_memory_that_is_not_as_it_must_be_is_told(monkeypatch):
     told = "\n".join(spread_memory.problems(rows))
     assert "zero3 on 2: losses [0.7, 0.61], expected [0.7, 0.6]" in told
     assert "zero2 on 2: held 1.75 GiB, by the sources 1.43" in told
+    assert "zero2 on 2: held 1.75 GiB, by the plan 1.43" in told
     assert "from ('zero1', 2) to ('zero2', 2), what is held falls by 0.00 GiB, expected 0.24" in told
 
 

@@ -7,7 +7,9 @@ from bench.runner import lifecycle
 from bench.utils import process
 from tests.helpers.launching import NO_DROPOUT, ROOT, losses, read_lines
 
-RECIPES = {path.stem: path for path in sorted((ROOT / "recipes" / "tiny").glob("*.yaml"))}
+# Without a model there is no path to leave out.
+PATHS = sorted((ROOT / "recipes" / "tiny").glob("*.yaml"))
+RECIPES = {path.stem: path for path in PATHS if not path.stem.startswith("none-")}
 TEXT = {name for name in RECIPES if "text" in name}
 OFF = "speed={padding_free: false, answer_logits: false, token_cache: false, keep_memory: false}"
 # Paths that move no number but by rounding, each switched off by itself where all are in use.

@@ -112,7 +112,8 @@ def test_no_command_runs_what_lies_in_the_working_folder(place):
         "report": [["remote", "-o", "r"]], "compare": [["remote", "remote"]], "push": [["remote", "--to", "a/b"]],
         "predict": [["remote", "--text", "x"], [".", "--text", "x"]],
         "gate": [[study[0], "--baseline", "b", "--config", "cpu"]],
-        "run": [[study[0], "--config", "no-such-config"]], "export": [["remote"], ["."]],
+        "run": [[study[0], "--config", "no-such-config"]], "export": [["remote"], ["."], ["remote", "--format", "csv"]],
+        "import": [["remote"], ["mine.py"], ["remote", "--like", "remote"]],
         "card": [["./remote"], ["remote", "trust_remote_code=true"], ["."], ["mine.py", "--as", "dataset"]],
         "try": [["./remote", "--on", "reviews", "--dry-run", "--gpu", "1GiB", "--out", str(place / "try")]],
     }  # fmt: skip

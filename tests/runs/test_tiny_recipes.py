@@ -43,7 +43,8 @@ def runs(tmp_path_factory):
 def test_there_are_recipes_for_every_method():
     methods = {path.stem for path in (ROOT / "bench" / "methods").glob("*.py")} - {"__init__"}
     shown = {record_method(path) for path in RECIPES.values()}
-    assert methods <= shown
+    # A head that nobody trained can't show that it learns; its small study does run (test_studies).
+    assert methods - {"untouched"} == shown
 
 
 def record_method(path):
