@@ -121,8 +121,8 @@ def settings(size: str) -> list[str]:
     return [
         *(f"model.architecture.{name}={value}" for name, value in sizes.items()),
         "model.architecture.initializer_range=0.02", "max_length=32", "training.learning_rate=1e-4",
-        "training.epochs=null", "training.steps=3", "training.global_batch=4", "training.per_device_batch=1",
-        "training.log_every=1", "limit={train: 12, test: 4}", "evaluation.before=false", "save=false",
+        "training.epochs=null", "training.steps=3", "training.global_batch=8", "training.per_device_batch=1",
+        "training.log_every=1", "limit={train: 24, test: 4}", "evaluation.before=false", "save=false",
         "speed.keep_memory=false",
     ]  # fmt: skip
 
