@@ -13,7 +13,8 @@ from bench.analysis.predictions import MatchedRuns, ScoredRun
 from bench.analysis.stats.sums import Line
 from bench.config.cards import NUMBERS_TASK, TAGS_TASK, DatasetCard
 from bench.data import dataset, tagging
-from bench.errors import BenchError
+from bench.data.sources import Rows
+from bench.errors import BenchError, DataError
 from bench.records.record import Record
 
 # Where texts of examples may be read for a report.
@@ -179,27 +180,39 @@ def texts(record: Record, split: str, *, texts_from: TextSource = "files") -> tu
     """
     if texts_from == "nowhere":
         return {}, "--no-texts was given"
+    try:
+        rows, labels = loaded_again(record, split, from_hub=texts_from == "hub")
+    except DataError as error:
+        return {}, str(error)
+    return {row["id"]: _joined(row, labels) for row in rows}, None
+
+
+def loaded_again(record: Record, split: str, *, from_hub: bool = False) -> tuple[Rows, Sequence[str]]:
+    """Return the rows of a run's split and the data's labels, read again by the card in the record.
+
+    from_hub: whether they may be downloaded. Raises DataError where that is impossible, or gives other data than the
+    run's.
+    """
     part = record.data.splits.get(split) if record.data else None
     described = record.recipe.resolved.get("dataset")
     if part is None or not isinstance(described, dict):
-        return {}, "the record does not describe the data set"
+        raise DataError("the record does not describe the data set")
     try:
         card = DatasetCard.model_validate_json(json.dumps(described))
-    except ValidationError:
-        return {}, "the record's description of the data set is not valid in this version"
-    if card.source.kind == "hub" and texts_from != "hub":
-        return {}, "they are on the Hub; pass --hub-texts to load them"
+    except ValidationError as error:
+        raise DataError("the record's description of the data set is not valid in this version") from error
+    if card.source.kind == "hub" and not from_hub:
+        raise DataError("they are on the Hub; pass --hub-texts to load them")
     limit = record.recipe.resolved.get("limit") or {}
     try:
         corpus = dataset.load(card, limit, {split})
-        loaded, loaded_labels = corpus.splits[split], corpus.labels
     except (BenchError, OSError) as error:
-        return {}, str(error)
+        raise DataError(str(error)) from error
     except Exception as error:  # of any kind, from a library: a missing text must not fail the report
-        return {}, f"{type(error).__name__}: {error}"
-    if loaded.fingerprint != part.fingerprint:
-        return {}, "the data have changed since the run: their fingerprint differs from the record's"
-    return {row["id"]: _joined(row, loaded_labels) for row in loaded.rows}, None
+        raise DataError(f"{type(error).__name__}: {error}") from error
+    if corpus.splits[split].fingerprint != part.fingerprint:
+        raise DataError("the data have changed since the run: their fingerprint differs from the record's")
+    return corpus.splits[split].rows, corpus.labels
 
 
 def _joined(row: Mapping[str, Any], labels: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.data.batching import IGNORED
 from bench.records.record import RunWarning, Score
 
 # Far above: of a new head's outputs, which are near one another, nothing gives this much.
@@ -17,8 +18,6 @@ LOW_FACTOR = 0.5
 FEWEST_LABELS = 16
 # A wider interval of a share leaves nearly everything open.
 WIDE = 0.2
-# Label of what is no label item.
-IGNORED = -100
 
 
 def untrained_head(modules: Sequence[str], *, method: str, trains: str, is_trained: bool) -> RunWarning | None:

@@ -17,8 +17,7 @@ from typing import Any
 from bench import __version__
 from bench.analysis import accessors
 from bench.analysis.accessors import Located
-from bench.analysis.predictions import MissingPredictions, prediction_rows
-from bench.errors import DataError
+from bench.exchange.examples import rows_of
 from bench.records.record import Record, Score
 from bench.reporting.hub import cards
 from bench.utils import numbers
@@ -34,11 +33,9 @@ def files(run: Located, stage: str, organization: str) -> dict[str, str]:
 
     organization: who ran the evaluation; a tuned model is called "<organization>/<run>". The UUID follows from the
     record, so that an export is the same each time. Texts of the data are not written: an example has its id, its
-    reference and the answer. Raises DataError for a run without scores of the stage.
+    reference and the answer.
     """
     path, record = run
-    if record.status != "ok" or not record.scores.get(stage):
-        raise DataError(f"{path}: there are no scores of stage {stage!r} to export (status {record.status})")
     model = _model(record, stage, organization, path.parent.name)
     content = _log(record, stage, organization, model)
     folder = f"data/{_safe(_data_name(record))}/{model['id']}"
@@ -184,11 +181,7 @@ def _examples(run: Located, stage: str, log: Mapping[str, Any]) -> Iterator[dict
             for name in scores
             if accessors.metric_bounds(name) == (0.0, 1.0) and accessors.higher_is_better([record], name)
         }
-        try:
-            rows = list(prediction_rows(path, stage, split))
-        except MissingPredictions:
-            continue
-        for row in rows:
+        for row in rows_of(path, stage, split):
             for metric in sorted(shares.intersection(row["metrics"])):
                 yield _example(row, split, metric, log, _data_name(record))
 

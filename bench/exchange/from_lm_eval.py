@@ -20,12 +20,11 @@ _Z = 1.959963984540054  # of a two-sided interval of 95 %
 SPLIT = "test"
 
 
-def read(path: Path, task: str) -> tuple[Record, list[dict[str, Any]]]:
+def of_content(path: Path, content: Any, task: str) -> tuple[Record, list[dict[str, Any]]]:
     """Return the record of one task of a results file, and its lines of predictions (none without samples).
 
     Raises DataError for a file of another kind, a task that it lacks, and samples that contradict its values.
     """
-    content = foreign.read_json(path)
     if not isinstance(content, dict) or task not in content.get("results", {}):
         raise DataError(f"{path}: it has no results of {task!r}")
     known = content.get("n-samples", {}).get(task, {})
@@ -71,9 +70,8 @@ def read(path: Path, task: str) -> tuple[Record, list[dict[str, Any]]]:
     return record, [{key: value for key, value in line.items() if key != "doc_hash"} for line in lines]
 
 
-def tasks(path: Path) -> list[str]:
+def tasks(path: Path, content: Any) -> list[str]:
     """Return the tasks of a results file. Raises DataError for a file of another kind."""
-    content = foreign.read_json(path)
     results = content.get("results") if isinstance(content, dict) else None
     if not isinstance(results, dict) or not results:
         raise DataError(f"{path}: no results of {TOOL}: it has no `results`")

@@ -16,12 +16,12 @@ from bench.utils.hardware import GIB
 
 TOOL = "PEFT's method comparison"
 TEST_QUESTIONS = 1319
-NAMES = {"reserved_gib": ("accelerator_memory_max", "cuda_memory_max")}
+# What torch had reserved at most, by the names of newer and older versions.
+RESERVED = ("accelerator_memory_max", "cuda_memory_max")
 
 
-def read(path: Path) -> Record:
-    """Return the record of one file. Raises DataError for one of another kind, and for a run that failed."""
-    content = foreign.read_json(path)
+def of_content(path: Path, content: Any) -> Record:
+    """Return the record of one file's content. Raises DataError for another kind, and for a run that failed."""
     try:
         info, trained, meta = (content[part] for part in ("run_info", "train_info", "meta_info"))
         config, adapter = info["train_config"], info["peft_config"]
@@ -102,7 +102,7 @@ def _data(meta: dict[str, Any]) -> Data:
 
 
 def _memory(trained: dict[str, Any]) -> dict[str, Any]:
-    values = (trained.get(name) for name in NAMES["reserved_gib"])
+    values = (trained.get(name) for name in RESERVED)
     reserved = next((value for value in values if value is not None), None)
     return {"reserved_gib": None if reserved is None else reserved / GIB}
 

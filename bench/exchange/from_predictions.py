@@ -7,19 +7,18 @@ same examples by the same code, and `compare` pairs both by example.
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from bench.analysis import accessors
+from bench.analysis.disagreements import loaded_again
 from bench.analysis.predictions import prediction_rows
 from bench.config import registry
-from bench.config.cards import DatasetCard
-from bench.data import dataset
 from bench.data.examples import as_array
 from bench.errors import DataError, did_you_mean
 from bench.evaluation.metric_set import MetricSet, Predictions
@@ -132,16 +131,13 @@ def _by_id(
 def _ids_by_text(reference: Record, split: str) -> dict[str, str]:
     """Return text -> id of the run's examples, from its data; texts that several examples share are left out."""
     try:
-        card = DatasetCard.model_validate(reference.recipe.resolved.get("dataset"), strict=False)
-    except ValidationError as error:
+        rows, _ = loaded_again(reference, split, from_hub=True)
+    except DataError as error:
         raise DataError(
-            "these predictions name no ids, and the run's record does not say how to read its data again: "
-            f"{error.errors()[0]['msg']}"
+            f"these predictions name no ids, and the texts of the run can't be read again: {error}"
         ) from error
-    limit = reference.recipe.resolved.get("limit", {})
-    rows = dataset.load(card, limit, {split}).splits[split].rows
-    texts = [str(row["text"]) for row in rows]
-    return {text: str(row["id"]) for text, row in zip(texts, rows, strict=True) if texts.count(text) == 1}
+    counts = Counter(str(row["text"]) for row in rows)
+    return {text: str(row["id"]) for row in rows if counts[text := str(row["text"])] == 1}
 
 
 def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:

@@ -1,18 +1,16 @@
 """Reads results of other tools into a folder of records, which `report` and `compare` take as they take runs."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.config.named_cards import safe_name
 from bench.errors import DataError
-from bench.exchange import from_lm_eval, from_peft
+from bench.exchange import foreign, from_lm_eval, from_peft
 from bench.records import store
 from bench.records.record import Record
 from bench.utils import files
-
-_UNSAFE = re.compile(r"[^\w.-]+")
 
 
 def read_in(paths: list[Path], out: Path) -> tuple[list[Path], list[str]]:
@@ -44,18 +42,16 @@ def _files(paths: list[Path]) -> list[Path]:
 
 
 def _results(path: Path) -> Iterator[tuple[Record, list[dict[str, Any]]]]:
-    from bench.exchange import foreign
-
     content = foreign.read_json(path)
     if isinstance(content, dict) and "train_info" in content:
-        yield from_peft.read(path), []
+        yield from_peft.of_content(path, content), []
         return
-    for task in from_lm_eval.tasks(path):
-        yield from_lm_eval.read(path, task)
+    for task in from_lm_eval.tasks(path, content):
+        yield from_lm_eval.of_content(path, content, task)
 
 
 def _written(record: Record, lines: list[dict[str, Any]], out: Path) -> Path:
-    name = _UNSAFE.sub("-", record.name).strip("-.") or "result"
+    name = safe_name(record.name)
     folder, number = out / f"{name}--seed{record.seed}", 2
     while folder.exists():  # another result of this name
         folder, number = out / f"{name}--seed{record.seed}--{number}", number + 1

@@ -14,9 +14,8 @@ from typing import Any
 from bench import __version__
 from bench.analysis import accessors
 from bench.analysis.accessors import Located
-from bench.analysis.predictions import MissingPredictions, prediction_rows
 from bench.config.cards import LM_EVAL
-from bench.errors import DataError
+from bench.exchange.examples import rows_of
 from bench.records.record import Record
 from bench.reporting.hub import cards
 from bench.utils import numbers
@@ -26,17 +25,15 @@ NOT_AVAILABLE = "N/A"
 
 
 def files(run: Located, stage: str) -> dict[str, str]:
-    """Return file name -> content of one run's stage. Raises DataError for a run without scores of the stage."""
+    """Return file name -> content of one run's stage."""
     path, record = run
-    if record.status != "ok" or not record.scores.get(stage):
-        raise DataError(f"{path}: there are no scores of stage {stage!r} to export (status {record.status})")
     date = (record.finished_at or record.started_at).replace(":", "-")
     results: dict[str, Any] = {"results": {}, "configs": {}, "versions": {}, "n-shot": {}, "n-samples": {}}
     results["higher_is_better"] = {}
     written: dict[str, str] = {}
     for split in record.scores[stage]:
         task = _task(record, split)
-        rows = _rows(path, stage, split)
+        rows = rows_of(path, stage, split)
         scores = _scores(record, stage, split, rows)
         results["results"][task] = {"alias": task, **scores}
         results["higher_is_better"][task] = {
@@ -103,13 +100,6 @@ def _standard_error(values: Sequence[Any], mean: float) -> float | str:
     if len(known) < 2 or len(known) != len(values) or not math.isclose(statistics.fmean(known), mean, rel_tol=1e-9):
         return NOT_AVAILABLE
     return statistics.stdev(known) / math.sqrt(len(known))
-
-
-def _rows(path: Any, stage: str, split: str) -> list[dict[str, Any]]:
-    try:
-        return list(prediction_rows(path, stage, split))
-    except MissingPredictions:
-        return []
 
 
 def _sample(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,8 @@ def write(runs: Sequence[Path], kind: str, out: Path, *, stage: str = "after", o
     done = 0
     for run in located:
         try:
+            if kind != "hub":  # which has the stage after training alone, and its own sentence
+                _require_scores(run, stage)
             made = _of_run(kind, stage, organization)(run)
         except DataError as error:
             left_out.append(str(error))
@@ -59,6 +61,12 @@ def _of_run(kind: str, stage: str, organization: str | None) -> Callable[[Locate
     if kind == "lm-eval":
         return functools.partial(to_lm_eval.files, stage=stage)
     return lambda run: dict([hub_results.file(run)])
+
+
+def _require_scores(run: Located, stage: str) -> None:
+    path, record = run
+    if record.status != "ok" or not record.scores.get(stage):
+        raise DataError(f"{path}: there are no scores of stage {stage!r} to export (status {record.status})")
 
 
 def _sentence(done: str, left_out: Sequence[str]) -> str:

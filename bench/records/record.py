@@ -337,6 +337,12 @@ class Record(Part):
         if warning not in self.warnings:
             self.warnings.append(warning)
 
+    def warn_of(self, *found: RunWarning | None) -> None:
+        """Warn of what was found, if anything was; see `warn`."""
+        for warning in found:
+            if warning is not None:
+                self.warn(warning.code, warning.sentence)
+
     def note(self, text: str) -> None:
         """Note a fallback, a truncation, a dropped example: anything that must not be silent."""
         text = secret_formats.remove(text)

@@ -51,8 +51,7 @@ def load_data(run: RunContext) -> RunInputs:
         run.record.note(f"{name} is left out: it {rules.why_undefined(name, recipe)}")
     for note in [*run.resolved.included_notes, *corpus.notes, *notes]:
         run.record.note(note)
-    for warning in corpus.warnings:
-        run.record.warn(warning.code, warning.sentence)
+    run.record.warn_of(*corpus.warnings)
     with run.clock.phase("tokenise"):
         data = _encode(run, corpus, plan, task, tokenizer)
     scoring = Scoring(
@@ -91,8 +90,7 @@ def _tell_of_cuts(run: RunContext, inputs: RunInputs, unit: str) -> None:
             run.record.note(f"{split.name}: {split.truncated} {unit} cut to {limit} tokens")
     rows = {name: len(inputs.corpus.splits[name].rows) for name in inputs.encoded}
     cut = {name: (split.truncated, rows[name]) for name, split in inputs.encoded.items()}
-    if (found := lost_texts.texts_cut(cut, unit, limit)) is not None:
-        run.record.warn(found.code, found.sentence)
+    run.record.warn_of(lost_texts.texts_cut(cut, unit, limit))
 
 
 def _tokenizer(recipe: Recipe, corpus: dataset.Corpus) -> tuple[PreTrainedTokenizerBase, list[str]]:
@@ -181,8 +179,7 @@ def _encode(
     run.record.speed["token_cache"] = data.token_cache
     for note in data.notes:
         run.record.note(note)
-    for warning in data.warnings:
-        run.record.warn(warning.code, warning.sentence)
+    run.record.warn_of(*data.warnings)
     return data
 
 

@@ -253,9 +253,7 @@ def _copy_before(new: Record, previous: Record) -> None:
         }
     for note in previous.notes:
         new.note(note)
-    for warning in previous.warnings:
-        if warning.sentence.startswith("before "):
-            new.warn(warning.code, warning.sentence)
+    new.warn_of(*(warning for warning in previous.warnings if warning.sentence.startswith("before ")))
 
 
 def resumed(step: int, previous: Record | None) -> Resumed:

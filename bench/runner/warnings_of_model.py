@@ -3,7 +3,6 @@
 from bench.evaluation import starting_points
 from bench.models import initial_values
 from bench.models.initial_values import InitialValues
-from bench.records.record import RunWarning
 from bench.runner.context import RunContext
 from bench.training.state import FitInputs
 
@@ -26,7 +25,7 @@ def warn_of_build(run: RunContext, initial: InitialValues) -> None:
     if "untrained_head" not in known and not (weights == "random" and plan.trains == "nothing"):
         is_trained = initial_values.trains_head(run.model, initial)
         head = starting_points.untrained_head(initial.head, method=method, trains=plan.trains, is_trained=is_trained)
-    _warn(run, body, head)
+    run.record.warn_of(body, head)
 
 
 def warn_of_first_loss(run: RunContext, inputs: FitInputs, loss: float) -> None:
@@ -38,10 +37,4 @@ def warn_of_first_loss(run: RunContext, inputs: FitInputs, loss: float) -> None:
         first, len(run.inputs.corpus.labels), multi_label=run.resolved.recipe.dataset.multi_label
     )
     if labels is not None:
-        _warn(run, starting_points.first_loss(loss, labels, is_new=bool(run.initial.head)))
-
-
-def _warn(run: RunContext, *found: RunWarning | None) -> None:
-    for warning in found:
-        if warning is not None:
-            run.record.warn(warning.code, warning.sentence)
+        run.record.warn_of(starting_points.first_loss(loss, labels, is_new=bool(run.initial.head)))

@@ -48,11 +48,8 @@ def _warn_of_chance(run: RunContext, stage: str, split: str) -> None:
         return
     kinds = ("random", *accessors.CONSTANT_BASELINES)
     floors = {kind: values.get(name) for kind, values in run.record.baselines[split].items() if kind in kinds}
-    found = starting_points.within_chance(
-        where, name, scores[name], floors, higher_is_better=registry.higher_is_better(name)
-    )
-    if found is not None:
-        run.record.warn(found.code, found.sentence)
+    higher = registry.higher_is_better(name)
+    run.record.warn_of(starting_points.within_chance(where, name, scores[name], floors, higher_is_better=higher))
 
 
 def _lost(run: RunContext, split: str) -> list[exhibits.Finding]:

@@ -1,6 +1,7 @@
 """MLflow: its default store, or the server that MLFLOW_TRACKING_URI names."""
 
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,6 @@ class MlflowTracker:
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Send values of a step."""
-        import time
-
         from mlflow.entities import Metric
 
         self._last, now = step, int(time.time() * 1000)

@@ -199,7 +199,7 @@ def encoded(rows: list[dict[str, Any]], name: str = "test") -> Encoded:
 
 
 def description(model: Any, known: ModelCard, method: str, plan: Any, text: bool) -> dict[str, Any]:
-    """What is written beside a saved model, as `stages.save` does."""
+    """The description that `stages.save` writes beside a saved model."""
     return {
         "task": "text_classification",
         "objective": "text" if text else "head",

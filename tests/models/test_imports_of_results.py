@@ -7,8 +7,10 @@ import pytest
 
 from bench.analysis import predictions as compared
 from bench.cli.main import main
+from bench.config.cards import DatasetCard
+from bench.data import dataset
 from bench.errors import DataError
-from bench.exchange import from_lm_eval, from_peft, from_predictions
+from bench.exchange import foreign, from_lm_eval, from_peft, from_predictions
 from bench.exchange.read_in import read_in
 from bench.records import store
 from tests.helpers import pages
@@ -84,7 +86,7 @@ def test_results_of_pefts_comparison_give_their_table(tmp_path, capsys):
 )
 def test_odd_results_of_peft_are_refused(tmp_path, content, sentence):
     with pytest.raises(DataError) as raised:
-        from_peft.read(written(tmp_path / "a.json", content))
+        from_peft.of_content(path := written(tmp_path / "a.json", content), foreign.read_json(path))
     assert sentence in str(raised.value)
 
 
@@ -132,22 +134,22 @@ def test_results_of_lm_eval_are_paired_by_document(tmp_path, capsys):
 def test_results_of_lm_eval_that_do_not_fit(tmp_path):
     path = lm_eval_results(tmp_path / "a", 2)
     with pytest.raises(DataError, match="it has no results of 'piqa'"):
-        from_lm_eval.read(path, "piqa")
+        from_lm_eval.of_content(path, foreign.read_json(path), "piqa")
     samples = next((tmp_path / "a").glob("samples_*"))
     lines = samples.read_text(encoding="utf-8").splitlines(keepends=True)
     samples.write_text("".join(lines[:3]), encoding="utf-8")
     with pytest.raises(DataError, match="its samples do not fit"):
-        from_lm_eval.read(path, "arc_easy")
+        from_lm_eval.of_content(path, foreign.read_json(path), "arc_easy")
     samples.write_text("".join(lines[:3]) + "{", encoding="utf-8")
     with pytest.raises(DataError, match=r"jsonl:4: no sample of lm_eval: JSONDecodeError"):
-        from_lm_eval.read(path, "arc_easy")
+        from_lm_eval.of_content(path, foreign.read_json(path), "arc_easy")
     samples.unlink()
-    record, lines = from_lm_eval.read(path, "arc_easy")
+    record, lines = from_lm_eval.of_content(path, foreign.read_json(path), "arc_easy")
     assert lines == []
     assert "no samples beside the results" in " ".join(record.notes)
     for content in ("[]", '{"results": {}}', "{"):
         with pytest.raises(DataError):
-            from_lm_eval.tasks(written(tmp_path / "b.json", content))
+            from_lm_eval.tasks(path := written(tmp_path / "b.json", content), foreign.read_json(path))
 
 
 @pytest.fixture
@@ -243,7 +245,14 @@ def test_texts_name_examples_where_ids_are_not_known(run, tmp_path):
     }  # fmt: skip
     record = store.read(run)
     record.recipe.resolved["dataset"] = card
+    corpus = dataset.load(DatasetCard.model_validate(card, strict=False), {}, {"test"})
+    record.data.splits["test"].fingerprint = corpus.splits["test"].fingerprint
     store.write(record, run)
     lines = "".join(json.dumps({"text": row["text"], "prediction": row["label"]}) + "\n" for row in rows)
     found = from_predictions.write(given(written(tmp_path / "a.jsonl", lines), run), tmp_path / "out")
     assert found.scores["after"]["test"]["accuracy"].value == 1.0
+    # Not where the data are others by now.
+    record.data.splits["test"].fingerprint = "other"
+    store.write(record, run)
+    with pytest.raises(DataError, match="the data have changed since the run"):
+        from_predictions.write(given(tmp_path / "a.jsonl", run), tmp_path / "other")
