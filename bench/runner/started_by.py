@@ -12,7 +12,7 @@ import yaml
 from accelerate.commands.config.config_args import default_config_file
 
 from bench.utils import secret_formats
-from bench.utils.files import read_bytes
+from bench.utils.files import ROOT, read_bytes
 
 LAUNCHERS = ("accelerate", "accelerate-launch", "torchrun", "deepspeed")
 # `python -m MODULE` -> the same command by its name.
@@ -25,14 +25,17 @@ CONFIG_OPTIONS = ("--config_file", "--config-file")
 
 
 def command() -> list[str]:
-    """Return the words of the launcher above this process, or of this process without one; secrets are removed."""
+    """Return the words of the launcher above this process, or of this process without one; secrets are removed.
+
+    Files of the project are named from its top, so that a record can be given away and its command typed elsewhere.
+    """
     own = [Path(sys.argv[0]).name, *sys.argv[1:]]
     with contextlib.suppress(psutil.Error):
         for parent in psutil.Process().parents():
             if words := launcher_words(parent.cmdline()):
                 own = words
                 break
-    return [secret_formats.remove(word) for word in own]
+    return [secret_formats.remove(word.replace(f"{ROOT}{os.sep}", "")) for word in own]
 
 
 def launcher_words(words: Sequence[str]) -> list[str]:
@@ -71,7 +74,8 @@ def _named(words: Sequence[str]) -> Path | None:
     for place, word in enumerate(words):
         option, _, value = word.partition("=")
         if option in CONFIG_OPTIONS:
-            return Path(value or "".join(words[place + 1 : place + 2]))
+            name = Path(value or "".join(words[place + 1 : place + 2]))
+            return name if name.exists() else ROOT / name
         if word.endswith(".py"):  # what follows belongs to the script
             return None
     return None

@@ -2,8 +2,10 @@
 
 import hashlib
 import sys
+from pathlib import Path
 
 from bench.runner import started_by
+from bench.utils.files import ROOT
 
 
 def sha256(path):
@@ -26,6 +28,15 @@ def test_the_commands_own_words_without_secrets(monkeypatch):
     token = "hf_" + "a1B2" * 9
     monkeypatch.setattr(sys, "argv", ["/folder/run.py", "tiny/bert-full", f"note={token}"])
     assert started_by.command() == ["run.py", "tiny/bert-full", "note=<removed>"]
+
+
+def test_files_of_the_project_are_named_from_its_top_wherever_it_lies(monkeypatch):
+    config = str(ROOT / "accelerate_configs" / "cpu.yaml")
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "bench" / "run.py"), f"--include={ROOT / 'tests'}", config])
+    assert started_by.command() == ["run.py", "--include=tests", "accelerate_configs/cpu.yaml"]
+    words = ["accelerate", "launch", "--config_file", "accelerate_configs/cpu.yaml", "bench/run.py"]
+    monkeypatch.chdir("/")
+    assert started_by.config_files(words) == {"accelerate/cpu.yaml": sha256(Path(config))}
 
 
 def test_config_files_are_hashed(tmp_path, monkeypatch):
