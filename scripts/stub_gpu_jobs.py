@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.config import registry, resolve
+from bench.config import recipe_names, registry, resolve
 from bench.config.resolve import Resolved
 from bench.errors import SetupError
 
@@ -90,13 +90,13 @@ def settings(given: Resolved) -> str:
 def names() -> list[str]:
     """Return the shipped recipes that a forecast is for: trained by gradients, of a model of its true size."""
     found = []
-    for path in sorted(resolve.SHIPPED.glob("*/*.yaml")):
-        if path.parent.name in ("datasets", "models", "studies"):
+    for path in sorted([*resolve.SHIPPED.glob("*/*.yaml"), *resolve.SHIPPED.glob("studies/*/*.yaml")]):
+        if path.parent.name in ("datasets", "models", "studies") or path.name == recipe_names.STUDY:
             continue
         given = resolve.load(path)
         plan = registry.load("methods", given.recipe.method.name).load_plan(given.options)
         if plan.trains == "gradient" and not given.model_name.startswith("tiny_"):
-            found.append(f"{path.parent.name}/{path.stem}")
+            found.append(path.relative_to(resolve.SHIPPED).with_suffix("").as_posix())
     return found
 
 
