@@ -22,7 +22,7 @@ from transformers import AttentionInterface
 
 from bench.data.batching import IGNORED
 from bench.errors import SetupError
-from bench.memory import without_numbers
+from bench.memory import reductions, without_numbers
 from bench.memory.meta_device import TYPES, Autocast, OnCuda, attention
 from bench.memory.state_sizes import held_by
 from bench.models.heads import (
@@ -210,7 +210,7 @@ def _refill(stack: nn.ModuleList, blocks: Sequence[nn.Module]) -> None:
 
 def _step(model: Any, batch: Batch) -> Usage:
     """Run one forward and backward pass under the ledger."""
-    ledger = _Ledger(model)
+    ledger = _Ledger(model, on_cuda=batch.on_cuda)
     casts = None
     if batch.precision in TYPES:
         casts = Autocast(TYPES[batch.precision], ledger.leave_out if batch.sharded else None, batch.keeps_copies)
@@ -303,10 +303,14 @@ def _text_loss(model: Any, inner: Any, ids: torch.Tensor, mask: Any, batch: Batc
 
 
 class _Ledger(torch_internals.TorchDispatchMode):
-    """Account of the storages that are alive, but for parameters, buffers and finished gradients."""
+    """Account of the storages that are alive, but for parameters, buffers and finished gradients.
 
-    def __init__(self, model: nn.Module) -> None:
+    on_cuda: count the buffers that operations take while they run, too.
+    """
+
+    def __init__(self, model: nn.Module, *, on_cuda: bool = False) -> None:
         super().__init__()
+        self._on_cuda = on_cuda
         held = [tensor for one in itertools.chain(model.parameters(), model.buffers()) for tensor in held_by(one)]
         self._outside = [tensor.untyped_storage() for tensor in held]
         self._known: dict[int, Any] = {id(storage): None for storage in self._outside}
@@ -328,9 +332,10 @@ class _Ledger(torch_internals.TorchDispatchMode):
         self.section = section
         self._note()
 
-    def _note(self) -> None:
-        for most, now in ((self.peaks, self.live), (self.with_gradients, self.live + self.gradients)):
-            most[self.section] = max(most[self.section], now)
+    def _note(self, for_a_moment: int = 0) -> None:
+        now = self.live + for_a_moment
+        for most, alive in ((self.peaks, now), (self.with_gradients, now + self.gradients)):
+            most[self.section] = max(most[self.section], alive)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and count what it has made."""
@@ -339,6 +344,8 @@ class _Ledger(torch_internals.TorchDispatchMode):
             # What a sparse one is made of has been seen already.
             if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
                 self._see(tensor.untyped_storage())
+        if self._on_cuda and (buffer := reductions.workspace(func, args, out)):
+            self._note(buffer)
         return out
 
     def _see(self, storage: Any) -> None:

@@ -20,7 +20,7 @@ from transformers import AttentionInterface
 
 from bench.data.batching import IGNORED
 from bench.errors import SetupError
-from bench.memory import job_model, litgpt_model, state_sizes, without_numbers
+from bench.memory import job_model, litgpt_model, reductions, state_sizes, without_numbers
 from bench.memory.activations import ATTENTION
 from bench.memory.allocator import Block, CachingAllocator
 from bench.memory.job import Job
@@ -76,6 +76,8 @@ class _Tape(torch_internals.TorchDispatchMode):
         for tensor in torch_internals.tree_leaves(out):
             if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.is_meta:
                 self.see(tensor)
+        if buffer := reductions.workspace(func, args, out):
+            self.pool.free(self.take(buffer))
         return out
 
     def leave_out(self, tensor: torch.Tensor) -> None:

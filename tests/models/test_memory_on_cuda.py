@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from bench.config import registry, resolve
 from bench.errors import SetupError
-from bench.memory import activations, state_sizes, verdict, without_numbers
+from bench.memory import activations, reductions, state_sizes, verdict, without_numbers
 from bench.memory.meta_device import Autocast, OnCuda, attention
 from bench.memory.planner import MemoryPlan, Parallelism
 from bench.models import peft_options
@@ -53,6 +53,28 @@ def test_a_mask_of_dropout_is_a_byte_for_each_element():
     with OnCuda():
         assert functional.dropout(inputs, 0.1, training=False) is inputs
         assert functional.dropout(inputs, 0.0) is inputs
+
+
+def test_a_sum_over_rows_takes_a_buffer_for_a_moment():
+    """25,165,824 bytes for the sum of 2,033 rows of 1,536 numbers, as the allocator counted them on a stub GPU."""
+    given, zero = torch.empty(1, 2033, 1536, device="meta"), torch.empty(0, 5, device="meta")
+    peaks = {}
+    for on_cuda in (True, False):
+        ledger = activations._Ledger(nn.Module(), on_cuda=on_cuda)
+        with ledger:
+            kept = given.sum((0, 1), keepdim=True)
+        peaks[on_cuda] = ledger.peaks["forward"]
+        assert ledger.live == kept.numel() * 4 == 6144
+    assert peaks == {True: 6144 + 25_165_824, False: 6144}
+    summed, mean = torch.ops.aten.sum.dim_IntList, torch.ops.aten.mean.dim
+    assert reductions.workspace(mean, (given, [0, 1]), given[0, 0]) == 25_165_824
+    # Too few rows; the last dimension; all of it; another operation; columns that do not lie together; nothing.
+    assert reductions.workspace(summed, (given[:, :1000], [1]), given[0, 0]) == 0
+    assert reductions.workspace(summed, (given, [-1]), given[0, :, 0]) == 0
+    assert reductions.workspace(summed, (given, None), given[0, 0, 0]) == 0
+    assert reductions.workspace(torch.ops.aten.mul.Tensor, (given, given), given) == 0
+    assert reductions.workspace(summed, (given.transpose(1, 2), [1]), given[0, :, 0]) == 0
+    assert reductions.workspace(summed, (zero, [0]), zero.sum(0)) == 0
 
 
 @together(
