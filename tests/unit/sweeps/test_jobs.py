@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from bench.cli import main as cli
 from bench.errors import RecipeError, SetupError
 from bench.records import record, store
 from bench.runner import run_folder
-from bench.sweeps import jobs, scheduler, study, tuning
+from bench.sweeps import jobs, overview, scheduler, study, tuning
 from bench.utils import files
 from tests.helpers.launching import ROOT, bench
 from tests.helpers.studies import TWO_SYSTEMS
@@ -552,11 +553,13 @@ def test_the_table_names_metric_and_split(tmp_path):
         known = {name: record.Score(value=value, examples=16, signature="x") for name, value in found.items()}
         written(one, scores={"after": {"test": known}})
         jobs.leave_out_finished([one], retry=False, metric="accuracy")
-    assert [column.header for column in scheduler.table([job]).columns][3] == "accuracy, test"
+    machine = jobs.Machine(config=jobs.CONFIGS / "cpu.yaml")
+    said = overview.lines(scheduler.rows_of([job], machine))
+    assert re.split("  +", said[1]) == ["run", "state", "accuracy, test", "time"]
     # Where runs have different scores, each is shown with its own name.
-    both = scheduler.table([job, other]).columns[3]
-    assert both.header == "score"
-    assert [str(cell) for cell in both.cells] == ["accuracy, test 0.5000", "squad_f1, test 0.2500"]
+    both = [re.split("  +", line) for line in overview.lines(scheduler.rows_of([job, other], machine))]
+    assert both[1][2] == "score"
+    assert [line[2] for line in both[2:]] == ["accuracy, test 0.5000", "squad_f1, test 0.2500"]
     assert scheduler.describe(other).endswith("0.2500 squad_f1, test")
 
 
@@ -566,6 +569,9 @@ def test_a_long_reason_leaves_room_for_the_rest_of_the_table(tmp_path):
     jobs.leave_out_finished([job], retry=False, metric=None)
     job.reason = "out of memory, and much more about it " * 5
     page = Console(width=80, file=io.StringIO())
-    page.print(scheduler.table([job]))
-    assert "0.8125" in page.file.getvalue()
-    assert "accuracy, test" in page.file.getvalue()
+    rows = scheduler.rows_of([job], jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
+    page.print(overview.drawn(overview.lines(rows)))
+    drawn = page.file.getvalue().splitlines()
+    assert "0.8125" in drawn[2]
+    assert "accuracy, test" in drawn[1]
+    assert len(drawn) == 3  # a long note is cut, and no line is broken
