@@ -82,7 +82,7 @@ def summary(rows: Sequence[Row], at_once: int) -> str:
     parts += [used] if (used := used_so_far(rows)) else []
     if any(not row.is_over for row in rows):
         left = left_s(rows, at_once)
-        parts.append("time left: not known before the first run is ok" if left is None else f"{_about(left)} left")
+        parts.append("time left: not known yet" if left is None else f"{_about(left)} left")
     return "; ".join(parts)
 
 
@@ -95,14 +95,15 @@ def used_so_far(rows: Sequence[Row]) -> str:
     on_gpus = sum((row.seconds or 0.0) * row.gpus for row in rows if row.gpus)
     on_cpus = sum(row.seconds or 0.0 for row in rows if not row.gpus)
     words = [f"{on_gpus / 3600:.2f} GPU hours"] if on_gpus else []
-    words += [f"{console.duration(on_cpus)} of runs on CPUs"] if on_cpus else []
-    return f"{' and '.join(words)} used" if words else ""
+    words += [f"{console.duration(on_cpus)} of CPU runs"] if on_cpus else []
+    return f"{' and '.join(words)} so far" if words else ""
 
 
-def lines(rows: Sequence[Row], at_once: int = 1, most: int = MOST_ROWS) -> list[str]:
+def lines(rows: Sequence[Row], at_once: int = 1, most: int = MOST_ROWS, *, reasons: bool = True) -> list[str]:
     """Return the summary, and a table of the runs and their states; of many the running ones first, at most so many.
 
-    As text: where a terminal is narrow, only the notes at the ends of its lines are cut.
+    As text: where a terminal is narrow, only the notes at the ends of its lines are cut. reasons: of failures, which
+    `endings` gives in full.
     """
     scored = list(dict.fromkeys(row.scored for row in rows if row.value is not None))
     score = scored[0] if len(scored) == 1 else "score"
@@ -111,7 +112,8 @@ def lines(rows: Sequence[Row], at_once: int = 1, most: int = MOST_ROWS) -> list[
     for row in ordered[:most]:
         value = "" if row.value is None else f"{row.value:.4f}" if len(scored) == 1 else f"{row.scored} {row.value:.4f}"
         took = "" if row.seconds is None else console.duration(row.seconds)
-        cells.append([row.label, row.state, value, took, " ".join(row.note.split())[:MOST_OF_NOTE]])
+        note = row.note if reasons or not row.is_over else ""
+        cells.append([row.label, row.state, value, took, " ".join(note.split())[:MOST_OF_NOTE]])
     widths = [max(len(cell[place]) for cell in cells) for place in range(4)]
     aligned = (str.ljust, str.ljust, str.rjust, str.rjust)
     shown = [
@@ -160,9 +162,13 @@ def watch_command(out: Path) -> str:
     return f"python -m bench sweep --watch {shlex.quote(str(out))}"
 
 
-def drawn(said: Sequence[str]) -> Group:
-    """Return lines as a live display draws them: each cut where the terminal is too narrow."""
-    return Group(*(Text(console.escaped(line), no_wrap=True, overflow="ellipsis") for line in said))
+def drawn(said: Sequence[str], whole: Sequence[str] = ()) -> Group:
+    """Return lines as a live display draws them: those of the table cut where the terminal is too narrow.
+
+    whole: below them, those of which nothing may be cut, such as paths.
+    """
+    cut = [Text(console.escaped(line), no_wrap=True, overflow="ellipsis") for line in said]
+    return Group(*cut, *(Text(console.escaped(line), overflow="fold") for line in whole))
 
 
 def compare_command(out: Path) -> str:

@@ -98,7 +98,7 @@ def _run_sweep(plans: list[Plan], options: SweepOptions) -> int:
         return 0
     rows = rows_of(jobs, options.machine)
     endings = overview.endings(rows, options.out, compares=options.says_next)
-    for line in [*overview.lines(rows, options.machine.jobs), *endings]:
+    for line in [*overview.lines(rows, options.machine.jobs, reasons=False), *endings]:
         console.say(line)
     return 0 if not without_settings and all(job.state == "ok" for job in jobs) else 1
 
@@ -359,7 +359,7 @@ def _display(jobs: list[Job], machine: Machine) -> Iterator[Callable[[], None]]:
     def drawn() -> Group:
         rows = rows_of(jobs, machine)
         most = overview.rows_that_fit(console.out.size.height)
-        return overview.drawn([*overview.lines(rows, machine.jobs, most), *overview.logs(rows)])
+        return overview.drawn(overview.lines(rows, machine.jobs, most), overview.logs(rows))
 
     with Live(drawn(), console=console.out, refresh_per_second=4, transient=True) as live:
         yield lambda: live.update(drawn())

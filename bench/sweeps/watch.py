@@ -246,13 +246,13 @@ def watch(folder: Path) -> int:
 def _drawn(watched: Watched) -> Group:
     most = overview.rows_that_fit(console.out.size.height)
     lines = [*_lines(watched), *overview.logs(watched.rows), "Ctrl-C leaves this view; the sweep goes on"]
-    return overview.drawn([*overview.lines(watched.rows, watched.at_once, most), *lines])
+    return overview.drawn(overview.lines(watched.rows, watched.at_once, most), lines)
 
 
 def _show(watched: Watched) -> None:
     """Print how it stands, as text that stays."""
     endings = overview.endings(watched.rows, watched.folder)
-    rows = overview.lines(watched.rows, watched.at_once)
+    rows = overview.lines(watched.rows, watched.at_once, reasons=False)
     for line in [*rows, *_lines(watched), *overview.logs(watched.rows), *endings]:
         console.say(line)
 

@@ -3,14 +3,17 @@
 What is shown can't steer a terminal, and a console that goes away ends nothing.
 """
 
+import contextlib
 import errno
 import io
 import json
 import logging
 import os
+import pty
 import re
 import subprocess
 import sys
+import termios
 from types import SimpleNamespace
 
 import pytest
@@ -224,6 +227,29 @@ def test_live_on_a_terminal(screen):
         phase.logged(0.25, 4)
     assert not console._display.is_on
     assert re.search(r"train: step 4 of 4, loss 0\.2500, [\d,]+ tokens/s, after 0 s\s*$", screen.getvalue())
+
+
+def test_a_pseudo_terminal_shows_the_line_and_is_left_clean(monkeypatch):
+    terminal, inside = pty.openpty()
+    termios.tcsetwinsize(inside, (24, 90))
+    with open(inside, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(console, "out", type(console.out)(file=stream, highlight=False, markup=False))
+        assert console.is_live()
+        with console.Phase("train", total=300, course=console.Course(epochs=lambda step: step / 100)) as phase:
+            phase.advance(150, tokens=64)
+            phase.logged(0.4321, 150)
+            console._display._live.refresh()
+            console.say("a line above it")
+    pieces = []
+    with contextlib.suppress(OSError):  # its end, once nobody writes to it
+        while piece := os.read(terminal, 2**16):
+            pieces.append(piece)
+    os.close(terminal)
+    shown = b"".join(pieces).decode()
+    assert re.search(r"train ━{10,}─{10,} epoch 1\.50 of 3, step 150 of 300, 0 s left\r\n {6}loss 0\.4321, ", shown)
+    assert "a line above it\r\n" in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[2K")  # the lines are wiped, and the cursor is back
+    assert re.search(r"train: epoch 1\.50 of 3, step 150 of 300, loss 0\.4321, [\d,]+ tokens/s, after 0 s\r\n$", shown)
 
 
 def test_what_the_display_shows(hand, screen):
