@@ -233,7 +233,7 @@ def test_a_pseudo_terminal_shows_the_line_and_is_left_clean(monkeypatch):
     terminal, inside = pty.openpty()
     termios.tcsetwinsize(inside, (24, 90))
     with open(inside, "w", encoding="utf-8") as stream:
-        monkeypatch.setattr(console, "out", type(console.out)(file=stream, highlight=False, markup=False))
+        monkeypatch.setattr(console, "out", type(console.out)(file=stream, highlight=False, soft_wrap=True))
         assert console.is_live()
         with console.Phase("train", total=300, course=console.Course(epochs=lambda step: step / 100)) as phase:
             phase.advance(150, tokens=64)
