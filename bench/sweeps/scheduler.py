@@ -105,7 +105,8 @@ def _run_sweep(plans: list[Plan], options: SweepOptions) -> int:
 
 def _execute(jobs: list[Job], options: SweepOptions, metric: str | None, what: str) -> None:
     for job, label in zip(jobs, labels.of_runs([job.planned for job in jobs]), strict=True):
-        job.label = secret_formats.remove(label)
+        trial = "trial " if job.folder.parent.name == tuning.TRIALS else ""
+        job.label = trial + secret_formats.remove(label)
     leave_out_finished(jobs, retry=options.retry, metric=metric)
     left = [job for job in jobs if not job.left_out]
     refuse_lost(left)
@@ -114,20 +115,19 @@ def _execute(jobs: list[Job], options: SweepOptions, metric: str | None, what: s
     console.say(f"{len(jobs)} {what}, {len(jobs) - len(left)} already finished; output folder: {options.out}{of}")
     for sentence in options.machine.other_precisions(left, slurm=options.slurm):
         console.say(sentence)
-    if not options.dry_run and left:
-        _write_plan(jobs, options, metric)
-        console.say(f"to watch it from another terminal: {overview.watch_command(options.out)}")
     if options.dry_run:
         for job in left:
             console.say(shlex.join(options.machine.command(job)))
     elif options.slurm and left:
         console.say(submit(left, options.machine.config, options.out, options.at_once))
+        _write_plan(jobs, options, metric)
     elif left:
+        _write_plan(jobs, options, metric)
         run_all(jobs, options.machine, metric)
 
 
 def _write_plan(jobs: list[Job], options: SweepOptions, metric: str | None) -> None:
-    """Write down for other terminals which runs there are."""
+    """Write down for other terminals which runs there are, and say how to watch them."""
     planned = tuple(
         plan_file.PlannedJob(
             label=job.name,
@@ -152,6 +152,7 @@ def _write_plan(jobs: list[Job], options: SweepOptions, metric: str | None) -> N
             jobs=planned,
         ),
     )
+    console.say(f"to watch it from another terminal: {overview.watch_command(options.out)}")
 
 
 def _system(job: Job) -> str:
