@@ -68,7 +68,7 @@ class Clock:
         if not torch.cuda.is_initialized():
             return None
         earlier = self.peaks[self.open[-1]].allocated if self.open and self.open[-1] in self.peaks else None
-        return max(earlier or 0, torch.cuda.max_memory_allocated()) / GIB
+        return float(max(earlier or 0, torch.cuda.max_memory_allocated())) / GIB
 
     def divide(self, name: str, parts: dict[str, float]) -> None:
         """Replace a phase by parts that were measured separately, and `<name>_other` for the rest of it."""

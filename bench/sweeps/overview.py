@@ -56,16 +56,16 @@ def left_s(rows: Sequence[Row], at_once: int) -> float | None:
     if not timed:
         return None
 
-    def expected_s(row: Row) -> float:
+    def _expected_s(row: Row) -> float:
         alike = [one for one in timed if one.system == row.system] or [one for one in timed if one.method == row.method]
         return statistics.fmean(one.seconds or 0.0 for one in alike or timed)
 
-    ends_s = [max(0.0, expected_s(row) - (row.seconds or 0.0)) for row in rows if row.state in UNDER_WAY]
+    ends_s = [max(0.0, _expected_s(row) - (row.seconds or 0.0)) for row in rows if row.state in UNDER_WAY]
     ends_s += [0.0] * (at_once - len(ends_s))
     heapq.heapify(ends_s)
     for row in rows:
         if row.state in TO_COME:
-            heapq.heapreplace(ends_s, ends_s[0] + expected_s(row))
+            heapq.heapreplace(ends_s, ends_s[0] + _expected_s(row))
     return max(ends_s)
 
 

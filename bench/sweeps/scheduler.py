@@ -357,13 +357,13 @@ def _display(jobs: list[Job], machine: Machine) -> Iterator[Callable[[], None]]:
         yield lambda: None
         return
 
-    def drawn() -> Group:
+    def _drawn() -> Group:
         rows = rows_of(jobs, machine)
         most = overview.rows_that_fit(console.out.size.height)
         return overview.drawn(overview.lines(rows, machine.jobs, most), overview.logs(rows))
 
-    with Live(drawn(), console=console.out, refresh_per_second=4, transient=True) as live:
-        yield lambda: live.update(drawn())
+    with Live(_drawn(), console=console.out, refresh_per_second=4, transient=True) as live:
+        yield lambda: live.update(_drawn())
 
 
 def rows_of(jobs: list[Job], machine: Machine) -> list[Row]:
