@@ -121,4 +121,4 @@ def _beside_the_best(name: str, value: float, earlier: Iterable[Mapping[str, Any
     # Of equal values the first counts, as for the weights that are kept; one that is not defined is never the best.
     step, best = max(others, key=lambda pair: sign * pair[1])
     is_best = sign * value > sign * best
-    return ", the best so far" if is_best else f" (best so far: {best:.4f} at step {step})"
+    return f", the best {name} so far" if is_best else f" (best {name} so far: {best:.4f} at step {step})"

@@ -120,7 +120,9 @@ def _runs_below(folder: Path) -> list[Path]:
     found = []
     for place, folders, inside in os.walk(folder):
         here = Path(place)
-        is_run = here != folder and (store.FILE in inside or set(inside) & set(run_folder.FIRST))
+        # A sweep's own folder is locked too, while it runs.
+        reserved = set(inside) & set(run_folder.FIRST) and plan_file.FILE not in inside
+        is_run = here != folder and (store.FILE in inside or reserved)
         deep = len(here.relative_to(folder).parts) >= LEVELS
         kept = () if is_run or deep else folders
         folders[:] = sorted(one for one in kept if not (here / one / store.TRIALS_MARK).exists())

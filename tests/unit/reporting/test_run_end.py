@@ -82,12 +82,12 @@ def test_a_validation_says_what_chooses_first():
 @pytest.mark.parametrize(
     ("best", "value", "said"),
     [
-        ("accuracy", 0.8, "accuracy 0.8000, loss 0.4000, the best so far"),
-        ("accuracy", 0.7, "accuracy 0.7000, loss 0.4000 (best so far: 0.7500 at step 20)"),
-        ("accuracy", 0.75, "accuracy 0.7500, loss 0.4000 (best so far: 0.7500 at step 20)"),
-        ("accuracy", math.nan, "accuracy nan, loss 0.4000 (best so far: 0.7500 at step 20)"),
-        ("loss", 0.7, "loss 0.4000, accuracy 0.7000 (best so far: 0.3000 at step 10)"),
-        (None, 0.8, "accuracy 0.8000, loss 0.4000, the best so far"),
+        ("accuracy", 0.8, "accuracy 0.8000, loss 0.4000, the best accuracy so far"),
+        ("accuracy", 0.7, "accuracy 0.7000, loss 0.4000 (best accuracy so far: 0.7500 at step 20)"),
+        ("accuracy", 0.75, "accuracy 0.7500, loss 0.4000 (best accuracy so far: 0.7500 at step 20)"),
+        ("accuracy", math.nan, "accuracy nan, loss 0.4000 (best accuracy so far: 0.7500 at step 20)"),
+        ("loss", 0.7, "loss 0.4000, accuracy 0.7000 (best loss so far: 0.3000 at step 10)"),
+        (None, 0.8, "accuracy 0.8000, loss 0.4000, the best accuracy so far"),
         ("unheard_of", 0.8, "unheard_of 0.8000, loss 0.4000"),
     ],
 )

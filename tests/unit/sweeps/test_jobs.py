@@ -375,7 +375,7 @@ class Clockwork(jobs.Machine):
         return [sys.executable, "-c", script]
 
 
-def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path):
+def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path, capsys):
     found = jobs.jobs_of(planned(seeds=4), tmp_path)
     scheduler.run_all(found, Clockwork(config=Path("x"), jobs=2, gpus=("4", "7"), per_run=1))
     spans = {}
@@ -388,6 +388,14 @@ def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path
         assert left.reason.startswith("the run did not record its end: to ")
         assert left.finished_at is not None
     assert set(spans) == {"4", "7"}
+    # Into a file: where each run's log is, how it ended, how far the sweep is.
+    said = capsys.readouterr().out.splitlines()
+    begun = [line for line in said if line.startswith("started: ")]
+    assert begun == [f"started: {job.name} (log: {job.log})" for job in found]
+    assert sum(line.startswith("crashed: tiny--tiny_bert--full seed ") for line in said) == 4
+    counted = [line for line in said if line.startswith("  4 runs: ")]
+    assert len(counted) == 3  # after the last one nothing is left
+    assert all("GPU hours so far; time left: not known yet" in line for line in counted)
     for used in spans.values():
         used.sort()
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(used))

@@ -299,6 +299,15 @@ def test_runs_without_a_plan_are_found(plan_there, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("1 run: 1 ok")
 
 
+def test_a_folder_of_sweeps_shows_the_runs_of_all(sweep, capsys):
+    filed(sweep.out.parent / "second" / "one", value=0.5)
+    assert watch.watch(sweep.out.parent) == 0
+    said = capsys.readouterr().out.splitlines()
+    names = {line.split("  ")[0] for line in said[2:10]}
+    of_first = ("good", "full", "old", "broken", "now", "gone", "of another sweep")
+    assert names == {"second/one", *(f"my runs/{name}" for name in of_first)}
+
+
 def test_slurm_s_runs_wait_without_a_driver(tmp_path, capsys):
     plan_file.add(tmp_path, plan(planned("a"), slurm=True, at_once=None, gpus=2))
     assert watch.watch(tmp_path) == 0
