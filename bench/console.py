@@ -320,7 +320,7 @@ class Pace:
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What a phase can tell of itself, beside how much of it is done. Each is asked for where a line is shown only.
+    """Facts that a phase can show beside how much of it is done. Each is asked for where a line is shown only.
 
     unit: of its total. epochs: how often each example was seen after so many steps. peak_gib: the highest memory of the
     device so far; None where none is measured. pauses, pauses_after: what interrupts it again and again, and how often

@@ -1,4 +1,4 @@
-"""What a sweep shows of itself while it runs, to its driver's terminal and to whoever watches it, and at its end."""
+"""Lines that a sweep shows while it runs, to its driver's terminal and to whoever watches it, and at its end."""
 
 import heapq
 import shlex

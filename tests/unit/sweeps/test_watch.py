@@ -1,4 +1,4 @@
-"""What a sweep shows of itself: names of runs, what is left, its end; its plan on disk, and the view from outside."""
+"""Names of a sweep's runs, what is left of it, its end; its plan on disk, and the view from outside."""
 
 import os
 import re
