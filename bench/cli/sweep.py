@@ -14,7 +14,7 @@ from bench.utils import arguments
 def add(commands: Any) -> None:
     """Add the command and its options."""
     sweep = add_command(commands, "sweep", sweep_command, "run studies, or recipes over seeds and settings")
-    sweep.add_argument("paths", nargs="+", metavar="STUDY|RECIPE|FOLDER")
+    sweep.add_argument("paths", nargs="*", metavar="STUDY|RECIPE|FOLDER")
     sweep.add_argument("overrides", nargs="*", metavar="key=value", help="override keys of every run")
     add_seeds(sweep)
     sweep.add_argument(
@@ -51,10 +51,17 @@ def add(commands: Any) -> None:
         help="also repeat runs whose failure is expected to recur, such as out of memory",
     )
     sweep.add_argument("--dry-run", action="store_true", help="print the commands of the runs, and run nothing")
+    sweep.add_argument(
+        "--watch", type=arguments.path, metavar="FOLDER", help="show the sweep of this --out folder, and run nothing"
+    )
 
 
 def sweep_command(options: argparse.Namespace) -> int:
     """Run what has no finished record; returns 1 where a run failed."""
+    if options.watch is not None:
+        return _watch(options)
+    if not options.paths:
+        raise BenchError("say what to run: a study, recipes or a folder of them; or --watch FOLDER to see a sweep")
     from bench.config import overrides, recipe_names
     from bench.sweeps import jobs, scheduler, study
 
@@ -85,3 +92,12 @@ def sweep_command(options: argparse.Namespace) -> int:
         at_once=options.jobs,
     )
     return scheduler.run_sweep(plans, order)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    from bench.sweeps import watch
+
+    if options.paths or options.overrides:
+        given = " ".join([*options.paths, *options.overrides])
+        raise BenchError(f"--watch only shows a sweep, and takes nothing else than its folder: leave out {given}")
+    return watch.watch(options.watch)

@@ -54,7 +54,7 @@ def try_command(options: argparse.Namespace) -> int:
     for sentence in plan.left_out:
         console.say(sentence)
     machine = jobs.Machine.from_config(options.config, None, None, dry=options.dry_run)
-    order = scheduler.SweepOptions(out=request.out, machine=machine, dry_run=options.dry_run)
+    order = scheduler.SweepOptions(out=request.out, machine=machine, dry_run=options.dry_run, says_next=False)
     code = scheduler.run_sweep([plan], order)
     return code if options.dry_run else max(code, _compare(request.out, plan))
 

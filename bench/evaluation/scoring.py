@@ -36,8 +36,8 @@ class Scored:
     notes: list[str]
 
 
-def run(model: Any, split: Encoded, scoring: Scoring, title: str) -> Scored:
-    """Score a whole split, each example exactly once.
+def run(model: Any, split: Encoded, scoring: Scoring, title: str, *, says_end: bool = True) -> Scored:
+    """Score a whole split, each example exactly once. says_end: see `console.Phase`.
 
     Raises ScoreError when an example is missing or comes twice, DivergedError for probabilities that are not finite.
     """
@@ -48,10 +48,11 @@ def run(model: Any, split: Encoded, scoring: Scoring, title: str) -> Scored:
     with evaluating(model):
         reader = (scoring.reader or HeadReader)(model, split, scoring)
         mine = reader.batches[state.process_index :: state.num_processes]
-        with Phase(title, total=len(mine)) as progress:
+        with Phase.of_examples(title, mine, lengths, state.num_processes) as progress:
+            progress.says_end = says_end
             for numbers in mine:
                 answers += zip(numbers, reader.read(numbers), strict=True)
-                progress.advance(tokens=sum(lengths[number] for number in numbers))
+                progress.advance(len(numbers), tokens=sum(lengths[number] for number in numbers))
             in_step.settle()
     seconds = time.perf_counter() - started_s - reader.check_s
     notes = reader.notes

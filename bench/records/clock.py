@@ -63,6 +63,13 @@ class Clock:
             self._close_interval()
             self.last = self.open.pop()
 
+    def peak_gib(self) -> float | None:
+        """Return the highest memory that PyTorch has allocated in the open phase so far, GiB; None without a GPU."""
+        if not torch.cuda.is_initialized():
+            return None
+        earlier = self.peaks[self.open[-1]].allocated if self.open and self.open[-1] in self.peaks else None
+        return float(max(earlier or 0, torch.cuda.max_memory_allocated())) / GIB
+
     def divide(self, name: str, parts: dict[str, float]) -> None:
         """Replace a phase by parts that were measured separately, and `<name>_other` for the rest of it."""
         rest = self.seconds.pop(name) - sum(parts.values())

@@ -4,11 +4,12 @@ Warnings stand above the table, and where report and record are below it: see `l
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.analysis import accessors
+from bench.config import registry
 from bench.records.record import Record, Score
 from bench.utils import numbers
 
@@ -93,10 +94,31 @@ def next_command(record: Record, folder: Path) -> str | None:
     return f"python -m bench report {shlex.quote(str(parent))} -o {shlex.quote(str(parent / 'report'))}"
 
 
-def validation_line(split: str, step: int, values: Mapping[str, float], best: str | None) -> str:
-    """Return a line on a validation: the metric that chooses, the usual ones, the loss. best: that metric, if any."""
+def validation_line(
+    split: str, step: int, values: Mapping[str, float], best: str | None, earlier: Iterable[Mapping[str, Any]] = ()
+) -> str:
+    """Return a line on a validation: the metric that chooses, the usual ones, the loss; and the best value so far.
+
+    best: the metric that chooses, if any; else the first of the usual ones is followed. earlier: rows of the training
+    log, those of earlier launches among them. A metric of which nobody knows whether higher is better has no best.
+    """
     names = sorted(values, key=lambda name: (name != best, accessors.metric_order(name)))
     left_out = {*COUNTS, *(["f1_micro"] if "accuracy" in values else [])} - {best}
     names = [name for name in names if name not in left_out]
     shown = dict.fromkeys([*names[:MOST_VALUES], *(["loss"] if "loss" in values else [])])
-    return f"validate {split} at step {step}: " + ", ".join(f"{name} {values[name]:.4f}" for name in shown)
+    line = f"validate {split} at step {step}: " + ", ".join(f"{name} {values[name]:.4f}" for name in shown)
+    return line + (_beside_the_best(names[0], values[names[0]], earlier) if names else "")
+
+
+def _beside_the_best(name: str, value: float, earlier: Iterable[Mapping[str, Any]]) -> str:
+    """Return how a value compares with the earlier ones of its metric; "" for the first one."""
+    known = ((row.get("step"), numbers.finite(row.get(f"validation_{name}"))) for row in earlier)
+    others = [(step, one) for step, one in known if one is not None]
+    upward = registry.directions().get(name)
+    if not others or upward is None:
+        return ""
+    sign = 1 if upward else -1
+    # Of equal values the first counts, as for the weights that are kept; one that is not defined is never the best.
+    step, best = max(others, key=lambda pair: sign * pair[1])
+    is_best = sign * value > sign * best
+    return f", the best {name} so far" if is_best else f" (best {name} so far: {best:.4f} at step {step})"

@@ -49,6 +49,7 @@ from bench.runner import (
     sharded_scoring,
     started_by,
     text_classifier,
+    training_progress,
     unsaved,
     validation,
     warnings_of_model,
@@ -243,7 +244,7 @@ def fit(run: RunContext) -> None:
     _warn_of_positions(run)
     log_path = run.folder / "train_log.jsonl" if run.state.is_main_process else None
     with (
-        console.Phase("train", total=run.budget.steps) as display,
+        console.Phase("train", total=run.budget.steps, course=training_progress.course(run)) as display,
         run.clock.phase("train"),
         run.stopper.waiting(),
     ):

@@ -21,13 +21,14 @@ def validator(run: RunContext) -> Callable[[nn.Module], dict[str, float]] | None
 
     def validate(model: nn.Module) -> dict[str, float]:
         with run.clock.phase("validate"):
-            scored = scoring.run(model, split, how, f"validate {split.name}")
+            scored = scoring.run(model, split, how, f"validate {split.name}", says_end=False)
             values = how.metrics.values(scored.predictions)
         run.clock.move("validate", "self_check", scored.check_s)
         for note in scored.notes:
             run.record.note(note)
         if run.progress is not None:
-            console.say(run_end.validation_line(split.name, run.progress.step, values, recipe.training.best))
+            step, rows = run.progress.step, run.progress.log.rows
+            console.say(run_end.validation_line(split.name, step, values, recipe.training.best, rows))
         return values
 
     return validate

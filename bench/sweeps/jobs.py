@@ -51,6 +51,8 @@ LISTING_BYTES = 2**26
 class Job:
     """A run of a sweep. left_out: it was finished before the sweep began. scored: metric and split of `value`.
 
+    label: what tells it from the sweep's other runs. started_s: when it was launched, of a monotonic clock. is_timed:
+    whether `seconds` are all that it took; of a resumed run they are those of the last launch.
     before: modification time in ns of the record that existed at the launch; None without one. elsewhere: another
     process executes this run, and its result is waited for.
     """
@@ -58,6 +60,7 @@ class Job:
     planned: PlannedRun
     folder: Path
     log: Path
+    label: str = ""
     state: State = "waiting"
     reason: str | None = None
     left_out: bool = False
@@ -66,6 +69,13 @@ class Job:
     scored: str = ""
     before: int | None = None
     elsewhere: bool = False
+    started_s: float | None = None
+    is_timed: bool = True
+
+    @property
+    def name(self) -> str:
+        """Return what tells it from the sweep's other runs; of a job that was given no label, its whole name."""
+        return self.label or f"{self.planned.resolved.name} seed {self.planned.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +291,7 @@ def read_result(job: Job, record: Record, metric: str | None) -> None:
     metric: that of the sweep; for a run without it, the metric that ranks runs in reports.
     """
     job.state, job.reason = record.status, record.reason
-    job.seconds = sum(phase.seconds for phase in record.phases)
+    job.seconds, job.is_timed = sum(phase.seconds for phase in record.phases), not record.resumed
     split = next(iter(record.scores.get("after", {})), None)
     names = accessors.scalars(record, "after", split)
     shown = metric if metric in names else accessors.ranking_metric(names)

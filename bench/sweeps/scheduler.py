@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.live import Live
-from rich.table import Table
-from rich.text import Text
 
 from bench import console
 from bench.errors import RecipeError
 from bench.records import store
 from bench.runner import run_folder
-from bench.sweeps import tuning
+from bench.sweeps import labels, overview, plan_file, tuning
 from bench.sweeps.jobs import (
     Job,
     Machine,
@@ -35,13 +34,14 @@ from bench.sweeps.jobs import (
     submit,
     written_at,
 )
+from bench.sweeps.overview import Row
 from bench.sweeps.study import Plan, PlannedRun
 from bench.utils import files, secret_formats
+from bench.utils.system import utc_now
 
 POLL_S = 0.2
 # A run that is told to stop first writes a checkpoint.
 STOP_S = 300.0
-SHOWN_ROWS = 30
 
 
 @dataclass
@@ -56,7 +56,10 @@ class RunningJob:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
-    """Options of a sweep. slurm: submit the runs to Slurm. dry_run: only print the commands. at_once: for Slurm."""
+    """Options of a sweep. slurm: submit the runs to Slurm. dry_run: only print the commands. at_once: for Slurm.
+
+    says_next: end with the command that compares the runs. started_at: names the sweep in its plan file.
+    """
 
     out: Path
     machine: Machine
@@ -64,11 +67,23 @@ class SweepOptions:
     slurm: bool = False
     dry_run: bool = False
     at_once: int | None = None
+    says_next: bool = True
+    started_at: str = field(default_factory=utc_now)
 
 
 def run_sweep(plans: list[Plan], options: SweepOptions) -> int:
-    """Tune settings where a study requests it, then run everything; return the exit code, 1 if a run failed."""
+    """Tune settings where a study requests it, then run everything; return the exit code, 1 if a run failed.
+
+    Raises SetupError while another sweep is running in the folder.
+    """
     run_folder.check_place(options.out)
+    if options.dry_run:
+        return _run_sweep(plans, options)
+    with plan_file.claimed(options.out):
+        return _run_sweep(plans, options)
+
+
+def _run_sweep(plans: list[Plan], options: SweepOptions) -> int:
     metric = next((plan.metric for plan in plans if plan.metric), None)
     runs, without_settings = list[PlannedRun](), 0
     for plan in plans:
@@ -81,15 +96,23 @@ def run_sweep(plans: list[Plan], options: SweepOptions) -> int:
     _execute(jobs, options, metric, "runs")
     if options.slurm or options.dry_run:
         return 0
-    console.show(table(jobs))
+    rows = rows_of(jobs, options.machine)
+    endings = overview.endings(rows, options.out, compares=options.says_next)
+    for line in [*overview.lines(rows, options.machine.jobs, reasons=False), *endings]:
+        console.say(line)
     return 0 if not without_settings and all(job.state == "ok" for job in jobs) else 1
 
 
 def _execute(jobs: list[Job], options: SweepOptions, metric: str | None, what: str) -> None:
+    for job, label in zip(jobs, labels.of_runs([job.planned for job in jobs]), strict=True):
+        trial = "trial " if job.folder.parent.name == tuning.TRIALS else ""
+        job.label = trial + secret_formats.remove(label)
     leave_out_finished(jobs, retry=options.retry, metric=metric)
     left = [job for job in jobs if not job.left_out]
     refuse_lost(left)
-    console.say(f"{len(jobs)} {what}, {len(jobs) - len(left)} already finished; output folder: {options.out}")
+    name = labels.common_name([job.planned for job in jobs])
+    of = f"; all are of {name}" if name else ""
+    console.say(f"{len(jobs)} {what}, {len(jobs) - len(left)} already finished; output folder: {options.out}{of}")
     for sentence in options.machine.other_precisions(left, slurm=options.slurm):
         console.say(sentence)
     if options.dry_run:
@@ -97,8 +120,44 @@ def _execute(jobs: list[Job], options: SweepOptions, metric: str | None, what: s
             console.say(shlex.join(options.machine.command(job)))
     elif options.slurm and left:
         console.say(submit(left, options.machine.config, options.out, options.at_once))
+        _write_plan(jobs, options, metric)
     elif left:
+        _write_plan(jobs, options, metric)
         run_all(jobs, options.machine, metric)
+
+
+def _write_plan(jobs: list[Job], options: SweepOptions, metric: str | None) -> None:
+    """Write down for other terminals which runs there are, and say how to watch them."""
+    planned = tuple(
+        plan_file.PlannedJob(
+            label=job.name,
+            system=_system(job),
+            method=job.planned.resolved.recipe.method.name,
+            seed=job.planned.seed,
+            folder=os.path.relpath(job.folder, options.out),
+            log=os.path.relpath(job.log, options.out),
+            was_over=job.left_out,
+        )
+        for job in jobs
+    )
+    slurm, machine = options.slurm, options.machine
+    plan_file.add(
+        options.out,
+        plan_file.SweepPlan.begun(
+            options.started_at,
+            at_once=options.at_once if slurm else machine.jobs,
+            gpus=machine.per_run,
+            slurm=slurm,
+            metric=metric,
+            jobs=planned,
+        ),
+    )
+    console.say(f"to watch it from another terminal: {overview.watch_command(options.out)}")
+
+
+def _system(job: Job) -> str:
+    """Return what a job shares with those of other seeds."""
+    return f"{job.planned.resolved.name}--{job.planned.resolved.hash[:8]}"
 
 
 def _tune(plan: Plan, options: SweepOptions) -> list[list[PlannedRun]] | None:
@@ -139,7 +198,7 @@ def run_all(jobs: list[Job], machine: Machine, metric: str | None = None) -> Non
     """
     waiting = [job for job in jobs if not job.left_out]
     free, running, others = list(machine.gpus), list[RunningJob](), list[Job]()
-    with terminable(), _display(jobs) as show:
+    with terminable(), _display(jobs, machine) as show:
         try:
             while waiting or running or others:
                 while waiting and len(running) < machine.jobs:
@@ -152,16 +211,19 @@ def run_all(jobs: list[Job], machine: Machine, metric: str | None = None) -> Non
                         continue
                     free = free[machine.per_run :]
                     running.append(started)
+                    if not console.is_live():
+                        console.say(f"started: {job.name} (log: {job.log})")
                 time.sleep(POLL_S)
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
                     free += one.gpus
                     _end(one, metric)
+                    _say_end(one.job, jobs, machine)
                     others += [one.job] if one.job.elsewhere else []
                 for job in [job for job in others if not is_taken(job)]:
                     others.remove(job)
                     waiting += _take_over(job, metric)
-                show(jobs)
+                show()
         except BaseException:
             _stop(running, metric)
             raise
@@ -216,7 +278,7 @@ def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> RunningJob | No
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    job.state, job.before = "running", before
+    job.state, job.before, job.started_s = "running", before, time.monotonic()
     return RunningJob(job, process, gpus)
 
 
@@ -234,8 +296,15 @@ def _end(one: RunningJob, metric: str | None, *, stopped: bool = False) -> None:
         finish(job, one.process.returncode, time.monotonic() - one.started_s, metric, stopped=stopped)
     except OSError as error:
         job.state, job.reason = "crashed", f"{error.filename or job.folder}: {error.strerror or error}"
-    if not console.is_live():
-        console.say(describe(job))
+
+
+def _say_end(job: Job, jobs: list[Job], machine: Machine) -> None:
+    """Print how a run has ended, and how far the sweep is."""
+    if console.is_live():
+        return
+    rows = rows_of(jobs, machine)
+    is_done = all(row.is_over for row in rows)
+    console.say(describe(job) + ("" if is_done else f"\n  {overview.summary(rows, machine.jobs)}"))
 
 
 def _stop(running: list[RunningJob], metric: str | None) -> None:
@@ -254,6 +323,7 @@ def _stop(running: list[RunningJob], metric: str | None) -> None:
         _kill(one)
         one.process.wait()
         _end(one, metric, stopped=True)
+        console.say(describe(one.job))
 
 
 def _send_sigterm(one: RunningJob) -> None:
@@ -274,45 +344,48 @@ def _kill(one: RunningJob) -> None:
 
 def describe(job: Job) -> str:
     """Describe a finished job in one line."""
-    name = f"{job.planned.resolved.name} seed {job.planned.seed}"
-    time_taken = "" if job.seconds is None else f" in {job.seconds:.0f} s"
+    time_taken = "" if job.seconds is None else f" in {console.duration(job.seconds)}"
     value = "" if job.value is None else f", {job.value:.4f} {job.scored}"
     reason = f": {job.reason}" if job.reason else ""
-    return f"{job.state}{' (already finished)' if job.left_out else ''}: {name}{time_taken}{value}{reason}"
+    return f"{job.state}{' (already finished)' if job.left_out else ''}: {job.name}{time_taken}{value}{reason}"
 
 
 @contextlib.contextmanager
-def _display(jobs: list[Job]) -> Iterator[Callable[[list[Job]], None]]:
-    """Yield a function that updates a live table on a terminal; elsewhere each finished run prints a line."""
+def _display(jobs: list[Job], machine: Machine) -> Iterator[Callable[[], None]]:
+    """Yield a function that updates a live table on a terminal; elsewhere each run prints a line when it ends."""
     if not console.is_live():
-        yield lambda jobs: None
+        yield lambda: None
         return
-    with Live(table(jobs), console=console.out, refresh_per_second=4, transient=True) as live:
-        yield lambda jobs: live.update(table(jobs))
+
+    def _drawn() -> Group:
+        rows = rows_of(jobs, machine)
+        most = overview.rows_that_fit(console.out.size.height)
+        return overview.drawn(overview.lines(rows, machine.jobs, most), overview.logs(rows))
+
+    with Live(_drawn(), console=console.out, refresh_per_second=4, transient=True) as live:
+        yield lambda: live.update(_drawn())
 
 
-def table(jobs: list[Job]) -> Table:
-    """Return a table of all jobs with their states; of a long sweep running jobs first, at most SHOWN_ROWS."""
-    count = {state: sum(job.state == state for job in jobs) for state in dict.fromkeys(job.state for job in jobs)}
-    summary = ", ".join(f"{number} {state}" for state, number in count.items())
-    shown = Table(title=f"{len(jobs)} runs: {summary}", title_justify="left", box=None, pad_edge=False)
-    scored = list(dict.fromkeys(job.scored for job in jobs if job.value is not None))
-    score = scored[0] if len(scored) == 1 else "score"
-    order = {"running": 0, "elsewhere": 0, "waiting": 2}
-    rows = sorted(jobs, key=lambda job: order.get(job.state, 1)) if len(jobs) > SHOWN_ROWS else jobs
-    cells = [("run", "seed", "state", score, "seconds", "")]
-    for job in rows[:SHOWN_ROWS]:
-        note = last_line(job.log) if job.state == "running" else job.reason or ""
-        value = "" if job.value is None else f"{job.value:.4f}" if len(scored) == 1 else f"{job.scored} {job.value:.4f}"
-        seconds = "" if job.seconds is None else f"{job.seconds:.0f}"
-        cells.append((job.planned.resolved.name, str(job.planned.seed), job.state, value, seconds, note[:80]))
-    for place, heading in enumerate(cells[0]):
-        # On a narrow terminal only the last column is cut.
-        width = max(len(row[place]) for row in cells) if heading else None
-        is_number = heading in ("seed", score, "seconds")
-        shown.add_column(heading, justify="right" if is_number else "left", no_wrap=True, min_width=width)
-    for row in cells[1:]:
-        shown.add_row(*map(Text, row))
-    if len(rows) > SHOWN_ROWS:
-        shown.add_row(f"... and {len(rows) - SHOWN_ROWS} more", "", "", "", "", "")
-    return shown
+def rows_of(jobs: list[Job], machine: Machine) -> list[Row]:
+    """Return what is shown of each job now."""
+    return [
+        Row(
+            label=job.name,
+            system=_system(job),
+            method=job.planned.resolved.recipe.method.name,
+            state=job.state,
+            folder=job.folder,
+            log=job.log,
+            seconds=_seconds(job),
+            is_timed=job.is_timed,
+            gpus=machine.per_run or None,
+            value=job.value,
+            scored=job.scored,
+            note=last_line(job.log) if job.state == "running" else job.reason or "",
+        )
+        for job in jobs
+    ]
+
+
+def _seconds(job: Job) -> float | None:
+    return time.monotonic() - job.started_s if job.state == "running" and job.started_s is not None else job.seconds

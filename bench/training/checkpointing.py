@@ -87,7 +87,7 @@ def save(inputs: FitInputs, progress: Progress, engine: EngineState, since_log: 
 
     A checkpoint that can't be written is no reason to lose the run: the observer hears of it, and training goes on.
     """
-    with inputs.clock.phase("save"):
+    with inputs.clock.phase("save"), inputs.display.paused():
         state = _state(inputs, progress, engine, since_log)
         if engine.sharding != "whole":
             written = _write_sharded(inputs, engine, state)

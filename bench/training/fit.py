@@ -56,7 +56,7 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
     resumption = checkpointing.agree_on_checkpoint(inputs, sharded=sharding.requested_backend() is not None)
     if resumption is not None:
         checkpointing.restore_progress(inputs, progress, resumption)
-        inputs.display.leave_out(progress.step)
+        inputs.display.begin_at(progress.step)
         inputs.observer.on_resume(progress.step)
         if progress.selection is not None and progress.selection.exhausted:
             return _ended_before(inputs, progress, resumption)

@@ -11,6 +11,7 @@ from torch import nn
 from bench.distributed import sharding
 from bench.distributed.live_model import LiveModel
 from bench.distributed.vote import AsyncFlagVote
+from bench.records.clock import synchronize
 from bench.training import checkpointing, in_force, loss_scale
 from bench.training.state import FitInputs, Progress
 
@@ -109,7 +110,7 @@ class Policy:
         inputs, progress = self.inputs, self.progress
         progress.logged(step, learning_rate)
         tokens = _over_all_ranks(progress.steps.totals()[2], inputs.scoring.device)
-        inputs.display.tokens = tokens - progress.steps.earlier.totals[2]
+        inputs.display.logged(loss, step)
         progress.log.write(
             step=step,
             epoch=round(inputs.budget.epochs(step), 6),
@@ -131,9 +132,14 @@ class Policy:
 
         model: without the engine's wrappers. Every process must call it.
         """
+        synchronize()  # as the validation's own clock does: the steps before it end in their own time
+        with self.inputs.display.paused(recurs=True):
+            if self.live is not None and "validate" in self.inputs.sharded:
+                return self._validate_sharded(self.live)
+            return self._validate(model)
+
+    def _validate(self, model: nn.Module) -> dict[str, float]:
         assert self.inputs.validate is not None
-        if self.live is not None and "validate" in self.inputs.sharded:
-            return self._validate_sharded(self.live)
         step, selection = self.progress.step, self.progress.selection
         with sharding.whole(model, self._full_model) as plain:
             values = self.inputs.validate(plain)
@@ -156,7 +162,8 @@ class Policy:
         """Hand on a sharded model that is to be scored before its first step; that is no part of training's time."""
         if self.live is not None and self.inputs.on_prepared is not None:
             started_s = time.perf_counter()
-            self.inputs.on_prepared(self.live)
+            with self.inputs.display.paused():
+                self.inputs.on_prepared(self.live)
             self.progress.leave_out(time.perf_counter() - started_s)
 
     def check_gradients(self, model: nn.Module) -> None:
@@ -190,7 +197,8 @@ class Policy:
         """
         skipped = loss_scale.step_was_skipped(accelerator)
         self.progress.finish_step(step, skipped=skipped)
-        self.inputs.display.advance(loss=self.progress.newest_loss.here)
+        # A line of a step that is logged shows the loss that is.
+        self.inputs.display.advance(tokens=self.inputs.tokens_of(step), report=not self.due_for_log(step))
         if not skipped:
             if self._gradients is not None:
                 self._gradients.close()

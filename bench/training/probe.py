@@ -7,6 +7,7 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
+from bench.console import Phase
 from bench.data.batching import collate, grouped
 from bench.evaluation.reader import Scoring, batch_tokens
 from bench.models.autocast import autocast, evaluating
@@ -23,10 +24,13 @@ def fit_probe(model: nn.Module, features: list[dict[str, Any]], scoring: Scoring
     lengths = [len(feature["input_ids"]) for feature in features]
     numbered: list[tuple[int, list[float]]] = []
     with evaluating(model), autocast(scoring.device, scoring.precision):
-        for numbers in grouped(lengths, batch_tokens(model, scoring))[state.process_index :: state.num_processes]:
-            batch = collate([features[number] for number in numbers], scoring.tokenizer)
-            inputs = {name: tensor.to(scoring.device) for name, tensor in batch.items() if name != "labels"}
-            numbered += zip(numbers, model.features(**inputs).float().cpu().tolist(), strict=True)
+        mine = grouped(lengths, batch_tokens(model, scoring))[state.process_index :: state.num_processes]
+        with Phase.of_examples("features of train", mine, lengths, state.num_processes) as display:
+            for numbers in mine:
+                batch = collate([features[number] for number in numbers], scoring.tokenizer)
+                inputs = {name: tensor.to(scoring.device) for name, tensor in batch.items() if name != "labels"}
+                numbered += zip(numbers, model.features(**inputs).float().cpu().tolist(), strict=True)
+                display.advance(len(numbers), tokens=sum(lengths[number] for number in numbers))
     everything = sorted(gather_object(numbered) if state.num_processes > 1 else numbered)
     matrix = np.array([row for _, row in everything])
     labels = np.array([feature["labels"] for feature in features])

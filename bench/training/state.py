@@ -13,7 +13,7 @@ from torch import nn
 from bench.config.contracts import Task
 from bench.config.training import Checkpoints, Speed, Training
 from bench.console import Phase
-from bench.data.examples import Encoded
+from bench.data.examples import Encoded, row_lengths
 from bench.distributed.live_model import LiveModel
 from bench.evaluation.reader import Scoring
 from bench.models.heads import unwrapped
@@ -109,6 +109,15 @@ class FitInputs:
         rows = self.budget.order(self.seed, self.train.lengths if self.settings.group_by_length else None)
         return sorted_in_steps(rows, self.train.lengths, self.budget.global_batch) if self.by_length else rows
 
+    @functools.cached_property
+    def _tokens_of_rows(self) -> list[int]:
+        return [sum(row_lengths(feature)) for feature in self.train.features]
+
+    def tokens_of(self, step: int) -> int:
+        """Return the tokens without pads that all processes together read in a step; asks no device."""
+        first = (step - 1) * self.budget.global_batch
+        return sum(self._tokens_of_rows[row] for row in self.order[first : first + self.budget.global_batch])
+
     @property
     def writes_by_encoder_decoder(self) -> bool:
         """Return whether the answers are written by an encoder-decoder."""
@@ -135,10 +144,6 @@ class StepLossSum:
     def complete(self) -> None:
         """End the step."""
         self._complete = True
-
-    def here(self) -> float | None:
-        """Return the newest loss by this process's examples; None before the first step. Waits for the device."""
-        return None if self._sum is None else float(self._sum)
 
     def over_all_ranks(self) -> float | None:
         """Return the mean over all processes, each of which must call it."""

@@ -190,7 +190,7 @@ class Ticks(console.Phase):
         super().__init__("train", total=0)
         self.moments: list[Moment] = []
 
-    def advance(self, steps: int = 1, *, loss: float | None = None, tokens: int = 0) -> None:
+    def advance(self, units: int = 1, *, tokens: int = 0, report: bool = True) -> None:
         """The end of a step."""
         self.moments.append(now())
 

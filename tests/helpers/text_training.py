@@ -109,6 +109,8 @@ def train(inputs: FitInputs, progress: Progress | None = None) -> tuple[Any, dic
     progress = progress or Progress()
     model = training.fit(inputs, progress).model
     rows = [row for row in progress.log.rows if "loss" in row]
+    if not inputs.display.begun:  # what the console shows is counted on the host, what the log says on the device
+        assert inputs.display.pace.tokens == rows[-1]["tokens"]
     return model, {"losses": [row["loss"] for row in rows], "norms": [row["grad_norm"] for row in rows]}
 
 

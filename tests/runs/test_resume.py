@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -117,7 +118,7 @@ def chosen(folder, step):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_stopped_run_goes_on_as_if_nothing_had_happened(case, whole, tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_as_if_nothing_had_happened(case, whole, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         stop_after(patch, STOPPED)
         assert lifecycle.main(arguments(tmp_path, *CASES[case])) == 130
@@ -134,7 +135,10 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(case, whole, tmp_path,
     found = {"code": "seen", "sentence": "before test: a finding on what is not scored again"}
     left["warnings"] += [found, {"code": "seen", "sentence": "after test: a finding of another stage"}]
     (tmp_path / "record.json").write_text(json.dumps(left), encoding="utf-8")
+    capsys.readouterr()
     assert lifecycle.main(arguments(tmp_path, *CASES[case])) == 0
+    # Its progress counts the steps of before, too; the rate is that of this launch.
+    assert re.search(r"^train: epoch [\d.]+ of [\d.]+, step 8 of 8, loss \d", capsys.readouterr().out, re.MULTILINE)
     assert_equal(tmp_path, whole(case))
     assert (tmp_path / "predictions" / "before-test.jsonl").stat().st_mtime_ns == scored
     record = record_of(tmp_path)

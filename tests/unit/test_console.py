@@ -3,13 +3,17 @@
 What is shown can't steer a terminal, and a console that goes away ends nothing.
 """
 
+import contextlib
 import errno
 import io
 import json
 import logging
 import os
+import pty
+import re
 import subprocess
 import sys
+import termios
 from types import SimpleNamespace
 
 import pytest
@@ -62,38 +66,137 @@ def test_lines_are_printed_as_they_are(capsys):
     assert capsys.readouterr() == (long + "\n", long + "\n")
 
 
+def lines(capsys):
+    return capsys.readouterr().out.splitlines()
+
+
 def test_plain_lines_into_a_file(hand, capsys):
     with console.Phase("train", total=40) as phase:
-        phase.advance(loss=0.75, tokens=100)
-        assert capsys.readouterr().out == ""  # too soon for a line
+        phase.advance(tokens=100)
+        assert lines(capsys) == []  # too soon for a line
         hand.now_s += 20
-        phase.advance(9, loss=0.5, tokens=900)
-        assert capsys.readouterr().out == "train 10/40 loss 0.5000 50 tokens/s after 20 s, 60 s left\n"
+        phase.advance(9, tokens=900)
+        phase.logged(0.5, 10)
+        assert lines(capsys) == ["train: step 10 of 40, 45 tokens/s, 1 min 7 s left"]
         hand.now_s += 5
         phase.advance(20)
-        assert capsys.readouterr().out == ""
+        assert lines(capsys) == []
         hand.now_s += 15
         phase.advance(10)
-    assert capsys.readouterr().out == (
-        "train 40/40 loss 0.5000 25 tokens/s after 40 s\n" * 2  # its last step, and its end
-    )
+    # Its end, once; the loss that was logged says of which step it is.
+    assert lines(capsys) == ["train: step 40 of 40, loss 0.5000 at step 10, 22 tokens/s, after 40 s"]
 
 
-def test_the_rate_is_that_of_the_tokens_counted_last_and_the_loss_the_newest(hand, capsys):
-    losses = iter([0.9, 0.8, 0.7])
+def test_a_step_that_is_logged_is_shown_with_its_loss(hand, capsys):
     with console.Phase("train", total=40) as phase:
-        hand.now_s += 10
-        phase.tokens = 1000  # a slow start: 100 tokens/s
-        hand.now_s += 2
-        phase.tokens = 2000
-        phase.advance(10, loss=lambda: next(losses))
-        assert capsys.readouterr().out == "train 10/40 loss 0.9000 500 tokens/s after 12 s, 36 s left\n"
-        hand.now_s += 18  # nothing was counted since: the rate is still that of the last count
-        phase.advance(10, loss=lambda: next(losses))
-        assert capsys.readouterr().out == "train 20/40 loss 0.8000 500 tokens/s after 30 s, 30 s left\n"
+        hand.now_s += 15
+        phase.advance(10, report=False)
+        phase.logged(0.5, 10)
+        assert lines(capsys) == ["train: step 10 of 40, loss 0.5000, 45 s left"]
+
+
+def test_epochs_memory_and_what_comes_then_are_in_the_line(hand, capsys):
+    course = console.Course(epochs=lambda step: step / 16, peak_gib=lambda: 3.25, rest=lambda: ("score", 75.0))
+    with console.Phase("train", total=40, course=course) as phase:
+        hand.now_s += 20
+        phase.advance(20, tokens=500)
+        assert lines(capsys) == [
+            "train: epoch 1.25 of 2.5, step 20 of 40, 25 tokens/s, peak 3.2 GiB, 20 s left, "
+            "then about 1 min 15 s to score"
+        ]
+
+
+def test_the_rate_is_of_the_work_alone_and_of_the_last_half_minute(hand):
+    """A slow first step, a validation and a checkpoint thin nothing out; a machine that slows down is seen."""
+    pace = console.Pace(hand.now_s)
+    assert pace.tokens_per_s() is None
+    hand.now_s += 10
+    pace.add(1, 100, hand.now_s)
+    assert pace.tokens_per_s() == 10  # the only one there is
+    for _ in range(20):
         hand.now_s += 1
-        phase.advance(20, loss=lambda: None)
-    assert capsys.readouterr().out == "train 40/40 500 tokens/s after 31 s\n"
+        pace.add(1, 100, hand.now_s)
+        assert pace.tokens_per_s() == pytest.approx(100)
+    hand.now_s += 500
+    pace.pause(500, recurs=True)
+    assert pace.tokens_per_s() == pytest.approx(100)
+    hand.now_s += 1
+    pace.add(1, 100, hand.now_s)
+    assert pace.tokens_per_s() == pytest.approx(100)
+    for _ in range(31):
+        hand.now_s += 1
+        pace.add(1, 20, hand.now_s)
+    assert pace.tokens_per_s() == pytest.approx(20)
+    assert pace.tokens_per_s(overall=True) == pytest.approx((21 * 100 + 31 * 20) / 52)
+
+
+def test_what_is_left_are_steps_and_pauses_that_come_again(hand):
+    pace = console.Pace(hand.now_s)
+    assert pace.left_s(10) is None
+    for seconds in (9, 2, 2, 2):  # the first is slow
+        hand.now_s += seconds
+        pace.add(1, 10, hand.now_s)
+    assert pace.left_s(10) == pytest.approx(20)
+    assert pace.left_s(10, pauses=2) == pytest.approx(20)  # how long one takes is not known yet
+    assert not pace.knows_pauses
+    for seconds in (30, 50):
+        hand.now_s += seconds
+        pace.pause(seconds, recurs=True)
+    hand.now_s += 7  # a checkpoint
+    pace.pause(7, recurs=False)
+    assert pace.knows_pauses
+    assert pace.left_s(10, pauses=2) == pytest.approx(20 + 2 * 40)
+    assert pace.left_s(10) == pytest.approx(20)
+    assert pace.left_s(10, tokens=50) == pytest.approx(10)  # short texts come last
+
+
+def test_validations_are_named_until_one_was_timed(hand, capsys):
+    course = console.Course(pauses="validations", pauses_after=lambda step: 4 - step // 10, rest=lambda: ("score", 0.4))
+    with console.Phase("train", total=40, course=course) as phase:
+        hand.now_s += 11
+        phase.advance(10)
+        assert lines(capsys) == ["train: step 10 of 40, 33 s and 3 validations left"]
+        with phase.paused(recurs=True):
+            hand.now_s += 7
+        hand.now_s += 11
+        phase.advance(10)
+        assert lines(capsys) == ["train: step 20 of 40, 36 s left"]  # 20 steps of 1.1 s, 2 validations of 7 s
+
+
+def test_a_resumed_phase_counts_from_where_it_goes_on(hand, capsys):
+    with console.Phase("train", total=100) as phase:
+        phase.begin_at(60)
+        hand.now_s += 12
+        phase.advance(6, tokens=600)
+        assert lines(capsys) == ["train: step 66 of 100, 50 tokens/s, 1 min 8 s left"]
+        with phase.paused(recurs=True):
+            hand.now_s += 88
+        hand.now_s += 4
+        phase.advance(4, tokens=400)
+        # 4 steps since the first that was seen, in 4 s
+        assert lines(capsys) == ["train: step 70 of 100, 100 tokens/s, 30 s left"]
+
+
+def test_examples_are_counted_by_their_tokens(hand, capsys):
+    batches, lengths = [[2, 0], [1]], [30, 10, 50]
+    with console.Phase.of_examples("before test", batches, lengths, 1) as phase:
+        hand.now_s += 16
+        phase.advance(2, tokens=80)
+        assert lines(capsys) == ["before test: 2 of 3 examples, 5 tokens/s, 2 s left"]
+    other = console.Phase.of_examples("before test", batches, lengths, 4)
+    other.advance(2, tokens=80)
+    assert other.line().startswith("before test: 2 of 3 examples, the share of 1 of 4 processes, ")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (725, "12 min 5 s"), (3599.7, "1 h 0 min"),
+        (12000, "3 h 20 min"), (47.9 * 3600, "47 h 54 min"), (52 * 3600, "2 d 4 h"),
+    ],
+)  # fmt: skip
+def test_durations_in_words(seconds, words):
+    assert console.duration(seconds) == words
 
 
 def test_a_phase_that_fails_or_does_nothing_ends_without_a_line(capsys):
@@ -109,21 +212,78 @@ def test_a_phase_that_fails_or_does_nothing_ends_without_a_line(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_live_on_a_terminal(monkeypatch):
-    screen = Terminal()
-    monkeypatch.setattr(console, "out", Console(file=screen, force_terminal=True, highlight=False))
+@pytest.fixture
+def screen(monkeypatch):
+    """A terminal of 100 columns."""
+    seen = Terminal()
+    monkeypatch.setattr(console, "out", Console(file=seen, force_terminal=True, highlight=False, width=100))
+    return seen
+
+
+def test_live_on_a_terminal(screen):
     with console.Phase("train", total=4) as phase:
-        assert phase._live is not None
-        phase.advance(4, loss=0.25)
-    assert screen.getvalue().rstrip().endswith("train 4/4 loss 0.2500 after 0 s")
+        assert console._display.is_on
+        phase.advance(4, tokens=8, report=False)
+        phase.logged(0.25, 4)
+    assert not console._display.is_on
+    assert re.search(r"train: step 4 of 4, loss 0\.2500, [\d,]+ tokens/s, after 0 s\s*$", screen.getvalue())
+
+
+def test_a_pseudo_terminal_shows_the_line_and_is_left_clean(monkeypatch):
+    terminal, inside = pty.openpty()
+    termios.tcsetwinsize(inside, (24, 90))
+    with open(inside, "w", encoding="utf-8") as stream:
+        monkeypatch.setattr(console, "out", type(console.out)(file=stream, highlight=False, soft_wrap=True))
+        assert console.is_live()
+        with console.Phase("train", total=300, course=console.Course(epochs=lambda step: step / 100)) as phase:
+            phase.advance(150, tokens=64)
+            phase.logged(0.4321, 150)
+            console._display._live.refresh()
+            console.say("a line above it")
+    pieces = []
+    with contextlib.suppress(OSError):  # its end, once nobody writes to it
+        while piece := os.read(terminal, 2**16):
+            pieces.append(piece)
+    os.close(terminal)
+    shown = b"".join(pieces).decode()
+    assert re.search(r"train ━{10,}─{10,} epoch 1\.50 of 3, step 150 of 300, 0 s left\r\n {6}loss 0\.4321, ", shown)
+    assert "a line above it\r\n" in shown
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[2K")  # the lines are wiped, and the cursor is back
+    assert re.search(r"train: epoch 1\.50 of 3, step 150 of 300, loss 0\.4321, [\d,]+ tokens/s, after 0 s\r\n$", shown)
+
+
+def test_what_the_display_shows(hand, screen):
+    course = console.Course(epochs=lambda step: step / 20)
+    with console.Phase("train", total=40, course=course) as phase:
+        hand.now_s += 10
+        phase.advance(10, tokens=12000)
+        phase.logged(0.5, 10)
+        shown = phase.live_lines(100)
+        assert shown == [
+            f"train {'━' * 10}{'─' * 30} epoch 0.50 of 2, step 10 of 40, 30 s left",
+            "      loss 0.5000, 1,200 tokens/s",
+        ]
+        assert phase.live_lines(50) == [  # no room for a bar
+            "train epoch 0.50 of 2, step 10 of 40, 30 s left", "      loss 0.5000, 1,200 tokens/s",
+        ]  # fmt: skip
+        with (
+            phase.paused(recurs=True),
+            console.Phase("validate dev", total=8, course=console.Course(unit="examples")) as inner,
+        ):
+            inner.advance(2)
+            console._display._live.refresh()
+        console._display._live.refresh()
+    # Both at once, whatever rich says of a display within another one; the outer one goes on.
+    assert "2 of 8 examples" in screen.getvalue()
+    assert screen.getvalue().count("epoch 0.50 of 2") >= 2
 
 
 def test_colours_forced_into_a_log_do_not_make_it_live(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr(console, "out", Console(file=io.StringIO(), soft_wrap=True))
     assert console.out.is_terminal
-    with console.Phase("train", total=4) as phase:
-        assert phase._live is None
+    with console.Phase("train", total=4):
+        assert not console._display.is_on
 
 
 def test_a_dumb_terminal_gets_lines(monkeypatch):
@@ -131,9 +291,9 @@ def test_a_dumb_terminal_gets_lines(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(console, "out", Console(file=screen, soft_wrap=True))
     with console.Phase("train", total=1) as phase:
-        assert phase._live is None
+        assert not console._display.is_on
         phase.advance()
-    assert screen.getvalue() == "train 1/1 after 0 s\n"
+    assert screen.getvalue() == "train: step 1 of 1, after 0 s\n"
 
 
 # ---------------------------------------------------------------- what would steer a terminal
@@ -193,7 +353,7 @@ def test_a_live_display_is_not_escaped_but_its_texts_are(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(console, "out", type(console.out)(file=screen, force_terminal=True, highlight=False))
     with console.Phase("tr\x1b[8main", total=4) as phase:
-        phase.advance(4, loss=0.25)
+        phase.advance(4)
     assert "\x1b[8m" not in screen.getvalue()
     assert "\\u001b[8m" in screen.getvalue()
     assert "\x1b[" in screen.getvalue()  # it draws

@@ -1,5 +1,6 @@
 """reporting/run_end.py: the scores of a run in a small table, the next command, and the line of a validation."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,31 @@ def test_a_validation_says_what_chooses_first():
     assert line == "validate dev at step 50: accuracy 0.8000, f1_macro 0.7900, loss 0.4100"
     assert run_end.validation_line("dev", 50, values, "mcc").startswith("validate dev at step 50: mcc 0.6000, accuracy")
     assert run_end.validation_line("dev", 50, values, "loss").endswith("50: loss 0.4100, accuracy 0.8000")
+
+
+@pytest.mark.parametrize(
+    ("best", "value", "said"),
+    [
+        ("accuracy", 0.8, "accuracy 0.8000, loss 0.4000, the best accuracy so far"),
+        ("accuracy", 0.7, "accuracy 0.7000, loss 0.4000 (best accuracy so far: 0.7500 at step 20)"),
+        ("accuracy", 0.75, "accuracy 0.7500, loss 0.4000 (best accuracy so far: 0.7500 at step 20)"),
+        ("accuracy", math.nan, "accuracy nan, loss 0.4000 (best accuracy so far: 0.7500 at step 20)"),
+        ("loss", 0.7, "loss 0.4000, accuracy 0.7000 (best loss so far: 0.3000 at step 10)"),
+        (None, 0.8, "accuracy 0.8000, loss 0.4000, the best accuracy so far"),
+        ("unheard_of", 0.8, "unheard_of 0.8000, loss 0.4000"),
+    ],
+)
+def test_a_validation_stands_beside_the_best_one(best, value, said):
+    rows = [
+        {"step": 10, "loss": 0.9},
+        {"step": 10, "validation_accuracy": 0.5, "validation_loss": 0.3, "validation_unheard_of": 0.1},
+        {"step": 20, "validation_accuracy": 0.75, "validation_loss": None},
+        {"step": 25, "validation_accuracy": 0.75},
+    ]
+    name = best if best == "unheard_of" else "accuracy"
+    values = {name: value, "loss": 0.4}
+    assert run_end.validation_line("dev", 30, values, best, rows) == f"validate dev at step 30: {said}"
+    assert (
+        run_end.validation_line("dev", 30, values, best)
+        == f"validate dev at step 30: {said.split(', the')[0].split(' (')[0]}"
+    )

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from bench.cli import main as cli
 from bench.errors import RecipeError, SetupError
 from bench.records import record, store
 from bench.runner import run_folder
-from bench.sweeps import jobs, scheduler, study, tuning
+from bench.sweeps import jobs, overview, scheduler, study, tuning
 from bench.utils import files
 from tests.helpers.launching import ROOT, bench
 from tests.helpers.studies import TWO_SYSTEMS
@@ -374,7 +375,7 @@ class Clockwork(jobs.Machine):
         return [sys.executable, "-c", script]
 
 
-def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path):
+def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path, capsys):
     found = jobs.jobs_of(planned(seeds=4), tmp_path)
     scheduler.run_all(found, Clockwork(config=Path("x"), jobs=2, gpus=("4", "7"), per_run=1))
     spans = {}
@@ -387,6 +388,14 @@ def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path
         assert left.reason.startswith("the run did not record its end: to ")
         assert left.finished_at is not None
     assert set(spans) == {"4", "7"}
+    # Into a file: where each run's log is, how it ended, how far the sweep is.
+    said = capsys.readouterr().out.splitlines()
+    begun = [line for line in said if line.startswith("started: ")]
+    assert begun == [f"started: {job.name} (log: {job.log})" for job in found]
+    assert sum(line.startswith("crashed: tiny--tiny_bert--full seed ") for line in said) == 4
+    counted = [line for line in said if line.startswith("  4 runs: ")]
+    assert len(counted) == 3  # after the last one nothing is left
+    assert all("GPU hours so far; time left: not known yet" in line for line in counted)
     for used in spans.values():
         used.sort()
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(used))
@@ -552,11 +561,13 @@ def test_the_table_names_metric_and_split(tmp_path):
         known = {name: record.Score(value=value, examples=16, signature="x") for name, value in found.items()}
         written(one, scores={"after": {"test": known}})
         jobs.leave_out_finished([one], retry=False, metric="accuracy")
-    assert [column.header for column in scheduler.table([job]).columns][3] == "accuracy, test"
+    machine = jobs.Machine(config=jobs.CONFIGS / "cpu.yaml")
+    said = overview.lines(scheduler.rows_of([job], machine))
+    assert re.split("  +", said[1]) == ["run", "state", "accuracy, test", "time"]
     # Where runs have different scores, each is shown with its own name.
-    both = scheduler.table([job, other]).columns[3]
-    assert both.header == "score"
-    assert [str(cell) for cell in both.cells] == ["accuracy, test 0.5000", "squad_f1, test 0.2500"]
+    both = [re.split("  +", line) for line in overview.lines(scheduler.rows_of([job, other], machine))]
+    assert both[1][2] == "score"
+    assert [line[2] for line in both[2:]] == ["accuracy, test 0.5000", "squad_f1, test 0.2500"]
     assert scheduler.describe(other).endswith("0.2500 squad_f1, test")
 
 
@@ -566,6 +577,9 @@ def test_a_long_reason_leaves_room_for_the_rest_of_the_table(tmp_path):
     jobs.leave_out_finished([job], retry=False, metric=None)
     job.reason = "out of memory, and much more about it " * 5
     page = Console(width=80, file=io.StringIO())
-    page.print(scheduler.table([job]))
-    assert "0.8125" in page.file.getvalue()
-    assert "accuracy, test" in page.file.getvalue()
+    rows = scheduler.rows_of([job], jobs.Machine(config=jobs.CONFIGS / "cpu.yaml"))
+    page.print(overview.drawn(overview.lines(rows)))
+    drawn = page.file.getvalue().splitlines()
+    assert "0.8125" in drawn[2]
+    assert "accuracy, test" in drawn[1]
+    assert len(drawn) == 3  # a long note is cut, and no line is broken

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import get_scheduler
 
+from bench import console
 from bench.config.training import Checkpoints, EarlyStopping, Training
 from bench.errors import DivergedError, SetupError
 from bench.training.log import TrainLog
@@ -34,7 +35,7 @@ def inputs(budget, **settings):
         "settings": Training(),
         "scoring": SimpleNamespace(device=torch.device("cpu")),
         "seed": 0,
-        "display": SimpleNamespace(tokens=0),
+        "display": console.Phase("train", total=4),
         "validate": lambda model: {},
     }
     return FitInputs(**{**known, "budget": budget, **settings})
@@ -463,5 +464,6 @@ def test_log_step_notes_place_rate_and_tokens():
         "tokens": 0,
     }
     assert (run.progress.learning_rate, run.progress.logged_step) == (1e-3, 3)
+    assert "loss 0.2500 at step 3" in run.inputs.display.line()
     run.log_validation(3, {"f1": 0.5})
     assert run.progress.log.rows[-1]["validation_f1"] == 0.5
