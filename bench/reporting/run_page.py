@@ -116,12 +116,15 @@ def _first_screen(record: Record) -> str:
     """Return what was run, its result, its warnings, and how to run it again."""
     result = run_summary.result(record) if record.status == "ok" else ""
     again = run_summary.command(record)
+    # A recipe that comes with the package is found from anywhere.
+    is_named = run_summary.recipe_name(Path(record.recipe.path)) != record.recipe.path
+    where = "" if is_named or Path(record.recipe.path).is_absolute() else ", in the folder that it was started in"
     return md.joined(
         [
             run_summary.sentence(record),
             f"Result: {result}" if result else "",
             run_warnings.alert(record),
-            "" if again is None else f"To run it again:\n\n{md.verbatim(again)}",
+            "" if again is None else f"To run it again{where}:\n\n{md.verbatim(again)}",
             _where(record),
         ]
     )

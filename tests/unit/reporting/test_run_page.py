@@ -91,6 +91,10 @@ def test_the_first_screen_says_what_was_run_and_how_to_run_it_again(tmp_path):
     assert "6.4 epochs (200 steps), step 150 kept as the best, batch size 32" in top
     assert "0.520 (0.500–0.540) before training; 0.509 for the majority baseline." in top
     assert "python -m bench run sst2/lora training.steps=200 --seed 13 --config cpu\n</pre>" in top
+    assert "To run it again:\n" in top
+    own = full()
+    own.recipe.path = "mine.yaml"
+    assert "To run it again, in the folder that it was started in:\n" in run_page.run_report(own, tmp_path)
     assert page.index("## Scores") < page.index("## Cost") < page.index("## Details")
     # Folded: what few readers want.
     folded = re.findall(r"<summary>(.*)</summary>", page[page.index("## Details") :])
