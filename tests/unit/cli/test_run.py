@@ -7,7 +7,9 @@ import pytest
 from bench.cli import run
 from bench.cli.main import main
 from bench.config import resolve
-from bench.distributed import launcher
+from bench.distributed import launcher, signals
+from bench.errors import RecipeError
+from bench.runner import lifecycle
 from bench.sweeps import jobs
 from tests.helpers.cases import together
 
@@ -62,7 +64,7 @@ def test_config_and_processes(replaced, words, config, processes):
 
 def test_every_option_of_a_run_is_handed_on(replaced, tmp_path):
     (tmp_path / "datasets").mkdir()
-    flags = ["--overwrite", "--resume", "--check", "--traceback", "--trust-remote-code"]
+    flags = ["--overwrite", "--resume", "--check", "--traceback", "--no-texts", "--trust-remote-code"]
     found, _ = launched(replaced, "tiny/bert-full", *flags, "--timeout-s", "30", "--include", str(tmp_path))
     assert {*flags, "--timeout-s", "30.0", "--include", str(tmp_path)} <= set(found)
 
@@ -87,3 +89,17 @@ def test_version(capsys):
     with pytest.raises(SystemExit) as raised:
         main(["--version"])
     assert (raised.value.code, capsys.readouterr().out) == (0, f"finetune-bench {bench.__version__}\n")
+
+
+def test_a_run_without_texts_has_that_in_its_recipe(monkeypatch, capsys):
+    asked = []
+
+    def load(path, overrides, seed, **_):
+        asked.append(overrides)
+        raise RecipeError("stopped by the test")
+
+    monkeypatch.setattr(lifecycle, "load", load)
+    for flags in ([], ["--no-texts"]):
+        with signals.handlers_kept():
+            assert lifecycle.main(["tiny/bert-full", "training.steps=2", *flags], lifecycle.Outcome()) == 2
+    assert asked == [("training.steps=2",), ("training.steps=2", "dataset.quote=false")]
