@@ -36,7 +36,8 @@ def sentence(record: Record) -> str:
     method = md.escape(_method(record))
     model, data = _model(record), _data(record)
     settings = ", ".join(md.escape(setting) for setting in _settings(record))
-    return f"{method}{model}{data}{f': {settings}' if settings else ''}."
+    tool = md.escape(record.imported.get("tool", "another tool")) if record.imported is not None else ""
+    return f"{f'Imported from {tool}. ' if tool else ''}{method}{model}{data}{f': {settings}' if settings else ''}."
 
 
 def _method(record: Record) -> str:

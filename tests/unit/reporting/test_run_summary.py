@@ -61,6 +61,8 @@ def test_what_was_not_trained_by_gradients_has_no_learning_rate():
     assert "learning rate" not in of({"name": "zero_shot"}, training=None)
     record = full(training=None)
     assert run_summary.sentence(record).endswith(": answers by generate, float32.")
+    imported = full(imported={"tool": "lm_eval", "file": "x.json"})
+    assert run_summary.sentence(imported).startswith("Imported from lm_eval. LoRA fine-tuning of")
     bare = full(model=None, data=None, training=None, prompts=None, launch=None)
     assert run_summary.sentence(bare) == "LoRA fine-tuning."
 
