@@ -70,6 +70,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def overrides_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the overrides of a command line, of which --no-texts is one."""
+    return (*options.overrides, *((NO_TEXTS,) if options.no_texts else ()))
+
+
 def _limit_s(text: str) -> float:
     # Below, a busy process would be taken for a dead one; above, nobody waits.
     least, most = 10, 7 * 24 * 3600
@@ -133,8 +138,7 @@ def _prepare(options: argparse.Namespace, stopper: signals.StopHandler, outcome:
     foreign_code.confirm(options.trust_remote_code)
     if outcome.document is None:
         options.recipe = recipe_names.find(options.recipe)
-    options.overrides += [NO_TEXTS] if options.no_texts else []
-    resolved = load(options.recipe, tuple(options.overrides), options.seed, document=outcome.document)
+    resolved = load(options.recipe, overrides_of(options), options.seed, document=outcome.document)
     seed = resolved.recipe.seed
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"
     previous, lock = resume.PreviousRun(), None

@@ -7,8 +7,7 @@ import pytest
 from bench.cli import run
 from bench.cli.main import main
 from bench.config import resolve
-from bench.distributed import launcher, signals
-from bench.errors import RecipeError
+from bench.distributed import launcher
 from bench.runner import lifecycle
 from bench.sweeps import jobs
 from tests.helpers.cases import together
@@ -91,15 +90,10 @@ def test_version(capsys):
     assert (raised.value.code, capsys.readouterr().out) == (0, f"finetune-bench {bench.__version__}\n")
 
 
-def test_a_run_without_texts_has_that_in_its_recipe(monkeypatch, capsys):
-    asked = []
-
-    def load(path, overrides, seed, **_):
-        asked.append(overrides)
-        raise RecipeError("stopped by the test")
-
-    monkeypatch.setattr(lifecycle, "load", load)
-    for flags in ([], ["--no-texts"]):
-        with signals.handlers_kept():
-            assert lifecycle.main(["tiny/bert-full", "training.steps=2", *flags], lifecycle.Outcome()) == 2
-    assert asked == [("training.steps=2",), ("training.steps=2", "dataset.quote=false")]
+def test_a_run_without_texts_has_that_in_its_recipe():
+    for flags, more in (([], ()), (["--no-texts"], ("dataset.quote=false",))):
+        options = lifecycle.parser().parse_intermixed_args(["tiny/bert-full", "training.steps=2", *flags])
+        overrides = lifecycle.overrides_of(options)
+        assert overrides == ("training.steps=2", *more)
+        resolved = resolve.load(resolve.SHIPPED / "tiny" / "bert-full.yaml", overrides, None)
+        assert resolved.recipe.dataset.quote is not bool(flags)
