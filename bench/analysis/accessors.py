@@ -37,7 +37,7 @@ CONSTANT_BASELINES = (
 )
 SELECTION_MARK = "†"
 # Overrides that a study lays, and that set nothing of a run.
-NO_SETTINGS = ("published", "published_before", "as_published")
+NO_SETTINGS = ("published", "published_before", "as_published", "dataset.quote")
 STAGES = {"before": "before training", "after": "after training"}
 Located = tuple[Path, Record]
 SystemKey = tuple[str, str]
@@ -236,6 +236,11 @@ def dataset_card(record: Record) -> str:
     if isinstance(chosen, dict):
         chosen = next((chosen[key] for key in ("card", "id", "path") if chosen.get(key)), "")
     return str(chosen or "")
+
+
+def card_of(record: Record) -> dict[str, Any]:
+    """Return the card of the data set as the run resolved it; {} where the record does not describe it."""
+    return _table(record.recipe.resolved.get("dataset"))
 
 
 def overridden(record: Record) -> list[tuple[str, str, str]]:

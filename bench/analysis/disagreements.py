@@ -9,9 +9,17 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
+from bench.analysis import accessors
 from bench.analysis.predictions import MatchedRuns, ScoredRun
 from bench.analysis.stats.sums import Line
-from bench.config.cards import NUMBERS_TASK, TAGS_TASK, DatasetCard
+from bench.config.cards import (
+    ANSWERS_TASK,
+    GENERATION_TASK,
+    LM_EVAL_TASK,
+    NUMBERS_TASK,
+    TAGS_TASK,
+    DatasetCard,
+)
 from bench.data import dataset, tagging
 from bench.data.sources import Rows
 from bench.errors import BenchError, DataError
@@ -22,6 +30,9 @@ TextSource = Literal["files", "hub", "nowhere"]
 # Rows of the table; the prediction files hold all examples.
 SHOWN = 12
 EXACT = 1e-9
+# Tasks whose references are texts of the data, which answers repeat.
+TEXT_ANSWERS = (ANSWERS_TASK, GENERATION_TASK, LM_EVAL_TASK)
+HIDDEN = "(not shown)"
 # In place of the error of an answer without a number: larger than any.
 MISSING = -1e100
 
@@ -59,8 +70,18 @@ class Disagreements:
     of_numbers: bool = False
 
 
-def find(runs: MatchedRuns, names: Sequence[str], number: int = SHOWN) -> Disagreements:
-    """Count agreements over all systems; select examples by the variance between the named ones, ties by id."""
+def find(
+    runs: MatchedRuns, names: Sequence[str], number: int = SHOWN, *, texts_from: TextSource = "files"
+) -> Disagreements:
+    """Count agreements over all systems; select examples by the variance between the named ones, ties by id.
+
+    Answers that are texts of the data are replaced by HIDDEN where the page may not show any, see `why_hidden`.
+    """
+    hides = any(
+        task_of(run.record) in TEXT_ANSWERS and why_hidden(run.record, texts_from)
+        for group in runs.systems.values()
+        for run in group
+    )
     runs = _in_words(runs)
     of_numbers = _task(runs) == NUMBERS_TASK
     own = not of_numbers and runs.higher_is_better and all(
@@ -82,7 +103,7 @@ def find(runs: MatchedRuns, names: Sequence[str], number: int = SHOWN) -> Disagr
         differing=_differing(means),
         value="absolute error" if of_numbers else runs.metric if own else _EXACT_MATCH.get(_task(runs), "exact match"),
         is_graded=any(not np.isin(array, (0, 1)).all() for array in values.values()),
-        shown=[_example(runs, names, runs.ids[row], own=own) for row in rows],
+        shown=[_example(runs, names, runs.ids[row], own=own, hides=hides) for row in rows],
         of_numbers=of_numbers,
     )
 
@@ -92,9 +113,19 @@ _EXACT_MATCH = {TAGS_TASK: "exact match of all entities"}
 
 def _task(runs: MatchedRuns) -> str:
     """Return the task of the compared runs; "" where a record does not tell."""
-    record = next(run.record for group in runs.systems.values() for run in group)
-    described = record.recipe.resolved.get("dataset")
-    return str(described.get("task", "")) if isinstance(described, dict) else ""
+    return task_of(next(run.record for group in runs.systems.values() for run in group))
+
+
+def task_of(record: Record) -> str:
+    """Return the task of a run; "" where its record does not tell."""
+    return str(accessors.card_of(record).get("task", ""))
+
+
+def why_hidden(record: Record, texts_from: TextSource = "files") -> str | None:
+    """Return why a page may show no texts of a run's data; None where it may."""
+    if accessors.card_of(record).get("quote") is False:
+        return "the card of the data set says quote: false"
+    return "this page is made without them (--no-texts)" if texts_from == "nowhere" else None
 
 
 def _in_words(runs: MatchedRuns) -> MatchedRuns:
@@ -121,10 +152,11 @@ def _differing(means: np.ndarray) -> int:
 
 def _values(runs: list[ScoredRun], ids: list[str], *, own: bool) -> np.ndarray:
     """Return per-example values [runs, examples]. own: the metric's own value, else exact match."""
-    return np.array([[_value(run.lines[identity], own=own) for identity in ids] for run in runs], dtype=float)
+    return np.array([[value_of(run.lines[identity], own=own) for identity in ids] for run in runs], dtype=float)
 
 
-def _value(line: Line, *, own: bool) -> float:
+def value_of(line: Line, *, own: bool) -> float:
+    """Return an example's value: the metric's own one, else exact match; of numbers the absolute error with a minus."""
     if own and line.value is not None:
         return float(line.value)
     if isinstance(line.reference, float) and isinstance(line.prediction, int | float):
@@ -138,13 +170,13 @@ def _value(line: Line, *, own: bool) -> float:
     return float(line.prediction == line.reference)
 
 
-def _example(runs: MatchedRuns, names: Sequence[str], identity: str, *, own: bool) -> Example:
+def _example(runs: MatchedRuns, names: Sequence[str], identity: str, *, own: bool, hides: bool) -> Example:
     reference = runs.systems[names[0]][0].lines[identity].reference
     majority = {name: _majority([run.lines[identity] for run in runs.systems[name]], own=own) for name in names}
     return Example(
         identity=identity,
-        reference=reference,
-        answers={name: answer for name, (answer, _) in majority.items()},
+        reference=HIDDEN if hides else reference,
+        answers={name: HIDDEN if hides else answer for name, (answer, _) in majority.items()},
         values={name: value for name, (_, value) in majority.items()},
     )
 
@@ -154,10 +186,10 @@ def _majority(lines: Sequence[Line], *, own: bool) -> tuple[str, float]:
     known = [line.prediction for line in lines if isinstance(line.prediction, float)]
     if known:
         mean = Line(sum(known) / len(known), lines[0].reference)
-        return as_text(mean.prediction), _value(mean, own=False)
+        return as_text(mean.prediction), value_of(mean, own=False)
     counts = Counter(as_text(line.prediction) for line in lines)
     most, number = min(counts.items(), key=lambda item: (-item[1], item[0]))
-    value = next(_value(line, own=own) for line in lines if as_text(line.prediction) == most)
+    value = next(value_of(line, own=own) for line in lines if as_text(line.prediction) == most)
     return most if number == len(lines) else f"{most} ({number} of {len(lines)} seeds)", value
 
 
@@ -178,8 +210,8 @@ def texts(record: Record, split: str, *, texts_from: TextSource = "files") -> tu
     The split is loaded again by its card and must have the fingerprint in the record. texts_from: "files" of this
     machine, also the "hub", or "nowhere".
     """
-    if texts_from == "nowhere":
-        return {}, "--no-texts was given"
+    if (hidden := why_hidden(record, texts_from)) is not None:
+        return {}, hidden
     try:
         rows, labels = loaded_again(record, split, from_hub=texts_from == "hub")
     except DataError as error:
@@ -193,9 +225,8 @@ def loaded_again(record: Record, split: str, *, from_hub: bool = False) -> tuple
     from_hub: whether they may be downloaded. Raises DataError where that is impossible, or gives other data than the
     run's.
     """
-    part = record.data.splits.get(split) if record.data else None
-    described = record.recipe.resolved.get("dataset")
-    if part is None or not isinstance(described, dict):
+    part, described = record.data.splits.get(split) if record.data else None, accessors.card_of(record)
+    if part is None or not described:
         raise DataError("the record does not describe the data set")
     try:
         card = DatasetCard.model_validate_json(json.dumps(described))

@@ -1,13 +1,16 @@
-"""`bench report`: makes pages from records."""
+"""`bench report`: the short table of records on the console, and pages made from them."""
 
 import argparse
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import console
+from bench.analysis.accessors import LeftOut, Located
 from bench.cli.options import add_command, refuse_outputs
 from bench.errors import BenchError
-from bench.utils import arguments
+from bench.utils import arguments, files
 
 if TYPE_CHECKING:  # it loads NumPy
     from bench.analysis.disagreements import TextSource
@@ -15,14 +18,19 @@ if TYPE_CHECKING:  # it loads NumPy
 
 def add(commands: Any) -> None:
     """Add the command and its options."""
-    report = add_command(commands, "report", report_command, "write a report of many records, or one short table")
+    report = add_command(
+        commands,
+        "report",
+        report_command,
+        "print a table of records (Markdown where the output is not a terminal), or write a report",
+    )
     report.add_argument("runs", nargs="+", type=Path, help="run folders, or folders that hold them")
     report.add_argument(
         "-o",
         "--output",
         type=arguments.path,
-        metavar="FOLDER|FILE.md",
-        help="write a report with figures, or a short table",
+        metavar="FOLDER",
+        help="write a report with figures there; of one run its page, also into its own folder",
     )
     report.add_argument(
         "--metric", metavar="NAME", help="metric that ranks and compares (default: the first of the usual ones)"
@@ -32,7 +40,7 @@ def add(commands: Any) -> None:
     )
     report.add_argument("--overwrite", action="store_true", help="replace a report.md that this tool did not write")
     texts = report.add_mutually_exclusive_group()
-    texts.add_argument("--hub-texts", action="store_true", help="may download texts on which systems disagree")
+    texts.add_argument("--hub-texts", action="store_true", help="may download the texts of the examples that are shown")
     texts.add_argument(
         "--no-texts",
         action="store_true",
@@ -41,25 +49,64 @@ def add(commands: Any) -> None:
 
 
 def report_command(options: argparse.Namespace) -> int:
-    """Write a report of all records found: a folder, an HTML page, or a short table."""
+    """Print the table of all records found, or write their report: a folder, an HTML page, or both."""
     from bench.analysis import accessors
-    from bench.reporting import run_warnings, short_table
+    from bench.reporting import run_warnings
 
-    if options.output is None and options.html is None:
-        raise BenchError("say where the report goes: -o FOLDER, -o FILE.md for a short table, or --html FILE")
-    short = options.output is not None and options.output.suffix == ".md" and not options.output.is_dir()
-    refuse_outputs(options.html, options.output if short else None)
-    written = [short_table.write_table_report(options.runs, options.output, options.metric)] if short else []
-    folder = None if short else options.output
-    if folder is not None or options.html is not None:
-        from bench.reporting import study_page
-
-        source: TextSource = "hub" if options.hub_texts else "nowhere" if options.no_texts else "files"
-        if folder is not None and not options.overwrite:
-            study_page.refuse_foreign(folder)
-        written += study_page.write(options.runs, folder, options.html, metric=options.metric, texts_from=source)
-    for path in written:
-        console.say(f"report: {path}")
-    for line in run_warnings.lines([record for _, record in accessors.read_all(options.runs)[0]]):
+    output = options.output
+    if output is not None and output.suffix == ".md" and not output.is_dir():
+        raise BenchError(f"-o {output}: give a folder; for the short table in a file write report RUNS > {output}")
+    refuse_outputs(options.html)
+    records, unreadable = accessors.read_all(options.runs)
+    accessors.require_metric(records, options.metric)
+    if output is None and options.html is None:
+        _print(records, unreadable, options.metric)
+    else:
+        for path in _write(records, unreadable, options):
+            console.say(f"report: {path}")
+    for line in run_warnings.lines([record for _, record in records]):
         console.complain(line)
     return 0
+
+
+def _print(records: Sequence[Located], unreadable: Sequence[LeftOut], metric: str | None) -> None:
+    from bench.reporting import printed_table, short_table
+
+    if console.is_live():
+        printed_table.show(records, unreadable, metric)
+    else:
+        console.write(short_table.table_report(list(records), unreadable, metric))
+
+
+def _write(records: Sequence[Located], unreadable: Sequence[LeftOut], options: argparse.Namespace) -> list[Path]:
+    """Write what is asked for; return the files."""
+    source: TextSource = "hub" if options.hub_texts else "nowhere" if options.no_texts else "files"
+    if len(records) == 1 and not unreadable:
+        return _write_one(*records[0], source, options)
+    from bench.reporting import study_page
+
+    if options.output is not None and not options.overwrite:
+        study_page.refuse_foreign(options.output)
+    return study_page.write(options.runs, options.output, options.html, metric=options.metric, texts_from=source)
+
+
+def _write_one(path: Path, record: Any, source: "TextSource", options: argparse.Namespace) -> list[Path]:
+    """Write the page of a single run: into its own folder anew, or with its figures into another, or as HTML."""
+    from bench.reporting import html_page, run_page
+
+    own, folder, written = path.parent, options.output, []
+    text = run_page.run_report(record, own, texts_from=source)
+    if folder is not None:
+        if folder.resolve() != own.resolve():
+            run_page.refuse_foreign(folder, overwrite=options.overwrite)
+            for figure in sorted(own.glob("figures/*.png")):
+                (folder / "figures").mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(figure, folder / "figures" / figure.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_text(folder / run_page.PAGE, text)
+        written.append(folder / run_page.PAGE)
+    if options.html is not None:
+        options.html.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(options.html, html_page.page(text, own))
+        written.append(options.html)
+    return written

@@ -70,6 +70,7 @@ def _arguments(options: argparse.Namespace) -> list[str]:
             words += [f"--{name.replace('_', '-')}", str(value)]
     flags = [name for name in ("overwrite", "resume", "check") if getattr(options, name)]
     flags += ["traceback"] if getattr(options, "traceback", False) else []
+    flags += ["no-texts"] if options.no_texts else []
     words += [f"--{name}" for name in flags]
     words += [foreign_code.FLAG] if foreign_code.is_confirmed() else []
     return words + [word for place in registry.included() for word in ("--include", str(place))]

@@ -259,12 +259,14 @@ class DatasetCard(Strict):
     predicted; lm-evaluation-harness calls the accuracies of the first three acc, acc_norm and acc_bytes.
     clean_if_installed: clean-up steps after those of `clean`; one that needs what is not installed is skipped, with a
     warning in the record.
+    quote: whether texts of the data may be shown on pages; false for data that may not be published.
     """
 
     task: Name
     source: Source
     licence: Text | None = None
     homepage: str | None = None
+    quote: bool = True
     columns: Columns = Columns()
     labels: Annotated[tuple[Text, ...], Distinct] = ()
     multi_label: bool = False

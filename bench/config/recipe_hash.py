@@ -11,7 +11,10 @@ from pydantic import BaseModel
 from bench.config.recipe import Recipe
 
 # What describes a card, or is already laid into the recipe, and decides no result.
-_DESCRIPTIVE = {"dataset": {"licence": True, "homepage": True, "defaults": True}, "model": {"licence": True}}
+_DESCRIPTIVE = {
+    "dataset": {"licence": True, "homepage": True, "quote": True, "defaults": True},
+    "model": {"licence": True},
+}
 _WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published", "published_before", "as_published")
 # Keys that came after the first hashes: at their defaults they are no part of one, so that baselines and unfinished
 # runs of before are found.

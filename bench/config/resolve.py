@@ -367,7 +367,7 @@ def placing(path: str, given: tuple[str, ...]) -> Iterator[None]:
 
 def parts_from_published(key: str) -> bool:
     """Return whether another value at this dotted key makes published results no longer comparable."""
-    return key.partition(".")[0] in _PUBLISHED_WITH
+    return key.partition(".")[0] in _PUBLISHED_WITH and key != "dataset.quote"  # of pages, not of results
 
 
 def first_record(resolved: Resolved) -> Record:

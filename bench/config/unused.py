@@ -193,7 +193,7 @@ ELSEWHERE = frozenset({
 # Used in every run that gets as far as that. A part of `speed` that is off is off; `evaluation.validation` is also
 # where a study tunes settings.
 ALWAYS = frozenset({
-    "trackers",
+    "trackers", "dataset.quote",
     "dataset.task", "dataset.source", "dataset.licence", "dataset.homepage", "dataset.columns", "dataset.labels",
     "dataset.multi_label", "dataset.splits", "dataset.divide", "dataset.other_sources", "dataset.filters",
     "dataset.clean", "dataset.clean_if_installed", "dataset.leakage", "dataset.defaults", "dataset.scheme", "model.id",

@@ -181,7 +181,7 @@ def _examples(run: Located, stage: str, log: Mapping[str, Any]) -> Iterator[dict
             for name in scores
             if accessors.metric_bounds(name) == (0.0, 1.0) and accessors.higher_is_better([record], name)
         }
-        for row in rows_of(path, stage, split):
+        for row in rows_of(path, record, stage, split):
             for metric in sorted(shares.intersection(row["metrics"])):
                 yield _example(row, split, metric, log, _data_name(record))
 

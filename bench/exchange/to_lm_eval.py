@@ -33,7 +33,7 @@ def files(run: Located, stage: str) -> dict[str, str]:
     written: dict[str, str] = {}
     for split in record.scores[stage]:
         task = _task(record, split)
-        rows = rows_of(path, stage, split)
+        rows = rows_of(path, record, stage, split)
         scores = _scores(record, stage, split, rows)
         results["results"][task] = {"alias": task, **scores}
         results["higher_is_better"][task] = {

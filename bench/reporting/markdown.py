@@ -1,5 +1,6 @@
 """GitHub Markdown that untrusted text can't break, and the number formats of reports."""
 
+import html
 import math
 import re
 import unicodedata
@@ -29,6 +30,8 @@ _DIRECTIONAL = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069
 _BLOCK_START = re.compile(r"(?:#{1,6}|[+-]+|=+|[0-9]{1,9}[.)])(?: |$)")
 # Underscores inside a word have no effect in GitHub Markdown and stay readable in the source.
 _EMPHASIS = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+# What cells of this package hold beside escaped text, which has none of these signs.
+_MARKS = re.compile(r"</?(?:code|b|sup)>|\*\*")
 _ALIGNMENTS = {"l": ":--", "r": "--:", "c": ":-:"}
 
 
@@ -56,6 +59,11 @@ def escape(value: Any, limit: int = CELL_LIMIT) -> str:
     if _BLOCK_START.match(marked):
         shown = f"&#{ord(shown[0])};{shown[1:]}"
     return shown + ending
+
+
+def plain(markdown: str) -> str:
+    """Return escaped text, with this module's own marks in it, as it renders: for a terminal."""
+    return html.unescape(_MARKS.sub("", markdown))
 
 
 def code(value: Any, limit: int = CELL_LIMIT) -> str:

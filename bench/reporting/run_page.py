@@ -1,45 +1,102 @@
-"""Render the report of one run, `report.md`, from its record. Loads no torch, no matplotlib."""
+"""Render the report of one run, `report.md`, from its record. Loads no torch, no matplotlib.
 
+First what was run, its result, its warnings and how to run it again; then scores, examples, figures and cost; the rest
+is folded.
+"""
+
+from __future__ import annotations
+
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.analysis import accessors
 from bench.data import tagging
+from bench.errors import DataError
+from bench.records import store
 from bench.records.record import Published, Record, Score
-from bench.reporting import cells, run_warnings
+from bench.reporting import cells, run_examples, run_summary, run_warnings
 from bench.reporting import markdown as md
 from bench.utils import files, numbers
 from bench.utils.hardware import GIB
 
+if TYPE_CHECKING:  # they load NumPy, which a page without examples does not need
+    from bench.analysis.disagreements import TextSource
+    from bench.data.dataset import Corpus
+
+PAGE = "report.md"
+_FIRST_LINE = re.compile(rb"# .+, seed (\d+|" + md.DASH.encode() + rb")$", re.MULTILINE)
 PER_LABEL = ("f1", "precision", "recall", "accuracy")
 PER_TYPE = ("f1", "precision", "recall")
+# A value by label -> one that is the same where the two are equal.
+SAME_BY_LABEL = {"accuracy": "recall"}
+# The same of single labels.
+SAME = {"f1_micro": "accuracy"}
 
 
-def write_run_report(record: Record, folder: Path) -> Path:
-    """Write `report.md` into a run's folder; return its path."""
-    path = folder / "report.md"
-    files.write_text(path, run_report(record, folder))
+def refuse_foreign(folder: Path, *, overwrite: bool) -> None:
+    """Raise DataError for the folder of another run, a file, and a report.md that is not the page of a run.
+
+    overwrite: such a report.md may be replaced.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; pass a folder")
+    if (folder / store.FILE).exists():
+        raise DataError(f"{folder} is the folder of another run: its own page would be overwritten; pass another -o")
+    path = folder / PAGE
+    try:
+        with files.open_regular(path) as stream:
+            is_own = _FIRST_LINE.match(stream.readline(10_000)) is not None
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror or error}") from error
+    if not is_own and not overwrite:
+        raise DataError(f"{path} is not the page of a run; pass another -o, or --overwrite to replace it")
+
+
+def write_run_report(record: Record, folder: Path, *, corpus: Corpus | None = None) -> Path:
+    """Write `report.md` into a run's folder; return its path. corpus: the run's data, where they are loaded."""
+    path = folder / PAGE
+    files.write_text(path, run_report(record, folder, corpus=corpus))
     return path
 
 
-def run_report(record: Record, folder: Path) -> str:
-    """Return the page of one run, with links to `folder`/figures; unknown values are omitted."""
+def run_report(record: Record, folder: Path, *, texts_from: TextSource = "files", corpus: Corpus | None = None) -> str:
+    """Return the page of one run, with links to `folder`/figures; unknown values are omitted.
+
+    texts_from: where texts of examples may be read. corpus: the run's data, where they are loaded.
+    """
+    splits = accessors.splits(record)
     parts = {
         "Out of memory": _out_of_memory(record),
-        "Scores": md.joined(_scores(record, split) for split in accessors.splits(record)),
-        "Scores by label": md.joined(
-            part(record, split) for split in accessors.splits(record) for part in (_scores_by_label, _scores_by_type)
-        ),
+        "Scores": md.joined(_scores(record, split) for split in splits),
         "Published results": md.joined(
             _published(results, f"{split}{when}")
             for when, bands in ((" before training", record.published_before), ("", record.published))
             for split, results in bands.items()
         ),
-        "Prompt": _prompt(record),
+        "Scores by label": md.joined(
+            part(record, split) for split in splits for part in (_scores_by_label, _scores_by_type)
+        ),
+        "Examples": run_examples.section(record, folder, texts_from, corpus),
         "Figures": md.images("figures", sorted(path.name for path in folder.glob("figures/*.png"))),
-        "Training": md.fields("training", record.training.model_dump(exclude={"in_force"})) if record.training else "",
+        "Cost": _cost(record),
+        "Details": _details(record, shows_prompt=texts_from != "nowhere"),
+    }
+    title = f"# {cells.title(record)}, seed {md.escape(record.seed)}"
+    return md.joined([title, _verdict(record), _first_screen(record), md.sections(parts)]) + "\n"
+
+
+def _details(record: Record, *, shows_prompt: bool) -> str:
+    """Return all that few readers want, each part folded."""
+    notes = [md.escape(note, accessors.MAX_CHARACTERS) for note in record.notes]
+    training = record.training.model_dump(exclude={"in_force"}) if record.training else {}
+    parts = {
+        "Prompt": _prompt(record, shows_prompt=shows_prompt),
+        "Training": md.fields("training", training),
         "Speed": _speed(record),
         "Memory": md.grid("peak by phase, maximum over processes", record.memory, skip=["per_rank"]),
         "Memory predicted": _memory_predicted(record),
@@ -47,18 +104,49 @@ def run_report(record: Record, folder: Path) -> str:
         "Data": _data(record),
         "Model": _model(record),
         "Overrides": _override_table(record),
-        "Notes": md.bullets([md.escape(note, accessors.MAX_CHARACTERS) for note in record.notes]),
-        "Checks": _checks(record),
+        f"Notes ({len(notes)})": md.bullets(notes),
+        f"Checks ({len(record.checks)})": _checks(record),
         "Environment and launch": _environment(record),
-        "Metric signatures": _signatures(record),
+        "Metric signatures and intervals": _signatures(record),
     }
-    title = f"# {cells.title(record)}, seed {md.escape(record.seed)}"
-    return md.joined([title, _verdict(record), run_warnings.alert(record), _summary(record), md.sections(parts)]) + "\n"
+    return md.joined(md.details(name, body) for name, body in parts.items())
+
+
+def _first_screen(record: Record) -> str:
+    """Return what was run, its result, its warnings, and how to run it again."""
+    result = run_summary.result(record) if record.status == "ok" else ""
+    again = run_summary.command(record)
+    # A recipe that comes with the package is found from anywhere.
+    is_named = run_summary.recipe_name(Path(record.recipe.path)) != record.recipe.path
+    where = "" if is_named or Path(record.recipe.path).is_absolute() else ", in the folder that it was started in"
+    return md.joined(
+        [
+            run_summary.sentence(record),
+            f"Result: {result}" if result else "",
+            run_warnings.alert(record),
+            "" if again is None else f"To run it again{where}:\n\n{md.verbatim(again)}",
+            _where(record),
+        ]
+    )
+
+
+def _where(record: Record) -> str:
+    """Return status, machine, duration and dates."""
+    total_s = sum(seconds for _, seconds in accessors.timed(record))
+    rows = [
+        ("status", md.escape(record.status)),
+        *_settings_of_others(record),
+        ("recipe", md.code(record.recipe.path)),
+        ("machine", cells.machine(record)),
+        ("started, finished", f"{md.escape(record.started_at)}, {md.escape(record.finished_at)}"),
+        ("duration, s", md.seconds(total_s) if total_s else md.DASH),
+    ]
+    return md.pairs("this run", rows)
 
 
 def _verdict(record: Record) -> str:
     if record.status == "ok":
-        return "Status: **ok**"
+        return ""
     place = f" in {md.code(record.failed_in)}" if record.failed_in else ""
     lines = [
         f"**Status: {record.status}**{place}",
@@ -70,20 +158,6 @@ def _verdict(record: Record) -> str:
     return md.alert(lines)
 
 
-def _summary(record: Record) -> str:
-    rows = [
-        ("result", _result(record)),
-        ("data set", md.escape(record.data and record.data.id)),
-        ("model", md.escape(record.model and record.model.id)),
-        ("method", md.escape(record.method or None)),
-        ("machine", cells.machine(record)),
-        ("recipe", md.code(record.recipe.path)),
-        *_settings_of_others(record),
-        ("started, finished", f"{md.escape(record.started_at)}, {md.escape(record.finished_at)}"),
-    ]
-    return md.pairs("this run", rows)
-
-
 def _settings_of_others(record: Record) -> list[tuple[str, str]]:
     """Return a row that says where the settings are from, for a run with published settings."""
     of_others = record.recipe.resolved.get("as_published")
@@ -93,27 +167,13 @@ def _settings_of_others(record: Record) -> list[tuple[str, str]]:
     return [("settings", md.escape(f"as published: {of_others['source']}{changed}", accessors.MAX_CHARACTERS))]
 
 
-def _result(record: Record) -> str:
-    split = next(iter(accessors.splits(record)), None)
-    stages = accessors.stage_names(record)
-    scores = {stage: accessors.scalars(record, stage, split) for stage in accessors.STAGES}
-    name = accessors.ranking_metric([*scores["after"], *scores["before"]])
-    if name is None or split is None:
-        return md.DASH
-    shown = [
-        f"{cells.shown_score(scores[stage][name])} {when}" for stage, when in stages.items() if name in scores[stage]
-    ]
-    floor = accessors.constant_baseline(record, split, name)
-    shown += [f"{md.fixed(floor[1])} for the {md.escape(floor[0])} baseline"] if floor is not None else []
-    return f"{md.escape(name)} on {md.escape(split)}: {', '.join(shown)}"
-
-
 def _scores(record: Record, split: str) -> str:
     kinds = dict.fromkeys((*accessors.STAGES, *record.scores))
     stages = {stage: scores for stage in kinds if (scores := accessors.scalars(record, stage, split))}
     baselines = record.baselines.get(split, {})
     scored = {name for scores in stages.values() for name in scores}
     names = sorted(scored | {name for values in baselines.values() for name in values}, key=accessors.metric_order)
+    names = [name for name in names if not _says_the_same(name, stages, baselines)]
     lines = [
         {"metric": md.escape(name)}
         | {f"{md.escape(kind)} baseline": md.fixed(values.get(name)) for kind, values in baselines.items()}
@@ -126,6 +186,16 @@ def _scores(record: Record, split: str) -> str:
     examples = sorted({item.examples for scores in stages.values() for item in scores.values()})
     heading = f"### {md.escape(split)}, {' or '.join(map(md.count, examples)) or 'no'} examples"
     return md.joined([heading, md.table_of(lines, ["metric"]), md.bullets(_not_rewarded(stages.values()))])
+
+
+def _says_the_same(
+    name: str, stages: Mapping[str, Mapping[str, Score]], baselines: Mapping[str, Mapping[str, Any]]
+) -> bool:
+    """Return whether a metric's row would be that of another one: micro F1 of single labels is accuracy."""
+    other = SAME.get(name, "")
+    columns = [{metric: item.value for metric, item in scores.items()} for scores in stages.values()]
+    pairs = [(values.get(name), values.get(other)) for values in (*columns, *baselines.values())]
+    return any(same is not None for _, same in pairs) and all(one == same for one, same in pairs)
 
 
 def _not_rewarded(stages: Iterable[Mapping[str, Score]]) -> list[str]:
@@ -169,6 +239,11 @@ def _scores_by_label(record: Record, split: str) -> str:
         for stage in accessors.STAGES
     }
     columns = {name: item for name, item in scores.items() if item and isinstance(item.value, list)}
+    for name, other in SAME_BY_LABEL.items():
+        for stage in accessors.STAGES:
+            one, same = columns.get(f"{name} {stage}"), columns.get(f"{other} {stage}")
+            if one is not None and same is not None and one.value == same.value:
+                del columns[f"{name} {stage}"]
     if not columns:
         return ""
     labels = list(record.data.labels) if record.data else []
@@ -205,7 +280,27 @@ def _scores_by_type(record: Record, split: str) -> str:
     return md.joined([f"### {md.escape(split)}, by type", md.folded("Scores by type of entity", shown, len(rows))])
 
 
-def _prompt(record: Record) -> str:
+def _cost(record: Record) -> str:
+    """Return time, memory and size: what the run took, and what an answer takes."""
+    split = next(iter(accessors.splits(record)), "")
+    trained, scored = record.throughput.get("train", {}), record.throughput.get(split, {})
+    memory = {
+        f"{name} in {when}, GiB": md.gib(record.memory.get(phase, {}).get(key))
+        for when, phase in (("training", "train"), ("scoring", "score_after"))
+        for name, key in (("GPU memory peak", "allocated_gib"), ("RAM peak", "rss_gib"))
+    }
+    parameters = record.model.parameters if record.model else {}
+    rows = [
+        ("training, s", md.seconds(accessors.training_s(record))),
+        ("tokens/s in training", md.significant(trained.get("real_tokens_per_s"))),
+        ("scoring, s per 100 examples", md.seconds(scored.get("seconds_per_100_examples"))),
+        *memory.items(),
+        ("trainable parameters", md.count_of(parameters.get("trainable"), parameters.get("total"))),
+    ]
+    return md.pairs("cost", rows)
+
+
+def _prompt(record: Record, *, shows_prompt: bool) -> str:
     prompts = record.prompts
     if prompts is None:
         return ""
@@ -213,8 +308,10 @@ def _prompt(record: Record) -> str:
     generated = {
         f"{stage}, {split}": counts for stage, splits in prompts.answers.items() for split, counts in splits.items()
     }
-    example = md.details("The first prompt, as the model reads it", md.verbatim(prompts.example))
-    return md.joined([fields, md.grid("generated answers", generated), example])
+    quotes = shows_prompt and accessors.card_of(record).get("quote") is not False
+    example = md.joined(["The first prompt, as the model reads it:", md.verbatim(prompts.example)])
+    shown = example if quotes and prompts.example else ""
+    return md.joined([fields, md.grid("generated answers", generated), shown])
 
 
 def _speed(record: Record) -> str:
@@ -321,7 +418,7 @@ def _checks(record: Record) -> str:
 
 def _environment(record: Record) -> str:
     environment = record.environment.model_dump() if record.environment else {}
-    packages = md.details("Package versions", md.fields("package", environment.pop("packages", {})))
+    packages = md.fields("package", environment.pop("packages", {}))
     launch = md.fields("launch", record.launch.model_dump(), skip=("command",)) if record.launch else ""
     if record.launch and record.launch.command:
         launch = md.joined([launch, f"Started by {md.code(shlex.join(record.launch.command))}"])
@@ -338,4 +435,4 @@ def _signatures(record: Record) -> str:
     same = record.comparability
     keys = {"recipe_hash": record.recipe.hash, "comparability_key": same and same.key}
     keys |= {f"comparability of {name}": part for name, part in same.parts.items()} if same else {}
-    return md.joined([md.details("Metric signatures and intervals", shown), md.fields("key", keys)])
+    return md.joined([shown, md.fields("key", keys)])

@@ -3,21 +3,23 @@
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.analysis import accessors
-from bench.analysis.accessors import LeftOut, require_metric, training_s
+from bench.analysis.accessors import LeftOut, training_s
 from bench.records.record import Record
 from bench.reporting import cells, run_warnings
 from bench.reporting import markdown as md
-from bench.utils import files, numbers
+from bench.utils import numbers
 
 # Metric columns beside the ranking metric.
 TABLE_METRICS = (
     *("f1_macro", "jaccard_samples", "mcc", "squad_exact_match", "squad_v2_exact", "spearman", "mse", "token_accuracy"),
     "loss",
 )
-TEXT_COLUMNS = ("study / model / method", "overrides", "prompt", "machine", "status")
+NAME_COLUMN, SEEDS_COLUMN = "study / model / method", "aggregated over seeds"
+TEXT_COLUMNS = (NAME_COLUMN, "overrides", "prompt", "machine", "status")
 TABLE_NOTES = (
     "Intervals cover other test examples, not other seeds.",
     "Scores are fractions, not percentages; BLEU is on a scale of 0 to 100. Scores of failed runs are not shown.",
@@ -42,17 +44,27 @@ PREDICTED_NOTE = (
 Runs = list[tuple[Path, Record]]
 
 
-def write_table_report(paths: Sequence[Path], output: Path, metric: str | None = None) -> Path:
-    """Write the tables of all records at or below `paths`, and a list of unreadable ones; return `output`.
+@dataclass(frozen=True, kw_only=True)
+class RunsTable:
+    """The runs of one comparability key, as Markdown cells by column: best first, failed last; and those over seeds.
 
-    metric: ranks runs; None selects the first of the usual ones. Raises DataError for a path that does not exist,
-    without any record, and for a metric that no run has.
+    caption: what is scored and ranked. common: a sentence on the overrides that all runs share, if any.
     """
-    records, unreadable = accessors.read_all(paths)
-    require_metric(records, metric)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(output, table_report(records, unreadable, metric))
-    return output
+
+    key: str
+    caption: str
+    lines: list[dict[str, str]]
+    common: str
+    seeds: list[dict[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSetTables:
+    """The tables of one data set. differs: in what the runs differ, so that their scores can't be compared; or ""."""
+
+    name: str
+    tables: list[RunsTable]
+    differs: str
 
 
 def table_report(records: Runs, unreadable: Sequence[LeftOut] = (), metric: str | None = None) -> str:
@@ -60,30 +72,56 @@ def table_report(records: Runs, unreadable: Sequence[LeftOut] = (), metric: str 
 
     The same records give the same text, in any order.
     """
-    tables = [_data_set(name, tables, metric) for name, tables in sorted(accessors.by_data_set(records).items())]
+    sections = [_data_set(one) for one in tables(records, metric)]
     broken = md.bullets(
         [f"{md.code(item.path)}: {md.escape(item.reason, accessors.MAX_CHARACTERS)}" for item in unreadable]
     )
     warned = run_warnings.section([record for _, record in records])
     rest = {"Warnings": warned, "Unreadable records": broken, "Notes": _notes(records, len(unreadable))}
-    return md.joined(["# Runs", *tables, md.sections(rest)]) + "\n"
+    return md.joined(["# Runs", *sections, md.sections(rest)]) + "\n"
 
 
-def _data_set(name: str, tables: dict[str, Runs], metric: str | None) -> str:
-    parts = [f"## Data set {md.escape(name)}"]
-    if len(tables) > 1:
-        differ = ", ".join(map(md.escape, accessors.differing_parts(tables)))
-        parts.append(
-            "These runs were not all scored on the same examples with the same metrics, so they are reported in "
-            f"{len(tables)} tables. Do not compare scores across them. They differ in: {differ or 'unknown'}."
-        )
-    for key, runs in sorted(tables.items(), key=lambda item: (not item[0], item[0])):
-        shown = f"with comparability key {md.code(key)}" if key else "without a comparability key"
-        parts += [f"### Runs {shown}" if len(tables) > 1 else "", _runs_table([record for _, record in runs], metric)]
+def tables(records: Runs, metric: str | None = None) -> list[DataSetTables]:
+    """Return the tables of each data set, by comparability key. metric: ranks; None for the first of the usual ones."""
+    found = []
+    for name, by_key in sorted(accessors.by_data_set(records).items()):
+        differs = (", ".join(accessors.differing_parts(by_key)) or "unknown") if len(by_key) > 1 else ""
+        ordered = sorted(by_key.items(), key=lambda item: (not item[0], item[0]))
+        own = [_runs_table(key, [record for _, record in runs], metric) for key, runs in ordered]
+        found.append(DataSetTables(name=name, tables=own, differs=differs))
+    return found
+
+
+def why_apart(found: DataSetTables) -> str:
+    """Return why the runs of a data set are in several tables; "" where they are in one."""
+    if not found.differs:
+        return ""
+    return (
+        "These runs were not all scored on the same examples with the same metrics, so they are reported in "
+        f"{len(found.tables)} tables. Do not compare scores across them. They differ in: {md.escape(found.differs)}."
+    )
+
+
+def heading(table: RunsTable) -> str:
+    """Return the heading of one of several tables of a data set."""
+    shown = f"with comparability key {md.code(table.key)}" if table.key else "without a comparability key"
+    return f"Runs {shown}"
+
+
+def _data_set(found: DataSetTables) -> str:
+    parts = [f"## Data set {md.escape(found.name)}", why_apart(found)]
+    for table in found.tables:
+        parts += [
+            f"### {heading(table)}" if found.differs else "",
+            table.caption,
+            md.table_of(table.lines, TEXT_COLUMNS),
+            table.common,
+            md.table_of(table.seeds, (SEEDS_COLUMN,)),
+        ]
     return md.joined(parts)
 
 
-def _runs_table(runs: list[Record], metric: str | None) -> str:
+def _runs_table(key: str, runs: list[Record], metric: str | None) -> RunsTable:
     valid = [record for record in runs if record.status == "ok"]
     split = next((split for record in valid for split in accessors.splits(record)), None)
     names = {name for record in valid for stage in accessors.STAGES for name in accessors.scalars(record, stage, split)}
@@ -96,16 +134,14 @@ def _runs_table(runs: list[Record], metric: str | None) -> str:
     often_empty = (PREDICTED, "overrides", run_warnings.COLUMN)
     alone = {name for name in often_empty if {line[name] for line in lines} == {md.DASH}}
     alone |= {name for name in ("prompt", "machine") if len({line[name] for line in lines} - {md.DASH}) < 2}
-    lines = [{name: cell for name, cell in line.items() if name not in alone} for line in lines]
     whose = "all these runs" if len(runs) > 1 else "this run"
     alike = f"Overrides of {whose}: {md.escape('; '.join(common), accessors.MAX_CHARACTERS)}."
-    return md.joined(
-        [
-            _caption(valid, split, main, metric, higher=higher),
-            md.table_of(lines, TEXT_COLUMNS),
-            alike if common else "",
-            _seeds_table(valid, split, main, titles),
-        ]
+    return RunsTable(
+        key=key,
+        caption=_caption(valid, split, main, metric, higher=higher),
+        lines=[{name: cell for name, cell in line.items() if name not in alone} for line in lines],
+        common=alike if common else "",
+        seeds=_seeds_lines(valid, split, main, titles),
     )
 
 
@@ -132,7 +168,9 @@ def _common_overrides(runs: list[Record]) -> list[str]:
     return [item for item in _overrides(runs[0]) if all(item in _overrides(record) for record in runs)]
 
 
-def _seeds_table(runs: list[Record], split: str | None, main: str | None, titles: dict[tuple[str, str], str]) -> str:
+def _seeds_lines(
+    runs: list[Record], split: str | None, main: str | None, titles: dict[tuple[str, str], str]
+) -> list[dict[str, str]]:
     """Return mean, sample standard deviation, minimum and maximum over the seeds of each recipe."""
     groups: dict[tuple[str, str], dict[int, Record]] = {}
     for record in runs:
@@ -145,7 +183,7 @@ def _seeds_table(runs: list[Record], split: str | None, main: str | None, titles
             continue
         lines.append(
             {
-                "aggregated over seeds": titles[key],
+                SEEDS_COLUMN: titles[key],
                 "seeds": md.count(len(values)),
                 f"mean {md.escape(main)}": md.fixed(statistics.mean(values)),
                 "std over seeds": md.fixed(statistics.stdev(values)),
@@ -153,7 +191,7 @@ def _seeds_table(runs: list[Record], split: str | None, main: str | None, titles
                 "max": md.fixed(max(values)),
             }
         )
-    return md.table_of(sorted(lines, key=str), ("aggregated over seeds",))
+    return sorted(lines, key=str)
 
 
 def _caption(valid: list[Record], split: str | None, main: str | None, metric: str | None, *, higher: bool) -> str:
@@ -189,7 +227,7 @@ def _line(record: Record, split: str | None, metrics: list[str], title: str, com
     if record.status == "oom":
         shown = [cells.does_not_fit(record)] * 2
     return {
-        "study / model / method": title,
+        NAME_COLUMN: title,
         "seed": md.escape(record.seed),
         f"{md.escape(metrics[0])} before": shown[0],
         f"{md.escape(metrics[0])} after": shown[1],

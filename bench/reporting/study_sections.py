@@ -327,7 +327,7 @@ def disagreements_table(group: Group, *, texts_from: TextSource) -> str:
         return ""
     best = [system for system in group.systems if system.compared_as][:MOST_SYSTEMS]
     names = {str(system.compared_as): system.label for system in best}
-    summary = disagreements.find(group.matched, list(names))
+    summary = disagreements.find(group.matched, list(names), texts_from=texts_from)
     counts = (
         f"Of {summary.examples:,} examples, {summary.all_right:,} were answered correctly by all {summary.systems} "
         f"systems in all seeds and {summary.all_wrong:,} by no system in any seed; the systems differ on "

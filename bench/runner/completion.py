@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import console
 from bench.errors import BenchError
@@ -14,6 +14,9 @@ from bench.runner import run_folder
 from bench.runner.context import RunContext
 from bench.training import checkpoint_files
 from bench.utils import files
+
+if TYPE_CHECKING:  # it loads NumPy
+    from bench.data.dataset import Corpus
 
 LogRows = list[dict[str, Any]]
 LOG = "train_log.jsonl"
@@ -29,16 +32,19 @@ def write_report(run: RunContext) -> None:
     """Write the figures and the one-page report. A failure here is noted, and fails no run."""
     rows = run.progress.log.rows if run.progress is not None else []
     encoded = run.inputs.encoded if run.has_inputs else {}
-    _write_report(run, run.record, rows, {name: split.lengths for name, split in encoded.items()})
+    corpus = run.inputs.corpus if run.has_inputs else None
+    _write_report(run, run.record, rows, {name: split.lengths for name, split in encoded.items()}, corpus)
 
 
-def _write_report(run: RunContext, record: Record, rows: LogRows, lengths: dict[str, list[int]]) -> None:
+def _write_report(
+    run: RunContext, record: Record, rows: LogRows, lengths: dict[str, list[int]], corpus: "Corpus | None" = None
+) -> None:
     try:
         from bench.reporting import run_page
         from bench.reporting.figures.run import draw_all
 
         record.artifacts |= draw_all(run.folder, record, rows, lengths)
-        run_page.write_run_report(record, run.folder)
+        run_page.write_run_report(record, run.folder, corpus=corpus)
         record.artifacts["report"] = "report.md"
     except Exception as error:
         record.note(f"no report could be written: {type(error).__name__}: {error}")

@@ -169,6 +169,8 @@ def _encode(
             encode_corpus = reference_examples.encode_corpus if writes else text_examples.encode_corpus
             asked = encode_corpus(recipe, plan, corpus, task, tokenizer)
         run.record.prompts = asked.prompts
+        if not recipe.dataset.quote:
+            run.record.prompts.example = ""
         data = contracts.EncodedData(
             splits=asked.splits,
             train=asked.train,

@@ -30,6 +30,9 @@ from bench.utils.system import utc_now
 
 EXIT_CODES = {"ok": 0, "invalid": 2, "oom": 3, "diverged": 4, "crashed": 1, "interrupted": 130}
 
+# What --no-texts sets: in the record, so that no later page quotes the data either.
+NO_TEXTS = "dataset.quote=false"
+
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of one run."""
@@ -54,6 +57,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
     parser.add_argument("--out", type=arguments.path, help="folder of the run (default: runs/<name>--seed<N>--<hash>)")
     parser.add_argument("--overwrite", action="store_true", help="replace a run in that folder, and start anew")
+    parser.add_argument("--no-texts", action="store_true", help="no texts of examples on pages (dataset.quote=false)")
     parser.add_argument(
         "--resume", action="store_true", help="note it in the record if there is no checkpoint to resume from"
     )
@@ -64,6 +68,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=600.0,
         help="seconds without a heartbeat before a process is considered dead (600)",
     )
+
+
+def overrides_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the overrides of a command line, of which --no-texts is one."""
+    return (*options.overrides, *((NO_TEXTS,) if options.no_texts else ()))
 
 
 def _limit_s(text: str) -> float:
@@ -129,7 +138,7 @@ def _prepare(options: argparse.Namespace, stopper: signals.StopHandler, outcome:
     foreign_code.confirm(options.trust_remote_code)
     if outcome.document is None:
         options.recipe = recipe_names.find(options.recipe)
-    resolved = load(options.recipe, tuple(options.overrides), options.seed, document=outcome.document)
+    resolved = load(options.recipe, overrides_of(options), options.seed, document=outcome.document)
     seed = resolved.recipe.seed
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"
     previous, lock = resume.PreviousRun(), None

@@ -14,6 +14,8 @@ from accelerate.commands.config.config_args import default_config_file
 from bench.utils import secret_formats
 from bench.utils.files import ROOT, read_bytes
 
+# Runs accelerate's launcher, with the same options.
+OWN_LAUNCHER = Path("bench", "launch.py")
 LAUNCHERS = ("accelerate", "accelerate-launch", "torchrun", "deepspeed")
 # `python -m MODULE` -> the same command by its name.
 MODULES = {
@@ -46,6 +48,8 @@ def launcher_words(words: Sequence[str]) -> list[str]:
             word = words[place]
             if found := MODULES.get(word) if words[place - 1] == "-m" else None:
                 return [*found, *words[place + 1 :]]
+            if Path(*Path(word).parts[-2:]) == OWN_LAUNCHER:
+                return ["accelerate", "launch", *words[place + 1 :]]
             if Path(word).name in LAUNCHERS:
                 return [Path(word).name, *words[place + 1 :]]
     return []

@@ -76,8 +76,8 @@ def test_runs_are_compared_in_pairs(runs, tmp_path, capsys):
         asked = ["compare", str(folder / "assistant"), str(folder / "answer"), "--metric", metric]
         assert main([*asked, "-o", str(tmp_path / f"{metric}.md")]) == 0, capsys.readouterr().err
         assert metric in (tmp_path / f"{metric}.md").read_text(encoding="utf-8")
-    assert main(["report", str(folder), "-o", str(tmp_path / "table.md")]) == 0
-    assert "can't be compared by them" in (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert main(["report", str(folder)]) == 0
+    assert "can't be compared by them" in capsys.readouterr().out
     # By tokens of another length, as another tokenizer has them.
     other = tmp_path / "other"
     shutil.copytree(folder / "answer", other)

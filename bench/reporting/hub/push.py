@@ -25,7 +25,7 @@ from pydantic_core import PydanticSerializationError
 from safetensors import SafetensorError, safe_open
 
 from bench import console
-from bench.analysis import accessors, predictions
+from bench.analysis import accessors, disagreements, predictions
 from bench.config import without_model
 from bench.errors import BenchError, DataError, SetupError
 from bench.records import store
@@ -123,12 +123,17 @@ def _check_name(name: str) -> None:
 def shareable_record(folder: Path, *, with_texts: bool = False) -> Record:
     """Return a run's record without absolute paths and, unless requested, without texts of the data set.
 
-    Raises DataError where the predictions contradict the record, and for a secret.
+    Raises DataError where the predictions contradict the record, for a secret, and where the texts of a data set that
+    may not be quoted are requested.
     """
     _refuse_links(folder / store.FILE, folder)
     record, paths = store.read(folder), redact.PathShortener()
     if contradiction := predictions.find_contradiction(folder / store.FILE, record):
         raise DataError(f"{contradiction}; nothing was uploaded")
+    if with_texts and (hidden := disagreements.why_hidden(record)):
+        if disagreements.task_of(record) in disagreements.TEXT_ANSWERS:
+            raise DataError(f"{folder}: {hidden}, and its predictions are texts; push without --with-predictions")
+        with_texts = False
     had_texts = bool(record.prompts and record.prompts.example)
     if record.prompts and not with_texts:
         record.prompts.example = ""
@@ -281,7 +286,10 @@ def _is_beside_runs(path: Path) -> bool:
 
 
 def _run_files(folder: Path, record: Record, name: str, with_predictions: bool) -> dict[str, bytes]:
-    files = {store.FILE: _as_json(record), "report.md": run_page.run_report(record, folder).encode()}
+    files = {
+        store.FILE: _as_json(record),
+        "report.md": run_page.run_report(record, folder, texts_from="nowhere").encode(),
+    }
     rows = cards.score_rows(record, name)
     if rows:
         lines = [json.dumps({**row, "value": numbers.finite(row["value"])}, ensure_ascii=False) for row in rows]

@@ -42,7 +42,6 @@ def test_devices_and_fifos_are_not_replaced_by_files(tmp_path):
     "words",
     [
         ["report", "{run}", "--html", "{run}/record.json"],
-        ["report", "{run}", "-o", "{run}/report.md"],
         ["compare", "{run}", "{run}", "--json", "{run}/record.json"],
         ["compare", "{run}", "{run}", "-o", "{run}/report.md"],
         ["plan", "--table", "-o", "{run}/report.md"],

@@ -8,6 +8,7 @@ from bench.cli import run
 from bench.cli.main import main
 from bench.config import resolve
 from bench.distributed import launcher
+from bench.runner import lifecycle
 from bench.sweeps import jobs
 from tests.helpers.cases import together
 
@@ -62,7 +63,7 @@ def test_config_and_processes(replaced, words, config, processes):
 
 def test_every_option_of_a_run_is_handed_on(replaced, tmp_path):
     (tmp_path / "datasets").mkdir()
-    flags = ["--overwrite", "--resume", "--check", "--traceback", "--trust-remote-code"]
+    flags = ["--overwrite", "--resume", "--check", "--traceback", "--no-texts", "--trust-remote-code"]
     found, _ = launched(replaced, "tiny/bert-full", *flags, "--timeout-s", "30", "--include", str(tmp_path))
     assert {*flags, "--timeout-s", "30.0", "--include", str(tmp_path)} <= set(found)
 
@@ -87,3 +88,12 @@ def test_version(capsys):
     with pytest.raises(SystemExit) as raised:
         main(["--version"])
     assert (raised.value.code, capsys.readouterr().out) == (0, f"finetune-bench {bench.__version__}\n")
+
+
+def test_a_run_without_texts_has_that_in_its_recipe():
+    for flags, more in (([], ()), (["--no-texts"], ("dataset.quote=false",))):
+        options = lifecycle.parser().parse_intermixed_args(["tiny/bert-full", "training.steps=2", *flags])
+        overrides = lifecycle.overrides_of(options)
+        assert overrides == ("training.steps=2", *more)
+        resolved = resolve.load(resolve.SHIPPED / "tiny" / "bert-full.yaml", overrides, None)
+        assert resolved.recipe.dataset.quote is not bool(flags)

@@ -810,7 +810,8 @@ def test_hash_depends_on_what_moves_a_result_only(load_text):
     assert re.fullmatch(r"[0-9a-f]{64}", hash_)
     same = [
         ("seed=5",), ("save=false",), ("trackers=[wandb]",), ("dataset.source.folder=/elsewhere",),
-        ("dataset.licence=other",), ("dataset.homepage=x",), ("limit={test: 6, train: 5}",), ("training.epochs=2.0",),
+        ("dataset.licence=other",), ("dataset.homepage=x",),
+        ("dataset.quote=false",), ("limit={test: 6, train: 5}",), ("training.epochs=2.0",),
         ("method={name: full}",), ("checkpoints={every_steps: 5, keep: 1}",),
         ("published={accuracy: {low: 0.5, high: 0.6, source: x}}",),
     ]  # fmt: skip

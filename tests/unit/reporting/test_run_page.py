@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from bench.analysis import accessors
 from bench.analysis.accessors import LeftOut
 from bench.errors import DataError
 from bench.records import store
@@ -61,6 +62,43 @@ def test_scores_stand_beside_their_baselines_with_intervals(tmp_path):
     assert [row[0] for row in scores[1:]] == ["accuracy", "f1_macro", "mcc", "loss"]
     assert scores[4][1:3] == ["0.693", "–"]
     assert "### test, 872 examples" in page
+
+
+def test_rows_that_say_the_same_are_shown_once(tmp_path):
+    def page_of(f1_micro, recall):
+        scores = {"accuracy": score(0.9), "f1_micro": score(f1_micro), "f1_per_label": score([0.9, 0.8])}
+        scores |= {"accuracy_per_label": score([0.9, 0.7]), "recall_per_label": score(recall)}
+        return run_page.run_report(full(scores={"after": {"test": scores}}, baselines={}), tmp_path)
+
+    def shown(page):
+        tables = tables_of(page)
+        metrics = next(table for table in tables if table[0][0] == "metric" and "after training" in table[0])
+        return [row[0] for row in metrics[1:]], next(table[0] for table in tables if table[0][0] == "label")[2:]
+
+    assert shown(page_of(0.9, [0.9, 0.7])) == (["accuracy"], ["f1 after", "recall after"])
+    assert shown(page_of(0.8, [0.9, 0.6])) == (
+        ["accuracy", "f1_micro"],
+        ["f1 after", "recall after", "accuracy after"],
+    )
+
+
+def test_the_first_screen_says_what_was_run_and_how_to_run_it_again(tmp_path):
+    page = run_page.run_report(full(), tmp_path)
+    top = page[: page.index("## Scores")]
+    assert top.startswith("# sst2 / minilm / lora, seed 13\n\nLoRA fine-tuning of <code>org/minilm</code>")
+    assert "(22 million parameters, 220,000 trainable) on <code>stanfordnlp/sst2</code>" in top
+    assert "(1,000 training and 872 test examples)" in top
+    assert "6.4 epochs (200 steps), step 150 kept as the best, batch size 32" in top
+    assert "0.520 (0.500–0.540) before training; 0.509 for the majority baseline." in top
+    assert "python -m bench run sst2/lora training.steps=200 --seed 13 --config cpu\n</pre>" in top
+    assert "To run it again:\n" in top
+    own = full()
+    own.recipe.path = "mine.yaml"
+    assert "To run it again, in the folder that it was started in:\n" in run_page.run_report(own, tmp_path)
+    assert page.index("## Scores") < page.index("## Cost") < page.index("## Details")
+    # Folded: what few readers want.
+    folded = re.findall(r"<summary>(.*)</summary>", page[page.index("## Details") :])
+    assert {"Training", "Model", "Notes (1)", "Checks (1)", "Environment and launch"} <= set(folded)
 
 
 def test_scores_by_label_follow_the_labels_of_the_data(tmp_path):
@@ -124,7 +162,7 @@ def test_the_prompt_stands_as_the_model_reads_it(tmp_path):
 
 def test_a_model_that_was_only_asked_was_not_trained(tmp_path):
     page = run_page.run_report(full(training=None), tmp_path)
-    assert "(0.880–0.920) as it is" in page
+    assert "Result: **accuracy 0.900 (95 % interval 0.880 to 0.920)** on test as it is;" in page
     assert "after training" not in page
 
 
@@ -272,6 +310,7 @@ def test_hostile_text_breaks_no_part_of_a_page(tmp_path):
             [(tmp_path, failed), (tmp_path / "b", finished)], [LeftOut(path=Path(NASTY), reason=NASTY)]
         ),
     ]
+    pages.append(run_page.run_report(finished, tmp_path))
     for page in pages:
         tables_of(page)
         assert "<script" not in page
@@ -509,8 +548,7 @@ def test_a_table_ranks_by_the_metric_that_is_asked(tmp_path):
     with pytest.raises(
         DataError, match="no run has a single-valued score of the metric 'f1_per_label'; available: accuracy, f1_"
     ):
-        short_table.write_table_report([tmp_path / "runs"], tmp_path / "t.md", "f1_per_label")
-    assert not (tmp_path / "t.md").exists()
+        printed([tmp_path / "runs"], "f1_per_label")
 
 
 def test_an_interval_without_a_width_is_none():
@@ -622,40 +660,41 @@ def write_records(folder, *records):
         store.write(item, folder / str(index))
 
 
-def test_write_table_report_finds_records_and_lists_the_unreadable(tmp_path):
+def printed(paths, metric=None):
+    """The short table that `bench report` gives of these paths."""
+    records, unreadable = accessors.read_all(paths)
+    accessors.require_metric(records, metric)
+    return short_table.table_report(records, unreadable, metric)
+
+
+def test_the_table_holds_all_records_and_lists_the_unreadable(tmp_path):
     write_records(tmp_path / "runs", full(), full(seed=14))
     (tmp_path / "runs" / "half").mkdir()
     (tmp_path / "runs" / "half" / "record.json").write_text('{"schema": 1, "name"')
     (tmp_path / "runs" / "newer").mkdir()
     (tmp_path / "runs" / "newer" / "record.json").write_text(json.dumps({"schema": 99}))
-    output = tmp_path / "reports" / "new" / "runs.md"
-    assert short_table.write_table_report([tmp_path / "runs"], output) == output
-    page = output.read_text()
+    page = printed([tmp_path / "runs"])
     assert len(runs_of(page)) == 2
     broken = page[page.index("## Unreadable records") : page.index("## Notes")]
     assert broken.count("\n- ") == 2
     assert "not a whole record" in broken
     assert "schema 99 is newer" in broken
     assert "- 2 records (2 ok); 2 more could not be read." in page
-    first = output.read_bytes()
-    short_table.write_table_report([tmp_path / "runs" / "1", tmp_path / "runs"], output)
-    assert output.read_bytes() == first, "a record that is named twice counts once"
+    assert printed([tmp_path / "runs" / "1", tmp_path / "runs"]) == page, "a record that is named twice counts once"
 
 
-def test_write_table_report_refuses_to_report_on_nothing(tmp_path):
-    output = tmp_path / "runs.md"
+def test_there_is_no_table_of_nothing(tmp_path):
     with pytest.raises(DataError, match=r"no record\.json in or below"):
-        short_table.write_table_report([tmp_path], output)
+        printed([tmp_path])
     with pytest.raises(DataError, match="no such file or folder"):
-        short_table.write_table_report([tmp_path / "mistyped"], output)
+        printed([tmp_path / "mistyped"])
     with pytest.raises(DataError, match="nothing"):
-        short_table.write_table_report([], output)
-    assert not output.exists()
+        printed([])
 
 
 def test_reporting_loads_no_heavy_library_and_answers_at_once():
     code = (
-        "import sys, bench.reporting.run_page, bench.reporting.short_table;"
+        "import sys, bench.reporting.run_page, bench.reporting.printed_table;"
         "heavy = {'torch', 'numpy', 'matplotlib', 'transformers', 'datasets', 'pandas'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -513,7 +513,7 @@ def test_a_report_without_texts_has_the_same_examples(tmp_path):
     page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "| example | text | reference |" in shown
     assert "| example | reference |" in page
-    assert "Texts are not shown: --no-texts was given." in page
+    assert "Texts are not shown: this page is made without them (--no-texts)." in page
     with pytest.raises(SystemExit):
         main(["report", str(folder), "-o", str(tmp_path / "report"), "--no-texts", "--hub-texts"])
 
@@ -606,34 +606,33 @@ def test_a_report_by_another_metric_ranks_and_tests_by_it(tmp_path, capsys):
     (group,) = leaderboard.groups(accessors.read_all([folder])[0], "mcc")
     assert study_sections.leaderboard(group) == "No run on this data set has a single-valued score of the metric mcc."
     capsys.readouterr()
-    for output in ("s", "s.md"):
-        assert main(["report", str(folder), "-o", str(tmp_path / output), "--metric", "mcc"]) == 2
+    for words in ([], ["-o", str(tmp_path / "s")]):
+        assert main(["report", str(folder), *words, "--metric", "mcc"]) == 2
         assert (
             "no run has a single-valued score of the metric 'mcc'; available: accuracy, loss" in capsys.readouterr().err
         )
-        assert not (tmp_path / output).exists()
+        assert not (tmp_path / "s").exists()
 
 
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_writes_a_folder_a_page_or_a_short_table(runs, tmp_path, capsys):
-    assert main(["report", str(runs), "-o", str(tmp_path / "folder")]) == 0
+def test_the_command_prints_a_table_or_writes_a_folder_and_a_page(runs, tmp_path, capsys):
+    words = ["-o", str(tmp_path / "folder"), "--html", str(tmp_path / "p.html")]
+    assert main(["report", str(runs), *words]) == 0
     assert (tmp_path / "folder" / "report.md").exists()
-    assert (
-        main(["report", str(runs / "good-13"), "-o", str(tmp_path / "short.md"), "--html", str(tmp_path / "p.html")])
-        == 0
-    )
-    assert (tmp_path / "short.md").read_text(encoding="utf-8").startswith("# Runs\n")
     assert (tmp_path / "p.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "p.html", "short.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "p.html"]
     capsys.readouterr()
-    assert main(["report", str(runs)]) == 2
-    assert "say where the report goes" in capsys.readouterr().err
+    assert main(["report", str(runs)]) == 0
+    assert capsys.readouterr().out.startswith("# Runs\n")
     assert main(["report", str(runs), "-o", str(runs / "good-13")]) == 2
     assert "the folder of a run" in capsys.readouterr().err
     assert main(["report", str(runs), "-o", str(tmp_path / "p.html")]) == 2
     assert "is a file" in capsys.readouterr().err
+    assert main(["report", str(runs), "-o", str(tmp_path / "t.md")]) == 2
+    assert "t.md: give a folder; for the short table in a file write report RUNS >" in capsys.readouterr().err
+    assert not (tmp_path / "t.md").exists()
 
 
 def test_a_report_that_a_person_wrote_is_not_replaced(runs, tmp_path, capsys):
