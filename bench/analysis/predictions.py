@@ -1,10 +1,12 @@
 """Gather the runs of a comparison: read, verified against their records, grouped by system. Loads no torch."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import TextIOWrapper
+from operator import itemgetter
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from bench.analysis import accessors, verify
@@ -17,6 +19,7 @@ from bench.records.record import Record
 from bench.utils import files, numbers, process
 
 BLOCK_CHARACTERS = 2**22
+_FIELDS = itemgetter("id", "prediction", "reference", "metrics")
 
 # Runs that a refusal names with the reason why they can't be used.
 MOST_REASONS = 3
@@ -52,6 +55,33 @@ class ScoredPredictions:
             return self.tally
         places = {identity: place for place, identity in enumerate(self.lines)}
         return replace(self.tally, rows=self.tally.rows[[places[identity] for identity in ids]])
+
+    def in_order(self, ids: Sequence[str]) -> list[Line]:
+        """Return the lines of these examples, in this order."""
+        return list(self.lines.values()) if list(self.lines) == ids else [self.lines[identity] for identity in ids]
+
+    def alone(self) -> "Tallied":
+        """Return the statistics without the lines, which take far more memory."""
+        return Tallied(ids=tuple(self.lines), tally=self.tally)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tallied:
+    """Verified statistics of a prediction file in the order of `ids`."""
+
+    ids: tuple[str, ...]
+    tally: Tally
+
+    def sorted(self) -> Tally:
+        """Return the statistics in the order of the ids' alphabet."""
+        places = sorted(range(len(self.ids)), key=self.ids.__getitem__)
+        if places == list(range(len(places))):
+            return self.tally
+        return replace(self.tally, rows=self.tally.rows[places])
+
+
+Verified = dict[tuple[Path, str, str, str], Tallied]
+"""(Path of the record, stage, split, metric) -> what its predictions were verified to hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +130,7 @@ def gather(paths: Sequence[Path], request: CompareRequest) -> MatchedRuns:
             left_out.append(LeftOut(path=path, reason=f"the run has no {metric}"))
             continue
         try:
-            with process.no_collection():
-                scored = read_predictions(path, record, request.stage, split, metric)
+            scored = read_predictions(path, record, request.stage, split, metric)
         except DataError as error:
             left_out.append(LeftOut(path=path, reason=str(error), is_unsound=isinstance(error, UnsoundPredictions)))
             continue
@@ -128,16 +157,20 @@ def scored_parts(record: Record) -> list[tuple[str, str]]:
     return [(stage, split) for stage, splits in record.scores.items() for split in splits]
 
 
-def find_contradiction(path: Path, record: Record, parts: Iterable[tuple[str, str]] | None = None) -> str | None:
+def find_contradiction(
+    path: Path, record: Record, parts: Iterable[tuple[str, str]] | None = None, verified: Verified | None = None
+) -> str | None:
     """Return how the predictions contradict the record's scores; None if they agree, or there are no predictions.
 
-    parts: stages and splits to verify; None for all.
+    parts: stages and splits to verify; None for all. verified: is given what agrees, so that it is read once.
     """
     for stage, split in (scored_parts(record) if parts is None else parts) if record.data else ():
         metric = accessors.ranking_metric(accessors.scalars(record, stage, split))
         try:
             if metric is not None:
-                read_predictions(path, record, stage, split, metric)
+                scored = read_predictions(path, record, stage, split, metric)
+                if verified is not None:
+                    verified[path, stage, split, metric] = scored.alone()
         except UnsoundPredictions as error:
             return str(error)
         except DataError:  # no predictions, or this metric can't be computed from them
@@ -248,6 +281,7 @@ def _split_and_metric(runs: list[Located], request: CompareRequest) -> tuple[str
     return split, metric
 
 
+@process.no_collection()
 def read_predictions(path: Path, record: Record, stage: str, split: str, metric: str) -> ScoredPredictions:
     """Read a run's predictions and verify them against its record.
 
@@ -260,13 +294,51 @@ def read_predictions(path: Path, record: Record, stage: str, split: str, metric:
     hashes: dict[str, str] = {}
     values: list[dict[str, Any]] = []
     choices = [name for name in CHOICE_LENGTHS if name in stated.scores]
-    for number, row in _rows(stated.file):
+    for number, rows in _row_blocks(stated.file):
+        checked = None if choices else _checked_lines(stated, rows, lines)
+        if checked is None:  # row by row: the sentence names the first line that is not sound
+            checked = _lines_one_by_one(stated, rows, number, lines, choices)
+        lines.update(checked)
+        values.extend([row["metrics"] for row in rows])
+        if record.prompts is not None:
+            hashes.update([(row["id"], row["prompt_hash"]) for row in rows if isinstance(row.get("prompt_hash"), str)])
+    tally = verify.check_metric(stated, lines)
+    verify.check_other_metrics(stated, lines, values)
+    verify.check_prompts(stated, hashes, len(lines))
+    return ScoredPredictions(lines=lines, tally=tally)
+
+
+def _checked_lines(
+    stated: verify.StatedScores, rows: list[dict[str, Any]], known: Mapping[str, Line]
+) -> dict[str, Line] | None:
+    """Return the lines of a block by id; None where an id was seen before, or a value is not a number.
+
+    Columns are read one after the other, which takes a third of the time of reading row by row.
+    """
+    ids, predictions, references, metrics = zip(*map(_FIELDS, rows), strict=True) if rows else ((),) * 4
+    columns = [predictions, references, [each.get(stated.metric) for each in metrics]]
+    if not BY_TOKENS.keys().isdisjoint(stated.scores):
+        columns += [[row.get("reference_nll") for row in rows], [row.get("reference_tokens") for row in rows]]
+        if not set(map(type, columns[-1])) <= {int, NoneType}:
+            return None
+    if any(not set(map(type, column)) <= {int, float, NoneType} for column in columns[2:]):
+        return None
+    found = dict(zip(ids, map(Line, *columns), strict=True))
+    return found if len(found) == len(ids) and found.keys().isdisjoint(known) else None
+
+
+def _lines_one_by_one(
+    stated: verify.StatedScores, rows: list[dict[str, Any]], number: int, known: Mapping[str, Line], choices: list[str]
+) -> dict[str, Line]:
+    """Return the lines of a block by id. number: of the first line. Raises UnsoundPredictions for one that is not."""
+    lines: dict[str, Line] = {}
+    for place, row in enumerate(rows, number):
         identity = row["id"]
-        if identity in lines:
-            raise UnsoundPredictions(f"{stated.file}:{number}: duplicate example id {identity!r}")
-        value = row["metrics"].get(metric)
+        if identity in lines or identity in known:
+            raise UnsoundPredictions(f"{stated.file}:{place}: duplicate example id {identity!r}")
+        value = row["metrics"].get(stated.metric)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise UnsoundPredictions(f"{stated.file}:{number}: {metric} is not a number: {value!r}")
+            raise UnsoundPredictions(f"{stated.file}:{place}: {stated.metric} is not a number: {value!r}")
         loss, tokens = (row.get(f"reference_{name}") for name in ("nll", "tokens"))
         if choices:
             verify.check_choices(stated, identity, row, choices)
@@ -277,13 +349,7 @@ def read_predictions(path: Path, record: Record, stage: str, split: str, metric:
             loss=loss if isinstance(loss, int | float) else None,
             tokens=tokens if isinstance(tokens, int) else None,
         )
-        values.append(row["metrics"])
-        if isinstance(row.get("prompt_hash"), str):
-            hashes[identity] = row["prompt_hash"]
-    tally = verify.check_metric(stated, lines)
-    verify.check_other_metrics(stated, lines, values)
-    verify.check_prompts(stated, hashes, len(lines))
-    return ScoredPredictions(lines=lines, tally=tally)
+    return lines
 
 
 def prediction_rows(path: Path, stage: str, split: str) -> Iterable[dict[str, Any]]:
@@ -291,23 +357,35 @@ def prediction_rows(path: Path, stage: str, split: str) -> Iterable[dict[str, An
 
     Raises MissingPredictions without a file, UnsoundPredictions for a line that is none of a prediction.
     """
-    return (row for _, row in _rows(path.parent / "predictions" / f"{stage}-{split}.jsonl"))
+    blocks = _row_blocks(path.parent / "predictions" / f"{stage}-{split}.jsonl")
+    return (row for _, rows in blocks for row in rows)
 
 
-def _rows(file: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    for number, row in enumerate(_read(file), 1):
+def _row_blocks(file: Path) -> Iterable[tuple[int, list[dict[str, Any]]]]:
+    """Yield the number of the first line, and the objects of some lines. Raises UnsoundPredictions for any other."""
+    number = 1
+    for lines in _blocks(file):
+        rows = _parsed(file, lines, number)
+        if not _are_sound(rows):
+            rows = list(_sound_rows(file, rows, number))
+        yield number, rows
+        number += len(rows)
+
+
+def _are_sound(rows: list[Any]) -> bool:
+    try:
+        columns = list(zip(*map(_FIELDS, rows), strict=True))
+    except (TypeError, KeyError, IndexError):
+        return False
+    return not columns or (set(map(type, columns[0])) == {str} and set(map(type, columns[-1])) == {dict})
+
+
+def _sound_rows(file: Path, rows: Iterable[Any], number: int) -> Iterable[dict[str, Any]]:
+    for place, row in enumerate(rows, number):
         sound = isinstance(row, dict) and isinstance(row.get("id"), str) and isinstance(row.get("metrics"), dict)
         if not sound or not {"prediction", "reference"} <= set(row):
-            raise UnsoundPredictions(f"{file}:{number}: expected an object with id, prediction, reference and metrics")
-        yield number, row
-
-
-def _read(file: Path) -> Iterable[Any]:
-    """Return the value of each line, read some lines at a time."""
-    before = 0
-    for lines in _blocks(file):
-        yield from _parsed(file, lines, before)
-        before += len(lines)
+            raise UnsoundPredictions(f"{file}:{place}: expected an object with id, prediction, reference and metrics")
+        yield row
 
 
 def _blocks(file: Path) -> Iterable[list[str]]:
@@ -317,7 +395,7 @@ def _blocks(file: Path) -> Iterable[list[str]]:
         with TextIOWrapper(files.open_regular(file, files.LIMIT_BYTES), encoding="utf-8", newline="\n") as stream:
             lines = stream.readlines(BLOCK_CHARACTERS) or [""]
             while lines:
-                yield [line.removesuffix("\n") for line in lines]
+                yield lines
                 lines = stream.readlines(BLOCK_CHARACTERS)
     except FileNotFoundError as error:
         raise MissingPredictions(f"{file} not found; a run can't be compared without its predictions") from error
@@ -325,8 +403,8 @@ def _blocks(file: Path) -> Iterable[list[str]]:
         raise UnsoundPredictions(f"{file}: can't be read: {error}") from error
 
 
-def _parsed(file: Path, lines: list[str], before: int) -> Iterable[Any]:
-    """Parse each line. before: lines in front of these. Raises UnsoundPredictions for one that is not valid JSON."""
+def _parsed(file: Path, lines: list[str], number: int) -> list[Any]:
+    """Parse each line. number: of the first one. Raises UnsoundPredictions for one that is not valid JSON."""
     try:
         # Parsing all lines as one list takes half the time.
         rows = json.loads(f"[{','.join(lines)}]", parse_int=numbers.whole_number)
@@ -334,7 +412,7 @@ def _parsed(file: Path, lines: list[str], before: int) -> Iterable[Any]:
         rows = []
     if len(rows) == len(lines):
         return list(rows)
-    return (_value(file, number, line) for number, line in enumerate(lines, before + 1))
+    return [_value(file, place, line.removesuffix("\n")) for place, line in enumerate(lines, number)]
 
 
 def _value(file: Path, number: int, line: str) -> Any:
@@ -353,7 +431,10 @@ def _common_ids(runs: list[ScoredRun]) -> tuple[list[str], int]:
     if len(common) == 1:
         raise DataError(f"these {len(runs)} runs can't be compared: they have only one example in common")
     first = runs[0]
+    references = [line.reference for line in first.scored.in_order(common)]
     for run in runs[1:]:
+        if [line.reference for line in run.scored.in_order(common)] == references:
+            continue
         for identity in common:
             if run.lines[identity].reference != first.lines[identity].reference:
                 raise DataError(

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def check_metric(stated: StatedScores, lines: dict[str, Line]) -> Tally:
         raise UnsoundPredictions(
             f"{stated.file}: {len(lines)} predictions, but the record states {part.examples} examples"
         )
-    _check_expected(stated, stated.metric, [(identity, line, line.value) for identity, line in lines.items()])
+    _check_expected(stated, stated.metric, lines, [line.value for line in lines.values()])
     statistics = stated.tally(stated.metric, list(lines.values()))
     stated.require_equal(stated.metric, statistics.score)
     if math.isnan(statistics.score):
@@ -105,12 +105,15 @@ def check_metric(stated: StatedScores, lines: dict[str, Line]) -> Tally:
     return statistics
 
 
-def _check_expected(stated: StatedScores, metric: str, examples: Iterable[tuple[str, Line, Any]]) -> None:
-    """Check values that follow from one prediction and reference. examples: (id, line, stated value)."""
+def _check_expected(stated: StatedScores, metric: str, lines: dict[str, Line], values: Sequence[float | None]) -> None:
+    """Check values that follow from one prediction and reference. values: as stated, in the order of the lines."""
     if (expected := _EXPECTED_VALUES.get(metric)) is None:
         return
-    for identity, line, value in examples:
-        if value != expected(line.prediction, line.reference):
+    found = [expected(line.prediction, line.reference) for line in lines.values()]
+    if found == values:
+        return
+    for identity, value, right in zip(lines, values, found, strict=True):
+        if value != right:
             reason = f"prediction and reference of {identity!r} contradict its {metric} of {value}"
             raise UnsoundPredictions(f"{stated.file}: {reason}; was the file edited?")
 
@@ -138,9 +141,10 @@ def check_other_metrics(stated: StatedScores, found: dict[str, Line], values: Se
         if name in ("mcc", POSITIVE, "token_accuracy", *OF_NUMBERS, *BY_TOKENS, *chrf.WORD_ORDERS):
             stated.require_equal(name, stated.tally(name, lines).score)
             continue
-        _check_expected(stated, name, ((*one, row.get(name)) for one, row in zip(found.items(), values, strict=True)))
-        known = [value for row in values if isinstance(value := row.get(name), int | float) and math.isfinite(value)]
-        if known and len(known) == len(values):
+        of_lines = [row.get(name) for row in values]
+        _check_expected(stated, name, found, of_lines)
+        known = [value for value in of_lines if isinstance(value, int | float) and math.isfinite(value)]
+        if known and len(known) == len(of_lines):
             stated.require_equal(name, sum(known) / len(known))
 
 

@@ -210,6 +210,12 @@ def _chrf_rows(lines: Sequence[Line], metric: str) -> np.ndarray:
 
 def _label_table(names: list[Any], known: dict[str, int], multi_label: bool) -> Table:
     """Return [examples, labels] of 0 and 1; no answer is a row of 0. Raises DataError for an unknown label."""
+    if not multi_label:
+        numbers: dict[Any, int] = {**known, None: -1}
+        try:
+            return tables.of_labels(np.array(list(map(numbers.__getitem__, names)), dtype=np.int64), len(known))
+        except (KeyError, TypeError):
+            pass  # an unknown label, which is named below
     rows, columns = [], []
     for row, given in enumerate(names):
         several = given if multi_label and isinstance(given, list) else [given]
