@@ -209,7 +209,7 @@ def _gain(path: Path, record: Record, split: str, metric: str, verified: Verifie
         or predictions.read_predictions(path, record, stage, split, metric).alone()
         for stage in accessors.STAGES
     )
-    if set(before.ids) != set(after.ids):
+    if before.ids != after.ids and set(before.ids) != set(after.ids):
         raise DataError(f"{path}: different examples were scored before and after training")
     first, last = before.sorted(), after.sorted()
     return last.score - first.score, last.score > first.score and _is_significant(first, last)

@@ -101,8 +101,9 @@ def _group(data_set: str, key: str, runs: list[Located], differs: str, requested
     not_counted = [*contradicted, *repeated]
     matched, comparison, why_untested = _tested([pair for group in by_system.values() for pair in group], requested)
     by_system = _verified(by_system, matched, not_counted)
-    for run in (run for group in matched.systems.values() for run in group) if matched else ():
-        verified[run.path, matched.stage, matched.split, matched.metric] = run.scored.alone()
+    if matched is not None:
+        for run in (run for group in matched.systems.values() for run in group):
+            verified[run.path, matched.stage, matched.split, matched.metric] = run.scored.alone()
     valid = [record for group in by_system.values() for _, record in group]
     split = comparison.split if comparison else next((name for one in valid for name in accessors.splits(one)), None)
     names = {name for one in valid for stage in accessors.STAGES for name in accessors.scalars(one, stage, split)}

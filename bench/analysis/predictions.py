@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from io import TextIOWrapper
+from itertools import repeat
 from operator import itemgetter
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.analysis import accessors, verify
 from bench.analysis.accessors import LeftOut, Located, SystemKey, system_key
@@ -18,7 +19,9 @@ from bench.records import store
 from bench.records.record import Record
 from bench.utils import files, numbers, process
 
-BLOCK_CHARACTERS = 2**22
+# Few enough that the objects of a block stay in the processor's cache.
+BLOCK_CHARACTERS = 2**19
+_NO_COLUMN: list[Any] = []
 _FIELDS = itemgetter("id", "prediction", "reference", "metrics")
 
 # Runs that a refusal names with the reason why they can't be used.
@@ -74,10 +77,11 @@ class Tallied:
 
     def sorted(self) -> Tally:
         """Return the statistics in the order of the ids' alphabet."""
-        places = sorted(range(len(self.ids)), key=self.ids.__getitem__)
-        if places == list(range(len(places))):
+        ordered = sorted(self.ids)
+        if ordered == list(self.ids):
             return self.tally
-        return replace(self.tally, rows=self.tally.rows[places])
+        places = {identity: place for place, identity in enumerate(self.ids)}
+        return replace(self.tally, rows=self.tally.rows[[places[identity] for identity in ordered]])
 
 
 Verified = dict[tuple[Path, str, str, str], Tallied]
@@ -294,45 +298,47 @@ def read_predictions(path: Path, record: Record, stage: str, split: str, metric:
     hashes: dict[str, str] = {}
     values: list[dict[str, Any]] = []
     choices = [name for name in CHOICE_LENGTHS if name in stated.scores]
-    for number, rows in _row_blocks(stated.file):
-        checked = None if choices else _checked_lines(stated, rows, lines)
+    for block in _row_blocks(stated.file):
+        checked = None if choices else _checked_lines(stated, block, lines)
         if checked is None:  # row by row: the sentence names the first line that is not sound
-            checked = _lines_one_by_one(stated, rows, number, lines, choices)
+            checked = _lines_one_by_one(stated, block, lines, choices)
         lines.update(checked)
-        values.extend([row["metrics"] for row in rows])
+        values.extend(block.metrics)
         if record.prompts is not None:
-            hashes.update([(row["id"], row["prompt_hash"]) for row in rows if isinstance(row.get("prompt_hash"), str)])
+            found = ((row["id"], row.get("prompt_hash")) for row in block.rows)
+            hashes.update((identity, text) for identity, text in found if isinstance(text, str))
     tally = verify.check_metric(stated, lines)
     verify.check_other_metrics(stated, lines, values)
     verify.check_prompts(stated, hashes, len(lines))
     return ScoredPredictions(lines=lines, tally=tally)
 
 
-def _checked_lines(
-    stated: verify.StatedScores, rows: list[dict[str, Any]], known: Mapping[str, Line]
-) -> dict[str, Line] | None:
+def _checked_lines(stated: verify.StatedScores, block: "Block", known: Mapping[str, Line]) -> dict[str, Line] | None:
     """Return the lines of a block by id; None where an id was seen before, or a value is not a number.
 
     Columns are read one after the other, which takes a third of the time of reading row by row.
     """
-    ids, predictions, references, metrics = zip(*map(_FIELDS, rows), strict=True) if rows else ((),) * 4
-    columns = [predictions, references, [each.get(stated.metric) for each in metrics]]
+    values = [each.get(stated.metric) for each in block.metrics]
+    losses, tokens = _NO_COLUMN, _NO_COLUMN
     if not BY_TOKENS.keys().isdisjoint(stated.scores):
-        columns += [[row.get("reference_nll") for row in rows], [row.get("reference_tokens") for row in rows]]
-        if not set(map(type, columns[-1])) <= {int, NoneType}:
-            return None
-    if any(not set(map(type, column)) <= {int, float, NoneType} for column in columns[2:]):
+        losses = [row.get("reference_nll") for row in block.rows]
+        tokens = [row.get("reference_tokens") for row in block.rows]
+    kinds = (set(map(type, values)), set(map(type, losses or ())), set(map(type, tokens or ())))
+    if not (kinds[0] | kinds[1] <= {int, float, NoneType} and kinds[2] <= {int, NoneType}):
         return None
-    found = dict(zip(ids, map(Line, *columns), strict=True))
-    return found if len(found) == len(ids) and found.keys().isdisjoint(known) else None
+    columns = (block.predictions, block.references, values, losses or repeat(None), tokens or repeat(None))
+    # As Line(*fields), without a call of Python for each.
+    lines = map(tuple.__new__, repeat(Line), zip(*columns, strict=False))
+    found: dict[str, Line] = dict(zip(block.ids, lines, strict=True))
+    return found if len(found) == len(block.ids) and found.keys().isdisjoint(known) else None
 
 
 def _lines_one_by_one(
-    stated: verify.StatedScores, rows: list[dict[str, Any]], number: int, known: Mapping[str, Line], choices: list[str]
+    stated: verify.StatedScores, block: "Block", known: Mapping[str, Line], choices: list[str]
 ) -> dict[str, Line]:
-    """Return the lines of a block by id. number: of the first line. Raises UnsoundPredictions for one that is not."""
+    """Return the lines of a block by id. Raises UnsoundPredictions for the first that is not sound."""
     lines: dict[str, Line] = {}
-    for place, row in enumerate(rows, number):
+    for place, row in enumerate(block.rows, block.number):
         identity = row["id"]
         if identity in lines or identity in known:
             raise UnsoundPredictions(f"{stated.file}:{place}: duplicate example id {identity!r}")
@@ -358,26 +364,38 @@ def prediction_rows(path: Path, stage: str, split: str) -> Iterable[dict[str, An
     Raises MissingPredictions without a file, UnsoundPredictions for a line that is none of a prediction.
     """
     blocks = _row_blocks(path.parent / "predictions" / f"{stage}-{split}.jsonl")
-    return (row for _, rows in blocks for row in rows)
+    return (row for block in blocks for row in block.rows)
 
 
-def _row_blocks(file: Path) -> Iterable[tuple[int, list[dict[str, Any]]]]:
-    """Yield the number of the first line, and the objects of some lines. Raises UnsoundPredictions for any other."""
+class Block(NamedTuple):
+    """Some lines of a file: their objects, and the columns that every line has. number: of the first line."""
+
+    number: int
+    rows: list[dict[str, Any]]
+    ids: Sequence[str]
+    predictions: Sequence[Any]
+    references: Sequence[Any]
+    metrics: Sequence[dict[str, Any]]
+
+
+def _row_blocks(file: Path) -> Iterable[Block]:
+    """Yield the lines of a file in blocks. Raises UnsoundPredictions for a line that is none of a prediction."""
     number = 1
     for lines in _blocks(file):
         rows = _parsed(file, lines, number)
-        if not _are_sound(rows):
-            rows = list(_sound_rows(file, rows, number))
-        yield number, rows
+        columns = _columns(rows) or _columns(list(_sound_rows(file, rows, number)))
+        assert columns is not None
+        yield Block(number, rows, *columns)
         number += len(rows)
 
 
-def _are_sound(rows: list[Any]) -> bool:
+def _columns(rows: list[Any]) -> list[tuple[Any, ...]] | None:
+    """Return ids, predictions, references and metrics; None where a row lacks one, or has one of another type."""
     try:
-        columns = list(zip(*map(_FIELDS, rows), strict=True))
+        columns = list(zip(*map(_FIELDS, rows), strict=True)) or [()] * 4
     except (TypeError, KeyError, IndexError):
-        return False
-    return not columns or (set(map(type, columns[0])) == {str} and set(map(type, columns[-1])) == {dict})
+        return None
+    return columns if set(map(type, columns[0])) <= {str} and set(map(type, columns[-1])) <= {dict} else None
 
 
 def _sound_rows(file: Path, rows: Iterable[Any], number: int) -> Iterable[dict[str, Any]]:

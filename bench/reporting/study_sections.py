@@ -33,6 +33,8 @@ TEXT = (
 )
 # Further metrics in the leaderboard, few enough to read it without scrolling; the table of all metrics has the others.
 MOST_METRICS = 2
+# Equal to accuracy where each example has one label and each answer is one.
+COPIES = ("f1_micro", "precision_micro", "recall_micro")
 # Characters of a text, and of a prediction or reference, in the table of disagreements.
 TEXT_CHARACTERS, ANSWER_CHARACTERS = 240, 60
 # Characters of a system's name in cells and headings; overrides can be long, and systems have letters too.
@@ -156,12 +158,23 @@ def all_metrics(group: Group) -> str:
         | {heading[id(system)]: _change(system, split, name) for system in group.systems}
         for split in splits for name in _names_of(group, split)
     ]  # fmt: skip
+    lines, same = _without_copies(lines)
     sizes = [{"system": md.escape(system.label, NAME_CHARACTERS), **_parameters(system.records[0])}
              for system in group.systems]  # fmt: skip
     several = "; means over seeds" if any(len(system.runs) > 1 for system in group.systems) else ""
-    note = f"Before → after training, where both were scored{several}. Letters of systems as above."
+    note = f"Before → after training, where both were scored{several}. Letters of systems as above.{same}"
     table = md.details(f"All metrics ({len(lines)} rows)", md.joined([md.table_of(lines, ("split", "metric")), note]))
     return md.joined([table, md.details("Parameters", _table(sizes))]) if lines else ""
+
+
+def _without_copies(lines: list[dict[str, str]]) -> tuple[list[dict[str, str]], str]:
+    """Return the rows without those that equal accuracy by definition, with one label an example; and a sentence."""
+    accuracy = {line["split"]: line | {"metric": ""} for line in lines if line["metric"] == "accuracy"}
+    copies = [line for line in lines if line["metric"] in COPIES
+              and line | {"metric": ""} == accuracy.get(line["split"])]  # fmt: skip
+    names = sorted({line["metric"] for line in copies})
+    same = f" With one label for each example, {', '.join(names)} equals accuracy." if names else ""
+    return [line for line in lines if line not in copies], same
 
 
 def _names_of(group: Group, split: str) -> list[str]:

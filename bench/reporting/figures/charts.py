@@ -61,12 +61,9 @@ def curves(logs: Logs, first: Sequence[str], places: Mapping[str, int]) -> dict[
     shown = dict(list(logs.items())[: study.MOST_CURVES])
     panels = []
     for key in study.curve_panels(logs, first):
-        lines = [
-            {"place": places[name], "points": _thinned(*study.curve(rows, key))}
-            for name, runs in shown.items() for rows in runs
-        ]  # fmt: skip
-        lines = [line for line in lines if line["points"]]
-        values = [value for line in lines for _, value in line["points"] if value is not None]
+        of_runs = [(places[name], _thinned(*study.curve(rows, key))) for name, runs in shown.items() for rows in runs]
+        lines = [{"place": place, "points": points} for place, points in of_runs if points]
+        values = [value for _, points in of_runs for _, value in points if value is not None]
         panels.append({
             "title": clean(study.curve_title(key)), "unit": study.curve_unit(key), "lines": lines,
             "domain": _numbers(style.widened(min(values), max(values))) if values else [0, 1],

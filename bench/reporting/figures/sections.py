@@ -77,9 +77,8 @@ def scores(group: Group, gallery: Gallery) -> str:
         *(["circle: before training"] if any(bar.before is not None for bar in bars) else []),
         *([f"dashed: the baseline `{md.escape(floor[0])}`"] if floor else []),
     ]  # fmt: skip
-    more = {"metric": group.metric, "floor": floor}
-    draw = partial(study.scores, bars, limits, **more)
-    chart = partial(charts.scores, bars, limits, higher=group.higher_is_better, **more)
+    draw = partial(study.scores, bars, limits, metric=group.metric, floor=floor)
+    chart = partial(charts.scores, bars, limits, metric=group.metric, higher=group.higher_is_better, floor=floor)
     text = f"{md.escape(group.metric)} of all systems with intervals"
     legend = f"{'; '.join(told).capitalize()}."
     return md.joined([gallery.show("scores", text, draw, chart), legend])

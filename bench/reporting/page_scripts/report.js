@@ -3,9 +3,15 @@
 "use strict";
 (() => {
   const INK = {light: {"--ink": "#1f2328", "--muted": "#59636e", "--paper": "#ffffff", "--line": "#d1d9e0"}};
-  const SERIES = 7, DASHES = [null, "6,3", "2,3"];
+  // After so many systems a colour comes again, with another shape of its points and lines.
+  const SERIES = 7, DASHES = [null, "6,3", "2,3"], SHAPES = ["circle", "square", "triangle"];
+  const SIGNS = {curves: ["━", "┅", "┉"], other: ["●", "■", "▲"]};
   const colour = (place) => `var(--series-${place % SERIES})`;
-  const dash = (place) => DASHES[Math.floor(place / SERIES) % DASHES.length];
+  const round = (place) => Math.floor(place / SERIES) % DASHES.length;
+  const dash = (place) => DASHES[round(place)];
+  const sign = (chart, place) => (SIGNS[chart.kind] ?? SIGNS.other)[round(place)];
+  const dots = (points, options) => SHAPES.map((symbol, shape) =>
+    Plot.dot(points.filter((one) => round(one.place) === shape), {...options, symbol}));
   const digits = (value) => value == null ? "–" : Math.abs(value) >= 100 ? value.toLocaleString("en", {maximumFractionDigits: 1})
     : value.toLocaleString("en", {maximumSignificantDigits: 4});
   const fixed = (value) => value == null ? "–" : value.toFixed(3);
@@ -56,6 +62,11 @@
 
     cost: (chart) => chart.panels.map((panel) => ({title: panel.title, plot: (width) => {
       const says = (one) => `${one.name}\n${chart.metric}: ${fixed(one.score)}${interval(one)}\n${panel.title}: ${digits(one.cost)}`;
+      // A point that lies on another has its letter at the other side.
+      const x = (one) => one.cost / panel.most * (width - 68);
+      const y = (one) => one.score / (chart.domain[1] - chart.domain[0]) * 232;
+      const crowded = new Set(panel.points.filter((one, place) => panel.points.slice(0, place).some((other) =>
+        Math.abs(x(one) - x(other)) < 24 && Math.abs(y(one) - y(other)) < 16)));
       return Plot.plot(look(width, {
         height: 300, marginTop: 26, marginLeft: 52, marginBottom: 42, color: {type: "identity"},
         x: {domain: [0, panel.most], label: `${panel.title} →`, ticks: Math.max(3, Math.floor(width / 90))},
@@ -66,10 +77,11 @@
             strokeDasharray: "5,3"}),
           Plot.ruleX(panel.points.filter((one) => one.low != null), {x: "cost", y1: "low", y2: "high", strokeWidth: 1.5,
             stroke: (one) => colour(one.place), strokeOpacity: 0.75}),
-          Plot.dot(panel.points, {x: "cost", y: "score", r: 6, stroke: (one) => colour(one.place), strokeWidth: 2,
+          ...dots(panel.points, {x: "cost", y: "score", r: 6, stroke: (one) => colour(one.place), strokeWidth: 2,
             fill: (one) => one.front ? colour(one.place) : "var(--paper)"}),
-          Plot.text(panel.points, {x: "cost", y: "score", text: "sign", dx: 10, dy: -9, fill: "var(--ink)",
-            stroke: "var(--paper)", strokeWidth: 3}),
+          ...[[false, 11, -9], [true, -11, 11]].map(([below, dx, dy]) => Plot.text(panel.points.filter((one) =>
+            crowded.has(one) === below), {x: "cost", y: "score", text: "sign", dx, dy, fill: "var(--ink)",
+            stroke: "var(--paper)", strokeWidth: 3})),
           Plot.tip(panel.points, Plot.pointer({x: "cost", y: "score", title: says, ...tip})),
         ],
       }));
@@ -105,7 +117,7 @@
           Plot.gridX(grid),
           Plot.text(chart.labels, {y: (_, row) => row, text: (label) => cut(label, Math.floor(width / 8)), frameAnchor: "left",
             textAnchor: "start", dy: -step * number / 2 - 4, fontWeight: 600, fill: "var(--ink)"}),
-          ...chart.legend.map((one, line) => Plot.dot(of(line), {x: "value", y: "row", r: 4.5, dy: shift(line),
+          ...chart.legend.flatMap((one, line) => dots(of(line), {x: "value", y: "row", r: 4.5, dy: shift(line),
             fill: colour(one.place)})),
           ...chart.legend.map((_, line) => Plot.tip(of(line), Plot.pointer({x: "value", y: "row", dy: shift(line), maxRadius: 14,
             title: says, ...tip}))),
@@ -148,7 +160,7 @@
     svg.setAttribute("aria-label", `${name}; the arrow keys show the values`);
     svg.addEventListener("keydown", (event) => {
       const step = {ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1}[event.key];
-      const points = [...svg.querySelectorAll("[aria-label=dot] circle, [aria-label=cell] rect")];
+      const points = [...svg.querySelectorAll("[aria-label=dot] :is(circle, path), [aria-label=cell] rect")];
       if (!step || !points.length) return;
       event.preventDefault();
       place = (place + step + points.length) % points.length;
@@ -182,7 +194,7 @@
       width = Math.max(width, Number(svg.getAttribute("width")));
       whole.append(svg);
     }
-    for (const {place, name} of chart.legend ?? []) write(`● ${name}`, 8, colour(place));
+    for (const {place, name} of chart.legend ?? []) write(`${sign(chart, place)} ${name}`, 8, colour(place));
     for (const [key, value] of Object.entries({xmlns: NS, width, height: height + 8, viewBox: `0 0 ${width} ${height + 8}`,
       "font-family": "system-ui, sans-serif", style: "background: #ffffff", color: INK.light["--ink"]})) whole.setAttribute(key, value);
     const light = {...INK.light, ...Object.fromEntries(chart.colours.map((value, place) => [`--series-${place}`, value]))};
@@ -219,6 +231,7 @@
     for (const {place, name} of chart.legend ?? []) {
       const item = make("li", "", name);
       item.style.setProperty("--mark", colour(place));
+      item.dataset.sign = sign(chart, place);
       legend.append(item);
     }
     const button = make("button", "save", "Save as SVG");
