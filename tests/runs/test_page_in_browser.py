@@ -117,6 +117,12 @@ def test_figures_tell_their_values_to_the_pointer_and_to_the_arrow_keys(wide):
     place.locator("[aria-label=dot] circle").last.hover()
     assert "C: two" in tip.text_content()
     assert "accuracy: 0.400 (0.286–0.526)" in tip.text_content()
+    for name, marks, value in (("cost", "dot", "RAM peak, GiB: 1"), ("labels", "dot", "accuracy per label: 0.")):
+        figure(wide.page, name).scroll_into_view_if_needed()
+        figure(wide.page, name).locator(f"[aria-label={marks}] circle").first.hover()
+        told = " ".join(figure(wide.page, name).locator("[aria-label=tip]").all_text_contents())
+        assert "A: one" in told
+        assert value in told
     wide.page.mouse.move(0, 0)
     figure(wide.page, "confusion").locator("svg").first.focus()
     wide.page.keyboard.press("ArrowRight")

@@ -62,6 +62,7 @@
 
     cost: (chart) => chart.panels.map((panel) => ({title: panel.title, plot: (width) => {
       const says = (one) => `${one.name}\n${chart.metric}: ${fixed(one.score)}${interval(one)}\n${panel.title}: ${digits(one.cost)}`;
+      const ticks = Math.max(3, Math.floor(width / 90));
       // A point that lies on another has its letter at the other side.
       const x = (one) => one.cost / panel.most * (width - 68);
       const y = (one) => one.score / (chart.domain[1] - chart.domain[0]) * 232;
@@ -69,10 +70,10 @@
         Math.abs(x(one) - x(other)) < 24 && Math.abs(y(one) - y(other)) < 16)));
       return Plot.plot(look(width, {
         height: 300, marginTop: 26, marginLeft: 52, marginBottom: 42, color: {type: "identity"},
-        x: {domain: [0, panel.most], label: `${panel.title} →`, ticks: Math.max(3, Math.floor(width / 90))},
+        x: {domain: [0, panel.most], label: `${panel.title} →`, ticks},
         y: {domain: chart.domain, label: chart.metric},
         marks: [
-          Plot.gridX(grid), Plot.gridY(grid),
+          Plot.gridX({...grid, ticks}), Plot.gridY(grid),
           Plot.line(panel.front, {x: (one) => one[0], y: (one) => one[1], curve: "step-after", stroke: "var(--muted)",
             strokeDasharray: "5,3"}),
           Plot.ruleX(panel.points.filter((one) => one.low != null), {x: "cost", y1: "low", y2: "high", strokeWidth: 1.5,
@@ -90,11 +91,12 @@
     curves: (chart) => chart.panels.map((panel) => ({title: panel.title, plot: (width) => {
       const points = panel.lines.flatMap((line, run) => line.points.map(([step, value]) => ({...line, run, step, value})));
       const says = (one) => `${nameOf(chart)[one.place]}\nstep ${digits(one.step)}: ${digits(one.value)}`;
+      const ticks = Math.max(3, Math.floor(width / 90));
       return Plot.plot(look(width, {
         height: 250, marginTop: 26, marginLeft: 52, marginBottom: 42, color: {type: "identity"},
-        x: {label: "optimiser step →", ticks: Math.max(3, Math.floor(width / 90))}, y: {label: panel.unit, domain: panel.domain},
+        x: {label: "optimiser step →", ticks}, y: {label: panel.unit, domain: panel.domain},
         marks: [
-          Plot.gridX(grid), Plot.gridY(grid),
+          Plot.gridX({...grid, ticks}), Plot.gridY(grid),
           ...DASHES.map((style) => Plot.line(points.filter((one) => dash(one.place) === style), {x: "step", y: "value", z: "run",
             stroke: (one) => colour(one.place), strokeWidth: 1.4, strokeDasharray: style ?? "none"})),
           Plot.tip(points, Plot.pointer({x: "step", y: "value", title: says, ...tip})),
@@ -103,24 +105,22 @@
     }})),
 
     labels: (chart) => [{plot: (width) => {
-      const number = chart.legend.length, step = Math.max(8, Math.min(14, 90 / number));
+      // Heights in pixels: of each label its name, then a row for each system.
+      const number = chart.legend.length, step = Math.max(8, Math.min(14, 90 / number)), high = step * number + 34;
       const points = chart.labels.flatMap((label, row) => chart.legend.map((one, line) =>
-        ({...one, label, row, line, value: chart.values[line][row]}))).filter((one) => one.value != null);
-      const of = (line) => points.filter((one) => one.line === line);
+        ({...one, label, y: row * high + 28 + line * step, value: chart.values[line][row]}))).filter((one) => one.value != null);
       const says = (one) => `${one.label}\n${one.name}\n${chart.metric}: ${fixed(one.value)}`;
-      const shift = (line) => 10 + (line - (number - 1) / 2) * step;
+      const all = high * chart.labels.length;
       return Plot.plot(look(width, {
-        height: (step * number + 34) * chart.labels.length + 50, marginLeft: 10, marginBottom: 40,
-        color: {type: "identity"}, x: {domain: chart.domain, label: `${chart.metric} →`},
-        y: {type: "band", domain: chart.labels.map((_, row) => row), axis: null},
+        height: all + 52, marginLeft: 10, marginBottom: 40, color: {type: "identity"},
+        x: {domain: chart.domain, label: `${chart.metric} →`}, y: {domain: [all, 0], axis: null},
         marks: [
           Plot.gridX(grid),
-          Plot.text(chart.labels, {y: (_, row) => row, text: (label) => cut(label, Math.floor(width / 8)), frameAnchor: "left",
-            textAnchor: "start", dy: -step * number / 2 - 4, fontWeight: 600, fill: "var(--ink)"}),
-          ...chart.legend.flatMap((one, line) => dots(of(line), {x: "value", y: "row", r: 4.5, dy: shift(line),
-            fill: colour(one.place)})),
-          ...chart.legend.map((_, line) => Plot.tip(of(line), Plot.pointer({x: "value", y: "row", dy: shift(line), maxRadius: 14,
-            title: says, ...tip}))),
+          Plot.text(chart.labels, {y: (_, row) => row * high + 12, text: (label) => cut(label, Math.floor(width / 8)),
+            frameAnchor: "left", textAnchor: "start", fontWeight: 600, fill: "var(--ink)", stroke: "var(--paper)",
+            strokeWidth: 4}),
+          ...dots(points, {x: "value", y: "y", r: 4.5, fill: (one) => colour(one.place)}),
+          Plot.tip(points, Plot.pointer({x: "value", y: "y", title: says, ...tip})),
         ],
       }));
     }}],
