@@ -1,4 +1,4 @@
-"""How much processor time `python -m bench report` takes for 10 systems of 5 seeds on 25,000 examples.
+"""Measure the processor time of `python -m bench report` for 10 systems of 5 seeds on 25,000 examples.
 
     python scripts/benchmarks/reporting.py [--small] [--before] [--profile]
 

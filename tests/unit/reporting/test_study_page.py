@@ -245,6 +245,16 @@ def test_the_title_names_few_methods_and_data_sets(tmp_path):
     assert title == "# s: full, lora and probe on sst2_local"
 
 
+def test_a_metric_that_equals_accuracy_by_definition_is_said_once():
+    rows = [{"split": "test", "metric": name, "A": value} for name, value in
+            (("accuracy", "0.5 → 0.8"), ("f1_micro", "0.5 → 0.8"), ("mcc", "0.5 → 0.8"))]  # fmt: skip
+    kept, sentence = study_sections._without_copies(rows)
+    assert [row["metric"] for row in kept] == ["accuracy", "mcc"]
+    assert sentence == " With one label for each example, f1_micro equals accuracy."
+    rows[1]["A"] = "0.5 → 0.9"
+    assert study_sections._without_copies(rows) == (rows, "")
+
+
 # ---------------------------------------------------------------- costs
 
 
