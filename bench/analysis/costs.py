@@ -13,6 +13,7 @@ import numpy as np
 
 from bench.analysis import accessors, compare, predictions
 from bench.analysis.accessors import Located, training_s
+from bench.analysis.predictions import Verified
 from bench.analysis.stats import paired
 from bench.analysis.stats.sums import TOKENIZERS, Tally
 from bench.errors import DataError
@@ -84,13 +85,25 @@ class Costs:
     machine: str
 
 
-def system_costs(runs: Sequence[Located], split: str | None, metric: str | None, *, higher_is_better: bool) -> Costs:
-    """Return the costs of one system from its runs. Times measured on different machines are not averaged."""
+def system_costs(
+    runs: Sequence[Located],
+    split: str | None,
+    metric: str | None,
+    *,
+    higher_is_better: bool,
+    verified: Verified | None = None,
+) -> Costs:
+    """Return the costs of one system from its runs. Times measured on different machines are not averaged.
+
+    verified: statistics of predictions that were already read; others are read from their files.
+    """
     records = [record for _, record in runs]
     machines = sorted({accessors.machine(record) or "" for record in records})
     timed = records if len(machines) == 1 else []
     minutes = _mean(timed, _process_minutes)
-    points = _points(runs, split or "", metric or "", higher_is_better=higher_is_better, timed=minutes is not None)
+    points: float | str = "the training time of all seeds on one machine is not known"
+    if minutes is not None:
+        points = _points(runs, split or "", metric or "", verified or {}, higher_is_better=higher_is_better)
     stepped = [record.training for record in records if record.training and is_trained_by_steps(record)]
     devices = {record.launch.device for record in records if record.launch}
     return Costs(
@@ -164,16 +177,16 @@ def _process_minutes(record: Record) -> float | None:
     return None if seconds is None or record.launch is None else seconds * record.launch.world_size / 60
 
 
-def _points(runs: Sequence[Located], split: str, metric: str, *, higher_is_better: bool, timed: bool) -> float | str:
+def _points(
+    runs: Sequence[Located], split: str, metric: str, verified: Verified, *, higher_is_better: bool
+) -> float | str:
     """Return the points gained by training, mean over seeds; or the reason why none can be given."""
-    if not timed:
-        return "the training time of all seeds on one machine is not known"
     if not higher_is_better:
         return f"lower {metric} is better"
     gains = []
     for path, record in runs:
         try:
-            gains.append(_gain(path, record, split, metric))
+            gains.append(_gain(path, record, split, metric, verified))
         except predictions.MissingPredictions:
             return "the predictions before and after training are not available"
         except DataError as error:
@@ -183,7 +196,7 @@ def _points(runs: Sequence[Located], split: str, metric: str, *, higher_is_bette
     return statistics.mean(gain for gain, _ in gains) * (1 if metric in TOKENIZERS else 100)
 
 
-def _gain(path: Path, record: Record, split: str, metric: str) -> tuple[float, bool]:
+def _gain(path: Path, record: Record, split: str, metric: str, verified: Verified) -> tuple[float, bool]:
     """Return how much one run gained by training, and whether the gain is significant.
 
     Raises DataError where its predictions before or after training are missing or contradict the record.
@@ -191,10 +204,14 @@ def _gain(path: Path, record: Record, split: str, metric: str) -> tuple[float, b
     scored = [accessors.scalars(record, stage, split).get(metric) for stage in accessors.STAGES]
     if record.data is None or any(item is None or numbers.finite(item.value) is None for item in scored):
         raise DataError("not scored both before and after training")
-    before, after = (predictions.read_predictions(path, record, stage, split, metric) for stage in accessors.STAGES)
-    if set(before.lines) != set(after.lines):
+    before, after = (
+        verified.get((path, stage, split, metric))
+        or predictions.read_predictions(path, record, stage, split, metric).alone()
+        for stage in accessors.STAGES
+    )
+    if before.ids != after.ids and set(before.ids) != set(after.ids):
         raise DataError(f"{path}: different examples were scored before and after training")
-    first, last = (scored.on(sorted(before.lines)) for scored in (before, after))
+    first, last = before.sorted(), after.sorted()
     return last.score - first.score, last.score > first.score and _is_significant(first, last)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -85,8 +85,7 @@ def find(
     runs = _in_words(runs)
     of_numbers = _task(runs) == NUMBERS_TASK
     own = not of_numbers and runs.higher_is_better and all(
-        line.value is not None and 0 <= line.value <= 1
-        for group in runs.systems.values() for run in group for line in run.lines.values()
+        _are_shares(run.lines.values()) for group in runs.systems.values() for run in group
     )  # fmt: skip
     values = {name: _values(group, runs.ids, own=own) for name, group in runs.systems.items()}
     right = np.concatenate(list(values.values())) >= 1 - EXACT  # [runs, examples]
@@ -106,6 +105,12 @@ def find(
         shown=[_example(runs, names, runs.ids[row], own=own, hides=hides) for row in rows],
         of_numbers=of_numbers,
     )
+
+
+def _are_shares(lines: Iterable[Line]) -> bool:
+    """Return whether each line has a value between 0 and 1."""
+    values = {line.value for line in lines}
+    return None not in values and all(0 <= value <= 1 for value in values if value is not None)
 
 
 _EXACT_MATCH = {TAGS_TASK: "exact match of all entities"}
@@ -152,7 +157,10 @@ def _differing(means: np.ndarray) -> int:
 
 def _values(runs: list[ScoredRun], ids: list[str], *, own: bool) -> np.ndarray:
     """Return per-example values [runs, examples]. own: the metric's own value, else exact match."""
-    return np.array([[value_of(run.lines[identity], own=own) for identity in ids] for run in runs], dtype=float)
+    lines = [run.scored.in_order(ids) for run in runs]
+    if own:  # then each line has a value
+        return np.array([[line.value for line in of_run] for of_run in lines], dtype=float)
+    return np.array([[value_of(line, own=False) for line in of_run] for of_run in lines], dtype=float)
 
 
 def value_of(line: Line, *, own: bool) -> float:

@@ -4,7 +4,7 @@ Runs of one recipe with several seeds are one system; `analysis.compare` tests w
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from bench.analysis import accessors, compare, predictions
 from bench.analysis.accessors import LeftOut, Located, SystemKey
 from bench.analysis.compare import Comparison
-from bench.analysis.predictions import CompareRequest, MatchedRuns
+from bench.analysis.predictions import CompareRequest, MatchedRuns, Verified
 from bench.errors import DataError
 from bench.records.record import Record
 from bench.utils import numbers
@@ -56,7 +56,7 @@ class Group:
     differs: parts of comparability in which the groups of this data set differ. comparison, matched: None without
     paired tests; `why_untested` gives the reason. requested_metric: no run has it where `metric` is None. not_counted:
     earlier repetitions of a system and seed, and runs whose predictions are missing or contradict the record, so that
-    score, interval and tests are of the same runs.
+    score, interval and tests are of the same runs. verified: statistics of the predictions that were read.
     """
 
     data_set: str
@@ -72,6 +72,7 @@ class Group:
     matched: MatchedRuns | None
     why_untested: str | None
     requested_metric: str | None = None
+    verified: Verified = field(default_factory=dict)
 
     def is_better(self, first: RankedSystem, second: RankedSystem) -> bool:
         """Return whether the first is significantly better by a paired test corrected over all pairs."""
@@ -94,11 +95,15 @@ def groups(records: Sequence[Located], metric: str | None = None) -> Iterator[Gr
 
 def _group(data_set: str, key: str, runs: list[Located], differs: str, requested: str | None) -> Group:
     failed = [pair for pair in runs if pair[1].status != "ok"]
-    sound, contradicted = _verified_elsewhere(pair for pair in runs if pair[1].status == "ok")
+    verified: Verified = {}
+    sound, contradicted = _verified_elsewhere((pair for pair in runs if pair[1].status == "ok"), verified)
     by_system, repeated = _by_system(sound)
     not_counted = [*contradicted, *repeated]
     matched, comparison, why_untested = _tested([pair for group in by_system.values() for pair in group], requested)
     by_system = _verified(by_system, matched, not_counted)
+    if matched is not None:
+        for run in (run for group in matched.systems.values() for run in group):
+            verified[run.path, matched.stage, matched.split, matched.metric] = run.scored.alone()
     valid = [record for group in by_system.values() for _, record in group]
     split = comparison.split if comparison else next((name for one in valid for name in accessors.splits(one)), None)
     names = {name for one in valid for stage in accessors.STAGES for name in accessors.scalars(one, stage, split)}
@@ -124,7 +129,7 @@ def _group(data_set: str, key: str, runs: list[Located], differs: str, requested
         data_set=data_set, key=key, differs=differs, split=split, metric=metric, higher_is_better=higher,
         systems=sorted(systems, key=lambda system: _rank(system, higher)),
         failed=failed, not_counted=not_counted, comparison=comparison, matched=matched, why_untested=why_untested,
-        requested_metric=requested,
+        requested_metric=requested, verified=verified,
     )  # fmt: skip
 
 
@@ -142,12 +147,12 @@ def _by_system(runs: Iterable[Located]) -> tuple[dict[SystemKey, list[Located]],
     return systems, repeated
 
 
-def _verified_elsewhere(runs: Iterable[Located]) -> tuple[list[Located], list[LeftOut]]:
+def _verified_elsewhere(runs: Iterable[Located], verified: Verified) -> tuple[list[Located], list[LeftOut]]:
     """Verify the scores that no paired test reads, e.g. those before training; return sound and contradicted runs."""
     kept, contradicted = [], []
     for path, record in runs:
         others = [part for part in predictions.scored_parts(record) if part != _tested_part(record)]
-        if why := predictions.find_contradiction(path, record, others):
+        if why := predictions.find_contradiction(path, record, others, verified):
             contradicted.append(LeftOut(path=path, reason=why, is_unsound=True))
         else:
             kept.append((path, record))

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,13 @@ from bench.analysis.stats.sums import (
     likeliest_choice,
     tally,
 )
+from bench.analysis.stats.tables import Table
 from bench.errors import DataError
 from bench.records.record import Record, Score
 
 # A recomputed score may differ from the record's in the last bits, as sums are taken in another order.
 ROUNDING = 1e-9
+_PREDICTION, _REFERENCE = operator.itemgetter(0), operator.itemgetter(1)
 # The name that `bench.evaluation.metric_set` gives to this interval; bootstrap intervals are not recomputed here.
 WILSON = "wilson 95 %"
 
@@ -67,13 +70,16 @@ class StatedScores:
                 f"{stated!r}; one of the two files was modified"
             )
 
-    def tally(self, name: str, lines: Sequence[Line]) -> Tally:
-        """Return a metric's statistics for these lines. Raises UnsoundPredictions for lines without its statistics."""
+    def tally(self, name: str, lines: Sequence[Line], made: dict[str, Table] | None = None) -> Tally:
+        """Return a metric's statistics for these lines. Raises UnsoundPredictions for lines without its statistics.
+
+        made: see `sums.tally`.
+        """
         if name in BY_TOKENS and any(line.loss is None or not line.tokens for line in lines):
             raise UnsoundPredictions(f"{self.file}: a line lacks reference_nll or reference_tokens, of which {name} is")
         labels = self.record.data.labels if self.record.data else []
         scheme = _dataset(self.record).get("scheme")
-        return tally(name, lines, labels, multi_label=_is_multi_label(self.record), scheme=scheme)
+        return tally(name, lines, labels, multi_label=_is_multi_label(self.record), scheme=scheme, made=made)
 
 
 def check_seed(path: Path, record: Record) -> None:
@@ -93,7 +99,7 @@ def check_metric(stated: StatedScores, lines: dict[str, Line]) -> Tally:
         raise UnsoundPredictions(
             f"{stated.file}: {len(lines)} predictions, but the record states {part.examples} examples"
         )
-    _check_expected(stated, stated.metric, [(identity, line, line.value) for identity, line in lines.items()])
+    _check_expected(stated, stated.metric, lines, [line.value for line in lines.values()])
     statistics = stated.tally(stated.metric, list(lines.values()))
     stated.require_equal(stated.metric, statistics.score)
     if math.isnan(statistics.score):
@@ -105,12 +111,15 @@ def check_metric(stated: StatedScores, lines: dict[str, Line]) -> Tally:
     return statistics
 
 
-def _check_expected(stated: StatedScores, metric: str, examples: Iterable[tuple[str, Line, Any]]) -> None:
-    """Check values that follow from one prediction and reference. examples: (id, line, stated value)."""
+def _check_expected(stated: StatedScores, metric: str, lines: dict[str, Line], values: Sequence[float | None]) -> None:
+    """Check values that follow from one prediction and reference. values: as stated, in the order of the lines."""
     if (expected := _EXPECTED_VALUES.get(metric)) is None:
         return
-    for identity, line, value in examples:
-        if value != expected(line.prediction, line.reference):
+    found = [*map(expected, map(_PREDICTION, lines.values()), map(_REFERENCE, lines.values()))]
+    if found == values:
+        return
+    for identity, value, right in zip(lines, values, found, strict=True):
+        if value != right:
             reason = f"prediction and reference of {identity!r} contradict its {metric} of {value}"
             raise UnsoundPredictions(f"{stated.file}: {reason}; was the file edited?")
 
@@ -124,9 +133,10 @@ def check_other_metrics(stated: StatedScores, found: dict[str, Line], values: Se
     """
     others = [name for name, item in stated.scores.items() if name != stated.metric and item.value is not None]
     lines = list(found.values())
+    made: dict[str, Table] = {}
     by_label = [name for name in others if name in BY_LABEL]
     if by_label:
-        sums = stated.tally(by_label[0], lines).rows.sum(0, dtype=float)
+        sums = stated.tally(by_label[0], lines, made).rows.sum(0, dtype=float)
         for name in by_label:
             stated.require_equal(name, float(label_value(name)(sums)))
     by_entity = [name for name in others if name in BY_ENTITY]
@@ -136,11 +146,12 @@ def check_other_metrics(stated: StatedScores, found: dict[str, Line], values: Se
             stated.require_equal(name, float(entity_value(name)(sums)))
     for name in sorted({*others} - {*by_label, *by_entity, *TOKENIZERS}):
         if name in ("mcc", POSITIVE, "token_accuracy", *OF_NUMBERS, *BY_TOKENS, *chrf.WORD_ORDERS):
-            stated.require_equal(name, stated.tally(name, lines).score)
+            stated.require_equal(name, stated.tally(name, lines, made).score)
             continue
-        _check_expected(stated, name, ((*one, row.get(name)) for one, row in zip(found.items(), values, strict=True)))
-        known = [value for row in values if isinstance(value := row.get(name), int | float) and math.isfinite(value)]
-        if known and len(known) == len(values):
+        of_lines = [row.get(name) for row in values]
+        _check_expected(stated, name, found, of_lines)
+        known = [value for value in of_lines if isinstance(value, int | float) and math.isfinite(value)]
+        if known and len(known) == len(of_lines):
             stated.require_equal(name, sum(known) / len(known))
 
 
@@ -207,7 +218,7 @@ def _same_text(prediction: Any, reference: Any) -> bool:
 
 # Per-example values that follow from prediction and reference alone.
 _EXPECTED_VALUES: dict[str, Callable[[Any, Any], bool]] = {
-    "accuracy": lambda prediction, reference: prediction == reference,
+    "accuracy": operator.eq,
     "subset_accuracy": _same_set,
     "exact_match": _same_text,
 }

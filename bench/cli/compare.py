@@ -55,12 +55,12 @@ def compare_command(options: argparse.Namespace) -> int:
 
 def show(found: Any) -> None:
     """Print a comparison (`analysis.compare.Comparison`): warnings, the finding, tables, and notes on them."""
-    from bench.reporting import comparison_page, run_warnings
+    from bench.reporting import comparison_page, findings, run_warnings
 
     for line in run_warnings.lines(found.compared):
         console.complain(line)
     console.say(comparison_page.headline(found))
-    console.say(comparison_page.finding(found))
+    console.say(findings.finding(found))
     for table in comparison_page.as_tables(found):
         console.show(table)
     for note in comparison_page.notes(found):

@@ -1,6 +1,6 @@
 """Turns what `analysis` found into Markdown, HTML, figures and Hub cards. Loads no torch.
 
 Reading order: markdown, cells and run_warnings (pieces), run_end (on the console), run_summary, run_examples and
-run_page (one run), study_page and study_sections (many runs), comparison_page, short_table, printed_table,
-html_page; figures/ and hub/.
+run_page (one run), study_page, study_sections and study_settings (many runs), findings and comparison_page,
+short_table, printed_table, html_page; figures/ and hub/.
 """

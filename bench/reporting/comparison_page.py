@@ -11,6 +11,7 @@ from bench.analysis import accessors
 from bench.analysis.compare import ALPHA, INTERVALS, RANDOMISATION, SEEDS_AND_EXAMPLES, Comparison, Pair, System
 from bench.reporting import markdown as md
 from bench.reporting import run_warnings
+from bench.reporting.findings import MOST_NAMES, finding, shortened
 
 SCHEMA = 1
 TEXT = ("system", "seeds", "pair", "test", "interval", "covers", "verdict", "record", "reason")
@@ -22,8 +23,6 @@ TIER_NOTE = (
 )
 # With fewer examples, bootstrap intervals of a skewed difference are too short: see scripts/benchmarks/coverage.py.
 FEW_EXAMPLES = 50
-# Systems or pairs that a sentence names, and characters of a name: the tables have them all.
-MOST_NAMES, NAME_CHARACTERS = 4, 60
 
 
 def as_markdown(comparison: Comparison) -> str:
@@ -82,30 +81,10 @@ def headline(comparison: Comparison) -> str:
     )
 
 
-def finding(comparison: Comparison) -> str:
-    """Return a sentence on the best system: better than all others, or from which it does not differ significantly."""
-    best, *others = comparison.systems
-    tied = [system for system in others if system.tier == 1]
-    if not tied:
-        return f"{_shortened(best.name)} is significantly better than all others (paired tests)."
-    letters = {system.letter for system in tied}
-    limits = [pair.detectable for pair in comparison.pairs if pair.first == best.letter and pair.second in letters]
-    known = [limit for limit in limits if limit is not None]
-    limit = f"; minimum detectable difference {md.fixed(max(known))}" if len(known) == len(limits) else ""
-    first, names = _shortened(best.name), _listed([system.name for system in tied])
-    return f"No significant difference between the best system, {first}, and {names} (paired tests{limit})."
-
-
 def _listed(names: Sequence[str]) -> str:
     """Return the first names, and how many more there are."""
-    shown = ", ".join(map(_shortened, names[:MOST_NAMES]))
+    shown = ", ".join(map(shortened, names[:MOST_NAMES]))
     return shown + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
-
-
-def _shortened(name: str) -> str:
-    """Cut a long name in the middle: overrides stand at its end, and many names begin alike."""
-    half = NAME_CHARACTERS // 2
-    return name if len(name) <= NAME_CHARACTERS else f"{name[:half]}…{name[-half:]}"
 
 
 def notes(comparison: Comparison) -> list[str]:

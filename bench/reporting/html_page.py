@@ -1,61 +1,46 @@
-"""Render a Markdown page as one self-contained HTML file: embedded figures, no scripts, no external resources.
+"""Render a Markdown page as one self-contained HTML file: embedded figures and scripts, no external resources.
 
 markdown-it-py renders it as CommonMark with tables. Untrusted text was escaped when the Markdown was written, see
-`bench.reporting.markdown.escape`, and stays text here.
+`bench.reporting.markdown.escape`, and stays text here. With the numbers of its figures a page also gets scripts: d3 and
+Observable Plot draw them, DataTables sorts and filters the tables, `page_scripts/report.js` joins the three. Without
+JavaScript the page shows plain tables and pictures.
 """
 
 import base64
+import hashlib
 import html
 import itertools
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from bench.reporting.figures import style
 from bench.utils import files
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
 
-# No script can run and nothing is fetched, even if untrusted text escaped from its element.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
-STYLE = """
-:root { color-scheme: light dark;
-  --ink: #1f2328; --paper: #ffffff; --line: #d1d9e0; --shade: #f6f8fa; --link: #0969da; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --paper: #0d1117; --line: #3d444d; --shade: #161b22; --link: #58a6ff; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem 1rem 4rem; max-width: 75rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", "Noto Sans", Helvetica, Arial, sans-serif;
-  overflow-wrap: anywhere; }
-h1, h2, h3 { line-height: 1.25; margin: 2rem 0 0.75rem; }
-h1, h2 { border-bottom: 1px solid var(--line); padding-bottom: 0.3rem; }
-nav { background: var(--shade); border: 1px solid var(--line); border-radius: 6px; padding: 0.25rem 1rem; }
-a { color: var(--link); }
-.scroll { overflow-x: auto; margin: 0 0 1rem; max-width: 100%; }
-table { border-collapse: collapse; font-size: 0.875rem; font-variant-numeric: tabular-nums; }
-th, td { border: 1px solid var(--line); padding: 0.35rem 0.65rem; vertical-align: top; overflow-wrap: normal; }
-td { max-width: 32rem; overflow-wrap: break-word; }
-td[style*="left"] { min-width: 9rem; }
-td[style*="right"] { white-space: nowrap; }
-th { background: var(--shade); white-space: nowrap; }
-tr:nth-child(2n) td { background: var(--shade); }
-code, pre { font: 0.85em/1.45 ui-monospace, "SFMono-Regular", Menlo, Consolas, monospace; }
-code { background: var(--shade); border-radius: 4px; padding: 0.1em 0.3em; }
-pre { background: var(--shade); padding: 0.75rem; overflow-x: auto; }
-img { max-width: 100%; height: auto; background: #ffffff; border-radius: 6px; padding: 4px; }
-details { margin: 0 0 1rem; }
-summary { cursor: pointer; font-weight: 600; }
-blockquote { margin: 0 0 1rem; padding: 0.25rem 1rem; border-left: 4px solid #d1242f; }
-@media print { .scroll { overflow: visible; } details { display: block; } }
-""".strip()
+SCRIPTS = Path(__file__).parent / "page_scripts"
+# In the order in which they are loaded; licences lie beside them.
+SCRIPT_FILES = ("vendored/d3.min.js", "vendored/plot.umd.min.js", "vendored/dataTables.min.js", "report.js")
+# The first line of GitHub's alerts, which CommonMark does not know; in untrusted text the bracket is escaped.
+_ALERT = re.compile(r"^> \[!([A-Z]+)\]$", re.MULTILINE)
+# Links in the contents.
+MOST_LINKS = 24
+# Only the page's own scripts run, each by its hash, and nothing is fetched or sent, even if untrusted text escaped from
+# its element.
+POLICY = "default-src 'none'; {scripts}style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+STYLE = (SCRIPTS / "report.css").read_text(encoding="utf-8").strip()
 
 
-def page(markdown: str, folder: Path) -> str:
+def page(markdown: str, folder: Path, charts: Mapping[str, Any] | None = None) -> str:
     """Return the HTML of a page whose figures lie in `folder`. The same input gives the same text.
 
-    Raises OSError for a figure that can't be read, and ValueError for one outside the folder.
+    charts: address of a figure -> its numbers, see `figures.charts`; None writes a page without scripts. Raises OSError
+    for a figure that can't be read, and ValueError for one outside the folder.
     """
     from markdown_it import MarkdownIt
 
@@ -63,27 +48,67 @@ def page(markdown: str, folder: Path) -> str:
     # A wide table scrolls on its own; the page is never wider than the screen.
     renderer.add_render_rule("table_open", _table_open)
     renderer.add_render_rule("table_close", _table_close)
-    tokens = renderer.parse(markdown)
+    tokens = renderer.parse(_ALERT.sub(lambda found: f"> **{found[1].capitalize()}:**", markdown))
     for token in (child for block in tokens for child in block.children or ()):
         if token.type == "image":
-            token.attrSet("src", _embedded(folder, str(token.attrGet("src"))))
+            address = str(token.attrGet("src"))
+            token.attrSet("src", _embedded(folder, address))
+            token.attrSet("data-name", Path(unquote(address)).stem)
+    _mark_figures(tokens)
     headings = _headings(tokens)
     body = renderer.renderer.render(tokens, renderer.options, {})
+    # The contents follow the title and what stands below it: the finding is read first.
+    lead, heading, rest = body.partition("<h2")
+    scripts = [] if charts is None else [_script(name) for name in SCRIPT_FILES]
+    allowed = f"script-src {' '.join(map(_source, scripts))}; " if scripts else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{POLICY.format(scripts=allowed)}">
 <title>{next((html.escape(text) for level, _, text in headings if level == "h1"), "Report")}</title>
 <style>
 {STYLE}
 </style>
 </head>
 <body>
-{_contents(headings)}{body}</body>
+{lead}{_contents(headings)}{heading}{rest}{_data(charts)}{_elements(scripts)}</body>
 </html>
 """
+
+
+def _elements(scripts: Sequence[str]) -> str:
+    return "".join(f"<script>{text}</script>\n" for text in scripts)
+
+
+def _script(name: str) -> str:
+    """Return a script of the package. Raises ValueError for one that would end its element."""
+    text = (SCRIPTS / name).read_text(encoding="utf-8")
+    if "</script" in text.lower() or "<!--" in text:
+        raise ValueError(f"{name} holds the end of a script element or the beginning of a comment")
+    return text
+
+
+def _source(script: str) -> str:
+    """Return the source expression that lets a browser run this very text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode('utf-8')).digest()).decode('ascii')}'"
+
+
+def _data(charts: Mapping[str, Any] | None) -> str:
+    """Return the numbers of the figures as JSON, in which no text can end the element."""
+    if charts is None:
+        return ""
+    content = {"colours": style.SERIES, "figures": {Path(name).stem: charts[name] for name in sorted(charts)}}
+    text = json.dumps(content, ensure_ascii=True, allow_nan=False, separators=(",", ":")).replace("<", r"\u003c")
+    return f'<script type="application/json" id="charts">{text}</script>\n'
+
+
+def _mark_figures(tokens: Sequence["Token"]) -> None:
+    """Make a figure of each paragraph that holds an image alone."""
+    for opening, inline, closing in zip(tokens, tokens[1:], tokens[2:], strict=False):
+        if opening.type == "paragraph_open" and [child.type for child in inline.children or ()] == ["image"]:
+            opening.tag = closing.tag = "figure"
 
 
 def _table_open(*_: Any) -> str:
@@ -115,6 +140,8 @@ def _headings(tokens: Sequence["Token"]) -> list[tuple[str, str, str]]:
 
 
 def _contents(headings: Sequence[tuple[str, str, str]]) -> str:
-    """Return links to the second-level headings."""
-    lines = [f'<li><a href="#{anchor}">{html.escape(text)}</a></li>' for tag, anchor, text in headings if tag == "h2"]
+    """Return links to the second-level headings; to the third-level ones too where a page has a few."""
+    shown = [one for one in headings if one[0] in ("h2", "h3")]
+    shown = shown if len(shown) <= MOST_LINKS else [one for one in headings if one[0] == "h2"]
+    lines = [f'<li class="{tag}"><a href="#{anchor}">{html.escape(text)}</a></li>' for tag, anchor, text in shown]
     return "<nav>\n<ul>\n" + "\n".join(lines) + "\n</ul>\n</nav>\n" if lines else ""

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.analysis import accessors, across, costs, leaderboard
 from bench.analysis.accessors import LeftOut, Located, require_metric
@@ -17,16 +18,19 @@ from bench.analysis.disagreements import TextSource
 from bench.analysis.leaderboard import Group
 from bench.errors import DataError
 from bench.records import store
-from bench.reporting import cells, html_page, run_warnings, study_sections
+from bench.records.record import Record
+from bench.reporting import cells, findings, html_page, run_warnings, study_sections, study_settings
 from bench.reporting import markdown as md
 from bench.reporting.figures import sections
 from bench.reporting.figures.sections import Gallery
 from bench.reporting.study_sections import NAME_CHARACTERS, Shorten, appendix
-from bench.utils import files
+from bench.utils import files, process
 
 PAGE = "report.md"
-# The first line of the page.
-TITLE = "# Report"
+# The first line of a page, which no reader sees, and that of pages of earlier versions.
+OWN, OWN_BEFORE = "<!-- Written by finetune-bench report. -->", "# Report"
+# Names in the title; of more, their number is told.
+MOST_NAMED = 4
 # Names in one cell of the summary.
 MOST_BEST = 3
 
@@ -54,12 +58,14 @@ def write(
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
         sections.clear(place)
-        text = page(records, unreadable, place, metric=metric, texts_from=texts_from)
+        # Predictions are millions of small objects that all stay until their group is written.
+        with process.no_collection():
+            text, charts = page(records, unreadable, place, metric=metric, texts_from=texts_from)
         if folder is not None:
             files.write_text(folder / PAGE, text)
         if html is not None:
             html.parent.mkdir(parents=True, exist_ok=True)
-            files.write_text(html, html_page.page(text, place))
+            files.write_text(html, html_page.page(text, place, charts))
     return [*([folder / PAGE] if folder else []), *([html] if html else [])]
 
 
@@ -68,7 +74,7 @@ def refuse_foreign(folder: Path) -> None:
     path = folder / PAGE
     try:
         with files.open_regular(path) as stream:
-            is_own = stream.readline(100).strip() == TITLE.encode()
+            is_own = stream.readline(100).strip() in (OWN.encode(), OWN_BEFORE.encode())
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
@@ -84,19 +90,59 @@ def page(
     *,
     metric: str | None = None,
     texts_from: TextSource = "files",
-) -> str:
-    """Return the whole page and draw its figures into `folder`/figures. The order of the records does not matter."""
+) -> tuple[str, dict[str, Any]]:
+    """Return the whole page with the numbers of its figures, which are drawn into `folder`/figures.
+
+    The order of the records does not matter.
+    """
     shorten = study_sections.path_shortener(_root([path for path, _ in records] + [item.path for item in unreadable]))
     groups, parts, results = [], [], []
+    drawn: dict[str, Any] = {}
     for number, group in enumerate(leaderboard.groups(records, metric), 1):
         pictures = Gallery(folder, sections.prefix(number, group.data_set))
         parts.append(_section(group, pictures, shorten, texts_from=texts_from))
+        drawn |= pictures.charts
         results.append(across.result_of(group))
         # The summary needs no predictions, which take memory.
-        groups.append(dataclasses.replace(group, matched=None))
+        groups.append(dataclasses.replace(group, matched=None, verified={}))
     rest = {"Unreadable records": _unreadable(unreadable, shorten), "Appendix": appendix(records, shorten)}
     standings = study_sections.across_data_sets(across.across(results))
-    return md.joined([TITLE, _summary(records, unreadable, groups), standings, *parts, md.sections(rest)]) + "\n"
+    warned = run_warnings.section([one for group in groups for system in group.systems for one in system.records])
+    lead = [OWN, f"# {_title([record for _, record in records], groups)}", warned, *map(_finding, groups)]
+    return md.joined([*lead, _summary(records, unreadable, groups), standings, *parts, md.sections(rest)]) + "\n", drawn
+
+
+def _title(records: Sequence[Record], groups: Sequence[Group]) -> str:
+    """Return the study, and what its runs have in common: minilm: full, lora and probe on sst2."""
+    if not groups:
+        return "Report"
+    studies = sorted({record.study or record.name.split("--")[0] for record in records})
+    methods = list(dict.fromkeys(
+        record.method for group in groups for system in group.systems for record in system.records[:1] if record.method
+    ))  # fmt: skip
+    systems = sum(len(group.systems) for group in groups)
+    what = _joined_names(methods) if len(methods) == systems <= MOST_NAMED else f"{systems} systems"
+    sets = list(dict.fromkeys(group.data_set for group in groups))
+    where = _joined_names(sets) if len(sets) <= MOST_NAMED else f"{len(sets)} data sets"
+    study = f"{studies[0]}: " if len(studies) == 1 else ""
+    return md.escape(f"{study}{what if systems != 1 else '1 system'} on {where}")
+
+
+def _joined_names(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
+
+
+def _finding(group: Group) -> str:
+    """Return a sentence on the best system, or why there is no test; with the data set where there are several."""
+    if group.comparison is None:
+        scored = [system for system in group.systems if system.score is not None]
+        told = f"{scored[0].short} has {md.fixed(scored[0].score)}" if scored else "no run has a score"
+        why = "nothing to compare it with" if len(group.systems) == 1 else "no paired tests, see below for the reason"
+        on = f"**{md.escape(group.data_set)}**, {md.escape(group.metric or 'no metric')}"
+        return f"{on}: {md.escape(told, accessors.MAX_CHARACTERS)}; {why if scored else 'see its failures below'}."
+    names = {system.letter: system.short for system in group.systems if system.letter}
+    on = f"**{md.escape(group.data_set)}**, {md.escape(group.metric)}: "
+    return on + md.escape(findings.finding(group.comparison, names), accessors.MAX_CHARACTERS)
 
 
 def _root(paths: Sequence[Path]) -> Path:
@@ -123,7 +169,9 @@ def _summary(records: Sequence[Located], unreadable: Sequence[LeftOut], groups: 
         }
         for group in groups
     ]
-    return md.joined([counts, md.table_of(lines, ("data set", "metric", "best systems"))])
+    # Of one data set the finding says all of it.
+    table = md.table_of(lines, ("data set", "metric", "best systems")) if len(lines) > 1 else ""
+    return md.joined([counts, table])
 
 
 def _best(group: Group) -> str:
@@ -137,21 +185,24 @@ def _best(group: Group) -> str:
 
 
 def _section(group: Group, pictures: Gallery, shorten: Shorten, *, texts_from: TextSource) -> str:
-    costs_of = [costs.system_costs(one.runs, group.split, group.metric, higher_is_better=group.higher_is_better)
-             for one in group.systems]  # fmt: skip
+    costs_of = [costs.system_costs(one.runs, group.split, group.metric, higher_is_better=group.higher_is_better,
+                                   verified=group.verified) for one in group.systems]  # fmt: skip
     parts = {
-        "Leaderboard": md.joined([study_sections.leaderboard(group), study_sections.not_counted(group, shorten)]),
-        "All metrics": study_sections.all_metrics(group),
+        "Leaderboard": md.joined([
+            sections.scores(group, pictures), study_sections.leaderboard(group),
+            study_sections.not_counted(group, shorten),
+        ]),
+        "Settings": study_settings.section(group) if group.systems else "",
         "Cost": study_sections.cost_table(group, costs_of, shorten) if costs_of else "",
         "Score against cost": sections.score_against_cost(group, costs_of, pictures),
         "Paired tests": study_sections.paired_tests(group, shorten) if len(group.systems) > 1 else "",
         "Failed runs": study_sections.failed_runs(group),
+        "All metrics": study_sections.all_metrics(group),
         "Learning curves": sections.learning_curves(group, pictures),
         "Scores by label": sections.labels(group, pictures),
         "Confusion matrices": sections.confusions(group, pictures),
         "Disagreements": study_sections.disagreements_table(group, texts_from=texts_from),
-    }
-    warned = [record for system in group.systems for record in system.records]
+    }  # fmt: skip
     heading = f"## Data set {md.escape(group.data_set)}"
     warning = ""
     if group.differs:
@@ -161,8 +212,7 @@ def _section(group: Group, pictures: Gallery, shorten: Shorten, *, texts_from: T
             f"reported in separate sections. Do not compare scores across them. They differ in: "
             f"{md.escape(group.differs)}."
         )
-    alert = run_warnings.section(warned)
-    return md.joined([heading, warning, alert, *(f"### {name}\n\n{body}" for name, body in parts.items() if body)])
+    return md.joined([heading, warning, *(f"### {name}\n\n{body}" for name, body in parts.items() if body)])
 
 
 def _unreadable(items: Sequence[LeftOut], shorten: Shorten) -> str:

@@ -31,8 +31,10 @@ TEXT = (
     *("system", "GPUs it fits, GiB", "machine", "status", "reason", "better score", "other", "verdict"),
     *comparison_page.OFTEN_SAME,
 )
-# Further metrics in the leaderboard, few enough to read it without scrolling.
-MOST_METRICS = 3
+# Further metrics in the leaderboard, few enough to read it without scrolling; the table of all metrics has the others.
+MOST_METRICS = 2
+# Equal to accuracy where each example has one label and each answer is one.
+COPIES = ("f1_micro", "precision_micro", "recall_micro")
 # Characters of a text, and of a prediction or reference, in the table of disagreements.
 TEXT_CHARACTERS, ANSWER_CHARACTERS = 240, 60
 # Characters of a system's name in cells and headings; overrides can be long, and systems have letters too.
@@ -75,7 +77,7 @@ def leaderboard(group: Group) -> str:
         return "No run has a score."
     metric = md.escape(group.metric)
     lines = [_row(group, system, metric) for system in group.systems]
-    often_empty = ("", "std over seeds", run_warnings.COLUMN)
+    often_empty = ("std over seeds", "before training", run_warnings.COLUMN)
     empty = [name for name in often_empty if all(line[name] == md.DASH for line in lines)]
     lines = [{name: cell for name, cell in line.items() if name not in empty} for line in lines]
     order = "highest" if group.higher_is_better else "lowest"
@@ -86,16 +88,15 @@ def leaderboard(group: Group) -> str:
 
 
 def _row(group: Group, system: RankedSystem, metric: str) -> dict[str, str]:
-    before, after = (_mean(system, stage, group.split, group.metric or "") for stage in accessors.STAGES)
+    before = _mean(system, "before", group.split, group.metric or "")
     others = [name for name in TABLE_METRICS if name != group.metric and _known(group, name)][:MOST_METRICS]
     return {
         "tier": md.count(system.tier),
-        "": md.escape(system.letter),
-        "system": md.escape(system.name, 2 * NAME_CHARACTERS),
+        "system": md.escape(system.label, 2 * NAME_CHARACTERS),
         f"{metric} (95 % interval)": md.score(system.score, system.low, system.high),
         "seeds": md.count(len(system.runs)),
         "std over seeds": md.fixed(system.seed_std, 4),
-        "before → after": md.DASH if before is None else f"{md.fixed(before)} → {md.fixed(after)}",
+        "before training": md.fixed(before),
         **{md.escape(name): md.fixed(_mean(system, "after", group.split, name)) for name in others},
         "trainable share": cells.trainable_share(system.records[0]),
         run_warnings.COLUMN: run_warnings.count(system.records),
@@ -157,12 +158,23 @@ def all_metrics(group: Group) -> str:
         | {heading[id(system)]: _change(system, split, name) for system in group.systems}
         for split in splits for name in _names_of(group, split)
     ]  # fmt: skip
+    lines, same = _without_copies(lines)
     sizes = [{"system": md.escape(system.label, NAME_CHARACTERS), **_parameters(system.records[0])}
              for system in group.systems]  # fmt: skip
     several = "; means over seeds" if any(len(system.runs) > 1 for system in group.systems) else ""
-    note = f"Before → after training, where both were scored{several}. Letters of systems as above."
+    note = f"Before → after training, where both were scored{several}. Letters of systems as above.{same}"
     table = md.details(f"All metrics ({len(lines)} rows)", md.joined([md.table_of(lines, ("split", "metric")), note]))
     return md.joined([table, md.details("Parameters", _table(sizes))]) if lines else ""
+
+
+def _without_copies(lines: list[dict[str, str]]) -> tuple[list[dict[str, str]], str]:
+    """Return the rows without those that equal accuracy by definition, with one label an example; and a sentence."""
+    accuracy = {line["split"]: line | {"metric": ""} for line in lines if line["metric"] == "accuracy"}
+    copies = [line for line in lines if line["metric"] in COPIES
+              and line | {"metric": ""} == accuracy.get(line["split"])]  # fmt: skip
+    names = sorted({line["metric"] for line in copies})
+    same = f" With one label for each example, {', '.join(names)} equals accuracy." if names else ""
+    return [line for line in lines if line not in copies], same
 
 
 def _names_of(group: Group, split: str) -> list[str]:

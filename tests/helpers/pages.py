@@ -2,6 +2,7 @@
 
 import re
 
+from bench.records import store
 from bench.records.record import (
     Check,
     Comparability,
@@ -145,8 +146,13 @@ def cells(page, first_header):
 def write_hostile_study(folder):
     """Write runs with hostile names and texts, and their report with page.html, into a folder; return the folder."""
     texts = studies.write_texts(folder / "data", 60, "<img src=x onerror=alert(1)> | {number} </table>" + "z" * 100_000)
-    for number, name in enumerate(("s--one--full", f"s--{NASTY.replace('--', '')}--full")):
-        hits = [(place + number) % 3 > 0 for place in range(60)]
-        studies.write_run(folder / "runs" / str(number), name, 13, hits, texts=texts)
+    for number, name in enumerate(("s--one--full", f"s--{NASTY.replace('--', '')}--full", "s--two--full")):
+        hits = [(place + number) % 3 > 0 and place % 10 >= 2 * number for place in range(60)]
+        run = studies.write_run(folder / "runs" / str(number), name, 13, hits, texts=texts)
+        made = store.read(run)
+        # So that neither cost is the same for all.
+        made.phases = [PhaseTime(name="train", seconds=10.0 * (number + 1))]
+        made.memory = {"train": {"rss_gib": 1.0 + number}}
+        store.write(made, run)
     study_page.write([folder / "runs"], folder / "report", folder / "page.html")
     return folder

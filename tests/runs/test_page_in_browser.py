@@ -1,17 +1,17 @@
-"""The page of a report in a real browser: it fits a narrow screen, in both colour schemes."""
+"""The page of a report in a real browser: it fits each screen, sorts, filters, tells values, and asks nobody."""
 
-import html
 import re
-import shutil
-import subprocess
+import xml.etree.ElementTree as ET
 
 import pytest
 
+from tests.helpers import browser as browsers
 from tests.helpers import pages
 from tests.helpers.pictures import size_of
 
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+pytestmark = browsers.needs_browser
+WIDTHS, SCHEMES = (390, 768, 1280), {"light": "rgb(255, 255, 255)", "dark": "rgb(13, 17, 23)"}
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="module")
@@ -20,56 +20,158 @@ def report(tmp_path_factory):
     return pages.write_hostile_study(tmp_path_factory.mktemp("study"))
 
 
-# A page that looks into the other one, at a telephone's width, and writes down what it finds.
-PROBE = """<!DOCTYPE html><iframe id="f" src="page.html" width="390" height="800"></iframe><pre id="out">nothing</pre>
-<script>
-document.getElementById("f").onload = () => {
-  const page = document.getElementById("f").contentDocument, root = page.documentElement;
-  const style = page.defaultView.getComputedStyle(page.body);
-  document.getElementById("out").textContent = JSON.stringify({
-    page: root.scrollWidth, screen: root.clientWidth,
-    tables: [...page.querySelectorAll(".scroll")].map((box) => box.scrollWidth > box.clientWidth),
-    images: [...page.images].map((image) => [image.naturalWidth, image.clientWidth]),
-    ink: style.color, paper: style.backgroundColor, scripts: page.scripts.length,
-  });
-};
-</script>"""
+@pytest.fixture(scope="module")
+def browser():
+    """One browser for all tests."""
+    with browsers.started() as found:
+        yield found
 
 
-def browse(folder, *options):
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
-               "--virtual-time-budget=5000", f"--user-data-dir={folder / 'profile'}", *options]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
+@pytest.fixture(scope="module")
+def wide(browser, report):
+    """The page at a desktop's width; tests leave its tables as they were."""
+    with browsers.opened(browser, report / "page.html") as shown:
+        yield shown
+        assert shown.complaints == []
 
 
-def seen(folder, *options):
-    import json
-
-    shown = browse(folder, *options, "--dump-dom", (folder / "probe.html").as_uri())
-    return json.loads(html.unescape(re.search(r'<pre id="out">(.*?)</pre>', shown, re.DOTALL)[1]))
+def figure(page, name):
+    return page.locator("figure", has=page.locator(f"img[data-name$='-{name}']"))
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no headless Chromium is installed, e.g. chromium-headless-shell")
-def test_a_browser_shows_the_page_on_a_narrow_screen_in_both_schemes(report):
-    (report / "probe.html").write_text(PROBE, encoding="utf-8")
-    light = seen(report, "--blink-settings=preferredColorScheme=1")
-    assert light["page"] == light["screen"] <= 390
-    assert any(light["tables"])
-    assert len(light["images"]) == 4
-    for natural, shown in light["images"]:
-        assert natural > 600
-        assert 200 < shown <= 390
-    assert light["scripts"] == 0
-    dark = seen(report, "--blink-settings=preferredColorScheme=0")
-    assert (light["ink"], light["paper"]) == ("rgb(31, 35, 40)", "rgb(255, 255, 255)")
-    assert (dark["ink"], dark["paper"]) == ("rgb(230, 237, 243)", "rgb(13, 17, 23)")
+def hold(cells, texts):
+    """Wait until cells hold these texts: tables are drawn a moment after a click."""
+    from playwright.sync_api import expect
+
+    expect(cells).to_have_text(texts)
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no headless Chromium is installed, e.g. chromium-headless-shell")
-def test_a_browser_paints_it(report):
-    picture = report / "screen.png"
-    browse(report, "--window-size=1200,2400", f"--screenshot={picture}", (report / "page.html").as_uri())
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_it_fits_the_screen_in_both_schemes_and_loads_nothing(browser, report, width, scheme):
+    with browsers.opened(browser, report / "page.html", width=width, scheme=scheme) as shown:
+        page = shown.page
+        assert page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [width, width]
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == SCHEMES[scheme]
+        drawn = page.locator("figure svg").evaluate_all("all => all.map(one => one.getBoundingClientRect().toJSON())")
+        assert len(drawn) > 6
+        assert all(box["left"] >= 0 and box["right"] <= width and box["height"] > 90 for box in drawn)
+        texts = page.locator("figure svg text tspan, figure svg text").evaluate_all(
+            "all => all.map(one => one.getBoundingClientRect()).map(box => [box.left, box.right])"
+        )
+        assert all(left >= -1 and right <= width + 1 for left, right in texts)
+        pictures = page.locator("figure img").evaluate_all("all => all.map(one => one.checkVisibility())")
+        assert pictures == [False] * 5
+        assert shown.complaints == []
+        assert shown.requests == [(report / "page.html").as_uri()]
+
+
+def test_a_browser_paints_it(browser, report):
     from matplotlib.image import imread
 
-    assert size_of(picture) == (1200, 2400)
+    picture = report / "screen.png"
+    with browsers.opened(browser, report / "page.html") as shown:
+        shown.page.screenshot(path=picture)
+    assert size_of(picture) == (1280, 900)
     assert imread(picture)[..., :3].std() > 0.05
+
+
+def test_tables_are_sorted_by_click_and_by_keyboard(wide):
+    heading = wide.page.locator("th", has_text="accuracy (95 % interval)").first
+    table = wide.page.locator("table", has=heading).first
+    number = heading.evaluate("one => one.cellIndex + 1")
+    cells = table.locator(f"tbody tr td:nth-child({number})")
+    before = cells.all_inner_texts()
+    assert before == sorted(before, reverse=True)
+    assert len(set(before)) == 3
+    heading.click()
+    hold(cells, sorted(before))
+    assert heading.get_attribute("aria-sort") == "ascending"
+    heading.locator("[role=button]").focus()
+    wide.page.keyboard.press("Enter")
+    hold(cells, before)
+    assert heading.get_attribute("aria-sort") == "descending"
+
+
+def test_rows_are_filtered_as_one_types(wide):
+    box = wide.page.locator(".dt-container", has=wide.page.locator("th", has_text="reference"))
+    rows, search = box.locator("tbody tr"), box.get_by_role("searchbox")
+    every = rows.count()
+    assert every > 6
+    first = box.locator("tbody code").first.inner_text()
+    search.fill(first)
+    hold(rows.locator("code"), [first])
+    search.fill("<img src=x onerror=alert(1)>")
+    hold(rows.locator("code"), [re.compile("t-")] * every)
+    search.fill("no such row")
+    hold(rows, ["No row holds this."])
+    search.fill("")
+    hold(rows.locator("code"), [re.compile("t-")] * every)
+
+
+def test_figures_tell_their_values_to_the_pointer_and_to_the_arrow_keys(wide):
+    place = figure(wide.page, "scores")
+    place.scroll_into_view_if_needed()
+    tip = place.locator("[aria-label=tip]")
+    assert "accuracy" not in tip.text_content()
+    place.locator("[aria-label=dot] circle").last.hover()
+    assert "C: two" in tip.text_content()
+    assert "accuracy: 0.400 (0.286–0.526)" in tip.text_content()
+    for name, marks, value in (("cost", "dot", "RAM peak, GiB: 1"), ("labels", "dot", "accuracy per label: 0.")):
+        figure(wide.page, name).scroll_into_view_if_needed()
+        figure(wide.page, name).locator(f"[aria-label={marks}] circle").first.hover()
+        told = " ".join(figure(wide.page, name).locator("[aria-label=tip]").all_text_contents())
+        assert "A: one" in told
+        assert value in told
+    wide.page.mouse.move(0, 0)
+    figure(wide.page, "confusion").locator("svg").first.focus()
+    wide.page.keyboard.press("ArrowRight")
+    told = figure(wide.page, "confusion").locator("[aria-label=tip]").first.text_content()
+    assert "reference: negative" in told
+    assert "% of the row" in told
+
+
+@pytest.mark.parametrize("name", ["scores", "cost", "curves", "labels", "confusion"])
+def test_figures_are_saved_as_svg(wide, tmp_path, name):
+    with wide.page.expect_download() as waiting:
+        figure(wide.page, name).get_by_role("button", name="Save as SVG").click()
+    assert waiting.value.suggested_filename.endswith(f"-{name}.svg")
+    waiting.value.save_as(tmp_path / "x.svg")
+    root = ET.parse(tmp_path / "x.svg").getroot()
+    assert root.tag == f"{SVG}svg"
+    assert {node.tag for node in root.iter()} <= {
+        f"{SVG}{tag}" for tag in ("svg", "g", "style", "text", "tspan", "title", "line", "path", "circle", "rect")
+    }
+    text = (tmp_path / "x.svg").read_text(encoding="utf-8")
+    assert "var(--" not in text.replace("var(--plot-background)", "")
+    assert "one" in "".join(root.itertext())
+    assert float(root.get("width")) > 200
+
+
+def test_without_scripts_it_is_read_all_the_same(browser, report):
+    with browsers.opened(browser, report / "page.html", width=390, scripts=False) as shown:
+        page = shown.page
+        assert page.evaluate("[document.documentElement.scrollWidth, innerWidth]") == [390, 390]
+        sizes = page.locator("img").evaluate_all("all => all.map(one => [one.naturalWidth, one.clientWidth])")
+        assert len(sizes) == 5
+        assert all(natural > 600 and 200 < seen <= 390 for natural, seen in sizes)
+        assert page.locator("td", has_text="0.6").first.is_visible()
+        assert page.locator("button, input").count() == 0
+
+
+def test_no_other_script_runs_and_nothing_is_fetched(browser, report):
+    with browsers.opened(browser, report / "page.html") as shown:
+        page = shown.page
+        assert page.locator("script").count() == 5
+        assert page.locator("[onerror], [onload], [onclick]").count() == 0
+        ran = page.evaluate("""async () => {
+          const other = document.createElement("script");
+          other.textContent = "window.ran = true";
+          document.body.append(other);
+          let asked = true;
+          try { await fetch("http://127.0.0.1:9/"); } catch { asked = false; }
+          return [window.ran ?? false, asked];
+        }""")
+        assert ran == [False, False]
+        assert len([text for text in shown.complaints if "Content Security Policy" in text]) >= 2
+        assert shown.requests == [(report / "page.html").as_uri()]

@@ -90,16 +90,26 @@ class Tally:
 
 
 def tally(
-    metric: str, lines: Sequence[Line], labels: Sequence[str], *, multi_label: bool, scheme: str | None = None
+    metric: str,
+    lines: Sequence[Line],
+    labels: Sequence[str],
+    *,
+    multi_label: bool,
+    scheme: str | None = None,
+    made: dict[str, Table] | None = None,
 ) -> Tally:
     """Return the statistics that this metric adds up. scheme: of tags of words, see `bench.data.tagging`.
 
-    Raises DataError for a metric whose value does not follow from sums over the lines of a file of predictions.
+    made: the tables of labels that an earlier call for the same lines left there, which other metrics share. Raises
+    DataError for a metric whose value does not follow from sums over the lines of a file of predictions.
     """
     if metric in BY_LABEL or metric == "mcc":
         known = {name: number for number, name in enumerate(labels)}
-        predicted = _label_table([line.prediction for line in lines], known, multi_label)
-        reference = _label_table([line.reference for line in lines], known, multi_label)
+        made = {} if made is None else made
+        if not made:
+            made["predicted"] = _label_table([line.prediction for line in lines], known, multi_label)
+            made["reference"] = _label_table([line.reference for line in lines], known, multi_label)
+        predicted, reference = made["predicted"], made["reference"]
         if metric == "mcc":
             return Tally(rows=_mcc_rows(predicted, reference), value=mcc_value)
         return Tally(rows=label_rows(predicted, reference), value=label_value(metric))
@@ -210,6 +220,12 @@ def _chrf_rows(lines: Sequence[Line], metric: str) -> np.ndarray:
 
 def _label_table(names: list[Any], known: dict[str, int], multi_label: bool) -> Table:
     """Return [examples, labels] of 0 and 1; no answer is a row of 0. Raises DataError for an unknown label."""
+    if not multi_label:
+        numbers: dict[Any, int] = {**known, None: -1}
+        try:
+            return tables.of_labels(np.array(list(map(numbers.__getitem__, names)), dtype=np.int64), len(known))
+        except (KeyError, TypeError):
+            pass  # an unknown label, which is named below
     rows, columns = [], []
     for row, given in enumerate(names):
         several = given if multi_label and isinstance(given, list) else [given]

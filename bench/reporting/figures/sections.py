@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from bench.analysis import accessors
 from bench.analysis.accessors import MATRIX_LABELS
 from bench.analysis.costs import Costs, is_trained_by_steps
 from bench.analysis.leaderboard import Group, RankedSystem
 from bench.data import tagging
 from bench.records.record import Record
 from bench.reporting import markdown as md
-from bench.reporting.figures import study
-from bench.reporting.figures.study import Point
+from bench.reporting.figures import charts, study
+from bench.reporting.figures.study import Bar, Point
 from bench.reporting.study_sections import is_untrained
 from bench.utils import numbers
 
 FOLDER = "figures"
 PER_LABEL = ("f1_per_label", "accuracy_per_label", "entity_f1_per_type")
 Draw = Callable[[Path], None]
+# Costs whose largest exceeds the least by no more than this share differ by what repeated runs do.
+ALIKE = 0.05
 
 
 class Gallery:
@@ -30,13 +33,15 @@ class Gallery:
     def __init__(self, folder: Path, prefix: str) -> None:
         self.folder = folder / FOLDER
         self.prefix = prefix
+        self.charts: dict[str, Any] = {}
 
-    def show(self, name: str, text: str, draw: Draw) -> str:
-        """Draw a figure and return a link to it, or the reason why it can't be drawn."""
+    def show(self, name: str, text: str, draw: Draw, chart: Callable[[], dict[str, Any]]) -> str:
+        """Draw a figure and return a link to it, or the reason why it can't be drawn. chart: its numbers."""
         file = f"{self.prefix}-{name}.png"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             draw(self.folder / file)
+            self.charts[f"{FOLDER}/{file}"] = chart()
         except Exception as error:  # a bug, a missing matplotlib, malformed counts: must not fail the report
             return f"This figure could not be drawn: {md.escape(f'{type(error).__name__}: {error}')}."
         return f"![{text}]({FOLDER}/{quote(file)})"
@@ -50,12 +55,45 @@ def prefix(number: int, data_set: str) -> str:
 def clear(folder: Path) -> None:
     """Remove the figures of an earlier report, recognised by name; keep other files."""
     for path in (folder / FOLDER).glob("*.png"):
-        if re.fullmatch(r"\d{2,}-\w+-(cost|curves|labels|confusion)\.png", path.name):
+        if re.fullmatch(r"\d{2,}-\w+-(scores|cost|curves|labels|confusion)\.png", path.name):
             path.unlink()
 
 
+def scores(group: Group, gallery: Gallery) -> str:
+    """Return the scores of all systems with their intervals, those before training, and the baseline."""
+    bars = [
+        Bar(name=one.label, score=one.score, low=one.low, high=one.high, before=_before(group, one))
+        for one in group.systems if one.score is not None
+    ]  # fmt: skip
+    if len(bars) < 2 or group.metric is None:
+        return ""
+    floor = next(
+        (found for one in group.systems for record in one.records
+         if (found := accessors.constant_baseline(record, group.split or "", group.metric)) is not None), None,
+    )  # fmt: skip
+    limits = study.axis_limits(bars, floor[1] if floor else None, accessors.metric_bounds(group.metric))
+    told = [
+        "dot: score", *(["line: 95 % interval"] if any(bar.low is not None for bar in bars) else []),
+        *(["circle: before training"] if any(bar.before is not None for bar in bars) else []),
+        *([f"dashed: the baseline `{md.escape(floor[0])}`"] if floor else []),
+    ]  # fmt: skip
+    draw = partial(study.scores, bars, limits, metric=group.metric, floor=floor)
+    chart = partial(charts.scores, bars, limits, metric=group.metric, higher=group.higher_is_better, floor=floor)
+    text = f"{md.escape(group.metric)} of all systems with intervals"
+    legend = f"{'; '.join(told).capitalize()}."
+    return md.joined([gallery.show("scores", text, draw, chart), legend])
+
+
+def _before(group: Group, system: RankedSystem) -> float | None:
+    values = accessors.finite_values(system.records, "before", group.split, group.metric or "")
+    return statistics.mean(values) if len(values) == len(system.records) else None
+
+
 def score_against_cost(group: Group, costs: Sequence[Costs], gallery: Gallery) -> str:
-    """Return score against memory and training time, with the front of significantly better systems."""
+    """Return score against memory and training time, with the front of significantly better systems.
+
+    A cost in which the systems hardly differ is left out, and all of it where neither scores nor costs differ.
+    """
     scored = [(one, cost) for one, cost in zip(group.systems, costs, strict=True) if one.score is not None]
     if len(scored) < 2:
         return ""
@@ -70,26 +108,33 @@ def score_against_cost(group: Group, costs: Sequence[Costs], gallery: Gallery) -
         panels["training, s"] = [_point(one, _training_s(one, cost)) for one, cost in scored]
     else:
         notes.append("Score against time is not drawn, since the systems ran on different machines.")
-    for name, points in panels.items():
-        missing = sum(point.cost is None for point in points)
+    for name, points in list(panels.items()):
+        known = [point.cost for point in points if point.cost is not None]
+        missing = len(points) - len(known)
         notes += [f"{name}: not measured for {missing} of {len(points)} systems."] if missing else []
-    if group.comparison:
-        notes.append(
-            "Dashed: the front. It starts with the cheapest system; a more expensive one is on it (filled) only if "
-            "paired tests find it significantly better than every cheaper one. Costs are taken as measured. Lines: "
-            "95 % intervals, which may exceed the axes. Overlapping systems are labelled."
-        )
-    else:
-        notes.append(
-            "No front is drawn, since there are no paired tests. Lines: 95 % intervals, which may exceed the axes. "
-            "Overlapping systems are labelled."
-        )
-    if not any(point.cost is not None for points in panels.values() for point in points):
+        if len(known) > 1 and max(known) <= (1 + ALIKE) * min(known):
+            notes.append(f"{name}: not drawn, since it is nearly the same for all systems ({_range(known)}).")
+            del panels[name]
+    panels = {name: points for name, points in panels.items() if any(point.cost is not None for point in points)}
+    if not panels:
         return md.bullets(notes)
-    systems = [one for one, _ in scored]
-    is_better = partial(_is_better, group, systems) if group.comparison else None
-    draw = partial(study.score_against_cost, panels, is_better, score=group.metric or "score")
-    return md.joined([gallery.show("cost", "Score against memory and time", draw), md.bullets(notes)])
+    tested = group.comparison is not None
+    notes.append(
+        "Dashed: the front. It starts with the cheapest system; a more expensive one is on it (filled) only if "
+        "paired tests find it significantly better than every cheaper one. Costs are taken as measured."
+        if tested else "No front is drawn, since there are no paired tests."
+    )  # fmt: skip
+    notes.append("Vertical lines: 95 % intervals. Overlapping systems are labelled.")
+    is_better = partial(_is_better, group, [one for one, _ in scored]) if tested else None
+    metric = group.metric or "score"
+    draw = partial(study.score_against_cost, panels, is_better, score=metric)
+    fronts = {name: study.front(points, is_better) if is_better else None for name, points in panels.items()}
+    chart = partial(charts.cost, panels, fronts, metric=metric)
+    return md.joined([gallery.show("cost", "Score against memory and time", draw, chart), md.bullets(notes)])
+
+
+def _range(values: Sequence[float]) -> str:
+    return " to ".join(dict.fromkeys(md.significant(end) for end in (min(values), max(values))))
 
 
 def _is_better(group: Group, systems: Sequence[RankedSystem], first: int, second: int) -> bool:
@@ -131,8 +176,16 @@ def learning_curves(group: Group, gallery: Gallery) -> str:
     by = ", ".join(map(md.escape, chosen))
     notes += [f"Checkpoints were selected, or training stopped, by validation {by}."] if chosen else []
     first = [*chosen, *([group.metric] if group.metric else [])]
-    draw = partial(study.learning_curves, logs, first=first)
-    return md.joined([gallery.show("curves", "Learning curves", draw), md.bullets(notes)])
+    draw = partial(study.learning_curves, logs, first=first, places=_places(group))
+    chart = partial(charts.curves, logs, first, _places(group))
+    return md.joined([gallery.show("curves", "Learning curves", draw, chart), md.bullets(notes)])
+
+
+def _places(group: Group) -> dict[str, int]:
+    """Return the place of each system that has a score, by which it keeps its colour in all figures."""
+    scored = [system.label for system in group.systems if system.score is not None]
+    others = [system.label for system in group.systems if system.score is None]
+    return {label: place for place, label in enumerate([*scored, *others])}
 
 
 def _chosen_by(group: Group) -> list[str]:
@@ -147,17 +200,18 @@ def labels(group: Group, gallery: Gallery) -> str:
     name = next((name for name in PER_LABEL if _per_label(group, name)), None)
     if name is None:
         return ""
-    scores = _per_label(group, name)
+    by_system = _per_label(group, name)
     number = len(group.systems)
-    notes = [f"Available for {len(scores)} of {number} systems."] if len(scores) < number else []
-    if len(scores) > study.MOST_BARS:
-        notes.append(f"Shown: the {study.MOST_BARS} best of {len(scores)} systems.")
+    notes = [f"Available for {len(by_system)} of {number} systems."] if len(by_system) < number else []
+    if len(by_system) > study.MOST_BARS:
+        notes.append(f"Shown: the {study.MOST_BARS} best of {len(by_system)} systems.")
     notes.append("Means over seeds, without intervals.")
     shown = name.replace("_", " ")
     names = _label_names(group)
     names = list(tagging.kinds_of(names)) if name.endswith("_per_type") else names
-    draw = partial(study.label_scores, scores, names, score=shown)
-    return md.joined([gallery.show("labels", md.escape(shown), draw), md.bullets(notes)])
+    draw = partial(study.label_scores, by_system, names, score=shown, places=_places(group))
+    chart = partial(charts.labels, by_system, names, _places(group), metric=shown)
+    return md.joined([gallery.show("labels", md.escape(shown), draw, chart), md.bullets(notes)])
 
 
 def _per_label(group: Group, name: str) -> dict[str, list[float | None]]:
@@ -203,7 +257,8 @@ def confusions(group: Group, gallery: Gallery) -> str:
     if len(matrices) > study.MOST_MATRICES:
         notes.append(f"Shown: the {study.MOST_MATRICES} best of {len(matrices)} systems.")
     draw = partial(study.confusion_matrices, matrices, _label_names(group))
-    return md.joined([gallery.show("confusion", "Confusion matrices", draw), md.bullets(notes)])
+    chart = partial(charts.confusion, matrices, _label_names(group))
+    return md.joined([gallery.show("confusion", "Confusion matrices", draw, chart), md.bullets(notes)])
 
 
 def _added(counts: Sequence[list[Any]]) -> list[list[float]] | None:

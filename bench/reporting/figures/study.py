@@ -6,7 +6,6 @@ Every system keeps its colour and marker in all figures of its group. The same i
 import itertools
 import json
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +31,6 @@ NUMBERED_LABELS = 8
 LEGEND_COLUMNS = 2
 # Points closer than these shares of the x and y axes overlap: about the size of a marker.
 HIDDEN_BY = (0.03, 0.03)
-# Margin above and below the scores, as a share of their range; intervals longer than most may exceed the axes.
-ROOM = 0.5
 # Height of a legend line, inches.
 LINE_IN = 0.19
 
@@ -48,6 +45,17 @@ class Point:
     high: float | None
     cost: float | None
     note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """A system in a plot of scores. before: the score before training; None where unknown."""
+
+    name: str
+    score: float
+    low: float | None
+    high: float | None
+    before: float | None
 
 
 def marker_styles(number: int) -> list[MarkerStyle]:
@@ -108,6 +116,42 @@ def score_against_cost(
         figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)
 
 
+def axis_limits(bars: Sequence[Bar], floor: float | None, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Return limits of an axis of scores that holds all intervals and starts at the baseline, or at 0 without one.
+
+    bounds: the least and highest possible score, which the axis exceeds by an edge at most.
+    """
+    known = [value for bar in bars for value in (bar.score, bar.low, bar.high, bar.before) if value is not None]
+    start = floor if floor is not None else 0.0
+    low, high = min([start, *known]), max([start, *known])
+    edge = 0.04 * (high - low) or 0.04
+    return max(low - edge, bounds[0] - edge / 2), min(high + edge, bounds[1] + edge / 2)
+
+
+def scores(
+    bars: Sequence[Bar], limits: tuple[float, float], path: Path, *, metric: str, floor: tuple[str, float] | None
+) -> None:
+    """Draw a row per system, best first: score with interval, score before training, and a line at the baseline."""
+    names = legend_names([bar.name for bar in bars])
+    with style.figure(path, style.WIDTH_IN, 0.3 * len(bars) + 1.0) as figure:
+        panel = figure.subplots()
+        if floor is not None:
+            panel.axvline(floor[1], color="#666666", linestyle="--", linewidth=1)
+            panel.set_title(
+                f"dashed: {style.label_names([floor[0]], 1)[0]} {floor[1]:.3f}", color="#666666", fontsize=9
+            )
+        for row, (bar, (colour, _)) in enumerate(zip(bars, marker_styles(len(bars)), strict=True)):
+            if bar.low is not None and bar.high is not None:
+                panel.hlines(row, bar.low, bar.high, color=colour, linewidth=2, alpha=0.75)
+            if bar.before is not None:
+                panel.plot(bar.before, row, marker="o", markersize=5.5, color="#666666", markerfacecolor="white")
+            panel.plot(bar.score, row, marker="o", markersize=7, color=colour)
+        panel.set_yticks(range(len(bars)), names)
+        panel.set(xlim=limits, ylim=(len(bars) - 0.5, -0.5), xlabel=metric)
+        panel.grid(axis="y", visible=False)
+        panel.tick_params(axis="y", length=0)
+
+
 def _draw_points(panel: "Axes", points: Sequence[Point], best: list[int] | None) -> None:
     for number, (point, (colour, marker)) in enumerate(zip(points, marker_styles(len(points)), strict=True)):
         if point.cost is None:
@@ -130,22 +174,15 @@ def _draw_points(panel: "Axes", points: Sequence[Point], best: list[int] | None)
 
 
 def score_limits(points: Sequence[Point]) -> tuple[float, float]:
-    """Return axis limits that hold all scores, at least half of the intervals, and the others as far as ROOM allows.
+    """Return axis limits that hold all scores with their intervals, and a tenth of the range around them.
 
     Without intervals in it, an axis over scores that differ by less than chance would make them look far apart.
     """
-    scores = [point.score for point in points]
-    least, most = min(scores), max(scores)
-    halves = [
-        max(one.score - one.low, one.high - one.score) for one in points if one.low is not None and one.high is not None
-    ]
-    usual = statistics.median(halves) if halves else 0.0
-    room = max(ROOM * (most - least), usual, 0.02 * max(abs(least), abs(most)), 1e-3)
-    low = max(least - room, min(least if point.low is None else point.low for point in points))
-    high = min(most + room, max(most if point.high is None else point.high for point in points))
-    # So that no marker is cut.
-    edge = 0.1 * (max(high, most) - min(low, least)) or room
-    return min(low, least) - edge, max(high, most) + edge
+    known = [value for point in points for value in (point.score, point.low, point.high) if value is not None]
+    low, high = min(known), max(known)
+    # Scores without intervals: at least a fiftieth of them.
+    edge = max(0.1 * (high - low), 0.01 * max(abs(low), abs(high)), 1e-3)
+    return low - edge, high + edge
 
 
 def together(points: Sequence[Point], width: float, height: float) -> list[list[int]]:
@@ -173,7 +210,7 @@ def _label_overlapping(panel: "Axes", points: Sequence[Point]) -> None:
         assert first.cost is not None
         at_right = first.cost > (left + right) / 2
         panel.annotate(
-            ", ".join(_letter(points[number].name, number) for number in place),
+            ", ".join(letter(points[number].name, number) for number in place),
             (first.cost, first.score),
             # Below, since markers of similar scores would be beside it.
             xytext=(-5 if at_right else 5, -11),
@@ -186,10 +223,10 @@ def _label_overlapping(panel: "Axes", points: Sequence[Point]) -> None:
         )
 
 
-def _letter(name: str, number: int) -> str:
+def letter(name: str, number: int) -> str:
     """Return the letter before the colon, as in "AB: model / lora"; else the position in the legend."""
-    letter, colon, _ = name.partition(":")
-    return letter if colon and letter.isascii() and letter.isalpha() and letter.isupper() else str(number + 1)
+    first, colon, _ = name.partition(":")
+    return first if colon and first.isascii() and first.isalpha() and first.isupper() else str(number + 1)
 
 
 def _handle(sign: MarkerStyle, name: str) -> Any:
@@ -234,33 +271,43 @@ Logs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 
 def has_curves(logs: Logs) -> bool:
     """Return whether the logs hold any loss or metric."""
-    return bool(_curve_panels(logs))
+    return bool(curve_panels(logs))
 
 
-def learning_curves(logs: Logs, path: Path, first: Sequence[str] = ()) -> None:
+def learning_curves(logs: Logs, path: Path, first: Sequence[str] = (), places: Mapping[str, int] | None = None) -> None:
     """Draw training loss, and validation loss and metrics if any, by step; one line per seed.
 
-    first: metrics shown before others. Long series are smoothed by a running mean. Only the first MOST_CURVES systems
-    are drawn. Raises ValueError without any loss or metric.
+    first: metrics shown before others. places: of the systems among all, which decide their colours. Long series are
+    smoothed by a running mean. Only the first MOST_CURVES systems are drawn. Raises ValueError without any loss or
+    metric.
     """
-    panels = _curve_panels(logs, first)
+    panels = curve_panels(logs, first)
     if not panels:
         raise ValueError("the logs hold neither a loss nor a validation metric")
     shown = dict(list(logs.items())[:MOST_CURVES])
     names = legend_names(list(shown))
+    drawn = _of_places(lines, list(shown), places)
     legend_in = LINE_IN * math.ceil(len(names) / LEGEND_COLUMNS) + 0.2
     with style.figure(path, style.WIDTH_IN, 2.4 * len(panels) + 0.4 + legend_in) as figure:
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for panel, key in zip(axes, panels, strict=True):
-            for runs, line in zip(shown.values(), lines(len(shown)), strict=True):
+            for runs, line in zip(shown.values(), drawn, strict=True):
                 for rows in runs:
                     _draw_curve(panel, rows, key, line)
-            title = "Training loss" if key == "loss" else f"Validation: {key.removeprefix('validation_')}"
-            panel.set(title=title, ylabel="nats" if key.endswith("loss") else "score")
+            panel.set(title=curve_title(key), ylabel=curve_unit(key))
             style.widen(panel)
         axes[-1].set_xlabel("optimiser step")
-        handles = [_curve_handle(line, name) for line, name in zip(lines(len(names)), names, strict=True)]
+        handles = [_curve_handle(line, name) for line, name in zip(drawn, names, strict=True)]
         figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)
+
+
+def _of_places(
+    signs: Callable[[int], list[MarkerStyle]], names: Sequence[str], places: Mapping[str, int] | None
+) -> list[MarkerStyle]:
+    """Return the signs of these systems; a system that one figure lacks takes no sign from the others."""
+    taken = [place if places is None else places[name] for place, name in enumerate(names)]
+    every = signs(max(taken, default=-1) + 1)
+    return [every[place] for place in taken]
 
 
 def _curve_handle(line: tuple[str, str], name: str) -> Any:
@@ -269,7 +316,7 @@ def _curve_handle(line: tuple[str, str], name: str) -> Any:
     return Line2D([], [], color=line[0], linestyle=line[1], linewidth=2, label=name)
 
 
-def _curve_panels(logs: Logs, first: Sequence[str] = ()) -> list[str]:
+def curve_panels(logs: Logs, first: Sequence[str] = ()) -> list[str]:
     """Return the keys to draw: losses, the metrics of `first`, then others up to two metrics."""
     rows = [row for runs in logs.values() for run in runs for row in run]
     keys = {key for row in rows for key, value in row.items() if math.isfinite(style.plottable(value))}
@@ -279,42 +326,71 @@ def _curve_panels(logs: Logs, first: Sequence[str] = ()) -> list[str]:
     return [key for key in ("loss", "validation_loss") if key in keys] + wanted + others[: max(0, 2 - len(wanted))]
 
 
-def _draw_curve(panel: "Axes", rows: Sequence[Mapping[str, Any]], key: str, line: tuple[str, str]) -> None:
+def curve_title(key: str) -> str:
+    """Return the title of a panel of curves."""
+    return "Training loss" if key == "loss" else f"Validation: {key.removeprefix('validation_')}"
+
+
+def curve_unit(key: str) -> str:
+    """Return the unit of a panel of curves."""
+    return "nats" if key.endswith("loss") else "score"
+
+
+def curve(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
+    """Return steps and values of a key in a log, in order; long series are smoothed by a running mean."""
     points = [(style.plottable(row.get("step")), style.plottable(row[key])) for row in rows if key in row]
     known = sorted(point for point in points if not math.isnan(point[0]))
-    if known:
-        steps, values = (list(side) for side in zip(*known, strict=True))
-        if len(known) > style.SMOOTHED_FROM:
-            values = style.running_mean(values, len(known) // 20)
-        marker = "." if len(known) < 10 else None
+    values = [value for _, value in known]
+    if len(known) > style.SMOOTHED_FROM:
+        values = style.running_mean(values, len(known) // 20)
+    return [step for step, _ in known], values
+
+
+def _draw_curve(panel: "Axes", rows: Sequence[Mapping[str, Any]], key: str, line: tuple[str, str]) -> None:
+    steps, values = curve(rows, key)
+    if steps:
+        marker = "." if len(steps) < 10 else None
         panel.plot(steps, values, color=line[0], linestyle=line[1], linewidth=1.1, alpha=0.85, marker=marker)
 
 
+def lowest_labels(rows: Sequence[Sequence[float | None]]) -> tuple[np.ndarray, list[int]]:
+    """Return values [systems, labels], NaN where unknown, and the labels to draw: of many those of the lowest mean."""
+    number = max((len(values) for values in rows), default=0)
+    table = np.full((len(rows), number), np.nan)
+    for row, values in zip(table, rows, strict=True):
+        row[: len(values)] = [style.plottable(value) for value in values]
+    columns = [place for place in range(number) if np.isfinite(table[:, place]).any()]
+    chosen = sorted(columns, key=lambda place: (float(np.nanmean(table[:, place])), place))[:MOST_LABELS]
+    return table, sorted(chosen) if len(columns) <= MOST_LABELS else chosen
+
+
 def label_scores(
-    by_system: Mapping[str, Sequence[float | None]], labels: Sequence[str], path: Path, *, score: str
+    by_system: Mapping[str, Sequence[float | None]],
+    labels: Sequence[str],
+    path: Path,
+    *,
+    score: str,
+    places: Mapping[str, int] | None = None,
 ) -> None:
     """Draw one row per label with a marker for each system; of many labels those with the lowest mean.
 
-    by_system: name -> values [labels], best system first; only the first MOST_BARS are drawn. Raises ValueError without
-    any value.
+    by_system: name -> values [labels], best system first; only the first MOST_BARS are drawn. places: as in
+    `learning_curves`. Raises ValueError without any value.
     """
     shown = dict(list(by_system.items())[:MOST_BARS])
-    number = max((len(values) for values in shown.values()), default=0)
-    table = np.full((len(shown), number), np.nan)
-    for row, values in zip(table, shown.values(), strict=True):
-        row[: len(values)] = [style.plottable(value) for value in values]
-    if not np.isfinite(table).any():
+    table, chosen = lowest_labels(list(shown.values()))
+    if not chosen:
         raise ValueError("no scores by label")
-    columns = [place for place in range(number) if np.isfinite(table[:, place]).any()]
-    chosen = sorted(columns, key=lambda place: (float(np.nanmean(table[:, place])), place))[:MOST_LABELS]
-    chosen = sorted(chosen) if len(columns) <= MOST_LABELS else chosen
-    title = f"{len(chosen)} of {number} labels with the lowest scores" if len(columns) > MOST_LABELS else ""
+    number = table.shape[1]
+    known = int(np.isfinite(table).any(axis=0).sum())
+    title = f"{len(chosen)} of {number} labels with the lowest scores" if known > MOST_LABELS else ""
     names, systems = style.label_names(labels, number), legend_names(list(shown))
     legend_in = LINE_IN * math.ceil(len(systems) / LEGEND_COLUMNS) + 0.2
     line_in = 0.12 * len(shown) + 0.2
+    signs = _of_places(marker_styles, list(shown), places)
     with style.figure(path, style.WIDTH_IN, line_in * len(chosen) + 0.9 + legend_in) as figure:
         panel = figure.subplots()
-        for place, (row, (colour, marker)) in enumerate(zip(table, marker_styles(len(shown)), strict=True)):
+        for place, (row, (colour, marker)) in enumerate(zip(table, signs, strict=True)):
             shift = (place - (len(shown) - 1) / 2) * 0.8 / len(shown)
             heights = [line + shift for line in range(len(chosen))]
             panel.plot(row[chosen], heights, color=colour, marker=marker, markersize=6, linestyle="none")
@@ -324,7 +400,7 @@ def label_scores(
         panel.set(title=title, xlim=(low - 0.02, 1.02), ylim=(len(chosen) - 0.5, -0.5), xlabel=score)
         panel.grid(axis="y", visible=False)
         panel.tick_params(axis="y", length=0)
-        handles = [_handle(sign, name) for sign, name in zip(marker_styles(len(systems)), systems, strict=True)]
+        handles = [_handle(sign, name) for sign, name in zip(signs, systems, strict=True)]
         figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)
 
 

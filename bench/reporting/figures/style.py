@@ -112,10 +112,13 @@ def hide_frame(panel: "Axes") -> None:
 
 def widen(panel: "Axes") -> None:
     """Give the y axis a range of at least LEAST_RANGE of its largest value: in a tight one noise looks like a trend."""
-    low, high = panel.get_ylim()
-    missing = LEAST_RANGE * max(abs(low), abs(high)) - (high - low)
-    if missing > 0:
-        panel.set_ylim(low - missing / 2, high + missing / 2)
+    panel.set_ylim(*widened(*panel.get_ylim()))
+
+
+def widened(low: float, high: float) -> tuple[float, float]:
+    """Return limits around these with a range of at least LEAST_RANGE of the larger one."""
+    missing = max(0.0, LEAST_RANGE * max(abs(low), abs(high)) - (high - low))
+    return low - missing / 2, high + missing / 2
 
 
 def running_mean(values: Sequence[float], window: int) -> list[float]:

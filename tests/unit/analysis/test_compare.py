@@ -21,7 +21,7 @@ from bench.evaluation import scoring
 from bench.evaluation.metric_set import MetricSet, Predictions
 from bench.records import store
 from bench.records.record import Comparability, Data, Prompts, RecipePart, Record, Score, SplitPart
-from bench.reporting import comparison_page
+from bench.reporting import comparison_page, findings
 from tests.helpers.launching import ROOT
 
 LABELS = ("bad", "good")
@@ -109,7 +109,11 @@ def test_a_clear_difference(two):
     assert (pair.covers, pair.verdict) == ("examples", "A better")
     assert pair.p == pair.p_holm < 1e-6
     assert any("Only one seed of every system" in note for note in found.notes)
-    assert comparison_page.finding(found) == "s--m--full is significantly better than all others (paired tests)."
+    assert findings.finding(found) == (
+        f"s--m--full beats s--m--head by {100 * pair.difference:.1f} points (95 % interval {100 * pair.low:.1f} to "
+        f"{100 * pair.high:.1f}). Paired tests on 300 examples; one seed of each system: this covers other examples "
+        "for these trained models, not other seeds."
+    )
 
 
 @pytest.mark.parametrize("metric", ["f1_macro", "f1_micro", "precision_weighted", "recall_macro", "mcc", "loss"])
@@ -132,10 +136,12 @@ def test_three_systems_share_a_correction_and_a_tier(two, tmp_path):
     tied = next(pair for pair in found.pairs if (pair.first, pair.second) == ("A", "B"))
     assert tied.verdict == "no significant difference"
     assert 0 < tied.detectable < 0.2
-    best, second, _ = [system.name for system in found.systems]
-    assert comparison_page.finding(found) == (
-        f"No significant difference between the best system, {best}, and {second} (paired tests; minimum detectable "
-        f"difference {tied.detectable:.3f})."
+    best, second, third_best = [system.name for system in found.systems]
+    ahead = next(pair for pair in found.pairs if (pair.first, pair.second) == ("A", "C"))
+    assert findings.finding(found).startswith(
+        f"{best} beats {third_best} by {100 * ahead.difference:.1f} points (95 % interval {100 * ahead.low:.1f} to "
+        f"{100 * ahead.high:.1f}); no significant difference between {best} and {second} (minimum detectable "
+        f"difference {100 * tied.detectable:.1f} points). Paired tests on 300 examples, Holm's correction over 3 pairs;"
     )
     assert third in {item.parent for item in store.find([tmp_path])}
 

@@ -482,7 +482,7 @@ def test_coverage_and_size_in_small():
         assert low <= np.mean(rates) <= high
 
 
-@pytest.mark.parametrize("name", ["coverage", "comparing"])
+@pytest.mark.parametrize("name", ["coverage", "comparing", "reporting"])
 def test_the_committed_measurements_run(name):
     command = [sys.executable, str(ROOT / "scripts" / "benchmarks" / f"{name}.py"), "--small"]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)

@@ -10,7 +10,7 @@ from bench.cli.main import main
 from bench.errors import DataError
 from bench.records import store
 from bench.records.record import RunWarning
-from bench.reporting import comparison_page, run_warnings, short_table
+from bench.reporting import comparison_page, findings, run_warnings, short_table
 from bench.reporting.hub import cards
 from tests.helpers import pictures, studies
 from tests.helpers.pages import full, tables_of
@@ -102,7 +102,7 @@ def test_a_report_and_a_comparison_show_them_before_any_score(study, tmp_path, c
     assert main(["compare", str(study), "-o", str(output), "--json", str(data)]) == 0
     assert f"warning: {LEAKED.sentence} (2 runs)\n" in capsys.readouterr().err
     text = output.read_text(encoding="utf-8")
-    assert text.index("2 of 6 runs warn of 1 thing") < text.index("is significantly better")
+    assert text.index("2 of 6 runs warn of 1 thing") < text.index(" beats ")
     assert json.loads(data.read_text(encoding="utf-8"))["warnings"] == [
         {"code": LEAKED.code, "sentence": LEAKED.sentence, "runs": 2}
     ]
@@ -118,8 +118,8 @@ def test_a_sentence_names_few_systems_and_cuts_their_names(tmp_path):
         for number, name in enumerate(same)
     ]
     found = compare.compare(paths, predictions.CompareRequest())
-    sentence = comparison_page.finding(found)
-    assert re.search(r" and 4 more \(paired tests", sentence)
+    sentence = findings.finding(found)
+    assert re.search(r" and 5 more\. Paired tests", sentence)
     assert len(sentence) < 600
     assert max(map(len, comparison_page.notes(found))) < 600
 

@@ -1,13 +1,14 @@
 """reporting/figures/study.py: pictures of many systems hold no text over another, and leave out nothing in silence."""
 
 import itertools
+import json
 import math
 
 import numpy as np
 import pytest
 
-from bench.reporting.figures import sections, study, style
-from bench.reporting.figures.study import Point
+from bench.reporting.figures import charts, sections, study, style
+from bench.reporting.figures.study import Bar, Point
 from tests.helpers.pictures import drawn, size_of
 
 NAMES = [
@@ -72,6 +73,10 @@ def logs(number=10):
 
 
 DRAWINGS = {
+    "scores": lambda path: study.scores(
+        [Bar(name=name, score=0.8 + number / 50, low=0.7, high=1.0, before=0.5) for number, name in enumerate(NAMES)],
+        (0.45, 1.02), path, metric="accuracy", floor=("majority", 0.5),
+    ),
     "cost": lambda path: study.score_against_cost(
         {"GPU peak, GiB": points([5, 5.2, 30, 31, 12, 8, None, 9, 10, 11]), "training, s": points([3000.0] * 10)},
         lambda first, second: first < second - 2, path, score="accuracy",
@@ -136,19 +141,22 @@ def test_points_at_one_place_are_named_together(tmp_path, texts):
     assert study.together(twins[1:3], 0.1, 0.1) == []
 
 
-def test_a_long_interval_does_not_squeeze_the_scores():
+def test_every_interval_is_in_view():
     near = [Point(name="a", score=score, low=score - 0.01, high=score + 0.01, cost=1) for score in (0.8, 0.82)]
-    wide = Point(name="b", score=0.81, low=0.0, high=1.0, cost=1)
+    low, high = study.score_limits(near)
+    assert 0.77 < low < 0.79
+    assert 0.83 < high < 0.85
+    wide = Point(name="b", score=0.81, low=0.1, high=0.99, cost=1)
     low, high = study.score_limits([*near, wide])
-    assert 0.75 < low < 0.79
-    assert 0.83 < high < 0.87
+    assert 0 < low < 0.1
+    assert 0.99 < high < 1.1
     low, high = study.score_limits([Point(name="a", score=0.0, low=None, high=None, cost=1)])
     assert low < 0 < high
 
 
 def test_the_metric_that_training_was_chosen_by_is_among_the_curves():
     rows = [{"step": 1, "loss": 1.0, **{f"validation_{name}": 0.5 for name in ("a", "b", "c", "loss")}}]
-    panels = study._curve_panels({"x": [rows]}, ["c", "unknown"])
+    panels = study.curve_panels({"x": [rows]}, ["c", "unknown"])
     assert panels == ["loss", "validation_loss", "validation_c", "validation_a"]
 
 
@@ -170,7 +178,7 @@ def test_a_figure_that_can_not_be_drawn_is_said_to_be_missing(tmp_path):
     def broken(path):
         raise ValueError("no | such <b>")
 
-    shown = sections.Gallery(tmp_path, "01-x").show("cost", "text", broken)
+    shown = sections.Gallery(tmp_path, "01-x").show("cost", "text", broken, dict)
     assert shown == "This figure could not be drawn: ValueError: no &#124; such &lt;b&gt;."
     assert sections.prefix(3, "../org/data set|x") == "03-org_data_set_x"
     assert sections.prefix(12, "情感") == "12-data"
@@ -204,6 +212,43 @@ def test_a_curve_that_hardly_moves_is_drawn_flat(values):
     before = panel.get_ylim()
     style.widen(panel)
     assert panel.get_ylim() == before
+
+
+@pytest.mark.parametrize(
+    ("scores", "floor", "bounds", "expected"),
+    [
+        ([(0.84, 0.82, 0.86, 0.5)], 0.51, (0, 1), (0.4856, 0.8744)),
+        ([(0.84, None, None, None), (0.85, None, None, None)], None, (0, 1), (-0.017, 0.884)),
+        ([(0.99, 0.9, 1.0, None)], 0.5, (0, 1), (0.48, 1.01)),
+        ([(0.3, 0.2, 0.4, 0.7)], 0.69, (0, float("inf")), (0.18, 0.72)),
+        ([(-0.1, -0.2, 0.1, None)], None, (-1, 1), (-0.212, 0.112)),
+    ],
+)
+def test_the_axis_of_scores_begins_at_the_baseline_or_at_0(scores, floor, bounds, expected):
+    bars = [Bar(name="a", score=score, low=low, high=high, before=before) for score, low, high, before in scores]
+    assert study.axis_limits(bars, floor, bounds) == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_system_keeps_its_colour_where_a_figure_lacks_others():
+    places = {"A": 0, "B": 1, "C": 2}
+    assert study._of_places(study.lines, ["A", "C"], places) == [study.lines(3)[0], study.lines(3)[2]]
+    logs = {name: [[{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}]] for name in ("A", "C")}
+    assert [one["place"] for one in charts.curves(logs, [], places)["legend"]] == [0, 2]
+
+
+def test_long_curves_are_thinned_to_what_a_screen_shows():
+    rows = [{"step": step, "loss": 1 / step} for step in range(1, 5001)]
+    chart = charts.curves({"A": [rows]}, [], {"A": 0})
+    (line,) = chart["panels"][0]["lines"]
+    assert len(line["points"]) <= charts.MOST_POINTS + 1
+    assert (line["points"][0][0], line["points"][-1][0]) == (1, 5000)
+
+
+def test_what_is_no_number_is_null_in_a_chart():
+    bars = [Bar(name="a\x00\n", score=0.5, low=None, high=float("nan"), before=None)]
+    chart = charts.scores(bars, (0, 1), metric="accuracy", higher=True, floor=None)
+    assert chart["systems"] == [{"name": "a\ufffd", "score": 0.5, "low": None, "high": None, "before": None}]
+    assert json.loads(json.dumps(chart, allow_nan=False)) == chart
 
 
 def test_a_name_with_an_underscore_before_it_stands_in_the_legend():

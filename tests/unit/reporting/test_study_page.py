@@ -18,7 +18,7 @@ from bench.cli.main import main
 from bench.errors import DataError
 from bench.records import store
 from bench.records.record import OutOfMemory, PhaseTime, Resumed, Score
-from bench.reporting import study_page, study_sections
+from bench.reporting import findings, study_page, study_sections
 from bench.reporting.figures import study
 from tests.helpers import pictures, studies
 from tests.helpers.pages import NASTY, cells, tables_of
@@ -82,14 +82,14 @@ def test_systems_stand_in_tiers_with_the_mean_of_their_seeds(runs, page):
     expected = compare.compare([runs], predictions.CompareRequest())
     table = cells(page, "tier") and next(table for table in tables_of(page) if table[0][0] == "tier")
     rows = [dict(zip(table[0], row, strict=True)) for row in table[1:]]
-    assert [row["system"] for row in rows] == ["study / better / lora", "study / good / lora", "study / weak / lora"]
+    assert [row["system"] for row in rows] == ["A: better", "B: good", "C: weak"]
     assert [row["tier"] for row in rows] == [str(system.tier) for system in expected.systems] == ["1", "2", "3"]
     for row, system in zip(rows, expected.systems, strict=True):
-        values = [studies.scores(studies.answers(SKILLS[row["system"].split(" / ")[1]], seed))["accuracy"].value
+        values = [studies.scores(studies.answers(SKILLS[row["system"].split(": ")[1]], seed))["accuracy"].value
                   for seed in (13, 14, 15)]  # fmt: skip
         assert row["accuracy (95 % interval)"].startswith(f"{statistics.mean(values):.3f} (")
         assert row["std over seeds"] == f"{statistics.stdev(values):.4f}"
-        assert (row["seeds"], row[""]) == ("3", system.letter)
+        assert (row["seeds"], row["system"][0]) == ("3", system.letter)
     verdicts = {tuple(row[:2]): row[-1] for row in next(t for t in tables_of(page) if t[0][0] == "better score")[1:]}
     assert verdicts[("A: better", "C: weak")] == "A better"
 
@@ -219,7 +219,70 @@ def test_figures_of_an_earlier_report_are_removed_and_other_files_stay(runs, tmp
     assert (tmp_path / "figures" / "holiday.png").exists()
 
 
+# ---------------------------------------------------------------- the first screen
+
+
+def test_title_and_finding_come_first_and_warnings_before_the_finding(tmp_path):
+    folder = studies.write_study(tmp_path, SKILLS)
+    found = compare.compare([folder], predictions.CompareRequest())
+    lines = report([folder], tmp_path / "report").split("\n\n")
+    assert lines[0] == study_page.OWN
+    assert lines[1] == "# study: 3 systems on sst2_local"
+    assert html.unescape(lines[2]) == "**sst2_local**, accuracy: " + findings.finding(
+        found, {"A": "better", "B": "good", "C": "weak"}
+    )
+    content = store.read(folder / "weak-13")
+    content.warn("leakage", "test texts are among the training texts")
+    store.write(content, folder / "weak-13")
+    page = report([folder], tmp_path / "report")
+    assert page.index("1 of 9 runs warns of 1 thing") < page.index("better beats good")
+
+
+def test_the_title_names_few_methods_and_data_sets(tmp_path):
+    for number, method in enumerate(("full", "lora", "probe")):
+        studies.write_run(tmp_path / str(number), f"s--m--{method}", 13, [True, False] * 20)
+    title = report([tmp_path], tmp_path / "report").split("\n")[2]
+    assert title == "# s: full, lora and probe on sst2_local"
+
+
+def test_a_metric_that_equals_accuracy_by_definition_is_said_once():
+    rows = [{"split": "test", "metric": name, "A": value} for name, value in
+            (("accuracy", "0.5 → 0.8"), ("f1_micro", "0.5 → 0.8"), ("mcc", "0.5 → 0.8"))]  # fmt: skip
+    kept, sentence = study_sections._without_copies(rows)
+    assert [row["metric"] for row in kept] == ["accuracy", "mcc"]
+    assert sentence == " With one label for each example, f1_micro equals accuracy."
+    rows[1]["A"] = "0.5 → 0.9"
+    assert study_sections._without_copies(rows) == (rows, "")
+
+
 # ---------------------------------------------------------------- costs
+
+
+def with_costs(folder, seconds, gib):
+    """Runs whose training took these seconds and GiB of memory."""
+    for number, (train_s, rss_gib) in enumerate(zip(seconds, gib, strict=True)):
+        studies.write_run(
+            folder / str(number), f"s--{number}--x", 13, studies.answers(0.6 + number / 10, 13),
+            phases=[PhaseTime(name="train", seconds=train_s)], memory={"train": {"rss_gib": rss_gib}},
+        )  # fmt: skip
+    return folder
+
+
+def test_costs_that_hardly_differ_are_not_drawn(tmp_path):
+    page = report([with_costs(tmp_path / "a", [100, 200, 300], [2.0, 2.05, 2.09])], tmp_path / "r")
+    body = sections(page)["Score against cost"]
+    assert "RAM peak, GiB: not drawn, since it is nearly the same for all systems (2.00 to 2.09)." in body
+    assert "(figures/01-sst2_local-cost.png)" in body
+    body = sections(report([with_costs(tmp_path / "b", [100, 100, 103], [2.0, 2.0, 2.0])], tmp_path / "r"))
+    assert "-cost.png" not in body["Score against cost"]
+    assert "training, s: not drawn, since it is nearly the same for all systems (100 to 103)." in str(body)
+
+
+def test_without_paired_tests_there_is_no_front(tmp_path):
+    folder = with_costs(tmp_path / "a", [100, 200, 300], [2, 3, 4])
+    for path in folder.glob("*/predictions/*"):
+        path.unlink()
+    assert "No front is drawn, since there are no paired tests." in report([folder], tmp_path / "r")
 
 
 def priced(before=(True, False) * 100, after=(True,) * 200, **changes):
@@ -394,7 +457,7 @@ def test_one_seed_is_compared_and_said_to_be_one(tmp_path):
     assert "Only one seed of" in page
     row = next(table for table in tables_of(page) if table[0][0] == "tier")[1]
     expected = studies.scores(studies.answers(SKILLS["better"], 13))["accuracy"]
-    assert row[3] == f"{expected.value:.3f} ({expected.low:.3f}–{expected.high:.3f})"
+    assert row[2] == f"{expected.value:.3f} ({expected.low:.3f}–{expected.high:.3f})"
 
 
 def test_equal_predictions_are_no_difference(tmp_path):
@@ -414,8 +477,8 @@ def test_runs_without_predictions_have_scores_and_no_tiers(tmp_path):
     assert "No paired tests: a comparison needs completed runs of at least two systems" in page
     assert "a run can't be compared without its predictions" in page
     assert [row[0] for row in next(table for table in tables_of(page) if table[0][0] == "tier")[1:]] == ["–"] * 3
-    assert "No front is drawn, since there are no paired tests." in page
-    assert "(not tested)" in page
+    assert "RAM peak, GiB: not drawn, since it is nearly the same for all systems (" in page
+    assert "better has 0.920; no paired tests, see below for the reason." in page
 
 
 def test_predictions_that_were_edited_are_not_tested(tmp_path):
@@ -427,7 +490,7 @@ def test_predictions_that_were_edited_are_not_tested(tmp_path):
     assert "Not tested: <code>weak-13/record.json</code>" in page
     assert "one of the two files was modified" in page
     rows = next(table for table in tables_of(page) if table[0][0] == "tier")[1:]
-    assert [row[:2] for row in rows] == [["1", "A"], ["2", "B"]]
+    assert [row[:2] for row in rows] == [["1", "A: better"], ["2", "B: good"]]
     assert "Not counted: <code>weak-13/record.json</code>" in page
 
 
@@ -492,7 +555,7 @@ def test_a_run_that_was_repeated_counts_once(tmp_path):
     studies.write_run(folder / "again", "study--good--lora", 13, studies.answers(0.8, 13), started_at="2030")
     page = report([folder], tmp_path / "report")
     assert "Not counted: <code>good-13/record.json</code>: same system and seed as again/record.json" in page
-    assert {row[4] for row in next(table for table in tables_of(page) if table[0][0] == "tier")[1:]} == {"1"}
+    assert {row[3] for row in next(table for table in tables_of(page) if table[0][0] == "tier")[1:]} == {"1"}
 
 
 def test_other_data_are_not_shown_as_the_texts_and_the_hub_is_not_asked(tmp_path):
@@ -598,8 +661,8 @@ def test_a_report_by_another_metric_ranks_and_tests_by_it(tmp_path, capsys):
     assert main(["report", str(folder), "-o", str(tmp_path / "r"), "--metric", "loss"]) == 0
     page = (tmp_path / "r" / "report.md").read_text(encoding="utf-8")
     table = next(table for table in tables_of(page) if table[0][0] == "tier")
-    assert table[0][3] == "loss (95 % interval)"
-    assert [row[2].split(" / ")[1] for row in table[1:]] == ["two", "one", "three"]
+    assert table[0][2] == "loss (95 % interval)"
+    assert [row[1].split(": ")[-1] for row in table[1:]] == ["two", "one", "three"]
     assert [row[0] for row in table[1:]] == ["1", "2", "–"]
     assert "Not tested: <code>three/record.json</code>: the run has no loss" in page
     assert "A better" in page
