@@ -72,7 +72,7 @@ class Workshop:
             try:
                 self._loader = export.export(request)[0].loader
             except BenchError as error:
-                self._refusal = str(error).removeprefix("--merge: ")
+                self._refusal = str(error).removeprefix("--merge: ").split("; export it")[0]
                 raise SetupError(self._refusal) from error
             (folder / store.FILE).unlink()  # a report over the run's folder would count it as another run
         return folder

@@ -2,6 +2,7 @@
 
 import gc
 import math
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from bench.shipping.results import FormResult, Shipped
 from bench.shipping.served import Vllm
 from bench.shipping.source import Asked, Source
 from bench.shipping.whole import Int8, Merged, Nf4
-from bench.utils import files, system
+from bench.utils import files, secret_formats, system
 from bench.utils.loading_errors import reason
 
 MAKERS: Mapping[str, Form] = {
@@ -51,6 +52,22 @@ class ShipRequest:
     keep: bool = False
     server: Server | None = None
 
+    @property
+    def command(self) -> str:
+        """Return the command line that asks for the same."""
+        asked = self.asked
+        given = {
+            "--as": None if self.forms is None else ",".join(map(str, self.forms)),
+            "--split": asked.split,
+            "--metric": asked.metric,
+            "--examples": asked.examples,
+            "--margin": self.margin,
+            "--server": None if self.server is None else self.server.url,
+            "--served-model": None if self.server is None else self.server.model,
+        }
+        words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+        return secret_formats.remove(shlex.join(["python", "-m", "bench", "ship", str(asked.run), *words]))
+
 
 def ship(request: ShipRequest) -> Shipped:
     """Make, score and compare all forms; write ship.json and ship.md. Raises BenchError before any of it is begun."""
@@ -66,7 +83,7 @@ def ship(request: ShipRequest) -> Shipped:
         found = tuple(_form(work, name, model, margin) for name in forms)
         if request.keep:
             _kept(place, request.out / results.FORMS, forms)
-        shipped = _shipped(source, margin, reference, found, left_out)
+        shipped = _shipped(source, request.command, margin, reference, found, left_out)
         files.write_text(request.out / results.JSON, shipped.as_json())
         files.write_text(request.out / results.PAGE, page.markdown(shipped))
     finally:
@@ -112,9 +129,7 @@ def _measured(source: Source, load: Callable[[], Loaded], title: str) -> _Measur
         gc.collect()
     notes = [*scored.notes]
     if per_100.is_noisy:
-        notes.append(
-            "its times differ by more than a fifth between repeats: something else was running, or it is small"
-        )
+        notes.append("its times differ by more than a fifth between repeats: the machine was busy, or they are short")
     return _Measured(found=scored.predictions, load=seconds, per_100=per_100, notes=tuple(notes))
 
 
@@ -203,7 +218,12 @@ def _kept(place: Path, folder: Path, forms: tuple[FormName, ...]) -> None:
 
 
 def _shipped(
-    source: Source, margin: float, reference: FormResult, found: tuple[FormResult, ...], left_out: dict[str, str]
+    source: Source,
+    command: str,
+    margin: float,
+    reference: FormResult,
+    found: tuple[FormResult, ...],
+    left_out: dict[str, str],
 ) -> Shipped:
     record, launch = source.record, source.record.launch
     notes = []
@@ -215,9 +235,10 @@ def _shipped(
     if launch is not None and launch.world_size > 1:
         notes.append(f"The run had {launch.world_size} processes, and this check one.")
     return Shipped(
-        run=str(source.run),
+        command=command,
         name=record.name,
         seed=record.seed,
+        recipe=record.recipe.path,
         recipe_hash=record.recipe.hash,
         split=source.split.name,
         metric=source.metric,

@@ -42,12 +42,22 @@ def findings(shipped: Shipped) -> list[str]:
         if form.compared is None:
             found.append(f"{form.name}: {NOT_MADE}: {form.reason}")
             continue
-        changes = form.compared.changes
-        moved = ""
-        if changes is not None and form.compared.verdict != "not equivalent" and changes.low > shipped.margin:
-            moved = f"; {_share(changes)} of its answers are others, so that it is another model of about this score"
-        found.append(f"{form.name}: {form.compared.verdict}, {shipped.metric} {_difference(form.compared)}{moved}")
+        found.append(
+            f"{form.name}: {form.compared.verdict}, {shipped.metric} {_difference(form.compared)}"
+            f"{_remark(form.compared, shipped.margin)}"
+        )
     return found
+
+
+def _remark(compared: Compared, margin: float) -> str:
+    """Return what the verdict alone does not tell: a difference that is there, and many changed answers."""
+    parts = []
+    if compared.verdict == "undecided" and not compared.low <= 0 <= compared.high:
+        parts.append(f"{'lower' if compared.high < 0 else 'higher'}, but perhaps by less than the margin")
+    changes = compared.changes
+    if changes is not None and compared.verdict != "not equivalent" and changes.low > margin:
+        parts.append(f"{_share(changes)} of its answers are others")
+    return "".join(f"; {part}" for part in parts)
 
 
 def rows(shipped: Shipped) -> list[list[str]]:
@@ -102,10 +112,10 @@ def _seconds(timed: Timed | None) -> str:
 def markdown(shipped: Shipped) -> str:
     """Return the page."""
     title = f"# Ship check: {md.escape(shipped.name.replace('--', ' / '))}"
-    seed = f", seed {shipped.seed}" if shipped.seed is not None else ""
+    seed = f" Run of {md.escape(shipped.recipe)}" + (f", seed {shipped.seed}." if shipped.seed is not None else ".")
     asked = (
         f"{shipped.examples:,} examples of {md.escape(shipped.split)}, metric {md.escape(shipped.metric)}, equivalence "
-        f"margin ±{shipped.margin:g}{seed}."
+        f"margin ±{shipped.margin:g}.{seed}"
     )
     cells = [[md.escape(cell) for cell in row] for row in rows(shipped)]
     table = md.table(HEADER, cells, "ll" + "r" * (len(HEADER) - 2))
@@ -120,7 +130,9 @@ def markdown(shipped: Shipped) -> str:
 
 def _notes(shipped: Shipped) -> list[str]:
     machine = shipped.machine
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return [
+        f"Again: {md.code(shipped.command, 500)}",
         "Each form is compared with the saved model as it is scored here (the first row, which is compared with the "
         "run's own predictions), on the same examples by the same prompts.",
         "Equivalent: the 90 % interval of the difference lies within the margin (two one-sided tests at 5 %). Not "
@@ -129,8 +141,7 @@ def _notes(shipped: Shipped) -> list[str]:
         "Size: files of weights. Load: median of repeats (least–most), files in the page cache, libraries imported. "
         "Seconds per 100 examples: answered one by one, tokens made before, after a warm-up; median of passes over the "
         "same examples of all lengths.",
-        f"Measured on {md.escape(machine['processor'])} with {machine['threads']} threads, "
-        f"torch {md.escape(machine['torch'])}.",
+        f"Measured on {md.escape(machine['processor'])}, {threads}, torch {md.escape(machine['torch'])}.",
     ]
 
 

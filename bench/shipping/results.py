@@ -39,12 +39,13 @@ class FormResult:
 class Shipped:
     """All forms of a run. reference: the saved model scored again, compared with the run's own predictions.
 
-    left_out: form -> why it was not tried, where it was not asked for by name.
+    command: that asks for the same. left_out: form -> why it was not tried, where it was not asked for by name.
     """
 
-    run: str
+    command: str
     name: str
     seed: int | None
+    recipe: str
     recipe_hash: str | None
     split: str
     metric: str

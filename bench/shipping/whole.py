@@ -67,7 +67,10 @@ class Int8:
         layers = {path: [numbers.pop(f"{path}{part}", None) for part in (WEIGHT, SCALE, BIAS)] for path in paths}
         missing, unexpected = model.load_state_dict(numbers, strict=False)
         assert not unexpected, unexpected
-        assert {key.rpartition(".")[0] for key in missing} <= {*layers}, missing
+        own = model.state_dict()
+        known = {own[key].data_ptr() for key in numbers}  # what is tied is there once
+        left = [key for key in missing if key.rpartition(".")[0] not in layers and own[key].data_ptr() not in known]
+        assert not left, left
         for path, parts in layers.items():
             parent, _, own = path.rpartition(".")
             setattr(model.get_submodule(parent), own, _layer(*parts))
@@ -89,7 +92,9 @@ def _numbers(model: nn.Module) -> dict[str, torch.Tensor]:
 
     layers = {name: module for name, module in model.named_modules() if isinstance(module, dynamic.Linear)}
     inside = tuple(f"{name}." for name in layers)
-    found = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if not name.startswith(inside)}
+    others = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(inside)}
+    once = {tensor.data_ptr(): name for name, tensor in reversed(others.items())}  # of tied ones, the first name
+    found = {name: tensor.contiguous() for name, tensor in others.items() if once[tensor.data_ptr()] == name}
     for name, module in layers.items():
         weight = module.weight()
         found[name + WEIGHT] = weight.int_repr()
