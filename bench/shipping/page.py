@@ -136,8 +136,9 @@ def _notes(shipped: Shipped) -> list[str]:
         "Each form is compared with the saved model as it is scored here (the first row, which is compared with the "
         "run's own predictions), on the same examples by the same prompts.",
         "Equivalent: the 90 % interval of the difference lies within the margin (two one-sided tests at 5 %). Not "
-        "equivalent: it lies wholly beyond it. Undecided: neither; more examples may tell. Each form is a decision of "
-        "its own, without a correction for their number. Intervals generalise to other examples.",
+        "equivalent: the interval excludes 0, and the observed difference is the margin or more. Undecided: neither; "
+        "more examples may tell. Each form is a decision of its own, without a correction for their number. Intervals "
+        "generalise to other examples.",
         "Size: files of weights. Load: median of repeats (least–most), files in the page cache, libraries imported. "
         "Seconds per 100 examples: answered one by one, tokens made before, after a warm-up; median of passes over the "
         "same examples of all lengths.",

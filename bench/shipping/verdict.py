@@ -95,17 +95,23 @@ def compare(form: Answers, model: Answers, metric: str, margin: float) -> Compar
         difference=score - before,
         low=low,
         high=high,
-        verdict=_verdict(low, high, margin),
+        verdict=judged(score - before, low, high, margin),
         interval=how,
         changes=changes,
         p=p,
     )
 
 
-def _verdict(low: float, high: float, margin: float) -> Verdict:
+def judged(difference: float, low: float, high: float, margin: float) -> Verdict:
+    """Return the verdict on a difference with its 90 % interval.
+
+    Equivalent: the interval lies within the margin. Not equivalent: it excludes 0, and the observed difference is the
+    margin or more. Source of testing both: Lakens, Scheel and Isager 2018, "Equivalence testing for psychological
+    research: a tutorial", Advances in Methods and Practices in Psychological Science 1.
+    """
     if multiple.is_equivalent(low, high, margin):
         return "equivalent"
-    return "not equivalent" if low >= margin or high <= -margin else "undecided"
+    return "not equivalent" if abs(difference) >= margin and (low > 0 or high < 0) else "undecided"
 
 
 def _scale(metric: str) -> float:

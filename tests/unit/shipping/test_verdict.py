@@ -36,6 +36,9 @@ def flipped(examples, right_to_wrong, wrong_to_right, wrong=0):
     (872, 12, 10, 3, "undecided"),
     (20000, 110, 100, 50, "equivalent"),
     (872, 60, 10, 0, "not equivalent"),
+    (872, 37, 22, 0, "not equivalent"),  # MiniLM with a LoRA scale that is twice the right one
+    (872, 25, 18, 0, "undecided"),
+    (20000, 330, 150, 0, "undecided"),  # lower, but by less than the margin as far as is seen
     (872, 5, 60, 0, "not equivalent"),
 ])  # fmt: skip
 def test_the_verdict_goes_by_the_interval_and_the_margin(examples, lost, won, other, expected):
