@@ -14,7 +14,7 @@ HEADER = (
 # Columns of the console, by the heading that they have there.
 SHORT = {
     "form": "form", "verdict": "verdict", "score": "score", "difference (90 %)": "change", "answers changed": "changed",
-    "size": "size", "load, s": "load, s", "s per 100": "s per 100",
+    "size": "size", "load, s": "load, s", "s per 100": "s/100",
 }  # fmt: skip
 NOT_MADE = "not made"
 
