@@ -20,6 +20,7 @@ from bench.cli import (
     report,
     run,
     schema,
+    ship,
     sweep,
     try_,
 )
@@ -41,6 +42,7 @@ COMMANDS = (
     compare,
     predict,
     export,
+    ship,
     import_,
     gate,
     push,

@@ -102,18 +102,22 @@ def _checked(request: ExportRequest) -> tuple[Record, dict[str, Any]]:
             f"{request.run} has status `{record.status}` ({record.reason}); --unfinished exports its model even so"
         )
     description = saved_model.describe(folder)
+    refuse_own_kinds(request.run, description)
+    return record, description
+
+
+def refuse_own_kinds(run: Path, description: dict[str, Any]) -> None:
+    """Raise SetupError for a run's model that only this harness can load: of words, probes, MLP heads."""
     if description.get("method") == tfidf.METHOD:
         raise SetupError(
-            f"the run {request.run} has no model of transformers or peft: method tfidf is a classifier of words; use "
-            "`predict`"
+            f"the run {run} has no model of transformers or peft: method tfidf is a classifier of words; use `predict`"
         )
     if description.get("pooling") is not None or description["head"]["kind"] != "own":
         kind = "a linear probe" if description.get("pooling") is not None else "an MLP head"
         raise SetupError(
-            f"the model of {request.run} has {kind} of the harness's own, which transformers and peft have no class "
+            f"the model of {run} has {kind} of the harness's own, which transformers and peft have no class "
             "for; use `predict`, or repeat the run with head.kind: own"
         )
-    return record, description
 
 
 def _examples(record: Record, choices: bool) -> tuple[Rows, bool]:

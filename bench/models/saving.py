@@ -109,7 +109,7 @@ def load(folder: Path, device: torch.device | None = None) -> tuple[Any, Any, di
     if description.get("method") == tfidf.METHOD:
         return _load_tfidf(folder, description).eval(), None, description
     fused.install()
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     if description["pooling"] is not None:
         model = _load_probe(folder, description)
     elif (folder / "adapter_config.json").is_file():
@@ -126,7 +126,8 @@ def _load_tfidf(folder: Path, description: dict[str, Any]) -> tfidf.TfidfModel:
     return tfidf.load(folder, num_labels=len(labels), multi_label=multi_label)
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a saved model's folder."""
     import transformers
 
     # AutoTokenizer takes a Qwen2 model's tokenizer for a Qwen2Tokenizer, whatever its own file says.

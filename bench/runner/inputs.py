@@ -43,7 +43,7 @@ def load_data(run: RunContext) -> RunInputs:
         selected_on_test.check(run, corpus, by_gradients=plan.trains == "gradient")
         tokenizer, notes = _tokenizer(recipe, corpus) if plan.trains != "texts" else (None, [])
         squad.check_version(corpus.version, run.resolved.metric_names)
-        build_metrics = _metrics_of(recipe, corpus, task)
+        build_metrics = metrics_of(recipe, corpus, task)
         metrics = build_metrics(run.resolved.metric_names)
         # A metric that written answers can't have keeps nobody from comparing them by the others.
         signatures = metrics.signatures() | build_metrics(run.resolved.metrics_left_out).signatures()
@@ -99,7 +99,7 @@ def _tokenizer(recipe: Recipe, corpus: dataset.Corpus) -> tuple[PreTrainedTokeni
     return tokenizers.build(recipe.model, build.locate(recipe.model), texts)
 
 
-def _metrics_of(
+def metrics_of(
     recipe: Recipe, corpus: dataset.Corpus, task: contracts.Task
 ) -> Callable[[tuple[str, ...]], metric_set.MetricSet]:
     """Return what builds metrics by name, for the labels, tags and answers of a corpus."""
@@ -162,12 +162,7 @@ def _encode(
     elif recipe.objective == "head":
         data = task.encode(corpus, tokenizer, recipe, run.state)
     else:  # a prompt is made of more than its row, so that no tokens are kept
-        if recipe.dataset.source.kind == "lm_eval":
-            asked = lm_eval_examples.encode_corpus(recipe, plan, corpus, tokenizer)
-        else:
-            writes = recipe.dataset.task == GENERATION_TASK
-            encode_corpus = reference_examples.encode_corpus if writes else text_examples.encode_corpus
-            asked = encode_corpus(recipe, plan, corpus, task, tokenizer)
+        asked = prompted(recipe, plan, corpus, task, tokenizer)
         run.record.prompts = asked.prompts
         if not recipe.dataset.quote:
             run.record.prompts.example = ""
@@ -183,6 +178,17 @@ def _encode(
         run.record.note(note)
     run.record.warn_of(*data.warnings)
     return data
+
+
+def prompted(
+    recipe: Recipe, plan: contracts.LoadPlan, corpus: dataset.Corpus, task: contracts.Task, tokenizer: Any
+) -> text_examples.TextExamples:
+    """Encode a corpus as prompts, by the recipe's task and source of data."""
+    if recipe.dataset.source.kind == "lm_eval":
+        return lm_eval_examples.encode_corpus(recipe, plan, corpus, tokenizer)
+    writes = recipe.dataset.task == GENERATION_TASK
+    encode_corpus = reference_examples.encode_corpus if writes else text_examples.encode_corpus
+    return encode_corpus(recipe, plan, corpus, task, tokenizer)
 
 
 def _describe_data(run: RunContext, corpus: dataset.Corpus, splits: dict[str, Encoded]) -> record.Data:

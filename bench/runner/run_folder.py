@@ -29,7 +29,7 @@ LOCK = ".lock"
 BEFORE_SEAL = ".before.json"
 # Written before anything else; a run that is killed at once leaves no more.
 FIRST = (LOCK, store.BALLAST)
-FOLDERS = ("predictions", "figures", "model", "checkpoints", "tensorboard")
+FOLDERS = ("predictions", "figures", "model", "checkpoints", "tensorboard", "ship")
 # Who only looks whether a folder is taken holds its lock for less than a moment.
 LOCK_PATIENCE_S = 1.0
 _MODEL_FILES = (
@@ -49,6 +49,8 @@ _MADE = re.compile(
     r"|checkpoints/(best\.safetensors|\.best\.safetensors\.partial)"
     rf"|checkpoints/step-\d{{8,}}/({checkpoint_files.FILE_NAMES})|checkpoints/\.step-\d{{8,}}\.partial/.+"
     rf"|model/(base/)?({_MODEL_FILES})"
+    # Of `bench ship`: what it says of a model is no longer true when the run is repeated.
+    r"|ship/ship\.(json|md)"
 )
 # What `files.write_text` leaves where it is killed.
 _TEMPORARY = re.compile(rf"(.*/)?\.(?P<name>[^/]+)\.[0-9a-z_]{{{files.RANDOM_CHARACTERS}}}")

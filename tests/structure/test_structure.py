@@ -33,6 +33,7 @@ PACKAGES = [
     ["training"],
     ["memory"],
     ["runner"],
+    ["shipping"],
     ["sweeps"],
     ["cli"],
     ["run", "launch", "__main__", "lm_eval_model", "api"],

@@ -28,6 +28,8 @@ EXACT_IN_SINGLE = 2**24
 SPARSE_COLUMNS, SPARSE_SHARE = 100, 0.1
 # Scores that are equal in exact arithmetic may differ in their last bits.
 TIE = 1e-9
+# Where a statistic is not defined at a point, it is taken beside it.
+NEAR = 1e-9
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -87,6 +89,35 @@ def matched_equivalent(only_first: int, only_second: int, examples: int, margin:
     least = NormalDist().inv_cdf((1 + confidence) / 2)
     above, below = (matched_score(only_first, only_second, examples, side * margin) for side in (-1, 1))
     return above > least and below < -least
+
+
+def matched_score_interval(
+    only_first: int, only_second: int, examples: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Return the interval (low, high) of all differences of two accuracies that Tango's score test does not reject.
+
+    An interval of `multiple.equivalence_confidence` lies within a margin just where `matched_equivalent` says so; with
+    no discordant example it still has a width, z² / (n + z²) on each side. Source: Tango 1998, as `matched_score`.
+    Raises ValueError for more differing examples than there are.
+    """
+    from scipy.optimize import brentq
+
+    if min(only_first, only_second) < 0 or only_first + only_second > examples or not examples:
+        raise ValueError(f"{only_first} and {only_second} discordant examples, but only {examples} in total")
+    least = NormalDist().inv_cdf((1 + confidence) / 2)
+    observed = (only_first - only_second) / examples
+
+    def _excess(difference: float, side: int) -> float:
+        return matched_score(only_first, only_second, examples, difference) + side * least
+
+    def _end(side: int) -> float:
+        # The statistic falls as the difference rises, and is 0 at the observed one, where it may not be defined.
+        near, far = observed + side * NEAR, side * (1 - NEAR)
+        if side * (far - near) <= 0 or _excess(near, side) * _excess(far, side) >= 0:
+            return float(side)
+        return float(brentq(_excess, near, far, args=(side,)))
+
+    return _end(-1), _end(1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ class LikelihoodReader:
         options |= {"budget": scoring.batch_tokens, "agree": self_check.first_reason, "checked": scoring.checked}
         options["shared"] = scoring.shared_prefix
         self.items = [_item(feature) for feature in split.features]
-        self.scorer = likelihood.Scorer(model, self.items, **options)
+        make = scoring.scorer or likelihood.Scorer
+        self.scorer = make(model, self.items, **options)
         self.batches = self.scorer.batches
         self.characters = np.array([len(word) for word in words])
         places: dict[likelihood.Item, int] = {}
@@ -37,7 +38,7 @@ class LikelihoodReader:
             [places.setdefault(_item(prompt), len(places)) for prompt in feature.get("content_free", ())]
             for feature in split.features
         ]
-        self.content_free_scorer = likelihood.Scorer(model, list(places), **options) if places else None
+        self.content_free_scorer = make(model, list(places), **options) if places else None
         self._content_free_sums: dict[int, np.ndarray] = {}
 
     @property
