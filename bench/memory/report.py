@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.config import registry, resolve, without_model
+from bench.config import prices, registry, resolve, without_model
 from bench.config.cards import GENERATION_TASK
 from bench.config.resolve import SHIPPED, Resolved
 from bench.data import dataset
@@ -35,7 +35,7 @@ class PlanRequest:
     """A plan as it is asked for. gpu: a size or a device's name; None for all of SIZES.
 
     rows, length: in place of the recipe's micro-batch, and of all texts' length. records: of runs whose time a forecast
-    of time rests on, where they are of the same device.
+    of time rests on, where they are of the same device. costs: a file of prices; see `prices.load`.
     """
 
     path: Path
@@ -46,6 +46,7 @@ class PlanRequest:
     rows: int | None = None
     length: int | None = None
     records: Path | None = None
+    costs: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def lines(request: PlanRequest) -> list[str]:
 
 def answer(request: PlanRequest) -> Answer:
     """Return the plan of a recipe. Raises BenchError for what can't be planned."""
-    card = asked_card(request.gpu)
+    card, costs = asked_card(request.gpu), prices.load(request.costs)
     load = _loader(request)
     resolved = load(())
     if not without_model.uses_model(resolved.recipe.method.name):
@@ -101,7 +102,7 @@ def answer(request: PlanRequest) -> Answer:
             shown.append(f"no known change makes it fit at {length} tokens; take a smaller model or more GPUs")
     if card.usable is not None and plan.parallelism.shards_weights:
         shown.append(largest.sentence(card.usable, plan.parallelism, HOST_BYTES))
-    shown += [*_scoring(resolved), *disk.lines(plan), *timing.lines(plan, rows, card, request.records)]
+    shown += [*_scoring(resolved), *disk.lines(plan), *timing.lines(plan, rows, card, request.records, costs)]
     return Answer(lines=shown, fits=fits)
 
 

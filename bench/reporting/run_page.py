@@ -8,7 +8,7 @@ from typing import Any
 from bench.analysis import accessors
 from bench.data import tagging
 from bench.records.record import Published, Record, Score
-from bench.reporting import cells, run_warnings
+from bench.reporting import cells, energy_and_money, run_warnings
 from bench.reporting import markdown as md
 from bench.utils import files, numbers
 from bench.utils.hardware import GIB
@@ -43,6 +43,7 @@ def run_report(record: Record, folder: Path) -> str:
         "Speed": _speed(record),
         "Memory": md.grid("peak by phase, maximum over processes", record.memory, skip=["per_rank"]),
         "Memory predicted": _memory_predicted(record),
+        "Energy and money": energy_and_money.run_section(record),
         "Time": md.durations("phase", accessors.timed(record)),
         "Data": _data(record),
         "Model": _model(record),

@@ -3,5 +3,5 @@
 Reading order: lifecycle (entry), context, stages, text_classifier (the stages without a model), inputs,
 selected_on_test, sharded_scoring, results, warnings_of_scores, warnings_of_model, validation, model_checks, run_folder,
 resume, resumed_prompts, completion, unsaved, sharded_load, memory_prediction, batch_size, trial_worker, out_of_memory,
-launch_record, started_by, published_settings, comparability.
+energy_of_run, launch_record, started_by, published_settings, comparability.
 """
