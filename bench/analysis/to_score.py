@@ -151,7 +151,8 @@ def spread(values: Sequence[float | None]) -> Spread | None:
 
 def covered(place: int, size: int) -> float:
     """Return the probability that a median lies between the `place`-th smallest and the `place`-th largest value."""
-    return 1 - 2 * sum(math.comb(size, k) for k in range(place)) / 2**size
+    outside: int = sum(math.comb(size, k) for k in range(place))
+    return 1 - 2 * outside / 2.0**size
 
 
 def refuse_impossible(records: Sequence[Located], metric: str | None, target: float) -> None:

@@ -66,6 +66,8 @@ def report_command(options: argparse.Namespace) -> int:
     if options.output is None and options.html is None:
         raise BenchError("say where the report goes: -o FOLDER, -o FILE.md for a short table, or --html FILE")
     short = options.output is not None and options.output.suffix == ".md" and not options.output.is_dir()
+    if short and options.html is None and (options.to_score is not None or options.costs is not None):
+        raise BenchError("--to-score and --costs belong to the report in a folder or --html, not to a short table")
     refuse_outputs(options.html, options.output if short else None)
     written = [short_table.write_table_report(options.runs, options.output, options.metric)] if short else []
     folder = None if short else options.output

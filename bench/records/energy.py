@@ -4,6 +4,7 @@ GPU: NVML's total energy, else its power, sampled. CPU: RAPL. What can't be meas
 None with the reason; no number is made from a nameplate. Loads no torch.
 """
 
+import importlib
 import math
 import os
 import platform
@@ -239,7 +240,7 @@ def open_gpu(uuid: str, nvml: Any = None) -> Counter:
     """
     if nvml is None:
         try:
-            import pynvml as nvml  # type: ignore[import-not-found, unused-ignore]
+            nvml = importlib.import_module("pynvml")
         except ImportError as error:
             raise UnmeasurableError(f"the GPU's energy needs NVML's bindings: {INSTALL}") from error
     try:

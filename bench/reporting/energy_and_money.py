@@ -1,7 +1,7 @@
 """Energy and money on pages: columns of the cost table, the section "to a score", and a section of one run's page."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bench.analysis import spending, to_score
@@ -31,7 +31,9 @@ def columns(spent: Sequence[Spending]) -> list[dict[str, str]]:
     """Return the cells of each system by column: those that any system has, and no others."""
     cells = [
         {
-            **{f"training, kJ ({name})": _shown(one.training.get(kind), 1000) for kind, name in spending.KINDS.items()},
+            **{
+                f"training, kJ ({name})": _shown(one.training.get(kind), _kilo) for kind, name in spending.KINDS.items()
+            },
             **{f"J per 100 examples ({name})": _shown(one.per_100.get(kind)) for kind, name in spending.KINDS.items()},
             "hours paid": md.DASH if one.money is None else f"{md.significant(one.money.hours)} {one.money.unit}",
             "cost of a run": _sum(one.money),
@@ -42,8 +44,8 @@ def columns(spent: Sequence[Spending]) -> list[dict[str, str]]:
     return [{name: row[name] for name in known} for row in cells]
 
 
-def _shown(value: float | None, unit: float = 1.0) -> str:
-    return md.DASH if value is None else md.significant(value / unit)
+def _shown(value: float | None, shown: Callable[[float], str] = md.significant) -> str:
+    return md.DASH if value is None else shown(value)
 
 
 def _sum(money: Money | None) -> str:
@@ -73,9 +75,9 @@ def to_score_section(group: "Group", asked: Asked) -> str:
         {
             "system": name,
             "reached by": md.DASH if one.why_not else f"{one.reached} of {one.runs}",
-            "steps": _spread(one.steps),
+            "steps": _spread(one.steps, md.count),
             "s": _spread(one.seconds),
-            **{f"kJ ({device})": _spread(one.joules.get(kind), 1000) for kind, device in spending.KINDS.items()},
+            **{f"kJ ({device})": _spread(one.joules.get(kind), _kilo) for kind, device in spending.KINDS.items()},
             "money": _spread(one.money) + (f" {one.currency}" if one.money and math.isfinite(one.money.median) else ""),
             "interval holds": _coverage(one.steps),
         }
@@ -98,19 +100,32 @@ def to_score_section(group: "Group", asked: Asked) -> str:
     return md.joined([caption, table, md.bullets(details)])
 
 
-def _spread(spread: Spread | None, unit: float = 1.0) -> str:
+def _spread(spread: Spread | None, shown: Callable[[float], str] = md.significant) -> str:
     if spread is None:
         return md.DASH
-    ends = "" if spread.low is None or spread.high is None else f" ({_end(spread.low, unit)}–{_end(spread.high, unit)})"
-    return f"{_end(spread.median, unit)}{ends}" if ends != f" ({NOT_REACHED}–{NOT_REACHED})" else NOT_REACHED
+    median = _end(spread.median, shown)
+    if not _has_interval(spread):
+        return median
+    assert spread.low is not None
+    assert spread.high is not None
+    return f"{median} ({_end(spread.low, shown)}–{_end(spread.high, shown)})"
 
 
-def _end(value: float, unit: float) -> str:
-    return NOT_REACHED if math.isinf(value) else md.significant(value / unit)
+def _has_interval(spread: Spread) -> bool:
+    """Return whether there is an interval, and any of it was reached."""
+    return spread.low is not None and math.isfinite(spread.low)
+
+
+def _end(value: float, shown: Callable[[float], str]) -> str:
+    return NOT_REACHED if math.isinf(value) else shown(value)
+
+
+def _kilo(value: float) -> str:
+    return md.significant(value / 1000)
 
 
 def _coverage(spread: Spread | None) -> str:
-    return md.DASH if spread is None or spread.coverage is None else md.percent(spread.coverage)
+    return md.percent(spread.coverage) if spread is not None and _has_interval(spread) else md.DASH
 
 
 def run_section(record: Record) -> str:

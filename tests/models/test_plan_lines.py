@@ -7,6 +7,7 @@ import pytest
 
 from bench.cli import main
 from bench.config import resolve
+from bench.config.prices import Price, Prices
 from bench.errors import SetupError
 from bench.memory import disk, inference, report, search, timing
 from bench.memory.planner import Lengths, MemoryPlan, Parallelism
@@ -292,6 +293,27 @@ def test_past_records_of_the_device_take_the_place_of_published_times(llama, tmp
     in_fp16 = dataclasses.replace(llama, precision="fp16")
     assert timing.lines(in_fp16, 32, asked_card("T4"), tmp_path)[0].endswith("with an MFU")
     assert timing.lines(llama, 32, asked_card("T4"), None) == ["time: no peak rate of Tesla T4 in bf16 is published"]
+
+
+def test_money_is_the_time_times_a_price(llama):
+    price = Price(price=2.0, currency="EUR", source="a list", date="2026-01-31")
+    known = Prices(gpus={"NVIDIA L40S": price})
+    time, money = timing.lines(llama, 32, asked_card("L40S"), None, known)
+    training = llama.resolved.recipe.training
+    texts = llama.budget.steps * training.global_batch if training.steps or llama.lengths.examples else 1000
+    thousand = timing.seconds(
+        timing.work(llama, 32), asked_card("L40S").device, llama.precision, timing.published_rates()
+    )
+    expected = [2.0 * seconds * texts / 1000 / 3600 for seconds in thousand]
+    shown = re.match(r"money: .* for ([\d.]+) to ([\d.]+) EUR, of training steps alone, at 2 EUR for an hour", money)
+    assert [float(number) for number in shown.groups()] == pytest.approx(expected, rel=0.06)
+    assert money.endswith("NVIDIA L40S (a list; listed on 2026-01-31; indicative)")
+    assert time.startswith("time: ")
+    sentence = timing.lines(llama, 32, asked_card("L40S"), None, Prices(gpus={}))[1]
+    assert sentence.startswith("money: no price of NVIDIA L40S is known (known: none); give it with --costs FILE")
+    two = dataclasses.replace(llama, parallelism=Parallelism(world=2))
+    both = re.search(r"for ([\d.]+) to", timing.lines(two, 32, asked_card("L40S"), None, known)[1])
+    assert float(both[1]) >= float(shown[1]), "both GPUs are paid, though they take less time"
 
 
 def test_no_time_where_none_is_known(llama):
