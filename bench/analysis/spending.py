@@ -72,8 +72,12 @@ def of_system(records: Sequence[Record], prices: Prices | None) -> Spending:
 
 
 def joules(record: Record, phase: str, name: str = "joules") -> dict[str, float]:
-    """Return kind of device -> joules of a phase, or what else the record has of them by that name."""
-    phases = record.energy.phases.get(phase, {}) if record.energy is not None else {}
+    """Return kind of device -> joules of a phase, or what else the record has of them by that name.
+
+    Of a resumed run's training none: the record has those of the last launch.
+    """
+    is_partial = phase == "train" and bool(record.resumed)
+    phases = record.energy.phases.get(phase, {}) if record.energy is not None and not is_partial else {}
     values = {kind: numbers.finite(phases.get(f"{kind}_{name}")) for kind in KINDS}
     return {kind: value for kind, value in values.items() if value is not None}
 

@@ -119,8 +119,8 @@ def _reached(curve: Sequence[dict[str, Any]], record: Record, target: float, *, 
     """Return the first point of a curve at the target or beyond it."""
     sign = 1 if higher_is_better else -1
     first = next((row for row in curve if sign * row["value"] >= sign * target), None)
-    # A counter that was no measurement of the whole training is none of its first part; nor is that of a later launch.
-    kinds = spending.joules(record, "train") if not record.resumed else {}
+    # A counter that was no measurement of the whole training is none of its first part.
+    kinds = spending.joules(record, "train")
     if first is None:
         return Reached(step=math.inf, seconds=math.inf, joules=dict.fromkeys(kinds, math.inf))
     counted = {kind: numbers.finite(first.get(_joules_key(kind))) for kind in kinds}

@@ -28,6 +28,8 @@ RAPL_UPDATE_S = 0.001
 SHORTEST_UPDATES = 20
 # Power is sampled so often where a GPU counts no energy; a longer gap leaves a phase without a number.
 SAMPLE_S, LONGEST_GAP_S = 0.1, 1.0
+# Between two samples who else uses the GPU is asked so often.
+CHECK_S = 1.0
 # RAPL's counters wrap around after some 65 to 262 kJ: they are read at least so often.
 TICK_S = 30.0
 # No processor package takes more. A counter that would have needed more was reset, and did not wrap around.
@@ -186,7 +188,7 @@ class NvmlPower:
     def __init__(self, nvml: Any, handle: Any, now: Callable[[], float] = time.monotonic) -> None:
         """Open the sensor. Raises the module's NVMLError where the GPU tells no power."""
         self._nvml, self._handle, self._now = nvml, handle, now
-        self._samples = [self._sample()]
+        self._samples, self._checked_s, self._why = [self._sample()], -math.inf, None
         self.source = f"NVML, the GPU's power sampled every {SAMPLE_S:g} s and integrated, idle power included"
 
     def _sample(self) -> tuple[float, float]:
@@ -196,7 +198,9 @@ class NvmlPower:
         """Return the energy between the last two samples."""
         self._samples = [*self._samples[-2:], self._sample()]
         (before_s, before), (now_s, now) = self._samples[-2:]
-        why = why_shared(self._nvml, self._handle)
+        if now_s - self._checked_s >= CHECK_S:
+            self._checked_s, self._why = now_s, why_shared(self._nvml, self._handle)
+        why = self._why
         if now_s - before_s > LONGEST_GAP_S:
             why = f"the GPU's power was not sampled for {now_s - before_s:.1f} s"
         first_s, first = self._samples[0]

@@ -19,6 +19,8 @@ def fill_in(run: RunContext) -> None:
         trained = gather_object([_trained_now(run)])
         examples["train"], tokens["train"] = (sum(counts) for counts in zip(*trained, strict=True))
     run.record.energy = energy.merged(ranks, examples, tokens)
+    if run.record.resumed:
+        run.record.energy.missing["earlier launches"] = "a resumed run knows the energy of its last launch alone"
 
 
 def _trained_now(run: RunContext) -> tuple[int, int]:

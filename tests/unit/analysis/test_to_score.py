@@ -96,7 +96,7 @@ def test_what_can_not_be_told(tmp_path):
     )
     assert needed([unmeasured]).joules == {}
     resumed = run(tmp_path / "e", 13, (0.9,), joules=600.0, resumed=[Resumed(at="now", from_step=5)])
-    assert needed([resumed]).joules == {}
+    assert needed([resumed]).joules == spending.of_system([resumed[1]], None).training == {}
 
 
 def test_intervals_hold_the_median_as_often_as_they_say():

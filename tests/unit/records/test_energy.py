@@ -182,6 +182,9 @@ def test_sampled_power_is_integrated_with_its_error():
     exact = 1000 + 50 * (1 - math.cos(10.0))
     assert joules == pytest.approx(exact, rel=1e-3)
     assert 0 < abs(joules - exact) < error < 0.005 * exact
+    nvml.answers["nvmlDeviceGetComputeRunningProcesses"] = [SimpleNamespace(pid=1), SimpleNamespace(pid=2)]
+    now.now_s += 1
+    assert counter.read().why == "2 other processes used the GPU"
     now.now_s += 3
     assert counter.read().why == "the GPU's power was not sampled for 3.0 s"
 
