@@ -14,7 +14,7 @@ from bench.data import tokenizer as tokenizers
 from bench.data.rows import texts_of
 from bench.errors import BenchError, SetupError
 from bench.evaluation import reference_examples, text_examples
-from bench.memory import disk, inference, largest, phases, search, state_sizes, timing
+from bench.memory import disk, fragmentation, inference, largest, phases, search, state_sizes, timing
 from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction, assumed, longest_texts
 from bench.memory.scoring import scoring_bytes
 from bench.memory.verdict import Card, asked_card, gib, others_of_this_size, precision_of, refused_products, verdict
@@ -91,7 +91,9 @@ def answer(request: PlanRequest) -> Answer:
     prediction = plan.predict(rows, length)
     where = f"micro-batches of {rows} x {length} tokens"
     fits, first = verdict(prediction.needed, card, where)
-    shown = [first, *refused, *others_of_this_size(prediction.needed, card), *_summary(plan, prediction), *said]
+    narrow = fragmentation.tight(prediction, card.usable) if card.usable is not None else []
+    others = others_of_this_size(prediction.needed, card)
+    shown = [first, *narrow, *refused, *others, *_summary(plan, prediction), *said]
     shown += [*_parts(prediction), *phases.lines(plan, prediction)]
     if card.usable is not None:
         shown += _largest(plan, prediction, card.usable)
@@ -227,8 +229,9 @@ def _parts(prediction: Prediction) -> list[str]:
         "  CUDA: context, kernels and workspaces take 0.3 to 0.6 GiB, depending on device and driver; 0.5 assumed"
     )
     shown.append(
-        "  fragmentation: 5 % of activations and working memory, 10 % of gradients that come meanwhile; not measured"
+        "  fragmentation: 5 % of activations and working memory, 10 % of gradients that come meanwhile are allowed for"
     )
+    shown.append(f"  {fragmentation.measured()}")
     return shown
 
 

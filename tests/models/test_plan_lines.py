@@ -1,16 +1,18 @@
 """What `plan` says: the verdict, changes that were searched, scoring alone, disk, and time beside published runs."""
 
 import dataclasses
+import json
 import re
 
+import numpy as np
 import pytest
 
 from bench.cli import main
 from bench.config import resolve
 from bench.config.prices import Price, Prices
 from bench.errors import SetupError
-from bench.memory import disk, inference, report, search, timing
-from bench.memory.planner import Lengths, MemoryPlan, Parallelism
+from bench.memory import disk, fragmentation, inference, report, search, timing
+from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction
 from bench.memory.verdict import asked_card, gib, precision_of, verdict
 from bench.records import store
 from bench.utils import hardware
@@ -41,6 +43,29 @@ def mistral():
 
 
 # ---------------------------------------------------------------- the verdict
+
+
+def test_fragmentation_is_as_it_was_measured():
+    """The numbers of the sentence are those of the committed measurements."""
+    found = json.loads((ROOT / "reports" / "stub_gpu.json").read_text())
+    jobs = [one for name, one in found.items() if "segments=fixed" not in name]
+    held = [one["measured"]["train"]["reserved"] / one["forecast"]["counted"] - 1 for one in jobs]
+    numbers = [round(float(number), 3) for number in np.quantile(held, [0.5, 0.95, 1])]
+    stated = [fragmentation.MEDIAN, fragmentation.NINETEEN_OF_TWENTY, fragmentation.WORST]
+    assert (len(jobs), numbers) == (fragmentation.TRAININGS, stated)
+    counted = next(one for one in jobs if one["recipe"] == "imdb/llama32_1b-full_24gib")["forecast"]
+    prediction = Prediction(parts=counted["parts"], host={}, whole=0, moment="x", rows=1, length=1, accumulation=1)
+    assert fragmentation.allocated(prediction) == pytest.approx(counted["counted"], abs=5)
+
+
+def test_a_plan_that_fits_with_little_left_is_tight():
+    parts = {"weights": 9 * GIB, "activations": GIB, "CUDA": GIB // 2, "fragmentation": GIB // 4}
+    made = Prediction(parts=parts, host={}, whole=0, moment="x", rows=1, length=1, accumulation=1)
+    assert fragmentation.tight(made, round(10.74 * GIB)) == [], "it does not fit at all"
+    (line,) = fragmentation.tight(made, 11 * GIB)
+    assert line.startswith("tight: 0.50 GiB are left for fragmentation, and 1 training of 20 on a stub GPU held more")
+    assert "more than 0.84 GiB" in line
+    assert fragmentation.tight(made, round(11.35 * GIB)) == []
 
 
 @pytest.mark.parametrize(
