@@ -188,7 +188,8 @@ class NvmlPower:
     def __init__(self, nvml: Any, handle: Any, now: Callable[[], float] = time.monotonic) -> None:
         """Open the sensor. Raises the module's NVMLError where the GPU tells no power."""
         self._nvml, self._handle, self._now = nvml, handle, now
-        self._samples, self._checked_s, self._why = [self._sample()], -math.inf, None
+        self._samples, self._checked_s = [self._sample()], -math.inf
+        self._why: str | None = None
         self.source = f"NVML, the GPU's power sampled every {SAMPLE_S:g} s and integrated, idle power included"
 
     def _sample(self) -> tuple[float, float]:
