@@ -18,7 +18,7 @@ HOUR_S = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a report is asked about costs. prices: None leaves money out. to_score: the score to be reached."""
+    """Questions to a report about costs. prices: None leaves money out. to_score: the score to be reached."""
 
     prices: Prices | None = None
     to_score: float | None = None

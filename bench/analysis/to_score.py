@@ -49,7 +49,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class ToScore:
-    """What one system needed. reached: how many of its `runs` did. joules: by kind of device. why_not: no numbers."""
+    """Needs of one system. reached: how many of its `runs` did. joules: by kind of device. why_not: no numbers."""
 
     runs: int
     reached: int = 0

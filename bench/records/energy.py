@@ -215,18 +215,20 @@ def why_shared(nvml: Any, handle: Any) -> str | None:
     """Return why the GPU's energy is not this run's alone; None where it is.
 
     The run's own processes are this one and those of the same launcher. In a container a process may be listed by its
-    number outside: a single one is this process, which has its context there.
+    number outside: a single one that is not here is this process.
     """
+    import psutil
+
     try:
         pids = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
     except nvml.NVMLError as error:
         return f"the driver does not tell which processes use the GPU: {error}"
     if not pids:
         return "the driver lists no process on the GPU, not even this one, so that others can't be seen"
-    if len(pids) == 1:
+    if len(pids) == 1 and not psutil.pid_exists(min(pids)):
         return None
     others = [pid for pid in pids if pid != os.getpid() and not _is_of_this_run(pid)]
-    return f"{len(others)} other processes used the GPU" if others else None
+    return f"other processes used the GPU: {len(others)}" if others else None
 
 
 def _is_of_this_run(pid: int) -> bool:
@@ -297,7 +299,7 @@ class Amount:
 
 @dataclass(frozen=True, kw_only=True)
 class RankEnergy:
-    """What one process measured. gpu: its GPU's UUID. is_owner: it reads the CPU's counters of its machine.
+    """Measurements of one process. gpu: its GPU's UUID. is_owner: it reads the CPU's counters of its machine.
 
     apart_s: seconds inside a phase that went into comparing a fast scorer with the plain one.
     """

@@ -13,6 +13,8 @@ from bench.records.clock import Clock
 from bench.records.energy import Amount, Meter, NvmlPower, RankEnergy, Rapl, UnmeasurableError
 from bench.records.record import EnergyPart
 
+# A process of this container by its number outside: no process here has one as large.
+OUTSIDE = 2**22 + 1
 RANGE = 262_143_328_850  # microjoules, of a real machine
 
 
@@ -133,9 +135,11 @@ def test_a_gpu_counts_its_energy():
 @pytest.mark.parametrize(
     ("pids", "why"),
     [
-        ([1], None),  # by its number outside of this container
-        ([os.getpid(), 1], "1 other processes used the GPU"),
-        ([1, 2], "2 other processes used the GPU"),
+        ([os.getpid()], None),
+        ([OUTSIDE], None),
+        ([1], "other processes used the GPU: 1"),
+        ([os.getpid(), 1], "other processes used the GPU: 1"),
+        ([OUTSIDE, OUTSIDE + 1], "other processes used the GPU: 2"),
         ([], "the driver lists no process on the GPU, not even this one, so that others can't be seen"),
         (NVMLError("No Permission"), "the driver does not tell which processes use the GPU: No Permission"),
     ],
@@ -184,7 +188,7 @@ def test_sampled_power_is_integrated_with_its_error():
     assert 0 < abs(joules - exact) < error < 0.005 * exact
     nvml.answers["nvmlDeviceGetComputeRunningProcesses"] = [SimpleNamespace(pid=1), SimpleNamespace(pid=2)]
     now.now_s += 1
-    assert counter.read().why == "2 other processes used the GPU"
+    assert counter.read().why == "other processes used the GPU: 2"
     now.now_s += 3
     assert counter.read().why == "the GPU's power was not sampled for 3.0 s"
 
@@ -263,7 +267,7 @@ def test_a_counter_that_fails_ends_no_run():
 
 
 def rank(host="a", gpu=None, owner=True, apart_s=0.0, **amounts):
-    """What a process measured in the phase "train"."""
+    """Measurements of a process in the phase "train"."""
     kinds = list(amounts)
     return RankEnergy(
         host=host, gpu=gpu, is_owner=owner, sources=dict.fromkeys(kinds, "a counter"), missing={},
