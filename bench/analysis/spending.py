@@ -142,7 +142,7 @@ def notes(spent: Mapping[str, Money | str | None]) -> list[str]:
     sums = [item for item in spent.values() if isinstance(item, Money)]
     prices = {(item.device, item.unit): item.price for item in sums}
     lines = [
-        f"Price of an hour of {device}: {price.price:g} {price.currency} ({price.source}; listed on {price.date}). "
+        f"Price of an hour of {device}: {price.price:g} {price.currency} ({price.source}; as of {price.date}). "
         "Indicative."
         for (device, _), price in sorted(prices.items())
     ]

@@ -25,7 +25,7 @@ def _currency(text: str) -> str:
 
 
 class Price(Strict):
-    """The price of an hour. currency: its three letters (ISO 4217). source: who lists it. date: when it was listed."""
+    """The price of an hour. currency: its three letters (ISO 4217). source: who lists it. date: of the price."""
 
     price: Annotated[float, Field(ge=0)]
     currency: Annotated[str, AfterValidator(_currency)]

@@ -193,7 +193,7 @@ def _money(plan: MemoryPlan, card: Card, prices: Prices, thousand: tuple[float, 
     least, most = (seconds_ * texts / 1000 * plan.parallelism.world / 3600 * price.price for seconds_ in thousand)
     return (
         f"money: {what} for {_two_digits(least)} to {_two_digits(most)} {price.currency}, of training steps alone, at "
-        f"{price.price:g} {price.currency} for an hour of {card.name} ({price.source}; listed on {price.date}; "
+        f"{price.price:g} {price.currency} for an hour of {card.name} ({price.source}; as of {price.date}; "
         "indicative)"
     )
 

@@ -155,5 +155,5 @@ def _money(record: Record) -> str:
     price = found.price
     return (
         f"Cost: {_sum(found)}, for {md.significant(found.hours)} {found.unit} from start to end at {price.price:g} "
-        f"{price.currency} ({md.escape(price.source)}; listed on {price.date}; indicative)."
+        f"{price.currency} ({md.escape(price.source)}; as of {price.date}; indicative)."
     )

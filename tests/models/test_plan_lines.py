@@ -332,7 +332,7 @@ def test_money_is_the_time_times_a_price(llama):
     expected = [2.0 * seconds * texts / 1000 / 3600 for seconds in thousand]
     shown = re.match(r"money: .* for ([\d.]+) to ([\d.]+) EUR, of training steps alone, at 2 EUR for an hour", money)
     assert [float(number) for number in shown.groups()] == pytest.approx(expected, rel=0.06)
-    assert money.endswith("NVIDIA L40S (a list; listed on 2026-01-31; indicative)")
+    assert money.endswith("NVIDIA L40S (a list; as of 2026-01-31; indicative)")
     assert time.startswith("time: ")
     sentence = timing.lines(llama, 32, asked_card("L40S"), None, Prices(gpus={}))[1]
     assert sentence.startswith("money: no price of NVIDIA L40S is known (known: none); give it with --costs FILE")
