@@ -6,7 +6,7 @@ from typing import Any
 
 from bench import console
 from bench.cli.options import add_command
-from bench.config import recipe_names, registry, resolve
+from bench.config import prices, recipe_names, registry, resolve
 from bench.errors import RecipeError
 
 
@@ -29,15 +29,19 @@ def check_command(options: argparse.Namespace) -> int:
     kinds = {folder: kind for kind, folder in resolve.CARD_FOLDERS.items()}
     # What is wrong with a card is told once, though every recipe that names it meets it.
     problems: dict[str, None] = {}
-    num_cards = num_studies = 0
+    num_cards = num_studies = num_prices = 0
     chosen = [recipe_names.find(path) for path in options.recipes] or _everything()
     paths = [path for given in chosen for path in _expand(given)]
     for path in paths:
         kind = kinds.get(path.absolute().parent.name)
         is_study = kind is None and study.is_study(path)
+        has_prices = path.name == prices.FILE
         num_cards, num_studies = num_cards + (kind is not None), num_studies + is_study
+        num_prices += has_prices
         try:
-            if kind is not None:
+            if has_prices:
+                prices.read(path)
+            elif kind is not None:
                 resolve.load_card(kind, path)
             elif is_study:
                 study.check(path, tuple(options.set))
@@ -48,8 +52,9 @@ def check_command(options: argparse.Namespace) -> int:
     for problem in problems:
         console.complain(problem)
     studies = f", {num_studies} studies" if num_studies else ""
-    num_recipes = len(paths) - num_cards - num_studies
-    console.say(f"{num_recipes} recipes{studies} and {num_cards} cards checked, {len(problems)} problems")
+    prices_ = f", {num_prices} file of prices" if num_prices else ""
+    num_recipes = len(paths) - num_cards - num_studies - num_prices
+    console.say(f"{num_recipes} recipes{studies}{prices_} and {num_cards} cards checked, {len(problems)} problems")
     return 2 if problems else 0
 
 

@@ -8,6 +8,7 @@ from bench import console
 from bench.config import foreign_code
 from bench.errors import BenchError
 from bench.runner import run_folder
+from bench.utils import arguments
 
 # Of numbers below 2**31.
 DIGITS = 10
@@ -23,6 +24,16 @@ def at_least_one(text: str) -> int:
     if not is_count(text) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text:.100} is not a whole number from 1 on, or too large")
     return int(text)
+
+
+def add_costs(command: argparse.ArgumentParser) -> None:
+    """Add the file of prices."""
+    command.add_argument(
+        "--costs",
+        type=arguments.path,
+        metavar="FILE",
+        help="your prices of an hour of each GPU, in the form of recipes/costs.yaml (or BENCH_COSTS=FILE)",
+    )
 
 
 def add_seeds(command: argparse.ArgumentParser) -> None:

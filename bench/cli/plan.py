@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import console
-from bench.cli.options import add_command, refuse_outputs
+from bench.cli.options import add_command, add_costs, refuse_outputs
 from bench.config import recipe_names, resolve
 from bench.errors import BenchError
 from bench.utils import arguments, files, process
@@ -44,6 +44,7 @@ def add(commands: Any) -> None:
         metavar="FOLDER",
         help="past runs: on the same device with the same method, the forecast of time rests on them",
     )
+    add_costs(plan)
     plan.add_argument(
         "--job",
         type=arguments.path,
@@ -92,6 +93,7 @@ def plan_command(options: argparse.Namespace) -> int:
         rows=options.per_device_batch,
         length=options.length,
         records=options.records,
+        costs=options.costs,
     )
     answer = report.answer(request)
     for line in answer.lines:
@@ -114,6 +116,7 @@ def _plan_job(options: argparse.Namespace) -> int:
             "--per-device-batch": options.per_device_batch,
             "--length": options.length,
             "--records": options.records,
+            "--costs": options.costs,
             "--table": options.table,
             "-o": options.output,
         }

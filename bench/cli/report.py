@@ -1,6 +1,7 @@
 """`bench report`: the short table of records on the console, and pages made from them."""
 
 import argparse
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from bench import console
 from bench.analysis.accessors import LeftOut, Located
-from bench.cli.options import add_command, refuse_outputs
+from bench.cli.options import add_command, add_costs, refuse_outputs
 from bench.errors import BenchError
 from bench.utils import arguments, files
 
 if TYPE_CHECKING:  # it loads NumPy
     from bench.analysis.disagreements import TextSource
+    from bench.analysis.spending import Asked
 
 
 def add(commands: Any) -> None:
@@ -39,6 +41,13 @@ def add(commands: Any) -> None:
         "--html", type=arguments.path, metavar="FILE", help="write the report as one HTML page with its figures"
     )
     report.add_argument("--overwrite", action="store_true", help="replace a report.md that this tool did not write")
+    add_costs(report)
+    report.add_argument(
+        "--to-score",
+        type=_score,
+        metavar="SCORE",
+        help="say what each system needed to reach this score in validation: time, energy and money",
+    )
     texts = report.add_mutually_exclusive_group()
     texts.add_argument("--hub-texts", action="store_true", help="may download the texts of the examples that are shown")
     texts.add_argument(
@@ -46,6 +55,16 @@ def add(commands: Any) -> None:
         action="store_true",
         help="show no texts of examples, which may not be yours to publish",
     )
+
+
+def _score(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text:.100} is not a score; write a number, as in 0.85")
+    return number
 
 
 def report_command(options: argparse.Namespace) -> int:
@@ -60,6 +79,8 @@ def report_command(options: argparse.Namespace) -> int:
     records, unreadable = accessors.read_all(options.runs)
     accessors.require_metric(records, options.metric)
     if output is None and options.html is None:
+        if options.to_score is not None or options.costs is not None:
+            raise BenchError("--to-score and --costs belong to a report that is written: give -o FOLDER or --html FILE")
         _print(records, unreadable, options.metric)
     else:
         for path in _write(records, unreadable, options):
@@ -87,7 +108,16 @@ def _write(records: Sequence[Located], unreadable: Sequence[LeftOut], options: a
 
     if options.output is not None and not options.overwrite:
         study_page.refuse_foreign(options.output)
-    return study_page.write(options.runs, options.output, options.html, metric=options.metric, texts_from=source)
+    return study_page.write(
+        options.runs, options.output, options.html, metric=options.metric, texts_from=source, asked=_asked(options)
+    )
+
+
+def _asked(options: argparse.Namespace) -> "Asked":
+    from bench.analysis.spending import Asked
+    from bench.config import prices
+
+    return Asked(prices=prices.load(options.costs), to_score=options.to_score)
 
 
 def _write_one(path: Path, record: Any, source: "TextSource", options: argparse.Namespace) -> list[Path]:

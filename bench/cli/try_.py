@@ -2,12 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import console
 from bench.cli import compare
 from bench.cli.options import add_command, add_seeds, at_least_one, chosen_seeds
 from bench.errors import BenchError
+
+if TYPE_CHECKING:  # each command imports what it needs
+    from bench.analysis.spending import Asked
 
 
 def add(commands: Any) -> None:
@@ -31,9 +34,11 @@ def add(commands: Any) -> None:
 
 def try_command(options: argparse.Namespace) -> int:
     """Try the methods, print and write their comparison; returns 1 where a run failed."""
-    from bench.config import named_cards
+    from bench.analysis.spending import Asked
+    from bench.config import named_cards, prices
     from bench.sweeps import jobs, scheduler, study, try_study
 
+    asked = Asked(prices=prices.load())  # read now: a damaged file is told before any run
     parts = [named_cards.safe_name(text.rstrip("/").rpartition("/")[2]) for text in (options.model, options.on)]
     request = try_study.TryRequest(
         model=options.model,
@@ -56,14 +61,14 @@ def try_command(options: argparse.Namespace) -> int:
     machine = jobs.Machine.from_config(options.config, None, None, dry=options.dry_run)
     order = scheduler.SweepOptions(out=request.out, machine=machine, dry_run=options.dry_run, says_next=False)
     code = scheduler.run_sweep([plan], order)
-    return code if options.dry_run else max(code, _compare(request.out, plan))
+    return code if options.dry_run else max(code, _compare(request.out, plan, asked))
 
 
 def _methods(text: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
 
 
-def _compare(out: Path, plan: Any) -> int:
+def _compare(out: Path, plan: Any, asked: "Asked") -> int:
     """Print and write the comparison of the plan's runs: before and after training, and paired tests."""
     from bench.analysis import compare as analysis_compare
     from bench.analysis import predictions
@@ -76,7 +81,7 @@ def _compare(out: Path, plan: Any) -> int:
     if not done:
         raise BenchError(f"no run ended well, so that nothing is compared; {out / jobs.LOGS} holds what they printed")
     console.show(try_study.before_and_after(done))
-    for path in study_page.write(done, out / "report", None):
+    for path in study_page.write(done, out / "report", None, asked=asked):
         console.say(f"report: {path}")
     if len(plan.systems) < 2 or len(done) < 2:
         console.say("one method alone is compared with nothing")

@@ -192,11 +192,14 @@ def shortened(value: Any) -> str:
 
 
 def _fields_at(model: Any, path: KeyPath) -> list[str]:
+    by_name = False
     for part in path:
-        if isinstance(part, int):
-            continue  # of a list, whose items have the same type
+        if isinstance(part, int) or by_name:
+            by_name = False
+            continue  # of a list, or a mapping of names to it, whose items have the same type
         annotation = getattr(model, "model_fields", {}).get(part)
         model = annotation.annotation if annotation is not None else None
+        by_name = getattr(model, "__origin__", None) is dict
         args = [arg for arg in getattr(model, "__args__", ()) if hasattr(arg, "model_fields")]
         model = args[0] if args else model
     return list(getattr(model, "model_fields", {}))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.config import registry, resolve, without_model
+from bench.config import prices, registry, resolve, without_model
 from bench.config.cards import GENERATION_TASK
 from bench.config.resolve import SHIPPED, Resolved
 from bench.data import dataset
@@ -14,7 +14,7 @@ from bench.data import tokenizer as tokenizers
 from bench.data.rows import texts_of
 from bench.errors import BenchError, SetupError
 from bench.evaluation import reference_examples, text_examples
-from bench.memory import disk, inference, largest, phases, search, state_sizes, timing
+from bench.memory import disk, fragmentation, inference, largest, phases, search, state_sizes, timing
 from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction, assumed, longest_texts
 from bench.memory.scoring import scoring_bytes
 from bench.memory.verdict import Card, asked_card, gib, others_of_this_size, precision_of, refused_products, verdict
@@ -35,7 +35,7 @@ class PlanRequest:
     """A plan as it is asked for. gpu: a size or a device's name; None for all of SIZES.
 
     rows, length: in place of the recipe's micro-batch, and of all texts' length. records: of runs whose time a forecast
-    of time rests on, where they are of the same device.
+    of time rests on, where they are of the same device. costs: a file of prices; see `prices.load`.
     """
 
     path: Path
@@ -46,6 +46,7 @@ class PlanRequest:
     rows: int | None = None
     length: int | None = None
     records: Path | None = None
+    costs: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def lines(request: PlanRequest) -> list[str]:
 
 def answer(request: PlanRequest) -> Answer:
     """Return the plan of a recipe. Raises BenchError for what can't be planned."""
-    card = asked_card(request.gpu)
+    card, costs = asked_card(request.gpu), prices.load(request.costs)
     load = _loader(request)
     resolved = load(())
     if not without_model.uses_model(resolved.recipe.method.name):
@@ -90,7 +91,9 @@ def answer(request: PlanRequest) -> Answer:
     prediction = plan.predict(rows, length)
     where = f"micro-batches of {rows} x {length} tokens"
     fits, first = verdict(prediction.needed, card, where)
-    shown = [first, *refused, *others_of_this_size(prediction.needed, card), *_summary(plan, prediction), *said]
+    narrow = fragmentation.tight(prediction, card.usable) if card.usable is not None else []
+    others = others_of_this_size(prediction.needed, card)
+    shown = [first, *narrow, *refused, *others, *_summary(plan, prediction), *said]
     shown += [*_parts(prediction), *phases.lines(plan, prediction)]
     if card.usable is not None:
         shown += _largest(plan, prediction, card.usable)
@@ -101,7 +104,7 @@ def answer(request: PlanRequest) -> Answer:
             shown.append(f"no known change makes it fit at {length} tokens; take a smaller model or more GPUs")
     if card.usable is not None and plan.parallelism.shards_weights:
         shown.append(largest.sentence(card.usable, plan.parallelism, HOST_BYTES))
-    shown += [*_scoring(resolved), *disk.lines(plan), *timing.lines(plan, rows, card, request.records)]
+    shown += [*_scoring(resolved), *disk.lines(plan), *timing.lines(plan, rows, card, request.records, costs)]
     return Answer(lines=shown, fits=fits)
 
 
@@ -226,8 +229,9 @@ def _parts(prediction: Prediction) -> list[str]:
         "  CUDA: context, kernels and workspaces take 0.3 to 0.6 GiB, depending on device and driver; 0.5 assumed"
     )
     shown.append(
-        "  fragmentation: 5 % of activations and working memory, 10 % of gradients that come meanwhile; not measured"
+        "  fragmentation: 5 % of activations and working memory, 10 % of gradients that come meanwhile are allowed for"
     )
+    shown.append(f"  {fragmentation.measured()}")
     return shown
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.config.prices import Prices
 from bench.config.recipe import Recipe
 from bench.memory.planner import MemoryPlan
 from bench.memory.verdict import Card
@@ -140,8 +141,11 @@ def _alike(record: Record, recipe: Recipe, name: str) -> bool:
     return record.status == "ok" and devices == {name} and method == recipe.method.name
 
 
-def lines(plan: MemoryPlan, rows: int, card: Card, records: Path | None) -> list[str]:
-    """Return the forecast of time in lines for people; none for a device without known rates."""
+def lines(plan: MemoryPlan, rows: int, card: Card, records: Path | None, prices: Prices | None = None) -> list[str]:
+    """Return the forecast of time in lines for people, and of money where prices are given.
+
+    None for a device without known rates.
+    """
     if card.device is not None and card.device.notes:
         return [f"time: no forecast for {card.name}: {card.device.notes}"]
     if card.device is None:
@@ -162,15 +166,36 @@ def lines(plan: MemoryPlan, rows: int, card: Card, records: Path | None) -> list
             f"time: no forecast: a micro-batch of {rows} x {plan.lengths.mean:.0f} tokens is so little work for "
             f"{card.name} that launching kernels takes longer, which depends on the host"
         ]
-    what = "1,000 texts"
+    thousand, what = times, "1,000 texts"
     if plan.lengths.examples is not None:
         times = (times[0] * plan.lengths.examples / 1000, times[1] * plan.lengths.examples / 1000)
         what = f"an epoch of {plan.lengths.examples} texts"
     gpus = "" if plan.parallelism.world == 1 else f" x {plan.parallelism.world}, without communication"
     return [
         f"time: {what} of {plan.lengths.mean:.0f} tokens in {_spoken(times[0])} to {_spoken(times[1])} on {card.name}"
-        f"{gpus}, of training steps alone; by {rates.source}{missing}"
+        f"{gpus}, of training steps alone; by {rates.source}{missing}",
+        *([_money(plan, card, prices, thousand)] if prices is not None else []),
     ]
+
+
+def _money(plan: MemoryPlan, card: Card, prices: Prices, thousand: tuple[float, float]) -> str:
+    """Return what the recipe's training costs, or 1,000 texts of it where its steps are not known.
+
+    thousand: seconds of 1,000 texts, the least and the most.
+    """
+    price = prices.of_gpu(card.name)
+    if price is None:
+        return f"money: {prices.why_none(card.name)}"
+    training, what, texts = plan.resolved.recipe.training, "1,000 texts", 1000
+    if training.steps is not None or plan.lengths.examples is not None:
+        steps = plan.budget.steps
+        what, texts = f"the recipe's {steps:,} steps", steps * training.global_batch
+    least, most = (seconds_ * texts / 1000 * plan.parallelism.world / 3600 * price.price for seconds_ in thousand)
+    return (
+        f"money: {what} for {_two_digits(least)} to {_two_digits(most)} {price.currency}, of training steps alone, at "
+        f"{price.price:g} {price.currency} for an hour of {card.name} ({price.source}; as of {price.date}; "
+        "indicative)"
+    )
 
 
 def _spoken(size_s: float) -> str:

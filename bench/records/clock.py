@@ -1,4 +1,4 @@
-"""Phase clock: seconds and memory peaks of each phase of a run."""
+"""Phase clock: seconds, memory peaks and energy of each phase of a run."""
 
 import contextlib
 import time
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from bench.records.energy import Meter
+from bench.utils import cuda
 from bench.utils.hardware import GIB
 from bench.utils.system import process_memory
 
@@ -38,9 +40,14 @@ class Peaks:
 
 
 class Clock:
-    """Seconds and memory peaks per phase. A phase inside another is not counted in the outer one."""
+    """Seconds, memory peaks and energy per phase. A phase inside another is not counted in the outer one.
 
-    def __init__(self) -> None:
+    energy: reads the counters; None for a clock that needs no energy. apart_s: see `move`.
+    """
+
+    def __init__(self, energy: Meter | None = None) -> None:
+        self.energy = energy
+        self.apart_s: dict[str, float] = {}
         self.seconds: dict[str, float] = {}
         self.peaks: dict[str, Peaks] = {}
         self.open: list[str] = []
@@ -76,8 +83,9 @@ class Clock:
         self.seconds.update({**parts, f"{name}_other": max(0.0, rest)})
 
     def move(self, source: str, target: str, seconds: float) -> None:
-        """Count some seconds of a phase that is over as another's."""
+        """Count some seconds of a phase that is over as another's. Its energy can't be parted: `apart_s` tells."""
         self.seconds[source] -= seconds
+        self.apart_s[source] = self.apart_s.get(source, 0.0) + seconds
         self.seconds[target] = self.seconds.get(target, 0.0) + seconds
 
     def set_apart(self, name: str) -> None:
@@ -86,6 +94,8 @@ class Clock:
         opened = self.open[-1]
         self.seconds[name] = self.seconds.get(name, 0.0) + self.seconds.pop(opened)
         self.peaks.setdefault(name, Peaks()).merge(self.peaks.pop(opened))
+        if self.energy is not None:
+            self.energy.set_apart(opened, name)
 
     def _close_interval(self) -> None:
         synchronize()
@@ -94,6 +104,10 @@ class Clock:
             name = self.open[-1]
             self.seconds[name] = self.seconds.get(name, 0.0) + now_s - self._mark_s
             self.peaks.setdefault(name, Peaks()).merge(_read_peaks())
+        if self.energy is not None:
+            self.energy.close(self.open[-1] if self.open else None)
+            if self.energy.gpu is None and torch.cuda.is_initialized():
+                self.energy.watch_gpu(cuda.uuid(torch.device("cuda")))
         self._mark_s = now_s
         _reset_peaks()
 

@@ -265,6 +265,19 @@ class PhaseTime(Part):
     seconds: float
 
 
+class EnergyPart(Part):
+    """Joules that the devices took, by their own counters; see bench/records/energy.py.
+
+    sources: "gpu" and "cpu" -> what was read. phases: phase -> "gpu_joules" and "cpu_joules" over all processes, null
+    where not measured; the same per 100 examples and per million tokens; and "per_rank". missing: a kind, or
+    "<phase>, <kind>" -> why there is no number.
+    """
+
+    sources: dict[str, str] = {}
+    phases: dict[str, dict[str, Any]] = {}
+    missing: dict[str, str] = {}
+
+
 class Record(Part):
     """Everything that a run leaves for reports. Fields are filled in as the run proceeds.
 
@@ -308,6 +321,7 @@ class Record(Part):
     throughput: dict[str, dict[str, Any]] = {}
     memory: dict[str, dict[str, Any]] = {}
     memory_predicted: dict[str, Any] | None = None
+    energy: EnergyPart | None = None
     oom: OutOfMemory | None = None
     phases: list[PhaseTime] = []
     checks: list[Check] = []

@@ -17,7 +17,7 @@ from bench.data import tagging
 from bench.errors import DataError
 from bench.records import store
 from bench.records.record import Published, Record, Score
-from bench.reporting import cells, run_examples, run_summary, run_warnings
+from bench.reporting import cells, energy_and_money, run_examples, run_summary, run_warnings
 from bench.reporting import markdown as md
 from bench.utils import files, numbers
 from bench.utils.hardware import GIB
@@ -100,6 +100,7 @@ def _details(record: Record, *, shows_prompt: bool) -> str:
         "Speed": _speed(record),
         "Memory": md.grid("peak by phase, maximum over processes", record.memory, skip=["per_rank"]),
         "Memory predicted": _memory_predicted(record),
+        "Energy and money": energy_and_money.run_section(record),
         "Time": md.durations("phase", accessors.timed(record)),
         "Data": _data(record),
         "Model": _model(record),

@@ -12,14 +12,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.analysis import accessors, across, costs, leaderboard
+from bench.analysis import accessors, across, costs, leaderboard, spending, to_score
 from bench.analysis.accessors import LeftOut, Located, require_metric
 from bench.analysis.disagreements import TextSource
 from bench.analysis.leaderboard import Group
+from bench.analysis.spending import NOTHING_ASKED, Asked
 from bench.errors import DataError
 from bench.records import store
 from bench.records.record import Record
-from bench.reporting import cells, findings, html_page, run_warnings, study_sections, study_settings
+from bench.reporting import (
+    cells,
+    energy_and_money,
+    findings,
+    html_page,
+    run_warnings,
+    study_sections,
+    study_settings,
+)
 from bench.reporting import markdown as md
 from bench.reporting.figures import sections
 from bench.reporting.figures.sections import Gallery
@@ -42,11 +51,13 @@ def write(
     *,
     metric: str | None = None,
     texts_from: TextSource = "files",
+    asked: Asked = NOTHING_ASKED,
 ) -> list[Path]:
     """Write `folder`/report.md with its figures, and the HTML page; return the written files.
 
     metric: ranks and compares systems; None selects the first of the usual ones. texts_from: where texts of examples
-    may be read. Raises DataError without any record, for a metric that no run has, and for the folder of a run.
+    may be read. asked: what to say about money and a score to be reached. Raises DataError without any record, for a
+    metric that no run has, a score that none can reach, and for the folder of a run.
     """
     if folder is not None and (folder / store.FILE).exists():
         raise DataError(f"{folder} is the folder of a run: its own report would be overwritten; pass another -o")
@@ -54,13 +65,15 @@ def write(
         raise DataError(f"{folder} is a file; pass a folder, or a name that ends in .md for the short table")
     records, unreadable = accessors.read_all(paths)
     require_metric(records, metric)
+    if asked.to_score is not None:
+        to_score.refuse_impossible(records, metric, asked.to_score)
     with tempfile.TemporaryDirectory() as temporary:
         place = folder or Path(temporary)
         place.mkdir(parents=True, exist_ok=True)
         sections.clear(place)
         # Predictions are millions of small objects that all stay until their group is written.
         with process.no_collection():
-            text, charts = page(records, unreadable, place, metric=metric, texts_from=texts_from)
+            text, charts = page(records, unreadable, place, metric=metric, texts_from=texts_from, asked=asked)
         if folder is not None:
             files.write_text(folder / PAGE, text)
         if html is not None:
@@ -90,6 +103,7 @@ def page(
     *,
     metric: str | None = None,
     texts_from: TextSource = "files",
+    asked: Asked = NOTHING_ASKED,
 ) -> tuple[str, dict[str, Any]]:
     """Return the whole page with the numbers of its figures, which are drawn into `folder`/figures.
 
@@ -100,7 +114,7 @@ def page(
     drawn: dict[str, Any] = {}
     for number, group in enumerate(leaderboard.groups(records, metric), 1):
         pictures = Gallery(folder, sections.prefix(number, group.data_set))
-        parts.append(_section(group, pictures, shorten, texts_from=texts_from))
+        parts.append(_section(group, pictures, shorten, asked, texts_from=texts_from))
         drawn |= pictures.charts
         results.append(across.result_of(group))
         # The summary needs no predictions, which take memory.
@@ -184,16 +198,18 @@ def _best(group: Group) -> str:
     return f"{'; '.join(first[:MOST_BEST])}{others}{tie}"
 
 
-def _section(group: Group, pictures: Gallery, shorten: Shorten, *, texts_from: TextSource) -> str:
+def _section(group: Group, pictures: Gallery, shorten: Shorten, asked: Asked, *, texts_from: TextSource) -> str:
     costs_of = [costs.system_costs(one.runs, group.split, group.metric, higher_is_better=group.higher_is_better,
                                    verified=group.verified) for one in group.systems]  # fmt: skip
+    spent = [spending.of_system(one.records, asked.prices) for one in group.systems]
     parts = {
         "Leaderboard": md.joined([
             sections.scores(group, pictures), study_sections.leaderboard(group),
             study_sections.not_counted(group, shorten),
         ]),
         "Settings": study_settings.section(group) if group.systems else "",
-        "Cost": study_sections.cost_table(group, costs_of, shorten) if costs_of else "",
+        "Cost": study_sections.cost_table(group, costs_of, shorten, spent) if costs_of else "",
+        "To a given score": energy_and_money.to_score_section(group, asked),
         "Score against cost": sections.score_against_cost(group, costs_of, pictures),
         "Paired tests": study_sections.paired_tests(group, shorten) if len(group.systems) > 1 else "",
         "Failed runs": study_sections.failed_runs(group),

@@ -12,8 +12,9 @@ from bench.analysis.compare import Pair
 from bench.analysis.costs import Costs
 from bench.analysis.disagreements import TextSource
 from bench.analysis.leaderboard import Group, RankedSystem
+from bench.analysis.spending import Spending
 from bench.records.record import Record
-from bench.reporting import cells, comparison_page, run_warnings
+from bench.reporting import cells, comparison_page, energy_and_money, run_warnings
 from bench.reporting import markdown as md
 from bench.reporting.short_table import TABLE_METRICS, TABLE_NOTES
 from bench.utils.hardware import GIB
@@ -200,8 +201,14 @@ def _parameters(record: Record) -> dict[str, str]:
     }
 
 
-def cost_table(group: Group, costs_of: Sequence[Costs], shorten: Shorten) -> str:
-    """Return the costs of each system; quantities that were not measured for any are named below the table."""
+def cost_table(
+    group: Group, costs_of: Sequence[Costs], shorten: Shorten, spent: Sequence[Spending] | None = None
+) -> str:
+    """Return the costs of each system; quantities that were not measured for any are named below the table.
+
+    spent: energy and money of each system, whose columns are there only where any system has them.
+    """
+    spent = spent or [Spending()] * len(costs_of)
     lines = [
         {
             "system": md.escape(system.label, NAME_CHARACTERS),
@@ -216,9 +223,10 @@ def cost_table(group: Group, costs_of: Sequence[Costs], shorten: Shorten) -> str
             "GPU peak memory, GiB": _gpu(cost),
             "GPUs it fits, GiB": md.escape(cost.gpu.fits() if cost.gpu else None),
             "RAM peak, GiB": md.gib(cost.ram_gib),
+            **more,
             "machine": md.escape(cost.machine or None),
         }
-        for system, cost in zip(group.systems, costs_of, strict=True)
+        for system, cost, more in zip(group.systems, costs_of, energy_and_money.columns(spent), strict=True)
     ]
     unknown = [name for name in lines[0] if all(line[name] == md.DASH for line in lines)] if lines else []
     machines = {line["machine"] for line in lines}
@@ -228,6 +236,7 @@ def cost_table(group: Group, costs_of: Sequence[Costs], shorten: Shorten) -> str
     notes += [f"Not measured: {', '.join(name.removesuffix(', GiB') for name in unknown)}."] if unknown else []
     notes += [f"Machine: {next(iter(machines))}."] if len(machines) == 1 else []
     notes += ["The systems ran on different machines: do not compare their times and speeds."] * (len(machines) > 1)
+    notes += energy_and_money.notes([system.label for system in group.systems], spent)
     return md.joined([table, md.bullets(notes)])
 
 

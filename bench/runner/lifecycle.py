@@ -207,11 +207,11 @@ def execute(run: RunContext) -> None:
     console.quiet_libraries()
     with process.imports_without_collection():
         from bench.distributed import launcher, setup
-        from bench.records import clock, environment
+        from bench.records import clock, energy, environment
         from bench.runner import memory_prediction, model_checks, results, sharded_scoring, stages
         from bench.runner.inputs import load_data
 
-    run.clock = clock.Clock()
+    run.clock = clock.Clock(energy.Meter.here())
     with run.clock.phase("load"):
         if is_multi_process():
             run.watchdog = ProcessWatchdog(

@@ -41,6 +41,7 @@ from bench.models.library_internals import transformers_internals
 from bench.records import record, throughput
 from bench.runner import (
     batch_size,
+    energy_of_run,
     launch_record,
     model_checks,
     results,
@@ -526,10 +527,11 @@ def _saved_description(run: RunContext) -> dict[str, Any]:
 
 
 def measure(run: RunContext) -> None:
-    """Fill in the throughput of the training steps and the memory of every phase, over all ranks."""
+    """Fill in the throughput of the training steps, and the memory and energy of every phase, over all ranks."""
     _record_kernels(run, "after")
     peaks = {name: peak.gib() for name, peak in run.clock.peaks.items() if name != "metrics"}
     run.record.memory = throughput.merge_ranks(gather_object([peaks]))
+    energy_of_run.fill_in(run)
     if run.fit_result is None or run.progress is None:
         return
     totals, seconds, warmup = run.progress.steps.measured()

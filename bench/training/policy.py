@@ -12,6 +12,7 @@ from bench.distributed import sharding
 from bench.distributed.live_model import LiveModel
 from bench.distributed.vote import AsyncFlagVote
 from bench.records.clock import synchronize
+from bench.records.energy import KINDS
 from bench.training import checkpointing, in_force, loss_scale
 from bench.training.state import FitInputs, Progress
 
@@ -125,7 +126,17 @@ class Policy:
 
     def log_validation(self, step: int, values: dict[str, float]) -> None:
         """Write a step's validation metrics, under names that begin with `validation_`."""
-        self.progress.log.write(step=step, **{f"validation_{name}": value for name, value in values.items()})
+        named = {f"validation_{name}": value for name, value in values.items()}
+        self.progress.log.write(step=step, **named, **self._joules())
+
+    def _joules(self) -> dict[str, float]:
+        """Return the energy of training until this validation, over all processes; nothing where none is counted."""
+        meter, device = self.inputs.clock.energy, self.inputs.scoring.device
+        if meter is None:
+            return {}
+        mine = meter.so_far("train")
+        sums = {kind: _sum_over_ranks(mine.get(kind, 0.0), device) for kind in KINDS}
+        return {f"{kind}_joules": joules for kind, joules in sums.items() if joules}
 
     def run_validation(self, model: nn.Module) -> dict[str, float]:
         """Score the validation split by the harness's own scorer; the best weights so far are kept.
@@ -218,6 +229,14 @@ class Policy:
 def _is_left_out_at_random(module: nn.Module) -> bool:
     shares = getattr(module, "module_dropout", None)  # adapter -> share of the forward passes without it
     return isinstance(shares, dict) and any(shares.values())
+
+
+def _sum_over_ranks(amount: float, device: torch.device) -> float:
+    if torch.distributed.is_initialized():
+        total = torch.tensor(amount, device=device, dtype=torch.float32)
+        torch.distributed.all_reduce(total)
+        return float(total)
+    return amount
 
 
 def _over_all_ranks(count: int, device: torch.device) -> int:

@@ -42,6 +42,13 @@ def capability(device: "torch.device") -> tuple[int, int]:
     return found
 
 
+def uuid(device: "torch.device") -> str:
+    """Return the identifier by which the driver knows a device, without the prefix "GPU-"."""
+    import torch
+
+    return str(torch.cuda.get_device_properties(indexed(device)).uuid)
+
+
 def free_and_total(device: "torch.device") -> tuple[int, int]:
     """Return a device's free bytes and all of its bytes, as the driver counts them for all processes."""
     import torch

@@ -1,15 +1,18 @@
 """What `plan` says: the verdict, changes that were searched, scoring alone, disk, and time beside published runs."""
 
 import dataclasses
+import json
 import re
 
+import numpy as np
 import pytest
 
 from bench.cli import main
 from bench.config import resolve
+from bench.config.prices import Price, Prices
 from bench.errors import SetupError
-from bench.memory import disk, inference, report, search, timing
-from bench.memory.planner import Lengths, MemoryPlan, Parallelism
+from bench.memory import disk, fragmentation, inference, report, search, timing
+from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction
 from bench.memory.verdict import asked_card, gib, precision_of, verdict
 from bench.records import store
 from bench.utils import hardware
@@ -40,6 +43,29 @@ def mistral():
 
 
 # ---------------------------------------------------------------- the verdict
+
+
+def test_fragmentation_is_as_it_was_measured():
+    """The numbers of the sentence are those of the committed measurements."""
+    found = json.loads((ROOT / "reports" / "stub_gpu.json").read_text())
+    jobs = [one for name, one in found.items() if "segments=fixed" not in name]
+    held = [one["measured"]["train"]["reserved"] / one["forecast"]["counted"] - 1 for one in jobs]
+    numbers = [round(float(number), 3) for number in np.quantile(held, [0.5, 0.95, 1])]
+    stated = [fragmentation.MEDIAN, fragmentation.NINETEEN_OF_TWENTY, fragmentation.WORST]
+    assert (len(jobs), numbers) == (fragmentation.TRAININGS, stated)
+    counted = next(one for one in jobs if one["recipe"] == "imdb/llama32_1b-full_24gib")["forecast"]
+    prediction = Prediction(parts=counted["parts"], host={}, whole=0, moment="x", rows=1, length=1, accumulation=1)
+    assert fragmentation.allocated(prediction) == pytest.approx(counted["counted"], abs=5)
+
+
+def test_a_plan_that_fits_with_little_left_is_tight():
+    parts = {"weights": 9 * GIB, "activations": GIB, "CUDA": GIB // 2, "fragmentation": GIB // 4}
+    made = Prediction(parts=parts, host={}, whole=0, moment="x", rows=1, length=1, accumulation=1)
+    assert fragmentation.tight(made, round(10.74 * GIB)) == [], "it does not fit at all"
+    (line,) = fragmentation.tight(made, 11 * GIB)
+    assert line.startswith("tight: 0.50 GiB are left for fragmentation, and 1 training of 20 on a stub GPU held more")
+    assert "more than 0.84 GiB" in line
+    assert fragmentation.tight(made, round(11.35 * GIB)) == []
 
 
 @pytest.mark.parametrize(
@@ -292,6 +318,27 @@ def test_past_records_of_the_device_take_the_place_of_published_times(llama, tmp
     in_fp16 = dataclasses.replace(llama, precision="fp16")
     assert timing.lines(in_fp16, 32, asked_card("T4"), tmp_path)[0].endswith("with an MFU")
     assert timing.lines(llama, 32, asked_card("T4"), None) == ["time: no peak rate of Tesla T4 in bf16 is published"]
+
+
+def test_money_is_the_time_times_a_price(llama):
+    price = Price(price=2.0, currency="EUR", source="a list", date="2026-01-31")
+    known = Prices(gpus={"NVIDIA L40S": price})
+    time, money = timing.lines(llama, 32, asked_card("L40S"), None, known)
+    training = llama.resolved.recipe.training
+    texts = llama.budget.steps * training.global_batch if training.steps or llama.lengths.examples else 1000
+    thousand = timing.seconds(
+        timing.work(llama, 32), asked_card("L40S").device, llama.precision, timing.published_rates()
+    )
+    expected = [2.0 * seconds * texts / 1000 / 3600 for seconds in thousand]
+    shown = re.match(r"money: .* for ([\d.]+) to ([\d.]+) EUR, of training steps alone, at 2 EUR for an hour", money)
+    assert [float(number) for number in shown.groups()] == pytest.approx(expected, rel=0.06)
+    assert money.endswith("NVIDIA L40S (a list; as of 2026-01-31; indicative)")
+    assert time.startswith("time: ")
+    sentence = timing.lines(llama, 32, asked_card("L40S"), None, Prices(gpus={}))[1]
+    assert sentence.startswith("money: no price of NVIDIA L40S is known (known: none); give it with --costs FILE")
+    two = dataclasses.replace(llama, parallelism=Parallelism(world=2))
+    both = re.search(r"for ([\d.]+) to", timing.lines(two, 32, asked_card("L40S"), None, known)[1])
+    assert float(both[1]) >= float(shown[1]), "both GPUs are paid, though they take less time"
 
 
 def test_no_time_where_none_is_known(llama):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from bench.analysis import accessors
+from bench.analysis import accessors, train_log
 from bench.analysis.accessors import MATRIX_LABELS
 from bench.analysis.costs import Costs, is_trained_by_steps
 from bench.analysis.leaderboard import Group, RankedSystem
@@ -157,7 +157,7 @@ def learning_curves(group: Group, gallery: Gallery) -> str:
         runs = []
         for path, record in system.runs:
             try:
-                rows, unread = study.read_log(path.parent / "train_log.jsonl")
+                rows, unread = train_log.read_log(path.parent / train_log.FILE)
             except OSError:
                 missing += is_trained_by_steps(record)
                 continue

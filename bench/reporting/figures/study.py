@@ -4,7 +4,6 @@ Every system keeps its colour and marker in all figures of its group. The same i
 """
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.reporting.figures import style
-from bench.utils import files
-from bench.utils.numbers import whole_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -246,23 +243,6 @@ def legend_names(names: Sequence[str]) -> list[str]:
     shown = style.label_names(names, len(names), most=NAME_CHARACTERS, missing="system")
     # A legend leaves out what begins with an underscore.
     return [f" {name}" if name.startswith("_") else name for name in shown]
-
-
-def read_log(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the rows of a `train_log.jsonl` and the number of unreadable lines. Raises OSError without the file."""
-    rows, broken = [], 0
-    for line in files.read_bytes(path).decode("utf-8", "replace").split("\n"):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_int=whole_number)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            broken += 1
-    return rows, broken
 
 
 Logs = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]

@@ -29,7 +29,9 @@ def test_check_without_arguments_checks_everything_shipped():
     studies = find_studies()
     num_recipes = len(find_recipes()) + len(beside - own_cards - set(studies))
     assert (done.returncode, done.stderr) == (0, "")
-    counted = f"{num_recipes} recipes, {len(studies)} studies and {num_cards} cards checked, 0 problems\n"
+    counted = (
+        f"{num_recipes} recipes, {len(studies)} studies, 1 file of prices and {num_cards} cards checked, 0 problems\n"
+    )
     assert done.stdout == counted
 
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from bench.analysis import train_log
 from bench.reporting.figures import charts, sections, study, style
 from bench.reporting.figures.study import Bar, Point
 from tests.helpers.pictures import drawn, size_of
@@ -171,7 +172,7 @@ def test_systems_have_different_signs_and_lines():
 
 def test_a_log_is_read_as_far_as_it_can_be(tmp_path):
     (tmp_path / "log").write_text('{"step": 1, "loss": 2}\n\n[1]\n{"step": 2, "lo', encoding="utf-8")
-    assert study.read_log(tmp_path / "log") == ([{"step": 1, "loss": 2}], 2)
+    assert train_log.read_log(tmp_path / "log") == ([{"step": 1, "loss": 2}], 2)
 
 
 def test_a_figure_that_can_not_be_drawn_is_said_to_be_missing(tmp_path):

@@ -31,7 +31,8 @@ PROGRESS = ("step", "selection", "started_s", "last_checkpoint_s")
 def inputs(budget, **settings):
     """Inputs with nothing to train, for the questions that need none."""
     known = {
-        **dict.fromkeys(("model", "task", "train", "folder", "clock")),
+        **dict.fromkeys(("model", "task", "train", "folder")),
+        "clock": SimpleNamespace(energy=None),
         "settings": Training(),
         "scoring": SimpleNamespace(device=torch.device("cpu")),
         "seed": 0,
@@ -467,3 +468,7 @@ def test_log_step_notes_place_rate_and_tokens():
     assert "loss 0.2500 at step 3" in run.inputs.display.line()
     run.log_validation(3, {"f1": 0.5})
     assert run.progress.log.rows[-1]["validation_f1"] == 0.5
+    assert not {"gpu_joules", "cpu_joules"} & set(run.progress.log.rows[-1])
+    run.inputs.clock.energy = SimpleNamespace(so_far=lambda phase: {"gpu": 12.5} if phase == "train" else {})
+    run.log_validation(4, {"f1": 0.5})
+    assert run.progress.log.rows[-1]["gpu_joules"] == 12.5
