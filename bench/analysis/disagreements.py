@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from bench.analysis.predictions import MatchedRuns, ScoredRun
 from bench.analysis.stats.sums import Line
 from bench.config.cards import NUMBERS_TASK, TAGS_TASK, DatasetCard
+from bench.config.data_part import DataPart
 from bench.data import dataset, tagging
 from bench.data.sources import Rows
 from bench.errors import BenchError, DataError
@@ -205,7 +206,8 @@ def loaded_again(record: Record, split: str, *, from_hub: bool = False) -> tuple
         raise DataError("they are on the Hub; pass --hub-texts to load them")
     limit = record.recipe.resolved.get("limit") or {}
     try:
-        corpus = dataset.load(card, limit, {split})
+        part = DataPart.model_validate_json(json.dumps(record.recipe.resolved.get("data") or {}))
+        corpus = dataset.load(card, limit, {split}, part, record.seed or 0)
     except (BenchError, OSError) as error:
         raise DataError(str(error)) from error
     except Exception as error:  # of any kind, from a library: a missing text must not fail the report

@@ -16,6 +16,7 @@ _WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published", "publ
 # Keys that came after the first hashes: at their defaults they are no part of one, so that baselines and unfinished
 # runs of before are found.
 _LATER = (
+    "data",
     "dataset.clean_if_installed",
     "dataset.columns.tokens",
     "dataset.columns.tags",
@@ -49,6 +50,7 @@ _LATER = (
     "speed.shared_prefix",
     "training.group_by_length",
     "training.loss_on",
+    "training.min_steps",
     "training.schedule_per",
 )
 # The same of options of methods.
