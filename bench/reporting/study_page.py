@@ -17,7 +17,7 @@ from bench.analysis.disagreements import TextSource
 from bench.analysis.leaderboard import Group
 from bench.errors import DataError
 from bench.records import store
-from bench.reporting import cells, html_page, run_warnings, study_sections
+from bench.reporting import cells, data_parts, html_page, run_warnings, study_sections
 from bench.reporting import markdown as md
 from bench.reporting.figures import sections
 from bench.reporting.figures.sections import Gallery
@@ -88,7 +88,7 @@ def page(
     """Return the whole page and draw its figures into `folder`/figures. The order of the records does not matter."""
     shorten = study_sections.path_shortener(_root([path for path, _ in records] + [item.path for item in unreadable]))
     groups, parts, results = [], [], []
-    for number, group in enumerate(leaderboard.groups(records, metric), 1):
+    for number, group in enumerate(leaderboard.groups(data_parts.whole(records), metric), 1):
         pictures = Gallery(folder, sections.prefix(number, group.data_set))
         parts.append(_section(group, pictures, shorten, texts_from=texts_from))
         results.append(across.result_of(group))
@@ -96,6 +96,7 @@ def page(
         groups.append(dataclasses.replace(group, matched=None))
     rest = {"Unreadable records": _unreadable(unreadable, shorten), "Appendix": appendix(records, shorten)}
     standings = study_sections.across_data_sets(across.across(results))
+    parts += data_parts.sections(records, folder, metric, shorten)
     return md.joined([TITLE, _summary(records, unreadable, groups), standings, *parts, md.sections(rest)]) + "\n"
 
 

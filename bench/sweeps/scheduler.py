@@ -20,7 +20,7 @@ from bench import console
 from bench.errors import RecipeError
 from bench.records import store
 from bench.runner import run_folder
-from bench.sweeps import tuning
+from bench.sweeps import parts, tuning
 from bench.sweeps.jobs import (
     Job,
     Machine,
@@ -274,7 +274,7 @@ def _kill(one: RunningJob) -> None:
 
 def describe(job: Job) -> str:
     """Describe a finished job in one line."""
-    name = f"{job.planned.resolved.name} seed {job.planned.seed}"
+    name = f"{parts.named(job.planned.resolved)} seed {job.planned.seed}"
     time_taken = "" if job.seconds is None else f" in {job.seconds:.0f} s"
     value = "" if job.value is None else f", {job.value:.4f} {job.scored}"
     reason = f": {job.reason}" if job.reason else ""
@@ -305,7 +305,7 @@ def table(jobs: list[Job]) -> Table:
         note = last_line(job.log) if job.state == "running" else job.reason or ""
         value = "" if job.value is None else f"{job.value:.4f}" if len(scored) == 1 else f"{job.scored} {job.value:.4f}"
         seconds = "" if job.seconds is None else f"{job.seconds:.0f}"
-        cells.append((job.planned.resolved.name, str(job.planned.seed), job.state, value, seconds, note[:80]))
+        cells.append((parts.named(job.planned.resolved), str(job.planned.seed), job.state, value, seconds, note[:80]))
     for place, heading in enumerate(cells[0]):
         # On a narrow terminal only the last column is cut.
         width = max(len(row[place]) for row in cells) if heading else None

@@ -16,16 +16,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bench.config import registry, resolve, validation, yaml_loader
 from bench.config.cards import NO_MODEL
-from bench.config.fields import Distinct, Name, Strict, Text
+from bench.config.fields import Distinct, InvalidKey, Name, Strict, Text
 from bench.config.layers import Layers
 from bench.config.overrides import as_yaml, merged, products
 from bench.config.recipe import Band
 from bench.config.resolve import Resolved
 from bench.errors import RecipeError, did_you_mean
+from bench.sweeps import parts
+from bench.sweeps.parts import Folds, LabelCurve, Sizes
 
 Settings = dict[str, Any]
 # A larger number is more likely meant as a seed.
@@ -38,7 +40,7 @@ Seeds = (
 FILE = "study.yaml"
 Variant = Literal["own", "as_published", "all"]
 # Keys that define what is evaluated, so they can't be tuned.
-EVALUATION_KEYS = ("seed", "limit", "dataset", "evaluation", "metrics", "published")
+EVALUATION_KEYS = ("seed", "limit", "data", "dataset", "evaluation", "metrics", "published")
 
 
 class RunEntry(Strict):
@@ -84,6 +86,7 @@ class Mini(Strict):
     """The mini variant of a study, for two CPU cores: other models and data, smaller settings.
 
     models, datasets: card of the study -> replacement. set: overrides of every run. settings: overrides by method.
+    sizes: of the label curve, in place of the study's.
     """
 
     models: dict[str, Name] = Field(default_factory=dict)
@@ -91,6 +94,12 @@ class Mini(Strict):
     set: Settings = Field(default_factory=dict)
     settings: dict[Name, Settings] = Field(default_factory=dict)
     seeds: Seeds = 2
+    sizes: Sizes | None = None
+
+    @model_validator(mode="after")
+    def _rising(self) -> "Mini":
+        parts.check_sizes(self.sizes or ())
+        return self
 
 
 class PublishedVariant(Strict):
@@ -112,7 +121,7 @@ class Study(Strict):
     """A study file. metric: ranks systems, and selects settings in tuning.
 
     settings: method -> overrides of its runs. tune: method -> key -> candidate values, selected on validation data.
-    as_published: the variant with the settings of others.
+    label_curve, folds: run everything on parts of the data. as_published: the variant with the settings of others.
     """
 
     title: Text
@@ -122,8 +131,18 @@ class Study(Strict):
     matrix: Matrix | None = None
     settings: dict[Name, Settings] = Field(default_factory=dict)
     tune: dict[Name, dict[str, Annotated[tuple[Any, ...], Field(min_length=2), Distinct]]] = Field(default_factory=dict)
+    label_curve: LabelCurve | None = None
+    folds: Folds | None = None
     mini: Mini | None = None
     as_published: PublishedVariant | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_parts(self) -> "Study":
+        if self.label_curve is not None and self.folds is not None:
+            raise InvalidKey("folds", "a label curve is scored on one test split, not on folds; remove one of the two")
+        if self.mini is not None and self.mini.sizes is not None and self.label_curve is None:
+            raise InvalidKey("mini.sizes", "needs `label_curve`, whose sizes these replace")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,7 +322,7 @@ def _variants(study: Study, path: Path, request: SweepRequest) -> list[Study]:
         }
     )
     changed = {"runs": runs, "settings": of_others.settings, "seeds": of_others.seeds, "mini": mini}
-    published = study.model_copy(update=changed | {"matrix": None, "tune": {}})
+    published = study.model_copy(update=changed | {"matrix": None, "tune": {}, "label_curve": None, "folds": None})
     return [published] if request.variant == "as_published" else [study, published]
 
 
@@ -323,21 +342,42 @@ def _systems(study: Study, path: Path, request: SweepRequest) -> Iterator[System
         shared = study.settings.get(method, {})
         overrides += _overrides({key: value for key, value in shared.items() if key not in entry.set})
         changed: Settings = {}
+        bands: tuple[str, ...] = ()
         if request.mini:
             changed = _mini_settings(study, shown, first, entry)
             overrides = _with_mini_settings(overrides, changed)
         elif not any(resolve.parts_from_published(text.partition("=")[0]) for text in request.sets):
-            overrides += _published_overrides(entry)
+            bands = _published_overrides(entry)
         if isinstance(entry, PublishedEntry):
             overrides += _mark_as_published(entry, first, changed, request.sets)
         usual = study.mini.seeds if request.mini and study.mini else study.seeds
         seeds = request.seeds or entry.seeds or usual
-        with resolve.placing(shown, request.sets):
-            system = _system(at, overrides, request, seeds)
-        yield _tuned(system, study, shown, request)
+        for part in _parts(study, shown, request, at, overrides):
+            with resolve.placing(shown, request.sets):
+                # A published result is of all the data.
+                system = _system(at, (*overrides, *(part or bands)), request, seeds)
+            yield _tuned(system, study, shown, request)
     unknown = sorted({*study.settings, *study.tune} - used)
     if unknown:
         raise RecipeError(f"{shown}: settings for method {unknown[0]!r}, which no run of this study uses")
+
+
+def _parts(
+    study: Study, shown: str, request: SweepRequest, at: Path, overrides: tuple[str, ...]
+) -> list[tuple[str, ...]]:
+    """Return the overrides of each part of the data that a run is repeated on: [()] where the study has none."""
+    curve, sizes = study.label_curve, study.mini.sizes if request.mini and study.mini else None
+    if curve is not None and sizes is not None:
+        curve = LabelCurve(sizes=sizes)
+    if curve is None and study.folds is None:
+        return [()]
+    taken = next((text for text in request.sets if text.partition("=")[0].partition(".")[0] == "data"), None)
+    if taken is not None:
+        kind = "label_curve" if curve is not None else "folds"
+        raise RecipeError(f"{taken}: `{kind}` of {shown} sets this key for each run; leave it out")
+    with resolve.placing(shown, request.sets):
+        first = resolve.load(at, overrides)
+    return parts.overrides_of(curve, study.folds, first, shown)
 
 
 def _check_budgets(study: Study, shown: str) -> None:
