@@ -174,7 +174,7 @@ def take(records: Sequence[Located]) -> tuple[list[Located], list[Located]]:
     """
     by_series: dict[SystemKey, list[Located]] = {}
     for pair in records:
-        if _fold(pair[1]) is None:
+        if accessors.fold_asked(pair[1]) is None:
             by_series.setdefault(series_key(pair[1]), []).append(pair)
     curves, smaller = [], set()
     for runs in by_series.values():
@@ -183,11 +183,6 @@ def take(records: Sequence[Located]) -> tuple[list[Located], list[Located]]:
             curves += runs
             smaller |= {path for path, record in runs if (size_asked(record) or math.inf) < max(sizes)}
     return curves, [pair for pair in records if pair[0] not in smaller]
-
-
-def _fold(record: Record) -> int | None:
-    part = record.recipe.resolved.get("data")
-    return part.get("fold") if isinstance(part, dict) else None
 
 
 def label_curves(records: Sequence[Located], metric: str | None = None) -> list[LabelCurves | Unmade]:

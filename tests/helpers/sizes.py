@@ -3,7 +3,7 @@
 import hashlib
 import random
 
-from bench.records.record import Comparability, TrainSubset
+from bench.records.record import Comparability, Fold, TrainSubset
 from tests.helpers import studies
 
 
@@ -41,3 +41,28 @@ def write_run(folder, method, seed, size, missed, examples, whole, **changes):
         record.data.train_subset = TrainSubset(examples=size, of=whole, seed=seed, labels={})
     record.data.splits["train"].examples = size
     studies.store.write(record, folder)
+
+
+def write_folds(folder, method, shares, *, seed=13, examples=60, **changes):
+    """Runs of one method on folds of `examples` rows each. shares: of wrong answers, by fold."""
+    for number, share in enumerate(shares, 1):
+        missed = round(examples * share)
+        path = folder / f"{method}-{seed}-{number}"
+        studies.write_run(path, f"study--minilm--{method}", seed, [place >= missed for place in range(examples)])
+        record, made = studies.store.read(path), f"{method}/{seed}/{number}"
+        lines = path / "predictions"
+        (lines / "after-test.jsonl").rename(lines / "after-fold.jsonl")
+        record.scores = {"after": {"fold": record.scores["after"]["test"]}}
+        record.data.splits["fold"] = record.data.splits.pop("test")
+        record.recipe.overrides, record.recipe.path = [], f"recipes/study/{method}.yaml"
+        record.recipe.series_hash = record.recipe.hash
+        record.recipe.hash = hashlib.sha256(made.encode()).hexdigest()
+        record.recipe.resolved["data"] = {"folds": len(shares), "fold": number, "fold_of": ["train"]}
+        record.comparability = Comparability(key=f"k{seed}{number}", parts={"data": f"d{number}", "metrics": "m"})
+        record.data.fold = Fold(
+            fold=number, folds=len(shares), of=["train"], seed=seed, examples=examples,
+            train_examples=examples * (len(shares) - 1), fingerprint=f"f{seed}",
+        )  # fmt: skip
+        for field, value in changes.items():
+            setattr(record, field, value)
+        studies.store.write(record, path)
