@@ -388,6 +388,7 @@ class _Pair:
 
     @classmethod
     def of(cls, one: tuple[_Series, PowerLaws], other: tuple[_Series, PowerLaws], seeds: int) -> "_Pair":
+        """Return two fitted systems in order, compared at the sizes that both have."""
         least = max(one[0].sizes[0], other[0].sizes[0])
         most = min(one[0].sizes[-1], other[0].sizes[-1])
         grid = np.geomspace(least, most, GRID) if least < most else np.array([float(least)])

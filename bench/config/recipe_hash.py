@@ -90,6 +90,14 @@ def of(recipe: Recipe, options: Any, included: Mapping[Path, str], task_file: st
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def without_part(recipe: Recipe) -> Recipe | None:
+    """Return a recipe without the size of its training part and its fold; None for one that has neither."""
+    part = recipe.data
+    if part.train_examples is None and part.fold is None:
+        return None
+    return recipe.model_copy(update={"data": part.model_copy(update={"train_examples": None, "fold": None})})
+
+
 def _drop_default(content: dict[str, Any], part: BaseModel, keys: list[str]) -> None:
     """Drop a key of a part, and of its content, where it has its default."""
     first, *rest = keys

@@ -93,13 +93,7 @@ class Resolved:
     @property
     def series_hash(self) -> str | None:
         """Return the hash without the size of the training part and the fold; None of a recipe with neither."""
-        data = self.recipe.data
-        if data.train_examples is None and data.fold is None:
-            return None
-        # Subsets by another seed than the run's are another series, whatever its largest size.
-        bare = data.model_copy(update={"train_examples": None, "fold": None})
-        recipe = self.recipe.model_copy(update={"data": bare})
-        return replace(self, recipe=recipe).hash
+        return replace(self, recipe=bare).hash if (bare := recipe_hash.without_part(self.recipe)) else None
 
     @property
     def files(self) -> dict[str, str]:

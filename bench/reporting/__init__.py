@@ -1,6 +1,6 @@
 """Turns what `analysis` found into Markdown, HTML, figures and Hub cards. Loads no torch.
 
 Reading order: markdown, cells and run_warnings (pieces), run_end (on the console) and run_page (one run), study_page
-and study_sections (many runs), data_parts, label_curve_page and folds_page (runs over parts of the data),
+and study_sections (many runs), data_parts with label_curve_page, folds_page and tuning_page (of studies),
 comparison_page, short_table, html_page; figures/ and hub/.
 """

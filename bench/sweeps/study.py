@@ -28,6 +28,7 @@ from bench.config.resolve import Resolved
 from bench.errors import RecipeError, did_you_mean
 from bench.sweeps import parts
 from bench.sweeps.parts import Folds, LabelCurve, Sizes
+from bench.sweeps.search import Range, Search, Space, edge_of
 
 Settings = dict[str, Any]
 # A larger number is more likely meant as a seed.
@@ -120,7 +121,8 @@ class PublishedVariant(Strict):
 class Study(Strict):
     """A study file. metric: ranks systems, and selects settings in tuning.
 
-    settings: method -> overrides of its runs. tune: method -> key -> candidate values, selected on validation data.
+    settings: method -> overrides of its runs. tune: method -> key -> candidate values, selected on validation data: all
+    combinations, or with `search` those that Optuna proposes, which may also be of a range.
     label_curve, folds: run everything on parts of the data. as_published: the variant with the settings of others.
     """
 
@@ -130,7 +132,8 @@ class Study(Strict):
     runs: tuple[RunEntry, ...] = ()
     matrix: Matrix | None = None
     settings: dict[Name, Settings] = Field(default_factory=dict)
-    tune: dict[Name, dict[str, Annotated[tuple[Any, ...], Field(min_length=2), Distinct]]] = Field(default_factory=dict)
+    tune: dict[Name, Space] = Field(default_factory=dict)
+    search: Search | None = None
     label_curve: LabelCurve | None = None
     folds: Folds | None = None
     mini: Mini | None = None
@@ -162,7 +165,7 @@ class PlannedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A system: a recipe with overrides, over seeds. candidates: overrides to tune among.
+    """A system: a recipe with overrides, over seeds. candidates: overrides to tune among; else `search` in a space.
 
     left_out: overrides for every run that this system's method does not support.
     """
@@ -172,6 +175,8 @@ class System:
     seeds: tuple[int, ...]
     resolved: Resolved
     candidates: tuple[tuple[str, ...], ...] = ()
+    space: Space = field(default_factory=dict)
+    search: Search | None = None
     left_out: tuple[str, ...] = ()
 
     def runs(self, chosen: tuple[str, ...] = ()) -> list[PlannedRun]:
@@ -179,14 +184,18 @@ class System:
         return [self._planned(merged(self.overrides, chosen), seed) for seed in self.seeds]
 
     def trials(self) -> dict[tuple[str, ...], PlannedRun]:
-        """Return a run for each candidate, with the first seed, scored only on validation data and not saved."""
+        """Return a run for each candidate."""
+        return {one: self.trial(one) for one in self.candidates}
+
+    def trial(self, settings: tuple[str, ...]) -> PlannedRun:
+        """Return a run with these settings and the first seed, scored only on validation data and not saved."""
         only = f"evaluation.splits={as_yaml([self.resolved.recipe.evaluation.validation])}"
         apart: tuple[str, ...] = (only, "evaluation.before=false", "save=false")
         # A trial is scored on what chose its best step: it only chooses in its turn, and is in no table.
         apart += ("evaluation.allow_selection_on_test=true",) if self.resolved.recipe.training.best is not None else ()
         own = (text for text in self.overrides if not text.startswith(("published=", "published_before=")))
         given = merged(tuple(own), apart)
-        return {one: self._planned(merged(given, one), self.seeds[0]) for one in self.candidates}
+        return self._planned(merged(given, settings), self.seeds[0])
 
     def _planned(self, overrides: tuple[str, ...], seed: int) -> PlannedRun:
         resolved = resolve.load(self.path, overrides, seed)
@@ -322,7 +331,9 @@ def _variants(study: Study, path: Path, request: SweepRequest) -> list[Study]:
         }
     )
     changed = {"runs": runs, "settings": of_others.settings, "seeds": of_others.seeds, "mini": mini}
-    published = study.model_copy(update=changed | {"matrix": None, "tune": {}, "label_curve": None, "folds": None})
+    published = study.model_copy(
+        update=changed | {"matrix": None, "tune": {}, "search": None, "label_curve": None, "folds": None}
+    )
     return [published] if request.variant == "as_published" else [study, published]
 
 
@@ -387,14 +398,24 @@ def _check_budgets(study: Study, shown: str) -> None:
     if study.metric not in registry.directions():
         hint = did_you_mean(study.metric, registry.directions())
         raise RecipeError(f"{shown}: metric: unknown metric {study.metric!r}.{hint}")
+    if study.search is not None:
+        if not study.tune:
+            raise RecipeError(f"{shown}: search: needs `tune`, the settings of each method that are searched")
+        return  # every system has as many trials
+    for method, grid in study.tune.items():
+        for key in (key for key, values in grid.items() if isinstance(values, Range)):
+            raise RecipeError(
+                f"{shown}: tune.{method}.{key}: a range needs `search`; without it, write a list of values"
+            )
     sizes = {method: len(_candidates(grid)) for method, grid in study.tune.items()}
     if len(set(sizes.values())) > 1:
         counts = ", ".join(f"{method} has {size}" for method, size in sizes.items())
         raise RecipeError(f"{shown}: tune: all methods need the same number of candidate settings, but {counts}")
 
 
-def _candidates(grid: dict[str, tuple[Any, ...]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(products([f"{key}={','.join(map(as_yaml, values))}" for key, values in grid.items()]))
+def _candidates(grid: Space) -> tuple[tuple[str, ...], ...]:
+    lists = {key: values for key, values in grid.items() if not isinstance(values, Range)}
+    return tuple(products([f"{key}={','.join(map(as_yaml, values))}" for key, values in lists.items()]))
 
 
 def _matrix_entries(matrix: Matrix | None) -> Iterator[RunEntry]:
@@ -512,4 +533,16 @@ def _tuned(system: System, study: Study, shown: str, request: SweepRequest) -> S
     twice = sorted({text.partition("=")[0] for text in request.sets} & set(study.tune[method]))
     if twice:
         raise RecipeError(f"--set {twice[0]}: the study tunes this setting on validation data")
-    return replace(system, candidates=_candidates(study.tune[method]))
+    space = study.tune[method]
+    if study.search is None:
+        return replace(system, candidates=_candidates(space))
+    if study.search.prune != "none" and system.resolved.recipe.training.evaluate_every is None:
+        raise RecipeError(
+            f"{shown}: search.prune: {study.search.prune}: a trial of {method} is scored once, at its end; set "
+            "training.evaluate_every, or prune: none"
+        )
+    searched = replace(system, space=space, search=study.search)
+    with resolve.placing(shown, request.sets):
+        for edge in (0, -1):
+            searched.trial(edge_of(space, edge))
+    return searched
