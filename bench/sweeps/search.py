@@ -23,7 +23,7 @@ from bench.errors import SetupError
 from bench.utils import files, numbers
 
 if TYPE_CHECKING:
-    pass
+    from optuna.trial import Trial as OpenTrial
 
 LOG = "train_log.jsonl"
 # Statuses that these settings would give again: the sampler counts them among the bad ones.

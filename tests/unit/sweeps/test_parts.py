@@ -92,4 +92,4 @@ def test_the_shipped_curve_names_its_sizes_once_for_all_methods():
     for method, size in sizes(systems):
         by_method.setdefault(method, []).append(size)
     assert set(by_method) == {"full", "lora", "head", "probe", "tfidf"}
-    assert {tuple(each) for each in by_method.values()} == {(50, 100, 200, 500, 1000, 2000, None)}
+    assert {tuple(each) for each in by_method.values()} == {(50, 100, 250, 600, 1500, None)}

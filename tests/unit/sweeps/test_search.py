@@ -202,7 +202,7 @@ def test_refused_with_the_place_and_what_was_expected(planned, text, message):
 
 def test_both_ends_of_a_space_are_resolved_before_anything_runs(planned):
     text = BASE + SEARCH + RATES.replace("training.warmup: [0.0, 0.1]", "training.per_device_batch: {low: 1, high: 7}")
-    with pytest.raises(RecipeError, match="training.global_batch: 32 is not a multiple of per_device_batch 7"):
+    with pytest.raises(RecipeError, match=r"training.global_batch: 32 is not a multiple of per_device_batch 7"):
         planned(text)
 
 
