@@ -101,6 +101,8 @@ def crossing_sentence(one: Crossing) -> str:
     """Say where one system passes another, or that none does in the measured range, and how sure that is."""
     first, last = md.escape(one.first, NAME_CHARACTERS), md.escape(one.last, NAME_CHARACTERS)
     between = f"between {one.least:,} and {one.most:,} labels"
+    if one.at is None and one.agreeing == 0:
+        return f"{last} and {first}: no crossing {between}, where neither is ahead."
     if one.at is None:
         sentence = f"{last} is ahead of {first} everywhere {between}: no crossing there"
         if one.ahead_throughout < SURE:

@@ -1,6 +1,7 @@
 """Tune the settings of a study's systems on validation data: trials, selection, and the file of choices."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from bench.sweeps import jobs, parts, search
 from bench.sweeps.jobs import Job
 from bench.sweeps.search import Sampler, State, Trial
 from bench.sweeps.study import Plan, System
+from bench.training import checkpoint_files
 from bench.utils import files
 
 TRIALS, CHOICES = "trials", "choices.json"
@@ -103,6 +105,8 @@ def _tell(job: Job, sampler: Sampler, metric: str, *, pruned: bool) -> bool:
     record = jobs.read(job)
     if not pruned and (record is None or record.status == "interrupted" or job.state == "elsewhere"):
         return False
+    if pruned:  # nothing goes on from it
+        shutil.rmtree(job.folder / checkpoint_files.FOLDER, ignore_errors=True)
     made = _trial(sampler.trials[-1].settings, job, metric)
     sampler.trials[-1].seconds = made.seconds
     sampler.tell("pruned" if pruned else made.state, made.value, search.validations(job.folder, metric))

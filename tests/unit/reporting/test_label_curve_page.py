@@ -42,6 +42,10 @@ def crossing(at=None, **changes):
             "the last time.",
         ),
         (
+            crossing(agreeing=0.0),
+            "full and lora: no crossing between 50 and 4,000 labels, where neither is ahead.",
+        ),
+        (
             crossing(ahead_throughout=1.0),
             "full is ahead of lora everywhere between 50 and 4,000 labels: no crossing there.",
         ),

@@ -160,12 +160,14 @@ def test_a_running_trial_is_stopped_once_and_known_as_pruned_by_a_repeated_sweep
                 assert not watch(job)
                 stopped.append(job.folder)
                 finish(job, "interrupted", None, [(5, 0.2)])
+                (job.folder / "checkpoints" / "step-5").mkdir(parents=True)
             else:
                 finish(job, "ok", 0.8, [(5, 0.8)])
 
     (choice,) = tuning.searched(plan, tmp_path, "accuracy", execute)
     assert [trial.state for trial in choice.trials] == [*["complete"] * 6, "pruned", "pruned"]
     assert len(stopped) == 2
+    assert not list((tmp_path / tuning.TRIALS).glob("*/checkpoints"))
 
     def nothing(waiting, watch):
         assert not [job for job in waiting if jobs.read(job) is None]
