@@ -275,6 +275,13 @@ def distinguishing_endings(records: Mapping[Any, Record]) -> dict[Any, str]:
     }
 
 
+def fold_asked(record: Record) -> int | None:
+    """Return the fold that a recipe holds out; None for a run on the splits of its card."""
+    part = record.recipe.resolved.get("data")
+    fold = part.get("fold") if isinstance(part, dict) else None
+    return fold if isinstance(fold, int) else None
+
+
 def require_metric(records: Sequence[tuple[Path, Record]], metric: str | None) -> None:
     """Raise DataError for a requested metric of which no run has a single-valued score. metric: None requests none."""
     known = {

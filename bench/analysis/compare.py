@@ -87,7 +87,7 @@ class Pair:
 class Comparison:
     """All systems, best first, and all pairs. examples: number common to all runs. others: number of other examples.
 
-    compared: the records of all runs that were compared.
+    compared: the records of all runs that were compared. scored: which examples these are, in words.
     """
 
     metric: str
@@ -103,6 +103,7 @@ class Comparison:
     left_out: list[LeftOut]
     notes: list[str]
     compared: list[Record] = field(default_factory=list)
+    scored: str = "common to all runs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +119,14 @@ class _Entry:
 
 def compare(paths: Sequence[Path], request: CompareRequest, margin: float | None = None) -> Comparison:
     """Compare all systems at or below `paths`. Raises DataError where that is impossible, or for an invalid margin."""
+    check_margin(margin)
+    return compare_runs(predictions.gather(paths, request), margin)
+
+
+def check_margin(margin: float | None) -> None:
+    """Raise DataError for an equivalence margin that is not a positive number."""
     if margin is not None and not (math.isfinite(margin) and margin > 0):
         raise DataError(f"the equivalence margin must be a positive number in the metric's unit, got {margin:g}")
-    return compare_runs(predictions.gather(paths, request), margin)
 
 
 def compare_runs(runs: MatchedRuns, margin: float | None = None) -> Comparison:
@@ -134,7 +140,7 @@ def compare_runs(runs: MatchedRuns, margin: float | None = None) -> Comparison:
         pairs=len(pairs), margin=margin, widest=_widest_difference(runs.metric),
     )  # fmt: skip
     tested = [_test_pair(entries[first], entries[second], (first, second), family) for first, second in pairs]
-    decided = _with_verdicts(tested, margin)
+    decided = with_verdicts(tested, margin)
     return Comparison(
         metric=runs.metric,
         higher_is_better=runs.higher_is_better,
@@ -164,13 +170,13 @@ def _entries(runs: MatchedRuns) -> list[_Entry]:
         )
     sign = -1 if runs.higher_is_better else 1
     entries.sort(key=lambda entry: (sign * float(entry.scores.scores.mean()), entry.name))
-    return [replace(entry, letter=_letter(number)) for number, entry in enumerate(entries)]
+    return [replace(entry, letter=letter(number)) for number, entry in enumerate(entries)]
 
 
-def _letter(number: int) -> str:
+def letter(number: int) -> str:
     """Return A to Z, then AA, AB and so on."""
     more, last = divmod(number, 26)
-    return (_letter(more - 1) if more else "") + chr(ord("A") + last)
+    return (letter(more - 1) if more else "") + chr(ord("A") + last)
 
 
 def _resampled(
@@ -273,7 +279,7 @@ def discordant(first: Tally, second: Tally) -> tuple[int, int]:
     return int((right & ~other).sum()), int((other & ~right).sum())
 
 
-def _with_verdicts(pairs: list[Pair], margin: float | None) -> list[Pair]:
+def with_verdicts(pairs: list[Pair], margin: float | None) -> list[Pair]:
     """Return the pairs with corrected p-values and verdicts."""
     corrected = multiple.holm([pair.p for pair in pairs]).tolist()
     return [

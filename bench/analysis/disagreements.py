@@ -20,6 +20,7 @@ from bench.config.cards import (
     TAGS_TASK,
     DatasetCard,
 )
+from bench.config.data_part import DataPart
 from bench.data import dataset, tagging
 from bench.data.sources import Rows
 from bench.errors import BenchError, DataError
@@ -244,7 +245,8 @@ def loaded_again(record: Record, split: str, *, from_hub: bool = False) -> tuple
         raise DataError("they are on the Hub; pass --hub-texts to load them")
     limit = record.recipe.resolved.get("limit") or {}
     try:
-        corpus = dataset.load(card, limit, {split})
+        of = DataPart.model_validate_json(json.dumps(record.recipe.resolved.get("data") or {}))
+        corpus = dataset.load(card, limit, {split}, of, record.seed or 0)
     except (BenchError, OSError) as error:
         raise DataError(str(error)) from error
     except Exception as error:  # of any kind, from a library: a missing text must not fail the report

@@ -109,7 +109,7 @@ def _group(data_set: str, key: str, runs: list[Located], differs: str, requested
     names = {name for one in valid for stage in accessors.STAGES for name in accessors.scalars(one, stage, split)}
     metric = comparison.metric if comparison else accessors.ranking_metric(names & {requested} if requested else names)
     higher = accessors.higher_is_better(valid, metric)
-    shown = _names({one: group[0][1] for one, group in by_system.items()})
+    shown = system_names({one: group[0][1] for one, group in by_system.items()})
     compared = (
         {accessors.system_key(group[0].record): name for name, group in matched.systems.items()} if matched else {}
     )
@@ -226,7 +226,7 @@ def _score(
     return {"score": score, "low": low, "high": high, "seed_std": float(np.std(values, ddof=1))}
 
 
-def _names(firsts: dict[SystemKey, Record]) -> dict[SystemKey, tuple[str, str]]:
+def system_names(firsts: dict[SystemKey, Record]) -> dict[SystemKey, tuple[str, str]]:
     """Return unique full and short names of systems, with `accessors.distinguishing_endings` where needed."""
     parts = {key: key[0].split("--") for key in firsts}
     number = max(map(len, parts.values()), default=0)

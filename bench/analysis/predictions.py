@@ -123,6 +123,7 @@ class MatchedRuns:
 def gather(paths: Sequence[Path], request: CompareRequest) -> MatchedRuns:
     """Read and verify all runs at or below `paths`. Raises DataError where fewer than two systems can be compared."""
     located, left_out = _records(paths)
+    _refuse_folds(located)
     located, repeated = latest_per_seed(located)
     left_out += repeated
     _require_two(located, left_out)
@@ -154,6 +155,16 @@ def gather(paths: Sequence[Path], request: CompareRequest) -> MatchedRuns:
         left_out=sorted(left_out, key=lambda item: (str(item.path), item.reason)),
         notes=_notes([run.record for run in runs]),
     )
+
+
+def _refuse_folds(runs: Iterable[Located]) -> None:
+    """Raise DataError for runs on folds, which are not independent: no test of this module's users holds for them."""
+    for path, record in runs:
+        if accessors.fold_asked(record) is not None:
+            raise DataError(
+                f"{path} is of one fold of a cross-validation: folds share most of their training examples, so that "
+                "paired tests do not hold for them; `compare` and `report` test all folds by the corrected t-test"
+            )
 
 
 def scored_parts(record: Record) -> list[tuple[str, str]]:

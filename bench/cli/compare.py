@@ -37,14 +37,16 @@ def add(commands: Any) -> None:
 def compare_command(options: argparse.Namespace) -> int:
     """Print scores, tiers and paired tests of the systems; write them to files where asked."""
     from bench.analysis import compare as analysis_compare
-    from bench.analysis import predictions
+    from bench.analysis import folds, predictions
     from bench.reporting import comparison_page
 
     refuse_outputs(options.output, options.json)
     asked = predictions.CompareRequest(
         stage=options.stage, split=options.split, metric=options.metric, common=options.common
     )
-    found = analysis_compare.compare(options.runs, asked, options.margin)
+    over_folds = folds.are_folds(options.runs)
+    comparing = folds.compare_folds if over_folds else analysis_compare.compare
+    found = comparing(options.runs, asked, options.margin)
     for path, text in ((options.output, comparison_page.as_markdown), (options.json, comparison_page.as_json)):
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.config.cards import DatasetCard, ModelCard
+from bench.config.data_part import DataPart
 from bench.config.fields import CHAT_DATE, Date, Distinct, InvalidKey, Name, PositiveInt, Strict, Text
 from bench.config.training import Checkpoints, Evaluation, Spans, Speed, Training
 
@@ -101,6 +102,7 @@ class Recipe(Strict):
     prompting: Prompting = Prompting()
     max_length: PositiveInt = 256
     limit: dict[Name, PositiveInt] = {}
+    data: DataPart = DataPart()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     speed: Speed = Speed()

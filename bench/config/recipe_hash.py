@@ -19,6 +19,7 @@ _WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published", "publ
 # Keys that came after the first hashes: at their defaults they are no part of one, so that baselines and unfinished
 # runs of before are found.
 _LATER = (
+    "data",
     "dataset.clean_if_installed",
     "dataset.columns.tokens",
     "dataset.columns.tags",
@@ -52,6 +53,7 @@ _LATER = (
     "speed.shared_prefix",
     "training.group_by_length",
     "training.loss_on",
+    "training.min_steps",
     "training.schedule_per",
 )
 # The same of options of methods.
@@ -89,6 +91,14 @@ def of(recipe: Recipe, options: Any, included: Mapping[Path, str], task_file: st
     if included:
         content["included"] = {f"{path.parent.name}/{path.name}": digest for path, digest in included.items()}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def without_part(recipe: Recipe) -> Recipe | None:
+    """Return a recipe without the size of its training part and its fold; None for one that has neither."""
+    part = recipe.data
+    if part.train_examples is None and part.fold is None:
+        return None
+    return recipe.model_copy(update={"data": part.model_copy(update={"train_examples": None, "fold": None})})
 
 
 def _drop_default(content: dict[str, Any], part: BaseModel, keys: list[str]) -> None:

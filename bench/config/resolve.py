@@ -54,7 +54,7 @@ _ANY_CARD: dict[str, dict[str, Any]] = {
     "model": {"family": "encoder", "id": "none"},
 }
 # What a published result was found with; where the command line names another, there is nothing to hold a run against.
-_PUBLISHED_WITH = ("dataset", "model", "method", "objective", "head", "prompting", "limit", "evaluation")
+_PUBLISHED_WITH = ("dataset", "model", "method", "objective", "head", "prompting", "limit", "data", "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +89,11 @@ class Resolved:
         """SHA-256 of what decides the result: the seed and the place of the files are not part of it."""
         task_file = None if self._task_file is None else hashlib.sha256(read_bytes(self._task_file)).hexdigest()
         return recipe_hash.of(self.recipe, self.options, registry.included_code(self._drop_ins), task_file)
+
+    @property
+    def series_hash(self) -> str | None:
+        """Return the hash without the size of the training part and the fold; None of a recipe with neither."""
+        return replace(self, recipe=bare).hash if (bare := recipe_hash.without_part(self.recipe)) else None
 
     @property
     def files(self) -> dict[str, str]:
@@ -386,6 +391,7 @@ def first_record(resolved: Resolved) -> Record:
             card_overrides=secret_formats.remove_all(resolved.card_overrides),
             made_cards={kind: secret_formats.remove_all(one.as_record()) for kind, one in resolved.made.items()},
             hash=resolved.hash,
+            series_hash=resolved.series_hash,
         ),
         files=resolved.files,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.config import cards, contracts, registry
 from bench.config.cards import GENERATION_TASK, LM_EVAL, LM_EVAL_TASK, DatasetCard
+from bench.config.data_part import FOLD
 from bench.config.foreign_code import LIBRARY
 from bench.config.layers import Layers
 from bench.config.recipe import Head, Prompting, Recipe
@@ -173,11 +174,14 @@ def _has_choices(task: str) -> bool:
 
 
 def _split_problems(recipe: Recipe, plan: contracts.LoadPlan, layers: Layers) -> Iterator[str]:
-    splits = recipe.dataset.split_names
+    splits = recipe.data.splits(recipe.dataset.split_names)
+    yield from _fold_problems(recipe, layers)
+    made = recipe.dataset.split_names
+    for name in (name for name in recipe.limit if name not in made):
+        yield f"{layers.place(('limit', name))}: the data set has no split {name!r}.{did_you_mean(name, made)}"
     needed: list[tuple[KeyPath, str]] = [
         (("evaluation", "splits", number), name) for number, name in enumerate(recipe.evaluation.splits)
     ]
-    needed += [(("limit", name), name) for name in recipe.limit]
     if recipe.training.evaluate_every is not None:
         needed.append((("evaluation", "validation"), recipe.evaluation.validation))
     # Shots of an lm_eval task are from where it says itself.
@@ -186,6 +190,24 @@ def _split_problems(recipe: Recipe, plan: contracts.LoadPlan, layers: Layers) ->
     for path, name in needed:
         if name not in splits:
             yield f"{layers.place(path)}: the data set has no split {name!r}.{did_you_mean(name, splits)}"
+
+
+def _fold_problems(recipe: Recipe, layers: Layers) -> Iterator[str]:
+    """Yield folds of splits that are not there, and a fold that is held out and not scored."""
+    part, made = recipe.data, recipe.dataset.split_names
+    if part.folds is None:
+        return
+    for number, name in enumerate(part.fold_of):
+        if name not in made:
+            place = layers.place(("data", "fold_of", number))
+            yield f"{place}: the data set has no split {name!r}.{did_you_mean(name, made)}"
+    if "train" in made and "train" not in part.fold_of:
+        yield f"{layers.place(('data', 'fold_of'))}: 'train' is not among them, and would not be used; add it"
+    if FOLD in made:
+        yield f"{layers.place(('data', 'folds'))}: the data set has a split {FOLD!r} of its own; rename that one"
+    elif FOLD not in recipe.evaluation.splits:
+        place = layers.place(("evaluation", "splits"))
+        yield f"{place}: the fold that is held out is not scored; write splits: [{FOLD}] (`data.fold`)"
 
 
 def _selection_problems(recipe: Recipe, plan: contracts.LoadPlan, layers: Layers) -> Iterator[str]:

@@ -28,6 +28,7 @@ class Training(Strict):
     per_device_batch: examples of a micro-batch; null is a process's whole share of the global batch, "auto" the largest
     part of it that is found to fit. The global batch, and so the result, is the same with any of them.
     warmup: a share of all steps below 1, or a whole number of steps. epochs, steps: one of them; else 3 epochs.
+    min_steps: with `epochs`, at least so many steps: a few examples would else be over after a few of them.
     schedule_per: the schedule is stepped after each step, or after each epoch, over which the rate then stays.
     activation_offload: gradient checkpointing keeps its activations in host memory until the backward pass.
     loss_on: of texts that are learned (`objective: text`), the tokens in the loss: those of the answer, of all turns of
@@ -40,6 +41,7 @@ class Training(Strict):
     per_device_batch: PositiveInt | Literal["auto"] | None = None
     epochs: Annotated[float, Field(gt=0)] | None = None
     steps: PositiveInt | None = None
+    min_steps: PositiveInt | None = None
     minutes: Annotated[float, Field(gt=0)] | None = None
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = "linear"
@@ -70,6 +72,8 @@ class Training(Strict):
     def _consistent(self) -> "Training":
         if self.epochs is not None and self.steps is not None:
             raise InvalidKey("steps", "set `epochs` or `steps`, not both")
+        if self.min_steps is not None and self.steps is not None:
+            raise InvalidKey("min_steps", "only with `epochs`: `steps` is a number of steps already")
         if self.early_stopping is not None and self.best is None:
             raise InvalidKey("early_stopping", "`early_stopping` needs `best`, the metric that it watches")
         if self.best is not None and self.evaluate_every is None:

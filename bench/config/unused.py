@@ -169,6 +169,10 @@ CONDITIONS: dict[str, Condition] = {
     "model.dtype": _model_dtype,
     "method.compute_dtype": _compute_dtype,
     "max_length": _tokens,
+    "data.train_examples": lambda facts: _unless(
+        facts.plan.trains != "nothing" or facts.plan.shots > 0,
+        f"method {facts.recipe.method.name!r} learns from no examples",
+    ),
     "evaluation.batch_tokens": _tokens,
     "head.hidden": _mlp,
     "head.dropout": _mlp,
@@ -184,7 +188,8 @@ CONDITIONS: dict[str, Condition] = {
 }
 # Held by the rules of `bench.config.rules`, by a type's own checks, or by what is known only when data are read.
 ELSEWHERE = frozenset({
-    "limit", "head.kind", "prompting.format", "prompting.answer", "prompting.normalization", "prompting.calibration",
+    "limit", "data.train_subset_seed", "data.folds", "data.fold", "data.fold_of",
+    "head.kind", "prompting.format", "prompting.answer", "prompting.normalization", "prompting.calibration",
     "prompting.max_new_tokens", "prompting.date", "prompting.chat_template_kwargs", "prompting.fallback_label",
     "prompting.untrained_head", "training.loss_on",
     "evaluation.extract", "training.label_smoothing", "training.activation_offload",
@@ -203,6 +208,7 @@ ALWAYS = frozenset({
     "method.name", "method.blocks", "method.shots", "method.draw", "method.quantized", "method.pooling", "method.C",
     "method.max_iter", "method.quant_type", "method.double_quant", "method.storage", "method.final_norm", "objective",
     "training.engine", "training.global_batch", "training.per_device_batch", "training.epochs", "training.steps",
+    "training.min_steps",
     "training.minutes", "training.learning_rate", "training.optimizer", "training.weight_decay", "training.clip_norm",
     "training.group_by_length",
     "training.gradient_checkpointing", "training.log_every", "training.evaluate_every", "evaluation.before",
@@ -248,6 +254,8 @@ def note(key: Unused) -> str:
 def _reason(facts: Facts, path: KeyPath) -> Reason:
     if path[0] == "limit" and len(path) > 1 and path[1] in facts.recipe.dataset.split_names:
         name = str(path[1])
+        if name in facts.recipe.data.fold_of and facts.recipe.data.folds is not None:
+            return None
         return _unless(name in facts.read_splits, f"the split {name!r} is neither trained on, scored nor validated on")
     for depth in range(len(path), 0, -1):
         condition = CONDITIONS.get(".".join(map(str, path[:depth])))

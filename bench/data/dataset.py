@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from bench.config.cards import DatasetCard, Divide
-from bench.data import cleaning, label_sets, other_sources, squad
+from bench.config.data_part import DataPart
+from bench.data import cleaning, data_part, label_sets, other_sources, squad
+from bench.data.data_part import HeldOut, Subset
 from bench.data.leakage import without_leaks
 from bench.data.rows import Split, check_columns, missing_notes, parse
 from bench.data.sources import Row, Rows
@@ -22,6 +24,7 @@ class Corpus:
 
     labels: those of the rows, without the ones that `filters.labels` leaves out.
     version: whose rules of SQuAD the data need, "1.1" or "2.0", read off all splits of the card; None without answers.
+    subset, held_out: of a run that learns from a part of the data (the recipe's key `data`).
     """
 
     splits: dict[str, Split]
@@ -29,14 +32,22 @@ class Corpus:
     notes: tuple[str, ...]
     version: str | None = None
     warnings: tuple[RunWarning, ...] = ()
+    subset: Subset | None = None
+    held_out: HeldOut | None = None
 
 
-def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpus:
+def load(
+    card: DatasetCard, limit: Mapping[str, int], needed: set[str], part: DataPart | None = None, seed: int = 0
+) -> Corpus:
     """Load what the card describes: the `needed` splits, of each at most `limit` rows, drawn by label.
+
+    part: which rows are learned from, and which fold is held out, by the run's seed; None is all of the data.
 
     Raises DataError for a missing file or column, an unknown label, an empty text or split, an answer that is not at
     its offset, and for leakage.
     """
+    part = part or DataPart()
+    needed = data_part.needed_for(part, needed, card)
     tables = other_sources.read(card, _sources_of(card, set(card.split_names)))
     used = _sources_of(card, needed)
     kind = kinds.kind_of(card)
@@ -53,7 +64,10 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
     splits, inexact = _divide(parsed, card, needed)
     whole = {name: _aligned(split, card) for name, split in splits.items() if name in needed}
     splits = {name: _limited(split, limit.get(name)) for name, split in whole.items()}
+    splits, held_out = data_part.hold_out(splits, part, seed, card)
+    whole = {name: whole[name] if held_out is None else split for name, split in splits.items()}
     splits, leaks, known = without_leaks(splits, card)
+    splits, subset = _subset(splits, part, seed, card, labels.kept_names)
     by_limit, warnings = _compared(whole, splits, target)
     notes += inexact + leaks + by_limit
     for split in splits.values():
@@ -69,7 +83,19 @@ def load(card: DatasetCard, limit: Mapping[str, int], needed: set[str]) -> Corpu
             *known,
         ),
         version=version,
+        subset=subset,
+        held_out=held_out,
     )
+
+
+def _subset(
+    splits: dict[str, Split], part: DataPart, seed: int, card: DatasetCard, names: tuple[str, ...]
+) -> tuple[dict[str, Split], Subset | None]:
+    """Return the splits with the part of the training split that is learned from: last, so that its size is exact."""
+    if "train" not in splits:
+        return splits, None
+    train, subset = data_part.take_subset(splits["train"], part, seed, card, names)
+    return {**splits, "train": train}, subset
 
 
 def _compared(

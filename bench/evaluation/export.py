@@ -16,6 +16,7 @@ import torch
 
 from bench import console
 from bench.config.cards import DatasetCard
+from bench.config.data_part import DataPart
 from bench.data import dataset
 from bench.data.sources import Row, Rows
 from bench.errors import BenchError, DataError, SetupError
@@ -129,7 +130,9 @@ def _examples(record: Record, choices: bool) -> tuple[Rows, bool]:
     try:
         card = DatasetCard.model_validate_json(json.dumps(content["dataset"]))
         split = next(iter(content["evaluation"]["splits"]))
-        rows = dataset.load(card, content.get("limit") or {}, {split}).splits[split].rows
+        part = DataPart.model_validate_json(json.dumps(content.get("data") or {}))
+        corpus = dataset.load(card, content.get("limit") or {}, {split}, part, record.seed or 0)
+        rows = corpus.splits[split].rows
         texts = [row for row in rows if isinstance(row.get("text"), str)][:EXAMPLES]
         if texts:
             kept = ("text", "text_pair", *(["choices"] if choices else []))

@@ -172,7 +172,10 @@ def _read(resolved: Resolved) -> Lengths:
     given = resolved.recipe
     needed = {"train", *given.evaluation.splits}
     limits = {name: min(given.limit.get(name, MOST_TEXTS), MOST_TEXTS) for name in needed}
-    corpus, limit = dataset.load(given.dataset, limits, needed), limits["train"]
+    part, limit = given.data, limits["train"]
+    if part.train_examples is not None:
+        part = part.model_copy(update={"train_examples": min(part.train_examples, limit)})
+    corpus = dataset.load(given.dataset, limits, needed, part, given.seed)
     rows = corpus.splits["train"].rows
     texts = (text for row in rows for text in texts_of(row))
     tokenizer, _ = tokenizers.build(given.model, build.locate(given.model), texts)

@@ -43,6 +43,8 @@ class RecipePart(Part):
     """The recipe as written, as resolved, and what replaced a card's or a file's values.
 
     made_cards: "model", "dataset" -> the card that was made for a name without one, and where its values are from.
+    series_hash: the hash without `data.train_examples` and `data.fold`, which runs over sizes and folds share; null of
+    a run that has neither, whose own hash is the same.
     """
 
     path: str
@@ -52,6 +54,7 @@ class RecipePart(Part):
     card_overrides: dict[str, Any] = {}
     made_cards: dict[str, Any] = {}
     hash: str | None = None
+    series_hash: str | None = None
 
 
 class Comparability(Part):
@@ -106,13 +109,39 @@ class SplitPart(Part):
     dropped: dict[str, int] = {}
 
 
+class TrainSubset(Part):
+    """The part of the training split that was learned from, drawn by `seed`. labels: rows of each label."""
+
+    examples: int
+    of: int
+    seed: int
+    labels: dict[str, int] = {}
+
+
+class Fold(Part):
+    """The fold that was held out and scored, of the rows of splits that were dealt into folds by `seed`.
+
+    fingerprint: of these rows and of how they were dealt; runs of the same folds share it.
+    """
+
+    fold: int
+    folds: int
+    of: list[str]
+    seed: int
+    examples: int
+    train_examples: int
+    fingerprint: str
+
+
 class Data(Part):
-    """The data set."""
+    """The data set. train_subset, fold: of a run that learned from a part of it (the recipe's key `data`)."""
 
     id: str
     revision: str | None = None
     labels: list[str] = []
     splits: dict[str, SplitPart] = {}
+    train_subset: TrainSubset | None = None
+    fold: Fold | None = None
 
 
 class Model(Part):

@@ -77,7 +77,7 @@ def headline(comparison: Comparison) -> str:
     others = f"; {comparison.others:,} others are excluded, since not all runs scored them" if comparison.others else ""
     return (
         f"{comparison.metric} ({better} is better) on {comparison.split}, stage {comparison.stage}, on "
-        f"{comparison.examples:,} examples common to all runs{others}."
+        f"{comparison.examples:,} examples {comparison.scored}{others}."
     )
 
 

@@ -22,6 +22,7 @@ from bench.records import store
 from bench.records.record import Record
 from bench.reporting import (
     cells,
+    data_parts,
     energy_and_money,
     findings,
     html_page,
@@ -112,7 +113,7 @@ def page(
     shorten = study_sections.path_shortener(_root([path for path, _ in records] + [item.path for item in unreadable]))
     groups, parts, results = [], [], []
     drawn: dict[str, Any] = {}
-    for number, group in enumerate(leaderboard.groups(records, metric), 1):
+    for number, group in enumerate(leaderboard.groups(data_parts.whole(records), metric), 1):
         pictures = Gallery(folder, sections.prefix(number, group.data_set))
         parts.append(_section(group, pictures, shorten, asked, texts_from=texts_from))
         drawn |= pictures.charts
@@ -121,6 +122,7 @@ def page(
         groups.append(dataclasses.replace(group, matched=None, verified={}))
     rest = {"Unreadable records": _unreadable(unreadable, shorten), "Appendix": appendix(records, shorten)}
     standings = study_sections.across_data_sets(across.across(results))
+    parts += data_parts.sections(records, folder, metric, shorten)
     warned = run_warnings.section([one for group in groups for system in group.systems for one in system.records])
     lead = [OWN, f"# {_title([record for _, record in records], groups)}", warned, *map(_finding, groups)]
     return md.joined([*lead, _summary(records, unreadable, groups), standings, *parts, md.sections(rest)]) + "\n", drawn

@@ -1,6 +1,7 @@
 """Loads, encodes and describes what a run's stages work on: data, tokenizer and metrics."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -138,11 +139,11 @@ def _load_corpus(run: RunContext, plan: contracts.LoadPlan) -> dataset.Corpus:
     if recipe.training.evaluate_every is not None and plan.trains == "gradient":
         wanted.add(recipe.evaluation.validation)
     limit = dict(recipe.limit)
-    if plan.trains == "nothing" and "train" in limit:
+    if plan.trains == "nothing" and "train" in limit and recipe.data.folds is None:
         del limit["train"]
         # The same shots, whatever part of the data a run looks at.
         run.record.note("limit.train is not used: nothing is trained, and shots are drawn from the whole split")
-    corpus = dataset.load(recipe.dataset, limit, wanted)
+    corpus = dataset.load(recipe.dataset, limit, wanted, recipe.data, recipe.seed)
     if "train" not in corpus.splits and (plan.trains != "nothing" or recipe.model.tokenizer.train):
         raise SetupError("the data set has no split 'train'")
     return corpus
@@ -206,4 +207,14 @@ def _describe_data(run: RunContext, corpus: dataset.Corpus, splits: dict[str, En
             dropped=corpus.splits[name].dropped,
         )
     identity = card.source.id or run.resolved.dataset_name
-    return record.Data(id=identity, revision=card.source.revision, labels=list(corpus.labels), splits=parts)
+    subset, held_out = corpus.subset, corpus.held_out
+    return record.Data(
+        id=identity,
+        revision=card.source.revision,
+        labels=list(corpus.labels),
+        splits=parts,
+        train_subset=None
+        if subset is None
+        else record.TrainSubset(**asdict(subset), labels=corpus.splits["train"].labels(corpus.labels)),
+        fold=None if held_out is None else record.Fold(**{**asdict(held_out), "of": list(held_out.of)}),
+    )

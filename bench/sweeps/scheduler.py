@@ -103,7 +103,9 @@ def _run_sweep(plans: list[Plan], options: SweepOptions) -> int:
     return 0 if not without_settings and all(job.state == "ok" for job in jobs) else 1
 
 
-def _execute(jobs: list[Job], options: SweepOptions, metric: str | None, what: str) -> None:
+def _execute(
+    jobs: list[Job], options: SweepOptions, metric: str | None, what: str, watch: Callable[[Job], bool] | None = None
+) -> None:
     for job, label in zip(jobs, labels.of_runs([job.planned for job in jobs]), strict=True):
         trial = "trial " if job.folder.parent.name == tuning.TRIALS else ""
         job.label = trial + secret_formats.remove(label)
@@ -123,7 +125,7 @@ def _execute(jobs: list[Job], options: SweepOptions, metric: str | None, what: s
         _write_plan(jobs, options, metric)
     elif left:
         _write_plan(jobs, options, metric)
-        run_all(jobs, options.machine, metric)
+        run_all(jobs, options.machine, metric, watch)
 
 
 def _write_plan(jobs: list[Job], options: SweepOptions, metric: str | None) -> None:
@@ -166,9 +168,13 @@ def _tune(plan: Plan, options: SweepOptions) -> list[list[PlannedRun]] | None:
     A system whose trials all failed is left out. Raises RecipeError if none is left.
     """
     trials = tuning.trials_of(plan, options.out)
-    if not trials:
+    searches = any(system.search is not None for system in plan.systems)
+    if not trials and not searches:
         return [system.runs() for system in plan.systems]
     assert plan.metric is not None
+    if searches:
+        choices = _search(plan, plan.metric, options)
+        return None if choices is None else _chosen(plan, choices, plan.metric, options)
     higher_is_better(plan.metric)
     jobs = [job for _, tried in trials for job in tried.values()]
     if not options.dry_run:
@@ -177,11 +183,38 @@ def _tune(plan: Plan, options: SweepOptions) -> list[list[PlannedRun]] | None:
     if any(job.state == "waiting" for job in jobs):
         console.say("repeat this command when the trials are finished: it then selects settings and runs the rest")
         return None
-    choices = {id(system): tuning.choose(system, tried, plan.metric) for system, tried in trials}
-    console.say(f"tuned settings: {tuning.write_choices(list(choices.values()), options.out, plan.metric)}")
+    choices = [tuning.choose(system, tried, plan.metric) for system, tried in trials]
+    return _chosen(plan, choices, plan.metric, options)
+
+
+def _search(plan: Plan, metric: str, options: SweepOptions) -> list[tuning.Choice] | None:
+    """Return the choices among settings that are proposed one after the other; None while a trial is unfinished."""
+    if options.slurm:
+        raise RecipeError(
+            "--slurm: the study has `search`, whose next settings depend on the last results; run the sweep inside of "
+            "one job, or tune without `search`"
+        )
+    if not options.dry_run:
+        store.mark_trials(options.out / tuning.TRIALS)
+
+    def execute(jobs: list[Job], watch: Callable[[Job], bool]) -> None:
+        """Run the next trial of each system."""
+        _execute(jobs, options, metric, "tuning trials on validation data", watch)
+
+    choices = tuning.searched(plan, options.out, metric, execute)
+    if choices is None:
+        again = "those after them depend on their results" if options.dry_run else "repeat this command to go on"
+        console.say(f"tuning trials are unfinished: {again}")
+    return choices
+
+
+def _chosen(plan: Plan, choices: list[tuning.Choice], metric: str, options: SweepOptions) -> list[list[PlannedRun]]:
+    """Write the choices, and return the runs of each system with its tuned settings."""
+    console.say(f"tuned settings: {tuning.write_choices(choices, options.out, metric)}")
+    by_system = {id(choice.system): choice for choice in choices}
     runs = []
     for system in plan.systems:
-        choice = choices.get(id(system))
+        choice = by_system.get(id(system))
         if choice is not None and choice.chosen is None:
             console.complain(f"{system.resolved.name} is left out: all of its tuning trials failed")
             continue
@@ -191,8 +224,12 @@ def _tune(plan: Plan, options: SweepOptions) -> list[list[PlannedRun]] | None:
     return runs
 
 
-def run_all(jobs: list[Job], machine: Machine, metric: str | None = None) -> None:
+def run_all(
+    jobs: list[Job], machine: Machine, metric: str | None = None, watch: Callable[[Job], bool] | None = None
+) -> None:
     """Run all jobs that are not left out, and set their state and reason; wait for those that another process runs.
+
+    watch: is asked again and again whether a running job should stop before its end.
 
     Raises KeyboardInterrupt when the sweep is stopped, after its runs have written their checkpoints and ended.
     """
@@ -214,6 +251,8 @@ def run_all(jobs: list[Job], machine: Machine, metric: str | None = None) -> Non
                     if not console.is_live():
                         console.say(f"started: {job.name} (log: {job.log})")
                 time.sleep(POLL_S)
+                for one in [one for one in running if watch is not None and watch(one.job)]:
+                    _send_sigterm(one)
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
                     free += one.gpus

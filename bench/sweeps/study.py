@@ -16,16 +16,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bench.config import registry, resolve, validation, yaml_loader
 from bench.config.cards import NO_MODEL
-from bench.config.fields import Distinct, Name, Strict, Text
+from bench.config.fields import Distinct, InvalidKey, Name, Strict, Text
 from bench.config.layers import Layers
 from bench.config.overrides import as_yaml, merged, products
 from bench.config.recipe import Band
 from bench.config.resolve import Resolved
 from bench.errors import RecipeError, did_you_mean
+from bench.sweeps import parts
+from bench.sweeps.parts import Folds, LabelCurve, Sizes
+from bench.sweeps.search import Range, Search, Space, edge_of
 
 Settings = dict[str, Any]
 # A larger number is more likely meant as a seed.
@@ -38,7 +41,7 @@ Seeds = (
 FILE = "study.yaml"
 Variant = Literal["own", "as_published", "all"]
 # Keys that define what is evaluated, so they can't be tuned.
-EVALUATION_KEYS = ("seed", "limit", "dataset", "evaluation", "metrics", "published")
+EVALUATION_KEYS = ("seed", "limit", "data", "dataset", "evaluation", "metrics", "published")
 
 
 class RunEntry(Strict):
@@ -84,6 +87,7 @@ class Mini(Strict):
     """The mini variant of a study, for two CPU cores: other models and data, smaller settings.
 
     models, datasets: card of the study -> replacement. set: overrides of every run. settings: overrides by method.
+    sizes: of the label curve, in place of the study's.
     """
 
     models: dict[str, Name] = Field(default_factory=dict)
@@ -91,6 +95,12 @@ class Mini(Strict):
     set: Settings = Field(default_factory=dict)
     settings: dict[Name, Settings] = Field(default_factory=dict)
     seeds: Seeds = 2
+    sizes: Sizes | None = None
+
+    @model_validator(mode="after")
+    def _rising(self) -> "Mini":
+        parts.check_sizes(self.sizes or ())
+        return self
 
 
 class PublishedVariant(Strict):
@@ -111,8 +121,9 @@ class PublishedVariant(Strict):
 class Study(Strict):
     """A study file. metric: ranks systems, and selects settings in tuning.
 
-    settings: method -> overrides of its runs. tune: method -> key -> candidate values, selected on validation data.
-    as_published: the variant with the settings of others.
+    settings: method -> overrides of its runs. tune: method -> key -> candidate values, selected on validation data: all
+    combinations, or with `search` those that Optuna proposes, which may also be of a range.
+    label_curve, folds: run everything on parts of the data. as_published: the variant with the settings of others.
     """
 
     title: Text
@@ -121,9 +132,20 @@ class Study(Strict):
     runs: tuple[RunEntry, ...] = ()
     matrix: Matrix | None = None
     settings: dict[Name, Settings] = Field(default_factory=dict)
-    tune: dict[Name, dict[str, Annotated[tuple[Any, ...], Field(min_length=2), Distinct]]] = Field(default_factory=dict)
+    tune: dict[Name, Space] = Field(default_factory=dict)
+    search: Search | None = None
+    label_curve: LabelCurve | None = None
+    folds: Folds | None = None
     mini: Mini | None = None
     as_published: PublishedVariant | None = None
+
+    @model_validator(mode="after")
+    def _one_kind_of_parts(self) -> "Study":
+        if self.label_curve is not None and self.folds is not None:
+            raise InvalidKey("folds", "a label curve is scored on one test split, not on folds; remove one of the two")
+        if self.mini is not None and self.mini.sizes is not None and self.label_curve is None:
+            raise InvalidKey("mini.sizes", "needs `label_curve`, whose sizes these replace")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +165,7 @@ class PlannedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A system: a recipe with overrides, over seeds. candidates: overrides to tune among.
+    """A system: a recipe with overrides, over seeds. candidates: overrides to tune among; else `search` in a space.
 
     left_out: overrides for every run that this system's method does not support.
     """
@@ -153,6 +175,8 @@ class System:
     seeds: tuple[int, ...]
     resolved: Resolved
     candidates: tuple[tuple[str, ...], ...] = ()
+    space: Space = field(default_factory=dict)
+    search: Search | None = None
     left_out: tuple[str, ...] = ()
 
     def runs(self, chosen: tuple[str, ...] = ()) -> list[PlannedRun]:
@@ -160,14 +184,18 @@ class System:
         return [self._planned(merged(self.overrides, chosen), seed) for seed in self.seeds]
 
     def trials(self) -> dict[tuple[str, ...], PlannedRun]:
-        """Return a run for each candidate, with the first seed, scored only on validation data and not saved."""
+        """Return a run for each candidate."""
+        return {one: self.trial(one) for one in self.candidates}
+
+    def trial(self, settings: tuple[str, ...]) -> PlannedRun:
+        """Return a run with these settings and the first seed, scored only on validation data and not saved."""
         only = f"evaluation.splits={as_yaml([self.resolved.recipe.evaluation.validation])}"
         apart: tuple[str, ...] = (only, "evaluation.before=false", "save=false")
         # A trial is scored on what chose its best step: it only chooses in its turn, and is in no table.
         apart += ("evaluation.allow_selection_on_test=true",) if self.resolved.recipe.training.best is not None else ()
         own = (text for text in self.overrides if not text.startswith(("published=", "published_before=")))
         given = merged(tuple(own), apart)
-        return {one: self._planned(merged(given, one), self.seeds[0]) for one in self.candidates}
+        return self._planned(merged(given, settings), self.seeds[0])
 
     def _planned(self, overrides: tuple[str, ...], seed: int) -> PlannedRun:
         resolved = resolve.load(self.path, overrides, seed)
@@ -303,7 +331,9 @@ def _variants(study: Study, path: Path, request: SweepRequest) -> list[Study]:
         }
     )
     changed = {"runs": runs, "settings": of_others.settings, "seeds": of_others.seeds, "mini": mini}
-    published = study.model_copy(update=changed | {"matrix": None, "tune": {}})
+    published = study.model_copy(
+        update=changed | {"matrix": None, "tune": {}, "search": None, "label_curve": None, "folds": None}
+    )
     return [published] if request.variant == "as_published" else [study, published]
 
 
@@ -323,21 +353,42 @@ def _systems(study: Study, path: Path, request: SweepRequest) -> Iterator[System
         shared = study.settings.get(method, {})
         overrides += _overrides({key: value for key, value in shared.items() if key not in entry.set})
         changed: Settings = {}
+        bands: tuple[str, ...] = ()
         if request.mini:
             changed = _mini_settings(study, shown, first, entry)
             overrides = _with_mini_settings(overrides, changed)
         elif not any(resolve.parts_from_published(text.partition("=")[0]) for text in request.sets):
-            overrides += _published_overrides(entry)
+            bands = _published_overrides(entry)
         if isinstance(entry, PublishedEntry):
             overrides += _mark_as_published(entry, first, changed, request.sets)
         usual = study.mini.seeds if request.mini and study.mini else study.seeds
         seeds = request.seeds or entry.seeds or usual
-        with resolve.placing(shown, request.sets):
-            system = _system(at, overrides, request, seeds)
-        yield _tuned(system, study, shown, request)
+        for part in _parts(study, shown, request, at, overrides):
+            with resolve.placing(shown, request.sets):
+                # A published result is of all the data.
+                system = _system(at, (*overrides, *(part or bands)), request, seeds)
+            yield _tuned(system, study, shown, request)
     unknown = sorted({*study.settings, *study.tune} - used)
     if unknown:
         raise RecipeError(f"{shown}: settings for method {unknown[0]!r}, which no run of this study uses")
+
+
+def _parts(
+    study: Study, shown: str, request: SweepRequest, at: Path, overrides: tuple[str, ...]
+) -> list[tuple[str, ...]]:
+    """Return the overrides of each part of the data that a run is repeated on: [()] where the study has none."""
+    curve, sizes = study.label_curve, study.mini.sizes if request.mini and study.mini else None
+    if curve is not None and sizes is not None:
+        curve = LabelCurve(sizes=sizes)
+    if curve is None and study.folds is None:
+        return [()]
+    taken = next((text for text in request.sets if text.partition("=")[0].partition(".")[0] == "data"), None)
+    if taken is not None:
+        kind = "label_curve" if curve is not None else "folds"
+        raise RecipeError(f"{taken}: `{kind}` of {shown} sets this key for each run; leave it out")
+    with resolve.placing(shown, request.sets):
+        first = resolve.load(at, overrides)
+    return parts.overrides_of(curve, study.folds, first, shown)
 
 
 def _check_budgets(study: Study, shown: str) -> None:
@@ -347,14 +398,24 @@ def _check_budgets(study: Study, shown: str) -> None:
     if study.metric not in registry.directions():
         hint = did_you_mean(study.metric, registry.directions())
         raise RecipeError(f"{shown}: metric: unknown metric {study.metric!r}.{hint}")
+    if study.search is not None:
+        if not study.tune:
+            raise RecipeError(f"{shown}: search: needs `tune`, the settings of each method that are searched")
+        return  # every system has as many trials
+    for method, grid in study.tune.items():
+        for key in (key for key, values in grid.items() if isinstance(values, Range)):
+            raise RecipeError(
+                f"{shown}: tune.{method}.{key}: a range needs `search`; without it, write a list of values"
+            )
     sizes = {method: len(_candidates(grid)) for method, grid in study.tune.items()}
     if len(set(sizes.values())) > 1:
         counts = ", ".join(f"{method} has {size}" for method, size in sizes.items())
         raise RecipeError(f"{shown}: tune: all methods need the same number of candidate settings, but {counts}")
 
 
-def _candidates(grid: dict[str, tuple[Any, ...]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(products([f"{key}={','.join(map(as_yaml, values))}" for key, values in grid.items()]))
+def _candidates(grid: Space) -> tuple[tuple[str, ...], ...]:
+    lists = {key: values for key, values in grid.items() if not isinstance(values, Range)}
+    return tuple(products([f"{key}={','.join(map(as_yaml, values))}" for key, values in lists.items()]))
 
 
 def _matrix_entries(matrix: Matrix | None) -> Iterator[RunEntry]:
@@ -472,4 +533,16 @@ def _tuned(system: System, study: Study, shown: str, request: SweepRequest) -> S
     twice = sorted({text.partition("=")[0] for text in request.sets} & set(study.tune[method]))
     if twice:
         raise RecipeError(f"--set {twice[0]}: the study tunes this setting on validation data")
-    return replace(system, candidates=_candidates(study.tune[method]))
+    space = study.tune[method]
+    if study.search is None:
+        return replace(system, candidates=_candidates(space))
+    if study.search.prune != "none" and system.resolved.recipe.training.evaluate_every is None:
+        raise RecipeError(
+            f"{shown}: search.prune: {study.search.prune}: a trial of {method} is scored once, at its end; set "
+            "training.evaluate_every, or prune: none"
+        )
+    searched = replace(system, space=space, search=study.search)
+    with resolve.placing(shown, request.sets):
+        for edge in (0, -1):
+            searched.trial(edge_of(space, edge))
+    return searched

@@ -52,6 +52,7 @@ class Budget:
             )
         per_epoch = examples / batch
         steps = training.steps or math.ceil((training.epochs or 3.0) * per_epoch - 1e-9)
+        steps = max(steps, training.min_steps or 0)
         if training.warmup >= max(1, steps):
             raise SetupError(
                 f"training.warmup: {training.warmup:g} warm-up steps of {steps} in all: the full learning rate is "
@@ -74,7 +75,12 @@ class Budget:
         """Return a sentence for each key of `training` that these sizes turn into something else than it says."""
         notes = []
         asked, done = training.epochs or 3.0, self.epochs(self.steps)
-        if training.steps is None and done > 1.05 * asked:
+        if self.steps == training.min_steps and done > 1.05 * asked:
+            notes.append(
+                f"training.min_steps: {self.steps} steps of {self.global_batch} examples are {done:.4g} epochs of the "
+                f"{self.examples}, where training.epochs asks for {asked:g}"
+            )
+        elif training.steps is None and done > 1.05 * asked:
             notes.append(
                 f"training.epochs: {asked:g} asked for, {done:.4g} done: a step takes {self.global_batch} examples, "
                 f"and there are {self.examples}; lower training.global_batch to come closer"

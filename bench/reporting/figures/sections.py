@@ -55,7 +55,7 @@ def prefix(number: int, data_set: str) -> str:
 def clear(folder: Path) -> None:
     """Remove the figures of an earlier report, recognised by name; keep other files."""
     for path in (folder / FOLDER).glob("*.png"):
-        if re.fullmatch(r"\d{2,}-\w+-(scores|cost|curves|labels|confusion)\.png", path.name):
+        if re.fullmatch(r"\d{2,}-\w+-(scores|cost|curves|labels|confusion|sizes)\.png", path.name):
             path.unlink()
 
 

@@ -108,7 +108,7 @@ def score_against_cost(
         axes[0].set_ylim(score_limits(points))
         for panel, costed in zip(axes, shown.values(), strict=True):
             _label_overlapping(panel, costed)
-        handles = [_handle(sign, name) for sign, name in zip(marker_styles(len(names)), names, strict=True)]
+        handles = [handle(sign, name) for sign, name in zip(marker_styles(len(names)), names, strict=True)]
         handles += [_line_handle()] if is_better else []
         figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)
 
@@ -226,7 +226,8 @@ def letter(name: str, number: int) -> str:
     return first if colon and first.isascii() and first.isalpha() and first.isupper() else str(number + 1)
 
 
-def _handle(sign: MarkerStyle, name: str) -> Any:
+def handle(sign: MarkerStyle, name: str) -> Any:
+    """Return the entry of a legend for a system's colour and marker."""
     from matplotlib.lines import Line2D
 
     return Line2D([], [], color=sign[0], marker=sign[1], markersize=7, linestyle="none", label=name)
@@ -380,7 +381,7 @@ def label_scores(
         panel.set(title=title, xlim=(low - 0.02, 1.02), ylim=(len(chosen) - 0.5, -0.5), xlabel=score)
         panel.grid(axis="y", visible=False)
         panel.tick_params(axis="y", length=0)
-        handles = [_handle(sign, name) for sign, name in zip(signs, systems, strict=True)]
+        handles = [handle(sign, name) for sign, name in zip(signs, systems, strict=True)]
         figure.legend(handles=handles, loc="outside lower left", ncols=LEGEND_COLUMNS)
 
 

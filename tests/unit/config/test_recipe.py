@@ -121,7 +121,7 @@ def test_no_recipe_key_is_an_accelerate_key():
             "training:\n  steps: 3\n  early_stopping: {patienc: 1}",
             "6: training.early_stopping.patienc: unknown key. Did",
         ),
-        ("a.b: 1", "4: a.b: unknown key. Known: as_published, checkpoints, dataset"),
+        ("a.b: 1", "4: a.b: unknown key. Known: as_published, checkpoints, data, dataset"),
         ("ключ: 1", "4: ключ: unknown key."),
         ("__class__: 1", "4: __class__: unknown key."),
         ("<<: {seed: 1}", "4: <<: unknown key."),
@@ -209,6 +209,33 @@ def test_no_recipe_key_is_an_accelerate_key():
         (
             "evaluation: {validation: dev}\ntraining: {evaluate_every: 1}",
             "4: evaluation.validation: the data set has no",
+        ),
+        ("training: {steps: 5, min_steps: 9}", "4: training.min_steps: only with `epochs`: `steps` is a number"),
+        ("data: {train_examples: 0}", "4: data.train_examples: expected a number greater than 0, got 0"),
+        ("data: {train_subset_seed: 3}", "4: data.train_subset_seed: needs `train_examples`: how many rows"),
+        ("data: {fold: 3}", "4: data.fold: needs `folds`: into how many the rows are dealt"),
+        ("data: {fold_of: [test]}", "4: data.fold_of: needs `folds`: into how many the rows are dealt"),
+        ("data: {folds: 3}", "4: data.folds: needs `fold`: which one is held out, from 1 to 3"),
+        ("data: {folds: 3, fold: 4}", "4: data.fold: 4 is more than `folds`, 3; the first is 1"),
+        (
+            "data: {folds: 3, fold: 1}",
+            "evaluation.splits: the fold that is held out is not scored; write splits: [fold]",
+        ),
+        (
+            "data: {folds: 3, fold: 1, fold_of: [train, tset]}\nevaluation: {splits: [fold]}",
+            "4: data.fold_of.1: the data set has no split 'tset'. Did you mean 'test'?",
+        ),
+        (
+            "data: {folds: 3, fold: 1, fold_of: [test]}\nevaluation: {splits: [fold]}",
+            "4: data.fold_of: 'train' is not among them, and would not be used; add it",
+        ),
+        (
+            "data: {folds: 3, fold: 1, fold_of: [train, test]}\nevaluation: {splits: [fold, test]}",
+            "evaluation.splits.1: the data set has no split 'test'",
+        ),
+        (
+            "limit: {fold: 3}\ndata: {folds: 3, fold: 1}\nevaluation: {splits: [fold]}",
+            "4: limit.fold: the data set has",
         ),
         ("head: &a {kind: mlp}", "4: anchors and aliases are not supported"),
         ("head: !!python/object/apply:os.system ['true']", "4: tags like"),
@@ -829,7 +856,8 @@ def test_hash_depends_on_what_moves_a_result_only(load_text):
         ("dataset.leakage=allow",),
         ("dataset.splits={train: rest, test: all}",), ("model=tiny_roberta",), ("model.architecture.hidden_size=32",),
         ("model.revision=abc",), ("model.dtype=bfloat16",), ("evaluation.metrics=[f1]",), ("evaluation.threshold=0.4",),
-        ("training.engine=loop",),
+        ("training.engine=loop",), ("training.min_steps=50",), ("data.train_examples=5",),
+        ("data={train_examples: 5, train_subset_seed: 1}",),
     ]  # fmt: skip
     hashes = {load_text(text, *overrides).hash for overrides in other}
     assert len(hashes | {hash_}) == len(other) + 1
@@ -844,6 +872,17 @@ def test_selection_on_a_scored_split_is_another_recipe_and_nothing_else_changes_
     # Without `best`, nothing is chosen by what is validated.
     watched = load_text(BASE + "training: {evaluate_every: 1}\nevaluation: {validation: test}")
     assert watched.hash != allowed.hash
+
+
+def test_sizes_and_folds_are_recipes_of_one_series(load_text):
+    plain = load_text(BASE)
+    sizes = [load_text(BASE, f"data.train_examples={size}") for size in (5, 9)]
+    assert plain.series_hash is None
+    assert {one.series_hash for one in sizes} == {plain.hash}
+    assert len({plain.hash, *(one.hash for one in sizes)}) == 3
+    folds = [load_text(BASE, f"data={{folds: 3, fold: {n}}}", "evaluation.splits=[fold]") for n in (1, 2)]
+    assert folds[0].series_hash == folds[1].series_hash != load_text(BASE, "evaluation.splits=[validation]").hash
+    assert folds[0].hash != folds[1].hash
 
 
 def test_hash_knows_a_methods_defaults(load_text):

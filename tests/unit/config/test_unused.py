@@ -41,6 +41,7 @@ WITHOUT_EFFECT = [
     (TEXT, "evaluation: {threshold: 0.3}", "evaluation.threshold", "multi_label: true"),
     (TEXT.replace("full", "{name: zero_shot, compute_dtype: float16}"), "", "method.compute_dtype", "quantized: true"),
     (TEXT.replace("full", "{name: few_shot, compute_dtype: float32}"), "", "method.compute_dtype", "quantized: true"),
+    (TEXT.replace("full", "zero_shot"), "data: {train_examples: 9}", "data.train_examples", "learns from no examples"),
     (TEXT.replace("full", "zero_shot"), "speed: {compile: true}", "speed.compile", "'zero_shot' takes no training"),
 ]  # fmt: skip
 

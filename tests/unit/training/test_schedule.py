@@ -67,6 +67,17 @@ def test_a_schedule_of_epochs_is_torch_s_own_stepped_after_each(examples, batch,
             plain.step()
 
 
+def test_few_examples_take_at_least_so_many_steps_and_many_as_many_epochs_as_asked():
+    settings = Training(epochs=2, global_batch=10, min_steps=30, warmup=0.1)
+    small, large = (Budget.plan(settings, examples, 1) for examples in (50, 400))
+    assert (small.steps, small.epochs(small.steps), small.warmup_steps(settings)) == (30, 6.0, 3)
+    assert large.steps == 80
+    assert small.notes(settings) == [
+        "training.min_steps: 30 steps of 10 examples are 6 epochs of the 50, where training.epochs asks for 2"
+    ]
+    assert large.notes(settings) == []
+
+
 def test_a_schedule_of_steps_is_transformers_own():
     settings = Training(steps=10, global_batch=8, learning_rate=0.1, schedule="cosine", warmup=2)
     budget = Budget.plan(settings, 100, 1)
