@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.analysis import accessors, verify
 from bench.analysis.accessors import LeftOut, Located, SystemKey, system_key
-from bench.analysis.stats.sums import BY_TOKENS, CHOICE_LENGTHS, Line, Tally
+from bench.analysis.stats.sums import BY_PROBABILITY, BY_TOKENS, CHOICE_LENGTHS, Line, Tally
 from bench.analysis.verify import UnsoundPredictions
 from bench.errors import DataError
 from bench.records import store
@@ -260,6 +260,8 @@ def read_predictions(path: Path, record: Record, stage: str, split: str, metric:
     hashes: dict[str, str] = {}
     values: list[dict[str, Any]] = []
     choices = [name for name in CHOICE_LENGTHS if name in stated.scores]
+    # Else not kept: of thousands of labels they are far more than all else of a line.
+    keeps_scores = not stated.scores.keys().isdisjoint(BY_PROBABILITY)
     for number, row in _rows(stated.file):
         identity = row["id"]
         if identity in lines:
@@ -276,6 +278,7 @@ def read_predictions(path: Path, record: Record, stage: str, split: str, metric:
             value=value,
             loss=loss if isinstance(loss, int | float) else None,
             tokens=tokens if isinstance(tokens, int) else None,
+            scores=row["scores"] if keeps_scores and isinstance(row.get("scores"), dict) else None,
         )
         values.append(row["metrics"])
         if isinstance(row.get("prompt_hash"), str):

@@ -14,6 +14,7 @@ from bench.analysis.stats import chrf, intervals
 from bench.analysis.stats.sums import (
     BY_ENTITY,
     BY_LABEL,
+    BY_PROBABILITY,
     BY_TOKENS,
     CHOICE_LENGTHS,
     OF_NUMBERS,
@@ -71,6 +72,8 @@ class StatedScores:
         """Return a metric's statistics for these lines. Raises UnsoundPredictions for lines without its statistics."""
         if name in BY_TOKENS and any(line.loss is None or not line.tokens for line in lines):
             raise UnsoundPredictions(f"{self.file}: a line lacks reference_nll or reference_tokens, of which {name} is")
+        if name in BY_PROBABILITY and any(line.scores is None for line in lines):
+            raise UnsoundPredictions(f"{self.file}: a line lacks the probabilities (scores), of which {name} is")
         labels = self.record.data.labels if self.record.data else []
         scheme = _dataset(self.record).get("scheme")
         return tally(name, lines, labels, multi_label=_is_multi_label(self.record), scheme=scheme)
@@ -135,7 +138,8 @@ def check_other_metrics(stated: StatedScores, found: dict[str, Line], values: Se
         for name in by_entity:
             stated.require_equal(name, float(entity_value(name)(sums)))
     for name in sorted({*others} - {*by_label, *by_entity, *TOKENIZERS}):
-        if name in ("mcc", POSITIVE, "token_accuracy", *OF_NUMBERS, *BY_TOKENS, *chrf.WORD_ORDERS):
+        recomputed = ("mcc", POSITIVE, "token_accuracy", *OF_NUMBERS, *BY_PROBABILITY, *BY_TOKENS, *chrf.WORD_ORDERS)
+        if name in recomputed:
             stated.require_equal(name, stated.tally(name, lines).score)
             continue
         _check_expected(stated, name, ((*one, row.get(name)) for one, row in zip(found.items(), values, strict=True)))

@@ -141,7 +141,10 @@ def _reads_other(name: str, task: str) -> str | None:
         return f"metric {name!r} is one of lm_eval's generate_until tasks alone"
     if name.startswith((LIBRARY, LM_EVAL)):
         return None
-    reads, has = registry.literals("metrics", name)["reads"], _reads(task)
+    declared, has = registry.literals("metrics", name), _reads(task)
+    reads = declared["reads"]
+    if declared.get("same_labels") and has == "choices":
+        return f"metric {name!r} needs the same labels in all examples; task {task!r} has choices of a row's own"
     if reads == "choices" and has != "choices":
         return f"metric {name!r} is for choices of a row's own; task {task!r} has none"
     if reads == "likelihoods":

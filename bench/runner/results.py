@@ -83,6 +83,8 @@ def _value_of(scores: Mapping[str, record.Score], metric: str, labels: tuple[str
 def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set.Predictions) -> None:
     """Fill in scores with intervals, baselines and prompts, and write the file of predictions."""
     scores, directions = run.inputs.scoring.metrics.scores(predictions), registry.directions()
+    for reason in run.inputs.scoring.metrics.undefined(predictions, run.inputs.corpus.labels):
+        run.record.note(f"{stage} {name}: {reason}")
     for metric, item in scores.items():
         item.higher_is_better = directions.get(metric)
     prompts = run.record.prompts
