@@ -47,7 +47,9 @@ _LATER = (
     "speed.compile",
     "speed.sharded_load",
     "speed.shared_prefix",
+    "training.class_weights",
     "training.group_by_length",
+    "training.loss",
     "training.loss_on",
     "training.schedule_per",
 )

@@ -22,6 +22,22 @@ class EarlyStopping(Strict):
     threshold: Annotated[float, Field(ge=0)] = 0.0
 
 
+class Loss(Strict):
+    """The loss of a task head over labels: cross-entropy, or focal loss, which counts what is right already for less.
+
+    gamma: of the focal loss, (1 - p)^gamma x cross-entropy with the probability p of the label; 0 is cross-entropy.
+    """
+
+    name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
+
+    @model_validator(mode="after")
+    def _used(self) -> "Loss":
+        if self.name != "focal" and self.gamma != type(self).model_fields["gamma"].default:
+            raise InvalidKey("gamma", "only for `name: focal`")
+        return self
+
+
 class Training(Strict):
     """Hyper-parameters of training. Parallelism and precision are the accelerate config's part.
 
@@ -32,6 +48,9 @@ class Training(Strict):
     activation_offload: gradient checkpointing keeps its activations in host memory until the backward pass.
     loss_on: of texts that are learned (`objective: text`), the tokens in the loss: those of the answer, of all turns of
     the assistant (task generation), or all, the prompt's too.
+    class_weights: of a task head's labels: `balanced`, by which all labels weigh the same in sum, or label -> weight, 1
+    for a label that is not named. The mean loss is over the sum of weights, as in torch's cross_entropy. Of several
+    labels an example they are weights of the positive entries.
     group_by_length: texts of similar length share a global batch, as transformers' sampler of that name has it.
     """
 
@@ -57,6 +76,8 @@ class Training(Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    loss: Loss = Loss()
+    class_weights: Literal["balanced"] | dict[Text, Annotated[float, Field(gt=0)]] | None = None
     loss_on: Literal["answer", "assistant", "all"] = "answer"
     group_by_length: bool = False
     gradient_checkpointing: bool = False
@@ -81,6 +102,8 @@ class Training(Strict):
             )
         if self.schedule_per == "epoch" and self.warmup:
             raise InvalidKey("warmup", "not with `schedule_per: epoch`, whose rate only changes between epochs")
+        if self.loss.name == "focal" and self.label_smoothing:
+            raise InvalidKey("label_smoothing", "not with the focal loss, which is defined for one label that is right")
         if self.activation_offload and not self.gradient_checkpointing:
             raise InvalidKey(
                 "activation_offload", "needs `gradient_checkpointing: true`, whose activations are offloaded"

@@ -163,7 +163,7 @@ class TrainingPart(Part):
 
     final_loss: of the last step alone. in_force: what was asked for, and found in the live objects ("asked", "found").
     skipped_steps: under fp16, how many of the steps its loss scaler left without an update; loss_scale: after the last
-    of these.
+    of these. class_weights: label -> its weight in the loss.
     """
 
     engine: str
@@ -178,6 +178,7 @@ class TrainingPart(Part):
     skipped_steps: int | None = None
     loss_scale: Number = None
     in_force: dict[str, dict[str, Any]] = {}
+    class_weights: dict[str, float] = {}
 
 
 class Resumed(Part):

@@ -52,6 +52,7 @@ from bench.runner import (
     unsaved,
     validation,
     warnings_of_model,
+    weighed_loss,
 )
 from bench.runner.context import RunContext
 from bench.training import fit as training
@@ -320,6 +321,7 @@ def _fit_inputs(run: RunContext, display: console.Phase) -> FitInputs:
         checkpoint=run.previous.checkpoint,
         asked_to_stop=lambda: run.stopper.asked,
         stopped_by=lambda: run.stopper.by,
+        class_loss=weighed_loss.chosen(run),
         observer=_Recorder(run),
         sharded=run.score_sharded,
         on_prepared=_before_first_step(run) if "before" in run.score_sharded else None,
@@ -438,6 +440,7 @@ def _record_training(run: RunContext, inputs: FitInputs, progress: Progress, res
         skipped_steps=len(result.skipped) if result.skipped or inputs.scoring.precision == "fp16" else None,
         loss_scale=result.loss_scale,
         in_force=run.in_force,
+        class_weights=(inputs.class_loss and inputs.class_loss.weights) or {},
     )
     warnings_of_model.warn_of_first_loss(run, inputs, result.first_loss)
     if result.skipped:
