@@ -35,6 +35,7 @@ _LATER = (
     "dataset.source.encoding",
     "dataset.source.trust_remote_code",
     "evaluation.allow_selection_on_test",
+    "evaluation.also",
     "evaluation.extract",
     "evaluation.sharded",
     "head.norm",

@@ -122,6 +122,29 @@ class Checkpoints(Strict):
     keep: PositiveInt = 2
 
 
+class Also(Strict):
+    """Other data than a run's own, of `evaluation.also`: a data set, or a running text whose perplexity is taken.
+
+    dataset: the name of a card, or what else `dataset:` may name. perplexity: a text file, or a built-in data set.
+    limit: at most so many examples, or windows of the text.
+    """
+
+    dataset: Text | None = None
+    perplexity: Text | None = None
+    limit: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Also":
+        if (self.dataset is None) == (self.perplexity is None):
+            raise InvalidKey("dataset", "give either `dataset` or `perplexity`")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Return what is scored, in one word."""
+        return self.dataset or f"perplexity:{self.perplexity}"
+
+
 class Evaluation(Strict):
     """The splits to score, and when. `threshold`: the probability from which a multi-label model predicts a label.
 
@@ -131,6 +154,7 @@ class Evaluation(Strict):
     sharded: whether a model that ZeRO-3 or FSDP2 shards is scored as it is, or whole on each process; auto scores it
     whole where the forecast says that it fits. No score depends on it. Under such a launcher so is a model of which
     nothing is trained, by zero_shot or few_shot.
+    also: other data sets and texts that a language model is scored on before and after training, to see what it keeps.
     allow_selection_on_test: whether it may be one of the scored splits, or hold the same data; marked in every report.
     """
 
@@ -143,6 +167,7 @@ class Evaluation(Strict):
     threshold: Share = 0.5
     extract: Extract | None = None
     metrics: Annotated[tuple[Text, ...], Distinct] = ()
+    also: tuple[Text | Also, ...] = ()
 
 
 class Spans(Strict):

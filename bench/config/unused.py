@@ -187,7 +187,7 @@ ELSEWHERE = frozenset({
     "limit", "head.kind", "prompting.format", "prompting.answer", "prompting.normalization", "prompting.calibration",
     "prompting.max_new_tokens", "prompting.date", "prompting.chat_template_kwargs", "prompting.fallback_label",
     "prompting.untrained_head", "training.loss_on",
-    "evaluation.extract", "training.label_smoothing", "training.loss", "training.class_weights",
+    "evaluation.also", "evaluation.extract", "training.label_smoothing", "training.loss", "training.class_weights",
     "training.activation_offload",
     "training.best", "training.early_stopping", "spans", "method.peft", "method.config", "method.dtype",
 })  # fmt: skip

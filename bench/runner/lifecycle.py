@@ -199,7 +199,7 @@ def execute(run: RunContext) -> None:
     with process.imports_without_collection():
         from bench.distributed import launcher, setup
         from bench.records import clock, environment
-        from bench.runner import memory_prediction, model_checks, results, sharded_scoring, stages
+        from bench.runner import memory_prediction, model_checks, results, retention, sharded_scoring, stages
         from bench.runner.inputs import load_data
 
     run.clock = clock.Clock()
@@ -219,6 +219,7 @@ def execute(run: RunContext) -> None:
         )
         run.record.environment = environment.environment()
     run.inputs = load_data(run)
+    retention.prepare(run)
     resumed_prompts.refuse_other(run)
     run.memory_baseline = limits.MemoryBaseline.now()
     stages.build_model(run)
@@ -236,6 +237,7 @@ def execute(run: RunContext) -> None:
     stages.fit(run)
     _write_record(run)
     results.score(run, "after")
+    retention.score(run, "after")
     _write_record(run)
     if run.check:
         results.check_answers(run)

@@ -45,6 +45,7 @@ from bench.runner import (
     model_checks,
     results,
     resume,
+    retention,
     sharded_load,
     sharded_scoring,
     started_by,
@@ -342,6 +343,7 @@ def score_before(run: RunContext) -> None:
     """Score the model before training, unless an interrupted run has done so."""
     if not resume.take_over_before(run):
         results.score(run, "before")
+        retention.score(run, "before")
         if run.state.is_main_process:
             resume.seal_before(run)
     run.previous.settled = True
