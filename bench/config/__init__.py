@@ -2,9 +2,9 @@
 
 Reading order: recipe, training and cards (types), resolve (file -> Resolved), named_cards, card_overrides, recipe_names
 (name -> file), recipe_hash, model_paths, without_model, rules (cross-field checks), loss_rules and also_rules,
-architecture (fields of a model's config), unused (keys without effect), validation (errors as sentences), other_tools
-(names of settings elsewhere), yaml_loader and layers (values with their places), data_folder, fields, overrides,
-card_text (cards as YAML), also_cards (those that other keys name), json_schema, contracts (what drop-ins promise),
-registry (how they are found), foreign_code (what must be confirmed before it runs), extraction (parts of answers),
-bf16_products (the key that asks for bfloat16).
+temperature_rules, architecture (fields of a model's config), unused (keys without effect), validation (errors as
+sentences), other_tools (names of settings elsewhere), yaml_loader and layers (values with their places), data_folder,
+fields, overrides, card_text (cards as YAML), also_cards (those that other keys name), json_schema, contracts (what
+drop-ins promise), registry (how they are found), foreign_code (what must be confirmed before it runs), extraction
+(parts of answers), bf16_products (the key that asks for bfloat16).
 """

@@ -38,6 +38,7 @@ _LATER = (
     "evaluation.also",
     "evaluation.extract",
     "evaluation.sharded",
+    "evaluation.temperature",
     "head.norm",
     "model.tokenizer.chat_template",
     "prompting.chat_template_kwargs",

@@ -154,6 +154,7 @@ class Evaluation(Strict):
     sharded: whether a model that ZeRO-3 or FSDP2 shards is scored as it is, or whole on each process; auto scores it
     whole where the forecast says that it fits. No score depends on it. Under such a launcher so is a model of which
     nothing is trained, by zero_shot or few_shot.
+    temperature: `fitted` after training on the validation split; scores of probabilities are then given with it too.
     also: other data sets and texts that a language model is scored on before and after training, to see what it keeps.
     allow_selection_on_test: whether it may be one of the scored splits, or hold the same data; marked in every report.
     """
@@ -165,6 +166,7 @@ class Evaluation(Strict):
     batch_tokens: PositiveInt | None = None
     sharded: Literal["auto", True, False] = "auto"
     threshold: Share = 0.5
+    temperature: Literal["fitted"] | None = None
     extract: Extract | None = None
     metrics: Annotated[tuple[Text, ...], Distinct] = ()
     also: tuple[Text | Also, ...] = ()

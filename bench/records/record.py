@@ -275,6 +275,22 @@ class Retention(Part):
     kept: Kept | None = None
 
 
+class Temperature(Part):
+    """A temperature fitted after training, and the scores of probabilities that are taken with it.
+
+    split, examples: what it was fitted on; loss_before, loss_after: there. scores: split -> metric -> score; those
+    without a temperature are the record's own. reliability: as the record's, by split.
+    """
+
+    value: Number
+    split: str
+    examples: int
+    loss_before: Number
+    loss_after: Number
+    scores: dict[str, dict[str, Score]] = {}
+    reliability: dict[str, list[list[Number]]] = {}
+
+
 class Check(Part):
     """One of the run's own checks; a failed one makes the run `invalid`."""
 
@@ -308,6 +324,7 @@ class Record(Part):
     whole on each process, and why.
     imported: of a result that another tool left: "tool", "file" and its "sha256"; null for a run of this harness.
     published: split -> metric -> what others found there, from the recipe; published_before: before training.
+    reliability: stage -> split -> of each bin of `ece` the examples, their mean probability, the share that is right.
     retention: part of `evaluation.also`, by which its predictions are named -> its scores before and after training.
     files: SHA-256 of the recipe's file, of the cards and drop-ins in use, and of accelerate's and DeepSpeed's config
     files, as "<kind>/<file name>". selected_on: scored splits whose data also chose the best step or the settings;
@@ -335,6 +352,8 @@ class Record(Part):
     scores: dict[str, dict[str, dict[str, Score]]] = {}
     baselines: dict[str, dict[str, dict[str, Number]]] = {}
     retention: dict[str, Retention] = {}
+    reliability: dict[str, dict[str, list[list[Number]]]] = {}
+    temperature: Temperature | None = None
     published: dict[str, dict[str, Published]] = {}
     published_before: dict[str, dict[str, Published]] = {}
     selected_on: list[str] = []

@@ -8,7 +8,7 @@ from typing import Any
 from bench.analysis import accessors
 from bench.data import tagging
 from bench.records.record import Published, Record, Score
-from bench.reporting import cells, retention_table, run_warnings
+from bench.reporting import calibration_table, cells, retention_table, run_warnings
 from bench.reporting import markdown as md
 from bench.utils import files, numbers
 from bench.utils.hardware import GIB
@@ -37,6 +37,7 @@ def run_report(record: Record, folder: Path) -> str:
             for when, bands in ((" before training", record.published_before), ("", record.published))
             for split, results in bands.items()
         ),
+        "Temperature": calibration_table.of_run(record),
         "Retention": retention_table.of_run(record),
         "Prompt": _prompt(record),
         "Figures": md.images("figures", sorted(path.name for path in folder.glob("figures/*.png"))),

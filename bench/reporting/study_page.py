@@ -17,7 +17,7 @@ from bench.analysis.disagreements import TextSource
 from bench.analysis.leaderboard import Group
 from bench.errors import DataError
 from bench.records import store
-from bench.reporting import cells, html_page, retention_table, run_warnings, study_sections
+from bench.reporting import calibration_table, cells, html_page, retention_table, run_warnings, study_sections
 from bench.reporting import markdown as md
 from bench.reporting.figures import sections
 from bench.reporting.figures.sections import Gallery
@@ -145,6 +145,7 @@ def _section(group: Group, pictures: Gallery, shorten: Shorten, *, texts_from: T
         "Cost": study_sections.cost_table(group, costs_of, shorten) if costs_of else "",
         "Score against cost": sections.score_against_cost(group, costs_of, pictures),
         "Paired tests": study_sections.paired_tests(group, shorten) if len(group.systems) > 1 else "",
+        "Temperature": calibration_table.of_group(group),
         "Retention": retention_table.of_group(group),
         "Failed runs": study_sections.failed_runs(group),
         "Learning curves": sections.learning_curves(group, pictures),

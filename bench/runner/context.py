@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # they load torch, and a bad recipe is refused before that
     from bench.data.dataset import Corpus
     from bench.data.examples import Encoded
     from bench.distributed.live_model import LiveModel
+    from bench.evaluation.metric_set import Predictions
     from bench.evaluation.reader import Scoring
     from bench.models.initial_values import InitialValues
     from bench.records.clock import Clock
@@ -73,6 +74,7 @@ class RunContext:
     watchdog: ProcessWatchdog | None = None
     state: PartialState = field(init=False, repr=False)
     inputs: RunInputs = field(init=False, repr=False)
+    scored: dict[str, Predictions] = field(default_factory=dict)
     also: list[AlsoScored] = field(default_factory=list)
     memory_baseline: MemoryBaseline | None = None
     budget: Budget | None = None

@@ -199,7 +199,15 @@ def execute(run: RunContext) -> None:
     with process.imports_without_collection():
         from bench.distributed import launcher, setup
         from bench.records import clock, environment
-        from bench.runner import memory_prediction, model_checks, results, retention, sharded_scoring, stages
+        from bench.runner import (
+            memory_prediction,
+            model_checks,
+            results,
+            retention,
+            sharded_scoring,
+            stages,
+            temperature,
+        )
         from bench.runner.inputs import load_data
 
     run.clock = clock.Clock()
@@ -237,6 +245,7 @@ def execute(run: RunContext) -> None:
     stages.fit(run)
     _write_record(run)
     results.score(run, "after")
+    temperature.fit(run)
     retention.score(run, "after")
     _write_record(run)
     if run.check:

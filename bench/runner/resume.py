@@ -261,6 +261,8 @@ def _copy_before(new: Record, previous: Record) -> None:
     new.checks += [
         check for check in previous.checks if check.name == "ids_complete" and check.detail.startswith("before")
     ]
+    if "before" in previous.reliability:
+        new.reliability["before"] = previous.reliability["before"]
     new.retention = {
         part: one.model_copy(update={"scores": {"before": one.scores["before"]}, "kept": None})
         for part, one in previous.retention.items()

@@ -200,3 +200,52 @@ def undefined_labels(references: np.ndarray, labels: Sequence[str], *, needs_neg
     counts = truth.sum(axis=0)
     lacking = (counts == 0) | (needs_negative & (counts == len(truth)))
     return [name for name, one in zip(labels, lacking, strict=True) if one]
+
+
+# ---------------------------------------------------------------- temperature
+
+# Of what is fitted: no model that answers at all needs more.
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 0.02, 50.0
+
+
+def tempered(scores: np.ndarray, temperature: float, *, multi_label: bool) -> np.ndarray:
+    """Return probabilities [examples, labels] of logits over the temperature; one that is 0 stays so.
+
+    Of one label per example the softmax of log-probabilities over it, which is that of the logits, as they differ by a
+    constant of the example; of several each label's sigmoid. The likeliest label stays the likeliest. Source: Guo et
+    al. 2017, arXiv:1706.04599, section 4.2.
+    """
+    scores = np.asarray(scores, dtype=float)
+    with np.errstate(divide="ignore"):
+        logits = np.log(scores)
+        if multi_label:
+            logits = logits - np.log1p(-scores)
+            return 1 / (1 + np.exp(-logits / temperature))
+    raised = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
+    return raised / raised.sum(axis=1, keepdims=True)
+
+
+def negative_log_likelihood(scores: np.ndarray, references: np.ndarray, clip: float = 1e-12) -> float:
+    """Return the mean loss in nats, as the metric `loss`. references: ids [examples], or 0 and 1 as scores."""
+    if references.ndim == 2:
+        right = np.where(references == 1, scores, 1 - scores)
+    else:
+        right = scores[np.arange(len(references)), references]
+    return float(-np.log(np.clip(right, clip, 1 - clip)).mean())
+
+
+def fitted_temperature(scores: np.ndarray, references: np.ndarray) -> float:
+    """Return the temperature of the lowest mean loss, within 0.02 to 50; references: see `negative_log_likelihood`."""
+    from scipy.optimize import minimize_scalar
+
+    several = references.ndim == 2
+
+    def _loss(log_temperature: float) -> float:
+        return negative_log_likelihood(
+            tempered(scores, float(np.exp(log_temperature)), multi_label=several), references
+        )
+
+    ends = np.log([LEAST_TEMPERATURE, MOST_TEMPERATURE])
+    # The loss is convex in 1 / temperature, so that there is one minimum.
+    found = minimize_scalar(_loss, bounds=ends, method="bounded", options={"xatol": 1e-7})
+    return float(np.exp(found.x))

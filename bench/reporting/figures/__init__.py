@@ -1,4 +1,5 @@
 """Figures; the same input gives the same bytes.
 
-Reading order: style, run (one run), study (many runs), sections (the figure sections of the report of many runs).
+Reading order: style, run and reliability (one run), study (many runs), sections (the figure sections of the report of
+many runs).
 """
