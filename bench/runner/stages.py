@@ -43,11 +43,10 @@ from bench.runner import (
     batch_size,
     launch_record,
     model_checks,
-    results,
     resume,
-    retention,
     sharded_load,
     sharded_scoring,
+    stage_scores,
     started_by,
     text_classifier,
     unsaved,
@@ -334,19 +333,9 @@ def _before_first_step(run: RunContext) -> Callable[[LiveModel], None]:
 
     def _score(live: LiveModel) -> None:
         with sharded_scoring.alive(run, live):
-            score_before(run)
+            stage_scores.score_before(run)
 
     return _score
-
-
-def score_before(run: RunContext) -> None:
-    """Score the model before training, unless an interrupted run has done so."""
-    if not resume.take_over_before(run):
-        results.score(run, "before")
-        retention.score(run, "before")
-        if run.state.is_main_process:
-            resume.seal_before(run)
-    run.previous.settled = True
 
 
 class _Recorder(Observer):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bench.analysis.stats.weighted import WeightedValue, before, groups, through
+from bench.analysis.stats.weighted import WeightedValue, before, groups, ratio, through
 
 # Guo et al. 2017, arXiv:1706.04599, have 15 bins.
 BINS = 15
@@ -31,7 +31,8 @@ def confidence_rows(scores: np.ndarray, references: np.ndarray) -> np.ndarray:
         return label_rows(scores, references)
     if not scores.size:
         return np.zeros((len(references), 2))
-    return np.stack([scores.max(axis=1), scores.argmax(axis=1) == references], axis=1).astype(float)
+    rows: np.ndarray = np.stack([scores.max(axis=1), scores.argmax(axis=1) == references], axis=1).astype(float)
+    return rows
 
 
 class CalibrationError(WeightedValue):
@@ -54,7 +55,7 @@ class CalibrationError(WeightedValue):
         flat = bins + BINS * np.arange(len(weights))[:, None]
         summed = np.bincount(flat.ravel(), weights=gaps.ravel(), minlength=BINS * len(weights))
         errors = np.abs(summed.reshape(len(weights), BINS)).sum(axis=1)
-        return np.divide(errors, total, out=np.full(len(weights), np.nan), where=total > 0)
+        return ratio(errors, total)
 
 
 def errors_by_chance(rows: np.ndarray) -> np.ndarray:
@@ -160,7 +161,7 @@ def area_under_roc(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -
     below = before(negative)
     wins = ((positive - before(positive)) * (below + (negative - below) / 2)).sum(axis=1)
     pairs = positive[:, -1] * negative[:, -1]
-    return np.divide(wins, pairs, out=np.full(len(weights), np.nan), where=pairs > 0)
+    return ratio(wins, pairs)
 
 
 def average_precision(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -176,7 +177,7 @@ def average_precision(scores: np.ndarray, truth: np.ndarray, weights: np.ndarray
     precision = np.divide(positive, all_of, out=np.zeros_like(positive), where=all_of > 0)
     gained = ((positive - before(positive)) * precision).sum(axis=1)
     total = positive[:, -1]
-    return np.divide(gained, total, out=np.full(len(weights), np.nan), where=total > 0)
+    return ratio(gained, total)
 
 
 # Value name -> (function of one label's probabilities).
@@ -220,9 +221,9 @@ def tempered(scores: np.ndarray, temperature: float, *, multi_label: bool) -> np
         logits = np.log(scores)
         if multi_label:
             logits = logits - np.log1p(-scores)
-            return 1 / (1 + np.exp(-logits / temperature))
+            return np.asarray(1 / (1 + np.exp(-logits / temperature)))
     raised = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
-    return raised / raised.sum(axis=1, keepdims=True)
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
 def negative_log_likelihood(scores: np.ndarray, references: np.ndarray, clip: float = 1e-12) -> float:

@@ -33,3 +33,9 @@ def through(amounts: np.ndarray, order: np.ndarray, ends: np.ndarray) -> np.ndar
 def before(sums: np.ndarray) -> np.ndarray:
     """Return the sums of all groups before each one, from those `through` it."""
     return np.concatenate([np.zeros((len(sums), 1)), sums[:, :-1]], axis=1)
+
+
+def ratio(total: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Return total / number [draws]; NaN where the number is 0."""
+    quotient: np.ndarray = np.divide(total, number, out=np.full(len(total), np.nan), where=number > 0)
+    return quotient

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.records.record import Record
+from bench.records.record import Number, Record
 from bench.reporting.figures import style
 
 # Number of examples, mean probability and share of right ones of each bin.
-Bins = Sequence[Sequence[float]]
+Bins = Sequence[Sequence[Number]]
 WITH = "with the fitted temperature"
 
 
