@@ -1,12 +1,15 @@
 """Tables of a fitted temperature: scores of probabilities with and without it, of one run and of many."""
 
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from bench.analysis import accessors
-from bench.analysis.leaderboard import Group
 from bench.records.record import Record
 from bench.reporting import cells
 from bench.reporting import markdown as md
+
+if TYPE_CHECKING:  # it loads NumPy, which the page of one run does not need
+    from bench.analysis.leaderboard import Group
 
 
 def of_run(record: Record) -> str:
@@ -34,7 +37,7 @@ def of_run(record: Record) -> str:
     return md.joined([sentence, md.table(header, rows, "llrr")])
 
 
-def of_group(group: Group) -> str:
+def of_group(group: "Group") -> str:
     """Return the systems of a report with the means of their runs with and without a temperature; empty without one."""
     rows = []
     for system in group.systems:

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from bench.analysis import accessors
-from bench.analysis.leaderboard import Group
 from bench.config import registry
 from bench.records.record import Kept, Record, Retention
 from bench.reporting import markdown as md
+
+if TYPE_CHECKING:  # it loads NumPy, which the page of one run does not need
+    from bench.analysis.leaderboard import Group
 
 NOTE = (
     "kept: the score after training as a share of that before, of a loss or perplexity the other way round. p: paired "
@@ -41,7 +44,7 @@ def of_run(record: Record) -> str:
     return md.joined([table, missing, NOTE if rows else ""])
 
 
-def of_group(group: Group) -> str:
+def of_group(group: "Group") -> str:
     """Return the table of the systems of a report, means over their runs; empty where no run has `evaluation.also`."""
     rows = []
     for system in group.systems:
