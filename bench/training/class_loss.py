@@ -1,4 +1,4 @@
-"""Class weights and focal loss of a task head: weights from the training data, the loss, and what it is divided by."""
+"""Class weights and focal loss of a task head: weights from the training data, the loss, and its divisor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class ClassLoss:
         return losses.class_loss_sum(logits[chosen], labels[chosen], weights, self.gamma, self.label_smoothing)
 
     def divisor(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return what the sum over these labels is divided by for a mean, as torch's losses do.
+        """Return the divisor of the sum over these labels for a mean, as torch's losses have it.
 
         With class weights the sum of the weights of the items' own labels, so that a mean of parts, each with its
         divisor, is the mean of the whole; of several labels an example, the number of items.

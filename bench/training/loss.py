@@ -42,7 +42,7 @@ class StepLoss:
         return batch
 
     def divisor(self, batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-        """Return what the loss of micro-batches is divided by: the number of their label items, or their weights."""
+        """Return the divisor of the loss of micro-batches: the number of their label items, or their weights."""
         own = self.inputs.class_loss
         labels = [batch["labels"] for batch in batches]
         counts = [(each != IGNORED).sum() if own is None else own.divisor(each) for each in labels]
