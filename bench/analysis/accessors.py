@@ -23,7 +23,10 @@ MAIN_METRICS = (
     *("extracted_match", "chrf"),
 )
 # By what these say no run is ranked where there is anything else.
-LAST_METRICS = ("loss", "reference_loss", "perplexity", "reference_tokens", "extracted_nothing")
+LAST_METRICS = (
+    *("loss", "brier", "ece", "ece_by_chance"),
+    *("reference_loss", "perplexity", "reference_tokens", "extracted_nothing"),
+)
 OTHER_METRICS = (
     *("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc"),
     *("squad_exact_match", "squad_v2_exact"),
@@ -92,7 +95,12 @@ def metric_bounds(metric: str) -> tuple[float, float]:
     from bench.analysis.stats.sums import TOKENIZERS  # loads NumPy, which the page of one run does not need
 
     known = {"mcc": (-1.0, 1.0), **dict.fromkeys((*TOKENIZERS, *WORD_ORDERS), (0.0, 100.0))}
-    known |= {"loss": (0.0, math.inf), "reference_loss": (0.0, math.inf), "perplexity": (1.0, math.inf)}
+    known |= {
+        "brier": (0.0, 2.0),
+        "loss": (0.0, math.inf),
+        "reference_loss": (0.0, math.inf),
+        "perplexity": (1.0, math.inf),
+    }
     known |= dict.fromkeys(("pearson", "spearman"), (-1.0, 1.0)) | dict.fromkeys(("mse", "mae"), (0.0, math.inf))
     # Those of lm_eval's tasks are shares of right answers.
     shares = metric in registry.directions() or metric.startswith(LM_EVAL)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from bench.analysis import accessors, verify
 from bench.analysis.accessors import LeftOut, Located, SystemKey, system_key
-from bench.analysis.stats.sums import BY_TOKENS, CHOICE_LENGTHS, Line, Tally
+from bench.analysis.stats.sums import BY_PROBABILITY, BY_TOKENS, CHOICE_LENGTHS, Line, Tally
 from bench.analysis.verify import UnsoundPredictions
 from bench.errors import DataError
 from bench.records import store
@@ -334,14 +334,26 @@ def _checked_lines(stated: verify.StatedScores, block: "Block", known: Mapping[s
     if not BY_TOKENS.keys().isdisjoint(stated.scores):
         losses = [row.get("reference_nll") for row in block.rows]
         tokens = [row.get("reference_tokens") for row in block.rows]
+    scores = [_scores(row) for row in block.rows] if _keeps_scores(stated) else _NO_COLUMN
     kinds = (set(map(type, values)), set(map(type, losses or ())), set(map(type, tokens or ())))
     if not (kinds[0] | kinds[1] <= {int, float, NoneType} and kinds[2] <= {int, NoneType}):
         return None
-    columns = (block.predictions, block.references, values, losses or repeat(None), tokens or repeat(None))
+    columns = (block.predictions, block.references, values, losses or repeat(None), tokens or repeat(None),
+               scores or repeat(None))  # fmt: skip
     # As Line(*fields), without a call of Python for each.
     lines = map(tuple.__new__, repeat(Line), zip(*columns, strict=False))
     found: dict[str, Line] = dict(zip(block.ids, lines, strict=True))
     return found if len(found) == len(block.ids) and found.keys().isdisjoint(known) else None
+
+
+def _keeps_scores(stated: verify.StatedScores) -> bool:
+    """Return whether probabilities are read; of thousands of labels they are far more than all else of a line."""
+    return not stated.scores.keys().isdisjoint(BY_PROBABILITY)
+
+
+def _scores(row: dict[str, Any]) -> dict[str, float] | None:
+    found = row.get("scores")
+    return found if isinstance(found, dict) else None
 
 
 def _lines_one_by_one(
@@ -349,6 +361,7 @@ def _lines_one_by_one(
 ) -> dict[str, Line]:
     """Return the lines of a block by id. Raises UnsoundPredictions for the first that is not sound."""
     lines: dict[str, Line] = {}
+    keeps_scores = _keeps_scores(stated)
     for place, row in enumerate(block.rows, block.number):
         identity = row["id"]
         if identity in lines or identity in known:
@@ -365,6 +378,7 @@ def _lines_one_by_one(
             value=value,
             loss=loss if isinstance(loss, int | float) else None,
             tokens=tokens if isinstance(tokens, int) else None,
+            scores=_scores(row) if keeps_scores else None,
         )
     return lines
 

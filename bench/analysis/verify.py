@@ -15,6 +15,7 @@ from bench.analysis.stats import chrf, intervals
 from bench.analysis.stats.sums import (
     BY_ENTITY,
     BY_LABEL,
+    BY_PROBABILITY,
     BY_TOKENS,
     CHOICE_LENGTHS,
     OF_NUMBERS,
@@ -77,6 +78,8 @@ class StatedScores:
         """
         if name in BY_TOKENS and any(line.loss is None or not line.tokens for line in lines):
             raise UnsoundPredictions(f"{self.file}: a line lacks reference_nll or reference_tokens, of which {name} is")
+        if name in BY_PROBABILITY and any(line.scores is None for line in lines):
+            raise UnsoundPredictions(f"{self.file}: a line lacks the probabilities (scores), of which {name} is")
         labels = self.record.data.labels if self.record.data else []
         scheme = _dataset(self.record).get("scheme")
         return tally(name, lines, labels, multi_label=_is_multi_label(self.record), scheme=scheme, made=made)
@@ -145,7 +148,8 @@ def check_other_metrics(stated: StatedScores, found: dict[str, Line], values: Se
         for name in by_entity:
             stated.require_equal(name, float(entity_value(name)(sums)))
     for name in sorted({*others} - {*by_label, *by_entity, *TOKENIZERS}):
-        if name in ("mcc", POSITIVE, "token_accuracy", *OF_NUMBERS, *BY_TOKENS, *chrf.WORD_ORDERS):
+        recomputed = ("mcc", POSITIVE, "token_accuracy", *OF_NUMBERS, *BY_PROBABILITY, *BY_TOKENS, *chrf.WORD_ORDERS)
+        if name in recomputed:
             stated.require_equal(name, stated.tally(name, lines, made).score)
             continue
         of_lines = [row.get(name) for row in values]

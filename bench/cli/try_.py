@@ -22,7 +22,10 @@ def add(commands: Any) -> None:
         "--on", required=True, metavar="DATA", help="a card, a file or folder, a name on the Hub, or {path: ..., ...}"
     )
     command.add_argument(
-        "--methods", default=None, metavar="A,B,...", help="methods to compare (default: full,lora,qlora,zero_shot)"
+        "--methods",
+        default=None,
+        metavar="A,B,...",
+        help="methods to compare (default: full,lora,qlora,zero_shot,tfidf)",
     )
     command.add_argument("--limit", type=at_least_one, metavar="N", help="at most so many rows of each split")
     command.add_argument("--gpu", metavar="SIZE|NAME", help="plan for this memory (default: that of the GPU here)")

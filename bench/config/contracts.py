@@ -170,6 +170,32 @@ class CheckedMetric(Metric, Protocol):
 
 
 @runtime_checkable
+class WeightedMetric(CheckedMetric, Protocol):
+    """A metric of weighted examples, which each bootstrap draw ranks or bins anew."""
+
+    def rows(self, predictions: Any, references: Any, num_labels: int) -> np.ndarray:
+        """Return [examples, columns] of checked inputs: what is ranked or binned."""
+        ...
+
+    def weighted_values(self, rows: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the values [draws, ...] by weights [draws, examples], those of `counts` left out."""
+        ...
+
+    def interval(self, name: str, rows: np.ndarray, drawn: np.ndarray) -> tuple[Any, Any, str]:
+        """Return low and high end of a value's interval from its draws [draws, ...], and the name of its kind."""
+        ...
+
+
+@runtime_checkable
+class ExplainingMetric(Metric, Protocol):
+    """A metric that says why a value of it is not defined."""
+
+    def why_undefined(self, references: np.ndarray, labels: Sequence[str]) -> str | None:
+        """Return a sentence on the values that these references leave undefined; None where all are defined."""
+        ...
+
+
+@runtime_checkable
 class ExtractingMetric(Metric, Protocol):
     """A metric of a part of each answer, which `evaluation.extract` of the recipe says how to find."""
 

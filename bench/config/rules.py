@@ -6,7 +6,7 @@ Each rule yields a line for each problem that it finds, with the place of the ke
 from collections.abc import Iterator
 from typing import Any
 
-from bench.config import cards, contracts, registry
+from bench.config import also_rules, cards, contracts, loss_rules, registry, temperature_rules
 from bench.config.cards import GENERATION_TASK, LM_EVAL, LM_EVAL_TASK, DatasetCard
 from bench.config.data_part import FOLD
 from bench.config.foreign_code import LIBRARY
@@ -47,6 +47,9 @@ def problems(
     yield from _unused_training(recipe, plan, typed, layers)
     yield from _selection_problems(recipe, plan, layers)
     yield from _generation_problems(recipe, layers)
+    yield from loss_rules.problems(recipe, layers)
+    yield from temperature_rules.problems(recipe, metric_names, layers)
+    yield from also_rules.problems(recipe, plan, layers)
 
 
 def card_problems(card: DatasetCard, layers: Layers) -> Iterator[str]:
@@ -142,7 +145,10 @@ def _reads_other(name: str, task: str) -> str | None:
         return f"metric {name!r} is one of lm_eval's generate_until tasks alone"
     if name.startswith((LIBRARY, LM_EVAL)):
         return None
-    reads, has = registry.literals("metrics", name)["reads"], _reads(task)
+    declared, has = registry.literals("metrics", name), _reads(task)
+    reads = declared["reads"]
+    if declared.get("same_labels") and has == "choices":
+        return f"metric {name!r} needs the same labels in all examples; task {task!r} has choices of a row's own"
     if reads == "choices" and has != "choices":
         return f"metric {name!r} is for choices of a row's own; task {task!r} has none"
     if reads == "likelihoods":

@@ -22,6 +22,22 @@ class EarlyStopping(Strict):
     threshold: Annotated[float, Field(ge=0)] = 0.0
 
 
+class Loss(Strict):
+    """The loss of a task head over labels: cross-entropy, or focal loss, which counts what is right already for less.
+
+    gamma: of the focal loss, (1 - p)^gamma x cross-entropy with the probability p of the label; 0 is cross-entropy.
+    """
+
+    name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
+
+    @model_validator(mode="after")
+    def _used(self) -> "Loss":
+        if self.name != "focal" and self.gamma != type(self).model_fields["gamma"].default:
+            raise InvalidKey("gamma", "only for `name: focal`")
+        return self
+
+
 class Training(Strict):
     """Hyper-parameters of training. Parallelism and precision are the accelerate config's part.
 
@@ -33,6 +49,9 @@ class Training(Strict):
     activation_offload: gradient checkpointing keeps its activations in host memory until the backward pass.
     loss_on: of texts that are learned (`objective: text`), the tokens in the loss: those of the answer, of all turns of
     the assistant (task generation), or all, the prompt's too.
+    class_weights: of a task head's labels: `balanced`, by which all labels weigh the same in sum, or label -> weight, 1
+    for a label that is not named. The mean loss is over the sum of weights, as in torch's cross_entropy. Of several
+    labels an example they are weights of the positive entries.
     group_by_length: texts of similar length share a global batch, as transformers' sampler of that name has it.
     """
 
@@ -59,6 +78,8 @@ class Training(Strict):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    loss: Loss = Loss()
+    class_weights: Literal["balanced"] | dict[Text, Annotated[float, Field(gt=0)]] | None = None
     loss_on: Literal["answer", "assistant", "all"] = "answer"
     group_by_length: bool = False
     gradient_checkpointing: bool = False
@@ -85,6 +106,8 @@ class Training(Strict):
             )
         if self.schedule_per == "epoch" and self.warmup:
             raise InvalidKey("warmup", "not with `schedule_per: epoch`, whose rate only changes between epochs")
+        if self.loss.name == "focal" and self.label_smoothing:
+            raise InvalidKey("label_smoothing", "not with the focal loss, which is defined for one label that is right")
         if self.activation_offload and not self.gradient_checkpointing:
             raise InvalidKey(
                 "activation_offload", "needs `gradient_checkpointing: true`, whose activations are offloaded"
@@ -103,6 +126,29 @@ class Checkpoints(Strict):
     keep: PositiveInt = 2
 
 
+class Also(Strict):
+    """Other data than a run's own, of `evaluation.also`: a data set, or a running text whose perplexity is taken.
+
+    dataset: the name of a card, or what else `dataset:` may name. perplexity: a text file, or a built-in data set.
+    limit: at most so many examples, or windows of the text.
+    """
+
+    dataset: Text | None = None
+    perplexity: Text | None = None
+    limit: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Also":
+        if (self.dataset is None) == (self.perplexity is None):
+            raise InvalidKey("dataset", "give either `dataset` or `perplexity`")
+        return self
+
+    @property
+    def name(self) -> str:
+        """Return what is scored, in one word."""
+        return self.dataset or f"perplexity:{self.perplexity}"
+
+
 class Evaluation(Strict):
     """The splits to score, and when. `threshold`: the probability from which a multi-label model predicts a label.
 
@@ -112,6 +158,8 @@ class Evaluation(Strict):
     sharded: whether a model that ZeRO-3 or FSDP2 shards is scored as it is, or whole on each process; auto scores it
     whole where the forecast says that it fits. No score depends on it. Under such a launcher so is a model of which
     nothing is trained, by zero_shot or few_shot.
+    temperature: `fitted` after training on the validation split; scores of probabilities are then given with it too.
+    also: other data sets and texts that a language model is scored on before and after training, to see what it keeps.
     allow_selection_on_test: whether it may be one of the scored splits, or hold the same data; marked in every report.
     """
 
@@ -122,8 +170,10 @@ class Evaluation(Strict):
     batch_tokens: PositiveInt | None = None
     sharded: Literal["auto", True, False] = "auto"
     threshold: Share = 0.5
+    temperature: Literal["fitted"] | None = None
     extract: Extract | None = None
     metrics: Annotated[tuple[Text, ...], Distinct] = ()
+    also: tuple[Text | Also, ...] = ()
 
 
 class Spans(Strict):

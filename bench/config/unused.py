@@ -33,6 +33,7 @@ class Facts:
         """Return the splits that a run of this recipe reads; the training split whatever is trained, for baselines."""
         evaluation = self.recipe.evaluation
         validates = self.recipe.training.evaluate_every is not None and self.plan.trains == "gradient"
+        validates |= evaluation.temperature is not None
         return {"train", *evaluation.splits, *([evaluation.validation] if validates else [])}
 
 
@@ -192,7 +193,9 @@ ELSEWHERE = frozenset({
     "head.kind", "prompting.format", "prompting.answer", "prompting.normalization", "prompting.calibration",
     "prompting.max_new_tokens", "prompting.date", "prompting.chat_template_kwargs", "prompting.fallback_label",
     "prompting.untrained_head", "training.loss_on",
-    "evaluation.extract", "training.label_smoothing", "training.activation_offload",
+    "evaluation.also", "evaluation.extract", "evaluation.temperature",
+    "training.label_smoothing", "training.loss", "training.class_weights",
+    "training.activation_offload",
     "training.best", "training.early_stopping", "spans", "method.peft", "method.config", "method.dtype",
 })  # fmt: skip
 # Used in every run that gets as far as that. A part of `speed` that is off is off; `evaluation.validation` is also

@@ -14,10 +14,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.analysis.stats.intervals import Interval, bootstrap, bootstrap_examples, wilson
+from bench.analysis.stats.intervals import Interval, bootstrap, bootstrap_examples, bootstrap_weights, wilson
 from bench.config import foreign_code, registry
 from bench.config.cards import LM_EVAL
-from bench.config.contracts import AdditiveMetric, CheckedMetric, ExtractingMetric, Metric
+from bench.config.contracts import (
+    AdditiveMetric,
+    CheckedMetric,
+    ExplainingMetric,
+    ExtractingMetric,
+    Metric,
+    WeightedMetric,
+)
 from bench.config.extraction import Extract
 from bench.config.foreign_code import LIBRARY
 from bench.data import tagging
@@ -30,6 +37,8 @@ from bench.records.record import Score
 BOOTSTRAP_DRAWS = 2000
 # A metric that is no function of sums is recomputed as a whole for each draw, which costs milliseconds.
 RECOMPUTED_DRAWS = 200
+# Of more numbers that are ranked or binned, 2,000 draws would take longer than most models to score them.
+MOST_RANKED = 2**16
 CONFUSIONS = "confusion_matrix"  # counts without an interval
 # What is known of each choice of an example, in `Predictions.extra`.
 CHOICE_ROWS = ("log_likelihoods", "choice_characters", "choice_bytes", "choice_tokens")
@@ -143,6 +152,8 @@ class MetricSet:
         for metric in self.metrics:
             if isinstance(metric, AdditiveMetric):
                 scores |= self._additive_scores(metric, predictions)
+            elif isinstance(metric, WeightedMetric):
+                scores |= self._weighted_scores(metric, predictions)
             else:
                 scores |= self._recomputed_scores(metric, predictions)
         return scores
@@ -155,6 +166,12 @@ class MetricSet:
                 read = read_by(metric, predictions)
                 scores |= metric.per_example(read, predictions.references, self.num_labels)
         return scores
+
+    def undefined(self, predictions: Predictions, labels: tuple[str, ...]) -> list[str]:
+        """Return a sentence for each metric that these references leave undefined, in whole or of some labels."""
+        told = [metric for metric in self.metrics if isinstance(metric, ExplainingMetric)]
+        reasons = [metric.why_undefined(predictions.references, labels) for metric in told]
+        return [reason for reason in reasons if reason is not None]
 
     def _additive_scores(self, metric: AdditiveMetric, predictions: Predictions) -> dict[str, Score]:
         read = (read_by(metric, predictions), predictions.references, self.num_labels)
@@ -194,6 +211,19 @@ class MetricSet:
     def _drawn_values(self, metric: AdditiveMetric, names: list[str], sums: np.ndarray) -> dict[str, np.ndarray]:
         values = metric.values(sums, self.num_labels)
         return {name: values[name] for name in names}
+
+    def _weighted_scores(self, metric: WeightedMetric, predictions: Predictions) -> dict[str, Score]:
+        read = (read_by(metric, predictions), predictions.references, self.num_labels)
+        rows, values = metric.rows(*metric.checked(*read), self.num_labels), metric.compute_values(*read)
+        draws = BOOTSTRAP_DRAWS if rows.size <= MOST_RANKED else RECOMPUTED_DRAWS
+        drawn = bootstrap_weights(len(rows), partial(metric.weighted_values, rows), draws)
+        defined = {name for name, value in values.items() if not np.isnan(value).all()}
+        intervals = {name: metric.interval(name, rows, drawn[name]) for name in defined.intersection(drawn)}
+        signatures = self._signatures_of(metric)
+        return {
+            name: _score(value, intervals.get(name), len(predictions.ids), signatures[name])
+            for name, value in values.items()
+        }
 
     def _recomputed_scores(self, metric: Metric, predictions: Predictions) -> dict[str, Score]:
         read, references = read_by(metric, predictions), predictions.references

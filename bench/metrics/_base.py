@@ -2,8 +2,8 @@
 
 Derive from the first that fits: `MeanMetric` (a number for each example, and the mean), `LabelCountsMetric` (F1 and its
 kin), `TagMetric` (entities of tagged words), `SklearnMetric` (a function of scikit-learn over the whole split),
-`AdditiveMetric` (any formula over sums), `Metric`. A file imports this module, `from bench.metrics import _base`.
-Formulas are in `bench/analysis/stats/sums.py`.
+`WeightedMetric` (probabilities that are ranked or binned), `AdditiveMetric` (any formula over sums), `Metric`. A file
+imports this module, `from bench.metrics import _base`. Formulas are in `bench/analysis/stats/sums.py`.
 """
 
 import abc
@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 
 from bench.analysis.stats import correlations, entity_counts, tables
 from bench.analysis.stats import sums as formulas
+from bench.analysis.stats.intervals import percentiles
 from bench.analysis.stats.tables import Table
 from bench.config import contracts
 from bench.config.extraction import Extract as Extract
@@ -335,6 +336,28 @@ def _bleu_signature(tokenizer: str) -> str:
     streams: list[list[Any]] = [["a", "a"], [None, "a"]]
     scorer.corpus_score(["a", "a"], streams)
     return str(scorer.get_signature())
+
+
+class WeightedMetric(Metric, contracts.WeightedMetric):
+    """A metric of probabilities that are ranked or binned: its values are functions of weighted examples.
+
+    Write `rows` and `weighted_values`; see `bench.analysis.stats.probabilities`. A probability that is NaN makes them
+    NaN.
+    """
+
+    reads = "scores"
+
+    def compute_values(self, predictions: Any, references: Any, num_labels: int = 0) -> dict[str, np.ndarray]:
+        """Return the values of all examples."""
+        rows = self.rows(*self.checked(predictions, references, num_labels), num_labels)
+        values = {name: drawn[0] for name, drawn in self.weighted_values(rows, np.ones((1, len(rows)))).items()}
+        if np.isnan(rows).any():
+            values = {name: np.full_like(value, np.nan) for name, value in values.items()}
+        return values
+
+    def interval(self, name: str, rows: np.ndarray, drawn: np.ndarray) -> tuple[Any, Any, str]:
+        """Return the ends and the kind of a value's interval, by percentiles of the draws in which it is defined."""
+        return *percentiles(drawn, 0.95), f"bootstrap 95 %, {len(drawn)} draws by example"
 
 
 class SklearnMetric(Metric):

@@ -23,6 +23,57 @@ def summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
 
 
+# Where a label is certain, the derivative of a power below 1 of what is left to it would not be finite.
+LEAST_DOUBT = 1e-12
+
+
+def class_loss_sum(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor | None,
+    gamma: float | None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Return the cross-entropy of labels [items] under logits [items, labels], each weighed by its label's weight.
+
+    weights: [labels], None for 1. gamma: of the focal loss, the factor (1 - p)^gamma of each item's cross-entropy, with
+    the probability p of its label (Lin et al. 2017, arXiv:1708.02002, equation 5, without smoothing); None for no
+    factor. Summed over items, in float32.
+    """
+    logits = logits.float()
+    if gamma is None:
+        return torch.nn.functional.cross_entropy(
+            logits, labels, weight=weights, reduction="sum", label_smoothing=label_smoothing
+        )
+    right = logits.log_softmax(-1).gather(-1, labels[:, None])[:, 0]
+    return _focal(right, gamma, None if weights is None else weights[labels])
+
+
+def binary_loss_sum(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    weights: torch.Tensor | None,
+    gamma: float | None,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Return the binary cross-entropy of entries [examples, labels] of 0 and 1; positive ones weigh `weights` [labels].
+
+    gamma: see `class_loss_sum`; p is then the probability of the entry as it is. Summed over entries, in float32.
+    """
+    logits, target = logits.float(), labels.float()
+    if gamma is None:
+        target = target * (1 - label_smoothing) + label_smoothing / 2
+        return torch.nn.functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weights, reduction="sum")
+    right = torch.nn.functional.logsigmoid(torch.where(labels == 1, logits, -logits))
+    return _focal(right, gamma, None if weights is None else torch.where(labels == 1, weights, 1.0))
+
+
+def _focal(log_likelihoods: torch.Tensor, gamma: float, weights: torch.Tensor | None) -> torch.Tensor:
+    doubt = (-torch.expm1(log_likelihoods)).clamp(min=LEAST_DOUBT)  # 1 - p, exact for p near 1
+    parts = -(doubt**gamma) * log_likelihoods
+    return (parts if weights is None else weights * parts).sum()
+
+
 NOTHING = float("-inf")
 
 

@@ -192,7 +192,7 @@ class TrainingPart(Part):
 
     final_loss: of the last step alone. in_force: what was asked for, and found in the live objects ("asked", "found").
     skipped_steps: under fp16, how many of the steps its loss scaler left without an update; loss_scale: after the last
-    of these.
+    of these. class_weights: label -> its weight in the loss.
     """
 
     engine: str
@@ -207,6 +207,7 @@ class TrainingPart(Part):
     skipped_steps: int | None = None
     loss_scale: Number = None
     in_force: dict[str, dict[str, Any]] = {}
+    class_weights: dict[str, float] = {}
 
 
 class Resumed(Part):
@@ -269,6 +270,56 @@ class Published(Part):
     inside: bool | None = None
 
 
+class Kept(Part):
+    """A score on the same examples before and after a training. p, low, high: of the difference, after - before.
+
+    lost, gained: examples that were right only before, or only after, where answers are right or wrong.
+    """
+
+    metric: str
+    before: Number
+    after: Number
+    difference: Number
+    low: Number = None
+    high: Number = None
+    p: Number = None
+    test: str
+    lost: int | None = None
+    gained: int | None = None
+
+
+class Retention(Part):
+    """Scores on other data than a run's own, by stage. name: as the recipe has it. kept: once both stages are scored.
+
+    fingerprint: SHA-256 of the rows or the text. signature: of the prompts; null for running text.
+    """
+
+    name: str
+    data: str
+    split: str | None = None
+    examples: int
+    fingerprint: str
+    signature: str | None = None
+    scores: dict[str, dict[str, Score]] = {}
+    kept: Kept | None = None
+
+
+class Temperature(Part):
+    """A temperature fitted after training, and the scores of probabilities that are taken with it.
+
+    split, examples: what it was fitted on; loss_before, loss_after: there. scores: split -> metric -> score; those
+    without a temperature are the record's own. reliability: as the record's, by split.
+    """
+
+    value: Number
+    split: str
+    examples: int
+    loss_before: Number
+    loss_after: Number
+    scores: dict[str, dict[str, Score]] = {}
+    reliability: dict[str, list[list[Number]]] = {}
+
+
 class Check(Part):
     """One of the run's own checks; a failed one makes the run `invalid`."""
 
@@ -315,6 +366,8 @@ class Record(Part):
     whole on each process, and why.
     imported: of a result that another tool left: "tool", "file" and its "sha256"; null for a run of this harness.
     published: split -> metric -> what others found there, from the recipe; published_before: before training.
+    reliability: stage -> split -> of each bin of `ece` the examples, their mean probability, the share that is right.
+    retention: part of `evaluation.also`, by which its predictions are named -> its scores before and after training.
     files: SHA-256 of the recipe's file, of the cards and drop-ins in use, and of accelerate's and DeepSpeed's config
     files, as "<kind>/<file name>". selected_on: scored splits whose data also chose the best step or the settings;
     their scores are marked wherever they are shown.
@@ -340,6 +393,9 @@ class Record(Part):
     prompts: Prompts | None = None
     scores: dict[str, dict[str, dict[str, Score]]] = {}
     baselines: dict[str, dict[str, dict[str, Number]]] = {}
+    retention: dict[str, Retention] = {}
+    reliability: dict[str, dict[str, list[list[Number]]]] = {}
+    temperature: Temperature | None = None
     published: dict[str, dict[str, Published]] = {}
     published_before: dict[str, dict[str, Published]] = {}
     selected_on: list[str] = []

@@ -17,7 +17,15 @@ from bench.data import tagging
 from bench.errors import DataError
 from bench.records import store
 from bench.records.record import Published, Record, Score
-from bench.reporting import cells, energy_and_money, run_examples, run_summary, run_warnings
+from bench.reporting import (
+    calibration_table,
+    cells,
+    energy_and_money,
+    retention_table,
+    run_examples,
+    run_summary,
+    run_warnings,
+)
 from bench.reporting import markdown as md
 from bench.utils import files, numbers
 from bench.utils.hardware import GIB
@@ -81,6 +89,8 @@ def run_report(record: Record, folder: Path, *, texts_from: TextSource = "files"
         "Scores by label": md.joined(
             part(record, split) for split in splits for part in (_scores_by_label, _scores_by_type)
         ),
+        "Temperature": calibration_table.of_run(record),
+        "Retention": retention_table.of_run(record),
         "Examples": run_examples.section(record, folder, texts_from, corpus),
         "Figures": md.images("figures", sorted(path.name for path in folder.glob("figures/*.png"))),
         "Cost": _cost(record),

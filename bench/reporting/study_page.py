@@ -21,11 +21,13 @@ from bench.errors import DataError
 from bench.records import store
 from bench.records.record import Record
 from bench.reporting import (
+    calibration_table,
     cells,
     data_parts,
     energy_and_money,
     findings,
     html_page,
+    retention_table,
     run_warnings,
     study_sections,
     study_settings,
@@ -214,6 +216,8 @@ def _section(group: Group, pictures: Gallery, shorten: Shorten, asked: Asked, *,
         "To a given score": energy_and_money.to_score_section(group, asked),
         "Score against cost": sections.score_against_cost(group, costs_of, pictures),
         "Paired tests": study_sections.paired_tests(group, shorten) if len(group.systems) > 1 else "",
+        "Temperature": calibration_table.of_group(group),
+        "Retention": retention_table.of_group(group),
         "Failed runs": study_sections.failed_runs(group),
         "All metrics": study_sections.all_metrics(group),
         "Learning curves": sections.learning_curves(group, pictures),

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench.analysis import accessors, costs, disagreements
+from bench.analysis import accessors, costs, disagreements, text_baseline
 from bench.analysis.accessors import Located
 from bench.analysis.across import Across
 from bench.analysis.compare import Pair
@@ -126,7 +126,7 @@ def _examples(group: Group) -> str:
 def _baselines(group: Group) -> dict[str, float | int | None]:
     records = [record for system in group.systems for record in system.records]
     baselines = next((record.baselines[group.split or ""] for record in records if group.split in record.baselines), {})
-    return {kind: values.get(group.metric or "") for kind, values in baselines.items()}
+    return {kind: values.get(group.metric or "") for kind, values in baselines.items()} | text_baseline.of(group)
 
 
 def _reading_notes(group: Group) -> str:

@@ -23,10 +23,12 @@ if TYPE_CHECKING:  # they load torch, and a bad recipe is refused before that
     from bench.data.dataset import Corpus
     from bench.data.examples import Encoded
     from bench.distributed.live_model import LiveModel
+    from bench.evaluation.metric_set import Predictions
     from bench.evaluation.reader import Scoring
     from bench.models.initial_values import InitialValues
     from bench.records.clock import Clock
     from bench.runner.memory_prediction import PredictedMemory
+    from bench.runner.retention import AlsoScored
     from bench.training.fit import FitResult
     from bench.training.schedule import Budget
     from bench.training.state import FitInputs, Progress
@@ -72,6 +74,8 @@ class RunContext:
     watchdog: ProcessWatchdog | None = None
     state: PartialState = field(init=False, repr=False)
     inputs: RunInputs = field(init=False, repr=False)
+    scored: dict[str, Predictions] = field(default_factory=dict)
+    also: list[AlsoScored] = field(default_factory=list)
     memory_baseline: MemoryBaseline | None = None
     budget: Budget | None = None
     model: nn.Module | None = None

@@ -138,6 +138,8 @@ def _load_corpus(run: RunContext, plan: contracts.LoadPlan) -> dataset.Corpus:
     wanted = {"train", *recipe.evaluation.splits}
     if recipe.training.evaluate_every is not None and plan.trains == "gradient":
         wanted.add(recipe.evaluation.validation)
+    if recipe.evaluation.temperature is not None:
+        wanted.add(recipe.evaluation.validation)
     limit = dict(recipe.limit)
     if plan.trains == "nothing" and "train" in limit and recipe.data.folds is None:
         del limit["train"]

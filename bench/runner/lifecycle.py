@@ -208,7 +208,7 @@ def execute(run: RunContext) -> None:
     with process.imports_without_collection():
         from bench.distributed import launcher, setup
         from bench.records import clock, energy, environment
-        from bench.runner import memory_prediction, model_checks, results, sharded_scoring, stages
+        from bench.runner import memory_prediction, model_checks, results, sharded_scoring, stage_scores, stages
         from bench.runner.inputs import load_data
 
     run.clock = clock.Clock(energy.Meter.here())
@@ -228,6 +228,7 @@ def execute(run: RunContext) -> None:
         )
         run.record.environment = environment.environment()
     run.inputs = load_data(run)
+    stage_scores.prepare(run)
     resumed_prompts.refuse_other(run)
     run.memory_baseline = limits.MemoryBaseline.now()
     stages.build_model(run)
@@ -239,12 +240,12 @@ def execute(run: RunContext) -> None:
         and run.inputs.plan.trains not in ("nothing", "texts")
         and "before" not in run.score_sharded
     ):
-        stages.score_before(run)
+        stage_scores.score_before(run)
         _write_record(run)
     run.previous.settled = "before" not in run.score_sharded
     stages.fit(run)
     _write_record(run)
-    results.score(run, "after")
+    stage_scores.score_after(run)
     _write_record(run)
     if run.check:
         results.check_answers(run)

@@ -6,6 +6,7 @@ import numpy as np
 from accelerate.utils import gather_object
 
 from bench import console
+from bench.analysis.stats import probabilities
 from bench.config import registry
 from bench.config.cards import GENERATION_TASK
 from bench.config.recipe import Band
@@ -40,6 +41,8 @@ def score(run: RunContext, stage: str) -> None:
             "batch_tokens": _batch_tokens(run),
         }
         if run.state.is_main_process:
+            if stage == "after" and run.resolved.recipe.evaluation.temperature is not None:
+                run.scored[name] = predictions
             with run.clock.phase("metrics"):
                 _file_scores(run, stage, name, predictions)
     recipe = run.resolved.recipe
@@ -83,6 +86,8 @@ def _value_of(scores: Mapping[str, record.Score], metric: str, labels: tuple[str
 def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set.Predictions) -> None:
     """Fill in scores with intervals, baselines and prompts, and write the file of predictions."""
     scores, directions = run.inputs.scoring.metrics.scores(predictions), registry.directions()
+    for reason in run.inputs.scoring.metrics.undefined(predictions, run.inputs.corpus.labels):
+        run.record.note(f"{stage} {name}: {reason}")
     for metric, item in scores.items():
         item.higher_is_better = directions.get(metric)
     prompts = run.record.prompts
@@ -98,6 +103,8 @@ def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set
             )
     _file_ceilings(run, name, scores, predictions)
     run.record.scores.setdefault(stage, {})[name] = scores
+    if "ece" in scores:
+        run.record.reliability.setdefault(stage, {})[name] = reliability(predictions)
     train_references = _train_references(run)
     if name not in run.record.baselines:
         floors = baselines.baselines(run.inputs.scoring.metrics, train_references, predictions)
@@ -111,6 +118,12 @@ def _file_scores(run: RunContext, stage: str, name: str, predictions: metric_set
     run.record.artifacts[f"predictions_{stage}_{name}"] = str(path.relative_to(run.folder))
     constants = baselines.constants(run.inputs.scoring.metrics, train_references, predictions)
     warnings_of_scores.warn(run, stage, name, predictions, constants)
+
+
+def reliability(predictions: metric_set.Predictions) -> list[list[record.Number]]:
+    """Return of each bin of the calibration error the examples, their mean probability, and the share that is right."""
+    rows = probabilities.confidence_rows(predictions.scores, predictions.references)
+    return [[*part] for part in probabilities.reliability(rows)]
 
 
 def _file_ceilings(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:  # it holds what this file finds
 TAKEN_OVER = "before: taken over from the interrupted run"
 _PURPOSE = "before"
 _SEAL_BYTES = 4096
+# What the seal is over, of a record; of scores those of stage "before".
+_SEALED = ("scores", "baselines", "comparability", "prompts", "retention")
 
 
 @dataclass
@@ -173,7 +175,8 @@ def take_over_before(run: "RunContext") -> bool:
         return False
     if previous is not None:
         _copy_before(run.record, previous)
-        run.clock.seconds["score_before"] = sum(item.seconds for item in previous.phases if item.name == "score_before")
+        for phase in ("score_before", *(["retention_before"] if run.also else [])):
+            run.clock.seconds[phase] = sum(item.seconds for item in previous.phases if item.name == phase)
     run.record.note(TAKEN_OVER)
     return True
 
@@ -183,6 +186,12 @@ def _find_other_before(run: "RunContext", previous: Record) -> str | None:
     splits = run.resolved.recipe.evaluation.splits
     if missing := [name for name in splits if name not in previous.scores["before"]]:
         return f"the interrupted run had not come to {missing[0]}"
+    for item in run.also:
+        if item.part not in previous.retention or "before" not in previous.retention[item.part].scores:
+            return f"the interrupted run had not come to {item.found.name}"
+        found = previous.retention[item.part]
+        if (found.fingerprint, found.signature) != (item.found.fingerprint, item.found.signature):
+            return f"the examples or prompts of {item.found.name} were others"
     if previous.comparability != run.record.comparability:
         return "its examples, metrics or prompts were others"
     manifests = previous.prompts.manifests if previous.prompts is not None else {}
@@ -220,10 +229,10 @@ def seal_before(run: "RunContext") -> None:
 
 def _before_content(folder: Path, record: Record, splits: tuple[str, ...]) -> bytes:
     """Return what is sealed, as JSON. Raises OSError for a file of predictions that can't be read."""
-    parts = record.model_dump_json(include={"scores": True, "baselines": True, "comparability": True, "prompts": True})
+    parts = record.model_dump_json(include=dict.fromkeys(_SEALED, True))
     known: dict[str, Any] = json.loads(parts)  # numbers as they are read back
     hashes = {}
-    for name in splits:
+    for name in (*splits, *record.retention):
         path = folder / "predictions" / f"before-{name}.jsonl"
         with files.open_regular(path, follow=False) as stream:
             hashes[name] = hashlib.sha256(stream.read()).hexdigest()
@@ -236,7 +245,14 @@ def _before_content(folder: Path, record: Record, splits: tuple[str, ...]) -> by
         "prompts": None if prompts is None else [prompts["manifests"], prompts["answers"].get("before")],
         "files": hashes,
     }
+    if record.retention:
+        content["retention"] = {part: _only_before(one) for part, one in known["retention"].items()}
     return json.dumps(content, sort_keys=True).encode()
+
+
+def _only_before(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a part of the record's retention as it was before training."""
+    return {**found, "scores": {"before": found["scores"].get("before")}, "kept": None}
 
 
 def _copy_before(new: Record, previous: Record) -> None:
@@ -245,6 +261,13 @@ def _copy_before(new: Record, previous: Record) -> None:
     new.checks += [
         check for check in previous.checks if check.name == "ids_complete" and check.detail.startswith("before")
     ]
+    if "before" in previous.reliability:
+        new.reliability["before"] = previous.reliability["before"]
+    new.retention = {
+        part: one.model_copy(update={"scores": {"before": one.scores["before"]}, "kept": None})
+        for part, one in previous.retention.items()
+    }
+    new.artifacts |= {f"predictions_before_{part}": f"predictions/before-{part}.jsonl" for part in new.retention}
     new.artifacts |= {f"predictions_before_{name}": f"predictions/before-{name}.jsonl" for name in new.scores["before"]}
     if new.prompts is not None and previous.prompts is not None:
         new.prompts.manifests |= previous.prompts.manifests

@@ -19,23 +19,26 @@ def check(run: RunContext, corpus: Corpus, *, by_gradients: bool) -> None:
     """
     recipe = run.resolved.recipe
     name, allowed = recipe.evaluation.validation, recipe.evaluation.allow_selection_on_test
-    chooses = recipe.training.best is not None and by_gradients
+    fits, chooses = recipe.evaluation.temperature is not None, recipe.training.best is not None and by_gradients
+    use = "chooses the best step" if chooses else "fits the temperature"
+    chooses |= fits
     if not chooses and not allowed:
         return
     shares = {split: _shared(corpus, name, split) for split in recipe.evaluation.splits}
     same = [split for split, share in shares.items() if share >= SAME_SHARE]
     if same and not allowed:
         raise SetupError(
-            f"the split {name!r} chooses the best step, and holds the data of {same[0]!r}, which is scored "
+            f"the split {name!r} {use}, and holds the data of {same[0]!r}, which is scored "
             f"({shares[same[0]]:.0%} of the texts of the smaller one); choose on other data, or set "
             "evaluation.allow_selection_on_test: true, which marks the scores in record, report and tables"
         )
     for split, share in shares.items():
         if 0 < share < SAME_SHARE:
-            run.record.note(f"{share:.1%} of the texts of {name!r}, which chooses the best step, are in {split!r} too")
+            run.record.note(f"{share:.1%} of the texts of {name!r}, which {use}, are in {split!r} too")
     if same:
         run.record.selected_on = same
-        what = f"by {recipe.training.best!r}, the best step" if chooses else "settings"
+        best = f"by {recipe.training.best!r}, the best step" if "step" in use else "the temperature"
+        what = best if chooses else "settings"
         run.record.warn(
             "selection_on_test",
             f"scores on {', '.join(map(repr, same))} are optimistic: {what} may have been chosen on the same data "

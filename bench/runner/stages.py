@@ -44,16 +44,17 @@ from bench.runner import (
     energy_of_run,
     launch_record,
     model_checks,
-    results,
     resume,
     sharded_load,
     sharded_scoring,
+    stage_scores,
     started_by,
     text_classifier,
     training_progress,
     unsaved,
     validation,
     warnings_of_model,
+    weighed_loss,
 )
 from bench.runner.context import RunContext
 from bench.training import fit as training
@@ -322,6 +323,7 @@ def _fit_inputs(run: RunContext, display: console.Phase) -> FitInputs:
         checkpoint=run.previous.checkpoint,
         asked_to_stop=lambda: run.stopper.asked,
         stopped_by=lambda: run.stopper.by,
+        class_loss=weighed_loss.chosen(run),
         observer=_Recorder(run),
         sharded=run.score_sharded,
         on_prepared=_before_first_step(run) if "before" in run.score_sharded else None,
@@ -333,18 +335,9 @@ def _before_first_step(run: RunContext) -> Callable[[LiveModel], None]:
 
     def _score(live: LiveModel) -> None:
         with sharded_scoring.alive(run, live):
-            score_before(run)
+            stage_scores.score_before(run)
 
     return _score
-
-
-def score_before(run: RunContext) -> None:
-    """Score the model before training, unless an interrupted run has done so."""
-    if not resume.take_over_before(run):
-        results.score(run, "before")
-        if run.state.is_main_process:
-            resume.seal_before(run)
-    run.previous.settled = True
 
 
 class _Recorder(Observer):
@@ -440,6 +433,7 @@ def _record_training(run: RunContext, inputs: FitInputs, progress: Progress, res
         skipped_steps=len(result.skipped) if result.skipped or inputs.scoring.precision == "fp16" else None,
         loss_scale=result.loss_scale,
         in_force=run.in_force,
+        class_weights=(inputs.class_loss and inputs.class_loss.weights) or {},
     )
     warnings_of_model.warn_of_first_loss(run, inputs, result.first_loss)
     if result.skipped:

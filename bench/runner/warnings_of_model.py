@@ -30,8 +30,8 @@ def warn_of_build(run: RunContext, initial: InitialValues) -> None:
 
 def warn_of_first_loss(run: RunContext, inputs: FitInputs, loss: float) -> None:
     """Put into the record where the loss before the first update is not that of equal probabilities."""
-    if inputs.objective != "head" or run.initial is None:
-        return
+    if inputs.objective != "head" or run.initial is None or inputs.class_loss is not None:
+        return  # a weighed or focal loss has other bounds
     first = (inputs.train.features[number] for number in inputs.order[: inputs.budget.global_batch])
     labels = starting_points.first_labels(
         first, len(run.inputs.corpus.labels), multi_label=run.resolved.recipe.dataset.multi_label

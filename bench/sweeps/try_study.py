@@ -27,7 +27,8 @@ from bench.utils import files
 
 # Written into the names of runs, and the folder of the recipes.
 STUDY = "try"
-METHODS = ("full", "lora", "qlora", "zero_shot")
+# The last one reads no model: a baseline that costs seconds.
+METHODS = ("full", "lora", "qlora", "zero_shot", "tfidf")
 # As in the shipped recipes: a warm-up, and adapters with a rate ten times that of all weights.
 _ADAPTER = {"config": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}}
 _OPTIONS: dict[str, dict[str, Any]] = {"lora": _ADAPTER, "qlora": _ADAPTER}
@@ -244,8 +245,11 @@ def fit(tried: Tried, request: TryRequest) -> None:
     console.quiet_libraries()
     from bench.memory import fitting
 
-    kept = []
+    kept, planned = [], any(without_model.uses_model(path.stem) for path in tried.recipes)
     for path in tried.recipes:
+        if not without_model.uses_model(path.stem):
+            kept.append(path)
+            continue
         trains = resolve.load(path, _of_every_method(request.sets)).by_gradients
         sets = (text for text in request.sets if trains or not resolve.is_for_gradients(text))
         found = fitting.fit(path, tuple(sets), size)
@@ -256,7 +260,8 @@ def fit(tried: Tried, request: TryRequest) -> None:
             _add(path, line)
         kept.append(path)
     tried.recipes = kept
-    if not kept:
+    # A baseline of words alone is no comparison of what the model could do.
+    if not kept or (planned and not any(without_model.uses_model(path.stem) for path in kept)):
         raise RecipeError("no method is left to try; take a larger GPU or a smaller model")
 
 

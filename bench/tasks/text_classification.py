@@ -17,6 +17,8 @@ METRICS = {
     "single_label": ("accuracy", "f1", "mcc", "loss", "confusion_matrix", "per_label_accuracy"),
     "multi_label": ("jaccard", "f1", "hamming_accuracy", "subset_accuracy", "loss", "per_label_accuracy"),
 }
+# Its loss is cross-entropy over labels, so that it can be weighed by them.
+CLASS_LOSS = True
 AUTO_CLASS = "AutoModelForSequenceClassification"
 encode = head.encode
 

@@ -14,6 +14,8 @@ from bench.evaluation.readers import tags
 OBJECTIVES = ("head",)
 READS = "tags"
 METRICS = {"single_label": ("entity_f1", "token_accuracy")}
+# Its loss is cross-entropy over labels, so that it can be weighed by them.
+CLASS_LOSS = True
 AUTO_CLASS = "AutoModelForTokenClassification"
 encode = tags.encode
 

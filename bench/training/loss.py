@@ -1,7 +1,7 @@
 """Micro-batches and their loss, the same for every engine."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,14 +41,22 @@ class StepLoss:
             batch["num_answers"] = int((batch["labels"] != IGNORED).sum())
         return batch
 
+    def divisor(self, batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+        """Return the divisor of the loss of micro-batches: the number of their label items, or their weights."""
+        own = self.inputs.class_loss
+        labels = [batch["labels"] for batch in batches]
+        counts = [(each != IGNORED).sum() if own is None else own.divisor(each) for each in labels]
+        return torch.stack(counts).sum()
+
     def batch_loss(self, model: nn.Module, batch: dict[str, Any], items: torch.Tensor | int) -> torch.Tensor:
-        """Return the loss of a micro-batch of `collate`: its sum over label items, over those of the optimiser step.
+        """Return the loss of a micro-batch of `collate`: its sum over label items, over `divisor` of the whole step.
 
         A label item is an example, a label of it where several are allowed, an end of a span, or a token of an answer.
         model: as the engine wrapped it.
         """
         # No label in any batch of the step: a sum of nothing, not 0 / 0.
-        items = torch.as_tensor(items).clamp(min=1)
+        items = torch.as_tensor(items)
+        items = items.masked_fill(items == 0, 1)
         if self.answers_only:
             loss: torch.Tensor = model(**batch).loss
             return loss / items
@@ -57,6 +65,8 @@ class StepLoss:
 
     def _summed(self, outputs: Any, batch: dict[str, Any]) -> torch.Tensor:
         inputs = self.inputs
+        if inputs.class_loss is not None:
+            return inputs.class_loss.summed(outputs.logits, batch["labels"])
         if inputs.objective == "head":
             smoothing = inputs.settings.label_smoothing
             return inputs.task.loss(outputs, batch, label_smoothing=smoothing)

@@ -20,6 +20,7 @@ from bench.models.heads import unwrapped
 from bench.records.clock import Clock
 from bench.records.throughput import PriorSteps, Steps
 from bench.training import checkpoint_files
+from bench.training.class_loss import ClassLoss
 from bench.training.log import TrainLog
 from bench.training.schedule import Budget, sorted_in_steps
 from bench.training.selection import Selection
@@ -68,6 +69,7 @@ class FitInputs:
     """Everything that one training run is given; nothing of it changes.
 
     objective: "head" for a task head, "text" for a language model that learns to write the answers.
+    class_loss: with class weights, or focal; None for the task's own.
     by_length: sort the rows inside each global batch by length, for models that compute pads.
     checkpoint: the one to go on from, as rank zero found it. asked_to_stop: whether this process was sent a
     signal; stopped_by: which one, as in a sentence. sharded: the phases ("before", "validate", "after") in which a
@@ -87,6 +89,7 @@ class FitInputs:
     display: Phase
     rank: int = 0
     objective: str = "head"
+    class_loss: ClassLoss | None = None
     by_length: bool = False
     speed: Speed = field(default_factory=Speed)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)

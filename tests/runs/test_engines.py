@@ -27,6 +27,9 @@ CASES = {
     "gpt2-mlp": ["model=tiny_gpt2", "head.kind=mlp"],
     "roberta-mlp": ["model=tiny_roberta", "head.kind=mlp"],
     "bert-smoothed": ["model=tiny_bert", "training.label_smoothing=0.1"],
+    "bert-weighted": ["model=tiny_bert", "training.class_weights={negative: 0.05, positive: 0.4}"],
+    "bert-focal": ["model=tiny_bert", "training.class_weights=balanced", "training.loss={name: focal, gamma: 1.5}"],
+    "distilbert-posts-weighted": ["model=tiny_distilbert", "dataset=posts", "training.class_weights=balanced"],
     "bert-lora": ["model=tiny_bert", "method=lora"],
     "llama-qlora": ["model=tiny_llama", "method=qlora", "method.compute_dtype=float32"],
 }
@@ -38,7 +41,7 @@ TEXT_CASES = {
 }
 ALL_CASES = CASES | TEXT_CASES
 # With every engine and every cutting, also on two processes; the others with those that can differ most.
-FULLY = ("bert", "t5", "llama-qlora", "gpt2-text", "t5-text")
+FULLY = ("bert", "bert-weighted", "t5", "llama-qlora", "gpt2-text", "t5-text")
 LAUNCHED = [
     *((case, "trainer-2") for case in ALL_CASES),
     *((case, way) for case in FULLY for way in ("trainer-4", "loop-4")),

@@ -31,7 +31,7 @@ CASES = {
     "trainer": [*BEST, "training.schedule=cosine", "training.warmup=2"],
     "loop-lora": ["training.engine=loop", "method=lora", *BEST],
     "trainer-mlp": ["model=tiny_gpt2", "head.kind=mlp", "training.per_device_batch=4"],
-    "text": ["model=tiny_gpt2", "objective=text", *BEST],
+    "text": ["model=tiny_gpt2", "objective=text", "evaluation.also=[endings, {perplexity: passages, limit: 3}]", *BEST],
     "text-qlora": ["model=tiny_llama", "objective=text", "method=qlora", "method.compute_dtype=float32"],
     "text-loop": ["model=tiny_t5", "objective=text", "training.engine=loop"],
 }
@@ -63,7 +63,7 @@ def assert_equal(resumed, whole):
     assert logged(resumed) == logged(whole)
     assert predictions(resumed) == predictions(whole)
     ours, theirs = record_of(resumed), record_of(whole)
-    for part in ("status", "scores", "baselines", "training", "prompts", "comparability", "artifacts"):
+    for part in ("status", "scores", "baselines", "training", "prompts", "comparability", "artifacts", "retention"):
         assert ours[part] == theirs[part], part
     assert sorted(check["name"] for check in ours["checks"]) == sorted(check["name"] for check in theirs["checks"])
     assert set(ours["throughput"]) == set(theirs["throughput"])

@@ -1,6 +1,7 @@
 """`try`: one command from two names to a paired comparison. Runs are made in this process, in place of launches."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -46,7 +47,10 @@ def written(tried):
 
 def test_a_recipe_for_each_method(request_of, models):
     recipes = written(try_study.write_recipes(request_of("tiny-llama", limit=60)))
-    assert list(recipes) == ["full", "lora", "qlora", "zero_shot"]
+    assert list(recipes) == ["full", "lora", "qlora", "zero_shot", "tfidf"]
+    of_words = recipes.pop("tfidf")
+    assert (of_words["dataset"], of_words["method"], of_words["objective"]) == ("reviews", "tfidf", "head")
+    assert "model" not in of_words
     for name, recipe in recipes.items():
         assert (recipe["dataset"], recipe["model"]) == ("reviews", str(models / "tiny-llama"))
         assert (recipe["objective"], recipe["limit"]) == ("text", {"train": 60, "test": 60})
@@ -170,7 +174,7 @@ def test_all_wrong_names_at_once(tmp_path):
 
 
 def test_what_does_not_fit_is_left_out(request_of):
-    asked = request_of("tiny-llama", limit=20, methods=("full", "lora", "zero_shot"), gpu="0.3GiB")
+    asked = request_of("tiny-llama", limit=20, methods=("full", "lora", "zero_shot", "tfidf"), gpu="0.3GiB")
     tried = try_study.write_recipes(asked)
     with pytest.raises(RecipeError, match="no method is left to try; take a larger GPU or a smaller model"):
         try_study.fit(tried, asked)
@@ -202,7 +206,7 @@ def test_one_command_to_a_comparison(models, tmp_path, monkeypatch, bare_runs, c
     monkeypatch.setattr(scheduler, "run_sweep", in_this_process)
     monkeypatch.chdir(models)
     out = tmp_path / "out"
-    more = ["--methods", "full,zero_shot", "--limit", "24", "training.steps=2", "save=false"]
+    more = ["--methods", "full,zero_shot,tfidf", "--limit", "24", "training.steps=2", "save=false"]
     assert main.main(["try", "tiny-llama", "--on", "reviews", "--out", str(out), *more]) == 0
     printed = capsys.readouterr().out
     assert "there is no GPU here" in printed
@@ -210,9 +214,9 @@ def test_one_command_to_a_comparison(models, tmp_path, monkeypatch, bare_runs, c
     assert "before" in printed
     assert "No significant difference" in printed
     records = {record.method: record for record in map(store.read, out.glob("try--*"))}
-    assert set(records) == {"full", "zero_shot"}
+    assert set(records) == {"full", "zero_shot", "tfidf"}
     assert {record.data.splits["test"].examples for record in records.values()} == {24}
     before = records["full"].scores["before"]["test"]["accuracy"].value
     assert before == records["zero_shot"].scores["after"]["test"]["accuracy"].value  # by the same prompt
     assert (out / "comparison.md").read_text().startswith("# Comparison by accuracy")
-    assert (out / "report" / "report.md").is_file()
+    assert re.search(r"Baselines: .*tfidf", (out / "report" / "report.md").read_text())

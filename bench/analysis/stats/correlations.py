@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.analysis.stats.weighted import WeightedValue, before, groups, through
+
 # Of a variance that is 0 in exact arithmetic, sums of squares leave a share of this size.
 ROUNDING = 1e-12
 # Numbers that differ by a smaller share than this of their mean differ by rounding; scipy's `pearsonr` warns from here.
@@ -94,7 +96,7 @@ def pearson_value(sums: np.ndarray) -> np.ndarray:
     return value
 
 
-class RankValue:
+class RankValue(WeightedValue):
     """Spearman's correlation of weighted examples: of a draw of a bootstrap, ranks are taken anew, ties share theirs.
 
     It is no function of sums. rows: [examples, 2], predictions and references, or `rank_rows` of them. Equal to scipy's
@@ -111,19 +113,13 @@ class RankValue:
         value: np.ndarray = np.divide(products[0], scale, out=np.full(len(scale), np.nan), where=scale > 0)
         return value
 
-    def score(self, rows: np.ndarray) -> float:
-        """Return the correlation of all examples."""
-        return float(self.weighted(rows.astype(float), np.ones((1, len(rows))))[0])
-
 
 def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the mean rank [draws, examples] of each example's copies, from 1 on."""
-    _, group = np.unique(values, return_inverse=True)
-    order = np.argsort(group, kind="stable")
-    ends = np.flatnonzero(np.diff(group[order], append=group.max(initial=0) + 1))
-    through = np.cumsum(weights[:, order], axis=1)[:, ends]  # [draws, distinct values]
-    before = np.concatenate([np.zeros((len(weights), 1)), through[:, :-1]], axis=1)
-    middle: np.ndarray = before + (through - before + 1) / 2
+    group, order, ends = groups(values)
+    last = through(weights, order, ends)  # [draws, distinct values]
+    first = before(last)
+    middle: np.ndarray = first + (last - first + 1) / 2
     return middle[:, group]
 
 

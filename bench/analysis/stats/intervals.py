@@ -84,7 +84,7 @@ def bootstrap(
         sums = weights @ rows if transposed is None else np.ascontiguousarray((transposed @ weights.T).T)
         for name, value in values(sums).items():
             drawn.setdefault(name, []).append(np.asarray(value, dtype=float))
-    return {name: _percentiles(np.concatenate(parts), confidence) for name, parts in drawn.items()}
+    return {name: percentiles(np.concatenate(parts), confidence) for name, parts in drawn.items()}
 
 
 def _drawn_counts(
@@ -99,6 +99,23 @@ def _drawn_counts(
     for row in weights:
         row[:] = np.bincount(row_of_example[generator.integers(examples, size=examples)], minlength=distinct)
     return weights
+
+
+def bootstrap_weights(
+    examples: int, values: Callable[[np.ndarray], Mapping[str, np.ndarray]], draws: int = 2000, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Return bootstrap draws [draws, ...] by name of scores of weighted examples; none without examples.
+
+    `values` maps weights [draws, examples], how often each was drawn, to arrays [draws, ...]. Source as for
+    `bootstrap`.
+    """
+    generator, drawn = np.random.default_rng(seed), dict[str, list[np.ndarray]]()
+    counts, numbers = np.ones(examples, dtype=np.int64), np.arange(examples)
+    # Values sort, sum and compare weights: several arrays of their size are in memory at once.
+    for size in _chunks(draws, bytes_per_draw=8 * 8 * examples) if examples else []:
+        for name, value in values(_drawn_counts(generator, size, counts, numbers)).items():
+            drawn.setdefault(name, []).append(value)
+    return {name: np.concatenate(parts) for name, parts in drawn.items()}
 
 
 def bootstrap_examples(
@@ -132,7 +149,7 @@ def bootstrap_examples(
                 drawn.setdefault(name, []).append(float(value))
     values = {name: np.array(value) for name, value in drawn.items()}
     finite = {name: np.where(np.isfinite(value), value, np.nan) for name, value in values.items()}
-    return {name: _percentiles(value, confidence) for name, value in finite.items()}
+    return {name: percentiles(value, confidence) for name, value in finite.items()}
 
 
 def _tail(confidence: float) -> float:
@@ -151,7 +168,7 @@ def _chunks(draws: int, bytes_per_draw: int) -> list[int]:
     return [size] * full + [rest] * (rest > 0)
 
 
-def _percentiles(drawn: np.ndarray, confidence: float) -> Interval:
+def percentiles(drawn: np.ndarray, confidence: float) -> Interval:
     """Return the central `confidence` interval of [draws, ...] along the first axis, ignoring NaN; NaN if equal."""
     ends = [100 * _tail(confidence), 100 * (1 - _tail(confidence))]
     with warnings.catch_warnings():

@@ -13,9 +13,9 @@ from statistics import NormalDist
 import numpy as np
 
 from bench.analysis.stats import tables
-from bench.analysis.stats.correlations import RankValue
 from bench.analysis.stats.sums import LabelValue, Value
 from bench.analysis.stats.tables import Table
+from bench.analysis.stats.weighted import WeightedValue
 
 # Size of the weights of one block of draws; results computed from them are smaller except for few wide tables.
 BLOCK_BYTES = 16 * 2**20
@@ -188,7 +188,7 @@ def _packed(rows: Table, dtype: type) -> Table:
     return csr_array(rows.T, dtype=dtype)
 
 
-def bootstrap_values(runs: Stack, value: Value | RankValue, draws: int, seed: int) -> np.ndarray:
+def bootstrap_values(runs: Stack, value: Value | WeightedValue, draws: int, seed: int) -> np.ndarray:
     """Return bootstrap scores [draws, runs] on examples drawn with replacement, the same for all runs.
 
     Source: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", chapter 8 (paired data).
@@ -196,7 +196,7 @@ def bootstrap_values(runs: Stack, value: Value | RankValue, draws: int, seed: in
 
     def _values(size: int, generator: np.random.Generator) -> np.ndarray:
         weights = _drawn(runs, size, generator)
-        if isinstance(value, RankValue):
+        if isinstance(value, WeightedValue):
             return np.stack([value.weighted(rows, weights.astype(float)) for rows in runs.runs_of()], axis=1)
         return value(runs.sums(weights))
 
@@ -236,7 +236,7 @@ def _drawn(runs: Stack, size: int, generator: np.random.Generator) -> np.ndarray
 
 
 def randomisation_test(
-    runs: Stack, value: Value | RankValue, pairs: Sequence[tuple[int, int]], draws: int, seed: int
+    runs: Stack, value: Value | WeightedValue, pairs: Sequence[tuple[int, int]], draws: int, seed: int
 ) -> np.ndarray:
     """Return two-sided p-values [pairs] of approximate randomisation, which swaps outputs of two runs per example.
 
@@ -244,7 +244,7 @@ def randomisation_test(
     "Computer-Intensive Methods for Testing Hypotheses", chapter 2; Yeh 2000, "More accurate tests for the
     statistical significance of result differences", C00-2137.
     """
-    if isinstance(value, RankValue):
+    if isinstance(value, WeightedValue):
         return _swapped_ranks(runs, value, pairs, draws, seed)
     middles = [(runs.totals[first] + runs.totals[second]) / 2 for first, second in pairs]
     observed = [abs(float(value(runs.totals[first]) - value(runs.totals[second]))) for first, second in pairs]
@@ -263,7 +263,7 @@ def randomisation_test(
 
 
 def _swapped_ranks(
-    runs: Stack, value: RankValue, pairs: Sequence[tuple[int, int]], draws: int, seed: int
+    runs: Stack, value: WeightedValue, pairs: Sequence[tuple[int, int]], draws: int, seed: int
 ) -> np.ndarray:
     """Return the p-values of `randomisation_test` where ranks are taken anew after each swap."""
     rows, counts = runs.runs_of(), runs.counts.astype(float)
@@ -292,9 +292,9 @@ def _unswapped(runs: Stack, size: int, generator: np.random.Generator) -> np.nda
     return np.unpackbits(drawn, count=size * runs.examples).reshape(size, runs.examples).astype(runs.dtype)
 
 
-def jackknife_values(run: Table, value: Value | RankValue) -> np.ndarray:
+def jackknife_values(run: Table, value: Value | WeightedValue) -> np.ndarray:
     """Return scores [examples] of one run with each example left out in turn. run: [examples, columns]."""
-    if isinstance(value, RankValue):
+    if isinstance(value, WeightedValue):
         return _ranks_without_each(run, value)
     if tables.is_sparse(run) and isinstance(value, LabelValue):
         return value.without_each(run)
@@ -304,7 +304,7 @@ def jackknife_values(run: Table, value: Value | RankValue) -> np.ndarray:
     return np.concatenate([value(total - part) for part in parts])
 
 
-def _ranks_without_each(run: Table, value: RankValue) -> np.ndarray:
+def _ranks_without_each(run: Table, value: WeightedValue) -> np.ndarray:
     examples = run.shape[0]
     size, parts = max(1, BLOCK_BYTES // (8 * examples)), []
     for start in range(0, examples, size):

@@ -5,16 +5,17 @@ only the statistics of each example, from a run's file of predictions, and the f
 starts with recomputing the score that the run's record states.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.analysis.stats import chrf, correlations, entity_counts, tables
+from bench.analysis.stats import chrf, correlations, entity_counts, probabilities, tables
 from bench.analysis.stats.correlations import RankValue
 from bench.analysis.stats.tables import Table
+from bench.analysis.stats.weighted import WeightedValue
 from bench.data import tagging
 from bench.errors import DataError
 
@@ -37,6 +38,8 @@ BY_ENTITY = ("entity_f1", "entity_precision", "entity_recall", "entity_f1_macro"
 # What is recomputed from predictions and references that are tags, or numbers.
 OF_TAGS = (*BY_ENTITY, "token_accuracy")
 OF_NUMBERS = ("pearson", "spearman", "mse", "mae")
+# What is recomputed from probabilities, by draws that rank or bin them anew.
+BY_PROBABILITY = tuple(name for name in probabilities.BY_PROBABILITY if name != "ece_by_chance")
 # Of multiple choice: the length over which a log-likelihood is taken, as predictions files name it.
 CHOICE_LENGTHS = {
     "acc": None,
@@ -52,6 +55,7 @@ class Line(NamedTuple):
     """One example of a file of predictions. value: the metric's own value for it, if it has one.
 
     loss, tokens: of the reference, summed over its tokens in nats; where a language model wrote the answer.
+    scores: label -> its probability; where a metric of probabilities is to be recomputed.
     """
 
     prediction: Any
@@ -59,17 +63,18 @@ class Line(NamedTuple):
     value: float | None = None
     loss: float | None = None
     tokens: int | None = None
+    scores: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
     """Statistics [examples, columns] of one run, and how their sums [..., columns] become scores [...].
 
-    value: or a RankValue, for which the rows themselves are weighted.
+    value: or a WeightedValue, for which the rows themselves are weighted.
     """
 
     rows: Table
-    value: Value | RankValue
+    value: Value | WeightedValue
 
     @property
     def examples(self) -> int:
@@ -79,7 +84,7 @@ class Tally:
     @property
     def score(self) -> float:
         """The score of all examples."""
-        if isinstance(self.value, RankValue):
+        if isinstance(self.value, WeightedValue):
             return self.value.score(self.rows)
         return float(self.value(self.rows.sum(0, dtype=float)))
 
@@ -127,6 +132,9 @@ def tally(
         return Tally(rows=_bleu_rows(lines, TOKENIZERS[metric]), value=bleu_value)
     if metric in chrf.WORD_ORDERS:
         return Tally(rows=_chrf_rows(lines, metric), value=chrf.value)
+    if metric in BY_PROBABILITY and all(line.scores is not None for line in lines):
+        rows = probability_rows(metric, lines, labels, multi_label=multi_label)
+        return Tally(rows=rows, value=probabilities.value_of(metric, multi_label=multi_label))
     if metric in BY_TOKENS and all(line.loss is not None and line.tokens for line in lines):
         rows = np.array([(line.loss, line.tokens) for line in lines], dtype=float)
         return Tally(rows=rows, value=BY_TOKENS[metric])
@@ -199,6 +207,22 @@ def _perplexity(sums: np.ndarray) -> np.ndarray:
 
 # Value -> its formula over sums [..., 2] of the loss of references and of their tokens.
 BY_TOKENS: dict[str, Value] = {"reference_loss": _loss_per_token, "perplexity": _perplexity}
+
+
+def probability_rows(metric: str, lines: Sequence[Line], labels: Sequence[str], *, multi_label: bool) -> np.ndarray:
+    """Return the rows of a metric of `probabilities.BY_PROBABILITY`; a label without a probability has 0.
+
+    Raises DataError for a label that is none of these, and for a probability that is not a number.
+    """
+    known = {name: number for number, name in enumerate(labels)}
+    scores = np.zeros((len(lines), len(labels)))
+    for row, line in zip(scores, lines, strict=True):
+        for name, value in (line.scores or {}).items():
+            if name not in known or isinstance(value, bool) or not isinstance(value, int | float):
+                raise DataError(f"the probability {value!r} of {name!r} is no number of a label of the record")
+            row[known[name]] = value
+    references = tables.dense(_label_table([line.reference for line in lines], known, multi_label))
+    return probabilities.rows_of(metric, scores, references if multi_label else references.argmax(axis=1))
 
 
 def likeliest_choice(log_likelihoods: np.ndarray, lengths: np.ndarray | float) -> int:

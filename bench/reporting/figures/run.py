@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bench.analysis.accessors import MATRIX_LABELS
 from bench.records.record import Record, Score
-from bench.reporting.figures import style
+from bench.reporting.figures import reliability, style
 from bench.reporting.markdown import clean
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def _plan(
         if "confusion_matrix" in scores:
             counts = scores["confusion_matrix"].value
             plan[f"confusion_matrix-{ending}"] = partial(confusion_matrix, counts, labels, title=title)
+        if diagram := reliability.curves(record, split):
+            plan[f"reliability-{ending}"] = partial(reliability.reliability_diagram, diagram, f"{split}, reliability")
         bars = _bar_scores(record, stage, split)
         if bars:
             plan[f"per_label-{ending}"] = partial(per_label_bars, bars, labels, title=title)

@@ -39,7 +39,7 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
         for step in range(progress.step + 1, budget.steps + 1):
             progress.steps.start()
             batches = _micro_batches(loss_of, step, accelerator)
-            items = accelerator.reduce(torch.stack([(b["labels"] != -100).sum() for b in batches]).sum(), "sum")
+            items = accelerator.reduce(loss_of.divisor(batches), "sum")
             model.train()
             for number, batch in enumerate(batches):
                 seed_step(inputs.seed, step - 1, number, inputs.rank)

@@ -113,7 +113,10 @@ class WatchedTrainer(Trainer):
             self._tr_loss += self._since_log
             self._since_log, self._globalstep_last_logged = None, self.session.progress.logged_step
         self.session.progress.steps.start()
-        return super().get_batch_samples(*args, **options)
+        batches, items = super().get_batch_samples(*args, **options)
+        if batches and self.session.inputs.class_loss is not None:  # weights are what the Trainer does not count
+            items = self.accelerator.reduce(self.loss_of.divisor(batches).to(self.args.device), "sum")
+        return batches, items
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         fit_inputs = self.session.inputs

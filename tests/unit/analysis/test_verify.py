@@ -1,4 +1,4 @@
-"""An edited record, or an edited file of predictions, is refused: of generation and of multiple choice."""
+"""An edited record, or an edited file of predictions, is refused: of texts, of multiple choice, of probabilities."""
 
 import copy
 import json
@@ -17,6 +17,7 @@ from tests.helpers.cases import together
 WORDS = ("a cat sat here", "two dogs ran home", "rain fell all day", "birds sing, early")
 GENERATION = ("rouge", "chrf", "exact_match", "reference_loss")
 CHOICES = ("accuracy", "choice_accuracy")
+OF_LABELS = ("accuracy", "ece", "auroc", "average_precision", "brier")
 LABELS = ("A", "B", "C")
 
 
@@ -49,7 +50,20 @@ def chosen():
     )  # fmt: skip
 
 
-RUNS = {"generation": (GENERATION, generated, ()), "choices": (CHOICES, chosen, LABELS)}
+def classified():
+    draw = np.random.default_rng(1)
+    scores = draw.dirichlet(np.ones(3), 12)
+    return Predictions(
+        ids=tuple("abcdefghijkl"), predictions=scores.argmax(axis=1), references=draw.permutation(np.arange(12) % 3),
+        scores=scores,
+    )  # fmt: skip
+
+
+RUNS = {
+    "generation": (GENERATION, generated, ()),
+    "choices": (CHOICES, chosen, LABELS),
+    "labels": (OF_LABELS, classified, LABELS),
+}
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +131,16 @@ def all_right(name):
 
 @pytest.mark.parametrize(("name", "metric"), [
     ("generation", "rougeL"), ("generation", "chrf"), ("generation", "perplexity"),
-    ("choices", "accuracy"), ("choices", "acc"),
+    ("choices", "accuracy"), ("choices", "acc"), *(("labels", name) for name in OF_LABELS),
 ])  # fmt: skip
 def test_what_a_run_wrote_is_accepted(runs, tmp_path, name, metric):
     assert contradiction(runs[name], tmp_path, lambda scores, lines: None, metric) is None
 
 
 CHANGES = [
+    *(("labels", "accuracy", stated(name, 0.25), f"{name} recomputed") for name in OF_LABELS[1:]),
+    ("labels", "ece", of_first(scores={"A": 1.0, "B": 0.0, "C": 0.0}), "recomputed from the predictions"),
+    ("labels", "accuracy", of_first(scores=None), "lacks the probabilities (scores), of which"),
     ("generation", "rougeL", stated("perplexity", 3.0), "perplexity recomputed"),
     ("generation", "rougeL", stated("reference_loss", 1.0), "reference_loss recomputed"),
     ("generation", "perplexity", stated("reference_loss", 1.0), "reference_loss recomputed"),

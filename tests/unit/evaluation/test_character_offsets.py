@@ -81,7 +81,7 @@ def test_the_key_is_for_spans_alone_and_no_part_of_other_hashes():
 def test_a_step_whose_ends_all_lie_behind_the_text_has_no_loss():
     """A sum of nothing, not 0 / 0."""
     logits = torch.zeros(1, 3, requires_grad=True)
-    inputs = SimpleNamespace(objective="head", settings=Training(), task=question_answering)
+    inputs = SimpleNamespace(objective="head", settings=Training(), task=question_answering, class_loss=None)
     loss_of = StepLoss(inputs=inputs)
     batch = {"attention_mask": torch.ones(1, 3), "labels": torch.full((1, 2), IGNORED)}
     model = lambda **_: SimpleNamespace(start_logits=logits, end_logits=logits)  # noqa: E731

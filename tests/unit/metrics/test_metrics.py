@@ -23,8 +23,8 @@ from tests.helpers.cases import together
 ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted(path for path in (ROOT / "bench" / "metrics").glob("*.py") if not path.stem.startswith("_"))
 CONFIGS = ("default", "multilabel")
-# Ranks are no sums over examples; tests/unit/metrics/test_number_and_tag_metrics.py has it.
-NOT_ADDITIVE = {"spearman"}
+# Ranks and bins are no sums over examples; test_number_and_tag_metrics.py and test_probability_metrics.py have them.
+NOT_ADDITIVE = {"spearman", "auroc", "average_precision", "ece"}
 TAGS = ("O", "B-A", "I-A", "B-B", "I-B")
 # What a metric of answers in words may need beside what comes with `evaluate`; all are requirements of the package.
 OF_TEXTS = {"nltk", "rouge_score", "sacrebleu"}
@@ -51,6 +51,8 @@ PAIRS = [
     if name not in NOT_ADDITIVE and config not in OTHER_SCHEMES
 ]
 LABEL_PAIRS = [(name, config) for name, config in PAIRS if FACTS[name]["reads"] in ("predictions", "scores")]
+# Metrics of label ids, of which one may be missing; probabilities never are.
+OF_IDS = {name for name, facts in FACTS.items() if facts["reads"] == "predictions"}
 every_pair = pytest.mark.parametrize(("name", "config"), PAIRS)
 every_label_pair = pytest.mark.parametrize(("name", "config"), LABEL_PAIRS)
 
@@ -325,7 +327,7 @@ def test_a_reference_out_of_range_is_named(name, config, wrong, make):
         metric.compute(predictions=predictions, references=references, num_labels=num_labels)
 
 
-@pytest.mark.parametrize(("name", "config"), [pair for pair in LABEL_PAIRS if pair[0] != "loss"])
+@pytest.mark.parametrize(("name", "config"), [pair for pair in LABEL_PAIRS if pair[0] in OF_IDS])
 def test_wrong_predictions_are_refused(name, config, make):
     metric = make(name, config)
     predictions, references, num_labels = random_data("predictions", config, 0)
@@ -346,7 +348,7 @@ def test_missing_answers_are_wrong_everywhere_in_single_label(make):
     references, predictions = [0, 1, 2, 2, 2, 0], [0, 1, 2, -1, -7, 1]
     got = {}
     for name, config in LABEL_PAIRS:
-        if config == "default" and name != "loss":
+        if config == "default" and name in OF_IDS:
             got |= make(name).compute(predictions=predictions, references=references, num_labels=3)
     assert got["accuracy"] == 0.5
     assert got["accuracy_per_label"] == got["recall_per_label"] == pytest.approx([1 / 2, 1, 1 / 3])
@@ -363,7 +365,7 @@ def test_missing_answers_are_wrong_everywhere_in_single_label(make):
 
 def test_only_missing_answers(make):
     for name, config in LABEL_PAIRS:
-        if name == "loss":
+        if name not in OF_IDS:
             continue
         shape = (4,) if config == "default" else (4, 3)
         references = np.arange(np.prod(shape)).reshape(shape) % 2
@@ -383,7 +385,7 @@ def test_missing_answers_are_the_empty_set_in_multilabel(make):
     for missing in ([-1] * 5, [1, -1, 0, 0, 0], [0, 0, 0, 0, -7], [0] * 5):
         predictions = [[1, 1, 0, 0, 0], missing, missing]
         for name, config in LABEL_PAIRS:
-            if config == "multilabel" and name != "loss":
+            if config == "multilabel" and name in OF_IDS:
                 got |= make(name, config).compute(predictions=predictions, references=references)
         # As scikit-learn scores the empty set.
         empty = [[1, 1, 0, 0, 0], [0] * 5, [0] * 5]
@@ -400,7 +402,7 @@ def test_missing_answers_are_the_empty_set_in_multilabel(make):
 
 def test_every_metric_of_several_labels_says_its_rule_of_missing_answers(make):
     for name, config in LABEL_PAIRS:
-        if config == "multilabel" and name != "loss":
+        if config == "multilabel" and name in OF_IDS:
             for signature in make(name, config).signatures().values():
                 assert "|no_answer:empty_set|" in signature or "|no_answer:no_label|" in signature
 
