@@ -155,7 +155,7 @@ class Prompt(Strict):
     Example: Say whether each review is positive or negative.
     """
     joint: str = " "
-    """Text between question and answer, without a chat template. Example: ' '"""
+    """Text between question and answer, without a chat template. Example: ': '"""
     separator: Text = "\n\n"
     """Text after each shot, without a chat template. Example: ' | '"""
     answers: dict[str, Text] = {}

@@ -67,6 +67,10 @@ class WithDescriptions(GenerateJsonSchema):
                 made["properties"][key] |= {"examples": [text.value]}
         return made
 
+    def sort(self, value: Any, parent_key: str | None = None) -> Any:
+        """Leave keys in the order in which they are written."""
+        return value
+
 
 def schema_of(settings: type[BaseModel]) -> dict[str, Any]:
     """Return a settings class's JSON Schema, with descriptions and examples."""

@@ -41,7 +41,7 @@ class Prompting(Strict):
     """The most tokens that are generated for an answer. Example: 64"""
     date: Date = CHAT_DATE
     """The date that a chat template is told which writes today's, so that prompts are the same on all days.
-    Example: 2024-07-26
+    Example: 2026-01-31
     """
     chat_template_kwargs: dict[str, bool | int | float | str | None] = {}
     """Further arguments of the chat template. Example: {enable_thinking: false}"""

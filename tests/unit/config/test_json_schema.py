@@ -187,3 +187,23 @@ def test_editors_are_offered_the_shipped_names():
     assert "tiny_bert" in properties["model"]["anyOf"][0]["examples"]
     assert {"full", "lora"} <= set(properties["method"]["anyOf"][0]["enum"])
     assert set(properties) == set(recipe.Recipe.model_fields)
+
+
+@pytest.mark.parametrize("kind", ["recipe", "dataset", "model"])
+def test_every_key_has_a_sentence_and_an_example_that_it_takes(kind):
+    """Texts stand below the attributes of bench/config and of the methods' options."""
+    root = json_schema.of(kind)
+    methods = [part for part in root["properties"].get("method", {}).get("anyOf", ()) if "properties" in part]
+    seen = 0
+    for part in (root, *methods, *root.get("$defs", {}).values()):
+        for key, value in part.get("properties", {}).items():
+            place = f"{part.get('title')}.{key}"
+            assert len(value.get("description", "").split()) > 2, place
+            assert value["description"].endswith("."), place
+            (example,) = value["examples"]
+            assert valid(json.loads(json.dumps(example)), {k: v for k, v in value.items() if k != "default"}, root), (
+                place
+            )
+            assert "default" not in value or example != value["default"], f"{place}: the example is the default"
+            seen += 1
+    assert seen > 10
