@@ -13,8 +13,8 @@ from bench.config import named_cards, resolve
 from bench.memory import job
 from bench.sweeps import study
 from tests.helpers import blocks
+from tests.helpers.foreign_results import peft_result
 from tests.helpers.launching import ROOT
-from tests.models.test_imports_of_results import peft_result
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # What is on the Hub, and the small one that takes its place here.
