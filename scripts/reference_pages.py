@@ -20,6 +20,7 @@ if str(ROOT) not in sys.path:
 from bench.cli import main as commands  # noqa: E402
 from bench.config import json_schema, registry  # noqa: E402
 from bench.config.overrides import as_yaml  # noqa: E402
+from bench.records import causes  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
 Schema = dict[str, Any]
@@ -59,6 +60,7 @@ def pages() -> dict[str, str]:
         "tasks.md": _tasks(),
         "metrics.md": _metrics(),
         "commands.md": _commands(),
+        "warnings.md": _warnings(),
     }
     return {name: f"{text.rstrip()}\n" for name, text in made.items()}
 
@@ -69,13 +71,16 @@ def _keys_page(title: str, intro: str, kind: str) -> str:
     lines = [f"# {title}", "", intro, "", f"The same as JSON Schema, for editors: `{command}`.", ""]
     # The schema asks for a model only with methods that have one.
     required = {*schema.get("required", ()), *(["model"] if kind == "recipe" else [])}
-    return "\n".join([*lines, *_keys(schema, schema.get("$defs", {}), "", required)])
+    return "\n".join([*lines, *_keys(schema, schema.get("$defs", {}), "", required, set())])
 
 
-def _keys(part: Schema, definitions: Schema, prefix: str, required: set[str], example: str = "{}") -> Iterator[str]:
+def _keys(
+    part: Schema, definitions: Schema, prefix: str, required: set[str], seen: set[str], example: str = "{}"
+) -> Iterator[str]:
     """Yield the lines of all keys of a mapping: those with values first, then each mapping below its own heading.
 
-    example: what stands around an example, with {} in its place.
+    seen: titles of mappings that are on the page, which are not repeated. example: what stands around an example, with
+    {} in its place.
     """
     properties = {key: value for key, value in part["properties"].items() if key != "license"}
     # A card's defaults are recipe keys, which have a page.
@@ -93,9 +98,12 @@ def _keys(part: Schema, definitions: Schema, prefix: str, required: set[str], ex
             f"* Example: `{example.replace('{}', shown)}`",
             "",
         )
-        if key in nested:
+        if key in nested and nested[key]["title"] not in seen:
+            seen.add(nested[key]["title"])
             inner = example.replace("{}", _around(key, value))
-            yield from _keys(nested[key], definitions, f"{prefix}{key}.", set(nested[key].get("required", ())), inner)
+            yield from _keys(
+                nested[key], definitions, f"{prefix}{key}.", set(nested[key].get("required", ())), seen, inner
+            )
 
 
 def _around(key: str, value: Schema) -> str:
@@ -125,7 +133,7 @@ def _facts(value: Schema, definitions: Schema, *, is_required: bool) -> str:
         said = "required"
     elif "default" not in value:
         said = "optional"
-    elif _below(value, definitions) is not None and default is not None:
+    elif "$ref" in value and default is not None:
         said = "default: those of its keys"
     else:
         said = f"default: `{_yaml(default)}`"
@@ -160,8 +168,8 @@ def _type(value: Schema) -> str:
         case "object" if "name" in value.get("properties", {}):
             return "mapping"
         case "object":
-            inner = value.get("additionalProperties")
-            of = f" of {_type(inner)}" if isinstance(inner, dict) and inner else ""
+            inner = next(iter(value.get("patternProperties", {}).values()), value.get("additionalProperties"))
+            of = f" of names to {_type(inner)}" if isinstance(inner, dict) and inner else ""
             return f"mapping{of}"
         case "string":
             return "text"
@@ -195,7 +203,7 @@ def _methods() -> str:
         lines += [f"## {name}", "", _docstring(registry.path_of("methods", name)), "", f"With {objectives}.", ""]
         part = options[name]
         own = {**part, "properties": {key: value for key, value in part["properties"].items() if key != "name"}}
-        lines += _keys(own, schema["$defs"], "method.", set(part["required"]), f"method: {{name: {name}, {{}}}}")
+        lines += _keys(own, schema["$defs"], "method.", set(part["required"]), set(), f"method: {{name: {name}, {{}}}}")
     return "\n".join(lines)
 
 
@@ -243,6 +251,15 @@ def _metrics() -> str:
         lines += [f"* Reads {READS[known['reads']]}." + (f" Further forms: {_codes(configs)}." if configs else "")]
         lines += [f"* Source: {_prose(known['source'])}", ""]
     return "\n".join(lines)
+
+
+def _warnings() -> str:
+    lines = ["# Warnings", "", "A warning stands before the scores, on the console and in every report: code, what was"]
+    lines += [
+        "found, and usual causes. Codes and sentences are in the record, as `warnings`. The codes that have the same"
+    ]
+    lines += ["causes in every run:", ""]
+    return "\n".join(lines + [f"* `{code}`: {_prose(text)}." for code, text in sorted(causes.BY_CODE.items())])
 
 
 def _commands() -> str:
