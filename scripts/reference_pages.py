@@ -8,6 +8,7 @@ holds the pages to what this prints. Loads no torch.
 
 import argparse
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,7 @@ def _keys(
     for key, value in sorted(properties.items(), key=lambda item: item[0] in nested):
         shown = f"{key}: {_yaml(value['examples'][0])}"
         level = "##" if not prefix else "###"
-        yield from (f"{level} {prefix}{key}", "", value["description"], "")
+        yield from (f"{level} {prefix}{key}", "", _prose(value["description"]), "")
         yield from (
             f"* {_facts(value, definitions, is_required=key in required)}",
             f"* Example: `{example.replace('{}', shown)}`",
@@ -287,7 +288,7 @@ def _commands() -> str:
         common = {"-h", "--include", "--trust-remote-code", "--traceback"}
         for option in parser._actions:
             if option.help and option.help != argparse.SUPPRESS and not common & set(option.option_strings):
-                lines += [f"* `{_shown(option)}`: {option.help}"]
+                lines += [f"* `{_shown(option)}`: {_prose(option.help)}"]
         lines += [""]
     return "\n".join(lines)
 
@@ -347,8 +348,7 @@ def _prose(text: str) -> str:
     """Return a docstring as Markdown: signs that Markdown reads otherwise are escaped, code stays."""
     pieces = text.split("`")
     for index in range(0, len(pieces), 2):
-        for sign in "*[]<>":
-            pieces[index] = pieces[index].replace(sign, f"\\{sign}")
+        pieces[index] = re.sub(r"([*\[\]])", r"\\\1", pieces[index]).replace("<", "&lt;")
     return "`".join(pieces)
 
 

@@ -104,6 +104,8 @@ def test_reference_pages_name_every_drop_in_key_and_source():
     for kind in ("methods", "tasks", "metrics"):
         for name in reference_pages.registry.names(kind):
             assert f"\n## {name}\n" in pages[f"{kind}.md"], name
+    for name, text in pages.items():  # else a browser takes it for a tag, and shows nothing
+        assert not re.search(r"<[\w/!]", re.sub(r"`[^`]*`", "", text)), name
     metrics = pages["metrics.md"]
     assert metrics.count("\n* Source: ") == len(reference_pages.registry.names("metrics"))
     assert "* Source: \n" not in metrics
