@@ -108,7 +108,7 @@ def _keys(
 
 
 def _around(key: str, value: Schema) -> str:
-    """Return a key with {} in the place of what stands in its mapping, in its list of mappings, or below a name."""
+    """Return a key with {} where the keys of its mapping go, also in a list or below a name."""
     if value.get("type") == "array":
         return f"{key}: [{{{{}}}}]"
     return f"{key}: {{NAME: {{{{}}}}}}" if "patternProperties" in value else f"{key}: {{{{}}}}"

@@ -4,9 +4,10 @@ import itertools
 import json
 import re
 
+import pydantic
 import pytest
 
-from bench.config import json_schema, recipe, yaml_loader
+from bench.config import descriptions, json_schema, recipe, training, yaml_loader
 from bench.config.resolve import find_cards, find_recipes
 
 BASE = {"dataset": "reviews", "model": "tiny_bert", "method": "full"}
@@ -207,3 +208,18 @@ def test_every_key_has_a_sentence_and_an_example_that_it_takes(kind):
             assert "default" not in value or example != value["default"], f"{place}: the example is the default"
             seen += 1
     assert seen > 10
+
+
+def test_texts_are_read_from_the_class_and_its_bases():
+    class More(training.EarlyStopping):
+        """With a key more."""
+
+        patience: int = 2
+        """Another meaning. Example: 4"""
+        other: int = 2
+
+    texts = descriptions.of(More)
+    assert texts["patience"] == ("Another meaning.", "4")
+    assert texts["threshold"] == descriptions.of(training.EarlyStopping)["threshold"]
+    assert "other" not in texts
+    assert descriptions.of(pydantic.create_model("Made", key=(int, 3))) == {}
