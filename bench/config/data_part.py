@@ -11,20 +11,22 @@ FOLD = "fold"
 
 
 class DataPart(Strict):
-    """Which rows are learned from; without these keys all of the training split.
-
-    train_examples: the first so many rows of one stratified order of the training split, so that a smaller part lies
-    inside each larger one. Validation and test stay whole. train_subset_seed: draws that order; null is the run's seed.
-    folds, fold: k-fold cross-validation. The rows of the splits `fold_of` are dealt into so many folds by the run's
-    seed, stratified, whole groups where the card has `columns.group`; this fold, counted from 1, is held out as the
-    split `fold`, and all others are the training split.
-    """
+    """Which rows are learned from; without these keys all of the training split."""
 
     train_examples: PositiveInt | None = None
+    """The first so many rows of one stratified order of the training split, so that a smaller part lies inside each
+    larger one. Validation and test stay whole. Example: 100
+    """
     train_subset_seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Draws that order; null is the run's seed. Example: 0"""
     folds: Annotated[int, Field(ge=2, le=1000)] | None = None
+    """k-fold cross-validation: the rows of the splits `fold_of` are dealt into so many folds by the run's seed,
+    stratified, whole groups where the card has `columns.group`. Example: 5
+    """
     fold: PositiveInt | None = None
+    """The fold that is held out as the split `fold`, counted from 1; all others are the training split. Example: 1"""
     fold_of: Annotated[tuple[Name, ...], Field(min_length=1), Distinct] = ("train",)
+    """The splits whose rows are dealt into folds. Example: [train, validation]"""
 
     @model_validator(mode="after")
     def _consistent(self) -> "DataPart":

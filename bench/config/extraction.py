@@ -69,16 +69,16 @@ _RULES: dict[str, _Rule] = {
 
 
 class Extract(Strict):
-    """The part of an answer, and of its reference, that is compared: `extracted_match`.
-
-    name: one of the known ones (gsm8k_number, worked_answer, last_number, letter), or a new one for `pattern`, a
-    regular expression whose first group that matches is taken. take: of several matches the first or the last; for a
-    pattern.
-    """
+    """The part of an answer, and of its reference, that is compared by metric `extracted_match`."""
 
     name: Name
+    """A known rule (`gsm8k_number`, `worked_answer`, `last_number`, `letter`), or a new name for `pattern`.
+    Example: gsm8k_number
+    """
     pattern: Text | None = None
+    r"""A regular expression; the first of its groups that matches is taken. Example: 'Label: (\w+)'"""
     take: Literal["first", "last"] | None = None
+    """Of several matches of a pattern the first or the last; null is the first. Example: last"""
 
     @model_validator(mode="after")
     def _usable(self) -> "Extract":

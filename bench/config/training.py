@@ -16,20 +16,25 @@ def _share_or_steps(value: float) -> float:
 
 
 class EarlyStopping(Strict):
-    """Early stopping: after `patience` evaluations without an improvement of at least `threshold`."""
+    """Early stopping by the metric that `training.best` names."""
 
     patience: PositiveInt = 3
+    """Evaluations without an improvement after which training ends. Example: 2"""
     threshold: Annotated[float, Field(ge=0)] = 0.0
+    """The smallest change that counts as an improvement. Example: 0.001"""
 
 
 class Loss(Strict):
-    """The loss of a task head over labels: cross-entropy, or focal loss, which counts what is right already for less.
-
-    gamma: of the focal loss, (1 - p)^gamma x cross-entropy with the probability p of the label; 0 is cross-entropy.
-    """
+    """The loss of a task head over labels."""
 
     name: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """Cross-entropy, or focal loss (Lin et al. 2017), in which labels that are already likely count less.
+    Example: focal
+    """
     gamma: Annotated[float, Field(ge=0, le=10)] = 2.0
+    """Of the focal loss, (1 - p)^gamma x cross-entropy with the probability p of the label; 0 is cross-entropy.
+    Example: 1.0
+    """
 
     @model_validator(mode="after")
     def _used(self) -> "Loss":
@@ -39,33 +44,36 @@ class Loss(Strict):
 
 
 class Training(Strict):
-    """Hyper-parameters of training. Parallelism and precision are the accelerate config's part.
-
-    per_device_batch: examples of a micro-batch; null is a process's whole share of the global batch, "auto" the largest
-    part of it that is found to fit. The global batch, and so the result, is the same with any of them.
-    warmup: a share of all steps below 1, or a whole number of steps. epochs, steps: one of them; else 3 epochs.
-    min_steps: with `epochs`, at least so many steps: a few examples would else be over after a few of them.
-    schedule_per: the schedule is stepped after each step, or after each epoch, over which the rate then stays.
-    activation_offload: gradient checkpointing keeps its activations in host memory until the backward pass.
-    loss_on: of texts that are learned (`objective: text`), the tokens in the loss: those of the answer, of all turns of
-    the assistant (task generation), or all, the prompt's too.
-    class_weights: of a task head's labels: `balanced`, by which all labels weigh the same in sum, or label -> weight, 1
-    for a label that is not named. The mean loss is over the sum of weights, as in torch's cross_entropy. Of several
-    labels an example they are weights of the positive entries.
-    group_by_length: texts of similar length share a global batch, as transformers' sampler of that name has it.
-    """
+    """Hyper-parameters of training. Parallelism and precision are set by the accelerate config."""
 
     engine: Literal["trainer", "loop"] = "trainer"
+    """Who runs the loop: transformers' Trainer (TRL's SFTTrainer for text), or the harness's own plain loop. Both give
+    the same losses. Example: loop
+    """
     global_batch: PositiveInt = 32
+    """Examples of one optimiser step, over all processes. Example: 64"""
     per_device_batch: PositiveInt | Literal["auto"] | None = None
+    """Examples of a micro-batch. null: a process's whole share of the global batch; `auto`: the largest part of it that
+    is found to fit. The result is the same with any of them. Example: auto
+    """
     epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training split; 3 where neither `epochs` nor `steps` is set. Example: 2"""
     steps: PositiveInt | None = None
+    """Optimiser steps, instead of `epochs`. Example: 500"""
     min_steps: PositiveInt | None = None
+    """With `epochs`, at least so many steps: a few examples would otherwise be over after a few of them. Example: 100
+    """
     minutes: Annotated[float, Field(gt=0)] | None = None
+    """Training ends after so many minutes, whatever is left. Example: 30"""
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
+    """The peak learning rate. Example: 2e-5"""
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = "linear"
+    """How the learning rate changes, by transformers' names. Example: cosine"""
     schedule_per: Literal["step", "epoch"] = "step"
+    """Steps the schedule after each optimiser step, or after each epoch, over which the rate then stays. Example: epoch
+    """
     warmup: Annotated[float, Field(ge=0), AfterValidator(_share_or_steps)] = 0.0
+    """Warm-up: a share of all steps below 1, or a whole number of steps. Example: 0.1"""
     optimizer: Literal[
         "adamw_torch",
         "adamw_torch_fused",
@@ -75,19 +83,40 @@ class Training(Strict):
         "adafactor",
         "sgd",
     ] = "adamw_torch_fused"
+    """The optimiser, by transformers' names. Example: adamw_torch"""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay; not of biases and norms. Example: 0.01"""
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradient clipping: the most that the gradient's norm may be; 0 is off. Example: 0"""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target probability that is spread over all labels. Example: 0.1"""
     loss: Loss = Loss()
+    """The loss of a task head over labels. Example: {name: focal, gamma: 2.0}"""
     class_weights: Literal["balanced"] | dict[Text, Annotated[float, Field(gt=0)]] | None = None
+    """Weights of a task head's labels: `balanced`, by which all labels weigh the same in sum, or label -> weight, 1 for
+    a label that is not named. The mean loss is over the sum of weights, as in torch's cross_entropy. For multi-label
+    data they weigh the positive entries. Example: balanced
+    """
     loss_on: Literal["answer", "assistant", "all"] = "answer"
+    """With `objective: text`, the tokens in the loss: those of the answer, of all turns of the assistant (task
+    generation), or all, the prompt's too. Example: all
+    """
     group_by_length: bool = False
+    """Puts texts of similar length into one global batch, as transformers' sampler of that name does. Example: true"""
     gradient_checkpointing: bool = False
+    """Recomputes activations in the backward pass: less memory, more time. Example: true"""
     activation_offload: bool = False
+    """With gradient checkpointing, keeps the saved activations in host memory until the backward pass. Example: true"""
     log_every: PositiveInt = 10
+    """Steps between two lines of the training log. Example: 50"""
     evaluate_every: PositiveInt | Literal["epoch"] | None = None
+    """Steps between two evaluations on the validation split, or `epoch`; null is never. Example: epoch"""
     best: Name | None = None
+    """The metric on the validation split by which the best step is chosen, whose weights are then scored.
+    Example: f1_macro
+    """
     early_stopping: EarlyStopping | None = None
+    """Ends training when `best` no longer improves. Example: {patience: 3}"""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Training":
@@ -116,26 +145,25 @@ class Training(Strict):
 
 
 class Checkpoints(Strict):
-    """Intervals at which the state of training is saved, so that a killed run resumes from there; null is never.
-
-    keep: how many of the newest are kept; an older one serves where the newest is damaged. No result depends on these.
-    """
+    """When the state of training is saved, so that a killed run resumes from there. No result depends on it."""
 
     every_steps: PositiveInt | None = None
+    """Steps between two checkpoints; null is never. Example: 200"""
     every_minutes: Annotated[float, Field(gt=0)] | None = 10.0
+    """Minutes between two checkpoints; null is never. Example: 5"""
     keep: PositiveInt = 2
+    """How many of the newest are kept; an older one serves where the newest is damaged. Example: 3"""
 
 
 class Also(Strict):
-    """Other data than a run's own, of `evaluation.also`: a data set, or a running text whose perplexity is taken.
-
-    dataset: the name of a card, or what else `dataset:` may name. perplexity: a text file, or a built-in data set.
-    limit: at most so many examples, or windows of the text.
-    """
+    """Other data than a run's own, of `evaluation.also`: a data set, or a running text whose perplexity is taken."""
 
     dataset: Text | None = None
+    """A data set: name of a card, or what else `dataset` of a recipe may name. Example: sst2"""
     perplexity: Text | None = None
+    """A text file, or a built-in data set, whose perplexity is taken. Example: text.txt"""
     limit: PositiveInt | None = None
+    """At most so many examples, or windows of the text. Example: 200"""
 
     @model_validator(mode="after")
     def _one(self) -> "Also":
@@ -150,71 +178,89 @@ class Also(Strict):
 
 
 class Evaluation(Strict):
-    """The splits to score, and when. `threshold`: the probability from which a multi-label model predicts a label.
-
-    batch_tokens: tokens of a batch, padding included; null is a default for the device. No score depends on it.
-    validation: the split by which the best step, the end, or in a study the settings are chosen.
-    extract: the part of a written answer that is compared with the same part of its reference, as `extracted_match`.
-    sharded: whether a model that ZeRO-3 or FSDP2 shards is scored as it is, or whole on each process; auto scores it
-    whole where the forecast says that it fits. No score depends on it. Under such a launcher so is a model of which
-    nothing is trained, by zero_shot or few_shot.
-    temperature: `fitted` after training on the validation split; scores of probabilities are then given with it too.
-    also: other data sets and texts that a language model is scored on before and after training, to see what it keeps.
-    allow_selection_on_test: whether it may be one of the scored splits, or hold the same data; marked in every report.
-    """
+    """What is scored, and when."""
 
     before: bool = True
+    """Scores the splits before training too. Example: false"""
     splits: Annotated[tuple[Name, ...], Field(min_length=1), Distinct] = ("test",)
+    """The splits to score. Example: [test, validation]"""
     validation: Name = "validation"
+    """The split by which the best step, the end of training, or in a study the settings are chosen. Example: dev"""
     allow_selection_on_test: bool = False
+    """Allows `validation` to be one of the scored splits, or to hold the same data; marked in every report.
+    Example: true
+    """
     batch_tokens: PositiveInt | None = None
+    """Tokens of a scoring batch, padding included; null is a default for the device. No score depends on it.
+    Example: 16384
+    """
     sharded: Literal["auto", True, False] = "auto"
+    """Scores a model that ZeRO-3 or FSDP2 shards as it is (true), or whole on each process (false); `auto`: whole where
+    the forecast says that it fits. No score depends on it. A model of which nothing is trained, by zero_shot or
+    few_shot, is handled alike. Example: true
+    """
     threshold: Share = 0.5
+    """The probability from which a multi-label model predicts a label. Example: 0.4"""
     temperature: Literal["fitted"] | None = None
     extract: Extract | None = None
+    """The part of a written answer that is compared with the same part of its reference, by metric `extracted_match`.
+    Example: {name: gsm8k_number}
+    """
     metrics: Annotated[tuple[Text, ...], Distinct] = ()
+    """Metrics instead of the dataset card's and the task's own; `evaluate:NAME` is one of the evaluate library.
+    Example: [accuracy, f1]
+    """
     also: tuple[Text | Also, ...] = ()
+    """Other data sets and texts that a language model is scored on before and after training, to see what it keeps.
+    Example: [sst2, {perplexity: text.txt, limit: 50}]
+    """
 
 
 class Spans(Strict):
-    """Extraction of answers that are spans of a passage, as in SQuAD.
-
-    doc_stride: tokens of the passage by which two neighbouring windows overlap. n_best: candidate spans of a window.
-    max_answer_length: in tokens. null_score_diff_threshold: the answer is empty where the null score exceeds the best
-    span's by more than this (SQuAD v2.0 only). offsets: "characters_as_tokens" trains on a known fault of published
-    code, an answer's first character and the one behind its last taken for token positions; scoring is as ever.
-    """
+    """Extraction of answers that are spans of a passage, as in SQuAD."""
 
     doc_stride: Annotated[int, Field(ge=0, lt=2**31)] = 64
+    """Tokens of the passage by which two neighbouring windows overlap. Example: 128"""
     n_best: Annotated[int, Field(gt=0, le=1000)] = 20
+    """Candidate spans of a window. Example: 10"""
     max_answer_length: PositiveInt = 30
+    """Tokens of an answer at most. Example: 20"""
     null_score_diff_threshold: float = 0.0
+    """The answer is empty where the null score exceeds the best span's by more than this (SQuAD v2.0 only).
+    Example: -1.5
+    """
     offsets: Literal["tokens", "characters_as_tokens"] = "tokens"
+    """`characters_as_tokens` trains on a known fault of published code, which takes an answer's first character and the
+    one behind its last for token positions; scoring is as ever. Example: characters_as_tokens
+    """
 
 
 class Speed(Strict):
-    """Optimisations that give the same losses and scores in less time and memory; each can be switched off to compare.
-
-    padding_free: batches without padding tokens. answer_logits: logits only for answer tokens. token_cache: cached
-    tokenization of a split, by content, for classifiers.
-    keep_memory: on a CPU, freed memory stays with the process, unless per_device_batch is auto. expandable_segments: on
-    a GPU, torch's allocator grows what it has instead of asking for pieces that then don't fit. drop_copies: where
-    activations are recomputed, autocast keeps no 16-bit copy of each trained weight until the forward pass is over.
-    sharded_load: whether each process loads and saves only its shards of a model that ZeRO-3 or FSDP2 shards; auto does
-    so where the whole weights would take more than half of its memory.
-    compile: the training step runs the model's blocks as torch.compile makes them; needs a C++ compiler, on a GPU
-    Triton. Memory is forecast, and a batch size searched, as without it.
-    shared_prefix: where a language model answers, what all prompts begin with is run once, and all labels of an example
-    are scored in one row; answers are written in batches without padding tokens. Off, labels are scored in rows of
-    their own, and each answer is written by itself.
-    """
+    """Optimisations that give the same losses and scores in less time and memory; each can be switched off."""
 
     padding_free: bool = True
+    """Batches without padding tokens, for models that pass a probe at the start. Example: false"""
     answer_logits: bool = True
+    """Computes logits only for answer tokens. Example: false"""
     token_cache: bool = True
+    """Caches the tokenization of a split, by content, for classifiers. Example: false"""
     keep_memory: bool = True
+    """On a CPU, freed memory stays with the process, unless `per_device_batch` is `auto`. Example: false"""
     expandable_segments: bool = True
+    """On a GPU, torch's allocator grows its segments instead of asking for new ones that may not fit. Example: false"""
     drop_copies: bool = True
+    """Where activations are recomputed, autocast does not keep a 16-bit copy of each trained weight until the forward
+    pass ends. Example: false
+    """
     sharded_load: Literal["auto", True, False] = "auto"
+    """Each process loads and saves only its shards of a model that ZeRO-3 or FSDP2 shards; `auto` does so where the
+    whole weights would take more than half of its memory. Example: true
+    """
     shared_prefix: bool = True
+    """Runs what all prompts begin with once, scores all labels of an example in one row, and generates in batches
+    without padding. Off: a row for each label, and each answer by itself. Example: false
+    """
     compile: bool = False
+    """Runs the model's blocks compiled by torch.compile in training; needs a C++ compiler, on a GPU Triton. Memory is
+    forecast as without it. Example: true
+    """

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError, create_model
 
-from bench.config.cards import DatasetCard, Source
+from bench.config.cards import DatasetCard
+from bench.config.data_source import Source
 from bench.config.fields import Strict, Text
 from bench.config.layers import Layers
 from bench.config.named_cards import FINDS, MadeCard, WrongKeys, as_read

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.config.cards import COMPOSED
+from bench.config.data_source import COMPOSED
 from bench.data import chat_layouts
 from bench.data.columns import Column, Look, shown
 from bench.data.label_names import HIDDEN, key_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from bench.config.cards import Source
+from bench.config.data_source import Source
 from bench.data import sources
 from bench.data.label_names import HIDDEN, key_of, written
 from bench.data.sources import Rows, Table

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.config.cards import Source
+from bench.config.data_source import Source
 from bench.data import card_from_lm_eval, lm_eval_tasks
 from bench.errors import DataError
 

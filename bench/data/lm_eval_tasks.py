@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from bench.config import foreign_code
-from bench.config.cards import Source
+from bench.config.data_source import Source
 from bench.errors import SetupError, did_you_mean
 
 INSTALL = 'lm-evaluation-harness is not installed: pip install "finetune-bench[lm_eval]"'

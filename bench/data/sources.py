@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from bench.config.cards import COMPOSED, FILE_KINDS, Source
+from bench.config.data_source import COMPOSED, FILE_KINDS, Source
 from bench.data import conll, files, lm_eval_rows, squad
 from bench.data.builtin import corpora
 from bench.errors import BenchError, DataError, did_you_mean

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.config.cards import CHOICES_TASK, COMPOSED, FILE_KINDS, GENERATION_TASK, TAGS_TASK, DatasetCard
+from bench.config.cards import CHOICES_TASK, GENERATION_TASK, TAGS_TASK, DatasetCard
+from bench.config.data_source import COMPOSED, FILE_KINDS
 from bench.data import chat_layouts, cleaning, sources
 from bench.data.sources import Row, Rows
 from bench.data.targets import choices, reference

@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 from pydantic import ValidationError
 
 from bench import console
-from bench.config.cards import CHOICES_TASK, GENERATION_TASK, TAGS_TASK, Source
+from bench.config.cards import CHOICES_TASK, GENERATION_TASK, TAGS_TASK
+from bench.config.data_source import Source
 from bench.data import cleaning, sources
 from bench.data.sources import Rows
 from bench.errors import DataError

@@ -36,7 +36,7 @@ def workspace(operation: Any, args: Sequence[Any], out: Any) -> int:
 
 
 def column_sums(inputs: int, outputs: int, width: int) -> int:
-    """Return the buffer's bytes of `outputs` sums of `inputs` numbers each. width: numbers of a row, which lie together.
+    """Return the buffer's bytes of so many sums of so many numbers each. width: numbers of a row, side by side.
 
     `setReduceConfig` and `ReduceConfig::global_memory_size`, for numbers that lie at an address that 16 divides.
     """

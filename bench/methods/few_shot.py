@@ -9,15 +9,16 @@ OBJECTIVES = ("text",)
 
 
 class Options(Strict):
-    """shots: how many examples, one-shot is 1. draw: the same for all questions ("fixed"), or others for each.
-
-    Drawn by the run's seed, balanced over the labels. quantized: weights in 4 bits, computed in compute_dtype.
-    """
+    """Solved examples, drawn by the run's seed and balanced over the labels."""
 
     shots: PositiveInt = 4
+    """Number of examples in each prompt. Example: 8"""
     draw: Literal["fixed", "per_example"] = "fixed"
+    """`fixed`: the same examples for all questions; `per_example`: others for each. Example: per_example"""
     quantized: bool = False
+    """Holds the weights in 4 bits (NF4), for models that would not fit otherwise. Example: true"""
     compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Type that 4-bit weights are computed in. Example: float16"""
 
 
 def load_plan(options: Options) -> LoadPlan:

@@ -10,10 +10,12 @@ OBJECTIVES = ("head", "text")
 
 
 class Options(Strict):
-    """blocks: how many, counted from the output. final_norm: of a classifier too, the norm behind the last block."""
+    """What is trained beside the task head."""
 
     blocks: PositiveInt = 1
+    """Number of transformer blocks, counted from the output. Example: 2"""
     final_norm: bool = False
+    """Trains the norm behind the last block of a classifier too. Example: true"""
 
 
 def load_plan(options: Options) -> LoadPlan:

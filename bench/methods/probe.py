@@ -12,11 +12,14 @@ OBJECTIVES = ("head",)
 
 
 class Options(Strict):
-    """pooling: which features. C, max_iter: scikit-learn's LogisticRegression, on standardised features."""
+    """Features, and scikit-learn's LogisticRegression on them, standardised."""
 
     pooling: Literal["first", "mean"] = "mean"
+    """Features: the mean over tokens, or the first token's. Example: first"""
     C: float = Field(default=1.0, gt=0)
+    """Inverse of the regularisation's strength. Example: 0.1"""
     max_iter: PositiveInt = 1000
+    """Iterations at most. Example: 5000"""
 
 
 def load_plan(options: Options) -> LoadPlan:

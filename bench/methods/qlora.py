@@ -9,12 +9,16 @@ OBJECTIVES = ("head", "text")
 
 
 class Options(AdapterOptions):
-    """quant_type, double_quant, compute_dtype, storage: bitsandbytes' settings. The others: as in method `lora`."""
+    """bitsandbytes' settings for 4-bit weights, and those of any adapter."""
 
     quant_type: Literal["nf4", "fp4"] = "nf4"
+    """4-bit type of the weights. Example: fp4"""
     double_quant: bool = True
+    """Quantises the quantisation constants too. Example: false"""
     compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Type that 4-bit weights are computed in; float16 on T4, V100 and RTX 20. Example: float16"""
     storage: Literal["uint8", "bfloat16", "float16", "float32"] = "uint8"
+    """Type that 4-bit weights are stored in; ZeRO-3 and FSDP2 need the same as `compute_dtype`. Example: bfloat16"""
 
 
 def load_plan(options: Options) -> LoadPlan:

@@ -13,19 +13,24 @@ USES_MODEL = False
 
 
 class Config(Strict):
-    """classifier: scikit-learn's LogisticRegression or MultinomialNB. The rest are arguments of these and of
-    TfidfVectorizer: ngram_range, min_df (texts that a term must be in), sublinear_tf, lowercase; C and max_iter of
-    logistic regression, alpha of naive Bayes.
-    """
+    """Arguments of scikit-learn's TfidfVectorizer and of its classifier."""
 
     classifier: Literal["logistic_regression", "naive_bayes"] = "logistic_regression"
+    """LogisticRegression or MultinomialNB. Example: naive_bayes"""
     ngram_range: tuple[PositiveInt, PositiveInt] = (1, 1)
+    """Shortest and longest n-gram of words. Example: [1, 2]"""
     min_df: PositiveInt = 1
+    """Texts that a term must be in. Example: 2"""
     sublinear_tf: bool = False
+    """Takes 1 + log(tf) for a term's frequency. Example: true"""
     lowercase: bool = True
+    """Reads texts in lower case. Example: false"""
     C: float = Field(default=1.0, gt=0)
+    """Logistic regression: inverse of the regularisation's strength. Example: 10.0"""
     max_iter: PositiveInt = 1000
+    """Logistic regression: iterations at most. Example: 5000"""
     alpha: float = Field(default=1.0, gt=0)
+    """Naive Bayes: additive smoothing. Example: 0.1"""
 
     @model_validator(mode="after")
     def _consistent(self) -> "Config":
@@ -40,9 +45,10 @@ class Config(Strict):
 
 
 class Options(Strict):
-    """config: how texts become features, and what is fitted on them."""
+    """How texts become features, and what is fitted on them."""
 
     config: Config = Config()
+    """Arguments by scikit-learn's names. Example: {classifier: naive_bayes, ngram_range: [1, 2]}"""
 
 
 def load_plan(options: Options) -> LoadPlan:

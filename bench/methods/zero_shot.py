@@ -9,10 +9,12 @@ OBJECTIVES = ("text",)
 
 
 class Options(Strict):
-    """quantized: weights in 4 bits, computed in compute_dtype, for models that would not fit otherwise."""
+    """How the weights are held."""
 
     quantized: bool = False
+    """Holds the weights in 4 bits (NF4), for models that would not fit otherwise. Example: true"""
     compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Type that 4-bit weights are computed in. Example: float16"""
 
 
 def load_plan(options: Options) -> LoadPlan:

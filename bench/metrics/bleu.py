@@ -11,6 +11,9 @@ class Bleu(_base.BleuMetric):
     Predictions are texts, references lists of gold texts of any number. Corpus BLEU on sacrebleu's scale, 0 ... 100:
     n-grams up to 4, the closest reference length, exponential smoothing.
 
+    BLEU = 100 x min(1, exp(1 - r / c)) x the geometric mean of p_1 ... p_4, where c is the answers' length, r that of
+    their closest references, and p_n the share of the answers' n-grams that a reference has.
+
     bleu takes sacrebleu's default tokeniser 13a, bleu_tokenize_none splits at spaces only, for texts that are tokenised
     already. N-gram counts and lengths are summed over all examples, so that this is no mean of sentence scores.
     "nrefs:var" in the signature: an example counts with as many references as it has.

@@ -12,6 +12,9 @@ from bench.metrics import _base
 class Chrf(_base.AdditiveMetric):
     """Corpus chrF (n-grams of 1 to 6 characters) and chrF++ (and of 1 to 2 words), on sacrebleu's scale, 0 ... 100.
 
+    chrF = 100 x (1 + b^2) P R / (b^2 P + R) with b = 2, where P and R are the n-grams' precision and recall, each the
+    mean over the orders that both sides have.
+
     Predictions are texts, references lists of gold texts of any number, of which the one with the highest score counts.
     N-grams are summed over all examples, so that this is no mean of sentence scores. Spaces do not count, nor does the
     script: unlike ROUGE, chrF knows every letter.

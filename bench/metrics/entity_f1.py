@@ -17,6 +17,8 @@ class EntityF1(_base.TagMetric):
     evaluation, seqeval's default mode, in which an I- that follows no word of its type begins an entity. A config with
     the name of a scheme: seqeval's strict mode, in which only what the scheme allows is an entity.
 
+    F1 = 2 x right entities / (predicted entities + reference entities).
+
     entity_f1, entity_precision and entity_recall count the entities of all types together (micro), as the CoNLL
     evaluation does; entity_f1_macro is the mean F1 of the types that a prediction or a reference has. Zero divided by
     zero is 0, so that all four are 0 where neither side has any entity: nothing was found. seqeval has 0 for three of

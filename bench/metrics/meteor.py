@@ -21,6 +21,9 @@ class Meteor(_base.MeanMetric):
     says which synonyms there were, and values with and without them can't be compared. Words are split by NLTK's
     tokeniser, each text as one line.
 
+    METEOR = F (1 - gamma (runs / matches)^beta), F = P R / (alpha P + (1 - alpha) R), where P and R are the matches'
+    shares of the answer and of the gold, and a run is matched words in the same order on both sides.
+
     METEOR's penalty for scattered matches is not zero for a single run of words: a right answer of one word counts 0.5,
     one of six words 0.998. A question without an answer (no gold text) counts 1 for an empty answer, else 0; a missing
     answer (None) always counts 0. No examples give NaN.

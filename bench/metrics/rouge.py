@@ -24,6 +24,8 @@ class Rouge(_base.MeanMetric):
     F-measure counts, chosen for each value by itself. The package's bootstrap aggregator, whose means depend on a
     random seed, is not used.
 
+    F = 2 P R / (P + R), where P and R are the matches' shares of the answer and of the gold.
+
     rouge-score keeps only the letters a-z and digits: other scripts have no words, so that such an answer counts 0 even
     if it equals its gold. A question without an answer (no gold text) counts 1 for an empty answer, else 0; a missing
     answer (None) always counts 0. No examples give NaN.

@@ -20,6 +20,8 @@ class Squad(_base.AdditiveMetric):
     their golds; squad_f1 the mean over questions of the best F1 of words with any gold. Both lie in 0 ... 1, where the
     official script prints per cent.
 
+    F1 of words = 2 x common words / (words of the answer + words of the gold).
+
     An answer of which nothing is left ("The") equals a gold of which nothing is left, but has no word in common with
     it: exact match 1, F1 0. A missing answer (None) counts 0 and is counted in squad_missing. No questions give NaN. A
     question without a gold answer is an error: squad_v2 has rules for it.

@@ -33,6 +33,8 @@ class SquadV2(_base.AdditiveMetric):
     HasAns values are over questions with a gold answer, NoAns values over the others, NaN where there are none; the
     totals say how many.
 
+    F1 of words = 2 x common words / (words of the answer + words of the gold).
+
     A missing answer (None) counts 0 with every question, also one without an answer, and is counted in
     squad_v2_missing: the official script leaves it out of the total.
 

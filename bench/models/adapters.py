@@ -18,15 +18,18 @@ _IGNORED = re.compile(r"ignored|were set but no|no modules were excluded|no tied
 
 
 class AdapterOptions(Strict):
-    """peft: name of a PEFT configuration class. config: its fields, e.g. r, lora_alpha, target_modules, use_dora.
-
-    dtype: in which adapters are held and trained; heads stay in float32. bfloat16 halves their weights, gradients and
-    AdamW's state; it keeps 8 bits of a number, so that a change below a 256th of a weight is lost.
-    """
+    """Options of any adapter of the PEFT library."""
 
     peft: Name = "LoraConfig"
+    """Name of a PEFT configuration class. Example: IA3Config"""
     config: dict[str, Any] = Field(default_factory=dict)
+    """Fields of that class, by PEFT's names.
+    Example: {r: 16, lora_alpha: 32, target_modules: all-linear, use_dora: true}
+    """
     dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that adapters are held and trained in; heads stay in float32. bfloat16 halves their weights, gradients and
+    AdamW's state; it keeps 8 bits of a number, so that a change below a 256th of a weight is lost. Example: bfloat16
+    """
 
     @model_validator(mode="after")
     def _known(self) -> "AdapterOptions":

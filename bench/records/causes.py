@@ -3,7 +3,7 @@
 A sentence that says only what was seen leaves its reader to guess; `Record.warn` puts the cause behind it.
 """
 
-_BY_CODE = {
+BY_CODE = {
     # Of the model as it was built.
     "untrained_head": (
         "Such scores are those of random answers, whatever the model knows: train the head (full, lora, head, probe), "
@@ -77,7 +77,7 @@ _BY_CODE = {
 
 def explained(code: str, sentence: str) -> str:
     """Return the sentence of a warning with its usual causes and what to do; as it is where none are known."""
-    cause = _BY_CODE.get(code)
+    cause = BY_CODE.get(code)
     if cause is None or sentence.endswith(cause):
         return sentence
     return f"{sentence.rstrip('.')}. {cause}"

@@ -25,7 +25,7 @@ def head_outputs(labels: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def loss(outputs: Any, batch: dict[str, torch.Tensor], *, label_smoothing: float) -> torch.Tensor:
-    """Return the loss summed over label items, which are the two ends of each window's answer.
+    """Return the cross-entropy summed over label items, which are the two ends of each window's answer.
 
     outputs: start_logits and end_logits [windows, tokens]. batch: attention_mask [windows, tokens] and labels
     [windows, 2]. label_smoothing: always 0, as the recipe's check says.

@@ -6,7 +6,7 @@ import re
 
 from tests.helpers.launching import ROOT, launch
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"), re.DOTALL)
 RECIPE = """
 dataset: own_reviews
 model: tiny_bert
@@ -40,7 +40,7 @@ def adapt(model, options):
 
 
 def test_a_run_with_an_included_method_metrics_and_card(write, tmp_path):
-    """The metrics are the examples of CONTRIBUTING.md, as they stand there."""
+    """The metrics are the examples of docs/extending.md, as they stand there."""
     card = (ROOT / "recipes" / "datasets" / "reviews.yaml").read_bytes()
     files = [
         write("own/datasets/own_reviews.yaml", card),

@@ -1,6 +1,6 @@
 """One recipe, spread in every way over two processes: the losses, predictions and saved models of one process.
 
-Real launches on the CPU: DDP, DeepSpeed's ZeRO-1, 2, 3 and offload, FSDP2. The table in README.md says what ran here.
+Real launches on the CPU: DDP, DeepSpeed's ZeRO-1, 2, 3 and offload, FSDP2. docs/clusters.md says what ran here.
 """
 
 import json
@@ -49,7 +49,7 @@ WAYS = {
     ),
     "fsdp2": ("fsdp2_cpu2", (), {"distributed_type": "FSDP", "zero_stage": None}),
 }
-# README's table; the other jobs run where most can go wrong.
+# The table of docs/clusters.md; the other jobs run where most can go wrong.
 TABLE = ("full", "lora", "qlora", "head", "text")
 THOROUGHLY = ("ddp", "zero3", "fsdp2")
 SHARDING = ("zero3", "fsdp2")
@@ -245,9 +245,9 @@ def test_a_fresh_process_scores_with_the_saved_model(spread, reloaded, way, job)
             assert labels[probabilities.index(max(probabilities))] == rows[text["id"]]["prediction"]
 
 
-def test_the_readme_says_what_these_tests_run():
+def test_the_pages_say_what_these_tests_run():
     """Each cell of the table is a test above, or a sentence below it."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
     table = re.search(r"^\| method \|.*DDP.*\n\|[-:| ]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
     assert table is not None
     rows = [[cell.strip() for cell in line.strip("|\n").split("|")] for line in table.group(1).splitlines()]

@@ -7,7 +7,7 @@ import lzma
 import pytest
 
 from bench.config import named_cards, resolve
-from bench.config.cards import FILE_KINDS
+from bench.config.data_source import FILE_KINDS
 from bench.data import card_from_source, split_files
 from bench.errors import RecipeError
 from tests.helpers.cases import together

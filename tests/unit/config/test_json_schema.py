@@ -4,9 +4,10 @@ import itertools
 import json
 import re
 
+import pydantic
 import pytest
 
-from bench.config import json_schema, recipe, yaml_loader
+from bench.config import descriptions, json_schema, recipe, training, yaml_loader
 from bench.config.resolve import find_cards, find_recipes
 
 BASE = {"dataset": "reviews", "model": "tiny_bert", "method": "full"}
@@ -187,3 +188,38 @@ def test_editors_are_offered_the_shipped_names():
     assert "tiny_bert" in properties["model"]["anyOf"][0]["examples"]
     assert {"full", "lora"} <= set(properties["method"]["anyOf"][0]["enum"])
     assert set(properties) == set(recipe.Recipe.model_fields)
+
+
+@pytest.mark.parametrize("kind", ["recipe", "dataset", "model"])
+def test_every_key_has_a_sentence_and_an_example_that_it_takes(kind):
+    """Texts stand below the attributes of bench/config and of the methods' options."""
+    root = json_schema.of(kind)
+    methods = [part for part in root["properties"].get("method", {}).get("anyOf", ()) if "properties" in part]
+    seen = 0
+    for part in (root, *methods, *root.get("$defs", {}).values()):
+        for key, value in part.get("properties", {}).items():
+            place = f"{part.get('title')}.{key}"
+            assert len(value.get("description", "").split()) > 2, place
+            assert value["description"].endswith("."), place
+            (example,) = value["examples"]
+            assert valid(json.loads(json.dumps(example)), {k: v for k, v in value.items() if k != "default"}, root), (
+                place
+            )
+            assert "default" not in value or example != value["default"], f"{place}: the example is the default"
+            seen += 1
+    assert seen > 10
+
+
+def test_texts_are_read_from_the_class_and_its_bases():
+    class More(training.EarlyStopping):
+        """With a key more."""
+
+        patience: int = 2
+        """Another meaning. Example: 4"""
+        other: int = 2
+
+    texts = descriptions.of(More)
+    assert texts["patience"] == ("Another meaning.", "4")
+    assert texts["threshold"] == descriptions.of(training.EarlyStopping)["threshold"]
+    assert "other" not in texts
+    assert descriptions.of(pydantic.create_model("Made", key=(int, 3))) == {}

@@ -10,7 +10,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bench.config import prices, recipe, registry, resolve
-from bench.config.cards import Divide, Source
+from bench.config.cards import Divide
+from bench.config.data_source import Source
 from bench.config.resolve import SHIPPED, find_cards, find_recipes, load, load_card
 from bench.errors import RecipeError
 from tests.helpers.cases import together

@@ -15,7 +15,8 @@ import pandas
 import pytest
 
 from bench.config import resolve
-from bench.config.cards import DatasetCard, Source
+from bench.config.cards import DatasetCard
+from bench.config.data_source import Source
 from bench.data import dataset
 from bench.errors import DataError
 from tests.helpers.cases import together

@@ -1,4 +1,4 @@
-"""The base classes of metrics: the examples of CONTRIBUTING.md work as they stand, and mistakes are named."""
+"""The base classes of metrics: the examples of docs/extending.md work as they stand, and mistakes are named."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from bench.config import contracts
 from bench.metrics import _base
 
 ROOT = Path(__file__).resolve().parents[3]
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(encoding="utf-8"), re.DOTALL)
 WITHIN_ONE, BALANCED = (next(text for text in EXAMPLES if name in text) for name in ("within_one", "balanced_accuracy"))
 
 
