@@ -5,6 +5,7 @@ Read from the source only where a schema or a page is made, so that a run does n
 
 import ast
 import inspect
+import json
 import textwrap
 from functools import cache
 from typing import Any, NamedTuple
@@ -25,8 +26,8 @@ class KeyText(NamedTuple):
 
     @property
     def value(self) -> Any:
-        """Return the example's value."""
-        return yaml_loader.override((), self.example, "example").data
+        """Return the example's value, of JSON's own types."""
+        return json.loads(json.dumps(yaml_loader.override((), self.example, "example").data))
 
 
 @cache

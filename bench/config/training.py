@@ -202,6 +202,9 @@ class Evaluation(Strict):
     threshold: Share = 0.5
     """The probability from which a multi-label model predicts a label. Example: 0.4"""
     temperature: Literal["fitted"] | None = None
+    """`fitted`: a temperature is fitted on the validation split after training, and scores of probabilities are given
+    with it too. Example: fitted
+    """
     extract: Extract | None = None
     """The part of a written answer that is compared with the same part of its reference, by metric `extracted_match`.
     Example: {name: gsm8k_number}

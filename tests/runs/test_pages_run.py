@@ -146,7 +146,7 @@ def test_recipes_and_cards_of_the_pages_resolve(here, tmp_path, monkeypatch):
             kinds.append("recipe")
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {
         "recipe": kinds.count("recipe"),
-        "study": 1,
+        "study": 2,
         "card": 1,
         "job": 1,
     }

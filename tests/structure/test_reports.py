@@ -1,6 +1,7 @@
 """Reports in the repository are those that the records beside them give; the README quotes them."""
 
 import re
+import statistics
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.helpers.launching import ROOT
 # What `scripts/gpu_fit` and `scripts/gpu_check` write has tables of its own, and the gate's baselines are no records:
 # tests/runs/test_gpu_fit.py, tests/unit/test_gpu_check.py and tests/unit/sweeps/test_gate.py hold them.
 APART = ("gpu_fit", "gpu_check", "baseline")
+STUDY = ROOT / "reports" / "studies" / "minilm"
 FOLDERS = sorted(path for path in (ROOT / "reports").iterdir() if path.is_dir() and path.name not in APART)
 
 
@@ -27,15 +29,17 @@ def test_table_is_up_to_date(folder, monkeypatch):
 
 
 def test_readme_quotes_the_records():
+    """Means are those of the records; intervals, which need the predictions, those of the report beside them."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| (full|lora|qlora|probe|head) \| (\S+ \S+) \| (\S+ \S+) \|", text, re.MULTILINE)
-    found = {item.method: item for item in map(store.read, store.find([ROOT / "reports" / "minilm"])) if is_sst2(item)}
-    assert {row[0] for row in rows} == set(found) == {"full", "lora", "qlora", "probe", "head"}
-    for method, before, after in rows:
-        for shown, stage in ((before, "before"), (after, "after")):
-            score = found[method].scores[stage]["test"]["accuracy"]
-            assert shown == f"{score.value:.3f} ({score.low:.3f}–{score.high:.3f})"
-
-
-def is_sst2(item):
-    return item.recipe.path.startswith("recipes/minilm/sst2")
+    report = (STUDY / "report.md").read_text(encoding="utf-8")
+    _, *rows = re.findall(r"^\| (\S+|) \| (\S.*) \| (\S.*) \| (\S.*) \|$", text, re.MULTILINE)[:5]
+    assert [row[0] for row in rows] == ["full", "LoRA", "probe", "TF-IDF"]
+    records = [store.read(path) for path in store.find([STUDY])]
+    assert len(records) == 69
+    for method, *cells in rows:
+        for data, seeds, cell in zip(("sst2", "imdb", "polish_hotels"), (5, 3, 3), cells, strict=True):
+            recipe = f"recipes/studies/minilm/{data}-{method.lower().replace('-', '')}.yaml"
+            scores = [one.scores["after"]["test"]["accuracy"].value for one in records if one.recipe.path == recipe]
+            assert len(scores) == seeds, recipe
+            assert cell.startswith(f"{statistics.mean(scores):.3f} (")
+            assert f"| {cell} | {seeds} |" in report

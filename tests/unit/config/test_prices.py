@@ -17,7 +17,7 @@ def written(folder, text):
 def test_shipped_prices_are_dated_and_name_their_source():
     shipped = prices.load()
     assert shipped.core is None
-    assert "NVIDIA L40S" in shipped.gpus
+    assert "NVIDIA A10G" in shipped.gpus
     for name, price in shipped.gpus.items():
         assert prices.hardware.find(name) is not None, f"{name} is not as CUDA reports it"
         assert price.price > 0
@@ -28,7 +28,7 @@ def test_a_file_of_the_user_goes_over_the_shipped_one(tmp_path, monkeypatch):
     path = written(tmp_path, f"gpu_hours:\n  L40S: {GOOD}\n  Someone's GPU: {GOOD}\ncore_hour: {GOOD}\n")
     own = prices.load(path)
     assert own.of_gpu("NVIDIA L40S").currency == own.of_gpu("Someone's GPU").currency == own.core.currency == "EUR"
-    assert own.of_gpu("Tesla T4").currency == "USD"
+    assert own.of_gpu("NVIDIA A10G").currency == "USD"
     monkeypatch.setenv("BENCH_COSTS", str(path))
     assert prices.load() == own
 
@@ -37,7 +37,7 @@ def test_a_gpu_without_a_price_is_told_how_to_get_one():
     shipped = prices.load()
     assert shipped.of_gpu("NVIDIA GeForce RTX 4090") is None
     sentence = shipped.why_none("NVIDIA GeForce RTX 4090")
-    assert sentence.startswith("no price of NVIDIA GeForce RTX 4090 is known (known: NVIDIA A10G, ")
+    assert sentence.startswith("no price of NVIDIA GeForce RTX 4090 is known (known: NVIDIA A10G)")
     assert sentence.endswith("give it with --costs FILE or BENCH_COSTS=FILE, in the form of recipes/costs.yaml")
 
 
