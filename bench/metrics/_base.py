@@ -22,7 +22,7 @@ import evaluate
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bench.analysis.stats import correlations, entity_counts, tables
+from bench.analysis.stats import correlations, entity_counts, probabilities, tables
 from bench.analysis.stats import sums as formulas
 from bench.analysis.stats.intervals import percentiles
 from bench.analysis.stats.tables import Table
@@ -358,6 +358,36 @@ class WeightedMetric(Metric, contracts.WeightedMetric):
     def interval(self, name: str, rows: np.ndarray, drawn: np.ndarray) -> tuple[Any, Any, str]:
         """Return the ends and the kind of a value's interval, by percentiles of the draws in which it is defined."""
         return *percentiles(drawn, 0.95), f"bootstrap 95 %, {len(drawn)} draws by example"
+
+
+class OneVsRestMetric(WeightedMetric):
+    """A metric of each label against the rest, by ranked probabilities; see `probabilities.OverLabels`.
+
+    `function` is the value of one label; `lacks` says of which labels there is none. `<name>_per_label` has each one.
+    """
+
+    # Not of choices, which are other ones in each row.
+    same_labels = True
+    function: ClassVar[Callable[..., Any]]
+    needs_negative: ClassVar[bool]
+    lacks: ClassVar[str]
+
+    def rows(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> np.ndarray:
+        """Return [examples, 2 x labels]: probabilities, and 1 where the example has the label."""
+        return probabilities.label_rows(predictions, references)
+
+    def weighted_values(self, rows: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the metric [draws] and its values for each label [draws, labels]."""
+        (name,) = self.higher_is_better
+        value = probabilities.OverLabels(type(self).function, several=self.multi_label)
+        by_label = value.by_label(rows, weights)
+        return {name: value.combined(by_label), f"{name}_per_label": by_label}
+
+    def why_undefined(self, references: np.ndarray, labels: Sequence[str]) -> str | None:
+        """Return which labels have no value; None where all have one."""
+        (name,) = self.higher_is_better
+        lacking = probabilities.undefined_labels(references, labels, needs_negative=self.needs_negative)
+        return f"{name} is not defined: {self.lacks} {', '.join(map(repr, lacking))}" if lacking else None
 
 
 class SklearnMetric(Metric):

@@ -1,15 +1,12 @@
 """Average precision: the area under the precision-recall curve, of each label against the rest, and their mean."""
 
-from collections.abc import Sequence
 from typing import ClassVar
-
-import numpy as np
 
 from bench.analysis.stats import probabilities
 from bench.metrics import _base
 
 
-class AveragePrecision(_base.WeightedMetric):
+class AveragePrecision(_base.OneVsRestMetric):
     """Average precision: sum over thresholds of (recall gained there) x precision, without interpolation.
 
     Config "default": of two labels that of the second; of more the unweighted mean over labels, each against the rest.
@@ -23,26 +20,11 @@ class AveragePrecision(_base.WeightedMetric):
     source = "Buckley and Voorhees 2000, Evaluating Evaluation Measure Stability, SIGIR."
     reads = "scores"
     configs = ("default", "multilabel")
-    # Not of choices, which are other ones in each row.
-    same_labels = True
     higher_is_better: ClassVar[dict[str, bool]] = {"average_precision": True}
     settings: ClassVar[dict[str, str]] = {
         "average_precision": "two_labels:second|more:mean_one_vs_rest|interpolation:none|absent:nan|v1",
         "average_precision_per_label": "one_vs_rest|interpolation:none|absent:nan|v1",
     }
-
-    def rows(self, predictions: np.ndarray, references: np.ndarray, num_labels: int) -> np.ndarray:
-        """Return [examples, 2 x labels]: probabilities, and 1 where the example has the label."""
-        return probabilities.label_rows(predictions, references)
-
-    def weighted_values(self, rows: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-        """Return average_precision [draws] and average_precision_per_label [draws, labels]."""
-        value = probabilities.OverLabels(probabilities.average_precision, several=self.multi_label)
-        by_label = value.by_label(rows, weights)
-        return {"average_precision": value.combined(by_label), "average_precision_per_label": by_label}
-
-    def why_undefined(self, references: np.ndarray, labels: Sequence[str]) -> str | None:
-        """Return which labels have no recall; None where all have one."""
-        lacking = probabilities.undefined_labels(references, labels, needs_negative=False)
-        named = ", ".join(map(repr, lacking))
-        return f"average_precision is not defined: no example has the label {named}" if lacking else None
+    function = probabilities.average_precision
+    needs_negative = False
+    lacks = "no example has the label"
