@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class DataSetResult:
     """One data set. scores: mean over seeds. drawn: [draws, systems] of mean scores, in the order of `keys`.
 
     beaten: pairs (better, worse) of systems that differ significantly. ambiguous: systems that are there twice.
+    shown: their short names in the report of this data set.
     """
 
     name: str
@@ -40,6 +41,7 @@ class DataSetResult:
     drawn: np.ndarray
     beaten: set[tuple[Key, Key]]
     ambiguous: list[Key]
+    shown: dict[Key, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,7 @@ def result_of(group: Group) -> DataSetResult | None:
         drawn=_drawn(group, list(keyed.values())),
         beaten=beaten,
         ambiguous=ambiguous,
+        shown={key: system.short for key, system in keyed.items()},
     )
 
 
@@ -171,6 +174,8 @@ def _left_out(kept: list[DataSetResult], common: set[Key]) -> list[str]:
     sentences = []
     for key, name in _names(sorted({key for result in kept for key in result.keys} - common)).items():
         lacking = [result.name for result in kept if key not in result.keys]
+        if name.endswith(f"[{key[2]}]"):  # what it differs by says more
+            name = next((result.shown[key] for result in kept if key in result.shown), name)
         sentences.append(f"{name}: not scored on {', '.join(lacking)}")
     for result in kept:
         sentences += [f"{' / '.join(key[:2])}: there are several of it on {result.name}" for key in result.ambiguous]
