@@ -102,7 +102,8 @@ def _print(records: Sequence[Located], unreadable: Sequence[LeftOut], metric: st
 def _write(records: Sequence[Located], unreadable: Sequence[LeftOut], options: argparse.Namespace) -> list[Path]:
     """Write what is asked for; return the files."""
     source: TextSource = "hub" if options.hub_texts else "nowhere" if options.no_texts else "files"
-    if len(records) == 1 and not unreadable:
+    asked_more = options.to_score is not None or options.costs is not None
+    if len(records) == 1 and not unreadable and not asked_more and _names_it(options.runs[0], records[0][0]):
         return _write_one(*records[0], source, options)
     from bench.reporting import study_page
 
@@ -118,6 +119,11 @@ def _asked(options: argparse.Namespace) -> "Asked":
     from bench.config import prices
 
     return Asked(prices=prices.load(options.costs), to_score=options.to_score)
+
+
+def _names_it(named: Path, record: Path) -> bool:
+    """Return whether a run itself is named, not a folder of a study that may have more to tell."""
+    return named.resolve() in (record.resolve(), record.parent.resolve())
 
 
 def _write_one(path: Path, record: Any, source: "TextSource", options: argparse.Namespace) -> list[Path]:

@@ -157,7 +157,7 @@ class Turns(common.Ticks):
         self.steps: list[Step] = []
         self._start, self._inside_s = common.now(), 0.0
 
-    def advance(self, steps: int = 1, *, loss: float | None = None, tokens: int = 0) -> None:
+    def advance(self, units: int = 1, *, tokens: int = 0, report: bool = True) -> None:
         """The end of a step, and then the beginning of the next."""
         whole_s = (common.now() - self._start).busy_s(self.device)
         self.steps.append(Step(whole_s=whole_s, outside_s=whole_s - (self.parts.total_s - self._inside_s)))

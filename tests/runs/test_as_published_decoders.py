@@ -43,7 +43,8 @@ def test_mistral_learns_whole_texts_and_writes_one_token(tmp_path):
             assert (item.value, item.inside) == (wanted[metric], item.low <= wanted[metric] <= item.high)
     assert (len(found.published_before["test"]), len(found.published["test"])) == (2, 1)
     page = (tmp_path / "run" / "report.md").read_text(encoding="utf-8")
-    assert page.index("test before training") < page.index("recall of the negative")
+    tables = page.partition("## Published results")[2]
+    assert tables.index("test before training") < tables.index("recall of the negative")
     assert any(
         "method.compute_dtype: float32" in note and "precision: float32 for fp16" in note for note in found.notes
     )

@@ -193,11 +193,14 @@ def test_what_scoring_may_take_is_a_part_and_a_layer(monkeypatch):
     assert spread_memory.score_bytes("zero3", 2, 100, units) == 20 * 50 + 4 * 8 + 2 * 4 * 4
     assert spread_memory.score_bytes("fsdp2", 4, 100, units) == 12 * 25 + 3 * 4 * 10 + 4 * 2
     assert spread_memory.allowed_bytes("zero3", 2, 100, units) == pytest.approx(1.15 * (20 * 50 + 4 * 8) + 4 * 10)
-    row = {"way": "zero3", "processes": 2, "sharded": True, "score_gib": 1.4, "allowed_gib": 1.5}
-    assert spread_memory.scoring_problems([row, {**row, "sharded": False, "score_gib": 2.0}]) == []
-    assert spread_memory.scoring_problems([{**row, "score_gib": 1.6}]) == [
+    row = {"way": "zero3", "processes": 2, "sharded": True, "of_model_gib": 1.4, "allowed_gib": 1.5}
+    assert spread_memory.scoring_problems([row, {**row, "sharded": False, "of_model_gib": 2.0}]) == []
+    assert spread_memory.scoring_problems([{**row, "of_model_gib": 1.6}]) == [
         "scored by zero3 on 2: 1.60 GiB, at most 1.50"
     ]
+    small = {"score_gib": 0.07, "score_by_sources_gib": 0.02}
+    found = spread_memory.without_any_size({**row, "score_gib": 1.6}, small)
+    assert (found["any_size_gib"], found["of_model_gib"]) == (pytest.approx(0.05), pytest.approx(1.55))
 
 
 def test_memory_diet():

@@ -115,6 +115,7 @@ def test_no_command_runs_what_lies_in_the_working_folder(place):
         "run": [[study[0], "--config", "no-such-config"]], "export": [["remote"], ["."], ["remote", "--format", "csv"]],
         "import": [["remote"], ["mine.py"], ["remote", "--like", "remote"]],
         "card": [["./remote"], ["remote", "trust_remote_code=true"], ["."], ["mine.py", "--as", "dataset"]],
+        "ship": [["remote"], ["."]],
         "try": [["./remote", "--on", "reviews", "--dry-run", "--gpu", "1GiB", "--out", str(place / "try")]],
     }  # fmt: skip
     names = {command.__name__.rpartition(".")[2] for command in COMMANDS}

@@ -92,7 +92,7 @@ def test_everything_works_from_another_folder(place, tmp_path):
     assert record.environment.git is None
     assert record.environment.packages["finetune-bench"] == bench.__version__
     assert record.recipe.path == str(package / "_shipped" / "recipes" / "tiny" / "bert-full.yaml")
-    words = [["list", "studies"], ["report", "first", "-o", "table.md"], ["export", "first"]]
+    words = [["list", "studies"], ["report", "first", "-o", "page"], ["export", "first"]]
     words += [["predict", "first", "--text", "good", "--out", "answers.csv"]]
     words += [["sweep", "studies/imdb", "--mini", "--dry-run"]]
     done = _done(place / "venv" / "bin" / "python", "-c", REST, json.dumps(words), cwd=tmp_path)

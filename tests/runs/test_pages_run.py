@@ -24,8 +24,8 @@ STUDIED = {"runs/imdb": "runs/compared"}
 SMALL = {"training__steps": 2, "training__epochs": None, "limit": {"train": 32, "test": 16}}
 # Launches, of which other tests make many: here what they would do is written, and their recipes are validated.
 LAUNCHED = ("try", "sweep")
-# `gate` and `lm-eval` take minutes, and have tests of their own; tests/structure/test_docs.py parses them.
-ELSEWHERE = ("gate", "lm-eval")
+# These take long, or end by what they find, and have tests of their own; tests/structure/test_docs.py parses them.
+ELSEWHERE = ("gate", "lm-eval", "ship")
 
 
 @pytest.fixture(scope="module")

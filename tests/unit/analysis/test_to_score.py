@@ -179,9 +179,9 @@ def test_a_run_says_why_there_is_no_energy(tmp_path, monkeypatch):
 def test_a_run_shows_energy_and_money(tmp_path, monkeypatch):
     monkeypatch.delenv("BENCH_COSTS", raising=False)
     phases = {"train": {"gpu_joules": 3000.0, "per_rank": [{"gpu_joules": 3000.0}]}, "save": {"gpu_joules": None}}
-    _, record = run(tmp_path, 13, energy=EnergyPart(sources={"gpu": "NVML"}, phases=phases))
+    _, record = run(tmp_path, 13, gpu="NVIDIA A10G", energy=EnergyPart(sources={"gpu": "NVML"}, phases=phases))
     shown = energy_and_money.run_section(record)
     assert "| train | 3,000 |" in shown
     assert "save" not in shown
     assert "- GPU: NVML." in shown
-    assert "Cost: 1.86 USD, for 1.00 GPU hours from start to end at 1.861 USD (Amazon EC2" in shown
+    assert "Cost: 1.01 USD, for 1.00 GPU hours from start to end at 1.006 USD (Amazon EC2" in shown
