@@ -366,8 +366,6 @@ class OneVsRestMetric(WeightedMetric):
     `function` is the value of one label; `lacks` says of which labels there is none. `<name>_per_label` has each one.
     """
 
-    # Not of choices, which are other ones in each row.
-    same_labels = True
     function: ClassVar[Callable[..., Any]]
     needs_negative: ClassVar[bool]
     lacks: ClassVar[str]

@@ -20,6 +20,8 @@ class Auroc(_base.OneVsRestMetric):
     source = "Hanley and McNeil 1982, The Meaning and Use of the Area under a ROC Curve, Radiology 143."
     reads = "scores"
     configs = ("default", "multilabel")
+    # Not of choices, which are other ones in each row.
+    same_labels = True
     higher_is_better: ClassVar[dict[str, bool]] = {"auroc": True}
     settings: ClassVar[dict[str, str]] = {
         "auroc": "two_labels:second|more:mean_one_vs_rest|ties:half|absent:nan|v1",

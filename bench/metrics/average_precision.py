@@ -20,6 +20,8 @@ class AveragePrecision(_base.OneVsRestMetric):
     source = "Buckley and Voorhees 2000, Evaluating Evaluation Measure Stability, SIGIR."
     reads = "scores"
     configs = ("default", "multilabel")
+    # Not of choices, which are other ones in each row.
+    same_labels = True
     higher_is_better: ClassVar[dict[str, bool]] = {"average_precision": True}
     settings: ClassVar[dict[str, str]] = {
         "average_precision": "two_labels:second|more:mean_one_vs_rest|interpolation:none|absent:nan|v1",

@@ -102,7 +102,7 @@ def test_everything_works_from_another_folder(place, tmp_path):
     assert set(said["labels"]) <= {"positive", "negative"}
     assert f"{package}/run.py" in done.stdout
     assert (tmp_path / "answers.csv").read_text(encoding="utf-8").startswith("text,label,cut,score.negative")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.csv", "exported", "first", "table.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.csv", "exported", "first", "page"]
     assert _listing(package) == before  # nothing is written into the package
 
 
