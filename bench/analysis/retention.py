@@ -1,4 +1,4 @@
-"""What a model kept of what it could do before a training: the same examples before and after, in pairs."""
+"""Compares a model before and after a training on other data: the same examples, in pairs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

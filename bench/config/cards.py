@@ -194,7 +194,7 @@ class DatasetCard(Strict):
     homepage: str | None = None
     """Where the data are described. Example: https://nlp.stanford.edu/sentiment/"""
     quote: bool = True
-    """Whether reports may show texts of the data; false leaves them out everywhere. Example: false"""
+    """Allows reports to show texts of the data; false leaves them out everywhere. Example: false"""
     columns: Columns = Columns()
     """Names of the source's columns. Example: {text: sentence, label: label}"""
     labels: Annotated[tuple[Text, ...], Distinct] = ()

@@ -37,7 +37,7 @@ class Source(Strict):
     `lm_eval`, `{task: FILE}` is the task's own YAML file. Example: {train: train-*.parquet, test: test.parquet}
     """
     quoting: bool | None = None
-    """Whether cells of a TSV file may be quoted, as in CSV. Example: true"""
+    """Allows quoted cells in a TSV file, as in CSV. Example: true"""
     delimiter: str | None = None
     """Delimiter of CSV or TSV, where it is not a comma or a tab. Example: ';'"""
     encoding: Text | None = None

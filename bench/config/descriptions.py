@@ -1,4 +1,4 @@
-"""What each key of a recipe or card means: the string literal below the attribute of its settings class.
+"""Reads the meaning of each key of a recipe or card: the string literal below the attribute of its settings class.
 
 Read from the source only where a schema or a page is made, so that a run does not pay for it.
 """

@@ -15,7 +15,7 @@ from bench.errors import DataError
 
 @dataclass(frozen=True, kw_only=True)
 class Subset:
-    """What was taken of the training split. seed: that drew the order."""
+    """The part of the training split that was taken. seed: that drew the order."""
 
     examples: int
     of: int

@@ -34,7 +34,7 @@ def check_sizes(sizes: tuple[int | str, ...]) -> None:
 
 
 class LabelCurve(Strict):
-    """How the score rises with the number of labels: every run on nested, stratified parts of the training split.
+    """Score against the number of labels: every run on nested, stratified parts of the training split.
 
     sizes: numbers of training examples, rising; `all` is the whole split. Of one seed all methods learn from the same
     examples. Epochs stay as they are: `training.min_steps` keeps runs on few examples from ending after a few steps.
