@@ -1,4 +1,4 @@
-"""Puts the recipes, accelerate configs and Slurm scripts of the checkout into the package, as `bench/_shipped`."""
+"""Puts the recipes, accelerate configs, Slurm scripts and files for clouds of the checkout into the package, as `bench/_shipped`."""
 
 import shutil
 from pathlib import Path
@@ -7,7 +7,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-SHIPPED = ("recipes", "accelerate_configs", "scripts/slurm")
+SHIPPED = ("recipes", "accelerate_configs", "scripts/slurm", "scripts/cloud")
 
 
 class BuildWithShippedFiles(build_py):

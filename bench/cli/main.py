@@ -8,6 +8,7 @@ from bench import __version__, console
 from bench.cli import (
     card,
     check,
+    cloud,
     compare,
     export,
     gate,
@@ -38,6 +39,7 @@ COMMANDS = (
     schema,
     plan,
     sweep,
+    cloud,
     report,
     compare,
     predict,

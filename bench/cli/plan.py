@@ -66,7 +66,7 @@ def plan_command(options: argparse.Namespace) -> int:
         # The config of a model that is named without a card is fetched, a few kilobytes; all else is read offline.
         with contextlib.suppress(BenchError):  # it is raised again, in its place
             resolve.load(options.recipe, tuple(options.overrides))
-    _import_for_plans()
+    import_for_plans()
     from bench.memory import planner, report
 
     console.quiet_libraries()
@@ -103,7 +103,7 @@ def plan_command(options: argparse.Namespace) -> int:
 
 def _plan_job(options: argparse.Namespace) -> int:
     """Print the plan of a job of another program; the arguments beside it are its settings."""
-    _import_for_plans()
+    import_for_plans()
     from bench.memory import job_report
 
     console.quiet_libraries()
@@ -128,7 +128,7 @@ def _plan_job(options: argparse.Namespace) -> int:
     return 0 if fits else DOES_NOT_FIT
 
 
-def _import_for_plans() -> None:
+def import_for_plans() -> None:
     """Import what a plan needs, which is most of its time."""
     if "torch" in sys.modules:
         return

@@ -105,12 +105,12 @@ def _parts(plan: "MemoryPlan") -> _Parts:
     )
 
 
-def forecast(plan: "MemoryPlan", prediction: "Prediction") -> list[PhaseMemory]:
-    """Return all phases in their order. prediction: of the training steps."""
+def forecast(plan: "MemoryPlan", prediction: "Prediction", per_host: int = GPUS_PER_HOST) -> list[PhaseMemory]:
+    """Return all phases in their order. prediction: of the training steps. per_host: GPUs of a host."""
     parallelism, states = plan.parallelism, plan.states
     sharded = parallelism.shards_weights
     sizes = elsewhere(plan)
-    processes = min(parallelism.world, GPUS_PER_HOST)
+    processes = min(parallelism.world, per_host)
     share = processes / parallelism.world
     libraries = processes * LIBRARIES
     training = round(sum(prediction.host.values()) * share) + libraries

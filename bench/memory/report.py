@@ -14,7 +14,8 @@ from bench.data import tokenizer as tokenizers
 from bench.data.rows import texts_of
 from bench.errors import BenchError, SetupError
 from bench.evaluation import reference_examples, text_examples
-from bench.memory import disk, fragmentation, inference, largest, phases, search, state_sizes, timing
+from bench.memory import disk, fragmentation, inference, largest, needs, phases, search, state_sizes, timing
+from bench.memory.needs import Needs
 from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction, assumed, longest_texts
 from bench.memory.scoring import scoring_bytes
 from bench.memory.verdict import Card, asked_card, gib, others_of_this_size, precision_of, refused_products, verdict
@@ -35,7 +36,8 @@ class PlanRequest:
     """A plan as it is asked for. gpu: a size or a device's name; None for all of SIZES.
 
     rows, length: in place of the recipe's micro-batch, and of all texts' length. records: of runs whose time a forecast
-    of time rests on, where they are of the same device. costs: a file of prices; see `prices.load`.
+    of time rests on, where they are of the same device. costs: a file of prices; see `prices.load`. gpus_per_host: for
+    what a run needs of each host; None: as many as a host has at most.
     """
 
     path: Path
@@ -47,14 +49,20 @@ class PlanRequest:
     length: int | None = None
     records: Path | None = None
     costs: Path | None = None
+    gpus_per_host: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The lines of a plan, the verdict first, and whether it fits what was asked for; or anything, if nothing was."""
+    """The lines of a plan, the verdict first, and whether it fits what was asked for; or anything, if nothing was.
+
+    needs: bytes that a machine must have for it. refused: why a run would be refused there though it fits.
+    """
 
     lines: list[str]
     fits: bool
+    needs: Needs = field(default_factory=Needs)
+    refused: list[str] = field(default_factory=list)
 
 
 def lines(request: PlanRequest) -> list[str]:
@@ -105,7 +113,8 @@ def answer(request: PlanRequest) -> Answer:
     if card.usable is not None and plan.parallelism.shards_weights:
         shown.append(largest.sentence(card.usable, plan.parallelism, HOST_BYTES))
     shown += [*_scoring(resolved), *disk.lines(plan), *timing.lines(plan, rows, card, request.records, costs)]
-    return Answer(lines=shown, fits=fits)
+    per_host = request.gpus_per_host or phases.GPUS_PER_HOST
+    return Answer(lines=shown, fits=fits, needs=needs.of_training(plan, prediction, per_host), refused=refused)
 
 
 def _without_model(resolved: Resolved) -> list[str]:
@@ -120,7 +129,8 @@ def _of_scoring(found: inference.InferencePlan, card: Card, request: PlanRequest
     shown = [first, *refused, *others_of_this_size(found.total, card), *found.lines(), *_scoring(found.resolved)]
     if card.usable is not None and not fits:
         shown += found.to_make_it_fit(card.usable, _loader(request))
-    return Answer(lines=[*shown, *disk.of_scoring(found)], fits=fits)
+    needed = needs.of_scoring(found, request.gpus_per_host or request.parallelism.world)
+    return Answer(lines=[*shown, *disk.of_scoring(found)], fits=fits, needs=needed, refused=refused)
 
 
 def _loader(request: PlanRequest) -> Callable[[tuple[str, ...]], Resolved]:

@@ -8,6 +8,7 @@ Runs that take most GPUs come first, equal ones in their order, and each goes wh
 gives the same places. `scripts/benchmarks/placement.py` simulates thousands of runs with it.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ class _Need:
         return cls(asked.nodes, asked.gpus, asked.gpu_bytes if asked.gpus else 0, asked.host_bytes, asked.cpus)
 
     @property
+    def row(self) -> tuple[int, int, int, int]:
+        """Return what is taken of a node, in the order of the tables: GPUs, bytes of each, bytes of the host, cores."""
+        return self.gpus, self.gpu_bytes, self.host_bytes, self.cpus
+
+    @property
     def size(self) -> tuple[int, int, int]:
         """Return the size by which runs are ordered: all GPUs, bytes of each, bytes of each host."""
         return self.nodes * self.gpus, self.gpu_bytes, self.nodes * self.host_bytes
@@ -66,10 +72,10 @@ def refusals(nodes: Sequence[Node], runs: Mapping[str, Resources]) -> list[str]:
     by_need: dict[_Need, list[str]] = {}
     for name, asked in runs.items():
         by_need.setdefault(_Need.of(asked), []).append(name)
-    said = []
-    for names in by_need.values():
-        why = why_none_holds(runs[names[0]], nodes)
-        if why is not None:
+    said, rooms = [], _rooms(nodes)
+    for need, names in by_need.items():
+        if int((rooms >= need.row).all(axis=1).sum()) < need.nodes:
+            why = why_none_holds(runs[names[0]], nodes)
             more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
             said.append(f"{', '.join(names[:MOST_NAMED])}{more}: {why}")
     return said
@@ -93,6 +99,11 @@ class Placement:
         self._kinds = sorted(
             set(self._need.values()), key=lambda need: (need.size, need.nodes, need.cpus), reverse=True
         )
+        # Kinds of one size have one number, in which the order of the runs decides.
+        sizes = [need.size for need in self._kinds]
+        self._rank = np.array(
+            [0, *np.cumsum([one != other for one, other in itertools.pairwise(sizes)])], dtype=np.int64
+        )
         self._kind_of = {need: kind for kind, need in enumerate(self._kinds)}
         self._waiting: list[deque[str]] = [deque() for _ in self._kinds]
         for name, need in self._need.items():
@@ -100,17 +111,12 @@ class Placement:
         self._placed: dict[str, Place] = {}
         self._names = [node.name for node in nodes]
         self._devices = {node.name: list(range(node.gpus)) for node in nodes}
-        # [kinds, 4] and [nodes, 4]: GPUs, bytes of a GPU, bytes of the host, cores.
-        self._asked = _table([(need.gpus, need.gpu_bytes, need.host_bytes, need.cpus) for need in self._kinds])
-        self._free = _table(
-            [
-                (node.gpus, UNLIMITED if node.gpu_bytes is None else node.gpu_bytes, node.host_bytes, node.cpus)
-                for node in nodes
-            ]
-        )
+        # [4, kinds] and [nodes, 4]: GPUs, bytes of a GPU, bytes of the host, cores.
+        self._asked = _table([need.row for need in self._kinds]).T.copy()
+        self._free = _rooms(nodes)
         self._num_nodes = np.array([need.nodes for need in self._kinds], dtype=np.int64)
         self._num_waiting = np.array([len(names) for names in self._waiting], dtype=np.int64)
-        self._has_room = np.zeros((len(self._kinds), len(nodes)), dtype=bool)
+        self._has_room = np.zeros((len(nodes), len(self._kinds)), dtype=bool)
         self._num_rooms = np.zeros(len(self._kinds), dtype=np.int64)
         self._look_again(range(len(nodes)))
 
@@ -130,12 +136,12 @@ class Placement:
 
     def _first(self, ready: npt.NDArray[np.int64]) -> int:
         """Return the kind that comes next: the largest; of equal sizes that of the earliest run."""
-        size = self._kinds[ready[0]].size
-        equal = [int(kind) for kind in ready if self._kinds[kind].size == size]
-        return min(equal, key=lambda kind: self._order[self._waiting[kind][0]])
+        ranks = self._rank[ready]
+        equal = ready[: np.searchsorted(ranks, ranks[0], side="right")].tolist()
+        return int(min(equal, key=lambda kind: self._order[self._waiting[kind][0]]))
 
     def _start(self, kind: int) -> Place:
-        need, rooms = self._kinds[kind], np.flatnonzero(self._has_room[kind])
+        need, rooms = self._kinds[kind], np.flatnonzero(self._has_room[:, kind])
         # The tightest: the fewest free GPUs, of the least memory, then the least memory and cores; then the first.
         free = self._free[rooms]
         chosen = rooms[np.lexsort((rooms, free[:, 3], free[:, 2], free[:, 1], free[:, 0]))][: need.nodes]
@@ -167,9 +173,25 @@ class Placement:
     def _look_again(self, numbers: Iterable[int]) -> None:
         """Note for each kind whether these nodes have room for it."""
         for number in numbers:
-            now = (self._asked <= self._free[number]).all(axis=1)
-            self._num_rooms += now.astype(np.int64) - self._has_room[:, number]
-            self._has_room[:, number] = now
+            gpus, gpu_bytes, host_bytes, cpus = self._free[number]
+            # The rarest room first. One comparison of all four would be several times slower.
+            now = self._asked[0] <= gpus
+            now &= self._asked[1] <= gpu_bytes
+            now &= self._asked[2] <= host_bytes
+            now &= self._asked[3] <= cpus
+            self._num_rooms += now
+            self._num_rooms -= self._has_room[number]
+            self._has_room[number] = now
+
+
+def _rooms(nodes: Sequence[Node]) -> npt.NDArray[np.int64]:
+    """Return what is free of empty nodes, in the order of the tables."""
+    return _table(
+        [
+            (node.gpus, UNLIMITED if node.gpu_bytes is None else node.gpu_bytes, node.host_bytes, node.cpus)
+            for node in nodes
+        ]
+    )
 
 
 def _table(rows: list[tuple[int, int, int, int]]) -> npt.NDArray[np.int64]:

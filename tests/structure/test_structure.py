@@ -35,6 +35,7 @@ PACKAGES = [
     ["runner"],
     ["shipping"],
     ["sweeps"],
+    ["cloud"],
     ["cli"],
     ["run", "launch", "__main__", "lm_eval_model", "api"],
     [""],
