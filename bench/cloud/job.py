@@ -119,6 +119,7 @@ def planned(request: CloudRequest) -> tuple[Answer, CloudJob | None]:
     resolved = resolve.load(request.path, request.overrides, request.seed)
     uses_model = without_model.uses_model(resolved.recipe.method.name)
     _check(request, uses_model)
+    config = _config(request, precision_of(None, card)) if uses_model else "cpu"
     answer = report.answer(
         PlanRequest(
             path=request.path,
@@ -132,7 +133,7 @@ def planned(request: CloudRequest) -> tuple[Answer, CloudJob | None]:
         raise SetupError("\n".join(answer.refused))
     if not answer.fits:
         return answer, None
-    return answer, _job(request, resolved, answer, card, uses_model=uses_model)
+    return answer, _job(request, resolved, answer, card, config)
 
 
 def _check(request: CloudRequest, uses_model: bool) -> None:
@@ -140,31 +141,34 @@ def _check(request: CloudRequest, uses_model: bool) -> None:
         raise SetupError(
             f"--image {request.image!r:.100} is not the name of a container image, as registry.example.com/me/bench:1"
         )
+    if request.name is not None:
+        names.check(request.name)
     if uses_model and request.gpu is None:
         raise SetupError("--gpu is not given: write the memory of the GPU that you want, or its name: 24GiB, A10G")
     if not uses_model and (request.nodes > 1 or request.gpus_per_node > 1):
         raise SetupError("the method uses no model and no GPU, and runs on one node; omit --nodes and --gpus-per-node")
 
 
-def _job(request: CloudRequest, resolved: Resolved, answer: Answer, card: Card, *, uses_model: bool) -> CloudJob:
-    recipe, needs = resolved.recipe, answer.needs
+def _job(request: CloudRequest, resolved: Resolved, answer: Answer, card: Card, config: str) -> CloudJob:
+    recipe, needs, uses_model = resolved.recipe, answer.needs, config != "cpu"
     brought = carried.of(resolved)
     overrides = (*request.overrides, *resolved.pins)
-    for one in (*overrides, request.image or "", request.name or ""):
-        carried.refuse_secrets(one, f"{one.partition('=')[0]:.80}")
+    given = {"--image": request.image or "", "--name": request.name or "", "an override": " ".join(overrides)}
+    for what, text in given.items():
+        carried.refuse_secrets(text, what)
     said = list(resolved.made_notes)
     if resolved.by_gradients and recipe.checkpoints.every_minutes is None and recipe.checkpoints.every_steps is None:
-        overrides += (CHECKPOINTS,)
+        key = CHECKPOINTS.partition("=")[0]
+        overrides = (*(one for one in overrides if one.partition("=")[0] != key), CHECKPOINTS)
         said.append(f"{CHECKPOINTS}: the recipe writes no checkpoints, and a lost machine would lose the run")
     if recipe.model.package is not None and uses_model:
         said.append(f"the image must have the Python package {recipe.model.package}, which carries the model")
     gpus = request.gpus_per_node if uses_model else 0
-    precision = precision_of(None, card) if uses_model else "no"
-    bf16 = precision == "bf16"
+    bf16 = not config.endswith("_fp16")
     host = needs.host_bytes + SPARE_BYTES + max(1, gpus) * SHARED_BYTES if uses_model else CPU_BYTES
     seed = recipe.seed
     return CloudJob(
-        name=names.of_run(resolved.name, seed, resolved.hash) if request.name is None else names.checked(request.name),
+        name=request.name or names.of_run(resolved.name, seed, resolved.hash),
         request=request,
         resources=Resources(
             nodes=request.nodes,
@@ -174,7 +178,7 @@ def _job(request: CloudRequest, resolved: Resolved, answer: Answer, card: Card, 
             cpus=CPUS_PER_PROCESS * max(1, gpus),
         ),
         disk_bytes=math.ceil((needs.disk_bytes * DISK_FACTOR + DISK_SPARE_BYTES) / GIB) * GIB,
-        config=_config(request, precision) if uses_model else "cpu",
+        config=config,
         seed=seed,
         carried=brought,
         overrides=overrides,

@@ -19,10 +19,10 @@ def of_run(name: str, seed: int, recipe_hash: str) -> str:
     return _joined(_plain(name), f"seed{seed}-{recipe_hash[:8]}")
 
 
-def checked(name: str) -> str:
-    """Return a name that a person gave. Raises SetupError for one that Kubernetes forbids, with one that it allows."""
+def check(name: str) -> None:
+    """Raise SetupError for a name that Kubernetes forbids, with one that it allows."""
     if _LABEL.fullmatch(name) and len(name) <= LONGEST:
-        return name
+        return
     allowed = _joined(_plain(name), "" if len(name) <= LONGEST else hashlib.sha256(name.encode()).hexdigest()[:8])
     raise SetupError(
         f"--name {name:.80}: Kubernetes wants at most {LONGEST} lower-case letters, digits and hyphens, a letter first "
