@@ -129,9 +129,9 @@ def _duration_s(record: Record) -> float | None:
         return None
     try:
         taken = datetime.fromisoformat(record.finished_at) - datetime.fromisoformat(record.started_at)
-    except ValueError:
+    except (ValueError, TypeError):  # edited
         return None
-    return taken.total_seconds()
+    return taken.total_seconds() if taken.total_seconds() >= 0 else None
 
 
 def notes(spent: Mapping[str, Money | str | None]) -> list[str]:

@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.text import Text
 
 from bench import console
+from bench.analysis.spending import Money
 
 MOST_ROWS, MOST_LOGS, MOST_FAILURES = 30, 4, 8
 # Lines of a terminal that a live display leaves free: title, headings, status, logs, and the cursor's.
@@ -25,7 +26,8 @@ class Row:
     """A run of a sweep. system: what its seeds share. seconds: that it took, or has taken so far.
 
     is_timed: whether these are all of its seconds; those of a resumed run are of its last launch alone. gpus: None
-    where the run uses none. note: the newest line of its log, or why it failed.
+    where the run uses none. note: the newest line of its log, or why it failed. money: that it cost so far, or why that
+    can't be said; None where no price applies, and in a driver's own table.
     """
 
     label: str
@@ -40,6 +42,7 @@ class Row:
     value: float | None = None
     scored: str = ""
     note: str = ""
+    money: Money | str | None = None
 
     @property
     def is_over(self) -> bool:
@@ -61,7 +64,7 @@ def left_s(rows: Sequence[Row], at_once: int) -> float | None:
         return statistics.fmean(one.seconds or 0.0 for one in alike or timed)
 
     ends_s = [max(0.0, _expected_s(row) - (row.seconds or 0.0)) for row in rows if row.state in UNDER_WAY]
-    ends_s += [0.0] * (at_once - len(ends_s))
+    ends_s += [0.0] * (min(max(at_once, 1), len(rows)) - len(ends_s))
     heapq.heapify(ends_s)
     for row in rows:
         if row.state in TO_COME:
@@ -79,7 +82,7 @@ def counts(rows: Sequence[Row]) -> str:
 def summary(rows: Sequence[Row], at_once: int) -> str:
     """Return in one line how many runs have which state, what they have used so far, and what is left."""
     parts = [f"{len(rows)} run{'' if len(rows) == 1 else 's'}: {counts(rows)}"]
-    parts += [used] if (used := used_so_far(rows)) else []
+    parts += [used for used in (used_so_far(rows), money_so_far(rows)) if used]
     if any(not row.is_over for row in rows):
         left = left_s(rows, at_once)
         parts.append("time left: not known yet" if left is None else f"{_about(left)} left")
@@ -99,6 +102,20 @@ def used_so_far(rows: Sequence[Row]) -> str:
     return f"{' and '.join(words)} so far" if words else ""
 
 
+def money_so_far(rows: Sequence[Row]) -> str:
+    """Return what runs cost by the prices of an hour, in each currency, and for how many that is not known."""
+    sums: dict[str, float] = {}
+    for row in rows:
+        if isinstance(row.money, Money):
+            sums[row.money.currency] = sums.get(row.money.currency, 0.0) + row.money.amount
+    unknown = [row.money for row in rows if isinstance(row.money, str)]
+    shown = " and ".join(f"{amount:.2f} {currency}" for currency, amount in sums.items())
+    if unknown:
+        runs = f"{len(unknown)} run{'s' if len(unknown) > 1 else ''}"
+        return f"{f'{shown}, without' if shown else 'no money of'} {runs} ({unknown[0]})"
+    return shown
+
+
 def lines(rows: Sequence[Row], at_once: int = 1, most: int = MOST_ROWS, *, reasons: bool = True) -> list[str]:
     """Return the summary, and a table of the runs and their states; of many the running ones first, at most so many.
 
@@ -113,7 +130,7 @@ def lines(rows: Sequence[Row], at_once: int = 1, most: int = MOST_ROWS, *, reaso
         value = "" if row.value is None else f"{row.value:.4f}" if len(scored) == 1 else f"{row.scored} {row.value:.4f}"
         took = "" if row.seconds is None else console.duration(row.seconds)
         note = row.note if reasons or not row.is_over else ""
-        cells.append([row.label, row.state, value, took, " ".join(note.split())[:MOST_OF_NOTE]])
+        cells.append([" ".join(row.label.split()), row.state, value, took, " ".join(note.split())[:MOST_OF_NOTE]])
     widths = [max(len(cell[place]) for cell in cells) for place in range(4)]
     aligned = (str.ljust, str.ljust, str.rjust, str.rjust)
     shown = [

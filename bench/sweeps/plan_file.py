@@ -11,8 +11,9 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from bench import console
 from bench.errors import DataError, SetupError
@@ -24,6 +25,17 @@ FILE = "sweep.json"
 SCHEMA = 1
 # Of some 100,000 runs.
 LIMIT_BYTES = 2**26
+
+
+def _below(text: str) -> str:
+    path = Path(text)
+    if "\0" in text or path.is_absolute() or not path.parts or ".." in path.parts:
+        raise ValueError(f"{text!r} is no path below the sweep's folder")
+    return text
+
+
+Below = Annotated[str, AfterValidator(_below)]
+Count = Annotated[int, Field(ge=0)]
 
 
 class Part(BaseModel):
@@ -39,8 +51,8 @@ class PlannedJob(Part):
     system: str
     method: str
     seed: int
-    folder: str
-    log: str
+    folder: Below
+    log: Below
     was_over: bool = False
 
 
@@ -54,8 +66,8 @@ class SweepPlan(Part):
     started_at: str
     host: str
     process: int
-    at_once: int | None = 1
-    gpus: int = 0
+    at_once: Count | None = 1
+    gpus: Count = 0
     slurm: bool = False
     metric: str | None = None
     jobs: tuple[PlannedJob, ...] = ()

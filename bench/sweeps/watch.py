@@ -5,7 +5,9 @@
 Reads the plan of the sweep, the locks of its runs' folders, records and logs; writes nothing, and stops nothing.
 """
 
+import math
 import os
+import socket
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +17,9 @@ from rich.console import Group
 from rich.live import Live
 
 from bench import console
-from bench.analysis import accessors
+from bench.analysis import accessors, spending
+from bench.config import prices
+from bench.config.prices import Prices
 from bench.errors import DataError, SetupError
 from bench.records import store
 from bench.records.record import Record
@@ -28,16 +32,24 @@ from bench.utils import files
 EVERY_S = 2.0
 # Of a folder without a plan: how far below it runs are looked for.
 LEVELS = 3
+# A run on another machine that has written nothing for so long is no longer taken for one that goes on: the time
+# after which its own processes take one of them for dead.
+SILENT_S = 600.0
+TRAIN_LOG = "train_log.jsonl"
 
 
 @dataclass
 class Watched:
-    """A folder that is watched. sentences: what is wrong with it, if anything. alive: whether a driver is at work."""
+    """A folder that is watched. sentences: what is wrong with it, if anything. alive: whether a driver is at work.
+
+    host: of its driver, where that is another machine.
+    """
 
     folder: Path
     rows: list[Row] = field(default_factory=list)
     at_once: int = 1
     alive: bool = False
+    host: str = ""
     sentences: list[str] = field(default_factory=list)
 
     @property
@@ -50,6 +62,10 @@ class Watched:
         if self.alive:
             return f"{self.folder}: a sweep is at work"
         under_way = any(row.state == "running" for row in self.rows)
+        if under_way and self.host:
+            return (
+                f"{self.folder}: runs are going on, by the times of their files; their sweep was begun on {self.host}"
+            )
         if under_way:
             return f"{self.folder}: runs are going on, without a sweep on this machine"
         if any(row.state == "waiting" for row in self.rows):
@@ -60,9 +76,10 @@ class Watched:
 
 
 class Records:
-    """Records that were read, each again only when its file has changed."""
+    """Records that were read, each again only when its file has changed. prices: of an hour of each device."""
 
-    def __init__(self) -> None:
+    def __init__(self, prices: Prices | None = None) -> None:
+        self.prices = prices or Prices(gpus={})
         self._known: dict[Path, tuple[tuple[int, int], Record | str]] = {}
 
     def read(self, folder: Path) -> Record | str | None:
@@ -70,8 +87,8 @@ class Records:
         path = folder / store.FILE
         try:
             found = os.stat(path)
-        except OSError:
-            return None
+        except OSError as error:
+            return f"{error.strerror}" if os.path.lexists(path) else None
         stamp = (found.st_mtime_ns, found.st_size)
         if path not in self._known or self._known[path][0] != stamp:
             self._known[path] = (stamp, _read(path))
@@ -100,6 +117,7 @@ def look(folder: Path, records: Records) -> Watched:
         plan = None
         watched.sentences.append(f"{error}; shown are all runs that are found")
     if plan is not None:
+        watched.host = plan.host if plan.host != socket.gethostname() else ""
         watched.at_once = plan.at_once or len(plan.jobs) or 1
         watched.rows = [_planned_row(folder, job, plan, records, alive=watched.alive) for job in plan.jobs]
         planned = {(folder / job.folder).resolve() for job in plan.jobs}
@@ -134,15 +152,17 @@ def _planned_row(folder: Path, job: PlannedJob, plan: SweepPlan, records: Record
     """Return the row of a run that a sweep has planned."""
     own, log = folder / job.folder, folder / job.log
     to_come = "waiting" if alive or plan.slurm else "not started"
+    far = plan.host != socket.gethostname()
     row = Row(
         label=job.label, system=job.system, method=job.method, state=to_come, folder=own, log=log,
         gpus=plan.gpus or None,
     )  # fmt: skip
     found = records.read(own)
-    if run_folder.is_taken(own) or files.is_locked(log):
-        return _running(row, found if isinstance(found, Record) else None)
+    begun = isinstance(found, Record) and found.finished_at is None
+    if run_folder.is_taken(own) or files.is_locked(log) or (far and begun and _is_lively(row)):
+        return _running(row, found if isinstance(found, Record) else None, records.prices)
     if isinstance(found, Record) and found.finished_at is not None and not _is_repeated(found, job, plan, alive=alive):
-        return _with_result(row, found, plan.metric)
+        return _with_result(row, found, plan.metric, records.prices)
     return _without_result(row, found)
 
 
@@ -163,16 +183,27 @@ def _found_row(folder: Path, label: str, records: Records) -> Row:
     if record is not None:
         row = _changed(row, system=f"{record.name}--{(record.recipe.hash or '')[:8]}", method=record.method)
     if run_folder.is_taken(folder) or files.is_locked(log):
-        return _running(row, record)
+        return _running(row, record, records.prices)
     if record is not None and record.finished_at is not None:
-        return _with_result(row, record, None)
+        return _with_result(row, record, None, records.prices)
     return _without_result(row, found)
 
 
-def _running(row: Row, record: Record | None) -> Row:
+def _is_lively(row: Row) -> bool:
+    """Return whether a run on another machine, whose locks may not be seen from here, has written something lately.
+
+    A clock that is ahead makes files look newer than now.
+    """
+    written = (row.folder / store.FILE, row.folder / TRAIN_LOG, row.log)
+    ages = [age for age in map(_age_s, written) if age is not None]
+    return bool(ages) and min(ages) < SILENT_S
+
+
+def _running(row: Row, record: Record | None, prices: Prices) -> Row:
     begun = record.started_at if record is not None and record.finished_at is None else None
     seconds = _since(begun) if begun is not None else _age_s(row.folder / run_folder.LOCK)
-    return _changed(row, state="running", seconds=seconds, note=jobs.last_line(row.log))
+    cost = spending.money(record, prices, seconds) if record is not None and begun is not None else None
+    return _changed(row, state="running", seconds=seconds, note=jobs.last_line(row.log), money=cost)
 
 
 def _without_result(row: Row, found: Record | str | None) -> Row:
@@ -183,20 +214,22 @@ def _without_result(row: Row, found: Record | str | None) -> Row:
     return row
 
 
-def _with_result(row: Row, record: Record, metric: str | None) -> Row:
+def _with_result(row: Row, record: Record, metric: str | None, prices: Prices) -> Row:
     split = next(iter(record.scores.get("after", {})), None)
     names = accessors.scalars(record, "after", split)
     shown = metric if metric in names else accessors.ranking_metric(names)
     value = None if shown is None else jobs.score_of(record, shown, split)
+    taken_s = sum(phase.seconds for phase in record.phases)
     return _changed(
         row,
         state=record.status,
-        seconds=sum(phase.seconds for phase in record.phases) or None,
+        seconds=taken_s if math.isfinite(taken_s) and taken_s > 0 else None,  # edited
         is_timed=not record.resumed,
         gpus=_gpus(record) if record.launch is not None else row.gpus,
         value=value,
         scored="" if value is None else f"{shown}, {split}",
         note=record.reason or "",
+        money=spending.money(record, prices),
     )
 
 
@@ -226,9 +259,9 @@ def _age_s(path: Path) -> float | None:
 def watch(folder: Path) -> int:
     """Show a sweep until it is over, or Ctrl-C; elsewhere than on a terminal once. Returns the exit code, 0.
 
-    Raises SetupError as `look`.
+    Raises SetupError as `look`, RecipeError for a damaged file of prices.
     """
-    records = Records()
+    records = Records(prices.load())
     watched = look(folder, records)
     if console.is_live() and not watched.is_over:
         try:

@@ -1,7 +1,10 @@
 """Names of a sweep's runs, what is left of it, its end; its plan on disk, and the view from outside."""
 
+import json
 import os
 import re
+import shutil
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -160,6 +163,21 @@ DAMAGED = {
     "deep": "[" * 100_000,
     "wrong types": '{"sweep": 1, "started_at": 3, "host": "h", "process": 1, "jobs": 7}',
     "not text": "\udcff",
+    **{
+        f"a job in {folder!r:.9}": json.dumps(
+            {
+                "sweep": 1,
+                "started_at": BEGUN,
+                "host": "h",
+                "process": 1,
+                "jobs": [
+                    {"label": "a", "system": "s", "method": "full", "seed": 1, "folder": folder, "log": "logs/a.txt"},
+                ],
+            }
+        )
+        for folder in ("../elsewhere", "/etc", "", ".", "a\0b")
+    },
+    "a number below zero": json.dumps({"sweep": 1, "started_at": BEGUN, "host": "h", "process": 1, "at_once": -3}),
 }
 
 
@@ -314,6 +332,104 @@ def test_slurm_s_runs_wait_without_a_driver(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("1 run: 1 waiting; ")
     assert f"{tmp_path}: runs are waiting in Slurm" in said
+
+
+COSTS = """
+gpu_hours:
+  NVIDIA L4: {price: 0.8, currency: USD, source: a list, date: "2026-01-01"}
+core_hour: {price: 0.05, currency: EUR, source: a list, date: "2026-01-01"}
+"""
+
+
+def on_device(folder, device, name=None, **changes):
+    """A run of an hour: 12:00:10 to 13:00:10."""
+    launch = record.Launch(
+        world_size=2, num_machines=1, distributed_type="MULTI_GPU", mixed_precision="bf16", device=device,
+        global_batch=8, per_device_batch=4, accumulation=1,
+    )  # fmt: skip
+    devices = [name] * 2 if name else []
+    environment = record.Environment(python="3", platform="x", packages={}, devices=devices, cpu_threads=4)
+    finished = {"finished_at": "2026-03-01T13:00:10+00:00", **changes}
+    return filed(folder, launch=launch, environment=environment, **finished)
+
+
+def test_money_is_that_of_known_prices(tmp_path, monkeypatch, capsys):
+    prices = tmp_path / "costs.yaml"
+    prices.write_text(COSTS, encoding="utf-8")
+    monkeypatch.setenv("BENCH_COSTS", str(prices))
+    out = tmp_path / "runs"
+    on_device(out / "a", "cuda", "NVIDIA L4")
+    on_device(out / "b", "cpu")
+    on_device(out / "c", "cuda", "NVIDIA L4", finished_at="2026-03-01T13:00:10")  # edited: no time zone
+    assert watch.watch(out) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert "0.04 GPU hours" in said
+    assert "; 1.60 USD and 0.40 EUR, without 1 run (a resumed run's record does not have" in said
+    on_device(out / "d", "cuda", "NVIDIA Secret 9000")
+    for name in "abc":
+        os.remove(out / name / store.FILE)
+    watch.watch(out)
+    assert "; no money of 1 run (no price of NVIDIA Secret 9000 is known" in capsys.readouterr().out
+    prices.write_text("gpu_hours: [", encoding="utf-8")
+    assert cli.main(["sweep", "--watch", str(out)]) == 2
+    assert "costs.yaml" in capsys.readouterr().err
+
+
+def test_a_run_of_another_machine_is_known_by_its_files(tmp_path, capsys):
+    """Its locks may not be seen from here; a clock that is ahead is no reason to take it for dead."""
+    names = ["new", "old", "ahead", "next"]
+    plan_file.add(tmp_path, plan(*map(planned, names)).model_copy(update={"host": "elsewhere"}))
+    now = time.time()
+    for name, at in (("new", now - 60), ("old", now - 3600), ("ahead", now + 900)):
+        filed(tmp_path / name, "crashed", finished_at=None, started_at="2999-01-01T00:00:00+00:00")
+        os.utime(tmp_path / name / store.FILE, (at, at))
+    watched = watch.look(tmp_path, watch.Records())
+    assert [row.state for row in watched.rows] == ["running", "killed", "running", "not started"]
+    assert [row.seconds for row in watched.rows] == [0.0, None, 0.0, None]
+    assert "their sweep was begun on elsewhere" in watched.status()
+    assert not watched.is_over
+    log = tmp_path / "logs" / "old.txt"
+    log.parent.mkdir()
+    log.write_text("train: step 5\n", encoding="utf-8")
+    assert watch.look(tmp_path, watch.Records()).rows[1].note == "train: step 5"
+
+
+@pytest.mark.parametrize("kind", ["folder", "fifo", "link to itself", "empty", "null", "cut", "not text"])
+def test_a_record_that_is_none_is_a_row(kind, tmp_path, capsys):
+    plan_file.add(tmp_path, plan(planned("odd"), planned("good")))
+    filed(tmp_path / "good", value=0.5)
+    path = tmp_path / "odd" / store.FILE
+    path.parent.mkdir()
+    content = {"empty": b"", "null": b"null", "cut": b'{"schema": 2, "na', "not text": b"\xff\xfe"}
+    if kind in content:
+        path.write_bytes(content[kind])
+    else:
+        {"folder": path.mkdir, "fifo": lambda: os.mkfifo(path), "link to itself": lambda: path.symlink_to(path)}[kind]()
+    assert watch.watch(tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "2 runs: 1 ok, 1 unreadable" in said
+    assert "  odd: unreadable: record.json: " in said
+
+
+@pytest.mark.parametrize("seconds", [[-5.0], [1e308, 1e308], []])
+def test_impossible_times_are_left_out(seconds, tmp_path, capsys):
+    filed(tmp_path / "run", phases=[record.PhaseTime(name="train", seconds=one) for one in seconds])
+    assert watch.watch(tmp_path) == 0
+    assert capsys.readouterr().out.startswith("1 run: 1 ok\n")
+
+
+def test_any_number_of_runs_at_once_takes_no_time():
+    rows = [row(seconds=10), row("b", "waiting"), row("c", "waiting")]
+    assert [overview.left_s(rows, at_once) for at_once in (10**12, 0, -1)] == [10, 20, 20]
+
+
+def test_a_folder_that_vanishes_ends_the_view_with_a_sentence(sweep, monkeypatch, tmp_path):
+    with (tmp_path / "screen").open("w+", encoding="utf-8") as screen:
+        monkeypatch.setattr(console, "out", Console(file=screen, force_terminal=True, width=70, height=30))
+        monkeypatch.setattr(console, "is_live", lambda: True)
+        monkeypatch.setattr(watch.time, "sleep", lambda _: shutil.move(sweep.out, tmp_path / "moved"))
+        with pytest.raises(SetupError, match="there is no such folder"):
+            watch.watch(sweep.out)
 
 
 def test_records_are_read_again_only_when_they_change(sweep, monkeypatch):
