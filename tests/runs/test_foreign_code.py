@@ -116,6 +116,7 @@ def test_no_command_runs_what_lies_in_the_working_folder(place):
         "import": [["remote"], ["mine.py"], ["remote", "--like", "remote"]],
         "card": [["./remote"], ["remote", "trust_remote_code=true"], ["."], ["mine.py", "--as", "dataset"]],
         "ship": [["remote"], ["."]],
+        "cloud": [[path, "--gpu", "24GiB", "-o", str(place / "cloud")] for path in study],
         "try": [["./remote", "--on", "reviews", "--dry-run", "--gpu", "1GiB", "--out", str(place / "try")]],
     }  # fmt: skip
     names = {command.__name__.rpartition(".")[2] for command in COMMANDS}

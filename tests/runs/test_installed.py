@@ -15,7 +15,8 @@ from bench.records import store
 from bench.sweeps import jobs
 from tests.helpers.launching import ROOT, environment
 
-SOURCES = ["bench", "recipes", "accelerate_configs", "scripts/slurm", "setup.py", "setup.cfg", "pyproject.toml"]
+SCRIPTS = ["scripts/slurm", "scripts/cloud"]
+SOURCES = ["bench", "recipes", "accelerate_configs", *SCRIPTS, "setup.py", "setup.cfg", "pyproject.toml"]
 SOURCES += ["MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md"]
 # Each command of these in one process, since most of its time is imports.
 REST = """

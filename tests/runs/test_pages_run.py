@@ -90,6 +90,7 @@ def test_commands_of_the_pages_do_what_they_say(here, capsys):
         "export",
         "import",
         "push",
+        "cloud",
     } <= {*done}
     for made in (
         "runs/report/report.md",
@@ -97,6 +98,7 @@ def test_commands_of_the_pages_do_what_they_say(here, capsys):
         "my_model/config.json",
         "scores.csv",
         "hub/models/owner/name/README.md",
+        "cloud/two/kubernetes.yaml",
     ):
         assert (here / made).is_file(), made
     assert not (here / "runs/imdb").exists()  # dry runs
