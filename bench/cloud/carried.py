@@ -1,4 +1,4 @@
-"""What a run needs beside the package: a recipe of one's own with its cards, and the folder of its data."""
+"""Brings along what a run needs beside the package: a recipe of one's own with its cards, and its data's folder."""
 
 import os
 from dataclasses import dataclass

@@ -23,6 +23,7 @@ class _Dumper(yaml.SafeDumper):
     """Writes texts of several lines as such, and nothing as an alias, which Kubernetes' own tools would write out."""
 
     def ignore_aliases(self, data: Any) -> bool:
+        """Return that nothing is written as an alias."""
         return True
 
 

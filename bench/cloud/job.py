@@ -1,4 +1,4 @@
-"""What is asked for: a run, the machines that its forecast needs, and the arguments with which it is started there."""
+"""Plans a run on rented machines: those that its forecast needs, and the arguments with which it is started there."""
 
 import math
 import re

@@ -15,7 +15,7 @@ _LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 
 def of_run(name: str, seed: int, recipe_hash: str) -> str:
-    """Return the name of a run's objects. Of a long or foreign name what is left is told apart by the hash."""
+    """Return the name of a run's objects; seed and hash make it unique where a long or foreign name is cut."""
     return _joined(_plain(name), f"seed{seed}-{recipe_hash[:8]}")
 
 

@@ -35,7 +35,7 @@ SHAPES = ((0.66, 1, 1), (0.1, 1, 2), (0.1, 1, 4), (0.06, 1, 8), (0.03, 2, 8), (0
 
 @dataclass
 class Simulation:
-    """What was simulated. log: (run that left its place, whether it must be placed again, places) of each moment."""
+    """A simulation. log: (run that left its place, whether it must be placed again, places) of each moment."""
 
     nodes: list[Node]
     runs: dict[str, Resources]
@@ -107,7 +107,7 @@ def simulate(nodes: list[Node], runs: dict[str, Resources], draw: random.Random)
 
 @dataclass
 class Verdict:
-    """What the check found. moments: how many were looked at. idle, twice: how often a rule was broken."""
+    """The findings of a check. moments: that were looked at. idle, twice: how often a rule was broken."""
 
     moments: int = 0
     idle: int = 0

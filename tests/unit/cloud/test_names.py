@@ -27,7 +27,7 @@ def test_any_recipe_gets_a_name_that_is_allowed(name, made):
     assert LABEL.fullmatch(made)
 
 
-def test_long_names_are_told_apart_by_seed_and_hash():
+def test_long_names_differ_by_seed_and_hash():
     one, other = (names.of_run("x" * 90, seed, "0" * 8) for seed in (1, 2**31 - 1))
     assert one != other
     assert LABEL.fullmatch(other)
