@@ -48,7 +48,7 @@ def test_a_run_over_two_nodes_goes_on_where_both_were_replaced(tmp_path):
 
 
 def test_the_code_is_the_run_s_own(tmp_path):
-    """By it Kubernetes knows that a recipe which is refused is not to be started again."""
+    """By it Kubernetes knows what is not to be started again; accelerate's launcher would end with 1."""
     given = {**environment(), **variables(tmp_path / "home", 0, NODE_HOSTS="", CONFIG="cpu")}
     words = [ON_NODE, "recipes/tiny/bert-full.yaml", "training.epoch=1", "--out", tmp_path / "out"]
     done = subprocess.run(words, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
