@@ -23,6 +23,13 @@ class Carried:
     files: dict[str, Path]
     data: Path | None = None
 
+    @property
+    def data_bytes(self) -> int:
+        """Return the bytes of the folder of the data, where it is copied."""
+        places = [] if self.data is None else os.walk(self.data)
+        paths = (os.path.join(place, name) for place, _, names in places for name in names)
+        return sum(os.path.getsize(path) for path in paths if os.path.isfile(path))
+
     def texts(self) -> dict[str, str]:
         """Return place -> text of each file. Raises SetupError for what is too much, or holds a secret."""
         texts = {place: files.read_text(path, MOST_BYTES) for place, path in self.files.items()}

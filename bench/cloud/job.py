@@ -28,8 +28,10 @@ CPU_BYTES = 16 * GIB
 CPUS_PER_PROCESS = 4
 # Buffers of NCCL, and of workers, in shared memory (NVIDIA's images ask for 1 GiB).
 SHARED_BYTES = GIB
-# Data, records, predictions, logs, and a margin over what is forecast.
+# Data of the Hub, records, predictions, logs, and a margin over what is forecast.
 DISK_SPARE_BYTES, DISK_FACTOR = 10 * GIB, 1.2
+# Their names are in one variable, which may have 128 KiB (MAX_ARG_STRLEN of Linux).
+MOST_NODES = 1000
 WORK = "/work"
 IMAGE = f"finetune-bench:{__version__}"
 # https://pkg.go.dev/github.com/distribution/reference#pkg-overview
@@ -141,6 +143,8 @@ def _check(request: CloudRequest, uses_model: bool) -> None:
         raise SetupError(
             f"--image {request.image!r:.100} is not the name of a container image, as registry.example.com/me/bench:1"
         )
+    if request.nodes > MOST_NODES:
+        raise SetupError(f"--nodes {request.nodes}: at most {MOST_NODES}")
     if request.name is not None:
         names.check(request.name)
     if uses_model and request.gpu is None:
@@ -177,7 +181,7 @@ def _job(request: CloudRequest, resolved: Resolved, answer: Answer, card: Card, 
             host_bytes=math.ceil(host / GIB) * GIB,
             cpus=CPUS_PER_PROCESS * max(1, gpus),
         ),
-        disk_bytes=math.ceil((needs.disk_bytes * DISK_FACTOR + DISK_SPARE_BYTES) / GIB) * GIB,
+        disk_bytes=math.ceil((needs.disk_bytes * DISK_FACTOR + brought.data_bytes + DISK_SPARE_BYTES) / GIB) * GIB,
         config=config,
         seed=seed,
         carried=brought,

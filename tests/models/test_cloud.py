@@ -142,6 +142,16 @@ def test_a_recipe_of_one_s_own_starts_the_same_run_there(project, tmp_path, caps
     assert f"kubectl cp '{project / 'data'}' {task['name']}-data:/work/data" in said
 
 
+def test_the_volume_has_room_for_the_data(project):
+    with (project / "data" / "more.bin").open("wb") as stream:
+        stream.truncate(30 * 2**30)  # a hole
+    cloud(OWN, "--gpu", "24GiB", "seed=5")
+    manifests, task = files_of()
+    assert manifests["PersistentVolumeClaim"]["spec"]["resources"]["requests"]["storage"] == "43Gi"
+    assert task["resources"]["disk_size"] == 103
+    assert started(manifests, task)[0][1:3] == ["--seed", "5"]
+
+
 def test_several_nodes_meet_by_names_and_share_a_secret(project, capsys):
     words = ("sst2/llama32_1b-full", "--nodes", "2", "--gpus-per-node", "4", "--zero", "3", "--gpu", "H100")
     cloud(*words, "--image", "registry.example.com:5000/me/bench:1.2", "--name", "my-run")
@@ -212,6 +222,7 @@ REFUSED = [
     (("tiny/bert-full", "--gpu", "MI300X"), "no NVIDIA GPU"),
     (("tiny/bert-full", "--gpu", "M2 Max 64GB"), "no NVIDIA GPU"),
     (("tiny/bert-full", "--gpu", "24GiB", "--nodes", "3"), "can't be split over 3 processes"),
+    (("tiny/bert-full", "--gpu", "24GiB", "--nodes", "1001"), "--nodes 1001: at most 1000"),
     (("tiny/bert-full", "--gpu", "24GiB", "--zero", "4"), "there is no ZeRO stage 4"),
     (("tiny/bert-full", "--gpu", "24GiB", "--zero", "2", "--fsdp"), "two ways to shard"),
     (("tiny/bert-full", "--gpu", "24GiB", "--nodes", "2", "--zero", "1", "--offload", "cpu"), "'zero1_offload_cpu'"),
