@@ -12,7 +12,8 @@ import json
 import random
 import sys
 import time
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from dataclasses import dataclass, field
 
 from bench.sweeps.placement import Place, Placement
 from bench.sweeps.resources import Node, Resources
@@ -122,20 +123,20 @@ def check(done: Simulation, every: int) -> Verdict:
     """
     found, free = Verdict(), {node.name: [set(range(node.gpus)), node.host_bytes, node.cpus] for node in done.nodes}
     sizes = {node.name: node.gpu_bytes or 0 for node in done.nodes}
-    waiting, where = set(done.runs), dict[str, Place]()
+    waiting, where = Counter(done.runs.values()), dict[str, Place]()
     for moment, (left, is_lost, started) in enumerate(done.log):
         if left is not None:
             _move(free, where.pop(left), done.runs[left], 1)
-            waiting |= {left} if is_lost else set()
+            waiting[done.runs[left]] += is_lost
         for place in started:
             found.twice += not _fits(place, free, sizes, done.runs[place.run])
             _move(free, place, done.runs[place.run], -1)
             where[place.run] = place
-            waiting.discard(place.run)
+            waiting[done.runs[place.run]] -= 1
         if moment % every == 0:
             found.moments += 1
-            found.idle += _could_start(free, sizes, {replace(done.runs[run], source="") for run in waiting})
-    found.never = len(waiting) + len(where)
+            found.idle += _could_start(free, sizes, {need for need, count in waiting.items() if count})
+    found.never = sum(map(abs, waiting.values())) + len(where)
     return found
 
 

@@ -171,11 +171,12 @@ def test_nothing_idles_that_could_run(script):
     assert script.check(script.Simulation(nodes=done.nodes, runs=done.runs, log=same), 1).twice == 1
 
 
-def test_the_simulation_says_what_it_found(script, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--runs", "200", "--nodes", "20"])
+def test_ten_thousand_runs_are_placed_on_two_hundred_nodes(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
     assert script.main() == 0
     said = capsys.readouterr().out
     assert said.count("idle-while-fits violations = 0") == 2
-    assert said.count("200 runs on 20 nodes with") == 2
+    assert said.count("10000 runs on 200 nodes with") == 2
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--runs", "200", "--nodes", "20"])
     monkeypatch.setattr(script, "ALLOWED_S", 0.0)
     assert script.main() == 1
