@@ -48,7 +48,7 @@ def add(commands: Any) -> None:
     sweep.add_argument(
         "--retry",
         action="store_true",
-        help="also repeat runs whose failure is expected to recur, such as out of memory",
+        help="also repeat runs that failed in a way that is expected to recur: out of memory, diverged, a failed check",
     )
     sweep.add_argument("--dry-run", action="store_true", help="print the commands of the runs, and run nothing")
     sweep.add_argument(

@@ -114,6 +114,7 @@ def notes(comparison: Comparison) -> list[str]:
         "Min. detectable: the true difference that such data detect with 80 % power, two-sided at 5 % divided by the "
         "number of pairs; a dash if larger than the metric's range.",
         TIER_NOTE,
+        *_beside_their_intervals(pairs),
     ]
     if any(pair.covers == SEEDS_AND_EXAMPLES for pair in pairs):
         lines.append(
@@ -127,6 +128,21 @@ def notes(comparison: Comparison) -> list[str]:
             "tests at 5 % divided by the number of pairs."
         )
     return lines
+
+
+def _beside_their_intervals(pairs: Sequence[Pair]) -> list[str]:
+    """Return a note on pairs whose interval leaves 0 out though the test decides nothing; usually none."""
+    found = [
+        f"{pair.first} − {pair.second}"
+        for pair in pairs
+        if pair.low is not None and pair.high is not None and (pair.low > 0 or pair.high < 0) and pair.p_holm > ALPHA
+    ]
+    if not found:
+        return []
+    return [
+        f"The interval of {_listed(found)} leaves out 0, but its test is not significant: the verdict is the test's, which "
+        "is corrected for all pairs and is stricter in small samples."
+    ]
 
 
 def _system_cells(system: System) -> dict[str, str]:

@@ -39,6 +39,8 @@ LOGS = "logs"
 RELEASE_S = 10.0
 # Statuses that a repetition would give again.
 FINAL_STATUSES = ("ok", "oom", "diverged", "invalid")
+# Phases of a run that was refused for what is neither in its recipe nor a result.
+PREPARATION = {"load", "tokenise"}
 # A precision as recipes name it -> as accelerate does, where that is another name.
 FULL = "float32"
 _MIXED = {FULL: "no"}
@@ -266,9 +268,14 @@ def leave_out_finished(jobs: list[Job], *, retry: bool, metric: str | None) -> N
             continue
         if record.status == "ok" and _was_ended_while_drawing(job, record):
             continue  # the same command makes its figures and report, and trains nothing
-        if record.status == "ok" or (record.status in FINAL_STATUSES and not retry):
+        if record.status == "ok" or (record.status in FINAL_STATUSES and not retry and not _was_refused(record)):
             job.left_out = True
             read_result(job, record, metric)
+
+
+def _was_refused(record: Record) -> bool:
+    """Return whether a run ended before any work: what it lacked, such as data or a package, may be there by now."""
+    return record.status == "invalid" and {phase.name for phase in record.phases} <= PREPARATION
 
 
 def _was_ended_while_drawing(job: Job, record: Record) -> bool:

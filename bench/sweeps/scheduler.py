@@ -114,7 +114,10 @@ def _execute(
     refuse_lost(left)
     name = labels.common_name([job.planned for job in jobs])
     of = f"; all are of {name}" if name else ""
-    console.say(f"{len(jobs)} {what}, {len(jobs) - len(left)} already finished; output folder: {options.out}{of}")
+    failed = sum(job.left_out and job.state != "ok" for job in jobs)
+    repeated = f" ({failed} of them failed; --retry repeats these)" if failed else ""
+    finished = f"{len(jobs) - len(left)} already finished{repeated}"
+    console.say(f"{len(jobs)} {what}, {finished}; output folder: {options.out}{of}")
     for sentence in options.machine.other_precisions(left, slurm=options.slurm):
         console.say(sentence)
     if options.dry_run:

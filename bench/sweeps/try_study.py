@@ -32,6 +32,9 @@ METHODS = ("full", "lora", "qlora", "zero_shot", "tfidf")
 # As in the shipped recipes: a warm-up, and adapters with a rate ten times that of all weights.
 _ADAPTER = {"config": {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": "all-linear"}}
 _OPTIONS: dict[str, dict[str, Any]] = {"lora": _ADAPTER, "qlora": _ADAPTER}
+# Three epochs of a few hundred rows are a few dozen steps, after which a small learning rate has changed little
+# (Mosbach et al. 2021, "On the Stability of Fine-tuning BERT": small data sets need more epochs, not fewer).
+MIN_STEPS = 100
 _RATES = {"full": 2e-5, "last_layers": 5e-5, "lora": 2e-4, "qlora": 2e-4, "head": 1e-3, "scratch": 5e-4}
 # Of labels alone; what is answered otherwise has a wording of its own, or none.
 _PROMPT = {"instruction": "Name the label of each text, one of: {labels}.", "template": "Text: {text}\nLabel:"}
@@ -189,10 +192,16 @@ def _recipe(method: str, objective: str, model: Named, data: Named, request: Try
     if request.limit is not None:
         keys["limit"] = dict.fromkeys(dict.fromkeys(["train", *(splits or ("test",))]), request.limit)
     if method in _RATES:
-        keys["training"] = {"learning_rate": _RATES[method], "warmup": 0.06}
+        least = {} if any(map(_sets_steps, request.sets)) else {"min_steps": MIN_STEPS}
+        keys["training"] = {"learning_rate": _RATES[method], "warmup": 0.06, **least}
     command = " ".join(f"python -m bench try {request.model} --on {request.data}".split())  # a comment is one line
     head = f"# Written by `{command}`."
     return "\n".join([head, *(f"{key}: {card_text.flow(value)}" for key, value in keys.items())]) + "\n"
+
+
+def _sets_steps(override: str) -> bool:
+    """Return whether an override says how many steps are trained."""
+    return re.match(r"training(\.(min_)?steps=|=.*\bsteps\b)", override) is not None
 
 
 def _has_chat_template(card: ModelCard) -> bool:

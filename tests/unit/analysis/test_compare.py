@@ -1,5 +1,6 @@
 """`python -m bench compare`: what it says of runs as they lie on disk, and what it refuses."""
 
+import dataclasses
 import functools
 import json
 import math
@@ -592,3 +593,11 @@ def test_directions_are_known():
     assert {"accuracy", "bleu", "mcc", "rougeLsum", "squad_v2_f1", "f1_macro"} <= {
         key for key, up in known.items() if up
     }
+
+
+@pytest.mark.parametrize(("p_holm", "low", "said"), [(0.2, 0.001, True), (0.2, -0.1, False), (0.01, 0.001, False)])
+def test_a_verdict_that_its_interval_seems_to_deny_is_explained(two, p_holm, low, said):
+    found = compare.compare(two, CompareRequest())
+    (pair,) = found.pairs
+    changed = dataclasses.replace(found, pairs=[dataclasses.replace(pair, p_holm=p_holm, low=low, high=0.3)])
+    assert any("leaves out 0" in note for note in comparison_page.notes(changed)) == said

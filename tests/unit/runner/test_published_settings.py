@@ -9,14 +9,14 @@ from bench.runner import published_settings
 
 
 def noted(mark, device):
-    notes = []
+    notes, warned = [], []
     run = SimpleNamespace(
         resolved=SimpleNamespace(recipe=SimpleNamespace(as_published=mark)),
-        record=SimpleNamespace(note=notes.append),
+        record=SimpleNamespace(note=notes.append, warn=lambda code, sentence: warned.append((code, sentence))),
         state=SimpleNamespace(device=SimpleNamespace(type=device)),
     )
     published_settings.note(run)
-    return notes
+    return notes, warned
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,8 @@ def noted(mark, device):
 def test_what_is_different_is_noted(monkeypatch, mark, mixed, device, expected):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", mixed)
     made = None if mark is None else AsPublished(source="S", **mark)
-    assert noted(made, device) == expected
+    notes, warned = noted(made, device)
+    assert notes == expected
+    # Another precision is no reason not to compare; another model is.
+    assert [code for code, _ in warned] == ["not_as_published"] * bool(mark and "but_for" in mark)
+    assert all("model: a for b" in sentence for _, sentence in warned)

@@ -49,6 +49,10 @@ def written(job, status="ok", **changes):
     return found
 
 
+def phase(name):
+    return record.PhaseTime(name=name, seconds=1.0)
+
+
 def scores(split, value):
     return {"after": {split: {"accuracy": record.Score(value=value, examples=16, signature="x")}}}
 
@@ -105,6 +109,8 @@ def test_the_precision_of_a_config_is_read():
         ("oom", {}, False, True),
         ("oom", {}, True, False),
         ("diverged", {}, False, True),
+        ("invalid", {"phases": [phase("load")]}, False, False),
+        ("invalid", {"phases": [phase("load"), phase("train_steps")]}, False, True),
         ("crashed", {}, False, False),
         ("interrupted", {}, False, False),
         ("ok", {"finished_at": None}, False, False),
