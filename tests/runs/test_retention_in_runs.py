@@ -187,7 +187,7 @@ def test_tasks_of_lm_eval_and_files_are_other_data_too(tmp_path):
     assert lifecycle.main(arguments(tmp_path, also)) == 0
     found = {part["name"]: part for part in record_of(tmp_path)["retention"].values()}
     assert [(len(part["scores"]), part["kept"]["metric"]) for part in found.values()] == [
-        (2, "accuracy"), (2, "lm_eval:exact_match"), (2, "accuracy"),
+        (2, "accuracy"), (2, "lm_eval:exact_match,none"), (2, "accuracy"),
     ]  # fmt: skip
     assert [part["examples"] for part in found.values()] == [10, 10, 4]
     folder = tmp_path / "run"
