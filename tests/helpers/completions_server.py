@@ -14,7 +14,7 @@ class Served:
 
     "no tokenize", "no logprobs", "other tokens" (a tokenizer that reads other ones), "other template", "no token ids",
     "short context" (answers of at most two tokens), "own stop" (a stop text), "gives up", "fewer choices", "cuts
-    prompts", "hangs", "no JSON", "an error", "near" (log-probabilities half a nat off).
+    prompts", "hangs", "no JSON", "an error", "odd form", "near" (log-probabilities half a nat off).
     """
 
     def __init__(self, folder, name="tiny", faults=()):
@@ -81,6 +81,8 @@ class Served:
             best = [None, *({str(int(row.argmax())): float(row.max())} for row in values[:-1])]
             last = float(values[-1].max())
             choice["logprobs"] = {"token_logprobs": [*own, last], "top_logprobs": [*best, {"x": last}], "tokens": []}
+            if "odd form" in self.faults:
+                choice["logprobs"] = [own]
         return choice
 
     def written(self, index, ids, content):

@@ -131,6 +131,7 @@ FAULTS = [
     ("fewer choices", "labels", "answers 2 prompts with 1 completions"),
     ("cuts prompts", "labels", " were sent"),
     ("an error", "labels", "answers 500: "),
+    ("odd form", "labels", "answers in another form than the completions API's"),
     ("no JSON", "labels", "answers with no JSON"),
     ("near", "labels", "check 'backend_equals_torch' failed: test: 16 examples by vLLM and by torch"),
     ("no token ids", "written", "gives no numbers of the tokens that it writes"),

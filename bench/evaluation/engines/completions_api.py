@@ -1,9 +1,11 @@
 """Requests to a server that speaks the OpenAI completions API."""
 
+import contextlib
 import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from typing import Any
@@ -81,7 +83,8 @@ class Api:
         usage = reply.get("usage")
         if isinstance(usage, dict) and (read := usage.get("prompt_tokens")) not in (None, tokens):
             raise SetupError(f"{self.url} reads {read} tokens where {tokens} were sent")
-        return sorted(found, key=lambda choice: int(choice.get("index") or 0))
+        with understood(self.url):
+            return sorted(found, key=lambda choice: int(choice.get("index") or 0))
 
     def _sent(self, request: urllib.request.Request) -> dict[str, Any]:
         if key := os.environ.get(KEY_VARIABLE):
@@ -111,6 +114,15 @@ class Api:
         if not isinstance(found, dict):
             raise SetupError(f"{request.full_url} answers with no JSON object: is this an OpenAI-compatible server?")
         return found
+
+
+@contextlib.contextmanager
+def understood(url: str) -> Iterator[None]:
+    """Raise SetupError for an answer that is read here and has another form than the API's."""
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise SetupError(f"{url} answers in another form than the completions API's: {error}") from error
 
 
 class Refused(SetupError):

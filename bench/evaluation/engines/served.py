@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from bench.errors import SetupError
-from bench.evaluation.engines.completions_api import Api
+from bench.evaluation.engines.completions_api import Api, understood
 from bench.evaluation.engines.engine import ended
 from bench.evaluation.generation import Generated
 from bench.evaluation.likelihood import Answer, Item
@@ -55,10 +55,11 @@ class ServedEngine:
         content = {"prompt": prompts, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
         choices = self.api.completions(content, len(prompts), sum(map(len, prompts)))
         first = len(item.context)
-        scored = [
-            _behind(choice, range(first, first + len(continuation)), self.api.url)
-            for choice, continuation in zip(choices, item.continuations, strict=True)
-        ]
+        with understood(self.api.url):
+            scored = [
+                _behind(choice, range(first, first + len(continuation)), self.api.url)
+                for choice, continuation in zip(choices, item.continuations, strict=True)
+            ]
         return Answer(sums=tuple(sum(part) for part, _ in scored), greedy=tuple(likeliest for _, likeliest in scored))
 
     def _written(self, prompt: Sequence[int], ends: set[int], limit: int) -> Generated:
@@ -72,8 +73,9 @@ class ServedEngine:
             "return_tokens_as_token_ids": True,
         }
         (choice,) = self.api.completions(content, 1, len(prompt))
-        tokens = _token_ids(choice, self.api.url)
-        return ended(tokens, choice.get("finish_reason"), choice.get("stop_reason"), ends, limit, self.api.url)
+        with understood(self.api.url):
+            tokens = _token_ids(choice, self.api.url)
+            return ended(tokens, choice.get("finish_reason"), choice.get("stop_reason"), ends, limit, self.api.url)
 
 
 def _together(call: Callable[[_In], _Out], inputs: Iterable[_In]) -> list[_Out]:
