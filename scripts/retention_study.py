@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/retention"))
     parser.add_argument("--report", type=Path, default=Path("reports/studies/retention"))
     parser.add_argument("--jobs", default="2")
+    parser.add_argument("--seeds", default="3")
     parser.add_argument("--small", action="store_true", help="one epoch, one seed and few examples: does it run?")
     asked = parser.parse_args()
     out, data = asked.out, asked.data
@@ -88,8 +89,8 @@ def main() -> None:
         (recipes / f"{name}.yaml").write_text(recipe, encoding="utf-8")
     bench(
         *("sweep", *(str(recipes / f"{name}.yaml") for name in METHODS), "--config", "cpu_bf16", "--jobs", asked.jobs),
-        *("--num-seeds", "1" if asked.small else "3", "--out", str(out / "tuned"), f"{folder}polish_wccrs_hotels"),
-        "dataset.quote=false",
+        *("--num-seeds", "1" if asked.small else asked.seeds, "--out", str(out / "tuned")),
+        *(f"{folder}polish_wccrs_hotels", "dataset.quote=false"),
     )
     bench("report", str(out / "tuned"), "-o", str(asked.report), "--overwrite")
 
