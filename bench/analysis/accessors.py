@@ -26,6 +26,7 @@ MAIN_METRICS = (
 LAST_METRICS = (
     *("loss", "brier", "ece", "ece_by_chance"),
     *("reference_loss", "perplexity", "reference_tokens", "extracted_nothing"),
+    *("perplexity_per_token", "perplexity_per_word", "bits_per_byte"),
 )
 OTHER_METRICS = (
     *("jaccard_samples_empty0", "subset_accuracy", "hamming_accuracy", "f1_micro", "f1_weighted", "mcc"),
@@ -99,7 +100,8 @@ def metric_bounds(metric: str) -> tuple[float, float]:
         "brier": (0.0, 2.0),
         "loss": (0.0, math.inf),
         "reference_loss": (0.0, math.inf),
-        "perplexity": (1.0, math.inf),
+        **dict.fromkeys(("perplexity", "perplexity_per_token", "perplexity_per_word"), (1.0, math.inf)),
+        "bits_per_byte": (0.0, math.inf),
     }
     known |= dict.fromkeys(("pearson", "spearman"), (-1.0, 1.0)) | dict.fromkeys(("mse", "mae"), (0.0, math.inf))
     # Those of lm_eval's tasks are shares of right answers.
@@ -173,7 +175,8 @@ def machine(record: Record) -> str | None:
     devices = ", ".join(f"{number} × {name}" if number > 1 else name for name, number in named)
     processes = "1 process" if launch.world_size == 1 else f"{launch.world_size} processes"
     precision = "full precision" if launch.mixed_precision == "no" else launch.mixed_precision
-    return f"{processes} on {launch.device}{f' ({devices})' if devices else ''}, {precision}"
+    by = f", answers by {record.backend.name}" if record.backend is not None else ""
+    return f"{processes} on {launch.device}{f' ({devices})' if devices else ''}, {precision}{by}"
 
 
 def predicted(record: Record) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.analysis import accessors, compare, predictions
+from bench.analysis import accessors, compare, predictions, verify_beside
 from bench.analysis.accessors import LeftOut, Located, SystemKey
 from bench.analysis.compare import Comparison
 from bench.analysis.predictions import CompareRequest, MatchedRuns, Verified
@@ -152,7 +152,8 @@ def _verified_elsewhere(runs: Iterable[Located], verified: Verified) -> tuple[li
     kept, contradicted = [], []
     for path, record in runs:
         others = [part for part in predictions.scored_parts(record) if part != _tested_part(record)]
-        if why := predictions.find_contradiction(path, record, others, verified):
+        why = predictions.find_contradiction(path, record, others, verified)
+        if why := why or verify_beside.find_contradiction(path, record):
             contradicted.append(LeftOut(path=path, reason=why, is_unsound=True))
         else:
             kept.append((path, record))

@@ -1,4 +1,4 @@
-"""Compares a model before and after a training on other data: the same examples, in pairs."""
+"""Scores running texts, and compares a model before and after a training on other data: the same examples, in pairs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,9 +8,10 @@ import numpy as np
 
 from bench.analysis import predictions
 from bench.analysis.stats import paired
+from bench.analysis.stats.running_text import BY_UNIT, RULES
 from bench.analysis.stats.sums import BY_PROBABILITY, Line, Tally, tally
 from bench.errors import DataError
-from bench.records.record import Kept
+from bench.records.record import Kept, Score
 
 DRAWS = 2000
 
@@ -32,7 +33,48 @@ def _line(row: Mapping[str, Any], metric: str) -> Line:
         loss=row.get("reference_nll"),
         tokens=row.get("reference_tokens"),
         scores=row.get("scores") if metric in BY_PROBABILITY else None,
+        words=row.get("reference_words"),
+        bytes=row.get("reference_bytes"),
     )
+
+
+def text_scores(lines: Sequence[Line], signature: str) -> dict[str, Score]:
+    """Return perplexities of a running text with intervals by window, and how many tokens, words and bytes it has.
+
+    Words and bytes only where the tokenizer says where its tokens stand. signature: of the windows.
+    """
+    scores = {}
+    for name, (unit, _) in BY_UNIT.items():
+        if any(getattr(line, unit) is None for line in lines):
+            continue
+        found = tally_of(name, lines, (), multi_label=False)
+        drawn = paired.bootstrap_values(paired.stack([found.rows]), found.value, DRAWS, seed=0)[:, 0]
+        low, high = paired.percentile_interval(drawn[np.isfinite(drawn)]) if len(lines) > 1 else (None, None)
+        scores[name] = Score(
+            value=found.score,
+            low=low,
+            high=high,
+            interval=None if low is None else f"bootstrap 95 %, {DRAWS} draws by window",
+            examples=len(lines),
+            signature=f"{name}|{RULES[name]}|{signature}",
+            higher_is_better=False,
+        )
+        number = sum(getattr(line, unit) for line in lines)
+        scores[unit] = Score(value=number, examples=len(lines), signature=f"{unit}|v1|{signature}")
+    return scores
+
+
+def tally_of(
+    metric: str, lines: Sequence[Line], labels: Sequence[str], *, multi_label: bool, scheme: str | None = None
+) -> Tally:
+    """Return the statistics of a metric as `sums.tally` does, also of running text."""
+    if metric not in BY_UNIT:
+        return tally(metric, lines, labels, multi_label=multi_label, scheme=scheme)
+    unit, value = BY_UNIT[metric]
+    rows = [(line.loss, getattr(line, unit)) for line in lines]
+    if any(part is None for row in rows for part in row):
+        raise DataError(f"{metric} can't be computed: a line lacks reference_nll or reference_{unit}")
+    return Tally(rows=np.array(rows, dtype=float), value=value)
 
 
 def kept(
@@ -50,7 +92,7 @@ def kept(
     randomisation, and of the bootstrap by example. Raises DataError for a metric whose value does not follow from the
     lines, and for one that is not defined.
     """
-    tallies = [tally(metric, lines, labels, multi_label=multi_label, scheme=scheme) for lines in (before, after)]
+    tallies = [tally_of(metric, lines, labels, multi_label=multi_label, scheme=scheme) for lines in (before, after)]
     first, second = (one.score for one in tallies)
     if not (np.isfinite(first) and np.isfinite(second)):
         raise DataError(f"{metric} is not defined before or after the training")

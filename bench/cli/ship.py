@@ -77,8 +77,8 @@ def ship_command(options: argparse.Namespace) -> int:
         raise BenchError("--served-model goes with --server")
     if options.server and forms is not None and all(name.kind != names.VLLM for name in forms):
         raise BenchError("--server is for the form vllm; add it to --as")
+    from bench.evaluation.engines.completions_api import Server
     from bench.shipping import making, page, results
-    from bench.shipping.form import Server
     from bench.shipping.source import Asked
 
     out = options.output or options.run_folder / "ship"

@@ -14,6 +14,7 @@ from bench.config.recipe import Recipe
 _DESCRIPTIVE = {
     "dataset": {"licence": True, "homepage": True, "quote": True, "defaults": True},
     "model": {"licence": True},
+    "evaluation": {"server": True, "served_model": True, "backend_sample": True},
 }
 _WITHOUT_EFFECT = ("seed", "save", "trackers", "checkpoints", "published", "published_before", "as_published")
 # Keys that came after the first hashes: at their defaults they are no part of one, so that baselines and unfinished
@@ -40,6 +41,8 @@ _LATER = (
     "dataset.source.trust_remote_code",
     "evaluation.allow_selection_on_test",
     "evaluation.also",
+    "evaluation.backend",
+    "evaluation.backend_options",
     "evaluation.extract",
     "evaluation.sharded",
     "evaluation.temperature",

@@ -6,7 +6,7 @@ Each rule yields a line for each problem that it finds, with the place of the ke
 from collections.abc import Iterator
 from typing import Any
 
-from bench.config import also_rules, cards, contracts, loss_rules, registry, temperature_rules
+from bench.config import also_rules, backend_rules, cards, contracts, loss_rules, registry, temperature_rules
 from bench.config.cards import GENERATION_TASK, LM_EVAL, LM_EVAL_TASK, DatasetCard
 from bench.config.data_part import FOLD
 from bench.config.foreign_code import LIBRARY
@@ -50,6 +50,7 @@ def problems(
     yield from loss_rules.problems(recipe, layers)
     yield from temperature_rules.problems(recipe, metric_names, layers)
     yield from also_rules.problems(recipe, plan, layers)
+    yield from backend_rules.problems(recipe, plan, layers)
 
 
 def card_problems(card: DatasetCard, layers: Layers) -> Iterator[str]:

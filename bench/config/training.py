@@ -1,6 +1,6 @@
 """The settings of training, of evaluation, and of their fast paths."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -213,6 +213,20 @@ class Evaluation(Strict):
     """Metrics instead of the dataset card's and the task's own; `evaluate:NAME` is one of the evaluate library.
     Example: [accuracy, f1]
     """
+    backend: Literal["torch", "vllm"] = "torch"
+    """What runs a model that is prompted without training: torch, or vLLM, in this process or behind `server`. A sample
+    is scored by torch too; a difference beyond rounding fails the run. Example: vllm
+    """
+    server: Text | None = None
+    """Address of a server of the OpenAI completions API, such as vLLM's, that has the model; null loads it by the
+    package vllm in this process. Example: "http://localhost:8000"
+    """
+    served_model: Text | None = None
+    """The name under which the server has the model; null for its only one. Example: Qwen/Qwen3-0.6B"""
+    backend_sample: PositiveInt = 16
+    """Examples of each split that torch scores too, the longest and the shortest among them. Example: 32"""
+    backend_options: dict[str, Any] = {}
+    """Arguments of `vllm.LLM`, for a model in this process. Example: {tensor_parallel_size: 2, max_model_len: 4096}"""
     also: tuple[Text | Also, ...] = ()
     """Other data sets and texts that a language model is scored on before and after training, to see what it keeps.
     Example: [sst2, {perplexity: text.txt, limit: 50}]

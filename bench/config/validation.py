@@ -148,11 +148,11 @@ def _location(problem: Any, data: Any) -> KeyPath:
     """Return the key path of a problem, without the names of union members, which pydantic adds."""
     path: list[str | int] = []
     for part in problem["loc"]:
-        inside = (isinstance(data, dict) and part in data) or (isinstance(data, tuple) and isinstance(part, int))
-        if not inside:
-            return (*path, part) if problem["type"] == "missing" and part == problem["loc"][-1] else tuple(path)
-        path.append(part)
-        data = data[part]
+        if (isinstance(data, dict) and part in data) or (isinstance(data, tuple) and isinstance(part, int)):
+            path.append(part)
+            data = data[part]
+    if problem["type"] == "missing":
+        path.append(problem["loc"][-1])
     if problem["type"] == "value_error":
         path += getattr(problem["ctx"]["error"], "key", ())
     return tuple(path)
@@ -200,6 +200,12 @@ def _fields_at(model: Any, path: KeyPath) -> list[str]:
         annotation = getattr(model, "model_fields", {}).get(part)
         model = annotation.annotation if annotation is not None else None
         by_name = getattr(model, "__origin__", None) is dict
-        args = [arg for arg in getattr(model, "__args__", ()) if hasattr(arg, "model_fields")]
-        model = args[0] if args else model
+        model = _model_in(model) or model
     return list(getattr(model, "model_fields", {}))
+
+
+def _model_in(annotation: Any) -> Any:
+    """Return the first model in a type like `tuple[str | Model, ...]`; None without one."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next((found for arg in getattr(annotation, "__args__", ()) if (found := _model_in(arg))), None)

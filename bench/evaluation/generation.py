@@ -432,6 +432,17 @@ def plain(model: Any, prompt: Sequence[int], **settings: Any) -> Generated:
     return Generator(model, [prompt], plainly=True, checked=0, **settings).run([0])[0]
 
 
+def likeliest(model: Any, prompt: Sequence[int], answer: Generated, count: int) -> list[dict[int, float]]:
+    """Return the likeliest tokens at each place of an answer and behind it, with their log-probabilities.
+
+    By one forward of the prompt with the answer.
+    """
+    with _prepared(model):
+        top = _logits_alone(model, prompt, answer.tokens).log_softmax(-1).topk(count)
+    rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return [dict(zip(tokens, values, strict=True)) for tokens, values in rows]
+
+
 def _logits_alone(model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
     """Return float32 logits [len(tokens) + 1, vocabulary] of what follows the prompt, by one forward of one row."""
     inner = unwrapped(model)

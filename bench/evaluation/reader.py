@@ -50,7 +50,8 @@ class Scoring:
 
     batch_tokens: tokens of a batch, pads included; None leaves it to the reader. checked: examples that a reader also
     runs by the plain path before its first batch, to compare; 0 for none. shared_prefix: as `speed.shared_prefix`.
-    scorer: makes what gives log-likelihoods of continuations; None: `likelihood.Scorer` of the model.
+    scorer: makes what gives log-likelihoods of continuations; None: `likelihood.Scorer` of the model. generator: makes
+    what writes answers; None: `generation.Generator` of the model.
     """
 
     tokenizer: Any
@@ -62,6 +63,7 @@ class Scoring:
     checked: int = self_check.EXAMPLES
     shared_prefix: bool = True
     scorer: Callable[..., Any] | None = None
+    generator: Callable[..., Any] | None = None
     reader: Callable[[Any, "Encoded", "Scoring"], Reader] | None = None
 
 

@@ -291,7 +291,8 @@ class Kept(Part):
 class Retention(Part):
     """Scores on other data than a run's own, by stage. name: as the recipe has it. kept: once both stages are scored.
 
-    fingerprint: SHA-256 of the rows or the text. signature: of the prompts; null for running text.
+    fingerprint: SHA-256 of the rows or the text. signature: of the prompts, or of the windows of a running text.
+    labels, multi_label, scheme: of the data set, by which its predictions are read.
     """
 
     name: str
@@ -300,8 +301,41 @@ class Retention(Part):
     examples: int
     fingerprint: str
     signature: str | None = None
+    labels: list[str] = []
+    multi_label: bool = False
+    scheme: str | None = None
     scores: dict[str, dict[str, Score]] = {}
     kept: Kept | None = None
+
+
+class BackendSample(Part):
+    """Examples of a split that torch scored beside a backend. compared: log-likelihoods and answers.
+
+    largest: difference of a log-likelihood, in nats; null where answers are written alone. changed: answers that
+    differ. beyond: values and answers that differ by more than what is allowed; one fails the run's check.
+    """
+
+    examples: int
+    compared: int
+    largest: Number = None
+    changed: int
+    beyond: int
+    allowed: str
+
+
+class Backend(Part):
+    """Program that scored and wrote in place of torch. version: null of a server that tells none.
+
+    server: its address, null where the model was in the run's own process. model: under which name, or from where.
+    samples: split -> what torch gave beside it.
+    """
+
+    name: str
+    version: str | None = None
+    server: str | None = None
+    model: str
+    options: dict[str, Any] = {}
+    samples: dict[str, BackendSample] = {}
 
 
 class Temperature(Part):
@@ -391,6 +425,7 @@ class Record(Part):
     data: Data | None = None
     model: Model | None = None
     prompts: Prompts | None = None
+    backend: Backend | None = None
     scores: dict[str, dict[str, dict[str, Score]]] = {}
     baselines: dict[str, dict[str, dict[str, Number]]] = {}
     retention: dict[str, Retention] = {}

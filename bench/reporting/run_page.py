@@ -328,7 +328,15 @@ def _prompt(record: Record, *, shows_prompt: bool) -> str:
 def _speed(record: Record) -> str:
     scored = {split: throughput for split, throughput in record.throughput.items() if split != "train"}
     trained = md.fields("training, all processes together", _named_rates(record.throughput.get("train", {})))
-    return md.joined([trained, md.grid("scoring", scored), md.fields("fast path", record.speed)])
+    return md.joined([trained, md.grid("scoring", scored), md.fields("fast path", record.speed), *_backend(record)])
+
+
+def _backend(record: Record) -> list[str]:
+    """Return what scored in place of torch, and what torch gave beside it; nothing without one."""
+    if (found := record.backend) is None:
+        return []
+    samples = {split: sample.model_dump() for split, sample in found.samples.items()}
+    return [md.fields("backend", found.model_dump(exclude={"samples"})), md.grid("also by torch", samples)]
 
 
 def _named_rates(rates: dict[str, Any]) -> dict[str, Any]:

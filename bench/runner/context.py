@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # they load torch, and a bad recipe is refused before that
     from bench.evaluation.reader import Scoring
     from bench.models.initial_values import InitialValues
     from bench.records.clock import Clock
+    from bench.runner.backend import InUse
     from bench.runner.memory_prediction import PredictedMemory
     from bench.runner.retention import AlsoScored
     from bench.training.fit import FitResult
@@ -76,6 +77,7 @@ class RunContext:
     inputs: RunInputs = field(init=False, repr=False)
     scored: dict[str, Predictions] = field(default_factory=dict)
     also: list[AlsoScored] = field(default_factory=list)
+    backend: InUse | None = None
     memory_baseline: MemoryBaseline | None = None
     budget: Budget | None = None
     model: nn.Module | None = None

@@ -17,7 +17,7 @@ from bench.evaluation import baselines, ceilings, exhibits, metric_set, reader, 
 from bench.evaluation.readers import base, check
 from bench.models.kernels import padding_free
 from bench.records import record
-from bench.runner import sharded_scoring, warnings_of_scores
+from bench.runner import backend, sharded_scoring, warnings_of_scores
 from bench.runner.context import RunContext
 
 
@@ -26,7 +26,7 @@ def score(run: RunContext, stage: str) -> None:
     for name in run.resolved.recipe.evaluation.splits:
         split = run.inputs.splits[name]
         with run.clock.phase(f"score_{stage}"), sharded_scoring.in_step(run):
-            scored = scoring.run(run.model, split, run.inputs.scoring, f"{stage} {name}")
+            scored = backend.scored(run, split, f"{stage} {name}")
         run.clock.move(f"score_{stage}", "self_check", scored.check_s)
         run.record.speed["padding_free"] = padding_free.is_attached(run.model)
         for note in scored.notes:
@@ -177,6 +177,9 @@ def check_answers(run: RunContext) -> None:
     """Score a sample of every split again by the plain path; a changed answer or a large difference fails the run."""
     if run.resolved.recipe.objective == "head":
         run.record.note("--check: a task head has no fast path to check")
+        return
+    if run.backend is not None:
+        run.record.note("--check: what vLLM gives was compared with torch's plain path already (evaluation.backend)")
         return
     for name in run.resolved.recipe.evaluation.splits:
         with run.clock.phase("check"), sharded_scoring.in_step(run):

@@ -30,25 +30,26 @@ from bench.runner.context import RunContext
 from bench.utils import files
 
 KEY = "evaluation.also"
-PERPLEXITY = "perplexity"
+PERPLEXITY = "perplexity_per_token"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlsoScored:
     """Encoded data that are scored beside the run's own. part: by which predictions are named. found: for the record.
 
-    labels, multi_label, scheme: of the data set, by which lines of predictions are read. metric: the one that is
-    compared; None for the one that ranks runs.
+    metric: the one that is compared; None for the one that ranks runs.
     """
 
     part: str
     split: Encoded
     scoring: Scoring
     found: record.Retention
-    labels: tuple[str, ...] = ()
-    multi_label: bool = False
-    scheme: str | None = None
     metric: str | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Return whether it is a running text."""
+        return self.metric is not None
 
 
 def prepare(run: RunContext) -> None:
@@ -59,6 +60,25 @@ def prepare(run: RunContext) -> None:
     with run.clock.phase("load"):
         entries = [Also(dataset=entry) if isinstance(entry, str) else entry for entry in asked]
         run.also = [_of_text(run, entry) if entry.perplexity else _of_card(run, entry) for entry in entries]
+    _refuse_alike(run)
+
+
+def _refuse_alike(run: RunContext) -> None:
+    """Raise SetupError for the run's own data, and for entries that are the same data, whatever their names."""
+    own = {split.fingerprint: name for name, split in run.inputs.corpus.splits.items()}
+    known: dict[str, str] = {}
+    for item in run.also:
+        found = item.found
+        if found.fingerprint in own:
+            raise SetupError(
+                f"{KEY}: {found.name} has the examples of the run's own split {own[found.fingerprint]!r}, which is "
+                "scored before and after training anyway; name other data"
+            )
+        if found.fingerprint in known:
+            raise SetupError(
+                f"{KEY}: {known[found.fingerprint]} and {found.name} are the same data; remove one of them"
+            )
+        known[found.fingerprint] = found.name
     parts = [item.part for item in run.also]
     if len(set(parts)) < len(parts):
         raise SetupError(f"{KEY}: two entries have the same name for their files of predictions: {', '.join(parts)}")
@@ -82,16 +102,23 @@ def _file(run: RunContext, item: AlsoScored, stage: str, predictions: Prediction
     kept = run.record.retention.setdefault(item.part, item.found.model_copy(deep=True))
     if (kept.fingerprint, kept.signature) != (item.found.fingerprint, item.found.signature):
         raise ScoreError(f"{KEY}: the examples or prompts of {item.found.name} are not those of the stage before")
+    path = run.folder / "predictions" / f"{stage}-{item.part}.jsonl"
+    scoring.write_predictions(path, predictions, item.scoring.metrics, tuple(item.found.labels))
+    kept.scores[stage] = _scores(run, item, stage, predictions)
+    run.record.artifacts[f"predictions_{stage}_{item.part}"] = str(path.relative_to(run.folder))
+    if stage == "after" and "before" in kept.scores:
+        _compare(run, item, kept)
+
+
+def _scores(run: RunContext, item: AlsoScored, stage: str, predictions: Predictions) -> dict[str, record.Score]:
+    if item.is_text:
+        lines = tests.lines_of(run.folder / store.FILE, stage, item.part, PERPLEXITY)
+        return tests.text_scores(lines, item.found.signature or "")
     scores, directions = item.scoring.metrics.scores(predictions), registry.directions()
     for metric, one in scores.items():
         one.higher_is_better = directions.get(metric)
         one.signature = "|".join(part for part in (one.signature, item.found.signature) if part)
-    kept.scores[stage] = scores
-    path = run.folder / "predictions" / f"{stage}-{item.part}.jsonl"
-    scoring.write_predictions(path, predictions, item.scoring.metrics, item.labels)
-    run.record.artifacts[f"predictions_{stage}_{item.part}"] = str(path.relative_to(run.folder))
-    if stage == "after" and "before" in kept.scores:
-        _compare(run, item, kept)
+    return scores
 
 
 def _compare(run: RunContext, item: AlsoScored, kept: record.Retention) -> None:
@@ -103,7 +130,7 @@ def _compare(run: RunContext, item: AlsoScored, kept: record.Retention) -> None:
         return
     try:
         before, after = (tests.lines_of(run.folder / store.FILE, one, item.part, metric) for one in ("before", "after"))
-        kept.kept = tests.kept(metric, before, after, item.labels, multi_label=item.multi_label, scheme=item.scheme)
+        kept.kept = tests.kept(metric, before, after, kept.labels, multi_label=kept.multi_label, scheme=kept.scheme)
     except DataError as error:
         run.record.note(f"{KEY}: {kept.name} before and after training can't be compared: {error}")
 
@@ -113,6 +140,11 @@ def _compare(run: RunContext, item: AlsoScored, kept: record.Retention) -> None:
 
 def _of_card(run: RunContext, entry: Also) -> AlsoScored:
     name, card = also_cards.find(entry.dataset or "", KEY)
+    if card.source == run.resolved.recipe.dataset.source:
+        raise SetupError(
+            f"{KEY}: {name} is the run's own data set, which it learns and scores anyway; name data that it does not "
+            "learn"
+        )
     recipe = _recipe_of(run.resolved.recipe, name, card)
     (split,) = recipe.evaluation.splits
     limit = entry.limit or run.resolved.recipe.limit.get(split)
@@ -146,10 +178,10 @@ def _of_card(run: RunContext, entry: Also) -> AlsoScored:
             examples=len(encoded.splits[split].ids),
             fingerprint=corpus.splits[split].fingerprint,
             signature=encoded.prompts.signature,
+            labels=list(corpus.labels),
+            multi_label=card.multi_label,
+            scheme=card.scheme,
         ),
-        labels=corpus.labels,
-        multi_label=card.multi_label,
-        scheme=card.scheme,
     )
 
 
@@ -199,11 +231,14 @@ def _metric_names(recipe: Recipe) -> Iterator[str]:
 def _of_text(run: RunContext, entry: Also) -> AlsoScored:
     recipe, tokenizer, source = run.resolved.recipe, run.inputs.tokenizer, entry.perplexity or ""
     text = _text(source, Path(run.resolved.path).parent)
-    tokens = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-    first = tokenizer.bos_token_id
-    split = windows(entry.name, tokens, recipe.max_length, first, entry.limit)
+    split = windows(entry.name, text, tokenizer, recipe.max_length, entry.limit)
     if not split.ids:
-        raise DataError(f"{KEY}: {source} has {len(tokens)} tokens, too few to take a perplexity of")
+        raise DataError(f"{KEY}: {source} has fewer than two tokens, too few to take a perplexity of")
+    if "words" not in split.features[0]:
+        run.record.note(
+            f"{entry.name}: no perplexity per word and no bits per byte: the tokenizer does not say where tokens stand"
+        )
+    begin = "own" if tokenizer.bos_token_id is None else "bos"
     metrics = MetricSet(("reference_loss",), multi_label=False, num_labels=0)
     return AlsoScored(
         part=_part(entry.name),
@@ -214,7 +249,7 @@ def _of_text(run: RunContext, entry: Also) -> AlsoScored:
             data=source,
             examples=len(split.ids),
             fingerprint=hashlib.sha256(text.encode()).hexdigest(),
-            signature=f"windows:{recipe.max_length}_tokens,apart|begin:{'own' if first is None else 'bos'}",
+            signature=f"windows:{recipe.max_length}_tokens,apart|begin:{begin}",
         ),
         metric=PERPLEXITY,
     )
@@ -230,7 +265,7 @@ def _text(source: str, folder: Path) -> str:
     for path in (Path(source).expanduser(), folder / source, files.ROOT / source):
         if path.is_file():
             try:
-                return files.read_text(path, files.LIMIT_BYTES)
+                return files.read_text(path, files.LIMIT_BYTES).removeprefix("\ufeff")
             except (OSError, ValueError) as error:
                 raise DataError(f"{KEY}: {path} can't be read as UTF-8 text: {error}") from error
     raise DataError(f"{KEY}: there is no text file {source!r}, and no built-in data set of that name")

@@ -43,7 +43,7 @@ _MODEL_FILES = (
 # Whatever a run writes, relative to its folder. Only what is here is ever removed.
 _MADE = re.compile(
     rf"\.lock|\.ballast|\.before\.json|{re.escape(store.FILE)}|report\.md|train_log\.jsonl|traceback\.txt"
-    r"|predictions/(before|after)-[^/]+\.jsonl"
+    r"|predictions/(before|after|temperature)-[^/]+\.jsonl"
     r"|figures/(learning_curves|length_histogram|confusion_matrix-[^/]+|per_label-[^/]+)\.png"
     r"|tensorboard/(.+/)?events\.out\.tfevents\.[^/]+"
     r"|checkpoints/(best\.safetensors|\.best\.safetensors\.partial)"

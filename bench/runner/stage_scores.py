@@ -1,12 +1,13 @@
 """Scores the model before and after training: the run's own splits, and what else its recipe asks for."""
 
-from bench.runner import results, resume, retention, temperature
+from bench.runner import backend, results, resume, retention, temperature
 from bench.runner.context import RunContext
 
 
 def prepare(run: RunContext) -> None:
     """Load what else the recipe asks to score, before anything is built."""
     retention.prepare(run)
+    backend.prepare(run)
 
 
 def score_before(run: RunContext) -> None:
@@ -21,6 +22,7 @@ def score_before(run: RunContext) -> None:
 
 def score_after(run: RunContext) -> None:
     """Score the model after training, with a fitted temperature too, and on other data."""
+    backend.start(run)
     results.score(run, "after")
     temperature.fit(run)
     retention.score(run, "after")

@@ -11,7 +11,7 @@ from bench.analysis.stats import probabilities
 from bench.config import registry
 from bench.evaluation import metric_set, scoring
 from bench.records import record
-from bench.runner import results, sharded_scoring
+from bench.runner import backend, results, sharded_scoring
 from bench.runner.context import RunContext
 
 # Of a fit at the end of what is searched, the loss falls on beyond it.
@@ -25,7 +25,7 @@ def fit(run: RunContext) -> None:
         return
     name = recipe.evaluation.validation
     with run.clock.phase("temperature"), sharded_scoring.in_step(run):
-        scored = scoring.run(run.model, run.inputs.splits[name], run.inputs.scoring, f"temperature {name}")
+        scored = backend.scored(run, run.inputs.splits[name], f"temperature {name}")
     run.clock.move("temperature", "self_check", scored.check_s)
     for note in scored.notes:
         run.record.note(note)
@@ -47,6 +47,9 @@ def _file(run: RunContext, name: str, fitted_on: metric_set.Predictions) -> None
         probabilities.negative_log_likelihood(scores, fitted_on.references)
         for scores in (fitted_on.scores, probabilities.tempered(fitted_on.scores, value, multi_label=several))
     ]
+    path = run.folder / "predictions" / f"temperature-{name}.jsonl"  # what it is fitted on, so that it can be verified
+    scoring.write_predictions(path, fitted_on, run.inputs.scoring.metrics, run.inputs.corpus.labels)
+    run.record.artifacts[f"predictions_temperature_{name}"] = str(path.relative_to(run.folder))
     part = record.Temperature(
         value=value, split=name, examples=len(fitted_on.ids), loss_before=losses[0], loss_after=losses[1]
     )

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from bench.errors import BenchError, SetupError
 from bench.evaluation import export
+from bench.evaluation.engines.completions_api import Server
 from bench.evaluation.reader import Scoring
 from bench.records import store
 from bench.shipping.names import FormName
@@ -15,14 +16,6 @@ from bench.shipping.source import Source
 WHOLE = "whole"
 # Files of weights, by which a form's size is told.
 WEIGHTS = (".safetensors", ".onnx", ".data", ".gguf")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Server:
-    """A server of an OpenAI-compatible API. model: the name under which it serves the model; None for its only one."""
-
-    url: str
-    model: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

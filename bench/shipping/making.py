@@ -14,12 +14,13 @@ import torch
 from bench import console
 from bench.errors import BenchError, DataError
 from bench.evaluation import saved_model
+from bench.evaluation.engines.completions_api import Server
 from bench.evaluation.metric_set import Predictions
 from bench.evaluation.readers.head import HeadReader
 from bench.records import failures
 from bench.shipping import names, page, results, timing, verdict
 from bench.shipping import source as sources
-from bench.shipping.form import Form, Loaded, Server, Workshop, size_of
+from bench.shipping.form import Form, Loaded, Workshop, size_of
 from bench.shipping.gguf_form import Gguf
 from bench.shipping.names import FormName
 from bench.shipping.onnx_form import Onnx

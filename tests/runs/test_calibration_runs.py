@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from bench.analysis import predictions
+from bench.analysis import predictions, verify_beside
 from bench.analysis.stats import probabilities
 from bench.records import store
 from bench.reporting import calibration_table
@@ -31,6 +31,23 @@ CASES = {
 }
 
 
+def refuses_other_temperatures(path, record):
+    assert verify_beside.find_contradiction(path, record) is None
+    for edit, says in [
+        (lambda found: setattr(found, "value", found.value * 1.3), "recomputed from the predictions"),
+        (lambda found: setattr(found, "value", None), "a temperature is above 0"),
+        (lambda found: setattr(found, "examples", 23), "24 predictions, but the record states a temperature of 23"),
+        (lambda found: setattr(found, "loss_before", 9.0), "loss_before recomputed"),
+        (lambda found: setattr(found.scores["test"]["ece"], "value", 0.5), "ece with the temperature recomputed"),
+        (lambda found: setattr(found.scores["test"]["brier"], "value", 0.5), "brier with the temperature recomputed"),
+    ]:
+        other = record.model_copy(deep=True)
+        edit(other.temperature)
+        said = verify_beside.find_contradiction(path, other)
+        assert said is not None, says
+        assert says in said, said
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_probabilities_are_scored_with_and_without_a_temperature(case, tmp_path):
     settings = dict(text.split("=", 1) for text in [*COMMON, *CASES[case]])
@@ -39,6 +56,7 @@ def test_probabilities_are_scored_with_and_without_a_temperature(case, tmp_path)
     assert lifecycle.main(words) == 0
     record, found = store.read(tmp_path), json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
     assert predictions.find_contradiction(tmp_path / "record.json", record) is None
+    refuses_other_temperatures(tmp_path / "record.json", record)
     plain, fitted = found["scores"]["after"]["test"], found["temperature"]
     assert (fitted["split"], fitted["examples"]) == ("validation", 24)
     assert fitted["loss_after"] <= fitted["loss_before"]

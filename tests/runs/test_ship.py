@@ -14,11 +14,13 @@ from peft.tuners.lora import layer
 
 import bench
 from bench.cli.main import main
+from bench.data.prompts.chat_frame import ChatFrame
 from bench.errors import SetupError
 from bench.evaluation import export
+from bench.evaluation.engines import prompt_probe
+from bench.evaluation.engines.completions_api import Api, Server
 from bench.records import store
-from bench.shipping import making, served, timing, whole
-from bench.shipping.form import Server
+from bench.shipping import making, timing, whole
 from bench.shipping.names import parse
 from bench.shipping.source import Asked
 from tests.helpers.cases import together
@@ -216,18 +218,18 @@ def test_a_chat_template_of_another_kind_is_refused(tmp_path, text_run):
     export.export(export.ExportRequest(run=text_run, out=folder, merge=True))
     model = Served(folder)
     model.tokenizer.chat_template = CHAT
-    frame = served.ChatFrame(model.tokenizer, "2024-07-26")
-    turns = [{"role": "user", "content": served.QUESTION}]
+    frame = ChatFrame(model.tokenizer, "2024-07-26")
+    turns = [{"role": "user", "content": prompt_probe.QUESTION}]
     text = frame.render(turns, open_answer=True)
     for faults in ([], ["no tokenize"]):
         model.faults = set(faults)
         with serving(model) as url:
-            api = served.Api(Server(url=url))
-            note = served.compared(api, "a conversation", {"messages": turns}, model.tokenizer, text)
+            api = Api(Server(url=url))
+            note = prompt_probe.compared(api, "a conversation", {"messages": turns}, model.tokenizer, text)
             assert ("counts" in note) == bool(faults)
             model.faults.add("other template")
             with pytest.raises(SetupError, match="another tokenizer or template than the run's: it reads a conv"):
-                served.compared(api, "a conversation", {"messages": turns}, model.tokenizer, text)
+                prompt_probe.compared(api, "a conversation", {"messages": turns}, model.tokenizer, text)
 
 
 CONVERTER = """import shutil, sys

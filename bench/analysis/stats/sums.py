@@ -55,7 +55,8 @@ class Line(NamedTuple):
     """One example of a file of predictions. value: the metric's own value for it, if it has one.
 
     loss, tokens: of the reference, summed over its tokens in nats; where a language model wrote the answer.
-    scores: label -> its probability; where a metric of probabilities is to be recomputed.
+    scores: label -> its probability; where a metric of probabilities is to be recomputed. words, bytes: of a running
+    text.
     """
 
     prediction: Any
@@ -64,6 +65,8 @@ class Line(NamedTuple):
     loss: float | None = None
     tokens: int | None = None
     scores: Mapping[str, float] | None = None
+    words: int | None = None
+    bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

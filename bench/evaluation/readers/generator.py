@@ -25,7 +25,8 @@ class GeneratorReader:
             "agree": self_check.first_reason,
         }
         plainly = not scoring.shared_prefix
-        self.generator = Generator(model, self.prompts, plainly=plainly, **self.options, **self.shared)
+        make = scoring.generator or Generator
+        self.generator = make(model, self.prompts, plainly=plainly, **self.options, **self.shared)
         self.batches = self.generator.batches
 
     @property

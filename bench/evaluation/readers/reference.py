@@ -48,7 +48,8 @@ class ReferenceReader(GeneratorReader):
         self.items = [_item(feature) for feature in split.features] if _has_references(split) else []
         self.scorer = None
         if self.items:
-            self.scorer = likelihood.Scorer(
+            make = scoring.scorer or likelihood.Scorer
+            self.scorer = make(
                 model,
                 self.items,
                 pad_token_id=scoring.tokenizer.pad_token_id,

@@ -25,7 +25,7 @@ from pydantic_core import PydanticSerializationError
 from safetensors import SafetensorError, safe_open
 
 from bench import console
-from bench.analysis import accessors, disagreements, predictions
+from bench.analysis import accessors, disagreements, predictions, verify_beside
 from bench.config import without_model
 from bench.errors import BenchError, DataError, SetupError
 from bench.records import store
@@ -128,7 +128,9 @@ def shareable_record(folder: Path, *, with_texts: bool = False) -> Record:
     """
     _refuse_links(folder / store.FILE, folder)
     record, paths = store.read(folder), redact.PathShortener()
-    if contradiction := predictions.find_contradiction(folder / store.FILE, record):
+    path = folder / store.FILE
+    contradiction = predictions.find_contradiction(path, record) or verify_beside.find_contradiction(path, record)
+    if contradiction:
         raise DataError(f"{contradiction}; nothing was uploaded")
     if with_texts and (hidden := disagreements.why_hidden(record)):
         if disagreements.task_of(record) in disagreements.TEXT_ANSWERS:

@@ -93,6 +93,14 @@ REFUSED = [
     ([*TEXT, "evaluation.also=[endings, endings]"], "evaluation.also.1: 'endings' is named twice"),
     ([*TEXT, "evaluation.also=[ending]"], "there is no dataset card 'ending'. Did you mean 'endings'"),
     ([*TEXT, "evaluation.also=[{perplexity: a.txt, dataset: endings}]"], "give either `dataset` or `perplexity`"),
+    ([*TEXT, "evaluation.also=[5]"], "evaluation.also.0"),
+    ([*TEXT, "evaluation.also=[null]"], "evaluation.also.0"),
+    ([*TEXT, "evaluation.also=endings"], "evaluation.also"),
+    ([*TEXT, "evaluation.also=['']"], "evaluation.also.0"),
+    ([*TEXT, "evaluation.also=[{}]"], "give either `dataset` or `perplexity`"),
+    ([*TEXT, "evaluation.also=[{dataset: endings, limit: 0}]"], "evaluation.also.0"),
+    ([*TEXT, "evaluation.also=[{dataset: endings, limits: 3}]"], "evaluation.also.0.limits: unknown key. Did you"),
+    ([*TEXT, "evaluation.also=[endings, {dataset: endings, limit: 3}]"], "'endings' is named twice"),
     (["model=tiny_t5", "objective=text", "evaluation.also=[{perplexity: a.txt}]"], "an encoder-decoder reads it"),
 ]
 
