@@ -43,6 +43,7 @@ from bench.utils.system import utc_now
 
 SHIPPED = shipped.folder("recipes")
 CARD_FOLDERS = {"dataset": "datasets", "model": "models"}
+STUDY_FILE = "study.yaml"
 COMMAND_LINE = "command line"
 # Cards by which the types of all other keys are checked where one is not there.
 _ANY_CARD: dict[str, dict[str, Any]] = {
@@ -375,11 +376,20 @@ def parts_from_published(key: str) -> bool:
     return key.partition(".")[0] in _PUBLISHED_WITH and key != "dataset.quote"  # of pages, not of results
 
 
+def _study_title(recipe: Path) -> str | None:
+    """Return the title of the study in a recipe's folder; None where there is no such file, or it is not whole."""
+    with contextlib.suppress(OSError, RecipeError):
+        title = yaml_loader.read(recipe.with_name(STUDY_FILE)).data.get("title")
+        return title.strip() or None if isinstance(title, str) else None
+    return None
+
+
 def first_record(resolved: Resolved) -> Record:
     """Return the record of a run that begins now: what is known of it before anything is loaded."""
     return Record(
         name=resolved.name,
         study=resolved.study,
+        study_title=_study_title(Path(resolved.path)),
         method=resolved.recipe.method.name,
         seed=resolved.recipe.seed,
         started_at=utc_now(),
