@@ -24,6 +24,7 @@ from bench.config import (
     recipe_hash,
     registry,
     rules,
+    study_file,
     unused,
     without_model,
     yaml_loader,
@@ -43,7 +44,6 @@ from bench.utils.system import utc_now
 
 SHIPPED = shipped.folder("recipes")
 CARD_FOLDERS = {"dataset": "datasets", "model": "models"}
-STUDY_FILE = "study.yaml"
 COMMAND_LINE = "command line"
 # Cards by which the types of all other keys are checked where one is not there.
 _ANY_CARD: dict[str, dict[str, Any]] = {
@@ -339,8 +339,7 @@ def _problems_alone(path: Path, document: Document | None) -> list[str]:
 def _typed(document: Document, given: list[Document]) -> list[KeyPath]:
     """Return the key paths that the command line and the recipe's own file set for the method that is run.
 
-    Where the command line names another method, those of the file were written for the file's, and are left out here;
-    a run notes what is not used.
+    Of the file none where the command line names another method than its own; a run notes what is not used.
     """
     paths: list[KeyPath] = []
     for override in given:
@@ -363,8 +362,7 @@ def placing(path: str, given: tuple[str, ...]) -> Iterator[None]:
     try:
         yield
     except RecipeError as error:
-        keys = tuple(text.partition("=")[0] for text in given)
-        lines = []
+        keys, lines = tuple(text.partition("=")[0] for text in given), []
         for line in str(error).splitlines():
             place, _, rest = line.partition(": ")
             lines.append(f"{path}: {rest}" if place == COMMAND_LINE and not rest.startswith(keys) else line)
@@ -376,20 +374,12 @@ def parts_from_published(key: str) -> bool:
     return key.partition(".")[0] in _PUBLISHED_WITH and key != "dataset.quote"  # of pages, not of results
 
 
-def _study_title(recipe: Path) -> str | None:
-    """Return the title of the study in a recipe's folder; None where there is no such file, or it is not whole."""
-    with contextlib.suppress(OSError, RecipeError):
-        title = yaml_loader.read(recipe.with_name(STUDY_FILE)).data.get("title")
-        return title.strip() or None if isinstance(title, str) else None
-    return None
-
-
 def first_record(resolved: Resolved) -> Record:
     """Return the record of a run that begins now: what is known of it before anything is loaded."""
     return Record(
         name=resolved.name,
         study=resolved.study,
-        study_title=_study_title(Path(resolved.path)),
+        study_title=study_file.title_beside(Path(resolved.path)),
         method=resolved.recipe.method.name,
         seed=resolved.recipe.seed,
         started_at=utc_now(),

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from bench.config import descriptions, json_schema, registry, resolve, validation, yaml_loader
+from bench.config import descriptions, json_schema, registry, resolve, study_file, validation, yaml_loader
 from bench.config.cards import NO_MODEL
 from bench.config.fields import Distinct, InvalidKey, Name, Strict, Text
 from bench.config.layers import Layers
@@ -38,7 +38,7 @@ Seeds = (
     Annotated[int, Field(gt=0, le=MOST_SEEDS)]
     | Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1), Distinct]
 )
-FILE = resolve.STUDY_FILE
+FILE = study_file.NAME
 Variant = Literal["own", "as_published", "all"]
 # Keys that define what is evaluated, so they can't be tuned.
 EVALUATION_KEYS = ("seed", "limit", "data", "dataset", "evaluation", "metrics", "published")
