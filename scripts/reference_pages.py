@@ -22,6 +22,7 @@ from bench.cli import main as commands  # noqa: E402
 from bench.config import json_schema, registry  # noqa: E402
 from bench.config.overrides import as_yaml  # noqa: E402
 from bench.records import causes  # noqa: E402
+from bench.sweeps import study  # noqa: E402
 
 FOLDER = ROOT / "docs" / "reference"
 Schema = dict[str, Any]
@@ -57,6 +58,12 @@ def pages() -> dict[str, str]:
             "A model card is a YAML file in `recipes/models`. A recipe changes a key by `model.key=value`.",
             "model",
         ),
+        "study.md": _keys_page(
+            "Keys of studies",
+            "A study is a YAML file that names recipes: `recipes/studies/NAME/study.yaml`, or any file with a `title`. "
+            "`sweep STUDY` runs it.",
+            "study",
+        ),
         "methods.md": _methods(),
         "tasks.md": _tasks(),
         "metrics.md": _metrics(),
@@ -67,7 +74,7 @@ def pages() -> dict[str, str]:
 
 
 def _keys_page(title: str, intro: str, kind: str) -> str:
-    schema = json_schema.of(kind)
+    schema = study.schema() if kind == "study" else json_schema.of(kind)
     command = "finetune-bench schema" + ("" if kind == "recipe" else f" {kind}")
     lines = [f"# {title}", "", intro, "", f"The same as JSON Schema, for editors: `{command}`.", ""]
     # The schema asks for a model only with methods that have one.

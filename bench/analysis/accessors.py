@@ -39,6 +39,13 @@ CONSTANT_BASELINES = (
     *("majority", "no_answer", "split_majority", "mean", "split_mean", "all_o"),
     *("longest_choice", "chance"),
 )
+# Ranges of lm_eval's own metrics (`lm_eval.api.metrics`). Others are of tasks, some of which count from 0 to 100.
+LM_EVAL_BOUNDS = {
+    **dict.fromkeys(("acc", "acc_norm", "acc_mutual_info", "acc_bytes", "acc_tokens", "acc_all"), (0.0, 1.0)),
+    **dict.fromkeys(("exact_match", "likelihood"), (0.0, 1.0)),
+    "mcc": (-1.0, 1.0),
+    **dict.fromkeys(("perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "ter"), (0.0, math.inf)),
+}
 SELECTION_MARK = "†"
 # Overrides that a study lays, and that set nothing of a run.
 NO_SETTINGS = ("published", "published_before", "as_published", "dataset.quote")
@@ -91,7 +98,9 @@ def metric_order(name: str) -> tuple[bool, int, str]:
 
 
 def metric_bounds(metric: str) -> tuple[float, float]:
-    """Return the lowest and highest possible value of a metric; (-inf, inf) for a metric of another library."""
+    """Return the lowest and highest possible value of a metric; (-inf, inf) where they are not known."""
+    if metric.startswith(LM_EVAL):
+        return LM_EVAL_BOUNDS.get(metric.removeprefix(LM_EVAL).partition(",")[0], (-math.inf, math.inf))
     from bench.analysis.stats.chrf import WORD_ORDERS
     from bench.analysis.stats.sums import TOKENIZERS  # loads NumPy, which the page of one run does not need
 
@@ -104,9 +113,15 @@ def metric_bounds(metric: str) -> tuple[float, float]:
         "bits_per_byte": (0.0, math.inf),
     }
     known |= dict.fromkeys(("pearson", "spearman"), (-1.0, 1.0)) | dict.fromkeys(("mse", "mae"), (0.0, math.inf))
-    # Those of lm_eval's tasks are shares of right answers.
-    shares = metric in registry.directions() or metric.startswith(LM_EVAL)
-    return known.get(metric, (0.0, 1.0) if shares else (-math.inf, math.inf))
+    return known.get(metric, (0.0, 1.0) if metric in registry.directions() else (-math.inf, math.inf))
+
+
+def points_of_one(metric: str) -> float | None:
+    """Return how many points a difference of 1 in a metric is; None of a metric without points.
+
+    A point is 0.01 of a score between 0 (or -1) and 1, and 1 of a score between 0 and 100.
+    """
+    return {(0.0, 1.0): 100.0, (-1.0, 1.0): 100.0, (0.0, 100.0): 1.0}.get(metric_bounds(metric))
 
 
 def higher_is_better(records: Iterable[Record], metric: str | None) -> bool:

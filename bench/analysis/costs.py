@@ -15,13 +15,15 @@ from bench.analysis import accessors, compare, predictions
 from bench.analysis.accessors import Located, training_s
 from bench.analysis.predictions import Verified
 from bench.analysis.stats import paired
-from bench.analysis.stats.sums import TOKENIZERS, Tally
+from bench.analysis.stats.sums import Tally
 from bench.errors import DataError
 from bench.records.record import Record
 from bench.utils import numbers
 
 # Memory of common consumer GPUs, GiB.
 GPU_SIZES_GIB = (12, 16, 24)
+# Of a result of another tool, which counted only what the allocator had reserved.
+RESERVED = "reserved"
 # Bootstrap of a gain; a fixed seed gives the same page.
 DRAWS, SEED = 2000, 0
 FORMULAS = (
@@ -31,9 +33,9 @@ FORMULAS = (
     "keeps one GPU, or on CPUs as many cores as it has; they are not processor time.",
     "Steps: optimiser steps. Epochs: passes over the training examples. Budgets may differ between methods.",
     "Minutes per point: process-minutes / (score after − score before training), in points. Before training: the "
-    "pretrained model with a newly initialised head. A point is 0.01 of a score between 0 and 1, or 1 BLEU. Not given "
-    "for a loss, or where the gain is not significant in every seed (paired test of the predictions before and after "
-    "training: McNemar's exact test at 5 % where each example is right or wrong, else the 95 % BCa bootstrap "
+    "pretrained model with a newly initialised head. A point is 0.01 of a score between 0 and 1, or 1 BLEU or chrF. "
+    "Not given for a loss, or where the gain is not significant in every seed (paired test of the predictions before "
+    "and after training: McNemar's exact test at 5 % where each example is right or wrong, else the 95 % BCa bootstrap "
     "interval).",
     "Peak memory, measured: GPU, the highest peak that PyTorch allocated in any phase, maximum over processes; RAM, "
     "the highest resident set size. Predicted: the planned peak of the largest training step, with the CUDA context.",
@@ -47,7 +49,7 @@ FORMULAS = (
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNeed:
-    """Memory need on one device, GiB. least: lower bound; most: sufficient; kind: measured or predicted."""
+    """Memory need on one device, GiB. least: lower bound; most: sufficient; kind: measured, reserved or predicted."""
 
     least: float
     most: float
@@ -56,9 +58,14 @@ class MemoryNeed:
     def fits(self) -> str:
         """Return which GPU sizes suffice: 12 no, 16 unclear, 24 yes (measured)."""
         fits = {
-            size: "yes" if self.most <= size else "no" if self.least > size else "unclear" for size in GPU_SIZES_GIB
+            size: "yes" if self.most <= size else "no" if self._is_too_large(size) else "unclear"
+            for size in GPU_SIZES_GIB
         }
         return f"{', '.join(f'{size} {answer}' for size, answer in fits.items())} ({self.kind})"
+
+    def _is_too_large(self, size_gib: int) -> bool:
+        """Return whether it needs more; an allocator reserves what is free, so that this says nothing of a need."""
+        return self.least > size_gib and self.kind != RESERVED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +151,9 @@ def gpu_memory(record: Record) -> MemoryNeed | None:
     if allocated is not None:
         held = [value for name in ("reserved_gib", "device_gib") if (value := _peak(record, name)) is not None]
         return MemoryNeed(least=allocated, most=max([allocated, *held]) if held else float("inf"), kind="measured")
+    reserved = _peak(record, "reserved_gib") if record.imported is not None else None
+    if reserved is not None:
+        return MemoryNeed(least=reserved, most=reserved, kind=RESERVED)
     return predicted(record)
 
 
@@ -183,6 +193,9 @@ def _points(
     """Return the points gained by training, mean over seeds; or the reason why none can be given."""
     if not higher_is_better:
         return f"lower {metric} is better"
+    scale = accessors.points_of_one(metric) if metric else 1.0
+    if scale is None:
+        return f"the range of {metric} is not known, and so is not how large a point is"
     gains = []
     for path, record in runs:
         try:
@@ -193,7 +206,7 @@ def _points(
             return str(error)
     if not all(is_significant for _, is_significant in gains):
         return "the gain from before to after training is not significant in every seed"
-    return statistics.mean(gain for gain, _ in gains) * (1 if metric in TOKENIZERS else 100)
+    return statistics.mean(gain for gain, _ in gains) * scale
 
 
 def _gain(path: Path, record: Record, split: str, metric: str, verified: Verified) -> tuple[float, bool]:

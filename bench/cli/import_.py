@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import console
-from bench.cli.options import add_command
+from bench.cli.options import add_command, is_count
 from bench.errors import BenchError
 from bench.utils import arguments
 
@@ -25,19 +25,33 @@ def add(commands: Any) -> None:
         "results",
         type=Path,
         nargs="+",
-        help="files or folders of results; with --like one file of predictions, CSV or JSON lines: id (or text), "
-        "prediction, and scores for each label where they are known",
+        help="files or folders of results; with --like one file of predictions, .csv, .tsv or JSON lines: id (or "
+        "text), prediction, and scores for each label where they are known",
     )
     command.add_argument(
         "--like", type=Path, metavar="RUN", help="a run on the same examples, which gives references and metrics"
     )
-    command.add_argument("--name", help="with --like: of the other system (default: the name of the file)")
-    command.add_argument("--method", help="with --like: what it does, as reports show it (default: imported)")
-    command.add_argument("--seed", type=int, help="with --like: of its training, where there are several")
+    command.add_argument("--name", type=_name, help="with --like: of the other system (default: the name of the file)")
+    command.add_argument(
+        "--method", type=_name, help="with --like: what it does, as reports show it (default: imported)"
+    )
+    command.add_argument("--seed", type=_seed, help="with --like: of its training, where there are several")
     command.add_argument("--split", help="with --like: of the run, where it has several")
     command.add_argument(
         "--out", type=arguments.path, metavar="FOLDER", default=Path("imported"), help="a new folder (imported)"
     )
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; leave it out, or give a name")
+    return text.strip()
+
+
+def _seed(text: str) -> int:
+    if not is_count(text):
+        raise argparse.ArgumentTypeError(f"{text:.100} is no seed: a whole number from 0 on")
+    return int(text)
 
 
 def import_command(options: argparse.Namespace) -> int:
@@ -73,6 +87,8 @@ def _import_predictions(options: argparse.Namespace) -> int:
         split=options.split,
     )
     record = from_predictions.write(given, options.out)
+    for note in record.notes[1:]:  # the first says where it is from
+        console.complain(note)
     (split,) = record.scores["after"]
     console.say(f"imported: {options.out} ({len(record.scores['after'][split])} scores on {split})")
     return 0

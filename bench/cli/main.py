@@ -51,6 +51,11 @@ COMMANDS = (
     lm_eval,
 )
 PROGRAM = "finetune-bench"
+# The system's own words for these say too little: a folder is made where a file is, or below one.
+OF_PATHS: dict[type[OSError], str] = {
+    FileExistsError: "this is a file, and a folder is wanted there; give another path",
+    NotADirectoryError: "a part of this path is a file, not a folder; give another path",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -75,7 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         if options.traceback:
             raise
-        console.complain(f"error: {error.filename or ''}: {error.strerror or error}".replace("error: :", "error:"))
+        what = OF_PATHS.get(type(error), error.strerror or str(error))
+        console.complain(f"error: {error.filename or ''}: {what}".replace("error: :", "error:"))
         return 2
 
 

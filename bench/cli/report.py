@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from bench import console
 from bench.analysis.accessors import LeftOut, Located
 from bench.cli.options import add_command, add_costs, refuse_outputs
-from bench.errors import BenchError
+from bench.errors import BenchError, DataError
 from bench.utils import arguments, files
 
 if TYPE_CHECKING:  # it loads NumPy
     from bench.analysis.disagreements import TextSource
     from bench.analysis.spending import Asked
+    from bench.reporting.study_page import Written
 
 
 def add(commands: Any) -> None:
@@ -40,7 +41,9 @@ def add(commands: Any) -> None:
     report.add_argument(
         "--html", type=arguments.path, metavar="FILE", help="write the report as one HTML page with its figures"
     )
-    report.add_argument("--overwrite", action="store_true", help="replace a report.md that this tool did not write")
+    report.add_argument(
+        "--overwrite", action="store_true", help="replace a report.md or a page that this tool did not write"
+    )
     add_costs(report)
     report.add_argument(
         "--to-score",
@@ -68,7 +71,10 @@ def _score(text: str) -> float:
 
 
 def report_command(options: argparse.Namespace) -> int:
-    """Print the table of all records found, or write their report: a folder, an HTML page, or both."""
+    """Print the table of all records found, or write their report: a folder, an HTML page, or both.
+
+    Returns 1 where none of the records can be read.
+    """
     from bench.analysis import accessors
     from bench.reporting import run_warnings
 
@@ -76,6 +82,7 @@ def report_command(options: argparse.Namespace) -> int:
     if output is not None and output.suffix == ".md" and not output.is_dir():
         raise BenchError(f"-o {output}: give a folder; for the short table in a file write report RUNS > {output}")
     refuse_outputs(options.html)
+    _refuse_html(options)
     records, unreadable = accessors.read_all(options.runs)
     accessors.require_metric(records, options.metric)
     if output is None and options.html is None:
@@ -83,11 +90,29 @@ def report_command(options: argparse.Namespace) -> int:
             raise BenchError("--to-score and --costs belong to a report that is written: give -o FOLDER or --html FILE")
         _print(records, unreadable, options.metric)
     else:
-        for path in _write(records, unreadable, options):
+        written = _write(records, unreadable, options)
+        for path in written.files:
             console.say(f"report: {path}")
+        for item in written.not_counted:
+            console.complain(f"not counted: {item.path}: {item.reason}")
+    for item in unreadable:
+        console.complain(f"can't be read: {item.path}: {item.reason}")
     for line in run_warnings.lines([record for _, record in records]):
         console.complain(line)
-    return 0
+    return 0 if records else 1
+
+
+def _refuse_html(options: argparse.Namespace) -> None:
+    """Raise where --html would replace what -o writes, or a file that is no page of this tool."""
+    if options.html is None:
+        return
+    from bench.reporting import html_page
+
+    own = [] if options.output is None else [options.output / name for name in ("", "report.md", "figures")]
+    if options.html.absolute() in [path.absolute() for path in own]:
+        raise BenchError(f"--html {options.html} is what -o writes itself; give another name, as report.html")
+    if not options.overwrite:
+        html_page.refuse_foreign(options.html)
 
 
 def _print(records: Sequence[Located], unreadable: Sequence[LeftOut], metric: str | None) -> None:
@@ -99,18 +124,24 @@ def _print(records: Sequence[Located], unreadable: Sequence[LeftOut], metric: st
         console.write(short_table.table_report(list(records), unreadable, metric))
 
 
-def _write(records: Sequence[Located], unreadable: Sequence[LeftOut], options: argparse.Namespace) -> list[Path]:
-    """Write what is asked for; return the files."""
+def _write(records: Sequence[Located], unreadable: Sequence[LeftOut], options: argparse.Namespace) -> "Written":
+    """Write what is asked for."""
+    from bench.reporting import study_page
+
     source: TextSource = "hub" if options.hub_texts else "nowhere" if options.no_texts else "files"
     asked_more = options.to_score is not None or options.costs is not None
     if len(records) == 1 and not unreadable and not asked_more and _names_it(options.runs[0], records[0][0]):
-        return _write_one(*records[0], source, options)
-    from bench.reporting import study_page
-
+        return study_page.Written(files=tuple(_write_one(*records[0], source, options)), not_counted=())
     if options.output is not None and not options.overwrite:
         study_page.refuse_foreign(options.output)
-    return study_page.write(
-        options.runs, options.output, options.html, metric=options.metric, texts_from=source, asked=_asked(options)
+    return study_page.write_records(
+        records,
+        unreadable,
+        options.output,
+        options.html,
+        metric=options.metric,
+        texts_from=source,
+        asked=_asked(options),
     )
 
 
@@ -127,9 +158,15 @@ def _names_it(named: Path, record: Path) -> bool:
 
 
 def _write_one(path: Path, record: Any, source: "TextSource", options: argparse.Namespace) -> list[Path]:
-    """Write the page of a single run: into its own folder anew, or with its figures into another, or as HTML."""
+    """Write the page of a single run: into its own folder anew, or with its figures into another, or as HTML.
+
+    Raises DataError where its predictions contradict its scores: one of the two was changed.
+    """
+    from bench.analysis import predictions
     from bench.reporting import html_page, run_page
 
+    if record.status == "ok" and (why := predictions.find_contradiction(path, record)) is not None:
+        raise DataError(f"{why}; no page is written")
     own, folder, written = path.parent, options.output, []
     text = run_page.run_report(record, own, texts_from=source)
     if folder is not None:

@@ -66,7 +66,7 @@ class Columns(Strict):
     Example: [ending0, ending1]
     """
     label_as: Literal["from_0", "from_1", "letter", "text"] | None = None
-    """How `label` names the right choice, where the data leave that open. Example: letter"""
+    """The form in which `label` names the right choice, where the data leave that open. Example: letter"""
     reference: Text | None = None
     """Column of the text that is to be written, or of a list of such texts, for generation. Example: summary"""
     input: Text | None = None
@@ -230,7 +230,7 @@ class DatasetCard(Strict):
     record. Example: ["lemmas:en_core_web_sm"]
     """
     leakage: Literal["error", "drop", "allow"] = "error"
-    """What happens to texts that are both in training and scored: an error, dropped from training, or allowed and
+    """Treatment of texts that are both in training and scored: an error, dropped from training, or allowed and
     counted. Example: drop
     """
     metrics: Annotated[tuple[Text, ...], Distinct] = ()
@@ -493,11 +493,11 @@ class Presets(Strict):
     """Keys that a dataset card's `defaults` may hold: its usual budget, not the method or the model."""
 
     prompting: AnswerBudget | None = None
-    """How long answers may be. Example: {max_new_tokens: 64}"""
+    """Length of answers. Example: {max_new_tokens: 64}"""
     training: Training | None = None
     """Hyper-parameters of training. Example: {epochs: 2, global_batch: 32}"""
     evaluation: Evaluation | None = None
-    """What is scored, and when. Example: {splits: [validation]}"""
+    """The splits that are scored, the metrics, and when. Example: {splits: [validation]}"""
     max_length: PositiveInt | None = None
     """Tokens of an input at most. Example: 128"""
 

@@ -11,7 +11,7 @@ FOLD = "fold"
 
 
 class DataPart(Strict):
-    """Which rows are learned from; without these keys all of the training split."""
+    """Rows that are learned from; without these keys all of the training split."""
 
     train_examples: PositiveInt | None = None
     """The first so many rows of one stratified order of the training split, so that a smaller part lies inside each

@@ -75,7 +75,7 @@ class Band(Strict):
     source: Text
     """The publication, and the place in it. Example: 'Sanh et al. 2019, table 1'"""
     measures: Text | None = None
-    """What the number is of. Example: accuracy on GLUE's validation sentences"""
+    """The thing that the number is of. Example: accuracy on GLUE's validation sentences"""
 
     @model_validator(mode="after")
     def _in_order(self) -> "Band":
@@ -92,7 +92,7 @@ class AsPublished(Strict):
     precision: Literal["float32", "fp16", "bf16"] | None = None
     """The mixed precision that they trained with; null where the source does not say. Example: fp16"""
     but_for: tuple[Text, ...] = ()
-    """What is different here, as the other model and data of the small variant. Example: [two epochs instead of three]
+    """Differences from theirs, as the other model and data of the small variant. Example: [two epochs instead of three]
     """
 
 
@@ -116,7 +116,7 @@ class Recipe(Strict):
     head: Head = Head()
     """The task head, for `objective: head`. Example: {kind: mlp, hidden: 256}"""
     prompting: Prompting = Prompting()
-    """How the model is prompted and answers, for `objective: text`. Example: {answer: generate, max_new_tokens: 12}"""
+    """Prompts and answers of the model, for `objective: text`. Example: {answer: generate, max_new_tokens: 12}"""
     max_length: PositiveInt = 256
     """Tokens of an input at most; longer texts are cut, and the record counts them. Example: 128"""
     limit: dict[Name, PositiveInt] = {}
@@ -130,7 +130,7 @@ class Recipe(Strict):
     training: Training = Training()
     """Hyper-parameters of training. Example: {epochs: 3, learning_rate: 2e-5}"""
     evaluation: Evaluation = Evaluation()
-    """What is scored, and when. Example: {splits: [test], metrics: [accuracy, f1]}"""
+    """The splits that are scored, the metrics, and when. Example: {splits: [test], metrics: [accuracy, f1]}"""
     speed: Speed = Speed()
     """Optimisations that change no loss and no score; each can be switched off to compare.
     Example: {padding_free: false}
@@ -138,7 +138,7 @@ class Recipe(Strict):
     spans: Spans = Spans()
     """Extraction of answers from passages, for question answering with `objective: head`. Example: {doc_stride: 128}"""
     checkpoints: Checkpoints = Checkpoints()
-    """How often the state of training is saved, so that a killed run resumes. Example: {every_minutes: 5}"""
+    """Saving of the state of training from time to time, so that a killed run resumes. Example: {every_minutes: 5}"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 13
     """Seed of everything drawn in a run: new weights, order of examples, dropout, few-shot examples. The data's own
     splits have their own. Example: 14

@@ -24,6 +24,7 @@ from bench.config import (
     recipe_hash,
     registry,
     rules,
+    study_file,
     unused,
     without_model,
     yaml_loader,
@@ -338,8 +339,7 @@ def _problems_alone(path: Path, document: Document | None) -> list[str]:
 def _typed(document: Document, given: list[Document]) -> list[KeyPath]:
     """Return the key paths that the command line and the recipe's own file set for the method that is run.
 
-    Where the command line names another method, those of the file were written for the file's, and are left out here;
-    a run notes what is not used.
+    Of the file none where the command line names another method than its own; a run notes what is not used.
     """
     paths: list[KeyPath] = []
     for override in given:
@@ -362,8 +362,7 @@ def placing(path: str, given: tuple[str, ...]) -> Iterator[None]:
     try:
         yield
     except RecipeError as error:
-        keys = tuple(text.partition("=")[0] for text in given)
-        lines = []
+        keys, lines = tuple(text.partition("=")[0] for text in given), []
         for line in str(error).splitlines():
             place, _, rest = line.partition(": ")
             lines.append(f"{path}: {rest}" if place == COMMAND_LINE and not rest.startswith(keys) else line)
@@ -380,6 +379,7 @@ def first_record(resolved: Resolved) -> Record:
     return Record(
         name=resolved.name,
         study=resolved.study,
+        study_title=study_file.title_beside(Path(resolved.path)),
         method=resolved.recipe.method.name,
         seed=resolved.recipe.seed,
         started_at=utc_now(),

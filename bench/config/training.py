@@ -68,7 +68,7 @@ class Training(Strict):
     learning_rate: Annotated[float, Field(gt=0)] = 5e-5
     """The peak learning rate. Example: 2e-5"""
     schedule: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"] = "linear"
-    """How the learning rate changes, by transformers' names. Example: cosine"""
+    """Course of the learning rate, by transformers' names. Example: cosine"""
     schedule_per: Literal["step", "epoch"] = "step"
     """Steps the schedule after each optimiser step, or after each epoch, over which the rate then stays. Example: epoch
     """
@@ -152,7 +152,7 @@ class Checkpoints(Strict):
     every_minutes: Annotated[float, Field(gt=0)] | None = 10.0
     """Minutes between two checkpoints; null is never. Example: 5"""
     keep: PositiveInt = 2
-    """How many of the newest are kept; an older one serves where the newest is damaged. Example: 3"""
+    """Number of the newest that are kept; an older one serves where the newest is damaged. Example: 3"""
 
 
 class Also(Strict):
@@ -178,7 +178,7 @@ class Also(Strict):
 
 
 class Evaluation(Strict):
-    """What is scored, and when."""
+    """The splits that are scored, the metrics, and when."""
 
     before: bool = True
     """Scores the splits before training too. Example: false"""

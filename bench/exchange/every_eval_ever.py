@@ -28,15 +28,15 @@ _DRAWS = re.compile(r"(\d+) draws")
 _UNSAFE = re.compile(r"[^\w.-]+")
 
 
-def files(run: Located, stage: str, organization: str) -> dict[str, str]:
+def files(run: Located, name: str, stage: str, organization: str) -> dict[str, str]:
     """Return path -> content of one run's stage: "data/<data>/<developer>/<model>/<UUID>.json", and "…_samples.jsonl".
 
-    organization: who ran the evaluation; a tuned model is called "<organization>/<run>". The UUID follows from the
+    organization: who ran the evaluation; a tuned model is called "<organization>/<name>". The UUID follows from the
     record, so that an export is the same each time. Texts of the data are not written: an example has its id, its
     reference and the answer.
     """
-    path, record = run
-    model = _model(record, stage, organization, path.parent.name)
+    _, record = run
+    model = _model(record, stage, organization, name)
     content = _log(record, stage, organization, model)
     folder = f"data/{_safe(_data_name(record))}/{model['id']}"
     identity = _identity(content)

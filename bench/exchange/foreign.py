@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench.errors import DataError
 from bench.records.record import RecipePart, Record
 from bench.utils import files
@@ -13,6 +15,8 @@ from bench.utils.system import utc_now
 
 LIMIT_BYTES = 512 * 2**20
 STUDY = "imported"
+# What reading a file of another shape raises; pydantic's errors are ValueErrors.
+ODD = (AttributeError, KeyError, StopIteration, TypeError, ValueError)
 
 
 def read_json(path: Path) -> Any:
@@ -23,6 +27,14 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: there is no such file") from error
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: can't be read as JSON: {error}") from error
+
+
+def said(error: Exception) -> str:
+    """Return one of ODD in a sentence."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
 
 
 def digest(content: object) -> str:

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from bench.analysis import accessors
 from bench.config.cards import LM_EVAL
 from bench.errors import DataError
 from bench.exchange import foreign
@@ -27,23 +28,28 @@ def of_content(path: Path, content: Any, task: str) -> tuple[Record, list[dict[s
     """
     if not isinstance(content, dict) or task not in content.get("results", {}):
         raise DataError(f"{path}: it has no results of {task!r}")
-    known = content.get("n-samples", {}).get(task, {})
     lines = _samples(path, task)
-    examples = known.get("effective") or len(lines)
+    examples = _of(content, "n-samples", task).get("effective") or len(lines)
     if not examples:
         raise DataError(f"{path}: it does not say of how many documents {task} is, and there are no samples beside it")
+    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 1:
+        raise DataError(f"{path}: {task} is of {examples!r:.60} documents, expected a number from 1 on")
     record = _record(path, content, task)
-    values = content["results"][task]
-    higher = content.get("higher_is_better", {}).get(task, {})
+    values = _of(content, "results", task)
+    higher = _of(content, "higher_is_better", task)
     scores = {}
     for name, value in values.items():
         metric, _, behind = name.partition(",")
-        if not behind or metric.endswith("_stderr") or not isinstance(value, int | float):
+        if not behind or metric.endswith("_stderr") or isinstance(value, bool) or not isinstance(value, int | float):
             continue
+        low, high = accessors.metric_bounds(f"{LM_EVAL}{name}")
+        if not math.isfinite(value) or not low <= value <= high:
+            raise DataError(f"{path}: {task} has {name} = {value}, expected a number from {low:g} to {high:g}")
         error = values.get(f"{metric}_stderr,{behind}")
         scores[f"{LM_EVAL}{name}"] = _score(
-            float(value), error, examples, f"{name}|{task}|{record.recipe.resolved['version']}", higher.get(metric)
-        )
+            float(value), error, examples, f"{name}|{task}|{record.recipe.resolved['version']}", higher.get(metric),
+            (low, high),
+        )  # fmt: skip
     if not scores:
         raise DataError(f"{path}: {task} has no value")
     _check(path, lines, scores)
@@ -70,23 +76,28 @@ def of_content(path: Path, content: Any, task: str) -> tuple[Record, list[dict[s
     return record, [{key: value for key, value in line.items() if key != "doc_hash"} for line in lines]
 
 
+def _of(content: dict[str, Any], part: str, task: str) -> dict[str, Any]:
+    """Return what one part of a results file says of a task; {} where it does not, or says null."""
+    return (content.get(part) or {}).get(task) or {}
+
+
 def tasks(path: Path, content: Any) -> list[str]:
     """Return the tasks of a results file. Raises DataError for a file of another kind."""
     results = content.get("results") if isinstance(content, dict) else None
     if not isinstance(results, dict) or not results:
         raise DataError(f"{path}: no results of {TOOL}: it has no `results`")
-    groups = set(content.get("groups", {}))
+    groups = set(content.get("groups") or {})
     return [task for task in results if task not in groups]
 
 
 def _record(path: Path, content: dict[str, Any], task: str) -> Record:
-    config = content.get("config", {})
+    config = content.get("config") or {}
     model = str(content.get("model_name") or config.get("model") or "unknown")
     settings = {
         "model_args": config.get("model_args"),
-        "shots": content.get("n-shot", {}).get(task),
+        "shots": (content.get("n-shot") or {}).get(task),
         "limit": config.get("limit"),
-        "version": f"task version {content.get('versions', {}).get(task)}",
+        "version": f"task version {(content.get('versions') or {}).get(task)}",
     }
     record = foreign.begun(
         tool=f"{TOOL} {content.get('lm_eval_version', '')}".strip(),
@@ -113,20 +124,23 @@ def _record(path: Path, content: dict[str, Any], task: str) -> Record:
 def _samples(path: Path, task: str) -> list[dict[str, Any]]:
     """Return a line of predictions for each document of the samples beside a results file; none without samples."""
     suffix = path.stem.removeprefix("results")  # "_<date>"
-    file = path.with_name(f"samples_{task}{suffix}.jsonl")
+    file = path.parent / f"samples_{task}{suffix}.jsonl"
     if not file.exists():
         return []
     found: dict[str, dict[str, Any]] = {}
     number = 0
     try:
-        for number, text in enumerate(files.read_text(file, foreign.LIMIT_BYTES).split("\n"), start=1):  # noqa: B007 (in the message)
+        for number, text in enumerate(files.read_text(file, foreign.LIMIT_BYTES).split("\n"), start=1):
             if text.strip():
                 row = json.loads(text)
                 line = found.setdefault(str(row["doc_id"]), _line(row))
                 behind = row.get("filter", "none")
-                line["metrics"] |= {f"{LM_EVAL}{name},{behind}": row[name] for name in row.get("metrics", [])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}:{number}: no sample of {TOOL}: {type(error).__name__}: {error}") from error
+                values = {f"{LM_EVAL}{name},{behind}": row[name] for name in row.get("metrics", [])}
+                if twice := set(values).intersection(line["metrics"]):
+                    raise DataError(f"{file}:{number}: document {row['doc_id']!r} has {min(twice)} a second time")
+                line["metrics"] |= values
+    except (OSError, *foreign.ODD) as error:
+        raise DataError(f"{file}:{number}: no sample of {TOOL}: {foreign.said(error)}") from error
     return [found[name] for name in sorted(found)]
 
 
@@ -157,13 +171,13 @@ def _check(path: Path, lines: list[dict[str, Any]], scores: dict[str, Score]) ->
             )
 
 
-def _score(value: float, error: Any, examples: int, signature: str, higher: Any) -> Score:
+def _score(value: float, error: Any, examples: int, signature: str, higher: Any, bounds: tuple[float, float]) -> Score:
     interval = isinstance(error, int | float) and math.isfinite(error)
     half = _Z * float(error) if interval else 0.0
     return Score(
         value=value,
-        low=value - half if interval else None,
-        high=value + half if interval else None,
+        low=max(value - half, bounds[0]) if interval else None,
+        high=min(value + half, bounds[1]) if interval else None,
         interval="normal 95 %, by lm_eval's standard error" if interval else None,
         examples=examples,
         signature=signature,

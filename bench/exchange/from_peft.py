@@ -4,6 +4,7 @@ Each file holds one seed of one method. Its accuracy is a share of GSM8K's 1,319
 count: a value that is no multiple of 1/1319 is refused. Memory is of the whole run, its generation for validation too.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ def of_content(path: Path, content: Any) -> Record:
         config, adapter = info["train_config"], info["peft_config"]
         if trained["status"] != "success":
             raise DataError(f"{path}: this run ended with status {trained['status']!r}")
-        accuracy = next(float(row["test accuracy"]) for row in reversed(trained["metrics"]) if "test accuracy" in row)
+        tested = [row["test accuracy"] for row in trained["metrics"] if "test accuracy" in row]
+        if not tested:
+            raise DataError(f"{path}: no result of {TOOL}: it has no 'test accuracy'")
+        accuracy = float(tested[-1])
         record = _record(path, info, config, adapter)
         record.environment = _environment(meta)
         record.model = Model(
@@ -40,13 +44,11 @@ def of_content(path: Path, content: Any) -> Record:
             dtypes={},
         )
         record.data = _data(meta)
-        record.phases = [PhaseTime(name="train", seconds=trained["train_time"])]
-        record.memory = {"whole_run": _memory(trained)}
+        record.phases = [PhaseTime(name="train", seconds=_positive(path, "train_time", trained["train_time"]))]
+        record.memory = {"whole_run": _memory(path, trained)}
         shas = {name: one["sha"] for name, one in meta["dataset_info"].items()}
-    except (KeyError, TypeError, ValueError, StopIteration) as error:
-        raise DataError(
-            f"{path}: no result of {TOOL}: {type(error).__name__}: {error}; it has run_info, train_info and meta_info"
-        ) from error
+    except foreign.ODD as error:
+        raise DataError(f"{path}: no result of {TOOL}: {foreign.said(error)}") from error
     record.scores = {"after": {"test": {"accuracy": _score(path, accuracy)}}}
     parts = {"data": foreign.digest(shas), "template": None, "metrics": foreign.digest("accuracy"), "generation": None}
     record.comparability = Comparability(key=foreign.digest(parts), parts=parts)
@@ -101,15 +103,20 @@ def _data(meta: dict[str, Any]) -> Data:
     return Data(id="GSM8K (trained on MetaMathQA)", splits={"test": part})
 
 
-def _memory(trained: dict[str, Any]) -> dict[str, Any]:
-    values = (trained.get(name) for name in RESERVED)
-    reserved = next((value for value in values if value is not None), None)
-    return {"reserved_gib": None if reserved is None else reserved / GIB}
+def _memory(path: Path, trained: dict[str, Any]) -> dict[str, Any]:
+    name = next((name for name in RESERVED if trained.get(name) is not None), None)
+    return {"reserved_gib": None if name is None else _positive(path, name, trained[name]) / GIB}
+
+
+def _positive(path: Path, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise DataError(f"{path}: its {name} is {value!r:.60}, expected a number from 0 on")
+    return float(value)
 
 
 def _score(path: Path, accuracy: float) -> Score:
-    right = round(accuracy * TEST_QUESTIONS)
-    if abs(right / TEST_QUESTIONS - accuracy) > 1e-9:
+    right = round(accuracy * TEST_QUESTIONS) if 0 <= accuracy <= 1 else -1
+    if abs(right / TEST_QUESTIONS - accuracy) > 1e-9 or right < 0:
         raise DataError(
             f"{path}: its accuracy of {accuracy} is no share of GSM8K's {TEST_QUESTIONS:,} test questions, so that it "
             "is not known of how many examples it is"

@@ -7,6 +7,7 @@ same examples by the same code, and `compare` pairs both by example.
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -28,8 +29,12 @@ from bench.records import store
 from bench.records.record import Record
 from bench.utils import files
 
-KEYS = ("id", "text", "prediction")
-SCORE = "score."  # before a label's name, in the columns of a CSV
+KEYS = ("id", "text", "prediction", "scores")
+SCORE = "score."  # before a label's name, in the columns of a table
+# The sum of an example's probabilities may be this far from 1, as for metrics.
+SUM_OFF = 0.01
+# Suffix of a table -> what separates its cells.
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 LISTED = 3
 
 
@@ -85,10 +90,31 @@ def write(given: ForeignPredictions, out: Path) -> Record:
         record.note(
             f"not computed: {', '.join(left)}: they need probabilities, a model, or the code and settings of that run"
         )
+    for sentence in (_unread(rows), _not_likeliest(predictions)):
+        if sentence:
+            record.note(sentence)
     labels = tuple(reference.data.labels) if reference.data else ()
     write_predictions(out / "predictions" / f"after-{split}.jsonl", predictions, metrics, labels)
     store.write(record, out)
     return record
+
+
+def _unread(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a sentence on columns or keys that are not read; empty without any."""
+    others = sorted({str(key) for row in rows.values() for key in row} - {*KEYS, "place"})
+    more = f" and {len(others) - LISTED:,} more" if len(others) > LISTED else ""
+    read = f"read are id or text, prediction, and scores or {SCORE}<label>"
+    return f"not read: {', '.join(map(repr, others[:LISTED]))}{more}; {read}" if others else ""
+
+
+def _not_likeliest(predictions: Predictions) -> str:
+    """Return a sentence on predictions of one label that are not the most probable one; empty without any."""
+    scores, answers = np.asarray(predictions.scores), np.asarray(predictions.predictions)
+    if scores.size == 0 or answers.ndim != 1:
+        return ""
+    number = int((scores[np.arange(len(answers)), answers] < scores.max(axis=1)).sum())
+    sentence = f"{number:,} of {len(answers):,} predictions are not the label with the largest probability"
+    return sentence if number else ""
 
 
 def _split(given: ForeignPredictions, reference: Record) -> str:
@@ -141,18 +167,17 @@ def _ids_by_text(reference: Record, split: str) -> dict[str, str]:
 
 
 def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a CSV with a header, or of JSON lines. Raises DataError for another file."""
+    """Yield (place, row) of a CSV (.csv, .tsv) with a header, or of JSON lines. Raises DataError for another file."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give a file of predictions")
     try:
-        text = files.read_text(path, foreign.LIMIT_BYTES)
+        text = files.read_text(path, foreign.LIMIT_BYTES).removeprefix("\ufeff")
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file") from error
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: can't be read: {error}") from error
-    if path.suffix.lower() == ".csv":
-        for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), start=1):
-            scores = {key.removeprefix(SCORE): value for key, value in row.items() if key and key.startswith(SCORE)}
-            kept = {key: value for key, value in row.items() if key in KEYS}
-            yield f"{path}: row {number}", kept | ({"scores": scores} if scores else {})
+    if path.suffix.lower() in SEPARATORS:
+        yield from _rows_of_table(path, text, SEPARATORS[path.suffix.lower()])
         return
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -160,10 +185,30 @@ def _rows(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{place}: this is no line of JSON: {error}") from error
+                raise DataError(f"{place}: this is no line of JSON: {error}; a table is named .csv or .tsv") from error
             if not isinstance(row, dict):
-                raise DataError(f"{place}: expected an object with `id` and `prediction`")
+                raise DataError(f"{place}: expected an object with `id` and `prediction`, one on each line")
             yield place, row
+
+
+def _rows_of_table(path: Path, text: str, separator: str) -> Iterable[tuple[str, dict[str, Any]]]:
+    """Yield (place, row). Raises DataError for columns that are missing or twice, and rows of another length."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    header = next(reader, [])
+    twice = [name for name, number in Counter(header).items() if number > 1]
+    if twice:
+        raise DataError(f"{path}: the column {twice[0]!r:.60} is there twice")
+    if "prediction" not in header:
+        columns = ", ".join(map(repr, header))[:200] or "none"
+        raise DataError(f"{path}: there is no column `prediction`; its columns, separated by {separator!r}: {columns}")
+    for number, cells in enumerate((cells for cells in reader if cells), start=1):
+        place = f"{path}: row {number}"
+        if len(cells) != len(header):
+            raise DataError(f"{place}: it has {len(cells)} cells, and the header {len(header)}")
+        row: dict[str, Any] = dict(zip(header, cells, strict=True))
+        scores = {key.removeprefix(SCORE): row.pop(key) for key in header if key.startswith(SCORE)}
+        # Empty cells in each of its columns: no scores of this example.
+        yield place, row | ({"scores": scores} if any(scores.values()) else {})
 
 
 def _predictions(
@@ -187,9 +232,7 @@ def _predictions(
     several = bool(card.get("multi_label"))
     predicted = [_labels(rows[identity]["prediction"], known, rows[identity]["place"], several) for identity in order]
     gold = [_labels(theirs[identity]["reference"], known, str(file), several) for identity in order]
-    scores = [_scores(rows[identity].get("scores"), labels, rows[identity]["place"]) for identity in order]
-    if any(one is None for one in scores):
-        scores = [[] for _ in order]
+    scores = _all_scores(order, rows, labels, several=several)
     return Predictions(
         ids=tuple(order), predictions=np.array(predicted), references=np.array(gold), scores=np.array(scores, float)
     )
@@ -202,6 +245,8 @@ def _numbers(order: list[str], theirs: Mapping[str, Any], rows: Mapping[str, Map
             found.append(float(rows[identity]["prediction"]))
         except (TypeError, ValueError) as error:
             raise DataError(f"{rows[identity]['place']}: expected a number: {error}") from error
+        if not math.isfinite(found[-1]):
+            raise DataError(f"{rows[identity]['place']}: expected a finite number, got {found[-1]}")
     golds = np.array([theirs[identity]["reference"] for identity in order], dtype=float)
     return Predictions(
         ids=tuple(order), predictions=np.array(found), references=golds, scores=np.zeros((len(order), 0))
@@ -218,22 +263,46 @@ def _labels(value: Any, known: Mapping[str, int], place: str, several: bool) -> 
     if several and not isinstance(value, list):
         raise DataError(f"{place}: expected a list of labels, got {value!r:.60}")
     for name in value if several else [value]:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise DataError(f"{place}: the data have no label {name!r:.60}.{did_you_mean(str(name), known)}")
     return [int(name in value) for name in known] if several else known[value]
 
 
-def _scores(value: Any, labels: list[str], place: str) -> list[float] | None:
-    if value is None:
-        return None
+def _all_scores(
+    order: list[str], rows: Mapping[str, Mapping[str, Any]], labels: list[str], *, several: bool
+) -> list[list[float]]:
+    """Return the probabilities of each example, or empty lists where there are none at all.
+
+    Raises DataError where only some rows have scores, and for scores that are no probabilities of the labels.
+    """
+    given = [identity for identity in order if rows[identity].get("scores") is not None]
+    if given and len(given) < len(order):
+        lacking = next(identity for identity in order if identity not in set(given))
+        raise DataError(
+            f"{rows[lacking]['place']}: it has no scores, and {len(given):,} of {len(order):,} examples have some; "
+            "give them for all examples, or for none"
+        )
+    if not given:
+        return [[] for _ in order]
+    return [_scores(rows[one]["scores"], labels, rows[one]["place"], several=several) for one in order]
+
+
+def _scores(value: Any, labels: list[str], place: str, *, several: bool) -> list[float]:
+    expected = f"expected a probability for each label ({', '.join(labels)[:60]})"
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: {expected}, got {value!r:.60}")
+    if other := sorted(set(map(str, value)) - set(labels)):
+        raise DataError(f"{place}: the data have no label {other[0]!r:.60}.{did_you_mean(other[0], labels)}")
+    if missing := [name for name in labels if name not in value]:
+        raise DataError(f"{place}: {expected}; there is none for {missing[0]!r:.60}")
     try:
         found = [float(value[name]) for name in labels]
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{place}: expected a probability for each label ({', '.join(labels)[:60]}): {error}"
-        ) from error
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{place}: {expected}: {error}") from error
     if not all(0 <= one <= 1 for one in found):
         raise DataError(f"{place}: probabilities lie between 0 and 1, got {found}")
+    if not several and abs(sum(found) - 1) > SUM_OFF:
+        raise DataError(f"{place}: probabilities of the labels sum to 1, got {sum(found):.6g}: {found}")
     return found
 
 

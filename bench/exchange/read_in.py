@@ -1,7 +1,8 @@
 """Reads results of other tools into a folder of records, which `report` and `compare` take as they take runs."""
 
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from bench.exchange import foreign, from_lm_eval, from_peft
 from bench.records import store
 from bench.records.record import Record
 from bench.utils import files
+
+Reader = Callable[[], tuple[Record, list[dict[str, Any]]]]
 
 
 def read_in(paths: list[Path], out: Path) -> tuple[list[Path], list[str]]:
@@ -25,7 +28,13 @@ def read_in(paths: list[Path], out: Path) -> tuple[list[Path], list[str]]:
     left_out = []
     for path in _files(paths):
         try:
-            found += list(_results(path))
+            for read in _readers(path):
+                try:
+                    found.append(read())
+                except DataError as error:  # the file's other tasks are read all the same
+                    left_out.append(str(error))
+                except foreign.ODD as error:
+                    left_out.append(f"{path}: a value is missing, or of another kind: {foreign.said(error)}")
         except DataError as error:
             left_out.append(str(error))
     if not found:
@@ -41,13 +50,15 @@ def _files(paths: list[Path]) -> list[Path]:
     return sorted({file for path in paths for file in ([path] if path.is_file() else path.rglob("*.json"))})
 
 
-def _results(path: Path) -> Iterator[tuple[Record, list[dict[str, Any]]]]:
+def _readers(path: Path) -> list[Reader]:
+    """Return a function for each result of a file, which reads it. Raises DataError for a file of another kind."""
+    if store.looks_like_record(path):
+        raise DataError(f"{path}: this is a run of this harness already; give its folder to report or compare")
     content = foreign.read_json(path)
     if isinstance(content, dict) and "train_info" in content:
-        yield from_peft.of_content(path, content), []
-        return
-    for task in from_lm_eval.tasks(path, content):
-        yield from_lm_eval.of_content(path, content, task)
+        return [lambda: (from_peft.of_content(path, content), [])]
+    tasks = from_lm_eval.tasks(path, content)
+    return [functools.partial(from_lm_eval.of_content, path, content, task) for task in tasks]
 
 
 def _written(record: Record, lines: list[dict[str, Any]], out: Path) -> Path:

@@ -30,10 +30,13 @@ SCHEMA = pyarrow.schema(
 )
 
 
-def rows(runs: Sequence[Located]) -> list[dict[str, Any]]:
-    """Return a row with SCHEMA's columns for each single-valued score of completed runs, in the order of `runs`."""
+def rows(runs: Sequence[Located], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a row with SCHEMA's columns for each single-valued score of completed runs, in the order of `runs`.
+
+    names: of the runs, each another one.
+    """
     found = []
-    for path, record in runs:
+    for (_, record), name in zip(runs, names, strict=True):
         counts = record.model.parameters if record.model else {}
         about = {
             **{name: _setting(record.recipe.resolved, place) for name, place in SETTINGS.items()},
@@ -42,7 +45,7 @@ def rows(runs: Sequence[Located]) -> list[dict[str, Any]]:
             "train_seconds": accessors.training_s(record),
             "started_at": record.started_at,
         }
-        found += [{**row, **about} for row in score_rows(record, path.parent.name)]
+        found += [{**row, **about} for row in score_rows(record, name)]
     return found
 
 

@@ -24,8 +24,8 @@ FILTER = "none"
 NOT_AVAILABLE = "N/A"
 
 
-def files(run: Located, stage: str) -> dict[str, str]:
-    """Return file name -> content of one run's stage."""
+def files(run: Located, name: str, stage: str) -> dict[str, str]:
+    """Return file name -> content of one run's stage. name: of the run, as its model is called."""
     path, record = run
     date = (record.finished_at or record.started_at).replace(":", "-")
     results: dict[str, Any] = {"results": {}, "configs": {}, "versions": {}, "n-shot": {}, "n-samples": {}}
@@ -49,7 +49,7 @@ def files(run: Located, stage: str) -> dict[str, str]:
             lines = (json.dumps(_sample(row), ensure_ascii=False) + "\n" for row in rows)
             written[f"samples_{task}_{date}.jsonl"] = "".join(lines)
     results["group_subtasks"] = {task: [] for task in results["results"]}
-    results |= _about(path.parent.name, record, stage)
+    results |= _about(name, record, stage)
     return {f"results_{date}.json": json.dumps(results, indent=2, ensure_ascii=False) + "\n", **written}
 
 

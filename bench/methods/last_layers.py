@@ -10,7 +10,7 @@ OBJECTIVES = ("head", "text")
 
 
 class Options(Strict):
-    """What is trained beside the task head."""
+    """Layers that are trained beside the task head."""
 
     blocks: PositiveInt = 1
     """Number of transformer blocks, counted from the output. Example: 2"""

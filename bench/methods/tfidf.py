@@ -45,7 +45,7 @@ class Config(Strict):
 
 
 class Options(Strict):
-    """How texts become features, and what is fitted on them."""
+    """Features of texts, and the classifier that is fitted on them."""
 
     config: Config = Config()
     """Arguments by scikit-learn's names. Example: {classifier: naive_bayes, ngram_range: [1, 2]}"""

@@ -9,7 +9,7 @@ OBJECTIVES = ("text",)
 
 
 class Options(Strict):
-    """How the weights are held."""
+    """Form in which the weights are held."""
 
     quantized: bool = False
     """Holds the weights in 4 bits (NF4), for models that would not fit otherwise. Example: true"""

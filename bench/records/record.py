@@ -395,6 +395,7 @@ class EnergyPart(Part):
 class Record(Part):
     """Everything that a run leaves for reports. Fields are filled in as the run proceeds.
 
+    study_title: of the study.yaml beside the recipe, as a report's title has it.
     speed: the fast paths in force, by their keys in the recipe. memory_predicted: see runner/memory_prediction.py.
     sharded_phases: of a model whose parameters are sharded in training: phase -> whether it was sharded there too, or
     whole on each process, and why.
@@ -414,6 +415,7 @@ class Record(Part):
     imported: dict[str, str] | None = None
     name: str
     study: str = ""
+    study_title: str | None = None
     method: str = ""
     seed: int | None = None
     started_at: str

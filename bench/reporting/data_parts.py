@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.analysis import folds, label_curves
 from bench.analysis.accessors import Located
@@ -14,10 +15,15 @@ def whole(records: Sequence[Located]) -> list[Located]:
     return label_curves.take(folds.take(records)[1])[1]
 
 
-def sections(records: Sequence[Located], folder: Path, metric: str | None, shorten: Shorten) -> list[str]:
-    """Return the sections on label curves, folds and tuning; their figures are drawn into `folder`/figures."""
+def sections(
+    records: Sequence[Located], folder: Path, metric: str | None, shorten: Shorten, charts: dict[str, Any] | None = None
+) -> list[str]:
+    """Return the sections on label curves, folds and tuning; their figures are drawn into `folder`/figures.
+
+    charts: is given the numbers of the figures, see `figures.charts`.
+    """
     return [
-        *label_curve_page.sections(records, folder, metric, shorten),
+        *label_curve_page.sections(records, folder, metric, shorten, charts),
         *folds_page.sections(records, metric, shorten),
         tuning_page.section(records, shorten),
     ]

@@ -33,10 +33,8 @@ def finding(comparison: Comparison, names: Mapping[str, str] | None = None) -> s
 
 def _unit(comparison: Comparison) -> tuple[float, str]:
     """Return what a difference is multiplied by, and the unit: points of 0.01 for a score between 0 and 1."""
-    least, most = accessors.metric_bounds(comparison.metric)
-    if (least, most) in ((0.0, 1.0), (-1.0, 1.0)):
-        return 100.0, " points"
-    return 1.0, " points" if (least, most) == (0.0, 100.0) else f" in {comparison.metric}"
+    scale = accessors.points_of_one(comparison.metric)
+    return (1.0, f" in {comparison.metric}") if scale is None else (scale, " points")
 
 
 def _shown(value: float, scale: float) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from bench.errors import DataError
 from bench.reporting.figures import style
 from bench.utils import files
 
@@ -32,8 +33,26 @@ _ALERT = re.compile(r"^> \[!([A-Z]+)\]$", re.MULTILINE)
 MOST_LINKS = 24
 # Only the page's own scripts run, each by its hash, and nothing is fetched or sent, even if untrusted text escaped from
 # its element.
-POLICY = "default-src 'none'; {scripts}style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+POLICY = "{scripts}style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+# The beginning of every page, by which one of an earlier call is known.
+BEGINNING = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none';"""
 STYLE = (SCRIPTS / "report.css").read_text(encoding="utf-8").strip()
+
+
+def refuse_foreign(path: Path) -> None:
+    """Raise DataError where another file than a page of this tool would be replaced."""
+    try:
+        with files.open_regular(path) as stream:
+            is_own = stream.read(len(BEGINNING)) == BEGINNING.encode("ascii")
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not is_own:
+        raise DataError(f"{path} is not a page of this tool; pass another --html, or --overwrite to replace it")
 
 
 def page(markdown: str, folder: Path, charts: Mapping[str, Any] | None = None) -> str:
@@ -61,12 +80,7 @@ def page(markdown: str, folder: Path, charts: Mapping[str, Any] | None = None) -
     lead, heading, rest = body.partition("<h2")
     scripts = [] if charts is None else [_script(name) for name in SCRIPT_FILES]
     allowed = f"script-src {' '.join(map(_source, scripts))}; " if scripts else ""
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{POLICY.format(scripts=allowed)}">
+    return f"""{BEGINNING} {POLICY.format(scripts=allowed)}">
 <title>{next((html.escape(text) for level, _, text in headings if level == "h1"), "Report")}</title>
 <style>
 {STYLE}

@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
 from bench.analysis import label_curves
 from bench.analysis.accessors import MAX_CHARACTERS, Located
 from bench.analysis.label_curves import Crossing, Curve, Equivalent, Estimate, LabelCurves, Unmade
 from bench.analysis.stats.power_law import LEAST_SEEDS
 from bench.reporting import markdown as md
+from bench.reporting.figures import charts as charts_of
 from bench.reporting.figures import label_curve
-from bench.reporting.figures.sections import FOLDER, prefix
+from bench.reporting.figures.sections import Gallery, prefix
 from bench.reporting.study_sections import NAME_CHARACTERS, Shorten
 
 # Share of the draws in which one system must be ahead, so that a sentence says so without a doubt.
@@ -28,22 +30,28 @@ METHOD = (
 )
 
 
-def sections(records: Sequence[Located], folder: Path, metric: str | None, shorten: Shorten) -> list[str]:
-    """Return a section for each data set with runs over sizes; its figures are drawn into `folder`/figures."""
+def sections(
+    records: Sequence[Located], folder: Path, metric: str | None, shorten: Shorten, charts: dict[str, Any] | None = None
+) -> list[str]:
+    """Return a section for each data set with runs over sizes; its figures are drawn into `folder`/figures.
+
+    charts: is given the numbers of the figures, see `figures.charts`.
+    """
     runs, _ = label_curves.take(records)
-    parts = []
+    parts, drawn = [], {} if charts is None else charts
     for number, found in enumerate(label_curves.label_curves(runs, metric) if runs else [], 1):
         heading = f"## Label curves: {md.escape(found.data_set)}"
         if isinstance(found, Unmade):
             reason = md.escape(shorten(found.reason), MAX_CHARACTERS)
             parts.append(md.joined([heading, f"No curve can be made of these runs: {reason}."]))
         else:
-            file = folder / FOLDER / f"{prefix(number, found.data_set)}-sizes.png"
-            parts.append(md.joined([heading, _section(found, file, shorten)]))
+            gallery = Gallery(folder, prefix(number, found.data_set))
+            parts.append(md.joined([heading, _section(found, gallery, shorten)]))
+            drawn |= gallery.charts
     return parts
 
 
-def _section(found: LabelCurves, file: Path, shorten: Shorten) -> str:
+def _section(found: LabelCurves, gallery: Gallery, shorten: Shorten) -> str:
     seeds = f"mean of {len(found.seeds)} seeds" if len(found.seeds) > 1 else "one seed"
     caption = (
         f"{md.escape(found.metric)} on {md.escape(found.split)} ({md.count(found.scored)} examples, {seeds}) over the "
@@ -59,17 +67,9 @@ def _section(found: LabelCurves, file: Path, shorten: Shorten) -> str:
         "Not counted": md.bullets(_not_counted(found, shorten)),
     }
     bodies = (f"### {name}\n\n{body}" for name, body in parts.items() if body)
-    return md.joined([caption, _figure(found, file), *bodies])
-
-
-def _figure(found: LabelCurves, file: Path) -> str:
-    """Draw the figure and return a link to it, or the reason why it can't be drawn."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        label_curve.draw(found.curves, file, score=found.metric)
-    except Exception as error:  # a bug, or a missing matplotlib: must not fail the report
-        return f"This figure could not be drawn: {md.escape(f'{type(error).__name__}: {error}')}."
-    return f"![Score over labels]({FOLDER}/{quote(file.name)})"
+    draw = partial(label_curve.draw, found.curves, score=found.metric)
+    chart = partial(charts_of.sizes, found.curves, metric=found.metric)
+    return md.joined([caption, gallery.show("sizes", "Score over labels", draw, chart), *bodies])
 
 
 def _scores(curves: Sequence[Curve]) -> str:

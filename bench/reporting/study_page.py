@@ -47,6 +47,21 @@ MOST_NAMED = 4
 MOST_BEST = 3
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Written:
+    """The files that were written, and the runs whose scores are not on the pages, though they ended with status ok."""
+
+    files: tuple[Path, ...]
+    not_counted: tuple[LeftOut, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Made:
+    text: str
+    charts: dict[str, Any]
+    not_counted: list[LeftOut]
+
+
 def write(
     paths: Sequence[Path],
     folder: Path | None,
@@ -62,11 +77,24 @@ def write(
     may be read. asked: what to say about money and a score to be reached. Raises DataError without any record, for a
     metric that no run has, a score that none can reach, and for the folder of a run.
     """
-    if folder is not None and (folder / store.FILE).exists():
-        raise DataError(f"{folder} is the folder of a run: its own report would be overwritten; pass another -o")
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file; pass a folder, or a name that ends in .md for the short table")
     records, unreadable = accessors.read_all(paths)
+    written = write_records(records, unreadable, folder, html, metric=metric, texts_from=texts_from, asked=asked)
+    return list(written.files)
+
+
+def write_records(
+    records: Sequence[Located],
+    unreadable: Sequence[LeftOut],
+    folder: Path | None,
+    html: Path | None = None,
+    *,
+    metric: str | None = None,
+    texts_from: TextSource = "files",
+    asked: Asked = NOTHING_ASKED,
+) -> Written:
+    """As `write`, of records that were read already."""
+    if folder is not None:
+        refuse_taken(folder)
     require_metric(records, metric)
     if asked.to_score is not None:
         to_score.refuse_impossible(records, metric, asked.to_score)
@@ -76,17 +104,28 @@ def write(
         sections.clear(place)
         # Predictions are millions of small objects that all stay until their group is written.
         with process.no_collection():
-            text, charts = page(records, unreadable, place, metric=metric, texts_from=texts_from, asked=asked)
+            made = _made(records, unreadable, place, metric=metric, texts_from=texts_from, asked=asked)
         if folder is not None:
-            files.write_text(folder / PAGE, text)
+            files.write_text(folder / PAGE, made.text)
         if html is not None:
             html.parent.mkdir(parents=True, exist_ok=True)
-            files.write_text(html, html_page.page(text, place, charts))
-    return [*([folder / PAGE] if folder else []), *([html] if html else [])]
+            files.write_text(html, html_page.page(made.text, place, made.charts))
+    return Written(
+        files=(*([folder / PAGE] if folder else []), *([html] if html else [])), not_counted=tuple(made.not_counted)
+    )
+
+
+def refuse_taken(folder: Path) -> None:
+    """Raise DataError for the folder of a run, and for a file."""
+    if (folder / store.FILE).exists():
+        raise DataError(f"{folder} is the folder of a run: its own report would be overwritten; pass another -o")
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; pass a folder")
 
 
 def refuse_foreign(folder: Path) -> None:
     """Raise DataError where a folder's report.md does not begin as those that `write` makes: a person's own."""
+    refuse_taken(folder)
     path = folder / PAGE
     try:
         with files.open_regular(path) as stream:
@@ -112,6 +151,19 @@ def page(
 
     The order of the records does not matter.
     """
+    made = _made(records, unreadable, folder, metric=metric, texts_from=texts_from, asked=asked)
+    return made.text, made.charts
+
+
+def _made(
+    records: Sequence[Located],
+    unreadable: Sequence[LeftOut],
+    folder: Path,
+    *,
+    metric: str | None,
+    texts_from: TextSource,
+    asked: Asked,
+) -> _Made:
     shorten = study_sections.path_shortener(_root([path for path, _ in records] + [item.path for item in unreadable]))
     groups, parts, results = [], [], []
     drawn: dict[str, Any] = {}
@@ -124,10 +176,12 @@ def page(
         groups.append(dataclasses.replace(group, matched=None, verified={}))
     rest = {"Unreadable records": _unreadable(unreadable, shorten), "Appendix": appendix(records, shorten)}
     standings = study_sections.across_data_sets(across.across(results))
-    parts += data_parts.sections(records, folder, metric, shorten)
+    parts += data_parts.sections(records, folder, metric, shorten, drawn)
     warned = run_warnings.section([one for group in groups for system in group.systems for one in system.records])
+    left = [item for group in groups for item in group.not_counted]
     lead = [OWN, f"# {_title([record for _, record in records], groups)}", warned, *map(_finding, groups)]
-    return md.joined([*lead, _summary(records, unreadable, groups), standings, *parts, md.sections(rest)]) + "\n", drawn
+    text = md.joined([*lead, _summary(records, unreadable, groups), standings, *parts, md.sections(rest)]) + "\n"
+    return _Made(text=text, charts=drawn, not_counted=left)
 
 
 def _title(records: Sequence[Record], groups: Sequence[Group]) -> str:
@@ -139,10 +193,15 @@ def _title(records: Sequence[Record], groups: Sequence[Group]) -> str:
         record.method for group in groups for system in group.systems for record in system.records[:1] if record.method
     ))  # fmt: skip
     systems = sum(len(group.systems) for group in groups)
-    what = _joined_names(methods) if len(methods) == systems <= MOST_NAMED else f"{systems} systems"
+    if not systems:
+        methods = []
+    named = bool(methods) and len(methods) == systems <= MOST_NAMED
+    what = _joined_names(methods) if named else f"{systems or 'no'} systems"
     sets = list(dict.fromkeys(group.data_set for group in groups))
     where = _joined_names(sets) if len(sets) <= MOST_NAMED else f"{len(sets)} data sets"
-    study = f"{studies[0]}: " if len(studies) == 1 else ""
+    titles = {record.study_title for record in records if record.study_title}
+    named_so = [*titles] if len(titles) == 1 else studies
+    study = f"{named_so[0]}: " if len(studies) == 1 else ""
     return md.escape(f"{study}{what if systems != 1 else '1 system'} on {where}")
 
 
@@ -157,7 +216,7 @@ def _finding(group: Group) -> str:
         told = f"{scored[0].short} has {md.fixed(scored[0].score)}" if scored else "no run has a score"
         why = "nothing to compare it with" if len(group.systems) == 1 else "no paired tests, see below for the reason"
         on = f"**{md.escape(group.data_set)}**, {md.escape(group.metric or 'no metric')}"
-        return f"{on}: {md.escape(told, accessors.MAX_CHARACTERS)}; {why if scored else 'see its failures below'}."
+        return f"{on}: {md.escape(told, accessors.MAX_CHARACTERS)}; {why if scored else 'see below why not'}."
     names = {system.letter: system.short for system in group.systems if system.letter}
     on = f"**{md.escape(group.data_set)}**, {md.escape(group.metric)}: "
     return on + md.escape(findings.finding(group.comparison, names), accessors.MAX_CHARACTERS)
@@ -175,6 +234,8 @@ def _root(paths: Sequence[Path]) -> Path:
 def _summary(records: Sequence[Located], unreadable: Sequence[LeftOut], groups: Sequence[Group]) -> str:
     """Return the numbers of records by status, and the best systems of each data set."""
     counts = cells.record_counts([record for _, record in records], len(unreadable))
+    left = sum(len(group.not_counted) for group in groups)
+    counts += f" Not counted, for a reason that stands below the leaderboard: {left}." if left else ""
     lines = [
         {
             "data set": md.escape(group.data_set),

@@ -234,7 +234,7 @@ def cost_table(
     table = _table([{name: cell for name, cell in line.items() if name not in left_out} for line in lines])
     notes = _without_minutes_per_point(group, costs_of, shorten)
     notes += [f"Not measured: {', '.join(name.removesuffix(', GiB') for name in unknown)}."] if unknown else []
-    notes += [f"Machine: {next(iter(machines))}."] if len(machines) == 1 else []
+    notes += [f"Machine: {next(iter(machines))}."] if len(machines) == 1 and "machine" not in unknown else []
     notes += ["The systems ran on different machines: do not compare their times and speeds."] * (len(machines) > 1)
     notes += energy_and_money.notes([system.label for system in group.systems], spent)
     return md.joined([table, md.bullets(notes)])
@@ -270,6 +270,13 @@ def _of_device(minutes: float | None, cost: Costs) -> str:
 
 def _gpu(cost: Costs) -> str:
     return md.DASH if cost.gpu is None else f"{md.gib(cost.gpu.least)} ({cost.gpu.kind})"
+
+
+def _texts(group: Group, record: Record, texts_from: TextSource) -> tuple[Mapping[str, str], str | None]:
+    """Return the texts of a group's examples by id, or why there are none: not where any of its runs hides them."""
+    records = (one for system in group.systems for one in system.records)
+    hidden = next((why for one in records if (why := disagreements.why_hidden(one, texts_from))), None)
+    return ({}, hidden) if hidden else disagreements.texts(record, group.split or "", texts_from=texts_from)
 
 
 def paired_tests(group: Group, shorten: Shorten) -> str:
@@ -362,7 +369,7 @@ def disagreements_table(group: Group, *, texts_from: TextSource) -> str:
     whose = f"the {len(best)} best systems" if summary.systems > len(best) else "all systems"
     if not summary.shown:
         return md.joined([counts, f"{whose.capitalize()} have equal scores on every example."])
-    texts, why_not = disagreements.texts(best[0].records[0], group.split, texts_from=texts_from)
+    texts, why_not = _texts(group, best[0].records[0], texts_from)
     lines = [
         {
             "example": md.code(example.identity, ANSWER_CHARACTERS),

@@ -104,7 +104,7 @@ def _settings(system: RankedSystem) -> dict[str, str]:
         key: _shown(value) for key, value in flat.items()
         if not key.startswith(tuple(f"{part}." for part in LEFT_OUT)) and key not in LEFT_OUT
         and not key.startswith(("model.", "prompting." if record.prompts is None else "model."))
-        and (trained or not key.startswith("training."))
+        and (trained or record.imported is not None or not key.startswith("training."))
     }  # fmt: skip
     kept |= {f"method.{key}": value for key, value in _adapter(record).items() if f"method.{key}" not in kept}
     kept |= {"model": md.escape(record.model.id) if record.model else md.DASH, "train": _trained_on(record)}

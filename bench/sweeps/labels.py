@@ -1,6 +1,6 @@
 """Short names for the runs of a sweep: what differs between them, and nothing else."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from bench.analysis.accessors import NO_SETTINGS
 from bench.sweeps.study import PlannedRun
@@ -20,7 +20,7 @@ def of_runs(runs: Sequence[PlannedRun]) -> list[str]:
     by_name = {run.resolved.name: set[str]() for run in runs}
     for run in runs:
         by_name[run.resolved.name].add(run.path.stem)
-    settings = _settings([run.overrides for run in runs])
+    settings = _settings([run.overrides for run in runs], _told_by_names(runs))
     seeds = {run.seed for run in runs}
     labels = []
     for run, name, differing in zip(runs, names, settings, strict=True):
@@ -58,10 +58,25 @@ def distinguishing(names: Sequence[str]) -> list[str]:
     return [" ".join(row[place] for place in kept) for row in rows]
 
 
-def _settings(overrides: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Return the overrides of each run whose values differ between runs, with keys as short as can be."""
+def _told_by_names(runs: Sequence[PlannedRun]) -> set[str]:
+    """Return the overrides that are parts of the runs' names: the model and the method, where names tell them all."""
+    rows = [dict(text.partition("=")[::2] for text in run.overrides) for run in runs]
+    told = set()
+    for key, place in (("model", 1), ("method", 0)):
+        pairs = {(row[key], ["", *run.resolved.name.split(BETWEEN)][::-1][place])
+                 for row, run in zip(rows, runs, strict=True) if key in row}  # fmt: skip
+        if len({value for value, _ in pairs}) == len({name for _, name in pairs}):
+            told.add(key)
+    return told
+
+
+def _settings(overrides: Sequence[Sequence[str]], told: Collection[str]) -> list[list[str]]:
+    """Return the overrides of each run whose values differ between runs, with keys as short as can be.
+
+    told: keys that are left out, since the names tell their values.
+    """
     rows = [dict(text.partition("=")[::2] for text in row) for row in overrides]
-    keys = dict.fromkeys(key for row in rows for key in row if key not in NO_SETTINGS)
+    keys = dict.fromkeys(key for row in rows for key in row if key not in (*NO_SETTINGS, *told))
     differing = [key for key in keys if len({row.get(key) for row in rows}) > 1]
     short = {key: _ending(key, differing) for key in differing}
     return [[f"{short[key]}={_shortened(row[key])}" for key in differing if key in row] for row in rows]

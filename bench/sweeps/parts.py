@@ -36,11 +36,12 @@ def check_sizes(sizes: tuple[int | str, ...]) -> None:
 class LabelCurve(Strict):
     """Score against the number of labels: every run on nested, stratified parts of the training split.
 
-    sizes: numbers of training examples, rising; `all` is the whole split. Of one seed all methods learn from the same
-    examples. Epochs stay as they are: `training.min_steps` keeps runs on few examples from ending after a few steps.
+    Of one seed all methods learn from the same examples. Epochs stay as they are: `training.min_steps` keeps runs on
+    few examples from ending after a few steps.
     """
 
     sizes: Sizes
+    """Numbers of training examples, rising; `all` is the whole split. Example: [50, 100, 300, 1000, all]"""
 
     @model_validator(mode="after")
     def _rising(self) -> "LabelCurve":
@@ -49,13 +50,12 @@ class LabelCurve(Strict):
 
 
 class Folds(Strict):
-    """k-fold cross-validation: every run once with each fold held out and scored, in place of the test split.
-
-    of: the splits whose rows are dealt. Each seed deals them anew.
-    """
+    """k-fold cross-validation: every run once with each fold held out and scored, in place of the test split."""
 
     number: Annotated[int, Field(ge=2, le=1000)]
+    """Number of folds. Each seed deals the rows anew. Example: 5"""
     of: Annotated[tuple[Name, ...], Field(min_length=1), Distinct] = ("train",)
+    """The splits whose rows are dealt. Example: [train, test]"""
 
 
 def overrides_of(curve: LabelCurve | None, folds: Folds | None, first: Resolved, shown: str) -> list[tuple[str, ...]]:

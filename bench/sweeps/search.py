@@ -32,24 +32,28 @@ State = Literal["complete", "pruned", "unfit", "failed", "waiting"]
 
 
 class Search(Strict):
-    """Tuning by Optuna's TPE in place of all combinations. trials: of every system. seed: of its sampler.
-
-    startup: trials at random before the model of TPE is used. prune: median stops a trial whose best validation score
-    so far is worse than the median of the others at that step; `training.evaluate_every` says when it is scored.
-    """
+    """Tuning by Optuna's TPE in place of all combinations."""
 
     trials: Annotated[int, Field(ge=2, le=10_000)]
+    """Number of trials of every system. Example: 12"""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Seed of the sampler of each system. Example: 1"""
     startup: PositiveInt = 5
+    """Number of trials at random before the model of TPE is used. Example: 4"""
     prune: Literal["none", "median"] = "none"
+    """Early end of trials: `median` stops one whose best validation score so far is worse than the median of the others
+    at that step; `training.evaluate_every` says when it is scored. Example: median"""
 
 
 class Range(Strict):
-    """Values from `low` to `high`, both included: whole ones where both are. log: evenly in the logarithm."""
+    """Values from `low` to `high`, both included: whole ones where both are."""
 
     low: int | float
+    """The least value. Example: 1e-5"""
     high: int | float
+    """The largest value. Example: 1e-3"""
     log: bool = False
+    """Values are drawn evenly in the logarithm. Example: true"""
 
     @model_validator(mode="after")
     def _in_order(self) -> "Range":

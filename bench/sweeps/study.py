@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from bench.config import registry, resolve, validation, yaml_loader
+from bench.config import descriptions, json_schema, registry, resolve, study_file, validation, yaml_loader
 from bench.config.cards import NO_MODEL
 from bench.config.fields import Distinct, InvalidKey, Name, Strict, Text
 from bench.config.layers import Layers
@@ -38,64 +38,71 @@ Seeds = (
     Annotated[int, Field(gt=0, le=MOST_SEEDS)]
     | Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(min_length=1), Distinct]
 )
-FILE = "study.yaml"
+FILE = study_file.NAME
 Variant = Literal["own", "as_published", "all"]
 # Keys that define what is evaluated, so they can't be tuned.
 EVALUATION_KEYS = ("seed", "limit", "data", "dataset", "evaluation", "metrics", "published")
 
 
 class RunEntry(Strict):
-    """One system of the comparison. recipe: below `recipes/`, without suffix, or a file beside the study's.
-
-    set: overrides. seeds: instead of the study's, also in the mini variant. mini: overrides of the mini variant, on top
-    of the study's. published, published_before: published score ranges for this model and data, after and before
-    training; not for the mini variant.
-    """
+    """One system of the comparison."""
 
     recipe: Text
+    """A recipe below `recipes/`, without suffix, or a file beside the study's. Example: sst2/bert_base_uncased-full"""
     set: Settings = Field(default_factory=dict)
+    """Overrides of the recipe's keys. Example: {training.learning_rate: 2e-5}"""
     seeds: Seeds | None = None
+    """Seeds in place of the study's, also in the small variant. Example: [13, 14]"""
     mini: Settings = Field(default_factory=dict)
+    """Overrides of the small variant, on top of the study's. Example: {training.steps: 20}"""
     published: dict[Name, Band] = Field(default_factory=dict)
+    """Score ranges that others published for this model and data; not for the small variant.
+    Example: {accuracy: {low: 0.9, high: 0.93, source: the paper's table 2}}"""
     published_before: dict[Name, Band] = Field(default_factory=dict)
+    """Published score ranges before training; not for the small variant.
+    Example: {accuracy: {low: 0.4, high: 0.6, source: the paper's table 2}}"""
 
 
 class PublishedEntry(RunEntry):
-    """One system as others ran it. source, precision: where these are others than the variant's; see AsPublished.
-
-    but_for: sentences on what is not as they had it, in full and in small.
-    """
+    """One system as others ran it."""
 
     source: Text | None = None
+    """Where its settings are told, if not where those of the variant are. Example: appendix B of the paper"""
     but_for: tuple[Text, ...] = ()
+    """Sentences on differences from theirs. Example: [two epochs instead of three]"""
     precision: Literal["float32", "fp16", "bf16"] | None = None
+    """Their mixed precision, where it is not the variant's. Example: bf16"""
 
 
 class Matrix(Strict):
-    """Every model with every method, for one recipe.
-
-    models: names of cards or on the Hub. methods: names, or mappings with a method's options.
-    """
+    """Every model with every method, for one recipe."""
 
     recipe: Text
+    """A recipe below `recipes/`, without suffix, or a file beside the study's. Example: sst2/bert_base_uncased-full"""
     models: Annotated[tuple[Text, ...], Distinct] = ()
+    """Names of model cards, or on the Hub; without any, the recipe's. Example: [bert_base_uncased, roberta_base]"""
     methods: tuple[Name | Settings, ...] = ()
+    """Names of methods, or mappings with a method's options; without any, the recipe's.
+    Example: [full, {name: lora, config: {r: 8}}]"""
     set: Settings = Field(default_factory=dict)
+    """Overrides of every run of the matrix. Example: {max_length: 128}"""
 
 
 class Mini(Strict):
-    """The mini variant of a study, for two CPU cores: other models and data, smaller settings.
-
-    models, datasets: card of the study -> replacement. set: overrides of every run. settings: overrides by method.
-    sizes: of the label curve, in place of the study's.
-    """
+    """The small variant of a study, for two CPU cores: other models and data, smaller settings."""
 
     models: dict[str, Name] = Field(default_factory=dict)
+    """Model cards of the study, and what replaces them. Example: {bert_base_uncased: tiny_bert}"""
     datasets: dict[str, Name] = Field(default_factory=dict)
+    """Dataset cards of the study, and what replaces them. Example: {sst2: reviews}"""
     set: Settings = Field(default_factory=dict)
+    """Overrides of every run. Example: {max_length: 64}"""
     settings: dict[Name, Settings] = Field(default_factory=dict)
+    """Overrides of a method's runs, by its name. Example: {lora: {training.learning_rate: 3e-3}}"""
     seeds: Seeds = 2
+    """Number of seeds, or a list of them. Example: 3"""
     sizes: Sizes | None = None
+    """Sizes of the label curve, in place of the study's. Example: [20, 60, all]"""
 
     @model_validator(mode="after")
     def _rising(self) -> "Mini":
@@ -104,40 +111,53 @@ class Mini(Strict):
 
 
 class PublishedVariant(Strict):
-    """The study as others ran it, setting by setting, so that a result can be held against theirs.
-
-    source: where their settings are told. precision: the mixed precision that they trained with. runs, settings, seeds
-    and mini are those of a study; models and data of the small variant are the study's, and those that stand here.
-    """
+    """The study as others ran it, setting by setting, so that a result can be held against theirs."""
 
     source: Text
+    """Where their settings are told. Example: section 4 of the paper"""
     precision: Literal["float32", "fp16", "bf16"] | None = None
+    """The mixed precision that they trained with. Example: fp16"""
     runs: Annotated[tuple[PublishedEntry, ...], Field(min_length=1)]
+    """Their systems, with their settings. Example: [{recipe: sst2/bert_base_uncased-full}]"""
     settings: dict[Name, Settings] = Field(default_factory=dict)
+    """Overrides of a method's runs, by its name. Example: {full: {training.epochs: 3}}"""
     seeds: Seeds = 1
+    """Number of seeds, or a list of them. Example: 5"""
     mini: Mini = Mini()
+    """Its small variant, whose models and data are the study's, and those that stand here.
+    Example: {set: {training.steps: 20}}"""
 
 
 class Study(Strict):
-    """A study file. metric: ranks systems, and selects settings in tuning.
-
-    settings: method -> overrides of its runs. tune: method -> key -> candidate values, selected on validation data: all
-    combinations, or with `search` those that Optuna proposes, which may also be of a range.
-    label_curve, folds: run everything on parts of the data. as_published: the variant with the settings of others.
-    """
+    """A study file."""
 
     title: Text
+    """The title of the study, also of its report. Example: Full fine-tuning against LoRA"""
     metric: Text
+    """The metric that ranks systems, and that selects settings in tuning. Example: accuracy"""
     seeds: Seeds = 1
+    """Number of seeds, counting from the recipe's own, or a list of them. Example: [13, 14, 15]"""
     runs: tuple[RunEntry, ...] = ()
+    """The systems that are compared. Example: [{recipe: sst2/bert_base_uncased-full}]"""
     matrix: Matrix | None = None
+    """Every model with every method, for one recipe.
+    Example: {recipe: sst2/bert_base_uncased-full, models: [bert_base_uncased, roberta_base], methods: [full, lora]}"""
     settings: dict[Name, Settings] = Field(default_factory=dict)
+    """Overrides of a method's runs, by its name. Example: {lora: {training.learning_rate: 2e-4}}"""
     tune: dict[Name, Space] = Field(default_factory=dict)
+    """Candidates of a method's keys, of which the best on validation data is taken: all combinations, or with `search`
+    those that Optuna proposes, also of a range. Example: {full: {training.learning_rate: [2e-5, 5e-5]}}"""
     search: Search | None = None
+    """Tuning by Optuna in place of all combinations. Example: {trials: 12}"""
     label_curve: LabelCurve | None = None
+    """Every run on parts of the training split. Example: {sizes: [50, 100, 300, 1000, all]}"""
     folds: Folds | None = None
+    """Every run once with each fold held out, for k-fold cross-validation. Example: {number: 5}"""
     mini: Mini | None = None
+    """The small variant, for two CPU cores: `sweep --mini`. Example: {models: {bert_base_uncased: tiny_bert}}"""
     as_published: PublishedVariant | None = None
+    """The variant with the settings of others: `sweep --variant as_published`.
+    Example: {source: section 4 of the paper, runs: [{recipe: sst2/bert_base_uncased-full}]}"""
 
     @model_validator(mode="after")
     def _one_kind_of_parts(self) -> "Study":
@@ -222,6 +242,11 @@ class Plan:
     systems: list[System] = field(default_factory=list)
     metric: str | None = None
     left_out: list[str] = field(default_factory=list)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a study file."""
+    return {"$schema": json_schema.DIALECT, **descriptions.schema_of(Study)}
 
 
 def load(path: Path) -> Study:

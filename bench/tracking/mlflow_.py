@@ -1,6 +1,7 @@
 """MLflow: its default store, or the server that MLFLOW_TRACKING_URI names."""
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,13 @@ from bench.tracking import tracker
 
 # Limits of MLflow's stores: characters of a parameter, and parameters sent at once.
 MOST_CHARACTERS, MOST_AT_ONCE = 6000, 100
+
+_NOT_ALLOWED = re.compile(r"[^/\w.\- ]")
+
+
+def allowed(name: str) -> str:
+    """Return a name that MLflow takes: of letters, digits, and some signs; "lm_eval:acc,none" has a comma."""
+    return _NOT_ALLOWED.sub("_", name)
 
 
 class MlflowTracker:
@@ -28,7 +36,7 @@ class MlflowTracker:
         self._id: str = run.info.run_id
         self._last = 0
         settings = {key: str(value)[:MOST_CHARACTERS] for key, value in tracker.settings(record).items()}
-        params = [mlflow.entities.Param(key, value) for key, value in settings.items()]
+        params = [mlflow.entities.Param(allowed(key), value) for key, value in settings.items()]
         for start in range(0, len(params), MOST_AT_ONCE):
             self._client.log_batch(self._id, params=params[start : start + MOST_AT_ONCE])
 
@@ -37,7 +45,9 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         self._last, now = step, int(time.time() * 1000)
-        self._client.log_batch(self._id, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+        self._client.log_batch(
+            self._id, metrics=[Metric(allowed(name), value, now, step) for name, value in values.items()]
+        )
 
     def finish(self, record: Record, summary: Mapping[str, float], files: list[Path]) -> None:
         """Send final values and files; the run ends as FINISHED or FAILED."""

@@ -19,7 +19,9 @@ class TensorBoardTracker:
         from torch.utils.tensorboard import SummaryWriter
 
         chosen = os.environ.get(FOLDER_VARIABLE)
-        place = Path(chosen) / tracker.name(record) if chosen else folder / "tensorboard"
+        # Runs of one name differ in settings, by the recipe's hash; in one folder their curves would be one.
+        own = f"{tracker.name(record)}--{(record.recipe.hash or '')[:8]}"
+        place = Path(chosen) / own if chosen else folder / "tensorboard"
         self._writer: Any = SummaryWriter(str(place))
         self._last = 0
 

@@ -56,7 +56,7 @@ def test_results_of_pefts_comparison_give_their_table(tmp_path, capsys):
     ("content", "sentence"),
     [
         (peft_result("a", 0.5), "is no share of GSM8K's 1,319 test questions"),
-        ({**peft_result("a", 0.5), "meta_info": {}}, "no result of PEFT's method comparison: KeyError: 'package_info'"),
+        ({**peft_result("a", 0.5), "meta_info": {}}, "no result of PEFT's method comparison: it has no 'package_info'"),
         ({**peft_result("a", 636 / 1319), "run_info": None}, "no result of PEFT's method comparison: TypeError"),
     ],
 )
@@ -96,7 +96,7 @@ def test_results_of_lm_eval_are_paired_by_document(tmp_path, capsys):
     record = store.read(out / "arc_easy--large--seed0")
     score = record.scores["after"]["test"]["lm_eval:acc,none"]
     assert (score.value, score.examples, score.higher_is_better) == (1.0, 4, True)
-    assert (score.low, score.high) == pytest.approx((1 - 0.196, 1 + 0.196), abs=1e-3)
+    assert (score.low, score.high) == pytest.approx((1 - 0.196, 1.0), abs=1e-3)  # clipped to the metric's range
     request = compared.CompareRequest(metric="lm_eval:acc,none")
     matched = compared.gather([out], request)
     assert matched.ids == ["0", "1", "2", "3"]
@@ -160,6 +160,12 @@ def run(tmp_path):
     return folder
 
 
+def table_of(scores, more=""):
+    """A table of one answer for every example, with these scores."""
+    rows = "".join(f"{name},negative,{scores}\n" for name in GOLD)
+    return f"id,prediction,score.negative,score.positive{more}\n{rows}"
+
+
 def given(path, run, **options):
     return from_predictions.ForeignPredictions(file=path, like=run, name="theirs", method="crf", **options)
 
@@ -189,7 +195,7 @@ def test_predictions_of_another_system_are_scored_by_the_same_code_and_paired(ru
         ("id,prediction\ne0,negative\n", "7 of 8 examples of test have no prediction, as 'e1', 'e2', 'e3'"),
         ("id,prediction\ne0,negative\ne0,positive\n", "row 2: example 'e0' has a prediction already"),
         ("id,prediction\nx9,negative\n", "row 1: 'x9' is no example of test"),
-        ("id,label\ne0,negative\n", "row 1: the key `prediction` is missing"),
+        ("id,label\ne0,negative\n", "there is no column `prediction`; its columns, separated by ',': 'id', 'label'"),
         (
             "id,prediction\n" + "".join(f"{name},positiv\n" for name in GOLD),
             "row 1: the data have no label 'positiv'. Did you mean 'positive'?",
@@ -198,6 +204,13 @@ def test_predictions_of_another_system_are_scored_by_the_same_code_and_paired(ru
             "id,prediction,score.negative\n" + "".join(f"{name},positive,0.5\n" for name in GOLD),
             "row 1: expected a probability for each label (negative, positive)",
         ),
+        ("id,prediction,prediction\ne0,negative,positive\n", "the column 'prediction' is there twice"),
+        ("id,prediction\ne0\n", "row 1: it has 1 cells, and the header 2"),
+        ("id,prediction\ne0,negative,x\n", "row 1: it has 3 cells, and the header 2"),
+        (table_of("0.9,0.9"), "row 1: probabilities of the labels sum to 1, got 1.8"),
+        (table_of("nan,0.5"), "row 1: probabilities lie between 0 and 1, got [nan, 0.5]"),
+        (table_of("0.5,0.5").replace("0.5,0.5\n", ",\n", 1), "row 1: it has no scores, and 7 of 8 examples have some"),
+        (table_of("0.5,0.5,0", ",score.neutral"), "row 1: the data have no label 'neutral'"),
     ],
 )
 def test_odd_predictions_are_refused(run, tmp_path, rows, sentence):
@@ -232,3 +245,61 @@ def test_texts_name_examples_where_ids_are_not_known(run, tmp_path):
     store.write(record, run)
     with pytest.raises(DataError, match="the data have changed since the run"):
         from_predictions.write(given(tmp_path / "a.jsonl", run), tmp_path / "other")
+
+
+@pytest.mark.parametrize("answer", [["negative"], {}, None, 1])
+def test_an_answer_of_another_type_is_no_label(run, tmp_path, answer):
+    lines = "".join(json.dumps({"id": name, "prediction": answer}) + "\n" for name in GOLD)
+    with pytest.raises(DataError, match=r"a\.jsonl:1: the data have no label"):
+        from_predictions.write(given(written(tmp_path / "a.jsonl", lines), run), tmp_path / "out")
+
+
+def test_what_is_not_read_of_a_table_is_said(run, tmp_path):
+    """Also with a byte order mark, tabs, and answers that are not the most probable ones."""
+    text = table_of("0.25,0.75").replace("score.positive\n", "score.positive,scores.x\n").replace("0.75\n", "0.75,1\n")
+    path = written(tmp_path / "a.tsv", "\ufeff" + text.replace(",", "\t"))
+    record = from_predictions.write(given(path, run), tmp_path / "out")
+    assert "not read: 'scores.x'; read are id or text, prediction, and scores or score.<label>" in record.notes
+    assert "8 of 8 predictions are not the label with the largest probability" in record.notes
+    assert "loss" in record.scores["after"]["test"]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"n-samples": None}, "does not say of how many documents"),
+        ({"n-samples": {"t": {"effective": "4"}}}, "of '4' documents, expected a number from 1 on"),
+        ({"results": {"t": {"acc,none": float("nan")}}}, "acc,none = nan, expected a number from 0 to 1"),
+        ({"results": {"t": {"acc,none": 1.5}}}, "acc,none = 1.5, expected a number from 0 to 1"),
+        ({"config": {"random_seed": "x"}}, "seed: Input should be a valid integer"),
+        ({"config": None, "results": {"t": None}}, "t has no value"),
+    ],
+)
+def test_odd_results_of_lm_eval_leave_the_others(tmp_path, change, sentence):
+    """A file of another shape is named, and ends nothing."""
+    other = lm_eval_results(tmp_path / "good", 2)
+    content = {"results": {"t": {"acc,none": 0.5}}, "n-samples": {"t": {"effective": 4}}, "config": {}, **change}
+    written(tmp_path / "bad" / "results_1.json", content)
+    folders, left_out = read_in([tmp_path / "bad", other], tmp_path / "out")
+    assert len(folders) == len(left_out) == 1
+    assert sentence in left_out[0]
+
+
+def test_a_document_that_stands_twice_is_refused(tmp_path):
+    path = lm_eval_results(tmp_path / "a", 2)
+    samples = next((tmp_path / "a").glob("samples_*"))
+    samples.write_text(samples.read_text(encoding="utf-8") * 2, encoding="utf-8")
+    with pytest.raises(DataError, match=r"jsonl:5: document .* a second time"):
+        from_lm_eval.of_content(path, foreign.read_json(path), "arc_easy")
+
+
+@pytest.mark.parametrize("accuracy", [float("nan"), -636 / 1319, 2.0])
+def test_no_share_of_the_questions(tmp_path, accuracy):
+    path = written(tmp_path / "a.json", peft_result("a", accuracy))
+    with pytest.raises(DataError, match="is no share of GSM8K's"):
+        from_peft.of_content(path, foreign.read_json(path))
+
+
+def test_a_run_of_this_harness_is_not_imported(run, tmp_path):
+    with pytest.raises(DataError, match="this is a run of this harness already"):
+        read_in([run], tmp_path / "out")

@@ -7,8 +7,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.analysis.label_curves import Curve
 from bench.reporting.figures import study, style
-from bench.reporting.figures.study import Bar, Logs, Point
+from bench.reporting.figures.study import Bar, Floor, Logs, Point
 from bench.reporting.markdown import clean
 
 # Points of a curve; of a longer one every n-th is kept.
@@ -17,12 +18,12 @@ NAME_CHARACTERS = 100
 
 
 def scores(
-    bars: Sequence[Bar], limits: tuple[float, float], *, metric: str, higher: bool, floor: Any
+    bars: Sequence[Bar], limits: tuple[float, float], *, metric: str, higher: bool, floors: Sequence[Floor]
 ) -> dict[str, Any]:
-    """Return the chart of scores with their intervals. floor: (name, value) of a baseline, or None."""
+    """Return the chart of scores with their intervals. floors: baselines."""
     return {
         "kind": "scores", "metric": clean(metric), "higher": higher, "domain": _numbers(limits),
-        "baseline": None if floor is None else {"name": clean(floor[0]), "value": _number(floor[1])},
+        "baselines": [{"name": clean(name), "value": _number(value)} for name, value in floors],
         "systems": [
             {"name": _name(bar.name), "score": _number(bar.score), "low": _number(bar.low), "high": _number(bar.high),
              "before": _number(bar.before)}
@@ -82,6 +83,25 @@ def labels(
         "kind": "labels", "metric": clean(metric), "domain": [_number(min(0.0, lowest)), 1],
         "legend": _legend(shown, places), "labels": [_label(names, place) for place in chosen],
         "values": [[_number(row[place]) for place in chosen] for row in table.tolist()],
+    }  # fmt: skip
+
+
+def sizes(curves: Sequence[Curve], *, metric: str) -> dict[str, Any]:
+    """Return the chart of label curves: scores with intervals over numbers of training examples, and fitted laws."""
+    ends = [(point.score, point.low, point.high) for curve in curves for point in curve.points]
+    values = [value for end in ends for value in end if value is not None]
+    values += [value for curve in curves if curve.law for value in curve.law.scores]
+    return {
+        "kind": "sizes", "metric": clean(metric), "domain": _numbers(style.widened(min(values), max(values))),
+        "sizes": sorted({point.examples for curve in curves for point in curve.points}),
+        "legend": [{"place": place, "name": _name(curve.name)} for place, curve in enumerate(curves)],
+        "points": [
+            {"place": place, "examples": point.examples, "score": _number(point.score), "low": _number(point.low),
+             "high": _number(point.high)}
+            for place, curve in enumerate(curves) for point in curve.points
+        ],
+        "laws": [{"place": place, "points": _thinned(curve.law.grid, curve.law.scores)}
+                 for place, curve in enumerate(curves) if curve.law is not None],
     }  # fmt: skip
 
 

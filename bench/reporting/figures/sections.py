@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from bench.analysis import accessors, train_log
+from bench.analysis import accessors, text_baseline, train_log
 from bench.analysis.accessors import MATRIX_LABELS
 from bench.analysis.costs import Costs, is_trained_by_steps
 from bench.analysis.leaderboard import Group, RankedSystem
@@ -72,13 +72,20 @@ def scores(group: Group, gallery: Gallery) -> str:
          if (found := accessors.constant_baseline(record, group.split or "", group.metric)) is not None), None,
     )  # fmt: skip
     limits = study.axis_limits(bars, floor[1] if floor else None, accessors.metric_bounds(group.metric))
+    others = any(record.method != text_baseline.METHOD for one in group.systems for record in one.records)
+    words = text_baseline.of(group) if others else {}
+    floors = [
+        *([floor] if floor else []),
+        *((name, float(value)) for name, value in words.items() if value is not None),
+    ]
+    lines = zip(floors, study.FLOOR_LINES, strict=False)
     told = [
         "dot: score", *(["line: 95 % interval"] if any(bar.low is not None for bar in bars) else []),
         *(["circle: before training"] if any(bar.before is not None for bar in bars) else []),
-        *([f"dashed: the baseline `{md.escape(floor[0])}`"] if floor else []),
+        *(f"{kind}: the baseline `{md.escape(name)}`" for (name, _), (kind, _) in lines),
     ]  # fmt: skip
-    draw = partial(study.scores, bars, limits, metric=group.metric, floor=floor)
-    chart = partial(charts.scores, bars, limits, metric=group.metric, higher=group.higher_is_better, floor=floor)
+    draw = partial(study.scores, bars, limits, metric=group.metric, floors=floors)
+    chart = partial(charts.scores, bars, limits, metric=group.metric, higher=group.higher_is_better, floors=floors)
     text = f"{md.escape(group.metric)} of all systems with intervals"
     legend = f"{'; '.join(told).capitalize()}."
     return md.joined([gallery.show("scores", text, draw, chart), legend])

@@ -44,6 +44,11 @@ class Point:
     note: str = ""
 
 
+# Name and value of a baseline; its line, and the word for it, by its place.
+Floor = tuple[str, float]
+FLOOR_LINES = (("dashed", "--"), ("dotted", ":"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bar:
     """A system in a plot of scores. before: the score before training; None where unknown."""
@@ -126,17 +131,18 @@ def axis_limits(bars: Sequence[Bar], floor: float | None, bounds: tuple[float, f
 
 
 def scores(
-    bars: Sequence[Bar], limits: tuple[float, float], path: Path, *, metric: str, floor: tuple[str, float] | None
+    bars: Sequence[Bar], limits: tuple[float, float], path: Path, *, metric: str, floors: Sequence[Floor]
 ) -> None:
-    """Draw a row per system, best first: score with interval, score before training, and a line at the baseline."""
+    """Draw a row per system, best first: score with interval, score before training, and a line at each baseline."""
     names = legend_names([bar.name for bar in bars])
     with style.figure(path, style.WIDTH_IN, 0.3 * len(bars) + 1.0) as figure:
         panel = figure.subplots()
-        if floor is not None:
-            panel.axvline(floor[1], color="#666666", linestyle="--", linewidth=1)
-            panel.set_title(
-                f"dashed: {style.label_names([floor[0]], 1)[0]} {floor[1]:.3f}", color="#666666", fontsize=9
-            )
+        told = []
+        for (name, value), (kind, line) in zip(floors, FLOOR_LINES, strict=False):
+            panel.axvline(value, color="#666666", linestyle=line, linewidth=1)
+            told.append(f"{kind}: {style.label_names([name], 1)[0]} {value:.3f}")
+        if told:
+            panel.set_title("; ".join(told), color="#666666", fontsize=9)
         for row, (bar, (colour, _)) in enumerate(zip(bars, marker_styles(len(bars)), strict=True)):
             if bar.low is not None and bar.high is not None:
                 panel.hlines(row, bar.low, bar.high, color=colour, linewidth=2, alpha=0.75)

@@ -38,16 +38,18 @@
       const rows = chart.systems.map((one, place) => ({...one, place}));
       const says = (one) => [one.name, `${chart.metric}: ${fixed(one.score)}${interval(one)}`,
         ...(one.before == null ? [] : [`before training: ${fixed(one.before)}`])].join("\n");
-      const floor = chart.baseline == null ? [] : [chart.baseline];
+      const floors = chart.baselines.map((one, line) => ({...one, line}));
       return Plot.plot(look(width, {
-        height: 40 * rows.length + 66, marginLeft: 10, marginTop: floor.length ? 28 : 10, marginBottom: 40,
+        height: 40 * rows.length + 66, marginLeft: 10, marginTop: 10 + 18 * floors.length, marginBottom: 40,
         x: {domain: chart.domain, label: `${chart.metric}${chart.higher ? " →" : " ← lower is better"}`, labelAnchor: "right"},
         y: {type: "band", domain: rows.map((one) => one.place), axis: null},
         marks: [
           Plot.gridX(grid),
-          Plot.ruleX(floor, {x: "value", stroke: "var(--muted)", strokeDasharray: "5,3"}),
-          Plot.text(floor, {x: "value", text: (one) => `${one.name} ${fixed(one.value)}`, frameAnchor: "top", textAnchor: "start",
-            dx: -4, dy: -16, fill: "var(--muted)"}),
+          ...floors.map((one) => Plot.ruleX([one], {x: "value", stroke: "var(--muted)", strokeDasharray: one.line ? "2,3" : "5,3"})),
+          // At the right end a name stands before its line, where it is not cut off.
+          ...floors.map((one) => Plot.text([one], {x: "value", text: () => `${one.name} ${fixed(one.value)}`, frameAnchor: "top",
+            textAnchor: one.value > (chart.domain[0] + chart.domain[1]) / 2 ? "end" : "start", dx: 0, dy: -16 - 15 * one.line,
+            fill: "var(--muted)"})),
           Plot.text(rows, {y: "place", text: (one) => cut(one.name, Math.floor(width / 8)), frameAnchor: "left", dy: -10,
             textAnchor: "start", fill: "var(--ink)", stroke: "var(--paper)", strokeWidth: 4}),
           Plot.ruleY(rows.filter((one) => one.low != null), {x1: "low", x2: "high", y: "place", strokeWidth: 2.5, dy: 8,
@@ -103,6 +105,29 @@
         ],
       }));
     }})),
+
+    sizes: (chart) => [{plot: (width) => {
+      const laws = chart.laws.flatMap((law) => law.points.map(([examples, score]) => ({place: law.place, examples, score})));
+      const lawless = chart.points.filter((one) => !chart.laws.some((law) => law.place === one.place));
+      const says = (one) => `${nameOf(chart)[one.place]}\n${one.examples.toLocaleString("en")} examples\n`
+        + `${chart.metric}: ${fixed(one.score)}${interval(one)}`;
+      return Plot.plot(look(width, {
+        height: 340, marginTop: 26, marginLeft: 52, marginRight: 32, marginBottom: 42, color: {type: "identity"},
+        x: {type: "log", label: "training examples (logarithmic) →", ticks: chart.sizes,
+          tickFormat: (size) => size.toLocaleString("en")},
+        y: {label: chart.metric, domain: chart.domain},
+        marks: [
+          Plot.gridX(chart.sizes, grid), Plot.gridY(grid),
+          ...DASHES.map((style) => Plot.line(laws.filter((one) => dash(one.place) === style), {x: "examples", y: "score", z: "place",
+            stroke: (one) => colour(one.place), strokeWidth: 1.6, strokeDasharray: style ?? "none"})),
+          Plot.line(lawless, {x: "examples", y: "score", z: "place", stroke: (one) => colour(one.place), strokeDasharray: "1,3"}),
+          Plot.ruleX(chart.points.filter((one) => one.low != null), {x: "examples", y1: "low", y2: "high", strokeWidth: 1.5,
+            stroke: (one) => colour(one.place), strokeOpacity: 0.6}),
+          ...dots(chart.points, {x: "examples", y: "score", r: 4.5, fill: (one) => colour(one.place)}),
+          Plot.tip(chart.points, Plot.pointer({x: "examples", y: "score", title: says, ...tip})),
+        ],
+      }));
+    }}],
 
     labels: (chart) => [{plot: (width) => {
       // Heights in pixels: of each label its name, then a row for each system.

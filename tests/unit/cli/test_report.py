@@ -142,3 +142,57 @@ def test_a_single_run_is_written_as_its_page(tmp_path, capsys):
     (tmp_path / "file").write_text("x", encoding="utf-8")
     assert main(["report", str(run), "-o", str(tmp_path / "file")]) == 2
     assert "is a file; pass a folder" in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_page_is_not_replaced(tmp_path, capsys):
+    folder, notes = study(tmp_path / "runs"), tmp_path / "notes.html"
+    notes.write_text("<html>my own</html>")
+    assert main(["report", str(folder), "--html", str(notes)]) == 2
+    assert f"{notes} is not a page of this tool" in capsys.readouterr().err
+    assert notes.read_text() == "<html>my own</html>"
+    for _ in range(2):  # its own page is replaced
+        assert main(["report", str(folder), "--html", str(notes), *(["--overwrite"] if not _ else [])]) == 0
+    assert notes.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize("name", ["report.md", "figures", "."])
+def test_one_output_is_not_the_other(tmp_path, capsys, name):
+    folder, out = study(tmp_path / "runs"), tmp_path / "out"
+    assert main(["report", str(folder), "-o", str(out), "--html", str(out / name)]) == 2
+    assert "is what -o writes itself" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_records_that_can_not_be_read_are_told_and_none_at_all_is_a_failure(tmp_path, capsys):
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "record.json").write_text('{"schema": 2')
+    for options in ([], ["-o", str(tmp_path / "a")]):
+        assert main(["report", str(tmp_path / "half"), *options]) == 1
+        assert "can't be read: " in capsys.readouterr().err
+    made(tmp_path, full())
+    assert main(["report", str(tmp_path)]) == 0
+    assert "half/record.json: not a whole record" in capsys.readouterr().err
+
+
+def test_a_run_whose_predictions_are_others_has_no_page(tmp_path, capsys):
+    """Also among others, where it is named as not counted."""
+    folder = studies.write_study(tmp_path / "runs", {"weak": 0.5, "good": 0.9}, seeds=(13,))
+    weak, good = sorted(folder.glob("*"), key=lambda path: "good" in path.name)
+    predictions = "predictions/after-test.jsonl"
+    (weak / predictions).write_bytes((good / predictions).read_bytes())
+    for options in (["-o", str(tmp_path / "a")], ["--html", str(tmp_path / "a.html")]):
+        assert main(["report", str(weak), *options]) == 2
+        assert "recomputed from the predictions" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+    assert not (tmp_path / "a.html").exists()
+    assert main(["report", str(folder), "-o", str(tmp_path / "b")]) == 0
+    assert f"not counted: {weak / 'record.json'}: " in capsys.readouterr().err
+    page = (tmp_path / "b" / "report.md").read_text(encoding="utf-8")
+    assert "2 records (2 ok). Not counted, for a reason that stands below the leaderboard: 1." in page
+
+
+def test_failures_alone_have_a_title(tmp_path):
+    failed = full("sst2--minilm--head", status="crashed", reason="CUDA error")
+    made(tmp_path / "runs", failed, full("sst2--minilm--full", status="oom", reason="too large"))
+    assert main(["report", str(tmp_path / "runs"), "-o", str(tmp_path / "a")]) == 0
+    assert "no systems on " in (tmp_path / "a" / "report.md").read_text(encoding="utf-8").splitlines()[2]

@@ -1,5 +1,6 @@
 """The JSON Schema accepts what is shipped and refuses what the loader refuses."""
 
+import functools
 import itertools
 import json
 import re
@@ -9,6 +10,7 @@ import pytest
 
 from bench.config import descriptions, json_schema, recipe, training, yaml_loader
 from bench.config.resolve import find_cards, find_recipes
+from bench.sweeps import study
 
 BASE = {"dataset": "reviews", "model": "tiny_bert", "method": "full"}
 CARD = {
@@ -172,9 +174,13 @@ def test_model_cards():
     assert not accepted("model", {"family": "encoder", "licence": "x", "max_length": 0})
 
 
-@pytest.mark.parametrize("kind", ["recipe", "dataset", "model"])
+KINDS = {kind: functools.partial(json_schema.of, kind) for kind in ("recipe", "dataset", "model")}
+KINDS["study"] = study.schema
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_reference_leads_somewhere(kind):
-    found = json_schema.of(kind)
+    found = KINDS[kind]()
     references = re.findall(r'"\$ref": "([^"]*)"', json.dumps(found))
     assert found["$schema"] == json_schema.DIALECT
     assert all(reference.removeprefix("#/$defs/") in found["$defs"] for reference in references)
@@ -190,10 +196,10 @@ def test_editors_are_offered_the_shipped_names():
     assert set(properties) == set(recipe.Recipe.model_fields)
 
 
-@pytest.mark.parametrize("kind", ["recipe", "dataset", "model"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_key_has_a_sentence_and_an_example_that_it_takes(kind):
     """Texts stand below the attributes of bench/config and of the methods' options."""
-    root = json_schema.of(kind)
+    root = KINDS[kind]()
     methods = [part for part in root["properties"].get("method", {}).get("anyOf", ()) if "properties" in part]
     seen = 0
     for part in (root, *methods, *root.get("$defs", {}).values()):

@@ -3,12 +3,14 @@
 import csv
 import io
 import json
+import re
 
 import pyarrow.parquet
 import pytest
 import yaml
 from huggingface_hub import parse_eval_result_entries
 
+from bench.analysis.stats import intervals
 from bench.cli.main import main
 from bench.errors import DataError
 from bench.exchange import formats, tables, written
@@ -29,7 +31,11 @@ def made(folder, record, source=HUB):
     record.recipe.resolved["model"] = {"id": "owner/small-model", "weights": "pretrained"}
     for item in record.scores["after"]["test"].values():
         item.examples = 4
-    record.scores["after"]["test"]["accuracy"].value = 0.75
+    record.data.splits["test"].examples = 4
+    scores = record.scores["after"]["test"]
+    for name, value in (("accuracy", 0.75), ("f1_macro", 3 / 7), ("mcc", 0.0), ("loss", 0.5)):
+        scores[name].value = value
+    scores["accuracy"].low, scores["accuracy"].high = intervals.wilson(3.0, 4.0)
     folder.mkdir(parents=True)
     store.write(record, folder)
     place = folder / "predictions" / "after-test.jsonl"
@@ -125,7 +131,7 @@ def test_lm_evals_table_shows_the_results(run, tmp_path):
     assert content["results"]["stanfordnlp_sst2"]["mcc_stderr,none"] == "N/A"
     shown = utils.make_table(content)
     assert "|stanfordnlp_sst2|" in shown
-    assert "|accuracy|↑  | 0.75|±  |  0.25|" in shown
+    assert re.search(r"\|accuracy *\|↑ *\| *0\.750*\|± *\| *0\.250*\|", shown)
     (samples,) = (path for name, path in found.items() if name.startswith("samples_stanfordnlp_sst2_"))
     assert len(samples.read_text(encoding="utf-8").splitlines()) == 4
 
@@ -137,14 +143,14 @@ def test_what_can_not_be_written_is_told(run, tmp_path):
     said = written.write([tmp_path / "runs"], "hub", tmp_path / "hub")
     assert said.startswith("1 runs in 1 files")
     assert "its data are no data set of the Hub (kind 'csv')" in said
-    assert "no scores after training to write (status crashed)" in said
+    assert "it has no scores to export (status crashed)" in said
     with pytest.raises(DataError, match="is there already"):
         written.write([run], "hub", tmp_path / "hub")
     with pytest.raises(DataError, match="nothing can be exported"):
         written.write([tmp_path / "runs" / "failed"], "lm-eval", tmp_path / "none")
     with pytest.raises(DataError, match="give --organization"):
         written.write([run], "every-eval-ever", tmp_path / "none")
-    with pytest.raises(DataError, match="none of 1 runs ended with status ok"):
+    with pytest.raises(DataError, match=r"it has no scores to export \(status crashed\)"):
         written.write([tmp_path / "runs" / "failed"], "csv", tmp_path / "none.csv")
     assert not (tmp_path / "none").exists()
 
@@ -170,3 +176,33 @@ def test_the_command_writes_to_a_name_of_its_own(run, tmp_path, monkeypatch, cap
     assert (tmp_path / "exported" / "scores.csv").exists()
     assert (tmp_path / "exported" / "lm-eval").is_dir()
     assert "exported: 8 scores of 1 runs: exported/scores.csv" in capsys.readouterr().out
+
+
+def test_runs_whose_folders_have_one_name_are_kept_apart(tmp_path):
+    for place in ("first", "second"):
+        made(tmp_path / place / "lora", pages.full())
+    both = [tmp_path / "first", tmp_path / "second"]
+    said = written.write(both, "csv", tmp_path / "scores.csv")
+    assert "of 2 runs" in said
+    read = list(csv.DictReader(io.StringIO((tmp_path / "scores.csv").read_text(encoding="utf-8"))))
+    assert {row["run"] for row in read} == {"first--lora", "second--lora"}
+    written.write(both, "lm-eval", tmp_path / "lm")
+    assert len([name for name in files_of(tmp_path / "lm") if "results_" in name]) == 2
+    written.write(both, "every-eval-ever", tmp_path / "eee", organization="x")
+    assert len({name.split("/")[3] for name in files_of(tmp_path / "eee")}) == 2
+
+
+@pytest.mark.parametrize("kind", [*formats.FORMATS])
+def test_scores_that_the_predictions_contradict_are_not_exported(run, tmp_path, kind):
+    record = store.read(run)
+    record.scores["after"]["test"]["accuracy"].value = 0.5
+    store.write(record, run)
+    with pytest.raises(DataError, match=r"accuracy recomputed from the predictions is 0\.75"):
+        written.write([run], kind, tmp_path / "out", organization="x")
+    made(tmp_path / "runs" / "sound", pages.full())
+    assert "recomputed from the predictions" in written.write([run.parent], kind, tmp_path / "out", organization="x")
+
+
+def test_a_table_is_not_named_as_another(run, tmp_path):
+    with pytest.raises(DataError, match="named as csv, and --format is parquet"):
+        written.write([run], "parquet", tmp_path / "scores.csv")

@@ -67,3 +67,14 @@ def test_a_push_holds_no_texts(tmp_path):
     with pytest.raises(DataError, match=r"quote: false, and its predictions are texts; push without --with-predicti"):
         push.shareable_record(run, with_texts=True)
     assert push.shareable_record(run)
+
+
+def test_one_run_that_hides_its_texts_hides_them_in_the_whole_section(tmp_path):
+    """`quote` is no part of a recipe's hash, so that runs with and without it stand in one comparison."""
+    folder = studies.write_study(tmp_path, {"one": 0.5, "two": 0.9}, seeds=(13,), examples=40)
+    assert "fine film" in disagreements_of(folder)
+    (worse,) = (path for path in folder.iterdir() if "one" in path.name)
+    change_cards(worse, quote=False)
+    body = disagreements_of(folder)
+    assert "fine film" not in body
+    assert "the card of the data set says quote: false" in body

@@ -89,3 +89,11 @@ def test_the_page_has_curves_beside_a_leaderboard_of_the_largest_size(tmp_path):
     assert "head: no law is fitted (3 sizes; a law of three parameters needs 4)." in curves
     assert "full passes lora at about" in curves
     assert (tmp_path / "page" / "figures" / "01-sst2_local-sizes.png").stat().st_size > 10_000
+    # The same numbers for the HTML page, whose script draws them.
+    chart = page[1]["figures/01-sst2_local-sizes.png"]
+    assert (chart["kind"], chart["sizes"]) == ("sizes", list(sizes))
+    assert [one["name"] for one in chart["legend"]] == ["full", "lora", "head"]
+    assert len(chart["points"]) == 4 + 4 + 3
+    assert [law["place"] for law in chart["laws"]] == [0, 1]
+    low, high = chart["domain"]
+    assert all(low <= value <= high for law in chart["laws"] for _, value in law["points"])

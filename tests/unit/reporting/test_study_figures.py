@@ -76,7 +76,7 @@ def logs(number=10):
 DRAWINGS = {
     "scores": lambda path: study.scores(
         [Bar(name=name, score=0.8 + number / 50, low=0.7, high=1.0, before=0.5) for number, name in enumerate(NAMES)],
-        (0.45, 1.02), path, metric="accuracy", floor=("majority", 0.5),
+        (0.45, 1.02), path, metric="accuracy", floors=[("majority", 0.5), ("tfidf", 0.7)],
     ),
     "cost": lambda path: study.score_against_cost(
         {"GPU peak, GiB": points([5, 5.2, 30, 31, 12, 8, None, 9, 10, 11]), "training, s": points([3000.0] * 10)},
@@ -247,7 +247,8 @@ def test_long_curves_are_thinned_to_what_a_screen_shows():
 
 def test_what_is_no_number_is_null_in_a_chart():
     bars = [Bar(name="a\x00\n", score=0.5, low=None, high=float("nan"), before=None)]
-    chart = charts.scores(bars, (0, 1), metric="accuracy", higher=True, floor=None)
+    chart = charts.scores(bars, (0, 1), metric="accuracy", higher=True, floors=[])
+    assert chart["baselines"] == []
     assert chart["systems"] == [{"name": "a\ufffd", "score": 0.5, "low": None, "high": None, "before": None}]
     assert json.loads(json.dumps(chart, allow_nan=False)) == chart
 

@@ -708,3 +708,46 @@ def test_a_report_that_a_person_wrote_is_not_replaced(runs, tmp_path, capsys):
     assert page.read_text(encoding="utf-8") == "# My findings\n"
     assert main([*words, "--overwrite"]) == 0
     assert main(words) == 0  # now it is one of this tool
+
+
+@pytest.mark.parametrize(
+    ("metric", "bounds", "points"),
+    [
+        ("accuracy", (0, 1), 100),
+        ("mcc", (-1, 1), 100),
+        ("bleu", (0, 100), 1),
+        ("chrf", (0, 100), 1),
+        ("perplexity", (1, float("inf")), None),
+        ("lm_eval:acc_norm,none", (0, 1), 100),
+        ("lm_eval:word_perplexity,none", (0, float("inf")), None),
+        # Of a task that counts from 0 to 100, or not: it is not known.
+        ("lm_eval:f1,none", (-float("inf"), float("inf")), None),
+        ("evaluate:anything", (-float("inf"), float("inf")), None),
+    ],
+)
+def test_ranges_of_metrics_and_their_points(metric, bounds, points):
+    """Intervals are clipped to the range; minutes per point and findings count in points."""
+    assert accessors.metric_bounds(metric) == bounds
+    assert accessors.points_of_one(metric) == points
+
+
+def test_the_title_is_that_of_the_study(tmp_path):
+    folder = studies.write_study(
+        tmp_path / "runs", {"weak": 0.5, "good": 0.9}, seeds=(13,), study_title="Small *models*"
+    )
+    assert report([folder], tmp_path / "page").splitlines()[2].startswith("# Small &#42;models&#42;: 2 systems on")
+
+
+def test_tfidf_is_a_line_of_the_chart_of_scores(tmp_path):
+    folder = studies.write_study(tmp_path / "runs", {"weak": 0.5, "good": 0.9, "words": 0.7}, seeds=(13,))
+    for path in folder.glob("*words*"):
+        record = store.read(path)
+        record.method = "tfidf"
+        store.write(record, path)
+    records, unreadable = accessors.read_all([folder])
+    text, charts = study_page.page(records, unreadable, tmp_path / "page")
+    (chart,) = (one for one in charts.values() if one["kind"] == "scores")
+    assert [one["name"] for one in chart["baselines"]] == ["majority", "tfidf"]
+    (words,) = (one["score"] for one in chart["systems"] if "words" in one["name"])
+    assert chart["baselines"][1]["value"] == words
+    assert "dashed: the baseline `majority`; dotted: the baseline `tfidf`." in text

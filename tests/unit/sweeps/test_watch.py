@@ -56,6 +56,11 @@ def test_names_hold_the_overrides_that_differ():
     assert [len(name) for name in named(*long)] == [46, 46]
     assert named(*long)[0] != named(*long)[1]  # told by the hash
     assert named(run(path="one.yaml"), run(path="two.yaml")) == ["one", "two"]
+    # The model and the method are parts of the names, unless two overrides give one name.
+    minis = [run(f"s--{name}--full", overrides=(f'model="{name}"',)) for name in ("tiny_bert", "tiny_albert")]
+    assert named(*minis) == ["tiny_bert", "tiny_albert"]
+    folders = [run("s--bert--full", overrides=(f"model={folder}/bert",)) for folder in "ab"]
+    assert named(*folders) == ["model=a/bert", "model=b/bert"]
     assert labels.common_name([run(), run(seed=14)]) == "study--bert--full"
     assert labels.common_name([run()]) is None
 

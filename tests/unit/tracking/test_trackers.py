@@ -6,7 +6,7 @@ import pytest
 
 from bench.errors import SetupError
 from bench.records import store
-from bench.tracking import fan_out, tracker
+from bench.tracking import fan_out, mlflow_, tensorboard_, tracker
 from tests.helpers import pages
 
 ROWS = [
@@ -88,6 +88,23 @@ def test_tensorboards_reader_gives_back_the_run(tmp_path, monkeypatch):
     start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
     assert start.hparams["training.learning_rate"].number_value == 0.001
     assert start.hparams["method"].string_value == "lora"
+
+
+def test_runs_of_one_name_have_folders_of_their_own(tmp_path, monkeypatch):
+    """In TENSORBOARD_LOGGING_DIR: six settings of LoRA in a study have one name, and would be drawn as one curve."""
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path))
+    for digest in ("a" * 64, "b" * 64):
+        made = record()
+        made.recipe.hash = digest
+        one = tensorboard_.TRACKER()
+        one.start(made, tmp_path / "run")
+        one.finish(made, {}, [])
+    assert [path.name.rpartition("--")[2] for path in sorted(tmp_path.iterdir())] == ["a" * 8, "b" * 8]
+
+
+def test_names_that_mlflow_refuses_are_changed():
+    assert mlflow_.allowed("after/test/lm_eval:acc,none_low") == "after/test/lm_eval_acc_none_low"
+    assert mlflow_.allowed("training.learning_rate") == "training.learning_rate"
 
 
 def test_wandbs_offline_file_gives_back_the_run(tmp_path, monkeypatch):
