@@ -60,6 +60,12 @@ def neutral_text(data: Path) -> str:
     return "\n\n".join(dict.fromkeys(contexts))
 
 
+def is_trained(folder: Path) -> bool:
+    """Return whether a run of the base ended well, which is then taken as it is, as a sweep does with its runs."""
+    record = folder / "record.json"
+    return record.is_file() and json.loads(record.read_text(encoding="utf-8"))["status"] == "ok"
+
+
 def main() -> None:
     """Train the base, tune it, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,10 +85,11 @@ def main() -> None:
     few = ["limit={train: 64, test: 40}"] if asked.small else []
     (recipes / "base.yaml").write_text(BASE.replace("EPOCHS", "1" if asked.small else "6"), encoding="utf-8")
     folder = f"dataset.source.folder={data}/"
-    bench(
-        *("run", str(recipes / "base.yaml"), "--config", "cpu_bf16", "--out", str(base)),
-        *(f"{folder}sst2", "dataset.quote=false", *few),
-    )
+    if not is_trained(ROOT / base):
+        bench(
+            *("run", str(recipes / "base.yaml"), "--config", "cpu_bf16", "--out", str(base), "--overwrite"),
+            *(f"{folder}sst2", "dataset.quote=false", *few),
+        )
     for name, (method, rate) in METHODS.items():
         recipe = TUNED.replace("BASE", str(base / "model")).replace("METHOD", method).replace("RATE", rate)
         recipe = recipe.replace("TEXT", str(text)).replace("TRAIN", "64" if asked.small else "640")
