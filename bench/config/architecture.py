@@ -13,12 +13,13 @@ from typing import Any
 
 from bench.config.cards import ModelCard
 from bench.config.layers import Layers
+from bench.config.validation import shortened
 from bench.config.yaml_loader import KeyPath
 from bench.errors import did_you_mean, nearest
 
 # What a run decides itself.
 NOT_GIVEN = {"num_labels"}
-# Fields of a type that the harness adds, see bench/models/attention_bias.py.
+# Fields of a type that the harness adds, true or false, see bench/models/attention_bias.py.
 OWN = {"gpt2": {"attention_bias"}}
 # What the base class adds to many a config without declaring it.
 ADDED = {"rope_parameters", "output_attentions", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"}
@@ -42,6 +43,10 @@ def problems(card: ModelCard, layers: Layers) -> Iterator[str]:
         yield f"{place}: there is no model type {kind!r}.{f' Did you mean {near!r}?' if near else ''}"
         return
     own = {"model_type", *OWN.get(kind, ())}
+    for key in OWN.get(kind, ()):
+        if not isinstance(value := card.architecture.get(key, True), bool):
+            place = layers.place(("model", "architecture", key))
+            yield f"{place}: expected true or false, got {shortened(value)}"
     given = {key: value for key, value in card.architecture.items() if key not in own}
     yield from _unknown(name, kind, given, ("model", "architecture"), layers)
 

@@ -140,6 +140,9 @@ def _sentences(
         if problems[0]["type"] == "extra_forbidden"
     }
     for path, problems in by_path.items():
+        # Items that are wrong leave a list too short.
+        if problems[0]["type"] == "too_short" and any(path == other[:-1] for other in by_path if other):
+            continue
         if problems[0]["type"] != "missing" or path not in misspelt:
             yield f"{layers.place((*prefix, *path))}: {_sentence(problems, model, data, layers, prefix)}"
 

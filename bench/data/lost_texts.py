@@ -10,6 +10,8 @@ from bench.records.record import RunWarning
 MANY_TEXTS = 0.25
 # An answer that is cut is lost, so that few are many.
 MANY_ANSWERS = 0.05
+# Of texts without a known word, as of answers that can't be read, a share from here on is more than the odd slip.
+MANY_UNREAD = 0.1
 # Below, tokens that stand for no characters of their own may be why.
 MANY_POSITIONS = 0.05
 
@@ -31,6 +33,14 @@ def answers_cut(split: str, cut: int, total: int, how: str) -> RunWarning | None
     if not total or cut / total < MANY_ANSWERS:
         return None
     return RunWarning(code="answers_cut", sentence=f"{split}: {cut:,} of {total:,} answers ({cut / total:.0%}) {how}")
+
+
+def without_terms(split: str, count: int, total: int) -> RunWarning | None:
+    """Return a warning of texts in which a classifier of words finds none that it knows."""
+    if not total or count / total < MANY_UNREAD:
+        return None
+    sentence = f"{split}: {count:,} of {total:,} texts ({count / total:.0%}) hold no term of the training texts"
+    return RunWarning(code="no_known_terms", sentence=f"{sentence}, and all get the same answer")
 
 
 def positions(rows: Sequence[Mapping[str, Any]], features: Sequence[Feature]) -> RunWarning | None:

@@ -126,16 +126,24 @@ def first_loss(loss: float, labels: FirstLabels, *, is_new: bool) -> RunWarning 
     return None
 
 
-# ---------------------------------------------------------------- prompted, not trained
+# ---------------------------------------------------------------- scored, not trained
 
 
 def within_chance(
-    where: str, name: str, score: Score, floors: Mapping[str, float | int | None], *, higher_is_better: bool
+    where: str,
+    name: str,
+    score: Score,
+    floors: Mapping[str, float | int | None],
+    *,
+    higher_is_better: bool,
+    is_prompted: bool = True,
 ) -> RunWarning | None:
-    """Return a warning of a prompted model's score that is not above what needs no model, by its own interval.
+    """Return a warning of an untrained score that is not above what needs no model, by its own interval.
 
     floors: name of a baseline -> its value of the same metric. where: what was scored, e.g. "before test".
+    is_prompted: or else the model answers by a head that its checkpoint brought.
     """
+    code = "within_chance" if is_prompted else "kept_head_within_chance"
     value, sign = score.value, 1 if higher_is_better else -1
     if not isinstance(value, int | float) or not math.isfinite(value):
         return None
@@ -157,7 +165,7 @@ def within_chance(
     sentence = f"{where}: {name} {value:.3f} on {score.examples:,} examples ({shown}) {verb} answers without a model"
     if len(ends) == 2 and max(ends) <= 1 and abs(ends[1] - ends[0]) > WIDE:
         return RunWarning(
-            code="within_chance",
+            code=code,
             sentence=f"{sentence} ({listed}); so few examples leave it open: score more before concluding anything",
         )
-    return RunWarning(code="within_chance", sentence=f"{sentence} ({listed})")
+    return RunWarning(code=code, sentence=f"{sentence} ({listed})")

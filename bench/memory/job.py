@@ -14,11 +14,17 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from bench.config import named_cards, registry, resolve, yaml_loader
-from bench.config.fields import InvalidKey, PositiveInt, Share, Strict, Text
+from bench.config.fields import Distinct, InvalidKey, PositiveInt, Share, Strict, Text
 from bench.config.layers import Layers
 from bench.config.validation import Problems, validate
 from bench.errors import RecipeError
 
+# Fields of an architecture that are sizes, by the names that families give them.
+SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "n_embd", "n_layer", "n_head", "d_model", "d_ff", "num_layers", "num_heads", "n_positions",
+    "max_position_embeddings",
+)  # fmt: skip
 Sixteen = Literal["bfloat16", "float16", "float32"]
 COMMAND_LINE = "command line"
 
@@ -28,7 +34,9 @@ class LitgptLora(Strict):
 
     r: PositiveInt = 8
     dropout: Share = 0.05
-    on: tuple[Literal["query", "key", "value", "projection", "mlp", "head"], ...] = ("query", "value")
+    on: Annotated[
+        tuple[Literal["query", "key", "value", "projection", "mlp", "head"], ...], Field(min_length=1), Distinct
+    ] = ("query", "value")
 
 
 class Job(Strict):
@@ -79,6 +87,7 @@ class Job(Strict):
             raise InvalidKey("model", "name a `model`, or give its `architecture`: exactly one of them")
         if self.architecture and not isinstance(self.architecture.get("model_type"), str):
             raise InvalidKey("architecture", "transformers' `model_type` is missing, e.g. llama")
+        self._check_sizes()
         if self.code == "litgpt":
             given = {"adapter": self.adapter, "autocast": self.autocast, "loss_tokens": self.loss_tokens}
             for key in (name for name, value in given.items() if value is not None):
@@ -91,11 +100,41 @@ class Job(Strict):
             )
         if isinstance(self.adapter, dict) and not isinstance(self.adapter.get("peft_type"), str):
             raise InvalidKey("adapter", "PEFT's `peft_type` is missing, e.g. LORA")
+        self._check_effects()
         if self.quantization is not None and self.adapter is None and self.lora is None:
             raise InvalidKey("quantization", "weights in 4 bits are not trained; give an adapter")
         if self.gpus > 1 and (self.quantization is not None or self.optimizer.startswith("paged")):
             raise InvalidKey("gpus", "weights in 4 bits and paged optimizers are planned on one GPU alone")
         return self
+
+    def _check_sizes(self) -> None:
+        """Raise InvalidKey for sizes of an architecture that no model has."""
+        known = self.architecture
+        for name in SIZES:
+            if isinstance(value := known.get(name), int | float) and value < 1:
+                raise InvalidKey(f"architecture.{name}", f"expected a number above 0, got {value}")
+        heads, groups = known.get("num_attention_heads"), known.get("num_key_value_heads")
+        if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
+            raise InvalidKey(
+                "architecture.num_key_value_heads",
+                f"{heads} heads of queries can't share {groups} of keys evenly",
+            )
+
+    def _check_effects(self) -> None:
+        """Raise InvalidKey for a setting that the job can't honour: what is said of a job must be in its plan."""
+        flash_in_32 = self.attention == "flash_attention_2" and self.dtype == "float32" and self.autocast is None
+        litgpt, four_bits = self.code == "litgpt", self.quantization is not None
+        rules = (
+            (not flash_in_32, "attention", "flash_attention_2 computes in 16 bits alone"),
+            (not litgpt or self.attention == "sdpa", "attention", "code litgpt calls torch's sdpa alone"),
+            (not litgpt or "use_cache" not in self.model_fields_set, "use_cache", "this is for code transformers"),
+            (self.adapter_dtype is None or self.adapter is not None, "adapter_dtype", "there is no `adapter`"),
+            (not self.old_bitsandbytes or (litgpt and four_bits), "old_bitsandbytes", "only with litgpt in 4 bits"),
+            (self.stable_embedding or (litgpt and four_bits), "stable_embedding", "only with litgpt in 4 bits"),
+        )
+        for holds, key, why in rules:
+            if not holds:
+                raise InvalidKey(key, f"{why}; remove or change it")
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -109,10 +148,16 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Job:
     Raises RecipeError with a line for each problem.
     """
     document = yaml_loader.read(path)
+    if {"dataset", "method"} & set(document.data) and "lengths" not in document.data:
+        raise RecipeError(f"{path}: this is a recipe, and no job of another program; plan it without --job")
     layers, problems = Layers(), Problems()
     layers.lay(document.data, ("job",), document)
+    given_before = set[str]()
     for text in overrides:
         dotted, equals, value = text.partition("=")
+        if dotted in given_before:
+            raise RecipeError(f"{COMMAND_LINE}: {dotted}: this key is given twice")
+        given_before.add(dotted)
         if not equals or not all(dotted.split(".")):
             raise RecipeError(f"{COMMAND_LINE}: {text!r} is not of the form key.path=value")
         given = yaml_loader.override(tuple(dotted.split(".")), value, COMMAND_LINE)
@@ -125,7 +170,9 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Job:
     if isinstance(job.adapter, str):
         file = path.parent / job.adapter
         found = yaml_loader.read(file if file.is_file() or not Path(job.adapter).is_file() else Path(job.adapter)).data
-        job = Job.model_validate({**job.model_dump(), "adapter": found})
+        if not isinstance(found.get("peft_type"), str):
+            raise RecipeError(f"{file}: PEFT's `peft_type` is missing, e.g. LORA")
+        job = job.model_copy(update={"adapter": found})
     return job
 
 

@@ -12,7 +12,7 @@ from bench.config.contracts import LoadPlan
 from bench.errors import BenchError, SetupError, did_you_mean
 from bench.memory import litgpt_model, state_sizes
 from bench.memory.job import Job, architecture_of
-from bench.models import build
+from bench.models import build, input_limits
 from bench.models.library_internals import bitsandbytes_internals
 from bench.training.memory_saving import checkpoint_activations
 from bench.utils.loading_errors import reason
@@ -32,7 +32,14 @@ def build_model(job: Job) -> nn.Module:
         dtype=job.dtype,
         attention="eager" if job.attention == "eager" else "sdpa",
     )
-    return _litgpt(job, card) if job.code == "litgpt" else _transformers(job, card)
+    try:
+        model = _litgpt(job, card) if job.code == "litgpt" else _transformers(job, card)
+    except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise SetupError(f"the job's model can't be built: {reason(error)}") from error
+    positions = None if job.code == "litgpt" else input_limits.of_input(model).positions
+    if positions is not None and max(job.lengths) > positions:
+        raise SetupError(f"lengths: {max(job.lengths)} tokens, but the model has {positions} positions at most")
+    return model
 
 
 def _transformers(job: Job, card: ModelCard) -> nn.Module:
@@ -64,8 +71,8 @@ def _wrapped(model: Any, job: Job) -> Any:
     kind, known = options.pop("peft_type"), peft.PEFT_TYPE_TO_CONFIG_MAPPING
     if kind not in known:
         raise SetupError(
-            f"adapter.peft_type: {kind!r} is not known to the installed PEFT {peft.__version__}"
-            f"{did_you_mean(kind, [str(name) for name in known])}"
+            f"adapter.peft_type: {kind!r} is not known to the installed PEFT {peft.__version__}."
+            f"{did_you_mean(kind.upper(), [name.value for name in known])}"
         )
     if kind in _FROM_WEIGHTS:
         raise SetupError(
@@ -78,8 +85,11 @@ def _wrapped(model: Any, job: Job) -> Any:
     for name in options:
         if name not in fields:
             raise SetupError(
-                f"adapter.{name}: {known[kind].__name__} has no such field{did_you_mean(name, list(fields))}"
+                f"adapter.{name}: {known[kind].__name__} has no such field.{did_you_mean(name, list(fields))}"
             )
+    for name in options.get("modules_to_save") or ():
+        if not any(place == name or place.endswith(f".{name}") for place, _ in model.named_modules()):
+            raise SetupError(f"adapter.modules_to_save: the model has no module {name!r}, and PEFT would say nothing")
     try:
         wrapped = peft.get_peft_model(
             model, known[kind](task_type="CAUSAL_LM", **options), autocast_adapter_dtype=job.adapter_dtype != job.dtype

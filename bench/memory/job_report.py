@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench.errors import BenchError, SetupError
+from bench.errors import BenchError
 from bench.memory import job as jobs
 from bench.memory import job_model
 from bench.memory.job import Job
@@ -74,11 +74,13 @@ def _to_make_it_fit(path: Path, overrides: tuple[str, ...], job: Job, card: Card
     """Return the first change of settings with which the job fits the card."""
     usable = card.usable or 0
     for change in _CHANGES:
+        names = {text.partition("=")[0] for text in change}
+        kept = (text for text in overrides if text.partition("=")[0] not in names)
         try:
-            changed = jobs.load(path, (*overrides, *change))
+            changed = jobs.load(path, (*kept, *change))
             if changed != job and replay(changed, card.capability).needed <= usable:
                 return f"to make it fit: {' '.join(change)}"
-        except SetupError:
+        except BenchError:  # a change that does not go with the job's other settings
             continue
     tried = ", ".join(dict.fromkeys(item for change in _CHANGES for item in change))
     return f"none of {tried} makes it fit, nor all of them; take weights in 4 bits, a smaller model or shorter texts"

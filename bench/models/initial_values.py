@@ -36,6 +36,19 @@ def of_model(model: Any, weights: str) -> InitialValues:
     return InitialValues(head=tuple(sorted(of_head)), body=tuple(body), body_size=size)
 
 
+def new_names(model: Any, weights: str) -> list[str]:
+    """Return the parameters that a checkpoint did not have, by the names that they have now, sorted.
+
+    An MLP head is new whatever the checkpoint has in its place. Of a model that is random as a whole: none.
+    """
+    names = set(getattr(model, heads.MISSING, ()))
+    for head in heads.head_names(model) if weights == "pretrained" else ():
+        if isinstance(module := getattr(model, head), heads.MlpHead):
+            names = {name for name in names if not name.startswith(f"{head}.")}
+            names |= {f"{head}.{name}" for name, _ in module.named_parameters()}
+    return sorted(names)
+
+
 def trains_head(adapted: Any, initial: InitialValues) -> bool:
     """Return whether a new head is trained, by gradients or as a probe that is fitted; True without a new head."""
     if isinstance(adapted, heads.ProbeModel) or not initial.head:

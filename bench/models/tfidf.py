@@ -112,6 +112,10 @@ class TfidfModel(nn.Module):
         spread[:, self.classes] = torch.from_numpy(values).log_softmax(-1).numpy()
         return torch.from_numpy(spread)
 
+    def without_terms(self, texts: Sequence[str]) -> int:
+        """Return how many texts hold none of the fitted terms, and so all get the same answer."""
+        return int((self.vectorizer.transform(texts).getnnz(axis=1) == 0).sum())
+
     def words(self, text: str) -> int:
         """Return how many words of a text are counted, before they are joined to n-grams."""
         return len(self.vectorizer.build_tokenizer()(text))

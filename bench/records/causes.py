@@ -20,6 +20,10 @@ BY_CODE = {
     "texts_cut": (
         "What stands behind the cut is never read: raise max_length, as far as the model goes, or say how much was read"
     ),
+    "no_known_terms": (
+        "Method tfidf reads words: usually the scored texts are of another language or subject, words are not "
+        "separated by blanks, as in Chinese, or n-grams are longer than the texts"
+    ),
     "answers_cut": (
         "What was cut can't be learned, or not be given: raise what is named, or max_length (of spans also "
         "spans.doc_stride, the overlap of two windows)"
@@ -41,6 +45,10 @@ BY_CODE = {
     "within_chance": (
         "Usual causes: the prompt or its answers do not suit the model, its chat template is missing, or the model is "
         "too small for the task: look at some prompts with their answers before comparing with this score"
+    ),
+    "kept_head_within_chance": (
+        "The checkpoint brought its own head. Usual causes: its outputs stand for other labels, or for these in "
+        "another order; it was trained for another task or language; or it learned texts in another form"
     ),
     "one_label_predicted": (
         "Usual causes: in training, a learning rate too high or too low, too few steps, or labels that are not "

@@ -24,6 +24,12 @@ def check(run: RunContext, corpus: Corpus, *, by_gradients: bool) -> None:
     chooses |= fits
     if not chooses and not allowed:
         return
+    if chooses and _is_training_split(corpus, name):
+        run.record.warn(
+            "selection_on_train",
+            f"the split {name!r}, which {use}, holds the training texts: what a model has learned by heart looks best "
+            "there, and overfitting is not seen; name another split as evaluation.validation",
+        )
     shares = {split: _shared(corpus, name, split) for split in recipe.evaluation.splits}
     same = [split for split, share in shares.items() if share >= SAME_SHARE]
     if same and not allowed:
@@ -46,6 +52,12 @@ def check(run: RunContext, corpus: Corpus, *, by_gradients: bool) -> None:
         )
     elif allowed:
         run.record.note("evaluation.allow_selection_on_test has no effect: nothing is chosen on a scored split")
+
+
+def _is_training_split(corpus: Corpus, name: str) -> bool:
+    """Return whether a split is the training one; texts that both have are found as leakage."""
+    train, own = corpus.splits.get("train"), corpus.splits.get(name)
+    return name == "train" or (train is not None and own is not None and train.fingerprint == own.fingerprint)
 
 
 def _shared(corpus: Corpus, name: str, other: str) -> float:

@@ -164,7 +164,7 @@ def adapted_model(
         copied=getattr(options, "config", {}).get("modules_to_save") or (),
     )
     model = sharded_load.together(make) if sharded else make()
-    fresh = [*getattr(model, heads.MISSING)]
+    fresh = initial_values.new_names(model, weights)
     before_head = build.count_parameters(model)["total"] - heads.count_in_heads(model)
     if base_folder is not None and weights == "random" and plan.quantization is None:
         # A random base model can't be had anywhere else, and the adapter is worth nothing without it.

@@ -7,6 +7,7 @@ import numpy as np
 from bench import console
 from bench.config import contracts
 from bench.config.cards import NO_MODEL
+from bench.data import lost_texts
 from bench.data.dataset import Corpus
 from bench.evaluation.readers import tfidf as reader
 from bench.models import build, tfidf
@@ -49,8 +50,20 @@ def fit(run: RunContext) -> None:
     if absent:
         names = ", ".join(run.inputs.corpus.labels[number] for number in absent)
         run.record.note(f"labels of no training text, which are never predicted: {names}")
+    _tell_of_unread(run, model)
     counts = run.record.model.parameters
     console.say(f"{type(model).__name__}: {len(model.idf):,} terms, {counts['total']:,} fitted numbers")
+
+
+def _tell_of_unread(run: RunContext, model: tfidf.TfidfModel) -> None:
+    """Note how many scored texts hold no fitted term, and warn where these are many."""
+    for name in run.resolved.recipe.evaluation.splits:
+        texts = [feature["text"] for feature in run.inputs.splits[name].features]
+        count = model.without_terms(texts)
+        if (warning := lost_texts.without_terms(name, count, len(texts))) is not None:
+            run.record.warn_of(warning)
+        elif count:
+            run.record.note(f"{name}: {count} of {len(texts)} texts hold no term of the training texts")
 
 
 def _known(model: tfidf.TfidfModel, labels: np.ndarray) -> set[int]:

@@ -22,9 +22,7 @@ def warn(run: RunContext, stage: str, split: str, scored: Predictions, constants
     absent = exhibits.absent_labels(split, scores, scored.references, labels)
     for note in [*notes, *([absent] if absent else [])]:
         run.record.note(note)
-    # A new head or body answers at random before training, which is no finding.
-    model = run.record.model
-    new = model is not None and (bool(model.newly_initialized) or model.weights == "random")
+    model, new = run.record.model, _is_new(run)
     if stage == "after" or not new:
         findings += exhibits.of_predictions(where, scored, labels)
     if stage == "after":
@@ -34,12 +32,27 @@ def warn(run: RunContext, stage: str, split: str, scored: Predictions, constants
     for finding in findings:
         run.record.warn(finding.code, finding.sentence)
     known = {finding.code for finding in findings}
-    if run.record.prompts is not None and not new and "not_better_than_baseline" not in known:
+    if model is not None and not new and "not_better_than_baseline" not in known:
         _warn_of_chance(run, stage, split)
 
 
+def _is_new(run: RunContext) -> bool:
+    """Return whether a new head or body answers at random before training, which is no finding.
+
+    A head of two layers, and a probe, are new though the checkpoint has all that it should.
+    """
+    model = run.record.model
+    if model is None:
+        return False
+    replaced = run.inputs.plan.trains == "features" or (run.initial is not None and bool(run.initial.head))
+    return replaced or bool(model.newly_initialized) or model.weights == "random"
+
+
 def _warn_of_chance(run: RunContext, stage: str, split: str) -> None:
-    """Warn of a model that is prompted and was not trained, whose score may be that of answers without a model."""
+    """Warn of a prompted model, or of a head that its checkpoint brought, whose score may be one without a model.
+
+    Only as long as nothing was trained; a score after training is held against constant answers.
+    """
     if stage == "after" and run.inputs.plan.trains != "nothing":
         return
     where, scores = f"{stage} {split}", accessors.scalars(run.record, stage, split)
@@ -48,8 +61,16 @@ def _warn_of_chance(run: RunContext, stage: str, split: str) -> None:
         return
     kinds = ("random", *accessors.CONSTANT_BASELINES)
     floors = {kind: values.get(name) for kind, values in run.record.baselines[split].items() if kind in kinds}
-    higher = registry.higher_is_better(name)
-    run.record.warn_of(starting_points.within_chance(where, name, scores[name], floors, higher_is_better=higher))
+    run.record.warn_of(
+        starting_points.within_chance(
+            where,
+            name,
+            scores[name],
+            floors,
+            higher_is_better=registry.higher_is_better(name),
+            is_prompted=run.record.prompts is not None,
+        )
+    )
 
 
 def _lost(run: RunContext, split: str) -> list[exhibits.Finding]:

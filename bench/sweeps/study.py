@@ -282,6 +282,14 @@ def _has_title(path: Path) -> bool:
         return False
 
 
+def _kind(path: Path) -> str:
+    """Return what a path is that is no study, in words; of a folder also the studies below it."""
+    if not path.is_dir():
+        return "a recipe"
+    below = " ".join(str(file.parent) for file in sorted(path.glob(f"*/{FILE}")))
+    return f"a folder{f'; its studies are: {below}' if below else ' of recipes'}"
+
+
 def plan(paths: list[Path], request: SweepRequest) -> Plan:
     """Return the systems of studies and recipes. Raises RecipeError for any invalid run, before anything starts."""
     sweep = Plan()
@@ -292,9 +300,9 @@ def plan(paths: list[Path], request: SweepRequest) -> Plan:
             for variant in _variants(study, path, request):
                 sweep.systems += _systems(variant, path, request)
         elif request.mini:
-            raise RecipeError(f"{path}: --mini needs a study, which defines its mini variant; this is a recipe")
+            raise RecipeError(f"{path}: --mini needs a study, which defines its mini variant; this is {_kind(path)}")
         elif request.variant != "own":
-            raise RecipeError(f"{path}: --variant {request.variant} needs a study; this is a recipe")
+            raise RecipeError(f"{path}: --variant {request.variant} needs a study; this is {_kind(path)}")
         else:
             sweep.systems += [
                 _system(one, (), request, request.seeds or 1) for one in (_recipes(path) if path.is_dir() else [path])

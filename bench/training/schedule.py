@@ -90,6 +90,11 @@ class Budget:
                 f"training.warmup: {training.warmup:g} of {self.steps} steps is all of them; the full learning rate is "
                 "never reached"
             )
+        if training.schedule_per == "epoch" and training.schedule != "constant" and self.num_epochs == 1:
+            notes.append(
+                f"training.schedule: {training.schedule} has no effect: by epochs the learning rate changes when one "
+                f"has ended, and training ends with the first ({self.steps} steps)"
+            )
         validations = sum(self.validates(step) for step in range(1, self.steps + 1))
         if training.early_stopping is not None and validations <= training.early_stopping.patience:
             notes.append(

@@ -14,6 +14,7 @@ import argparse
 import concurrent.futures
 import csv
 import json
+import math
 import statistics
 import sys
 from collections.abc import Iterator
@@ -24,8 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
+from pydantic import ValidationError  # noqa: E402
+
 from bench import console  # noqa: E402
-from bench.errors import BenchError  # noqa: E402
+from bench.cli.options import refuse_outputs  # noqa: E402
+from bench.errors import BenchError, did_you_mean  # noqa: E402
 from bench.memory.job import Job  # noqa: E402
 from bench.memory.replay import replay  # noqa: E402
 from bench.utils import files, hardware  # noqa: E402
@@ -130,12 +134,8 @@ CONTRADICTS = "not its settings"
 
 
 def job_of(row: dict[str, str]) -> dict[str, Any]:
-    """Return the settings of a row's job. Raises BenchError for a source or configuration that is not known."""
-    if row["source"] == "peft":
-        return _peft(row)
-    if row["source"] == "litgpt":
-        return _litgpt(row)
-    raise BenchError(f"{row['name']}: source {row['source']!r} is not known; take peft or litgpt")
+    """Return the settings of a row's job. Raises BenchError for a configuration that is not known."""
+    return _peft(row) if row["source"] == "peft" else _litgpt(row)
 
 
 def _peft(row: dict[str, str]) -> dict[str, Any]:
@@ -175,8 +175,8 @@ def _litgpt(row: dict[str, str]) -> dict[str, Any]:
     else:
         given = json.loads(row["method"])
         job["lora"] = {
-            "r": int(given["r"] or 32), "dropout": float(given["lora_dropout"] or 0.05),
-            "on": tuple(given["on"] or ("query", "value")),
+            "r": int(given.get("r") or 32), "dropout": float(given.get("lora_dropout") or 0.05),
+            "on": tuple(given.get("on") or ("query", "value")),
         }  # fmt: skip
     return job
 
@@ -187,6 +187,10 @@ def forecast(row: dict[str, str]) -> dict[str, Any]:
     try:
         job = Job.model_validate(job_of(row))
         found = replay(job)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        note = f"its settings are no job: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
+        return {**kept, "predicted_gib": None, "fits": None, "note": note}
     except BenchError as error:
         return {**kept, "predicted_gib": None, "fits": None, "note": str(error).splitlines()[0]}
     note = ""
@@ -198,8 +202,7 @@ def forecast(row: dict[str, str]) -> dict[str, Any]:
     if measured is not None and held > measured:
         note = f"{CONTRADICTS}: weights, gradients and the optimizer's state alone take {held:.2f} GiB"
     size = found.reserved if row["kind"] == "reserved" else found.allocated
-    usable = hardware.memory(row["gpu"].split("x")[-1].removeprefix("NVIDIA "))
-    fits = found.needed <= usable
+    fits = found.needed <= _usable(row["gpu"])
     return {**kept, "predicted_gib": round(size / GIB, 3), "fits": fits, "note": note}
 
 
@@ -218,18 +221,83 @@ def error_of(row: dict[str, Any]) -> float | None:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file, without lines that begin with #. Raises BenchError for one of other columns."""
+    """Return the rows of a CSV file, without lines that begin with #.
+
+    Raises BenchError for one of other columns, and with a line for each row that can't be what it says.
+    """
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        numbered = enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1)
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"{path} can't be read: {error}") from error
-    rows = list(csv.DictReader(lines))
-    missing = [name for name in COLUMNS if rows and name not in rows[0]]
-    if missing or not rows:
+    lines = [(number, line) for number, line in numbered if line.strip() and not line.startswith("#")]
+    table = csv.DictReader(line for _, line in lines)
+    missing = [name for name in COLUMNS if name not in (table.fieldnames or ())]
+    if missing:
         raise BenchError(
-            f"{path}: a table with the columns {', '.join(COLUMNS)} is expected; {missing or 'rows'} missing"
+            f"{path}: a table with the columns {', '.join(COLUMNS)} is expected; {', '.join(missing)} missing"
         )
+    rows, problems, known = [], list[str](), set[tuple[str, str]]()
+    for row in table:
+        problem = _problem(row)
+        if problem is None and (row["source"], row["name"]) in known:
+            problem = f"{row['source']} has {row['name']!r} twice"
+        if problem is not None:
+            problems.append(f"{path}:{lines[table.line_num - 1][0]}: {problem}")
+            continue
+        known.add((row["source"], row["name"]))
+        rows.append(row)
+    if problems:
+        raise BenchError("\n".join(problems))
+    if not rows:
+        raise BenchError(f"{path}: the table has no rows")
     return rows
+
+
+def _problem(row: dict[str, str]) -> str | None:
+    """Return why a row can't be what it says, or None."""
+    if None in row or None in row.values():
+        return "other than the header's number of cells"
+    if row["source"] not in SOURCES:
+        return f"source: {row['source']!r} is not known.{did_you_mean(row['source'], SOURCES)}"
+    for name in ("micro_batch", "max_tokens", *(["trainable"] if row["trainable"] else [])):
+        if not row[name].isascii() or not row[name].isdigit() or int(row[name]) == 0:
+            return f"{name}: expected a whole number above 0, got {row[name]!r}"
+    choices = {"kind": ("reserved", "allocated"), "checkpointing": ("True", "False"), "autocast": ("True", "False")}
+    for name, allowed in choices.items():
+        if row[name] not in allowed:
+            return f"{name}: expected {' or '.join(allowed)}, got {row[name]!r}"
+    return _problem_of_method(row["method"]) or _problem_of_peak(row)
+
+
+def _problem_of_method(text: str) -> str | None:
+    try:
+        adapter = {} if text == "full" else json.loads(text)
+    except ValueError:
+        adapter = None
+    return None if isinstance(adapter, dict) else f"method: expected full, or an adapter's config in JSON, got {text!r}"
+
+
+def _problem_of_peak(row: dict[str, str]) -> str | None:
+    """Return why a measured peak can't be one in GiB on the row's GPU."""
+    text = row["p99_gib"] or row["peak_gib"]
+    if text == OOM:
+        return None
+    try:
+        size, usable = float(text), _usable(row["gpu"]) / GIB
+    except ValueError:
+        size, usable = math.nan, math.inf
+    except BenchError as error:
+        return f"gpu: {error}"
+    if not 0 < size < math.inf:
+        return f"a peak is a number of GiB above 0, or {OOM}; got {text!r}"
+    if size > usable:
+        return f"a peak of {size:g} GiB does not fit into the {usable:.1f} GiB of {row['gpu']}: is it of another unit?"
+    return None
+
+
+def _usable(gpu: str) -> int:
+    """Return the bytes of one of a row's GPUs, "4xA10G" or "NVIDIA L40S"."""
+    return hardware.memory(gpu.split("x")[-1].removeprefix("NVIDIA "))
 
 
 def lines_of(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -268,12 +336,12 @@ def _table(rows: list[dict[str, Any]]) -> Iterator[str]:
     for row in rows:
         measured, error = measured_of(row), error_of(row)
         cells = [
-            row["name"],
+            row["name"].replace("|", "\\|"),
             OOM if measured is None else f"{measured:.3f}",
             "" if row["predicted_gib"] is None else f"{row['predicted_gib']:.3f}",
             "" if error is None else f"{error:+.1%}",
             {True: "yes", False: "no", None: ""}[row["fits"]],
-            row["note"],
+            row["note"].replace("|", "\\|"),
         ]
         yield f"| {' | '.join(cells)} |"
 
@@ -314,6 +382,13 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that work side by side")
     options = parser.parse_args()
     try:
+        if options.jobs < 1:
+            raise BenchError(f"--jobs: expected a number above 0, got {options.jobs}")
+        if options.output is not None and options.output.suffix != ".md":
+            raise BenchError(
+                f"-o: expected a name ending in .md, beside which a .json is written; got {options.output}"
+            )
+        refuse_outputs(options.output)
         rows = [row for row in read(options.file) if options.only in f"{row['source']} {row['name']}"]
         if not rows:
             raise BenchError(f"no row of {options.file} holds {options.only!r}")
@@ -336,23 +411,13 @@ def as_json(rows: list[dict[str, Any]]) -> str:
 
 
 def _forecasts(rows: list[dict[str, str]], jobs: int) -> Iterator[dict[str, Any]]:
-    """Yield the forecast of each row, those that ask for the same job once; say where it stands on stderr."""
-    distinct = {_key(row): row for row in rows}
+    """Yield the forecast of each row; say where it stands on stderr."""
     with concurrent.futures.ProcessPoolExecutor(jobs) as pool:
-        done: dict[str, dict[str, Any]] = {}
-        for key, found in zip(distinct, pool.map(forecast, distinct.values()), strict=True):
-            done[key] = found
+        for found in pool.map(forecast, rows):
             error = error_of(found)
             shown = found["note"] if error is None else f"{found['predicted_gib']:.3f} GiB, {error:+.1%}"
             print(f"{found['name']}: {shown}", file=sys.stderr, flush=True)
-    own = ("predicted_gib", "fits", "note")
-    for row in rows:
-        yield {name: row[name] for name in COLUMNS} | {name: done[_key(row)][name] for name in own}
-
-
-def _key(row: dict[str, str]) -> str:
-    """Return what a forecast of a row depends on."""
-    return json.dumps([row["name"] if row["source"] == "peft" else row["name"].split()[0], row["gpu"]])
+            yield found
 
 
 if __name__ == "__main__":

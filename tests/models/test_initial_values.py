@@ -43,6 +43,19 @@ def test_a_new_head_on_a_pretrained_body_is_trained(checkpoint, method):
     assert trained
 
 
+def test_new_parameters_have_the_names_of_the_head_that_is_there(checkpoint):
+    module, options = tiny.options("full")
+    known = CARD.model_copy(update={"id": str(checkpoint), "weights": "pretrained"})
+    model = tiny.build(known, checkpoint, module.load_plan(options), weights="pretrained")
+    assert initial_values.new_names(model, "pretrained") == ["classifier.bias", "classifier.weight"]
+    heads.attach_mlp(model, 8, 0.1, norm=True)
+    layers = ["mlp_in.bias", "mlp_in.weight", "mlp_norm.bias", "mlp_norm.weight", "mlp_out.bias", "mlp_out.weight"]
+    assert initial_values.new_names(model, "pretrained") == [f"classifier.{name}" for name in layers]
+    setattr(model, heads.MISSING, [])  # the checkpoint had a head, which is replaced
+    assert initial_values.new_names(model, "pretrained") == [f"classifier.{name}" for name in layers]
+    assert initial_values.new_names(model, "random") == []
+
+
 def test_a_new_head_that_is_frozen_is_not(checkpoint):
     module, options = tiny.options("zero_shot")
     known = CARD.model_copy(update={"id": str(checkpoint)})

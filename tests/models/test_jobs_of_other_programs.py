@@ -1,12 +1,13 @@
 """Plans of jobs of other programs: their settings, their steps without numbers, and the allocator that they fill."""
 
+import csv
 import json
 
 import pytest
 import torch
 
 from bench.cli import main
-from bench.errors import RecipeError, SetupError
+from bench.errors import BenchError, RecipeError, SetupError
 from bench.memory import job as jobs
 from bench.memory import job_model
 from bench.memory.allocator import BLOCK, MIB, CachingAllocator
@@ -188,6 +189,10 @@ def test_bitsandbytes_that_keeps_inputs_needs_more_and_longer():
 
 
 GOOD = "model: llama32_1b\nlengths: [16]\n"
+SMALL = (
+    "architecture: {{model_type: llama, vocab_size: 99, intermediate_size: 64, num_attention_heads: 4, {}}}\n"
+    "lengths: [16]\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +204,7 @@ GOOD = "model: llama32_1b\nlengths: [16]\n"
         ("architecture: {hidden_size: 8}\nlengths: [16]\n", (), "model_type"),
         (GOOD, ("micro_batch=0",), "command line: micro_batch"),
         (GOOD, ("micro_batch",), "not of the form"),
+        (GOOD, ("micro_batch=2", "micro_batch=4"), "command line: micro_batch: this key is given twice"),
         (GOOD + "quantization: nf4\n", (), "weights in 4 bits are not trained"),
         (GOOD + "code: litgpt\nadapter: {peft_type: LORA}\n", (), "litgpt's LoRA is `lora`"),
         (GOOD + "lora: {r: 8}\n", (), "this is litgpt's"),
@@ -211,6 +217,26 @@ GOOD = "model: llama32_1b\nlengths: [16]\n"
         (GOOD + "adapter: no_such_file.json\n", (), "no_such_file.json"),
         (GOOD.replace("llama32_1b", "gpt2") + "code: litgpt\n", (), "is not known to be built there"),
         (GOOD + "gpus: 2\noptimizer: paged_adamw_8bit\n", (), "planned on one GPU alone"),
+        ("dataset: reviews\nmethod: full\n", (), "this is a recipe, and no job of another program"),
+        ("model: llama32_1b\nlengths: [0]\n", (), r"^[^\n]*lengths\.0: expected a number greater than 0, got 0\.$"),
+        (GOOD + "code: litgpt\nlora: {on: []}\n", (), "lora.on: expected at least one item"),
+        (GOOD + "code: litgpt\nlora: {on: [key, key]}\n", (), "'key' is listed twice"),
+        # Settings that nothing honours.
+        (GOOD + "code: litgpt\nattention: eager\n", (), "attention: code litgpt calls torch's sdpa alone"),
+        (GOOD + "code: litgpt\nuse_cache: false\n", (), "use_cache: this is for code transformers"),
+        (GOOD + "attention: flash_attention_2\ndtype: float32\n", (), "flash_attention_2 computes in 16 bits alone"),
+        (GOOD + "adapter_dtype: bfloat16\n", (), "adapter_dtype: there is no `adapter`"),
+        (GOOD + "old_bitsandbytes: true\n", (), "old_bitsandbytes: only with litgpt in 4 bits"),
+        (GOOD + "stable_embedding: false\n", (), "stable_embedding: only with litgpt in 4 bits"),
+        # Sizes that no model has.
+        (SMALL.format("hidden_size: -64"), (), r"job\.yaml:1: architecture\.hidden_size: expected a number above 0"),
+        (
+            SMALL.format("num_hidden_layers: 0"),
+            (),
+            r"architecture\.num_hidden_layers: expected a number above 0, got 0",
+        ),
+        (SMALL.format("num_key_value_heads: 3"), (), "4 heads of queries can't share 3 heads of keys evenly"),
+        (SMALL.format("hidden_size: 30"), (), "heads"),
     ],
 )
 def test_a_job_that_is_wrong_is_named_in_a_sentence(text, overrides, said, tmp_path):
@@ -276,3 +302,100 @@ def test_the_report_has_every_row_of_the_table(rows):
     assert [{name: row[name] for name in published_memory.COLUMNS} for row in read] == [
         {name: row[name] for name in published_memory.COLUMNS} for row in rows
     ]
+
+
+# ---------------------------------------------------------------- tables that are not what they should be
+
+ROW = {
+    "source": "litgpt", "name": "phi-2/lora.yaml 1xA10G", "model": "phi-2", "gpu": "1xA10G", "method": "full",
+    "dtype": "bf16-true", "quantised": "no", "micro_batch": "1", "max_tokens": "512", "checkpointing": "False",
+    "autocast": "False", "optimizer": "AdamW", "peak_gib": "13.02", "p99_gib": "", "kind": "allocated", "trainable": "",
+}  # fmt: skip
+
+
+def table(folder, *rows, columns=published_memory.COLUMNS, begin="# a comment\n"):
+    path = folder / "published.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(begin)
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"source": "litgtp"}, "source: 'litgtp' is not known. Did you mean 'litgpt'?"),
+        ({"micro_batch": "two"}, "micro_batch: expected a whole number above 0, got 'two'"),
+        ({"micro_batch": ""}, "micro_batch: expected a whole number above 0, got ''"),
+        ({"max_tokens": "0"}, "max_tokens: expected a whole number above 0, got '0'"),
+        ({"trainable": "1.5e6"}, "trainable: expected a whole number above 0, got '1.5e6'"),
+        ({"kind": "used"}, "kind: expected reserved or allocated, got 'used'"),
+        ({"checkpointing": "yes"}, "checkpointing: expected True or False, got 'yes'"),
+        ({"method": "lora"}, "method: expected full, or an adapter's config in JSON, got 'lora'"),
+        ({"method": "[1]"}, "method: expected full, or an adapter's config in JSON, got '[1]'"),
+        ({"peak_gib": ""}, "a peak is a number of GiB above 0, or oom; got ''"),
+        ({"peak_gib": "nan"}, "a peak is a number of GiB above 0, or oom; got 'nan'"),
+        ({"peak_gib": "-3"}, "a peak is a number of GiB above 0, or oom; got '-3'"),
+        ({"p99_gib": "inf"}, "a peak is a number of GiB above 0, or oom; got 'inf'"),
+        ({"peak_gib": "13332"}, "a peak of 13332 GiB does not fit into the 22"),
+        ({"gpu": "1xA10H"}, "gpu: "),
+    ],
+)
+def test_a_row_that_can_t_be_is_named_with_its_line(changed, said, tmp_path):
+    path = table(tmp_path, ROW, {**ROW, "name": "other", **changed})
+    with pytest.raises(BenchError) as error:
+        published_memory.read(path)
+    (line,) = str(error.value).splitlines()
+    assert line.startswith(f"{path}:4: {said}")
+
+
+def test_tables_that_are_no_such_tables(tmp_path):
+    with pytest.raises(BenchError, match=r"published\.csv:4: litgpt has 'phi-2/lora.yaml 1xA10G' twice"):
+        published_memory.read(table(tmp_path, ROW, ROW))
+    with pytest.raises(BenchError, match="the table has no rows"):
+        published_memory.read(table(tmp_path))
+    with pytest.raises(BenchError, match="kind, trainable missing"):
+        published_memory.read(table(tmp_path, ROW, columns=published_memory.COLUMNS[:-2]))
+    with pytest.raises(BenchError, match=r"nowhere\.csv can't be read"):
+        published_memory.read(tmp_path / "nowhere.csv")
+    for more in ("litgpt,cut off\n", ",".join([*ROW.values(), "one more"]) + "\n"):
+        path = table(tmp_path, ROW)
+        path.write_text(path.read_text(encoding="utf-8") + more, encoding="utf-8")
+        with pytest.raises(BenchError, match=r"published\.csv:4: other than the header's number of cells"):
+            published_memory.read(path)
+
+
+def test_a_table_from_a_spreadsheet_is_read_and_rows_without_a_forecast_say_why(tmp_path):
+    columns = ("note", *published_memory.COLUMNS)
+    path = table(tmp_path, {**ROW, "note": "x"}, {**ROW, "name": "phi-9/lora.yaml"}, columns=columns, begin="\ufeff#\n")
+    read = published_memory.read(path)
+    assert [row["name"] for row in read] == [ROW["name"], "phi-9/lora.yaml"]
+    found = published_memory.forecast(read[1])
+    assert (found["predicted_gib"], found["note"]) == (
+        None,
+        "phi-9/lora.yaml: there is no architecture of 'phi-9' here",
+    )
+    wrong = {**ROW, "source": "peft", "dtype": "bf16"}
+    assert published_memory.forecast(wrong)["note"].startswith("its settings are no job: dtype: Input should be")
+    text = "\n".join(published_memory.lines_of([{**found, "name": "a|b"}]))
+    assert "| a\\|b | 13.020 |  |  |  |" in text
+    assert "Out of memory" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-o", "{}/out.json"], "expected a name ending in .md"),
+        (["-o", "{}"], "expected a name ending in .md"),
+        (["--jobs", "0"], "--jobs: expected a number above 0, got 0"),
+        (["--only", "nothing"], "no row of"),
+    ],
+)
+def test_options_of_the_table_that_are_wrong_write_nothing(options, said, tmp_path, capsys, monkeypatch):
+    path = table(tmp_path, ROW)
+    monkeypatch.setattr("sys.argv", ["published_memory.py", str(path), *(text.format(tmp_path) for text in options)])
+    assert published_memory.main() == 2
+    assert said in capsys.readouterr().out
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]

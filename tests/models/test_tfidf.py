@@ -71,6 +71,11 @@ def test_a_label_of_no_text_is_never_predicted_and_one_of_all_always():
     assert found[:, 1].min() > 1 - 1e-12
 
 
+def test_texts_without_a_known_term_are_counted():
+    assert fitted(LOGISTIC, TWO, 2).without_terms(NEW) == 1
+    assert fitted(LOGISTIC | {"ngram_range": (2, 2)}, TWO, 2).without_terms(NEW) == 3
+
+
 def test_two_texts_are_joined():
     assert tfidf.joined({"text": "one", "text_pair": "two"}) == "one\ntwo"
     assert tfidf.joined({"text": "one", "text_pair": None}) == tfidf.joined({"text": "one"}) == "one"

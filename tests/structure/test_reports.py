@@ -43,3 +43,29 @@ def test_readme_quotes_the_records():
             assert len(scores) == seeds, recipe
             assert cell.startswith(f"{statistics.mean(scores):.3f} (")
             assert f"| {cell} | {seeds} |" in report
+
+
+def test_the_studys_readme_quotes_the_records():
+    text = (ROOT / "recipes" / "studies" / "minilm" / "README.md").read_text(encoding="utf-8")
+    report = (STUDY / "report.md").read_text(encoding="utf-8")
+    records = [store.read(path) for path in store.find([STUDY])]
+    names = {"last two blocks": "last_layers", "head alone": "head", "TF-IDF": "tfidf"}
+    table = text.partition("## What was found")[2].partition("majority baseline")[0]
+    rows = re.findall(r"^\| ([^|]+) \| (\d[^|]*) \| ([^|]*)\| ([^|]*)\|$", table, re.MULTILINE)
+    assert len(rows) == 9
+    for system, *cells in rows:
+        shown = [cell.strip().replace("*", "") for cell in cells]
+        for data, cell in zip(("sst2", "imdb", "polish_hotels"), shown, strict=True):
+            recipe = f"recipes/studies/minilm/{data}-{names.get(system, system.lower())}.yaml"
+            scores = [one.scores["after"]["test"]["accuracy"].value for one in records if one.recipe.path == recipe]
+            assert bool(scores) == bool(cell), recipe
+            assert not cell or cell.startswith(f"{statistics.mean(scores):.3f} (")
+            assert cell in report
+    (trained,) = {
+        one.data.splits["train"].examples for one in records if one.recipe.path.endswith("polish_hotels-full.yaml")
+    }
+    assert f"{trained:,} of " in text
+    ties = re.findall(r"\| [+−][\d.]+ \| ([\d.]+) \| [^|]+ \| [^|]+ \| no significant difference \|", report)
+    quoted = set(re.findall(r"detectable\s+difference (0\.\d+)", text))
+    assert len(quoted) == 2
+    assert quoted <= {f"{float(one):.3f}" for one in ties}

@@ -161,3 +161,10 @@ def test_nested_lists_are_json():
 
     given = {"a": ((1, 2), (3, (4,))), "b": {"c": ("x", {"d": (1,)})}, "e": "text", "f": None}
     assert as_json(given) == {"a": [[1, 2], [3, [4]]], "b": {"c": ["x", {"d": [1]}]}, "e": "text", "f": None}
+
+
+@pytest.mark.parametrize("value", ["no", "0", "null", "[false]"])
+def test_a_field_of_the_harness_is_true_or_false(value, tmp_path):
+    with pytest.raises(RecipeError, match=r"architecture\.attention_bias: expected true or false, got"):
+        check(tmp_path, "gpt2", f"attention_bias: {value}")
+    check(tmp_path, "gpt2", "attention_bias: false")

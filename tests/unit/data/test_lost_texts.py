@@ -83,3 +83,13 @@ def test_few_answers_that_are_cut_are_a_warning():
     )
     assert lost_texts.answers_cut("test", 40, 1000, "are gone") is None
     assert lost_texts.answers_cut("test", 0, 0, "are gone") is None
+
+
+def test_texts_without_a_known_word_are_a_warning_where_they_are_many():
+    found = lost_texts.without_terms("test", 20, 200)
+    assert (found.code, found.sentence) == (
+        "no_known_terms",
+        "test: 20 of 200 texts (10%) hold no term of the training texts, and all get the same answer",
+    )
+    assert lost_texts.without_terms("test", 19, 200) is None
+    assert lost_texts.without_terms("test", 0, 0) is None

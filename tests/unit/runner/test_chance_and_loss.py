@@ -8,6 +8,7 @@ import pytest
 from bench.evaluation import scoring
 from bench.evaluation.baselines import baselines, constants
 from bench.evaluation.metric_set import MetricSet, Predictions
+from bench.models.initial_values import InitialValues
 from bench.records.record import Data, Model, Prompts, RecipePart, Record
 from bench.runner import warnings_of_scores
 
@@ -29,7 +30,7 @@ def answered(right):
     )
 
 
-def warned(right, *, stage="before", trains="gradient", prompted=True, weights="pretrained", fresh=()):
+def warned(right, *, stage="before", trains="gradient", prompted=True, weights="pretrained", fresh=(), head=()):
     """Codes and sentences of one scored split."""
     record = Record(name="s--m--x", started_at="2026-01-01", recipe=RecipePart(path="x"))
     record.model = Model(
@@ -45,7 +46,7 @@ def warned(right, *, stage="before", trains="gradient", prompted=True, weights="
         scoring=SimpleNamespace(metrics=METRICS),
         plan=SimpleNamespace(trains=trains),
     )
-    run = SimpleNamespace(record=record, inputs=inputs)
+    run = SimpleNamespace(record=record, inputs=inputs, initial=InitialValues(head=tuple(head)))
     warnings_of_scores.warn(run, stage, "test", scored, constants(METRICS, TRAIN, scored))
     return {warning.code: warning.sentence for warning in record.warnings}
 
@@ -61,7 +62,6 @@ def test_a_prompted_model_at_chance_is_named_before_training():
     "case",
     [
         {"right": 150},
-        {"right": 104, "prompted": False},
         {"right": 104, "weights": "random"},
         {"right": 104, "fresh": ["score.weight"]},
         {"right": 104, "stage": "after"},  # it was trained: held against the constants alone
@@ -69,6 +69,29 @@ def test_a_prompted_model_at_chance_is_named_before_training():
 )
 def test_others_are_not(case):
     assert "within_chance" not in warned(**case)
+
+
+@pytest.mark.parametrize(("right", "said"), [(104, "can't be distinguished from"), (60, "is below")])
+def test_a_head_that_its_checkpoint_brought_is_named_at_chance_and_below_it(right, said):
+    sentence = warned(right, prompted=False)["kept_head_within_chance"]
+    assert f"{said} answers without a model" in sentence
+    assert "Usual causes: its outputs stand for other labels, or for these in another order" in sentence
+    assert "kept_head_within_chance" in warned(right, prompted=False, stage="before", trains="nothing")
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"right": 150},
+        {"right": 104, "head": ["classifier"]},  # an MLP head in place of the checkpoint's
+        {"right": 104, "trains": "features"},  # a probe
+        {"right": 104, "fresh": ["classifier.weight"]},
+        {"right": 104, "weights": "random"},
+        {"right": 104, "stage": "after"},
+    ],
+)
+def test_other_heads_are_not(case):
+    assert "kept_head_within_chance" not in warned(**case, prompted=False)
 
 
 def test_a_prompted_model_as_it_is_is_named_once():
@@ -90,7 +113,7 @@ def trained(folder, before, after):
         scoring=SimpleNamespace(metrics=METRICS),
         plan=SimpleNamespace(trains="gradient"),
     )
-    run = SimpleNamespace(record=record, inputs=inputs, folder=folder)
+    run = SimpleNamespace(record=record, inputs=inputs, folder=folder, initial=None)
     for stage, right in (("before", before), ("after", after)):
         scored = answered(right)
         record.scores[stage] = {"test": METRICS.scores(scored)}

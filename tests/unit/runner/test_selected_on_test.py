@@ -91,3 +91,18 @@ def test_a_few_shared_texts_and_a_key_without_effect_are_noted():
     run = run_of(allowed=True)
     selected_on_test.check(run, APART, by_gradients=True)
     assert run.record.notes[0].startswith("evaluation.allow_selection_on_test has no effect")
+
+
+def test_training_texts_that_choose_are_a_warning():
+    with_train = corpus(["one", "two"], ["five", "six"])
+    for name, rows in (("train", with_train.splits["dev"].rows), ("train", []), ("dev", with_train.splits["dev"].rows)):
+        run = run_of(validation=name)
+        given = {**with_train.splits, "train": Split(name="train", rows=rows)}
+        selected_on_test.check(run, Corpus(splits=given, labels=("a", "b"), notes=()), by_gradients=True)
+        (warning,) = run.record.warnings
+        assert warning.code == "selection_on_train"
+        assert f"the split {name!r}, which chooses the best step, holds the training texts" in warning.sentence
+        given["train"] = Split(name="train", rows=with_train.splits["test"].rows)
+        run = run_of()
+        selected_on_test.check(run, Corpus(splits=given, labels=("a", "b"), notes=()), by_gradients=True)
+        assert run.record.warnings == []

@@ -366,6 +366,12 @@ def test_a_recipe_has_no_variant():
     path = resolve.SHIPPED / "tiny" / "bert-full.yaml"
     with pytest.raises(RecipeError, match="--variant all needs a study; this is a recipe"):
         study.plan([path], SweepRequest(variant="all"))
+    with pytest.raises(
+        RecipeError, match=r"this is a folder; its studies are: .*studies/imdb .*studies/tweet_emotions$"
+    ):
+        study.plan([resolve.SHIPPED / "studies"], SweepRequest(mini=True))
+    with pytest.raises(RecipeError, match=r"this is a folder of recipes$"):
+        study.plan([resolve.SHIPPED / "tiny"], SweepRequest(mini=True))
 
 
 def test_check_looks_at_the_settings_of_others_too(write):

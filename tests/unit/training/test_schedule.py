@@ -483,3 +483,17 @@ def test_log_step_notes_place_rate_and_tokens():
     run.inputs.clock.energy = SimpleNamespace(so_far=lambda phase: {"gpu": 12.5} if phase == "train" else {})
     run.log_validation(4, {"f1": 0.5})
     assert run.progress.log.rows[-1]["gpu_joules"] == 12.5
+
+
+def test_a_schedule_by_epochs_that_never_changes_is_noted():
+    for settings in ({"steps": 3}, {"epochs": 0.3}, {"epochs": 1}):
+        training = Training(**settings, global_batch=8, schedule="cosine", schedule_per="epoch")
+        (note,) = (
+            text for text in Budget.plan(training, 64, 1).notes(training) if text.startswith("training.schedule:")
+        )
+        assert "cosine has no effect: by epochs the learning rate changes when one has ended" in note
+    for training in (
+        Training(epochs=2, global_batch=8, schedule="cosine", schedule_per="epoch"),
+        Training(epochs=1, global_batch=8, schedule="cosine"),
+    ):
+        assert Budget.plan(training, 64, 1).notes(training) == []
