@@ -22,6 +22,8 @@ from bench.utils import numbers
 # Below so many runs there is no interval; of three, it holds the median with 75 %.
 LEAST_RUNS = 3
 COVERAGE = 0.95
+# The status of a run whose settings kept it from the score; others that failed say nothing about these.
+DIVERGED = "diverged"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +68,14 @@ def of_system(
 ) -> ToScore:
     """Return what the runs of one system needed to reach the target by a validation metric.
 
-    Times, energy and money are None where the runs were on different machines.
+    A run that diverged before, or without a validation, did not reach it. Times, energy and money are None where the
+    runs were on different machines.
     """
     found: list[Reached] = []
     currencies: set[str] = set()
     for path, record in runs:
         curve = _curve(path, record, metric)
-        if not curve:
+        if not curve and record.status != DIVERGED:
             return ToScore(runs=len(runs), why_not=f"no validation by {metric} in the log of a run")
         one = _reached(curve, record, target, higher_is_better=higher_is_better)
         if prices is not None and one.seconds is not None:
@@ -93,6 +96,18 @@ def of_system(
         money=spread([one.money for one in timed]) if len(currencies) == 1 else None,
         currency=next(iter(currencies)) if len(currencies) == 1 else None,
     )
+
+
+def runs_of(counted: Sequence[Located], failed: Sequence[Located]) -> list[Located]:
+    """Return the runs of a system with those of its seeds that diverged and were not repeated with another end."""
+    keys = {accessors.system_key(record) for _, record in counted}
+    seeds = {record.seed for _, record in counted}
+    diverged = {
+        record.seed: (path, record)
+        for path, record in failed
+        if record.status == DIVERGED and record.seed not in seeds and accessors.system_key(record) in keys
+    }
+    return [*counted, *diverged.values()]
 
 
 def _curve(path: Path, record: Record, metric: str) -> list[dict[str, Any]]:
@@ -121,8 +136,9 @@ def _reached(curve: Sequence[dict[str, Any]], record: Record, target: float, *, 
     first = next((row for row in curve if sign * row["value"] >= sign * target), None)
     # A counter that was no measurement of the whole training is none of its first part.
     kinds = spending.joules(record, "train")
-    if first is None:
-        return Reached(step=math.inf, seconds=math.inf, joules=dict.fromkeys(kinds, math.inf))
+    if first is None:  # the record of one that diverged may have no energy
+        missed = spending.KINDS if record.status == DIVERGED else kinds
+        return Reached(step=math.inf, seconds=math.inf, joules=dict.fromkeys(missed, math.inf))
     counted = {kind: numbers.finite(first.get(_joules_key(kind))) for kind in kinds}
     return Reached(
         step=first["step"],

@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, Field
 from bench.config import validation, yaml_loader
 from bench.config.fields import Date, Strict, Text
 from bench.config.layers import Layers
-from bench.errors import SetupError
+from bench.errors import RecipeError, SetupError
 from bench.utils import hardware, shipped
 
 FILE, VARIABLE = "costs.yaml", "BENCH_COSTS"
@@ -24,13 +25,26 @@ def _currency(text: str) -> str:
     return text
 
 
+def _source(text: str) -> str:
+    if not text.strip():
+        raise ValueError('who lists the price? A text is expected, e.g. "our cluster\'s price list"')
+    return text
+
+
+def _not_ahead(text: str) -> str:
+    # A day ahead is today's somewhere.
+    if datetime.fromisoformat(text).date() > datetime.now(UTC).date() + timedelta(days=1):
+        raise ValueError(f"{text!r} is yet to come; write the day on which the price was looked up")
+    return text
+
+
 class Price(Strict):
     """The price of an hour. currency: its three letters (ISO 4217). source: who lists it. date: of the price."""
 
     price: Annotated[float, Field(ge=0)]
     currency: Annotated[str, AfterValidator(_currency)]
-    source: Text
-    date: Date
+    source: Annotated[Text, AfterValidator(_source)]
+    date: Annotated[Date, AfterValidator(_not_ahead)]
 
 
 class PriceFile(Strict):
@@ -74,12 +88,33 @@ def read(path: Path) -> Prices:
     layers = Layers()
     layers.lay(document.data, (), document)
     checked = validation.validate(PriceFile, document.data, layers, ())
-    return Prices(gpus={_whole_name(name): price for name, price in checked.gpu_hours.items()}, core=checked.core_hour)
+    written, problems = dict[str, str](), list[str]()
+    for name in checked.gpu_hours:
+        try:
+            whole = _whole_name(name)
+        except SetupError as error:
+            problems.append(f"{layers.place(('gpu_hours', name))}: {error}")
+            continue
+        if whole in written:
+            problems.append(
+                f"{layers.place(('gpu_hours', name))}: the same GPU as {written[whole]!r}, {whole}; leave one of them"
+            )
+        written[whole] = name
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return Prices(gpus={whole: checked.gpu_hours[name] for whole, name in written.items()}, core=checked.core_hour)
 
 
 def _whole_name(name: str) -> str:
-    """Return the name that CUDA reports; a name that is not in the table of devices is taken as it is."""
+    """Return the name that CUDA reports; a name that is not in the table of devices is taken as it is.
+
+    Raises SetupError for one that could be several devices, or that is empty.
+    """
+    if not name.strip():
+        raise SetupError("a GPU's name is expected, as CUDA reports it")
     try:
         return hardware.named(name)[0]
-    except SetupError:
+    except SetupError as error:
+        if "could be" in str(error):
+            raise
         return name

@@ -32,8 +32,9 @@ SAMPLE_S, LONGEST_GAP_S = 0.1, 1.0
 CHECK_S = 1.0
 # RAPL's counters wrap around after some 65 to 262 kJ: they are read at least so often.
 TICK_S = 30.0
-# No processor package takes more. A counter that would have needed more was reset, and did not wrap around.
-MOST_WATTS = 1500.0
+# No processor package takes more, and no GPU. A counter that would have needed more was reset, and did not wrap around,
+# or it jumped.
+MOST_WATTS, MOST_GPU_WATTS = 1500.0, 5000.0
 # The CPU's energy is the run's where others used at most this share of the busy time, or this share of all cores.
 OTHERS_OF_BUSY, OTHERS_OF_CORES = 0.10, 0.02
 # Energy per 100 examples is left open where more of a phase's time than this went into comparing scorers.
@@ -105,8 +106,8 @@ class Rapl:
             grown = value - last if value >= last else value - last + self._ranges[zone]
             if self._ranges[zone] < most:
                 why = f"the CPU's energy counter may have wrapped around more than once in {elapsed_s:.0f} s"
-            elif value < last and grown > most:
-                why = "the CPU's energy counter was reset meanwhile"
+            elif grown > most + MOST_WATTS * RAPL_UPDATE_S * 1e6:  # it may be an update ahead of the time
+                why = "the CPU's energy counter was reset meanwhile, or jumped"
             total += grown
         return Reading(joules=total / 1e6, why=why)
 
@@ -510,6 +511,10 @@ def _why_not(amount: Amount, kind: str, rank: RankEnergy, phase: str, ranks: Seq
     update_s = rank.updates_s[kind]
     if amount.seconds < SHORTEST_UPDATES * update_s * math.sqrt(max(1, amount.intervals)):
         return f"too short for a counter that moves every {update_s:g} s: {amount.seconds:.3g} s"
+    # A device that is switched on takes some power; a virtual machine may show a counter that stands still.
+    most = MOST_GPU_WATTS * amount.seconds if kind == "gpu" else math.inf  # a CPU's is checked where it is read
+    if not 0 < amount.joules <= most:
+        return f"the counter tells {amount.joules:.3g} J in {amount.seconds:.3g} s: it stood still, or jumped"
     if kind != "cpu":
         return None
     if amount.busy_s is None:

@@ -67,7 +67,11 @@ def to_score_section(group: "Group", asked: Asked) -> str:
         return ""
     found = {
         md.escape(system.label, NAME_CHARACTERS): to_score.of_system(
-            system.runs, metric, target, higher_is_better=group.higher_is_better, prices=asked.prices
+            to_score.runs_of(system.runs, group.failed),
+            metric,
+            target,
+            higher_is_better=group.higher_is_better,
+            prices=asked.prices,
         )
         for system in group.systems
     }
@@ -89,7 +93,7 @@ def to_score_section(group: "Group", asked: Asked) -> str:
     caption = (
         f"The first validation with {md.escape(metric)} of {sign} {target:g}: median over seeds, and an interval "
         "between order statistics of the seeds (sign test), which holds the true median with the given probability; "
-        "none from fewer than 3. A run that ended without the score counts as longer than all others."
+        "none from fewer than 3. A run that ended without the score, or diverged, counts as longer than all others."
     )
     details = [
         "Seconds are of the clock on the wall since training was set up, validations included. The score was reached "

@@ -58,6 +58,12 @@ def _section(found: LabelCurves, gallery: Gallery, shorten: Shorten) -> str:
         "number of labelled training examples. Of one seed all systems learned from the same examples, and each size "
         "holds all smaller ones."
     )
+    if len(found.seeds) < LEAST_SEEDS:
+        caption += (
+            f" With {len(found.seeds)} seed{'s' * (len(found.seeds) > 1)}, of {LEAST_SEEDS} or more that their "
+            "variance needs, intervals of crossings and other fitted values cover other test examples alone, not "
+            "other seeds."
+        )
     parts = {
         "Scores by number of labels": _scores(found.curves),
         "Where they cross": md.bullets([crossing_sentence(one) for one in found.crossings]),
@@ -98,32 +104,39 @@ def _range(estimate: Estimate, least: int, most: int) -> str:
 
 
 def crossing_sentence(one: Crossing) -> str:
-    """Say where one system passes another, or that none does in the measured range, and how sure that is."""
+    """Say where one system passes another, or that none does in the measured range, or that neither is established.
+
+    A crossing is established where in nearly all draws one system is behind somewhere, and ahead at the end.
+    """
     first, last = md.escape(one.first, NAME_CHARACTERS), md.escape(one.last, NAME_CHARACTERS)
     between = f"between {one.least:,} and {one.most:,} labels"
     if one.at is None and one.agreeing == 0:
         return f"{last} and {first}: no crossing {between}, where neither is ahead."
+    if one.at is None and one.ahead_throughout >= SURE:
+        return f"{last} is ahead of {first} everywhere {between}: no crossing there."
+    ends = f"{last} is ahead at {one.most:,} in {md.percent(one.agreeing)} of the draws"
     if one.at is None:
-        sentence = f"{last} is ahead of {first} everywhere {between}: no crossing there"
-        if one.ahead_throughout < SURE:
-            sentence += f", though only in {md.percent(one.ahead_throughout)} of the draws"
-        return f"{sentence}."
-    if one.at.low < one.least and one.at.high > one.most:
+        everywhere = f"ahead everywhere, but so in only {md.percent(one.ahead_throughout)} of the draws"
         return (
-            f"{last} and {first}: no crossing is established {between}. The laws cross at about {about(one.at.value)} "
-            "labels, but the interval covers the whole range."
+            f"{last} and {first}: whether they cross {between} is not established. By its law {last} is {everywhere}; "
+            f"{ends}."
         )
-    again = "; they cross more than once, and this is the last time" if one.several else ""
-    ends = (
-        f" {last} is ahead at {one.most:,} in {md.percent(one.agreeing)} of the draws." if one.agreeing < SURE else ""
-    )
     place = f"about {about(one.at.value)} labels ({_range(one.at, one.least, one.most)})"
-    return f"{last} passes {first} at {place}{again}.{ends}"
+    again = "; they cross more than once, and this is the last time" if one.several else ""
+    is_open = one.at.low < one.least and one.at.high > one.most
+    if one.agreeing >= SURE and one.ahead_throughout <= 1 - SURE and not is_open:
+        return f"{last} passes {first} at {place}{again}."
+    return f"{last} and {first}: no crossing is established {between}. The laws cross at {place}{again}; {ends}."
 
 
 def equivalent_sentence(one: Equivalent) -> str:
-    """Say with how many labels the better system reaches what the other has with the most."""
+    """Say with how many labels the better system reaches what the other has with the most, or that none is known."""
     better, other = md.escape(one.name, NAME_CHARACTERS), md.escape(one.other, NAME_CHARACTERS)
+    if one.needed.low < one.least and one.needed.high > one.most:
+        return (
+            f"{other} with {one.examples:,} labels and {better}: no number of labels for an equal score is established "
+            "(its 95 % interval covers all that were measured)."
+        )
     known = one.needed.value >= one.least
     needed = f"about {about(one.needed.value)}" if known else f"fewer than {one.least:,}"
     place = f"{needed} ({_range(one.needed, one.least, one.most)})"
@@ -166,11 +179,6 @@ def _laws(found: LabelCurves) -> str:
         if law.missed:
             sizes = ", ".join(map(md.count, law.missed))
             notes.append(f"{name}: the law misses the interval of the points at {sizes}, so that it fits badly there.")
-    if len(found.seeds) < LEAST_SEEDS:
-        notes.append(
-            f"With {len(found.seeds)} seeds, of {LEAST_SEEDS} or more that their variance needs, intervals of fitted "
-            "values cover other test examples alone, not other seeds."
-        )
     return md.joined([md.table_of(lines, ("system",)), md.bullets(notes)])
 
 

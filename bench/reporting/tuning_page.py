@@ -40,7 +40,10 @@ def _line(row: dict[str, Any]) -> dict[str, str]:
     trials = row["candidates"]
     # Files of earlier versions have scores alone.
     states = Counter(one.get("state", "complete" if one["validation"] is not None else "failed") for one in trials)
-    others = ", ".join(f"{count} {state}" for state, count in states.items() if state != "complete")
+    others = [f"{count} {state}" for state, count in states.items() if state != "complete"]
+    if again := len(trials) - len({tuple(one["settings"]) for one in trials}):
+        others.append(f"{again} proposed again, which ran once")
+    remark = f" ({', '.join(others)})" if others else ""
     scores = [value for one in trials if (value := numbers.finite(one["validation"])) is not None]
     search = row.get("search", "all combinations")
     if isinstance(search, dict):
@@ -49,7 +52,7 @@ def _line(row: dict[str, Any]) -> dict[str, str]:
     return {
         "system": md.escape(row["system"], NAME_CHARACTERS),
         "search": md.escape(search),
-        "trials": f"{len(trials)}{f' ({others})' if others else ''}",
+        "trials": f"{len(trials)}{remark}",
         "trials, s": md.seconds(row.get("seconds")),
         f"validation {md.escape(row['metric'])}, lowest to highest": (
             f"{md.fixed(min(scores))} to {md.fixed(max(scores))}" if scores else md.DASH

@@ -38,15 +38,25 @@ def fit(run: RunContext) -> None:
 def _file(run: RunContext, name: str, fitted_on: metric_set.Predictions) -> None:
     several = run.resolved.recipe.dataset.multi_label
     value = probabilities.fitted_temperature(fitted_on.scores, fitted_on.references)
-    if _searched_to_an_end(value) or (fitted_on.predictions == fitted_on.references).all():
-        run.record.note(
-            f"evaluation.temperature: {value:.3g} is no minimum inside of what is searched: the loss on {name} falls "
-            "on beyond it, as where all answers are right, or where the probabilities tell nothing"
-        )
     losses = [
         probabilities.negative_log_likelihood(scores, fitted_on.references)
         for scores in (fitted_on.scores, probabilities.tempered(fitted_on.scores, value, multi_label=several))
     ]
+    all_right = (fitted_on.predictions == fitted_on.references).all()
+    if not np.isfinite(losses).all():
+        run.record.warn(
+            "temperature_not_found",
+            f"evaluation.temperature: none was fitted, since the loss on {name} is not finite; scores are without one",
+        )
+        return
+    if _searched_to_an_end(value) or all_right:
+        # Where the search ended says little of the model.
+        run.record.warn(
+            "temperature_not_found",
+            f"evaluation.temperature: {value:.3g} is no minimum: the loss on {name} ({len(fitted_on.ids):,} examples) "
+            "falls on beyond it, as where all answers are right, or where the probabilities tell nothing. Do not read "
+            "scores with it as those of a calibrated model; validate on more examples",
+        )
     path = run.folder / "predictions" / f"temperature-{name}.jsonl"  # what it is fitted on, so that it can be verified
     scoring.write_predictions(path, fitted_on, run.inputs.scoring.metrics, run.inputs.corpus.labels)
     run.record.artifacts[f"predictions_temperature_{name}"] = str(path.relative_to(run.folder))

@@ -4,6 +4,7 @@ The converter is a script of llama.cpp's repository, `convert_hf_to_gguf.py`, fo
 the environment variable LLAMA_CPP names.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from bench.shipping import names
 from bench.shipping.form import Loaded, Workshop
 from bench.shipping.names import FormName
 from bench.shipping.other_engine import EngineModel
+from bench.utils import files
 
 CONVERTER, FOLDER_VARIABLE = "convert_hf_to_gguf.py", "LLAMA_CPP"
 # What the converter itself writes; all others are made of its 32-bit file.
@@ -93,7 +95,16 @@ def converter() -> Path | None:
     return Path(found) if found else None
 
 
+def give_old_keys(whole: Path) -> None:
+    """Give GPT-2's config the key by which llama.cpp's converter reads its length; transformers 5 writes it no more."""
+    path = whole / "config.json"
+    config = json.loads(files.read_text(path))
+    if config.get("model_type") == "gpt2" and "n_positions" in config:
+        files.write_text(path, json.dumps({"n_ctx": config["n_positions"], **config}, indent=2) + "\n")
+
+
 def _convert(whole: Path, out: Path, kind: str) -> None:
+    give_old_keys(whole)
     command = [sys.executable, str(converter()), str(whole), "--outfile", str(out), "--outtype", kind]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode or not out.is_file():

@@ -75,20 +75,21 @@ def ship(request: ShipRequest) -> Shipped:
     console.quiet_libraries()
     source = sources.prepare(request.asked)
     margin = verdict.default_margin(source.metric) if request.margin is None else request.margin
+    verdict.check_margin(source.metric, margin)
     forms, left_out = _forms(request, source)
-    place = results.claim(request.out, [name.folder for name in forms] if request.keep else [])
+    claimed = results.claim(request.out, [name.folder for name in forms] if request.keep else [])
     try:
-        work = Workshop(source=source, place=place, server=request.server, keep=request.keep)
+        work = Workshop(source=source, place=claimed.place, server=request.server, keep=request.keep)
         console.say(f"{SAVED}: scoring {len(source.split.ids)} examples of {source.split.name}")
         model, reference = _reference(source, margin)
         found = tuple(_form(work, name, model, margin) for name in forms)
         if request.keep:
-            _kept(place, request.out / results.FORMS, forms)
+            _kept(claimed.place, request.out / results.FORMS, forms)
         shipped = _shipped(source, request.command, margin, reference, found, left_out)
         files.write_text(request.out / results.JSON, shipped.as_json())
         files.write_text(request.out / results.PAGE, page.markdown(shipped))
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        claimed.give_up()
     return shipped
 
 

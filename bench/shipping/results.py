@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bench.errors import DataError, SetupError
 from bench.shipping.timing import Timed
@@ -15,7 +15,7 @@ from bench.utils import files
 
 SCHEMA, KIND = 1, "finetune-bench ship check"
 JSON, PAGE = "ship.json", "ship.md"
-FORMS, TEMPORARY = "forms", ".forms-"
+FORMS, TEMPORARY, LOCK = "forms", ".forms-", ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +71,27 @@ class Shipped:
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def claim(folder: Path, keep: Iterable[str]) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Claimed:
+    """A new folder for files of forms, and its lock, which tells another check that this one is not over."""
+
+    place: Path
+    lock: IO[bytes] | None
+
+    def give_up(self) -> None:
+        """Remove the folder with all that is in it."""
+        shutil.rmtree(self.place, ignore_errors=True)
+        if self.lock is not None:
+            self.lock.close()
+
+
+def claim(folder: Path, keep: Iterable[str]) -> Claimed:
     """Make the folder, or take one of an earlier check; return a new folder in it, for files of forms.
 
     keep: names of forms that are to stay there.
 
-    Raises DataError for a folder that holds anything else, SetupError for one that can't be written.
+    Raises DataError for a folder that holds anything else, SetupError for one that can't be written, or that another
+    check is writing.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,12 +101,16 @@ def claim(folder: Path, keep: Iterable[str]) -> Path:
             shown = ", ".join((foreign or found)[:3])
             raise DataError(f"-o {folder}: this is not the folder of a ship check (it holds {shown}); give another one")
         for name in found:
+            if files.is_locked(folder / name / LOCK):
+                raise SetupError(f"-o {folder}: another ship check is writing into it; wait for it, or give another -o")
+        for name in found:
             if name.startswith(TEMPORARY):  # of a check that was killed
                 shutil.rmtree(folder / name)
         taken = [name for name in keep if (folder / FORMS / name).exists()]
         if taken:
             raise DataError(f"--keep: {folder / FORMS / taken[0]} is there already; remove it, or give another -o")
-        return Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
+        place = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=folder))
+        return Claimed(place=place, lock=files.lock_file(place / LOCK))
     except OSError as error:
         raise SetupError(f"-o {folder} can't be written: {error.strerror or error}; give another -o") from error
 

@@ -194,8 +194,9 @@ def _encoded(
 
 def _corpus(record: Record, recipe: Recipe, split: str) -> dataset.Corpus:
     """Load the run's data again. Raises DataError where they are gone, or are others than the run's."""
+    needed = {"train", split} & set(recipe.data.splits(recipe.dataset.split_names))
     try:
-        corpus = dataset.load(recipe.dataset, recipe.limit, {"train", split} & set(recipe.dataset.split_names))
+        corpus = dataset.load(recipe.dataset, recipe.limit, needed, recipe.data, record.seed or 0)
     except (BenchError, OSError) as error:
         raise DataError(f"the run's data can't be read again: {error}") from error
     part = record.data.splits.get(split) if record.data is not None else None

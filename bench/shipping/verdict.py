@@ -2,8 +2,9 @@
 
 The difference of two scores on the same examples has a 90 % interval (two one-sided tests at 5 %, Schuirmann 1987). Of
 shares of right answers it is Tango's score interval for matched pairs; of other metrics the BCa bootstrap interval over
-examples; where not a single answer changed, the share of changed answers that n unchanged ones exclude at 5 %. Each
-form is a decision of its own, so there is no correction for their number.
+examples; where not a single answer changed, the share of changed answers that n unchanged ones exclude at 5 %. Of a
+metric of probabilities, which change although answers do not, it is the wider one of these two. Each form is a decision
+of its own, so there is no correction for their number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import numpy as np
 
 from bench.analysis import accessors
 from bench.analysis.compare import BOOTSTRAP_SEED, DRAWS, discordant
-from bench.analysis.stats import multiple, paired
+from bench.analysis.stats import multiple, paired, tables
 from bench.analysis.stats.intervals import wilson
 from bench.analysis.stats.sums import Line, Tally
 from bench.errors import DataError
@@ -73,6 +74,16 @@ def default_margin(metric: str) -> float:
     return 0.01 * most
 
 
+def check_margin(metric: str, margin: float) -> None:
+    """Raise DataError for a margin within which any two scores of the metric lie, so that all would be the same."""
+    least, most = accessors.metric_bounds(metric)
+    if margin >= most - least:
+        raise DataError(
+            f"--margin {margin:g}: no two scores of {metric}, which lies between {least:g} and {most:g}, differ by "
+            "more; give a smaller one"
+        )
+
+
 def compare(form: Answers, model: Answers, metric: str, margin: float) -> Compared:
     """Compare the answers of a form with those of the model it was made from. Raises DataError for other examples."""
     if list(form.lines) != list(model.lines):
@@ -83,12 +94,16 @@ def compare(form: Answers, model: Answers, metric: str, margin: float) -> Compar
         only = discordant(form.tally, model.tally)
         low, high = paired.matched_score_interval(*only, examples, CONFIDENCE)
         p, how = paired.mcnemar(*only), "Tango"
-    elif changes is not None and not changes.changed:
-        most = _unseen(examples) * _scale(metric)
-        low, high, how = -most, most, "no answer changed"
     else:
-        low, high = _bootstrapped(form.tally, model.tally)
+        # Unchanged answers may still have other probabilities, on which the metric may depend.
+        is_same = tables.are_same(form.tally.rows, model.tally.rows)
+        low, high = (0.0, 0.0) if is_same else _bootstrapped(form.tally, model.tally)
         how = "bootstrap, BCa"
+        if changes is not None and not changes.changed:
+            most = _unseen(examples) * _scale(metric)
+            how = "no answer changed" if is_same else f"{how}, and at least what unchanged answers leave open"
+            by = form.tally.score - model.tally.score
+            low, high = min(low, by - most), max(high, by + most)
     score, before = form.tally.score, model.tally.score
     return Compared(
         score=score,

@@ -56,7 +56,7 @@ class Job:
     label: what tells it from the sweep's other runs. started_s: when it was launched, of a monotonic clock. is_timed:
     whether `seconds` are all that it took; of a resumed run they are those of the last launch.
     before: modification time in ns of the record that existed at the launch; None without one. elsewhere: another
-    process executes this run, and its result is waited for.
+    process executes this run, and its result is waited for. is_pruned: it was told to stop, as a hopeless trial.
     """
 
     planned: PlannedRun
@@ -71,6 +71,7 @@ class Job:
     scored: str = ""
     before: int | None = None
     elsewhere: bool = False
+    is_pruned: bool = False
     started_s: float | None = None
     is_timed: bool = True
 

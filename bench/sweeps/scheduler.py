@@ -255,6 +255,7 @@ def run_all(
                         console.say(f"started: {job.name} (log: {job.log})")
                 time.sleep(POLL_S)
                 for one in [one for one in running if watch is not None and watch(one.job)]:
+                    one.job.is_pruned = True
                     _send_sigterm(one)
                 for one in [one for one in running if one.process.poll() is not None]:
                     running.remove(one)
@@ -338,6 +339,8 @@ def _end(one: RunningJob, metric: str | None, *, stopped: bool = False) -> None:
         finish(job, one.process.returncode, time.monotonic() - one.started_s, metric, stopped=stopped)
     except OSError as error:
         job.state, job.reason = "crashed", f"{error.filename or job.folder}: {error.strerror or error}"
+    if job.is_pruned and job.state == "interrupted":
+        job.reason = "pruned, as its validation score was behind the median of other trials: nothing goes on from it"
 
 
 def _say_end(job: Job, jobs: list[Job], machine: Machine) -> None:

@@ -10,6 +10,7 @@ Golovin et al. 2017, "Google Vizier", KDD, section 3.2.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +60,8 @@ class Range(Strict):
     def _in_order(self) -> "Range":
         if self.low >= self.high:
             raise InvalidKey("low", f"{self.low} is not less than `high`, {self.high}")
+        if not math.isfinite(float(self.high) - float(self.low)):
+            raise InvalidKey("high", f"{self.high}: the range from {self.low} is too wide for a number of 64 bits")
         if self.log and self.low <= 0:
             raise InvalidKey("low", f"{self.low}: a logarithm needs a number above 0")
         return self
@@ -151,13 +154,13 @@ class Sampler:
         self._open = None
 
 
-def edge_of(space: Space, edge: int) -> tuple[str, ...]:
-    """Return the settings at one end of a space. edge: 0 for the lowest or first values, -1 for the others."""
-    ends = {
-        key: (values.low, values.high)[edge] if isinstance(values, Range) else values[edge]
-        for key, values in space.items()
-    }
-    return tuple(f"{key}={as_yaml(value)}" for key, value in ends.items())
+def samples_of(space: Space) -> list[tuple[str, ...]]:
+    """Return settings that hold both ends of each range, and each value of each list, at least once."""
+    columns = {key: [v.low, v.high] if isinstance(v, Range) else [*v] for key, v in space.items()}
+    most = max(map(len, columns.values()), default=0)
+    # The last value goes with all that is left of longer lists.
+    rows = [{key: values[min(row, len(values) - 1)] for key, values in columns.items()} for row in range(most)]
+    return [tuple(f"{key}={as_yaml(value)}" for key, value in row.items()) for row in rows]
 
 
 def _optuna() -> Any:

@@ -28,7 +28,7 @@ from bench.config.resolve import Resolved
 from bench.errors import RecipeError, did_you_mean
 from bench.sweeps import parts
 from bench.sweeps.parts import Folds, LabelCurve, Sizes
-from bench.sweeps.search import Range, Search, Space, edge_of
+from bench.sweeps.search import Range, Search, Space, samples_of
 
 Settings = dict[str, Any]
 # A larger number is more likely meant as a seed.
@@ -576,6 +576,6 @@ def _tuned(system: System, study: Study, shown: str, request: SweepRequest) -> S
         )
     searched = replace(system, space=space, search=study.search)
     with resolve.placing(shown, request.sets):
-        for edge in (0, -1):
-            searched.trial(edge_of(space, edge))
+        for settings in samples_of(space):
+            searched.trial(settings)
     return searched

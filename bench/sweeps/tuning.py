@@ -128,7 +128,9 @@ def write_choices(choices: list[Choice], out: Path, metric: str) -> Path:
     """Write the candidates of each system with their validation scores and the selected one; return the file."""
     rows: list[dict[str, Any]] = []
     for choice in choices:
-        seconds = [trial.seconds for trial in choice.trials if trial.seconds is not None]
+        # Settings that were proposed twice ran once.
+        by_settings = {trial.settings: trial.seconds for trial in choice.trials}
+        seconds = [one for one in by_settings.values() if one is not None]
         how = choice.system.search
         rows.append(
             {

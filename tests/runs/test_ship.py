@@ -20,7 +20,7 @@ from bench.evaluation import export
 from bench.evaluation.engines import prompt_probe
 from bench.evaluation.engines.completions_api import Api, Server
 from bench.records import store
-from bench.shipping import making, timing, whole
+from bench.shipping import making, results, timing, whole
 from bench.shipping.names import parse
 from bench.shipping.source import Asked
 from tests.helpers.cases import together
@@ -374,6 +374,7 @@ def test_data_that_are_gone_or_others(head_run, tmp_path, capsys):
     (("--as", "int8", "--server", "http://x"), "--server is for the form vllm; add it to --as"),
     (("--split", "dev"), "has no scores of the split 'dev'; it has: test"),
     (("--metric", "f2"), "has no 'f2' on test; it has: accuracy"),
+    (("--margin", "1"), "--margin 1: no two scores of accuracy, which lies between 0 and 1, differ by more"),
 ])  # fmt: skip
 def test_options_that_mean_nothing(head_run, capsys, words, says):
     code, said = refused(capsys, head_run, *words)
@@ -392,6 +393,14 @@ def test_output_folders(head_run, tmp_path, capsys, quick):
     assert "this is not the folder of a ship check" in refused(capsys, head_run, "-o", foreign)[1]
     (tmp_path / "file").write_text("", encoding="utf-8")
     assert "can't be written" in refused(capsys, head_run, "-o", tmp_path / "file" / "below")[1]
+    # A check that is not over keeps others out of its folder, and what a killed one left is removed.
+    first = results.claim(tmp_path / "two", [])
+    said = refused(capsys, head_run, "-o", tmp_path / "two")[1]
+    assert "another ship check is writing into it; wait for it, or give another -o" in said
+    assert first.place.is_dir()
+    first.lock.close()
+    results.claim(tmp_path / "two", []).give_up()
+    assert list((tmp_path / "two").iterdir()) == []
 
 
 def test_a_form_that_fails_leaves_the_others(head_run, tmp_path, quick, monkeypatch):

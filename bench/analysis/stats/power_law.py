@@ -129,9 +129,9 @@ def last_crossing(sizes: np.ndarray, ahead: np.ndarray) -> np.ndarray:
     inner = np.minimum(last, ahead.shape[1] - 2)
     rows = np.arange(len(ahead))
     before, after = ahead[rows, inner], ahead[rows, inner + 1]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # of draws that are replaced below
         share = np.where(after > before, -before / (after - before), 0.0)
-    places = np.exp(grid[inner] + share * (grid[inner + 1] - grid[inner]))
+        places = np.exp(grid[inner] + share * (grid[inner + 1] - grid[inner]))
     places = np.where(behind.any(axis=1), places, -math.inf)
     return np.where(behind[:, -1], math.inf, places)
 

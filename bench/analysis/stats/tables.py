@@ -24,6 +24,13 @@ def dense(table: Table) -> np.ndarray:
     return table if isinstance(table, np.ndarray) else table.toarray()
 
 
+def are_same(one: Table, other: Table) -> bool:
+    """Return whether two tables of the same shape have the same entries; NaN is the same as NaN."""
+    if is_sparse(one) or is_sparse(other):
+        return not (one != other).sum()
+    return np.array_equal(one, other, equal_nan=True)
+
+
 def from_entries(rows: Any, columns: Any, shape: tuple[int, int]) -> Table:
     """Return a sparse table of 0 and 1 (uint8), which is 1 in these places; a place given twice counts once."""
     from scipy.sparse import csr_array

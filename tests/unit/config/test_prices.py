@@ -71,6 +71,17 @@ def test_all_problems_of_a_damaged_file_with_their_lines(tmp_path):
             ":2: gpu_hours.T4.currency: this key is required",
         ),
         ("gpu_hours: {\n", ":2: not valid YAML: "),
+        (
+            f"gpu_hours:\n  A10G: {GOOD}\n  NVIDIA A10G: {GOOD}\n",
+            ":3: gpu_hours.NVIDIA A10G: the same GPU as 'A10G', NVIDIA A10G; leave one of them",
+        ),
+        (f"gpu_hours:\n  A100: {GOOD}\n", ":2: gpu_hours.A100: the device 'A100' could be "),
+        (f"gpu_hours:\n  ' ': {GOOD}\n", ":2: gpu_hours. : a GPU's name is expected, as CUDA reports it"),
+        (
+            f"core_hour: {GOOD.replace('2026', '2999')}\n",
+            ":1: core_hour.date: '2999-01-31' is yet to come; write the day on which the price was looked up",
+        ),
+        (f"core_hour: {GOOD.replace('our cluster', '  ')}\n", ":1: core_hour.source: who lists the price?"),
     ],
 )
 def test_one_problem(text, message, tmp_path):

@@ -66,10 +66,12 @@ def test_a_counter_that_was_reset_is_no_measurement(machine, tmp_path):
     counter = Rapl(tmp_path, now)
     now.now_s = 10.0
     machine["package-0"].write_text("0")  # as a wrap-around this were 262 kJ in 10 s
-    assert counter.read().why == "the CPU's energy counter was reset meanwhile"
+    assert counter.read().why == "the CPU's energy counter was reset meanwhile, or jumped"
     machine["package-0"].write_text("3000000")
     now.now_s = 20.0
     assert counter.read() == energy.Reading(joules=3.0)
+    machine["package-0"].write_text("90000000000")  # 90 kJ at once
+    assert counter.read().why == "the CPU's energy counter was reset meanwhile, or jumped"
     now.now_s = 1000.0
     assert counter.read().why.startswith("the CPU's energy counter may have wrapped around more than once in 980 s")
 
@@ -304,6 +306,7 @@ def test_each_gpu_counts_once_and_the_processor_once_for_each_machine():
         (amount(9.0, own_s=10.0), "other processes used 50% of the processor time"),
         (amount(9.0, busy_s=None), "how much other processes used the processor is not known"),
         (amount(9.0, seconds=1.5, own_s=20.0), "too short for a counter that moves every 0.1 s: 1.5 s"),
+        (amount(0.0, own_s=19.0), "the counter tells 0 J in 10 s: it stood still, or jumped"),
         (amount(9.0, why="the CPU's energy counter was reset meanwhile"), "the CPU's energy counter was reset"),
     ],
 )
@@ -312,6 +315,16 @@ def test_a_phase_without_a_number_says_why(measured, why):
     assert found.phases["train"]["cpu_joules"] == (9.0 if why is None else None)
     assert found.missing.get("train, cpu", "").startswith(why or "")
     assert bool(found.missing) == (why is not None)
+
+
+@pytest.mark.parametrize("joules", [0.0, 5e4 + 1, math.nan, math.inf])
+def test_a_gpus_counter_that_stands_still_or_jumps_is_no_measurement(joules):
+    """A GPU that is switched on takes some power, and none takes 5 kW."""
+    one = rank(gpu="g0", owner=False)
+    one.phases["train"]["gpu"], one.updates_s["gpu"], one.sources["gpu"] = amount(joules), 0.1, "a counter"
+    found = energy.merged([one], {"train": 100}, {})
+    assert found.phases["train"]["gpu_joules"] is None
+    assert "J in 10 s: it stood still, or jumped" in found.missing["train, gpu"]
 
 
 def test_energy_for_examples_is_left_open_where_scorers_were_compared():

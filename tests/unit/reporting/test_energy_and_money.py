@@ -1,6 +1,7 @@
 """Energy, money and "to a given score" in the report of many runs, by the command that makes it."""
 
 import json
+import shutil
 
 import pytest
 
@@ -73,6 +74,29 @@ def test_cost_table_and_what_a_score_took(study, tmp_path):
     weak = needed["weak"]
     assert (weak["reached by"], weak["s"]) == ("1 of 3", "not reached (60.0–not reached)")
     assert "Price of an hour of NVIDIA A10G: 1.006 USD" in text
+
+
+def test_a_run_that_diverged_did_not_reach_the_score(study, tmp_path):
+    """As if it had never been, the other two seeds would look sure of it; one that was repeated counts once."""
+    shutil.copytree(study, tmp_path / "runs")
+    paths = {
+        (r.name.split("--")[1], r.seed): p.parent for p in store.locate([tmp_path / "runs"]) for r in [store.read(p)]
+    }
+    for place, status in ((("good", 15), "diverged"), (("weak", 14), "oom"), (("weak", 13), "diverged")):
+        if status == "diverged" and place[0] == "weak":  # the same seed reached it in another run
+            shutil.copytree(paths[place], tmp_path / "runs" / "before")
+            paths[place] = tmp_path / "runs" / "before"
+        record = store.read(paths[place])
+        record.status, record.reason, record.energy = status, "a reason", None
+        store.write(record, paths[place])
+        if place[0] == "good":
+            (paths[place] / "train_log.jsonl").write_text("")
+    needed = rows_below(page(tmp_path / "runs", tmp_path / "report", "--to-score", "0.8"), "To a given score")
+    good, weak = needed["good"], needed["weak"]
+    assert (good["reached by"], good["steps"], good["kJ (GPU)"]) == (
+        "2 of 3", "20 (10–not reached)", "2.00 (1.00–not reached)"
+    )  # fmt: skip
+    assert weak["reached by"] == "1 of 2"
 
 
 def test_without_energy_or_a_price_there_is_no_column(study, tmp_path):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bench.analysis import accessors
+from bench.analysis import accessors, label_curves
 from bench.analysis.label_curves import Crossing, Equivalent, Estimate
 from bench.reporting import label_curve_page, study_page
 from tests.helpers.sizes import law, write_series
@@ -23,18 +23,24 @@ def crossing(at=None, **changes):
     [
         (crossing((683.0, 404.0, 1520.0)), "full passes lora at about 680 labels (95 % interval 400 to 1,500)."),
         (
-            crossing((683.0, -math.inf, 1520.0)),
+            crossing((683.0, -math.inf, 1520.0), ahead_throughout=0.02),
             "full passes lora at about 680 labels (95 % interval fewer than 50 to 1,500).",
         ),
         (
-            crossing((683.0, 400.0, math.inf), agreeing=0.9),
-            "full passes lora at about 680 labels (95 % interval 400 to more than 4,000). full is ahead at 4,000 in "
-            "90.0 % of the draws.",
+            crossing((683.0, -math.inf, 1520.0), ahead_throughout=0.1),
+            "full and lora: no crossing is established between 50 and 4,000 labels. The laws cross at about 680 labels "
+            "(95 % interval fewer than 50 to 1,500); full is ahead at 4,000 in 100.0 % of the draws.",
         ),
         (
-            crossing((683.0, -math.inf, math.inf)),
-            "full and lora: no crossing is established between 50 and 4,000 labels. The laws cross at about 680 "
-            "labels, but the interval covers the whole range.",
+            crossing((683.0, 400.0, math.inf), agreeing=0.9),
+            "full and lora: no crossing is established between 50 and 4,000 labels. The laws cross at about 680 labels "
+            "(95 % interval 400 to more than 4,000); full is ahead at 4,000 in 90.0 % of the draws.",
+        ),
+        (
+            crossing((683.0, -math.inf, math.inf), several=True, agreeing=0.7),
+            "full and lora: no crossing is established between 50 and 4,000 labels. The laws cross at about 680 labels "
+            "(95 % interval fewer than 50 to more than 4,000); they cross more than once, and this is the last time; "
+            "full is ahead at 4,000 in 70.0 % of the draws.",
         ),
         (
             crossing((683.0, 400.0, 900.0), several=True),
@@ -50,9 +56,9 @@ def crossing(at=None, **changes):
             "full is ahead of lora everywhere between 50 and 4,000 labels: no crossing there.",
         ),
         (
-            crossing(ahead_throughout=0.8),
-            "full is ahead of lora everywhere between 50 and 4,000 labels: no crossing there, though only in 80.0 % of "
-            "the draws.",
+            crossing(ahead_throughout=0.8, agreeing=0.9),
+            "full and lora: whether they cross between 50 and 4,000 labels is not established. By its law full is "
+            "ahead everywhere, but so in only 80.0 % of the draws; full is ahead at 4,000 in 90.0 % of the draws.",
         ),
     ],
 )
@@ -71,6 +77,28 @@ def test_sentences_on_equal_scores():
     assert label_curve_page.equivalent_sentence(one) == (
         "head with 4,000 labels equals full with fewer than 50 (95 % interval: fewer than 50)."
     )
+
+    unknown = Estimate(value=65.0, low=3.0, high=math.inf)
+    one = Equivalent(name="full", other="head", examples=4000, needed=unknown, **RANGE)
+    assert label_curve_page.equivalent_sentence(one) == (
+        "head with 4,000 labels and full: no number of labels for an equal score is established (its 95 % interval "
+        "covers all that were measured)."
+    )
+
+
+def test_noise_is_no_crossing_and_one_seed_is_said_first(tmp_path):
+    """Two systems of the same error, whose curves cross by chance."""
+    flat = (50, 200, 1000, 4000)
+    for method in ("full", "lora"):
+        write_series(tmp_path / "runs", method, lambda size: 0.2, sizes=flat, seeds=(13,), examples=200)
+    records, _ = accessors.read_all([tmp_path / "runs"])
+    (found,) = label_curves.label_curves(records)
+    (one,) = found.crossings
+    assert "established" in label_curve_page.crossing_sentence(one)
+    assert all("equals" not in label_curve_page.equivalent_sentence(each) for each in found.equivalents)
+    (section,) = label_curve_page.sections(records, tmp_path / "page", None, str)
+    caption, _, _ = section.partition("###")
+    assert "With 1 seed, of 3 or more that their variance needs, intervals of crossings" in caption
 
 
 def test_the_page_has_curves_beside_a_leaderboard_of_the_largest_size(tmp_path):

@@ -88,6 +88,32 @@ def test_other_metrics_go_by_a_bootstrap_or_by_unchanged_answers():
     assert far.verdict == "not equivalent"
 
 
+def unsure(probability, metric, examples=300):
+    """Answers that are all right, of a model that is so sure of each."""
+    lines = {}
+    for number in range(examples):
+        right, other = ("yes", "no") if number % 2 else ("no", "yes")
+        scores = {right: probability, other: 1 - probability}
+        value = (1 - probability) ** 2 if metric == "brier" else -float(np.log(probability))
+        value = None if metric == "ece" else value
+        lines[str(number)] = Line(prediction=right, reference=right, value=value, scores=scores)
+    return Answers(lines=lines, tally=tally(metric, [*lines.values()], ("no", "yes"), multi_label=False))
+
+
+@together("metric", ["ece", "brier", "loss"])
+def test_probabilities_may_change_where_answers_do_not(metric):
+    found = verdict.compare(unsure(0.6, metric), unsure(0.99, metric), metric, 0.02)
+    assert (found.changes.changed, found.verdict) == (0, "not equivalent")
+    unseen = (1 - 0.05 ** (1 / 300)) * (2 if metric == "brier" else 1)
+    assert found.difference > 0.1
+    assert (found.low, found.high) == pytest.approx((found.difference - unseen, found.difference + unseen))
+    near = verdict.compare(unsure(0.99 - 1e-7, metric), unsure(0.99, metric), metric, 0.02)
+    assert near.verdict == "equivalent"
+    assert near.low < near.difference < near.high
+    # Few examples leave open what their unchanged answers do.
+    assert verdict.compare(unsure(0.99, metric, 20), unsure(0.99, metric, 20), metric, 0.02).verdict == "undecided"
+
+
 def test_texts_are_right_by_their_value_and_numbers_are_not_counted():
     def line(text, value):
         return Line(prediction=text, reference=["Turin"], value=value)

@@ -381,6 +381,22 @@ class Clockwork(jobs.Machine):
         return [sys.executable, "-c", script]
 
 
+def test_a_trial_that_is_stopped_as_hopeless_is_said_to_be_pruned(tmp_path, capsys):
+    (job,), asked = jobs.jobs_of(planned(), tmp_path), []
+
+    def watch(one):
+        asked.append(one)
+        if len(asked) == 1:
+            written(one, "interrupted")
+        return len(asked) == 1
+
+    scheduler.run_all([job], Clockwork(config=Path("x"), gpus=("4",), per_run=1), "accuracy", watch)
+    assert job.state == "interrupted"
+    said = capsys.readouterr().out
+    assert "pruned, as its validation score was behind the median of other trials: nothing goes on from it" in said
+    assert "goes on from there" not in said
+
+
 def test_no_two_runs_share_a_device_and_a_run_without_a_record_gets_one(tmp_path, capsys):
     found = jobs.jobs_of(planned(seeds=4), tmp_path)
     scheduler.run_all(found, Clockwork(config=Path("x"), jobs=2, gpus=("4", "7"), per_run=1))

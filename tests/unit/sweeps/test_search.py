@@ -7,6 +7,7 @@ import pytest
 
 from bench.errors import RecipeError
 from bench.records import record, store
+from bench.reporting import tuning_page
 from bench.sweeps import jobs, scheduler, search, study, tuning
 from bench.sweeps.search import Range, Sampler, Search
 from bench.sweeps.study import SweepRequest
@@ -200,6 +201,34 @@ def test_refused_with_the_place_and_what_was_expected(planned, text, message):
         planned(BASE + text)
     assert message in str(caught.value)
     assert "own/study.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ("{training.warmup: [0.0, -1, 0.1]}", "training.warmup"),
+        ("{training.warmup: {low: -1.0e+308, high: 1.0e+308}}", "too wide for a number of 64 bits"),
+    ],
+)
+def test_every_value_of_a_list_and_the_width_of_a_range_are_checked_first(planned, space, message):
+    with pytest.raises(RecipeError, match=message):
+        planned(BASE + SEARCH + f"tune: {{full: {space}}}\n")
+
+
+def test_settings_that_are_proposed_again_run_once_and_cost_once(planned, tmp_path):
+    plan = planned(BASE + "search: {trials: 6, seed: 3}\ntune: {full: {training.warmup: [0.0, 0.1]}}\n")
+
+    def execute(waiting, watch):
+        for job in waiting:
+            if jobs.read(job) is None:
+                finish(job, "ok", 0.5)
+
+    choices = tuning.searched(plan, tmp_path, "accuracy", execute)
+    (row,) = json.loads(tuning.write_choices(choices, tmp_path, "accuracy").read_text())
+    assert len(row["candidates"]) == 6
+    assert row["seconds"] == 2.0 * len(list((tmp_path / tuning.TRIALS).glob("*/record.json"))) == 4.0
+    page = tuning_page.section([(tmp_path / "run" / "record.json", None)], str)
+    assert "6 (4 proposed again, which ran once)" in page
 
 
 def test_both_ends_of_a_space_are_resolved_before_anything_runs(planned):
