@@ -227,12 +227,17 @@ def whole_parameters(sharded: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, prepared_shards.whole_of(parameter)
 
 
-def apply_deepspeed_defaults(arguments: Any) -> Any:
-    """Replace defaults of DeepSpeed that change results or waste memory; return the TrainingArguments.
+def apply_defaults(arguments: Any) -> Any:
+    """Replace defaults of DeepSpeed and FSDP2 that change results or waste memory; return the TrainingArguments.
 
-    It computes in 16 bits by autocast, as all other kinds of parallelism do: by itself it would put every weight into
-    16 bits, heads and norms that must stay in float32 among them. And its buffers are for models of this size.
+    DeepSpeed computes in 16 bits by autocast, as all other kinds of parallelism do: by itself it would put every weight
+    into 16 bits, heads and norms that must stay in float32 among them. And its buffers are for models of this size.
+
+    FSDP2 reduces and shards the gradients of each micro-batch, as ZeRO-2 and 3 do. By default the Trainer has it wait
+    for a step's last one, and until then each process keeps the gradients of the whole model.
     """
+    if requested_backend() == "fsdp":
+        arguments.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True}
     if requested_backend() == "deepspeed":
         config = arguments.deepspeed_plugin.deepspeed_config
         for name, elements in BUFFERS.items():
@@ -334,6 +339,8 @@ def in_force(accelerator: Any, wrapped: nn.Module) -> dict[str, Any]:
     if requested_stage() != launch.get("zero_stage") or (requested_backend() == "fsdp") != by_fsdp:
         what = "FSDP2" if requested_backend() == "fsdp" else f"ZeRO stage {requested_stage()}"
         raise SetupError(f"{what} was asked for, but the model is a {type(wrapped).__name__} ({launch})")
+    if by_fsdp and not accelerator.gradient_state.plugin_kwargs.get("sync_each_batch"):
+        raise SetupError("FSDP2 would keep whole gradients between micro-batches: accelerate has not taken the setting")
     return launch
 
 

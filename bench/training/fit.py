@@ -79,9 +79,9 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
         from bench.training.engines import sft  # TRL takes seconds to import
 
         precision = "no" if sharding.requested_backend() == "deepspeed" else inputs.scoring.precision
-        model = sft.run(session, sharding.apply_deepspeed_defaults(sft.config(values, precision)))
+        model = sft.run(session, sharding.apply_defaults(sft.config(values, precision)))
     else:
-        model = trainer.run(session, sharding.apply_deepspeed_defaults(TrainingArguments(**values)))
+        model = trainer.run(session, sharding.apply_defaults(TrainingArguments(**values)))
     policy.close()
     if progress.told_to_stop:
         raise StoppedError(_interruption(inputs, progress))

@@ -93,7 +93,7 @@ def _of_deepspeed(accelerator: Any) -> dict[str, Any]:
     """Return what DeepSpeed decides by its own configuration, or holds in a form of its own."""
     engine = accelerator.deepspeed_engine_wrapped.engine
     kinds = {"bf16": engine.bfloat16_enabled(), "fp16": engine.fp16_enabled()}
-    if engine.torch_autocast_enabled():  # as `sharding.apply_deepspeed_defaults` has it compute in 16 bits
+    if engine.torch_autocast_enabled():  # as `sharding.apply_defaults` has it compute in 16 bits
         kinds |= {name: dtype == engine.torch_autocast_dtype() for name, dtype in AUTOCAST.items()}
     return {
         # A class of its own for processors, and one flat tensor for each group of parameters.

@@ -1,19 +1,19 @@
-"""Memory of each process while a model trains whole, and divided by ZeRO-1, 2 and 3, over one, two and four processes.
+"""Memory of each process while a model trains whole, and sharded by ZeRO-1, 2, 3 and FSDP2, over 1, 2 and 4 processes.
 
-    python scripts/benchmarks/spread_memory.py [--small] [--ways zero2 zero3]
-    python scripts/benchmarks/spread_memory.py --phases [--small]
-    python scripts/benchmarks/spread_memory.py --scoring [--small]
+    python scripts/benchmarks/spread_memory.py [--small] [--ways zero2 zero3] [--into DIR]
+    python scripts/benchmarks/spread_memory.py --phases [--small] [--into DIR]
+    python scripts/benchmarks/spread_memory.py --scoring [--small] [--into DIR]
 
 Real launches of one recipe (a decoder of random weights, all of them trained, AdamW, float32, gradients summed over
 micro-batches of one short text) under the accelerate configs that the tests use. Two things are measured, both of the
 resident memory, the largest of the processes, less what they hold before the model is built (the libraries):
 
-* held: between two micro-batches, once the optimiser has its states. That is what ZeRO divides (Rajbhandari et al.
+* held: between two micro-batches, once the optimiser has its states. That is what ZeRO shards (Rajbhandari et al.
   2020, section 5, in float32: 4 + 4 + 8 bytes a parameter for weights, gradients and Adam's moments).
 * peak: of all steps. To it belongs what is there for a moment only, and it decides whether a model fits.
 
-Beside each is what DeepSpeed's sources (0.19) give for it, by `held_bytes` and `peak_bytes`, and what `bench plan`
-forecasts of weights, gradients and optimizer for that number of processes.
+Beside each is what the sources of DeepSpeed (0.19) and torch give for it, by `held_bytes` and `peak_bytes`, and what
+`bench plan` forecasts of weights, gradients and optimizer for that number of processes.
 
 With --phases: the peak of each process while a model is loaded and saved sharded, on one, two and four processes, as
 `models.shards` and `models.whole_on_disk` do for ZeRO-3 and FSDP2 alike. Measured is anonymous memory, which a process
@@ -23,6 +23,9 @@ With --scoring: the peak of each process while it scores after training, under Z
 processes, beside what the libraries' sources give (`score_bytes`); and, of ZeRO-3 on two, the whole model on each. What
 a process takes whatever the model's size (modules that are imported while it trains, mostly) is measured by the same
 launch of a model of a few million parameters, and taken off.
+
+With --into each launch's figures are kept in a file of that folder as soon as it is over: stopped and started again,
+with bench/ as it was committed then, only the rest is measured.
 
 Prints a table and one line of JSON. The exit code is 1 where the losses of two ways are not the same, where a
 measurement is not what the sources give, or where what is held does not fall from stage to stage, and from one process
@@ -39,7 +42,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +51,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from bench.records import store  # noqa: E402
+from bench.utils import files, git  # noqa: E402
 from bench.utils.hardware import GIB  # noqa: E402
 
 # What scores sharded, and by which accelerate config.
 SCORED = {"zero3": "zero3_cpu2", "fsdp2": "fsdp2_cpu2"}
-CONFIGS = {"ddp": "ddp_cpu2", "zero1": "zero1_cpu2", "zero2": "zero2_cpu2", "zero3": "zero3_cpu2"}
+CONFIGS = {"ddp": "ddp_cpu2", "zero1": "zero1_cpu2", "zero2": "zero2_cpu2", **SCORED}
 RECIPE = ROOT / "recipes" / "tiny" / "mistral-lora.yaml"
 SIZES = {"full": (1024, 8, 4096), "small": (256, 4, 1024)}
 VOCABULARY = 2048  # of the recipe's model card
@@ -70,9 +75,9 @@ def held_bytes(way: str, processes: int, parameters: int, bucket: int) -> float:
     ZeRO keeps a copy of a process's part of the weights for the optimiser, in float32 too:
     `single_partition_of_fp32_groups` in runtime/zero/stage_1_and_2.py, and in stage3.py `_create_fp32_partitions`,
     which would do without on the same device, but compares a device with a name. ZeRO-1 keeps all gradients until the
-    step, ZeRO-3 its bucket.
+    step, ZeRO-3 its bucket. FSDP2's optimiser has the sharded weights themselves, and no copy.
     """
-    shares = {"ddp": (20, 0), "zero1": (8, 12), "zero2": (4, 16), "zero3": (0, 20)}
+    shares = {"ddp": (20, 0), "zero1": (8, 12), "zero2": (4, 16), "zero3": (0, 20), "fsdp2": (0, 16)}
     whole, divided = shares[way]
     return parameters * (whole + divided / processes) + (4 * bucket if way == "zero3" else 0)
 
@@ -85,16 +90,18 @@ def planned_bytes(way: str, processes: int, size: str) -> int:
     from bench.config import resolve
     from bench.memory.planner import MemoryPlan, Parallelism
 
-    zero = 0 if way == "ddp" else int(way[-1])
-    resolved = resolve.load(RECIPE, ("method=full", *settings(size)))
-    plan = MemoryPlan.of(resolved, Parallelism(world=processes, zero=zero), precision="no")
+    fsdp = way == "fsdp2"
+    zero = 0 if way == "ddp" or fsdp else int(way[-1])
+    # Several micro-batches on any number of processes.
+    resolved = resolve.load(RECIPE, ("method=full", *settings(size), f"training.global_batch={8 * processes}"))
+    plan = MemoryPlan.of(resolved, Parallelism(world=processes, zero=zero, fsdp=fsdp), precision="no")
     parts = plan.predict(1, 32).parts
     always = ("weights", "optimizer", "gradients", "master weights", *(("communication",) if zero in (0, 3) else ()))
     return sum(parts.get(name, 0) for name in always)
 
 
-def peak_bytes(way: str, processes: int, parameters: int, buffers: dict[str, int]) -> float:
-    """Bytes of a process at the worst moment of a step.
+def peak_bytes(way: str, processes: int, parameters: int, buffers: dict[str, int], layer: int = 0) -> float:
+    """Bytes of a process at the worst moment of a step. layer: parameters of one.
 
     ZeRO-1 and 2 copy their part of the gradients for the step (`flatten` in `step`); until then ZeRO-2 has it twice,
     summed and of the last micro-batch (`independent_gradient_partition_epilogue`). After the step, gloo gathers the
@@ -102,7 +109,13 @@ def peak_bytes(way: str, processes: int, parameters: int, buffers: dict[str, int
     ZeRO-2 on two processes needs more than ZeRO-1. ZeRO-3 copies the gradients of a group of parameters at a time;
     before, it keeps weights that it has gathered, and gathers a bucket of them into one buffer, of which gloo makes a
     copy, and `AllGatherCoalescedHandle.wait` in partition_parameters.py another.
+
+    FSDP2's peak is in the backward pass: a layer's gathered weights, the buffer into which the next one's are gathered,
+    its gradients, and those of the layer before in the buffer that is sent (`pre_backward` and `post_backward` in
+    _fsdp_param_group.py).
     """
+    if way == "fsdp2":
+        return held_bytes(way, processes, parameters, 0) + 4 * 4 * layer
     if way == "ddp":
         return held_bytes(way, processes, parameters, 0)
     share = parameters / processes
@@ -127,6 +140,12 @@ def settings(size: str) -> list[str]:
         "training.log_every=1", "limit={train: 24, test: 4}", "evaluation.before=false", "save=false",
         "speed.keep_memory=false",
     ]  # fmt: skip
+
+
+def layer_of(parameters: int, size: str) -> int:
+    """Return the parameters of one layer of a model with so many in all."""
+    hidden, layers, _ = SIZES[size]
+    return (parameters - hidden * VOCABULARY) // layers
 
 
 def watched(folder: Path, arguments: list[str]) -> int:
@@ -161,6 +180,20 @@ def resident() -> int:
     raise OSError("this system does not tell a process's resident memory")
 
 
+def kept(into: Path | None, name: str, measure_it: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of a launch: those that the folder has of this code, or measured now and kept there."""
+    if into is None:
+        return measure_it()
+    file, code = into / f"{name}.json", git.git("rev-parse", "HEAD:bench").strip()
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if known.get("code") != code:
+        known = {"code": code, "row": measure_it()}
+        files.write_text(file, json.dumps(known))
+        print(f"{name}: measured", file=sys.stderr)
+    row: dict[str, Any] = known["row"]
+    return row
+
+
 def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]:
     """One launch."""
     from bench.distributed import sharding
@@ -182,6 +215,7 @@ def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]
     assert found.model is not None
     assert found.launch is not None
     parameters = found.model.parameters["total"]
+    layer = layer_of(parameters, size)
     lines = (folder / "run" / "train_log.jsonl").read_text(encoding="utf-8").splitlines()
     before = [rank["rss_gib"] for rank in found.memory["tokenise"]["per_rank"]]
     peaks = [rank["rss_gib"] for rank in found.memory["train"]["per_rank"]]
@@ -194,7 +228,7 @@ def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]
         "held_by_sources_gib": held_bytes(way, processes, parameters, sharding.BUFFERS["reduce_bucket_size"]) / GIB,
         "held_by_the_plan_gib": planned_bytes(way, processes, size) / GIB,
         "held_gib": max(one - other for one, other in zip(held, before, strict=True)),
-        "peak_by_sources_gib": peak_bytes(way, processes, parameters, sharding.BUFFERS) / GIB,
+        "peak_by_sources_gib": peak_bytes(way, processes, parameters, sharding.BUFFERS, layer) / GIB,
         "peak_gib": max(one - other for one, other in zip(peaks, before, strict=True)),
         "losses": [json.loads(line)["loss"] for line in lines],
     }
@@ -313,13 +347,16 @@ def measure_phases(processes: int, folder: Path, sizes: dict[str, int]) -> dict[
     }
 
 
-def phases(size: str) -> int:
+def phases(size: str, into: Path | None) -> int:
     """Measure loading and saving on one, two and four processes; return the exit code."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sizes = make_model(folder, size)
         counts = PROCESSES if size != "small" else (2,)
-        rows = [measure_phases(processes, folder, sizes) for processes in counts]
+        rows = [
+            kept(into, f"{size}-phases-{processes}", partial(measure_phases, processes, folder, sizes))
+            for processes in counts
+        ]
     weights, layer = (sizes[key] / GIB for key in ("weights", "layer"))
     print(f"{weights:.3f} GiB of weights, {layer:.3f} GiB of them in a layer; peak of each process, GiB\n")
     print("| processes | share of the weights | load | save | at most |\n| --: | --: | --: | --: | --: |")
@@ -395,11 +432,11 @@ def measure_scoring(way: str, processes: int, size: str, folder: Path, *, sharde
     found = store.read(folder / "run")
     assert found.model is not None
     parameters = found.model.parameters["total"]
-    hidden, layers, inner = SIZES[size]
+    hidden, _, inner = SIZES[size]
     outside = hidden * VOCABULARY
     units = {
         "matrix": max(hidden * inner, outside),
-        "layer": (parameters - outside) // layers,
+        "layer": layer_of(parameters, size),
         "outside": outside,
         "bucket": sharding.BUFFERS["reduce_bucket_size"],
     }
@@ -444,19 +481,19 @@ def scoring_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def scoring(size: str) -> int:
+def scoring(size: str, into: Path | None) -> int:
     """Measure the phase score, sharded on two processes and four, and whole on two; return the exit code."""
     cases = [(way, count, True) for way in SCORED for count in (2, 4)] + [("zero3", 2, False)]
     if size == "small":
         cases = [("zero3", 2, True)]
     with tempfile.TemporaryDirectory() as folder:
-        rows = [
-            without_any_size(
-                measure_scoring(way, count, size, Path(folder) / f"{way}{count}{sharded}", sharded=sharded),
-                measure_scoring(way, count, "small", Path(folder) / f"{way}{count}{sharded}-small", sharded=sharded),
-            )
-            for way, count, sharded in cases
-        ]
+
+        def measured(way: str, count: int, sharded: bool, size: str) -> dict[str, Any]:
+            name = f"{size}-scoring-{way}-{count}-{'sharded' if sharded else 'whole'}"
+            once = partial(measure_scoring, way, count, size, Path(folder) / name, sharded=sharded)
+            return kept(into, name, once)
+
+        rows = [without_any_size(measured(*case, size), measured(*case, "small")) for case in cases]
     print(f"{rows[0]['parameters']:,} parameters; memory of each process while it scores after training\n")
     print(scoring_table(rows))
     print(json.dumps({"benchmark": "spread_memory", "phase": "score", "device": "cpu", "cases": rows}))
@@ -506,7 +543,8 @@ def problems(rows: list[dict[str, Any]]) -> list[str]:
             found.append(f"{name}: held {row['held_gib']:.2f} GiB, by the plan {planned:.2f}")
     by_case = {(row["way"], row["processes"]): row for row in rows}
     falls = [((way, 2), (then, 2)) for way, then in (("ddp", "zero1"), ("zero1", "zero2"), ("zero2", "zero3"))]
-    falls += [((way, few), (way, many)) for way in ("zero1", "zero2", "zero3") for few, many in ((1, 2), (2, 4))]
+    sharded = ("zero1", "zero2", "zero3", "fsdp2")
+    falls += [((way, few), (way, many)) for way in sharded for few, many in ((1, 2), (2, 4))]
     for high, low in falls:
         measured, expected = (by_case[high][key] - by_case[low][key] for key in ("held_gib", "held_by_sources_gib"))
         if measured < expected / 2:
@@ -521,19 +559,25 @@ def main() -> int:
     parser.add_argument("--ways", nargs="+", choices=list(CONFIGS), help="these alone")
     parser.add_argument("--phases", action="store_true", help="loading and saving, in place of training")
     parser.add_argument("--scoring", action="store_true", help="only what scoring takes, sharded and whole")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="keep figures there; only what it lacks is measured")
     options = parser.parse_args()
-    size = "small" if options.small else "full"
+    size, into = "small" if options.small else "full", options.into
+    if into is not None:
+        into.mkdir(parents=True, exist_ok=True)
     if options.phases:
-        return phases(size)
+        return phases(size, into)
     if options.scoring:
-        return scoring(size)
+        return scoring(size, into)
     launches = [(way, count) for way in CONFIGS for count in PROCESSES if (way, count) != ("ddp", 1)]
     if options.ways:
         launches = [(way, count) for way, count in launches if way in options.ways]
     elif size == "small":
         launches = [("ddp", 2), ("zero3", 2)]
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(way, count, size, Path(folder) / f"{way}{count}") for way, count in launches]
+        rows = [
+            kept(into, f"{size}-{way}-{count}", partial(measure, way, count, size, Path(folder) / f"{way}{count}"))
+            for way, count in launches
+        ]
     print(f"{rows[0]['parameters']:,} parameters; memory of each process\n")
     print(table(rows))
     found = {"benchmark": "spread_memory", "small": size == "small", "device": "cpu", "cases": rows}

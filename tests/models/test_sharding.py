@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from bench.config import registry, resolve
 from bench.distributed import sharding
@@ -131,6 +131,23 @@ def test_an_encoder_decoder_s_embeddings_of_one_weight_become_one_module(classif
     assert plugin.transformer_cls_names_to_wrap == ["T5Block"]
     parts = [part.get_input_embeddings() for part in (model, encoder, decoder)]
     assert (len({id(part) for part in parts}) == 1) == tied
+
+
+def test_fsdp2_shards_the_gradients_of_each_micro_batch(launched):
+    """Else each process keeps those of the whole model until a step's last micro-batch, as is the Trainer's default."""
+    arguments = SimpleNamespace(accelerator_config=SimpleNamespace(gradient_accumulation_kwargs=None))
+    assert sharding.apply_defaults(arguments).accelerator_config.gradient_accumulation_kwargs is None
+    launched("fsdp2")
+    found = sharding.apply_defaults(arguments).accelerator_config.gradient_accumulation_kwargs
+    assert found == {"sync_each_batch": True}
+    accelerator = SimpleNamespace(
+        distributed_type=SimpleNamespace(value="FSDP"), gradient_state=SimpleNamespace(plugin_kwargs={})
+    )
+    model = type("Sharded", (FSDPModule,), {"__new__": object.__new__})()
+    with pytest.raises(SetupError, match=r"^FSDP2 would keep whole gradients between micro-batches"):
+        sharding.in_force(accelerator, model)
+    accelerator.gradient_state.plugin_kwargs = found
+    assert sharding.in_force(accelerator, model) == {"distributed_type": "FSDP"}
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])

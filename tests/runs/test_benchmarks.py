@@ -169,6 +169,16 @@ def test_the_plan_counts_what_the_sources_hold_on_any_number_of_processes(monkey
             assert planned == pytest.approx(held, rel=1e-3), (way, processes)
 
 
+def test_figures_of_spread_memory_are_kept_for_the_code_that_they_are_of(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spread_memory = importlib.import_module("spread_memory")
+    codes, times = ["first", "first", "second"], iter(range(3))
+    monkeypatch.setattr(spread_memory.git, "git", lambda *_: codes.pop(0) + "\n")
+    found = [spread_memory.kept(tmp_path, "zero3-2", lambda: {"held_gib": next(times)}) for _ in range(3)]
+    assert [row["held_gib"] for row in found] == [0, 0, 1]
+    assert spread_memory.kept(None, "zero3-2", lambda: {"held_gib": next(times)}) == {"held_gib": 2}
+
+
 def test_spread_memory_of_loading_and_saving(monkeypatch):
     shown, found = run("spread_memory", "--phases")
     (case,) = found["cases"]
@@ -225,7 +235,7 @@ def measured(spread_memory, way, processes):
     found = {"way": way, "processes": processes, "losses": [0.7, 0.6]}
     for kind, size in (
         ("held", spread_memory.held_bytes(way, processes, parameters, 2**24)),
-        ("peak", spread_memory.peak_bytes(way, processes, parameters, sharding.BUFFERS)),
+        ("peak", spread_memory.peak_bytes(way, processes, parameters, sharding.BUFFERS, layer=parameters // 8)),
     ):
         found |= {f"{kind}_gib": 1.05 * size / GIB, f"{kind}_by_sources_gib": size / GIB}
     return found | {"held_by_the_plan_gib": found["held_by_sources_gib"]}
