@@ -24,7 +24,7 @@ from bench.config.recipe import Recipe
 from bench.distributed import prepared_shards
 from bench.errors import SetupError
 from bench.models import shards
-from bench.models.heads import unwrapped
+from bench.models.heads import layer_classes, unwrapped
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
 
@@ -269,9 +269,9 @@ def choose_units(trainer: Any) -> None:
     holders = {type(module).__name__ for module in inner.modules() if any(m is embedding for m in module.modules())}
     # Of a text part, its family names the vision part's layers too, which accelerate would look for.
     present = {type(module).__name__ for module in inner.modules()}
-    names = sorted(present & set(transformers_internals.unsplit_layers(inner)) - holders)
+    names = sorted(present & layer_classes(inner) - holders)
     if not names:
-        raise SetupError(f"FSDP can't shard a {type(inner).__name__}: its class names no layers to shard")
+        raise SetupError(f"FSDP can't shard a {type(inner).__name__}: it has no stack of layers to shard one by one")
     plugin.transformer_cls_names_to_wrap = names
 
 

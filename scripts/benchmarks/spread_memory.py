@@ -1,4 +1,4 @@
-"""Memory of each process while a model trains whole, and sharded by ZeRO-1, 2, 3 and FSDP2, over 1, 2 and 4 processes.
+"""Memory of each process while a model trains whole, and sharded by ZeRO and FSDP2, over one, two and four processes.
 
     python scripts/benchmarks/spread_memory.py [--small] [--ways zero2 zero3] [--into DIR]
     python scripts/benchmarks/spread_memory.py --phases [--small] [--into DIR]
@@ -56,7 +56,7 @@ from bench.utils.hardware import GIB  # noqa: E402
 
 # What scores sharded, and by which accelerate config.
 SCORED = {"zero3": "zero3_cpu2", "fsdp2": "fsdp2_cpu2"}
-CONFIGS = {"ddp": "ddp_cpu2", "zero1": "zero1_cpu2", "zero2": "zero2_cpu2", **SCORED}
+CONFIGS = {way: f"{way}_cpu2" for way in ("ddp", "zero1", "zero2", *SCORED)} | {"offload": "zero3_offload_cpu2"}
 RECIPE = ROOT / "recipes" / "tiny" / "mistral-lora.yaml"
 SIZES = {"full": (1024, 8, 4096), "small": (256, 4, 1024)}
 VOCABULARY = 2048  # of the recipe's model card
@@ -78,6 +78,7 @@ def held_bytes(way: str, processes: int, parameters: int, bucket: int) -> float:
     step, ZeRO-3 its bucket. FSDP2's optimiser has the sharded weights themselves, and no copy.
     """
     shares = {"ddp": (20, 0), "zero1": (8, 12), "zero2": (4, 16), "zero3": (0, 20), "fsdp2": (0, 16)}
+    way = "zero3" if way == "offload" else way  # which keeps the same on the host
     whole, divided = shares[way]
     return parameters * (whole + divided / processes) + (4 * bucket if way == "zero3" else 0)
 
@@ -90,14 +91,15 @@ def planned_bytes(way: str, processes: int, size: str) -> int:
     from bench.config import resolve
     from bench.memory.planner import MemoryPlan, Parallelism
 
-    fsdp = way == "fsdp2"
-    zero = 0 if way == "ddp" or fsdp else int(way[-1])
+    ways: dict[str, Any] = {"ddp": {}, "fsdp2": {"fsdp": True}, "offload": {"zero": 3, "offload": "cpu"}}
+    parallelism = Parallelism(world=processes, **(ways[way] if way in ways else {"zero": int(way[-1])}))
     # Several micro-batches on any number of processes.
-    resolved = resolve.load(RECIPE, ("method=full", *settings(size), f"training.global_batch={8 * processes}"))
-    plan = MemoryPlan.of(resolved, Parallelism(world=processes, zero=zero, fsdp=fsdp), precision="no")
-    parts = plan.predict(1, 32).parts
-    always = ("weights", "optimizer", "gradients", "master weights", *(("communication",) if zero in (0, 3) else ()))
-    return sum(parts.get(name, 0) for name in always)
+    resolved = resolve.load(RECIPE, ("method=full", *settings(size, global_batch=8 * processes)))
+    prediction = MemoryPlan.of(resolved, parallelism, precision="no").predict(1, 32)
+    always = ["weights", "optimizer", "gradients", "master weights"]
+    always += ["communication"] if parallelism.zero in (0, 3) else []
+    # What waits on the host is forecast for all processes of it.
+    return sum(prediction.parts.get(name, 0) + prediction.host.get(name, 0) // processes for name in always)
 
 
 def peak_bytes(way: str, processes: int, parameters: int, buffers: dict[str, int], layer: int = 0) -> float:
@@ -116,6 +118,7 @@ def peak_bytes(way: str, processes: int, parameters: int, buffers: dict[str, int
     """
     if way == "fsdp2":
         return held_bytes(way, processes, parameters, 0) + 4 * 4 * layer
+    way = "zero3" if way == "offload" else way
     if way == "ddp":
         return held_bytes(way, processes, parameters, 0)
     share = parameters / processes
@@ -129,14 +132,15 @@ def peak_bytes(way: str, processes: int, parameters: int, buffers: dict[str, int
     return 4 * parameters + 12 * share + max(passing, gathered)
 
 
-def settings(size: str) -> list[str]:
+def settings(size: str, global_batch: int = 8) -> list[str]:
     """Overrides that make a tiny recipe's model large enough for its states to outweigh all else."""
     hidden, layers, inner = SIZES[size]
     sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": inner}
     return [
         *(f"model.architecture.{name}={value}" for name, value in sizes.items()),
         "model.architecture.initializer_range=0.02", "max_length=32", "training.learning_rate=1e-4",
-        "training.epochs=null", "training.steps=3", "training.global_batch=8", "training.per_device_batch=1",
+        "training.epochs=null", "training.steps=3", f"training.global_batch={global_batch}",
+        "training.per_device_batch=1",
         "training.log_every=1", "limit={train: 24, test: 4}", "evaluation.before=false", "save=false",
         "speed.keep_memory=false",
     ]  # fmt: skip
@@ -543,7 +547,7 @@ def problems(rows: list[dict[str, Any]]) -> list[str]:
             found.append(f"{name}: held {row['held_gib']:.2f} GiB, by the plan {planned:.2f}")
     by_case = {(row["way"], row["processes"]): row for row in rows}
     falls = [((way, 2), (then, 2)) for way, then in (("ddp", "zero1"), ("zero1", "zero2"), ("zero2", "zero3"))]
-    sharded = ("zero1", "zero2", "zero3", "fsdp2")
+    sharded = ("zero1", "zero2", "zero3", "fsdp2", "offload")
     falls += [((way, few), (way, many)) for way in sharded for few, many in ((1, 2), (2, 4))]
     for high, low in falls:
         measured, expected = (by_case[high][key] - by_case[low][key] for key in ("held_gib", "held_by_sources_gib"))

@@ -401,6 +401,35 @@ def test_parts_of_a_sharded_training_are_read_by_another_number_of_processes(tmp
     ]
 
 
+def test_an_offloaded_training_is_gone_on_with_by_any_number_of_processes(tmp_path):
+    """ZeRO-3, the optimiser and the weights on the host: stopped on two processes, resumed on two and on one."""
+    still = [f"model.architecture.{name}=0.0" for name in NO_DROPOUT["bert"]]
+    extra = [*still, *BEST, "training.log_every=1", "training.learning_rate=0.003", "evaluation.before=false"]
+    assert lifecycle.main(arguments(tmp_path / "plain", *extra)) == 0
+
+    def launch_all(names, processes):
+        jobs = tmp_path / f"jobs-{processes}.json"
+        jobs.write_text(json.dumps([arguments(tmp_path / name, *extra) for name in names]), encoding="utf-8")
+        script, options = ROOT / "tests" / "helpers" / "stopped_once.py", ("--num_processes", str(processes))
+        return launch(jobs, config="zero3_offload_cpu2", script=script, options=options)
+
+    done = launch_all(["whole", "stopped", "stopped", "stopped-other"], 2)
+    assert record_of(tmp_path / "stopped-other")["status"] == "interrupted", done.stderr[-3000:]
+    newest, _ = checkpoint_files.newest(tmp_path / "stopped-other" / checkpoint_files.FOLDER)
+    assert not newest.sharded  # nothing is unpickled
+    assert len(list(newest.path.glob("shards-*-of-00002.safetensors"))) == 2
+    done = launch_all(["stopped-other"], 1)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_equal(tmp_path / "stopped", tmp_path / "whole")
+    for name, processes in (("whole", 2), ("stopped", 2), ("stopped-other", 1)):
+        found = record_of(tmp_path / name)
+        places = [found["launch"][f"offload_{what}"] for what in ("optimizer", "parameters")]
+        assert (found["launch"]["world_size"], found["launch"]["zero_stage"], places) == (processes, 3, ["cpu", "cpu"])
+        assert [one["from_step"] > 4 for one in found["resumed"]] == ([] if name == "whole" else [True])
+        # The optimiser on the host rounds otherwise.
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
+
+
 @pytest.mark.parametrize("config", KILLED)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(killed, config):
     uninterrupted, resumed = killed[config]
