@@ -21,6 +21,7 @@ from transformers.integrations import deepspeed
 
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Recipe
+from bench.config.training import Training
 from bench.distributed import prepared_shards
 from bench.errors import SetupError
 from bench.models import shards
@@ -41,6 +42,9 @@ BUFFERS = {
 }
 # Optimisers that compute the same on a part of a parameter as on the whole of it.
 SHARDABLE_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
+# Its states are 8-bit blocks of 256 numbers with a scale each. ZeRO begins blocks anew in each process's part of all
+# parameters, so that it rounds otherwise: losses differed by 1e-5 from those of one process.
+BLOCKWISE_OPTIMIZER, BLOCKWISE_STAGES = "adamw_bnb_8bit", ("ZeRO-1", "ZeRO-2")
 
 
 def requested_backend() -> str | None:
@@ -59,6 +63,18 @@ def requested_stage() -> int | None:
     if path != "none":
         return int(json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0))
     return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+
+
+def requested_offload() -> tuple[str, str]:
+    """Return where DeepSpeed was asked to keep the optimizer's state and the weights: "none", "cpu" or "nvme"."""
+    path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if path != "none":
+        zero = json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {})
+        places = [(zero.get(f"offload_{name}") or {}).get("device", "none") for name in ("optimizer", "param")]
+    else:
+        names = ("OPTIMIZER", "PARAM")
+        places = [os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{name}_DEVICE", "none") for name in names]
+    return places[0], places[1]
 
 
 def shards_parameters() -> bool:
@@ -81,20 +97,44 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
         )
     if plan.trains != "gradient":
         return f"{kind} was asked for, and is not used: nothing is trained by gradients"
-    training = recipe.training
+    offload = requested_backend() == "deepspeed" and requested_offload()[0] != "none"
+    refuse_unshardable(recipe.training, plan, kind, parameters=shards_parameters(), offload=offload)
+    if recipe.training.optimizer == BLOCKWISE_OPTIMIZER:
+        return f"{kind}: {BLOCKWISE_OPTIMIZER} has its 8-bit blocks in each process's part, and rounds otherwise there"
+    if not shards_parameters():
+        return None
+    return f"{kind} shards the parameters during training; sharded_phases says in which other phases"
+
+
+def refuse_unshardable(training: Training, plan: LoadPlan, kind: str, *, parameters: bool, offload: bool) -> None:
+    """Raise SetupError for a training by gradients whose state can't be sharded, or not with the same result.
+
+    kind: "ZeRO-2", "FSDP" ... parameters: whether these are sharded too. offload: of the optimiser, to the host.
+    """
     if training.engine == "loop":
         raise SetupError(f"training.engine: loop trains whole models only, not under {kind}; take engine: trainer")
-    if training.optimizer not in SHARDABLE_OPTIMIZERS:
+    blockwise = training.optimizer == BLOCKWISE_OPTIMIZER and kind in BLOCKWISE_STAGES
+    if training.optimizer not in SHARDABLE_OPTIMIZERS and not blockwise:
+        if training.optimizer.endswith("8bit"):
+            why = "has no step for FSDP2's tensors" if kind.startswith("FSDP") else f"was not tried under {kind}"
+            why = "keeps 8-bit blocks, which checkpoints of ZeRO-3 don't hold" if kind == "ZeRO-3" else why
+            raise SetupError(
+                f"training.optimizer: {training.optimizer} {why}; take {' or '.join(SHARDABLE_OPTIMIZERS)}, or "
+                f"{BLOCKWISE_OPTIMIZER} with ZeRO-1, ZeRO-2 or DDP"
+            )
         raise SetupError(
             f"training.optimizer: {training.optimizer} would compute something else on shards of parameters, as {kind} "
             f"makes them; take {' or '.join(SHARDABLE_OPTIMIZERS)}, whose state can be sharded, or launch with DDP"
         )
+    if offload and not training.optimizer.startswith("adamw_torch"):
+        # `map_pytorch_optim_to_deepspeed` in accelerate/utils/deepspeed.py, which says nothing.
+        raise SetupError(
+            f"training.optimizer: with offload accelerate takes DeepSpeed's Adam for CPUs in place of "
+            f"{training.optimizer}; take adamw_torch, or launch without offload"
+        )
     check_adapters(plan, kind)
-    if plan.quantization is not None and shards_parameters():
+    if plan.quantization is not None and parameters:
         check_storage(plan.quantization, kind)
-    if not shards_parameters():
-        return None
-    return f"{kind} shards the parameters during training; sharded_phases says in which other phases"
 
 
 def check_adapters(plan: LoadPlan, kind: str) -> None:

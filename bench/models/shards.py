@@ -259,7 +259,8 @@ def loading(device: torch.device, copied: Sequence[str] = ()) -> Iterator[None]:
         module, _, last = name.rpartition(".")
         parameter = getattr(model.get_submodule(module), last, None)
         whole_yet = name in transformers_internals.tied_names(model) or stays_whole(model, name, copied)
-        if isinstance(parameter, nn.Parameter) and not whole_yet:
+        # One of another shape than the checkpoint's is left on the meta device, and reported when all are read.
+        if isinstance(parameter, nn.Parameter) and not whole_yet and not parameter.is_meta:
             hold_parameter(parameter, device)
 
     with transformers_internals.one_weight_at_a_time(_loaded):

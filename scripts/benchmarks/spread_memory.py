@@ -12,6 +12,9 @@ resident memory, the largest of the processes, less what they hold before the mo
   2020, section 5, in float32: 4 + 4 + 8 bytes a parameter for weights, gradients and Adam's moments).
 * peak: of all steps. To it belongs what is there for a moment only, and it decides whether a model fits.
 
+Both are without what a process takes whatever the model's size (modules that are imported while it trains, mostly),
+measured by the same launch of a model of a few million parameters.
+
 Beside each is what the sources of DeepSpeed (0.19) and torch give for it, by `held_bytes` and `peak_bytes`, and what
 `bench plan` forecasts of weights, gradients and optimizer for that number of processes.
 
@@ -21,8 +24,7 @@ has to itself; pages of the files that it reads are the system's, which takes th
 
 With --scoring: the peak of each process while it scores after training, under ZeRO-3 and FSDP2, on two and four
 processes, beside what the libraries' sources give (`score_bytes`); and, of ZeRO-3 on two, the whole model on each. What
-a process takes whatever the model's size (modules that are imported while it trains, mostly) is measured by the same
-launch of a model of a few million parameters, and taken off.
+it takes whatever the model's size is taken off, as above.
 
 With --into each launch's figures are kept in a file of that folder as soon as it is over: stopped and started again,
 with bench/ as it was committed then, only the rest is measured.
@@ -470,6 +472,13 @@ def without_any_size(row: dict[str, Any], small: dict[str, Any]) -> dict[str, An
     return {**row, "any_size_gib": any_size, "of_model_gib": row["score_gib"] - any_size}
 
 
+def trained_without_any_size(row: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of training whose figures lack what a process takes whatever the model's size."""
+    any_size = max(0.0, small["held_gib"] - small["held_by_sources_gib"])
+    rest = {name: row[name] - any_size for name in ("held_gib", "peak_gib")}
+    return {**row, **rest, "any_size_gib": any_size}
+
+
 def scoring_table(rows: list[dict[str, Any]]) -> str:
     """A row per launch."""
     lines = [
@@ -516,14 +525,18 @@ def scoring_problems(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+COLUMNS = ("any_size", "held", "held_by_sources", "held_by_the_plan", "peak", "peak_by_sources")
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """A row per launch."""
     lines = [
-        "| spread by | processes | held, GiB | by the sources | by the plan | peak, GiB | by the sources |",
-        "| --- | --: | --: | --: | --: | --: | --: |",
+        "| sharded by | processes | of any size, GiB | held, GiB | by the sources | by the plan | peak, GiB "
+        "| by the sources |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for row in rows:
-        names = ("held_gib", "held_by_sources_gib", "held_by_the_plan_gib", "peak_gib", "peak_by_sources_gib")
+        names = [f"{name}_gib" for name in COLUMNS]
         lines.append(
             f"| {row['way']} | {row['processes']} | " + " | ".join(f"{row[name]:.2f}" for name in names) + " |"
         )
@@ -578,10 +591,16 @@ def main() -> int:
     elif size == "small":
         launches = [("ddp", 2), ("zero3", 2)]
     with tempfile.TemporaryDirectory() as folder:
+
+        def measured(way: str, count: int, size: str) -> dict[str, Any]:
+            name = f"{size}-{way}-{count}"
+            return kept(into, name, partial(measure, way, count, size, Path(folder) / name))
+
         rows = [
-            kept(into, f"{size}-{way}-{count}", partial(measure, way, count, size, Path(folder) / f"{way}{count}"))
-            for way, count in launches
-        ]
+            trained_without_any_size(measured(*case, size), measured(*case, "small")) if size == "full"
+            else {**measured(*case, size), "any_size_gib": 0.0}
+            for case in launches
+        ]  # fmt: skip
     print(f"{rows[0]['parameters']:,} parameters; memory of each process\n")
     print(table(rows))
     found = {"benchmark": "spread_memory", "small": size == "small", "device": "cpu", "cases": rows}

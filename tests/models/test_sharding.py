@@ -67,7 +67,13 @@ def test_the_stage_is_read_from_a_deepspeed_file_too(launched, monkeypatch, tmp_
 
 REFUSED = {
     "loop": ("zero1", BERT, ["training.engine=loop"], "whole models only, not under ZeRO-1; take engine: trainer"),
-    "8-bit": ("zero2", BERT, ["training.optimizer=adamw_bnb_8bit"], "take adamw_torch or adamw_torch_fused or sgd"),
+    "8-bit": (
+        "zero3",
+        BERT,
+        ["training.optimizer=adamw_bnb_8bit"],
+        "which checkpoints of ZeRO-3 don't hold; take adam",
+    ),
+    "paged": ("zero2", BERT, ["training.optimizer=paged_adamw_8bit"], "paged_adamw_8bit was not tried under ZeRO-2;"),
     "adafactor": ("fsdp2", BERT, ["training.optimizer=adafactor"], "something else on shards of parameters, as FSDP"),
     "qlora-zero3": ("zero3", QLORA, [], "set method.storage=float32, or launch with zero2.yaml or ddp.yaml"),
     "qlora-fsdp2": ("fsdp2", QLORA, [], "4-bit weights that are stored as what they are computed in"),
@@ -100,6 +106,26 @@ def test_qlora_is_taken_by_zero2_and_with_the_right_storage_by_zero3(launched):
 def test_nothing_to_train_is_noted(launched, kind, recipe, sentence):
     launched(kind)
     assert sentence in checked(ROOT / f"recipes/tiny/{recipe}.yaml")
+
+
+@pytest.mark.parametrize("kind", ["zero1", "zero2"])
+def test_8_bit_states_are_sharded_with_a_note_where_checkpoints_hold_them(launched, kind):
+    launched(kind)
+    note = checked(BERT, "training.optimizer=adamw_bnb_8bit")
+    assert note == (
+        f"ZeRO-{kind[-1]}: adamw_bnb_8bit has its 8-bit blocks in each process's part, and rounds otherwise there"
+    )
+
+
+def test_an_optimizer_that_accelerate_replaces_where_it_is_offloaded_is_refused(launched, monkeypatch):
+    """It would take Adam for SGD, and say nothing."""
+    launched("zero3")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "cpu")
+    assert "ZeRO-3 shards the parameters" in checked(BERT, "training.optimizer=adamw_torch")
+    with pytest.raises(SetupError, match=r"with offload accelerate takes DeepSpeed's Adam for CPUs in place of sgd"):
+        checked(BERT, "training.optimizer=sgd")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none")
+    assert "ZeRO-3 shards the parameters" in checked(BERT, "training.optimizer=sgd")
 
 
 @pytest.fixture

@@ -211,6 +211,13 @@ def test_what_scoring_may_take_is_a_part_and_a_layer(monkeypatch):
     small = {"score_gib": 0.07, "score_by_sources_gib": 0.02}
     found = spread_memory.without_any_size({**row, "score_gib": 1.6}, small)
     assert (found["any_size_gib"], found["of_model_gib"]) == (pytest.approx(0.05), pytest.approx(1.55))
+    small = {"held_gib": 0.08, "held_by_sources_gib": 0.02}
+    found = spread_memory.trained_without_any_size({"held_gib": 0.56, "peak_gib": 0.8, "losses": []}, small)
+    assert {name: round(found[f"{name}_gib"], 6) for name in ("held", "peak", "any_size")} == {
+        "held": 0.5, "peak": 0.74, "any_size": 0.06
+    }  # fmt: skip
+    small = {"held_gib": 0.01, "held_by_sources_gib": 0.02}  # buckets that are never filled
+    assert spread_memory.trained_without_any_size({"held_gib": 0.56, "peak_gib": 0.8}, small)["held_gib"] == 0.56
 
 
 def test_memory_diet():
