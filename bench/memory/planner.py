@@ -358,7 +358,8 @@ class MemoryPlan:
         offload = self.parallelism.offload == "cpu"
         own = {"optimizer": states.optimizer, "master weights": states.trained}
         if zero > 1:
-            own["gradients"] = states.gradients
+            # On the host ZeRO-3 has them once more, for the optimiser (`initialize_optimizer_states` in stage3.py).
+            own["gradients"] = states.gradients * (2 if zero == 3 and offload else 1)
         if zero == 3:
             own |= {"weights": gpu["weights"], "adapters and head": adapters}
         for name, size in own.items():

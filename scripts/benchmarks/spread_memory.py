@@ -77,12 +77,13 @@ def held_bytes(way: str, processes: int, parameters: int, bucket: int) -> float:
     ZeRO keeps a copy of a process's part of the weights for the optimiser, in float32 too:
     `single_partition_of_fp32_groups` in runtime/zero/stage_1_and_2.py, and in stage3.py `_create_fp32_partitions`,
     which would do without on the same device, but compares a device with a name. ZeRO-1 keeps all gradients until the
-    step, ZeRO-3 its bucket. FSDP2's optimiser has the sharded weights themselves, and no copy.
+    step, ZeRO-3 its bucket. Offloaded gradients are copied for the optimiser into memory that is kept
+    (`initialize_optimizer_states`). FSDP2's optimiser has the sharded weights themselves, and no copy.
     """
     shares = {"ddp": (20, 0), "zero1": (8, 12), "zero2": (4, 16), "zero3": (0, 20), "fsdp2": (0, 16)}
-    way = "zero3" if way == "offload" else way  # which keeps the same on the host
+    shares["offload"] = (0, 24)
     whole, divided = shares[way]
-    return parameters * (whole + divided / processes) + (4 * bucket if way == "zero3" else 0)
+    return parameters * (whole + divided / processes) + (4 * bucket if way in ("zero3", "offload") else 0)
 
 
 def planned_bytes(way: str, processes: int, size: str) -> int:
@@ -120,14 +121,14 @@ def peak_bytes(way: str, processes: int, parameters: int, buffers: dict[str, int
     """
     if way == "fsdp2":
         return held_bytes(way, processes, parameters, 0) + 4 * 4 * layer
-    way = "zero3" if way == "offload" else way
     if way == "ddp":
         return held_bytes(way, processes, parameters, 0)
     share = parameters / processes
-    if way == "zero3":
+    if way in ("zero3", "offload"):
         live = min(parameters, buffers["stage3_max_live_parameters"]) + 3 * buffers["stage3_prefetch_bucket_size"]
         copied = min(share, buffers["sub_group_size"])
         passing = max(copied, live) if processes > 1 else copied
+        passing = live if way == "offload" else passing  # from the host, also of one process
         return held_bytes(way, processes, parameters, buffers["reduce_bucket_size"]) + 4 * passing
     passing = {"zero1": max(8 * share, 4 * parameters), "zero2": 12 * share}[way]
     gathered = 4 * parameters if processes > 1 else 0
@@ -146,6 +147,21 @@ def settings(size: str, global_batch: int = 8) -> list[str]:
         "training.log_every=1", "limit={train: 24, test: 4}", "evaluation.before=false", "save=false",
         "speed.keep_memory=false",
     ]  # fmt: skip
+
+
+def with_expected(row: dict[str, Any], size: str) -> dict[str, Any]:
+    """Return the figures of a launch with those that the sources and the plan give beside them."""
+    from bench.distributed import sharding
+
+    case, parameters = (row["way"], row["processes"]), row["parameters"]
+    bucket = min(parameters, sharding.BUFFERS["reduce_bucket_size"])  # what was never filled takes no memory
+    peak = peak_bytes(*case, parameters, sharding.BUFFERS, layer_of(parameters, size))
+    return {
+        **row,
+        "held_by_sources_gib": held_bytes(*case, parameters, bucket) / GIB,
+        "held_by_the_plan_gib": planned_bytes(*case, size) / GIB,
+        "peak_by_sources_gib": peak / GIB,
+    }
 
 
 def layer_of(parameters: int, size: str) -> int:
@@ -202,8 +218,6 @@ def kept(into: Path | None, name: str, measure_it: Callable[[], dict[str, Any]])
 
 def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]:
     """One launch."""
-    from bench.distributed import sharding
-
     folder.mkdir()
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--quiet",
@@ -221,7 +235,6 @@ def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]
     assert found.model is not None
     assert found.launch is not None
     parameters = found.model.parameters["total"]
-    layer = layer_of(parameters, size)
     lines = (folder / "run" / "train_log.jsonl").read_text(encoding="utf-8").splitlines()
     before = [rank["rss_gib"] for rank in found.memory["tokenise"]["per_rank"]]
     peaks = [rank["rss_gib"] for rank in found.memory["train"]["per_rank"]]
@@ -231,10 +244,7 @@ def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]
         "processes": found.launch.world_size,
         "zero_stage": found.launch.zero_stage,
         "parameters": parameters,
-        "held_by_sources_gib": held_bytes(way, processes, parameters, sharding.BUFFERS["reduce_bucket_size"]) / GIB,
-        "held_by_the_plan_gib": planned_bytes(way, processes, size) / GIB,
         "held_gib": max(one - other for one, other in zip(held, before, strict=True)),
-        "peak_by_sources_gib": peak_bytes(way, processes, parameters, sharding.BUFFERS, layer) / GIB,
         "peak_gib": max(one - other for one, other in zip(peaks, before, strict=True)),
         "losses": [json.loads(line)["loss"] for line in lines],
     }
@@ -594,7 +604,7 @@ def main() -> int:
 
         def measured(way: str, count: int, size: str) -> dict[str, Any]:
             name = f"{size}-{way}-{count}"
-            return kept(into, name, partial(measure, way, count, size, Path(folder) / name))
+            return with_expected(kept(into, name, partial(measure, way, count, size, Path(folder) / name)), size)
 
         rows = [
             trained_without_any_size(measured(*case, size), measured(*case, "small")) if size == "full"

@@ -11,6 +11,7 @@ from bench.config import registry, resolve
 from bench.distributed import sharding
 from bench.errors import SetupError
 from bench.models.kernels import padding_free
+from bench.training import autocast
 from tests.helpers.launching import ROOT
 from tests.helpers.models import build, card
 
@@ -174,6 +175,17 @@ def test_fsdp2_shards_the_gradients_of_each_micro_batch(launched):
         sharding.in_force(accelerator, model)
     accelerator.gradient_state.plugin_kwargs = found
     assert sharding.in_force(accelerator, model) == {"distributed_type": "FSDP"}
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_autocast_under_fsdp2_keeps_no_copies_of_weights_where_they_are_dropped(launched, drops):
+    """Else each process holds the whole model in 16 bits during the forward pass."""
+    scoring = SimpleNamespace(device=torch.device("cpu"), precision="bf16")
+    with autocast.autocast(scoring, drops_copies=drops):
+        assert not torch.is_autocast_enabled("cpu")
+    launched("fsdp2")
+    with autocast.autocast(scoring, drops_copies=drops):
+        assert (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()) == (True, not drops)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])
