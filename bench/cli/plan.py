@@ -72,6 +72,7 @@ def plan_command(options: argparse.Namespace) -> int:
     console.quiet_libraries()
     refuse_outputs(options.output)
     if options.table:
+        _check_only_table(options)
         text = report.report()
         if options.output is None:
             console.write(text)
@@ -101,6 +102,18 @@ def plan_command(options: argparse.Namespace) -> int:
     return 0 if answer.fits else DOES_NOT_FIT
 
 
+def _check_only_table(options: argparse.Namespace) -> None:
+    """Raise BenchError for what says something of one plan, beside the table of all shipped recipes."""
+    given = {
+        "RECIPE": options.recipe, "--gpu": options.gpu, "--world": options.world != 1, "--zero": options.zero,
+        "--fsdp": options.fsdp, "--offload": options.offload != "none", "--precision": options.precision,
+        "--per-device-batch": options.per_device_batch, "--length": options.length, "--records": options.records,
+        "--costs": options.costs,
+    }  # fmt: skip
+    if others := [name for name, value in given.items() if value]:
+        raise BenchError(f"--table is of all shipped recipes as they are, on one GPU; omit {', '.join(others)}")
+
+
 def _plan_job(options: argparse.Namespace) -> int:
     """Print the plan of a job of another program; the arguments beside it are its settings."""
     import_for_plans()
@@ -111,6 +124,7 @@ def _plan_job(options: argparse.Namespace) -> int:
         {
             "--world": options.world != 1,
             "--zero": options.zero,
+            "--fsdp": options.fsdp,
             "--offload": options.offload != "none",
             "--precision": options.precision,
             "--per-device-batch": options.per_device_batch,

@@ -136,7 +136,7 @@ def _of_text(kind: str, name: str, place: str, starts: list[Path], cards: Iterab
     hub = _HUB_ID.fullmatch(name)
     if hub is not None and not (kind == "model" and hub["config"]):
         return {key: value for key, value in hub.groupdict().items() if value is not None}
-    beside = {path.name for start in starts if start.is_dir() for path in start.iterdir()}
+    beside = {path.name for start in starts if start.is_dir() for path in start.iterdir() if path.name != name}
     near = nearest(name, cards) or nearest(name, beside)
     hint = f" Did you mean {near!r}?" if near else did_you_mean(name, cards)
     ways = "" if "mean" in hint else " A name on the Hub is written owner/name, a file or folder ./name."

@@ -21,10 +21,11 @@ from transformers.integrations import deepspeed
 
 from bench.config.contracts import LoadPlan
 from bench.config.recipe import Recipe
+from bench.config.training import Training
 from bench.distributed import prepared_shards
 from bench.errors import SetupError
 from bench.models import shards
-from bench.models.heads import unwrapped
+from bench.models.heads import layer_classes, unwrapped
 from bench.models.kernels import padding_free
 from bench.models.library_internals import transformers_internals
 
@@ -41,6 +42,9 @@ BUFFERS = {
 }
 # Optimisers that compute the same on a part of a parameter as on the whole of it.
 SHARDABLE_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd")
+# Its states are 8-bit blocks of 256 numbers with a scale each. ZeRO begins blocks anew in each process's part of all
+# parameters, so that it rounds otherwise: losses differed by 1e-5 from those of one process.
+BLOCKWISE_OPTIMIZER, BLOCKWISE_STAGES = "adamw_bnb_8bit", ("ZeRO-1", "ZeRO-2")
 
 
 def requested_backend() -> str | None:
@@ -59,6 +63,18 @@ def requested_stage() -> int | None:
     if path != "none":
         return int(json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {}).get("stage", 0))
     return int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
+
+
+def requested_offload() -> tuple[str, str]:
+    """Return where DeepSpeed was asked to keep the optimizer's state and the weights: "none", "cpu" or "nvme"."""
+    path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if path != "none":
+        zero = json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {})
+        places = [(zero.get(f"offload_{name}") or {}).get("device", "none") for name in ("optimizer", "param")]
+    else:
+        names = ("OPTIMIZER", "PARAM")
+        places = [os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{name}_DEVICE", "none") for name in names]
+    return places[0], places[1]
 
 
 def shards_parameters() -> bool:
@@ -81,20 +97,44 @@ def check(recipe: Recipe, plan: LoadPlan) -> str | None:
         )
     if plan.trains != "gradient":
         return f"{kind} was asked for, and is not used: nothing is trained by gradients"
-    training = recipe.training
+    offload = requested_backend() == "deepspeed" and requested_offload()[0] != "none"
+    refuse_unshardable(recipe.training, plan, kind, parameters=shards_parameters(), offload=offload)
+    if recipe.training.optimizer == BLOCKWISE_OPTIMIZER:
+        return f"{kind}: {BLOCKWISE_OPTIMIZER} has its 8-bit blocks in each process's part, and rounds otherwise there"
+    if not shards_parameters():
+        return None
+    return f"{kind} shards the parameters during training; sharded_phases says in which other phases"
+
+
+def refuse_unshardable(training: Training, plan: LoadPlan, kind: str, *, parameters: bool, offload: bool) -> None:
+    """Raise SetupError for a training by gradients whose state can't be sharded, or not with the same result.
+
+    kind: "ZeRO-2", "FSDP" ... parameters: whether these are sharded too. offload: of the optimiser, to the host.
+    """
     if training.engine == "loop":
         raise SetupError(f"training.engine: loop trains whole models only, not under {kind}; take engine: trainer")
-    if training.optimizer not in SHARDABLE_OPTIMIZERS:
+    blockwise = training.optimizer == BLOCKWISE_OPTIMIZER and kind in BLOCKWISE_STAGES
+    if training.optimizer not in SHARDABLE_OPTIMIZERS and not blockwise:
+        if training.optimizer.endswith("8bit"):
+            why = "has no step for FSDP2's tensors" if kind.startswith("FSDP") else f"was not tried under {kind}"
+            why = "keeps 8-bit blocks, which checkpoints of ZeRO-3 don't hold" if kind == "ZeRO-3" else why
+            raise SetupError(
+                f"training.optimizer: {training.optimizer} {why}; take {' or '.join(SHARDABLE_OPTIMIZERS)}, or "
+                f"{BLOCKWISE_OPTIMIZER} with ZeRO-1, ZeRO-2 or DDP"
+            )
         raise SetupError(
             f"training.optimizer: {training.optimizer} would compute something else on shards of parameters, as {kind} "
             f"makes them; take {' or '.join(SHARDABLE_OPTIMIZERS)}, whose state can be sharded, or launch with DDP"
         )
+    if offload and not training.optimizer.startswith("adamw_torch"):
+        # `map_pytorch_optim_to_deepspeed` in accelerate/utils/deepspeed.py, which says nothing.
+        raise SetupError(
+            f"training.optimizer: with offload accelerate takes DeepSpeed's Adam for CPUs in place of "
+            f"{training.optimizer}; take adamw_torch, or launch without offload"
+        )
     check_adapters(plan, kind)
-    if plan.quantization is not None and shards_parameters():
+    if plan.quantization is not None and parameters:
         check_storage(plan.quantization, kind)
-    if not shards_parameters():
-        return None
-    return f"{kind} shards the parameters during training; sharded_phases says in which other phases"
 
 
 def check_adapters(plan: LoadPlan, kind: str) -> None:
@@ -227,12 +267,17 @@ def whole_parameters(sharded: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
         yield name, prepared_shards.whole_of(parameter)
 
 
-def apply_deepspeed_defaults(arguments: Any) -> Any:
-    """Replace defaults of DeepSpeed that change results or waste memory; return the TrainingArguments.
+def apply_defaults(arguments: Any) -> Any:
+    """Replace defaults of DeepSpeed and FSDP2 that change results or waste memory; return the TrainingArguments.
 
-    It computes in 16 bits by autocast, as all other kinds of parallelism do: by itself it would put every weight into
-    16 bits, heads and norms that must stay in float32 among them. And its buffers are for models of this size.
+    DeepSpeed computes in 16 bits by autocast, as all other kinds of parallelism do: by itself it would put every weight
+    into 16 bits, heads and norms that must stay in float32 among them. And its buffers are for models of this size.
+
+    FSDP2 reduces and shards the gradients of each micro-batch, as ZeRO-2 and 3 do. By default the Trainer has it wait
+    for a step's last one, and until then each process keeps the gradients of the whole model.
     """
+    if requested_backend() == "fsdp":
+        arguments.accelerator_config.gradient_accumulation_kwargs = {"sync_each_batch": True}
     if requested_backend() == "deepspeed":
         config = arguments.deepspeed_plugin.deepspeed_config
         for name, elements in BUFFERS.items():
@@ -264,9 +309,9 @@ def choose_units(trainer: Any) -> None:
     holders = {type(module).__name__ for module in inner.modules() if any(m is embedding for m in module.modules())}
     # Of a text part, its family names the vision part's layers too, which accelerate would look for.
     present = {type(module).__name__ for module in inner.modules()}
-    names = sorted(present & set(transformers_internals.unsplit_layers(inner)) - holders)
+    names = sorted(present & layer_classes(inner) - holders)
     if not names:
-        raise SetupError(f"FSDP can't shard a {type(inner).__name__}: its class names no layers to shard")
+        raise SetupError(f"FSDP can't shard a {type(inner).__name__}: it has no stack of layers to shard one by one")
     plugin.transformer_cls_names_to_wrap = names
 
 
@@ -334,6 +379,8 @@ def in_force(accelerator: Any, wrapped: nn.Module) -> dict[str, Any]:
     if requested_stage() != launch.get("zero_stage") or (requested_backend() == "fsdp") != by_fsdp:
         what = "FSDP2" if requested_backend() == "fsdp" else f"ZeRO stage {requested_stage()}"
         raise SetupError(f"{what} was asked for, but the model is a {type(wrapped).__name__} ({launch})")
+    if by_fsdp and not accelerator.gradient_state.plugin_kwargs.get("sync_each_batch"):
+        raise SetupError("FSDP2 would keep whole gradients between micro-batches: accelerate has not taken the setting")
     return launch
 
 

@@ -16,7 +16,6 @@ from bench.config.cards import CHOICES_TASK
 from bench.config.recipe import Recipe
 from bench.config.resolve import Resolved
 from bench.distributed import sharding
-from bench.distributed.sharding import SHARDABLE_OPTIMIZERS
 from bench.errors import SetupError
 from bench.memory import activations, phases, state_sizes
 from bench.memory.activations import Batch, Usage
@@ -177,17 +176,15 @@ class MemoryPlan:
     ) -> "MemoryPlan":
         """Build the model. num_labels: of a card that names none. Raises SetupError for what can't be trained so."""
         training = resolved.recipe.training
-        shards, kind = parallelism.zero > 0 or parallelism.fsdp, parallelism.kind
-        if shards and training.optimizer not in SHARDABLE_OPTIMIZERS:
-            raise SetupError(
-                f"training.optimizer: {training.optimizer} can't be sharded by {kind.partition('-')[0]}; "
-                f"take {' or '.join(SHARDABLE_OPTIMIZERS)}"
-            )
         load_plan = state_sizes.load_plan(resolved)[1]
-        if shards:
-            sharding.check_adapters(load_plan, kind)
-        if load_plan.quantization is not None and parallelism.shards_weights:
-            sharding.check_storage(load_plan.quantization, kind)
+        if parallelism.zero > 0 or parallelism.fsdp:
+            sharding.refuse_unshardable(
+                training,
+                load_plan,
+                parallelism.kind,
+                parameters=parallelism.shards_weights,
+                offload=parallelism.offload != "none",
+            )
         model = state_sizes.outline(resolved, num_labels)
         if training.gradient_checkpointing:
             checkpoint_activations(model, offload=training.activation_offload)
@@ -223,8 +220,7 @@ class MemoryPlan:
             precision=self.precision,
             sharded=self.parallelism.zero == 3,
             keeps_copies=not (recipe.speed.drop_copies and recipe.training.gradient_checkpointing)
-            or self.parallelism.zero > 0
-            or self.parallelism.fsdp,
+            or self.parallelism.zero > 0,
             on_cuda=not self.on_cpu,
             padded=rows > 1 and pads,
             packed=rows > 1 and not pads and not self.on_cpu,
@@ -362,7 +358,8 @@ class MemoryPlan:
         offload = self.parallelism.offload == "cpu"
         own = {"optimizer": states.optimizer, "master weights": states.trained}
         if zero > 1:
-            own["gradients"] = states.gradients
+            # On the host ZeRO-3 has them once more, for the optimiser (`initialize_optimizer_states` in stage3.py).
+            own["gradients"] = states.gradients * (2 if zero == 3 and offload else 1)
         if zero == 3:
             own |= {"weights": gpu["weights"], "adapters and head": adapters}
         for name, size in own.items():

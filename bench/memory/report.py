@@ -73,6 +73,8 @@ def lines(request: PlanRequest) -> list[str]:
 def answer(request: PlanRequest) -> Answer:
     """Return the plan of a recipe. Raises BenchError for what can't be planned."""
     card, costs = asked_card(request.gpu), prices.load(request.costs)
+    if request.records is not None:
+        timing.check_records(request.records, card)
     load = _loader(request)
     resolved = load(())
     if not without_model.uses_model(resolved.recipe.method.name):

@@ -192,10 +192,10 @@ def changes(plan: MemoryPlan) -> list[Change]:
     if getattr(plan.resolved.options, "dtype", None) == "float32":
         what, costs = "method.dtype=bfloat16", "adapters, their gradients and moments in 16 bits; losses move a little"
         known_changes.append(Change(what=what, costs=costs, overrides=(what,)))
-    costs = "moments in 8 bits; losses move a little; not with ZeRO"
+    costs = "moments in 8 bits; losses move a little; not with ZeRO-3 and FSDP2"
     known_changes.append(Change(what=_8BIT[0], costs=costs, overrides=(_8BIT[0],)))
     if not plan.on_cpu:
-        costs = "moments in 8 bits, which move to the host when the GPU is full; losses move a little; not with ZeRO"
+        costs = "moments in 8 bits, which move to the host when the GPU is full; losses move a little; only with DDP"
         known_changes.append(Change(what=_8BIT[1], costs=costs, overrides=(_8BIT[1],), instead_of=_8BIT))
     return [*known_changes, *_dearest(plan, shardable)]
 

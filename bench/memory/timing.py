@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.config.prices import Prices
 from bench.config.recipe import Recipe
+from bench.errors import SetupError
 from bench.memory.planner import MemoryPlan
 from bench.memory.verdict import Card
 from bench.models import flops
@@ -114,6 +115,13 @@ def seconds(done: Work, device: Device, precision: str, rates: Rates, world: int
 def published_rates() -> Rates:
     """Return what published runs reached."""
     return Rates(shares=SHARES, with_all=False, source="published times of PEFT on an L40S and of LitGPT on an A10G")
+
+
+def check_records(folder: Path, card: Card) -> None:
+    """Raise DataError for a folder without records, and SetupError where none can be of the GPU, which has no name."""
+    store.locate([folder])
+    if card.device is None:
+        raise SetupError("--records: name the GPU with --gpu, as in A10G: only records of the same device are heeded")
 
 
 def recorded_rates(folder: Path, plan: MemoryPlan, name: str) -> tuple[Rates | None, str]:

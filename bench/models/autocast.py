@@ -9,10 +9,15 @@ import torch
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """Return mixed precision as accelerate sets it up for training; a null context for "no"."""
+def autocast(
+    device: torch.device, precision: str, *, keep_copies: bool = True
+) -> contextlib.AbstractContextManager[Any]:
+    """Return mixed precision as accelerate sets it up for training; a null context for "no".
+
+    keep_copies: whether a trained weight that was cast is kept until the end of the context.
+    """
     if precision in AUTOCAST:
-        return torch.autocast(device.type, dtype=AUTOCAST[precision])
+        return torch.autocast(device.type, dtype=AUTOCAST[precision], cache_enabled=keep_copies)
     return contextlib.nullcontext()
 
 

@@ -314,6 +314,10 @@ def from_config(family: Any, config: Any, card: ModelCard, plan: LoadPlan) -> An
     except (ValueError, ImportError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
         # What a model class makes of sizes and names that don't fit together is not always a ValueError.
         raise _not_suitable(family, config, card, error) from error
+    except RuntimeError as error:
+        if "negative dimension" not in str(error):  # memory may run out here
+            raise
+        raise _not_suitable(family, config, card, error) from error
     own_heads.name_body(model)
     attention_bias.apply(model)
     setattr(model, MISSING, [])
@@ -414,7 +418,7 @@ def _heads_of(family: Any, config: Any, card: ModelCard) -> list[str]:
     try:
         with torch.device("meta"):
             model = family.from_config(config, attn_implementation=card.attention)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, RuntimeError) as error:  # nothing has a size here that memory could lack
         raise _not_suitable(family, config, card, error) from error
     return [*heads.head_names(model), *heads.output_head_names(model)]
 

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.models.library_internals import transformers_internals
+
 # Set on a built model: names of parameters that its checkpoint did not contain.
 MISSING = "bench_missing_keys"
 
@@ -38,12 +40,25 @@ def transformer_blocks(model: Any) -> list[nn.Module]:
 
     Lists inside a list are parts of a block: T5's layers of a block, ALBERT's layers of a group, a mixture's experts.
     """
-    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    inner = {id(part) for stack in stacks for part in stack.modules() if part is not stack}
-    outermost = [stack for stack in stacks if id(stack) not in inner]
+    outermost = _outermost_stacks(model)
     if not outermost:
         return []
     return list(outermost[-1] if model.config.is_encoder_decoder else max(outermost, key=_depth))
+
+
+def layer_classes(model: Any) -> set[str]:
+    """Return the classes of the layers that are sharded and gathered as one.
+
+    Those that the model names, or, where it names none as Marian and Pegasus do, those of its stacks of blocks.
+    """
+    named = set(transformers_internals.unsplit_layers(model))
+    return named or {type(block).__name__ for stack in _outermost_stacks(model) for block in stack}
+
+
+def _outermost_stacks(model: Any) -> list[nn.ModuleList]:
+    stacks = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    inner = {id(part) for stack in stacks for part in stack.modules() if part is not stack}
+    return [stack for stack in stacks if id(stack) not in inner]
 
 
 def _depth(stack: nn.ModuleList) -> int:

@@ -24,7 +24,7 @@ import torch
 from accelerate import PartialState
 from torch import nn
 
-from bench.models.heads import head_names, unwrapped
+from bench.models.heads import head_names, layer_classes, unwrapped
 from bench.models.library_internals import transformers_internals
 
 # Attribute of a parameter of which this process keeps a shard: rows of it, on the run's device.
@@ -169,7 +169,7 @@ def by_layer(model: nn.Module) -> Iterator[nn.Module]:
 def units(model: nn.Module) -> list[nn.Module]:
     """Return the modules that are gathered as one: layers, and modules with parameters of their own outside of them."""
     inner = unwrapped(model)
-    names, embedding = set(transformers_internals.unsplit_layers(inner)), inner.get_input_embeddings()
+    names, embedding = layer_classes(inner), inner.get_input_embeddings()
     layers = [
         module
         for module in model.modules()
@@ -259,7 +259,8 @@ def loading(device: torch.device, copied: Sequence[str] = ()) -> Iterator[None]:
         module, _, last = name.rpartition(".")
         parameter = getattr(model.get_submodule(module), last, None)
         whole_yet = name in transformers_internals.tied_names(model) or stays_whole(model, name, copied)
-        if isinstance(parameter, nn.Parameter) and not whole_yet:
+        # One of another shape than the checkpoint's is left on the meta device, and reported when all are read.
+        if isinstance(parameter, nn.Parameter) and not whole_yet and not parameter.is_meta:
             hold_parameter(parameter, device)
 
     with transformers_internals.one_weight_at_a_time(_loaded):

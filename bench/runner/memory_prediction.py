@@ -8,7 +8,6 @@ All on torch's meta device, on rank zero only. A plan that fails never fails a r
 """
 
 import gc
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -197,7 +196,7 @@ def requested_parallelism(world: int) -> Parallelism:
         return Parallelism(world=world)
     if stage == 0:
         raise SetupError("the plan does not know DeepSpeed without ZeRO")
-    optimizer, parameters = offloaded()
+    optimizer, parameters = sharding.requested_offload()
     # ZeRO keeps weights where they are before stage 3.
     places = {optimizer, parameters} if stage == 3 else {optimizer}
     if len(places) > 1 or not places <= {"none", "cpu"}:
@@ -205,18 +204,6 @@ def requested_parallelism(world: int) -> Parallelism:
             f"the plan does not know ZeRO-{stage} with the optimizer's state on {optimizer}, weights on {parameters}"
         )
     return Parallelism(world=world, zero=stage, offload=places.pop())
-
-
-def offloaded() -> tuple[str, str]:
-    """Return where DeepSpeed was asked to keep the optimizer's state and the weights: "none", "cpu" or "nvme"."""
-    path = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-    if path != "none":
-        zero = json.loads(Path(path).read_text(encoding="utf-8")).get("zero_optimization", {})
-        places = [(zero.get(f"offload_{name}") or {}).get("device", "none") for name in ("optimizer", "param")]
-    else:
-        names = ("OPTIMIZER", "PARAM")
-        places = [os.environ.get(f"ACCELERATE_DEEPSPEED_OFFLOAD_{name}_DEVICE", "none") for name in names]
-    return places[0], places[1]
 
 
 def compare(run: RunContext) -> None:

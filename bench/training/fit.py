@@ -79,9 +79,9 @@ def fit(inputs: FitInputs, progress: Progress) -> FitResult:
         from bench.training.engines import sft  # TRL takes seconds to import
 
         precision = "no" if sharding.requested_backend() == "deepspeed" else inputs.scoring.precision
-        model = sft.run(session, sharding.apply_deepspeed_defaults(sft.config(values, precision)))
+        model = sft.run(session, sharding.apply_defaults(sft.config(values, precision)))
     else:
-        model = trainer.run(session, sharding.apply_deepspeed_defaults(TrainingArguments(**values)))
+        model = trainer.run(session, sharding.apply_defaults(TrainingArguments(**values)))
     policy.close()
     if progress.told_to_stop:
         raise StoppedError(_interruption(inputs, progress))
@@ -121,9 +121,9 @@ def _recompute(inputs: FitInputs) -> bool:
             inputs.observer.on_note(
                 "training.activation_offload: activations are on the host already; nothing was moved"
             )
-    # DeepSpeed and FSDP enter autocast in their own ways, and gather weights that are used for one layer only.
+    # DeepSpeed enters autocast in its own way, and gathers weights that are used for one layer only.
     drops_copies = (
-        inputs.speed.drop_copies and inputs.scoring.precision != "no" and sharding.requested_backend() is None
+        inputs.speed.drop_copies and inputs.scoring.precision != "no" and sharding.requested_backend() != "deepspeed"
     )
     inputs.observer.on_setting("drop_copies", drops_copies)
     return drops_copies

@@ -84,6 +84,9 @@ def read(inputs: FitInputs, live: Live) -> dict[str, Any]:
     found["clip_norm"] = float(live.clip_norm or 0.0)
     if requested_backend() == "deepspeed":
         found |= _of_deepspeed(accelerator)
+        # Its own class for processors, which accelerate takes where the optimizer is offloaded, is AdamW in this mode.
+        if getattr(_innermost(live.optimizer, "optimizer"), "adam_w_mode", False):
+            found["optimizer"] = None
     elif requested_backend() is None:
         found["precision"] = accelerator.mixed_precision if accelerator.native_amp else "no"
     return found
@@ -93,11 +96,10 @@ def _of_deepspeed(accelerator: Any) -> dict[str, Any]:
     """Return what DeepSpeed decides by its own configuration, or holds in a form of its own."""
     engine = accelerator.deepspeed_engine_wrapped.engine
     kinds = {"bf16": engine.bfloat16_enabled(), "fp16": engine.fp16_enabled()}
-    if engine.torch_autocast_enabled():  # as `sharding.apply_deepspeed_defaults` has it compute in 16 bits
+    if engine.torch_autocast_enabled():  # as `sharding.apply_defaults` has it compute in 16 bits
         kinds |= {name: dtype == engine.torch_autocast_dtype() for name, dtype in AUTOCAST.items()}
     return {
-        # A class of its own for processors, and one flat tensor for each group of parameters.
-        "optimizer": None,
+        # One flat tensor for each group of parameters.
         "trained_parameters": None,
         "clip_norm": float(engine.gradient_clipping()),
         "precision": next((name for name, is_on in kinds.items() if is_on), "no"),

@@ -45,10 +45,11 @@ class Budget:
         per_device = min(rows or share, share)
         if training.per_device_batch is None and max_rows is not None and share:
             per_device = max(size for size in range(1, min(max_rows, share) + 1) if share % size == 0)
-        if batch % world_size or per_device == 0 or share % per_device:
+        if batch % world_size or share % per_device:
+            with_rows = f" with per_device_batch {rows}" if rows else ""
             raise SetupError(
-                f"training.global_batch {batch} can't be split over {world_size} processes with "
-                f"per_device_batch {rows or share}; choose a multiple of their product"
+                f"training.global_batch {batch} can't be split over {world_size} processes{with_rows}; choose a "
+                f"multiple of {world_size * (rows or 1)}"
             )
         per_epoch = examples / batch
         steps = training.steps or math.ceil((training.epochs or 3.0) * per_epoch - 1e-9)

@@ -1,19 +1,22 @@
-"""Memory of each process while a model trains whole, and divided by ZeRO-1, 2 and 3, over one, two and four processes.
+"""Memory of each process while a model trains whole, and sharded by ZeRO and FSDP2, over one, two and four processes.
 
-    python scripts/benchmarks/spread_memory.py [--small] [--ways zero2 zero3]
-    python scripts/benchmarks/spread_memory.py --phases [--small]
-    python scripts/benchmarks/spread_memory.py --scoring [--small]
+    python scripts/benchmarks/spread_memory.py [--small] [--ways zero2 zero3] [--into DIR]
+    python scripts/benchmarks/spread_memory.py --phases [--small] [--into DIR]
+    python scripts/benchmarks/spread_memory.py --scoring [--small] [--into DIR]
 
 Real launches of one recipe (a decoder of random weights, all of them trained, AdamW, float32, gradients summed over
 micro-batches of one short text) under the accelerate configs that the tests use. Two things are measured, both of the
 resident memory, the largest of the processes, less what they hold before the model is built (the libraries):
 
-* held: between two micro-batches, once the optimiser has its states. That is what ZeRO divides (Rajbhandari et al.
+* held: between two micro-batches, once the optimiser has its states. That is what ZeRO shards (Rajbhandari et al.
   2020, section 5, in float32: 4 + 4 + 8 bytes a parameter for weights, gradients and Adam's moments).
 * peak: of all steps. To it belongs what is there for a moment only, and it decides whether a model fits.
 
-Beside each is what DeepSpeed's sources (0.19) give for it, by `held_bytes` and `peak_bytes`, and what `bench plan`
-forecasts of weights, gradients and optimizer for that number of processes.
+Both are without what a process takes whatever the model's size (modules that are imported while it trains, mostly),
+measured by the same launch of a model of a few million parameters.
+
+Beside each is what the sources of DeepSpeed (0.19) and torch give for it, by `held_bytes` and `peak_bytes`, and what
+`bench plan` forecasts of weights, gradients and optimizer for that number of processes.
 
 With --phases: the peak of each process while a model is loaded and saved sharded, on one, two and four processes, as
 `models.shards` and `models.whole_on_disk` do for ZeRO-3 and FSDP2 alike. Measured is anonymous memory, which a process
@@ -21,8 +24,10 @@ has to itself; pages of the files that it reads are the system's, which takes th
 
 With --scoring: the peak of each process while it scores after training, under ZeRO-3 and FSDP2, on two and four
 processes, beside what the libraries' sources give (`score_bytes`); and, of ZeRO-3 on two, the whole model on each. What
-a process takes whatever the model's size (modules that are imported while it trains, mostly) is measured by the same
-launch of a model of a few million parameters, and taken off.
+it takes whatever the model's size is taken off, as above.
+
+With --into each launch's figures are kept in a file of that folder as soon as it is over: stopped and started again,
+with bench/ as it was committed then, only the rest is measured.
 
 Prints a table and one line of JSON. The exit code is 1 where the losses of two ways are not the same, where a
 measurement is not what the sources give, or where what is held does not fall from stage to stage, and from one process
@@ -39,7 +44,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +53,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from bench.records import store  # noqa: E402
+from bench.utils import files, git  # noqa: E402
 from bench.utils.hardware import GIB  # noqa: E402
 
 # What scores sharded, and by which accelerate config.
 SCORED = {"zero3": "zero3_cpu2", "fsdp2": "fsdp2_cpu2"}
-CONFIGS = {"ddp": "ddp_cpu2", "zero1": "zero1_cpu2", "zero2": "zero2_cpu2", "zero3": "zero3_cpu2"}
+CONFIGS = {way: f"{way}_cpu2" for way in ("ddp", "zero1", "zero2", *SCORED)} | {"offload": "zero3_offload_cpu2"}
 RECIPE = ROOT / "recipes" / "tiny" / "mistral-lora.yaml"
 SIZES = {"full": (1024, 8, 4096), "small": (256, 4, 1024)}
 VOCABULARY = 2048  # of the recipe's model card
@@ -70,11 +77,13 @@ def held_bytes(way: str, processes: int, parameters: int, bucket: int) -> float:
     ZeRO keeps a copy of a process's part of the weights for the optimiser, in float32 too:
     `single_partition_of_fp32_groups` in runtime/zero/stage_1_and_2.py, and in stage3.py `_create_fp32_partitions`,
     which would do without on the same device, but compares a device with a name. ZeRO-1 keeps all gradients until the
-    step, ZeRO-3 its bucket.
+    step, ZeRO-3 its bucket. Offloaded gradients are copied for the optimiser into memory that is kept
+    (`initialize_optimizer_states`). FSDP2's optimiser has the sharded weights themselves, and no copy.
     """
-    shares = {"ddp": (20, 0), "zero1": (8, 12), "zero2": (4, 16), "zero3": (0, 20)}
+    shares = {"ddp": (20, 0), "zero1": (8, 12), "zero2": (4, 16), "zero3": (0, 20), "fsdp2": (0, 16)}
+    shares["offload"] = (0, 24)
     whole, divided = shares[way]
-    return parameters * (whole + divided / processes) + (4 * bucket if way == "zero3" else 0)
+    return parameters * (whole + divided / processes) + (4 * bucket if way in ("zero3", "offload") else 0)
 
 
 def planned_bytes(way: str, processes: int, size: str) -> int:
@@ -85,16 +94,19 @@ def planned_bytes(way: str, processes: int, size: str) -> int:
     from bench.config import resolve
     from bench.memory.planner import MemoryPlan, Parallelism
 
-    zero = 0 if way == "ddp" else int(way[-1])
-    resolved = resolve.load(RECIPE, ("method=full", *settings(size)))
-    plan = MemoryPlan.of(resolved, Parallelism(world=processes, zero=zero), precision="no")
-    parts = plan.predict(1, 32).parts
-    always = ("weights", "optimizer", "gradients", "master weights", *(("communication",) if zero in (0, 3) else ()))
-    return sum(parts.get(name, 0) for name in always)
+    ways: dict[str, Any] = {"ddp": {}, "fsdp2": {"fsdp": True}, "offload": {"zero": 3, "offload": "cpu"}}
+    parallelism = Parallelism(world=processes, **(ways[way] if way in ways else {"zero": int(way[-1])}))
+    # Several micro-batches on any number of processes.
+    resolved = resolve.load(RECIPE, ("method=full", *settings(size, global_batch=8 * processes)))
+    prediction = MemoryPlan.of(resolved, parallelism, precision="no").predict(1, 32)
+    always = ["weights", "optimizer", "gradients", "master weights"]
+    always += ["communication"] if parallelism.zero in (0, 3) else []
+    # What waits on the host is forecast for all processes of it.
+    return sum(prediction.parts.get(name, 0) + prediction.host.get(name, 0) // processes for name in always)
 
 
-def peak_bytes(way: str, processes: int, parameters: int, buffers: dict[str, int]) -> float:
-    """Bytes of a process at the worst moment of a step.
+def peak_bytes(way: str, processes: int, parameters: int, buffers: dict[str, int], layer: int = 0) -> float:
+    """Bytes of a process at the worst moment of a step. layer: parameters of one.
 
     ZeRO-1 and 2 copy their part of the gradients for the step (`flatten` in `step`); until then ZeRO-2 has it twice,
     summed and of the last micro-batch (`independent_gradient_partition_epilogue`). After the step, gloo gathers the
@@ -102,31 +114,60 @@ def peak_bytes(way: str, processes: int, parameters: int, buffers: dict[str, int
     ZeRO-2 on two processes needs more than ZeRO-1. ZeRO-3 copies the gradients of a group of parameters at a time;
     before, it keeps weights that it has gathered, and gathers a bucket of them into one buffer, of which gloo makes a
     copy, and `AllGatherCoalescedHandle.wait` in partition_parameters.py another.
+
+    FSDP2's peak is in the backward pass: a layer's gathered weights, the buffer into which the next one's are gathered,
+    its gradients, and those of the layer before in the buffer that is sent (`pre_backward` and `post_backward` in
+    _fsdp_param_group.py).
     """
+    if way == "fsdp2":
+        return held_bytes(way, processes, parameters, 0) + 4 * 4 * layer
     if way == "ddp":
         return held_bytes(way, processes, parameters, 0)
     share = parameters / processes
-    if way == "zero3":
+    if way in ("zero3", "offload"):
         live = min(parameters, buffers["stage3_max_live_parameters"]) + 3 * buffers["stage3_prefetch_bucket_size"]
         copied = min(share, buffers["sub_group_size"])
         passing = max(copied, live) if processes > 1 else copied
+        passing = live if way == "offload" else passing  # from the host, also of one process
         return held_bytes(way, processes, parameters, buffers["reduce_bucket_size"]) + 4 * passing
     passing = {"zero1": max(8 * share, 4 * parameters), "zero2": 12 * share}[way]
     gathered = 4 * parameters if processes > 1 else 0
     return 4 * parameters + 12 * share + max(passing, gathered)
 
 
-def settings(size: str) -> list[str]:
+def settings(size: str, global_batch: int = 8) -> list[str]:
     """Overrides that make a tiny recipe's model large enough for its states to outweigh all else."""
     hidden, layers, inner = SIZES[size]
     sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "intermediate_size": inner}
     return [
         *(f"model.architecture.{name}={value}" for name, value in sizes.items()),
         "model.architecture.initializer_range=0.02", "max_length=32", "training.learning_rate=1e-4",
-        "training.epochs=null", "training.steps=3", "training.global_batch=8", "training.per_device_batch=1",
+        "training.epochs=null", "training.steps=3", f"training.global_batch={global_batch}",
+        "training.per_device_batch=1",
         "training.log_every=1", "limit={train: 24, test: 4}", "evaluation.before=false", "save=false",
         "speed.keep_memory=false",
     ]  # fmt: skip
+
+
+def with_expected(row: dict[str, Any], size: str) -> dict[str, Any]:
+    """Return the figures of a launch with those that the sources and the plan give beside them."""
+    from bench.distributed import sharding
+
+    case, parameters = (row["way"], row["processes"]), row["parameters"]
+    bucket = min(parameters, sharding.BUFFERS["reduce_bucket_size"])  # what was never filled takes no memory
+    peak = peak_bytes(*case, parameters, sharding.BUFFERS, layer_of(parameters, size))
+    return {
+        **row,
+        "held_by_sources_gib": held_bytes(*case, parameters, bucket) / GIB,
+        "held_by_the_plan_gib": planned_bytes(*case, size) / GIB,
+        "peak_by_sources_gib": peak / GIB,
+    }
+
+
+def layer_of(parameters: int, size: str) -> int:
+    """Return the parameters of one layer of a model with so many in all."""
+    hidden, layers, _ = SIZES[size]
+    return (parameters - hidden * VOCABULARY) // layers
 
 
 def watched(folder: Path, arguments: list[str]) -> int:
@@ -161,10 +202,22 @@ def resident() -> int:
     raise OSError("this system does not tell a process's resident memory")
 
 
+def kept(into: Path | None, name: str, measure_it: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of a launch: those that the folder has of this code, or measured now and kept there."""
+    if into is None:
+        return measure_it()
+    file, code = into / f"{name}.json", git.git("rev-parse", "HEAD:bench").strip()
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if known.get("code") != code:
+        known = {"code": code, "row": measure_it()}
+        files.write_text(file, json.dumps(known))
+        print(f"{name}: measured", file=sys.stderr)
+    row: dict[str, Any] = known["row"]
+    return row
+
+
 def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]:
     """One launch."""
-    from bench.distributed import sharding
-
     folder.mkdir()
     command = [
         sys.executable, "-m", "accelerate.commands.launch", "--quiet",
@@ -191,10 +244,7 @@ def measure(way: str, processes: int, size: str, folder: Path) -> dict[str, Any]
         "processes": found.launch.world_size,
         "zero_stage": found.launch.zero_stage,
         "parameters": parameters,
-        "held_by_sources_gib": held_bytes(way, processes, parameters, sharding.BUFFERS["reduce_bucket_size"]) / GIB,
-        "held_by_the_plan_gib": planned_bytes(way, processes, size) / GIB,
         "held_gib": max(one - other for one, other in zip(held, before, strict=True)),
-        "peak_by_sources_gib": peak_bytes(way, processes, parameters, sharding.BUFFERS) / GIB,
         "peak_gib": max(one - other for one, other in zip(peaks, before, strict=True)),
         "losses": [json.loads(line)["loss"] for line in lines],
     }
@@ -313,13 +363,16 @@ def measure_phases(processes: int, folder: Path, sizes: dict[str, int]) -> dict[
     }
 
 
-def phases(size: str) -> int:
+def phases(size: str, into: Path | None) -> int:
     """Measure loading and saving on one, two and four processes; return the exit code."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sizes = make_model(folder, size)
         counts = PROCESSES if size != "small" else (2,)
-        rows = [measure_phases(processes, folder, sizes) for processes in counts]
+        rows = [
+            kept(into, f"{size}-phases-{processes}", partial(measure_phases, processes, folder, sizes))
+            for processes in counts
+        ]
     weights, layer = (sizes[key] / GIB for key in ("weights", "layer"))
     print(f"{weights:.3f} GiB of weights, {layer:.3f} GiB of them in a layer; peak of each process, GiB\n")
     print("| processes | share of the weights | load | save | at most |\n| --: | --: | --: | --: | --: |")
@@ -395,11 +448,11 @@ def measure_scoring(way: str, processes: int, size: str, folder: Path, *, sharde
     found = store.read(folder / "run")
     assert found.model is not None
     parameters = found.model.parameters["total"]
-    hidden, layers, inner = SIZES[size]
+    hidden, _, inner = SIZES[size]
     outside = hidden * VOCABULARY
     units = {
         "matrix": max(hidden * inner, outside),
-        "layer": (parameters - outside) // layers,
+        "layer": layer_of(parameters, size),
         "outside": outside,
         "bucket": sharding.BUFFERS["reduce_bucket_size"],
     }
@@ -429,6 +482,13 @@ def without_any_size(row: dict[str, Any], small: dict[str, Any]) -> dict[str, An
     return {**row, "any_size_gib": any_size, "of_model_gib": row["score_gib"] - any_size}
 
 
+def trained_without_any_size(row: dict[str, Any], small: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of training whose figures lack what a process takes whatever the model's size."""
+    any_size = max(0.0, small["held_gib"] - small["held_by_sources_gib"])
+    rest = {name: row[name] - any_size for name in ("held_gib", "peak_gib")}
+    return {**row, **rest, "any_size_gib": any_size}
+
+
 def scoring_table(rows: list[dict[str, Any]]) -> str:
     """A row per launch."""
     lines = [
@@ -444,19 +504,19 @@ def scoring_table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def scoring(size: str) -> int:
+def scoring(size: str, into: Path | None) -> int:
     """Measure the phase score, sharded on two processes and four, and whole on two; return the exit code."""
     cases = [(way, count, True) for way in SCORED for count in (2, 4)] + [("zero3", 2, False)]
     if size == "small":
         cases = [("zero3", 2, True)]
     with tempfile.TemporaryDirectory() as folder:
-        rows = [
-            without_any_size(
-                measure_scoring(way, count, size, Path(folder) / f"{way}{count}{sharded}", sharded=sharded),
-                measure_scoring(way, count, "small", Path(folder) / f"{way}{count}{sharded}-small", sharded=sharded),
-            )
-            for way, count, sharded in cases
-        ]
+
+        def measured(way: str, count: int, sharded: bool, size: str) -> dict[str, Any]:
+            name = f"{size}-scoring-{way}-{count}-{'sharded' if sharded else 'whole'}"
+            once = partial(measure_scoring, way, count, size, Path(folder) / name, sharded=sharded)
+            return kept(into, name, once)
+
+        rows = [without_any_size(measured(*case, size), measured(*case, "small")) for case in cases]
     print(f"{rows[0]['parameters']:,} parameters; memory of each process while it scores after training\n")
     print(scoring_table(rows))
     print(json.dumps({"benchmark": "spread_memory", "phase": "score", "device": "cpu", "cases": rows}))
@@ -475,14 +535,18 @@ def scoring_problems(rows: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+COLUMNS = ("any_size", "held", "held_by_sources", "held_by_the_plan", "peak", "peak_by_sources")
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """A row per launch."""
     lines = [
-        "| spread by | processes | held, GiB | by the sources | by the plan | peak, GiB | by the sources |",
-        "| --- | --: | --: | --: | --: | --: | --: |",
+        "| sharded by | processes | of any size, GiB | held, GiB | by the sources | by the plan | peak, GiB "
+        "| by the sources |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for row in rows:
-        names = ("held_gib", "held_by_sources_gib", "held_by_the_plan_gib", "peak_gib", "peak_by_sources_gib")
+        names = [f"{name}_gib" for name in COLUMNS]
         lines.append(
             f"| {row['way']} | {row['processes']} | " + " | ".join(f"{row[name]:.2f}" for name in names) + " |"
         )
@@ -506,7 +570,8 @@ def problems(rows: list[dict[str, Any]]) -> list[str]:
             found.append(f"{name}: held {row['held_gib']:.2f} GiB, by the plan {planned:.2f}")
     by_case = {(row["way"], row["processes"]): row for row in rows}
     falls = [((way, 2), (then, 2)) for way, then in (("ddp", "zero1"), ("zero1", "zero2"), ("zero2", "zero3"))]
-    falls += [((way, few), (way, many)) for way in ("zero1", "zero2", "zero3") for few, many in ((1, 2), (2, 4))]
+    sharded = ("zero1", "zero2", "zero3", "fsdp2", "offload")
+    falls += [((way, few), (way, many)) for way in sharded for few, many in ((1, 2), (2, 4))]
     for high, low in falls:
         measured, expected = (by_case[high][key] - by_case[low][key] for key in ("held_gib", "held_by_sources_gib"))
         if measured < expected / 2:
@@ -521,19 +586,31 @@ def main() -> int:
     parser.add_argument("--ways", nargs="+", choices=list(CONFIGS), help="these alone")
     parser.add_argument("--phases", action="store_true", help="loading and saving, in place of training")
     parser.add_argument("--scoring", action="store_true", help="only what scoring takes, sharded and whole")
+    parser.add_argument("--into", type=Path, metavar="DIR", help="keep figures there; only what it lacks is measured")
     options = parser.parse_args()
-    size = "small" if options.small else "full"
+    size, into = "small" if options.small else "full", options.into
+    if into is not None:
+        into.mkdir(parents=True, exist_ok=True)
     if options.phases:
-        return phases(size)
+        return phases(size, into)
     if options.scoring:
-        return scoring(size)
+        return scoring(size, into)
     launches = [(way, count) for way in CONFIGS for count in PROCESSES if (way, count) != ("ddp", 1)]
     if options.ways:
         launches = [(way, count) for way, count in launches if way in options.ways]
     elif size == "small":
         launches = [("ddp", 2), ("zero3", 2)]
     with tempfile.TemporaryDirectory() as folder:
-        rows = [measure(way, count, size, Path(folder) / f"{way}{count}") for way, count in launches]
+
+        def measured(way: str, count: int, size: str) -> dict[str, Any]:
+            name = f"{size}-{way}-{count}"
+            return with_expected(kept(into, name, partial(measure, way, count, size, Path(folder) / name)), size)
+
+        rows = [
+            trained_without_any_size(measured(*case, size), measured(*case, "small")) if size == "full"
+            else {**measured(*case, size), "any_size_gib": 0.0}
+            for case in launches
+        ]  # fmt: skip
     print(f"{rows[0]['parameters']:,} parameters; memory of each process\n")
     print(table(rows))
     found = {"benchmark": "spread_memory", "small": size == "small", "device": "cpu", "cases": rows}

@@ -1,6 +1,7 @@
 """The cases of scripts/gpu_check, in the order in which they are run: what is correct comes first."""
 
 from dataclasses import dataclass
+from typing import Any
 
 PARTS = ("correctness", "memory", "peers")
 PRECISIONS = ("bf16", "fp16")
@@ -15,6 +16,7 @@ class Case:
     """One process: `python -m scripts.gpu_checks.PART ARGUMENTS`, ended after limit_s.
 
     expected_s: no case is begun with less of the budget left. needs: modules without which it is skipped.
+    not_on_stub: why a stub GPU can't run it, where it is skipped; "" where it can.
     """
 
     name: str
@@ -23,6 +25,7 @@ class Case:
     expected_s: float
     limit_s: float
     needs: tuple[str, ...] = ()
+    not_on_stub: str = ""
 
 
 def _correct(name: str, *arguments: str, needs: tuple[str, ...] = (), expected_s: float = 15) -> Case:
@@ -31,10 +34,8 @@ def _correct(name: str, *arguments: str, needs: tuple[str, ...] = (), expected_s
     )
 
 
-def _peer(name: str, *arguments: str, needs: tuple[str, ...] = (), expected_s: float = 40) -> Case:
-    return Case(
-        name=name, part="peers", arguments=arguments, expected_s=expected_s, limit_s=3 * expected_s, needs=needs
-    )
+def _peer(name: str, *arguments: str, expected_s: float = 40, **others: Any) -> Case:
+    return Case(name=name, part="peers", arguments=arguments, expected_s=expected_s, limit_s=3 * expected_s, **others)
 
 
 def cases() -> list[Case]:
@@ -55,8 +56,8 @@ def cases() -> list[Case]:
     found += [
         _peer("encoder-training", "encoder"),
         _peer("decoder-training", "decoder"),
-        _peer("compiled-training", "compiled", expected_s=120),
-        _peer("answer-training", "answers", needs=("trl", "datasets")),
+        _peer("compiled-training", "compiled", expected_s=120, not_on_stub="nothing is compiled while it watches"),
+        _peer("answer-training", "answers", needs=("trl", "datasets"), not_on_stub="TRL's loss is a kernel of Triton"),
         _peer("classifying", "pipeline"),
         _peer("label-scoring", "scoring", needs=("lm_eval",)),
     ]

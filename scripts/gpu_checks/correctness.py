@@ -170,9 +170,9 @@ def varlen(device: torch.device, _: str | None, small: bool) -> Outcome:
                 rows.append([*label, "", "", str(problem).splitlines()[0]])
                 continue
             good = all(holds(one, two) for one, two in zip(plain, fast, strict=True))
-            ok &= good
+            ok &= stub.holds(good)
             shown = [" / ".join(f"{value:.1e}" for value in values) for values in (plain, fast)]
-            rows.append([*label, *shown, "same" if good else "differs"])
+            rows.append([*label, *shown, stub.word(good)])
     columns = ["precision", "head width", "heads", "causal", "window", "SDPA: output / gradient", "varlen", "result"]
     return Outcome(ok=ok, columns=columns, rows=rows, notes=[])
 
@@ -232,10 +232,10 @@ def padding_free_kind(device: torch.device, precision: str | None, small: bool) 
             fast = _states(model, precision, small)
         errors = [[error(one, two) for one, two in zip(found, reference, strict=True)] for found in (plain, fast)]
         good = all(holds(one, two) for one, two in zip(*errors, strict=True))
-        ok &= good
+        ok &= stub.holds(good)
         shown = [" / ".join(f"{value:.1e}" for value in values) for values in errors]
         kernels = ", ".join(f"{name} x {count}" for name, count in calls.items())
-        rows.append([family, *shown, kernels, "same" if good else "differs"])
+        rows.append([family, *shown, kernels, stub.word(good)])
         del model
     columns = ["family", "plain: hidden states / gradients", "padding-free", "kernels", "result"]
     return Outcome(ok=ok, columns=columns, rows=rows, notes=[])
@@ -270,9 +270,9 @@ def answers(device: torch.device, precision: str | None, small: bool) -> Outcome
         errors = [[error(one, two) for one, two in zip(found, reference, strict=True)] for found in (plain, fast)]
         (plain_loss, plain_gradients), (fast_loss, fast_gradients) = errors
         good = holds(plain_loss, fast_loss, LOSS) and holds(plain_gradients, fast_gradients)
-        ok &= good
+        ok &= stub.holds(good)
         shown = [" / ".join(f"{value:.1e}" for value in values) for values in errors]
-        rows.append([family, *shown, "same" if good else "differs"])
+        rows.append([family, *shown, stub.word(good)])
     columns = ["family", "all logits: loss / gradients", "answers only", "result"]
     return Outcome(ok=ok, columns=columns, rows=rows, notes=[])
 
@@ -321,8 +321,8 @@ def prefix(device: torch.device, precision: str | None, small: bool) -> Outcome:
         fast = _sums([found[number] for number in range(len(items))])
         errors = error(plain, reference), error(fast, reference)
         good = holds(*errors)
-        ok &= good
-        result = "; ".join(scorer.notes) or ("same" if good else "differs")
+        ok &= stub.holds(good)
+        result = "; ".join(scorer.notes) or stub.word(good)
         rows.append([family, *(f"{value:.1e}" for value in errors), result])
     columns = ["family", "one by one", "shared prefix", "result"]
     return Outcome(ok=ok, columns=columns, rows=rows, notes=[])
@@ -359,8 +359,8 @@ def generation(device: torch.device, precision: str | None, small: bool) -> Outc
                 alone = [generate_alone(model, prompt, **ends).tokens for prompt in prompts]
             others = sum(found[number].tokens != tokens for number, tokens in enumerate(alone))
             good = others == 0 if kind is None else others <= OTHER_ANSWERS * len(prompts)
-            ok &= good
-            result = "; ".join(generator.notes) or ("same" if good else "differs")
+            ok &= stub.holds(good)
+            result = "; ".join(generator.notes) or stub.word(good)
             rows.append([family, kind or "float32", f"{others} of {len(prompts)}", result])
     return Outcome(ok=ok, columns=["family", "precision", "other texts", "result"], rows=rows, notes=[])
 
@@ -385,9 +385,9 @@ def four_bit(device: torch.device, precision: str | None, small: bool) -> Outcom
             plain = given.to(DTYPES[precision]) @ held.T.to(DTYPES[precision])
             errors = error(plain, reference), error(layer(given.to(DTYPES[precision])), reference)
             good = holds(*errors)
-            ok &= good
+            ok &= stub.holds(good)
             rows.append([f"layer, {kind}{', double' if nested else ''}", *(f"{value:.1e}" for value in errors),
-                         "same" if good else "differs"])  # fmt: skip
+                         stub.word(good)])  # fmt: skip
     model = build("llama", device, small)
     _quantize(model, precision)
     model.enable_input_require_grads()
@@ -398,8 +398,9 @@ def four_bit(device: torch.device, precision: str | None, small: bool) -> Outcom
     fast_states = _states_by_input(model, precision, small)
     # Both are in 16 bits; there is no float32 of this body. Rounding of a few layers is some percent.
     apart = error(fast_states, plain_states)
-    ok &= apart < 0.05
-    rows.append(["body without pads against padded", "", f"{apart:.1e}", "same" if apart < 0.05 else "differs"])
+    good = apart < 0.05
+    ok &= stub.holds(good)
+    rows.append(["body without pads against padded", "", f"{apart:.1e}", stub.word(good)])
     columns = ["what", "the same weights, plain", "4 bits", "result"]
     return Outcome(ok=ok, columns=columns, rows=rows, notes=[])
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.reporting import markdown as md
+from scripts.gpu_checks import running
 from scripts.gpu_checks.cases import PARTS, cases
 
 TITLES = {
@@ -42,9 +43,11 @@ def render(out: Path) -> str:
     for place in dict.fromkeys(map(_place, records)):
         lines += [f"* {place}"]
     count = {status: sum(one["status"] == status for one in records) for status in ("ok", "failed", "skipped")}
+    if ran := sum(one["status"] == running.RAN for one in records):
+        count["ran to the end, not compared"] = ran
+    counts = ", ".join(f"{number} {status}" for status, number in count.items())
     others = len(records) - sum(count.values())
-    lines += ["", f"{len(records)} of {len(order)} cases: {count['ok']} ok, {count['failed']} failed, "
-              f"{count['skipped']} skipped, {others} not ended."]  # fmt: skip
+    lines += ["", f"{len(records)} of {len(order)} cases: {counts}, {others} not ended."]
     for part in PARTS:
         lines += _part(part, [record for record in records if record["part"] == part])
     return "\n".join(lines) + "\n"

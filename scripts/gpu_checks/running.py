@@ -19,8 +19,10 @@ from scripts.gpu_checks.cases import Case
 from scripts.gpu_checks.stub import STUB
 
 ROOT = Path(__file__).resolve().parents[2]
+# Status of a case that came to its end on a stub GPU, where no number of it was compared.
+RAN = "ran"
 # Statuses after which a case is over. "timeout" and "stopped" are tried again when the script is started again.
-OVER = ("ok", "failed", "skipped")
+OVER = ("ok", RAN, "failed", "skipped")
 OFFLINE = {
     "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
@@ -101,14 +103,16 @@ def run_all(
             continue
         record = {"name": case.name, "part": case.part, "small": small, **where}
         record["stub"] = STUB in where["device"]
-        missing = [name for name in case.needs if importlib.util.find_spec(name) is None]
+        without = why_skipped(case, stub=record["stub"])
         try:
             limit_s = min(case.limit_s * (SLOW if small else 1), remaining_s)
-            found = _skipped(missing) if missing else run(case, small, limit_s)
+            found = {"status": "skipped", "reason": without} if without else run(case, small, limit_s)
         except (Stopped, KeyboardInterrupt):
             write(out, record | {"status": "stopped", "reason": "stopped by a signal"})
             after_each()
             raise
+        if record["stub"] and found["status"] == "ok":
+            found = {**found, "status": RAN}
         write(out, record | found)
         after_each()
         reason = f": {found['reason']}" if found.get("reason") else ""
@@ -116,8 +120,12 @@ def run_all(
     return left
 
 
-def _skipped(missing: list[str]) -> dict[str, Any]:
-    return {"status": "skipped", "reason": f"not installed: {', '.join(missing)}"}
+def why_skipped(case: Case, *, stub: bool) -> str | None:
+    """Return why a case can't be run here; None where it can."""
+    missing = [name for name in case.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        return f"not installed: {', '.join(missing)}"
+    return f"a stub GPU can't: {case.not_on_stub}" if stub and case.not_on_stub else None
 
 
 def command(case: Case, small: bool) -> list[str]:

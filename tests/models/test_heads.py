@@ -48,6 +48,16 @@ def test_an_encoder_decoders_blocks_are_the_decoders_even_if_fewer(tmp_path):
     assert heads.transformer_blocks(model) == list(model.transformer.decoder.block)
 
 
+def test_layers_that_are_sharded_as_one_are_those_of_the_stacks_where_a_model_names_none(tmp_path):
+    assert heads.layer_classes(tiny.build(tiny.card("t5"), tmp_path)) == {"T5Block"}
+    sizes = dict.fromkeys(("d_model", "encoder_ffn_dim", "decoder_ffn_dim", "vocab_size", "decoder_vocab_size"), 8)
+    counts = ("encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads")
+    layers = dict.fromkeys(counts, 1)
+    special = {"pad_token_id": 0, "max_position_embeddings": 8}
+    model = transformers.MarianMTModel(transformers.MarianConfig(**sizes, **layers, **special))
+    assert heads.layer_classes(model) == {"MarianEncoderLayer", "MarianDecoderLayer"}
+
+
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_blocks_of_a_wrapped_model(method, tmp_path):
     model = tiny.adapted(tiny.card("t5"), tmp_path, method)

@@ -254,7 +254,7 @@ def test_zero_shards_what_it_says(seventy):
         # Scored and saved sharded: beside a part of all states only layers that are gathered, and a batch.
         assert 20 * numbers / world < third.whole < 20 * numbers / world + 12 * GIB
     waiting = dataclasses.replace(seventy, parallelism=Parallelism(world=8, zero=3, offload="cpu")).predict(1, 2048)
-    assert sum(waiting.host.values()) == pytest.approx((4 + 4 + 4 + 8) * numbers, rel=0.001)
+    assert sum(waiting.host.values()) == pytest.approx((4 + 4 + 4 + 8 + 4) * numbers, rel=0.001)
     assert not {"optimizer", "weights", "gradients", "master weights"} & set(waiting.parts)
 
 
@@ -342,7 +342,29 @@ def test_the_command_says_what_fits(write, capsys):
             ["--per-device-batch", "7"],
             "command line: training.global_batch: 32 is not a multiple of per_device_batch 7",
         ),
-        (["--zero", "1", "training.optimizer=adafactor"], "training.optimizer: adafactor can't be sharded by ZeRO"),
+        (
+            ["--zero", "1", "training.optimizer=adafactor"],
+            "training.optimizer: adafactor would compute something else on shards of parameters, as ZeRO-1 makes them;",
+        ),
+        (
+            ["--fsdp", "training.optimizer=adamw_bnb_8bit"],
+            "training.optimizer: adamw_bnb_8bit has no step for FSDP2's tensors; take adamw_torch or adamw",
+        ),
+        (
+            ["--zero", "3", "training.optimizer=adamw_bnb_8bit"],
+            "training.optimizer: adamw_bnb_8bit keeps 8-bit blocks, which checkpoints of ZeRO-3 don't hold; take adamw",
+        ),
+        (
+            ["--zero", "3", "--offload", "cpu", "training.optimizer=sgd"],
+            "training.optimizer: with offload accelerate takes DeepSpeed's Adam for CPUs in place of sgd; take adamw",
+        ),
+        (["--fsdp", "training.engine=loop"], "training.engine: loop trains whole models only, not under FSDP2"),
+        (["--world", "64"], "training.global_batch 32 can't be split over 64 processes; choose a multiple of 64"),
+        (["--records", "reports/minilm"], "--records: name the GPU with --gpu, as in A10G: only records of the same"),
+        (["--table"], "--table is of all shipped recipes as they are, on one GPU; omit RECIPE"),
+        (["--job", "no.yaml", "--fsdp"], "--fsdp is for a recipe's plan; the settings of a --job are in its file"),
+        (["model.architecture.hidden_size=-4"], "the model 'bert' can't be loaded: Trying to create tensor with nega"),
+        (["model=pyproject.toml"], "command line: model: there is no model card 'pyproject.toml'. Known: "),
         (
             ["method=zero_shot", "objective=text", "model=tiny_llama", "--world", "2", "--zero", "3"],
             "method 'zero_shot' trains nothing by gradients, so that ZeRO has nothing to shard; omit --zero",

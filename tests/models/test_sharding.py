@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from bench.config import registry, resolve
 from bench.distributed import sharding
 from bench.errors import SetupError
 from bench.models.kernels import padding_free
+from bench.training import autocast
 from tests.helpers.launching import ROOT
 from tests.helpers.models import build, card
 
@@ -67,7 +68,13 @@ def test_the_stage_is_read_from_a_deepspeed_file_too(launched, monkeypatch, tmp_
 
 REFUSED = {
     "loop": ("zero1", BERT, ["training.engine=loop"], "whole models only, not under ZeRO-1; take engine: trainer"),
-    "8-bit": ("zero2", BERT, ["training.optimizer=adamw_bnb_8bit"], "take adamw_torch or adamw_torch_fused or sgd"),
+    "8-bit": (
+        "zero3",
+        BERT,
+        ["training.optimizer=adamw_bnb_8bit"],
+        "which checkpoints of ZeRO-3 don't hold; take adam",
+    ),
+    "paged": ("zero2", BERT, ["training.optimizer=paged_adamw_8bit"], "paged_adamw_8bit was not tried under ZeRO-2;"),
     "adafactor": ("fsdp2", BERT, ["training.optimizer=adafactor"], "something else on shards of parameters, as FSDP"),
     "qlora-zero3": ("zero3", QLORA, [], "set method.storage=float32, or launch with zero2.yaml or ddp.yaml"),
     "qlora-fsdp2": ("fsdp2", QLORA, [], "4-bit weights that are stored as what they are computed in"),
@@ -102,6 +109,26 @@ def test_nothing_to_train_is_noted(launched, kind, recipe, sentence):
     assert sentence in checked(ROOT / f"recipes/tiny/{recipe}.yaml")
 
 
+@pytest.mark.parametrize("kind", ["zero1", "zero2"])
+def test_8_bit_states_are_sharded_with_a_note_where_checkpoints_hold_them(launched, kind):
+    launched(kind)
+    note = checked(BERT, "training.optimizer=adamw_bnb_8bit")
+    assert note == (
+        f"ZeRO-{kind[-1]}: adamw_bnb_8bit has its 8-bit blocks in each process's part, and rounds otherwise there"
+    )
+
+
+def test_an_optimizer_that_accelerate_replaces_where_it_is_offloaded_is_refused(launched, monkeypatch):
+    """It would take Adam for SGD, and say nothing."""
+    launched("zero3")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "cpu")
+    assert "ZeRO-3 shards the parameters" in checked(BERT, "training.optimizer=adamw_torch")
+    with pytest.raises(SetupError, match=r"with offload accelerate takes DeepSpeed's Adam for CPUs in place of sgd"):
+        checked(BERT, "training.optimizer=sgd")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none")
+    assert "ZeRO-3 shards the parameters" in checked(BERT, "training.optimizer=sgd")
+
+
 @pytest.fixture
 def classifier(tmp_path):
     return lambda family: build(card(family), tmp_path)
@@ -131,6 +158,34 @@ def test_an_encoder_decoder_s_embeddings_of_one_weight_become_one_module(classif
     assert plugin.transformer_cls_names_to_wrap == ["T5Block"]
     parts = [part.get_input_embeddings() for part in (model, encoder, decoder)]
     assert (len({id(part) for part in parts}) == 1) == tied
+
+
+def test_fsdp2_shards_the_gradients_of_each_micro_batch(launched):
+    """Else each process keeps those of the whole model until a step's last micro-batch, as is the Trainer's default."""
+    arguments = SimpleNamespace(accelerator_config=SimpleNamespace(gradient_accumulation_kwargs=None))
+    assert sharding.apply_defaults(arguments).accelerator_config.gradient_accumulation_kwargs is None
+    launched("fsdp2")
+    found = sharding.apply_defaults(arguments).accelerator_config.gradient_accumulation_kwargs
+    assert found == {"sync_each_batch": True}
+    accelerator = SimpleNamespace(
+        distributed_type=SimpleNamespace(value="FSDP"), gradient_state=SimpleNamespace(plugin_kwargs={})
+    )
+    model = type("Sharded", (FSDPModule,), {"__new__": object.__new__})()
+    with pytest.raises(SetupError, match=r"^FSDP2 would keep whole gradients between micro-batches"):
+        sharding.in_force(accelerator, model)
+    accelerator.gradient_state.plugin_kwargs = found
+    assert sharding.in_force(accelerator, model) == {"distributed_type": "FSDP"}
+
+
+@pytest.mark.parametrize("drops", [True, False])
+def test_autocast_under_fsdp2_keeps_no_copies_of_weights_where_they_are_dropped(launched, drops):
+    """Else each process holds the whole model in 16 bits during the forward pass."""
+    scoring = SimpleNamespace(device=torch.device("cpu"), precision="bf16")
+    with autocast.autocast(scoring, drops_copies=drops):
+        assert not torch.is_autocast_enabled("cpu")
+    launched("fsdp2")
+    with autocast.autocast(scoring, drops_copies=drops):
+        assert (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled()) == (True, not drops)
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama", "t5"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 from accelerate import PartialState
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, set_seed
 
 from bench.config.contracts import LoadPlan
@@ -231,15 +231,21 @@ def test_a_model_is_saved_from_the_disk_in_files_of_a_limited_size(one_of, tmp_p
     assert shards.are_held(model)
 
 
-@pytest.mark.parametrize("how", ["torn", "missing"])
+@pytest.mark.parametrize("how", ["torn", "missing", "empty", "of another shape"])
 def test_a_damaged_file_of_weights_is_one_sentence_of_all_processes(how, tmp_path, monkeypatch):
     whole = whole_model("mistral")
     whole.save_pretrained(tmp_path, max_shard_size=20_000)
     path = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    weights = load_file(path)
+    name = next(name for name in weights if name.endswith("proj.weight"))
     if how == "torn":
         path.write_bytes(path.read_bytes()[:-100])
-    else:
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "missing":
         path.unlink()
+    else:
+        save_file(weights | {name: weights[name][:-2].clone()}, path, {"format": "pt"})
     monkeypatch.setattr(build, "locate", lambda card: tmp_path)
     monkeypatch.setattr(build, "own_config", lambda card: whole.config.to_dict())
     card = SimpleNamespace(**vars(CARD), trust_remote_code=False)

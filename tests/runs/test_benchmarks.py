@@ -169,6 +169,16 @@ def test_the_plan_counts_what_the_sources_hold_on_any_number_of_processes(monkey
             assert planned == pytest.approx(held, rel=1e-3), (way, processes)
 
 
+def test_figures_of_spread_memory_are_kept_for_the_code_that_they_are_of(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spread_memory = importlib.import_module("spread_memory")
+    codes, times = ["first", "first", "second"], iter(range(3))
+    monkeypatch.setattr(spread_memory.git, "git", lambda *_: codes.pop(0) + "\n")
+    found = [spread_memory.kept(tmp_path, "zero3-2", lambda: {"held_gib": next(times)}) for _ in range(3)]
+    assert [row["held_gib"] for row in found] == [0, 0, 1]
+    assert spread_memory.kept(None, "zero3-2", lambda: {"held_gib": next(times)}) == {"held_gib": 2}
+
+
 def test_spread_memory_of_loading_and_saving(monkeypatch):
     shown, found = run("spread_memory", "--phases")
     (case,) = found["cases"]
@@ -201,6 +211,13 @@ def test_what_scoring_may_take_is_a_part_and_a_layer(monkeypatch):
     small = {"score_gib": 0.07, "score_by_sources_gib": 0.02}
     found = spread_memory.without_any_size({**row, "score_gib": 1.6}, small)
     assert (found["any_size_gib"], found["of_model_gib"]) == (pytest.approx(0.05), pytest.approx(1.55))
+    small = {"held_gib": 0.08, "held_by_sources_gib": 0.02}
+    found = spread_memory.trained_without_any_size({"held_gib": 0.56, "peak_gib": 0.8, "losses": []}, small)
+    assert {name: round(found[f"{name}_gib"], 6) for name in ("held", "peak", "any_size")} == {
+        "held": 0.5, "peak": 0.74, "any_size": 0.06
+    }  # fmt: skip
+    small = {"held_gib": 0.01, "held_by_sources_gib": 0.02}  # buckets that are never filled
+    assert spread_memory.trained_without_any_size({"held_gib": 0.56, "peak_gib": 0.8}, small)["held_gib"] == 0.56
 
 
 def test_memory_diet():
@@ -225,7 +242,7 @@ def measured(spread_memory, way, processes):
     found = {"way": way, "processes": processes, "losses": [0.7, 0.6]}
     for kind, size in (
         ("held", spread_memory.held_bytes(way, processes, parameters, 2**24)),
-        ("peak", spread_memory.peak_bytes(way, processes, parameters, sharding.BUFFERS)),
+        ("peak", spread_memory.peak_bytes(way, processes, parameters, sharding.BUFFERS, layer=parameters // 8)),
     ):
         found |= {f"{kind}_gib": 1.05 * size / GIB, f"{kind}_by_sources_gib": size / GIB}
     return found | {"held_by_the_plan_gib": found["held_by_sources_gib"]}

@@ -401,6 +401,51 @@ def test_parts_of_a_sharded_training_are_read_by_another_number_of_processes(tmp
     ]
 
 
+STILL = [
+    *(f"model.architecture.{name}=0.0" for name in NO_DROPOUT["bert"]), "training.log_every=1",
+    "training.learning_rate=0.003", "evaluation.before=false",
+]  # fmt: skip
+
+
+def launch_in_turn(folder, names, config, processes, *extra):
+    """Runs of one launch, one after another; the first one of each name that begins with `stopped` is stopped."""
+    jobs = folder / f"jobs-{processes}.json"
+    jobs.write_text(json.dumps([arguments(folder / name, *STILL, *extra) for name in names]), encoding="utf-8")
+    script, options = ROOT / "tests" / "helpers" / "stopped_once.py", ("--num_processes", str(processes))
+    return launch(jobs, config=config, script=script, options=options)
+
+
+def test_an_offloaded_training_is_gone_on_with_by_any_number_of_processes(tmp_path):
+    """ZeRO-3, the optimiser and the weights on the host: stopped on two processes, resumed on two and on one."""
+    assert lifecycle.main(arguments(tmp_path / "plain", *STILL)) == 0
+    done = launch_in_turn(tmp_path, ["stopped", "stopped", "stopped-other"], "zero3_offload_cpu2", 2)
+    assert record_of(tmp_path / "stopped-other")["status"] == "interrupted", done.stderr[-3000:]
+    newest, _ = checkpoint_files.newest(tmp_path / "stopped-other" / checkpoint_files.FOLDER)
+    assert not newest.sharded  # nothing is unpickled
+    assert len(list(newest.path.glob("shards-*-of-00002.safetensors"))) == 2
+    done = launch_in_turn(tmp_path, ["stopped-other"], "zero3_offload_cpu2", 1)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name, processes in (("stopped", 2), ("stopped-other", 1)):
+        found = record_of(tmp_path / name)
+        places = [found["launch"][f"offload_{what}"] for what in ("optimizer", "parameters")]
+        assert (found["launch"]["world_size"], found["launch"]["zero_stage"], places) == (processes, 3, ["cpu", "cpu"])
+        assert [one["from_step"] > 4 for one in found["resumed"]] == [True]
+        # The optimiser on the host rounds otherwise.
+        assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "plain"), abs=1e-4)
+
+
+def test_8_bit_states_that_zero_2_shards_are_gone_on_with(tmp_path):
+    optimizer = "training.optimizer=adamw_bnb_8bit"
+    assert lifecycle.main(arguments(tmp_path / "plain", *STILL, optimizer)) == 0
+    done = launch_in_turn(tmp_path, ["whole", "stopped", "stopped"], "zero2_cpu2", 2, optimizer)
+    assert [one["from_step"] > 4 for one in record_of(tmp_path / "stopped")["resumed"]] == [True], done.stderr[-3000:]
+    assert_equal(tmp_path / "stopped", tmp_path / "whole")
+    assert losses(tmp_path / "stopped") == pytest.approx(losses(tmp_path / "plain"), abs=1e-3)
+    assert "ZeRO-2: adamw_bnb_8bit has its 8-bit blocks in each process's part" in "".join(
+        record_of(tmp_path / "whole")["notes"]
+    )
+
+
 @pytest.mark.parametrize("config", KILLED)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(killed, config):
     uninterrupted, resumed = killed[config]

@@ -17,6 +17,17 @@ TRAINED = ["training.epochs=null", "training.steps=2", "training.global_batch=8"
 FEW = "evaluation.batch_tokens=120"
 STILL = [f"model.architecture.{name}=0.0" for name in NO_DROPOUT["bert"]]
 BEST = ["training.evaluate_every=1", "training.warmup=0", "training.best=loss", "training.learning_rate=0.3"]
+# Encoder-decoders whose embeddings are one weight; Marian names no layers that are sharded as one.
+SIZES = (
+    "vocab_size: 2048, d_model: 32, encoder_layers: 2, decoder_layers: 2, encoder_attention_heads: 4, "
+    "decoder_attention_heads: 4, encoder_ffn_dim: 48, decoder_ffn_dim: 48, max_position_embeddings: 512, "
+    "dropout: 0.0, attention_dropout: 0.0, activation_dropout: 0.0, init_std: 0.1, scale_embedding: true"
+)
+SPECIAL = "decoder_vocab_size: 2048, pad_token_id: 0, eos_token_id: 1, decoder_start_token_id: 0"
+CARD = (
+    "model={{family: encoder_decoder, licence: none, weights: random, max_length: 128, attention: eager, "
+    "tokenizer: {{train: unigram, vocab_size: 2048}}, architecture: {{model_type: {}}}}}"
+)
 WRITTEN = "prompting={answer: generate, max_new_tokens: 10}"
 JOBS = {
     "head": ["tiny/bert-full", *STILL, FEW, *BEST],
@@ -27,6 +38,9 @@ JOBS = {
     "written": ["tiny/mistral-text_lora", "prompting={answer: generate, max_new_tokens: 8}", FEW],
     # By transformers' own generate, of several lengths.
     "written_t5": ["tiny/t5-text_full", *(f"model.architecture.{name}=0.0" for name in NO_DROPOUT["t5"]), WRITTEN, FEW],
+    "t5_head": ["tiny/t5-full", *(f"model.architecture.{name}=0.0" for name in NO_DROPOUT["t5"]), FEW],
+    "bart_head": ["tiny/t5-full", CARD.format(f"bart, classifier_dropout: 0.0, {SIZES}"), FEW],
+    "marian_text": ["tiny/t5-text_full", CARD.format(f"marian, {SIZES}, {SPECIAL}"), FEW],
     # One batch for two processes.
     "numbers": ["tiny/bert-ratings", *STILL],
     # Nothing is trained, so that no engine shards the model.

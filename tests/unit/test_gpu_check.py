@@ -6,12 +6,13 @@ import subprocess
 import sys
 import zipfile
 from importlib import metadata
+from types import SimpleNamespace
 
 import pytest
 
 from scripts import gpu_check, stub_gpu_branches, stub_gpu_cases
 from scripts.gpu_checks import cases as gpu_cases
-from scripts.gpu_checks import report, running, wheels
+from scripts.gpu_checks import report, running, stub, wheels
 from tests.helpers.cases import together
 
 WHERE = {"device": "NVIDIA X", "capability": "9.0", "memory_gib": 141.0, "python": "3.12.3", "torch": "2.11.0",
@@ -113,6 +114,23 @@ def test_no_case_is_begun_for_which_the_budget_is_too_small(tmp_path, monkeypatc
     assert given[0] <= 100
 
 
+def test_on_a_stub_gpu_a_case_has_run_and_nothing_was_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "run", lambda case, *_: {"status": case.name, "seconds": 1.0})
+    where = WHERE | {"device": "NVIDIA X (stub GPU)"}
+    chosen = [a_case("ok"), a_case("failed"), a_case("compiled", not_on_stub="nothing is compiled")]
+    run_all(chosen, tmp_path, where)
+    assert [running.read(tmp_path, case.name)["status"] for case in chosen] == ["ran", "failed", "skipped"]
+    assert running.read(tmp_path, "compiled")["reason"] == "a stub GPU can't: nothing is compiled"
+    assert running.why_skipped(chosen[2], stub=False) is None
+    assert all(running.is_over(case, tmp_path, where, small=False) for case in chosen)
+    assert (stub.holds(False), stub.word(False), stub.word(True)) == (False, "differs", "same")
+    monkeypatch.setattr(stub_gpu_branches, "ignore_numbers", lambda: None)
+    monkeypatch.setattr(stub.cuda, "name", lambda _: where["device"])
+    monkeypatch.setattr(stub, "_compares", [True])
+    stub.prepare(SimpleNamespace(type="cuda"))
+    assert (stub.holds(False), stub.word(False)) == (True, "ran; not compared")
+
+
 def test_a_torn_record_counts_as_none(tmp_path):
     (tmp_path / "one.json").write_text('{"status": "o', encoding="utf-8")
     assert running.read(tmp_path, "one") is None
@@ -176,8 +194,9 @@ def test_the_report_is_made_of_the_records_in_the_order_of_the_cases(tmp_path):
 
 
 def test_numbers_of_a_stub_gpu_and_of_small_sizes_are_labelled(tmp_path):
-    running.write(tmp_path, record("varlen-kernel", stub=True, small=True))
+    running.write(tmp_path, record("varlen-kernel", stub=True, small=True, status=running.RAN))
     text = report.render(tmp_path)
+    assert "1 of 21 cases: 0 ok, 0 failed, 0 skipped, 1 ran to the end, not compared, 0 not ended." in text
     assert report.STUB in text
     assert report.SMALL in text
 

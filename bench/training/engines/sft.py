@@ -103,7 +103,7 @@ class _Trainer(WatchedTrainer, SFTTrainer):
         """Return the harness's loss, or else TRL's, which needs the model's outputs."""
         if self.loss_of.answers_only:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with autocast.autocast(self.session.inputs.scoring):
+        with autocast.autocast(self.session.inputs.scoring, drops_copies=self.session.drops_copies):
             return SFTTrainer.compute_loss(self, model, inputs, return_outputs, num_items_in_batch)
 
     def _send_telemetry(self) -> None:

@@ -135,7 +135,7 @@ class WatchedTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the harness's loss: the sum over label items, divided by those of the whole step."""
-        with autocast.autocast(self.session.inputs.scoring):
+        with autocast.autocast(self.session.inputs.scoring, drops_copies=self.session.drops_copies):
             loss = self.loss_of.batch_loss(model, inputs, num_items_in_batch)
         # As in the Trainer: the items are those of all processes, and DDP averages what each of them gives.
         averaged = self.args.average_tokens_across_devices

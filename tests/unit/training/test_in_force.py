@@ -149,6 +149,19 @@ def test_under_deepspeed_its_own_engine_is_asked(monkeypatch, changes, sentences
     assert wrong == "learning_rate 0.02 is in force, where 0.01 was asked for"
 
 
+@pytest.mark.parametrize("mode", [True, False])
+def test_an_optimizer_in_place_of_the_recipe_s_is_told(monkeypatch, mode):
+    """As DeepSpeed's Adam for CPUs does, which is AdamW or Adam."""
+    model = nn.Linear(3, 2)
+    inputs = given(model)
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    objects = live(model, inputs, accelerator=deepspeed())
+    optimizer = objects.optimizer.optimizer
+    optimizer.__class__ = type("DeepSpeedCPUAdam", (type(optimizer),), {"adam_w_mode": mode})
+    found = told(model, inputs, objects)
+    assert [text.partition(",")[0] for text in found] == ([] if mode else ["optimizer {'class': 'DeepSpeedCPUAdam'"])
+
+
 def test_every_optimizer_of_the_schema_is_known():
     names = Training.model_fields["optimizer"].annotation.__args__
     assert set(names) == set(in_force.OPTIMIZERS)
