@@ -140,8 +140,8 @@ def _beside_their_intervals(pairs: Sequence[Pair]) -> list[str]:
     if not found:
         return []
     return [
-        f"The interval of {_listed(found)} leaves out 0, but its test is not significant: the verdict is the test's, which "
-        "is corrected for all pairs and is stricter in small samples."
+        f"The interval of {_listed(found)} leaves out 0, but its test is not significant: the verdict is the "
+        "test's, which is corrected for all pairs and is stricter in small samples."
     ]
 
 
