@@ -6,8 +6,9 @@
 Torch is loaded when something is forecast. Runs that differ in their seed alone share a forecast.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,25 @@ def of_jobs(jobs: Sequence[Job], machine: Machine, nodes: Sequence[Node]) -> dic
     """
     shape = _shape(machine, nodes)
     known: dict[str, Resources] = {}
-    for job in jobs:
-        resolved = job.planned.resolved
-        if resolved.hash not in known:
-            known[resolved.hash] = _forecast(resolved, machine, shape)
-            if not known[resolved.hash].host_bytes:
-                console.complain(f"warning: {resolved.name}: {known[resolved.hash].source}; no memory is reserved")
+    with _offline():
+        for resolved in (job.planned.resolved for job in jobs):
+            if resolved.hash not in known:
+                known[resolved.hash] = _forecast(resolved, machine, shape)
+                if not known[resolved.hash].host_bytes:
+                    console.complain(f"warning: {resolved.name}: {known[resolved.hash].source}; no memory is reserved")
     return {job.folder: known[job.planned.resolved.hash] for job in jobs}
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Let libraries that are imported inside ask for nothing on a network; the runs, which get variables too, may."""
+    known = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = known or "1"
+    try:
+        yield
+    finally:
+        if known is None:
+            del os.environ["HF_HUB_OFFLINE"]
 
 
 def refuse_too_large(jobs: Sequence[Job], asked: Mapping[Path, Resources], nodes: Sequence[Node]) -> None:
@@ -83,7 +96,6 @@ def _content(machine: Machine) -> dict[str, Any]:
 def _forecast(resolved: Resolved, machine: Machine, shape: Resources) -> Resources:
     if not without_model.uses_model(resolved.recipe.method.name):
         return replace(shape, source=f"method {resolved.recipe.method.name!r} uses no model, and has no forecast")
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         gpu_bytes, host_bytes = _bytes(resolved, machine, shape)
     except BenchError as error:

@@ -14,6 +14,7 @@ import json
 import os
 import secrets
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -128,6 +129,8 @@ def _sent_variables(variables: Mapping[str, str]) -> dict[str, str]:
 def token_in(out: Path) -> Iterator[tuple[str, str]]:
     """Yield (path, text) of a file in the sweep's folder, by which a node finds whether it sees that folder."""
     path, text = out.absolute() / f".token-{secrets.token_hex(4)}", secrets.token_hex(16)
+    for left in path.parent.glob(".token-????????"):  # of a sweep that was killed
+        left.unlink(missing_ok=True)
     files.write_text(path, text)
     try:
         yield str(path), text
@@ -152,7 +155,7 @@ class NodeAgent:
     def __init__(self, run: RemoteRun) -> None:
         self._run = run
         self._supervisor: subprocess.Popen[bytes] | None = None
-        self._scratch, self._offset, self._said = "", 0, b""
+        self._scratch, self._offset, self._said, self._group = "", 0, b"", 0
         self._folder, self._log = Path(run.cwd) / run.folder, Path(run.cwd) / run.log
 
     def place(self, address: str = "") -> Place:
@@ -213,14 +216,15 @@ class NodeAgent:
             scratch=self._scratch,
         )
 
-    def launch(self, rank: int = 0, main_host: str = "", main_port: int = 0) -> None:
-        """Start the run under a supervisor, which ends it when this process is gone."""
+    def launch(self, rank: int = 0, main_host: str = "", main_port: int = 0) -> tuple[dict[str, object] | None, bytes]:
+        """Start the run under a supervisor, which ends it when this process is gone; return what `wait` does."""
         words = [sys.executable, "-P", supervisor.__file__]
         started = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert started.stdin is not None
+        self._supervisor = started
         started.stdin.write(f"{self.prepared(rank, main_host, main_port).as_json()}\n".encode())
         started.stdin.flush()
-        self._supervisor = started
+        return self.wait(0)
 
     def wait(self, seconds: float) -> tuple[dict[str, object] | None, bytes]:
         """Return (how it ended, or None after so many seconds; new output of a run whose log the sweep can't see)."""
@@ -230,11 +234,22 @@ class NodeAgent:
         if select.select([stream], [], [], seconds)[0]:
             piece = os.read(stream.fileno(), 4096)
             self._said += piece
-            if not piece or self._said.endswith(b"\n"):
-                ended = json.loads(self._said or b'{"failed": "its supervisor was killed"}')
+            *lines, self._said = self._said.split(b"\n")
+            for told in map(json.loads, lines):
+                self._group = told.get("started", self._group)
+                ended = told if "started" not in told else ended
+            if not piece and ended is None:
+                ended = self._without_supervisor()
         said = gathering.tail(self._log, self._offset) if self._scratch else b""
         self._offset += len(said)
         return ended, said
+
+    def _without_supervisor(self) -> dict[str, object]:
+        """Kill a run whose supervisor was killed."""
+        if self._group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._group, signal.SIGKILL)
+        return {"lost": f"its supervisor on {socket.gethostname()} was killed"}
 
     def rest_of_log(self) -> bytes:
         """Return the output that `wait` has not returned, of a run whose log the sweep can't see."""

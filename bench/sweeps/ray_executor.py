@@ -78,7 +78,7 @@ class RayExecutor:
         """Look at the nodes: is their software the same, do they hold each run? Raises SetupError where not."""
         from bench.sweeps import forecasts
 
-        self._nodes = list(_checked_nodes())
+        self._nodes = self._nodes or _checked_nodes()
         nodes = [one.node for one in self._nodes]
         self._asked = forecasts.of_jobs(jobs, self._machine, nodes)
         forecasts.refuse_too_large(jobs, self._asked, nodes)
@@ -178,7 +178,7 @@ def _refuse_silent(address: str) -> None:
 def _probe() -> Any:
     """Return a function that tells of a node's software; it is sent whole, since the node may lack this package."""
 
-    def look(is_first: bool) -> dict[str, Any]:
+    def _look(is_first: bool) -> dict[str, Any]:
         try:
             from bench.sweeps import node_check as there
         except Exception as error:
@@ -186,7 +186,7 @@ def _probe() -> Any:
         broken = there.why_not_importable() if is_first else None
         return {"fingerprint": there.fingerprint(), "gpu_bytes": there.gpu_bytes(), "broken": broken}
 
-    return look
+    return _look
 
 
 def _checked_nodes() -> list[RayNode]:
@@ -327,7 +327,10 @@ class RayExecution:
         try:
             ready, open_calls = ray.wait(self._calls, num_returns=len(self._calls), timeout=0)
             if not self._places:
-                return self._unplaced() if open_calls else self._launch(ray.get(ready))
+                if open_calls:
+                    return self._unplaced()
+                self._launch(ray.get(ready))
+                return None
             return self._next(ready)
         except RayTaskError as error:  # of the agent: it is there, and could not do its work
             return Ended(returncode=1, why=str(error.cause).strip())
@@ -353,25 +356,22 @@ class RayExecution:
         return None
 
     def _launch(self, places: list[Place]) -> None:
-        import ray
-
         refused = [f"{place.host}: {place.refused}" for place in places if place.refused]
         if refused:
             raise SetupError("\n".join(refused))
         first = places[0]
-        for rank, handle in enumerate(self._actors.handles):
-            handle.launch.remote(rank, first.address, first.port)
+        self._calls = [
+            handle.launch.remote(rank, first.address, first.port) for rank, handle in enumerate(self._actors.handles)
+        ]
         self._places = places
         if not first.is_shared:
             self._log = files.lock_file(self.job.log)
             if self._log is not None:
                 self._log.truncate()
-        self._calls = [handle.wait.remote(WAIT_S) for handle in self._actors.handles]
         self.job.state, self.job.started_s = "running", time.monotonic()
         if not console.is_live():
             shared = "" if first.is_shared else "; its files are fetched when it ends"
             console.say(f"started: {self.job.name} on {first.host} (log: {self.job.log}{shared})")
-        ray.wait(self._calls, num_returns=1, timeout=0)
 
     def _next(self, ready: list[Any]) -> Ended | None:
         """Take what has come back of the calls, and call again where the run goes on."""
@@ -391,6 +391,9 @@ class RayExecution:
         if len(self._codes) < len(self._calls):
             return None
         first = self._codes[0]
+        lost = [str(told["lost"]) for told in self._codes.values() if "lost" in told]
+        if lost:
+            return Ended(returncode=-9, lost=lost[0])
         if "failed" in first:
             return Ended(returncode=1, why=f"{self._places[0].host}: {first['failed']}")
         if first["ended"] == supervisor.TAKEN:

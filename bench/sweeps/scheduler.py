@@ -90,7 +90,7 @@ def _run_sweep(plans: list[Plan], options: SweepOptions) -> int:
         return 0
     rows = rows_of(jobs, options.machine)
     endings = overview.endings(rows, options.out, compares=options.says_next)
-    for line in [*overview.lines(rows, options.machine.jobs, reasons=False), *endings]:
+    for line in [*overview.lines(rows, _at_once(rows, options.machine), reasons=False), *endings]:
         console.say(line)
     return 0 if not without_settings and all(job.state == "ok" for job in jobs) else 1
 
@@ -141,7 +141,7 @@ def _write_plan(jobs: list[Job], options: SweepOptions, metric: str | None) -> N
         options.out,
         plan_file.SweepPlan.begun(
             options.started_at,
-            at_once=options.at_once if slurm else machine.jobs,
+            at_once=options.at_once if slurm or options.executor is not None else machine.jobs,
             gpus=machine.per_run,
             slurm=slurm,
             metric=metric,
@@ -342,7 +342,7 @@ def _say_end(job: Job, jobs: list[Job], machine: Machine) -> None:
         return
     rows = rows_of(jobs, machine)
     is_done = all(row.is_over for row in rows)
-    console.say(describe(job) + ("" if is_done else f"\n  {overview.summary(rows, machine.jobs)}"))
+    console.say(describe(job) + ("" if is_done else f"\n  {overview.summary(rows, _at_once(rows, machine))}"))
 
 
 def _stop(running: list[Execution], metric: str | None) -> None:
@@ -396,7 +396,7 @@ def _display(jobs: list[Job], machine: Machine) -> Iterator[Callable[[], None]]:
     def _drawn() -> Group:
         rows = rows_of(jobs, machine)
         most = overview.rows_that_fit(console.out.size.height)
-        return overview.drawn(overview.lines(rows, machine.jobs, most), overview.logs(rows))
+        return overview.drawn(overview.lines(rows, _at_once(rows, machine), most), overview.logs(rows))
 
     with Live(_drawn(), console=console.out, refresh_per_second=4, transient=True) as live:
         yield lambda: live.update(_drawn())
@@ -421,6 +421,11 @@ def rows_of(jobs: list[Job], machine: Machine) -> list[Row]:
         )
         for job in jobs
     ]
+
+
+def _at_once(rows: list[Row], machine: Machine) -> int:
+    """Return how many runs go side by side: on a cluster as many as do now."""
+    return max(machine.jobs, sum(row.state == "running" for row in rows))
 
 
 def _seconds(job: Job) -> float | None:

@@ -61,7 +61,9 @@ class Beat:
         self._thread = threading.Thread(target=self._go_on, daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin."""
+        """Begin; jobs of a sweep that was killed end without the file that it has left."""
+        for left in self.path.parent.glob(".sweep-????????.json"):
+            left.unlink(missing_ok=True)
         self._write()
         self._thread.start()
         return self
@@ -211,6 +213,8 @@ class SlurmExecutor:
         self._asked = forecasts.of_jobs(jobs, self._machine, nodes)
         if self._cluster == "local" and any(asked.nodes > 1 for asked in self._asked.values()):
             raise SetupError(f"--slurm-cluster local: {self._machine.config.name} asks for several nodes; this is one")
+        if self._cluster == "local" and self._machine.per_run and (self._most or 1) > 1:
+            raise SetupError("--slurm-cluster local: --jobs: each job would get the same GPUs; run one at a time")
         if nodes:
             forecasts.refuse_too_large(jobs, self._asked, nodes)
 

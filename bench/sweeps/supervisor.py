@@ -4,9 +4,11 @@
 
 Stdin stays open as long as the sweep lives: at its end, by whatever cause, the run is told to stop, writes a checkpoint
 and ends, and no process is left. It is a process apart from those of the cluster's own software, which are killed with
-all of their children when a sweep is gone. On stdout it says the exit code, in JSON.
+all of their children when a sweep is gone. On stdout it says in lines of JSON which process it has started, and the
+exit code.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -26,6 +28,8 @@ from bench.sweeps import processes
 STOP, KILL = "stop", "kill"
 # Where another process has the run.
 TAKEN = "taken"
+# Stdout is a pipe to the process that asked.
+ANSWERS = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +47,17 @@ class Launch:
         return json.dumps(asdict(self))
 
 
-def run(launch: Launch, order: Callable[[], str], started: Callable[[], None] = lambda: None) -> int | str:
+def run(launch: Launch, order: Callable[[], str], started: Callable[[int], None] = lambda _: None) -> int | str:
     """Launch, wait for the end, and return the exit code; TAKEN where another process has the run.
 
     order: is asked again and again for what to do: "" (go on), STOP or KILL; it may wait for as long as POLL_S.
+    started: is told the launcher's process, which leads the group of all processes of the run.
     """
     process = processes.launch(launch.command, Path(launch.log), Path(launch.cwd), launch.environment)
     if process is None:
         return TAKEN
-    started()
     try:
+        started(process.pid)
         return _until_end(process, order)
     finally:
         processes.kill(process)
@@ -89,6 +94,11 @@ class Orders:
         return self._last
 
 
+def _say(**told: object) -> None:
+    with contextlib.suppress(OSError):  # nobody listens any more, which the orders tell
+        os.write(ANSWERS, f"{json.dumps(told)}\n".encode())
+
+
 def main() -> int:
     """Leave the process that started this one, run what it asks for, and say how that ended."""
     line = b""
@@ -102,13 +112,9 @@ def main() -> int:
     os.setsid()
     launch, orders = Launch(**json.loads(line)), Orders(0)
     try:
-        ended: dict[str, object] = {"ended": run(launch, orders)}
+        _say(ended=run(launch, orders, lambda process: _say(started=process)))
     except OSError as error:
-        ended = {"failed": f"{error.filename or launch.log}: {error.strerror or error}"}
-    try:
-        os.write(1, f"{json.dumps(ended)}\n".encode())
-    except OSError:
-        orders.is_alone = True
+        _say(failed=f"{error.filename or launch.log}: {error.strerror or error}")
     while launch.scratch and not orders.is_alone:  # the files are fetched meanwhile
         orders()
     if launch.scratch:
