@@ -287,9 +287,8 @@ def _actors(run: Any, asked: Resources, only: list[str] | None) -> Actors:
         return Actors(handles=[agent.options(**common, **({"label_selector": where} if where else {})).remote(run)])
     bundle = {"CPU": asked.cpus, "GPU": asked.gpus, "memory": asked.host_bytes}
     bundles = [{name: size for name, size in bundle.items() if size} for _ in range(asked.nodes)]
-    group = placement_group(
-        bundles, strategy="STRICT_SPREAD", **({"bundle_label_selector": [where] * asked.nodes} if where else {})
-    )
+    selectors: Any = [where] * asked.nodes if where else None
+    group = placement_group(bundles, strategy="STRICT_SPREAD", bundle_label_selector=selectors)
     handles = [
         agent.options(**common, scheduling_strategy=PlacementGroupSchedulingStrategy(group, number)).remote(run)
         for number in range(asked.nodes)

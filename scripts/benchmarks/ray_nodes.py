@@ -63,11 +63,10 @@ class RayNodes:
     def lose_a_node(self) -> None:
         """Kill the newest node at once, with the runs on it, as a machine that goes dark."""
         newest = self._ask("newest")
-        runs = [process for process in processes_of_runs() if self._is_of(process, newest)]
-        self._ask("lose")
-        for process in runs:
+        for process in [process for process in psutil.process_iter() if self._is_of(process, newest)]:
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        self._ask("lose")
 
     @staticmethod
     def _is_of(process: psutil.Process, node: str) -> bool:
