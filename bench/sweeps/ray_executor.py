@@ -11,7 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
@@ -40,11 +40,10 @@ NODE_ID = "ray.io/node-id"
 
 @dataclass(frozen=True, kw_only=True)
 class RayNode:
-    """A node of the cluster. id: Ray's. fingerprint: of its software; see `node_check`."""
+    """A node of the cluster. id: Ray's."""
 
     id: str
     node: Node
-    fingerprint: Mapping[str, str] = field(default_factory=dict)
 
 
 def _kind(asked: Resources) -> tuple[int, ...]:
@@ -239,7 +238,6 @@ def _node(node: Mapping[str, Any], told: Mapping[str, Any]) -> RayNode:
             host_bytes=int(has.get("memory", 0)),
             cpus=int(has.get("CPU", 0)),
         ),
-        fingerprint=told.get("fingerprint", {}),
     )
 
 
@@ -280,7 +278,7 @@ def _actors(run: Any, asked: Resources, only: list[str] | None) -> Actors:
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
     where = {} if only is None else {NODE_ID: f"in({','.join(only)})"}
-    needs = {"num_cpus": asked.cpus, "num_gpus": asked.gpus, "memory": asked.host_bytes}
+    needs = {"num_cpus": asked.cpus, "num_gpus": asked.gpus, "memory": asked.host_bytes or None}
     agent: Any = ray.remote(RayAgent)
     common = {**needs, "max_restarts": 0, "max_task_retries": 0}
     if asked.nodes == 1:
