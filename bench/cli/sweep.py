@@ -42,7 +42,10 @@ def add(commands: Any) -> None:
     )
     sweep.add_argument("--config", help="accelerate config, by name or path (default: gpu1; cpu without a GPU)")
     sweep.add_argument(
-        "--jobs", type=at_least_one, metavar="N", help="number of parallel runs (default: as many as the GPUs allow)"
+        "--jobs",
+        type=at_least_one,
+        metavar="N",
+        help="number of parallel runs (default: as many as the GPUs allow; on a cluster, as many as it takes)",
     )
     sweep.add_argument(
         "--gpus-per-run",
