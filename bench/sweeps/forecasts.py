@@ -55,7 +55,7 @@ def _offline() -> Iterator[None]:
 
 def refuse_too_large(jobs: Sequence[Job], asked: Mapping[Path, Resources], nodes: Sequence[Node]) -> None:
     """Raise SetupError where no node holds a run: with all such runs, each once."""
-    reasons = {}
+    reasons = dict[str, str]()
     for job in jobs:
         why = why_none_holds(asked[job.folder], nodes)
         if why is not None:
@@ -86,7 +86,7 @@ def _shape(machine: Machine, nodes: Sequence[Node]) -> Resources:
 
 
 def _content(machine: Machine) -> dict[str, Any]:
-    content = yaml_loader.read(machine.config).data
+    content: dict[str, Any] = yaml_loader.read(machine.config).data
     number = content.get("num_machines", 1)
     if isinstance(number, bool) or not isinstance(number, int) or number < 1:
         raise SetupError(f"{machine.config}: num_machines: expected a positive integer, got {number!r:.100}")

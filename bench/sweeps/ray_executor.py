@@ -6,6 +6,7 @@ A run whose node is lost is launched again, and goes on from its checkpoint wher
 """
 
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, Any, Self
 
 from bench import console
 from bench.errors import BenchError, SetupError
@@ -23,9 +24,6 @@ from bench.sweeps.jobs import Job, Machine, written_at
 from bench.sweeps.node_agent import NodeAgent, Place, remote_run, token_in
 from bench.sweeps.resources import Node, Resources, why_none_holds
 from bench.utils import files
-
-if TYPE_CHECKING:
-    from ray.actor import ActorHandle
 
 AUTO = "auto"
 # A call to an actor that waits for its run comes back so often, with what the run has said.
@@ -120,6 +118,13 @@ class RayExecutor:
 # ---------------------------------------------------------------- the cluster
 
 
+def _ray() -> Any:
+    """Return the library, not all of whose functions have types. Raises ImportError without it."""
+    import ray
+
+    return ray
+
+
 def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
@@ -130,7 +135,7 @@ def connected(address: str | None) -> Iterator[int]:
     # Nothing is reported to Ray's makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
+        ray = _ray()
     except ImportError as error:
         raise SetupError("--on ray: Ray is not installed; pip install 'finetune-bench[ray]'") from error
     at = address or os.environ.get("RAY_ADDRESS") or AUTO
@@ -138,7 +143,7 @@ def connected(address: str | None) -> Iterator[int]:
     try:
         # Workers search the sweep's folder for modules, which is no place for them.
         with contextlib.chdir(files.ROOT):
-            ray.init(address=at, log_to_driver=False, logging_level="ERROR", configure_logging=True)
+            ray.init(address=at, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         reason = _reason(error)
         raise SetupError(
@@ -177,54 +182,65 @@ def _refuse_silent(address: str) -> None:
 def _probe() -> Any:
     """Return a function that tells of a node's software; it is sent whole, since the node may lack this package."""
 
-    def _look(is_first: bool) -> dict[str, Any]:
+    def _look() -> dict[str, Any]:
         try:
             from bench.sweeps import node_check as there
         except Exception as error:
             return {"missing": f"{type(error).__name__}: {error}"}
-        broken = there.why_not_importable() if is_first else None
-        return {"fingerprint": there.fingerprint(), "gpu_bytes": there.gpu_bytes(), "broken": broken}
+        return {"fingerprint": there.fingerprint(), "gpu_bytes": there.gpu_bytes()}
 
     return _look
 
 
 def _checked_nodes() -> list[RayNode]:
-    """Return the cluster's nodes, the first of them tried by importing the large libraries.
+    """Return the cluster's nodes; on the first of them the large libraries are imported, to see whether they can be.
 
-    Raises SetupError for a node without the same software, naming each.
+    Raises SetupError for nodes without the same software, naming each.
     """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    ray = _ray()
 
     alive = [node for node in ray.nodes() if node["Alive"]]
-    looked = []
-    task = ray.remote(num_cpus=0, max_retries=0)(_probe())
-    for number, node in enumerate(alive):
-        here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        looked.append(task.options(scheduling_strategy=here).remote(number == 0))
+    looked = [_on(node["NodeID"], _probe()) for node in alive]
     wrong, nodes = [], []
     for node, reference in zip(alive, looked, strict=True):
-        name = f"node {node['NodeName']} ({node['NodeID'][:8]})"
-        try:
-            told = ray.get(reference, timeout=CALL_S + node_check.IMPORT_S)
-        except Exception as error:  # of many kinds, all of which say that the node answers nothing of use
-            reason = _reason(error)
-            wrong.append(f"{name} does not answer: {reason}")
-            continue
-        differing = node_check.problems(node_check.fingerprint(), told.get("fingerprint", {}))
-        if "missing" in told:
-            wrong.append(f"{name} has no finetune-bench ({told['missing']})")
-        elif differing:
-            wrong.append(f"{name}: {'; '.join(differing)}")
-        elif told["broken"]:
-            wrong.append(f"{name}: the libraries can't be imported: {told['broken']}")
+        told, reason = _answer(reference)
         nodes.append(_node(node, told))
+        differing = node_check.problems(node_check.fingerprint(), told.get("fingerprint", {}))
+        if reason is not None:
+            wrong.append(f"{nodes[-1].node.name} does not answer: {reason}")
+        elif "missing" in told:
+            wrong.append(f"{nodes[-1].node.name} has no finetune-bench ({told['missing']})")
+        elif differing:
+            wrong.append(f"{nodes[-1].node.name}: {'; '.join(differing)}")
+    if nodes and not wrong:
+        broken, reason = _answer(_on(nodes[0].id, node_check.why_not_importable))
+        if broken or reason:
+            wrong.append(f"{nodes[0].node.name}: the libraries can't be imported: {broken or reason}")
     if wrong:
         raise SetupError(
             "\n".join(wrong) + "\nnothing was started: install the same versions on all nodes, and start Ray from that "
             "environment"
         )
     return nodes
+
+
+def _on(node: str, function: Any) -> Any:
+    """Call a function on a node, whatever else is going on there."""
+    ray = _ray()
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=there)(function).remote()
+
+
+def _answer(reference: Any) -> tuple[Any, str | None]:
+    """Return (what a call has returned, None), or ({}, why it returned nothing)."""
+    ray = _ray()
+
+    try:
+        return ray.get(reference, timeout=CALL_S + node_check.IMPORT_S), None
+    except Exception as error:  # of many kinds, all of which say that the node answers nothing of use
+        return {}, _reason(error)
 
 
 def _node(node: Mapping[str, Any], told: Mapping[str, Any]) -> RayNode:
@@ -246,7 +262,7 @@ class RayAgent(NodeAgent):
 
     def place(self, address: str = "") -> Place:
         """Look whether the run can be launched here; address: Ray's own for this node, if not given."""
-        import ray
+        ray = _ray()
 
         return super().place(address or ray.util.get_node_ip_address())
 
@@ -255,12 +271,12 @@ class RayAgent(NodeAgent):
 class Actors:
     """The actors of one run, one on each node. group: their placement group; None for a single one."""
 
-    handles: list["ActorHandle"]
+    handles: list[Any]
     group: Any = None
 
     def remove(self) -> None:
         """Give back what they hold. Their supervisors end what is still running."""
-        import ray
+        ray = _ray()
         from ray.util import remove_placement_group
 
         for handle in self.handles:
@@ -273,7 +289,7 @@ class Actors:
 
 def _actors(run: Any, asked: Resources, only: list[str] | None) -> Actors:
     """Ask for a run's actors. only: the nodes that it may be on; None for any."""
-    import ray
+    ray = _ray()
     from ray.util import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -303,7 +319,7 @@ class RayExecution:
     def __init__(self, job: Job, actors: Actors, asked: Resources) -> None:
         self.job, self._actors, self.asked = job, actors, asked
         self._places: list[Place] = []
-        self._calls = [handle.place.remote() for handle in actors.handles]
+        self._calls: list[Any] = [handle.place.remote() for handle in actors.handles]
         self._codes: dict[int, Mapping[str, Any]] = {}
         self._log: IO[bytes] | None = None
         self._is_over = False
@@ -316,7 +332,7 @@ class RayExecution:
 
     def poll(self) -> Ended | None:
         """Return how the run ended; None before. Raises SetupError for a node with other software than the sweep's."""
-        import ray
+        ray = _ray()
         from ray.exceptions import RayError, RayTaskError
 
         if self._is_withdrawn:
@@ -338,7 +354,7 @@ class RayExecution:
 
     def _unplaced(self) -> Ended | None:
         """Look now and then whether there still is a node that holds the run; None while there is hope."""
-        import ray
+        ray = _ray()
 
         now = time.monotonic()
         if now - self._looked_s < CONNECT_S:
@@ -372,7 +388,7 @@ class RayExecution:
 
     def _next(self, ready: list[Any]) -> Ended | None:
         """Take what has come back of the calls, and call again where the run goes on."""
-        import ray
+        ray = _ray()
 
         for number, call in enumerate(self._calls):
             if number in self._codes or call not in ready:
@@ -418,7 +434,7 @@ class RayExecution:
 
         Raises DataError where it did not come as the node wrote it.
         """
-        import ray
+        ray = _ray()
         from ray.exceptions import RayError
 
         try:

@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import psutil
 
@@ -44,7 +44,6 @@ LOOK_S = 1.0
 HOURS = 8
 # Before the time is up, or the job is preempted: for a step and a checkpoint.
 SIGNAL_S = 300
-Cluster = Literal["slurm", "local"]
 
 
 # ---------------------------------------------------------------- the beat of a sweep
@@ -183,7 +182,7 @@ class SlurmExecutor:
     jobs: how many at once; None for as many as Slurm likes, and one on this machine.
     """
 
-    def __init__(self, machine: Machine, out: Path, jobs: int | None, cluster: Cluster = "slurm") -> None:
+    def __init__(self, machine: Machine, out: Path, jobs: int | None, cluster: str = "slurm") -> None:
         self._machine, self._out, self._cluster = machine, out, cluster
         self._most = jobs if jobs is not None or cluster == "slurm" else 1
         self._asked: dict[Path, Resources] = {}

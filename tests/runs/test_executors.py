@@ -22,8 +22,9 @@ from tests.helpers.launching import QUIET, ROOT, environment, losses, read_lines
 pytest.importorskip("ray")
 RECIPE = str(ROOT / "recipes" / "tiny" / "bert-full.yaml")
 FEW = "limit={train: 24, test: 16}"
-SHORT = ["training.epochs=null", "training.steps=3", "training.log_every=1", FEW, "save=false"]
-LONG = [*SHORT, "training.steps=100000", "checkpoints.every_steps=5"]
+COMMON = ["training.epochs=null", "training.log_every=1", FEW, "save=false"]
+SHORT = [*COMMON, "training.steps=3"]
+LONG = [*COMMON, "training.steps=100000", "checkpoints.every_steps=5"]
 PROBE = [str(ROOT / "recipes" / "tiny" / "none-tfidf.yaml"), FEW]
 SEEDS = ["--seeds", "13,14"]
 
@@ -148,7 +149,8 @@ def test_a_sweep_that_is_stopped_or_lost_leaves_checkpoints_and_no_process(clust
         out = tmp_path / number.name
         command = [*words, "--address", cluster.address, "--out", str(out)]
         with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL) as driver:
-            wait_until(lambda out=out: steps(out) > 2)
+            wait_until(lambda out=out, driver=driver: steps(out) > 2 or driver.poll() is not None)
+            assert driver.returncode is None
             driver.send_signal(number)
             driver.wait(60)
         wait_until(lambda: not processes_of_runs())
