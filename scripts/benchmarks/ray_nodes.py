@@ -20,6 +20,9 @@ import psutil
 
 # Cores, bytes of memory as Ray counts them, and of the object store, of each node.
 CORES, MEMORY, STORE = 1, 6 * 2**30, 80 * 2**20
+# A variable that all processes on a node have.
+NODE_NAME = "BENCH_TEST_NODE"
+PROGRAMS = ("/supervisor.py", "/run.py")
 NODE = {"num_cpus": CORES, "memory": MEMORY, "object_store_memory": STORE, "include_dashboard": False}
 
 
@@ -62,30 +65,29 @@ class RayNodes:
 
     def lose_a_node(self) -> None:
         """Kill the newest node at once, with the runs on it, as a machine that goes dark."""
-        newest = self._ask("newest")
-        for process in [process for process in psutil.process_iter() if self._is_of(process, newest)]:
+        for process in self._processes(self._ask("newest")):
             with contextlib.suppress(psutil.Error):
                 process.kill()
         self._ask("lose")
 
-    @staticmethod
-    def _is_of(process: psutil.Process, node: str) -> bool:
-        with contextlib.suppress(psutil.Error):
-            return process.environ().get("BENCH_TEST_NODE") == node
-        return False
+    def _processes(self, nodes: str) -> list[psutil.Process]:
+        """Return the processes of nodes whose names begin so."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(NODE_NAME, "").startswith(nodes):
+                    found.append(process)
+        return found
 
-
-def processes_of_runs() -> list[psutil.Process]:
-    """Return supervisors, launchers and runs on this machine that belong to a node of such a cluster."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if "BENCH_TEST_NODE" in process.environ() and any(
-                word.endswith(("supervisor.py", "run.py")) or word == "accelerate.commands.launch"
-                for word in process.cmdline()
-            ):
-                found.append(process)
-    return found
+    def processes_of_runs(self) -> list[psutil.Process]:
+        """Return the supervisors, launchers and runs on all nodes."""
+        found = []
+        for process in self._processes(f"{self._process.pid}-"):
+            with contextlib.suppress(psutil.Error):
+                words = process.cmdline()
+                if "accelerate.commands.launch" in words or any(word.endswith(PROGRAMS) for word in words):
+                    found.append(process)
+        return found
 
 
 def main() -> int:
@@ -96,10 +98,10 @@ def main() -> int:
 
     def started(number: int) -> Any:
         # Its workers, and what they start, have it.
-        os.environ["BENCH_TEST_NODE"] = str(number)
+        os.environ[NODE_NAME] = f"{os.getpid()}-{number}."
         return cluster.add_node(**NODE)
 
-    os.environ["BENCH_TEST_NODE"] = "0"
+    os.environ[NODE_NAME] = f"{os.getpid()}-0."
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     nodes = {number: started(number) for number in range(1, int(sys.argv[1]))}
     for line in sys.stdin:
@@ -107,7 +109,7 @@ def main() -> int:
         if word == "address":
             answer = cluster.address
         elif word == "newest":
-            answer = str(max(nodes))
+            answer = f"{os.getpid()}-{max(nodes)}."
         elif word == "add":
             number = max(nodes, default=0) + 1
             nodes[number] = started(number)

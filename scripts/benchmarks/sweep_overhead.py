@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from bench.records import store  # noqa: E402
-from scripts.benchmarks.ray_nodes import RayNodes, processes_of_runs  # noqa: E402
+from scripts.benchmarks.ray_nodes import RayNodes  # noqa: E402
 
 # Runs whose time is that of Python's imports: what is between them is the executor's.
 SHORT = ["recipes/tiny/none-tfidf.yaml", "limit={train: 24, test: 16}"]
@@ -109,7 +109,7 @@ def lose_a_node(folder: Path) -> int:
             f"{name} differs" for name in ("slurm", "ray") if results(folder / name) != results(folder / "local")
         ]
         failures += [] if len(results(folder / "local")) == 2 * SEEDS else ["not all runs have a record"]
-    failures += [f"left behind: {process.cmdline()}" for process in processes_of_runs()]
+        failures += [f"left behind: {process.cmdline()}" for process in cluster.processes_of_runs()]
     print("\n".join(failures) or "losses, scores and predictions are equal; no process is left")
     return 1 if failures else 0
 

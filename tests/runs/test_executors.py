@@ -16,7 +16,7 @@ from bench.cli import main as cli
 from bench.records import store
 from bench.sweeps import forecasts, node_check, ray_executor
 from bench.sweeps.resources import Resources
-from scripts.benchmarks.ray_nodes import RayNodes, processes_of_runs
+from scripts.benchmarks.ray_nodes import RayNodes
 from tests.helpers.launching import QUIET, ROOT, environment, losses, read_lines
 
 pytest.importorskip("ray")
@@ -43,7 +43,7 @@ def cluster(tmp_path_factory):
     """Two nodes of one core each; after all tests, no process of a run is left on them."""
     with RayNodes(nodes=2, folder=tmp_path_factory.mktemp("cluster")) as nodes:
         yield nodes
-        assert processes_of_runs() == []
+        assert nodes.processes_of_runs() == []
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_a_sweep_that_is_stopped_or_lost_leaves_checkpoints_and_no_process(clust
             assert driver.returncode is None
             driver.send_signal(number)
             driver.wait(60)
-        wait_until(lambda: not processes_of_runs())
+        wait_until(lambda: not cluster.processes_of_runs())
         (found,) = store.find([out])
         assert store.read(found).status == status
         assert list(found.parent.glob("checkpoints/step-*"))
