@@ -145,17 +145,26 @@ def test_files_come_from_a_node_that_does_not_see_the_folder(cluster, tmp_path, 
 
 def test_a_sweep_that_is_stopped_or_lost_leaves_checkpoints_and_no_process(cluster, tmp_path):
     words = [sys.executable, "-m", "bench", "sweep", RECIPE, *LONG, "--config", "cpu", "--on", "ray"]
-    for number, status in ((signal.SIGTERM, "interrupted"), (signal.SIGKILL, "interrupted")):
-        out = tmp_path / number.name
-        command = [*words, "--address", cluster.address, "--out", str(out)]
-        with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL) as driver:
-            wait_until(lambda out=out, driver=driver: steps(out) > 2 or driver.poll() is not None)
-            assert driver.returncode is None
+    drivers = {}
+    try:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            command = [*words, "--address", cluster.address, "--out", str(tmp_path / number.name)]
+            drivers[number] = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL)
+        ended = [driver.poll for driver in drivers.values()]
+        outs = [tmp_path / number.name for number in drivers]
+        wait_until(lambda: all(steps(out) > 2 for out in outs) or any(poll() is not None for poll in ended))
+        assert [poll() for poll in ended] == [None, None]
+        for number, driver in drivers.items():
             driver.send_signal(number)
             driver.wait(60)
-        wait_until(lambda: not cluster.processes_of_runs())
+    finally:
+        for driver in drivers.values():
+            driver.kill()
+            driver.wait()
+    wait_until(lambda: not cluster.processes_of_runs())
+    for out in outs:
         (found,) = store.find([out])
-        assert store.read(found).status == status
+        assert store.read(found).status == "interrupted"
         assert list(found.parent.glob("checkpoints/step-*"))
 
 
