@@ -27,8 +27,8 @@ from scripts.benchmarks.ray_nodes import RayNodes  # noqa: E402
 # Runs whose time is that of Python's imports: what is between them is the executor's.
 SHORT = ["recipes/tiny/none-tfidf.yaml", "limit={train: 24, test: 16}"]
 FEW, MANY = 2, 8
-STUDY = ["recipes/tiny/bert-full.yaml", "recipes/tiny/mistral-lora.yaml", "training.epochs=null", "training.steps=12"]
-STUDY += ["training.log_every=1", "checkpoints.every_steps=2", "save=false", "limit={train: 48, test: 16}"]
+STUDY = ["recipes/tiny/bert-full.yaml", "recipes/tiny/mistral-lora.yaml", "training.epochs=null", "training.steps=60"]
+STUDY += ["training.log_every=1", "checkpoints.every_steps=10", "save=false", "limit={train: 48, test: 16}"]
 SEEDS = 6
 # One core for each run, so that two do not slow one another, and sums are added in one order.
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -115,11 +115,11 @@ def lose_a_node(folder: Path) -> int:
 
 
 def _lose(out: Path, cluster: RayNodes) -> None:
-    """Lose the second node when some runs are over and one is training on each node."""
+    """Lose the second node when some runs are over, and one on each node has a checkpoint."""
     while True:
-        logs = [path.parent / "train_log.jsonl" for path in out.glob("*/.lock")]
+        running = [path.parent for path in out.glob("*/.lock")]
         over = len(list(out.glob("*/report.md")))
-        if over >= SEEDS // 2 and sum(log.exists() for log in logs) >= 2:
+        if over >= SEEDS // 2 and sum(any(one.glob("checkpoints/step-*")) for one in running) >= 2:
             cluster.lose_a_node()
             return
         time.sleep(0.05)
