@@ -248,7 +248,7 @@ def run_all(
                         continue
                     running.remove(one)
                     if _is_repeated(one, ended):
-                        waiting.insert(0, one.job)
+                        waiting[:0] = _take_over(one.job, metric)
                         continue
                     _end(one, ended, metric)
                     _say_end(one.job, jobs, machine)
@@ -307,7 +307,10 @@ def terminable() -> Iterator[None]:
 
 
 def _take_over(job: Job, metric: str | None) -> list[Job]:
-    """Take the result of a run that another process has ended; return it as still to be run where there is none."""
+    """Take the result of a run that has ended unseen; return it as still to be run where there is none.
+
+    Another process had it, or its node was lost with it.
+    """
     job.state, job.elsewhere, job.reason = "waiting", False, None
     leave_out_finished([job], retry=False, metric=metric)
     if not job.left_out:

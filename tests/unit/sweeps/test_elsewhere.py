@@ -399,14 +399,14 @@ class Scripted:
 
     def poll(self):
         end = self.ends.pop(0)
-        if end == "ok":
+        if end in ("ok", "lost at its end"):
             resolved = self.job.planned.resolved
             part = record.RecipePart(path=str(RECIPE), hash=resolved.hash)
             made = record.Record(name=resolved.name, seed=self.job.planned.seed, started_at="x", recipe=part)
             made.status, made.finished_at = "ok", "y"
             self.job.folder.mkdir(parents=True, exist_ok=True)
             store.write(made, self.job.folder)
-            return executors.Ended()
+            return executors.Ended() if end == "ok" else LOST
         if isinstance(end, BaseException):
             raise end
         return end
@@ -442,6 +442,14 @@ def test_a_run_whose_node_is_lost_is_launched_again(ends, state, said, tmp_path,
     assert said in f"{job.reason} {capsys.readouterr().out}".replace("\n", " ")
     assert executor.collected == len(ends)
     assert store.read(job.folder).status == state
+
+
+def test_a_run_that_was_finished_when_its_node_was_lost_is_not_launched_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scheduler, "POLL_S", 0.01)
+    job = one_job(tmp_path)
+    scheduler.run_all([job], CPU, executor=Scripted(["lost at its end"]))
+    assert (job.state, job.left_out) == ("ok", True)
+    assert "ok (already finished): " in capsys.readouterr().out
 
 
 def test_files_that_did_not_come_are_no_result(tmp_path, monkeypatch):
