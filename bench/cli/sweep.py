@@ -1,14 +1,20 @@
 """`bench sweep`: runs many recipes and seeds, each as a launch of its own."""
 
 import argparse
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import console
 from bench.cli.options import add_command, add_seeds, at_least_one, chosen_seeds
 from bench.errors import BenchError
 from bench.utils import arguments
+
+if TYPE_CHECKING:  # imported when the command is run
+    from bench.sweeps.executors import Executor
+    from bench.sweeps.jobs import Machine
 
 
 def add(commands: Any) -> None:
@@ -36,7 +42,10 @@ def add(commands: Any) -> None:
     )
     sweep.add_argument("--config", help="accelerate config, by name or path (default: gpu1; cpu without a GPU)")
     sweep.add_argument(
-        "--jobs", type=at_least_one, metavar="N", help="number of parallel runs (default: as many as the GPUs allow)"
+        "--jobs",
+        type=at_least_one,
+        metavar="N",
+        help="number of parallel runs (default: as many as the GPUs allow; on a cluster, as many as it takes)",
     )
     sweep.add_argument(
         "--gpus-per-run",
@@ -44,7 +53,21 @@ def add(commands: Any) -> None:
         metavar="N",
         help="GPUs of each run (default: the config's number of processes)",
     )
-    sweep.add_argument("--slurm", action="store_true", help="submit the runs as a Slurm job array")
+    sweep.add_argument(
+        "--on",
+        choices=("local", "slurm", "ray"),
+        default="local",
+        help="where the runs are executed (default: local, on this machine)",
+    )
+    sweep.add_argument(
+        "--address", metavar="HOST:PORT", help="of the Ray cluster (default: RAY_ADDRESS, else this one's)"
+    )
+    sweep.add_argument(
+        "--slurm-cluster",
+        choices=("slurm", "local"),
+        help="with --on slurm: local runs the same jobs on this machine, to try them before they are queued",
+    )
+    sweep.add_argument("--slurm", action="store_true", help="submit the runs as a Slurm job array, and end")
     sweep.add_argument(
         "--retry",
         action="store_true",
@@ -63,7 +86,7 @@ def sweep_command(options: argparse.Namespace) -> int:
     if not options.paths:
         raise BenchError("say what to run: a study, recipes or a folder of them; or --watch FOLDER to see a sweep")
     from bench.config import overrides, recipe_names
-    from bench.sweeps import jobs, scheduler, study
+    from bench.sweeps import scheduler, study
 
     # argparse gives all words before an option to the paths.
     words = [word for word in options.paths if "=" in word and not os.path.exists(word)]
@@ -78,20 +101,63 @@ def sweep_command(options: argparse.Namespace) -> int:
     ]
     for sentence in dict.fromkeys(sentence for plan in plans for sentence in plan.left_out):
         console.say(sentence)
+    with _placed(options) as (machine, executor):
+        order = scheduler.SweepOptions(
+            out=options.out,
+            machine=machine,
+            retry=options.retry,
+            slurm=options.slurm,
+            dry_run=options.dry_run,
+            at_once=options.jobs,
+            executor=executor,
+        )
+        return scheduler.run_sweep(plans, order)
+
+
+@contextlib.contextmanager
+def _placed(options: argparse.Namespace) -> Iterator[tuple["Machine", "Executor | None"]]:
+    """Yield where the runs are executed: the settings of their launches, and the executor; None for this machine."""
+    from bench.sweeps import jobs
+
+    _refuse_options(options)
+    config, dry = options.config, options.slurm or options.dry_run
+    if options.on == "ray" and not options.dry_run:
+        from bench.sweeps import ray_executor
+
+        with ray_executor.connected(options.address) as num_gpus:
+            elsewhere = _elsewhere(config or ("gpu1" if num_gpus else "cpu"), options)
+            yield elsewhere, ray_executor.RayExecutor(elsewhere, options.out, options.jobs)
+    elif options.on == "slurm" and not options.dry_run:
+        from bench.sweeps import slurm_executor
+
+        cluster = options.slurm_cluster or "slurm"
+        here = "gpu1" if cluster == "slurm" or jobs.visible_gpus() else "cpu"
+        elsewhere = _elsewhere(config or here, options)
+        yield elsewhere, slurm_executor.SlurmExecutor(elsewhere, options.out, options.jobs, cluster)
+    else:
+        config = config or ("gpu1" if options.slurm or options.on != "local" else None)
+        yield jobs.Machine.from_config(config, options.jobs, options.gpus_per_run, dry=dry), None
+
+
+def _elsewhere(config: str, options: argparse.Namespace) -> "Machine":
+    """Return the settings of launches on other machines, whose devices are not those of this one."""
+    from bench.sweeps import jobs
+
+    return jobs.Machine.from_config(config, options.jobs, options.gpus_per_run, dry=True)
+
+
+def _refuse_options(options: argparse.Namespace) -> None:
+    """Raise BenchError for options that contradict one another."""
     if options.slurm and options.gpus_per_run is not None:
         raise BenchError("--gpus-per-run: what a task of an array gets is said in scripts/slurm/study.sbatch")
-    config = options.config or ("gpu1" if options.slurm else None)
-    dry = options.slurm or options.dry_run
-    machine = jobs.Machine.from_config(config, options.jobs, options.gpus_per_run, dry=dry)
-    order = scheduler.SweepOptions(
-        out=options.out,
-        machine=machine,
-        retry=options.retry,
-        slurm=options.slurm,
-        dry_run=options.dry_run,
-        at_once=options.jobs,
-    )
-    return scheduler.run_sweep(plans, order)
+    if options.slurm and options.on != "local":
+        raise BenchError(
+            f"--slurm submits a job array and ends, --on {options.on} runs the sweep there and stays; leave out one"
+        )
+    if options.address is not None and options.on != "ray":
+        raise BenchError("--address is of a Ray cluster: it needs --on ray")
+    if options.slurm_cluster is not None and options.on != "slurm":
+        raise BenchError("--slurm-cluster needs --on slurm")
 
 
 def _watch(options: argparse.Namespace) -> int:

@@ -57,6 +57,7 @@ class Job:
     whether `seconds` are all that it took; of a resumed run they are those of the last launch.
     before: modification time in ns of the record that existed at the launch; None without one. elsewhere: another
     process executes this run, and its result is waited for. is_pruned: it was told to stop, as a hopeless trial.
+    launches: that were lost with their node.
     """
 
     planned: PlannedRun
@@ -74,6 +75,7 @@ class Job:
     is_pruned: bool = False
     started_s: float | None = None
     is_timed: bool = True
+    launches: int = 0
 
     @property
     def name(self) -> str:
@@ -143,7 +145,7 @@ class Machine:
 
     def command(self, job: Job, port: int | None = None) -> list[str]:
         """Return the command line of a run; one with the settings of others is launched in their precision."""
-        asked = _published_precision(job)
+        asked = published_precision(job)
         other = asked is not None and asked != self.precision and not self.on_cpu
         return self.launch_command(PROGRAM, arguments(job), port, precision=asked if other else None)
 
@@ -172,7 +174,7 @@ class Machine:
 
         slurm: an array has one config for all of its runs.
         """
-        asked = dict.fromkeys(_published_precision(job) for job in jobs)
+        asked = dict.fromkeys(published_precision(job) for job in jobs)
         here = "on a CPU" if self.on_cpu else "a Slurm array has one config for all of its runs"
         return [
             f"published in {one}; these runs are in {self.precision} ({self.config.name}: {here})"
@@ -192,7 +194,8 @@ class Machine:
         return kept | given
 
 
-def _published_precision(job: Job) -> str | None:
+def published_precision(job: Job) -> str | None:
+    """Return the precision that others ran this run's settings in; None for settings of one's own."""
     of_others = job.planned.resolved.recipe.as_published
     return None if of_others is None else of_others.precision
 
@@ -315,11 +318,19 @@ def score_of(record: Record, metric: str, split: str | None = None) -> float | N
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def finish(job: Job, returncode: int, seconds: float, metric: str | None, *, stopped: bool = False) -> None:
+def finish(
+    job: Job,
+    returncode: int,
+    seconds: float,
+    metric: str | None,
+    *,
+    stopped: bool = False,
+    why: str | None = None,
+) -> None:
     """Set the outcome of a run that has ended, and complete the record of one that was killed.
 
     A finished record from before the launch, and one that another process is writing, are not this launch's and stay.
-    stopped: the sweep told the run to end.
+    stopped: the sweep told the run to end. why: what is known of its end, in place of its last output.
     """
     job.seconds = seconds
     if _stays_taken(job.folder):
@@ -328,9 +339,9 @@ def finish(job: Job, returncode: int, seconds: float, metric: str | None, *, sto
     record = read(job)
     if record is None or record.finished_at is None:
         status: Literal["crashed", "interrupted"] = "interrupted" if stopped and returncode < 0 else "crashed"
-        record = _record_crash(job, record, _crash_reason(job, returncode), status)
+        record = _record_crash(job, record, why or _crash_reason(job, returncode), status)
     elif job.before is not None and written_at(job) == job.before:
-        job.state, job.reason = "crashed", f"the launch wrote no record: {_crash_reason(job, returncode)}"
+        job.state, job.reason = "crashed", f"the launch wrote no record: {why or _crash_reason(job, returncode)}"
         return
     read_result(job, record, metric)
     job.seconds = seconds

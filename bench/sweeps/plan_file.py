@@ -25,6 +25,7 @@ FILE = "sweep.json"
 SCHEMA = 1
 # Of some 100,000 runs.
 LIMIT_BYTES = 2**26
+LOCK_BYTES = 1024
 
 
 def _below(text: str) -> str:
@@ -127,6 +128,10 @@ def claimed(out: Path) -> Iterator[None]:
             f"its end (to watch it: {overview.watch_command(out)}), or give another --out"
         ) from error
     held.created = made
+    with contextlib.suppress(OSError):
+        held.stream.truncate(0)
+        held.stream.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
+        held.stream.flush()
     if held.note is not None:
         console.complain(f"warning: {out}: {held.note.replace('run', 'sweep')}")
     try:
@@ -136,6 +141,10 @@ def claimed(out: Path) -> Iterator[None]:
 
 
 def _driver(out: Path) -> str:
+    """Return who has the lock, as it says itself; the plan may be that of an earlier sweep."""
+    with contextlib.suppress(OSError, ValueError):
+        if text := files.read_text(out / run_folder.LOCK, LOCK_BYTES):
+            return text
     try:
         plan = read(out)
     except DataError:

@@ -4,8 +4,6 @@ import contextlib
 import os
 import shlex
 import signal
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,10 +14,11 @@ from rich.console import Group
 from rich.live import Live
 
 from bench import console
-from bench.errors import RecipeError
+from bench.errors import BenchError, RecipeError
 from bench.records import store
 from bench.runner import run_folder
 from bench.sweeps import labels, overview, plan_file, tuning
+from bench.sweeps.executors import Ended, Execution, Executor, LocalExecutor
 from bench.sweeps.jobs import (
     Job,
     Machine,
@@ -32,33 +31,25 @@ from bench.sweeps.jobs import (
     mark_taken,
     refuse_lost,
     submit,
-    written_at,
 )
 from bench.sweeps.overview import Row
+from bench.sweeps.processes import POLL_S, STOP_S
 from bench.sweeps.study import Plan, PlannedRun
-from bench.utils import files, secret_formats
+from bench.utils import secret_formats
 from bench.utils.system import utc_now
 
-POLL_S = 0.2
-# A run that is told to stop first writes a checkpoint.
-STOP_S = 300.0
-
-
-@dataclass
-class RunningJob:
-    """A job and its process. gpus: the devices assigned to it."""
-
-    job: Job
-    process: subprocess.Popen[bytes]
-    gpus: tuple[str, ...]
-    started_s: float = field(default_factory=time.monotonic)
+# How often a run is launched whose node is lost each time.
+LAUNCHES = 3
+# Until a run that was killed is known to have ended, on a node far away.
+KILL_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOptions:
     """Options of a sweep. slurm: submit the runs to Slurm. dry_run: only print the commands. at_once: for Slurm.
 
-    says_next: end with the command that compares the runs. started_at: names the sweep in its plan file.
+    says_next: end with the command that compares the runs. started_at: names the sweep in its plan file. executor: of
+    runs elsewhere; None for this machine.
     """
 
     out: Path
@@ -68,6 +59,7 @@ class SweepOptions:
     dry_run: bool = False
     at_once: int | None = None
     says_next: bool = True
+    executor: Executor | None = None
     started_at: str = field(default_factory=utc_now)
 
 
@@ -98,7 +90,7 @@ def _run_sweep(plans: list[Plan], options: SweepOptions) -> int:
         return 0
     rows = rows_of(jobs, options.machine)
     endings = overview.endings(rows, options.out, compares=options.says_next)
-    for line in [*overview.lines(rows, options.machine.jobs, reasons=False), *endings]:
+    for line in [*overview.lines(rows, _at_once(rows, options.machine), reasons=False), *endings]:
         console.say(line)
     return 0 if not without_settings and all(job.state == "ok" for job in jobs) else 1
 
@@ -127,8 +119,10 @@ def _execute(
         console.say(submit(left, options.machine.config, options.out, options.at_once))
         _write_plan(jobs, options, metric)
     elif left:
+        if options.executor is not None:
+            options.executor.prepare(left)
         _write_plan(jobs, options, metric)
-        run_all(jobs, options.machine, metric, watch)
+        run_all(jobs, options.machine, metric, watch, options.executor)
 
 
 def _write_plan(jobs: list[Job], options: SweepOptions, metric: str | None) -> None:
@@ -150,7 +144,7 @@ def _write_plan(jobs: list[Job], options: SweepOptions, metric: str | None) -> N
         options.out,
         plan_file.SweepPlan.begun(
             options.started_at,
-            at_once=options.at_once if slurm else machine.jobs,
+            at_once=options.at_once if slurm or options.executor is not None else machine.jobs,
             gpus=machine.per_run,
             slurm=slurm,
             metric=metric,
@@ -228,39 +222,39 @@ def _chosen(plan: Plan, choices: list[tuning.Choice], metric: str, options: Swee
 
 
 def run_all(
-    jobs: list[Job], machine: Machine, metric: str | None = None, watch: Callable[[Job], bool] | None = None
+    jobs: list[Job],
+    machine: Machine,
+    metric: str | None = None,
+    watch: Callable[[Job], bool] | None = None,
+    executor: Executor | None = None,
 ) -> None:
     """Run all jobs that are not left out, and set their state and reason; wait for those that another process runs.
 
-    watch: is asked again and again whether a running job should stop before its end.
+    watch: is asked again and again whether a running job should stop before its end. executor: of this machine, if not
+    given.
 
     Raises KeyboardInterrupt when the sweep is stopped, after its runs have written their checkpoints and ended.
     """
     waiting = [job for job in jobs if not job.left_out]
-    free, running, others = list(machine.gpus), list[RunningJob](), list[Job]()
-    with terminable(), _display(jobs, machine) as show:
+    running, others = list[Execution](), list[Job]()
+    with terminable(), executor or LocalExecutor(machine) as at_work, _display(jobs, machine) as show:
         try:
             while waiting or running or others:
-                while waiting and len(running) < machine.jobs:
-                    job, taken = waiting.pop(0), tuple(free[: machine.per_run])
-                    started = None if is_taken(job) else _start(job, machine, taken)
-                    if started is None:
-                        mark_taken(job)
-                        others.append(job)
-                        console.say(describe(job))
-                        continue
-                    free = free[machine.per_run :]
-                    running.append(started)
-                    if not console.is_live():
-                        console.say(f"started: {job.name} (log: {job.log})")
+                while waiting and (job := at_work.take(waiting, len(running))) is not None:
+                    _begin(job, at_work, running, others)
+                at_work.flush()
                 time.sleep(POLL_S)
                 for one in [one for one in running if watch is not None and watch(one.job)]:
                     one.job.is_pruned = True
-                    _send_sigterm(one)
-                for one in [one for one in running if one.process.poll() is not None]:
+                    one.stop()
+                for one, ended in [(one, one.poll()) for one in running]:
+                    if ended is None:
+                        continue
                     running.remove(one)
-                    free += one.gpus
-                    _end(one, metric)
+                    if _is_repeated(one, ended):
+                        waiting[:0] = _take_over(one.job, metric)
+                        continue
+                    _end(one, ended, metric)
                     _say_end(one.job, jobs, machine)
                     others += [one.job] if one.job.elsewhere else []
                 for job in [job for job in others if not is_taken(job)]:
@@ -270,6 +264,33 @@ def run_all(
         except BaseException:
             _stop(running, metric)
             raise
+
+
+def _begin(job: Job, executor: Executor, running: list[Execution], others: list[Job]) -> None:
+    """Start a job, or put it to those that another process runs."""
+    started = None if is_taken(job) else executor.start(job)
+    if started is None:
+        mark_taken(job)
+        others.append(job)
+        console.say(describe(job))
+        return
+    running.append(started)
+    if not console.is_live() and job.state == "running":
+        console.say(f"started: {job.name} (log: {job.log})")
+
+
+def _is_repeated(one: Execution, ended: Ended) -> bool:
+    """Return whether a run whose node is lost is run again, which goes on from its checkpoint where one is left."""
+    job = one.job
+    if ended.lost is None:
+        return False
+    job.launches += 1
+    if job.launches >= LAUNCHES:
+        return False
+    one.collect()
+    job.state, job.started_s = "waiting", None
+    console.say(f"again ({job.launches + 1} of {LAUNCHES}): {job.name}: {ended.lost}")
+    return True
 
 
 @contextlib.contextmanager
@@ -290,7 +311,10 @@ def terminable() -> Iterator[None]:
 
 
 def _take_over(job: Job, metric: str | None) -> list[Job]:
-    """Take the result of a run that another process has ended; return it as still to be run where there is none."""
+    """Take the result of a run that has ended unseen; return it as still to be run where there is none.
+
+    Another process had it, or its node was lost with it.
+    """
     job.state, job.elsewhere, job.reason = "waiting", False, None
     leave_out_finished([job], retry=False, metric=metric)
     if not job.left_out:
@@ -299,44 +323,22 @@ def _take_over(job: Job, metric: str | None) -> list[Job]:
     return []
 
 
-def _start(job: Job, machine: Machine, gpus: tuple[str, ...]) -> RunningJob | None:
-    """Launch a run; None where another process has launched it. Its log is locked until all of its processes end."""
-    port = free_port() if machine.processes > 1 else None
-    command, before = machine.command(job, port), written_at(job)
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    log = files.lock_file(job.log)
-    if log is None:
-        return None
-    with log:
-        log.truncate()
-        log.write(f"$ {secret_formats.remove(shlex.join(command))}\n".encode())
-        log.flush()
-        # In a separate session: Ctrl-C reaches only the sweep, which then stops its runs.
-        process = subprocess.Popen(
-            command,
-            cwd=Path.cwd(),
-            env=machine.environment(gpus),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    job.state, job.before, job.started_s = "running", before, time.monotonic()
-    return RunningJob(job, process, gpus)
-
-
-def free_port() -> int:
-    """Return a free TCP port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _end(one: RunningJob, metric: str | None, *, stopped: bool = False) -> None:
+def _end(one: Execution, ended: Ended, metric: str | None, *, stopped: bool = False) -> None:
     job = one.job
-    _kill(one)  # processes left behind by a launcher would hold the device and the folder
+    seconds = time.monotonic() - job.started_s if job.started_s is not None else 0.0
+    why = ended.why
+    if ended.lost is not None:
+        why = f"{ended.lost}, and so it was {LAUNCHES} times" if job.launches >= LAUNCHES else ended.lost
     try:
-        finish(job, one.process.returncode, time.monotonic() - one.started_s, metric, stopped=stopped)
+        one.collect()
+        if ended.is_unstarted:
+            job.state = "waiting"
+        elif ended.is_taken:
+            mark_taken(job)
+        else:
+            finish(job, ended.returncode, seconds, metric, stopped=stopped, why=why)
+    except BenchError as error:  # what it wrote has not come whole; nothing of it is used
+        job.state, job.reason = "crashed", str(error)
     except OSError as error:
         job.state, job.reason = "crashed", f"{error.filename or job.folder}: {error.strerror or error}"
     if job.is_pruned and job.state == "interrupted":
@@ -349,42 +351,40 @@ def _say_end(job: Job, jobs: list[Job], machine: Machine) -> None:
         return
     rows = rows_of(jobs, machine)
     is_done = all(row.is_over for row in rows)
-    console.say(describe(job) + ("" if is_done else f"\n  {overview.summary(rows, machine.jobs)}"))
+    console.say(describe(job) + ("" if is_done else f"\n  {overview.summary(rows, _at_once(rows, machine))}"))
 
 
-def _stop(running: list[RunningJob], metric: str | None) -> None:
+def _stop(running: list[Execution], metric: str | None) -> None:
     """Tell the runs to stop and wait for their checkpoints; another Ctrl-C kills them."""
     if running:
         console.say(f"stopping {len(running)} runs, which write checkpoints first; press Ctrl-C again to kill them")
+    ended: dict[int, Ended] = {}
+    limit = time.monotonic() + STOP_S
     try:
         for one in running:
-            _send_sigterm(one)
-        limit = time.monotonic() + STOP_S
-        while any(one.process.poll() is None for one in running) and time.monotonic() < limit:
+            one.stop()
+        while len(ended) < len(running) and time.monotonic() < limit:
+            _poll(running, ended)
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         pass
     for one in running:
-        _kill(one)
-        one.process.wait()
-        _end(one, metric, stopped=True)
+        if id(one) not in ended:
+            one.kill()
+    limit = time.monotonic() + KILL_S
+    while len(ended) < len(running) and time.monotonic() < limit:
+        _poll(running, ended)
+        time.sleep(POLL_S / 10)
+    for one in running:
+        _end(one, ended.get(id(one), Ended(returncode=-signal.SIGKILL)), metric, stopped=True)
         console.say(describe(one.job))
 
 
-def _send_sigterm(one: RunningJob) -> None:
-    """Send SIGTERM to the launcher's child processes: a launcher of one process would exit without stopping it."""
-    children: list[int] = []
-    for listing in Path(f"/proc/{one.process.pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            children += [int(word) for word in listing.read_text().split()]
-    for process in children or [one.process.pid]:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGTERM)
-
-
-def _kill(one: RunningJob) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(one.process.pid, signal.SIGKILL)
+def _poll(running: list[Execution], ended: dict[int, Ended]) -> None:
+    for one in running:
+        outcome = None if id(one) in ended else one.poll()
+        if outcome is not None:
+            ended[id(one)] = outcome
 
 
 def describe(job: Job) -> str:
@@ -405,7 +405,7 @@ def _display(jobs: list[Job], machine: Machine) -> Iterator[Callable[[], None]]:
     def _drawn() -> Group:
         rows = rows_of(jobs, machine)
         most = overview.rows_that_fit(console.out.size.height)
-        return overview.drawn(overview.lines(rows, machine.jobs, most), overview.logs(rows))
+        return overview.drawn(overview.lines(rows, _at_once(rows, machine), most), overview.logs(rows))
 
     with Live(_drawn(), console=console.out, refresh_per_second=4, transient=True) as live:
         yield lambda: live.update(_drawn())
@@ -430,6 +430,11 @@ def rows_of(jobs: list[Job], machine: Machine) -> list[Row]:
         )
         for job in jobs
     ]
+
+
+def _at_once(rows: list[Row], machine: Machine) -> int:
+    """Return how many runs go side by side: on a cluster as many as do now."""
+    return max(machine.jobs, sum(row.state == "running" for row in rows))
 
 
 def _seconds(job: Job) -> float | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.errors import DataError, SetupError
 from bench.records import store
-from bench.sweeps import jobs, scheduler
+from bench.sweeps import jobs, processes, scheduler
 from bench.sweeps.gate import criteria
 from bench.sweeps.gate.criteria import Verdict
 from bench.sweeps.gate.measured import Measured, measure
@@ -147,7 +147,7 @@ def _start(
     path: Path, tree: Path, timing: TimingOptions, folder: Path, more: Sequence[str], log: Path
 ) -> "subprocess.Popen[bytes]":
     arguments = [str(_path_in(tree, path)), "--out", str(folder.resolve()), *more, *timing.overrides]
-    port = scheduler.free_port() if timing.machine.processes > 1 else None
+    port = processes.free_port() if timing.machine.processes > 1 else None
     with log.open("wb") as stream:
         # In a separate session, so that all its processes can be killed when the gate is stopped.
         return subprocess.Popen(

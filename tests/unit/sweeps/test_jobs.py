@@ -19,7 +19,7 @@ from bench.cli import main as cli
 from bench.errors import RecipeError, SetupError
 from bench.records import record, store
 from bench.runner import run_folder
-from bench.sweeps import jobs, overview, scheduler, study, tuning
+from bench.sweeps import executors, jobs, overview, scheduler, study, tuning
 from bench.utils import files
 from tests.helpers.launching import ROOT, bench
 from tests.helpers.studies import TWO_SYSTEMS
@@ -296,7 +296,7 @@ def test_a_job_that_can_t_be_filed_or_is_killed_ends_nothing_else(tmp_path, what
         (job.folder / ".lock").unlink()
         job.folder.rmdir()
         job.folder.write_text("a file in its place", encoding="utf-8")
-    scheduler._end(scheduler.RunningJob(job, process, ()), None)
+    scheduler._end(executors.RunningJob(job, process, ()), executors.Ended(returncode=process.returncode), None)
     assert (job.state, job.elsewhere) == ("crashed", False)
     if what == "killed":
         assert "its launcher was killed by signal 9" in job.reason

@@ -208,7 +208,7 @@ def test_a_second_sweep_in_a_folder_is_refused(tmp_path, monkeypatch):
     plans = [study.plan([RECIPE], study.SweepRequest(seeds=1))]
     with plan_file.claimed(out):
         assert plan_file.is_driven(out)
-        with pytest.raises(SetupError, match="another process is running a sweep here"):
+        with pytest.raises(SetupError, match=rf"process {os.getpid()} on .* is running a sweep here"):
             scheduler.run_sweep(plans, order)
         plan_file.add(out, plan(planned("run")))
         with pytest.raises(SetupError) as caught:

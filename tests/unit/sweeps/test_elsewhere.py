@@ -1,0 +1,489 @@
+"""Runs on other machines: what they take, how they are sent, watched, ended and gathered; without a cluster."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench.cli import main as cli
+from bench.errors import DataError, SetupError
+from bench.records import record, store
+from bench.sweeps import (
+    executors,
+    forecasts,
+    gathering,
+    jobs,
+    node_agent,
+    node_check,
+    processes,
+    scheduler,
+    slurm_executor,
+    study,
+    supervisor,
+)
+from bench.sweeps.resources import Node, Resources, why_none_holds
+from tests.helpers.cases import together
+from tests.helpers.launching import ROOT
+
+GIB = 2**30
+RECIPE = ROOT / "recipes" / "tiny" / "bert-full.yaml"
+CPU = jobs.Machine(config=jobs.CONFIGS / "cpu.yaml", on_cpu=True)
+SMALL = ("training.steps=2", "limit={train: 24, test: 16}", "save=false")
+NODES = [
+    Node(name="a", gpus=1, gpu_bytes=16 * GIB, host_bytes=64 * GIB, cpus=8),
+    Node(name="b", gpus=8, gpu_bytes=80 * GIB, host_bytes=512 * GIB, cpus=64),
+]
+
+
+def one_job(out, seed=13):
+    request = study.SweepRequest(seeds=(seed,), sets=SMALL)
+    (job,) = jobs.jobs_of([run for system in study.plan([RECIPE], request).systems for run in system.runs()], out)
+    return job
+
+
+# ---------------------------------------------------------------- what a run takes
+
+
+@together(
+    "asked, said",
+    [
+        (Resources(gpus=8, gpu_bytes=70 * GIB, host_bytes=500 * GIB, cpus=64), None),
+        (Resources(gpus=9), "9 GPUs, 1 core, and none of 2 nodes holds that; a would have to give 9 GPUs of its 1"),
+        (Resources(gpus=1, gpu_bytes=81 * GIB), "1 GPU with 81 GiB, 1 core, and none of 2 nodes holds that"),
+        (Resources(host_bytes=513 * GIB), "a would have to give 513 GiB of its 64 GiB of memory"),
+        (Resources(cpus=65), "give 65 cores of its 8"),
+        (Resources(gpus=2, nodes=2), "2 GPUs, 1 core on each of 2 nodes, and 1 of 2 nodes hold that; a would"),
+        (Resources(gpus=1, nodes=2), None),
+        (Resources(nodes=3), "1 core on each of 3 nodes, and 2 of 2 nodes hold that"),
+    ],
+)
+def test_a_run_that_no_node_can_hold_is_told_why(asked, said):
+    why = why_none_holds(asked, NODES)
+    assert (why is None) == (said is None)
+    assert (said or "") in (why or "")
+
+
+def test_without_nodes_nothing_is_held_and_what_is_not_known_is_not_checked():
+    assert why_none_holds(Resources(), []) == "it asks for 1 core, and there are no nodes"
+    assert why_none_holds(Resources(gpus=1, gpu_bytes=10**15), [replace(NODES[1], gpu_bytes=None)]) is None
+
+
+def test_runs_that_differ_in_their_seed_share_a_forecast(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def forecast(resolved, *_):
+        asked.append(resolved.hash)
+        return 10 * GIB, 3 * GIB
+
+    monkeypatch.setattr(forecasts, "_bytes", forecast)
+    both = [one_job(tmp_path, seed) for seed in (13, 14)]
+    found = forecasts.of_jobs(both, CPU, NODES)
+    assert len(asked) == 1
+    # On a CPU what a GPU would hold is the host's, too.
+    assert {(one.gpus, one.gpu_bytes, one.host_bytes, one.cpus) for one in found.values()} == {(0, 0, 13 * GIB, 1)}
+    two = jobs.Machine(config=jobs.CONFIGS / "ddp.yaml", per_run=2, processes=2, options=("--num_processes", "2"))
+    found = forecasts.of_jobs(both, two, NODES)
+    # A core is a GPU's share of a node that has so many GPUs, at most 8 for each.
+    assert {(one.gpus, one.gpu_bytes, one.cpus) for one in found.values()} == {(2, 10 * GIB, 16)}
+    with pytest.raises(SetupError, match=r"seed 13: it asks for 2 GPUs with 10 GiB each, .* \(by the forecast of"):
+        forecasts.refuse_too_large(both, found, NODES[:1])
+    assert capsys.readouterr().err == ""
+
+
+def test_what_can_t_be_forecast_is_said(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise SetupError("its config is not here")
+
+    monkeypatch.setattr(forecasts, "_bytes", refuse)
+    job = one_job(tmp_path)
+    assert forecasts.of_jobs([job], CPU, NODES)[job.folder].host_bytes == 0
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "its memory can't be forecast: its config is not here; no memory is reserved" in said
+
+
+def test_the_forecast_of_a_tiny_run_is_that_of_bench_plan(tmp_path):
+    job = one_job(tmp_path)
+    asked = forecasts.of_jobs([job], CPU, NODES)[job.folder]
+    assert 2 * GIB < asked.host_bytes < 3 * GIB
+    assert asked.source == "by the forecast of `bench plan`"
+
+
+def test_processes_are_the_same_on_each_node(write, tmp_path):
+    config = "distributed_type: MULTI_GPU\nnum_machines: 2\nnum_processes: {}\n"
+    write("even.yaml", config.format(16))
+    write("odd.yaml", config.format(5))
+    write("torn.yaml", "num_machines: many\n")
+    even = jobs.Machine(config=tmp_path / "even.yaml", processes=16, per_run=16)
+    assert forecasts._shape(even, NODES) == Resources(nodes=2, gpus=8, cpus=64)
+    with pytest.raises(SetupError, match="5 processes are not the same number on each of 2 nodes"):
+        forecasts._shape(replace(even, config=tmp_path / "odd.yaml", processes=5), NODES)
+    with pytest.raises(SetupError, match="num_machines: expected a positive integer, got 'many'"):
+        forecasts._shape(replace(even, config=tmp_path / "torn.yaml"), NODES)
+
+
+SINFO = """a1|64|515000|gpu:a100:8(S:0-1)
+a1|64|515000|gpu:a100:8(S:0-1)
+b2|128+|257000|(null)
+c3|32|128000|gpu:4,mps:400
+torn
+d4|many|1|gpu:1
+"""
+
+
+def test_nodes_of_slurm_are_read():
+    found = [(node.name, node.gpus, node.cpus, node.host_bytes) for node in slurm_executor.read_nodes(SINFO)]
+    assert found == [
+        ("node a1", 8, 64, 515000 * 2**20),
+        ("node b2", 0, 128, 257000 * 2**20),
+        ("node c3", 4, 32, 128000 * 2**20),
+    ]
+
+
+# ---------------------------------------------------------------- how it is sent
+
+
+def test_a_run_elsewhere_is_the_command_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("BENCH_COSTS", "mine.yaml")
+    job = one_job(tmp_path / "out")
+    with node_agent.token_in(tmp_path) as token:
+        run = node_agent.remote_run(job, CPU, Resources(), token)
+        agent = node_agent.NodeAgent(run)
+        assert agent.place().refused == ""
+        assert agent.place().is_shared
+        launch = agent.prepared()
+        assert launch.command == CPU.command(job)
+        assert (launch.cwd, launch.log, launch.scratch) == (str(ROOT), str(job.log), "")
+        assert launch.environment["BENCH_COSTS"] == "mine.yaml"
+        assert "HF_TOKEN" not in run.environment
+    elsewhere = node_agent.NodeAgent(run)  # the token is gone: this node does not see the folder
+    place = elsewhere.place()
+    assert (place.refused, place.is_shared) == ("", False)
+    launch = elsewhere.prepared()
+    at = launch.command.index("--out") + 1
+    assert launch.command[at] == f"{launch.scratch}/{job.folder.name}"
+    assert [*launch.command[:at], str(job.folder), *launch.command[at + 1 :]] == CPU.command(job)
+    elsewhere.clean()
+    assert not Path(launch.scratch).exists()
+    assert os.listdir(tmp_path) == []
+
+
+def test_several_nodes_meet_at_the_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    two = jobs.Machine(config=jobs.CONFIGS / "ddp_cpu2.yaml", processes=4, on_cpu=True)
+    with node_agent.token_in(tmp_path) as token:
+        run = node_agent.remote_run(one_job(tmp_path), two, Resources(nodes=2, cpus=2), token)
+        launches = [node_agent.NodeAgent(run).prepared(rank, "10.0.0.1", 29500) for rank in (0, 1)]
+    for rank, launch in enumerate(launches):
+        words = " ".join(launch.command)
+        assert f"--num_machines 2 --num_processes 4 --machine_rank {rank} --main_process_ip 10.0.0.1" in words
+        assert "--main_process_port 29500" in words
+    assert launches[0].log != launches[1].log
+    secrets = {launch.environment["BENCH_LAUNCH_SECRET"] for launch in launches}
+    assert len(secrets) == 1
+    assert len(secrets.pop()) == 64
+
+
+def test_a_recipe_that_a_node_does_not_have_is_refused(write, tmp_path):
+    path = write("mine.yaml", RECIPE.read_text(encoding="utf-8"))
+    sent = node_agent.SentFile.of(tmp_path / "mine.yaml")
+    assert sent.find(tmp_path) == str(tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text("changed", encoding="utf-8")
+    with pytest.raises(SetupError, match=r"mine\.yaml is not there, or is another file; put it where all nodes see"):
+        sent.find(tmp_path)
+    # What comes with the package is found in the node's own copy.
+    shipped = replace(node_agent.SentFile.of(RECIPE), path="/nowhere/bert-full.yaml")
+    assert shipped.find(tmp_path) == str(RECIPE)
+    del path
+
+
+@together(
+    "theirs, said",
+    [
+        ({}, []),
+        ({"torch": "1.0"}, ["torch is 1.0 there and 2.0 here"]),
+        ({"peft": None}, ["peft is missing there and 3.0 here"]),
+        ({"code": "y"}, ["its code of finetune-bench 1 differs from that here"]),
+        ({"bench": "2", "code": "y"}, ["bench is 2 there and 1 here"]),
+    ],
+)
+def test_other_software_is_named(theirs, said):
+    ours = {"python": "3.11", "bench": "1", "code": "x", "torch": "2.0", "peft": "3.0"}
+    node = {name: value for name, value in {**ours, **theirs}.items() if value is not None}
+    assert node_check.problems(ours, node) == said
+
+
+# ---------------------------------------------------------------- how it is ended
+
+
+TALKS = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (print("told", flush=True), sys.exit(7)))
+print("begun", flush=True)
+time.sleep(600)
+"""
+
+
+def supervised(tmp_path, scratch=""):
+    code = ["sh", "-c", '"$@" & wait; wait', "launcher", sys.executable, "-c", TALKS]
+    launch = supervisor.Launch(command=code, log=str(tmp_path / "log"), cwd="/", environment=dict(os.environ))
+    words = [sys.executable, "-P", supervisor.__file__]
+    process = subprocess.Popen(words, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdin.write(replace(launch, scratch=scratch).as_json().encode() + b"\n")
+    process.stdin.flush()
+    group = json.loads(process.stdout.readline())["started"]
+    wait_until(lambda: b"begun" in (tmp_path / "log").read_bytes())
+    return process, group
+
+
+def wait_until(true, limit_s=30):
+    end = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_run_ends_when_nobody_speaks_to_its_supervisor(tmp_path):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    process, group = supervised(tmp_path, str(scratch))
+    process.stdin.close()
+    assert process.wait(10) == 0  # only what started it; the supervisor itself is nobody's child
+    wait_until(lambda: not scratch.exists())
+    assert "told" in (tmp_path / "log").read_text(encoding="utf-8")
+    wait_until(lambda: not psutil.pid_exists(group))
+    process.stdout.close()
+
+
+def test_a_run_ends_by_order(tmp_path):
+    process, group = supervised(tmp_path)
+    process.stdin.write(b"kill\n")
+    process.stdin.flush()
+    assert json.loads(process.stdout.readline()) == {"ended": -signal.SIGKILL}
+    wait_until(lambda: not psutil.pid_exists(group))
+    process.stdin.close()
+    process.stdout.close()
+    process.wait()
+
+
+def test_a_run_that_another_process_has_is_not_launched(tmp_path):
+    launch = supervisor.Launch(command=["false"], log=str(tmp_path / "log"), cwd="/", environment={})
+    with (tmp_path / "log").open("w") as log:
+        import fcntl
+
+        fcntl.flock(log, fcntl.LOCK_EX)
+        assert supervisor.run(launch, lambda: "") == supervisor.TAKEN
+    assert supervisor.run(launch, lambda: "") == 1
+
+
+def test_a_silent_sweep_stops_its_runs_and_a_living_one_gives_orders(tmp_path, monkeypatch):
+    monkeypatch.setattr(slurm_executor, "LOST_S", 0.4)
+    monkeypatch.setattr(slurm_executor, "BEAT_S", 0.05)
+    with slurm_executor.Beat(tmp_path) as beat:
+        mine, other = (slurm_executor.Listener(beat.path, name) for name in ("mine", "other"))
+        for _ in range(10):
+            assert (mine.heard(), other.heard()) == ("", "")
+            time.sleep(0.1)
+        beat.order("mine", supervisor.KILL)
+        assert (mine.heard(), other.heard()) == (supervisor.KILL, "")
+        monkeypatch.setattr(slurm_executor, "BEAT_S", 60.0)
+        wait_until(lambda: other.heard() == supervisor.STOP, 5)  # as one that hangs, or was killed
+    assert other.heard() == supervisor.STOP
+    assert os.listdir(tmp_path) == []
+    # On its node the order is heard while the run goes on.
+    process = processes.launch(["sleep", "600"], tmp_path / "log", tmp_path, {"PATH": os.environ["PATH"]})
+    assert supervisor._until_end(process, other) == -signal.SIGTERM
+
+
+# ---------------------------------------------------------------- how its files come
+
+
+def a_run(folder, text="{}"):
+    """A folder as a run leaves it, with a checkpoint."""
+    contents = {"record.json": text, "predictions/after-test.jsonl": "1\n", "report.md": "x", ".lock": ""}
+    for name, content in {**contents, "checkpoints/step-00000005/loop.json": "{}"}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
+    return folder
+
+
+def reading(folder):
+    def read(name, offset, size):
+        return (folder / name).read_bytes()[offset : offset + min(size, 1)]
+
+    return read
+
+
+def test_files_come_whole_and_without_checkpoints(tmp_path):
+    there, here = a_run(tmp_path / "there"), tmp_path / "out" / "run"
+    listing = gathering.manifest(there)
+    assert listing["record.json"] == (2, hashlib.sha256(b"{}").hexdigest())
+    gathering.gather(here, listing, reading(there))
+    assert sorted(listing) == ["predictions/after-test.jsonl", "record.json", "report.md"]
+    assert gathering.manifest(here) == listing
+    assert sorted(gathering.results(listing)) == ["predictions/after-test.jsonl", "record.json"]
+    # Into a folder with the files of an earlier launch, and one of the reader's own.
+    a_run(here, "old")
+    for name in ("traceback.txt", "mine.txt"):
+        (here / name).write_text("x", encoding="utf-8")
+    gathering.gather(here, listing, reading(there))
+    assert gathering.manifest(here) == listing
+    assert (here / "mine.txt").exists()
+    assert os.listdir(tmp_path / "out") == ["run"]
+
+
+@together("wrong", ["other", "short", "outside"])
+def test_files_that_come_otherwise_change_nothing(wrong, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(wrong)
+    there, here = a_run(folder / "there"), a_run(folder / "out" / "run", "old")
+    listing, read = gathering.manifest(there), reading(there)
+    if wrong == "outside":
+        listing["../../evil"] = listing["record.json"]
+    elif wrong == "other":
+        read = lambda *_: b"#"  # noqa: E731
+    else:
+        read = lambda *_: b""  # noqa: E731
+    with pytest.raises(DataError, match=r"did not come from its node as it lies there|not in its run's folder"):
+        gathering.gather(here, listing, read)
+    assert (here / "record.json").read_text(encoding="utf-8") == "old"
+    assert os.listdir(folder / "out") == ["run"]
+    assert sorted(os.listdir(folder)) == ["out", "there"]
+
+
+def test_a_shared_folder_must_show_what_the_node_wrote(tmp_path):
+    there = a_run(tmp_path / "run")
+    listing = gathering.manifest(there)
+    gathering.check(there, listing, 0.0)
+    (there / "predictions" / "after-test.jsonl").write_text("2\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"predictions/after-test\.jsonl not as the run's node wrote them"):
+        gathering.check(there, listing, 0.0)
+
+
+# ---------------------------------------------------------------- the scheduler
+
+
+@dataclass
+class Scripted:
+    """An executor whose runs end as a list says."""
+
+    ends: list
+    collected: int = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def prepare(self, jobs):
+        pass
+
+    def take(self, waiting, running):
+        return waiting.pop(0) if not running else None
+
+    def start(self, job):
+        self.job = job
+        return self
+
+    def flush(self):
+        pass
+
+    def poll(self):
+        end = self.ends.pop(0)
+        if end in ("ok", "lost at its end"):
+            resolved = self.job.planned.resolved
+            part = record.RecipePart(path=str(RECIPE), hash=resolved.hash)
+            made = record.Record(name=resolved.name, seed=self.job.planned.seed, started_at="x", recipe=part)
+            made.status, made.finished_at = "ok", "y"
+            self.job.folder.mkdir(parents=True, exist_ok=True)
+            store.write(made, self.job.folder)
+            return executors.Ended() if end == "ok" else LOST
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    def stop(self):
+        pass
+
+    def kill(self):
+        pass
+
+    def collect(self):
+        self.collected += 1
+        if self.collected == -1:
+            raise DataError("it did not come")
+
+
+LOST = executors.Ended(returncode=-9, lost="node b was lost")
+
+
+@pytest.mark.parametrize(
+    ("ends", "state", "said"),
+    [
+        ([LOST, "ok"], "ok", "again (2 of 3): "),
+        ([LOST, LOST, LOST], "crashed", "node b was lost, and so it was 3 times"),
+        ([executors.Ended(returncode=1, why="no space there")], "crashed", "no space there"),
+    ],
+)
+def test_a_run_whose_node_is_lost_is_launched_again(ends, state, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scheduler, "POLL_S", 0.01)
+    job, executor = one_job(tmp_path), Scripted(list(ends))
+    scheduler.run_all([job], CPU, executor=executor)
+    assert job.state == state
+    assert said in f"{job.reason} {capsys.readouterr().out}".replace("\n", " ")
+    assert executor.collected == len(ends)
+    assert store.read(job.folder).status == state
+
+
+def test_a_run_that_was_finished_when_its_node_was_lost_is_not_launched_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scheduler, "POLL_S", 0.01)
+    job = one_job(tmp_path)
+    scheduler.run_all([job], CPU, executor=Scripted(["lost at its end"]))
+    assert (job.state, job.left_out) == ("ok", True)
+    assert "ok (already finished): " in capsys.readouterr().out
+
+
+def test_files_that_did_not_come_are_no_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "POLL_S", 0.01)
+    job, executor = one_job(tmp_path), Scripted(["ok"], collected=-2)
+    scheduler.run_all([job], CPU, executor=executor)
+    assert (job.state, job.reason) == ("crashed", "it did not come")
+
+
+def test_what_was_withdrawn_from_a_queue_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "POLL_S", 0.01)
+    executor = Scripted([KeyboardInterrupt(), executors.Ended(is_unstarted=True)])
+    with pytest.raises(KeyboardInterrupt):
+        scheduler.run_all([one_job(tmp_path)], CPU, executor=executor)
+    assert list(tmp_path.iterdir()) == []
+
+
+@together(
+    "words, said",
+    [
+        (["--slurm", "--on", "ray"], "--slurm submits a job array and ends, --on ray runs the sweep there"),
+        (["--address", "a:1"], "--address is of a Ray cluster"),
+        (["--slurm-cluster", "local", "--on", "ray"], "--slurm-cluster needs --on slurm"),
+        (["--on", "slurm"], "this machine has no Slurm (sbatch and srun were not found)"),
+    ],
+)
+def test_options_that_contradict_one_another(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["sweep", str(RECIPE), "--out", str(tmp_path / "out"), "--config", "cpu", *words]) == 2
+    assert said in capsys.readouterr().err.replace("\n", " ")
+
+
+@together("module, words", [("ray", ["--on", "ray"]), ("submitit", ["--on", "slurm", "--slurm-cluster", "local"])])
+def test_a_library_that_is_missing_is_one_sentence(module, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, module, None)
+    assert cli.main(["sweep", str(RECIPE), "--out", str(tmp_path / "out"), "--config", "cpu", *words]) == 2
+    assert "is not installed; pip install 'finetune-bench[" in capsys.readouterr().err.replace("\n", " ")
