@@ -559,5 +559,5 @@ def test_only_a_regular_file_of_some_size_is_read(kind, tmp_path_factory, capsys
     assert said.startswith("error: ")
     assert "record.json" in said
     if kind not in ("folder", "descriptors"):
-        assert cli.main(["report", str(path.parent), "-o", str(path.with_name("out"))]) == 0
+        assert cli.main(["report", str(path.parent), "-o", str(path.with_name("out"))]) == 1
         assert "not a whole record" in (path.with_name("out") / "report.md").read_text(encoding="utf-8")
