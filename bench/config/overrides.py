@@ -15,6 +15,23 @@ def as_yaml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def dropped_options(before: Any, now: Any) -> tuple[str, ...]:
+    """Return a note on the options of a method that another whole method leaves out; () where there are none.
+
+    before, now: a recipe's `method` without and with its overrides.
+    """
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return ()
+    left_out = {key: value for key, value in before.items() if key != "name" and key not in now}
+    if not left_out:
+        return ()
+    name = now.get("name")
+    return (
+        f"method={name} replaces the recipe's whole method: {', '.join(map(str, left_out))} ({as_yaml(left_out)}) no "
+        f"longer hold; method.name={name} keeps those that this method has too",
+    )
+
+
 def merged(earlier: tuple[str, ...], later: tuple[str, ...]) -> tuple[str, ...]:
     """Return all overrides, without the earlier ones that a later one of the same or an excluded key replaces."""
     given = {text.partition("=")[0] for text in later}
