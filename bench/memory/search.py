@@ -317,11 +317,11 @@ def ways_to_fit(
     return fits
 
 
-def _cheapest(tries: "_Tries", available_bytes: int, without: str) -> list[Change]:
-    """Return the changes of `cheapest_fit`. without: the beginning of one that is not to be made, or ""."""
+def _cheapest(tries: "_Tries", available_bytes: int, skipped: str) -> list[Change]:
+    """Return the changes of `cheapest_fit`. skipped: the beginning of one that is not to be made, or ""."""
     chosen: list[Change] = []
     for change in changes(tries.plan, tries.again):
-        if without and change.what.startswith(without):
+        if skipped and change.what.startswith(skipped):
             continue
         kept = [other for other in chosen if not other.what.startswith(change.instead_of or ("\0",))]
         needed = tries.needed([*kept, change])

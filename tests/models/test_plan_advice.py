@@ -64,7 +64,7 @@ def test_other_cards_of_a_size_are_judged_by_their_own_forecast(capsys):
     _, lines = planned(TINY, "--gpu", "16GB", "--precision", "bf16", *own, capsys=capsys)
     (line,) = (line for line in lines if line.startswith("Tesla T4, "))
     assert line.startswith(
-        "Tesla T4, sold with as much, give 14.56 GiB: Tesla T4 (compute capability 7.5) has no units"
+        "Tesla T4, sold with as much, give 14.56 GiB: --precision bf16: Tesla T4 (compute capability 7.5) has no units"
     )
     _, lines = planned(TINY, "--gpu", "23", "--length", 64, capsys=capsys)
     assert lines[0].startswith("fits: ")
