@@ -229,7 +229,7 @@ def load(
         as_written=written,
         overrides=overrides,
         card_overrides=changed,
-        unused_notes=(*without.notes, *dropped_options(method, layers.get(("method",)))),
+        unused_notes=(*without.notes, *dropped_options(method, layers.get(("method",)), options)),
         made=made,
     )
     alone = functools.partial(_problems_alone, path, given_document)

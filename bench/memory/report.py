@@ -93,14 +93,15 @@ def answer(request: PlanRequest) -> Answer:
     where = f"micro-batches of {rows} x {length} tokens"
     fits, first = verdict(prediction.needed, card, where)
     narrow = fragmentation.tight(prediction, card.usable) if card.usable is not None else []
-    tight, evidence = cautions.of_sharding(
-        prediction.needed, card.usable, plan.parallelism.kind, plan.parallelism.world
-    )
+    kind, world = plan.parallelism.kind, plan.parallelism.world
+    tight, evidence = cautions.of_sharding(prediction.needed, card.usable, kind, world)
 
     def _judge(other: Card) -> Judged:
         own = precision_of(request.precision, other)
         needed = dataclasses.replace(plan, precision=own, capability=other.capability).predict(rows, length).needed
-        return Judged(needed=needed, precision=own, refused=refused_products(other, resolved.recipe, load_plan, own))
+        no_bf16 = refused_products(other, resolved.recipe, load_plan, own)
+        near = cautions.of_sharding(needed, other.usable, kind, world)[0]
+        return Judged(needed=needed, precision=own, refused=no_bf16, tight=near)
 
     shown = [cautions.headline(first, tight), *narrow, *refused, *others_of_this_size(card, _judge), *evidence]
     shown += [*cautions.of_fp16(plan.model.config, precision), *_summary(plan, prediction), *said]

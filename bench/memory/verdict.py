@@ -41,11 +41,15 @@ class Card:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A plan on another GPU: bytes that it needs there, in a precision, and lines on why a run is refused."""
+    """A plan on another GPU: bytes that it needs there, in a precision, and lines on why a run is refused.
+
+    tight: whether it fits by less than the error of its kind of forecast.
+    """
 
     needed: int
     precision: str
     refused: list[str]
+    tight: bool = False
 
 
 def asked_card(text: str | None) -> Card:
@@ -117,7 +121,10 @@ def others_of_this_size(card: Card, judge: Callable[[Card], Judged]) -> list[str
             alike.setdefault(key, []).append(name)
     lines = []
     if card.device is not None:
-        lines.append(f"{card.text} is what {', '.join(name for name, _ in card.near)} give: planned for {card.name}")
+        known = ", ".join(name for name, _ in card.near)
+        lines.append(
+            f"{card.text} is planned as {card.name}: of the GPUs known to give as much ({known}) none has bf16"
+        )
     much = "sold with as much" if hardware.on_the_box(card.text) else "of nearly as much"
     for (size, _, _), names in sorted(alike.items()):
         device = dict(card.near)[names[0]]
@@ -134,4 +141,5 @@ def _on_other(other: Card, judge: Callable[[Card], Judged], bf16: bool) -> str:
     fits = judged.needed <= (other.usable or 0)
     # Where the precision is another one, so is the need.
     own = f" ({gib(judged.needed)} in {judged.precision})" if other.device and other.device.bf16 != bf16 else ""
-    return "; ".join([("fits" if fits else "does not fit") + own, *judged.refused])
+    word = "does not fit" if not fits else "fits, but tight" if judged.tight else "fits"
+    return "; ".join([word + own, *judged.refused])

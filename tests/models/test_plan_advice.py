@@ -41,7 +41,7 @@ def test_a_size_of_cards_without_bf16_is_planned_as_one_of_them(size):
     card = asked_card(size)
     assert card.name == ("NVIDIA GeForce RTX 2080 Ti" if size == "11 GB" else "Tesla T4")
     assert (precision_of(None, card), card.capability) == ("fp16", T4)
-    assert others_of_this_size(card, None)[0].endswith(f"{card.name} give: planned for {card.name}")
+    assert others_of_this_size(card, None)[0].endswith(f" as much ({card.name}) none has bf16")
 
 
 def test_a_bare_number_is_a_size():
@@ -84,6 +84,8 @@ def test_a_card_that_needs_more_does_not_fit_where_another_does():
         "Tesla T4, sold with as much, give 14.56 GiB: does not fit (15.02 GiB in fp16); a run is refused there: x"
     )
     assert asked[-1] == ("Tesla T4", round(14.56 * GIB))
+    tight = Judged(needed=GIB, precision="bf16", refused=[], tight=True)
+    assert others_of_this_size(asked_card("24GB"), lambda _: tight)[0].endswith("give 22.05 GiB: fits, but tight")
     assert others_of_this_size(Card(text="", name=""), judge) == []
 
 
@@ -140,8 +142,11 @@ def test_several_gpus_get_one_set_of_options_and_overrides(capsys):
 def test_a_whole_method_says_what_it_replaces_and_advice_keeps_it(capsys):
     whole, kept = (resolve.load(QLORA, (f"{key}=lora",)) for key in ("method", "method.name"))
     (note,) = whole.unused_notes
-    assert note.startswith('method=lora replaces the recipe\'s whole method: config ({"config": {"r": 16, ')
-    assert note.endswith("method.name=lora keeps those that this method has too")
+    assert note.startswith(
+        'method=lora replaces the recipe\'s whole method, so that these do not hold: {"config": {"r": 16, '
+    )
+    assert note.endswith("; method.name=lora in its place keeps them")
+    assert "method.name" not in resolve.load(QLORA, ("method=full",)).unused_notes[0], "it has no such options"
     assert kept.unused_notes == ()
     assert resolve.load(QLORA, ("method={name: lora, config: {r: 8}}",)).unused_notes == ()
     load = search.loader(QLORA, ("method=full",))
@@ -152,7 +157,7 @@ def test_a_whole_method_says_what_it_replaces_and_advice_keeps_it(capsys):
     names = [change.what for change in search.changes(MemoryPlan.of(plain(()), Parallelism()), plain)]
     assert names[-2:] == ["method=lora", "method=qlora"], "there is nothing to keep"
     _, lines = planned(TINY, "method=lora", "--length", 64, capsys=capsys)
-    assert any(line.startswith("note: method=lora replaces the recipe's whole method: ") for line in lines)
+    assert any(line.startswith("note: method=lora replaces the recipe's whole method, ") for line in lines)
 
 
 # ---------------------------------------------------------------- what a forecast does not rest on
