@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
         "--job",
         type=arguments.path,
         metavar="FILE",
-        help="plan a job of another program in place of a recipe: its settings in YAML, as docs of `bench.memory.job`",
+        help="plan a job of another program in place of a recipe: its settings in YAML (keys: docs/memory.md)",
     )
     plan.add_argument("--table", action="store_true", help="print predictions for all shipped recipes, in Markdown")
     plan.add_argument("-o", "--output", type=arguments.path, metavar="FILE.md", help="write the --table to this file")

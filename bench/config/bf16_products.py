@@ -10,10 +10,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A key that asks for bfloat16, and what to do instead, as a sentence's part."""
+    """A key that asks for bfloat16, and what to do instead, as a sentence's part, and as an override."""
 
     key: str
     instead: str
+    override: str
 
     def refused(self, reason: str) -> str:
         """Return the sentence on a device. reason: why it can't, as `hardware.no_bf16_units` gives it."""
@@ -27,11 +28,13 @@ def asked(recipe: "Recipe", plan: "LoadPlan", precision: str) -> Asked | None:
     without which ("no") it is that of the weights.
     """
     if plan.quantization is not None and plan.quantization["bnb_4bit_compute_dtype"] == "bfloat16":
-        return Asked(key="method.compute_dtype", instead="set method.compute_dtype: float16")
+        override = "method.compute_dtype=float16"
+        return Asked(key="method.compute_dtype", instead="set method.compute_dtype: float16", override=override)
     if precision != "no":
         return None
     if plan.frozen_body and recipe.model.dtype == "bfloat16":
-        return Asked(key="model.dtype", instead="set model.dtype: float16, or launch with mixed_precision: fp16")
+        instead = "set model.dtype: float16, or launch with mixed_precision: fp16"
+        return Asked(key="model.dtype", instead=instead, override="model.dtype=float16")
     if plan.adapter_dtype == "bfloat16":
-        return Asked(key="method.dtype", instead="set method.dtype: float32")
+        return Asked(key="method.dtype", instead="set method.dtype: float32", override="method.dtype=float32")
     return None

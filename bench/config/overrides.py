@@ -15,6 +15,21 @@ def as_yaml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def dropped_options(before: Any, now: Any, options: Any) -> tuple[str, ...]:
+    """Return a note on the options of a method that another whole method leaves out; () where there are none.
+
+    before, now: a recipe's `method` without and with its overrides. options: of the new method, with all their names.
+    """
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return ()
+    left_out = {key: value for key, value in before.items() if key != "name" and key not in now}
+    if not left_out:
+        return ()
+    name, known = now.get("name"), set(type(options).model_fields)
+    kept = f"; method.name={name} in its place keeps them" if left_out.keys() <= known else ""
+    return (f"method={name} replaces the recipe's whole method, so that these do not hold: {as_yaml(left_out)}{kept}",)
+
+
 def merged(earlier: tuple[str, ...], later: tuple[str, ...]) -> tuple[str, ...]:
     """Return all overrides, without the earlier ones that a later one of the same or an excluded key replaces."""
     given = {text.partition("=")[0] for text in later}

@@ -32,7 +32,7 @@ from bench.config import (
 from bench.config.cards import DatasetCard, ModelCard, Presets
 from bench.config.layers import Layers
 from bench.config.named_cards import MadeCard, Meant
-from bench.config.overrides import as_yaml
+from bench.config.overrides import as_yaml, dropped_options
 from bench.config.recipe import MethodChoice, Recipe
 from bench.config.validation import Problems, unknown_keys, validate, validate_rest
 from bench.config.yaml_loader import Document, KeyPath, items
@@ -204,6 +204,7 @@ def load(
     _lay_recipe(document, layers)
     if any(parts_from_published(".".join(map(str, override.inside))) for override in given):
         layers.data = {key: value for key, value in layers.data.items() if not key.startswith("published")}
+    method = layers.get(("method",))
     _lay_overrides(given, layers)
     if seed is not None:
         layers.data["seed"], layers.places[("seed",)] = seed, (COMMAND_LINE, ("--seed",))
@@ -229,7 +230,7 @@ def load(
         as_written=written,
         overrides=overrides,
         card_overrides=changed,
-        unused_notes=without.notes,
+        unused_notes=(*without.notes, *dropped_options(method, layers.get(("method",)), options)),
         made=made,
     )
     alone = functools.partial(_problems_alone, path, given_document)
@@ -459,9 +460,7 @@ def _parse_overrides(overrides: tuple[str, ...]) -> list[Document]:
 def _lay_cards(
     path: Path, document: Document, given: list[Document], layers: Layers, problems: Problems, kinds: Iterable[str]
 ) -> tuple[dict[str, str], dict[str, MadeCard]]:
-    """Lay the cards of these kinds; return their names, and those that were made, by kind. What can't be had is a
-    problem.
-    """
+    """Lay the cards of these kinds; return their names, and those made, by kind. What can't be had is a problem."""
     names: dict[str, str] = {}
     made: dict[str, MadeCard] = {}
     for kind in kinds:

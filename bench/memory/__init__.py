@@ -7,6 +7,8 @@ tight), search (what fits, and what makes it fit), largest (the largest model th
 host), limits (what is there), disk (what a run writes), needs (of a machine in all), timing (how long it takes), report
 (tables for people), fitting (a recipe made to fit).
 
+On what a plan does not rest is said by cautions: GPUs that share a model, and fp16.
+
 Jobs of other programs: job (their settings), job_model, litgpt_model, job_shards (FSDP), replay (their steps, run
 without numbers), allocator (what torch reserves for them), job_report.
 """

@@ -11,7 +11,7 @@ from typing import Any
 from bench.config.resolve import Resolved
 from bench.errors import BenchError, SetupError
 from bench.evaluation import generation, likelihood
-from bench.memory import activations, state_sizes
+from bench.memory import activations, search, state_sizes
 from bench.memory.activations import Batch
 from bench.memory.planner import FRAGMENTED_SHARE, Lengths, Parallelism
 from bench.memory.verdict import gib
@@ -60,15 +60,15 @@ class InferencePlan:
         """Return the cheapest change that makes it fit, or that there is none: smaller batches, then 4-bit weights."""
         for chosen, costs in (((), SMALLER), (("method.quantized=true",), IN_4_BITS)):
             try:
-                resolved = again(chosen)
+                resolved, more = search.load_repaired(chosen, again, self.precision, self.capability)
                 found = plan(resolved, tokens=self.tokens, **self._asked)
             except BenchError:  # a method without that option
                 continue
             fitting = found.with_fitting_batches(available)
             if fitting.total <= available:
                 smaller = () if fitting.tokens == self.tokens else (f"evaluation.batch_tokens={fitting.tokens}",)
-                what = " ".join((*chosen, *smaller))
-                return [f"to make it fit at {self.lengths.longest} tokens: {what} ({costs})"]
+                what, also = " ".join((*chosen, *more, *smaller)), f"; {search.NO_UNITS}" if more else ""
+                return [f"to make it fit at {self.lengths.longest} tokens: {what} ({costs}{also})"]
         return [f"no known change makes it fit at {self.lengths.longest} tokens; take a smaller model"]
 
     def with_fitting_batches(self, available: int) -> "InferencePlan":

@@ -89,4 +89,8 @@ def sentence(gpu_bytes: int, parallelism: Parallelism, host_bytes: int) -> str:
         else:
             sizes = f"{found.gpu / GIB:.1f} GiB on each GPU, {found.host / GIB:.0f} GiB on the host"
             words.append(f"{where} one of {found.parameters / 1e9:.1f} billion parameters ({sizes})")
-    return f"largest Llama that {world} x {gpu_bytes / GIB:.0f} GiB train in full: {'; '.join(words)}"
+    return (
+        f"largest Llama that {world} x {gpu_bytes / GIB:.0f} GiB train in full, in blocks as Llama 3's, by AdamW in "
+        f"float32 with bf16 autocast, one recomputed text of {LENGTH:,} tokens on each GPU, whatever this recipe has: "
+        f"{'; '.join(words)}"
+    )

@@ -14,11 +14,20 @@ from bench.data import tokenizer as tokenizers
 from bench.data.rows import texts_of
 from bench.errors import BenchError, SetupError
 from bench.evaluation import reference_examples, text_examples
-from bench.memory import disk, fragmentation, inference, largest, needs, phases, search, state_sizes, timing
+from bench.memory import cautions, disk, fragmentation, inference, largest, needs, phases, search, state_sizes, timing
 from bench.memory.needs import Needs
 from bench.memory.planner import Lengths, MemoryPlan, Parallelism, Prediction, assumed, longest_texts
 from bench.memory.scoring import scoring_bytes
-from bench.memory.verdict import Card, asked_card, gib, others_of_this_size, precision_of, refused_products, verdict
+from bench.memory.verdict import (
+    Card,
+    Judged,
+    asked_card,
+    gib,
+    others_of_this_size,
+    precision_of,
+    refused_products,
+    verdict,
+)
 from bench.models import build
 from bench.utils import hardware
 from bench.utils.hardware import GIB
@@ -83,15 +92,7 @@ def answer(request: PlanRequest) -> Answer:
     load_plan = state_sizes.load_plan(resolved, trained=False)[1]
     refused = refused_products(card, resolved.recipe, load_plan, precision)
     if not resolved.by_gradients:
-        found = inference.plan(
-            resolved,
-            precision=precision,
-            lengths=_asked_lengths(request, lengths_of(resolved), resolved.recipe.model.max_length),
-            usable=card.usable,
-            parallelism=request.parallelism,
-            capability=card.capability,
-        )
-        return _of_scoring(found, card, request, refused)
+        return _of_scoring(resolved, card, request, refused)
     plan = MemoryPlan.of(
         resolved, request.parallelism, precision=precision, lengths=lengths_of(resolved), capability=card.capability
     )
@@ -102,16 +103,23 @@ def answer(request: PlanRequest) -> Answer:
     where = f"micro-batches of {rows} x {length} tokens"
     fits, first = verdict(prediction.needed, card, where)
     narrow = fragmentation.tight(prediction, card.usable) if card.usable is not None else []
-    others = others_of_this_size(prediction.needed, card)
-    shown = [first, *narrow, *refused, *others, *_summary(plan, prediction), *said]
-    shown += [*_parts(prediction), *phases.lines(plan, prediction)]
+    kind, world = plan.parallelism.kind, plan.parallelism.world
+    tight, evidence = cautions.of_sharding(prediction.needed, card.usable, kind, world)
+
+    def _judge(other: Card) -> Judged:
+        own = precision_of(request.precision, other)
+        needed = dataclasses.replace(plan, precision=own, capability=other.capability).predict(rows, length).needed
+        no_bf16 = refused_products(other, resolved.recipe, load_plan, own)
+        near = cautions.of_sharding(needed, other.usable, kind, world)[0]
+        return Judged(needed=needed, precision=own, refused=no_bf16, tight=near)
+
+    shown = [cautions.headline(first, tight), *narrow, *refused, *others_of_this_size(card, _judge), *evidence]
+    shown += [*cautions.of_fp16(plan.model.config, precision), *_summary(plan, prediction), *said]
+    shown += [*cautions.of_overrides(resolved), *_parts(prediction), *phases.lines(plan, prediction)]
     if card.usable is not None:
         shown += _largest(plan, prediction, card.usable)
     if card.usable is not None and not fits:
-        chosen = search.cheapest_fit(plan, length, card.usable, load)
-        shown += [f"to make it fit at {length} tokens: {change.what} ({change.costs})" for change in chosen]
-        if not chosen:
-            shown.append(f"no known change makes it fit at {length} tokens; take a smaller model or more GPUs")
+        shown += _to_make_it_fit(plan, length, card.usable, request)
     if card.usable is not None and plan.parallelism.shards_weights:
         shown.append(largest.sentence(card.usable, plan.parallelism, HOST_BYTES))
     shown += [*_scoring(resolved), *disk.lines(plan), *timing.lines(plan, rows, card, request.records, costs)]
@@ -126,9 +134,43 @@ def _without_model(resolved: Resolved) -> list[str]:
     return [first, *_scoring(resolved)]
 
 
-def _of_scoring(found: inference.InferencePlan, card: Card, request: PlanRequest, refused: list[str]) -> Answer:
+def _to_make_it_fit(plan: MemoryPlan, length: int, usable: int, request: PlanRequest) -> list[str]:
+    """Return a line for each set of changes with which a run fits, as arguments of one command."""
+    ways = search.ways_to_fit(plan, length, usable, _loader(request))
+    if not ways:
+        return [f"no known change makes it fit at {length} tokens; take a smaller model or more GPUs"]
+    beginnings = [f"to make it fit at {length} tokens", *[f"or else at {length} tokens"] * len(ways)]
+    return [way.line(start, _own(request)) for start, way in zip(beginnings, ways, strict=False)]
+
+
+def _of_scoring(resolved: Resolved, card: Card, request: PlanRequest, refused: list[str]) -> Answer:
+    lengths = _asked_lengths(request, lengths_of(resolved), resolved.recipe.model.max_length)
+
+    def _on(other: Card, precision: str) -> inference.InferencePlan:
+        return inference.plan(
+            resolved,
+            precision=precision,
+            lengths=lengths,
+            usable=other.usable,
+            parallelism=request.parallelism,
+            capability=other.capability,
+        )
+
+    def _judge(other: Card) -> Judged:
+        own = precision_of(request.precision, other)
+        loaded = state_sizes.load_plan(resolved, trained=False)[1]
+        again = refused_products(other, resolved.recipe, loaded, own)
+        return Judged(needed=_on(other, own).total, precision=own, refused=again)
+
+    found = _on(card, precision_of(request.precision, card))
     fits, first = verdict(found.total, card, f"batches of {found.tokens} tokens")
-    shown = [first, *refused, *others_of_this_size(found.total, card), *found.lines(), *_scoring(found.resolved)]
+    shown = [
+        first,
+        *refused,
+        *others_of_this_size(card, _judge),
+        *cautions.of_fp16(found.model.config, found.precision),
+    ]
+    shown += [*found.lines(), *cautions.of_overrides(resolved), *_scoring(found.resolved)]
     if card.usable is not None and not fits:
         shown += found.to_make_it_fit(card.usable, _loader(request))
     needed = needs.of_scoring(found, request.gpus_per_host or request.parallelism.world)
@@ -136,8 +178,11 @@ def _of_scoring(found: inference.InferencePlan, card: Card, request: PlanRequest
 
 
 def _loader(request: PlanRequest) -> Callable[[tuple[str, ...]], Resolved]:
-    own = request.overrides + (() if request.rows is None else (f"training.per_device_batch={request.rows}",))
-    return search.loader(request.path, own)
+    return search.loader(request.path, _own(request))
+
+
+def _own(request: PlanRequest) -> tuple[str, ...]:
+    return request.overrides + (() if request.rows is None else (f"{search.ROWS}{request.rows}",))
 
 
 def _asked_lengths(request: PlanRequest, read: Lengths, longest: int | None) -> Lengths:

@@ -7,16 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.config import bf16_products
 from bench.config import resolve as recipes
 from bench.config.resolve import Resolved
 from bench.errors import BenchError, SetupError
+from bench.memory import state_sizes
 from bench.memory.planner import MemoryPlan
+from bench.memory.verdict import gib
+from bench.utils import hardware
 
 AUTO, KEY = "auto", "per_device_batch"
 # Rows of a micro-batch and tokens of a text, beyond which no search goes.
 MOST_ROWS, LONGEST = 1024, 131_072
 # Bytes by which sums are not straight: each tensor is rounded to the allocator's blocks.
 ROUNDING = 2**19
+# Sets of changes that are told where a run does not fit: each takes seconds to search.
+MOST_WAYS = 2
+NO_UNITS = "this GPU has no units for bfloat16"
 
 
 def largest(candidates: Sequence[int], start: int, fits: Callable[[int], bool]) -> int:
@@ -169,10 +176,11 @@ def fewer_rows(rows: int) -> Change:
     return Change(what=f"{ROWS}{rows}", costs=costs, overrides=(f"{ROWS}{rows}",))
 
 
-def changes(plan: MemoryPlan) -> list[Change]:
+def changes(plan: MemoryPlan, again: Callable[[tuple[str, ...]], Resolved] | None = None) -> list[Change]:
     """Return what may help, the cheapest first: what changes no result, then types of 16 and 8 bits, then the method.
 
-    The micro-batch is 1 there; the search takes the largest that fits beside the other changes.
+    The micro-batch is 1 there; the search takes the largest that fits beside the other changes. again: loads the recipe
+    with overrides, to find which form of another method keeps the options that it has too.
     """
     recipe, shardable = plan.resolved.recipe, plan.parallelism.world > 1 and not plan.on_cpu
     known_changes = [fewer_rows(1)] if recipe.training.per_device_batch != AUTO else []
@@ -197,7 +205,7 @@ def changes(plan: MemoryPlan) -> list[Change]:
     if not plan.on_cpu:
         costs = "moments in 8 bits, which move to the host when the GPU is full; losses move a little; only with DDP"
         known_changes.append(Change(what=_8BIT[1], costs=costs, overrides=(_8BIT[1],), instead_of=_8BIT))
-    return [*known_changes, *_dearest(plan, shardable)]
+    return [*known_changes, *_dearest(plan, shardable, again)]
 
 
 def _stages(plan: MemoryPlan, costs: dict[int, str]) -> list[Change]:
@@ -208,7 +216,18 @@ def _stages(plan: MemoryPlan, costs: dict[int, str]) -> list[Change]:
     ]
 
 
-def _dearest(plan: MemoryPlan, shardable: bool) -> list[Change]:
+def _other_method(name: str, again: Callable[[tuple[str, ...]], Resolved] | None) -> str:
+    """Return the override by which a recipe gets another method, and keeps the method's options where it has them."""
+    whole, keeping = f"method={name}", f"method.name={name}"
+    if again is None:
+        return whole
+    try:
+        return keeping if again((keeping,)).hash != again((whole,)).hash else whole
+    except BenchError:  # it has other options
+        return whole
+
+
+def _dearest(plan: MemoryPlan, shardable: bool, again: Callable[[tuple[str, ...]], Resolved] | None) -> list[Change]:
     """Return changes that cost much time, or make it another method."""
     named, known_changes = plan.resolved.recipe.method.name, []
     if shardable and plan.parallelism.offload == "none":
@@ -218,13 +237,12 @@ def _dearest(plan: MemoryPlan, shardable: bool) -> list[Change]:
         known_changes.append(Change(what=what, costs=costs, parallelism=parallelism, instead_of=replaced))
     if named not in ("lora", "qlora"):
         costs = "another method: adapters learn less than all weights; compare the scores"
-        known_changes.append(Change(what="method=lora", costs=costs, overrides=("method=lora",)))
+        what = _other_method("lora", again)
+        known_changes.append(Change(what=what, costs=costs, overrides=(what,)))
     if named != "qlora":
         costs = "another method: 4-bit weights below adapters; slower steps, slightly other scores"
-        instead_of = ("method=", "method.")
-        known_changes.append(
-            Change(what="method=qlora", costs=costs, overrides=("method=qlora",), instead_of=instead_of)
-        )
+        what = _other_method("qlora", again)
+        known_changes.append(Change(what=what, costs=costs, overrides=(what,), instead_of=("method=", "method.")))
     return known_changes
 
 
@@ -232,13 +250,22 @@ def loader(path: Path, own: tuple[str, ...], seed: int | None = None) -> Callabl
     """Return a loader of a recipe with its `own` overrides and more, which replace those of the same key."""
 
     def _load(overrides: tuple[str, ...]) -> Resolved:
-        replaced = {item.partition("=")[0] for item in overrides}
-        kept = [item for item in own if item.partition("=")[0].partition(".method")[0] not in replaced]
-        if "method" in replaced:
-            kept = [item for item in kept if not item.startswith("method.")]
-        return recipes.load(path, (*kept, *overrides), seed)
+        dropped = replaced(own, overrides)
+        return recipes.load(path, (*(item for item in own if item not in dropped), *overrides), seed)
 
     return _load
+
+
+def replaced(own: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Return those of a command's `own` overrides in whose place others come: of the same key, or of a method."""
+    keys = {item.partition("=")[0] for item in overrides}
+    return [
+        item
+        for item in own
+        if (key := item.partition("=")[0]) in keys
+        or ("method" in keys and key.startswith("method."))
+        or ("method.name" in keys and key == "method")
+    ]
 
 
 def cheapest_fit(
@@ -248,11 +275,54 @@ def cheapest_fit(
 
     They are added one after another, in the order of `changes`, until it fits: so the dearest of them is as cheap as
     can be. Then each is left out again where it fits without it, the dearest first, and the micro-batch is the largest
-    that fits and divides the global batch. again: loads the recipe with overrides.
+    that fits and divides the global batch. What the GPU can't compute is changed with them. again: loads the recipe
+    with overrides.
     """
+    return _cheapest(_Tries(plan=plan, length=length, again=again), available_bytes, "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """Changes that make a run fit together, and the bytes that a GPU must have then."""
+
+    changes: list[Change]
+    needed: int
+
+    def line(self, beginning: str, own: Sequence[str]) -> str:
+        """Return the changes as arguments of one command, and what they cost. own: the overrides of the command."""
+        arguments = " ".join(change.what for change in self.changes)
+        dropped = replaced(own, [item for change in self.changes for item in change.overrides])
+        instead = f", in place of {' '.join(dropped)}" if dropped else ""
+        if len(self.changes) == 1:
+            return f"{beginning}: {arguments}{instead} ({self.changes[0].costs})"
+        costs = "; ".join(f"{change.what}: {change.costs}" for change in self.changes)
+        return f"{beginning}: {arguments}{instead}, all together: {gib(self.needed)} ({costs})"
+
+
+def ways_to_fit(
+    plan: MemoryPlan, length: int, available_bytes: int, again: Callable[[tuple[str, ...]], Resolved]
+) -> list[Fit]:
+    """Return `cheapest_fit`, and after it the cheapest changes without the dearest of those; [] where nothing fits."""
     tries = _Tries(plan=plan, length=length, again=again)
+    fits: list[Fit] = []
+    without = ""
+    for _ in range(MOST_WAYS):
+        chosen = _cheapest(tries, available_bytes, without)
+        needed = tries.needed(chosen) if chosen else None
+        if needed is None or needed > available_bytes:
+            break
+        fits.append(Fit(changes=chosen, needed=needed))
+        dearest = [change for change in chosen if change.costs != NO_UNITS][-1]
+        without = ROWS if dearest.what.startswith(ROWS) else dearest.what
+    return fits
+
+
+def _cheapest(tries: "_Tries", available_bytes: int, skipped: str) -> list[Change]:
+    """Return the changes of `cheapest_fit`. skipped: the beginning of one that is not to be made, or ""."""
     chosen: list[Change] = []
-    for change in changes(plan):
+    for change in changes(tries.plan, tries.again):
+        if skipped and change.what.startswith(skipped):
+            continue
         kept = [other for other in chosen if not other.what.startswith(change.instead_of or ("\0",))]
         needed = tries.needed([*kept, change])
         if needed is None:  # it can't be combined with the others, or not be planned
@@ -264,8 +334,30 @@ def cheapest_fit(
                 least = tries.needed(without)
                 if least is not None and least <= available_bytes:
                     chosen = without
-            return tries.with_most_rows(chosen, available_bytes)
+            return [*tries.with_most_rows(chosen, available_bytes), *tries.repairs(chosen)]
     return []
+
+
+def load_repaired(
+    overrides: tuple[str, ...],
+    again: Callable[[tuple[str, ...]], Resolved],
+    precision: str,
+    capability: tuple[int, int] | None,
+) -> tuple[Resolved, tuple[str, ...]]:
+    """Return (the recipe with overrides, and more of them without which the GPU can't multiply in its type).
+
+    capability: of the GPU; None where it is not known. Raises BenchError as `again`.
+    """
+    resolved, more = again(overrides), tuple[str, ...]()
+    if capability is None or capability >= hardware.BF16_CAPABILITY:
+        return resolved, more
+    while True:
+        load_plan = state_sizes.load_plan(resolved, trained=False)[1]
+        asked = bf16_products.asked(resolved.recipe, load_plan, precision)
+        if asked is None or asked.override in more:
+            return resolved, more
+        more = (*more, asked.override)
+        resolved = again((*overrides, *more))
 
 
 @dataclass(kw_only=True)
@@ -283,9 +375,20 @@ class _Tries:
         return None if varied is None else varied.predict(self._rows(chosen, varied), self.length).needed
 
     def _rows(self, chosen: Sequence[Change], varied: MemoryPlan) -> int:
-        fewest = any(change.what.startswith(ROWS) for change in chosen)
+        for change in chosen:
+            if change.what.startswith(ROWS):
+                return int(change.what.removeprefix(ROWS))
         auto = varied.resolved.recipe.training.per_device_batch == AUTO
-        return 1 if fewest or auto else varied.budget.per_device_batch
+        return 1 if auto else varied.budget.per_device_batch
+
+    def repairs(self, chosen: Sequence[Change]) -> list[Change]:
+        """Return changes without which a run with others is refused: the GPU has no units for bf16."""
+        overrides = self._load(chosen)[1]
+        return [Change(what=item, costs=NO_UNITS, overrides=(item,)) for item in overrides]
+
+    def _load(self, chosen: Sequence[Change]) -> tuple[Resolved, tuple[str, ...]]:
+        overrides = tuple(item for change in chosen for item in change.overrides if not item.startswith(ROWS))
+        return load_repaired(overrides, self.again, self.plan.precision, self.plan.capability)
 
     def with_most_rows(self, chosen: list[Change], available_bytes: int) -> list[Change]:
         """Return the changes with the largest micro-batch that fits, where its size is one of them."""
@@ -299,9 +402,7 @@ class _Tries:
     def _varied(self, chosen: Sequence[Change]) -> MemoryPlan | None:
         """Return the plan of a run with changes, but for the rows of its micro-batch, which a prediction is told."""
         try:
-            resolved = self.again(
-                tuple(item for change in chosen for item in change.overrides if not item.startswith(ROWS))
-            )
+            resolved, _ = self._load(chosen)
         except BenchError:
             return None
         parallelism: dict[str, Any] = {}

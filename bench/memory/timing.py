@@ -18,7 +18,7 @@ from bench.models import flops
 from bench.models.adapters import AdapterOptions
 from bench.records import store
 from bench.records.record import Record
-from bench.utils.hardware import Device
+from bench.utils.hardware import BF16_CAPABILITY, Device
 
 # Share of the peak that matrix products of real tokens reach in LoRA: huggingface/peft, method_comparison/MetaMathQA at
 # 0a179c1, Llama-3.2-3B in bf16 on an L40S, 4 texts a step, rank 32 on q and v: 6,770 real tokens/s, 4 operations for
@@ -49,6 +49,8 @@ SECONDS = {
     "Shira": 1003.5, "TrainableTokens": 981.2, "VBLoRA": 1197.5, "Vera": 1011.5, "WaveFT": 2111.7,
 }  # fmt: skip
 DORA_S = 1190.9
+# First and last compute capability of the generations that the published runs are of: Ampere, and Ada.
+PUBLISHED = ((8, 0), (8, 9))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +160,13 @@ def lines(plan: MemoryPlan, rows: int, card: Card, records: Path | None, prices:
         return [f"time: no forecast for {card.name}: {card.device.notes}"]
     if card.device is None:
         return ["time: give the name of a GPU for a forecast of time"] if card.usable is not None else []
-    rates, missing = published_rates(), ""
+    rates, missing, caution = published_rates(), "", _caution(card)
     if records is not None:
         found, sentence = recorded_rates(records, plan, card.name)
-        rates, missing = (found, "") if found is not None else (rates, f"; {sentence}")
+        if found is not None:
+            rates, caution = found, ""
+        else:
+            missing = f"; {sentence}"
     done = work(plan, rows)
     if done is None:
         return ["time: the model's operations can't be counted"]
@@ -180,16 +185,39 @@ def lines(plan: MemoryPlan, rows: int, card: Card, records: Path | None, prices:
         what = f"an epoch of {plan.lengths.examples} texts"
     gpus = "" if plan.parallelism.world == 1 else f" x {plan.parallelism.world}, without communication"
     return [
-        f"time: {what} of {plan.lengths.mean:.0f} tokens in {_spoken(times[0])} to {_spoken(times[1])} on {card.name}"
-        f"{gpus}, of training steps alone; by {rates.source}{missing}",
-        *([_money(plan, card, prices, thousand)] if prices is not None else []),
+        f"time: {what} of {plan.lengths.mean:.0f} tokens in {_range(_spoken(times[0]), _spoken(times[1]), caution)} on "
+        f"{card.name}{gpus}, of training steps alone; by {rates.source}{caution}{missing}",
+        *([_money(plan, card, prices, thousand, caution)] if prices is not None else []),
     ]
 
 
-def _money(plan: MemoryPlan, card: Card, prices: Prices, thousand: tuple[float, float]) -> str:
+def _caution(card: Card) -> str:
+    """Return that no published run is of the device's generation, as a sentence's part; "" where one is.
+
+    Generations before Ampere have other kernels of attention, and a T4's peak is of a clock that its power does not
+    allow for long: a share that an L40S reaches is a bound there, not a forecast.
+    """
+    capability = card.capability
+    if capability is not None and PUBLISHED[0] <= capability <= PUBLISHED[1]:
+        return ""
+    which = "" if capability is None else f" (compute capability {capability[0]}.{capability[1]})"
+    said = f"; no published run is of the generation of {card.name}{which}"
+    if capability is not None and capability < BF16_CAPABILITY:
+        return f"{LEAST} {said.removeprefix('; ')}, which may reach much less of its peak"
+    return f"{said}: taken to reach as much of its peak"
+
+
+LEAST = "; the least, if it reached as much of its peak as these:"
+
+
+def _range(least: str, most: str, caution: str) -> str:
+    return f"{least} or more" if caution.startswith(LEAST) else f"{least} to {most}"
+
+
+def _money(plan: MemoryPlan, card: Card, prices: Prices, thousand: tuple[float, float], caution: str) -> str:
     """Return what the recipe's training costs, or 1,000 texts of it where its steps are not known.
 
-    thousand: seconds of 1,000 texts, the least and the most.
+    thousand: seconds of 1,000 texts, the least and the most. caution: on the time.
     """
     price = prices.of_gpu(card.name)
     if price is None:
@@ -200,7 +228,8 @@ def _money(plan: MemoryPlan, card: Card, prices: Prices, thousand: tuple[float, 
         what, texts = f"the recipe's {steps:,} steps", steps * training.global_batch
     least, most = (seconds_ * texts / 1000 * plan.parallelism.world / 3600 * price.price for seconds_ in thousand)
     return (
-        f"money: {what} for {_two_digits(least)} to {_two_digits(most)} {price.currency}, of training steps alone, at "
+        f"money: {what} for {_range(_two_digits(least), _two_digits(most), caution)} {price.currency}, of training "
+        "steps alone, at "
         f"{price.price:g} {price.currency} for an hour of {card.name} ({price.source}; as of {price.date}; "
         "indicative)"
     )

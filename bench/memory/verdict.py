@@ -1,5 +1,7 @@
 """Does it fit? The GPU that was asked for, by name or size, and the line that says whether a plan fits it."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.config import bf16_products
@@ -20,12 +22,16 @@ def gib(size: float) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """A GPU as it was asked for. usable: bytes; None where none was asked for. device: None for a size alone."""
+    """A GPU as it was asked for. usable: bytes; None where none was asked for. device: None for a size alone.
+
+    near: known devices that a size may mean, the one that it stands for first.
+    """
 
     text: str
     name: str
     usable: int | None = None
     device: hardware.Device | None = None
+    near: tuple[tuple[str, hardware.Device], ...] = ()
 
     @property
     def capability(self) -> tuple[int, int] | None:
@@ -33,13 +39,35 @@ class Card:
         return self.device.capability if self.device is not None else None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A plan on another GPU: bytes that it needs there, in a precision, and lines on why a run is refused.
+
+    tight: whether it fits by less than the error of its kind of forecast.
+    """
+
+    needed: int
+    precision: str
+    refused: list[str]
+    tight: bool = False
+
+
 def asked_card(text: str | None) -> Card:
-    """Return the GPU that a size or a name means. Raises SetupError for what is neither."""
+    """Return the GPU that a size or a name means. Raises SetupError for what is neither.
+
+    A size of which only GPUs without units for bf16 are known means the first of them.
+    """
     if text is None:
         return Card(text="", name="")
-    usable, sold = hardware.memory(text), hardware.on_the_box(text)
-    if sold:
-        return Card(text=text, name=f"{text} (as {sold[0][0]} gives)", usable=usable)
+    # A bare number is a size, as in the names of cloud machines.
+    if re.fullmatch(r"0*[1-9]\d{0,2}(\.\d+)?", text.strip()):
+        text = f"{text.strip()}GiB"
+    usable, near = hardware.memory(text), tuple(hardware.near(text))
+    if near:
+        (name, device), usable = near[0], hardware.given(text, near[0][1])
+        if not any(other.bf16 for _, other in near):
+            return Card(text=text, name=name, usable=usable, device=device, near=near)
+        return Card(text=text, name=f"{text} (as {name} gives)", usable=usable, near=near)
     try:
         name, device = hardware.named(text)
     except SetupError:
@@ -78,12 +106,40 @@ def verdict(needed: int, card: Card, where: str) -> tuple[bool, str]:
     return fits, f"{word}: {gib(needed)} of the {gib(card.usable)} of {card.name}, {margin}, at {where}"
 
 
-def others_of_this_size(needed: int, card: Card) -> list[str]:
-    """Return what holds on the cards of the same size on the box that give less than the one it stands for."""
-    by_size: dict[int, list[str]] = {}
-    for name, device in hardware.cards_with_less(card.text):
-        by_size.setdefault(device.usable_bytes, []).append(name)
-    return [
-        f"{', '.join(names)}, sold with as much, give {gib(size)}: {'fits' if needed <= size else 'does not fit'}"
-        for size, names in sorted(by_size.items(), reverse=True)
-    ]
+def others_of_this_size(card: Card, judge: Callable[[Card], Judged]) -> list[str]:
+    """Return what holds on the GPUs of the same size that give less than the one it stands for, or have no bf16.
+
+    judge: plans for one of them, by its own precision and memory. Raises SetupError for a precision it can't train in.
+    """
+    if not card.near:
+        return []
+    first = card.near[0][1]
+    alike: dict[tuple[int, bool, tuple[int, int]], list[str]] = {}
+    for name, device in card.near:
+        if device.usable_bytes < first.usable_bytes or device.bf16 != first.bf16:
+            key = (-device.usable_bytes, device.bf16, (0, 0) if device.bf16 else device.capability or (0, 0))
+            alike.setdefault(key, []).append(name)
+    lines = []
+    if card.device is not None:
+        known = ", ".join(name for name, _ in card.near)
+        lines.append(
+            f"{card.text} is planned as {card.name}: of the GPUs known to give as much ({known}) none has bf16"
+        )
+    much = "sold with as much" if hardware.on_the_box(card.text) else "of nearly as much"
+    for (size, _, _), names in sorted(alike.items()):
+        device = dict(card.near)[names[0]]
+        other = Card(text=names[0], name=names[0], usable=-size, device=device)
+        lines.append(f"{', '.join(names)}, {much}, give {gib(-size)}: {_on_other(other, judge, first.bf16)}")
+    return lines
+
+
+def _on_other(other: Card, judge: Callable[[Card], Judged], bf16: bool) -> str:
+    try:
+        judged = judge(other)
+    except SetupError as error:
+        return str(error)
+    fits = judged.needed <= (other.usable or 0)
+    # Where the precision is another one, so is the need.
+    own = f" ({gib(judged.needed)} in {judged.precision})" if other.device and other.device.bf16 != bf16 else ""
+    word = "does not fit" if not fits else "fits, but tight" if judged.tight else "fits"
+    return "; ".join([word + own, *judged.refused])

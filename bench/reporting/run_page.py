@@ -393,7 +393,7 @@ def _out_of_memory(record: Record) -> str:
         ("remark", md.escape(oom.unadvised, accessors.MAX_CHARACTERS)),
     ]
     advice = [[md.code(one.change), md.escape(one.costs, accessors.MAX_CHARACTERS)] for one in oom.advice]
-    return md.joined([md.pairs("out of memory", rows), md.table(["change that reduces memory", "cost"], advice, "ll")])
+    return md.joined([md.pairs("out of memory", rows), md.table(["changes, all together", "cost"], advice, "ll")])
 
 
 def _data(record: Record) -> str:

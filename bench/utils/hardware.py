@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Iterator
 
 from bench.errors import SetupError
 from bench.utils.device_table import DEVICES as DEVICES
@@ -21,6 +20,9 @@ CONTEXT = GIB // 2
 WORKSPACE_SINCE, WORKSPACE, WORKSPACE_BEFORE = (9, 0), 8 * 4096 * 1024, (2 * 4096 + 8 * 16) * 1024
 # What one card gives with other drivers, over what it gives here: 0.2 to 1.2 % were published.
 DRIVERS_DIFFER = 1.02
+# A card's size as nvidia-smi and Colab show it, over what programs get: 15,360 MiB of a T4's 14.56 GiB, 23 GB of an
+# L4's 22.03 GiB.
+SHOWN_MORE, SHOWN_LESS = 1.05, 0.995
 # Words of a name that say who made a device, or in what form: those that are left make it another device.
 _MAKERS = {"nvidia", "geforce", "tesla", "quadro", "amd", "instinct", "generation", "rtx"}
 _FORMS = {"sxm2", "sxm4", "pcie", "hbm3"}
@@ -134,10 +136,30 @@ def on_the_box(text: str) -> list[tuple[str, Device]]:
     return sorted(sold, key=lambda item: (item[1].inline_ecc, item[1].usable_bytes))
 
 
-def cards_with_less(text: str) -> Iterator[tuple[str, Device]]:
-    """Yield the devices of a size on the box that give less memory than what the size is taken for."""
-    cards = on_the_box(text)
-    yield from (card for card in cards if card[1].usable_bytes < cards[0][1].usable_bytes)
+def near(text: str) -> list[tuple[str, Device]]:
+    """Return the devices that a size may mean, in the order of `on_the_box`; [] for a size near none, or other text.
+
+    They are sold with it; else it is nearly what they give, as other programs show it: "15 GB", "15360MiB" of a T4.
+    """
+    size = _size(text)
+    if (cards := on_the_box(text)) or size is None or not size[1]:
+        return cards
+    shown = size[0] if size[1] in (UNITS["gb"], UNITS["gib"]) else size[0] * size[1] / GIB
+    alike = [
+        (name, device)
+        for name, device in DEVICES.items()
+        if SHOWN_LESS * device.usable_gib <= shown <= SHOWN_MORE * device.usable_gib
+    ]
+    return sorted(alike, key=lambda item: (item[1].inline_ecc, item[1].usable_bytes))
+
+
+def given(text: str, device: Device) -> int:
+    """Return the usable bytes of a size that is near a device: as written where its drivers may give that."""
+    size = _size(text)
+    if size is None or size[1] == UNITS["gb"] or on_the_box(text):
+        return device.usable_bytes
+    written = round(size[0] * size[1])
+    return written if written <= DRIVERS_DIFFER * device.usable_bytes else device.usable_bytes
 
 
 def _size(text: str) -> tuple[float, int] | None:

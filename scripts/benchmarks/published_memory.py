@@ -328,6 +328,12 @@ def _summary(rows: list[dict[str, Any]]) -> Iterator[str]:
     if ran_out:
         foreseen = sum(row["fits"] is False for row in ran_out)
         yield f"Out of memory: {len(ran_out)} rows, of which {foreseen} are predicted not to fit."
+    ran = [row["name"] for row in rows if row["fits"] is False and error_of(row) is not None]
+    if ran:
+        yield f"Measured to run, but predicted not to fit: {', '.join(ran)}."
+        yield "Whether a row fits is judged by what torch would have reserved, and CUDA's context; its predicted number"
+        yield "is what is allocated. torch gives back segments that are not in use before it fails; the forecast does"
+        yield "not count on that."
 
 
 def _table(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -124,9 +124,24 @@ def test_another_name_is_refused(nickname, message):
 @pytest.mark.parametrize("size", ["24 GB", "24GB", "24GiB", "24 gib", "24gb"])
 def test_a_size_on_the_box_is_what_such_a_card_gives(size):
     assert hardware.memory(size) == hardware.memory("RTX 4090") == round(23.52 * GIB)
-    less = dict(hardware.cards_with_less(size))
+    less = {name: card for name, card in hardware.near(size) if card.usable_bytes < hardware.memory(size)}
     assert set(less) == {"NVIDIA L4", "NVIDIA A10", "NVIDIA A10G"}
     assert all(device.inline_ecc for device in less.values())
+
+
+@pytest.mark.parametrize(
+    ("size", "names", "usable"),
+    [
+        ("15GB", {"Tesla T4"}, 14.56), ("15 GiB", {"Tesla T4"}, 14.56), ("15360MiB", {"Tesla T4"}, 14.56),
+        ("14.75 GiB", {"Tesla T4"}, 14.75), ("23GB", {"NVIDIA L4", "NVIDIA A10", "NVIDIA A10G"}, 22.03),
+        ("11GB", {"NVIDIA GeForce RTX 2080 Ti"}, 10.75), ("20GB", set(), None), ("T4", set(), None),
+        ("15", set(), None),
+    ],
+)  # fmt: skip
+def test_a_size_means_the_devices_that_other_programs_show_so(size, names, usable):
+    near = hardware.near(size)
+    assert {name for name, _ in near} == names
+    assert not near or hardware.given(size, near[0][1]) == round(usable * GIB)
 
 
 def test_every_size_on_a_box_is_known():
