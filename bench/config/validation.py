@@ -72,7 +72,9 @@ def validate(model: type[Settings], data: Any, layers: Layers, prefix: KeyPath) 
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        raise RecipeError("\n".join(_sentences(error.errors(), model, data, layers, prefix))) from error
+        raise RecipeError(
+            "\n".join(_sentences(_furthest(error.errors(), data), model, data, layers, prefix))
+        ) from error
 
 
 def validate_rest(
@@ -90,7 +92,7 @@ def validate_rest(
             # What is missing in a later round was wrong, and left out; so may be what a rule over a section misses.
             errors = [
                 problem
-                for problem in error.errors()
+                for problem in _furthest(error.errors(), data)
                 if not (again and problem["type"] == "missing")
                 and not any(
                     place and path[: len(place)] == place for place in [_location(problem, data)] for path in gone
@@ -145,6 +147,16 @@ def _sentences(
             continue
         if problems[0]["type"] != "missing" or path not in misspelt:
             yield f"{layers.place((*prefix, *path))}: {_sentence(problems, model, data, layers, prefix)}"
+
+
+def _furthest(errors: Sequence[Any], data: Any) -> list[Any]:
+    """Return the problems without those of union members whose type is another, where one member looked inside."""
+    places = [_location(problem, data) for problem in errors]
+    return [
+        problem
+        for problem, place in zip(errors, places, strict=True)
+        if not problem["type"].endswith("_type") or not any(place == other[: len(place)] != other for other in places)
+    ]
 
 
 def _location(problem: Any, data: Any) -> KeyPath:

@@ -90,7 +90,7 @@ def test_check_of_single_files(write):
         ),
         (["recipes/tiny/bert-full.yaml", "--set", "x"], "command line: 'x' is not of the form key.path=value"),
         (["recipes/tiny/bert-full.yaml", "--set", "seed=x"], "command line: seed: expected a whole number, got 'x'."),
-        (["scripts"], "error: scripts: there are no recipes in this folder"),
+        (["scripts/benchmarks"], "error: scripts/benchmarks: there are no recipes in this folder"),
     ],
 )
 def test_check_refuses_with_a_sentence_for_each_problem(arguments, message):
@@ -107,7 +107,7 @@ def test_check_with_good_overrides():
 
 
 def test_a_traceback_is_shown_on_request():
-    for arguments in (["--traceback", "check", "scripts"], ["check", "scripts", "--traceback"]):
+    for arguments in (["--traceback", "check", "scripts/benchmarks"], ["check", "scripts/benchmarks", "--traceback"]):
         done = bench(*arguments)
         assert done.returncode != 0
         assert "Traceback" in done.stderr

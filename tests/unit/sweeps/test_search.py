@@ -188,8 +188,8 @@ def test_a_running_trial_is_stopped_once_and_known_as_pruned_by_a_repeated_sweep
             "search.prune: median: a trial of full is scored once",
         ),
         (RATES + "search: {trials: 4, sampler: grid}\n", "search.sampler: unknown key"),
-        (SEARCH + RATES.replace("low: 1e-5", "low: 1e-1"), "learning_rate: 0.1 is not less than `high`, 0.01"),
-        (SEARCH + RATES.replace("low: 1e-5", "low: 0.0"), "learning_rate: 0.0: a logarithm needs a number above 0"),
+        (SEARCH + RATES.replace("low: 1e-5", "low: 1e-1"), "learning_rate.low: 0.1 is not less than `high`, 0.01"),
+        (SEARCH + RATES.replace("low: 1e-5", "low: 0.0"), "learning_rate.low: 0.0: a logarithm needs a number above 0"),
         (
             SEARCH + "tune: {full: {evaluation.threshold: {low: 0.1, high: 0.5}}}\n",
             "threshold can't be tuned",

@@ -142,8 +142,8 @@ def test_the_small_variant_swaps_cards_first_and_then_what_is_about_them(planned
     ("value", "message"),
     [
         ("[1, 1]", "seeds: 1 is listed twice"),
-        ("[-5]", "seeds: expected a whole number or a number greater than or equal to 0"),
-        ("[99999999999]", "a number less than 4294967296"),
+        ("[-5]", "seeds.0: expected a number greater than or equal to 0, got -5"),
+        ("[99999999999]", "seeds.0: expected a number less than 4294967296, got 99999999999"),
         ("20240101", "seeds: expected a number less than or equal to 10000 or a list, as in [a, b], got 20240101"),
         ("0", "seeds: expected a number greater than 0 or a list"),
     ],
