@@ -17,8 +17,9 @@ from bench import console
 from bench.config import without_model, yaml_loader
 from bench.config.resolve import Resolved
 from bench.errors import BenchError, SetupError
+from bench.sweeps import placement
 from bench.sweeps.jobs import Job, Machine
-from bench.sweeps.resources import Node, Resources, why_none_holds
+from bench.sweeps.resources import Node, Resources
 
 # Cores of a run on GPUs, for each of them, where the nodes have as many.
 CORES_PER_GPU = 8
@@ -54,16 +55,11 @@ def _offline() -> Iterator[None]:
 
 
 def refuse_too_large(jobs: Sequence[Job], asked: Mapping[Path, Resources], nodes: Sequence[Node]) -> None:
-    """Raise SetupError where no node holds a run: with all such runs, each once."""
-    reasons = dict[str, str]()
-    for job in jobs:
-        why = why_none_holds(asked[job.folder], nodes)
-        if why is not None:
-            source = asked[job.folder].source
-            reasons.setdefault(job.planned.resolved.hash, f"{job.name}: {why}{f' ({source})' if source else ''}")
-    if reasons:
-        shown = "\n".join(list(reasons.values())[:MOST_SHOWN])
-        rest = f"\nand {len(reasons) - MOST_SHOWN} more" if len(reasons) > MOST_SHOWN else ""
+    """Raise SetupError where no node holds a run, even an empty one: with all such runs, by what they ask for."""
+    said = placement.refusals(nodes, {job.name: asked[job.folder] for job in jobs})
+    if said:
+        shown = "\n".join(said[:MOST_SHOWN])
+        rest = f"\nand {len(said) - MOST_SHOWN} more" if len(said) > MOST_SHOWN else ""
         raise SetupError(
             f"{shown}{rest}\nnothing was started: take a config with more GPUs, nodes or sharding, or smaller runs"
         )

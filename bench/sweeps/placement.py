@@ -77,7 +77,8 @@ def refusals(nodes: Sequence[Node], runs: Mapping[str, Resources]) -> list[str]:
         if int((rooms >= need.row).all(axis=1).sum()) < need.nodes:
             why = why_none_holds(runs[names[0]], nodes)
             more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-            said.append(f"{', '.join(names[:MOST_NAMED])}{more}: {why}")
+            source = f" ({runs[names[0]].source})" if runs[names[0]].source else ""
+            said.append(f"{', '.join(names[:MOST_NAMED])}{more}: {why}{source}")
     return said
 
 
