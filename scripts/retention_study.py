@@ -34,14 +34,14 @@ method: METHOD
 objective: text
 max_length: 192
 limit: {train: TRAIN, test: 400}
-training: {epochs: 2, global_batch: 32, learning_rate: RATE, warmup: 0.1}
+training: {epochs: 10, global_batch: 32, learning_rate: RATE, warmup: 0.1}
 evaluation: {also: [{dataset: sst2_local, limit: 600}, {perplexity: TEXT, limit: 40}]}
 save: false
 """
 METHODS = {
-    "full": ("full", "5e-4"),
-    "lora": ("{name: lora, config: {r: 8, lora_alpha: 16, target_modules: all-linear}}", "2e-3"),
-    "last_block": ("{name: last_layers, blocks: 1}", "5e-4"),
+    "full": ("full", "1e-3"),
+    "lora": ("{name: lora, config: {r: 8, lora_alpha: 16, target_modules: all-linear}}", "3e-3"),
+    "last_block": ("{name: last_layers, blocks: 1}", "1e-3"),
 }
 
 
