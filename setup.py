@@ -1,4 +1,4 @@
-"""Puts the recipes, accelerate configs, Slurm scripts and files for clouds of the checkout into the package, as `bench/_shipped`."""
+"""Puts recipes, accelerate configs, Slurm scripts and files for clouds into the package, as `bench/_shipped`."""
 
 import shutil
 from pathlib import Path

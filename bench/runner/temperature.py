@@ -42,21 +42,10 @@ def _file(run: RunContext, name: str, fitted_on: metric_set.Predictions) -> None
         probabilities.negative_log_likelihood(scores, fitted_on.references)
         for scores in (fitted_on.scores, probabilities.tempered(fitted_on.scores, value, multi_label=several))
     ]
-    all_right = (fitted_on.predictions == fitted_on.references).all()
+    if doubt := doubt_of(name, value, losses, fitted_on):
+        run.record.warn("temperature_not_found", f"evaluation.temperature: {doubt}")
     if not np.isfinite(losses).all():
-        run.record.warn(
-            "temperature_not_found",
-            f"evaluation.temperature: none was fitted, since the loss on {name} is not finite; scores are without one",
-        )
         return
-    if _searched_to_an_end(value) or all_right:
-        # Where the search ended says little of the model.
-        run.record.warn(
-            "temperature_not_found",
-            f"evaluation.temperature: {value:.3g} is no minimum: the loss on {name} ({len(fitted_on.ids):,} examples) "
-            "falls on beyond it, as where all answers are right, or where the probabilities tell nothing. Do not read "
-            "scores with it as those of a calibrated model; validate on more examples",
-        )
     path = run.folder / "predictions" / f"temperature-{name}.jsonl"  # what it is fitted on, so that it can be verified
     scoring.write_predictions(path, fitted_on, run.inputs.scoring.metrics, run.inputs.corpus.labels)
     run.record.artifacts[f"predictions_temperature_{name}"] = str(path.relative_to(run.folder))
@@ -79,6 +68,22 @@ def _file(run: RunContext, name: str, fitted_on: metric_set.Predictions) -> None
         if "ece" in part.scores[split]:
             part.reliability[split] = results.reliability(scaled)
     run.record.temperature = part
+
+
+def doubt_of(name: str, value: float, losses: list[float], fitted_on: metric_set.Predictions) -> str | None:
+    """Return why a fitted temperature is none of a calibrated model; None where the search found a minimum.
+
+    losses: on the split `name`, without the temperature and with it.
+    """
+    if not np.isfinite(losses).all():
+        return f"none was fitted, since the loss on {name} is not finite; scores are without one"
+    if not _searched_to_an_end(value) and not (fitted_on.predictions == fitted_on.references).all():
+        return None
+    return (
+        f"{value:.3g} is no minimum: the loss on {name} ({len(fitted_on.ids):,} examples) falls on beyond it, as where "
+        "all answers are right, or where the probabilities tell nothing. Do not read scores with it as those of a "
+        "calibrated model; validate on more examples"
+    )
 
 
 def _searched_to_an_end(value: float) -> bool:

@@ -93,7 +93,9 @@ def test_runs_that_differ_in_their_seed_share_a_forecast(tmp_path, monkeypatch, 
     found = forecasts.of_jobs(both, two, NODES)
     # A core is a GPU's share of a node that has so many GPUs, at most 8 for each.
     assert {(one.gpus, one.gpu_bytes, one.cpus) for one in found.values()} == {(2, 10 * GIB, 16)}
-    with pytest.raises(SetupError, match=r"seed 13, .* seed 14: it asks for 2 GPUs with 10 GiB each, .* \(by the forecast of"):
+    with pytest.raises(
+        SetupError, match=r"seed 13, .* seed 14: it asks for 2 GPUs with 10 GiB each, .* \(by the forecast of"
+    ):
         forecasts.refuse_too_large(both, found, NODES[:1])
     assert capsys.readouterr().err == ""
 
