@@ -44,7 +44,7 @@ def _folders() -> list[Path]:
 
 
 def _known(folder: Path) -> set[str]:
-    """Return the names below a folder of recipes: `<study>/<recipe>`, `<study>`, and `studies/<name>`."""
+    """Return the names below a folder of recipes: `<folder>/<recipe>`, `<folder>`, and of studies, with `studies/`."""
     return set(_names(folder))
 
 
@@ -54,6 +54,7 @@ def _names(folder: Path) -> Iterator[str]:
             yield from (f"{path.parent.name}/{path.stem}", path.parent.name)
     for path in folder.glob(f"studies/*/{STUDY}"):
         yield f"studies/{path.parent.name}"
+        yield from (f"studies/{path.parent.name}/{one.stem}" for one in path.parent.glob("*.yaml") if one.name != STUDY)
 
 
 def _nearest(name: str) -> str:

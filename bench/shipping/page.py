@@ -42,8 +42,9 @@ def findings(shipped: Shipped) -> list[str]:
         if form.compared is None:
             found.append(f"{form.name}: {NOT_MADE}: {form.reason}")
             continue
+        of_few = f" on {shipped.examples:,} examples (more may tell)" if form.compared.verdict == "undecided" else ""
         found.append(
-            f"{form.name}: {form.compared.verdict}, {shipped.metric} {_difference(form.compared)}"
+            f"{form.name}: {form.compared.verdict}{of_few}, {shipped.metric} {_difference(form.compared)}"
             f"{_remark(form.compared, shipped.margin)}"
         )
     return found

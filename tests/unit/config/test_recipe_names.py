@@ -17,7 +17,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@together("name", ["tiny/bert-full", "recipes/tiny/bert-full", "studies/imdb", "tiny"])
+@together("name", ["tiny/bert-full", "recipes/tiny/bert-full", "studies/imdb", "studies/minilm/sst2-lora", "tiny"])
 def test_what_comes_with_the_package_is_found_by_name(name):
     place = SHIPPED / name.removeprefix("recipes/")
     assert recipe_names.find(resolve.Path(name)) == (place if place.is_dir() else place.with_suffix(".yaml"))
@@ -38,7 +38,7 @@ def test_a_path_that_is_there_is_no_name(write):
     "name, words",
     [
         ("tiny/bert-ful", "no recipe of this name. Did you mean 'tiny/bert-full'"),
-        ("sst2-lora", "Did you mean 'minilm/sst2-lora'?"),
+        ("sst2-lora", "Did you mean 'minilm/sst2-lora' or 'studies/minilm/sst2-lora'?"),
         ("studies/imbd", "Did you mean 'studies/imdb'"),
         ("recipes/tiny/bert-full.yaml", "there is no such file. Did you mean 'tiny/bert-full', which comes with"),
         ("qzx/qzx", "`list studies` shows the names."),
