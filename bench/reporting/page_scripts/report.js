@@ -15,6 +15,7 @@
   const digits = (value) => value == null ? "–" : Math.abs(value) >= 100 ? value.toLocaleString("en", {maximumFractionDigits: 1})
     : value.toLocaleString("en", {maximumSignificantDigits: 4});
   const fixed = (value) => value == null ? "–" : value.toFixed(3);
+  const percent = (share) => share > 0 && share < 0.01 ? "<1 %" : `${(100 * share).toFixed(0)} %`;
   const interval = (one) => one.low == null ? "" : ` (${fixed(one.low)}–${fixed(one.high)})`;
   const make = (tag, className, text) => {
     const node = document.createElement(tag);
@@ -169,7 +170,7 @@
         color: {type: "sqrt", domain: [0, 1], scheme: "Blues", unknown: "#999999"},
         marks: [
           Plot.cell(cells, {x: "predicted", y: "reference", fill: "share"}),
-          size > 8 ? null : Plot.text(cells, {x: "predicted", y: "reference", text: (one) => one.count ? digits(one.count) : "",
+          size > 8 ? null : Plot.text(cells, {x: "predicted", y: "reference", text: (one) => one.share ? percent(one.share) : "",
             fill: (one) => one.share > 0.35 ? "#ffffff" : "#1f2328"}),
           Plot.tip(cells, Plot.pointer({x: "predicted", y: "reference", title: says, ...tip})),
         ],

@@ -38,10 +38,11 @@ def test_a_section_counts_and_names_what_is_warned_of_and_by_which_runs():
     assert "> 3 of 4 runs warn of 2 things that may mislead a reader of their scores." in text
     assert "<summary>Warnings (2)</summary>" in text
     ((header, *rows),) = tables_of(text)
-    assert header == ["kind", "warning", "runs"]
+    assert header == ["kind", "data set", "warning", "runs"]
+    assert f"> **{rows[0][1]}**: 7 of 60 test examples have the label &lt;c&gt;, which 'train' lacks (3 runs)" in text
     assert [row[0] for row in rows] == ["<code>label_not_in_training</code>", "<code>one_class</code>"]
-    assert rows[0][1].startswith("7 of 60 test examples have the label &lt;c&gt;")
-    assert rows[0][2] == "sst2 / minilm / full (seed 13); sst2 / minilm / lora (seeds 13, 14)"
+    assert rows[0][2].startswith("7 of 60 test examples have the label &lt;c&gt;")
+    assert rows[0][3] == "sst2 / minilm / full (seed 13); sst2 / minilm / lora (seeds 13, 14)"
     assert run_warnings.headline(RUNS[:1]) == "1 of 1 run warns of 2 things that may mislead a reader of their scores."
 
 
