@@ -27,6 +27,7 @@ from bench.reporting import (
     data_parts,
     energy_and_money,
     findings,
+    how_made,
     html_page,
     retention_table,
     run_warnings,
@@ -176,14 +177,20 @@ def _made(
         results.append(across.result_of(group))
         # The summary needs no predictions, which take memory.
         groups.append(dataclasses.replace(group, matched=None, verified={}))
-    rest = {"Unreadable records": _unreadable(unreadable, shorten), "Appendix": appendix(records, shorten, shared)}
+    methods = how_made.methods([record for _, record in records])
+    rest = {
+        "Unreadable records": _unreadable(unreadable, shorten),
+        "Appendix": appendix(records, shorten, shared, methods),
+    }
     standings = study_sections.across_data_sets(across.across(results))
     parts += data_parts.sections(records, folder, metric, shorten, drawn)
     counted = [one for group in groups for system in group.systems for one in system.records]
     warned = run_warnings.section(counted, shared)
     left = [item for group in groups for item in group.not_counted]
     lead = [OWN, f"# {_title([record for _, record in records], groups)}", warned, *map(_finding, groups)]
-    text = md.joined([*lead, _summary(records, unreadable, groups), standings, *parts, md.sections(rest)]) + "\n"
+    summary = _summary(records, unreadable, groups)
+    again = how_made.run_again(records)
+    text = md.joined([*lead, summary, again, standings, *parts, md.sections(rest)]) + "\n"
     return _Made(text=text, charts=drawn, not_counted=left)
 
 
@@ -266,6 +273,8 @@ def _summary(records: Sequence[Located], unreadable: Sequence[LeftOut], groups: 
         }
         for group in groups
     ]
+    chosen = how_made.selection(records)
+    counts += f" {chosen}" if chosen else ""
     # Of one data set the finding says all of it.
     table = md.table_of(lines, ("data set", "metric", "best systems")) if len(lines) > 1 else ""
     return md.joined([counts, table])

@@ -14,7 +14,7 @@ from bench.analysis.disagreements import TextSource
 from bench.analysis.leaderboard import Group, RankedSystem
 from bench.analysis.spending import Spending
 from bench.records.record import Record
-from bench.reporting import cells, comparison_page, energy_and_money, run_warnings
+from bench.reporting import cells, comparison_page, energy_and_money, findings, run_warnings
 from bench.reporting import markdown as md
 from bench.reporting.short_table import TABLE_METRICS, TABLE_NOTES
 from bench.utils.hardware import GIB
@@ -245,7 +245,16 @@ def cost_table(
     notes += [f"Machine: {next(iter(machines))}."] if len(machines) == 1 and "machine" not in unknown else []
     notes += ["The systems ran on different machines: do not compare their times and speeds."] * (len(machines) > 1)
     notes += energy_and_money.notes([system.label for system in group.systems], spent)
-    return md.joined([table, md.bullets(notes)])
+    if any(len(system.runs) > 1 for system in group.systems):
+        notes.append("Times and speeds are means over seeds, memory is the highest of them.")
+    told = findings.costs_in_words([system.short for system in group.systems], costs_of, _reference(group))
+    return md.joined([md.escape(told, accessors.MAX_CHARACTERS) if told else "", table, md.bullets(notes)])
+
+
+def _reference(group: Group) -> int:
+    """Return the place of the system that others' costs are compared with: full fine-tuning, else the best."""
+    full = (place for place, system in enumerate(group.systems) if system.records[0].method == "full")
+    return next(full, 0)
 
 
 def _without_minutes_per_point(group: Group, costs_of: Sequence[Costs], shorten: Shorten) -> list[str]:
@@ -273,7 +282,7 @@ def is_untrained(records: Sequence[Record]) -> bool:
 
 
 def _of_device(minutes: float | None, cost: Costs) -> str:
-    return md.DASH if minutes is None else f"{md.significant(minutes)} {cost.device_kind}"
+    return md.DASH if minutes is None else f"{md.significant(minutes)} {cost.device_kind} min"
 
 
 def _gpu(cost: Costs) -> str:
@@ -424,16 +433,26 @@ def path_shortener(root: Path) -> Shorten:
     return _shorten
 
 
-def appendix(records: Sequence[Located], shorten: Shorten, shared: frozenset[int] = frozenset()) -> str:
+def appendix(
+    records: Sequence[Located],
+    shorten: Shorten,
+    shared: frozenset[int] = frozenset(),
+    definitions: Sequence[str] = (),
+) -> str:
     """Return definitions, metric signatures, environments, and a table of all records, mostly folded.
 
-    shared: as of `cells.title`.
+    shared: as of `cells.title`. definitions: Markdown lines that come before those of every page.
     """
     ordered = sorted(records, key=lambda pair: (pair[1].name, pair[1].seed or 0, shorten(str(pair[0]))))
     sorted_records = [record for _, record in ordered]
     return md.joined(
         [
-            md.joined(["### Definitions", md.bullets([*STATISTICS, *costs.FORMULAS, TABLE_NOTES[1]])]),
+            md.joined(
+                [
+                    "### Definitions",
+                    md.bullets([*definitions, *STATISTICS, *costs.FORMULAS, TABLE_NOTES[1]]),
+                ]
+            ),
             md.details("Metrics and their signatures", _signatures(sorted_records)),
             md.details("Machines and versions", _environments(sorted_records)),
             md.details(f"Records ({len(records)})", _records(ordered, shorten, shared)),

@@ -598,7 +598,7 @@ def test_a_report_without_texts_has_the_same_examples(tmp_path):
     page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "| example | text | reference |" in shown
     assert "| example | reference |" in page
-    assert "Texts are not shown: this page is made without them (--no-texts)." in page
+    assert "Texts are not shown: this page was asked for without texts of examples (option --no-texts)." in page
     with pytest.raises(SystemExit):
         main(["report", str(folder), "-o", str(tmp_path / "report"), "--no-texts", "--hub-texts"])
 
