@@ -36,7 +36,8 @@ def run_again(records: Sequence[Located]) -> str:
     where = "From the folder in which the runs were started, with the versions below:"
     notes = [_versions(made)]
     notes += [f"Runs without a command, as their recipe is in no file: {without}."] if without else []
-    body = md.joined([where, md.verbatim("\n".join(lines), MOST_CHARACTERS), md.bullets(filter(None, notes))])
+    shown = md.verbatim("\n".join(lines), MOST_CHARACTERS)
+    body = md.joined([where, shown, md.bullets([note for note in notes if note])])
     return f"## {HEADING}\n\n{md.details(f'Commands ({len(lines)})', body)}"
 
 
