@@ -48,17 +48,18 @@ def costs_in_words(names: Sequence[str], costs: Sequence[Costs], reference: int)
             continue
         on_gpu = cost.gpu is not None and base.gpu is not None and cost.gpu.kind == base.gpu.kind
         sizes = (cost.gpu.least, base.gpu.least) if on_gpu and cost.gpu and base.gpu else (cost.ram_gib, base.ram_gib)
-        memory = "GPU memory" if on_gpu else "RAM"
+        memory = f"GPU memory, {base.gpu.kind}," if on_gpu and base.gpu else "RAM"
         ratios = [("training time", _times(cost.training_s, base.training_s)), (memory, _times(*sizes))]
         known = [f"{ratio} times the {what}" for what, ratio in ratios if ratio]
-        parts += [f"{shortened(name)} took {' and '.join(known)}"] if known else []
+        parts += [f"{shortened(name)} took {' and '.join(known)}".rstrip(",")] if known else []
     more = len(parts) - MOST_COSTS
     told = "; ".join(parts[:MOST_COSTS]) + (f"; {more} more in the table" if more > 0 else "")
     return f"Compared with {shortened(names[reference])}: {told}." if parts else ""
 
 
 def _times(value: float | None, base: float | None) -> str:
-    return f"{value / base:.2g}" if value and base else ""
+    ratio = value / base if value and base else 0.0
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}" if ratio else ""
 
 
 def _unit(comparison: Comparison) -> tuple[float, str]:

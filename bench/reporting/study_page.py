@@ -169,8 +169,9 @@ def _made(
     shorten = study_sections.path_shortener(_root([path for path, _ in records] + [item.path for item in unreadable]))
     groups, parts, results = [], [], []
     drawn: dict[str, Any] = {}
-    shared = accessors.shared_parts(record for _, record in data_parts.whole(records))
-    for number, group in enumerate(leaderboard.groups(data_parts.whole(records), metric), 1):
+    whole = data_parts.whole(records)
+    shared = accessors.shared_parts(record for _, record in whole)
+    for number, group in enumerate(leaderboard.groups(whole, metric), 1):
         pictures = Gallery(folder, sections.prefix(number, group.data_set))
         parts.append(_section(group, pictures, shorten, asked, texts_from=texts_from))
         drawn |= pictures.charts

@@ -1,11 +1,12 @@
 """reporting/findings.py: the sentence says what the tests found, how sure it is, and nothing more."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from bench.analysis.compare import EXAMPLES, SEEDS_AND_EXAMPLES, Comparison, Pair, System
-from bench.analysis.costs import Costs
+from bench.analysis.costs import Costs, MemoryNeed
 from bench.reporting import findings
 
 
@@ -119,4 +120,13 @@ def test_costs_are_told_in_words_beside_one_system_and_only_where_they_can_be_co
         "head took 0.5 times the training time."
     )
     assert findings.costs_in_words(names, made, 4) == ""  # a probe takes no steps
+    slow = [costs(1.0, 1.0), costs(1234.0, 0.001)]
+    assert findings.costs_in_words(["a", "b"], slow, 0) == (
+        "Compared with a: b took 1,234 times the training time and 0.001 times the RAM."
+    )
+    on_gpu = [
+        replace(one, gpu=MemoryNeed(least=size, most=size, kind="predicted"))
+        for one, size in zip(slow, (2, 3), strict=True)
+    ]
+    assert findings.costs_in_words(["a", "b"], on_gpu, 0).endswith("and 1.5 times the GPU memory, predicted.")
     assert findings.costs_in_words(names[:1], made[:1], 0) == ""

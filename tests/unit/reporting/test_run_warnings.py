@@ -46,6 +46,21 @@ def test_a_section_counts_and_names_what_is_warned_of_and_by_which_runs():
     assert run_warnings.headline(RUNS[:1]) == "1 of 1 run warns of 2 things that may mislead a reader of their scores."
 
 
+def test_an_alert_names_the_most_frequent_facts_by_data_set_and_leaves_advice_to_the_table():
+    advice = RunWarning(code="texts_cut", sentence="texts cut: test 3 of 9 (33%). Raise max_length")
+    many = [warned(RunWarning(code="x", sentence=f"thing {number}"), seed=20 + number) for number in range(5)]
+    films = warned(advice, seed=13)
+    films.data.id = "films"
+    again = films.model_copy(update={"seed": 14})
+    alert = run_warnings.section([films, again, *many]).partition("<details>")[0]
+    assert "> **films**: texts cut: test 3 of 9 (33%) (2 runs)" in alert
+    assert "Raise max_length" not in alert
+    assert "> 2 more stand in the table." in alert
+    short = run_warnings.in_short([films, again, warned(seed=15)])
+    assert short == "**Warning:** texts cut (2 of 3 runs)."
+    assert run_warnings.in_short(RUNS[3:]) == ""
+
+
 def test_nothing_is_said_of_runs_without_warnings():
     assert (run_warnings.section(RUNS[3:]), run_warnings.lines(RUNS[3:])) == ("", [])
     assert run_warnings.count(RUNS[3:]) == "–"
