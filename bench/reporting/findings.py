@@ -59,7 +59,7 @@ def costs_in_words(names: Sequence[str], costs: Sequence[Costs], reference: int)
 
 def _times(value: float | None, base: float | None) -> str:
     ratio = value / base if value and base else 0.0
-    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}" if ratio else ""
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}" if ratio >= 0.95 else f"{ratio:.2g}" if ratio else ""
 
 
 def _unit(comparison: Comparison) -> tuple[float, str]:

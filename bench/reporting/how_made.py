@@ -24,7 +24,7 @@ def run_again(records: Sequence[Located]) -> str:
     made = [record for _, record in records if record.imported is None]
     seeds: dict[str, list[int]] = {}
     without = 0
-    for record in sorted(made, key=lambda one: (one.recipe.path, one.recipe.hash or "", one.seed or 0)):
+    for record in sorted(made, key=lambda one: (one.recipe.path, one.recipe.overrides, one.seed or 0)):
         command = run_summary.command(record)
         if command is None:
             without += 1
@@ -67,7 +67,11 @@ def _versions(records: Sequence[Record]) -> str:
         changed = " with changes that are not committed" if git.get("dirty") else ""
         commit = f", commit {md.code(git['commit'])}{changed}" if git.get("commit") else ", commit not known"
         found[f"{PACKAGE} {md.escape(version or 'of an unknown version')}{commit}"] += 1
-    return "; ".join(f"{what} ({number:,} runs)" for what, number in found.most_common()) + "." if found else ""
+    return (
+        "; ".join(f"{what} ({number:,} run{'s' if number > 1 else ''})" for what, number in found.most_common()) + "."
+        if found
+        else ""
+    )
 
 
 def methods(records: Sequence[Record]) -> list[str]:
@@ -94,11 +98,18 @@ def selection(records: Sequence[Located]) -> str:
         return ""
     if any(record.selected_on for _, record in records):
         return "Data that are scored also chose steps or settings of the runs marked †."
-    best = sorted({str(name) for _, record in records if (name := _best(record))})
-    steps = f" The best step was chosen on validation data, by {md.escape(', '.join(best))}." if best else ""
+    best = [str(name) for _, record in records if (name := _best(record))]
+    by = md.escape(", ".join(sorted(set(best))))
+    steps = (
+        f" The best step of {len(best):,} run{'s' if len(best) > 1 else ''} was chosen on validation data, by {by}."
+        if best
+        else ""
+    )
     if any((folder / tuning_page.CHOICES).exists() for folder in {path.parent.parent for path, _ in records}):
         return f"Settings were chosen on validation data, see Tuning.{steps}"
-    return f"Settings are the recipes' own; none was chosen on the data that are scored.{steps}"
+    has_own = not any(record.recipe.overrides for _, record in records)
+    whose = "the recipes' own" if has_own else "those of the recipes and of the commands below"
+    return f"Settings are {whose}; no record says that scored data chose any.{steps}"
 
 
 def _best(record: Record) -> object:

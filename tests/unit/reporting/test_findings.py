@@ -120,9 +120,9 @@ def test_costs_are_told_in_words_beside_one_system_and_only_where_they_can_be_co
         "head took 0.5 times the training time."
     )
     assert findings.costs_in_words(names, made, 4) == ""  # a probe takes no steps
-    slow = [costs(1.0, 1.0), costs(1234.0, 0.001)]
+    slow = [costs(1.0, 1.0), costs(1234.0, 1.01)]
     assert findings.costs_in_words(["a", "b"], slow, 0) == (
-        "Compared with a: b took 1,234 times the training time and 0.001 times the RAM."
+        "Compared with a: b took 1,234 times the training time and 1.0 times the RAM."
     )
     on_gpu = [
         replace(one, gpu=MemoryNeed(least=size, most=size, kind="predicted"))

@@ -40,7 +40,7 @@ def test_each_recipe_has_a_line_with_all_its_seeds_that_a_shell_reads():
     text = how_made.run_again(located(record(14), record(13), record(13, path="other.yaml", commit="def")))
     assert text.startswith("## How to run it again\n\n<details>\n<summary>Commands (2)</summary>")
     assert "finetune-bench 0.1.0, commit <code>abc</code> (2 runs)" in text
-    assert "commit <code>def</code> with changes that are not committed (1 runs)" in text
+    assert "commit <code>def</code> with changes that are not committed (1 run)" in text
     script = "python() { printf '<%s>' \"$@\"; echo; }\n" + commands(text)
     said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
     assert said == [
@@ -69,9 +69,13 @@ def test_methods_are_defined_by_their_own_files_with_the_kinds_on_the_page():
 
 def test_it_is_said_how_settings_were_chosen_only_where_the_records_tell(tmp_path):
     runs = [(tmp_path / "runs" / "a" / "record.json", record(13))]
-    assert how_made.selection(runs) == "Settings are the recipes' own; none was chosen on the data that are scored."
+    assert how_made.selection(runs) == (
+        "Settings are those of the recipes and of the commands below; no record says that scored data chose any."
+    )
+    runs[0][1].recipe.overrides = []
+    assert how_made.selection(runs) == "Settings are the recipes' own; no record says that scored data chose any."
     runs[0][1].recipe.resolved.setdefault("training", {})["best"] = "accuracy"
-    assert how_made.selection(runs).endswith("The best step was chosen on validation data, by accuracy.")
+    assert how_made.selection(runs).endswith("The best step of 1 run was chosen on validation data, by accuracy.")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "choices.json").write_text("[]", encoding="utf-8")
     assert how_made.selection(runs).startswith("Settings were chosen on validation data, see Tuning.")
@@ -92,5 +96,5 @@ def test_a_page_has_them_near_its_top_and_among_its_definitions(two, tmp_path):
     study_page.write([two], tmp_path / "page")
     text = (tmp_path / "page" / "report.md").read_text(encoding="utf-8")
     assert text.index("## How to run it again") < text.index("## Data set")
-    assert "none was chosen on the data that are scored" in text.partition("## ")[0]
+    assert "no record says that scored data chose any" in text.partition("## ")[0]
     assert "- Method full: All weights are trained." in text.partition("### Definitions")[2]
