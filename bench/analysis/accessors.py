@@ -54,6 +54,8 @@ Located = tuple[Path, Record]
 SystemKey = tuple[str, str]
 # Of more labels, a confusion matrix is kept as [cells][3]: see `bench.metrics.confusion_matrix`.
 MATRIX_LABELS = 200
+# Flags of PEFT's LoraConfig that make another published method of LoRA (Liu et al. 2024, Kalajdzievski 2023).
+LORA_VARIANTS = ("use_dora", "use_rslora")
 # Characters of a reason or a note that are shown; an error of a library can be pages long.
 MAX_CHARACTERS = 2000
 # A probe has only the first.
@@ -225,6 +227,27 @@ def system_key(record: Record) -> SystemKey:
     return record.name, record.recipe.hash or ""
 
 
+def method_label(record: Record) -> str:
+    """Return the method by the name of what it trains: of PEFT's kinds ia3, dora, rslora, not the method file's lora.
+
+    The recipe's method decides, so that a failed run has the same label. Another method than lora keeps its name beside
+    a kind that is not LoRA: qlora (dora).
+    """
+    method = _table(record.recipe.resolved.get("method"))
+    config = _table(method.get("config"))
+    variants = [name.removeprefix("use_") for name in LORA_VARIANTS if config.get(name) is True]
+    kind = "+".join(variants) or str(method.get("peft", "LoraConfig")).removesuffix("Config").lower()
+    if kind == "lora":
+        return record.method
+    return kind if record.method == "lora" else f"{record.method} ({kind})"
+
+
+def shown_name(record: Record) -> str:
+    """Return the parts of a system's name, joined by two dashes as in the record, with the label of its method."""
+    parts = record.name.split("--")
+    return "--".join([*parts[:-1], method_label(record)]) if parts[-1] == record.method else record.name
+
+
 def by_data_set(records: Sequence[Located]) -> dict[str, dict[str, list[Located]]]:
     """Group runs: data set -> comparability key -> runs, in the order of `sort_key`.
 
@@ -299,6 +322,27 @@ def distinguishing_endings(records: Mapping[Any, Record]) -> dict[Any, str]:
         key: f" ({text})" if key in alone else f" [{(records[key].recipe.hash or '')[:8]}]"
         for key, text in shown.items()
     }
+
+
+def endings(firsts: Mapping[SystemKey, Record]) -> dict[SystemKey, str]:
+    """Return `distinguishing_endings` of all systems, by key: of each shown name for itself."""
+    by_name: dict[str, dict[SystemKey, Record]] = {}
+    for key, record in firsts.items():
+        by_name.setdefault(shown_name(record), {})[key] = record
+    return {key: ending for alike in by_name.values() for key, ending in distinguishing_endings(alike).items()}
+
+
+def shared_parts(records: Iterable[Record]) -> frozenset[int]:
+    """Return the places of the parts of their names that all records share, as the study, or a single model."""
+    names = {tuple(shown_name(record).split("--")) for record in records}
+    longest = max(map(len, names), default=0)
+    return frozenset(place for place in range(longest) if len({words[place : place + 1] for words in names}) == 1)
+
+
+def short_name(record: Record, shared: frozenset[int]) -> str:
+    """Return the parts of a shown name that not all systems share, for people; all of them where nothing is left."""
+    words = shown_name(record).split("--")
+    return " / ".join([part for place, part in enumerate(words) if place not in shared] or words)
 
 
 def fold_asked(record: Record) -> int | None:

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bench.analysis import accessors
 from bench.analysis.leaderboard import Group, RankedSystem
 from bench.analysis.stats import paired
 from bench.records.record import Record
 
 DRAWS = 2000
 SEED = 2
-# (model, method, hash of the method's settings)
+# (model, label of the method, hash of the method's settings)
 Key = tuple[str, str, str]
 
 
@@ -72,8 +73,8 @@ def result_of(group: Group) -> DataSetResult | None:
     if group.matched is None or group.comparison is None or group.metric is None:
         return None
     compared = [system for system in group.systems if system.compared_as in group.matched.systems]
-    keyed = {_key(system.records[0]): system for system in compared}
-    counts = Counter(_key(system.records[0]) for system in compared)
+    keyed = {key_of(system.records[0]): system for system in compared}
+    counts = Counter(key_of(system.records[0]) for system in compared)
     ambiguous = [key for key, count in counts.items() if count > 1]
     keyed = {key: system for key, system in keyed.items() if key not in ambiguous}
     if not keyed:
@@ -105,7 +106,7 @@ def across(results: Iterable[DataSetResult | None]) -> Across | None:
     if len(kept) < 2 or len(common) < 2:
         return None
     keys = sorted(common)
-    names = _names(keys)
+    names = _names(sorted({key for result in kept for key in result.keys}), kept)
     ranks = np.stack([_ranks(result, keys, result.scores[None])[0] for result in kept])
     drawn = np.mean([_ranks(result, keys, result.drawn) for result in kept], axis=0)
     low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
@@ -157,22 +158,32 @@ def _ranks(result: DataSetResult, keys: list[Key], scores: np.ndarray) -> np.nda
     return ranks
 
 
-def _key(record: Record) -> Key:
+def key_of(record: Record) -> Key:
+    """Return what a system is, whatever its data and its training: model, method, and the method's own settings."""
     method = record.recipe.resolved.get("method") or {"name": record.method}
     text = json.dumps(method, sort_keys=True, default=str)
     parts = record.name.split("--")
     model = parts[1] if len(parts) == 3 else record.model.id if record.model else record.name
-    return model, record.method, hashlib.sha256(text.encode()).hexdigest()[:6]
+    return model, accessors.method_label(record), hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
-def _names(keys: list[Key]) -> dict[Key, str]:
+def _names(keys: list[Key], kept: list[DataSetResult]) -> dict[Key, str]:
+    """Return the names of systems on their data sets where each has one and its own; else model and method."""
     alike = Counter(key[:2] for key in keys)
-    return {key: " / ".join(key[:2]) + (f" [{key[2]}]" if alike[key[:2]] > 1 else "") for key in keys}
+    names = {key: " / ".join(key[:2]) + (f" [{key[2]}]" if alike[key[:2]] > 1 else "") for key in keys}
+    shown = {key: {result.shown[key] for result in kept if key in result.shown} for key in keys}
+    if any(len(each) != 1 for each in shown.values()):
+        return names
+    same = {key: next(iter(each)) for key, each in shown.items()}
+    return same if len(set(same.values())) == len(same) else names
 
 
 def _left_out(kept: list[DataSetResult], common: set[Key]) -> list[str]:
     sentences = []
-    for key, name in _names(sorted({key for result in kept for key in result.keys} - common)).items():
+    every = _names(sorted({key for result in kept for key in result.keys}), kept)
+    for key, name in sorted(every.items()):
+        if key in common:
+            continue
         lacking = [result.name for result in kept if key not in result.keys]
         if name.endswith(f"[{key[2]}]"):  # what it differs by says more
             name = next((result.shown[key] for result in kept if key in result.shown), name)

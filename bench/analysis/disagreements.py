@@ -131,7 +131,7 @@ def why_hidden(record: Record, texts_from: TextSource = "files") -> str | None:
     """Return why a page may show no texts of a run's data; None where it may."""
     if accessors.card_of(record).get("quote") is False:
         return "the card of the data set says quote: false"
-    return "this page is made without them (--no-texts)" if texts_from == "nowhere" else None
+    return "this page was asked for without texts of examples (option --no-texts)" if texts_from == "nowhere" else None
 
 
 def _in_words(runs: MatchedRuns) -> MatchedRuns:

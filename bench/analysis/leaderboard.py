@@ -22,7 +22,7 @@ from bench.utils import numbers
 class RankedSystem:
     """One system with its runs, ordered by seed. score: mean over seeds.
 
-    short: the name without the parts that all systems of the group share. low, high: 95 % interval; of one seed over
+    short: the name without the parts that all runs of all data sets share. low, high: 95 % interval; of one seed over
     other examples, of several over other seeds and examples; None if unknown. seed_std: sample standard deviation over
     seeds. tier, letter, compared_as: rank, letter and name in the comparison, None without paired tests.
     """
@@ -56,7 +56,8 @@ class Group:
     differs: parts of comparability in which the groups of this data set differ. comparison, matched: None without
     paired tests; `why_untested` gives the reason. requested_metric: no run has it where `metric` is None. not_counted:
     earlier repetitions of a system and seed, and runs whose predictions are missing or contradict the record, so that
-    score, interval and tests are of the same runs. verified: statistics of the predictions that were read.
+    score, interval and tests are of the same runs. verified: statistics of the predictions that were read. shared:
+    places of the parts of names that short names leave out.
     """
 
     data_set: str
@@ -73,6 +74,7 @@ class Group:
     why_untested: str | None
     requested_metric: str | None = None
     verified: Verified = field(default_factory=dict)
+    shared: frozenset[int] = frozenset()
 
     def is_better(self, first: RankedSystem, second: RankedSystem) -> bool:
         """Return whether the first is significantly better by a paired test corrected over all pairs."""
@@ -87,13 +89,16 @@ def groups(records: Sequence[Located], metric: str | None = None) -> Iterator[Gr
     metric: ranks and compares systems; None selects the one that ranks runs in reports. The order of the records does
     not matter.
     """
+    shared = accessors.shared_parts(record for _, record in records)
     for data_set, tables in sorted(accessors.by_data_set(records).items()):
         differs = "" if len(tables) < 2 else ", ".join(accessors.differing_parts(tables)) or "unknown"
         for key, runs in sorted(tables.items(), key=lambda item: (not item[0], item[0])):
-            yield _group(data_set, key, runs, differs, metric)
+            yield _group(data_set, key, runs, differs, metric, shared)
 
 
-def _group(data_set: str, key: str, runs: list[Located], differs: str, requested: str | None) -> Group:
+def _group(
+    data_set: str, key: str, runs: list[Located], differs: str, requested: str | None, shared: frozenset[int]
+) -> Group:
     failed = [pair for pair in runs if pair[1].status != "ok"]
     verified: Verified = {}
     sound, contradicted = _verified_elsewhere((pair for pair in runs if pair[1].status == "ok"), verified)
@@ -109,7 +114,7 @@ def _group(data_set: str, key: str, runs: list[Located], differs: str, requested
     names = {name for one in valid for stage in accessors.STAGES for name in accessors.scalars(one, stage, split)}
     metric = comparison.metric if comparison else accessors.ranking_metric(names & {requested} if requested else names)
     higher = accessors.higher_is_better(valid, metric)
-    shown = system_names({one: group[0][1] for one, group in by_system.items()})
+    shown = system_names({one: group[0][1] for one, group in by_system.items()}, shared)
     compared = (
         {accessors.system_key(group[0].record): name for name, group in matched.systems.items()} if matched else {}
     )
@@ -129,7 +134,7 @@ def _group(data_set: str, key: str, runs: list[Located], differs: str, requested
         data_set=data_set, key=key, differs=differs, split=split, metric=metric, higher_is_better=higher,
         systems=sorted(systems, key=lambda system: _rank(system, higher)),
         failed=failed, not_counted=not_counted, comparison=comparison, matched=matched, why_untested=why_untested,
-        requested_metric=requested, verified=verified,
+        requested_metric=requested, verified=verified, shared=shared,
     )  # fmt: skip
 
 
@@ -227,19 +232,17 @@ def _score(
     return {"score": score, "low": low, "high": high, "seed_std": float(np.std(values, ddof=1))}
 
 
-def system_names(firsts: dict[SystemKey, Record]) -> dict[SystemKey, tuple[str, str]]:
-    """Return unique full and short names of systems, with `accessors.distinguishing_endings` where needed."""
-    parts = {key: key[0].split("--") for key in firsts}
-    number = max(map(len, parts.values()), default=0)
-    alike = {
-        place for place in range(number) if len({tuple(words[place : place + 1]) for words in parts.values()}) == 1
-    }
-    endings: dict[SystemKey, str] = {}
-    for name in {name for name, _ in firsts}:
-        endings |= accessors.distinguishing_endings({key: record for key, record in firsts.items() if key[0] == name})
+def system_names(
+    firsts: dict[SystemKey, Record], shared: frozenset[int] | None = None
+) -> dict[SystemKey, tuple[str, str]]:
+    """Return unique full and short names of systems, with `accessors.endings` where needed.
+
+    shared: places of the parts that the short names leave out; None for those that all these systems share.
+    """
+    shared = accessors.shared_parts(firsts.values()) if shared is None else shared
     named: dict[SystemKey, tuple[str, str]] = {}
-    for key, words in parts.items():
-        short = [part for place, part in enumerate(words) if place not in alike] or words
-        ending = endings[key] + accessors.selection_mark(firsts[key])
-        named[key] = " / ".join(words) + ending, " / ".join(short) + ending
+    for key, ending in accessors.endings(firsts).items():
+        marked = ending + accessors.selection_mark(firsts[key])
+        full = accessors.short_name(firsts[key], frozenset())
+        named[key] = full + marked, accessors.short_name(firsts[key], shared) + marked
     return named

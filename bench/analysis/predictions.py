@@ -488,15 +488,16 @@ def _common_ids(runs: list[ScoredRun]) -> tuple[list[str], int]:
 
 
 def _by_system(runs: list[ScoredRun]) -> dict[str, list[ScoredRun]]:
-    """Return the runs of each system, ordered by seed, by a name made unique by `accessors.distinguishing_endings`."""
+    """Return the runs of each system, ordered by seed, by a name made unique by `accessors.endings`."""
     groups: dict[SystemKey, list[ScoredRun]] = {}
     for run in runs:
         groups.setdefault(system_key(run.record), []).append(run)
+    endings = accessors.endings({key: group[0].record for key, group in groups.items()})
     named: dict[str, list[ScoredRun]] = {}
-    for (name, recipe_hash), group in sorted(groups.items()):
-        alike = {key: other[0].record for key, other in groups.items() if key[0] == name}
-        shown = name + accessors.distinguishing_endings(alike)[name, recipe_hash]
-        named[shown] = sorted(group, key=lambda run: run.record.seed or 0)
+    for key, group in sorted(groups.items()):
+        named[accessors.shown_name(group[0].record) + endings[key]] = sorted(
+            group, key=lambda run: run.record.seed or 0
+        )
     return named
 
 

@@ -236,6 +236,11 @@ def unused(facts: Facts, set_keys: Iterable[tuple[KeyPath, Any]]) -> Iterator[Un
             yield Unused(path=path, reason=reason, value=value)
 
 
+def without_effect(facts: Facts, resolved: dict[str, Any]) -> frozenset[str]:
+    """Return all keys of a resolved recipe without effect, set or not, dotted."""
+    return frozenset(".".join(map(str, path)) for path, _ in leaves(resolved, ()) if _reason(facts, path) is not None)
+
+
 def leaves(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
     """Yield (key path, value) of all values inside of nested mappings; lists are values."""
     inner = items(value) if isinstance(value, dict) else []

@@ -53,7 +53,7 @@ def of_group(group: "Group") -> str:
             if pairs:
                 temperatures = [float(one.temperature.value or 0) for one in runs if one.temperature is not None]
                 shown = [md.fixed(mean(column)) for column in zip(*pairs, strict=True)]
-                rows.append([md.escape(system.name), md.fixed(mean(temperatures)), md.escape(name), *shown])
+                rows.append([md.escape(system.label), md.fixed(mean(temperatures)), md.escape(name), *shown])
     header = ["system", "temperature", "metric", "without temperature", "with temperature"]
     return md.table(header, rows, "lrlrr")
 

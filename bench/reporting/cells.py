@@ -9,9 +9,12 @@ from bench.reporting import markdown as md
 from bench.utils.hardware import GIB
 
 
-def title(record: Record) -> str:
-    """Return study, model and method for a heading, marked where scored data chose the step or the settings."""
-    return md.escape(record.name.replace("--", " / ")) + accessors.selection_mark(record)
+def title(record: Record, shared: frozenset[int] = frozenset()) -> str:
+    """Return study, model and method for a heading, marked where scored data chose the step or the settings.
+
+    shared: places of parts that all systems of a page share, which are left out, see `accessors.shared_parts`.
+    """
+    return md.escape(accessors.short_name(record, shared)) + accessors.selection_mark(record)
 
 
 def shown_score(item: Score | None) -> str:

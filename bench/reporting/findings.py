@@ -4,10 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from bench.analysis import accessors
 from bench.analysis.compare import ALPHA, SEEDS_AND_EXAMPLES, Comparison, Pair, System
+from bench.analysis.costs import Costs
 from bench.reporting import markdown as md
 
 # Systems that a sentence names, and characters of a name: the tables have them all.
 MOST_NAMES, NAME_CHARACTERS = 4, 60
+# Systems whose costs the sentence names.
+MOST_COSTS = 6
 
 
 def finding(comparison: Comparison, names: Mapping[str, str] | None = None) -> str:
@@ -29,6 +32,34 @@ def finding(comparison: Comparison, names: Mapping[str, str] | None = None) -> s
         parts.append(_tie(best, tied, pairs, told, scale, unit))
     text = "; ".join(parts)
     return f"{text[:1].upper() if not beaten else text[:1]}{text[1:]}. {_strength(comparison, told)}"
+
+
+def costs_in_words(names: Sequence[str], costs: Sequence[Costs], reference: int) -> str:
+    """Return how many times the training time and memory of one system others took; empty where that can't be said.
+
+    Only of systems that are trained by steps, as the reference is, all on one machine. reference: its place.
+    """
+    base = costs[reference]
+    if not base.steps or not base.machine:
+        return ""
+    parts = []
+    for place, (name, cost) in enumerate(zip(names, costs, strict=True)):
+        if place == reference or not cost.steps or cost.machine != base.machine:
+            continue
+        on_gpu = cost.gpu is not None and base.gpu is not None and cost.gpu.kind == base.gpu.kind
+        sizes = (cost.gpu.least, base.gpu.least) if on_gpu and cost.gpu and base.gpu else (cost.ram_gib, base.ram_gib)
+        memory = f"GPU memory, {base.gpu.kind}," if on_gpu and base.gpu else "RAM"
+        ratios = [("training time", _times(cost.training_s, base.training_s)), (memory, _times(*sizes))]
+        known = [f"{ratio} times the {what}" for what, ratio in ratios if ratio]
+        parts += [f"{shortened(name)} took {' and '.join(known)}".rstrip(",")] if known else []
+    more = len(parts) - MOST_COSTS
+    told = "; ".join(parts[:MOST_COSTS]) + (f"; {more} more in the table" if more > 0 else "")
+    return f"Compared with {shortened(names[reference])}: {told}." if parts else ""
+
+
+def _times(value: float | None, base: float | None) -> str:
+    ratio = value / base if value and base else 0.0
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.1f}" if ratio >= 0.95 else f"{ratio:.2g}" if ratio else ""
 
 
 def _unit(comparison: Comparison) -> tuple[float, str]:

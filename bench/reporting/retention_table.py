@@ -57,7 +57,7 @@ def of_group(group: "Group") -> str:
             clear = sum(kept.p is not None and kept.p < LEVEL and _is_worse(kept) for kept in found)
             rows.append(
                 [
-                    md.escape(system.name),
+                    md.escape(system.label),
                     md.escape(name),
                     md.escape(metric),
                     md.fixed(mean(float(kept.before or 0) for kept in found)),

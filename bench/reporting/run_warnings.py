@@ -9,6 +9,8 @@ from bench.reporting import markdown as md
 
 # Sentences that the console shows; a page has them all.
 MOST_LINES = 10
+# Findings that the alert names.
+MOST_IN_ALERT = 4
 COLUMN = "warnings"
 
 
@@ -44,16 +46,61 @@ def headline(records: Sequence[Record]) -> str:
     return f"{len(warned):,} of {len(records):,} {runs} {verb} of {things} that may mislead a reader of their scores."
 
 
-def section(records: Sequence[Record]) -> str:
-    """Return the headline as an alert, and a folded table of all warnings with their runs; empty without any."""
-    rows = [
-        [md.code(code), md.escape(sentence, accessors.MAX_CHARACTERS), "; ".join(_runs(runs))]
-        for (code, sentence), runs in by_sentence(records).items()
-    ]
-    if not rows:
+def section(records: Sequence[Record], shared: frozenset[int] = frozenset()) -> str:
+    """Return an alert that names the findings with their data sets, and a folded table of all; empty without any.
+
+    shared: as of `cells.title`.
+    """
+    found = _by_data_set(records)
+    if not found:
         return ""
-    table = md.table(["kind", "warning", "runs"], rows, "lll")
-    return md.joined([md.alert([headline(records)], "WARNING"), md.details(f"Warnings ({len(rows)})", table)])
+    rows = [
+        [
+            md.code(code),
+            md.escape(data_set),
+            md.escape(sentence, accessors.MAX_CHARACTERS),
+            "; ".join(_runs(runs, shared)),
+        ]
+        for (data_set, code, sentence), runs in found.items()
+    ]
+    shown = [
+        f"**{md.escape(data_set)}**: {md.escape(fact(sentence))} ({_counted(len(runs))})"
+        for (data_set, _, sentence), runs in list(found.items())[:MOST_IN_ALERT]
+    ]
+    more = [f"{len(found) - MOST_IN_ALERT} more stand in the table."] if len(found) > MOST_IN_ALERT else []
+    table = md.table(["kind", "data set", "warning", "runs"], rows, "llll")
+    alert_of_all = md.alert([headline(records), *shown, *more], "WARNING")
+    return md.joined([alert_of_all, md.details(f"Warnings ({len(rows)})", table)])
+
+
+def _by_data_set(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
+    """Return (data set, code, sentence) -> the runs that hold it, most frequent first."""
+    found: dict[tuple[str, str, str], list[Record]] = {}
+    for (code, sentence), runs in by_sentence(records).items():
+        for record in runs:
+            name = record.data.id if record.data else accessors.dataset_card(record) or "not known"
+            found.setdefault((name, code, sentence), []).append(record)
+    return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def fact(sentence: str) -> str:
+    """Return the first sentence of a warning: what was found, without what can be done."""
+    return sentence.split(". ")[0].rstrip(".")
+
+
+def in_short(records: Sequence[Record]) -> str:
+    """Return what the runs of one data set warn of, by kind, in a sentence; empty without any."""
+    warned: dict[str, int] = {}
+    for record in records:
+        for code in sorted({warning.code for warning in record.warnings}):
+            warned[code] = warned.get(code, 0) + 1
+    kinds = [f"{md.escape(code.replace('_', ' '))} ({number:,} of {_counted(len(records))})"
+             for code, number in sorted(warned.items(), key=lambda item: (-item[1], item[0]))]  # fmt: skip
+    return f"**Warning:** {'; '.join(kinds)}." if kinds else ""
+
+
+def _counted(number: int) -> str:
+    return f"{number:,} run{'' if number == 1 else 's'}"
 
 
 def lines(records: Sequence[Record]) -> list[str]:
@@ -67,10 +114,10 @@ def lines(records: Sequence[Record]) -> list[str]:
     return [*([headline(records)] if found else []), *shown, *more]
 
 
-def _runs(runs: Sequence[Record]) -> list[str]:
+def _runs(runs: Sequence[Record], shared: frozenset[int]) -> list[str]:
     """Return cells that name systems with their seeds."""
     seeds: dict[str, list[str]] = {}
     for record in runs:
-        seeds.setdefault(cells.title(record), []).append(md.escape(record.seed))
+        seeds.setdefault(cells.title(record, shared), []).append(md.escape(record.seed))
     named = [f"{title} (seed{'s' if len(each) > 1 else ''} {', '.join(each)})" for title, each in seeds.items()]
     return named[: md.LIST_LIMIT] + ([f"{len(named) - md.LIST_LIMIT} more"] if len(named) > md.LIST_LIMIT else [])

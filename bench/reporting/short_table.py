@@ -149,12 +149,10 @@ def _titles(runs: list[Record]) -> dict[tuple[str, str], str]:
     """Return a unique name for each system, by its key."""
     firsts = {accessors.system_key(record): record for record in reversed(runs)}
     titles = {}
-    for name in {name for name, _ in firsts}:
-        endings = accessors.distinguishing_endings({key: record for key, record in firsts.items() if key[0] == name})
-        for key, ending in endings.items():
-            # The part that differs may be cut from a long ending.
-            mark = f" [{key[1][:8]}]" if len(ending) > md.CELL_LIMIT else ""
-            titles[key] = cells.title(firsts[key]) + (f" {md.escape(ending.strip())}" if ending else "") + mark
+    for key, ending in accessors.endings(firsts).items():
+        # The part that differs may be cut from a long ending.
+        mark = f" [{key[1][:8]}]" if len(ending) > md.CELL_LIMIT else ""
+        titles[key] = cells.title(firsts[key]) + (f" {md.escape(ending.strip())}" if ending else "") + mark
     return titles
 
 

@@ -8,6 +8,7 @@ Made from records and the predictions and logs beside them; the same files give 
 import dataclasses
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from bench.reporting import (
     data_parts,
     energy_and_money,
     findings,
+    how_made,
     html_page,
     retention_table,
     run_warnings,
@@ -167,20 +169,29 @@ def _made(
     shorten = study_sections.path_shortener(_root([path for path, _ in records] + [item.path for item in unreadable]))
     groups, parts, results = [], [], []
     drawn: dict[str, Any] = {}
-    for number, group in enumerate(leaderboard.groups(data_parts.whole(records), metric), 1):
+    whole = data_parts.whole(records)
+    shared = accessors.shared_parts(record for _, record in whole)
+    for number, group in enumerate(leaderboard.groups(whole, metric), 1):
         pictures = Gallery(folder, sections.prefix(number, group.data_set))
         parts.append(_section(group, pictures, shorten, asked, texts_from=texts_from))
         drawn |= pictures.charts
         results.append(across.result_of(group))
         # The summary needs no predictions, which take memory.
         groups.append(dataclasses.replace(group, matched=None, verified={}))
-    rest = {"Unreadable records": _unreadable(unreadable, shorten), "Appendix": appendix(records, shorten)}
+    methods = how_made.methods([record for _, record in records])
+    rest = {
+        "Unreadable records": _unreadable(unreadable, shorten),
+        "Appendix": appendix(records, shorten, shared, methods),
+    }
     standings = study_sections.across_data_sets(across.across(results))
     parts += data_parts.sections(records, folder, metric, shorten, drawn)
-    warned = run_warnings.section([one for group in groups for system in group.systems for one in system.records])
+    counted = [one for group in groups for system in group.systems for one in system.records]
+    warned = run_warnings.section(counted, shared)
     left = [item for group in groups for item in group.not_counted]
     lead = [OWN, f"# {_title([record for _, record in records], groups)}", warned, *map(_finding, groups)]
-    text = md.joined([*lead, _summary(records, unreadable, groups), standings, *parts, md.sections(rest)]) + "\n"
+    summary = _summary(records, unreadable, groups)
+    again = how_made.run_again(records)
+    text = md.joined([*lead, summary, again, standings, *parts, md.sections(rest)]) + "\n"
     return _Made(text=text, charts=drawn, not_counted=left)
 
 
@@ -190,9 +201,10 @@ def _title(records: Sequence[Record], groups: Sequence[Group]) -> str:
         return "Report"
     studies = sorted({record.study or record.name.split("--")[0] for record in records})
     methods = list(dict.fromkeys(
-        record.method for group in groups for system in group.systems for record in system.records[:1] if record.method
+        accessors.method_label(record)
+        for group in groups for system in group.systems for record in system.records[:1] if record.method
     ))  # fmt: skip
-    systems = sum(len(group.systems) for group in groups)
+    systems = _distinct(groups)
     if not systems:
         methods = []
     named = bool(methods) and len(methods) == systems <= MOST_NAMED
@@ -205,11 +217,25 @@ def _title(records: Sequence[Record], groups: Sequence[Group]) -> str:
     return md.escape(f"{study}{what if systems != 1 else '1 system'} on {where}")
 
 
+def _distinct(groups: Sequence[Group]) -> int:
+    """Return the number of systems, one on several data sets counted once."""
+    keys: Counter[across.Key] = Counter()
+    for group in groups:
+        keys |= Counter(across.key_of(system.records[0]) for system in group.systems)
+    return keys.total()
+
+
 def _joined_names(names: Sequence[str]) -> str:
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)
 
 
 def _finding(group: Group) -> str:
+    """Return what was found on one data set, and what its runs warn of."""
+    warned = run_warnings.in_short([one for system in group.systems for one in system.records])
+    return " ".join(filter(None, [_found(group), warned]))
+
+
+def _found(group: Group) -> str:
     """Return a sentence on the best system, or why there is no test; with the data set where there are several."""
     if group.comparison is None:
         scored = [system for system in group.systems if system.score is not None]
@@ -248,15 +274,17 @@ def _summary(records: Sequence[Located], unreadable: Sequence[LeftOut], groups: 
         }
         for group in groups
     ]
+    chosen = how_made.selection(records)
+    counts += f" {chosen}" if chosen else ""
     # Of one data set the finding says all of it.
     table = md.table_of(lines, ("data set", "metric", "best systems")) if len(lines) > 1 else ""
     return md.joined([counts, table])
 
 
 def _best(group: Group) -> str:
-    first = [md.escape(system.name, NAME_CHARACTERS) for system in group.systems if system.tier == 1]
+    first = [md.escape(system.short, NAME_CHARACTERS) for system in group.systems if system.tier == 1]
     if group.comparison is None:
-        leading = [md.escape(system.name, NAME_CHARACTERS) for system in group.systems[:1] if system.score is not None]
+        leading = [md.escape(system.short, NAME_CHARACTERS) for system in group.systems[:1] if system.score is not None]
         return f"{leading[0]} (not tested)" if leading else md.DASH
     others = f" and {len(first) - MOST_BEST} more" if len(first) > MOST_BEST else ""
     tie = " (no significant difference)" if len(first) > 1 else ""

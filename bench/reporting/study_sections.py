@@ -14,7 +14,7 @@ from bench.analysis.disagreements import TextSource
 from bench.analysis.leaderboard import Group, RankedSystem
 from bench.analysis.spending import Spending
 from bench.records.record import Record
-from bench.reporting import cells, comparison_page, energy_and_money, run_warnings
+from bench.reporting import cells, comparison_page, energy_and_money, findings, run_warnings
 from bench.reporting import markdown as md
 from bench.reporting.short_table import TABLE_METRICS, TABLE_NOTES
 from bench.utils.hardware import GIB
@@ -40,6 +40,8 @@ COPIES = ("f1_micro", "precision_micro", "recall_micro")
 TEXT_CHARACTERS, ANSWER_CHARACTERS = 240, 60
 # Characters of a system's name in cells and headings; overrides can be long, and systems have letters too.
 NAME_CHARACTERS = 80
+# Of fewer data sets, the interval of a mean rank over examples and seeds is often of width 0.
+FEWEST_DATA_SETS = 5
 # Systems in the table of disagreements.
 MOST_SYSTEMS = 6
 Shorten = Callable[[str], str]
@@ -49,10 +51,11 @@ def across_data_sets(found: Across | None) -> str:
     """Return mean ranks, and wins, ties and losses, of systems that several data sets have; empty without such."""
     if found is None:
         return ""
+    with_interval = len(found.data_sets) >= FEWEST_DATA_SETS
     lines = [
         {
             "system": md.escape(one.name, NAME_CHARACTERS),
-            "mean rank": f"{one.mean_rank:.2f} ({one.low:.2f} to {one.high:.2f})",
+            "mean rank": f"{one.mean_rank:.2f}" + (f" ({one.low:.2f} to {one.high:.2f})" if with_interval else ""),
             "wins": md.count(one.wins),
             "ties": md.count(one.ties),
             "losses": md.count(one.losses),
@@ -61,10 +64,15 @@ def across_data_sets(found: Across | None) -> str:
         }
         for one in found.standings
     ]  # fmt: skip
+    interval = (
+        "The interval of a mean rank is 95 %, by a bootstrap over examples and seeds; it covers no other data sets."
+        if with_interval
+        else f"On fewer than {FEWEST_DATA_SETS} data sets a mean rank has no interval, which would be wrongly narrow."
+    )
     caption = (
-        "Rank 1 is the best of these systems; ranks are of mean scores over seeds. The interval of a mean rank is "
-        "95 %, by a bootstrap over examples and seeds; it does not cover other data sets. A win is a significant "
-        "difference on one data set, by its paired tests; a tie is none."
+        "Rank 1 is the best of these systems. Ranks are the order of mean scores over seeds, also of systems without a "
+        f"significant difference: see wins, ties and losses. {interval} A win is a significant difference on one data "
+        "set, by its paired tests; a tie is none."
     )
     others = md.bullets([md.escape(sentence) for sentence in found.left_out])
     return md.joined(["## Across data sets", caption, _table(lines), others])
@@ -237,7 +245,16 @@ def cost_table(
     notes += [f"Machine: {next(iter(machines))}."] if len(machines) == 1 and "machine" not in unknown else []
     notes += ["The systems ran on different machines: do not compare their times and speeds."] * (len(machines) > 1)
     notes += energy_and_money.notes([system.label for system in group.systems], spent)
-    return md.joined([table, md.bullets(notes)])
+    if any(len(system.runs) > 1 for system in group.systems):
+        notes.append("Times and speeds are means over seeds, memory is the highest of them.")
+    told = findings.costs_in_words([system.short for system in group.systems], costs_of, _reference(group))
+    return md.joined([md.escape(told, accessors.MAX_CHARACTERS) if told else "", table, md.bullets(notes)])
+
+
+def _reference(group: Group) -> int:
+    """Return the place of the system that others' costs are compared with: full fine-tuning, else the best."""
+    full = (place for place, system in enumerate(group.systems) if system.records[0].method == "full")
+    return next(full, 0)
 
 
 def _without_minutes_per_point(group: Group, costs_of: Sequence[Costs], shorten: Shorten) -> list[str]:
@@ -265,7 +282,7 @@ def is_untrained(records: Sequence[Record]) -> bool:
 
 
 def _of_device(minutes: float | None, cost: Costs) -> str:
-    return md.DASH if minutes is None else f"{md.significant(minutes)} {cost.device_kind}"
+    return md.DASH if minutes is None else f"{md.significant(minutes)} {cost.device_kind} min"
 
 
 def _gpu(cost: Costs) -> str:
@@ -316,7 +333,7 @@ def failed_runs(group: Group) -> str:
     """Return the failed runs with their reasons; after an out-of-memory error also the capacity."""
     lines = [
         {
-            "system": cells.title(record),
+            "system": cells.title(record, group.shared),
             "seed": md.escape(record.seed),
             "status": f"**{record.status}**",
             "reason": md.joined([_misfit(record), md.escape(record.reason)]).replace("\n\n", " "),
@@ -416,16 +433,29 @@ def path_shortener(root: Path) -> Shorten:
     return _shorten
 
 
-def appendix(records: Sequence[Located], shorten: Shorten) -> str:
-    """Return definitions, metric signatures, environments, and a table of all records, mostly folded."""
+def appendix(
+    records: Sequence[Located],
+    shorten: Shorten,
+    shared: frozenset[int] = frozenset(),
+    definitions: Sequence[str] = (),
+) -> str:
+    """Return definitions, metric signatures, environments, and a table of all records, mostly folded.
+
+    shared: as of `cells.title`. definitions: Markdown lines that come before those of every page.
+    """
     ordered = sorted(records, key=lambda pair: (pair[1].name, pair[1].seed or 0, shorten(str(pair[0]))))
     sorted_records = [record for _, record in ordered]
     return md.joined(
         [
-            md.joined(["### Definitions", md.bullets([*STATISTICS, *costs.FORMULAS, TABLE_NOTES[1]])]),
+            md.joined(
+                [
+                    "### Definitions",
+                    md.bullets([*definitions, *STATISTICS, *costs.FORMULAS, TABLE_NOTES[1]]),
+                ]
+            ),
             md.details("Metrics and their signatures", _signatures(sorted_records)),
             md.details("Machines and versions", _environments(sorted_records)),
-            md.details(f"Records ({len(records)})", _records(ordered, shorten)),
+            md.details(f"Records ({len(records)})", _records(ordered, shorten, shared)),
         ]
     )
 
@@ -466,11 +496,11 @@ def _environments(records: Sequence[Record]) -> str:
     return md.table(header, rows, "l" * len(header)) if keys else ""
 
 
-def _records(ordered: Sequence[Located], shorten: Shorten) -> str:
+def _records(ordered: Sequence[Located], shorten: Shorten, shared: frozenset[int]) -> str:
     rows = [
         [
             md.code(shorten(str(path))),
-            cells.title(record),
+            cells.title(record, shared),
             md.escape(record.seed),
             md.escape(record.status),
             md.code(record.recipe.path),

@@ -4,8 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bench.analysis import accessors
 from bench.analysis.costs import is_trained_by_steps
 from bench.analysis.leaderboard import Group, RankedSystem
+from bench.config import without_effect
 from bench.records.record import Record
 from bench.reporting import markdown as md
 
@@ -23,6 +25,7 @@ NAMES = {
     "training.epochs": "epochs",
     "training.steps": "steps",
     "training.global_batch": "batch",
+    "training.per_device_batch": "micro-batch",
     "training.optimizer": "optimiser",
     "training.weight_decay": "weight decay",
     "training.clip_norm": "gradient clipping",
@@ -38,9 +41,10 @@ NAMES = {
 }
 # Said in the sentence on what all systems have in common; anything else that is the same goes without saying.
 COMMON = (
-    *("model", "train", "method.name", "method.config.r", "method.config.lora_alpha", "training.learning_rate"),
+    *("model", "train", "method.name", "method.config.r", "method.config.lora_alpha"),
+    *("method.config.lora_dropout", "method.config.target_modules", "training.learning_rate"),
     *("training.schedule", "training.warmup", "training.epochs", "training.steps", "training.global_batch"),
-    *("training.optimizer", "training.weight_decay", "precision", "max_length"),
+    *("training.per_device_batch", "training.optimizer", "training.weight_decay", "precision", "max_length"),
 )
 # What decides no result or is told elsewhere, by its first part or as a whole.
 LEFT_OUT = (
@@ -96,9 +100,10 @@ def _order(key: str) -> tuple[int, str]:
 
 
 def _settings(system: RankedSystem) -> dict[str, str]:
-    """Return the settings of a system by key, as cells; those of an optimiser only where one was used."""
+    """Return the settings of a system by key, as cells, without those that have no effect for its method."""
     record = system.records[0]
-    flat = _flat(record.recipe.resolved)
+    idle = without_effect.of_resolved(record.recipe.resolved)
+    flat = {key: value for key, value in _flat(record.recipe.resolved).items() if key not in idle}
     trained = is_trained_by_steps(record)
     kept = {
         key: _shown(value) for key, value in flat.items()
@@ -108,15 +113,19 @@ def _settings(system: RankedSystem) -> dict[str, str]:
     }  # fmt: skip
     kept |= {f"method.{key}": value for key, value in _adapter(record).items() if f"method.{key}" not in kept}
     kept |= {"model": md.escape(record.model.id) if record.model else md.DASH, "train": _trained_on(record)}
-    kept.setdefault("method.name", md.escape(record.method))
+    if flat.get("method.name", record.method) == record.method:
+        kept["method.name"] = md.escape(accessors.method_label(record))
     kept |= {"precision": md.escape(_precision(record))}
+    if trained and record.launch is not None:
+        kept["training.per_device_batch"] = md.count(record.launch.per_device_batch)
     return kept
 
 
 def _adapter(record: Record) -> dict[str, str]:
-    """Return rank and alpha where the recipe leaves them to PEFT's defaults."""
+    """Return rank, alpha, dropout and the adapted modules where the recipe leaves them to PEFT's defaults."""
     adapter: Mapping[str, Any] = (record.model.adapter if record.model else None) or {}
-    return {f"config.{key}": _shown(adapter[key]) for key in ("r", "lora_alpha") if key in adapter}
+    names = {"r": "r", "lora_alpha": "lora_alpha", "lora_dropout": "lora_dropout", "modules": "target_modules"}
+    return {f"config.{name}": _shown(adapter[key]) for key, name in names.items() if key in adapter}
 
 
 def _precision(record: Record) -> str | None:

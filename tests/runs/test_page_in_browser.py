@@ -175,3 +175,23 @@ def test_no_other_script_runs_and_nothing_is_fetched(browser, report):
         assert ran == [False, False]
         assert len([text for text in shown.complaints if "Content Security Policy" in text]) >= 2
         assert shown.requests == [(report / "page.html").as_uri()]
+
+
+def test_a_wide_table_hints_at_its_end_and_keeps_the_names_of_its_rows(browser, report):
+    with browsers.opened(browser, report / "page.html", width=390) as shown:
+        table = shown.page.locator(".scroll", has=shown.page.locator("th", has_text="(95 % interval)")).first
+        assert "more" in table.get_attribute("class").split()
+        name = table.locator("td.key").first
+        assert re.match(r"[A-Z]+: ", name.inner_text())
+        table.evaluate("box => { box.scrollLeft = box.scrollWidth }")
+        shown.page.wait_for_function("box => !box.classList.contains('more')", arg=table.element_handle())
+        at = [one.evaluate("one => one.getBoundingClientRect().left") for one in (table, name)]
+        assert abs(at[0] - at[1]) < 2
+
+
+def test_confusion_matrices_show_shares_as_their_note_says(wide):
+    place = figure(wide.page, "confusion")
+    place.scroll_into_view_if_needed()
+    texts = place.locator("svg [aria-label=text] text").all_inner_texts()
+    assert texts
+    assert all(re.fullmatch(r"(<1|\d{1,3}) %", text) for text in texts if text)

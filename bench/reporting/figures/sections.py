@@ -128,7 +128,8 @@ def score_against_cost(group: Group, costs: Sequence[Costs], gallery: Gallery) -
     tested = group.comparison is not None
     notes.append(
         "Dashed: the front. It starts with the cheapest system; a more expensive one is on it (filled) only if "
-        "paired tests find it significantly better than every cheaper one. Costs are taken as measured."
+        "paired tests find it significantly better than every cheaper one on the front; a cheaper one off it may do as "
+        "well. Costs are taken as measured."
         if tested else "No front is drawn, since there are no paired tests."
     )  # fmt: skip
     notes.append("Vertical lines: 95 % intervals. Overlapping systems are labelled.")

@@ -75,14 +75,17 @@ def lines(number: int) -> list[tuple[str, str]]:
 
 def front(points: Sequence[Point], is_better: Callable[[int, int], bool]) -> list[int]:
     """Return the indices of the front: the cheapest point, then each that is significantly better than all cheaper
-    ones.
+    ones on the front.
 
-    Neither a higher score nor being better than the previous front suffices, since a cheaper system off the front may
-    be as good. Of points with equal cost the first counts as cheaper.
+    A cheaper system off the front does not keep one from it: it may tie with both, and ties are not transitive. Of
+    points with equal cost the first counts as cheaper.
     """
     known = [number for number, point in enumerate(points) if point.cost is not None]
-    ordered = sorted(known, key=lambda place: (points[place].cost, place))
-    return [number for place, number in enumerate(ordered) if all(is_better(number, one) for one in ordered[:place])]
+    chosen: list[int] = []
+    for number in sorted(known, key=lambda place: (points[place].cost, place)):
+        if all(is_better(number, one) for one in chosen):
+            chosen.append(number)
+    return chosen
 
 
 def score_against_cost(

@@ -15,6 +15,7 @@
   const digits = (value) => value == null ? "–" : Math.abs(value) >= 100 ? value.toLocaleString("en", {maximumFractionDigits: 1})
     : value.toLocaleString("en", {maximumSignificantDigits: 4});
   const fixed = (value) => value == null ? "–" : value.toFixed(3);
+  const percent = (share) => share > 0 && share < 0.01 ? "<1 %" : `${(100 * share).toFixed(0)} %`;
   const interval = (one) => one.low == null ? "" : ` (${fixed(one.low)}–${fixed(one.high)})`;
   const make = (tag, className, text) => {
     const node = document.createElement(tag);
@@ -50,8 +51,9 @@
           ...floors.map((one) => Plot.text([one], {x: "value", text: () => `${one.name} ${fixed(one.value)}`, frameAnchor: "top",
             textAnchor: one.value > (chart.domain[0] + chart.domain[1]) / 2 ? "end" : "start", dx: 0, dy: -16 - 15 * one.line,
             fill: "var(--muted)"})),
+          // The wide edge hides the line of a baseline behind a name.
           Plot.text(rows, {y: "place", text: (one) => cut(one.name, Math.floor(width / 8)), frameAnchor: "left", dy: -10,
-            textAnchor: "start", fill: "var(--ink)", stroke: "var(--paper)", strokeWidth: 4}),
+            textAnchor: "start", fill: "var(--ink)", stroke: "var(--paper)", strokeWidth: 12}),
           Plot.ruleY(rows.filter((one) => one.low != null), {x1: "low", x2: "high", y: "place", strokeWidth: 2.5, dy: 8,
             stroke: (one) => colour(one.place), strokeOpacity: 0.75}),
           Plot.dot(rows.filter((one) => one.before != null), {x: "before", y: "place", r: 4.5, dy: 8, stroke: "var(--muted)"}),
@@ -169,7 +171,7 @@
         color: {type: "sqrt", domain: [0, 1], scheme: "Blues", unknown: "#999999"},
         marks: [
           Plot.cell(cells, {x: "predicted", y: "reference", fill: "share"}),
-          size > 8 ? null : Plot.text(cells, {x: "predicted", y: "reference", text: (one) => one.count ? digits(one.count) : "",
+          size > 8 ? null : Plot.text(cells, {x: "predicted", y: "reference", text: (one) => one.share ? percent(one.share) : "",
             fill: (one) => one.share > 0.35 ? "#ffffff" : "#1f2328"}),
           Plot.tip(cells, Plot.pointer({x: "predicted", y: "reference", title: says, ...tip})),
         ],
@@ -295,10 +297,22 @@
     });
   };
 
+  // The names of the rows stay where a table is scrolled, and its right end fades while there is more.
+  const NAMES = ["system", "better score", "example", "data set"];
+  const scrolls = (box) => {
+    const table = box.querySelector("table"), heads = [...table.tHead?.rows[0]?.cells ?? []];
+    const column = Math.max(0, heads.findIndex((head) => NAMES.includes(head.textContent.trim())));
+    for (const row of table.rows) row.cells[column]?.classList.add("key");
+    const hint = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    box.addEventListener("scroll", hint, {passive: true});
+    new ResizeObserver(hint).observe(box);
+  };
+
   const charts = JSON.parse(document.getElementById("charts").textContent);
   for (const figure of document.querySelectorAll("figure")) {
     const chart = charts.figures[figure.querySelector("img")?.dataset.name];
     if (chart) draw(figure, chart, charts.colours);
   }
+  for (const box of document.querySelectorAll(".scroll")) scrolls(box);
   for (const table of document.querySelectorAll("table")) enhance(table);
 })();

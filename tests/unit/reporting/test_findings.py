@@ -1,10 +1,12 @@
 """reporting/findings.py: the sentence says what the tests found, how sure it is, and nothing more."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from bench.analysis.compare import EXAMPLES, SEEDS_AND_EXAMPLES, Comparison, Pair, System
+from bench.analysis.costs import Costs, MemoryNeed
 from bench.reporting import findings
 
 
@@ -91,3 +93,40 @@ def test_many_systems_are_counted_and_long_names_cut():
     text = findings.finding(found, {"E": "x" * 500})
     assert "and 2 more; no significant difference between" in text
     assert len(text) < 700
+
+
+def costs(training_s, ram_gib, machine="one", steps=(10.0,)):
+    nothing = dict.fromkeys(
+        ("gpu", "tokens_per_s", "padding_share", "seconds_per_100", "process_minutes", "minutes_per_point",
+         "why_no_price", "trainable_share")
+    )  # fmt: skip
+    return Costs(
+        training_s=training_s, ram_gib=ram_gib, machine=machine, steps=list(steps), epochs=[],
+        device_kind="CPU", **nothing
+    )  # fmt: skip
+
+
+def test_costs_are_told_in_words_beside_one_system_and_only_where_they_can_be_compared():
+    made = [
+        costs(10.0, 2.0),
+        costs(12.0, 2.6),
+        costs(5.0, None),
+        costs(1.0, 1.0, machine="two"),
+        costs(1.0, 1.0, steps=()),
+    ]
+    names = ["full", "lora", "head", "elsewhere", "probe"]
+    assert findings.costs_in_words(names, made, 0) == (
+        "Compared with full: lora took 1.2 times the training time and 1.3 times the RAM; "
+        "head took 0.5 times the training time."
+    )
+    assert findings.costs_in_words(names, made, 4) == ""  # a probe takes no steps
+    slow = [costs(1.0, 1.0), costs(1234.0, 1.01)]
+    assert findings.costs_in_words(["a", "b"], slow, 0) == (
+        "Compared with a: b took 1,234 times the training time and 1.0 times the RAM."
+    )
+    on_gpu = [
+        replace(one, gpu=MemoryNeed(least=size, most=size, kind="predicted"))
+        for one, size in zip(slow, (2, 3), strict=True)
+    ]
+    assert findings.costs_in_words(["a", "b"], on_gpu, 0).endswith("and 1.5 times the GPU memory, predicted.")
+    assert findings.costs_in_words(names[:1], made[:1], 0) == ""

@@ -70,7 +70,7 @@ def test_the_page_made_anew_is_that_of_the_run_itself(run):
 def test_no_text_is_shown_where_none_may_be(run):
     shown = page_of(run, texts_from="nowhere")
     assert "fine film" not in shown
-    assert "Texts are not shown: this page is made without them (--no-texts)." in shown
+    assert "Texts are not shown: this page was asked for without texts of examples (option --no-texts)." in shown
     assert [table[0] for table in tables_of(shown)] == [["example", "reference", "answer"]] * 2
     record = store.read(run)
     record.recipe.resolved["dataset"]["quote"] = False

@@ -38,11 +38,27 @@ def test_a_section_counts_and_names_what_is_warned_of_and_by_which_runs():
     assert "> 3 of 4 runs warn of 2 things that may mislead a reader of their scores." in text
     assert "<summary>Warnings (2)</summary>" in text
     ((header, *rows),) = tables_of(text)
-    assert header == ["kind", "warning", "runs"]
+    assert header == ["kind", "data set", "warning", "runs"]
+    assert f"> **{rows[0][1]}**: 7 of 60 test examples have the label &lt;c&gt;, which 'train' lacks (3 runs)" in text
     assert [row[0] for row in rows] == ["<code>label_not_in_training</code>", "<code>one_class</code>"]
-    assert rows[0][1].startswith("7 of 60 test examples have the label &lt;c&gt;")
-    assert rows[0][2] == "sst2 / minilm / full (seed 13); sst2 / minilm / lora (seeds 13, 14)"
+    assert rows[0][2].startswith("7 of 60 test examples have the label &lt;c&gt;")
+    assert rows[0][3] == "sst2 / minilm / full (seed 13); sst2 / minilm / lora (seeds 13, 14)"
     assert run_warnings.headline(RUNS[:1]) == "1 of 1 run warns of 2 things that may mislead a reader of their scores."
+
+
+def test_an_alert_names_the_most_frequent_facts_by_data_set_and_leaves_advice_to_the_table():
+    advice = RunWarning(code="texts_cut", sentence="texts cut: test 3 of 9 (33%). Raise max_length")
+    many = [warned(RunWarning(code="x", sentence=f"thing {number}"), seed=20 + number) for number in range(5)]
+    films = warned(advice, seed=13)
+    films.data.id = "films"
+    again = films.model_copy(update={"seed": 14})
+    alert = run_warnings.section([films, again, *many]).partition("<details>")[0]
+    assert "> **films**: texts cut: test 3 of 9 (33%) (2 runs)" in alert
+    assert "Raise max_length" not in alert
+    assert "> 2 more stand in the table." in alert
+    short = run_warnings.in_short([films, again, warned(seed=15)])
+    assert short == "**Warning:** texts cut (2 of 3 runs)."
+    assert run_warnings.in_short(RUNS[3:]) == ""
 
 
 def test_nothing_is_said_of_runs_without_warnings():

@@ -82,16 +82,17 @@ def test_systems_stand_in_tiers_with_the_mean_of_their_seeds(runs, page):
     expected = compare.compare([runs], predictions.CompareRequest())
     table = cells(page, "tier") and next(table for table in tables_of(page) if table[0][0] == "tier")
     rows = [dict(zip(table[0], row, strict=True)) for row in table[1:]]
-    assert [row["system"] for row in rows] == ["A: better", "B: good", "C: weak"]
+    assert [row["system"] for row in rows] == ["A: better / lora", "B: good / lora", "C: weak / lora"]
     assert [row["tier"] for row in rows] == [str(system.tier) for system in expected.systems] == ["1", "2", "3"]
     for row, system in zip(rows, expected.systems, strict=True):
-        values = [studies.scores(studies.answers(SKILLS[row["system"].split(": ")[1]], seed))["accuracy"].value
+        skill = SKILLS[row["system"].removesuffix(" / lora").split(": ")[1]]
+        values = [studies.scores(studies.answers(skill, seed))["accuracy"].value
                   for seed in (13, 14, 15)]  # fmt: skip
         assert row["accuracy (95 % interval)"].startswith(f"{statistics.mean(values):.3f} (")
         assert row["std over seeds"] == f"{statistics.stdev(values):.4f}"
         assert (row["seeds"], row["system"][0]) == ("3", system.letter)
     verdicts = {tuple(row[:2]): row[-1] for row in next(t for t in tables_of(page) if t[0][0] == "better score")[1:]}
-    assert verdicts[("A: better", "C: weak")] == "A better"
+    assert verdicts[("A: better / lora", "C: weak / lora")] == "A better"
 
 
 def test_the_interval_of_several_seeds_is_that_of_the_difference_from_a_system_that_is_always_wrong(tmp_path):
@@ -136,7 +137,7 @@ def test_a_run_that_did_not_fit_is_a_row(page):
 def test_disagreements_show_the_texts_that_were_scored(runs, page):
     body = sections(page)["Disagreements"]
     (table,) = tables_of(body)
-    assert table[0] == ["example", "text", "reference", "A: better", "B: good", "C: weak"]
+    assert table[0] == ["example", "text", "reference", "A: better / lora", "B: good / lora", "C: weak / lora"]
     assert len(table) == 1 + disagreements.SHOWN
     for row in table[1:]:
         number = int(row[0].removeprefix("<code>t-").removesuffix("</code>"))
@@ -434,6 +435,25 @@ def test_all_metrics_of_all_splits_and_the_sizes_stand_folded(tmp_path):
     assert sizes[1][1:] == ["22,713,216", "22,713,986", "770"]
 
 
+def test_a_system_on_several_data_sets_is_one_system_with_one_name(tmp_path):
+    methods = {"full": ({"name": "full"}, 38), "lora": ({"name": "lora", "peft": "IA3Config"}, 30)}
+    for data_set in ("films", "hotels"):
+        for method, (settings, right) in methods.items():
+            answers = [True] * right + [False] * (40 - right)
+            run = studies.write_run(tmp_path / "runs" / data_set / method, f"s--small--{method}", 13, answers)
+            made = store.read(run)
+            made.recipe.resolved["method"] = settings
+            made.data.id, made.recipe.hash, made.comparability.key = data_set, f"{data_set}-{method}", data_set
+            store.write(made, run)
+    study_page.write([tmp_path / "runs"], tmp_path / "page")
+    text = (tmp_path / "page" / "report.md").read_text(encoding="utf-8")
+    assert "# s: full and ia3 on films and hotels" in text
+    summary, standings = tables_of(text)[:2]
+    assert [row[-1] for row in summary[1:]] == ["full"] * 2
+    assert [row[0] for row in standings[1:]] == ["full", "ia3"]
+    assert "small / " not in text
+
+
 def test_only_what_is_shown_to_be_better_is_on_the_front():
     def point(cost, score):
         return study.Point(name="x", score=score, low=None, high=None, cost=cost)
@@ -443,9 +463,11 @@ def test_only_what_is_shown_to_be_better_is_on_the_front():
     assert study.front(points, lambda first, second: (first, second) in better) == [4, 2, 1]
     assert study.front(points, lambda first, second: False) == [4]
     assert study.front([point(None, 1.0)], lambda first, second: True) == []
-    # Better than the front so far, but not than a cheaper one that is not on it.
+    # Better than the front so far; a cheaper one off the front, which ties with both, does not keep it out.
     rising = [point(1, 0.5), point(2, 0.52), point(3, 0.53)]
-    assert study.front(rising, lambda first, second: (first, second) == (2, 0)) == [0]
+    assert study.front(rising, lambda first, second: (first, second) == (2, 0)) == [0, 2]
+    # Better than the cheapest, and not than the next on the front.
+    assert study.front(rising, lambda first, second: second == 0 and first > 0) == [0, 1]
 
 
 # ---------------------------------------------------------------- little, wrong and hostile input
@@ -576,7 +598,7 @@ def test_a_report_without_texts_has_the_same_examples(tmp_path):
     page = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert "| example | text | reference |" in shown
     assert "| example | reference |" in page
-    assert "Texts are not shown: this page is made without them (--no-texts)." in page
+    assert "Texts are not shown: this page was asked for without texts of examples (option --no-texts)." in page
     with pytest.raises(SystemExit):
         main(["report", str(folder), "-o", str(tmp_path / "report"), "--no-texts", "--hub-texts"])
 

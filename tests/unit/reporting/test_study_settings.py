@@ -1,5 +1,6 @@
 """reporting/study_settings.py: what differs between systems is a column, what does not is said once."""
 
+import re
 import shutil
 
 import pytest
@@ -59,6 +60,14 @@ def test_a_rank_that_full_fine_tuning_has_not_is_no_difference_but_an_option_of_
     assert "rank 16" in text
     text = section({"method": LORA}, {"method": {"name": "lora", "config": {**LORA["config"], "use_dora": True}}})
     assert [row["use dora"] for row in rows(text)] == ["–", "yes"]
+
+
+def test_an_adapters_settings_and_the_micro_batch_are_among_what_all_have(section):
+    lora = {"name": "lora", "config": {**LORA["config"], "lora_dropout": 0.05, "target_modules": "all-linear"}}
+    text = section({"method": lora}, {"method": {"name": "full"}})
+    assert "rank 16, alpha 32, LoRA dropout 0.05, target modules all-linear" in text
+    batch = r"batch (\d+), micro-batch (\d+)"
+    assert re.search(batch, text)
 
 
 def test_settings_of_an_optimiser_are_not_those_of_a_method_without_one(section):
