@@ -117,7 +117,7 @@ class Job(Strict):
         if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
             raise InvalidKey(
                 "architecture.num_key_value_heads",
-                f"{heads} heads of queries can't share {groups} of keys evenly",
+                f"{heads} heads of queries can't share {groups} heads of keys evenly",
             )
 
     def _check_effects(self) -> None:

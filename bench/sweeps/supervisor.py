@@ -68,7 +68,7 @@ def _until_end(process: "subprocess.Popen[bytes]", order: Callable[[], str]) -> 
     limit: float | None = None
     while process.poll() is None:
         word = order()
-        if word and limit is None:
+        if word and word != KILL and limit is None:
             processes.send_sigterm(process)
             limit = time.monotonic() + processes.STOP_S
         if word == KILL or (limit is not None and time.monotonic() > limit):

@@ -1,5 +1,6 @@
 """Bytes of weights, gradients and optimisers, against those of models that are really built and really trained."""
 
+import bitsandbytes
 import pytest
 import torch
 from transformers import Trainer, TrainingArguments
@@ -7,6 +8,7 @@ from transformers import Trainer, TrainingArguments
 from bench.config import registry, resolve
 from bench.errors import SetupError
 from bench.memory import state_sizes
+from bench.training import optimizer_registry
 from bench.utils.hardware import GIB
 from tests.helpers import models as tiny
 from tests.helpers.cases import cover
@@ -93,6 +95,7 @@ def test_optimizers_hold_what_they_were_said_to(write, tmp_path, name, engine):
     found = state_sizes.states(state_sizes.outline(planned), name, engine)
     model = built(planned, tmp_path)
     arguments = TrainingArguments(output_dir=str(tmp_path), optim=name, use_cpu=True, report_to="none")
+    optimizer_registry.forget_overrides()
     if engine == "trainer":
         optimizer = Trainer(model, arguments).create_optimizer()
     else:
@@ -140,3 +143,19 @@ def test_what_can_not_be_outlined_is_said_in_a_sentence(write, text, message):
     with pytest.raises(SetupError, match=message) as caught:
         state_sizes.outline(resolve.load(write("study/own.yaml", f"dataset: reviews\n{text}\n")))
     assert "\n" not in str(caught.value)
+
+
+def test_what_bitsandbytes_keeps_of_one_model_is_not_of_the_next():
+    registry = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    first, second = torch.nn.Linear(128, 64), torch.nn.Linear(128, 64)
+    registry.override_config(first.weight, "optim_bits", 32)
+    registry.register_parameters(first.parameters())  # by its place, which the second model's weight has, too
+    widths = []
+    for forget in (False, True):
+        if forget:
+            optimizer_registry.forget_overrides()
+        optimizer = bitsandbytes.optim.AdamW(second.parameters(), optim_bits=8, min_8bit_size=1)
+        second(torch.ones(1, 128)).sum().backward()
+        optimizer.step()
+        widths.append(optimizer.state[second.weight]["state1"].dtype)
+    assert widths == [torch.float32, torch.uint8]

@@ -10,7 +10,7 @@ from transformers import BatchEncoding, Trainer, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
 from bench.distributed import sharding
-from bench.training import in_force
+from bench.training import in_force, optimizer_registry
 from bench.training.checkpointing import EngineState, restore, save
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
@@ -28,6 +28,7 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
         accelerator = Accelerator()
         if session.drops_copies:
             drop_copies(accelerator)
+        optimizer_registry.forget_overrides()
         optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, inputs.model)
         groups = _parameter_groups(inputs.model, settings.weight_decay)
         model, optimizer = accelerator.prepare(inputs.model, optimizer_class(groups, **options))

@@ -18,7 +18,7 @@ from bench.distributed import prepared_shards, sharding
 from bench.distributed.live_model import LiveModel
 from bench.models import shards
 from bench.models.library_internals import transformers_internals
-from bench.training import autocast, checkpointing, in_force, loss_scale
+from bench.training import autocast, checkpointing, in_force, loss_scale, optimizer_registry
 from bench.training.loss import StepLoss, step_loss
 from bench.training.memory_saving import drop_copies
 from bench.training.schedule import make_scheduler, seed_step
@@ -97,6 +97,7 @@ class WatchedTrainer(Trainer):
         """Make the optimiser; before it, a model of which this process holds shards is given to FSDP2."""
         if sharding.requested_backend() == "fsdp" and shards.are_held(self.model):
             prepared_shards.give_to_fsdp(self.accelerator, self.model)
+        optimizer_registry.forget_overrides()
         return super().create_optimizer(*args, **options)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:

@@ -554,6 +554,7 @@ def test_only_a_regular_file_of_some_size_is_read(kind, tmp_path_factory, capsys
     with pytest.raises(DataError, match="not a whole record") as caught:
         store.read(path.parent)
     assert "\n" not in str(caught.value)
+    capsys.readouterr()
     assert cli.main(["compare", str(path.parent)]) == 2
     said = capsys.readouterr().err.replace("\n", " ")
     assert said.startswith("error: ")

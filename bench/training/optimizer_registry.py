@@ -1,0 +1,14 @@
+"""Keeps 8-bit optimisers of one process apart: bitsandbytes has one registry of overrides for all of them."""
+
+import sys
+
+
+def forget_overrides() -> None:
+    """Drop what bitsandbytes keeps of earlier models; call it before an optimiser is made.
+
+    It registers settings, such as the Trainer's 32 bits for embeddings, by a parameter's id and its place in the
+    groups, so that another model of the same process would train some parameters in other widths than asked for.
+    """
+    library = sys.modules.get("bitsandbytes")
+    if library is not None:
+        library.optim.GlobalOptimManager.get_instance().initialize()
