@@ -1,6 +1,16 @@
 """Keeps 8-bit optimisers of one process apart: bitsandbytes has one registry of overrides for all of them."""
 
 import sys
+from typing import Any
+
+from torch import nn
+from transformers import Trainer, TrainingArguments
+
+
+def kind_and_options(arguments: TrainingArguments, model: nn.Module) -> tuple[Any, dict[str, Any]]:
+    """Return the class of the optimiser that arguments name, and its options, as the Trainer has them."""
+    forget_overrides()
+    return Trainer.get_optimizer_cls_and_kwargs(arguments, model)
 
 
 def forget_overrides() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from transformers import BatchEncoding, Trainer, TrainingArguments
+from transformers import BatchEncoding, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
 from bench.distributed import sharding
@@ -28,8 +28,7 @@ def run(session: Session, arguments: TrainingArguments) -> nn.Module:
         accelerator = Accelerator()
         if session.drops_copies:
             drop_copies(accelerator)
-        optimizer_registry.forget_overrides()
-        optimizer_class, options = Trainer.get_optimizer_cls_and_kwargs(arguments, inputs.model)
+        optimizer_class, options = optimizer_registry.kind_and_options(arguments, inputs.model)
         groups = _parameter_groups(inputs.model, settings.weight_decay)
         model, optimizer = accelerator.prepare(inputs.model, optimizer_class(groups, **options))
         scheduler = make_scheduler(settings, budget, optimizer.optimizer)
