@@ -10,7 +10,8 @@ from transformers import Trainer, TrainingArguments
 def kind_and_options(arguments: TrainingArguments, model: nn.Module) -> tuple[Any, dict[str, Any]]:
     """Return the class of the optimiser that arguments name, and its options, as the Trainer has them."""
     forget_overrides()
-    return Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments, model)
+    return kind, options
 
 
 def forget_overrides() -> None:
