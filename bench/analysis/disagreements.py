@@ -1,5 +1,6 @@
 """Find the examples on which systems differ most, with their texts from the data set's files. Loads no torch."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,8 +57,8 @@ class Disagreements:
     """Numbers of examples that all runs, or no run, of all `systems` answered correctly, or on which systems differ.
 
     value: the compared per-example value: the metric, or exact match. is_graded: answers can be partly correct, which
-    does not count as correct. shown: examples on which the named systems differ most. of_numbers: values are absolute
-    errors with a minus.
+    does not count as correct. shown: examples on which the named systems differ most. tied: examples not shown on which
+    they differ as much as on the last that is. of_numbers: values are absolute errors with a minus.
     """
 
     systems: int
@@ -68,13 +69,16 @@ class Disagreements:
     value: str
     is_graded: bool
     shown: list[Example]
+    tied: int = 0
     of_numbers: bool = False
 
 
 def find(
     runs: MatchedRuns, names: Sequence[str], number: int = SHOWN, *, texts_from: TextSource = "files"
 ) -> Disagreements:
-    """Count agreements over all systems; select examples by the variance between the named ones, ties by id.
+    """Count agreements over all systems; select examples by the variance between the named ones.
+
+    Of ties, which ids in order would take from one label, those with the lowest digest of their id come first.
 
     Answers that are texts of the data are replaced by HIDDEN where the page may not show any, see `why_hidden`.
     """
@@ -92,9 +96,10 @@ def find(
     right = np.concatenate(list(values.values())) >= 1 - EXACT  # [runs, examples]
     means = np.stack([array.mean(axis=0) for array in values.values()])  # [systems, examples]
     shown = np.stack([values[name].mean(axis=0) for name in names])
-    variance = shown.var(axis=0)
-    order = sorted(range(len(runs.ids)), key=lambda place: (-round(float(variance[place]), 9), runs.ids[place]))
+    variance = shown.var(axis=0).round(9)
+    order = sorted(range(len(runs.ids)), key=lambda place: (-float(variance[place]), _digest(runs.ids[place])))
     rows = order[: min(number, _differing(shown))]
+    tied = int((variance == variance[rows[-1]]).sum() - (variance[rows] == variance[rows[-1]]).sum()) if rows else 0
     return Disagreements(
         systems=len(values),
         examples=len(runs.ids),
@@ -104,8 +109,13 @@ def find(
         value="absolute error" if of_numbers else runs.metric if own else _EXACT_MATCH.get(_task(runs), "exact match"),
         is_graded=any(not np.isin(array, (0, 1)).all() for array in values.values()),
         shown=[_example(runs, names, runs.ids[row], own=own, hides=hides) for row in rows],
+        tied=tied,
         of_numbers=of_numbers,
     )
+
+
+def _digest(identity: str) -> bytes:
+    return hashlib.sha256(identity.encode()).digest()
 
 
 def _are_shares(lines: Iterable[Line]) -> bool:

@@ -399,9 +399,14 @@ def disagreements_table(group: Group, *, texts_from: TextSource) -> str:
     note = "" if why_not is None else f"Texts are not shown: {md.escape(why_not, accessors.MAX_CHARACTERS)}."
     table = md.table(list(lines[0]), [list(line.values()) for line in lines], "l" * len(lines[0]))
     partly = f"; partly correct answers with their {md.escape(summary.value)}" if summary.is_graded else ""
+    tied = (
+        f"; {summary.tied:,} more differ as much as the last, and which of them stand here was drawn by their ids"
+        if summary.tied
+        else ""
+    )
     order = (
-        f"The {len(lines)} examples on which {whose.removeprefix('all ')} differ most (variance between systems). "
-        f"{'The error is in brackets' if summary.of_numbers else f'Wrong answers are bold{partly}'}."
+        f"The {len(lines)} examples on which {whose.removeprefix('all ')} differ most (variance between "
+        f"systems{tied}). {'The error is in brackets' if summary.of_numbers else f'Wrong answers are bold{partly}'}."
     )
     return md.joined([counts, order, table, note])
 

@@ -150,6 +150,18 @@ def test_disagreements_show_the_texts_that_were_scored(runs, page):
     assert said in body
 
 
+def test_ties_of_disagreement_are_counted_and_not_taken_from_one_label(tmp_path):
+    """In the order of ids, all of the first half would be of one label."""
+    for name, right in (("one", [True] * 100), ("other", [False] * 60 + [True] * 40)):
+        studies.write_run(tmp_path / name, f"s--{name}--x", 13, right)
+    body = sections(report([tmp_path], tmp_path / "report"))["Disagreements"]
+    (table,) = tables_of(body)
+    numbers = [int(row[0].removeprefix("<code>t-").removesuffix("</code>")) for row in table[1:]]
+    assert f"; {60 - disagreements.SHOWN} more differ as much as the last" in body
+    assert len(numbers) == disagreements.SHOWN
+    assert max(numbers) > 30
+
+
 def test_right_is_what_equals_the_reference_and_counts_are_of_all_systems(tmp_path, monkeypatch):
     hits = {"tied": ([True, True, False], [False, True, False]), "other": ([False, True, False], [False, True, True])}
     for name, (first, second) in hits.items():
