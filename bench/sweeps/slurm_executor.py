@@ -37,6 +37,7 @@ from bench.sweeps.resources import Node, Resources
 from bench.utils import files
 
 FOLDER = "submitit"
+LOG_LEVEL = "SUBMITIT_LOG_LEVEL"
 # How often the sweep says that it lives, and after which silence its runs stop.
 BEAT_S, LOST_S = 5.0, 60.0
 # Slurm is not asked more often than that how its jobs stand; submitit itself asks it once a minute.
@@ -271,6 +272,9 @@ class SlurmExecutor:
 
 
 def _submitit() -> Any:
+    known = os.environ.get(LOG_LEVEL)
+    # As it is imported it would set up logging anew, which closes the handlers, and with them streams, of others.
+    os.environ[LOG_LEVEL] = "NOCONFIG"
     try:
         import submitit
     except ImportError as error:
@@ -278,6 +282,11 @@ def _submitit() -> Any:
             "--on slurm: submitit is not installed; pip install 'finetune-bench[slurm]', or submit a job array with "
             "--slurm"
         ) from error
+    finally:
+        if known is None:
+            del os.environ[LOG_LEVEL]
+        else:
+            os.environ[LOG_LEVEL] = known
     logging.getLogger("submitit").setLevel(logging.ERROR)
     return submitit
 

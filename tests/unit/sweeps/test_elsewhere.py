@@ -484,6 +484,22 @@ def test_options_that_contradict_one_another(words, said, tmp_path, monkeypatch,
     assert said in capsys.readouterr().err.replace("\n", " ")
 
 
+def test_submitit_leaves_the_logging_of_others_as_it_is():
+    code = """if True:
+        import logging
+        from bench.sweeps import slurm_executor
+        closed = []
+        handler = logging.StreamHandler()
+        handler.close = lambda: closed.append(handler)
+        logging.getLogger("other").addHandler(handler)
+        slurm_executor._submitit()
+        assert not closed
+        logging.shutdown()
+        assert closed"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @together("module, words", [("ray", ["--on", "ray"]), ("submitit", ["--on", "slurm", "--slurm-cluster", "local"])])
 def test_a_library_that_is_missing_is_one_sentence(module, words, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, module, None)
