@@ -1,4 +1,4 @@
-"""Where the runs of a sweep are executed: the contract of an executor, and the one that launches them on this machine.
+"""Executes the runs of a sweep: the contract of an executor, and the one that launches them on this machine.
 
     with executor:
         job = executor.take(waiting, running)  # None: there is no room
@@ -22,7 +22,7 @@ from bench.sweeps.jobs import Job, Machine, written_at
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a launch ended. returncode: as of `Popen`. lost: in a sentence that its node is gone; it may be run again.
+    """The end of a launch. returncode: as of `Popen`. lost: in a sentence that its node is gone; it may be run again.
 
     is_taken: another process has the run. is_unstarted: it was withdrawn from a queue, and left nothing. why: what is
     known of its end beside its output.

@@ -1,4 +1,4 @@
-"""What each run of a sweep takes from a node, by the forecast of its memory: GPUs, bytes of each, bytes of the host.
+"""Forecasts the resources of each run of a sweep on a node: GPUs, bytes of each, bytes of the host.
 
     asked = of_jobs(jobs, machine, nodes)     # folder -> Resources
     refuse_too_large(jobs, asked, nodes)

@@ -27,11 +27,10 @@ from bench.errors import SetupError
 from bench.sweeps import gathering, node_check, processes, supervisor
 from bench.sweeps.jobs import PROGRAM, Job, Machine, arguments, published_precision
 from bench.sweeps.resources import Resources
-from bench.utils import files, shipped
+from bench.utils import files, secret_formats, shipped
 
 # Variables of the sweep that a run elsewhere gets too, but for secrets.
 PREFIXES = ("BENCH_", "HF_", "TRANSFORMERS_", "NCCL_", "GLOO_", "CUBLAS_", "PYTORCH_", "TOKENIZERS_", "OMP_", "MKL_")
-SECRET_WORDS = ("TOKEN", "SECRET", "KEY", "PASSWORD", "CREDENTIAL")
 SHIPPED = ("recipes", "accelerate_configs")
 # A node that does not come up must not keep the others for a quarter of an hour.
 RENDEZVOUS_S = 300
@@ -121,7 +120,7 @@ def _sent_variables(variables: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in variables.items()
-        if name.startswith(PREFIXES) and not any(word in name for word in SECRET_WORDS)
+        if name.startswith(PREFIXES) and not secret_formats.is_secret_name(name)
     }
 
 
@@ -140,7 +139,7 @@ def token_in(out: Path) -> Iterator[tuple[str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a run is. refused: why this node can't run it. port: that is free there, for the rendezvous."""
+    """A run's place on a node. refused: why this node can't run it. port: that is free there, for the rendezvous."""
 
     host: str
     address: str = ""
@@ -150,7 +149,7 @@ class Place:
 
 
 class NodeAgent:
-    """What is done for one run on one node."""
+    """Launches one run on one node, and tells how it goes on."""
 
     def __init__(self, run: RemoteRun) -> None:
         self._run = run

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.errors import SetupError
-from bench.sweeps.resources import Node, Resources, why_none_holds
+from bench.sweeps.resources import Need, Node, Resources, why_none_holds
 
 # Runs that are named in a refusal.
 MOST_NAMED = 5
@@ -41,37 +41,11 @@ class Place:
     shares: tuple[Share, ...]
 
 
-@dataclass(frozen=True)
-class _Need:
-    """The numbers of `Resources`: runs with equal ones are placed alike, wherever these are from."""
-
-    nodes: int
-    gpus: int
-    gpu_bytes: int
-    host_bytes: int
-    cpus: int
-
-    @classmethod
-    def of(cls, asked: Resources) -> "_Need":
-        """Return the need of a run; without a GPU there is no memory of one."""
-        return cls(asked.nodes, asked.gpus, asked.gpu_bytes if asked.gpus else 0, asked.host_bytes, asked.cpus)
-
-    @property
-    def row(self) -> tuple[int, int, int, int]:
-        """Return what is taken of a node, in the order of the tables: GPUs, bytes of each, bytes of the host, cores."""
-        return self.gpus, self.gpu_bytes, self.host_bytes, self.cpus
-
-    @property
-    def size(self) -> tuple[int, int, int]:
-        """Return the size by which runs are ordered: all GPUs, bytes of each, bytes of each host."""
-        return self.nodes * self.gpus, self.gpu_bytes, self.nodes * self.host_bytes
-
-
 def refusals(nodes: Sequence[Node], runs: Mapping[str, Resources]) -> list[str]:
     """Return a sentence for each need that the nodes can't hold even when all are empty, with the names of its runs."""
-    by_need: dict[_Need, list[str]] = {}
+    by_need: dict[Need, list[str]] = {}
     for name, asked in runs.items():
-        by_need.setdefault(_Need.of(asked), []).append(name)
+        by_need.setdefault(Need.of(asked), []).append(name)
     said, rooms = [], _rooms(nodes)
     for need, names in by_need.items():
         if int((rooms >= need.row).all(axis=1).sum()) < need.nodes:
@@ -95,7 +69,7 @@ class Placement:
             raise SetupError("two nodes have the same name; each needs its own")
         if said := refusals(nodes, runs):
             raise SetupError("\n".join([*said, "nothing was started"]))
-        self._need = {name: _Need.of(asked) for name, asked in runs.items()}
+        self._need = {name: Need.of(asked) for name, asked in runs.items()}
         self._order = {name: number for number, name in enumerate(runs)}
         self._kinds = sorted(
             set(self._need.values()), key=lambda need: (need.size, need.nodes, need.cpus), reverse=True
@@ -199,6 +173,6 @@ def _table(rows: list[tuple[int, int, int, int]]) -> npt.NDArray[np.int64]:
     return np.array(rows, dtype=np.int64).reshape(-1, 4)
 
 
-def _taken(need: _Need) -> npt.NDArray[np.int64]:
+def _taken(need: Need) -> npt.NDArray[np.int64]:
     """Return what a run takes of a node. GPUs are its own alone, and the memory of those that are left is the same."""
     return np.array([need.gpus, 0, need.host_bytes, need.cpus], dtype=np.int64)

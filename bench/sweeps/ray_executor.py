@@ -22,7 +22,7 @@ from bench.sweeps import gathering, node_check, supervisor
 from bench.sweeps.executors import Ended
 from bench.sweeps.jobs import Job, Machine, written_at
 from bench.sweeps.node_agent import NodeAgent, Place, remote_run, token_in
-from bench.sweeps.resources import Node, Resources, why_none_holds
+from bench.sweeps.resources import Need, Node, Resources, why_none_holds
 from bench.utils import files
 
 AUTO = "auto"
@@ -42,11 +42,6 @@ class RayNode:
 
     id: str
     node: Node
-
-
-def _kind(asked: Resources) -> tuple[int, ...]:
-    """Return what tells kinds of runs for Ray's queue, in the order of their sizes."""
-    return asked.nodes * asked.gpus, asked.gpu_bytes, asked.host_bytes, asked.cpus, asked.nodes
 
 
 class RayExecutor:
@@ -85,10 +80,10 @@ class RayExecutor:
         if self._most is not None and running >= self._most:
             return None
         self._given = [one for one in self._given if one.is_waiting]
-        queued = Counter(_kind(one.asked) for one in self._given)
-        kinds = [_kind(self._asked[job.folder]) for job in waiting]
+        queued = Counter(Need.of(one.asked) for one in self._given)
+        kinds = [Need.of(self._asked[job.folder]) for job in waiting]
         open_kinds = [kind for kind in dict.fromkeys(kinds) if queued[kind] < MOST_WAITING]
-        return waiting.pop(kinds.index(max(open_kinds))) if open_kinds else None
+        return waiting.pop(kinds.index(max(open_kinds, key=lambda kind: kind.size))) if open_kinds else None
 
     def start(self, job: Job) -> "RayExecution | None":
         """Ask for the run's actors; None where another process has its log, and so the run."""

@@ -1,4 +1,4 @@
-"""What a run takes from a cluster, what a node has, and whether the one holds the other.
+"""Compares the resources that a run takes with those that a node has.
 
     Resources(gpus=2, gpu_bytes=20 * 2**30, host_bytes=12 * 2**30, cpus=4).lacking(Node(name="a", gpus=8, ...))
 
@@ -13,7 +13,7 @@ from bench.utils.numbers import format_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a run takes on each of its nodes. gpu_bytes: on each GPU. host_bytes: of all its processes there.
+    """The resources of a run on each of its nodes. gpu_bytes: on each GPU. host_bytes: of all its processes there.
 
     0 bytes: there is no forecast, and nothing is reserved. source: where the bytes are from, in words.
     """
@@ -55,9 +55,35 @@ class Resources:
         return ", ".join(parts) + (f" on each of {self.nodes} nodes" if self.nodes > 1 else "")
 
 
+@dataclass(frozen=True)
+class Need:
+    """The numbers of `Resources`: runs with equal ones are placed alike, wherever these are from."""
+
+    nodes: int
+    gpus: int
+    gpu_bytes: int
+    host_bytes: int
+    cpus: int
+
+    @classmethod
+    def of(cls, asked: Resources) -> "Need":
+        """Return the need of a run; without a GPU there is no memory of one."""
+        return cls(asked.nodes, asked.gpus, asked.gpu_bytes if asked.gpus else 0, asked.host_bytes, asked.cpus)
+
+    @property
+    def row(self) -> tuple[int, int, int, int]:
+        """Return what is taken of a node, in the order of the tables: GPUs, bytes of each, bytes of the host, cores."""
+        return self.gpus, self.gpu_bytes, self.host_bytes, self.cpus
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """Return the size by which runs are ordered: all GPUs, bytes of each, bytes of each host."""
+        return self.nodes * self.gpus, self.gpu_bytes, self.nodes * self.host_bytes
+
+
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """What a node has. gpu_bytes: of each GPU that a process may use; None: unknown, and not checked."""
+    """The resources of a node. gpu_bytes: of each GPU that a process may use; None: unknown, and not checked."""
 
     name: str
     gpus: int = 0

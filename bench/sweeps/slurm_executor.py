@@ -125,7 +125,7 @@ class Listener:
 
 @dataclass
 class SlurmRun:
-    """What a job does on its nodes. submitit calls it, and `checkpoint` when the job is preempted or its time is up."""
+    """The work of a job on its nodes. submitit calls it, and `checkpoint` when it is preempted or its time is up."""
 
     run: RemoteRun
     name: str

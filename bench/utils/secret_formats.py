@@ -169,10 +169,15 @@ def remove(text: str) -> str:
     return content.decode(errors="surrogatepass")
 
 
+def is_secret_name(name: str) -> bool:
+    """Return whether an environment variable is named like a secret, and not like the place of one."""
+    return _SECRET_NAME.search(name) is not None and _PLACE_NAME.search(name) is None
+
+
 def named_values() -> Iterator[tuple[str, str]]:
     """Yield (name, value) of the environment variables that are named like secrets."""
     for name, value in os.environ.items():
-        if _SECRET_NAME.search(name) and not _PLACE_NAME.search(name) and len(value.strip()) >= _SHORTEST_SECRET:
+        if is_secret_name(name) and len(value.strip()) >= _SHORTEST_SECRET:
             yield name, value.strip()
 
 

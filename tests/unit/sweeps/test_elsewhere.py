@@ -155,6 +155,8 @@ def test_nodes_of_slurm_are_read():
 def test_a_run_elsewhere_is_the_command_of_this_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setenv("HF_PASSPHRASE", "another_secret")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.setenv("BENCH_COSTS", "mine.yaml")
     job = one_job(tmp_path / "out")
     with node_agent.token_in(tmp_path) as token:
@@ -166,7 +168,8 @@ def test_a_run_elsewhere_is_the_command_of_this_machine(tmp_path, monkeypatch):
         assert launch.command == CPU.command(job)
         assert (launch.cwd, launch.log, launch.scratch) == (str(ROOT), str(job.log), "")
         assert launch.environment["BENCH_COSTS"] == "mine.yaml"
-        assert "HF_TOKEN" not in run.environment
+        assert not {"HF_TOKEN", "HF_PASSPHRASE"} & run.environment.keys()
+        assert run.environment["TOKENIZERS_PARALLELISM"] == "false"  # it only contains the word
     elsewhere = node_agent.NodeAgent(run)  # the token is gone: this node does not see the folder
     place = elsewhere.place()
     assert (place.refused, place.is_shared) == ("", False)
