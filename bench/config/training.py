@@ -214,8 +214,8 @@ class Evaluation(Strict):
     Example: [accuracy, f1]
     """
     backend: Literal["torch", "vllm"] = "torch"
-    """What runs a model that is prompted without training: torch, or vLLM, in this process or behind `server`. A sample
-    is scored by torch too; a difference beyond rounding fails the run. Example: vllm
+    """The program that runs a model prompted without training: torch, or vLLM, in this process or behind `server`. A
+    sample is scored by torch too; a difference beyond rounding fails the run. Example: vllm
     """
     server: Text | None = None
     """Address of a server of the OpenAI completions API, such as vLLM's, that has the model; null loads it by the

@@ -1,4 +1,4 @@
-"""How the runs of a page were made: commands that run them again, their methods, and how settings were chosen."""
+"""Tells of the runs of a page by which commands they run again, their methods, and how settings were chosen."""
 
 import shlex
 from collections import Counter

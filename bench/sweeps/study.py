@@ -67,7 +67,7 @@ class PublishedEntry(RunEntry):
     """One system as others ran it."""
 
     source: Text | None = None
-    """Where its settings are told, if not where those of the variant are. Example: appendix B of the paper"""
+    """Source of its settings, if not that of the variant. Example: appendix B of the paper"""
     but_for: tuple[Text, ...] = ()
     """Sentences on differences from theirs. Example: [two epochs instead of three]"""
     precision: Literal["float32", "fp16", "bf16"] | None = None
@@ -114,7 +114,7 @@ class PublishedVariant(Strict):
     """The study as others ran it, setting by setting, so that a result can be held against theirs."""
 
     source: Text
-    """Where their settings are told. Example: section 4 of the paper"""
+    """Source of their settings. Example: section 4 of the paper"""
     precision: Literal["float32", "fp16", "bf16"] | None = None
     """The mixed precision that they trained with. Example: fp16"""
     runs: Annotated[tuple[PublishedEntry, ...], Field(min_length=1)]

@@ -1,4 +1,4 @@
-"""What an executor of sweeps costs beside its runs, and whether a study survives the loss of a node.
+"""Measure the cost of an executor of sweeps beside its runs, and check that a study survives the loss of a node.
 
     python scripts/benchmarks/sweep_overhead.py                  # seconds of each run and of each sweep, by executor
     python scripts/benchmarks/sweep_overhead.py --lose-a-node    # twelve runs on two Ray nodes, of which one is lost

@@ -20,7 +20,7 @@ LIKELIEST = 10
 
 @dataclass
 class Kept:
-    """What was scored and written, by its tokens. likeliest: of plain answers, by place; see `generation.likeliest`."""
+    """Answers that were scored and written, by tokens. likeliest: of plain answers, see `generation.likeliest`."""
 
     scored: dict[Item, Answer] = field(default_factory=dict)
     written: dict[tuple[int, ...], tuple[Generated, set[int]]] = field(default_factory=dict)
