@@ -110,6 +110,7 @@ def sweep_command(options: argparse.Namespace) -> int:
             dry_run=options.dry_run,
             at_once=options.jobs,
             executor=executor,
+            is_elsewhere=options.on != "local",
         )
         return scheduler.run_sweep(plans, order)
 
@@ -122,9 +123,9 @@ def _placed(options: argparse.Namespace) -> Iterator[tuple["Machine", "Executor 
     _refuse_options(options)
     config, dry = options.config, options.slurm or options.dry_run
     if options.on == "ray" and not options.dry_run:
-        from bench.sweeps import ray_executor
+        from bench.sweeps import ray_cluster, ray_executor
 
-        with ray_executor.connected(options.address) as num_gpus:
+        with ray_cluster.connected(options.address) as num_gpus:
             elsewhere = _elsewhere(config or ("gpu1" if num_gpus else "cpu"), options)
             yield elsewhere, ray_executor.RayExecutor(elsewhere, options.out, options.jobs)
     elif options.on == "slurm" and not options.dry_run:
@@ -135,6 +136,8 @@ def _placed(options: argparse.Namespace) -> Iterator[tuple["Machine", "Executor 
         elsewhere = _elsewhere(config or here, options)
         yield elsewhere, slurm_executor.SlurmExecutor(elsewhere, options.out, options.jobs, cluster)
     else:
+        if options.on != "local" and config is None:
+            console.say("config gpu1, as --config names none; on a Ray cluster without GPUs it will be cpu")
         config = config or ("gpu1" if options.slurm or options.on != "local" else None)
         yield jobs.Machine.from_config(config, options.jobs, options.gpus_per_run, dry=dry), None
 

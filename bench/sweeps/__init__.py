@@ -6,5 +6,5 @@ Reading order: study (what is compared), parts (sizes and folds of the data), jo
 plan_file, processes, executors (where runs are executed), scheduler, watch (what a sweep shows of itself, and to
 another terminal), search (Optuna), tuning, try_study (a comparison from two names). On a cluster: resources (what a run
 takes, what a node has), forecasts, node_check, supervisor, gathering, node_agent (a run on its node), slurm_executor,
-ray_executor. gate/ for the regression gate.
+ray_cluster, ray_executor. gate/ for the regression gate.
 """

@@ -24,8 +24,8 @@ from bench.sweeps.jobs import Job, Machine, written_at
 class Ended:
     """The end of a launch. returncode: as of `Popen`. lost: in a sentence that its node is gone; it may be run again.
 
-    is_taken: another process has the run. is_unstarted: it was withdrawn from a queue, and left nothing. why: what is
-    known of its end beside its output.
+    is_taken: another process has the run. is_unstarted: it was withdrawn from a queue, and left nothing; where it is
+    also lost, it is placed anew. why: what is known of its end beside its output.
     """
 
     returncode: int = 0

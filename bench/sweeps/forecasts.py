@@ -8,6 +8,7 @@ Torch is loaded when something is forecast. Runs that differ in their seed alone
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -42,9 +43,16 @@ def of_jobs(jobs: Sequence[Job], machine: Machine, nodes: Sequence[Node]) -> dic
     return {job.folder: known[job.planned.resolved.hash] for job in jobs}
 
 
+def described(jobs: Sequence[Job], asked: Mapping[Path, Resources]) -> list[str]:
+    """Return a line for each need, with the number of runs that have it: "7 runs, each with 1 GPU, 8 cores"."""
+    words = Counter(asked[job.folder].words() for job in jobs)
+    return [f"{count} run{'s, each' if count > 1 else ''} with {need}" for need, count in words.items()]
+
+
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Let libraries that are imported inside ask for nothing on a network; the runs, which get variables too, may."""
+    """Let libraries inside ask for nothing on a network, nor talk; the runs, which get variables too, may."""
+    console.quiet_libraries()
     known = os.environ.get("HF_HUB_OFFLINE")
     os.environ["HF_HUB_OFFLINE"] = known or "1"
     try:

@@ -5,7 +5,8 @@
     placement.end("a")                      # its GPUs are free again, and start() gives them to the next
 
 Runs that take most GPUs come first, equal ones in their order, and each goes where it fits tightest; the same input
-gives the same places. `scripts/benchmarks/placement.py` simulates thousands of runs with it.
+gives the same places. A sweep on Ray places with it what fits on what is free at the moment;
+`scripts/benchmarks/placement.py` simulates thousands of runs.
 """
 
 import itertools
@@ -63,11 +64,14 @@ class Placement:
     kind now; only nodes that gave something, or got it back, are looked at again.
     """
 
-    def __init__(self, nodes: Sequence[Node], runs: Mapping[str, Resources]) -> None:
-        """Raise SetupError, before anything starts, with the name of each run that the nodes can't hold."""
+    def __init__(self, nodes: Sequence[Node], runs: Mapping[str, Resources], *, are_empty: bool = True) -> None:
+        """Raise SetupError, before anything starts, with the name of each run that the nodes can't hold.
+
+        are_empty: False where the nodes are what is free of them now, on which a run may have to wait.
+        """
         if len({node.name for node in nodes}) < len(nodes):
             raise SetupError("two nodes have the same name; each needs its own")
-        if said := refusals(nodes, runs):
+        if are_empty and (said := refusals(nodes, runs)):
             raise SetupError("\n".join([*said, "nothing was started"]))
         self._need = {name: Need.of(asked) for name, asked in runs.items()}
         self._order = {name: number for number, name in enumerate(runs)}

@@ -17,7 +17,7 @@ from bench import console
 from bench.errors import BenchError, RecipeError
 from bench.records import store
 from bench.runner import run_folder
-from bench.sweeps import labels, overview, plan_file, tuning
+from bench.sweeps import forecasts, labels, overview, plan_file, tuning
 from bench.sweeps.executors import Ended, Execution, Executor, LocalExecutor
 from bench.sweeps.jobs import (
     Job,
@@ -49,7 +49,7 @@ class SweepOptions:
     """Options of a sweep. slurm: submit the runs to Slurm. dry_run: only print the commands. at_once: for Slurm.
 
     says_next: end with the command that compares the runs. started_at: names the sweep in its plan file. executor: of
-    runs elsewhere; None for this machine.
+    runs elsewhere; None for this machine. is_elsewhere: a dry run of such a sweep, which says what its runs will take.
     """
 
     out: Path
@@ -60,6 +60,7 @@ class SweepOptions:
     at_once: int | None = None
     says_next: bool = True
     executor: Executor | None = None
+    is_elsewhere: bool = False
     started_at: str = field(default_factory=utc_now)
 
 
@@ -115,6 +116,9 @@ def _execute(
     if options.dry_run:
         for job in left:
             console.say(shlex.join(options.machine.command(job)))
+        if options.is_elsewhere and left:
+            for line in forecasts.described(left, forecasts.of_jobs(left, options.machine, ())):
+                console.say(line)
     elif options.slurm and left:
         console.say(submit(left, options.machine.config, options.out, options.at_once))
         _write_plan(jobs, options, metric)
@@ -284,12 +288,14 @@ def _is_repeated(one: Execution, ended: Ended) -> bool:
     job = one.job
     if ended.lost is None:
         return False
-    job.launches += 1
+    if not ended.is_unstarted:
+        job.launches += 1
     if job.launches >= LAUNCHES:
         return False
     one.collect()
     job.state, job.started_s = "waiting", None
-    console.say(f"again ({job.launches + 1} of {LAUNCHES}): {job.name}: {ended.lost}")
+    how = "placed anew" if ended.is_unstarted else f"again ({job.launches + 1} of {LAUNCHES})"
+    console.say(f"{how}: {job.name}: {ended.lost}")
     return True
 
 

@@ -26,27 +26,18 @@ from bench.sweeps import (
     processes,
     scheduler,
     slurm_executor,
-    study,
     supervisor,
 )
 from bench.sweeps.resources import Node, Resources, why_none_holds
 from tests.helpers.cases import together
 from tests.helpers.launching import ROOT
+from tests.helpers.one_run import CPU, RECIPE, one_job
 
 GIB = 2**30
-RECIPE = ROOT / "recipes" / "tiny" / "bert-full.yaml"
-CPU = jobs.Machine(config=jobs.CONFIGS / "cpu.yaml", on_cpu=True)
-SMALL = ("training.steps=2", "limit={train: 24, test: 16}", "save=false")
 NODES = [
     Node(name="a", gpus=1, gpu_bytes=16 * GIB, host_bytes=64 * GIB, cpus=8),
     Node(name="b", gpus=8, gpu_bytes=80 * GIB, host_bytes=512 * GIB, cpus=64),
 ]
-
-
-def one_job(out, seed=13):
-    request = study.SweepRequest(seeds=(seed,), sets=SMALL)
-    (job,) = jobs.jobs_of([run for system in study.plan([RECIPE], request).systems for run in system.runs()], out)
-    return job
 
 
 # ---------------------------------------------------------------- what a run takes
@@ -429,6 +420,7 @@ class Scripted:
 
 
 LOST = executors.Ended(returncode=-9, lost="node b was lost")
+DISPLACED = executors.Ended(is_unstarted=True, lost="node b was gone before it took the run")
 
 
 @pytest.mark.parametrize(
@@ -436,6 +428,7 @@ LOST = executors.Ended(returncode=-9, lost="node b was lost")
     [
         ([LOST, "ok"], "ok", "again (2 of 3): "),
         ([LOST, LOST, LOST], "crashed", "node b was lost, and so it was 3 times"),
+        ([DISPLACED, DISPLACED, DISPLACED, LOST, "ok"], "ok", "placed anew: "),
         ([executors.Ended(returncode=1, why="no space there")], "crashed", "no space there"),
     ],
 )

@@ -1,0 +1,163 @@
+"""Runs of a sweep on Ray are placed on what is free of its nodes, by the code that is simulated; without a cluster."""
+
+import os
+import socket
+
+import pytest
+
+from bench.sweeps import node_check, ray_cluster, ray_executor
+from bench.sweeps.ray_cluster import Cluster, Taken
+from bench.sweeps.resources import Resources
+from tests.helpers.one_run import CPU, one_job
+
+pytest.importorskip("ray")
+GIB = 2**30
+SMALL, LARGE = Resources(gpus=1, gpu_bytes=10 * GIB, cpus=2), Resources(gpus=4, gpu_bytes=10 * GIB, cpus=2)
+
+
+class Ray:
+    """Of Ray what is asked about nodes: what they have, and what is free of them."""
+
+    def __init__(self, monkeypatch):
+        self.has, self.available, self.probes = {}, {}, {}
+        monkeypatch.setattr(ray_cluster, "library", lambda: self)
+        monkeypatch.setattr("ray._private.state.available_resources_per_node", lambda: self.available)
+        imported = node_check.why_not_importable
+        monkeypatch.setattr(ray_cluster, "_on", lambda id_, asked: None if asked is imported else id_)
+        monkeypatch.setattr(ray_cluster, "_answer", lambda id_: self.probes.get(id_, (None, None)))
+
+    def add(self, id_, gpus=4, cores=64, gib=24, fingerprint=None):
+        self.has[id_] = {"GPU": gpus, "CPU": cores, "memory": 256 * GIB}
+        self.available[id_] = dict(self.has[id_])
+        own = node_check.fingerprint() if fingerprint is None else fingerprint
+        self.probes[id_] = {"fingerprint": own, "gpu_bytes": gib * GIB}, None
+
+    def nodes(self):
+        return [
+            {"NodeID": id_, "NodeName": f"host-{id_}", "Alive": True, "Resources": has} for id_, has in self.has.items()
+        ]
+
+    def wait(self, references, timeout):
+        return references, []
+
+
+@pytest.fixture
+def ray(monkeypatch):
+    monkeypatch.setattr(ray_cluster, "CONNECT_S", 0.0)
+    made = Ray(monkeypatch)
+    made.add("a")
+    made.add("b", gpus=2)
+    return made
+
+
+@pytest.fixture
+def cluster(ray):
+    found = Cluster()
+    found.check()
+    return found
+
+
+def gpus(nodes):
+    return {node.name: node.gpus for node in nodes}
+
+
+def test_what_is_free_knows_own_runs_at_once_and_what_others_have(ray, cluster):
+    assert gpus(cluster.free([])) == {"a": 4, "b": 2}
+    # Asked for, and Ray tells nothing of it yet; then it does; then it is over, and Ray still tells of it.
+    assert gpus(cluster.free([Taken(nodes=("a",), asked=SMALL, is_asked_for=True)])) == {"a": 3, "b": 2}
+    ray.available["a"]["GPU"] = 3
+    assert gpus(cluster.free([Taken(nodes=("a",), asked=SMALL, is_asked_for=False)])) == {"a": 3, "b": 2}
+    assert gpus(cluster.free([])) == {"a": 3, "b": 2}
+    # Others have all of b, of which Ray then names no GPU at all.
+    del ray.available["b"]["GPU"]
+    assert gpus(cluster.free([])) == {"a": 3, "b": 0}
+
+
+def test_nodes_that_come_later_are_checked_and_those_that_go_are_not_used(ray, cluster, capsys):
+    ray.add("c")
+    ray.add("other", fingerprint={"code": "another"})
+    for _ in range(2):  # asked, then answered
+        cluster.look()
+    assert sorted(gpus(cluster.free([]))) == ["a", "b", "c"]
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "a node that came later is not used: node host-other" in said
+    del ray.has["a"]
+    cluster.look()
+    cluster.look()
+    assert sorted(gpus(cluster.nodes)) == ["node host-b (b)", "node host-c (c)"]
+    assert not cluster.has(["a", "b"])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def executor(ray, cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_executor, "PLAN_S", 0.0)
+    monkeypatch.setattr(ray_executor, "_actors", lambda run, asked, nodes: ray_executor.Actors(handles=[]))
+    made = ray_executor.RayExecutor(CPU, tmp_path, None)
+    made._cluster = cluster
+    return made
+
+
+def test_the_largest_run_comes_first_and_goes_where_it_fits(executor, tmp_path):
+    small, large, more = waiting = [one_job(tmp_path, seed) for seed in (13, 14, 15)]
+    executor._asked = {small.folder: SMALL, large.folder: LARGE, more.folder: SMALL}
+    started = {}
+    while (job := executor.take(waiting, len(started))) is not None:
+        started[job.folder] = executor.start(job).taken.nodes
+    executor.flush()
+    assert list(started.items()) == [(large.folder, ("a",)), (small.folder, ("b",)), (more.folder, ("b",))]
+    last = one_job(tmp_path, 16)
+    executor._asked[last.folder] = SMALL
+    assert executor.take([last], 3) is None  # all GPUs are taken
+    executor._given[0].is_over = True
+    assert executor.take([last], 2) is last
+
+
+def test_no_more_run_at_once_than_were_asked_for(executor, tmp_path):
+    executor._most = 1
+    waiting = [one_job(tmp_path, seed) for seed in (13, 14)]
+    executor._asked = {job.folder: SMALL for job in waiting}
+    assert executor.take(waiting, 0) is not None
+    assert executor.take(waiting, 1) is None
+
+
+def test_a_run_whose_nodes_are_gone_is_placed_anew_and_in_the_end_given_up(ray, executor, tmp_path, monkeypatch):
+    (job,) = waiting = [one_job(tmp_path)]
+    executor._asked = {job.folder: LARGE}
+    assert executor.take(waiting, 0) is job
+    run = executor.start(job)
+    run._calls = ["a call that waits"]
+    monkeypatch.setattr(ray_executor, "library", lambda: ray)
+    monkeypatch.setattr(ray, "wait", lambda calls, num_returns=1, timeout=0: ([], calls), raising=False)
+    assert run.poll() is None
+    del ray.has["a"]
+    executor.flush()
+    assert executor.take([job], 0) is None
+    ended = run.poll()
+    assert ended.is_unstarted
+    assert ended.lost == "node host-a (a) was gone before it took the run"
+    monkeypatch.setattr(ray_executor, "NO_NODE_S", 0.0)
+    waiting = [job]
+    executor.flush()
+    assert executor.take(waiting, 0) is job
+    assert "none of 1 nodes holds that" in executor.start(job).poll().why
+    assert waiting == []
+
+
+def test_a_head_that_is_gone_ends_the_sweep_with_a_sentence(monkeypatch, capsys):
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        assert ray_cluster._why_silent(address) is None
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr(ray_cluster, "HEARD_S", 0.01)
+    monkeypatch.setattr(ray_cluster, "SILENT_S", 0.05)
+    with ray_cluster._ended_with_its_head(address):
+        for _ in range(500):
+            if ended:
+                break
+            ray_cluster.time.sleep(0.01)
+    assert ended == [1]
+    assert f"the Ray cluster at {address} has not answered" in capsys.readouterr().err.replace("\n", " ")
