@@ -22,7 +22,6 @@ from bench.errors import SetupError
 from bench.sweeps import node_check
 from bench.sweeps.resources import Node, Resources
 from bench.utils import files
-from bench.utils.numbers import format_bytes
 
 AUTO = "auto"
 CONNECT_S, CALL_S = 10.0, 120.0
@@ -63,11 +62,10 @@ def connected(address: str | None) -> Iterator[int]:
             "start --head` here and `ray start --address=HOST:6379` on each other node, and name it by --address"
         ) from error
     has = ray.cluster_resources()
-    nodes, gpus, cores = len(_alive()), int(has.get("GPU", 0)), int(has.get("CPU", 0))
-    console.say(
-        f"on the Ray cluster at {at}: {nodes} node{'s' if nodes > 1 else ''}, {gpus} GPUs, {cores} cores, "
-        f"{format_bytes(int(has.get('memory', 0)))} of memory"
-    )
+    gpus = int(has.get("GPU", 0))
+    whole = Resources(gpus=gpus, host_bytes=int(has.get("memory", 0)), cpus=int(has.get("CPU", 0)))
+    nodes = len(_alive())
+    console.say(f"on the Ray cluster at {at}: {nodes} node{'s' if nodes > 1 else ''} with {whole.words()}")
     try:
         with _ended_with_its_head(at):
             yield gpus
