@@ -17,7 +17,7 @@ find_python() {
 make_environment() {
     local extra="${1:-}" stamp wanted
     stamp=".venv/stamp-${extra:-plain}"
-    wanted="$(cat setup.cfg constraints.txt | sha256sum)"
+    wanted="$(cat setup.cfg constraints.txt scripts/environment.sh | sha256sum)"
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
         return
     fi
@@ -33,6 +33,10 @@ make_environment() {
         # Its validator checks what `export --format every-eval-ever` writes; it runs on 3.11 too, though it asks for 3.12.
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
             --ignore-requires-python every-eval-ever
+        # It asks for pillow before 13, for images that are logged, and a newer one is pinned here. What it imports beside
+        # gradio_client and orjson is there.
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps \
+            trackio gradio_client orjson
     fi
     echo "$wanted" >"$stamp"
 }

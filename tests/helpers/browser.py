@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from tests.helpers import libraries
+
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 PATH = next((path for name in NAMES if (path := shutil.which(name))), None)
 needs_browser = pytest.mark.skipif(PATH is None, reason=f"no headless Chromium is installed, e.g. {NAMES[0]}")
@@ -14,7 +16,7 @@ needs_browser = pytest.mark.skipif(PATH is None, reason=f"no headless Chromium i
 @contextlib.contextmanager
 def started():
     """Yield a browser that runs until the block ends."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    playwright = libraries.needed("playwright.sync_api")
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=PATH, args=["--no-sandbox", "--disable-gpu"])
         yield browser

@@ -19,6 +19,7 @@ from bench.distributed.vote import AsyncFlagVote
 from bench.errors import SetupError, StoppedError
 from bench.training import checkpoint_files, checkpointing
 from bench.utils import signing
+from tests.helpers import libraries
 
 
 def written(folder, step, seed=13, files=()):
@@ -325,7 +326,7 @@ def made(kind, schedule, folder):
 )
 def test_an_optimiser_goes_on_as_if_nothing_had_happened(kind, schedule, tmp_path):
     if "bnb" in kind:
-        pytest.importorskip("bitsandbytes")
+        libraries.needed("bitsandbytes")
     expected = trained_further(*made(kind, schedule, tmp_path), range(6))
     model, optimizer, scheduler = made(kind, schedule, tmp_path)
     trained_further(model, optimizer, scheduler, range(3))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from bench.config.cards import ModelCard
 from bench.models import build as builder
-from bench.models import checkpoint_head, choice_head, heads, own_heads, saving, text_part
+from bench.models import card_from_config, checkpoint_head, choice_head, heads, own_heads, saving, text_part
 from tests.helpers import families, tiny_cards
 from tests.helpers import models as tiny
 from tests.helpers.families import FAMILIES
@@ -150,11 +150,10 @@ def test_an_adapter_of_a_writer_is_loaded_by_anyone(name, checkpoint, tmp_path):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_config_alone_gives_what_a_person_would_write(name, checkpoint):
     """Field by field, the card that is made of a folder is the one that is written by hand."""
-    cards = pytest.importorskip("bench.models.card_from_config")
     family = FAMILIES[name]
     written = {"id": str(checkpoint(name)), "family": family.kind, "licence": None, "attention": family.attention}
     written |= {"dtype": "float32", "max_length": families.context(name), "revision": None}
-    assert cards.make({"path": str(checkpoint(name))}).card == written
+    assert card_from_config.make({"path": str(checkpoint(name))}).card == written
 
 
 # ---------------------------------------------------------------- the text part of wrapped checkpoints

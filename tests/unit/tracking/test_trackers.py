@@ -1,13 +1,11 @@
 """tracking/: each service's own reader gives back what a run sent."""
 
-import json
-
 import pytest
 
 from bench.errors import SetupError
 from bench.records import store
 from bench.tracking import fan_out, mlflow_, tensorboard_, tracker
-from tests.helpers import pages
+from tests.helpers import libraries, pages, tracked
 
 ROWS = [
     {"step": 1, "epoch": 0.5, "loss": 0.7, "learning_rate": 1e-3, "seconds": 1.0},
@@ -38,25 +36,6 @@ def sent(name, folder, **changes):
     return made
 
 
-def leveldb_records(content):
-    """The records of W&B's offline file: blocks of 32 KiB after 7 bytes, of parts with CRC, length and type."""
-    assert content[:4] == b":W&B"
-    block, place, parts = 2**15, 7, []
-    while place + 7 <= len(content):
-        left = block - place % block
-        if left < 7:  # no room for a header
-            place += left
-            continue
-        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
-        if not kind:
-            break
-        parts.append(content[place + 7 : place + 7 + length])
-        place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
-            yield b"".join(parts)
-            parts = []
-
-
 def test_what_is_sent():
     assert tracker.logged(ROWS[0]) == {"epoch": 0.5, "train/loss": 0.7, "train/learning_rate": 1e-3}
     assert tracker.logged(ROWS[1]) == {"epoch": 1.0, "validation/accuracy": 0.8}
@@ -72,22 +51,16 @@ def test_what_is_sent():
 
 
 def test_tensorboards_reader_gives_back_the_run(tmp_path, monkeypatch):
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.plugins.hparams import plugin_data_pb2
-
+    libraries.needed("tensorboard")
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
     made = sent("tensorboard", tmp_path / "run")
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, pytest.approx(0.7))]
-    assert [(event.step, event.value) for event in events.Scalars("validation/accuracy")] == [(2, pytest.approx(0.8))]
-    (final,) = events.Scalars("after/test/accuracy")
-    assert final.value == pytest.approx(made.scores["after"]["test"]["accuracy"].value)
-    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
-    assert start.hparams["training.learning_rate"].number_value == 0.001
-    assert start.hparams["method"].string_value == "lora"
+    found = tracked.tensorboard(tmp_path / "run" / "tensorboard")
+    assert found.history["train/loss"] == [(1, pytest.approx(0.7))]
+    assert found.history["validation/accuracy"] == [(2, pytest.approx(0.8))]
+    (final,) = found.history["after/test/accuracy"]
+    assert final == (2, pytest.approx(made.scores["after"]["test"]["accuracy"].value))
+    assert found.settings["training.learning_rate"] == 0.001
+    assert found.settings["method"] == "lora"
 
 
 def test_runs_of_one_name_have_folders_of_their_own(tmp_path, monkeypatch):
@@ -108,67 +81,64 @@ def test_names_that_mlflow_refuses_are_changed():
 
 
 def test_wandbs_offline_file_gives_back_the_run(tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="wandb is not installed")
-    from wandb.proto import wandb_internal_pb2
-
+    libraries.needed("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.delenv("WANDB_PROJECT", raising=False)
     made = sent("wandb", tmp_path / "run")
-    (place,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
-    found = [wandb_internal_pb2.Record.FromString(data) for data in leveldb_records(place.read_bytes())]
-    (run,) = (one.run for one in found if one.HasField("run"))
-    assert (run.project, run.run_group) == ("sst2", "sst2--minilm--lora")
-    assert run.display_name == "sst2--minilm--lora--seed13"
-    config = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert config["training.learning_rate"] == 0.001
-    history = [
-        {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in one.history.item}
-        for one in found if one.HasField("history")
-    ]  # fmt: skip
-    assert [(row["_step"], row.get("train/loss"), row.get("validation/accuracy")) for row in history] == [
-        (1, 0.7, None), (2, None, 0.8),
-    ]  # fmt: skip
-    final = {
-        item.key: json.loads(item.value_json)
-        for one in found if one.HasField("summary") for item in one.summary.update
-    }  # fmt: skip
-    assert final["after/test/accuracy"] == made.scores["after"]["test"]["accuracy"].value
-    assert final["status"] == "ok"
-    assert any(one.HasField("artifact") or one.HasField("request") for one in found)
+    found = tracked.wandb(tmp_path / "run" / "wandb")
+    assert (found.project, found.group) == ("sst2", "sst2--minilm--lora")
+    assert found.name == "sst2--minilm--lora--seed13"
+    assert found.settings["training.learning_rate"] == 0.001
+    assert (found.history["train/loss"], found.history["validation/accuracy"]) == ([(1, 0.7)], [(2, 0.8)])
+    assert found.final["after/test/accuracy"] == made.scores["after"]["test"]["accuracy"].value
+    assert found.status == "ok"
+    assert found.files == [store.FILE]
 
 
-@pytest.mark.parametrize("status", ["ok", "oom"])
-def test_mlflows_client_gives_back_the_run(tmp_path, monkeypatch, status):
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
-
+@pytest.mark.parametrize(("status", "address"), [("ok", None), ("oom", "sqlite:///own.db")])
+def test_mlflows_client_gives_back_the_run(tmp_path, monkeypatch, status, address):
+    libraries.needed("mlflow")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if address is not None:  # without one, its default store in the working directory
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     made = sent("mlflow", tmp_path / "run", status=status)
-    client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name("sst2")
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.run_name == "sst2--minilm--lora--seed13"
-    assert run.info.status == ("FINISHED" if status == "ok" else "FAILED")
-    assert run.data.params["training.learning_rate"] == "0.001"
-    assert run.data.metrics["after/test/accuracy"] == made.scores["after"]["test"]["accuracy"].value
-    history = client.get_metric_history(run.info.run_id, "train/loss")
-    assert [(point.step, point.value) for point in history] == [(1, 0.7)]
-    assert [one.path for one in client.list_artifacts(run.info.run_id)] == [store.FILE]
+    assert (tmp_path / ("mlflow.db" if address is None else "own.db")).is_file()
+    found = tracked.mlflow("sst2")
+    assert found.name == "sst2--minilm--lora--seed13"
+    assert found.status == ("FINISHED" if status == "ok" else "FAILED")
+    assert found.settings["training.learning_rate"] == "0.001"
+    assert found.final["after/test/accuracy"] == made.scores["after"]["test"]["accuracy"].value
+    assert found.history["train/loss"] == [(1, 0.7)]
+    assert found.files == [store.FILE]
 
 
-def test_trackios_own_store_gives_back_the_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "store"))
-    pytest.importorskip("trackio", reason="trackio is not installed")
-    import trackio
-    from trackio.sqlite_storage import SQLiteStorage
-
+def test_trackios_own_store_gives_back_the_run(tmp_path):
+    libraries.needed("trackio")
     made = sent("trackio", tmp_path / "run")
-    (run,) = trackio.Api().runs("sst2")
-    assert run.name == "sst2--minilm--lora--seed13"
-    assert run.config["training.learning_rate"] == 0.001
-    logs = SQLiteStorage.get_logs("sst2", run.name, run_id=run.id)
-    assert [(row["step"], row["train/loss"]) for row in logs if "train/loss" in row] == [(1, 0.7)]
-    assert logs[-1]["after/test/accuracy"] == made.scores["after"]["test"]["accuracy"].value
+    found = tracked.trackio("sst2")
+    assert found.name == "sst2--minilm--lora--seed13"
+    assert found.settings["training.learning_rate"] == 0.001
+    assert found.history["train/loss"] == [(1, 0.7)]
+    assert found.final["after/test/accuracy"] == made.scores["after"]["test"]["accuracy"].value
+    assert found.status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "value"),
+    [
+        ("mlflow", "MLFLOW_TRACKING_URI", "gopher://nowhere"),
+        ("tensorboard", "TENSORBOARD_LOGGING_DIR", "FILE/below"),
+        ("wandb", "WANDB_MODE", "sideways"),
+    ],
+)
+def test_a_service_that_can_not_start_is_refused_by_name(tmp_path, monkeypatch, name, variable, value):
+    libraries.needed(name)
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    monkeypatch.setenv(variable, value.replace("FILE", str(tmp_path / "file")))
+    with pytest.raises(SetupError, match=f"the tracker '{name}' can't start: [A-Za-z]+: "):
+        fan_out.Trackers(lambda _: None).start((name,), record(), tmp_path)
 
 
 def test_a_tracker_that_can_not_start_is_refused_and_one_that_fails_later_ends_no_run(tmp_path, monkeypatch):
