@@ -19,6 +19,8 @@ LIBRARIES = {
     "mlflow": ("mlflow", "mlflow"),
     "trackio": ("trackio", "trackio"),
 }
+# Of a service's error in a sentence.
+MOST_CHARACTERS = 400
 
 
 class Trackers:
@@ -66,4 +68,7 @@ class Trackers:
 
 
 def _sentence(error: Exception) -> str:
-    return f"{type(error).__name__}: {secret_formats.remove(' '.join(str(error).split()))[:300]}"
+    told = secret_formats.remove(" ".join(str(error).split()))
+    if len(told) > MOST_CHARACTERS:  # the cause stands last: MLflow says "Connection refused" after 300 characters
+        told = f"{told[: MOST_CHARACTERS // 2]} … {told[-MOST_CHARACTERS // 2 :]}"
+    return f"{type(error).__name__}: {told}"

@@ -60,6 +60,7 @@ def expected_scores(folder, allowed=str):
                 allowed(f"{stage}/test/{metric}{end}"): value for end, value in values.items() if value is not None
             }
     assert {"before/test/accuracy", "after/test/accuracy_low", "after/test/accuracy_high"} <= set(expected)
+    assert expected["before/test/loss"] != expected["after/test/loss"]
     return expected
 
 

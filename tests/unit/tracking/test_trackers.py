@@ -95,17 +95,20 @@ def test_wandbs_offline_file_gives_back_the_run(tmp_path, monkeypatch):
     assert found.files == [store.FILE]
 
 
-@pytest.mark.parametrize(("status", "address"), [("ok", None), ("oom", "sqlite:///own.db")])
-def test_mlflows_client_gives_back_the_run(tmp_path, monkeypatch, status, address):
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """A store of MLflow, which takes seconds to make."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/own.db"
+
+
+@pytest.mark.parametrize("status", ["ok", "oom"])
+def test_mlflows_client_gives_back_the_run(tmp_path, monkeypatch, database, status):
     libraries.needed("mlflow")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    if address is not None:  # without one, its default store in the working directory
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"runs that end {status}")
     made = sent("mlflow", tmp_path / "run", status=status)
-    assert (tmp_path / ("mlflow.db" if address is None else "own.db")).is_file()
-    found = tracked.mlflow("sst2")
+    found = tracked.mlflow(f"runs that end {status}")
     assert found.name == "sst2--minilm--lora--seed13"
     assert found.status == ("FINISHED" if status == "ok" else "FAILED")
     assert found.settings["training.learning_rate"] == "0.001"
@@ -130,7 +133,7 @@ def test_trackios_own_store_gives_back_the_run(tmp_path):
     [
         ("mlflow", "MLFLOW_TRACKING_URI", "gopher://nowhere"),
         ("tensorboard", "TENSORBOARD_LOGGING_DIR", "FILE/below"),
-        ("wandb", "WANDB_MODE", "sideways"),
+        ("wandb", "WANDB_PROJECT", "no/project"),
     ],
 )
 def test_a_service_that_can_not_start_is_refused_by_name(tmp_path, monkeypatch, name, variable, value):
@@ -179,6 +182,8 @@ def test_a_tracker_that_can_not_start_is_refused_and_one_that_fails_later_ends_n
     trackers.log(ROWS[1])
     trackers.finish(made, [])
     assert notes == ["the tracker 'mlflow' got no more values: OSError: no route to <removed>"]
+    told = fan_out._sentence(OSError("first " + "x" * 900 + " last"))
+    assert (told[:15], told[-6:], len(told)) == ("OSError: first ", "x last", 9 + fan_out.MOST_CHARACTERS + 3)
     monkeypatch.setattr(fan_out.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SetupError, match="the tracker 'wandb' is not installed: pip install wandb"):
         fan_out.Trackers(notes.append).start(("wandb",), made, tmp_path)
