@@ -1,6 +1,8 @@
 """The SkyPilot task of a run: `scripts/cloud/skypilot.yaml`, filled in."""
 
+import re
 import shlex
+from collections.abc import Iterable
 from typing import Any
 
 from bench.cloud import carried
@@ -31,10 +33,11 @@ def filled(job: CloudJob, template: dict[str, Any]) -> dict[str, Any]:
     task["envs"] |= {"CONFIG": job.config, "PROCESSES_PER_NODE": str(job.processes)}
     if job.is_shared:
         task["secrets"] = {VARIABLE: None}
-    for place, path in job.carried.files.items():
-        task["file_mounts"][f"{carried.JOB}/{place}"] = str(path)
+    mounts = {f"{carried.JOB}/{place}": str(path) for place, path in job.carried.files.items()}
     if job.carried.data is not None:
-        task["file_mounts"][DATA] = str(job.carried.data)
+        mounts[DATA] = str(job.carried.data)
+    _refuse_variables(mounts, task["envs"])
+    task["file_mounts"] |= mounts
     data = None if job.carried.data is None else DATA
     start = f"exec scripts/cloud/on_node {shlex.join(job.arguments(data))}\n"
     if job.request.image is not None:
@@ -47,3 +50,11 @@ def filled(job: CloudJob, template: dict[str, Any]) -> dict[str, Any]:
         raise SetupError("--image is not given, and this is no checkout that could be sent along instead")
     task["run"] = start
     return task
+
+
+def _refuse_variables(mounts: dict[str, str], variables: Iterable[str]) -> None:
+    """Raise SetupError for a path in which SkyPilot would put the value of one of the task's variables."""
+    named = re.compile("|".join(rf"\$\{{{name}\b|\${name}\b" for name in variables))
+    for path in (path for mount in mounts.items() for path in mount):
+        if found := named.search(path):
+            raise SetupError(f"{path}: SkyPilot puts a variable in the place of {found[0].lstrip('${')}; rename it")

@@ -137,6 +137,11 @@ def _survey(folder: Path, inside: str, contents: FolderContents) -> None:
             contents.wrong.append(f"{name} is {files.kind_of(mode)}")
 
 
+def is_made(name: str) -> bool:
+    """Return whether a run writes a file of this name, relative to its folder."""
+    return _is_made(name)
+
+
 def is_ours(folder: Path) -> bool:
     """Return whether a run has written its record into this folder; it may not be readable."""
     return (folder / store.FILE).is_file()

@@ -133,10 +133,11 @@ def _parallelism(machine: Machine) -> Any:
     from bench.memory.planner import Parallelism
 
     content, kind = _content(machine), str(_content(machine).get("distributed_type"))
+    if kind != "DEEPSPEED":
+        return Parallelism(world=machine.processes, fsdp=kind == "FSDP")
     deepspeed = content.get("deepspeed_config") or {}
-    return Parallelism(
-        world=machine.processes,
-        zero=int(deepspeed.get("zero_stage", 0)) if kind == "DEEPSPEED" else 0,
-        offload="none" if deepspeed.get("offload_optimizer_device", "none") == "none" else "cpu",
-        fsdp=kind == "FSDP",
-    )
+    stage = deepspeed.get("zero_stage", 0) if isinstance(deepspeed, dict) else None
+    if stage not in range(4) or "deepspeed_config_file" in deepspeed:
+        raise SetupError(f"{machine.config}: deepspeed_config: the stage of ZeRO is read from zero_stage alone, 0 to 3")
+    offload = "none" if deepspeed.get("offload_optimizer_device", "none") == "none" else "cpu"
+    return Parallelism(world=machine.processes, zero=int(stage or 0), offload=offload)

@@ -34,9 +34,12 @@ def manifest(folder: Path) -> dict[str, tuple[int, str]]:
 
 
 def _written(folder: Path) -> list[str]:
+    return _gathered(run_folder.survey(folder).made)
+
+
+def _gathered(names: list[str]) -> list[str]:
     apart = (f"{checkpoint_files.FOLDER}/", "ship/")
-    made = run_folder.survey(folder).made
-    return [name for name in made if name not in run_folder.FIRST and not name.startswith(apart)]
+    return [name for name in names if name not in run_folder.FIRST and not name.startswith(apart)]
 
 
 def results(listing: Listing) -> dict[str, tuple[int, str]]:
@@ -78,14 +81,16 @@ def _differing(folder: Path, listing: Listing) -> Iterator[str]:
 def gather(folder: Path, listing: Listing, read: Callable[[str, int, int], bytes]) -> None:
     """Fetch a run's files into its folder. Until all have come, whole, what was in it before stays.
 
-    Raises DataError where a file comes otherwise than it was listed.
+    Raises DataError where a file comes otherwise than it was listed, or is none that a run writes; SetupError where
+    its place is taken.
     """
+    _refuse_false(listing)
     incoming = folder.parent / INCOMING / folder.name
-    shutil.rmtree(incoming, ignore_errors=True)
+    _clear(incoming)
     incoming.mkdir(parents=True)
     try:
         for name, stamp in listing.items():
-            _fetch(incoming / _safe(name), name, stamp, read)
+            _fetch(incoming / name, name, stamp, read)
         _move(incoming, folder, listing)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
@@ -93,11 +98,25 @@ def gather(folder: Path, listing: Listing, read: Callable[[str, int, int], bytes
             incoming.parent.rmdir()
 
 
-def _safe(name: str) -> str:
-    parts = Path(name).parts
-    if not parts or Path(name).is_absolute() or ".." in parts:
-        raise DataError(f"a node lists {name!r}, which is not in its run's folder")
-    return name
+def _refuse_false(listing: Listing) -> None:
+    """Raise DataError for a listing with anything else than files that a run writes, by name, size and SHA-256."""
+    for name, stamp in listing.items():
+        known = isinstance(name, str) and "\0" not in name and ".." not in Path(name).parts and run_folder.is_made(name)
+        if not known or not _gathered([name]):
+            raise DataError(f"a node lists {name!r:.200}, which is not in its run's folder, or no file of a run")
+        if not (len(stamp) == 2 and isinstance(stamp[0], int) and isinstance(stamp[1], str)):
+            raise DataError(f"a node lists {name!r:.200} with neither its size nor its SHA-256")
+
+
+def _clear(incoming: Path) -> None:
+    """Remove what a sweep that was killed has left. Raises DataError where anything else is in its place."""
+    if incoming.parent.is_symlink() or incoming.is_symlink():
+        raise DataError(f"{incoming}: a link is in the place of files that come from a node; move it away")
+    contents = run_folder.survey(incoming)
+    if contents.others or contents.wrong:
+        names = run_folder.shortened([*contents.others, *contents.wrong])
+        raise DataError(f"{incoming} is for files that come from a node, and has others ({names}); move it away")
+    shutil.rmtree(incoming, ignore_errors=True)
 
 
 def _fetch(path: Path, name: str, stamp: tuple[int, str], read: Callable[[str, int, int], bytes]) -> None:
@@ -117,14 +136,18 @@ def _fetch(path: Path, name: str, stamp: tuple[int, str], read: Callable[[str, i
 
 def _move(incoming: Path, folder: Path, listing: Listing) -> None:
     """Put all files at their places: the folder as a whole where there is none, else one by one, the record last."""
-    if not folder.exists():
+    if not os.path.lexists(folder):
         incoming.rename(folder)
         return
-    stale = set(_written(folder)) - set(listing)
-    for name in sorted(listing, key=lambda one: one == store.FILE):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(incoming / name, folder / name)
-    run_folder.remove(folder, sorted(stale))
+    held = run_folder.claim(folder)
+    try:
+        stale = set(_written(folder)) - set(listing)
+        for name in sorted(listing, key=lambda one: one == store.FILE):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(incoming / name, folder / name)
+        run_folder.remove(folder, sorted(stale))
+    finally:
+        run_folder.unlock(folder, held)
 
 
 def tail(path: Path, offset: int, most: int = 2**16) -> bytes:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,7 @@ from bench.records import store
 from bench.records.record import Record
 from bench.runner import resume, run_folder
 from bench.sweeps.study import PlannedRun
-from bench.utils import files, shipped
+from bench.utils import files, secret_formats, shipped
 from bench.utils.files import ROOT
 from bench.utils.system import utc_now
 
@@ -439,7 +439,11 @@ def submit(jobs: list[Job], machine_config: Path, out: Path, at_once: int | None
 
     out = out.absolute()
     out.mkdir(parents=True, exist_ok=True)
-    lines = [shlex.join(arguments(job, absolute=True)) for job in jobs]
+    words = [arguments(job, absolute=True) for job in jobs]
+    refuse_secrets(words)
+    lines = [shlex.join(each) for each in words]
+    if broken := [line for line in lines if "\n" in line]:
+        raise SetupError(f"--slurm: a task of an array is one line, and this would be several: {broken[0]!r:.300}")
     _warn_of_repetition(lines, out)
     listing = out / f"array-{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}-{os.getpid()}.txt"
     files.write_text(listing, "".join(f"{line}\n" for line in lines))
@@ -448,7 +452,7 @@ def submit(jobs: list[Job], machine_config: Path, out: Path, at_once: int | None
     done = subprocess.run(
         command,
         cwd=ROOT if shipped.is_checkout() else None,
-        env={**os.environ, **_slurm_environment(machine_config)},
+        env={**outside_of_slurm(os.environ), **_slurm_environment(machine_config)},
         capture_output=True,
         text=True,
         check=False,
@@ -458,6 +462,29 @@ def submit(jobs: list[Job], machine_config: Path, out: Path, at_once: int | None
             listing.unlink()
         raise SetupError(f"sbatch failed: {(done.stderr or done.stdout).strip()}")
     return f"{done.stdout.strip()}: {len(jobs)} runs, listed in {listing}"
+
+
+def refuse_secrets(runs: Iterable[Sequence[str]]) -> None:
+    """Raise SetupError, without quoting it, for a secret in the arguments of runs that are sent to other machines."""
+    for words in runs:
+        for word in words:
+            if secret_formats.remove(word) != word:
+                key = word.partition("=")[0] if "=" in word else "an argument"
+                raise SetupError(
+                    f"{secret_formats.remove(key)} has what looks like a token or a password, which would be written "
+                    "to a file or sent to other machines; set it there as a variable of the environment"
+                )
+
+
+def outside_of_slurm(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables without those of a Slurm job that the sweep is in, which would bind what it submits."""
+    if "SLURM_JOB_ID" not in variables:
+        return dict(variables)
+    return {
+        name: value
+        for name, value in variables.items()
+        if name == "SLURM_CONF" or not name.startswith(("SLURM_", "SLURMD_", "SRUN_"))
+    }
 
 
 def _slurm_environment(machine_config: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Short names for the runs of a sweep: what differs between them, and nothing else."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from bench.analysis.accessors import NO_SETTINGS
@@ -95,4 +96,5 @@ def _shortened(value: str) -> str:
 
 def _unique(labels: Sequence[str], more: Callable[[int], str]) -> list[str]:
     """Return the labels; one that several have gets an addition of its own."""
-    return [f"{label} {more(place)}" if list(labels).count(label) > 1 else label for place, label in enumerate(labels)]
+    counts = Counter(labels)
+    return [f"{label} {more(place)}" if counts[label] > 1 else label for place, label in enumerate(labels)]

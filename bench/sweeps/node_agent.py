@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import select
 import signal
@@ -23,15 +24,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench import console
 from bench.errors import SetupError
 from bench.sweeps import gathering, node_check, processes, supervisor
-from bench.sweeps.jobs import PROGRAM, Job, Machine, arguments, published_precision
+from bench.sweeps.jobs import PROGRAM, Job, Machine, arguments, published_precision, refuse_secrets
 from bench.sweeps.resources import Resources
 from bench.utils import files, secret_formats, shipped
 
 # Variables of the sweep that a run elsewhere gets too, but for secrets.
 PREFIXES = ("BENCH_", "HF_", "TRANSFORMERS_", "NCCL_", "GLOO_", "CUBLAS_", "PYTORCH_", "TOKENIZERS_", "OMP_", "MKL_")
 SHIPPED = ("recipes", "accelerate_configs")
+# With it processes of several nodes sign what they say.
+SECRET = "BENCH_LAUNCH_SECRET"
 # A node that does not come up must not keep the others for a quarter of an hour.
 RENDEZVOUS_S = 300
 
@@ -94,10 +98,11 @@ class RemoteRun:
 def remote_run(job: Job, machine: Machine, asked: Resources, token: tuple[str, str]) -> RemoteRun:
     """Return a job as it is sent to nodes."""
     recipe, *words = arguments(job)
+    refuse_secrets([words])
     at = words.index("--out")
     published = published_precision(job)
     other = published is not None and published != machine.precision and not machine.on_cpu
-    secret = {"BENCH_LAUNCH_SECRET": secrets.token_hex(32)} if asked.nodes > 1 else {}
+    secret = {SECRET: secrets.token_hex(32)} if asked.nodes > 1 else {}
     return RemoteRun(
         cwd=os.getcwd(),
         recipe=SentFile.of(Path(recipe)),
@@ -120,8 +125,20 @@ def _sent_variables(variables: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in variables.items()
-        if name.startswith(PREFIXES) and not secret_formats.is_secret_name(name)
+        if name.startswith(PREFIXES) and not secret_formats.is_secret_name(name) and not _holds_secret(value)
     }
+
+
+def _holds_secret(value: str) -> bool:
+    """Return whether a value has a token or a password, as a URL may."""
+    return secret_formats.remove(value) != value
+
+
+def say_withheld() -> None:
+    """Say which variables, though their names are of settings, are not sent, as their values have a secret."""
+    for name, value in os.environ.items():
+        if name.startswith(PREFIXES) and not secret_formats.is_secret_name(name) and _holds_secret(value):
+            console.complain(f"warning: {name} has what looks like a token or a password, and is not sent to nodes")
 
 
 @contextlib.contextmanager
@@ -129,7 +146,9 @@ def token_in(out: Path) -> Iterator[tuple[str, str]]:
     """Yield (path, text) of a file in the sweep's folder, by which a node finds whether it sees that folder."""
     path, text = out.absolute() / f".token-{secrets.token_hex(4)}", secrets.token_hex(16)
     for left in path.parent.glob(".token-????????"):  # of a sweep that was killed
-        left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, ValueError):  # of somebody else
+            if re.fullmatch("[0-9a-f]{32}", files.read_text(left, 4096)):
+                left.unlink(missing_ok=True)
     files.write_text(path, text)
     try:
         yield str(path), text
@@ -171,6 +190,7 @@ class NodeAgent:
             for file in (run.recipe, run.config):
                 file.find(self._cwd)
         except SetupError as error:
+            self.clean()
             return Place(host=host, refused=str(error))
         return Place(host=host, address=address or host, port=processes.free_port(), is_shared=is_shared)
 
@@ -251,12 +271,10 @@ class NodeAgent:
         return {"lost": f"its supervisor on {socket.gethostname()} was killed"}
 
     def rest_of_log(self) -> bytes:
-        """Return the output that `wait` has not returned, of a run whose log the sweep can't see."""
-        pieces = []
-        while self._scratch and (piece := gathering.tail(self._log, self._offset)):
-            self._offset += len(piece)
-            pieces.append(piece)
-        return b"".join(pieces)
+        """Return the next piece of output that `wait` has not returned, of a run whose log the sweep can't see."""
+        piece = gathering.tail(self._log, self._offset, gathering.PIECE_BYTES) if self._scratch else b""
+        self._offset += len(piece)
+        return piece
 
     def order(self, word: str) -> None:
         """Give the run an order: supervisor.STOP or KILL."""

@@ -174,7 +174,8 @@ def _rooms(nodes: Sequence[Node]) -> npt.NDArray[np.int64]:
 
 
 def _table(rows: list[tuple[int, int, int, int]]) -> npt.NDArray[np.int64]:
-    return np.array(rows, dtype=np.int64).reshape(-1, 4)
+    # More than all that there is would not fit into 64 bits.
+    return np.array([[min(size, UNLIMITED) for size in row] for row in rows], dtype=np.int64).reshape(-1, 4)
 
 
 def _taken(need: Need) -> npt.NDArray[np.int64]:

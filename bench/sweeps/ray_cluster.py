@@ -37,7 +37,8 @@ def library() -> Any:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the first line of what an error says, or its name."""
+    """Return the first line of what an error says, or its name; of one on a node, what that said there."""
+    error = getattr(error, "cause", None) or error
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -56,7 +57,7 @@ def connected(address: str | None) -> Iterator[int]:
         with contextlib.chdir(files.ROOT):
             ray.init(address=at, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = reason_of(error)
+        reason = " ".join(str(error).split())[:500]
         raise SetupError(
             f"--on ray: no cluster at address {at!r} that this machine belongs to ({reason}); start one with `ray "
             "start --head` here and `ray start --address=HOST:6379` on each other node, and name it by --address"
@@ -106,8 +107,8 @@ def _why_silent(address: str) -> str | None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
-    except OSError as error:
-        return str(error.strerror or error)
+    except (OSError, UnicodeError, ValueError) as error:  # no name of a host, such as one with two dots
+        return str(getattr(error, "strerror", None) or error)
     return None
 
 
@@ -236,6 +237,14 @@ class Cluster:
                 if problem:
                     self._refused.add(id_)
                     console.complain(f"warning: a node that came later is not used: {problem}")
+
+    def leave_out(self, ids: Iterable[str], problem: str) -> None:
+        """Use nodes no more, which is said. Raises SetupError where none is left then."""
+        self._refused |= set(ids)
+        self._nodes = {id_: node for id_, node in self._nodes.items() if id_ not in self._refused}
+        if not self._nodes:
+            raise SetupError(problem)
+        console.complain(f"warning: a node is not used any more: {problem}")
 
     def _add(self, node: Mapping[str, Any], told: Mapping[str, Any], reason: str | None) -> str | None:
         """Take a node in by the answer to a probe; return why not."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from bench import console
-from bench.errors import BenchError, SetupError
+from bench.errors import BenchError
 from bench.sweeps import gathering, placement, supervisor
 from bench.sweeps.executors import Ended
 from bench.sweeps.jobs import Job, Machine, written_at
@@ -123,10 +123,8 @@ class RayExecutor:
         if place is None:
             why = why_none_holds(asked, self.cluster.nodes)
             return GivenUp(job, f"{why}, for {NO_NODE_S:.0f} s")
-        log = None
-        with contextlib.suppress(OSError):
-            job.log.parent.mkdir(parents=True, exist_ok=True)
-            log = files.lock_file(job.log)
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        log = files.lock_file(job.log)
         if log is None:
             return None
         log.close()
@@ -244,7 +242,7 @@ class RayExecution:
         return Taken(nodes=self._part.nodes, asked=self._part.asked, is_asked_for=not self._places)
 
     def poll(self) -> Ended | None:
-        """Return how the run ended; None before. Raises SetupError for a node with other software than the sweep's."""
+        """Return how the run ended; None before. Raises SetupError where no node can run it."""
         ray = library()
         from ray.exceptions import RayError, RayTaskError
 
@@ -255,8 +253,7 @@ class RayExecution:
             if not self._places:
                 if open_calls:
                     return self._unplaced()
-                self._launch(ray.get(ready))
-                return None
+                return self._launch(ray.get(ready))
             return self._next(ready)
         except RayTaskError as error:  # of the agent: it is there, and could not do its work
             return Ended(returncode=1, why=str(error.cause).strip())
@@ -268,6 +265,7 @@ class RayExecution:
     def _unplaced(self) -> Ended | None:
         """Return that it is to be placed anew where its nodes are gone, or were taken by others; else None."""
         cluster, nodes = self._part.cluster, self._part.nodes
+        cluster.look()  # also where no other run waits
         names = ", ".join(map(cluster.name, nodes))
         if not cluster.has(nodes):
             return Ended(is_unstarted=True, lost=f"{names} was gone before it took the run")
@@ -275,10 +273,14 @@ class RayExecution:
             return Ended(is_unstarted=True, lost=f"{names} did not take the run in {START_S:.0f} s")
         return None
 
-    def _launch(self, places: list[Place]) -> None:
-        refused = [f"{place.host}: {place.refused}" for place in places if place.refused]
+    def _launch(self, places: list[Place]) -> Ended | None:
+        """Launch the run; return that it is to be placed anew where a node, that came later perhaps, can't run it."""
+        nodes = self._part.nodes
+        refused = {id_: place for id_, place in zip(nodes, places, strict=True) if place.refused}
         if refused:
-            raise SetupError("\n".join(refused))
+            why = "\n".join(f"{place.host}: {place.refused}" for place in refused.values())
+            self._part.cluster.leave_out(refused, why)
+            return Ended(is_unstarted=True, lost=why)
         first = places[0]
         self._calls = [
             handle.launch.remote(rank, first.address, first.port) for rank, handle in enumerate(self._actors.handles)
@@ -292,6 +294,7 @@ class RayExecution:
         if not console.is_live():
             shared = "" if first.is_shared else "; its files are fetched when it ends"
             console.say(f"started: {self.job.name} on {first.host} (log: {self.job.log}{shared})")
+        return None
 
     def _next(self, ready: list[Any]) -> Ended | None:
         """Take what has come back of the calls, and call again where the run goes on."""
@@ -301,9 +304,8 @@ class RayExecution:
             if number in self._codes or call not in ready:
                 continue
             ended, said = ray.get(call)
-            if number == 0 and self._log is not None:
-                self._log.write(said)
-                self._log.flush()
+            if number == 0:
+                self._note(said)
             if ended is None:
                 self._calls[number] = self._actors.handles[number].wait.remote(WAIT_S)
             else:
@@ -319,6 +321,23 @@ class RayExecution:
         if first["ended"] == supervisor.TAKEN:
             return Ended(is_taken=True)
         return Ended(returncode=int(first["ended"]))
+
+    def _note(self, said: bytes) -> None:
+        """Add output to the log. A disk that is full ends neither the run nor the sweep, and is named once."""
+        if self._log is None:
+            return
+        try:
+            self._log.write(said)
+            self._log.flush()
+        except OSError as error:
+            console.complain(f"warning: {self.job.log} goes no further: {error.strerror or error}")
+            self._close()
+
+    def _close(self) -> None:
+        if self._log is not None:
+            with contextlib.suppress(OSError):  # what could not be written is written once more
+                self._log.close()
+            self._log = None
 
     def stop(self) -> None:
         """Tell the run to write a checkpoint and end; one that is still to be placed is not started at all."""
@@ -353,19 +372,17 @@ class RayExecution:
         except RayError as error:
             reason = reason_of(error)
             raise BenchError(
-                f"{self._places[0].host} was lost before its files were fetched ({reason:.200}); repeat the sweep"
+                f"{self._places[0].host}: its files could not be fetched ({type(error).__name__}: {reason:.200}); "
+                "repeat the sweep"
             ) from error
         finally:
             self.is_over = True
-            if self._log is not None:
-                self._log.close()
-                self._log = None
+            self._close()
             self._actors.remove()
 
     def _gather(self, ray: Any, agent: Any) -> None:
-        if self._log is not None:
-            self._log.write(ray.get(agent.rest_of_log.remote(), timeout=CALL_S))
-            self._log.flush()
+        while self._log is not None and (said := ray.get(agent.rest_of_log.remote(), timeout=CALL_S)):
+            self._note(said)
         listing = ray.get(agent.listing.remote())
         if self._places[0].is_shared:
             gathering.check(self.job.folder, listing)

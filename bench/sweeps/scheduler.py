@@ -387,8 +387,12 @@ def _stop(running: list[Execution], metric: str | None) -> None:
 
 
 def _poll(running: list[Execution], ended: dict[int, Ended]) -> None:
+    """Note how runs have ended. One that raises an error, mostly that which stops the sweep, keeps no other waiting."""
     for one in running:
-        outcome = None if id(one) in ended else one.poll()
+        try:
+            outcome = None if id(one) in ended else one.poll()
+        except (BenchError, OSError) as error:
+            outcome = Ended(returncode=1, why=str(error))
         if outcome is not None:
             ended[id(one)] = outcome
 

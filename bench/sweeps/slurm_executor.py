@@ -20,8 +20,8 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,9 +31,9 @@ from bench import console
 from bench.errors import SetupError
 from bench.sweeps import forecasts, gathering, processes, supervisor
 from bench.sweeps.executors import Ended
-from bench.sweeps.jobs import Job, Machine, visible_gpus, written_at
-from bench.sweeps.node_agent import NodeAgent, RemoteRun, remote_run, token_in
-from bench.sweeps.resources import Node, Resources
+from bench.sweeps.jobs import Job, Machine, outside_of_slurm, visible_gpus, written_at
+from bench.sweeps.node_agent import SECRET, NodeAgent, RemoteRun, remote_run, say_withheld, token_in
+from bench.sweeps.resources import Need, Node, Resources
 from bench.utils import files
 
 FOLDER = "submitit"
@@ -43,6 +43,8 @@ BEAT_S, LOST_S = 5.0, 60.0
 # Slurm is not asked more often than that how its jobs stand; submitit itself asks it once a minute.
 LOOK_S = 1.0
 HOURS = 8
+# MaxArraySize, unless Slurm was set up otherwise.
+MOST_OF_AN_ARRAY = 1001
 # Before the time is up, or the job is preempted: for a step and a checkpoint.
 SIGNAL_S = 300
 
@@ -63,7 +65,9 @@ class Beat:
     def __enter__(self) -> Self:
         """Begin; jobs of a sweep that was killed end without the file that it has left."""
         for left in self.path.parent.glob(".sweep-????????.json"):
-            left.unlink(missing_ok=True)
+            with contextlib.suppress(OSError, ValueError):  # of somebody else
+                if {"beat", "lost_s", "orders"} == set(json.loads(files.read_text(left, 2**24))):
+                    left.unlink(missing_ok=True)
         self._write()
         self._thread.start()
         return self
@@ -76,7 +80,8 @@ class Beat:
 
     def order(self, name: str, word: str) -> None:
         """Give the run of that name an order: supervisor.STOP or KILL."""
-        self._orders[name] = word
+        with self._lock:
+            self._orders[name] = word
         self._write()
 
     def _go_on(self) -> None:
@@ -188,6 +193,7 @@ class SlurmExecutor:
         self._most = jobs if jobs is not None or cluster == "slurm" else 1
         self._asked: dict[Path, Resources] = {}
         self._new: list[SlurmExecution] = []
+        self._array_size, self._is_counted = MOST_OF_AN_ARRAY, cluster == "local"
         self._opened = contextlib.ExitStack()
         self._token, self._beat = ("", ""), Beat(out)
         self._submitit = _submitit()
@@ -196,6 +202,7 @@ class SlurmExecutor:
                 "--on slurm: this machine has no Slurm (sbatch and srun were not found); to try the jobs here, give "
                 "--slurm-cluster local"
             )
+        _refuse_pattern(out)
 
     def __enter__(self) -> Self:
         """Begin the beat, and write the token by which nodes find whether they see the sweep's folder."""
@@ -217,16 +224,23 @@ class SlurmExecutor:
             raise SetupError("--slurm-cluster local: --jobs: each job would get the same GPUs; run one at a time")
         if nodes:
             forecasts.refuse_too_large(jobs, self._asked, nodes)
+        kinds = {Need.of(asked) for asked in self._asked.values()}
+        self._array_size = most_of_an_array() if self._cluster == "slurm" else len(jobs)
+        # Slurm knows such a limit for one array alone.
+        self._is_counted = self._cluster == "local" or len(kinds) > 1 or len(jobs) > self._array_size
+        say_withheld()
 
     def take(self, waiting: list[Job], running: int) -> Job | None:
-        """Take the first job; Slurm has its own queue, but on this machine there are only so many at once."""
-        is_full = self._cluster == "local" and self._most is not None and running >= self._most
+        """Take the first job; one array of Slurm itself keeps to so many at once."""
+        is_full = self._is_counted and self._most is not None and running >= self._most
         return None if is_full else waiting.pop(0)
 
     def start(self, job: Job) -> "SlurmExecution":
         """Note a job, which the next `flush` submits."""
         job.before = written_at(job)
         run = remote_run(job, self._machine, self._asked[job.folder], self._token)
+        # It is written to a file; the secret goes the way of the environment.
+        run = replace(run, environment={name: text for name, text in run.environment.items() if name != SECRET})
         self._new.append(SlurmExecution(job, SlurmRun(run, job.folder.name, str(self._beat.path)), self._beat))
         return self._new[-1]
 
@@ -236,9 +250,13 @@ class SlurmExecutor:
         for one in self._new:
             groups.setdefault(self._asked[one.job.folder], []).append(one)
         self._new = []
-        for asked, group in groups.items():
+        size = self._array_size
+        parts = [
+            (asked, all_[first : first + size]) for asked, all_ in groups.items() for first in range(0, len(all_), size)
+        ]
+        for asked, group in parts:
             try:
-                with _for_submission():
+                with _for_submission({SECRET: secrets.token_hex(32)} if asked.nodes > 1 else {}):
                     submitted = self._submitter(asked).submit_array([one.run for one in group])
             except Exception as error:  # of submitit's own kinds, and of what sbatch says
                 raise SetupError(f"--on slurm: the jobs can't be submitted: {str(error).strip()}") from error
@@ -292,10 +310,17 @@ def _submitit() -> Any:
 
 
 @contextlib.contextmanager
-def _for_submission() -> Iterator[None]:
-    """Let processes that are started inside find this package, and not end with a Ctrl-C, which is for the sweep."""
-    known, before = os.environ.get("PYTHONPATH"), signal.getsignal(signal.SIGINT)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(files.ROOT), *([known] if known else [])])
+def _for_submission(variables: Mapping[str, str]) -> Iterator[None]:
+    """Let processes that are started inside find this package, and not end with a Ctrl-C, which is for the sweep.
+
+    variables: that they get, where there are none of that name.
+    """
+    known, before = dict(os.environ), signal.getsignal(signal.SIGINT)
+    path = os.pathsep.join(filter(None, [str(files.ROOT), known.get("PYTHONPATH")]))
+    given = {**variables, **outside_of_slurm(known), "PYTHONPATH": path}
+    for name in known.keys() - given.keys():
+        del os.environ[name]
+    os.environ.update(given)
     main = threading.current_thread() is threading.main_thread()
     if main:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -304,10 +329,28 @@ def _for_submission() -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGINT, before)
-        if known is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = known
+        for name in given.keys() - known.keys():
+            os.environ.pop(name, None)
+        os.environ.update(known)
+
+
+def _refuse_pattern(out: Path) -> None:
+    """Raise SetupError for a folder whose name Slurm would read as a pattern, or a script as several lines."""
+    odd = [character for character in str(out.absolute()) if character in "%\\" or not character.isprintable()]
+    if odd:
+        raise SetupError(
+            f"--out {str(out)!r:.200}: {odd[0]!r} has a meaning of its own for Slurm in names of files; give another"
+        )
+
+
+def most_of_an_array() -> int:
+    """Return how many jobs an array of this Slurm may have, as scontrol tells, or else Slurm's default."""
+    try:
+        told = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return MOST_OF_AN_ARRAY
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", told.stdout, re.MULTILINE)
+    return max(1, int(found.group(1))) if found else MOST_OF_AN_ARRAY
 
 
 def _this_machine() -> list[Node]:
@@ -361,10 +404,10 @@ class SlurmExecution:
 
     def poll(self) -> Ended | None:
         """Return how the run ended; None before. Raises SetupError for a node with other software than the sweep's."""
-        if self.submitted is None:
-            return None
         if self._is_withdrawn and self.job.state != "running":
             return Ended(is_unstarted=True)
+        if self.submitted is None:
+            return None
         if self.job.state != "running" and files.is_locked(self.job.log):
             self.job.state, self.job.started_s = "running", time.monotonic()
             if not console.is_live():

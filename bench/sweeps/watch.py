@@ -129,7 +129,8 @@ def look(folder: Path, records: Records) -> Watched:
         names = labels.of_folders([os.path.relpath(one, folder) for one in found])
         watched.rows = [_found_row(one, name, records) for one, name in zip(found, names, strict=True)]
     if not watched.rows and not watched.alive:
-        raise SetupError(f"--watch {folder}: neither a sweep nor a run is in it; give the --out of a sweep")
+        torn = f" ({'; '.join(watched.sentences).partition(';')[0]})" if watched.sentences else ""
+        raise SetupError(f"--watch {folder}: neither a sweep nor a run is in it{torn}; give the --out of a sweep")
     return watched
 
 

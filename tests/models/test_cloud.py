@@ -142,6 +142,23 @@ def test_a_recipe_of_one_s_own_starts_the_same_run_there(project, tmp_path, caps
     assert f"kubectl cp '{project / 'data'}' {task['name']}-data:/work/data" in said
 
 
+def test_a_recipe_may_lie_beside_the_cards(project):
+    (project / OWN).rename(project / "datasets" / "study.yaml")
+    cloud("datasets/study.yaml", "--gpu", "24GiB")
+    manifests, _ = files_of()
+    items = next(one for one in manifests["Job"]["spec"]["template"]["spec"]["volumes"] if one["name"] == "recipe")
+    for one in items["configMap"]["items"]:
+        assert manifests["ConfigMap"]["data"][one["key"]] == (project / one["path"]).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["a$CONFIG.yaml", "${BUCKET}.yaml"])
+def test_a_path_in_which_skypilot_would_put_something_is_refused(name, project, capsys):
+    (project / OWN).rename(project / "own" / name)
+    cloud(f"own/{name}", "--gpu", "24GiB", code=2)
+    assert "SkyPilot puts a variable in the place of" in capsys.readouterr().err
+    assert not os.path.exists("out")
+
+
 def test_the_volume_has_room_for_the_data(project):
     with (project / "data" / "more.bin").open("wb") as stream:
         stream.truncate(30 * 2**30)  # a hole

@@ -9,13 +9,15 @@ import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from bench.cli import main as cli
-from bench.errors import DataError, SetupError
+from bench.errors import BenchError, DataError, SetupError
 from bench.records import record, store
+from bench.runner import run_folder
 from bench.sweeps import (
     executors,
     forecasts,
@@ -501,3 +503,229 @@ def test_a_library_that_is_missing_is_one_sentence(module, words, tmp_path, monk
     monkeypatch.setitem(sys.modules, module, None)
     assert cli.main(["sweep", str(RECIPE), "--out", str(tmp_path / "out"), "--config", "cpu", *words]) == 2
     assert "is not installed; pip install 'finetune-bench[" in capsys.readouterr().err.replace("\n", " ")
+
+
+# ---------------------------------------------------------------- what nobody meant
+
+
+EMPTY = (0, hashlib.sha256(b"").hexdigest())
+
+
+@together(
+    "listing, said",
+    [
+        ({"mine.txt": EMPTY}, "no file of a run"),
+        ({".git/hooks/post-checkout": EMPTY}, "no file of a run"),
+        ({"predictions/after-\0.jsonl": EMPTY}, "no file of a run"),
+        ({"checkpoints/best.safetensors": EMPTY}, "no file of a run"),
+        ({5: EMPTY}, "no file of a run"),
+        ({"record.json": ("0", "x")}, "neither its size nor its SHA-256"),
+        ({"record.json": ()}, "neither its size nor its SHA-256"),
+    ],
+)
+def test_a_listing_that_lies_brings_nothing(listing, said, tmp_path_factory):
+    here = a_run(tmp_path_factory.mktemp("lies") / "run", "old")
+    (here / "mine.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(DataError, match=said):
+        gathering.gather(here, {**gathering.manifest(here), **listing}, lambda *_: b"")
+    assert (here / "mine.txt").read_text(encoding="utf-8") == "mine"
+    assert os.listdir(here.parent) == ["run"]
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link", "a run that goes on"])
+def test_where_files_would_come_nothing_of_others_is_touched(kind, tmp_path):
+    there, here = a_run(tmp_path / "there"), a_run(tmp_path / "out" / "run", "old")
+    place, held = tmp_path / "out" / gathering.INCOMING / "run", None
+    if kind == "a file":
+        place.mkdir(parents=True)
+        (place / "mine.txt").write_text("x", encoding="utf-8")
+    elif kind == "a link":
+        place.parent.symlink_to(a_run(tmp_path / "other" / "run").parent)
+    else:
+        held = run_folder.lock(here)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(BenchError, match=r"move it away|is being written by another run"):
+        gathering.gather(here, gathering.manifest(there), reading(there))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    if held is not None:
+        held.close()
+
+
+def test_what_a_killed_sweep_left_goes_and_what_is_named_alike_stays(tmp_path):
+    (tmp_path / ".token-mineaaaa").write_text("my token", encoding="utf-8")
+    (tmp_path / ".token-bbbbbbbb").mkdir()
+    (tmp_path / ".sweep-mineaaaa.json").write_text("[1]", encoding="utf-8")
+    (tmp_path / ".sweep-bbbbbbbb.json").mkdir()
+    kept = sorted(os.listdir(tmp_path))
+    (tmp_path / ".token-0123abcd").write_text("0" * 32, encoding="utf-8")
+    (tmp_path / ".sweep-0123abcd.json").write_text('{"beat": 1, "lost_s": 60, "orders": {}}', encoding="utf-8")
+    with node_agent.token_in(tmp_path), slurm_executor.Beat(tmp_path):
+        assert len(os.listdir(tmp_path)) == len(kept) + 2
+    assert sorted(os.listdir(tmp_path)) == kept
+
+
+def test_a_value_with_a_password_is_not_sent_and_a_setting_with_one_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:correct-horse@hub.example.com")
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "20")
+    job = one_job(tmp_path)
+    sent = node_agent.remote_run(job, CPU, Resources(), ("", "")).environment
+    assert ("HF_ENDPOINT" in sent, sent["HF_HUB_ETAG_TIMEOUT"]) == (False, "20")
+    node_agent.say_withheld()
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "HF_ENDPOINT has what looks like a token or a password, and is not sent to nodes" in said
+    assert said.count("warning") == 1
+    secret = "hf_" + "aB3" * 12
+    job.planned = replace(job.planned, overrides=(f"dataset.homepage={secret}",))
+    monkeypatch.setattr(jobs.shutil, "which", lambda _: "/bin/sbatch")
+    sending = (
+        lambda: node_agent.remote_run(job, CPU, Resources(), ("", "")),
+        lambda: jobs.submit([job], CPU.config, tmp_path, None),
+    )
+    for send in sending:
+        with pytest.raises(SetupError, match=r"dataset\.homepage has what looks like a token") as caught:
+            send()
+        assert secret not in str(caught.value)
+    assert list(tmp_path.glob("array-*")) == []
+
+
+def test_a_task_of_an_array_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs.shutil, "which", lambda _: "/bin/sbatch")
+    job = one_job(tmp_path)
+    job.planned = replace(job.planned, overrides=("dataset.homepage=a\nrecipes/other.yaml --seed 1",))
+    with pytest.raises(SetupError, match="a task of an array is one line"):
+        jobs.submit([job], CPU.config, tmp_path, None)
+
+
+def test_the_job_that_a_sweep_is_in_does_not_bind_what_it_submits(monkeypatch):
+    inside = {"SLURM_JOB_ID": "7", "SLURM_MEM_PER_NODE": "1", "SLURM_CONF": "/etc/slurm.conf", "SBATCH_PARTITION": "a"}
+    assert jobs.outside_of_slurm(inside) == {"SLURM_CONF": "/etc/slurm.conf", "SBATCH_PARTITION": "a"}
+    assert jobs.outside_of_slurm({"SLURM_CLUSTERS": "a"}) == {"SLURM_CLUSTERS": "a"}
+    for name, value in inside.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with slurm_executor._for_submission({node_agent.SECRET: "x"}):
+        assert ("SLURM_MEM_PER_NODE" in os.environ, os.environ[node_agent.SECRET]) == (False, "x")
+    assert dict(os.environ) == before
+
+
+@together("name", ["50%j", "100%", "a\\b", "a\nrm -rf b"])
+def test_a_folder_that_slurm_would_read_as_a_pattern_is_refused(name, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    with pytest.raises(SetupError, match="has a meaning of its own for Slurm"):
+        slurm_executor.SlurmExecutor(CPU, out / name, None, "local")
+    slurm_executor.SlurmExecutor(CPU, out / "a b, 'c' \"d\" é", None, "local")
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """An executor for Slurm, and the arrays that it submits."""
+    pytest.importorskip("submitit")
+    monkeypatch.setattr(slurm_executor.shutil, "which", lambda _: "/bin/true")
+    monkeypatch.setattr(slurm_executor, "_nodes", list)
+    monkeypatch.setattr(slurm_executor, "most_of_an_array", lambda: 2)
+    arrays = []
+
+    class Submitter:
+        def __init__(self, asked):
+            self.asked = asked
+
+        def submit_array(self, runs):
+            arrays.append((self.asked, runs, os.environ.get(node_agent.SECRET)))
+            return [SimpleNamespace(job_id=f"{len(arrays)}_{number}") for number in range(len(runs))]
+
+    made = slurm_executor.SlurmExecutor(CPU, tmp_path / "out", 2)
+    monkeypatch.setattr(made, "_submitter", Submitter)
+    return made, arrays
+
+
+def prepared(executor, monkeypatch, tmp_path, needs):
+    all_ = [one_job(tmp_path / "out", seed) for seed in range(len(needs))]
+    asked = {job.folder: need for job, need in zip(all_, needs, strict=True)}
+    monkeypatch.setattr(forecasts, "of_jobs", lambda *_: asked)
+    executor.prepare(all_)
+    return all_
+
+
+def test_arrays_are_as_long_as_slurm_allows_and_not_more_run_than_asked_for(slurm, tmp_path, monkeypatch):
+    executor, arrays = slurm
+    waiting = prepared(executor, monkeypatch, tmp_path, [Resources()] * 3)
+    assert executor.take(waiting, 1) is not None
+    assert executor.take(waiting, 2) is None  # two arrays would have a limit each
+    waiting = prepared(executor, monkeypatch, tmp_path, [Resources()] * 2)
+    assert executor.take(waiting, 2) is not None  # of one array Slurm keeps the limit
+    executor._most = None
+    for job in prepared(executor, monkeypatch, tmp_path, [Resources()] * 5):
+        executor.start(job)
+    executor.flush()
+    assert [len(runs) for _, runs, _ in arrays] == [2, 2, 1]
+
+
+def test_the_secret_of_several_nodes_is_in_no_file(slurm, tmp_path, monkeypatch):
+    executor, arrays = slurm
+    for job in prepared(executor, monkeypatch, tmp_path, [Resources(nodes=2), Resources()]):
+        executor.start(job)
+    executor.flush()
+    (_, (run,), secret), (_, _, none) = arrays
+    assert len(secret) == 64
+    assert none is None
+    assert node_agent.SECRET not in run.run.environment
+
+
+def test_a_job_that_was_never_submitted_is_withdrawn_at_once(slurm, tmp_path, monkeypatch):
+    executor, _ = slurm
+    (job,) = prepared(executor, monkeypatch, tmp_path, [Resources()])
+    run = executor.start(job)
+    assert run.poll() is None
+    run.stop()
+    assert run.poll() == executors.Ended(is_unstarted=True)
+
+
+def test_how_long_an_array_may_be_is_asked(monkeypatch):
+    told = SimpleNamespace(stdout="MaxArrayTasks = 3\nMaxArraySize            = 4001\n")
+    monkeypatch.setattr(slurm_executor.subprocess, "run", lambda *_, **__: told)
+    assert slurm_executor.most_of_an_array() == 4001
+    told.stdout = "torn"
+    assert slurm_executor.most_of_an_array() == slurm_executor.MOST_OF_AN_ARRAY
+
+
+def test_the_run_that_stops_a_sweep_keeps_no_other_from_ending(tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "POLL_S", 0.01)
+    refused = SetupError("node b: other software")
+    good, bad = Scripted([None, None, None, None, "ok"]), Scripted([refused] * 9)
+
+    class Both(Scripted):
+        def take(self, waiting, running):
+            return waiting.pop(0) if waiting else None
+
+        def start(self, job):
+            return (bad if job.planned.seed == 14 else good).start(job)
+
+    both = [one_job(tmp_path, seed) for seed in (13, 14)]
+    with pytest.raises(SetupError, match="node b"):
+        scheduler.run_all(both, CPU, executor=Both([]))
+    assert (good.collected, bad.collected) == (1, 1)
+    assert [job.state for job in both] == ["ok", "crashed"]
+
+
+def test_a_long_log_comes_in_pieces_and_a_refused_run_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(gathering, "PIECE_BYTES", 4)
+    monkeypatch.setattr(node_agent.tempfile, "mkdtemp", lambda prefix: str(tmp_path / "scratch"))
+    run = node_agent.remote_run(one_job(tmp_path), CPU, Resources(), ("/nowhere", ""))
+    agent = node_agent.NodeAgent(run)
+    (tmp_path / "scratch").mkdir()
+    assert not agent.place().is_shared
+    agent._log.write_bytes(b"123456789")
+    assert [agent.rest_of_log() for _ in range(4)] == [b"1234", b"5678", b"9", b""]
+    agent._log.unlink()
+    other = node_agent.NodeAgent(replace(run, recipe=replace(run.recipe, sha256="x")))
+    assert "is another file" in other.place().refused
+    assert not (tmp_path / "scratch").exists()
+
+
+@together("deepspeed", ["{zero_stage: auto}", "{deepspeed_config_file: ds.json}", "[1]", "{zero_stage: 4}"])
+def test_a_config_whose_sharding_is_not_told_is_not_forecast(deepspeed, tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "mine.yaml"
+    path.write_text(f"distributed_type: DEEPSPEED\ndeepspeed_config: {deepspeed}\n", encoding="utf-8")
+    with pytest.raises(SetupError, match="the stage of ZeRO is read from zero_stage"):
+        forecasts._parallelism(jobs.Machine(config=path))

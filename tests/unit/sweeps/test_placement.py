@@ -180,3 +180,14 @@ def test_ten_thousand_runs_are_placed_on_two_hundred_nodes(script, monkeypatch, 
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--runs", "200", "--nodes", "20"])
     monkeypatch.setattr(script, "ALLOWED_S", 0.0)
     assert script.main() == 1
+
+
+def test_what_is_more_than_64_bits_hold_is_refused_too():
+    node = Node(name="a", gpus=1, gpu_bytes=None, host_bytes=2**40, cpus=4)
+    asked = {
+        "gpus": Resources(gpus=10**30),
+        "host": Resources(host_bytes=10**30),
+        "unknown": Resources(gpus=1, gpu_bytes=10**30),
+    }
+    said = refusals([node], asked)
+    assert [line.partition(":")[0] for line in said] == ["gpus", "host"]

@@ -1,13 +1,17 @@
 """Runs of a sweep on Ray are placed on what is free of its nodes, by the code that is simulated; without a cluster."""
 
+import errno
 import os
 import socket
 
 import pytest
 
+from bench.errors import SetupError
 from bench.sweeps import node_check, ray_cluster, ray_executor
+from bench.sweeps.node_agent import Place
 from bench.sweeps.ray_cluster import Cluster, Taken
 from bench.sweeps.resources import Resources
+from tests.helpers.cases import together
 from tests.helpers.one_run import CPU, one_job
 
 pytest.importorskip("ray")
@@ -161,3 +165,77 @@ def test_a_head_that_is_gone_ends_the_sweep_with_a_sentence(monkeypatch, capsys)
             ray_cluster.time.sleep(0.01)
     assert ended == [1]
     assert f"the Ray cluster at {address} has not answered" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_log_that_can_t_be_made_ends_the_sweep(executor, tmp_path):
+    (job,) = waiting = [one_job(tmp_path)]
+    executor._asked = {job.folder: SMALL}
+    job.log.parent.write_text("a file", encoding="utf-8")
+    assert executor.take(waiting, 0) is job
+    with pytest.raises(OSError, match="logs"):
+        executor.start(job)
+
+
+@pytest.fixture
+def given(ray, executor, tmp_path, monkeypatch):
+    """A run that was given to node a."""
+    job = one_job(tmp_path)
+    executor._asked = {job.folder: LARGE}
+    assert executor.take([job], 0) is job
+    run = executor.start(job)
+    monkeypatch.setattr(ray_executor, "library", lambda: ray)
+    return run
+
+
+def test_a_node_that_is_gone_is_found_where_nothing_else_waits(ray, given, monkeypatch):
+    given._calls = ["a call that waits"]
+    monkeypatch.setattr(ray, "wait", lambda calls, num_returns=1, timeout=0: ([], calls), raising=False)
+    assert given.poll() is None
+    del ray.has["a"]
+    assert given.poll().is_unstarted
+
+
+def test_a_node_that_can_t_run_it_is_left_out_and_the_last_one_ends_the_sweep(given, cluster, capsys):
+    refused = [Place(host="host-a", refused="mine.yaml is not there")]
+    ended = given._launch(refused)
+    assert (ended.is_unstarted, ended.lost) == (True, "host-a: mine.yaml is not there")
+    assert sorted(gpus(cluster.free([]))) == ["b"]
+    cluster.look()
+    assert not cluster.has(["a"])
+    assert "a node is not used any more: host-a: mine.yaml is not there" in capsys.readouterr().err.replace("\n", " ")
+    with pytest.raises(SetupError, match="host-b: mine"):
+        cluster.leave_out(["b"], "host-b: mine.yaml is not there")
+
+
+class FullDisk:
+    """A log whose text finds no room, also when it is closed."""
+
+    def write(self, *_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    close = flush = write
+
+
+def test_a_full_disk_ends_neither_the_run_nor_keeps_its_node(given, monkeypatch, capsys):
+    given._calls, given._log, removed = ["a call that waits"], FullDisk(), []
+    given._note(b"output")
+    given._note(b"more")
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert said.count("goes no further: No space left on device") == 1
+    given._log = FullDisk()
+    monkeypatch.setattr(given._actors, "remove", lambda: removed.append(1))
+    given.collect()
+    assert removed == [1]
+
+
+@together("host", ["a" * 70, "a..b", "é" * 80, "x\0y"])
+def test_what_is_no_name_of_a_host_is_a_sentence(host):
+    with pytest.raises(SetupError, match="--on ray: no cluster at"):
+        ray_cluster._refuse_silent(f"{host}:1")
+
+
+def test_the_reason_is_what_was_said_on_the_node():
+    outer = RuntimeError("ray::RayAgent.listing() (pid=1)")
+    outer.cause = PermissionError(13, "Permission denied", "record.json")
+    assert ray_cluster.reason_of(outer) == "[Errno 13] Permission denied: 'record.json'"
+    assert ray_cluster.reason_of(ValueError()) == "ValueError"

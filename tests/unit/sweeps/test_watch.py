@@ -495,3 +495,11 @@ def test_a_live_view_is_left_or_ends_with_the_sweep(sweep, monkeypatch, tmp_path
             assert "Ctrl-C leaves this view; the sweep goes on" in shown
             assert ("no longer watched; the sweep goes on" in shown) == (way == "ctrl-c")
             assert "\x1b[2J" not in shown
+
+
+def test_a_torn_plan_of_no_run_is_named(tmp_path):
+    (tmp_path / plan_file.FILE).write_text('{"sweep": 2}', encoding="utf-8")
+    with pytest.raises(
+        SetupError, match=r"neither a sweep nor a run is in it \(.*sweep\.json: not the plan of a sweep, or of"
+    ):
+        watch.look(tmp_path, watch.Records())
