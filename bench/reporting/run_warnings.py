@@ -11,6 +11,8 @@ from bench.reporting import markdown as md
 MOST_LINES = 10
 # Findings that the alert names.
 MOST_IN_ALERT = 4
+# Systems that one of these names.
+MOST_SYSTEMS_IN_ALERT = 2
 COLUMN = "warnings"
 
 
@@ -20,7 +22,7 @@ def alert(record: Record) -> str:
     return md.alert(sentences, "WARNING") if sentences else ""
 
 
-def by_sentence(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
+def _by_sentence(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
     """Return (code, sentence) -> the runs that hold it, most frequent first."""
     found: dict[tuple[str, str], list[Record]] = {}
     for record in sorted(records, key=lambda one: (one.name, one.recipe.hash or "", one.seed or 0)):
@@ -37,7 +39,7 @@ def count(records: Iterable[Record]) -> str:
 
 def headline(records: Sequence[Record]) -> str:
     """Return one sentence on how many runs warn of how many things; empty if none does."""
-    warned, found = [record for record in records if record.warnings], by_sentence(records)
+    warned, found = [record for record in records if record.warnings], by_data_set(records)
     if not warned:
         return ""
     verb = "warns" if len(warned) == 1 else "warn"
@@ -51,7 +53,7 @@ def section(records: Sequence[Record], shared: frozenset[int] = frozenset()) -> 
 
     shared: as of `cells.title`.
     """
-    found = _by_data_set(records)
+    found = by_data_set(records)
     if not found:
         return ""
     rows = [
@@ -64,7 +66,7 @@ def section(records: Sequence[Record], shared: frozenset[int] = frozenset()) -> 
         for (data_set, code, sentence), runs in found.items()
     ]
     shown = [
-        f"**{md.escape(data_set)}**: {md.escape(fact(sentence))} ({_counted(len(runs))})"
+        f"**{md.escape(data_set)}**: {md.escape(fact(sentence))} ({_counted(len(runs))} of {_whose(runs, shared)})"
         for (data_set, _, sentence), runs in list(found.items())[:MOST_IN_ALERT]
     ]
     more = [f"{len(found) - MOST_IN_ALERT} more stand in the table."] if len(found) > MOST_IN_ALERT else []
@@ -73,10 +75,10 @@ def section(records: Sequence[Record], shared: frozenset[int] = frozenset()) -> 
     return md.joined([alert_of_all, md.details(f"Warnings ({len(rows)})", table)])
 
 
-def _by_data_set(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
+def by_data_set(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Record]]:
     """Return (data set, code, sentence) -> the runs that hold it, most frequent first."""
     found: dict[tuple[str, str, str], list[Record]] = {}
-    for (code, sentence), runs in by_sentence(records).items():
+    for (code, sentence), runs in _by_sentence(records).items():
         for record in runs:
             name = record.data.id if record.data else accessors.dataset_card(record) or "not known"
             found.setdefault((name, code, sentence), []).append(record)
@@ -104,14 +106,22 @@ def _counted(number: int) -> str:
 
 
 def lines(records: Sequence[Record]) -> list[str]:
-    """Return plain lines for the console: the headline, and the most frequent warnings; empty without any."""
-    found = by_sentence(records)
+    """Return plain lines for the console: the headline, and the most frequent warnings, each with its data set."""
+    found = by_data_set(records)
     shown = [
-        f"warning: {md.clean(sentence)[: accessors.MAX_CHARACTERS]} ({len(runs)} run{'s' if len(runs) > 1 else ''})"
-        for (_, sentence), runs in list(found.items())[:MOST_LINES]
+        f"warning: {md.clean(data_set)}: {md.clean(sentence)[: accessors.MAX_CHARACTERS]} ({_counted(len(runs))})"
+        for (data_set, _, sentence), runs in list(found.items())[:MOST_LINES]
     ]
     more = [f"{len(found) - MOST_LINES} more warnings stand in the report"] if len(found) > MOST_LINES else []
     return [*([headline(records)] if found else []), *shown, *more]
+
+
+def _whose(runs: Sequence[Record], shared: frozenset[int]) -> str:
+    """Return the first systems of these runs, and how many more there are."""
+    titles = list(dict.fromkeys(cells.title(record, shared) for record in runs))
+    more = len(titles) - MOST_SYSTEMS_IN_ALERT
+    shown = titles[:MOST_SYSTEMS_IN_ALERT] + ([f"{more} more"] if more > 0 else [])
+    return "; ".join(shown)
 
 
 def _runs(runs: Sequence[Record], shared: frozenset[int]) -> list[str]:
