@@ -240,7 +240,7 @@ def test_on_a_phone_commands_are_wrapped(browser, many):
 def test_no_line_of_a_baseline_runs_through_a_name(browser, many, width):
     with browsers.opened(browser, many, width=width) as shown:
         place = figure(shown.page, "scores")
-        boxes = "all => all.map(one => one.getBoundingClientRect()).map(one => [one.left, one.right, one.top, one.bottom])"
+        boxes = "all => all.map(one => one.getBoundingClientRect()).map(at => [at.left, at.right, at.top, at.bottom])"
         names = place.locator("svg text", has_text=re.compile("^[A-F]: ")).evaluate_all(boxes)
         lines = place.locator("svg [aria-label=rule][stroke-dasharray] line").evaluate_all(boxes)
         assert (len(names), len(lines) >= 6) == (6, True)
@@ -259,6 +259,7 @@ def test_a_share_of_none_is_a_cell_with_its_number(browser, many):
         texts = place.locator("svg [aria-label=text] text").all_text_contents()
         assert "0 %" in texts
         assert len(texts) == 4 * 6
-        edges = place.locator("svg [aria-label=cell]").evaluate_all("all => all.map(one => getComputedStyle(one).stroke)")
+        cells = place.locator("svg [aria-label=cell]")
+        edges = cells.evaluate_all("all => all.map(one => getComputedStyle(one).stroke)")
         assert edges
         assert "none" not in edges
