@@ -1,8 +1,9 @@
 """Warnings of many runs: which run warns of what, as a section of a page and as lines for the console. No NumPy."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bench.analysis import accessors
+from bench.analysis.accessors import SystemKey
 from bench.records.record import Record
 from bench.reporting import cells
 from bench.reporting import markdown as md
@@ -56,17 +57,18 @@ def section(records: Sequence[Record], shared: frozenset[int] = frozenset()) -> 
     found = by_data_set(records)
     if not found:
         return ""
+    names = _names(records, shared)
     rows = [
         [
             md.code(code),
             md.escape(data_set),
             md.escape(sentence, accessors.MAX_CHARACTERS),
-            "; ".join(_runs(runs, shared)),
+            "; ".join(_runs(runs, names)),
         ]
         for (data_set, code, sentence), runs in found.items()
     ]
     shown = [
-        f"**{md.escape(data_set)}**: {md.escape(fact(sentence))} ({_counted(len(runs))} of {_whose(runs, shared)})"
+        f"**{md.escape(data_set)}**: {md.escape(fact(sentence))} ({_counted(len(runs))} of {_whose(runs, names)})"
         for (data_set, _, sentence), runs in list(found.items())[:MOST_IN_ALERT]
     ]
     more = [f"{len(found) - MOST_IN_ALERT} more stand in the table."] if len(found) > MOST_IN_ALERT else []
@@ -116,18 +118,26 @@ def lines(records: Sequence[Record]) -> list[str]:
     return [*([headline(records)] if found else []), *shown, *more]
 
 
-def _whose(runs: Sequence[Record], shared: frozenset[int]) -> str:
+def _names(records: Sequence[Record], shared: frozenset[int]) -> dict[SystemKey, str]:
+    """Return a name of each system as a cell, with what it differs by from others of the same model and method."""
+    firsts = {accessors.system_key(record): record for record in reversed(records)}
+    endings = accessors.endings(firsts)
+    return {key: f"{cells.title(record, shared)} {md.escape(endings[key].strip())}".rstrip()
+            for key, record in firsts.items()}  # fmt: skip
+
+
+def _whose(runs: Sequence[Record], names: Mapping[SystemKey, str]) -> str:
     """Return the first systems of these runs, and how many more there are."""
-    titles = list(dict.fromkeys(cells.title(record, shared) for record in runs))
+    titles = list(dict.fromkeys(names[accessors.system_key(record)] for record in runs))
     more = len(titles) - MOST_SYSTEMS_IN_ALERT
     shown = titles[:MOST_SYSTEMS_IN_ALERT] + ([f"{more} more"] if more > 0 else [])
     return "; ".join(shown)
 
 
-def _runs(runs: Sequence[Record], shared: frozenset[int]) -> list[str]:
+def _runs(runs: Sequence[Record], names: Mapping[SystemKey, str]) -> list[str]:
     """Return cells that name systems with their seeds."""
     seeds: dict[str, list[str]] = {}
     for record in runs:
-        seeds.setdefault(cells.title(record, shared), []).append(md.escape(record.seed))
+        seeds.setdefault(names[accessors.system_key(record)], []).append(md.escape(record.seed))
     named = [f"{title} (seed{'s' if len(each) > 1 else ''} {', '.join(each)})" for title, each in seeds.items()]
     return named[: md.LIST_LIMIT] + ([f"{len(named) - md.LIST_LIMIT} more"] if len(named) > md.LIST_LIMIT else [])

@@ -89,6 +89,17 @@ def test_the_console_and_the_alert_say_which_data_set_and_whose_runs_a_warning_i
     assert "> **films**: every answer is 'neg' (1 run of full)" in alert
 
 
+def test_systems_of_one_name_are_told_by_what_differs():
+    def run(file, seed):
+        record = warned(COLLAPSED, seed=seed)
+        record.recipe.path, record.recipe.hash = f"recipes/x/{file}.yaml", file
+        return record
+
+    text = run_warnings.section([run(file, seed) for file in ("head", "text") for seed in (13, 14)])
+    assert "(4 runs of sst2 / minilm / lora &#91;head&#93;; sst2 / minilm / lora &#91;text&#93;)" in text
+    assert "lora &#91;head&#93; (seeds 13, 14); sst2 / minilm / lora &#91;text&#93; (seeds 13, 14)" in text
+
+
 def located(tmp_path, records=RUNS):
     return [(tmp_path / str(number) / "record.json", record) for number, record in enumerate(records)]
 
