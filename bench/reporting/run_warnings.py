@@ -10,7 +10,7 @@ from bench.reporting import markdown as md
 
 # Sentences that the console shows; a page has them all.
 MOST_LINES = 10
-# Findings that the alert names.
+# Kinds of findings that the alert names, each by the sentence of most runs.
 MOST_IN_ALERT = 4
 # Systems that one of these names.
 MOST_SYSTEMS_IN_ALERT = 2
@@ -67,11 +67,13 @@ def section(records: Sequence[Record], shared: frozenset[int] = frozenset()) -> 
         ]
         for (data_set, code, sentence), runs in found.items()
     ]
+    kinds = _by_kind(found)
     shown = [
-        f"**{md.escape(data_set)}**: {md.escape(fact(sentence))} ({_counted(len(runs))} of {_whose(runs, names)})"
-        for (data_set, _, sentence), runs in list(found.items())[:MOST_IN_ALERT]
+        f"**{md.escape(data_set)}**: {'for example, ' * (len(found_so) > 1)}{md.escape(fact(found_so[0][0]))} "
+        f"({_told_of([record for _, runs in found_so for record in runs], names)})"
+        for (data_set, _), found_so in kinds[:MOST_IN_ALERT]
     ]
-    more = [f"{len(found) - MOST_IN_ALERT} more stand in the table."] if len(found) > MOST_IN_ALERT else []
+    more = [f"{len(kinds) - MOST_IN_ALERT} more stand in the table."] if len(kinds) > MOST_IN_ALERT else []
     table = md.table(["kind", "data set", "warning", "runs"], rows, "llll")
     alert_of_all = md.alert([headline(records), *shown, *more], "WARNING")
     return md.joined([alert_of_all, md.details(f"Warnings ({len(rows)})", table)])
@@ -82,9 +84,18 @@ def by_data_set(records: Sequence[Record]) -> dict[tuple[str, str, str], list[Re
     found: dict[tuple[str, str, str], list[Record]] = {}
     for (code, sentence), runs in _by_sentence(records).items():
         for record in runs:
-            name = record.data.id if record.data else accessors.dataset_card(record) or "not known"
-            found.setdefault((name, code, sentence), []).append(record)
+            found.setdefault((_data_set(record), code, sentence), []).append(record)
     return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def _by_kind(
+    found: Mapping[tuple[str, str, str], list[Record]],
+) -> list[tuple[tuple[str, str], list[tuple[str, list[Record]]]]]:
+    """Return (data set, kind) with all sentences of the kind, which often differ in a number, most runs first."""
+    kinds: dict[tuple[str, str], list[tuple[str, list[Record]]]] = {}
+    for (data_set, code, sentence), runs in found.items():
+        kinds.setdefault((data_set, code), []).append((sentence, runs))
+    return sorted(kinds.items(), key=lambda item: (-sum(len(runs) for _, runs in item[1]), item[0]))
 
 
 def fact(sentence: str) -> str:
@@ -119,19 +130,26 @@ def lines(records: Sequence[Record]) -> list[str]:
 
 
 def _names(records: Sequence[Record], shared: frozenset[int]) -> dict[SystemKey, str]:
-    """Return a name of each system as a cell, with what it differs by from others of the same model and method."""
-    firsts = {accessors.system_key(record): record for record in reversed(records)}
-    endings = accessors.endings(firsts)
+    """Return a name of each system as a cell, with what it differs by from others of its name on the same data set."""
+    by_set: dict[str, dict[SystemKey, Record]] = {}
+    for record in records:
+        by_set.setdefault(_data_set(record), {}).setdefault(accessors.system_key(record), record)
+    endings = {key: ending for firsts in by_set.values() for key, ending in accessors.endings(firsts).items()}
     return {key: f"{cells.title(record, shared)} {md.escape(endings[key].strip())}".rstrip()
-            for key, record in firsts.items()}  # fmt: skip
+            for firsts in by_set.values() for key, record in firsts.items()}  # fmt: skip
 
 
-def _whose(runs: Sequence[Record], names: Mapping[SystemKey, str]) -> str:
-    """Return the first systems of these runs, and how many more there are."""
+def _data_set(record: Record) -> str:
+    return record.data.id if record.data else accessors.dataset_card(record) or "not known"
+
+
+def _told_of(runs: Sequence[Record], names: Mapping[SystemKey, str]) -> str:
+    """Return the number of these runs, the first of their systems, and how many more there are."""
+    number = len({id(record) for record in runs})
     titles = list(dict.fromkeys(names[accessors.system_key(record)] for record in runs))
     more = len(titles) - MOST_SYSTEMS_IN_ALERT
     shown = titles[:MOST_SYSTEMS_IN_ALERT] + ([f"{more} more"] if more > 0 else [])
-    return "; ".join(shown)
+    return f"{_counted(number)} of {'; '.join(shown)}"
 
 
 def _runs(runs: Sequence[Record], names: Mapping[SystemKey, str]) -> list[str]:

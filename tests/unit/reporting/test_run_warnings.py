@@ -48,7 +48,7 @@ def test_a_section_counts_and_names_what_is_warned_of_and_by_which_runs():
 
 def test_an_alert_names_the_most_frequent_facts_by_data_set_and_leaves_advice_to_the_table():
     advice = RunWarning(code="texts_cut", sentence="texts cut: test 3 of 9 (33%). Raise max_length")
-    many = [warned(RunWarning(code="x", sentence=f"thing {number}"), seed=20 + number) for number in range(5)]
+    many = [warned(RunWarning(code=f"x{number}", sentence=f"thing {number}"), seed=20 + number) for number in range(5)]
     films = warned(advice, seed=13)
     films.data.id = "films"
     again = films.model_copy(update={"seed": 14})
@@ -89,15 +89,30 @@ def test_the_console_and_the_alert_say_which_data_set_and_whose_runs_a_warning_i
     assert "> **films**: every answer is 'neg' (1 run of full)" in alert
 
 
+def test_an_alert_names_a_kind_of_warning_once_however_its_numbers_differ():
+    sizes = (1000, 2000, 2000)
+    runs = [warned(RunWarning(code="weights_not_loaded", sentence=f"all {size} parameters are random. Load them"),
+                   seed=place) for place, size in enumerate(sizes)]  # fmt: skip
+    alert, _, table = run_warnings.section(runs).partition("<details>")
+    shown = "> **stanfordnlp/sst2**: for example, all 2000 parameters are random (3 runs of sst2 / minilm / lora)"
+    assert alert.count("parameters are random") == 1
+    assert shown in alert
+    assert table.count("parameters are random") == 2
+
+
 def test_systems_of_one_name_are_told_by_what_differs():
-    def run(file, seed):
+    def run(file, seed, data_set="films"):
         record = warned(COLLAPSED, seed=seed)
+        record.data.id = data_set
         record.recipe.path, record.recipe.hash = f"recipes/x/{file}.yaml", file
         return record
 
     text = run_warnings.section([run(file, seed) for file in ("head", "text") for seed in (13, 14)])
     assert "(4 runs of sst2 / minilm / lora &#91;head&#93;; sst2 / minilm / lora &#91;text&#93;)" in text
     assert "lora &#91;head&#93; (seeds 13, 14); sst2 / minilm / lora &#91;text&#93; (seeds 13, 14)" in text
+    # One on each data set needs nothing more.
+    text = run_warnings.section([run("head", 13), run("text", 13, "books")])
+    assert "> **books**: every answer is 'neg' (1 run of sst2 / minilm / lora)" in text
 
 
 def located(tmp_path, records=RUNS):
