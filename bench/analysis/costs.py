@@ -1,11 +1,12 @@
 """Cost of a system: peak memory and the GPUs it fits, training time, throughput, process-minutes per point.
 
-Means are over seeds; memory is the maximum over seeds. A quantity that was not measured is None, never 0.
+Means are over seeds, with their standard deviation; memory is the maximum over seeds. A quantity that was not measured
+is None, never 0.
 """
 
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,8 @@ class Costs:
     """Costs of one system. gpu: None where neither measured nor predicted. device_kind: GPU or CPU.
 
     process_minutes: of the wall clock, times processes. why_no_price: reason for missing minutes per point. steps,
-    epochs: one for each seed trained with an optimiser.
+    epochs: one for each seed trained with an optimiser. stds: name of a mean -> its sample standard deviation over
+    seeds, of two or more. gpu_of_seeds, ram_of_seeds: peaks, GiB, of the seeds that have one.
     """
 
     gpu: MemoryNeed | None
@@ -90,6 +92,9 @@ class Costs:
     epochs: list[float]
     trainable_share: float | None
     machine: str
+    stds: Mapping[str, float] = field(default_factory=dict)
+    gpu_of_seeds: list[float] = field(default_factory=list)
+    ram_of_seeds: list[float] = field(default_factory=list)
 
 
 def system_costs(
@@ -107,35 +112,46 @@ def system_costs(
     records = [record for _, record in runs]
     machines = sorted({accessors.machine(record) or "" for record in records})
     timed = records if len(machines) == 1 else []
-    minutes = _mean(timed, _process_minutes)
+    over_seeds = {
+        "training_s": _values(timed, training_s),
+        "tokens_per_s": _values(timed, lambda one: one.throughput.get("train", {}).get("real_tokens_per_s")),
+        "padding_share": _values(records, lambda one: one.throughput.get("train", {}).get("padding_share")),
+        "seconds_per_100": _values(
+            timed, lambda one: one.throughput.get(split or "", {}).get("seconds_per_100_examples")
+        ),
+        "process_minutes": _values(timed, _process_minutes),
+        "trainable_share": _values(records, _trainable_share),
+    }
+    means = {name: statistics.mean(values) if values else None for name, values in over_seeds.items()}
+    minutes = means["process_minutes"]
     points: float | str = "the training time of all seeds on one machine is not known"
     if minutes is not None:
         points = _points(runs, split or "", metric or "", verified or {}, higher_is_better=higher_is_better)
     stepped = [record.training for record in records if record.training and is_trained_by_steps(record)]
     devices = {record.launch.device for record in records if record.launch}
+    needs = [memory for record in records if (memory := gpu_memory(record)) is not None]
+    gpu, ram = _highest(needs), [value for one in records if (value := _peak(one, "rss_gib")) is not None]
     return Costs(
-        gpu=_highest([memory for record in records if (memory := gpu_memory(record)) is not None]),
-        ram_gib=max((value for one in records if (value := _peak(one, "rss_gib")) is not None), default=None),
-        training_s=_mean(timed, training_s),
-        tokens_per_s=_mean(timed, lambda one: one.throughput.get("train", {}).get("real_tokens_per_s")),
-        padding_share=_mean(records, lambda one: one.throughput.get("train", {}).get("padding_share")),
-        seconds_per_100=_mean(timed, lambda one: one.throughput.get(split or "", {}).get("seconds_per_100_examples")),
-        process_minutes=minutes,
+        **means,
+        gpu=gpu,
+        ram_gib=max(ram, default=None),
         device_kind="CPU" if devices == {"cpu"} else "GPU",
         minutes_per_point=minutes / points if minutes is not None and not isinstance(points, str) else None,
         why_no_price=points if isinstance(points, str) else None,
         steps=[training.steps for training in stepped],
         epochs=[training.epochs for training in stepped],
-        trainable_share=_mean(records, _trainable_share),
         machine="; ".join(machines),
+        stds={name: statistics.stdev(values) for name, values in over_seeds.items() if len(values) > 1},
+        gpu_of_seeds=[memory.least for memory in needs if gpu and memory.kind == gpu.kind],
+        ram_of_seeds=ram,
     )
 
 
-def _mean(records: Sequence[Record], of_one: Callable[[Record], Any]) -> float | None:
-    """Return the mean over all seeds; None where one of them has no value."""
+def _values(records: Sequence[Record], of_one: Callable[[Record], Any]) -> list[float]:
+    """Return the values of all seeds; none where one of them has no value."""
     values = [numbers.finite(of_one(record)) for record in records]
     known = [value for value in values if value is not None]
-    return statistics.mean(known) if known and len(known) == len(values) else None
+    return known if len(known) == len(values) else []
 
 
 def _peak(record: Record, name: str) -> float | None:

@@ -29,13 +29,18 @@ NOTHING_ASKED = Asked()
 
 @dataclass(frozen=True, kw_only=True)
 class Money:
-    """A sum in one currency. hours: of all devices together, of `unit`; price: of one such hour, of what."""
+    """A sum in one currency. hours: of all devices together, of `unit`; price: of one such hour, of what.
+
+    amount_std, hours_std: sample standard deviation over seeds, of a mean of several.
+    """
 
     amount: float
     hours: float
     unit: str
     device: str
     price: Price
+    amount_std: float | None = None
+    hours_std: float | None = None
 
     @property
     def currency(self) -> str:
@@ -47,12 +52,14 @@ class Money:
 class Spending:
     """Energy and money of one system. training, per_100: kind of device -> joules, where known.
 
-    per_100: of scoring 100 examples after training. money: of a whole run. why_no_money: the reason where a price could
-    have been given.
+    per_100: of scoring 100 examples after training. training_std, per_100_std: their sample standard deviations over
+    seeds, of two or more. money: of a whole run. why_no_money: the reason where a price could have been given.
     """
 
     training: dict[str, float] = field(default_factory=dict)
     per_100: dict[str, float] = field(default_factory=dict)
+    training_std: dict[str, float] = field(default_factory=dict)
+    per_100_std: dict[str, float] = field(default_factory=dict)
     money: Money | None = None
     why_no_money: str | None = None
 
@@ -62,10 +69,14 @@ def of_system(records: Sequence[Record], prices: Prices | None) -> Spending:
     found = [money(record, prices) for record in records] if prices is not None else []
     reasons = [item for item in found if isinstance(item, str)]
     sums = [item for item in found if isinstance(item, Money)]
+    training = _of_seeds(records, "train", "joules")
+    per_100 = _of_seeds(records, "score_after", "joules_per_100_examples")
     alike = len({(item.device, item.unit) for item in sums}) == 1 and not reasons
     return Spending(
-        training=_means(records, "train", "joules"),
-        per_100=_means(records, "score_after", "joules_per_100_examples"),
+        training={kind: statistics.mean(values) for kind, values in training.items()},
+        per_100={kind: statistics.mean(values) for kind, values in per_100.items()},
+        training_std=_stds(training),
+        per_100_std=_stds(per_100),
         money=_mean_money(sums) if alike else None,
         why_no_money=next(iter(reasons), None) or ("its runs used different devices" if sums and not alike else None),
     )
@@ -82,16 +93,25 @@ def joules(record: Record, phase: str, name: str = "joules") -> dict[str, float]
     return {kind: value for kind, value in values.items() if value is not None}
 
 
-def _means(records: Sequence[Record], phase: str, name: str) -> dict[str, float]:
+def _of_seeds(records: Sequence[Record], phase: str, name: str) -> dict[str, list[float]]:
+    """Return kind of device -> the joules of every seed, where all seeds have them."""
     found = [joules(record, phase, name) for record in records]
     whole = [kind for kind in KINDS if found and all(kind in one for one in found)]
-    return {kind: statistics.mean(one[kind] for one in found) for kind in whole}
+    return {kind: [one[kind] for one in found] for kind in whole}
+
+
+def _stds(of_seeds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {kind: statistics.stdev(values) for kind, values in of_seeds.items() if len(values) > 1}
 
 
 def _mean_money(sums: Sequence[Money]) -> Money:
     first = sums[0]
     hours = statistics.mean(item.hours for item in sums)
-    return Money(amount=hours * first.price.price, hours=hours, unit=first.unit, device=first.device, price=first.price)
+    std = statistics.stdev(item.hours for item in sums) if len(sums) > 1 else None
+    return Money(
+        amount=hours * first.price.price, hours=hours, unit=first.unit, device=first.device, price=first.price,
+        amount_std=None if std is None else std * first.price.price, hours_std=std,
+    )  # fmt: skip
 
 
 def money(record: Record, prices: Prices, seconds: float | None = None) -> Money | str | None:

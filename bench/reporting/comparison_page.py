@@ -9,8 +9,8 @@ from rich.text import Text
 
 from bench.analysis import accessors
 from bench.analysis.compare import ALPHA, INTERVALS, RANDOMISATION, SEEDS_AND_EXAMPLES, Comparison, Pair, System
+from bench.reporting import local_paths, run_warnings
 from bench.reporting import markdown as md
-from bench.reporting import run_warnings
 from bench.reporting.findings import MOST_NAMES, finding, shortened
 
 SCHEMA = 1
@@ -39,15 +39,19 @@ def as_markdown(comparison: Comparison) -> str:
     }
     sentences = [md.escape(text, accessors.MAX_CHARACTERS) for text in (headline(comparison), finding(comparison))]
     title, warned = f"# Comparison by {md.escape(comparison.metric)}", run_warnings.section(comparison.compared)
-    return md.joined([title, warned, *sentences, md.sections(parts)]) + "\n"
+    page = md.joined([title, warned, *sentences, md.sections(parts)]) + "\n"
+    return local_paths.hide(page, comparison.compared)
 
 
 def as_json(comparison: Comparison) -> str:
     """Return everything in full precision, with a schema number."""
     plain = dataclasses.asdict(dataclasses.replace(comparison, compared=[]))
     del plain["compared"]  # whole records, which stand in their own files
-    found = run_warnings.by_sentence(comparison.compared)
-    warnings = [{"code": code, "sentence": sentence, "runs": len(runs)} for (code, sentence), runs in found.items()]
+    found = run_warnings.by_data_set(comparison.compared)
+    warnings = [
+        {"code": code, "data_set": data_set, "sentence": sentence, "runs": len(runs)}
+        for (data_set, code, sentence), runs in found.items()
+    ]
     content = {"schema": SCHEMA, "alpha": ALPHA, **plain, "warnings": warnings}
     return json.dumps(content, indent=1, ensure_ascii=False, default=str, allow_nan=False) + "\n"
 

@@ -32,10 +32,14 @@ def columns(spent: Sequence[Spending]) -> list[dict[str, str]]:
     cells = [
         {
             **{
-                f"training, kJ ({name})": _shown(one.training.get(kind), _kilo) for kind, name in spending.KINDS.items()
+                f"training, kJ ({name})": _shown(one.training.get(kind), one.training_std.get(kind), 1000)
+                for kind, name in spending.KINDS.items()
             },
-            **{f"J per 100 examples ({name})": _shown(one.per_100.get(kind)) for kind, name in spending.KINDS.items()},
-            "hours paid": md.DASH if one.money is None else f"{md.significant(one.money.hours)} {one.money.unit}",
+            **{
+                f"J per 100 examples ({name})": _shown(one.per_100.get(kind), one.per_100_std.get(kind))
+                for kind, name in spending.KINDS.items()
+            },
+            "hours paid": _hours(one.money),
             "cost of a run": _sum(one.money),
         }
         for one in spent
@@ -44,12 +48,17 @@ def columns(spent: Sequence[Spending]) -> list[dict[str, str]]:
     return [{name: row[name] for name in known} for row in cells]
 
 
-def _shown(value: float | None, shown: Callable[[float], str] = md.significant) -> str:
-    return md.DASH if value is None else shown(value)
+def _shown(value: float | None, std: float | None, unit: float = 1.0) -> str:
+    """Return a mean over seeds with its deviation, in so many joules."""
+    return md.DASH if value is None else md.mean_std(value / unit, None if std is None else std / unit)
+
+
+def _hours(money: Money | None) -> str:
+    return md.DASH if money is None else f"{md.mean_std(money.hours, money.hours_std)} {money.unit}"
 
 
 def _sum(money: Money | None) -> str:
-    return md.DASH if money is None else f"{md.significant(money.amount)} {md.escape(money.currency)}"
+    return md.DASH if money is None else f"{md.mean_std(money.amount, money.amount_std)} {md.escape(money.currency)}"
 
 
 def notes(names: Sequence[str], spent: Sequence[Spending]) -> list[str]:

@@ -30,7 +30,7 @@ SCRIPT_FILES = ("vendored/d3.min.js", "vendored/plot.umd.min.js", "vendored/data
 # The first line of GitHub's alerts, which CommonMark does not know; in untrusted text the bracket is escaped.
 _ALERT = re.compile(r"^> \[!([A-Z]+)\]$", re.MULTILINE)
 # Links in the contents.
-MOST_LINKS = 24
+MOST_LINKS = 60
 # Only the page's own scripts run, each by its hash, and nothing is fetched or sent, even if untrusted text escaped from
 # its element.
 POLICY = "{scripts}style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"

@@ -5,7 +5,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -15,6 +15,8 @@ from bench.utils.numbers import finite
 DASH = "–"
 # Characters of untrusted text in a cell; labels and reasons are shorter, a pasted document is not.
 CELL_LIMIT = 200
+# A deviation of so small a share of its mean is of adding up the same numbers.
+ROUNDING = 1e-9
 # Items of a list that a cell shows.
 LIST_LIMIT = 20
 # A longer table is folded.
@@ -192,6 +194,26 @@ def significant(value: Any) -> str:
 def seconds(value: Any) -> str:
     """Return seconds as 0.0123, 12.3 or 4,321, without the unit."""
     return significant(value)
+
+
+def mean_std(mean: Any, std: Any, shown: Callable[[Any], str] = significant) -> str:
+    """Return a mean with its sample standard deviation over seeds: 45.6 ± 2.3; the mean alone where all are the same.
+
+    The deviation has two significant digits, but no more decimals than the mean unless it would be 0 with these.
+    """
+    value, spread = finite(mean), finite(std)
+    if value is None or not spread or spread <= ROUNDING * abs(value):
+        return shown(mean)
+    rounded = float(f"{spread:.2g}")
+    decimals = max(0, 1 - math.floor(math.log10(rounded)))
+    of_mean = len(shown(mean).partition(".")[2])
+    decimals = of_mean if of_mean < decimals and round(spread, of_mean) > 0 else decimals
+    return f"{shown(mean)} ± {f'{rounded:,.{decimals}f}' if decimals <= 6 else f'{rounded:g}'}"
+
+
+def gib_range(values: Sequence[float]) -> str:
+    """Return GiB of several seeds from the lowest to the highest, one number where these look the same."""
+    return "–".join(dict.fromkeys(gib(end) for end in (min(values), max(values)))) if values else DASH
 
 
 def gib(value: Any) -> str:

@@ -21,6 +21,7 @@ from bench.reporting import (
     calibration_table,
     cells,
     energy_and_money,
+    local_paths,
     retention_table,
     run_examples,
     run_summary,
@@ -97,7 +98,8 @@ def run_report(record: Record, folder: Path, *, texts_from: TextSource = "files"
         "Details": _details(record, shows_prompt=texts_from != "nowhere"),
     }
     title = f"# {cells.title(record)}, seed {md.escape(record.seed)}"
-    return md.joined([title, _verdict(record), _first_screen(record), md.sections(parts)]) + "\n"
+    page = md.joined([title, _verdict(record), _first_screen(record), md.sections(parts)]) + "\n"
+    return local_paths.hide(page, [record])
 
 
 def _details(record: Record, *, shows_prompt: bool) -> str:
@@ -147,7 +149,7 @@ def _where(record: Record) -> str:
     rows = [
         ("status", md.escape(record.status)),
         *_settings_of_others(record),
-        ("recipe", md.code(record.recipe.path)),
+        ("recipe", md.code(local_paths.recipe(record.recipe.path))),
         ("machine", cells.machine(record)),
         ("started, finished", f"{md.escape(record.started_at)}, {md.escape(record.finished_at)}"),
         ("duration, s", md.seconds(total_s) if total_s else md.DASH),
@@ -417,6 +419,7 @@ def _model(record: Record) -> str:
     if model is None:
         return ""
     shown = model.model_dump(by_alias=True)
+    shown["id"] = local_paths.name_of(model.id)
     shown["parameters"] = {**model.parameters, "trainable share": cells.trainable_share(record)}
     return md.fields("model", shown)
 

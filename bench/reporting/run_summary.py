@@ -8,7 +8,7 @@ from typing import Any
 from bench.analysis import accessors
 from bench.config import resolve
 from bench.records.record import Record, Score
-from bench.reporting import cells
+from bench.reporting import cells, local_paths
 from bench.reporting import markdown as md
 from bench.utils import numbers
 
@@ -82,7 +82,7 @@ def _model(record: Record) -> str:
         return ""
     total, trainable = (numbers.finite(model.parameters.get(key)) for key in ("total", "trainable"))
     size = "" if total is None else f" ({_millions(total)} parameters, {md.count(trainable)} trainable)"
-    return f" of {md.code(model.id)}{size}"
+    return f" of {md.code(local_paths.name_of(model.id))}{size}"
 
 
 def _millions(number: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.analysis import accessors
 from bench.analysis.accessors import LeftOut, training_s
 from bench.records.record import Record
-from bench.reporting import cells, run_warnings
+from bench.reporting import cells, local_paths, run_warnings
 from bench.reporting import markdown as md
 from bench.utils import numbers
 
@@ -78,7 +78,8 @@ def table_report(records: Runs, unreadable: Sequence[LeftOut] = (), metric: str 
     )
     warned = run_warnings.section([record for _, record in records])
     rest = {"Warnings": warned, "Unreadable records": broken, "Notes": _notes(records, len(unreadable))}
-    return md.joined(["# Runs", *sections, md.sections(rest)]) + "\n"
+    page = md.joined(["# Runs", *sections, md.sections(rest)]) + "\n"
+    return local_paths.hide(page, [record for _, record in records])
 
 
 def tables(records: Runs, metric: str | None = None) -> list[DataSetTables]:

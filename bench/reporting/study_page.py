@@ -29,6 +29,7 @@ from bench.reporting import (
     findings,
     how_made,
     html_page,
+    local_paths,
     retention_table,
     run_warnings,
     study_sections,
@@ -192,6 +193,7 @@ def _made(
     summary = _summary(records, unreadable, groups)
     again = how_made.run_again(records)
     text = md.joined([*lead, summary, again, standings, *parts, md.sections(rest)]) + "\n"
+    text = local_paths.hide(text, [record for _, record in records])
     return _Made(text=text, charts=drawn, not_counted=left)
 
 
@@ -200,29 +202,49 @@ def _title(records: Sequence[Record], groups: Sequence[Group]) -> str:
     if not groups:
         return "Report"
     studies = sorted({record.study or record.name.split("--")[0] for record in records})
+    titles = {record.study_title for record in records if record.study_title}
+    named_so = [*titles] if len(titles) == 1 else studies
+    study = f"{named_so[0]}: " if len(studies) == 1 else ""
+    by_set: dict[str, list[Group]] = {}
+    for group in groups:
+        by_set.setdefault(group.data_set, []).append(group)
+    # Data sets by their systems.
+    alike: dict[frozenset[tuple[across.Key, int]], list[str]] = {}
+    for name, those in by_set.items():
+        alike.setdefault(frozenset(_systems(those).items()), []).append(name)
+    if len(by_set) > MOST_NAMED:
+        return md.escape(f"{study}{_number_on(list(by_set.values()))} on {len(by_set)} data sets")
+    told = [f"{_systems_on(by_set[sets[0]])} on {_joined_names(sets)}" for sets in alike.values()]
+    return md.escape(study + "; ".join(told))
+
+
+def _systems_on(groups: Sequence[Group]) -> str:
+    """Return the methods of the systems on one data set where they say which these are, else their number."""
     methods = list(dict.fromkeys(
         accessors.method_label(record)
         for group in groups for system in group.systems for record in system.records[:1] if record.method
     ))  # fmt: skip
-    systems = _distinct(groups)
-    if not systems:
-        methods = []
-    named = bool(methods) and len(methods) == systems <= MOST_NAMED
-    what = _joined_names(methods) if named else f"{systems or 'no'} systems"
-    sets = list(dict.fromkeys(group.data_set for group in groups))
-    where = _joined_names(sets) if len(sets) <= MOST_NAMED else f"{len(sets)} data sets"
-    titles = {record.study_title for record in records if record.study_title}
-    named_so = [*titles] if len(titles) == 1 else studies
-    study = f"{named_so[0]}: " if len(studies) == 1 else ""
-    return md.escape(f"{study}{what if systems != 1 else '1 system'} on {where}")
+    systems = _systems(groups).total()
+    named = 1 < len(methods) == systems <= MOST_NAMED
+    return _joined_names(methods) if named else _counted(systems)
 
 
-def _distinct(groups: Sequence[Group]) -> int:
-    """Return the number of systems, one on several data sets counted once."""
+def _number_on(sets: Sequence[Sequence[Group]]) -> str:
+    """Return on how many systems each of many data sets has: the same number, or from the fewest to the most."""
+    numbers = sorted({_systems(groups).total() for groups in sets})
+    return _counted(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} systems"
+
+
+def _counted(systems: int) -> str:
+    return "1 system" if systems == 1 else f"{systems or 'no'} systems"
+
+
+def _systems(groups: Sequence[Group]) -> Counter[across.Key]:
+    """Return the systems of one data set with their numbers, one that several of its groups have counted once."""
     keys: Counter[across.Key] = Counter()
     for group in groups:
         keys |= Counter(across.key_of(system.records[0]) for system in group.systems)
-    return keys.total()
+    return keys
 
 
 def _joined_names(names: Sequence[str]) -> str:

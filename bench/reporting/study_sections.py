@@ -3,6 +3,7 @@
 import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.analysis import accessors, costs, disagreements, text_baseline
@@ -14,7 +15,7 @@ from bench.analysis.disagreements import TextSource
 from bench.analysis.leaderboard import Group, RankedSystem
 from bench.analysis.spending import Spending
 from bench.records.record import Record
-from bench.reporting import cells, comparison_page, energy_and_money, findings, run_warnings
+from bench.reporting import cells, comparison_page, energy_and_money, findings, local_paths, run_warnings
 from bench.reporting import markdown as md
 from bench.reporting.short_table import TABLE_METRICS, TABLE_NOTES
 from bench.utils.hardware import GIB
@@ -223,14 +224,14 @@ def cost_table(
             "steps": _range(cost.steps, md.count),
             "epochs": _range(cost.epochs, md.significant),
             "training, s": _training(system, cost),
-            "process-minutes": _of_device(cost.process_minutes, cost),
+            "process-minutes": _of_device(cost.process_minutes, cost, cost.stds.get("process_minutes")),
             "minutes per point": _of_device(cost.minutes_per_point, cost),
-            "real tokens/s": md.significant(cost.tokens_per_s),
-            "padding share": md.percent(cost.padding_share),
-            "s per 100 examples": md.seconds(cost.seconds_per_100),
+            "real tokens/s": md.mean_std(cost.tokens_per_s, cost.stds.get("tokens_per_s")),
+            "padding share": _share(cost),
+            "s per 100 examples": md.mean_std(cost.seconds_per_100, cost.stds.get("seconds_per_100")),
             "GPU peak memory, GiB": _gpu(cost),
             "GPUs it fits, GiB": md.escape(cost.gpu.fits() if cost.gpu else None),
-            "RAM peak, GiB": md.gib(cost.ram_gib),
+            "RAM peak, GiB": md.gib_range(cost.ram_of_seeds),
             **more,
             "machine": md.escape(cost.machine or None),
         }
@@ -246,7 +247,10 @@ def cost_table(
     notes += ["The systems ran on different machines: do not compare their times and speeds."] * (len(machines) > 1)
     notes += energy_and_money.notes([system.label for system in group.systems], spent)
     if any(len(system.runs) > 1 for system in group.systems):
-        notes.append("Times and speeds are means over seeds, memory is the highest of them.")
+        notes.append(
+            "Of several seeds, times, speeds and energy are means ± sample standard deviation; memory is given from "
+            "the lowest to the highest peak, which decides what fits."
+        )
     told = findings.costs_in_words([system.short for system in group.systems], costs_of, _reference(group))
     return md.joined([md.escape(told, accessors.MAX_CHARACTERS) if told else "", table, md.bullets(notes)])
 
@@ -273,7 +277,7 @@ def _range(values: Sequence[float], shown: Callable[[float], str]) -> str:
 
 
 def _training(system: RankedSystem, cost: Costs) -> str:
-    return "none" if is_untrained(system.records) else md.seconds(cost.training_s)
+    return "none" if is_untrained(system.records) else md.mean_std(cost.training_s, cost.stds.get("training_s"))
 
 
 def is_untrained(records: Sequence[Record]) -> bool:
@@ -281,12 +285,20 @@ def is_untrained(records: Sequence[Record]) -> bool:
     return all(accessors.stage_names(record) != accessors.STAGES for record in records)
 
 
-def _of_device(minutes: float | None, cost: Costs) -> str:
-    return md.DASH if minutes is None else f"{md.significant(minutes)} {cost.device_kind} min"
+def _of_device(minutes: float | None, cost: Costs, std: float | None = None) -> str:
+    return md.DASH if minutes is None else f"{md.mean_std(minutes, std)} {cost.device_kind} min"
+
+
+def _share(cost: Costs) -> str:
+    """Return the padding share in percent, with its deviation in percentage points."""
+    if cost.padding_share is None or not cost.stds.get("padding_share"):
+        return md.percent(cost.padding_share)
+    points = 100 * cost.padding_share, 100 * cost.stds["padding_share"]
+    return f"{md.mean_std(*points, partial(md.fixed, decimals=1))} %"
 
 
 def _gpu(cost: Costs) -> str:
-    return md.DASH if cost.gpu is None else f"{md.gib(cost.gpu.least)} ({cost.gpu.kind})"
+    return md.DASH if cost.gpu is None else f"{md.gib_range(cost.gpu_of_seeds)} ({cost.gpu.kind})"
 
 
 def _texts(group: Group, record: Record, texts_from: TextSource) -> tuple[Mapping[str, str], str | None]:
@@ -508,7 +520,7 @@ def _records(ordered: Sequence[Located], shorten: Shorten, shared: frozenset[int
             cells.title(record, shared),
             md.escape(record.seed),
             md.escape(record.status),
-            md.code(record.recipe.path),
+            md.code(local_paths.recipe(record.recipe.path)),
             md.code((record.recipe.hash or "")[:12] or None),
             md.code(record.comparability.key if record.comparability else None),
         ]

@@ -9,6 +9,7 @@ from bench.analysis.costs import is_trained_by_steps
 from bench.analysis.leaderboard import Group, RankedSystem
 from bench.config import without_effect
 from bench.records.record import Record
+from bench.reporting import local_paths
 from bench.reporting import markdown as md
 
 # Key of the resolved recipe -> its name in the field, in the order of the columns.
@@ -57,7 +58,8 @@ MOST_COLUMNS = 10
 
 def section(group: Group) -> str:
     """Return the settings that all systems share in a sentence, and a table of those in which they differ."""
-    settings = [_settings(system) for system in group.systems]
+    models = local_paths.names_of(one.model.id for system in group.systems for one in system.records[:1] if one.model)
+    settings = [_settings(system, models) for system in group.systems]
     keys = sorted({key for each in settings for key in each}, key=_order)
     differing = [key for key in keys if _differs([(each["method.name"], each.get(key, md.DASH)) for each in settings])]
     values = {key: {each[key] for each in settings if each.get(key, md.DASH) != md.DASH} for key in COMMON}
@@ -99,8 +101,11 @@ def _order(key: str) -> tuple[int, str]:
     return (known.index(key) if key in known else len(known)), key
 
 
-def _settings(system: RankedSystem) -> dict[str, str]:
-    """Return the settings of a system by key, as cells, without those that have no effect for its method."""
+def _settings(system: RankedSystem, models: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a system by key, as cells, without those that have no effect for its method.
+
+    models: id or path of a model -> its name.
+    """
     record = system.records[0]
     idle = without_effect.of_resolved(record.recipe.resolved)
     flat = {key: value for key, value in _flat(record.recipe.resolved).items() if key not in idle}
@@ -112,7 +117,7 @@ def _settings(system: RankedSystem) -> dict[str, str]:
         and (trained or record.imported is not None or not key.startswith("training."))
     }  # fmt: skip
     kept |= {f"method.{key}": value for key, value in _adapter(record).items() if f"method.{key}" not in kept}
-    kept |= {"model": md.escape(record.model.id) if record.model else md.DASH, "train": _trained_on(record)}
+    kept |= {"model": md.escape(models[record.model.id]) if record.model else md.DASH, "train": _trained_on(record)}
     if flat.get("method.name", record.method) == record.method:
         kept["method.name"] = md.escape(accessors.method_label(record))
     kept |= {"precision": md.escape(_precision(record))}

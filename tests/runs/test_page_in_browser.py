@@ -5,8 +5,9 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from bench.reporting import study_page
 from tests.helpers import browser as browsers
-from tests.helpers import pages
+from tests.helpers import pages, pictures, studies
 from tests.helpers.pictures import size_of
 
 pytestmark = browsers.needs_browser
@@ -192,6 +193,73 @@ def test_a_wide_table_hints_at_its_end_and_keeps_the_names_of_its_rows(browser, 
 def test_confusion_matrices_show_shares_as_their_note_says(wide):
     place = figure(wide.page, "confusion")
     place.scroll_into_view_if_needed()
-    texts = place.locator("svg [aria-label=text] text").all_inner_texts()
+    texts = place.locator("svg [aria-label=text] text").all_text_contents()
     assert texts
-    assert all(re.fullmatch(r"(<1|\d{1,3}) %", text) for text in texts if text)
+    assert all(re.fullmatch(r"(<1|\d{1,3}) %", text) for text in texts)
+
+
+# ---------------------------------------------------------------- many systems with long texts
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """The page of six systems of two seeds on long texts, one of which never takes a positive for a negative one."""
+    folder = tmp_path_factory.mktemp("many")
+    texts = studies.write_texts(folder / "data", 60, "review {number}: " + "it takes its time, and so did we. " * 30)
+    names = ("distilbert", "roberta_base", "minilm", "a_model_with_a_rather_long_name", "t5", "gpt2")
+    for place, name in enumerate(names):
+        for seed in (13, 14):
+            hits = [number % 2 == 1 or hit for number, hit in enumerate(studies.answers(0.9 - place / 20, seed, 60))]
+            run = folder / "runs" / f"{name}-{seed}"
+            studies.write_run(run, f"s--{name}--full", seed, hits, before=studies.answers(0.5, seed, 60), texts=texts)
+    with pytest.MonkeyPatch.context() as patch:
+        pictures.leave_unrendered(patch)
+        study_page.write([folder / "runs"], folder / "report", folder / "page.html")
+    return folder / "page.html"
+
+
+def test_on_a_desktop_nothing_of_six_systems_is_out_of_sight(browser, many):
+    with browsers.opened(browser, many) as shown:
+        shown.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+        boxes = shown.page.locator(".scroll, pre")
+        hidden = boxes.evaluate_all("all => all.map(one => one.scrollWidth - one.clientWidth)")
+        assert len(hidden) > 8
+        assert max(hidden) <= 0
+        text = shown.page.locator("td", has_text="it takes its time").first
+        assert text.evaluate("one => one.clientWidth") > 200
+
+
+def test_on_a_phone_commands_are_wrapped(browser, many):
+    with browsers.opened(browser, many, width=375) as shown:
+        shown.page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+        commands = shown.page.locator("pre", has_text="python -m bench run").first
+        assert commands.evaluate("one => [one.scrollWidth - one.clientWidth, one.clientHeight > 70]") == [0, True]
+
+
+@pytest.mark.parametrize("width", [375, 768, 1280])
+def test_no_line_of_a_baseline_runs_through_a_name(browser, many, width):
+    with browsers.opened(browser, many, width=width) as shown:
+        place = figure(shown.page, "scores")
+        boxes = "all => all.map(one => one.getBoundingClientRect()).map(at => [at.left, at.right, at.top, at.bottom])"
+        names = place.locator("svg text", has_text=re.compile("^[A-F]: ")).evaluate_all(boxes)
+        lines = place.locator("svg [aria-label=rule][stroke-dasharray] line").evaluate_all(boxes)
+        assert (len(names), len(lines) >= 6) == (6, True)
+        met = [
+            (left, top)
+            for left, right, top, bottom in names
+            for start, end, high, low in lines
+            if end >= left and start <= right and low > top + 1 and high < bottom - 1
+        ]
+        assert met == []
+
+
+def test_a_share_of_none_is_a_cell_with_its_number(browser, many):
+    with browsers.opened(browser, many) as shown:
+        place = figure(shown.page, "confusion")
+        texts = place.locator("svg [aria-label=text] text").all_text_contents()
+        assert "0 %" in texts
+        assert len(texts) == 4 * 6
+        cells = place.locator("svg [aria-label=cell]")
+        edges = cells.evaluate_all("all => all.map(one => getComputedStyle(one).stroke)")
+        assert edges
+        assert "none" not in edges

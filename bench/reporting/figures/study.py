@@ -419,6 +419,8 @@ def confusion_matrices(by_system: Mapping[str, Any], labels: Sequence[str], path
             shares = np.divide(counts, totals, out=np.full_like(counts, np.nan), where=totals > 0)
             panel.imshow(shares, cmap=colours, norm=PowerNorm(0.5, vmin=0, vmax=1))
             style.hide_frame(panel)
+            # The lightest shade is nearly white: without an edge, cells of 0 look missing.
+            panel.spines[:].set(visible=True, color=style.EDGE)
             panel.set_title(_wrapped(name, side_in), fontsize=9)
             if number <= NUMBERED_LABELS:
                 _write_shares(panel, shares)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#8C8C8C"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, "#56B4E9", "#E69F00", "#000000")
 SHADES = "Blues"
+EDGE = "#C8C8C8"
 # Twice the usual screen density: a figure 7 inches wide has 1,008 pixels, the width of a page on GitHub.
 DPI = 144
 WIDTH_IN = 7.0

@@ -40,25 +40,32 @@
       const says = (one) => [one.name, `${chart.metric}: ${fixed(one.score)}${interval(one)}`,
         ...(one.before == null ? [] : [`before training: ${fixed(one.before)}`])].join("\n");
       const floors = chart.baselines.map((one, line) => ({...one, line}));
+      // Names have a column of their own, on a narrow screen a line; lines of baselines stop where they begin.
+      const beside = width >= 620, high = beside ? 30 : 42, dot = beside ? 15 : 29, most = beside ? 38 : Math.floor(width / 8);
+      const names = rows.map((one) => cut(one.name, most));
+      const gutter = beside ? 8 * Math.max(...names.map((name) => name.length)) + 16 : 10;
+      const y = (one) => one.place * high + dot;
+      const marked = floors.flatMap((one) => rows.map((row) => ({...one, y1: row.place * high + (beside ? 0 : 20), y2: (row.place + 1) * high})));
       return Plot.plot(look(width, {
-        height: 40 * rows.length + 66, marginLeft: 10, marginTop: 10 + 18 * floors.length, marginBottom: 40,
+        height: high * rows.length + 66, marginLeft: gutter, marginTop: 10 + 18 * floors.length, marginBottom: 40,
         x: {domain: chart.domain, label: `${chart.metric}${chart.higher ? " →" : " ← lower is better"}`, labelAnchor: "right"},
-        y: {type: "band", domain: rows.map((one) => one.place), axis: null},
+        y: {domain: [high * rows.length, 0], axis: null},
         marks: [
           Plot.gridX(grid),
-          ...floors.map((one) => Plot.ruleX([one], {x: "value", stroke: "var(--muted)", strokeDasharray: one.line ? "2,3" : "5,3"})),
+          ...[0, 1].map((line) => Plot.ruleX(marked.filter((one) => one.line === line), {x: "value", y1: "y1", y2: "y2",
+            stroke: "var(--muted)", strokeDasharray: line ? "2,3" : "5,3"})),
           // At the right end a name stands before its line, where it is not cut off.
           ...floors.map((one) => Plot.text([one], {x: "value", text: () => `${one.name} ${fixed(one.value)}`, frameAnchor: "top",
             textAnchor: one.value > (chart.domain[0] + chart.domain[1]) / 2 ? "end" : "start", dx: 0, dy: -16 - 15 * one.line,
             fill: "var(--muted)"})),
-          // The wide edge hides the line of a baseline behind a name.
-          Plot.text(rows, {y: "place", text: (one) => cut(one.name, Math.floor(width / 8)), frameAnchor: "left", dy: -10,
-            textAnchor: "start", fill: "var(--ink)", stroke: "var(--paper)", strokeWidth: 12}),
-          Plot.ruleY(rows.filter((one) => one.low != null), {x1: "low", x2: "high", y: "place", strokeWidth: 2.5, dy: 8,
+          // The edge hides the grid behind a name.
+          Plot.text(rows, {y: (one) => one.place * high + (beside ? dot : 10), text: (one) => names[one.place], frameAnchor: "left",
+            dx: beside ? -12 : 0, textAnchor: beside ? "end" : "start", fill: "var(--ink)", stroke: "var(--paper)", strokeWidth: 4}),
+          Plot.ruleY(rows.filter((one) => one.low != null), {x1: "low", x2: "high", y, strokeWidth: 2.5,
             stroke: (one) => colour(one.place), strokeOpacity: 0.75}),
-          Plot.dot(rows.filter((one) => one.before != null), {x: "before", y: "place", r: 4.5, dy: 8, stroke: "var(--muted)"}),
-          Plot.dot(rows, {x: "score", y: "place", r: 5.5, dy: 8, fill: (one) => colour(one.place)}),
-          Plot.tip(rows, Plot.pointerY({x: "score", y: "place", dy: 8, title: says, ...tip})),
+          Plot.dot(rows.filter((one) => one.before != null), {x: "before", y, r: 4.5, stroke: "var(--muted)"}),
+          Plot.dot(rows, {x: "score", y, r: 5.5, fill: (one) => colour(one.place)}),
+          Plot.tip(rows, Plot.pointerY({x: "score", y, title: says, ...tip})),
         ],
         color: {type: "identity"},
       }));
@@ -170,9 +177,10 @@
         y: {...axis, label: "reference", labelAnchor: "center"},
         color: {type: "sqrt", domain: [0, 1], scheme: "Blues", unknown: "#999999"},
         marks: [
-          Plot.cell(cells, {x: "predicted", y: "reference", fill: "share"}),
-          size > 8 ? null : Plot.text(cells, {x: "predicted", y: "reference", text: (one) => one.share ? percent(one.share) : "",
-            fill: (one) => one.share > 0.35 ? "#ffffff" : "#1f2328"}),
+          // An edge, since the lightest shade is nearly a white page's.
+          Plot.cell(cells, {x: "predicted", y: "reference", fill: "share", stroke: "var(--line)", strokeWidth: 0.75}),
+          size > 8 ? null : Plot.text(cells, {x: "predicted", y: "reference",
+            text: (one) => one.share == null ? "–" : percent(one.share), fill: (one) => one.share > 0.35 ? "#ffffff" : "#1f2328"}),
           Plot.tip(cells, Plot.pointer({x: "predicted", y: "reference", title: says, ...tip})),
         ],
       }));
@@ -298,11 +306,15 @@
   };
 
   // The names of the rows stay where a table is scrolled, and its right end fades while there is more.
-  const NAMES = ["system", "better score", "example", "data set"];
+  const MANY_COLUMNS = 6, NAMES = ["system", "better score", "example", "data set"];
   const scrolls = (box) => {
     const table = box.querySelector("table"), heads = [...table.tHead?.rows[0]?.cells ?? []];
     const column = Math.max(0, heads.findIndex((head) => NAMES.includes(head.textContent.trim())));
     for (const row of table.rows) row.cells[column]?.classList.add("key");
+    // Answers of many systems are short words beside one another, and need less room than the texts.
+    const texts = heads.findIndex((head) => head.textContent.trim() === "text");
+    box.classList.toggle("many", heads.length > MANY_COLUMNS);
+    if (texts >= 0) for (const row of table.tBodies[0].rows) row.cells[texts]?.classList.add("text");
     const hint = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
     box.addEventListener("scroll", hint, {passive: true});
     new ResizeObserver(hint).observe(box);

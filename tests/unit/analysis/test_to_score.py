@@ -148,6 +148,10 @@ def test_a_system_and_its_notes(tmp_path):
     records = [record for _, record in runs(tmp_path / "a", [(0.9,)] * 2, energy=energy)]
     one = spending.of_system(records, PRICES)
     assert (one.training, one.per_100, one.money.amount) == ({"gpu": 3000.0}, {"gpu": 7.0}, 2.0)
+    records[0].energy = EnergyPart(phases={"train": {"gpu_joules": 4000.0}, "score_after": {}})
+    records[0].finished_at = records[0].started_at.replace("T10", "T12")
+    (varied,) = energy_and_money.columns([spending.of_system(records, PRICES)])
+    assert list(varied.values()) == ["3.50 ± 0.71", "2.50 ± 2.1 GPU hours", "5.00 ± 4.2 USD"]
     records[0].energy = None
     assert spending.of_system(records, None) == spending.Spending()
     cpu = spending.of_system([record for _, record in runs(tmp_path / "b", [()], device="cpu")], PRICES)

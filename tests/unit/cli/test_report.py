@@ -69,7 +69,7 @@ def test_the_table_fits_the_terminal_best_first_and_failed_last(tmp_path, printe
     over = next(number for number, line in enumerate(lines) if line.startswith("aggregated over seeds"))
     assert [line.split()[:3] for line in lines[over + 1 : over + 3]] == [["full", "2", "0.940"], ["lora", "2", "0.705"]]
     assert "5 records (4 ok, 1 crashed)." in lines
-    assert "warning: every answer is a (1 run)" in errors
+    assert "warning: stanfordnlp/sst2: every answer is a (1 run)" in errors
 
 
 def test_each_comparability_key_has_a_table(tmp_path, printed):

@@ -256,6 +256,23 @@ def test_a_field_is_shown_in_the_unit_that_its_name_says(name, value, title, sho
     assert md.quantity(name, value) == shown
 
 
+@pytest.mark.parametrize(
+    ("mean", "std", "shown"),
+    [
+        (45.62, 2.345, "45.6 ± 2.3"),
+        (12345.6, 678.9, "12,346 ± 680"),
+        (1.53, 0.097, "1.53 ± 0.10"),
+        (20.6, 0.004, "20.6 ± 0.0040"),
+        (0.5, 0.0, "0.500"),
+        (0.3, 5e-17, "0.300"),
+        (0.5, None, "0.500"),
+        (None, 1.0, "–"),
+    ],
+)
+def test_a_mean_has_the_deviation_over_seeds_where_there_is_any(mean, std, shown):
+    assert md.mean_std(mean, std) == shown
+
+
 def test_long_lists_are_cut_and_counted():
     shown = md.quantity("names", [f"layer{index}" for index in range(300)])
     assert shown.endswith(f"layer{md.LIST_LIMIT - 1} and {300 - md.LIST_LIMIT} more")

@@ -39,7 +39,7 @@ def test_a_section_counts_and_names_what_is_warned_of_and_by_which_runs():
     assert "<summary>Warnings (2)</summary>" in text
     ((header, *rows),) = tables_of(text)
     assert header == ["kind", "data set", "warning", "runs"]
-    assert f"> **{rows[0][1]}**: 7 of 60 test examples have the label &lt;c&gt;, which 'train' lacks (3 runs)" in text
+    assert f"> **{rows[0][1]}**: 7 of 60 test examples have the label &lt;c&gt;, which 'train' lacks (3 runs of" in text
     assert [row[0] for row in rows] == ["<code>label_not_in_training</code>", "<code>one_class</code>"]
     assert rows[0][2].startswith("7 of 60 test examples have the label &lt;c&gt;")
     assert rows[0][3] == "sst2 / minilm / full (seed 13); sst2 / minilm / lora (seeds 13, 14)"
@@ -48,12 +48,12 @@ def test_a_section_counts_and_names_what_is_warned_of_and_by_which_runs():
 
 def test_an_alert_names_the_most_frequent_facts_by_data_set_and_leaves_advice_to_the_table():
     advice = RunWarning(code="texts_cut", sentence="texts cut: test 3 of 9 (33%). Raise max_length")
-    many = [warned(RunWarning(code="x", sentence=f"thing {number}"), seed=20 + number) for number in range(5)]
+    many = [warned(RunWarning(code=f"x{number}", sentence=f"thing {number}"), seed=20 + number) for number in range(5)]
     films = warned(advice, seed=13)
     films.data.id = "films"
     again = films.model_copy(update={"seed": 14})
     alert = run_warnings.section([films, again, *many]).partition("<details>")[0]
-    assert "> **films**: texts cut: test 3 of 9 (33%) (2 runs)" in alert
+    assert "> **films**: texts cut: test 3 of 9 (33%) (2 runs of sst2 / minilm / lora)" in alert
     assert "Raise max_length" not in alert
     assert "> 2 more stand in the table." in alert
     short = run_warnings.in_short([films, again, warned(seed=15)])
@@ -70,8 +70,49 @@ def test_the_console_has_the_most_frequent_ones():
     many = warned(*(RunWarning(code="x", sentence=f"thing {number:02}") for number in range(14)), seed=15)
     lines = run_warnings.lines([*RUNS, many])
     assert lines[0].startswith("4 of 5 runs warn of 16 things")
-    assert lines[1] == f"warning: {LEAKED.sentence} (3 runs)"
+    assert lines[1] == f"warning: stanfordnlp/sst2: {LEAKED.sentence} (3 runs)"
     assert (len(lines), lines[-1]) == (12, "6 more warnings stand in the report")
+
+
+def test_the_console_and_the_alert_say_which_data_set_and_whose_runs_a_warning_is_about():
+    films = warned(COLLAPSED, name="sst2--minilm--full", seed=13)
+    films.data.id = "films"
+    others = [warned(COLLAPSED, name=f"sst2--minilm--{method}") for method in ("full", "head", "lora", "probe")]
+    headline, *lines = run_warnings.lines([films, *others])
+    assert headline == "5 of 5 runs warn of 2 things that may mislead a reader of their scores."
+    assert lines == [
+        "warning: stanfordnlp/sst2: every answer is 'neg' (4 runs)",
+        "warning: films: every answer is 'neg' (1 run)",
+    ]
+    alert = run_warnings.section([films, *others], accessors.shared_parts([films, *others])).partition("<details>")[0]
+    assert "> **stanfordnlp/sst2**: every answer is 'neg' (4 runs of full; head; 2 more)" in alert
+    assert "> **films**: every answer is 'neg' (1 run of full)" in alert
+
+
+def test_an_alert_names_a_kind_of_warning_once_however_its_numbers_differ():
+    sizes = (1000, 2000, 2000)
+    runs = [warned(RunWarning(code="weights_not_loaded", sentence=f"all {size} parameters are random. Load them"),
+                   seed=place) for place, size in enumerate(sizes)]  # fmt: skip
+    alert, _, table = run_warnings.section(runs).partition("<details>")
+    shown = "> **stanfordnlp/sst2**: for example, all 2000 parameters are random (3 runs of sst2 / minilm / lora)"
+    assert alert.count("parameters are random") == 1
+    assert shown in alert
+    assert table.count("parameters are random") == 2
+
+
+def test_systems_of_one_name_are_told_by_what_differs():
+    def run(file, seed, data_set="films"):
+        record = warned(COLLAPSED, seed=seed)
+        record.data.id = data_set
+        record.recipe.path, record.recipe.hash = f"recipes/x/{file}.yaml", file
+        return record
+
+    text = run_warnings.section([run(file, seed) for file in ("head", "text") for seed in (13, 14)])
+    assert "(4 runs of sst2 / minilm / lora &#91;head&#93;; sst2 / minilm / lora &#91;text&#93;)" in text
+    assert "lora &#91;head&#93; (seeds 13, 14); sst2 / minilm / lora &#91;text&#93; (seeds 13, 14)" in text
+    # One on each data set needs nothing more.
+    text = run_warnings.section([run("head", 13), run("text", 13, "books")])
+    assert "> **books**: every answer is 'neg' (1 run of sst2 / minilm / lora)" in text
 
 
 def located(tmp_path, records=RUNS):
@@ -113,14 +154,14 @@ def test_a_report_and_a_comparison_show_them_before_any_score(study, tmp_path, c
     assert page.index("2 of 6 runs warn of 1 thing") < page.index("### Leaderboard")
     (standing,) = [table for table in tables_of(page) if "tier" in table[0]]
     assert [row[standing[0].index("warnings")] for row in standing[1:]] == ["–", "**1**"]
-    assert f"warning: {LEAKED.sentence} (2 runs)\n" in capsys.readouterr().err
+    assert f"warning: sst2_local: {LEAKED.sentence} (2 runs)\n" in capsys.readouterr().err
     output, data = tmp_path / "c.md", tmp_path / "c.json"
     assert main(["compare", str(study), "-o", str(output), "--json", str(data)]) == 0
-    assert f"warning: {LEAKED.sentence} (2 runs)\n" in capsys.readouterr().err
+    assert f"warning: sst2_local: {LEAKED.sentence} (2 runs)\n" in capsys.readouterr().err
     text = output.read_text(encoding="utf-8")
     assert text.index("2 of 6 runs warn of 1 thing") < text.index(" beats ")
     assert json.loads(data.read_text(encoding="utf-8"))["warnings"] == [
-        {"code": LEAKED.code, "sentence": LEAKED.sentence, "runs": 2}
+        {"code": LEAKED.code, "data_set": "sst2_local", "sentence": LEAKED.sentence, "runs": 2}
     ]
 
 

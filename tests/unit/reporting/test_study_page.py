@@ -258,6 +258,28 @@ def test_the_title_names_few_methods_and_data_sets(tmp_path):
     assert title == "# s: full, lora and probe on sst2_local"
 
 
+def test_the_title_counts_the_systems_of_each_data_set(tmp_path):
+    def write(data_set, names):
+        for name in names:
+            run = studies.write_run(tmp_path / data_set / name, f"s--{name}--full", 13, [True, False] * 20)
+            made = store.read(run)
+            made.data.id = data_set
+            store.write(made, run)
+
+    def title():
+        return report([tmp_path], tmp_path / "report").split("\n")[2]
+
+    write("films", "abcde")
+    write("books", "abcde")
+    assert title() == "# s: 5 systems on books and films"
+    write("posts", "abc")
+    assert title() == "# s: 5 systems on books and films; 3 systems on posts"
+    write("songs", "defgh")
+    assert title() == "# s: 5 systems on books and films; 3 systems on posts; 5 systems on songs"
+    write("words", "a")
+    assert title() == "# s: 1 to 5 systems on 5 data sets"
+
+
 def test_a_metric_that_equals_accuracy_by_definition_is_said_once():
     rows = [{"split": "test", "metric": name, "A": value} for name, value in
             (("accuracy", "0.5 → 0.8"), ("f1_micro", "0.5 → 0.8"), ("mcc", "0.5 → 0.8"))]  # fmt: skip
@@ -336,6 +358,28 @@ def test_minutes_per_point_by_hand(of):
     # (570 + 30) s on 2 processes are 20 minutes; from 0.5 to 1 are 50 points.
     assert (found.training_s, found.process_minutes, found.device_kind) == (600, 20, "CPU")
     assert found.minutes_per_point == pytest.approx(20 / 50)
+
+
+def test_costs_of_several_seeds_have_a_spread(tmp_path):
+    for seed, seconds in zip((13, 14, 15), (9.0, 10.0, 14.0), strict=True):
+        run = studies.write_run(tmp_path / "runs" / str(seed), "s--m--full", seed, [True, False] * 20)
+        made = store.read(run)
+        made.phases = [PhaseTime(name="train", seconds=seconds)]
+        made.memory = {"train": {"rss_gib": seconds / 4}}
+        made.throughput["train"] = {"real_tokens_per_s": 2500.0 + 100 * seed, "padding_share": 0.1}
+        made.throughput["test"] = {"seconds_per_100_examples": 0.5}
+        store.write(made, run)
+    page = report([tmp_path / "runs"], tmp_path / "report")
+    (table,) = [table for table in tables_of(page) if "training, s" in table[0]]
+    cost = dict(zip(table[0], table[1], strict=True))
+    # Standard deviation of 9, 10, 14: sqrt(14 / 2).
+    assert cost["training, s"] == "11.0 ± 2.6"
+    assert cost["process-minutes"] == "0.183 ± 0.044 CPU min"
+    assert cost["real tokens/s"] == "3,900 ± 100"
+    assert cost["RAM peak, GiB"] == "2.25–3.50"
+    # The same in all seeds.
+    assert (cost["padding share"], cost["s per 100 examples"]) == ("10.0 %", "0.500")
+    assert "means ± sample standard deviation; memory is given from the lowest to the highest peak" in page
 
 
 def test_a_gain_that_may_be_chance_has_no_price(of):
