@@ -67,7 +67,7 @@ def check(world_size: int, *, gpus: int, on_cpu: bool) -> None:
             "none; use accelerate_configs/cpu.yaml, or ddp_cpu2.yaml for two processes"
         )
     if gpus and not on_cpu and local > gpus:
-        raise SetupError(f"{local} processes were started on a machine of {gpus} GPUs; give --num_processes {gpus}")
+        raise SetupError(f"{local} processes were started on a machine of {gpus} GPUs; give --num-processes {gpus}")
     processes = None if wanted is None else wanted.processes
     if processes is not None and processes > 0 and processes != world_size:
         why = " (MULTI_CPU starts just one; MULTI_GPU with use_cpu: true starts all)" if world_size == 1 else ""

@@ -129,8 +129,8 @@ def check_precision(on_cpu: bool) -> None:
         raise SetupError(f"mixed_precision is bf16, and {hardware.no_bf16(*old)}")
     if chosen == "fp16" and on_cpu:
         raise SetupError(
-            "mixed_precision fp16 needs a GPU, and this run is on the CPU; set mixed_precision: bf16 or no in the "
-            "accelerate config, or give --mixed_precision no"
+            "mixed_precision fp16 needs a GPU, and this run is on the CPU; take an accelerate config with "
+            "mixed_precision: no or bf16, such as cpu or cpu_bf16"
         )
 
 

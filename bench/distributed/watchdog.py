@@ -207,6 +207,11 @@ class ProcessWatchdog:
             self.monitor.failures.append(failure)
         return self._decide(failure)
 
+    def tell(self, failure: Failure) -> None:
+        """Tell the other processes at once why this one ends, which did not join them."""
+        self.claim()
+        self._send(failure)
+
     def stop(self) -> None:
         """End the watchdog. The others hear that this process did not die, unless they heard of its failure."""
         if not self._spoke:

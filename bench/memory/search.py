@@ -154,7 +154,7 @@ def _is_last(known: dict[int, int], low: int) -> bool:
 class Change:
     """A change of a run, and what it costs, in words. overrides: of the recipe. parallelism: fields of Parallelism.
 
-    instead_of: beginnings of the changes that it takes the place of.
+    instead_of: beginnings of the changes that it takes the place of. drops: options of the command that must go.
     """
 
     what: str
@@ -162,6 +162,7 @@ class Change:
     overrides: tuple[str, ...] = ()
     parallelism: dict[str, Any] = field(default_factory=dict)
     instead_of: tuple[str, ...] = ()
+    drops: tuple[str, ...] = ()
 
 
 ROWS = "training.per_device_batch="
@@ -234,7 +235,8 @@ def _dearest(plan: MemoryPlan, shardable: bool, again: Callable[[tuple[str, ...]
         costs = "several times the step's time; much memory of the host"
         parallelism = {"zero": 3, "offload": "cpu", "fsdp": False}
         what, replaced = "--zero 3 --offload cpu", ("--zero", *_8BIT)
-        known_changes.append(Change(what=what, costs=costs, parallelism=parallelism, instead_of=replaced))
+        drops = ("--fsdp",) if plan.parallelism.fsdp else ()
+        known_changes.append(Change(what=what, costs=costs, parallelism=parallelism, instead_of=replaced, drops=drops))
     if named not in ("lora", "qlora"):
         costs = "another method: adapters learn less than all weights; compare the scores"
         what = _other_method("lora", again)
@@ -292,6 +294,7 @@ class Fit:
         """Return the changes as arguments of one command, and what they cost. own: the overrides of the command."""
         arguments = " ".join(change.what for change in self.changes)
         dropped = replaced(own, [item for change in self.changes for item in change.overrides])
+        dropped += [option for change in self.changes for option in change.drops]
         instead = f", in place of {' '.join(dropped)}" if dropped else ""
         if len(self.changes) == 1:
             return f"{beginning}: {arguments}{instead} ({self.changes[0].costs})"

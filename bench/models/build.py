@@ -35,7 +35,7 @@ from bench.models.heads import MISSING, newly_initialized_modules
 from bench.models.kernels import fused
 from bench.models.library_internals import transformers_internals
 from bench.models.location import locate
-from bench.utils.loading_errors import is_missing_folder, reason, shown
+from bench.utils.loading_errors import damage_in, is_missing_folder, reason, shown
 
 # Family of a language model -> its transformers class, for `objective: text`.
 GENERATIVE_CLASSES = {"decoder": "AutoModelForCausalLM", "encoder_decoder": "AutoModelForSeq2SeqLM"}
@@ -386,7 +386,7 @@ def loaded(family: Any, place: str, config: Any, card: ModelCard, plan: LoadPlan
             **extra,
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise _not_suitable(family, config, card, error) from error
+        raise _not_suitable(family, config, card, error, damage=damage_in(place)) from error
     if renamed:
         transformers_internals.keep_names(model)
     own_heads.name_body(model)
@@ -423,7 +423,7 @@ def _heads_of(family: Any, config: Any, card: ModelCard) -> list[str]:
     return [*heads.head_names(model), *heads.output_head_names(model)]
 
 
-def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception) -> SetupError:
+def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception, *, damage: str = "") -> SetupError:
     text = reason(error, card.id)
     if "Unrecognized configuration class" in text:
         kind = _kind(family.__name__)
@@ -435,6 +435,7 @@ def _not_suitable(family: Any, config: Any, card: ModelCard, error: Exception) -
         return SetupError(f"model.attention is {card.attention!r}, which this model or machine can't use: {text}")
     if "safetensors" in text:
         text = f"{text.rstrip('.')} (only safetensors are read, never pickled weights such as pytorch_model.bin)"
+    text = f"{damage}: {text}" if damage else text
     return SetupError(f"the model {_name(card, config)!r} can't be loaded: {text}")
 
 

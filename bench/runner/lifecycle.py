@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import console
 from bench.config import foreign_code, recipe_names, registry
-from bench.config.resolve import COMMAND_LINE, first_record, load
+from bench.config.resolve import COMMAND_LINE, Resolved, first_record, load
 from bench.config.yaml_loader import Document
 from bench.distributed import signals
 from bench.distributed.watchdog import ProcessWatchdog, is_multi_process
@@ -143,18 +143,12 @@ def _prepare(options: argparse.Namespace, stopper: signals.StopHandler, outcome:
     folder = options.out or Path("runs") / f"{resolved.name}--seed{seed}--{resolved.hash[:8]}"
     previous, lock = resume.PreviousRun(), None
     if console.is_main_process():
-        lock = run_folder.claim(folder)  # before anything of a run that is still going on is touched
         try:
-            previous = resume.find_previous(
-                folder, resolved.hash, seed, overwrite=options.overwrite, resume=options.resume
-            )
-            if previous.finished is None:
-                resume.clear(folder, previous)
-                run_folder.reserve(folder)
-        except BaseException:
-            run_folder.unlock(folder, lock)
+            lock, previous = _claim(folder, resolved, options)
+        except Exception as error:
+            if is_multi_process():
+                _report_to_others(error, options.timeout_s)
             raise
-        previous.notes += [lock.note] if lock.note else []
     elif not options.overwrite:
         previous.finished = resume.find_finished(folder, resolved.hash, seed)
     run = RunContext(
@@ -174,6 +168,24 @@ def _prepare(options: argparse.Namespace, stopper: signals.StopHandler, outcome:
     if previous.finished is None:
         _write_record(run)
     return run
+
+
+def _claim(
+    folder: Path, resolved: Resolved, options: argparse.Namespace
+) -> tuple[run_folder.FolderLock, resume.PreviousRun]:
+    """Lock a run's folder and clear it for this run. Raises SetupError where it is not free, and leaves no lock."""
+    seed = resolved.recipe.seed
+    lock = run_folder.claim(folder)  # before anything of a run that is still going on is touched
+    try:
+        previous = resume.find_previous(folder, resolved.hash, seed, overwrite=options.overwrite, resume=options.resume)
+        if previous.finished is None:
+            resume.clear(folder, previous)
+            run_folder.reserve(folder)
+    except BaseException:
+        run_folder.unlock(folder, lock)
+        raise
+    previous.notes += [lock.note] if lock.note else []
+    return lock, previous
 
 
 def _write_record(run: RunContext) -> None:
@@ -410,6 +422,20 @@ def _report_to_rank_zero(error: BaseException, timeout_s: float) -> None:
     failure = failures.from_exception(error, "set-up", *_rank_and_host())
     watch = ProcessWatchdog(lambda: "set-up", lambda failure: EXIT_CODES[failure.status], timeout_s).start()
     watch.verdict(failure)
+    watch.stop()
+
+
+def _report_to_others(error: Exception, timeout_s: float) -> None:
+    """Tell the other processes that rank zero, which alone looks at the run's folder, ends before it joins them.
+
+    They wait in native code, where no signal reaches them: without this word the launcher would kill them after 30 s.
+    """
+    with process.imports_without_collection():
+        import torch.distributed  # noqa: F401  # slow, and a message waits only a moment to go out
+
+    failure = failures.from_exception(error, "set-up", *_rank_and_host())
+    watch = ProcessWatchdog(lambda: "set-up", lambda failure: EXIT_CODES[failure.status], timeout_s).start()
+    watch.tell(failure)
     watch.stop()
 
 

@@ -261,6 +261,8 @@ def _copy_before(new: Record, previous: Record) -> None:
     new.checks += [
         check for check in previous.checks if check.name == "ids_complete" and check.detail.startswith("before")
     ]
+    if "before" in new.sharded_phases:
+        new.sharded_phases["before"] = previous.sharded_phases.get("before", new.sharded_phases["before"])
     if "before" in previous.reliability:
         new.reliability["before"] = previous.reliability["before"]
     new.retention = {

@@ -4,6 +4,8 @@ from pathlib import Path
 
 # torch names every weight of another shape: hundreds.
 MOST_CHARACTERS = 500
+# Of a model in several files, what follows the name of its weights in the name of their index.
+INDEX = ".index.json"
 
 
 def shown(place: str) -> str:
@@ -26,3 +28,23 @@ def reason(error: BaseException, place: str | None = None) -> str:
         text = f"{type(error).__name__} {text}".strip()
     text = text.replace(place, shown(place)) if place else text
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
+
+
+def damage_in(place: str) -> str:
+    """Return which file of a model's folder is damaged, or that its index is missing, in a sentence; "" where none is.
+
+    safetensors names no file, and a large model has a hundred.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(place)
+    files = sorted(folder.glob("*.safetensors"))
+    for path in files:
+        try:
+            with safe_open(path, "np"):
+                pass
+        except (OSError, SafetensorError):
+            return f"{path.name} is damaged (copy or download it again)"
+    if files and not any((folder / name).is_file() for name in ("model.safetensors", f"model.safetensors{INDEX}")):
+        return f"there is no model.safetensors{INDEX}, which says what is in {files[0].name} and the other files"
+    return ""

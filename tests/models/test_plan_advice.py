@@ -127,6 +127,13 @@ def test_a_set_is_one_line_and_says_what_it_replaces():
     assert search.Fit(changes=[one], needed=GIB).line("fits", ("a.b=2",)) == "fits: a.b=1, in place of a.b=2 (ca.b=1)"
 
 
+def test_offload_takes_the_place_of_fsdp_in_the_command():
+    sharded = MemoryPlan.of(resolve.load(LLAMA), Parallelism(world=8, fsdp=True))
+    (offload,) = [change for change in search.changes(sharded) if "--offload" in change.what]
+    line = search.Fit(changes=[offload], needed=GIB).line("fits", ())
+    assert line.startswith("fits: --zero 3 --offload cpu, in place of --fsdp (")
+
+
 def test_several_gpus_get_one_set_of_options_and_overrides(capsys):
     code, lines = planned(LLAMA, "--gpu", "10GB", "--world", 8, "--length", 512, capsys=capsys)
     assert code == 3

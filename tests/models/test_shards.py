@@ -231,7 +231,16 @@ def test_a_model_is_saved_from_the_disk_in_files_of_a_limited_size(one_of, tmp_p
     assert shards.are_held(model)
 
 
-@pytest.mark.parametrize("how", ["torn", "missing", "empty", "of another shape"])
+DAMAGED = {
+    "torn": "model-00002-of-{} is damaged",
+    "missing": "model-00002-of-{}",
+    "empty": "model-00002-of-{} is damaged",
+    "without an index": "there is no model.safetensors.index.json",
+    "of another shape": "have another shape",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGED)
 def test_a_damaged_file_of_weights_is_one_sentence_of_all_processes(how, tmp_path, monkeypatch):
     whole = whole_model("mistral")
     whole.save_pretrained(tmp_path, max_shard_size=20_000)
@@ -244,6 +253,8 @@ def test_a_damaged_file_of_weights_is_one_sentence_of_all_processes(how, tmp_pat
         path.write_bytes(b"")
     elif how == "missing":
         path.unlink()
+    elif how == "without an index":
+        (tmp_path / "model.safetensors.index.json").unlink()
     else:
         save_file(weights | {name: weights[name][:-2].clone()}, path, {"format": "pt"})
     monkeypatch.setattr(build, "locate", lambda card: tmp_path)
@@ -257,6 +268,7 @@ def test_a_damaged_file_of_weights_is_one_sentence_of_all_processes(how, tmp_pat
     PartialState(cpu=True)
     with pytest.raises(SetupError, match=r"can't be loaded: ") as raised:
         sharded_load.together(load)
+    assert DAMAGED[how].format(path.name.split("-")[-1]) in str(raised.value)
     # A process whose own files are whole is told of the other's.
     monkeypatch.setattr(sharded_load, "gather_object", lambda own: [*own, str(raised.value)])
     with pytest.raises(SetupError, match=r"can't be loaded: "):

@@ -8,14 +8,16 @@ import sys
 from datetime import timedelta
 
 import pytest
+from torch.distributed import TCPStore
 
-from bench.distributed import launcher
+from bench.distributed import launcher, signals, watchdog
+from bench.distributed.signed_store import SignedStore, launch_key
 from bench.distributed.watchdog import LOST_AFTER_S, HeartbeatMonitor
 from bench.records import failures, store
 from bench.records.failures import Failure
-from bench.runner import out_of_memory
+from bench.runner import lifecycle, out_of_memory
 from bench.utils.hardware import GIB
-from tests.helpers import hosts
+from tests.helpers import hosts, pages
 from tests.helpers.launching import ROOT
 
 RECIPE = ROOT / "recipes" / "tiny" / "bert-full.yaml"
@@ -277,3 +279,25 @@ def test_a_witness_tells_rank_zero_while_all_main_threads_hang(tmp_path):
             process.wait()
         for stream in shown.values():
             stream.close()
+
+
+def test_who_waits_to_join_hears_that_rank_zero_was_refused(tmp_path, monkeypatch, capsys):
+    """Rank zero alone looks at the run's folder, and ends before it joins the others."""
+    (tmp_path / "run").mkdir()
+    store.write(pages.full(), tmp_path / "run")
+    server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    agent = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **agent}.items():
+        monkeypatch.setenv(name, value)
+    with signals.handlers_kept():
+        assert lifecycle.main([str(RECIPE), "--out", str(tmp_path / "run")]) == 2
+    assert "holds a finished run" in capsys.readouterr().err
+    prefix = f"bench_peers/0/{watchdog.ProcessWatchdog._started}"
+    heard = SignedStore(server, launch_key(prefix)).get(f"{prefix}/left/0")
+    assert heard is not None
+    failure = failures.from_json(heard, 2)
+    assert (failure.rank, failure.status) == (0, "invalid")
+    assert "holds a finished run" in failure.sentence
+    waiting = HeartbeatMonitor(rank=1, watched=(0,), limit_s=600.0)
+    waiting.note_message(failure)
+    assert waiting.alarmed()

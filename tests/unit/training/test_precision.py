@@ -24,8 +24,10 @@ def test_what_a_cpu_has(monkeypatch, chosen):
 def test_fp16_needs_a_gpu(monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
     setup.check_precision(on_cpu=False)
-    with pytest.raises(SetupError, match="mixed_precision fp16 needs a GPU, and this run is on the CPU"):
+    with pytest.raises(SetupError, match="mixed_precision fp16 needs a GPU, and this run is on the CPU") as raised:
         setup.check_precision(on_cpu=True)
+    assert "--mixed_precision" not in str(raised.value)  # which `finetune-bench run` does not take
+    assert str(raised.value).endswith("such as cpu or cpu_bf16")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     with pytest.raises(SetupError, match="mixed_precision fp16 needs a GPU"):
         setup.start()
