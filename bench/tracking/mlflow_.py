@@ -10,8 +10,8 @@ from typing import Any
 from bench.records.record import Record
 from bench.tracking import tracker
 
-# Limits of MLflow's stores: characters of a parameter, and parameters sent at once.
-MOST_CHARACTERS, MOST_AT_ONCE = 6000, 100
+# Limits of MLflow's stores: characters of a parameter, and parameters and metrics sent at once.
+MOST_CHARACTERS, MOST_AT_ONCE, MOST_METRICS_AT_ONCE = 6000, 100, 1000
 
 _NOT_ALLOWED = re.compile(r"[^/\w.\- ]")
 
@@ -45,9 +45,9 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         self._last, now = step, int(time.time() * 1000)
-        self._client.log_batch(
-            self._id, metrics=[Metric(allowed(name), value, now, step) for name, value in values.items()]
-        )
+        metrics = [Metric(allowed(name), value, now, step) for name, value in values.items()]
+        for start in range(0, len(metrics), MOST_METRICS_AT_ONCE):
+            self._client.log_batch(self._id, metrics=metrics[start : start + MOST_METRICS_AT_ONCE])
 
     def finish(self, record: Record, summary: Mapping[str, float], files: list[Path]) -> None:
         """Send final values and files; the run ends as FINISHED or FAILED."""

@@ -117,6 +117,17 @@ def test_mlflows_client_gives_back_the_run(tmp_path, monkeypatch, database, stat
     assert found.files == [store.FILE]
 
 
+def test_more_values_than_mlflow_takes_at_once_all_come(tmp_path, monkeypatch, database):
+    libraries.needed("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "many")
+    one = mlflow_.MlflowTracker()
+    one.start(record(), tmp_path)
+    many = {f"after/test/label {number}/f1": number / 1200 for number in range(1200)}
+    one.finish(record(), many, [])
+    assert tracked.mlflow("many").final == many
+
+
 def test_trackios_own_store_gives_back_the_run(tmp_path):
     libraries.needed("trackio")
     made = sent("trackio", tmp_path / "run")
