@@ -314,8 +314,8 @@ def _refuse_other_shards(state: dict[str, Any]) -> None:
     processes = PartialState().num_processes
     if state.get("spread") == "whole" or state.get("world_size") != processes:
         raise SetupError(
-            f"the checkpoint of step {state.get('step')} was written with spread {state.get('spread')}, processes "
-            f"{state.get('world_size')}, now sharded by {processes}; launch it as before, or {_START_ANEW}"
+            f"the checkpoint of step {state.get('step')} was written with sharding {_named(state.get('spread'))}, "
+            f"processes {state.get('world_size')}, now sharded by {processes}; launch it as before, or {_START_ANEW}"
         )
 
 
@@ -360,8 +360,8 @@ def restore(
 
 
 def _refuse_another_launch(inputs: FitInputs, engine: EngineState, state: dict[str, Any]) -> None:
-    then = {"spread": state["spread"], "precision": state["precision"]}
-    now = {"spread": engine.sharding, "precision": inputs.scoring.precision}
+    then = {"sharding": _named(state["spread"]), "precision": state["precision"]}
+    now = {"sharding": _named(engine.sharding), "precision": inputs.scoring.precision}
     if engine.sharding != "whole" and not has_parts(state):
         then["processes"], now["processes"] = state["world_size"], engine.accelerator.num_processes
     differing = [f"{name} {value}, now {now[name]}" for name, value in then.items() if value != now[name]]
@@ -370,6 +370,11 @@ def _refuse_another_launch(inputs: FitInputs, engine: EngineState, state: dict[s
             f"the checkpoint of step {state['step']} was written with {'; '.join(differing)}; launch it as before, "
             "or give --overwrite to start anew"
         )
+
+
+def _named(sharding: Any) -> str:
+    """Return a launch's sharding as in a sentence."""
+    return "none" if sharding == "whole" else str(sharding)
 
 
 def _load_whole(inputs: FitInputs, engine: EngineState, resumption: Resumption) -> None:

@@ -224,7 +224,8 @@ def test_shards_of_another_launch_are_refused_before_a_library_looks_for_them(ch
     checkpoint_files.seal(partial)
     checkpoint, _ = checkpoint_files.newest(folder)
     inputs = SimpleNamespace(checkpoint_folder=folder, checkpoint=checkpoint, rank=0)
-    with pytest.raises(SetupError, match="launch it as before, or give --overwrite to start anew"):
+    refused = r"written with sharding (none|ZeRO-2), .*; launch it as before, or give --overwrite to start anew"
+    with pytest.raises(SetupError, match=refused):
         checkpointing.agree_on_checkpoint(inputs, sharded=True)
 
 
