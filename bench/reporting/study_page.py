@@ -300,7 +300,20 @@ def _summary(records: Sequence[Located], unreadable: Sequence[LeftOut], groups: 
     counts += f" {chosen}" if chosen else ""
     # Of one data set the finding says all of it.
     table = md.table_of(lines, ("data set", "metric", "best systems")) if len(lines) > 1 else ""
-    return md.joined([counts, table])
+    return md.joined([_best_score(groups[0]) if len(groups) == 1 else "", counts, table])
+
+
+def _best_score(group: Group) -> str:
+    """Return the score of the best system with its interval, and that of the baseline; empty without a score."""
+    best = next((system for system in group.systems if system.score is not None), None)
+    if best is None or group.metric is None:
+        return ""
+    interval = f" (95 % interval {md.fixed(best.low)} to {md.fixed(best.high)})" if best.low != best.high else ""
+    floors = (accessors.constant_baseline(record, group.split or "", group.metric) for record in best.records)
+    floor = next((one for one in floors if one), None)
+    baseline = f"; {md.fixed(floor[1])} for the {md.escape(floor[0])} baseline" if floor else ""
+    told = f"{md.escape(group.metric)} {md.fixed(best.score)}{interval}"
+    return f"Best score: {told}, {md.escape(best.short, NAME_CHARACTERS)}{baseline}."
 
 
 def _best(group: Group) -> str:

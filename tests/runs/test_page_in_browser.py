@@ -111,6 +111,7 @@ def test_rows_are_filtered_as_one_types(wide):
 
 
 def test_figures_tell_their_values_to_the_pointer_and_to_the_arrow_keys(wide):
+    wide.page.mouse.move(0, 0)  # from where another test left it
     place = figure(wide.page, "scores")
     place.scroll_into_view_if_needed()
     tip = place.locator("[aria-label=tip]")

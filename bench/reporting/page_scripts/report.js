@@ -41,7 +41,7 @@
         ...(one.before == null ? [] : [`before training: ${fixed(one.before)}`])].join("\n");
       const floors = chart.baselines.map((one, line) => ({...one, line}));
       // Names have a column of their own, on a narrow screen a line; lines of baselines stop where they begin.
-      const beside = width >= 620, high = beside ? 30 : 42, dot = beside ? 15 : 29, most = beside ? 38 : Math.floor(width / 8);
+      const beside = width >= 620, high = beside ? 30 : 42, dot = beside ? 15 : 29, most = Math.floor(width / (beside ? 20 : 8));
       const names = rows.map((one) => cut(one.name, most));
       const gutter = beside ? 8 * Math.max(...names.map((name) => name.length)) + 16 : 10;
       const y = (one) => one.place * high + dot;
@@ -306,14 +306,14 @@
   };
 
   // The names of the rows stay where a table is scrolled, and its right end fades while there is more.
-  const MANY_COLUMNS = 6, NAMES = ["system", "better score", "example", "data set"];
+  const MANY_COLUMNS = 1, NAMES = ["system", "better score", "example", "data set"];
   const scrolls = (box) => {
     const table = box.querySelector("table"), heads = [...table.tHead?.rows[0]?.cells ?? []];
     const column = Math.max(0, heads.findIndex((head) => NAMES.includes(head.textContent.trim())));
     for (const row of table.rows) row.cells[column]?.classList.add("key");
-    // Answers of many systems are short words beside one another, and need less room than the texts.
+    // Many columns of words, as the answers of many systems, need less room each than a text.
     const texts = heads.findIndex((head) => head.textContent.trim() === "text");
-    box.classList.toggle("many", heads.length > MANY_COLUMNS);
+    box.classList.toggle("many", heads.filter((head) => head.style.textAlign === "left").length > MANY_COLUMNS);
     if (texts >= 0) for (const row of table.tBodies[0].rows) row.cells[texts]?.classList.add("text");
     const hint = () => box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
     box.addEventListener("scroll", hint, {passive: true});

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -244,6 +245,8 @@ def test_title_and_finding_come_first_and_warnings_before_the_finding(tmp_path):
     assert html.unescape(lines[2]) == "**sst2_local**, accuracy: " + findings.finding(
         found, {"A": "better", "B": "good", "C": "weak"}
     )
+    score = r"accuracy 0\.\d{3} \(95 % interval 0\.\d{3} to 0\.\d{3}\)"
+    assert re.fullmatch(rf"Best score: {score}, better; 0\.509 for the majority baseline\.", lines[3])
     content = store.read(folder / "weak-13")
     content.warn("leakage", "test texts are among the training texts")
     store.write(content, folder / "weak-13")
