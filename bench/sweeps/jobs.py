@@ -496,8 +496,10 @@ def _slurm_environment(machine_config: Path) -> dict[str, str]:
 
 
 def _warn_of_repetition(lines: list[str], out: Path) -> None:
-    listings = (files.read_text(path, LISTING_BYTES) for path in out.glob("array-*.txt"))
-    earlier = {line for text in listings for line in text.splitlines()}
+    earlier = set[str]()
+    for path in out.glob("array-*.txt"):
+        with contextlib.suppress(OSError, ValueError):  # of somebody else
+            earlier |= set(files.read_text(path, LISTING_BYTES).splitlines())
     again = sum(line in earlier for line in lines)
     if again:
         console.complain(
