@@ -21,7 +21,7 @@ from typing import Literal
 
 from bench import console
 from bench.analysis import accessors
-from bench.config import foreign_code, registry, yaml_loader
+from bench.config import foreign_code, registry, resolve, yaml_loader
 from bench.config.resolve import first_record
 from bench.errors import BenchError, RecipeError, SetupError
 from bench.records import store
@@ -355,6 +355,16 @@ def _stays_taken(folder: Path) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+def is_changed(job: Job) -> bool:
+    """Return whether a launch would now run another recipe than was planned, for hours and for nothing."""
+    planned = job.planned
+    try:
+        now = resolve.load(planned.path, (*planned.overrides, *planned.resolved.pins), planned.seed)
+    except BenchError:  # which the launch says itself
+        return False
+    return now.hash != planned.resolved.hash
 
 
 def mark_taken(job: Job) -> None:

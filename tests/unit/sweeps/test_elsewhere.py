@@ -756,3 +756,17 @@ def test_a_config_whose_sharding_is_not_told_is_not_forecast(deepspeed, tmp_path
     path.write_text(f"distributed_type: DEEPSPEED\ndeepspeed_config: {deepspeed}\n", encoding="utf-8")
     with pytest.raises(SetupError, match="the stage of ZeRO is read from zero_stage"):
         forecasts._parallelism(jobs.Machine(config=path))
+
+
+def test_a_recipe_that_is_edited_while_the_sweep_runs_is_not_launched(write, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scheduler, "POLL_S", 0.01)
+    job = one_job(tmp_path / "out")
+    write("mine.yaml", RECIPE.read_text(encoding="utf-8"))
+    job.planned = replace(job.planned, path=tmp_path / "mine.yaml")
+    executor = Scripted(["ok"])
+    assert not jobs.is_changed(job)
+    write("mine.yaml", RECIPE.read_text(encoding="utf-8").replace("method: full", "method: head"))
+    scheduler.run_all([job], CPU, executor=executor)
+    assert (job.state, executor.ends) == ("crashed", ["ok"])
+    assert "was changed while the sweep ran; repeat the command" in capsys.readouterr().out.replace("\n", " ")
+    assert not job.folder.exists()
