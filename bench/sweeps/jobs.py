@@ -21,7 +21,7 @@ from typing import Literal
 
 from bench import console
 from bench.analysis import accessors
-from bench.config import foreign_code, registry, yaml_loader
+from bench.config import foreign_code, registry, resolve, yaml_loader
 from bench.config.resolve import first_record
 from bench.errors import BenchError, RecipeError, SetupError
 from bench.records import store
@@ -357,6 +357,16 @@ def _stays_taken(folder: Path) -> bool:
     return False
 
 
+def is_changed(job: Job) -> bool:
+    """Return whether a launch would now run another recipe than was planned, for hours and for nothing."""
+    planned = job.planned
+    try:
+        now = resolve.load(planned.path, (*planned.overrides, *planned.resolved.pins), planned.seed)
+    except BenchError:  # which the launch says itself
+        return False
+    return now.hash != planned.resolved.hash
+
+
 def mark_taken(job: Job) -> None:
     """Mark a run that another process executes; its record and log are not touched."""
     job.state, job.elsewhere, job.seconds = "elsewhere", True, None
@@ -496,8 +506,10 @@ def _slurm_environment(machine_config: Path) -> dict[str, str]:
 
 
 def _warn_of_repetition(lines: list[str], out: Path) -> None:
-    listings = (files.read_text(path, LISTING_BYTES) for path in out.glob("array-*.txt"))
-    earlier = {line for text in listings for line in text.splitlines()}
+    earlier = set[str]()
+    for path in out.glob("array-*.txt"):
+        with contextlib.suppress(OSError, ValueError):  # of somebody else
+            earlier |= set(files.read_text(path, LISTING_BYTES).splitlines())
     again = sum(line in earlier for line in lines)
     if again:
         console.complain(

@@ -24,6 +24,9 @@ from bench.sweeps.resources import Node, Resources
 from bench.utils import files
 
 AUTO = "auto"
+# The beginning of HTTP/2, with an empty frame of settings, and the kind of frame that is answered (RFC 9113, 3.4).
+SETTINGS = 4
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, SETTINGS, 0, 0, 0, 0, 0])
 CONNECT_S, CALL_S = 10.0, 120.0
 # How often the head is called, and after which silence the sweep ends.
 HEARD_S, SILENT_S = 5.0, 30.0
@@ -112,10 +115,27 @@ def _why_silent(address: str) -> str | None:
     return None
 
 
+def _why_no_head(address: str) -> str | None:
+    """Return why no head of a cluster is at an address; None where one may be. It speaks HTTP/2, as gRPC does.
+
+    With another service Ray would wait for minutes, and then end this process.
+    """
+    host, _, port = address.rpartition(":")
+    if (reason := _why_silent(address)) or os.environ.get("RAY_USE_TLS", "0") != "0":
+        return reason
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as stream:
+            stream.sendall(GREETING)
+            answer = stream.recv(4)
+    except OSError as error:
+        return f"what listens there does not answer as Ray does: {error.strerror or error}"
+    return None if len(answer) == 4 and answer[3] == SETTINGS else "what listens there is not Ray"
+
+
 def _refuse_silent(address: str) -> str:
     """Return an address as HOST:PORT, of Ray's own choice for "auto".
 
-    Raises SetupError for one where nothing listens, which Ray would try again and again for a minute.
+    Raises SetupError for one where no Ray listens, which Ray would try again and again for minutes.
     """
     if address.startswith("ray://"):
         raise SetupError(
@@ -129,7 +149,7 @@ def _refuse_silent(address: str) -> str:
     host, colon, port = address.rpartition(":")
     if not host or not colon or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise SetupError(f"--address {address}: expected HOST:PORT of a Ray cluster, such as 10.0.0.1:6379, or auto")
-    if reason := _why_silent(address):
+    if reason := _why_no_head(address):
         raise SetupError(
             f"--on ray: no cluster at {address} ({reason}); start one with `ray start --head --port={port}` there"
         )
@@ -142,7 +162,7 @@ def _own_cluster() -> str:
 
     try:
         found = canonicalize_bootstrap_address(AUTO)
-        reason = "Ray finds none" if found is None else _why_silent(found)
+        reason = "Ray finds none" if found is None else _why_no_head(found)
     except (ConnectionError, ValueError) as error:
         found, reason = None, reason_of(error)
     if found is None or reason:

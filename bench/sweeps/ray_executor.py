@@ -18,7 +18,7 @@ from bench.errors import BenchError
 from bench.sweeps import gathering, placement, supervisor
 from bench.sweeps.executors import Ended
 from bench.sweeps.jobs import Job, Machine, written_at
-from bench.sweeps.node_agent import NodeAgent, Place, remote_run, token_in
+from bench.sweeps.node_agent import NodeAgent, Place, remote_run, say_withheld, token_in
 from bench.sweeps.ray_cluster import CALL_S, Cluster, Taken, library, reason_of
 from bench.sweeps.resources import Need, Resources, why_none_holds
 from bench.utils import files
@@ -76,6 +76,7 @@ class RayExecutor:
         nodes = self.cluster.nodes
         self._asked = forecasts.of_jobs(jobs, self._machine, nodes)
         forecasts.refuse_too_large(jobs, self._asked, nodes)
+        say_withheld()
 
     def take(self, waiting: list[Job], running: int) -> Job | None:
         """Take a job that fits on what is free now; the largest first, and each where it fits tightest."""

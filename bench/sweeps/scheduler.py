@@ -24,6 +24,7 @@ from bench.sweeps.jobs import (
     Machine,
     finish,
     higher_is_better,
+    is_changed,
     is_taken,
     jobs_of,
     last_line,
@@ -271,7 +272,12 @@ def run_all(
 
 
 def _begin(job: Job, executor: Executor, running: list[Execution], others: list[Job]) -> None:
-    """Start a job, or put it to those that another process runs."""
+    """Start a job, or put it to those that another process runs; not one whose recipe is another by now."""
+    if is_changed(job):
+        job.state = "crashed"
+        job.reason = f"{job.planned.path} or a card of it was changed while the sweep ran; repeat the command"
+        console.say(describe(job))
+        return
     started = None if is_taken(job) else executor.start(job)
     if started is None:
         mark_taken(job)

@@ -592,6 +592,9 @@ def test_a_task_of_an_array_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs.shutil, "which", lambda _: "/bin/sbatch")
     job = one_job(tmp_path)
     job.planned = replace(job.planned, overrides=("dataset.homepage=a\nrecipes/other.yaml --seed 1",))
+    (tmp_path / "array-mine.txt").write_bytes(b"\xff")
+    (tmp_path / "array-folder.txt").mkdir()
+    jobs._warn_of_repetition(["x"], tmp_path)
     with pytest.raises(SetupError, match="a task of an array is one line"):
         jobs.submit([job], CPU.config, tmp_path, None)
 
@@ -680,6 +683,30 @@ def test_a_job_that_was_never_submitted_is_withdrawn_at_once(slurm, tmp_path, mo
     assert run.poll() == executors.Ended(is_unstarted=True)
 
 
+def test_when_slurm_refuses_a_later_array_the_earlier_ones_are_cancelled(slurm, tmp_path, monkeypatch):
+    monkeypatch.setattr(scheduler, "POLL_S", 0.01)
+    executor, cancelled = slurm[0], []
+    executor._most = None
+    all_ = prepared(executor, monkeypatch, tmp_path, [Resources()] * 5)
+
+    class Job(SimpleNamespace):
+        def cancel(self, check):
+            cancelled.append(self.job_id)
+
+    def submit_array(runs):
+        if len(runs) == 1:
+            raise RuntimeError("sbatch: error: the queue is full")
+        return [Job(job_id=run.name) for run in runs]
+
+    monkeypatch.setattr(executor, "_submitter", lambda _: SimpleNamespace(submit_array=submit_array))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(SetupError, match="can't be submitted: sbatch: error: the queue is full"):
+        scheduler.run_all(all_, CPU, executor=executor)
+    assert cancelled == [job.folder.name for job in all_[:4]]
+    assert {job.state for job in all_} == {"waiting"}
+    assert os.listdir(tmp_path / "out") == []
+
+
 def test_how_long_an_array_may_be_is_asked(monkeypatch):
     told = SimpleNamespace(stdout="MaxArrayTasks = 3\nMaxArraySize            = 4001\n")
     monkeypatch.setattr(slurm_executor.subprocess, "run", lambda *_, **__: told)
@@ -729,3 +756,17 @@ def test_a_config_whose_sharding_is_not_told_is_not_forecast(deepspeed, tmp_path
     path.write_text(f"distributed_type: DEEPSPEED\ndeepspeed_config: {deepspeed}\n", encoding="utf-8")
     with pytest.raises(SetupError, match="the stage of ZeRO is read from zero_stage"):
         forecasts._parallelism(jobs.Machine(config=path))
+
+
+def test_a_recipe_that_is_edited_while_the_sweep_runs_is_not_launched(write, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scheduler, "POLL_S", 0.01)
+    job = one_job(tmp_path / "out")
+    write("mine.yaml", RECIPE.read_text(encoding="utf-8"))
+    job.planned = replace(job.planned, path=tmp_path / "mine.yaml")
+    executor = Scripted(["ok"])
+    assert not jobs.is_changed(job)
+    write("mine.yaml", RECIPE.read_text(encoding="utf-8").replace("method: full", "method: head"))
+    scheduler.run_all([job], CPU, executor=executor)
+    assert (job.state, executor.ends) == ("crashed", ["ok"])
+    assert "was changed while the sweep ran; repeat the command" in capsys.readouterr().out.replace("\n", " ")
+    assert not job.folder.exists()

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import threading
 
 import pytest
 
@@ -239,3 +240,51 @@ def test_the_reason_is_what_was_said_on_the_node():
     outer.cause = PermissionError(13, "Permission denied", "record.json")
     assert ray_cluster.reason_of(outer) == "[Errno 13] Permission denied: 'record.json'"
     assert ray_cluster.reason_of(ValueError()) == "ValueError"
+
+
+@together(
+    "answer, said",
+    [
+        (b"\x00\x00\x18\x04\x00", None),
+        (b"<!DOCTYPE HTML>", "what listens there is not Ray"),
+        (b"SSH", "what listens there is not Ray"),
+        (b"", "what listens there is not Ray"),
+        (None, "what listens there does not answer as Ray does: timed out"),
+    ],
+)
+def test_another_service_at_the_address_is_a_sentence(answer, said, monkeypatch):
+    monkeypatch.setattr(ray_cluster, "CONNECT_S", 0.2 if answer is None else 10.0)
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def serve():
+            listening.accept()[0].close()  # whether anything listens at all
+            with listening.accept()[0] as stream:
+                stream.recv(100)
+                if answer is not None:
+                    stream.sendall(answer)
+                over.wait()
+
+        over = threading.Event()
+        if answer is None:
+            server = None
+        else:
+            server = threading.Thread(target=serve)
+            server.start()
+            if len(answer) < 4:
+                over.set()  # it hangs up
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        assert ray_cluster._why_no_head(address) == said
+        over.set()
+        if server is not None:
+            server.join()
+
+
+def test_what_is_not_sent_to_nodes_is_said(executor, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bench.sweeps.forecasts.of_jobs", lambda *_: {})
+    monkeypatch.setattr("bench.sweeps.forecasts.refuse_too_large", lambda *_: None)
+    monkeypatch.setenv("HF_ENDPOINT", "https://me:correct-horse@hub.example.com")
+    executor.prepare([])
+    assert "HF_ENDPOINT has what looks like a token" in capsys.readouterr().err.replace("\n", " ")
