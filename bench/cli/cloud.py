@@ -9,7 +9,7 @@ from bench import console
 from bench.cli import plan
 from bench.cli.options import add_command, at_least_one
 from bench.config import recipe_names, resolve
-from bench.errors import BenchError
+from bench.errors import BenchError, SetupError
 from bench.utils import arguments
 
 
@@ -39,6 +39,7 @@ def add(commands: Any) -> None:
 
 def cloud_command(options: argparse.Namespace) -> int:
     """Write the files, where the run fits; returns the exit code, 3 where it does not, as `plan`."""
+    _refuse_many(options.recipe)
     with contextlib.suppress(
         BenchError
     ):  # what is named on the Hub may be asked for; errors come again, in their place
@@ -72,3 +73,17 @@ def cloud_command(options: argparse.Namespace) -> int:
     for line in [*said, *(f"written: {path}" for path in paths), *folder.next_steps(made, paths)]:
         console.say(line)
     return 0
+
+
+def _refuse_many(given: Path) -> None:
+    """Raise SetupError for a study or a folder, which are many runs. A name that nothing has is left to its reader."""
+    from bench.sweeps import study
+
+    with contextlib.suppress(BenchError):
+        given = recipe_names.find(given)
+    if given.is_dir() or (given.is_file() and study.is_study(given)):
+        what = "a study" if study.is_study(given) else "a folder"
+        raise SetupError(
+            f"{given} is {what}, and the files are for one run: name a recipe, or run all by `sweep --on ray`, or "
+            "write the files of each recipe and --seed in turn (docs/cloud.md)"
+        )

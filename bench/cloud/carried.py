@@ -1,6 +1,7 @@
 """Brings along what a run needs beside the package: a recipe of one's own with its cards, and its data's folder."""
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +78,10 @@ def _problems(resolved: Resolved) -> list[str]:
     if not Path(resolved.path).is_file():
         said.append("the recipe is in no file that could be brought along")
     if "dataset" in resolved.made and recipe.dataset.source.kind not in ("hub", "builtin", "lm_eval"):
+        cards = Path(resolved.path).absolute().parent.parent / CARD_FOLDERS["dataset"]
         said.append(
-            "the data set is named by a path on this machine; write a card of it (finetune-bench card DATA -o "
-            "datasets/NAME.yaml), whose folder of data is brought along, and name that"
+            "the data set is named by a path on this machine; write a card of it (finetune-bench card DATA > "
+            f"{shlex.quote(str(cards / 'NAME.yaml'))}), whose folder of data is brought along, and name that"
         )
     elif recipe.dataset.source.folder is not None and not Path(recipe.dataset.source.folder).is_dir():
         said.append(f"the folder of its data, {recipe.dataset.source.folder}, is not there")

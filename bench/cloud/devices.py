@@ -39,6 +39,8 @@ ACCELERATORS = {
     "Tesla V100-SXM2-16GB": "V100",
     "Tesla V100-PCIE-16GB": "V100",
 }
+# Words by which the forms of a GPU differ, whose memory is the same.
+FORMS = ("pcie", "sxm", "hbm", "nvl")
 # What the driver keeps of the memory that it reports: 0.39 to 0.53 GiB of the cards in `device_table` (24,564 MiB of an
 # RTX 4090, 15,360 of a T4, by nvidia-smi). The label of a node has what is reported.
 KEPT_MIB = 768
@@ -67,10 +69,23 @@ def accelerators(card: Card, needed: int, *, bf16: bool) -> list[str]:
 def node_labels(card: Card, needed: int, *, bf16: bool) -> list[dict[str, Any]]:
     """Return what the node of a pod must have, by the labels of NVIDIA's GPU feature discovery."""
     if card.device is not None:
-        return [{"key": "nvidia.com/gpu.product", "operator": "In", "values": [card.name.replace(" ", "-")]}]
+        products = [name.replace(" ", "-") for name in _forms(card)]
+        return [{"key": "nvidia.com/gpu.product", "operator": "In", "values": products}]
     least = str(needed // MIB + KEPT_MIB)
     asked = [{"key": "nvidia.com/gpu.memory", "operator": "Gt", "values": [least]}]
     if bf16:
         before = str(hardware.BF16_CAPABILITY[0] - 1)
         asked.append({"key": "nvidia.com/gpu.compute.major", "operator": "Gt", "values": [before]})
     return asked
+
+
+def _forms(card: Card) -> list[str]:
+    """Return the GPUs that a name means: of "H100", which says no form, all forms with as much memory.
+
+    The forecast is for the slowest of them; providers offer mostly another.
+    """
+    if any(word in card.text.lower() for word in FORMS) or card.name not in ACCELERATORS:
+        return [card.name]
+    asked, sold = hardware.DEVICES[card.name], ACCELERATORS[card.name]
+    alike = [name for name, one in ACCELERATORS.items() if one == sold]
+    return [name for name in alike if hardware.DEVICES[name].usable_bytes == asked.usable_bytes]

@@ -10,7 +10,7 @@ import yaml
 
 from bench import __version__
 from bench.cloud import manifests, sky_task
-from bench.cloud.job import CloudJob
+from bench.cloud.job import WORK, CloudJob
 from bench.cloud.manifests import SECRET, VARIABLE
 from bench.errors import SetupError
 from bench.runner import run_folder
@@ -40,13 +40,11 @@ def write(job: CloudJob, folder: Path, said: list[str]) -> list[Path]:
     Raises SetupError, before anything is written, where another file is in the place of one.
     """
     documents = manifests.filled(job, _templates(KUBERNETES))
-    texts = {KUBERNETES: _document(job, documents, said)}
+    pod = manifests.data_pod(job, _templates(DATA_POD)[0])
+    texts = {DATA_POD: _document(job, [documents[0], pod], []), KUBERNETES: _document(job, documents, said)}
     if job.accelerators or not job.resources.gpus:
         task = sky_task.filled(job, _templates(SKYPILOT)[0])
         texts[SKYPILOT] = _document(job, [task], said)
-    if job.carried.data is not None:
-        pod = manifests.data_pod(job, _templates(DATA_POD)[0])
-        texts[DATA_POD] = _document(job, [documents[0], pod], [])
     refuse_others(folder, texts)
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
@@ -65,13 +63,17 @@ def next_steps(job: CloudJob, paths: list[Path]) -> list[str]:
         steps.append(
             f"  docker build -f scripts/cloud/Dockerfile -t {job.image} .   # and push it; --image names yours"
         )
+    pod = f"{job.name}-data"
+    opened = f"  kubectl apply -f {by_name[DATA_POD]} && kubectl wait --for=condition=Ready --timeout=15m pod/{pod}"
     if job.carried.data is not None:
-        pod = f"{job.name}-data"
-        steps += [
-            f"  kubectl apply -f {by_name[DATA_POD]} && kubectl wait --for=condition=Ready pod/{pod}",
-            f"  kubectl cp {shlex.quote(str(job.carried.data))} {pod}:{manifests.DATA} && kubectl delete pod {pod}",
-        ]
-    steps.append(f"  kubectl apply -f {by_name[KUBERNETES]}")
+        copied = f"kubectl cp {shlex.quote(str(job.carried.data))} {pod}:{manifests.DATA}"
+        steps += [opened, f"  {copied} && kubectl delete pod {pod}"]
+    steps += [
+        f"  kubectl apply -f {by_name[KUBERNETES]}   # its log: kubectl logs -f job/{job.name}",
+        "and when the job is over, for its record:",
+        opened,
+        f"  kubectl cp {pod}:{WORK}/runs/{job.name} runs/{job.name} && kubectl delete pod {pod}",
+    ]
     if SKYPILOT not in by_name:
         return [*steps, f"SkyPilot: it has no name for such a GPU ({job.request.gpu}); no {SKYPILOT} was written"]
     secret = f"--secret {VARIABLE}=$(openssl rand -hex 32) " if job.is_shared else ""

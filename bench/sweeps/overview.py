@@ -19,6 +19,8 @@ FREE_LINES = 12
 # Characters of a reason in one line, and of a note in the table.
 MOST_CHARACTERS, MOST_OF_NOTE = 300, 100
 UNDER_WAY, TO_COME = ("running", "elsewhere"), ("waiting", "not started")
+# Ended from outside: the same command goes on with them.
+GO_ON = ("interrupted", "killed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +111,16 @@ def money_so_far(rows: Sequence[Row]) -> str:
         if isinstance(row.money, Money):
             sums[row.money.currency] = sums.get(row.money.currency, 0.0) + row.money.amount
     unknown = [row.money for row in rows if isinstance(row.money, str)]
-    shown = " and ".join(f"{amount:.2f} {currency}" for currency, amount in sums.items())
+    shown = " and ".join(f"{_amount(amount)} {currency}" for currency, amount in sums.items())
     if unknown:
         runs = f"{len(unknown)} run{'s' if len(unknown) > 1 else ''}"
         return f"{f'{shown}, without' if shown else 'no money of'} {runs} ({unknown[0]})"
     return shown
+
+
+def _amount(amount: float) -> str:
+    """Return an amount of money to two places; one that is too small for them is not nothing."""
+    return "less than 0.01" if 0 < amount < 0.005 else f"{amount:.2f}"
 
 
 def lines(rows: Sequence[Row], at_once: int = 1, most: int = MOST_ROWS, *, reasons: bool = True) -> list[str]:
@@ -154,19 +161,28 @@ def logs(rows: Sequence[Row]) -> list[str]:
 
 
 def endings(rows: Sequence[Row], out: Path, *, compares: bool = True) -> list[str]:
-    """Return the last lines of a sweep: which runs failed, why and where to look, and the command that compares.
+    """Return the last lines of a sweep: which runs failed or were stopped, why, and the command that compares.
 
     out: the sweep's folder. compares: whether to give that command.
     """
-    failed = [row for row in rows if row.is_over and row.state != "ok"]
-    said = [f"{len(failed)} of {len(rows)} runs failed:"] if failed else []
-    for row in failed[:MOST_FAILURES]:
-        reason = " ".join(row.note.split())[:MOST_CHARACTERS]
-        said.append(f"  {row.label}: {row.state}{': ' if reason else ''}{reason} (log: {row.log})")
-    if len(failed) > MOST_FAILURES:
-        said.append(f"  ... and {len(failed) - MOST_FAILURES} more; their logs are beside it")
+    ended = [row for row in rows if row.is_over and row.state != "ok"]
+    failed = [row for row in ended if row.state not in GO_ON]
+    stopped = [row for row in ended if row.state in GO_ON]
+    said = _reasons(f"{len(failed)} of {len(rows)} runs failed:", failed)
+    said += _reasons(f"{len(stopped)} of {len(rows)} runs stopped early, and the same command goes on:", stopped)
     done = [row for row in rows if row.state == "ok"]
     return said + ([f"compare them: {compare_command(out)}"] if compares and len(done) > 1 else [])
+
+
+def _reasons(title: str, rows: Sequence[Row]) -> list[str]:
+    """Return a title, and below it why each of some runs ended; nothing where there are none."""
+    said = [title] if rows else []
+    for row in rows[:MOST_FAILURES]:
+        reason = " ".join(row.note.split())[:MOST_CHARACTERS]
+        said.append(f"  {row.label}: {row.state}{': ' if reason else ''}{reason} (log: {row.log})")
+    if len(rows) > MOST_FAILURES:
+        said.append(f"  ... and {len(rows) - MOST_FAILURES} more; their logs are beside it")
+    return said
 
 
 def rows_that_fit(height: int) -> int:

@@ -70,7 +70,7 @@ class Watched:
             return f"{self.folder}: runs are going on, without a sweep on this machine"
         if any(row.state == "waiting" for row in self.rows):
             return f"{self.folder}: runs are waiting in Slurm"
-        if any(row.state == "not started" for row in self.rows):
+        if any(row.state in ("not started", *overview.GO_ON) for row in self.rows):
             return f"{self.folder}: no sweep is at work; the same command goes on with what is left"
         return f"{self.folder}: no sweep is at work"
 
@@ -118,8 +118,9 @@ def look(folder: Path, records: Records) -> Watched:
         watched.sentences.append(f"{error}; shown are all runs that are found")
     if plan is not None:
         watched.host = plan.host if plan.host != socket.gethostname() else ""
-        watched.at_once = plan.at_once or len(plan.jobs) or 1
         watched.rows = [_planned_row(folder, job, plan, records, alive=watched.alive) for job in plan.jobs]
+        # A cluster takes as many as it has room for: those that run now say how many that is.
+        watched.at_once = plan.at_once or sum(row.state == "running" for row in watched.rows) or 1
         planned = {(folder / job.folder).resolve() for job in plan.jobs}
         others = [one for one in _runs_below(folder) if one.resolve() not in planned]
         if others:

@@ -1,6 +1,7 @@
 """`bench cloud`: files that Kubernetes and SkyPilot accept, ask for what the forecast says, and start the same run."""
 
 import os
+import re
 import shlex
 
 import pytest
@@ -103,6 +104,14 @@ def test_a_shipped_recipe_on_one_gpu(project, capsys):
     assert said[0].startswith("fits: ")
     assert [line for line in said if line.startswith("written: ")] == [
         f"written: out/{one}" for one in sorted(os.listdir("out"))
+    ]
+    # The record comes back through the pod that holds the volume; nothing is copied onto it.
+    assert set(cloud_files.kubernetes(ROOT.__class__("out/data.yaml"))) == {"PersistentVolumeClaim", "Pod"}
+    copies = [line.split(" && ")[0].strip() for line in said if "kubectl cp" in line]
+    assert copies == [f"kubectl cp {name}-data:/work/runs/{name} runs/{name}"]
+    assert [line for line in said if line.startswith("  kubectl apply")] == [
+        f"  kubectl apply -f out/kubernetes.yaml   # its log: kubectl logs -f job/{name}",
+        f"  kubectl apply -f out/data.yaml && kubectl wait --for=condition=Ready --timeout=15m pod/{name}-data",
     ]
     for path in ("out/kubernetes.yaml", "out/skypilot.yaml"):
         with open(path, encoding="utf-8") as stream:
@@ -254,6 +263,9 @@ REFUSED = [
     ((OWN, "--gpu", "24GiB", "-o", "data/a.csv"), "data/a.csv is a file"),
     ((OWN, "--gpu", "24GiB", "dataset.source.folder=nowhere"), "nowhere, is not there"),
     (("tiny/bert-full", "dataset=data/a.csv", "--gpu", "24GiB"), "named by a path on this machine; write a card of it"),
+    (("studies/imdb", "--gpu", "24GiB"), "is a study, and the files are for one run"),
+    ((str(ROOT / "recipes/studies/imdb/study.yaml"), "--gpu", "24GiB"), "study.yaml is a study, and the files are for"),
+    (("own", "--gpu", "24GiB"), "own is a folder, and the files are for one run"),
     (("tiny/bert-full", "--gpu", "24GiB", "--image", f"registry.io/hf_{'a' * 34}/x"), "--image has what looks like"),
 ]  # fmt: skip
 
@@ -266,6 +278,18 @@ def test_what_can_t_be_sent_is_a_sentence(words, said, project, capsys):
     assert said in error
     assert len(error.splitlines()) == 1
     assert not os.path.exists("out")
+
+
+def test_the_advice_for_data_of_this_machine_is_followed_to_the_end(project, capsys):
+    (project / OWN).write_text(RECIPE.replace("dataset: mine", "dataset: data/a.csv"), encoding="utf-8")
+    cloud(OWN, "--gpu", "24GiB", code=2)
+    command, place = re.search(r"\(finetune-bench (card DATA) > (.*)\), whose", capsys.readouterr().err).groups()
+    assert main.main(command.replace("DATA", "data/a.csv").split()) == 0
+    (target,) = shlex.split(place.replace("NAME", "written"))
+    ROOT.joinpath(target).write_text(capsys.readouterr().out, encoding="utf-8")
+    (project / OWN).write_text(RECIPE.replace("dataset: mine", "dataset: written"), encoding="utf-8")
+    cloud(OWN, "--gpu", "24GiB")
+    assert f"kubectl cp {shlex.quote(str(project / 'data'))} " in capsys.readouterr().out
 
 
 def test_secrets_are_in_no_file(project, capsys):
@@ -321,12 +345,12 @@ def test_other_files_in_the_folder_stay(project):
     (project / "out").mkdir()
     (project / "out" / "notes.txt").write_text("mine", encoding="utf-8")
     cloud("tiny/bert-full", "--gpu", "24GiB")
-    assert sorted(os.listdir("out")) == ["kubernetes.yaml", "notes.txt", "skypilot.yaml"]
+    assert sorted(os.listdir("out")) == ["data.yaml", "kubernetes.yaml", "notes.txt", "skypilot.yaml"]
 
 
 def test_a_gpu_without_a_name_in_skypilot_has_no_task(project, capsys):
     cloud("tiny/bert-full", "--gpu", "RTX3060")
-    assert os.listdir("out") == ["kubernetes.yaml"]
+    assert sorted(os.listdir("out")) == ["data.yaml", "kubernetes.yaml"]
     assert "SkyPilot: it has no name for such a GPU (RTX3060)" in capsys.readouterr().out
 
 

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from bench import console
+from bench.analysis.spending import Money
 from bench.cli import main as cli
 from bench.errors import DataError, SetupError
 from bench.records import record, store
@@ -101,6 +102,16 @@ def test_the_summary_counts_states_time_and_gpu_hours():
     )
 
 
+def test_little_money_is_not_none():
+    def said(*amounts):
+        price = SimpleNamespace(currency="EUR")
+        money = [Money(amount=one, hours=1, unit="core hours", device="cpu", price=price) for one in amounts]
+        return overview.money_so_far([row(money=one) for one in money])
+
+    assert said(0.002) == "less than 0.01 EUR"
+    assert (said(0.002, 0.004), said(0.0), said(1.239)) == ("0.01 EUR", "0.00 EUR", "1.24 EUR")
+
+
 def test_a_long_sweep_shows_what_runs_and_what_failed_first():
     rows = [row(f"r{number}", seconds=1) for number in range(40)]
     rows += [row("late", "waiting"), row("bad", "oom", note="no\nmemory"), row("now", "running", 2, note="step 3")]
@@ -128,6 +139,21 @@ def test_a_sweep_ends_with_its_failures_and_the_command_that_compares():
     assert (many[0], len(many), many[-1]) == (
         "20 of 20 runs failed:", 10, "  ... and 12 more; their logs are beside it",
     )  # fmt: skip
+
+
+def test_a_run_that_was_stopped_has_not_failed(tmp_path):
+    rows = [row("a", "interrupted", note="stopped by SIGTERM"), row("b", "killed"), row("c", "oom")]
+    assert overview.endings(rows, Path("runs")) == [
+        "1 of 3 runs failed:",
+        "  c: oom (log: runs/logs/c.txt)",
+        "2 of 3 runs stopped early, and the same command goes on:",
+        "  a: interrupted: stopped by SIGTERM (log: runs/logs/a.txt)",
+        "  b: killed (log: runs/logs/b.txt)",
+    ]
+    goes_on = "no sweep is at work; the same command goes on with what is left"
+    for state in ("interrupted", "killed", "not started"):
+        assert watch.Watched(tmp_path, [row("a", state), row("b")]).status().endswith(goes_on)
+    assert watch.Watched(tmp_path, [row("a", "oom"), row("b")]).status().endswith("no sweep is at work")
 
 
 # ---------------------------------------------------------------- the plan on disk
@@ -285,7 +311,8 @@ def test_states_of_a_sweep_are_read_from_the_disk(sweep, capsys):
     assert re.search(r"now +running +1[5-9] s  train: step 3 of 9, 5 s left\\u001b\[2J", said[7])
     assert said[10:12] == [f"{sweep.out}: a sweep is at work", "not shown: 1 runs of other sweeps in this folder"]
     assert f"log of now: {sweep.out / 'logs' / 'now.txt'}" in said
-    assert "3 of 8 runs failed:" in said
+    assert "2 of 8 runs failed:" in said
+    assert "1 of 8 runs stopped early, and the same command goes on:" in said
     assert {path: path.stat().st_mtime_ns for path in sweep.out.rglob("*")} == before
 
 
@@ -337,6 +364,17 @@ def test_slurm_s_runs_wait_without_a_driver(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("1 run: 1 waiting; ")
     assert f"{tmp_path}: runs are waiting in Slurm" in said
+
+
+@pytest.mark.parametrize(("busy", "at_once"), [((), 1), (("a", "b"), 2)])
+def test_a_cluster_takes_as_many_at_once_as_run_now(busy, at_once, tmp_path):
+    names = "abcdef"
+    plan_file.add(tmp_path, plan(*map(planned, names), at_once=None))
+    (tmp_path / "logs").mkdir()
+    held = [files.lock_file(tmp_path / "logs" / f"{name}.txt") for name in busy]
+    assert watch.look(tmp_path, watch.Records()).at_once == at_once
+    for one in held:
+        one.close()
 
 
 COSTS = """
