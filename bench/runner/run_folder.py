@@ -94,7 +94,8 @@ def _is_first(name: str) -> bool:
     return name in FIRST or (_TEMPORARY.fullmatch(name) is not None and "/" not in name)
 
 
-def _is_made(name: str) -> bool:
+def is_made(name: str) -> bool:
+    """Return whether a run writes a file of this name, relative to its folder; also for a moment, under another name."""
     temporary = _TEMPORARY.fullmatch(name)
     if temporary is not None and _MADE.fullmatch(f"{temporary[1] or ''}{temporary['name']}"):
         return True
@@ -126,20 +127,15 @@ def _survey(folder: Path, inside: str, contents: FolderContents) -> None:
             mode = entry.stat(follow_symlinks=False).st_mode
         except FileNotFoundError:  # of a run that is still going on
             continue
-        reserved = inside != "" or name in FOLDERS or _is_made(name)
+        reserved = inside != "" or name in FOLDERS or is_made(name)
         if not reserved:
             contents.others.append(name)
         elif stat.S_ISDIR(mode) and (inside != "" or name in FOLDERS):
             _survey(folder, f"{name}/", contents)
         elif stat.S_ISREG(mode) and name not in FOLDERS:
-            (contents.made if _is_made(name) else contents.others).append(name)
+            (contents.made if is_made(name) else contents.others).append(name)
         else:
             contents.wrong.append(f"{name} is {files.kind_of(mode)}")
-
-
-def is_made(name: str) -> bool:
-    """Return whether a run writes a file of this name, relative to its folder."""
-    return _is_made(name)
 
 
 def is_ours(folder: Path) -> bool:
@@ -151,7 +147,7 @@ def run_of(path: Path) -> Path | None:
     """Return the folder of the run that writes a file of this path itself; None for any other path."""
     whole = path.absolute()
     owners = (folder for folder in whole.parents if is_ours(folder))
-    return next((folder for folder in owners if _is_made(whole.relative_to(folder).as_posix())), None)
+    return next((folder for folder in owners if is_made(whole.relative_to(folder).as_posix())), None)
 
 
 def check_place(folder: Path, option: str = "--out") -> None:

@@ -199,8 +199,8 @@ def main() -> int:
         print(
             f"{name}: {options.runs} runs on {options.nodes} nodes with {gpus} GPUs placed in {done.placing_s:.2f} s; "
             f"idle-while-fits violations = {found.idle} at {found.moments} of {len(done.log)} moments; given out "
-            f"twice: {found.twice}; never ended: {found.never}; GPUs busy {busy:.0%} of the time until the last end; one "
-            f"plan from nothing {plan_s(done.nodes, done.runs):.2f} s",
+            f"twice: {found.twice}; never ended: {found.never}; GPUs busy {busy:.0%} of the time until the last end; "
+            f"one plan from nothing {plan_s(done.nodes, done.runs):.2f} s",
             flush=True,
         )
         broken |= bool(found.idle or found.twice or found.never) or done.placing_s > ALLOWED_S
