@@ -95,7 +95,7 @@ def _is_first(name: str) -> bool:
 
 
 def is_made(name: str) -> bool:
-    """Return whether a run writes a file of this name, relative to its folder; also for a moment, under another name."""
+    """Return whether a run writes a file of this name, in its folder; for a moment perhaps under another name."""
     temporary = _TEMPORARY.fullmatch(name)
     if temporary is not None and _MADE.fullmatch(f"{temporary[1] or ''}{temporary['name']}"):
         return True
