@@ -49,7 +49,7 @@ def refusals(nodes: Sequence[Node], runs: Mapping[str, Resources]) -> list[str]:
         by_need.setdefault(Need.of(asked), []).append(name)
     said, rooms = [], _rooms(nodes)
     for need, names in by_need.items():
-        if int((rooms >= need.row).all(axis=1).sum()) < need.nodes:
+        if int((rooms >= _table([need.row])).all(axis=1).sum()) < need.nodes:
             why = why_none_holds(runs[names[0]], nodes)
             more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
             source = f" ({runs[names[0]].source})" if runs[names[0]].source else ""

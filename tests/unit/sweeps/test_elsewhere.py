@@ -31,6 +31,7 @@ from bench.sweeps import (
     supervisor,
 )
 from bench.sweeps.resources import Node, Resources, why_none_holds
+from tests.helpers import libraries
 from tests.helpers.cases import together
 from tests.helpers.launching import ROOT
 from tests.helpers.one_run import CPU, RECIPE, one_job
@@ -622,7 +623,7 @@ def test_a_folder_that_slurm_would_read_as_a_pattern_is_refused(name, tmp_path_f
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """An executor for Slurm, and the arrays that it submits."""
-    pytest.importorskip("submitit")
+    libraries.needed("submitit")
     monkeypatch.setattr(slurm_executor.shutil, "which", lambda _: "/bin/true")
     monkeypatch.setattr(slurm_executor, "_nodes", list)
     monkeypatch.setattr(slurm_executor, "most_of_an_array", lambda: 2)

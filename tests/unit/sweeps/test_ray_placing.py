@@ -12,10 +12,11 @@ from bench.sweeps import node_check, ray_cluster, ray_executor
 from bench.sweeps.node_agent import Place
 from bench.sweeps.ray_cluster import Cluster, Taken
 from bench.sweeps.resources import Resources
+from tests.helpers import libraries
 from tests.helpers.cases import together
 from tests.helpers.one_run import CPU, one_job
 
-pytest.importorskip("ray")
+libraries.needed("ray")
 GIB = 2**30
 SMALL, LARGE = Resources(gpus=1, gpu_bytes=10 * GIB, cpus=2), Resources(gpus=4, gpu_bytes=10 * GIB, cpus=2)
 
