@@ -94,6 +94,7 @@ def _ended_with_its_head(address: str) -> Iterator[None]:
             "with a checkpoint where their folder is shared. Start the cluster and repeat this command: what is "
             "finished is left out"
         )
+        console.out.show_cursor()
         console.flush()
         os._exit(1)  # the main thread may hang in a call to the cluster, and nothing of it is half-written
 
