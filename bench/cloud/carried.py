@@ -25,11 +25,6 @@ class Carried:
     data: Path | None = None
 
     @property
-    def own_recipe(self) -> str:
-        """Return the place of the recipe, where it is brought along."""
-        return self.recipe.removeprefix(f"{JOB}/")
-
-    @property
     def data_bytes(self) -> int:
         """Return the bytes of the folder of the data, where it is copied."""
         places = [] if self.data is None else os.walk(self.data)

@@ -32,8 +32,7 @@ def filled(job: CloudJob, templates: list[Manifest]) -> list[Manifest]:
     claim["spec"]["accessModes"] = ["ReadWriteMany" if several else "ReadWriteOnce"]
     claim["spec"]["resources"]["requests"]["storage"] = f"{job.disk_bytes // GIB}Gi"
     own = job.carried.texts()
-    keys = _keys(job)
-    texts["data"] = {keys[place]: text for place, text in own.items()}
+    texts["data"] = {_key(place): text for place, text in own.items()}
     service["spec"]["selector"] = {"batch.kubernetes.io/job-name": job.name}
     _fill_job(work["spec"], job)
     _fill_pod(work["spec"]["template"], job)
@@ -48,11 +47,10 @@ def data_pod(job: CloudJob, template: Manifest) -> Manifest:
     return template
 
 
-def _keys(job: CloudJob) -> dict[str, str]:
-    """Return place -> key of each carried file; a ConfigMap's has letters, digits, and `-._` only."""
-    # A recipe may lie in a folder of that name, too.
-    kinds = {place: place.partition("/")[0][:-1] for place in job.carried.files}
-    return {place: f"{kind if place != job.carried.own_recipe else 'recipe'}.yaml" for place, kind in kinds.items()}
+def _key(place: str) -> str:
+    """Return the key of a carried file; a ConfigMap's has letters, digits, and `-._` only."""
+    folder = place.partition("/")[0]
+    return f"{folder[:-1] if folder in ('datasets', 'models') else 'recipe'}.yaml"
 
 
 def _fill_job(spec: Manifest, job: CloudJob) -> None:
@@ -84,7 +82,7 @@ def _fill_pod(template: Manifest, job: CloudJob) -> None:
     volumes[0]["persistentVolumeClaim"]["claimName"] = job.name
     volumes[2]["emptyDir"]["sizeLimit"] = f"{job.shared_bytes // GIB}Gi"
     if job.carried.files:
-        items = [{"key": key, "path": place} for place, key in _keys(job).items()]
+        items = [{"key": _key(place), "path": place} for place in job.carried.files]
         volumes.append({"name": "recipe", "configMap": {"name": job.name, "items": items}})
         container["volumeMounts"].append({"name": "recipe", "mountPath": carried.JOB, "readOnly": True})
     if needs.nodes == 1:

@@ -151,15 +151,6 @@ def test_a_recipe_of_one_s_own_starts_the_same_run_there(project, tmp_path, caps
     assert f"kubectl cp '{project / 'data'}' {task['name']}-data:/work/data" in said
 
 
-def test_a_recipe_may_lie_beside_the_cards(project):
-    (project / OWN).rename(project / "datasets" / "study.yaml")
-    cloud("datasets/study.yaml", "--gpu", "24GiB")
-    manifests, _ = files_of()
-    items = next(one for one in manifests["Job"]["spec"]["template"]["spec"]["volumes"] if one["name"] == "recipe")
-    for one in items["configMap"]["items"]:
-        assert manifests["ConfigMap"]["data"][one["key"]] == (project / one["path"]).read_text(encoding="utf-8")
-
-
 @pytest.mark.parametrize("name", ["a$CONFIG.yaml", "${BUCKET}.yaml"])
 def test_a_path_in_which_skypilot_would_put_something_is_refused(name, project, capsys):
     (project / OWN).rename(project / "own" / name)

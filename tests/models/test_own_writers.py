@@ -107,7 +107,7 @@ def test_a_text_part_is_trained_in_full_and_saved_as_the_whole(model_type, tmp_p
     assert own_writers.is_made(model)
     written = [f"model/{path.name}" for path in (tmp_path / "saved").iterdir()]
     assert "model/preprocessor_config.json" in written
-    assert all(run_folder._is_made(name) for name in written)
+    assert all(run_folder.is_made(name) for name in written)
     expected = logits(model)
     assert (expected - logits(before)).abs().max() > 1e-3
     plain, loading = transformers.AutoModelForImageTextToText.from_pretrained(
