@@ -27,9 +27,9 @@ from bench.utils import files
 WAIT_S = 2.0
 # Runs are placed at most so often, on what is free then.
 PLAN_S = 0.4
-# A run that Ray does not start where there was room, since others were faster, is placed anew after so long: an actor
-# may take minutes to begin where its libraries lie on a slow disk.
-START_S = 300.0
+# A run that Ray does not start where there was room, since others were faster, is placed anew after so long if there is
+# room elsewhere; each time it waits twice as long, since an actor may take minutes to begin on a slow disk.
+PATIENCE_S, START_S = 15.0, 300.0
 # A run whose kind of node is gone, and does not come back, is given up after so long.
 NO_NODE_S = 300.0
 NODE_ID = "ray.io/node-id"
@@ -48,6 +48,7 @@ class RayExecutor:
         self._given = list[RayExecution]()
         self._places: dict[Path, placement.Place] = {}
         self._unheld_s: dict[Need, float] = {}
+        self._patience_s: dict[Path, float] = {}
         self._planned_s = 0.0
         self._opened = contextlib.ExitStack()
         self._token = ("", "")
@@ -132,7 +133,10 @@ class RayExecutor:
         job.before = written_at(job)
         run = remote_run(job, self._machine, asked, self._token)
         nodes = tuple(share.node for share in place.shares)
-        self._given.append(RayExecution(job, _actors(run, asked, nodes), Part(nodes, asked, self.cluster)))
+        patience_s = self._patience_s.get(job.folder, PATIENCE_S)
+        self._patience_s[job.folder] = min(2 * patience_s, START_S)
+        part = Part(nodes, asked, self.cluster, patience_s)
+        self._given.append(RayExecution(job, _actors(run, asked, nodes), part))
         return self._given[-1]
 
     def flush(self) -> None:
@@ -218,11 +222,17 @@ class GivenUp:
 
 @dataclass(frozen=True)
 class Part:
-    """The part of a cluster that was chosen for a run. nodes: by Ray's ids."""
+    """The part of a cluster that was chosen for a run. nodes: by Ray's ids. patience_s: until others are looked at."""
 
     nodes: tuple[str, ...]
     asked: Resources
     cluster: Cluster
+    patience_s: float = PATIENCE_S
+
+    def is_elsewhere(self) -> bool:
+        """Return whether other nodes have room for the run now, by what Ray says."""
+        places = placement.Placement(self.cluster.free(()), {"": self.asked}, are_empty=False).start()
+        return any({share.node for share in place.shares} != set(self.nodes) for place in places)
 
 
 class RayExecution:
@@ -270,8 +280,9 @@ class RayExecution:
         names = ", ".join(map(cluster.name, nodes))
         if not cluster.has(nodes):
             return Ended(is_unstarted=True, lost=f"{names} was gone before it took the run")
-        if time.monotonic() - self._since_s > START_S:
-            return Ended(is_unstarted=True, lost=f"{names} did not take the run in {START_S:.0f} s")
+        waited_s = time.monotonic() - self._since_s
+        if waited_s > START_S or (waited_s > self._part.patience_s and self._part.is_elsewhere()):
+            return Ended(is_unstarted=True, lost=f"{names} did not take the run in {waited_s:.0f} s")
         return None
 
     def _launch(self, places: list[Place]) -> Ended | None:

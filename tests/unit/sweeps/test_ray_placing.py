@@ -150,6 +150,32 @@ def test_a_run_whose_nodes_are_gone_is_placed_anew_and_in_the_end_given_up(ray, 
     assert waiting == []
 
 
+def test_a_run_that_others_were_faster_than_is_placed_where_there_is_room(ray, executor, tmp_path, monkeypatch):
+    (job,) = waiting = [one_job(tmp_path)]
+    executor._asked = {job.folder: SMALL}
+    monkeypatch.setattr(ray_executor, "library", lambda: ray)
+    monkeypatch.setattr(ray, "wait", lambda calls, num_returns=1, timeout=0: ([], calls), raising=False)
+    monkeypatch.setattr(ray_executor, "PATIENCE_S", 0.0)
+    assert executor.take(waiting, 0) is job
+    run = executor.start(job)
+    run._calls = ["a call that waits"]
+    assert run.taken.nodes == ("b",)
+    ray.available["b"]["GPU"], ray.available["a"]["GPU"] = 0, 0
+    assert run.poll() is None  # no room elsewhere either: it keeps its place in the queue
+    ray.available["a"]["GPU"] = 1
+    ended = run.poll()
+    assert ended.is_unstarted
+    assert "host-b (b) did not take the run" in ended.lost
+    run.is_over = True
+    executor.flush()
+    assert executor.take([job], 0) is job
+    monkeypatch.setattr(ray_executor, "PATIENCE_S", 1.0)
+    executor._patience_s[job.folder] = 200.0
+    again = executor.start(job)
+    assert (again.taken.nodes, again._part.patience_s) == (("a",), 200.0)
+    assert executor._patience_s[job.folder] == ray_executor.START_S
+
+
 def test_a_head_that_is_gone_ends_the_sweep_with_a_sentence(monkeypatch, capsys):
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
