@@ -73,7 +73,7 @@ def section(records: Sequence[Record], shared: frozenset[int] = frozenset()) -> 
         f"({_told_of([record for _, runs in found_so for record in runs], names)})"
         for (data_set, _), found_so in kinds[:MOST_IN_ALERT]
     ]
-    more = [f"{len(kinds) - MOST_IN_ALERT} more stand in the table."] if len(kinds) > MOST_IN_ALERT else []
+    more = [f"{len(kinds) - MOST_IN_ALERT} more are in the table."] if len(kinds) > MOST_IN_ALERT else []
     table = md.table(["kind", "data set", "warning", "runs"], rows, "llll")
     alert_of_all = md.alert([headline(records), *shown, *more], "WARNING")
     return md.joined([alert_of_all, md.details(f"Warnings ({len(rows)})", table)])
@@ -125,7 +125,7 @@ def lines(records: Sequence[Record]) -> list[str]:
         f"warning: {md.clean(data_set)}: {md.clean(sentence)[: accessors.MAX_CHARACTERS]} ({_counted(len(runs))})"
         for (data_set, _, sentence), runs in list(found.items())[:MOST_LINES]
     ]
-    more = [f"{len(found) - MOST_LINES} more warnings stand in the report"] if len(found) > MOST_LINES else []
+    more = [f"{len(found) - MOST_LINES} more warnings are in the report"] if len(found) > MOST_LINES else []
     return [*([headline(records)] if found else []), *shown, *more]
 
 

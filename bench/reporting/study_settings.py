@@ -52,7 +52,7 @@ LEFT_OUT = (
     *("seed", "save", "trackers", "checkpoints", "published", "published_before", "as_published", "evaluation"),
     *("dataset", "limit", "speed"),
 )
-# More columns than this are folded; the first ones stand in the table.
+# More columns than this are folded; the first ones are in the table.
 MOST_COLUMNS = 10
 
 

@@ -55,7 +55,7 @@ def test_an_alert_names_the_most_frequent_facts_by_data_set_and_leaves_advice_to
     alert = run_warnings.section([films, again, *many]).partition("<details>")[0]
     assert "> **films**: texts cut: test 3 of 9 (33%) (2 runs of sst2 / minilm / lora)" in alert
     assert "Raise max_length" not in alert
-    assert "> 2 more stand in the table." in alert
+    assert "> 2 more are in the table." in alert
     short = run_warnings.in_short([films, again, warned(seed=15)])
     assert short == "**Warning:** texts cut (2 of 3 runs)."
     assert run_warnings.in_short(RUNS[3:]) == ""
@@ -71,7 +71,7 @@ def test_the_console_has_the_most_frequent_ones():
     lines = run_warnings.lines([*RUNS, many])
     assert lines[0].startswith("4 of 5 runs warn of 16 things")
     assert lines[1] == f"warning: stanfordnlp/sst2: {LEAKED.sentence} (3 runs)"
-    assert (len(lines), lines[-1]) == (12, "6 more warnings stand in the report")
+    assert (len(lines), lines[-1]) == (12, "6 more warnings are in the report")
 
 
 def test_the_console_and_the_alert_say_which_data_set_and_whose_runs_a_warning_is_about():
