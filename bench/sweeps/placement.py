@@ -47,14 +47,20 @@ def refusals(nodes: Sequence[Node], runs: Mapping[str, Resources]) -> list[str]:
     by_need: dict[Need, list[str]] = {}
     for name, asked in runs.items():
         by_need.setdefault(Need.of(asked), []).append(name)
-    said, rooms = [], _rooms(nodes)
-    for need, names in by_need.items():
-        if int((rooms >= _table([need.row])).all(axis=1).sum()) < need.nodes:
-            why = why_none_holds(runs[names[0]], nodes)
-            more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-            source = f" ({runs[names[0]].source})" if runs[names[0]].source else ""
-            said.append(f"{', '.join(names[:MOST_NAMED])}{more}: {why}{source}")
+    said = []
+    for names in (by_need[need] for need in unheld(nodes, by_need)):
+        why = why_none_holds(runs[names[0]], nodes)
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        source = f" ({runs[names[0]].source})" if runs[names[0]].source else ""
+        said.append(f"{', '.join(names[:MOST_NAMED])}{more}: {why}{source}")
     return said
+
+
+def unheld(nodes: Sequence[Node], needs: Iterable[Need]) -> list[Need]:
+    """Return the needs that too few of the nodes can hold, even when all are empty."""
+    known = list(needs)
+    holding = (_rooms(nodes) >= _table([need.row for need in known])[:, None]).all(axis=2).sum(axis=1)
+    return [need for need, number in zip(known, holding.tolist(), strict=True) if number < need.nodes]
 
 
 class Placement:

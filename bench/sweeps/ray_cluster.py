@@ -107,10 +107,14 @@ def _ended_with_its_head(address: str) -> Iterator[None]:
         watcher.join()
 
 
-def _why_silent(address: str) -> str | None:
+def _connection(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S)
+
+
+def _why_silent(address: str) -> str | None:
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        _connection(address).close()
     except (OSError, UnicodeError, ValueError) as error:  # no name of a host, such as one with two dots
         return str(getattr(error, "strerror", None) or error)
     return None
@@ -121,11 +125,10 @@ def _why_no_head(address: str) -> str | None:
 
     With another service Ray would wait for minutes, and then end this process.
     """
-    host, _, port = address.rpartition(":")
     if (reason := _why_silent(address)) or os.environ.get("RAY_USE_TLS", "0") != "0":
         return reason
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S) as stream:
+        with _connection(address) as stream:
             stream.sendall(GREETING)
             answer = stream.recv(4)
     except OSError as error:

@@ -46,7 +46,9 @@ class RayExecutor:
         self._cluster: Cluster | None = None
         self._asked: dict[Path, Resources] = {}
         self._given = list[RayExecution]()
+        # Planned in this round, and that of the job which was taken last.
         self._places: dict[Path, placement.Place] = {}
+        self._chosen: dict[Path, placement.Place] = {}
         self._unheld_s: dict[Need, float] = {}
         self._patience_s: dict[Path, float] = {}
         self._planned_s = 0.0
@@ -81,6 +83,7 @@ class RayExecutor:
 
     def take(self, waiting: list[Job], running: int) -> Job | None:
         """Take a job that fits on what is free now; the largest first, and each where it fits tightest."""
+        self._chosen.clear()
         if self._most is not None and running >= self._most:
             return None
         now = time.monotonic()
@@ -90,6 +93,7 @@ class RayExecutor:
         if not self._places:
             return self._hopeless(waiting)
         first = next(iter(self._places))
+        self._chosen[first] = self._places.pop(first)
         return waiting.pop(next(number for number, job in enumerate(waiting) if job.folder == first))
 
     def _plan(self, waiting: Sequence[Job]) -> None:
@@ -104,9 +108,8 @@ class RayExecutor:
 
     def _note_unheld(self, waiting: Sequence[Job]) -> None:
         """Note since when no node, were it empty, would hold a run: nodes come back, or others come."""
-        whole, now = self.cluster.nodes, time.monotonic()
-        asked = {Need.of(one): one for one in (self._asked[job.folder] for job in waiting)}
-        unheld = [need for need, one in asked.items() if why_none_holds(one, whole) is not None]
+        needs, now = dict.fromkeys(Need.of(self._asked[job.folder]) for job in waiting), time.monotonic()
+        unheld = placement.unheld(self.cluster.nodes, needs)
         self._unheld_s = {need: self._unheld_s.get(need, now) for need in unheld}
 
     def _hopeless(self, waiting: list[Job]) -> Job | None:
@@ -121,7 +124,7 @@ class RayExecutor:
 
     def start(self, job: Job) -> "RayExecution | GivenUp | None":
         """Ask for the run's actors; None where another process has its log, and so the run."""
-        place, asked = self._places.pop(job.folder, None), self._asked[job.folder]
+        place, asked = self._chosen.pop(job.folder, None), self._asked[job.folder]
         if place is None:
             why = why_none_holds(asked, self.cluster.nodes)
             return GivenUp(job, f"{why}, for {NO_NODE_S:.0f} s")
@@ -245,7 +248,7 @@ class RayExecution:
         self._codes: dict[int, Mapping[str, Any]] = {}
         self._log: IO[bytes] | None = None
         self.is_over = False
-        self._is_withdrawn, self._since_s = False, time.monotonic()
+        self._is_withdrawn, self._since_s, self._looked_s = False, time.monotonic(), 0.0
 
     @property
     def taken(self) -> Taken:
@@ -280,9 +283,12 @@ class RayExecution:
         names = ", ".join(map(cluster.name, nodes))
         if not cluster.has(nodes):
             return Ended(is_unstarted=True, lost=f"{names} was gone before it took the run")
-        waited_s = time.monotonic() - self._since_s
-        if waited_s > START_S or (waited_s > self._part.patience_s and self._part.is_elsewhere()):
-            return Ended(is_unstarted=True, lost=f"{names} did not take the run in {waited_s:.0f} s")
+        now = time.monotonic()
+        waited_s, is_due = now - self._since_s, now - self._looked_s > WAIT_S
+        if waited_s > self._part.patience_s and is_due:
+            self._looked_s = now
+            if waited_s > START_S or self._part.is_elsewhere():
+                return Ended(is_unstarted=True, lost=f"{names} did not take the run in {waited_s:.0f} s")
         return None
 
     def _launch(self, places: list[Place]) -> Ended | None:

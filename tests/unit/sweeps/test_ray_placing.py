@@ -119,6 +119,18 @@ def test_the_largest_run_comes_first_and_goes_where_it_fits(executor, tmp_path):
     assert executor.take([last], 2) is last
 
 
+def test_a_run_that_another_process_has_keeps_no_place(executor, tmp_path):
+    waiting = [one_job(tmp_path, seed) for seed in (13, 14)]
+    first, second = waiting
+    executor._asked = {job.folder: SMALL for job in waiting}
+    assert executor.take(waiting, 0) is first  # and it is not started
+    assert executor.take(waiting, 0) is second
+    assert executor.start(second).taken.nodes == ("b",)
+    executor.flush()
+    assert executor.take([first], 1) is first
+    assert executor.start(first).taken.nodes == ("b",)
+
+
 def test_no_more_run_at_once_than_were_asked_for(executor, tmp_path):
     executor._most = 1
     waiting = [one_job(tmp_path, seed) for seed in (13, 14)]
@@ -156,6 +168,7 @@ def test_a_run_that_others_were_faster_than_is_placed_where_there_is_room(ray, e
     monkeypatch.setattr(ray_executor, "library", lambda: ray)
     monkeypatch.setattr(ray, "wait", lambda calls, num_returns=1, timeout=0: ([], calls), raising=False)
     monkeypatch.setattr(ray_executor, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(ray_executor, "WAIT_S", 0.0)
     assert executor.take(waiting, 0) is job
     run = executor.start(job)
     run._calls = ["a call that waits"]
