@@ -43,7 +43,7 @@ class Carried:
 
 def refuse_secrets(text: str, what: str) -> None:
     """Raise SetupError for a text with something like a token or a password, which is to be in no file."""
-    if secret_formats.remove(text) != text:
+    if secret_formats.is_in(text):
         raise SetupError(f"{what} has what looks like a token or a password; give it as a secret of the platform")
 
 

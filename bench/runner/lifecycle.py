@@ -419,9 +419,8 @@ def _report_to_rank_zero(error: BaseException, timeout_s: float) -> None:
     If rank zero failed too, the launcher ends this process.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    failure = failures.from_exception(error, "set-up", *_rank_and_host())
-    watch = ProcessWatchdog(lambda: "set-up", lambda failure: EXIT_CODES[failure.status], timeout_s).start()
-    watch.verdict(failure)
+    watch = _watch_of_set_up(timeout_s)
+    watch.verdict(failures.from_exception(error, "set-up", *_rank_and_host()))
     watch.stop()
 
 
@@ -433,10 +432,13 @@ def _report_to_others(error: Exception, timeout_s: float) -> None:
     with process.imports_without_collection():
         import torch.distributed  # noqa: F401  # slow, and a message waits only a moment to go out
 
-    failure = failures.from_exception(error, "set-up", *_rank_and_host())
-    watch = ProcessWatchdog(lambda: "set-up", lambda failure: EXIT_CODES[failure.status], timeout_s).start()
-    watch.tell(failure)
+    watch = _watch_of_set_up(timeout_s)
+    watch.tell(failures.from_exception(error, "set-up", *_rank_and_host()))
     watch.stop()
+
+
+def _watch_of_set_up(timeout_s: float) -> ProcessWatchdog:
+    return ProcessWatchdog(lambda: "set-up", lambda failure: EXIT_CODES[failure.status], timeout_s).start()
 
 
 def _rank_and_host() -> tuple[int, str]:

@@ -21,6 +21,7 @@ from bench.errors import BenchError, SetupError
 from bench.sweeps import placement
 from bench.sweeps.jobs import Job, Machine
 from bench.sweeps.resources import Node, Resources
+from bench.utils import system
 
 # Cores of a run on GPUs, for each of them, where the nodes have as many.
 CORES_PER_GPU = 8
@@ -53,13 +54,8 @@ def described(jobs: Sequence[Job], asked: Mapping[Path, Resources]) -> list[str]
 def _offline() -> Iterator[None]:
     """Let libraries inside ask for nothing on a network, nor talk; the runs, which get variables too, may."""
     console.quiet_libraries()
-    known = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = known or "1"
-    try:
+    with system.variables({"HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE") or "1"}):
         yield
-    finally:
-        if known is None:
-            del os.environ["HF_HUB_OFFLINE"]
 
 
 def refuse_too_large(jobs: Sequence[Job], asked: Mapping[Path, Resources], nodes: Sequence[Node]) -> None:

@@ -478,7 +478,7 @@ def refuse_secrets(runs: Iterable[Sequence[str]]) -> None:
     """Raise SetupError, without quoting it, for a secret in the arguments of runs that are sent to other machines."""
     for words in runs:
         for word in words:
-            if secret_formats.remove(word) != word:
+            if secret_formats.is_in(word):
                 key = word.partition("=")[0] if "=" in word else "an argument"
                 raise SetupError(
                     f"{secret_formats.remove(key)} has what looks like a token or a password, which would be written "

@@ -125,19 +125,14 @@ def _sent_variables(variables: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in variables.items()
-        if name.startswith(PREFIXES) and not secret_formats.is_secret_name(name) and not _holds_secret(value)
+        if name.startswith(PREFIXES) and not secret_formats.is_secret_name(name) and not secret_formats.is_in(value)
     }
-
-
-def _holds_secret(value: str) -> bool:
-    """Return whether a value has a token or a password, as a URL may."""
-    return secret_formats.remove(value) != value
 
 
 def say_withheld() -> None:
     """Say which variables, though their names are of settings, are not sent, as their values have a secret."""
     for name, value in os.environ.items():
-        if name.startswith(PREFIXES) and not secret_formats.is_secret_name(name) and _holds_secret(value):
+        if name.startswith(PREFIXES) and not secret_formats.is_secret_name(name) and secret_formats.is_in(value):
             console.complain(f"warning: {name} has what looks like a token or a password, and is not sent to nodes")
 
 

@@ -34,7 +34,7 @@ from bench.sweeps.executors import Ended
 from bench.sweeps.jobs import Job, Machine, outside_of_slurm, visible_gpus, written_at
 from bench.sweeps.node_agent import SECRET, NodeAgent, RemoteRun, remote_run, say_withheld, token_in
 from bench.sweeps.resources import Need, Node, Resources
-from bench.utils import files
+from bench.utils import files, system
 
 FOLDER = "submitit"
 LOG_LEVEL = "SUBMITIT_LOG_LEVEL"
@@ -290,21 +290,15 @@ class SlurmExecutor:
 
 
 def _submitit() -> Any:
-    known = os.environ.get(LOG_LEVEL)
-    # As it is imported it would set up logging anew, which closes the handlers, and with them streams, of others.
-    os.environ[LOG_LEVEL] = "NOCONFIG"
     try:
-        import submitit
+        # As it is imported it would set up logging anew, which closes the handlers, and with them streams, of others.
+        with system.variables({LOG_LEVEL: "NOCONFIG"}):
+            import submitit
     except ImportError as error:
         raise SetupError(
             "--on slurm: submitit is not installed; pip install 'finetune-bench[slurm]', or submit a job array with "
             "--slurm"
         ) from error
-    finally:
-        if known is None:
-            del os.environ[LOG_LEVEL]
-        else:
-            os.environ[LOG_LEVEL] = known
     logging.getLogger("submitit").setLevel(logging.ERROR)
     return submitit
 
@@ -315,23 +309,19 @@ def _for_submission(variables: Mapping[str, str]) -> Iterator[None]:
 
     variables: that they get, where there are none of that name.
     """
-    known, before = dict(os.environ), signal.getsignal(signal.SIGINT)
-    path = os.pathsep.join(filter(None, [str(files.ROOT), known.get("PYTHONPATH")]))
-    given = {**variables, **outside_of_slurm(known), "PYTHONPATH": path}
-    for name in known.keys() - given.keys():
-        del os.environ[name]
-    os.environ.update(given)
+    before = signal.getsignal(signal.SIGINT)
+    path = os.pathsep.join(filter(None, [str(files.ROOT), os.environ.get("PYTHONPATH")]))
+    given: dict[str, str | None] = dict.fromkeys(os.environ.keys() - outside_of_slurm(os.environ).keys())
+    given |= {name: value for name, value in variables.items() if name not in os.environ} | {"PYTHONPATH": path}
     main = threading.current_thread() is threading.main_thread()
     if main:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        yield
+        with system.variables(given):
+            yield
     finally:
         if main:
             signal.signal(signal.SIGINT, before)
-        for name in given.keys() - known.keys():
-            os.environ.pop(name, None)
-        os.environ.update(known)
 
 
 def _refuse_pattern(out: Path) -> None:

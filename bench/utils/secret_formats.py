@@ -169,6 +169,11 @@ def remove(text: str) -> str:
     return content.decode(errors="surrogatepass")
 
 
+def is_in(text: str) -> bool:
+    """Return whether a text has a secret that `remove` would take out."""
+    return remove(text) != text
+
+
 def is_secret_name(name: str) -> bool:
     """Return whether an environment variable is named like a secret, and not like the place of one."""
     return _SECRET_NAME.search(name) is not None and _PLACE_NAME.search(name) is None

@@ -1,10 +1,10 @@
-"""Facts from the operating system: the time, the processor, this process's memory, its locale."""
+"""Facts from the operating system: the time, the processor, this process's memory, its locale, its variables."""
 
 import contextlib
 import datetime
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from bench.errors import SetupError
@@ -15,6 +15,24 @@ KIB = 1024
 def utc_now() -> str:
     """Return the time now in UTC, as in ISO 8601, to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@contextlib.contextmanager
+def variables(given: Mapping[str, str | None]) -> Iterator[None]:
+    """Set variables of the environment inside the block, or remove those given as None; they are as before after it."""
+    before = {name: os.environ.get(name) for name in given}
+    _set(given)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(given: Mapping[str, str | None]) -> None:
+    for name, value in given.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 # x86 and Arm names in /proc/cpuinfo of what PyTorch, oneDNN and MKL dispatch on.

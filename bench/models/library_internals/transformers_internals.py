@@ -1,6 +1,5 @@
 """Uses of transformers beyond its public interface."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,8 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import PreTrainedModel, core_model_loading, trainer
 from transformers.integrations import deepspeed
 from transformers.utils import cached_file
+
+from bench.utils import system
 
 
 def attention_name(config: Any) -> str | None:
@@ -121,23 +122,18 @@ def one_weight_at_a_time(loaded: Callable[[Any, str], None]) -> Iterator[None]:
     By default threads read ahead of what the model has taken. There is no public hook between two weights.
     loaded: is given the model and the weight's name in it.
     """
-    variables = {"HF_DEACTIVATE_ASYNC_LOAD": "1", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}
-    own, before = core_model_loading.set_param_for_module, {name: os.environ.get(name) for name in variables}
+    own = core_model_loading.set_param_for_module
 
     def _set_and_tell(model: Any, name: str, *args: Any, **options: Any) -> None:
         own(model, name, *args, **options)
         loaded(model, name)
 
     core_model_loading.set_param_for_module = _set_and_tell
-    os.environ.update(variables)
     try:
-        yield
+        with system.variables({"HF_DEACTIVATE_ASYNC_LOAD": "1", "FSDP_CPU_RAM_EFFICIENT_LOADING": "false"}):
+            yield
     finally:
         core_model_loading.set_param_for_module = own
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
 
 
 @contextmanager
